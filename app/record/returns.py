@@ -1,0 +1,60 @@
+"""
+Arithmetic on prices, short enough to check by eye.
+
+Every operation is on `Decimal` and rounds to 28 significant digits, half-even, in the order written; the context is set
+here, so that nobody else's can change a figure. Formulas: record.md, Numbers.
+"""
+
+import decimal
+from datetime import date
+from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+
+from msgspec import Struct
+
+from app.errors import ProviderUnavailable
+
+CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
+ONE = Decimal(1)
+
+
+class Measure(Struct, frozen=True):
+    """How a pick did, in percent: by itself, and against the benchmark."""
+
+    absolute_return_pct: Decimal
+    vs_benchmark_pct: Decimal
+
+
+def return_pct(initial: Decimal, current: Decimal, factor: Decimal = ONE) -> Decimal:
+    """Return the change from `initial` to `current` in percent, after splits by `factor` in all."""
+    with decimal.localcontext(CONTEXT):
+        return (current * factor - initial) / initial * 100
+
+
+def measure(initial: Decimal, current: Decimal, factor: Decimal, benchmark_return_pct: Decimal) -> Measure:
+    """Return a pick's change and its excess over the benchmark's, in percent."""
+    absolute = return_pct(initial, current, factor)
+    with decimal.localcontext(CONTEXT):
+        return Measure(absolute, absolute - benchmark_return_pct)
+
+
+def price(text: object, ticker: str, session: date) -> Decimal:
+    """
+    Return the price that a provider wrote as `text`.
+
+    Refuses whatever is no finite number above zero, naming ticker and session. Only plain notation counts: what
+    `Decimal` would also take (underscores, exponents, other scripts' digits) no exchange ever wrote.
+    """
+    try:
+        if not isinstance(text, str) or not text.isascii() or not text.replace(".", "", 1).isdigit():
+            raise InvalidOperation
+        value = Decimal(text)
+    except InvalidOperation:
+        raise ProviderUnavailable(f"{ticker}, {session}: {text!r:.60} is not a price.") from None
+    if not value.is_finite() or value <= 0:
+        raise ProviderUnavailable(f"{ticker}, {session}: a price must be above zero, not {text!r:.60}.")
+    return value
+
+
+def plain(value: Decimal) -> str:
+    """Return `value` in plain notation at full precision, as answers and the journal carry it."""
+    return format(value, "f")

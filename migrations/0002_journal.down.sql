@@ -1,0 +1,2 @@
+DROP TABLE journal;
+DROP FUNCTION an_entry_follows_the_head;

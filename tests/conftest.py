@@ -1,0 +1,83 @@
+"""Real parts for every test: a Postgres server for the process, a migrated database that is emptied between tests."""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from app.database import migrations, pools
+from app.database.embedded import FAST, EmbeddedPostgres
+
+BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Callable[[str], str]]:
+    """The address of any database on the test server: TEST_DATABASE_URL's, or a throw-away one of our own."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield lambda name: make_conninfo(url, dbname=name)
+        return
+    with tempfile.TemporaryDirectory(prefix="am-test-") as folder, EmbeddedPostgres(Path(folder), FAST) as postgres:
+        yield postgres.address
+
+
+@pytest.fixture(scope="session")
+def create(server) -> Callable[..., str]:
+    """Make a database of one's own, by the name or as a copy; all are dropped with the server."""
+
+    def make(template: str = "template0") -> str:
+        name = f"am_{uuid4().hex[:12]}"
+        with psycopg.connect(server("postgres"), autocommit=True) as conn:
+            conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        made.append(name)
+        return server(name)
+
+    made: list[str] = []
+    yield make
+    with psycopg.connect(server("postgres"), autocommit=True) as conn:
+        for name in made:
+            conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty(create) -> str:
+    """The address of a new database with nothing in it."""
+    return create()
+
+
+@pytest.fixture(scope="session")
+def migrated(create) -> str:
+    """The address of the migrated database that tests share."""
+    import asyncio
+
+    address = create()
+    asyncio.run(migrations.migrate(address, BEFORE))
+    return address
+
+
+@pytest.fixture
+def database(migrated) -> Iterator[str]:
+    """The address of a migrated database that is empty at the start of the test."""
+    yield migrated
+    with psycopg.connect(migrated) as conn:
+        conn.execute("SET LOCAL session_replication_role = replica")  # the journal's triggers would refuse
+        conn.execute("DROP SCHEMA IF EXISTS told CASCADE")
+        tables = conn.execute(
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables "
+            "WHERE schemaname IN ('public', 'queue', 'operations') AND tablename NOT LIKE '%migrations'"
+        )
+        for (table,) in tables.fetchall():
+            conn.execute(f"DELETE FROM {table}")
+
+
+@pytest.fixture
+async def pool(database) -> AsyncIterator[pools.Pool]:
+    """An open pool on `database`."""
+    async with pools.opened(pools.make_pool(database, size=5)) as opened:
+        yield opened
