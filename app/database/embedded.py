@@ -5,6 +5,7 @@ The owner starts the server as its direct child and takes it along when it ends,
 same folder borrow the running server. A server started by `db up` outlives its starter until `db down`.
 """
 
+import atexit
 import ctypes
 import fcntl
 import hashlib
@@ -208,3 +209,16 @@ def _as_somebody() -> list[str]:
 def _end_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
+
+
+def address_of(url: str, name: str = "alpha_monday") -> str:
+    """Return `url`, or if it is empty the address of a database on the embedded server, started and held until exit."""
+    if url:
+        return url
+    if not _held:
+        _held.append(EmbeddedPostgres().start())
+        atexit.register(_held[0].stop)
+    return _held[0].database(name)
+
+
+_held: list[EmbeddedPostgres] = []

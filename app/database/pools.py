@@ -31,9 +31,17 @@ _KEEPALIVES = {
 _ON_EVERY_SESSION = {"search_path": SEARCH_PATH, "timezone": "UTC", "datestyle": "ISO", "jit": "off"}
 
 
-def make_pool(conninfo: str, *, pooled: bool = False, size: int = 10, name: str = "app", **options: Any) -> Pool:
-    """Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres."""
-    kwargs: dict[str, Any] = {**_KEEPALIVES, "application_name": f"alpha-monday {name}", "autocommit": True}
+def make_pool(
+    conninfo: str, *, pooled: bool = False, size: int = 10, name: str = "app", autocommit: bool = True
+) -> Pool:
+    """
+    Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres.
+
+    `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it.
+    """
+    kwargs: dict[str, Any] = {**_KEEPALIVES, "application_name": f"alpha-monday {name}"}
+    if autocommit:
+        kwargs["autocommit"] = True
     if pooled:
         kwargs["prepare_threshold"] = None
     else:
@@ -50,7 +58,6 @@ def make_pool(conninfo: str, *, pooled: bool = False, size: int = 10, name: str 
         check=AsyncConnectionPool.check_connection,
         name=name,
         open=False,
-        **options,
     )
 
 

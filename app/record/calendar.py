@@ -8,6 +8,7 @@ included, as the `holidays` package knows them; a closure announced on short not
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 import holidays
@@ -23,6 +24,18 @@ FORTNIGHT = range(1, 15)
 ASK_AGAIN = (time(9, 30), time(10, 30), time(12, 30), time(16, 30), time(20, 30))
 
 _DAY = timedelta(days=1)
+
+
+class Clock(Protocol):
+    """What tells the time and waits: the real one, or a rehearsal's."""
+
+    def now(self) -> datetime:
+        """Return the time, in UTC."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; never while holding a connection, a lock or a semaphore."""
+        ...
 
 
 def at(day: date, clock: time) -> datetime:

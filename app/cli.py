@@ -1,0 +1,373 @@
+"""The operator's commands. Each has `--help` with an example; 0 means done, 1 refused or failed, 2 misused."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from datetime import date, datetime, timedelta
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+import psycopg
+import uvicorn
+from litestar import Litestar
+from psycopg_pool import PoolTimeout
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from app import logs, settings
+from app.database import migrations, pools, rehearsed
+from app.database.embedded import FOLDER, EmbeddedPostgres, address_of
+from app.errors import AlphaMondayError, ConfigurationError, Refused
+from app.main import VERSION, create_app, living
+from app.record import calendar, ideas
+from app.record.calendar import NEW_YORK
+from app.record.model import SERIES, Batch, BatchStatus
+from app.rehearsal import rehearse as rehearsal
+from app.settings import SECRETS, Settings
+from app.store import batches, checkpoints, generations
+from app.tools import RealClock
+from jobs import queue, weekly
+
+P = ParamSpec("P")
+
+# What uvicorn waits for requests when told to stop; the worker then has its own time to drain.
+_LAST_REQUESTS = 10
+_REHEARSAL_LOG = Path(".alpha-monday") / "rehearsal.log"
+
+clock = RealClock()
+out = Console(soft_wrap=True, highlight=False)
+
+
+def main() -> None:
+    """Run a command; whatever goes wrong is one clear line and an exit code."""
+    try:
+        group(prog_name="alpha-monday")
+    except AlphaMondayError as error:
+        sys.exit(f"alpha-monday: {error}")
+    except (psycopg.OperationalError, PoolTimeout) as error:
+        sys.exit(f"alpha-monday: the database went away: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION)
+def group() -> None:
+    """Alpha Monday: a public track record of AI stock picks.
+
+    \b
+    A first look, without keys or a database:
+      alpha-monday rehearse
+    """
+
+
+def asynchronous(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Let a command be a coroutine."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(command(*args, **kwargs))
+
+    return run
+
+
+DAY = click.DateTime(["%Y-%m-%d"])
+
+
+@group.command()
+@click.option("--migrate", "first_migrate", is_flag=True, help="Bring the database up to date first.")
+def serve(first_migrate: bool) -> None:
+    """Serve the API and run the jobs, live.
+
+    \b
+    Needs OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY. Example:
+      alpha-monday serve --migrate
+    """
+    configuration = settings.load()
+    settings.refuse_without_keys(configuration)
+    listener = _listen(configuration)
+    _log_to_the_terminal(configuration)
+    address = _address(configuration)
+    if not configuration.database_url:
+        _say("DATABASE_URL is not set: the record is kept in the embedded Postgres of this folder, on this machine only.")
+    if first_migrate:
+        asyncio.run(_migrate(address))
+    asyncio.run(_check(address))
+    _serve(create_app(configuration), listener)
+
+
+@group.command()
+@click.option("--down-to", type=click.IntRange(min=0), help="Take back every migration after this number.")
+@click.option("--status", "only_status", is_flag=True, help="Show which migrations are applied; change nothing.")
+def migrate(down_to: int | None, only_status: bool) -> None:
+    """Bring the database's schema up to date, or back. Several at once are safe.
+
+    \b
+    Examples:
+      alpha-monday migrate
+      alpha-monday migrate --status
+      alpha-monday migrate --down-to 3
+    """
+    address = _address(settings.load())
+    asyncio.run(pools.check(address))
+    if not only_status:
+        asyncio.run(_migrate(address, down_to))
+        return
+    for step in asyncio.run(migrations.status(address)):
+        when = f"applied {step.applied_at:%Y-%m-%d %H:%M:%S %Z}" if step.applied_at else "not applied"
+        click.echo(f"{step.number:04} {step.name}: {when}")
+
+
+@group.command()
+@click.option("--weeks", type=click.IntRange(1, 520), default=12, show_default=True, help="How many Mondays.")
+@click.option("--until", type=DAY, help="Stop at the end of this day and serve the record as it stood.")
+@click.option("--calm", is_flag=True, help="Let the providers behave. (They always do, for now.)")
+@click.option("--no-serve", is_flag=True, help="Only live through the weeks.")
+def rehearse(weeks: int, until: datetime | None, calm: bool, no_serve: bool) -> None:
+    """Live through past Mondays with played providers, then serve the record.
+
+    \b
+    Needs no keys and no database. Examples:
+      alpha-monday rehearse
+      alpha-monday rehearse --weeks 4 --until 2026-10-30 --no-serve
+    """
+    configuration = settings.load()
+    listener = None if no_serve else _listen(configuration)
+    span = rehearsal.span(weeks, until.date() if until else None, clock.now())
+    address = rehearsal.database(configuration)
+    asyncio.run(_migrate(address, quiet=True))
+    with rehearsal.played(configuration, address) as played:
+        asyncio.run(_live_through(played, span))
+        if listener:
+            _log_to_the_terminal(configuration)
+            _serve(create_app(played, rehearsal.clock_of(span), work=span.until is None), listener)
+
+
+@group.command()
+@asynchronous
+async def pick() -> None:
+    """Make this Monday's batch by hand, or run a failed one again.
+
+    The running service does the work; this command asks for it and waits. Refused on other days, and when this Monday
+    has its picks.
+
+    \b
+    Example:
+      alpha-monday pick
+    """
+    configuration = settings.load()
+    settings.refuse_without_keys(configuration)
+    address = _address(configuration)
+    run_date = calendar.run_date(clock.now())
+    if run_date is None:
+        raise Refused(f"No Monday has begun: picks are made on Mondays from nine in New York, next at {_local(calendar.next_run_at(clock.now()))}.")
+    async with pools.opened(pools.make_pool(address, pooled=configuration.database_pooled)) as pool:
+        await rehearsed.refuse(pool)
+        async with pools.transaction(pool) as conn:
+            batch = await batches.on(conn, SERIES, run_date)
+            if batch and batch.status != BatchStatus.FAILED:
+                raise Refused(f"The Monday {run_date} has its picks: batch {batch.id}.")
+            if on_its_way := await weekly.live_jobs(conn):
+                raise Refused(f"The Monday {run_date} is on its way, in job {on_its_way[0]}.")
+            if not await _a_worker_lives(conn):
+                raise Refused("No worker is running that could do it. Start one with `alpha-monday serve`.")
+            asked = len(await generations.of(conn, SERIES, run_date))
+            job = await weekly.begin_again(conn, clock.now(), asked + ideas.QUESTIONS)
+        _say(f"Job {job} makes the batch of {run_date}; waiting for it. (Ctrl-C does not stop the job.)")
+        batch = await _awaited(pool, run_date, clock.now(), job)
+        await _show(pool, batch)
+        if batch.status == BatchStatus.FAILED:
+            sys.exit(1)
+
+
+@group.command()
+@click.argument("run_date", type=DAY, required=False)
+@click.option("--rehearsal", "of_the_rehearsal", is_flag=True, help="Show the embedded rehearsal's record.")
+@asynchronous
+async def show(run_date: datetime | None, of_the_rehearsal: bool) -> None:
+    """Print a batch as a table: the newest, or that of RUN_DATE.
+
+    \b
+    Examples:
+      alpha-monday show
+      alpha-monday show 2026-11-16
+    """
+    configuration = settings.load()
+    address = address_of(configuration.database_url, "rehearsal") if of_the_rehearsal else _address(configuration)
+    async with pools.opened(pools.make_pool(address, pooled=configuration.database_pooled)) as pool:
+        await migrations.refuse_old(address)
+        async with pool.connection() as conn:
+            batch = await (batches.on(conn, SERIES, run_date.date()) if run_date else batches.newest(conn, SERIES))
+        if batch is None:
+            raise Refused(f"There is no batch of {run_date:%Y-%m-%d}." if run_date else "There is no batch yet.")
+        await _show(pool, batch)
+
+
+@group.group()
+def db() -> None:
+    """The embedded Postgres of this folder."""
+
+
+@db.command()
+def up() -> None:
+    """Start it, until `db down`, and print its address.
+
+    \b
+    Example:
+      export DATABASE_URL="$(alpha-monday db up)"
+    """
+    server = EmbeddedPostgres().start(outlive=True)
+    click.echo(server.database("alpha_monday"))
+
+
+@db.command()
+def down() -> None:
+    """Stop it; what it holds stays. Example: alpha-monday db down."""
+    click.echo("Stopped." if EmbeddedPostgres().stop_running() else "It was not running.")
+
+
+@db.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(yes: bool) -> None:
+    """Delete everything it holds, the rehearsal's record and a live one. Example: alpha-monday db reset --yes."""
+    if not yes:
+        click.confirm(f"Delete everything in {FOLDER}?", abort=True)
+    EmbeddedPostgres().reset()
+    click.echo("Deleted.")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _local(at: datetime) -> str:
+    return f"{at.astimezone(NEW_YORK):%A, %Y-%m-%d %H:%M} in New York"
+
+
+def _address(configuration: Settings) -> str:
+    """Return the direct address of the record's database."""
+    return configuration.queue_database_url or address_of(configuration.database_url)
+
+
+def _listen(configuration: Settings) -> socket.socket:
+    """Take the port before anything else is done, so that a taken one is one clear line."""
+    family = socket.AF_INET6 if ":" in configuration.host else socket.AF_INET
+    try:
+        return socket.create_server((configuration.host, configuration.port), family=family, backlog=2048)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigurationError(
+            f"Cannot listen on {configuration.host} port {configuration.port}: {reason}. "
+            f"Set HOST or PORT, for example PORT={configuration.port + 1}."
+        ) from None
+
+
+def _log_to_the_terminal(configuration: Settings) -> None:
+    secrets = [getattr(configuration, name) for name in SECRETS if name.endswith("key")]
+    logs.configure(configuration.log_level, clock.now, secrets)
+
+
+async def _migrate(address: str, down_to: int | None = None, *, quiet: bool = False) -> None:
+    await pools.check(address)
+    done = await migrations.migrate(address, clock.now(), down_to)
+    for line in done or ([] if quiet else ["The database is up to date."]):
+        _say(line) if quiet else click.echo(line)
+
+
+async def _check(address: str) -> None:
+    """Refuse before the server starts what would otherwise end it with a traceback."""
+    async with pools.opened(pools.make_pool(address)) as pool:
+        await migrations.refuse_old(address)
+        await rehearsed.refuse(pool)
+
+
+def _serve(app: Litestar, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    _say(f"Serving GraphQL at http://{host}:{port}/graphql (Ctrl-C stops)")
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_LAST_REQUESTS
+    )
+    server = uvicorn.Server(config)
+    try:
+        server.run([listener])
+    except KeyboardInterrupt:
+        return  # asked to stop, and stopped
+    if not server.started:
+        raise ConfigurationError("The service did not start; the log says why.")
+
+
+async def _live_through(played: Settings, span: rehearsal.Span) -> None:
+    _REHEARSAL_LOG.parent.mkdir(exist_ok=True)
+    with _REHEARSAL_LOG.open("a") as log, _progress() as progress:
+        told = clock
+        logs.configure(played.log_level, lambda: told.now(), to=log)
+        await rehearsal.refuse_out_of_reach(played, span)
+        line = progress.add_task("", total=1.0)
+        async with living(played, rehearsal.clock_of(span)) as house:
+            told = house.clock  # type: ignore[assignment]
+
+            def tell(begin: datetime, now: datetime, end: datetime) -> None:
+                done = 1.0 if now >= end else (now - begin) / (end - begin)
+                progress.update(line, completed=done, description=f"Rehearsing {now.astimezone(NEW_YORK):%a %d %b %Y}")
+
+            await rehearsal.catch_up(house.clock, span, tell)  # type: ignore[arg-type]
+            async with house.pool.connection() as conn:
+                cursor = await conn.execute("SELECT count(*), min(run_date), max(run_date) FROM batches")
+                count, first, last = await cursor.fetchone() or (0, None, None)
+    _say(f"Rehearsed: {count} Mondays, {first} to {last}. All of it is made up. Log: {_REHEARSAL_LOG}")
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), refresh_per_second=10)
+
+
+async def _a_worker_lives(conn: Any) -> bool:
+    cursor = await conn.execute(
+        "SELECT EXISTS (SELECT FROM procrastinate_workers WHERE last_heartbeat > now() - make_interval(secs => %s))",
+        (queue.STALLED_AFTER,),
+    )
+    return bool((await cursor.fetchone())[0])
+
+
+async def _awaited(pool: pools.Pool, run_date: date, since: datetime, job: int) -> Batch:
+    """Wait until a job has stored the batch of a Monday, or why there is none."""
+    while True:
+        async with pools.transaction(pool) as conn:
+            batch = await batches.on(conn, SERIES, run_date)
+            if batch and batch.created_at >= since:
+                return batch
+            if job not in await weekly.live_jobs(conn):
+                raise Refused(f"Job {job} ended without a batch; its log says why.")
+        await clock.sleep(1)
+
+
+async def _show(pool: pools.Pool, batch: Batch) -> None:
+    async with pool.connection() as conn:
+        picks = await batches.picks_of(conn, batch.id)
+        taken = await checkpoints.of(conn, batch.id)
+        metrics = {one.id: {m.pick_id: m for m in await checkpoints.metrics_of(conn, one.id)} for one in taken}
+        made_up = await rehearsed.is_rehearsed(pool)
+    out.print(f"Batch of Monday {batch.run_date} ({batch.series}): {batch.status}{', late' if batch.late else ''}")
+    if made_up:
+        out.print("REHEARSED: every price and every word of it is made up.")
+    if batch.failure:
+        out.print(f"{batch.failure_reason}: {batch.failure}")
+        return
+    table = Table("day", "date", batch.benchmark_symbol, *(f"{pick.action} {pick.ticker}" for pick in picks), "note")
+    for one in taken:
+        cells = [_percent(metrics[one.id][pick.id].absolute_return_pct) if metrics[one.id] else "" for pick in picks]
+        if one.day == 0:
+            cells = [format(pick.initial_price, "f") for pick in picks]
+        benchmark = f"{batch.benchmark_initial_price:f}" if one.day == 0 else _percent(one.benchmark_return_pct)
+        note = one.note or ("" if one.day else f"closes of {one.trading_day}")
+        table.add_row(str(one.day), str(one.checkpoint_date), benchmark, *cells, note)
+    out.print(table)
+
+
+def _percent(value: Any) -> str:
+    return "" if value is None else f"{value:+.2f} %"

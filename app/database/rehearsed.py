@@ -1,0 +1,25 @@
+"""Whether a database holds a rehearsal: rehearsed and live data never share one."""
+
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from app.errors import ConfigurationError
+
+
+async def is_rehearsed(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> bool:
+    """Return whether the rehearsal's clock stands in the database."""
+    async with pool.connection() as conn:
+        cursor = await conn.execute("SELECT to_regclass('told.clock') IS NOT NULL")
+        row = await cursor.fetchone()
+        return bool(row and row[0])
+
+
+async def refuse(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
+    """Refuse to live in a database that holds a rehearsal."""
+    if await is_rehearsed(pool):
+        raise ConfigurationError(
+            "This database holds a rehearsal, and rehearsed and live data never share one. "
+            "Set DATABASE_URL to another database, or run `alpha-monday rehearse` to go on with the rehearsal."
+        )

@@ -1,0 +1,84 @@
+"""
+Logs: structlog for our lines and the libraries', readable on a terminal and JSON elsewhere.
+
+A line carries the time of the process's clock (told, in a rehearsal) and whatever its job has bound: job, task, run
+date, batch, day, step, attempt.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import IO, Any
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+from app.errors import AlphaMondayError
+from app.record.journal import timestamp
+
+# What Procrastinate says at INFO of every job's start and end is in our own lines already, and longer.
+_QUIETER = {"procrastinate": logging.WARNING, "httpx": logging.WARNING, "httpx2": logging.WARNING, "uvicorn.access": logging.WARNING}
+
+
+def configure(level: str, now: Callable[[], datetime], secrets: Sequence[str] = (), to: IO[str] | None = None) -> None:
+    """Send all logs to `to` (standard error by default), with the time that `now` tells and never a secret."""
+    stream = to or sys.stderr
+    hidden = [secret for secret in secrets if secret]
+
+    def time_of(_: Any, __: str, event: EventDict) -> EventDict:
+        return {"at": timestamp(now()), **event}
+
+    def without_secrets(_: Any, __: str, event: EventDict) -> EventDict:
+        return {name: _hide(value, hidden) for name, value in event.items()}
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        time_of,
+        _expected,
+    ]
+    readable = stream.isatty()
+    last: list[Processor] = (
+        [without_secrets, structlog.dev.ConsoleRenderer(colors=True)]
+        if readable
+        else [structlog.processors.format_exc_info, without_secrets, structlog.processors.JSONRenderer(default=str)]
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last], foreign_pre_chain=shared
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for name, least in _QUIETER.items():
+        logging.getLogger(name).setLevel(max(least, root.level) if root.level > logging.DEBUG else logging.DEBUG)
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def _expected(_: Any, __: str, event: EventDict) -> EventDict:
+    """Give an error that explains itself as a reason, without the way it took."""
+    error = event.get("exc_info")
+    error = error[1] if isinstance(error, tuple) else error
+    if isinstance(error, AlphaMondayError):
+        del event["exc_info"]
+        event["reason"] = str(error)
+    return event
+
+
+def _hide(value: Any, secrets: Sequence[str]) -> Any:
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***")
+    elif isinstance(value, dict):
+        return {name: _hide(item, secrets) for name, item in value.items()}
+    elif isinstance(value, list | tuple):
+        return [_hide(item, secrets) for item in value]
+    return value

@@ -1,0 +1,134 @@
+"""
+One process: pools, queue, worker, upkeep and routes, tied together. Everything else ignores this module.
+
+`create_app(settings)` is the service as an ASGI application; `living` is the same without its web server.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+from api.engine import Engine
+from api.http import routes
+from api.types import Facts, schema
+from litestar import Litestar, MediaType, Response, get
+from litestar.config.cors import CORSConfig
+
+from app.database import migrations, pools, rehearsed
+from app.database.embedded import address_of
+from app.record.calendar import Clock
+from app.settings import Settings
+from app.tools import RealClock, Tools
+from jobs import queue as the_queue
+from jobs.queue import AWAY, Queue
+from jobs.worker import Worker, supervised
+
+log = structlog.get_logger()
+
+VERSION = version("alpha-monday")
+
+ClockOf = Callable[[pools.Pool, Queue], AbstractAsyncContextManager[Any]]
+
+
+@dataclass
+class House:
+    """What lives in a process. `worker` is None where it was switched off."""
+
+    pool: pools.Pool
+    tools: Tools
+    clock: Clock
+    fetch: pools.Fetch
+    worker: Worker | None
+
+
+@asynccontextmanager
+async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> AsyncIterator[House]:
+    """
+    Bring everything but the web server to life, and drain it at the end.
+
+    `clock_of` gives another clock than the real one: a rehearsal's, in a database that is one.
+    """
+    address = address_of(settings.database_url)
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(
+            pools.opened(pools.make_pool(address, pooled=settings.database_pooled, size=12))
+        )
+        await migrations.refuse_old(settings.queue_address or address)
+        queue = the_queue.app
+        stack.enter_context(queue.replace_connector(the_queue.connector(settings.queue_address or address)))
+        await stack.enter_async_context(queue.open_async())
+        clock: Any = RealClock()
+        if clock_of:
+            clock = await stack.enter_async_context(clock_of(pool, queue))
+        else:
+            await rehearsed.refuse(pool)
+        tools = await stack.enter_async_context(the_queue.handed(queue, settings, pool, clock))
+        worker = None
+        if work:
+            options = clock.options if clock_of else dict
+            worker = await stack.enter_async_context(supervised(queue, tools, options))
+            if clock_of:
+                clock.worker_anew = worker.start_anew
+        yield House(pool, tools, clock, pools.fetcher(pool, pooled=settings.database_pooled), worker)
+
+
+def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> Litestar:
+    """Return the service; its lifespan brings the rest to life."""
+    lives: list[House] = []
+
+    async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
+        return await lives[0].fetch(sql, parameters)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        async with living(settings, clock_of, work=work) as house:
+            lives.append(house)
+            log.info("alive", version=VERSION, worker=work, rehearsed=clock_of is not None)
+            try:
+                yield
+            finally:
+                lives.clear()
+
+    facts = Facts(version=VERSION, rehearsed=clock_of is not None, now=lambda: lives[0].clock.now())
+    cors = CORSConfig(allow_origins=list(settings.cors_allow_origins)) if settings.cors_allow_origins else None
+    return Litestar(
+        route_handlers=[*routes(Engine(schema._schema, fetch, facts)), *_health(lambda: lives[0])],
+        lifespan=[lifespan],
+        cors_config=cors,
+        openapi_config=None,
+        request_max_body_size=64 * 1024,
+    )
+
+
+def _health(house: Callable[[], House]) -> Sequence[Any]:
+    @get("/live", media_type=MediaType.JSON, sync_to_thread=False)
+    def live() -> dict[str, str]:
+        """Say that the process answers."""
+        return {"status": "alive"}
+
+    @get("/health", media_type=MediaType.JSON)
+    async def health() -> Response[dict[str, str]]:
+        """Say whether the database and this process's worker are alive; a worker that was switched off is not missed."""
+        worker = house().worker
+        parts = {
+            "database": "alive" if await _answers(house().pool) else "away",
+            "worker": "switched off" if worker is None else "alive" if worker.alive else "away",
+        }
+        return Response(parts, status_code=503 if "away" in parts.values() else 200)
+
+    return [live, health]
+
+
+async def _answers(pool: pools.Pool) -> bool:
+    try:
+        async with asyncio.timeout(2), pool.connection(timeout=2) as conn:
+            await conn.execute("SELECT 1")
+    except (TimeoutError, *AWAY):
+        return False
+    return True
+
+

@@ -1,0 +1,198 @@
+"""
+Prices from Alpha Vantage: raw daily bars, one request per ticker.
+
+`TIME_SERIES_DAILY` (`outputsize=compact`) is the latest 100 raw bars, each with its own date. Every answer is HTTP 200,
+errors included; what a body means is told from its members alone, in the order of `read`. The text of the daily-quota
+notice echoes the key, so every provider text is redacted before it goes anywhere.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import date, datetime
+from typing import Any
+
+import httpx
+import msgspec
+import structlog
+from msgspec import Struct
+
+from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderError, ProviderUnavailable
+from app.errors import QuotaSpent, UnknownTicker
+from app.providers.ledger import REST, Grant, Ledger, Outcome, Shared
+from app.record.calendar import Clock
+from app.record.model import Bar
+from app.record.returns import price
+
+BASE_URL = "https://www.alphavantage.co"
+DAILY = "TIME_SERIES_DAILY"
+SOURCE = "alphavantage TIME_SERIES_DAILY"
+
+ATTEMPTS = 5
+LONGEST_PAUSE = 60.0
+IN_FLIGHT = 3
+_TIME_LIMIT = 30.0
+_LARGEST_BODY = 5_000_000
+
+log = structlog.get_logger()
+
+
+class Answer(Struct, frozen=True):
+    """The bars of one ticker, oldest first, and the grant whose outcome is still to be written down."""
+
+    grant: Grant
+    bars: list[Bar]
+
+
+class AlphaVantage:
+    """A client of one key, within its limits."""
+
+    def __init__(self, key: str, ledger: Ledger, clock: Clock, base_url: str = "") -> None:
+        self.key, self.ledger, self.clock = key, ledger, clock
+        self.base_url = (base_url or BASE_URL).rstrip("/")
+        self.http = httpx.AsyncClient(timeout=httpx.Timeout(10.0), follow_redirects=False)
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._spelling: dict[str, str] = {}
+
+    async def close(self) -> None:
+        """Give back the connections."""
+        await self.http.aclose()
+
+    async def bars(self, ticker: str, since: datetime) -> Answer | Shared:
+        """
+        Return the latest bars of `ticker`, or that somebody got them after `since` and has stored them.
+
+        The caller settles the answer's grant in the transaction that stores the bars. Raises UnknownTicker,
+        ConfigurationError, QuotaSpent, and after five attempts ProviderBusy or ProviderUnavailable.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            permit = await self.ledger.permit(DAILY, ticker, since)
+            if isinstance(permit, Shared):
+                return permit
+            try:
+                async with self._outcome_of(permit):
+                    return Answer(permit, read_bars(await self._ask(DAILY, ticker), ticker))
+            except UnknownTicker:
+                if self._spelling_of(ticker) == ticker:
+                    raise
+                self._spelling[ticker] = ticker
+            except (ProviderBusy, ProviderUnavailable) as error:
+                if attempt == ATTEMPTS:
+                    raise
+                pause = min(LONGEST_PAUSE, 2.0**attempt) * random.uniform(0.5, 1)  # noqa: S311
+                log.info("provider asked again soon", ticker=ticker, attempt=attempt, reason=str(error), pause=pause)
+                await self.clock.sleep(pause)
+        raise AssertionError
+
+    @asynccontextmanager
+    async def _outcome_of(self, grant: Grant) -> AsyncIterator[None]:
+        """Write down the outcome of a request that failed; that of an answer is the caller's to write."""
+        try:
+            yield
+        except QuotaSpent:
+            await self.ledger.fail(grant, Outcome.QUOTA_SPENT)
+            raise
+        except (UnknownTicker, ConfigurationError):
+            await self.ledger.fail(grant, Outcome.REFUSED)
+            raise
+        except AlphaMondayError:
+            await self.ledger.fail(grant, Outcome.FAILED)
+            raise
+
+    async def _ask(self, function: str, ticker: str) -> dict[str, Any]:
+        symbol = self._spelling_of(ticker)
+        body = await self._get({"function": function, "symbol": symbol, "outputsize": "compact"})
+        return read(body, ticker, self.key, self.clock.now())
+
+    def _spelling_of(self, ticker: str) -> str:
+        """Return how to ask for `ticker`: class shares with a dash, until only the dot turns out to be known."""
+        return self._spelling.get(ticker, ticker.replace(".", "-"))
+
+    async def _get(self, parameters: dict[str, str]) -> bytes:
+        try:
+            async with self._slots, asyncio.timeout(_TIME_LIMIT):
+                request = self.http.build_request(
+                    "GET", f"{self.base_url}/query", params={**parameters, "apikey": self.key}
+                )
+                response = await self.http.send(request, stream=True)
+                try:
+                    return await _body(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            raise ProviderUnavailable(f"Alpha Vantage did not answer within {_TIME_LIMIT:.0f} s.") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            # The error's own text may hold the address, and with it the key.
+            raise ProviderUnavailable(f"Alpha Vantage cannot be reached ({type(error).__name__}).") from None
+
+
+async def _body(response: httpx.Response) -> bytes:
+    if response.status_code == 429:
+        raise ProviderBusy("Alpha Vantage answered 429.")
+    if response.status_code != 200:
+        raise ProviderUnavailable(f"Alpha Vantage answered {response.status_code}.")
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > _LARGEST_BODY:
+            raise ProviderUnavailable("Alpha Vantage answered with more than anybody asked for.")
+    return bytes(body)
+
+
+def read(body: bytes, ticker: str, key: str, now: datetime) -> dict[str, Any]:
+    """
+    Return the data of an answer, or raise what else it is.
+
+    The order matters: the text about a burst also mentions the daily limit.
+    """
+    try:
+        answer = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ProviderUnavailable(f"{ticker}: Alpha Vantage did not answer with a JSON object.") from None
+    if error := answer.get("Error Message"):
+        if "apikey" in str(error):
+            raise ConfigurationError("Alpha Vantage does not accept the key: set ALPHA_VANTAGE_API_KEY to a valid one.")
+        raise UnknownTicker(f"Alpha Vantage does not know {ticker}.", ticker)
+    if notice := answer.get("Information") or answer.get("Note"):
+        raise _notice(redact(str(notice), key), now)
+    return answer
+
+
+def _notice(text: str, now: datetime) -> AlphaMondayError:
+    """Return what a notice in place of data means."""
+    lower = text.lower()
+    if any(words in lower for words in ("1 request per second", "sparingly", "call frequency")):
+        return ProviderBusy(f"Alpha Vantage asked us to slow down: {text[:200]}")
+    if any(words in lower for words in ("detected your api key", "requests per day")):
+        return QuotaSpent(f"Alpha Vantage says that the day's quota is spent: {text[:200]}", now + REST)
+    if "premium" in lower:
+        return ConfigurationError(f"Alpha Vantage asks for a premium key for this: {text[:200]}")
+    return ProviderError(f"Alpha Vantage answered with a notice in place of data: {text[:200]}")
+
+
+class _Series(Struct):
+    bars: dict[str, dict[str, Any]] = msgspec.field(name="Time Series (Daily)")
+
+
+def read_bars(answer: dict[str, Any], ticker: str) -> list[Bar]:
+    """Return the bars of an answer, oldest first; every one must be readable, or none counts."""
+    try:
+        series = msgspec.convert(answer, _Series).bars
+        days = sorted((date.fromisoformat(day), values) for day, values in series.items())
+    except (msgspec.ValidationError, ValueError):
+        raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered without a daily series.") from None
+    return [
+        Bar(
+            trading_day=day,
+            open=price(values.get("1. open"), ticker, day),
+            close=price(values.get("4. close"), ticker, day),
+        )
+        for day, values in days
+    ]
+
+
+def redact(text: str, key: str) -> str:
+    """Return `text` without the key."""
+    return text.replace(key, "***") if key else text
+

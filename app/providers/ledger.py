@@ -1,0 +1,166 @@
+"""
+The ledger of requests: a provider's limits, held across processes and restarts.
+
+Every request is granted, in one short transaction under an advisory lock, before it is sent. Whether it may go is a pure
+function of the earlier requests' times and now. The ledger also knows who is asking for what at the moment and what was
+answered lately, so that one request serves everybody who needs it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from app.errors import QuotaSpent
+from app.record.calendar import Clock
+
+# A job waits this long by itself; for longer it goes back to the queue.
+LONGEST_WAIT = timedelta(seconds=62)
+
+# A request without an outcome after this long was cut off with its process.
+LAPSE = timedelta(seconds=60)
+
+# How long to leave a provider alone that says the day's quota is spent although our own count is not.
+REST = timedelta(hours=1)
+
+_LOCK = 4_021_970_432
+
+
+class Window(Struct, frozen=True):
+    """At most `requests` in any `length`."""
+
+    requests: int
+    length: timedelta
+
+
+class Outcome(StrEnum):
+    """What became of a request."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    FAILED = "failed"
+    QUOTA_SPENT = "quota_spent"
+
+
+class Grant(Struct, frozen=True):
+    """Leave to send one request; `id` is where its outcome goes."""
+
+    id: int
+
+
+class Shared(Struct, frozen=True):
+    """No request is needed: the same was answered lately."""
+
+
+class Later(Struct, frozen=True):
+    """Not now: ask for leave again at `at`."""
+
+    at: datetime
+
+
+def windows(per_second: int, per_minute: int, per_day: int) -> list[Window]:
+    """Return a provider's limits with a margin for clocks and networks that are not exact."""
+    return [
+        Window(per_second, timedelta(seconds=1.1)),
+        Window(per_minute, timedelta(seconds=61)),
+        Window(per_day, timedelta(days=1, seconds=1)),
+    ]
+
+
+def next_allowed(times: Sequence[datetime], limits: Sequence[Window], now: datetime) -> datetime:
+    """
+    Return when the next request may go out, given the `times` of earlier ones, newest first.
+
+    A time in the future (a clock that was set back) counts as any other: it is waited for.
+    """
+    full = (times[limit.requests - 1] + limit.length for limit in limits if len(times) >= limit.requests)
+    return max([now, *full])
+
+
+class Ledger:
+    """One provider's requests."""
+
+    def __init__(
+        self, pool: AsyncConnectionPool[AsyncConnection[Any]], provider: str, limits: Sequence[Window], clock: Clock
+    ) -> None:
+        self.pool, self.provider, self.limits, self.clock = pool, provider, limits, clock
+
+    async def permit(self, function: str, symbol: str, since: datetime | None = None) -> Grant | Shared:
+        """
+        Wait for leave to ask `function` about `symbol`, or learn that it was answered after `since`.
+
+        Raises QuotaSpent when the wait would be long.
+        """
+        while True:
+            match await self._decide(function, symbol, since):
+                case Later(at) if at - self.clock.now() > LONGEST_WAIT:
+                    raise QuotaSpent(f"The quota of {self.provider} is spent until {at:%Y-%m-%d %H:%M:%S} UTC.", at)
+                case Later(at):
+                    await self.clock.sleep((at - self.clock.now()).total_seconds())
+                case decision:
+                    return decision
+
+    async def _decide(self, function: str, symbol: str, since: datetime | None) -> Grant | Shared | Later:
+        async with self.pool.connection() as conn, conn.transaction():
+            await conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK % 2**31, self.provider))
+            now = self.clock.now()
+            match await self._last(conn, function, symbol):
+                case (at, Outcome.ANSWERED, ended_at) if since and ended_at >= since:
+                    return Shared()
+                case (at, None, _) if at + LAPSE > now:
+                    return Later(now + timedelta(seconds=1))
+            at = max(next_allowed(await self._times(conn), self.limits, now), await self._rested(conn) or now)
+            if at > now:
+                return Later(at)
+            cursor = await conn.execute(
+                "INSERT INTO operations.provider_requests (provider, function, symbol, at) VALUES (%s, %s, %s, %s) "
+                "RETURNING id",
+                (self.provider, function, symbol, now),
+            )
+            (id,) = await cursor.fetchone() or (0,)
+            return Grant(id)
+
+    async def settle(self, conn: AsyncConnection[Any], grant: Grant, outcome: Outcome) -> None:
+        """Write down what became of a request: an answer, in the transaction that stores what it said."""
+        await conn.execute(
+            "UPDATE operations.provider_requests SET outcome = %s, ended_at = %s WHERE id = %s AND outcome IS NULL",
+            (outcome, self.clock.now(), grant.id),
+        )
+
+    async def fail(self, grant: Grant, outcome: Outcome) -> None:
+        """Write down that a request brought nothing."""
+        async with self.pool.connection() as conn:
+            await self.settle(conn, grant, outcome)
+
+    async def _last(self, conn: AsyncConnection[Any], function: str, symbol: str) -> tuple[Any, ...] | None:
+        cursor = await conn.execute(
+            """
+            SELECT at, outcome, ended_at
+            FROM operations.provider_requests
+            WHERE provider = %s AND function = %s AND symbol = %s
+            ORDER BY at DESC, id DESC
+            LIMIT 1
+            """,
+            (self.provider, function, symbol),
+        )
+        return await cursor.fetchone()
+
+    async def _times(self, conn: AsyncConnection[Any]) -> list[datetime]:
+        cursor = await conn.execute(
+            "SELECT at FROM operations.provider_requests WHERE provider = %s ORDER BY at DESC LIMIT %s",
+            (self.provider, max(limit.requests for limit in self.limits)),
+        )
+        return [at for (at,) in await cursor.fetchall()]
+
+    async def _rested(self, conn: AsyncConnection[Any]) -> datetime | None:
+        """Return until when the provider is left alone because it said that the quota is spent."""
+        cursor = await conn.execute(
+            "SELECT max(ended_at) + %s FROM operations.provider_requests WHERE provider = %s AND outcome = %s",
+            (REST, self.provider, Outcome.QUOTA_SPENT),
+        )
+        row = await cursor.fetchone()
+        return row[0] if row else None

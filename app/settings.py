@@ -1,0 +1,140 @@
+"""
+`settings.toml` and the environment, converted once into one typed `Settings`.
+
+A value that does not fit refuses with one line: the variable, what it must be, an example. The value itself is never
+shown, for it may be a secret.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from dynaconf import Dynaconf
+from msgspec import Meta, Struct
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+
+from app.errors import ConfigurationError
+
+_URL = r"https?://[^\s]+"
+_TICKER = r"[A-Z]{1,5}(\.[A-Z])?"
+
+_Key = Annotated[str, Meta(description="the key that the provider gave you", examples=["sk-abc123"], pattern=r"^\S*$")]
+_Base = Annotated[str, Meta(description="an http or https address", pattern=f"^({_URL})?$")]
+_Limit = Annotated[int, Meta(ge=1, le=100_000, description="a whole number of requests, 1 or more", examples=["5"])]
+_Database = Annotated[
+    str,
+    Meta(description="a Postgres address", examples=["postgresql://user:password@host:5432/alpha_monday"]),
+]
+
+SECRETS = frozenset({"database_url", "queue_database_url", "openai_api_key", "alpha_vantage_api_key"})
+_COMMA = re.compile(r"\s*,\s*")
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything that can be set. Texts that are not set are empty."""
+
+    database_url: _Database
+    queue_database_url: _Database
+    database_pooled: Annotated[bool, Meta(description="true or false", examples=["true"])]
+
+    host: Annotated[str, Meta(description="an address to listen on", examples=["0.0.0.0"])]
+    port: Annotated[int, Meta(ge=0, le=65535, description="a port number, 0 to 65535", examples=["8080"])]
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+        Meta(description="DEBUG, INFO, WARNING or ERROR", examples=["INFO"]),
+    ]
+    cors_allow_origins: Annotated[
+        tuple[Annotated[str, Meta(pattern=rf"^(\*|{_URL})$")], ...],
+        Meta(description="origins with commas between them", examples=["https://example.org,https://example.com"]),
+    ]
+
+    openai_api_key: _Key
+    openai_model: Annotated[str, Meta(description="a model's name", examples=["gpt-4o-mini"])]
+    openai_base_url: Annotated[_Base, Meta(examples=["http://localhost:11434/v1"])]
+    openai_temperature: Annotated[
+        Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="a number from 0 to 2", examples=["0.7"])
+    ]
+
+    alpha_vantage_api_key: _Key
+    alpha_vantage_base_url: Annotated[_Base, Meta(examples=["https://www.alphavantage.co"])]
+    alpha_vantage_per_second: _Limit
+    alpha_vantage_per_minute: _Limit
+    alpha_vantage_per_day: _Limit
+
+    benchmark_symbol: Annotated[
+        str, Meta(pattern=f"^{_TICKER}$", description="a ticker in capitals", examples=["SPY"])
+    ]
+    market_closed_days: Annotated[
+        tuple[date, ...], Meta(description="dates with commas between them", examples=["2025-01-09,2027-03-01"])
+    ]
+
+    def __repr__(self) -> str:
+        values = msgspec.structs.asdict(self)
+        shown = (f"{name}={'***' if name in SECRETS and value else repr(value)}" for name, value in values.items())
+        return f"Settings({', '.join(shown)})"
+
+    @property
+    def queue_address(self) -> str:
+        """Return the direct connection's address."""
+        return self.queue_database_url or self.database_url
+
+
+_FILE = Path(__file__).with_name("settings.toml")
+_HINTS = get_type_hints(Settings, include_extras=True)
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of the environment (or of a mapping in its place) over those of `settings.toml`."""
+    given = _environment() if environment is None else environment
+    texts = {name: given.get(name, "").strip() or default for name, default in _defaults().items()}
+    settings = Settings(**{name: _value(name, texts[name.upper()]) for name in Settings.__struct_fields__})
+    if settings.database_pooled and not settings.queue_database_url:
+        raise ConfigurationError(
+            "QUEUE_DATABASE_URL must be set when DATABASE_POOLED is true: the queue needs a direct connection, "
+            "for example QUEUE_DATABASE_URL=postgresql://user:password@host:5432/alpha_monday"
+        )
+    return settings
+
+
+def refuse_without_keys(settings: Settings) -> None:
+    """Refuse settings without which nothing can be picked or priced, naming all that is missing."""
+    keys = {"OPENAI_API_KEY": settings.openai_api_key, "ALPHA_VANTAGE_API_KEY": settings.alpha_vantage_api_key}
+    if missing := [name for name, value in keys.items() if not value]:
+        raise ConfigurationError(
+            f"{' and '.join(missing)} must be set to the key{'s' if missing[1:] else ''} that the provider"
+            f"{'s' if missing[1:] else ''} gave you, for example {missing[0]}=abc123. "
+            "(`alpha-monday rehearse` needs none.)"
+        )
+
+
+def _defaults() -> dict[str, str]:
+    values: dict[str, str] = msgspec.toml.decode(_FILE.read_bytes())
+    return values
+
+
+def _environment() -> dict[str, str]:
+    # As they stand: dynaconf's own casts would turn a key of digits into a number, and obey an "@" in a password.
+    source = Dynaconf(
+        settings_files=[str(_FILE)], envvar_prefix=False, ignore_unknown_envvars=True, auto_cast=False, load_dotenv=False
+    )
+    return {name: str(source.get(name, "")) for name in _defaults()}
+
+
+def _value(name: str, text: str) -> Any:
+    hint = _HINTS[name]
+    meant = get_args(hint)[0]
+    try:
+        if get_origin(meant) is tuple:
+            return msgspec.convert(_COMMA.split(text) if text else (), hint, strict=False)
+        if "database_url" in name:
+            conninfo_to_dict(text)
+        return msgspec.convert(text or (None if type(None) in get_args(meant) else text), hint, strict=False)
+    except (msgspec.ValidationError, ProgrammingError):
+        metas = [meta for meta in hint.__metadata__ if isinstance(meta, Meta)]
+        description = next(meta.description for meta in metas if meta.description)
+        example = next(meta.examples[0] for meta in metas if meta.examples)
+        raise ConfigurationError(f"{name.upper()} must be {description}, for example {name.upper()}={example}") from None

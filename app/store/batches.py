@@ -1,0 +1,103 @@
+"""Batches and their picks."""
+
+from collections.abc import Sequence
+from datetime import date
+from uuid import UUID
+
+from app.record.model import Batch, BatchStatus, Checkpoint, Close, JournalKind, Pick
+from app.store import journal
+from app.store.rows import Conn, insert, select
+
+# A failed Monday that is run again keeps its row; nothing else is ever replaced.
+_SECOND_RUN = """
+ON CONFLICT ON CONSTRAINT one_batch_per_run_date DO UPDATE SET
+    created_at = excluded.created_at,
+    status = excluded.status,
+    late = excluded.late,
+    failure_reason = excluded.failure_reason,
+    failure = excluded.failure,
+    benchmark_symbol = excluded.benchmark_symbol,
+    benchmark_initial_price = excluded.benchmark_initial_price,
+    benchmark_initial_close_id = excluded.benchmark_initial_close_id,
+    trading_day = excluded.trading_day
+WHERE batches.status = 'failed'
+"""
+
+
+async def add(
+    conn: Conn, batch: Batch, picks: Sequence[Pick], baseline: Checkpoint, readings: Sequence[Close]
+) -> bool:
+    """Store a batch with its picks and its baseline, and the journal's entry; return False if its Monday has one."""
+    if not await insert(conn, "batches", batch, _SECOND_RUN):
+        return False
+    for pick in picks:
+        await insert(conn, "picks", pick)
+    await insert(conn, "checkpoints", baseline)
+    recorded = {"batch": batch, "picks": picks, "checkpoint": baseline, "closes": readings}
+    await journal.append(conn, JournalKind.BATCH, batch.created_at, recorded, batch.id)
+    return True
+
+
+async def add_failed(conn: Conn, batch: Batch) -> bool:
+    """Store a Monday without picks, with its reason and the journal's entry; return False if its Monday has picks."""
+    if not await insert(conn, "batches", batch, _SECOND_RUN):
+        return False
+    await journal.append(conn, JournalKind.FAILURE, batch.created_at, {"batch": batch}, batch.id)
+    return True
+
+
+async def get(conn: Conn, id: UUID) -> Batch | None:
+    """Return the batch with this id."""
+    found = await select(conn, Batch, "batches", "WHERE id = %s", id)
+    return found[0] if found else None
+
+
+async def on(conn: Conn, series: str, run_date: date) -> Batch | None:
+    """Return the batch of a Monday."""
+    found = await select(conn, Batch, "batches", "WHERE series = %s AND run_date = %s", series, run_date)
+    return found[0] if found else None
+
+
+async def newest(conn: Conn, series: str) -> Batch | None:
+    """Return the batch of the newest run date, whatever its status."""
+    found = await select(conn, Batch, "batches", "WHERE series = %s ORDER BY run_date DESC LIMIT 1", series)
+    return found[0] if found else None
+
+
+async def picks_of(conn: Conn, batch_id: UUID) -> list[Pick]:
+    """Return a batch's picks in the model's order."""
+    return await select(conn, Pick, "picks", "WHERE batch_id = %s ORDER BY position", batch_id)
+
+
+async def oldest_active_baseline(conn: Conn) -> date | None:
+    """Return the earliest baseline session that an active batch still needs."""
+    cursor = await conn.execute("SELECT min(trading_day) FROM batches WHERE status = %s", (BatchStatus.ACTIVE,))
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+async def hold(conn: Conn, id: UUID) -> None:
+    """Keep other transactions from storing checkpoints of this batch until this one ends."""
+    await conn.execute("SELECT FROM batches WHERE id = %s FOR UPDATE", (id,))
+
+
+async def complete(conn: Conn, id: UUID) -> bool:
+    """Mark an active batch completed if all of its fifteen checkpoints are there; return whether it was this one."""
+    cursor = await conn.execute(
+        """
+        UPDATE batches
+        SET status = 'completed'
+        WHERE id = %s AND status = 'active'
+            AND (SELECT count(*) FROM checkpoints WHERE checkpoints.batch_id = batches.id) = 15
+        """,
+        (id,),
+    )
+    return cursor.rowcount == 1
+
+
+async def first_run_date(conn: Conn, series: str) -> date | None:
+    """Return the Monday with which a series began."""
+    cursor = await conn.execute("SELECT min(run_date) FROM batches WHERE series = %s", (series,))
+    row = await cursor.fetchone()
+    return row[0] if row else None
+

@@ -1,0 +1,69 @@
+"""Readings of prices: shared by all batches, never changed. A second reading stands beside the first."""
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from uuid import uuid4
+
+from msgspec import Struct
+
+from app.record.model import Bar, Close
+from app.store.rows import Conn, insert, select
+
+
+class Difference(Struct, frozen=True):
+    """A provider's second word on a session."""
+
+    before: Close
+    after: Close
+
+
+async def newest(conn: Conn, ticker: str, session: date) -> Close | None:
+    """Return the newest reading of `ticker`'s session."""
+    found = await select(
+        conn,
+        Close,
+        "closes",
+        "WHERE ticker = %s AND trading_day = %s ORDER BY read_at DESC LIMIT 1",
+        ticker,
+        session,
+    )
+    return found[0] if found else None
+
+
+async def among(conn: Conn, ids: Iterable[object]) -> list[Close]:
+    """Return the readings with these ids, by ticker."""
+    return await select(conn, Close, "closes", "WHERE id = ANY(%s) ORDER BY ticker", list(ids))
+
+
+async def add_all(
+    conn: Conn, ticker: str, bars: Sequence[Bar], source: str, read_at: datetime
+) -> list[Difference]:
+    """Store what `bars` say that is not yet known; return where they differ from what was said before."""
+    known = {
+        close.trading_day: close
+        for close in await select(
+            conn,
+            Close,
+            "closes",
+            "WHERE ticker = %s AND trading_day = ANY(%s) ORDER BY read_at",
+            ticker,
+            [bar.trading_day for bar in bars],
+        )
+    }
+    differences = []
+    for bar in bars:
+        before = known.get(bar.trading_day)
+        if before and (before.open, before.close) == (bar.open, bar.close):
+            continue
+        reading = Close(
+            id=uuid4(),
+            ticker=ticker,
+            trading_day=bar.trading_day,
+            open=bar.open,
+            close=bar.close,
+            source=source,
+            read_at=read_at,
+        )
+        if await insert(conn, "closes", reading, "ON CONFLICT DO NOTHING") and before:
+            differences.append(Difference(before, reading))
+    return differences

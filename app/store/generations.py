@@ -1,0 +1,51 @@
+"""Questions to the model: each claimed before it is sent, and completed when its answer arrives."""
+
+from datetime import date, datetime
+
+from msgspec.structs import asdict
+
+from app.record.model import Generation, JournalKind, batch_id
+from app.store import journal
+from app.store.rows import Conn, insert, select
+
+
+async def of(conn: Conn, series: str, run_date: date) -> list[Generation]:
+    """Return the questions of a Monday, in their order."""
+    return await select(
+        conn, Generation, "generations", "WHERE series = %s AND run_date = %s ORDER BY attempt", series, run_date
+    )
+
+
+async def claim(conn: Conn, generation: Generation) -> bool:
+    """Store an open question before it is sent; return False if somebody else asks it already."""
+    return await insert(conn, "generations", generation, "ON CONFLICT (series, run_date, attempt) DO NOTHING")
+
+
+async def complete(conn: Conn, generation: Generation, at: datetime) -> bool:
+    """
+    Store what became of a question, with its entry in the journal; return False if that is known already.
+
+    An accepted answer can still be refused when one of its ideas turns out to have no price.
+    """
+    cursor = await conn.execute(
+        """
+        UPDATE generations
+        SET answered_at = %(answered_at)s,
+            answered_model = %(answered_model)s,
+            answer = %(answer)s,
+            request_id = %(request_id)s,
+            prompt_tokens = %(prompt_tokens)s,
+            completion_tokens = %(completion_tokens)s,
+            accepted = %(accepted)s,
+            refusal = %(refusal)s
+        WHERE id = %(id)s AND (accepted IS NULL OR (accepted AND NOT %(accepted)s))
+        """,
+        asdict(generation),
+    )
+    if cursor.rowcount == 0:
+        return False
+    recorded = {"generation": generation}
+    await journal.append(
+        conn, JournalKind.GENERATION, at, recorded, batch_id(generation.series, generation.run_date)
+    )
+    return True

@@ -1,0 +1,32 @@
+"""The journal's entries: appended one at a time, each after the last."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from uuid import UUID
+
+from app.record import journal
+from app.record.model import JournalEntry, JournalKind
+from app.store.rows import Conn, insert, select
+
+_LOCK = 4_021_970_433
+
+
+async def append(
+    conn: Conn, kind: JournalKind, at: datetime, recorded: Mapping[str, object], batch_id: UUID | None
+) -> JournalEntry:
+    """
+    Write the entry that records `recorded`, in the transaction that stores it.
+
+    Takes the journal's lock until that transaction ends, so it comes last in it.
+    """
+    await conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    # A statement of its own: only then does it see what was committed while the lock was waited for.
+    entry = journal.entry(await head(conn), kind, at, recorded, batch_id)
+    await insert(conn, "journal", entry)
+    return entry
+
+
+async def head(conn: Conn) -> JournalEntry | None:
+    """Return the last entry."""
+    entries = await select(conn, JournalEntry, "journal", "ORDER BY seq DESC LIMIT 1")
+    return entries[0] if entries else None

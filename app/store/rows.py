@@ -1,0 +1,50 @@
+"""Rows become values at one door, and only if they fit; values become rows at another."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+from psycopg import AsyncConnection, sql
+from psycopg.rows import BaseRowFactory, dict_row
+
+Conn = AsyncConnection[Any]
+T = TypeVar("T", bound=Struct)
+
+
+def row_of(type_: type[T]) -> BaseRowFactory[T]:
+    """Return a row factory that makes a `type_` of each row."""
+
+    def factory(cursor: Any) -> Callable[[Sequence[Any]], T]:
+        as_dict = dict_row(cursor)
+        return lambda values: msgspec.convert(as_dict(values), type_)
+
+    return factory
+
+
+def columns_of(type_: type[Struct]) -> sql.Composed:
+    """Return the columns of `type_`'s table, as it names them."""
+    return sql.SQL(", ").join(map(sql.Identifier, type_.__struct_fields__))
+
+
+async def insert(conn: Conn, table: str, row: Struct, otherwise: str = "") -> bool:
+    """Store `row`; `otherwise` is what to do on a conflict. Return whether a row was written."""
+    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) {}").format(
+        sql.Identifier(table),
+        columns_of(type(row)),
+        sql.SQL(", ").join(map(sql.Placeholder, row.__struct_fields__)),
+        sql.SQL(otherwise),  # type: ignore[arg-type]
+    )
+    cursor = await conn.execute(statement, msgspec.structs.asdict(row))
+    return cursor.rowcount == 1
+
+
+async def select(conn: Conn, type_: type[T], table: str, where: str, *values: Any) -> list[T]:
+    """Return the rows of `table` that `where` (with its order) asks for."""
+    statement = sql.SQL("SELECT {} FROM {} {}").format(
+        columns_of(type_),
+        sql.Identifier(table),
+        sql.SQL(where),  # type: ignore[arg-type]
+    )
+    async with conn.cursor(row_factory=row_of(type_)) as cursor:
+        return await (await cursor.execute(statement, values)).fetchall()

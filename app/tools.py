@@ -1,0 +1,45 @@
+"""What a job is handed: the database, the picker, the prices, the calendar, and the one clock."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from app.providers.alpha_vantage import AlphaVantage
+from app.providers.openai import OpenAIPicker
+from app.record.calendar import Calendar, Clock
+
+
+class RealClock:
+    """The real time, and real waiting."""
+
+    def now(self) -> datetime:
+        """Return the time, in UTC."""
+        return datetime.now(UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """One of each, for every job of a process. `benchmark` is the ticker that picks are measured against."""
+
+    pool: AsyncConnectionPool[AsyncConnection[Any]]
+    picker: OpenAIPicker
+    prices: AlphaVantage
+    calendar: Calendar
+    benchmark: str
+    clock: Clock
+
+    def now(self) -> datetime:
+        """Return the time: nothing else may be asked for it."""
+        return self.clock.now()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; never while holding a connection, a lock or a semaphore."""
+        await self.clock.sleep(seconds)

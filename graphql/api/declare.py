@@ -1,0 +1,204 @@
+"""
+How a GraphQL type says where its data stands. Nothing here knows the domain, and none of it runs when a query does.
+
+`@table` names a type's table; each field is one line: what it is, and its source. SQL names a column by its table
+(`picks.ticker`) and an argument by a dollar (`$status`). Nested selects shadow outer ones, so `batches.id` is always
+the nearest batch's. (So no table can be related to itself without an alias.)
+"""
+
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date
+from enum import Enum
+from inspect import cleandoc
+from typing import Any, Generic, TypeVar, cast
+from uuid import UUID
+
+import strawberry
+from graphql import GraphQLError
+from msgspec import Struct
+from strawberry.annotation import StrawberryAnnotation
+from strawberry.types.arguments import StrawberryArgument
+
+T = TypeVar("T")
+
+
+class Column(Struct, frozen=True):
+    """A value of the row: the column of the field's name, or an expression."""
+
+    sql: str | None = None
+
+
+class Given(Struct, frozen=True):
+    """A value that this process knows: a function of its facts, asked when the query runs."""
+
+    value: Callable[[Any], object]
+
+
+class Same(Struct, frozen=True):
+    """Another view of the same row; in a list, of the same rows."""
+
+
+class Related(Struct, frozen=True):
+    """The rows `where` a condition holds: all of them in `order`, or the first."""
+
+    where: str
+    order: str | None
+
+
+class Key(Struct, frozen=True):
+    """
+    One part of what a cursor holds: how it is read and which type it is in SQL.
+
+    `lowest` and `highest` lie before and after all values; `written` is the SQL of its text.
+    """
+
+    read: Callable[[str], object]
+    type: str
+    lowest: str
+    highest: str
+    written: str = "({})::text"
+
+
+class Page(Struct, frozen=True):
+    """The rows `where` a condition holds, a page at a time, in the order of expressions that are unique together."""
+
+    where: str
+    by: Mapping[str, Key]
+    newest_first: bool
+
+
+Source = Column | Given | Same | Related | Page
+
+
+def refusal(code: str, message: str) -> GraphQLError:
+    """Return the error for a caller's mistake, with its code."""
+    return GraphQLError(message, extensions={"code": code})
+
+
+def storable(value: Any) -> object:
+    """Return what Postgres gets for an argument: an enum's value, or a text without what no text there can hold."""
+    value = getattr(value, "value", value)
+    if isinstance(value, str) and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
+        raise refusal("BAD_TEXT", "A text must hold neither NUL nor lone surrogates.")
+    return value
+
+
+class Argument(Struct, frozen=True):
+    """An argument of a field, and what Postgres gets for its value."""
+
+    type: Any
+    description: str
+    default: Any = strawberry.UNSET
+    convert: Callable[[Any], object] = storable
+
+
+def _number(text: str) -> int:
+    if not -(2**63) <= (value := int(text)) < 2**63:
+        raise ValueError(text)
+    return value
+
+
+DATE = Key(date.fromisoformat, "date", "-infinity", "infinity", "to_char({}, 'YYYY-MM-DD')")
+NUMBER = Key(_number, "bigint", str(-(2**63)), str(2**63 - 1))
+ROW_ID = Key(UUID, "uuid", str(UUID(int=0)), str(UUID(int=2**128 - 1)))
+
+
+def table(name: str = "") -> Callable[[type[T]], type[T]]:
+    """Make a class the GraphQL type of a table's rows, described by its docstring."""
+
+    def declare(cls: type[T]) -> type[T]:
+        cls.__table__ = name  # type: ignore[attr-defined]
+        return strawberry.type(cls, description=cleandoc(cls.__doc__ or ""))
+
+    return declare
+
+
+def describe(enum: type[Enum], **values: str) -> None:
+    """Make an enum of ours a GraphQL enum, described by its docstring and a sentence for each value."""
+    definition = strawberry.enum(enum, description=cleandoc(enum.__doc__ or "")).__strawberry_definition__  # type: ignore[attr-defined]
+    for value in definition.values:
+        value.description = values[value.name]
+
+
+def column(description: str, sql: str | None = None) -> Any:
+    """Declare a field that is a column, or an expression on the row."""
+    return _field(description, Column(sql))
+
+
+def given(description: str, value: Callable[[Any], object]) -> Any:
+    """Declare a field whose value this process knows."""
+    return _field(description, Given(value))
+
+
+def same(description: str) -> Any:
+    """Declare a field that shows the same row, or rows, as another type."""
+    return _field(description, Same())
+
+
+def related(description: str, where: str = "true", *, order: str | None = None, **arguments: Argument) -> Any:
+    """Declare a field that is other rows: a list, or one of them."""
+    return _field(description, Related(where, order), arguments)
+
+
+def page(
+    description: str, where: str = "true", *, by: Mapping[str, Key], newest_first: bool, **arguments: Argument
+) -> Any:
+    """Declare a field that is a list too long to be given whole."""
+    first = Argument(int, "How many at most: 1 to 100.", 20, _size)
+    after = Argument(str | None, "Only what follows this cursor.", convert=lambda text: _position(text, by.values()))
+    return _field(description, Page(where, by, newest_first), {"first": first, "after": after, **arguments})
+
+
+def _field(description: str, source: Source, arguments: Mapping[str, Argument] = {}) -> Any:
+    field = cast(Any, strawberry.field(description=description, metadata={"source": source, "arguments": arguments}))
+    field.arguments = [
+        StrawberryArgument(name, None, StrawberryAnnotation(a.type), description=a.description, default=a.default)
+        for name, a in arguments.items()
+    ]
+    return field
+
+
+def _size(first: int) -> int:
+    if not 1 <= first <= 100:
+        raise refusal("BAD_PAGE_SIZE", f"`first` must be 1 to 100, not {first}.")
+    return first
+
+
+def _position(cursor: str, keys: Iterable[Key]) -> str:
+    """Return what a cursor holds, or refuse what this list never wrote."""
+    try:
+        position = b64decode(cursor, validate=True).decode()
+        parts = zip(keys, position.split(" "), strict=True)
+        if " ".join(str(key.read(part)) for key, part in parts) == position:
+            return position
+    except ValueError:
+        pass
+    raise refusal("BAD_CURSOR", "`after` is not a cursor of this list.")
+
+
+@table()
+class PageInfo:
+    """Where a page stands in its list."""
+
+    has_next_page: bool = column("Whether rows follow this page.", "$has_next")
+    has_previous_page: bool = column("Whether rows come before this page.", "$has_previous")
+    start_cursor: str | None = column("The cursor of the page's first row; null when the page is empty.", "$start")
+    end_cursor: str | None = column("The cursor of the page's last row; null when the page is empty.", "$end")
+
+
+@table()
+class Edge(Generic[T]):
+    """A row of a page and its cursor."""
+
+    cursor: str = column("Give it as `after` to go on from here.", "$cursor")
+    node: T = same("The row.")
+
+
+@table()
+class Connection(Generic[T]):
+    """A page of a list."""
+
+    edges: list[Edge[T]] = same("The page's rows, each with its cursor.")
+    nodes: list[T] = same("The page's rows.")
+    page_info: PageInfo = same("Where the page stands in its list.")

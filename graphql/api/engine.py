@@ -1,0 +1,228 @@
+"""From a request to the bytes of its answer: parse and validate (kept), plan (kept), and one statement."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from graphql import (
+    DirectiveNode,
+    DocumentNode,
+    Executor,
+    FragmentDefinitionNode,
+    GraphQLError,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    OperationType,
+    SelectionSetNode,
+    VariableNode,
+    Visitor,
+    execute_sync,
+    get_operation_ast,
+    located_error,
+    parse,
+    validate,
+    visit,
+)
+from graphql.execution.collect_fields import FragmentDetails
+from graphql.execution.values import VariableValues
+from msgspec import Struct
+from psycopg import OperationalError
+
+from api.declare import refusal
+from api.plan import Planner, Root
+
+# Runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
+Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
+Formatted = Mapping[str, Any]
+
+LONGEST_DOCUMENT = 16_000
+MOST_TOKENS = 1_000
+MOST_ERRORS = 5
+
+# The classes of errors with which Postgres says that it is not there, is going, or is full.
+AWAY = ("08", "53", "57P")
+
+log = structlog.get_logger()
+
+
+class Answer(Struct, frozen=True):
+    """The JSON of an answer; if there is no data because the request was refused or failed, the code of why."""
+
+    body: bytes
+    refused: str | None = None
+
+
+class Document(Struct, frozen=True):
+    """A document, what is wrong with it, and the variables that its directives name."""
+
+    node: DocumentNode
+    errors: Sequence[Formatted] = ()
+    switches: Sequence[str] = ()
+
+
+class Plan(Struct, frozen=True):
+    """An operation's root fields, the statement that answers them, and what is left to graphql-core."""
+
+    roots: Sequence[Root]
+    sql: str
+    introspection: DocumentNode | None
+
+    def parameters(self, variables: VariableValues, facts: object) -> tuple[list[str | None], dict[str, Formatted]]:
+        """Return the statement's parameters, and the errors of root fields that refuse theirs."""
+        parameters: list[str | None] = []
+        errors: dict[str, Formatted] = {}
+        for root in self.roots:
+            for count, values in root.asks:
+                try:
+                    parameters += [None if value is None else str(value) for value in list(values(variables, facts))]
+                except GraphQLError as error:
+                    located = located_error(error, root.nodes, [root.key])
+                    errors.setdefault(root.key, formatted(located, "BAD_USER_INPUT"))
+                    parameters += [None] * count
+            if root.non_null and root.key in errors:
+                break
+        return parameters, errors
+
+
+class Engine:
+    """Answers operations on a schema of declarations."""
+
+    def __init__(self, schema: GraphQLSchema, fetch: Fetch, facts: object, kept: int = 512) -> None:
+        self.schema, self.fetch, self.facts = schema, fetch, facts
+        self.document = lru_cache(kept)(self._document)
+        self.plan = lru_cache(kept)(self._plan)
+
+    async def answer(
+        self, query: str, variables: dict[str, Any] | None = None, operation_name: str | None = None
+    ) -> Answer:
+        """Answer one request; whatever happens, the answer is JSON and every error in it has a code."""
+        try:
+            return await self._answer(query, variables, operation_name)
+        except RecursionError:
+            return refused(refusal("GRAPHQL_VALIDATION_FAILED", "The document is nested too deeply."))
+        except GraphQLError as error:
+            return refused(error)
+        except Exception as error:
+            if isinstance(error, OperationalError) and (error.sqlstate or AWAY[0]).startswith(AWAY):
+                log.warning("the database is away", reason=" ".join(str(error).split()))
+                return refused(refusal("SERVICE_UNAVAILABLE", "The record cannot be read right now. Try again soon."))
+            return unexpected(error)
+
+    async def _answer(self, query: str, variables: dict[str, Any] | None, operation_name: str | None) -> Answer:
+        if len(query) > LONGEST_DOCUMENT:
+            raise refusal("GRAPHQL_PARSE_FAILED", f"A document has at most {LONGEST_DOCUMENT:,} characters.")
+        document = self.document(query)
+        operation = get_operation_ast(document.node, operation_name)
+        if operation and operation.operation is not OperationType.QUERY:
+            raise refusal("OPERATION_NOT_SUPPORTED", f"Only queries are answered here, no {operation.operation.value}.")
+        if document.errors:
+            return refused(*document.errors)
+        if not operation:
+            raise refusal("OPERATION_RESOLUTION_FAILURE", unresolved(operation_name))
+        request = Executor.build(
+            self.schema, document.node, raw_variable_values=variables, operation_name=operation_name
+        )
+        if isinstance(request, list):
+            return refused(*request[:MOST_ERRORS])
+        switches = tuple(request.variable_values.coerced.get(name) for name in document.switches)
+        return await self._run(self.plan(query, operation_name, switches), request.variable_values, variables)
+
+    async def _run(self, plan: Plan, variables: VariableValues, raw: dict[str, Any] | None) -> Answer:
+        """Answer the root fields in their order: from the database, from graphql-core, or with null and an error."""
+        parameters, refusals = plan.parameters(variables, self.facts)
+        errors = list(refusals.values())
+        if any(root.non_null for root in plan.roots if root.key in refusals):
+            return Answer(encode({"data": None, "errors": errors}))
+        answers = dict.fromkeys((root.key for root in plan.roots), b"null")
+        if plan.sql:
+            columns = await self.fetch(plan.sql, parameters)
+            answers |= zip((root.key for root in plan.roots if root.sql), columns, strict=True)
+        if plan.introspection:
+            told = execute_sync(self.schema, plan.introspection, variable_values=raw)
+            answers |= {key: encode(value) for key, value in (told.data or {}).items()}
+            errors += [formatted(error, "BAD_USER_INPUT") for error in told.errors or ()]
+        answers |= dict.fromkeys(refusals, b"null")
+        data = b",".join(b'"%b":%b' % (key.encode(), value) for key, value in answers.items())
+        return Answer(b'{"data":{%b}%b}' % (data, b',"errors":' + encode(errors) if errors else b""))
+
+    def _document(self, query: str) -> Document:
+        try:
+            node = parse(query, max_lexical_tokens=MOST_TOKENS)
+        except GraphQLError as error:
+            return Document(DocumentNode(definitions=()), [formatted(error, "GRAPHQL_PARSE_FAILED")])
+        errors = validate(self.schema, node, max_errors=MOST_ERRORS)
+        named = Named()
+        visit(node, named)
+        return Document(
+            node, [formatted(error, "GRAPHQL_VALIDATION_FAILED") for error in errors], sorted(named.variables)
+        )
+
+    def _plan(self, query: str, operation_name: str | None, switches: tuple[object, ...]) -> Plan:
+        document = self.document(query)
+        operation = get_operation_ast(document.node, operation_name)
+        assert operation
+        fragments = [node for node in document.node.definitions if isinstance(node, FragmentDefinitionNode)]
+        by_name = {node.name.value: FragmentDetails(node) for node in fragments}
+        shown = dict(zip(document.switches, switches, strict=True))
+        roots = list(Planner(self.schema, operation, by_name, shown).roots())
+        columns = [root.sql for root in roots if root.sql]
+        rest = [node for root in roots if not root.sql for node in root.nodes]
+        only = OperationDefinitionNode(
+            operation=operation.operation,
+            variable_definitions=operation.variable_definitions,
+            directives=(),
+            selection_set=SelectionSetNode(selections=tuple(rest)),
+        )
+        return Plan(
+            roots,
+            f"SELECT {', '.join(columns)}" if columns else "",
+            DocumentNode(definitions=(only, *fragments)) if rest else None,
+        )
+
+
+class Named(Visitor):
+    """Finds the variables that directives name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.variables: set[str] = set()
+
+    def enter_directive(self, node: DirectiveNode, *_: object) -> None:
+        """Note the variables among a directive's arguments."""
+        self.variables |= {
+            argument.value.name.value for argument in node.arguments or () if isinstance(argument.value, VariableNode)
+        }
+
+
+def unresolved(operation_name: str | None) -> str:
+    """Say why no operation could be chosen."""
+    if operation_name is None:
+        return "Give `operationName`: the document does not hold exactly one operation."
+    return f'The document holds no operation named "{operation_name}".'
+
+
+def formatted(error: GraphQLError, code: str) -> Formatted:
+    """Return an error as clients see it, with a code of its own or this one."""
+    return {**error.formatted, "extensions": {"code": code, **(error.extensions or {})}}
+
+
+def refused(*errors: GraphQLError | Formatted) -> Answer:
+    """Return the answer to a request that gets no data."""
+    shown = [formatted(error, "BAD_USER_INPUT") if isinstance(error, GraphQLError) else error for error in errors]
+    return Answer(encode({"errors": shown}), shown[0]["extensions"]["code"])
+
+
+def unexpected(error: Exception) -> Answer:
+    """Return the answer when we are at fault: an id that leads to the log, and nothing of what happened."""
+    error_id = uuid4().hex
+    log.error("unexpected error", error_id=error_id, exc_info=error)
+    shown = GraphQLError("Unexpected error.", extensions={"code": "INTERNAL_SERVER_ERROR", "id": error_id})
+    return refused(shown)
+
+
+def encode(value: object) -> bytes:
+    """Return JSON; a caller's lone surrogates, which a message may quote, are written as escapes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")

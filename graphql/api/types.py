@@ -1,0 +1,424 @@
+"""
+What the world can read: each type is a table, each field says what it is and where it stands.
+
+Printed by `make schema` to `graphql/schema.graphql`, the contract.
+"""
+# ruff: noqa: S608 - declarations are SQL, put together from nothing but each other.
+
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import date, datetime
+from decimal import Decimal
+from typing import ClassVar
+from uuid import UUID
+
+import strawberry
+from graphql import GraphQLSchema, print_schema
+from msgspec import Struct
+from strawberry import ID
+from strawberry.schema.config import StrawberryConfig
+from strawberry.types.scalar import ScalarDefinition
+
+from api.declare import (
+    DATE,
+    NUMBER,
+    ROW_ID,
+    Argument,
+    Connection,
+    Edge,
+    column,
+    describe,
+    given,
+    page,
+    related,
+    same,
+    table,
+)
+from app.record import calendar, model
+from app.record.journal import timestamp
+from app.record.returns import plain
+
+
+class Facts(Struct, frozen=True):
+    """What the process that answers knows and the database does not."""
+
+    version: str
+    rehearsed: bool
+    now: Callable[[], datetime]
+
+
+describe(
+    model.BatchStatus,
+    ACTIVE="Its fortnight is running.",
+    COMPLETED="All fifteen checkpoints are there.",
+    FAILED="No picks were made that Monday.",
+)
+describe(
+    model.FailureReason,
+    MISSED="Nobody was there to ask that Monday.",
+    NO_USABLE_ANSWER="The model gave no answer that keeps the rules.",
+    MISSING_CLOSE="A price of the baseline session could not be had.",
+    PROVIDER_ERROR="A provider could not be reached, or refused.",
+    CONFIGURATION="A key or a setting was missing or wrong.",
+)
+describe(
+    model.CheckpointStatus,
+    COMPUTED="It has all of them.",
+    SKIPPED="It has none; `skipReason` says why.",
+)
+describe(
+    model.SkipReason,
+    MARKET_CLOSED="The day before it was no session.",
+    MISSING_CLOSE="A close that it needs was not published in time.",
+    PROVIDER_ERROR="The provider of prices did not help.",
+)
+describe(
+    model.Action,
+    BUY="It is expected to do better than the benchmark.",
+    SELL="It is expected to do worse than the benchmark.",
+)
+describe(
+    model.JournalKind,
+    GENERATION="A question and what became of it.",
+    BATCH="A Monday's picks and their baseline.",
+    CHECKPOINT="A morning's look at a batch.",
+    CORRECTION="A figure that was put right.",
+    FAILURE="A Monday without picks, and why.",
+    PICK_ENDED="A share that stopped trading.",
+    PICK_RENAMED="A share that has a new ticker.",
+)
+
+
+def known_id(text: str) -> UUID | None:
+    """Return the id, or None for what cannot be one."""
+    try:
+        found = UUID(text)
+    except ValueError:
+        return None
+    return found if str(found) == text.lower() else None
+
+
+# A batch's checkpoint of the last session before day 14. If that one was skipped, no earlier day stands in for it.
+RESULT = """
+    checkpoints.batch_id = batches.id AND checkpoints.status = 'computed' AND batches.status = 'completed'
+    AND checkpoints.day = (
+        SELECT max(open_day.day) FROM checkpoints open_day
+        WHERE open_day.batch_id = batches.id AND open_day.day > 0
+            AND open_day.skip_reason IS DISTINCT FROM 'MARKET_CLOSED')"""
+NEXT_CHECKPOINT_AT = f"""
+    SELECT (batches.run_date + awaited.day + time '{calendar.DUE}') AT TIME ZONE '{calendar.TIME_ZONE}'
+    FROM generate_series({calendar.FORTNIGHT[0]}, {calendar.FORTNIGHT[-1]}) AS awaited (day)
+    WHERE batches.status = 'active' AND NOT EXISTS (
+        SELECT FROM checkpoints WHERE checkpoints.batch_id = batches.id AND checkpoints.day = awaited.day)
+    ORDER BY awaited.day LIMIT 1"""
+METRIC = "pick_checkpoint_metrics"
+SIGN = f"(SELECT CASE picks.action WHEN 'SELL' THEN -1 ELSE 1 END FROM picks WHERE picks.id = {METRIC}.pick_id)"
+DAY = f"(SELECT checkpoints.day FROM checkpoints WHERE checkpoints.id = {METRIC}.checkpoint_id)"
+POSITION = f"(SELECT picks.position FROM picks WHERE picks.id = {METRIC}.pick_id)"
+RUN_DATE = "(SELECT batches.run_date FROM batches WHERE batches.id = picks.batch_id)"
+
+
+SERIES = Argument(str, "Whose Mondays.", model.SERIES)
+
+
+@table("closes")
+class Close:
+    """A reading of one share's session: its raw, as-traded prices, with where and when they were read."""
+
+    id: ID = column("Never changes.")
+    ticker: str = column("The share.")
+    trading_day: date = column("The session.")
+    open: Decimal | None = column("The session's first price, if the source gave it.")
+    close: Decimal = column("The session's last price.")
+    source: str = column("Where it was read.")
+    read_at: datetime = column("When it was read.")
+
+
+@table("pick_checkpoint_metrics")
+class PickMetric:
+    """One pick at one computed checkpoint after day 0; returns are in percent, without dividends and costs."""
+
+    id: ID = column("Never changes.")
+    pick: "Pick" = related("The pick.", f"picks.id = {METRIC}.pick_id")
+    checkpoint: "Checkpoint" = related("The checkpoint.", f"checkpoints.id = {METRIC}.checkpoint_id")
+    current_price: Decimal = column("The close of the checkpoint's trading day, or the last value of an ended pick.")
+    close: Close | None = related(
+        "The reading that the price came from; null once the pick has ended.", f"closes.id = {METRIC}.close_id"
+    )
+    split_factor: Decimal = column("The product of the split factors since the baseline session; 1 without a split.")
+    absolute_return_pct: Decimal = column("The share's change since the baseline, whatever the action.")
+    vs_benchmark_pct: Decimal = column("`absoluteReturnPct` less the benchmark's change.")
+    directional_return_pct: Decimal = column(
+        "`absoluteReturnPct` in the pick's direction: its negative for a SELL.",
+        f"{SIGN} * {METRIC}.absolute_return_pct",
+    )
+    alpha_pct: Decimal = column(
+        "`vsBenchmarkPct` in the pick's direction: its negative for a SELL.",
+        f"{SIGN} * {METRIC}.vs_benchmark_pct",
+    )
+    hit: bool = column("Whether `alphaPct` is above zero.", f"{SIGN} * {METRIC}.vs_benchmark_pct > 0")
+    return_from_open_pct: Decimal | None = column(
+        "The share's change since `Pick.entryOpen`; null until that is known."
+    )
+    unusual_move: bool = column("Whether a move of a quarter or more in one session remains unexplained by splits.")
+    ended: bool = column("Whether the pick had stopped trading by then.")
+
+
+@table("corrections")
+class Correction:
+    """A stored figure that was put right, with what it said before."""
+
+    id: ID = column("Never changes.")
+    checkpoint: "Checkpoint" = related("Where the figure stands.", "checkpoints.id = corrections.checkpoint_id")
+    field: str = column("Which figure.")
+    ticker: str | None = column("Whose figure; null if it is the checkpoint's own.")
+    before: str | None = column("What it said.")
+    after: str | None = column("What it says now.")
+    reason: str = column("Why.")
+    made_at: datetime = column("When.")
+
+
+@table("checkpoints")
+class Checkpoint:
+    """One morning's look at a batch."""
+
+    id: ID = column("Never changes.")
+    batch: "Batch" = related("Its batch.", "batches.id = checkpoints.batch_id")
+    day: int = column("0 is the baseline; 1 to 14 are the mornings of the fortnight.")
+    checkpoint_date: date = column("The run date plus `day`; due at nine in New York.")
+    trading_day: date | None = column("The session whose closes it uses; null when skipped.")
+    status: model.CheckpointStatus = column("Whether it has its prices.")
+    skip_reason: model.SkipReason | None = column("Why it has, or at first had, no prices.")
+    note: str | None = column("The same in a sentence.")
+    taken_at: datetime = column("When it was stored or computed.")
+    skipped_at: datetime | None = column("When it was skipped, also if it was computed later.")
+    benchmark_price: Decimal | None = column("The benchmark's close of the trading day.")
+    benchmark_split_factor: Decimal | None = column("The product of the benchmark's split factors since the baseline.")
+    benchmark_return_pct: Decimal | None = column(
+        "The benchmark's change since the baseline, in percent; null on day 0."
+    )
+    metrics: list[PickMetric] = related(
+        "How the picks stand, in the model's order; none on day 0.",
+        f"{METRIC}.checkpoint_id = checkpoints.id",
+        order=POSITION,
+    )
+    corrections: list[Correction] = related(
+        "What was put right here, oldest first.",
+        "corrections.checkpoint_id = checkpoints.id",
+        order="corrections.made_at, corrections.id",
+    )
+
+
+@table("picks")
+class Pick:
+    """An idea of the model with its initial price: one of a Monday's three."""
+
+    id: ID = column("Never changes.")
+    batch: "Batch" = related("Its batch.", "batches.id = picks.batch_id")
+    position: int = column("Its place in the model's answer, from 1.")
+    ticker: str = column("The share.")
+    action: model.Action = column("What the model says to do with it.")
+    reasoning: str = column("The model's words.")
+    initial_price: Decimal = column("The close of the baseline session, from which every return counts.")
+    initial_close: Close = related("The reading that it came from.", "closes.id = picks.initial_close_id")
+    entry_open: Decimal | None = column("The open of the first session on or after the run date; null until known.")
+    ended: bool = column("Whether it has stopped trading.")
+    metrics: list[PickMetric] = related("How it stood, by day.", f"{METRIC}.pick_id = picks.id", order=DAY)
+    latest_metric: PickMetric | None = related(
+        "How it stood last.", f"{METRIC}.pick_id = picks.id", order=f"{DAY} DESC"
+    )
+    result: PickMetric | None = related(
+        "How it stood at its batch's result.",
+        f"{METRIC}.pick_id = picks.id AND {METRIC}.checkpoint_id = "
+        + f"(SELECT checkpoints.id FROM batches JOIN checkpoints ON {RESULT} WHERE batches.id = picks.batch_id)",
+    )
+
+
+@table("generations")
+class Generation:
+    """One question put to the model, and what became of it."""
+
+    id: ID = column("Never changes.")
+    attempt: int = column("Which question of that Monday, from 1.")
+    accepted: bool | None = column("Whether the answer became the picks; null while the question is open.")
+    refusal: str | None = column("Why the answer was not taken.")
+    requested_model: str = column("The model that was asked.")
+    answered_model: str | None = column("The model that answered, as it names itself.")
+    prompt_version: str = column("The version of our prompt.")
+    system_prompt: str = column("What the model was told to be.")
+    user_prompt: str = column("What it was asked.")
+    answer: str | None = column("What it said, to the letter.")
+    request_id: str | None = column("The provider's name for the exchange.")
+    prompt_tokens: int | None = column("The length of the question, as the provider counts.")
+    completion_tokens: int | None = column("The length of the answer, as the provider counts.")
+    asked_at: datetime = column("When the question was sent.")
+    answered_at: datetime | None = column("When the answer was there.")
+
+
+@table("journal")
+class JournalEntry:
+    """One entry of the append-only, hash-chained log of everything that was recorded."""
+
+    seq: str = column("1, 2, 3 without gaps.")
+    kind: model.JournalKind = column("What was recorded.")
+    at: datetime = column("When.")
+    content: str = column("All of it, as RFC 8785 canonical JSON.")
+    previous: str = column("The hash of the entry before; 64 zeros at the first.")
+    hash: str = column("SHA-256, in hex, of `previous`, a line feed and `content`.")
+
+
+@table("batches")
+class Batch:
+    """One Monday's picks of one series, with the benchmark they are measured against."""
+
+    id: ID = column("Never changes.")
+    series: str = column("Whose Monday: a model and its prompt.")
+    run_date: date = column("The Monday, a date in New York.")
+    created_at: datetime = column("When it was stored.")
+    status: model.BatchStatus = column("What became of it.")
+    late: bool = column("Whether it was stored at or after the open of the first session it could be traded in.")
+    failure_reason: model.FailureReason | None = column("Why there are no picks.")
+    failure: str | None = column("The same in a sentence.")
+    benchmark_symbol: str = column("What the picks are measured against.")
+    benchmark_initial_price: Decimal | None = column("Its close at the baseline session; null without picks.")
+    trading_day: date | None = column("The baseline session, the last one before the run date; null without picks.")
+    picks: list[Pick] = related("In the model's order.", "picks.batch_id = batches.id", order="picks.position")
+    checkpoints: list[Checkpoint] = related(
+        "By day.",
+        "checkpoints.batch_id = batches.id AND (checkpoints.status = $status OR $status IS NULL)",
+        order="checkpoints.day",
+        status=Argument(model.CheckpointStatus | None, "Only these."),
+    )
+    latest_checkpoint: Checkpoint | None = related(
+        "The last computed one after day 0.",
+        "checkpoints.batch_id = batches.id AND checkpoints.status = 'computed' AND checkpoints.day > 0",
+        order="checkpoints.day DESC",
+    )
+    result: Checkpoint | None = related(
+        "The checkpoint of the last session before day 14; null while the batch is open, or if that one was skipped.",
+        RESULT,
+    )
+    next_checkpoint_at: datetime | None = column(
+        "When the first checkpoint that is not there is due; null unless the batch is active.", NEXT_CHECKPOINT_AT
+    )
+    generations: list[Generation] = related(
+        "The questions put to the model that Monday, in their order.",
+        "generations.series = batches.series AND generations.run_date = batches.run_date",
+        order="generations.attempt",
+    )
+    journal: list[JournalEntry] = related(
+        "What the journal says of it, oldest first.", "journal.batch_id = batches.id", order="journal.seq"
+    )
+
+
+@table()
+class JournalEdge(Edge[JournalEntry]):
+    """An entry of a page and its cursor."""
+
+
+@table()
+class JournalConnection(Connection[JournalEntry]):
+    """A page of the journal."""
+
+    # Narrower than a connection's edges, which is sound where nothing is ever written.
+    edges: list[JournalEdge] = same("The page's entries, each with its cursor.")  # type: ignore[assignment]
+
+
+@table()
+class Service:
+    """What answers here, and what it knows of itself."""
+
+    version: str = given("The software's version.", lambda facts: facts.version)
+    rehearsed: bool = given("Whether the record was made up for a rehearsal.", lambda facts: facts.rehearsed)
+    next_run_at: datetime = given(
+        "The next Monday at nine in New York.", lambda facts: calendar.next_run_at(facts.now())
+    )
+    journal_head: JournalEntry | None = related(
+        "The journal's newest entry: keep its hash, and no one can rewrite what came before.", order="journal.seq DESC"
+    )
+
+
+@table()
+class Query:
+    """Everything that can be asked."""
+
+    latest_batch: Batch | None = related(
+        "The newest Monday, whatever became of it.",
+        "batches.series = $series",
+        order="batches.run_date DESC",
+        series=SERIES,
+    )
+    batch: Batch | None = related(
+        "One batch; null if the id is not known.", "batches.id = $id", id=Argument(ID, "Its id.", convert=known_id)
+    )
+    batch_on: Batch | None = related(
+        "The batch of one Monday; null if there is none.",
+        "batches.run_date = $run_date AND batches.series = $series",
+        run_date=Argument(date, "The Monday."),
+        series=SERIES,
+    )
+    batches: Connection[Batch] = page(
+        "The Mondays, newest first.",
+        "batches.series = $series AND (batches.status = $status OR $status IS NULL)",
+        by={"batches.run_date": DATE},
+        newest_first=True,
+        status=Argument(model.BatchStatus | None, "Only these."),
+        series=SERIES,
+    )
+    pick: Pick | None = related(
+        "One pick; null if the id is not known.", "picks.id = $id", id=Argument(ID, "Its id.", convert=known_id)
+    )
+    picks: Connection[Pick] = page(
+        "One share's picks in every series, newest first.",
+        "picks.ticker = $ticker",
+        by={RUN_DATE: DATE, "picks.id": ROW_ID},
+        newest_first=True,
+        ticker=Argument(str, "The share, as in `BRK.B`."),
+    )
+    journal: JournalConnection = page(
+        "The journal, oldest first.",
+        "(journal.kind = $kind OR $kind IS NULL)",
+        by={"journal.seq": NUMBER},
+        newest_first=False,
+        kind=Argument(model.JournalKind | None, "Only these."),
+    )
+    service: Service = same("What answers here.")
+
+
+class NotADateError(ValueError):
+    """What should be a date is none. (graphql-core adds the place and the value, and passes the code on.)"""
+
+    extensions: ClassVar = {"code": "BAD_DATE"}
+
+
+def read_date(text: object) -> date:
+    """Return the date that is written as `YYYY-MM-DD`, or refuse any other form of it."""
+    if isinstance(text, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        with suppress(ValueError):
+            return date.fromisoformat(text)
+    raise NotADateError("A date is written as YYYY-MM-DD.")
+
+
+SCALARS: dict[object, ScalarDefinition] = {
+    Decimal: strawberry.scalar(
+        name="Decimal", description="A number as text, in plain notation and at full precision.", serialize=plain
+    ),
+    date: strawberry.scalar(
+        name="Date", description="A date as `YYYY-MM-DD`.", serialize=date.isoformat, parse_value=read_date
+    ),
+    datetime: strawberry.scalar(
+        name="DateTime", description="A time in UTC as `YYYY-MM-DDTHH:MM:SS.ffffffZ`.", serialize=timestamp
+    ),
+}
+schema: GraphQLSchema = strawberry.Schema(Query, config=StrawberryConfig(scalar_map=SCALARS))._schema
+
+
+def printed() -> str:
+    """Return the schema as text."""
+    return f"{print_schema(schema)}\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(printed())

@@ -1,0 +1,112 @@
+"""
+What keeps every promise after a crash.
+
+One process at a time, by an advisory lock: puts back the jobs of processes that died, defers due checkpoints that have
+neither a row nor a job, and sees that this Monday's batch is there or on its way.
+"""
+
+from contextlib import suppress
+from datetime import timedelta
+
+import structlog
+from msgspec import Struct
+
+from app.database.pools import transaction
+from app.record import calendar
+from app.record.model import SERIES
+from app.store import batches, checkpoints
+from app.store.rows import Conn
+from app.tools import Tools
+from jobs import daily, weekly
+from jobs.queue import AWAY, STALLED_AFTER
+
+log = structlog.get_logger()
+
+PAUSE = 60.0
+_LOCK = 4_021_970_434
+
+# The tick itself begins a Monday; upkeep only does when the tick did not.
+_TICK = timedelta(minutes=1)
+
+
+class Mended(Struct, frozen=True):
+    """What a round of upkeep found to do."""
+
+    put_back: int = 0
+    deferred: int = 0
+    begun: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.put_back or self.deferred or self.begun)
+
+
+async def keep(tools: Tools, stalled_after: float = STALLED_AFTER) -> None:
+    """Look after the promises, a round a minute, until cancelled; a database that is away is looked for again."""
+    while True:
+        with suppress(*AWAY):
+            if mended := await look_after(tools, stalled_after):
+                log.warning("upkeep mended", put_back=mended.put_back, deferred=mended.deferred, begun=mended.begun)
+        await tools.sleep(PAUSE)
+
+
+async def look_after(tools: Tools, stalled_after: float = STALLED_AFTER) -> Mended | None:
+    """Do one round; return what it mended, or None if another process is at it."""
+    async with transaction(tools.pool) as conn:
+        cursor = await conn.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))
+        if not (await cursor.fetchone() or (False,))[0]:
+            return None
+        return Mended(
+            put_back=await _put_back(conn, stalled_after),
+            deferred=await _defer_due(conn, tools),
+            begun=await _begin_monday(conn, tools),
+        )
+
+
+async def _put_back(conn: Conn, stalled_after: float) -> int:
+    """Put back the jobs whose process is dead: a matter of real time, so of Postgres's own now()."""
+    cursor = await conn.execute(
+        """
+        SELECT procrastinate_retry_job_v2(stalled.id, NULL, NULL, NULL, NULL)
+        FROM (
+            SELECT procrastinate_jobs.id
+            FROM procrastinate_jobs
+            LEFT JOIN procrastinate_workers ON procrastinate_workers.id = procrastinate_jobs.worker_id
+            WHERE procrastinate_jobs.status = 'doing'
+                AND (procrastinate_workers.id IS NULL
+                    OR procrastinate_workers.last_heartbeat < now() - make_interval(secs => %s))
+            FOR UPDATE OF procrastinate_jobs SKIP LOCKED
+        ) stalled
+        """,
+        (stalled_after,),
+    )
+    return cursor.rowcount
+
+
+async def _defer_due(conn: Conn, tools: Tools) -> int:
+    """Defer the checkpoints whose time has come that have neither a row nor a job."""
+    awaited = await checkpoints.awaiting(conn, calendar.today(tools.now()))
+    if not awaited:
+        return 0
+    cursor = await conn.execute(
+        """
+        SELECT args ->> 'batch_id', (args ->> 'day')::integer
+        FROM procrastinate_jobs
+        WHERE task_name = %s AND status IN ('todo', 'doing')
+        """,
+        (daily.take_checkpoint.name,),
+    )
+    on_their_way = {(id, day) for id, day in await cursor.fetchall()}
+    lost = [
+        due for due in awaited if due.at <= tools.now() and (str(due.batch_id), due.day) not in on_their_way
+    ]
+    await daily.defer(conn, lost)
+    return len(lost)
+
+
+async def _begin_monday(conn: Conn, tools: Tools) -> bool:
+    """Begin this Monday if its tick was lost."""
+    run_date = calendar.run_date(tools.now() - _TICK)
+    if run_date is None or await batches.on(conn, SERIES, run_date) or await weekly.live_jobs(conn):
+        return False
+    await weekly.begin_again(conn, tools.now())
+    return True

@@ -1,0 +1,284 @@
+"""A Monday: ask for ideas, look up their prices, and store the batch with its fourteen mornings, all or nothing."""
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from msgspec.structs import replace
+from procrastinate import JobContext
+from structlog.contextvars import bind_contextvars
+
+from app.database.pools import transaction
+from app.errors import ConfigurationError, MissingClose, ProviderBusy, ProviderError, ProviderUnavailable
+from app.errors import QuestionInProgress, TryAgainAt, UnknownTicker, UnusableAnswer
+from app.providers.openai import TIME_LIMIT, Answer
+from app.record import calendar, ideas, returns
+from app.record.model import SERIES, Batch, BatchStatus, Checkpoint, CheckpointStatus, Close, FailureReason
+from app.record.model import Generation, Idea, Pick, batch_id
+from app.store import batches, closes, generations
+from app.store.checkpoints import Due
+from app.store.rows import Conn
+from app.tools import Tools
+from jobs.closes import closes_of
+from jobs.daily import defer
+from jobs.queue import Retry, app, tools
+
+log = structlog.get_logger()
+
+# A question is open for its time limit and a little more, for the answer to be stored.
+LAPSE = timedelta(seconds=TIME_LIMIT + 5)
+
+
+# Nine in New York is one of the two, whatever the season: the job itself asks which.
+@app.periodic(cron="0 13,14 * * 1")
+@app.task(name="pick_week", retry=Retry(), pass_context=True)
+async def pick_week(context: JobContext, timestamp: int, questions: int | None = None) -> None:
+    """
+    Make this Monday's batch, if a Monday has begun and nobody has.
+
+    `timestamp` is the tick's and is not used: the clock says which Monday it is. `questions` is how many may have been
+    asked in all when a failed Monday is run again by hand.
+    """
+    assert context.job.id is not None
+    await begin(tools(), context.job.id, questions)
+
+
+async def begin(tools: Tools, job_id: int, questions: int | None) -> None:
+    """Run the Monday that has begun, unless it is done or on its way in another job."""
+    run_date = calendar.run_date(tools.now())
+    if run_date is None:
+        log.info("no Monday has begun")
+        return
+    bind_contextvars(run_date=str(run_date), step="begin")
+    async with transaction(tools.pool) as conn:
+        batch = await batches.on(conn, SERIES, run_date)
+        on_its_way = await live_jobs(conn, before=job_id)
+    if batch and (batch.status != BatchStatus.FAILED or questions is None):
+        log.info("this Monday has its batch", batch=str(batch.id), status=batch.status)
+    elif on_its_way:
+        log.info("this Monday is on its way", other_job=on_its_way)
+    else:
+        await _run(tools, run_date, questions or ideas.QUESTIONS)
+
+
+async def live_jobs(conn: Conn, before: int | None = None) -> list[int]:
+    """Return the ids of weekly jobs that wait or run, older than `before`."""
+    cursor = await conn.execute(
+        """
+        SELECT id
+        FROM procrastinate_jobs
+        WHERE task_name = %s AND status IN ('todo', 'doing') AND id < coalesce(%s, 9223372036854775807)
+        ORDER BY id
+        """,
+        (pick_week.name, before),
+    )
+    return [id for (id,) in await cursor.fetchall()]
+
+
+async def begin_again(conn: Conn, at: datetime, questions: int | None = None) -> int:
+    """Put a weekly job into the queue outside its tick; return its id."""
+    job = pick_week.configure().job.evolve(task_kwargs={"timestamp": int(at.timestamp()), "questions": questions})
+    (deferred,) = await app.job_manager.batch_defer_jobs_async([job], connection=conn)
+    assert deferred.id is not None
+    return deferred.id
+
+
+async def _run(tools: Tools, run_date: date, questions: int) -> None:
+    """Make the batch of `run_date`, or store why there is none."""
+    try:
+        while True:
+            generation, chosen = await _choose(tools, run_date, questions)
+            try:
+                bind_contextvars(step="snapshot")
+                readings = await _snapshot(tools, chosen, run_date)
+            except UnknownTicker as unknown:
+                await _complete(tools, replace(generation, accepted=False, refusal=str(unknown)))
+            else:
+                await _store(tools, run_date, chosen, readings)
+                return
+    except MissingClose as missing:
+        if again := calendar.ask_again_at(tools.now()):
+            raise TryAgainAt(str(missing), again) from None
+        await _fail(tools, run_date, FailureReason.MISSING_CLOSE, str(missing))
+    except UnusableAnswer as error:
+        await _fail(tools, run_date, FailureReason.NO_USABLE_ANSWER, str(error))
+    except ConfigurationError as error:
+        await _fail(tools, run_date, FailureReason.CONFIGURATION, str(error))
+    except ProviderError as error:
+        await _fail(tools, run_date, FailureReason.PROVIDER_ERROR, str(error))
+
+
+async def _choose(tools: Tools, run_date: date, questions: int) -> tuple[Generation, list[Idea]]:
+    """
+    Return an accepted answer and its ideas: one that was paid for already, or a new one.
+
+    Raises QuestionInProgress while somebody else's question is open; UnusableAnswer or ProviderError when all
+    questions are used up; ConfigurationError at once.
+    """
+    bind_contextvars(step="choose")
+    while True:
+        async with tools.pool.connection() as conn:
+            asked = await generations.of(conn, SERIES, run_date)
+        if accepted := next((one for one in asked if one.accepted), None):
+            return accepted, ideas.read(accepted.answer or "", tools.benchmark)
+        last = asked[-1] if asked else None
+        if last and last.accepted is None:
+            if (lapses := last.asked_at + LAPSE) > tools.now():
+                raise QuestionInProgress("A question to the model is open.", lapses)
+            await _complete(tools, replace(last, accepted=False, refusal="No answer arrived in time."))
+        elif last and len(asked) >= questions:
+            told = f"{len(asked)} questions brought no usable answer. The last: {last.refusal}"
+            raise UnusableAnswer(told) if last.answered_at else ProviderUnavailable(told)
+        else:
+            await _ask(tools, run_date, asked)
+
+
+async def _ask(tools: Tools, run_date: date, asked: Sequence[Generation]) -> None:
+    """Put one more question, claimed before it is sent, and store what became of it."""
+    refusals = [one.refusal for one in asked if one.answered_at and one.refusal]
+    question = Generation(
+        id=uuid4(),
+        series=SERIES,
+        run_date=run_date,
+        attempt=len(asked) + 1,
+        asked_at=tools.now(),
+        requested_model=tools.picker.model,
+        prompt_version=ideas.PROMPT_VERSION,
+        system_prompt=ideas.SYSTEM_PROMPT,
+        user_prompt=ideas.user_prompt(run_date, tools.benchmark, refusals),
+    )
+    async with tools.pool.connection() as conn:
+        if not await generations.claim(conn, question):
+            return  # somebody else asks
+    log.info("model asked", question=question.attempt, model=question.requested_model, generation=str(question.id))
+    try:
+        answer = await tools.picker.ask(question.system_prompt, question.user_prompt)
+    except ConfigurationError as error:
+        await _complete(tools, replace(question, accepted=False, refusal=str(error)))
+        raise
+    except (ProviderBusy, ProviderUnavailable) as error:
+        await _complete(tools, replace(question, accepted=False, refusal=str(error)))
+        await tools.sleep(min(60.0, 5.0 * 2 ** len(asked)))
+        return
+    await _complete(tools, _answered(tools, question, answer))
+
+
+def _answered(tools: Tools, question: Generation, answer: Answer) -> Generation:
+    """Return the question with its answer, accepted or refused. What cannot be stored is replaced and so refused."""
+    text = (answer.text or "").replace("\0", "\N{REPLACEMENT CHARACTER}")
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    try:
+        if answer.unusable:
+            raise UnusableAnswer(answer.unusable)
+        ideas.read(answer.text or "", tools.benchmark)
+        refusal = None
+    except UnusableAnswer as error:
+        refusal = str(error)
+    return replace(
+        question,
+        answered_at=tools.now(),
+        answered_model=answer.model,
+        answer=text,
+        request_id=answer.request_id,
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+        accepted=refusal is None,
+        refusal=refusal,
+    )
+
+
+async def _complete(tools: Tools, generation: Generation) -> None:
+    async with transaction(tools.pool) as conn:
+        await generations.complete(conn, generation, tools.now())
+    tell: Any = log.info if generation.accepted else log.warning
+    tell("answer accepted" if generation.accepted else "question in vain", refusal=generation.refusal)
+
+
+async def _snapshot(tools: Tools, chosen: Sequence[Idea], run_date: date) -> dict[str, Close]:
+    """Return the closes of the baseline session, the benchmark's first; a ticker no longer traded is unknown."""
+    session = tools.calendar.session_before(run_date)
+    try:
+        return await closes_of(tools, [tools.benchmark, *(idea.ticker for idea in chosen)], session)
+    except MissingClose as missing:
+        before = tools.calendar.session_before(session)
+        async with tools.pool.connection() as conn:
+            for ticker in missing.tickers:
+                if ticker != tools.benchmark and not await closes.newest(conn, ticker, before):
+                    raise UnknownTicker(f"{ticker} has no recent price; it is no longer traded.", ticker) from None
+        raise
+
+
+async def _store(tools: Tools, run_date: date, chosen: Sequence[Idea], readings: dict[str, Close]) -> None:
+    """Store the batch, its picks, its baseline, the journal's entry and the fourteen jobs: all of it or none."""
+    bind_contextvars(step="store")
+    now, benchmark = tools.now(), readings[tools.benchmark]
+    batch = Batch(
+        id=batch_id(SERIES, run_date),
+        series=SERIES,
+        run_date=run_date,
+        created_at=now,
+        status=BatchStatus.ACTIVE,
+        late=tools.calendar.is_late(run_date, now),
+        benchmark_symbol=tools.benchmark,
+        benchmark_initial_price=benchmark.close,
+        benchmark_initial_close_id=benchmark.id,
+        trading_day=benchmark.trading_day,
+    )
+    picks = [
+        Pick(
+            id=uuid4(),
+            batch_id=batch.id,
+            position=position,
+            ticker=idea.ticker,
+            action=idea.action,
+            reasoning=idea.reasoning,
+            initial_price=readings[idea.ticker].close,
+            initial_close_id=readings[idea.ticker].id,
+        )
+        for position, idea in enumerate(chosen, 1)
+    ]
+    baseline = Checkpoint(
+        id=uuid4(),
+        batch_id=batch.id,
+        day=0,
+        checkpoint_date=run_date,
+        trading_day=benchmark.trading_day,
+        status=CheckpointStatus.COMPUTED,
+        taken_at=now,
+        benchmark_price=benchmark.close,
+        benchmark_close_id=benchmark.id,
+        benchmark_split_factor=returns.ONE,
+    )
+    async with transaction(tools.pool) as conn:
+        if not await batches.add(conn, batch, picks, baseline, list(readings.values())):
+            log.info("somebody was first")
+            return
+        await defer(conn, [Due(batch.id, run_date, day) for day in calendar.FORTNIGHT])
+    log.info(
+        "batch stored",
+        batch=str(batch.id),
+        late=batch.late,
+        picks=[f"{pick.action} {pick.ticker} at {pick.initial_price}" for pick in picks],
+        pick_ids=[str(pick.id) for pick in picks],
+        benchmark=f"{batch.benchmark_symbol} at {batch.benchmark_initial_price}",
+    )
+
+
+async def _fail(tools: Tools, run_date: date, reason: FailureReason, failure: str) -> None:
+    now = tools.now()
+    batch = Batch(
+        id=batch_id(SERIES, run_date),
+        series=SERIES,
+        run_date=run_date,
+        created_at=now,
+        status=BatchStatus.FAILED,
+        late=tools.calendar.is_late(run_date, now),
+        failure_reason=reason,
+        failure=failure,
+        benchmark_symbol=tools.benchmark,
+    )
+    async with transaction(tools.pool) as conn:
+        await batches.add_failed(conn, batch)
+    log.error("this Monday failed", reason=reason, failure=failure, batch=str(batch.id))

@@ -1,0 +1,73 @@
+"""The supervised worker: it is started again whenever it ends, and stopped once, with time to drain."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import structlog
+
+from app.tools import Tools
+from jobs import upkeep
+from jobs.queue import STALLED_AFTER, Queue
+
+log = structlog.get_logger()
+
+PAUSE = 0.3
+
+
+class Worker:
+    """A process's worker: whether it lives, and a way to start it anew."""
+
+    def __init__(self, queue: Queue, options: Callable[[], dict[str, Any]]) -> None:
+        self.queue, self.options = queue, options
+        self.alive = False
+        self._stopping = False
+        self._running: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Run workers one after another until stopped: a Postgres restart or a dead heartbeat ends one."""
+        while not self._stopping:
+            self._running = asyncio.create_task(
+                self.queue.run_worker_async(install_signal_handlers=False, **self.options())
+            )
+            self.alive = True
+            try:
+                await asyncio.wait([self._running])
+            finally:
+                self.alive = False
+            if not self._stopping:
+                error = None if self._running.cancelled() else self._running.exception()
+                log.info("worker starts again", reason=str(error) if error else "it ended")
+                await asyncio.sleep(PAUSE)
+
+    def start_anew(self) -> None:
+        """Let the running worker finish its jobs and start another, with the options as they are then."""
+        if self._running:
+            self._running.cancel()
+
+    async def stop(self) -> None:
+        """Let running jobs finish within their bound, requeue what did not, and end."""
+        self._stopping = True
+        # Once: a second cancel would leave running jobs behind as `doing`.
+        if self._running and not self._running.done():
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+
+@asynccontextmanager
+async def supervised(
+    queue: Queue, tools: Tools, options: Callable[[], dict[str, Any]] = dict
+) -> AsyncIterator[Worker]:
+    """Run a worker and the upkeep beside whatever the context does."""
+    worker = Worker(queue, options)
+    stalled_after = options().get("stalled_worker_timeout", STALLED_AFTER)
+    runs = [asyncio.create_task(worker.run()), asyncio.create_task(upkeep.keep(tools, stalled_after))]
+    try:
+        yield worker
+    finally:
+        await worker.stop()
+        for task in runs:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*runs, return_exceptions=True)

@@ -1,0 +1,306 @@
+"""
+A whole record, the same every time: what the API's tests read.
+
+Series `main`: a completed batch with a result, a completed one that stays unresolved, a failed Monday, and an active
+batch with a gap at day 4. Series `second`: a completed batch on the first of these Mondays, with a pick that ended, a
+split, a checkpoint that was skipped first, and a share that `main` picked too.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from itertools import count
+from uuid import UUID
+
+import psycopg
+from msgspec.structs import asdict
+
+from api.engine import Engine
+from api.types import Facts, schema
+from app.database import pools
+from app.record import journal, returns
+from app.record.calendar import FORTNIGHT, Calendar, checkpoint_date, due_at
+from app.record.model import (
+    Action,
+    Batch,
+    BatchStatus,
+    Checkpoint,
+    CheckpointStatus,
+    Close,
+    FailureReason,
+    Generation,
+    JournalEntry,
+    JournalKind,
+    Pick,
+    PickMetric,
+    SkipReason,
+)
+
+WON, UNRESOLVED, FAILED, RUNNING = (date(2026, 1, day) for day in (5, 12, 19, 26))
+NOW = datetime(2026, 2, 1, 17, 30, tzinfo=UTC)
+FACTS = Facts(version="1.2.3", rehearsed=True, now=lambda: NOW)
+
+ODD = 'It "will" rise: 50 % off,\n\tC:\\prices, $1 %s {x}, naïve — 株価 🚀\u2028'
+BASE = {"SPY": 690, "AAPL": 270, "MSFT": 480, "BRK.B": 500, "NVDA": 190, "KO": 70, "XOM": 120}
+
+
+def an_id(kind: int, number: int) -> UUID:
+    """An id that tells by itself whose it is."""
+    return UUID(f"{kind:08x}-0000-4000-8000-{number:012x}")
+
+
+class Record:
+    """Writes a record into a database, row by row."""
+
+    def __init__(self, conn: psycopg.Connection) -> None:
+        self.conn, self.calendar = conn, Calendar()
+        self.numbers: dict[int, Iterator[int]] = {}
+        self.closes: dict[tuple[str, date], Close] = {}
+        self.head: JournalEntry | None = None
+
+    def next(self, kind: int) -> UUID:
+        return an_id(kind, next(self.numbers.setdefault(kind, count(1))))
+
+    def add(self, table: str, **row: object) -> None:
+        columns, places = ", ".join(row), ", ".join(["%s"] * len(row))
+        self.conn.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", list(row.values()))
+
+    def write(self, kind: JournalKind, at: datetime, recorded: dict[str, object], batch: UUID | None = None) -> None:
+        self.head = journal.entry(self.head, kind, at, recorded, batch)
+        self.add("journal", **asdict(self.head))
+
+    def close(self, ticker: str, session: date) -> Close:
+        """The close of a session: it moves by some cents a day, differently for each ticker."""
+        if (ticker, session) not in self.closes:
+            days = (session - date(2026, 1, 1)).days
+            cents = (days * 37 + len(ticker) * days * days) % 1000 - 300
+            close = BASE[ticker] + Decimal(cents) / 100
+            at = due_at(session, 1) + timedelta(seconds=3, microseconds=20)
+            reading = Close(
+                id=self.next(1),
+                ticker=ticker,
+                trading_day=session,
+                open=close - 1,
+                close=close,
+                source="test",
+                read_at=at,
+            )
+            self.closes[ticker, session] = reading
+            self.add("closes", **asdict(reading))
+        return self.closes[ticker, session]
+
+    def question(self, series: str, run_date: date, attempt: int, batch: UUID, **became: object) -> None:
+        generation = Generation(
+            id=self.next(2), series=series, run_date=run_date, attempt=attempt,
+            asked_at=due_at(run_date) + timedelta(seconds=attempt), requested_model="gpt-test", prompt_version="1",
+            system_prompt="You choose.", user_prompt=f"Today is {run_date}.", **became,
+        )  # fmt: skip
+        self.add("generations", **asdict(generation))
+        if generation.answered_at:
+            self.write(JournalKind.GENERATION, generation.answered_at, {"generation": generation}, batch)
+
+    def batch(self, series: str, run_date: date, status: BatchStatus, ideas: str) -> tuple[Batch, list[Pick]]:
+        """A batch with its picks and day 0; `ideas` reads `AAPL BUY, KO SELL`."""
+        session = self.calendar.session_before(run_date)
+        at = due_at(run_date) + timedelta(seconds=20, microseconds=123456)
+        benchmark = self.close("SPY", session)
+        batch = Batch(
+            id=self.next(3), series=series, run_date=run_date, created_at=at, status=status, late=False,
+            benchmark_symbol="SPY", benchmark_initial_price=benchmark.close, benchmark_initial_close_id=benchmark.id,
+            trading_day=session,
+        )  # fmt: skip
+        self.add("batches", **asdict(batch))
+        picks = []
+        # Backwards, so that nothing is in order by chance.
+        for position, idea in reversed(list(enumerate(ideas.split(", "), 1))):
+            ticker, action = idea.split()
+            reading = self.close(ticker, session)
+            pick = Pick(
+                id=self.next(4), batch_id=batch.id, position=position, ticker=ticker, action=Action(action),
+                reasoning=ODD if position == 1 else f"{ticker} looks right.", initial_price=reading.close,
+                initial_close_id=reading.id, entry_open=reading.close + 1 if position == 2 else None,
+            )  # fmt: skip
+            self.add("picks", **asdict(pick))
+            picks.insert(0, pick)
+        day_zero = Checkpoint(
+            id=self.next(5), batch_id=batch.id, day=0, checkpoint_date=run_date, trading_day=session,
+            status=CheckpointStatus.COMPUTED, taken_at=at, benchmark_price=benchmark.close,
+            benchmark_close_id=benchmark.id, benchmark_split_factor=Decimal(1),
+        )  # fmt: skip
+        self.add("checkpoints", **asdict(day_zero))
+        self.write(JournalKind.BATCH, at, {"batch": batch, "picks": picks}, batch.id)
+        return batch, picks
+
+    def checkpoint(
+        self, batch: Batch, picks: list[Pick], day: int, missing: bool = False, late: bool = False,
+        change: Callable[[PickMetric, Pick], dict[str, object]] = lambda metric, pick: {},
+    ) -> UUID:  # fmt: skip
+        """A morning: skipped after a closed day or when `missing`, else computed; `late` was skipped first."""
+        on = checkpoint_date(batch.run_date, day)
+        session, at = self.calendar.trading_day(on), due_at(batch.run_date, day) + timedelta(seconds=5)
+        row: dict[str, object] = {
+            "id": self.next(5), "batch_id": batch.id, "day": day, "checkpoint_date": on, "taken_at": at,
+            "status": CheckpointStatus.COMPUTED,
+        }  # fmt: skip
+        if session is None:
+            row |= {"skip_reason": SkipReason.MARKET_CLOSED, "skipped_at": at, "note": "No session."}
+        elif missing or late:
+            row |= {"skip_reason": SkipReason.MISSING_CLOSE, "skipped_at": at, "note": 'No close of "KO".'}
+        if session is None or missing:
+            row["status"] = CheckpointStatus.SKIPPED
+            self.add("checkpoints", **row)
+            self.write(JournalKind.CHECKPOINT, at, {"checkpoint": row}, batch.id)
+            return row["id"]
+        benchmark = self.close("SPY", session)
+        measured = returns.return_pct(batch.benchmark_initial_price, benchmark.close)
+        row |= {
+            "trading_day": session, "benchmark_price": benchmark.close, "benchmark_close_id": benchmark.id,
+            "benchmark_split_factor": Decimal(1), "benchmark_return_pct": measured,
+        }  # fmt: skip
+        self.add("checkpoints", **row)
+        for pick in picks:
+            reading = self.close(pick.ticker, session)
+            measure = returns.measure(pick.initial_price, reading.close, Decimal(1), measured)
+            metric = PickMetric(
+                id=self.next(6), checkpoint_id=row["id"], pick_id=pick.id, current_price=reading.close,
+                close_id=reading.id, split_factor=Decimal(1), unusual_move=False, ended=False, **asdict(measure),
+            )  # fmt: skip
+            if pick.entry_open:
+                after_open = returns.return_pct(pick.entry_open, reading.close)
+                metric = PickMetric(**{**asdict(metric), "return_from_open_pct": after_open})
+            self.add("pick_checkpoint_metrics", **{**asdict(metric), **change(metric, pick)})
+        self.write(JournalKind.CHECKPOINT, at, {"checkpoint": row}, batch.id)
+        return row["id"]
+
+
+def plant(address: str) -> None:
+    """Write the whole record."""
+    with psycopg.connect(address) as conn:
+        record = Record(conn)
+        _won(record)
+        _second(record)
+        _unresolved(record)
+        _failed(record)
+        _running(record)
+
+
+def _won(record: Record) -> None:
+    answered = due_at(WON) + timedelta(seconds=9)
+    batch_id = an_id(3, 1)
+    record.question(
+        "main", WON, 1, batch_id, accepted=False, answer='{"picks": []}', answered_at=answered, refusal='No "picks".'
+    )
+    record.question(
+        "main", WON, 2, batch_id, accepted=True, answer=f'{{"picks": "{ODD!r}"}}', answered_at=answered,
+        answered_model="gpt-test-2025", request_id="req_1", prompt_tokens=812, completion_tokens=301,
+    )  # fmt: skip
+    batch, picks = record.batch("main", WON, BatchStatus.COMPLETED, "AAPL BUY, KO SELL, BRK.B BUY")
+    assert batch.id == batch_id
+    for day in FORTNIGHT:
+        checkpoint = record.checkpoint(batch, picks, day, missing=day == 4)
+        if day == 3:
+            for field, before in (("note", None), ("benchmark_price", "690.1")):
+                made = due_at(WON, 9)
+                correction = {
+                    "id": record.next(7), "checkpoint_id": checkpoint, "field": field, "ticker": None, "before": before,
+                    "after": "690", "reason": "It's what the source says now.", "made_at": made,
+                }  # fmt: skip
+                record.add("corrections", **correction)
+                record.write(JournalKind.CORRECTION, made, {"correction": correction}, batch.id)
+
+
+def _second(record: Record) -> None:
+    def change(metric: PickMetric, pick: Pick) -> dict[str, object]:
+        if pick.ticker == "XOM":  # bought out: a fixed value, no reading
+            return {"ended": True, "close_id": None, "current_price": Decimal("125.50")}
+        return {"split_factor": Decimal(2), "unusual_move": True} if pick.ticker == "NVDA" else {}
+
+    batch, picks = record.batch("second", WON, BatchStatus.COMPLETED, "NVDA SELL, XOM BUY, AAPL SELL")
+    record.conn.execute("UPDATE picks SET ended = true WHERE id = %s", [picks[1].id])
+    for day in FORTNIGHT:
+        record.checkpoint(batch, picks, day, late=day == 12, change=change)
+    ended = {"pick": picks[1].id, "value": Decimal("125.50")}
+    record.write(JournalKind.PICK_ENDED, due_at(WON, 14), ended, batch.id)
+
+
+def _unresolved(record: Record) -> None:
+    batch, picks = record.batch("main", UNRESOLVED, BatchStatus.COMPLETED, "MSFT SELL, AAPL BUY, NVDA BUY")
+    for day in FORTNIGHT:
+        record.checkpoint(batch, picks, day, missing=day == 12)
+
+
+def _failed(record: Record) -> None:
+    at, batch_id = due_at(FAILED, 1), record.next(3)
+    record.question("main", FAILED, 1, batch_id)
+    failed = Batch(
+        id=batch_id, series="main", run_date=FAILED, created_at=at, status=BatchStatus.FAILED, late=True,
+        failure_reason=FailureReason.PROVIDER_ERROR, failure='The model said "429".', benchmark_symbol="SPY",
+    )  # fmt: skip
+    record.add("batches", **asdict(failed))
+    record.write(JournalKind.FAILURE, at, {"batch": failed}, batch_id)
+
+
+def _running(record: Record) -> None:
+    batch, picks = record.batch("main", RUNNING, BatchStatus.ACTIVE, "AAPL SELL, BRK.B BUY, XOM SELL")
+    for day in (5, 1, 3, 2):
+        record.checkpoint(batch, picks, day)
+
+
+def engine_on(pool: pools.Pool, facts: Facts = FACTS) -> Engine:
+    """The engine as the service has it."""
+    return Engine(schema, pools.fetcher(pool), facts)
+
+
+def plant_years(address: str, mondays: int = 400) -> None:
+    """Write as many rows as years would: for query plans only, so without the triggers that would look at each."""
+    with psycopg.connect(address, autocommit=True) as conn:
+        for statement in YEARS.strip().split(";\n"):
+            conn.execute(statement.replace("MONDAYS", str(mondays)).encode())
+        conn.execute("ANALYZE")
+
+
+YEARS = """
+SET session_replication_role = replica;
+INSERT INTO closes (id, ticker, trading_day, close, source, read_at)
+    SELECT
+        md5(n::text)::uuid, 'A' || chr(65 + n % 26) || chr(65 + n % 7), date '2001-01-01' + n, 1, 'test',
+        timestamptz '2030-01-01'
+    FROM generate_series(1, MONDAYS * 4) n;
+INSERT INTO batches (
+        id, series, run_date, created_at, status, late, benchmark_symbol, benchmark_initial_price,
+        benchmark_initial_close_id, trading_day)
+    SELECT
+        md5(series || n)::uuid, series, date '2001-01-01' + 7 * n, now(),
+        CASE WHEN n < MONDAYS THEN 'completed' ELSE 'active' END, false, 'SPY', 1,
+        md5(n::text)::uuid, date '2000-12-29' + 7 * n
+    FROM generate_series(1, MONDAYS) n, unnest(ARRAY['main', 'second']) series;
+INSERT INTO picks (id, batch_id, position, ticker, action, reasoning, initial_price, initial_close_id, ended)
+    SELECT
+        md5(id::text || n)::uuid, id, n, chr(64 + n) || chr((65 + (run_date - date '2001-01-01') / 7 % 26)::integer),
+        'BUY', 'It rises.', 1, benchmark_initial_close_id, false
+    FROM batches, generate_series(1, 3) n;
+INSERT INTO checkpoints (
+        id, batch_id, day, checkpoint_date, trading_day, status, taken_at, benchmark_price,
+        benchmark_close_id, benchmark_split_factor, benchmark_return_pct)
+    SELECT
+        md5(id::text || 'day' || day)::uuid, id, day, run_date + day, run_date + day - 1, 'computed', now(), 1,
+        benchmark_initial_close_id, 1, CASE WHEN day > 0 THEN 1 END
+    FROM batches, generate_series(0, 14) day;
+INSERT INTO pick_checkpoint_metrics (
+        id, checkpoint_id, pick_id, current_price, close_id, split_factor, absolute_return_pct, vs_benchmark_pct,
+        unusual_move, ended)
+    SELECT
+        md5(picks.id::text || checkpoints.id)::uuid, checkpoints.id, picks.id, 1, initial_close_id, 1, 1, 1,
+        false, false
+    FROM picks JOIN checkpoints USING (batch_id) WHERE day > 0;
+INSERT INTO corrections (id, checkpoint_id, field, reason, made_at)
+    SELECT md5(n::text)::uuid, md5(n::text)::uuid, 'note', 'Because.', now() FROM generate_series(1, MONDAYS * 4) n;
+INSERT INTO generations (
+        id, series, run_date, attempt, asked_at, requested_model, prompt_version, system_prompt, user_prompt)
+    SELECT md5(id::text)::uuid, series, run_date, 1, created_at, 'm', '1', 's', 'u' FROM batches;
+INSERT INTO journal (seq, kind, at, content, previous, hash, batch_id)
+    SELECT
+        row_number() OVER (ORDER BY checkpoint_date, id), 'CHECKPOINT', taken_at, '{}', id::text,
+        encode(sha256(convert_to(id::text || chr(10) || '{}', 'UTF8')), 'hex'), batch_id
+    FROM checkpoints
+"""

@@ -1,0 +1,129 @@
+"""
+The plain way to answer: graphql-core executes every field, with one statement for each relation and level.
+
+It reads the same declarations as the planner, so it finds what the planner does wrong with them, not what is wrong in
+them: expressions have tests of their own.
+"""
+
+from base64 import b64encode
+from typing import Any
+from uuid import UUID
+
+from graphql import GraphQLSchema, execute, get_named_type, parse
+from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg.rows import dict_row
+from strawberry.dataloader import DataLoader
+
+from api.declare import Column, Given, Page, Related, Same
+from api.engine import formatted
+from api.plan import declared, expand, is_many, source_of, table_of
+
+
+class Reference:
+    """Answers as the engine must."""
+
+    def __init__(self, schema: GraphQLSchema, conn: AsyncConnection, facts: object) -> None:
+        self.schema, self.conn, self.facts = schema, conn, facts
+        self.loaders: dict[Any, DataLoader] = {}
+
+    async def answer(self, query: str, variables: Any = None, operation_name: str | None = None) -> dict[str, Any]:
+        self.loaders = {}
+        result = execute(
+            self.schema, parse(query), variable_values=variables, operation_name=operation_name, middleware=[self]
+        )
+        result = await result if hasattr(result, "__await__") else result
+        errors = [formatted(error, "BAD_USER_INPUT") for error in result.errors or ()]
+        if result.data is None and all(error.path is None for error in result.errors or ()):
+            return {"errors": errors}
+        return {"data": result.data, **({"errors": errors} if errors else {})}
+
+    def resolve(self, default: Any, row: Any, info: Any, **args: Any) -> Any:
+        """Resolve any field (graphql-core calls this around each)."""
+        if info.field_name.startswith("__") or info.parent_type.name.startswith("__"):
+            return default(row, info, **args)
+        definition = info.parent_type.fields[info.field_name]
+        declaration = declared(definition)
+        arguments = {
+            name: None if args.get(camel) is None else argument.convert(args[camel])
+            for camel, (name, argument) in zip(definition.args, declaration.metadata["arguments"].items(), strict=True)
+        }
+        target = get_named_type(definition.type)
+        match source_of(definition):
+            case Column():
+                value = row[declaration.python_name]
+                return str(value) if isinstance(value, UUID) else value
+            case Given(value):
+                return value(self.facts)
+            case Same():
+                return row[declaration.python_name] if row else {}
+            case Page() as page:
+                return self.page(page, get_named_type(target.fields["nodes"].type), arguments)
+            case Related() as relation:
+                key = (info.parent_type.name, info.field_name, tuple(arguments.items()))
+                if key not in self.loaders:
+                    parent = table_of(info.parent_type)
+                    self.loaders[key] = DataLoader(lambda of: self.rows(parent, of, target, relation, arguments))
+                found = self.loaders[key].load(row["ctid"] if row else "")
+                return self.shown(found, is_many(definition.type))
+
+    async def shown(self, rows: Any, many: bool) -> Any:
+        found = await rows
+        return found if many else next(iter(found), None)
+
+    def columns(self, type_: Any) -> str:
+        """Every column and expression of a type, by its name in Python."""
+        table = table_of(type_)
+        sources = {declared(field).python_name: source_of(field) for field in type_.fields.values()}
+        listed = [
+            f"({source.sql or f'{table}.{name}'}) AS {name}"
+            for name, source in sources.items()
+            if isinstance(source, Column)
+        ]
+        return ", ".join([f"{table}.ctid::text", *listed])
+
+    async def query(self, sql: str, *values: Any) -> list[dict[str, Any]]:
+        cursor = AsyncRawCursor(self.conn, row_factory=dict_row)
+        sent = [value if isinstance(value, list) or value is None else str(value) for value in values]
+        return await (await cursor.execute(sql.encode(), sent)).fetchall()
+
+    async def rows(
+        self, parent: str, of: list[str], target: Any, relation: Related, arguments: dict[str, Any]
+    ) -> list[list[Any]]:
+        """For each row of `parent` (its ctid), the related rows."""
+        names = {name: f"${n}" for n, name in enumerate(arguments, 2)}
+        nth = f"row_number() OVER ({f'ORDER BY {relation.order}' if relation.order else ''}) AS nth"
+        where = expand(relation.where, names)
+        inner = f"SELECT {self.columns(target)}, {nth} FROM {table_of(target)} WHERE {where}"
+        if parent:
+            found = f"{parent}, LATERAL ({inner}) found WHERE {parent}.ctid = ANY($1::tid[])"
+        else:
+            found = f"({inner}) found WHERE $1::text[] IS NOT NULL"
+        of_column = f"{parent}.ctid::text" if parent else "''"
+        sql = f"SELECT {of_column} AS of, found.* FROM {found} ORDER BY of, nth"
+        rows = await self.query(sql, of, *arguments.values())
+        return [[row for row in rows if row["of"] == one] for one in of]
+
+    async def page(self, page: Page, target: Any, arguments: dict[str, Any]) -> Any:
+        """All rows, cut in Python."""
+        first, after = arguments.pop("first"), arguments.pop("after")
+        names = {name: f"${n}" for n, name in enumerate(arguments, 1)}
+        keys = ", ".join(f"{sql} AS key_{n}" for n, sql in enumerate(page.by))
+        sql = f"SELECT {self.columns(target)}, {keys} FROM {table_of(target)} WHERE {expand(page.where, names)}"
+
+        def place(row: dict[str, Any]) -> tuple[Any, ...]:
+            return tuple(row[f"key_{n}"] for n in range(len(page.by)))
+
+        rows = sorted(await self.query(sql, *arguments.values()), key=place, reverse=page.newest_first)
+        beyond = rows
+        if after is not None:
+            start = tuple(key.read(part) for key, part in zip(page.by.values(), after.split(" "), strict=True))
+            beyond = [row for row in rows if (place(row) < start if page.newest_first else place(row) > start)]
+        nodes = beyond[:first]
+        edges = [{"cursor": b64encode(" ".join(map(str, place(row))).encode()).decode(), "node": row} for row in nodes]
+        info = {
+            "has_next_page": len(beyond) > first,
+            "has_previous_page": len(beyond) < len(rows),
+            "start_cursor": edges[0]["cursor"] if edges else None,
+            "end_cursor": edges[-1]["cursor"] if edges else None,
+        }
+        return {"edges": edges, "nodes": nodes, "page_info": info}

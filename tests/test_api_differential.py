@@ -1,0 +1,79 @@
+"""The planner against plain graphql-core execution: random operations, the same answer to the last character."""
+
+import json
+from base64 import b64encode
+
+import psycopg
+import pytest
+from api_operations import Operations
+from api_records import FACTS, an_id, engine_on, plant
+from api_reference import Reference
+from graphql import parse, validate
+
+from api.types import schema
+
+
+def a_cursor(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+DATES = ["2026-01-05", "2026-01-12", "2026-01-26", "2026-02-02", "0001-01-01"]
+PICKS = [str(an_id(4, n)) for n in (1, 4, 7, 10)]
+VALUES = {
+    "id": [*(str(an_id(3, n)) for n in range(1, 6)), *PICKS, "nope", ""],
+    "runDate": DATES,
+    "series": ["main", "main", "second", "nobody", "a'b$1 %s"],
+    "first": [1, 2, 3, 20, 100, 0, 101, -1],
+    "after": [
+        *map(a_cursor, DATES),
+        *(a_cursor(f"2026-01-05 {pick}") for pick in PICKS),
+        *map(a_cursor, ["0", "7", "30", "9223372036854775807"]),
+        "!!",
+        "",
+    ],
+    "ticker": ["AAPL", "BRK.B", "KO", "x"],
+}
+
+
+def comparable(answer: dict) -> str:
+    """An answer's data in its order, and the codes and places of its errors; a refused request's code is our own."""
+    if "data" not in answer:
+        return "refused"
+    errors = [(error["path"], error["locations"], error["extensions"]) for error in answer.get("errors", ())]
+    return json.dumps([answer["data"], errors])
+
+
+async def compare(database, pool, seed: int, count: int) -> None:
+    engine, operations = engine_on(pool), Operations(schema, VALUES, seed)
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+        reference = Reference(schema, conn, FACTS)
+        made = 0
+        while made < count:
+            query, variables, name = operations.make()
+            if validate(schema, parse(query)):
+                continue
+            made += 1
+            for turn in range(3 if variables else 1):
+                sent = operations.again(variables) if turn else variables
+                answer = json.loads((await engine.answer(query, sent, name)).body)
+                expected = await reference.answer(query, sent, name)
+                assert comparable(answer) == comparable(expected), (query, sent, name)
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_on_an_empty_database(seed, database, pool):
+    await compare(database, pool, seed, 20)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_on_a_full_database(seed, database, pool):
+    plant(database)
+    await compare(database, pool, 100 + seed, 20)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(10))
+async def test_thousands(seed, database, pool):
+    if seed % 5:
+        plant(database)
+    await compare(database, pool, 1000 + seed, 500)

@@ -1,0 +1,256 @@
+"""What a caller can get wrong, and what we can: every error has a code, and none says too much."""
+
+import json
+from base64 import b64encode
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+import structlog
+from api_records import FACTS, an_id, engine_on, plant
+
+from api.engine import Engine
+from api.types import schema
+from app.database import pools
+
+SURROGATE = "\ud800"
+
+
+@pytest.fixture
+async def pool(migrated) -> AsyncIterator[pools.Pool]:
+    """A pool on the migrated database, which only tests that ask for `database` write to."""
+    async with pools.opened(pools.make_pool(migrated, size=1)) as opened:
+        yield opened
+
+
+def a_cursor(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+def codes(answer) -> list[str]:
+    return [error["extensions"]["code"] for error in json.loads(answer.body).get("errors", [])]
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("nope", id="a word"),
+        pytest.param("5" * 60_000, id="very long"),
+        pytest.param("\0", id="NUL"),
+        pytest.param(str(an_id(3, 1)) + "\0", id="an id and NUL"),
+        pytest.param(SURROGATE, id="lone surrogate"),
+        pytest.param(SURROGATE * 32, id="lone surrogates"),
+        pytest.param("١" * 32, id="other digits"),
+        pytest.param(f"urn:uuid:{an_id(3, 1)}", id="a URN"),
+        pytest.param(an_id(3, 1).hex, id="without hyphens"),
+        pytest.param(5, id="a number"),
+    ],
+)
+@pytest.mark.parametrize("field", ["batch", "pick"])
+async def test_a_malformed_id_is_unknown(field, malformed, pool):
+    answer = await engine_on(pool).answer(f"query($id: ID!) {{ {field}(id: $id) {{ id }} }}", {"id": malformed})
+    assert json.loads(answer.body) == {"data": {field: None}}
+
+
+async def test_an_id_is_known_in_capitals(database, pool):
+    plant(database)
+    query = "query($id: ID!) { batch(id: $id) { id } }"
+    answer = await engine_on(pool).answer(query, {"id": str(an_id(3, 10)).upper()})
+    assert json.loads(answer.body) == {"data": {"batch": None}}
+    answer = await engine_on(pool).answer(query, {"id": str(an_id(3, 1)).upper()})
+    assert json.loads(answer.body) == {"data": {"batch": {"id": str(an_id(3, 1))}}}
+
+
+@pytest.mark.parametrize("text", [pytest.param("A\0", id="NUL"), pytest.param(f"A{SURROGATE}", id="lone surrogate")])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "query($text: String!) { latestBatch(series: $text) { id } }",
+        "query($text: String!) { batches(series: $text) { nodes { id } } }",
+        'query($text: String!) { batchOn(runDate: "2026-01-05", series: $text) { id } }',
+        "query($text: String!) { picks(ticker: $text) { nodes { id } } }",
+    ],
+)
+async def test_a_text_that_cannot_be_stored(query, text, pool):
+    """Postgres holds neither NUL nor lone surrogates, so neither can be looked for."""
+    assert codes(await engine_on(pool).answer(query, {"text": text})) == ["BAD_TEXT"]
+
+
+async def test_a_text_with_nul_in_the_document(pool):
+    assert codes(await engine_on(pool).answer('{ latestBatch(series: "\\u0000") { id } }')) == ["BAD_TEXT"]
+
+
+@pytest.mark.parametrize(
+    ("field", "cursor"),
+    [
+        pytest.param(field, cursor, id=f"{field}, {what}")
+        for field, own in {
+            "batches": "2026-01-05",
+            "picks(ticker)": f"2026-01-05 {an_id(4, 1)}",
+            "journal": "7",
+        }.items()
+        for what, cursor in {
+            "empty": "",
+            "no base64": "!!",
+            "other digits": "٧",
+            "NUL": "\0",
+            "lone surrogate": SURROGATE,
+            "encoded NUL": a_cursor("\0"),
+            "no UTF-8": b64encode(b"\xff").decode(),
+            "a word": a_cursor("word"),
+            "no such date": a_cursor("2026-13-01"),
+            "a date as a week": a_cursor("2026-W02-1"),
+            "infinity": a_cursor("infinity"),
+            "just beyond bigint": a_cursor(str(2**63)),
+            "far beyond bigint": a_cursor("9" * 5000),
+            "a number with a sign": a_cursor("+7"),
+            "a number with a space": a_cursor(" 7"),
+            "too much": a_cursor(f"{own} {own}"),
+            "of batches": a_cursor("2026-01-05") if field != "batches" else "",
+            "of picks": a_cursor(f"2026-01-05 {an_id(4, 1)}") if field != "picks(ticker)" else "",
+            "of the journal": a_cursor("7") if field != "journal" else "",
+        }.items()
+    ],
+)
+async def test_a_cursor_of_no_such_list(field, cursor, pool):
+    field = field.replace("(ticker)", '(ticker: "AAPL", after: $after)')
+    field = field if "(" in field else f"{field}(after: $after)"
+    answer = await engine_on(pool).answer(
+        f"query($after: String) {{ {field} {{ nodes {{ __typename }} }} }}", {"after": cursor}
+    )
+    assert codes(answer) == ["BAD_CURSOR"]
+    assert json.loads(answer.body)["data"] is None
+
+
+@pytest.mark.parametrize("first", [0, -1, 101, 2**31 - 1])
+async def test_a_page_of_no_such_size(first, pool):
+    """The error names what was asked for."""
+    answer = await engine_on(pool).answer("query($n: Int!) { journal(first: $n) { nodes { seq } } }", {"n": first})
+    assert codes(answer) == ["BAD_PAGE_SIZE"]
+    assert f"not {first}." in json.loads(answer.body)["errors"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    "day",
+    ["", "tomorrow", "20260105", "2026-1-5", "2026-W02-1", "2026-02-30", "0000-01-01", "10000-01-01",
+     "2026-01-05T00:00", " 2026-01-05", "2026-01-05\n", "٢٠٢٦-01-05", "infinity", "\0", SURROGATE,
+     20260105, True, ["2026-01-05"]],
+    ids=repr,
+)  # fmt: skip
+async def test_a_date_that_is_none(day, pool):
+    answer = await engine_on(pool).answer("query($day: Date!) { batchOn(runDate: $day) { id } }", {"day": day})
+    assert answer.refused == "BAD_DATE"
+
+
+@pytest.mark.parametrize("day", ['"2026-1-5"', "20260105", "MONDAY", "{a: 1}"])
+async def test_a_date_in_the_document_that_is_none(day, pool):
+    """The error says where."""
+    answer = await engine_on(pool).answer(f"{{ batchOn(runDate: {day}) {{ id }} }}")
+    assert answer.refused == "BAD_DATE"
+    assert json.loads(answer.body)["errors"][0]["locations"] == [{"line": 1, "column": 20}]
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31", "2024-02-29"])
+async def test_a_date_at_the_edge(day, pool):
+    answer = await engine_on(pool).answer("query($day: Date!) { batchOn(runDate: $day) { id } }", {"day": day})
+    assert json.loads(answer.body) == {"data": {"batchOn": None}}
+
+
+@pytest.mark.parametrize(
+    ("query", "variables", "operation_name", "code"),
+    [
+        pytest.param("", None, None, "GRAPHQL_PARSE_FAILED", id="nothing"),
+        pytest.param("{", None, None, "GRAPHQL_PARSE_FAILED", id="half a document"),
+        pytest.param(f'{{ batch(id: "{SURROGATE}") {{ id }} }}', None, None, "GRAPHQL_PARSE_FAILED", id="surrogate"),
+        pytest.param("{" + "a " * 1000 + "}", None, None, "GRAPHQL_PARSE_FAILED", id="many tokens"),
+        pytest.param("{ service { version } }" + " " * 16_000, None, None, "GRAPHQL_PARSE_FAILED", id="long"),
+        pytest.param("{a" * 400 + "}" * 400, None, None, "GRAPHQL_PARSE_FAILED", id="deep"),
+        pytest.param("{ nope }", None, None, "GRAPHQL_VALIDATION_FAILED", id="unknown field"),
+        pytest.param("{ latestBatch }", None, None, "GRAPHQL_VALIDATION_FAILED", id="no selection"),
+        pytest.param("fragment F on Batch { id }", None, None, "GRAPHQL_VALIDATION_FAILED", id="no operation"),
+        pytest.param("query A { service { version } } query B { service { version } }", None, None,
+                     "OPERATION_RESOLUTION_FAILURE", id="which operation"),
+        pytest.param("query A { service { version } }", None, "B", "OPERATION_RESOLUTION_FAILURE", id="no such name"),
+        pytest.param("query A { service { version } }", None, SURROGATE, "OPERATION_RESOLUTION_FAILURE",
+                     id="a name that cannot be written"),
+        pytest.param("mutation { pick }", None, None, "OPERATION_NOT_SUPPORTED", id="mutation"),
+        pytest.param("subscription { pick }", None, None, "OPERATION_NOT_SUPPORTED", id="subscription"),
+        pytest.param("query($id: ID!) { batch(id: $id) { id } }", None, None, "BAD_USER_INPUT", id="no variable"),
+        pytest.param("query($id: ID!) { batch(id: $id) { id } }", {"id": None}, None, "BAD_USER_INPUT", id="null"),
+        pytest.param("query($id: ID!) { batch(id: $id) { id } }", {"id": {"a": [1]}}, None, "BAD_USER_INPUT",
+                     id="object"),
+        pytest.param("query($n: Int!) { journal(first: $n) { nodes { seq } } }", {"n": "5"}, None, "BAD_USER_INPUT",
+                     id="a text for a number"),
+        pytest.param("query($n: Int!) { journal(first: $n) { nodes { seq } } }", {"n": 2**31}, None, "BAD_USER_INPUT",
+                     id="a number beyond Int"),
+        pytest.param("query($n: Int = 5) { journal(first: $n) { nodes { seq } } }", {"n": None}, None, "BAD_USER_INPUT",
+                     id="null where a default stands"),
+        pytest.param("query($s: BatchStatus) { batches(status: $s) { nodes { id } } }", {"s": "active"}, None,
+                     "BAD_USER_INPUT", id="no value of the enum"),
+        pytest.param("query($on: Boolean = true) { latestBatch { id @skip(if: $on) } }", {"on": None}, None,
+                     "BAD_USER_INPUT", id="null for a directive"),
+    ],
+)  # fmt: skip
+async def test_a_wrong_request(query, variables, operation_name, code, pool):
+    answer = await engine_on(pool).answer(query, variables, operation_name)
+    assert set(codes(answer)) == {code}
+
+
+async def test_at_most_a_handful_of_errors(pool):
+    answer = await engine_on(pool).answer("{ " + " ".join(f"nope{n}" for n in range(100)) + " }")
+    assert set(codes(answer)) == {"GRAPHQL_VALIDATION_FAILED"}
+    assert len(codes(answer)) <= 6
+
+
+async def test_a_root_field_fails_alone(database, pool):
+    """A nullable field that refuses its argument is null; its neighbours are answered."""
+    plant(database)
+    answer = await engine_on(pool).answer(
+        '{ latestBatch(series: "\\u0000") { id } batchOn(runDate: "2026-01-05") { late } }'
+    )
+    assert json.loads(answer.body)["data"] == {"latestBatch": None, "batchOn": {"late": False}}
+    assert json.loads(answer.body)["errors"][0]["path"] == ["latestBatch"]
+
+
+async def test_a_promise_that_the_data_breaks(database, pool):
+    """A null where the schema promises a value is our error: the log names the field, and nothing is made up."""
+    plant(database)
+    with psycopg.connect(database) as conn:
+        conn.execute("SET session_replication_role = replica")  # or the foreign key would refuse
+        conn.execute("DELETE FROM closes WHERE id = (SELECT initial_close_id FROM picks WHERE id = %s)", [an_id(4, 10)])
+    with structlog.testing.capture_logs() as lines:
+        answer = await engine_on(pool).answer("{ latestBatch { picks { initialClose { close } } } }")
+    (error,) = json.loads(answer.body)["errors"]
+    assert error["message"] == "Unexpected error."
+    assert error["extensions"] == {"code": "INTERNAL_SERVER_ERROR", "id": lines[0]["error_id"]}
+    assert "Pick.initialClose has no value" in str(lines[0]["exc_info"])
+
+
+async def test_an_unexpected_error_is_not_told():
+    async def fetch(sql, parameters):
+        raise RuntimeError("a secret")
+
+    with structlog.testing.capture_logs() as lines:
+        answer = await Engine(schema, fetch, FACTS).answer("{ latestBatch { id } }")
+    assert answer.refused == "INTERNAL_SERVER_ERROR"
+    assert b"secret" not in answer.body
+    assert [line["error_id"] for line in lines] == [json.loads(answer.body)["errors"][0]["extensions"]["id"]]
+
+
+async def test_a_database_that_is_away(database):
+    """A pool that gives no connection is an outage, said as one; introspection needs no database."""
+    pool = pools.make_pool(database)  # never opened
+    answer = await engine_on(pool).answer("{ latestBatch { id } }")
+    assert answer.refused == "SERVICE_UNAVAILABLE"
+    answer = await engine_on(pool).answer("{ __schema { queryType { name } } }")
+    assert json.loads(answer.body) == {"data": {"__schema": {"queryType": {"name": "Query"}}}}
+
+
+async def test_a_statement_that_is_wrong_is_no_outage(pool):
+    """Only an absent database is an outage."""
+    broken = pools.fetcher(pool)
+    answer = await Engine(schema, lambda sql, parameters: broken("SELECT nope", []), FACTS).answer(
+        "{ latestBatch { id } }"
+    )
+    assert answer.refused == "INTERNAL_SERVER_ERROR"

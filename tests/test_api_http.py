@@ -1,0 +1,237 @@
+"""GraphQL over HTTP: what goes in, what comes out, with which status."""
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+import structlog
+from api_records import engine_on
+from litestar import Litestar
+from litestar.testing import AsyncTestClient
+
+from api.http import routes
+from app.database import pools
+
+GRAPHQL = "application/graphql-response+json"
+QUERY = 'query Latest($series: String! = "main") { latestBatch(series: $series) { id } service { version } }'
+LATEST = {"data": {"latestBatch": None, "service": {"version": "1.2.3"}}}
+
+
+@pytest.fixture
+async def pool(migrated) -> AsyncIterator[pools.Pool]:
+    """A pool on the migrated database, which nothing here writes to."""
+    async with pools.opened(pools.make_pool(migrated, size=1)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def client(pool) -> AsyncIterator[AsyncTestClient]:
+    app = Litestar(routes(engine_on(pool)), openapi_config=None, logging_config=None)
+    async with AsyncTestClient(app, raise_server_exceptions=True) as client:
+        yield client
+
+
+def code(response) -> str:
+    """The code of the only error of an answer without data."""
+    assert list(response.json()) == ["errors"]
+    (error,) = response.json()["errors"]
+    return error["extensions"]["code"]
+
+
+async def test_post(client):
+    response = await client.post("/graphql", json={"query": QUERY, "variables": {"series": "main"}})
+    assert (response.status_code, response.json()) == (200, LATEST)
+
+
+async def test_get(client):
+    variables = json.dumps({"series": "main"})
+    asked = {"query": QUERY, "variables": variables, "operationName": "Latest", "extensions": "{}", "more": "?"}
+    response = await client.get("/graphql", params=asked)
+    assert (response.status_code, response.json()) == (200, LATEST)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"operationName": None, "variables": None, "extensions": None},
+        {"operationName": "", "variables": {}, "extensions": {"a": [1]}},
+        {"operationName": "Latest", "something": "else"},
+    ],
+    ids=str,
+)
+async def test_members_that_say_nothing(more, client):
+    response = await client.post("/graphql", json={"query": QUERY, **more})
+    assert (response.status_code, response.json()) == (200, LATEST)
+
+
+@pytest.mark.parametrize(
+    ("accept", "media"),
+    [
+        pytest.param(None, "application/json", id="nothing"),
+        pytest.param("*/*", "application/json", id="anything"),
+        pytest.param("application/json", "application/json", id="JSON"),
+        pytest.param(GRAPHQL, GRAPHQL, id="GraphQL"),
+        pytest.param(f"{GRAPHQL}; charset=utf-8, application/json; q=0.9", GRAPHQL, id="rather GraphQL"),
+        pytest.param(GRAPHQL.upper(), GRAPHQL, id="in capitals"),
+        pytest.param("text/html;q=inf,,;", "application/json", id="nonsense"),
+    ],
+)
+async def test_the_type_of_an_answer(accept, media, client):
+    """A client gets the newer media type only if it names it; caches are told that it matters."""
+    headers = {"accept": accept} if accept else {}
+    response = await client.post("/graphql", json={"query": QUERY}, headers=headers)
+    assert response.headers["content-type"] == f"{media}; charset=utf-8"
+    assert response.headers["vary"] == "Accept"
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        pytest.param("{", "GRAPHQL_PARSE_FAILED", id="parse"),
+        pytest.param("{ nope }", "GRAPHQL_VALIDATION_FAILED", id="validation"),
+        pytest.param("query($id: ID!) { batch(id: $id) { id } }", "BAD_USER_INPUT", id="variables"),
+        pytest.param("query A { service { version } } query B { service { version } }", "OPERATION_RESOLUTION_FAILURE",
+                     id="operation"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(("accept", "status"), [(GRAPHQL, 400), ("application/json", 200)])
+async def test_a_request_error(accept, status, query, expected, client):
+    """No `data`, and a status that the client's media type asks for."""
+    for response in (
+        await client.post("/graphql", json={"query": query}, headers={"accept": accept}),
+        await client.get("/graphql", params={"query": query}, headers={"accept": accept}),
+    ):
+        assert (response.status_code, code(response)) == (status, expected)
+
+
+async def test_a_field_error(client):
+    """An operation that ran has `data`, also if a field refused."""
+    response = await client.post("/graphql", json={"query": "{ journal(first: 0) { nodes { seq } } }"})
+    assert response.status_code == 200
+    assert response.json()["data"] is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"{", id="half an object"),
+        pytest.param(b"5", id="a number"),
+        pytest.param(b'"x"', id="a text"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b'[{"query": "{ service { version } }"}]', id="a batch of requests"),
+        pytest.param(b"\xff\xfe", id="invalid UTF-8"),
+        pytest.param('{"query": "{ service { version } }"}'.encode("utf-16"), id="UTF-16"),
+        pytest.param(b'{"query": "\xed\xa0\x80"}', id="a surrogate in UTF-8"),
+        pytest.param(b"[" * 60_000, id="deeply nested"),
+        pytest.param(b'{"a":' * 10_000 + b"1" + b"}" * 10_000, id="deeply nested objects"),
+        pytest.param(b'{"query": "{ service { version } }", "variables": {"a": NaN}}', id="NaN"),
+        pytest.param(
+            b'{"query": "{ service { version } }", "variables": {"a": ' + b"9" * 9_000 + b"}}", id="long number"
+        ),
+        pytest.param(b"{}", id="no query"),
+        pytest.param(b'{"query": null}', id="a query of null"),
+        pytest.param(b'{"query": 5}', id="a query of another type"),
+        pytest.param(b'{"query": "{ service { version } }", "variables": []}', id="variables of another type"),
+        pytest.param(b'{"query": "{ service { version } }", "variables": "{}"}', id="variables as text"),
+        pytest.param(b'{"query": "{ service { version } }", "operationName": 5}', id="a name of another type"),
+        pytest.param(b'{"query": "{ service { version } }", "extensions": "x"}', id="extensions of another type"),
+    ],
+)
+@pytest.mark.parametrize("accept", [GRAPHQL, "application/json"])
+async def test_a_body_that_is_no_request(accept, body, client):
+    headers = {"content-type": "application/json", "accept": accept}
+    response = await client.post("/graphql", content=body, headers=headers)
+    assert (response.status_code, code(response)) == (400, "BAD_REQUEST")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param("", id="no query"),
+        pytest.param("query=", id="an empty query"),
+        pytest.param("query=%7Bservice%7Bversion%7D%7D&variables=5", id="variables of another type"),
+        pytest.param("query=%7Bservice%7Bversion%7D%7D&variables=%7B", id="variables that are no JSON"),
+        pytest.param("query=%7Bservice%7Bversion%7D%7D&variables=%ff", id="variables that are no text"),
+        pytest.param("query=%7Bservice%7Bversion%7D%7D&extensions=%5B%5D", id="extensions of another type"),
+    ],
+)
+async def test_an_address_that_is_no_request(asked, client):
+    response = await client.get(f"/graphql?{asked}")
+    assert (response.status_code, code(response)) == (400, "BAD_REQUEST")
+
+
+async def test_surrogates_in_a_body(client):
+    """JSON can escape what no text can hold: an id like that is unknown, any other text is refused."""
+    body = rb'{"query": "query($id: ID!) { batch(id: $id) { id } }", "variables": {"id": "\ud800"}}'
+    response = await client.post("/graphql", content=body, headers={"content-type": "application/json"})
+    assert response.json() == {"data": {"batch": None}}
+    body = rb'{"query": "query($s: String!) { latestBatch(series: $s) { id } }", "variables": {"s": "\ud800"}}'
+    response = await client.post("/graphql", content=body, headers={"content-type": "application/json"})
+    assert response.json()["errors"][0]["extensions"] == {"code": "BAD_TEXT"}
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/graphql",
+     "application/json; charset=latin-1", ""],
+)  # fmt: skip
+async def test_another_content_type(content_type, client):
+    response = await client.post("/graphql", content=b'{"query": "{ a }"}', headers={"content-type": content_type})
+    assert (response.status_code, code(response)) == (415, "UNSUPPORTED_MEDIA_TYPE")
+    assert response.headers["accept-post"] == "application/json"
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "application/json;charset=UTF-8"])
+async def test_a_content_type_with_a_charset(content_type, client):
+    body = json.dumps({"query": QUERY}).encode()
+    response = await client.post("/graphql", content=body, headers={"content-type": content_type})
+    assert response.json() == LATEST
+
+
+async def test_a_body_that_is_too_long(client):
+    body = json.dumps({"query": QUERY, "variables": {"series": "x" * 65_536}}).encode()
+    response = await client.post("/graphql", content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, code(response)) == (413, "PAYLOAD_TOO_LARGE")
+
+
+@pytest.mark.parametrize("kind", ["mutation", "subscription"])
+async def test_only_queries(kind, client):
+    response = await client.get("/graphql", params={"query": f"{kind} {{ pick }}"})
+    assert (response.status_code, code(response)) == (405, "OPERATION_NOT_SUPPORTED")
+    assert response.headers["allow"] == "POST"
+    response = await client.post("/graphql", json={"query": f"{kind} {{ pick }}"})
+    assert (response.status_code, code(response)) == (200, "OPERATION_NOT_SUPPORTED")
+    response = await client.post("/graphql", json={"query": f"{kind} {{ pick }}"}, headers={"accept": GRAPHQL})
+    assert (response.status_code, code(response)) == (400, "OPERATION_NOT_SUPPORTED")
+
+
+async def test_other_methods(client):
+    assert (await client.put("/graphql", json={"query": QUERY})).status_code == 405
+    assert (await client.delete("/graphql")).status_code == 405
+
+
+async def test_a_browser_gets_graphiql(client):
+    """Only if it asks for a page and nothing else."""
+    browser = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+    response = await client.get("/graphql", headers=browser)
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert "GraphiQL" in response.text
+    response = await client.get("/graphql", params={"query": QUERY}, headers=browser)
+    assert response.json() == LATEST
+
+
+async def test_a_database_that_is_away(client, pool):
+    """503, and when to try again."""
+    await pool.close()
+    response = await client.post("/graphql", json={"query": QUERY})
+    assert (response.status_code, code(response)) == (503, "SERVICE_UNAVAILABLE")
+    assert response.headers["retry-after"] == "5"
+
+
+async def test_mistakes_are_logged_without_a_traceback(client):
+    with structlog.testing.capture_logs() as lines:
+        await client.post("/graphql", json={"query": "{ nope }"})
+    assert lines == [
+        {"event": "request refused", "log_level": "info", "code": "GRAPHQL_VALIDATION_FAILED", "status": 200}
+    ]

@@ -1,0 +1,148 @@
+"""The schema: the contract, name by name, and its printed form."""
+
+import re
+from pathlib import Path
+
+import graphql
+import pytest
+from graphql import (
+    build_schema,
+    is_enum_type,
+    is_object_type,
+    is_scalar_type,
+    is_specified_scalar_type,
+    print_type,
+)
+from graphql.utilities import lexicographic_sort_schema
+
+from api.types import printed, schema
+
+ROOT = Path(__file__).parents[1]
+
+CONTRACT = """
+type Query {
+  latestBatch(series: String! = "main"): Batch
+  batch(id: ID!): Batch
+  batchOn(runDate: Date!, series: String! = "main"): Batch
+  batches(first: Int! = 20, after: String, status: BatchStatus, series: String! = "main"): BatchConnection!
+  pick(id: ID!): Pick
+  picks(ticker: String!, first: Int! = 20, after: String): PickConnection!
+  journal(first: Int! = 20, after: String, kind: JournalKind): JournalConnection!
+  service: Service!
+}
+type BatchConnection { edges: [BatchEdge!]! nodes: [Batch!]! pageInfo: PageInfo! }
+type BatchEdge { cursor: String! node: Batch! }
+type PickConnection { edges: [PickEdge!]! nodes: [Pick!]! pageInfo: PageInfo! }
+type PickEdge { cursor: String! node: Pick! }
+type JournalConnection { edges: [JournalEdge!]! nodes: [JournalEntry!]! pageInfo: PageInfo! }
+type JournalEdge { cursor: String! node: JournalEntry! }
+type PageInfo { hasNextPage: Boolean! hasPreviousPage: Boolean! startCursor: String endCursor: String }
+type Batch {
+  id: ID! series: String! runDate: Date! createdAt: DateTime! status: BatchStatus! late: Boolean!
+  failureReason: FailureReason failure: String benchmarkSymbol: String! benchmarkInitialPrice: Decimal tradingDay: Date
+  picks: [Pick!]!
+  checkpoints(status: CheckpointStatus): [Checkpoint!]!
+  latestCheckpoint: Checkpoint
+  result: Checkpoint
+  nextCheckpointAt: DateTime
+  generations: [Generation!]!
+  journal: [JournalEntry!]!
+}
+type Pick {
+  id: ID! batch: Batch! position: Int! ticker: String! action: Action! reasoning: String! initialPrice: Decimal!
+  initialClose: Close! entryOpen: Decimal ended: Boolean!
+  metrics: [PickMetric!]! latestMetric: PickMetric result: PickMetric
+}
+type Checkpoint {
+  id: ID! batch: Batch! day: Int! checkpointDate: Date! tradingDay: Date status: CheckpointStatus!
+  skipReason: SkipReason note: String takenAt: DateTime! skippedAt: DateTime
+  benchmarkPrice: Decimal benchmarkSplitFactor: Decimal benchmarkReturnPct: Decimal
+  metrics: [PickMetric!]! corrections: [Correction!]!
+}
+type PickMetric {
+  id: ID! pick: Pick! checkpoint: Checkpoint! currentPrice: Decimal! close: Close splitFactor: Decimal!
+  absoluteReturnPct: Decimal! vsBenchmarkPct: Decimal! directionalReturnPct: Decimal! alphaPct: Decimal! hit: Boolean!
+  returnFromOpenPct: Decimal unusualMove: Boolean! ended: Boolean!
+}
+type Close {
+  id: ID! ticker: String! tradingDay: Date! open: Decimal close: Decimal! source: String! readAt: DateTime!
+}
+type Generation {
+  id: ID! attempt: Int! accepted: Boolean refusal: String requestedModel: String! answeredModel: String
+  promptVersion: String! systemPrompt: String! userPrompt: String! answer: String requestId: String
+  promptTokens: Int completionTokens: Int askedAt: DateTime! answeredAt: DateTime
+}
+type Correction {
+  id: ID! checkpoint: Checkpoint! field: String! ticker: String before: String after: String reason: String!
+  madeAt: DateTime!
+}
+type JournalEntry {
+  seq: String! kind: JournalKind! at: DateTime! content: String! previous: String! hash: String!
+}
+type Service { version: String! rehearsed: Boolean! nextRunAt: DateTime! journalHead: JournalEntry }
+enum BatchStatus { ACTIVE COMPLETED FAILED }
+enum CheckpointStatus { COMPUTED SKIPPED }
+enum Action { BUY SELL }
+enum SkipReason { MARKET_CLOSED MISSING_CLOSE PROVIDER_ERROR }
+enum FailureReason { MISSED NO_USABLE_ANSWER MISSING_CLOSE PROVIDER_ERROR CONFIGURATION }
+enum JournalKind { GENERATION BATCH CHECKPOINT CORRECTION FAILURE PICK_ENDED PICK_RENAMED }
+scalar Date
+scalar DateTime
+scalar Decimal
+"""
+
+OURS = {
+    name: type_
+    for name, type_ in schema.type_map.items()
+    if not name.startswith("__") and not is_specified_scalar_type(type_)
+}
+
+
+def names_and_types(sdl: str) -> dict[str, str]:
+    """A schema without its descriptions, in the order of the alphabet."""
+    bare = build_schema(re.sub(r'""".*?"""', "", sdl, flags=re.DOTALL))
+    return {name: print_type(type_) for name, type_ in lexicographic_sort_schema(bare).type_map.items()}
+
+
+def test_is_the_contract():
+    """Names, types, nullability, arguments and defaults are those that were promised, and no others."""
+    assert names_and_types(printed()) == names_and_types(CONTRACT)
+
+
+def test_the_printed_schema_is_current():
+    """What is committed is what is served."""
+    committed = (ROOT / "graphql" / "schema.graphql").read_text()
+    assert committed == printed(), "The schema has changed: run `make schema`, and read the difference."
+
+
+def described():
+    for name, type_ in OURS.items():
+        yield name, type_
+        for member in () if is_scalar_type(type_) else type_.values if is_enum_type(type_) else type_.fields:
+            inner = type_.values[member] if is_enum_type(type_) else type_.fields[member]
+            yield f"{name}.{member}", inner
+            for argument, of in getattr(inner, "args", {}).items():
+                yield f"{name}.{member}({argument})", of
+
+
+def test_everything_is_described():
+    """Each type, field, argument and value says in a sentence what it is."""
+    wordless = [name for name, thing in described() if not (thing.description or "").endswith(".")]
+    assert wordless == []
+    assert any(is_object_type(type_) for type_ in OURS.values())
+
+
+def test_only_reads():
+    """The operator's actions are the command line's."""
+    assert (schema.mutation_type, schema.subscription_type) == (None, None)
+
+
+def test_graphql_core_is_not_shadowed():
+    """The folder `graphql` is a source root: as a package it would hide the library of that name."""
+    assert not (ROOT / "graphql" / "__init__.py").exists()
+    assert "site-packages" in graphql.__file__
+
+
+@pytest.mark.parametrize("name", ["BatchConnection", "PickConnection", "JournalConnection"])
+def test_lists_are_alike(name):
+    assert list(OURS[name].fields) == ["edges", "nodes", "pageInfo"]
