@@ -4,7 +4,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable, Coroutine
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -57,7 +57,7 @@ def main() -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION)
 def group() -> None:
-    """Alpha Monday: a public track record of AI stock picks.
+    r"""Alpha Monday: a public track record of AI stock picks.
 
     \b
     A first look, without keys or a database:
@@ -81,7 +81,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @group.command()
 @click.option("--migrate", "first_migrate", is_flag=True, help="Bring the database up to date first.")
 def serve(first_migrate: bool) -> None:
-    """Serve the API and run the jobs, live.
+    r"""Serve the API and run the jobs, live.
 
     \b
     Needs OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY. Example:
@@ -93,7 +93,9 @@ def serve(first_migrate: bool) -> None:
     _log_to_the_terminal(configuration)
     address = _address(configuration)
     if not configuration.database_url:
-        _say("DATABASE_URL is not set: the record is kept in the embedded Postgres of this folder, on this machine only.")
+        _say(
+            "DATABASE_URL is not set: the record is kept in the embedded Postgres of this folder, on this machine only."
+        )
     if first_migrate:
         asyncio.run(_migrate(address))
     asyncio.run(_check(address))
@@ -104,7 +106,7 @@ def serve(first_migrate: bool) -> None:
 @click.option("--down-to", type=click.IntRange(min=0), help="Take back every migration after this number.")
 @click.option("--status", "only_status", is_flag=True, help="Show which migrations are applied; change nothing.")
 def migrate(down_to: int | None, only_status: bool) -> None:
-    """Bring the database's schema up to date, or back. Several at once are safe.
+    r"""Bring the database's schema up to date, or back. Several at once are safe.
 
     \b
     Examples:
@@ -128,7 +130,7 @@ def migrate(down_to: int | None, only_status: bool) -> None:
 @click.option("--calm", is_flag=True, help="Let the providers behave. (They always do, for now.)")
 @click.option("--no-serve", is_flag=True, help="Only live through the weeks.")
 def rehearse(weeks: int, until: datetime | None, calm: bool, no_serve: bool) -> None:
-    """Live through past Mondays with played providers, then serve the record.
+    r"""Live through past Mondays with played providers, then serve the record.
 
     \b
     Needs no keys and no database. Examples:
@@ -150,7 +152,7 @@ def rehearse(weeks: int, until: datetime | None, calm: bool, no_serve: bool) -> 
 @group.command()
 @asynchronous
 async def pick() -> None:
-    """Make this Monday's batch by hand, or run a failed one again.
+    r"""Make this Monday's batch by hand, or run a failed one again.
 
     The running service does the work; this command asks for it and waits. Refused on other days, and when this Monday
     has its picks.
@@ -164,7 +166,8 @@ async def pick() -> None:
     address = _address(configuration)
     run_date = calendar.run_date(clock.now())
     if run_date is None:
-        raise Refused(f"No Monday has begun: picks are made on Mondays from nine in New York, next at {_local(calendar.next_run_at(clock.now()))}.")
+        following = _local(calendar.next_run_at(clock.now()))
+        raise Refused(f"No Monday has begun: picks are made on Mondays from nine in New York, next on {following}.")
     async with pools.opened(pools.make_pool(address, pooled=configuration.database_pooled)) as pool:
         await rehearsed.refuse(pool)
         async with pools.transaction(pool) as conn:
@@ -189,7 +192,7 @@ async def pick() -> None:
 @click.option("--rehearsal", "of_the_rehearsal", is_flag=True, help="Show the embedded rehearsal's record.")
 @asynchronous
 async def show(run_date: datetime | None, of_the_rehearsal: bool) -> None:
-    """Print a batch as a table: the newest, or that of RUN_DATE.
+    r"""Print a batch as a table: the newest, or that of RUN_DATE.
 
     \b
     Examples:
@@ -214,7 +217,7 @@ def db() -> None:
 
 @db.command()
 def up() -> None:
-    """Start it, until `db down`, and print its address.
+    r"""Start it, until `db down`, and print its address.
 
     \b
     Example:
@@ -322,7 +325,12 @@ async def _live_through(played: Settings, span: rehearsal.Span) -> None:
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
     return Progress(*columns, console=Console(stderr=True), refresh_per_second=10)
 
 

@@ -18,7 +18,12 @@ from app.errors import AlphaMondayError
 from app.record.journal import timestamp
 
 # What Procrastinate says at INFO of every job's start and end is in our own lines already, and longer.
-_QUIETER = {"procrastinate": logging.WARNING, "httpx": logging.WARNING, "httpx2": logging.WARNING, "uvicorn.access": logging.WARNING}
+_QUIETER = {
+    "procrastinate": logging.WARNING,
+    "httpx": logging.WARNING,
+    "httpx2": logging.WARNING,
+    "uvicorn.access": logging.WARNING,
+}
 
 
 def configure(level: str, now: Callable[[], datetime], secrets: Sequence[str] = (), to: IO[str] | None = None) -> None:

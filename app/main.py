@@ -12,12 +12,13 @@ from importlib.metadata import version
 from typing import Any
 
 import structlog
+from litestar import Litestar, MediaType, Response, get
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import ResponseHeader
+
 from api.engine import Engine
 from api.http import routes
 from api.types import Facts, schema
-from litestar import Litestar, MediaType, Response, get
-from litestar.config.cors import CORSConfig
-
 from app.database import migrations, pools, rehearsed
 from app.database.embedded import address_of
 from app.record.calendar import Clock
@@ -96,10 +97,12 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
     facts = Facts(version=VERSION, rehearsed=clock_of is not None, now=lambda: lives[0].clock.now())
     cors = CORSConfig(allow_origins=list(settings.cors_allow_origins)) if settings.cors_allow_origins else None
     return Litestar(
-        route_handlers=[*routes(Engine(schema._schema, fetch, facts)), *_health(lambda: lives[0])],
+        route_handlers=[*routes(Engine(schema, fetch, facts)), *_health(lambda: lives[0])],
         lifespan=[lifespan],
         cors_config=cors,
         openapi_config=None,
+        logging_config=None,  # logs are the command's to configure
+        response_headers=[ResponseHeader(name="X-Rehearsed", value="true")] if clock_of else (),
         request_max_body_size=64 * 1024,
     )
 
@@ -112,7 +115,7 @@ def _health(house: Callable[[], House]) -> Sequence[Any]:
 
     @get("/health", media_type=MediaType.JSON)
     async def health() -> Response[dict[str, str]]:
-        """Say whether the database and this process's worker are alive; a worker that was switched off is not missed."""
+        """Say whether the database and this process's worker live; a worker that was switched off is not missed."""
         worker = house().worker
         parts = {
             "database": "alive" if await _answers(house().pool) else "away",
@@ -130,5 +133,3 @@ async def _answers(pool: pools.Pool) -> bool:
     except (TimeoutError, *AWAY):
         return False
     return True
-
-

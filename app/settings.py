@@ -41,7 +41,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     queue_database_url: _Database
     database_pooled: Annotated[bool, Meta(description="true or false", examples=["true"])]
 
-    host: Annotated[str, Meta(description="an address to listen on", examples=["0.0.0.0"])]
+    host: Annotated[str, Meta(description="an address to listen on", examples=["127.0.0.1"])]
     port: Annotated[int, Meta(ge=0, le=65535, description="a port number, 0 to 65535", examples=["8080"])]
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"],
@@ -65,9 +65,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     alpha_vantage_per_minute: _Limit
     alpha_vantage_per_day: _Limit
 
-    benchmark_symbol: Annotated[
-        str, Meta(pattern=f"^{_TICKER}$", description="a ticker in capitals", examples=["SPY"])
-    ]
+    benchmark_symbol: Annotated[str, Meta(pattern=f"^{_TICKER}$", description="a ticker in capitals", examples=["SPY"])]
     market_closed_days: Annotated[
         tuple[date, ...], Meta(description="dates with commas between them", examples=["2025-01-09,2027-03-01"])
     ]
@@ -119,7 +117,11 @@ def _defaults() -> dict[str, str]:
 def _environment() -> dict[str, str]:
     # As they stand: dynaconf's own casts would turn a key of digits into a number, and obey an "@" in a password.
     source = Dynaconf(
-        settings_files=[str(_FILE)], envvar_prefix=False, ignore_unknown_envvars=True, auto_cast=False, load_dotenv=False
+        settings_files=[str(_FILE)],
+        envvar_prefix=False,
+        ignore_unknown_envvars=True,
+        auto_cast=False,
+        load_dotenv=False,
     )
     return {name: str(source.get(name, "")) for name in _defaults()}
 
@@ -137,4 +139,6 @@ def _value(name: str, text: str) -> Any:
         metas = [meta for meta in hint.__metadata__ if isinstance(meta, Meta)]
         description = next(meta.description for meta in metas if meta.description)
         example = next(meta.examples[0] for meta in metas if meta.examples)
-        raise ConfigurationError(f"{name.upper()} must be {description}, for example {name.upper()}={example}") from None
+        raise ConfigurationError(
+            f"{name.upper()} must be {description}, for example {name.upper()}={example}"
+        ) from None

@@ -97,11 +97,15 @@ async def _compute(
     )
     metrics = [_metric(checkpoint, pick, found[pick.ticker]) for pick in picks]
     log.info(
-        "checkpoint computed" if await _store(tools, checkpoint, metrics, list(found.values())) else "somebody was first",
+        "checkpoint computed"
+        if await _store(tools, checkpoint, metrics, list(found.values()))
+        else "somebody was first",
         session=str(session),
         checkpoint=str(checkpoint.id),
         benchmark_return_pct=f"{benchmark_return:.2f}",
-        vs_benchmark_pct=[f"{pick.ticker} {metric.vs_benchmark_pct:.2f}" for pick, metric in zip(picks, metrics, strict=True)],
+        vs_benchmark_pct=[
+            f"{pick.ticker} {metric.vs_benchmark_pct:.2f}" for pick, metric in zip(picks, metrics, strict=True)
+        ],
     )
 
 
@@ -135,7 +139,12 @@ async def _skip(tools: Tools, batch: Batch, day: int, reason: SkipReason, note: 
     )
     stored = await _store(tools, checkpoint)
     tell: Any = log.info if reason == SkipReason.MARKET_CLOSED else log.warning
-    tell("checkpoint skipped" if stored else "somebody was first", reason=reason, note=note, checkpoint=str(checkpoint.id))
+    tell(
+        "checkpoint skipped" if stored else "somebody was first",
+        reason=reason,
+        note=note,
+        checkpoint=str(checkpoint.id),
+    )
 
 
 async def _store(

@@ -96,9 +96,7 @@ async def _defer_due(conn: Conn, tools: Tools) -> int:
         (daily.take_checkpoint.name,),
     )
     on_their_way = {(id, day) for id, day in await cursor.fetchall()}
-    lost = [
-        due for due in awaited if due.at <= tools.now() and (str(due.batch_id), due.day) not in on_their_way
-    ]
+    lost = [due for due in awaited if due.at <= tools.now() and (str(due.batch_id), due.day) not in on_their_way]
     await daily.defer(conn, lost)
     return len(lost)
 

@@ -11,12 +11,32 @@ from procrastinate import JobContext
 from structlog.contextvars import bind_contextvars
 
 from app.database.pools import transaction
-from app.errors import ConfigurationError, MissingClose, ProviderBusy, ProviderError, ProviderUnavailable
-from app.errors import QuestionInProgress, TryAgainAt, UnknownTicker, UnusableAnswer
+from app.errors import (
+    ConfigurationError,
+    MissingClose,
+    ProviderBusy,
+    ProviderError,
+    ProviderUnavailable,
+    QuestionInProgress,
+    TryAgainAt,
+    UnknownTicker,
+    UnusableAnswer,
+)
 from app.providers.openai import TIME_LIMIT, Answer
 from app.record import calendar, ideas, returns
-from app.record.model import SERIES, Batch, BatchStatus, Checkpoint, CheckpointStatus, Close, FailureReason
-from app.record.model import Generation, Idea, Pick, batch_id
+from app.record.model import (
+    SERIES,
+    Batch,
+    BatchStatus,
+    Checkpoint,
+    CheckpointStatus,
+    Close,
+    FailureReason,
+    Generation,
+    Idea,
+    Pick,
+    batch_id,
+)
 from app.store import batches, closes, generations
 from app.store.checkpoints import Due
 from app.store.rows import Conn

@@ -56,9 +56,7 @@ class Worker:
 
 
 @asynccontextmanager
-async def supervised(
-    queue: Queue, tools: Tools, options: Callable[[], dict[str, Any]] = dict
-) -> AsyncIterator[Worker]:
+async def supervised(queue: Queue, tools: Tools, options: Callable[[], dict[str, Any]] = dict) -> AsyncIterator[Worker]:
     """Run a worker and the upkeep beside whatever the context does."""
     worker = Worker(queue, options)
     stalled_after = options().get("stalled_worker_timeout", STALLED_AFTER)

@@ -147,7 +147,7 @@ class EmbeddedPostgres:
         self.data.mkdir(mode=0o700)
         options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions"]
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-        command = [*_as_somebody(), binaries() / "initdb", "-D", self.data, *options, *locale]
+        command = [*_as_somebody(), str(binaries() / "initdb"), "-D", str(self.data), *options, *locale]
         done = subprocess.run(command, capture_output=True, text=True, env=_environment(), cwd="/", check=False)
         if done.returncode:
             raise ConfigurationError(f"The embedded Postgres cannot be set up in {self.data}: {done.stderr.strip()}")

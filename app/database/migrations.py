@@ -70,7 +70,7 @@ def folder() -> Path:
 
 def known(where: Path | None = None) -> list[Migration]:
     """Return our migrations in order; refuse a gap in the numbers or a missing way down."""
-    found = []
+    found: list[Migration] = []
     for up in sorted((where or folder()).glob("*.up.sql")):
         match = _FILE.fullmatch(up.name)
         down = up.with_name(up.name.replace(".up.sql", ".down.sql"))
@@ -106,7 +106,7 @@ async def status(conninfo: str) -> list[Step]:
 
 
 async def refuse_old(conninfo: str) -> None:
-    """Refuse a database that lacks a migration. One that is ahead is fine: a migration works with the code before it."""
+    """Refuse a database that lacks a migration. One that is ahead is fine: migrations work with the code before."""
     if missing := [step for step in await status(conninfo) if step.applied_at is None]:
         raise ConfigurationError(
             f"The database lacks migration {missing[0].number:04} ({missing[0].name}). "
@@ -121,7 +121,7 @@ def queue_files() -> list[str]:
 
 async def _applied(conn: AsyncConnection[Any], ours: Sequence[Migration]) -> int:
     """Return the number of the last applied migration; refuse a history that is not ours."""
-    history = {number: checksum for number, checksum in await _rows(conn, "SELECT number, checksum FROM operations.migrations")}
+    history = dict(await _rows(conn, "SELECT number, checksum FROM operations.migrations"))
     for step in ours:
         if history.get(step.number, step.checksum) != step.checksum:
             raise ConfigurationError(

@@ -18,8 +18,15 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderError, ProviderUnavailable
-from app.errors import QuotaSpent, UnknownTicker
+from app.errors import (
+    AlphaMondayError,
+    ConfigurationError,
+    ProviderBusy,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaSpent,
+    UnknownTicker,
+)
 from app.providers.ledger import REST, Grant, Ledger, Outcome, Shared
 from app.record.calendar import Clock
 from app.record.model import Bar
@@ -195,4 +202,3 @@ def read_bars(answer: dict[str, Any], ticker: str) -> list[Bar]:
 def redact(text: str, key: str) -> str:
     """Return `text` without the key."""
     return text.replace(key, "***") if key else text
-

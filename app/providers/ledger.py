@@ -1,9 +1,9 @@
 """
 The ledger of requests: a provider's limits, held across processes and restarts.
 
-Every request is granted, in one short transaction under an advisory lock, before it is sent. Whether it may go is a pure
-function of the earlier requests' times and now. The ledger also knows who is asking for what at the moment and what was
-answered lately, so that one request serves everybody who needs it.
+Every request is granted, in one short transaction under an advisory lock, before it is sent. Whether it may go is a
+pure function of the earlier requests' times and now. The ledger also knows who is asking for what and what was answered
+lately, so that one request serves everybody who needs it.
 """
 
 from collections.abc import Sequence

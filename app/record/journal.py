@@ -23,7 +23,11 @@ GENESIS = "0" * 64
 
 
 def entry(
-    after: JournalEntry | None, kind: JournalKind, at: datetime, recorded: Mapping[str, object], batch: UUID | None = None
+    after: JournalEntry | None,
+    kind: JournalKind,
+    at: datetime,
+    recorded: Mapping[str, object],
+    batch: UUID | None = None,
 ) -> JournalEntry:
     """Return the entry that follows `after` (None: the first) and records `recorded`."""
     seq, previous = (after.seq + 1, after.hash) if after else (1, GENESIS)

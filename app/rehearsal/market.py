@@ -103,7 +103,7 @@ class Market:
 
     def _bar(self, ticker: str, day: date, before: str | None) -> Bar:
         share, own = SHARES[ticker], Random(f"{self.seed}/{ticker}/{day}")  # noqa: S311
-        drift = own.gauss(0.0003, 0.011 if ticker != MARKET else 0.0)
+        drift = own.gauss(0, 0.011 if ticker != MARKET else 0.0)
         move = share.beta * _market_move(self.seed, day) + drift
         last = float(before) if before else float(share.price)
         opened = last * (1 + move * own.uniform(0.1, 0.6) + own.gauss(0, 0.002))
@@ -111,7 +111,11 @@ class Market:
         high = max(opened, closed) * (1 + abs(own.gauss(0, 0.004)))
         low = min(opened, closed) * (1 - abs(own.gauss(0, 0.004)))
         volume = own.randrange(1_000_000, 60_000_000)
-        return Bar(*(f"{round(value, 2):.4f}" for value in (opened, high, low, closed)), str(volume))
+        return Bar(_cents(opened), _cents(high), _cents(low), _cents(closed), str(volume))
+
+
+def _cents(value: float) -> str:
+    return f"{round(value, 2):.4f}"
 
 
 @cache

@@ -18,8 +18,8 @@ from msgspec import Struct
 
 from app.database import pools
 from app.database.embedded import address_of
-from app.errors import ConfigurationError
 from app.database.rehearsed import is_rehearsed
+from app.errors import ConfigurationError
 from app.providers.alpha_vantage import Answer
 from app.providers.ledger import Outcome
 from app.record import calendar
@@ -43,7 +43,9 @@ def span(weeks: int, until: date | None, now: datetime) -> Span:
     """Return the span of `weeks` Mondays, the last one the newest at the end of `until`, or now."""
     end = calendar.at(until, time(23, 59, 59)) if until else now
     if end > now:
-        raise ConfigurationError(f"--until must be a day before today, for example {calendar.today(now) - timedelta(days=1)}.")
+        raise ConfigurationError(
+            f"--until must be a day before today, for example {calendar.today(now) - timedelta(days=1)}."
+        )
     monday = calendar.latest_run_date(end) - timedelta(weeks=weeks - 1)
     return Span(calendar.due_at(monday) - timedelta(minutes=1), end if until else None)
 
@@ -56,7 +58,9 @@ def database(settings: Settings) -> str:
             (live,) = conn.execute(
                 "SELECT to_regclass('told.clock') IS NULL AND to_regclass('public.batches') IS NOT NULL"
             ).fetchone() or (False,)
-            if live and conn.execute("SELECT EXISTS (SELECT FROM public.batches UNION ALL SELECT FROM public.generations)").fetchone() == (True,):
+            if live and conn.execute(
+                "SELECT EXISTS (SELECT FROM public.batches UNION ALL SELECT FROM public.generations)"
+            ).fetchone() == (True,):
                 raise ConfigurationError(
                     "The database of DATABASE_URL holds a live record, and rehearsed and live data never share one. "
                     "Unset DATABASE_URL to rehearse in the embedded Postgres, or set it to another database."

@@ -3,10 +3,10 @@ Stand-ins for both providers: a process on loopback that speaks their protocols.
 
 `GET /query` is Alpha Vantage's (`TIME_SERIES_DAILY`, its notices and errors as HTTP 200, its limits kept), and
 `POST /v1/chat/completions` is OpenAI's. Prices are the made-up market's; ideas read like a model's. The time is the
-rehearsal's told time, asked of its database, or the real one. Every request is logged to a file before it is answered,
+rehearsal's told time, asked of its database, a given one, or the real one. Every request is logged to a file before it is answered,
 a JSON object a line, so that counts survive a kill.
 
-    python -m app.rehearsal.standins --port 0 --clock "host=... dbname=..." --log requests.jsonl
+    python -m app.rehearsal.standins --port 0 --now 2026-11-23T14:00:00+00:00 --log requests.jsonl
 
 The first line on standard output is the address. The process ends when its standard input does.
 """
@@ -61,8 +61,8 @@ Now = Callable[[], Awaitable[datetime]]
 class StandIns:
     """An ASGI app in both providers' place."""
 
-    def __init__(self, market: Market, now: Now, log: Path | None = None) -> None:
-        self.market, self.now = market, now
+    def __init__(self, market: Market, now: Now, log: Path | None = None, *, limits: bool = True) -> None:
+        self.market, self.now, self.limits = market, now, limits
         self._log = log.open("ab", buffering=0) if log else None
         self._recent: deque[datetime] = deque(maxlen=PER_DAY)
 
@@ -89,7 +89,9 @@ class StandIns:
             case "GET", "/query":
                 query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
                 refused, reply = self._alpha_vantage(query, at)
-                self._write("alphavantage", at, function=query.get("function"), symbol=query.get("symbol"), refused=refused)
+                self._write(
+                    "alphavantage", at, function=query.get("function"), symbol=query.get("symbol"), refused=refused
+                )
                 return reply
             case "POST", "/v1/chat/completions":
                 self._write("openai", at)
@@ -99,9 +101,9 @@ class StandIns:
     def _alpha_vantage(self, query: dict[str, str], at: datetime) -> tuple[str | None, Reply]:
         if not query.get("apikey"):
             return "key", (200, {"Error Message": BAD_KEY})
-        if self._recent and at - self._recent[-1] < GAP:
+        if self.limits and self._recent and at - self._recent[-1] < GAP:
             return "burst", (200, {"Information": BURST})
-        if len(self._recent) == PER_DAY and at - self._recent[0] < timedelta(days=1):
+        if self.limits and len(self._recent) == PER_DAY and at - self._recent[0] < timedelta(days=1):
             return "quota", (200, {"Information": QUOTA.format(key=query["apikey"])})
         self._recent.append(at)
         ticker = query.get("symbol", "").replace("-", ".")
@@ -139,13 +141,18 @@ class StandIns:
         request = msgspec.json.decode(body)
         content = msgspec.json.encode({"picks": ideas(today(at), self.market.seed)}).decode()
         prompt_tokens, completion_tokens = len(body) // 4, len(content) // 4
-        message = {"role": "assistant", "content": content, "refusal": None}
         return 200, {
             "id": f"chatcmpl-{today(at)}",
             "object": "chat.completion",
             "created": int(at.timestamp()),
             "model": f"{request['model']}-2024-07-18",
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": content, "refusal": None},
+                    "finish_reason": "stop",
+                }
+            ],
             "usage": {
                 "prompt_tokens": prompt_tokens,
                 "completion_tokens": completion_tokens,
@@ -165,15 +172,15 @@ _BUY = (
     "and a catch-up is more likely than a further slide over a fortnight.",
     "I expect {name} to do better than the index: {tailwind} should outweigh {headwind} in the near term, "
     "and the chart has held its 50-day average.",
-    "{name} combines {tailwind} with a balance sheet that cushions surprises. In a nervous tape such shares attract buyers.",
+    "{name} combines {tailwind} with a balance sheet that cushions surprises. Nervous tapes reward that.",
 )
 _SELL = (
     "{name} faces {headwind}, which consensus has been slow to reflect. After a strong run the risk over "
     "the next two weeks lies to the downside.",
     "The optimism about {tailwind} at {name} looks fully priced, while {headwind} is not. "
     "I expect it to do worse than the index.",
-    "Momentum in {name} has faded, and {headwind} gives holders a reason to take profits before the next report.",
-    "At this valuation {name} needs everything to go right; {headwind} suggests it will not within a fortnight.",
+    "Momentum in {name} has faded. With {headwind} ahead, holders have reason to take profits before the next report.",
+    "At this valuation {name} needs everything to go right; with {headwind} that is unlikely within a fortnight.",
 )
 
 
@@ -213,6 +220,17 @@ def told_by(conninfo: str) -> Now:
     return now
 
 
+def from_(start: datetime) -> Now:
+    """Return what tells the time that begins at `start` and goes on from there."""
+    real = RealClock()
+    lag = real.now() - start
+
+    async def now() -> datetime:
+        return real.now() - lag
+
+    return now
+
+
 async def serve(app: StandIns, listener: socket.socket) -> None:
     """Answer requests until standard input ends: it is the starter's, and ends with it."""
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", server_header=False))
@@ -227,17 +245,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(prog="standins", description=__doc__.splitlines()[1] if __doc__ else None)
     parser.add_argument("--port", type=int, default=0, help="where to listen on 127.0.0.1; 0: any free port")
     parser.add_argument("--clock", default="", help="the rehearsal's database, whose told time it is")
+    parser.add_argument("--now", type=datetime.fromisoformat, help="the time at the start, with its offset from UTC")
     parser.add_argument("--log", type=Path, help="the file to which requests are logged")
+    parser.add_argument("--no-limits", action="store_true", help="answer however often they are asked")
     parser.add_argument("--closed", default="", help="sessions called off on short notice, with commas between them")
     given = parser.parse_args(arguments)
     closed = [date.fromisoformat(day) for day in given.closed.split(",") if day]
-    clock = RealClock()
-
-    async def real() -> datetime:
-        return clock.now()
-
     listener = socket.create_server(("127.0.0.1", given.port))
-    app = StandIns(Market(Calendar(closed)), told_by(given.clock) if given.clock else real, given.log)
+    now = told_by(given.clock) if given.clock else from_(given.now or RealClock().now())
+    app = StandIns(Market(Calendar(closed)), now, given.log, limits=not given.no_limits)
     os.write(1, f"http://127.0.0.1:{listener.getsockname()[1]}\n".encode())
     with suppress(KeyboardInterrupt):
         asyncio.run(serve(app, listener))

@@ -2,12 +2,12 @@
 Told time: real time minus a lag that only ever shrinks.
 
 It flows at its real pace while anything is at work. When every job waits it leaps to the first moment at which one is
-due; when the lag is used up, told time is real time, and the same process goes on living. With an end (`until`) it stands
-still there. All processes that share the database share one told time, and any of them makes the leap.
+due; when the lag is used up, told time is real time, and the same process goes on living. With an end (`until`) it
+stands still there. All processes that share the database share one told time, and any of them makes the leap.
 
-Postgres is told once: Procrastinate's fetch function decides what is due by an unqualified `now()`, and in this database
-that one function finds `told.now()` first. Heartbeats and stalled jobs stay real, as they must. The row in `told.clock`
-also marks the database as rehearsed.
+Postgres is told once: Procrastinate's fetch function decides what is due by an unqualified `now()`, and in this
+database that one function finds `told.now()` first. Heartbeats and stalled jobs stay real, as they must. The row in
+`told.clock` also marks the database as rehearsed.
 """
 
 import asyncio
@@ -36,7 +36,8 @@ DO $$
 DECLARE
     asks regprocedure;
 BEGIN
-    FOR asks IN SELECT oid FROM pg_proc WHERE proname ~ '^procrastinate_fetch_job' AND pronamespace = 'queue'::regnamespace
+    FOR asks IN SELECT oid FROM pg_proc
+        WHERE proname ~ '^procrastinate_fetch_job' AND pronamespace = 'queue'::regnamespace
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = told, pg_catalog, queue', asks);
     END LOOP;
@@ -141,7 +142,7 @@ class ToldClock:
             raise ConfigurationError("This rehearsal has arrived at the present; --until can no longer stop it before.")
 
     async def live(self) -> None:
-        """Offer the queue its ticks, and leap when all is quiet, until told time is real time or has come to its end."""
+        """Offer the queue its ticks, and leap when all is quiet, until told time is real or has come to its end."""
         defaults, self.queue.periodic_defaults = self.queue.periodic_defaults, {"max_delay": 0}  # the real time's ticks
         ticks = PeriodicDeferrer(self.queue.periodic_registry, max_delay=MONDAY_LASTS.total_seconds())
         try:

@@ -24,9 +24,7 @@ WHERE batches.status = 'failed'
 """
 
 
-async def add(
-    conn: Conn, batch: Batch, picks: Sequence[Pick], baseline: Checkpoint, readings: Sequence[Close]
-) -> bool:
+async def add(conn: Conn, batch: Batch, picks: Sequence[Pick], baseline: Checkpoint, readings: Sequence[Close]) -> bool:
     """Store a batch with its picks and its baseline, and the journal's entry; return False if its Monday has one."""
     if not await insert(conn, "batches", batch, _SECOND_RUN):
         return False
@@ -100,4 +98,3 @@ async def first_run_date(conn: Conn, series: str) -> date | None:
     cursor = await conn.execute("SELECT min(run_date) FROM batches WHERE series = %s", (series,))
     row = await cursor.fetchone()
     return row[0] if row else None
-

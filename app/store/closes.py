@@ -35,9 +35,7 @@ async def among(conn: Conn, ids: Iterable[object]) -> list[Close]:
     return await select(conn, Close, "closes", "WHERE id = ANY(%s) ORDER BY ticker", list(ids))
 
 
-async def add_all(
-    conn: Conn, ticker: str, bars: Sequence[Bar], source: str, read_at: datetime
-) -> list[Difference]:
+async def add_all(conn: Conn, ticker: str, bars: Sequence[Bar], source: str, read_at: datetime) -> list[Difference]:
     """Store what `bars` say that is not yet known; return where they differ from what was said before."""
     known = {
         close.trading_day: close

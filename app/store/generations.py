@@ -45,7 +45,5 @@ async def complete(conn: Conn, generation: Generation, at: datetime) -> bool:
     if cursor.rowcount == 0:
         return False
     recorded = {"generation": generation}
-    await journal.append(
-        conn, JournalKind.GENERATION, at, recorded, batch_id(generation.series, generation.run_date)
-    )
+    await journal.append(conn, JournalKind.GENERATION, at, recorded, batch_id(generation.series, generation.run_date))
     return True

@@ -33,7 +33,7 @@ async def insert(conn: Conn, table: str, row: Struct, otherwise: str = "") -> bo
         sql.Identifier(table),
         columns_of(type(row)),
         sql.SQL(", ").join(map(sql.Placeholder, row.__struct_fields__)),
-        sql.SQL(otherwise),  # type: ignore[arg-type]
+        sql.SQL(otherwise),
     )
     cursor = await conn.execute(statement, msgspec.structs.asdict(row))
     return cursor.rowcount == 1
@@ -44,7 +44,7 @@ async def select(conn: Conn, type_: type[T], table: str, where: str, *values: An
     statement = sql.SQL("SELECT {} FROM {} {}").format(
         columns_of(type_),
         sql.Identifier(table),
-        sql.SQL(where),  # type: ignore[arg-type]
+        sql.SQL(where),
     )
     async with conn.cursor(row_factory=row_of(type_)) as cursor:
         return await (await cursor.execute(statement, values)).fetchall()

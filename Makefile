@@ -1,0 +1,75 @@
+# Alpha Monday. `make` lists the targets; the first of them prepares everything it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV_VERSION := 0.13.9
+
+.DEFAULT_GOAL := help
+.PHONY: help run serve test test-long audit migrate db-up db-down db-reset schema fmt fmt-check lint lock clean
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements-dev.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "python3 is missing: install Python 3.11 or newer."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) was found. Choose another with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. On Debian: apt-get install python3-venv"; exit 1; }
+	@echo "Setting up $(VENV) (once, about a minute)..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+run: $(READY) ## Rehearse twelve weeks with played providers, then serve them
+	@$(BIN)/alpha-monday rehearse
+
+serve: $(READY) ## Serve live; needs the two keys, see README
+	@$(BIN)/alpha-monday serve --migrate
+
+test: $(READY) ## Run the tests that take under five minutes
+	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: $(READY) ## Run the tests that take longer
+	@$(BIN)/python -m pytest -m long $(ARGS)
+
+audit: ## Run what needs Node or Chromium
+	@echo "Nothing here needs Node or Chromium yet; audits of the API and of GraphiQL come with their issue."
+
+migrate: $(READY) ## Bring the database's schema up to date
+	@$(BIN)/alpha-monday migrate
+
+db-up: $(READY) ## Start the embedded Postgres and print its address
+	@$(BIN)/alpha-monday db up
+
+db-down: $(READY) ## Stop the embedded Postgres
+	@$(BIN)/alpha-monday db down
+
+db-reset: $(READY) ## Delete everything the embedded Postgres holds
+	@$(BIN)/alpha-monday db reset --yes
+
+schema: $(READY) ## Print the API's schema anew
+	@$(BIN)/python -m api.types > graphql/schema.graphql
+
+fmt: $(READY) ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix --quiet .
+
+fmt-check: $(READY) ## Check the format
+	@$(BIN)/ruff format --check .
+
+lint: $(READY) ## Check format, style and types
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+
+lock: ## Renew the lock files, for every Python from 3.11 on
+	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@for lock in "requirements.lock" "requirements-dev.lock --extra dev"; do \
+	  .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-header --no-annotate $(ARGS) pyproject.toml -o $$lock || exit 1; done
+	@rm -rf .venv-lock
+
+clean: ## Delete the virtual environment and caches; the embedded Postgres stays
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

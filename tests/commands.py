@@ -1,0 +1,75 @@
+"""The commands as an operator starts them: real processes, with a clean environment."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+ALPHA_MONDAY = BIN / "alpha-monday"
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """Return an environment with nothing but the path and these settings."""
+    return {"PATH": f"{BIN}{os.pathsep}/usr/bin:/bin", **settings}
+
+
+def run(*arguments: object, cwd: Path, timeout: float = 120, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [ALPHA_MONDAY, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@contextmanager
+def served(*arguments: object, cwd: Path, **settings: str) -> Iterator[str]:
+    """Start a serving command on a free port, give its address, and stop it with SIGTERM."""
+    process = subprocess.Popen(
+        [ALPHA_MONDAY, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(PORT="0", **settings),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line)
+            if address := re.search(r"http://\S+?(?=/graphql)", line):
+                break
+        else:
+            raise AssertionError("".join(said))
+        yield address[0]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        said.append(process.communicate(timeout=60)[1])
+    assert process.returncode in (0, -signal.SIGTERM), "".join(said)
+
+
+@contextmanager
+def standins(cwd: Path, now: str) -> Iterator[str]:
+    """Start the providers' stand-ins at a time of their own; give their address."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "app.rehearsal.standins", "--now", now, "--no-limits"],
+        cwd=cwd,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        yield process.stdout.readline().strip()
+        process.stdin.close()

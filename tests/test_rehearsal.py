@@ -1,0 +1,327 @@
+"""
+Twelve weeks, lived through and then judged from outside.
+
+The judge knows the stand-ins' series and the API and nothing else: none of `app`, no SQL. (Only the killed rehearsal is
+looked into between its lives.)
+"""
+
+import asyncio
+import hashlib
+import json
+import random
+import re
+import signal
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import httpx
+import psycopg
+import pytest
+from commands import ALPHA_MONDAY, environment, run, served, standins
+from gql import Client, gql
+from gql.transport.httpx import HTTPXAsyncTransport
+
+from app.database.embedded import EmbeddedPostgres
+
+WEEKS = 12
+UNTIL = date(2026, 11, 22)
+NEW_YORK = ZoneInfo("America/New_York")
+
+BATCH = """
+id runDate createdAt status late benchmarkSymbol benchmarkInitialPrice tradingDay
+picks { id position ticker action initialPrice initialClose { ticker tradingDay close readAt } }
+checkpoints {
+  id day checkpointDate tradingDay status skipReason takenAt benchmarkPrice benchmarkSplitFactor benchmarkReturnPct
+  metrics {
+    pick { ticker } currentPrice splitFactor absoluteReturnPct vsBenchmarkPct directionalReturnPct alphaPct hit
+    close { tradingDay readAt }
+  }
+}
+result { day } latestCheckpoint { day } nextCheckpointAt
+generations { attempt accepted answeredAt } journal { seq kind }
+"""
+
+
+class Rehearsed:
+    """A rehearsal that is served: its address, its folder, and what its API says of every batch and entry."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url, self.folder = url, folder
+        self.batches = list(self.pages("batches", f"nodes {{ {BATCH} }}", 3))
+        self.journal = list(self.pages("journal", "nodes { seq kind at content previous hash }", 100))
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """Return the data of an answer without errors."""
+        answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}).json()
+        assert "errors" not in answer, answer
+        return answer["data"]
+
+    def pages(self, field: str, selection: str, first: int) -> Iterator[dict[str, Any]]:
+        """Return every node of a connection, page by page."""
+        query = f"query($after: String) {{ {field}(first: {first}, after: $after) {{ {selection} pageInfo {{ hasNextPage endCursor }} }} }}"
+        after = None
+        while True:
+            page = self.ask(query, after=after)[field]
+            yield from page["nodes"]
+            if not page["pageInfo"]["hasNextPage"]:
+                return
+            after = page["pageInfo"]["endCursor"]
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """Return what the stand-ins were asked, by their own log."""
+        return requests(self.folder)
+
+
+def requests(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / ".alpha-monday" / "requests.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "at": moment(json.loads(line)["at"])} for line in lines]
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory, create) -> Iterator[Rehearsed]:
+    """Twelve weeks up to a Sunday, served as they stood."""
+    folder = tmp_path_factory.mktemp("rehearsal")
+    with served("rehearse", "--weeks", WEEKS, "--until", UNTIL, cwd=folder, DATABASE_URL=create()) as url:
+        yield Rehearsed(url, folder)
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory) -> dict[str, dict[date, str]]:
+    """Every ticker's closes as the stand-ins tell them to anybody."""
+    tickers = "SPY AAPL MSFT NVDA AMZN GOOGL META BRK-B JPM V MA UNH LLY JNJ MRK PFE XOM CVX HD LOW COST WMT PG KO PEP MCD NKE DIS NFLX CRM ORCL ADBE AMD INTC QCOM CAT DE BA GE UPS"
+    with standins(tmp_path_factory.mktemp("market"), f"{UNTIL}T20:00:00+00:00") as url:
+        asked = {ticker: _series(url, ticker) for ticker in tickers.split()}
+    return {ticker.replace("-", "."): closes for ticker, closes in asked.items()}
+
+
+def _series(url: str, ticker: str) -> dict[date, str]:
+    query = {"function": "TIME_SERIES_DAILY", "symbol": ticker, "outputsize": "compact", "apikey": "x"}
+    bars = httpx.get(f"{url}/query", params=query).json()["Time Series (Daily)"]
+    return {date.fromisoformat(day): bar["4. close"] for day, bar in bars.items()}
+
+
+def ended(batch: dict[str, Any]) -> bool:
+    return date.fromisoformat(batch["runDate"]) + timedelta(days=14) <= UNTIL
+
+
+def test_every_monday_has_its_batch(rehearsed):
+    """Twelve Mondays, newest first, each made within a minute of its own nine o'clock, holidays included."""
+    first = date(2026, 8, 31)
+    assert [batch["runDate"] for batch in rehearsed.batches] == [
+        str(first + timedelta(weeks=week)) for week in reversed(range(WEEKS))
+    ]
+    for batch in rehearsed.batches:
+        made = moment(batch["createdAt"]).astimezone(NEW_YORK)
+        nine = datetime.combine(date.fromisoformat(batch["runDate"]), time(9), NEW_YORK)
+        assert timedelta(0) <= made - nine < timedelta(minutes=1, seconds=30)
+        assert not batch["late"]
+        assert [(one["attempt"], one["accepted"]) for one in batch["generations"]] == [(1, True)]
+
+
+def test_every_fortnight_has_its_fifteen_checkpoints(rehearsed, series):
+    """Skipped exactly where the day before was no session, computed elsewhere, each on its own morning."""
+    sessions = series["SPY"].keys()
+    for batch in rehearsed.batches:
+        run_date = date.fromisoformat(batch["runDate"])
+        days = [one["day"] for one in batch["checkpoints"]]
+        assert days == list(range(15)) if ended(batch) else days == list(range((UNTIL - run_date).days + 1))
+        assert batch["status"] == ("COMPLETED" if ended(batch) else "ACTIVE")
+        for one in batch["checkpoints"][1:]:
+            before = run_date + timedelta(days=one["day"] - 1)
+            closed = before not in sessions
+            assert one["checkpointDate"] == str(before + timedelta(days=1))
+            assert (one["status"], one["skipReason"]) == (("SKIPPED", "MARKET_CLOSED") if closed else ("COMPUTED", None))
+            assert one["tradingDay"] == (None if closed else str(before))
+            taken = moment(one["takenAt"]).astimezone(NEW_YORK)
+            nine = datetime.combine(before + timedelta(days=1), time(9), NEW_YORK)
+            assert timedelta(0) <= taken - nine < timedelta(minutes=5)
+
+
+def test_every_figure_is_what_anybody_would_compute(rehearsed, series):
+    """Every price is the stand-ins' own, every return equal to the last digit of 28."""
+    figures = 0
+    with localcontext(Context(prec=28, rounding=ROUND_HALF_EVEN)):
+        for batch in rehearsed.batches:
+            baseline = max(day for day in series["SPY"] if str(day) < batch["runDate"])
+            b0 = Decimal(series["SPY"][baseline])
+            assert (batch["tradingDay"], batch["benchmarkInitialPrice"]) == (str(baseline), format(b0, "f"))
+            actions = {pick["ticker"]: pick["action"] for pick in batch["picks"]}
+            for pick in batch["picks"]:
+                assert pick["initialPrice"] == series[pick["ticker"]][baseline]
+                assert pick["initialClose"]["tradingDay"] == str(baseline)
+            for one in batch["checkpoints"][1:]:
+                if one["status"] == "SKIPPED":
+                    assert one["metrics"] == []
+                    assert one["benchmarkPrice"] is one["benchmarkReturnPct"] is None
+                    continue
+                session = date.fromisoformat(one["tradingDay"])
+                b = Decimal(series["SPY"][session])
+                benchmark = (b * 1 - b0) / b0 * 100
+                assert (one["benchmarkPrice"], one["benchmarkReturnPct"]) == (format(b, "f"), format(benchmark, "f"))
+                assert [metric["pick"]["ticker"] for metric in one["metrics"]] == list(actions)
+                for metric in one["metrics"]:
+                    ticker = metric["pick"]["ticker"]
+                    p0, p = Decimal(series[ticker][baseline]), Decimal(series[ticker][session])
+                    absolute = (p * 1 - p0) / p0 * 100
+                    versus = absolute - benchmark
+                    sign = 1 if actions[ticker] == "BUY" else -1
+                    assert metric["currentPrice"] == series[ticker][session]
+                    assert metric["close"]["tradingDay"] == str(session)
+                    assert Decimal(metric["splitFactor"]) == 1
+                    assert metric["absoluteReturnPct"] == format(absolute, "f")
+                    assert metric["vsBenchmarkPct"] == format(versus, "f")
+                    assert Decimal(metric["directionalReturnPct"]) == sign * absolute
+                    assert Decimal(metric["alphaPct"]) == sign * versus
+                    assert metric["hit"] == (sign * versus > 0)
+                    figures += 2
+    assert figures > 600
+
+
+def test_results_are_the_last_session_of_the_fortnight(rehearsed, series):
+    """A batch that is over has its result at the checkpoint of the last session before day 14."""
+    for batch in rehearsed.batches:
+        if not ended(batch):
+            assert batch["result"] is None
+            continue
+        last = max(day for day in series["SPY"] if day < date.fromisoformat(batch["runDate"]) + timedelta(days=14))
+        assert batch["result"]["day"] == (last - date.fromisoformat(batch["runDate"])).days + 1
+        assert batch["nextCheckpointAt"] is None
+
+
+def test_the_journal_holds_all_of_it(rehearsed):
+    """The chain is recomputed with nothing but SHA-256, and says what the rows say."""
+    previous = "0" * 64
+    for number, entry in enumerate(rehearsed.journal, 1):
+        content = json.loads(entry["content"])
+        assert (entry["seq"], content["seq"], content["kind"]) == (str(number), str(number), entry["kind"])
+        assert entry["previous"] == previous
+        previous = hashlib.sha256(f"{previous}\n{entry['content']}".encode()).hexdigest()
+        assert entry["hash"] == previous
+        assert content["at"] == entry["at"]
+        assert json.dumps(content, ensure_ascii=False, separators=(",", ":"), sort_keys=True) == entry["content"]
+    head = rehearsed.ask("{ service { journalHead { seq hash } } }")["service"]["journalHead"]
+    assert head == {"seq": str(len(rehearsed.journal)), "hash": previous}
+    entries = {entry["seq"]: json.loads(entry["content"]) for entry in rehearsed.journal}
+    for batch in rehearsed.batches:
+        kinds = Counter(entry["kind"] for entry in batch["journal"])
+        assert kinds == {"GENERATION": 1, "BATCH": 1, "CHECKPOINT": len(batch["checkpoints"]) - 1}
+        own = [entries[entry["seq"]] for entry in batch["journal"]]
+        told = {one["checkpoint"]["id"]: one for one in own if one["kind"] == "CHECKPOINT"}
+        for one in batch["checkpoints"][1:]:
+            recorded = told[one["id"]]
+            assert recorded["checkpoint"].get("benchmark_return_pct") == one["benchmarkReturnPct"]
+            assert [m["vs_benchmark_pct"] for m in recorded["metrics"]] == [m["vsBenchmarkPct"] for m in one["metrics"]]
+            assert recorded["checkpoint"]["taken_at"] == one["takenAt"]
+
+
+def test_the_limits_were_never_exceeded(rehearsed):
+    """By the stand-ins' own log: one a second, five a minute, twenty-five a day, nothing refused, no ticker twice a day."""
+    asked = [one for one in rehearsed.requests if one["provider"] == "alphavantage"]
+    times = sorted(one["at"] for one in asked)
+    assert len(times) > 300
+    assert {one["refused"] for one in asked} == {None}
+    for count, seconds in ((1, 1), (5, 60), (25, 86_400)):
+        assert min(later - earlier for earlier, later in zip(times, times[count:], strict=False)) >= timedelta(seconds=seconds)
+    a_day = Counter((one["symbol"], one["at"].astimezone(NEW_YORK).date()) for one in asked)
+    assert set(a_day.values()) == {1}
+    mornings = defaultdict(list)
+    for one in sorted(asked, key=lambda one: one["at"]):
+        mornings[one["at"].astimezone(NEW_YORK).date()].append(one["symbol"])
+    assert all(symbols[0] == "SPY" for symbols in mornings.values() if "SPY" in symbols)
+    assert sum(one["provider"] == "openai" for one in rehearsed.requests) == WEEKS
+
+
+def test_everything_that_shows_rehearsed_data_says_so(rehearsed, tmp_path):
+    """The API, its responses, and the table of the command line."""
+    assert rehearsed.ask("{ service { rehearsed } }")["service"]["rehearsed"] is True
+    assert httpx.get(f"{rehearsed.url}/live").headers["x-rehearsed"] == "true"
+
+
+async def test_a_real_client_reads_it(rehearsed):
+    """`gql` fetches the schema, the latest batch, two pages of history and a batch in full, checked against it."""
+    async with Client(
+        transport=HTTPXAsyncTransport(f"{rehearsed.url}/graphql"), fetch_schema_from_transport=True
+    ) as session:
+        latest = (await session.execute(gql("{ latestBatch { id runDate } }")))["latestBatch"]
+        assert latest["runDate"] == "2026-11-16"
+        document = "query($after: String) { batches(first: 5, after: $after) { nodes { runDate } pageInfo { endCursor } } }"
+        one = (await session.execute(gql(document)))["batches"]
+        request = gql(document)
+        request.variable_values = {"after": one["pageInfo"]["endCursor"]}
+        two = (await session.execute(request))["batches"]
+        dates = [node["runDate"] for node in one["nodes"] + two["nodes"]]
+        assert dates == sorted(dates, reverse=True)
+        assert len(set(dates)) == 10
+        full = gql(f"query($id: ID!) {{ batch(id: $id) {{ {BATCH} }} }}")
+        full.variable_values = {"id": latest["id"]}
+        assert (await session.execute(full))["batch"] == rehearsed.batches[0]
+
+
+def test_the_record_stands_still_where_it_was_stopped(rehearsed):
+    """With an end the worker rests, and the next run is the one that was next then."""
+    service = rehearsed.ask("{ service { nextRunAt } latestBatch { nextCheckpointAt } }")
+    assert service["service"]["nextRunAt"] == "2026-11-23T14:00:00.000000Z"
+    assert service["latestBatch"]["nextCheckpointAt"] == "2026-11-23T14:00:00.000000Z"
+    assert httpx.get(f"{rehearsed.url}/health").json() == {"database": "alive", "worker": "switched off"}
+
+
+KEPT = """
+SELECT 'batch', id::text, run_date::text FROM batches
+UNION ALL SELECT 'pick', id::text, batch_id::text FROM picks
+UNION ALL SELECT 'checkpoint', id::text, taken_at::text FROM checkpoints
+UNION ALL SELECT 'metric', id::text, vs_benchmark_pct::text FROM pick_checkpoint_metrics
+UNION ALL SELECT 'close', id::text, ticker || trading_day FROM closes
+UNION ALL SELECT 'journal', seq::text, hash FROM journal
+"""
+
+
+def test_a_killed_rehearsal_goes_on(tmp_path):
+    """Killed with SIGKILL at three random moments, with its Postgres, it ends complete and has kept what was stored."""
+    seed = random.randrange(10_000)
+    print("seed", seed)
+    chance = random.Random(seed)
+    command = ("rehearse", "--weeks", "5", "--until", "2026-11-08", "--no-serve")
+    kept: set[tuple[str, str, str]] = set()
+    for _ in range(3):
+        process = subprocess.Popen(
+            [ALPHA_MONDAY, *command], cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        try:
+            process.wait(chance.uniform(2.5, 6))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        now = _stored(tmp_path)
+        assert kept <= now
+        kept = now
+    done = run(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    final = _stored(tmp_path)
+    assert kept <= final
+    counts = Counter(kind for kind, *_ in final)
+    # Mondays 5 October to 2 November: four fortnights and half of a fifth, day 0 included, up to Sunday 8 November.
+    assert (counts["batch"], counts["pick"], counts["checkpoint"]) == (5, 15, 3 * 15 + 14 + 7)
+    again = Counter((one["symbol"], one["at"].astimezone(NEW_YORK).date()) for one in requests(tmp_path) if one["provider"] == "alphavantage")
+    stored = {line[2]: line for line in final if line[0] == "close"}
+    assert len(stored) == counts["close"]  # no session read twice
+    assert sum(count - 1 for count in again.values()) <= 3 * 3  # what was in flight when it was killed
+    questions = sum(one["provider"] == "openai" for one in requests(tmp_path))
+    assert 5 <= questions <= 5 + 3
+
+
+def _stored(folder: Path) -> set[tuple[str, str, str]]:
+    with EmbeddedPostgres(folder / ".alpha-monday" / "postgres") as postgres, psycopg.connect(postgres.database("rehearsal")) as conn:
+        there = conn.execute("SELECT to_regclass('public.journal')").fetchone()
+        return set(conn.execute(KEPT).fetchall()) if there and there[0] else set()
