@@ -1,6 +1,7 @@
 """The operator's commands. Each has `--help` with an example; 0 means done, 1 refused or failed, 2 misused."""
 
 import asyncio
+import os
 import socket
 import sys
 from collections.abc import Callable, Coroutine
@@ -12,6 +13,7 @@ from typing import Any, ParamSpec
 import click
 import psycopg
 import uvicorn
+import uvloop
 from litestar import Litestar
 from psycopg_pool import PoolTimeout
 from rich.console import Console
@@ -45,19 +47,22 @@ out = Console(soft_wrap=True, highlight=False)
 def main() -> None:
     """Run a command; whatever goes wrong is one clear line and an exit code."""
     try:
-        group(prog_name="alpha-monday")
+        sys.exit(group(prog_name="alpha-monday", standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except AlphaMondayError as error:
         sys.exit(f"alpha-monday: {error}")
     except (psycopg.OperationalError, PoolTimeout) as error:
-        sys.exit(f"alpha-monday: the database went away: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
+        sys.exit(f"alpha-monday: The database went away: {' '.join(str(error).split())}")
+    except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION)
 def group() -> None:
-    r"""Alpha Monday: a public track record of AI stock picks.
+    """Alpha Monday: a public track record of AI stock picks.
 
     \b
     A first look, without keys or a database:
@@ -81,7 +86,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @group.command()
 @click.option("--migrate", "first_migrate", is_flag=True, help="Bring the database up to date first.")
 def serve(first_migrate: bool) -> None:
-    r"""Serve the API and run the jobs, live.
+    """Serve the API and run the jobs, live.
 
     \b
     Needs OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY. Example:
@@ -106,7 +111,7 @@ def serve(first_migrate: bool) -> None:
 @click.option("--down-to", type=click.IntRange(min=0), help="Take back every migration after this number.")
 @click.option("--status", "only_status", is_flag=True, help="Show which migrations are applied; change nothing.")
 def migrate(down_to: int | None, only_status: bool) -> None:
-    r"""Bring the database's schema up to date, or back. Several at once are safe.
+    """Bring the database's schema up to date, or back. Several at once are safe.
 
     \b
     Examples:
@@ -130,7 +135,7 @@ def migrate(down_to: int | None, only_status: bool) -> None:
 @click.option("--calm", is_flag=True, help="Let the providers behave. (They always do, for now.)")
 @click.option("--no-serve", is_flag=True, help="Only live through the weeks.")
 def rehearse(weeks: int, until: datetime | None, calm: bool, no_serve: bool) -> None:
-    r"""Live through past Mondays with played providers, then serve the record.
+    """Live through past Mondays with played providers, then serve the record.
 
     \b
     Needs no keys and no database. Examples:
@@ -143,7 +148,7 @@ def rehearse(weeks: int, until: datetime | None, calm: bool, no_serve: bool) -> 
     address = rehearsal.database(configuration)
     asyncio.run(_migrate(address, quiet=True))
     with rehearsal.played(configuration, address) as played:
-        asyncio.run(_live_through(played, span))
+        uvloop.run(_live_through(played, span))
         if listener:
             _log_to_the_terminal(configuration)
             _serve(create_app(played, rehearsal.clock_of(span), work=span.until is None), listener)
@@ -152,7 +157,7 @@ def rehearse(weeks: int, until: datetime | None, calm: bool, no_serve: bool) -> 
 @group.command()
 @asynchronous
 async def pick() -> None:
-    r"""Make this Monday's batch by hand, or run a failed one again.
+    """Make this Monday's batch by hand, or run a failed one again.
 
     The running service does the work; this command asks for it and waits. Refused on other days, and when this Monday
     has its picks.
@@ -192,7 +197,7 @@ async def pick() -> None:
 @click.option("--rehearsal", "of_the_rehearsal", is_flag=True, help="Show the embedded rehearsal's record.")
 @asynchronous
 async def show(run_date: datetime | None, of_the_rehearsal: bool) -> None:
-    r"""Print a batch as a table: the newest, or that of RUN_DATE.
+    """Print a batch as a table: the newest, or that of RUN_DATE.
 
     \b
     Examples:
@@ -217,7 +222,7 @@ def db() -> None:
 
 @db.command()
 def up() -> None:
-    r"""Start it, until `db down`, and print its address.
+    """Start it, until `db down`, and print its address.
 
     \b
     Example:
@@ -262,7 +267,7 @@ def _listen(configuration: Settings) -> socket.socket:
     try:
         return socket.create_server((configuration.host, configuration.port), family=family, backlog=2048)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise ConfigurationError(
             f"Cannot listen on {configuration.host} port {configuration.port}: {reason}. "
             f"Set HOST or PORT, for example PORT={configuration.port + 1}."

@@ -28,6 +28,7 @@ from urllib.parse import parse_qs
 import msgspec
 import psycopg
 import uvicorn
+import uvloop
 
 from app.record.calendar import Calendar, today
 from app.rehearsal.market import MARKET, SHARES, Market
@@ -256,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app = StandIns(Market(Calendar(closed)), now, given.log, limits=not given.no_limits)
     os.write(1, f"http://127.0.0.1:{listener.getsockname()[1]}\n".encode())
     with suppress(KeyboardInterrupt):
-        asyncio.run(serve(app, listener))
+        uvloop.run(serve(app, listener))  # asyncio itself would leave Nagle on: 40 ms an answer
 
 
 if __name__ == "__main__":

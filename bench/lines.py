@@ -1,0 +1,54 @@
+"""
+Lines of code per part of the house, without blanks, comments and docstrings; `make lines` prints them.
+
+    python bench/lines.py
+"""
+
+import ast
+import io
+import tokenize
+from pathlib import Path
+
+HOUSE = Path(__file__).parents[1]
+PARTS = ["app/record", "app/store", "app/providers", "app/database", "app/rehearsal", "app", "graphql/api", "jobs"]
+PARTS += ["migrations", "tests"]
+
+
+def lines(text: str) -> int:
+    """Return how many lines of a module hold code."""
+    code = {
+        line
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+        for line in range(token.start[0], token.end[0] + 1)
+        if token.type != tokenize.ENDMARKER
+    }
+    for node in ast.walk(ast.parse(text)):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            code -= set(range(body[0].lineno, (body[0].end_lineno or 0) + 1))
+    return len(code)
+
+
+def sql_lines(text: str) -> int:
+    """Return how many lines of an SQL file hold statements."""
+    return sum(bool(line.strip()) and not line.strip().startswith("--") for line in text.splitlines())
+
+
+def count() -> dict[str, int]:
+    """Return the lines of every part; a folder named before its parent is not counted with it."""
+    counted: dict[str, int] = {}
+    seen: set[Path] = set()
+    for part in PARTS:
+        files = set((HOUSE / part).rglob("*.py")) | set((HOUSE / part).rglob("*.sql"))
+        new = files - seen
+        seen |= new
+        counted[part] = sum((sql_lines if file.suffix == ".sql" else lines)(file.read_text()) for file in new)
+    return counted
+
+
+if __name__ == "__main__":
+    table = count()
+    for part, number in table.items():
+        print(f"| `{part}` | {number:,} |")
+    print(f"| all but tests | {sum(table.values()) - table['tests']:,} |")

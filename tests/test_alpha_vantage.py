@@ -1,0 +1,422 @@
+"""Alpha Vantage over real HTTP: what every body means, and what becomes of its request."""
+
+import asyncio
+import io
+import json
+import logging
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+import structlog
+from job_clock import JobClock
+from provider_server import CUT, CUT_IN_THE_BODY, HANGING, STALLED, Reply, refusing, says
+from provider_server import provider as provider
+
+from app import logs
+from app.errors import (
+    ConfigurationError,
+    ProviderBusy,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaSpent,
+    UnknownTicker,
+)
+from app.providers import alpha_vantage
+from app.providers.alpha_vantage import AlphaVantage, Answer
+from app.providers.ledger import Ledger, Outcome, Shared, Window, windows
+from app.record.model import Bar
+
+KEY = "ABC123"
+NOW = datetime(2025, 8, 28, 13, tzinfo=UTC)
+NINE = NOW
+
+NO_LIMITS = windows(1000, 1000, 1000)
+
+# What the documentation and the threads of client libraries show, to the letter.
+DAILY_SERIES = """
+{"Meta Data": {"1. Information": "Daily Prices (open, high, low, close) and Volumes", "2. Symbol": "IBM", "3. Last Refreshed": "2025-08-27", "4. Output Size": "Compact", "5. Time Zone": "US/Eastern"},
+ "Time Series (Daily)": {"2025-08-27": {"1. open": "242.8700", "2. high": "245.9600", "3. low": "242.0000", "4. close": "244.8400", "5. volume": "3698372"}, "2025-08-26": {"1. open": "240.1000", "2. high": "243.0000", "3. low": "239.5500", "4. close": "242.6300", "5. volume": "3000000"}}}
+"""  # noqa: E501
+UNKNOWN_SYMBOL = '{"Error Message": "Invalid API call. Please retry or visit the documentation (https://www.alphavantage.co/documentation/) for TIME_SERIES_DAILY."}'  # noqa: E501
+BAD_KEY = '{"Error Message": "the parameter apikey is invalid or missing. Please claim your free API key on (https://www.alphavantage.co/support/#api-key). It should take less than 20 seconds."}'  # noqa: E501
+BURST = '{"Information": "Thank you for using Alpha Vantage! Please consider spreading out your free API requests more sparingly (1 request per second). You may subscribe to any of the premium plans at https://www.alphavantage.co/premium/ to lift the free key rate limit (25 requests per day) and instantly remove all daily rate limits."}'  # noqa: E501
+DAILY_QUOTA = '{"Information": "We have detected your API key as ABC123 and our standard API rate limit is 25 requests per day. Please subscribe to any of the premium plans at https://www.alphavantage.co/premium/ to instantly remove all daily rate limits."}'  # noqa: E501
+PREMIUM = '{"Information": "Thank you for using Alpha Vantage! This is a premium endpoint. You may subscribe to any of the premium plans at https://www.alphavantage.co/premium/ to instantly unlock all premium endpoints"}'  # noqa: E501
+OLDER_THROTTLE = '{"Note": "Thank you for using Alpha Vantage! Our standard API call frequency is 5 calls per minute and 500 calls per day. Please visit https://www.alphavantage.co/premium/ if you would like to target a higher API call frequency."}'  # noqa: E501
+SPLITS = '{"symbol": "NVDA", "data": [{"effective_date": "2024-06-10", "split_factor": "10.0000"}, {"effective_date": "2021-07-20", "split_factor": "4.0000"}]}'  # noqa: E501
+NO_QUOTE = '{"Global Quote": {}}'
+
+
+def series(*bars: tuple[str, str, str]) -> Reply:
+    """A daily series of (day, open, close), in the order given."""
+    days = {
+        day: {"1. open": opened, "2. high": "1", "3. low": "1", "4. close": closed, "5. volume": "1"}
+        for day, opened, closed in bars
+    }
+    return says({"Meta Data": {}, "Time Series (Daily)": days})
+
+
+GOOD = series(("2025-08-27", "242.8700", "244.8400"))
+
+
+@pytest.fixture
+def clock() -> JobClock:
+    """Nine in New York on a Thursday."""
+    return JobClock(NOW)
+
+
+Client = Callable[..., AlphaVantage]
+
+
+@pytest.fixture
+async def client(pool, clock, provider) -> AsyncIterator[Client]:
+    """Make clients of the provider, by default one without limits."""
+    async with AsyncExitStack() as stack:
+
+        def make(base_url: str = "", limits: list[Window] = NO_LIMITS) -> AlphaVantage:
+            made = AlphaVantage(KEY, Ledger(pool, "alphavantage", limits, clock), clock, base_url or provider.url)
+            stack.push_async_callback(made.close)
+            return made
+
+        yield make
+
+
+async def outcomes(pool) -> list[str | None]:
+    """What became of the requests, in their order."""
+    async with pool.connection() as conn:
+        cursor = await conn.execute("SELECT outcome FROM operations.provider_requests ORDER BY id")
+        return [outcome for (outcome,) in await cursor.fetchall()]
+
+
+async def settle(client: AlphaVantage, answer: Answer | Shared) -> None:
+    """Do what a job does with an answer."""
+    assert isinstance(answer, Answer)
+    async with client.ledger.pool.connection() as conn:
+        await client.ledger.settle(conn, answer.grant, Outcome.ANSWERED)
+
+
+async def test_a_daily_series(client, provider, pool):
+    """A good answer gives its bars oldest first, every price exactly as it was written."""
+    provider.play(Reply(DAILY_SERIES.encode()))
+    asked = client()
+    answer = await asked.bars("IBM", NINE)
+    assert answer.bars == [
+        Bar(trading_day=date(2025, 8, 26), open=Decimal("240.1000"), close=Decimal("242.6300")),
+        Bar(trading_day=date(2025, 8, 27), open=Decimal("242.8700"), close=Decimal("244.8400")),
+    ]
+    assert [str(bar.close) for bar in answer.bars] == ["242.6300", "244.8400"]
+    assert await outcomes(pool) == [None]  # until the job has stored what it said
+    await settle(asked, answer)
+    assert await outcomes(pool) == ["answered"]
+
+
+async def test_what_is_asked(client, provider):
+    """A request names the function, the symbol, the free size and the key, and nothing else."""
+    provider.play(GOOD)
+    await client().bars("IBM", NINE)
+    (request,) = provider.requests
+    assert (request.method, request.path) == ("GET", "/query")
+    assert request.query == {
+        "function": "TIME_SERIES_DAILY",
+        "symbol": "IBM",
+        "outputsize": "compact",
+        "apikey": KEY,
+    }
+
+
+async def test_bars_out_of_order(client, provider):
+    """The order of the bars in the answer does not matter."""
+    provider.play(series(("2025-08-26", "2", "2"), ("2025-08-27", "3", "3"), ("2025-08-25", "1", "1")))
+    answer = await client().bars("IBM", NINE)
+    assert [(bar.trading_day.day, bar.close) for bar in answer.bars] == [(25, 1), (26, 2), (27, 3)]
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["0.0001", "244.8400", "123456789.123456789123456789123456789", "7", "00012.5", "1000000"],
+)
+async def test_a_price_is_kept_to_its_last_digit(client, provider, written):
+    """Between the provider's text and ours there is no float and no rounding."""
+    provider.play(series(("2025-08-27", written, written)))
+    answer = await client().bars("IBM", NINE)
+    assert answer.bars[0].close == Decimal(written)
+    assert answer.bars[0].close.as_tuple() == Decimal(written).as_tuple()
+
+
+NO_DAY = '{"Time Series (Daily)": {"today": {}}}'
+NO_BAR = '{"Time Series (Daily)": {"2025-08-27": 5}}'
+ELSEWHERE = Reply(status=302, headers={"location": "/query"})
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "outcome", "requests"),
+    [
+        pytest.param(UNKNOWN_SYMBOL, UnknownTicker, "refused", 1, id="unknown symbol"),
+        pytest.param(BAD_KEY, ConfigurationError, "refused", 1, id="bad key"),
+        pytest.param(BURST, ProviderBusy, "failed", 5, id="burst, which mentions the day's limit too"),
+        pytest.param(DAILY_QUOTA, QuotaSpent, "quota_spent", 1, id="daily quota"),
+        pytest.param(PREMIUM, ConfigurationError, "refused", 1, id="premium"),
+        pytest.param(OLDER_THROTTLE, ProviderBusy, "failed", 5, id="older throttle"),
+        pytest.param('{"Information": "We are moving."}', ProviderError, "failed", 1, id="another Information"),
+        pytest.param("{}", ProviderUnavailable, "failed", 5, id="empty object"),
+        pytest.param(SPLITS, ProviderUnavailable, "failed", 5, id="another function's answer"),
+        pytest.param(NO_QUOTE, ProviderUnavailable, "failed", 5, id="an empty quote"),
+        pytest.param('{"Time Series (Daily)": []}', ProviderUnavailable, "failed", 5, id="a series that is a list"),
+        pytest.param(NO_DAY, ProviderUnavailable, "failed", 5, id="a day that is none"),
+        pytest.param(NO_BAR, ProviderUnavailable, "failed", 5, id="a bar that is none"),
+        pytest.param("<html><body>Welcome</body></html>", ProviderUnavailable, "failed", 5, id="HTML"),
+        pytest.param(DAILY_SERIES[:200], ProviderUnavailable, "failed", 5, id="truncated JSON"),
+        pytest.param("[]", ProviderUnavailable, "failed", 5, id="a list"),
+        pytest.param("null", ProviderUnavailable, "failed", 5, id="null"),
+        pytest.param('"text"', ProviderUnavailable, "failed", 5, id="a string"),
+        pytest.param("", ProviderUnavailable, "failed", 5, id="nothing"),
+        pytest.param(b'{"Information": "\xff\xfe"}', ProviderUnavailable, "failed", 5, id="no UTF-8"),
+        pytest.param("[" * 100_000, ProviderUnavailable, "failed", 5, id="very deep"),
+        pytest.param(Reply(status=500), ProviderUnavailable, "failed", 5, id="500"),
+        pytest.param(Reply(b"<html>", status=503), ProviderUnavailable, "failed", 5, id="503"),
+        pytest.param(Reply(status=429), ProviderBusy, "failed", 5, id="429"),
+        pytest.param(ELSEWHERE, ProviderUnavailable, "failed", 5, id="redirect"),
+        pytest.param(CUT, ProviderUnavailable, "failed", 5, id="cut before the answer"),
+        pytest.param(CUT_IN_THE_BODY, ProviderUnavailable, "failed", 5, id="cut within the answer"),
+    ],
+)
+async def test_what_an_answer_means(client, provider, pool, reply, error, outcome, requests):
+    """Each answer without data is the error that says what to do, and its request's outcome is written down."""
+    body = reply.encode() if isinstance(reply, str) else reply
+    provider.play(body if isinstance(body, Reply) else Reply(body))
+    with pytest.raises(error) as raised:
+        await client().bars("IBM", NINE)
+    assert type(raised.value) is error
+    assert await outcomes(pool) == [outcome] * requests
+    assert len(provider.requests) == requests
+    assert KEY not in "".join(traceback.format_exception(raised.value))
+    assert KEY not in repr(raised.value.args)
+
+
+async def test_a_refused_connection(client, pool):
+    """Where nobody listens, five attempts were made."""
+    with refusing() as address, pytest.raises(ProviderUnavailable, match="cannot be reached") as raised:
+        await client(address).bars("IBM", NINE)
+    assert KEY not in "".join(traceback.format_exception(raised.value))
+    assert await outcomes(pool) == ["failed"] * 5
+
+
+@pytest.mark.parametrize(
+    "hanging", [pytest.param(HANGING, id="before the answer"), pytest.param(STALLED, id="within the answer")]
+)
+async def test_a_hanging_connection(client, provider, pool, monkeypatch, hanging):
+    """A provider that takes a request and says nothing is left after a time."""
+    monkeypatch.setattr(alpha_vantage, "_TIME_LIMIT", 0.05)
+    provider.play(hanging)
+    with pytest.raises(ProviderUnavailable, match="did not answer within"):
+        await client().bars("IBM", NINE)
+    assert await outcomes(pool) == ["failed"] * 5
+
+
+async def test_too_much_of_an_answer(client, provider, monkeypatch):
+    """An answer without an end is not read to its end."""
+    monkeypatch.setattr(alpha_vantage, "_LARGEST_BODY", 1000)
+    provider.play(Reply(b" " * 1001))
+    with pytest.raises(ProviderUnavailable, match="more than anybody asked for"):
+        await client().bars("IBM", NINE)
+
+
+async def test_the_burst_text_is_told_from_the_quota(client, provider, pool):
+    """The text about a burst also speaks of 25 requests per day; it is a burst all the same."""
+    assert "25 requests per day" in BURST
+    provider.play(Reply(BURST.encode()), GOOD)
+    assert isinstance(await client().bars("IBM", NINE), Answer)
+    assert await outcomes(pool) == ["failed", None]
+
+
+async def test_a_spent_quota(client, provider, clock, pool):
+    """A provider that says that the day's quota is spent is left alone for an hour, by everybody."""
+    provider.play(Reply(DAILY_QUOTA.encode()), GOOD)
+    with pytest.raises(QuotaSpent) as raised:
+        await client().bars("IBM", NINE)
+    assert raised.value.at == NOW + timedelta(hours=1)
+    assert "detected your API key as ***" in str(raised.value)
+    with pytest.raises(QuotaSpent) as again:
+        await client().bars("MSFT", NINE)  # another client, another ticker, the same ledger
+    assert again.value.at == NOW + timedelta(hours=1)
+    assert len(provider.requests) == 1
+    clock.set(again.value.at)
+    assert isinstance(await client().bars("MSFT", NINE), Answer)
+
+
+async def test_a_key_that_is_not_accepted_says_what_to_change(client, provider):
+    """The sentence names the setting."""
+    provider.play(Reply(BAD_KEY.encode()))
+    with pytest.raises(ConfigurationError, match="set ALPHA_VANTAGE_API_KEY"):
+        await client().bars("IBM", NINE)
+
+
+async def test_an_unknown_ticker_is_named(client, provider):
+    """The error knows which ticker it is about."""
+    provider.play(Reply(UNKNOWN_SYMBOL.encode()))
+    with pytest.raises(UnknownTicker, match="does not know IBMX") as raised:
+        await client().bars("IBMX", NINE)
+    assert raised.value.ticker == "IBMX"
+
+
+ODD = ["", " 1", "1e3", "1_000", "1,000.00", "-5", "+5", "NaN", "Infinity", "0", "0.0000", "٣", ".", "--", 244.84, {}]
+
+
+@pytest.mark.parametrize(
+    "bar",
+    [
+        *(pytest.param({"1. open": "242.87", "4. close": odd}, id=f"close {odd}") for odd in ODD),
+        pytest.param({"1. open": "NaN", "4. close": "244.84"}, id="open NaN"),
+        pytest.param({"1. open": "242.87"}, id="no close"),
+        pytest.param({"4. close": "244.84"}, id="no open"),
+    ],
+)
+async def test_a_number_in_odd_form(client, provider, bar):
+    """What is no plain number above zero is refused, naming ticker and session."""
+    provider.play(says({"Time Series (Daily)": {"2025-08-27": bar}}))
+    with pytest.raises(ProviderUnavailable, match=r"^IBM, 2025-08-27: "):
+        await client().bars("IBM", NINE)
+
+
+async def test_five_attempts(client, provider, clock, pool):
+    """What may pass is tried five times, with waits that double and vary, told and not lived through."""
+    provider.play(*[Reply(status=503)] * 4, GOOD)
+    answer = await client().bars("IBM", NINE)
+    assert answer.bars
+    assert await outcomes(pool) == ["failed"] * 4 + [None]
+    assert len(clock.slept) == 4
+    for pause, longest in zip(clock.slept, (2, 4, 8, 16), strict=True):
+        assert longest / 2 <= pause <= longest <= 60
+    assert clock.now() - NOW == timedelta(seconds=sum(clock.slept))
+
+
+async def test_attempts_keep_the_limits(client, provider, pool, clock):
+    """Attempts are requests like any other: the ledger's windows hold for them."""
+    provider.play(*[Reply(status=503)] * 4, GOOD)
+    await client(limits=[Window(1, timedelta(seconds=20))]).bars("IBM", NINE)
+    async with pool.connection() as conn:
+        cursor = await conn.execute(
+            "SELECT at - lag(at) OVER (ORDER BY at) FROM operations.provider_requests ORDER BY at"
+        )
+        (_, *gaps) = [gap for (gap,) in await cursor.fetchall()]
+    assert gaps == [timedelta(seconds=20)] * 4
+
+
+async def test_class_shares_are_asked_with_a_dash(client, provider, pool):
+    """BRK.B is BRK-B at the provider, and BRK.B in our ledger."""
+    provider.play(GOOD)
+    await client().bars("BRK.B", NINE)
+    assert [request.query["symbol"] for request in provider.requests] == ["BRK-B"]
+    async with pool.connection() as conn:
+        cursor = await conn.execute("SELECT symbol FROM operations.provider_requests")
+        assert await cursor.fetchall() == [("BRK.B",)]
+
+
+async def test_class_shares_fall_back_to_the_dot(client, provider, pool, clock):
+    """A provider that knows only the dot is asked with it, and that is remembered."""
+
+    def only_the_dot(request):
+        return GOOD if "." in request.query["symbol"] else Reply(UNKNOWN_SYMBOL.encode())
+
+    provider.answers = only_the_dot
+    asked = client()
+    await settle(asked, await asked.bars("BRK.B", NINE))
+    assert await outcomes(pool) == ["refused", "answered"]
+    clock.set(NOW + timedelta(days=1))
+    await asked.bars("BRK.B", NINE + timedelta(days=1))
+    assert [request.query["symbol"] for request in provider.requests] == ["BRK-B", "BRK.B", "BRK.B"]
+
+
+async def test_class_shares_that_nobody_knows(client, provider, pool):
+    """Unknown with a dash and with a dot is unknown, in our spelling."""
+    provider.play(Reply(UNKNOWN_SYMBOL.encode()))
+    with pytest.raises(UnknownTicker) as raised:
+        await client().bars("ABC.D", NINE)
+    assert raised.value.ticker == "ABC.D"
+    assert [request.query["symbol"] for request in provider.requests] == ["ABC-D", "ABC.D"]
+    assert await outcomes(pool) == ["refused", "refused"]
+
+
+async def test_the_dot_is_no_attempt(client, provider):
+    """That the dash is unknown may turn out with the fifth attempt; the dot is asked for all the same."""
+    provider.play(*[Reply(status=503)] * 4, Reply(UNKNOWN_SYMBOL.encode()), GOOD)
+    assert isinstance(await client().bars("BRK.B", NINE), Answer)
+    assert [request.query["symbol"] for request in provider.requests] == ["BRK-B"] * 5 + ["BRK.B"]
+
+
+async def test_at_most_three_in_flight(client, provider):
+    """Seven tickers at once are three requests at a time."""
+    slow = Reply(GOOD.body, delay=0.05)
+    provider.play(slow)
+    asked = client()
+    await asyncio.gather(*(asked.bars(ticker, NINE) for ticker in "ABCDEFG"))
+    assert len(provider.requests) == 7
+    assert provider.most_in_flight == 3
+
+
+async def test_an_answer_serves_everybody(client, provider, clock):
+    """What was answered since the last time of asking is not asked again, by whichever client."""
+    provider.play(GOOD)
+    first, second = client(), client()
+    await settle(first, await first.bars("IBM", NINE))
+    assert await second.bars("IBM", NINE) == Shared()
+    assert len(provider.requests) == 1
+    clock.set(NOW + timedelta(minutes=30))
+    assert isinstance(await second.bars("IBM", clock.now()), Answer)
+    assert len(provider.requests) == 2
+
+
+async def test_an_answer_is_not_shared_before_it_is_stored(client, provider, clock):
+    """Whoever comes while an answer is being stored waits; if it never is, the request is made again."""
+    provider.play(GOOD)
+    first, second = client(), client()
+    await first.bars("IBM", NINE)  # and its process dies
+    assert isinstance(await second.bars("IBM", NINE), Answer)
+    assert clock.now() - NOW == timedelta(seconds=60)
+
+
+@pytest.fixture
+def logged(clock) -> Iterator[Callable[[str], io.StringIO]]:
+    """Send the logs, ours and the libraries', to a text, as the service does."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level, {name: logging.getLogger(name).level for name in logs._QUIETER}
+
+    def to(level: str) -> io.StringIO:
+        text = io.StringIO()
+        logs.configure(level, clock.now, [KEY], to=text)
+        return text
+
+    yield to
+    root.handlers, level, levels = before
+    root.setLevel(level)
+    for name, quiet in levels.items():
+        logging.getLogger(name).setLevel(quiet)
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO"])
+async def test_the_key_is_in_no_line_of_the_log(client, provider, logged, level):
+    """Neither our lines nor the HTTP library's show the key, at any level, whatever was answered."""
+    text = logged(level)
+    for reply in (Reply(DAILY_QUOTA.encode()), Reply(BURST.encode()), Reply(status=302), CUT, GOOD):
+        provider.play(reply)
+        try:
+            await client().bars(f"A{'BCDEF'[len(provider.requests) % 5]}", NINE)
+        except (ProviderError, QuotaSpent):
+            structlog.get_logger().exception("in vain")
+    lines = text.getvalue()
+    assert all(json.loads(line) for line in lines.splitlines())
+    assert "in vain" in lines
+    assert KEY not in lines
+
+
+async def test_the_address_is_nothing_the_library_tells(client, provider, caplog):
+    """Whoever sets up logging (a worker of the queue's command line, say), the library's lines hold no key."""
+    provider.play(GOOD)
+    with caplog.at_level(logging.INFO):
+        await client().bars("IBM", NINE)
+    assert KEY not in caplog.text

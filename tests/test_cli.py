@@ -1,0 +1,220 @@
+"""The operator's commands, started as an operator starts them: one clear line and an honest exit code."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from commands import ALPHA_MONDAY, environment, run, served, standins
+
+from app.cli import group
+
+KEYS = {"OPENAI_API_KEY": "sk-test", "ALPHA_VANTAGE_API_KEY": "av-test"}
+
+
+def one_line(text: str) -> str:
+    """Return the one line that a refusal is."""
+    lines = [line for line in text.splitlines() if line]
+    assert len(lines) == 1, text
+    assert lines[0].startswith("alpha-monday: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        pytest.param({}, "OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY must be set", id="no keys"),
+        pytest.param({"OPENAI_API_KEY": "sk-test"}, "ALPHA_VANTAGE_API_KEY must be set", id="one key missing"),
+        pytest.param({**KEYS, "PORT": "x"}, "PORT must be a port number, 0 to 65535, for example PORT=8080", id="port"),
+        pytest.param({**KEYS, "OPENAI_TEMPERATURE": "hot"}, "OPENAI_TEMPERATURE must be a number", id="temperature"),
+        pytest.param({**KEYS, "HOST": "203.0.113.7"}, "Cannot listen on 203.0.113.7 port 8080", id="not our address"),
+        pytest.param(
+            {**KEYS, "PORT": "0", "DATABASE_URL": "postgresql://nobody:secret-word@127.0.0.1:1/none"},
+            "The database at 127.0.0.1:1/none cannot be reached",
+            id="no database",
+        ),
+        pytest.param(
+            {**KEYS, "DATABASE_POOLED": "true", "DATABASE_URL": "postgresql://h/d"},
+            "QUEUE_DATABASE_URL must be set when DATABASE_POOLED is true",
+            id="pooled without a direct connection",
+        ),
+    ],
+)
+def test_serve_refuses_with_one_line(tmp_path, settings, says):
+    """What is wrong, what it must be, exit code 1; no traceback, no secret."""
+    done = run("serve", cwd=tmp_path, **settings)
+    assert done.returncode == 1
+    assert says in one_line(done.stderr)
+    assert "secret-word" not in done.stderr
+
+
+def test_a_port_in_use_is_one_line(tmp_path):
+    """It names the port, and what to set, before anything else is done."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", cwd=tmp_path, PORT=str(port), **KEYS)
+    assert done.returncode == 1
+    assert f"Cannot listen on 127.0.0.1 port {port}: Address already in use. Set HOST or PORT" in one_line(done.stderr)
+    assert not (tmp_path / ".alpha-monday").exists()
+
+
+def test_serve_wants_a_migrated_database(tmp_path, create):
+    """Without --migrate a database that lacks a migration is refused, with the command that helps."""
+    done = run("serve", cwd=tmp_path, PORT="0", DATABASE_URL=create(), **KEYS)
+    assert done.returncode == 1
+    assert "lacks migration 0001 (record). Run `alpha-monday migrate`" in one_line(done.stderr)
+
+
+def test_serve_lives_and_drains(tmp_path, create):
+    """Live on an empty database: healthy, an empty record, gone on SIGTERM; its worker has left the queue's register."""
+    address, nobody = create(), "http://127.0.0.1:9"
+    providers = {"OPENAI_BASE_URL": nobody, "ALPHA_VANTAGE_BASE_URL": nobody}
+    with served("serve", "--migrate", cwd=tmp_path, DATABASE_URL=address, **KEYS, **providers) as url:
+        deadline = time.monotonic() + 20
+        while (health := httpx.get(f"{url}/health")).status_code != 200:
+            assert time.monotonic() < deadline, health.text
+        assert health.json() == {"database": "alive", "worker": "alive"}
+        assert httpx.get(f"{url}/live").json() == {"status": "alive"}
+        assert "x-rehearsed" not in health.headers
+        assert "server" not in health.headers
+        query = "{ picks(ticker: \"AAPL\") { nodes { id } } service { rehearsed } }"
+        data = httpx.post(f"{url}/graphql", json={"query": query}).json()["data"]
+        assert data == {"picks": {"nodes": []}, "service": {"rehearsed": False}}
+    with psycopg.connect(address) as conn:
+        assert conn.execute("SELECT count(*) FROM queue.procrastinate_workers").fetchone() == (0,)
+
+
+def test_rehearsed_and_live_data_never_share_a_database(tmp_path, create):
+    """Neither starts in the other's database."""
+    live, rehearsed = create(), create()
+    assert run("migrate", cwd=tmp_path, DATABASE_URL=live).returncode == 0
+    with psycopg.connect(live) as conn:
+        conn.execute(
+            "INSERT INTO batches (id, series, run_date, created_at, status, late, failure_reason, failure, benchmark_symbol) "
+            "VALUES (gen_random_uuid(), 'main', '2026-11-16', now(), 'failed', false, 'MISSED', 'Nobody was there.', 'SPY')"
+        )
+    refused = run("rehearse", "--no-serve", cwd=tmp_path, DATABASE_URL=live)
+    assert refused.returncode == 1
+    assert "holds a live record" in one_line(refused.stderr)
+    done = run("rehearse", "--weeks", "1", "--until", "2026-11-03", "--no-serve", cwd=tmp_path, DATABASE_URL=rehearsed)
+    assert done.returncode == 0, done.stderr
+    for command in ("serve", "pick"):
+        refused = run(command, cwd=tmp_path, DATABASE_URL=rehearsed, PORT="0", **KEYS)
+        assert refused.returncode == 1
+        assert "holds a rehearsal" in refused.stderr or "No Monday has begun" in refused.stderr
+    shown = run("show", "2026-11-02", cwd=tmp_path, DATABASE_URL=rehearsed)
+    assert "REHEARSED" in shown.stdout
+    assert re.search(r"SPY +│ (BUY|SELL) [A-Z.]+ ", shown.stdout.replace("┃", "│"))
+
+
+def test_weeks_out_of_a_real_providers_reach_are_refused(tmp_path, create):
+    """With a price server of one's own, the first baseline must be among the bars it tells."""
+    with standins(tmp_path, datetime.now(UTC).isoformat()) as url:
+        settings = {"DATABASE_URL": create(), "ALPHA_VANTAGE_BASE_URL": url, "ALPHA_VANTAGE_API_KEY": "x"}
+        done = run("rehearse", "--weeks", "40", "--no-serve", cwd=tmp_path, **settings)
+        assert done.returncode == 1
+        assert "The bars of ALPHA_VANTAGE_BASE_URL begin on" in done.stderr
+        assert "Traceback" not in done.stderr
+        done = run("rehearse", "--weeks", "1", "--no-serve", cwd=tmp_path, **settings)
+        assert done.returncode == 0, done.stderr
+        assert "Rehearsed: 1 Mondays" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        pytest.param(["rehearse", "--until", "2999-01-01"], 1, "--until must be a day before today", id="future"),
+        pytest.param(["rehearse", "--until", "tomorrow"], 2, "does not match the format", id="no date"),
+        pytest.param(["rehearse", "--weeks", "0"], 2, "0 is not in the range", id="no weeks"),
+        pytest.param(["migrate", "--down-to", "-1"], 2, "-1 is not in the range", id="negative migration"),
+        pytest.param(["sell"], 2, "No such command 'sell'", id="no such command"),
+        pytest.param(["db", "down"], 0, "", id="nothing to stop"),
+    ],
+)
+def test_misuse(tmp_path, arguments, code, says):
+    """Wrong words are refused by name, with the exit code that says so."""
+    done = run(*arguments, cwd=tmp_path)
+    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def commands() -> list[list[str]]:
+    nested = [[name, inner] for name, command in group.commands.items() for inner in getattr(command, "commands", {})]
+    return [[name] for name in group.commands if not hasattr(group.commands[name], "commands")] + nested
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_has_help_with_an_example(tmp_path, command):
+    """Plain words, and a line that can be copied."""
+    done = run(*command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert re.search(rf"Examples?:.*alpha-monday {' '.join(command)}", done.stdout, re.DOTALL)
+
+
+def test_show_without_a_record(tmp_path, create):
+    """An empty record is said, not shown as an empty table."""
+    address = create()
+    assert run("migrate", cwd=tmp_path, DATABASE_URL=address).returncode == 0
+    done = run("show", cwd=tmp_path, DATABASE_URL=address)
+    assert (done.returncode, one_line(done.stderr)) == (1, "alpha-monday: There is no batch yet.")
+
+
+def test_migrate_by_hand(tmp_path, create):
+    """Up, the status, a step back, and up again."""
+    address = create()
+    before = run("migrate", "--status", cwd=tmp_path, DATABASE_URL=address)
+    assert "0001 record: not applied" in before.stdout
+    assert "0001 record: applied" in run("migrate", cwd=tmp_path, DATABASE_URL=address).stdout
+    assert "The database is up to date." in run("migrate", cwd=tmp_path, DATABASE_URL=address).stdout
+    assert "0003 queue: taken back" in run("migrate", "--down-to", "2", cwd=tmp_path, DATABASE_URL=address).stdout
+    assert run("migrate", cwd=tmp_path, DATABASE_URL=address).returncode == 0
+    after = run("migrate", "--status", cwd=tmp_path, DATABASE_URL=address)
+    assert "not applied" not in after.stdout
+
+
+def test_the_embedded_postgres_can_be_kept(tmp_path):
+    """`db up` starts one that outlives its starter, others borrow it, `db down` ends it, `db reset` empties it."""
+    up = run("db", "up", cwd=tmp_path)
+    assert up.returncode == 0, up.stderr
+    address = up.stdout.strip()
+    try:
+        with psycopg.connect(address) as conn:
+            assert conn.execute("SELECT 1").fetchone() == (1,)
+        assert run("migrate", cwd=tmp_path).returncode == 0
+        assert run("db", "up", cwd=tmp_path).stdout.strip() == address
+    finally:
+        assert run("db", "down", cwd=tmp_path).stdout.strip() == "Stopped."
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(address)
+    assert (tmp_path / ".alpha-monday" / "postgres" / "data").exists()
+    assert run("db", "reset", "--yes", cwd=tmp_path).returncode == 0
+    assert not (tmp_path / ".alpha-monday" / "postgres").exists()
+
+
+def test_ctrl_c_stops_a_rehearsal(tmp_path):
+    """No traceback, no server left behind."""
+    process = subprocess.Popen(
+        [ALPHA_MONDAY, "rehearse", "--no-serve"], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=40)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    pid = Path(tmp_path / ".alpha-monday" / "postgres" / "data" / "postmaster.pid")
+    assert not pid.exists() or not _alive(int(pid.read_text().split()[0]))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
