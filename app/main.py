@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 VERSION = version("alpha-monday")
 
+_MADE_UP = "Rehearsed: every price and every word of this record is made up."
+
 ClockOf = Callable[[pools.Pool, Queue], AbstractAsyncContextManager[Any]]
 
 
@@ -97,7 +99,10 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
     facts = Facts(version=VERSION, rehearsed=clock_of is not None, now=lambda: lives[0].clock.now())
     cors = CORSConfig(allow_origins=list(settings.cors_allow_origins)) if settings.cors_allow_origins else None
     return Litestar(
-        route_handlers=[*routes(Engine(schema, fetch, facts)), *_health(lambda: lives[0])],
+        route_handlers=[
+            *routes(Engine(schema, fetch, facts), _MADE_UP if clock_of else ""),
+            *_health(lambda: lives[0]),
+        ],
         lifespan=[lifespan],
         cors_config=cors,
         openapi_config=None,

@@ -1,6 +1,7 @@
 """What a job is handed: the database, the picker, the prices, the calendar, and the one clock."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
+from app.errors import TryAgainAt
 from app.providers.alpha_vantage import AlphaVantage
 from app.providers.openai import OpenAIPicker
 from app.record.calendar import Calendar, Clock
@@ -16,13 +18,22 @@ from app.record.calendar import Calendar, Clock
 class RealClock:
     """The real time, and real waiting."""
 
+    def __init__(self) -> None:
+        self._stopped = asyncio.Event()
+
     def now(self) -> datetime:
         """Return the time, in UTC."""
         return datetime.now(UTC)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await asyncio.sleep(seconds)
+        """Wait, or raise TryAgainAt when the process is told to stop."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
+            raise TryAgainAt("The process was told to stop.", self.now())
+
+    def stop(self) -> None:
+        """End all waiting."""
+        self._stopped.set()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,12 @@ def lines(text: str) -> int:
     }
     for node in ast.walk(ast.parse(text)):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             code -= set(range(body[0].lineno, (body[0].end_lineno or 0) + 1))
     return len(code)
 

@@ -10,8 +10,10 @@ from datetime import timedelta
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from app.database.pools import transaction
+from app.errors import TryAgainAt
 from app.record import calendar
 from app.record.model import SERIES
 from app.store import batches, checkpoints
@@ -41,12 +43,13 @@ class Mended(Struct, frozen=True):
 
 
 async def keep(tools: Tools, stalled_after: float = STALLED_AFTER) -> None:
-    """Look after the promises, a round a minute, until cancelled; a database that is away is looked for again."""
-    while True:
-        with suppress(*AWAY):
-            if mended := await look_after(tools, stalled_after):
-                log.warning("upkeep mended", put_back=mended.put_back, deferred=mended.deferred, begun=mended.begun)
-        await tools.sleep(PAUSE)
+    """Look after the promises, a round a minute, until told to stop; a database that is away is looked for again."""
+    with suppress(TryAgainAt):
+        while True:
+            with suppress(*AWAY):
+                if mended := await look_after(tools, stalled_after):
+                    log.warning("upkeep mended", **asdict(mended))
+            await tools.sleep(min(PAUSE, stalled_after * 2))
 
 
 async def look_after(tools: Tools, stalled_after: float = STALLED_AFTER) -> Mended | None:

@@ -49,6 +49,8 @@ class Worker:
     async def stop(self) -> None:
         """Let running jobs finish within their bound, requeue what did not, and end."""
         self._stopping = True
+        if self.queue.tools:
+            self.queue.tools.clock.stop()
         # Once: a second cancel would leave running jobs behind as `doing`.
         if self._running and not self._running.done():
             self._running.cancel()

@@ -73,7 +73,7 @@ def test_serve_wants_a_migrated_database(tmp_path, create):
 
 
 def test_serve_lives_and_drains(tmp_path, create):
-    """Live on an empty database: healthy, an empty record, gone on SIGTERM; its worker has left the queue's register."""
+    """Live on an empty database: healthy, an empty record, gone on SIGTERM; its worker has signed off."""
     address, nobody = create(), "http://127.0.0.1:9"
     providers = {"OPENAI_BASE_URL": nobody, "ALPHA_VANTAGE_BASE_URL": nobody}
     with served("serve", "--migrate", cwd=tmp_path, DATABASE_URL=address, **KEYS, **providers) as url:
@@ -84,7 +84,7 @@ def test_serve_lives_and_drains(tmp_path, create):
         assert httpx.get(f"{url}/live").json() == {"status": "alive"}
         assert "x-rehearsed" not in health.headers
         assert "server" not in health.headers
-        query = "{ picks(ticker: \"AAPL\") { nodes { id } } service { rehearsed } }"
+        query = '{ picks(ticker: "AAPL") { nodes { id } } service { rehearsed } }'
         data = httpx.post(f"{url}/graphql", json={"query": query}).json()["data"]
         assert data == {"picks": {"nodes": []}, "service": {"rehearsed": False}}
     with psycopg.connect(address) as conn:
@@ -97,8 +97,9 @@ def test_rehearsed_and_live_data_never_share_a_database(tmp_path, create):
     assert run("migrate", cwd=tmp_path, DATABASE_URL=live).returncode == 0
     with psycopg.connect(live) as conn:
         conn.execute(
-            "INSERT INTO batches (id, series, run_date, created_at, status, late, failure_reason, failure, benchmark_symbol) "
-            "VALUES (gen_random_uuid(), 'main', '2026-11-16', now(), 'failed', false, 'MISSED', 'Nobody was there.', 'SPY')"
+            "INSERT INTO batches "
+            "(id, series, run_date, created_at, status, late, failure_reason, failure, benchmark_symbol) VALUES "
+            "(gen_random_uuid(), 'main', '2026-11-16', now(), 'failed', false, 'MISSED', 'Nobody was there.', 'SPY')"
         )
     refused = run("rehearse", "--no-serve", cwd=tmp_path, DATABASE_URL=live)
     assert refused.returncode == 1

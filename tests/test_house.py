@@ -26,7 +26,15 @@ MAY_IMPORT = {
     "app.providers": {"app.record", "app.errors"},
     "app.database": {"app.errors"},
     "api": {"app.record"},
-    "jobs.queue": {"app.record", "app.store", "app.providers", "app.database", "app.tools", "app.errors", "app.settings"},
+    "jobs.queue": {
+        "app.record",
+        "app.store",
+        "app.providers",
+        "app.database",
+        "app.tools",
+        "app.errors",
+        "app.settings",
+    },
     "jobs": {"app.record", "app.store", "app.providers", "app.database", "app.tools", "app.errors"},
     "app.rehearsal": {"*"},
     "app.main": {"*"},
@@ -122,7 +130,9 @@ def test_locks_pin_everything_by_hash(lock):
     pinned = re.findall(r"^([a-z0-9-]+)(?:\[[\w,]+\])?==", text, re.MULTILINE)
     assert len(pinned) == len(re.findall(r"^\S", text, re.MULTILINE))
     assert text.count("--hash=sha256:") >= len(pinned)
-    asked = re.findall(r'^    "([a-z0-9-]+)', (HOUSE / "pyproject.toml").read_text().split("[project.scripts]")[0], re.MULTILINE)
+    asked = re.findall(
+        r'^    "([a-z0-9-]+)', (HOUSE / "pyproject.toml").read_text().split("[project.scripts]")[0], re.MULTILINE
+    )
     runtime = asked[: asked.index("editables")]
     assert set(runtime if lock == "requirements.lock" else asked) <= set(pinned)
 

@@ -5,18 +5,15 @@ The judge knows the stand-ins' series and the API and nothing else: none of `app
 looked into between its lives.)
 """
 
-import asyncio
 import hashlib
 import json
 import random
-import re
 import signal
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -65,7 +62,8 @@ class Rehearsed:
 
     def pages(self, field: str, selection: str, first: int) -> Iterator[dict[str, Any]]:
         """Return every node of a connection, page by page."""
-        query = f"query($after: String) {{ {field}(first: {first}, after: $after) {{ {selection} pageInfo {{ hasNextPage endCursor }} }} }}"
+        page = f"{selection} pageInfo {{ hasNextPage endCursor }}"
+        query = f"query($after: String) {{ {field}(first: {first}, after: $after) {{ {page} }} }}"
         after = None
         while True:
             page = self.ask(query, after=after)[field]
@@ -100,7 +98,10 @@ def rehearsed(tmp_path_factory, create) -> Iterator[Rehearsed]:
 @pytest.fixture(scope="module")
 def series(tmp_path_factory) -> dict[str, dict[date, str]]:
     """Every ticker's closes as the stand-ins tell them to anybody."""
-    tickers = "SPY AAPL MSFT NVDA AMZN GOOGL META BRK-B JPM V MA UNH LLY JNJ MRK PFE XOM CVX HD LOW COST WMT PG KO PEP MCD NKE DIS NFLX CRM ORCL ADBE AMD INTC QCOM CAT DE BA GE UPS"
+    tickers = (
+        "SPY AAPL MSFT NVDA AMZN GOOGL META BRK-B JPM V MA UNH LLY JNJ MRK PFE XOM CVX HD LOW COST WMT PG KO PEP MCD "
+        "NKE DIS NFLX CRM ORCL ADBE AMD INTC QCOM CAT DE BA GE UPS"
+    )
     with standins(tmp_path_factory.mktemp("market"), f"{UNTIL}T20:00:00+00:00") as url:
         asked = {ticker: _series(url, ticker) for ticker in tickers.split()}
     return {ticker.replace("-", "."): closes for ticker, closes in asked.items()}
@@ -142,7 +143,9 @@ def test_every_fortnight_has_its_fifteen_checkpoints(rehearsed, series):
             before = run_date + timedelta(days=one["day"] - 1)
             closed = before not in sessions
             assert one["checkpointDate"] == str(before + timedelta(days=1))
-            assert (one["status"], one["skipReason"]) == (("SKIPPED", "MARKET_CLOSED") if closed else ("COMPUTED", None))
+            assert (one["status"], one["skipReason"]) == (
+                ("SKIPPED", "MARKET_CLOSED") if closed else ("COMPUTED", None)
+            )
             assert one["tradingDay"] == (None if closed else str(before))
             taken = moment(one["takenAt"]).astimezone(NEW_YORK)
             nine = datetime.combine(before + timedelta(days=1), time(9), NEW_YORK)
@@ -227,13 +230,15 @@ def test_the_journal_holds_all_of_it(rehearsed):
 
 
 def test_the_limits_were_never_exceeded(rehearsed):
-    """By the stand-ins' own log: one a second, five a minute, twenty-five a day, nothing refused, no ticker twice a day."""
+    """By the stand-ins' log: one a second, five a minute, 25 a day, nothing refused, no ticker twice a day."""
     asked = [one for one in rehearsed.requests if one["provider"] == "alphavantage"]
     times = sorted(one["at"] for one in asked)
     assert len(times) > 300
     assert {one["refused"] for one in asked} == {None}
     for count, seconds in ((1, 1), (5, 60), (25, 86_400)):
-        assert min(later - earlier for earlier, later in zip(times, times[count:], strict=False)) >= timedelta(seconds=seconds)
+        assert min(later - earlier for earlier, later in zip(times, times[count:], strict=False)) >= timedelta(
+            seconds=seconds
+        )
     a_day = Counter((one["symbol"], one["at"].astimezone(NEW_YORK).date()) for one in asked)
     assert set(a_day.values()) == {1}
     mornings = defaultdict(list)
@@ -243,10 +248,12 @@ def test_the_limits_were_never_exceeded(rehearsed):
     assert sum(one["provider"] == "openai" for one in rehearsed.requests) == WEEKS
 
 
-def test_everything_that_shows_rehearsed_data_says_so(rehearsed, tmp_path):
-    """The API, its responses, and the table of the command line."""
+def test_everything_that_shows_rehearsed_data_says_so(rehearsed):
+    """The API, its responses, and GraphiQL's page. (The table of `show` has its own test.)"""
     assert rehearsed.ask("{ service { rehearsed } }")["service"]["rehearsed"] is True
     assert httpx.get(f"{rehearsed.url}/live").headers["x-rehearsed"] == "true"
+    page = httpx.get(f"{rehearsed.url}/graphql", headers={"accept": "text/html"}).text
+    assert "Rehearsed: every price and every word of this record is made up." in page
 
 
 async def test_a_real_client_reads_it(rehearsed):
@@ -256,7 +263,9 @@ async def test_a_real_client_reads_it(rehearsed):
     ) as session:
         latest = (await session.execute(gql("{ latestBatch { id runDate } }")))["latestBatch"]
         assert latest["runDate"] == "2026-11-16"
-        document = "query($after: String) { batches(first: 5, after: $after) { nodes { runDate } pageInfo { endCursor } } }"
+        document = (
+            "query($after: String) { batches(first: 5, after: $after) { nodes { runDate } pageInfo { endCursor } } }"
+        )
         one = (await session.execute(gql(document)))["batches"]
         request = gql(document)
         request.variable_values = {"after": one["pageInfo"]["endCursor"]}
@@ -296,7 +305,11 @@ def test_a_killed_rehearsal_goes_on(tmp_path):
     kept: set[tuple[str, str, str]] = set()
     for _ in range(3):
         process = subprocess.Popen(
-            [ALPHA_MONDAY, *command], cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            [ALPHA_MONDAY, *command],
+            cwd=tmp_path,
+            env=environment(),
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
         try:
             process.wait(chance.uniform(2.5, 6))
@@ -313,7 +326,11 @@ def test_a_killed_rehearsal_goes_on(tmp_path):
     counts = Counter(kind for kind, *_ in final)
     # Mondays 5 October to 2 November: four fortnights and half of a fifth, day 0 included, up to Sunday 8 November.
     assert (counts["batch"], counts["pick"], counts["checkpoint"]) == (5, 15, 3 * 15 + 14 + 7)
-    again = Counter((one["symbol"], one["at"].astimezone(NEW_YORK).date()) for one in requests(tmp_path) if one["provider"] == "alphavantage")
+    again = Counter(
+        (one["symbol"], one["at"].astimezone(NEW_YORK).date())
+        for one in requests(tmp_path)
+        if one["provider"] == "alphavantage"
+    )
     stored = {line[2]: line for line in final if line[0] == "close"}
     assert len(stored) == counts["close"]  # no session read twice
     assert sum(count - 1 for count in again.values()) <= 3 * 3  # what was in flight when it was killed
@@ -322,6 +339,9 @@ def test_a_killed_rehearsal_goes_on(tmp_path):
 
 
 def _stored(folder: Path) -> set[tuple[str, str, str]]:
-    with EmbeddedPostgres(folder / ".alpha-monday" / "postgres") as postgres, psycopg.connect(postgres.database("rehearsal")) as conn:
+    with (
+        EmbeddedPostgres(folder / ".alpha-monday" / "postgres") as postgres,
+        psycopg.connect(postgres.database("rehearsal")) as conn,
+    ):
         there = conn.execute("SELECT to_regclass('public.journal')").fetchone()
         return set(conn.execute(KEPT).fetchall()) if there and there[0] else set()

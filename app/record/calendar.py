@@ -34,7 +34,15 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait; never while holding a connection, a lock or a semaphore."""
+        """
+        Wait; never while holding a connection, a lock or a semaphore.
+
+        Raises TryAgainAt when the process is told to stop meanwhile: what only waits need not be waited for.
+        """
+        ...
+
+    def stop(self) -> None:
+        """End all waiting."""
         ...
 
 

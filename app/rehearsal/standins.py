@@ -3,8 +3,8 @@ Stand-ins for both providers: a process on loopback that speaks their protocols.
 
 `GET /query` is Alpha Vantage's (`TIME_SERIES_DAILY`, its notices and errors as HTTP 200, its limits kept), and
 `POST /v1/chat/completions` is OpenAI's. Prices are the made-up market's; ideas read like a model's. The time is the
-rehearsal's told time, asked of its database, a given one, or the real one. Every request is logged to a file before it is answered,
-a JSON object a line, so that counts survive a kill.
+rehearsal's told time, asked of its database, a given one, or the real one. Every request is logged to a file before it
+is answered, a JSON object a line, so that counts survive a kill.
 
     python -m app.rehearsal.standins --port 0 --now 2026-11-23T14:00:00+00:00 --log requests.jsonl
 

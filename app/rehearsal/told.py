@@ -22,7 +22,7 @@ from procrastinate import JobContext
 from procrastinate.periodic import PeriodicDeferrer
 
 from app.database.pools import Pool
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, TryAgainAt
 from jobs.queue import AWAY, MONDAY_LASTS, Queue, in_the_log
 
 INSTALL = """
@@ -98,6 +98,7 @@ class ToldClock:
         self.lag = timedelta(0)
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.worker_anew: Callable[[], None] = lambda: None
+        self._stopped = False
         self._job: ContextVar[int | None] = ContextVar("job", default=None)
         self._asleep: dict[asyncio.Task[Any] | None, datetime] = {}
 
@@ -114,8 +115,14 @@ class ToldClock:
         else:
             self._asleep[asyncio.current_task()] = until
         while (left := (until - self.now()).total_seconds()) > 0:
-            # What leaps is looked for every beat; at real pace nothing leaps.
-            await asyncio.sleep(min(left, BEAT) if self.lag else left)
+            if self._stopped:
+                raise TryAgainAt("The process was told to stop.", self.now())
+            # A leap is looked for every beat; at real pace nothing leaps.
+            await asyncio.sleep(min(left, BEAT if self.lag else 0.5))
+
+    def stop(self) -> None:
+        """End all waiting."""
+        self._stopped = True
 
     def options(self) -> dict[str, Any]:
         """Return what the worker needs besides, as long as the told time is not the real one."""

@@ -7,6 +7,7 @@ is no GraphQL request at all is 400, 413 or 415 with an `errors` body.
 """
 
 import json
+from html import escape
 from typing import Any
 
 import msgspec
@@ -50,8 +51,10 @@ class Parameters(Struct, frozen=True, rename="camel"):
     extensions: dict[str, Any] | None = None
 
 
-def routes(engine: Engine) -> list[HTTPRouteHandler]:
-    """Return the handlers of `/graphql`."""
+def routes(engine: Engine, notice: str = "") -> list[HTTPRouteHandler]:
+    """Return the handlers of `/graphql`; GraphiQL's page says `notice` above everything else."""
+    banner = f'<p role="note" style="margin:0;padding:.5em;background:#fc3;color:#000">{escape(notice)}</p>'
+    graphiql = get_graphql_ide_html().replace("<body>", f"<body>{banner}" if notice else "<body>")
 
     async def answer(said: object) -> Answer:
         asked = parameters(said)
@@ -61,7 +64,7 @@ def routes(engine: Engine) -> list[HTTPRouteHandler]:
     async def ask(request: AnyRequest) -> Response[Any]:
         """Answer the query in the address; a browser without one gets GraphiQL."""
         if "query" not in request.query_params and "text/html" in request.headers.get("accept", ""):
-            return Response(get_graphql_ide_html(), media_type="text/html", headers={"Vary": "Accept"})
+            return Response(graphiql, media_type="text/html", headers={"Vary": "Accept"})
         said: dict[str, Any] = {name: text for name in MEMBERS if (text := request.query_params.get(name))}
         try:
             for name in {"variables", "extensions"} & said.keys():

@@ -1,0 +1,224 @@
+"""
+What the jobs' tests share: an exchange and a model that say what a test writes down, and tools that lead to them.
+
+Prices are the usual thing, one round price a ticker for every session, except for what a test is about.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import date, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+import uvicorn
+from job_clock import JobClock, new_york
+from provider_server import ProviderServer, Reply, Request, says
+
+from app import settings
+from app.database.pools import Pool
+from app.errors import TryAgainAt
+from app.record.calendar import Calendar, today
+from app.record.model import SERIES, Batch, JournalEntry
+from app.rehearsal.market import Market
+from app.rehearsal.standins import StandIns
+from app.store import batches
+from app.store.rows import select
+from app.tools import Tools
+from jobs import queue, weekly
+
+# The Monday before New York's clocks go back: its fortnight begins in summer and ends in winter.
+MONDAY = date(2026, 10, 26)
+BASELINE = date(2026, 10, 23)
+
+ALPHA_VANTAGE_KEY = "AVKEY4711"
+OPENAI_KEY = "sk-openai4711"
+
+PRICES = {"SPY": "600.0000", "AAPL": "80.0000", "MSFT": "3.0000", "NVDA": "7.0000", "KO": "60.0000", "BRK.B": "500.0000"}
+CHOSEN = ("MSFT", "AAPL", "NVDA")
+
+
+def an_answer(*tickers: str) -> dict[str, Any]:
+    """A model's answer that chooses these tickers, SELL and BUY in turn."""
+    return {
+        "picks": [
+            {"ticker": ticker, "action": "BUY" if number % 2 else "SELL", "reasoning": f"{ticker} has its reasons."}
+            for number, ticker in enumerate(tickers)
+        ]
+    }
+
+
+def completes(content: object, **headers: str) -> Reply:
+    """A completion with `content`: a text, or what becomes one as JSON."""
+    text = content if isinstance(content, str) else msgspec.json.encode(content).decode()
+    message = {"role": "assistant", "content": text, "refusal": None}
+    completion = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "gpt-4o-mini-2024-07-18",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 200, "completion_tokens": 90, "total_tokens": 290},
+    }
+    return says(completion, **{"x_request_id": "req_1", **headers})
+
+
+class World:
+    """Both providers at once, as of the clock's time; what is out of the ordinary is written into its members."""
+
+    def __init__(self, clock: JobClock) -> None:
+        self.clock, self.calendar = clock, Calendar()
+        self.closes: dict[tuple[str, date], str] = {}
+        self.absent: set[tuple[str, date]] = set()
+        self.unknown: set[str] = set()
+        self.instead: list[Reply] = []  # what Alpha Vantage answers to its next requests in place of bars
+        self.model: list[Reply] = [completes(an_answer(*CHOSEN))]  # the last one for ever
+
+    def __call__(self, request: Request) -> Reply:
+        if request.path == "/v1/chat/completions":
+            return self.model.pop(0) if len(self.model) > 1 else self.model[0]
+        if self.instead:
+            return self.instead.pop(0)
+        ticker = request.query["symbol"].replace("-", ".")
+        if ticker in self.unknown:
+            return says({"Error Message": "Invalid API call. Please retry."})
+        return says({"Meta Data": {}, "Time Series (Daily)": self._bars(ticker)})
+
+    def _bars(self, ticker: str) -> dict[str, Any]:
+        day, bars = today(self.clock.now()) - timedelta(days=1), {}
+        for _ in range(40):
+            if self.calendar.is_session(day) and (ticker, day) not in self.absent:
+                price = self.closes.get((ticker, day), PRICES[ticker])
+                bars[str(day)] = {"1. open": price, "4. close": price}
+            day -= timedelta(days=1)
+        return bars
+
+
+class House:
+    """A queue, a pool, tools and a world, all of one test."""
+
+    def __init__(self, tools: Tools, provider: ProviderServer, world: World, clock: JobClock) -> None:
+        self.tools, self.provider, self.world, self.clock = tools, provider, world, clock
+
+    @property
+    def asked(self) -> list[str]:
+        """The tickers that were asked for, in their order."""
+        return [request.query["symbol"] for request in self.provider.requests if request.path == "/query"]
+
+    @property
+    def questions(self) -> list[str]:
+        """What the model was asked, question by question."""
+        return [
+            request.json["messages"][1]["content"] for request in self.provider.requests if request.path != "/query"
+        ]
+
+    async def begin(self, job_id: int = 1, questions: int | None = None) -> None:
+        """Run the weekly job's function."""
+        await weekly.begin(self.tools, job_id, questions)
+
+    async def a_batch(self, run_date: date = MONDAY, *tickers: str) -> Batch:
+        """Make the batch of a Monday at its nine o'clock, and forget how it was made."""
+        self.clock.set(new_york(run_date))
+        if tickers:
+            self.world.model = [completes(an_answer(*tickers))]
+        await self.begin()
+        self.provider.requests.clear()
+        self.clock.slept.clear()
+        batch = await self.batch(run_date)
+        assert batch
+        assert batch.status == "active"
+        return batch
+
+    async def batch(self, run_date: date = MONDAY) -> Batch | None:
+        """The batch of a Monday."""
+        async with self.tools.pool.connection() as conn:
+            return await batches.on(conn, SERIES, run_date)
+
+    async def journal(self) -> list[JournalEntry]:
+        """All entries."""
+        async with self.tools.pool.connection() as conn:
+            return await select(conn, JournalEntry, "journal", "ORDER BY seq")
+
+    async def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """What a statement gives."""
+        return await rows(self.tools.pool, query, *values)
+
+    async def jobs(self) -> list[tuple[str, dict[str, Any], Any]]:
+        """The jobs that wait: task, arguments, due time."""
+        return await self.rows(
+            "SELECT task_name, args, scheduled_at FROM procrastinate_jobs WHERE status = 'todo' ORDER BY id"
+        )
+
+
+async def rows(pool: Pool, query: str, *values: object) -> list[tuple[Any, ...]]:
+    """What a statement gives."""
+    async with pool.connection() as conn:
+        cursor = await conn.execute(query.encode(), values)
+        return await cursor.fetchall() if cursor.description else []
+
+
+async def until_it_can(house: House, job: Any) -> Sequence[Any]:
+    """Run `job()` as the queue would: again at the times that it says. Return those times in New York, as texts."""
+    times = []
+    while True:
+        try:
+            await job()
+        except TryAgainAt as later:
+            assert later.at > house.clock.now()
+            times.append(later.at)
+            house.clock.set(later.at)
+        else:
+            return times
+
+
+@asynccontextmanager
+async def tools_for(database: str, pool: Pool, clock: JobClock, base_url: str, **environment: str) -> AsyncIterator[Tools]:
+    """The queue open on `database`, and tools that lead to the providers at `base_url`."""
+    given = {
+        "DATABASE_URL": database,
+        "OPENAI_API_KEY": OPENAI_KEY,
+        "OPENAI_BASE_URL": f"{base_url}/v1",
+        "ALPHA_VANTAGE_API_KEY": ALPHA_VANTAGE_KEY,
+        "ALPHA_VANTAGE_BASE_URL": base_url,
+        **environment,
+    }
+    with queue.app.replace_connector(queue.connector(database)):
+        async with queue.app.open_async(), queue.handed(queue.app, settings.load(given), pool, clock) as tools:
+            yield tools
+
+
+@pytest.fixture
+def clock() -> JobClock:
+    """Nine in New York on the Monday."""
+    return JobClock(new_york(MONDAY))
+
+
+@pytest.fixture
+async def house(database, pool, clock) -> AsyncIterator[House]:
+    """A house whose providers say what the test writes down."""
+    world = World(clock)
+    async with ProviderServer() as provider, tools_for(database, pool, clock, provider.url) as tools:
+        provider.answers = world
+        yield House(tools, provider, world, clock)
+
+
+@asynccontextmanager
+async def standins(clock: JobClock, log: Any = None) -> AsyncIterator[str]:
+    """The rehearsal's stand-ins for both providers, on loopback and in the clock's time; their address."""
+
+    async def now() -> Any:
+        return clock.now()
+
+    app = StandIns(Market(Calendar()), now, log)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        running = asyncio.create_task(server.serve([listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await running
+            if app._log:
+                app._log.close()
