@@ -46,9 +46,13 @@ async def keep(tools: Tools, stalled_after: float = STALLED_AFTER) -> None:
     """Look after the promises, a round a minute, until told to stop; a database that is away is looked for again."""
     with suppress(TryAgainAt):
         while True:
-            with suppress(*AWAY):
+            try:
                 if mended := await look_after(tools, stalled_after):
                     log.warning("upkeep mended", **asdict(mended))
+            except AWAY as error:
+                log.warning("upkeep waits for the database", reason=" ".join(str(error).split()))
+            except Exception:
+                log.exception("upkeep failed")  # the next round may not; without upkeep no promise is kept
             await tools.sleep(min(PAUSE, stalled_after * 2))
 
 

@@ -114,6 +114,8 @@ async def _run(tools: Tools, run_date: date, questions: int) -> None:
                 bind_contextvars(step="snapshot")
                 readings = await _snapshot(tools, chosen, run_date)
             except UnknownTicker as unknown:
+                if unknown.ticker == tools.benchmark:
+                    raise ConfigurationError(f"{unknown} Set BENCHMARK_SYMBOL to a ticker that it knows.") from None
                 await _complete(tools, replace(generation, accepted=False, refusal=str(unknown)))
             else:
                 await _store(tools, run_date, chosen, readings)

@@ -24,6 +24,7 @@ class Worker:
         self.alive = False
         self._stopping = False
         self._running: asyncio.Task[None] | None = None
+        self._ending = False
 
     async def run(self) -> None:
         """Run workers one after another until stopped: a Postgres restart or a dead heartbeat ends one."""
@@ -31,7 +32,7 @@ class Worker:
             self._running = asyncio.create_task(
                 self.queue.run_worker_async(install_signal_handlers=False, **self.options())
             )
-            self.alive = True
+            self.alive, self._ending = True, False
             try:
                 await asyncio.wait([self._running])
             finally:
@@ -43,7 +44,9 @@ class Worker:
 
     def start_anew(self) -> None:
         """Let the running worker finish its jobs and start another, with the options as they are then."""
-        if self._running:
+        # Once: a second cancel would leave running jobs behind as `doing`.
+        if self._running and not self._ending:
+            self._ending = True
             self._running.cancel()
 
     async def stop(self) -> None:
@@ -51,9 +54,8 @@ class Worker:
         self._stopping = True
         if self.queue.tools:
             self.queue.tools.clock.stop()
-        # Once: a second cancel would leave running jobs behind as `doing`.
-        if self._running and not self._running.done():
-            self._running.cancel()
+        self.start_anew()
+        if self._running:
             await asyncio.wait([self._running])
 
 

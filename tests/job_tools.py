@@ -6,9 +6,9 @@ Prices are the usual thing, one round price a ticker for every session, except f
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -36,7 +36,14 @@ BASELINE = date(2026, 10, 23)
 ALPHA_VANTAGE_KEY = "AVKEY4711"
 OPENAI_KEY = "sk-openai4711"
 
-PRICES = {"SPY": "600.0000", "AAPL": "80.0000", "MSFT": "3.0000", "NVDA": "7.0000", "KO": "60.0000", "BRK.B": "500.0000"}
+PRICES = {
+    "SPY": "600.0000",
+    "AAPL": "80.0000",
+    "MSFT": "3.0000",
+    "NVDA": "7.0000",
+    "KO": "60.0000",
+    "BRK.B": "500.0000",
+}
 CHOSEN = ("MSFT", "AAPL", "NVDA")
 
 
@@ -159,22 +166,28 @@ async def rows(pool: Pool, query: str, *values: object) -> list[tuple[Any, ...]]
         return await cursor.fetchall() if cursor.description else []
 
 
-async def until_it_can(house: House, job: Any) -> Sequence[Any]:
-    """Run `job()` as the queue would: again at the times that it says. Return those times in New York, as texts."""
-    times = []
-    while True:
-        try:
-            await job()
-        except TryAgainAt as later:
-            assert later.at > house.clock.now()
-            times.append(later.at)
-            house.clock.set(later.at)
-        else:
-            return times
+async def until_it_can(house: House, job: Any) -> list[datetime]:
+    """Run `job()` as the queue would: again at the times that it says. Return those times."""
+    times: list[datetime] = []
+    while later := await the_time_it_says(job):
+        times.append(later)
+        house.clock.set(later)
+    return times
+
+
+async def the_time_it_says(job: Any) -> datetime | None:
+    """Run `job()`; return when it wants to be run again, or None when it is done."""
+    try:
+        await job()
+    except TryAgainAt as later:
+        return later.at
+    return None
 
 
 @asynccontextmanager
-async def tools_for(database: str, pool: Pool, clock: JobClock, base_url: str, **environment: str) -> AsyncIterator[Tools]:
+async def tools_for(
+    database: str, pool: Pool, clock: JobClock, base_url: str, **environment: str
+) -> AsyncIterator[Tools]:
     """The queue open on `database`, and tools that lead to the providers at `base_url`."""
     given = {
         "DATABASE_URL": database,

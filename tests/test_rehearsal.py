@@ -331,11 +331,18 @@ def test_a_killed_rehearsal_goes_on(tmp_path):
         for one in requests(tmp_path)
         if one["provider"] == "alphavantage"
     )
+    assert _jobs(tmp_path) == {"succeeded", "todo"}
     stored = {line[2]: line for line in final if line[0] == "close"}
     assert len(stored) == counts["close"]  # no session read twice
     assert sum(count - 1 for count in again.values()) <= 3 * 3  # what was in flight when it was killed
     questions = sum(one["provider"] == "openai" for one in requests(tmp_path))
     assert 5 <= questions <= 5 + 3
+
+
+def _jobs(folder: Path) -> set[str]:
+    database = EmbeddedPostgres(folder / ".alpha-monday" / "postgres")
+    with database as postgres, psycopg.connect(postgres.database("rehearsal")) as conn:
+        return {status for (status,) in conn.execute("SELECT status::text FROM queue.procrastinate_jobs").fetchall()}
 
 
 def _stored(folder: Path) -> set[tuple[str, str, str]]:

@@ -1,0 +1,367 @@
+"""The ledger of requests: its windows hold, whoever asks, and one request serves everybody."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from clocks import HandSetClock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from psycopg.conninfo import make_conninfo
+
+from app.database import pools
+from app.errors import QuotaSpent
+from app.providers.ledger import Grant, Ledger, Outcome, Shared, Window, next_allowed, windows
+
+NOW = datetime(2026, 1, 5, 14, 0, 0, tzinfo=UTC)
+FREE = windows(1, 5, 25)  # what a free key allows
+
+
+def ago(*seconds: float) -> list[datetime]:
+    """Times before NOW."""
+    return [NOW - timedelta(seconds=second) for second in seconds]
+
+
+def test_windows_have_a_margin():
+    """A second, a minute and a day, each a little longer."""
+    assert windows(1, 5, 25) == [
+        Window(1, timedelta(seconds=1, milliseconds=100)),
+        Window(5, timedelta(seconds=61)),
+        Window(25, timedelta(hours=24, seconds=1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("times", "wait"),
+    [
+        pytest.param([], 0, id="nothing was asked yet"),
+        pytest.param(ago(0), 1.1, id="one this very moment"),
+        pytest.param(ago(0.4), 0.7, id="one a moment ago"),
+        pytest.param(ago(1.1), 0, id="one second and a tenth ago"),
+        pytest.param(ago(1.099999), 0.000001, id="a microsecond less than that"),
+        pytest.param(ago(2, 10, 20, 30), 0, id="four in the last minute"),
+        pytest.param(ago(2, 10, 20, 30, 40), 21, id="five in the last minute: when the first is 61 s old"),
+        pytest.param(ago(2, 10, 20, 30, 61), 0, id="five, the first of them 61 s ago"),
+        pytest.param(ago(0.1, 10, 20, 30, 60.5), 1.0, id="the longest of two waits: the second's"),
+        pytest.param(ago(0.1, 10, 20, 30, 45), 16, id="the longest of two waits: the minute's"),
+        pytest.param(ago(*range(3000, 75001, 3000)), 11401, id="25 today: a day and a second after the first"),
+        pytest.param(ago(*range(3000, 72001, 3000)), 0, id="24 today"),
+        pytest.param(ago(*range(3456, 86401, 3456)), 1, id="25 in exactly a day: one second more"),
+        pytest.param(ago(-600), 601.1, id="one in the future, after the clock was set back"),
+        pytest.param(ago(-600, -500, -400, -300, -1), 601.1, id="five in the future"),
+        pytest.param(ago(-30, 1, 2, 3, 4), 57, id="one of five in the future"),
+    ],
+)
+def test_next_allowed(times, wait):
+    """The next request may go when every window has room for it."""
+    assert next_allowed(times, FREE, NOW) == NOW + timedelta(seconds=wait)
+
+
+def test_several_in_a_second():
+    """A paid key: five in a second."""
+    limits = windows(5, 75, 100_000)
+    assert next_allowed(ago(0, 0.1, 0.2, 0.3), limits, NOW) == NOW
+    assert next_allowed(ago(0, 0.1, 0.2, 0.3, 0.6), limits, NOW) == NOW + timedelta(seconds=0.5)
+
+
+def exceeded(times: list[datetime], limits: list[Window]) -> list[tuple[datetime, Window]]:
+    """Where more requests than a window allows lie within it."""
+    times = sorted(times)
+    return [
+        (time, limit)
+        for limit in limits
+        for time, later in zip(times, times[limit.requests :], strict=False)
+        if later - time < limit.length
+    ]
+
+
+@settings(deadline=None)
+@given(
+    gaps=st.lists(st.floats(0, 30), max_size=60),
+    sizes=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 12)),
+)
+def test_windows_are_never_exceeded(gaps, sizes):
+    """Whenever requests are asked for, as many as may go do, and never more."""
+    limits = [Window(n, timedelta(seconds=s)) for n, s in zip(sizes, (1.1, 10, 100), strict=True)]
+    granted: list[datetime] = []
+    now = NOW
+    for gap in gaps:
+        now = next_allowed(granted[::-1], limits, now + timedelta(seconds=gap))
+        granted.append(now)
+    assert exceeded(granted, limits) == []
+
+
+@pytest.fixture
+def clock() -> HandSetClock:
+    """A clock that stands at NOW."""
+    return HandSetClock(NOW)
+
+
+@pytest.fixture
+def ledger(pool, clock) -> Ledger:
+    """A ledger with the limits of a free key."""
+    return Ledger(pool, "alpha", FREE, clock)
+
+
+async def requests(pool: pools.Pool) -> list[tuple[object, ...]]:
+    """What the ledger holds: symbol, time in seconds after NOW, outcome."""
+    async with pool.connection() as conn:
+        cursor = await conn.execute("SELECT symbol, at, outcome FROM operations.provider_requests ORDER BY id")
+        rows = await cursor.fetchall()
+    return [(symbol, (at - NOW).total_seconds(), outcome) for symbol, at, outcome in rows]
+
+
+async def test_a_job_waits_by_itself(ledger, clock, pool):
+    """One at once, four more with a second between them, the sixth a minute after the first."""
+    for symbol in ("SPY", "KO", "MSFT", "XOM", "IBM", "T"):
+        assert isinstance(await ledger.permit("DAILY", symbol), Grant)
+    assert [at for _, at, _ in await requests(pool)] == [0, 1.1, 2.2, 3.3, 4.4, 61]
+    assert clock.slept == [1.1, 1.1, 1.1, 1.1, 56.6]
+
+
+async def test_a_spent_quota(pool, clock):
+    """When the wait is longer than a job should wait, it is told the time; nothing is written down."""
+    ledger = Ledger(pool, "alpha", windows(1, 5, 2), clock)
+    await ledger.permit("DAILY", "SPY")
+    clock.forward(hours=1)
+    await ledger.permit("DAILY", "KO")
+    clock.forward(hours=1)
+    with pytest.raises(QuotaSpent) as spent:
+        await ledger.permit("DAILY", "XOM")
+    assert spent.value.at == NOW + timedelta(hours=24, seconds=1)
+    assert str(spent.value) == "The quota of alpha is spent until 2026-01-06 14:00:01 UTC."
+    assert (clock.slept, len(await requests(pool))) == ([], 2)
+    clock.time = spent.value.at
+    assert isinstance(await ledger.permit("DAILY", "XOM"), Grant)
+
+
+async def test_a_spent_quota_is_told_in_utc(database, clock):
+    """Also behind a pooler, where sessions keep the server's own time zone."""
+    elsewhere = make_conninfo(database, options="-c timezone=Asia/Tokyo")
+    async with pools.opened(pools.make_pool(elsewhere, pooled=True, size=2)) as pool:
+        ledger = Ledger(pool, "alpha", windows(1, 5, 1), clock)
+        await ledger.permit("DAILY", "SPY")
+        with pytest.raises(QuotaSpent, match=r"until 2026-01-06 14:00:01 UTC\.$"):
+            await ledger.permit("DAILY", "KO")
+
+
+@pytest.mark.parametrize(
+    ("length", "waits"),
+    [
+        pytest.param(timedelta(seconds=62), True, id="62 s"),
+        pytest.param(timedelta(seconds=62, microseconds=1), False, id="a microsecond more"),
+    ],
+)
+async def test_the_longest_wait(pool, clock, length, waits):
+    """A job waits for 62 seconds, and no longer."""
+    ledger = Ledger(pool, "alpha", [Window(1, length)], clock)
+    await ledger.permit("DAILY", "SPY")
+    if waits:
+        assert isinstance(await ledger.permit("DAILY", "KO"), Grant)
+    else:
+        with pytest.raises(QuotaSpent):
+            await ledger.permit("DAILY", "KO")
+
+
+async def test_providers_have_ledgers_of_their_own(ledger, pool, clock):
+    """What one was asked does not count for another."""
+    await ledger.permit("DAILY", "SPY")
+    assert isinstance(await Ledger(pool, "beta", FREE, clock).permit("DAILY", "SPY"), Grant)
+    assert clock.slept == []
+
+
+async def settle(ledger: Ledger, grant: Grant | Shared, outcome: Outcome = Outcome.ANSWERED) -> None:
+    """Write down what became of a request."""
+    assert isinstance(grant, Grant)
+    async with ledger.pool.connection() as conn:
+        await ledger.settle(conn, grant, outcome)
+
+
+@pytest.mark.parametrize(
+    ("since", "shared"),
+    [
+        pytest.param(timedelta(seconds=-5), True, id="answered after then"),
+        pytest.param(timedelta(seconds=2), True, id="answered at that moment"),
+        pytest.param(timedelta(seconds=2, microseconds=1), False, id="answered before then"),
+        pytest.param(None, False, id="any answer would be too old"),
+    ],
+)
+async def test_an_answer_is_shared(ledger, clock, pool, since, shared):
+    """What was answered since then needs no second request."""
+    grant = await ledger.permit("DAILY", "SPY", NOW)
+    clock.forward(seconds=2)
+    await settle(ledger, grant)
+    clock.forward(minutes=20)
+    again = await ledger.permit("DAILY", "SPY", NOW + since if since else None)
+    assert isinstance(again, Shared) is shared
+    assert len(await requests(pool)) == (1 if shared else 2)
+
+
+@pytest.mark.parametrize(("function", "symbol"), [("DAILY", "KO"), ("SPLITS", "SPY")])
+async def test_only_the_same_question_is_shared(ledger, function, symbol):
+    """Another ticker or another function is another question."""
+    await settle(ledger, await ledger.permit("DAILY", "SPY", NOW))
+    assert isinstance(await ledger.permit(function, symbol, NOW), Grant)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.REFUSED])
+async def test_what_brought_nothing_is_not_shared(ledger, clock, pool, outcome):
+    """After a failure the next one asks."""
+    grant = await ledger.permit("DAILY", "SPY", NOW)
+    await ledger.fail(grant, outcome)
+    assert isinstance(await ledger.permit("DAILY", "SPY", NOW), Grant)
+    assert [told for *_, told in await requests(pool)] == [outcome, None]
+    assert clock.slept == [1.1], "it counts all the same"
+
+
+async def test_a_request_in_flight_is_waited_for(ledger, clock, pool):
+    """Whoever needs the same waits for the answer and shares it."""
+    grant = await ledger.permit("DAILY", "SPY", NOW)
+    clock.meanwhile = lambda: settle(ledger, grant)
+    assert isinstance(await ledger.permit("DAILY", "SPY", NOW), Shared)
+    assert clock.slept == [1]
+    assert await requests(pool) == [("SPY", 0, "answered")]
+
+
+async def test_a_request_in_flight_that_fails(ledger, clock):
+    """Then whoever waited asks itself."""
+    grant = await ledger.permit("DAILY", "SPY", NOW)
+    clock.meanwhile = lambda: ledger.fail(grant, Outcome.FAILED)
+    assert isinstance(await ledger.permit("DAILY", "SPY", NOW), Grant)
+
+
+async def test_a_request_in_flight_lapses(ledger, clock, pool):
+    """A request without an outcome was cut off with its process; after a minute it is asked again."""
+    await ledger.permit("DAILY", "SPY", NOW)
+    assert isinstance(await ledger.permit("DAILY", "SPY", NOW), Grant)
+    assert [at for _, at, _ in await requests(pool)] == [0, 60]
+    assert clock.slept == [1] * 60
+
+
+async def test_an_outcome_is_written_once(ledger, pool):
+    """What comes after a lapse does not rewrite what was said."""
+    grant = await ledger.permit("DAILY", "SPY", NOW)
+    await ledger.fail(grant, Outcome.FAILED)
+    await settle(ledger, grant, Outcome.ANSWERED)
+    assert [told for *_, told in await requests(pool)] == ["failed"]
+
+
+async def test_an_answer_that_was_not_stored_is_none(ledger, clock, pool):
+    """The outcome belongs to the transaction that stores the answer: rolled back, the request is still in flight."""
+    grant = await ledger.permit("DAILY", "SPY", NOW)
+    with pytest.raises(RuntimeError):
+        async with pool.connection() as conn, conn.transaction():
+            await ledger.settle(conn, grant, Outcome.ANSWERED)
+            raise RuntimeError
+    assert await requests(pool) == [("SPY", 0, None)]
+
+
+async def test_a_provider_whose_quota_is_spent_rests(ledger, clock, pool):
+    """It said so although our count did not: it is left alone for an hour, and others are not."""
+    grant = await ledger.permit("DAILY", "SPY", NOW)
+    clock.forward(seconds=3)
+    await ledger.fail(grant, Outcome.QUOTA_SPENT)
+    clock.forward(seconds=3)
+    for symbol in ("SPY", "KO"):
+        with pytest.raises(QuotaSpent) as spent:
+            await ledger.permit("DAILY", symbol, NOW)
+        assert spent.value.at == NOW + timedelta(hours=1, seconds=3)
+    assert isinstance(await Ledger(pool, "beta", FREE, clock).permit("DAILY", "KO"), Grant)
+    clock.time = spent.value.at - timedelta(seconds=10)
+    assert isinstance(await ledger.permit("DAILY", "KO", NOW), Grant)
+    assert clock.slept == [10]
+
+
+async def test_an_answer_is_shared_while_the_provider_rests(ledger, clock):
+    """What is known already needs no quota."""
+    await settle(ledger, await ledger.permit("DAILY", "SPY", NOW))
+    clock.forward(seconds=2)
+    await ledger.fail(await ledger.permit("DAILY", "KO", NOW), Outcome.QUOTA_SPENT)
+    assert isinstance(await ledger.permit("DAILY", "SPY", NOW), Shared)
+
+
+async def test_a_clock_that_was_set_back(ledger, clock, pool):
+    """Requests that seem to lie in the future are waited for: the windows hold in the provider's time, too."""
+    await settle(ledger, await ledger.permit("DAILY", "SPY", NOW))
+    clock.forward(minutes=-30)
+    with pytest.raises(QuotaSpent) as spent:
+        await ledger.permit("DAILY", "KO")
+    assert spent.value.at == NOW + timedelta(seconds=1.1)
+    clock.forward(minutes=29, seconds=30)
+    await ledger.permit("DAILY", "KO")
+    assert [at for _, at, _ in await requests(pool)] == [0, 1.1]
+
+
+async def test_a_request_cut_off_before_the_clock_was_set_back(ledger, clock):
+    """It is not in flight; nobody polls for it until its time has come again."""
+    await ledger.permit("DAILY", "SPY", NOW)
+    clock.forward(minutes=-5)
+    with pytest.raises(QuotaSpent) as spent:
+        await ledger.permit("DAILY", "SPY", NOW)
+    assert spent.value.at == NOW + timedelta(seconds=1.1)
+    assert clock.slept == []
+
+
+# A process of its own, in real time: asks for leave as fast as it gets it, and prints what it was given.
+HAMMER = """
+import asyncio, json, sys
+from datetime import timedelta
+from app.database import pools
+from app.providers.ledger import Ledger, Outcome, Window
+from app.tools import RealClock
+
+async def main(address, name, count):
+    limits = [Window(1, timedelta(milliseconds=50)), Window(5, timedelta(milliseconds=600))]
+    async with pools.opened(pools.make_pool(address, size=3)) as pool:
+        ledger = Ledger(pool, "alpha", limits, RealClock())
+        async def ask(number):
+            grant = await ledger.permit("DAILY", f"{name}{number}")
+            sent = RealClock().now().isoformat()
+            await ledger.fail(grant, Outcome.FAILED)
+            return grant.id, sent
+        print("ready", flush=True)
+        sys.stdin.readline()
+        print(json.dumps(await asyncio.gather(*map(ask, range(int(count))))))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_three_processes(database):
+    """Three processes, each with several requests at once: no window is exceeded, no request is lost or doubled."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", HAMMER, database, name, "8"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in "ABC"
+    ]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 3
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    granted = [grant for process in processes for grant in json.loads(process.communicate(timeout=60)[0])]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+
+    rows = stored(database)
+    assert sorted(id for id, _ in granted) == [id for id, _, _ in rows]
+    assert sorted(symbol for _, symbol, _ in rows) == sorted(f"{name}{number}" for name in "ABC" for number in range(8))
+    limits = [Window(1, timedelta(milliseconds=50)), Window(5, timedelta(milliseconds=600))]
+    times = [at for _, _, at in rows]
+    assert exceeded(times, limits) == []
+    assert len({symbol[0] for _, symbol, _ in rows[:12]}) > 1, "they took turns"
+    at = {id: at for id, _, at in rows}
+    assert all(datetime.fromisoformat(sent) >= at[id] for id, sent in granted), "leave comes before the request"
+    # 24 requests take four full windows and some of a fifth; the ledger itself adds little.
+    assert timedelta(seconds=2.4) <= max(times) - min(times) < timedelta(seconds=10)
+
+
+def stored(address: str) -> list[tuple[int, str, datetime]]:
+    """The requests in the order in which they were granted."""
+    with psycopg.connect(address) as conn:
+        return conn.execute("SELECT id, symbol, at FROM operations.provider_requests ORDER BY id").fetchall()

@@ -1,0 +1,51 @@
+"""What the README says, holds: its commands, its settings, its query, its files."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+from api.types import schema
+from graphql import parse, validate
+
+from app.cli import group
+from app.settings import Settings
+
+HOUSE = Path(__file__).parents[1]
+README = (HOUSE / "README.md").read_text()
+TEXTS = {name: (HOUSE / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_command_exists(name):
+    """Every `alpha-monday ...` and `make ...` can be run as it stands."""
+    for words in re.findall(r"alpha-monday ((?:[a-z]+ ?)+)", TEXTS[name].replace("-monday`", "")):
+        command: click.Command = group
+        for word in words.split():
+            if isinstance(command, click.Group):
+                assert word in command.commands, f"alpha-monday {words}"
+                command = command.commands[word]
+    targets = re.findall(r"^([a-z-]+):", (HOUSE / "Makefile").read_text(), re.MULTILINE)
+    for target in re.findall(r"(?:`|^)make ([a-z-]+)", TEXTS[name], re.MULTILINE):
+        assert target in targets, f"make {target}"
+
+
+def test_every_setting_is_told():
+    """The table of settings and the settings are the same."""
+    table = README[README.index("| setting |") : README.index("## The house")]
+    told = re.findall(r"`([A-Z_]+)`", table)
+    told = [f"ALPHA_VANTAGE{name}" if name.startswith("_") else name for name in told]
+    assert {name.upper() for name in Settings.__struct_fields__} == set(told)
+
+
+def test_the_query_is_valid():
+    """The query in the README asks for what the schema has."""
+    (query,) = re.findall(r"```graphql\n(.*?)```", README, re.DOTALL)
+    assert validate(schema, parse(query)) == []
+
+
+def test_every_link_leads_somewhere():
+    """Links to files of the repository are good."""
+    for text in TEXTS.values():
+        for link in re.findall(r"\]\((?!http)([^)#]+)", text):
+            assert (HOUSE / link).exists(), link
