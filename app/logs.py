@@ -22,7 +22,7 @@ _QUIETER = {
     "procrastinate": logging.WARNING,
     "httpx": logging.WARNING,
     "httpx2": logging.WARNING,
-    "uvicorn.access": logging.WARNING,
+    "uvicorn.error": logging.WARNING,
 }
 
 
@@ -32,7 +32,7 @@ def configure(level: str, now: Callable[[], datetime], secrets: Sequence[str] = 
     hidden = [secret for secret in secrets if secret]
 
     def time_of(_: Any, __: str, event: EventDict) -> EventDict:
-        return {"at": timestamp(now()), **event}
+        return {"at": timestamp(now()), "level": event.pop("level"), "event": event.pop("event"), **event}
 
     def without_secrets(_: Any, __: str, event: EventDict) -> EventDict:
         return {name: _hide(value, hidden) for name, value in event.items()}

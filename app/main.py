@@ -94,7 +94,9 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
             try:
                 yield
             finally:
-                lives.clear()
+                log.info("stopping")
+        lives.clear()
+        log.info("stopped")
 
     facts = Facts(version=VERSION, rehearsed=clock_of is not None, now=lambda: lives[0].clock.now())
     cors = CORSConfig(allow_origins=list(settings.cors_allow_origins)) if settings.cors_allow_origins else None

@@ -388,12 +388,12 @@ async def test_jobs_of_a_dead_worker_are_put_back(house):
     assert await upkeep.look_after(house.tools) == Mended(put_back=2)
     assert await house.rows(
         """
-        SELECT (args ->> 'day')::integer, status::text, scheduled_at <= now()
+        SELECT (args ->> 'day')::integer, status::text, scheduled_at
         FROM procrastinate_jobs
         WHERE args ->> 'day' IN ('1', '2', '3')
         ORDER BY id
         """
-    ) == [(1, "todo", True), (2, "doing", False), (3, "todo", True)]
+    ) == [(1, "todo", None), (2, "doing", calendar.due_at(MONDAY, 2)), (3, "todo", None)]
     assert await upkeep.look_after(house.tools) == Mended()
 
 

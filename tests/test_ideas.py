@@ -220,7 +220,9 @@ def test_the_schema_is_whole():
     assert [part["enum"] for part in parts(schema) if "enum" in part] == [["BUY", "SELL"]]
     assert all("type" in definition for definition in schema["$defs"].values())
     # What strict providers do not take, or what would be sent for nothing.
-    assert not {"title", "description", "default", "minItems", "pattern"} & {name for part in parts(schema) for name in part}
+    assert not {"title", "description", "default", "minItems", "pattern"} & {
+        name for part in parts(schema) for name in part
+    }
     assert json.loads(json.dumps(schema)) == schema
 
 

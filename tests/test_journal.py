@@ -73,7 +73,13 @@ def test_canonical(value, expected):
 def test_a_row_is_written_with_its_columns():
     """What a table says of a thing is what the journal says, without the columns that are empty."""
     close = Close(
-        id=BATCH, ticker="KO", trading_day=date(2026, 1, 2), open=None, close=Decimal("61.07"), source="test", read_at=AT
+        id=BATCH,
+        ticker="KO",
+        trading_day=date(2026, 1, 2),
+        open=None,
+        close=Decimal("61.07"),
+        source="test",
+        read_at=AT,
     )
     assert canonical({"closes": [close]}) == (
         f'{{"closes":[{{"close":"61.07","id":"{BATCH}","read_at":"2026-01-05T14:00:20.123456Z",'
@@ -147,10 +153,9 @@ async def test_append(pool):
 async def test_an_entry_belongs_to_its_transaction(pool):
     """What is rolled back leaves no entry, and no gap."""
     await written(pool)
-    with pytest.raises(RuntimeError):
-        async with pools.transaction(pool) as conn:
-            await store.append(conn, JournalKind.BATCH, AT, {"name": "lost"}, None)
-            raise RuntimeError
+    async with pools.transaction(pool) as conn:
+        await store.append(conn, JournalKind.BATCH, AT, {"name": "lost"}, None)
+        raise psycopg.Rollback
     await written(pool)
     assert [seq for seq, *_ in await entries(pool)] == [1, 2]
     assert follows(await entries(pool))

@@ -576,7 +576,9 @@ def insert(conn: psycopg.Connection, table: str, row: dict[str, object]) -> None
     """Insert a row."""
     conn.execute(
         sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-            sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, row)), sql.SQL(", ").join(sql.SQL("%s") for _ in row)
+            sql.Identifier(table),
+            sql.SQL(", ").join(map(sql.Identifier, row)),
+            sql.SQL(", ").join(sql.SQL("%s") for _ in row),
         ),
         list(row.values()),
     )
@@ -649,7 +651,8 @@ def test_every_rule_is_tried(migrated):
     with psycopg.connect(migrated) as conn:
         constraints = conn.execute(
             "SELECT conrelid::regclass::text, conname FROM pg_constraint "
-            "WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'u', 'x', 'p') AND conname NOT LIKE '%_pkey'"
+            "WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'u', 'x', 'p') "
+            "AND conname NOT LIKE '%_pkey'"
         ).fetchall()
         triggers = conn.execute(
             "SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "

@@ -260,6 +260,20 @@ async def test_a_failed_monday_run_again(pool):
     assert [kind for kind, _ in await told(pool)] == ["FAILURE", "BATCH"]
 
 
+async def test_a_failed_monday_run_again_by_two_at_once(pool):
+    """One of them has it; the other is told, and leaves nothing."""
+    async with pools.transaction(pool) as conn:
+        await batches.add_failed(conn, a_failed_batch())
+    stored, batch, picks, day_zero = await baseline(pool)
+    again = [replace(pick, id=uuid4()) for pick in picks]
+    first = await asyncio.gather(
+        add(pool, stored, batch, picks, day_zero), add(pool, stored, batch, again, replace(day_zero, id=uuid4()))
+    )
+    assert sorted(first) == [False, True]
+    assert (await counts(pool))["picks"] == 3
+    assert [kind for kind, _ in await told(pool)] == ["FAILURE", "BATCH"]
+
+
 async def test_a_failure_replaces_no_picks(pool):
     """A Monday that has picks cannot fail afterwards, whether active or completed."""
     stored, batch, picks, day_zero = await baseline(pool)

@@ -1,0 +1,329 @@
+"""The queue: names that last, when a Monday ticks, when a job is tried again, and Procrastinate's own command line."""
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from croniter import croniter
+from job_clock import JobClock, new_york
+from job_tools import ALPHA_VANTAGE_KEY, BASELINE, CHOSEN, MONDAY, OPENAI_KEY, World, rows, tools_for
+from job_tools import clock as clock
+from job_tools import house as house
+from procrastinate.exceptions import ConnectorException, JobAborted
+from procrastinate.jobs import Job
+from provider_server import HANGING, ProviderServer
+from psycopg_pool import PoolTimeout
+
+from app import settings
+from app.database import pools
+from app.errors import ConfigurationError, MissingClose, ProviderBusy, QuestionInProgress, QuotaSpent, TryAgainAt
+from app.record import calendar
+from app.record.model import SERIES, Batch, BatchStatus, FailureReason, batch_id
+from app.store import batches
+from app.tools import RealClock
+from jobs import daily, queue, weekly
+
+BIN = Path(sys.executable).parent
+NOW = new_york(MONDAY)
+
+
+# Names and times that must never change
+
+
+def test_the_names_of_the_tasks():
+    """Jobs in the database carry these names and arguments: they are the same for ever."""
+    ours = {name for name in queue.app.tasks if "builtin" not in name}
+    assert ours == {"pick_week", "take_checkpoint"}
+    assert (weekly.pick_week.name, daily.take_checkpoint.name) == ("pick_week", "take_checkpoint")
+
+
+async def test_the_arguments_of_the_jobs(house):
+    """A checkpoint's job knows its batch and day, a week's the time of its tick: small, and no secrets."""
+    async with house.tools.pool.connection() as conn:
+        await weekly.begin_again(conn, NOW)
+        await daily.defer(conn, [weekly.Due(batch_id(SERIES, MONDAY), MONDAY, 3)])
+    assert await house.rows(
+        "SELECT task_name, args, queue_name, lock, queueing_lock, scheduled_at FROM procrastinate_jobs ORDER BY id"
+    ) == [
+        ("pick_week", {"timestamp": int(NOW.timestamp()), "questions": None}, "default", None, None, None),
+        (
+            "take_checkpoint",
+            {"batch_id": str(batch_id(SERIES, MONDAY)), "day": 3},
+            *("default", None, None, calendar.due_at(MONDAY, 3)),
+        ),
+    ]
+
+
+def cron() -> str:
+    """The cron of the only periodic task."""
+    ((name, _),) = queue.app.periodic_registry.periodic_tasks
+    assert name == "pick_week"
+    ((task,),) = [queue.app.periodic_registry.periodic_tasks.values()]
+    return task.cron
+
+
+def test_the_cron():
+    """Mondays at 13:00 and 14:00 in UTC: one of them is nine in New York; a tick never vanishes behind a lock."""
+    assert cron() == "0 13,14 * * 1"
+    assert queue.app.periodic_defaults == {"max_delay": 15 * 3600}
+
+
+def test_the_first_tick_of_every_monday():
+    """Over all Mondays of 2024 to 2035 the first tick at which a Monday has begun is at nine in New York."""
+    begun: dict[date, datetime] = {}
+    ticks = croniter(cron(), datetime(2023, 12, 31, tzinfo=UTC))
+    while (tick := ticks.get_next(datetime)).year < 2036:
+        if monday := calendar.run_date(tick):
+            begun.setdefault(monday, tick.astimezone(calendar.NEW_YORK))
+    mondays = [date(2024, 1, 1) + timedelta(weeks=week) for week in range(627)]
+    assert mondays[-1] == date(2035, 12, 31)
+    assert [(monday, tick.date(), tick.hour, tick.minute) for monday, tick in begun.items()] == [
+        (monday, monday, 9, 0) for monday in mondays
+    ]
+
+
+# When a job is tried again
+
+
+@pytest.fixture
+async def told(clock) -> AsyncIterator[None]:
+    """The queue's jobs are told the time by the test."""
+    pool = pools.make_pool("")  # nobody asks it for a connection
+    async with queue.handed(queue.app, settings.load({}), pool, clock):
+        yield
+
+
+def a_job(attempts: int) -> Job:
+    """A job that has been tried this often before."""
+    return Job(
+        id=1,
+        queue="default",
+        task_name="take_checkpoint",
+        lock=None,
+        queueing_lock=None,
+        task_kwargs={},
+        attempts=attempts,
+        scheduled_at=None,
+    )
+
+
+AT = NOW + timedelta(hours=3)
+
+
+@pytest.mark.parametrize(
+    ("exception", "attempts", "again"),
+    [
+        pytest.param(asyncio.CancelledError(), 0, NOW, id="shut down"),
+        pytest.param(asyncio.CancelledError(), 100, NOW, id="shut down for the hundredth time"),
+        pytest.param(JobAborted(), 100, NOW, id="aborted by a shutdown"),
+        pytest.param(TryAgainAt("Too early.", AT), 0, AT, id="too early"),
+        pytest.param(QuotaSpent("Spent.", AT), 100, AT, id="quota spent, again and again"),
+        pytest.param(QuestionInProgress("Open.", AT), 100, AT, id="a question in progress"),
+        pytest.param(psycopg.OperationalError(), 100, NOW + timedelta(seconds=5), id="database away"),
+        pytest.param(psycopg.errors.AdminShutdown(), 100, NOW + timedelta(seconds=5), id="database shut down"),
+        pytest.param(ConnectorException(), 100, NOW + timedelta(seconds=5), id="the queue's connection away"),
+        pytest.param(PoolTimeout(), 100, NOW + timedelta(seconds=5), id="no connection in time"),
+        pytest.param(ZeroDivisionError(), 0, NOW + timedelta(seconds=2), id="a surprise"),
+        pytest.param(ZeroDivisionError(), 1, NOW + timedelta(seconds=4), id="a second surprise"),
+        pytest.param(ZeroDivisionError(), 2, NOW + timedelta(seconds=8), id="a third surprise"),
+        pytest.param(ZeroDivisionError(), 3, NOW + timedelta(seconds=16), id="a fourth surprise"),
+        pytest.param(ZeroDivisionError(), 4, None, id="a fifth surprise"),
+        pytest.param(ConfigurationError("Set it."), 4, None, id="what is not stored is a surprise too"),
+        pytest.param(ProviderBusy("Slow down."), 0, NOW + timedelta(seconds=2), id="a provider's error that got away"),
+        pytest.param(MissingClose(["SPY"], BASELINE), 4, None, id="a missing close that got away"),
+    ],
+)
+async def test_when_a_job_is_tried_again(told, exception, attempts, again):
+    """The table of `Retry`, in the time of the jobs' own clock."""
+    decision = queue.Retry().get_retry_decision(exception=exception, job=a_job(attempts))
+    assert (decision and decision.retry_at) == again
+
+
+@pytest.mark.parametrize("task", [weekly.pick_week, daily.take_checkpoint], ids=lambda task: task.name)
+def test_both_tasks_are_retried_by_the_table(task):
+    """No task has a table of its own."""
+    assert isinstance(task.retry_strategy, queue.Retry)
+
+
+# The worker, run in this process
+
+
+# Postgres's own clock decides what is due, so these Mondays are ones that it has not come to: no morning is due.
+FAR_MONDAY = date(2100, 10, 25)
+FAR_TUESDAY = date(2100, 10, 26)
+
+
+async def worked() -> None:
+    """Run a worker until nothing is left that is due."""
+    await queue.app.run_worker_async(wait=False, install_signal_handlers=False, listen_notify=False)
+
+
+async def statuses(pool) -> list[tuple[str, str, int]]:
+    """The jobs that are not waiting for another day: task, status, attempts."""
+    return await rows(
+        pool,
+        "SELECT task_name, status::text, attempts FROM procrastinate_jobs WHERE status <> 'todo' ORDER BY id",
+    )
+
+
+async def test_a_monday_through_the_queue(house):
+    """Two weekly jobs and a worker: one question, one batch, fourteen mornings that wait."""
+    house.clock.set(new_york(FAR_MONDAY))
+    async with house.tools.pool.connection() as conn:
+        await weekly.begin_again(conn, house.clock.now())
+        await weekly.begin_again(conn, house.clock.now())
+    await worked()
+    assert (await statuses(house.tools.pool))[:2] == [("pick_week", "succeeded", 1)] * 2
+    assert (await house.batch(FAR_MONDAY)).status == "active"
+    assert len(house.questions) == 1
+    assert [(task, at) for task, _, at in await house.jobs()] == [
+        ("take_checkpoint", calendar.due_at(FAR_MONDAY, day)) for day in range(1, 15)
+    ]
+
+
+async def test_a_job_that_is_too_early_goes_back(house):
+    """A missing close is no failure of the job: it waits in the queue until the time it was told."""
+    await house.a_batch(FAR_MONDAY)
+    house.world.absent.add(("SPY", FAR_MONDAY))
+    house.clock.set(new_york(FAR_TUESDAY))
+    await house.rows("UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE args ->> 'day' = '1'")
+    await worked()
+    assert await house.rows(
+        "SELECT status::text, attempts, scheduled_at FROM procrastinate_jobs WHERE args ->> 'day' = '1'"
+    ) == [("todo", 1, new_york(FAR_TUESDAY, 9, 30))]
+    assert house.asked == ["SPY"]
+
+
+async def test_a_worker_that_is_told_to_stop(house):
+    """A job that does not end in time goes back to the queue, for whoever comes next."""
+    house.provider.play(HANGING)
+    async with house.tools.pool.connection() as conn:
+        job = await weekly.begin_again(conn, house.clock.now())
+    working = asyncio.create_task(
+        queue.app.run_worker_async(install_signal_handlers=False, listen_notify=False, shutdown_graceful_timeout=0.05)
+    )
+    await house.provider.asked.wait()
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert await house.rows("SELECT status::text, scheduled_at FROM procrastinate_jobs WHERE id = %s", job) == [
+        ("todo", house.clock.now())
+    ]
+    assert await house.rows("SELECT attempt, accepted FROM generations") == [(1, None)]
+
+
+# Procrastinate's command line, from a clean shell
+
+
+@pytest.fixture
+async def on_record(database, pool) -> date:
+    """The real Monday that runs has its row, so that a worker of ours asks nobody about it."""
+    clock = RealClock()
+    run_date = calendar.latest_run_date(clock.now())
+    failed = Batch(
+        id=batch_id(SERIES, run_date),
+        series=SERIES,
+        run_date=run_date,
+        created_at=clock.now(),
+        status=BatchStatus.FAILED,
+        late=False,
+        failure_reason=FailureReason.MISSED,
+        failure="It is only a test.",
+        benchmark_symbol="SPY",
+    )
+    async with pool.connection() as conn, conn.transaction():
+        await batches.add_failed(conn, failed)
+    return run_date
+
+
+async def procrastinate(
+    database: str, cwd: Path, *arguments: str, keys: bool = True, **environment: str
+) -> tuple[int, str, str]:
+    """Run `procrastinate --app=jobs.queue.app`; return its exit code and what it said on either stream."""
+    both = {"OPENAI_API_KEY": OPENAI_KEY, "ALPHA_VANTAGE_API_KEY": ALPHA_VANTAGE_KEY} if keys else {}
+    process = await asyncio.create_subprocess_exec(
+        BIN / "procrastinate",
+        "--app=jobs.queue.app",
+        *arguments,
+        cwd=cwd,
+        env={"PATH": f"{BIN}{os.pathsep}/usr/bin:/bin", "DATABASE_URL": database, **both, **environment},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_healthchecks(database, tmp_path):
+    """`procrastinate healthchecks` finds the queue in its own schema."""
+    code, out, err = await procrastinate(database, tmp_path, "healthchecks", keys=False)
+    assert (code, "DB connection: OK" in out, "table: OK" in out) == (0, True, True), err
+
+
+async def test_defer_and_list_jobs(database, pool, tmp_path):
+    """A job that is deferred by hand is in the shell's list."""
+    arguments = json.dumps({"batch_id": str(batch_id(SERIES, MONDAY)), "day": 1})
+    code, out, err = await procrastinate(database, tmp_path, "defer", "take_checkpoint", arguments, keys=False)
+    assert code == 0, err
+    assert await rows(pool, "SELECT task_name, args, status::text FROM procrastinate_jobs") == [
+        ("take_checkpoint", json.loads(arguments), "todo")
+    ]
+    code, out, err = await procrastinate(database, tmp_path, "shell", "list_jobs", keys=False)
+    assert code == 0, err
+    assert "take_checkpoint on default - [todo]" in out
+    assert list(tmp_path.iterdir()) == []  # nothing was started or written here
+
+
+async def test_a_worker(database, pool, on_record, tmp_path):
+    """`procrastinate worker` makes its own tools and runs what is due."""
+    await rows(
+        pool,
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, args) VALUES ('default', 'take_checkpoint', %s)",
+        json.dumps({"batch_id": str(batch_id(SERIES, MONDAY)), "day": 1}),
+    )
+    code, out, err = await procrastinate(database, tmp_path, "worker", "--one-shot")
+    assert code == 0, err
+    assert ("take_checkpoint", "succeeded", 1) in await statuses(pool)
+    assert OPENAI_KEY not in out + err
+
+
+async def test_a_worker_takes_a_checkpoint(database, pool, on_record, tmp_path):
+    """A worker of the command line asks the real clients, and no key is in anything it says."""
+    monday = date(2024, 1, 8)
+    then = JobClock(new_york(monday))
+    world = World(then)
+    async with ProviderServer() as provider:
+        provider.answers = world
+        async with tools_for(database, pool, then, provider.url) as tools:
+            await weekly.begin(tools, 1, None)
+        await rows(pool, "DELETE FROM procrastinate_jobs WHERE args ->> 'day' <> '2'")
+        await rows(pool, "DELETE FROM operations.provider_requests")
+        then.set(new_york(date(2024, 1, 12)))
+        provider.requests.clear()
+        code, out, err = await procrastinate(
+            *(database, tmp_path, "worker", "--one-shot"),
+            OPENAI_BASE_URL=f"{provider.url}/v1",
+            ALPHA_VANTAGE_BASE_URL=provider.url,
+            ALPHA_VANTAGE_PER_SECOND="10",
+        )
+    assert code == 0, err
+    assert [request.query["symbol"] for request in provider.requests] == ["SPY", *CHOSEN]
+    assert await rows(pool, "SELECT day, trading_day, status FROM checkpoints WHERE day > 0") == [
+        (2, date(2024, 1, 9), "computed")
+    ]
+    assert ALPHA_VANTAGE_KEY not in out + err
+
+
+async def test_a_worker_without_keys(database, tmp_path):
+    """It does not start, and names both."""
+    code, out, err = await procrastinate(database, tmp_path, "worker", "--one-shot", keys=False)
+    assert code != 0
+    assert "OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY must be set" in (out + err).strip().splitlines()[-1]

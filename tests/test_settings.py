@@ -1,0 +1,323 @@
+"""Settings: their defaults, their refusals, and that secrets stay secret."""
+
+import json
+import os
+import pprint
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import msgspec
+import pytest
+from rich.pretty import pretty_repr
+
+from app import settings
+from app.errors import ConfigurationError
+
+SECRETS = {
+    "DATABASE_URL": "postgresql://user:first-secret@db.example:5432/alpha",
+    "QUEUE_DATABASE_URL": "postgresql://user:second-secret@db.example:5433/alpha",
+    "OPENAI_API_KEY": "sk-third-secret",
+    "ALPHA_VANTAGE_API_KEY": "FOURTH-secret",
+}
+QUEUE = "postgresql://localhost/alpha"
+
+
+def test_defaults():
+    """Every setting has a default, and these are they."""
+    assert msgspec.structs.asdict(settings.load({})) == {
+        "database_url": "",
+        "queue_database_url": "",
+        "database_pooled": False,
+        "host": "127.0.0.1",
+        "port": 8080,
+        "log_level": "INFO",
+        "cors_allow_origins": (),
+        "openai_api_key": "",
+        "openai_model": "gpt-4o-mini",
+        "openai_base_url": "",
+        "openai_temperature": None,
+        "alpha_vantage_api_key": "",
+        "alpha_vantage_base_url": "",
+        "alpha_vantage_per_second": 1,
+        "alpha_vantage_per_minute": 5,
+        "alpha_vantage_per_day": 25,
+        "benchmark_symbol": "SPY",
+        "market_closed_days": (),
+    }
+
+
+def test_the_file_names_every_setting():
+    """What can be set stands in settings.toml, and nothing else does."""
+    file = Path(settings.__file__).with_name("settings.toml")
+    names = msgspec.toml.decode(file.read_bytes()).keys()
+    assert [name.lower() for name in names] == list(settings.Settings.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        (
+            "DATABASE_URL",
+            "postgresql://u:p%40ss@h:5432/d?sslmode=require",
+            "postgresql://u:p%40ss@h:5432/d?sslmode=require",
+        ),
+        ("DATABASE_URL", "host=/run/postgres dbname=alpha", "host=/run/postgres dbname=alpha"),
+        ("QUEUE_DATABASE_URL", QUEUE, QUEUE),
+        ("DATABASE_POOLED", "false", False),
+        ("HOST", "0.0.0.0", "0.0.0.0"),
+        ("HOST", "::", "::"),
+        ("PORT", "0", 0),
+        ("PORT", " 65535 ", 65535),
+        ("LOG_LEVEL", "WARNING", "WARNING"),
+        ("CORS_ALLOW_ORIGINS", "*", ("*",)),
+        ("CORS_ALLOW_ORIGINS", "https://a.example , http://b.example:81", ("https://a.example", "http://b.example:81")),
+        ("OPENAI_API_KEY", "sk-proj_123", "sk-proj_123"),
+        ("OPENAI_MODEL", "llama3.2:3b", "llama3.2:3b"),
+        ("OPENAI_BASE_URL", "http://localhost:11434/v1", "http://localhost:11434/v1"),
+        ("OPENAI_TEMPERATURE", "0", 0.0),
+        ("OPENAI_TEMPERATURE", "0.7", 0.7),
+        ("OPENAI_TEMPERATURE", "2", 2.0),
+        ("ALPHA_VANTAGE_API_KEY", "ABC123", "ABC123"),
+        ("ALPHA_VANTAGE_BASE_URL", "http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+        ("ALPHA_VANTAGE_PER_SECOND", "5", 5),
+        ("ALPHA_VANTAGE_PER_MINUTE", "75", 75),
+        ("ALPHA_VANTAGE_PER_DAY", "100000", 100_000),
+        ("BENCHMARK_SYMBOL", "BRK.B", "BRK.B"),
+        ("MARKET_CLOSED_DAYS", "2025-01-09", (date(2025, 1, 9),)),
+        ("MARKET_CLOSED_DAYS", "2025-01-09, 2027-03-01", (date(2025, 1, 9), date(2027, 3, 1))),
+    ],
+)
+def test_values(name, text, value):
+    """A text becomes what it means; white space around it does not count."""
+    assert getattr(settings.load({name: text}), name.lower()) == value
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t\n"])
+def test_an_empty_text_is_not_set(text):
+    """An empty variable is the same as none."""
+    names = [name.upper() for name in settings.Settings.__struct_fields__]
+    assert settings.load(dict.fromkeys(names, text)) == settings.load({})
+
+
+A_DATABASE = "must be a Postgres address, for example {}=postgresql://user:password@host:5432/alpha_monday"
+A_KEY = "must be the key that the provider gave you, for example {}=sk-abc123"
+AN_ADDRESS = "must be an http or https address, for example {}="
+A_LIMIT = "must be a whole number of requests, 1 or more, for example {}=5"
+DATES = "must be dates with commas between them, for example {}=2025-01-09,2027-03-01"
+ORIGINS = "must be origins with commas between them, for example {}=https://example.org,https://example.com"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("DATABASE_URL", "s3cr3t", A_DATABASE),
+        ("DATABASE_URL", "mysql://user:s3cr3t@host/alpha", A_DATABASE),
+        ("QUEUE_DATABASE_URL", "user:s3cr3t@host", A_DATABASE),
+        ("DATABASE_POOLED", "s3cr3t", "must be true or false, for example {}=true"),
+        ("DATABASE_POOLED", "2", "must be true or false, for example {}=true"),
+        ("PORT", "s3cr3t", "must be a port number, 0 to 65535, for example {}=8080"),
+        ("PORT", "65536", "must be a port number, 0 to 65535, for example {}=8080"),
+        ("PORT", "-1", "must be a port number, 0 to 65535, for example {}=8080"),
+        ("PORT", "80.5", "must be a port number, 0 to 65535, for example {}=8080"),
+        ("PORT", "８０", "must be a port number, 0 to 65535, for example {}=8080"),
+        ("LOG_LEVEL", "LOUD", "must be DEBUG, INFO, WARNING or ERROR, for example {}=INFO"),
+        ("CORS_ALLOW_ORIGINS", "s3cr3t.example", ORIGINS),
+        ("CORS_ALLOW_ORIGINS", "https://a.example,,*", ORIGINS),
+        ("OPENAI_API_KEY", "s3cr3t key", A_KEY),
+        ("OPENAI_API_KEY", "s3cr3t\nkey", A_KEY),
+        ("OPENAI_BASE_URL", "localhost:11434", AN_ADDRESS + "http://localhost:11434/v1"),
+        ("OPENAI_BASE_URL", "ftp://s3cr3t", AN_ADDRESS + "http://localhost:11434/v1"),
+        ("OPENAI_TEMPERATURE", "2.1", "must be a number from 0 to 2, for example {}=0.7"),
+        ("OPENAI_TEMPERATURE", "-0.1", "must be a number from 0 to 2, for example {}=0.7"),
+        ("OPENAI_TEMPERATURE", "nan", "must be a number from 0 to 2, for example {}=0.7"),
+        ("OPENAI_TEMPERATURE", "warm", "must be a number from 0 to 2, for example {}=0.7"),
+        ("ALPHA_VANTAGE_API_KEY", "s3cr3t key", A_KEY),
+        ("ALPHA_VANTAGE_BASE_URL", "s3cr3t", AN_ADDRESS + "https://www.alphavantage.co"),
+        ("ALPHA_VANTAGE_PER_SECOND", "0", A_LIMIT),
+        ("ALPHA_VANTAGE_PER_MINUTE", "2.5", A_LIMIT),
+        ("ALPHA_VANTAGE_PER_DAY", "many", A_LIMIT),
+        ("ALPHA_VANTAGE_PER_DAY", "100001", A_LIMIT),
+        ("BENCHMARK_SYMBOL", "spy", "must be a ticker in capitals, for example {}=SPY"),
+        ("BENCHMARK_SYMBOL", "BRK-B", "must be a ticker in capitals, for example {}=SPY"),
+        ("MARKET_CLOSED_DAYS", "9 January 2025", DATES),
+        ("MARKET_CLOSED_DAYS", "2025-02-30", DATES),
+        ("MARKET_CLOSED_DAYS", "2025-01-09,", DATES),
+        ("MARKET_CLOSED_DAYS", "2025-01-09 2025-01-10", DATES),
+    ],
+)
+def test_refused_values(name, text, line):
+    """One line: the variable, what it must be, an example; never the value."""
+    with pytest.raises(ConfigurationError) as refused:
+        settings.load({name: text})
+    assert str(refused.value) == f"{name} {line.format(name)}"
+    assert "s3cr3t" not in str(refused.value)
+    assert refused.value.__suppress_context__
+
+
+def test_the_examples_are_good_values():
+    """What a refusal suggests is accepted."""
+    bad = {"HOST": None, "OPENAI_MODEL": None}  # any text will do
+    for field in settings.Settings.__struct_fields__:
+        name = field.upper()
+        if name in bad:
+            continue
+        with pytest.raises(ConfigurationError) as refused:
+            settings.load({name: "not this, surely"})
+        example = str(refused.value).rsplit("for example ", 1)[1].removeprefix(f"{name}=")
+        assert settings.load({"QUEUE_DATABASE_URL": QUEUE, name: example})
+
+
+def test_a_pooled_database_needs_a_direct_connection():
+    """LISTEN and the queue's search_path do not pass PgBouncer."""
+    with pytest.raises(ConfigurationError, match=r"^QUEUE_DATABASE_URL must be set when DATABASE_POOLED is true: .*"):
+        settings.load({"DATABASE_POOLED": "true", "DATABASE_URL": QUEUE})
+    pooled = settings.load({"DATABASE_POOLED": "true", "DATABASE_URL": QUEUE, "QUEUE_DATABASE_URL": "host=direct"})
+    assert (pooled.database_pooled, pooled.queue_address) == (True, "host=direct")
+
+
+def test_the_queue_uses_the_database_unless_told_otherwise():
+    """QUEUE_DATABASE_URL defaults to DATABASE_URL."""
+    assert settings.load({"DATABASE_URL": QUEUE}).queue_address == QUEUE
+    assert settings.load({}).queue_address == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        pytest.param(
+            {},
+            "OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY must be set to the keys that the providers gave you, "
+            "for example OPENAI_API_KEY=abc123.",
+            id="both",
+        ),
+        pytest.param(
+            {"ALPHA_VANTAGE_API_KEY": "k"},
+            "OPENAI_API_KEY must be set to the key that the provider gave you, for example OPENAI_API_KEY=abc123.",
+            id="the model's",
+        ),
+        pytest.param(
+            {"OPENAI_API_KEY": "k", "ALPHA_VANTAGE_API_KEY": " "},
+            "ALPHA_VANTAGE_API_KEY must be set to the key that the provider gave you, "
+            "for example ALPHA_VANTAGE_API_KEY=abc123.",
+            id="the prices'",
+        ),
+    ],
+)
+def test_missing_keys(given, line):
+    """All that is missing is named at once."""
+    with pytest.raises(ConfigurationError) as refused:
+        settings.refuse_without_keys(settings.load(given))
+    assert str(refused.value) == f"{line} (`alpha-monday rehearse` needs none.)"
+
+
+def test_keys_that_are_there():
+    """With both keys there is nothing to refuse."""
+    settings.refuse_without_keys(settings.load({"OPENAI_API_KEY": "a", "ALPHA_VANTAGE_API_KEY": "b"}))
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        pytest.param(repr, id="repr"),
+        pytest.param(str, id="str"),
+        pytest.param("{}".format, id="format"),
+        pytest.param("{0!a}".format, id="ascii"),
+        pytest.param(pprint.pformat, id="pprint"),
+        pytest.param(pretty_repr, id="rich"),
+        pytest.param(lambda value: repr([value]), id="within a list"),
+    ],
+)
+def test_secrets_never_print(shown):
+    """However settings are shown, no key and no password is."""
+    text = shown(settings.load(SECRETS))
+    assert "secret" not in text
+    assert "***" in text
+    assert "gpt-4o-mini" in text
+
+
+def from_the_environment(**variables: str) -> dict[str, object]:
+    """What a process of its own reads from a real environment."""
+    script = (
+        "import json, msgspec; from app import settings; "
+        "print(json.dumps(msgspec.to_builtins(msgspec.structs.asdict(settings.load()))))"
+    )
+    clean = {
+        name: value for name, value in os.environ.items() if name.lower() not in settings.Settings.__struct_fields__
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=clean | variables, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_environment():
+    """Variables go before the file; those that are not ours, or empty, do not count."""
+    read = from_the_environment(PORT="9000", HOST="", ALPHA_VANTAGE_PER_DAY="500", UNRELATED="x", MARKET_CLOSED_DAYS="")
+    usual = json.loads(json.dumps(msgspec.structs.asdict(settings.load({}))))
+    assert read == {**usual, "port": 9000, "alpha_vantage_per_day": 500}
+
+
+ODD_TEXTS = [
+    {
+        "OPENAI_API_KEY": "00123456789",
+        "ALPHA_VANTAGE_API_KEY": "1_000",
+        "OPENAI_MODEL": "1.50",
+        "HOST": "0x1F",
+    },
+    {
+        "OPENAI_API_KEY": "1e5",
+        "ALPHA_VANTAGE_API_KEY": "true",
+        "OPENAI_MODEL": "'quoted'",
+        "HOST": "2026-01-05T09:00:00Z",
+    },
+    {
+        "OPENAI_API_KEY": "@int",
+        "ALPHA_VANTAGE_API_KEY": "@secret",
+        "OPENAI_MODEL": "@format {this.PORT}",
+        "DATABASE_URL": "host=h password='@none ##x'",
+    },
+    {
+        "OPENAI_API_KEY": '["a"]',
+        "ALPHA_VANTAGE_API_KEY": "{a=1}",
+        "OPENAI_MODEL": "@merge a=1",
+        "HOST": "dynaconf_merge",
+        "OPENAI_MODEL__A": "b",
+        "AUTO_CAST_FOR_DYNACONF": "true",
+    },
+]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param(ODD_TEXTS[0], id="digits"),
+        pytest.param(ODD_TEXTS[1], id="texts that look like values"),
+        pytest.param(ODD_TEXTS[2], id="texts that begin with an at sign"),
+        pytest.param(ODD_TEXTS[3], id="texts that look like instructions"),
+    ],
+)
+def test_texts_stay_as_they_stand(variables):
+    """A key of digits is not a number, and an at sign gives no orders; from a mapping and from a real environment."""
+    ours = {name: text for name, text in variables.items() if name.lower() in settings.Settings.__struct_fields__}
+    loaded, read = msgspec.structs.asdict(settings.load(ours)), from_the_environment(**variables)
+    for name, text in ours.items():
+        assert (loaded[name.lower()], read[name.lower()]) == (text, text)
+
+
+def test_a_wrong_setting_is_one_line_on_the_terminal():
+    """The name and what it must be; no traceback, no value, and an exit code."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("alpha-monday"), "serve"],
+        env={**os.environ, "PORT": "s3cr3t"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "PORT must be a port number, 0 to 65535, for example PORT=8080" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "s3cr3t" not in done.stdout + done.stderr
