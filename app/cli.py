@@ -267,7 +267,9 @@ def _listen(configuration: Settings) -> socket.socket:
     try:
         return socket.create_server((configuration.host, configuration.port), family=family, backlog=2048)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        # A name that cannot be looked up has a number of its own kind.
+        number = None if isinstance(error, socket.gaierror) else error.errno
+        reason = os.strerror(number) if number else error.strerror or str(error)
         raise ConfigurationError(
             f"Cannot listen on {configuration.host} port {configuration.port}: {reason}. "
             f"Set HOST or PORT, for example PORT={configuration.port + 1}."

@@ -5,6 +5,7 @@ A value that does not fit refuses with one line: the variable, what it must be, 
 shown, for it may be a secret.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -71,9 +72,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     ]
 
     def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         values = msgspec.structs.asdict(self)
-        shown = (f"{name}={'***' if name in SECRETS and value else repr(value)}" for name, value in values.items())
-        return f"Settings({', '.join(shown)})"
+        return [(name, "***" if name in SECRETS and value else value) for name, value in values.items()]
 
     @property
     def queue_address(self) -> str:
@@ -115,15 +118,9 @@ def _defaults() -> dict[str, str]:
 
 
 def _environment() -> dict[str, str]:
-    # As they stand: dynaconf's own casts would turn a key of digits into a number, and obey an "@" in a password.
-    source = Dynaconf(
-        settings_files=[str(_FILE)],
-        envvar_prefix=False,
-        ignore_unknown_envvars=True,
-        auto_cast=False,
-        load_dotenv=False,
-    )
-    return {name: str(source.get(name, "")) for name in _defaults()}
+    # Read as it stands: dynaconf's own reading of the environment makes 31 of 0x1F and obeys an "@" in a password.
+    source = Dynaconf(settings_files=[str(_FILE)], envvar_prefix=None, auto_cast=False, load_dotenv=False)
+    return {name: os.environ.get(name) or str(source.get(name, "")) for name in _defaults()}
 
 
 def _value(name: str, text: str) -> Any:

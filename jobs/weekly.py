@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from procrastinate import JobContext
 from structlog.contextvars import bind_contextvars
 
@@ -188,9 +188,7 @@ async def _ask(tools: Tools, run_date: date, asked: Sequence[Generation]) -> Non
 
 
 def _answered(tools: Tools, question: Generation, answer: Answer) -> Generation:
-    """Return the question with its answer, accepted or refused. What cannot be stored is replaced and so refused."""
-    text = (answer.text or "").replace("\0", "\N{REPLACEMENT CHARACTER}")
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    """Return the question with its answer, accepted or refused."""
     try:
         if answer.unusable:
             raise UnusableAnswer(answer.unusable)
@@ -202,7 +200,7 @@ def _answered(tools: Tools, question: Generation, answer: Answer) -> Generation:
         question,
         answered_at=tools.now(),
         answered_model=answer.model,
-        answer=text,
+        answer=answer.text or "",
         request_id=answer.request_id,
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
@@ -212,6 +210,9 @@ def _answered(tools: Tools, question: Generation, answer: Answer) -> Generation:
 
 
 async def _complete(tools: Tools, generation: Generation) -> None:
+    """Store what became of a question: as it was said, but for what Postgres cannot carry."""
+    said = {name: ideas.carried(value) for name, value in asdict(generation).items() if isinstance(value, str)}
+    generation = replace(generation, **said)
     async with transaction(tools.pool) as conn:
         await generations.complete(conn, generation, tools.now())
     tell: Any = log.info if generation.accepted else log.warning

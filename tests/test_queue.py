@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from croniter import croniter
-from job_clock import JobClock, new_york
+from job_clock import JobClock, logged, new_york
 from job_tools import ALPHA_VANTAGE_KEY, BASELINE, CHOSEN, MONDAY, OPENAI_KEY, World, rows, tools_for
 from job_tools import clock as clock
 from job_tools import house as house
@@ -199,6 +199,31 @@ async def test_a_job_that_is_too_early_goes_back(house):
         "SELECT status::text, attempts, scheduled_at FROM procrastinate_jobs WHERE args ->> 'day' = '1'"
     ) == [("todo", 1, new_york(FAR_TUESDAY, 9, 30))]
     assert house.asked == ["SPY"]
+
+
+async def test_every_line_of_a_job_says_whose_it_is(house):
+    """Job, task and attempt, and the run date or the batch with its day: and what was picked and made."""
+    house.clock.set(new_york(FAR_MONDAY))
+    async with house.tools.pool.connection() as conn:
+        job = await weekly.begin_again(conn, house.clock.now())
+    with logged("INFO", house.clock) as lines:
+        await worked()
+        await house.rows("UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE args ->> 'day' = '1'")
+        house.clock.set(new_york(FAR_TUESDAY))
+        await worked()
+    week = [line for line in lines if line.get("job") == job]
+    assert [line["event"] for line in week] == ["model asked", "answer accepted", *["closes read"] * 4, "batch stored"]
+    stored = week[-1]
+    assert (stored["task"], stored["attempt"], stored["run_date"]) == ("pick_week", 1, str(FAR_MONDAY))
+    assert stored["picks"] == ["SELL MSFT at 3.0000", "BUY AAPL at 80.0000", "SELL NVDA at 7.0000"]
+    assert stored["batch"] == str(batch_id(SERIES, FAR_MONDAY))
+    assert len(stored["pick_ids"]) == 3
+    mornings = [line for line in lines if line.get("task") == "take_checkpoint"]
+    assert [line["event"] for line in mornings] == [*["closes read"] * 4, "checkpoint computed"]
+    assert {(line["batch_id"], line["day"], line["attempt"], line["run_date"]) for line in mornings} == {
+        (stored["batch"], 1, 1, str(FAR_MONDAY))
+    }
+    assert all({"at", "level", "step"} <= line.keys() for line in (*week, *mornings))
 
 
 async def test_a_worker_that_is_told_to_stop(house):

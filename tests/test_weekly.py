@@ -10,6 +10,7 @@ from job_clock import new_york
 from job_tools import BASELINE, CHOSEN, MONDAY, House, World, an_answer, completes, standins, tools_for, until_it_can
 from job_tools import clock as clock
 from job_tools import house as house
+from msgspec.structs import replace
 from procrastinate.exceptions import ConnectorException
 from provider_server import CUT, FOR_EVER, Reply, says
 
@@ -18,7 +19,7 @@ from app.errors import QuestionInProgress, QuotaSpent, TryAgainAt
 from app.record.journal import GENESIS, digest
 from app.record.model import batch_id
 from app.rehearsal.standins import ideas
-from app.store import batches
+from app.store import batches, generations
 from jobs import daily, weekly
 
 GENERATIONS = "SELECT attempt, accepted, refusal FROM generations ORDER BY attempt"
@@ -259,6 +260,22 @@ async def test_a_crash_in_the_middle_of_a_question(house):
     assert house.questions[0] == house.questions[1]  # there was nothing to tell the model
 
 
+async def test_an_answer_at_the_last_moment(house):
+    """Whoever gives up a question that was answered in the meantime does not take the answer back."""
+    await house.begin()
+    async with house.tools.pool.connection() as conn:
+        (answered,) = await generations.of(conn, "main", MONDAY)
+        given_up = replace(
+            answered,
+            **dict.fromkeys(("answered_at", "answered_model", "answer", "request_id")),
+            accepted=False,
+            refusal="No answer arrived in time.",
+        )
+        async with conn.transaction():
+            assert not await generations.complete(conn, given_up, house.clock.now())
+        assert await generations.of(conn, "main", MONDAY) == [answered]
+
+
 async def test_an_accepted_answer_is_used_by_every_later_attempt(house):
     """A close that is not there yet does not cost a second question."""
     house.world.absent.add(("NVDA", BASELINE))
@@ -411,6 +428,16 @@ async def test_a_ticker_that_nobody_knows(house):
     assert "\n- Alpha Vantage does not know MSFT.\n" in house.questions[1]
     assert [ticker for ticker, _, _ in await house.rows(PICKS)] == ["KO", "AAPL", "NVDA"]
     assert house.asked.count("SPY") == 1
+
+
+async def test_a_benchmark_that_nobody_knows(house):
+    """The benchmark is not the model's idea: its answer stays accepted, and no question is wasted on it."""
+    house.world.unknown.add("SPY")
+    await house.begin()
+    batch = await house.batch()
+    assert (batch.status, batch.failure_reason) == ("failed", "CONFIGURATION")
+    assert batch.failure.startswith("Alpha Vantage does not know SPY. Set BENCHMARK_SYMBOL")
+    assert await house.rows(GENERATIONS) == [(1, True, None)]
 
 
 async def test_a_ticker_that_is_no_longer_traded(house):

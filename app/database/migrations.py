@@ -89,6 +89,11 @@ async def migrate(conninfo: str, at: datetime, down_to: int | None = None) -> li
         await conn.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
         await conn.execute(_HISTORY)
         applied = await _applied(conn, ours)
+        if down_to is not None and applied > len(ours):
+            raise ConfigurationError(
+                f"The database has migration {applied:04}, which this version does not know: "
+                "take it back with the version that applied it."
+            )
         if down_to is not None:
             return [await _down(conn, step) for step in reversed(ours) if down_to < step.number <= applied]
         done = [await _up(conn, step, at) for step in ours if step.number > applied]
@@ -128,7 +133,13 @@ async def _applied(conn: AsyncConnection[Any], ours: Sequence[Migration]) -> int
                 f"Migration {step.number:04} ({step.name}) was changed after it was applied to this database. "
                 "Restore the file, and put the change into a new migration."
             )
-    return max(history, default=0)
+    last = max(history, default=0)
+    if gap := [step for step in ours if step.number < last and step.number not in history]:
+        raise ConfigurationError(
+            f"Migration {gap[0].number:04} ({gap[0].name}) was never applied to this database, but {last:04} was. "
+            "Restore a backup, or take the later ones back by hand."
+        )
+    return last
 
 
 async def _up(conn: AsyncConnection[Any], step: Migration, at: datetime) -> str:

@@ -7,7 +7,7 @@ lately, so that one request serves everybody who needs it.
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -98,7 +98,9 @@ class Ledger:
         while True:
             match await self._decide(function, symbol, since):
                 case Later(at) if at - self.clock.now() > LONGEST_WAIT:
-                    raise QuotaSpent(f"The quota of {self.provider} is spent until {at:%Y-%m-%d %H:%M:%S} UTC.", at)
+                    raise QuotaSpent(
+                        f"The quota of {self.provider} is spent until {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC.", at
+                    )
                 case Later(at):
                     await self.clock.sleep((at - self.clock.now()).total_seconds())
                 case decision:
@@ -111,7 +113,7 @@ class Ledger:
             match await self._last(conn, function, symbol):
                 case (at, Outcome.ANSWERED, ended_at) if since and ended_at >= since:
                     return Shared()
-                case (at, None, _) if at + LAPSE > now:
+                case (at, None, _) if abs(now - at) < LAPSE:
                     return Later(now + timedelta(seconds=1))
             at = max(next_allowed(await self._times(conn), self.limits, now), await self._rested(conn) or now)
             if at > now:

@@ -53,8 +53,8 @@ def schema() -> dict[str, object]:
     for definition in (root, *components.values()):
         definition.pop("title", None)
         definition.pop("description", None)
-        if definition.get("type") == "object":
-            definition["additionalProperties"] = False
+        if "enum" in definition:
+            definition["type"] = "string"  # strict providers want a type of everything
     return {**root, "$defs": components}
 
 
@@ -68,7 +68,9 @@ def read(answer: str, benchmark: str) -> list[Idea]:
     try:
         ideas = [_checked(idea) for idea in msgspec.json.decode(answer, type=_Answer).picks]
     except (msgspec.DecodeError, UnicodeError) as error:
-        raise UnusableAnswer(f"The answer was not JSON of the schema: {error}.") from None
+        # It quotes the answer, of whatever length and with whatever characters.
+        reason = "".join(character if character.isprintable() else "?" for character in str(error)[:200])
+        raise UnusableAnswer(f"The answer was not JSON of the schema: {reason}.") from None
     if len(ideas) != COUNT:
         raise UnusableAnswer(f"The answer had {len(ideas)} picks; exactly {COUNT} are needed.")
     tickers = [idea.ticker for idea in ideas]
@@ -83,17 +85,18 @@ def read(answer: str, benchmark: str) -> list[Idea]:
 def _checked(idea: Idea) -> Idea:
     ticker = idea.ticker.strip().upper().replace("-", ".")
     reasoning = idea.reasoning.strip()
-    if not TICKER.fullmatch(ticker):
+    if not idea.ticker.isascii() or not TICKER.fullmatch(ticker):  # upper() makes two letters of a ligature
         raise UnusableAnswer(f"{idea.ticker[:20]!r} is not a ticker.")
     if not reasoning:
         raise UnusableAnswer(f"{ticker} has no reasoning.")
     if len(reasoning) > LONGEST_REASONING:
         raise UnusableAnswer(f"The reasoning of {ticker} is longer than {LONGEST_REASONING:,} characters.")
-    if not storable(reasoning):
+    if carried(reasoning) != reasoning:
         raise UnusableAnswer(f"The reasoning of {ticker} holds characters that cannot be stored.")
     return Idea(ticker=ticker, action=Action(idea.action), reasoning=reasoning)
 
 
-def storable(text: str) -> bool:
-    """Return whether Postgres and JSON can carry `text`: no NUL, no lone surrogates."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+def carried(text: str) -> str:
+    """Return `text` as Postgres and JSON can carry it: a replacement character for each NUL and lone surrogate."""
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")

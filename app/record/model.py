@@ -66,7 +66,7 @@ class JournalKind(StrEnum):
     PICK_RENAMED = "PICK_RENAMED"
 
 
-class Idea(Struct, frozen=True, kw_only=True):
+class Idea(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the model proposed, not yet priced."""
 
     ticker: str

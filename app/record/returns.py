@@ -6,8 +6,9 @@ here, so that nobody else's can change a figure. Formulas: record.md, Numbers.
 """
 
 import decimal
+import re
 from datetime import date
-from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from msgspec import Struct
 
@@ -15,6 +16,8 @@ from app.errors import ProviderUnavailable
 
 CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
 ONE = Decimal(1)
+
+_PRICE = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 class Measure(Struct, frozen=True):
@@ -44,13 +47,10 @@ def price(text: object, ticker: str, session: date) -> Decimal:
     Refuses whatever is no finite number above zero, naming ticker and session. Only plain notation counts: what
     `Decimal` would also take (underscores, exponents, other scripts' digits) no exchange ever wrote.
     """
-    try:
-        if not isinstance(text, str) or not text.isascii() or not text.replace(".", "", 1).isdigit():
-            raise InvalidOperation
-        value = Decimal(text)
-    except InvalidOperation:
-        raise ProviderUnavailable(f"{ticker}, {session}: {text!r:.60} is not a price.") from None
-    if not value.is_finite() or value <= 0:
+    if not isinstance(text, str) or not _PRICE.fullmatch(text):
+        raise ProviderUnavailable(f"{ticker}, {session}: {text!r:.60} is not a price.")
+    value = Decimal(text)
+    if value <= 0:
         raise ProviderUnavailable(f"{ticker}, {session}: a price must be above zero, not {text!r:.60}.")
     return value
 
