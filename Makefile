@@ -29,7 +29,7 @@ serve: $(READY) ## Serve live; needs the two keys, see README
 	@$(BIN)/alpha-monday serve --migrate
 
 test: $(READY) ## Run the tests that take under five minutes
-	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+	@$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(ARGS)
 
 test-long: $(READY) ## Run the tests that take longer
 	@$(BIN)/python -m pytest -m long $(ARGS)

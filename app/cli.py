@@ -1,7 +1,6 @@
 """The operator's commands. Each has `--help` with an example; 0 means done, 1 refused or failed, 2 misused."""
 
 import asyncio
-import os
 import socket
 import sys
 from collections.abc import Callable, Coroutine
@@ -267,9 +266,7 @@ def _listen(configuration: Settings) -> socket.socket:
     try:
         return socket.create_server((configuration.host, configuration.port), family=family, backlog=2048)
     except OSError as error:
-        # A name that cannot be looked up has a number of its own kind.
-        number = None if isinstance(error, socket.gaierror) else error.errno
-        reason = os.strerror(number) if number else error.strerror or str(error)
+        reason = (error.strerror or str(error)).split(" (while")[0]
         raise ConfigurationError(
             f"Cannot listen on {configuration.host} port {configuration.port}: {reason}. "
             f"Set HOST or PORT, for example PORT={configuration.port + 1}."

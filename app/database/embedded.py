@@ -92,13 +92,17 @@ class EmbeddedPostgres:
         except BlockingIOError:
             self._wait("is owned by another process that does not answer")
             return self
-        if self.answers():
-            if self._outliving.exists():
-                return self
-            self.stop_running()  # its owner was killed a moment ago, or could not take it along
-        self._initialise()
-        self._outliving.touch() if outlive else self._outliving.unlink(missing_ok=True)
-        self._spawn(outlive)
+        if self.answers() and self._outliving.exists():
+            return self
+        try:
+            # Its owner was killed a moment ago, or could not take it along.
+            self.stop_running()
+            self._initialise()
+            self._outliving.touch() if outlive else self._outliving.unlink(missing_ok=True)
+            self._spawn(outlive)
+        except ConfigurationError:
+            self._lock.close()
+            raise
         return self
 
     def stop(self) -> None:
@@ -113,13 +117,13 @@ class EmbeddedPostgres:
     def stop_running(self) -> bool:
         """Stop whatever server runs on this folder; return False if there was none."""
         self._outliving.unlink(missing_ok=True)
-        try:
-            pid = int((self.data / "postmaster.pid").read_text().split()[0])
-            os.kill(pid, signal.SIGINT)
-        except (FileNotFoundError, ProcessLookupError):
+        pid = self._running()
+        if pid is None:
             return False
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGINT)
         deadline = time.monotonic() + _PATIENCE
-        while (self.data / "postmaster.pid").exists() and time.monotonic() < deadline:
+        while self._running() and time.monotonic() < deadline:
             time.sleep(_LOOK)
         return True
 
@@ -127,6 +131,18 @@ class EmbeddedPostgres:
         """Stop the server and delete everything it held."""
         self.stop_running()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _running(self) -> int | None:
+        """Return the id of the server's process; a file left by a crash may name somebody else's."""
+        try:
+            pid = int((self.data / "postmaster.pid").read_text().split()[0])
+            if sys.platform == "linux":
+                command = Path(f"/proc/{pid}/cmdline").read_text()
+            else:
+                command = subprocess.run(["ps", "-p", str(pid), "-o", "args="], capture_output=True, text=True).stdout
+        except (OSError, IndexError):
+            return None
+        return pid if str(self.data) in command else None
 
     @property
     def _outliving(self) -> Path:
@@ -157,27 +173,22 @@ class EmbeddedPostgres:
         settings = {"listen_addresses": "", "unix_socket_directories": str(self.socket), **self.settings}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         log = self.folder / "postgres.log"
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*_as_somebody(), binaries() / "postgres", "-D", self.data, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=_environment(),
+                cwd="/",
+                start_new_session=True,  # Ctrl-C at the terminal is for us, not for it
+                preexec_fn=None if outlive else _end_with_parent,
+            )
         deadline = time.monotonic() + _PATIENCE
-        while time.monotonic() < deadline:
-            with log.open("ab") as output:
-                self.process = subprocess.Popen(
-                    [*_as_somebody(), binaries() / "postgres", "-D", self.data, *options],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    env=_environment(),
-                    cwd="/",
-                    start_new_session=True,  # Ctrl-C at the terminal is for us, not for it
-                    preexec_fn=None if outlive else _end_with_parent,
-                )
-            while self.process.poll() is None and time.monotonic() < deadline:
-                if self.answers():
-                    return
-                time.sleep(_LOOK)
-            # An earlier postmaster may still be on its way out.
-            if "already exists" not in log.read_text(errors="replace")[-600:]:
-                break
-            time.sleep(0.25)
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if self.answers():
+                return
+            time.sleep(_LOOK)
         raise ConfigurationError(f"The embedded Postgres does not start; the end of {log} says why.")
 
     def _wait(self, otherwise: str) -> None:
