@@ -28,7 +28,7 @@ from app.record import calendar, ideas
 from app.record.calendar import NEW_YORK
 from app.record.model import SERIES, Batch, BatchStatus
 from app.rehearsal import rehearse as rehearsal
-from app.settings import SECRETS, Settings
+from app.settings import Settings
 from app.store import batches, checkpoints, generations
 from app.tools import RealClock
 from jobs import queue, weekly
@@ -274,8 +274,7 @@ def _listen(configuration: Settings) -> socket.socket:
 
 
 def _log_to_the_terminal(configuration: Settings) -> None:
-    secrets = [getattr(configuration, name) for name in SECRETS if name.endswith("key")]
-    logs.configure(configuration.log_level, clock.now, secrets)
+    logs.configure(configuration.log_level, clock.now, configuration.keys)
 
 
 async def _migrate(address: str, down_to: int | None = None, *, quiet: bool = False) -> None:

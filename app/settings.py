@@ -23,7 +23,9 @@ from app.errors import ConfigurationError
 _URL = r"https?://[^\s]+"
 _TICKER = r"[A-Z]{1,5}(\.[A-Z])?"
 
-_Key = Annotated[str, Meta(description="the key that the provider gave you", examples=["sk-abc123"], pattern=r"^\S*$")]
+_Key = Annotated[
+    str, Meta(description="the key that the provider gave you", examples=["sk-abc123"], pattern=r"^[!-~]*$")
+]
 _Base = Annotated[str, Meta(description="an http or https address", pattern=f"^({_URL})?$")]
 _Limit = Annotated[int, Meta(ge=1, le=100_000, description="a whole number of requests, 1 or more", examples=["5"])]
 _Database = Annotated[
@@ -77,6 +79,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         values = msgspec.structs.asdict(self)
         return [(name, "***" if name in SECRETS and value else value) for name, value in values.items()]
+
+    @property
+    def keys(self) -> list[str]:
+        """Return the providers' keys, which no log may show."""
+        return [self.openai_api_key, self.alpha_vantage_api_key]
 
     @property
     def queue_address(self) -> str:

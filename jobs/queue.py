@@ -19,7 +19,7 @@ from procrastinate.exceptions import ConnectorException, JobAborted
 from procrastinate.jobs import Job
 from psycopg_pool import PoolTimeout
 
-from app import settings
+from app import logs, settings
 from app.database import pools, rehearsed
 from app.database.embedded import address_of
 from app.errors import TryAgainAt
@@ -62,6 +62,7 @@ class Queue(procrastinate.App):
             return
         configuration = settings.load()
         settings.refuse_without_keys(configuration)
+        logs.configure(configuration.log_level, self.now, configuration.keys)
         pool = pools.make_pool(address_of(configuration.database_url), pooled=configuration.database_pooled)
         async with pools.opened(pool), handed(self, configuration, pool, RealClock()):
             await rehearsed.refuse(pool)

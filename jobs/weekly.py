@@ -303,5 +303,7 @@ async def _fail(tools: Tools, run_date: date, reason: FailureReason, failure: st
         benchmark_symbol=tools.benchmark,
     )
     async with transaction(tools.pool) as conn:
-        await batches.add_failed(conn, batch)
+        if not await batches.add_failed(conn, batch):
+            log.info("somebody was first")
+            return
     log.error("this Monday failed", reason=reason, failure=failure, batch=str(batch.id))

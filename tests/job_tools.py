@@ -5,21 +5,26 @@ Prices are the usual thing, one round price a ticker for every session, except f
 """
 
 import asyncio
+import io
+import json
+import logging
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import date, datetime, timedelta
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import date, datetime, time, timedelta
 from typing import Any
 
 import msgspec
 import pytest
+import structlog
 import uvicorn
-from job_clock import JobClock, new_york
+from clocks import HandSetClock
 from provider_server import ProviderServer, Reply, Request, says
 
-from app import settings
+from app import logs, settings
 from app.database.pools import Pool
 from app.errors import TryAgainAt
+from app.record import calendar
 from app.record.calendar import Calendar, today
 from app.record.model import SERIES, Batch, JournalEntry
 from app.rehearsal.market import Market
@@ -45,6 +50,11 @@ PRICES = {
     "BRK.B": "500.0000",
 }
 CHOSEN = ("MSFT", "AAPL", "NVDA")
+
+
+def new_york(day: date, hour: int = 9, minute: int = 0) -> datetime:
+    """The moment at which New York's clocks show this."""
+    return calendar.at(day, time(hour, minute))
 
 
 def an_answer(*tickers: str) -> dict[str, Any]:
@@ -75,7 +85,7 @@ def completes(content: object, **headers: str) -> Reply:
 class World:
     """Both providers at once, as of the clock's time; what is out of the ordinary is written into its members."""
 
-    def __init__(self, clock: JobClock) -> None:
+    def __init__(self, clock: HandSetClock) -> None:
         self.clock, self.calendar = clock, Calendar()
         self.closes: dict[tuple[str, date], str] = {}
         self.absent: set[tuple[str, date]] = set()
@@ -106,7 +116,7 @@ class World:
 class House:
     """A queue, a pool, tools and a world, all of one test."""
 
-    def __init__(self, tools: Tools, provider: ProviderServer, world: World, clock: JobClock) -> None:
+    def __init__(self, tools: Tools, provider: ProviderServer, world: World, clock: HandSetClock) -> None:
         self.tools, self.provider, self.world, self.clock = tools, provider, world, clock
 
     @property
@@ -127,7 +137,7 @@ class House:
 
     async def a_batch(self, run_date: date = MONDAY, *tickers: str) -> Batch:
         """Make the batch of a Monday at its nine o'clock, and forget how it was made."""
-        self.clock.set(new_york(run_date))
+        self.clock.time = new_york(run_date)
         if tickers:
             self.world.model = [completes(an_answer(*tickers))]
         await self.begin()
@@ -171,7 +181,7 @@ async def until_it_can(house: House, job: Any) -> list[datetime]:
     times: list[datetime] = []
     while later := await the_time_it_says(job):
         times.append(later)
-        house.clock.set(later)
+        house.clock.time = later
     return times
 
 
@@ -186,7 +196,7 @@ async def the_time_it_says(job: Any) -> datetime | None:
 
 @asynccontextmanager
 async def tools_for(
-    database: str, pool: Pool, clock: JobClock, base_url: str, **environment: str
+    database: str, pool: Pool, clock: HandSetClock, base_url: str, **environment: str
 ) -> AsyncIterator[Tools]:
     """The queue open on `database`, and tools that lead to the providers at `base_url`."""
     given = {
@@ -203,9 +213,9 @@ async def tools_for(
 
 
 @pytest.fixture
-def clock() -> JobClock:
+def clock() -> HandSetClock:
     """Nine in New York on the Monday."""
-    return JobClock(new_york(MONDAY))
+    return HandSetClock(new_york(MONDAY))
 
 
 @pytest.fixture
@@ -217,8 +227,25 @@ async def house(database, pool, clock) -> AsyncIterator[House]:
         yield House(tools, provider, world, clock)
 
 
+@contextmanager
+def logged(level: str, clock: HandSetClock, *secrets: str) -> Iterator[list[dict[str, Any]]]:
+    """Log as the service does; the list holds the lines, ours and the libraries', when the context has ended."""
+    root = logging.getLogger()
+    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("", *logs._QUIETER)}
+    handlers, text, lines = root.handlers, io.StringIO(), []
+    logs.configure(level, clock.now, secrets, to=text)
+    try:
+        yield lines
+    finally:
+        root.handlers = handlers
+        for logger, before in loggers.items():
+            logger.setLevel(before)
+        structlog.reset_defaults()
+        lines += map(json.loads, text.getvalue().splitlines())
+
+
 @asynccontextmanager
-async def standins(clock: JobClock, log: Any = None) -> AsyncIterator[str]:
+async def standins(clock: HandSetClock, log: Any = None) -> AsyncIterator[str]:
     """The rehearsal's stand-ins for both providers, on loopback and in the clock's time; their address."""
 
     async def now() -> Any:

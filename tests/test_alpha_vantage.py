@@ -11,7 +11,8 @@ from decimal import Decimal
 
 import pytest
 import structlog
-from job_clock import JobClock, logged
+from clocks import HandSetClock
+from job_tools import logged
 from provider_server import CUT, CUT_IN_THE_BODY, HANGING, STALLED, Reply, refusing, says
 from provider_server import provider as provider
 
@@ -62,9 +63,9 @@ GOOD = series(("2025-08-27", "242.8700", "244.8400"))
 
 
 @pytest.fixture
-def clock() -> JobClock:
+def clock() -> HandSetClock:
     """Nine in New York on a Thursday."""
-    return JobClock(NOW)
+    return HandSetClock(NOW)
 
 
 Client = Callable[..., AlphaVantage]
@@ -242,7 +243,7 @@ async def test_a_spent_quota(client, provider, clock, pool):
         await client().bars("MSFT", NINE)  # another client, another ticker, the same ledger
     assert again.value.at == NOW + timedelta(hours=1)
     assert len(provider.requests) == 1
-    clock.set(again.value.at)
+    clock.time = again.value.at
     assert isinstance(await client().bars("MSFT", NINE), Answer)
 
 
@@ -324,7 +325,7 @@ async def test_class_shares_fall_back_to_the_dot(client, provider, pool, clock):
     asked = client()
     await settle(asked, await asked.bars("BRK.B", NINE))
     assert await outcomes(pool) == ["refused", "answered"]
-    clock.set(NOW + timedelta(days=1))
+    clock.time = NOW + timedelta(days=1)
     await asked.bars("BRK.B", NINE + timedelta(days=1))
     assert [request.query["symbol"] for request in provider.requests] == ["BRK-B", "BRK.B", "BRK.B"]
 
@@ -363,7 +364,7 @@ async def test_an_answer_serves_everybody(client, provider, clock):
     await settle(first, await first.bars("IBM", NINE))
     assert await second.bars("IBM", NINE) == Shared()
     assert len(provider.requests) == 1
-    clock.set(NOW + timedelta(minutes=30))
+    clock.time = NOW + timedelta(minutes=30)
     assert isinstance(await second.bars("IBM", clock.now()), Answer)
     assert len(provider.requests) == 2
 

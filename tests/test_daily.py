@@ -6,7 +6,6 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from job_clock import new_york
 from job_tools import (
     ALPHA_VANTAGE_KEY,
     BASELINE,
@@ -15,6 +14,7 @@ from job_tools import (
     House,
     an_answer,
     completes,
+    new_york,
     rows,
     standins,
     tools_for,
@@ -39,7 +39,7 @@ WEDNESDAY = MONDAY + timedelta(days=2)
 
 async def take(house: House, batch: Batch, day: int, hour: int = 9, minute: int = 0) -> None:
     """Take a checkpoint at this time of its own morning."""
-    house.clock.set(new_york(batch.run_date + timedelta(days=day), hour, minute))
+    house.clock.time = new_york(batch.run_date + timedelta(days=day), hour, minute)
     await daily.take(house.tools, batch.id, day)
 
 
@@ -147,7 +147,7 @@ async def test_a_late_checkpoint(house):
     """Taken days late, a checkpoint uses the session that it was due for, never today's."""
     batch = await house.a_batch()
     house.world.closes |= {("SPY", MONDAY): "606.0000", ("SPY", date(2026, 10, 29)): "660.0000"}
-    house.clock.set(new_york(MONDAY + timedelta(days=4), 15))
+    house.clock.time = new_york(MONDAY + timedelta(days=4), 15)
     await daily.take(house.tools, batch.id, 1)
     taken = await checkpoint(house, batch, 1)
     assert (taken.trading_day, taken.checkpoint_date) == (MONDAY, TUESDAY)
@@ -158,7 +158,7 @@ async def test_a_late_checkpoint(house):
 async def test_a_checkpoint_before_its_time(house):
     """A job that runs early comes back at nine."""
     batch = await house.a_batch()
-    house.clock.set(new_york(TUESDAY, 8, 59))
+    house.clock.time = new_york(TUESDAY, 8, 59)
     with pytest.raises(TryAgainAt) as early:
         await daily.take(house.tools, batch.id, 1)
     assert early.value.at == new_york(TUESDAY)
@@ -181,7 +181,7 @@ async def test_a_second_run_changes_nothing(house):
 async def test_two_runs_at_once(house):
     """Of two runs at the same time one stores the checkpoint."""
     batch = await house.a_batch()
-    house.clock.set(new_york(TUESDAY))
+    house.clock.time = new_york(TUESDAY)
     await asyncio.gather(*(daily.take(house.tools, batch.id, 1) for _ in range(3)))
     assert await house.rows("SELECT count(*) FROM checkpoints WHERE day = 1") == [(1,)]
     assert await house.rows("SELECT count(*) FROM pick_checkpoint_metrics") == [(3,)]
@@ -190,7 +190,7 @@ async def test_two_runs_at_once(house):
 
 async def test_no_such_batch(house):
     """A job of a batch that is not there ends quietly."""
-    house.clock.set(new_york(TUESDAY))
+    house.clock.time = new_york(TUESDAY)
     await daily.take(house.tools, batch_id("main", MONDAY), 1)
     assert house.provider.requests == []
 
@@ -210,7 +210,7 @@ async def test_a_running_session_does_not_count(house):
 async def test_bars_are_kept_from_the_oldest_active_baseline_on(house):
     """A response fills gaps: later mornings need no request for a session that was seen."""
     batch = await house.a_batch()
-    house.clock.set(new_york(MONDAY + timedelta(days=3)))
+    house.clock.time = new_york(MONDAY + timedelta(days=3))
     for day in (3, 2, 1):
         await daily.take(house.tools, batch.id, day)
     assert [(await checkpoint(house, batch, day)).status for day in (1, 2, 3)] == ["computed"] * 3
@@ -223,7 +223,7 @@ async def test_a_close_that_never_comes(house):
     """It is asked for at five more times of the day, then the morning is skipped and names what was missing."""
     batch = await house.a_batch()
     house.world.absent |= {("AAPL", MONDAY), ("NVDA", MONDAY)}
-    house.clock.set(new_york(TUESDAY))
+    house.clock.time = new_york(TUESDAY)
     times = await until_it_can(house, lambda: daily.take(house.tools, batch.id, 1))
     assert times == [new_york(TUESDAY, *clock) for clock in ((9, 30), (10, 30), (12, 30), (16, 30), (20, 30))]
     skipped = await checkpoint(house, batch, 1)
@@ -250,7 +250,7 @@ async def test_a_benchmark_without_its_close(house):
     """When the market itself has no close nothing else is asked for, and it alone is named."""
     batch = await house.a_batch()
     house.world.absent.add(("SPY", MONDAY))
-    house.clock.set(new_york(TUESDAY))
+    house.clock.time = new_york(TUESDAY)
     await until_it_can(house, lambda: daily.take(house.tools, batch.id, 1))
     skipped = await checkpoint(house, batch, 1)
     assert skipped.note == "SPY: no close of 2026-10-26 by the last time of asking."
@@ -298,7 +298,7 @@ async def test_a_spent_quota_is_waited_for(house):
     assert spent.value.at == new_york(TUESDAY, 10)
     assert ALPHA_VANTAGE_KEY not in str(spent.value)
     assert await checkpoint(house, batch, 1) is None
-    house.clock.set(spent.value.at)
+    house.clock.time = spent.value.at
     await daily.take(house.tools, batch.id, 1)
     assert (await checkpoint(house, batch, 1)).status == "computed"
 
@@ -307,7 +307,7 @@ async def test_a_ticker_of_two_batches_is_asked_for_once(house):
     """On one morning the readings serve every batch."""
     older = await house.a_batch(date(2026, 10, 19), "AAPL", "KO", "NVDA")
     newer = await house.a_batch(MONDAY, "MSFT", "AAPL", "NVDA")
-    house.clock.set(new_york(WEDNESDAY))
+    house.clock.time = new_york(WEDNESDAY)
     await daily.take(house.tools, older.id, 9)
     await daily.take(house.tools, newer.id, 2)
     assert house.asked == ["SPY", "AAPL", "KO", "NVDA", "MSFT"]
@@ -342,7 +342,7 @@ async def test_a_fortnight_with_the_stand_ins(database, pool, clock):
         await weekly.begin(tools, 1, None)
         ((id,),) = await rows(pool, "SELECT id FROM batches")
         for day in (*range(1, 9), *range(10, 15), 9):  # the ninth morning's job was late
-            clock.set(calendar.due_at(MONDAY, max(day, 14) if day == 9 else day))
+            clock.time = calendar.due_at(MONDAY, max(day, 14) if day == 9 else day)
             assert await rows(pool, "SELECT status FROM batches") == [("active",)]
             await daily.take(tools, id, day)
     taken = await rows(pool, "SELECT day, trading_day FROM checkpoints ORDER BY day")
@@ -402,7 +402,7 @@ async def test_a_due_checkpoint_whose_job_is_gone_is_deferred(house):
     batch = await house.a_batch()
     await take(house, batch, 1)
     await without_jobs(house)
-    house.clock.set(new_york(MONDAY + timedelta(days=3)))
+    house.clock.time = new_york(MONDAY + timedelta(days=3))
     assert await upkeep.look_after(house.tools) == Mended(deferred=2)
     assert await house.jobs() == [
         ("take_checkpoint", {"batch_id": str(batch.id), "day": day}, calendar.due_at(MONDAY, day)) for day in (2, 3)
@@ -416,9 +416,9 @@ async def test_a_checkpoint_is_not_deferred_before_nine(house):
     """Today's checkpoint is not missed before it is due."""
     await house.a_batch()
     await without_jobs(house)
-    house.clock.set(new_york(TUESDAY, 8, 59))
+    house.clock.time = new_york(TUESDAY, 8, 59)
     assert await upkeep.look_after(house.tools) == Mended()
-    house.clock.set(new_york(TUESDAY))
+    house.clock.time = new_york(TUESDAY)
     assert await upkeep.look_after(house.tools) == Mended(deferred=1)
 
 
@@ -428,7 +428,7 @@ async def test_a_checkpoint_on_its_way_is_not_deferred(house, status):
     await house.a_batch()
     worker = await a_worker(house, 1) if status == "doing" else None
     await house.rows("UPDATE procrastinate_jobs SET status = %s, worker_id = %s", status, worker)
-    house.clock.set(new_york(MONDAY + timedelta(days=14)))
+    house.clock.time = new_york(MONDAY + timedelta(days=14))
     assert await upkeep.look_after(house.tools) == Mended()
 
 
@@ -436,14 +436,14 @@ async def test_a_checkpoint_whose_job_failed_is_deferred(house):
     """A job that was given up is no job."""
     await house.a_batch()
     await house.rows("UPDATE procrastinate_jobs SET status = 'failed' WHERE args ->> 'day' = '1'")
-    house.clock.set(new_york(TUESDAY))
+    house.clock.time = new_york(TUESDAY)
     assert await upkeep.look_after(house.tools) == Mended(deferred=1)
 
 
 async def test_nothing_is_deferred_for_a_completed_batch(house):
     """When all days are there nothing is missed any more."""
     batch = await house.a_batch()
-    house.clock.set(new_york(MONDAY + timedelta(days=14)))
+    house.clock.time = new_york(MONDAY + timedelta(days=14))
     for day in range(1, 15):
         await daily.take(house.tools, batch.id, day)
     await without_jobs(house)
@@ -453,9 +453,9 @@ async def test_nothing_is_deferred_for_a_completed_batch(house):
 
 async def test_a_monday_whose_tick_was_lost(house):
     """A minute after nine, upkeep begins the Monday that nobody began: once."""
-    house.clock.set(new_york(MONDAY, 9, 0))
+    house.clock.time = new_york(MONDAY, 9, 0)
     assert await upkeep.look_after(house.tools) == Mended()  # the tick's own minute
-    house.clock.set(new_york(MONDAY, 9, 1))
+    house.clock.time = new_york(MONDAY, 9, 1)
     assert await upkeep.look_after(house.tools) == Mended(begun=True)
     ((task, args, at),) = await house.jobs()
     assert (task, args, at) == ("pick_week", {"timestamp": int(house.clock.now().timestamp()), "questions": None}, None)
@@ -475,7 +475,7 @@ async def test_a_monday_whose_tick_was_lost(house):
 )
 async def test_upkeep_begins_no_other_day(house, now):
     """Only a Monday that has begun can have been missed."""
-    house.clock.set(now)
+    house.clock.time = now
     assert await upkeep.look_after(house.tools) == Mended()
 
 
@@ -484,7 +484,7 @@ async def test_upkeep_leaves_a_monday_alone_that_has_its_row(house, content):
     """An active batch is there; a failed one is a person's to run again."""
     house.world.model = [completes(content)]
     await house.begin()
-    house.clock.set(new_york(MONDAY, 12))
+    house.clock.time = new_york(MONDAY, 12)
     assert await upkeep.look_after(house.tools) == Mended()
 
 
@@ -492,7 +492,7 @@ async def test_one_upkeep_at_a_time(house, pool):
     """While another process is at it, upkeep does nothing; two at once mend once."""
     await house.a_batch()
     await without_jobs(house)
-    house.clock.set(new_york(TUESDAY))
+    house.clock.time = new_york(TUESDAY)
     async with transaction(pool) as conn:
         await conn.execute("SELECT pg_advisory_xact_lock(%s)", (upkeep._LOCK,))
         assert await upkeep.look_after(house.tools) is None
@@ -504,7 +504,7 @@ async def test_upkeep_goes_round_once_a_minute(house):
     """The loop looks after the promises and waits a told minute between two rounds."""
     await house.a_batch()
     await without_jobs(house)
-    house.clock.set(new_york(TUESDAY))
+    house.clock.time = new_york(TUESDAY)
     keeping = asyncio.create_task(upkeep.keep(house.tools))
     while len(house.clock.slept) < 3:
         await asyncio.sleep(0.005)

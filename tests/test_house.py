@@ -34,6 +34,7 @@ MAY_IMPORT = {
         "app.tools",
         "app.errors",
         "app.settings",
+        "app.logs",
     },
     "jobs": {"app.record", "app.store", "app.providers", "app.database", "app.tools", "app.errors"},
     "app.rehearsal": {"*"},

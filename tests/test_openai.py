@@ -116,13 +116,11 @@ def without(completion: dict, member: str) -> dict:
         ),
         pytest.param(says(a_completion("")), "The answer was empty.", None, id="empty"),
         pytest.param(says(a_completion(None)), "The answer was empty.", None, id="no content"),
+        pytest.param(says(without(a_completion(), "choices")), "The answer had no choices.", ..., id="choices missing"),
+        pytest.param(says({**a_completion(), "choices": None}), "The answer had no choices.", ..., id="choices null"),
+        pytest.param(says({**a_completion(), "choices": []}), "The answer had no choices.", ..., id="no choices"),
         pytest.param(
-            says(without(a_completion(), "choices")), "The answer had no choices.", None, id="choices missing"
-        ),
-        pytest.param(says({**a_completion(), "choices": None}), "The answer had no choices.", None, id="choices null"),
-        pytest.param(says({**a_completion(), "choices": []}), "The answer had no choices.", None, id="no choices"),
-        pytest.param(
-            says({"error": {"message": "upstream"}}), "The answer had no choices.", None, id="a relay's error in a 200"
+            says({"error": {"message": "upstream"}}), "The answer had no choices.", ..., id="a relay's error in a 200"
         ),
         pytest.param(
             Reply(b"<html>Hello</html>", headers={"content-type": "text/html"}),
@@ -137,7 +135,15 @@ async def test_an_answer_that_cannot_be_used(picker, provider, reply, reason, te
     provider.play(reply)
     answer = await picker().ask("system", "user")
     assert answer.unusable == reason
-    assert (answer.text or None) == text
+    assert text is ... or (answer.text or None) == text  # whether a body without choices is kept is left open
+
+
+async def test_an_odd_answer_that_echoes_the_key(picker, provider):
+    """What is kept of a page in place of an answer is public one day: the key is not part of it."""
+    provider.play(Reply(f"<html>{KEY}</html>".encode(), headers={"content-type": "text/html"}))
+    answer = await picker().ask("system", "user")
+    assert answer.unusable
+    assert KEY not in (answer.text or "")
 
 
 async def test_a_truncated_answer_keeps_its_facts(picker, provider):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from clocks import HandSetClock
 from croniter import croniter
-from job_clock import JobClock, logged, new_york
-from job_tools import ALPHA_VANTAGE_KEY, BASELINE, CHOSEN, MONDAY, OPENAI_KEY, World, rows, tools_for
+from job_tools import ALPHA_VANTAGE_KEY, BASELINE, CHOSEN, MONDAY, OPENAI_KEY, World, logged, new_york, rows, tools_for
 from job_tools import clock as clock
 from job_tools import house as house
 from procrastinate.exceptions import ConnectorException, JobAborted
@@ -175,7 +175,7 @@ async def statuses(pool) -> list[tuple[str, str, int]]:
 
 async def test_a_monday_through_the_queue(house):
     """Two weekly jobs and a worker: one question, one batch, fourteen mornings that wait."""
-    house.clock.set(new_york(FAR_MONDAY))
+    house.clock.time = new_york(FAR_MONDAY)
     async with house.tools.pool.connection() as conn:
         await weekly.begin_again(conn, house.clock.now())
         await weekly.begin_again(conn, house.clock.now())
@@ -192,7 +192,7 @@ async def test_a_job_that_is_too_early_goes_back(house):
     """A missing close is no failure of the job: it waits in the queue until the time it was told."""
     await house.a_batch(FAR_MONDAY)
     house.world.absent.add(("SPY", FAR_MONDAY))
-    house.clock.set(new_york(FAR_TUESDAY))
+    house.clock.time = new_york(FAR_TUESDAY)
     await house.rows("UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE args ->> 'day' = '1'")
     await worked()
     assert await house.rows(
@@ -203,13 +203,13 @@ async def test_a_job_that_is_too_early_goes_back(house):
 
 async def test_every_line_of_a_job_says_whose_it_is(house):
     """Job, task and attempt, and the run date or the batch with its day: and what was picked and made."""
-    house.clock.set(new_york(FAR_MONDAY))
+    house.clock.time = new_york(FAR_MONDAY)
     async with house.tools.pool.connection() as conn:
         job = await weekly.begin_again(conn, house.clock.now())
     with logged("INFO", house.clock) as lines:
         await worked()
         await house.rows("UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE args ->> 'day' = '1'")
-        house.clock.set(new_york(FAR_TUESDAY))
+        house.clock.time = new_york(FAR_TUESDAY)
         await worked()
     week = [line for line in lines if line.get("job") == job]
     assert [line["event"] for line in week] == ["model asked", "answer accepted", *["closes read"] * 4, "batch stored"]
@@ -323,7 +323,7 @@ async def test_a_worker(database, pool, on_record, tmp_path):
 async def test_a_worker_takes_a_checkpoint(database, pool, on_record, tmp_path):
     """A worker of the command line asks the real clients, and no key is in anything it says."""
     monday = date(2024, 1, 8)
-    then = JobClock(new_york(monday))
+    then = HandSetClock(new_york(monday))
     world = World(then)
     async with ProviderServer() as provider:
         provider.answers = world
@@ -331,7 +331,7 @@ async def test_a_worker_takes_a_checkpoint(database, pool, on_record, tmp_path):
             await weekly.begin(tools, 1, None)
         await rows(pool, "DELETE FROM procrastinate_jobs WHERE args ->> 'day' <> '2'")
         await rows(pool, "DELETE FROM operations.provider_requests")
-        then.set(new_york(date(2024, 1, 12)))
+        then.time = new_york(date(2024, 1, 12))
         provider.requests.clear()
         code, out, err = await procrastinate(
             *(database, tmp_path, "worker", "--one-shot"),

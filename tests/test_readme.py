@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 import pytest
-from api.types import schema
 from graphql import parse, validate
 
+from api.types import schema
 from app.cli import group
 from app.settings import Settings
 

@@ -6,8 +6,19 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from job_clock import new_york
-from job_tools import BASELINE, CHOSEN, MONDAY, House, World, an_answer, completes, standins, tools_for, until_it_can
+from job_tools import (
+    BASELINE,
+    CHOSEN,
+    MONDAY,
+    House,
+    World,
+    an_answer,
+    completes,
+    new_york,
+    standins,
+    tools_for,
+    until_it_can,
+)
 from job_tools import clock as clock
 from job_tools import house as house
 from msgspec.structs import replace
@@ -171,7 +182,7 @@ async def test_a_repeated_run_date_ends_quietly(house):
 )
 async def test_no_monday_has_begun(house, now):
     """A tick at another time does nothing."""
-    house.clock.set(now)
+    house.clock.time = now
     await house.begin()
     assert house.provider.requests == []
     assert await nothing_stored(house)
@@ -183,7 +194,7 @@ async def test_two_ticks_at_once_in_two_processes(house):
     first, second = await asyncio.gather(house.begin(1), house.begin(2), return_exceptions=True)
     assert sorted(map(type, (first, second)), key=str) == sorted([type(None), QuestionInProgress], key=str)
     assert len(house.questions) == 1
-    house.clock.set(new_york(MONDAY, 9, 2))
+    house.clock.time = new_york(MONDAY, 9, 2)
     await house.begin(2)
     assert len(house.questions) == 1
     assert await house.rows(GENERATIONS) == [(1, True, None)]
@@ -247,13 +258,13 @@ async def test_a_crash_in_the_middle_of_a_question(house):
     assert await house.rows(GENERATIONS) == [(1, None, None)]
     assert await house.journal() == []
 
-    house.clock.set(new_york(MONDAY) + timedelta(seconds=10))
+    house.clock.time = new_york(MONDAY) + timedelta(seconds=10)
     with pytest.raises(QuestionInProgress) as waiting:
         await house.begin()
     assert waiting.value.at == new_york(MONDAY) + timedelta(seconds=65)
     assert len(house.questions) == 1
 
-    house.clock.set(waiting.value.at)
+    house.clock.time = waiting.value.at
     await house.begin()
     assert await house.rows(GENERATIONS) == [(1, False, "No answer arrived in time."), (2, True, None)]
     assert [entry.kind for entry in await house.journal()] == ["GENERATION", "GENERATION", "BATCH"]
@@ -284,7 +295,7 @@ async def test_an_accepted_answer_is_used_by_every_later_attempt(house):
     assert await nothing_stored(house)
     house.world.absent.clear()
     house.world.model = [completes(an_answer("KO", "AAPL", "MSFT"))]
-    house.clock.set(new_york(MONDAY, 9, 30))
+    house.clock.time = new_york(MONDAY, 9, 30)
     await house.begin()
     assert [ticker for ticker, _, _ in await house.rows(PICKS)] == list(CHOSEN)
     assert len(house.questions) == 1
@@ -378,7 +389,7 @@ async def test_a_failed_monday_is_run_again_by_hand(house):
     await house.begin()
     before = await house.batch()
     house.world.model = [completes("still no"), completes(an_answer(*CHOSEN))]
-    house.clock.set(new_york(MONDAY, 11))
+    house.clock.time = new_york(MONDAY, 11)
     await house.begin(job_id=2, questions=6)
     batch = await house.batch()
     assert batch.id == before.id
@@ -503,7 +514,7 @@ async def test_a_spent_quota_is_waited_for(house):
         await house.begin()
     assert spent.value.at == new_york(MONDAY, 10)
     assert await nothing_stored(house)
-    house.clock.set(spent.value.at)
+    house.clock.time = spent.value.at
     await house.begin()
     assert (await house.batch()).late
     assert len(house.questions) == 1
@@ -525,7 +536,7 @@ async def test_late(house, run_date, begun, late):
 
     After a holiday Monday that is Tuesday's.
     """
-    house.clock.set(begun)
+    house.clock.time = begun
     await house.begin()
     assert (await house.batch(run_date)).late is late
 

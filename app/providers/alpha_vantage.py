@@ -7,6 +7,7 @@ notice echoes the key, so every provider text is redacted before it goes anywher
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -44,6 +45,9 @@ _LARGEST_BODY = 5_000_000
 
 log = structlog.get_logger()
 
+# httpx tells every address at INFO, and ours hold the key; whoever sets up the logs need not know that.
+logging.getLogger("httpx").addFilter(lambda record: "apikey=" not in record.getMessage())
+
 
 class Answer(Struct, frozen=True):
     """The bars of one ticker, oldest first, and the grant whose outcome is still to be written down."""
@@ -73,24 +77,25 @@ class AlphaVantage:
         The caller settles the answer's grant in the transaction that stores the bars. Raises UnknownTicker,
         ConfigurationError, QuotaSpent, and after five attempts ProviderBusy or ProviderUnavailable.
         """
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 1
+        while True:
             permit = await self.ledger.permit(DAILY, ticker, since)
             if isinstance(permit, Shared):
                 return permit
             try:
                 async with self._outcome_of(permit):
-                    return Answer(permit, read_bars(await self._ask(DAILY, ticker), ticker))
+                    return Answer(permit, await self._bars(ticker))
             except UnknownTicker:
                 if self._spelling_of(ticker) == ticker:
                     raise
-                self._spelling[ticker] = ticker
+                self._spelling[ticker] = ticker  # the same attempt, in other words
             except (ProviderBusy, ProviderUnavailable) as error:
                 if attempt == ATTEMPTS:
                     raise
                 pause = min(LONGEST_PAUSE, 2.0**attempt) * random.uniform(0.5, 1)  # noqa: S311
                 log.info("provider asked again soon", ticker=ticker, attempt=attempt, reason=str(error), pause=pause)
                 await self.clock.sleep(pause)
-        raise AssertionError
+                attempt += 1
 
     @asynccontextmanager
     async def _outcome_of(self, grant: Grant) -> AsyncIterator[None]:
@@ -106,6 +111,12 @@ class AlphaVantage:
         except AlphaMondayError:
             await self.ledger.fail(grant, Outcome.FAILED)
             raise
+
+    async def _bars(self, ticker: str) -> list[Bar]:
+        try:
+            return read_bars(await self._ask(DAILY, ticker), ticker)
+        except ProviderUnavailable as error:  # it may quote what was answered
+            raise ProviderUnavailable(redact(str(error), self.key)) from None
 
     async def _ask(self, function: str, ticker: str) -> dict[str, Any]:
         symbol = self._spelling_of(ticker)

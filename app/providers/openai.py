@@ -7,14 +7,19 @@ is returned as text; whether it can become ideas is the record's to say.
 
 import asyncio
 import importlib
+import json
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
 from app.record.ideas import schema
 
 TIME_LIMIT = 60.0
+
+# How much is kept of an answer that is no completion.
+LONGEST_ODDITY = 2000
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -57,7 +62,7 @@ class OpenAIPicker:
         extra = {} if self.temperature is None else {"temperature": self.temperature}
         try:
             async with asyncio.timeout(TIME_LIMIT):
-                completion = await self._client.chat.completions.create(
+                response = await self._client.chat.completions.with_raw_response.create(
                     model=self.model,
                     messages=[{"role": "system", "content": system}, {"role": "user", "content": user}],
                     response_format={
@@ -70,12 +75,12 @@ class OpenAIPicker:
             raise ProviderUnavailable(f"The model did not answer within {TIME_LIMIT:.0f} s.") from None
         except openai.OpenAIError as error:
             raise _meaning(openai, error, self.key) from None
-        return _read(completion)
+        return _read(response.content, response.headers.get("x-request-id"), self.key)
 
 
 def _meaning(openai: Any, error: Any, key: str) -> AlphaMondayError:
     """Return what an error of the library means for us."""
-    text = str(error).replace(key, "***")[:300] if key else str(error)[:300]
+    text = _without(key, str(error))[:300]
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return ConfigurationError("The model's provider does not accept the key: set OPENAI_API_KEY to a valid one.")
     if isinstance(error, openai.NotFoundError):
@@ -89,19 +94,46 @@ def _meaning(openai: Any, error: Any, key: str) -> AlphaMondayError:
     return ProviderUnavailable(f"The model's provider did not answer ({type(error).__name__}): {text}")
 
 
-def _read(completion: Any) -> Answer:
-    """Return what a completion holds. A relay's error in a 200 has no choices; an HTML page arrives as a str."""
-    choices = None if isinstance(completion, str) else completion.choices
-    if not choices:
+def _without(key: str, text: str) -> str:
+    return text.replace(key, "***") if key else text
+
+
+class _Message(Struct):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(Struct):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Completion(Struct):
+    choices: list[_Choice] | None = None
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+def _read(body: bytes, request_id: str | None, key: str) -> Answer:
+    """Return what a 200 holds. A relay's error has no choices; a page, or half an answer, is no completion at all."""
+    try:
+        # Not msgspec's decoder: a lone surrogate is for the record to refuse.
+        completion = msgspec.convert(json.loads(body), _Completion)
+        choice, usage = (completion.choices or [])[0], completion.usage or _Usage()
+    except (msgspec.ValidationError, ValueError, IndexError, RecursionError):
         return Answer(
-            text=completion if isinstance(completion, str) else None,
+            text=_without(key, body.decode(errors="replace"))[:LONGEST_ODDITY],
             model=None,
-            request_id=None,
+            request_id=request_id,
             prompt_tokens=None,
             completion_tokens=None,
             unusable="The answer had no choices.",
         )
-    choice, usage = choices[0], completion.usage
     unusable = None
     if choice.finish_reason == "length":
         unusable = "The answer was truncated."
@@ -112,8 +144,8 @@ def _read(completion: Any) -> Answer:
     return Answer(
         text=choice.message.content or choice.message.refusal,
         model=completion.model,
-        request_id=getattr(completion, "_request_id", None),
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
+        request_id=request_id,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
         unusable=unusable,
     )

@@ -38,7 +38,8 @@ async def complete(conn: Conn, generation: Generation, at: datetime) -> bool:
             completion_tokens = %(completion_tokens)s,
             accepted = %(accepted)s,
             refusal = %(refusal)s
-        WHERE id = %(id)s AND (accepted IS NULL OR (accepted AND NOT %(accepted)s))
+        WHERE id = %(id)s AND (accepted IS NULL
+                OR (accepted AND NOT %(accepted)s AND %(answered_at)s::timestamptz IS NOT NULL))
         """,
         asdict(generation),
     )
