@@ -22,16 +22,17 @@ from rich.table import Table
 from app import logs, settings
 from app.database import migrations, pools, rehearsed
 from app.database.embedded import FOLDER, EmbeddedPostgres, address_of
-from app.errors import AlphaMondayError, ConfigurationError, Refused
+from app.errors import AlphaMondayError, ConfigurationError, ProviderError, Refused
 from app.main import VERSION, create_app, living
-from app.record import calendar, ideas
-from app.record.calendar import NEW_YORK
-from app.record.model import SERIES, Batch, BatchStatus
+from app.record import calendar, ideas, returns
+from app.record.calendar import NEW_YORK, Calendar
+from app.record.model import SERIES, Batch, BatchStatus, CheckpointStatus
 from app.rehearsal import rehearse as rehearsal
+from app.rehearsal import standins as played
 from app.settings import Settings
 from app.store import batches, checkpoints, generations
 from app.tools import RealClock
-from jobs import queue, weekly
+from jobs import daily, picks, queue, weekly
 
 P = ParamSpec("P")
 
@@ -131,7 +132,7 @@ def migrate(down_to: int | None, only_status: bool) -> None:
 @group.command()
 @click.option("--weeks", type=click.IntRange(1, 520), default=12, show_default=True, help="How many Mondays.")
 @click.option("--until", type=DAY, help="Stop at the end of this day and serve the record as it stood.")
-@click.option("--calm", is_flag=True, help="Let the providers behave. (They always do, for now.)")
+@click.option("--calm", is_flag=True, help="Let the providers behave.")
 @click.option("--no-serve", is_flag=True, help="Only live through the weeks.")
 def rehearse(weeks: int, until: datetime | None, calm: bool, no_serve: bool) -> None:
     """Live through past Mondays with played providers, then serve the record.
@@ -146,16 +147,16 @@ def rehearse(weeks: int, until: datetime | None, calm: bool, no_serve: bool) -> 
     span = rehearsal.span(weeks, until.date() if until else None, clock.now())
     address = rehearsal.database(configuration)
     asyncio.run(_migrate(address, quiet=True))
-    with rehearsal.played(configuration, address) as played:
-        uvloop.run(_live_through(played, span))
+    with rehearsal.played(configuration, address, calm=calm) as provided:
+        uvloop.run(_live_through(provided, span))
         if listener:
             _log_to_the_terminal(configuration)
-            _serve(create_app(played, rehearsal.clock_of(span), work=span.until is None), listener)
+            _serve(create_app(provided, rehearsal.clock_of(span), work=span.until is None), listener)
 
 
-@group.command()
-@asynchronous
-async def pick() -> None:
+@group.group(invoke_without_command=True)
+@click.pass_context
+def pick(context: click.Context) -> None:
     """Make this Monday's batch by hand, or run a failed one again.
 
     The running service does the work; this command asks for it and waits. Refused on other days, and when this Monday
@@ -165,14 +166,18 @@ async def pick() -> None:
     Example:
       alpha-monday pick
     """
+    if context.invoked_subcommand is None:
+        asyncio.run(_pick())
+
+
+async def _pick() -> None:
     configuration = settings.load()
     settings.refuse_without_keys(configuration)
-    address = _address(configuration)
     run_date = calendar.run_date(clock.now())
     if run_date is None:
         following = _local(calendar.next_run_at(clock.now()))
         raise Refused(f"No Monday has begun: picks are made on Mondays from nine in New York, next on {following}.")
-    async with pools.opened(pools.make_pool(address, pooled=configuration.database_pooled)) as pool:
+    async with pools.opened(_pool(configuration)) as pool:
         await rehearsed.refuse(pool)
         async with pools.transaction(pool) as conn:
             batch = await batches.on(conn, SERIES, run_date)
@@ -189,6 +194,101 @@ async def pick() -> None:
         await _show(pool, batch)
         if batch.status == BatchStatus.FAILED:
             sys.exit(1)
+
+
+@pick.command()
+@click.argument("run_date", type=DAY)
+@click.argument("ticker")
+@click.option("--last-session", type=DAY, required=True, help="The last session on which the share traded.")
+@click.option("--value", required=True, help="What a share was worth from then on, for example 54.20.")
+@click.option("--source", required=True, help="Where this is known from.")
+@asynchronous
+async def end(run_date: datetime, ticker: str, last_session: datetime, value: str, source: str) -> None:
+    """Record what became of a pick that stopped trading.
+
+    Later days use the value, marked as ended; days that were skipped are looked at again.
+
+    \b
+    Example:
+      alpha-monday pick end 2026-11-02 ABC --last-session 2026-11-06 --value 54.20 --source "8-K of 2026-11-06"
+    """
+    configuration = settings.load()
+    try:
+        price = returns.price(value, ticker, last_session.date())
+    except ProviderError as error:
+        raise Refused(f"--value: {error}") from None
+    sessions = Calendar(configuration.market_closed_days)
+    day, last = run_date.date(), last_session.date()
+    async with pools.opened(_pool(configuration)) as pool:
+        again = await picks.end(pool, sessions, clock.now(), day, ticker, last, price, source)
+    _say(f"Recorded. {again} skipped days are looked at again.")
+
+
+@pick.command()
+@click.argument("run_date", type=DAY)
+@click.argument("ticker")
+@click.argument("new")
+@asynchronous
+async def rename(run_date: datetime, ticker: str, new: str) -> None:
+    """Follow a pick to its new ticker; the journal keeps the old one.
+
+    \b
+    Example:
+      alpha-monday pick rename 2026-11-02 FB META
+    """
+    async with pools.opened(_pool(settings.load())) as pool:
+        again = await picks.rename(pool, clock.now(), run_date.date(), ticker, new)
+    _say(f"Recorded. {again} skipped days are looked at again.")
+
+
+@group.group()
+def checkpoint() -> None:
+    """A morning's look at a batch."""
+
+
+@checkpoint.command()
+@click.argument("run_date", type=DAY)
+@click.argument("day", type=click.IntRange(1, 14))
+@asynchronous
+async def retake(run_date: datetime, day: int) -> None:
+    """Look again at a checkpoint that was skipped for want of prices.
+
+    The running service does the work; this command asks for it and waits.
+
+    \b
+    Example:
+      alpha-monday checkpoint retake 2026-11-02 4
+    """
+    async with pools.opened(_pool(settings.load())) as pool:
+        async with pools.transaction(pool) as conn:
+            batch = await batches.on(conn, SERIES, run_date.date())
+            if batch is None:
+                raise Refused(f"There is no batch of {run_date:%Y-%m-%d}.")
+            if day not in {one.day for one in await checkpoints.skipped(conn, batch.id)}:
+                raise Refused(f"Day {day} of {run_date:%Y-%m-%d} was not skipped for want of prices.")
+            if not await _a_worker_lives(conn):
+                raise Refused("No worker is running that could do it. Start one with `alpha-monday serve`.")
+            due = checkpoints.Due(batch.id, batch.run_date, day)
+            (job,) = await daily.defer_retakes(conn, [due], clock.now().isoformat())
+        while await _lives(pool, job):
+            await clock.sleep(0.5)
+        async with pool.connection() as conn:
+            taken = await checkpoints.at(conn, batch.id, day)
+        if taken is None or taken.status == CheckpointStatus.SKIPPED:
+            raise Refused(f"Day {day} stays skipped; the log of the service says why.")
+        _say(f"Day {day} is computed.")
+
+
+@group.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def standins(arguments: tuple[str, ...]) -> None:
+    """Play both providers on loopback, faults on command included: a server to test any client against.
+
+    \b
+    Example:
+      alpha-monday standins --port 8090 --faults faults.json
+    """
+    played.main(arguments)
 
 
 @group.command()
@@ -306,14 +406,14 @@ def _serve(app: Litestar, listener: socket.socket) -> None:
         raise ConfigurationError("The service did not start; the log says why.")
 
 
-async def _live_through(played: Settings, span: rehearsal.Span) -> None:
+async def _live_through(provided: Settings, span: rehearsal.Span) -> None:
     _REHEARSAL_LOG.parent.mkdir(exist_ok=True)
     with _REHEARSAL_LOG.open("a") as log, _progress() as progress:
         told = clock
-        logs.configure(played.log_level, lambda: told.now(), to=log)
-        await rehearsal.refuse_out_of_reach(played, span)
+        logs.configure(provided.log_level, lambda: told.now(), to=log)
+        await rehearsal.refuse_out_of_reach(provided, span)
         line = progress.add_task("", total=1.0)
-        async with living(played, rehearsal.clock_of(span)) as house:
+        async with living(provided, rehearsal.clock_of(span)) as house:
             told = house.clock  # type: ignore[assignment]
 
             def tell(begin: datetime, now: datetime, end: datetime) -> None:
@@ -335,6 +435,19 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
     )
     return Progress(*columns, console=Console(stderr=True), refresh_per_second=10)
+
+
+async def _lives(pool: pools.Pool, job: int) -> bool:
+    async with pools.transaction(pool) as conn:
+        cursor = await conn.execute(
+            "SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE id = %s AND status IN ('todo', 'doing'))", (job,)
+        )
+        return bool((await cursor.fetchone() or (False,))[0])
+
+
+def _pool(configuration: Settings) -> pools.Pool:
+    address = address_of(configuration.database_url)
+    return pools.make_pool(address, pooled=configuration.database_pooled)
 
 
 async def _a_worker_lives(conn: Any) -> bool:

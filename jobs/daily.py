@@ -1,17 +1,17 @@
 """A morning's look at a batch: what it measured, or why it could not."""
 
 from collections.abc import Mapping, Sequence
-from datetime import date
 from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
+from procrastinate.jobs import Job
 from structlog.contextvars import bind_contextvars
 
 from app.database.pools import transaction
 from app.errors import ConfigurationError, MissingClose, ProviderError, TryAgainAt
 from app.record import calendar, returns
-from app.record.model import Batch, Checkpoint, CheckpointStatus, Close, Pick, PickMetric, SkipReason
+from app.record.model import Batch, Checkpoint, CheckpointStatus, Close, Ending, Pick, PickMetric, SkipReason
 from app.store import batches, checkpoints
 from app.store.rows import Conn
 from app.tools import Tools
@@ -22,85 +22,113 @@ log = structlog.get_logger()
 
 
 @app.task(name="take_checkpoint", retry=Retry())
-async def take_checkpoint(batch_id: str, day: int) -> None:
-    """Take one checkpoint of a batch, or skip it with a reason; a second run finds it done."""
-    await take(tools(), UUID(batch_id), day)
+async def take_checkpoint(batch_id: str, day: int, retake: str | None = None) -> None:
+    """
+    Take one checkpoint of a batch, or skip it with a reason; a second run finds it done.
+
+    `retake` asks for another look at a skipped one; it says when or by whom, so that each asks once.
+    """
+    await take(tools(), UUID(batch_id), day, again=retake is not None)
 
 
 async def defer(conn: Conn, due: Sequence[checkpoints.Due]) -> None:
     """Put a job for each checkpoint into the queue, at its own nine o'clock, in the transaction of `conn`."""
-    jobs = [
-        take_checkpoint.configure(schedule_at=one.at).job.evolve(
-            task_kwargs={"batch_id": str(one.batch_id), "day": one.day}
-        )
-        for one in due
-    ]
-    if jobs:
-        await app.job_manager.batch_defer_jobs_async(jobs, connection=conn)
+    await _defer_all(conn, [_job(one) for one in due])
 
 
-async def take(tools: Tools, batch_id: UUID, day: int) -> None:
-    """Take the checkpoint of `day`, if it is due and nobody has."""
+async def defer_retakes(conn: Conn, skipped: Sequence[checkpoints.Due], why: str) -> list[int]:
+    """Put a job for another look at each skipped checkpoint into the queue, in the transaction of `conn`."""
+    return await _defer_all(conn, [_job(one, retake=why) for one in skipped])
+
+
+def _job(one: checkpoints.Due, **more: str) -> Job:
+    kwargs = {"batch_id": str(one.batch_id), "day": one.day, **more}
+    return take_checkpoint.configure(schedule_at=one.at).job.evolve(task_kwargs=kwargs)
+
+
+async def _defer_all(conn: Conn, jobs: list[Job]) -> list[int]:
+    deferred = await app.job_manager.batch_defer_jobs_async(jobs, connection=conn) if jobs else []
+    return [job.id for job in deferred if job.id is not None]
+
+
+async def take(tools: Tools, batch_id: UUID, day: int, *, again: bool = False) -> None:
+    """Take the checkpoint of `day`, if it is due and nobody has; with `again`, also one that lacked prices."""
     async with tools.pool.connection() as conn:
         batch = await batches.get(conn, batch_id)
-        done = await checkpoints.at(conn, batch_id, day)
+        before = await checkpoints.at(conn, batch_id, day)
         picks = await batches.picks_of(conn, batch_id)
+        endings = await batches.endings_of(conn, batch_id)
     if batch is None:
         log.warning("there is no such batch")
         return
     bind_contextvars(run_date=str(batch.run_date))
-    if done:
-        log.info("the checkpoint was there already", status=done.status)
+    if before and not (again and _may_be_retaken(before)):
+        log.info("the checkpoint was there already", status=before.status)
         return
     due = calendar.due_at(batch.run_date, day)
     if tools.now() < due:
         raise TryAgainAt(f"The checkpoint is due at {due:%Y-%m-%d %H:%M} UTC.", due)
-    on = calendar.checkpoint_date(batch.run_date, day)
-    session = tools.calendar.trading_day(on)
+    session = tools.calendar.trading_day(calendar.checkpoint_date(batch.run_date, day))
     if session is None:
-        before = calendar.checkpoint_date(batch.run_date, day - 1)
-        await _skip(tools, batch, day, SkipReason.MARKET_CLOSED, f"{before} was no session.")
+        eve = calendar.checkpoint_date(batch.run_date, day - 1)
+        await _skip(tools, batch, day, before, SkipReason.MARKET_CLOSED, f"{eve} was no session.")
         return
+    ended = {id: ending for id, ending in endings.items() if ending.last_session < session}
     try:
         bind_contextvars(step="closes")
-        found = await closes_of(tools, [batch.benchmark_symbol, *(pick.ticker for pick in picks)], session)
+        tickers = [pick.ticker for pick in picks if pick.id not in ended]
+        found = await closes_of(tools, [batch.benchmark_symbol, *tickers], session)
     except MissingClose as missing:
-        if again := calendar.ask_again_at(tools.now()):
-            raise TryAgainAt(str(missing), again) from None
+        if not before and (later := calendar.ask_again_at(tools.now())):
+            raise TryAgainAt(str(missing), later) from None
         note = f"{', '.join(missing.tickers)}: no close of {session} by the last time of asking."
-        await _skip(tools, batch, day, SkipReason.MISSING_CLOSE, note)
+        await _skip(tools, batch, day, before, SkipReason.MISSING_CLOSE, note)
     except (ProviderError, ConfigurationError) as error:
-        await _skip(tools, batch, day, SkipReason.PROVIDER_ERROR, str(error))
+        await _skip(tools, batch, day, before, SkipReason.PROVIDER_ERROR, str(error))
     else:
         bind_contextvars(step="measure")
-        await _compute(tools, batch, day, session, picks, found)
+        await _compute(tools, batch, day, before, picks, found, ended)
+
+
+def _may_be_retaken(checkpoint: Checkpoint) -> bool:
+    return checkpoint.status == CheckpointStatus.SKIPPED and checkpoint.skip_reason != SkipReason.MARKET_CLOSED
 
 
 async def _compute(
-    tools: Tools, batch: Batch, day: int, session: date, picks: Sequence[Pick], found: Mapping[str, Close]
+    tools: Tools,
+    batch: Batch,
+    day: int,
+    before: Checkpoint | None,
+    picks: Sequence[Pick],
+    found: Mapping[str, Close],
+    ended: Mapping[UUID, Ending],
 ) -> None:
     benchmark = found[batch.benchmark_symbol]
     assert batch.benchmark_initial_price is not None
     benchmark_return = returns.return_pct(batch.benchmark_initial_price, benchmark.close)
     checkpoint = Checkpoint(
-        id=uuid4(),
+        id=before.id if before else uuid4(),
         batch_id=batch.id,
         day=day,
         checkpoint_date=calendar.checkpoint_date(batch.run_date, day),
-        trading_day=session,
+        trading_day=benchmark.trading_day,
         status=CheckpointStatus.COMPUTED,
+        skip_reason=before.skip_reason if before else None,
+        note=before.note if before else None,
         taken_at=tools.now(),
+        skipped_at=before.skipped_at if before else None,
         benchmark_price=benchmark.close,
         benchmark_close_id=benchmark.id,
         benchmark_split_factor=returns.ONE,
         benchmark_return_pct=benchmark_return,
     )
-    metrics = [_metric(checkpoint, pick, found[pick.ticker]) for pick in picks]
+    metrics = [_metric(checkpoint, pick, found.get(pick.ticker), ended.get(pick.id)) for pick in picks]
+    store = checkpoints.retake if before else checkpoints.add
+    async with transaction(tools.pool) as conn:
+        stored = await store(conn, checkpoint, metrics, list(found.values()))
     log.info(
-        "checkpoint computed"
-        if await _store(tools, checkpoint, metrics, list(found.values()))
-        else "somebody was first",
-        session=str(session),
+        "checkpoint computed" if stored else "somebody was first",
+        session=str(benchmark.trading_day),
         checkpoint=str(checkpoint.id),
         benchmark_return_pct=f"{benchmark_return:.2f}",
         vs_benchmark_pct=[
@@ -109,22 +137,30 @@ async def _compute(
     )
 
 
-def _metric(checkpoint: Checkpoint, pick: Pick, close: Close) -> PickMetric:
+def _metric(checkpoint: Checkpoint, pick: Pick, close: Close | None, ending: Ending | None) -> PickMetric:
+    """Return how a pick stands: by its close, or once it has ended by what became of it."""
     assert checkpoint.benchmark_return_pct is not None
-    measure = returns.measure(pick.initial_price, close.close, returns.ONE, checkpoint.benchmark_return_pct)
+    assert close or ending
+    price = ending.value if ending else close.close if close else returns.ONE
+    measure = returns.measure(pick.initial_price, price, returns.ONE, checkpoint.benchmark_return_pct)
     return PickMetric(
         id=uuid4(),
         checkpoint_id=checkpoint.id,
         pick_id=pick.id,
-        current_price=close.close,
-        close_id=close.id,
+        current_price=price,
+        close_id=None if ending or close is None else close.id,
         split_factor=returns.ONE,
         absolute_return_pct=measure.absolute_return_pct,
         vs_benchmark_pct=measure.vs_benchmark_pct,
+        ended=ending is not None,
     )
 
 
-async def _skip(tools: Tools, batch: Batch, day: int, reason: SkipReason, note: str) -> None:
+async def _skip(tools: Tools, batch: Batch, day: int, before: Checkpoint | None, reason: SkipReason, note: str) -> None:
+    """Store why a checkpoint has no prices; one that was skipped before stays as it is."""
+    if before:
+        log.info("the checkpoint stays skipped", reason=reason, note=note, checkpoint=str(before.id))
+        return
     now = tools.now()
     checkpoint = Checkpoint(
         id=uuid4(),
@@ -137,7 +173,8 @@ async def _skip(tools: Tools, batch: Batch, day: int, reason: SkipReason, note: 
         taken_at=now,
         skipped_at=now,
     )
-    stored = await _store(tools, checkpoint)
+    async with transaction(tools.pool) as conn:
+        stored = await checkpoints.add(conn, checkpoint)
     tell: Any = log.info if reason == SkipReason.MARKET_CLOSED else log.warning
     tell(
         "checkpoint skipped" if stored else "somebody was first",
@@ -145,10 +182,3 @@ async def _skip(tools: Tools, batch: Batch, day: int, reason: SkipReason, note: 
         note=note,
         checkpoint=str(checkpoint.id),
     )
-
-
-async def _store(
-    tools: Tools, checkpoint: Checkpoint, metrics: Sequence[PickMetric] = (), readings: Sequence[Close] = ()
-) -> bool:
-    async with transaction(tools.pool) as conn:
-        return await checkpoints.add(conn, checkpoint, metrics, readings)

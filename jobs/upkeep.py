@@ -2,7 +2,8 @@
 What keeps every promise after a crash.
 
 One process at a time, by an advisory lock: puts back the jobs of processes that died, defers due checkpoints that have
-neither a row nor a job, and sees that this Monday's batch is there or on its way.
+neither a row nor a job, sees that this Monday's batch is there or on its way and that a missed Monday is recorded as
+such, and has skipped checkpoints looked at again once a day.
 """
 
 from contextlib import suppress
@@ -37,9 +38,10 @@ class Mended(Struct, frozen=True):
     put_back: int = 0
     deferred: int = 0
     begun: bool = False
+    missed: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.put_back or self.deferred or self.begun)
+        return any(asdict(self).values())
 
 
 async def keep(tools: Tools, stalled_after: float = STALLED_AFTER) -> None:
@@ -62,11 +64,14 @@ async def look_after(tools: Tools, stalled_after: float = STALLED_AFTER) -> Mend
         cursor = await conn.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))
         if not (await cursor.fetchone() or (False,))[0]:
             return None
-        return Mended(
+        mended = Mended(
             put_back=await _put_back(conn, stalled_after),
             deferred=await _defer_due(conn, tools),
             begun=await _begin_monday(conn, tools),
+            missed=await _record_missed(conn, tools),
         )
+        await _offer_retakes(conn, tools)
+        return mended
 
 
 async def _put_back(conn: Conn, stalled_after: float) -> int:
@@ -115,3 +120,35 @@ async def _begin_monday(conn: Conn, tools: Tools) -> bool:
         return False
     await weekly.begin_again(conn, tools.now())
     return True
+
+
+async def _record_missed(conn: Conn, tools: Tools) -> int:
+    """Give every Monday that is over and has no row one that says so, from the series' first batch on."""
+    known = await batches.run_dates(conn, SERIES)
+    if not known:
+        return 0
+    today, monday, missed = calendar.today(tools.now()), min(known), 0
+    while monday < today:
+        if monday not in known and await weekly.miss(conn, tools, monday):
+            missed += 1
+        monday = calendar.checkpoint_date(monday, 7)
+    return missed
+
+
+async def _offer_retakes(conn: Conn, tools: Tools) -> None:
+    """Once a day, when the morning's closes are in, have the skipped checkpoints of active batches looked at again."""
+    now = tools.now()
+    today = str(calendar.today(now))
+    if now < calendar.at(calendar.today(now), calendar.RETAKE):
+        return
+    cursor = await conn.execute(
+        """
+        SELECT args ->> 'batch_id', (args ->> 'day')::integer
+        FROM procrastinate_jobs
+        WHERE task_name = %s AND args ->> 'retake' = %s
+        """,
+        (daily.take_checkpoint.name, today),
+    )
+    offered = {(id, day) for id, day in await cursor.fetchall()}
+    skipped = await checkpoints.skipped(conn)
+    await daily.defer_retakes(conn, [one for one in skipped if (str(one.batch_id), one.day) not in offered], today)

@@ -118,7 +118,10 @@ async def _run(tools: Tools, run_date: date, questions: int) -> None:
                     raise ConfigurationError(f"{unknown} Set BENCHMARK_SYMBOL to a ticker that it knows.") from None
                 await _complete(tools, replace(generation, accepted=False, refusal=str(unknown)))
             else:
-                await _store(tools, run_date, chosen, readings)
+                if calendar.today(tools.now()) != run_date:  # picks are never back-dated
+                    await _fail(tools, run_date, FailureReason.MISSED, "The Monday was over before its prices were in.")
+                else:
+                    await _store(tools, run_date, chosen, readings)
                 return
     except MissingClose as missing:
         if again := calendar.ask_again_at(tools.now()):
@@ -289,9 +292,24 @@ async def _store(tools: Tools, run_date: date, chosen: Sequence[Idea], readings:
     )
 
 
+async def miss(conn: Conn, tools: Tools, run_date: date) -> bool:
+    """Record a Monday on which nobody was there; return False if it has a row."""
+    failure = "Nobody was there to ask on that Monday."
+    return await batches.add_failed(conn, _failed(tools, run_date, FailureReason.MISSED, failure))
+
+
 async def _fail(tools: Tools, run_date: date, reason: FailureReason, failure: str) -> None:
+    batch = _failed(tools, run_date, reason, failure)
+    async with transaction(tools.pool) as conn:
+        if not await batches.add_failed(conn, batch):
+            log.info("somebody was first")
+            return
+    log.error("this Monday failed", reason=reason, failure=failure, batch=str(batch.id))
+
+
+def _failed(tools: Tools, run_date: date, reason: FailureReason, failure: str) -> Batch:
     now = tools.now()
-    batch = Batch(
+    return Batch(
         id=batch_id(SERIES, run_date),
         series=SERIES,
         run_date=run_date,
@@ -302,8 +320,3 @@ async def _fail(tools: Tools, run_date: date, reason: FailureReason, failure: st
         failure=failure,
         benchmark_symbol=tools.benchmark,
     )
-    async with transaction(tools.pool) as conn:
-        if not await batches.add_failed(conn, batch):
-            log.info("somebody was first")
-            return
-    log.error("this Monday failed", reason=reason, failure=failure, batch=str(batch.id))

@@ -160,7 +160,7 @@ ELSEWHERE = Reply(status=302, headers={"location": "/query"})
         pytest.param(DAILY_QUOTA, QuotaSpent, "quota_spent", 1, id="daily quota"),
         pytest.param(PREMIUM, ConfigurationError, "refused", 1, id="premium"),
         pytest.param(OLDER_THROTTLE, ProviderBusy, "failed", 5, id="older throttle"),
-        pytest.param('{"Information": "We are moving."}', ProviderError, "failed", 1, id="another Information"),
+        pytest.param('{"Information": "We are moving."}', ProviderUnavailable, "failed", 5, id="another Information"),
         pytest.param("{}", ProviderUnavailable, "failed", 5, id="empty object"),
         pytest.param(SPLITS, ProviderUnavailable, "failed", 5, id="another function's answer"),
         pytest.param(NO_QUOTE, ProviderUnavailable, "failed", 5, id="an empty quote"),

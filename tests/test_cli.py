@@ -105,7 +105,17 @@ def test_rehearsed_and_live_data_never_share_a_database(tmp_path, create):
     refused = run("rehearse", "--no-serve", cwd=tmp_path, DATABASE_URL=live)
     assert refused.returncode == 1
     assert "holds a live record" in one_line(refused.stderr)
-    done = run("rehearse", "--weeks", "1", "--until", "2026-11-03", "--no-serve", cwd=tmp_path, DATABASE_URL=rehearsed)
+    done = run(
+        "rehearse",
+        "--weeks",
+        "1",
+        "--until",
+        "2026-11-03",
+        "--calm",
+        "--no-serve",
+        cwd=tmp_path,
+        DATABASE_URL=rehearsed,
+    )
     assert done.returncode == 0, done.stderr
     for command in ("serve", "pick"):
         refused = run(command, cwd=tmp_path, DATABASE_URL=rehearsed, PORT="0", **KEYS)

@@ -91,7 +91,7 @@ def moment(text: str) -> datetime:
 def rehearsed(tmp_path_factory, create) -> Iterator[Rehearsed]:
     """Twelve weeks up to a Sunday, served as they stood."""
     folder = tmp_path_factory.mktemp("rehearsal")
-    with served("rehearse", "--weeks", WEEKS, "--until", UNTIL, cwd=folder, DATABASE_URL=create()) as url:
+    with served("rehearse", "--weeks", WEEKS, "--until", UNTIL, "--calm", cwd=folder, DATABASE_URL=create()) as url:
         yield Rehearsed(url, folder)
 
 
@@ -301,7 +301,7 @@ def test_a_killed_rehearsal_goes_on(tmp_path):
     seed = random.randrange(10_000)
     print("seed", seed)
     chance = random.Random(seed)
-    command = ("rehearse", "--weeks", "5", "--until", "2026-11-08", "--no-serve")
+    command = ("rehearse", "--weeks", "5", "--until", "2026-11-08", "--calm", "--no-serve")
     kept: set[tuple[str, str, str]] = set()
     for _ in range(3):
         process = subprocess.Popen(

@@ -164,7 +164,7 @@ async def test_a_batch_is_stored_as_it_is(pool):
         assert await batches.on(conn, "main", MONDAY) == batch
         assert await batches.on(conn, "other", MONDAY) is None
         assert await batches.newest(conn, "main") == batch
-        assert await batches.first_run_date(conn, "main") == MONDAY
+        assert await batches.run_dates(conn, "main") == {MONDAY}
         assert await batches.oldest_active_baseline(conn) == FRIDAY
         assert await batches.picks_of(conn, batch.id) == picks
         assert await checkpoints.of(conn, batch.id) == [day_zero]

@@ -23,7 +23,6 @@ from app.errors import (
     AlphaMondayError,
     ConfigurationError,
     ProviderBusy,
-    ProviderError,
     ProviderUnavailable,
     QuotaSpent,
     UnknownTicker,
@@ -186,7 +185,7 @@ def _notice(text: str, now: datetime) -> AlphaMondayError:
         return QuotaSpent(f"Alpha Vantage says that the day's quota is spent: {text[:200]}", now + REST)
     if "premium" in lower:
         return ConfigurationError(f"Alpha Vantage asks for a premium key for this: {text[:200]}")
-    return ProviderError(f"Alpha Vantage answered with a notice in place of data: {text[:200]}")
+    return ProviderUnavailable(f"Alpha Vantage answered with a notice in place of data: {text[:200]}")
 
 
 class _Series(Struct):

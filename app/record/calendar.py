@@ -18,6 +18,8 @@ NEW_YORK = ZoneInfo(TIME_ZONE)
 
 DUE = time(9)
 OPEN = time(9, 30)
+# When skipped checkpoints get their daily second chance: after the morning's own, whose answers often bring the close.
+RETAKE = time(10)
 FORTNIGHT = range(1, 15)
 
 # When a close that was not there at nine is asked for again (record.md, Retries).

@@ -131,6 +131,19 @@ class Pick(Struct, frozen=True, kw_only=True):
     ended: bool = False
 
 
+class Ending(Struct, frozen=True, kw_only=True):
+    """
+    What became of a pick that stopped trading: its last session, and what a share was worth from then on.
+
+    It is kept in the journal's entry of kind PICK_ENDED, where every later figure of the pick leads.
+    """
+
+    pick_id: UUID
+    last_session: date
+    value: Decimal
+    source: str
+
+
 class Checkpoint(Struct, frozen=True, kw_only=True):
     """
     One morning's look at a batch: day 0 is the baseline, days 1 to 14 follow.

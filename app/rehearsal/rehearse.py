@@ -29,7 +29,8 @@ from app.tools import RealClock
 from jobs import queue
 
 REQUESTS = Path(".alpha-monday") / "requests.jsonl"
-_KEY = "rehearsed"
+_KEY = "rehearsed-key-of-nobody"
+_SEED = "a bad day"
 
 
 class Span(Struct, frozen=True):
@@ -74,15 +75,16 @@ def database(settings: Settings) -> str:
 
 
 @contextmanager
-def played(settings: Settings, address: str, log: Path = REQUESTS) -> Iterator[Settings]:
+def played(settings: Settings, address: str, *, calm: bool, log: Path = REQUESTS) -> Iterator[Settings]:
     """Start stand-ins for the providers whose address is not set; give the settings that lead to them."""
     if settings.openai_base_url and settings.alpha_vantage_base_url:
         yield msgspec.structs.replace(settings, database_url=address, queue_database_url="")
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     closed = ",".join(map(str, settings.market_closed_days))
+    options = ["--clock", address, "--log", str(log), "--closed", closed, "--hostile", "" if calm else _SEED]
     with subprocess.Popen(
-        [sys.executable, "-m", "app.rehearsal.standins", "--clock", address, "--log", log, "--closed", closed],
+        [sys.executable, "-m", "app.rehearsal.standins", "--until-input-ends", *options],
         stdin=subprocess.PIPE,  # it ends when this does
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C at the terminal is for us, not for it

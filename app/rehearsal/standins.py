@@ -4,11 +4,9 @@ Stand-ins for both providers: a process on loopback that speaks their protocols.
 `GET /query` is Alpha Vantage's (`TIME_SERIES_DAILY`, its notices and errors as HTTP 200, its limits kept), and
 `POST /v1/chat/completions` is OpenAI's. Prices are the made-up market's; ideas read like a model's. The time is the
 rehearsal's told time, asked of its database, a given one, or the real one. Every request is logged to a file before it
-is answered, a JSON object a line, so that counts survive a kill.
+is answered, a JSON object a line, so that counts survive a kill. What goes wrong is in `faults`.
 
-    python -m app.rehearsal.standins --port 0 --now 2026-11-23T14:00:00+00:00 --log requests.jsonl
-
-The first line on standard output is the address. The process ends when its standard input does.
+    alpha-monday standins --port 8090 --now 2026-11-23T14:00:00+00:00 --faults faults.json --log requests.jsonl
 """
 
 import asyncio
@@ -30,45 +28,33 @@ import psycopg
 import uvicorn
 import uvloop
 
+from app.errors import ConfigurationError
 from app.record.calendar import Calendar, today
+from app.rehearsal.faults import BAD_KEY, BURST, FAULTS, QUOTA, SERIES, UNKNOWN, Asked, Reply, Script, error, read, said
 from app.rehearsal.market import MARKET, SHARES, Market
 from app.tools import RealClock
 
 PER_DAY = 25
 GAP = timedelta(seconds=1)
+HANG = 120.0
+TRICKLE = 0.2
 
-BURST = (
-    "Thank you for using Alpha Vantage! Please consider spreading out your free API requests more sparingly "
-    "(1 request per second). You may subscribe to any of the premium plans at https://www.alphavantage.co/premium/ to "
-    "lift the free key rate limit (25 requests per day) and instantly remove all daily rate limits."
-)
-QUOTA = (
-    "We have detected your API key as {key} and our standard API rate limit is 25 requests per day. Please subscribe "
-    "to any of the premium plans at https://www.alphavantage.co/premium/ to instantly remove all daily rate limits."
-)
-UNKNOWN = (
-    "Invalid API call. Please retry or visit the documentation (https://www.alphavantage.co/documentation/) for "
-    "TIME_SERIES_DAILY."
-)
-BAD_KEY = (
-    "the parameter apikey is invalid or missing. Please claim your free API key on "
-    "(https://www.alphavantage.co/support/#api-key). It should take less than 20 seconds."
-)
-
-Reply = tuple[int, dict[str, Any]]
 Now = Callable[[], Awaitable[datetime]]
 
 
 class StandIns:
     """An ASGI app in both providers' place."""
 
-    def __init__(self, market: Market, now: Now, log: Path | None = None, *, limits: bool = True) -> None:
+    def __init__(
+        self, market: Market, now: Now, log: Path | None = None, script: Script | None = None, *, limits: bool = True
+    ) -> None:
         self.market, self.now, self.limits = market, now, limits
+        self.script = script or Script()
         self._log = log.open("ab", buffering=0) if log else None
         self._recent: deque[datetime] = deque(maxlen=PER_DAY)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request."""
+        """Answer one request, rightly or with the fault that the script has for it."""
         if scope["type"] != "http":
             return
         at, body = await self.now(), b""
@@ -77,40 +63,51 @@ class StandIns:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        status, answer = self.answer(scope, body, at)
-        payload = msgspec.json.encode(answer)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(payload)).encode())]
-        headers.append((b"x-request-id", f"req_{at.timestamp():.6f}".encode()))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": payload})
+        reply = self.reply(scope, body, at)
+        if reply.hang:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(receive(), HANG)  # until the other side gives up
+            return
+        headers = {**reply.headers, "content-length": len(reply.body), "x-request-id": f"req_{at.timestamp():.6f}"}
+        encoded = [(name.encode(), str(value).encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": reply.status, "headers": encoded})
+        if reply.trickle:
+            for byte in reply.body[: int(HANG / TRICKLE)]:
+                await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
+                await asyncio.sleep(TRICKLE)
+        half = reply.body[: len(reply.body) // 2]
+        await send({"type": "http.response.body", "body": half if reply.cut else reply.body, "more_body": reply.cut})
 
-    def answer(self, scope: Any, body: bytes, at: datetime) -> Reply:
-        """Return the status and the body of the answer to a request."""
+    def reply(self, scope: Any, body: bytes, at: datetime) -> Reply:
+        """Return the reply to a request, and log it."""
         match scope["method"], scope["path"]:
             case "GET", "/query":
                 query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
-                refused, reply = self._alpha_vantage(query, at)
-                self._write(
-                    "alphavantage", at, function=query.get("function"), symbol=query.get("symbol"), refused=refused
-                )
-                return reply
+                symbol = query.get("symbol", "")
+                asked = Asked(provider="alphavantage", key=query.get("apikey", ""), symbol=symbol, at=at)
+                refused, good = self._alpha_vantage(query, asked)
             case "POST", "/v1/chat/completions":
-                self._write("openai", at)
-                return self._openai(dict(scope["headers"]), body, at)
-        return 404, {"error": {"message": "Not found.", "type": "invalid_request_error", "param": None, "code": None}}
+                key = dict(scope["headers"]).get(b"authorization", b"").decode().removeprefix("Bearer ")
+                asked = Asked(provider="openai", key=key, symbol="", at=at)
+                refused, good = self._openai(body, asked)
+            case _:
+                return error(404, "Not found.")(said({}), Asked(provider="", key="", symbol="", at=at))
+        fault = None if refused else self.script.fault(asked)
+        self._write(asked, refused, fault)
+        return FAULTS[asked.provider][fault](good, asked) if fault else good
 
-    def _alpha_vantage(self, query: dict[str, str], at: datetime) -> tuple[str | None, Reply]:
-        if not query.get("apikey"):
-            return "key", (200, {"Error Message": BAD_KEY})
-        if self.limits and self._recent and at - self._recent[-1] < GAP:
-            return "burst", (200, {"Information": BURST})
-        if self.limits and len(self._recent) == PER_DAY and at - self._recent[0] < timedelta(days=1):
-            return "quota", (200, {"Information": QUOTA.format(key=query["apikey"])})
-        self._recent.append(at)
-        ticker = query.get("symbol", "").replace("-", ".")
+    def _alpha_vantage(self, query: dict[str, str], asked: Asked) -> tuple[str | None, Reply]:
+        if not asked.key:
+            return "bad_key", said({"Error Message": BAD_KEY})
+        if self.limits and self._recent and asked.at - self._recent[-1] < GAP:
+            return "burst", said({"Information": BURST})
+        if self.limits and len(self._recent) == PER_DAY and asked.at - self._recent[0] < timedelta(days=1):
+            return "quota", said({"Information": QUOTA.format(key=asked.key)})
+        self._recent.append(asked.at)
+        ticker = asked.symbol.replace("-", ".")
         if query.get("function") != "TIME_SERIES_DAILY" or ticker not in SHARES:
-            return "unknown", (200, {"Error Message": UNKNOWN})
-        return None, (200, self._daily(query["symbol"], ticker, at))
+            return "unknown", said({"Error Message": UNKNOWN})
+        return None, said(self._daily(asked.symbol, ticker, asked.at))
 
     def _daily(self, symbol: str, ticker: str, at: datetime) -> dict[str, Any]:
         """Return the latest 100 bars, newest first, as of a time at which today's session has not begun."""
@@ -123,7 +120,7 @@ class StandIns:
                 "4. Output Size": "Compact",
                 "5. Time Zone": "US/Eastern",
             },
-            "Time Series (Daily)": {
+            SERIES: {
                 str(day): {
                     "1. open": bar.open,
                     "2. high": bar.high,
@@ -135,35 +132,31 @@ class StandIns:
             },
         }
 
-    def _openai(self, headers: dict[bytes, bytes], body: bytes, at: datetime) -> Reply:
-        if not headers.get(b"authorization", b"").startswith(b"Bearer "):
-            message = "You didn't provide an API key."
-            return 401, {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
+    def _openai(self, body: bytes, asked: Asked) -> tuple[str | None, Reply]:
+        if not asked.key:
+            return "bad_key", error(401, "You didn't provide an API key.")(said({}), asked)
         request = msgspec.json.decode(body)
-        content = msgspec.json.encode({"picks": ideas(today(at), self.market.seed)}).decode()
+        content = msgspec.json.encode({"picks": ideas(today(asked.at), self.market.seed)}).decode()
         prompt_tokens, completion_tokens = len(body) // 4, len(content) // 4
-        return 200, {
-            "id": f"chatcmpl-{today(at)}",
+        message = {"role": "assistant", "content": content, "refusal": None}
+        completion: dict[str, Any] = {
+            "id": f"chatcmpl-{today(asked.at)}",
             "object": "chat.completion",
-            "created": int(at.timestamp()),
+            "created": int(asked.at.timestamp()),
             "model": f"{request['model']}-2024-07-18",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": content, "refusal": None},
-                    "finish_reason": "stop",
-                }
-            ],
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": {
                 "prompt_tokens": prompt_tokens,
                 "completion_tokens": completion_tokens,
                 "total_tokens": prompt_tokens + completion_tokens,
             },
         }
+        return None, said(completion)
 
-    def _write(self, provider: str, at: datetime, **what: object) -> None:
+    def _write(self, asked: Asked, refused: str | None, fault: str | None) -> None:
         if self._log:
-            self._log.write(msgspec.json.encode({"provider": provider, "at": at, **what}) + b"\n")
+            line = {"provider": asked.provider, "at": asked.at, "symbol": asked.symbol}
+            self._log.write(msgspec.json.encode({**line, "refused": refused, "fault": fault}) + b"\n")
 
 
 _BUY = (
@@ -232,32 +225,55 @@ def from_(start: datetime) -> Now:
     return now
 
 
-async def serve(app: StandIns, listener: socket.socket) -> None:
-    """Answer requests until standard input ends: it is the starter's, and ends with it."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", server_header=False))
+async def serve(app: StandIns, listener: socket.socket, *, until_input_ends: bool) -> None:
+    """Answer requests until told to stop, or until standard input ends: it is the starter's, and ends with it."""
+    # What uvicorn would log as errors are the faults that were asked for.
+    config = uvicorn.Config(app, log_level="critical", lifespan="off", server_header=False, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve([listener]))
-    await asyncio.to_thread(sys.stdin.buffer.read)
-    server.should_exit = True
+    if until_input_ends:
+        await asyncio.to_thread(sys.stdin.buffer.read)
+        server.should_exit = True
     await running
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the stand-ins as a process."""
-    parser = ArgumentParser(prog="standins", description=__doc__.splitlines()[1] if __doc__ else None)
+    about = "Play Alpha Vantage and OpenAI on loopback. The first line printed is the address."
+    known = "Faults: " + "; ".join(f"{provider}: {', '.join(faults)}" for provider, faults in FAULTS.items())
+    parser = ArgumentParser(
+        prog="alpha-monday standins",
+        description=about,
+        epilog=f"Example: alpha-monday standins --port 8090 --faults faults.json. {known}.",
+    )
     parser.add_argument("--port", type=int, default=0, help="where to listen on 127.0.0.1; 0: any free port")
-    parser.add_argument("--clock", default="", help="the rehearsal's database, whose told time it is")
     parser.add_argument("--now", type=datetime.fromisoformat, help="the time at the start, with its offset from UTC")
-    parser.add_argument("--log", type=Path, help="the file to which requests are logged")
+    parser.add_argument("--clock", default="", help="a rehearsal's database, whose told time it is")
+    parser.add_argument(
+        "--faults",
+        type=Path,
+        help="a script of faults, as JSON: a list of rules with provider, fault "
+        "and, if wanted, symbol, since, until, times",
+    )
+    parser.add_argument("--hostile", metavar="SEED", default="", help="let things go wrong now and then")
+    parser.add_argument("--log", type=Path, help="the file to which requests are logged, a JSON object a line")
     parser.add_argument("--no-limits", action="store_true", help="answer however often they are asked")
     parser.add_argument("--closed", default="", help="sessions called off on short notice, with commas between them")
+    parser.add_argument("--until-input-ends", action="store_true", help="end when standard input does")
     given = parser.parse_args(arguments)
     closed = [date.fromisoformat(day) for day in given.closed.split(",") if day]
-    listener = socket.create_server(("127.0.0.1", given.port))
+    try:
+        rules = read(given.faults.read_bytes()) if given.faults else []
+        listener = socket.create_server(("127.0.0.1", given.port))
+    except OSError as wrong:
+        raise ConfigurationError(f"The stand-ins cannot start: {wrong.strerror}.") from None
     now = told_by(given.clock) if given.clock else from_(given.now or RealClock().now())
-    app = StandIns(Market(Calendar(closed)), now, given.log, limits=not given.no_limits)
+    script = Script(rules, given.hostile)
+    app = StandIns(Market(Calendar(closed)), now, given.log, script, limits=not given.no_limits)
     os.write(1, f"http://127.0.0.1:{listener.getsockname()[1]}\n".encode())
     with suppress(KeyboardInterrupt):
-        uvloop.run(serve(app, listener))  # asyncio itself would leave Nagle on: 40 ms an answer
+        # asyncio itself would leave Nagle on: 40 ms an answer
+        uvloop.run(serve(app, listener, until_input_ends=given.until_input_ends))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Batches and their picks."""
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime
 from uuid import UUID
 
-from app.record.model import Batch, BatchStatus, Checkpoint, Close, JournalKind, Pick
+import msgspec
+from msgspec.structs import replace
+
+from app.record.model import Batch, BatchStatus, Checkpoint, Close, Ending, JournalKind, Pick
 from app.store import journal
 from app.store.rows import Conn, insert, select
 
@@ -67,6 +70,35 @@ async def picks_of(conn: Conn, batch_id: UUID) -> list[Pick]:
     return await select(conn, Pick, "picks", "WHERE batch_id = %s ORDER BY position", batch_id)
 
 
+async def end_pick(conn: Conn, pick: Pick, ending: Ending, at: datetime) -> bool:
+    """Record what became of a pick, with the journal's entry; return False if that is recorded already."""
+    cursor = await conn.execute("UPDATE picks SET ended = true WHERE id = %s AND NOT ended", (pick.id,))
+    if cursor.rowcount == 0:
+        return False
+    recorded = {"pick": replace(pick, ended=True), "ending": ending}
+    await journal.append(conn, JournalKind.PICK_ENDED, at, recorded, pick.batch_id)
+    return True
+
+
+async def rename_pick(conn: Conn, pick: Pick, ticker: str, at: datetime) -> None:
+    """Follow a pick's new ticker; the journal's entry keeps the old one."""
+    await conn.execute("UPDATE picks SET ticker = %s WHERE id = %s", (ticker, pick.id))
+    recorded = {"pick": replace(pick, ticker=ticker), "before": pick.ticker}
+    await journal.append(conn, JournalKind.PICK_RENAMED, at, recorded, pick.batch_id)
+
+
+async def endings_of(conn: Conn, batch_id: UUID) -> dict[UUID, Ending]:
+    """Return what became of a batch's ended picks, by pick: the last word where there are several."""
+    cursor = await conn.execute(
+        "SELECT content FROM journal WHERE batch_id = %s AND kind = %s ORDER BY seq", (batch_id, JournalKind.PICK_ENDED)
+    )
+    endings = [
+        msgspec.convert(msgspec.json.decode(content)["ending"], Ending, strict=False)
+        for (content,) in await cursor.fetchall()
+    ]
+    return {ending.pick_id: ending for ending in endings}
+
+
 async def oldest_active_baseline(conn: Conn) -> date | None:
     """Return the earliest baseline session that an active batch still needs."""
     cursor = await conn.execute("SELECT min(trading_day) FROM batches WHERE status = %s", (BatchStatus.ACTIVE,))
@@ -93,8 +125,7 @@ async def complete(conn: Conn, id: UUID) -> bool:
     return cursor.rowcount == 1
 
 
-async def first_run_date(conn: Conn, series: str) -> date | None:
-    """Return the Monday with which a series began."""
-    cursor = await conn.execute("SELECT min(run_date) FROM batches WHERE series = %s", (series,))
-    row = await cursor.fetchone()
-    return row[0] if row else None
+async def run_dates(conn: Conn, series: str) -> set[date]:
+    """Return the Mondays of a series that have a row."""
+    cursor = await conn.execute("SELECT run_date FROM batches WHERE series = %s", (series,))
+    return {run_date for (run_date,) in await cursor.fetchall()}

@@ -1,0 +1,77 @@
+"""What a person records of a pick whose share stopped trading, or trades under another ticker."""
+
+from datetime import date, datetime
+from decimal import Decimal
+
+from app.database.pools import Pool, transaction
+from app.errors import Refused
+from app.record import ideas
+from app.record.calendar import Calendar, today
+from app.record.model import SERIES, Batch, Ending, Pick
+from app.store import batches, checkpoints
+from app.store.rows import Conn
+from jobs import daily
+
+
+async def end(
+    pool: Pool,
+    calendar: Calendar,
+    at: datetime,
+    run_date: date,
+    ticker: str,
+    last_session: date,
+    value: Decimal,
+    source: str,
+) -> int:
+    """
+    Record that a pick's share last traded on `last_session` and was worth `value` from then on, as `source` says.
+
+    Later days use the value, marked `ended`. Returns how many skipped days are looked at again. Raises Refused.
+    """
+    if not calendar.is_session(last_session) or last_session >= today(at):
+        raise Refused(f"--last-session must be a past session of the exchange; {last_session} is none.")
+    if not source.strip() or ideas.carried(source) != source:
+        raise Refused("--source must say where this is known from, in plain text.")
+    async with transaction(pool) as conn:
+        batch, pick = await _found(conn, run_date, ticker)
+        if batch.trading_day and last_session < batch.trading_day:
+            raise Refused(f"{ticker} was priced on {batch.trading_day}; it cannot have ended on {last_session}.")
+        ending = Ending(pick_id=pick.id, last_session=last_session, value=value, source=source.strip())
+        if not await batches.end_pick(conn, pick, ending, at):
+            raise Refused(f"What became of {ticker} is recorded already.")
+        return await _look_again(conn, batch, at)
+
+
+async def rename(pool: Pool, at: datetime, run_date: date, ticker: str, new: str) -> int:
+    """
+    Follow a pick's share to its new ticker; the journal keeps the old one.
+
+    Returns how many skipped days are looked at again. Raises Refused.
+    """
+    new = new.strip().upper().replace("-", ".")
+    if not ideas.TICKER.fullmatch(new):
+        raise Refused(f"{new[:20]!r} is not a ticker.")
+    async with transaction(pool) as conn:
+        batch, pick = await _found(conn, run_date, ticker)
+        if new == batch.benchmark_symbol or new in {other.ticker for other in await batches.picks_of(conn, batch.id)}:
+            raise Refused(f"{new} stands in the batch of {run_date} already.")
+        await batches.rename_pick(conn, pick, new, at)
+        return await _look_again(conn, batch, at)
+
+
+async def _found(conn: Conn, run_date: date, ticker: str) -> tuple[Batch, Pick]:
+    batch = await batches.on(conn, SERIES, run_date)
+    if batch is None:
+        raise Refused(f"There is no batch of {run_date}.")
+    ticker = ticker.strip().upper().replace("-", ".")
+    picks = await batches.picks_of(conn, batch.id)
+    if pick := next((pick for pick in picks if pick.ticker == ticker), None):
+        return batch, pick
+    known = ", ".join(pick.ticker for pick in picks) or "none"
+    raise Refused(f"{ticker} is no pick of {run_date}; its picks: {known}.")
+
+
+async def _look_again(conn: Conn, batch: Batch, at: datetime) -> int:
+    skipped = await checkpoints.skipped(conn, batch.id)
+    await daily.defer_retakes(conn, skipped, at.isoformat())
+    return len(skipped)
