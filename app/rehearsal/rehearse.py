@@ -23,6 +23,7 @@ from app.errors import ConfigurationError
 from app.providers.alpha_vantage import Answer
 from app.providers.ledger import Outcome
 from app.record import calendar
+from app.rehearsal.faults import read
 from app.rehearsal.told import ToldClock, told
 from app.settings import Settings
 from app.tools import RealClock
@@ -75,14 +76,23 @@ def database(settings: Settings) -> str:
 
 
 @contextmanager
-def played(settings: Settings, address: str, *, calm: bool, log: Path = REQUESTS) -> Iterator[Settings]:
-    """Start stand-ins for the providers whose address is not set; give the settings that lead to them."""
+def played(
+    settings: Settings, address: str, *, calm: bool, faults: Path | None = None, log: Path = REQUESTS
+) -> Iterator[Settings]:
+    """
+    Start stand-ins for the providers whose address is not set; give the settings that lead to them.
+
+    Things go wrong now and then unless they are to be `calm`, and as the script of `faults` says.
+    """
     if settings.openai_base_url and settings.alpha_vantage_base_url:
         yield msgspec.structs.replace(settings, database_url=address, queue_database_url="")
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     closed = ",".join(map(str, settings.market_closed_days))
     options = ["--clock", address, "--log", str(log), "--closed", closed, "--hostile", "" if calm else _SEED]
+    if faults:
+        read(faults.read_bytes())  # refused here, in one line, rather than there
+        options += ["--faults", str(faults)]
     with subprocess.Popen(
         [sys.executable, "-m", "app.rehearsal.standins", "--until-input-ends", *options],
         stdin=subprocess.PIPE,  # it ends when this does
