@@ -71,16 +71,26 @@ class Queue(procrastinate.App):
 
 class Retry(BaseRetryStrategy):
     """
-    When a job that did not succeed is tried again.
+    When something that did not succeed is tried again: the whole policy, and who keeps which part of it.
 
-    | what happened                        | then                                                       |
-    |--------------------------------------|------------------------------------------------------------|
-    | shut down in the middle              | at once, by whoever is there                               |
-    | TryAgainAt: a quota, a missing close | at the time it says                                        |
-    | the database was away                | in 5 seconds, as often as it takes                         |
-    | a surprise                           | after 2, 4, 8, 16 seconds; then the job fails and is shown |
-
-    What the record has a word for (a skipped checkpoint, a failed Monday) is stored by the job itself, not retried.
+    | what happened                           | then                                               | kept by        |
+    |-----------------------------------------|----------------------------------------------------|----------------|
+    | no answer, or none that can be read     | 5 attempts, waits of at most 2, 4, 8, 16 s         | alpha_vantage  |
+    | the provider asked us to slow down      | the same                                           | alpha_vantage  |
+    | a class share is unknown with a dash    | at once with a dot                                 | alpha_vantage  |
+    | our own limits are reached              | a wait of up to a minute; else TryAgainAt          | ledger         |
+    | the provider says the quota is spent    | TryAgainAt, in an hour, for every job              | ledger         |
+    | a close is not there yet                | TryAgainAt 9:30, 10:30, 12:30, 16:30, 20:30        | weekly, daily  |
+    | attempts or times are used up           | a skipped checkpoint, a failed Monday              | weekly, daily  |
+    | a bad key, a premium endpoint, ...      | the same, at once, saying what to change           | weekly, daily  |
+    | the model's answer cannot be used       | asked again with the reason, 3 questions in all    | weekly         |
+    | a ticker that is unknown or delisted    | the same                                           | weekly         |
+    | a question is open in another process   | TryAgainAt its lapse                               | weekly         |
+    | a checkpoint was skipped                | looked at once a day while the batch is active     | upkeep         |
+    | TryAgainAt                              | at the time it says; not a failed attempt          | this strategy  |
+    | shut down in the middle                 | at once, by whoever is there                       | this strategy  |
+    | the database was away                   | in 5 seconds, as often as it takes                 | this strategy  |
+    | a surprise                              | after 2, 4, 8, 16 seconds; then the job has failed | this strategy  |
     """
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
