@@ -1,9 +1,11 @@
 """The operator's commands. Each has `--help` with an example; 0 means done, 1 refused or failed, 2 misused."""
 
 import asyncio
+import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from datetime import date, datetime
 from functools import wraps
 from pathlib import Path
@@ -46,6 +48,7 @@ out = Console(soft_wrap=True, highlight=False)
 
 def main() -> None:
     """Run a command; whatever goes wrong is one clear line and an exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is also ended
     try:
         sys.exit(group(prog_name="alpha-monday", standalone_mode=False))
     except click.ClickException as error:
@@ -55,6 +58,8 @@ def main() -> None:
         sys.exit(f"alpha-monday: {error}")
     except (psycopg.OperationalError, PoolTimeout) as error:
         sys.exit(f"alpha-monday: The database went away: {' '.join(str(error).split())}")
+    except psycopg.Error as error:
+        sys.exit(f"alpha-monday: The database refused: {' '.join(str(error).split())}")
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
 
@@ -181,7 +186,7 @@ async def _pick() -> None:
     if run_date is None:
         following = _local(calendar.next_run_at(clock.now()))
         raise Refused(f"No Monday has begun: picks are made on Mondays from nine in New York, next on {following}.")
-    async with pools.opened(_pool(configuration)) as pool:
+    async with _record(configuration) as pool:
         await rehearsed.refuse(pool)
         async with pools.transaction(pool) as conn:
             batch = await batches.on(conn, SERIES, run_date)
@@ -223,7 +228,7 @@ async def end(run_date: datetime, ticker: str, last_session: datetime, value: st
         raise Refused(f"--value: {error}") from None
     sessions = Calendar(configuration.market_closed_days)
     day, last = run_date.date(), last_session.date()
-    async with pools.opened(_pool(configuration)) as pool:
+    async with _record(configuration) as pool:
         again = await picks.end(pool, sessions, clock.now(), day, ticker, last, price, source)
     _say(f"Recorded. {again} skipped days are looked at again.")
 
@@ -240,7 +245,7 @@ async def rename(run_date: datetime, ticker: str, new: str) -> None:
     Example:
       alpha-monday pick rename 2026-11-02 FB META
     """
-    async with pools.opened(_pool(settings.load())) as pool:
+    async with _record(settings.load()) as pool:
         again = await picks.rename(pool, clock.now(), run_date.date(), ticker, new)
     _say(f"Recorded. {again} skipped days are looked at again.")
 
@@ -263,7 +268,7 @@ async def retake(run_date: datetime, day: int) -> None:
     Example:
       alpha-monday checkpoint retake 2026-11-02 4
     """
-    async with pools.opened(_pool(settings.load())) as pool:
+    async with _record(settings.load()) as pool:
         async with pools.transaction(pool) as conn:
             batch = await batches.on(conn, SERIES, run_date.date())
             if batch is None:
@@ -296,7 +301,7 @@ def standins(arguments: tuple[str, ...]) -> None:
 
 
 @group.command()
-@click.argument("run_date", type=DAY, required=False)
+@click.argument("run_date", type=DAY, required=False, metavar="[RUN_DATE]")
 @click.option("--rehearsal", "of_the_rehearsal", is_flag=True, help="Show the embedded rehearsal's record.")
 @asynchronous
 async def show(run_date: datetime | None, of_the_rehearsal: bool) -> None:
@@ -404,8 +409,10 @@ def _serve(app: Litestar, listener: socket.socket) -> None:
     server = uvicorn.Server(config)
     try:
         server.run([listener])
-    except KeyboardInterrupt:
-        return  # asked to stop, and stopped
+    except (KeyboardInterrupt, SystemExit):
+        if server.started:
+            return  # asked to stop, and stopped
+        raise
     if not server.started:
         raise ConfigurationError("The service did not start; the log says why.")
 
@@ -414,21 +421,28 @@ async def _live_through(provided: Settings, span: rehearsal.Span) -> None:
     _REHEARSAL_LOG.parent.mkdir(exist_ok=True)
     with _REHEARSAL_LOG.open("a") as log, _progress() as progress:
         told = clock
-        logs.configure(provided.log_level, lambda: told.now(), to=log)
+        logs.configure(provided.log_level, lambda: told.now(), provided.keys, to=log)
         await rehearsal.refuse_out_of_reach(provided, span)
-        line = progress.add_task("", total=1.0)
+        line, told_of = progress.add_task("", total=1.0), span.begin
         async with living(provided, rehearsal.clock_of(span)) as house:
             told = house.clock  # type: ignore[assignment]
 
             def tell(begin: datetime, now: datetime, end: datetime) -> None:
+                nonlocal told_of
                 done = 1.0 if now >= end else (now - begin) / (end - begin)
+                if not sys.stderr.isatty() and (monday := calendar.latest_run_date(now)) > told_of.date():
+                    told_of = calendar.due_at(monday)
+                    _say(f"Rehearsing the week of {monday}")
                 progress.update(line, completed=done, description=f"Rehearsing {now.astimezone(NEW_YORK):%a %d %b %Y}")
 
             await rehearsal.catch_up(house.clock, span, tell)  # type: ignore[arg-type]
             async with house.pool.connection() as conn:
                 cursor = await conn.execute("SELECT count(*), min(run_date), max(run_date) FROM batches")
                 count, first, last = await cursor.fetchone() or (0, None, None)
-    _say(f"Rehearsed: {count} Mondays, {first} to {last}. All of it is made up. Log: {_REHEARSAL_LOG}")
+    if first and first < calendar.today(span.begin):
+        _say("This went on with the rehearsal that was there; `alpha-monday db reset` forgets it.")
+    mondays = f"{count} Monday{'' if count == 1 else 's'}, {first} to {last}"
+    _say(f"Rehearsed: {mondays}. All of it is made up. Log: {_REHEARSAL_LOG}")
 
 
 def _progress() -> Progress:
@@ -439,6 +453,15 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
     )
     return Progress(*columns, console=Console(stderr=True), refresh_per_second=10)
+
+
+@asynccontextmanager
+async def _record(configuration: Settings) -> AsyncIterator[pools.Pool]:
+    """Open the record, which must be up to date."""
+    await pools.check(_address(configuration))
+    await migrations.refuse_old(_address(configuration))
+    async with pools.opened(_pool(configuration)) as pool:
+        yield pool
 
 
 async def _lives(pool: pools.Pool, job: int) -> bool:

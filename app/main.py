@@ -32,6 +32,9 @@ log = structlog.get_logger()
 
 VERSION = version("alpha-monday")
 
+# How long Postgres works on one query of the API, in seconds.
+READ_LIMIT = 5
+
 _MADE_UP = "Rehearsed: every price and every word of this record is made up."
 
 ClockOf = Callable[[pools.Pool, Queue], AbstractAsyncContextManager[Any]]
@@ -76,7 +79,13 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
             worker = await stack.enter_async_context(supervised(queue, tools, options))
             if clock_of:
                 clock.worker_anew = worker.start_anew
-        yield House(pool, tools, clock, pools.fetcher(pool, pooled=settings.database_pooled), worker)
+        # Reads have a pool of their own: however many there are, and however slow, jobs find a connection.
+        reads = await stack.enter_async_context(
+            pools.opened(
+                pools.make_pool(address, pooled=settings.database_pooled, size=8, name="api", limit=READ_LIMIT)
+            )
+        )
+        yield House(pool, tools, clock, pools.fetcher(reads, pooled=settings.database_pooled), worker)
 
 
 def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> Litestar:
@@ -99,7 +108,11 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         log.info("stopped")
 
     facts = Facts(version=VERSION, rehearsed=clock_of is not None, now=lambda: lives[0].clock.now())
-    cors = CORSConfig(allow_origins=list(settings.cors_allow_origins)) if settings.cors_allow_origins else None
+    cors = (
+        CORSConfig(allow_origins=list(settings.cors_allow_origins), allow_methods=["GET", "POST"])
+        if settings.cors_allow_origins
+        else None
+    )
     return Litestar(
         route_handlers=[
             *routes(Engine(schema, fetch, facts), _MADE_UP if clock_of else ""),

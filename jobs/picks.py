@@ -48,8 +48,8 @@ async def rename(pool: Pool, at: datetime, run_date: date, ticker: str, new: str
 
     Returns how many skipped days are looked at again. Raises Refused.
     """
-    new = new.strip().upper().replace("-", ".")
-    if not ideas.TICKER.fullmatch(new):
+    given, new = new, new.strip().upper().replace("-", ".")
+    if not ideas.TICKER.fullmatch(new) or not given.isascii():  # upper() makes two letters of a ligature
         raise Refused(f"{new[:20]!r} is not a ticker.")
     async with transaction(pool) as conn:
         batch, pick = await _found(conn, run_date, ticker)

@@ -145,7 +145,7 @@ async def _offer_retakes(conn: Conn, tools: Tools) -> None:
         """
         SELECT args ->> 'batch_id', (args ->> 'day')::integer
         FROM procrastinate_jobs
-        WHERE task_name = %s AND args ->> 'retake' = %s
+        WHERE task_name = %s AND (args ->> 'retake' = %s OR (args ? 'retake' AND status IN ('todo', 'doing')))
         """,
         (daily.take_checkpoint.name, today),
     )

@@ -136,7 +136,7 @@ def test_weeks_out_of_a_real_providers_reach_are_refused(tmp_path, create):
         assert "Traceback" not in done.stderr
         done = run("rehearse", "--weeks", "1", "--no-serve", cwd=tmp_path, **settings)
         assert done.returncode == 0, done.stderr
-        assert "Rehearsed: 1 Mondays" in done.stderr
+        assert "Rehearsed: 1 Monday," in done.stderr
 
 
 @pytest.mark.parametrize(

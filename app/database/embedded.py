@@ -71,7 +71,8 @@ class EmbeddedPostgres:
 
     def database(self, name: str) -> str:
         """Return the connection string of the database called `name`, made if it was not there."""
-        with psycopg.connect(self.address(), autocommit=True) as conn, suppress(psycopg.errors.DuplicateDatabase):
+        there = (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation)  # a moment ago, or this very moment
+        with psycopg.connect(self.address(), autocommit=True) as conn, suppress(*there):
             conn.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
         return self.address(name)
 
@@ -85,8 +86,14 @@ class EmbeddedPostgres:
 
     def start(self, *, outlive: bool = False) -> Self:
         """Start the server, or borrow the one that runs. With `outlive` it stays when this process ends."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / "lock").open("w")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise ConfigurationError(
+                f"The embedded Postgres cannot be kept in {self.folder}: {error.strerror}. "
+                "Run in a folder of your own, or set DATABASE_URL."
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

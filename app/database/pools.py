@@ -32,12 +32,19 @@ _ON_EVERY_SESSION = {"search_path": SEARCH_PATH, "timezone": "UTC", "datestyle":
 
 
 def make_pool(
-    conninfo: str, *, pooled: bool = False, size: int = 10, name: str = "app", autocommit: bool = True
+    conninfo: str,
+    *,
+    pooled: bool = False,
+    size: int = 10,
+    name: str = "app",
+    autocommit: bool = True,
+    limit: int = 0,
 ) -> Pool:
     """
     Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres.
 
-    `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it.
+    `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it. `limit` is
+    how many seconds a statement may take, 0 being without end; behind a PgBouncer the role's own setting holds instead.
     """
     kwargs: dict[str, Any] = {**_KEEPALIVES, "application_name": f"alpha-monday {name}"}
     if autocommit:
@@ -45,7 +52,8 @@ def make_pool(
     if pooled:
         kwargs["prepare_threshold"] = None
     else:
-        kwargs["options"] = " ".join(f"-c {key}={value.replace(' ', '')}" for key, value in _ON_EVERY_SESSION.items())
+        session = {**_ON_EVERY_SESSION, "statement_timeout": f"{limit}s"}
+        kwargs["options"] = " ".join(f"-c {key}={value.replace(' ', '')}" for key, value in session.items())
     return AsyncConnectionPool(
         conninfo,
         kwargs=kwargs,

@@ -12,6 +12,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import date, datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -29,6 +30,7 @@ from app.errors import (
 )
 from app.providers.ledger import REST, Grant, Ledger, Outcome, Shared
 from app.record.calendar import Clock
+from app.record.ideas import carried
 from app.record.model import Bar
 from app.record.returns import price
 
@@ -41,6 +43,7 @@ LONGEST_PAUSE = 60.0
 IN_FLIGHT = 3
 _TIME_LIMIT = 30.0
 _LARGEST_BODY = 5_000_000
+_LONGEST_TEXT = 300
 
 log = structlog.get_logger()
 
@@ -61,7 +64,12 @@ class AlphaVantage:
     def __init__(self, key: str, ledger: Ledger, clock: Clock, base_url: str = "") -> None:
         self.key, self.ledger, self.clock = key, ledger, clock
         self.base_url = (base_url or BASE_URL).rstrip("/")
-        self.http = httpx.AsyncClient(timeout=httpx.Timeout(10.0), follow_redirects=False)
+        # A cookie that is not ASCII would be kept, and every later request fail with it.
+        self.http = httpx.AsyncClient(
+            timeout=httpx.Timeout(10.0),
+            follow_redirects=False,
+            cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+        )
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._spelling: dict[str, str] = {}
 
@@ -86,6 +94,7 @@ class AlphaVantage:
                     return Answer(permit, await self._bars(ticker))
             except UnknownTicker:
                 if self._spelling_of(ticker) == ticker:
+                    self._spelling.pop(ticker, None)  # neither is known now; nothing worked that could be remembered
                     raise
                 self._spelling[ticker] = ticker  # the same attempt, in other words
             except (ProviderBusy, ProviderUnavailable) as error:
@@ -115,7 +124,7 @@ class AlphaVantage:
         try:
             return read_bars(await self._ask(DAILY, ticker), ticker)
         except ProviderUnavailable as error:  # it may quote what was answered
-            raise ProviderUnavailable(redact(str(error), self.key)) from None
+            raise ProviderUnavailable(redact(str(error), self.key)[:_LONGEST_TEXT]) from None
 
     async def _ask(self, function: str, ticker: str) -> dict[str, Any]:
         symbol = self._spelling_of(ticker)
@@ -168,12 +177,18 @@ def read(body: bytes, ticker: str, key: str, now: datetime) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ProviderUnavailable(f"{ticker}: Alpha Vantage did not answer with a JSON object.") from None
     if error := answer.get("Error Message"):
-        if "apikey" in str(error):
+        if "apikey" in _text(error):
             raise ConfigurationError("Alpha Vantage does not accept the key: set ALPHA_VANTAGE_API_KEY to a valid one.")
         raise UnknownTicker(f"Alpha Vantage does not know {ticker}.", ticker)
     if notice := answer.get("Information") or answer.get("Note"):
-        raise _notice(redact(str(notice), key), now)
+        raise _notice(redact(_text(notice), key), now)
     return answer
+
+
+def _text(notice: object) -> str:
+    if not isinstance(notice, str):  # it may be deeper than Python can write down
+        raise ProviderUnavailable("Alpha Vantage answered with a notice that is no text.")
+    return notice
 
 
 def _notice(text: str, now: datetime) -> AlphaMondayError:
@@ -196,8 +211,8 @@ def read_bars(answer: dict[str, Any], ticker: str) -> list[Bar]:
     """Return the bars of an answer, oldest first; every one must be readable, or none counts."""
     try:
         series = msgspec.convert(answer, _Series).bars
-        days = sorted((date.fromisoformat(day), values) for day, values in series.items())
-    except (msgspec.ValidationError, ValueError):
+        days = sorted((_day(day), values) for day, values in series.items())
+    except (msgspec.ValidationError, ValueError, RecursionError):
         raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered without a daily series.") from None
     return [
         Bar(
@@ -209,6 +224,14 @@ def read_bars(answer: dict[str, Any], ticker: str) -> list[Bar]:
     ]
 
 
+def _day(text: str) -> date:
+    """Return the day that `text` names; in one spelling only, so that no session can be there twice."""
+    day = date.fromisoformat(text)
+    if text != str(day):
+        raise ValueError(text)
+    return day
+
+
 def redact(text: str, key: str) -> str:
-    """Return `text` without the key."""
-    return text.replace(key, "***") if key else text
+    """Return `text` without the key, and as Postgres can carry it."""
+    return carried(text.replace(key, "***") if key else text)

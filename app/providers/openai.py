@@ -8,13 +8,14 @@ is returned as text; whether it can become ideas is the record's to say.
 import asyncio
 import importlib
 import json
-from typing import Any
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
-from app.record.ideas import schema
+from app.record.ideas import carried, schema
 
 TIME_LIMIT = 60.0
 
@@ -56,7 +57,15 @@ class OpenAIPicker:
         openai = await asyncio.to_thread(importlib.import_module, "openai")
         if self._client is None:
             self._client = openai.AsyncOpenAI(
-                api_key=self.key, base_url=self.base_url or None, max_retries=0, timeout=TIME_LIMIT
+                api_key=self.key,
+                base_url=self.base_url or None,
+                max_retries=0,
+                timeout=TIME_LIMIT,
+                http_client=openai.DefaultAsyncHttpxClient(
+                    follow_redirects=False,  # elsewhere is not who was asked
+                    # A cookie that is not ASCII would be kept, and every later request fail with it.
+                    cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+                ),
             )
         # Some model families refuse any temperature but their own.
         extra = {} if self.temperature is None else {"temperature": self.temperature}
@@ -75,6 +84,9 @@ class OpenAIPicker:
             raise ProviderUnavailable(f"The model did not answer within {TIME_LIMIT:.0f} s.") from None
         except openai.OpenAIError as error:
             raise _meaning(openai, error, self.key) from None
+        except Exception as error:
+            # The library reads an error's body by the charset that it names, and Python's codecs raise what they like.
+            raise ProviderUnavailable(f"The model's provider cannot be read ({type(error).__name__}).") from None
         return _read(response.content, response.headers.get("x-request-id"), self.key)
 
 
@@ -89,13 +101,25 @@ def _meaning(openai: Any, error: Any, key: str) -> AlphaMondayError:
         if getattr(error, "code", None) == "insufficient_quota":
             return ConfigurationError("The account at the model's provider is out of credit: see its billing page.")
         return ProviderBusy(f"The model's provider asked us to slow down: {text}")
-    if isinstance(error, openai.APIStatusError) and error.status_code < 500 and error.status_code not in (408, 409):
+    if (
+        isinstance(error, openai.APIStatusError)
+        and error.status_code // 100 == 4
+        and error.status_code not in (408, 409)
+    ):
         return ConfigurationError(f"The model's provider refused the request: {text}")
     return ProviderUnavailable(f"The model's provider did not answer ({type(error).__name__}): {text}")
 
 
 def _without(key: str, text: str) -> str:
-    return text.replace(key, "***") if key else text
+    return carried(text.replace(key, "***") if key else text)
+
+
+def _maybe_without(key: str, text: str | None) -> str | None:
+    return text.replace(key, "***") if text and key else text  # as it was said: the rest is the record's to judge
+
+
+# What the column holds.
+Count = Annotated[int, Meta(ge=0, lt=2**31)]
 
 
 class _Message(Struct):
@@ -109,8 +133,8 @@ class _Choice(Struct):
 
 
 class _Usage(Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
 
 
 class _Completion(Struct):
@@ -121,6 +145,7 @@ class _Completion(Struct):
 
 def _read(body: bytes, request_id: str | None, key: str) -> Answer:
     """Return what a 200 holds. A relay's error has no choices; a page, or half an answer, is no completion at all."""
+    request_id = _maybe_without(key, request_id)
     try:
         # Not msgspec's decoder: a lone surrogate is for the record to refuse.
         completion = msgspec.convert(json.loads(body), _Completion)
@@ -134,16 +159,17 @@ def _read(body: bytes, request_id: str | None, key: str) -> Answer:
             completion_tokens=None,
             unusable="The answer had no choices.",
         )
+    content, refusal = _maybe_without(key, choice.message.content), _maybe_without(key, choice.message.refusal)
     unusable = None
     if choice.finish_reason == "length":
         unusable = "The answer was truncated."
-    elif choice.message.refusal:
-        unusable = f"The model refused: {choice.message.refusal[:500]}"
-    elif not choice.message.content:
+    elif refusal:
+        unusable = f"The model refused: {refusal[:500]}"
+    elif not content:
         unusable = "The answer was empty."
     return Answer(
-        text=choice.message.content or choice.message.refusal,
-        model=completion.model,
+        text=content or refusal,
+        model=_maybe_without(key, completion.model),
         request_id=request_id,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,

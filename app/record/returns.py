@@ -17,7 +17,8 @@ from app.errors import ProviderUnavailable
 CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
 ONE = Decimal(1)
 
-_PRICE = re.compile(r"[0-9]+(\.[0-9]+)?")
+# Longer than any price that was ever written, and shorter than what a numeric column holds.
+_PRICE = re.compile(r"[0-9]{1,100}(\.[0-9]{1,100})?")
 
 
 class Measure(Struct, frozen=True):
@@ -48,11 +49,19 @@ def price(text: object, ticker: str, session: date) -> Decimal:
     `Decimal` would also take (underscores, exponents, other scripts' digits) no exchange ever wrote.
     """
     if not isinstance(text, str) or not _PRICE.fullmatch(text):
-        raise ProviderUnavailable(f"{ticker}, {session}: {text!r:.60} is not a price.")
+        raise ProviderUnavailable(f"{ticker}, {session}: {_told(text)} is not a price.")
     value = Decimal(text)
     if value <= 0:
-        raise ProviderUnavailable(f"{ticker}, {session}: a price must be above zero, not {text!r:.60}.")
+        raise ProviderUnavailable(f"{ticker}, {session}: a price must be above zero, not {_told(text)}.")
     return value
+
+
+def _told(text: object) -> str:
+    """Return what was written in place of a price; a long text is not cut, as it might hold a key, then half of one."""
+    if isinstance(text, list | dict):  # perhaps deeper than Python can write down
+        return f"a {type(text).__name__}"
+    told = repr(text)
+    return told if len(told) <= 60 else f"something of {len(told):,} characters"
 
 
 def plain(value: Decimal) -> str:

@@ -30,6 +30,7 @@ from app.tools import RealClock
 from jobs import queue
 
 REQUESTS = Path(".alpha-monday") / "requests.jsonl"
+EARLIEST = date(2023, 6, 5)
 _KEY = "rehearsed-key-of-nobody"
 _SEED = "a bad day"
 
@@ -43,6 +44,10 @@ class Span(Struct, frozen=True):
 
 def span(weeks: int, until: date | None, now: datetime) -> Span:
     """Return the span of `weeks` Mondays, the last one the newest at the end of `until`, or now."""
+    if until and until < EARLIEST + timedelta(weeks=weeks):
+        raise ConfigurationError(
+            f"The made-up market begins in {EARLIEST:%B %Y}: choose a later --until, or fewer --weeks."
+        )
     end = calendar.at(until, time(23, 59, 59)) if until else now
     if end > now:
         raise ConfigurationError(

@@ -71,12 +71,14 @@ class StandIns:
         headers = {**reply.headers, "content-length": len(reply.body), "x-request-id": f"req_{at.timestamp():.6f}"}
         encoded = [(name.encode(), str(value).encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": reply.status, "headers": encoded})
-        if reply.trickle:
-            for byte in reply.body[: int(HANG / TRICKLE)]:
-                await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
-                await asyncio.sleep(TRICKLE)
-        half = reply.body[: len(reply.body) // 2]
-        await send({"type": "http.response.body", "body": half if reply.cut else reply.body, "more_body": reply.cut})
+        rest = reply.body[: len(reply.body) // 2] if reply.cut else reply.body
+        slowly = int(HANG / TRICKLE) if reply.trickle else 0
+        for byte in rest[:slowly]:
+            await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
+            with suppress(TimeoutError):
+                await asyncio.wait_for(receive(), TRICKLE)
+                return  # the other side gave up
+        await send({"type": "http.response.body", "body": rest[slowly:], "more_body": reply.cut})
 
     def reply(self, scope: Any, body: bytes, at: datetime) -> Reply:
         """Return the reply to a request, and log it."""
@@ -270,8 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     now = told_by(given.clock) if given.clock else from_(given.now or RealClock().now())
     script = Script(rules, given.hostile)
     app = StandIns(Market(Calendar(closed)), now, given.log, script, limits=not given.no_limits)
-    os.write(1, f"http://127.0.0.1:{listener.getsockname()[1]}\n".encode())
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        os.write(1, f"http://127.0.0.1:{listener.getsockname()[1]}\n".encode())
         # asyncio itself would leave Nagle on: 40 ms an answer
         uvloop.run(serve(app, listener, until_input_ends=given.until_input_ends))
 

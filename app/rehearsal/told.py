@@ -143,6 +143,13 @@ class ToldClock:
             await conn.execute(INSTALL)
             await conn.execute(_BEGIN, (begin,))
             await conn.execute(_GO_ON)
+            cursor = await conn.execute("SELECT told.now()")
+            (reached,) = await cursor.fetchone() or (begin,)
+            if self.until and reached > self.until + timedelta(seconds=1):
+                raise ConfigurationError(
+                    f"This rehearsal has lived until {reached:%Y-%m-%d}; no --until goes back before that. "
+                    "`alpha-monday db reset` forgets it."
+                )
             await conn.execute(_END, (self.until,))
         await self._read(_LAG)
         if self.until and not self.lag:

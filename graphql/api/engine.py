@@ -30,6 +30,7 @@ from graphql.execution.collect_fields import FragmentDetails
 from graphql.execution.values import VariableValues
 from msgspec import Struct
 from psycopg import OperationalError
+from psycopg.errors import QueryCanceled
 
 from api.declare import refusal
 from api.plan import Planner, Root
@@ -109,6 +110,8 @@ class Engine:
             if isinstance(error, OperationalError) and (error.sqlstate or AWAY[0]).startswith(AWAY):
                 log.warning("the database is away", reason=" ".join(str(error).split()))
                 return refused(refusal("SERVICE_UNAVAILABLE", "The record cannot be read right now. Try again soon."))
+            if isinstance(error, QueryCanceled):
+                return refused(refusal("OPERATION_TOO_LARGE", "The query took too long. Ask for less at once."))
             return unexpected(error)
 
     async def _answer(self, query: str, variables: dict[str, Any] | None, operation_name: str | None) -> Answer:

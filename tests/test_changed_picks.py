@@ -1,0 +1,509 @@
+"""What a person records afterwards: a pick that ended, one with a new ticker, a morning that is looked at again."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from api_records import engine_on
+from click.testing import CliRunner
+from commands import run
+from job_tools import CHOSEN, MONDAY, House, completes, new_york, until_it_can
+from job_tools import clock as clock
+from job_tools import house as house
+
+from app.cli import group
+from app.errors import Refused
+from app.record.calendar import due_at
+from app.record.model import Batch
+from jobs import daily, picks, queue
+
+TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = (MONDAY + timedelta(days=days) for days in range(1, 5))
+SATURDAY = MONDAY + timedelta(days=5)
+SOURCE = "8-K of 2026-10-28"
+
+CHECKPOINTS = """
+SELECT day, status, trading_day, skip_reason
+FROM checkpoints
+WHERE day > 0
+ORDER BY day
+"""
+METRICS = """
+SELECT day, ticker, current_price, metrics.ended, close_id IS NULL, absolute_return_pct
+FROM pick_checkpoint_metrics AS metrics
+JOIN picks ON picks.id = pick_id
+JOIN checkpoints ON checkpoints.id = checkpoint_id
+ORDER BY day, position
+"""
+RETAKES = "SELECT (args ->> 'day')::integer FROM procrastinate_jobs WHERE args ? 'retake' ORDER BY 1"
+
+
+async def mornings(house: House, batch: Batch, *days: int, again: bool = False) -> None:
+    """Take these days, each to its end, as the queue would."""
+    for day in days:
+        house.clock.time = max(house.clock.time, due_at(batch.run_date, day))
+        await until_it_can(house, lambda day=day: daily.take(house.tools, batch.id, day, again=again))
+
+
+async def ends(
+    house: House,
+    run_date: date = MONDAY,
+    ticker: str = "MSFT",
+    last: date = WEDNESDAY,
+    value: str = "4.5",
+    source: str = SOURCE,
+) -> int:
+    tools = house.tools
+    return await picks.end(tools.pool, tools.calendar, tools.now(), run_date, ticker, last, Decimal(value), source)
+
+
+async def renamed(house: House, new: str, run_date: date = MONDAY, ticker: str = "MSFT") -> int:
+    return await picks.rename(house.tools.pool, house.tools.now(), run_date, ticker, new)
+
+
+async def api(house: House, selection: str) -> Any:
+    """What the API says of the batch."""
+    answer = json.loads(
+        (await engine_on(house.tools.pool).answer(f'{{ batchOn(runDate: "{MONDAY}") {selection} }}')).body
+    )
+    assert "errors" not in answer, answer
+    return answer["data"]["batchOn"]
+
+
+async def halted(house: House, *days: int) -> Batch:
+    """A batch whose MSFT traded on Wednesday for the last time; these mornings have been taken."""
+    batch = await house.a_batch()
+    house.world.absent |= {("MSFT", MONDAY + timedelta(days=day)) for day in range(3, 14)}
+    await mornings(house, batch, *days)
+    return batch
+
+
+# Ended
+
+
+async def test_an_ended_pick(house):
+    """
+    Skipped days are looked at again, and later ones use the value: marked, without a reading, without a request.
+
+    Days up to the last session keep the closes they were measured with.
+    """
+    batch = await halted(house, 1, 2, 3, 4)
+    assert await house.rows(CHECKPOINTS) == [
+        *((day, "computed", MONDAY + timedelta(days=day - 1), None) for day in (1, 2, 3)),
+        (4, "skipped", None, "MISSING_CLOSE"),
+    ]
+    house.provider.requests.clear()
+    assert await ends(house) == 1
+    assert await house.rows(RETAKES) == [(4,)]
+    await mornings(house, batch, 4, again=True)
+    assert "MSFT" not in house.asked
+    await mornings(house, batch, 5, 6, 8)
+    assert "MSFT" not in house.asked
+    msft = [row for row in await house.rows(METRICS) if row[1] == "MSFT"]
+    assert msft == [
+        *((day, "MSFT", 3, False, False, 0) for day in (1, 2, 3)),
+        *((day, "MSFT", Decimal("4.5"), True, True, 50) for day in (4, 5, 8)),  # (4.5 - 3) / 3
+    ]
+    others = [row for row in await house.rows(METRICS) if row[1] != "MSFT"]
+    assert {row[3:5] for row in others} == {(False, False)}
+    retaken = (await house.rows("SELECT status, skip_reason, skipped_at IS NOT NULL FROM checkpoints WHERE day = 4"))[0]
+    assert retaken == ("computed", "MISSING_CLOSE", True)
+
+
+async def test_what_is_recorded_of_an_ended_pick(house):
+    """One entry: the pick as it now is, its last session, the value in plain notation, and where it is known from."""
+    batch = await halted(house, 1)
+    ((pick_id,),) = await house.rows("SELECT id FROM picks WHERE ticker = 'MSFT'")
+    house.clock.time = new_york(FRIDAY, 12)
+    await ends(house, source=f"  {SOURCE} ")
+    entry = (await house.journal())[-1]
+    recorded = json.loads(entry.content)
+    assert (entry.kind, entry.batch_id, entry.at) == ("PICK_ENDED", batch.id, new_york(FRIDAY, 12))
+    assert recorded["ending"] == {
+        "pick_id": str(pick_id), "last_session": str(WEDNESDAY), "value": "4.5", "source": SOURCE
+    }  # fmt: skip
+    assert (recorded["pick"]["id"], recorded["pick"]["ticker"], recorded["pick"]["ended"]) == (
+        str(pick_id), "MSFT", "true"
+    )  # fmt: skip
+    assert await house.rows("SELECT ticker, ended FROM picks ORDER BY position") == [
+        ("MSFT", True), ("AAPL", False), ("NVDA", False)
+    ]  # fmt: skip
+
+
+async def test_the_api_shows_an_ended_pick(house):
+    """The pick and its later metrics are marked; these have a price and no reading; the entry has its kind."""
+    batch = await halted(house, 1, 2, 3, 4)
+    await ends(house)
+    await mornings(house, batch, 4, again=True)
+    shown = await api(
+        house,
+        "{ picks { ticker ended metrics { ended currentPrice close { tradingDay } checkpoint { day } } } "
+        "journal { kind } }",
+    )
+    assert [(pick["ticker"], pick["ended"]) for pick in shown["picks"]] == [
+        ("MSFT", True), ("AAPL", False), ("NVDA", False)
+    ]  # fmt: skip
+    third, fourth = shown["picks"][0]["metrics"][-2:]
+    assert third == {
+        "ended": False,
+        "currentPrice": "3.0000",
+        "close": {"tradingDay": str(WEDNESDAY)},
+        "checkpoint": {"day": 3},
+    }
+    assert fourth == {"ended": True, "currentPrice": "4.5", "close": None, "checkpoint": {"day": 4}}
+    assert [entry["kind"] for entry in shown["journal"]][-2:] == ["PICK_ENDED", "CHECKPOINT"]
+
+
+async def test_a_batch_with_an_ended_pick_is_resolved(house):
+    """Its fortnight ends like any other, with a result that counts the value."""
+    batch = await halted(house, 1, 2, 3)
+    await ends(house)
+    await mornings(house, batch, *range(4, 15))
+    shown = await api(house, "{ status result { day metrics { ended currentPrice pick { ticker } } } }")
+    assert (shown["status"], shown["result"]["day"]) == ("COMPLETED", 12)
+    assert [(one["pick"]["ticker"], one["ended"]) for one in shown["result"]["metrics"]] == [
+        ("MSFT", True), ("AAPL", False), ("NVDA", False)
+    ]  # fmt: skip
+
+
+async def test_all_picks_ended(house):
+    """Then only the benchmark is asked for."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1)
+    for ticker in CHOSEN:
+        house.clock.time = new_york(TUESDAY, 12)
+        await ends(house, ticker=ticker, last=MONDAY, value="1")
+    house.provider.requests.clear()
+    await mornings(house, batch, 2)
+    assert house.asked == ["SPY"]
+    assert [row[2:5] for row in await house.rows(METRICS) if row[0] == 2] == [(1, True, True)] * 3
+
+
+async def test_skipped_days_of_a_completed_batch_are_looked_at_again(house):
+    """An unresolved batch gets its result when it becomes known what happened."""
+    batch = await halted(house, *range(1, 15))
+    assert (await api(house, "{ status result { day } }")) == {"status": "COMPLETED", "result": None}
+    assert await ends(house) == 7
+    days = [day for (day,) in await house.rows(RETAKES)]
+    assert days == [4, 5, 8, 9, 10, 11, 12]
+    await mornings(house, batch, *days, again=True)
+    assert (await api(house, "{ status result { day } }")) == {"status": "COMPLETED", "result": {"day": 12}}
+
+
+ENDS_REFUSED = [
+    pytest.param({"run_date": date(2026, 10, 19)}, "There is no batch of 2026-10-19.", id="no batch"),
+    pytest.param({"ticker": "KO"}, "KO is no pick of 2026-10-26; its picks: MSFT, AAPL, NVDA.", id="no pick"),
+    pytest.param({"ticker": "SPY"}, "SPY is no pick of 2026-10-26", id="the benchmark"),
+    pytest.param({"last": FRIDAY}, "--last-session must be a past session of the exchange; 2026-10-30", id="today"),
+    pytest.param({"last": date(2026, 11, 2)}, "must be a past session of the exchange", id="to come"),
+    pytest.param({"last": date(2026, 10, 25)}, "must be a past session of the exchange; 2026-10-25", id="a Sunday"),
+    pytest.param({"last": date(2026, 10, 22)}, "MSFT was priced on 2026-10-23; it cannot have ended", id="before"),
+    pytest.param({"source": " \n"}, "--source must say where this is known from, in plain text.", id="no source"),
+    pytest.param({"source": "a\0b"}, "--source must say where this is known from", id="a NUL"),
+    pytest.param({"source": "a\ud800b"}, "--source must say where this is known from", id="a lone surrogate"),
+]
+
+
+@pytest.mark.parametrize(("given", "says"), ENDS_REFUSED)
+async def test_an_ending_that_is_refused(house, given, says):
+    """By its own words, and nothing is stored."""
+    await halted(house, 1)
+    house.clock.time = new_york(FRIDAY, 12)
+    entries = await house.journal()
+    with pytest.raises(Refused) as refused:
+        await ends(house, **given)
+    assert says in str(refused.value)
+    assert await house.journal() == entries
+    assert await house.rows("SELECT count(*) FROM picks WHERE ended") == [(0,)]
+
+
+async def test_a_pick_ends_once(house):
+    """A second word is refused, even at the same moment."""
+    await halted(house, 1)
+    house.clock.time = new_york(FRIDAY, 12)
+    said = await asyncio.gather(*(ends(house, value=value) for value in ("4.5", "5", "6")), return_exceptions=True)
+    refused = [one for one in said if isinstance(one, Refused)]
+    assert [str(one) for one in refused] == ["What became of MSFT is recorded already."] * 2
+    assert [entry.kind for entry in await house.journal()].count("PICK_ENDED") == 1
+
+
+async def test_a_failed_monday_has_no_pick_to_change(house):
+    """It says so."""
+    house.world.model = [completes("no")]
+    await house.begin()
+    house.clock.time = new_york(FRIDAY, 12)
+    for change in (ends(house), renamed(house, "KO")):
+        with pytest.raises(Refused, match=r"MSFT is no pick of 2026-10-26; its picks: none\."):
+            await change
+
+
+# Renamed
+
+
+async def test_a_renamed_pick(house):
+    """The provider knows only the new ticker: it is asked for from then on, and skipped days are looked at again."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1, 2)
+    house.world.unknown.add("MSFT")
+    house.world.closes |= {("KO", MONDAY + timedelta(days=day)): "3.3000" for day in range(14)}
+    await mornings(house, batch, 3)
+    assert (await house.rows(CHECKPOINTS))[-1] == (3, "skipped", None, "PROVIDER_ERROR")
+    assert await renamed(house, " ko ") == 1
+    assert await house.rows(RETAKES) == [(3,)]
+    house.provider.requests.clear()
+    await mornings(house, batch, 3, again=True)
+    await mornings(house, batch, 4)
+    assert "MSFT" not in house.asked
+    assert "KO" in house.asked
+    figures = [row for row in await house.rows(METRICS) if row[1] == "KO"]
+    assert figures == [
+        (1, "KO", 3, False, False, 0),
+        (2, "KO", 3, False, False, 0),
+        (3, "KO", Decimal("3.3"), False, False, 10),  # (3.3 - 3) / 3
+        (4, "KO", Decimal("3.3"), False, False, 10),
+    ]
+
+
+async def test_what_is_recorded_of_a_renamed_pick(house):
+    """The journal keeps the old name; the batch's own entry is untouched; the API shows the new one and both."""
+    batch = await house.a_batch()
+    house.clock.time = new_york(TUESDAY, 12)
+    before = await house.journal()
+    await renamed(house, "brk-b", ticker="msft")
+    *rest, entry = await house.journal()
+    recorded = json.loads(entry.content)
+    assert rest == before
+    assert (entry.kind, entry.batch_id, entry.at) == ("PICK_RENAMED", batch.id, new_york(TUESDAY, 12))
+    assert (recorded["before"], recorded["pick"]["ticker"], recorded["pick"]["initial_price"]) == (
+        "MSFT", "BRK.B", "3.0000"
+    )  # fmt: skip
+    shown = await api(house, "{ picks { ticker initialClose { ticker } } journal { kind content } }")
+    assert [pick["ticker"] for pick in shown["picks"]] == ["BRK.B", "AAPL", "NVDA"]
+    assert shown["picks"][0]["initialClose"] == {"ticker": "MSFT"}  # the reading is what was read
+    assert shown["journal"][-1] == {"kind": "PICK_RENAMED", "content": entry.content}
+
+
+async def test_a_pick_renamed_twice_and_back(house):
+    """Each change has its entry; the second goes by the first's new name."""
+    await house.a_batch()
+    await renamed(house, "KO")
+    await renamed(house, "MSFT", ticker="KO")
+    told = [json.loads(entry.content) for entry in (await house.journal())[-2:]]
+    assert [(one["before"], one["pick"]["ticker"]) for one in told] == [("MSFT", "KO"), ("KO", "MSFT")]
+
+
+async def test_an_ended_pick_that_is_renamed_stays_ended(house):
+    """What became of it holds for the pick, whatever its name."""
+    batch = await halted(house, 1, 2, 3)
+    await ends(house)
+    await renamed(house, "KO")
+    await mornings(house, batch, 4)
+    assert next(row for row in await house.rows(METRICS) if row[0] == 4)[1:5] == ("KO", Decimal("4.5"), True, True)
+    assert "KO" not in house.asked
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        pytest.param({"run_date": date(2026, 10, 19), "new": "KO"}, "There is no batch of 2026-10-19.", id="no batch"),
+        pytest.param({"ticker": "KO", "new": "BRK.B"}, "KO is no pick of 2026-10-26; its picks: MSFT,", id="no pick"),
+        pytest.param({"new": "AAPL"}, "AAPL stands in the batch of 2026-10-26 already.", id="another pick"),
+        pytest.param({"new": "MSFT"}, "MSFT stands in the batch of 2026-10-26 already.", id="itself"),
+        pytest.param({"new": "spy"}, "SPY stands in the batch of 2026-10-26 already.", id="the benchmark"),
+        pytest.param({"new": ""}, "'' is not a ticker.", id="nothing"),
+        pytest.param({"new": "Coca-Cola"}, "'COCA.COLA' is not a ticker.", id="a name"),
+        pytest.param({"new": "KO\0"}, "is not a ticker.", id="a NUL"),
+        pytest.param({"new": "\ufb01x"}, "is not a ticker.", id="a ligature"),
+    ],
+)
+async def test_a_new_ticker_that_is_refused(house, given, says):
+    """By its own words, and nothing is stored."""
+    await house.a_batch()
+    entries = await house.journal()
+    with pytest.raises(Refused) as refused:
+        await renamed(house, **given)
+    assert says in str(refused.value)
+    assert await house.journal() == entries
+    assert [ticker for (ticker,) in await house.rows("SELECT ticker FROM picks ORDER BY position")] == list(CHOSEN)
+
+
+# As an operator says it
+
+
+@pytest.fixture
+def say(tmp_path, database) -> Any:
+    """Give a command at the database of the house, in a thread of its own; return its code, output and errors."""
+
+    async def command(*arguments: object) -> tuple[int, str]:
+        done = await asyncio.to_thread(run, *arguments, cwd=tmp_path, DATABASE_URL=database, timeout=60)
+        assert "Traceback" not in done.stderr
+        assert done.stdout == ""
+        return done.returncode, done.stderr.strip()
+
+    return command
+
+
+async def test_pick_end_and_rename_by_hand(house, say):
+    """One line that says what happens next; the same law as above, and exit codes 0, 1 and 2."""
+    await halted(house, 1, 2, 3, 4)
+    facts = ("--last-session", WEDNESDAY, "--value", "4.50", "--source", SOURCE)
+    assert await say("pick", "end", MONDAY, "msft", *facts) == (0, "Recorded. 1 skipped days are looked at again.")
+    assert await say("pick", "end", MONDAY, "MSFT", *facts) == (
+        1, "alpha-monday: What became of MSFT is recorded already."
+    )  # fmt: skip
+    assert json.loads((await house.journal())[-1].content)["ending"]["value"] == "4.50"
+    assert await say("pick", "rename", MONDAY, "AAPL", "KO") == (0, "Recorded. 1 skipped days are looked at again.")
+    assert await say("pick", "rename", MONDAY, "AAPL", "KO") == (
+        1, "alpha-monday: AAPL is no pick of 2026-10-26; its picks: MSFT, KO, NVDA."
+    )  # fmt: skip
+    assert [entry.kind for entry in await house.journal()][-2:] == ["PICK_ENDED", "PICK_RENAMED"]
+    assert await house.rows(RETAKES) == [(4,), (4,)]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("0", "a price must be above zero"),
+        ("-1", "is not a price"),
+        ("NaN", "is not a price"),
+        ("1e3", "is not a price"),
+        ("1,000", "is not a price"),
+    ],
+)
+def test_a_value_that_is_no_price(value, says):
+    """Named by its option, before anything is asked of the database."""
+    facts = ("--last-session", WEDNESDAY, "--value", value, "--source", SOURCE)
+    done = CliRunner().invoke(group, ["pick", "end", str(MONDAY), "MSFT", *map(str, facts)])
+    assert isinstance(done.exception, Refused)
+    assert str(done.exception).startswith("--value: MSFT, 2026-10-28: ")
+    assert says in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("pick", "end", MONDAY, "MSFT"), "Missing option '--last-session'"),
+        (("pick", "end", "Monday", "MSFT"), "'Monday' does not match the format '%Y-%m-%d'"),
+        (("pick", "rename", MONDAY, "MSFT"), "Missing argument 'NEW'"),
+        (("checkpoint", "retake", MONDAY, 0), "0 is not in the range 1<=x<=14"),
+        (("checkpoint", "retake", MONDAY, 15), "15 is not in the range 1<=x<=14"),
+        (("checkpoint", "retake", MONDAY), "Missing argument 'DAY'"),
+    ],
+)
+def test_misuse(arguments, says):
+    """Exit code 2, and what is wrong."""
+    done = CliRunner().invoke(group, list(map(str, arguments)))
+    assert (done.exit_code, says in done.output) == (2, True), done.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pick", "end", MONDAY, "MSFT", "--last-session", WEDNESDAY, "--value", "1", "--source", SOURCE),
+        ("pick", "rename", MONDAY, "MSFT", "KO"),
+        ("checkpoint", "retake", MONDAY, 4),
+    ],
+    ids=["end", "rename", "retake"],
+)
+def test_a_database_that_was_not_migrated(tmp_path, empty, command):
+    """One line with the command that helps, as for every other command."""
+    done = run(*command, cwd=tmp_path, DATABASE_URL=empty)
+    assert done.returncode == 1
+    assert "lacks migration 0001 (record). Run `alpha-monday migrate`" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["pick end", "pick rename", "checkpoint retake"])
+def test_help(command):
+    """What it does, and an example that has every option of it."""
+    done = CliRunner().invoke(group, [*command.split(), "--help"])
+    assert done.exit_code == 0
+    (example,) = re.findall(rf"^ +alpha-monday {command} .*", done.output, re.MULTILINE)
+    assert re.search(r"\d{4}-\d\d-\d\d", example)
+    for option in re.findall(r"^ +(--(?!help)[a-z-]+)", done.output, re.MULTILINE):
+        assert option in example
+
+
+# Looked at again by hand
+
+
+@asynccontextmanager
+async def a_worker() -> AsyncIterator[None]:
+    """The service's worker, at work on whatever is due."""
+    working = asyncio.create_task(
+        queue.app.run_worker_async(
+            install_signal_handlers=False,
+            listen_notify=False,
+            shutdown_graceful_timeout=1,
+            fetch_job_polling_interval=0.1,
+        )
+    )
+    try:
+        yield
+    finally:
+        working.cancel()
+        with suppress(asyncio.CancelledError):
+            await working
+
+
+async def skipped(house: House) -> Batch:
+    """A batch whose fourth day was skipped for want of a close; nothing else waits."""
+    batch = await house.a_batch()
+    house.world.absent.add(("AAPL", THURSDAY))
+    await mornings(house, batch, 4)
+    await house.rows("DELETE FROM procrastinate_jobs")
+    house.clock.time = new_york(SATURDAY, 12)
+    return batch
+
+
+async def test_a_morning_retaken_by_hand(house, say):
+    """The worker does it and the command waits: computed, with when and why it had been skipped."""
+    await skipped(house)
+    house.world.absent.clear()
+    async with a_worker():
+        await the_worker_lives(house)
+        assert await say("checkpoint", "retake", MONDAY, 4) == (0, "Day 4 is computed.")
+    assert await house.rows(CHECKPOINTS) == [(4, "computed", THURSDAY, "MISSING_CLOSE")]
+    assert [entry.kind for entry in await house.journal()][-2:] == ["CHECKPOINT", "CHECKPOINT"]
+    assert await say("checkpoint", "retake", MONDAY, 4) == (
+        1, "alpha-monday: Day 4 of 2026-10-26 was not skipped for want of prices."
+    )  # fmt: skip
+
+
+async def test_a_morning_retaken_in_vain(house, say):
+    """Exit code 1, the row as it was."""
+    await skipped(house)
+    async with a_worker():
+        await the_worker_lives(house)
+        assert await say("checkpoint", "retake", MONDAY, 4) == (
+            1, "alpha-monday: Day 4 stays skipped; the log of the service says why."
+        )  # fmt: skip
+    assert await house.rows(CHECKPOINTS) == [(4, "skipped", None, "MISSING_CLOSE")]
+    assert [entry.kind for entry in await house.journal()].count("CHECKPOINT") == 1
+
+
+async def the_worker_lives(house: House) -> None:
+    while not (await house.rows("SELECT count(*) FROM procrastinate_workers"))[0][0]:
+        await asyncio.sleep(0.02)
+
+
+async def test_retakes_that_are_refused(house, say):
+    """No batch, a day that is computed, one of a closed market, one that is still to come; no worker."""
+    batch = await skipped(house)
+    await mornings(house, batch, 1, 6)
+    assert await say("checkpoint", "retake", date(2026, 10, 19), 4) == (
+        1, "alpha-monday: There is no batch of 2026-10-19."
+    )  # fmt: skip
+    for day in (1, 6):
+        assert await say("checkpoint", "retake", MONDAY, day) == (
+            1, f"alpha-monday: Day {day} of 2026-10-26 was not skipped for want of prices."
+        )  # fmt: skip
+    assert await say("checkpoint", "retake", MONDAY, 4) == (
+        1, "alpha-monday: No worker is running that could do it. Start one with `alpha-monday serve`."
+    )  # fmt: skip
+    assert await house.rows(RETAKES) == []

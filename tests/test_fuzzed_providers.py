@@ -1,0 +1,985 @@
+"""
+Answers that nobody wrote: mutated bodies of both providers, over real HTTP, to the real clients.
+
+The examples are what providers are known to answer: a good answer and every fault of `app.rehearsal.faults`. A case is
+one of them after a few mutations of its JSON (for the model also of the JSON within its content), of its bytes and of
+what carries them. Whatever comes out of it, it is data that stands in the body, word for word, or an error of a known
+class whose text can be stored. All cases go through the whole client, ledger and library included, and what is kept of
+them is stored as the jobs store it.
+
+Case n of a seed is always the same; `FUZZ_SEED` in the environment sets another seed. What is wrong is collected with
+the number of its case, so that one run tells all.
+"""
+
+import asyncio
+import gc
+import gzip
+import json
+import os
+import re
+import sys
+import traceback
+import zlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from random import Random
+from string import ascii_uppercase
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import structlog
+from clocks import HandSetClock
+from job_tools import BASELINE, MONDAY, logged, new_york
+
+from app.errors import (
+    AlphaMondayError,
+    ConfigurationError,
+    ProviderBusy,
+    ProviderUnavailable,
+    QuotaSpent,
+    UnknownTicker,
+)
+from app.providers import alpha_vantage, openai
+from app.providers.alpha_vantage import AlphaVantage
+from app.providers.ledger import Ledger, windows
+from app.providers.openai import OpenAIPicker
+from app.record import ideas
+from app.record.calendar import Calendar
+from app.record.model import SERIES, Generation
+from app.rehearsal.faults import FAULTS, Asked, Reply, said
+from app.rehearsal.faults import SERIES as DAILY_SERIES
+from app.rehearsal.market import Market
+from app.rehearsal.standins import StandIns
+from app.store import generations
+from app.store.closes import newest
+from app.tools import Tools
+from jobs import closes, weekly
+
+SEED = os.environ.get("FUZZ_SEED", "1")
+FEW, MANY = 300, 10_000
+
+TICKER, BENCHMARK = "AAPL", "SPY"
+NOW = new_york(MONDAY)
+# Long enough that no piece of them stands anywhere by chance.
+KEYS = {"alphavantage": "K7QZ4XW9J2VB8RTM", "openai": "sk-proj-Zq8vX3kR7wJ5tB2nM9cL"}
+PIECE = 8  # so much of a key in one piece is too much
+
+TIME_LIMIT = 1.0  # the clients' own, made short: a case may hang
+PATIENCE = 30.0  # and this is the test's
+
+Json = Any
+
+
+# --- JSON that may be wrong: objects keep every member, in order, repeated ones too ---
+
+
+class Object(list):
+    """An object as its members, each a list of name and value."""
+
+
+class Raw(str):
+    """JSON that is written as it is."""
+
+    __slots__ = ()
+
+
+def parsed(text: str) -> Json:
+    return json.loads(text, object_pairs_hook=lambda pairs: Object(map(list, pairs)))
+
+
+def mutable(text: str) -> Json:
+    """`text` parsed for mutation; ValueError where it is no JSON, or so deep that it is mutated enough."""
+    if re.search(r"\[{20}|(\[?\{\"a\":){20}", text):
+        raise ValueError(text)
+    return parsed(text)
+
+
+def written(value: Json) -> str:
+    """`value` as JSON; in it, at most one thing is very deep, and that is Raw."""
+    match value:
+        case Raw():
+            return str(value)
+        case Object():
+            return "{" + ", ".join(f"{written(name)}: {written(member)}" for name, member in value) + "}"
+        case list():
+            return "[" + ", ".join(map(written, value)) + "]"
+    return json.dumps(value)
+
+
+def slots(value: Json) -> list[tuple[list[Json], int]]:
+    """Every place of a value within `value`: its container and where it stands in it."""
+    found: list[tuple[list[Json], int]] = []
+    if isinstance(value, list):
+        for at, item in enumerate(value):
+            inner, place = (item, 1) if isinstance(value, Object) else (value, at)
+            found += [(inner, place), *slots(inner[place])]
+    return found
+
+
+def objects(value: Json) -> list[Object]:
+    own = [value] if isinstance(value, Object) else []
+    return own + [one for inner, place in slots(value) if isinstance(one := inner[place], Object)]
+
+
+# --- mutations ---
+
+STRANGE = [
+    "\0",
+    "\ud800",
+    "\udfff",
+    "\u202e",
+    "\ufeff",
+    "\u200b",
+    "\u2028",
+    "\x1b[31m",
+    "５",
+    "٣",
+    "ﬃ",
+    "İ",
+    "\U0001f4c8",
+]
+NUMBERS = [
+    *("NaN", "nan", "Infinity", "-Infinity", "-5", "0", "0.0000", "-0", "+5", "1e3", "1E+400", "1_000", "1,000.5"),
+    *("0x10", "1.", ".5", "00012.5", "5", "0.1", "1/3", "１２.５", "٣٤", "244.8400", " 5", "5 ", "5\n", ""),
+    *("123456789.123456789123456789123456789", "9" * 200, "9" * 140_000, f"0.{'0' * 17_000}1", "5" * 5_000_000),
+]
+NAMES = [
+    "",
+    "a",
+    "Information",
+    "Note",
+    "Error Message",
+    DAILY_SERIES,
+    "4. close",
+    "choices",
+    "picks",
+    "refusal",
+    "error",
+]
+TICKERS = [
+    *("SPY", "spy", "AAPL", "aapl", "BRK-B", "brk.b", "A", "TOOLONG", "ﬃ", "ΑAPL", "$AAPL", "AAPL.US", "123"),
+    *("BRK.BB", " KO ", "KO\n", "K\0"),
+]
+
+
+def strange_text(chance: Random, key: str) -> str:
+    return chance.choice(
+        [
+            chance.choice(NUMBERS[:-1]),
+            chance.choice(NUMBERS[:-1]),
+            chance.choice(TICKERS),
+            chance.choice(NAMES),
+            chance.choice(STRANGE),
+            chance.choice(STRANGE) * chance.randrange(1, 300),
+            key,
+            "x" * chance.randrange(600) + key + "x",
+            "x" * chance.choice([100, 5_000, 100_000]),
+            " \t\r\n\u3000",
+            "2026-10-23",
+            "length",
+        ]
+    )
+
+
+def strange_value(chance: Random, key: str) -> Json:
+    return chance.choice(
+        [
+            strange_text,
+            strange_text,
+            lambda *_: chance.choice(
+                [None, True, False, 0, -1, 5, 244.84, 0.1, 2**31 - 1, 2**31, 2**63, 2**64, 10**400]
+            ),
+            lambda *_: Raw(
+                chance.choice(["NaN", "-Infinity", "1e999", "1e-999", "-0.0", "9" * 5000, "01", "0x1", "'a'"])
+            ),
+            lambda *_: chance.choice([[], Object(), [None], ["a", 5], Object([["a", 5]]), [[]], ""]),
+            lambda *_: deep(chance),
+        ]
+    )(chance, key)
+
+
+def deep(chance: Random) -> Raw:
+    """Nesting, often about as deep as Python goes."""
+    levels = chance.choice([3, 100, 2000, 100_000, *[chance.randrange(880, 1000)] * 6])
+    opening, closing = chance.choice([("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
+    return Raw(opening * levels + chance.choice(["1", '"a"', ""]) + closing * levels)
+
+
+def strange_name(name: str, chance: Random, key: str) -> str:
+    """Another name for a member; a date may be written in another form."""
+    forms = [strange_text(chance, key), name.upper(), f"{name} ", f"{name}\0", name[:-1], chance.choice(NAMES)]
+    if re.fullmatch(r"20[0-9]{2}-(0[1-9]|1[0-2])-[0-3][0-9]", name):
+        year, month, day = map(int, name.split("-"))
+        week = BASELINE.replace(year=year, month=month, day=min(day or 1, 28)).isocalendar()
+        forms += [name.replace("-", "")] * 3 + [f"{week.year}-W{week.week:02}-{week.weekday}"] * 2
+        forms += [
+            f"{name}T00:00:00",
+            f"{name} 16:00:00",
+            f"{day}.{month}.{year}",
+            f"{year}-{month}-{day}",
+            "2026-10-26",
+        ]
+        forms += ["2026-02-30", "0000-00-00", "9999-12-31", "2026-10-22", "2026-10-23", "２０２６-10-23"]
+    return chance.choice(forms)
+
+
+def mutate(value: Json, chance: Random, key: str) -> Json:
+    """Change one thing in `value`; return it."""
+    places, members = slots(value), [one for one in objects(value) if one]
+    if not places or chance.random() < 0.02:
+        return strange_value(chance, key)
+    holder, place = chance.choice(places)
+    if members and chance.random() < 0.4:
+        members = members[:3] if chance.random() < 0.5 else members
+        owner = chance.choice(members)
+        member = chance.choice(owner)
+        match chance.randrange(5):
+            case 0:
+                owner.remove(member)
+            case 1:
+                member[0] = strange_name(member[0], chance, key)
+            case 2:  # the same under another name, or the same name again
+                owner.insert(chance.randrange(len(owner) + 1), [strange_name(member[0], chance, key), member[1]])
+            case 3:
+                owner.insert(chance.randrange(len(owner) + 1), [member[0], strange_value(chance, key)])
+            case 4:
+                chance.shuffle(owner)
+        return value
+    was = holder[place]
+    match chance.randrange(6):
+        case 0 | 1:
+            holder[place] = strange_value(chance, key)
+        case 2:
+            inner, other = chance.choice(places)
+            holder[place] = Raw(written(inner[other]))
+        case 3:
+            holder[place] = [was] if chance.random() < 0.5 else Object([["a", was]])
+        case _ if isinstance(was, str) and not isinstance(was, Raw):
+            holder[place] = mutated_text(was, chance, key)
+        case _:
+            holder[place] = strange_value(chance, key)
+    return value
+
+
+def mutated_text(text: str, chance: Random, key: str) -> str:
+    at = chance.randrange(len(text) + 1)
+    match chance.randrange(6):
+        case 0:  # a number that is another number
+            return re.sub(r"\d", lambda _: str(chance.randrange(10)), text)
+        case 1:
+            return text[:at] + chance.choice([*STRANGE, key]) + text[at:]
+        case 2:
+            return text[:at] + text[at + 1 :]
+        case 3:
+            return text * 2
+        case 4:
+            return text.swapcase()
+    return text[:at] + text[at : at + 3] + text[at:]
+
+
+def mutated_bytes(body: bytes, chance: Random) -> bytes:
+    at, length = chance.randrange(len(body) + 1), chance.randrange(1, 40)
+    match chance.randrange(11):
+        case 0:
+            return bytes(byte ^ (1 << chance.randrange(8)) if chance.random() < 0.002 else byte for byte in body)
+        case 1:
+            return body[:at] + body[at + length :]
+        case 2:
+            return body[: at + length] + body[at:]
+        case 3:
+            return body[:at]
+        case 4:
+            return body[:at] + chance.randbytes(length) + body[at:]
+        case 5:
+            return body[:at] + bytes([chance.randrange(256)]) + body[at + 1 :]
+        case 6:
+            encodings = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "utf-8-sig", "cp037", "latin-1"]
+            return body.decode(errors="replace").encode(chance.choice(encodings), errors="replace")
+        case 7:
+            return chance.choice(
+                [body + body, b")]}'\n" + body, b"callback(" + body + b");", body + b"\0", b"\n" * 99 + body]
+            )
+        case 8:  # the same JSON, told letter by letter
+            return re.sub(rb'[A-Za-z0-9](?=[^"]*":)', lambda one: b"\\u%04x" % ord(one[0]), body)
+        case 9:
+            return b" " * chance.choice([100, 100_000, 6_000_000]) + body if chance.random() < 0.1 else body + b"}"
+    return body.replace(b'"', b"'") if chance.random() < 0.5 else body.replace(b"\\", b"")
+
+
+@dataclass
+class Case:
+    """What to answer. `body` is what is meant; `sent` is that, as its content encoding has it."""
+
+    number: int
+    name: str
+    body: bytes
+    sent: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    frame: str = "length"
+
+
+STATUSES = [201, 202, 204, 206, 301, 302, 304, 307, 308, 400, 401, 402, 403, 404, 405, 408, 409, 410, 413, 418, 422]
+STATUSES += [429, 429, 451, 499, 500, 502, 503, 504, 520, 529, 599, 600, 999]
+CHARSETS = [
+    *("utf-8", "utf-16", "latin-1", "ascii", "utf-7", "idna", "punycode", "undefined", "unicode_escape", "base64"),
+    *("hex", "zlib", "rot13", "nonsense", "\xff"),
+]
+TYPES = [
+    "text/html",
+    "text/plain",
+    "application/xml",
+    "application/octet-stream",
+    "",
+    "/",
+    "image/png",
+    "text/event-stream",
+]
+FRAMES = [
+    "chunked",
+    "close",
+    "cut",
+    "short",
+    "two_lengths",
+    "bad_chunk",
+    "garbage",
+    "early_hints",
+    "long_header",
+    "slow",
+]
+LOCATIONS = [
+    "",
+    "/",
+    "/v1/chat/completions",
+    "/query",
+    "//",
+    "::",
+    "http://[",
+    "http://127.0.0.1:1/",
+    "ftp://127.0.0.1/",
+]
+LOCATIONS += ["http://127.0.0.1:99999/", "javascript:x", "https:", "http://127.0.0.1:1/\xff", "?a=\x80", "http://\xad/"]
+
+
+def carried_otherwise(case: Case, chance: Random, key: str) -> None:
+    """Change what carries the body: status, headers, encoding, framing."""
+    match chance.randrange(6):
+        case 0:
+            case.status = chance.choice(STATUSES)
+        case 1:
+            case.headers["content-type"] = chance.choice(
+                [chance.choice(TYPES), f"{chance.choice(TYPES[:3])}; charset={chance.choice(CHARSETS)}"]
+            )
+            case.status = chance.choice([200, 200, 400, 404, 429, 500])
+        case 2:
+            case.headers["content-encoding"], case.sent = encoded(case.body, chance)
+        case 3:
+            name = chance.choice(
+                ["location", "set-cookie", "retry-after", "x-request-id", "x-should-retry", "x-odd", "date"]
+            )
+            case.headers[name] = chance.choice(
+                [key, f"a={key}; path=/", "-1", "9" * 99, "true", "\xff\xfe", "", "x" * 9000, ";=;"]
+            )
+        case _:
+            case.frame = chance.choice(FRAMES) if chance.random() < 0.97 else chance.choice(["hang", "trickle"])
+
+
+def encoded(body: bytes, chance: Random) -> tuple[str, bytes]:
+    """A content encoding, and the bytes that go with it: rightly, wrongly, or by halves."""
+    zipped = gzip.compress(body, 1)
+    return chance.choice(
+        [
+            ("gzip", zipped),
+            ("deflate", zlib.compress(body)),
+            ("gzip, deflate", zlib.compress(zipped)),
+            ("GZIP", zipped),
+            ("gzip", body),
+            ("deflate", body),
+            ("gzip", zipped[: len(zipped) // 2]),
+            ("gzip", zipped[:-5] + bytes(5)),
+            ("gzip", zipped + zipped),
+            ("gzip", b""),
+            ("br", body),
+            ("zstd", body),
+            ("identity", body),
+            ("nonsense, gzip", zipped),
+            (", ".join(["gzip"] * 50), zipped),
+        ]
+    )
+
+
+# --- the cases ---
+
+SPLITS = {"symbol": TICKER, "data": [{"effective_date": "2024-06-10", "split_factor": "10.0000"}]}
+
+
+def good(provider: str) -> Reply:
+    """The usual answer of the rehearsal's stand-in."""
+    headers = [(b"authorization", f"Bearer {KEYS['openai']}".encode())]
+    query = f"function=TIME_SERIES_DAILY&symbol={TICKER}&apikey={KEYS['alphavantage']}".encode()
+    at = {"alphavantage": ("GET", "/query"), "openai": ("POST", "/v1/chat/completions")}[provider]
+    scope = {"method": at[0], "path": at[1], "query_string": query, "headers": headers}
+    return StandIns(Market(Calendar()), None, limits=False).reply(scope, b'{"model": "gpt-4o-mini"}', NOW)
+
+
+def examples(provider: str) -> list[tuple[str, Reply]]:
+    """Every answer that is known, by name; the good one is the first."""
+    first = good(provider)
+    asked = Asked(provider=provider, key=KEYS[provider], symbol=TICKER, at=NOW)
+    more = {"splits": said(SPLITS), "no_quote": said({"Global Quote": {}})} if provider == "alphavantage" else {}
+    known = {name: fault(first, asked) for name, fault in FAULTS[provider].items()}
+    return [("good", first), *known.items(), *more.items()]
+
+
+def cases(provider: str, count: int, seed: str = SEED) -> Iterator[Case]:
+    """The examples as they are, then mutated ones."""
+    known, key = examples(provider), KEYS[provider]
+    for number in range(count):
+        chance = Random(f"{seed}/{provider}/{number}")
+        untouched = number < len(known)
+        name, reply = known[number] if untouched else known[0] if chance.random() < 0.6 else chance.choice(known)
+        case = Case(number, name, reply.body, status=reply.status, headers={**reply.headers})
+        if reply.cut or reply.hang or reply.trickle:
+            kind = "hang" if reply.hang else "trickle" if reply.trickle else "cut"
+            case.frame = kind if untouched or kind == "cut" else "length"
+        if not untouched:
+            case.name = f"~{name}"
+            case.body = mutated(reply.body, chance, key, provider)
+        case.sent = case.body
+        if not untouched and chance.random() < 0.2:
+            carried_otherwise(case, chance, key)
+        if case.status // 100 == 3 or "location" in case.headers:
+            case.headers["location"] = chance.choice(LOCATIONS)  # never beyond loopback: the library follows
+        if case.frame == "short" and case.sent == case.body:
+            case.body = case.body[: len(case.body) // 2]  # all that is said to be there
+        yield case
+
+
+def mutated(body: bytes, chance: Random, key: str, provider: str) -> bytes:
+    if chance.random() < 0.85:
+        try:
+            value = mutable(body.decode())
+        except ValueError:
+            pass
+        else:
+            for _ in range(chance.choice([1, 1, 1, 2, 2, 3, 5])):
+                value = mutated_within(value, chance, key, provider)
+            body = written(value).encode(errors="surrogatepass")
+            if chance.random() < 0.8:
+                return body
+    return mutated_bytes(body, chance)
+
+
+def mutated_within(value: Json, chance: Random, key: str, provider: str) -> Json:
+    """Change one thing; more often than not where it matters: in the newest bars, or in what the model picked."""
+    if provider == "alphavantage":
+        for one in objects(value):
+            for member in one:
+                if member[0] == DAILY_SERIES and isinstance(member[1], Object) and len(member[1]) > 3:
+                    del member[1][chance.choice([2, 3, 3, 100]) :]
+        return mutate(value, chance, key)
+    for holder, place in slots(value):
+        text = holder[place]
+        if isinstance(text, str) and '"picks"' in text and chance.random() < 0.75:
+            try:
+                picks = mutable(text)
+            except ValueError:
+                continue
+            if chance.random() < 0.1:
+                holder[place] = mutated_bytes(text.encode(errors="replace"), chance).decode(errors="surrogateescape")
+            else:
+                holder[place] = written(mutated_picks(picks, chance, key))
+            return value
+    return mutate(value, chance, key)
+
+
+def mutated_picks(picks: Json, chance: Random, key: str) -> Json:
+    if chance.random() < 0.35:
+        named = [member for one in objects(picks) for member in one if member[0] in ("ticker", "action")]
+        if named:
+            member = chance.choice(named)
+            member[1] = (
+                chance.choice(TICKERS) if member[0] == "ticker" else chance.choice(["SELL", "BUY", "buy", "HOLD"])
+            )
+            return picks
+    return mutate(picks, chance, key)
+
+
+# --- the server ---
+
+
+class Mouth:
+    """Answers every request with `case`, over connections that stay open where the case lets them."""
+
+    def __init__(self) -> None:
+        self.case = Case(-1, "none", b"")
+        self.answered = 0
+        self._talks: set[asyncio.Task[None]] = set()
+
+    def plays(self, case: Case) -> None:
+        self.case, self.answered = case, 0
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talk = asyncio.current_task()
+        assert talk
+        self._talks.add(talk)
+        try:
+            while await self._answer(reader, writer):
+                pass
+        except (asyncio.CancelledError, asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client has gone, or the test is over
+        finally:
+            self._talks.discard(talk)
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request; return whether there may be another one."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        if length := re.search(rb"(?i)content-length: (\d+)", head):
+            await reader.readexactly(int(length[1]))
+        case, first = self.case, self.answered == 0
+        self.answered += 1
+        frame = case.frame if first or case.frame not in ("hang", "trickle") else "length"
+        if frame == "hang":
+            await reader.read()
+            return False
+        stays = frame in ("length", "chunked", "slow") and case.status == 200
+        data = wire(case, frame, stays)
+        step = {"slow": max(1, len(data) // 5), "trickle": 1}.get(frame, len(data) or 1)
+        for start in range(0, len(data), step):
+            writer.write(data[start : start + step])
+            await writer.drain()
+            await asyncio.sleep({"slow": 0.002, "trickle": 0.05}.get(frame, 0))
+        return stays
+
+    async def end(self) -> None:
+        for talk in self._talks:
+            talk.cancel()
+        await asyncio.gather(*self._talks, return_exceptions=True)
+
+
+def wire(case: Case, frame: str, stays: bool) -> bytes:
+    """The bytes of an answer."""
+    body = b"" if case.status in (204, 304) else case.sent
+    headers = {"content-type": "application/json", **case.headers}
+    if not stays:
+        headers["connection"] = "close"
+    if frame in ("chunked", "bad_chunk"):
+        headers["transfer-encoding"] = "chunked"
+    elif frame != "close":
+        headers["content-length"] = str({"cut": len(body) + 100, "short": len(body) // 2}.get(frame, len(body)))
+    if frame == "long_header":
+        headers["x-long"] = "x" * 200_000
+    lines = [f"{name}: {text}" for name, text in headers.items()]
+    if frame == "two_lengths":
+        lines.append(f"content-length: {len(body) + 1}")
+    head = "\r\n".join([f"HTTP/1.1 {case.status} Reason", *lines, "", ""]).encode("latin-1", errors="replace")
+    match frame:
+        case "garbage":
+            return b"\x16\x03\x01" + body[:500] + b"\r\n\r\n"
+        case "early_hints":
+            head = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n" + head
+        case "bad_chunk":
+            return head + b"5\r\nabcde\r\nZZ\r\n" + body
+        case "chunked":
+            pieces = [body[start : start + 1000] for start in range(0, min(len(body), 5000), 1000)] + [body[5000:]]
+            return head + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces if one) + b"0\r\n\r\n"
+    return head + body
+
+
+@asynccontextmanager
+async def mouth() -> AsyncIterator[tuple[Mouth, str]]:
+    one = Mouth()
+    server = await asyncio.start_server(one.accept, "127.0.0.1", 0)
+    try:
+        yield one, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await one.end()
+        await server.wait_closed()
+
+
+# --- what must hold ---
+
+
+@dataclass
+class Findings:
+    """What became of the cases, and what should not have."""
+
+    seen: Counter[str] = field(default_factory=Counter)
+    mutated: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def of(self, case: Case) -> Iterator[None]:
+        """Note a broken rule, with what it takes to see it again."""
+        try:
+            yield
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            told = f"{type(error).__name__} at {os.path.basename(where.filename)}:{where.lineno}: {str(error)[:300]!r}"
+            about = f"case {case.number} ({case.name}, {case.status}, {case.frame}, {case.headers!r:.200})"
+            self.wrong.append(f"{told}\n    {about}\n    {case.body[:300]!r}")
+
+    def add(self, case: Case, kind: str) -> None:
+        self.seen[kind] += 1
+        self.mutated[kind] += case.name.startswith("~")
+
+    def report(self, provider: str) -> None:
+        """Print what was seen; fail if anything is wrong."""
+        print(f"\n{provider}, seed {SEED}: {self.seen.total()} cases, {self.mutated.total()} of them mutated")
+        for kind, number in self.seen.most_common():
+            print(f"{number:7}  {kind}")
+        kinds = Counter(re.sub(r"\d+", "#", one.split("\n")[0])[:120] for one in self.wrong)
+        told = "\n".join([*(f"{number:5}  {kind}" for kind, number in kinds.most_common(30)), *self.wrong[:15]])
+        assert not self.wrong, f"{len(self.wrong)} wrong with seed {SEED}:\n{told}"
+
+
+REASONS = {
+    "no JSON object": "JSON object",
+    "no daily series": "without a daily series",
+    "no price": "not a price",
+    "not above zero": "above zero",
+    "not reached": "cannot be reached",
+    "not read": "cannot be read",
+    "no answer in time": "did not answer within",
+    "a status": r"answered \d+\.|InternalServerError",
+    "a notice": "notice in place of data",
+    "no text": "that is no text",
+    "too long": "more than anybody",
+    "slow down": "slow down",
+    "the key": "not accept the key",
+    "premium": "asks for a premium key",
+    "out of credit": "out of credit",
+    "the model": "check OPENAI_MODEL",
+    "refused": "refused the request",
+    "no connection": "APIConnectionError",
+}
+
+
+def can_be_stored(text: str | None) -> bool:
+    return text is None or ("\0" not in text and not re.search("[\ud800-\udfff]", text))
+
+
+def holds(text: str | None, key: str, body: bytes) -> bool:
+    """Whether `text` holds the key, or a telling piece of one that the body holds whole."""
+    pieces = [key[at : at + PIECE] for at in range(len(key) - PIECE + 1)]
+    if any(piece.encode() in body.replace(key.encode(), b"") for piece in pieces):
+        pieces = [key]  # the provider cut it into pieces itself
+    return any(piece in (text or "") for piece in pieces)
+
+
+def check_error(error: AlphaMondayError, key: str, body: bytes) -> None:
+    """An error of a provider says something that can be stored and shown."""
+    assert str(error)
+    assert len(str(error)) < 1000
+    assert can_be_stored(str(error)), "its text cannot be stored"
+    told = "".join(traceback.format_exception(error)) + repr(error.args)
+    assert not holds(told, key, body), "it holds the key"
+
+
+def kind_of_error(error: AlphaMondayError, *known: type[AlphaMondayError]) -> str:
+    assert type(error) in known, f"{error!r} is none of the classes that this client raises"
+    reasons = [name for name, pattern in REASONS.items() if re.search(pattern, str(error))]
+    return ": ".join([type(error).__name__, *reasons[:1]])
+
+
+def check_log(lines: list[dict[str, Any]], key: str) -> None:
+    """Nobody left a traceback or a key in the log."""
+    text = json.dumps(lines)
+    assert "Traceback" not in text
+    assert not [line for line in lines if {"exception", "exc_info", "stack_info"} & line.keys()]
+    assert key not in text
+
+
+@contextmanager
+def as_deep_as_it_takes() -> Iterator[None]:
+    """The test reads what the client has read, however deep."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(before * 3)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def members(value: Json, name: str) -> list[Json]:
+    return [member[1] for member in value if member[0] == name] if isinstance(value, Object) else []
+
+
+# --- Alpha Vantage ---
+
+PLAIN = re.compile(r"[0-9]+(\.[0-9]+)?")
+OF_ALPHA_VANTAGE = (UnknownTicker, ConfigurationError, QuotaSpent, ProviderBusy, ProviderUnavailable)
+SAYS_WHY = {
+    UnknownTicker: r'"Error Message"',
+    QuotaSpent: r"(?i)detected your api key|requests per day",
+    ConfigurationError: r"(?i)apikey|premium",
+}
+
+
+def prices_of(body: bytes) -> dict[str, list[tuple[list[str], list[str]]]]:
+    """What the body says, by day: the texts under open and close. Days that it names twice have two."""
+    with as_deep_as_it_takes():
+        series = members(parsed(body.decode()), DAILY_SERIES)[-1]
+    found: dict[str, list[tuple[list[str], list[str]]]] = {}
+    for day, bar in series:
+        found.setdefault(day, []).append((members(bar, "1. open"), members(bar, "4. close")))
+    return found
+
+
+def is_written(price: Decimal, texts: list[Json]) -> bool:
+    """Whether a price is, digit by digit, one of these texts, and a price."""
+    plain = [text for text in texts if isinstance(text, str) and text.isascii() and PLAIN.fullmatch(text)]
+    return price > 0 and price.as_tuple() in [Decimal(text).as_tuple() for text in plain]
+
+
+def check_bars(bars: list[Any], body: bytes) -> None:
+    """Every bar stands in the body under its day, and every day of the body is there."""
+    stated = prices_of(body)
+    opens = {day: [text for opens, _ in said_ for text in opens] for day, said_ in stated.items()}
+    ends = {day: [text for _, ends in said_ for text in ends] for day, said_ in stated.items()}
+    assert [str(bar.trading_day) for bar in bars] == sorted(stated), "other days than the body's"
+    for bar in bars:
+        day = str(bar.trading_day)
+        assert is_written(bar.open, opens[day]), f"{day}: no such open"
+        assert is_written(bar.close, ends[day]), f"{day}: no such close"
+
+
+async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPatch) -> Findings:
+    clock, key, findings, log = HandSetClock(NOW), KEYS["alphavantage"], Findings(), structlog.get_logger()
+    monkeypatch.setattr(alpha_vantage, "_TIME_LIMIT", TIME_LIMIT)
+    async with mouth() as (server, address):
+        with logged("INFO", clock) as lines:
+            client = AlphaVantage(key, Ledger(pool, "alphavantage", windows(1000, 1000, 1000), clock), clock, address)
+            tools = Tools(pool, OpenAIPicker("", ""), client, Calendar(), BENCHMARK, clock)
+            for case in cases("alphavantage", count):
+                server.plays(case)
+                clock.time = NOW
+                # All five attempts would say the same, so mostly one is made.
+                monkeypatch.setattr(alpha_vantage, "ATTEMPTS", 1 if case.number % 25 else 5)
+                with findings.of(case):
+                    try:
+                        async with asyncio.timeout(PATIENCE):
+                            answer = await client.bars(TICKER, NOW - timedelta(minutes=1))
+                    except AlphaMondayError as error:
+                        log.warning("in vain", exc_info=error)
+                        findings.add(case, kind_of_error(error, *OF_ALPHA_VANTAGE))
+                        check_error(error, key, case.body)
+                        if why := SAYS_WHY.get(type(error)):
+                            with as_deep_as_it_takes():
+                                assert re.search(why, json.dumps(json.loads(case.body))), "the body says no such thing"
+                    else:
+                        findings.add(case, "bars")
+                        check_bars(answer.bars, case.body)
+                        clock.time = NOW + timedelta(seconds=case.number)
+                        # A ticker for every fifty cases: readings are never deleted, and all are looked through.
+                        kept_as = (
+                            f"A{ascii_uppercase[case.number // 50 % 26]}{ascii_uppercase[case.number // 1300 % 26]}"
+                        )
+                        await closes._keep(tools, kept_as, answer, BASELINE)
+                        await check_closes(pool, kept_as, answer.bars)
+                async with pool.connection() as conn:
+                    await conn.execute("DELETE FROM operations.provider_requests")
+            await client.close()
+            gc.collect()
+    with findings.of(Case(-1, "the log", b"")):
+        check_log(lines, key)
+    return findings
+
+
+async def check_closes(pool: Any, ticker: str, bars: list[Any]) -> None:
+    """What is stored as the newest reading is what was read."""
+    since = Calendar().session_before(BASELINE)
+    async with pool.connection() as conn:
+        for bar in bars:
+            if since <= bar.trading_day < MONDAY:
+                stored = await newest(conn, ticker, bar.trading_day)
+                assert stored
+                assert (stored.open, stored.close) == (bar.open, bar.close)
+
+
+async def check_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = await fuzz_alpha_vantage(count, pool, monkeypatch)
+    findings.report("Alpha Vantage")
+    assert findings.seen.total() == count
+    important = ["bars", "UnknownTicker", "QuotaSpent", "ProviderBusy: slow down", "ProviderBusy: a status"]
+    important += ["ConfigurationError: the key", "ConfigurationError: premium"]
+    reasons = ["no JSON object", "no daily series", "no price", "not above zero", "not reached", "no answer in time"]
+    important += [f"ProviderUnavailable: {reason}" for reason in [*reasons, "a status", "a notice"]]
+    assert [kind for kind in important if not findings.seen[kind]] == []
+    assert findings.mutated["bars"] > count / 20
+    assert findings.mutated["ProviderUnavailable: no price"] > count / 50
+
+
+async def test_alpha_vantage(pool, monkeypatch):
+    """Whatever Alpha Vantage says, it is bars that stand in its answer, or an error of a known class."""
+    await check_alpha_vantage(FEW, pool, monkeypatch)
+
+
+@pytest.mark.long
+async def test_alpha_vantage_at_length(pool, monkeypatch):
+    """The same, ten thousand times."""
+    await check_alpha_vantage(MANY, pool, monkeypatch)
+
+
+# --- OpenAI ---
+
+WELL_FORMED = re.compile(r"[A-Z]{1,5}(\.[A-Z])?")
+REFUSALS = {
+    "no choices": "had no choices",
+    "truncated": "was truncated",
+    "refused": "The model refused",
+    "empty": "was empty",
+    "not of the schema": "not JSON of the schema",
+    "another count": "exactly 3 are needed",
+    "repeated": "more than once",
+    "the benchmark": "is the benchmark",
+    "no ticker": "is not a ticker",
+    "no reasoning": "has no reasoning",
+    "long reasoning": "is longer than",
+    "cannot be stored": "cannot be stored",
+}
+
+
+def check_ideas(answer: str) -> None:
+    """An accepted answer obeys every rule, and its ideas are what it says."""
+    chosen, said_ = ideas.read(answer, BENCHMARK), json.loads(answer)["picks"]
+    assert len(chosen) == len(said_) == len({idea.ticker for idea in chosen}) == 3
+    for idea, pick in zip(chosen, said_, strict=True):
+        assert set(pick) == {"ticker", "action", "reasoning"}
+        assert WELL_FORMED.fullmatch(idea.ticker)
+        assert idea.ticker != BENCHMARK
+        assert idea.ticker == pick["ticker"].strip().upper().replace("-", ".")
+        assert pick["ticker"].isascii()
+        assert str(idea.action) == pick["action"]
+        assert pick["action"] in ("BUY", "SELL")
+        assert idea.reasoning == pick["reasoning"].strip()
+        assert idea.reasoning
+        assert can_be_stored(idea.reasoning)
+
+
+def a_question(tools: Tools, attempt: int, id_: UUID) -> Generation:
+    return Generation(
+        id=id_,
+        series=SERIES,
+        run_date=MONDAY,
+        attempt=attempt,
+        asked_at=tools.now(),
+        requested_model=tools.picker.model,
+        prompt_version="1",
+        system_prompt="system",
+        user_prompt="user",
+    )
+
+
+async def fuzz_openai(count: int, pool: Any, monkeypatch: pytest.MonkeyPatch) -> Findings:
+    clock, key, findings, log = HandSetClock(NOW), KEYS["openai"], Findings(), structlog.get_logger()
+    completed: list[Generation] = []
+    monkeypatch.setattr(openai, "TIME_LIMIT", TIME_LIMIT)
+    async with mouth() as (server, address):
+        with logged("INFO", clock) as lines:
+            picker = OpenAIPicker(key, "gpt-4o-mini", f"{address}/v1")
+            prices = AlphaVantage("", Ledger(pool, "alphavantage", [], clock), clock)
+            tools = Tools(pool, picker, prices, Calendar(), BENCHMARK, clock)
+            for case in cases("openai", count):
+                server.plays(case)
+                with findings.of(case):
+                    try:
+                        async with asyncio.timeout(PATIENCE):
+                            answer = await picker.ask("system", "user")
+                    except AlphaMondayError as error:
+                        log.warning("in vain", exc_info=error)
+                        findings.add(case, kind_of_error(error, ConfigurationError, ProviderBusy, ProviderUnavailable))
+                        check_error(error, key, case.body)
+                    else:
+                        done = weekly._answered(tools, a_question(tools, case.number + 1, uuid4()), answer)
+                        findings.add(case, kind_of_answer(done))
+                        await check_answer(tools, done, case, key)
+                        completed.append(done)
+            await picker.close()
+            await prices.close()
+            gc.collect()
+    with findings.of(Case(-1, "the log", b"")):
+        check_log(lines, key)
+    with findings.of(Case(-1, "the record", b"")):
+        await check_record(pool, completed, key)
+    return findings
+
+
+def kind_of_answer(done: Generation) -> str:
+    if done.accepted:
+        return "accepted"
+    reasons = [name for name, pattern in REFUSALS.items() if re.search(pattern, done.refusal or "")]
+    assert reasons, done.refusal
+    return f"refused: {reasons[0]}"
+
+
+async def check_answer(tools: Tools, done: Generation, case: Case, key: str) -> None:
+    """An answer is stored as it is, but for what Postgres cannot carry, and without the key."""
+    for text in (done.answer, done.refusal, done.answered_model, done.request_id):
+        assert not holds(text, key, case.body), "it holds the key"
+        assert text is None or can_be_stored(ideas.carried(text))
+    if done.accepted:
+        with as_deep_as_it_takes():
+            first = members(parsed(text_of(case.body)), "choices")[-1][0]
+        contents = [text for message in members(first, "message") for text in members(message, "content")]
+        assert done.answer in [isinstance(text, str) and text.replace(key, "***") for text in contents], (
+            "the answer is not the body's"
+        )
+        check_ideas(done.answer or "")
+    async with tools.pool.connection() as conn:
+        assert await generations.claim(conn, a_question(tools, done.attempt, done.id))
+    await weekly._complete(tools, done)
+
+
+def text_of(body: bytes) -> str:
+    return body.decode(json.detect_encoding(body), "surrogatepass")
+
+
+async def check_record(pool: Any, completed: list[Generation], key: str) -> None:
+    """All that was completed is there, in the table and in the journal, and the key is not."""
+    async with pool.connection() as conn:
+        stored = {one.id: one for one in await generations.of(conn, SERIES, MONDAY)}
+        cursor = await conn.execute("SELECT count(*) FROM journal")
+        assert await cursor.fetchone() == (len(completed),)
+        cursor = await conn.execute("SELECT count(*) FROM journal WHERE strpos(content, %s) > 0", (key,))
+        assert await cursor.fetchone() == (0,)
+    for one in completed:
+        kept = stored[one.id]
+        assert (kept.answer, kept.refusal) == (
+            ideas.carried(one.answer or ""),
+            one.refusal and ideas.carried(one.refusal),
+        )
+        assert (kept.prompt_tokens, kept.completion_tokens) == (one.prompt_tokens, one.completion_tokens)
+        assert kept.accepted is one.accepted
+        assert key not in (kept.answer or "") + (kept.refusal or "") + (kept.answered_model or "")
+
+
+async def check_openai(count: int, pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = await fuzz_openai(count, pool, monkeypatch)
+    findings.report("OpenAI")
+    assert findings.seen.total() == count
+    important = ["accepted", "ProviderBusy: slow down"]
+    important += [f"ConfigurationError: {reason}" for reason in ["the key", "the model", "refused", "out of credit"]]
+    important += [f"ProviderUnavailable: {reason}" for reason in ["no connection", "a status", "no answer in time"]]
+    important += [f"refused: {reason}" for reason in REFUSALS if reason != "long reasoning" or count == MANY]
+    assert [kind for kind in important if not findings.seen[kind]] == []
+    assert findings.mutated["accepted"] > count / 20
+    assert findings.mutated["refused: not of the schema"] > count / 20
+
+
+async def test_openai(pool, monkeypatch):
+    """Whatever the model's provider says, it is three good ideas, a refusal with its reason, or a known error."""
+    await check_openai(FEW, pool, monkeypatch)
+
+
+@pytest.mark.long
+async def test_openai_at_length(pool, monkeypatch):
+    """The same, ten thousand times."""
+    await check_openai(MANY, pool, monkeypatch)

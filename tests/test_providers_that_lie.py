@@ -1,0 +1,894 @@
+"""
+Every lie that a provider is known to tell, over real HTTP: what the client makes of it, what the job then does, and
+what the record and the API say afterwards. A figure is right or it is missing; it is never wrong.
+
+The providers are the rehearsal's stand-ins with a script of faults. It is the Monday before New York's clocks go back;
+mornings are Tuesday's, and Monday itself went well for them. `TABLE` is the whole story, a row each.
+"""
+
+import asyncio
+import json
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from clocks import HandSetClock
+from job_tools import ALPHA_VANTAGE_KEY, MONDAY, OPENAI_KEY, logged, new_york, rows, the_time_it_says, tools_for
+from job_tools import clock as clock
+from msgspec import Struct
+from msgspec.structs import replace
+from provider_server import ProviderServer, Request
+from provider_server import Reply as Answered
+from psycopg import sql
+
+import app.rehearsal.standins
+from api.engine import Engine
+from api.types import Facts, schema
+from app.database import pools
+from app.errors import (
+    AlphaMondayError,
+    ConfigurationError,
+    ProviderBusy,
+    ProviderUnavailable,
+    QuotaSpent,
+    UnknownTicker,
+)
+from app.providers import alpha_vantage, openai
+from app.providers.ledger import Outcome
+from app.record import calendar
+from app.record.calendar import Calendar
+from app.record.model import batch_id
+from app.rehearsal.faults import FAULTS, Rule, Script
+from app.rehearsal.market import Market
+from app.rehearsal.standins import StandIns
+from app.tools import Tools
+from jobs import daily, weekly
+
+TUESDAY = MONDAY + timedelta(days=1)
+MARKET = Market(Calendar())
+
+# The stand-ins' own figures. SPY went from 559.63 to 558.92, JPM from 140.13 to 141.34, UPS from 269.46 to 268.16,
+# NVDA from 206.93 to 204.19; (558.92 - 559.63) / 559.63 * 100 is -0.12687, and so on.
+COMPUTED = "computed on 2026-10-26 from SPY 558.9200, JPM 141.3400, UPS 268.1600, NVDA 204.1900"
+IN_THE_API = "COMPUTED on 2026-10-26: SPY -0.12687, JPM 0.86348, UPS -0.48245, NVDA -1.32412"
+STORED = "active from SPY 559.6300, JPM 140.1300, UPS 269.4600, NVDA 206.9300"
+BATCH_IN_THE_API = "ACTIVE from SPY 559.6300: BUY JPM 140.1300, SELL UPS 269.4600, BUY NVDA 206.9300"
+SKIPPED = "SKIPPED for PROVIDER_ERROR without a figure"
+MISSING = "SKIPPED for MISSING_CLOSE without a figure"
+
+FIRST_TWO = "SPY answered, JPM answered"
+ALL_FOUR = "SPY answered, JPM answered, UPS answered, NVDA answered"
+ALL_DAY = "waits until 9:30, waits until 10:30, waits until 12:30, waits until 16:30, waits until 20:30"
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """
+    A lie and what comes of it.
+
+    Texts that end with `...` are the beginning of what is said. `questions` is what became of each: a refusal, or
+    `accepted`. `requests` is the ledger's column of outcomes.
+    """
+
+    day: date
+    rules: list[Rule]
+    raises: type[AlphaMondayError] | None
+    does: str
+    record: str
+    questions: tuple[str, ...]
+    requests: str
+    api: str
+
+
+def a_rule(provider: str, fault: str, about: str | None, day: date, until: str, times: int | None) -> Rule:
+    hour, _, minute = until.partition(":")
+    return Rule(
+        provider=provider,
+        fault=fault,
+        symbol=about,
+        since=new_york(day, 0),
+        until=new_york(day, int(hour), int(minute)) if until else None,
+        times=times,
+    )
+
+
+def morning(fault, raises, does, record, requests, api, *, about="UPS", until="", times=None):
+    """A row in which Alpha Vantage lies on Tuesday."""
+    rule = a_rule("alphavantage", fault, about, TUESDAY, until, times)
+    row = Row(
+        day=TUESDAY,
+        rules=[rule],
+        raises=raises,
+        does=does,
+        record=record,
+        questions=("accepted",),
+        requests=requests,
+        api=api,
+    )
+    return pytest.param(row, id=in_words("prices in the morning", rule))
+
+
+def monday(fault, raises, does, record, requests, api, *, about="UPS", until="", times=None, questions=("accepted",)):
+    """A row in which Alpha Vantage lies on Monday."""
+    rule = a_rule("alphavantage", fault, about, MONDAY, until, times)
+    row = Row(
+        day=MONDAY,
+        rules=[rule],
+        raises=raises,
+        does=does,
+        record=record,
+        questions=questions,
+        requests=requests,
+        api=api,
+    )
+    return pytest.param(row, id=in_words("prices on Monday", rule))
+
+
+def model(fault, raises, does, record, questions, requests, api, *, times=None):
+    """A row in which the model lies on Monday."""
+    rule = a_rule("openai", fault, None, MONDAY, "", times)
+    row = Row(
+        day=MONDAY,
+        rules=[rule],
+        raises=raises,
+        does=does,
+        record=record,
+        questions=questions,
+        requests=requests,
+        api=api,
+    )
+    return pytest.param(row, id=in_words("model", rule))
+
+
+def in_words(who: str, rule: Rule) -> str:
+    how_often = f", {rule.times} times" if rule.times else ""
+    until = f", until {rule.until.astimezone(calendar.NEW_YORK):%H:%M}" if rule.until else ""
+    return f"{who}: {rule.fault}{f' of {rule.symbol}' if rule.symbol else ''}{how_often}{until}"
+
+
+def unreadable(fault: str, note: str, *, raises: type[AlphaMondayError] = ProviderUnavailable):
+    """A row in which five attempts bring nothing that can be read."""
+    said = f"skipped for PROVIDER_ERROR: {note}"
+    return morning(fault, raises, "4 x tries again, skips", said, f"{FIRST_TWO}, 5 x UPS failed", SKIPPED)
+
+
+def no_price(fault: str, written: str):
+    """A row in which the newest price is none."""
+    return unreadable(fault, f"UPS, 2026-10-26: {written}")
+
+
+def useless(fault: str, refusal: str):
+    """A row in which the model answers three times, and never well."""
+    return model(
+        fault,
+        None,
+        "3 x asks in vain, fails",
+        f"failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: {refusal}",
+        (refusal,) * 3,
+        "",
+        "FAILED for NO_USABLE_ANSWER without a figure",
+    )
+
+
+def silent(fault: str, refusal: str, *, raises: type[AlphaMondayError] = ProviderUnavailable):
+    """A row in which the model's provider does not answer three times."""
+    return model(
+        fault,
+        raises,
+        "3 x asks in vain, fails",
+        f"failed for PROVIDER_ERROR: 3 questions brought no usable answer. The last: {refusal}",
+        (refusal,) * 3,
+        "",
+        "FAILED for PROVIDER_ERROR without a figure",
+    )
+
+
+def hopeless(fault: str, refusal: str):
+    """A row in which a person must change something: one question, and the Monday has failed."""
+    return model(
+        fault,
+        ConfigurationError,
+        "asks in vain, fails",
+        f"failed for CONFIGURATION: {refusal}",
+        (refusal,),
+        "",
+        "FAILED for CONFIGURATION without a figure",
+    )
+
+
+NO_JSON = "UPS: Alpha Vantage did not answer with a JSON object."
+NO_SERIES = "UPS: Alpha Vantage answered without a daily series."
+NOT_YET = "skipped for MISSING_CLOSE: UPS: no close of 2026-10-26 by the last time of asking."
+SLOW_DOWN = "Alpha Vantage asked us to slow down: Thank you for using Alpha Vantage! ..."
+NO_KEY = "Alpha Vantage does not accept the key: set ALPHA_VANTAGE_API_KEY to a valid one."
+NO_CHOICES = "The answer had no choices."
+
+TABLE = [
+    # fault, what the client raises, what the job does, what the record says, the ledger's requests, what the API says
+    unreadable("html", NO_JSON),
+    unreadable("empty_body", NO_JSON),
+    unreadable("truncated_body", NO_JSON),
+    unreadable("list", NO_JSON),
+    unreadable("gzip", "Alpha Vantage cannot be reached (DecodingError)."),
+    unreadable("http_429", "Alpha Vantage answered 429.", raises=ProviderBusy),
+    unreadable("http_500", "Alpha Vantage answered 500."),
+    unreadable("http_503", "Alpha Vantage answered 503."),
+    unreadable("redirect", "Alpha Vantage answered 302."),
+    unreadable("cut", "Alpha Vantage cannot be reached (RemoteProtocolError)."),
+    unreadable("burst", SLOW_DOWN, raises=ProviderBusy),
+    unreadable("note", SLOW_DOWN, raises=ProviderBusy),
+    unreadable(
+        "information",
+        "Alpha Vantage answered with a notice in place of data: "
+        "We are upgrading our systems. Your key *** will work again soon.",
+    ),
+    unreadable("empty", NO_SERIES),
+    unreadable("series_is_text", NO_SERIES),
+    unreadable("bars_are_text", NO_SERIES),
+    unreadable("bad_date", NO_SERIES),
+    unreadable("no_close", "UPS, 2026-06-04: None is not a price."),
+    unreadable("close_is_the_key", "UPS, 2026-06-04: '***' is not a price."),
+    no_price("close_is_a_number", "244.84 is not a price."),
+    no_price("close_is_zero", "a price must be above zero, not '0.0000'."),
+    no_price("close_is_negative", "'-244.8400' is not a price."),
+    no_price("close_is_not_a_number", "'NaN' is not a price."),
+    no_price("close_is_scientific", "'2.4484e2' is not a price."),
+    no_price("close_has_a_comma", "'1,244.84' is not a price."),
+    morning(
+        "hang",
+        ProviderUnavailable,
+        "4 x tries again, skips",
+        "skipped for PROVIDER_ERROR: Alpha Vantage did not answer within ...",
+        "5 x SPY failed",
+        SKIPPED,
+        about="SPY",
+    ),
+    morning(
+        "slow",
+        ProviderUnavailable,
+        "4 x tries again, skips",
+        "skipped for PROVIDER_ERROR: Alpha Vantage did not answer within ...",
+        "5 x SPY failed",
+        SKIPPED,
+        about="SPY",
+    ),
+    morning(
+        "unknown",
+        UnknownTicker,
+        "skips",
+        "skipped for PROVIDER_ERROR: Alpha Vantage does not know UPS.",
+        f"{FIRST_TWO}, UPS refused",
+        SKIPPED,
+    ),
+    morning(
+        "bad_key",
+        ConfigurationError,
+        "skips",
+        f"skipped for PROVIDER_ERROR: {NO_KEY}",
+        f"{FIRST_TWO}, UPS refused",
+        SKIPPED,
+    ),
+    morning(
+        "premium",
+        ConfigurationError,
+        "skips",
+        "skipped for PROVIDER_ERROR: Alpha Vantage asks for a premium key for this: Thank you ...",
+        f"{FIRST_TWO}, UPS refused",
+        SKIPPED,
+    ),
+    morning(
+        "quota",
+        QuotaSpent,
+        "waits until 10:00, waits until 11:00, computes",
+        COMPUTED,
+        f"{FIRST_TWO}, 2 x UPS quota_spent, UPS answered, NVDA answered",
+        IN_THE_API,
+        until="10:30",
+    ),
+    morning(
+        "late_bar",
+        None,
+        f"{ALL_DAY}, skips",
+        NOT_YET,
+        f"{FIRST_TWO}, UPS answered, NVDA answered, 5 x UPS answered",
+        MISSING,
+    ),
+    morning(
+        "late_bar",
+        None,
+        "waits until 9:30, waits until 10:30, computes",
+        COMPUTED,
+        f"{ALL_FOUR}, 2 x UPS answered",
+        IN_THE_API,
+        until="10:00",
+    ),
+    morning(
+        "late_bar",
+        None,
+        f"{ALL_DAY}, skips",
+        "skipped for MISSING_CLOSE: SPY: no close of 2026-10-26 by the last time of asking.",
+        "6 x SPY answered",
+        MISSING,
+        about="SPY",
+    ),
+    morning("no_bars", None, f"{ALL_DAY}, skips", NOT_YET, f"{ALL_FOUR}, 5 x UPS answered", MISSING),
+    morning("delisted", None, f"{ALL_DAY}, skips", NOT_YET, f"{ALL_FOUR}, 5 x UPS answered", MISSING),
+    morning("partial_bar", None, "computes", COMPUTED, ALL_FOUR, IN_THE_API, about=None),
+    morning("out_of_order", None, "computes", COMPUTED, ALL_FOUR, IN_THE_API, about=None),
+    morning(
+        "late_bar",
+        None,
+        "waits until 9:30, waits until 10:30, waits until 12:30, waits until 16:30, computes",
+        COMPUTED,
+        f"{ALL_FOUR}, 4 x UPS answered",
+        IN_THE_API,
+        until="16:15",
+    ),
+    # What passes is waited out: the figure is the right one.
+    *[
+        morning(
+            fault,
+            None,
+            "2 x tries again, computes",
+            COMPUTED,
+            "SPY answered, JPM answered, 2 x UPS failed, UPS answered, NVDA answered",
+            IN_THE_API,
+            times=2,
+        )
+        for fault in ("burst", "http_500", "cut", "truncated_body", "close_is_zero", "empty")
+    ],
+    morning(
+        "html",
+        None,
+        "4 x tries again, computes",
+        COMPUTED,
+        "SPY answered, JPM answered, 4 x UPS failed, UPS answered, NVDA answered",
+        IN_THE_API,
+        times=4,
+    ),
+    # Monday: never a partial baseline.
+    monday(
+        "http_503",
+        ProviderUnavailable,
+        "asks, 4 x tries again, fails",
+        "failed for PROVIDER_ERROR: Alpha Vantage answered 503.",
+        "SPY answered, JPM answered, 5 x UPS failed",
+        "FAILED for PROVIDER_ERROR without a figure",
+    ),
+    monday(
+        "close_is_negative",
+        ProviderUnavailable,
+        "asks, 4 x tries again, fails",
+        "failed for PROVIDER_ERROR: SPY, 2026-10-23: '-244.8400' is not a price.",
+        "5 x SPY failed",
+        "FAILED for PROVIDER_ERROR without a figure",
+        about="SPY",
+    ),
+    monday(
+        "bad_key",
+        ConfigurationError,
+        "asks, fails",
+        f"failed for CONFIGURATION: {NO_KEY}",
+        "SPY refused",
+        "FAILED for CONFIGURATION without a figure",
+        about=None,
+    ),
+    monday(
+        "unknown",
+        UnknownTicker,
+        "asks, fails",
+        "failed for CONFIGURATION: Alpha Vantage does not know SPY. Set BENCHMARK_SYMBOL to a ticker that it knows.",
+        "SPY refused",
+        "FAILED for CONFIGURATION without a figure",
+        about="SPY",
+    ),
+    monday(
+        "unknown",
+        UnknownTicker,
+        "asks, takes the answer back, asks, stores",
+        STORED,
+        "SPY answered, JPM answered, UPS refused, UPS answered, NVDA answered",
+        BATCH_IN_THE_API,
+        times=1,
+        questions=("Alpha Vantage does not know UPS.", "accepted"),
+    ),
+    monday(
+        "quota",
+        QuotaSpent,
+        "asks, waits until 10:00, stores",
+        f"{STORED}, late",
+        f"SPY quota_spent, {ALL_FOUR}",
+        f"{BATCH_IN_THE_API}, late",
+        about=None,
+        until="9:45",
+    ),
+    monday(
+        "late_bar",
+        None,
+        "asks, waits until 9:30, waits until 10:30, waits until 12:30, waits until 16:30, stores",
+        f"{STORED}, late",
+        f"{ALL_FOUR}, 4 x UPS answered",
+        f"{BATCH_IN_THE_API}, late",
+        until="16:15",
+    ),
+    monday(
+        "late_bar",
+        None,
+        f"asks, {ALL_DAY}, fails",
+        "failed for MISSING_CLOSE: NVDA: no close of 2026-10-23 yet.",
+        "SPY answered, JPM answered, UPS answered, 6 x NVDA answered",
+        "FAILED for MISSING_CLOSE without a figure",
+        about="NVDA",
+    ),
+    monday("partial_bar", None, "asks, stores", STORED, ALL_FOUR, BATCH_IN_THE_API, about=None),
+    monday("out_of_order", None, "asks, stores", STORED, ALL_FOUR, BATCH_IN_THE_API, about=None),
+    monday(
+        "burst",
+        None,
+        "asks, 3 x tries again, stores",
+        STORED,
+        f"3 x SPY failed, {ALL_FOUR}",
+        BATCH_IN_THE_API,
+        about="SPY",
+        times=3,
+    ),
+    # The model.
+    useless("html", NO_CHOICES),
+    useless("empty_body", NO_CHOICES),
+    useless("truncated_body", NO_CHOICES),
+    useless("list", NO_CHOICES),
+    useless("no_choices", NO_CHOICES),
+    useless("truncated", "The answer was truncated."),
+    useless("refusal", "The model refused: I can't help with that."),
+    useless("no_content", "The answer was empty."),
+    useless("prose", "The answer was not JSON of the schema: ..."),
+    useless("two_picks", "The answer had 2 picks; exactly 3 are needed."),
+    useless("four_picks", "The answer had 4 picks; exactly 3 are needed."),
+    useless("repeated", "JPM was chosen more than once; the picks must differ."),
+    useless("benchmark", "SPY is the benchmark and cannot be chosen."),
+    useless("unknown_action", "The answer was not JSON of the schema: Invalid enum value 'HOLD' ..."),
+    useless("bad_ticker", "'Apple Inc.' is not a ticker."),
+    useless("no_reasoning", "JPM has no reasoning."),
+    useless("nul", "The reasoning of JPM holds characters that cannot be stored."),
+    useless("surrogate", "The answer was not JSON of the schema: ..."),
+    useless("extra_member", "The answer was not JSON of the schema: Object contains unknown field `confidence`..."),
+    silent("gzip", "The model's provider did not answer (APIConnectionError): ..."),
+    silent("http_429", "The model's provider asked us to slow down: ...", raises=ProviderBusy),
+    silent("http_500", "The model's provider did not answer (InternalServerError): ..."),
+    silent("http_503", "The model's provider did not answer (InternalServerError): ..."),
+    silent("redirect", "The model's provider did not answer (APIStatusError): ..."),
+    silent("cut", "The model's provider did not answer (APIConnectionError): ..."),
+    silent("hang", "The model did not answer within ..."),
+    silent("slow", "The model did not answer within ..."),
+    hopeless("bad_key", "The model's provider does not accept the key: set OPENAI_API_KEY to a valid one."),
+    hopeless("unknown_model", "The model's provider does not know what was asked for: check OPENAI_MODEL. ..."),
+    hopeless("bad_request", "The model's provider refused the request: ..."),
+    hopeless("no_credit", "The account at the model's provider is out of credit: see its billing page."),
+    model(
+        "unknown_ticker",
+        None,
+        "asks, takes the answer back, asks, takes the answer back, asks, takes the answer back, fails",
+        "failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: Alpha Vantage does not ...",
+        ("Alpha Vantage does not know ZZZZ.",) * 3,
+        "SPY answered, 3 x ZZZZ refused",
+        "FAILED for NO_USABLE_ANSWER without a figure",
+    ),
+    model(
+        "unknown_ticker",
+        None,
+        "asks, takes the answer back, asks, stores",
+        STORED,
+        ("Alpha Vantage does not know ZZZZ.", "accepted"),
+        "SPY answered, ZZZZ refused, JPM answered, UPS answered, NVDA answered",
+        BATCH_IN_THE_API,
+        times=1,
+    ),
+    *[
+        model(
+            fault,
+            raises,
+            "2 x asks in vain, asks, stores",
+            STORED,
+            (refusal, refusal, "accepted"),
+            ALL_FOUR,
+            BATCH_IN_THE_API,
+            times=2,
+        )
+        for fault, raises, refusal in (
+            ("http_429", ProviderBusy, "The model's provider asked us to slow down: ..."),
+            ("cut", ProviderUnavailable, "The model's provider did not answer (APIConnectionError): ..."),
+            ("html", None, NO_CHOICES),
+            ("nul", None, "The reasoning of JPM holds characters that cannot be stored."),
+        )
+    ],
+]
+
+
+def test_every_fault_has_a_row():
+    """What the stand-ins can do wrong, the table shows; and nothing twice."""
+    shown = {(rule.provider, rule.fault) for param in TABLE for rule in param.values[0].rules}
+    assert shown == {(provider, fault) for provider, faults in FAULTS.items() for fault in faults}
+    ids = Counter(param.id for param in TABLE)
+    assert [id for id, count in ids.items() if count > 1] == []
+    assert len(TABLE) >= 40
+
+
+class Stage(Struct, frozen=True):
+    """Both providers as a script has them, and tools that lead to them."""
+
+    tools: Tools
+    clock: HandSetClock
+    log: Path
+
+    def times(self, symbol: str, since: datetime) -> list[str]:
+        """When the stand-ins were asked for a symbol, on New York's clocks."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        asked = [datetime.fromisoformat(line["at"]) for line in lines if line["symbol"] == symbol]
+        return [f"{at.astimezone(calendar.NEW_YORK):%-H:%M}" for at in asked if at >= since]
+
+    def requests(self, provider: str = "alphavantage", since: datetime | None = None) -> list[str]:
+        """The symbols that the stand-ins were asked for, in their order, as they were spelled."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [
+            line["symbol"]
+            for line in lines
+            if line["provider"] == provider and (since is None or datetime.fromisoformat(line["at"]) >= since)
+        ]
+
+
+@pytest.fixture
+def on_stage(database, pool, clock, tmp_path):
+    """Set up a stage with a script."""
+
+    @asynccontextmanager
+    async def set_up(rules: Sequence[Rule], market: Market = MARKET) -> AsyncIterator[Stage]:
+        log = tmp_path / "requests"
+        async with standins(clock, rules, log, market) as url, tools_for(database, pool, clock, url) as tools:
+            yield Stage(tools, clock, log)
+
+    return set_up
+
+
+@asynccontextmanager
+async def standins(clock: HandSetClock, rules: Sequence[Rule], log: Path, market: Market) -> AsyncIterator[str]:
+    """The stand-ins with a script, on loopback and in the clock's time; their address."""
+
+    async def now() -> datetime:
+        return clock.now()
+
+    app = StandIns(market, now, log, Script(rules))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        running = asyncio.create_task(server.serve([listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await running
+            app._log.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Short limits, for what would take as long as they last."""
+
+    def become(row: Row) -> None:
+        if row.rules[0].fault in ("hang", "slow"):
+            monkeypatch.setattr(alpha_vantage, "_TIME_LIMIT", 0.3)
+            monkeypatch.setattr(openai, "TIME_LIMIT", 0.3)
+
+    return become
+
+
+def says(expected: str, said: str | None) -> bool:
+    """Whether a text is said, or with `...` at its end begins what is said."""
+    return bool(said) and (said == expected or (expected.endswith("...") and said.startswith(expected[:-3])))
+
+
+@pytest.mark.parametrize("row", TABLE)
+async def test_what_comes_of_it(on_stage, impatient, clock, pool, row):
+    """What the client raises, the job does, the record says, it cost, and the world can read; never a key in it."""
+    async with on_stage([*row.rules, *map(two_days_later, row.rules)]) as stage:
+        if row.day == TUESDAY:
+            await weekly.begin(stage.tools, 1, None)
+        impatient(row)
+        done, log = await run(stage, row.day)
+        asked, questions = stage.requests(since=new_york(row.day)), len(stage.requests("openai"))
+        ledger = await in_the_ledger(pool, new_york(row.day))
+        clock.time = new_york(row.day + timedelta(days=2))
+        raised = await what_the_client_raises(stage, row.rules[0])
+    assert type(raised) is (row.raises or type(None))
+    assert in_short(done) == row.does
+    record = await in_the_record(pool, row.day)
+    assert says(row.record, record), record
+    assert await in_the_api(pool, row.day, clock) == row.api
+    assert in_short(ledger) == row.requests
+    assert len(asked) == len(ledger)
+
+    said = await rows(pool, "SELECT attempt, accepted, refusal FROM generations ORDER BY attempt")
+    assert [attempt for attempt, _, _ in said] == list(range(1, questions + 1))
+    assert len(said) == len(row.questions)
+    for expected, (_, accepted, refusal) in zip(row.questions, said, strict=True):
+        assert accepted is (expected == "accepted")
+        assert accepted or says(expected, refusal), refusal
+
+    everything = f"{log}{raised}{await all_that_is_stored(pool)}"
+    assert ALPHA_VANTAGE_KEY not in everything
+    assert OPENAI_KEY not in everything
+    assert "Traceback" not in log
+
+
+def two_days_later(rule: Rule) -> Rule:
+    """The same once more, for the client alone."""
+    until = rule.until and rule.until + timedelta(days=2)
+    return replace(rule, since=rule.since + timedelta(days=2), until=until)
+
+
+async def what_the_client_raises(stage: Stage, rule: Rule) -> AlphaMondayError | None:
+    """Ask a client by itself."""
+    try:
+        if rule.provider == "openai":
+            await stage.tools.picker.ask("You are an analyst.", "Choose.")
+        else:
+            await stage.tools.prices.bars(rule.symbol or "SPY", since=stage.clock.now())
+    except AlphaMondayError as error:
+        return error
+    return None
+
+
+WORDS = {
+    "provider asked again soon": "tries again",
+    "answer accepted": "asks",
+    "checkpoint computed": "computes",
+    "checkpoint skipped": "skips",
+    "batch stored": "stores",
+    "this Monday failed": "fails",
+}
+
+
+async def run(stage: Stage, day: date) -> tuple[list[str], str]:
+    """Run the job of a day as the queue would, again at the times that it says; return what it did, and its log."""
+
+    async def job() -> None:
+        if day == MONDAY:
+            await weekly.begin(stage.tools, 1, None)
+        else:
+            await daily.take(stage.tools, batch_id("main", MONDAY), (day - MONDAY).days)
+
+    did, log, later = [], "", new_york(day)
+    while later and len(did) < 20:
+        stage.clock.time = later
+        with logged("INFO", stage.clock) as lines:
+            later = await the_time_it_says(job)
+        log += json.dumps(lines)
+        did += [word for line in lines if (word := in_a_word(line))]
+        if later:
+            did.append(f"waits until {later.astimezone(calendar.NEW_YORK):%-H:%M}")
+    return did, log
+
+
+def in_a_word(line: dict[str, Any]) -> str | None:
+    """What a line of the log says that the job did."""
+    if line["event"] == "question in vain":
+        return "takes the answer back" if line.get("step") == "snapshot" else "asks in vain"
+    return WORDS.get(line["event"])
+
+
+def in_short(things: Sequence[str]) -> str:
+    """What is repeated, once."""
+    counted = [(thing, len(list(group))) for thing, group in groupby(things)]
+    return ", ".join(f"{count} x {thing}" if count > 1 else thing for thing, count in counted)
+
+
+async def in_the_ledger(pool: pools.Pool, since: datetime) -> list[str]:
+    """The requests since a time and what became of them."""
+    asked = await rows(
+        pool, "SELECT symbol, outcome FROM operations.provider_requests WHERE at >= %s ORDER BY at, id", since
+    )
+    return [f"{symbol} {outcome}" for symbol, outcome in asked]
+
+
+async def in_the_record(pool: pools.Pool, day: date) -> str:
+    """What the record says of a day."""
+    if day == MONDAY:
+        ((status, late, reason, failure, symbol, price),) = await rows(
+            pool,
+            """
+            SELECT status, late, failure_reason, failure, benchmark_symbol, benchmark_initial_price
+            FROM batches
+            """,
+        )
+        picks = await rows(pool, "SELECT ticker, initial_price FROM picks ORDER BY position")
+        if status == "failed":
+            assert (price, picks) == (None, [])
+            return f"{status} for {reason}: {failure}"
+        return f"{status} from {_priced([(symbol, price), *picks])}{', late' if late else ''}"
+    ((status, reason, note, trading_day, price),) = await rows(
+        pool,
+        "SELECT status, skip_reason, note, trading_day, benchmark_price FROM checkpoints WHERE checkpoint_date = %s",
+        day,
+    )
+    metrics = await rows(
+        pool,
+        "SELECT ticker, current_price FROM pick_checkpoint_metrics JOIN picks ON picks.id = pick_id ORDER BY position",
+    )
+    if status == "skipped":
+        assert (trading_day, price, metrics) == (None, None, [])
+        return f"{status} for {reason}: {note}"
+    assert (reason, note) == (None, None)
+    return f"{status} on {trading_day} from {_priced([('SPY', price), *metrics])}"
+
+
+def _priced(prices: Sequence[tuple[str, Decimal]]) -> str:
+    return ", ".join(f"{ticker} {price}" for ticker, price in prices)
+
+
+QUERY = """
+query($monday: Date!) {
+  batchOn(runDate: $monday) {
+    status late failureReason failure benchmarkSymbol benchmarkInitialPrice
+    picks { ticker action initialPrice metrics { currentPrice } }
+    generations { accepted refusal }
+    checkpoints {
+      checkpointDate status skipReason note tradingDay benchmarkPrice benchmarkReturnPct
+      metrics { pick { ticker } absoluteReturnPct close { tradingDay close } currentPrice }
+    }
+  }
+}
+"""
+
+
+async def ask_the_api(pool: pools.Pool, clock: HandSetClock) -> dict[str, Any]:
+    """The Monday's batch, as anybody can read it."""
+    engine = Engine(schema, pools.fetcher(pool), Facts(version="1", rehearsed=False, now=clock.now))
+    answer = json.loads((await engine.answer(QUERY, {"monday": str(MONDAY)})).body)
+    assert "errors" not in answer, answer
+    return answer["data"]["batchOn"]
+
+
+async def in_the_api(pool: pools.Pool, day: date, clock: HandSetClock) -> str:
+    """What the API says of a day; the sentences are the record's own."""
+    batch = await ask_the_api(pool, clock)
+    asked = await rows(pool, "SELECT accepted, refusal FROM generations ORDER BY attempt")
+    assert [(one["accepted"], one["refusal"]) for one in batch["generations"]] == asked
+    if batch["status"] == "FAILED":
+        assert (batch["failure"],) == (await rows(pool, "SELECT failure FROM batches"))[0]
+        assert (batch["benchmarkInitialPrice"], batch["picks"], batch["checkpoints"]) == (None, [], [])
+        return f"FAILED for {batch['failureReason']} without a figure"
+    if day == MONDAY:
+        picks = ", ".join(f"{pick['action']} {pick['ticker']} {pick['initialPrice']}" for pick in batch["picks"])
+        late = ", late" if batch["late"] else ""
+        return f"{batch['status']} from {batch['benchmarkSymbol']} {batch['benchmarkInitialPrice']}: {picks}{late}"
+    (taken,) = [one for one in batch["checkpoints"] if one["checkpointDate"] == str(day)]
+    if taken["status"] == "SKIPPED":
+        assert (taken["note"],) == (await rows(pool, "SELECT note FROM checkpoints WHERE checkpoint_date = %s", day))[0]
+        assert (taken["tradingDay"], taken["benchmarkPrice"], taken["metrics"]) == (None, None, [])
+        assert all(pick["metrics"] == [] for pick in batch["picks"])
+        return f"SKIPPED for {taken['skipReason']} without a figure"
+    for metric in taken["metrics"]:
+        assert metric["close"] == {"tradingDay": taken["tradingDay"], "close": metric["currentPrice"]}
+    returns = [("SPY", taken["benchmarkReturnPct"])]
+    returns += [(metric["pick"]["ticker"], metric["absoluteReturnPct"]) for metric in taken["metrics"]]
+    figures = ", ".join(f"{ticker} {Decimal(figure):.5f}" for ticker, figure in returns)
+    return f"COMPUTED on {taken['tradingDay']}: {figures}"
+
+
+async def all_that_is_stored(pool: pools.Pool) -> str:
+    """Every row of every table, as text."""
+    text = []
+    async with pool.connection() as conn:
+        tables = await conn.execute(
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('public', 'queue', 'operations')"
+        )
+        for table in await tables.fetchall():
+            cursor = await conn.execute(
+                sql.SQL("SELECT string_agg(one::text, E'\n') FROM {} one").format(sql.Identifier(*table))
+            )
+            text += [rows or "" for (rows,) in await cursor.fetchall()]
+    return "\n".join(text)
+
+
+async def test_bars_that_come_at_a_quarter_past_four(on_stage, clock, pool):
+    """A pick's close is asked for at each of its times until it is there; the others are asked for once."""
+    late = a_rule("alphavantage", "late_bar", "UPS", TUESDAY, "16:15", None)
+    async with on_stage([late]) as stage:
+        await weekly.begin(stage.tools, 1, None)
+        await run(stage, TUESDAY)
+        since = new_york(TUESDAY)
+        assert stage.times("UPS", since) == ["9:00", "9:30", "10:30", "12:30", "16:30"]
+        assert [stage.times(other, since) for other in ("SPY", "JPM", "NVDA")] == [["9:00"]] * 3
+        assert len(stage.requests(since=since)) == 8
+    assert await in_the_record(pool, TUESDAY) == COMPUTED
+    assert await in_the_api(pool, TUESDAY, clock) == IN_THE_API
+    ((taken_at, skipped_at),) = await rows(pool, "SELECT taken_at, skipped_at FROM checkpoints WHERE day = 1")
+    assert new_york(TUESDAY, 16, 30) <= taken_at < new_york(TUESDAY, 16, 31)
+    assert skipped_at is None
+
+
+# A seed with which the stand-ins' model chooses BRK.B, JNJ and NVDA on that Monday.
+BERKSHIRE = Market(Calendar(), "5")
+
+
+def unknown(symbol: str, times: int | None = None) -> Rule:
+    return Rule(provider="alphavantage", fault="unknown", symbol=symbol, times=times)
+
+
+@pytest.mark.parametrize(
+    ("rules", "on_monday", "on_tuesday"),
+    [
+        pytest.param([], ["BRK-B"], ["BRK-B"], id="both known"),
+        pytest.param([unknown("BRK.B")], ["BRK-B"], ["BRK-B"], id="only the dash known"),
+        pytest.param([unknown("BRK-B")], ["BRK-B", "BRK.B"], ["BRK.B"], id="only the dot known"),
+    ],
+)
+async def test_class_shares(on_stage, clock, pool, rules, on_monday, on_tuesday):
+    """They are asked for with a dash, then with a dot; what worked is remembered, and the record has one spelling."""
+    async with on_stage(rules, BERKSHIRE) as stage:
+        await weekly.begin(stage.tools, 1, None)
+        assert stage.requests() == ["SPY", *on_monday, "JNJ", "NVDA"]
+        await run(stage, TUESDAY)
+        assert stage.requests(since=new_york(TUESDAY)) == ["SPY", *on_tuesday, "JNJ", "NVDA"]
+    assert [pick["ticker"] for pick in (await ask_the_api(pool, clock))["picks"]] == ["BRK.B", "JNJ", "NVDA"]
+    assert (await in_the_record(pool, TUESDAY)).startswith("computed on 2026-10-26 from SPY ")
+    assert await rows(pool, "SELECT DISTINCT ticker FROM closes WHERE ticker ~ 'BRK'") == [("BRK.B",)]
+    assert await rows(pool, "SELECT DISTINCT symbol FROM operations.provider_requests WHERE symbol ~ 'BRK'") == [
+        ("BRK.B",)
+    ]
+
+
+async def test_class_shares_that_nobody_knows_for_a_while(on_stage, clock, pool):
+    """A spelling that did not work is not remembered: once the dash is known again, it serves."""
+    rules = [replace(unknown("BRK-B", 1), since=new_york(TUESDAY)), replace(unknown("BRK.B"), since=new_york(TUESDAY))]
+    async with on_stage(rules, BERKSHIRE) as stage:
+        await weekly.begin(stage.tools, 1, None)
+        await run(stage, TUESDAY)
+        assert await in_the_record(pool, TUESDAY) == "skipped for PROVIDER_ERROR: Alpha Vantage does not know BRK.B."
+        assert stage.requests(since=new_york(TUESDAY)) == ["SPY", "BRK-B", "BRK.B"]
+        wednesday = TUESDAY + timedelta(days=1)
+        await run(stage, wednesday)
+        assert stage.requests(since=new_york(wednesday)) == ["SPY", "BRK-B", "JNJ", "NVDA"]
+    assert (await in_the_record(pool, wednesday)).startswith("computed on 2026-10-27 from SPY ")
+
+
+async def test_a_redirected_question_goes_nowhere_else(database, pool, clock):
+    """Where a provider points to is not where the key's owner wanted to ask."""
+
+    def answers(request: Request) -> Answered:
+        elsewhere.append(request.path)
+        return Answered(status=302, headers={"location": "/elsewhere"})
+
+    elsewhere: list[str] = []
+    async with ProviderServer() as provider, tools_for(database, pool, clock, provider.url) as tools:
+        provider.answers = answers
+        with pytest.raises(ProviderUnavailable, match="302"):
+            await tools.picker.ask("You are an analyst.", "Choose.")
+    assert elsewhere == ["/v1/chat/completions"]
+
+
+async def test_a_session_that_is_there_twice(database, pool, clock):
+    """Two bars of one session, spelled differently, are no series: which of them would be true?"""
+    twice = {day: {"1. open": price, "4. close": price} for day, price in (("2026-10-23", "1.5"), ("20261023", "2.5"))}
+    async with ProviderServer() as provider, tools_for(database, pool, clock, provider.url) as tools:
+        provider.play(Answered(json.dumps({"Time Series (Daily)": twice}).encode()))
+        with pytest.raises(ProviderUnavailable, match="without a daily series"):
+            await tools.prices.bars("SPY", since=clock.now())
+    assert await rows(pool, "SELECT DISTINCT outcome FROM operations.provider_requests") == [(Outcome.FAILED,)]
+
+
+async def test_a_slow_answer_is_whole_in_the_end(on_stage, clock, monkeypatch):
+    """Who waits for the stand-ins' slow bytes gets every one of them, once."""
+    monkeypatch.setattr(app.rehearsal.standins, "HANG", 0.05)
+    monkeypatch.setattr(app.rehearsal.standins, "TRICKLE", 0.01)
+    async with on_stage([Rule(provider="alphavantage", fault="slow", symbol="UPS")]) as stage:
+        slow = await stage.tools.prices.bars("UPS", since=clock.now())
+        assert isinstance(slow, alpha_vantage.Answer)
+        assert (slow.bars[-1].trading_day, slow.bars[-1].close) == (date(2026, 10, 23), Decimal("269.4600"))
+        assert stage.requests() == ["UPS"]
