@@ -32,7 +32,7 @@ test: $(READY) ## Run the tests that take under five minutes
 	@$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(ARGS)
 
 test-long: $(READY) ## Run the tests that take longer
-	@$(BIN)/python -m pytest -m long $(ARGS)
+	@$(BIN)/python -m pytest -m long -n 2 $(ARGS)
 
 audit: ## Run what needs Node or Chromium
 	@echo "Nothing here needs Node or Chromium yet; audits of the API and of GraphiQL come with their issue."

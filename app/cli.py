@@ -58,8 +58,14 @@ def main() -> None:
         sys.exit(f"alpha-monday: {error}")
     except (psycopg.OperationalError, PoolTimeout) as error:
         sys.exit(f"alpha-monday: The database went away: {' '.join(str(error).split())}")
+    except psycopg.errors.InsufficientPrivilege as error:
+        sys.exit(f"alpha-monday: {str(error).splitlines()[0]}. Give that right to the user of DATABASE_URL.")
     except psycopg.Error as error:
         sys.exit(f"alpha-monday: The database refused: {' '.join(str(error).split())}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"alpha-monday: {error.filename}: {error.strerror}")
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
 
@@ -192,12 +198,13 @@ async def _pick() -> None:
             batch = await batches.on(conn, SERIES, run_date)
             if batch and batch.status != BatchStatus.FAILED:
                 raise Refused(f"The Monday {run_date} has its picks: batch {batch.id}.")
-            if on_its_way := await weekly.live_jobs(conn):
+            if on_its_way := await weekly.live_jobs(conn, run_date):
                 raise Refused(f"The Monday {run_date} is on its way, in job {on_its_way[0]}.")
             if not await _a_worker_lives(conn):
                 raise Refused("No worker is running that could do it. Start one with `alpha-monday serve`.")
             asked = len(await generations.of(conn, SERIES, run_date))
-            job = await weekly.begin_again(conn, clock.now(), asked + ideas.QUESTIONS)
+            again = asked if batch else 0  # only a Monday that failed gets three more
+            job = await weekly.begin_again(conn, clock.now(), again + ideas.QUESTIONS)
         _say(f"Job {job} makes the batch of {run_date}; waiting for it. (Ctrl-C does not stop the job.)")
         batch = await _awaited(pool, run_date, clock.now(), job)
         await _show(pool, batch)
@@ -492,7 +499,7 @@ async def _awaited(pool: pools.Pool, run_date: date, since: datetime, job: int) 
             batch = await batches.on(conn, SERIES, run_date)
             if batch and batch.created_at >= since:
                 return batch
-            if job not in await weekly.live_jobs(conn):
+            if job not in await weekly.live_jobs(conn, run_date):
                 raise Refused(f"Job {job} ended without a batch; its log says why.")
         await clock.sleep(1)
 

@@ -43,12 +43,13 @@ def configure(level: str, now: Callable[[], datetime], secrets: Sequence[str] = 
         time_of,
         _expected,
     ]
-    readable = stream.isatty()
-    last: list[Processor] = (
-        [without_secrets, structlog.dev.ConsoleRenderer(colors=True)]
-        if readable
-        else [structlog.processors.format_exc_info, without_secrets, structlog.processors.JSONRenderer(default=str)]
+    # A traceback becomes text before secrets are taken out, and shows no locals: they hold addresses with keys.
+    render: Processor = (
+        structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
+        if stream.isatty()
+        else structlog.processors.JSONRenderer(default=str)
     )
+    last: list[Processor] = [structlog.processors.format_exc_info, without_secrets, render]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -130,6 +130,14 @@ def _environment() -> dict[str, str]:
     return {name: os.environ.get(name) or str(source.get(name, "")) for name in _defaults()}
 
 
+def _refuse_a_raw_password(text: str) -> None:
+    """Refuse an address torn apart by a password's own "/" or "@": its pieces would be shown as a host or a port."""
+    parts = conninfo_to_dict(text)
+    ports = str(parts.get("port") or "5432").split(",")
+    if "@" in str(parts.get("host") or "") or not all(port.isdecimal() for port in ports):
+        raise ProgrammingError
+
+
 def _value(name: str, text: str) -> Any:
     hint = _HINTS[name]
     meant = get_args(hint)[0]
@@ -137,7 +145,7 @@ def _value(name: str, text: str) -> Any:
         if get_origin(meant) is tuple:
             return msgspec.convert(_COMMA.split(text) if text else (), hint, strict=False)
         if "database_url" in name:
-            conninfo_to_dict(text)
+            _refuse_a_raw_password(text)
         return msgspec.convert(text or (None if type(None) in get_args(meant) else text), hint, strict=False)
     except (msgspec.ValidationError, ProgrammingError):
         metas = [meta for meta in hint.__metadata__ if isinstance(meta, Meta)]

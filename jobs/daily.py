@@ -10,7 +10,7 @@ from structlog.contextvars import bind_contextvars
 
 from app.database.pools import transaction
 from app.errors import ConfigurationError, MissingClose, ProviderError, TryAgainAt
-from app.record import calendar, returns
+from app.record import calendar, ideas, returns
 from app.record.model import Batch, Checkpoint, CheckpointStatus, Close, Ending, Pick, PickMetric, SkipReason
 from app.store import batches, checkpoints
 from app.store.rows import Conn
@@ -169,7 +169,7 @@ async def _skip(tools: Tools, batch: Batch, day: int, before: Checkpoint | None,
         checkpoint_date=calendar.checkpoint_date(batch.run_date, day),
         status=CheckpointStatus.SKIPPED,
         skip_reason=reason,
-        note=note,
+        note=ideas.carried(note),  # it may quote a provider
         taken_at=now,
         skipped_at=now,
     )

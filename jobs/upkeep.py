@@ -6,6 +6,7 @@ neither a row nor a job, sees that this Monday's batch is there or on its way an
 such, and has skipped checkpoints looked at again once a day.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 
@@ -44,18 +45,22 @@ class Mended(Struct, frozen=True):
         return any(asdict(self).values())
 
 
-async def keep(tools: Tools, stalled_after: float = STALLED_AFTER) -> None:
-    """Look after the promises, a round a minute, until told to stop; a database that is away is looked for again."""
+async def keep(tools: Tools, stalled_after: Callable[[], float] = lambda: STALLED_AFTER) -> None:
+    """
+    Look after the promises, a round a minute, until told to stop; a database that is away is looked for again.
+
+    How long a worker may be silent is asked each time: it beats more slowly once a rehearsal lives on in real time.
+    """
     with suppress(TryAgainAt):
         while True:
             try:
-                if mended := await look_after(tools, stalled_after):
+                if mended := await look_after(tools, stalled_after()):
                     log.warning("upkeep mended", **asdict(mended))
             except AWAY as error:
                 log.warning("upkeep waits for the database", reason=" ".join(str(error).split()))
             except Exception:
                 log.exception("upkeep failed")  # the next round may not; without upkeep no promise is kept
-            await tools.sleep(min(PAUSE, stalled_after * 2))
+            await tools.sleep(min(PAUSE, stalled_after() * 2))
 
 
 async def look_after(tools: Tools, stalled_after: float = STALLED_AFTER) -> Mended | None:
@@ -116,7 +121,7 @@ async def _defer_due(conn: Conn, tools: Tools) -> int:
 async def _begin_monday(conn: Conn, tools: Tools) -> bool:
     """Begin this Monday if its tick was lost."""
     run_date = calendar.run_date(tools.now() - _TICK)
-    if run_date is None or await batches.on(conn, SERIES, run_date) or await weekly.live_jobs(conn):
+    if run_date is None or await batches.on(conn, SERIES, run_date) or await weekly.live_jobs(conn, run_date):
         return False
     await weekly.begin_again(conn, tools.now())
     return True

@@ -1,7 +1,7 @@
 """A Monday: ask for ideas, look up their prices, and store the batch with its fourteen mornings, all or nothing."""
 
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -74,7 +74,7 @@ async def begin(tools: Tools, job_id: int, questions: int | None) -> None:
     bind_contextvars(run_date=str(run_date), step="begin")
     async with transaction(tools.pool) as conn:
         batch = await batches.on(conn, SERIES, run_date)
-        on_its_way = await live_jobs(conn, before=job_id)
+        on_its_way = await live_jobs(conn, run_date, before=job_id)
     if batch and (batch.status != BatchStatus.FAILED or questions is None):
         log.info("this Monday has its batch", batch=str(batch.id), status=batch.status)
     elif on_its_way:
@@ -83,16 +83,21 @@ async def begin(tools: Tools, job_id: int, questions: int | None) -> None:
         await _run(tools, run_date, questions or ideas.QUESTIONS)
 
 
-async def live_jobs(conn: Conn, before: int | None = None) -> list[int]:
-    """Return the ids of weekly jobs that wait or run, older than `before`."""
+async def live_jobs(conn: Conn, run_date: date, before: int | None = None) -> list[int]:
+    """
+    Return the ids of a Monday's weekly jobs that wait or run, older than `before`.
+
+    An earlier Monday's job that was left behind as `doing` must not keep all later Mondays from beginning.
+    """
     cursor = await conn.execute(
         """
         SELECT id
         FROM procrastinate_jobs
         WHERE task_name = %s AND status IN ('todo', 'doing') AND id < coalesce(%s, 9223372036854775807)
+            AND (args ->> 'timestamp')::bigint >= %s
         ORDER BY id
         """,
-        (pick_week.name, before),
+        (pick_week.name, before, int(calendar.at(run_date, time(0)).timestamp())),
     )
     return [id for (id,) in await cursor.fetchall()]
 
@@ -317,6 +322,6 @@ def _failed(tools: Tools, run_date: date, reason: FailureReason, failure: str) -
         status=BatchStatus.FAILED,
         late=tools.calendar.is_late(run_date, now),
         failure_reason=reason,
-        failure=failure,
+        failure=ideas.carried(failure),  # it may quote a provider
         benchmark_symbol=tools.benchmark,
     )

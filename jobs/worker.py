@@ -63,7 +63,10 @@ class Worker:
 async def supervised(queue: Queue, tools: Tools, options: Callable[[], dict[str, Any]] = dict) -> AsyncIterator[Worker]:
     """Run a worker and the upkeep beside whatever the context does."""
     worker = Worker(queue, options)
-    stalled_after = options().get("stalled_worker_timeout", STALLED_AFTER)
+
+    def stalled_after() -> float:
+        return float(options().get("stalled_worker_timeout", STALLED_AFTER))
+
     runs = [asyncio.create_task(worker.run()), asyncio.create_task(upkeep.keep(tools, stalled_after))]
     try:
         yield worker

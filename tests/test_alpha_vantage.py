@@ -340,6 +340,16 @@ async def test_class_shares_that_nobody_knows(client, provider, pool):
     assert await outcomes(pool) == ["refused", "refused"]
 
 
+async def test_a_dot_that_did_not_work_is_not_remembered(client, provider, clock):
+    """A provider that knows neither spelling for a while is asked with both again."""
+    asked = client()
+    provider.play(Reply(UNKNOWN_SYMBOL.encode()))
+    with pytest.raises(UnknownTicker):
+        await asked.bars("BRK.B", NINE)
+    provider.answers = lambda request: GOOD if "-" in request.query["symbol"] else Reply(UNKNOWN_SYMBOL.encode())
+    assert isinstance(await asked.bars("BRK.B", NINE), Answer)
+
+
 async def test_the_dot_is_no_attempt(client, provider):
     """That the dash is unknown may turn out with the fifth attempt; the dot is asked for all the same."""
     provider.play(*[Reply(status=503)] * 4, Reply(UNKNOWN_SYMBOL.encode()), GOOD)

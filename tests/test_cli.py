@@ -13,6 +13,7 @@ import httpx
 import psycopg
 import pytest
 from commands import ALPHA_MONDAY, environment, run, served, standins
+from psycopg.conninfo import make_conninfo
 
 from app.cli import group
 
@@ -130,13 +131,73 @@ def test_weeks_out_of_a_real_providers_reach_are_refused(tmp_path, create):
     """With a price server of one's own, the first baseline must be among the bars it tells."""
     with standins(tmp_path, datetime.now(UTC).isoformat()) as url:
         settings = {"DATABASE_URL": create(), "ALPHA_VANTAGE_BASE_URL": url, "ALPHA_VANTAGE_API_KEY": "x"}
-        done = run("rehearse", "--weeks", "40", "--no-serve", cwd=tmp_path, **settings)
-        assert done.returncode == 1
-        assert "The bars of ALPHA_VANTAGE_BASE_URL begin on" in done.stderr
-        assert "Traceback" not in done.stderr
+        for _ in range(2):  # refused once is refused again
+            done = run("rehearse", "--weeks", "40", "--no-serve", cwd=tmp_path, **settings)
+            assert done.returncode == 1
+            assert "The bars of ALPHA_VANTAGE_BASE_URL begin on" in done.stderr
+            assert "Traceback" not in done.stderr
         done = run("rehearse", "--weeks", "1", "--no-serve", cwd=tmp_path, **settings)
         assert done.returncode == 0, done.stderr
         assert "Rehearsed: 1 Monday," in done.stderr
+
+
+def test_a_service_that_waits_for_its_first_monday_is_live(tmp_path, create):
+    """Its database is no place for a rehearsal, although there is no batch yet."""
+    live = create()
+    assert run("migrate", cwd=tmp_path, DATABASE_URL=live).returncode == 0
+    with psycopg.connect(live) as conn:
+        conn.execute("INSERT INTO queue.procrastinate_workers DEFAULT VALUES")
+    refused = run("rehearse", "--no-serve", cwd=tmp_path, DATABASE_URL=live)
+    assert refused.returncode == 1
+    assert "holds a live record" in one_line(refused.stderr)
+
+
+def test_a_rehearsal_cannot_go_back(tmp_path, create):
+    """A record that was lived until October is not served as one of September; the same day again is fine."""
+    database = create()
+
+    def until(day: str) -> subprocess.CompletedProcess[str]:
+        arguments = ("rehearse", "--weeks", "1", "--until", day, "--no-serve")
+        return run(*arguments, cwd=tmp_path, DATABASE_URL=database)
+
+    for day, code in (("2026-10-09", 0), ("2026-10-02", 1), ("2026-10-09", 0), ("2026-10-10", 0)):
+        done = until(day)
+        assert done.returncode == code, done.stderr
+        assert ("--until cannot go back" in done.stderr) == bool(code)
+
+
+def test_the_stand_ins_are_not_told_the_password_where_all_can_see(tmp_path, create):
+    """An argument is seen by everybody on the machine."""
+    with served("rehearse", "--weeks", "1", "--until", "2026-10-09", cwd=tmp_path, DATABASE_URL=create()):
+        commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _is_ours(path, tmp_path)]
+    assert any(b"app.rehearsal.standins" in command for command in commands)
+    assert not any(b"dbname" in command for command in commands)
+
+
+def _is_ours(path: Path, folder: Path) -> bool:
+    try:
+        return (path.parent / "cwd").readlink() == folder
+    except OSError:
+        return False
+
+
+def test_a_user_without_rights_is_one_line(tmp_path, create):
+    """The database is there, but it is not for this user."""
+    address = create()
+    with psycopg.connect(address, autocommit=True) as conn:
+        conn.execute("DROP ROLE IF EXISTS am_poor")
+        conn.execute("CREATE ROLE am_poor LOGIN PASSWORD 'am_poor'")
+    refused = run("migrate", cwd=tmp_path, DATABASE_URL=make_conninfo(address, user="am_poor", password="am_poor"))
+    assert refused.returncode == 1
+    assert "permission denied" in one_line(refused.stderr)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    """The folder's name is taken by a file."""
+    (tmp_path / ".alpha-monday").touch()
+    refused = run("rehearse", "--no-serve", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "Not a directory" in one_line(refused.stderr)
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,20 @@ async def test_a_provider_that_does_not_help(house, replies, note):
     assert set(house.asked) == {"SPY"}
 
 
+async def test_a_notice_that_postgres_cannot_carry(house):
+    """A morning that the provider refuses with odd characters is skipped like any other."""
+    batch = await house.a_batch()
+    house.clock.time = calendar.due_at(MONDAY, 1)
+    house.world.instead = [says({"Information": "Something\0 else."})] * 5
+    await daily.take(house.tools, batch.id, 1)
+    assert await house.rows("SELECT skip_reason, note FROM checkpoints WHERE day = 1") == [
+        (
+            "PROVIDER_ERROR",
+            "Alpha Vantage answered with a notice in place of data: Something\N{REPLACEMENT CHARACTER} else.",
+        )
+    ]
+
+
 async def test_a_spent_quota_is_waited_for(house):
     """A quota is no failure: nothing is stored, and the job comes back when the ledger lets it."""
     batch = await house.a_batch()
@@ -513,3 +527,25 @@ async def test_upkeep_goes_round_once_a_minute(house):
         await keeping
     assert set(house.clock.slept) == {60.0}
     assert len(await house.jobs()) == 1
+
+
+async def test_how_long_a_worker_may_be_silent_is_asked_each_round(house):
+    """A rehearsal's worker beats every second, and every five once it lives on in real time."""
+    await house.a_batch()
+    worker, limits = await a_worker(house, 8), iter([30.0, 30.0, 6.0, 6.0])
+    await house.rows(
+        "UPDATE procrastinate_jobs SET status = 'doing', worker_id = %s WHERE args ->> 'day' = '1'", worker
+    )
+    seen = []
+
+    async def look() -> None:
+        seen.extend(await house.rows("SELECT status::text FROM procrastinate_jobs WHERE args ->> 'day' = '1'"))
+        house.clock.meanwhile = stop
+
+    async def stop() -> None:
+        seen.extend(await house.rows("SELECT status::text FROM procrastinate_jobs WHERE args ->> 'day' = '1'"))
+        raise TryAgainAt("The process was told to stop.", house.clock.now())
+
+    house.clock.meanwhile = look
+    await upkeep.keep(house.tools, lambda: next(limits))
+    assert seen == [("doing",), ("todo",)]

@@ -429,11 +429,11 @@ def telling(tmp_path_factory, create) -> Iterator[Hostile]:
     folder, address = tmp_path_factory.mktemp("telling"), create()
     (folder / "faults.json").write_text(json.dumps(TELLING))
     log = folder / "asked.jsonl"
-    options = ["--clock", address, "--faults", "faults.json", "--log", str(log), "--until-input-ends"]
+    options = ["--faults", "faults.json", "--log", str(log), "--until-input-ends"]
     with subprocess.Popen(
         [ALPHA_MONDAY, "standins", *options],
         cwd=folder,
-        env=environment(),
+        env=environment(REHEARSAL_CLOCK=address),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

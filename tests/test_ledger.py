@@ -117,7 +117,9 @@ async def requests(pool: pools.Pool) -> list[tuple[object, ...]]:
 async def test_a_job_waits_by_itself(ledger, clock, pool):
     """One at once, four more with a second between them, the sixth a minute after the first."""
     for symbol in ("SPY", "KO", "MSFT", "XOM", "IBM", "T"):
-        assert isinstance(await ledger.permit("DAILY", symbol), Grant)
+        grant = await ledger.permit("DAILY", symbol)
+        assert isinstance(grant, Grant)
+        await ledger.fail(grant, Outcome.FAILED)
     assert [at for _, at, _ in await requests(pool)] == [0, 1.1, 2.2, 3.3, 4.4, 61]
     assert clock.slept == [1.1, 1.1, 1.1, 1.1, 56.6]
 
@@ -164,6 +166,17 @@ async def test_the_longest_wait(pool, clock, length, waits):
     else:
         with pytest.raises(QuotaSpent):
             await ledger.permit("DAILY", "KO")
+
+
+async def test_at_most_three_are_open(pool, clock):
+    """The fourth gets leave when one of them is answered, so that nothing that has leave waits to be sent."""
+    ledger = Ledger(pool, "alphavantage", [Window(1000, timedelta(seconds=1))], clock)
+    first, *_ = [await ledger.permit("TIME_SERIES_DAILY", ticker) for ticker in "ABC"]
+    assert isinstance(first, Grant)
+    clock.meanwhile = lambda: ledger.fail(first, Outcome.ANSWERED)
+    before = clock.now()
+    assert isinstance(await ledger.permit("TIME_SERIES_DAILY", "D"), Grant)
+    assert clock.now() - before == timedelta(seconds=1)
 
 
 async def test_providers_have_ledgers_of_their_own(ledger, pool, clock):

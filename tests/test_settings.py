@@ -156,6 +156,15 @@ def test_refused_values(name, text, line):
     assert refused.value.__suppress_context__
 
 
+@pytest.mark.parametrize("password", ["s3/cret", "s3c@ret"])
+def test_an_address_torn_apart_by_its_password(password):
+    """It would show its pieces as the host or the port that cannot be reached."""
+    with pytest.raises(ConfigurationError) as refused:
+        settings.load({"DATABASE_URL": f"postgresql://user:{password}@host/alpha_monday"})
+    assert str(refused.value).startswith("DATABASE_URL must be a Postgres address")
+    assert "ret" not in str(refused.value)
+
+
 def test_the_examples_are_good_values():
     """What a refusal suggests is accepted."""
     bad = {"HOST": None, "OPENAI_MODEL": None}  # any text will do

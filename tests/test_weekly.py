@@ -214,6 +214,19 @@ async def test_two_ticks_at_once_in_the_queue(house):
     assert await house.rows("SELECT count(*) FROM batches") == [(1,)]
 
 
+async def test_a_job_left_behind_by_an_earlier_monday(house):
+    """A weekly job whose end was never written down does not keep the next Mondays from beginning."""
+    async with house.tools.pool.connection() as conn:
+        left = await weekly.begin_again(conn, new_york(MONDAY))
+    await house.rows("UPDATE procrastinate_jobs SET status = 'doing' WHERE id = %s", left)
+    following = MONDAY + timedelta(weeks=1)
+    house.clock.time = new_york(following)
+    await house.begin(left + 1)
+    batch = await house.batch(following)
+    assert batch
+    assert batch.status == "active"
+
+
 async def test_all_or_nothing(house):
     """When the last of the fourteen jobs cannot be stored there is no batch, no pick, no entry and no other job."""
     await house.rows(

@@ -12,8 +12,10 @@ import hashlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -88,6 +90,7 @@ class EmbeddedPostgres:
         """Start the server, or borrow the one that runs. With `outlive` it stays when this process ends."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._own_socket()
             self._lock = (self.folder / "lock").open("w")
         except OSError as error:
             raise ConfigurationError(
@@ -147,7 +150,7 @@ class EmbeddedPostgres:
                 command = Path(f"/proc/{pid}/cmdline").read_text()
             else:
                 command = subprocess.run(["ps", "-p", str(pid), "-o", "args="], capture_output=True, text=True).stdout
-        except (OSError, IndexError):
+        except (OSError, IndexError, ValueError):
             return None
         return pid if str(self.data) in command else None
 
@@ -166,17 +169,39 @@ class EmbeddedPostgres:
                     "Move the folder away, or set DATABASE_URL; nothing in it was touched."
                 )
             return
-        shutil.rmtree(self.data, ignore_errors=True)  # what an interrupted initdb left
-        self.data.mkdir(mode=0o700)
+        for left in (self.data, *self.folder.glob("initdb-*")):  # by an initdb that was interrupted
+            shutil.rmtree(left, ignore_errors=True)
+        # Its version file comes first, so only the folder's name can say that an initdb came to its end.
+        fresh = Path(tempfile.mkdtemp(prefix="initdb-", dir=self.folder))
         options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions"]
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-        command = [*_as_somebody(), str(binaries() / "initdb"), "-D", str(self.data), *options, *locale]
-        done = subprocess.run(command, capture_output=True, text=True, env=_environment(), cwd="/", check=False)
+        command = [*_as_somebody(), str(binaries() / "initdb"), "-D", str(fresh), *options, *locale]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=_environment(), cwd="/", preexec_fn=_end_with_parent
+        )
         if done.returncode:
             raise ConfigurationError(f"The embedded Postgres cannot be set up in {self.data}: {done.stderr.strip()}")
+        fresh.rename(self.data)
+
+    def _own_socket(self) -> None:
+        """Make the socket's folder; refuse one that somebody else put there: whoever connects is believed."""
+        self.socket.mkdir(mode=0o700, exist_ok=True)
+        found = self.socket.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise ConfigurationError(f"{self.socket} is not this user's alone: remove it, or set DATABASE_URL.")
+
+    def _forget_a_stranger(self) -> None:
+        """Remove a crash's postmaster.pid whose number is another program's by now: it would keep Postgres out."""
+        file = self.data / "postmaster.pid"
+        with suppress(OSError, IndexError, ValueError):
+            pid = int(file.read_text().split()[0])
+            os.kill(pid, 0)
+            if self._running() is None:
+                file.unlink()
 
     def _spawn(self, outlive: bool) -> None:
-        self.socket.mkdir(mode=0o700, exist_ok=True)
+        self._own_socket()
+        self._forget_a_stranger()
         settings = {"listen_addresses": "", "unix_socket_directories": str(self.socket), **self.settings}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         log = self.folder / "postgres.log"

@@ -28,7 +28,7 @@ from app.errors import (
     QuotaSpent,
     UnknownTicker,
 )
-from app.providers.ledger import REST, Grant, Ledger, Outcome, Shared
+from app.providers.ledger import IN_FLIGHT, REST, Grant, Ledger, Outcome, Shared
 from app.record.calendar import Clock
 from app.record.ideas import carried
 from app.record.model import Bar
@@ -40,7 +40,6 @@ SOURCE = "alphavantage TIME_SERIES_DAILY"
 
 ATTEMPTS = 5
 LONGEST_PAUSE = 60.0
-IN_FLIGHT = 3
 _TIME_LIMIT = 30.0
 _LARGEST_BODY = 5_000_000
 _LONGEST_TEXT = 300

@@ -24,6 +24,10 @@ LONGEST_WAIT = timedelta(seconds=62)
 # A request without an outcome after this long was cut off with its process.
 LAPSE = timedelta(seconds=60)
 
+# At most so many requests are open at once, in all processes: one that had leave and waited to be sent would be late,
+# and two that waited would go out together.
+IN_FLIGHT = 3
+
 # How long to leave a provider alone that says the day's quota is spent although our own count is not.
 REST = timedelta(hours=1)
 
@@ -115,6 +119,8 @@ class Ledger:
                     return Shared()
                 case (at, None, _) if abs(now - at) < LAPSE:
                     return Later(now + timedelta(seconds=1))
+            if await self._open(conn, now) >= IN_FLIGHT:
+                return Later(now + timedelta(seconds=1))
             at = max(next_allowed(await self._times(conn), self.limits, now), await self._rested(conn) or now)
             if at > now:
                 return Later(at)
@@ -150,6 +156,15 @@ class Ledger:
             (self.provider, function, symbol),
         )
         return await cursor.fetchone()
+
+    async def _open(self, conn: AsyncConnection[Any], now: datetime) -> int:
+        cursor = await conn.execute(
+            "SELECT count(*) FROM operations.provider_requests WHERE provider = %s AND outcome IS NULL "
+            "AND at > %s AND at < %s",
+            (self.provider, now - LAPSE, now + LAPSE),
+        )
+        (count,) = await cursor.fetchone() or (0,)
+        return int(count)
 
     async def _times(self, conn: AsyncConnection[Any]) -> list[datetime]:
         cursor = await conn.execute(

@@ -5,6 +5,7 @@ Everything is real but the time and, unless their addresses are set, the provide
 """
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,13 +19,13 @@ from msgspec import Struct
 
 from app.database import pools
 from app.database.embedded import address_of
-from app.database.rehearsed import is_rehearsed
 from app.errors import ConfigurationError
 from app.providers.alpha_vantage import Answer
 from app.providers.ledger import Outcome
 from app.record import calendar
 from app.rehearsal.faults import read
-from app.rehearsal.told import ToldClock, told
+from app.rehearsal.standins import CLOCK
+from app.rehearsal.told import ToldClock, has_begun, told
 from app.settings import Settings
 from app.tools import RealClock
 from jobs import queue
@@ -63,10 +64,13 @@ def database(settings: Settings) -> str:
     try:
         with psycopg.connect(address) as conn:
             (live,) = conn.execute(
-                "SELECT to_regclass('told.clock') IS NULL AND to_regclass('public.batches') IS NOT NULL"
+                "SELECT to_regclass('told.clock') IS NULL AND to_regclass('public.batches') IS NOT NULL "
+                "AND to_regclass('queue.procrastinate_jobs') IS NOT NULL"
             ).fetchone() or (False,)
             if live and conn.execute(
-                "SELECT EXISTS (SELECT FROM public.batches UNION ALL SELECT FROM public.generations)"
+                # A service that lives on it, or did: it may still wait for its first Monday.
+                "SELECT EXISTS (SELECT FROM public.batches UNION ALL SELECT FROM public.generations "
+                "UNION ALL SELECT FROM queue.procrastinate_workers UNION ALL SELECT FROM queue.procrastinate_jobs)"
             ).fetchone() == (True,):
                 raise ConfigurationError(
                     "The database of DATABASE_URL holds a live record, and rehearsed and live data never share one. "
@@ -94,12 +98,13 @@ def played(
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     closed = ",".join(map(str, settings.market_closed_days))
-    options = ["--clock", address, "--log", str(log), "--closed", closed, "--hostile", "" if calm else _SEED]
+    options = ["--log", str(log), "--closed", closed, "--hostile", "" if calm else _SEED]
     if faults:
         read(faults.read_bytes())  # refused here, in one line, rather than there
         options += ["--faults", str(faults)]
     with subprocess.Popen(
         [sys.executable, "-m", "app.rehearsal.standins", "--until-input-ends", *options],
+        env={**os.environ, CLOCK: address},  # not an argument: everybody sees those, and this one may hold a password
         stdin=subprocess.PIPE,  # it ends when this does
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C at the terminal is for us, not for it
@@ -128,18 +133,24 @@ async def refuse_out_of_reach(settings: Settings, span: Span) -> None:
     if settings.alpha_vantage_api_key == _KEY:
         return
     async with pools.opened(pools.make_pool(settings.database_url)) as pool:
-        if await is_rehearsed(pool):
-            return  # it has begun, so it was checked
+        if await has_begun(pool):
+            return  # so it was checked
         clock = ToldClock(pool, queue.app, span.until)
         await clock.start(span.begin)
-        async with queue.handed(queue.app, settings, pool, clock) as tools, pool.connection() as conn:
-            answer = await tools.prices.bars(tools.benchmark, since=clock.now())
-            assert isinstance(answer, Answer)
-            await tools.prices.ledger.settle(conn, answer.grant, Outcome.ANSWERED)
-            baseline = tools.calendar.session_before(calendar.latest_run_date(span.begin + timedelta(minutes=5)))
-            if (oldest := answer.bars[0].trading_day) <= baseline:
-                return
-            await conn.execute("DELETE FROM told.clock")
+        in_reach = False
+        try:
+            async with queue.handed(queue.app, settings, pool, clock) as tools:
+                answer = await tools.prices.bars(tools.benchmark, since=clock.now())
+                assert isinstance(answer, Answer)
+                await tools.prices.ledger.fail(answer.grant, Outcome.REFUSED)  # not stored, so not shared
+                baseline = tools.calendar.session_before(calendar.latest_run_date(span.begin + timedelta(minutes=5)))
+                oldest = answer.bars[0].trading_day
+                if in_reach := oldest <= baseline:
+                    return
+        finally:
+            if not in_reach:  # not begun, whatever the reason: the next time it is checked again
+                async with pool.connection() as conn:
+                    await conn.execute("DELETE FROM told.clock")
     raise ConfigurationError(
         f"The bars of ALPHA_VANTAGE_BASE_URL begin on {oldest}, after the first baseline, {baseline}. "
         "Rehearse fewer weeks with --weeks."

@@ -35,6 +35,9 @@ from app.rehearsal.market import MARKET, SHARES, Market
 from app.tools import RealClock
 
 PER_DAY = 25
+
+# The variable with the address of the database whose told time it is.
+CLOCK = "REHEARSAL_CLOCK"
 GAP = timedelta(seconds=1)
 HANG = 120.0
 TRICKLE = 0.2
@@ -250,7 +253,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--port", type=int, default=0, help="where to listen on 127.0.0.1; 0: any free port")
     parser.add_argument("--now", type=datetime.fromisoformat, help="the time at the start, with its offset from UTC")
-    parser.add_argument("--clock", default="", help="a rehearsal's database, whose told time it is")
     parser.add_argument(
         "--faults",
         type=Path,
@@ -269,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         listener = socket.create_server(("127.0.0.1", given.port))
     except OSError as wrong:
         raise ConfigurationError(f"The stand-ins cannot start: {wrong.strerror}.") from None
-    now = told_by(given.clock) if given.clock else from_(given.now or RealClock().now())
+    now = told_by(clock) if (clock := os.environ.get(CLOCK)) else from_(given.now or RealClock().now())
     script = Script(rules, given.hostile)
     app = StandIns(Market(Calendar(closed)), now, given.log, script, limits=not given.no_limits)
     with suppress(KeyboardInterrupt, BrokenPipeError):

@@ -66,6 +66,7 @@ WHERE NOT EXISTS (SELECT FROM told.clock)
 """
 # Where told time stood still it goes on from there; otherwise five seconds after the last sign of life, however long
 # the pause was. At lag 0 a pause was a real outage, and nothing hides it.
+_LIVED = "SELECT least(seen - make_interval(secs => lag), until) FROM told.clock WHERE lag > 0"
 _GO_ON = """
 UPDATE told.clock
 SET lag = CASE
@@ -141,15 +142,14 @@ class ToldClock:
         async with self.pool.connection() as conn, conn.transaction():
             await conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             await conn.execute(INSTALL)
-            await conn.execute(_BEGIN, (begin,))
-            await conn.execute(_GO_ON)
-            cursor = await conn.execute("SELECT told.now()")
-            (reached,) = await cursor.fetchone() or (begin,)
-            if self.until and reached > self.until + timedelta(seconds=1):
+            lived = await (await conn.execute(_LIVED)).fetchone()
+            if self.until and lived and lived[0] > self.until:
                 raise ConfigurationError(
-                    f"This rehearsal has lived until {reached:%Y-%m-%d}; no --until goes back before that. "
+                    f"This rehearsal has lived until {lived[0]:%Y-%m-%d %H:%M} UTC already; --until cannot go back. "
                     "`alpha-monday db reset` forgets it."
                 )
+            await conn.execute(_BEGIN, (begin,))
+            await conn.execute(_GO_ON)
             await conn.execute(_END, (self.until,))
         await self._read(_LAG)
         if self.until and not self.lag:
@@ -164,6 +164,9 @@ class ToldClock:
                 with suppress(*AWAY):  # the database is away: time goes on as it does
                     await self._beat(ticks)
                 await asyncio.sleep(BEAT)
+        except Exception as error:
+            if not self.over.done():
+                self.over.set_exception(error)  # nothing would ever leap again: whoever waits must know
         finally:
             self.queue.periodic_defaults = defaults
         if not self.lag:
@@ -200,6 +203,15 @@ class ToldClock:
         async with self.pool.connection() as conn:
             cursor = await conn.execute(sql.encode(), values)
             return await cursor.fetchall() if cursor.description else []
+
+
+async def has_begun(pool: Pool) -> bool:
+    """Return whether a rehearsal of this database has a time to go on from."""
+    async with pool.connection() as conn:
+        cursor = await conn.execute("SELECT to_regclass('told.clock') IS NOT NULL")
+        if not (await cursor.fetchone() or (False,))[0]:
+            return False
+        return await (await conn.execute("SELECT FROM told.clock")).fetchone() is not None
 
 
 @asynccontextmanager

@@ -1,0 +1,56 @@
+"""The embedded Postgres after what can happen to its folder: a kill, a stranger's process, a stranger's folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from app.database.embedded import FAST, EmbeddedPostgres
+from app.errors import ConfigurationError
+
+
+def lives(folder: Path) -> bool:
+    """Whether a server starts on the folder and answers."""
+    with EmbeddedPostgres(folder, FAST) as postgres, psycopg.connect(postgres.address()) as conn:
+        return conn.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_killed_while_it_is_set_up(tmp_path):
+    """A machine or a container that dies during the first start leaves nothing that a person must clean up."""
+    starts = "from app.database.embedded import EmbeddedPostgres, Path; EmbeddedPostgres(Path()).start()"
+    process = subprocess.Popen([sys.executable, "-c", starts], cwd=tmp_path, start_new_session=True)
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.glob("*/PG_VERSION")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)  # initdb is of its group
+    process.wait()
+    assert lives(tmp_path)
+    assert not list(tmp_path.glob("initdb-*"))
+
+
+def test_a_number_that_another_process_has_by_now(tmp_path):
+    """After a crash the server's old process id may be anybody's."""
+    assert lives(tmp_path)
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        (tmp_path / "data" / "postmaster.pid").write_text(f"{stranger.pid}\n{tmp_path}\n1\n5432\n/tmp\n\n 1 1\nready\n")
+        assert lives(tmp_path)
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_socket_folder_that_others_can_reach(tmp_path):
+    """Whoever connects is believed, so the socket stands where nobody else can come."""
+    postgres = EmbeddedPostgres(tmp_path, FAST)
+    postgres.socket.mkdir()
+    postgres.socket.chmod(0o777)
+    try:
+        with pytest.raises(ConfigurationError, match="is not this user's alone"):
+            postgres.start()
+    finally:
+        postgres.stop()
+        postgres.socket.rmdir()
