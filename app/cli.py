@@ -48,7 +48,6 @@ out = Console(soft_wrap=True, highlight=False)
 
 def main() -> None:
     """Run a command; whatever goes wrong is one clear line and an exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is also ended
     try:
         sys.exit(group(prog_name="alpha-monday", standalone_mode=False))
     except click.ClickException as error:
@@ -68,6 +67,8 @@ def main() -> None:
         sys.exit(f"alpha-monday: {error.filename}: {error.strerror}")
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except asyncio.CancelledError:
+        sys.exit(143)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -414,6 +415,7 @@ def _serve(app: Litestar, listener: socket.socket) -> None:
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_LAST_REQUESTS
     )
     server = uvicorn.Server(config)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn drains, and then raises its signal once more
     try:
         server.run([listener])
     except (KeyboardInterrupt, SystemExit):
@@ -425,6 +427,10 @@ def _serve(app: Litestar, listener: socket.socket) -> None:
 
 
 async def _live_through(provided: Settings, span: rehearsal.Span) -> None:
+    task = asyncio.current_task()
+    assert task
+    # As Ctrl-C does: what was started is also ended. Raising out of a signal could hit any task of the loop.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     _REHEARSAL_LOG.parent.mkdir(exist_ok=True)
     with _REHEARSAL_LOG.open("a") as log, _progress() as progress:
         told = clock
