@@ -80,7 +80,7 @@ async def begin(tools: Tools, job_id: int, questions: int | None) -> None:
     elif on_its_way:
         log.info("this Monday is on its way", other_job=on_its_way)
     else:
-        await _run(tools, run_date, questions or ideas.QUESTIONS)
+        await _run(tools, run_date, questions or ideas.QUESTIONS, by_hand=questions is not None)
 
 
 async def live_jobs(conn: Conn, run_date: date, before: int | None = None) -> list[int]:
@@ -110,8 +110,12 @@ async def begin_again(conn: Conn, at: datetime, questions: int | None = None) ->
     return deferred.id
 
 
-async def _run(tools: Tools, run_date: date, questions: int) -> None:
-    """Make the batch of `run_date`, or store why there is none."""
+async def _run(tools: Tools, run_date: date, questions: int, *, by_hand: bool) -> None:
+    """Make the batch of `run_date`, or store why there is none; only `by_hand` does it replace a failed one."""
+
+    async def fail(reason: FailureReason, failure: str) -> None:
+        await _fail(tools, run_date, reason, failure, again=by_hand)
+
     try:
         while True:
             generation, chosen = await _choose(tools, run_date, questions)
@@ -124,20 +128,20 @@ async def _run(tools: Tools, run_date: date, questions: int) -> None:
                 await _complete(tools, replace(generation, accepted=False, refusal=str(unknown)))
             else:
                 if calendar.today(tools.now()) != run_date:  # picks are never back-dated
-                    await _fail(tools, run_date, FailureReason.MISSED, "The Monday was over before its prices were in.")
+                    await fail(FailureReason.MISSED, "The Monday was over before its prices were in.")
                 else:
-                    await _store(tools, run_date, chosen, readings)
+                    await _store(tools, run_date, chosen, readings, again=by_hand)
                 return
     except MissingClose as missing:
         if again := calendar.ask_again_at(tools.now()):
             raise TryAgainAt(str(missing), again) from None
-        await _fail(tools, run_date, FailureReason.MISSING_CLOSE, str(missing))
+        await fail(FailureReason.MISSING_CLOSE, str(missing))
     except UnusableAnswer as error:
-        await _fail(tools, run_date, FailureReason.NO_USABLE_ANSWER, str(error))
+        await fail(FailureReason.NO_USABLE_ANSWER, str(error))
     except ConfigurationError as error:
-        await _fail(tools, run_date, FailureReason.CONFIGURATION, str(error))
+        await fail(FailureReason.CONFIGURATION, str(error))
     except ProviderError as error:
-        await _fail(tools, run_date, FailureReason.PROVIDER_ERROR, str(error))
+        await fail(FailureReason.PROVIDER_ERROR, str(error))
 
 
 async def _choose(tools: Tools, run_date: date, questions: int) -> tuple[Generation, list[Idea]]:
@@ -241,7 +245,9 @@ async def _snapshot(tools: Tools, chosen: Sequence[Idea], run_date: date) -> dic
         raise
 
 
-async def _store(tools: Tools, run_date: date, chosen: Sequence[Idea], readings: dict[str, Close]) -> None:
+async def _store(
+    tools: Tools, run_date: date, chosen: Sequence[Idea], readings: dict[str, Close], *, again: bool
+) -> None:
     """Store the batch, its picks, its baseline, the journal's entry and the fourteen jobs: all of it or none."""
     bind_contextvars(step="store")
     now, benchmark = tools.now(), readings[tools.benchmark]
@@ -283,7 +289,7 @@ async def _store(tools: Tools, run_date: date, chosen: Sequence[Idea], readings:
         benchmark_split_factor=returns.ONE,
     )
     async with transaction(tools.pool) as conn:
-        if not await batches.add(conn, batch, picks, baseline, list(readings.values())):
+        if not await batches.add(conn, batch, picks, baseline, list(readings.values()), again=again):
             log.info("somebody was first")
             return
         await defer(conn, [Due(batch.id, run_date, day) for day in calendar.FORTNIGHT])
@@ -303,10 +309,10 @@ async def miss(conn: Conn, tools: Tools, run_date: date) -> bool:
     return await batches.add_failed(conn, _failed(tools, run_date, FailureReason.MISSED, failure))
 
 
-async def _fail(tools: Tools, run_date: date, reason: FailureReason, failure: str) -> None:
+async def _fail(tools: Tools, run_date: date, reason: FailureReason, failure: str, *, again: bool) -> None:
     batch = _failed(tools, run_date, reason, failure)
     async with transaction(tools.pool) as conn:
-        if not await batches.add_failed(conn, batch):
+        if not await batches.add_failed(conn, batch, again=again):
             log.info("somebody was first")
             return
     log.error("this Monday failed", reason=reason, failure=failure, batch=str(batch.id))

@@ -133,10 +133,18 @@ async def baseline(pool: pools.Pool) -> tuple[list[Close], Batch, list[Pick], Ch
     return stored, batch, picks, a_checkpoint(batch, 0, stored[0])
 
 
-async def add(pool: pools.Pool, stored: Sequence[Close], batch: Batch, picks: list[Pick], day_zero: Checkpoint) -> bool:
+async def add(
+    pool: pools.Pool,
+    stored: Sequence[Close],
+    batch: Batch,
+    picks: list[Pick],
+    day_zero: Checkpoint,
+    *,
+    again: bool = False,
+) -> bool:
     """Add a batch in a transaction of its own."""
     async with pools.transaction(pool) as conn:
-        return await batches.add(conn, batch, picks, day_zero, stored)
+        return await batches.add(conn, batch, picks, day_zero, stored, again=again)
 
 
 async def counts(pool: pools.Pool) -> dict[str, int]:
@@ -251,7 +259,8 @@ async def test_a_failed_monday_run_again(pool):
 
     stored, batch, picks, day_zero = await baseline(pool)
     second = replace(batch, created_at=AT + timedelta(hours=1), late=True)
-    assert await add(pool, stored, second, picks, day_zero)
+    assert not await add(pool, stored, second, picks, day_zero)  # only by hand
+    assert await add(pool, stored, second, picks, day_zero, again=True)
     async with pool.connection() as conn:
         assert await batches.on(conn, "main", MONDAY) == second
         assert second.id == failed.id
@@ -267,7 +276,8 @@ async def test_a_failed_monday_run_again_by_two_at_once(pool):
     stored, batch, picks, day_zero = await baseline(pool)
     again = [replace(pick, id=uuid4()) for pick in picks]
     first = await asyncio.gather(
-        add(pool, stored, batch, picks, day_zero), add(pool, stored, batch, again, replace(day_zero, id=uuid4()))
+        add(pool, stored, batch, picks, day_zero, again=True),
+        add(pool, stored, batch, again, replace(day_zero, id=uuid4()), again=True),
     )
     assert sorted(first) == [False, True]
     assert (await counts(pool))["picks"] == 3
@@ -280,7 +290,7 @@ async def test_a_failure_replaces_no_picks(pool):
     await add(pool, stored, batch, picks, day_zero)
     for _ in range(2):
         async with pools.transaction(pool) as conn:
-            assert not await batches.add_failed(conn, a_failed_batch())
+            assert not await batches.add_failed(conn, a_failed_batch(), again=True)
             await conn.execute("UPDATE batches SET status = 'completed'")
     async with pool.connection() as conn:
         assert (await batches.get(conn, batch.id)).status == BatchStatus.COMPLETED

@@ -31,7 +31,7 @@ from app.record.journal import GENESIS, digest
 from app.record.model import batch_id
 from app.rehearsal.standins import ideas
 from app.store import batches, generations
-from jobs import daily, weekly
+from jobs import daily, upkeep, weekly
 
 GENERATIONS = "SELECT attempt, accepted, refusal FROM generations ORDER BY attempt"
 PICKS = "SELECT ticker, action, initial_price FROM picks ORDER BY position"
@@ -225,6 +225,23 @@ async def test_a_job_left_behind_by_an_earlier_monday(house):
     batch = await house.batch(following)
     assert batch
     assert batch.status == "active"
+
+
+async def test_a_monday_that_ends_while_its_batch_is_made(house, monkeypatch):
+    """Upkeep and the job both find at midnight that it was missed; it is recorded once."""
+    await house.a_batch()
+    following, snapshot = MONDAY + timedelta(weeks=1), weekly._snapshot
+    house.clock.time = new_york(following, 23, 59)
+
+    async def past_midnight(*given):
+        found = await snapshot(*given)
+        house.clock.time = new_york(following + timedelta(days=1), 0, 1)
+        assert (await upkeep.look_after(house.tools)).missed == 1
+        return found
+
+    monkeypatch.setattr(weekly, "_snapshot", past_midnight)
+    await house.begin()
+    assert [entry.kind for entry in await house.journal()] == ["GENERATION", "BATCH", "GENERATION", "FAILURE"]
 
 
 async def test_all_or_nothing(house):

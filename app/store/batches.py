@@ -11,6 +11,8 @@ from app.record.model import Batch, BatchStatus, Checkpoint, Close, Ending, Jour
 from app.store import journal
 from app.store.rows import Conn, insert, select
 
+_FIRST_RUN = "ON CONFLICT ON CONSTRAINT one_batch_per_run_date DO NOTHING"
+
 # A failed Monday that is run again keeps its row; nothing else is ever replaced.
 _SECOND_RUN = """
 ON CONFLICT ON CONSTRAINT one_batch_per_run_date DO UPDATE SET
@@ -27,9 +29,21 @@ WHERE batches.status = 'failed'
 """
 
 
-async def add(conn: Conn, batch: Batch, picks: Sequence[Pick], baseline: Checkpoint, readings: Sequence[Close]) -> bool:
-    """Store a batch with its picks and its baseline, and the journal's entry; return False if its Monday has one."""
-    if not await insert(conn, "batches", batch, _SECOND_RUN):
+async def add(
+    conn: Conn,
+    batch: Batch,
+    picks: Sequence[Pick],
+    baseline: Checkpoint,
+    readings: Sequence[Close],
+    *,
+    again: bool = False,
+) -> bool:
+    """
+    Store a batch with its picks and its baseline, and the journal's entry; return False if its Monday has one.
+
+    With `again` a failed Monday is run again, by hand: its row is replaced.
+    """
+    if not await insert(conn, "batches", batch, _SECOND_RUN if again else _FIRST_RUN):
         return False
     for pick in picks:
         await insert(conn, "picks", pick)
@@ -39,9 +53,9 @@ async def add(conn: Conn, batch: Batch, picks: Sequence[Pick], baseline: Checkpo
     return True
 
 
-async def add_failed(conn: Conn, batch: Batch) -> bool:
-    """Store a Monday without picks, with its reason and the journal's entry; return False if its Monday has picks."""
-    if not await insert(conn, "batches", batch, _SECOND_RUN):
+async def add_failed(conn: Conn, batch: Batch, *, again: bool = False) -> bool:
+    """Store a Monday without picks, with its reason and the journal's entry; return False if it has a row (see add)."""
+    if not await insert(conn, "batches", batch, _SECOND_RUN if again else _FIRST_RUN):
         return False
     await journal.append(conn, JournalKind.FAILURE, batch.created_at, {"batch": batch}, batch.id)
     return True
