@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import date, datetime
 from functools import wraps
 from pathlib import Path
@@ -409,28 +409,43 @@ async def _check(address: str) -> None:
 
 
 def _serve(app: Litestar, listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    _say(f"Serving GraphQL at http://{host}:{port}/graphql (Ctrl-C stops)")
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_LAST_REQUESTS
     )
     server = uvicorn.Server(config)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn drains, and then raises its signal once more
-    try:
+    # From before the address is told: whoever reads it may send a signal at once. It sets a flag and raises nothing,
+    # not even when uvicorn, drained, raises the signal once more.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.handle_exit)
+    host, port = listener.getsockname()[:2]
+    _say(f"Serving GraphQL at http://{host}:{port}/graphql (Ctrl-C stops)")
+    with suppress(SystemExit):  # uvicorn's word for a service that did not start
         server.run([listener])
-    except (KeyboardInterrupt, SystemExit):
-        if server.started:
-            return  # asked to stop, and stopped
-        raise
     if not server.started:
         raise ConfigurationError("The service did not start; the log says why.")
 
 
 async def _live_through(provided: Settings, span: rehearsal.Span) -> None:
-    task = asyncio.current_task()
+    task, loop, heard = asyncio.current_task(), asyncio.get_running_loop(), False
     assert task
-    # As Ctrl-C does: what was started is also ended. Raising out of a signal could hit any task of the loop.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+    def stop(*_: object) -> None:
+        nonlocal heard
+        heard = True
+        loop.call_soon_threadsafe(task.cancel)
+
+    # As Ctrl-C does: what was started is also ended. Raising out of a signal could hit any task of the loop, and the
+    # loop's own handlers are called too late, or go on catching when it is closed.
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        await _rehearse(provided, span)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if heard:  # with nothing left that could be cancelled
+        raise asyncio.CancelledError
+
+
+async def _rehearse(provided: Settings, span: rehearsal.Span) -> None:
     _REHEARSAL_LOG.parent.mkdir(exist_ok=True)
     with _REHEARSAL_LOG.open("a") as log, _progress() as progress:
         told = clock

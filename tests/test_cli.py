@@ -174,6 +174,23 @@ def test_the_stand_ins_are_not_told_the_password_where_all_can_see(tmp_path, cre
     assert not any(b"dbname" in command for command in commands)
 
 
+@pytest.mark.parametrize("line", ["Rehearsed:", "Serving GraphQL"])
+def test_a_signal_between_the_rehearsal_and_the_service_is_heard(tmp_path, create, line):
+    """The loop that lived through the weeks is closed then, and the service's is not there yet."""
+    command = [ALPHA_MONDAY, "rehearse", "--weeks", "1", "--until", "2026-10-09"]
+    settings = environment(PORT="0", DATABASE_URL=create())
+    for _ in range(3):
+        with subprocess.Popen(command, cwd=tmp_path, env=settings, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            assert any(line in said for said in process.stderr)
+            process.terminate()
+            try:
+                assert process.wait(30) in (0, 143, -signal.SIGTERM)
+            finally:
+                process.kill()
+            assert "Traceback" not in process.stderr.read()
+
+
 def _is_ours(path: Path, folder: Path) -> bool:
     try:
         return (path.parent / "cwd").readlink() == folder
