@@ -119,6 +119,7 @@ class Record:
                 id=self.next(4), batch_id=batch.id, position=position, ticker=ticker, action=Action(action),
                 reasoning=ODD if position == 1 else f"{ticker} looks right.", initial_price=reading.close,
                 initial_close_id=reading.id, entry_open=reading.close + 1 if position == 2 else None,
+                entry_close_id=reading.id if position == 2 else None,
             )  # fmt: skip
             self.add("picks", **asdict(pick))
             picks.insert(0, pick)

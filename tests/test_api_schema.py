@@ -27,6 +27,8 @@ type Query {
   batches(first: Int! = 20, after: String, status: BatchStatus, series: String! = "main"): BatchConnection!
   pick(id: ID!): Pick
   picks(ticker: String!, first: Int! = 20, after: String): PickConnection!
+  closes(ticker: String!, first: Int! = 20, after: String): CloseConnection!
+  splits(ticker: String!, first: Int! = 20, after: String): SplitConnection!
   journal(first: Int! = 20, after: String, kind: JournalKind): JournalConnection!
   service: Service!
 }
@@ -34,12 +36,17 @@ type BatchConnection { edges: [BatchEdge!]! nodes: [Batch!]! pageInfo: PageInfo!
 type BatchEdge { cursor: String! node: Batch! }
 type PickConnection { edges: [PickEdge!]! nodes: [Pick!]! pageInfo: PageInfo! }
 type PickEdge { cursor: String! node: Pick! }
+type CloseConnection { edges: [CloseEdge!]! nodes: [Close!]! pageInfo: PageInfo! }
+type CloseEdge { cursor: String! node: Close! }
+type SplitConnection { edges: [SplitEdge!]! nodes: [Split!]! pageInfo: PageInfo! }
+type SplitEdge { cursor: String! node: Split! }
 type JournalConnection { edges: [JournalEdge!]! nodes: [JournalEntry!]! pageInfo: PageInfo! }
 type JournalEdge { cursor: String! node: JournalEntry! }
 type PageInfo { hasNextPage: Boolean! hasPreviousPage: Boolean! startCursor: String endCursor: String }
 type Batch {
   id: ID! series: String! runDate: Date! createdAt: DateTime! status: BatchStatus! late: Boolean!
-  failureReason: FailureReason failure: String benchmarkSymbol: String! benchmarkInitialPrice: Decimal tradingDay: Date
+  failureReason: FailureReason failure: String benchmarkSymbol: String! benchmarkInitialPrice: Decimal
+  benchmarkInitialClose: Close tradingDay: Date
   picks: [Pick!]!
   checkpoints(status: CheckpointStatus): [Checkpoint!]!
   latestCheckpoint: Checkpoint
@@ -50,13 +57,13 @@ type Batch {
 }
 type Pick {
   id: ID! batch: Batch! position: Int! ticker: String! action: Action! reasoning: String! initialPrice: Decimal!
-  initialClose: Close! entryOpen: Decimal ended: Boolean!
+  initialClose: Close! entryOpen: Decimal entryClose: Close ended: Boolean!
   metrics: [PickMetric!]! latestMetric: PickMetric result: PickMetric
 }
 type Checkpoint {
   id: ID! batch: Batch! day: Int! checkpointDate: Date! tradingDay: Date status: CheckpointStatus!
   skipReason: SkipReason note: String takenAt: DateTime! skippedAt: DateTime
-  benchmarkPrice: Decimal benchmarkSplitFactor: Decimal benchmarkReturnPct: Decimal
+  benchmarkPrice: Decimal benchmarkClose: Close benchmarkSplitFactor: Decimal benchmarkReturnPct: Decimal
   metrics: [PickMetric!]! corrections: [Correction!]!
 }
 type PickMetric {
@@ -66,6 +73,9 @@ type PickMetric {
 }
 type Close {
   id: ID! ticker: String! tradingDay: Date! open: Decimal close: Decimal! source: String! readAt: DateTime!
+}
+type Split {
+  ticker: String! effectiveDate: Date! factor: Decimal! source: String! readAt: DateTime!
 }
 type Generation {
   id: ID! attempt: Int! accepted: Boolean refusal: String requestedModel: String! answeredModel: String

@@ -106,7 +106,7 @@ async def test_a_checkpoint_names_its_readings(house):
     assert recorded["checkpoint"]["day"] == "1"
     assert len(recorded["metrics"]) == 3
     assert sorted(close["ticker"] for close in recorded["closes"]) == ["AAPL", "MSFT", "NVDA", "SPY"]
-    assert "batch_status" not in recorded
+    assert "batch" not in recorded
 
 
 async def test_a_closed_market(house):
@@ -367,7 +367,7 @@ async def test_a_fortnight_with_the_stand_ins(database, pool, clock):
     ]
     assert await rows(pool, "SELECT status FROM batches") == [("completed",)]
     entries = await rows(pool, "SELECT content FROM journal WHERE kind = 'CHECKPOINT' ORDER BY seq")
-    statuses = [json.loads(content).get("batch_status") for (content,) in entries]
+    statuses = [json.loads(content).get("batch", {}).get("status") for (content,) in entries]
     assert statuses == [None] * 13 + ["completed"]
     assert await rows(pool, "SELECT count(*) FROM pick_checkpoint_metrics") == [(30,)]
     async with transaction(pool) as conn:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from app.database import migrations
 from app.errors import ConfigurationError
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-NAMES = ["record", "journal", "queue", "ledger", "absent"]
+NAMES = ["record", "journal", "queue", "ledger", "absent", "open", "guards"]
 
 CATALOGUE = """
 SELECT 'column', table_schema, table_name, column_name,
@@ -75,7 +76,7 @@ def test_up_down_and_up_again(empty):
     before = catalogue(empty)
     assert {kind for kind, *_ in before} == {"column", "constraint", "index", "trigger", "function", "type", "comment"}
 
-    assert down(empty, 0) == [f"000{number} {NAMES[number - 1]}: taken back" for number in (5, 4, 3, 2, 1)]
+    assert down(empty, 0) == [f"000{number} {NAMES[number - 1]}: taken back" for number in (7, 6, 5, 4, 3, 2, 1)]
     assert applied(empty) == []
     left = {(schema, table) for kind, schema, table, *_ in catalogue(empty)}
     assert left == {("operations", "migrations"), ("operations", "queue_migrations")}
@@ -91,7 +92,7 @@ def test_each_step_down_and_up_again(empty):
     """Every migration can be taken back by itself, and what it made comes back."""
     up(empty)
     before = catalogue(empty)
-    for number in (4, 3, 2, 1):
+    for number in (6, 5, 4, 3, 2, 1):
         down(empty, number)
         assert applied(empty) == list(range(1, number + 1))
         up(empty)
@@ -103,13 +104,13 @@ def test_up_to_date(empty):
     up(empty)
     assert up(empty) == []
     assert down(empty, len(NAMES)) == []
-    assert applied(empty) == [1, 2, 3, 4, 5]
+    assert applied(empty) == [1, 2, 3, 4, 5, 6, 7]
 
 
-@pytest.mark.parametrize("number", [-1, 6])
+@pytest.mark.parametrize("number", [-1, 8])
 def test_a_number_that_is_none(empty, number):
     """Down to a migration that does not exist is refused."""
-    with pytest.raises(ConfigurationError, match=rf"^--down-to takes a number from 0 to 5, not {number}\.$"):
+    with pytest.raises(ConfigurationError, match=rf"^--down-to takes a number from 0 to 7, not {number}\.$"):
         down(empty, number)
 
 
@@ -121,9 +122,9 @@ def test_status_changes_nothing(empty):
     ]
     assert catalogue(empty) == []
     up(empty)
-    down(empty, 4)
+    down(empty, 6)
     steps = asyncio.run(migrations.status(empty))
-    assert [step.applied_at for step in steps] == [AT, AT, AT, AT, None]
+    assert [step.applied_at for step in steps] == [AT, AT, AT, AT, AT, AT, None]
 
 
 def command(address: str, *arguments: str) -> subprocess.Popen[str]:
@@ -145,7 +146,7 @@ def test_four_processes_at_once(empty):
     lines = sorted(line for (out, _), _ in ended for line in out.splitlines())
     done = [f"000{number} {name}: applied" for number, name in enumerate(NAMES, 1)]
     assert lines == [*done, *["The database is up to date."] * 3, "queue: installed"]
-    assert applied(empty) == [1, 2, 3, 4, 5]
+    assert applied(empty) == [1, 2, 3, 4, 5, 6, 7]
 
     out, err = command(empty, "--status").communicate(timeout=60)
     assert [line.split(": applied ")[0] for line in out.splitlines()] == [
@@ -159,8 +160,8 @@ def test_an_old_database_is_refused(empty):
         asyncio.run(migrations.refuse_old(empty))
     up(empty)
     asyncio.run(migrations.refuse_old(empty))
-    down(empty, 4)
-    with pytest.raises(ConfigurationError, match=r"lacks migration 0005 \(absent\)"):
+    down(empty, 6)
+    with pytest.raises(ConfigurationError, match=r"lacks migration 0007 \(guards\)"):
         asyncio.run(migrations.refuse_old(empty))
 
 
@@ -180,7 +181,7 @@ def newer(address: str) -> None:
     """Let a database have a migration that this version does not know."""
     with psycopg.connect(address) as conn:
         conn.execute(
-            "INSERT INTO operations.migrations (number, name, checksum, applied_at) VALUES (6, 'newer', 'x', %s)", [AT]
+            "INSERT INTO operations.migrations (number, name, checksum, applied_at) VALUES (8, 'newer', 'x', %s)", [AT]
         )
 
 
@@ -191,10 +192,10 @@ def test_a_database_that_is_ahead(empty):
     before = catalogue(empty)
     asyncio.run(migrations.refuse_old(empty))
     assert up(empty) == []
-    with pytest.raises(ConfigurationError, match="0006"):
+    with pytest.raises(ConfigurationError, match="0008"):
         down(empty, 4)
     assert catalogue(empty) == before
-    assert applied(empty) == [1, 2, 3, 4, 5]
+    assert applied(empty) == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_a_gap_in_the_history_is_refused(empty):
@@ -333,7 +334,7 @@ BATCH = {
 }  # fmt: skip
 PICK = {
     "batch_id": id_(10), "position": 1, "ticker": "KO", "action": "BUY", "reasoning": "It will rise.",
-    "initial_price": 60, "initial_close_id": id_(2), "entry_open": 61, "ended": False,
+    "initial_price": 60, "initial_close_id": id_(2), "entry_open": 61, "entry_close_id": id_(2), "ended": False,
 }  # fmt: skip
 CHECKPOINT = {
     "batch_id": id_(10), "day": 1, "checkpoint_date": "2026-01-06", "trading_day": "2026-01-05", "status": "computed",
@@ -414,7 +415,7 @@ ALLOWED = [
     ("splits", {"factor": "0.1"}),
     ("batches", FAILED),
     ("batches", {"status": "completed"}),
-    ("picks", {"entry_open": None, "action": "SELL", "ticker": "BF.B"}),
+    ("picks", {"entry_open": None, "entry_close_id": None, "action": "SELL", "ticker": "BF.B"}),
     ("checkpoints", SKIPPED),
     ("checkpoints", SKIPPED | {"skip_reason": "MARKET_CLOSED"}),
     ("checkpoints", {"skip_reason": "MISSING_CLOSE", "skipped_at": AT}),
@@ -432,6 +433,8 @@ NOT_NUMBERS = ["NaN", "Infinity", "-Infinity"]
 NOT_TICKERS = ["", "brk.b", "BRK-B", "TOOLONG", "BRK.BB", "KO\n", " KO", "КО"]
 
 REFUSED = [
+    ("picks", {"entry_close_id": None}, "an_open_names_its_reading"),
+    ("picks", {"entry_open": None}, "an_open_names_its_reading"),
     ("closes", {"ticker": "KO"}, "one_reading_at_a_time"),
     *(("closes", {"ticker": ticker}, "ticker_is_well_formed") for ticker in NOT_TICKERS),
     *(("closes", {"close": price}, "close_is_a_price") for price in NOT_PRICES),
@@ -564,6 +567,144 @@ CHANGES = [
     pytest.param("UPDATE journal SET kind = 'FAILURE'", "the_journal_is_append_only", id="an entry changed"),
     pytest.param("DELETE FROM journal", "the_journal_is_append_only", id="an entry deleted"),
     pytest.param("TRUNCATE journal", "the_journal_is_never_emptied", id="the journal emptied"),
+    *(
+        pytest.param(f"UPDATE {table} SET {column} = {value}", constraint, id=f"{constraint} {column}")
+        for table, constraint, changes in (
+            ("batches", "a_batch_keeps_its_name", {"id": f"'{id_(19)}'", "series": "'x'", "run_date": "run_date + 7"}),
+            (
+                "batches",
+                "a_batch_with_picks_keeps_what_it_says",
+                {"created_at": "now()", "late": "NOT late", "benchmark_symbol": "'DIA'", "trading_day": "'2026-01-01'"},
+            ),
+            (
+                "batches",
+                "a_baseline_is_only_corrected",
+                {"benchmark_initial_price": "99", "benchmark_initial_close_id": f"'{id_(2)}'"},
+            ),
+            (
+                "picks",
+                "a_pick_keeps_what_was_said",
+                {
+                    "id": f"'{id_(29)}'",
+                    "batch_id": f"'{id_(12)}'",
+                    "position": "3",
+                    "action": "'SELL'",
+                    "reasoning": "'It will fall.'",
+                },
+            ),
+            ("picks", "an_open_is_filled_once", {"entry_open": "60", "entry_close_id": f"'{id_(1)}'"}),
+            (
+                "picks",
+                "a_baseline_is_only_corrected",
+                {"initial_price": "60.0", "initial_close_id": f"'{id_(1)}'"},
+            ),
+            (
+                "checkpoints",
+                "the_day_of_a_checkpoint_is_kept",
+                {"id": f"'{id_(39)}'", "note": "'x'", "skip_reason": "'PROVIDER_ERROR'", "skipped_at": "now()"},
+            ),
+            (
+                "checkpoints",
+                "a_computed_checkpoint_stays_at_its_session",
+                {"trading_day": "'2026-01-01'", "taken_at": "now()"},
+            ),
+            (
+                "checkpoints",
+                "a_figure_is_only_corrected",
+                {
+                    "benchmark_price": "102",
+                    "benchmark_close_id": f"'{id_(2)}'",
+                    "benchmark_split_factor": "2",
+                    "benchmark_return_pct": "benchmark_return_pct + 1",
+                },
+            ),
+            (
+                "pick_checkpoint_metrics",
+                "the_place_of_a_metric_is_kept",
+                {"id": f"'{id_(49)}'", "pick_id": f"'{id_(22)}'", "ended": "true"},
+            ),
+            (
+                "pick_checkpoint_metrics",
+                "a_figure_is_only_corrected",
+                {
+                    "current_price": "67",
+                    "close_id": f"'{id_(1)}'",
+                    "split_factor": "2",
+                    "absolute_return_pct": "11",
+                    "vs_benchmark_pct": "8",
+                    "unusual_move": "true",
+                },
+            ),
+            (
+                "pick_checkpoint_metrics",
+                "a_return_from_the_open_is_only_corrected",
+                {"return_from_open_pct": "9"},
+            ),
+            (
+                "generations",
+                "a_question_stays_as_it_was_asked",
+                {
+                    "id": f"'{id_(59)}'",
+                    "series": "'x'",
+                    "run_date": "run_date + 7",
+                    "attempt": "2",
+                    "asked_at": "now()",
+                    "requested_model": "'x'",
+                    "prompt_version": "'2'",
+                    "system_prompt": "'x'",
+                    "user_prompt": "'x'",
+                },
+            ),
+            (
+                "generations",
+                "an_answer_stays_as_it_was_given",
+                {
+                    "answered_at": "now()",
+                    "answered_model": "'x'",
+                    "answer": "'{ }'",
+                    "request_id": "'x'",
+                    "prompt_tokens": "1",
+                    "completion_tokens": "1",
+                },
+            ),
+        )
+        for column, value in changes.items()
+    ),
+    *(
+        pytest.param(f"{verb} {table}{' CASCADE' * (verb == 'TRUNCATE')}", constraint, id=f"{verb} {table}")
+        for table, constraint in (
+            *(
+                (table, "the_record_is_never_deleted")
+                for table in ("generations", "pick_checkpoint_metrics", "checkpoints", "picks", "batches")
+            ),
+            ("closes", "readings_are_never_emptied"),
+            ("splits", "readings_are_never_emptied"),
+            ("corrections", "corrections_are_never_emptied"),
+        )
+        for verb in (("DELETE FROM", "TRUNCATE") if constraint == "the_record_is_never_deleted" else ("TRUNCATE",))
+    ),
+]
+
+# What only shows after a first change.
+SECOND_CHANGES = [
+    pytest.param(
+        "UPDATE batches SET status = 'completed' WHERE status = 'active'",
+        "UPDATE batches SET status = 'active' WHERE status = 'completed'",
+        "a_completed_batch_stays_completed",
+        id="batches a_completed_batch_stays_completed",
+    ),
+    pytest.param(
+        "UPDATE picks SET ended = true",
+        "UPDATE picks SET ended = false",
+        "an_ended_pick_stays_ended",
+        id="picks an_ended_pick_stays_ended",
+    ),
+    pytest.param(
+        "UPDATE generations SET accepted = false, refusal = 'It has no price.'",
+        "UPDATE generations SET refusal = 'Something else.'",
+        "a_refusal_stays_a_refusal",
+        id="generations a_refusal_stays_a_refusal",
+    ),
 ]
 
 
@@ -632,6 +773,43 @@ def test_refused_changes(record, statement, constraint):
     assert constraint in str(refused.value)
 
 
+@pytest.mark.parametrize(("first", "second", "constraint"), SECOND_CHANGES)
+def test_refused_second_changes(record, first, second, constraint):
+    """What is allowed once is not taken back."""
+    record.execute(first)
+    with pytest.raises(psycopg.errors.IntegrityError) as refused:
+        record.execute(second)
+    assert refused.value.diag.constraint_name == constraint
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "before", "after"),
+    [
+        pytest.param("UPDATE picks SET initial_price = 30", "initial_price", "60", "30", id="a baseline"),
+        pytest.param(
+            "UPDATE batches SET benchmark_initial_price = 50", "benchmark_initial_price", "100", "50", id="benchmark"
+        ),
+    ],
+)
+def test_a_figure_changes_with_its_correction(record, change, field, before, after):
+    """The correction says which figure, whose, what stood there and what stands there now."""
+    ticker = "KO" if "picks" in change else None
+    good = CORRECTION | {"checkpoint_id": id_(30), "field": field, "ticker": ticker, "before": before, "after": after}
+    wrong = [
+        good | {"checkpoint_id": id_(31)}, good | {"field": "entry_open"}, good | {"ticker": "XOM"},
+        good | {"before": "61"}, good | {"after": "31"},
+    ]  # fmt: skip
+    where = f"id = '{id_(21)}'" if ticker else f"id = '{id_(10)}'"
+    for number, correction in enumerate([*wrong, good]):
+        with record.transaction(force_rollback=True):
+            insert(record, "corrections", {"id": id_(70 + number), **correction})
+            if correction is good:
+                assert record.execute(f"{change} WHERE {where}").rowcount == 1
+            else:
+                with pytest.raises(psycopg.errors.RestrictViolation):
+                    record.execute(f"{change} WHERE {where}")
+
+
 def test_a_skipped_checkpoint_may_be_computed_later(record):
     """It keeps why it was skipped, and then never goes back."""
     record.execute(
@@ -655,7 +833,7 @@ def test_every_rule_is_tried(migrated):
             "AND conname NOT LIKE '%_pkey'"
         ).fetchall()
         triggers = conn.execute(
-            "SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
+            "SELECT relname, tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
             "WHERE NOT tgisinternal AND relnamespace = 'public'::regnamespace"
         ).fetchall()
     tried = {(table, constraint) for table, _, constraint in REFUSED + REFUSED_WITHOUT_TRIGGERS}
@@ -665,15 +843,14 @@ def test_every_rule_is_tried(migrated):
         "checkpoint_date_is_run_date_plus_day",
         "metrics_are_of_a_computed_checkpoint_of_the_same_batch",
     }
-    assert {name for (name,) in triggers} == {
-        "a_computed_checkpoint_never_goes_back",
-        "an_entry_follows_the_head",
-        "checkpoint_belongs_to_its_batch",
-        "corrections_are_never_changed",
-        "metric_belongs_to_its_checkpoint",
-        "readings_are_never_changed",
-        "the_journal_is_append_only",
-        "the_journal_is_never_emptied",
+    changed = {
+        (re.search(r"(?:UPDATE|DELETE FROM|TRUNCATE) (\w+)", case.values[-2])[1], case.values[-1])
+        for case in (*CHANGES, *SECOND_CHANGES)
+    }
+    assert set(triggers) <= changed | {
+        ("checkpoints", "checkpoint_belongs_to_its_batch"),
+        ("journal", "an_entry_follows_the_head"),
+        ("pick_checkpoint_metrics", "metric_belongs_to_its_checkpoint"),
     }
 
 

@@ -540,7 +540,9 @@ async def test_a_skipped_last_session_leaves_it_unresolved(house, pool):
     resolved = (await asked(pool, RESULT))["batchOn"]
     assert (resolved["status"], resolved["result"]) == ("COMPLETED", {"day": 12})
     assert all(pick["result"] for pick in resolved["picks"])
-    assert [json.loads(one.content).get("batch_status") for one in await house.journal()].count("completed") == 1
+    assert [json.loads(one.content).get("batch", {}).get("status") for one in await house.journal()].count(
+        "completed"
+    ) == 1
 
 
 async def asked(pool: Any, query: str) -> Any:
@@ -566,4 +568,4 @@ async def test_the_last_absent_day_completes_whichever_it_is(house):
     await daily.take(house.tools, batch.id, 3)
     assert (await checkpoint(house, batch, 3)).skip_reason == "PROVIDER_ERROR"
     assert (await house.batch()).status == "completed"
-    assert json.loads((await house.journal())[-1].content)["batch_status"] == "completed"
+    assert json.loads((await house.journal())[-1].content)["batch"]["status"] == "completed"

@@ -499,7 +499,7 @@ async def test_a_checkpoint_is_stored_once(pool):
     assert (kind, content["checkpoint"]["day"], content["at"]) == ("CHECKPOINT", "1", "2026-01-06T14:00:00.000000Z")
     assert [metric["absolute_return_pct"] for metric in content["metrics"]] == ["33.33333333333333333333333333"] * 3
     assert [one["id"] for one in content["closes"]] == [str(close.id)]
-    assert "batch_status" not in content
+    assert "batch" not in content
 
 
 async def test_a_checkpoint_with_a_bad_metric(pool):
@@ -528,8 +528,8 @@ async def test_the_last_absent_day_completes_the_batch(pool):
         assert not await batches.complete(conn, batch.id), "only once"
         assert await checkpoints.awaiting(conn, date(2026, 2, 1)) == []
         assert await batches.oldest_active_baseline(conn) is None
-    statuses = [content.get("batch_status") for _, content in await told(pool)]
-    assert statuses == [None] * 14 + ["completed"]
+    statuses = [content.get("batch", {}).get("status") for _, content in await told(pool)]
+    assert statuses == ["active", *[None] * 13, "completed"]
 
 
 @pytest.mark.parametrize("round_", range(3))
@@ -541,8 +541,8 @@ async def test_the_last_two_days_at_once(pool, round_):
     assert await asyncio.gather(*(take(pool, a_checkpoint(batch, day)) for day in (13, 14))) == [True, True]
     async with pool.connection() as conn:
         assert (await batches.get(conn, batch.id)).status == BatchStatus.COMPLETED
-    statuses = [content.get("batch_status") for _, content in await told(pool)]
-    assert statuses == [None] * 14 + ["completed"]
+    statuses = [content.get("batch", {}).get("status") for _, content in await told(pool)]
+    assert statuses == ["active", *[None] * 13, "completed"]
 
 
 async def test_the_last_day_taken_by_two_at_once(pool):

@@ -94,6 +94,20 @@ class Close(Struct, frozen=True, kw_only=True):
     read_at: datetime
 
 
+class Split(Struct, frozen=True, kw_only=True):
+    """
+    A reading of one ticker's split: from `effective_date` on, one share is `factor` shares.
+
+    A factor of 1 takes back what was read before.
+    """
+
+    ticker: str
+    effective_date: date
+    factor: Decimal
+    source: str
+    read_at: datetime
+
+
 class Batch(Struct, frozen=True, kw_only=True):
     """
     One Monday's picks of one series, with the benchmark they are measured against.
@@ -117,7 +131,11 @@ class Batch(Struct, frozen=True, kw_only=True):
 
 
 class Pick(Struct, frozen=True, kw_only=True):
-    """An idea with its initial price: the close of the baseline session."""
+    """
+    An idea with its initial price: the close of the baseline session.
+
+    `entry_open` is the open of the first session on or after the run date, None until it is known.
+    """
 
     id: UUID
     batch_id: UUID
@@ -128,6 +146,7 @@ class Pick(Struct, frozen=True, kw_only=True):
     initial_price: Decimal
     initial_close_id: UUID
     entry_open: Decimal | None = None
+    entry_close_id: UUID | None = None
     ended: bool = False
 
 
@@ -181,6 +200,24 @@ class PickMetric(Struct, frozen=True, kw_only=True):
     return_from_open_pct: Decimal | None = None
     unusual_move: bool = False
     ended: bool = False
+
+
+class Correction(Struct, frozen=True, kw_only=True):
+    """
+    A stored figure that was put right: what it said before, what it says now, and why.
+
+    `field` is the column; `ticker` is the pick's, None for a figure of the batch or the checkpoint itself. Figures of
+    the baseline (initial prices) are corrected on day 0.
+    """
+
+    id: UUID
+    checkpoint_id: UUID
+    field: str
+    ticker: str | None
+    before: str | None
+    after: str | None
+    reason: str
+    made_at: datetime
 
 
 class Generation(Struct, frozen=True, kw_only=True):

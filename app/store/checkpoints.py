@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from app.record.calendar import due_at
-from app.record.model import BatchStatus, Checkpoint, Close, JournalKind, PickMetric
+from app.record.model import Checkpoint, Close, JournalKind, PickMetric
 from app.store import batches, journal
 from app.store.rows import Conn, insert, row_of, select
 
@@ -44,7 +44,7 @@ async def add(
         "checkpoint": checkpoint,
         "metrics": metrics,
         "closes": readings,
-        "batch_status": BatchStatus.COMPLETED if completed else None,
+        "batch": await batches.get(conn, checkpoint.batch_id) if completed else None,
     }
     await journal.append(conn, JournalKind.CHECKPOINT, checkpoint.taken_at, recorded, checkpoint.batch_id)
     return True

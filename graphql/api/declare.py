@@ -8,7 +8,7 @@ the nearest batch's. (So no table can be related to itself without an alias.)
 
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date
+from datetime import date, datetime
 from enum import Enum
 from inspect import cleandoc
 from typing import Any, Generic, TypeVar, cast
@@ -99,7 +99,18 @@ def _number(text: str) -> int:
     return value
 
 
+def _moment(text: str) -> str:
+    return datetime.fromisoformat(text).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 DATE = Key(date.fromisoformat, "date", "-infinity", "infinity", "to_char({}, 'YYYY-MM-DD')")
+TIME = Key(
+    _moment,
+    "timestamptz",
+    "-infinity",
+    "infinity",
+    """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')""",
+)
 NUMBER = Key(_number, "bigint", str(-(2**63)), str(2**63 - 1))
 ROW_ID = Key(UUID, "uuid", str(UUID(int=0)), str(UUID(int=2**128 - 1)))
 

@@ -25,6 +25,7 @@ from api.declare import (
     DATE,
     NUMBER,
     ROW_ID,
+    TIME,
     Argument,
     Connection,
     Edge,
@@ -136,6 +137,17 @@ class Close:
     read_at: datetime = column("When it was read.")
 
 
+@table("splits")
+class Split:
+    """A reading of one share's split, with where and when it was read; spin-offs are listed among them."""
+
+    ticker: str = column("The share.")
+    effective_date: date = column("The first session whose prices are of the new shares.")
+    factor: Decimal = column("How many shares one became; 1 takes back what was read before.")
+    source: str = column("Where it was read.")
+    read_at: datetime = column("When it was read.")
+
+
 @table("pick_checkpoint_metrics")
 class PickMetric:
     """One pick at one computed checkpoint after day 0; returns are in percent, without dividends and costs."""
@@ -195,6 +207,9 @@ class Checkpoint:
     taken_at: datetime = column("When it was stored or computed.")
     skipped_at: datetime | None = column("When it was skipped, also if it was computed later.")
     benchmark_price: Decimal | None = column("The benchmark's close of the trading day.")
+    benchmark_close: Close | None = related(
+        "The reading that it came from.", "closes.id = checkpoints.benchmark_close_id"
+    )
     benchmark_split_factor: Decimal | None = column("The product of the benchmark's split factors since the baseline.")
     benchmark_return_pct: Decimal | None = column(
         "The benchmark's change since the baseline, in percent; null on day 0."
@@ -224,6 +239,7 @@ class Pick:
     initial_price: Decimal = column("The close of the baseline session, from which every return counts.")
     initial_close: Close = related("The reading that it came from.", "closes.id = picks.initial_close_id")
     entry_open: Decimal | None = column("The open of the first session on or after the run date; null until known.")
+    entry_close: Close | None = related("The reading that it came from.", "closes.id = picks.entry_close_id")
     ended: bool = column("Whether it has stopped trading.")
     metrics: list[PickMetric] = related("How it stood, by day.", f"{METRIC}.pick_id = picks.id", order=DAY)
     latest_metric: PickMetric | None = related(
@@ -283,6 +299,9 @@ class Batch:
     failure: str | None = column("The same in a sentence.")
     benchmark_symbol: str = column("What the picks are measured against.")
     benchmark_initial_price: Decimal | None = column("Its close at the baseline session; null without picks.")
+    benchmark_initial_close: Close | None = related(
+        "The reading that it came from.", "closes.id = batches.benchmark_initial_close_id"
+    )
     trading_day: date | None = column("The baseline session, the last one before the run date; null without picks.")
     picks: list[Pick] = related("In the model's order.", "picks.batch_id = batches.id", order="picks.position")
     checkpoints: list[Checkpoint] = related(
@@ -374,6 +393,20 @@ class Query:
         "One share's picks in every series, newest first.",
         "picks.ticker = $ticker",
         by={RUN_DATE: DATE, "picks.id": ROW_ID},
+        newest_first=True,
+        ticker=Argument(str, "The share, as in `BRK.B`."),
+    )
+    closes: Connection[Close] = page(
+        "All readings of one share's prices, newest session first. A session that was read differently has several.",
+        "closes.ticker = $ticker",
+        by={"closes.trading_day": DATE, "closes.read_at": TIME},
+        newest_first=True,
+        ticker=Argument(str, "The share, as in `BRK.B`."),
+    )
+    splits: Connection[Split] = page(
+        "All readings of one share's splits, newest first.",
+        "splits.ticker = $ticker",
+        by={"splits.effective_date": DATE, "splits.read_at": TIME},
         newest_first=True,
         ticker=Argument(str, "The share, as in `BRK.B`."),
     )

@@ -1,0 +1,1 @@
+ALTER TABLE picks DROP COLUMN entry_close_id;
