@@ -6,6 +6,7 @@ them: expressions have tests of their own.
 """
 
 from base64 import b64encode
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from strawberry.dataloader import DataLoader
 from api.declare import Column, Given, Page, Related, Same
 from api.engine import formatted
 from api.plan import declared, expand, is_many, source_of, table_of
+from app.record.journal import timestamp
 
 
 class Reference:
@@ -111,7 +113,8 @@ class Reference:
         sql = f"SELECT {self.columns(target)}, {keys} FROM {table_of(target)} WHERE {expand(page.where, names)}"
 
         def place(row: dict[str, Any]) -> tuple[Any, ...]:
-            return tuple(row[f"key_{n}"] for n in range(len(page.by)))
+            values = (row[f"key_{n}"] for n in range(len(page.by)))
+            return tuple(timestamp(value) if isinstance(value, datetime) else value for value in values)
 
         rows = sorted(await self.query(sql, *arguments.values()), key=place, reverse=page.newest_first)
         beyond = rows
