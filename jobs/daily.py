@@ -1,6 +1,7 @@
 """A morning's look at a batch: what it measured, or why it could not."""
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,11 +11,13 @@ from structlog.contextvars import bind_contextvars
 
 from app.database.pools import transaction
 from app.errors import ConfigurationError, MissingClose, ProviderError, TryAgainAt
-from app.record import calendar, ideas, returns
+from app.record import calendar, figures, ideas
+from app.record.figures import Course
 from app.record.model import Batch, Checkpoint, CheckpointStatus, Close, Ending, Pick, PickMetric, SkipReason
-from app.store import batches, checkpoints
+from app.store import batches, checkpoints, courses, opens
 from app.store.rows import Conn
 from app.tools import Tools
+from jobs import splits
 from jobs.closes import closes_of
 from jobs.queue import Retry, app, tools
 
@@ -62,22 +65,40 @@ async def take(tools: Tools, batch_id: UUID, day: int, *, again: bool = False) -
         log.warning("there is no such batch")
         return
     bind_contextvars(run_date=str(batch.run_date))
+    due = calendar.due_at(batch.run_date, day)
+    session = tools.calendar.trading_day(calendar.checkpoint_date(batch.run_date, day))
     if before and not (again and _may_be_retaken(before)):
         log.info("the checkpoint was there already", status=before.status)
-        return
-    due = calendar.due_at(batch.run_date, day)
-    if tools.now() < due:
+    elif tools.now() < due:
         raise TryAgainAt(f"The checkpoint is due at {due:%Y-%m-%d %H:%M} UTC.", due)
-    session = tools.calendar.trading_day(calendar.checkpoint_date(batch.run_date, day))
-    if session is None:
+    elif session is None:
         eve = calendar.checkpoint_date(batch.run_date, day - 1)
         await _skip(tools, batch, day, before, SkipReason.MARKET_CLOSED, f"{eve} was no session.")
-        return
+    else:
+        await _take(tools, batch, day, session, before, picks, endings)
+    if day in calendar.SUNDAYS:
+        bind_contextvars(step="splits")
+        tickers = [pick.ticker for pick in picks if not pick.ended]
+        await splits.look_on_sunday(tools, batch, [batch.benchmark_symbol, *tickers], day)
+
+
+async def _take(
+    tools: Tools,
+    batch: Batch,
+    day: int,
+    session: date,
+    before: Checkpoint | None,
+    picks: Sequence[Pick],
+    endings: Mapping[UUID, Ending],
+) -> None:
+    """Compute a checkpoint from the closes of `session`, or skip it with a reason, or have it taken again later."""
     ended = {id: ending for id, ending in endings.items() if ending.last_session < session}
     try:
         bind_contextvars(step="closes")
-        tickers = [pick.ticker for pick in picks if pick.id not in ended]
-        found = await closes_of(tools, [batch.benchmark_symbol, *tickers], session)
+        tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if pick.id not in ended)]
+        found = await closes_of(tools, tickers, session)
+        bind_contextvars(step="splits")
+        await splits.look_before_measuring(tools, batch, tickers, session)
     except MissingClose as missing:
         if not before and (later := calendar.ask_again_at(tools.now())):
             raise TryAgainAt(str(missing), later) from None
@@ -87,7 +108,7 @@ async def take(tools: Tools, batch_id: UUID, day: int, *, again: bool = False) -
         await _skip(tools, batch, day, before, SkipReason.PROVIDER_ERROR, str(error))
     else:
         bind_contextvars(step="measure")
-        await _compute(tools, batch, day, before, picks, found, ended)
+        await _compute(tools, batch, day, before, found, ended)
 
 
 def _may_be_retaken(checkpoint: Checkpoint) -> bool:
@@ -99,14 +120,12 @@ async def _compute(
     batch: Batch,
     day: int,
     before: Checkpoint | None,
-    picks: Sequence[Pick],
     found: Mapping[str, Close],
     ended: Mapping[UUID, Ending],
 ) -> None:
+    """Measure and store a checkpoint, with what is known of splits and opens while nobody else touches the batch."""
     benchmark = found[batch.benchmark_symbol]
-    assert batch.benchmark_initial_price is not None
-    benchmark_return = returns.return_pct(batch.benchmark_initial_price, benchmark.close)
-    checkpoint = Checkpoint(
+    priced = Checkpoint(
         id=before.id if before else uuid4(),
         batch_id=batch.id,
         day=day,
@@ -119,40 +138,54 @@ async def _compute(
         skipped_at=before.skipped_at if before else None,
         benchmark_price=benchmark.close,
         benchmark_close_id=benchmark.id,
-        benchmark_split_factor=returns.ONE,
-        benchmark_return_pct=benchmark_return,
     )
-    metrics = [_metric(checkpoint, pick, found.get(pick.ticker), ended.get(pick.id)) for pick in picks]
     store = checkpoints.retake if before else checkpoints.add
     async with transaction(tools.pool) as conn:
-        stored = await store(conn, checkpoint, metrics, list(found.values()))
+        await batches.hold(conn, batch.id)
+        picks = await batches.picks_of(conn, batch.id)
+        opened, entries = await opens.look_up(conn, tools.calendar, batch, picks)
+        picks = [opened.get(pick.id, pick) for pick in picks]
+        of_benchmark, of_picks = await courses.of_benchmark(conn, batch), await courses.of_picks(conn, batch, picks)
+        checkpoint = figures.of_benchmark(batch, priced, of_benchmark)
+        metrics = [
+            _metric(batch, checkpoint, pick, found.get(pick.ticker), ended.get(pick.id), of_picks[pick.id])
+            for pick in picks
+        ]
+        learnt = checkpoints.Learnt(
+            splits=figures.splits_counted(batch, checkpoint, [of_benchmark, *of_picks.values()]),
+            opened=list(opened.values()),
+            filled=await opens.fill(conn, batch, opened, of_picks),
+        )
+        readings = {close.id: close for close in (*found.values(), *entries)}
+        stored = await store(conn, checkpoint, metrics, list(readings.values()), learnt)
     log.info(
         "checkpoint computed" if stored else "somebody was first",
         session=str(benchmark.trading_day),
         checkpoint=str(checkpoint.id),
-        benchmark_return_pct=f"{benchmark_return:.2f}",
+        benchmark_return_pct=f"{checkpoint.benchmark_return_pct:.2f}",
         vs_benchmark_pct=[
             f"{pick.ticker} {metric.vs_benchmark_pct:.2f}" for pick, metric in zip(picks, metrics, strict=True)
         ],
     )
+    for pick, metric in zip(picks, metrics, strict=True):
+        if metric.unusual_move:
+            log.warning("a move that no split explains", ticker=pick.ticker, checkpoint=str(checkpoint.id))
 
 
-def _metric(checkpoint: Checkpoint, pick: Pick, close: Close | None, ending: Ending | None) -> PickMetric:
+def _metric(
+    batch: Batch, checkpoint: Checkpoint, pick: Pick, close: Close | None, ending: Ending | None, course: Course
+) -> PickMetric:
     """Return how a pick stands: by its close, or once it has ended by what became of it."""
-    assert checkpoint.benchmark_return_pct is not None
-    assert close or ending
-    price = ending.value if ending else close.close if close else returns.ONE
-    measure = returns.measure(pick.initial_price, price, returns.ONE, checkpoint.benchmark_return_pct)
+    known = ending.value if ending else close and close.close
+    assert known, "either is there"
     return PickMetric(
         id=uuid4(),
         checkpoint_id=checkpoint.id,
         pick_id=pick.id,
-        current_price=price,
+        current_price=known,
         close_id=None if ending or close is None else close.id,
-        split_factor=returns.ONE,
-        absolute_return_pct=measure.absolute_return_pct,
-        vs_benchmark_pct=measure.vs_benchmark_pct,
         ended=ending is not None,
+        **figures.of_pick(batch, checkpoint, pick, known, course),
     )
 
 

@@ -90,6 +90,8 @@ class World:
         self.closes: dict[tuple[str, date], str] = {}
         self.absent: set[tuple[str, date]] = set()
         self.unknown: set[str] = set()
+        self.opens: dict[tuple[str, date], str] = {}
+        self.splits: dict[str, list[tuple[date, str]]] = {}
         self.instead: list[Reply] = []  # what Alpha Vantage answers to its next requests in place of bars
         self.model: list[Reply] = [completes(an_answer(*CHOSEN))]  # the last one for ever
 
@@ -101,6 +103,9 @@ class World:
         ticker = request.query["symbol"].replace("-", ".")
         if ticker in self.unknown:
             return says({"Error Message": "Invalid API call. Please retry."})
+        if request.query["function"] == "SPLITS":
+            listed = [{"effective_date": str(day), "split_factor": said} for day, said in self.splits.get(ticker, ())]
+            return says({"symbol": request.query["symbol"], "data": listed})
         return says({"Meta Data": {}, "Time Series (Daily)": self._bars(ticker)})
 
     def _bars(self, ticker: str) -> dict[str, Any]:
@@ -108,7 +113,7 @@ class World:
         for _ in range(40):
             if self.calendar.is_session(day) and (ticker, day) not in self.absent:
                 price = self.closes.get((ticker, day), PRICES[ticker])
-                bars[str(day)] = {"1. open": price, "4. close": price}
+                bars[str(day)] = {"1. open": self.opens.get((ticker, day), price), "4. close": price}
             day -= timedelta(days=1)
         return bars
 
@@ -121,8 +126,17 @@ class House:
 
     @property
     def asked(self) -> list[str]:
-        """The tickers that were asked for, in their order."""
-        return [request.query["symbol"] for request in self.provider.requests if request.path == "/query"]
+        """The tickers whose bars were asked for, in their order."""
+        return self._asked("TIME_SERIES_DAILY")
+
+    @property
+    def asked_for_splits(self) -> list[str]:
+        """The tickers whose splits were asked for, in their order."""
+        return self._asked("SPLITS")
+
+    def _asked(self, function: str) -> list[str]:
+        queries = [request.query for request in self.provider.requests if request.path == "/query"]
+        return [query["symbol"] for query in queries if query["function"] == function]
 
     @property
     def questions(self) -> list[str]:

@@ -117,7 +117,8 @@ async def test_a_closed_market(house):
     assert (skipped.status, skipped.skip_reason, skipped.trading_day) == ("skipped", "MARKET_CLOSED", None)
     assert skipped.note == "2026-10-31 was no session."
     assert skipped.taken_at == skipped.skipped_at == datetime(2026, 11, 1, 14, tzinfo=UTC)
-    assert house.provider.requests == []
+    assert house.asked == []
+    assert house.asked_for_splits == ["SPY", *CHOSEN]
     assert (await house.journal())[-1].kind == "CHECKPOINT"
 
 
@@ -462,6 +463,7 @@ async def test_nothing_is_deferred_for_a_completed_batch(house):
         await daily.take(house.tools, batch.id, day)
     await without_jobs(house)
     assert (await house.batch()).status == "completed"
+    house.clock.time = new_york(MONDAY + timedelta(days=14))  # the splits of the Sundays took their seconds
     assert await upkeep.look_after(house.tools) == Mended(missed=1)  # the Monday between
 
 

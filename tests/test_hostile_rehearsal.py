@@ -24,6 +24,7 @@ import psycopg
 import pytest
 from commands import ALPHA_MONDAY, environment
 from commands import standins as standins_at
+from judged import Series, series_of
 from psycopg.sql import SQL, Identifier
 
 from app.rehearsal.rehearse import _KEY
@@ -153,17 +154,11 @@ def hostile(tmp_path_factory, create) -> Iterator[Hostile]:
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory, hostile) -> dict[str, dict[date, str]]:
-    """The closes of the market and of every pick as well-behaved stand-ins tell them to anybody."""
+def series(tmp_path_factory, hostile) -> dict[str, Series]:
+    """The prices and splits of the market and of every pick as well-behaved stand-ins tell them to anybody."""
     tickers = {"SPY"} | {pick["ticker"] for batch in hostile.batches for pick in batch["picks"]}
     with standins_at(tmp_path_factory.mktemp("market"), f"{UNTIL}T20:00:00+00:00") as url:
-        return {ticker: _closes(url, ticker) for ticker in tickers}
-
-
-def _closes(url: str, ticker: str) -> dict[date, str]:
-    query = {"function": "TIME_SERIES_DAILY", "symbol": ticker.replace(".", "-"), "apikey": "x"}
-    bars = httpx.get(f"{url}/query", params=query).json()["Time Series (Daily)"]
-    return {date.fromisoformat(day): bar["4. close"] for day, bar in bars.items()}
+        return {ticker: series_of(url, ticker) for ticker in tickers}
 
 
 def day_of(batch: dict[str, Any], day: int = 0) -> date:
@@ -228,7 +223,7 @@ def test_every_fortnight_that_is_over_has_its_fifteen_checkpoints(hostile, serie
             session = day_of(batch, one["day"] - 1)
             assert one["checkpointDate"] == str(day_of(batch, one["day"]))
             assert datetime.fromisoformat(one["takenAt"]) >= at_nine(day_of(batch, one["day"]))
-            assert (one["skipReason"] == "MARKET_CLOSED") == (session not in series["SPY"])
+            assert (one["skipReason"] == "MARKET_CLOSED") == (session not in series["SPY"].closes)
             assert bool(one["skipReason"]) == bool(one["skippedAt"]) == bool(one["note"])
             if one["status"] == "COMPUTED":
                 assert one["tradingDay"] == str(session)
@@ -237,7 +232,7 @@ def test_every_fortnight_that_is_over_has_its_fifteen_checkpoints(hostile, serie
                 assert one["skipReason"]
                 assert one["tradingDay"] is one["benchmarkPrice"] is one["benchmarkReturnPct"] is None
                 assert one["metrics"] == []
-        last = max((day for day in series["SPY"] if day < day_of(batch, 14)), default=FIRST)
+        last = max((day for day in series["SPY"].closes if day < day_of(batch, 14)), default=FIRST)
         result = batch["checkpoints"][(last - day_of(batch)).days + 1] if ended else None
         resolved = result is not None and result["status"] == "COMPUTED"
         assert batch["result"] == ({"day": result["day"]} if resolved else None)
@@ -266,32 +261,51 @@ def test_every_figure_is_what_anybody_would_compute(hostile, series):
         for batch in hostile.batches:
             if batch["status"] == "FAILED":
                 continue
-            baseline = max(day for day in series["SPY"] if day < day_of(batch))
-            initial = {pick["ticker"]: Decimal(series[pick["ticker"]][baseline]) for pick in batch["picks"]}
+            baseline = max(day for day in series["SPY"].closes if day < day_of(batch))
+            initial = {pick["ticker"]: Decimal(series[pick["ticker"]].closes[baseline]) for pick in batch["picks"]}
             action = {pick["ticker"]: pick["action"] for pick in batch["picks"]}
-            b0 = Decimal(series["SPY"][baseline])
-            assert (batch["tradingDay"], batch["benchmarkInitialPrice"]) == (str(baseline), series["SPY"][baseline])
+            b0 = Decimal(series["SPY"].closes[baseline])
+            assert (batch["tradingDay"], batch["benchmarkInitialPrice"]) == (
+                str(baseline),
+                series["SPY"].closes[baseline],
+            )
             assert [pick["initialPrice"] for pick in batch["picks"]] == [f"{price:f}" for price in initial.values()]
             assert {pick["initialClose"]["tradingDay"] for pick in batch["picks"]} == {str(baseline)}
             for one in batch["checkpoints"][1:]:
                 if one["status"] == "SKIPPED":
                     continue
                 session = date.fromisoformat(one["tradingDay"])
-                benchmark = (Decimal(series["SPY"][session]) - b0) / b0 * 100
-                assert one["benchmarkPrice"] == series["SPY"][session]
+                benchmark = (Decimal(series["SPY"].closes[session]) - b0) / b0 * 100
+                assert one["benchmarkPrice"] == series["SPY"].closes[session]
                 assert one["benchmarkReturnPct"] == f"{benchmark:f}"
                 assert [metric["pick"]["ticker"] for metric in one["metrics"]] == list(initial)
                 for metric in one["metrics"]:
                     ticker = metric["pick"]["ticker"]
-                    absolute = (Decimal(series[ticker][session]) - initial[ticker]) / initial[ticker] * 100
+                    of = series[ticker]
+                    if _listed_too_late(hostile, batch, ticker, of, session):
+                        continue
+                    price, factor = Decimal(of.closes[session]), of.factor(baseline, session)
+                    absolute = (price * factor - initial[ticker]) / initial[ticker] * 100
+                    entry = min(day for day in of.opens if day >= day_of(batch))
+                    o = Decimal(of.opens[entry])
+                    from_open = (price * of.factor(entry, session) - o) / o * 100
                     alpha = (absolute - benchmark) * (1 if action[ticker] == "BUY" else -1)
-                    assert metric["currentPrice"] == metric["close"]["close"] == series[ticker][session]
+                    assert metric["currentPrice"] == metric["close"]["close"] == of.closes[session]
+                    assert Decimal(metric["splitFactor"]) == factor
+                    assert metric["returnFromOpenPct"] == f"{from_open:f}"
                     assert metric["close"]["tradingDay"] == str(session)
                     assert metric["absoluteReturnPct"] == f"{absolute:f}"
                     assert metric["vsBenchmarkPct"] == f"{absolute - benchmark:f}"
                     assert (Decimal(metric["alphaPct"]), metric["hit"]) == (alpha, alpha > 0)
-                    figures += 2
-    assert figures > 600
+                    figures += 3
+    assert figures > 900
+
+
+def _listed_too_late(hostile, batch: dict[str, Any], ticker: str, of: Series, session: date) -> bool:
+    """Whether a split was so small that no move asked for it, and listed only after the fortnight's last Sunday."""
+    late = {one["symbol"].replace("-", ".") for one in hostile.requests if one["fault"] == "late_split"}
+    hidden = [day for day in of.splits if day_of(batch, 13) - timedelta(days=5) <= day <= session]
+    return ticker in late and any(Decimal("0.9") < of.splits[day] < Decimal("1.12") for day in hidden)
 
 
 def test_no_reading_is_of_a_session_that_was_running(hostile, series):
@@ -300,8 +314,8 @@ def test_no_reading_is_of_a_session_that_was_running(hostile, series):
     assert any(one["fault"] == "partial_bar" for one in hostile.requests)
     for ticker, trading_day, close, read_at in readings:
         assert trading_day < read_at.astimezone(NEW_YORK).date()
-        if ticker in series and trading_day in series[ticker]:
-            assert close == Decimal(series[ticker][trading_day])
+        if ticker in series and trading_day in series[ticker].closes:
+            assert close == Decimal(series[ticker].closes[trading_day])
     assert len(readings) > 400
 
 

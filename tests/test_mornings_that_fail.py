@@ -454,7 +454,7 @@ async def test_no_second_chance_for_a_closed_market(house):
     assert await house.rows(RETAKES) == []
     await daily.take(house.tools, batch.id, 6, again=True)
     assert await checkpoint(house, batch, 6) == before
-    assert house.provider.requests == []
+    assert house.asked == []
 
 
 async def test_what_a_second_chance_leaves(house):

@@ -24,6 +24,7 @@ import pytest
 from commands import ALPHA_MONDAY, environment, run, served, standins
 from gql import Client, gql
 from gql.transport.httpx import HTTPXAsyncTransport
+from judged import Series, series_of
 
 from app.database.embedded import EmbeddedPostgres
 
@@ -37,7 +38,8 @@ picks { id position ticker action initialPrice initialClose { ticker tradingDay 
 checkpoints {
   id day checkpointDate tradingDay status skipReason takenAt benchmarkPrice benchmarkSplitFactor benchmarkReturnPct
   metrics {
-    pick { ticker } currentPrice splitFactor absoluteReturnPct vsBenchmarkPct directionalReturnPct alphaPct hit
+    pick { ticker entryOpen } currentPrice splitFactor absoluteReturnPct vsBenchmarkPct directionalReturnPct
+    alphaPct hit returnFromOpenPct
     close { tradingDay readAt }
   }
 }
@@ -96,21 +98,14 @@ def rehearsed(tmp_path_factory, create) -> Iterator[Rehearsed]:
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory) -> dict[str, dict[date, str]]:
-    """Every ticker's closes as the stand-ins tell them to anybody."""
+def series(tmp_path_factory) -> dict[str, Series]:
+    """Every ticker's prices and splits as the stand-ins tell them to anybody."""
     tickers = (
-        "SPY AAPL MSFT NVDA AMZN GOOGL META BRK-B JPM V MA UNH LLY JNJ MRK PFE XOM CVX HD LOW COST WMT PG KO PEP MCD "
+        "SPY AAPL MSFT NVDA AMZN GOOGL META BRK.B JPM V MA UNH LLY JNJ MRK PFE XOM CVX HD LOW COST WMT PG KO PEP MCD "
         "NKE DIS NFLX CRM ORCL ADBE AMD INTC QCOM CAT DE BA GE UPS"
     )
     with standins(tmp_path_factory.mktemp("market"), f"{UNTIL}T20:00:00+00:00") as url:
-        asked = {ticker: _series(url, ticker) for ticker in tickers.split()}
-    return {ticker.replace("-", "."): closes for ticker, closes in asked.items()}
-
-
-def _series(url: str, ticker: str) -> dict[date, str]:
-    query = {"function": "TIME_SERIES_DAILY", "symbol": ticker, "outputsize": "compact", "apikey": "x"}
-    bars = httpx.get(f"{url}/query", params=query).json()["Time Series (Daily)"]
-    return {date.fromisoformat(day): bar["4. close"] for day, bar in bars.items()}
+        return {ticker: series_of(url, ticker) for ticker in tickers.split()}
 
 
 def ended(batch: dict[str, Any]) -> bool:
@@ -133,7 +128,7 @@ def test_every_monday_has_its_batch(rehearsed):
 
 def test_every_fortnight_has_its_fifteen_checkpoints(rehearsed, series):
     """Skipped exactly where the day before was no session, computed elsewhere, each on its own morning."""
-    sessions = series["SPY"].keys()
+    sessions = series["SPY"].closes.keys()
     for batch in rehearsed.batches:
         run_date = date.fromisoformat(batch["runDate"])
         days = [one["day"] for one in batch["checkpoints"]]
@@ -154,15 +149,15 @@ def test_every_fortnight_has_its_fifteen_checkpoints(rehearsed, series):
 
 def test_every_figure_is_what_anybody_would_compute(rehearsed, series):
     """Every price is the stand-ins' own, every return equal to the last digit of 28."""
-    figures = 0
+    figures = split = 0
     with localcontext(Context(prec=28, rounding=ROUND_HALF_EVEN)):
         for batch in rehearsed.batches:
-            baseline = max(day for day in series["SPY"] if str(day) < batch["runDate"])
-            b0 = Decimal(series["SPY"][baseline])
+            baseline = max(day for day in series["SPY"].closes if str(day) < batch["runDate"])
+            b0 = Decimal(series["SPY"].closes[baseline])
             assert (batch["tradingDay"], batch["benchmarkInitialPrice"]) == (str(baseline), format(b0, "f"))
             actions = {pick["ticker"]: pick["action"] for pick in batch["picks"]}
             for pick in batch["picks"]:
-                assert pick["initialPrice"] == series[pick["ticker"]][baseline]
+                assert pick["initialPrice"] == series[pick["ticker"]].closes[baseline]
                 assert pick["initialClose"]["tradingDay"] == str(baseline)
             for one in batch["checkpoints"][1:]:
                 if one["status"] == "SKIPPED":
@@ -170,26 +165,36 @@ def test_every_figure_is_what_anybody_would_compute(rehearsed, series):
                     assert one["benchmarkPrice"] is one["benchmarkReturnPct"] is None
                     continue
                 session = date.fromisoformat(one["tradingDay"])
-                b = Decimal(series["SPY"][session])
+                b = Decimal(series["SPY"].closes[session])
                 benchmark = (b * 1 - b0) / b0 * 100
                 assert (one["benchmarkPrice"], one["benchmarkReturnPct"]) == (format(b, "f"), format(benchmark, "f"))
                 assert [metric["pick"]["ticker"] for metric in one["metrics"]] == list(actions)
                 for metric in one["metrics"]:
                     ticker = metric["pick"]["ticker"]
-                    p0, p = Decimal(series[ticker][baseline]), Decimal(series[ticker][session])
-                    absolute = (p * 1 - p0) / p0 * 100
+                    of = series[ticker]
+                    p0, p, factor = (
+                        Decimal(of.closes[baseline]), Decimal(of.closes[session]), of.factor(baseline, session)
+                    )  # fmt: skip
+                    absolute = (p * factor - p0) / p0 * 100
+                    entry = min(day for day in of.opens if str(day) >= batch["runDate"])
+                    o = Decimal(of.opens[entry])
+                    from_open = (p * of.factor(entry, session) - o) / o * 100
                     versus = absolute - benchmark
                     sign = 1 if actions[ticker] == "BUY" else -1
-                    assert metric["currentPrice"] == series[ticker][session]
+                    assert metric["currentPrice"] == of.closes[session]
+                    assert metric["pick"]["entryOpen"] == of.opens[entry]
+                    assert metric["returnFromOpenPct"] == format(from_open, "f")
                     assert metric["close"]["tradingDay"] == str(session)
-                    assert Decimal(metric["splitFactor"]) == 1
+                    assert Decimal(metric["splitFactor"]) == factor
+                    split += factor != 1
                     assert metric["absoluteReturnPct"] == format(absolute, "f")
                     assert metric["vsBenchmarkPct"] == format(versus, "f")
                     assert Decimal(metric["directionalReturnPct"]) == sign * absolute
                     assert Decimal(metric["alphaPct"]) == sign * versus
                     assert metric["hit"] == (sign * versus > 0)
-                    figures += 2
-    assert figures > 600
+                    figures += 3
+    assert figures > 900
+    assert split
 
 
 def test_results_are_the_last_session_of_the_fortnight(rehearsed, series):
@@ -198,7 +203,9 @@ def test_results_are_the_last_session_of_the_fortnight(rehearsed, series):
         if not ended(batch):
             assert batch["result"] is None
             continue
-        last = max(day for day in series["SPY"] if day < date.fromisoformat(batch["runDate"]) + timedelta(days=14))
+        last = max(
+            day for day in series["SPY"].closes if day < date.fromisoformat(batch["runDate"]) + timedelta(days=14)
+        )
         assert batch["result"]["day"] == (last - date.fromisoformat(batch["runDate"])).days + 1
         assert batch["nextCheckpointAt"] is None
 
@@ -230,7 +237,7 @@ def test_the_journal_holds_all_of_it(rehearsed):
 
 
 def test_the_limits_were_never_exceeded(rehearsed):
-    """By the stand-ins' log: one a second, five a minute, 25 a day, nothing refused, no ticker twice a day."""
+    """By the stand-ins' log: one a second, five a minute, 25 a day, nothing refused, nothing asked twice a day."""
     asked = [one for one in rehearsed.requests if one["provider"] == "alphavantage"]
     times = sorted(one["at"] for one in asked)
     assert len(times) > 300
@@ -239,7 +246,7 @@ def test_the_limits_were_never_exceeded(rehearsed):
         assert min(later - earlier for earlier, later in zip(times, times[count:], strict=False)) >= timedelta(
             seconds=seconds
         )
-    a_day = Counter((one["symbol"], one["at"].astimezone(NEW_YORK).date()) for one in asked)
+    a_day = Counter((one["function"], one["symbol"], one["at"].astimezone(NEW_YORK).date()) for one in asked)
     assert set(a_day.values()) == {1}
     mornings = defaultdict(list)
     for one in sorted(asked, key=lambda one: one["at"]):

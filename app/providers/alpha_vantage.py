@@ -1,7 +1,8 @@
 """
-Prices from Alpha Vantage: raw daily bars, one request per ticker.
+Prices from Alpha Vantage: raw daily bars, one request per ticker; and the splits that it lists.
 
-`TIME_SERIES_DAILY` (`outputsize=compact`) is the latest 100 raw bars, each with its own date. Every answer is HTTP 200,
+`TIME_SERIES_DAILY` (`outputsize=compact`) is the latest 100 raw bars, each with its own date; `SPLITS` is a ticker's
+splits, and it seems its spin-offs, with factors of four decimals. Every answer is HTTP 200,
 errors included; what a body means is told from its members alone, in the order of `read`. The text of the daily-quota
 notice echoes the key, so every provider text is redacted before it goes anywhere.
 """
@@ -9,11 +10,12 @@ notice echoes the key, so every provider text is redacted before it goes anywher
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import date, datetime
+from decimal import Decimal
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
@@ -29,6 +31,7 @@ from app.errors import (
     UnknownTicker,
 )
 from app.providers.ledger import IN_FLIGHT, REST, Grant, Ledger, Outcome, Shared
+from app.record import splits
 from app.record.calendar import Clock
 from app.record.ideas import carried
 from app.record.model import Bar
@@ -36,13 +39,17 @@ from app.record.returns import price
 
 BASE_URL = "https://www.alphavantage.co"
 DAILY = "TIME_SERIES_DAILY"
+SPLITS = "SPLITS"
 SOURCE = "alphavantage TIME_SERIES_DAILY"
+SPLITS_SOURCE = "alphavantage SPLITS"
 
 ATTEMPTS = 5
 LONGEST_PAUSE = 60.0
 _TIME_LIMIT = 30.0
 _LARGEST_BODY = 5_000_000
 _LONGEST_TEXT = 300
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -55,6 +62,21 @@ class Answer(Struct, frozen=True):
 
     grant: Grant
     bars: list[Bar]
+
+
+class Listed(Struct, frozen=True):
+    """A split as it was listed: `said` is the factor's text, `factor` what it means."""
+
+    effective_date: date
+    factor: Decimal
+    said: str
+
+
+class SplitsAnswer(Struct, frozen=True):
+    """The splits that are listed for one ticker, oldest first, and the grant whose outcome is still to be written."""
+
+    grant: Grant
+    splits: list[Listed]
 
 
 class AlphaVantage:
@@ -83,14 +105,25 @@ class AlphaVantage:
         The caller settles the answer's grant in the transaction that stores the bars. Raises UnknownTicker,
         ConfigurationError, QuotaSpent, and after five attempts ProviderBusy or ProviderUnavailable.
         """
+        permit, bars = await self._asked(DAILY, ticker, since, read_bars)
+        return permit if isinstance(permit, Shared) else Answer(permit, bars)
+
+    async def splits(self, ticker: str, since: datetime) -> SplitsAnswer | Shared:
+        """Return the splits that are listed for `ticker`; otherwise as `bars`."""
+        permit, listed = await self._asked(SPLITS, ticker, since, read_splits)
+        return permit if isinstance(permit, Shared) else SplitsAnswer(permit, listed)
+
+    async def _asked(
+        self, function: str, ticker: str, since: datetime, reader: Callable[[dict[str, Any], str], list[T]]
+    ) -> tuple[Grant | Shared, list[T]]:
         attempt = 1
         while True:
-            permit = await self.ledger.permit(DAILY, ticker, since)
+            permit = await self.ledger.permit(function, ticker, since)
             if isinstance(permit, Shared):
-                return permit
+                return permit, []
             try:
                 async with self._outcome_of(permit):
-                    return Answer(permit, await self._bars(ticker))
+                    return permit, await self._read(function, ticker, reader)
             except UnknownTicker:
                 if self._spelling_of(ticker) == ticker:
                     self._spelling.pop(ticker, None)  # neither is known now; nothing worked that could be remembered
@@ -119,15 +152,16 @@ class AlphaVantage:
             await self.ledger.fail(grant, Outcome.FAILED)
             raise
 
-    async def _bars(self, ticker: str) -> list[Bar]:
+    async def _read(self, function: str, ticker: str, reader: Callable[[dict[str, Any], str], list[T]]) -> list[T]:
         try:
-            return read_bars(await self._ask(DAILY, ticker), ticker)
+            return reader(await self._ask(function, ticker), ticker)
         except ProviderUnavailable as error:  # it may quote what was answered
             raise ProviderUnavailable(redact(str(error), self.key)[:_LONGEST_TEXT]) from None
 
     async def _ask(self, function: str, ticker: str) -> dict[str, Any]:
         symbol = self._spelling_of(ticker)
-        body = await self._get({"function": function, "symbol": symbol, "outputsize": "compact"})
+        size = {"outputsize": "compact"} if function == DAILY else {}
+        body = await self._get({"function": function, "symbol": symbol, **size})
         return read(body, ticker, self.key, self.clock.now())
 
     def _spelling_of(self, ticker: str) -> str:
@@ -221,6 +255,26 @@ def read_bars(answer: dict[str, Any], ticker: str) -> list[Bar]:
         )
         for day, values in days
     ]
+
+
+class _Split(Struct):
+    effective_date: str
+    split_factor: str
+
+
+class _Splits(Struct):
+    data: list[_Split]
+
+
+def read_splits(answer: dict[str, Any], ticker: str) -> list[Listed]:
+    """Return the splits of an answer, oldest first; every one must be readable, or none counts."""
+    try:
+        listed = [(_day(one.effective_date), one.split_factor) for one in msgspec.convert(answer, _Splits).data]
+    except (msgspec.ValidationError, ValueError, RecursionError):
+        raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered without a list of splits.") from None
+    if len({day for day, _ in listed}) < len(listed):
+        raise ProviderUnavailable(f"{ticker}: Alpha Vantage lists two splits of one day.")
+    return [Listed(day, splits.meant(price(said, ticker, day)), said) for day, said in sorted(listed)]
 
 
 def _day(text: str) -> date:

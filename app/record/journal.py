@@ -56,6 +56,14 @@ def _plain(value: object) -> object:
             return {name: _plain(member) for name, member in members if member is not None}
         case list() | tuple():
             return [_plain(item) for item in value]
+    return written(value)
+
+
+def written(value: object) -> str | None:
+    """Return a single value as the journal writes it; None is no value."""
+    match value:
+        case None:
+            return None
         case bool():
             return "true" if value else "false"
         case Decimal():

@@ -8,11 +8,11 @@ rules, as JSON; the first that fits a request decides:
       "since": "2026-11-03T00:00:00-05:00", "until": "2026-11-03T16:15:00-05:00"},
      {"provider": "openai", "fault": "refusal", "times": 2}]
 
-`symbol`, `since`, `until` and `times` may be left out: every symbol, always, without end.
+`function`, `symbol`, `since`, `until` and `times` may be left out: whatever is asked, always, without end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, time
+from datetime import date, datetime, time, timedelta
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -49,6 +49,8 @@ BAD_KEY = (
     "the parameter apikey is invalid or missing. Please claim your free API key on "
     "(https://www.alphavantage.co/support/#api-key). It should take less than 20 seconds."
 )
+# How late a late split is listed.
+_LISTED_LATE = timedelta(days=5)
 HTML = b"<!DOCTYPE html><html><head><title>Sorry</title></head><body><h1>Something went wrong</h1></body></html>"
 SERIES = "Time Series (Daily)"
 
@@ -65,9 +67,10 @@ class Reply(Struct, frozen=True, kw_only=True):
 
 
 class Asked(Struct, frozen=True, kw_only=True):
-    """A request, as far as faults care: to whom, with which key, about what, and when."""
+    """A request, as far as faults care: to whom, for what, with which key, about what, and when."""
 
     provider: str
+    function: str = ""
     key: str
     symbol: str
     at: datetime
@@ -102,6 +105,20 @@ def bars(change: Callable[[dict[str, dict[str, str]], Asked], Any]) -> Fault:
         return said({**answer, SERIES: change(answer[SERIES], asked)})
 
     return fault
+
+
+def splits(change: Callable[[list[dict[str, str]], Asked], Any]) -> Fault:
+    """Return a fault that changes the list of splits, newest first."""
+
+    def fault(good: Reply, asked: Asked) -> Reply:
+        answer = msgspec.json.decode(good.body)
+        return said({**answer, "data": change(answer["data"], asked)}) if "data" in answer else good
+
+    return fault
+
+
+def _old(split: dict[str, str], asked: Asked) -> bool:
+    return date.fromisoformat(split["effective_date"]) < calendar.today(asked.at) - _LISTED_LATE
 
 
 def content(change: Callable[[list[dict[str, Any]]], object]) -> Fault:
@@ -171,6 +188,12 @@ ALPHA_VANTAGE: dict[str, Fault] = {
     "close_is_not_a_number": _last(**{"4. close": "NaN"}),
     "close_is_scientific": _last(**{"4. close": "2.4484e2"}),
     "close_has_a_comma": _last(**{"4. close": "1,244.84"}),
+    "no_splits": splits(lambda *_: []),
+    "late_split": splits(lambda listed, asked: [one for one in listed if _old(one, asked)]),
+    "splits_are_text": splits(lambda *_: "none"),
+    "split_twice": splits(lambda listed, _: [*listed, *listed]),
+    "factor_is_zero": splits(lambda listed, _: [{**one, "split_factor": "0.0000"} for one in listed]),
+    "factor_is_a_number": splits(lambda listed, _: [{**one, "split_factor": 2} for one in listed]),
     "close_is_the_key": bars(
         lambda series, asked: {day: {**bar, "4. close": asked.key} for day, bar in series.items()}
     ),
@@ -213,6 +236,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
 
     provider: str
     fault: str
+    function: str | None = None
     symbol: str | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -222,6 +246,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
         """Return whether this rule is about a request."""
         return (
             self.provider == asked.provider
+            and self.function in (None, asked.function)
             and self.symbol in (None, asked.symbol)
             and (self.since is None or self.since <= asked.at)
             and (self.until is None or asked.at < self.until)
@@ -264,6 +289,8 @@ class Script:
             return chance.choice(_MODEL_SLIPS) if chance.random() < 0.25 else None
         if chance.random() < 0.04:
             return chance.choice(_PASSING)
+        if asked.function == "SPLITS":
+            return "late_split" if Random(f"{self.seed}/{asked.symbol}").random() < 0.3 else None  # noqa: S311
         return self._of_the_morning(asked)
 
     def _of_the_morning(self, asked: Asked) -> str | None:

@@ -7,6 +7,7 @@ market. A share follows the market by its beta and goes its own way besides; pri
 
 from bisect import bisect_right
 from datetime import date, timedelta
+from decimal import Decimal
 from functools import cache
 from random import Random
 from typing import NamedTuple
@@ -14,6 +15,15 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from app.record.calendar import Calendar
+from app.record.splits import meant
+
+# How often a share is split, more often than in life so that a rehearsal sees it, and how: dear ones into more shares,
+# cheap ones into fewer, others by a spin-off. And how often a share jumps.
+_OFTEN = 0.004
+_DEAR = ("2.0000", "3.0000", "4.0000", "10.0000", "1.5000", "1.2500")
+_CHEAP = ("0.5000", "0.1000", "0.0667", "0.3333")
+_SPUN_OFF = ("1.2530", "1.1034")
+_JUMPS = 0.003
 
 BEGIN = date(2023, 1, 3)
 MARKET = "SPY"
@@ -89,6 +99,7 @@ class Market:
     def __init__(self, calendar: Calendar, seed: str = "alpha monday") -> None:
         self.calendar, self.seed = calendar, seed
         self._series: dict[str, list[tuple[date, Bar]]] = {ticker: [] for ticker in SHARES}
+        self._splits: dict[str, list[tuple[date, str]]] = {ticker: [] for ticker in SHARES}
 
     def bars(self, ticker: str, last: date, count: int = 100) -> list[tuple[date, Bar]]:
         """Return the latest `count` sessions of `ticker` up to and including `last`, oldest first."""
@@ -101,9 +112,16 @@ class Market:
         end = bisect_right(series, last, key=lambda item: item[0])
         return series[max(0, end - count) : end]
 
+    def splits(self, ticker: str, last: date) -> list[tuple[date, str]]:
+        """Return the splits of `ticker` up to and including `last`, oldest first, with factors of four decimals."""
+        self.bars(ticker, last)
+        return [(day, factor) for day, factor in self._splits[ticker] if day <= last]
+
     def _bar(self, ticker: str, day: date, before: str | None) -> Bar:
         share, own = SHARES[ticker], Random(f"{self.seed}/{ticker}/{day}")  # noqa: S311
         drift = own.gauss(0, 0.011 if ticker != MARKET else 0.0)
+        if ticker != MARKET and own.random() < _JUMPS:
+            drift += own.choice((-1, 1)) * own.uniform(0.1, 0.35)
         move = share.beta * _market_move(self.seed, day) + drift
         last = float(before) if before else float(share.price)
         opened = last * (1 + move * own.uniform(0.1, 0.6) + own.gauss(0, 0.002))
@@ -111,6 +129,11 @@ class Market:
         high = max(opened, closed) * (1 + abs(own.gauss(0, 0.004)))
         low = min(opened, closed) * (1 - abs(own.gauss(0, 0.004)))
         volume = own.randrange(1_000_000, 60_000_000)
+        if ticker != MARKET and own.random() < _OFTEN:
+            said = own.choice(_DEAR if last > 90 else _CHEAP if last < 45 else _SPUN_OFF)
+            self._splits[ticker].append((day, said))
+            shares = float(meant(Decimal(said)))
+            opened, high, low, closed = opened / shares, high / shares, low / shares, closed / shares
         return Bar(_cents(opened), _cents(high), _cents(low), _cents(closed), str(volume))
 
 

@@ -1,8 +1,8 @@
 """
 Stand-ins for both providers: a process on loopback that speaks their protocols.
 
-`GET /query` is Alpha Vantage's (`TIME_SERIES_DAILY`, its notices and errors as HTTP 200, its limits kept), and
-`POST /v1/chat/completions` is OpenAI's. Prices are the made-up market's; ideas read like a model's. The time is the
+`GET /query` is Alpha Vantage's (`TIME_SERIES_DAILY` and `SPLITS`, its notices and errors as HTTP 200, its limits kept),
+and `POST /v1/chat/completions` is OpenAI's. Prices are the made-up market's; ideas read like a model's. The time is the
 rehearsal's told time, asked of its database, a given one, or the real one. Every request is logged to a file before it
 is answered, a JSON object a line, so that counts survive a kill. What goes wrong is in `faults`.
 
@@ -89,8 +89,9 @@ class StandIns:
             case "GET", "/query":
                 query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
                 symbol = query.get("symbol", "")
-                asked = Asked(provider="alphavantage", key=query.get("apikey", ""), symbol=symbol, at=at)
-                refused, good = self._alpha_vantage(query, asked)
+                function, key = query.get("function", ""), query.get("apikey", "")
+                asked = Asked(provider="alphavantage", function=function, key=key, symbol=symbol, at=at)
+                refused, good = self._alpha_vantage(asked)
             case "POST", "/v1/chat/completions":
                 key = dict(scope["headers"]).get(b"authorization", b"").decode().removeprefix("Bearer ")
                 asked = Asked(provider="openai", key=key, symbol="", at=at)
@@ -101,7 +102,7 @@ class StandIns:
         self._write(asked, refused, fault)
         return FAULTS[asked.provider][fault](good, asked) if fault else good
 
-    def _alpha_vantage(self, query: dict[str, str], asked: Asked) -> tuple[str | None, Reply]:
+    def _alpha_vantage(self, asked: Asked) -> tuple[str | None, Reply]:
         if not asked.key:
             return "bad_key", said({"Error Message": BAD_KEY})
         if self.limits and self._recent and asked.at - self._recent[-1] < GAP:
@@ -110,9 +111,10 @@ class StandIns:
             return "quota", said({"Information": QUOTA.format(key=asked.key)})
         self._recent.append(asked.at)
         ticker = asked.symbol.replace("-", ".")
-        if query.get("function") != "TIME_SERIES_DAILY" or ticker not in SHARES:
+        answers = {"TIME_SERIES_DAILY": self._daily, "SPLITS": self._splits}
+        if asked.function not in answers or ticker not in SHARES:
             return "unknown", said({"Error Message": UNKNOWN})
-        return None, said(self._daily(asked.symbol, ticker, asked.at))
+        return None, said(answers[asked.function](asked.symbol, ticker, asked.at))
 
     def _daily(self, symbol: str, ticker: str, at: datetime) -> dict[str, Any]:
         """Return the latest 100 bars, newest first, as of a time at which today's session has not begun."""
@@ -135,6 +137,14 @@ class StandIns:
                 }
                 for day, bar in reversed(bars)
             },
+        }
+
+    def _splits(self, symbol: str, ticker: str, at: datetime) -> dict[str, Any]:
+        """Return the splits up to today, newest first."""
+        listed = reversed(self.market.splits(ticker, today(at)))
+        return {
+            "symbol": symbol,
+            "data": [{"effective_date": str(day), "split_factor": factor} for day, factor in listed],
         }
 
     def _openai(self, body: bytes, asked: Asked) -> tuple[str | None, Reply]:
@@ -160,7 +170,9 @@ class StandIns:
 
     def _write(self, asked: Asked, refused: str | None, fault: str | None) -> None:
         if self._log:
-            line = {"provider": asked.provider, "at": asked.at, "symbol": asked.symbol}
+            line = {
+                "provider": asked.provider, "at": asked.at, "function": asked.function, "symbol": asked.symbol
+            }  # fmt: skip
             self._log.write(msgspec.json.encode({**line, "refused": refused, "fault": fault}) + b"\n")
 
 
@@ -257,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--faults",
         type=Path,
         help="a script of faults, as JSON: a list of rules with provider, fault "
-        "and, if wanted, symbol, since, until, times",
+        "and, if wanted, function, symbol, since, until, times",
     )
     parser.add_argument("--hostile", metavar="SEED", default="", help="let things go wrong now and then")
     parser.add_argument("--log", type=Path, help="the file to which requests are logged, a JSON object a line")

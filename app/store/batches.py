@@ -113,6 +113,36 @@ async def endings_of(conn: Conn, batch_id: UUID) -> dict[UUID, Ending]:
     return {ending.pick_id: ending for ending in endings}
 
 
+async def former_tickers(conn: Conn, batch_id: UUID) -> dict[UUID, list[str]]:
+    """Return under which tickers a batch's renamed picks traded before, by pick."""
+    cursor = await conn.execute(
+        "SELECT content FROM journal WHERE batch_id = %s AND kind = %s ORDER BY seq",
+        (batch_id, JournalKind.PICK_RENAMED),
+    )
+    former: dict[UUID, list[str]] = {}
+    for (content,) in await cursor.fetchall():
+        told = msgspec.json.decode(content)
+        former.setdefault(UUID(told["pick"]["id"]), []).append(told["before"])
+    return former
+
+
+async def holding(conn: Conn, ticker: str) -> list[Batch]:
+    """Return the batches with `ticker` among their picks or as benchmark, and hold them (see `hold`)."""
+    return await select(
+        conn,
+        Batch,
+        "batches",
+        """
+        WHERE trading_day IS NOT NULL AND (benchmark_symbol = %s OR EXISTS (
+            SELECT FROM picks WHERE picks.batch_id = batches.id AND picks.ticker = %s))
+        ORDER BY id
+        FOR UPDATE
+        """,
+        ticker,
+        ticker,
+    )
+
+
 async def oldest_active_baseline(conn: Conn) -> date | None:
     """Return the earliest baseline session that an active batch still needs."""
     cursor = await conn.execute("SELECT min(trading_day) FROM batches WHERE status = %s", (BatchStatus.ACTIVE,))

@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from app.record.calendar import due_at
-from app.record.model import Checkpoint, Close, JournalKind, PickMetric
+from app.record.model import Checkpoint, Close, JournalKind, Pick, PickMetric, Split
 from app.store import batches, journal
 from app.store.rows import Conn, insert, row_of, select
 
@@ -26,8 +26,25 @@ class Due(Struct, frozen=True):
         return due_at(self.run_date, self.day)
 
 
+class Learnt(Struct, frozen=True):
+    """
+    What else a computed checkpoint brought: the `splits` that its figures count on, and opens.
+
+    `opened` are the picks whose open became known, as they are now; `filled` the earlier metrics that could now be
+    completed.
+    """
+
+    splits: Sequence[Split] = ()
+    opened: Sequence[Pick] = ()
+    filled: Sequence[PickMetric] = ()
+
+
 async def add(
-    conn: Conn, checkpoint: Checkpoint, metrics: Sequence[PickMetric] = (), readings: Sequence[Close] = ()
+    conn: Conn,
+    checkpoint: Checkpoint,
+    metrics: Sequence[PickMetric] = (),
+    readings: Sequence[Close] = (),
+    learnt: Learnt = Learnt(),  # noqa: B008 - frozen
 ) -> bool:
     """
     Store a checkpoint with its metrics and the journal's entry; return False if its day is stored already.
@@ -37,20 +54,57 @@ async def add(
     await batches.hold(conn, checkpoint.batch_id)
     if not await insert(conn, "checkpoints", checkpoint, "ON CONFLICT DO NOTHING"):
         return False
-    for metric in metrics:
-        await insert(conn, "pick_checkpoint_metrics", metric)
     completed = await batches.complete(conn, checkpoint.batch_id)
-    recorded = {
-        "checkpoint": checkpoint,
-        "metrics": metrics,
-        "closes": readings,
-        "batch": await batches.get(conn, checkpoint.batch_id) if completed else None,
-    }
-    await journal.append(conn, JournalKind.CHECKPOINT, checkpoint.taken_at, recorded, checkpoint.batch_id)
+    await _record(
+        conn,
+        checkpoint,
+        metrics,
+        readings,
+        learnt,
+        batch=await batches.get(conn, checkpoint.batch_id) if completed else None,
+    )
     return True
 
 
-async def retake(conn: Conn, checkpoint: Checkpoint, metrics: Sequence[PickMetric], readings: Sequence[Close]) -> bool:
+async def _record(
+    conn: Conn,
+    checkpoint: Checkpoint,
+    metrics: Sequence[PickMetric],
+    readings: Sequence[Close],
+    learnt: Learnt,
+    **more: object,
+) -> None:
+    """Store what a checkpoint brought, and the journal's entry."""
+    for metric in metrics:
+        await insert(conn, "pick_checkpoint_metrics", metric)
+    for pick in learnt.opened:
+        await conn.execute(
+            "UPDATE picks SET entry_open = %s, entry_close_id = %s WHERE id = %s",
+            (pick.entry_open, pick.entry_close_id, pick.id),
+        )
+    for metric in learnt.filled:
+        await conn.execute(
+            "UPDATE pick_checkpoint_metrics SET return_from_open_pct = %s WHERE id = %s",
+            (metric.return_from_open_pct, metric.id),
+        )
+    recorded = {
+        "checkpoint": checkpoint,
+        "metrics": [*metrics, *learnt.filled],
+        "closes": readings,
+        "splits": learnt.splits or None,
+        "picks": learnt.opened or None,
+        **more,
+    }
+    await journal.append(conn, JournalKind.CHECKPOINT, checkpoint.taken_at, recorded, checkpoint.batch_id)
+
+
+async def retake(
+    conn: Conn,
+    checkpoint: Checkpoint,
+    metrics: Sequence[PickMetric],
+    readings: Sequence[Close],
+    learnt: Learnt = Learnt(),  # noqa: B008 - frozen
+) -> bool:
     """
     Store what a skipped checkpoint turned out to be; return False if it is no longer skipped.
 
@@ -73,10 +127,7 @@ async def retake(conn: Conn, checkpoint: Checkpoint, metrics: Sequence[PickMetri
     )
     if cursor.rowcount == 0:
         return False
-    for metric in metrics:
-        await insert(conn, "pick_checkpoint_metrics", metric)
-    recorded = {"checkpoint": checkpoint, "metrics": metrics, "closes": readings}
-    await journal.append(conn, JournalKind.CHECKPOINT, checkpoint.taken_at, recorded, checkpoint.batch_id)
+    await _record(conn, checkpoint, metrics, readings, learnt)
     return True
 
 

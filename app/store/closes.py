@@ -30,6 +30,18 @@ async def newest(conn: Conn, ticker: str, session: date) -> Close | None:
     return found[0] if found else None
 
 
+async def path(conn: Conn, ticker: str, first: date, last: date) -> list[Close]:
+    """Return the newest readings of `ticker`'s sessions from `first` to `last`, oldest session first."""
+    readings = await of(conn, ticker, first, last)
+    return list({one.trading_day: one for one in readings}.values())
+
+
+async def of(conn: Conn, ticker: str, first: date = date.min, last: date = date.max) -> list[Close]:
+    """Return all readings of `ticker`'s sessions from `first` to `last`, in their order."""
+    where = "WHERE ticker = %s AND trading_day BETWEEN %s AND %s ORDER BY trading_day, read_at"
+    return await select(conn, Close, "closes", where, ticker, first, last)
+
+
 async def among(conn: Conn, ids: Iterable[object]) -> list[Close]:
     """Return the readings with these ids, by ticker."""
     return await select(conn, Close, "closes", "WHERE id = ANY(%s) ORDER BY ticker", list(ids))

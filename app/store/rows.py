@@ -39,6 +39,16 @@ async def insert(conn: Conn, table: str, row: Struct, otherwise: str = "") -> bo
     return cursor.rowcount == 1
 
 
+async def update(conn: Conn, table: str, before: Struct, after: Struct) -> None:
+    """Write the columns in which `after` differs from `before`, the row with the same id."""
+    changed = [name for name in after.__struct_fields__ if getattr(after, name) != getattr(before, name)]
+    assignments = [sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in changed]
+    statement = sql.SQL("UPDATE {} SET {} WHERE id = %(id)s").format(
+        sql.Identifier(table), sql.SQL(", ").join(assignments)
+    )
+    await conn.execute(statement, msgspec.structs.asdict(after))
+
+
 async def select(conn: Conn, type_: type[T], table: str, where: str, *values: Any) -> list[T]:
     """Return the rows of `table` that `where` (with its order) asks for."""
     statement = sql.SQL("SELECT {} FROM {} {}").format(

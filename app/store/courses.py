@@ -1,0 +1,37 @@
+"""What the figures of a batch hang on besides their prices: splits, closes on the way, opens and ends."""
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from app.record.calendar import FORTNIGHT, checkpoint_date
+from app.record.figures import Course
+from app.record.model import Batch, Close, Pick
+from app.store import batches, closes, splits
+from app.store.rows import Conn
+
+
+async def of_benchmark(conn: Conn, batch: Batch) -> Course:
+    """Return the course of a batch's benchmark."""
+    return Course(splits=await splits.of(conn, [batch.benchmark_symbol]))
+
+
+async def of_picks(conn: Conn, batch: Batch, picks: Sequence[Pick]) -> Mapping[UUID, Course]:
+    """Return the course of each pick, by its id."""
+    former = await batches.former_tickers(conn, batch.id)
+    endings = await batches.endings_of(conn, batch.id)
+    entries = {one.id: one for one in await closes.among(conn, [pick.entry_close_id for pick in picks])}
+    return {
+        pick.id: Course(
+            splits=await splits.of(conn, [pick.ticker, *former.get(pick.id, ())]),
+            path=await path(conn, batch, pick.ticker),
+            entry_day=entries[pick.entry_close_id].trading_day if pick.entry_close_id else None,
+            last_session=endings[pick.id].last_session if pick.id in endings else None,
+        )
+        for pick in picks
+    }
+
+
+async def path(conn: Conn, batch: Batch, ticker: str) -> list[Close]:
+    """Return the newest closes of `ticker` from a batch's baseline session to the end of its fortnight."""
+    assert batch.trading_day
+    return await closes.path(conn, ticker, batch.trading_day, checkpoint_date(batch.run_date, FORTNIGHT[-1]))

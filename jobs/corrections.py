@@ -1,0 +1,122 @@
+"""Figures put right: after a split that was learnt of late, and by hand when a reading proves wrong."""
+
+from collections.abc import Mapping
+from datetime import date, datetime
+
+from msgspec.structs import replace
+
+from app.database.pools import Pool, transaction
+from app.errors import Refused
+from app.record import figures
+from app.record.figures import Course
+from app.record.model import SERIES, Batch, Checkpoint, CheckpointStatus, Close, Pick, PickMetric
+from app.store import batches, checkpoints, closes, corrections, courses
+from app.store.rows import Conn
+
+# Readings that figures are to rest on from now on, by day and ticker.
+Adopted = Mapping[tuple[int, str], Close]
+
+
+async def after_split(conn: Conn, ticker: str, reason: str, at: datetime) -> int:
+    """Put right whatever hangs on the splits of `ticker`, in every batch; return how many checkpoints that were."""
+    return sum([await _put_right(conn, batch, ticker, {}, reason, at) for batch in await batches.holding(conn, ticker)])
+
+
+async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str, reason: str) -> int:
+    """
+    Let the newest reading of a checkpoint's session replace the one that its figures rest on; day 0 is the baseline.
+
+    Returns how many checkpoints were corrected. Raises Refused.
+    """
+    async with transaction(pool) as conn:
+        batch = await batches.on(conn, SERIES, run_date)
+        if batch is None or batch.trading_day is None:
+            raise Refused(f"There is no batch of {run_date}, or it has no picks.")
+        await batches.hold(conn, batch.id)
+        ticker = ticker.strip().upper().replace("-", ".")
+        used = await _used(conn, batch, day, ticker)
+        newest = await closes.newest(conn, used.ticker, used.trading_day)
+        if newest is None or newest.close == used.close:
+            raise Refused(
+                f"{ticker} was read as {used.close} for {used.trading_day}, and nothing else was read since. "
+                f"`alpha-monday closes {ticker}` shows all readings."
+            )
+        return await _put_right(conn, batch, ticker, {(day, ticker): newest}, reason, at)
+
+
+async def _used(conn: Conn, batch: Batch, day: int, ticker: str) -> Close:
+    """Return the reading that the figures of a day rest on."""
+    checkpoint = await checkpoints.at(conn, batch.id, day)
+    if checkpoint is None or checkpoint.status != CheckpointStatus.COMPUTED:
+        raise Refused(f"Day {day} of {batch.run_date} has no prices.")
+    picks = {pick.ticker: pick for pick in await batches.picks_of(conn, batch.id)}
+    if ticker == batch.benchmark_symbol:
+        id = checkpoint.benchmark_close_id
+    elif (pick := picks.get(ticker)) is None:
+        raise Refused(f"{ticker} is no pick of {batch.run_date}; its picks: {', '.join(picks)}.")
+    elif day == 0:
+        id = pick.initial_close_id
+    else:
+        (id,) = [m.close_id for m in await checkpoints.metrics_of(conn, checkpoint.id) if m.pick_id == pick.id]
+    if id is None:
+        raise Refused(f"{ticker} has ended; its price was recorded by hand and has no reading.")
+    (used,) = await closes.among(conn, [id])
+    return used
+
+
+async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, reason: str, at: datetime) -> int:
+    """Compute every checkpoint of `batch` anew, and record where `ticker` makes it come to something else."""
+    picks = await batches.picks_of(conn, batch.id)
+    batch_now, picks_now = _baseline(batch, picks, adopted)
+    of_benchmark = await courses.of_benchmark(conn, batch)
+    of_picks = await courses.of_picks(conn, batch, picks)
+    made = 0
+    for checkpoint in await checkpoints.of(conn, batch.id):
+        if checkpoint.status != CheckpointStatus.COMPUTED:
+            continue
+        now = _priced(batch, checkpoint, adopted)
+        rows: list[tuple[figures.Row, figures.Row, str | None]]
+        if checkpoint.day == 0:
+            rows = [(batch, batch_now, None), (checkpoint, now, None)]
+            rows += [(stood, pick, pick.ticker) for stood, pick in zip(picks, picks_now, strict=True)]
+        else:
+            now = figures.of_benchmark(batch_now, now, of_benchmark)
+            metrics = {one.pick_id: one for one in await checkpoints.metrics_of(conn, checkpoint.id)}
+            rows = [(checkpoint, now, None)]
+            for pick in picks_now:
+                stood, reading = metrics[pick.id], adopted.get((checkpoint.day, pick.ticker))
+                metric = _anew(batch_now, now, pick, stood, reading, of_picks[pick.id])
+                if pick.ticker != ticker:  # its own moves are not what this is about
+                    metric = replace(metric, unusual_move=stood.unusual_move)
+                rows.append((stood, metric, pick.ticker))
+        if found := figures.corrections(rows, checkpoint, reason, at):
+            used = [reading for (day, _), reading in adopted.items() if day == checkpoint.day]
+            counted = figures.splits_counted(batch, checkpoint, [of_benchmark, *of_picks.values()])
+            await corrections.make(conn, batch.id, [(stood, row) for stood, row, _ in rows], found, used, counted, at)
+            made += 1
+    return made
+
+
+def _baseline(batch: Batch, picks: list[Pick], adopted: Adopted) -> tuple[Batch, list[Pick]]:
+    """Return a batch and its picks with the initial prices that they should have."""
+    if reading := adopted.get((0, batch.benchmark_symbol)):
+        batch = replace(batch, benchmark_initial_price=reading.close, benchmark_initial_close_id=reading.id)
+    return batch, [
+        replace(pick, initial_price=reading.close, initial_close_id=reading.id)
+        if (reading := adopted.get((0, pick.ticker)))
+        else pick
+        for pick in picks
+    ]
+
+
+def _priced(batch: Batch, checkpoint: Checkpoint, adopted: Adopted) -> Checkpoint:
+    reading = adopted.get((checkpoint.day, batch.benchmark_symbol))
+    return replace(checkpoint, benchmark_price=reading.close, benchmark_close_id=reading.id) if reading else checkpoint
+
+
+def _anew(
+    batch: Batch, checkpoint: Checkpoint, pick: Pick, stood: PickMetric, reading: Close | None, course: Course
+) -> PickMetric:
+    """Return a metric computed anew, from the adopted `reading` if there is one."""
+    priced = replace(stood, current_price=reading.close, close_id=reading.id) if reading else stood
+    return replace(priced, **figures.of_pick(batch, checkpoint, pick, priced.current_price, course))

@@ -1,0 +1,107 @@
+"""
+Splits: when they are asked for, and what is done about one that is learnt.
+
+A ticker's are asked for before a move of a tenth or more is measured, and on the two Sundays of its fortnight.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+
+import structlog
+
+from app.database.pools import transaction
+from app.errors import AlphaMondayError, TryAgainAt, UnknownTicker
+from app.providers.alpha_vantage import SPLITS_SOURCE, Listed, SplitsAnswer
+from app.providers.ledger import Outcome
+from app.record import calendar, splits
+from app.record.model import Batch, Split
+from app.record.returns import ONE, plain
+from app.store import courses
+from app.store import splits as store
+from app.tools import Tools
+from jobs import corrections
+
+log = structlog.get_logger()
+
+
+async def look_before_measuring(tools: Tools, batch: Batch, tickers: Iterable[str], session: date) -> None:
+    """
+    Ask for the splits of each ticker that moved suspiciously up to `session`, unless that was asked after the move.
+
+    What cannot be learnt is raised: a figure that may be off by a split is not measured.
+    """
+    for ticker in tickers:
+        async with tools.pool.connection() as conn:
+            path = await courses.path(conn, batch, ticker)
+        if moves := [moved for moved in splits.suspicious(path) if moved <= session]:
+            await _look(tools, ticker, since=calendar.due_at(moves[-1], 1))
+
+
+async def look_on_sunday(tools: Tools, batch: Batch, tickers: Sequence[str], day: int) -> None:
+    """Ask for the splits of a batch's tickers; what cannot be learnt is left to the mornings that measure."""
+    for ticker in tickers:
+        try:
+            await _look(tools, ticker, since=calendar.due_at(batch.run_date, day))
+        except TryAgainAt:
+            raise
+        except AlphaMondayError as error:
+            log.warning("splits not learnt", ticker=ticker, reason=str(error))
+
+
+async def _look(tools: Tools, ticker: str, since: datetime) -> None:
+    try:
+        answer = await tools.prices.splits(ticker, since)
+    except UnknownTicker:
+        log.warning("no splits are listed, as if the ticker were unknown", ticker=ticker)
+        return
+    if isinstance(answer, SplitsAnswer):
+        await _keep(tools, ticker, answer)
+
+
+async def _keep(tools: Tools, ticker: str, answer: SplitsAnswer) -> None:
+    """Store what is new, and put right what was measured without it, all in one transaction."""
+    now = tools.now()
+    async with transaction(tools.pool) as conn:
+        since = await store.needed_since(conn, ticker)
+        known = await store.of(conn, [ticker])
+        learnt = _learnt(ticker, [one for one in answer.splits if since and one.effective_date > since], known, now)
+        for split in learnt:
+            await store.add(conn, split)
+        reason = " ".join(_told(split) for split in learnt)
+        corrected = await corrections.after_split(conn, ticker, reason, now) if learnt else 0
+        await tools.prices.ledger.settle(conn, answer.grant, Outcome.ANSWERED)
+    log.info("splits read", ticker=ticker, listed=len(answer.splits), learnt=len(learnt))
+    if learnt:
+        log.warning("split learnt", ticker=ticker, what=reason, corrected_checkpoints=corrected)
+
+
+def _learnt(ticker: str, listed: Sequence[Listed], known: Sequence[Split], now: datetime) -> list[Split]:
+    """
+    Return the readings that say something new, also that a split which was listed no longer is.
+
+    A list that is empty takes nothing back: more likely it is a slip of the provider's than the truth.
+    """
+    factors = {split.effective_date: split.factor for split in known}
+    learnt = [
+        Split(ticker=ticker, effective_date=one.effective_date, factor=one.factor, source=_source(one), read_at=now)
+        for one in listed
+        if factors.get(one.effective_date, ONE) != one.factor
+    ]
+    if listed:
+        gone = [split for split in known if split.effective_date not in {one.effective_date for one in listed}]
+        source = f"{SPLITS_SOURCE}, no longer listed"
+        learnt += [
+            Split(ticker=ticker, effective_date=split.effective_date, factor=ONE, source=source, read_at=now)
+            for split in gone
+        ]
+    return learnt
+
+
+def _source(listed: Listed) -> str:
+    return SPLITS_SOURCE if listed.said == plain(listed.factor) else f"{SPLITS_SOURCE}, as {listed.said}"
+
+
+def _told(split: Split) -> str:
+    if split.factor == ONE:
+        return f"{split.ticker}: the split of {split.effective_date} is no longer listed."
+    return f"{split.ticker}: a split by {plain(split.factor)} from {split.effective_date} on was learnt."
