@@ -19,9 +19,8 @@ from litestar import Litestar
 from psycopg_pool import PoolTimeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from app import logs, settings
+from app import logs, settings, tables
 from app.database import migrations, pools, rehearsed
 from app.database.embedded import FOLDER, EmbeddedPostgres, address_of
 from app.errors import AlphaMondayError, ConfigurationError, ProviderError, Refused
@@ -34,7 +33,7 @@ from app.rehearsal import standins as played
 from app.settings import Settings
 from app.store import batches, checkpoints, generations
 from app.tools import RealClock
-from jobs import daily, picks, queue, weekly
+from jobs import corrections, daily, picks, queue, weekly
 
 P = ParamSpec("P")
 
@@ -43,7 +42,6 @@ _LAST_REQUESTS = 10
 _REHEARSAL_LOG = Path(".alpha-monday") / "rehearsal.log"
 
 clock = RealClock()
-out = Console(soft_wrap=True, highlight=False)
 
 
 def main() -> None:
@@ -208,7 +206,7 @@ async def _pick() -> None:
             job = await weekly.begin_again(conn, clock.now(), again + ideas.QUESTIONS)
         _say(f"Job {job} makes the batch of {run_date}; waiting for it. (Ctrl-C does not stop the job.)")
         batch = await _awaited(pool, run_date, clock.now(), job)
-        await _show(pool, batch)
+        await tables.show(pool, batch)
         if batch.status == BatchStatus.FAILED:
             sys.exit(1)
 
@@ -261,6 +259,27 @@ async def rename(run_date: datetime, ticker: str, new: str) -> None:
 @group.group()
 def checkpoint() -> None:
     """A morning's look at a batch."""
+
+
+@checkpoint.command()
+@click.argument("run_date", type=DAY)
+@click.argument("day", type=click.IntRange(0, 14))
+@click.argument("ticker")
+@click.option("--reason", required=True, help="Why; it is published with the correction.")
+@asynchronous
+async def correct(run_date: datetime, day: int, ticker: str, reason: str) -> None:
+    """Let a checkpoint's figures rest on the newest reading of a price; day 0 is the baseline.
+
+    For a first reading that proved wrong: `alpha-monday closes TICKER` shows all of them. What stood there before stays
+    next to it, in the record, the journal and the API.
+
+    \b
+    Example:
+      alpha-monday checkpoint correct 2026-11-02 0 MSFT --reason "The provider's first close was a misprint."
+    """
+    async with _record(settings.load()) as pool:
+        corrected = await corrections.adopt(pool, clock.now(), run_date.date(), day, ticker, reason)
+    _say(f"Corrected: {corrected} checkpoints.")
 
 
 @checkpoint.command()
@@ -320,15 +339,27 @@ async def show(run_date: datetime | None, of_the_rehearsal: bool) -> None:
       alpha-monday show
       alpha-monday show 2026-11-16
     """
-    configuration = settings.load()
-    address = address_of(configuration.database_url, "rehearsal") if of_the_rehearsal else _address(configuration)
-    async with pools.opened(pools.make_pool(address, pooled=configuration.database_pooled)) as pool:
-        await migrations.refuse_old(address)
+    async with _read(settings.load(), rehearsal=of_the_rehearsal) as pool:
         async with pool.connection() as conn:
             batch = await (batches.on(conn, SERIES, run_date.date()) if run_date else batches.newest(conn, SERIES))
         if batch is None:
             raise Refused(f"There is no batch of {run_date:%Y-%m-%d}." if run_date else "There is no batch yet.")
-        await _show(pool, batch)
+        await tables.show(pool, batch)
+
+
+@group.command("closes")
+@click.argument("ticker")
+@click.option("--rehearsal", "of_the_rehearsal", is_flag=True, help="Show the embedded rehearsal's record.")
+@asynchronous
+async def show_closes(ticker: str, of_the_rehearsal: bool) -> None:
+    """Print every reading of a share's prices and splits; a session that was read differently has several.
+
+    \b
+    Example:
+      alpha-monday closes MSFT
+    """
+    async with _read(settings.load(), rehearsal=of_the_rehearsal) as pool:
+        await tables.show_closes(pool, ticker.strip().upper().replace("-", "."))
 
 
 @group.group()
@@ -399,6 +430,15 @@ async def _migrate(address: str, down_to: int | None = None, *, quiet: bool = Fa
     done = await migrations.migrate(address, clock.now(), down_to)
     for line in done or ([] if quiet else ["The database is up to date."]):
         _say(line) if quiet else click.echo(line)
+
+
+@asynccontextmanager
+async def _read(configuration: Settings, *, rehearsal: bool) -> AsyncIterator[pools.Pool]:
+    """Open the record for a command that only reads, or with `rehearsal` the embedded rehearsal's."""
+    address = address_of(configuration.database_url, "rehearsal") if rehearsal else _address(configuration)
+    async with pools.opened(pools.make_pool(address, pooled=configuration.database_pooled)) as pool:
+        await migrations.refuse_old(address)
+        yield pool
 
 
 async def _check(address: str) -> None:
@@ -523,30 +563,3 @@ async def _awaited(pool: pools.Pool, run_date: date, since: datetime, job: int) 
             if job not in await weekly.live_jobs(conn, run_date):
                 raise Refused(f"Job {job} ended without a batch; its log says why.")
         await clock.sleep(1)
-
-
-async def _show(pool: pools.Pool, batch: Batch) -> None:
-    async with pool.connection() as conn:
-        picks = await batches.picks_of(conn, batch.id)
-        taken = await checkpoints.of(conn, batch.id)
-        metrics = {one.id: {m.pick_id: m for m in await checkpoints.metrics_of(conn, one.id)} for one in taken}
-        made_up = await rehearsed.is_rehearsed(pool)
-    out.print(f"Batch of Monday {batch.run_date} ({batch.series}): {batch.status}{', late' if batch.late else ''}")
-    if made_up:
-        out.print("REHEARSED: every price and every word of it is made up.")
-    if batch.failure:
-        out.print(f"{batch.failure_reason}: {batch.failure}")
-        return
-    table = Table("day", "date", batch.benchmark_symbol, *(f"{pick.action} {pick.ticker}" for pick in picks), "note")
-    for one in taken:
-        cells = [_percent(metrics[one.id][pick.id].absolute_return_pct) if metrics[one.id] else "" for pick in picks]
-        if one.day == 0:
-            cells = [format(pick.initial_price, "f") for pick in picks]
-        benchmark = f"{batch.benchmark_initial_price:f}" if one.day == 0 else _percent(one.benchmark_return_pct)
-        note = one.note or ("" if one.day else f"closes of {one.trading_day}")
-        table.add_row(str(one.day), str(one.checkpoint_date), benchmark, *cells, note)
-    out.print(table)
-
-
-def _percent(value: Any) -> str:
-    return "" if value is None else f"{value:+.2f} %"

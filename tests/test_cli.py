@@ -127,6 +127,45 @@ def test_rehearsed_and_live_data_never_share_a_database(tmp_path, create):
     assert re.search(r"SPY +│ (BUY|SELL) [A-Z.]+ ", shown.stdout.replace("┃", "│"))
 
 
+def test_a_reading_that_proves_wrong(tmp_path, create):
+    """Both readings are shown; the newer one is adopted with a reason, in the open, and only once."""
+    database = create()
+    weeks = ("rehearse", "--weeks", "1", "--until", "2026-10-09", "--calm", "--no-serve")
+    assert run(*weeks, cwd=tmp_path, DATABASE_URL=database).returncode == 0
+    with psycopg.connect(database) as conn:
+        (ticker,) = conn.execute("SELECT ticker FROM picks ORDER BY position LIMIT 1").fetchone()
+        conn.execute(
+            "INSERT INTO closes SELECT gen_random_uuid(), ticker, trading_day, open, close * 2, 'second', "
+            "read_at + interval '1 h' FROM closes WHERE ticker = %s AND trading_day = '2026-10-02'",
+            [ticker],
+        )
+    shown = run("closes", ticker.lower(), cwd=tmp_path, DATABASE_URL=database)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("2026-10-02") == 2
+    assert shown.stdout.count("read differently") == 1
+
+    correct = ("checkpoint", "correct", "2026-10-05", 0, ticker, "--reason", "The first close was a misprint.")
+    done = run(*correct, cwd=tmp_path, DATABASE_URL=database)
+    assert (done.returncode, done.stderr) == (0, "Corrected: 5 checkpoints.\n"), done.stderr
+    again = run(*correct, cwd=tmp_path, DATABASE_URL=database)
+    assert again.returncode == 1
+    assert f"`alpha-monday closes {ticker}` shows all readings" in one_line(again.stderr)
+    with psycopg.connect(database) as conn:
+        made = conn.execute(
+            "SELECT field, ticker, after::numeric / before::numeric FROM corrections WHERE field = 'initial_price'"
+        ).fetchall()
+    assert made == [("initial_price", ticker, 2)]
+
+
+def test_closes_of_what_was_never_read(tmp_path, create):
+    """A ticker that the record does not know is said to be unknown."""
+    database = create()
+    assert run("migrate", cwd=tmp_path, DATABASE_URL=database).returncode == 0
+    done = run("closes", "ZZZ", cwd=tmp_path, DATABASE_URL=database)
+    assert done.returncode == 1
+    assert "Nothing was read of ZZZ" in one_line(done.stderr)
+
+
 def test_weeks_out_of_a_real_providers_reach_are_refused(tmp_path, create):
     """With a price server of one's own, the first baseline must be among the bars it tells."""
     with standins(tmp_path, datetime.now(UTC).isoformat()) as url:

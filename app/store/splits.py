@@ -13,6 +13,11 @@ async def of(conn: Conn, tickers: Sequence[str]) -> list[Split]:
     return splits.in_force(await select(conn, Split, "splits", "WHERE ticker = ANY(%s)", list(tickers)))
 
 
+async def readings(conn: Conn, ticker: str) -> list[Split]:
+    """Return everything that was read of a ticker's splits, by date and reading."""
+    return await select(conn, Split, "splits", "WHERE ticker = %s ORDER BY effective_date, read_at", ticker)
+
+
 async def add(conn: Conn, split: Split) -> bool:
     """Store a reading; return False if the same was read at that time already."""
     return await insert(conn, "splits", split, "ON CONFLICT DO NOTHING")
