@@ -16,10 +16,18 @@ from app.store.rows import Conn
 # Readings that figures are to rest on from now on, by day and ticker.
 Adopted = Mapping[tuple[int, str], Close]
 
+# Rows as they stood and as they should be, each with the ticker of its pick.
+Rows = list[tuple[figures.Row, figures.Row, str | None]]
 
-async def after_split(conn: Conn, ticker: str, reason: str, at: datetime) -> int:
-    """Put right whatever hangs on the splits of `ticker`, in every batch; return how many checkpoints that were."""
-    return sum([await _put_right(conn, batch, ticker, {}, reason, at) for batch in await batches.holding(conn, ticker)])
+
+async def after_split(conn: Conn, ticker: str, since: date, reason: str, at: datetime) -> int:
+    """
+    Put right whatever hangs on the splits of `ticker` from `since` on; return how many checkpoints that were.
+
+    All batches are held before the first entry is written: a job that holds one of them may wait for the journal.
+    """
+    held = await batches.holding(conn, ticker, since)
+    return sum([await _put_right(conn, batch, ticker, {}, reason, at) for batch in held])
 
 
 async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str, reason: str) -> int:
@@ -75,17 +83,16 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
         if checkpoint.status != CheckpointStatus.COMPUTED:
             continue
         now = _priced(batch, checkpoint, adopted)
-        rows: list[tuple[figures.Row, figures.Row, str | None]]
+        rows: Rows
         if checkpoint.day == 0:
             rows = [(batch, batch_now, None), (checkpoint, now, None)]
             rows += [(stood, pick, pick.ticker) for stood, pick in zip(picks, picks_now, strict=True)]
         else:
             now = figures.of_benchmark(batch_now, now, of_benchmark)
-            metrics = {one.pick_id: one for one in await checkpoints.metrics_of(conn, checkpoint.id)}
             rows = [(checkpoint, now, None)]
-            for pick in picks_now:
-                stood, reading = metrics[pick.id], adopted.get((checkpoint.day, pick.ticker))
-                metric = _anew(batch_now, now, pick, stood, reading, of_picks[pick.id])
+            for stood in await checkpoints.metrics_of(conn, checkpoint.id):
+                pick = next(one for one in picks_now if one.id == stood.pick_id)
+                metric = _anew(batch_now, now, pick, stood, adopted, of_picks[pick.id])
                 if pick.ticker != ticker:  # its own moves are not what this is about
                     metric = replace(metric, unusual_move=stood.unusual_move)
                 rows.append((stood, metric, pick.ticker))
@@ -115,8 +122,9 @@ def _priced(batch: Batch, checkpoint: Checkpoint, adopted: Adopted) -> Checkpoin
 
 
 def _anew(
-    batch: Batch, checkpoint: Checkpoint, pick: Pick, stood: PickMetric, reading: Close | None, course: Course
+    batch: Batch, checkpoint: Checkpoint, pick: Pick, stood: PickMetric, adopted: Adopted, course: Course
 ) -> PickMetric:
-    """Return a metric computed anew, from the adopted `reading` if there is one."""
+    """Return a metric computed anew, from the adopted reading if there is one."""
+    reading = adopted.get((checkpoint.day, pick.ticker))
     priced = replace(stood, current_price=reading.close, close_id=reading.id) if reading else stood
     return replace(priced, **figures.of_pick(batch, checkpoint, pick, priced.current_price, course))

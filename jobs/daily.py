@@ -12,9 +12,11 @@ from structlog.contextvars import bind_contextvars
 from app.database.pools import transaction
 from app.errors import ConfigurationError, MissingClose, ProviderError, TryAgainAt
 from app.record import calendar, figures, ideas
+from app.record.calendar import Calendar
 from app.record.figures import Course
 from app.record.model import Batch, Checkpoint, CheckpointStatus, Close, Ending, Pick, PickMetric, SkipReason
 from app.store import batches, checkpoints, courses, opens
+from app.store.checkpoints import Learnt
 from app.store.rows import Conn
 from app.tools import Tools
 from jobs import splits
@@ -142,22 +144,8 @@ async def _compute(
     store = checkpoints.retake if before else checkpoints.add
     async with transaction(tools.pool) as conn:
         await batches.hold(conn, batch.id)
-        picks = await batches.picks_of(conn, batch.id)
-        opened, entries = await opens.look_up(conn, tools.calendar, batch, picks)
-        picks = [opened.get(pick.id, pick) for pick in picks]
-        of_benchmark, of_picks = await courses.of_benchmark(conn, batch), await courses.of_picks(conn, batch, picks)
-        checkpoint = figures.of_benchmark(batch, priced, of_benchmark)
-        metrics = [
-            _metric(batch, checkpoint, pick, found.get(pick.ticker), ended.get(pick.id), of_picks[pick.id])
-            for pick in picks
-        ]
-        learnt = checkpoints.Learnt(
-            splits=figures.splits_counted(batch, checkpoint, [of_benchmark, *of_picks.values()]),
-            opened=list(opened.values()),
-            filled=await opens.fill(conn, batch, opened, of_picks),
-        )
-        readings = {close.id: close for close in (*found.values(), *entries)}
-        stored = await store(conn, checkpoint, metrics, list(readings.values()), learnt)
+        picks, checkpoint, metrics, readings, learnt = await _measure(conn, tools.calendar, batch, priced, found, ended)
+        stored = await store(conn, checkpoint, metrics, readings, learnt)
     log.info(
         "checkpoint computed" if stored else "somebody was first",
         session=str(benchmark.trading_day),
@@ -170,6 +158,33 @@ async def _compute(
     for pick, metric in zip(picks, metrics, strict=True):
         if metric.unusual_move:
             log.warning("a move that no split explains", ticker=pick.ticker, checkpoint=str(checkpoint.id))
+
+
+async def _measure(
+    conn: Conn,
+    sessions: Calendar,
+    batch: Batch,
+    priced: Checkpoint,
+    found: Mapping[str, Close],
+    ended: Mapping[UUID, Ending],
+) -> tuple[list[Pick], Checkpoint, list[PickMetric], list[Close], Learnt]:
+    """Return the picks as they now are, and all figures of a checkpoint with what they rest on."""
+    picks = await batches.picks_of(conn, batch.id)
+    opened, entries = await opens.look_up(conn, sessions, batch, picks)
+    picks = [opened.get(pick.id, pick) for pick in picks]
+    of_benchmark, of_picks = await courses.of_benchmark(conn, batch), await courses.of_picks(conn, batch, picks)
+    checkpoint = figures.of_benchmark(batch, priced, of_benchmark)
+    metrics = [
+        _metric(batch, checkpoint, pick, found.get(pick.ticker), ended.get(pick.id), of_picks[pick.id])
+        for pick in picks
+    ]
+    learnt = Learnt(
+        splits=figures.splits_counted(batch, checkpoint, [of_benchmark, *of_picks.values()]),
+        opened=list(opened.values()),
+        filled=await opens.fill(conn, batch, opened, of_picks),
+    )
+    readings = {close.id: close for close in (*found.values(), *entries)}
+    return picks, checkpoint, metrics, list(readings.values()), learnt
 
 
 def _metric(

@@ -68,7 +68,8 @@ async def _keep(tools: Tools, ticker: str, answer: SplitsAnswer) -> None:
         for split in learnt:
             await store.add(conn, split)
         reason = " ".join(_told(split) for split in learnt)
-        corrected = await corrections.after_split(conn, ticker, reason, now) if learnt else 0
+        first = min((split.effective_date for split in learnt), default=None)
+        corrected = await corrections.after_split(conn, ticker, first, reason, now) if first else 0
         await tools.prices.ledger.settle(conn, answer.grant, Outcome.ANSWERED)
     log.info("splits read", ticker=ticker, listed=len(answer.splits), learnt=len(learnt))
     if learnt:

@@ -126,18 +126,19 @@ async def former_tickers(conn: Conn, batch_id: UUID) -> dict[UUID, list[str]]:
     return former
 
 
-async def holding(conn: Conn, ticker: str) -> list[Batch]:
-    """Return the batches with `ticker` among their picks or as benchmark, and hold them (see `hold`)."""
+async def holding(conn: Conn, ticker: str, since: date) -> list[Batch]:
+    """Return the batches with `ticker` among them whose fortnight reaches `since`, and hold them (see `hold`)."""
     return await select(
         conn,
         Batch,
         "batches",
         """
-        WHERE trading_day IS NOT NULL AND (benchmark_symbol = %s OR EXISTS (
+        WHERE trading_day IS NOT NULL AND run_date + 14 > %s AND (benchmark_symbol = %s OR EXISTS (
             SELECT FROM picks WHERE picks.batch_id = batches.id AND picks.ticker = %s))
         ORDER BY id
         FOR UPDATE
         """,
+        since,
         ticker,
         ticker,
     )
