@@ -38,11 +38,12 @@ MAY_IMPORT = {
     },
     "jobs": {"app.record", "app.store", "app.providers", "app.database", "app.tools", "app.errors"},
     "app.rehearsal": {"*"},
+    "app.verify": {"app.record", "app.store", "app.database", "app.errors"},
     "app.main": {"*"},
     "app.cli": {"*"},
 }
 # Who may be imported by whom only.
-IMPORTED_BY = {"app.rehearsal": {"app.cli"}, "app.main": {"app.cli"}, "app.cli": set()}
+IMPORTED_BY = {"app.rehearsal": {"app.cli"}, "app.verify": {"app.cli"}, "app.main": {"app.cli"}, "app.cli": set()}
 
 
 def part_of(module: str) -> str:
