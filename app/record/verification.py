@@ -10,6 +10,7 @@ Of a row no more is kept than a fingerprint, and what its name and the figures t
 
 import hashlib
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +25,6 @@ from app.record import journal, model, returns
 
 Row = Mapping[str, str]
 Head = tuple[int, str]
-Key = tuple[str, str]
 
 TABLES: Mapping[str, type[Struct]] = {
     "generations": model.Generation,
@@ -70,10 +70,10 @@ _NEEDED = {
 
 
 class Doubt(NamedTuple):
-    """The first row that does not fit: as the record has it, if it has; and the entry that mentions it last, if any."""
+    """A row that does not fit: as the record has it, if it has; and the entry that mentions it last, if any."""
 
-    key: Key
-    row: Row | None
+    mark: bytes
+    row: tuple[str, Row] | None
     seq: int | None
 
 
@@ -88,10 +88,10 @@ class Verification:
         self.seq, self.hash, self.rows = 0, journal.GENESIS, 0
         self.known = Known()
         self._heads = list(heads)
-        self._last: dict[Key, tuple[int, bytes]] = {}
-        self._doubted: dict[Key, tuple[int | None, Row]] = {}
+        self._last: dict[bytes, bytes] = {}  # by a row's mark: the entry that mentions it last, and its fingerprint
+        self._doubted: dict[bytes, Doubt] = {}
         self._walked = False
-        self._need_not: set[Key] = set()
+        self._need_not: set[bytes] = set()
 
     @property
     def awaited(self) -> int:
@@ -105,7 +105,7 @@ class Verification:
         _agrees(seq, entry, content)
         mentions = list(_mentions(seq, content))
         for table, row in mentions:
-            self._mention(seq, (table, key_of(table, row)), row)
+            self._mention(seq, table, row)
             self.known.learn(table, row)
         match content:
             case {"ending": {"pick_id": str(pick), "value": str(value)}}:
@@ -122,7 +122,7 @@ class Verification:
         """
         self._walked = True
         if not open_mondays:
-            self._need_not = {("generations", id) for id in self.known.questions_without_batch()}
+            self._need_not = {mark("generations", {"id": id}) for id in self.known.questions_without_batch()}
         if self._heads:
             raise misfit(
                 f"The journal ends at entry {self.seq}, before entry {self._heads[0][0]}, of which a copy was kept. "
@@ -132,35 +132,35 @@ class Verification:
     def row(self, table: str, row: Row) -> None:
         """Take a row of the record; what differs may yet be mentioned by an entry that came meanwhile."""
         self.rows += 1
-        key = (table, key_of(table, row))
-        seq, told = self._last.pop(key, (None, b""))
+        its = mark(table, row)
+        told = self._last.pop(its, b"")
         need_not = table in ("closes", "splits") or (table == "generations" and "accepted" not in row)
-        if told != fingerprint(row) and not (seq is None and need_not):
-            self._doubted[key] = (seq, row)
+        if told[8:] != fingerprint(row) and (told or not need_not):
+            self._doubted[its] = Doubt(its, (table, row), int.from_bytes(told[:8]) or None)
 
     def doubt(self) -> Doubt | None:
         """Return the first misfit between rows and mentions, when everything was told."""
-        doubts = [Doubt(key, row, seq) for key, (seq, row) in self._doubted.items()]
-        doubts += [Doubt(key, None, seq) for key, (seq, _) in self._last.items() if key not in self._need_not]
+        gone = (Doubt(its, None, int.from_bytes(told[:8])) for its, told in self._last.items())
+        doubts = [*self._doubted.values(), *(one for one in gone if one.mark not in self._need_not)]
         return min(doubts, key=lambda doubt: doubt.seq or self.seq + 1, default=None)
 
     def explained(self, doubt: Doubt, content: str | None) -> Misfit:
         """Return what is to be said of a doubt, given the content of its entry."""
-        table, key = doubt.key
-        mentions = _mentions(doubt.seq or 0, json.loads(content)) if content else ()
-        told = next((row for other, row in mentions if (other, key_of(other, row)) == doubt.key), {})
-        name = f"{self.known.name(table, doubt.row or told)} ({table}, {key})"
+        mentions = list(_mentions(doubt.seq or 0, json.loads(content))) if content else []
+        told = next((told for told in mentions if mark(*told) == doubt.mark), None)
+        table, row = doubt.row or told or ("", {})
+        name = f"{self.known.name(table, row)} ({table}, {key_of(table, row)})"
         if doubt.row is None:
             return misfit(
                 f"{name} is not in the record, though entry {doubt.seq} of the journal records it. It was taken out."
             )
-        if doubt.seq is None:
+        if told is None:
             return misfit(
                 f"{name} is in the record, but no entry of the journal records it. "
                 "It was written past the journal, or the journal's tail was cut off."
             )
-        field = min(name for name in {*doubt.row, *told} if doubt.row.get(name) != told.get(name))
-        here, there = _shortened(doubt.row.get(field), told.get(field))
+        field = min(name for name in {*row, *told[1]} if row.get(name) != told[1].get(name))
+        here, there = _shortened(row.get(field), told[1].get(field))
         return misfit(
             f"{name}: {field} is {here} in the record, but {there} in the journal (entry {doubt.seq}). "
             "The record was changed after it was journalled."
@@ -189,11 +189,12 @@ class Verification:
                 )
         return _decoded(seq, entry["content"])
 
-    def _mention(self, seq: int, key: Key, row: Row) -> None:
+    def _mention(self, seq: int, table: str, row: Row) -> None:
+        its = mark(table, row)
         if not self._walked:
-            self._last[key] = seq, fingerprint(row)
-        elif key in self._doubted and fingerprint(self._doubted[key][1]) == fingerprint(row):
-            del self._doubted[key]
+            self._last[its] = seq.to_bytes(8) + fingerprint(row)
+        elif (doubt := self._doubted.get(its)) and doubt.row == (table, row):
+            del self._doubted[its]
 
 
 class Known:
@@ -203,13 +204,14 @@ class Known:
         self.figures = 0
         self.endings: dict[str, str] = {}
         self.series, self.tickers = {model.SERIES}, set[str]()
-        self._rows: dict[Key, Row] = {}
+        self._rows: dict[str, dict[str, tuple[str | None, ...]]] = {table: {} for table in _KEPT}
         self._names: dict[str, set[str]] = defaultdict(set)
 
     def learn(self, table: str, row: Row) -> None:
         """Take note of a row's newest mention."""
         if table in _KEPT:
-            self._rows[table, row["id"]] = {name: row[name] for name in _KEPT[table] if name in row}
+            kept = map(row.get, _KEPT[table])
+            self._rows[table][row["id"]] = tuple(value and sys.intern(value) for value in kept)
         if table in ("closes", "splits"):
             self.tickers.add(row["ticker"])
         if table == "picks":
@@ -231,18 +233,16 @@ class Known:
             raise misfit(f"{where}: its figures are no numbers.") from None
 
     def questions_without_batch(self) -> Iterator[str]:
-        """Yield the ids of the questions whose Monday has no batch."""
-        mondays = {_monday(row) for (table, _), row in self._rows.items() if table == "batches"}
-        for (table, id), row in self._rows.items():
-            if table == "generations" and _monday(row) not in mondays:
-                yield id
+        """Return the ids of the questions whose Monday has no batch."""
+        mondays = {row[:2] for row in self._rows["batches"].values()}
+        return (id for id, monday in self._rows["generations"].items() if monday not in mondays)
 
     def name(self, table: str, row: Row) -> str:
         """Return what a person calls a row."""
         metric = table == "pick_checkpoint_metrics"
-        pick = self._rows.get(("picks", row.get("pick_id", "")), {}) if metric else row
-        checkpoint = self._rows.get(("checkpoints", row.get("checkpoint_id", "")), row)
-        batch = self._rows.get(("batches", checkpoint.get("batch_id", "")), row)
+        pick = self._found("picks", row.get("pick_id")) if metric else row
+        checkpoint = self._found("checkpoints", row.get("checkpoint_id")) or row
+        batch = self._found("batches", checkpoint.get("batch_id")) or row
         words = {
             "generations": f"question {row.get('attempt')}",
             "batches": "the batch",
@@ -296,8 +296,12 @@ class Known:
         if "return_from_open_pct" in row and factor == 1:
             yield "return_from_open_pct", returns.return_pct(Decimal(pick["entry_open"]), current)
 
+    def _found(self, table: str, id: str | None) -> Row:
+        kept = zip(_KEPT[table], self._rows[table].get(id or "", ()), strict=False)
+        return {name: value for name, value in kept if value is not None}
+
     def _row(self, table: str, id: str) -> Row:
-        if found := self._rows.get((table, id)):
+        if found := self._found(table, id):
             return found
         raise LookupError(f"{id} of {table}")
 
@@ -313,6 +317,11 @@ class Known:
 def key_of(table: str, row: Row) -> str:
     """Return what a row is known by in its table."""
     return " ".join((row["ticker"], row["effective_date"], row["read_at"])) if table == "splits" else row["id"]
+
+
+def mark(table: str, row: Row) -> bytes:
+    """Return what a row of the record is known by, in little space."""
+    return hashlib.sha256(f"{table} {key_of(table, row)}".encode()).digest()[:16]
 
 
 def fingerprint(row: Row) -> bytes:
@@ -371,10 +380,6 @@ def _mentions(seq: int, content: Mapping[str, Any]) -> Iterator[tuple[str, Row]]
             if not texts or not needed <= row.keys():
                 raise misfit(f"Entry {seq} of the journal: what it calls {member} is no row of {table}.")
             yield table, row
-
-
-def _monday(row: Row) -> tuple[str, str]:
-    return row["series"], row["run_date"]
 
 
 def _shortened(*told: str | None) -> Iterator[str]:
