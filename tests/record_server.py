@@ -63,7 +63,7 @@ def silent(*_: object) -> None:
     """Hear nothing."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def rehearsed(tmp_path_factory, create) -> str:
     """Four Mondays, the last of them in its first week; the address of their database."""
     address = create()

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import psycopg
 import pytest
 from commands import environment, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from job_tools import MONDAY, House, until_it_can
+from job_tools import clock as clock
+from job_tools import house as house
 from msgspec.structs import asdict
 from provider_server import ProviderServer, Reply, says
 from record_server import (
@@ -33,9 +37,13 @@ from record_server import (
     unguarded,
 )
 
+from app.database import pools
 from app.errors import Misfit
-from app.record import journal, model
+from app.record import calendar, journal, model
+from app.record.verification import Doubt, Verification
+from app.store import batches, generations
 from app.verify import Api, Database, api, database, verify
+from jobs import daily, picks
 
 __all__ = ["rehearsed"]
 
@@ -495,3 +503,150 @@ async def test_any_text_and_any_decimal_come_back(database, pool, said, one, oth
         from_the_database = {table: row async for table, row in Database(conn).rows(known)}
     assert from_the_api == expected
     assert from_the_database == expected
+
+
+async def fits(database_address: str) -> tuple[int, int]:
+    """How many entries fit, by the database and by a server of it."""
+    async with database(database_address) as source:
+        inside = await verify(source, [], silent)
+    async with record_server(database_address) as url, api(url, asyncio.sleep) as source:
+        outside = await verify(source, [], silent)
+    return inside.seq, outside.seq
+
+
+async def test_what_a_person_records(house, database):
+    """Ended and renamed picks and mornings that were looked at again fit, as does a failed Monday run again."""
+    batch = await house.a_batch()
+    house.world.absent |= {("MSFT", MONDAY + timedelta(days=day)) for day in range(3, 14)}
+    await mornings(house, batch, 1, 2, 3, 4)
+    tools, wednesday = house.tools, MONDAY + timedelta(days=2)
+    await picks.end(
+        tools.pool, tools.calendar, tools.now(), MONDAY, "MSFT", wednesday, Decimal("4.5"), "8-K of 2026-10-28"
+    )
+    await picks.rename(tools.pool, tools.now(), MONDAY, "AAPL", "BRK.B")
+    await mornings(house, batch, 4, again=True)
+    await mornings(house, batch, *range(5, 15))
+    failed = msgspec.structs.replace(batch_of_a_failed_monday(), created_at=tools.now())
+    async with pools.transaction(tools.pool) as conn:
+        await batches.add_failed(conn, failed)
+    async with pools.transaction(tools.pool) as conn:
+        again = msgspec.structs.replace(failed, failure="Again.")
+        await batches.add_failed(conn, again, again=True)
+    kinds = [entry.kind for entry in await house.journal()]
+    assert {"PICK_ENDED", "PICK_RENAMED", "FAILURE"} <= set(kinds)
+    assert await fits(database) == (len(kinds), len(kinds))
+
+
+async def test_a_monday_under_way(house, database):
+    """A question whose batch is not there yet is no misfit of an API that cannot show it."""
+    await house.a_batch()
+    question = model.Generation(
+        id=model.batch_id("question", MONDAY), series="main", run_date=MONDAY + timedelta(weeks=1), attempt=1,
+        asked_at=AT, requested_model="m", prompt_version="1", system_prompt="s", user_prompt="u",
+    )  # fmt: skip
+    async with pools.transaction(house.tools.pool) as conn:
+        await generations.claim(conn, question)
+    assert await fits(database) == (2, 2)
+    answered = msgspec.structs.replace(question, accepted=False, refusal="No.", answered_at=AT)
+    async with pools.transaction(house.tools.pool) as conn:
+        await generations.complete(conn, answered, AT)
+    assert await fits(database) == (3, 3)
+
+
+async def mornings(house: House, batch: model.Batch, *days: int, again: bool = False) -> None:
+    """Take these days, each to its end."""
+    for day in days:
+        house.clock.time = max(house.clock.time, calendar.due_at(batch.run_date, day))
+        await until_it_can(house, lambda day=day: daily.take(house.tools, batch.id, day, again=again))
+
+
+def batch_of_a_failed_monday() -> model.Batch:
+    """The Monday after."""
+    day = MONDAY + timedelta(weeks=1)
+    return model.Batch(
+        id=model.batch_id("main", day), series="main", run_date=day, created_at=AT, status=model.BatchStatus.FAILED,
+        late=True, failure_reason=model.FailureReason.MISSED, failure="Nobody was there.", benchmark_symbol="SPY",
+    )  # fmt: skip
+
+
+class Corrected:
+    """A morning whose share was split, learnt of late: what was journalled, and the rows as they are afterwards."""
+
+    def __init__(self) -> None:
+        self.batch, self.checkpoint, self.metric = (model.batch_id(name, DAY_ONE) for name in ("main", "day", "metric"))
+        self.before = [self.close("a", "SPY", 3, "500.00"), self.close("b", "KO", 3, "80.00")]
+        self.after = [self.close("c", "SPY", 0, "505.00"), self.close("d", "KO", 0, "42.00")]
+        batch = {
+            "id": self.batch, "series": "main", "run_date": DAY_ONE, "benchmark_symbol": "SPY", "status": "active",
+            "trading_day": DAY_ONE - timedelta(days=3), "benchmark_initial_price": Decimal("500.00"),
+            "benchmark_initial_close_id": self.before[0].id,
+        }  # fmt: skip
+        pick = {
+            "id": model.batch_id("pick", DAY_ONE), "batch_id": self.batch, "ticker": "KO",
+            "initial_price": Decimal("80.00"), "initial_close_id": self.before[1].id,
+        }  # fmt: skip
+        checkpoint = {
+            "id": self.checkpoint, "batch_id": self.batch, "day": 1, "trading_day": DAY_ONE,
+            "benchmark_price": Decimal("505.00"), "benchmark_close_id": self.after[0].id,
+            "benchmark_split_factor": 1, "benchmark_return_pct": Decimal(1),
+        }  # fmt: skip
+        metric = {
+            "id": self.metric, "checkpoint_id": self.checkpoint, "pick_id": pick["id"], "close_id": self.after[1].id,
+            "current_price": Decimal("42.00"), "split_factor": 1, "absolute_return_pct": Decimal("-47.5"),
+            "vs_benchmark_pct": Decimal("-48.5"),
+        }  # fmt: skip
+        split = {
+            "ticker": "KO", "effective_date": DAY_ONE, "factor": Decimal(2), "source": "test", "read_at": AT,
+        }  # fmt: skip
+        corrected = {**metric, "split_factor": Decimal(2), "absolute_return_pct": 5, "vs_benchmark_pct": 4}
+        correction = {"id": model.batch_id("correction", DAY_ONE), "checkpoint_id": self.checkpoint, "field": "x"}
+        self.told: list[dict[str, Any]] = [
+            {"batch": batch, "picks": [pick], "closes": self.before},
+            {"checkpoint": checkpoint, "metrics": [metric], "closes": self.after, "splits": []},
+            {"checkpoint": checkpoint, "metrics": [corrected], "corrections": [correction], "splits": [split]},
+        ]
+        self.rows = [
+            ("batches", batch), ("picks", pick), ("checkpoints", checkpoint), ("pick_checkpoint_metrics", corrected),
+            ("corrections", correction), ("splits", split),
+        ]  # fmt: skip
+        self.rows += [("closes", asdict(one)) for one in self.before + self.after]
+
+    def close(self, name: str, ticker: str, back: int, price: str) -> model.Close:
+        return model.Close(
+            id=model.batch_id(name, DAY_ONE), ticker=ticker, trading_day=DAY_ONE - timedelta(days=back), open=None,
+            close=Decimal(price), source="test", read_at=AT,
+        )  # fmt: skip
+
+    def doubt(self) -> Doubt | None:
+        """What a verification doubts."""
+        verification, last = Verification(), None
+        for kind, told in zip(("BATCH", "CHECKPOINT", "CORRECTION"), self.told, strict=True):
+            last = journal.entry(last, model.JournalKind(kind), AT, told, self.batch)
+            verification.entry(journal.texts(asdict(last)))
+        verification.end_of_chain()
+        for table, row in self.rows:
+            verification.row(table, journal.texts(row))
+        assert verification.known.figures == 2 + 2 * (2 + 3)
+        return verification.doubt()
+
+
+def test_a_correction():
+    """The figures as they are after a correction count, and follow from the factor that it brought."""
+    assert Corrected().doubt() is None
+    missing = Corrected()
+    missing.rows = [row for row in missing.rows if row[0] != "splits"]
+    doubt = missing.doubt()
+    assert doubt
+    assert (doubt.row, doubt.seq) == (None, 3)
+
+
+def test_a_correction_that_does_not_follow():
+    """A corrected figure without its factor is a figure that was never computed."""
+    wrong = Corrected()
+    wrong.told[2]["metrics"][0]["split_factor"] = Decimal(1)
+    with pytest.raises(Misfit, match=r"absolute_return_pct is 5, but what it comes from gives -47\.5"):
+        wrong.doubt()
+    wrong = Corrected()
+    wrong.told[1]["closes"] = []
+    with pytest.raises(Misfit, match=r"its figures need .* of closes, which the journal does not have"):
+        wrong.doubt()
