@@ -1,6 +1,11 @@
-"""The operator's commands. Each has `--help` with an example; 0 means done, 1 refused or failed, 2 misused."""
+"""
+The operator's commands. Each has `--help` with an example; 0 means done, 1 refused or failed, 2 misused.
+
+(`verify`, too: 1 is a misfit, 2 that nothing could be found out.)
+"""
 
 import asyncio
+import re
 import signal
 import socket
 import sys
@@ -21,9 +26,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app import logs, settings, tables
+from app import verify as verifying
 from app.database import migrations, pools, rehearsed
 from app.database.embedded import FOLDER, EmbeddedPostgres, address_of
-from app.errors import AlphaMondayError, ConfigurationError, ProviderError, Refused
+from app.errors import AlphaMondayError, ConfigurationError, Misfit, ProviderError, Refused
 from app.main import VERSION, create_app, living
 from app.record import calendar, ideas, returns
 from app.record.calendar import NEW_YORK, Calendar
@@ -360,6 +366,70 @@ async def show_closes(ticker: str, of_the_rehearsal: bool) -> None:
     """
     async with _read(settings.load(), rehearsal=of_the_rehearsal) as pool:
         await tables.show_closes(pool, ticker.strip().upper().replace("-", "."))
+
+
+class HeadType(click.ParamType[tuple[int, str]]):
+    """A copy of the journal's head, as `verify` prints it."""
+
+    name = "SEQ:HASH"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, str]:
+        """Return the entry's number and its hash."""
+        told = re.fullmatch(r"0*([1-9][0-9]{0,17}):([0-9a-f]{64})", value.strip().lower())
+        if told is None:
+            self.fail(f"{value!r} is no head of a journal, such as 812:3f...: a number and 64 hexadecimal digits.")
+        return int(told[1]), told[2]
+
+
+@group.command()
+@click.option("--head", type=HeadType(), help="A copy of the journal's head: the chain must hold that entry.")
+@click.option("--from", "url", metavar="URL", help="Verify what the API at URL shows, instead of the database.")
+@click.option("--rehearsal", "of_the_rehearsal", is_flag=True, help="Verify the embedded rehearsal's record.")
+@asynchronous
+async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal: bool) -> None:
+    """Walk the journal's chain, compare every row of the record with it, and name the first misfit.
+
+    Figures are computed again from their prices. Ends with the head: keep a copy, and nobody can write the journal
+    anew, or cut off its tail, without `--head` telling you. docs/journal.md says what this proves.
+
+    \b
+    Exit code: 0 everything fits, 1 something does not, 2 nothing could be found out.
+
+    \b
+    Examples:
+      alpha-monday verify
+      alpha-monday verify --head 812:3fa2...
+      alpha-monday verify --from https://alpha-monday.example
+    """
+    if url and of_the_rehearsal:
+        raise click.UsageError("--from and --rehearsal exclude each other.")
+    try:
+        with _progress() as progress:
+            line = progress.add_task("Reading")
+
+            def tell(what: str, done: int, total: int) -> None:
+                progress.update(line, description=f"{done:,} of {total:,} {what}", completed=done, total=total)
+
+            async with verifying.api(url, clock.sleep) if url else _snapshot(of_the_rehearsal) as source:
+                found = await verifying.verify(source, [head] if head else [], tell)
+    except Misfit:
+        raise
+    except (AlphaMondayError, psycopg.Error, PoolTimeout) as error:
+        _say(f"alpha-monday: This could not be verified. {' '.join(str(error).split())}")
+        sys.exit(2)
+    counted = f"{found.seq:,} entries, {found.rows:,} rows, {found.known.figures:,} figures"
+    click.echo(f"Everything fits: {counted}. The head: {found.seq}:{found.hash}")
+
+
+@asynccontextmanager
+async def _snapshot(of_the_rehearsal: bool) -> AsyncIterator[verifying.Source]:
+    """Give the record of the database as it stands."""
+    configuration = settings.load()
+    address = address_of(configuration.database_url, "rehearsal") if of_the_rehearsal else _address(configuration)
+    await pools.check(address)
+    await migrations.refuse_old(address)
+    async with verifying.database(address) as source:
+        yield source
 
 
 @group.group()

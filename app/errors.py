@@ -11,6 +11,7 @@ What can go wrong, by what to do next.
     │   ├── ProviderBusy        it asked us to slow down: wait and try again
     │   ├── ProviderUnavailable no answer, or none that can be read: wait and try again
     │   └── UnknownTicker       it does not know the ticker: choose another
+    ├── Misfit                  the record is not what its journal says: somebody changed one of the two
     ├── UnusableAnswer          the model's answer breaks a rule: ask again and say which
     └── MissingClose            a session's close is not there yet: ask again later
 """
@@ -65,6 +66,10 @@ class UnknownTicker(ProviderError):
     def __init__(self, message: str, ticker: str) -> None:
         super().__init__(message)
         self.ticker = ticker
+
+
+class Misfit(AlphaMondayError):
+    """The record, its journal and a copy of its head do not fit together; the text names where and what."""
 
 
 class UnusableAnswer(AlphaMondayError):

@@ -39,11 +39,18 @@ MAY_IMPORT = {
     "jobs": {"app.record", "app.store", "app.providers", "app.database", "app.tools", "app.errors"},
     "app.rehearsal": {"*"},
     "app.tables": {"app.database", "app.record", "app.store", "app.errors"},
+    "app.verify": {"app.record", "app.store", "app.database", "app.errors"},
     "app.main": {"*"},
     "app.cli": {"*"},
 }
 # Who may be imported by whom only.
-IMPORTED_BY = {"app.rehearsal": {"app.cli"}, "app.tables": {"app.cli"}, "app.main": {"app.cli"}, "app.cli": set()}
+IMPORTED_BY = {
+    "app.rehearsal": {"app.cli"},
+    "app.tables": {"app.cli"},
+    "app.verify": {"app.cli"},
+    "app.main": {"app.cli"},
+    "app.cli": set(),
+}
 
 
 def part_of(module: str) -> str:

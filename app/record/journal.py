@@ -4,7 +4,8 @@ The journal's form: canonical JSON and the chain of hashes.
 `content` is RFC 8785 canonical JSON: members sorted by UTF-16 code units, no white space, strings escaped as
 ECMAScript's `JSON.stringify` does, UTF-8. Every value is a string, an object or an array: numbers in plain notation at
 full precision, times as `YYYY-MM-DDTHH:MM:SS.ffffffZ`, dates as `YYYY-MM-DD`, booleans as `true` and `false`; a member
-without a value is left out. `hash` is SHA-256, in hex, of `previous`, a line feed and `content`.
+without a value is left out. `hash` is SHA-256, in hex, of `previous`, a line feed and `content`. docs/journal.md says
+it rule by rule, for whoever writes a verifier.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -44,16 +46,21 @@ def digest(previous: str, content: str) -> str:
 
 def canonical(value: Mapping[str, object]) -> str:
     """Return `value` as RFC 8785 canonical JSON."""
-    return json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(texts(value), ensure_ascii=False, separators=(",", ":"))
+
+
+def texts(value: Mapping[str, object]) -> dict[str, Any]:
+    """Return `value` as the journal holds it: every value a text, in order, without the members that have none."""
+    members = sorted(value.items(), key=lambda member: member[0].encode("utf-16-be", "surrogatepass"))
+    return {name: _plain(member) for name, member in members if member is not None}
 
 
 def _plain(value: object) -> object:
     match value:
         case msgspec.Struct():
-            return _plain(msgspec.structs.asdict(value))
+            return texts(msgspec.structs.asdict(value))
         case Mapping():
-            members = sorted(value.items(), key=lambda member: member[0].encode("utf-16-be"))
-            return {name: _plain(member) for name, member in members if member is not None}
+            return texts(value)
         case list() | tuple():
             return [_plain(item) for item in value]
     return written(value)

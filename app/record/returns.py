@@ -65,5 +65,5 @@ def _told(text: object) -> str:
 
 
 def plain(value: Decimal) -> str:
-    """Return `value` in plain notation at full precision, as answers and the journal carry it."""
-    return format(value, "f")
+    """Return `value` in plain notation at full precision, as answers and the journal carry it; zero has no sign."""
+    return format(value or abs(value), "f")  # Postgres knows no negative zero

@@ -11,7 +11,8 @@ from app.record.model import Batch, BatchStatus, Checkpoint, Close, Ending, Jour
 from app.store import journal
 from app.store.rows import Conn, insert, select
 
-_FIRST_RUN = "ON CONFLICT ON CONSTRAINT one_batch_per_run_date DO NOTHING"
+# Whichever constraint notices first: a Monday's id is always the same, so two at once may collide on that, too.
+_FIRST_RUN = "ON CONFLICT DO NOTHING"
 
 # A failed Monday that is run again keeps its row; nothing else is ever replaced.
 _SECOND_RUN = """

@@ -1,6 +1,6 @@
 """Rows become values at one door, and only if they fit; values become rows at another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -58,3 +58,16 @@ async def select(conn: Conn, type_: type[T], table: str, where: str, *values: An
     )
     async with conn.cursor(row_factory=row_of(type_)) as cursor:
         return await (await cursor.execute(statement, values)).fetchall()
+
+
+async def every(conn: Conn, type_: type[Struct], table: str, where: str, *values: Any) -> AsyncIterator[dict[str, Any]]:
+    """
+    Give the rows of `table` that `where` (with its order) asks for as they stand there, whether they fit or not.
+
+    They come a few at a time, so it takes a transaction.
+    """
+    statement = sql.SQL("SELECT {} FROM {} {}").format(columns_of(type_), sql.Identifier(table), sql.SQL(where))
+    async with conn.cursor(f"every_{table}", row_factory=dict_row) as cursor:
+        cursor.itersize = 1000
+        async for row in await cursor.execute(statement, values):
+            yield row

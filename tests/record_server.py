@@ -1,0 +1,116 @@
+"""A record's API on loopback, without the rest of the service, and copies of a rehearsal to change."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, contextmanager
+
+import psycopg
+import pytest
+import uvicorn
+from api_records import engine_on
+from commands import run
+from litestar import Litestar
+from psycopg.conninfo import conninfo_to_dict
+
+from api.http import routes
+from app.database import pools
+
+UNTIL = "2026-10-30"
+
+
+def app_on(pool: pools.Pool) -> Litestar:
+    """The API on a pool."""
+    return Litestar(routes(engine_on(pool)), openapi_config=None, logging_config=None)
+
+
+@asynccontextmanager
+async def record_server(database: str) -> AsyncIterator[str]:
+    """Serve the record of a database; the address."""
+    async with pools.opened(pools.make_pool(database, size=4)) as pool:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = uvicorn.Server(uvicorn.Config(app_on(pool), log_config=None, lifespan="off"))
+            running = asyncio.create_task(server.serve([listener]))
+            try:
+                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                await running
+
+
+def copy_of(database: str, create: Callable[..., str]) -> str:
+    """A copy of a database nobody is connected to."""
+    return create(conninfo_to_dict(database)["dbname"])
+
+
+@contextmanager
+def unguarded(database: str):
+    """A connection on which no trigger, key or check of a hash holds."""
+    with psycopg.connect(database) as conn:
+        conn.execute("ALTER TABLE journal DROP CONSTRAINT IF EXISTS hash_is_of_previous_and_content")
+        conn.execute("SET session_replication_role = replica")
+        yield conn
+
+
+def changed(copy: str, statements: str) -> None:
+    """Change a copy, triggers off."""
+    with unguarded(copy) as conn:
+        for statement in statements.split("; "):
+            assert conn.execute(statement.encode()).rowcount > 0
+
+
+def silent(*_: object) -> None:
+    """Hear nothing."""
+
+
+@pytest.fixture(scope="session")
+def rehearsed(tmp_path_factory, create) -> str:
+    """Four Mondays, the last of them in its first week; the address of their database."""
+    address = create()
+    done = run(
+        "rehearse", "--weeks", 4, "--until", UNTIL, "--calm", "--no-serve",
+        cwd=tmp_path_factory.mktemp("rehearsal"), DATABASE_URL=address,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return address
+
+
+# Each changes the 12th of October: its second pick, the third morning, what was asked.
+BATCH = "(SELECT id FROM batches WHERE run_date = '2026-10-12')"
+PICK = f"(SELECT id FROM picks WHERE batch_id = {BATCH} AND position = 2)"
+DAY = f"(SELECT id FROM checkpoints WHERE batch_id = {BATCH} AND day = 3)"
+METRIC = f"checkpoint_id = {DAY} AND pick_id = {PICK}"
+
+CHANGES = [
+    pytest.param(
+        f"UPDATE picks SET reasoning = overlay(reasoning PLACING '#' FROM 70) WHERE id = {PICK}",
+        r"The pick [A-Z.]+ of 2026-10-12 \(picks, [0-9a-f-]{36}\): reasoning is .*#.* in the record, but .* in the "
+        r"journal \(entry \d+\)\. The record was changed after it was journalled\.",
+        id="one character of a reasoning",
+    ),
+    pytest.param(
+        f"UPDATE pick_checkpoint_metrics SET current_price = current_price + 1 WHERE {METRIC}",
+        r"[A-Z.]+ on day 3 of 2026-10-12 \(pick_checkpoint_metrics, .*\): current_price is",
+        id="a price",
+    ),
+    pytest.param(
+        f"UPDATE checkpoints SET taken_at = taken_at + interval '1 microsecond' WHERE id = {DAY}",
+        r"Day 3 of 2026-10-12 \(checkpoints, .*\): taken_at is '2026-10-15T",
+        id="a time",
+    ),
+    pytest.param(
+        f"UPDATE checkpoints SET skip_reason = 'MISSING_CLOSE' WHERE batch_id = {BATCH} AND day = 6",
+        r"Day 6 of 2026-10-12 .*: skip_reason is 'MISSING_CLOSE' in the record, but 'MARKET_CLOSED' in the journal",
+        id="a skip reason",
+    ),
+    pytest.param(
+        "UPDATE generations SET system_prompt = system_prompt || ' ' WHERE run_date = '2026-10-12'",
+        r"Question 1 of 2026-10-12 \(generations, .*\): system_prompt is",
+        id="a prompt",
+    ),
+    pytest.param(
+        "DELETE FROM journal WHERE seq = 17",
+        r"Entry 17 of the journal is not there: after entry 16 comes 18\.",
+        id="a middle entry deleted",
+    ),
+]  # fmt: skip

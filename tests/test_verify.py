@@ -1,0 +1,652 @@
+"""`alpha-monday verify`: whatever was changed in a record is named, from its database and from its API."""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import psycopg
+import pytest
+from commands import environment, run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from job_tools import MONDAY, House, until_it_can
+from job_tools import clock as clock
+from job_tools import house as house
+from msgspec.structs import asdict
+from provider_server import ProviderServer, Reply, says
+from record_server import (
+    BATCH,
+    CHANGES,
+    DAY,
+    METRIC,
+    PICK,
+    app_on,
+    changed,
+    copy_of,
+    record_server,
+    rehearsed,
+    silent,
+    unguarded,
+)
+
+from app.database import pools
+from app.errors import Misfit
+from app.record import calendar, journal, model
+from app.record.verification import Doubt, Verification
+from app.store import batches, generations
+from app.verify import Api, Database, api, database, verify
+from jobs import daily, picks
+
+__all__ = ["rehearsed"]
+
+AT = datetime(2026, 1, 5, 14, 0, 20, 123456, tzinfo=UTC)
+
+
+@pytest.fixture
+def copy(rehearsed, create) -> str:
+    """A copy of that record to change."""
+    return copy_of(rehearsed, create)
+
+
+def chain(conn: psycopg.Connection) -> list[tuple[int, str]]:
+    """Every entry's number and hash."""
+    return conn.execute("SELECT seq, hash FROM journal ORDER BY seq").fetchall()
+
+
+@pytest.fixture(scope="module")
+def head(rehearsed) -> str:
+    """The copy that somebody kept of the head."""
+    with psycopg.connect(rehearsed) as conn:
+        seq, hashed = chain(conn)[-1]
+    return f"{seq}:{hashed}"
+
+
+def rewrite(conn: psycopg.Connection, change: Callable[[dict[str, Any]], None]) -> None:
+    """Write the whole journal anew, with every content changed and every hash right."""
+    before = journal.GENESIS
+    for seq, content in conn.execute("SELECT seq, content FROM journal ORDER BY seq").fetchall():
+        told = json.loads(content)
+        change(told)
+        text = journal.canonical(told)
+        hashed = journal.digest(before, text)
+        conn.execute(
+            "UPDATE journal SET content = %s, previous = %s, hash = %s WHERE seq = %s", (text, before, hashed, seq)
+        )
+        before = hashed
+
+
+MORE_CHANGES = [
+    pytest.param(
+        f"UPDATE picks SET initial_price = initial_price + 0.0001 WHERE id = {PICK}",
+        r"The pick .* of 2026-10-12 .*: initial_price is '[\d.]+' in the record, but '[\d.]+' in the journal",
+        id="an initial price",
+    ),
+    pytest.param(
+        f"UPDATE pick_checkpoint_metrics SET vs_benchmark_pct = -vs_benchmark_pct WHERE {METRIC}",
+        r"[A-Z.]+ on day 3 of 2026-10-12 .*: vs_benchmark_pct is",
+        id="a figure",
+    ),
+    pytest.param(
+        f"UPDATE closes SET close = close * 2 WHERE id = (SELECT initial_close_id FROM picks WHERE id = {PICK})",
+        r"The reading of [A-Z.]+ of 2026-10-09 \(closes, .*\): close is",
+        id="a reading",
+    ),
+    pytest.param(
+        f"UPDATE batches SET status = 'active' WHERE id = {BATCH}",
+        r"The batch of 2026-10-12 .*: status is 'active' in the record, but 'completed' in the journal",
+        id="a status",
+    ),
+    pytest.param(
+        f"DELETE FROM pick_checkpoint_metrics WHERE {METRIC}",
+        r"[A-Z.]+ on day 3 of 2026-10-12 .* is not in the record, though entry \d+ of the journal records it",
+        id="a row taken out",
+    ),
+    pytest.param(
+        "INSERT INTO corrections SELECT gen_random_uuid(), id, 'note', NULL, 'a', 'b', 'Because.', taken_at "
+        f"FROM checkpoints WHERE id = {DAY}",
+        r"The correction of note on day 3 of 2026-10-12 .* is in the record, but no entry of the journal records it",
+        id="a row put in",
+    ),
+    pytest.param(
+        "DELETE FROM journal WHERE seq = 17; UPDATE journal SET seq = -seq WHERE seq > 17; "
+        "UPDATE journal SET seq = -seq - 1 WHERE seq < 0",
+        r"Entry 17 of the journal follows the hash [0-9a-f]{64}, but that of entry 16 is",
+        id="a middle entry deleted, the others renumbered",
+    ),
+    pytest.param(
+        "UPDATE journal SET content = replace(content, 'BUY', 'SEL') "
+        "WHERE seq = (SELECT min(seq) FROM journal WHERE kind = 'BATCH')",
+        r"Entry \d+ of the journal has the hash [0-9a-f]{64}, but its content gives [0-9a-f]{64}\.",
+        id="a content",
+    ),
+    pytest.param(
+        "UPDATE journal SET at = at + interval '1 microsecond' WHERE seq = 9",
+        r"Entry 9 of the journal: its at is '.*', but its content says '",
+        id="an entry's time",
+    ),
+    pytest.param(
+        "UPDATE journal SET kind = 'CORRECTION' WHERE seq = 9",
+        r"Entry 9 of the journal: its kind is 'CORRECTION', but its content says '",
+        id="an entry's kind",
+    ),
+]  # fmt: skip
+
+
+def verified(cwd: Path, *arguments: object, **environment: str) -> tuple[int, str]:
+    """Run the command; its exit code and all it said."""
+    done = run("verify", *arguments, cwd=cwd, **environment)
+    return done.returncode, done.stdout + done.stderr
+
+
+async def judged(copy: str, cwd: Path, *arguments: object) -> list[tuple[int, str]]:
+    """What the command says of a copy, read from the database and from a server of it."""
+    async with record_server(copy) as url:
+        return await asyncio.gather(
+            asyncio.to_thread(verified, cwd, *arguments, DATABASE_URL=copy),
+            asyncio.to_thread(verified, cwd, "--from", url, *arguments),
+        )
+
+
+async def test_a_record_that_fits(rehearsed, copy, head, tmp_path):
+    """Everything fits; both ways count the same entries and figures, and print the head to keep."""
+    for code, said in await judged(copy, tmp_path, "--head", head):
+        assert code == 0, said
+        assert f"The head: {head}" in said
+        assert f"Everything fits: {head.split(':')[0]} entries, " in said
+
+
+@pytest.mark.parametrize(("statements", "expected"), CHANGES)
+async def test_the_command_names_what_was_changed(copy, tmp_path, statements, expected):
+    """Database and API name the same misfit, and the command ends with 1."""
+    changed(copy, statements)
+    for code, said in await judged(copy, tmp_path):
+        assert code == 1, said
+        assert re.search(f"alpha-monday: {expected}", said), said
+
+
+async def misfits(copy: str, *heads: tuple[int, str]) -> list[str]:
+    """What does not fit in a copy, by its database and by a server of it."""
+    said = []
+    async with record_server(copy) as url:
+        for opened in (database(copy), api(url, asyncio.sleep)):
+            with pytest.raises(Misfit) as found:
+                async with opened as source:
+                    await verify(source, heads, silent)
+            said.append(str(found.value))
+    return said
+
+
+@pytest.mark.parametrize(("statements", "expected"), MORE_CHANGES)
+async def test_what_was_changed_is_named(copy, statements, expected):
+    """Database and API name the same misfit."""
+    changed(copy, statements)
+    for said in await misfits(copy):
+        assert re.match(expected, said), said
+
+
+async def test_a_tail_cut_off(copy, head, tmp_path):
+    """With its rows the last entry can be taken away unseen; not from somebody who kept a copy of the head."""
+    with unguarded(copy) as conn:
+        (content,) = conn.execute(
+            "DELETE FROM journal WHERE seq = %s RETURNING content", [head.split(":")[0]]
+        ).fetchone()
+        checkpoint = json.loads(content)["checkpoint"]["id"]
+        conn.execute("DELETE FROM pick_checkpoint_metrics WHERE checkpoint_id = %s", [checkpoint])
+        conn.execute("DELETE FROM checkpoints WHERE id = %s", [checkpoint])
+    assert [code for code, _ in await judged(copy, tmp_path)] == [0, 0]
+    last = int(head.split(":")[0])
+    for code, said in await judged(copy, tmp_path, "--head", head):
+        assert code == 1
+        assert f"The journal ends at entry {last - 1}, before entry {last}, of which a copy was kept." in said
+
+
+async def test_a_tail_cut_off_leaves_rows(copy):
+    """The rows of entries that were taken away are named, too."""
+    with unguarded(copy) as conn:
+        conn.execute("DELETE FROM journal WHERE seq > (SELECT max(seq) - 3 FROM journal)")
+    for said in await misfits(copy):
+        assert "is in the record, but no entry" in said or "is in the record, but 'a" in said
+
+
+def lie(content: dict[str, Any], *fields: str) -> None:
+    """Say of one morning that its first pick did better."""
+    if content.get("checkpoint", {}).get("day") == "3":
+        content["metrics"][0].update({field: str(Decimal(content["metrics"][0][field]) + 1) for field in fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param(
+            ("absolute_return_pct", "vs_benchmark_pct"),
+            "absolute_return_pct is .*, but what it comes from gives .*. The figure was never computed so.",
+            id="a figure",
+        ),
+        pytest.param(
+            ("current_price",), "current_price is .*, but what it comes from gives ", id="a price",
+        ),
+    ],
+)  # fmt: skip
+async def test_a_consistent_lie(copy, fields, expected):
+    """Rows and journal that lie alike are found out: figures follow from prices, and prices from readings."""
+    with unguarded(copy) as conn:
+        rewrite(conn, lambda content: lie(content, *fields))
+        for field in fields:
+            conn.execute(
+                f"UPDATE pick_checkpoint_metrics SET {field} = {field} + 1 WHERE id = ANY(SELECT "
+                "(content::jsonb #>> '{metrics,0,id}')::uuid FROM journal "
+                "WHERE content::jsonb #>> '{checkpoint,day}' = '3')"
+            )
+    for said in await misfits(copy):
+        assert re.match(rf"Entry \d+ of the journal, [A-Z.]+ on day 3 of 2026-10-05: {expected}", said), said
+
+
+async def test_a_perfect_lie(copy, head):
+    """Who writes everything anew is believed by a newcomer, and by nobody who kept a copy of the head."""
+    with unguarded(copy) as conn:
+        rewrite(conn, lambda content: content.get("generation", {}).update(user_prompt="Be kind."))
+        conn.execute("UPDATE generations SET user_prompt = 'Be kind.'")
+    async with database(copy) as source:
+        assert (await verify(source, [], silent)).seq > 0
+    seq, hashed = head.split(":")
+    for said in await misfits(copy, (int(seq), hashed)):
+        assert f"but the copy of it says {hashed}" in said
+
+
+async def test_not_canonical(copy):
+    """What says the same in other bytes is no entry of ours."""
+    with unguarded(copy) as conn:
+        before, content = conn.execute("SELECT previous, content FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
+        content = content.replace('"kind":', '"kind": ')
+        change = (content, journal.digest(before, content))
+        conn.execute("UPDATE journal SET content = %s, hash = %s WHERE seq = (SELECT max(seq) FROM journal)", change)
+    for said in await misfits(copy):
+        assert "is not canonical JSON" in said
+
+
+async def test_an_entry_of_another_batch(copy):
+    """The column by which the API finds a batch's entries is compared, too."""
+    with unguarded(copy) as conn:
+        conn.execute("UPDATE journal SET batch_id = NULL WHERE seq = 9")
+    with pytest.raises(Misfit, match="Entry 9 of the journal: its batch_id is 'none', but its content says '"):
+        async with database(copy) as source:
+            await verify(source, [], silent)
+
+
+def renamed(conn: psycopg.Connection, *, told: bool) -> None:
+    """Rename a pick, and write its entry or not."""
+    pick = conn.execute(f"UPDATE picks SET ticker = 'NEWER' WHERE id = {PICK} RETURNING id").fetchone()
+    with psycopg.connect(conn.info.dsn, row_factory=psycopg.rows.dict_row) as reading:
+        row = reading.execute("SELECT * FROM picks WHERE id = %s", pick).fetchone()
+        last = reading.execute("SELECT * FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
+    before, row["ticker"] = row["ticker"], "NEWER"
+    after = model.JournalEntry(**{**last, "kind": model.JournalKind(last["kind"])})
+    recorded = {"pick": row, "before": before}
+    entry = journal.entry(after, model.JournalKind.PICK_RENAMED, AT, recorded, row["batch_id"])
+    if told:
+        columns = ", ".join(asdict(entry))
+        conn.execute(f"INSERT INTO journal ({columns}) VALUES ({', '.join(['%s'] * 7)})", list(asdict(entry).values()))
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["journalled", "not journalled"])
+async def test_a_record_that_goes_on(copy, told):
+    """What is recorded while an API is read is no misfit; what is changed past the journal is one."""
+    changed = []
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what == "entries" and done == total and not changed:
+            with psycopg.connect(copy) as conn:
+                renamed(conn, told=told)
+            changed.append(done)
+
+    async with record_server(copy) as url, api(url, asyncio.sleep) as source:
+        if told:
+            assert (await verify(source, [], tell)).seq == changed[0] + 1
+        else:
+            with pytest.raises(Misfit, match=r"The pick NEWER of 2026-10-12 .*: ticker is 'NEWER' in the record"):
+                await verify(source, [], tell)
+    assert changed
+
+
+async def test_a_database_is_read_in_one_snapshot(copy):
+    """What is recorded meanwhile is not seen at all."""
+    changed = []
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what == "entries" and done == total and not changed:
+            with psycopg.connect(copy) as conn:
+                renamed(conn, told=True)
+            changed.append(done)
+
+    async with database(copy) as source:
+        assert (await verify(source, [], tell)).seq == changed[0]
+    async with database(copy) as source:
+        assert (await verify(source, [], silent)).seq == changed[0] + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(["--head", "12"], "'12' is no head of a journal", id="no head"),
+        pytest.param(["--head", f"0:{'a' * 64}"], "is no head of a journal", id="the entry before the first"),
+        pytest.param(["--from", "http://127.0.0.1:9", "--rehearsal"], "exclude each other", id="both at once"),
+        pytest.param(["--from", "http://127.0.0.1:9/"], "http://127.0.0.1:9/graphql cannot be reached: ", id="nobody"),
+        pytest.param(["--from", "nonsense"], "nonsense/graphql cannot be reached: ", id="no address"),
+    ],
+)
+def test_misuse(tmp_path, arguments, expected):
+    """What cannot be looked at is one clear line, and 2."""
+    code, said = verified(tmp_path, *arguments)
+    assert code == 2
+    assert expected in said
+    assert "Traceback" not in said
+
+
+def test_no_database(tmp_path):
+    """A database that is not there could not be verified."""
+    code, said = verified(tmp_path, DATABASE_URL="postgresql://127.0.0.1:9/x")
+    assert code == 2
+    assert "This could not be verified. The database at 127.0.0.1:9/x cannot be reached" in said
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        pytest.param(says("hello"), "does not answer as Alpha Monday's API does (status 200)", id="another JSON"),
+        pytest.param(says({"data": {"service": []}}), "does not answer as Alpha Monday's API does", id="another shape"),
+        pytest.param(Reply(status=404, body=b"<html>"), "API does (status 404)", id="no JSON"),
+        pytest.param(says({"errors": [{"message": "No\x1b[2J."}]}), r"refuses a query: 'No\x1b[2J.'", id="an error"),
+    ],
+)
+async def test_another_server(tmp_path, reply, expected):
+    """A server that is not ours is one clear line, and 2."""
+    async with ProviderServer() as provider:
+        provider.answers = lambda _: reply
+        code, said = await asyncio.to_thread(verified, tmp_path, "--from", provider.url)
+    assert code == 2
+    assert expected in said
+    assert "Traceback" not in said
+
+
+async def test_a_busy_server():
+    """A server that asks to slow down is asked again when it says, and not for ever."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    replies = [
+        Reply(status=429, body=b"", headers={"Retry-After": "7"}),
+        Reply(status=503, body=b""),
+        Reply(status=429, body=b"", headers={"Retry-After": "100000"}),
+        says({"data": {"service": {"journalHead": None}}}),
+    ]
+    async with ProviderServer() as provider, api(provider.url, sleep) as source:
+        provider.answers = lambda _: replies.pop(0)
+        assert await source.head() is None
+        assert waited == [7.0, 5.0, 60.0]
+        provider.answers = lambda _: Reply(status=429, body=b"")
+        with pytest.raises(Exception, match="status 429"):
+            await source.head()
+
+
+RECORDER = """
+import asyncio, sys
+from datetime import date, timedelta
+from app.database import pools
+from app.record import calendar, model
+from app.store import batches
+
+async def record(address):
+    async with pools.opened(pools.make_pool(address, size=1)) as pool:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        stored = 0
+        for week in range(20):
+            day = date(2026, 1, 5) + timedelta(weeks=week)
+            batch = model.Batch(
+                id=model.batch_id("main", day), series="main", run_date=day, created_at=calendar.due_at(day, 1),
+                status=model.BatchStatus.FAILED, late=True, failure_reason=model.FailureReason.MISSED,
+                failure="Nobody was there.", benchmark_symbol="SPY",
+            )
+            async with pools.transaction(pool) as conn:
+                stored += await batches.add_failed(conn, batch)
+        print(stored, flush=True)
+
+asyncio.run(record(sys.argv[1]))
+"""
+
+
+async def test_four_processes_record_at_once(database, tmp_path):
+    """The chain has no fork and no gap, and every Monday was recorded once, by somebody."""
+    pipes = dict.fromkeys(("stdin", "stdout"), asyncio.subprocess.PIPE)
+    recorders = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", RECORDER, database, env=environment(), **pipes)
+        for _ in range(4)
+    ]
+    for one in recorders:
+        assert await asyncio.wait_for(one.stdout.readline(), 60) == b"ready\n"
+    told = await asyncio.gather(*(asyncio.wait_for(one.communicate(b"\n"), 60) for one in recorders))
+    stored = [int(out) for out, _ in told]
+    assert sum(stored) == 20
+    with psycopg.connect(database) as conn:
+        assert [seq for seq, _ in chain(conn)] == list(range(1, 21))
+    code, said = await asyncio.to_thread(verified, tmp_path, DATABASE_URL=database)
+    assert (code, "Everything fits: 20 entries, 20 rows, 0 figures." in said) == (0, True), said
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
+decimals = st.builds(
+    lambda sign, digits, exponent: Decimal(f"{sign}{digits}E{exponent}"),
+    st.sampled_from(["", "-"]), st.integers(0, 10**40), st.integers(-60, 60),
+)  # fmt: skip
+DAY_ONE, BATCH_ID = date(2026, 1, 5), model.batch_id("main", date(2026, 1, 5))
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(said=st.tuples(texts, texts, texts), one=decimals, other=decimals, price=decimals)
+async def test_any_text_and_any_decimal_come_back(database, pool, said, one, other, price):
+    """What an entry says of a row is what Postgres and the API say of it, whatever texts and numbers it holds."""
+    price = abs(price) or Decimal(1)
+    close = model.Close(
+        id=model.batch_id("close", DAY_ONE), ticker="SPY", trading_day=DAY_ONE - timedelta(days=3), open=None,
+        close=price, source=f"x{said[0]}", read_at=AT,
+    )  # fmt: skip
+    batch = model.Batch(
+        id=BATCH_ID, series="main", run_date=DAY_ONE, created_at=AT, status=model.BatchStatus.ACTIVE, late=False,
+        benchmark_symbol="SPY", benchmark_initial_price=price, benchmark_initial_close_id=close.id,
+        trading_day=close.trading_day,
+    )  # fmt: skip
+    pick = model.Pick(
+        id=model.batch_id("pick", DAY_ONE), batch_id=BATCH_ID, position=1, ticker="KO", action=model.Action.BUY,
+        reasoning=f"x{said[1]}", initial_price=price, initial_close_id=close.id,
+    )  # fmt: skip
+    checkpoint = model.Checkpoint(
+        id=model.batch_id("day", DAY_ONE), batch_id=BATCH_ID, day=1, checkpoint_date=DAY_ONE + timedelta(days=1),
+        trading_day=DAY_ONE, status=model.CheckpointStatus.COMPUTED, taken_at=AT, note=said[2], benchmark_price=price,
+        benchmark_close_id=close.id, benchmark_split_factor=Decimal(1), benchmark_return_pct=one,
+    )  # fmt: skip
+    metric = model.PickMetric(
+        id=model.batch_id("metric", DAY_ONE), checkpoint_id=checkpoint.id, pick_id=pick.id, current_price=price,
+        close_id=close.id, split_factor=price, absolute_return_pct=one, vs_benchmark_pct=other,
+    )  # fmt: skip
+    question = model.Generation(
+        id=model.batch_id("question", DAY_ONE), series="main", run_date=DAY_ONE, attempt=1, asked_at=AT,
+        requested_model=said[0], prompt_version=said[1], system_prompt=said[2], user_prompt=said[0],
+    )  # fmt: skip
+    written = {
+        "closes": close, "batches": batch, "picks": pick, "checkpoints": checkpoint,
+        "pick_checkpoint_metrics": metric, "generations": question,
+    }  # fmt: skip
+    with psycopg.connect(database) as conn:
+        conn.execute("SET session_replication_role = replica")
+        for table, row in written.items():
+            columns = asdict(row)
+            conn.execute(f"DELETE FROM {table}")
+            marks = ", ".join(["%s"] * len(columns))
+            conn.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", list(columns.values()))
+    entry = journal.entry(None, model.JournalKind.BATCH, AT, written)
+    expected = {table: json.loads(entry.content)[table] for table in written}
+    known = type("Known", (), {"series": {"main"}, "tickers": {"SPY"}})()
+    transport = httpx.ASGITransport(app=app_on(pool))
+    async with httpx.AsyncClient(transport=transport, base_url="http://record") as client:
+        from_the_api = {table: row async for table, row in Api(client, "/graphql", asyncio.sleep).rows(known)}
+    async with pool.connection() as conn, conn.transaction():
+        from_the_database = {table: row async for table, row in Database(conn).rows(known)}
+    assert from_the_api == expected
+    assert from_the_database == expected
+
+
+async def fits(database_address: str) -> tuple[int, int]:
+    """How many entries fit, by the database and by a server of it."""
+    async with database(database_address) as source:
+        inside = await verify(source, [], silent)
+    async with record_server(database_address) as url, api(url, asyncio.sleep) as source:
+        outside = await verify(source, [], silent)
+    return inside.seq, outside.seq
+
+
+async def test_what_a_person_records(house, database):
+    """Ended and renamed picks and mornings that were looked at again fit, as does a failed Monday run again."""
+    batch = await house.a_batch()
+    house.world.absent |= {("MSFT", MONDAY + timedelta(days=day)) for day in range(3, 14)}
+    await mornings(house, batch, 1, 2, 3, 4)
+    tools, wednesday = house.tools, MONDAY + timedelta(days=2)
+    await picks.end(
+        tools.pool, tools.calendar, tools.now(), MONDAY, "MSFT", wednesday, Decimal("4.5"), "8-K of 2026-10-28"
+    )
+    await picks.rename(tools.pool, tools.now(), MONDAY, "AAPL", "BRK.B")
+    await mornings(house, batch, 4, again=True)
+    await mornings(house, batch, *range(5, 15))
+    failed = msgspec.structs.replace(batch_of_a_failed_monday(), created_at=tools.now())
+    async with pools.transaction(tools.pool) as conn:
+        await batches.add_failed(conn, failed)
+    async with pools.transaction(tools.pool) as conn:
+        again = msgspec.structs.replace(failed, failure="Again.")
+        await batches.add_failed(conn, again, again=True)
+    kinds = [entry.kind for entry in await house.journal()]
+    assert {"PICK_ENDED", "PICK_RENAMED", "FAILURE"} <= set(kinds)
+    assert await fits(database) == (len(kinds), len(kinds))
+
+
+async def test_a_monday_under_way(house, database):
+    """A question whose batch is not there yet is no misfit of an API that cannot show it."""
+    await house.a_batch()
+    question = model.Generation(
+        id=model.batch_id("question", MONDAY), series="main", run_date=MONDAY + timedelta(weeks=1), attempt=1,
+        asked_at=AT, requested_model="m", prompt_version="1", system_prompt="s", user_prompt="u",
+    )  # fmt: skip
+    async with pools.transaction(house.tools.pool) as conn:
+        await generations.claim(conn, question)
+    assert await fits(database) == (2, 2)
+    answered = msgspec.structs.replace(question, accepted=False, refusal="No.", answered_at=AT)
+    async with pools.transaction(house.tools.pool) as conn:
+        await generations.complete(conn, answered, AT)
+    assert await fits(database) == (3, 3)
+
+
+async def mornings(house: House, batch: model.Batch, *days: int, again: bool = False) -> None:
+    """Take these days, each to its end."""
+    for day in days:
+        house.clock.time = max(house.clock.time, calendar.due_at(batch.run_date, day))
+        await until_it_can(house, lambda day=day: daily.take(house.tools, batch.id, day, again=again))
+
+
+def batch_of_a_failed_monday() -> model.Batch:
+    """The Monday after."""
+    day = MONDAY + timedelta(weeks=1)
+    return model.Batch(
+        id=model.batch_id("main", day), series="main", run_date=day, created_at=AT, status=model.BatchStatus.FAILED,
+        late=True, failure_reason=model.FailureReason.MISSED, failure="Nobody was there.", benchmark_symbol="SPY",
+    )  # fmt: skip
+
+
+class Corrected:
+    """A morning whose share was split, learnt of late: what was journalled, and the rows as they are afterwards."""
+
+    def __init__(self) -> None:
+        self.batch, self.checkpoint, self.metric = (model.batch_id(name, DAY_ONE) for name in ("main", "day", "metric"))
+        self.before = [self.close("a", "SPY", 3, "500.00"), self.close("b", "KO", 3, "80.00")]
+        self.after = [self.close("c", "SPY", 0, "505.00"), self.close("d", "KO", 0, "42.00")]
+        batch = {
+            "id": self.batch, "series": "main", "run_date": DAY_ONE, "benchmark_symbol": "SPY", "status": "active",
+            "trading_day": DAY_ONE - timedelta(days=3), "benchmark_initial_price": Decimal("500.00"),
+            "benchmark_initial_close_id": self.before[0].id,
+        }  # fmt: skip
+        pick = {
+            "id": model.batch_id("pick", DAY_ONE), "batch_id": self.batch, "ticker": "KO",
+            "initial_price": Decimal("80.00"), "initial_close_id": self.before[1].id,
+        }  # fmt: skip
+        checkpoint = {
+            "id": self.checkpoint, "batch_id": self.batch, "day": 1, "trading_day": DAY_ONE,
+            "benchmark_price": Decimal("505.00"), "benchmark_close_id": self.after[0].id,
+            "benchmark_split_factor": 1, "benchmark_return_pct": Decimal(1),
+        }  # fmt: skip
+        metric = {
+            "id": self.metric, "checkpoint_id": self.checkpoint, "pick_id": pick["id"], "close_id": self.after[1].id,
+            "current_price": Decimal("42.00"), "split_factor": 1, "absolute_return_pct": Decimal("-47.5"),
+            "vs_benchmark_pct": Decimal("-48.5"),
+        }  # fmt: skip
+        split = {
+            "ticker": "KO", "effective_date": DAY_ONE, "factor": Decimal(2), "source": "test", "read_at": AT,
+        }  # fmt: skip
+        corrected = {**metric, "split_factor": Decimal(2), "absolute_return_pct": 5, "vs_benchmark_pct": 4}
+        correction = {"id": model.batch_id("correction", DAY_ONE), "checkpoint_id": self.checkpoint, "field": "x"}
+        self.told: list[dict[str, Any]] = [
+            {"batch": batch, "picks": [pick], "closes": self.before},
+            {"checkpoint": checkpoint, "metrics": [metric], "closes": self.after, "splits": []},
+            {"checkpoint": checkpoint, "metrics": [corrected], "corrections": [correction], "splits": [split]},
+        ]
+        self.rows = [
+            ("batches", batch), ("picks", pick), ("checkpoints", checkpoint), ("pick_checkpoint_metrics", corrected),
+            ("corrections", correction), ("splits", split),
+        ]  # fmt: skip
+        self.rows += [("closes", asdict(one)) for one in self.before + self.after]
+
+    def close(self, name: str, ticker: str, back: int, price: str) -> model.Close:
+        return model.Close(
+            id=model.batch_id(name, DAY_ONE), ticker=ticker, trading_day=DAY_ONE - timedelta(days=back), open=None,
+            close=Decimal(price), source="test", read_at=AT,
+        )  # fmt: skip
+
+    def doubt(self) -> Doubt | None:
+        """What a verification doubts."""
+        verification, last = Verification(), None
+        for kind, told in zip(("BATCH", "CHECKPOINT", "CORRECTION"), self.told, strict=True):
+            last = journal.entry(last, model.JournalKind(kind), AT, told, self.batch)
+            verification.entry(journal.texts(asdict(last)))
+        verification.end_of_chain()
+        for table, row in self.rows:
+            verification.row(table, journal.texts(row))
+        assert verification.known.figures == 2 + 2 * (2 + 3)
+        return verification.doubt()
+
+
+def test_a_correction():
+    """The figures as they are after a correction count, and follow from the factor that it brought."""
+    assert Corrected().doubt() is None
+    missing = Corrected()
+    missing.rows = [row for row in missing.rows if row[0] != "splits"]
+    doubt = missing.doubt()
+    assert doubt
+    assert (doubt.row, doubt.seq) == (None, 3)
+
+
+def test_a_correction_that_does_not_follow():
+    """A corrected figure without its factor is a figure that was never computed."""
+    wrong = Corrected()
+    wrong.told[2]["metrics"][0]["split_factor"] = Decimal(1)
+    with pytest.raises(Misfit, match=r"absolute_return_pct is 5, but what it comes from gives -47\.5"):
+        wrong.doubt()
+    wrong = Corrected()
+    wrong.told[1]["closes"] = []
+    with pytest.raises(Misfit, match=r"its figures need .* of closes, which the journal does not have"):
+        wrong.doubt()
