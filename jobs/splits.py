@@ -89,7 +89,8 @@ def _learnt(ticker: str, listed: Sequence[Listed], known: Sequence[Split], now: 
         if factors.get(one.effective_date, ONE) != one.factor
     ]
     if listed:
-        gone = [split for split in known if split.effective_date not in {one.effective_date for one in listed}]
+        still = {one.effective_date for one in listed}
+        gone = [split for split in known if split.effective_date not in still and split.factor != ONE]
         source = f"{SPLITS_SOURCE}, no longer listed"
         learnt += [
             Split(ticker=ticker, effective_date=split.effective_date, factor=ONE, source=source, read_at=now)

@@ -35,9 +35,9 @@ def meant(said: Decimal) -> Decimal:
 
 
 def in_force(readings: Iterable[Split]) -> list[Split]:
-    """Return the newest reading of each effective date, oldest date first, without those taken back."""
+    """Return the newest reading of each effective date, oldest date first; one taken back has the factor 1."""
     newest = {one.effective_date: one for one in sorted(readings, key=lambda one: one.read_at)}
-    return [one for _, one in sorted(newest.items()) if one.factor != 1]
+    return [newest[day] for day in sorted(newest)]
 
 
 def between(splits: Iterable[Split], after: date, through: date) -> list[Split]:

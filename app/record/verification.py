@@ -18,10 +18,11 @@ from datetime import date
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import Struct
 
 from app.errors import Misfit
-from app.record import journal, model, returns
+from app.record import journal, model, returns, splits
 
 Row = Mapping[str, str]
 Head = tuple[int, str]
@@ -54,7 +55,7 @@ MEMBERS = {
 _KEPT = {
     "generations": ("series", "run_date"),
     "batches": ("series", "run_date", "trading_day", "benchmark_symbol", "benchmark_initial_price"),
-    "picks": ("batch_id", "ticker", "initial_price", "entry_open"),
+    "picks": ("batch_id", "ticker", "initial_price", "entry_open", "entry_close_id"),
     "checkpoints": ("batch_id", "day", "trading_day", "benchmark_return_pct"),
     "closes": ("ticker", "trading_day", "open", "close"),
 }
@@ -108,8 +109,8 @@ class Verification:
             self._mention(seq, table, row)
             self.known.learn(table, row)
         match content:
-            case {"ending": {"pick_id": str(pick), "value": str(value)}}:
-                self.known.endings[pick] = value
+            case {"ending": {"pick_id": str(pick), "value": str(value), "last_session": str(last)}}:
+                self.known.endings[pick] = value, last
         for table, row in mentions:
             self.known.check(seq, table, row)
         self.seq, self.hash = seq, entry["hash"]
@@ -202,10 +203,11 @@ class Known:
 
     def __init__(self) -> None:
         self.figures = 0
-        self.endings: dict[str, str] = {}
+        self.endings: dict[str, tuple[str, str]] = {}
         self.series, self.tickers = {model.SERIES}, set[str]()
         self._rows: dict[str, dict[str, tuple[str | None, ...]]] = {table: {} for table in _KEPT}
         self._names: dict[str, set[str]] = defaultdict(set)
+        self._splits: dict[str, list[model.Split]] = defaultdict(list)
 
     def learn(self, table: str, row: Row) -> None:
         """Take note of a row's newest mention."""
@@ -214,6 +216,8 @@ class Known:
             self._rows[table][row["id"]] = tuple(value and sys.intern(value) for value in kept)
         if table in ("closes", "splits"):
             self.tickers.add(row["ticker"])
+        if table == "splits":
+            self._splits[row["ticker"]].append(msgspec.convert(row, model.Split, strict=False))
         if table == "picks":
             self._names[row["id"]].add(row["ticker"])  # a renamed pick's readings have the name of their time
         self.series |= {row["series"]} if "series" in row else set()
@@ -275,8 +279,9 @@ class Known:
         batch = self._row("batches", row["batch_id"])
         reading = self._reading(row["benchmark_close_id"], row, {batch["benchmark_symbol"]})
         yield "benchmark_price", Decimal(reading["close"])
+        factor = self._factor({batch["benchmark_symbol"]}, batch["trading_day"], row["trading_day"])
+        yield "benchmark_split_factor", factor
         if row["day"] != "0":
-            factor = Decimal(row["benchmark_split_factor"])
             initial = Decimal(batch["benchmark_initial_price"])
             yield "benchmark_return_pct", returns.return_pct(initial, Decimal(row["benchmark_price"]), factor)
 
@@ -285,16 +290,25 @@ class Known:
         if "close_id" in row:
             price = self._reading(row["close_id"], checkpoint, self._names[row["pick_id"]])["close"]
         else:
-            price = self.endings[row["pick_id"]]
+            price = self.endings[row["pick_id"]][0]
         yield "current_price", Decimal(price)
-        current, factor = Decimal(row["current_price"]), Decimal(row["split_factor"])
+        batch, names = self._row("batches", pick["batch_id"]), self._names[row["pick_id"]]
+        through = min(checkpoint["trading_day"], self.endings[row["pick_id"]][1] if row.get("ended") == "true" else "9")
+        factor = self._factor(names, batch["trading_day"], through)
+        yield "split_factor", factor
+        current = Decimal(row["current_price"])
         benchmark = Decimal(checkpoint["benchmark_return_pct"])
         measured = returns.measure(Decimal(pick["initial_price"]), current, factor, benchmark)
         yield "absolute_return_pct", measured.absolute_return_pct
         yield "vs_benchmark_pct", measured.vs_benchmark_pct
-        # With a split, the factor since the open is not written down beside the figure.
-        if "return_from_open_pct" in row and factor == 1:
-            yield "return_from_open_pct", returns.return_pct(Decimal(pick["entry_open"]), current)
+        if "return_from_open_pct" in row:
+            since_open = self._factor(names, self._row("closes", pick["entry_close_id"])["trading_day"], through)
+            yield "return_from_open_pct", returns.return_pct(Decimal(pick["entry_open"]), current, since_open)
+
+    def _factor(self, names: set[str], after: str, through: str) -> Decimal:
+        """Return the product of the splits of a share, under whatever name they were read."""
+        readings = [split for name in names for split in self._splits[name]]
+        return splits.factor(splits.in_force(readings), date.fromisoformat(after), date.fromisoformat(through))
 
     def _found(self, table: str, id: str | None) -> Row:
         kept = zip(_KEPT[table], self._rows[table].get(id or "", ()), strict=False)

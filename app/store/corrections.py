@@ -41,7 +41,8 @@ async def make(
         "corrections": corrections,
         "batch": next((one for one in now if isinstance(one, Batch)), None),
         "picks": [one for one in now if isinstance(one, Pick)] or None,
-        "checkpoint": next((one for one in now if isinstance(one, Checkpoint)), None),
+        # Changed or not: it says whose figures these are.
+        "checkpoint": next(only_changed(stood, should) for stood, should in rows if isinstance(stood, Checkpoint)),  # type: ignore[type-var]
         "metrics": [one for one in now if isinstance(one, PickMetric)] or None,
         "closes": readings or None,
         "splits": splits or None,
