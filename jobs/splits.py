@@ -64,7 +64,7 @@ async def _keep(tools: Tools, ticker: str, answer: SplitsAnswer) -> None:
     async with transaction(tools.pool) as conn:
         since = await store.needed_since(conn, ticker)
         known = await store.of(conn, [ticker])
-        learnt = _learnt(ticker, [one for one in answer.splits if since and one.effective_date > since], known, now)
+        learnt = _learnt(ticker, answer.splits, since, known, now)
         for split in learnt:
             await store.add(conn, split)
         reason = " ".join(_told(split) for split in learnt)
@@ -75,9 +75,11 @@ async def _keep(tools: Tools, ticker: str, answer: SplitsAnswer) -> None:
         log.warning("split learnt", ticker=ticker, what=reason, corrected_checkpoints=corrected)
 
 
-def _learnt(ticker: str, listed: Sequence[Listed], known: Sequence[Split], now: datetime) -> list[Split]:
+def _learnt(
+    ticker: str, listed: Sequence[Listed], since: date | None, known: Sequence[Split], now: datetime
+) -> list[Split]:
     """
-    Return the readings that say something new, also that a split which was listed no longer is.
+    Return the readings that say something new of days after `since`, also that a split is no longer listed.
 
     A list that is empty takes nothing back: more likely it is a slip of the provider's than the truth.
     """
@@ -85,7 +87,7 @@ def _learnt(ticker: str, listed: Sequence[Listed], known: Sequence[Split], now: 
     learnt = [
         Split(ticker=ticker, effective_date=one.effective_date, factor=one.factor, source=_source(one), read_at=now)
         for one in listed
-        if factors.get(one.effective_date, ONE) != one.factor
+        if since and one.effective_date > since and factors.get(one.effective_date, ONE) != one.factor
     ]
     if listed:
         gone = [split for split in known if split.effective_date not in {one.effective_date for one in listed}]
