@@ -29,10 +29,10 @@ async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str,
     Returns how many checkpoints were corrected. Raises Refused.
     """
     async with transaction(pool) as conn:
-        batch = await batches.on(conn, SERIES, run_date)
-        if batch is None or batch.trading_day is None:
+        found = await batches.on(conn, SERIES, run_date)
+        if found is None or found.trading_day is None:
             raise Refused(f"There is no batch of {run_date}, or it has no picks.")
-        await batches.hold(conn, batch.id)
+        batch = await batches.hold(conn, found.id)
         ticker = ticker.strip().upper().replace("-", ".")
         used = await _used(conn, batch, day, ticker)
         newest = await closes.newest(conn, used.ticker, used.trading_day)

@@ -150,9 +150,10 @@ async def oldest_active_baseline(conn: Conn) -> date | None:
     return row[0] if row else None
 
 
-async def hold(conn: Conn, id: UUID) -> None:
-    """Keep other transactions from storing checkpoints of this batch until this one ends."""
-    await conn.execute("SELECT FROM batches WHERE id = %s FOR UPDATE", (id,))
+async def hold(conn: Conn, id: UUID) -> Batch:
+    """Keep other transactions from changing this batch until this one ends; return it as it now stands."""
+    (batch,) = await select(conn, Batch, "batches", "WHERE id = %s FOR UPDATE", id)
+    return batch
 
 
 async def complete(conn: Conn, id: UUID) -> bool:
