@@ -1,6 +1,6 @@
 """Figures put right: after a split that was learnt of late, and by hand when a reading proves wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 
 from msgspec.structs import replace
@@ -17,9 +17,9 @@ from app.store.rows import Conn
 Adopted = Mapping[tuple[int, str], Close]
 
 
-async def after_split(conn: Conn, ticker: str, reason: str, at: datetime) -> int:
-    """Put right whatever hangs on the splits of `ticker`, in every batch; return how many checkpoints that were."""
-    return sum([await _put_right(conn, batch, ticker, {}, reason, at) for batch in await batches.holding(conn, ticker)])
+async def after_split(conn: Conn, held: Sequence[Batch], ticker: str, reason: str, at: datetime) -> int:
+    """Put right whatever hangs on the splits of `ticker` in the batches `held`; return how many checkpoints changed."""
+    return sum([await _put_right(conn, batch, ticker, {}, reason, at) for batch in held])
 
 
 async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str, reason: str) -> int:
@@ -68,6 +68,7 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
     """Compute every checkpoint of `batch` anew, and record where `ticker` makes it come to something else."""
     picks = await batches.picks_of(conn, batch.id)
     batch_now, picks_now = _baseline(batch, picks, adopted)
+    former = await batches.former_tickers(conn, batch.id)
     of_benchmark = await courses.of_benchmark(conn, batch)
     of_picks = await courses.of_picks(conn, batch, picks)
     made = 0
@@ -86,7 +87,7 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
             for pick in picks_now:
                 stood, reading = metrics[pick.id], adopted.get((checkpoint.day, pick.ticker))
                 metric = _anew(batch_now, now, pick, stood, reading, of_picks[pick.id])
-                if pick.ticker != ticker:  # its own moves are not what this is about
+                if ticker not in (pick.ticker, *former.get(pick.id, ())):  # its own moves are not what this is about
                     metric = replace(metric, unusual_move=stood.unusual_move)
                 rows.append((stood, metric, pick.ticker))
         if found := figures.corrections(rows, checkpoint, reason, at):

@@ -16,7 +16,7 @@ from app.providers.ledger import Outcome
 from app.record import calendar, splits
 from app.record.model import Batch, Split
 from app.record.returns import ONE, plain
-from app.store import courses
+from app.store import batches, courses
 from app.store import splits as store
 from app.tools import Tools
 from jobs import corrections
@@ -32,7 +32,7 @@ async def look_before_measuring(tools: Tools, batch: Batch, tickers: Iterable[st
     """
     for ticker in tickers:
         async with tools.pool.connection() as conn:
-            path = await courses.path(conn, batch, ticker)
+            path = await courses.path(conn, batch, [ticker])
         if moves := [moved for moved in splits.suspicious(path) if moved <= session]:
             await _look(tools, ticker, since=calendar.due_at(moves[-1], 1))
 
@@ -62,13 +62,15 @@ async def _keep(tools: Tools, ticker: str, answer: SplitsAnswer) -> None:
     """Store what is new, and put right what was measured without it, all in one transaction."""
     now = tools.now()
     async with transaction(tools.pool) as conn:
-        since = await store.needed_since(conn, ticker)
+        held = await batches.holding(conn, ticker)
+        # Splits up to the earliest baseline change no figure.
+        since = min((batch.trading_day for batch in held if batch.trading_day), default=None)
         known = await store.of(conn, [ticker])
         learnt = _learnt(ticker, answer.splits, since, known, now)
         for split in learnt:
             await store.add(conn, split)
         reason = " ".join(_told(split) for split in learnt)
-        corrected = await corrections.after_split(conn, ticker, reason, now) if learnt else 0
+        corrected = await corrections.after_split(conn, held, ticker, reason, now) if learnt else 0
         await tools.prices.ledger.settle(conn, answer.grant, Outcome.ANSWERED)
     log.info("splits read", ticker=ticker, listed=len(answer.splits), learnt=len(learnt))
     if learnt:

@@ -127,18 +127,22 @@ async def former_tickers(conn: Conn, batch_id: UUID) -> dict[UUID, list[str]]:
 
 
 async def holding(conn: Conn, ticker: str) -> list[Batch]:
-    """Return the batches with `ticker` among their picks or as benchmark, and hold them (see `hold`)."""
+    """Return the batches that have `ticker` as a pick, now or formerly, or as benchmark; hold them (see `hold`)."""
     return await select(
         conn,
         Batch,
         "batches",
         """
-        WHERE trading_day IS NOT NULL AND (benchmark_symbol = %s OR EXISTS (
-            SELECT FROM picks WHERE picks.batch_id = batches.id AND picks.ticker = %s))
+        WHERE trading_day IS NOT NULL AND (benchmark_symbol = %s
+            OR EXISTS (SELECT FROM picks WHERE picks.batch_id = batches.id AND picks.ticker = %s)
+            OR EXISTS (SELECT FROM journal WHERE journal.batch_id = batches.id AND kind = %s
+                AND content::json ->> 'before' = %s))
         ORDER BY id
         FOR UPDATE
         """,
         ticker,
+        ticker,
+        JournalKind.PICK_RENAMED,
         ticker,
     )
 
