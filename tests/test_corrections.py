@@ -147,6 +147,16 @@ async def test_a_later_price(house):
     assert [row[4:6] for row in await house.rows(FIGURES) if row[1] == "MSFT"] == [(0, 0), (third, third), (0, 0)]
 
 
+async def test_a_price_after_a_split(house):
+    """The factor counts in a figure that is put right as in any."""
+    house.world.splits["MSFT"] = [(TUESDAY, "4.0000")]
+    house.world.closes |= {("MSFT", MONDAY + timedelta(days=day)): "0.7500" for day in range(1, 10)}
+    await said_differently(house, ("MSFT", TUESDAY, "0.7600"), ("MSFT", BASELINE, "3.2000"))
+    assert (await adopted(house, 2, "MSFT"), await adopted(house, 0, "MSFT")) == (1, 4)
+    fall = Decimal("-6.25")  # (0.75 * 4 - 3.2) / 3.2
+    assert [row[4:6] for row in await house.rows(FIGURES) if row[1] == "MSFT"] == [(fall, fall), (-5, -5), (fall, fall)]
+
+
 async def test_a_later_price_of_the_benchmark(house):
     """All three stand against it."""
     await said_differently(house, ("SPY", TUESDAY, "630.0000"))

@@ -1,14 +1,16 @@
-"""What a split means, when it counts, and which moves ask for one: no database, only arithmetic."""
+"""What a split means, when it counts, and which moves ask for one: arithmetic, nearly all of it without a database."""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from fractions import Fraction
 from uuid import UUID
 
+import psycopg
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from api import types
 from app.record import splits
 from app.record.model import Close, Split
 from app.record.returns import measure, return_pct
@@ -285,3 +287,28 @@ def test_a_split_that_is_known_marks_nothing_more(closes, factor, at):
         pieces = [str(one / factor) if number >= at else str(one) for number, one in enumerate(closes)]
     known = [a_split(cut, str(factor))]
     assert splits.unexplained(a_path(*pieces), known) == splits.unexplained(path, ())
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(initial=prices, current=prices, factor=exact, benchmark=st.decimals(-100, 1000, places=26))
+def test_directional_figures_mirror(database, initial, current, factor, benchmark):
+    """Whatever a BUY and a SELL of the same share have: the same two figures, and in their direction the opposite."""
+    measured = measure(initial, current, factor, benchmark)
+    fields = {
+        field.python_name: field.metadata["source"] for field in types.PickMetric.__strawberry_definition__.fields
+    }
+    with psycopg.connect(database) as conn:
+        buy, sell = conn.execute(
+            f"""
+            WITH picks (id, action) AS (VALUES (1, 'BUY'), (2, 'SELL')),
+                pick_checkpoint_metrics (pick_id, absolute_return_pct, vs_benchmark_pct) AS (
+                    SELECT id, %s::numeric, %s::numeric FROM picks)
+            SELECT {fields["directional_return_pct"].sql}, {fields["alpha_pct"].sql}, {fields["hit"].sql}
+            FROM pick_checkpoint_metrics
+            ORDER BY pick_id
+            """,
+            (measured.absolute_return_pct, measured.vs_benchmark_pct),
+        ).fetchall()
+    assert buy[:2] == (measured.absolute_return_pct, measured.vs_benchmark_pct)
+    assert sell[:2] == (-buy[0], -buy[1])
+    assert (buy[2], sell[2]) == (buy[1] > 0, buy[1] < 0)
