@@ -120,4 +120,6 @@ def _anew(
 ) -> PickMetric:
     """Return a metric computed anew, from the adopted `reading` if there is one."""
     priced = replace(stood, current_price=reading.close, close_id=reading.id) if reading else stood
+    if not stood.ended:  # a close that was used stays a close of its session, whatever became of the pick
+        course = replace(course, last_session=None)
     return replace(priced, **figures.of_pick(batch, checkpoint, pick, priced.current_price, course))

@@ -694,6 +694,26 @@ async def test_splits_of_an_ended_pick(house):
     assert [(row[2], row[4], row[6], row[7]) for row in (await figures(house))[3:]] == [ended] * 2
 
 
+async def test_days_measured_before_an_ending_was_known(house):
+    """They keep their closes and their splits, also when the benchmark's figures are put right afterwards."""
+    batch = await a_usual_batch(house)
+    trades(house, "NVDA", *LATE)
+    trades(house, "SPY", (WEDNESDAY, "303.66"))
+    house.world.splits["NVDA"] = [(TUESDAY, "4.0000")]
+    assert await mornings(house, batch, 1, 2, 3) == {1: [], 2: ["NVDA"], 3: ["SPY"]}
+    tools = house.tools
+    await picks.end(tools.pool, tools.calendar, tools.now(), MONDAY, "NVDA", MONDAY, Decimal("7.30"), "8-K")
+    house.world.splits["SPY"] = [(WEDNESDAY, "2.0000")]
+    await mornings(house, batch, 6)
+    assert {(day, ticker, field) for day, ticker, field, *_ in await house.rows(CORRECTED)} == {
+        (3, None, "benchmark_split_factor"),
+        (3, None, "benchmark_return_pct"),
+        *((3, ticker, "vs_benchmark_pct") for ticker in CHOSEN),
+    }
+    kept = read(AFTER)[:3]
+    assert [(row[2], row[4], row[6]) for row in await figures(house)] == [(row[2], row[4], row[6]) for row in kept]
+
+
 @pytest.mark.parametrize(
     "under_the_new",
     [
