@@ -804,9 +804,11 @@ def learns(house: House, batch: Batch) -> Any:
     ],
 )
 async def test_a_split_at_the_moment_of_a_checkpoint(house, database, first, second, corrected):
-    """Whoever comes first holds the batch: no figure ends with the old factor."""
-    batch = await a_late_split(house, 1, 2, 3)
-    house.world.splits["NVDA"] = [(TUESDAY, "4.0000")]
+    """Whoever comes first holds the batch: no figure ends with the old factor. The move is too small to ask itself."""
+    batch = await a_usual_batch(house)
+    trades(house, "NVDA", (MONDAY, "7.13"), (TUESDAY, "6.80"))
+    await mornings(house, batch, 1, 2, 3)
+    house.world.splits["NVDA"] = [(TUESDAY, "1.0500")]
     house.clock.time = due_at(MONDAY, 4)
     async with await psycopg.AsyncConnection.connect(database) as other:
         await other.execute(JOURNAL_LOCK)
@@ -815,7 +817,10 @@ async def test_a_split_at_the_moment_of_a_checkpoint(house, database, first, sec
         two = asyncio.create_task(second(house, batch))
         await waiting(house, 2)
     await asyncio.gather(one, two)
-    assert await figures(house) == read(AFTER)[:4]
+    assert house.asked_for_splits == ["NVDA"]
+    assert [(row[2], row[4], row[5]) for row in (await figures(house))[1:]] == [
+        (Decimal("1.05"), 2, Decimal("0.781666666666666666666666667"))  # (1.05 * 6.80 - 7) / 7
+    ] * 3
     assert {day for day, *_ in await house.rows(CORRECTED)} == corrected
 
 
