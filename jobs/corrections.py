@@ -1,6 +1,6 @@
 """Figures put right: after a split that was learnt of late, and by hand when a reading proves wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 
 from msgspec.structs import replace
@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from app.database.pools import Pool, transaction
 from app.errors import Refused
 from app.record import figures
+from app.record.calendar import FORTNIGHT, checkpoint_date
 from app.record.figures import Course
 from app.record.model import SERIES, Batch, Checkpoint, CheckpointStatus, Close, Pick, PickMetric
 from app.store import batches, checkpoints, closes, corrections, courses
@@ -20,14 +21,14 @@ Adopted = Mapping[tuple[int, str], Close]
 Rows = list[tuple[figures.Row, figures.Row, str | None]]
 
 
-async def after_split(conn: Conn, ticker: str, since: date, reason: str, at: datetime) -> int:
+async def after_split(conn: Conn, held: Sequence[Batch], ticker: str, since: date, reason: str, at: datetime) -> int:
     """
-    Put right whatever hangs on the splits of `ticker` from `since` on; return how many checkpoints that were.
+    Put right whatever hangs on the splits of `ticker` from `since` on; return how many checkpoints changed.
 
-    All batches are held before the first entry is written: a job that holds one of them may wait for the journal.
+    All batches are `held` before the first entry is written: a job that holds one of them may wait for the journal.
     """
-    held = await batches.holding(conn, ticker, since)
-    return sum([await _put_right(conn, batch, ticker, {}, reason, at) for batch in held])
+    reached = [batch for batch in held if checkpoint_date(batch.run_date, FORTNIGHT[-1]) > since]
+    return sum([await _put_right(conn, batch, ticker, {}, reason, at) for batch in reached])
 
 
 async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str, reason: str) -> int:
@@ -37,10 +38,10 @@ async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str,
     Returns how many checkpoints were corrected. Raises Refused.
     """
     async with transaction(pool) as conn:
-        batch = await batches.on(conn, SERIES, run_date)
-        if batch is None or batch.trading_day is None:
+        found = await batches.on(conn, SERIES, run_date)
+        if found is None or found.trading_day is None:
             raise Refused(f"There is no batch of {run_date}, or it has no picks.")
-        await batches.hold(conn, batch.id)
+        batch = await batches.hold(conn, found.id)
         ticker = ticker.strip().upper().replace("-", ".")
         used = await _used(conn, batch, day, ticker)
         newest = await closes.newest(conn, used.ticker, used.trading_day)
@@ -76,6 +77,7 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
     """Compute every checkpoint of `batch` anew, and record where `ticker` makes it come to something else."""
     picks = await batches.picks_of(conn, batch.id)
     batch_now, picks_now = _baseline(batch, picks, adopted)
+    former = await batches.former_tickers(conn, batch.id)
     of_benchmark = await courses.of_benchmark(conn, batch)
     of_picks = await courses.of_picks(conn, batch, picks)
     made = 0
@@ -93,7 +95,7 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
             for stood in await checkpoints.metrics_of(conn, checkpoint.id):
                 pick = next(one for one in picks_now if one.id == stood.pick_id)
                 metric = _anew(batch_now, now, pick, stood, adopted, of_picks[pick.id])
-                if pick.ticker != ticker:  # its own moves are not what this is about
+                if ticker not in (pick.ticker, *former.get(pick.id, ())):  # its own moves are not what this is about
                     metric = replace(metric, unusual_move=stood.unusual_move)
                 rows.append((stood, metric, pick.ticker))
         if found := figures.corrections(rows, checkpoint, reason, at):
@@ -127,4 +129,6 @@ def _anew(
     """Return a metric computed anew, from the adopted reading if there is one."""
     reading = adopted.get((checkpoint.day, pick.ticker))
     priced = replace(stood, current_price=reading.close, close_id=reading.id) if reading else stood
+    if not stood.ended:  # a close that was used stays a close of its session, whatever became of the pick
+        course = replace(course, last_session=None)
     return replace(priced, **figures.of_pick(batch, checkpoint, pick, priced.current_price, course))

@@ -62,7 +62,6 @@ async def take(tools: Tools, batch_id: UUID, day: int, *, again: bool = False) -
         batch = await batches.get(conn, batch_id)
         before = await checkpoints.at(conn, batch_id, day)
         picks = await batches.picks_of(conn, batch_id)
-        endings = await batches.endings_of(conn, batch_id)
     if batch is None:
         log.warning("there is no such batch")
         return
@@ -77,7 +76,7 @@ async def take(tools: Tools, batch_id: UUID, day: int, *, again: bool = False) -
         eve = calendar.checkpoint_date(batch.run_date, day - 1)
         await _skip(tools, batch, day, before, SkipReason.MARKET_CLOSED, f"{eve} was no session.")
     else:
-        await _take(tools, batch, day, session, before, picks, endings)
+        await _take(tools, batch, day, session, before, picks)
     if day in calendar.SUNDAYS:
         bind_contextvars(step="splits")
         tickers = [pick.ticker for pick in picks if not pick.ended]
@@ -91,10 +90,10 @@ async def _take(
     session: date,
     before: Checkpoint | None,
     picks: Sequence[Pick],
-    endings: Mapping[UUID, Ending],
 ) -> None:
     """Compute a checkpoint from the closes of `session`, or skip it with a reason, or have it taken again later."""
-    ended = {id: ending for id, ending in endings.items() if ending.last_session < session}
+    async with tools.pool.connection() as conn:
+        ended = _ended(await batches.endings_of(conn, batch.id), session)
     try:
         bind_contextvars(step="closes")
         tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if pick.id not in ended)]
@@ -110,21 +109,19 @@ async def _take(
         await _skip(tools, batch, day, before, SkipReason.PROVIDER_ERROR, str(error))
     else:
         bind_contextvars(step="measure")
-        await _compute(tools, batch, day, before, found, ended)
+        await _compute(tools, batch, day, before, found)
+
+
+def _ended(endings: Mapping[UUID, Ending], session: date) -> dict[UUID, Ending]:
+    """Return the endings of the picks that no longer trade on `session`."""
+    return {id: ending for id, ending in endings.items() if ending.last_session < session}
 
 
 def _may_be_retaken(checkpoint: Checkpoint) -> bool:
     return checkpoint.status == CheckpointStatus.SKIPPED and checkpoint.skip_reason != SkipReason.MARKET_CLOSED
 
 
-async def _compute(
-    tools: Tools,
-    batch: Batch,
-    day: int,
-    before: Checkpoint | None,
-    found: Mapping[str, Close],
-    ended: Mapping[UUID, Ending],
-) -> None:
+async def _compute(tools: Tools, batch: Batch, day: int, before: Checkpoint | None, found: Mapping[str, Close]) -> None:
     """Measure and store a checkpoint, with what is known of splits and opens while nobody else touches the batch."""
     benchmark = found[batch.benchmark_symbol]
     priced = Checkpoint(
@@ -143,7 +140,8 @@ async def _compute(
     )
     store = checkpoints.retake if before else checkpoints.add
     async with transaction(tools.pool) as conn:
-        await batches.hold(conn, batch.id)
+        batch = await batches.hold(conn, batch.id)  # its baseline may have been corrected since
+        ended = _ended(await batches.endings_of(conn, batch.id), benchmark.trading_day)
         picks, checkpoint, metrics, readings, learnt = await _measure(conn, tools.calendar, batch, priced, found, ended)
         stored = await store(conn, checkpoint, metrics, readings, learnt)
     log.info(

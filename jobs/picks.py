@@ -63,6 +63,8 @@ async def _found(conn: Conn, run_date: date, ticker: str) -> tuple[Batch, Pick]:
     batch = await batches.on(conn, SERIES, run_date)
     if batch is None:
         raise Refused(f"There is no batch of {run_date}.")
+    # A morning that is being stored has read the picks: the journal's last word on them must not be its.
+    await batches.hold(conn, batch.id)
     ticker = ticker.strip().upper().replace("-", ".")
     picks = await batches.picks_of(conn, batch.id)
     if pick := next((pick for pick in picks if pick.ticker == ticker), None):

@@ -16,7 +16,7 @@ from app.providers.ledger import Outcome
 from app.record import calendar, splits
 from app.record.model import Batch, Split
 from app.record.returns import ONE, plain
-from app.store import courses
+from app.store import batches, courses
 from app.store import splits as store
 from app.tools import Tools
 from jobs import corrections
@@ -32,7 +32,7 @@ async def look_before_measuring(tools: Tools, batch: Batch, tickers: Iterable[st
     """
     for ticker in tickers:
         async with tools.pool.connection() as conn:
-            path = await courses.path(conn, batch, ticker)
+            path = await courses.path(conn, batch, [ticker])
         if moves := [moved for moved in splits.suspicious(path) if moved <= session]:
             await _look(tools, ticker, since=calendar.due_at(moves[-1], 1))
 
@@ -62,23 +62,27 @@ async def _keep(tools: Tools, ticker: str, answer: SplitsAnswer) -> None:
     """Store what is new, and put right what was measured without it, all in one transaction."""
     now = tools.now()
     async with transaction(tools.pool) as conn:
-        since = await store.needed_since(conn, ticker)
+        held = await batches.holding(conn, ticker)
+        # Splits up to the earliest baseline change no figure.
+        since = min((batch.trading_day for batch in held if batch.trading_day), default=None)
         known = await store.of(conn, [ticker])
-        learnt = _learnt(ticker, [one for one in answer.splits if since and one.effective_date > since], known, now)
+        learnt = _learnt(ticker, answer.splits, since, known, now)
         for split in learnt:
             await store.add(conn, split)
         reason = " ".join(_told(split) for split in learnt)
         first = min((split.effective_date for split in learnt), default=None)
-        corrected = await corrections.after_split(conn, ticker, first, reason, now) if first else 0
+        corrected = await corrections.after_split(conn, held, ticker, first, reason, now) if first else 0
         await tools.prices.ledger.settle(conn, answer.grant, Outcome.ANSWERED)
     log.info("splits read", ticker=ticker, listed=len(answer.splits), learnt=len(learnt))
     if learnt:
         log.warning("split learnt", ticker=ticker, what=reason, corrected_checkpoints=corrected)
 
 
-def _learnt(ticker: str, listed: Sequence[Listed], known: Sequence[Split], now: datetime) -> list[Split]:
+def _learnt(
+    ticker: str, listed: Sequence[Listed], since: date | None, known: Sequence[Split], now: datetime
+) -> list[Split]:
     """
-    Return the readings that say something new, also that a split which was listed no longer is.
+    Return the readings that say something new of days after `since`, also that a split is no longer listed.
 
     A list that is empty takes nothing back: more likely it is a slip of the provider's than the truth.
     """
@@ -86,7 +90,7 @@ def _learnt(ticker: str, listed: Sequence[Listed], known: Sequence[Split], now: 
     learnt = [
         Split(ticker=ticker, effective_date=one.effective_date, factor=one.factor, source=_source(one), read_at=now)
         for one in listed
-        if factors.get(one.effective_date, ONE) != one.factor
+        if since and one.effective_date > since and factors.get(one.effective_date, ONE) != one.factor
     ]
     if listed:
         still = {one.effective_date for one in listed}

@@ -127,20 +127,23 @@ async def former_tickers(conn: Conn, batch_id: UUID) -> dict[UUID, list[str]]:
     return former
 
 
-async def holding(conn: Conn, ticker: str, since: date) -> list[Batch]:
-    """Return the batches with `ticker` among them whose fortnight reaches `since`, and hold them (see `hold`)."""
+async def holding(conn: Conn, ticker: str) -> list[Batch]:
+    """Return the batches that have `ticker` as a pick, now or formerly, or as benchmark; hold them (see `hold`)."""
     return await select(
         conn,
         Batch,
         "batches",
         """
-        WHERE trading_day IS NOT NULL AND run_date + 14 > %s AND (benchmark_symbol = %s OR EXISTS (
-            SELECT FROM picks WHERE picks.batch_id = batches.id AND picks.ticker = %s))
+        WHERE trading_day IS NOT NULL AND (benchmark_symbol = %s
+            OR EXISTS (SELECT FROM picks WHERE picks.batch_id = batches.id AND picks.ticker = %s)
+            OR EXISTS (SELECT FROM journal WHERE journal.batch_id = batches.id AND kind = %s
+                AND content::json ->> 'before' = %s))
         ORDER BY id
         FOR UPDATE
         """,
-        since,
         ticker,
+        ticker,
+        JournalKind.PICK_RENAMED,
         ticker,
     )
 
@@ -152,9 +155,10 @@ async def oldest_active_baseline(conn: Conn) -> date | None:
     return row[0] if row else None
 
 
-async def hold(conn: Conn, id: UUID) -> None:
-    """Keep other transactions from storing checkpoints of this batch until this one ends."""
-    await conn.execute("SELECT FROM batches WHERE id = %s FOR UPDATE", (id,))
+async def hold(conn: Conn, id: UUID) -> Batch:
+    """Keep other transactions from changing this batch until this one ends; return it as it now stands."""
+    (batch,) = await select(conn, Batch, "batches", "WHERE id = %s FOR UPDATE", id)
+    return batch
 
 
 async def complete(conn: Conn, id: UUID) -> bool:

@@ -30,10 +30,12 @@ async def newest(conn: Conn, ticker: str, session: date) -> Close | None:
     return found[0] if found else None
 
 
-async def path(conn: Conn, ticker: str, first: date, last: date) -> list[Close]:
-    """Return the newest readings of `ticker`'s sessions from `first` to `last`, oldest session first."""
-    readings = await of(conn, ticker, first, last)
-    return list({one.trading_day: one for one in readings}.values())
+async def path(conn: Conn, tickers: Sequence[str], first: date, last: date) -> list[Close]:
+    """Return the newest readings from `first` to `last` of a share, whose last ticker's count most; oldest first."""
+    newest: dict[date, Close] = {}
+    for ticker in tickers:
+        newest |= {one.trading_day: one for one in await of(conn, ticker, first, last)}
+    return [newest[session] for session in sorted(newest)]
 
 
 async def of(conn: Conn, ticker: str, first: date = date.min, last: date = date.max) -> list[Close]:

@@ -22,8 +22,8 @@ async def of_picks(conn: Conn, batch: Batch, picks: Sequence[Pick]) -> Mapping[U
     entries = {one.id: one for one in await closes.among(conn, [pick.entry_close_id for pick in picks])}
     return {
         pick.id: Course(
-            splits=await splits.of(conn, [pick.ticker, *former.get(pick.id, ())]),
-            path=await path(conn, batch, pick.ticker),
+            splits=await splits.of(conn, [*former.get(pick.id, ()), pick.ticker]),
+            path=await path(conn, batch, [*former.get(pick.id, ()), pick.ticker]),
             entry_day=entries[pick.entry_close_id].trading_day if pick.entry_close_id else None,
             last_session=endings[pick.id].last_session if pick.id in endings else None,
         )
@@ -31,7 +31,7 @@ async def of_picks(conn: Conn, batch: Batch, picks: Sequence[Pick]) -> Mapping[U
     }
 
 
-async def path(conn: Conn, batch: Batch, ticker: str) -> list[Close]:
-    """Return the newest closes of `ticker` from a batch's baseline session to the end of its fortnight."""
+async def path(conn: Conn, batch: Batch, tickers: Sequence[str]) -> list[Close]:
+    """Return the newest closes of a share from a batch's baseline session to the end of its fortnight."""
     assert batch.trading_day
-    return await closes.path(conn, ticker, batch.trading_day, checkpoint_date(batch.run_date, FORTNIGHT[-1]))
+    return await closes.path(conn, tickers, batch.trading_day, checkpoint_date(batch.run_date, FORTNIGHT[-1]))
