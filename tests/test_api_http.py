@@ -7,9 +7,10 @@ import pytest
 import structlog
 from api_records import engine_on
 from litestar import Litestar
+from litestar.exceptions import HTTPException
 from litestar.testing import AsyncTestClient
 
-from api.http import routes
+from api.http import refuse, routes
 from app.database import pools
 
 GRAPHQL = "application/graphql-response+json"
@@ -26,7 +27,9 @@ async def pool(migrated) -> AsyncIterator[pools.Pool]:
 
 @pytest.fixture
 async def client(pool) -> AsyncIterator[AsyncTestClient]:
-    app = Litestar(routes(engine_on(pool)), openapi_config=None, logging_config=None)
+    app = Litestar(
+        routes(engine_on(pool)), exception_handlers={HTTPException: refuse}, openapi_config=None, logging_config=None
+    )
     async with AsyncTestClient(app, raise_server_exceptions=True) as client:
         yield client
 
