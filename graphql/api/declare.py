@@ -80,11 +80,16 @@ def refusal(code: str, message: str, **more: object) -> GraphQLError:
     return GraphQLError(message, extensions={"code": code, **more})
 
 
+def bad_value(code: str, message: str) -> GraphQLError:
+    """Return the error for an argument's value; tools know by the classification that the mistake is the caller's."""
+    return refusal(code, message, classification="ValidationError")
+
+
 def storable(value: Any) -> object:
     """Return what Postgres gets for an argument: an enum's value, or a text without what no text there can hold."""
     value = getattr(value, "value", value)
     if isinstance(value, str) and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
-        raise refusal("BAD_TEXT", "A text must hold neither NUL nor lone surrogates.")
+        raise bad_value("BAD_TEXT", "A text must hold neither NUL nor lone surrogates.")
     return value
 
 
@@ -178,7 +183,7 @@ def _field(description: str, source: Source, arguments: Mapping[str, Argument] =
 
 def _size(first: int) -> int:
     if not 1 <= first <= LONGEST_PAGE:
-        raise refusal("BAD_PAGE_SIZE", f"`first` must be 1 to {LONGEST_PAGE}, not {first}.")
+        raise bad_value("BAD_PAGE_SIZE", f"`first` must be 1 to {LONGEST_PAGE}, not {first}.")
     return first
 
 
@@ -191,7 +196,7 @@ def _position(cursor: str, keys: Iterable[Key]) -> str:
             return position
     except ValueError:
         pass
-    raise refusal("BAD_CURSOR", "`after` is not a cursor of this list.")
+    raise bad_value("BAD_CURSOR", "`after` is not a cursor of this list.")
 
 
 @table()

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 import structlog
 from graphql import GraphQLError
-from litestar import Request, Response, post, route
+from litestar import Request, Response, route
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
@@ -90,26 +90,25 @@ def routes(engine: Engine, notice: str = "") -> list[HTTPRouteHandler]:
     banner = f'<p role="note" style="margin:0;padding:.5em;background:#fc3;color:#000">{escape(notice)}</p>'
     graphiql = get_graphql_ide_html().replace("<body>", f"<body>{banner}" if notice else "<body>")
 
+    @route(
+        "/graphql",
+        http_method=["GET", "HEAD", "POST"],
+        status_code=200,
+        include_in_schema=False,
+        request_max_body_size=LONGEST_BODY,
+    )
     async def answer(request: AnyRequest) -> Response[Any]:
+        """Answer the query in the address or the body; a browser that asks nothing gets GraphiQL."""
+        browser = request.method != "POST" and "text/html" in request.headers.get("accept", "")
+        if browser and not {*MEMBERS} & request.query_params.keys():
+            return Response(graphiql, media_type="text/html", headers={"Vary": "Accept"})
         try:
             said = await asked(request)
             return reply(request, await engine.answer(said.document(), said.variables, said.operation_name or None))
         except GraphQLError as error:
             return reply(request, refused(error))
 
-    @route("/graphql", http_method=["GET", "HEAD"], include_in_schema=False)
-    async def ask(request: AnyRequest) -> Response[Any]:
-        """Answer the query in the address; a browser without one gets GraphiQL."""
-        if not {*MEMBERS} & request.query_params.keys() and "text/html" in request.headers.get("accept", ""):
-            return Response(graphiql, media_type="text/html", headers={"Vary": "Accept"})
-        return await answer(request)
-
-    @post("/graphql", include_in_schema=False, status_code=200, request_max_body_size=LONGEST_BODY)
-    async def tell(request: AnyRequest) -> Response[Any]:
-        """Answer the query in the body."""
-        return await answer(request)
-
-    return [ask, tell]
+    return [answer]
 
 
 async def asked(request: AnyRequest) -> Parameters:
@@ -191,6 +190,6 @@ def status_of(code: str | None, method: str, media: str) -> int:
     """Return the status of an answer that was refused with `code`, or was not."""
     if code is None:
         return 200
-    if code == "OPERATION_NOT_SUPPORTED" and method == "GET":
+    if code == "OPERATION_NOT_SUPPORTED" and method != "POST":
         return 405
     return STATUS.get(code, 400 if media == GRAPHQL else 200)
