@@ -91,7 +91,8 @@ class Plan(Struct, frozen=True):
 class Engine:
     """Answers operations on a schema of declarations."""
 
-    def __init__(self, schema: GraphQLSchema, fetch: Fetch, facts: object, kept: int = 512) -> None:
+    # What is kept of the largest document that the limits let through takes a quarter of a megabyte.
+    def __init__(self, schema: GraphQLSchema, fetch: Fetch, facts: object, kept: int = 256) -> None:
         self.schema, self.fetch, self.facts = schema, fetch, facts
         self.document = lru_cache(kept)(self._document)
         self.plan = lru_cache(kept)(self._plan)
