@@ -3,7 +3,7 @@ How much one document may ask for: measured before anything else works on it, an
 
 Each fragment is measured once, however often it is spread, so a bomb of fragments costs no more to refuse than to
 read. The limits leave room for GraphiQL's own introspection and for a page of a hundred batches with their picks;
-what they let through, graphql-core validates in under 50 ms (it compares repeated fields with each other).
+what they let through, graphql-core validates in some 50 ms at worst (it compares repeated fields with each other).
 """
 
 from collections.abc import Iterable, Mapping
