@@ -34,8 +34,8 @@ test: $(READY) ## Run the tests that take under five minutes
 test-long: $(READY) ## Run the tests that take longer
 	@$(BIN)/python -m pytest -m long -n 2 $(ARGS)
 
-audit: ## Run what needs Node or Chromium
-	@echo "Nothing here needs Node or Chromium yet; audits of the API and of GraphiQL come with their issue."
+audit: $(READY) ## Run what needs Node or Chromium
+	@$(BIN)/python audit/run.py
 
 migrate: $(READY) ## Bring the database's schema up to date
 	@$(BIN)/alpha-monday migrate

@@ -15,9 +15,10 @@ import structlog
 from litestar import Litestar, MediaType, Response, get
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import ResponseHeader
+from litestar.exceptions import HTTPException
 
 from api.engine import Engine
-from api.http import routes
+from api.http import refuse, routes
 from api.types import Facts, schema
 from app.database import migrations, pools, rehearsed
 from app.database.embedded import address_of
@@ -119,6 +120,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
             *_health(lambda: lives[0]),
         ],
         lifespan=[lifespan],
+        exception_handlers={HTTPException: refuse},
         cors_config=cors,
         openapi_config=None,
         logging_config=None,  # logs are the command's to configure

@@ -56,6 +56,8 @@ async def compare(database, pool, seed: int, count: int) -> None:
             for turn in range(3 if variables else 1):
                 sent = operations.again(variables) if turn else variables
                 answer = json.loads((await engine.answer(query, sent, name)).body)
+                if "the limit is" in str(answer.get("errors")):  # graphql-core has none
+                    continue
                 expected = await reference.answer(query, sent, name)
                 assert comparable(answer) == comparable(expected), (query, sent, name)
 

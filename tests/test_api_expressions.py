@@ -234,8 +234,8 @@ async def test_service(pool, database):
 
 
 async def test_a_selection_of_more_than_postgres_takes_at_once(database, pool):
-    """Postgres' `concat` takes a hundred arguments."""
+    """Postgres' `concat` takes a hundred arguments: two for each of these fields."""
     plant(database)
-    many = " ".join(f"a{n}: runDate b{n}: late" for n in range(120))
+    many = " ".join(f"a{n}: runDate b{n}: late" for n in range(25)) + " id series status failure benchmarkSymbol"
     batch = (await asked(pool, f'{{ batch(id: "{an_id(3, 1)}") {{ {many} }} }}'))["batch"]
-    assert (len(batch), batch["a119"], batch["b0"]) == (240, "2026-01-05", False)
+    assert (len(batch), batch["a24"], batch["b0"]) == (55, "2026-01-05", False)

@@ -1,15 +1,22 @@
 """GraphQL over HTTP: what goes in, what comes out, with which status."""
 
+import asyncio
 import json
+import re
+import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from select import select
 
 import pytest
 import structlog
+import uvicorn
 from api_records import engine_on
 from litestar import Litestar
+from litestar.exceptions import HTTPException
 from litestar.testing import AsyncTestClient
 
-from api.http import routes
+from api.http import refuse, routes
 from app.database import pools
 
 GRAPHQL = "application/graphql-response+json"
@@ -26,7 +33,9 @@ async def pool(migrated) -> AsyncIterator[pools.Pool]:
 
 @pytest.fixture
 async def client(pool) -> AsyncIterator[AsyncTestClient]:
-    app = Litestar(routes(engine_on(pool)), openapi_config=None, logging_config=None)
+    app = Litestar(
+        routes(engine_on(pool)), exception_handlers={HTTPException: refuse}, openapi_config=None, logging_config=None
+    )
     async with AsyncTestClient(app, raise_server_exceptions=True) as client:
         yield client
 
@@ -168,7 +177,7 @@ async def test_surrogates_in_a_body(client):
     assert response.json() == {"data": {"batch": None}}
     body = rb'{"query": "query($s: String!) { latestBatch(series: $s) { id } }", "variables": {"s": "\ud800"}}'
     response = await client.post("/graphql", content=body, headers={"content-type": "application/json"})
-    assert response.json()["errors"][0]["extensions"] == {"code": "BAD_TEXT"}
+    assert response.json()["errors"][0]["extensions"]["code"] == "BAD_TEXT"
 
 
 @pytest.mark.parametrize(
@@ -206,9 +215,118 @@ async def test_only_queries(kind, client):
     assert (response.status_code, code(response)) == (400, "OPERATION_NOT_SUPPORTED")
 
 
-async def test_other_methods(client):
-    assert (await client.put("/graphql", json={"query": QUERY})).status_code == 405
-    assert (await client.delete("/graphql")).status_code == 405
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
+async def test_other_methods(method, client):
+    response = await client.request(method, "/graphql")
+    assert (response.status_code, code(response)) == (405, "METHOD_NOT_ALLOWED")
+    assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD", "POST", "OPTIONS"}
+
+
+async def test_another_path(client):
+    """Whatever is asked, an error has the form of all others."""
+    response = await client.get("/nope", headers={"accept": GRAPHQL})
+    assert (response.status_code, code(response)) == (404, "NOT_FOUND")
+    assert response.headers["content-type"] == f"{GRAPHQL}; charset=utf-8"
+
+
+async def test_options(client):
+    response = await client.options("/graphql")
+    assert response.status_code == 204
+    assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD", "POST", "OPTIONS"}
+
+
+async def test_head(client):
+    """What GET would say, without the body."""
+    response = await client.head("/graphql", params={"query": QUERY})
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json; charset=utf-8")
+    assert (await client.head("/graphql")).status_code == 400
+    mutation = await client.head("/graphql", params={"query": "mutation { pick }"})
+    assert (mutation.status_code, mutation.headers["allow"]) == (405, "POST")
+
+
+async def test_a_list_of_requests(client):
+    """The refusal says what to do instead."""
+    response = await client.post("/graphql", json=[{"query": QUERY}] * 2)
+    assert response.json()["errors"][0]["message"] == "Requests are answered one at a time: send an object, not a list."
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "nonsense"])
+async def test_a_compressed_body(encoding, client):
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    response = await client.post("/graphql", content=b"{}", headers=headers)
+    assert (response.status_code, code(response)) == (415, "UNSUPPORTED_MEDIA_TYPE")
+    assert response.headers["connection"] == "close"
+
+
+@pytest.fixture
+async def address(client) -> AsyncIterator[tuple[str, int]]:
+    """Host and port of the same application under the real server: what arrives a piece at a time needs a socket."""
+    config = uvicorn.Config(client.app, lifespan="off", log_config=None, access_log=False)
+    listening, serving = socket.create_server(("127.0.0.1", 0)), uvicorn.Server(config)
+    task = asyncio.create_task(serving.serve([listening]))
+    yield listening.getsockname()
+    serving.should_exit = True
+    await task
+
+
+HEAD = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+def exchange(address, *pieces: bytes) -> tuple[bytes, bytes, int]:
+    """Send pieces until there is an answer; return its headers, its body and how much was sent."""
+    sent, answer = 0, b""
+    with socket.create_connection(address, timeout=10) as connection:
+        for piece in pieces:
+            with suppress(ConnectionError):
+                connection.sendall(piece)
+                sent += len(piece)
+            if select([connection], [], [], 0.05 if len(piece) == 1 else 0)[0]:
+                break
+        with suppress(ConnectionError):  # it may come right behind the answer
+            while b"\r\n\r\n" not in answer or len(answer.split(b"\r\n\r\n")[1]) < expected(answer):
+                answer += connection.recv(65_536)
+    head, body = answer.split(b"\r\n\r\n")
+    return head, body, sent
+
+
+def expected(answer: bytes) -> int:
+    """How long the body of an answer is."""
+    return int(re.findall(rb"content-length: (\d+)", answer)[0])
+
+
+async def test_a_chunked_body(address):
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in json.dumps({"query": QUERY}).encode())
+    head, body, _ = await asyncio.to_thread(
+        exchange, address, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", chunks, b"0\r\n\r\n"
+    )
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert json.loads(body) == LATEST
+
+
+@pytest.mark.parametrize(
+    ("announced", "piece"),
+    [
+        pytest.param(b"Content-Length: 10000000\r\n\r\n", b"a" * 50_000, id="announced"),
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n", b"C350\r\n" + b"a" * 50_000 + b"\r\n", id="chunked"),
+    ],
+)
+async def test_ten_megabytes(announced, piece, address):
+    """Refused as soon as it is known to be too long; the rest is not waited for."""
+    head, body, sent = await asyncio.to_thread(exchange, address, HEAD + announced, *[piece] * 200)
+    assert head.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in head
+    assert json.loads(body)["errors"][0]["extensions"]["code"] == "PAYLOAD_TOO_LARGE"
+    assert sent < 9_000_000
+
+
+@pytest.mark.parametrize("pieces", [[b'{"query"'], [b" "] * 20], ids=["half a body", "a trickle"])
+async def test_a_body_that_does_not_come(pieces, address, monkeypatch):
+    """Given up on after a while, however it dribbles."""
+    monkeypatch.setattr("api.http.SLOWEST_BODY", 0.3)
+    head, body, _ = await asyncio.to_thread(exchange, address, HEAD + b"Content-Length: 1000\r\n\r\n", *pieces)
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"connection: close" in head
+    assert json.loads(body)["errors"][0]["extensions"]["code"] == "REQUEST_TIMEOUT"
 
 
 async def test_a_browser_gets_graphiql(client):

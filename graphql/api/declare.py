@@ -22,6 +22,9 @@ from strawberry.types.arguments import StrawberryArgument
 
 T = TypeVar("T")
 
+DEFAULT_PAGE = 20
+LONGEST_PAGE = 100
+
 
 class Column(Struct, frozen=True):
     """A value of the row: the column of the field's name, or an expression."""
@@ -40,10 +43,11 @@ class Same(Struct, frozen=True):
 
 
 class Related(Struct, frozen=True):
-    """The rows `where` a condition holds: all of them in `order`, or the first."""
+    """The rows `where` a condition holds: all of them in `order`, usually `about` so many, or the first."""
 
     where: str
     order: str | None
+    about: int = 1
 
 
 class Key(Struct, frozen=True):
@@ -71,16 +75,21 @@ class Page(Struct, frozen=True):
 Source = Column | Given | Same | Related | Page
 
 
-def refusal(code: str, message: str) -> GraphQLError:
+def refusal(code: str, message: str, **more: object) -> GraphQLError:
     """Return the error for a caller's mistake, with its code."""
-    return GraphQLError(message, extensions={"code": code})
+    return GraphQLError(message, extensions={"code": code, **more})
+
+
+def bad_value(code: str, message: str) -> GraphQLError:
+    """Return the error for an argument's value; tools know by the classification that the mistake is the caller's."""
+    return refusal(code, message, classification="ValidationError")
 
 
 def storable(value: Any) -> object:
     """Return what Postgres gets for an argument: an enum's value, or a text without what no text there can hold."""
     value = getattr(value, "value", value)
     if isinstance(value, str) and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
-        raise refusal("BAD_TEXT", "A text must hold neither NUL nor lone surrogates.")
+        raise bad_value("BAD_TEXT", "A text must hold neither NUL nor lone surrogates.")
     return value
 
 
@@ -147,16 +156,18 @@ def same(description: str) -> Any:
     return _field(description, Same())
 
 
-def related(description: str, where: str = "true", *, order: str | None = None, **arguments: Argument) -> Any:
-    """Declare a field that is other rows: a list, or one of them."""
-    return _field(description, Related(where, order), arguments)
+def related(
+    description: str, where: str = "true", *, order: str | None = None, about: int = 1, **arguments: Argument
+) -> Any:
+    """Declare a field that is other rows: a list, usually `about` so long, or one of them."""
+    return _field(description, Related(where, order, about), arguments)
 
 
 def page(
     description: str, where: str = "true", *, by: Mapping[str, Key], newest_first: bool, **arguments: Argument
 ) -> Any:
     """Declare a field that is a list too long to be given whole."""
-    first = Argument(int, "How many at most: 1 to 100.", 20, _size)
+    first = Argument(int, f"How many at most: 1 to {LONGEST_PAGE}.", DEFAULT_PAGE, _size)
     after = Argument(str | None, "Only what follows this cursor.", convert=lambda text: _position(text, by.values()))
     return _field(description, Page(where, by, newest_first), {"first": first, "after": after, **arguments})
 
@@ -171,8 +182,8 @@ def _field(description: str, source: Source, arguments: Mapping[str, Argument] =
 
 
 def _size(first: int) -> int:
-    if not 1 <= first <= 100:
-        raise refusal("BAD_PAGE_SIZE", f"`first` must be 1 to 100, not {first}.")
+    if not 1 <= first <= LONGEST_PAGE:
+        raise bad_value("BAD_PAGE_SIZE", f"`first` must be 1 to {LONGEST_PAGE}, not {first}.")
     return first
 
 
@@ -185,7 +196,7 @@ def _position(cursor: str, keys: Iterable[Key]) -> str:
             return position
     except ValueError:
         pass
-    raise refusal("BAD_CURSOR", "`after` is not a cursor of this list.")
+    raise bad_value("BAD_CURSOR", "`after` is not a cursor of this list.")
 
 
 @table()

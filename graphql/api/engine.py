@@ -22,7 +22,6 @@ from graphql import (
     execute_sync,
     get_operation_ast,
     located_error,
-    parse,
     validate,
     visit,
 )
@@ -33,15 +32,15 @@ from psycopg import OperationalError
 from psycopg.errors import QueryCanceled
 
 from api.declare import refusal
+from api.limits import DEEPEST, Measure, Size, check_variables, exceeded, name_of, parsed
 from api.plan import Planner, Root
 
 # Runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
 Formatted = Mapping[str, Any]
 
-LONGEST_DOCUMENT = 16_000
-MOST_TOKENS = 1_000
 MOST_ERRORS = 5
+LONGEST_MESSAGE = 500
 
 # The classes of errors with which Postgres says that it is not there, is going, or is full.
 AWAY = ("08", "53", "57P")
@@ -57,11 +56,12 @@ class Answer(Struct, frozen=True):
 
 
 class Document(Struct, frozen=True):
-    """A document, what is wrong with it, and the variables that its directives name."""
+    """A document, what is wrong with it, the variables that its directives name, and the sizes of its operations."""
 
     node: DocumentNode
     errors: Sequence[Formatted] = ()
     switches: Sequence[str] = ()
+    sizes: Mapping[str | None, Size] = {}
 
 
 class Plan(Struct, frozen=True):
@@ -91,7 +91,8 @@ class Plan(Struct, frozen=True):
 class Engine:
     """Answers operations on a schema of declarations."""
 
-    def __init__(self, schema: GraphQLSchema, fetch: Fetch, facts: object, kept: int = 512) -> None:
+    # What is kept of the largest document that the limits let through takes a quarter of a megabyte.
+    def __init__(self, schema: GraphQLSchema, fetch: Fetch, facts: object, kept: int = 256) -> None:
         self.schema, self.fetch, self.facts = schema, fetch, facts
         self.document = lru_cache(kept)(self._document)
         self.plan = lru_cache(kept)(self._plan)
@@ -103,7 +104,7 @@ class Engine:
         try:
             return await self._answer(query, variables, operation_name)
         except RecursionError:
-            return refused(refusal("GRAPHQL_VALIDATION_FAILED", "The document is nested too deeply."))
+            return refused(exceeded("DOCUMENT_TOO_DEEP", "The document has hundreds of levels", DEEPEST))
         except GraphQLError as error:
             return refused(error)
         except Exception as error:
@@ -115,8 +116,7 @@ class Engine:
             return unexpected(error)
 
     async def _answer(self, query: str, variables: dict[str, Any] | None, operation_name: str | None) -> Answer:
-        if len(query) > LONGEST_DOCUMENT:
-            raise refusal("GRAPHQL_PARSE_FAILED", f"A document has at most {LONGEST_DOCUMENT:,} characters.")
+        check_variables(variables)
         document = self.document(query)
         operation = get_operation_ast(document.node, operation_name)
         if operation and operation.operation is not OperationType.QUERY:
@@ -130,6 +130,7 @@ class Engine:
         )
         if isinstance(request, list):
             return refused(*request[:MOST_ERRORS])
+        document.sizes[name_of(operation)].check_values(request.variable_values.coerced)
         switches = tuple(request.variable_values.coerced.get(name) for name in document.switches)
         return await self._run(self.plan(query, operation_name, switches), request.variable_values, variables)
 
@@ -153,14 +154,19 @@ class Engine:
 
     def _document(self, query: str) -> Document:
         try:
-            node = parse(query, max_lexical_tokens=MOST_TOKENS)
+            node = parsed(query)
+            measured = Measure(self.schema, node)
+            measured.whole.check()
         except GraphQLError as error:
             return Document(DocumentNode(definitions=()), [formatted(error, "GRAPHQL_PARSE_FAILED")])
         errors = validate(self.schema, node, max_errors=MOST_ERRORS)
         named = Named()
         visit(node, named)
         return Document(
-            node, [formatted(error, "GRAPHQL_VALIDATION_FAILED") for error in errors], sorted(named.variables)
+            node,
+            [formatted(error, "GRAPHQL_VALIDATION_FAILED") for error in errors],
+            sorted(named.variables),
+            measured.operations,
         )
 
     def _plan(self, query: str, operation_name: str | None, switches: tuple[object, ...]) -> Plan:
@@ -209,7 +215,10 @@ def unresolved(operation_name: str | None) -> str:
 
 def formatted(error: GraphQLError, code: str) -> Formatted:
     """Return an error as clients see it, with a code of its own or this one."""
-    return {**error.formatted, "extensions": {"code": code, **(error.extensions or {})}}
+    shown = error.formatted
+    if len(error.message) > LONGEST_MESSAGE:  # it quotes what was sent
+        shown = {**shown, "message": f"{error.message[:LONGEST_MESSAGE]}..."}
+    return {**shown, "extensions": {"code": code, **(error.extensions or {})}}
 
 
 def refused(*errors: GraphQLError | Formatted) -> Answer:

@@ -218,11 +218,13 @@ class Checkpoint:
         "How the picks stand, in the model's order; none on day 0.",
         f"{METRIC}.checkpoint_id = checkpoints.id",
         order=POSITION,
+        about=3,
     )
     corrections: list[Correction] = related(
         "What was put right here, oldest first.",
         "corrections.checkpoint_id = checkpoints.id",
         order="corrections.made_at, corrections.id",
+        about=3,
     )
 
 
@@ -241,7 +243,7 @@ class Pick:
     entry_open: Decimal | None = column("The open of the first session on or after the run date; null until known.")
     entry_close: Close | None = related("The reading that it came from.", "closes.id = picks.entry_close_id")
     ended: bool = column("Whether it has stopped trading.")
-    metrics: list[PickMetric] = related("How it stood, by day.", f"{METRIC}.pick_id = picks.id", order=DAY)
+    metrics: list[PickMetric] = related("How it stood, by day.", f"{METRIC}.pick_id = picks.id", order=DAY, about=10)
     latest_metric: PickMetric | None = related(
         "How it stood last.", f"{METRIC}.pick_id = picks.id", order=f"{DAY} DESC"
     )
@@ -303,11 +305,12 @@ class Batch:
         "The reading that it came from.", "closes.id = batches.benchmark_initial_close_id"
     )
     trading_day: date | None = column("The baseline session, the last one before the run date; null without picks.")
-    picks: list[Pick] = related("In the model's order.", "picks.batch_id = batches.id", order="picks.position")
+    picks: list[Pick] = related("In the model's order.", "picks.batch_id = batches.id", order="picks.position", about=3)
     checkpoints: list[Checkpoint] = related(
         "By day.",
         "checkpoints.batch_id = batches.id AND (checkpoints.status = $status OR $status IS NULL)",
         order="checkpoints.day",
+        about=15,
         status=Argument(model.CheckpointStatus | None, "Only these."),
     )
     latest_checkpoint: Checkpoint | None = related(
@@ -326,9 +329,10 @@ class Batch:
         "The questions put to the model that Monday, in their order.",
         "generations.series = batches.series AND generations.run_date = batches.run_date",
         order="generations.attempt",
+        about=3,
     )
     journal: list[JournalEntry] = related(
-        "What the journal says of it, oldest first.", "journal.batch_id = batches.id", order="journal.seq"
+        "What the journal says of it, oldest first.", "journal.batch_id = batches.id", order="journal.seq", about=20
     )
 
 

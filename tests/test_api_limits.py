@@ -1,0 +1,339 @@
+"""What one request may ask for: hostile documents are refused by name and number before they cost anything."""
+
+import json
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+from api_operations import Operations
+from api_records import FACTS, engine_on
+from graphql import get_introspection_query, parse
+from psycopg.errors import QueryCanceled
+from test_api_differential import VALUES
+from test_api_operations import OPERATIONS
+
+from api.declare import Page, Related
+from api.engine import Engine
+from api.limits import Measure
+from api.plan import is_many, source_of
+from api.types import schema
+from app.record.calendar import FORTNIGHT
+
+INTROSPECTION = get_introspection_query(
+    specified_by_url=True, directive_is_repeatable=True, schema_description=True, input_value_deprecation=True
+)
+PAGE = """batches(first: 100) { nodes { id runDate status late
+    picks { ticker action reasoning initialPrice latestMetric { alphaPct hit } }
+    latestCheckpoint { day benchmarkReturnPct metrics { alphaPct } } } pageInfo { hasNextPage endCursor } }"""
+
+
+def bomb(levels: int, at: str = "latestBatch", on: str = "Batch") -> str:
+    """Fragments that each spread the next one twice: short to write, and endless to spread."""
+    fragments = [f"fragment F{n} on {on} {{ ...F{n + 1} ...F{n + 1} }}" for n in range(levels)]
+    return "\n".join([f"{{ {at} {{ ...F0 }} }}", *fragments, f"fragment F{levels} on {on} {{ __typename }}"])
+
+
+async def fetch(sql: str, parameters: object) -> list[bytes]:
+    """No document here may come as far as the database."""
+    raise AssertionError(sql)
+
+
+async def an_error(query: str, variables: dict | None = None) -> tuple[str, str, int | None]:
+    """The code, the message and the limit of the one error that refuses a document."""
+    answer = json.loads((await Engine(schema, fetch, FACTS).answer(query, variables)).body)
+    assert list(answer) == ["errors"]
+    (error,) = answer["errors"]
+    return error["extensions"]["code"], error["message"], error["extensions"].get("limit")
+
+
+async def given_up(sql: str, parameters: object) -> list[bytes]:
+    """Stand where the database does, without its time."""
+    raise QueryCanceled
+
+
+HOSTILE = {
+    "a bomb of 40 fragments": (bomb(40), "TOO_MANY_FIELDS", "over a billion fields; the limit is 235."),
+    "a bomb in the schema": (
+        bomb(40, "__schema", "__Schema"),
+        "TOO_MANY_FIELDS",
+        "over a billion fields; the limit is 235.",
+    ),
+    "240 repeated fields": ("{" + "__typename " * 240 + "}", "TOO_MANY_FIELDS", "240 fields; the limit is 235."),
+    "240 repeated selections": (
+        "{" + "latestBatch { id } " * 240 + "}",
+        "TOO_MANY_FIELDS",
+        "480 fields; the limit is 235.",
+    ),
+    "many operations": (
+        " ".join(f"query Q{n} {{ __typename }}" for n in range(236)),
+        "TOO_MANY_TOKENS",
+        "over 1,000 tokens; the limit is 1,000.",
+    ),
+    "anonymous operations": ("{ __typename }" * 236, "TOO_MANY_FIELDS", "236 fields; the limit is 235."),
+    "a fragment that nobody spreads": (
+        "{ __typename } fragment F on Batch {" + "id " * 235 + "}",
+        "TOO_MANY_FIELDS",
+        "236 fields; the limit is 235.",
+    ),
+    "14 aliased full pages": (
+        "{" + " ".join(f"p{n}: {PAGE}" for n in range(14)) + "}",
+        "TOO_MANY_FIELDS",
+        "308 fields; the limit is 235.",
+    ),
+    "14 aliased full pages by fragment": (
+        "{" + " ".join(f"p{n}: batches(first: 100) {{ ...P }}" for n in range(14)) + "}"
+        "fragment P on BatchConnection { nodes { id runDate picks { ticker action reasoning result { alphaPct } } } }",
+        "ANSWER_TOO_LARGE",
+        # Of each batch: itself, two values, its picks; of each pick: three values, its result and that one's value.
+        "may hold 26,614 values; the limit is 25,000.",
+    ),
+    "51 aliases": (
+        "{" + " ".join(f"t{n}: __typename" for n in range(51)) + "}",
+        "TOO_MANY_ALIASES",
+        "51 aliases; the limit is 50.",
+    ),
+    "200 levels": (
+        "{ latestBatch " + "{ picks { batch " * 99 + "{ id }" + "} }" * 99 + "}",
+        "DOCUMENT_TOO_DEEP",
+        "200 levels; the limit is 10.",
+    ),
+    "330 levels": ("{a" * 330 + "}" * 330, "DOCUMENT_TOO_DEEP", "over a hundred levels; the limit is 10."),
+    "a fragment in a circle": (
+        "{ latestBatch { ...F } } fragment F on Batch { picks { batch { ...F } } }",
+        "GRAPHQL_VALIDATION_FAILED",
+        "Cannot spread fragment 'F' within itself",
+    ),
+    "many introspections": (
+        "{"
+        + " ".join(f"s{n}: __schema {{ types {{ fields {{ name type {{ name kind }} }} }} }}" for n in range(29))
+        + "}",
+        "ANSWER_TOO_LARGE",
+        "values; the limit is 25,000.",
+    ),
+    "16,001 characters": (
+        "{ __typename }".ljust(16_001),
+        "DOCUMENT_TOO_LONG",
+        "16,001 characters; the limit is 16,000.",
+    ),
+    "a name of 15,000 letters": ("{" + "a" * 15_000 + "}", "GRAPHQL_VALIDATION_FAILED", "Cannot query field 'aaaa"),
+    "a literal of 300 lists": (
+        "{ latestBatch(series: " + "[" * 300 + "]" * 300 + ") { id } }",
+        "DOCUMENT_TOO_DEEP",
+        "over a hundred levels; the limit is 10.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_document(name):
+    """The answer names the limit and the value, and never quotes at length."""
+    query, code, said = HOSTILE[name]
+    got, message, limit = await an_error(query)
+    assert got == code
+    assert said in message
+    assert len(message) < 600
+    if "the limit is" in message:
+        assert f"; the limit is {limit:,}." in message
+
+
+@pytest.mark.parametrize(
+    ("query", "variables", "values"),
+    [
+        pytest.param(
+            "query($n: Int!) { batches(first: $n) { nodes { checkpoints { metrics { %s } } } } }",
+            {"n": 100},
+            "28,701",
+            id="a variable",
+        ),
+        pytest.param(
+            "query($n: Int! = 100) { batches(first: $n) { nodes { checkpoints { metrics { %s } } } } }",
+            {},
+            "28,701",
+            id="a variable's default",
+        ),
+        pytest.param(
+            "query($n: Int!) { batches(first: $n) { ...B } } "
+            "fragment B on BatchConnection { nodes { checkpoints { metrics { %s } } } }",
+            {"n": 100},
+            "28,701",
+            id="a variable around a fragment",
+        ),
+        pytest.param(
+            "{ batches(first: 100) { edges { node { checkpoints { metrics { %s } } } } } }", {}, "28,801", id="a number"
+        ),
+    ],
+)
+async def test_the_size_of_a_page_counts(query, variables, values):
+    query %= "currentPrice alphaPct hit ended splitFactor id"
+    code, message, limit = await an_error(query, variables)
+    assert (code, limit) == ("ANSWER_TOO_LARGE", 25_000)
+    # 15 checkpoints of 3 metrics of 6 values, for each of 100 batches, and one for each object and list around them.
+    assert f"may hold {values} values" in message
+
+
+def measured(query: str) -> int:
+    """How many values an operation without variables is held to bring."""
+    document = parse(query)
+    (size,) = Measure(schema, document).operations.values()
+    return size.values
+
+
+@pytest.mark.parametrize(
+    ("query", "values"),
+    [
+        ("{ __typename }", 1),
+        ("{ latestBatch { id runDate } }", 3),
+        ("{ latestBatch { picks { ticker } } }", 1 + 1 + 3),
+        ("{ latestBatch { checkpoints { metrics { hit } } } }", 1 + 1 + 15 * (1 + 3)),
+        ("{ batches { nodes { id } } }", 1 + 20 * 2),
+        ("{ batches(first: 7) { nodes { id } pageInfo { endCursor } } }", 1 + 7 * 4),
+        ("{ batches(first: -7) { nodes { id } } }", 1),
+        ("{ batches(first: 99999999999999999999) { nodes { id } } }", 1 + 100 * 2),
+        ("{ latestBatch { ...F ... { late } } } fragment F on Batch { id picks { ticker } }", 1 + 1 + 1 + 3 + 1),
+        ("{ nope { nope { nope } } }", 1),
+    ],
+)
+def test_the_values_of_an_answer(query, values):
+    """One for each field, times the rows that it stands in; worked by hand."""
+    assert measured(query) == values
+
+
+@pytest.mark.parametrize("name", [*OPERATIONS, "a page of 100", "introspection"])
+async def test_what_people_need_passes(name, pool):
+    """Our own documents with the longest page, a full page of history, and GraphiQL's introspection."""
+    query = {**OPERATIONS, "a page of 100": f"{{ {PAGE} }}", "introspection": INTROSPECTION}[name]
+    variables = {"first": 100, "id": "x", "runDate": "2026-01-05"}
+    answer = json.loads((await engine_on(pool).answer(query, variables)).body)
+    assert "errors" not in answer
+
+
+def test_every_list_says_how_long_it_is():
+    """A list without a number would count as one row; the fortnight is the calendar's."""
+    sizes = {}
+    for type_ in schema.type_map.values():
+        for name, field in (getattr(type_, "fields", None) or {}).items():
+            if field_source(field) and is_many(field.type):
+                sizes[f"{type_.name}.{name}"] = field_source(field).about
+    assert sizes["Batch.checkpoints"] == len(FORTNIGHT) + 1
+    assert min(sizes.values()) > 1
+
+
+def field_source(field) -> Related | None:
+    """A field's relation, if it is one."""
+    source = source_of(field) if getattr(field, "extensions", None) else None
+    return source if isinstance(source, Related) else None
+
+
+def test_pages_stand_at_the_root():
+    """The worst is assumed of a page in a page; there is none."""
+    for type_ in schema.type_map.values():
+        for field in (getattr(type_, "fields", None) or {}).values():
+            if getattr(field, "extensions", None) and isinstance(source_of(field), Page):
+                assert type_ is schema.query_type
+
+
+@pytest.mark.parametrize(
+    ("variables", "code"),
+    [
+        pytest.param({"id": [[[[1]]]]}, "BAD_USER_INPUT", id="five levels"),
+        pytest.param({"id": [[[[[1]]]]]}, "VARIABLES_TOO_DEEP", id="six levels"),
+        pytest.param(
+            {"x": {"a": {"a": {"a": {"a": {"a": 1}}}}}}, "VARIABLES_TOO_DEEP", id="of a variable not asked for"
+        ),
+    ],
+)
+async def test_deep_variables(variables, code):
+    got, _, limit = await an_error("query($id: ID!) { batch(id: $id) { id } }", variables)
+    assert got == code
+    assert limit == (5 if code == "VARIABLES_TOO_DEEP" else None)
+
+
+def nasty(random: Random) -> str:
+    """A random document of spreads, nesting and repetition, as bad as a thousand tokens allow."""
+    names = [f"F{n}" for n in range(random.choice([1, 5, 20, 40]))]
+    fields = [
+        "id",
+        "late",
+        "picks { id }",
+        "picks { batch { %s } }",
+        "checkpoints { batch { %s } }",
+        "a: id",
+        "nope { %s }",
+    ]
+
+    def selection() -> str:
+        chosen = [random.choice(fields) for _ in range(random.choice([0, 1, 3, 9]))]
+        inner = [one.replace("%s", f"...{random.choice(names)} id") for one in chosen]
+        return " ".join(
+            [*inner, *(f"...{random.choice(names)}" for _ in range(random.choice([1, 2, 4]))), "__typename"]
+        )
+
+    fragments = [f"fragment {name} on Batch {{ {selection()} }}" for name in names]
+    return "\n".join([f"{{ {' '.join(['latestBatch { ...F0 }'] * random.choice([1, 1, 10]))} }}", *fragments])
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_measuring_is_linear(seed, monkeypatch):
+    """However a document is tangled, each of its selections is looked at once."""
+    random, count = Random(seed), 0
+    one = Measure.one
+
+    def counting(*args):
+        nonlocal count
+        count += 1
+        return one(*args)
+
+    monkeypatch.setattr(Measure, "one", counting)
+    for _ in range(20):
+        query, count = nasty(random), 0
+        document = parse(query)
+        Measure(schema, document)
+        assert 0 < count <= query.count("...") + len(query.split())
+
+
+@pytest.mark.long
+async def test_no_document_takes_long():
+    """CPU from text to refusal: 50 ms for the hostile, and random ones may not take much more either."""
+    for name, (query, _, _) in HOSTILE.items():
+        assert await cpu(query) < 0.05, name
+    random = Random(0)
+    for _ in range(100):
+        query = nasty(random)
+        assert await cpu(query) < 0.15, query
+    operations = Operations(schema, VALUES, 1)
+    for _ in range(100):
+        query, variables, _ = operations.make()
+        assert await cpu(query, variables) < 0.15, query
+
+
+async def cpu(query: str, variables: dict | None = None) -> float:
+    """Seconds of CPU that a document takes, the best of two: somebody else may be at work here."""
+
+    best = 1.0
+    for _ in range(2):
+        engine = Engine(schema, given_up, FACTS)
+        start = time.process_time()
+        await engine.answer(query, variables)
+        best = min(best, time.process_time() - start)
+    return best
+
+
+@pytest.mark.long
+async def test_memory_is_flat():
+    """Documents that never come again push each other out."""
+
+    engine = Engine(schema, given_up, FACTS)
+    sizes = []
+    for number in range(20_000):
+        await engine.answer(f"{{ a{number}: latestBatch {{ id runDate picks {{ ticker a{number}: action }} }} }}")
+        if number % 5_000 == 4_999:
+            sizes.append(resident())
+    assert engine.document.cache_info().currsize == engine.plan.cache_info().currsize == 256
+    assert max(sizes) - sizes[0] < 10 * 1024 * 1024, sizes
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
