@@ -7,7 +7,6 @@ is no GraphQL request at all is 400, 413 or 415 with an `errors` body.
 """
 
 import json
-from html import escape
 from typing import Any
 
 import msgspec
@@ -17,8 +16,8 @@ from litestar import Request, Response, get, post
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
-from strawberry.http.ides import get_graphql_ide_html
 
+from api import page
 from api.declare import refusal
 from api.engine import Answer, Engine, refused
 
@@ -53,8 +52,7 @@ class Parameters(Struct, frozen=True, rename="camel"):
 
 def routes(engine: Engine, notice: str = "") -> list[HTTPRouteHandler]:
     """Return the handlers of `/graphql`; GraphiQL's page says `notice` above everything else."""
-    banner = f'<p role="note" style="margin:0;padding:.5em;background:#fc3;color:#000">{escape(notice)}</p>'
-    graphiql = get_graphql_ide_html().replace("<body>", f"<body>{banner}" if notice else "<body>")
+    graphiql = page.page(notice)
 
     async def answer(said: object) -> Answer:
         asked = parameters(said)
@@ -64,7 +62,7 @@ def routes(engine: Engine, notice: str = "") -> list[HTTPRouteHandler]:
     async def ask(request: AnyRequest) -> Response[Any]:
         """Answer the query in the address; a browser without one gets GraphiQL."""
         if "query" not in request.query_params and "text/html" in request.headers.get("accept", ""):
-            return Response(graphiql, media_type="text/html", headers={"Vary": "Accept"})
+            return Response(graphiql.html, media_type="text/html", headers=graphiql.headers)
         said: dict[str, Any] = {name: text for name in MEMBERS if (text := request.query_params.get(name))}
         try:
             for name in {"variables", "extensions"} & said.keys():
@@ -81,7 +79,7 @@ def routes(engine: Engine, notice: str = "") -> list[HTTPRouteHandler]:
         except GraphQLError as error:
             return reply(request, refused(error))
 
-    return [ask, tell]
+    return [ask, tell, page.route(graphiql.files)]
 
 
 async def body(request: AnyRequest) -> bytes:
