@@ -97,7 +97,7 @@ def test_tabs_are_our_documents(packages):
     told = json.loads(unescape(re.findall(r'data-documents="(.*?)"', page.page(packages=packages).html)[0]))
     assert told == {file.stem: file.read_text() for file in files}
     assert next(iter(told)) == "LatestBatch"
-    assert set(re.findall(r"^    (\w+): \{", (FOLDER / "start.js").read_text(), re.MULTILINE)) == told.keys()
+    assert set(re.findall(r"^    ([A-Z]\w+): \{", (FOLDER / "start.js").read_text(), re.MULTILINE)) == told.keys()
 
 
 async def test_files_are_kept_for_good(packages):

@@ -34,8 +34,8 @@ THEIRS = {
 # The one style that GraphiQL puts into the page: its dialogs stop what lies below from scrolling.
 DIALOG = "'sha256-Y/huXlwoYkVyQlxwSVcCi1RCDGDCSVBzDt0hYP9qlTc='"
 HELP = {
-    True: "GraphiQL needs JavaScript; the API answers without it, to curl for example.",
-    False: f"GraphiQL could not be had from {CDN}: with npm, <code>make graphiql</code> brings it. curl needs none.",
+    True: "GraphiQL needs JavaScript; the API answers without it.",
+    False: f"GraphiQL is out of reach at {CDN}. With npm, <code>make graphiql</code> brings it; the API answers.",
 }
 MEDIA = {".css": "text/css", ".js": "text/javascript"}
 SAFE = {"X-Content-Type-Options": "nosniff"}

@@ -3,8 +3,12 @@ const place = document.getElementById("graphiql");
 
 async function newest() {
   const query = "{ batches { nodes { runDate picks { id } } } }";
-  const headers = { "content-type": "application/json" };
-  const answer = await fetch("/graphql", { method: "POST", headers, body: JSON.stringify({ query }) });
+  const answer = await fetch("/graphql", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ query }),
+    signal: AbortSignal.timeout(2000), // GraphiQL opens without variables rather than late
+  });
   const batches = (await answer.json()).data.batches.nodes;
   return batches.find((batch) => batch.picks.length > 0) ?? batches[0];
 }
