@@ -4,10 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CHROMIUM ?= chromium
+GRAPHIQL := graphql/api/graphiql
+GRAPHIQL_READY := $(GRAPHIQL)/node_modules/.package-lock.json
+NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retries=1 --fetch-timeout=20000
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-long audit migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
+.PHONY: help run serve graphiql test test-long audit migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,10 +26,24 @@ $(READY): requirements-dev.lock pyproject.toml
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
+$(GRAPHIQL_READY): $(GRAPHIQL)/package-lock.json
+	@cd $(GRAPHIQL) && $(NPM_CI) && touch node_modules/.package-lock.json
+
+# For `run` and `serve`: GraphiQL's page finds its files elsewhere, or says so, where npm is missing or out of reach.
+define graphiql_if_npm
+@! command -v npm >/dev/null || $(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) 2>/dev/null || echo "GraphiQL's files could not be fetched; the page will look for them on a public CDN."
+endef
+
+graphiql: ## Bring the files of GraphiQL, with npm
+	@command -v npm >/dev/null || { echo "npm is missing. On Debian: apt-get install npm"; exit 1; }
+	@$(MAKE) --silent --no-print-directory $(GRAPHIQL_READY)
+
 run: $(READY) ## Rehearse twelve weeks with played providers, then serve them
+	$(graphiql_if_npm)
 	@$(BIN)/alpha-monday rehearse
 
 serve: $(READY) ## Serve live; needs the two keys, see README
+	$(graphiql_if_npm)
 	@$(BIN)/alpha-monday serve --migrate
 
 test: $(READY) ## Run the tests that take under five minutes
@@ -34,8 +52,15 @@ test: $(READY) ## Run the tests that take under five minutes
 test-long: $(READY) ## Run the tests that take longer
 	@$(BIN)/python -m pytest -m long -n 2 $(ARGS)
 
-audit: $(READY) ## Run what needs Node or Chromium
-	@$(BIN)/python audit/run.py
+audit: $(READY) ## Run what needs Node and Chromium: contract, clients, GraphiQL
+	@command -v node >/dev/null || { echo "Node is missing: install Node 20 or newer."; exit 1; }
+	@command -v npm >/dev/null || { echo "npm is missing. On Debian: apt-get install npm"; exit 1; }
+	@test -x "$$(command -v $(CHROMIUM))" || { echo "Chromium is missing. On Debian: apt-get install chromium; elsewhere: make audit CHROMIUM=..."; exit 1; }
+	@$(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) audit/node_modules/.package-lock.json
+	@CHROMIUM="$$(command -v $(CHROMIUM))" node audit/run.mjs
+
+audit/node_modules/.package-lock.json: audit/package-lock.json
+	@cd audit && $(NPM_CI) && touch node_modules/.package-lock.json
 
 migrate: $(READY) ## Bring the database's schema up to date
 	@$(BIN)/alpha-monday migrate

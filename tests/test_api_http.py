@@ -334,7 +334,11 @@ async def test_a_browser_gets_graphiql(client):
     browser = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
     response = await client.get("/graphql", headers=browser)
     assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert response.headers["vary"] == "Accept"
     assert "GraphiQL" in response.text
+    style = re.findall(r'href="(/graphql/files/\w+/page.css)"', response.text)[0]
+    assert (await client.get(style)).status_code == 200
     response = await client.get("/graphql", params={"query": QUERY}, headers=browser)
     assert response.json() == LATEST
 

@@ -1,6 +1,7 @@
 """The house's rules: who may import whom, one clock, and what may not stand in a tracked file."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def tracked() -> list[Path]:
     )
     if listed.returncode == 0:
         return [path for name in listed.stdout.splitlines() if (path := HOUSE / name).is_file()]
-    built = {".venv", ".alpha-monday", "__pycache__"}
+    built = {".venv", ".alpha-monday", "__pycache__", "node_modules", "generated", "shots"}
     return [path for path in HOUSE.rglob("*") if path.is_file() and not built & set(path.parts)]
 
 
@@ -144,6 +145,21 @@ def test_locks_pin_everything_by_hash(lock):
     )
     runtime = asked[: asked.index("editables")]
     assert set(runtime if lock == "requirements.lock" else asked) <= set(pinned)
+
+
+@pytest.mark.parametrize("lock", ["audit/package-lock.json", "graphql/api/graphiql/package-lock.json"])
+def test_npm_locks_pin_everything_by_hash(lock):
+    """Every package has a version and a hash, and none an address."""
+    ours, *packages = json.loads((HOUSE / lock).read_text())["packages"].items()
+    assert all(
+        re.fullmatch(r"[\d.]+", version)
+        for of in ("dependencies", "devDependencies")
+        for version in ours[1].get(of, {}).values()
+    )
+    for name, package in packages:
+        assert package["version"], name
+        assert package["integrity"].startswith("sha512-"), name
+        assert "resolved" not in package, name
 
 
 def test_nothing_is_called_utils():

@@ -1,6 +1,10 @@
 """What the README says, holds: its commands, its settings, its query, its files."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -44,6 +48,21 @@ def test_the_query_is_valid():
     """The query in the README asks for what the schema has."""
     (query,) = re.findall(r"```graphql\n(.*?)```", README, re.DOTALL)
     assert validate(schema, parse(query)) == []
+
+
+def test_a_field_is_added_as_told(tmp_path):
+    """The change in CONTRIBUTING fits, and makes of the declarations what it makes of the printed schema."""
+    (change,) = re.findall(r"```diff\n(.*?)```", TEXTS["CONTRIBUTING.md"], re.DOTALL)
+    shutil.copytree(HOUSE / "graphql", tmp_path / "graphql", ignore=shutil.ignore_patterns("node_modules"))
+    (tmp_path / "tests").mkdir()
+    shutil.copy(HOUSE / "tests" / "test_api_schema.py", tmp_path / "tests")
+    subprocess.run(["git", "apply", "-C1", "-"], cwd=tmp_path, input=change, text=True, check=True)
+    path = {**os.environ, "PYTHONPATH": str(tmp_path / "graphql")}
+    printed = subprocess.run(
+        [sys.executable, "-m", "api.types"], cwd=tmp_path, env=path, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout == (tmp_path / "graphql" / "schema.graphql").read_text()
+    assert printed.stdout != (HOUSE / "graphql" / "schema.graphql").read_text()
 
 
 def test_every_link_leads_somewhere():

@@ -9,7 +9,6 @@ is no GraphQL request at all is 400, 408, 413 or 415 with an `errors` body.
 import asyncio
 import json
 from collections.abc import Mapping
-from html import escape
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -20,8 +19,8 @@ from litestar import Request, Response, route
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
-from strawberry.http.ides import get_graphql_ide_html
 
+from api import page
 from api.declare import refusal
 from api.engine import Answer, Engine, refused
 from api.persisted import document
@@ -87,8 +86,7 @@ class Parameters(Struct, frozen=True, rename="camel"):
 
 def routes(engine: Engine, notice: str = "") -> list[HTTPRouteHandler]:
     """Return the handlers of `/graphql`; GraphiQL's page says `notice` above everything else."""
-    banner = f'<p role="note" style="margin:0;padding:.5em;background:#fc3;color:#000">{escape(notice)}</p>'
-    graphiql = get_graphql_ide_html().replace("<body>", f"<body>{banner}" if notice else "<body>")
+    graphiql = page.page(notice)
 
     @route(
         "/graphql",
@@ -101,14 +99,14 @@ def routes(engine: Engine, notice: str = "") -> list[HTTPRouteHandler]:
         """Answer the query in the address or the body; a browser that asks nothing gets GraphiQL."""
         browser = request.method != "POST" and "text/html" in request.headers.get("accept", "")
         if browser and not {*MEMBERS} & request.query_params.keys():
-            return Response(graphiql, media_type="text/html", headers={"Vary": "Accept"})
+            return Response(graphiql.html, media_type="text/html", headers=graphiql.headers)
         try:
             said = await asked(request)
             return reply(request, await engine.answer(said.document(), said.variables, said.operation_name or None))
         except GraphQLError as error:
             return reply(request, refused(error))
 
-    return [answer]
+    return [answer, page.route(graphiql.files)]
 
 
 async def asked(request: AnyRequest) -> Parameters:

@@ -1,0 +1,138 @@
+// GraphiQL in a real Chromium: `node audit/graphiql.mjs ORIGIN`, where a rehearsed record is served. Leaves screenshots in
+// `audit/shots`, for a person to look at.
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { chromium } from "playwright-core";
+
+const HOUSE = new URL("..", import.meta.url).pathname;
+const SHOTS = `${HOUSE}audit/shots`;
+const CDN = "https://cdn.jsdelivr.net";
+const TABS = ["LatestBatch", "BatchOn", "Batches", "Journal", "PickStory"];
+const origin = process.argv[2];
+
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM,
+  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"].concat(
+    ["--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  ),
+});
+
+// A browser of its own for each audit; `prepare` may say what the net answers.
+async function audit(name, options, steps, prepare = () => {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
+  const page = await context.newPage();
+  const seen = { errors: [], hosts: new Set() };
+  page.on("console", (line) => ["error", "warning"].includes(line.type()) && seen.errors.push(line.text()));
+  page.on("pageerror", (error) => seen.errors.push(String(error)));
+  page.on("request", (request) => request.url().startsWith("http") && seen.hosts.add(new URL(request.url()).origin));
+  page.setDefaultTimeout(15_000);
+  await prepare(page);
+  await page.goto(`${origin}/graphql`, { waitUntil: "commit" });
+  await steps(page, seen);
+  await context.close();
+  console.log(`  ${name}: ok`);
+}
+
+const pane = (page, name) => page.locator(`.graphiql-${name}`);
+
+async function opensWithOurDocuments(page) {
+  await page.getByRole("button", { name: "Execute query" }).waitFor();
+  const tabs = page.locator(".graphiql-tab-button");
+  assert.deepEqual(await tabs.allTextContents(), TABS);
+  assert.match(await page.getByRole("note").textContent(), /made up/);
+  for (const name of TABS) {
+    await tabs.getByText(name, { exact: true }).click();
+    await page.waitForTimeout(500); // GraphiQL learns the operation's name from its editor a moment later
+    await runs(page, name);
+  }
+  await tabs.first().click();
+}
+
+async function runs(page, name) {
+  const answered = page.waitForResponse((response) => response.request().postData()?.includes(`query ${name}`));
+  await page.getByRole("button", { name: "Execute query" }).click();
+  const answer = await (await answered).json();
+  assert.equal(answer.errors, undefined, `${name}: ${JSON.stringify(answer.errors)}`);
+  assert.ok(Object.values(answer.data).every((value) => value !== null), `${name} found nothing`);
+  await pane(page, "response").getByText(Object.keys(answer.data)[0]).first().waitFor();
+}
+
+async function showsDocs(page) {
+  await page.getByRole("button", { name: "Show Documentation Explorer" }).click();
+  const docs = page.getByRole("region", { name: "Documentation Explorer" }).or(pane(page, "doc-explorer"));
+  await docs.first().getByText("Query", { exact: true }).first().click();
+  await docs.first().getByText("The newest Monday, whatever became of it.").waitFor();
+}
+
+async function switchesTo(page, theme) {
+  await page.getByRole("button", { name: "Open settings dialog" }).click();
+  await page.getByRole("button", { name: theme, exact: true }).click();
+  await page.locator(`body.graphiql-${theme.toLowerCase()}`).waitFor({ state: "attached" });
+  await page.keyboard.press("Escape");
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+}
+
+const quiet = (seen) => assert.deepEqual(seen.errors, []);
+const onlyFrom = (seen, ...hosts) => assert.deepEqual([...seen.hosts].sort(), [origin, ...hosts].sort());
+
+for (const [colorScheme, other] of [["light", "Dark"], ["dark", "Light"]]) {
+  await audit(`GraphiQL, ${colorScheme}`, { colorScheme }, async (page, seen) => {
+    await opensWithOurDocuments(page);
+    await page.screenshot({ path: `${SHOTS}/${colorScheme}.png` });
+    await showsDocs(page);
+    await page.screenshot({ path: `${SHOTS}/${colorScheme}-docs.png` });
+    await switchesTo(page, other);
+    await page.screenshot({ path: `${SHOTS}/${colorScheme}-switched.png` });
+    quiet(seen);
+    onlyFrom(seen);
+  });
+}
+
+// The page as it is where nobody ran `make graphiql`, with what the CDN does.
+const packages = `${HOUSE}graphql/api/graphiql/node_modules`;
+const program = "import json, pathlib; from api.page import page; bare = page('Rehearsed: made up.', pathlib.Path('no'));"
+  + " print(json.dumps([bare.html, bare.headers]))";
+const [body, headers] = JSON.parse(execFileSync(`${HOUSE}.venv/bin/python`, ["-c", program], { cwd: HOUSE }));
+
+const bare = (cdn) => async (page) => {
+  await page.route(
+    (url) => url.href === `${origin}/graphql`,
+    (route) => (route.request().method() === "GET"
+      ? route.fulfill({ body, headers: { ...headers, "content-type": "text/html" } })
+      : route.continue()),
+  );
+  await page.route(`${CDN}/**`, cdn);
+};
+const file = (url) => readFileSync(`${packages}${new URL(url).pathname.replace("/npm", "").replace(/@[^/]+/, "")}`);
+const sent = (route, content) => route.fulfill({
+  body: content,
+  contentType: route.request().url().endsWith(".css") ? "text/css" : "text/javascript",
+  headers: { "access-control-allow-origin": "*" },
+});
+
+async function onlyHelps(page) {
+  await page.getByText("make graphiql").waitFor();
+  assert.match(await page.locator("#help").textContent(), /^GraphiQL is out of reach at .* the API answers\.$/);
+}
+
+await audit("GraphiQL from the CDN", {}, async (page, seen) => {
+  await opensWithOurDocuments(page);
+  quiet(seen);
+  onlyFrom(seen, CDN);
+}, bare((route) => sent(route, file(route.request().url()))));
+
+await audit("GraphiQL, the CDN out of reach", { colorScheme: "dark" }, async (page) => {
+  await onlyHelps(page);
+  await page.screenshot({ path: `${SHOTS}/out-of-reach.png` });
+}, bare((route) => route.abort()));
+
+await audit("GraphiQL, the CDN silent", {}, onlyHelps, bare(() => {}));
+
+await audit("GraphiQL, the CDN with other bytes", {}, async (page, seen) => {
+  await onlyHelps(page);
+  assert.ok(seen.errors.some((text) => text.includes("integrity")), seen.errors.join());
+  assert.equal(await page.evaluate(() => globalThis.other), undefined);
+}, bare((route) => sent(route, "globalThis.other = true")));
+
+await browser.close();

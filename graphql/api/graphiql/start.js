@@ -1,0 +1,39 @@
+// Opens GraphiQL with our documents as its tabs, each with variables that the record has an answer to.
+const place = document.getElementById("graphiql");
+
+async function newest() {
+  const query = "{ batches { nodes { runDate picks { id } } } }";
+  const answer = await fetch("/graphql", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ query }),
+    signal: AbortSignal.timeout(2000), // GraphiQL opens without variables rather than late
+  });
+  const batches = (await answer.json()).data.batches.nodes;
+  return batches.find((batch) => batch.picks.length > 0) ?? batches[0];
+}
+
+async function start() {
+  const batch = await newest().catch(() => undefined);
+  const variables = {
+    LatestBatch: { series: "main" },
+    BatchOn: { runDate: batch?.runDate },
+    PickStory: { id: batch?.picks[0]?.id },
+    Batches: { first: 5 },
+    Journal: { first: 20 },
+  };
+  const documents = Object.entries(JSON.parse(place.dataset.documents));
+  const props = {
+    fetcher: GraphiQL.createFetcher({ url: "/graphql" }),
+    defaultTabs: documents.map(([name, query]) => ({
+      query,
+      variables: variables[name] && JSON.stringify(variables[name], null, 2),
+    })),
+    defaultEditorToolsVisibility: "variables",
+    isHeadersEditorEnabled: false,
+  };
+  ReactDOM.createRoot(place).render(React.createElement(GraphiQL, props));
+}
+
+if (window.React && window.ReactDOM && window.GraphiQL) start();
+else document.getElementById("help").style.animation = "none";
