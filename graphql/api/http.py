@@ -132,7 +132,12 @@ def reply(request: AnyRequest, answer: Answer) -> Response[bytes]:
         answer.body,
         status_code=status,
         media_type=f"{media}; charset=utf-8",
-        headers={"Vary": "Accept", **HEADERS.get(status, {})},
+        headers={
+            "Vary": "Accept",
+            # What lasts may be stored, and is asked for again with its ETag each time.
+            "Cache-Control": "no-cache" if answer.lasting else "no-store",
+            **HEADERS.get(status, {}),
+        },
     )
 
 
