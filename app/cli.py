@@ -20,11 +20,11 @@ import click
 import psycopg
 import uvicorn
 import uvloop
-from litestar import Litestar
 from psycopg_pool import PoolTimeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from api.cache import Cache
 from app import logs, settings, tables
 from app import verify as verifying
 from app.database import migrations, pools, rehearsed
@@ -518,7 +518,7 @@ async def _check(address: str) -> None:
         await rehearsed.refuse(pool)
 
 
-def _serve(app: Litestar, listener: socket.socket) -> None:
+def _serve(app: Cache, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_LAST_REQUESTS
     )

@@ -17,10 +17,12 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import ResponseHeader
 from litestar.exceptions import HTTPException
 
+from api.cache import Cache
 from api.engine import Engine
 from api.http import refuse, routes
 from api.types import Facts, schema
 from app.database import migrations, pools, rehearsed
+from app.database.announced import Revision
 from app.database.embedded import address_of
 from app.record.calendar import Clock
 from app.settings import Settings
@@ -46,6 +48,7 @@ class House:
     """What lives in a process. `worker` is None where it was switched off."""
 
     pool: pools.Pool
+    direct: str
     tools: Tools
     clock: Clock
     fetch: pools.Fetch
@@ -60,13 +63,14 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
     `clock_of` gives another clock than the real one: a rehearsal's, in a database that is one.
     """
     address = address_of(settings.database_url)
+    direct = settings.queue_address or address
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
             pools.opened(pools.make_pool(address, pooled=settings.database_pooled, size=12))
         )
-        await migrations.refuse_old(settings.queue_address or address)
+        await migrations.refuse_old(direct)
         queue = the_queue.app
-        stack.enter_context(queue.replace_connector(the_queue.connector(settings.queue_address or address)))
+        stack.enter_context(queue.replace_connector(the_queue.connector(direct)))
         await stack.enter_async_context(queue.open_async())
         clock: Any = RealClock()
         if clock_of:
@@ -86,20 +90,22 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
                 pools.make_pool(address, pooled=settings.database_pooled, size=8, name="api", limit=READ_LIMIT)
             )
         )
-        yield House(pool, tools, clock, pools.fetcher(reads, pooled=settings.database_pooled), worker)
+        yield House(pool, direct, tools, clock, pools.fetcher(reads, pooled=settings.database_pooled), worker)
 
 
-def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> Litestar:
+def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> Cache:
     """Return the service; its lifespan brings the rest to life."""
     lives: list[House] = []
+    revision = Revision()
 
     async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
         return await lives[0].fetch(sql, parameters)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with living(settings, clock_of, work=work) as house:
+        async with living(settings, clock_of, work=work) as house, revision.heard(house.direct):
             lives.append(house)
+            pools.tell(house.pool, revision.moved)
             log.info("alive", version=VERSION, worker=work, rehearsed=clock_of is not None)
             try:
                 yield
@@ -114,7 +120,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         if settings.cors_allow_origins
         else None
     )
-    return Litestar(
+    service = Litestar(
         route_handlers=[
             *routes(Engine(schema, fetch, facts), _MADE_UP if clock_of else ""),
             *_health(lambda: lives[0]),
@@ -127,6 +133,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         response_headers=[ResponseHeader(name="X-Rehearsed", value="true")] if clock_of else (),
         request_max_body_size=64 * 1024,
     )
+    return Cache(service, revision.now)
 
 
 def _health(house: Callable[[], House]) -> Sequence[Any]:

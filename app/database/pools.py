@@ -9,6 +9,7 @@ prepared: a transaction that needs the queue says so itself (`transaction`).
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from psycopg import AsyncConnection, AsyncRawCursor, OperationalError
 from psycopg.conninfo import conninfo_to_dict
@@ -22,12 +23,13 @@ Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
 SEARCH_PATH = "public, queue"
 
 # A half-open connection must not hang a worker for the two hours that TCP would allow.
-_KEEPALIVES = {
+KEEPALIVES: dict[str, Any] = {
     "keepalives_idle": 20,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+_told: WeakKeyDictionary[Pool, Callable[[], None]] = WeakKeyDictionary()
 _ON_EVERY_SESSION = {"search_path": SEARCH_PATH, "timezone": "UTC", "datestyle": "ISO", "jit": "off"}
 
 
@@ -46,7 +48,7 @@ def make_pool(
     `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it. `limit` is
     how many seconds a statement may take, 0 being without end; behind a PgBouncer the role's own setting holds instead.
     """
-    kwargs: dict[str, Any] = {**_KEEPALIVES, "application_name": f"alpha-monday {name}"}
+    kwargs: dict[str, Any] = {**KEEPALIVES, "application_name": f"alpha-monday {name}"}
     if autocommit:
         kwargs["autocommit"] = True
     if pooled:
@@ -105,9 +107,18 @@ def where(conninfo: Any) -> str:
 @asynccontextmanager
 async def transaction(pool: Pool) -> AsyncIterator[AsyncConnection[Any]]:
     """Give a connection in a transaction that reaches the record and the queue."""
-    async with pool.connection() as conn, conn.transaction():
-        await conn.execute(f"SET LOCAL search_path = {SEARCH_PATH}")
-        yield conn
+    try:
+        async with pool.connection() as conn, conn.transaction():
+            await conn.execute(f"SET LOCAL search_path = {SEARCH_PATH}")
+            yield conn
+    finally:
+        # Also after an error: a commit whose answer was lost is a commit.
+        _told.get(pool, int)()
+
+
+def tell(pool: Pool, ended: Callable[[], None]) -> None:
+    """Let `ended` be called when a transaction of this process is over, before whoever ran it goes on."""
+    _told[pool] = ended
 
 
 def fetcher(pool: Pool, *, pooled: bool = False) -> Fetch:

@@ -49,10 +49,15 @@ log = structlog.get_logger()
 
 
 class Answer(Struct, frozen=True):
-    """The JSON of an answer; if there is no data because the request was refused or failed, the code of why."""
+    """
+    The JSON of an answer; if there is no data because the request was refused or failed, the code of why.
+
+    `lasting` says that it stays true until the record moves.
+    """
 
     body: bytes
     refused: str | None = None
+    lasting: bool = False
 
 
 class Document(Struct, frozen=True):
@@ -70,6 +75,7 @@ class Plan(Struct, frozen=True):
     roots: Sequence[Root]
     sql: str
     introspection: DocumentNode | None
+    lasting: bool
 
     def parameters(self, variables: VariableValues, facts: object) -> tuple[list[str | None], dict[str, Formatted]]:
         """Return the statement's parameters, and the errors of root fields that refuse theirs."""
@@ -150,7 +156,8 @@ class Engine:
             errors += [formatted(error, "BAD_USER_INPUT") for error in told.errors or ()]
         answers |= dict.fromkeys(refusals, b"null")
         data = b",".join(b'"%b":%b' % (key.encode(), value) for key, value in answers.items())
-        return Answer(b'{"data":{%b}%b}' % (data, b',"errors":' + encode(errors) if errors else b""))
+        rest = b',"errors":' + encode(errors) if errors else b""
+        return Answer(b'{"data":{%b}%b}' % (data, rest), lasting=plan.lasting and not errors)
 
     def _document(self, query: str) -> Document:
         try:
@@ -176,7 +183,8 @@ class Engine:
         fragments = [node for node in document.node.definitions if isinstance(node, FragmentDefinitionNode)]
         by_name = {node.name.value: FragmentDetails(node) for node in fragments}
         shown = dict(zip(document.switches, switches, strict=True))
-        roots = list(Planner(self.schema, operation, by_name, shown).roots())
+        planner = Planner(self.schema, operation, by_name, shown)
+        roots = list(planner.roots())
         columns = [root.sql for root in roots if root.sql]
         rest = [node for root in roots if not root.sql for node in root.nodes]
         only = OperationDefinitionNode(
@@ -189,6 +197,7 @@ class Engine:
             roots,
             f"SELECT {', '.join(columns)}" if columns else "",
             DocumentNode(definitions=(only, *fragments)) if rest else None,
+            planner.lasting,
         )
 
 

@@ -180,7 +180,13 @@ def reply(request: AnyRequest, answer: Answer, headers: Mapping[str, str] | None
         answer.body,
         status_code=status,
         media_type=f"{media}; charset=utf-8",
-        headers={"vary": "Accept", **HEADERS.get(status, {}), **(headers or {})},
+        headers={
+            "Vary": "Accept",
+            # What lasts may be stored, and is asked for again with its ETag each time.
+            "Cache-Control": "no-cache" if answer.lasting else "no-store",
+            **HEADERS.get(status, {}),
+            **(headers or {}),
+        },
     )
 
 

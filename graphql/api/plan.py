@@ -94,6 +94,7 @@ class Planner:
         self.variables = VariableValues({}, switches)
         self.asks: list[tuple[int, Values]] = []
         self.count = 0
+        self.lasting = True
 
     def roots(self) -> Iterable[Root]:
         """Return the operation's root fields, in its order."""
@@ -132,6 +133,7 @@ class Planner:
             case Column(sql):
                 return leaf(field, definition.type, expand(sql or "", scope.names))
             case Given(value):
+                self.lasting = False  # what a process knows may hang on the time of day
                 (parameter,) = self.ask(1, lambda _, facts: [value(facts)])
                 return leaf(field, definition.type, f"{parameter}::{SENT_AS.get(target.name, 'text')}")
             case Same():

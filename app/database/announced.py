@@ -1,0 +1,112 @@
+"""
+Whether the record has moved: a connection of its own hears what Postgres announces at every commit.
+
+Announcements and our own beats travel in one queue, in the order of commits, and arrive when the commit can be seen.
+So a beat that came back proves that everything committed before it was sent has been heard; from then on `Revision` is
+sure for `SILENCE` seconds. Whatever breaks (the connection, the network without a word, a PgBouncer where none should
+be), it knows no revision at most `SILENCE` seconds after the last commit that it could have missed.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from time import monotonic
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection, Notify
+
+from app.database.pools import KEEPALIVES
+
+BEAT = 2.0
+SILENCE = 5.0
+PAUSE = 0.3
+
+log = structlog.get_logger()
+
+
+class Revision:
+    """How often the record is known to have moved since this process began."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._head: object = None
+        # Not the loop's time: uvloop's stands still while a callback runs, however long that takes.
+        self._sure_until = monotonic()
+
+    def now(self) -> int | None:
+        """Return the revision, or None while the record may have moved unheard."""
+        return self._number if monotonic() < self._sure_until else None
+
+    def moved(self) -> None:
+        """Begin a new revision."""
+        self._number += 1
+
+    @asynccontextmanager
+    async def heard(self, conninfo: str) -> AsyncIterator[None]:
+        """Listen for as long as the context lasts. LISTEN needs a direct connection: PgBouncer would forget it."""
+        listening = asyncio.create_task(self._listen(conninfo))
+        try:
+            yield
+        finally:
+            listening.cancel()
+            await asyncio.wait([listening])
+
+    async def _listen(self, conninfo: str) -> None:
+        """Hear announcements for ever, on one connection after another."""
+        heard = True
+        while True:
+            try:
+                async with await AsyncConnection.connect(
+                    conninfo,
+                    autocommit=True,
+                    connect_timeout=5,
+                    application_name="alpha-monday announcements",
+                    **KEEPALIVES,
+                ) as conn:
+                    await conn.execute("LISTEN record")
+                    self.moved()  # whatever was announced before, nobody heard
+                    while True:
+                        await self._beat(conn)
+                        heard = True
+            except (psycopg.Error, OSError) as error:
+                if heard:
+                    log.warning("no announcements are heard, no answers kept", reason=" ".join(str(error).split()))
+                heard = False
+            self._sure_until = monotonic()
+            await asyncio.sleep(PAUSE)
+
+    async def _beat(self, conn: AsyncConnection[Any]) -> None:
+        """Announce something to ourselves, and hear what there is to hear until the next beat."""
+        sent = monotonic()
+        # A query on a connection that died without a word would be waited for, and so would its cancellation.
+        hanging_up = asyncio.get_running_loop().call_later(SILENCE, _hang_up, conn)
+        try:
+            cursor = await conn.execute(
+                "SELECT (SELECT max(seq) FROM public.journal), pg_notify('record', %s)", (str(sent),)
+            )
+            head = await cursor.fetchone()
+            if head != self._head:  # also where triggers were switched off, as a restore does
+                self._head = head
+                self.moved()
+            async for notice in conn.notifies(timeout=BEAT):
+                self._hear(notice, conn.info.backend_pid)
+        finally:
+            hanging_up.cancel()
+        if self._sure_until < sent + SILENCE:
+            raise psycopg.OperationalError("What we announced did not come back; is this a direct connection?")
+
+    def _hear(self, notice: Notify, ourselves: int) -> None:
+        if not notice.payload:
+            self.moved()
+        elif notice.pid == ourselves:  # others' beats are theirs
+            self._sure_until = float(notice.payload) + SILENCE
+
+
+def _hang_up(conn: AsyncConnection[Any]) -> None:
+    """End a connection for whoever waits on it; closing it would not wake them."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as same:
+        same.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,161 @@
+"""
+Kept answers: the bytes of an answer, for as long as the record has not moved since it was asked for.
+
+In front of routing, because a hit must not cost what routing does. The key is everything of a request that an answer
+hangs on, as it came (method, query string, body, and the headers that are read anywhere behind): two requests with one
+key are one request, so a kept answer is right in status, headers and bytes without any thought of what they mean.
+
+What is guaranteed: an answer is kept only if the record did not move from before it was asked for until it was there,
+and is gone with the next announcement. So once a process has heard of a commit, it never again sends a kept answer from
+before it. Until it hears, which takes as long as a notification does, it may; where announcements fail to come, for at
+most the five seconds that `revision` stays sure of itself (app/database/announced.py). Answers that are not kept are
+read from Postgres when they are asked for.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import sha256
+from typing import Any
+
+from msgspec import Struct
+
+from api.http import LONGEST_BODY
+
+# Some 2,000 batches in full; a small machine has 256 MB. No answer may push out more than a sixteenth of the others.
+MOST = 16 * 1024 * 1024
+LARGEST = MOST // 16
+# What an entry takes besides its texts: measured, and rounded up.
+OVERHEAD = 3 * 1024
+
+# What is read of a request by routes, CORS and content negotiation.
+READ = frozenset({b"accept", b"content-type", b"cookie", b"origin"})
+_TAG = re.compile(rb'"[^"]*"')
+_OF_THE_BODY = (b"content-type", b"content-length")
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Kept(Struct, frozen=True):
+    """An answer as it is sent, and the tag that a later request may name it by."""
+
+    start: dict[str, Any]
+    body: dict[str, Any]
+    tag: bytes
+    size: int = 0
+
+    async def send(self, send: Any, known: bytes) -> None:
+        """Send the answer, or only that it is what the client knows already."""
+        if known and self.tag and names(known, self.tag):
+            headers = [pair for pair in self.start["headers"] if pair[0] not in _OF_THE_BODY]
+            await send({"type": "http.response.start", "status": 304, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await send(self.start)
+            await send(self.body)
+
+
+class Cache:
+    """Answers what it has kept, and hands on the rest; counts both."""
+
+    def __init__(self, app: App, revision: Callable[[], int | None], most: int = MOST, largest: int = LARGEST) -> None:
+        self.app, self.revision, self.most, self.largest = app, revision, most, largest
+        self.hits = self.misses = self.size = 0
+        self._kept: OrderedDict[object, Kept] = OrderedDict()
+        self._at: int | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request to `/graphql`; anything else is not for us."""
+        if scope["type"] != "http" or scope["path"] != "/graphql" or scope["method"] not in ("GET", "POST"):
+            await self.app(scope, receive, send)
+            return
+        body: bytes | None = b""
+        if scope["method"] == "POST":
+            body, receive = await read(receive)
+        asked, known = [], b""
+        for pair in scope["headers"]:
+            if pair[0] in READ:
+                asked.append(pair)
+            elif pair[0] == b"if-none-match":
+                known = b"%b,%b" % (known, pair[1])
+        key = (scope["method"], scope["query_string"], body, tuple(asked))
+        revision = self.revision()
+        if revision != self._at:
+            self._kept.clear()
+            self.size, self._at = 0, revision
+        if kept := self._kept.get(key):
+            self._kept.move_to_end(key)
+            self.hits += 1
+            await kept.send(send, known)
+        else:
+            self.misses += 1
+            await self._ask(key if body is not None else None, revision, known, scope, receive, send)
+
+    async def _ask(self, key: Any, revision: int | None, known: bytes, scope: Any, receive: Any, send: Any) -> None:
+        """Hand a request on, and keep its answer if that is worth it and still true."""
+        start: dict[str, Any] = {}
+
+        async def pass_on(message: Any) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            if not start:
+                await send(message)
+                return
+            answer = complete(start, message, scope["method"])
+            start = {}
+            if answer.size and key and revision is not None and self.revision() == revision:
+                self._keep(key, answer)
+            await answer.send(send, known)
+
+        await self.app(scope, receive, pass_on)
+
+    def _keep(self, key: Any, answer: Kept) -> None:
+        _, query, body, headers = key
+        size = answer.size + len(query) + len(body) + sum(len(name) + len(value) for name, value in headers)
+        if size > self.largest or key in self._kept:
+            return
+        self._kept[key] = Kept(answer.start, answer.body, answer.tag, size)
+        self.size += size
+        while self.size > self.most:
+            self.size -= self._kept.popitem(last=False)[1].size
+
+
+def complete(start: dict[str, Any], body: dict[str, Any], method: str) -> Kept:
+    """Return an answer with the headers that are ours to give; one that may be kept has a size."""
+    # Litestar's CORS says `Origin` in place of what we said, and only to some; a cache between must know of both.
+    headers = [(name.lower(), value) for name, value in start.get("headers", ()) if name.lower() != b"vary"]
+    headers.append((b"vary", b"Accept, Origin"))
+    said = dict(headers)
+    tag, size = b"", 0
+    # The engine alone knows what lasts, and says it as it says it to every cache.
+    if start["status"] == 200 and said.get(b"cache-control") == b"no-cache" and not body.get("more_body"):
+        size = OVERHEAD + len(body["body"])
+        if method == "GET":
+            tag = b'"%b"' % sha256(said[b"content-type"] + b"\n" + body["body"]).hexdigest()[:32].encode()
+            headers.append((b"etag", tag))
+    return Kept({**start, "headers": headers}, body, tag, size)
+
+
+def names(known: bytes, tag: bytes) -> bool:
+    """Return whether the values of If-None-Match name `tag`; compared weakly, as that header is."""
+    return tag in _TAG.findall(known) or known.strip(b", ") == b"*"
+
+
+async def read(receive: Any) -> tuple[bytes | None, Any]:
+    """Return a request's body, and what gives it once more; None if it is too long for us, or was broken off."""
+    messages = [await receive()]
+    size = len(messages[0].get("body", b""))
+    while messages[-1].get("more_body") and size <= LONGEST_BODY:
+        messages.append(await receive())
+        size += len(messages[-1].get("body", b""))
+    broken = messages[-1]["type"] != "http.request" or size > LONGEST_BODY
+    body = None if broken else b"".join(message.get("body", b"") for message in messages)
+    waiting = iter(messages)
+
+    async def again() -> Any:
+        return next(waiting, None) or await receive()
+
+    return body, again

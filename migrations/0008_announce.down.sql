@@ -1,0 +1,10 @@
+DROP TRIGGER announce ON journal;
+DROP TRIGGER announce ON corrections;
+DROP TRIGGER announce ON splits;
+DROP TRIGGER announce ON closes;
+DROP TRIGGER announce ON generations;
+DROP TRIGGER announce ON pick_checkpoint_metrics;
+DROP TRIGGER announce ON checkpoints;
+DROP TRIGGER announce ON picks;
+DROP TRIGGER announce ON batches;
+DROP FUNCTION announce();

@@ -1,0 +1,656 @@
+"""Kept answers: what is kept and what never, with which headers, and that none outlives what it tells."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from time import monotonic
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+import psycopg
+import pytest
+from clocks import HandSetClock
+from commands import environment
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from api.cache import LARGEST, MOST, OVERHEAD, Cache, names
+from app import settings
+from app.database import pools
+from app.database.announced import BEAT, SILENCE, Revision
+from app.main import create_app
+from app.record.model import Batch, BatchStatus, Close, FailureReason
+from app.store import batches
+from app.store.rows import insert
+from jobs import queue
+
+GRAPHQL = "application/graphql-response+json"
+FRIEND, STRANGER = "https://friend.example", "https://stranger.example"
+NOW = datetime(2026, 1, 6, 12, tzinfo=UTC)
+FIRST = date(2020, 1, 6)
+HEAD = "{ service { journalHead { seq } } latestBatch { runDate } }"
+PRICES = '{ closes(ticker: "KO") { nodes { close } } }'
+
+# How long a notification may be under way on a machine that is busy with other things, in seconds.
+UNDER_WAY = 1.0
+
+
+def a_monday(number: int) -> Batch:
+    """A Monday without picks; the journal's entry of that number tells of it, if all are stored in order."""
+    return Batch(
+        id=uuid4(), series="main", run_date=FIRST + timedelta(weeks=number - 1), created_at=NOW,
+        status=BatchStatus.FAILED, late=True, failure_reason=FailureReason.MISSED, failure="Nobody was there.",
+        benchmark_symbol="SPY",
+    )  # fmt: skip
+
+
+async def write(pool: pools.Pool, number: int) -> None:
+    """Commit one Monday, from another process as far as the service can tell."""
+    async with pools.transaction(pool) as conn:
+        assert await batches.add_failed(conn, a_monday(number))
+
+
+def seen(answer: httpx.Response) -> int:
+    """The journal's head in an answer to HEAD; the newest Monday is of the same moment."""
+    data = answer.json()["data"]
+    head = data["service"]["journalHead"]
+    number = int(head["seq"]) if head else 0
+    assert data["latestBatch"] == ({"runDate": str(FIRST + timedelta(weeks=number - 1))} if number else None)
+    return number
+
+
+async def until(true: Callable[[], Any], within: float = 15) -> None:
+    """Wait for something to become true."""
+    async with asyncio.timeout(within):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+class Service:
+    """A whole service in this process, and a client of it."""
+
+    def __init__(self, cache: Cache, client: httpx.AsyncClient) -> None:
+        self.cache, self.client = cache, client
+
+    async def tell(self, query: str, **headers: str) -> httpx.Response:
+        return await self.client.post("/graphql", json={"query": query}, headers=headers)
+
+    async def ask(self, query: str, **headers: str) -> httpx.Response:
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.get("/graphql", params={"query": query}, headers=headers)
+
+    async def hears(self, written: Awaitable[None]) -> None:
+        """Wait until a commit has been announced here."""
+        before = self.cache.revision()
+        await written
+        await until(lambda: (self.cache.revision() or 0) > before)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        return self.cache.hits, self.cache.misses
+
+
+@asynccontextmanager
+async def living(database: str, *, rehearsed: bool = False, **more: str) -> AsyncIterator[Service]:
+    """Bring a service without a worker to life, and wait until it hears."""
+
+    @asynccontextmanager
+    async def clock_of(*_: object) -> AsyncIterator[HandSetClock]:
+        yield HandSetClock(NOW)
+
+    configuration = settings.load({"DATABASE_URL": database, **more})
+    cache = create_app(configuration, clock_of if rehearsed else None, work=False)
+    over = asyncio.Event()
+
+    async def live() -> None:  # in a task of its own, as a server has it
+        async with cache.app.lifespan():
+            await over.wait()
+
+    life = asyncio.create_task(live())
+    try:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(cache), base_url="http://test") as client:
+            await until(lambda: cache.revision() is not None or life.done())
+            yield Service(cache, client)
+    finally:
+        over.set()
+        await life
+
+
+@pytest.fixture
+async def service(database) -> AsyncIterator[Service]:
+    async with living(database, CORS_ALLOW_ORIGINS=FRIEND) as service:
+        yield service
+
+
+@pytest.mark.parametrize("how", ["ask", "tell"])
+async def test_a_second_answer_is_the_first(how, database, pool):
+    """Byte for byte and header for header, whether asked by GET or POST."""
+    await write(pool, 1)
+    async with living(database) as service:
+        first = await getattr(service, how)(HEAD)
+        second = await getattr(service, how)(HEAD)
+    assert service.counts == (1, 1)
+    assert (second.status_code, second.headers, second.content) == (200, first.headers, first.content)
+    assert seen(second) == 1
+    assert first.headers["cache-control"] == "no-cache"
+    assert first.headers["vary"] == "Accept, Origin"
+
+
+async def test_what_tells_requests_apart(service):
+    """Method, query string, body, and each header that an answer hangs on."""
+    body, address = {"query": HEAD}, f"/graphql?query={quote(HEAD)}"
+    apart = [
+        ("GET", address, None, {}),
+        ("GET", f"{address}&operationName=", None, {}),
+        ("GET", address, None, {"accept": GRAPHQL}),
+        ("POST", "/graphql", body, {}),
+        ("POST", "/graphql", {**body, "variables": {}}, {}),
+        ("POST", "/graphql", body, {"accept": GRAPHQL}),
+        ("POST", "/graphql", body, {"origin": FRIEND}),
+        ("POST", "/graphql", body, {"origin": STRANGER}),
+    ]
+    for hits in (0, len(apart)):
+        for method, url, json_, headers in apart:
+            answer = await service.client.request(method, url, json=json_, headers=headers)
+            media = GRAPHQL if headers.get("accept") == GRAPHQL else "application/json"
+            assert answer.headers["content-type"] == f"{media}; charset=utf-8"
+            assert answer.headers.get("access-control-allow-origin") == (
+                FRIEND if headers.get("origin") == FRIEND else None
+            )
+            assert answer.headers["vary"] == "Accept, Origin"
+        assert service.counts == (hits, len(apart))
+
+
+async def test_a_kept_body_of_another_type_is_still_refused(service):
+    """The type of a body is part of what is asked."""
+    body = json.dumps({"query": HEAD})
+    for kind, status in (("application/json", 200), ("text/plain", 415), ("application/json", 200)):
+        answer = await service.client.post("/graphql", content=body, headers={"content-type": kind})
+        assert answer.status_code == status
+
+
+async def test_a_kept_address_without_a_body_is_no_request(service):
+    """What GET may ask in the address, POST may not."""
+    assert (await service.ask(HEAD)).status_code == 200
+    answer = await service.client.post("/graphql", params={"query": HEAD}, headers={"accept": "*/*"})
+    assert answer.status_code == 415
+
+
+async def test_a_rehearsed_record_says_so_on_hits(database):
+    async with living(database, rehearsed=True) as service:
+        answers = [await service.tell(HEAD) for _ in range(2)]
+    assert service.counts == (1, 1)
+    assert [answer.headers["x-rehearsed"] for answer in answers] == ["true", "true"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        pytest.param("{", id="no document"),
+        pytest.param("{ nope }", id="no field"),
+        pytest.param("{ journal(first: 0) { nodes { seq } } }", id="a field's error"),
+pytest.param(r'{ latestBatch(series: "\u0000") { id } service { __typename } }', id="an error beside data"),
+        pytest.param("mutation { pick }", id="no query"),
+        pytest.param("{ service { nextRunAt } }", id="the time of day"),
+        pytest.param("{ latestBatch { id } service { journalHead { seq } ...S } } fragment S on Service { version }",
+                     id="what the process knows"),
+        pytest.param("", id="nothing"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("accept", [GRAPHQL, "application/json"])
+async def test_what_is_never_kept(query, accept, service):
+    for _ in range(2):
+        for answer in (await service.tell(query, accept=accept), await service.ask(query, accept=accept)):
+            assert answer.headers["cache-control"] == "no-store"
+            assert "etag" not in answer.headers
+    assert service.counts == (0, 4)
+    assert service.cache.size == 0
+
+
+async def test_a_field_that_is_left_out_is_not_asked(service):
+    """What a directive takes away does not count."""
+    query = "query($when: Boolean = false) { latestBatch { id } service { nextRunAt @include(if: $when) __typename } }"
+    for _ in range(2):
+        assert (await service.tell(query)).status_code == 200
+    assert service.counts == (1, 1)
+
+
+async def test_only_a_200_is_kept():
+    """Whatever else an answer says."""
+    cache = Cache(unavailable, lambda: 1)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(cache), base_url="http://test") as client:
+        for _ in range(2):
+            assert (await client.get("/graphql?1")).status_code == 503
+    assert (cache.hits, cache.misses, cache.size) == (0, 2, 0)
+
+
+async def unavailable(scope: Any, receive: Any, send: Any) -> None:
+    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-cache")]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+async def test_other_paths_and_methods_pass(service):
+    assert (await service.client.get("/live")).json() == {"status": "alive"}
+    assert (await service.client.put("/graphql", json={"query": HEAD})).status_code == 405
+    allowed = await service.client.options(
+        "/graphql", headers={"origin": FRIEND, "access-control-request-method": "POST"}
+    )
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (204, FRIEND)
+    assert "GraphiQL" in (await service.client.get("/graphql", headers={"accept": "text/html"})).text
+    assert service.cache.size == 0
+
+
+async def test_bodies_in_pieces_and_bodies_that_are_too_long(service):
+    """However a body arrives, it is the same request; too long a one is refused as ever."""
+
+    async def in_pieces(text: bytes, size: int = 7) -> AsyncIterator[bytes]:
+        for at in range(0, len(text), size):
+            yield text[at : at + size]
+
+    body, headers = json.dumps({"query": HEAD}).encode(), {"content-type": "application/json"}
+    for _ in range(2):
+        answer = await service.client.post("/graphql", content=in_pieces(body), headers=headers)
+        assert seen(answer) == 0
+    await service.client.post("/graphql", content=body, headers=headers)
+    assert service.counts == (2, 1)
+    for _ in range(2):
+        long = in_pieces(body[:-1] + b" " * 70_000 + b"}", 1_000)
+        assert (await service.client.post("/graphql", content=long, headers=headers)).status_code == 413
+
+
+async def test_a_client_that_knows_the_answer(service, pool):
+    """304 with every header but those of the body, from what is kept and from what is not; a new answer in full."""
+    first = await service.ask(HEAD, origin=FRIEND)
+    tag = first.headers["etag"]
+    for known in (tag, f'W/{tag}, "other"', f'"a,b" , {tag}', "*"):
+        unchanged = await service.ask(HEAD, origin=FRIEND, if_none_match=known)
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        of_the_body = ("content-type", "content-length")
+        assert dict(unchanged.headers) == {
+            name: value for name, value in first.headers.items() if name not in of_the_body
+        }
+    for known in ('"other"', tag.strip('"'), '"*"', '"a,*,b"', ""):
+        assert (await service.ask(HEAD, origin=FRIEND, if_none_match=known)).content == first.content
+    assert service.counts == (9, 1)
+    assert (await service.ask(HEAD, accept=GRAPHQL)).headers["etag"] != tag
+    assert (await service.ask(f"{HEAD} ", origin=FRIEND, if_none_match=tag)).status_code == 304  # computed anew
+    assert (await service.ask("{ service { version } }", if_none_match="*")).status_code == 200
+    assert "etag" not in (await service.tell(HEAD)).headers
+    await service.hears(write(pool, 1))
+    changed = await service.ask(HEAD, origin=FRIEND, if_none_match=tag)
+    assert (changed.status_code, seen(changed)) == (200, 1)
+    assert changed.headers["etag"] != tag
+
+
+def test_tags_are_compared_weakly():
+    assert names(b',W/"a"', b'"a"')
+    assert not names(b',W/"b"', b'"a"')
+
+
+async def answering(scope: Any, receive: Any, send: Any) -> None:
+    """Answer as many bytes as the query string says."""
+    size = int(scope["query_string"].split(b"_")[0])
+    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-cache")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"x" * size})
+
+
+async def test_it_keeps_no_more_than_it_may():
+    """The least recently asked for goes first, and what is too large is never kept."""
+    cache = Cache(answering, lambda: 1, most=100_000, largest=60_000)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(cache), base_url="http://test") as client:
+
+        async def hits(*names: str) -> list[bool]:
+            found = []
+            for name in names:
+                before = cache.hits
+                await client.get(f"/graphql?{name}")
+                found.append(cache.hits > before)
+                assert cache.size <= 100_000
+            return found
+
+        assert await hits("40000_a", "40000_b") == [False, False]
+        assert await hits("40000_a") == [True]
+        assert await hits("40000_c") == [False]  # in place of b, for a was asked for since
+        assert await hits("40000_a", "40000_c", "40000_b") == [True, True, False]
+        assert await hits("60000_d", "60000_d") == [False, False]
+        many = [f"1_{number}" for number in range(200)]
+        assert not any(await hits(*many))
+        assert len(cache._kept) == 100_000 // (OVERHEAD + 1 + len("1_199") + len("accept*/*")) == cache.size // 3_087
+    assert LARGEST * 16 == MOST
+
+
+async def test_an_answer_computed_while_the_record_moved_is_not_kept():
+    """Not even if meanwhile somebody asked who knew already that it had moved."""
+    revision, go_on = 1, asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        if not go_on.is_set():
+            await go_on.wait()
+        await answering(scope, receive, send)
+
+    cache = Cache(slow, lambda: revision)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(cache), base_url="http://test") as client:
+        old = asyncio.create_task(client.get("/graphql?1"))
+        await until(lambda: cache.misses)
+        revision = 2
+        new = asyncio.create_task(client.get("/graphql?2"))
+        await until(lambda: cache.misses == 2)
+        go_on.set()
+        await asyncio.gather(old, new)
+        await client.get("/graphql?1")
+        assert (cache.hits, cache.misses) == (0, 3)
+        for query in ("1", "2"):  # kept at 2
+            await client.get(f"/graphql?{query}")
+        assert (cache.hits, cache.misses) == (2, 3)
+        revision = 3
+        await client.get("/graphql?1")
+    assert (cache.hits, cache.misses) == (2, 4)
+
+
+async def test_nothing_is_kept_or_sent_while_nothing_is_heard():
+    revisions: list[int | None] = [1, 1, None, 1, 1, 1]
+    cache = Cache(answering, lambda: revisions.pop(0))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(cache), base_url="http://test") as client:
+        for size in (OVERHEAD, 0, OVERHEAD):
+            await client.get("/graphql?1")
+            assert (cache.size >= OVERHEAD) == bool(size)
+        assert cache.hits == 0
+        await client.get("/graphql?1")
+    assert (cache.hits, cache.misses) == (1, 3)
+
+
+def test_every_table_of_the_record_announces(migrated):
+    """All that the API reads, and every way to change it."""
+    with psycopg.connect(migrated) as conn:
+        tables = conn.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        announcing = conn.execute(
+            "SELECT relname, pg_get_triggerdef(pg_trigger.oid) FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
+            "WHERE tgname = 'announce'"
+        ).fetchall()
+    assert {name for (name,) in tables} == {name for name, _ in announcing}
+    assert len(tables) == 9
+    for _, text in announcing:
+        assert "AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE" in text
+        assert "FOR EACH STATEMENT" in text
+
+
+async def test_readings_that_have_no_entry_are_heard_of(service, pool):
+    """A close is shown as soon as it is stored, before any checkpoint writes of it."""
+    assert (await service.tell(PRICES)).json() == {"data": {"closes": {"nodes": []}}}
+    before = service.cache.revision()
+    async with pool.connection() as conn:
+        close = Close(
+            id=uuid4(),
+            ticker="KO",
+            trading_day=date(2026, 1, 5),
+            open=None,
+            close=Decimal(70),
+            source="test",
+            read_at=NOW,
+        )
+        await insert(conn, "closes", close)
+    await until(lambda: service.cache.revision() > before)
+    assert (await service.tell(PRICES)).json() == {"data": {"closes": {"nodes": [{"close": "70"}]}}}
+
+
+async def test_a_transaction_that_rolls_back_is_not_heard_of(service, pool):
+    await service.tell(HEAD)
+    with suppress(ZeroDivisionError):
+        async with pools.transaction(pool) as conn:
+            await batches.add_failed(conn, a_monday(1))
+            raise ZeroDivisionError
+    await asyncio.sleep(0.3)
+    await service.tell(HEAD)
+    assert service.counts == (1, 1)
+
+
+async def test_its_own_commits_need_no_announcement(service):
+    """What a job of the process has committed is shown before the job goes on."""
+    assert seen(await service.tell(HEAD)) == 0
+    assert queue.app.tools
+    async with pools.transaction(queue.app.tools.pool) as conn:
+        await conn.execute("SET LOCAL session_replication_role = replica")  # no trigger, so no announcement
+        await batches.add_failed(conn, a_monday(1))
+    assert seen(await service.tell(HEAD)) == 1
+
+
+async def test_a_head_that_nobody_announced(service, pool):
+    """Where triggers are off, as in a restore, a beat finds the journal's new head."""
+    assert seen(await service.tell(HEAD)) == 0
+    async with pools.transaction(pool) as conn:
+        await conn.execute("SET LOCAL session_replication_role = replica")
+        await batches.add_failed(conn, a_monday(1))
+    await asyncio.sleep(BEAT + UNDER_WAY)
+    assert seen(await service.tell(HEAD)) == 1
+
+
+class Proxy:
+    """A way to Postgres that can fall silent: everything stays connected and nothing arrives."""
+
+    def __init__(self) -> None:
+        self.silent = False
+        self.address = ""
+
+    @asynccontextmanager
+    async def leading_to(self, database: str) -> AsyncIterator["Proxy"]:
+        parts = conninfo_to_dict(database)
+        host, port = str(parts["host"]), parts.get("port", 5432)
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                with suppress(OSError):
+                    while data := await reader.read(65_536):
+                        if not self.silent:
+                            writer.write(data)
+            finally:
+                writer.close()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if host.startswith("/"):
+                there = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+            else:
+                there = await asyncio.open_connection(host, int(port))
+            tasks.update({asyncio.create_task(carry(reader, there[1])), asyncio.create_task(carry(there[0], writer))})
+
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        here = server.sockets[0].getsockname()[1]
+        self.address = make_conninfo(database, host="127.0.0.1", port=here)
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0.05)  # what is closed goes one turn of the loop later
+
+
+async def test_silence_is_noticed_and_ends(database, pool):
+    """Unsure at most five seconds after the network died without a word, sure again soon after it is back."""
+    async with Proxy().leading_to(database) as proxy:
+        revision = Revision()
+        async with revision.heard(proxy.address):
+            await until(revision.now)
+            proxy.silent, fell = True, monotonic()
+            await write(pool, 1)
+            await until(lambda: revision.now() is None)
+            assert SILENCE - BEAT - UNDER_WAY < monotonic() - fell <= SILENCE + UNDER_WAY / 2
+            before = revision._number
+            proxy.silent = False
+            await until(lambda: revision.now() is not None)
+            assert revision._number > before
+            await write(pool, 2)
+            await until(lambda: revision.now() > before + 1, within=UNDER_WAY)
+
+
+async def test_a_listener_that_is_ended(database, pool):
+    """It is unsure at once, comes back, and takes nothing for known."""
+    revision = Revision()
+    async with revision.heard(database):
+        await until(revision.now)
+        before = revision._number
+        await end_listeners(pool)
+        await until(lambda: revision.now() is None, within=UNDER_WAY)
+        await until(lambda: revision.now() is not None)
+        assert revision._number > before
+
+
+async def test_a_connection_that_does_not_hear_is_no_listener(database):
+    """As behind a PgBouncer: what is announced never comes, so the record is never known."""
+    revision = Revision()
+    beat = revision._beat
+
+    async def deaf(conn: psycopg.AsyncConnection) -> None:
+        await conn.execute("UNLISTEN *")
+        await beat(conn)
+
+    revision._beat = deaf  # type: ignore[method-assign]
+    async with revision.heard(database):
+        await asyncio.sleep(BEAT + UNDER_WAY)
+        assert revision.now() is None
+
+
+async def end_listeners(pool: pools.Pool) -> None:
+    async with pool.connection() as conn:
+        await conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'alpha-monday announcements' AND datname = current_database()"
+        )
+
+
+SERVE = """
+import socket, sys
+import uvicorn
+from app import settings
+from app.main import create_app
+config = uvicorn.Config(create_app(settings.load(), work=False), log_level="error", access_log=False)
+uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
+"""
+
+
+@contextmanager
+def serving(**settings: str) -> Iterator[str]:
+    """Start a service as a process of its own; give its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, str(listener.fileno())],
+            env=environment(**settings),
+            pass_fds=[listener.fileno()],
+            stderr=subprocess.DEVNULL,
+        )
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        yield address
+    finally:
+        process.kill()  # a silent database would be waited for
+        process.wait(timeout=10)
+
+
+class Watch:
+    """What readers saw, and what was there to be seen."""
+
+    def __init__(self, pool: pools.Pool) -> None:
+        self.pool = pool
+        self.written: list[tuple[float, int]] = []
+        self.read: list[tuple[float, int]] = []
+
+    async def reads(self, address: str) -> None:
+        """Ask for the head again and again, over one connection."""
+        async with httpx.AsyncClient(base_url=address, timeout=20) as client:
+            while True:
+                began = monotonic()
+                self.read.append((began, seen(await client.post("/graphql", json={"query": HEAD}))))
+                await asyncio.sleep(0.002)
+
+    async def writes(self, count: int, pause: float) -> None:
+        """Commit so many Mondays, in bursts and one by one; each counts from when its notification has come."""
+        async with await psycopg.AsyncConnection.connect(self.pool.conninfo, autocommit=True) as witness:
+            await witness.execute("LISTEN record")
+            for _ in range(count):
+                number = len(self.written) + 1
+                await write(self.pool, number)
+                async for notice in witness.notifies(timeout=5):
+                    if not notice.payload:  # no beat of a service's
+                        break
+                self.written.append((monotonic(), number))
+                await asyncio.sleep(0 if number % 4 else pause)
+
+    def longest(self) -> float:
+        """Return for how long after a notification the oldest answer was still given to a new request."""
+        there = [0.0, *(at for at, _ in self.written)]
+        return max((began - there[number + 1] for began, number in self.read if number + 1 < len(there)), default=-1.0)
+
+
+@asynccontextmanager
+async def watched(pool: pools.Pool, *addresses: str) -> AsyncIterator[Watch]:
+    """Let four readers ask each service while the context lasts."""
+    async with httpx.AsyncClient() as client:
+        for address in addresses:
+            async with asyncio.timeout(30):
+                while (await client.post(f"{address}/graphql", json={"query": HEAD}, timeout=30)).status_code != 200:
+                    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.5)  # for its listener's first beat
+    watch = Watch(pool)
+    readers = [asyncio.create_task(watch.reads(address)) for address in addresses for _ in range(4)]
+    try:
+        yield watch
+        for reader in readers:
+            assert not reader.done(), reader.result()
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+
+
+async def newest(address: str) -> int:
+    async with httpx.AsyncClient(base_url=address) as client:
+        return seen(await client.post("/graphql", json={"query": HEAD}))
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["undisturbed", "the listeners' connections ended"])
+async def test_no_answer_is_older_than_its_notification(cut, database, pool):
+    """Many readers on two processes while a writer commits: what was announced, every new request sees."""
+    with serving(DATABASE_URL=database) as one, serving(DATABASE_URL=database) as two:
+        async with watched(pool, one, two) as watch:
+            for _ in range(6):
+                await watch.writes(20, pause=0.1)
+                if cut:
+                    await end_listeners(pool)
+                await asyncio.sleep(0.4)
+        assert len(watch.written) == 120
+        assert await newest(one) == await newest(two) == 120
+    print(f"{len(watch.read)} answers, the oldest {watch.longest():.3f} s after its end")
+    assert len(watch.read) > 500
+    assert watch.longest() <= UNDER_WAY
+
+
+@pytest.mark.long
+async def test_no_answer_is_older_than_five_seconds_of_silence(database, pool):
+    """The listener of one process is dead without a word; the other's is not."""
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(Proxy().leading_to(database))
+        deaf = stack.enter_context(serving(DATABASE_URL=database, QUEUE_DATABASE_URL=proxy.address))
+        two = stack.enter_context(serving(DATABASE_URL=database))
+        watch = await stack.enter_async_context(watched(pool, deaf, two))
+        await watch.writes(20, pause=0.05)
+        await asyncio.sleep(UNDER_WAY)
+        proxy.silent = True
+        await watch.writes(80, pause=0.35)
+        assert await newest(deaf) == await newest(two) == 100
+        proxy.silent = False
+        await asyncio.sleep(SILENCE + 1)
+        await watch.writes(20, pause=0.05)
+        await asyncio.sleep(UNDER_WAY)
+        assert await newest(deaf) == await newest(two) == 120
+    print(f"{len(watch.read)} answers, the oldest {watch.longest():.3f} s after its end")
+    assert 1 < watch.longest() <= SILENCE + UNDER_WAY  # that it was deaf at all, and for how long
