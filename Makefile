@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-long audit migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
+.PHONY: help run serve test test-long audit migrate db-up db-down db-reset schema bench lines fmt fmt-check lint lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ db-reset: $(READY) ## Delete everything the embedded Postgres holds
 
 schema: $(READY) ## Print the API's schema anew
 	@$(BIN)/python -m api.types > graphql/schema.graphql
+
+bench: $(READY) ## Measure us beside PostGraphile and Mercurius; needs wrk, and for the two Node
+	@$(BIN)/python bench/run.py $(ARGS)
 
 lines: $(READY) ## Count the lines of code per part
 	@$(BIN)/python bench/lines.py
