@@ -40,12 +40,15 @@ def make_pool(
     name: str = "app",
     autocommit: bool = True,
     limit: int = 0,
+    generic: bool = False,
 ) -> Pool:
     """
     Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres.
 
     `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it. `limit` is
     how many seconds a statement may take, 0 being without end; behind a PgBouncer the role's own setting holds instead.
+    `generic` says that a prepared statement's plan serves for any parameters: Postgres, which takes a LIMIT that it
+    does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long.
     """
     kwargs: dict[str, Any] = {**_KEEPALIVES, "application_name": f"alpha-monday {name}"}
     if autocommit:
@@ -53,7 +56,8 @@ def make_pool(
     if pooled:
         kwargs["prepare_threshold"] = None
     else:
-        session = {**_ON_EVERY_SESSION, "statement_timeout": f"{limit}s"}
+        mode = "force_generic_plan" if generic else "auto"
+        session = {**_ON_EVERY_SESSION, "statement_timeout": f"{limit}s", "plan_cache_mode": mode}
         kwargs["options"] = " ".join(f"-c {key}={value.replace(' ', '')}" for key, value in session.items())
     return AsyncConnectionPool(
         conninfo,

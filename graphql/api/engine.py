@@ -14,9 +14,11 @@ from graphql import (
     FragmentDefinitionNode,
     GraphQLError,
     GraphQLSchema,
+    NonNullTypeNode,
     OperationDefinitionNode,
     OperationType,
     SelectionSetNode,
+    VariableDefinitionNode,
     VariableNode,
     Visitor,
     execute_sync,
@@ -57,11 +59,12 @@ class Answer(Struct, frozen=True):
 
 
 class Document(Struct, frozen=True):
-    """A document, what is wrong with it, and the variables that its directives name."""
+    """A document, what is wrong with it, the variables that its directives name, and those that may be null."""
 
     node: DocumentNode
     errors: Sequence[Formatted] = ()
     switches: Sequence[str] = ()
+    optional: Sequence[str] = ()
 
 
 class Plan(Struct, frozen=True):
@@ -130,8 +133,10 @@ class Engine:
         )
         if isinstance(request, list):
             return refused(*request[:MOST_ERRORS])
-        switches = tuple(request.variable_values.coerced.get(name) for name in document.switches)
-        return await self._run(self.plan(query, operation_name, switches), request.variable_values, variables)
+        coerced = request.variable_values.coerced
+        switches = tuple(coerced.get(name) for name in document.switches)
+        absent = frozenset(name for name in document.optional if coerced.get(name) is None)
+        return await self._run(self.plan(query, operation_name, switches, absent), request.variable_values, variables)
 
     async def _run(self, plan: Plan, variables: VariableValues, raw: dict[str, Any] | None) -> Answer:
         """Answer the root fields in their order: from the database, from graphql-core, or with null and an error."""
@@ -160,17 +165,26 @@ class Engine:
         named = Named()
         visit(node, named)
         return Document(
-            node, [formatted(error, "GRAPHQL_VALIDATION_FAILED") for error in errors], sorted(named.variables)
+            node,
+            [formatted(error, "GRAPHQL_VALIDATION_FAILED") for error in errors],
+            sorted(named.variables),
+            sorted(named.optional),
         )
 
-    def _plan(self, query: str, operation_name: str | None, switches: tuple[object, ...]) -> Plan:
+    def _plan(
+        self,
+        query: str,
+        operation_name: str | None,
+        switches: tuple[object, ...],
+        absent: frozenset[str] = frozenset(),
+    ) -> Plan:
         document = self.document(query)
         operation = get_operation_ast(document.node, operation_name)
         assert operation
         fragments = [node for node in document.node.definitions if isinstance(node, FragmentDefinitionNode)]
         by_name = {node.name.value: FragmentDetails(node) for node in fragments}
         shown = dict(zip(document.switches, switches, strict=True))
-        roots = list(Planner(self.schema, operation, by_name, shown).roots())
+        roots = list(Planner(self.schema, operation, by_name, shown, absent).roots())
         columns = [root.sql for root in roots if root.sql]
         rest = [node for root in roots if not root.sql for node in root.nodes]
         only = OperationDefinitionNode(
@@ -187,11 +201,17 @@ class Engine:
 
 
 class Named(Visitor):
-    """Finds the variables that directives name."""
+    """Finds the variables that directives name, and those that may be null."""
 
     def __init__(self) -> None:
         super().__init__()
         self.variables: set[str] = set()
+        self.optional: set[str] = set()
+
+    def enter_variable_definition(self, node: VariableDefinitionNode, *_: object) -> None:
+        """Note a variable that may be null."""
+        if not isinstance(node.type, NonNullTypeNode):
+            self.optional.add(node.variable.name.value)
 
     def enter_directive(self, node: DirectiveNode, *_: object) -> None:
         """Note the variables among a directive's arguments."""

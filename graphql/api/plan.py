@@ -9,8 +9,9 @@ From a GraphQL selection to SQL: one statement, one column for each root field, 
       FROM batches WHERE (batches.series = $1) ORDER BY batches.run_date DESC LIMIT 1), 'null')
 
 What a selection means (fragments, merging, @skip, aliases, coercion) is graphql-core's to say. Arguments become
-parameters, so a plan hangs on nothing but the document, the operation and the variables that directives name:
-the planner is shown no others. SQL is built from pieces: a `Literal`, or an expression whose text is JSON.
+parameters, so a plan hangs on nothing but the document, the operation, the variables that directives name and which of
+the others are null: the planner is shown no other value. SQL is built from pieces: a `Literal`, or an expression whose
+text is JSON.
 
 A null where the schema promises a value would corrupt the answer in silence. A column is kept from that by its
 constraint; for an expression or a relation, the database's function `absent` raises the field's name instead.
@@ -28,7 +29,10 @@ from graphql import (
     GraphQLObjectType,
     GraphQLOutputType,
     GraphQLSchema,
+    NullValueNode,
     OperationDefinitionNode,
+    ValueNode,
+    VariableNode,
     get_argument_values,
     get_named_type,
     get_nullable_type,
@@ -39,6 +43,7 @@ from graphql import (
 from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_fields, collect_subfields
 from graphql.execution.values import VariableValues
 from msgspec import Struct
+from strawberry import UNSET
 
 from api.declare import Argument, Column, Given, Page, Related, Same, Source
 
@@ -89,8 +94,9 @@ class Planner:
         operation: OperationDefinitionNode,
         fragments: dict[str, FragmentDetails],
         switches: dict[str, Any],
+        absent: frozenset[str],
     ) -> None:
-        self.schema, self.operation, self.fragments = schema, operation, fragments
+        self.schema, self.operation, self.fragments, self.absent = schema, operation, fragments, absent
         self.variables = VariableValues({}, switches)
         self.asks: list[tuple[int, Values]] = []
         self.count = 0
@@ -192,15 +198,34 @@ class Planner:
         return [f"(SELECT {concat(pieces)} FROM ({onward} LIMIT {names['first']}) {table} GROUP BY ())"]
 
     def arguments(self, definition: GraphQLField, at: FieldDetails) -> Mapping[str, str]:
-        """Return the parameter that stands for each argument of a field."""
+        """
+        Return what stands for each argument of a field: a parameter, or NULL for one that is left out.
+
+        So what an argument would leave out is not in the statement, and one plan of Postgres serves for all values.
+        """
+        written = {node.name.value: node.value for node in at.node.arguments or ()}
+        names: dict[str, str] = {}
+        asked: dict[str, tuple[str, Argument]] = {}
         arguments: Mapping[str, Argument] = declared(definition).metadata["arguments"]
+        for (name, argument), key in zip(arguments.items(), definition.args, strict=True):
+            optional = argument.default is UNSET and not is_non_null_type(definition.args[key].type)
+            left_out = optional and self.is_null(written.get(key))
+            names |= {name: "NULL", f"no_{name}": str(left_out).lower()}
+            if not left_out:
+                asked[name] = key, argument
 
         def values(variables: VariableValues, _: object) -> Iterable[object]:
             given = get_argument_values(definition, at.node, variables, at.fragment_variable_values)
-            for name, argument in zip(definition.args, arguments.values(), strict=True):
-                yield None if given.get(name) is None else argument.convert(given[name])
+            for key, argument in asked.values():
+                yield None if given.get(key) is None else argument.convert(given[key])
 
-        return dict(zip(arguments, self.ask(len(arguments), values), strict=True)) if arguments else {}
+        return {**names, **dict(zip(asked, self.ask(len(asked), values), strict=True))} if asked else names
+
+    def is_null(self, value: ValueNode | None) -> bool:
+        """Return whether an optional argument is null."""
+        if isinstance(value, VariableNode):
+            return value.name.value in self.absent
+        return value is None or isinstance(value, NullValueNode)
 
     def ask(self, count: int, values: Values) -> Sequence[str]:
         """Return `count` new parameters, which get their values when the plan runs."""
