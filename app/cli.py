@@ -1,6 +1,7 @@
 """The operator's commands. Each has `--help` with an example; 0 means done, 1 refused or failed, 2 misused."""
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -459,6 +460,9 @@ def _serve(app: Litestar, listener: socket.socket) -> None:
         signal.signal(number, server.handle_exit)
     host, port = listener.getsockname()[:2]
     _say(f"Serving GraphQL at http://{host}:{port}/graphql (Ctrl-C stops)")
+    # What is there by now stays to the end; looking through it stopped all requests for 60 ms, every second under load.
+    gc.collect()
+    gc.freeze()
     with suppress(SystemExit):  # uvicorn's word for a service that did not start
         server.run([listener])
     if not server.started:
