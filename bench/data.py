@@ -24,7 +24,7 @@ def database(postgres: EmbeddedPostgres, batches: int, tell: Callable[[str], Non
     schema = "".join(step.up for step in migrations.known())
     name = f"bench_{batches}_{hashlib.sha256((MONDAYS + NEWEST + schema).encode()).hexdigest()[:8]}"
     with psycopg.connect(postgres.address(), autocommit=True) as conn:
-        if conn.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone():
+        if conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone():
             return postgres.address(name)
         tell(f"Writing {batches:,} batches; later runs find them there")
         others = conn.execute("SELECT datname FROM pg_database WHERE datname LIKE %s", (f"bench\\_{batches}\\_%",))

@@ -2,7 +2,7 @@
 Our numbers beside those of PostGraphile and Mercurius, on the same database and queries, in one run.
 
 Every round runs wrk against every server in turn, so that what else the machine does hits all alike; the table gives
-medians over rounds. The records are kept in .alpha-monday/bench (some 2 GB), so that only the first run writes them.
+medians over rounds. The records are kept in .alpha-monday/bench (some 3 GB), so that only the first run writes them.
 """
 
 import argparse
@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 PEERS = HERE / "peers"
 FOLDER = Path(".alpha-monday") / "bench"
 # Nothing but the queries shall work while they are measured.
-POSTGRES = {**FAST, "autovacuum": "off", "wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "8GB"}
+POSTGRES = {**FAST, "autovacuum": "off", "wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "1GB"}
 NODE_WANTED = (22, 15)
 CONNECTIONS = 8
 SHORT = 520
@@ -183,7 +183,7 @@ def compare(servers: Sequence[Server]) -> None:
             if len(set(found.values())) != 1:
                 raise SystemExit(f"The answers to {query} with {batches} batches differ: {found}")
             count, checksum = found[OURS]
-            tell(f"{query}, {batches:,} batches: {len(found)} servers give the same {count} values ({checksum})")
+            tell(f"{query}, {batches:,} batches: the same {count} values ({checksum}) from {', '.join(found)}")
 
 
 def processes() -> list[Process]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from enum import Enum
 from functools import lru_cache
 from typing import Any
 from uuid import uuid4
@@ -14,7 +15,6 @@ from graphql import (
     FragmentDefinitionNode,
     GraphQLError,
     GraphQLSchema,
-    NonNullTypeNode,
     OperationDefinitionNode,
     OperationType,
     SelectionSetNode,
@@ -59,12 +59,12 @@ class Answer(Struct, frozen=True):
 
 
 class Document(Struct, frozen=True):
-    """A document, what is wrong with it, the variables that its directives name, and those that may be null."""
+    """A document, what is wrong with it, the variables that its directives name, and all of its variables."""
 
     node: DocumentNode
     errors: Sequence[Formatted] = ()
     switches: Sequence[str] = ()
-    optional: Sequence[str] = ()
+    variables: Sequence[str] = ()
 
 
 class Plan(Struct, frozen=True):
@@ -135,8 +135,8 @@ class Engine:
             return refused(*request[:MOST_ERRORS])
         coerced = request.variable_values.coerced
         switches = tuple(coerced.get(name) for name in document.switches)
-        absent = frozenset(name for name in document.optional if coerced.get(name) is None)
-        return await self._run(self.plan(query, operation_name, switches, absent), request.variable_values, variables)
+        known = tuple(shown(coerced.get(name)) for name in document.variables)
+        return await self._run(self.plan(query, operation_name, switches, known), request.variable_values, variables)
 
     async def _run(self, plan: Plan, variables: VariableValues, raw: dict[str, Any] | None) -> Answer:
         """Answer the root fields in their order: from the database, from graphql-core, or with null and an error."""
@@ -168,7 +168,7 @@ class Engine:
             node,
             [formatted(error, "GRAPHQL_VALIDATION_FAILED") for error in errors],
             sorted(named.variables),
-            sorted(named.optional),
+            sorted(named.defined),
         )
 
     def _plan(
@@ -176,15 +176,16 @@ class Engine:
         query: str,
         operation_name: str | None,
         switches: tuple[object, ...],
-        absent: frozenset[str] = frozenset(),
+        known: tuple[object, ...] = (),
     ) -> Plan:
         document = self.document(query)
         operation = get_operation_ast(document.node, operation_name)
         assert operation
         fragments = [node for node in document.node.definitions if isinstance(node, FragmentDefinitionNode)]
         by_name = {node.name.value: FragmentDetails(node) for node in fragments}
-        shown = dict(zip(document.switches, switches, strict=True))
-        roots = list(Planner(self.schema, operation, by_name, shown, absent).roots())
+        switched = dict(zip(document.switches, switches, strict=True))
+        named = dict(zip(document.variables, known, strict=True))
+        roots = list(Planner(self.schema, operation, by_name, switched, named).roots())
         columns = [root.sql for root in roots if root.sql]
         rest = [node for root in roots if not root.sql for node in root.nodes]
         only = OperationDefinitionNode(
@@ -201,23 +202,27 @@ class Engine:
 
 
 class Named(Visitor):
-    """Finds the variables that directives name, and those that may be null."""
+    """Finds the variables that directives name, and all that are defined."""
 
     def __init__(self) -> None:
         super().__init__()
         self.variables: set[str] = set()
-        self.optional: set[str] = set()
+        self.defined: set[str] = set()
 
     def enter_variable_definition(self, node: VariableDefinitionNode, *_: object) -> None:
-        """Note a variable that may be null."""
-        if not isinstance(node.type, NonNullTypeNode):
-            self.optional.add(node.variable.name.value)
+        """Note a variable."""
+        self.defined.add(node.variable.name.value)
 
     def enter_directive(self, node: DirectiveNode, *_: object) -> None:
         """Note the variables among a directive's arguments."""
         self.variables |= {
             argument.value.name.value for argument in node.arguments or () if isinstance(argument.value, VariableNode)
         }
+
+
+def shown(value: object) -> object:
+    """Return what the planner is shown of a variable's value: that it is null, or one of a few; else an ellipsis."""
+    return value if value is None or isinstance(value, Enum) else ...
 
 
 def unresolved(operation_name: str | None) -> str:

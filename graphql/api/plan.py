@@ -9,21 +9,23 @@ From a GraphQL selection to SQL: one statement, one column for each root field, 
       FROM batches WHERE (batches.series = $1) ORDER BY batches.run_date DESC LIMIT 1), 'null')
 
 What a selection means (fragments, merging, @skip, aliases, coercion) is graphql-core's to say. Arguments become
-parameters, so a plan hangs on nothing but the document, the operation, the variables that directives name and which of
-the others are null: the planner is shown no other value. SQL is built from pieces: a `Literal`, or an expression whose
-text is JSON.
+parameters, so a plan hangs on nothing but the document, the operation, the variables that directives name, and of the
+others which are null and what enums say: the planner is shown no more. SQL is built from pieces: a `Literal`, or an
+expression whose text is JSON.
 
 A null where the schema promises a value would corrupt the answer in silence. A column is kept from that by its
 constraint; for an expression or a relation, the database's function `absent` raises the field's name instead.
 """
-# ruff: noqa: S608 - writing SQL is what this module is for; whatever callers send travels as a parameter.
+# ruff: noqa: S608 - writing SQL is what this module is for; whatever callers make up travels as a parameter.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
 from itertools import groupby
 from string import Template
 from typing import Any
 
 from graphql import (
+    EnumValueNode,
     FieldNode,
     GraphQLField,
     GraphQLObjectType,
@@ -94,9 +96,9 @@ class Planner:
         operation: OperationDefinitionNode,
         fragments: dict[str, FragmentDetails],
         switches: dict[str, Any],
-        absent: frozenset[str],
+        known: Mapping[str, object],
     ) -> None:
-        self.schema, self.operation, self.fragments, self.absent = schema, operation, fragments, absent
+        self.schema, self.operation, self.fragments, self.known = schema, operation, fragments, known
         self.variables = VariableValues({}, switches)
         self.asks: list[tuple[int, Values]] = []
         self.count = 0
@@ -199,9 +201,10 @@ class Planner:
 
     def arguments(self, definition: GraphQLField, at: FieldDetails) -> Mapping[str, str]:
         """
-        Return what stands for each argument of a field: a parameter, or NULL for one that is left out.
+        Return what stands for each argument of a field: NULL for one that is left out, an enum's value, or a parameter.
 
-        So what an argument would leave out is not in the statement, and one plan of Postgres serves for all values.
+        So one plan of Postgres serves for all parameters: what would not restrict is not in the statement, and how rare
+        a status is, which decides where it is best looked for, can be seen.
         """
         written = {node.name.value: node.value for node in at.node.arguments or ()}
         names: dict[str, str] = {}
@@ -209,9 +212,9 @@ class Planner:
         arguments: Mapping[str, Argument] = declared(definition).metadata["arguments"]
         for (name, argument), key in zip(arguments.items(), definition.args, strict=True):
             optional = argument.default is UNSET and not is_non_null_type(definition.args[key].type)
-            left_out = optional and self.is_null(written.get(key))
-            names |= {name: "NULL", f"no_{name}": str(left_out).lower()}
-            if not left_out:
+            text = self.constant(written.get(key), definition.args[key].type) if optional else ""
+            names |= {name: text, f"no_{name}": str(text == "NULL").lower()}
+            if not text:
                 asked[name] = key, argument
 
         def values(variables: VariableValues, _: object) -> Iterable[object]:
@@ -221,11 +224,14 @@ class Planner:
 
         return {**names, **dict(zip(asked, self.ask(len(asked), values), strict=True))} if asked else names
 
-    def is_null(self, value: ValueNode | None) -> bool:
-        """Return whether an optional argument is null."""
-        if isinstance(value, VariableNode):
-            return value.name.value in self.absent
-        return value is None or isinstance(value, NullValueNode)
+    def constant(self, value: ValueNode | None, type_: Any) -> str:
+        """Return the SQL of an optional argument that is null or a known value of an enum, or nothing."""
+        known = self.known.get(value.name.value, ...) if isinstance(value, VariableNode) else value
+        if known is None or isinstance(known, NullValueNode):
+            return "NULL"
+        if isinstance(known, EnumValueNode):
+            return f"'{type_.values[known.value].value}'"
+        return f"'{known.value}'" if isinstance(known, Enum) else ""
 
     def ask(self, count: int, values: Values) -> Sequence[str]:
         """Return `count` new parameters, which get their values when the plan runs."""
