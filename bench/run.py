@@ -183,7 +183,7 @@ def compare(servers: Sequence[Server]) -> None:
             if len(set(found.values())) != 1:
                 raise SystemExit(f"The answers to {query} with {batches} batches differ: {found}")
             count, checksum = found[OURS]
-            tell(f"{query}, {batches:,} batches: the same {count} values ({checksum}) from {', '.join(found)}")
+            tell(f"{query}, {batches:,} batches: the same {count} values ({checksum}) from {'; '.join(found)}")
 
 
 def processes() -> list[Process]:
