@@ -11,7 +11,7 @@ NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve graphiql test test-long audit migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
+.PHONY: help run serve graphiql test test-long audit bench migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ db-reset: $(READY) ## Delete everything the embedded Postgres holds
 
 schema: $(READY) ## Print the API's schema anew
 	@$(BIN)/python -m api.types > graphql/schema.graphql
+
+bench: $(READY) ## Measure us beside PostGraphile and Mercurius; needs wrk, and for the two Node
+	@$(BIN)/python bench/run.py $(ARGS)
 
 lines: $(READY) ## Count the lines of code per part
 	@$(BIN)/python bench/lines.py

@@ -87,7 +87,9 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
         # Reads have a pool of their own: however many there are, and however slow, jobs find a connection.
         reads = await stack.enter_async_context(
             pools.opened(
-                pools.make_pool(address, pooled=settings.database_pooled, size=8, name="api", limit=READ_LIMIT)
+                pools.make_pool(
+                    address, pooled=settings.database_pooled, size=8, name="api", limit=READ_LIMIT, generic=True
+                )
             )
         )
         yield House(pool, direct, tools, clock, pools.fetcher(reads, pooled=settings.database_pooled), worker)

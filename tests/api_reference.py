@@ -92,7 +92,7 @@ class Reference:
         self, parent: str, of: list[str], target: Any, relation: Related, arguments: dict[str, Any]
     ) -> list[list[Any]]:
         """For each row of `parent` (its ctid), the related rows."""
-        names = {name: f"${n}" for n, name in enumerate(arguments, 2)}
+        names = named(arguments, 2)
         nth = f"row_number() OVER ({f'ORDER BY {relation.order}' if relation.order else ''}) AS nth"
         where = expand(relation.where, names)
         inner = f"SELECT {self.columns(target)}, {nth} FROM {table_of(target)} WHERE {where}"
@@ -108,7 +108,7 @@ class Reference:
     async def page(self, page: Page, target: Any, arguments: dict[str, Any]) -> Any:
         """All rows, cut in Python."""
         first, after = arguments.pop("first"), arguments.pop("after")
-        names = {name: f"${n}" for n, name in enumerate(arguments, 1)}
+        names = named(arguments, 1)
         keys = ", ".join(f"{sql} AS key_{n}" for n, sql in enumerate(page.by))
         sql = f"SELECT {self.columns(target)}, {keys} FROM {table_of(target)} WHERE {expand(page.where, names)}"
 
@@ -130,3 +130,9 @@ class Reference:
             "end_cursor": edges[-1]["cursor"] if edges else None,
         }
         return {"edges": edges, "nodes": nodes, "page_info": info}
+
+
+def named(arguments: dict[str, Any], start: int) -> dict[str, str]:
+    """What stands for each argument, and for whether it was left out."""
+    names = {name: f"${n}" for n, name in enumerate(arguments, start)}
+    return names | {f"no_{name}": str(value is None).lower() for name, value in arguments.items()}

@@ -71,6 +71,7 @@ READS = {
         {"picks_by_ticker", "batches_pkey"},
     ),
     "the journal": ('{ journal(after: "OTk5") { nodes { seq } pageInfo { hasNextPage } } }', {"journal_pkey"}),
+    "the failed Mondays": ("{ batches(status: FAILED) { nodes { id } } }", {"batches_by_status"}),
     "the journal's head": ("{ service { journalHead { seq } } }", {"journal_pkey"}),
     "a batch in full": (
         """{ latestBatch {
@@ -126,11 +127,11 @@ def test_values_are_never_part_of_the_statement():
     query = '{ batches(first: 7, series: "o\'clock") { nodes { id } } picks(ticker: "$1") { nodes { id } } }'
     sql, parameters = statement(query)
     assert "o'clock" not in sql
-    assert parameters == ["7", None, None, "o'clock", "20", None, "$1"]
+    assert parameters == ["7", "o'clock", "20", "$1"]
 
 
 async def test_a_plan_is_kept_for_other_variables():
-    """Only the variables that directives name make another plan."""
+    """Only the variables that directives name, enums, and whether one is null make another plan."""
 
     engine = Engine(schema, nowhere, FACTS)
     query = "query($s: String!, $more: Boolean!) { latestBatch(series: $s) { id runDate @include(if: $more) } }"
@@ -138,6 +139,10 @@ async def test_a_plan_is_kept_for_other_variables():
         for more in (True, False):
             await engine.answer(query, {"s": series, "more": more})
     assert (engine.plan.cache_info().misses, engine.document.cache_info().misses) == (2, 1)
+    query = "query($status: BatchStatus, $after: String) { batches(status: $status, after: $after) { nodes { id } } }"
+    for variables in ({}, {"status": None}, {"status": "ACTIVE"}, {"status": "FAILED"}, {"after": "MjAwNC0wMS0wNQ=="}):
+        await engine.answer(query, variables)
+    assert (engine.plan.cache_info().misses, engine.document.cache_info().misses) == (6, 2)
 
 
 def test_the_statement(snapshot):

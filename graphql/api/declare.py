@@ -2,8 +2,9 @@
 How a GraphQL type says where its data stands. Nothing here knows the domain, and none of it runs when a query does.
 
 `@table` names a type's table; each field is one line: what it is, and its source. SQL names a column by its table
-(`picks.ticker`) and an argument by a dollar (`$status`). Nested selects shadow outer ones, so `batches.id` is always
-the nearest batch's. (So no table can be related to itself without an alias.)
+(`picks.ticker`), an argument by a dollar (`$status`), and whether it was left out by a no before it (`$no_status`).
+Nested selects shadow outer ones, so `batches.id` is always the nearest batch's. (So no table can be related to itself
+without an alias.)
 """
 
 from base64 import b64decode

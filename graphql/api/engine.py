@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from enum import Enum
 from functools import lru_cache
 from typing import Any
 from uuid import uuid4
@@ -17,6 +18,7 @@ from graphql import (
     OperationDefinitionNode,
     OperationType,
     SelectionSetNode,
+    VariableDefinitionNode,
     VariableNode,
     Visitor,
     execute_sync,
@@ -61,11 +63,12 @@ class Answer(Struct, frozen=True):
 
 
 class Document(Struct, frozen=True):
-    """A document, what is wrong with it, the variables that its directives name, and the sizes of its operations."""
+    """A document, what is wrong with it, what its directives name, all of its variables, and its operations' sizes."""
 
     node: DocumentNode
     errors: Sequence[Formatted] = ()
     switches: Sequence[str] = ()
+    variables: Sequence[str] = ()
     sizes: Mapping[str | None, Size] = {}
 
 
@@ -136,9 +139,11 @@ class Engine:
         )
         if isinstance(request, list):
             return refused(*request[:MOST_ERRORS])
-        document.sizes[name_of(operation)].check_values(request.variable_values.coerced)
-        switches = tuple(request.variable_values.coerced.get(name) for name in document.switches)
-        return await self._run(self.plan(query, operation_name, switches), request.variable_values, variables)
+        coerced = request.variable_values.coerced
+        document.sizes[name_of(operation)].check_values(coerced)
+        switches = tuple(coerced.get(name) for name in document.switches)
+        known = tuple(shown(coerced.get(name)) for name in document.variables)
+        return await self._run(self.plan(query, operation_name, switches, known), request.variable_values, variables)
 
     async def _run(self, plan: Plan, variables: VariableValues, raw: dict[str, Any] | None) -> Answer:
         """Answer the root fields in their order: from the database, from graphql-core, or with null and an error."""
@@ -173,17 +178,25 @@ class Engine:
             node,
             [formatted(error, "GRAPHQL_VALIDATION_FAILED") for error in errors],
             sorted(named.variables),
+            sorted(named.defined),
             measured.operations,
         )
 
-    def _plan(self, query: str, operation_name: str | None, switches: tuple[object, ...]) -> Plan:
+    def _plan(
+        self,
+        query: str,
+        operation_name: str | None,
+        switches: tuple[object, ...],
+        known: tuple[object, ...] = (),
+    ) -> Plan:
         document = self.document(query)
         operation = get_operation_ast(document.node, operation_name)
         assert operation
         fragments = [node for node in document.node.definitions if isinstance(node, FragmentDefinitionNode)]
         by_name = {node.name.value: FragmentDetails(node) for node in fragments}
-        shown = dict(zip(document.switches, switches, strict=True))
-        planner = Planner(self.schema, operation, by_name, shown)
+        switched = dict(zip(document.switches, switches, strict=True))
+        named = dict(zip(document.variables, known, strict=True))
+        planner = Planner(self.schema, operation, by_name, switched, named)
         roots = list(planner.roots())
         columns = [root.sql for root in roots if root.sql]
         rest = [node for root in roots if not root.sql for node in root.nodes]
@@ -202,17 +215,27 @@ class Engine:
 
 
 class Named(Visitor):
-    """Finds the variables that directives name."""
+    """Finds the variables that directives name, and all that are defined."""
 
     def __init__(self) -> None:
         super().__init__()
         self.variables: set[str] = set()
+        self.defined: set[str] = set()
+
+    def enter_variable_definition(self, node: VariableDefinitionNode, *_: object) -> None:
+        """Note a variable."""
+        self.defined.add(node.variable.name.value)
 
     def enter_directive(self, node: DirectiveNode, *_: object) -> None:
         """Note the variables among a directive's arguments."""
         self.variables |= {
             argument.value.name.value for argument in node.arguments or () if isinstance(argument.value, VariableNode)
         }
+
+
+def shown(value: object) -> object:
+    """Return what the planner is shown of a variable's value: that it is null, or one of a few; else an ellipsis."""
+    return value if value is None or isinstance(value, Enum) else ...
 
 
 def unresolved(operation_name: str | None) -> str:

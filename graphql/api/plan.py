@@ -9,26 +9,32 @@ From a GraphQL selection to SQL: one statement, one column for each root field, 
       FROM batches WHERE (batches.series = $1) ORDER BY batches.run_date DESC LIMIT 1), 'null')
 
 What a selection means (fragments, merging, @skip, aliases, coercion) is graphql-core's to say. Arguments become
-parameters, so a plan hangs on nothing but the document, the operation and the variables that directives name:
-the planner is shown no others. SQL is built from pieces: a `Literal`, or an expression whose text is JSON.
+parameters, so a plan hangs on nothing but the document, the operation, the variables that directives name, and of the
+others which are null and what enums say: the planner is shown no more. SQL is built from pieces: a `Literal`, or an
+expression whose text is JSON.
 
 A null where the schema promises a value would corrupt the answer in silence. A column is kept from that by its
 constraint; for an expression or a relation, the database's function `absent` raises the field's name instead.
 """
-# ruff: noqa: S608 - writing SQL is what this module is for; whatever callers send travels as a parameter.
+# ruff: noqa: S608 - writing SQL is what this module is for; whatever callers make up travels as a parameter.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
 from itertools import groupby
 from string import Template
 from typing import Any
 
 from graphql import (
+    EnumValueNode,
     FieldNode,
     GraphQLField,
     GraphQLObjectType,
     GraphQLOutputType,
     GraphQLSchema,
+    NullValueNode,
     OperationDefinitionNode,
+    ValueNode,
+    VariableNode,
     get_argument_values,
     get_named_type,
     get_nullable_type,
@@ -39,6 +45,7 @@ from graphql import (
 from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_fields, collect_subfields
 from graphql.execution.values import VariableValues
 from msgspec import Struct
+from strawberry import UNSET
 
 from api.declare import Argument, Column, Given, Page, Related, Same, Source
 
@@ -89,8 +96,9 @@ class Planner:
         operation: OperationDefinitionNode,
         fragments: dict[str, FragmentDetails],
         switches: dict[str, Any],
+        known: Mapping[str, object],
     ) -> None:
-        self.schema, self.operation, self.fragments = schema, operation, fragments
+        self.schema, self.operation, self.fragments, self.known = schema, operation, fragments, known
         self.variables = VariableValues({}, switches)
         self.asks: list[tuple[int, Values]] = []
         self.count = 0
@@ -194,15 +202,38 @@ class Planner:
         return [f"(SELECT {concat(pieces)} FROM ({onward} LIMIT {names['first']}) {table} GROUP BY ())"]
 
     def arguments(self, definition: GraphQLField, at: FieldDetails) -> Mapping[str, str]:
-        """Return the parameter that stands for each argument of a field."""
+        """
+        Return what stands for each argument of a field: NULL for one that is left out, an enum's value, or a parameter.
+
+        So one plan of Postgres serves for all parameters: what would not restrict is not in the statement, and how rare
+        a status is, which decides where it is best looked for, can be seen.
+        """
+        written = {node.name.value: node.value for node in at.node.arguments or ()}
+        names: dict[str, str] = {}
+        asked: dict[str, tuple[str, Argument]] = {}
         arguments: Mapping[str, Argument] = declared(definition).metadata["arguments"]
+        for (name, argument), key in zip(arguments.items(), definition.args, strict=True):
+            optional = argument.default is UNSET and not is_non_null_type(definition.args[key].type)
+            text = self.constant(written.get(key), definition.args[key].type) if optional else ""
+            names |= {name: text, f"no_{name}": str(text == "NULL").lower()}
+            if not text:
+                asked[name] = key, argument
 
         def values(variables: VariableValues, _: object) -> Iterable[object]:
             given = get_argument_values(definition, at.node, variables, at.fragment_variable_values)
-            for name, argument in zip(definition.args, arguments.values(), strict=True):
-                yield None if given.get(name) is None else argument.convert(given[name])
+            for key, argument in asked.values():
+                yield None if given.get(key) is None else argument.convert(given[key])
 
-        return dict(zip(arguments, self.ask(len(arguments), values), strict=True)) if arguments else {}
+        return {**names, **dict(zip(asked, self.ask(len(asked), values), strict=True))} if asked else names
+
+    def constant(self, value: ValueNode | None, type_: Any) -> str:
+        """Return the SQL of an optional argument that is null or a known value of an enum, or nothing."""
+        known = self.known.get(value.name.value, ...) if isinstance(value, VariableNode) else value
+        if known is None or isinstance(known, NullValueNode):
+            return "NULL"
+        if isinstance(known, EnumValueNode):
+            return f"'{type_.values[known.value].value}'"
+        return f"'{known.value}'" if isinstance(known, Enum) else ""
 
     def ask(self, count: int, values: Values) -> Sequence[str]:
         """Return `count` new parameters, which get their values when the plan runs."""

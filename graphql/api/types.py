@@ -308,7 +308,7 @@ class Batch:
     picks: list[Pick] = related("In the model's order.", "picks.batch_id = batches.id", order="picks.position", about=3)
     checkpoints: list[Checkpoint] = related(
         "By day.",
-        "checkpoints.batch_id = batches.id AND (checkpoints.status = $status OR $status IS NULL)",
+        "checkpoints.batch_id = batches.id AND ($no_status OR checkpoints.status = $status)",
         order="checkpoints.day",
         about=15,
         status=Argument(model.CheckpointStatus | None, "Only these."),
@@ -384,7 +384,7 @@ class Query:
     )
     batches: Connection[Batch] = page(
         "The Mondays, newest first.",
-        "batches.series = $series AND (batches.status = $status OR $status IS NULL)",
+        "batches.series = $series AND ($no_status OR batches.status = $status)",
         by={"batches.run_date": DATE},
         newest_first=True,
         status=Argument(model.BatchStatus | None, "Only these."),
@@ -416,7 +416,7 @@ class Query:
     )
     journal: JournalConnection = page(
         "The journal, oldest first.",
-        "(journal.kind = $kind OR $kind IS NULL)",
+        "$no_kind OR journal.kind = $kind",
         by={"journal.seq": NUMBER},
         newest_first=False,
         kind=Argument(model.JournalKind | None, "Only these."),

@@ -1,0 +1,116 @@
+"""What the bench makes of wrk's words and the kernel's accounts."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[1] / "bench"
+
+
+def module(name: str):
+    """A module of the bench, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
+    sys.modules[spec.name] = found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+measured = module("measured")
+
+WRK = """Running 3s test @ http://127.0.0.1:8184/graphql
+  1 threads and 8 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     3.62ms    5.14ms  67.34ms   98.00%
+    Req/Sec     2.64k   297.51     3.01k    83.33%
+  Latency Distribution
+     50%  890.00us
+     75%    3.21ms
+     90%    3.78ms
+     99%    1.20s
+  7901 requests in 3.01s, 113.06MB read
+Requests/sec:   2624.92
+Transfer/sec:     37.56MB
+"""
+FAILED = WRK.replace(
+    "Requests/sec",
+    "  Socket errors: connect 0, read 2, write 0, timeout 3\n  Non-2xx or 3xx responses: 13\nRequests/sec",
+)
+
+
+def test_what_wrk_says():
+    """Units become milliseconds; whatever failed is counted."""
+    assert measured.load(WRK) == measured.Load(requests=7901, per_second=2624.92, p50=0.89, p99=1200.0, failed=0)
+    assert measured.load(FAILED).failed == 18
+    with pytest.raises(ValueError, match="unable to connect"):
+        measured.load("unable to connect to 127.0.0.1:1 Connection refused")
+
+
+STATS = [
+    # A name may hold spaces and parentheses; 11 + 7 ticks of its own, 5 + 3 of children that have ended.
+    "100 (post) gres (x) S 1 100 100 0 -1 4194560 1 2 3 4 11 7 5 3 20 0 1 0 99 1 1 1",
+    "101 (backend) S 100 101 101 0 -1 0 0 0 0 0 20 10 0 0 20 0 1 0 99 1 1 1",
+    "102 (grandchild) S 101 101 101 0 -1 0 0 0 0 0 1 1 0 0 20 0 1 0 99 1 1 1",
+    "200 (somebody else) S 1 200 200 0 -1 0 0 0 0 0 900 900 900 900 20 0 1 0 99 1 1 1",
+]
+
+
+def test_the_cpu_of_a_process_and_all_below_it():
+    """Children that run and those that have ended are counted, strangers are not."""
+    processes = [measured.process(stat) for stat in STATS]
+    assert [one.pid for one in measured.tree(processes, 100)] == [100, 101, 102]
+    assert measured.ticks(processes, 100) == 26 + 30 + 2
+    assert measured.ticks(processes, 101) == 32
+
+
+def test_a_backend_that_ends_keeps_its_cpu():
+    """What a child used moves to the account of its parent, and the sum stays."""
+    ended = STATS[0].replace("5 3 20", "37 3 20")
+    assert measured.ticks([measured.process(ended)], 100) == measured.ticks(map(measured.process, STATS), 100)
+
+
+def test_the_same_values_in_another_shape():
+    """Names, order, cursors, enums' case and ways of writing a time do not count; a value that differs does."""
+    ours = {"batch": {"at": "2026-11-16T14:00:20.100000Z", "status": "COMPLETED", "picks": [{"n": 1}, {"n": None}]}}
+    theirs = {"all": [{"s": "completed", "p": {"b": None, "a": 1}, "t": "2026-11-16 15:00:20.1+01", "endCursor": "x"}]}
+    assert measured.values(ours) == measured.values(theirs)
+    assert measured.values(ours)[0] == 4
+    assert measured.values(ours) != measured.values({**ours, "more": False})
+
+
+def a_sample(server: float, postgres: float):
+    """A run that cost so much."""
+    return measured.Sample(measured.Load(1000, 500.0, 2.0, 9.0, 0), server, postgres, 94.4)
+
+
+OURS, THEIRS, RAW = (measured.Case("latest", 520, name) for name in ("Ours", "Theirs", "Raw"))
+SAMPLES = {
+    OURS: [a_sample(100, 100), a_sample(150, 150), a_sample(110, 130)],
+    THEIRS: [a_sample(300, 100), a_sample(500, 250), a_sample(400, 200)],
+}
+
+
+def test_the_table():
+    """Medians with their spread; ratios are taken within a round, so that a slow round is slow for both."""
+    _, _, ours, theirs = measured.table(SAMPLES, "Ours").splitlines()
+    assert ours == "| latest | 520 | Ours | 500 | 2.00 | 9.0 | 110 | 130 | 240 (200..300) |  | 94 |"
+    assert (
+        theirs == "| latest | 520 | Theirs | 500 | 2.00 | 9.0 | 400 | 200 | 600 (400..750) | 2.50 (2.00..2.50) | 94 |"
+    )
+
+
+def test_targets():
+    """A target says whether it was kept, or that it was not measured."""
+    kept = measured.Target("theirs beside ours", OURS, THEIRS, 2.0)
+    assert kept.line(SAMPLES) == "- theirs beside ours: 2.50 (2.00..2.50), at least 2: kept"
+    missed = measured.Target("theirs beside ours", OURS, THEIRS, 1.2, at_least=False)
+    assert missed.line(SAMPLES) == "- theirs beside ours: 2.50 (2.00..2.50), at most 1.2: MISSED"
+    assert measured.Target("raw", RAW, OURS, 1.5).line(SAMPLES) == "- raw: not measured, Raw did not run"
+
+
+def test_peers_are_pinned_without_addresses():
+    """The lock of the peers holds hashes, and no address to download from."""
+    lock = (BENCH / "peers" / "package-lock.json").read_text()
+    assert lock.count('"integrity": "sha512-') > 200
+    assert '"resolved"' not in lock

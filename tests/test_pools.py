@@ -1,0 +1,39 @@
+"""Connections that lie in a pool: found out when they have ended, and not asked when they have not."""
+
+import psycopg
+import pytest
+
+from app.database import pools
+
+
+@pytest.fixture
+async def one(database):
+    """A pool that holds a single connection."""
+    async with pools.opened(pools.make_pool(database, size=1)) as opened:
+        yield opened
+
+
+async def pid_of(pool: pools.Pool) -> int:
+    """The process behind the pool's connection."""
+    async with pool.connection() as conn:
+        return conn.info.backend_pid
+
+
+async def test_a_connection_that_ended_in_the_pool_is_replaced(one, database):
+    """Whoever asks after Postgres has ended a connection gets another one, and no error."""
+    pid = await pid_of(one)
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+    async with one.connection() as conn:
+        assert (await (await conn.execute("SELECT 1")).fetchone()) == (1,)
+    assert await pid_of(one) != pid
+
+
+async def test_a_connection_that_lives_is_not_asked(one, database):
+    """Taking a connection sends nothing to Postgres."""
+    async with one.connection() as conn:
+        await conn.execute("SELECT 'the last that was asked'")
+    pid = await pid_of(one)
+    with psycopg.connect(database, autocommit=True) as conn:
+        (last,) = conn.execute("SELECT query FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone()
+    assert last == "SELECT 'the last that was asked'"
