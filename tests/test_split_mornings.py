@@ -368,7 +368,8 @@ async def test_what_is_recorded_of_a_correction(house):
         assert [(one["ticker"], one["effective_date"], one["factor"]) for one in told["splits"]] == [
             ("NVDA", "2026-10-27", "4.0000")
         ]
-        assert not {"batch", "picks", "checkpoint", "closes"} & told.keys()
+        assert not {"batch", "picks", "closes"} & told.keys()
+        assert told["checkpoint"]["id"] == metric["checkpoint_id"]
     selection = """{
         checkpoints {
             day
