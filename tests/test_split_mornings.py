@@ -561,7 +561,7 @@ UNREADABLE = [
     ),
     pytest.param(
         {"data": [{"effective_date": "2026-10-27", "split_factor": "0.0000"}]},
-        "NVDA, 2026-10-27: a price must be above zero, not '0.0000'.",
+        "NVDA, 2026-10-27: a factor must be above zero, not '0.0000'.",
         id="zero",
     ),
     pytest.param(
