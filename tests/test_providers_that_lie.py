@@ -55,12 +55,12 @@ from jobs import daily, weekly
 TUESDAY = MONDAY + timedelta(days=1)
 MARKET = Market(Calendar())
 
-# The stand-ins' own figures. SPY went from 559.63 to 558.92, JPM from 140.13 to 141.34, UPS from 269.46 to 268.16,
-# NVDA from 206.93 to 204.19; (558.92 - 559.63) / 559.63 * 100 is -0.12687, and so on.
-COMPUTED = "computed on 2026-10-26 from SPY 558.9200, JPM 141.3400, UPS 268.1600, NVDA 204.1900"
-IN_THE_API = "COMPUTED on 2026-10-26: SPY -0.12687, JPM 0.86348, UPS -0.48245, NVDA -1.32412"
-STORED = "active from SPY 559.6300, JPM 140.1300, UPS 269.4600, NVDA 206.9300"
-BATCH_IN_THE_API = "ACTIVE from SPY 559.6300: BUY JPM 140.1300, SELL UPS 269.4600, BUY NVDA 206.9300"
+# The stand-ins' own figures. SPY went from 559.63 to 558.92, JPM from 35.85 to 36.16, UPS from 100.50 to 100.02,
+# NVDA from 149.80 to 147.82; (558.92 - 559.63) / 559.63 * 100 is -0.12687, and so on.
+COMPUTED = "computed on 2026-10-26 from SPY 558.9200, JPM 36.1600, UPS 100.0200, NVDA 147.8200"
+IN_THE_API = "COMPUTED on 2026-10-26: SPY -0.12687, JPM 0.86471, UPS -0.47761, NVDA -1.32176"
+STORED = "active from SPY 559.6300, JPM 35.8500, UPS 100.5000, NVDA 149.8000"
+BATCH_IN_THE_API = "ACTIVE from SPY 559.6300: BUY JPM 35.8500, SELL UPS 100.5000, BUY NVDA 149.8000"
 SKIPPED = "SKIPPED for PROVIDER_ERROR without a figure"
 MISSING = "SKIPPED for MISSING_CLOSE without a figure"
 
@@ -511,9 +511,35 @@ TABLE = [
 ]
 
 
+# What the client makes of a list of splits: the listed dates, or what it says instead.
+SPLIT_FAULTS = {
+    "no_splits": [],
+    "late_split": [date(2024, 4, 5), date(2024, 4, 29), date(2026, 5, 22)],
+    "splits_are_text": "META: Alpha Vantage answered without a list of splits.",
+    "split_twice": "META: Alpha Vantage lists two splits of one day.",
+    "factor_is_zero": "META, 2024-04-05: a factor must be above zero, not '0.0000'.",
+    "factor_is_a_number": "META: Alpha Vantage answered without a list of splits.",
+}
+
+
+@pytest.mark.parametrize(("fault", "expected"), SPLIT_FAULTS.items())
+async def test_splits_that_lie(on_stage, clock, fault, expected):
+    """A list that is not as it must be counts as none at all; one that is short is believed."""
+    clock.time = new_york(date(2026, 10, 16))  # the day after a split of META
+    async with on_stage([Rule(provider="alphavantage", fault=fault, function="SPLITS", times=5)]) as stage:
+        if isinstance(expected, str):
+            with pytest.raises(ProviderUnavailable) as refused:
+                await stage.tools.prices.splits("META", since=clock.now())
+            assert str(refused.value) == expected
+        else:
+            answer = await stage.tools.prices.splits("META", since=clock.now())
+            assert [one.effective_date for one in answer.splits] == expected
+
+
 def test_every_fault_has_a_row():
-    """What the stand-ins can do wrong, the table shows; and nothing twice."""
+    """What the stand-ins can do wrong, the tables show; and nothing twice."""
     shown = {(rule.provider, rule.fault) for param in TABLE for rule in param.values[0].rules}
+    shown |= {("alphavantage", fault) for fault in SPLIT_FAULTS}
     assert shown == {(provider, fault) for provider, faults in FAULTS.items() for fault in faults}
     ids = Counter(param.id for param in TABLE)
     assert [id for id, count in ids.items() if count > 1] == []
@@ -890,5 +916,5 @@ async def test_a_slow_answer_is_whole_in_the_end(on_stage, clock, monkeypatch):
     async with on_stage([Rule(provider="alphavantage", fault="slow", symbol="UPS")]) as stage:
         slow = await stage.tools.prices.bars("UPS", since=clock.now())
         assert isinstance(slow, alpha_vantage.Answer)
-        assert (slow.bars[-1].trading_day, slow.bars[-1].close) == (date(2026, 10, 23), Decimal("269.4600"))
+        assert (slow.bars[-1].trading_day, slow.bars[-1].close) == (date(2026, 10, 23), Decimal("100.5000"))
         assert stage.requests() == ["UPS"]

@@ -368,7 +368,8 @@ async def test_what_is_recorded_of_a_correction(house):
         assert [(one["ticker"], one["effective_date"], one["factor"]) for one in told["splits"]] == [
             ("NVDA", "2026-10-27", "4.0000")
         ]
-        assert not {"batch", "picks", "checkpoint", "closes"} & told.keys()
+        assert not {"batch", "picks", "closes"} & told.keys()
+        assert told["checkpoint"]["id"] == metric["checkpoint_id"]
     selection = """{
         checkpoints {
             day
@@ -560,7 +561,7 @@ UNREADABLE = [
     ),
     pytest.param(
         {"data": [{"effective_date": "2026-10-27", "split_factor": "0.0000"}]},
-        "NVDA, 2026-10-27: a price must be above zero, not '0.0000'.",
+        "NVDA, 2026-10-27: a factor must be above zero, not '0.0000'.",
         id="zero",
     ),
     pytest.param(

@@ -133,14 +133,18 @@ def test_in_force():
         a_split(second, "4", minutes=1),
         a_split(first, "2", minutes=4),
     ]
-    assert [(one.effective_date, one.factor) for one in splits.in_force(readings)] == [(first, 3), (third, 2)]
+    assert [(one.effective_date, one.factor) for one in splits.in_force(readings)] == [
+        (first, 3),
+        (second, 1),
+        (third, 2),
+    ]
     assert splits.in_force([]) == []
 
 
 def test_a_split_that_is_taken_back_and_listed_again():
     """The newest word counts."""
     readings = [a_split(SESSION, "4"), a_split(SESSION, "1.0000", minutes=1), a_split(SESSION, "5", minutes=2)]
-    assert splits.in_force(readings[:2]) == []
+    assert splits.factor(splits.in_force(readings[:2]), date.min, date.max) == 1
     assert [one.factor for one in splits.in_force(readings)] == [5]
 
 

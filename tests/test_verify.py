@@ -593,7 +593,7 @@ class Corrected:
         metric = {
             "id": self.metric, "checkpoint_id": self.checkpoint, "pick_id": pick["id"], "close_id": self.after[1].id,
             "current_price": Decimal("42.00"), "split_factor": 1, "absolute_return_pct": Decimal("-47.5"),
-            "vs_benchmark_pct": Decimal("-48.5"),
+            "vs_benchmark_pct": Decimal("-48.5"), "ended": False,
         }  # fmt: skip
         split = {
             "ticker": "KO", "effective_date": DAY_ONE, "factor": Decimal(2), "source": "test", "read_at": AT,
@@ -626,7 +626,7 @@ class Corrected:
         verification.end_of_chain()
         for table, row in self.rows:
             verification.row(table, journal.texts(row))
-        assert verification.known.figures == 2 + 2 * (2 + 3)
+        assert verification.known.figures == 2 + 2 * (3 + 4)
         return verification.doubt()
 
 
@@ -644,7 +644,7 @@ def test_a_correction_that_does_not_follow():
     """A corrected figure without its factor is a figure that was never computed."""
     wrong = Corrected()
     wrong.told[2]["metrics"][0]["split_factor"] = Decimal(1)
-    with pytest.raises(Misfit, match=r"absolute_return_pct is 5, but what it comes from gives -47\.5"):
+    with pytest.raises(Misfit, match="split_factor is 1, but what it comes from gives 2"):
         wrong.doubt()
     wrong = Corrected()
     wrong.told[1]["closes"] = []

@@ -274,7 +274,7 @@ def read_splits(answer: dict[str, Any], ticker: str) -> list[Listed]:
         raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered without a list of splits.") from None
     if len({day for day, _ in listed}) < len(listed):
         raise ProviderUnavailable(f"{ticker}: Alpha Vantage lists two splits of one day.")
-    return [Listed(day, splits.meant(price(said, ticker, day)), said) for day, said in sorted(listed)]
+    return [Listed(day, splits.meant(price(said, ticker, day, "factor")), said) for day, said in sorted(listed)]
 
 
 def _day(text: str) -> date:

@@ -41,18 +41,18 @@ def measure(initial: Decimal, current: Decimal, factor: Decimal, benchmark_retur
         return Measure(absolute, absolute - benchmark_return_pct)
 
 
-def price(text: object, ticker: str, session: date) -> Decimal:
+def price(text: object, ticker: str, session: date, what: str = "price") -> Decimal:
     """
-    Return the price that a provider wrote as `text`.
+    Return the price, or `what` it is, that a provider wrote as `text`.
 
     Refuses whatever is no finite number above zero, naming ticker and session. Only plain notation counts: what
     `Decimal` would also take (underscores, exponents, other scripts' digits) no exchange ever wrote.
     """
     if not isinstance(text, str) or not _PRICE.fullmatch(text):
-        raise ProviderUnavailable(f"{ticker}, {session}: {_told(text)} is not a price.")
+        raise ProviderUnavailable(f"{ticker}, {session}: {_told(text)} is not a {what}.")
     value = Decimal(text)
     if value <= 0:
-        raise ProviderUnavailable(f"{ticker}, {session}: a price must be above zero, not {_told(text)}.")
+        raise ProviderUnavailable(f"{ticker}, {session}: a {what} must be above zero, not {_told(text)}.")
     return value
 
 

@@ -293,7 +293,7 @@ class Known:
             price = self.endings[row["pick_id"]][0]
         yield "current_price", Decimal(price)
         batch, names = self._row("batches", pick["batch_id"]), self._names[row["pick_id"]]
-        through = min(checkpoint["trading_day"], self.endings[row["pick_id"]][1] if row.get("ended") == "true" else "9")
+        through = min(checkpoint["trading_day"], self.endings[row["pick_id"]][1] if row["ended"] == "true" else "9")
         factor = self._factor(names, batch["trading_day"], through)
         yield "split_factor", factor
         current = Decimal(row["current_price"])

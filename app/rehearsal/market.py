@@ -19,7 +19,7 @@ from app.record.splits import meant
 
 # How often a share is split, more often than in life so that a rehearsal sees it, and how: dear ones into more shares,
 # cheap ones into fewer, others by a spin-off. And how often a share jumps.
-_OFTEN = 0.004
+_OFTEN = 0.0025
 _DEAR = ("2.0000", "3.0000", "4.0000", "10.0000", "1.5000", "1.2500")
 _CHEAP = ("0.5000", "0.1000", "0.0667", "0.3333")
 _SPUN_OFF = ("1.2530", "1.1034")
@@ -130,7 +130,7 @@ class Market:
         low = min(opened, closed) * (1 - abs(own.gauss(0, 0.004)))
         volume = own.randrange(1_000_000, 60_000_000)
         if ticker != MARKET and own.random() < _OFTEN:
-            said = own.choice(_DEAR if last > 90 else _CHEAP if last < 45 else _SPUN_OFF)
+            said = own.choice(_DEAR if last > 200 else _CHEAP if last < 20 else _SPUN_OFF)
             self._splits[ticker].append((day, said))
             shares = float(meant(Decimal(said)))
             opened, high, low, closed = opened / shares, high / shares, low / shares, closed / shares
