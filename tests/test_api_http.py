@@ -16,6 +16,7 @@ from litestar import Litestar
 from litestar.exceptions import HTTPException
 from litestar.testing import AsyncTestClient
 
+from api.cache import Cache
 from api.http import refuse, routes
 from app.database import pools
 
@@ -260,8 +261,8 @@ async def test_a_compressed_body(encoding, client):
 
 @pytest.fixture
 async def address(client) -> AsyncIterator[tuple[str, int]]:
-    """Host and port of the same application under the real server: what arrives a piece at a time needs a socket."""
-    config = uvicorn.Config(client.app, lifespan="off", log_config=None, access_log=False)
+    """Host and port of the same application as it is served: what arrives a piece at a time needs a socket."""
+    config = uvicorn.Config(Cache(client.app, lambda: 1), lifespan="off", log_config=None, access_log=False)
     listening, serving = socket.create_server(("127.0.0.1", 0)), uvicorn.Server(config)
     task = asyncio.create_task(serving.serve([listening]))
     yield listening.getsockname()
