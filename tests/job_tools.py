@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date, datetime, time, timedelta
 from typing import Any
@@ -27,6 +27,7 @@ from app.errors import TryAgainAt
 from app.record import calendar
 from app.record.calendar import Calendar, today
 from app.record.model import SERIES, Batch, JournalEntry
+from app.rehearsal.faults import Rule, Script
 from app.rehearsal.market import Market
 from app.rehearsal.standins import StandIns
 from app.store import batches
@@ -258,16 +259,23 @@ def logged(level: str, clock: HandSetClock, *secrets: str) -> Iterator[list[dict
         lines += map(json.loads, text.getvalue().splitlines())
 
 
+MARKET = Market(Calendar())
+
+
 @asynccontextmanager
-async def standins(clock: HandSetClock, log: Any = None) -> AsyncIterator[str]:
-    """The rehearsal's stand-ins for both providers, on loopback and in the clock's time; their address."""
+async def standins(
+    clock: HandSetClock, log: Any = None, rules: Sequence[Rule] = (), market: Market = MARKET
+) -> AsyncIterator[str]:
+    """The rehearsal's stand-ins for both providers, with a script, in the clock's time; their address on loopback."""
 
     async def now() -> Any:
         return clock.now()
 
-    app = StandIns(Market(Calendar()), now, log)
+    app = StandIns(market, now, log, Script(rules))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        # What uvicorn would log as errors are the faults that were asked for.
+        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
         running = asyncio.create_task(server.serve([listener]))
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -7,31 +7,26 @@ is what would be on the bill.
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import uvicorn
 from clocks import HandSetClock
-from job_tools import MONDAY, new_york, rows, the_time_it_says, tools_for
+from job_tools import MONDAY, new_york, rows, standins, the_time_it_says, tools_for
 from job_tools import clock as clock
 from msgspec import Struct
 
 from app.database import pools
 from app.errors import QuestionInProgress
 from app.providers import openai
-from app.record.calendar import Calendar
 from app.record.ideas import QUESTIONS
 from app.record.journal import GENESIS, digest
 from app.record.model import batch_id
-from app.rehearsal.faults import Rule, Script
-from app.rehearsal.market import Market
-from app.rehearsal.standins import StandIns
+from app.rehearsal.faults import Rule
 from app.tools import Tools
 from jobs import weekly
 
@@ -39,8 +34,6 @@ CHOSEN = ["JPM", "UPS", "NVDA"]  # by the stand-ins' model, on that Monday
 PROSE = "The answer was not JSON of the schema: JSON is malformed: invalid character (byte 0)."
 TWO = "The answer had 2 picks; exactly 3 are needed."
 REFUSED = "The model refused: I can't help with that."
-
-MARKET = Market(Calendar())
 
 
 class Stage(Struct, frozen=True):
@@ -118,30 +111,10 @@ def on_stage(database, pool, clock, tmp_path):
     @asynccontextmanager
     async def set_up(*rules: Rule) -> AsyncIterator[Stage]:
         log = tmp_path / "requests"
-        async with standins(clock, rules, log) as url, tools_for(database, pool, clock, url) as tools:
+        async with standins(clock, log, rules) as url, tools_for(database, pool, clock, url) as tools:
             yield Stage(database, url, tools, clock, log)
 
     return set_up
-
-
-@asynccontextmanager
-async def standins(clock: HandSetClock, rules: Sequence[Rule], log: Path) -> AsyncIterator[str]:
-    """The stand-ins with a script, on loopback and in the clock's time; their address."""
-
-    async def now() -> datetime:
-        return clock.now()
-
-    app = StandIns(MARKET, now, log, Script(rules))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        running = asyncio.create_task(server.serve([listener]))
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await running
-            app._log.close()
 
 
 def model(fault: str, times: int | None = None) -> Rule:

@@ -6,9 +6,7 @@ The providers are the rehearsal's stand-ins with a script of faults. It is the M
 mornings are Tuesday's, and Monday itself went well for them. `TABLE` is the whole story, a row each.
 """
 
-import asyncio
 import json
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,9 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from clocks import HandSetClock
-from job_tools import ALPHA_VANTAGE_KEY, MONDAY, OPENAI_KEY, logged, new_york, rows, the_time_it_says, tools_for
+from job_tools import (
+    ALPHA_VANTAGE_KEY,
+    MARKET,
+    MONDAY,
+    OPENAI_KEY,
+    logged,
+    new_york,
+    rows,
+    standins,
+    the_time_it_says,
+    tools_for,
+)
 from job_tools import clock as clock
 from msgspec import Struct
 from msgspec.structs import replace
@@ -46,14 +54,12 @@ from app.providers.ledger import Outcome
 from app.record import calendar
 from app.record.calendar import Calendar
 from app.record.model import batch_id
-from app.rehearsal.faults import FAULTS, Rule, Script
+from app.rehearsal.faults import FAULTS, Rule
 from app.rehearsal.market import Market
-from app.rehearsal.standins import StandIns
 from app.tools import Tools
 from jobs import daily, weekly
 
 TUESDAY = MONDAY + timedelta(days=1)
-MARKET = Market(Calendar())
 
 # The stand-ins' own figures. SPY went from 559.63 to 558.92, JPM from 35.85 to 36.16, UPS from 100.50 to 100.02,
 # NVDA from 149.80 to 147.82; (558.92 - 559.63) / 559.63 * 100 is -0.12687, and so on.
@@ -576,30 +582,10 @@ def on_stage(database, pool, clock, tmp_path):
     @asynccontextmanager
     async def set_up(rules: Sequence[Rule], market: Market = MARKET) -> AsyncIterator[Stage]:
         log = tmp_path / "requests"
-        async with standins(clock, rules, log, market) as url, tools_for(database, pool, clock, url) as tools:
+        async with standins(clock, log, rules, market) as url, tools_for(database, pool, clock, url) as tools:
             yield Stage(tools, clock, log)
 
     return set_up
-
-
-@asynccontextmanager
-async def standins(clock: HandSetClock, rules: Sequence[Rule], log: Path, market: Market) -> AsyncIterator[str]:
-    """The stand-ins with a script, on loopback and in the clock's time; their address."""
-
-    async def now() -> datetime:
-        return clock.now()
-
-    app = StandIns(market, now, log, Script(rules))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        running = asyncio.create_task(server.serve([listener]))
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await running
-            app._log.close()
 
 
 @pytest.fixture
