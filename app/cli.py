@@ -366,7 +366,7 @@ async def show_closes(ticker: str, of_the_rehearsal: bool) -> None:
       alpha-monday closes MSFT
     """
     async with _read(settings.load(), rehearsal=of_the_rehearsal) as pool:
-        await tables.show_closes(pool, ticker.strip().upper().replace("-", "."))
+        await tables.show_closes(pool, ideas.in_one_form(ticker))
 
 
 class HeadType(click.ParamType[tuple[int, str]]):

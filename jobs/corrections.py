@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from app.database.pools import Pool, transaction
 from app.errors import Refused
-from app.record import figures
+from app.record import figures, ideas
 from app.record.calendar import FORTNIGHT, checkpoint_date
 from app.record.figures import Course
 from app.record.model import SERIES, Batch, Checkpoint, CheckpointStatus, Close, Pick, PickMetric
@@ -42,7 +42,7 @@ async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str,
         if found is None or found.trading_day is None:
             raise Refused(f"There is no batch of {run_date}, or it has no picks.")
         batch = await batches.hold(conn, found.id)
-        ticker = ticker.strip().upper().replace("-", ".")
+        ticker = ideas.in_one_form(ticker)
         used = await _used(conn, batch, day, ticker)
         newest = await closes.newest(conn, used.ticker, used.trading_day)
         if newest is None or newest.close == used.close:

@@ -48,7 +48,7 @@ async def rename(pool: Pool, at: datetime, run_date: date, ticker: str, new: str
 
     Returns how many skipped days are looked at again. Raises Refused.
     """
-    given, new = new, new.strip().upper().replace("-", ".")
+    given, new = new, ideas.in_one_form(new)
     if not ideas.TICKER.fullmatch(new) or not given.isascii():  # upper() makes two letters of a ligature
         raise Refused(f"{new[:20]!r} is not a ticker.")
     async with transaction(pool) as conn:
@@ -65,7 +65,7 @@ async def _found(conn: Conn, run_date: date, ticker: str) -> tuple[Batch, Pick]:
         raise Refused(f"There is no batch of {run_date}.")
     # A morning that is being stored has read the picks: the journal's last word on them must not be its.
     await batches.hold(conn, batch.id)
-    ticker = ticker.strip().upper().replace("-", ".")
+    ticker = ideas.in_one_form(ticker)
     picks = await batches.picks_of(conn, batch.id)
     if pick := next((pick for pick in picks if pick.ticker == ticker), None):
         return batch, pick

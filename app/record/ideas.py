@@ -83,7 +83,7 @@ def read(answer: str, benchmark: str) -> list[Idea]:
 
 
 def _checked(idea: Idea) -> Idea:
-    ticker = idea.ticker.strip().upper().replace("-", ".")
+    ticker = in_one_form(idea.ticker)
     reasoning = idea.reasoning.strip()
     if not idea.ticker.isascii() or not TICKER.fullmatch(ticker):  # upper() makes two letters of a ligature
         raise UnusableAnswer(f"{idea.ticker[:20]!r} is not a ticker.")
@@ -94,6 +94,11 @@ def _checked(idea: Idea) -> Idea:
     if carried(reasoning) != reasoning:
         raise UnusableAnswer(f"The reasoning of {ticker} holds characters that cannot be stored.")
     return Idea(ticker=ticker, action=Action(idea.action), reasoning=reasoning)
+
+
+def in_one_form(ticker: str) -> str:
+    """Return a ticker as the record writes it: in capitals, a class of shares after a dot."""
+    return ticker.strip().upper().replace("-", ".")
 
 
 def carried(text: str) -> str:

@@ -104,26 +104,16 @@ async def rename_pick(conn: Conn, pick: Pick, ticker: str, at: datetime) -> None
 
 async def endings_of(conn: Conn, batch_id: UUID) -> dict[UUID, Ending]:
     """Return what became of a batch's ended picks, by pick: the last word where there are several."""
-    cursor = await conn.execute(
-        "SELECT content FROM journal WHERE batch_id = %s AND kind = %s ORDER BY seq", (batch_id, JournalKind.PICK_ENDED)
-    )
-    endings = [
-        msgspec.convert(msgspec.json.decode(content)["ending"], Ending, strict=False)
-        for (content,) in await cursor.fetchall()
-    ]
+    told = await journal.told(conn, batch_id, JournalKind.PICK_ENDED)
+    endings = [msgspec.convert(content["ending"], Ending, strict=False) for content in told]
     return {ending.pick_id: ending for ending in endings}
 
 
 async def former_tickers(conn: Conn, batch_id: UUID) -> dict[UUID, list[str]]:
     """Return under which tickers a batch's renamed picks traded before, by pick."""
-    cursor = await conn.execute(
-        "SELECT content FROM journal WHERE batch_id = %s AND kind = %s ORDER BY seq",
-        (batch_id, JournalKind.PICK_RENAMED),
-    )
     former: dict[UUID, list[str]] = {}
-    for (content,) in await cursor.fetchall():
-        told = msgspec.json.decode(content)
-        former.setdefault(UUID(told["pick"]["id"]), []).append(told["before"])
+    for content in await journal.told(conn, batch_id, JournalKind.PICK_RENAMED):
+        former.setdefault(UUID(content["pick"]["id"]), []).append(content["before"])
     return former
 
 

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 from uuid import UUID
+
+import msgspec
 
 from app.record import journal
 from app.record.model import JournalEntry, JournalKind
@@ -24,6 +27,14 @@ async def append(
     entry = journal.entry(await head(conn), kind, at, recorded, batch_id)
     await insert(conn, "journal", entry)
     return entry
+
+
+async def told(conn: Conn, batch_id: UUID, kind: JournalKind) -> list[dict[str, Any]]:
+    """Return the contents of a batch's entries of one kind, oldest first."""
+    entries = await select(
+        conn, JournalEntry, "journal", "WHERE batch_id = %s AND kind = %s ORDER BY seq", batch_id, kind
+    )
+    return [msgspec.json.decode(entry.content) for entry in entries]
 
 
 async def head(conn: Conn) -> JournalEntry | None:

@@ -19,6 +19,8 @@ from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
+from api.persisted import FOLDER as OPERATIONS
+
 CDN = "https://cdn.jsdelivr.net"
 FOLDER = Path(__file__).parent / "graphiql"
 FILES = "/graphql/files"
@@ -75,9 +77,8 @@ def page(notice: str = "", packages: Path = FOLDER / "node_modules") -> Page:
 
 def documents() -> dict[str, str]:
     """Return the documents that people need, by name, the newest Monday in full before the others."""
-    inside, beside = FOLDER.with_name("operations"), FOLDER.parents[1] / "operations"
-    files = (inside if inside.is_dir() else beside).glob("*.graphql")
-    return {file.stem: file.read_text() for file in sorted(files, key=lambda file: (file.stem != FIRST, file.stem))}
+    files = sorted(OPERATIONS.glob("*.graphql"), key=lambda file: (file.stem != FIRST, file.stem))
+    return {file.stem: file.read_text() for file in files}
 
 
 def route(files: dict[str, bytes]) -> HTTPRouteHandler:
