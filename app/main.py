@@ -24,6 +24,7 @@ from api.types import Facts, schema
 from app.database import migrations, pools, rehearsed
 from app.database.announced import Revision
 from app.database.embedded import address_of
+from app.database.reads import Fetch, fetcher
 from app.record.calendar import Clock
 from app.settings import Settings
 from app.tools import RealClock, Tools
@@ -51,7 +52,7 @@ class House:
     direct: str
     tools: Tools
     clock: Clock
-    fetch: pools.Fetch
+    fetch: Fetch
     worker: Worker | None
 
 
@@ -92,7 +93,7 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
                 )
             )
         )
-        yield House(pool, direct, tools, clock, pools.fetcher(reads, pooled=settings.database_pooled), worker)
+        yield House(pool, direct, tools, clock, fetcher(reads, pooled=settings.database_pooled), worker)
 
 
 def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> Cache:
@@ -117,6 +118,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         log.info("stopped")
 
     facts = Facts(version=VERSION, rehearsed=clock_of is not None, now=lambda: lives[0].clock.now())
+    marks = {"X-Rehearsed": "true"} if clock_of else {}
     cors = (
         CORSConfig(allow_origins=list(settings.cors_allow_origins), allow_methods=["GET", "POST"])
         if settings.cors_allow_origins
@@ -124,7 +126,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
     )
     service = Litestar(
         route_handlers=[
-            *routes(Engine(schema, fetch, facts), _MADE_UP if clock_of else ""),
+            *routes(Engine(schema, fetch, facts), _MADE_UP if clock_of else "", marks),
             *_health(lambda: lives[0]),
         ],
         lifespan=[lifespan],
@@ -132,7 +134,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         cors_config=cors,
         openapi_config=None,
         logging_config=None,  # logs are the command's to configure
-        response_headers=[ResponseHeader(name="X-Rehearsed", value="true")] if clock_of else (),
+        response_headers=[ResponseHeader(name=name, value=value) for name, value in marks.items()],
         request_max_body_size=64 * 1024,
     )
     return Cache(service, revision.now)

@@ -18,6 +18,7 @@ from msgspec.structs import asdict
 from api.engine import Engine
 from api.types import Facts, schema
 from app.database import pools
+from app.database.reads import fetcher
 from app.record import journal, returns
 from app.record.calendar import FORTNIGHT, Calendar, checkpoint_date, due_at
 from app.record.model import (
@@ -249,7 +250,7 @@ def _running(record: Record) -> None:
 
 def engine_on(pool: pools.Pool, facts: Facts = FACTS) -> Engine:
     """The engine as the service has it."""
-    return Engine(schema, pools.fetcher(pool), facts)
+    return Engine(schema, fetcher(pool), facts)
 
 
 def plant_years(address: str, mondays: int = 400) -> None:

@@ -12,6 +12,7 @@ from api_records import FACTS, an_id, engine_on, plant
 from api.engine import Engine
 from api.types import schema
 from app.database import pools
+from app.database.reads import fetcher
 
 SURROGATE = "\ud800"
 
@@ -249,7 +250,7 @@ async def test_a_database_that_is_away(database):
 
 async def test_a_statement_that_is_wrong_is_no_outage(pool):
     """Only an absent database is an outage."""
-    broken = pools.fetcher(pool)
+    broken = fetcher(pool)
     answer = await Engine(schema, lambda sql, parameters: broken("SELECT nope", []), FACTS).answer(
         "{ latestBatch { id } }"
     )

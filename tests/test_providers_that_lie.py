@@ -41,6 +41,7 @@ import app.rehearsal.standins
 from api.engine import Engine
 from api.types import Facts, schema
 from app.database import pools
+from app.database.reads import fetcher
 from app.errors import (
     AlphaMondayError,
     ConfigurationError,
@@ -760,7 +761,7 @@ query($monday: Date!) {
 
 async def ask_the_api(pool: pools.Pool, clock: HandSetClock) -> dict[str, Any]:
     """The Monday's batch, as anybody can read it."""
-    engine = Engine(schema, pools.fetcher(pool), Facts(version="1", rehearsed=False, now=clock.now))
+    engine = Engine(schema, fetcher(pool), Facts(version="1", rehearsed=False, now=clock.now))
     answer = json.loads((await engine.answer(QUERY, {"monday": str(MONDAY)})).body)
     assert "errors" not in answer, answer
     return answer["data"]["batchOn"]

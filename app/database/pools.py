@@ -7,19 +7,18 @@ prepared: a transaction that needs the queue says so itself (`transaction`).
 """
 
 import select
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from psycopg import AsyncConnection, AsyncRawCursor, OperationalError
+from psycopg import AsyncConnection, OperationalError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from app.errors import ConfigurationError
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
-Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
 
 SEARCH_PATH = "public, queue"
 
@@ -32,6 +31,7 @@ KEEPALIVES: dict[str, Any] = {
 }
 _told: WeakKeyDictionary[Pool, Callable[[], None]] = WeakKeyDictionary()
 _ON_EVERY_SESSION = {"search_path": SEARCH_PATH, "timezone": "UTC", "datestyle": "ISO", "jit": "off"}
+_GENERIC = {"plan_cache_mode": "force_generic_plan", "random_page_cost": "1"}
 
 
 def make_pool(
@@ -50,7 +50,8 @@ def make_pool(
     `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it. `limit` is
     how many seconds a statement may take, 0 being without end; behind a PgBouncer the role's own setting holds instead.
     `generic` says that a prepared statement's plan serves for any parameters: Postgres, which takes a LIMIT that it
-    does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long.
+    does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long. And it
+    may take a page of an index for as near as any other, or three rows would be gathered in a bitmap and sorted.
     """
     kwargs: dict[str, Any] = {**KEEPALIVES, "application_name": f"alpha-monday {name}"}
     if autocommit:
@@ -58,8 +59,7 @@ def make_pool(
     if pooled:
         kwargs["prepare_threshold"] = None
     else:
-        mode = "force_generic_plan" if generic else "auto"
-        session = {**_ON_EVERY_SESSION, "statement_timeout": f"{limit}s", "plan_cache_mode": mode}
+        session = {**_ON_EVERY_SESSION, "statement_timeout": f"{limit}s", **(_GENERIC if generic else {})}
         kwargs["options"] = " ".join(f"-c {key}={value.replace(' ', '')}" for key, value in session.items())
     return AsyncConnectionPool(
         conninfo,
@@ -137,20 +137,3 @@ async def transaction(pool: Pool) -> AsyncIterator[AsyncConnection[Any]]:
 def tell(pool: Pool, ended: Callable[[], None]) -> None:
     """Let `ended` be called when a transaction of this process is over, before whoever ran it goes on."""
     _told[pool] = ended
-
-
-def fetcher(pool: Pool, *, pooled: bool = False) -> Fetch:
-    """
-    Return what runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
-
-    Parameters are `$1`, `$2`, ... and travel as text, so that Postgres infers their types.
-    """
-
-    async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
-        async with pool.connection() as conn, AsyncRawCursor(conn) as cursor:
-            await cursor.execute(sql, parameters, prepare=not pooled)
-            result = cursor.pgresult
-            assert result is not None
-            return [result.get_value(0, column) or b"" for column in range(result.nfields)]
-
-    return fetch

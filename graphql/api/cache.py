@@ -12,18 +12,15 @@ most the five seconds that `revision` stays sure of itself (app/database/announc
 read from Postgres when they are asked for.
 """
 
-import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
 from msgspec import Struct
 
-from api import http
-from api.http import READ_BY
+from api.http import BODY, read
 
 # Some 2,000 batches in full; a small machine has 256 MB. No answer may push out more than a sixteenth of the others.
 MOST = 16 * 1024 * 1024
@@ -75,8 +72,8 @@ class Cache:
             return
         body: bytes | None = b""
         if scope["method"] == "POST":
-            scope[READ_BY] = asyncio.get_running_loop().time() + http.SLOWEST_BODY
-            body, receive = await read(receive, scope[READ_BY])
+            found = scope[BODY] = await read(receive)
+            body = None if found.refused else found.text
         asked, known = [], b""
         for pair in scope["headers"]:
             if pair[0] in READ:
@@ -146,23 +143,3 @@ def complete(start: dict[str, Any], body: dict[str, Any], method: str) -> Kept:
 def names(known: bytes, tag: bytes) -> bool:
     """Return whether the values of If-None-Match name `tag`; compared weakly, as that header is."""
     return tag in _TAG.findall(known) or known.strip(b", ") == b"*"
-
-
-async def read(receive: Any, by: float) -> tuple[bytes | None, Any]:
-    """Return a request's body, and what gives it once more; None if it is too long, too slow, or was broken off."""
-    messages: list[Any] = []
-    size, more = 0, True
-    with suppress(TimeoutError):
-        async with asyncio.timeout_at(by):
-            while more and size <= http.LONGEST_BODY:
-                messages.append(await receive())
-                size += len(messages[-1].get("body", b""))
-                more = messages[-1].get("more_body", False)
-    broken = more or messages[-1]["type"] != "http.request" or size > http.LONGEST_BODY
-    body = None if broken else b"".join(message.get("body", b"") for message in messages)
-    waiting = iter(messages)
-
-    async def again() -> Any:
-        return next(waiting, None) or await receive()
-
-    return body, again

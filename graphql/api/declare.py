@@ -44,11 +44,16 @@ class Same(Struct, frozen=True):
 
 
 class Related(Struct, frozen=True):
-    """The rows `where` a condition holds: all of them in `order`, usually `about` so many, or the first."""
+    """
+    The rows `where` a condition holds: all of them in `order`, usually `about` so many, or the first.
+
+    `beside` names a field of theirs whose row stands beside each of them, so that `order` may name its columns.
+    """
 
     where: str
     order: str | None
     about: int = 1
+    beside: str | None = None
 
 
 class Key(Struct, frozen=True):
@@ -158,10 +163,21 @@ def same(description: str) -> Any:
 
 
 def related(
-    description: str, where: str = "true", *, order: str | None = None, about: int = 1, **arguments: Argument
+    description: str,
+    where: str = "true",
+    *,
+    order: str | None = None,
+    about: int = 1,
+    beside: str | None = None,
+    **arguments: Argument,
 ) -> Any:
-    """Declare a field that is other rows: a list, usually `about` so long, or one of them."""
-    return _field(description, Related(where, order, about), arguments)
+    """
+    Declare a field that is other rows: a list, usually `about` so long, or one of them.
+
+    With `beside`, the field of that name is joined to each of them; every row must have one, and `where` must not name
+    that table.
+    """
+    return _field(description, Related(where, order, about, beside), arguments)
 
 
 def page(

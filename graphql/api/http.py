@@ -10,14 +10,14 @@ import asyncio
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import msgspec
 import structlog
 from graphql import GraphQLError
-from litestar import Request, Response, route
-from litestar.exceptions import HTTPException
-from litestar.handlers import HTTPRouteHandler
+from litestar import Request, Response, asgi
+from litestar.exceptions import HTTPException, MethodNotAllowedException
+from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from msgspec import Struct
 
 from api import page
@@ -27,9 +27,10 @@ from api.persisted import document
 
 GRAPHQL = "application/graphql-response+json"
 JSON = "application/json"
+METHODS = ("GET", "HEAD", "OPTIONS", "POST")
 LONGEST_BODY = 64 * 1024
 SLOWEST_BODY = 10  # seconds
-READ_BY = "alpha_monday.read_by"  # in a request's scope: when its body must be there
+BODY = "alpha_monday.body"  # in a request's scope: its `Body`, if that was read before
 
 log = structlog.get_logger()
 
@@ -85,59 +86,125 @@ class Parameters(Struct, frozen=True, rename="camel"):
         return document(self.query, persisted.sha256_hash if persisted else None)
 
 
-def routes(engine: Engine, notice: str = "") -> list[HTTPRouteHandler]:
-    """Return the handlers of `/graphql`; GraphiQL's page says `notice` above everything else."""
-    graphiql = page.page(notice)
+class Body(Struct, frozen=True):
+    """A request's body, or the code of why it was not read to its end."""
 
-    @route(
-        "/graphql",
-        http_method=["GET", "HEAD", "POST"],
-        status_code=200,
-        include_in_schema=False,
-        request_max_body_size=LONGEST_BODY,
-    )
-    async def answer(request: AnyRequest) -> Response[Any]:
+    text: bytes
+    refused: str | None = None
+
+
+# What is said of a body that was not read to its end.
+UNREAD = {
+    "BAD_REQUEST": "The body could not be read.",
+    "PAYLOAD_TOO_LARGE": f"A body has at most {LONGEST_BODY // 1024} KB.",
+    "REQUEST_TIMEOUT": f"A body must be there within {SLOWEST_BODY} seconds.",
+}
+
+
+def routes(
+    engine: Engine, notice: str = "", headers: Mapping[str, str] = {}
+) -> list[ASGIRouteHandler | HTTPRouteHandler]:
+    """
+    Return the handlers of `/graphql`; GraphiQL's page says `notice` above everything else.
+
+    It speaks ASGI itself, because what Litestar does for a handler costs as much as the engine and the driver together.
+    `headers` go with every response.
+    """
+    graphiql = page.page(notice)
+    more = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+    @asgi("/graphql", copy_scope=False)
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
         """Answer the query in the address or the body; a browser that asks nothing gets GraphiQL."""
-        browser = request.method != "POST" and "text/html" in request.headers.get("accept", "")
-        if browser and not {*MEMBERS} & request.query_params.keys():
-            return Response(graphiql.html, media_type="text/html", headers=graphiql.headers)
+        method = scope["method"]
+        accept = b",".join(value for name, value in scope["headers"] if name == b"accept").lower()
+        if other := _other(scope, method, accept):
+            await other.to_asgi_response(None, Request(scope), is_head_response=method == "HEAD")(scope, receive, send)
+            return
         try:
-            said = await asked(request)
-            return reply(request, await engine.answer(said.document(), said.variables, said.operation_name or None))
+            said = await asked(scope, receive)
+            found = await engine.answer(said.document(), said.variables, said.operation_name or None)
         except GraphQLError as error:
-            return reply(request, refused(error))
+            found = refused(error)
+        status, told = head(found, method, accept)
+        start = [(name.lower().encode(), value.encode()) for name, value in told.items()]
+        await send({"type": "http.response.start", "status": status, "headers": [*start, *more]})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else found.body})
+
+    def _other(scope: Any, method: str, accept: bytes) -> Response[Any] | None:
+        """Return the response to what asks nothing: a browser gets the page, and a stranger what is allowed."""
+        if method not in METHODS:
+            raise MethodNotAllowedException(headers={"allow": ", ".join(METHODS)})
+        if method == "OPTIONS":
+            return Response(None, status_code=204, headers={**headers, "Allow": ", ".join(METHODS)})
+        if method == "POST" or b"text/html" not in accept or {*MEMBERS} & Request(scope).query_params.keys():
+            return None
+        return Response(graphiql.html, media_type="text/html", headers={**headers, **graphiql.headers})
 
     return [answer, page.route(graphiql.files)]
 
 
-async def asked(request: AnyRequest) -> Parameters:
+async def asked(scope: Any, receive: Any) -> Parameters:
     """Return what a request says, in its address or its body, or refuse what is no GraphQL request."""
-    if request.method == "POST":
-        return parameters(decoded(await body(request)))
-    said: dict[str, Any] = {name: text for name in MEMBERS if (text := request.query_params.get(name))}
+    if scope["method"] == "POST":
+        return parameters(decoded(await body(scope, receive)))
+    query = Request(scope).query_params
+    said: dict[str, Any] = {name: text for name in MEMBERS if (text := query.get(name))}
     for name in {"variables", "extensions"} & said.keys():
         said[name] = decoded(said[name])
     return parameters(said)
 
 
-async def body(request: AnyRequest) -> bytes:
+async def body(scope: Any, receive: Any) -> bytes:
     """Return the JSON text of a request, or refuse another content type and what is too long."""
-    kind, options = request.content_type
-    if kind != JSON or options.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
-        raise refusal("UNSUPPORTED_MEDIA_TYPE", f"The body must be {JSON} in UTF-8.")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    headers = dict(scope["headers"])
+    if headers.get(b"content-type") != JSON.encode():
+        kind, options = Request(scope).content_type
+        if kind != JSON or options.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
+            raise refusal("UNSUPPORTED_MEDIA_TYPE", f"The body must be {JSON} in UTF-8.")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise refusal("UNSUPPORTED_MEDIA_TYPE", "The body must not be compressed.")
+    found = scope.get(BODY) or await read(receive)
+    if found.refused:
+        raise refusal(found.refused, UNREAD[found.refused])
+    return found.text
+
+
+async def read(receive: Any) -> Body:
+    """
+    Read a request's body.
+
+    Almost every body is there with its headers, so its time limit is a bare timer: `asyncio.timeout` costs a tenth of
+    what a kept answer does.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task
+    late = False
+
+    def stop() -> None:
+        nonlocal late
+        late = task.cancel()
+
+    timer = loop.call_later(SLOWEST_BODY, stop)
+    parts: list[bytes] = []
+    size, more = 0, True
     try:
-        # The kept answers, in front, may have waited for it already.
-        by = request.scope.get(READ_BY, asyncio.get_running_loop().time() + SLOWEST_BODY)
-        async with asyncio.timeout_at(cast(float, by)):
-            return await request.body()
-    except TimeoutError:
-        raise refusal("REQUEST_TIMEOUT", f"A body must be there within {SLOWEST_BODY} seconds.") from None
-    except HTTPException as error:
-        if error.status_code == 413:
-            raise refusal("PAYLOAD_TOO_LARGE", f"A body has at most {LONGEST_BODY // 1024} KB.") from None
-        raise refusal("BAD_REQUEST", "The body could not be read.") from None
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return Body(b"", "BAD_REQUEST")
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+            size += len(parts[-1])
+            if size > LONGEST_BODY:
+                return Body(b"", "PAYLOAD_TOO_LARGE")
+    except asyncio.CancelledError:
+        if not late or task.uncancel():
+            raise
+        return Body(b"", "REQUEST_TIMEOUT")
+    finally:
+        timer.cancel()
+    return Body(parts[0] if len(parts) == 1 else b"".join(parts))
 
 
 def decoded(text: str | bytes) -> Any:
@@ -169,28 +236,26 @@ def parameters(said: object) -> Parameters:
 def refuse(request: AnyRequest, error: HTTPException) -> Response[bytes]:
     """Return the response to a request that no handler answers, in the form of all others."""
     code = CODES.get(error.status_code, "BAD_REQUEST" if error.status_code < 500 else "INTERNAL_SERVER_ERROR")
-    return reply(request, refused(refusal(code, f"{HTTPStatus(error.status_code).phrase}.")), error.headers)
+    answer = refused(refusal(code, f"{HTTPStatus(error.status_code).phrase}."))
+    status, headers = head(answer, request.method, request.headers.get("accept", "").lower().encode())
+    return Response(answer.body, status_code=status, headers={**headers, **(error.headers or {})})
 
 
-def reply(request: AnyRequest, answer: Answer, headers: Mapping[str, str] | None = None) -> Response[bytes]:
-    """Return the response that carries an answer."""
+def head(answer: Answer, method: str, accept: bytes) -> tuple[int, dict[str, str]]:
+    """Return the status and the headers of an answer."""
     # A client that does not name the newer type may not know it, so `*/*` is not enough.
-    media = GRAPHQL if GRAPHQL in request.headers.get("accept", "").lower() else JSON
-    status = status_of(answer.refused, request.method, media)
+    media = GRAPHQL if GRAPHQL.encode() in accept else JSON
+    status = status_of(answer.refused, method, media)
     if answer.refused:
         log.info("request refused", code=answer.refused, status=status)
-    return Response(
-        answer.body,
-        status_code=status,
-        media_type=f"{media}; charset=utf-8",
-        headers={
-            "Vary": "Accept",
-            # What lasts may be stored, and is asked for again with its ETag each time.
-            "Cache-Control": "no-cache" if answer.lasting else "no-store",
-            **HEADERS.get(status, {}),
-            **(headers or {}),
-        },
-    )
+    return status, {
+        "Content-Type": f"{media}; charset=utf-8",
+        "Content-Length": str(len(answer.body)),
+        "Vary": "Accept",
+        # What lasts may be stored, and is asked for again with its ETag each time.
+        "Cache-Control": "no-cache" if answer.lasting else "no-store",
+        **HEADERS.get(status, {}),
+    }
 
 
 def status_of(code: str | None, method: str, media: str) -> int:

@@ -3,7 +3,7 @@ From a GraphQL selection to SQL: one statement, one column for each root field, 
 
     { latestBatch { runDate picks { ticker } } }
 
-    SELECT coalesce((SELECT concat('{"runDate":"', to_char(batches.run_date, 'YYYY-MM-DD'), '","picks":[',
+    SELECT coalesce((SELECT concat('{"runDate":', to_json(batches.run_date), ',"picks":[',
         (SELECT string_agg(concat('{"ticker":', to_json((picks.ticker)::text), '}'), ',' ORDER BY picks.position)
          FROM picks WHERE (picks.batch_id = batches.id)), ']}')
       FROM batches WHERE (batches.series = $1) ORDER BY batches.run_date DESC LIMIT 1), 'null')
@@ -53,10 +53,9 @@ from api.declare import Argument, Column, Given, Page, Related, Same, Source
 QUOTED = {
     "ID": "{}",
     "Decimal": "{}",
-    "Date": "to_char({}, 'YYYY-MM-DD')",
     "DateTime": """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')""",
 }
-BARE = {"Int": "{}", "Boolean": "({})::text", "String": "to_json(({})::text)"}
+BARE = {"Int": "{}", "Boolean": "({})::text", "String": "to_json(({})::text)", "Date": "to_json({})"}
 SENT_AS = {"Int": "bigint", "Boolean": "boolean", "Decimal": "numeric", "Date": "date", "DateTime": "timestamptz"}
 
 # Where the values of some parameters come from when the plan runs: from the variables and this process's facts.
@@ -80,11 +79,12 @@ class Root(Struct, frozen=True):
 
 
 class Scope(Struct, frozen=True):
-    """Where a selection stands: on which table's rows, in what order, and what `$name` means there."""
+    """Where a selection stands: on which table's rows, in what order, what `$name` means, and which field is joined."""
 
     table: str = ""
     order: str | None = None
     names: Mapping[str, str] = {}
+    beside: str | None = None
 
 
 class Planner:
@@ -147,6 +147,8 @@ class Planner:
             case Same():
                 pieces = self.selection(target, fields, scope)
                 return array(pieces, scope.order) if is_many(definition.type) else pieces
+            case Related() if name == scope.beside:
+                return self.selection(target, fields, Scope(table_of(target)))
             case Related() as relation:
                 names = self.arguments(definition, fields[0])
                 return self.related(relation, field, definition.type, fields, names)
@@ -163,8 +165,8 @@ class Planner:
     ) -> list[str]:
         """Return the JSON of other rows: all of them, or the first."""
         target: Any = get_named_type(type_)
-        rows = f"FROM {table_of(target)} WHERE {expand(relation.where, names)}"
-        pieces = self.selection(target, fields, Scope(table_of(target)))
+        rows = f"FROM {table_of(target)} {joined(target, relation)}WHERE {expand(relation.where, names)}"
+        pieces = self.selection(target, fields, Scope(table_of(target), beside=relation.beside))
         if is_many(type_):
             opening, items, closing = array(pieces, relation.order)
             return [opening, f"(SELECT {items} {rows})", closing]
@@ -256,6 +258,16 @@ def source_of(definition: GraphQLField) -> Source:
 def table_of(type_: Any) -> str:
     """Return the table whose rows a type shows, or nothing."""
     return str(declared(type_).origin.__table__)
+
+
+def joined(type_: GraphQLObjectType, relation: Related) -> str:
+    """Return what joins the row that stands beside each of a relation's rows."""
+    if relation.beside is None:
+        return ""
+    field = type_.fields[relation.beside]
+    beside = source_of(field)
+    assert isinstance(beside, Related)
+    return f"JOIN {table_of(get_named_type(field.type))} ON {expand(beside.where, {})} "
 
 
 def is_many(type_: GraphQLOutputType) -> bool:

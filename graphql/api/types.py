@@ -117,7 +117,6 @@ NEXT_CHECKPOINT_AT = f"""
 METRIC = "pick_checkpoint_metrics"
 SIGN = f"(SELECT CASE picks.action WHEN 'SELL' THEN -1 ELSE 1 END FROM picks WHERE picks.id = {METRIC}.pick_id)"
 DAY = f"(SELECT checkpoints.day FROM checkpoints WHERE checkpoints.id = {METRIC}.checkpoint_id)"
-POSITION = f"(SELECT picks.position FROM picks WHERE picks.id = {METRIC}.pick_id)"
 RUN_DATE = "(SELECT batches.run_date FROM batches WHERE batches.id = picks.batch_id)"
 
 
@@ -217,7 +216,8 @@ class Checkpoint:
     metrics: list[PickMetric] = related(
         "How the picks stand, in the model's order; none on day 0.",
         f"{METRIC}.checkpoint_id = checkpoints.id",
-        order=POSITION,
+        order="picks.position",
+        beside="pick",
         about=3,
     )
     corrections: list[Correction] = related(

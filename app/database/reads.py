@@ -1,0 +1,104 @@
+"""
+What every answer of the API costs: one statement, asked of libpq itself.
+
+psycopg's cursor, adapters and waiting are made for everything; here parameters travel as text, Postgres infers their
+types, and the answer is one row of bytes. That is a third of the CPU. The pool, its connections and their errors are
+psycopg's.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn, PGresult
+
+from app.database.pools import Pool
+
+Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
+Names = OrderedDict[str, bytes]
+
+# What a session may keep prepared, as psycopg has it: a plan takes up to a megabyte of Postgres's memory.
+MOST_PREPARED = 100
+_numbers = count()
+
+
+def fetcher(pool: Pool, *, pooled: bool = False) -> Fetch:
+    """
+    Return what runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
+
+    Parameters are `$1`, `$2`, ... `pooled` says that a PgBouncer stands before Postgres: nothing is prepared then.
+    """
+    known: WeakKeyDictionary[AsyncConnection[Any], Names] = WeakKeyDictionary()
+
+    async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
+        values = [None if value is None else value.encode() for value in parameters]
+        async with pool.connection() as conn:
+            if pooled:
+                conn.pgconn.send_query_params(sql.encode(), values)
+            else:
+                name = await prepared(conn.pgconn, known.setdefault(conn, OrderedDict()), sql)
+                conn.pgconn.send_query_prepared(name, values)
+            row = await result(conn.pgconn)
+        return [row.get_value(0, column) or b"" for column in range(row.nfields)]
+
+    return fetch
+
+
+async def prepared(pgconn: PGconn, known: Names, sql: str) -> bytes:
+    """Return the name under which a session knows a statement; the one that was not asked for longest makes room."""
+    if name := known.get(sql):
+        known.move_to_end(sql)
+        return name
+    if len(known) == MOST_PREPARED:
+        pgconn.send_query_params(b"DEALLOCATE %b" % known.popitem(last=False)[1], None)
+        await result(pgconn)
+    name = b"read_%d" % next(_numbers)
+    pgconn.send_prepare(name, sql.encode())
+    await result(pgconn)
+    known[sql] = name
+    return name
+
+
+async def result(pgconn: PGconn) -> PGresult:
+    """
+    Wait for what the statement that was sent gives, or raise what Postgres says.
+
+    Whoever stops waiting leaves a busy connection behind, which the pool then ends.
+    """
+    loop, socket = asyncio.get_running_loop(), pgconn.socket
+    answered: asyncio.Future[None] = loop.create_future()
+    results: list[PGresult] = []
+
+    def go_on() -> None:
+        if answered.done():
+            return
+        try:
+            if not pgconn.flush():
+                loop.remove_writer(socket)
+            pgconn.consume_input()
+            while not pgconn.is_busy():
+                if (found := pgconn.get_result()) is None:
+                    answered.set_result(None)
+                    return
+                results.append(found)
+        except psycopg.Error as error:
+            answered.set_exception(error)
+
+    loop.add_reader(socket, go_on)
+    if pgconn.flush():
+        loop.add_writer(socket, go_on)
+    try:
+        await answered
+    finally:
+        loop.remove_reader(socket)
+        loop.remove_writer(socket)
+    if results[-1].status == ExecStatus.FATAL_ERROR:
+        raise error_from_result(results[-1])
+    return results[-1]
