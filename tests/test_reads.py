@@ -1,0 +1,107 @@
+"""One statement, asked of libpq itself: its bytes, and what is left of the connection whatever happens."""
+
+import asyncio
+
+import psycopg
+import pytest
+import uvloop
+
+from app.database import pools
+from app.database.reads import MOST_PREPARED, fetcher
+
+
+def on_both_loops(scenario):
+    """Let a scenario run with a pool of one connection, so that what it is left as shows, on either kind of loop."""
+
+    @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+    def test(run, migrated):
+        async def live():
+            async with pools.opened(pools.make_pool(migrated, size=1, limit=1, generic=True)) as pool:
+                await scenario(pool)
+
+        run(live())
+
+    test.__doc__ = scenario.__doc__
+    return test
+
+
+@on_both_loops
+async def test_columns_as_postgres_wrote_them(one):
+    fetch = fetcher(one)
+    assert await fetch("SELECT $1::text, $2::int + 1, NULL, ''", ["käse", "41"]) == ["käse".encode(), b"42", b"", b""]
+    assert await fetch("SELECT $1::text", [None]) == [b""]
+
+
+@on_both_loops
+async def test_much_in_both_directions(one):
+    """More than a socket takes at once, on the way there and on the way back."""
+    text = "x" * 5_000_000
+    for pooled in (False, True):
+        assert await fetcher(one, pooled=pooled)("SELECT $1::text || $1::text", [text]) == [text.encode() * 2]
+
+
+@on_both_loops
+async def test_each_statement_has_its_own_answer(one):
+    """More of them than a session keeps prepared, twice, by two that share the connection."""
+    for fetch in (fetcher(one), fetcher(one)):
+        for _ in range(2):
+            for number in range(MOST_PREPARED + 5):
+                assert await fetch(f"SELECT {number}, $1::text", ["a"]) == [b"%d" % number, b"a"]
+        assert int((await fetch("SELECT count(*) FROM pg_prepared_statements", []))[0]) <= 2 * MOST_PREPARED
+
+
+@on_both_loops
+async def test_behind_a_pgbouncer_nothing_is_prepared(one):
+    fetch = fetcher(one, pooled=True)
+    assert await fetch("SELECT $1::text", ["a"]) == [b"a"]
+    assert await fetch("SELECT count(*) FROM pg_prepared_statements", []) == [b"0"]
+
+
+@on_both_loops
+async def test_an_error_leaves_the_connection_as_it_was(one):
+    fetch = fetcher(one)
+    (before,) = await fetch("SELECT pg_backend_pid()", [])
+    with pytest.raises(psycopg.errors.UndefinedColumn, match="nope"):
+        await fetch("SELECT nope", [])
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await fetch("SELECT 1 / $1::int", ["0"])
+    with pytest.raises(psycopg.errors.QueryCanceled, match="statement timeout"):
+        await fetch("SELECT pg_sleep(30)", [])
+    assert await fetch("SELECT pg_backend_pid()", []) == [before]
+
+
+@on_both_loops
+async def test_who_stops_waiting_leaves_no_answer_to_the_next(one):
+    fetch = fetcher(one)
+    waiting = asyncio.create_task(fetch("SELECT 'late' FROM pg_sleep(0.3)", []))
+    await asyncio.sleep(0.1)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await fetch("SELECT 'mine'", []) == [b"mine"]
+    assert one.get_stats()["pool_size"] == 1
+
+
+@on_both_loops
+async def test_a_connection_that_ends(one):
+    """In the middle of a statement it is an outage; the next one has a new connection."""
+    fetch = fetcher(one)
+    (backend,) = await fetch("SELECT pg_backend_pid()", [])
+    waiting = asyncio.create_task(fetch("SELECT pg_sleep(0.9)", []))
+    await asyncio.sleep(0.1)
+    async with await psycopg.AsyncConnection.connect(one.conninfo, autocommit=True) as other:
+        await other.execute("SELECT pg_terminate_backend(%s)", (int(backend),))
+    with pytest.raises(psycopg.OperationalError) as error:
+        await waiting
+    assert (error.value.sqlstate or "08").startswith(("08", "57P"))
+    assert await fetch("SELECT pg_backend_pid()", []) != [backend]
+
+
+@on_both_loops
+async def test_a_connection_that_ended_unused(one):
+    fetch = fetcher(one)
+    (backend,) = await fetch("SELECT pg_backend_pid()", [])
+    async with await psycopg.AsyncConnection.connect(one.conninfo, autocommit=True) as other:
+        await other.execute("SELECT pg_terminate_backend(%s)", (int(backend),))
+    await asyncio.sleep(0.1)
+    assert await fetch("SELECT 1", []) == [b"1"]
