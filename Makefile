@@ -56,11 +56,16 @@ audit: $(READY) ## Run what needs Node and Chromium: contract, clients, GraphiQL
 	@command -v node >/dev/null || { echo "Node is missing: install Node 20 or newer."; exit 1; }
 	@command -v npm >/dev/null || { echo "npm is missing. On Debian: apt-get install npm"; exit 1; }
 	@test -x "$$(command -v $(CHROMIUM))" || { echo "Chromium is missing. On Debian: apt-get install chromium; elsewhere: make audit CHROMIUM=..."; exit 1; }
-	@$(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) audit/node_modules/.package-lock.json
+	@$(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) audit/node_modules/.package-lock.json audit/.venv/.ready
 	@CHROMIUM="$$(command -v $(CHROMIUM))" node audit/run.mjs
 
 audit/node_modules/.package-lock.json: audit/package-lock.json
 	@cd audit && $(NPM_CI) && touch node_modules/.package-lock.json
+
+audit/.venv/.ready: audit/requirements.lock
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r audit/requirements.lock
+	@touch $@
 
 migrate: $(READY) ## Bring the database's schema up to date
 	@$(BIN)/alpha-monday migrate
@@ -97,10 +102,11 @@ lint: $(READY) ## Check format, style and types
 
 lock: ## Renew the lock files, for every Python from 3.11 on
 	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
-	@for lock in "requirements.lock" "requirements-dev.lock --extra dev"; do \
+	@for lock in "pyproject.toml -o requirements.lock" "pyproject.toml --extra dev -o requirements-dev.lock" \
+	    "audit/requirements.in -o audit/requirements.lock"; do \
 	  .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --no-header --no-annotate $(ARGS) pyproject.toml -o $$lock || exit 1; done
+	    --no-header --no-annotate $(ARGS) $$lock || exit 1; done
 	@rm -rf .venv-lock
 
 clean: ## Delete the virtual environment and caches; the embedded Postgres stays
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) audit/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,8 +10,10 @@ import tokenize
 from pathlib import Path
 
 HOUSE = Path(__file__).parents[1]
-PARTS = ["app/record", "app/store", "app/providers", "app/database", "app/rehearsal", "app", "graphql/api", "jobs"]
-PARTS += ["migrations", "tests"]
+PARTS = ["app/record", "app/store", "app/providers", "app/database", "app/rehearsal", "app"]
+# The API's engine, its declarations, and the rest of it.
+PARTS += [f"graphql/api/{name}" for name in ("plan.py", "engine.py", "declare.py", "types.py")]
+PARTS += ["graphql/api", "jobs", "migrations", "tests"]
 
 
 def lines(text: str) -> int:
@@ -41,11 +43,12 @@ def sql_lines(text: str) -> int:
 
 
 def count() -> dict[str, int]:
-    """Return the lines of every part; a folder named before its parent is not counted with it."""
+    """Return the lines of every part; what is named before the folder it is in is not counted with that."""
     counted: dict[str, int] = {}
     seen: set[Path] = set()
     for part in PARTS:
-        files = set((HOUSE / part).rglob("*.py")) | set((HOUSE / part).rglob("*.sql"))
+        path = HOUSE / part
+        files = {path} if path.is_file() else {*path.rglob("*.py"), *path.rglob("*.sql")}
         new = files - seen
         seen |= new
         counted[part] = sum((sql_lines if file.suffix == ".sql" else lines)(file.read_text()) for file in new)

@@ -21,6 +21,7 @@ class Operations:
         self.variables: dict[str, tuple[str, str, Any]] = {}
         self.fragments: list[str] = []
         self.count = 0
+        self.names: list[str] = []
 
     def chance(self, probability: float) -> bool:
         return self.random.random() < probability
@@ -29,7 +30,7 @@ class Operations:
         """A document, variables, and the operation's name."""
         self.fragments = []
         several = self.chance(0.15)
-        names = ["One", "Two"] if several else [self.random.choice(["", "One"])]
+        names = self.names = ["One", "Two"] if several else [self.random.choice(["", "One"])]
         given: dict[str, Any] = {}
         texts = []
         self.allow_fragments = self.chance(0.6)
@@ -44,6 +45,10 @@ class Operations:
         if self.chance(0.02):
             chosen = "Nope"
         return "\n".join([*texts, *self.fragments]), given, chosen
+
+    def another(self, name: str | None) -> str | None:
+        """Another operation of the same document, if it has several."""
+        return self.random.choice(self.names) if len(self.names) > 1 else name
 
     def again(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Other values for the same document: a kept plan must not remember the first."""

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,15 @@ from app.database import migrations, pools
 from app.database.embedded import FAST, EmbeddedPostgres
 
 BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the tests counted (`record_property`), over all of them."""
+    counted: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        counted.update({what: number for what, number in report.user_properties if isinstance(number, int)})
+    for what, number in counted.items():
+        terminalreporter.write_line(f"{number:,} {what}")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """What one request may ask for: hostile documents are refused by name and number before they cost anything."""
 
 import json
+import re
 import time
 from pathlib import Path
 from random import Random
@@ -8,7 +9,7 @@ from random import Random
 import pytest
 from api_operations import Operations
 from api_records import FACTS, engine_on
-from graphql import get_introspection_query, parse
+from graphql import GraphQLSchema, build_schema, get_introspection_query, parse
 from psycopg.errors import QueryCanceled
 from test_api_differential import VALUES
 from test_api_operations import OPERATIONS
@@ -17,7 +18,7 @@ from api.declare import Page, Related
 from api.engine import Engine
 from api.limits import Measure
 from api.plan import is_many, source_of
-from api.types import schema
+from api.types import printed, schema
 from app.record.calendar import FORTNIGHT
 
 INTROSPECTION = get_introspection_query(
@@ -109,7 +110,13 @@ HOSTILE = {
         + " ".join(f"s{n}: __schema {{ types {{ fields {{ name type {{ name kind }} }} }} }}" for n in range(29))
         + "}",
         "ANSWER_TOO_LARGE",
-        "values; the limit is 25,000.",
+        # Of a type: its fields; of each of the usual five: its name and its type, of that one name and kind.
+        "Of each type it may tell 638 values; the limit is 550.",
+    ),
+    "an introspection in itself": (
+        "{ __schema { types { " + "fields { type { " * 4 + "name" + " } }" * 4 + " } } }",
+        "ANSWER_TOO_LARGE",
+        "Of each type it may tell 1,562 values; the limit is 550.",
     ),
     "16,001 characters": (
         "{ __typename }".ljust(16_001),
@@ -206,6 +213,28 @@ async def test_what_people_need_passes(name, pool):
     variables = {"first": 100, "id": "x", "runDate": "2026-01-05"}
     answer = json.loads((await engine_on(pool).answer(query, variables)).body)
     assert "errors" not in answer
+
+
+def grown():
+    """Our schema with two more copies of each type."""
+    names = "|".join(re.findall(r"^(?:type|enum|scalar) (\w+)", printed(), re.MULTILINE))
+    copies = [re.sub(rf"\b({names})\b", rf"\g<1>{n}", printed()) for n in (2, 3)]
+    return build_schema("\n".join([printed(), *copies]))
+
+
+async def test_a_schema_three_times_as_large():
+    """It can still be read by the same query, and what is hostile is refused at the same cost."""
+    large = grown()
+    assert len(large.type_map) > 2 * len(schema.type_map)
+    engine = Engine(large, fetch, FACTS)
+    answer = json.loads((await engine.answer(INTROSPECTION)).body)
+    assert list(answer) == ["data"]
+    for name in ("many introspections", "an introspection in itself"):
+        query, code, said = HOSTILE[name]
+        (error,) = json.loads((await engine.answer(query)).body)["errors"]
+        assert error["extensions"]["code"] == code
+        assert said in error["message"]
+        assert await cpu(query, schema=large) < 0.05
 
 
 def test_every_list_says_how_long_it_is():
@@ -307,7 +336,7 @@ async def test_no_document_takes_long():
         assert await cpu(query, variables) < 0.15, query
 
 
-async def cpu(query: str, variables: dict | None = None) -> float:
+async def cpu(query: str, variables: dict | None = None, schema: GraphQLSchema = schema) -> float:
     """Seconds of CPU that a document takes, the best of two: somebody else may be at work here."""
 
     best = 1.0

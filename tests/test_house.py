@@ -133,9 +133,9 @@ def test_no_tracked_file_names_a_registry_or_a_machine():
         assert not [word for word in words if word in text], path
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock", "audit/requirements.lock"])
 def test_locks_pin_everything_by_hash(lock):
-    """Every requirement has a version and a hash, and the lock knows what pyproject asks for."""
+    """Every requirement has a version and a hash, and the lock knows what is asked for."""
     text = (HOUSE / lock).read_text()
     pinned = re.findall(r"^([a-z0-9-]+)(?:\[[\w,]+\])?==", text, re.MULTILINE)
     assert len(pinned) == len(re.findall(r"^\S", text, re.MULTILINE))
@@ -143,8 +143,9 @@ def test_locks_pin_everything_by_hash(lock):
     asked = re.findall(
         r'^    "([a-z0-9-]+)', (HOUSE / "pyproject.toml").read_text().split("[project.scripts]")[0], re.MULTILINE
     )
-    runtime = asked[: asked.index("editables")]
-    assert set(runtime if lock == "requirements.lock" else asked) <= set(pinned)
+    audits = re.findall(r"^([a-z0-9-]+)==", (HOUSE / "audit/requirements.in").read_text(), re.MULTILINE)
+    wanted = {"requirements.lock": asked[: asked.index("editables")], "audit/requirements.lock": audits}
+    assert set(wanted.get(lock, asked)) <= set(pinned)
 
 
 @pytest.mark.parametrize("lock", ["audit/package-lock.json", "graphql/api/graphiql/package-lock.json"])

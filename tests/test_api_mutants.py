@@ -1,0 +1,112 @@
+"""The comparison with graphql-core notices what could be wrong with the engine: each planted mistake is found."""
+
+import inspect
+from json import JSONDecodeError
+from types import ModuleType
+
+import pytest
+from api_records import FACTS, plant
+from test_api_differential import compare
+
+from api import engine, plan
+from api.types import schema
+from app.database import pools
+
+# What becomes of which text of the engine's or the planner's source; the text stands there once.
+KEPT = "self.plan = lru_cache(kept)(self._plan)"
+KEY = "self.plan = lambda q, n, s, k, kept={}: kept.setdefault((%s), self._plan(q, n, s, k))"
+MUTANTS = {
+    "@skip is ignored": (
+        "node = parsed(query)",
+        """node = parsed(query.replace("@skip(if: true)", " " * 15))""",
+    ),
+    "@include is inverted at fragments": (
+        "node = parsed(query)",
+        r"""node = parsed(__import__("re").sub(r"(\.\.\.\w+) @include", r"\1 @skip   ", query))""",
+    ),
+    "an alias is not used": ('"{key}":', '"{details[0].node.name.value}":'),
+    "only the first of merged selections counts": (
+        "self.operation, type_, fields)",
+        "self.operation, type_, fields[:1])",
+    ),
+    "members are sorted": (
+        "collected.grouped_field_set.items():\n            pieces",
+        "sorted(collected.grouped_field_set.items()):\n            pieces",
+    ),
+    "a variable's default is ignored": (
+        "coerced = request.variable_values.coerced",
+        "coerced = {n: v for n, v in request.variable_values.coerced.items() if n in (variables or {})}",
+    ),
+    "a variable that is null counts as left out": (
+        "raw_variable_values=variables",
+        "raw_variable_values={n: v for n, v in (variables or {}).items() if v is not None}",
+    ),
+    "a variable that is left out counts as null": (
+        "raw_variable_values=variables",
+        "raw_variable_values={**dict.fromkeys(document.variables), **(variables or {})}",
+    ),
+    "an argument that is null counts as left out": ('return "NULL"', "return ''"),
+    "__typename is the root's": ('"{parent.name}"', '"Query"'),
+    "plans are kept whatever the directives' variables": (KEPT, KEY % "q, n, k"),
+    "plans are kept whatever the enums' values": (KEPT, KEY % "q, n, s"),
+    "plans are kept whatever the operation": (KEPT, KEY % "q, s, k"),
+    "the first operation is answered": (
+        "get_operation_ast(document.node, operation_name)\n        assert operation",
+        "next(node for node in document.node.definitions if isinstance(node, OperationDefinitionNode))",
+    ),
+    "a list has no order": ("array(pieces, relation.order)", "array(pieces, None)"),
+    "the latest is any": ('order = f" ORDER BY {relation.order}" if relation.order else ""', 'order = ""'),
+    "the error of a refused field is lost": ("errors = list(refusals.values())", "errors = []"),
+    "a refused field that must not be null is null": ("if root.non_null and root.key in errors:", "if False:"),
+    "what must be null as a whole is empty": ('{"data": None, "errors": errors}', '{"data": {}, "errors": errors}'),
+    "hasNextPage is off by one": ("OFFSET {names['first']})", "OFFSET {names['first']}::bigint + 1)"),
+    "a page is one too long": ("({onward} LIMIT {names['first']})", "({onward} LIMIT {names['first']}::bigint + 1)"),
+    "a cursor's own row comes again": ("({keys}) {beyond} ({start})", "({keys}) {beyond}= ({start})"),
+    "hasPreviousPage leaves out the cursor's row": ("{before}= (", "{before} ("),
+    "startCursor is the last": ("({cursors})[1]", "({cursors})[count(*)::integer]"),
+    "an enum says its value": ("THEN '{name}'", "THEN '{value.value}'"),
+    "an argument is sent as it came": ("argument.convert(given[key])", "given[key]"),
+    "text is not escaped": ('"String": "to_json(({})::text)"', """"String": "'\\"' || {} || '\\"'\""""),
+    "times lose digits": ("SS.US", "SS.MS"),
+    "what is not there is empty": ("""else "'null'\"""", """else "'{}'\""""),
+    "introspection comes last": (
+        'answers = dict.fromkeys((root.key for root in plan.roots), b"null")',
+        "answers = {}",
+    ),
+}
+
+
+def built(module: ModuleType, old: str, new: str) -> ModuleType:
+    """A module made anew from its source, with another text in one place."""
+    made = ModuleType(module.__name__)
+    source = inspect.getsource(module)
+    exec(compile(source.replace(old, new), f"{module.__name__} with {new!r}", "exec"), made.__dict__)
+    return made
+
+
+def mutated(old: str, new: str, pool: pools.Pool) -> engine.Engine:
+    """An engine with one text of its source changed."""
+    assert sum(inspect.getsource(module).count(old) for module in (engine, plan)) == 1
+    made = built(engine, old, new)
+    made.Planner = built(plan, old, new).Planner
+    return made.Engine(schema, pools.fetcher(pool), FACTS)
+
+
+async def run(database: str, of: engine.Engine, most: int) -> None:
+    """What each of them goes through, until it is found."""
+    plant(database)
+    for seed in range(100, 100 + most // 50):
+        await compare(database, of, seed, 50)
+
+
+@pytest.mark.long
+async def test_the_engine_passes(database, pool):
+    """One made anew from its source, with nothing changed, is not found."""
+    await run(database, mutated(KEPT, KEPT, pool), 500)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", MUTANTS)
+async def test_a_mutant_is_found(name, database, pool):
+    with pytest.raises((AssertionError, JSONDecodeError)):
+        await run(database, mutated(*MUTANTS[name], pool), 5_000)
