@@ -8,11 +8,12 @@ such, and has skipped checkpoints looked at again once a day.
 
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from msgspec import Struct
 from msgspec.structs import asdict
+from psycopg.types.json import Jsonb
 
 from app.database.pools import transaction
 from app.errors import TryAgainAt
@@ -76,7 +77,23 @@ async def look_after(tools: Tools, stalled_after: float = STALLED_AFTER) -> Mend
             missed=await _record_missed(conn, tools),
         )
         await _offer_retakes(conn, tools)
+        await _remember(conn, mended, tools.now())
         return mended
+
+
+async def _remember(conn: Conn, mended: Mended, at: datetime) -> None:
+    """Write down when the last round was, and what the last one that mended anything mended."""
+    await conn.execute(
+        """
+        INSERT INTO operations.upkeep AS last (last_round_at, last_mended_at, mended)
+        VALUES (%(at)s, %(mended_at)s, %(mended)s)
+        ON CONFLICT (one) DO UPDATE SET
+            last_round_at = %(at)s,
+            last_mended_at = coalesce(%(mended_at)s, last.last_mended_at),
+            mended = CASE WHEN %(mended_at)s IS NULL THEN last.mended ELSE %(mended)s END
+        """,
+        {"at": at, "mended_at": at if mended else None, "mended": Jsonb(asdict(mended) if mended else {})},
+    )
 
 
 async def _put_back(conn: Conn, stalled_after: float) -> int:
