@@ -84,8 +84,13 @@ async def begin(tools: Tools, job_id: int, questions: int | None) -> None:
 
 
 async def live_jobs(conn: Conn, run_date: date, before: int | None = None) -> list[int]:
+    """Return the ids of a Monday's weekly jobs that wait or run, older than `before`."""
+    return await jobs_of(conn, run_date, ["todo", "doing"], before)
+
+
+async def jobs_of(conn: Conn, run_date: date, statuses: Sequence[str], before: int | None = None) -> list[int]:
     """
-    Return the ids of a Monday's weekly jobs that wait or run, older than `before`.
+    Return the ids of the weekly jobs of this Monday and later that have one of these statuses, older than `before`.
 
     An earlier Monday's job that was left behind as `doing` must not keep all later Mondays from beginning.
     """
@@ -93,11 +98,11 @@ async def live_jobs(conn: Conn, run_date: date, before: int | None = None) -> li
         """
         SELECT id
         FROM procrastinate_jobs
-        WHERE task_name = %s AND status IN ('todo', 'doing') AND id < coalesce(%s, 9223372036854775807)
+        WHERE task_name = %s AND status::text = ANY(%s) AND id < coalesce(%s, 9223372036854775807)
             AND (args ->> 'timestamp')::bigint >= %s
         ORDER BY id
         """,
-        (pick_week.name, before, int(calendar.at(run_date, time(0)).timestamp())),
+        (pick_week.name, list(statuses), before, int(calendar.at(run_date, time(0)).timestamp())),
     )
     return [id for (id,) in await cursor.fetchall()]
 
@@ -304,9 +309,15 @@ async def _store(
 
 
 async def miss(conn: Conn, tools: Tools, run_date: date) -> bool:
-    """Record a Monday on which nobody was there; return False if it has a row."""
-    failure = "Nobody was there to ask on that Monday."
+    """Record a Monday that is over; return False if it has a row."""
+    asked = await generations.of(conn, SERIES, run_date)
+    failure = "The Monday was over before its batch was made." if asked else "Nobody was there to ask on that Monday."
     return await batches.add_failed(conn, _failed(tools, run_date, FailureReason.MISSED, failure))
+
+
+async def give_up(conn: Conn, tools: Tools, run_date: date, why: str) -> bool:
+    """Record a Monday whose job failed: a person must change something."""
+    return await batches.add_failed(conn, _failed(tools, run_date, FailureReason.CONFIGURATION, why))
 
 
 async def _fail(tools: Tools, run_date: date, reason: FailureReason, failure: str, *, again: bool) -> None:

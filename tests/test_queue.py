@@ -130,20 +130,25 @@ AT = NOW + timedelta(hours=3)
         pytest.param(psycopg.errors.AdminShutdown(), 100, NOW + timedelta(seconds=5), id="database shut down"),
         pytest.param(ConnectorException(), 100, NOW + timedelta(seconds=5), id="the queue's connection away"),
         pytest.param(PoolTimeout(), 100, NOW + timedelta(seconds=5), id="no connection in time"),
-        pytest.param(ZeroDivisionError(), 0, NOW + timedelta(seconds=2), id="a surprise"),
-        pytest.param(ZeroDivisionError(), 1, NOW + timedelta(seconds=4), id="a second surprise"),
-        pytest.param(ZeroDivisionError(), 2, NOW + timedelta(seconds=8), id="a third surprise"),
-        pytest.param(ZeroDivisionError(), 3, NOW + timedelta(seconds=16), id="a fourth surprise"),
-        pytest.param(ZeroDivisionError(), 4, None, id="a fifth surprise"),
-        pytest.param(ConfigurationError("Set it."), 4, None, id="what is not stored is a surprise too"),
-        pytest.param(ProviderBusy("Slow down."), 0, NOW + timedelta(seconds=2), id="a provider's error that got away"),
-        pytest.param(MissingClose(["SPY"], BASELINE), 4, None, id="a missing close that got away"),
+        pytest.param(psycopg.errors.ProgramLimitExceeded(), 0, None, id="a statement that asks too much"),
+        pytest.param(queue.Surprise(1), 100, NOW + timedelta(seconds=2), id="a surprise"),
+        pytest.param(queue.Surprise(2), 100, NOW + timedelta(seconds=4), id="a second surprise"),
+        pytest.param(queue.Surprise(3), 100, NOW + timedelta(seconds=8), id="a third surprise"),
+        pytest.param(queue.Surprise(4), 100, NOW + timedelta(seconds=16), id="a fourth surprise"),
+        pytest.param(queue.Surprise(5), 0, None, id="a fifth surprise"),
     ],
 )
 async def test_when_a_job_is_tried_again(told, exception, attempts, again):
     """The table of `Retry`, in the time of the jobs' own clock."""
     decision = queue.Retry().get_retry_decision(exception=exception, job=a_job(attempts))
     assert (decision and decision.retry_at) == again
+
+
+async def test_a_suspect_that_comes_back_by_itself_is_free_again(told):
+    """What was put back twice runs alone; once it goes back to the queue in order it no longer blocks the others."""
+    suspect = a_job(0).evolve(lock="suspects")
+    decision = queue.Retry().get_retry_decision(exception=TryAgainAt("Too early.", AT), job=suspect)
+    assert decision.lock == "job 1"
 
 
 @pytest.mark.parametrize("task", [weekly.pick_week, daily.take_checkpoint], ids=lambda task: task.name)
