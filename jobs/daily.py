@@ -95,12 +95,14 @@ async def _take(
     """Compute a checkpoint from the closes of `session`, or skip it with a reason, or have it taken again later."""
     async with tools.pool.connection() as conn:
         ended = _ended(await batches.endings_of(conn, batch.id), session)
+    # A second chance has attempts of its own.
+    begun = calendar.asked_since(tools.now()) if before else calendar.due_at(batch.run_date, day)
     try:
         bind_contextvars(step="closes")
         tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if pick.id not in ended)]
-        found = await closes_of(tools, tickers, session)
+        found = await closes_of(tools, tickers, session, begun)
         bind_contextvars(step="splits")
-        await splits.look_before_measuring(tools, batch, tickers, session)
+        await splits.look_before_measuring(tools, batch, tickers, session, begun)
     except MissingClose as missing:
         if not before and (later := calendar.ask_again_at(tools.now())):
             raise TryAgainAt(str(missing), later) from None
