@@ -231,7 +231,9 @@ async def _complete(tools: Tools, generation: Generation) -> None:
     said = {name: ideas.carried(value) for name, value in asdict(generation).items() if isinstance(value, str)}
     generation = replace(generation, **said)
     async with transaction(tools.pool) as conn:
-        await generations.complete(conn, generation, tools.now())
+        if not await generations.complete(conn, generation, tools.now()):
+            log.warning("the question had lapsed, or somebody was first", generation=str(generation.id))
+            return
     tell: Any = log.info if generation.accepted else log.warning
     tell("answer accepted" if generation.accepted else "question in vain", refusal=generation.refusal)
 

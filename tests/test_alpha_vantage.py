@@ -294,6 +294,16 @@ async def test_five_attempts(client, provider, clock, pool):
     assert clock.now() - NOW == pytest.approx(timedelta(seconds=sum(clock.slept)), abs=timedelta(seconds=0.001))
 
 
+async def test_a_split_that_is_listed_twice(client, provider):
+    """To the letter the same, it is one; with another factor nobody knows which is meant."""
+    said = [{"effective_date": "2024-06-10", "split_factor": factor} for factor in ("10.0000", "10.0000", "4.0000")]
+    provider.play(says({"symbol": "NVDA", "data": said[:2]}), says({"symbol": "NVDA", "data": said}))
+    answer = await client().splits("NVDA", NINE)
+    assert [(one.effective_date, one.factor) for one in answer.splits] == [(date(2024, 6, 10), 10)]
+    with pytest.raises(ProviderUnavailable, match="two splits of one day"):
+        await client().splits("AAPL", NINE)
+
+
 async def test_attempts_are_everybodys(client, provider, clock, pool):
     """Five in all since the work had begun, across clients and waits; whoever comes after them has one."""
     provider.play(Reply(status=503))

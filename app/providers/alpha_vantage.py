@@ -291,7 +291,8 @@ class _Splits(Struct):
 def read_splits(answer: dict[str, Any], ticker: str) -> list[Listed]:
     """Return the splits of an answer, oldest first; every one must be readable, or none counts."""
     try:
-        listed = [(_day(one.effective_date), one.split_factor) for one in msgspec.convert(answer, _Splits).data]
+        # One that stands there twice, to the letter, is one.
+        listed = {(_day(one.effective_date), one.split_factor) for one in msgspec.convert(answer, _Splits).data}
     except (msgspec.ValidationError, ValueError, RecursionError):
         raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered without a list of splits.") from None
     if len({day for day, _ in listed}) < len(listed):
