@@ -1,7 +1,7 @@
 """A morning's look at a batch: what it measured, or why it could not."""
 
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,7 +16,7 @@ from app.record.calendar import Calendar
 from app.record.figures import Course
 from app.record.model import Batch, Checkpoint, CheckpointStatus, Close, Ending, Pick, PickMetric, SkipReason
 from app.store import batches, checkpoints, courses, opens
-from app.store.checkpoints import Learnt
+from app.store.checkpoints import Due, Learnt
 from app.store.rows import Conn
 from app.tools import Tools
 from jobs import splits
@@ -24,6 +24,10 @@ from jobs.closes import closes_of
 from jobs.queue import Retry, app, tools
 
 log = structlog.get_logger()
+
+# How long, and how often looked for, the mornings of older batches come first.
+_PATIENCE = timedelta(minutes=5)
+_LOOK = 2.0
 
 
 @app.task(name="take_checkpoint", retry=Retry())
@@ -36,19 +40,20 @@ async def take_checkpoint(batch_id: str, day: int, retake: str | None = None) ->
     await take(tools(), UUID(batch_id), day, again=retake is not None)
 
 
-async def defer(conn: Conn, due: Sequence[checkpoints.Due]) -> None:
+async def defer(conn: Conn, due: Sequence[Due]) -> None:
     """Put a job for each checkpoint into the queue, at its own nine o'clock, in the transaction of `conn`."""
     await _defer_all(conn, [_job(one) for one in due])
 
 
-async def defer_retakes(conn: Conn, skipped: Sequence[checkpoints.Due], why: str) -> list[int]:
+async def defer_retakes(conn: Conn, skipped: Sequence[Due], why: str) -> list[int]:
     """Put a job for another look at each skipped checkpoint into the queue, in the transaction of `conn`."""
     return await _defer_all(conn, [_job(one, retake=why) for one in skipped])
 
 
-def _job(one: checkpoints.Due, **more: str) -> Job:
+def _job(one: Due, **more: str) -> Job:
     kwargs = {"batch_id": str(one.batch_id), "day": one.day, **more}
-    return take_checkpoint.configure(schedule_at=one.at).job.evolve(task_kwargs=kwargs)
+    # Where requests are scarce the oldest batch comes first.
+    return take_checkpoint.configure(schedule_at=one.at, priority=one.day).job.evolve(task_kwargs=kwargs)
 
 
 async def _defer_all(conn: Conn, jobs: list[Job]) -> list[int]:
@@ -74,7 +79,7 @@ async def take(tools: Tools, batch_id: UUID, day: int, *, again: bool = False) -
         raise TryAgainAt(f"The checkpoint is due at {due:%Y-%m-%d %H:%M} UTC.", due)
     elif session is None:
         eve = calendar.checkpoint_date(batch.run_date, day - 1)
-        await _skip(tools, batch, day, before, SkipReason.MARKET_CLOSED, f"{eve} was no session.")
+        await _skip(tools, batch, day, before, SkipReason.MARKET_CLOSED, _no_session(eve))
     else:
         await _take(tools, batch, day, session, before, picks)
     if day in calendar.SUNDAYS:
@@ -94,12 +99,15 @@ async def _take(
     """Compute a checkpoint from the closes of `session`, or skip it with a reason, or have it taken again later."""
     async with tools.pool.connection() as conn:
         ended = _ended(await batches.endings_of(conn, batch.id), session)
+    # A second chance has attempts of its own.
+    begun = calendar.asked_since(tools.now()) if before else calendar.due_at(batch.run_date, day)
+    await _let_older_go_first(tools, batch)
     try:
         bind_contextvars(step="closes")
         tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if pick.id not in ended)]
-        found = await closes_of(tools, tickers, session)
+        found = await closes_of(tools, tickers, session, begun)
         bind_contextvars(step="splits")
-        await splits.look_before_measuring(tools, batch, tickers, session)
+        await splits.look_before_measuring(tools, batch, tickers, session, begun)
     except MissingClose as missing:
         if not before and (later := calendar.ask_again_at(tools.now())):
             raise TryAgainAt(str(missing), later) from None
@@ -110,6 +118,26 @@ async def _take(
     else:
         bind_contextvars(step="measure")
         await _compute(tools, batch, day, before, found)
+
+
+async def _let_older_go_first(tools: Tools, batch: Batch) -> None:
+    """Wait while an older batch's morning is at work: two that share too few requests would both go without."""
+    until = tools.now() + _PATIENCE
+    while tools.now() < until:
+        async with transaction(tools.pool, at_once=False) as conn:
+            cursor = await conn.execute(
+                """
+                SELECT
+                FROM procrastinate_jobs
+                JOIN batches ON batches.id::text = args ->> 'batch_id'
+                WHERE task_name = %s AND procrastinate_jobs.status = 'doing' AND NOT args ? 'retake'
+                    AND run_date < %s
+                """,
+                (take_checkpoint.name, batch.run_date),
+            )
+            if cursor.rowcount == 0:
+                return
+        await tools.sleep(_LOOK)
 
 
 def _ended(endings: Mapping[UUID, Ending], session: date) -> dict[UUID, Ending]:
@@ -207,18 +235,7 @@ async def _skip(tools: Tools, batch: Batch, day: int, before: Checkpoint | None,
     if before:
         log.info("the checkpoint stays skipped", reason=reason, note=note, checkpoint=str(before.id))
         return
-    now = tools.now()
-    checkpoint = Checkpoint(
-        id=uuid4(),
-        batch_id=batch.id,
-        day=day,
-        checkpoint_date=calendar.checkpoint_date(batch.run_date, day),
-        status=CheckpointStatus.SKIPPED,
-        skip_reason=reason,
-        note=ideas.carried(note),  # it may quote a provider
-        taken_at=now,
-        skipped_at=now,
-    )
+    checkpoint = _skipped(Due(batch.id, batch.run_date, day), reason, note, tools.now())
     async with transaction(tools.pool) as conn:
         stored = await checkpoints.add(conn, checkpoint)
     tell: Any = log.info if reason == SkipReason.MARKET_CLOSED else log.warning
@@ -227,4 +244,31 @@ async def _skip(tools: Tools, batch: Batch, day: int, before: Checkpoint | None,
         reason=reason,
         note=note,
         checkpoint=str(checkpoint.id),
+    )
+
+
+async def give_up(conn: Conn, tools: Tools, due: Due, why: str) -> bool:
+    """Skip a checkpoint whose job failed; return False if it has a row."""
+    eve = calendar.checkpoint_date(due.run_date, due.day - 1)
+    reason, note = SkipReason.PROVIDER_ERROR, why
+    if not tools.calendar.is_session(eve):
+        reason, note = SkipReason.MARKET_CLOSED, _no_session(eve)
+    return await checkpoints.add(conn, _skipped(due, reason, note, tools.now()))
+
+
+def _no_session(eve: date) -> str:
+    return f"{eve} was no session."
+
+
+def _skipped(due: Due, reason: SkipReason, note: str, now: datetime) -> Checkpoint:
+    return Checkpoint(
+        id=uuid4(),
+        batch_id=due.batch_id,
+        day=due.day,
+        checkpoint_date=calendar.checkpoint_date(due.run_date, due.day),
+        status=CheckpointStatus.SKIPPED,
+        skip_reason=reason,
+        note=ideas.carried(note),  # it may quote a provider
+        taken_at=now,
+        skipped_at=now,
     )

@@ -6,8 +6,8 @@ connections are made when the app is opened, and a worker started that way makes
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,8 @@ import psycopg
 import structlog
 from procrastinate import BaseRetryStrategy, JobContext, PsycopgConnector, RetryDecision
 from procrastinate.exceptions import ConnectorException, JobAborted
-from procrastinate.jobs import Job
+from procrastinate.jobs import Job, Status
+from procrastinate.manager import JobManager
 from psycopg_pool import PoolTimeout
 
 from app import logs, settings
@@ -43,13 +44,64 @@ MONDAY_LASTS = timedelta(hours=15)
 DATABASE_AWAY = timedelta(seconds=5)
 MOST_SURPRISES = 5
 
+# A job that begins for the first time so long after it was due tells how late it is.
+LATE = timedelta(minutes=5)
+
 AWAY = (psycopg.OperationalError, ConnectorException, PoolTimeout)
+
+# What Postgres says of a statement, although psycopg counts it among the troubles of a connection.
+_THERE = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.QueryCanceled)
+
+log = structlog.get_logger()
+
+
+class Surprise(Exception):
+    """Something went wrong in a job that nothing here expects; `times` is how often it has by now."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(f"surprise {times} of {MOST_SURPRISES}")
+        self.times = times
+
+
+def is_away(error: BaseException) -> bool:
+    """Return whether an error means that the database could not be reached, which is nobody's fault."""
+    cause = (isinstance(error, ConnectorException) and error.__cause__) or error
+    return isinstance(cause, AWAY) and not isinstance(cause, _THERE)
+
+
+class Jobs(JobManager):
+    """Procrastinate's access to its jobs; `lost` is called when the end of one could not be written down."""
+
+    lost: Callable[[], None] | None = None
+
+    async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
+        """Write down that a job has ended."""
+        with self._noticing():
+            await super().finish_job(job, status, delete_job)
+
+    async def retry_job(self, job: Job, *where: Any, **when: Any) -> None:
+        """Write down that a job is to be tried again."""
+        with self._noticing():
+            await super().retry_job(job, *where, **when)
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
+        except ConnectorException as error:
+            if is_away(error) and self.lost:
+                self.lost()
+            raise
 
 
 class Queue(procrastinate.App):
     """Procrastinate's App, with the tools that its jobs are handed."""
 
     tools: Tools | None = None
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.job_manager: Jobs = Jobs(self.connector)
 
     def now(self) -> datetime:
         """Return the time of the jobs' own clock."""
@@ -91,6 +143,10 @@ class Retry(BaseRetryStrategy):
     | shut down in the middle                 | at once, by whoever is there                       | this strategy  |
     | the database was away                   | in 5 seconds, as often as it takes                 | this strategy  |
     | a surprise                              | after 2, 4, 8, 16 seconds; then the job has failed | this strategy  |
+    | its process died                        | put back, 10 times; then the job has failed        | upkeep         |
+    | the job has failed                      | a skipped checkpoint, a failed Monday              | upkeep         |
+
+    A job that was put back more than once shares a lock with others like it; one that ends in order is free again.
     """
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
@@ -98,14 +154,16 @@ class Retry(BaseRetryStrategy):
         now = app.now()
         match exception:
             case asyncio.CancelledError() | JobAborted():
-                return RetryDecision(retry_at=now)
+                at = now
             case TryAgainAt():
-                return RetryDecision(retry_at=exception.at)
-            case _ if isinstance(exception, AWAY):
-                return RetryDecision(retry_at=now + DATABASE_AWAY)
-            case _ if job.attempts + 1 < MOST_SURPRISES:
-                return RetryDecision(retry_at=now + timedelta(seconds=2.0 ** (job.attempts + 1)))
-        return None
+                at = exception.at
+            case Surprise() if exception.times < MOST_SURPRISES:
+                at = now + timedelta(seconds=2.0**exception.times)
+            case _ if is_away(exception):
+                at = now + DATABASE_AWAY
+            case _:
+                return None
+        return RetryDecision(retry_at=at, lock=f"job {job.id}" if job.lock else None)
 
 
 async def in_the_log(job: Callable[[], Awaitable[Any]], context: JobContext, _: Any) -> Any:
@@ -114,7 +172,36 @@ async def in_the_log(job: Callable[[], Awaitable[Any]], context: JobContext, _: 
     with structlog.contextvars.bound_contextvars(
         job=context.job.id, task=context.job.task_name, attempt=context.job.attempts + 1, **known
     ):
+        due = context.job.scheduled_at
+        if due and not context.job.attempts and app.now() - due > LATE:
+            log.warning("this job is late", due=str(due), late=str(app.now() - due).partition(".")[0])
         return await job()
+
+
+async def counted(job: Callable[[], Awaitable[Any]], context: JobContext, _: Any) -> Any:
+    """Count the surprises of a job where every process can read them: the next attempt may be another's."""
+    try:
+        return await job()
+    except (TryAgainAt, JobAborted):
+        raise
+    except Exception as error:
+        if is_away(error):
+            raise
+        raise Surprise(await _strike(context.job)) from error
+
+
+async def _strike(job: Job) -> int:
+    async with tools().pool.connection() as conn:
+        cursor = await conn.execute(
+            "INSERT INTO operations.strikes AS known (job_id, surprises) VALUES (%s, 1) "
+            "ON CONFLICT (job_id) DO UPDATE SET surprises = known.surprises + 1 RETURNING surprises",
+            (job.id,),
+        )
+        (surprises,) = await cursor.fetchone() or (0,)
+        return int(surprises)
+
+
+MIDDLEWARE = [in_the_log, counted]
 
 
 def connector(conninfo: str) -> PsycopgConnector:
@@ -171,7 +258,7 @@ app = Queue(
         "update_heartbeat_interval": HEARTBEAT,
         "stalled_worker_timeout": STALLED_AFTER,
         "shutdown_graceful_timeout": DRAIN,
-        "worker_middleware": [in_the_log],
+        "worker_middleware": MIDDLEWARE,
     },
     periodic_defaults={"max_delay": MONDAY_LASTS.total_seconds()},
 )

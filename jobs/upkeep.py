@@ -1,28 +1,30 @@
 """
 What keeps every promise after a crash.
 
-One process at a time, by an advisory lock: puts back the jobs of processes that died, defers due checkpoints that have
-neither a row nor a job, sees that this Monday's batch is there or on its way and that a missed Monday is recorded as
-such, and has skipped checkpoints looked at again once a day.
+One process at a time, by an advisory lock: puts back the jobs of processes that died, gives up what never succeeds,
+defers due checkpoints that have neither a row nor a job, sees that this Monday's batch is there or on its way and that
+a missed Monday is recorded as such, has skipped checkpoints looked at again once a day, and forgets old jobs.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 
 import structlog
 from msgspec import Struct
 from msgspec.structs import asdict
+from psycopg.types.json import Jsonb
 
 from app.database.pools import transaction
 from app.errors import TryAgainAt
 from app.record import calendar
 from app.record.model import SERIES
 from app.store import batches, checkpoints
+from app.store.checkpoints import Due
 from app.store.rows import Conn
 from app.tools import Tools
 from jobs import daily, weekly
-from jobs.queue import AWAY, STALLED_AFTER
+from jobs.queue import AWAY, STALLED_AFTER, is_away
 
 log = structlog.get_logger()
 
@@ -32,11 +34,21 @@ _LOCK = 4_021_970_434
 # The tick itself begins a Monday; upkeep only does when the tick did not.
 _TICK = timedelta(minutes=1)
 
+# A job whose process died under it so often is given up. From its second time on it shares a lock with the others of
+# its kind and runs without them, so that what they die of is its own.
+MOST_DEATHS = 10
+_SUSPECTS = "suspects"
+
+# How long a job can be read after its end, and what a given up one leaves in the record.
+READABLE = timedelta(days=30)
+_GIVEN_UP = "Job {} failed, by no fault of the provider; its log says why."
+
 
 class Mended(Struct, frozen=True):
     """What a round of upkeep found to do."""
 
     put_back: int = 0
+    given_up: int = 0
     deferred: int = 0
     begun: bool = False
     missed: int = 0
@@ -65,26 +77,55 @@ async def keep(tools: Tools, stalled_after: Callable[[], float] = lambda: STALLE
 
 async def look_after(tools: Tools, stalled_after: float = STALLED_AFTER) -> Mended | None:
     """Do one round; return what it mended, or None if another process is at it."""
-    async with transaction(tools.pool) as conn:
+    async with transaction(tools.pool, at_once=False) as conn:
         cursor = await conn.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))
         if not (await cursor.fetchone() or (False,))[0]:
             return None
         mended = Mended(
-            put_back=await _put_back(conn, stalled_after),
-            deferred=await _defer_due(conn, tools),
-            begun=await _begin_monday(conn, tools),
-            missed=await _record_missed(conn, tools),
+            put_back=await _alone(conn, _put_back(conn, stalled_after)),
+            given_up=await _alone(conn, _give_up(conn, tools)),
+            deferred=await _alone(conn, _defer_due(conn, tools)),
+            begun=bool(await _alone(conn, _begin_monday(conn, tools))),
+            missed=await _alone(conn, _record_missed(conn, tools)),
         )
-        await _offer_retakes(conn, tools)
+        await _alone(conn, _offer_retakes(conn, tools))
+        await _alone(conn, _forget(conn))
+        await _remember(conn, mended, tools.now())
         return mended
+
+
+async def _alone(conn: Conn, step: Awaitable[int]) -> int:
+    """Return what a step of the round mended; one that fails takes nothing else with it."""
+    try:
+        async with conn.transaction():
+            return await step
+    except Exception as error:
+        if is_away(error):
+            raise
+        log.exception("upkeep failed", step=getattr(step, "__name__", ""))
+        return 0
+
+
+async def _remember(conn: Conn, mended: Mended, at: datetime) -> None:
+    """Write down when the last round was, and what the last one that mended anything mended."""
+    await conn.execute(
+        """
+        INSERT INTO operations.upkeep AS last (last_round_at, last_mended_at, mended)
+        VALUES (%(at)s, %(mended_at)s, %(mended)s)
+        ON CONFLICT (one) DO UPDATE SET
+            last_round_at = %(at)s,
+            last_mended_at = coalesce(%(mended_at)s, last.last_mended_at),
+            mended = CASE WHEN %(mended_at)s IS NULL THEN last.mended ELSE %(mended)s END
+        """,
+        {"at": at, "mended_at": at if mended else None, "mended": Jsonb(asdict(mended) if mended else {})},
+    )
 
 
 async def _put_back(conn: Conn, stalled_after: float) -> int:
     """Put back the jobs whose process is dead: a matter of real time, so of Postgres's own now()."""
     cursor = await conn.execute(
         """
-        SELECT procrastinate_retry_job_v2(stalled.id, NULL, NULL, NULL, NULL)
-        FROM (
+        WITH stalled AS (
             SELECT procrastinate_jobs.id
             FROM procrastinate_jobs
             LEFT JOIN procrastinate_workers ON procrastinate_workers.id = procrastinate_jobs.worker_id
@@ -92,38 +133,91 @@ async def _put_back(conn: Conn, stalled_after: float) -> int:
                 AND (procrastinate_workers.id IS NULL
                     OR procrastinate_workers.last_heartbeat < now() - make_interval(secs => %s))
             FOR UPDATE OF procrastinate_jobs SKIP LOCKED
-        ) stalled
+        ), struck AS (
+            INSERT INTO operations.strikes AS known (job_id, deaths)
+            SELECT id, 1
+            FROM stalled
+            ON CONFLICT (job_id) DO UPDATE SET deaths = known.deaths + 1
+            RETURNING job_id, deaths
+        )
+        SELECT
+            job_id,
+            deaths,
+            CASE WHEN deaths < %s
+                THEN procrastinate_retry_job_v2(job_id, NULL, NULL, NULL, CASE WHEN deaths > 1 THEN %s END)::text
+                ELSE procrastinate_finish_job_v1(job_id, 'failed', false)::text
+            END
+        FROM struck
         """,
-        (stalled_after,),
+        (stalled_after, MOST_DEATHS, _SUSPECTS),
     )
+    for job, deaths, _ in await cursor.fetchall():
+        if deaths >= MOST_DEATHS:
+            log.error("a job is given up: its process died under it every time", job=job, deaths=deaths)
     return cursor.rowcount
+
+
+async def _give_up(conn: Conn, tools: Tools) -> int:
+    """Let what never succeeds end as the record says: a failed job's checkpoint skipped, its Monday failed."""
+    lost = await _lost(conn, tools)
+    given_up = [(due, lost[due]) for due in sorted(lost, key=lambda due: due.batch_id) if lost[due]]
+    for due, _ in given_up:  # all before the first entry: who holds a batch may wait for the journal
+        await batches.hold(conn, due.batch_id)
+    for due, job in given_up:
+        await daily.give_up(conn, tools, due, _GIVEN_UP.format(job))
+    run_date = await _absent_monday(conn, tools)
+    failed = run_date and await weekly.jobs_of(conn, run_date, ["failed"])
+    if run_date and failed:
+        await weekly.give_up(conn, tools, run_date, _GIVEN_UP.format(failed[-1]))
+    return len(given_up) + bool(failed)
 
 
 async def _defer_due(conn: Conn, tools: Tools) -> int:
     """Defer the checkpoints whose time has come that have neither a row nor a job."""
-    awaited = await checkpoints.awaiting(conn, calendar.today(tools.now()))
-    if not awaited:
-        return 0
-    cursor = await conn.execute(
-        """
-        SELECT args ->> 'batch_id', (args ->> 'day')::integer
-        FROM procrastinate_jobs
-        WHERE task_name = %s AND status IN ('todo', 'doing')
-        """,
-        (daily.take_checkpoint.name,),
-    )
-    on_their_way = {(id, day) for id, day in await cursor.fetchall()}
-    lost = [due for due in awaited if due.at <= tools.now() and (str(due.batch_id), due.day) not in on_their_way]
+    lost = [due for due, failed in (await _lost(conn, tools)).items() if failed is None]
     await daily.defer(conn, lost)
     return len(lost)
 
 
-async def _begin_monday(conn: Conn, tools: Tools) -> bool:
-    """Begin this Monday if its tick was lost."""
+async def _lost(conn: Conn, tools: Tools) -> dict[Due, int | None]:
+    """Return the due checkpoints that have neither a row nor a job that waits or runs, each with one that failed."""
+    awaited = await checkpoints.awaiting(conn, calendar.today(tools.now()))
+    if not awaited:
+        return {}
+    cursor = await conn.execute(
+        """
+        SELECT
+            args ->> 'batch_id',
+            (args ->> 'day')::integer,
+            bool_or(status IN ('todo', 'doing')),
+            max(id) FILTER (WHERE status = 'failed')
+        FROM procrastinate_jobs
+        WHERE task_name = %s
+        GROUP BY 1, 2
+        """,
+        (daily.take_checkpoint.name,),
+    )
+    jobs = {(id, day): (live, failed) for id, day, live, failed in await cursor.fetchall()}
+    found = {due: jobs.get((str(due.batch_id), due.day), (False, None)) for due in awaited if due.at <= tools.now()}
+    return {due: failed for due, (live, failed) in found.items() if not live}
+
+
+async def _absent_monday(conn: Conn, tools: Tools) -> date | None:
+    """Return this Monday if it has neither a batch nor a job that waits or runs."""
     run_date = calendar.run_date(tools.now() - _TICK)
     if run_date is None or await batches.on(conn, SERIES, run_date) or await weekly.live_jobs(conn, run_date):
+        return None
+    return run_date
+
+
+async def _begin_monday(conn: Conn, tools: Tools) -> bool:
+    """Begin this Monday if its tick was lost."""
+    run_date = await _absent_monday(conn, tools)
+    if run_date is None or await weekly.jobs_of(conn, run_date, ["failed"]):
         return False
     await weekly.begin_again(conn, tools.now())
+    late = tools.now() - calendar.due_at(run_date)
+    log.warning("this Monday had not begun", run_date=str(run_date), late=str(late).partition(".")[0])
     return True
 
 
@@ -140,12 +234,12 @@ async def _record_missed(conn: Conn, tools: Tools) -> int:
     return missed
 
 
-async def _offer_retakes(conn: Conn, tools: Tools) -> None:
+async def _offer_retakes(conn: Conn, tools: Tools) -> int:
     """Once a day, when the morning's closes are in, have the skipped checkpoints of active batches looked at again."""
     now = tools.now()
     today = str(calendar.today(now))
     if now < calendar.at(calendar.today(now), calendar.RETAKE):
-        return
+        return 0
     cursor = await conn.execute(
         """
         SELECT args ->> 'batch_id', (args ->> 'day')::integer
@@ -155,5 +249,21 @@ async def _offer_retakes(conn: Conn, tools: Tools) -> None:
         (daily.take_checkpoint.name, today),
     )
     offered = {(id, day) for id, day in await cursor.fetchall()}
-    skipped = await checkpoints.skipped(conn)
-    await daily.defer_retakes(conn, [one for one in skipped if (str(one.batch_id), one.day) not in offered], today)
+    skipped = [one for one in await checkpoints.skipped(conn) if (str(one.batch_id), one.day) not in offered]
+    return len(await daily.defer_retakes(conn, skipped, today))
+
+
+async def _forget(conn: Conn) -> int:
+    """Delete the jobs that ended long ago: a matter of real time, as all that the queue writes down of them."""
+    cursor = await conn.execute(
+        """
+        DELETE FROM procrastinate_jobs
+        WHERE status NOT IN ('todo', 'doing')
+            AND (SELECT max(at) FROM procrastinate_events WHERE job_id = procrastinate_jobs.id) < now() - %s
+        """,
+        (READABLE,),
+    )
+    await conn.execute(
+        "DELETE FROM operations.strikes WHERE NOT EXISTS (SELECT FROM procrastinate_jobs WHERE id = job_id)"
+    )
+    return cursor.rowcount

@@ -84,8 +84,13 @@ async def begin(tools: Tools, job_id: int, questions: int | None) -> None:
 
 
 async def live_jobs(conn: Conn, run_date: date, before: int | None = None) -> list[int]:
+    """Return the ids of a Monday's weekly jobs that wait or run, older than `before`."""
+    return await jobs_of(conn, run_date, ["todo", "doing"], before)
+
+
+async def jobs_of(conn: Conn, run_date: date, statuses: Sequence[str], before: int | None = None) -> list[int]:
     """
-    Return the ids of a Monday's weekly jobs that wait or run, older than `before`.
+    Return the ids of the weekly jobs of this Monday and later that have one of these statuses, older than `before`.
 
     An earlier Monday's job that was left behind as `doing` must not keep all later Mondays from beginning.
     """
@@ -93,11 +98,11 @@ async def live_jobs(conn: Conn, run_date: date, before: int | None = None) -> li
         """
         SELECT id
         FROM procrastinate_jobs
-        WHERE task_name = %s AND status IN ('todo', 'doing') AND id < coalesce(%s, 9223372036854775807)
+        WHERE task_name = %s AND status::text = ANY(%s) AND id < coalesce(%s, 9223372036854775807)
             AND (args ->> 'timestamp')::bigint >= %s
         ORDER BY id
         """,
-        (pick_week.name, before, int(calendar.at(run_date, time(0)).timestamp())),
+        (pick_week.name, list(statuses), before, int(calendar.at(run_date, time(0)).timestamp())),
     )
     return [id for (id,) in await cursor.fetchall()]
 
@@ -121,7 +126,7 @@ async def _run(tools: Tools, run_date: date, questions: int, *, by_hand: bool) -
             generation, chosen = await _choose(tools, run_date, questions)
             try:
                 bind_contextvars(step="snapshot")
-                readings = await _snapshot(tools, chosen, run_date)
+                readings = await _snapshot(tools, chosen, run_date, None if by_hand else calendar.due_at(run_date))
             except UnknownTicker as unknown:
                 if unknown.ticker == tools.benchmark:
                     raise ConfigurationError(f"{unknown} Set BENCHMARK_SYMBOL to a ticker that it knows.") from None
@@ -226,16 +231,18 @@ async def _complete(tools: Tools, generation: Generation) -> None:
     said = {name: ideas.carried(value) for name, value in asdict(generation).items() if isinstance(value, str)}
     generation = replace(generation, **said)
     async with transaction(tools.pool) as conn:
-        await generations.complete(conn, generation, tools.now())
+        if not await generations.complete(conn, generation, tools.now()):
+            log.warning("the question had lapsed, or somebody was first", generation=str(generation.id))
+            return
     tell: Any = log.info if generation.accepted else log.warning
     tell("answer accepted" if generation.accepted else "question in vain", refusal=generation.refusal)
 
 
-async def _snapshot(tools: Tools, chosen: Sequence[Idea], run_date: date) -> dict[str, Close]:
+async def _snapshot(tools: Tools, chosen: Sequence[Idea], run_date: date, begun: datetime | None) -> dict[str, Close]:
     """Return the closes of the baseline session, the benchmark's first; a ticker no longer traded is unknown."""
     session = tools.calendar.session_before(run_date)
     try:
-        return await closes_of(tools, [tools.benchmark, *(idea.ticker for idea in chosen)], session)
+        return await closes_of(tools, [tools.benchmark, *(idea.ticker for idea in chosen)], session, begun)
     except MissingClose as missing:
         before = tools.calendar.session_before(session)
         async with tools.pool.connection() as conn:
@@ -304,9 +311,15 @@ async def _store(
 
 
 async def miss(conn: Conn, tools: Tools, run_date: date) -> bool:
-    """Record a Monday on which nobody was there; return False if it has a row."""
-    failure = "Nobody was there to ask on that Monday."
+    """Record a Monday that is over; return False if it has a row."""
+    asked = await generations.of(conn, SERIES, run_date)
+    failure = "The Monday was over before its batch was made." if asked else "Nobody was there to ask on that Monday."
     return await batches.add_failed(conn, _failed(tools, run_date, FailureReason.MISSED, failure))
+
+
+async def give_up(conn: Conn, tools: Tools, run_date: date, why: str) -> bool:
+    """Record a Monday whose job failed: a person must change something."""
+    return await batches.add_failed(conn, _failed(tools, run_date, FailureReason.CONFIGURATION, why))
 
 
 async def _fail(tools: Tools, run_date: date, reason: FailureReason, failure: str, *, again: bool) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -15,16 +16,30 @@ log = structlog.get_logger()
 
 PAUSE = 0.3
 
+# A worker that ends sooner has failed: not even a pool waits so long for a connection.
+LASTING = 15.0
+PAUSE_OF_THE_FAILING = 3.0
+
 
 class Worker:
     """A process's worker: whether it lives, and a way to start it anew."""
 
     def __init__(self, queue: Queue, options: Callable[[], dict[str, Any]]) -> None:
         self.queue, self.options = queue, options
-        self.alive = False
         self._stopping = False
         self._running: asyncio.Task[None] | None = None
+        self._began = 0.0
+        self._failing = False
         self._ending = False
+        queue.job_manager.lost = self.start_anew
+
+    @property
+    def alive(self) -> bool:
+        """Whether it works: one that fails over and over does not, though it may just be running."""
+        return self._running is not None and not self._running.done() and (not self._failing or self._lasts())
+
+    def _lasts(self) -> bool:
+        return monotonic() - self._began > LASTING
 
     async def run(self) -> None:
         """Run workers one after another until stopped: a Postgres restart or a dead heartbeat ends one."""
@@ -32,15 +47,13 @@ class Worker:
             self._running = asyncio.create_task(
                 self.queue.run_worker_async(install_signal_handlers=False, **self.options())
             )
-            self.alive, self._ending = True, False
-            try:
-                await asyncio.wait([self._running])
-            finally:
-                self.alive = False
+            self._began, self._ending = monotonic(), False
+            await asyncio.wait([self._running])
             if not self._stopping:
+                self._failing = not (self._ending or self._lasts())
                 error = None if self._running.cancelled() else self._running.exception()
                 log.info("worker starts again", reason=str(error) if error else "it ended")
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(PAUSE_OF_THE_FAILING if self._failing else PAUSE)
 
     def start_anew(self) -> None:
         """Let the running worker finish its jobs and start another, with the options as they are then."""

@@ -447,12 +447,12 @@ async def test_a_checkpoint_on_its_way_is_not_deferred(house, status):
     assert await upkeep.look_after(house.tools) == Mended(missed=1)  # the Monday between
 
 
-async def test_a_checkpoint_whose_job_failed_is_deferred(house):
-    """A job that was given up is no job."""
+async def test_a_checkpoint_whose_job_failed_is_skipped(house):
+    """A job that was given up is not begun again every minute: the day is skipped, and looked at once a day."""
     await house.a_batch()
     await house.rows("UPDATE procrastinate_jobs SET status = 'failed' WHERE args ->> 'day' = '1'")
     house.clock.time = new_york(TUESDAY)
-    assert await upkeep.look_after(house.tools) == Mended(deferred=1)
+    assert await upkeep.look_after(house.tools) == Mended(given_up=1)
 
 
 async def test_nothing_is_deferred_for_a_completed_batch(house):

@@ -19,7 +19,7 @@ from app.database import migrations
 from app.errors import ConfigurationError
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-NAMES = ["record", "journal", "queue", "ledger", "absent", "open", "guards", "announce"]
+NAMES = ["record", "journal", "queue", "ledger", "absent", "open", "guards", "announce", "upkeep"]
 
 CATALOGUE = """
 SELECT 'column', table_schema, table_name, column_name,
@@ -76,7 +76,7 @@ def test_up_down_and_up_again(empty):
     before = catalogue(empty)
     assert {kind for kind, *_ in before} == {"column", "constraint", "index", "trigger", "function", "type", "comment"}
 
-    assert down(empty, 0) == [f"000{number} {NAMES[number - 1]}: taken back" for number in (8, 7, 6, 5, 4, 3, 2, 1)]
+    assert down(empty, 0) == [f"000{number} {NAMES[number - 1]}: taken back" for number in range(9, 0, -1)]
     assert applied(empty) == []
     left = {(schema, table) for kind, schema, table, *_ in catalogue(empty)}
     assert left == {("operations", "migrations"), ("operations", "queue_migrations")}
@@ -92,7 +92,7 @@ def test_each_step_down_and_up_again(empty):
     """Every migration can be taken back by itself, and what it made comes back."""
     up(empty)
     before = catalogue(empty)
-    for number in (7, 6, 5, 4, 3, 2, 1):
+    for number in range(8, 0, -1):
         down(empty, number)
         assert applied(empty) == list(range(1, number + 1))
         up(empty)
@@ -104,13 +104,13 @@ def test_up_to_date(empty):
     up(empty)
     assert up(empty) == []
     assert down(empty, len(NAMES)) == []
-    assert applied(empty) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert applied(empty) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
-@pytest.mark.parametrize("number", [-1, 9])
+@pytest.mark.parametrize("number", [-1, 10])
 def test_a_number_that_is_none(empty, number):
     """Down to a migration that does not exist is refused."""
-    with pytest.raises(ConfigurationError, match=rf"^--down-to takes a number from 0 to 8, not {number}\.$"):
+    with pytest.raises(ConfigurationError, match=rf"^--down-to takes a number from 0 to 9, not {number}\.$"):
         down(empty, number)
 
 
@@ -124,7 +124,7 @@ def test_status_changes_nothing(empty):
     up(empty)
     down(empty, 7)
     steps = asyncio.run(migrations.status(empty))
-    assert [step.applied_at for step in steps] == [AT, AT, AT, AT, AT, AT, AT, None]
+    assert [step.applied_at for step in steps] == [AT, AT, AT, AT, AT, AT, AT, None, None]
 
 
 def command(address: str, *arguments: str) -> subprocess.Popen[str]:
@@ -146,7 +146,7 @@ def test_four_processes_at_once(empty):
     lines = sorted(line for (out, _), _ in ended for line in out.splitlines())
     done = [f"000{number} {name}: applied" for number, name in enumerate(NAMES, 1)]
     assert lines == [*done, *["The database is up to date."] * 3, "queue: installed"]
-    assert applied(empty) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert applied(empty) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
 
     out, err = command(empty, "--status").communicate(timeout=60)
     assert [line.split(": applied ")[0] for line in out.splitlines()] == [
@@ -181,7 +181,7 @@ def newer(address: str) -> None:
     """Let a database have a migration that this version does not know."""
     with psycopg.connect(address) as conn:
         conn.execute(
-            "INSERT INTO operations.migrations (number, name, checksum, applied_at) VALUES (9, 'newer', 'x', %s)", [AT]
+            "INSERT INTO operations.migrations (number, name, checksum, applied_at) VALUES (10, 'newer', 'x', %s)", [AT]
         )
 
 
@@ -192,10 +192,10 @@ def test_a_database_that_is_ahead(empty):
     before = catalogue(empty)
     asyncio.run(migrations.refuse_old(empty))
     assert up(empty) == []
-    with pytest.raises(ConfigurationError, match="0009"):
+    with pytest.raises(ConfigurationError, match="0010"):
         down(empty, 4)
     assert catalogue(empty) == before
-    assert applied(empty) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert applied(empty) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
 def test_a_gap_in_the_history_is_refused(empty):
@@ -303,7 +303,7 @@ def test_only_domain_tables_in_public(migrated):
         "picks",
         "splits",
     }
-    assert tables["operations"] == {"migrations", "provider_requests", "queue_migrations"}
+    assert tables["operations"] == {"migrations", "provider_requests", "queue_migrations", "strikes", "upkeep"}
     assert all(name.startswith("procrastinate_") for name in tables["queue"])
     assert tables.keys() == {"public", "operations", "queue"}
 
@@ -717,7 +717,7 @@ def insert(conn: psycopg.Connection, table: str, row: dict[str, object]) -> None
     """Insert a row."""
     conn.execute(
         sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-            sql.Identifier(table),
+            sql.Identifier(*table.split(".")),
             sql.SQL(", ").join(map(sql.Identifier, row)),
             sql.SQL(", ").join(sql.SQL("%s") for _ in row),
         ),
@@ -822,6 +822,17 @@ def test_a_skipped_checkpoint_may_be_computed_later(record):
     with pytest.raises(psycopg.errors.CheckViolation) as refused:
         record.execute(GOES_BACK.replace("day = 1", "day = 2"))
     assert refused.value.diag.constraint_name == "a_computed_checkpoint_never_goes_back"
+
+
+def test_upkeep_is_told_of_in_one_row(migrated):
+    """A second row, also one that says it is another, is refused by name."""
+    with psycopg.connect(migrated) as conn:
+        insert(conn, "operations.upkeep", {"last_round_at": AT})
+        for one, constraint in ((True, "upkeep_pkey"), (False, "there_is_one_row")):
+            with pytest.raises(psycopg.errors.IntegrityError) as refused, conn.transaction():
+                insert(conn, "operations.upkeep", {"one": one, "last_round_at": AT})
+            assert refused.value.diag.constraint_name == constraint
+        conn.rollback()
 
 
 def test_every_rule_is_tried(migrated):

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from clocks import HandSetClock
 from croniter import croniter
-from job_tools import ALPHA_VANTAGE_KEY, BASELINE, CHOSEN, MONDAY, OPENAI_KEY, World, logged, new_york, rows, tools_for
+from job_tools import ALPHA_VANTAGE_KEY, CHOSEN, MONDAY, OPENAI_KEY, World, logged, new_york, rows, tools_for
 from job_tools import clock as clock
 from job_tools import house as house
 from procrastinate.exceptions import ConnectorException, JobAborted
@@ -23,7 +23,7 @@ from psycopg_pool import PoolTimeout
 
 from app import settings
 from app.database import pools
-from app.errors import ConfigurationError, MissingClose, ProviderBusy, QuestionInProgress, QuotaSpent, TryAgainAt
+from app.errors import QuestionInProgress, QuotaSpent, TryAgainAt
 from app.record import calendar
 from app.record.model import SERIES, Batch, BatchStatus, FailureReason, batch_id
 from app.store import batches
@@ -130,20 +130,25 @@ AT = NOW + timedelta(hours=3)
         pytest.param(psycopg.errors.AdminShutdown(), 100, NOW + timedelta(seconds=5), id="database shut down"),
         pytest.param(ConnectorException(), 100, NOW + timedelta(seconds=5), id="the queue's connection away"),
         pytest.param(PoolTimeout(), 100, NOW + timedelta(seconds=5), id="no connection in time"),
-        pytest.param(ZeroDivisionError(), 0, NOW + timedelta(seconds=2), id="a surprise"),
-        pytest.param(ZeroDivisionError(), 1, NOW + timedelta(seconds=4), id="a second surprise"),
-        pytest.param(ZeroDivisionError(), 2, NOW + timedelta(seconds=8), id="a third surprise"),
-        pytest.param(ZeroDivisionError(), 3, NOW + timedelta(seconds=16), id="a fourth surprise"),
-        pytest.param(ZeroDivisionError(), 4, None, id="a fifth surprise"),
-        pytest.param(ConfigurationError("Set it."), 4, None, id="what is not stored is a surprise too"),
-        pytest.param(ProviderBusy("Slow down."), 0, NOW + timedelta(seconds=2), id="a provider's error that got away"),
-        pytest.param(MissingClose(["SPY"], BASELINE), 4, None, id="a missing close that got away"),
+        pytest.param(psycopg.errors.ProgramLimitExceeded(), 0, None, id="a statement that asks too much"),
+        pytest.param(queue.Surprise(1), 100, NOW + timedelta(seconds=2), id="a surprise"),
+        pytest.param(queue.Surprise(2), 100, NOW + timedelta(seconds=4), id="a second surprise"),
+        pytest.param(queue.Surprise(3), 100, NOW + timedelta(seconds=8), id="a third surprise"),
+        pytest.param(queue.Surprise(4), 100, NOW + timedelta(seconds=16), id="a fourth surprise"),
+        pytest.param(queue.Surprise(5), 0, None, id="a fifth surprise"),
     ],
 )
 async def test_when_a_job_is_tried_again(told, exception, attempts, again):
     """The table of `Retry`, in the time of the jobs' own clock."""
     decision = queue.Retry().get_retry_decision(exception=exception, job=a_job(attempts))
     assert (decision and decision.retry_at) == again
+
+
+async def test_a_suspect_that_comes_back_by_itself_is_free_again(told):
+    """What was put back twice runs alone; once it goes back to the queue in order it no longer blocks the others."""
+    suspect = a_job(0).evolve(lock="suspects")
+    decision = queue.Retry().get_retry_decision(exception=TryAgainAt("Too early.", AT), job=suspect)
+    assert decision.lock == "job 1"
 
 
 @pytest.mark.parametrize("task", [weekly.pick_week, daily.take_checkpoint], ids=lambda task: task.name)
@@ -242,6 +247,33 @@ async def test_a_worker_that_is_told_to_stop(house):
         ("todo", house.clock.now())
     ]
     assert await house.rows("SELECT attempt, accepted FROM generations") == [(1, None)]
+
+
+async def test_the_oldest_batch_first(house):
+    """Four requests are left, for two mornings that need four each: the older one has its prices, the newer waits."""
+    monday, older = date(2025, 10, 27), date(2025, 10, 20)
+    await house.a_batch(older)
+    await house.a_batch(monday, "KO", "BRK.B", "AAPL")
+    await house.rows("DELETE FROM operations.provider_requests")
+    await house.rows("DELETE FROM procrastinate_jobs WHERE scheduled_at <> %s", calendar.due_at(monday, 1))
+    house.clock.time = new_york(monday + timedelta(days=1))
+    await house.rows(
+        "INSERT INTO operations.provider_requests (provider, function, symbol, at, ended_at, outcome) "
+        "SELECT 'alphavantage', 'TIME_SERIES_DAILY', 'XOM', at, at, 'answered' "
+        "FROM generate_series(%s::timestamptz - interval '6 h', %s::timestamptz - interval '2 h', '12 min') AS at",
+        *[house.clock.now()] * 2,
+    )
+    await worked()
+    assert house.asked == ["SPY", *CHOSEN]
+    assert await house.rows(
+        "SELECT run_date, day FROM checkpoints JOIN batches ON batches.id = batch_id WHERE day > 0"
+    ) == [(older, 8)]
+    waiting = await house.rows(
+        "SELECT args ->> 'day', attempts, scheduled_at FROM procrastinate_jobs "
+        "WHERE status = 'todo' AND task_name = 'take_checkpoint' AND attempts > 0"
+    )
+    assert [(day, attempts) for day, attempts, _ in waiting] == [("1", 1)]
+    assert waiting[0][2] > house.clock.now()
 
 
 # Procrastinate's command line, from a clean shell

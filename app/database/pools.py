@@ -123,15 +123,21 @@ def where(conninfo: Any) -> str:
 
 
 @asynccontextmanager
-async def transaction(pool: Pool) -> AsyncIterator[AsyncConnection[Any]]:
-    """Give a connection in a transaction that reaches the record and the queue."""
+async def transaction(pool: Pool, *, at_once: bool = True) -> AsyncIterator[AsyncConnection[Any]]:
+    """
+    Give a connection in a transaction that reaches the record and the queue.
+
+    Its end is told `at_once`, for whoever reads on. Where nobody does, and most times nothing of the record was
+    written, what Postgres announces is soon enough.
+    """
     try:
         async with pool.connection() as conn, conn.transaction():
             await conn.execute(f"SET LOCAL search_path = {SEARCH_PATH}")
             yield conn
     finally:
         # Also after an error: a commit whose answer was lost is a commit.
-        _told.get(pool, int)()
+        if at_once:
+            _told.get(pool, int)()
 
 
 def tell(pool: Pool, ended: Callable[[], None]) -> None:

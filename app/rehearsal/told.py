@@ -23,7 +23,7 @@ from procrastinate.periodic import PeriodicDeferrer
 
 from app.database.pools import Pool
 from app.errors import ConfigurationError, TryAgainAt
-from jobs.queue import AWAY, MONDAY_LASTS, Queue, in_the_log
+from jobs.queue import AWAY, MIDDLEWARE, MONDAY_LASTS, Queue
 
 INSTALL = """
 CREATE SCHEMA IF NOT EXISTS told;
@@ -43,7 +43,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- Leap to the first event, unless a job may be at work: running and not asleep, or waiting and due.
+-- Leap to the first event, unless a job may be at work: running and not asleep, or waiting and due. One that waits for
+-- another's lock is not.
 CREATE OR REPLACE FUNCTION told.leap(tick timestamptz) RETURNS float8 LANGUAGE plpgsql AS $$
 DECLARE
     event timestamptz;
@@ -51,7 +52,9 @@ DECLARE
 BEGIN
     PERFORM FROM told.clock FOR UPDATE;  -- one at a time; the next statement sees what is committed by now
     SELECT least(tick, min(coalesce(scheduled_at, 'epoch'))) INTO event
-        FROM queue.procrastinate_jobs WHERE status IN ('todo', 'doing');
+        FROM queue.procrastinate_jobs AS jobs
+        WHERE status = 'doing' OR (status = 'todo' AND NOT EXISTS (
+            SELECT FROM queue.procrastinate_jobs AS others WHERE others.lock = jobs.lock AND others.status = 'doing'));
     UPDATE told.clock
         SET lag = greatest(0, least(lag, extract(epoch FROM clock_timestamp() - event))), seen = clock_timestamp()
         WHERE lag > extract(epoch FROM clock_timestamp() - event) OR seen < clock_timestamp() - interval '1 s';
@@ -130,7 +133,7 @@ class ToldClock:
         if not self.lag:
             return {}
         return {
-            "worker_middleware": [in_the_log, self._in_its_time],
+            "worker_middleware": [*MIDDLEWARE, self._in_its_time],
             "fetch_job_polling_interval": 0.01,
             "concurrency": CONCURRENCY,
             "update_heartbeat_interval": HEARTBEAT,

@@ -1,0 +1,3 @@
+ALTER TABLE operations.provider_requests DROP COLUMN rest_until;
+DROP TABLE operations.strikes;
+DROP TABLE operations.upkeep;
