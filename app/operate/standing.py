@@ -27,12 +27,13 @@ _MOST = 10_000
 
 
 class Awaited(Struct, frozen=True):
-    """A checkpoint without a row, and the job that is about it, if there is one."""
+    """A checkpoint without a row, and the job that is about it, if there is one, with how often that was tried."""
 
     run_date: date
     day: int
     due_at: datetime
     job: int | None
+    attempts: int
     tried_at: datetime | None
 
 
@@ -200,7 +201,8 @@ async def _awaited(conn: Conn, at: datetime, alive: list[Found], about: by_hand.
     found = []
     for due in await checkpoints.awaiting(conn, calendar.checkpoint_date(calendar.today(at), 14)):
         job = by_subject.get((due.run_date, due.day))
-        found.append(Awaited(due.run_date, due.day, due.at, job.id if job else None, job.scheduled_at if job else None))
+        held = (job.id, job.attempts, job.scheduled_at) if job else (None, 0, None)
+        found.append(Awaited(due.run_date, due.day, due.at, *held))
     return found
 
 

@@ -86,7 +86,8 @@ def _upkeep(stands: Standing) -> str:
     rounds = f"last round {lasting(stands.at - stands.upkeep.last_round_at)} ago"
     if stands.upkeep.last_mended_at is None:
         return rounds
-    mended = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in stands.upkeep.mended.items() if count)
+    done = {name.replace("_", " "): what for name, what in stands.upkeep.mended.items() if what}
+    mended = ", ".join(name if what is True else f"{what} {name}" for name, what in done.items())
     return f"{rounds}; mended last {local(stands.upkeep.last_mended_at)}: {mended}"
 
 
@@ -171,18 +172,18 @@ def needs(stands: Standing) -> Iterator[str]:
         yield f"No worker runs{heard}, so nothing is picked or measured: start the service, `alpha-monday {command}`."
     elif not stands.standing_still and _without_upkeep(stands):
         yield (
-            f"A worker runs, but upkeep {_upkeep(stands)}: only `alpha-monday serve` has one; where that runs, its log "
-            "says what keeps it (`upkeep failed`)."
+            f"A worker runs, but no upkeep ({_upkeep(stands)}): only `alpha-monday serve` has one. "
+            "Where that runs, its log says what keeps it, `upkeep failed`."
         )
     yield from _needs_of_the_monday(stands)
-    for one in stands.overdue:
-        late = stands.at - one.due_at
-        if stands.works and not stands.spent and late > (_PATIENCE if one.job is None else _LONGEST_MORNING):
-            by = f"job {one.job} is about it: `alpha-monday jobs show {one.job}`" if one.job else "no job is about it"
-            yield (
-                f"{_name(one.day, one.run_date).capitalize()} is overdue by {lasting(late)} although a worker runs, "
-                f"and {by}; the service's log says why."
-            )
+    if stuck := [one for one in stands.overdue if _is_stuck(one, stands)]:
+        one, more = stuck[0], f", and {len(stuck) - 1} more are" if stuck[1:] else ""
+        by = f"; `alpha-monday jobs show {one.job}`" if one.job else ", and no job is about it"
+        late = lasting(stands.at - one.due_at)
+        yield (
+            f"{_name(one.day, one.run_date).capitalize()} is overdue by {late}{more}, although a worker runs{by}. "
+            "The service's log says why."
+        )
     for job in stands.failed:
         if job.owed:
             what = f"{job.task}, {_name(job.day, job.run_date)}"
@@ -193,6 +194,13 @@ def needs(stands: Standing) -> Iterator[str]:
                 f"{_lacks(skipped)} `alpha-monday checkpoint retake {skipped.run_date} {skipped.day}` looks again; "
                 "a pick that stopped trading is ended with `alpha-monday pick end`."
             )
+
+
+def _is_stuck(one: Awaited, stands: Standing) -> bool:
+    """Return whether a worker and upkeep had every chance with an overdue checkpoint."""
+    if not stands.works or stands.spent or (one.job and not one.attempts):
+        return False
+    return stands.at - one.due_at > (_LONGEST_MORNING if one.job else _PATIENCE)
 
 
 def _without_upkeep(stands: Standing) -> bool:

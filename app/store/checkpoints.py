@@ -204,7 +204,7 @@ async def computed(conn: Conn, since: date | None = None, most: int | None = Non
             FROM checkpoints JOIN batches ON batches.id = checkpoints.batch_id
             WHERE checkpoints.status = 'computed' AND checkpoints.day > 0
                 AND checkpoints.checkpoint_date >= coalesce(%s, '-infinity'::date)
-            ORDER BY checkpoints.taken_at DESC, batches.run_date DESC
+            ORDER BY checkpoints.taken_at DESC, checkpoints.checkpoint_date DESC, batches.run_date DESC
             LIMIT %s
             """,
             (since, most),
