@@ -118,7 +118,7 @@ async def test_an_outage_of_three_weeks(house, words, alive):
     facts, notes, to_do = await words()
     assert notes == [
         f"{missed} while the service was down.",
-        "10 checkpoints of the last four weeks were taken late, day 1 of 2026-10-05 by 22 d 5 h.",
+        "10 checkpoints were taken late in the last four weeks, day 1 of 2026-10-05 by 22 d 5 h.",
     ]
     assert to_do == []
     assert [fact for fact in facts if fact.startswith("last checkpoint: day 12 of 2026-10-05, Wednesday, 2026-10-28")]
@@ -200,7 +200,10 @@ async def test_a_monday_that_nobody_begins(house, words):
     house.clock.forward(minutes=11)
     await house.rows("UPDATE operations.upkeep SET last_round_at = %s", house.clock.now())
     _, _, to_do = await words()
-    assert to_do == ["The Monday 2026-10-26 has neither a batch nor a job: `alpha-monday pick` makes it."]
+    assert to_do == [
+        "The Monday 2026-10-26 has neither a batch nor a job: `alpha-monday pick` makes it, until it is over in New "
+        "York."
+    ]
     async with house.tools.pool.connection() as conn:
         job = await weekly.begin_again(conn, house.clock.now())
     facts, _, to_do = await words()
@@ -368,7 +371,7 @@ async def test_json(house, commanded, told_time):
     assert told["well"] is False
     assert told["to_do"][0].startswith("Day 1 of 2026-10-19 is overdue by 7 d 3 h, and 7 more are, although a worker ")
     assert told["notes"][0] == "The Monday 2026-10-26 was missed; a service that runs records that within a minute."
-    assert told["unrecorded"] == ["2026-10-26"]
+    assert told["past"]["unrecorded"] == ["2026-10-26"]
     assert told["last_batch"]["run_date"] == "2026-10-19"
     assert [(one["run_date"], one["day"]) for one in told["overdue"]] == [("2026-10-19", day) for day in range(1, 9)]
     assert told["next_checkpoints"][0]["due_at"] == "2026-10-28T13:00:00Z"

@@ -112,21 +112,21 @@ def _next_checkpoints(stands: Standing) -> str:
 
 def notes(stands: Standing) -> Iterator[str]:
     """Explain what went otherwise than it should have, and what is being done about it."""
-    away = [one.run_date for one in stands.missed if not one.asked]
+    away = [one.run_date for one in stands.past.missed if not one.asked]
     if away:
         yield f"{_mondays(away)} missed while the service was down."
-    for one in stands.missed:
+    for one in stands.past.missed:
         if one.asked:
             yield f"The Monday {one.run_date} was begun, but over before its batch was stored: {one.failure}"
-    if stands.unrecorded:
-        yield f"{_mondays(stands.unrecorded)} missed; a service that runs records that within a minute."
-    for batch in stands.late_batches:
+    if stands.past.unrecorded:
+        yield f"{_mondays(stands.past.unrecorded)} missed; a service that runs records that within a minute."
+    for batch in stands.past.late_batches:
         yield f"The batch of Monday {batch.run_date} was late by {lasting(standing.late_by(batch))}."
-    if late := stands.late_checkpoints:
+    if late := stands.past.late_checkpoints:
         worst = max(late, key=lambda one: one.late_by)
         yield (
-            f"{_count(len(late), 'checkpoint')} of the last four weeks {'was' if len(late) == 1 else 'were'} taken "
-            f"late, {_name(worst.day, worst.run_date)} by {lasting(worst.late_by)}."
+            f"{_count(len(late), 'checkpoint')} {'was' if len(late) == 1 else 'were'} taken late in the last four "
+            f"weeks, {_name(worst.day, worst.run_date)} by {lasting(worst.late_by)}."
         )
     yield from _overdue(stands)
     if stands.spent:
@@ -209,9 +209,10 @@ def _without_upkeep(stands: Standing) -> bool:
 
 def _needs_of_the_monday(stands: Standing) -> Iterator[str]:
     batch, lasts = stands.batch, stands.monday == calendar.today(stands.at)
-    if batch is None and lasts and stands.monday_job is None and stands.works:
+    if batch is None and lasts and stands.monday_job is None:
         if stands.at - calendar.due_at(stands.monday) > _PATIENCE:
-            yield f"The Monday {stands.monday} has neither a batch nor a job: `alpha-monday pick` makes it."
+            makes = "`alpha-monday pick` makes it" if stands.works else "a service that runs makes it"
+            yield f"The Monday {stands.monday} has neither a batch nor a job: {makes}, until it is over in New York."
     elif batch and batch.status == BatchStatus.FAILED and lasts:
         yield (
             f"The Monday {batch.run_date} failed ({batch.failure_reason}: {batch.failure}). "
