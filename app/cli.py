@@ -10,12 +10,11 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import date, datetime
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import click
 import psycopg
@@ -29,9 +28,13 @@ from api.cache import Cache
 from app import logs, settings, tables
 from app import verify as verifying
 from app.database import migrations, pools, rehearsed
-from app.database.embedded import FOLDER, EmbeddedPostgres, address_of
+from app.database.embedded import FOLDER, EmbeddedPostgres
 from app.errors import AlphaMondayError, ConfigurationError, Misfit, ProviderError, Refused
 from app.main import VERSION, create_app, living
+from app.operate import terminal
+from app.operate.jobs import jobs
+from app.operate.status import status
+from app.operate.terminal import DAY, asynchronous, clock, local, opened, record, say
 from app.record import calendar, ideas, returns
 from app.record.calendar import NEW_YORK, Calendar
 from app.record.model import SERIES, Batch, BatchStatus, CheckpointStatus
@@ -39,16 +42,11 @@ from app.rehearsal import rehearse as rehearsal
 from app.rehearsal import standins as played
 from app.settings import Settings
 from app.store import batches, checkpoints, generations
-from app.tools import RealClock
 from jobs import corrections, daily, picks, queue, weekly
-
-P = ParamSpec("P")
 
 # What uvicorn waits for requests when told to stop; the worker then has its own time to drain.
 _LAST_REQUESTS = 10
 _REHEARSAL_LOG = Path(".alpha-monday") / "rehearsal.log"
-
-clock = RealClock()
 
 
 def main() -> None:
@@ -87,19 +85,6 @@ def group() -> None:
     """
 
 
-def asynchronous(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Let a command be a coroutine."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        asyncio.run(command(*args, **kwargs))
-
-    return run
-
-
-DAY = click.DateTime(["%Y-%m-%d"])
-
-
 @group.command()
 @click.option("--migrate", "first_migrate", is_flag=True, help="Bring the database up to date first.")
 def serve(first_migrate: bool) -> None:
@@ -113,9 +98,9 @@ def serve(first_migrate: bool) -> None:
     settings.refuse_without_keys(configuration)
     listener = _listen(configuration)
     _log_to_the_terminal(configuration)
-    address = _address(configuration)
+    address = terminal.address(configuration)
     if not configuration.database_url:
-        _say(
+        say(
             "DATABASE_URL is not set: the record is kept in the embedded Postgres of this folder, on this machine only."
         )
     if first_migrate:
@@ -136,7 +121,7 @@ def migrate(down_to: int | None, only_status: bool) -> None:
       alpha-monday migrate --status
       alpha-monday migrate --down-to 3
     """
-    address = _address(settings.load())
+    address = terminal.address(settings.load())
     asyncio.run(pools.check(address))
     if not only_status:
         asyncio.run(_migrate(address, down_to))
@@ -196,9 +181,9 @@ async def _pick() -> None:
     settings.refuse_without_keys(configuration)
     run_date = calendar.run_date(clock.now())
     if run_date is None:
-        following = _local(calendar.next_run_at(clock.now()))
+        following = local(calendar.next_run_at(clock.now()))
         raise Refused(f"No Monday has begun: picks are made on Mondays from nine in New York, next on {following}.")
-    async with _record(configuration) as pool:
+    async with record(configuration) as pool:
         await rehearsed.refuse(pool)
         async with pools.transaction(pool) as conn:
             batch = await batches.on(conn, SERIES, run_date)
@@ -211,7 +196,7 @@ async def _pick() -> None:
             asked = len(await generations.of(conn, SERIES, run_date))
             again = asked if batch else 0  # only a Monday that failed gets three more
             job = await weekly.begin_again(conn, clock.now(), again + ideas.QUESTIONS)
-        _say(f"Job {job} makes the batch of {run_date}; waiting for it. (Ctrl-C does not stop the job.)")
+        say(f"Job {job} makes the batch of {run_date}; waiting for it. (Ctrl-C does not stop the job.)")
         batch = await _awaited(pool, run_date, batch, job)
         await tables.show(pool, batch)
         if batch.status == BatchStatus.FAILED:
@@ -241,9 +226,9 @@ async def end(run_date: datetime, ticker: str, last_session: datetime, value: st
         raise Refused(f"--value: {error}") from None
     sessions = Calendar(configuration.market_closed_days)
     day, last = run_date.date(), last_session.date()
-    async with _record(configuration) as pool:
+    async with record(configuration) as pool:
         again = await picks.end(pool, sessions, clock.now(), day, ticker, last, price, source)
-    _say(f"Recorded. {again} skipped days are looked at again.")
+    say(f"Recorded. {again} skipped days are looked at again.")
 
 
 @pick.command()
@@ -258,9 +243,9 @@ async def rename(run_date: datetime, ticker: str, new: str) -> None:
     Example:
       alpha-monday pick rename 2026-11-02 FB META
     """
-    async with _record(settings.load()) as pool:
+    async with record(settings.load()) as pool:
         again = await picks.rename(pool, clock.now(), run_date.date(), ticker, new)
-    _say(f"Recorded. {again} skipped days are looked at again.")
+    say(f"Recorded. {again} skipped days are looked at again.")
 
 
 @group.group()
@@ -284,9 +269,9 @@ async def correct(run_date: datetime, day: int, ticker: str, reason: str) -> Non
     Example:
       alpha-monday checkpoint correct 2026-11-02 0 MSFT --reason "The provider's first close was a misprint."
     """
-    async with _record(settings.load()) as pool:
+    async with record(settings.load()) as pool:
         corrected = await corrections.adopt(pool, clock.now(), run_date.date(), day, ticker, reason)
-    _say(f"Corrected: {corrected} checkpoints.")
+    say(f"Corrected: {corrected} checkpoints.")
 
 
 @checkpoint.command()
@@ -302,7 +287,7 @@ async def retake(run_date: datetime, day: int) -> None:
     Example:
       alpha-monday checkpoint retake 2026-11-02 4
     """
-    async with _record(settings.load()) as pool:
+    async with record(settings.load()) as pool:
         async with pools.transaction(pool) as conn:
             batch = await batches.on(conn, SERIES, run_date.date())
             if batch is None:
@@ -319,7 +304,7 @@ async def retake(run_date: datetime, day: int) -> None:
             taken = await checkpoints.at(conn, batch.id, day)
         if taken is None or taken.status == CheckpointStatus.SKIPPED:
             raise Refused(f"Day {day} stays skipped; the log of the service says why.")
-        _say(f"Day {day} is computed.")
+        say(f"Day {day} is computed.")
 
 
 @group.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
@@ -346,7 +331,7 @@ async def show(run_date: datetime | None, of_the_rehearsal: bool) -> None:
       alpha-monday show
       alpha-monday show 2026-11-16
     """
-    async with _read(settings.load(), rehearsal=of_the_rehearsal) as pool:
+    async with opened(settings.load(), rehearsal=of_the_rehearsal) as pool:
         async with pool.connection() as conn:
             batch = await (batches.on(conn, SERIES, run_date.date()) if run_date else batches.newest(conn, SERIES))
         if batch is None:
@@ -365,7 +350,7 @@ async def show_closes(ticker: str, of_the_rehearsal: bool) -> None:
     Example:
       alpha-monday closes MSFT
     """
-    async with _read(settings.load(), rehearsal=of_the_rehearsal) as pool:
+    async with opened(settings.load(), rehearsal=of_the_rehearsal) as pool:
         await tables.show_closes(pool, ideas.in_one_form(ticker))
 
 
@@ -416,7 +401,7 @@ async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal
     except Misfit:
         raise
     except (AlphaMondayError, psycopg.Error, PoolTimeout) as error:
-        _say(f"alpha-monday: This could not be verified. {' '.join(str(error).split())}")
+        say(f"alpha-monday: This could not be verified. {' '.join(str(error).split())}")
         sys.exit(2)
     counted = f"{found.seq:,} entries, {found.rows:,} rows, {found.known.figures:,} figures"
     click.echo(f"Everything fits: {counted}. The head: {found.seq}:{found.hash}")
@@ -426,11 +411,15 @@ async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal
 async def _snapshot(of_the_rehearsal: bool) -> AsyncIterator[verifying.Source]:
     """Give the record of the database as it stands."""
     configuration = settings.load()
-    address = address_of(configuration.database_url, "rehearsal") if of_the_rehearsal else _address(configuration)
+    address = terminal.address(configuration, rehearsal=of_the_rehearsal)
     await pools.check(address)
     await migrations.refuse_old(address)
     async with verifying.database(address) as source:
         yield source
+
+
+group.add_command(status)
+group.add_command(jobs)
 
 
 @group.group()
@@ -466,19 +455,6 @@ def reset(yes: bool) -> None:
     click.echo("Deleted.")
 
 
-def _say(line: str) -> None:
-    click.echo(line, err=True)
-
-
-def _local(at: datetime) -> str:
-    return f"{at.astimezone(NEW_YORK):%A, %Y-%m-%d %H:%M} in New York"
-
-
-def _address(configuration: Settings) -> str:
-    """Return the direct address of the record's database."""
-    return configuration.queue_database_url or address_of(configuration.database_url)
-
-
 def _listen(configuration: Settings) -> socket.socket:
     """Take the port before anything else is done, so that a taken one is one clear line."""
     family = socket.AF_INET6 if ":" in configuration.host else socket.AF_INET
@@ -500,16 +476,7 @@ async def _migrate(address: str, down_to: int | None = None, *, quiet: bool = Fa
     await pools.check(address)
     done = await migrations.migrate(address, clock.now(), down_to)
     for line in done or ([] if quiet else ["The database is up to date."]):
-        _say(line) if quiet else click.echo(line)
-
-
-@asynccontextmanager
-async def _read(configuration: Settings, *, rehearsal: bool) -> AsyncIterator[pools.Pool]:
-    """Open the record for a command that only reads, or with `rehearsal` the embedded rehearsal's."""
-    address = address_of(configuration.database_url, "rehearsal") if rehearsal else _address(configuration)
-    async with pools.opened(pools.make_pool(address, pooled=configuration.database_pooled)) as pool:
-        await migrations.refuse_old(address)
-        yield pool
+        say(line) if quiet else click.echo(line)
 
 
 async def _check(address: str) -> None:
@@ -529,7 +496,7 @@ def _serve(app: Cache, listener: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
     host, port = listener.getsockname()[:2]
-    _say(f"Serving GraphQL at http://{host}:{port}/graphql (Ctrl-C stops)")
+    say(f"Serving GraphQL at http://{host}:{port}/graphql (Ctrl-C stops)")
     # What is there by now stays to the end; looking through it stopped all requests for 60 ms, every second under load.
     gc.collect()
     gc.freeze()
@@ -574,7 +541,7 @@ async def _rehearse(provided: Settings, span: rehearsal.Span) -> None:
                 done = 1.0 if now >= end else (now - begin) / (end - begin)
                 if not sys.stderr.isatty() and (monday := calendar.latest_run_date(now)) > told_of.date():
                     told_of = calendar.due_at(monday)
-                    _say(f"Rehearsing the week of {monday}")
+                    say(f"Rehearsing the week of {monday}")
                 progress.update(line, completed=done, description=f"Rehearsing {now.astimezone(NEW_YORK):%a %d %b %Y}")
 
             await rehearsal.catch_up(house.clock, span, tell)  # type: ignore[arg-type]
@@ -582,9 +549,9 @@ async def _rehearse(provided: Settings, span: rehearsal.Span) -> None:
                 cursor = await conn.execute("SELECT count(*), min(run_date), max(run_date) FROM batches")
                 count, first, last = await cursor.fetchone() or (0, None, None)
     if first and first < calendar.today(span.begin):
-        _say("This went on with the rehearsal that was there; `alpha-monday db reset` forgets it.")
+        say("This went on with the rehearsal that was there; `alpha-monday db reset` forgets it.")
     mondays = f"{count} Monday{'' if count == 1 else 's'}, {first} to {last}"
-    _say(f"Rehearsed: {mondays}. All of it is made up. Log: {_REHEARSAL_LOG}")
+    say(f"Rehearsed: {mondays}. All of it is made up. Log: {_REHEARSAL_LOG}")
 
 
 def _progress() -> Progress:
@@ -597,26 +564,12 @@ def _progress() -> Progress:
     return Progress(*columns, console=Console(stderr=True), refresh_per_second=10)
 
 
-@asynccontextmanager
-async def _record(configuration: Settings) -> AsyncIterator[pools.Pool]:
-    """Open the record, which must be up to date."""
-    await pools.check(_address(configuration))
-    await migrations.refuse_old(_address(configuration))
-    async with pools.opened(_pool(configuration)) as pool:
-        yield pool
-
-
 async def _lives(pool: pools.Pool, job: int) -> bool:
     async with pools.transaction(pool) as conn:
         cursor = await conn.execute(
             "SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE id = %s AND status IN ('todo', 'doing'))", (job,)
         )
         return bool((await cursor.fetchone() or (False,))[0])
-
-
-def _pool(configuration: Settings) -> pools.Pool:
-    address = address_of(configuration.database_url)
-    return pools.make_pool(address, pooled=configuration.database_pooled)
 
 
 async def _a_worker_lives(conn: Any) -> bool:

@@ -1,9 +1,11 @@
-"""The record as tables on a terminal."""
+"""The record, and whatever else has rows, as tables on a terminal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from app.database import rehearsed
 from app.database.pools import Pool
@@ -76,3 +78,14 @@ async def show_closes(pool: Pool, ticker: str) -> None:
                 str(split.effective_date), plain(split.factor), split.source, f"{split.read_at:%Y-%m-%d %H:%M:%S}"
             )
         out.print(table)
+
+
+def show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as a table on a terminal, anywhere else a line each, with tabs between, for grep and cut."""
+    if not out.is_terminal:
+        out.file.writelines("\t".join(cell or "-" for cell in row) + "\n" for row in rows)
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(Text, row))  # as it stands: brackets are no markup here
+    out.print(table)

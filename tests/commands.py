@@ -6,8 +6,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from app.cli import main
+from app.settings import Settings
 
 BIN = Path(sys.executable).parent
 ALPHA_MONDAY = BIN / "alpha-monday"
@@ -16,6 +23,32 @@ ALPHA_MONDAY = BIN / "alpha-monday"
 def environment(**settings: str) -> dict[str, str]:
     """Return an environment with nothing but the path and these settings."""
     return {"PATH": f"{BIN}{os.pathsep}/usr/bin:/bin", **settings}
+
+
+class Said(NamedTuple):
+    """What a command left: its exit code, its output, and what it said beside that."""
+
+    code: int
+    out: str
+    err: str
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object, **settings: str) -> Said:
+    """Run a command to its end in this process, which is quicker; nothing of the environment but these settings."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["alpha-monday", *map(str, arguments)])
+        for name in Settings.__struct_fields__:
+            patched.delenv(name.upper(), raising=False)
+        for name, value in settings.items():
+            patched.setenv(name, value)
+        capsys.readouterr()
+        # In a thread, for a test may have a loop of its own.
+        with ThreadPoolExecutor(1) as thread, pytest.raises(SystemExit) as ended:
+            thread.submit(main).result()
+    out, err = capsys.readouterr()
+    if isinstance(ended.value.code, str):  # what Python itself would print
+        return Said(1, out, f"{err}{ended.value.code}\n")
+    return Said(ended.value.code or 0, out, err)
 
 
 def run(*arguments: object, cwd: Path, timeout: float = 120, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -5,11 +5,13 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
 import psycopg
 import pytest
+from commands import Said, command
 from psycopg.conninfo import make_conninfo
 
 from app.database import migrations, pools
@@ -91,3 +93,9 @@ async def pool(database) -> AsyncIterator[pools.Pool]:
     """An open pool on `database`."""
     async with pools.opened(pools.make_pool(database, size=5)) as opened:
         yield opened
+
+
+@pytest.fixture
+def commanded(capsys) -> Callable[..., Said]:
+    """Run an operator's command in this process."""
+    return partial(command, capsys)

@@ -41,13 +41,26 @@ MAY_IMPORT = {
     "app.rehearsal": {"*"},
     "app.tables": {"app.database", "app.record", "app.store", "app.errors"},
     "app.verify": {"app.record", "app.store", "app.database", "app.errors"},
+    "app.operate": {
+        "app.record",
+        "app.store",
+        "app.providers",
+        "app.database",
+        "app.tools",
+        "app.tables",
+        "app.settings",
+        "app.errors",
+        "jobs",
+        "jobs.queue",
+    },
     "app.main": {"*"},
     "app.cli": {"*"},
 }
 # Who may be imported by whom only.
 IMPORTED_BY = {
     "app.rehearsal": {"app.cli"},
-    "app.tables": {"app.cli"},
+    "app.tables": {"app.cli", "app.operate"},
+    "app.operate": {"app.cli"},
     "app.verify": {"app.cli"},
     "app.main": {"app.cli"},
     "app.cli": set(),

@@ -1,5 +1,6 @@
 """Whether a database holds a rehearsal: rehearsed and live data never share one."""
 
+from datetime import datetime
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -14,6 +15,18 @@ async def is_rehearsed(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> bool:
         cursor = await conn.execute("SELECT to_regclass('told.clock') IS NOT NULL")
         row = await cursor.fetchone()
         return bool(row and row[0])
+
+
+async def stands_at(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> datetime | None:
+    """Return the time at which a rehearsal stands or stood last; None if it lives in real time, or there is none."""
+    if not await is_rehearsed(pool):
+        return None
+    async with pool.connection() as conn:
+        cursor = await conn.execute(
+            "SELECT least(seen - make_interval(secs => lag), until) FROM told.clock WHERE lag > 0"
+        )
+        row = await cursor.fetchone()
+        return row[0] if row else None
 
 
 async def refuse(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:

@@ -74,6 +74,13 @@ class Later(Struct, frozen=True):
     at: datetime
 
 
+class Left(Struct, frozen=True):
+    """How many requests each limit leaves, in their order, and when the next one may go out."""
+
+    requests: list[int]
+    next_at: datetime
+
+
 def windows(per_second: int, per_minute: int, per_day: int) -> list[Window]:
     """Return a provider's limits with a margin for clocks and networks that are not exact."""
     return [
@@ -190,6 +197,16 @@ class Ledger:
             )
             outcomes = [outcome for (outcome,) in await cursor.fetchall()]
             return next((count for count, outcome in enumerate(outcomes) if outcome == Outcome.ANSWERED), len(outcomes))
+
+    async def left(self, now: datetime) -> Left:
+        """Return what is left at `now`; nothing is granted."""
+        async with self.pool.connection() as conn:
+            times, rested = await self._times(conn), await self._rested(conn)
+        used = [sum(at > now - limit.length for at in times) for limit in self.limits]
+        return Left(
+            [max(0, limit.requests - count) for limit, count in zip(self.limits, used, strict=True)],
+            max(next_allowed(times, self.limits, now), rested or now),
+        )
 
     async def _last(self, conn: AsyncConnection[Any], function: str, symbol: str) -> tuple[Any, ...] | None:
         cursor = await conn.execute(

@@ -80,6 +80,21 @@ async def newest(conn: Conn, series: str) -> Batch | None:
     return found[0] if found else None
 
 
+async def since(conn: Conn, series: str, run_date: date) -> list[Batch]:
+    """Return the batches from a Monday on, whatever their status, oldest first."""
+    return await select(
+        conn, Batch, "batches", "WHERE series = %s AND run_date >= %s ORDER BY run_date", series, run_date
+    )
+
+
+async def newest_made(conn: Conn, series: str) -> Batch | None:
+    """Return the newest batch that has picks."""
+    found = await select(
+        conn, Batch, "batches", "WHERE series = %s AND status <> 'failed' ORDER BY run_date DESC LIMIT 1", series
+    )
+    return found[0] if found else None
+
+
 async def picks_of(conn: Conn, batch_id: UUID) -> list[Pick]:
     """Return a batch's picks in the model's order."""
     return await select(conn, Pick, "picks", "WHERE batch_id = %s ORDER BY position", batch_id)

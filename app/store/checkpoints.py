@@ -1,7 +1,7 @@
 """Checkpoints and the metrics of their picks."""
 
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from uuid import UUID
 
 from msgspec import Struct
@@ -24,6 +24,20 @@ class Due(Struct, frozen=True):
     def at(self) -> datetime:
         """Return when it is due."""
         return due_at(self.run_date, self.day)
+
+
+class Computed(Struct, frozen=True):
+    """A checkpoint that was computed, and when; `again` says that it was skipped at first."""
+
+    run_date: date
+    day: int
+    taken_at: datetime
+    again: bool
+
+    @property
+    def late_by(self) -> timedelta:
+        """Return how long after its time it was taken."""
+        return self.taken_at - due_at(self.run_date, self.day)
 
 
 class Learnt(Struct, frozen=True):
@@ -179,6 +193,23 @@ async def awaiting(conn: Conn, on: date) -> list[Due]:
         """,
         on,
     )
+
+
+async def computed(conn: Conn, since: datetime | None = None, most: int | None = None) -> list[Computed]:
+    """Return the computed checkpoints of day 1 or later that were taken `since` or later, the last taken first."""
+    async with conn.cursor(row_factory=row_of(Computed)) as cursor:
+        await cursor.execute(
+            """
+            SELECT batches.run_date, checkpoints.day, checkpoints.taken_at, checkpoints.skipped_at IS NOT NULL AS again
+            FROM checkpoints JOIN batches ON batches.id = checkpoints.batch_id
+            WHERE checkpoints.status = 'computed' AND checkpoints.day > 0
+                AND checkpoints.taken_at >= coalesce(%s, '-infinity'::timestamptz)
+            ORDER BY checkpoints.taken_at DESC, checkpoints.checkpoint_date DESC, batches.run_date DESC
+            LIMIT %s
+            """,
+            (since, most),
+        )
+        return await cursor.fetchall()
 
 
 async def _due(conn: Conn, sql: str, *values: object) -> list[Due]:

@@ -1,0 +1,85 @@
+"""What the operator's commands share: the clock, a voice, and the ways to open the record."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from functools import wraps
+from typing import Any, ParamSpec
+
+import click
+
+from app.database import migrations, pools
+from app.database.embedded import address_of
+from app.record.calendar import NEW_YORK
+from app.settings import Settings
+from app.tools import RealClock
+
+P = ParamSpec("P")
+
+DAY = click.DateTime(["%Y-%m-%d"])
+
+clock = RealClock()
+
+
+def asynchronous(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Let a command be a coroutine."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(command(*args, **kwargs))
+
+    return run
+
+
+def say(line: str) -> None:
+    """Tell whoever watches, beside what the command prints."""
+    click.echo(line, err=True)
+
+
+def local(at: datetime) -> str:
+    """Return a moment as New York's clocks show it."""
+    return f"{at.astimezone(NEW_YORK):%A, %Y-%m-%d %H:%M} in New York"
+
+
+def lasting(span: timedelta) -> str:
+    """Return how long something lasts, in its two largest units."""
+    seconds = max(0, round(span.total_seconds()))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, hours, days = seconds // 60 % 60, seconds // 3600 % 24, seconds // 86400
+    parts = [(days, "d"), (hours, "h"), (minutes, "min")]
+    while not parts[0][0]:
+        parts.pop(0)
+    return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count)
+
+
+def printable(text: object) -> str:
+    """Return a text on one line that cannot move a terminal's cursor, whoever wrote it."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
+def address(configuration: Settings, *, rehearsal: bool = False) -> str:
+    """Return the direct address of the record's database, or with `rehearsal` of the embedded rehearsal's."""
+    if rehearsal:
+        return address_of(configuration.database_url, "rehearsal")
+    return configuration.queue_database_url or address_of(configuration.database_url)
+
+
+@asynccontextmanager
+async def opened(configuration: Settings, *, rehearsal: bool = False) -> AsyncIterator[pools.Pool]:
+    """Open the record for a short command, or with `rehearsal` the embedded rehearsal's; it must be up to date."""
+    where = address(configuration, rehearsal=rehearsal)
+    async with pools.opened(pools.make_pool(where, pooled=configuration.database_pooled)) as pool:
+        await migrations.refuse_old(where)
+        yield pool
+
+
+@asynccontextmanager
+async def record(configuration: Settings) -> AsyncIterator[pools.Pool]:
+    """Open the record as the service does, for a command that writes; it must be up to date."""
+    await pools.check(address(configuration))
+    await migrations.refuse_old(address(configuration))
+    pool = pools.make_pool(address_of(configuration.database_url), pooled=configuration.database_pooled)
+    async with pools.opened(pool) as opened:
+        yield opened
