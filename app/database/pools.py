@@ -2,17 +2,21 @@
 Connections: one small pool for the queue, another for everything else.
 
 Both reach the record (`public`) and the queue (`queue`) by search_path. Behind PgBouncer in transaction mode, which
-refuses start-up options and may hand every transaction another session, nothing is set on connections and nothing is
-prepared: a transaction that needs the queue says so itself (`transaction`).
+refuses start-up options and may hand every transaction another session, nothing is prepared, and nothing is set on
+connections but what PgBouncer itself carries from session to session: the time zone and the style of dates. A
+transaction that needs more says so itself (`transaction`, `fetcher`).
 """
 
+import asyncio
+import os
 import select
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from psycopg import AsyncConnection, AsyncRawCursor, OperationalError
+from psycopg import AsyncConnection, AsyncRawCursor, Error, OperationalError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -32,6 +36,7 @@ KEEPALIVES: dict[str, Any] = {
 }
 _told: WeakKeyDictionary[Pool, Callable[[], None]] = WeakKeyDictionary()
 _ON_EVERY_SESSION = {"search_path": SEARCH_PATH, "timezone": "UTC", "datestyle": "ISO", "jit": "off"}
+_CARRIED = "SET timezone = 'UTC'; SET datestyle = 'ISO'"
 
 
 def make_pool(
@@ -43,16 +48,19 @@ def make_pool(
     autocommit: bool = True,
     limit: int = 0,
     generic: bool = False,
+    wait: float = 10,
+    waiting: int = 0,
 ) -> Pool:
     """
     Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres.
 
     `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it. `limit` is
-    how many seconds a statement may take, 0 being without end; behind a PgBouncer the role's own setting holds instead.
+    how many seconds a statement may take, 0 being without end; behind a PgBouncer `fetcher` says it to each.
     `generic` says that a prepared statement's plan serves for any parameters: Postgres, which takes a LIMIT that it
     does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long.
+    A connection is waited for no longer than `wait` seconds, and by no more than `waiting` at a time if that is not 0.
     """
-    kwargs: dict[str, Any] = {**KEEPALIVES, "application_name": f"alpha-monday {name}"}
+    kwargs: dict[str, Any] = {**KEEPALIVES, "connect_timeout": 10, "application_name": f"alpha-monday {name}"}
     if autocommit:
         kwargs["autocommit"] = True
     if pooled:
@@ -66,14 +74,20 @@ def make_pool(
         kwargs=kwargs,
         min_size=1,
         max_size=size,
-        timeout=10,
+        timeout=wait,
+        max_waiting=waiting,
         # Managed services end connections after ten minutes.
         max_lifetime=600,
         max_idle=300,
+        configure=_carry if pooled else None,
         check=alive,
         name=name,
         open=False,
     )
+
+
+async def _carry(conn: AsyncConnection[Any]) -> None:
+    await conn.execute(_CARRIED)
 
 
 async def alive(conn: AsyncConnection[Any]) -> None:
@@ -139,18 +153,39 @@ def tell(pool: Pool, ended: Callable[[], None]) -> None:
     _told[pool] = ended
 
 
-def fetcher(pool: Pool, *, pooled: bool = False) -> Fetch:
+def fetcher(pool: Pool, *, pooled: bool = False, limit: int = 0) -> Fetch:
     """
     Return what runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
 
-    Parameters are `$1`, `$2`, ... and travel as text, so that Postgres infers their types.
+    Parameters are `$1`, `$2`, ... and travel as text, so that Postgres infers their types. With a `limit`, a Postgres
+    that did not end the statement by itself a second after it, because it or the network stands still, is left.
     """
+    first = f"SET LOCAL search_path = {SEARCH_PATH}; SET LOCAL jit = off; SET LOCAL statement_timeout = '{limit}s'"
 
-    async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
-        async with pool.connection() as conn, AsyncRawCursor(conn) as cursor:
+    async def ask(conn: AsyncConnection[Any], sql: str, parameters: Sequence[str | None]) -> list[bytes]:
+        async with AsyncRawCursor(conn) as cursor:
             await cursor.execute(sql, parameters, prepare=not pooled)
             result = cursor.pgresult
             assert result is not None
             return [result.get_value(0, column) or b"" for column in range(result.nfields)]
 
+    async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
+        async with pool.connection() as conn:
+            leaving = asyncio.get_running_loop().call_later(limit + 1, hang_up, conn) if limit else None
+            try:
+                if not pooled:
+                    return await ask(conn, sql, parameters)
+                async with conn.transaction():
+                    await conn.execute(first)
+                    return await ask(conn, sql, parameters)
+            finally:
+                if leaving:
+                    leaving.cancel()
+
     return fetch
+
+
+def hang_up(conn: AsyncConnection[Any]) -> None:
+    """End a connection for whoever waits on it; closing it would not wake them."""
+    with suppress(OSError, Error), socket.socket(fileno=os.dup(conn.fileno())) as same:
+        same.shutdown(socket.SHUT_RDWR)
