@@ -232,10 +232,10 @@ async def live_through(cwd: Path, database: str, pool: Pool, **settings: str) ->
 
 async def a_change_is_seen(cwd: Path, database: str, one: Started, two: Started, **settings: str) -> None:
     """What a third process changes, both servers answer within a second of its commit, whatever they had kept."""
-    query = f'{{ batch(runDate: "{mondays()[0]}") {{ picks {{ ticker }} }} }}'
+    query = f'{{ batchOn(runDate: "{mondays()[0]}") {{ picks {{ ticker }} }} }}'
     for server in (one, two):
         before = [ask(server.told, query).json() for _ in range(3)]
-        assert [pick["ticker"] for pick in before[2]["data"]["batch"]["picks"]] == list(CHOSEN)
+        assert [pick["ticker"] for pick in before[2]["data"]["batchOn"]["picks"]] == list(CHOSEN)
     renaming = await asyncio.create_subprocess_exec(
         *(ALPHA_MONDAY, "pick", "rename", str(mondays()[0]), CHOSEN[0], "META"), cwd=cwd, env=environment(**settings)
     )
