@@ -44,6 +44,7 @@ class Patience(HttpToolsProtocol):
         super().data_received(data)
         if self.cycle is not self._filling:
             self._filling, self._size = self.cycle, 0
+            return
         self._size += len(data)
         if self._size > LARGEST:
             self.transport.abort()
