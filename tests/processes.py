@@ -33,6 +33,7 @@ QUICKLY = {f"ALPHA_VANTAGE_PER_{span}": "100000" for span in ("SECOND", "MINUTE"
 SLOW = "{ latestBatch { checkpoints { corrections { field } } } }"
 
 WAITING = "SELECT FROM procrastinate_jobs WHERE task_name = 'take_checkpoint' AND status IN ('todo', 'doing')"
+DOING = "SELECT FROM procrastinate_jobs WHERE task_name = 'take_checkpoint' AND status = 'doing'"
 
 
 class Started:
@@ -243,3 +244,24 @@ async def a_change_is_seen(cwd: Path, database: str, one: Started, two: Started,
     took = await eventually(lambda: all("META" in ask(server.told, query).text for server in (one, two)), 1)
     print(f"seen by both {took:.3f} s after the commit")
     assert await renaming.wait() == 0
+
+
+async def kill_one(cwd: Path, database: str, pool: Pool, **settings: str) -> None:
+    """Kill one of two workers in the middle of its jobs: the other does them, and each morning is taken once."""
+    await settle(pool)
+    async with providers() as (provider, world):
+        await pick(database, pool, provider, world)
+        world.slow = 1.5
+        there = {"OPENAI_BASE_URL": provider.url, "ALPHA_VANTAGE_BASE_URL": provider.url, **settings}
+        with working(cwd, **there) as killed, working(cwd, **there):
+            let_go(database)
+            await eventually(lambda: ("doing", 0, 16) in left(database), 20)
+            killed.kill()
+            began = time.monotonic()
+            world.slow = 0
+            await eventually(lambda: not asked(database, DOING), 150)
+            print(f"put back {time.monotonic() - began:.1f} s after the kill")
+            await eventually(lambda: not asked(database, WAITING), 60)
+            print(f"all done {time.monotonic() - began:.1f} s after the kill")
+        assert {status for status, _, _ in left(database)} == {"succeeded"}
+        assert recorded(database) == [(monday, 14, 14) for monday in mondays()]

@@ -9,13 +9,12 @@ from commands import run
 from processes import (
     asked,
     eventually,
+    kill_one,
     left,
     let_go,
     live_through,
-    mondays,
     pick,
     providers,
-    recorded,
     serving,
     settle,
     working,
@@ -64,27 +63,5 @@ def test_a_worker_needs_keys(tmp_path):
 
 @pytest.mark.long
 async def test_a_worker_that_is_killed(database, pool, tmp_path):
-    """Its jobs are put back once it has been silent for half a minute, and done by the other; none is done twice."""
-    await settle(pool)
-    async with providers() as (provider, world):
-        there = {"OPENAI_BASE_URL": provider.url, "ALPHA_VANTAGE_BASE_URL": provider.url, "DATABASE_URL": database}
-        await pick(database, pool, provider, world)
-        world.slow = 1.5
-        with working(tmp_path, **there) as killed, working(tmp_path, **there):
-            let_go(database)
-            await eventually(lambda: ("doing", 0, 16) in left(database), 20)
-            killed.kill()
-            began = time.monotonic()
-            world.slow = 0
-            await eventually(lambda: not asked(database, PUT_BACK), 150)
-            print(f"put back {time.monotonic() - began:.1f} s after the kill")
-            await eventually(lambda: {status for status, _, _ in left(database)} == {"succeeded"}, 60)
-            print(f"all done {time.monotonic() - began:.1f} s after the kill")
-        assert recorded(database) == [(monday, 14, 14) for monday in mondays()]
-
-
-# The jobs of a worker whose last sign of life is old.
-PUT_BACK = """
-    SELECT FROM procrastinate_jobs LEFT JOIN procrastinate_workers ON procrastinate_workers.id = worker_id
-    WHERE status = 'doing'
-"""
+    """Its jobs are put back once it has been silent for half a minute, and done by the other."""
+    await kill_one(tmp_path, database, pool, DATABASE_URL=database)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from processes import SLOW, ask, change, live_through, serving
+from processes import SLOW, ask, change, kill_one, live_through, serving
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from app.database import pools
@@ -85,6 +85,13 @@ async def test_two_servers_and_two_workers(pooled, tmp_path):
     direct = pooled["QUEUE_DATABASE_URL"]
     async with pools.opened(pools.make_pool(direct)) as pool:
         await live_through(tmp_path, direct, pool, **pooled)
+
+
+async def test_a_worker_that_is_killed(pooled, tmp_path):
+    """Its jobs are put back and done by the other."""
+    direct = pooled["QUEUE_DATABASE_URL"]
+    async with pools.opened(pools.make_pool(direct)) as pool:
+        await kill_one(tmp_path, direct, pool, **pooled)
 
 
 def test_the_limit_of_a_statement(pooled, tmp_path):
