@@ -39,9 +39,6 @@ VERSION = version("alpha-monday")
 READ_LIMIT = 5
 READ_WAIT = 2
 
-# How many may wait; whoever comes then is told at once to come again.
-READS_WAITING = 256
-
 _MADE_UP = "Rehearsed: every price and every word of this record is made up."
 
 ClockOf = Callable[[pools.Pool, Queue], AbstractAsyncContextManager[Any]]
@@ -101,7 +98,6 @@ async def reading(settings: Settings) -> AsyncIterator[pools.Fetch]:
         limit=READ_LIMIT,
         generic=True,
         wait=READ_WAIT,
-        waiting=READS_WAITING,
     )
     async with pools.opened(pool):
         yield pools.fetcher(pool, pooled=settings.database_pooled, limit=READ_LIMIT)

@@ -49,7 +49,6 @@ def make_pool(
     limit: int = 0,
     generic: bool = False,
     wait: float = 10,
-    waiting: int = 0,
 ) -> Pool:
     """
     Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres.
@@ -58,7 +57,7 @@ def make_pool(
     how many seconds a statement may take, 0 being without end; behind a PgBouncer `fetcher` says it to each.
     `generic` says that a prepared statement's plan serves for any parameters: Postgres, which takes a LIMIT that it
     does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long.
-    A connection is waited for no longer than `wait` seconds, and by no more than `waiting` at a time if that is not 0.
+    A connection is waited for no longer than `wait` seconds.
     """
     kwargs: dict[str, Any] = {**KEEPALIVES, "connect_timeout": 10, "application_name": f"alpha-monday {name}"}
     if autocommit:
@@ -75,7 +74,6 @@ def make_pool(
         min_size=1,
         max_size=size,
         timeout=wait,
-        max_waiting=waiting,
         # Managed services end connections after ten minutes.
         max_lifetime=600,
         max_idle=300,
