@@ -51,13 +51,23 @@ class Patience(HttpToolsProtocol):
 
     def _look(self) -> None:
         """Hang up if no head came since the last look: an idle connection would have been closed long before."""
-        if self.transport.is_closing():  # when all is sent
-            self._looking = self.loop.call_later(ANSWER_READ_WITHIN, self.transport.abort)
+        if self._unread():
+            self._looking = self.loop.call_later(ANSWER_READ_WITHIN, self._look_again)
             return
         if self.cycle is self._seen and (self.cycle is None or self.cycle.response_complete):
             self.transport.abort()
         self._seen = self.cycle
         self._looking = self.loop.call_later(HEAD_WITHIN, self._look)
+
+    def _look_again(self) -> None:
+        if self._unread():
+            self.transport.abort()
+        else:
+            self._look()
+
+    def _unread(self) -> bool:
+        """Return whether an answer is on its way: a connection that is to be closed still has something to send."""
+        return self.transport.is_closing() or self.flow.write_paused
 
 
 def room() -> int:

@@ -293,11 +293,12 @@ async def test_a_body_may_be_slower_than_a_head(patient, monkeypatch):
         assert (await asyncio.to_thread(client.recv, 15)).startswith(b"HTTP/1.1 200 OK")
 
 
-async def test_an_answer_that_is_not_read(patient, database):
+@pytest.mark.parametrize("count", [1, 3], ids=["one answer", "one after another"])
+async def test_an_answer_that_is_not_read(count, patient, database):
     """It is let go of after a while, with the connection."""
     change(database, GENERATED)
     with connection(patient, 4096) as client:
-        client.sendall(request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }'))
+        client.sendall(count * request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }'))
         await asyncio.sleep(1 + 0.4 + 0.4 + NOISE)
         said, _ = await asyncio.to_thread(ended, client)
     assert said.startswith(b"HTTP/1.1 200 OK")
