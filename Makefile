@@ -11,10 +11,10 @@ NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve graphiql test test-long audit bench migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
+.PHONY: help run serve graphiql test test-long test-pgbouncer audit bench migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements-dev.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "python3 is missing: install Python 3.11 or newer."; exit 1; }
@@ -47,10 +47,14 @@ serve: $(READY) ## Serve live; needs the two keys, see README
 	@$(BIN)/alpha-monday serve --migrate
 
 test: $(READY) ## Run the tests that take under five minutes
-	@$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m "not long and not pgbouncer" -n 2 --dist loadfile $(ARGS)
 
 test-long: $(READY) ## Run the tests that take longer
 	@$(BIN)/python -m pytest -m long -n 2 $(ARGS)
+
+test-pgbouncer: $(READY) ## Run the tests that need PgBouncer
+	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || { echo "PgBouncer is missing. On Debian: apt-get install pgbouncer"; exit 1; }
+	@$(BIN)/python -m pytest -m pgbouncer $(ARGS)
 
 audit: $(READY) ## Run what needs Node and Chromium: contract, clients, GraphiQL
 	@command -v node >/dev/null || { echo "Node is missing: install Node 20 or newer."; exit 1; }

@@ -35,6 +35,7 @@ from app.operate import terminal
 from app.operate.jobs import jobs
 from app.operate.status import status
 from app.operate.terminal import DAY, asynchronous, clock, local, opened, record, say
+from app.patience import Patience
 from app.record import calendar, ideas, returns
 from app.record.calendar import NEW_YORK, Calendar
 from app.record.model import SERIES, Batch, BatchStatus, CheckpointStatus
@@ -87,26 +88,48 @@ def group() -> None:
 
 @group.command()
 @click.option("--migrate", "first_migrate", is_flag=True, help="Bring the database up to date first.")
-def serve(first_migrate: bool) -> None:
+@click.option("--no-worker", is_flag=True, help="Serve only: `alpha-monday work` runs the jobs. Needs no keys.")
+def serve(first_migrate: bool, no_worker: bool) -> None:
     """Serve the API and run the jobs, live.
 
     \b
-    Needs OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY. Example:
+    Needs OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY, unless it serves only. Examples:
       alpha-monday serve --migrate
+      alpha-monday serve --no-worker
+    """
+    configuration = settings.load()
+    if not no_worker:
+        settings.refuse_without_keys(configuration)
+    listener = _listen(configuration)
+    _make_ready(configuration, first_migrate)
+    _serve(create_app(configuration, work=not no_worker), listener)
+
+
+@group.command()
+@click.option("--migrate", "first_migrate", is_flag=True, help="Bring the database up to date first.")
+def work(first_migrate: bool) -> None:
+    """Run the jobs and keep their promises, without a web server.
+
+    Any number of these, and of `alpha-monday serve`, share one Postgres.
+
+    \b
+    Needs OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY. Example:
+      alpha-monday work --migrate
     """
     configuration = settings.load()
     settings.refuse_without_keys(configuration)
-    listener = _listen(configuration)
-    _log_to_the_terminal(configuration)
-    address = terminal.address(configuration)
-    if not configuration.database_url:
-        say(
-            "DATABASE_URL is not set: the record is kept in the embedded Postgres of this folder, on this machine only."
-        )
-    if first_migrate:
-        asyncio.run(_migrate(address))
-    asyncio.run(_check(address))
-    _serve(create_app(configuration), listener)
+    _make_ready(configuration, first_migrate)
+    uvloop.run(_work(configuration))
+
+
+async def _work(configuration: Settings) -> None:
+    told_to_stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
+    async with living(configuration):
+        say("Working: jobs and upkeep, no web server (Ctrl-C stops)")
+        await told_to_stop.wait()
+        say("Stopping: running jobs are finished or put back")
 
 
 @group.command()
@@ -468,6 +491,19 @@ def _listen(configuration: Settings) -> socket.socket:
         ) from None
 
 
+def _make_ready(configuration: Settings, first_migrate: bool) -> None:
+    """Refuse before anything lives what would otherwise end it with a traceback."""
+    _log_to_the_terminal(configuration)
+    address = terminal.address(configuration)
+    if not configuration.database_url:
+        say(
+            "DATABASE_URL is not set: the record is kept in the embedded Postgres of this folder, on this machine only."
+        )
+    if first_migrate:
+        asyncio.run(_migrate(address))
+    asyncio.run(_check(address))
+
+
 def _log_to_the_terminal(configuration: Settings) -> None:
     logs.configure(configuration.log_level, clock.now, configuration.keys)
 
@@ -480,7 +516,6 @@ async def _migrate(address: str, down_to: int | None = None, *, quiet: bool = Fa
 
 
 async def _check(address: str) -> None:
-    """Refuse before the server starts what would otherwise end it with a traceback."""
     async with pools.opened(pools.make_pool(address)) as pool:
         await migrations.refuse_old(address)
         await rehearsed.refuse(pool)
@@ -488,7 +523,12 @@ async def _check(address: str) -> None:
 
 def _serve(app: Cache, listener: socket.socket) -> None:
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_LAST_REQUESTS
+        app,
+        http=Patience,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_LAST_REQUESTS,
     )
     server = uvicorn.Server(config)
     # From before the address is told: whoever reads it may send a signal at once. It sets a flag and raises nothing,

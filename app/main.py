@@ -36,8 +36,9 @@ log = structlog.get_logger()
 
 VERSION = version("alpha-monday")
 
-# How long Postgres works on one query of the API, in seconds.
+# How long Postgres works on one query of the API, and how long a query waits for a connection, in seconds.
 READ_LIMIT = 5
+READ_WAIT = 2
 
 _MADE_UP = "Rehearsed: every price and every word of this record is made up."
 
@@ -52,7 +53,6 @@ class House:
     direct: str
     tools: Tools
     clock: Clock
-    fetch: Fetch
     worker: Worker | None
 
 
@@ -85,29 +85,43 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
             worker = await stack.enter_async_context(supervised(queue, tools, options))
             if clock_of:
                 clock.worker_anew = worker.start_anew
-        # Reads have a pool of their own: however many there are, and however slow, jobs find a connection.
-        reads = await stack.enter_async_context(
-            pools.opened(
-                pools.make_pool(
-                    address, pooled=settings.database_pooled, size=8, name="api", limit=READ_LIMIT, generic=True
-                )
-            )
-        )
-        yield House(pool, direct, tools, clock, fetcher(reads, pooled=settings.database_pooled), worker)
+        yield House(pool, direct, tools, clock, worker)
+
+
+@asynccontextmanager
+async def reading(settings: Settings) -> AsyncIterator[Fetch]:
+    """Give the API a pool of its own: however many reads there are, and however slow, jobs find a connection."""
+    pool = pools.make_pool(
+        address_of(settings.database_url),
+        pooled=settings.database_pooled,
+        size=8,
+        name="api",
+        limit=READ_LIMIT,
+        generic=True,
+        wait=READ_WAIT,
+    )
+    async with pools.opened(pool):
+        yield fetcher(pool, pooled=settings.database_pooled, limit=READ_LIMIT)
 
 
 def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> Cache:
     """Return the service; its lifespan brings the rest to life."""
     lives: list[House] = []
+    fetches: list[Fetch] = []
     revision = Revision()
 
     async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
-        return await lives[0].fetch(sql, parameters)
+        return await fetches[0](sql, parameters)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with living(settings, clock_of, work=work) as house, revision.heard(house.direct):
+        async with (
+            living(settings, clock_of, work=work) as house,
+            reading(settings) as reads,
+            revision.heard(house.direct),
+        ):
             lives.append(house)
+            fetches.append(reads)
             pools.tell(house.pool, revision.moved)
             log.info("alive", version=VERSION, worker=work, rehearsed=clock_of is not None)
             try:
@@ -115,6 +129,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
             finally:
                 log.info("stopping")
         lives.clear()
+        fetches.clear()
         log.info("stopped")
 
     facts = Facts(version=VERSION, rehearsed=clock_of is not None, now=lambda: lives[0].clock.now())

@@ -11,6 +11,7 @@ from test_api_differential import compare
 from api import engine, plan
 from api.types import schema
 from app.database import pools
+from app.database.reads import fetcher
 
 # What becomes of which text of the engine's or the planner's source; the text stands there once.
 KEPT = "self.plan = lru_cache(kept)(self._plan)"
@@ -89,7 +90,7 @@ def mutated(old: str, new: str, pool: pools.Pool) -> engine.Engine:
     assert sum(inspect.getsource(module).count(old) for module in (engine, plan)) == 1
     made = built(engine, old, new)
     made.Planner = built(plan, old, new).Planner
-    return made.Engine(schema, pools.fetcher(pool), FACTS)
+    return made.Engine(schema, fetcher(pool), FACTS)
 
 
 async def run(database: str, of: engine.Engine, most: int) -> None:

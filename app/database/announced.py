@@ -8,10 +8,8 @@ be), it knows no revision at most `SILENCE` seconds after the last commit that i
 """
 
 import asyncio
-import os
-import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
@@ -19,7 +17,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection, Notify
 
-from app.database.pools import KEEPALIVES
+from app.database.pools import KEEPALIVES, hang_up
 
 BEAT = 2.0
 SILENCE = 5.0
@@ -58,7 +56,7 @@ class Revision:
             # On a connection that died without a word a cancellation takes ten seconds.
             self._leaving = True
             if self._conn:
-                _hang_up(self._conn)
+                hang_up(self._conn)
                 await asyncio.wait([listening], timeout=PAUSE)
             listening.cancel()
             await asyncio.wait([listening])
@@ -93,7 +91,7 @@ class Revision:
         """Announce something to ourselves, and hear what there is to hear until the next beat."""
         sent = monotonic()
         # A query on a connection that died without a word would be waited for, and so would its cancellation.
-        hanging_up = asyncio.get_running_loop().call_later(SILENCE, _hang_up, conn)
+        hanging_up = asyncio.get_running_loop().call_later(SILENCE, hang_up, conn)
         try:
             cursor = await conn.execute(
                 "SELECT (SELECT max(seq) FROM public.journal), pg_notify('record', %s)", (str(sent),)
@@ -114,9 +112,3 @@ class Revision:
             self.moved()
         elif notice.pid == ourselves:  # others' beats are theirs
             self._sure_until = float(notice.payload) + SILENCE
-
-
-def _hang_up(conn: AsyncConnection[Any]) -> None:
-    """End a connection for whoever waits on it; closing it would not wake them."""
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as same:
-        same.shutdown(socket.SHUT_RDWR)

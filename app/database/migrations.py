@@ -25,6 +25,9 @@ _LOCK = 4_021_970_431  # any number, the same for ever
 # A statement that waits for a lock blocks whoever comes after it; better to fail and be run again.
 _PATIENCE = "SET LOCAL lock_timeout = '10s'"
 
+# Whatever the database's own settings are, its times can be read.
+_SESSION: dict[str, Any] = {"autocommit": True, "options": "-c datestyle=ISO -c timezone=UTC"}
+
 _HISTORY = """
 CREATE SCHEMA IF NOT EXISTS operations;
 CREATE TABLE IF NOT EXISTS operations.migrations (
@@ -85,7 +88,7 @@ async def migrate(conninfo: str, at: datetime, down_to: int | None = None) -> li
     ours = known()
     if down_to is not None and not 0 <= down_to <= len(ours):
         raise ConfigurationError(f"--down-to takes a number from 0 to {len(ours)}, not {down_to}.")
-    async with await AsyncConnection.connect(conninfo, autocommit=True) as conn:
+    async with await AsyncConnection.connect(conninfo, **_SESSION) as conn:
         await conn.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
         await conn.execute(_HISTORY)
         applied = await _applied(conn, ours)
@@ -102,7 +105,7 @@ async def migrate(conninfo: str, at: datetime, down_to: int | None = None) -> li
 
 async def status(conninfo: str) -> list[Step]:
     """Return every migration with the time of its application; the database is not changed."""
-    async with await AsyncConnection.connect(conninfo, autocommit=True) as conn:
+    async with await AsyncConnection.connect(conninfo, **_SESSION) as conn:
         cursor = await conn.execute("SELECT to_regclass('operations.migrations') IS NOT NULL")
         there = bool((await cursor.fetchone() or (False,))[0])
         rows = await _rows(conn, "SELECT number, applied_at FROM operations.migrations") if there else []

@@ -2,17 +2,20 @@
 Connections: one small pool for the queue, another for everything else.
 
 Both reach the record (`public`) and the queue (`queue`) by search_path. Behind PgBouncer in transaction mode, which
-refuses start-up options and may hand every transaction another session, nothing is set on connections and nothing is
-prepared: a transaction that needs the queue says so itself (`transaction`).
+refuses start-up options and may hand every transaction another session, nothing is prepared, and nothing is set on
+connections but what PgBouncer itself carries from session to session: the time zone and the style of dates. A
+transaction that needs more says so itself (`transaction`, `reads.fetcher`).
 """
 
+import os
 import select
+import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from psycopg import AsyncConnection, OperationalError
+from psycopg import AsyncConnection, Error, OperationalError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -32,6 +35,7 @@ KEEPALIVES: dict[str, Any] = {
 _told: WeakKeyDictionary[Pool, Callable[[], None]] = WeakKeyDictionary()
 _ON_EVERY_SESSION = {"search_path": SEARCH_PATH, "timezone": "UTC", "datestyle": "ISO", "jit": "off"}
 _GENERIC = {"plan_cache_mode": "force_generic_plan", "random_page_cost": "1"}
+_CARRIED = "SET timezone = 'UTC'; SET datestyle = 'ISO'"
 
 
 def make_pool(
@@ -43,17 +47,19 @@ def make_pool(
     autocommit: bool = True,
     limit: int = 0,
     generic: bool = False,
+    wait: float = 10,
 ) -> Pool:
     """
     Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres.
 
     `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it. `limit` is
-    how many seconds a statement may take, 0 being without end; behind a PgBouncer the role's own setting holds instead.
+    how many seconds a statement may take, 0 being without end; behind a PgBouncer `reads.fetcher` says it to each.
     `generic` says that a prepared statement's plan serves for any parameters: Postgres, which takes a LIMIT that it
     does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long. And it
     may take a page of an index for as near as any other, or three rows would be gathered in a bitmap and sorted.
+    A connection is waited for no longer than `wait` seconds.
     """
-    kwargs: dict[str, Any] = {**KEEPALIVES, "application_name": f"alpha-monday {name}"}
+    kwargs: dict[str, Any] = {**KEEPALIVES, "connect_timeout": 10, "application_name": f"alpha-monday {name}"}
     if autocommit:
         kwargs["autocommit"] = True
     if pooled:
@@ -66,14 +72,19 @@ def make_pool(
         kwargs=kwargs,
         min_size=1,
         max_size=size,
-        timeout=10,
+        timeout=wait,
         # Managed services end connections after ten minutes.
         max_lifetime=600,
         max_idle=300,
+        configure=_carry if pooled else None,
         check=alive,
         name=name,
         open=False,
     )
+
+
+async def _carry(conn: AsyncConnection[Any]) -> None:
+    await conn.execute(_CARRIED)
 
 
 async def alive(conn: AsyncConnection[Any]) -> None:
@@ -143,3 +154,9 @@ async def transaction(pool: Pool, *, at_once: bool = True) -> AsyncIterator[Asyn
 def tell(pool: Pool, ended: Callable[[], None]) -> None:
     """Let `ended` be called when a transaction of this process is over, before whoever ran it goes on."""
     _told[pool] = ended
+
+
+def hang_up(conn: AsyncConnection[Any]) -> None:
+    """End a connection for whoever waits on it; closing it would not wake them."""
+    with suppress(OSError, Error), socket.socket(fileno=os.dup(conn.fileno())) as same:
+        same.shutdown(socket.SHUT_RDWR)

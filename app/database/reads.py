@@ -19,7 +19,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from app.database.pools import Pool
+from app.database.pools import SEARCH_PATH, Pool, hang_up
 
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
 Names = OrderedDict[str, bytes]
@@ -29,23 +29,36 @@ MOST_PREPARED = 100
 _numbers = count()
 
 
-def fetcher(pool: Pool, *, pooled: bool = False) -> Fetch:
+def fetcher(pool: Pool, *, pooled: bool = False, limit: int = 0) -> Fetch:
     """
     Return what runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
 
-    Parameters are `$1`, `$2`, ... `pooled` says that a PgBouncer stands before Postgres: nothing is prepared then.
+    Parameters are `$1`, `$2`, ... `pooled` says that a PgBouncer stands before Postgres: nothing is prepared then. With
+    a `limit`, a Postgres that did not end the statement by itself a second after it, because it or the network stands
+    still, is left.
     """
     known: WeakKeyDictionary[AsyncConnection[Any], Names] = WeakKeyDictionary()
+    first = f"SET LOCAL search_path = {SEARCH_PATH}; SET LOCAL jit = off; SET LOCAL statement_timeout = '{limit}s'"
+
+    async def ask(conn: AsyncConnection[Any], sql: str, values: list[bytes | None]) -> PGresult:
+        if pooled:
+            async with conn.transaction():
+                await conn.execute(first)
+                conn.pgconn.send_query_params(sql.encode(), values)
+                return await result(conn.pgconn)
+        name = await prepared(conn.pgconn, known.setdefault(conn, OrderedDict()), sql)
+        conn.pgconn.send_query_prepared(name, values)
+        return await result(conn.pgconn)
 
     async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
         values = [None if value is None else value.encode() for value in parameters]
         async with pool.connection() as conn:
-            if pooled:
-                conn.pgconn.send_query_params(sql.encode(), values)
-            else:
-                name = await prepared(conn.pgconn, known.setdefault(conn, OrderedDict()), sql)
-                conn.pgconn.send_query_prepared(name, values)
-            row = await result(conn.pgconn)
+            leaving = asyncio.get_running_loop().call_later(limit + 1, hang_up, conn) if limit else None
+            try:
+                row = await ask(conn, sql, values)
+            finally:
+                if leaving:
+                    leaving.cancel()
         return [row.get_value(0, column) or b"" for column in range(row.nfields)]
 
     return fetch

@@ -12,6 +12,7 @@ most the five seconds that `revision` stays sure of itself (app/database/announc
 read from Postgres when they are asked for.
 """
 
+import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,13 +21,19 @@ from typing import Any
 
 from msgspec import Struct
 
-from api.http import BODY, read
+from api.http import BODY, busy, read
 
 # Some 2,000 batches in full; a small machine has 256 MB. No answer may push out more than a sixteenth of the others.
 MOST = 16 * 1024 * 1024
 LARGEST = MOST // 16
 # What an entry takes besides its texts: measured, and rounded up.
 OVERHEAD = 3 * 1024
+
+# How many answers that were not kept may be under way. Whoever comes then is looked at again after some seconds, and
+# refused if it is still so, here, where it costs next to nothing: work put into a request that is refused in the end is
+# lost to the others, and so is the time for refusing hundreds who come again at once.
+MOST_AT_ONCE = 64
+PAUSE = 1.0
 
 # What is read of a request by routes, CORS and content negotiation.
 READ = frozenset({b"accept", b"content-type", b"cookie", b"origin"})
@@ -61,7 +68,7 @@ class Cache:
 
     def __init__(self, app: App, revision: Callable[[], int | None], most: int = MOST, largest: int = LARGEST) -> None:
         self.app, self.revision, self.most, self.largest = app, revision, most, largest
-        self.hits = self.misses = self.size = 0
+        self.hits = self.misses = self.size = self.under_way = 0
         self._kept: OrderedDict[object, Kept] = OrderedDict()
         self._at: int | None = None
 
@@ -81,26 +88,37 @@ class Cache:
             elif pair[0] == b"if-none-match":
                 known = b"%b,%b" % (known, pair[1])
         key = (scope["method"], scope["query_string"], body, tuple(asked))
-        revision = self.revision()
-        if revision != self._at:
-            self._kept.clear()
-            self.size, self._at = 0, revision
-        if kept := self._kept.get(key):
-            self._kept.move_to_end(key)
-            self.hits += 1
-            await kept.send(send, known)
-        else:
-            self.misses += 1
-            await self._ask(key if body is not None else None, revision, known, scope, receive, send)
+        for last in (False, True):
+            revision = self.revision()
+            if revision != self._at:
+                self._kept.clear()
+                self.size, self._at = 0, revision
+            if kept := self._kept.get(key):
+                self._kept.move_to_end(key)
+                self.hits += 1
+                await kept.send(send, known)
+                return
+            if self.under_way < MOST_AT_ONCE:
+                self.misses += 1
+                await self._ask(key if body is not None else None, revision, known, scope, receive, send)
+                return
+            if not last:
+                await asyncio.sleep(PAUSE)
+        for message in busy(dict(asked).get(b"accept", b"")):
+            await send(message)
 
     async def _ask(self, key: Any, revision: int | None, known: bytes, scope: Any, receive: Any, send: Any) -> None:
         """Hand a request on, and keep its answer if that is worth it and still true."""
         start: dict[str, Any] = {}
+        self.under_way += 1
+        counted = 1
 
         async def pass_on(message: Any) -> None:
-            nonlocal start
+            nonlocal start, counted
             if message["type"] == "http.response.start":
                 start = message
+                # Not only when it is sent: a client that does not read keeps nobody else from being answered.
+                self.under_way, counted = self.under_way - counted, 0
                 return
             if not start:
                 await send(message)
@@ -111,7 +129,10 @@ class Cache:
                 self._keep(key, answer)
             await answer.send(send, known)
 
-        await self.app(scope, receive, pass_on)
+        try:
+            await self.app(scope, receive, pass_on)
+        finally:
+            self.under_way -= counted
 
     def _keep(self, key: Any, answer: Kept) -> None:
         _, query, body, headers = key

@@ -258,6 +258,21 @@ def head(answer: Answer, method: str, accept: bytes) -> tuple[int, dict[str, str
     }
 
 
+def busy(accept: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is sent, at next to no cost, to whom nothing else can be: the start of a response, and its body."""
+    media = GRAPHQL if GRAPHQL.encode() in accept.lower() else JSON
+    headers = {"content-type": f"{media}; charset=utf-8", "cache-control": "no-store", **HEADERS[503]}
+    headers |= {"content-length": str(len(_BUSY)), "vary": "Accept, Origin"}
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": 503, "headers": pairs},
+        {"type": "http.response.body", "body": _BUSY},
+    )
+
+
+_BUSY = refused(refusal("SERVICE_UNAVAILABLE", "Too much is asked right now. Try again soon.")).body
+
+
 def status_of(code: str | None, method: str, media: str) -> int:
     """Return the status of an answer that was refused with `code`, or was not."""
     if code is None:

@@ -1,0 +1,267 @@
+"""Several processes of one record: workers and servers as they are started, and Mondays for them to work on."""
+
+import asyncio
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+from clocks import HandSetClock
+from commands import ALPHA_MONDAY, environment
+from job_tools import ALPHA_VANTAGE_KEY, CHOSEN, OPENAI_KEY, World, new_york, tools_for
+from provider_server import ProviderServer, Reply, Request
+
+from app.database.pools import Pool
+from app.record import calendar
+from app.record.model import SERIES, Batch, BatchStatus, FailureReason, batch_id
+from app.store import batches
+from app.tools import RealClock
+from jobs import weekly
+
+KEYS = {"OPENAI_API_KEY": OPENAI_KEY, "ALPHA_VANTAGE_API_KEY": ALPHA_VANTAGE_KEY}
+QUICKLY = {f"ALPHA_VANTAGE_PER_{span}": "100000" for span in ("SECOND", "MINUTE", "DAY")}
+
+# Reads a table that no job of a market's closed day needs: locked, it makes a slow query of this one only.
+SLOW = "{ latestBatch { checkpoints { corrections { field } } } }"
+
+WAITING = "SELECT FROM procrastinate_jobs WHERE task_name = 'take_checkpoint' AND status IN ('todo', 'doing')"
+DOING = "SELECT FROM procrastinate_jobs WHERE task_name = 'take_checkpoint' AND status = 'doing'"
+
+
+class Started:
+    """A process of ours that said it was there; what it says is in a file."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, told: str) -> None:
+        self.process, self._log, self.told = process, log, told
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def started(*arguments: str, cwd: Path, says: str, **settings: str) -> Iterator[Started]:
+    """Start a command, wait for the line that `says` begins, and stop it: it must end well, unless it was killed."""
+    path = cwd / f"{'-'.join(arguments)}-{time.monotonic_ns()}.log"
+    with path.open("wb") as log:
+        process = subprocess.Popen(
+            [ALPHA_MONDAY, *arguments], cwd=cwd, env=environment(PORT="0", **settings), stdout=log, stderr=log
+        )
+    try:
+        until(lambda: says in path.read_text() or process.poll() is not None, 60)
+        (line,) = [line for line in path.read_text().splitlines() if line.startswith(says)] or [None]
+        assert line, path.read_text()
+        yield Started(process, path, line.removeprefix(says).split("/graphql")[0])
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            # As a child, uvicorn raises the signal that stopped it once more.
+            assert process.wait(60) in (0, -signal.SIGTERM), path.read_text()
+        assert "Traceback" not in path.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def serving(cwd: Path, **settings: str) -> Any:
+    """Start a server without a worker; it needs no keys."""
+    return started("serve", "--no-worker", cwd=cwd, says="Serving GraphQL at ", **settings)
+
+
+def working(cwd: Path, **settings: str) -> Any:
+    """Start a worker without a server."""
+    return started("work", cwd=cwd, says="Working: ", **{**KEYS, **QUICKLY, **settings})
+
+
+def until(true: Callable[[], Any], within: float) -> float:
+    """Wait for something to become true; return how long it took."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < within
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def asked(database: str, query: str, *values: object) -> list[tuple[Any, ...]]:
+    """What a statement gives."""
+    with psycopg.connect(database, options="-c search_path=public,queue") as conn:
+        return conn.execute(query.encode(), values).fetchall()
+
+
+def change(database: str, statement: str) -> None:
+    """Run a statement."""
+    with psycopg.connect(database, options="-c search_path=public,queue") as conn:
+        conn.execute(statement.encode())
+
+
+def mondays() -> list[date]:
+    """Two Mondays whose fortnights are over, with two missed ones and this week's after them."""
+    this = calendar.latest_run_date(RealClock().now())
+    return [this - timedelta(weeks=weeks) for weeks in (4, 3)]
+
+
+class Slow(World):
+    """Providers that take their time."""
+
+    slow = 0.0
+
+    def __call__(self, request: Request) -> Reply:
+        return replace(super().__call__(request), delay=self.slow)
+
+
+@asynccontextmanager
+async def providers() -> AsyncIterator[tuple[ProviderServer, Slow]]:
+    """Both providers, as of now."""
+    async with ProviderServer() as provider:
+        world = Slow(HandSetClock(RealClock().now()))
+        provider.answers = world
+        yield provider, world
+
+
+async def settle(pool: Pool) -> None:
+    """Let this week's Monday have failed, so that nobody asks about it."""
+    this = calendar.latest_run_date(RealClock().now())
+    failed = Batch(
+        id=batch_id(SERIES, this),
+        series=SERIES,
+        run_date=this,
+        created_at=RealClock().now(),
+        status=BatchStatus.FAILED,
+        late=False,
+        failure_reason=FailureReason.MISSED,
+        failure="It is only a test.",
+        benchmark_symbol="SPY",
+    )
+    async with pool.connection() as conn, conn.transaction():
+        await batches.add_failed(conn, failed)
+
+
+async def pick(database: str, pool: Pool, provider: ProviderServer, world: World) -> None:
+    """Make the batches of the two Mondays, as they were made then; their mornings wait until they are let go."""
+    async with tools_for(database, pool, world.clock, provider.url) as tools:
+        for monday in mondays():
+            world.clock.time = new_york(monday)
+            await weekly.begin(tools, 1, None)
+    change(database, "UPDATE procrastinate_jobs SET scheduled_at = now() + interval '1 day'")
+    change(database, "DELETE FROM operations.provider_requests")
+    world.clock.time = RealClock().now()
+    provider.requests.clear()
+
+
+def let_go(database: str) -> None:
+    """Let all mornings be due."""
+    change(database, "UPDATE procrastinate_jobs SET scheduled_at = NULL")
+
+
+def left(database: str) -> list[tuple[str, int, int]]:
+    """The jobs that checkpoints are made of: status, attempts, how many."""
+    return asked(
+        database,
+        "SELECT status::text, attempts, count(*) FROM procrastinate_jobs WHERE task_name = 'take_checkpoint' "
+        "GROUP BY 1, 2 ORDER BY 1, 2",
+    )
+
+
+def recorded(database: str) -> list[tuple[date, int, int]]:
+    """Each batch that is completed, how many checkpoints it has, and how many entries of the journal tell of them."""
+    return asked(
+        database,
+        """
+        SELECT run_date,
+            (SELECT count(*) FROM checkpoints WHERE batch_id = batches.id AND day > 0),
+            (SELECT count(*) FROM journal WHERE batch_id = batches.id AND kind = 'CHECKPOINT')
+        FROM batches WHERE status = 'completed' ORDER BY run_date
+        """,
+    )
+
+
+async def eventually(true: Callable[[], Any], within: float) -> float:
+    """Wait for something to become true, while others go on; return how long it took."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < within
+        await asyncio.sleep(0.02)
+    return time.monotonic() - began
+
+
+def ask(address: str, query: str) -> httpx.Response:
+    """Ask a server."""
+    return httpx.post(f"{address}/graphql", json={"query": query}, timeout=30)
+
+
+async def live_through(cwd: Path, database: str, pool: Pool, **settings: str) -> None:
+    """
+    Two servers and two workers: every morning of two Mondays is taken once, by both workers, and both servers know.
+
+    `settings` lead the processes to `database`.
+    """
+    await settle(pool)
+    async with providers() as (provider, world):
+        await pick(database, pool, provider, world)
+        world.slow = 0.3
+        there = {"OPENAI_BASE_URL": f"{provider.url}/v1", "ALPHA_VANTAGE_BASE_URL": provider.url, **settings}
+        with (
+            serving(cwd, **settings) as one,
+            serving(cwd, **settings) as two,
+            working(cwd, **there) as three,
+            working(cwd, **there) as four,
+        ):
+            for server in (one, two):
+                health = httpx.get(f"{server.told}/health")
+                assert (health.status_code, health.json()["worker"]) == (200, "switched off")
+            let_go(database)
+            took = await eventually(lambda: not asked(database, WAITING), 60)
+            print(f"28 jobs in {took:.1f} s")
+            assert left(database) == [("succeeded", 1, 28)]
+            assert recorded(database) == [(monday, 14, 14) for monday in mondays()]
+            assert all("checkpoint computed" in worker.log for worker in (three, four))
+            bars = Counter(one.query["symbol"] for one in provider.requests if "DAILY" in one.query["function"])
+            assert bars == dict.fromkeys(["SPY", *CHOSEN], 1)
+            await a_change_is_seen(cwd, database, one, two, **settings)
+
+
+async def a_change_is_seen(cwd: Path, database: str, one: Started, two: Started, **settings: str) -> None:
+    """What a third process changes, both servers answer within a second of its commit, whatever they had kept."""
+    query = f'{{ batchOn(runDate: "{mondays()[0]}") {{ picks {{ ticker }} }} }}'
+    for server in (one, two):
+        before = [ask(server.told, query).json() for _ in range(3)]
+        assert [pick["ticker"] for pick in before[2]["data"]["batchOn"]["picks"]] == list(CHOSEN)
+    renaming = await asyncio.create_subprocess_exec(
+        *(ALPHA_MONDAY, "pick", "rename", str(mondays()[0]), CHOSEN[0], "META"), cwd=cwd, env=environment(**settings)
+    )
+    await eventually(lambda: asked(database, "SELECT FROM picks WHERE ticker = 'META'"), 20)
+    took = await eventually(lambda: all("META" in ask(server.told, query).text for server in (one, two)), 1)
+    print(f"seen by both {took:.3f} s after the commit")
+    assert await renaming.wait() == 0
+
+
+async def kill_one(cwd: Path, database: str, pool: Pool, **settings: str) -> None:
+    """Kill one of two workers in the middle of its jobs: the other does them, and each morning is taken once."""
+    await settle(pool)
+    async with providers() as (provider, world):
+        await pick(database, pool, provider, world)
+        world.slow = 1.5
+        there = {"OPENAI_BASE_URL": provider.url, "ALPHA_VANTAGE_BASE_URL": provider.url, **settings}
+        with working(cwd, **there) as killed, working(cwd, **there):
+            let_go(database)
+            await eventually(lambda: ("doing", 0, 16) in left(database), 20)
+            killed.kill()
+            began = time.monotonic()
+            world.slow = 0
+            await eventually(lambda: not asked(database, DOING), 150)
+            print(f"put back {time.monotonic() - began:.1f} s after the kill")
+            await eventually(lambda: not asked(database, WAITING), 60)
+            print(f"all done {time.monotonic() - began:.1f} s after the kill")
+        assert {status for status, _, _ in left(database)} == {"succeeded"}
+        assert recorded(database) == [(monday, 14, 14) for monday in mondays()]

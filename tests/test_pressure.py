@@ -1,0 +1,318 @@
+"""The API under pressure, over real sockets: what is slow ends, what is too much is told so, and no job waits."""
+
+import asyncio
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+import httpx
+import psycopg
+import pytest
+import uvicorn
+from api_records import engine_on
+from litestar import Litestar
+from processes import KEYS, SLOW, ask, asked, change, eventually, let_go, pick, providers, serving, settle, started
+from silent_proxy import Proxy
+
+from api.cache import MOST_AT_ONCE, PAUSE
+from api.http import routes
+from app import patience
+from app.main import READ_LIMIT, READ_WAIT
+
+QUICK = "{ service { journalHead { seq } } }"
+READS = 8  # connections that the API has
+
+# What a busy machine may add, in seconds.
+NOISE = 1.5
+
+
+@asynccontextmanager
+async def locked(database: str) -> AsyncIterator[None]:
+    """Let whoever reads corrections wait, and nobody else."""
+    async with await psycopg.AsyncConnection.connect(database) as conn:
+        await conn.execute("LOCK TABLE corrections IN ACCESS EXCLUSIVE MODE")
+        yield
+        await conn.rollback()
+
+
+async def timed(client: httpx.AsyncClient, query: str) -> tuple[httpx.Response, float]:
+    """An answer, and how long it took."""
+    began = time.monotonic()
+    answer = await client.post("/graphql", json={"query": query})
+    return answer, time.monotonic() - began
+
+
+def client_of(address: str) -> httpx.AsyncClient:
+    """A client with as many connections as it wants."""
+    return httpx.AsyncClient(base_url=address, timeout=30, limits=httpx.Limits(max_connections=None))
+
+
+def code(answer: httpx.Response) -> str:
+    return str(answer.json()["errors"][0]["extensions"]["code"]) if "errors" in answer.json() else "answered"
+
+
+def active(database: str) -> int:
+    """How many statements of the API are running."""
+    (row,) = asked(
+        database,
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND application_name = 'alpha-monday api' AND state <> 'idle'",
+    )
+    return int(row[0])
+
+
+async def test_slow_queries_hold_up_no_job(database, pool, tmp_path):
+    """Of 64 slow queries as many run as have a connection, the rest is told to come again; a job runs meanwhile."""
+    await settle(pool)
+    async with providers() as (provider, world):
+        await pick(database, pool, provider, world)
+        change(database, "DELETE FROM procrastinate_jobs WHERE args ->> 'day' <> '6'")  # a Sunday's: nothing to ask
+        there = {"OPENAI_BASE_URL": provider.url, "ALPHA_VANTAGE_BASE_URL": provider.url, **KEYS}
+        with started("serve", cwd=tmp_path, says="Serving GraphQL at ", DATABASE_URL=database, **there) as server:
+            async with locked(database), client_of(server.told) as client:
+                asking = [asyncio.create_task(timed(client, SLOW)) for _ in range(64)]
+                await eventually(lambda: active(database) == READS, 5)
+                let_go(database)
+                sundays = "SELECT FROM checkpoints WHERE day = 6"
+                took = await eventually(lambda: len(asked(database, sundays)) == 2, READ_LIMIT)
+                print(f"two jobs {took:.2f} s after they were due")
+                health = await client.get("/health")
+                assert (health.status_code, health.elapsed.total_seconds() < NOISE) == (200, True)
+                answers = await asyncio.gather(*asking)
+    assert Counter(code(answer) for answer, _ in answers) == {
+        "OPERATION_TOO_LARGE": READS,
+        "SERVICE_UNAVAILABLE": 64 - READS,
+    }
+    for answer, seconds in answers:
+        if code(answer) == "SERVICE_UNAVAILABLE":
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+            assert seconds < READ_WAIT + NOISE
+        else:
+            assert READ_LIMIT - 0.5 < seconds < READ_LIMIT + NOISE
+    waits = [seconds for answer, seconds in answers if answer.status_code == 503]
+    print(f"refused after {min(waits):.2f} to {max(waits):.2f} s")
+
+
+@pytest.fixture
+def address(database, tmp_path):
+    """A server, and the address of its database."""
+    with serving(tmp_path, DATABASE_URL=database) as one:
+        yield one.told
+
+
+async def test_a_crowd_with_one_question(address):
+    """Three hundred at once, when nothing is kept: all get the answer, though not all of them ask Postgres."""
+    clients = [connection(address) for _ in range(300)]
+    for client in clients:
+        client.sendall(request(QUICK))
+    assert [await asyncio.to_thread(client.recv, 12) for client in clients] == [b"HTTP/1.1 200"] * 300
+    for client in clients:
+        client.close()
+
+
+def request(query: str) -> bytes:
+    """A request as it goes over the wire."""
+    body = json.dumps({"query": query}).encode()
+    head = f"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def connection(address: str, buffer: int = 0) -> socket.socket:
+    """A client's socket, with room for so many bytes."""
+    url = urlsplit(address)
+    one = socket.socket()
+    if buffer:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    one.connect((url.hostname, url.port))
+    one.settimeout(30)
+    return one
+
+
+async def test_more_than_may_wait(address, database):
+    """Whoever finds as much under way as may be hears of it soon, in the form of all refusals."""
+    async with locked(database), AsyncExitStack() as stack:
+        clients = [stack.enter_context(connection(address)) for _ in range(MOST_AT_ONCE + 10)]
+        await asyncio.to_thread(ask, address, SLOW.replace("{", "query Known {", 1))
+        for client in clients:
+            client.sendall(request(SLOW))
+        began = time.monotonic()
+        refusals = [await asyncio.to_thread(whole, client) for client in clients[-10:]]
+        took = time.monotonic() - began
+        print(f"ten told within {took:.3f} s")
+        for refusal in refusals:
+            head, body = refusal.split(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert {b"retry-after: 5", b"content-type: application/json; charset=utf-8"} <= set(head.split(b"\r\n"))
+            assert json.loads(body)["errors"][0]["extensions"]["code"] == "SERVICE_UNAVAILABLE"
+        assert PAUSE <= took < PAUSE + NOISE
+        answered = [await asyncio.to_thread(client.recv, 12) for client in clients[:-10]]
+    assert Counter(answered) == {b"HTTP/1.1 200": READS, b"HTTP/1.1 503": MOST_AT_ONCE - READS}
+
+
+def whole(client: socket.socket) -> bytes:
+    """A refusal, to its last bracket."""
+    said = b""
+    while not said.endswith(b"]}"):
+        said += client.recv(4096)
+    return said
+
+
+async def test_clients_that_vanish(address, database):
+    """A connection to Postgres that they left behind in the middle of a query is free within the query's limit."""
+    async with locked(database):
+        clients = [connection(address) for _ in range(READS)]
+        for client in clients:
+            client.sendall(request(SLOW))
+        await eventually(lambda: active(database) == READS, 5)
+        for client in clients:
+            client.close()
+        took = await eventually(lambda: active(database) == 0, READ_LIMIT + NOISE)
+        print(f"free {took:.2f} s after")
+        assert (await asyncio.to_thread(ask, address, QUICK)).status_code == 200
+
+
+async def test_clients_that_read_slowly(address, database):
+    """Three megabytes, read a byte at a time: Postgres was done with it long ago, and others are answered."""
+    change(database, GENERATED)
+    clients = [connection(address, 4096) for _ in range(2 * READS)]
+    for client in clients:
+        client.sendall(request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }'))
+    for client in clients:
+        assert await asyncio.to_thread(client.recv, 1) == b"H"
+    await eventually(lambda: active(database) == 0, 1)
+    for _ in range(2):
+        await asyncio.sleep(1)
+        for client in clients:
+            assert client.recv(1)
+        answer = await asyncio.to_thread(ask, address, QUICK)
+        assert (answer.status_code, answer.elapsed.total_seconds() < NOISE, active(database)) == (200, True, 0)
+    for client in clients:
+        client.close()
+
+
+GENERATED = """
+    INSERT INTO batches
+        (id, series, run_date, created_at, status, late, failure_reason, failure, benchmark_symbol)
+    VALUES
+        (gen_random_uuid(), 'main', '2026-01-05', now(), 'failed', false, 'MISSED', 'Nobody was there.', 'SPY');
+    INSERT INTO generations
+        (id, series, run_date, attempt, asked_at, requested_model, prompt_version, system_prompt, user_prompt)
+    VALUES
+        (gen_random_uuid(), 'main', '2026-01-05', 1, now(), 'a-model', '1', repeat('x', 3000000), 'Go.')
+"""
+
+
+async def test_a_database_that_stands_still(database, tmp_path):
+    """Nothing arrives, nothing ends: the API says so within its limits, and answers again soon after."""
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(Proxy().leading_to(database))
+        server = await asyncio.to_thread(
+            stack.enter_context, serving(tmp_path, DATABASE_URL=proxy.address, QUEUE_DATABASE_URL=database)
+        )
+        client = await stack.enter_async_context(client_of(server.told))
+        assert code((await timed(client, QUICK))[0]) == "answered"
+        proxy.silent = True
+        answers = await asyncio.gather(*[timed(client, f"query Q{n} {QUICK}") for n in range(40)])
+        assert {answer.status_code for answer, _ in answers} == {503}
+        slowest = max(took for _, took in answers)
+        assert slowest < READ_LIMIT + 1 + NOISE
+        proxy.silent, began = False, time.monotonic()
+        while code((await timed(client, f"query Again {QUICK}"))[0]) != "answered":
+            assert time.monotonic() - began < 20
+        print(f"503 after at most {slowest:.2f} s, answers again {time.monotonic() - began:.2f} s after")
+
+
+@pytest.fixture
+async def patient(pool, monkeypatch) -> AsyncIterator[str]:
+    """The API behind our protocol, which has little patience here."""
+    for name, seconds in (("HEAD_WITHIN", 0.4), ("ANSWER_READ_WITHIN", 0.4)):
+        monkeypatch.setattr(patience, name, seconds)
+    app = Litestar(routes(engine_on(pool)), openapi_config=None, logging_config=None)
+    config = uvicorn.Config(
+        app, http=patience.Patience, lifespan="off", log_config=None, access_log=False, timeout_keep_alive=1
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        running = uvicorn.Server(config)
+        task = asyncio.create_task(running.serve([listening]))
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        running.should_exit = True
+        await task
+
+
+def ended(client: socket.socket) -> tuple[bytes, float]:
+    """What a connection said until it was ended, and when that was."""
+    began, said = time.monotonic(), b""
+    with suppress(ConnectionError):
+        while data := client.recv(65_536):
+            said += data
+    return said, time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"POST /graphql HTTP/1.1\r\nHost: x\r\nAcc", id="half a head"),
+        pytest.param(request(QUICK) + b"POST /gra", id="half a head after a whole request"),
+    ],
+)
+async def test_a_head_that_does_not_come(sent, patient):
+    """Nobody is waited for without end; what was asked before is answered."""
+    with connection(patient) as client:
+        client.sendall(sent)
+        said, took = await asyncio.to_thread(ended, client)
+    assert said.count(b"200 OK") == sent.count(b"journalHead")
+    assert took < 0.8 + NOISE
+
+
+async def test_a_head_without_end(patient):
+    """Headers by the megabyte are not kept."""
+    with connection(patient) as client:
+
+        def send() -> int:
+            sent = client.send(b"GET /graphql HTTP/1.1\r\nHost: x\r\n")
+            with suppress(ConnectionError):
+                for number in range(10_000):
+                    sent += client.send(f"X-{number}: {'x' * 1000}\r\n".encode())
+            return sent
+
+        assert await asyncio.to_thread(send) < 8_000_000  # most of it in the buffers between
+
+
+async def test_a_body_may_be_slower_than_a_head(patient, monkeypatch):
+    """A request in progress has limits of its own."""
+    with connection(patient) as client:
+        whole = request(QUICK)
+        client.sendall(whole[:-5])
+        await asyncio.sleep(1.5)
+        client.sendall(whole[-5:])
+        assert (await asyncio.to_thread(client.recv, 15)).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("count", [1, 3], ids=["one answer", "one after another"])
+async def test_an_answer_that_is_not_read(count, patient, database):
+    """It is let go of after a while, with the connection."""
+    change(database, GENERATED)
+    with connection(patient, 4096) as client:
+        client.sendall(count * request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }'))
+        await asyncio.sleep(1 + 0.4 + 0.4 + NOISE)
+        said, _ = await asyncio.to_thread(ended, client)
+    assert said.startswith(b"HTTP/1.1 200 OK")
+    assert len(said) < 3_000_000
+
+
+async def test_no_more_connections_than_there_is_room_for(patient, monkeypatch):
+    """Those that are open stay; one too many is ended at once."""
+    monkeypatch.setattr(patience, "room", lambda: 3)
+    clients = [connection(patient) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    with connection(patient) as one_too_many:
+        assert (await asyncio.to_thread(ended, one_too_many))[0] == b""
+    clients[0].sendall(request(QUICK))
+    assert (await asyncio.to_thread(clients[0].recv, 15)).startswith(b"HTTP/1.1 200 OK")
+    for client in clients:
+        client.close()
