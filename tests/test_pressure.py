@@ -27,7 +27,7 @@ QUICK = "{ service { journalHead { seq } } }"
 READS = 8  # connections that the API has
 
 # What a busy machine may add, in seconds.
-NOISE = 1.5
+NOISE = 3.0
 
 
 @asynccontextmanager
