@@ -215,7 +215,7 @@ async def _pick() -> None:
             if on_its_way := await weekly.live_jobs(conn, run_date):
                 raise Refused(f"The Monday {run_date} is on its way, in job {on_its_way[0]}.")
             if not await _a_worker_lives(conn):
-                raise Refused("No worker is running that could do it. Start one with `alpha-monday serve`.")
+                raise Refused("No worker is running that could do it. Start one with `alpha-monday serve` or `work`.")
             asked = len(await generations.of(conn, SERIES, run_date))
             again = asked if batch else 0  # only a Monday that failed gets three more
             job = await weekly.begin_again(conn, clock.now(), again + ideas.QUESTIONS)
@@ -318,7 +318,7 @@ async def retake(run_date: datetime, day: int) -> None:
             if day not in {one.day for one in await checkpoints.skipped(conn, batch.id)}:
                 raise Refused(f"Day {day} of {run_date:%Y-%m-%d} was not skipped for want of prices.")
             if not await _a_worker_lives(conn):
-                raise Refused("No worker is running that could do it. Start one with `alpha-monday serve`.")
+                raise Refused("No worker is running that could do it. Start one with `alpha-monday serve` or `work`.")
             due = checkpoints.Due(batch.id, batch.run_date, day)
             (job,) = await daily.defer_retakes(conn, [due], clock.now().isoformat())
         while await _lives(pool, job):
