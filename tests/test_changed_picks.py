@@ -504,6 +504,6 @@ async def test_retakes_that_are_refused(house, say):
             1, f"alpha-monday: Day {day} of 2026-10-26 was not skipped for want of prices."
         )  # fmt: skip
     assert await say("checkpoint", "retake", MONDAY, 4) == (
-        1, "alpha-monday: No worker is running that could do it. Start one with `alpha-monday serve`."
+        1, "alpha-monday: No worker is running that could do it. Start one with `alpha-monday serve` or `work`."
     )  # fmt: skip
     assert await house.rows(RETAKES) == []
