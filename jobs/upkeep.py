@@ -28,7 +28,7 @@ from jobs.queue import AWAY, STALLED_AFTER, is_away
 
 log = structlog.get_logger()
 
-PAUSE = 60.0
+PAUSE = 30.0
 _LOCK = 4_021_970_434
 
 # The tick itself begins a Monday; upkeep only does when the tick did not.
@@ -59,7 +59,7 @@ class Mended(Struct, frozen=True):
 
 async def keep(tools: Tools, stalled_after: Callable[[], float] = lambda: STALLED_AFTER) -> None:
     """
-    Look after the promises, a round a minute, until told to stop; a database that is away is looked for again.
+    Look after the promises, two rounds a minute, until told to stop; a database that is away is looked for again.
 
     How long a worker may be silent is asked each time: it beats more slowly once a rehearsal lives on in real time.
     """

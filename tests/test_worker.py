@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -161,9 +162,14 @@ async def test_an_exhausted_pool(house):
         await until(lambda: taken(house, 1))
 
 
-@pytest.mark.parametrize("seconds", [0, *(pytest.param(seconds, marks=pytest.mark.long) for seconds in (13, 60))])
-async def test_a_restart_of_postgres(tmp_path, clock, seconds):
-    """Short, longer than a pool waits, and a minute: the worker comes back, and every morning is taken."""
+def lasting(*seconds: int, long: tuple[int, ...]) -> pytest.MarkDecorator:
+    """How long Postgres is away; the long ones are for `make test-long`."""
+    return pytest.mark.parametrize("seconds", [*seconds, *(pytest.param(one, marks=pytest.mark.long) for one in long)])
+
+
+@asynccontextmanager
+async def a_postgres_of_its_own(clock: PatientClock) -> AsyncIterator[tuple[EmbeddedPostgres, House]]:
+    """A server that may be stopped, and what lives on it."""
     with tempfile.TemporaryDirectory(prefix="am-test-") as folder, EmbeddedPostgres(Path(folder), FAST) as postgres:
         address = postgres.database("restarted")
         await migrations.migrate(address, clock.now())
@@ -173,16 +179,64 @@ async def test_a_restart_of_postgres(tmp_path, clock, seconds):
             tools_for(address, pool, clock, provider.url) as tools,
         ):
             provider.answers = World(clock)
-            house = House(tools, provider, provider.answers, clock)
-            await mornings(house, 1)
-            async with living(house):
-                await until(lambda: taken(house, 1))
-                await asyncio.to_thread(postgres.stop)
-                await asyncio.sleep(seconds)
-                await asyncio.to_thread(postgres.start)
-                await until(lambda: house.rows("SELECT 1"))
-                await another_morning(house, 2)
-                await until(lambda: taken(house, 1, 2))
+            yield postgres, House(tools, provider, provider.answers, clock)
+
+
+async def away(postgres: EmbeddedPostgres, seconds: int, house: House) -> None:
+    """Stop Postgres for so long."""
+    await asyncio.to_thread(postgres.stop)
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(postgres.start)
+    await until(lambda: house.rows("SELECT 1"))
+
+
+@lasting(0, long=(13, 60))
+async def test_a_restart_of_postgres(clock, seconds):
+    """Short, longer than a pool waits, and a minute: the worker comes back, and every morning is taken."""
+    async with a_postgres_of_its_own(clock) as (postgres, house):
+        await mornings(house, 1)
+        async with living(house):
+            await until(lambda: taken(house, 1))
+            await away(postgres, seconds, house)
+            await another_morning(house, 2)
+            await until(lambda: taken(house, 1, 2))
+
+
+@lasting(1, long=(60,))
+async def test_postgres_goes_in_the_middle_of_a_monday(clock, seconds):
+    """While the model thinks: one batch in the end, and the question that nobody heard the answer to is told of."""
+    async with a_postgres_of_its_own(clock) as (postgres, house):
+        house.clock.time = new_york(MONDAY, 9, 2)  # its tick was lost, upkeep begins it
+        house.world.model = [replace(house.world.model[0], delay=2)]
+        async with living(house):
+            await asyncio.wait_for(house.provider.asked.wait(), 20)
+            await away(postgres, seconds, house)
+            await until(lambda: house.rows("SELECT 1 FROM batches"), 90)
+            weekly = "SELECT 1 FROM procrastinate_jobs WHERE task_name = 'pick_week' AND status = 'succeeded'"
+            await until(lambda: house.rows(weekly))
+        assert await house.rows("SELECT run_date, status, late FROM batches") == [(MONDAY, "active", False)]
+        asked = await house.rows("SELECT attempt, accepted, answer IS NULL FROM generations ORDER BY attempt")
+        assert asked in ([(1, True, False)], [(1, False, True), (2, True, False)])
+        assert len(house.questions) == len(asked)
+        assert await house.rows("SELECT kind FROM journal ORDER BY seq") == [("GENERATION",)] * len(asked) + [
+            ("BATCH",)
+        ]
+
+
+@lasting(1, long=(60,))
+async def test_postgres_goes_in_the_middle_of_a_morning(clock, seconds):
+    """While the prices are asked for: every pick is measured, once."""
+    async with a_postgres_of_its_own(clock) as (postgres, house):
+        await mornings(house, 1)
+        house.provider.answers = lambda request: replace(house.world(request), delay=1)
+        house.provider.asked.clear()
+        async with living(house):
+            await asyncio.wait_for(house.provider.asked.wait(), 20)
+            await away(postgres, seconds, house)
+            await until(lambda: taken(house, 1), 90)
+        assert await house.rows("SELECT day, status FROM checkpoints WHERE day > 0") == [(1, "computed")]
+        assert await house.rows("SELECT count(*) FROM pick_checkpoint_metrics") == [(3,)]
+        assert len(house.asked) <= 4 + 3  # those under way may be asked once more
 
 
 # What it leaves behind
