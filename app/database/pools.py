@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from psycopg import AsyncConnection, AsyncRawCursor, OperationalError
+from psycopg import AsyncConnection, AsyncRawCursor, IsolationLevel, OperationalError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -132,6 +132,16 @@ async def transaction(pool: Pool) -> AsyncIterator[AsyncConnection[Any]]:
     finally:
         # Also after an error: a commit whose answer was lost is a commit.
         _told.get(pool, int)()
+
+
+@asynccontextmanager
+async def snapshot(conninfo: str, name: str) -> AsyncIterator[AsyncConnection[Any]]:
+    """Give a connection that sees the database as it stands now, whatever is written meanwhile, and writes nothing."""
+    async with opened(make_pool(conninfo, size=1, name=name)) as pool, pool.connection() as conn:
+        await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+        await conn.set_read_only(True)
+        async with conn.transaction():
+            yield conn
 
 
 def tell(pool: Pool, ended: Callable[[], None]) -> None:
