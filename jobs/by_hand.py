@@ -87,7 +87,7 @@ class Upkeep(Struct, frozen=True):
 
     last_round_at: datetime
     last_mended_at: datetime | None
-    mended: dict[str, int]
+    mended: dict[str, Any]
 
 
 async def find(conn: Conn, statuses: Sequence[str], task: str | None, limit: int) -> list[Found]:

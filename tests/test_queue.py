@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from clocks import HandSetClock
+from commands import environment
 from croniter import croniter
 from job_tools import ALPHA_VANTAGE_KEY, BASELINE, CHOSEN, MONDAY, OPENAI_KEY, World, logged, new_york, rows, tools_for
 from job_tools import clock as clock
@@ -352,3 +353,67 @@ async def test_a_worker_without_keys(database, tmp_path):
     code, out, err = await procrastinate(database, tmp_path, "worker", "--one-shot", keys=False)
     assert code != 0
     assert "OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY must be set" in (out + err).strip().splitlines()[-1]
+
+
+async def test_healthchecks_that_fail(empty, tmp_path):
+    """A database without the queue: the exit code says so."""
+    code, out, err = await procrastinate(empty, tmp_path, "healthchecks", keys=False)
+    assert (code, "procrastinate_jobs table" in err) == (1, True), out + err
+
+
+@pytest.mark.long
+async def test_healthchecks_without_a_database(tmp_path):
+    """No database at all is noticed after the 30 seconds that the queue waits for one; no password is shown."""
+    code, out, err = await procrastinate("postgresql://nobody:secret-word@127.0.0.1:1/none", tmp_path, "healthchecks")
+    assert code == 1
+    assert "secret-word" not in out + err
+
+
+async def test_defer_what_is_no_task(database, pool, tmp_path):
+    """It is refused, and nothing is put into the queue."""
+    code, _, err = await procrastinate(database, tmp_path, "defer", "sell_everything", "{}", keys=False)
+    assert (code, "Task cannot be imported." in err) == (1, True)
+    code, _, err = await procrastinate(database, tmp_path, "defer", "take_checkpoint", "no JSON", keys=False)
+    assert (code, "Incorrect JSON_ARGS value" in err) == (1, True)
+    assert await rows(pool, "SELECT id FROM queue.procrastinate_jobs") == []
+
+
+async def test_the_shell(database, pool, tmp_path):
+    """It cancels what waits and retries what failed; what it refuses it refuses with 0, so `alpha-monday jobs`."""
+    await rows(
+        pool,
+        "INSERT INTO queue.procrastinate_jobs (id, queue_name, task_name, status) VALUES "
+        "(1, 'default', 'take_checkpoint', 'cancelled'), (2, 'default', 'take_checkpoint', 'failed'), "
+        "(3, 'default', 'take_checkpoint', 'failed')",
+    )
+    for command, code, says in (
+        ("retry 2", 0, "#2 take_checkpoint on default - [todo]"),
+        ("cancel 2", 0, "#2 take_checkpoint on default - [cancelled]"),
+        ("retry 3", 0, "#3 take_checkpoint on default - [todo]"),
+        ("retry 1", 0, "Database error."),
+        (
+            "list_tasks",
+            0,
+            "take_checkpoint: 3 jobs (todo: 1, doing: 0, succeeded: 0, failed: 0, cancelled: 2, aborted: 0)",
+        ),
+    ):
+        found, out, err = await procrastinate(database, tmp_path, "shell", *command.split(), keys=False)
+        assert (found, says in out + err) == (code, True), out + err
+
+
+async def test_a_worker_that_is_stopped(database, pool, on_record, tmp_path):
+    """On SIGTERM `procrastinate worker` drains, signs off and ends with 0."""
+    process = await asyncio.create_subprocess_exec(
+        *(BIN / "procrastinate", "--app=jobs.queue.app", "worker"),
+        cwd=tmp_path,
+        env=environment(DATABASE_URL=database, OPENAI_API_KEY=OPENAI_KEY, ALPHA_VANTAGE_API_KEY=ALPHA_VANTAGE_KEY),
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    async with asyncio.timeout(60):
+        while not await rows(pool, "SELECT id FROM queue.procrastinate_workers"):
+            await asyncio.sleep(0.1)
+        process.terminate()
+        _, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    assert await rows(pool, "SELECT id FROM queue.procrastinate_workers") == []

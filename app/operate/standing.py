@@ -1,6 +1,5 @@
 """How the service stands: what runs, what is next, what waits, what succeeded last, and what went wrong meanwhile."""
 
-from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 
 from msgspec import Struct
@@ -27,12 +26,13 @@ _MOST = 10_000
 
 
 class Awaited(Struct, frozen=True):
-    """A checkpoint without a row, and the job that is about it, if there is one."""
+    """A checkpoint without a row, and the job that is about it, if there is one, with how often that was tried."""
 
     run_date: date
     day: int
     due_at: datetime
     job: int | None
+    attempts: int
     tried_at: datetime | None
 
 
@@ -64,6 +64,15 @@ class Missed(Struct, frozen=True):
     failure: str
 
 
+class Past(Struct, frozen=True):
+    """What did not happen in its time; `unrecorded` are Mondays that are over and have no row yet."""
+
+    missed: list[Missed]
+    unrecorded: list[date]
+    late_batches: list[Batch]
+    late_checkpoints: list[Computed]
+
+
 class Head(Struct, frozen=True):
     """The journal's last entry."""
 
@@ -78,7 +87,7 @@ class Standing(Struct, frozen=True, kw_only=True):
 
     `standing_still` says that it is a rehearsal whose time is not the real one. `monday` is the newest Monday that has
     begun, `batch` its batch, `monday_job` the job that is about it. `quota` is what Alpha Vantage leaves of the
-    requests `allowed` per second, minute and day. `unrecorded` are Mondays that are over and have no row.
+    requests `allowed` per second, minute and day.
     """
 
     at: datetime
@@ -100,10 +109,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     last_batch: Batch | None
     last_checkpoint: Computed | None
     journal_head: Head | None
-    missed: list[Missed]
-    unrecorded: list[date]
-    late_batches: list[Batch]
-    late_checkpoints: list[Computed]
+    past: Past
     skipped: list[Skipped]
 
     @property
@@ -130,6 +136,7 @@ async def now(pool: pools.Pool, configuration: Settings, clock: Clock) -> Standi
     made_up = await rehearsed.is_rehearsed(pool)
     monday, today = calendar.latest_run_date(at), calendar.today(at)
     async with pools.transaction(pool) as conn:
+        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # one moment, whatever goes on
         alive = await by_hand.find(conn, ("todo", "doing", "stalled"), None, _MOST)
         about = await by_hand.subjects(conn, alive)
         awaited = await _awaited(conn, at, alive, about)
@@ -143,7 +150,6 @@ async def now(pool: pools.Pool, configuration: Settings, clock: Clock) -> Standi
         owed |= {(one.run_date, one.day) for one in skipped}
         if batch is None and monday_job is None and monday == today:
             owed.add((monday, None))
-        known = await batches.run_dates(conn, SERIES)
         coming = [one for one in awaited if one.due_at > at]
         head = await journal.head(conn)
         return Standing(
@@ -166,19 +172,7 @@ async def now(pool: pools.Pool, configuration: Settings, clock: Clock) -> Standi
             last_batch=await batches.newest_made(conn, SERIES),
             last_checkpoint=next(iter(await checkpoints.computed(conn, most=1)), None),
             journal_head=Head(head.seq, head.hash, head.at) if head else None,
-            missed=await _missed(conn, today - _MISSED_SINCE),
-            unrecorded=sorted(_mondays(known, today) - known),
-            late_batches=[
-                one
-                for one in await batches.since(conn, SERIES, today - _LATE_SINCE)
-                if one.status != BatchStatus.FAILED and late_by(one) > timedelta(minutes=10)
-            ],
-            # Until half a day later a close may still be asked for in vain, and nobody was away.
-            late_checkpoints=[
-                one
-                for one in await checkpoints.computed(conn, today - _LATE_SINCE)
-                if one.late_by > timedelta(hours=12) and not one.again
-            ],
+            past=await _past(conn, at),
             skipped=skipped,
         )
 
@@ -188,19 +182,14 @@ def late_by(batch: Batch) -> timedelta:
     return batch.created_at - calendar.due_at(batch.run_date)
 
 
-def _mondays(known: Iterable[date], today: date) -> set[date]:
-    """Return the Mondays that are over, from the first known one on."""
-    first = min(known, default=today)
-    return {first + timedelta(weeks=week) for week in range(-(-(today - first).days // 7))}
-
-
 async def _awaited(conn: Conn, at: datetime, alive: list[Found], about: by_hand.Subjects) -> list[Awaited]:
     """Return the checkpoints without a row of the next fortnight and before, oldest first, with their jobs."""
     by_subject = {about[job.id]: job for job in alive if job.task == take_checkpoint.name and job.id in about}
     found = []
     for due in await checkpoints.awaiting(conn, calendar.checkpoint_date(calendar.today(at), 14)):
         job = by_subject.get((due.run_date, due.day))
-        found.append(Awaited(due.run_date, due.day, due.at, job.id if job else None, job.scheduled_at if job else None))
+        held = (job.id, job.attempts, job.scheduled_at) if job else (None, 0, None)
+        found.append(Awaited(due.run_date, due.day, due.at, *held))
     return found
 
 
@@ -223,9 +212,30 @@ async def _failed(conn: Conn, owed: set[tuple[date | None, int | None]]) -> list
     return found
 
 
-async def _missed(conn: Conn, since: date) -> list[Missed]:
-    return [
-        Missed(batch.run_date, bool(await generations.of(conn, SERIES, batch.run_date)), batch.failure or "")
-        for batch in await batches.since(conn, SERIES, since)
-        if batch.failure_reason == FailureReason.MISSED
-    ]
+async def _past(conn: Conn, at: datetime) -> Past:
+    today = calendar.today(at)
+    known = await batches.run_dates(conn, SERIES)
+    first = min(known, default=today)
+    over = {first + timedelta(days=day) for day in range(0, (today - first).days, 7)}
+    recent = await batches.since(conn, SERIES, today - _MISSED_SINCE)
+    return Past(
+        missed=[
+            Missed(batch.run_date, bool(await generations.of(conn, SERIES, batch.run_date)), batch.failure or "")
+            for batch in recent
+            if batch.failure_reason == FailureReason.MISSED
+        ],
+        unrecorded=sorted(over - known),
+        late_batches=[
+            batch
+            for batch in recent
+            if batch.status != BatchStatus.FAILED
+            and batch.run_date >= today - _LATE_SINCE
+            and late_by(batch) > timedelta(minutes=10)
+        ],
+        # Until half a day later a close may still be asked for in vain, and nobody was away.
+        late_checkpoints=[
+            one
+            for one in await checkpoints.computed(conn, at - _LATE_SINCE)
+            if one.late_by > timedelta(hours=12) and not one.again
+        ],
+    )

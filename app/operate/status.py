@@ -86,7 +86,8 @@ def _upkeep(stands: Standing) -> str:
     rounds = f"last round {lasting(stands.at - stands.upkeep.last_round_at)} ago"
     if stands.upkeep.last_mended_at is None:
         return rounds
-    mended = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in stands.upkeep.mended.items() if count)
+    done = {name.replace("_", " "): what for name, what in stands.upkeep.mended.items() if what}
+    mended = ", ".join(name if what is True else f"{what} {name}" for name, what in done.items())
     return f"{rounds}; mended last {local(stands.upkeep.last_mended_at)}: {mended}"
 
 
@@ -111,21 +112,21 @@ def _next_checkpoints(stands: Standing) -> str:
 
 def notes(stands: Standing) -> Iterator[str]:
     """Explain what went otherwise than it should have, and what is being done about it."""
-    away = [one.run_date for one in stands.missed if not one.asked]
+    away = [one.run_date for one in stands.past.missed if not one.asked]
     if away:
         yield f"{_mondays(away)} missed while the service was down."
-    for one in stands.missed:
+    for one in stands.past.missed:
         if one.asked:
             yield f"The Monday {one.run_date} was begun, but over before its batch was stored: {one.failure}"
-    if stands.unrecorded:
-        yield f"{_mondays(stands.unrecorded)} missed; a service that runs records that within a minute."
-    for batch in stands.late_batches:
+    if stands.past.unrecorded:
+        yield f"{_mondays(stands.past.unrecorded)} missed; a service that runs records that within a minute."
+    for batch in stands.past.late_batches:
         yield f"The batch of Monday {batch.run_date} was late by {lasting(standing.late_by(batch))}."
-    if late := stands.late_checkpoints:
+    if late := stands.past.late_checkpoints:
         worst = max(late, key=lambda one: one.late_by)
         yield (
-            f"{_count(len(late), 'checkpoint')} of the last four weeks {'was' if len(late) == 1 else 'were'} taken "
-            f"late, {_name(worst.day, worst.run_date)} by {lasting(worst.late_by)}."
+            f"{_count(len(late), 'checkpoint')} {'was' if len(late) == 1 else 'were'} taken late in the last four "
+            f"weeks, {_name(worst.day, worst.run_date)} by {lasting(worst.late_by)}."
         )
     yield from _overdue(stands)
     if stands.spent:
@@ -171,18 +172,18 @@ def needs(stands: Standing) -> Iterator[str]:
         yield f"No worker runs{heard}, so nothing is picked or measured: start the service, `alpha-monday {command}`."
     elif not stands.standing_still and _without_upkeep(stands):
         yield (
-            f"A worker runs, but upkeep {_upkeep(stands)}: only `alpha-monday serve` has one; where that runs, its log "
-            "says what keeps it (`upkeep failed`)."
+            f"A worker runs, but no upkeep ({_upkeep(stands)}): only `alpha-monday serve` has one. "
+            "Where that runs, its log says what keeps it, `upkeep failed`."
         )
     yield from _needs_of_the_monday(stands)
-    for one in stands.overdue:
-        late = stands.at - one.due_at
-        if stands.works and not stands.spent and late > (_PATIENCE if one.job is None else _LONGEST_MORNING):
-            by = f"job {one.job} is about it: `alpha-monday jobs show {one.job}`" if one.job else "no job is about it"
-            yield (
-                f"{_name(one.day, one.run_date).capitalize()} is overdue by {lasting(late)} although a worker runs, "
-                f"and {by}; the service's log says why."
-            )
+    if stuck := [one for one in stands.overdue if _is_stuck(one, stands)]:
+        one, more = stuck[0], f", and {len(stuck) - 1} more are" if stuck[1:] else ""
+        by = f"; `alpha-monday jobs show {one.job}`" if one.job else ", and no job is about it"
+        late = lasting(stands.at - one.due_at)
+        yield (
+            f"{_name(one.day, one.run_date).capitalize()} is overdue by {late}{more}, although a worker runs{by}. "
+            "The service's log says why."
+        )
     for job in stands.failed:
         if job.owed:
             what = f"{job.task}, {_name(job.day, job.run_date)}"
@@ -195,15 +196,23 @@ def needs(stands: Standing) -> Iterator[str]:
             )
 
 
+def _is_stuck(one: Awaited, stands: Standing) -> bool:
+    """Return whether a worker and upkeep had every chance with an overdue checkpoint."""
+    if not stands.works or stands.spent or (one.job and not one.attempts):
+        return False
+    return stands.at - one.due_at > (_LONGEST_MORNING if one.job else _PATIENCE)
+
+
 def _without_upkeep(stands: Standing) -> bool:
     return stands.upkeep is None or stands.at - stands.upkeep.last_round_at > _PATIENCE
 
 
 def _needs_of_the_monday(stands: Standing) -> Iterator[str]:
     batch, lasts = stands.batch, stands.monday == calendar.today(stands.at)
-    if batch is None and lasts and stands.monday_job is None and stands.works:
+    if batch is None and lasts and stands.monday_job is None:
         if stands.at - calendar.due_at(stands.monday) > _PATIENCE:
-            yield f"The Monday {stands.monday} has neither a batch nor a job: `alpha-monday pick` makes it."
+            makes = "`alpha-monday pick` makes it" if stands.works else "a service that runs makes it"
+            yield f"The Monday {stands.monday} has neither a batch nor a job: {makes}, until it is over in New York."
     elif batch and batch.status == BatchStatus.FAILED and lasts:
         yield (
             f"The Monday {batch.run_date} failed ({batch.failure_reason}: {batch.failure}). "

@@ -195,16 +195,16 @@ async def awaiting(conn: Conn, on: date) -> list[Due]:
     )
 
 
-async def computed(conn: Conn, since: date | None = None, most: int | None = None) -> list[Computed]:
-    """Return the computed checkpoints of day 1 or later that are dated `since` or later, the last taken first."""
+async def computed(conn: Conn, since: datetime | None = None, most: int | None = None) -> list[Computed]:
+    """Return the computed checkpoints of day 1 or later that were taken `since` or later, the last taken first."""
     async with conn.cursor(row_factory=row_of(Computed)) as cursor:
         await cursor.execute(
             """
             SELECT batches.run_date, checkpoints.day, checkpoints.taken_at, checkpoints.skipped_at IS NOT NULL AS again
             FROM checkpoints JOIN batches ON batches.id = checkpoints.batch_id
             WHERE checkpoints.status = 'computed' AND checkpoints.day > 0
-                AND checkpoints.checkpoint_date >= coalesce(%s, '-infinity'::date)
-            ORDER BY checkpoints.taken_at DESC, batches.run_date DESC
+                AND checkpoints.taken_at >= coalesce(%s, '-infinity'::timestamptz)
+            ORDER BY checkpoints.taken_at DESC, checkpoints.checkpoint_date DESC, batches.run_date DESC
             LIMIT %s
             """,
             (since, most),

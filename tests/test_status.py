@@ -1,0 +1,413 @@
+"""`alpha-monday status`: in words what runs and what waits, what went wrong meanwhile, and what a person must do."""
+
+import json
+from collections.abc import Awaitable, Callable
+from datetime import date, timedelta
+
+import psycopg
+import pytest
+from commands import run
+from job_tools import MONDAY, completes, new_york
+from job_tools import clock as clock
+from job_tools import house as house
+from provider_server import says
+
+from app import settings
+from app.operate import standing, status
+from app.operate.terminal import lasting, printable
+from app.record.model import SERIES, batch_id
+from jobs import daily, upkeep, weekly
+
+TUESDAY = date(2026, 10, 27)
+Words = tuple[list[str], list[str], list[str]]
+
+
+@pytest.fixture
+def words(house) -> Callable[..., Awaitable[Words]]:
+    """What the command says at the house's time: facts, notes, and what is to do."""
+
+    async def said(**environment: str) -> Words:
+        stands = await standing.now(house.tools.pool, settings.load(environment), house.clock)
+        return list(status.facts(stands)), list(status.notes(stands)), list(status.needs(stands))
+
+    return said
+
+
+@pytest.fixture
+async def alive(house) -> Callable[[], Awaitable[None]]:
+    """A worker was heard just now, and upkeep makes its round."""
+
+    async def live() -> None:
+        await house.rows("INSERT INTO procrastinate_workers DEFAULT VALUES")
+        await upkeep.look_after(house.tools)
+
+    return live
+
+
+async def test_all_is_well(house, words, alive):
+    """A line for each thing that one asks, and nothing else."""
+    await house.a_batch()
+    await alive()
+    house.clock.forward(minutes=3)
+    facts, notes, to_do = await words()
+    assert (notes, to_do) == ([], [])
+    head = (await house.journal())[-1]
+    (worker,) = await house.rows("SELECT id FROM procrastinate_workers")
+    assert facts[0] == "now: Monday, 2026-10-26 09:03 in New York"
+    assert facts[1].startswith(f"workers: {worker[0]}, heard ")
+    assert facts[2:] == [
+        "upkeep: last round 3 min ago",
+        "Monday 2026-10-26: active",
+        "next Monday: Monday, 2026-11-02 09:00 in New York",
+        "next checkpoints: day 1 of 2026-10-26: Tuesday, 2026-10-27 09:00 in New York",
+        "jobs: 14 take_checkpoint todo",
+        "overdue: none",
+        "Alpha Vantage leaves: 1 of 1 a second, 5 of 5 a minute, 21 of 25 a day",
+        "last batch: 2026-10-26, made Monday, 2026-10-26 09:00 in New York",
+        "last checkpoint: none yet",
+        f"journal: {head.seq}:{head.hash}",
+    ]
+
+
+async def test_an_empty_record(house, words):
+    """Nothing has begun, and nobody is there to begin it."""
+    house.clock.time = new_york(TUESDAY)
+    facts, notes, to_do = await words()
+    assert notes == []
+    assert to_do == [
+        "No worker runs, so nothing is picked or measured: start the service, `alpha-monday serve`.",
+    ]
+    assert {"workers: none", "upkeep: never made a round", "Monday 2026-10-26: no batch", "journal: empty"} <= set(
+        facts
+    )
+
+
+async def test_an_outage_of_three_weeks(house, words, alive):
+    """It tells what was missed and what is overdue, then what was done about it, and at last what that came to."""
+    await house.a_batch(date(2026, 10, 5))
+    await house.rows("DELETE FROM procrastinate_jobs")
+    house.clock.time = new_york(date(2026, 10, 28), 14)
+    _, notes, to_do = await words()
+    missed = "The Mondays 2026-10-12, 2026-10-19, 2026-10-26 were missed"
+    assert notes[:2] == [
+        f"{missed}; a service that runs records that within a minute.",
+        "Day 1 of 2026-10-05 is overdue by 22 d 5 h; a service that runs defers a job for it within a minute.",
+    ]
+    assert notes[-1] == "9 more checkpoints are overdue, dated later."
+    assert [line.split(",")[0] for line in to_do] == ["No worker runs"]
+
+    await alive()
+    facts, notes, to_do = await words()
+    assert notes[0] == f"{missed} while the service was down."
+    assert notes[1].startswith("Day 1 of 2026-10-05 is overdue by 22 d 5 h; job ")
+    assert notes[1].endswith(" is to do it.")
+    assert facts[2] == (
+        "upkeep: last round 0 s ago; mended last Wednesday, 2026-10-28 14:00 in New York: 3 missed, 14 deferred"
+    )
+    assert to_do == []  # a job for each, and a worker that comes to them
+
+    await house.rows("UPDATE procrastinate_jobs SET attempts = 1 WHERE args ->> 'day' <> '3'")
+    _, _, to_do = await words()
+    assert len(to_do) == 1  # it came to them in vain
+    assert to_do[0].startswith("Day 1 of 2026-10-05 is overdue by 22 d 5 h, and 12 more are, although a worker runs; `")
+
+    batch = batch_id(SERIES, date(2026, 10, 5))
+    for day in range(1, 15):
+        await daily.take(house.tools, batch, day)
+    await house.rows("UPDATE procrastinate_jobs SET status = 'succeeded'")
+    facts, notes, to_do = await words()
+    assert notes == [
+        f"{missed} while the service was down.",
+        "10 checkpoints were taken late in the last four weeks, day 1 of 2026-10-05 by 22 d 5 h.",
+    ]
+    assert to_do == []
+    assert [fact for fact in facts if fact.startswith("last checkpoint: day 12 of 2026-10-05, Wednesday, 2026-10-28")]
+
+
+async def test_a_late_batch(house, words, alive):
+    """By how long."""
+    house.clock.time = new_york(MONDAY, 14)
+    await house.begin()
+    await alive()
+    facts, notes, to_do = await words()
+    assert (notes, to_do) == (["The batch of Monday 2026-10-26 was late by 5 h."], [])
+    assert "Monday 2026-10-26: active, late" in facts
+
+
+async def test_one_missed_monday_that_had_begun(house, words, alive):
+    """Somebody was there, but the prices came too late: that is told apart."""
+    await house.a_batch(date(2026, 10, 19))
+    house.clock.time = new_york(MONDAY, 21)
+    await house.rows(
+        "INSERT INTO generations (id, series, run_date, attempt, asked_at, requested_model, prompt_version, "
+        "system_prompt, user_prompt) VALUES (gen_random_uuid(), 'main', %s, 1, %s, 'm', '1', 's', 'u')",
+        *(MONDAY, house.clock.now()),
+    )
+    house.clock.time = new_york(TUESDAY, 1)
+    await alive()
+    _, notes, _ = await words()
+    assert notes[0].startswith("The Monday 2026-10-26 was begun, but over before its batch was stored: ")
+
+
+async def test_quota_spent(house, words, alive):
+    """Until when, and that what needs prices waits; nobody has to do anything."""
+    await house.a_batch()
+    await alive()
+    house.clock.forward(seconds=5)
+    facts, notes, to_do = await words(ALPHA_VANTAGE_PER_DAY="4")
+    assert "Alpha Vantage leaves: 1 of 1 a second, 1 of 5 a minute, 0 of 4 a day; spent until Tuesday, 2026-10-27" in (
+        "\n".join(facts)
+    )
+    assert notes == [
+        "The quota of Alpha Vantage is spent until Tuesday, 2026-10-27 09:00 in New York: what needs prices waits."
+    ]
+    assert to_do == []
+
+
+async def test_a_failed_monday(house, words, alive):
+    """It can be run again while it lasts; afterwards only what will fail again needs a person."""
+    house.world.model = [completes("no json")]
+    await house.begin()
+    await alive()
+    _, _, to_do = await words()
+    assert len(to_do) == 1
+    assert to_do[0].startswith("The Monday 2026-10-26 failed (NO_USABLE_ANSWER: 3 questions brought no usable answer.")
+    assert to_do[0].endswith(" `alpha-monday pick` runs it again, until it is over in New York.")
+    house.clock.time = new_york(TUESDAY)
+    await upkeep.look_after(house.tools)
+    facts, _, to_do = await words()
+    assert to_do == []
+    assert "failed (NO_USABLE_ANSWER" in "".join(facts)
+
+
+async def test_a_monday_that_failed_for_its_settings(house, words, alive):
+    """The next one would fail, too."""
+    house.world.unknown.add("SPY")
+    await house.begin()
+    house.clock.time = new_york(TUESDAY)
+    await alive()
+    _, _, to_do = await words()
+    assert len(to_do) == 1
+    assert "Set BENCHMARK_SYMBOL to a ticker that it knows. The next begins on Monday, 2026-11-02 09:00" in to_do[0]
+
+
+async def test_a_monday_that_nobody_begins(house, words):
+    """With a worker but without its job a person is told; with its job it is on its way."""
+    await house.rows("INSERT INTO procrastinate_workers DEFAULT VALUES")
+    await house.rows("INSERT INTO operations.upkeep (last_round_at) VALUES (%s)", house.clock.now())
+    _, _, to_do = await words()
+    assert to_do == []  # it has only just begun
+    house.clock.forward(minutes=11)
+    await house.rows("UPDATE operations.upkeep SET last_round_at = %s", house.clock.now())
+    _, _, to_do = await words()
+    assert to_do == [
+        "The Monday 2026-10-26 has neither a batch nor a job: `alpha-monday pick` makes it, until it is over in New "
+        "York."
+    ]
+    async with house.tools.pool.connection() as conn:
+        job = await weekly.begin_again(conn, house.clock.now())
+    facts, _, to_do = await words()
+    assert f"Monday 2026-10-26: on its way, in job {job}" in facts
+    assert to_do == []
+
+
+async def test_upkeep_that_stopped(house, words, alive):
+    """A worker alone keeps no promise."""
+    await house.a_batch()
+    await alive()
+    await house.rows("""UPDATE operations.upkeep SET mended = '{"begun": true}', last_mended_at = last_round_at""")
+    house.clock.forward(minutes=11)
+    facts, _, to_do = await words()
+    assert facts[2] == "upkeep: last round 11 min ago; mended last Monday, 2026-10-26 09:00 in New York: begun"
+    assert len(to_do) == 1
+    assert to_do[0].startswith("A worker runs, but no upkeep (last round 11 min ago; mended last")
+
+
+async def test_failed_jobs(house, words, alive):
+    """One whose work is owed needs a person; one whose work was done meanwhile is only told of."""
+    await house.a_batch()
+    await house.rows("UPDATE procrastinate_jobs SET status = 'failed' WHERE args ->> 'day' IN ('1', '3')")
+    (first,), (third,) = await house.rows("SELECT id FROM procrastinate_jobs WHERE status = 'failed' ORDER BY id")
+    house.clock.time = new_york(TUESDAY)
+    await daily.take(house.tools, batch_id(SERIES, MONDAY), 1)
+    ((other,),) = await house.rows(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, status) VALUES ('default', 'x', 'failed') RETURNING id"
+    )
+    await alive()
+    _, notes, to_do = await words()
+    assert notes == [f"Failed, but nothing is owed for it: jobs {other}, {first}."]
+    assert to_do == [
+        f"Job {third} (take_checkpoint, day 3 of 2026-10-26) has failed: `alpha-monday jobs show {third}`, then "
+        f"`jobs retry {third}`."
+    ]
+
+
+async def test_a_failed_weekly_job(house, words, alive):
+    """Its Monday is owed as long as it lasts."""
+    await house.rows(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, status, args) "
+        "VALUES ('default', 'pick_week', 'failed', jsonb_build_object('timestamp', %s::bigint))",
+        int(house.clock.now().timestamp()),
+    )
+    _, _, to_do = await words()
+    assert "(pick_week, the Monday 2026-10-26) has failed" in to_do[-1]
+    house.clock.time = new_york(TUESDAY)
+    _, notes, to_do = await words()
+    assert "has failed" not in "".join(to_do)
+    assert notes[-1].startswith("Failed, but nothing is owed for it: job ")
+
+
+async def test_stalled_jobs(house, words, alive):
+    """They are told of; whoever runs puts them back."""
+    await house.a_batch()
+    await alive()
+    await house.rows("UPDATE procrastinate_jobs SET status = 'doing' WHERE args ->> 'day' = '1'")
+    _, notes, to_do = await words()
+    assert notes[0].startswith("1 job stalled, left behind by a worker that is gone: a service that runs puts such")
+    assert to_do == []
+
+
+async def test_a_morning_that_waits_for_a_close(house, words, alive):
+    """Overdue, in a job's hands: when it is tried again. A person is told only when that has lasted for too long."""
+    await house.a_batch()
+    house.clock.time = new_york(TUESDAY, 11)
+    ((job,),) = await house.rows(
+        "UPDATE procrastinate_jobs SET scheduled_at = %s, attempts = 3 WHERE args ->> 'day' = '1' RETURNING id",
+        new_york(TUESDAY, 12, 30),
+    )
+    await alive()
+    facts, notes, to_do = await words()
+    assert notes == [
+        f"Day 1 of 2026-10-26 is overdue by 2 h; job {job} tries it on Tuesday, 2026-10-27 12:30 in New York."
+    ]
+    assert to_do == []
+    assert "overdue: 1" in facts
+    house.clock.time = new_york(date(2026, 10, 28), 22)
+    await upkeep.look_after(house.tools)
+    _, _, to_do = await words()
+    assert to_do == [
+        f"Day 1 of 2026-10-26 is overdue by 1 d 13 h, although a worker runs; `alpha-monday jobs show {job}`. "
+        "The service's log says why."
+    ]
+
+
+async def test_a_skipped_checkpoint(house, words, alive):
+    """Its want of prices is explained at first; when it lasts, a person is told what can be done."""
+    await house.a_batch()
+    house.world.absent.add(("AAPL", MONDAY))
+    house.clock.time = new_york(TUESDAY, 21)
+    await daily.take(house.tools, batch_id(SERIES, MONDAY), 1)
+    await house.rows("DELETE FROM procrastinate_jobs WHERE args ->> 'day' = '1'")
+    await alive()
+    _, notes, to_do = await words()
+    lacks = (
+        "Day 1 of 2026-10-26 has no prices (MISSING_CLOSE: AAPL: no close of 2026-10-26 by the last time of asking.)."
+    )
+    assert notes == [f"{lacks} Upkeep has it looked at again once a day."]
+    assert to_do == []
+    house.clock.time = new_york(TUESDAY) + timedelta(days=2, hours=1)
+    _, notes, to_do = await words()
+    assert f"{lacks} `alpha-monday checkpoint retake 2026-10-26 1` looks again; a pick that stopped trading is" in (
+        "".join(to_do)
+    )
+
+
+async def test_a_providers_words_do_not_reach_the_terminal_as_they_are(house, words, commanded, database):
+    """What a provider said is stored; a line of it stays one line, and no escape sequence gets through."""
+    await house.a_batch()
+    house.world.instead = [says({"Information": "\x1b[2J premium\nto do: pay"})] * 9
+    house.clock.time = new_york(TUESDAY, 21)
+    await daily.take(house.tools, batch_id(SERIES, MONDAY), 1)
+    code, out, _ = commanded("status", DATABASE_URL=database)
+    assert code == 1
+    assert "premium" in out
+    assert "\x1b" not in out
+    assert not [line for line in out.splitlines() if line.startswith("to do: pay")]
+
+
+# The command itself
+
+
+@pytest.fixture
+def told_time(database) -> str:
+    """The address of a database that is a rehearsal, whose time stands still on a Tuesday noon."""
+    with psycopg.connect(database) as conn:
+        conn.execute("CREATE SCHEMA told")
+        conn.execute("CREATE TABLE told.clock (lag float8 NOT NULL, seen timestamptz NOT NULL, until timestamptz)")
+        conn.execute("INSERT INTO told.clock VALUES (1, now(), %s)", (new_york(TUESDAY, 12),))
+        conn.execute("INSERT INTO queue.procrastinate_workers DEFAULT VALUES")
+    return database
+
+
+def test_a_rehearsals_time(told_time, commanded):
+    """It is told in the rehearsal's time, and that it is one."""
+    code, out, err = commanded("status", DATABASE_URL=told_time)
+    assert (code, err) == (0, "")
+    assert out.startswith("now: Tuesday, 2026-10-27 12:00 in New York (rehearsed: all of it is made up)\n")
+    assert out.endswith("All is well.\n")
+    with psycopg.connect(told_time) as conn:
+        conn.execute("UPDATE queue.procrastinate_workers SET last_heartbeat = now() - interval '3 h'")
+    code, out, _ = commanded("status", "--rehearsal", DATABASE_URL=told_time)
+    assert code == 1
+    assert out.splitlines()[-1] == (
+        "to do: No worker runs (the last was heard 3 h ago), so nothing is picked or measured: start the service, "
+        "`alpha-monday rehearse`."
+    )
+
+
+async def test_json(house, commanded, told_time):
+    """One document with everything, times in UTC; the exit code is the same."""
+    code, out, err = commanded("status", "--json", DATABASE_URL=told_time)
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert (told["well"], told["to_do"], told["notes"], told["rehearsed"]) == (True, [], [], True)
+    assert told["at"] == "2026-10-27T16:00:00Z"
+    assert told["next_monday_at"] == "2026-11-02T14:00:00Z"
+    await house.a_batch(date(2026, 10, 19))
+    await house.rows("DELETE FROM procrastinate_jobs")
+    code, out, err = commanded("status", "--json", DATABASE_URL=told_time)
+    assert (code, err) == (1, "")
+    told = json.loads(out)
+    assert told["well"] is False
+    assert told["to_do"][0].startswith("Day 1 of 2026-10-19 is overdue by 7 d 3 h, and 7 more are, although a worker ")
+    assert told["notes"][0] == "The Monday 2026-10-26 was missed; a service that runs records that within a minute."
+    assert told["past"]["unrecorded"] == ["2026-10-26"]
+    assert told["last_batch"]["run_date"] == "2026-10-19"
+    assert [(one["run_date"], one["day"]) for one in told["overdue"]] == [("2026-10-19", day) for day in range(1, 9)]
+    assert told["next_checkpoints"][0]["due_at"] == "2026-10-28T13:00:00Z"
+
+
+def test_as_a_process(told_time, tmp_path):
+    """The exit code is the process's own, also where there is no database and no schema."""
+    assert run("status", cwd=tmp_path, DATABASE_URL=told_time).returncode == 0
+    done = run("status", cwd=tmp_path, DATABASE_URL="postgresql://nobody:secret-word@127.0.0.1:1/none")
+    assert (done.returncode, len(done.stderr.splitlines()), "secret-word" in done.stderr) == (1, 1, False)
+
+
+def test_an_unmigrated_database(empty, commanded):
+    """It is refused with the command that helps."""
+    code, out, err = commanded("status", DATABASE_URL=empty)
+    assert (code, out) == (1, "")
+    assert "lacks migration 0001 (record). Run `alpha-monday migrate`" in err
+
+
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [
+        (timedelta(seconds=-1), "0 s"),
+        (timedelta(seconds=59.4), "59 s"),
+        (timedelta(minutes=1), "1 min"),
+        (timedelta(hours=5), "5 h"),
+        (timedelta(hours=5, minutes=3), "5 h 3 min"),
+        (timedelta(days=3, minutes=7), "3 d"),
+        (timedelta(days=3, hours=4, minutes=7), "3 d 4 h"),
+    ],
+)
+def test_lasting(span, said):
+    """Two units are enough."""
+    assert lasting(span) == said
+
+
+def test_printable():
+    """What would move the cursor, break the line or turn the writing is spelt out; the rest stays as it is."""
+    assert printable("Zürich – 7 €\x1b[2J\n\t\u202e\x00\x9b") == "Zürich – 7 €\\x1b[2J\\n\\t\\u202e\\x00\\x9b"
