@@ -99,30 +99,22 @@ class _Newer(Struct):
 
 async def write(address: str, to: IO[bytes], at: datetime, tell: Tell) -> Manifest:
     """Write a backup of the database at `address`, all of it as it stands now. `tell` hears which table is next."""
-    with ZipFile(to, "w") as archive:
-        async with pools.snapshot(address, "backup") as conn:
-            migration = await migrations.last(conn)
-            if not 0 < migration <= len(migrations.known()):
-                raise Refused(
-                    f"The database has migration {migration:04}, which this version does not know: "
-                    "back it up with the version that applied it."
-                    if migration
-                    else "The database holds no record: `alpha-monday migrate` would make room for one."
-                )
-            present, tables = await _present(conn), {}
+    async with pools.snapshot(address, "backup") as conn:
+        migration, present, tables = await _migration(conn), await _present(conn), {}
+        with ZipFile(to, "w") as archive:
             for number, table in enumerate(present):
                 tell("tables", number, len(present))
                 with archive.open(_named(f"{table}.tsv", at), "w", force_zip64=True) as member:
                     tables[table] = await _copy_out(conn, table, member)
             head = await Database(conn).head()
-        manifest = Manifest(
-            software=version("alpha-monday"),
-            made_at=at,
-            migration=migration,
-            head=f"{head[0]}:{head[1]}" if head else None,
-            tables=tables,
-        )
-        archive.writestr(_named(MANIFEST, at), msgspec.json.format(msgspec.json.encode(manifest)))
+            manifest = Manifest(
+                software=version("alpha-monday"),
+                made_at=at,
+                migration=migration,
+                head=f"{head[0]}:{head[1]}" if head else None,
+                tables=tables,
+            )
+            archive.writestr(_named(MANIFEST, at), msgspec.json.format(msgspec.json.encode(manifest)))
     tell("tables", len(present), len(present))
     return manifest
 
@@ -154,6 +146,19 @@ async def restore(address: str, file: Path, at: datetime, tell: Tell, *, unverif
                 await _verify(conn, manifest, tell)
             await daily.defer(conn, await checkpoints.awaiting(conn, date.max))
     return manifest
+
+
+async def _migration(conn: AsyncConnection[Any]) -> int:
+    """Return the number of the last migration; refuse a database that has none, or later tables than we know."""
+    migration = await migrations.last(conn)
+    if not migration:
+        raise Refused("The database holds no record: `alpha-monday migrate` would make room for one.")
+    if migration > len(migrations.known()):
+        raise Refused(
+            f"The database has migration {migration:04}, which this version does not know: "
+            "back it up with the version that applied it."
+        )
+    return migration
 
 
 async def _present(conn: AsyncConnection[Any]) -> list[str]:

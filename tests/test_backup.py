@@ -169,8 +169,9 @@ def test_a_rehearsal_comes_back_verified_and_marked(begun, empty, commanded, res
     assert asyncio.run(answers(empty)) == asyncio.run(answers(begun))
     there, back = (commanded("verify", DATABASE_URL=address) for address in (begun, empty))
     assert (back.code, back.out) == (0, there.out)
-    live = commanded("serve", DATABASE_URL=empty, PORT="0", OPENAI_API_KEY="sk-1", ALPHA_VANTAGE_API_KEY="A1")
-    assert (live.code, "holds a rehearsal" in live.err) == (1, True)
+    keys = {"OPENAI_API_KEY": "sk-1", "ALPHA_VANTAGE_API_KEY": "A1"}
+    live = run("serve", cwd=tmp_path, DATABASE_URL=empty, PORT="0", **keys)
+    assert (live.returncode, "holds a rehearsal" in live.stderr) == (1, True)
 
 
 def test_it_goes_on_from_the_middle_of_a_fortnight(begun, empty, commanded, restored, tmp_path):
@@ -472,8 +473,10 @@ def test_to_the_standard_output(backed_up, database, empty, tmp_path):
             stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert done.returncode == 1
-    assert "The backup could not be written: No space left on device." in done.stderr
+    assert "The backup could not be written to -: No space left on device." in done.stderr
     assert "Traceback" not in done.stderr
+    refused = run("backup", "-", cwd=tmp_path, DATABASE_URL=empty)
+    assert (refused.returncode, refused.stdout) == (1, "")
 
 
 def test_a_database_that_this_version_cannot_back_up(commanded, empty, create, tmp_path):

@@ -44,7 +44,8 @@ def backup(file: Path, force: bool, of_the_rehearsal: bool) -> None:
         with _stdout() if to_stdout else _file(file.resolve(), force) as to, telling() as tell:
             made = asyncio.run(backing_up.write(address, to, clock.now(), tell))
     except OSError as error:
-        raise ConfigurationError(f"The backup could not be written: {error.strerror}. Nothing was kept.") from None
+        reason = error.strerror or error
+        raise ConfigurationError(f"The backup could not be written to {file}: {reason}. Nothing was kept.") from None
     click.echo(_held("Backed up", made), err=to_stdout)
 
 
