@@ -21,8 +21,6 @@ import psycopg
 import uvicorn
 import uvloop
 from psycopg_pool import PoolTimeout
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from api.cache import Cache
 from app import logs, settings, tables
@@ -32,9 +30,10 @@ from app.database.embedded import FOLDER, EmbeddedPostgres
 from app.errors import AlphaMondayError, ConfigurationError, Misfit, ProviderError, Refused
 from app.main import VERSION, create_app, living
 from app.operate import terminal
+from app.operate.backups import backup, restore
 from app.operate.jobs import jobs
 from app.operate.status import status
-from app.operate.terminal import DAY, asynchronous, clock, local, opened, record, say
+from app.operate.terminal import DAY, asynchronous, clock, local, opened, record, say, telling
 from app.patience import Patience
 from app.record import calendar, ideas, returns
 from app.record.calendar import NEW_YORK, Calendar
@@ -413,12 +412,7 @@ async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal
     if url and of_the_rehearsal:
         raise click.UsageError("--from and --rehearsal exclude each other.")
     try:
-        with _progress() as progress:
-            line = progress.add_task("Reading")
-
-            def tell(what: str, done: int, total: int) -> None:
-                progress.update(line, description=f"{done:,} of {total:,} {what}", completed=done, total=total)
-
+        with telling() as tell:
             async with verifying.api(url, clock.sleep) if url else _snapshot(of_the_rehearsal) as source:
                 found = await verifying.verify(source, [head] if head else [], tell)
     except Misfit:
@@ -443,6 +437,8 @@ async def _snapshot(of_the_rehearsal: bool) -> AsyncIterator[verifying.Source]:
 
 group.add_command(status)
 group.add_command(jobs)
+group.add_command(backup)
+group.add_command(restore)
 
 
 @group.group()
@@ -568,7 +564,7 @@ async def _live_through(provided: Settings, span: rehearsal.Span) -> None:
 
 async def _rehearse(provided: Settings, span: rehearsal.Span) -> None:
     _REHEARSAL_LOG.parent.mkdir(exist_ok=True)
-    with _REHEARSAL_LOG.open("a") as log, _progress() as progress:
+    with _REHEARSAL_LOG.open("a") as log, terminal.progress() as progress:
         told = clock
         logs.configure(provided.log_level, lambda: told.now(), provided.keys, to=log)
         await rehearsal.refuse_out_of_reach(provided, span)
@@ -592,16 +588,6 @@ async def _rehearse(provided: Settings, span: rehearsal.Span) -> None:
         say("This went on with the rehearsal that was there; `alpha-monday db reset` forgets it.")
     mondays = f"{count} Monday{'' if count == 1 else 's'}, {first} to {last}"
     say(f"Rehearsed: {mondays}. All of it is made up. Log: {_REHEARSAL_LOG}")
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), refresh_per_second=10)
 
 
 async def _lives(pool: pools.Pool, job: int) -> bool:

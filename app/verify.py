@@ -12,7 +12,6 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import httpx
 import msgspec
-from psycopg import IsolationLevel
 
 from app.database import pools
 from app.errors import ConfigurationError
@@ -107,11 +106,8 @@ class Database:
 @asynccontextmanager
 async def database(address: str) -> AsyncIterator[Database]:
     """Give the record at `address` as it stands now, whatever is recorded meanwhile."""
-    async with pools.opened(pools.make_pool(address, size=1, name="verify")) as pool, pool.connection() as conn:
-        await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
-        await conn.set_read_only(True)
-        async with conn.transaction():
-            yield Database(conn)
+    async with pools.snapshot(address, "verify") as conn:
+        yield Database(conn)
 
 
 class Api:

@@ -41,7 +41,9 @@ MAY_IMPORT = {
     "app.rehearsal": {"*"},
     "app.tables": {"app.database", "app.record", "app.store", "app.errors"},
     "app.verify": {"app.record", "app.store", "app.database", "app.errors"},
+    "app.backup": {"app.store", "app.database", "app.verify", "app.errors", "jobs"},
     "app.operate": {
+        "app.backup",
         "app.record",
         "app.store",
         "app.providers",
@@ -61,7 +63,8 @@ IMPORTED_BY = {
     "app.rehearsal": {"app.cli"},
     "app.tables": {"app.cli", "app.operate"},
     "app.operate": {"app.cli"},
-    "app.verify": {"app.cli"},
+    "app.verify": {"app.cli", "app.backup"},
+    "app.backup": {"app.operate"},
     "app.main": {"app.cli"},
     "app.cli": set(),
 }

@@ -97,7 +97,7 @@ class Revision:
                 "SELECT (SELECT max(seq) FROM public.journal), pg_notify('record', %s)", (str(sent),)
             )
             head = await cursor.fetchone()
-            if head != self._head:  # also where triggers were switched off, as a restore does
+            if head != self._head:  # also where triggers were switched off, as pg_restore may
                 self._head = head
                 self.moved()
             async for notice in conn.notifies(timeout=BEAT):

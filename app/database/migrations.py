@@ -85,22 +85,27 @@ def known(where: Path | None = None) -> list[Migration]:
 
 async def migrate(conninfo: str, at: datetime, down_to: int | None = None) -> list[str]:
     """Bring the database up to date, or back to `down_to`; return what was done, a line each."""
+    async with await AsyncConnection.connect(conninfo, **_SESSION) as conn:
+        return await bring(conn, at, down_to)
+
+
+async def bring(conn: AsyncConnection[Any], at: datetime, down_to: int | None = None) -> list[str]:
+    """Do the same on a connection. In a transaction all of it is undone with that, and its search_path is changed."""
     ours = known()
     if down_to is not None and not 0 <= down_to <= len(ours):
         raise ConfigurationError(f"--down-to takes a number from 0 to {len(ours)}, not {down_to}.")
-    async with await AsyncConnection.connect(conninfo, **_SESSION) as conn:
-        await conn.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
-        await conn.execute(_HISTORY)
-        applied = await _applied(conn, ours)
-        if down_to is not None and applied > len(ours):
-            raise ConfigurationError(
-                f"The database has migration {applied:04}, which this version does not know: "
-                "take it back with the version that applied it."
-            )
-        if down_to is not None:
-            return [await _down(conn, step) for step in reversed(ours) if down_to < step.number <= applied]
-        done = [await _up(conn, step, at) for step in ours if step.number > applied]
-        return done + await _queue(conn, at)
+    await conn.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+    await conn.execute(_HISTORY)
+    applied = await _applied(conn, ours)
+    if down_to is not None and applied > len(ours):
+        raise ConfigurationError(
+            f"The database has migration {applied:04}, which this version does not know: "
+            "take it back with the version that applied it."
+        )
+    if down_to is not None:
+        return [await _down(conn, step) for step in reversed(ours) if down_to < step.number <= applied]
+    done = [await _up(conn, step, at) for step in ours if step.number > applied]
+    return done + await _queue(conn, at)
 
 
 async def status(conninfo: str) -> list[Step]:
@@ -111,6 +116,14 @@ async def status(conninfo: str) -> list[Step]:
         rows = await _rows(conn, "SELECT number, applied_at FROM operations.migrations") if there else []
         at = dict(rows)
         return [Step(step.number, step.name, at.get(step.number)) for step in known()]
+
+
+async def last(conn: AsyncConnection[Any]) -> int:
+    """Return the number of the last migration that was applied, by whichever version; 0 where none was."""
+    cursor = await conn.execute("SELECT to_regclass('operations.migrations') IS NOT NULL")
+    if not (await cursor.fetchone() or (False,))[0]:
+        return 0
+    return max((number for (number,) in await _rows(conn, "SELECT number FROM operations.migrations")), default=0)
 
 
 async def refuse_old(conninfo: str) -> None:

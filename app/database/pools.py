@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from psycopg import AsyncConnection, Error, OperationalError
+from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -149,6 +149,16 @@ async def transaction(pool: Pool, *, at_once: bool = True) -> AsyncIterator[Asyn
         # Also after an error: a commit whose answer was lost is a commit.
         if at_once:
             _told.get(pool, int)()
+
+
+@asynccontextmanager
+async def snapshot(conninfo: str, name: str) -> AsyncIterator[AsyncConnection[Any]]:
+    """Give a connection that sees the database as it stands now, whatever is written meanwhile, and writes nothing."""
+    async with opened(make_pool(conninfo, size=1, name=name)) as pool, pool.connection() as conn:
+        await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+        await conn.set_read_only(True)
+        async with conn.transaction():
+            yield conn
 
 
 def tell(pool: Pool, ended: Callable[[], None]) -> None:

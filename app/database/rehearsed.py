@@ -8,6 +8,12 @@ from psycopg_pool import AsyncConnectionPool
 
 from app.errors import ConfigurationError
 
+# How far told time is behind, when it was last told, and where it stops. That the table is there is the mark.
+CLOCK = """
+CREATE SCHEMA IF NOT EXISTS told;
+CREATE TABLE IF NOT EXISTS told.clock (lag float8 NOT NULL, seen timestamptz NOT NULL, until timestamptz);
+"""
+
 
 async def is_rehearsed(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> bool:
     """Return whether the rehearsal's clock stands in the database."""

@@ -1,13 +1,15 @@
 """What the operator's commands share: the clock, a voice, and the ways to open the record."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any, ParamSpec
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app.database import migrations, pools
 from app.database.embedded import address_of
@@ -35,6 +37,29 @@ def asynchronous(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P,
 def say(line: str) -> None:
     """Tell whoever watches, beside what the command prints."""
     click.echo(line, err=True)
+
+
+def progress() -> Progress:
+    """Return a bar that shows how far something is."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), refresh_per_second=10)
+
+
+@contextmanager
+def telling() -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far something is: what is looked at, how many were, and how many there are."""
+    with progress() as bar:
+        line = bar.add_task("Reading")
+
+        def tell(what: str, done: int, total: int) -> None:
+            bar.update(line, description=f"{done:,} of {total:,} {what}", completed=done, total=total)
+
+        yield tell
 
 
 def local(at: datetime) -> str:

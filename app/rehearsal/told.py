@@ -22,13 +22,11 @@ from procrastinate import JobContext
 from procrastinate.periodic import PeriodicDeferrer
 
 from app.database.pools import Pool
+from app.database.rehearsed import CLOCK
 from app.errors import ConfigurationError, TryAgainAt
 from jobs.queue import AWAY, MIDDLEWARE, MONDAY_LASTS, Queue
 
 INSTALL = """
-CREATE SCHEMA IF NOT EXISTS told;
-CREATE TABLE IF NOT EXISTS told.clock (lag float8 NOT NULL, seen timestamptz NOT NULL, until timestamptz);
-
 CREATE OR REPLACE FUNCTION told.now() RETURNS timestamptz LANGUAGE sql STABLE
 AS 'SELECT least(pg_catalog.now() - make_interval(secs => lag), until) FROM told.clock';
 
@@ -144,6 +142,7 @@ class ToldClock:
         """Begin at `begin`, or go on where an earlier rehearsal of this database stopped."""
         async with self.pool.connection() as conn, conn.transaction():
             await conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            await conn.execute(CLOCK)
             await conn.execute(INSTALL)
             lived = await (await conn.execute(_LIVED)).fetchone()
             if self.until and lived and lived[0] > self.until:
