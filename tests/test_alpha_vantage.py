@@ -293,6 +293,23 @@ async def test_five_attempts(client, provider, clock, pool):
     assert clock.now() - NOW == pytest.approx(timedelta(seconds=sum(clock.slept)), abs=timedelta(seconds=0.001))
 
 
+@pytest.mark.parametrize("still", [3600, -3600], ids=["it stood still", "its clock was set back"])
+async def test_old_leave_is_not_used(client, provider, clock, pool, still):
+    """A process that stood still between its leave and the request asks for leave again, and sends one request."""
+    provider.play(GOOD)
+    asking = client()
+    build, slow = asking.http.build_request, [still]
+
+    def after_a_while(*arguments, **more):
+        clock.time += timedelta(seconds=slow.pop() if slow else 0)
+        return build(*arguments, **more)
+
+    asking.http.build_request = after_a_while
+    assert (await asking.bars("IBM", NINE)).bars
+    assert len(provider.requests) == 1
+    assert await outcomes(pool) == ["failed", None]
+
+
 async def test_attempts_keep_the_limits(client, provider, pool, clock):
     """Attempts are requests like any other: the ledger's windows hold for them."""
     provider.play(*[Reply(status=503)] * 4, GOOD)
