@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from clocks import HandSetClock
 from croniter import croniter
-from job_tools import ALPHA_VANTAGE_KEY, BASELINE, CHOSEN, MONDAY, OPENAI_KEY, World, logged, new_york, rows, tools_for
+from job_tools import ALPHA_VANTAGE_KEY, CHOSEN, MONDAY, OPENAI_KEY, World, logged, new_york, rows, tools_for
 from job_tools import clock as clock
 from job_tools import house as house
 from procrastinate.exceptions import ConnectorException, JobAborted
@@ -23,7 +23,7 @@ from psycopg_pool import PoolTimeout
 
 from app import settings
 from app.database import pools
-from app.errors import ConfigurationError, MissingClose, ProviderBusy, QuestionInProgress, QuotaSpent, TryAgainAt
+from app.errors import QuestionInProgress, QuotaSpent, TryAgainAt
 from app.record import calendar
 from app.record.model import SERIES, Batch, BatchStatus, FailureReason, batch_id
 from app.store import batches

@@ -251,9 +251,7 @@ async def test_jobs_that_ended_are_readable_for_thirty_days(house, status):
     await house.a_batch()
     await house.rows("DELETE FROM procrastinate_jobs WHERE (args ->> 'day')::integer > 3")
     await house.rows("INSERT INTO operations.strikes (job_id, deaths) SELECT id, 1 FROM procrastinate_jobs")
-    await house.rows(
-        f"UPDATE procrastinate_jobs SET status = '{status}' WHERE (args ->> 'day')::integer IN (1, 2)"  # noqa: S608
-    )
+    await house.rows(f"UPDATE procrastinate_jobs SET status = '{status}' WHERE (args ->> 'day')::integer IN (1, 2)")
     old = "UPDATE procrastinate_events SET at = now() - interval '%s' FROM procrastinate_jobs AS jobs "
     old += "WHERE jobs.id = job_id "
     await house.rows(old % "30 days 1 minute" + "AND args ->> 'day' IN ('1', '3')")

@@ -1,0 +1,234 @@
+"""The supervised worker: what ends it, what it leaves behind, and what it says of itself."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+
+import psycopg
+import pytest
+from clocks import HandSetClock
+from job_tools import MONDAY, House, World, new_york, tools_for
+from job_tools import house as house
+from provider_server import ProviderServer
+
+from app.database import migrations, pools
+from app.database.embedded import FAST, EmbeddedPostgres
+from jobs import daily, queue, worker
+from jobs.worker import Worker, supervised
+
+QUICK = {
+    "fetch_job_polling_interval": 0.1,
+    "update_heartbeat_interval": 0.3,
+    "stalled_worker_timeout": 1.0,
+    "shutdown_graceful_timeout": 1.0,
+}
+
+
+class PatientClock(HandSetClock):
+    """A clock on which sleeping takes a moment, and never moves it far."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += type(MONDAY.resolution)(seconds=min(seconds, 2))
+        await asyncio.sleep(0.1)
+
+    def stop(self) -> None:
+        """Nobody sleeps for long."""
+
+
+@pytest.fixture
+def clock() -> PatientClock:
+    return PatientClock(new_york(MONDAY))
+
+
+@pytest.fixture(autouse=True)
+def no_ticks(monkeypatch):
+    """The real Monday's tick is offered to no worker."""
+    monkeypatch.setattr(queue.app, "periodic_defaults", {"max_delay": 0})
+
+
+async def until(happens: Callable[[], Awaitable[object]], seconds: float = 30) -> None:
+    """Wait until something is so, also while the database is away."""
+    deadline = monotonic() + seconds
+    while True:
+        try:
+            if await happens():
+                return
+        except queue.AWAY:
+            pass
+        assert monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def living(house: House) -> AsyncIterator[Worker]:
+    """A supervised worker, with its upkeep."""
+    async with supervised(queue.app, house.tools, lambda: QUICK) as living:
+        yield living
+
+
+async def mornings(house: House, *days: int) -> None:
+    """A batch whose mornings of these days are due, in Postgres's time as well."""
+    await house.a_batch()
+    house.clock.time = new_york(MONDAY + max(days) * MONDAY.resolution)
+    await house.rows("DELETE FROM procrastinate_jobs WHERE NOT (args ->> 'day')::integer = ANY(%s)", list(days))
+    await house.rows("UPDATE procrastinate_jobs SET scheduled_at = NULL")
+
+
+async def taken(house: House, *days: int) -> bool:
+    """Whether these days have their rows, and no job is left that waits or runs."""
+    stored = await house.rows("SELECT day FROM checkpoints WHERE day = ANY(%s)", list(days))
+    left = await house.rows("SELECT id FROM procrastinate_jobs WHERE status IN ('todo', 'doing')")
+    return len(stored) == len(days) and not left
+
+
+async def another_morning(house: House, day: int) -> None:
+    """A job that becomes due now; that it is taken shows that a worker works."""
+    ((batch,),) = await house.rows("SELECT id FROM batches")
+    house.clock.time = new_york(MONDAY + day * MONDAY.resolution)
+    await house.rows(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, args) VALUES ('default', 'take_checkpoint', %s)",
+        f'{{"batch_id": "{batch}", "day": {day}}}',
+    )
+
+
+# What ends it
+
+
+CUT = """
+CREATE SEQUENCE cuts;
+CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF nextval('cuts') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER cut BEFORE UPDATE ON queue.procrastinate_jobs
+    FOR EACH ROW WHEN (NEW.status = 'succeeded') EXECUTE FUNCTION cut();
+"""
+
+
+async def test_a_connection_cut_when_a_job_ends(house, database):
+    """The job would stay `doing` under a worker that lives: the worker is started anew, and the job put back."""
+    await mornings(house, 1)
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(CUT)
+        try:
+            async with living(house):
+                await until(lambda: taken(house, 1))
+        finally:
+            conn.execute("DROP FUNCTION cut CASCADE; DROP SEQUENCE cuts")
+    assert await house.rows("SELECT status::text FROM procrastinate_jobs") == [("succeeded",)]
+    assert await house.rows("SELECT surprises, deaths FROM operations.strikes") == [(0, 1)]
+
+
+async def test_every_connection_killed(house, database):
+    """All of them at once, again and again: the mornings are taken all the same."""
+    await mornings(house, 1, 2, 3)
+    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> %s"
+    async with living(house):
+        with psycopg.connect(database, autocommit=True) as conn:
+            for _ in range(8):
+                conn.execute(kill, (conn.info.backend_pid,))
+                await asyncio.sleep(0.2)
+        await until(lambda: taken(house, 1, 2, 3))
+        await another_morning(house, 4)
+        await until(lambda: taken(house, 1, 2, 3, 4))
+
+
+async def test_a_worker_whose_row_was_pruned(house):
+    """It ends at its next look for a job, and another is there."""
+    await mornings(house, 1)
+    async with living(house):
+        await until(lambda: taken(house, 1))
+        await house.rows("DELETE FROM procrastinate_workers")
+        await another_morning(house, 2)
+        await until(lambda: taken(house, 1, 2))
+
+
+async def test_an_exhausted_pool(house):
+    """While no connection is free a job waits; when there is one, it is done."""
+    await mornings(house, 1)
+    pool = house.tools.pool
+    held = [await pool.getconn() for _ in range(pool.max_size)]
+    pool.timeout = 0.5
+    async with living(house) as alive:
+        await asyncio.sleep(2)
+        assert alive.alive
+        for conn in held:
+            await pool.putconn(conn)
+        await house.rows("UPDATE procrastinate_jobs SET scheduled_at = NULL")
+        await until(lambda: taken(house, 1))
+
+
+@pytest.mark.parametrize("seconds", [0, 13, pytest.param(60, marks=pytest.mark.long)])
+async def test_a_restart_of_postgres(tmp_path, clock, seconds):
+    """Short, longer than a pool waits, and a minute: the worker comes back, and every morning is taken."""
+    with tempfile.TemporaryDirectory(prefix="am-test-") as folder, EmbeddedPostgres(Path(folder), FAST) as postgres:
+        address = postgres.database("restarted")
+        await migrations.migrate(address, clock.now())
+        async with ProviderServer() as provider, pools.opened(pools.make_pool(address, size=5)) as pool:
+            async with tools_for(address, pool, clock, provider.url) as tools:
+                provider.answers = World(clock)
+                house = House(tools, provider, provider.answers, clock)
+                await mornings(house, 1)
+                async with living(house) as alive:
+                    await until(lambda: taken(house, 1))
+                    await asyncio.to_thread(postgres.stop)
+                    await asyncio.sleep(seconds)
+                    await asyncio.to_thread(postgres.start)
+                    began = monotonic()
+                    await until(lambda: house.rows("SELECT 1"))
+                    await another_morning(house, 2)
+                    await until(lambda: taken(house, 1, 2))
+                    print(f"back after {monotonic() - began:.1f} s", alive.alive)
+
+
+# What it leaves behind
+
+
+async def test_a_stop_leaves_nothing_doing(house, monkeypatch):
+    """What does not end within the drain goes back to the queue; the worker signs off."""
+    started = asyncio.Event()
+
+    async def hangs(*_: object, **__: object) -> None:
+        started.set()
+        await asyncio.sleep(60)
+
+    await mornings(house, 1, 2)
+    monkeypatch.setattr(daily, "closes_of", hangs)
+    async with living(house):
+        await asyncio.wait_for(started.wait(), 10)
+        stopping = monotonic()
+    assert monotonic() - stopping < 5
+    assert await house.rows("SELECT DISTINCT status::text FROM procrastinate_jobs") == [("todo",)]
+    assert await house.rows("SELECT id FROM procrastinate_workers") == []
+
+
+# What it says of itself
+
+
+async def test_a_worker_that_fails_over_and_over(house, monkeypatch):
+    """It is not alive, although it may just be running; one that lasts is."""
+    monkeypatch.setattr(worker, "LASTING", 0.5)
+    monkeypatch.setattr(worker, "PAUSE_OF_THE_FAILING", 0.05)
+    runs, run = [], queue.app.run_worker_async
+
+    async def fails(**options: object) -> None:
+        runs.append(options)
+        if len(runs) > 20:
+            await run(**options)
+        await asyncio.sleep(0.05)
+
+    monkeypatch.setattr(queue.app, "run_worker_async", fails)
+    async with living(house) as alive:
+        seen = set()
+        while len(runs) <= 20:
+            if len(runs) > 1:
+                seen.add(alive.alive)
+            await asyncio.sleep(0.01)
+        assert seen == {False}
+        assert not alive.alive
+        await asyncio.sleep(0.6)
+        assert alive.alive
+    assert not alive.alive
