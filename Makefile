@@ -11,7 +11,7 @@ NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve graphiql test test-long audit bench migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
+.PHONY: help run serve graphiql test test-long chaos audit bench migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ test: $(READY) ## Run the tests that take under five minutes
 
 test-long: $(READY) ## Run the tests that take longer
 	@$(BIN)/python -m pytest -m long -n 2 $(ARGS)
+
+chaos: $(READY) ## Harm the service 200 times at random, then check every promise; ARGS="--help"
+	@$(BIN)/python chaos/run.py $(ARGS)
 
 audit: $(READY) ## Run what needs Node and Chromium: contract, clients, GraphiQL
 	@command -v node >/dev/null || { echo "Node is missing: install Node 20 or newer."; exit 1; }

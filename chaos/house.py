@@ -147,6 +147,12 @@ class House:
         ((now,),) = self.rows("SELECT told.now()")
         return now.astimezone(UTC)  # type: ignore[no-any-return]
 
+    def verify(self, head: tuple[int, str], where: str) -> subprocess.CompletedProcess[str]:
+        """Have `alpha-monday verify` look at the database, or at what an API shows, and at the head of a journal."""
+        from_ = ["--rehearsal"] if where == "database" else ["--from", f"http://127.0.0.1:{self.processes[0].port}"]
+        command = [Path(sys.executable).with_name("alpha-monday"), "verify", "--head", f"{head[0]}:{head[1]}", *from_]
+        return subprocess.run(command, env=self.given, cwd=self.folder, capture_output=True, text=True, check=False)
+
     def kill_postgres(self) -> None:
         """Kill the server and all its children at once, as the kernel would when memory runs out."""
         assert self.postgres.process
