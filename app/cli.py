@@ -212,7 +212,7 @@ async def _pick() -> None:
             again = asked if batch else 0  # only a Monday that failed gets three more
             job = await weekly.begin_again(conn, clock.now(), again + ideas.QUESTIONS)
         _say(f"Job {job} makes the batch of {run_date}; waiting for it. (Ctrl-C does not stop the job.)")
-        batch = await _awaited(pool, run_date, clock.now(), job)
+        batch = await _awaited(pool, run_date, batch, job)
         await tables.show(pool, batch)
         if batch.status == BatchStatus.FAILED:
             sys.exit(1)
@@ -627,13 +627,14 @@ async def _a_worker_lives(conn: Any) -> bool:
     return bool((await cursor.fetchone())[0])
 
 
-async def _awaited(pool: pools.Pool, run_date: date, since: datetime, job: int) -> Batch:
-    """Wait until a job has stored the batch of a Monday, or why there is none."""
+async def _awaited(pool: pools.Pool, run_date: date, before: Batch | None, job: int) -> Batch:
+    """Wait until a job has stored the batch of a Monday, or why there is none: not what stood there `before`."""
     while True:
         async with pools.transaction(pool) as conn:
+            on_its_way = job in await weekly.live_jobs(conn, run_date)  # first: it stores the batch before it ends
             batch = await batches.on(conn, SERIES, run_date)
-            if batch and batch.created_at >= since:
+            if batch and batch != before:
                 return batch
-            if job not in await weekly.live_jobs(conn, run_date):
+            if not on_its_way:
                 raise Refused(f"Job {job} ended without a batch; its log says why.")
         await clock.sleep(1)

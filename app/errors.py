@@ -53,7 +53,11 @@ class ProviderError(AlphaMondayError):
 
 
 class ProviderBusy(ProviderError):
-    """The provider asked us to slow down."""
+    """The provider asked us to slow down; `until` when, if it said so."""
+
+    def __init__(self, message: str, until: datetime | None = None) -> None:
+        super().__init__(message)
+        self.until = until
 
 
 class ProviderUnavailable(ProviderError):

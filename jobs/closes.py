@@ -1,7 +1,7 @@
 """Closes for everybody: known ones from the store, others from the provider, one request for all who need it."""
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime
 
 import structlog
 
@@ -17,16 +17,18 @@ from app.tools import Tools
 log = structlog.get_logger()
 
 
-async def closes_of(tools: Tools, tickers: Sequence[str], session: date) -> dict[str, Close]:
+async def closes_of(
+    tools: Tools, tickers: Sequence[str], session: date, begun: datetime | None = None
+) -> dict[str, Close]:
     """
-    Return the closes of `session` for all tickers, the benchmark first.
+    Return the closes of `session` for all tickers, the benchmark first; `begun` is when they were needed first.
 
     Raises MissingClose naming the tickers that have none yet; without the benchmark's no other is asked for, because
     nothing can be computed from a day on which the market itself is not there.
     """
     found: dict[str, Close] = {}
     for ticker in tickers:
-        close = await _close_of(tools, ticker, session)
+        close = await _close_of(tools, ticker, session, begun)
         if close:
             found[ticker] = close
         elif ticker == tools.benchmark:
@@ -39,11 +41,11 @@ async def closes_of(tools: Tools, tickers: Sequence[str], session: date) -> dict
     return found
 
 
-async def _close_of(tools: Tools, ticker: str, session: date) -> Close | None:
+async def _close_of(tools: Tools, ticker: str, session: date, begun: datetime | None) -> Close | None:
     known = await _known(tools, ticker, session)
     if known:
         return known
-    answer = await tools.prices.bars(ticker, since=asked_since(tools.now()))
+    answer = await tools.prices.bars(ticker, asked_since(tools.now()), begun)
     if isinstance(answer, Answer):
         await _keep(tools, ticker, answer, session)
     return await _known(tools, ticker, session)

@@ -37,6 +37,8 @@ async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str,
 
     Returns how many checkpoints were corrected. Raises Refused.
     """
+    if not reason.strip() or ideas.carried(reason) != reason:
+        raise Refused("--reason must say why, in plain text.")
     async with transaction(pool) as conn:
         found = await batches.on(conn, SERIES, run_date)
         if found is None or found.trading_day is None:

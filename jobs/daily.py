@@ -1,7 +1,7 @@
 """A morning's look at a batch: what it measured, or why it could not."""
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -24,6 +24,10 @@ from jobs.closes import closes_of
 from jobs.queue import Retry, app, tools
 
 log = structlog.get_logger()
+
+# How long, and how often looked for, the mornings of older batches come first.
+_PATIENCE = timedelta(minutes=5)
+_LOOK = 2.0
 
 
 @app.task(name="take_checkpoint", retry=Retry())
@@ -95,12 +99,15 @@ async def _take(
     """Compute a checkpoint from the closes of `session`, or skip it with a reason, or have it taken again later."""
     async with tools.pool.connection() as conn:
         ended = _ended(await batches.endings_of(conn, batch.id), session)
+    # A second chance has attempts of its own.
+    begun = calendar.asked_since(tools.now()) if before else calendar.due_at(batch.run_date, day)
+    await _let_older_go_first(tools, batch)
     try:
         bind_contextvars(step="closes")
         tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if pick.id not in ended)]
-        found = await closes_of(tools, tickers, session)
+        found = await closes_of(tools, tickers, session, begun)
         bind_contextvars(step="splits")
-        await splits.look_before_measuring(tools, batch, tickers, session)
+        await splits.look_before_measuring(tools, batch, tickers, session, begun)
     except MissingClose as missing:
         if not before and (later := calendar.ask_again_at(tools.now())):
             raise TryAgainAt(str(missing), later) from None
@@ -111,6 +118,26 @@ async def _take(
     else:
         bind_contextvars(step="measure")
         await _compute(tools, batch, day, before, found)
+
+
+async def _let_older_go_first(tools: Tools, batch: Batch) -> None:
+    """Wait while an older batch's morning is at work: two that share too few requests would both go without."""
+    until = tools.now() + _PATIENCE
+    while tools.now() < until:
+        async with transaction(tools.pool, at_once=False) as conn:
+            cursor = await conn.execute(
+                """
+                SELECT
+                FROM procrastinate_jobs
+                JOIN batches ON batches.id::text = args ->> 'batch_id'
+                WHERE task_name = %s AND procrastinate_jobs.status = 'doing' AND NOT args ? 'retake'
+                    AND run_date < %s
+                """,
+                (take_checkpoint.name, batch.run_date),
+            )
+            if cursor.rowcount == 0:
+                return
+        await tools.sleep(_LOOK)
 
 
 def _ended(endings: Mapping[UUID, Ending], session: date) -> dict[UUID, Ending]:

@@ -24,7 +24,9 @@ from jobs import corrections
 log = structlog.get_logger()
 
 
-async def look_before_measuring(tools: Tools, batch: Batch, tickers: Iterable[str], session: date) -> None:
+async def look_before_measuring(
+    tools: Tools, batch: Batch, tickers: Iterable[str], session: date, begun: datetime
+) -> None:
     """
     Ask for the splits of each ticker that moved suspiciously up to `session`, unless that was asked after the move.
 
@@ -34,23 +36,24 @@ async def look_before_measuring(tools: Tools, batch: Batch, tickers: Iterable[st
         async with tools.pool.connection() as conn:
             path = await courses.path(conn, batch, [ticker])
         if moves := [moved for moved in splits.suspicious(path) if moved <= session]:
-            await _look(tools, ticker, since=calendar.due_at(moves[-1], 1))
+            await _look(tools, ticker, calendar.due_at(moves[-1], 1), begun)
 
 
 async def look_on_sunday(tools: Tools, batch: Batch, tickers: Sequence[str], day: int) -> None:
     """Ask for the splits of a batch's tickers; what cannot be learnt is left to the mornings that measure."""
     for ticker in tickers:
         try:
-            await _look(tools, ticker, since=calendar.due_at(batch.run_date, day))
+            due = calendar.due_at(batch.run_date, day)
+            await _look(tools, ticker, due, due)
         except TryAgainAt:
             raise
         except AlphaMondayError as error:
             log.warning("splits not learnt", ticker=ticker, reason=str(error))
 
 
-async def _look(tools: Tools, ticker: str, since: datetime) -> None:
+async def _look(tools: Tools, ticker: str, since: datetime, begun: datetime) -> None:
     try:
-        answer = await tools.prices.splits(ticker, since)
+        answer = await tools.prices.splits(ticker, since, begun)
     except UnknownTicker:
         log.warning("no splits are listed, as if the ticker were unknown", ticker=ticker)
         return

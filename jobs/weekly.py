@@ -126,7 +126,7 @@ async def _run(tools: Tools, run_date: date, questions: int, *, by_hand: bool) -
             generation, chosen = await _choose(tools, run_date, questions)
             try:
                 bind_contextvars(step="snapshot")
-                readings = await _snapshot(tools, chosen, run_date)
+                readings = await _snapshot(tools, chosen, run_date, None if by_hand else calendar.due_at(run_date))
             except UnknownTicker as unknown:
                 if unknown.ticker == tools.benchmark:
                     raise ConfigurationError(f"{unknown} Set BENCHMARK_SYMBOL to a ticker that it knows.") from None
@@ -231,16 +231,18 @@ async def _complete(tools: Tools, generation: Generation) -> None:
     said = {name: ideas.carried(value) for name, value in asdict(generation).items() if isinstance(value, str)}
     generation = replace(generation, **said)
     async with transaction(tools.pool) as conn:
-        await generations.complete(conn, generation, tools.now())
+        if not await generations.complete(conn, generation, tools.now()):
+            log.warning("the question had lapsed, or somebody was first", generation=str(generation.id))
+            return
     tell: Any = log.info if generation.accepted else log.warning
     tell("answer accepted" if generation.accepted else "question in vain", refusal=generation.refusal)
 
 
-async def _snapshot(tools: Tools, chosen: Sequence[Idea], run_date: date) -> dict[str, Close]:
+async def _snapshot(tools: Tools, chosen: Sequence[Idea], run_date: date, begun: datetime | None) -> dict[str, Close]:
     """Return the closes of the baseline session, the benchmark's first; a ticker no longer traded is unknown."""
     session = tools.calendar.session_before(run_date)
     try:
-        return await closes_of(tools, [tools.benchmark, *(idea.ticker for idea in chosen)], session)
+        return await closes_of(tools, [tools.benchmark, *(idea.ticker for idea in chosen)], session, begun)
     except MissingClose as missing:
         before = tools.calendar.session_before(session)
         async with tools.pool.connection() as conn:

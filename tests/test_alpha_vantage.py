@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from email.utils import format_datetime
 
 import pytest
 import structlog
@@ -308,6 +309,71 @@ async def test_old_leave_is_not_used(client, provider, clock, pool, still):
     assert (await asking.bars("IBM", NINE)).bars
     assert len(provider.requests) == 1
     assert await outcomes(pool) == ["failed", None]
+
+
+async def test_a_split_that_is_listed_twice(client, provider):
+    """To the letter the same, it is one; with another factor nobody knows which is meant."""
+    said = [{"effective_date": "2024-06-10", "split_factor": factor} for factor in ("10.0000", "10.0000", "4.0000")]
+    provider.play(says({"symbol": "NVDA", "data": said[:2]}), says({"symbol": "NVDA", "data": said}))
+    answer = await client().splits("NVDA", NINE)
+    assert [(one.effective_date, one.factor) for one in answer.splits] == [(date(2024, 6, 10), 10)]
+    with pytest.raises(ProviderUnavailable, match="two splits of one day"):
+        await client().splits("AAPL", NINE)
+
+
+async def test_attempts_are_everybodys(client, provider, clock, pool):
+    """Five in all since the work had begun, across clients and waits; whoever comes after them has one."""
+    provider.play(Reply(status=503))
+    for asked in (5, 1, 1):
+        provider.requests.clear()
+        with pytest.raises(ProviderUnavailable):
+            await client().bars("IBM", clock.now(), NINE)
+        assert len(provider.requests) == asked
+        clock.forward(hours=2)
+    provider.requests.clear()
+    with pytest.raises(ProviderUnavailable):
+        await client().bars("IBM", clock.now())  # other work, which begins now
+    assert len(provider.requests) == 5
+
+
+LATER = NOW + timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param("300", id="seconds"),
+        pytest.param(format_datetime(LATER, usegmt=True), id="a date"),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_provider_that_says_when(client, provider, clock, pool, header, status):
+    """Nothing more is spent before the time that it names, by nobody; then it is asked again, as the second attempt."""
+    provider.play(Reply(status=status, headers={"retry-after": header}), GOOD)
+    with logged("WARNING", clock) as lines:
+        for ticker in ("IBM", "MSFT"):
+            with pytest.raises(QuotaSpent) as spent:
+                await client().bars(ticker, NINE)
+            assert abs(spent.value.at - LATER) < timedelta(seconds=2)
+    assert len(provider.requests) == 1
+    assert [line["event"] for line in lines] == ["the provider is left alone"]
+    clock.time = spent.value.at
+    assert isinstance(await client().bars("IBM", NINE), Answer)
+
+
+@pytest.mark.parametrize("header", ["", "soon", "-5", "0", "9" * 400, "Mon, 99 Foo 2026 00:00:00 GMT"])
+async def test_a_time_that_cannot_be_read(client, provider, header):
+    """It is as if none had been named."""
+    provider.play(Reply(status=429, headers={"retry-after": header}), GOOD)
+    assert isinstance(await client().bars("IBM", NINE), Answer)
+
+
+async def test_a_minutes_limit_that_we_kept(client, provider, clock):
+    """The older notice names the minute: everybody waits for one, and the second attempt is answered."""
+    provider.play(Reply(OLDER_THROTTLE.encode()), GOOD)
+    assert isinstance(await client().bars("IBM", NINE), Answer)
+    assert clock.now() - NOW >= timedelta(seconds=61)
+    assert len(provider.requests) == 2
 
 
 async def test_attempts_keep_the_limits(client, provider, pool, clock):

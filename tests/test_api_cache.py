@@ -495,6 +495,20 @@ async def test_silence_is_noticed_and_ends(database, pool):
             await until(lambda: revision.now() > before + 1, within=UNDER_WAY)
 
 
+@pytest.mark.parametrize("silent_for", [0.05, BEAT + 0.3, SILENCE + 1])
+async def test_leaving_while_the_network_is_silent(database, silent_for):
+    """Whether a beat is waited for, its answer or a new connection: whoever leaves does so at once, without a word."""
+    async with Proxy().leading_to(database) as proxy:
+        revision = Revision()
+        async with revision.heard(proxy.address):
+            await until(revision.now)
+            proxy.silent = True
+            await asyncio.sleep(silent_for)
+            leaving = monotonic()
+        assert monotonic() - leaving < 1
+        proxy.silent = False
+
+
 async def test_a_listener_that_is_ended(database, pool):
     """It is unsure at once, comes back, and takes nothing for known."""
     revision = Revision()

@@ -249,6 +249,13 @@ async def test_what_is_refused(house, day, ticker, run_date, says):
     assert (await house.journal(), await house.rows(FIGURES)) == before
 
 
+@pytest.mark.parametrize("reason", ["", " ", "a NUL \0", "half a \ud800"])
+async def test_a_reason_that_cannot_be_stored(house, reason):
+    """It is published, so it must be there, and be text."""
+    with pytest.raises(Refused, match="--reason must say why"):
+        await corrections.adopt(house.tools.pool, house.tools.now(), MONDAY, 0, CHOSEN[0], reason)
+
+
 async def test_a_failed_monday_has_nothing_to_correct(house):
     """It says so."""
     house.world.model = [completes("no")]

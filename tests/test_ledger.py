@@ -10,11 +10,12 @@ import pytest
 from clocks import HandSetClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from job_tools import logged
 from psycopg.conninfo import make_conninfo
 
 from app.database import pools
 from app.errors import QuotaSpent
-from app.providers.ledger import Grant, Ledger, Outcome, Shared, Window, next_allowed, windows
+from app.providers.ledger import REST, Grant, Ledger, Outcome, Shared, Window, next_allowed, windows
 
 NOW = datetime(2026, 1, 5, 14, 0, 0, tzinfo=UTC)
 FREE = windows(1, 5, 25)  # what a free key allows
@@ -274,7 +275,7 @@ async def test_a_provider_whose_quota_is_spent_rests(ledger, clock, pool):
     """It said so although our count did not: it is left alone for an hour, and others are not."""
     grant = await ledger.permit("DAILY", "SPY", NOW)
     clock.forward(seconds=3)
-    await ledger.fail(grant, Outcome.QUOTA_SPENT)
+    await ledger.fail(grant, Outcome.QUOTA_SPENT, clock.now() + REST)
     clock.forward(seconds=3)
     for symbol in ("SPY", "KO"):
         with pytest.raises(QuotaSpent) as spent:
@@ -290,30 +291,84 @@ async def test_an_answer_is_shared_while_the_provider_rests(ledger, clock):
     """What is known already needs no quota."""
     await settle(ledger, await ledger.permit("DAILY", "SPY", NOW))
     clock.forward(seconds=2)
-    await ledger.fail(await ledger.permit("DAILY", "KO", NOW), Outcome.QUOTA_SPENT)
+    await ledger.fail(await ledger.permit("DAILY", "KO", NOW), Outcome.QUOTA_SPENT, clock.now() + REST)
     assert isinstance(await ledger.permit("DAILY", "SPY", NOW), Shared)
 
 
 async def test_a_clock_that_was_set_back(ledger, clock, pool):
-    """Requests that seem to lie in the future are waited for: the windows hold in the provider's time, too."""
+    """Requests that lie hours ahead were sent before it was: they move back with it, and the windows hold as ever."""
+    for symbol in ("SPY", "KO", "MSFT", "AAPL", "NVDA"):
+        await settle(ledger, await ledger.permit("DAILY", symbol, NOW))
+        clock.forward(seconds=2)
+    clock.slept.clear()
+    clock.time = NOW - timedelta(hours=3)
+    with logged("WARNING", clock) as lines:
+        await ledger.permit("DAILY", "BRK.B")
+        await ledger.permit("DAILY", "UPS")
+    # The newest of five was sent at the latest just now, the first of them eight seconds before.
+    assert clock.slept == [pytest.approx(61 - 8), pytest.approx(2)]
+    assert [(line["event"], line["by"]) for line in lines] == [
+        ("the clock was set back, and the ledger with it", "3:00:08")
+    ]
+    assert all(at < 0 for _, at, _ in await requests(pool))
+
+
+async def test_an_answer_of_a_time_that_was_taken_back(ledger, clock):
+    """What was answered after a nine o'clock that comes again is asked again."""
     await settle(ledger, await ledger.permit("DAILY", "SPY", NOW))
-    clock.forward(minutes=-30)
+    clock.forward(hours=-3)
+    await ledger.permit("DAILY", "KO")
+    clock.forward(hours=3)
+    assert isinstance(await ledger.permit("DAILY", "SPY", NOW), Grant)
+
+
+async def test_a_rest_before_the_clock_was_set_back(ledger, clock):
+    """It is as long as the provider said, and not longer by the hours that are lived through again."""
+    await ledger.fail(await ledger.permit("DAILY", "SPY"), Outcome.QUOTA_SPENT, clock.now() + REST)
+    clock.forward(hours=-3)
     with pytest.raises(QuotaSpent) as spent:
         await ledger.permit("DAILY", "KO")
-    assert spent.value.at == NOW + timedelta(seconds=1.1)
-    clock.forward(minutes=29, seconds=30)
+    assert spent.value.at == clock.now() + REST
+
+
+async def test_another_machines_clock(ledger, clock, pool):
+    """A request a little ahead is waited for: two clocks are never quite the same."""
+    await settle(ledger, await ledger.permit("DAILY", "SPY", NOW))
+    clock.forward(seconds=-30)
     await ledger.permit("DAILY", "KO")
     assert [at for _, at, _ in await requests(pool)] == [0, 1.1]
 
 
-async def test_a_request_cut_off_before_the_clock_was_set_back(ledger, clock):
-    """It is not in flight; nobody polls for it until its time has come again."""
-    await ledger.permit("DAILY", "SPY", NOW)
-    clock.forward(minutes=-5)
-    with pytest.raises(QuotaSpent) as spent:
-        await ledger.permit("DAILY", "SPY", NOW)
-    assert spent.value.at == NOW + timedelta(seconds=1.1)
+async def test_a_clock_that_was_set_forward(ledger, clock):
+    """Earlier requests look old; when the provider says that it is too much, its word holds."""
+    await settle(ledger, await ledger.permit("DAILY", "SPY"))
+    clock.forward(days=2)
+    await ledger.fail(await ledger.permit("DAILY", "KO"), Outcome.QUOTA_SPENT, clock.now() + REST)
     assert clock.slept == []
+    with pytest.raises(QuotaSpent) as spent:
+        await ledger.permit("DAILY", "MSFT")
+    assert spent.value.at == clock.now() + REST
+
+
+async def test_a_rest_is_told_once(ledger, clock):
+    """Of three requests under way, all refused, one says that the provider is left alone from now on."""
+    grants = [await ledger.permit("DAILY", symbol) for symbol in ("SPY", "KO", "MSFT")]
+    with logged("WARNING", clock) as lines:
+        for grant in grants:
+            await ledger.fail(grant, Outcome.FAILED, clock.now() + timedelta(minutes=5))
+    assert [line["event"] for line in lines] == ["the provider is left alone"]
+
+
+async def test_failures_in_a_row(ledger, clock, pool):
+    """Whoever made them, since the work had begun, up to the last answer; a spent quota is none."""
+    for outcome in ("failed", "answered", "failed", "quota_spent", "refused", "failed"):
+        await ledger.fail(await ledger.permit("DAILY", "SPY"), Outcome(outcome))
+        clock.forward(minutes=2)
+    await ledger.fail(await ledger.permit("DAILY", "KO"), Outcome.FAILED)
+    another = Ledger(pool, "alpha", FREE, clock)
+    assert await another.failures("DAILY", "SPY", NOW) == 2
+    assert await another.failures("DAILY", "SPY", NOW + timedelta(minutes=6)) == 1
+    assert await another.failures("SPLITS", "SPY", NOW) == 0
 
 
 # A process of its own, in real time: asks for leave as fast as it gets it, and prints what it was given.

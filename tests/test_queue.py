@@ -249,6 +249,33 @@ async def test_a_worker_that_is_told_to_stop(house):
     assert await house.rows("SELECT attempt, accepted FROM generations") == [(1, None)]
 
 
+async def test_the_oldest_batch_first(house):
+    """Four requests are left, for two mornings that need four each: the older one has its prices, the newer waits."""
+    monday, older = date(2025, 10, 27), date(2025, 10, 20)
+    await house.a_batch(older)
+    await house.a_batch(monday, "KO", "BRK.B", "AAPL")
+    await house.rows("DELETE FROM operations.provider_requests")
+    await house.rows("DELETE FROM procrastinate_jobs WHERE scheduled_at <> %s", calendar.due_at(monday, 1))
+    house.clock.time = new_york(monday + timedelta(days=1))
+    await house.rows(
+        "INSERT INTO operations.provider_requests (provider, function, symbol, at, ended_at, outcome) "
+        "SELECT 'alphavantage', 'TIME_SERIES_DAILY', 'XOM', at, at, 'answered' "
+        "FROM generate_series(%s::timestamptz - interval '6 h', %s::timestamptz - interval '2 h', '12 min') AS at",
+        *[house.clock.now()] * 2,
+    )
+    await worked()
+    assert house.asked == ["SPY", *CHOSEN]
+    assert await house.rows(
+        "SELECT run_date, day FROM checkpoints JOIN batches ON batches.id = batch_id WHERE day > 0"
+    ) == [(older, 8)]
+    waiting = await house.rows(
+        "SELECT args ->> 'day', attempts, scheduled_at FROM procrastinate_jobs "
+        "WHERE status = 'todo' AND task_name = 'take_checkpoint' AND attempts > 0"
+    )
+    assert [(day, attempts) for day, attempts, _ in waiting] == [("1", 1)]
+    assert waiting[0][2] > house.clock.now()
+
+
 # Procrastinate's command line, from a clean shell
 
 

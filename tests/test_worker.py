@@ -167,21 +167,22 @@ async def test_a_restart_of_postgres(tmp_path, clock, seconds):
     with tempfile.TemporaryDirectory(prefix="am-test-") as folder, EmbeddedPostgres(Path(folder), FAST) as postgres:
         address = postgres.database("restarted")
         await migrations.migrate(address, clock.now())
-        async with ProviderServer() as provider, pools.opened(pools.make_pool(address, size=5)) as pool:
-            async with tools_for(address, pool, clock, provider.url) as tools:
-                provider.answers = World(clock)
-                house = House(tools, provider, provider.answers, clock)
-                await mornings(house, 1)
-                async with living(house) as alive:
-                    await until(lambda: taken(house, 1))
-                    await asyncio.to_thread(postgres.stop)
-                    await asyncio.sleep(seconds)
-                    await asyncio.to_thread(postgres.start)
-                    began = monotonic()
-                    await until(lambda: house.rows("SELECT 1"))
-                    await another_morning(house, 2)
-                    await until(lambda: taken(house, 1, 2))
-                    print(f"back after {monotonic() - began:.1f} s", alive.alive)
+        async with (
+            ProviderServer() as provider,
+            pools.opened(pools.make_pool(address, size=5)) as pool,
+            tools_for(address, pool, clock, provider.url) as tools,
+        ):
+            provider.answers = World(clock)
+            house = House(tools, provider, provider.answers, clock)
+            await mornings(house, 1)
+            async with living(house):
+                await until(lambda: taken(house, 1))
+                await asyncio.to_thread(postgres.stop)
+                await asyncio.sleep(seconds)
+                await asyncio.to_thread(postgres.start)
+                await until(lambda: house.rows("SELECT 1"))
+                await another_morning(house, 2)
+                await until(lambda: taken(house, 1, 2))
 
 
 # What it leaves behind

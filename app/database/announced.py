@@ -36,6 +36,8 @@ class Revision:
         self._head: object = None
         # Not the loop's time: uvloop's stands still while a callback runs, however long that takes.
         self._sure_until = monotonic()
+        self._conn: AsyncConnection[Any] | None = None
+        self._leaving = False
 
     def now(self) -> int | None:
         """Return the revision, or None while the record may have moved unheard."""
@@ -48,17 +50,23 @@ class Revision:
     @asynccontextmanager
     async def heard(self, conninfo: str) -> AsyncIterator[None]:
         """Listen for as long as the context lasts. LISTEN needs a direct connection: PgBouncer would forget it."""
+        self._leaving = False
         listening = asyncio.create_task(self._listen(conninfo))
         try:
             yield
         finally:
+            # On a connection that died without a word a cancellation takes ten seconds.
+            self._leaving = True
+            if self._conn:
+                _hang_up(self._conn)
+                await asyncio.wait([listening], timeout=PAUSE)
             listening.cancel()
             await asyncio.wait([listening])
 
     async def _listen(self, conninfo: str) -> None:
-        """Hear announcements for ever, on one connection after another."""
+        """Hear announcements until it is time to leave, on one connection after another."""
         heard = True
-        while True:
+        while not self._leaving:
             try:
                 async with await AsyncConnection.connect(
                     conninfo,
@@ -67,17 +75,19 @@ class Revision:
                     application_name="alpha-monday announcements",
                     **KEEPALIVES,
                 ) as conn:
+                    self._conn = conn
                     await conn.execute("LISTEN record")
                     self.moved()  # whatever was announced before, nobody heard
                     while True:
                         await self._beat(conn)
                         heard = True
             except (psycopg.Error, OSError) as error:
-                if heard:
+                if heard and not self._leaving:
                     log.warning("no announcements are heard, no answers kept", reason=" ".join(str(error).split()))
                 heard = False
-            self._sure_until = monotonic()
-            await asyncio.sleep(PAUSE)
+            self._conn, self._sure_until = None, monotonic()
+            if not self._leaving:
+                await asyncio.sleep(PAUSE)
 
     async def _beat(self, conn: AsyncConnection[Any]) -> None:
         """Announce something to ourselves, and hear what there is to hear until the next beat."""

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 
@@ -101,25 +102,30 @@ class AlphaVantage:
         """Give back the connections."""
         await self.http.aclose()
 
-    async def bars(self, ticker: str, since: datetime) -> Answer | Shared:
+    async def bars(self, ticker: str, since: datetime, begun: datetime | None = None) -> Answer | Shared:
         """
         Return the latest bars of `ticker`, or that somebody got them after `since` and has stored them.
 
         The caller settles the answer's grant in the transaction that stores the bars. Raises UnknownTicker,
-        ConfigurationError, QuotaSpent, and after five attempts ProviderBusy or ProviderUnavailable.
+        ConfigurationError, QuotaSpent, and after five attempts ProviderBusy or ProviderUnavailable. The attempts are
+        everybody's since `begun`, when what needs the bars was due: whoever comes after the fifth has one.
         """
-        permit, bars = await self._asked(DAILY, ticker, since, read_bars)
+        permit, bars = await self._asked(DAILY, ticker, since, begun, read_bars)
         return permit if isinstance(permit, Shared) else Answer(permit, bars)
 
-    async def splits(self, ticker: str, since: datetime) -> SplitsAnswer | Shared:
+    async def splits(self, ticker: str, since: datetime, begun: datetime | None = None) -> SplitsAnswer | Shared:
         """Return the splits that are listed for `ticker`; otherwise as `bars`."""
-        permit, listed = await self._asked(SPLITS, ticker, since, read_splits)
+        permit, listed = await self._asked(SPLITS, ticker, since, begun, read_splits)
         return permit if isinstance(permit, Shared) else SplitsAnswer(permit, listed)
 
     async def _asked(
-        self, function: str, ticker: str, since: datetime, reader: Callable[[dict[str, Any], str], list[T]]
+        self,
+        function: str,
+        ticker: str,
+        since: datetime,
+        begun: datetime | None,
+        reader: Callable[[dict[str, Any], str], list[T]],
     ) -> tuple[Grant | Shared, list[T]]:
-        attempt = 1
         while True:
             permit = await self.ledger.permit(function, ticker, since)
             if isinstance(permit, Shared):
@@ -133,20 +139,24 @@ class AlphaVantage:
                     raise
                 self._spelling[ticker] = ticker  # the same attempt, in other words
             except (ProviderBusy, ProviderUnavailable) as error:
-                if attempt == ATTEMPTS:
+                # The ledger's count outlives a wait for quota, and this process.
+                attempt = await self.ledger.failures(function, ticker, begun or since)
+                if attempt >= ATTEMPTS:
                     raise
                 pause = min(LONGEST_PAUSE, 2.0**attempt) * random.uniform(0.5, 1)  # noqa: S311
                 log.info("provider asked again soon", ticker=ticker, attempt=attempt, reason=str(error), pause=pause)
                 await self.clock.sleep(pause)
-                attempt += 1
 
     @asynccontextmanager
     async def _outcome_of(self, grant: Grant) -> AsyncIterator[None]:
         """Write down the outcome of a request that failed; that of an answer is the caller's to write."""
         try:
             yield
-        except QuotaSpent:
-            await self.ledger.fail(grant, Outcome.QUOTA_SPENT)
+        except QuotaSpent as spent:
+            await self.ledger.fail(grant, Outcome.QUOTA_SPENT, spent.at)
+            raise
+        except ProviderBusy as busy:
+            await self.ledger.fail(grant, Outcome.FAILED, busy.until)
             raise
         except (UnknownTicker, ConfigurationError):
             await self.ledger.fail(grant, Outcome.REFUSED)
@@ -183,7 +193,7 @@ class AlphaVantage:
                     raise ProviderUnavailable("This process stood still between its leave to ask and the request.")
                 response = await self.http.send(request, stream=True)
                 try:
-                    return await _body(response)
+                    return await _body(response, self.clock.now())
                 finally:
                     await response.aclose()
         except TimeoutError:
@@ -193,9 +203,10 @@ class AlphaVantage:
             raise ProviderUnavailable(f"Alpha Vantage cannot be reached ({type(error).__name__}).") from None
 
 
-async def _body(response: httpx.Response) -> bytes:
-    if response.status_code == 429:
-        raise ProviderBusy("Alpha Vantage answered 429.")
+async def _body(response: httpx.Response, now: datetime) -> bytes:
+    until = _asked_to_wait(response.headers.get("Retry-After", ""), now)
+    if response.status_code == 429 or (response.status_code == 503 and until):
+        raise ProviderBusy(f"Alpha Vantage answered {response.status_code}.", until)
     if response.status_code != 200:
         raise ProviderUnavailable(f"Alpha Vantage answered {response.status_code}.")
     body = bytearray()
@@ -204,6 +215,15 @@ async def _body(response: httpx.Response) -> bytes:
         if len(body) > _LARGEST_BODY:
             raise ProviderUnavailable("Alpha Vantage answered with more than anybody asked for.")
     return bytes(body)
+
+
+def _asked_to_wait(text: str, now: datetime) -> datetime | None:
+    """Return until when a `Retry-After` asks us to wait: a day at most, and not at all if it cannot be read."""
+    try:
+        until = now + timedelta(seconds=int(text)) if text.isdecimal() else parsedate_to_datetime(text)
+        return min(until, now + timedelta(days=1)) if until > now else None
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def read(body: bytes, ticker: str, key: str, now: datetime) -> dict[str, Any]:
@@ -235,7 +255,9 @@ def _notice(text: str, now: datetime) -> AlphaMondayError:
     """Return what a notice in place of data means."""
     lower = text.lower()
     if any(words in lower for words in ("1 request per second", "sparingly", "call frequency")):
-        return ProviderBusy(f"Alpha Vantage asked us to slow down: {text[:200]}")
+        # Which of its limits we met, it says; whoever else is about to ask waits, too.
+        rest = timedelta(seconds=61 if "per minute" in lower else 2)
+        return ProviderBusy(f"Alpha Vantage asked us to slow down: {text[:200]}", now + rest)
     if any(words in lower for words in ("detected your api key", "requests per day")):
         return QuotaSpent(f"Alpha Vantage says that the day's quota is spent: {text[:200]}", now + REST)
     if "premium" in lower:
@@ -276,7 +298,8 @@ class _Splits(Struct):
 def read_splits(answer: dict[str, Any], ticker: str) -> list[Listed]:
     """Return the splits of an answer, oldest first; every one must be readable, or none counts."""
     try:
-        listed = [(_day(one.effective_date), one.split_factor) for one in msgspec.convert(answer, _Splits).data]
+        # One that stands there twice, to the letter, is one.
+        listed = {(_day(one.effective_date), one.split_factor) for one in msgspec.convert(answer, _Splits).data}
     except (msgspec.ValidationError, ValueError, RecursionError):
         raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered without a list of splits.") from None
     if len({day for day, _ in listed}) < len(listed):

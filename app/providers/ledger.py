@@ -3,7 +3,12 @@ The ledger of requests: a provider's limits, held across processes and restarts.
 
 Every request is granted, in one short transaction under an advisory lock, before it is sent. Whether it may go is a
 pure function of the earlier requests' times and now. The ledger also knows who is asking for what and what was answered
-lately, so that one request serves everybody who needs it.
+lately, so that one request serves everybody who needs it; how often that failed; and until when the provider wants to
+be left alone.
+
+It believes the clock. A request that lies in the future was written down before the clock was set back, by as much at
+least: it is moved back by that, so that nobody waits for hours that were never there. A clock that is set forward makes
+requests look older than they are; if the provider then says that it is too much, its word holds.
 """
 
 from collections.abc import Sequence
@@ -11,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+import structlog
 from msgspec import Struct
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
@@ -32,6 +38,8 @@ IN_FLIGHT = 3
 REST = timedelta(hours=1)
 
 _LOCK = 4_021_970_432
+
+log = structlog.get_logger()
 
 
 class Window(Struct, frozen=True):
@@ -80,7 +88,7 @@ def next_allowed(times: Sequence[datetime], limits: Sequence[Window], now: datet
     """
     Return when the next request may go out, given the `times` of earlier ones, newest first.
 
-    A time in the future (a clock that was set back) counts as any other: it is waited for.
+    A time in the near future (another machine's clock) counts as any other: it is waited for.
     """
     full = (times[limit.requests - 1] + limit.length for limit in limits if len(times) >= limit.requests)
     return max([now, *full])
@@ -115,6 +123,9 @@ class Ledger:
         async with self.pool.connection() as conn, conn.transaction():
             await conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK % 2**31, self.provider))
             now = self.clock.now()
+            times = await self._times(conn)
+            if times and times[0] - now > LAPSE:
+                times = await self._set_back(conn, times[0] - now, now)
             match await self._last(conn, function, symbol):
                 case (at, Outcome.ANSWERED, ended_at) if since and ended_at >= since:
                     return Shared()
@@ -122,7 +133,7 @@ class Ledger:
                     return Later(now + timedelta(seconds=1))
             if await self._open(conn, now) >= IN_FLIGHT:
                 return Later(now + timedelta(seconds=1))
-            at = max(next_allowed(await self._times(conn), self.limits, now), await self._rested(conn) or now)
+            at = max(next_allowed(times, self.limits, now), await self._rested(conn) or now)
             if at > now:
                 return Later(at)
             cursor = await conn.execute(
@@ -140,10 +151,46 @@ class Ledger:
             (outcome, self.clock.now(), grant.id),
         )
 
-    async def fail(self, grant: Grant, outcome: Outcome) -> None:
-        """Write down that a request brought nothing."""
-        async with self.pool.connection() as conn:
+    async def fail(self, grant: Grant, outcome: Outcome, rest_until: datetime | None = None) -> None:
+        """Write down that a request brought nothing, and until when the provider is left alone for it."""
+        async with self.pool.connection() as conn, conn.transaction():
+            rested = await self._rested(conn)
             await self.settle(conn, grant, outcome)
+            if rest_until is None:
+                return
+            await conn.execute(
+                "UPDATE operations.provider_requests SET rest_until = %s WHERE id = %s", (rest_until, grant.id)
+            )
+        if rested is None or rested <= self.clock.now():  # of several that were under way, one says it
+            log.warning("the provider is left alone", provider=self.provider, until=str(rest_until), outcome=outcome)
+
+    async def _set_back(self, conn: AsyncConnection[Any], by: timedelta, now: datetime) -> list[datetime]:
+        """Move what lies in the future back, as somebody did with the clock; return the times as they are now."""
+        await conn.execute(
+            """
+            UPDATE operations.provider_requests
+            SET at = at - %(by)s, ended_at = ended_at - %(by)s, rest_until = rest_until - %(by)s
+            WHERE provider = %(provider)s AND at > %(now)s
+            """,
+            {"provider": self.provider, "by": by, "now": now},
+        )
+        log.warning("the clock was set back, and the ledger with it", provider=self.provider, by=str(by))
+        return await self._times(conn)
+
+    async def failures(self, function: str, symbol: str, begun: datetime) -> int:
+        """Return how often a question has failed in a row, in all processes, since `begun`."""
+        async with self.pool.connection() as conn:
+            cursor = await conn.execute(
+                """
+                SELECT outcome
+                FROM operations.provider_requests
+                WHERE provider = %s AND function = %s AND symbol = %s AND at >= %s AND outcome = ANY(%s)
+                ORDER BY at DESC, id DESC
+                """,
+                (self.provider, function, symbol, begun, [Outcome.FAILED, Outcome.ANSWERED]),
+            )
+            outcomes = [outcome for (outcome,) in await cursor.fetchall()]
+            return next((count for count, outcome in enumerate(outcomes) if outcome == Outcome.ANSWERED), len(outcomes))
 
     async def _last(self, conn: AsyncConnection[Any], function: str, symbol: str) -> tuple[Any, ...] | None:
         cursor = await conn.execute(
@@ -175,10 +222,9 @@ class Ledger:
         return [at for (at,) in await cursor.fetchall()]
 
     async def _rested(self, conn: AsyncConnection[Any]) -> datetime | None:
-        """Return until when the provider is left alone because it said that the quota is spent."""
+        """Return until when the provider is left alone because of what it said."""
         cursor = await conn.execute(
-            "SELECT max(ended_at) + %s FROM operations.provider_requests WHERE provider = %s AND outcome = %s",
-            (REST, self.provider, Outcome.QUOTA_SPENT),
+            "SELECT max(rest_until) FROM operations.provider_requests WHERE provider = %s", (self.provider,)
         )
         row = await cursor.fetchone()
         return row[0] if row else None

@@ -191,7 +191,7 @@ ALPHA_VANTAGE: dict[str, Fault] = {
     "no_splits": splits(lambda *_: []),
     "late_split": splits(lambda listed, asked: [one for one in listed if _old(one, asked)]),
     "splits_are_text": splits(lambda *_: "none"),
-    "split_twice": splits(lambda listed, _: [*listed, *listed]),
+    "split_twice": splits(lambda listed, _: [*listed, *({**one, "split_factor": "7.0000"} for one in listed)]),
     "factor_is_zero": splits(lambda listed, _: [{**one, "split_factor": "0.0000"} for one in listed]),
     "factor_is_a_number": splits(lambda listed, _: [{**one, "split_factor": 2} for one in listed]),
     "close_is_the_key": bars(
