@@ -44,7 +44,8 @@ class Storm:
         self.moments: list[float] = []  # when the database was harmed
         kinds = [kind for kind, often in KINDS.items() for _ in range(often)]
         whole, rest = divmod(count, len(kinds))
-        self.left = kinds * whole + chance.sample(kinds, rest)
+        each = list(KINDS) if rest >= len(KINDS) else []  # however few: every kind
+        self.left = kinds * whole + each + chance.sample(kinds, rest - len(each))
         chance.shuffle(self.left)
         self._later: list[tuple[float, Callable[[], None]]] = []
         self.odd: list[str] = []

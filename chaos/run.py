@@ -28,8 +28,7 @@ from app.database import migrations
 from app.record import calendar
 from app.rehearsal.rehearse import EARLIEST, Span
 
-# How long, in told days, everything has to recover; and how long in real time at most.
-CALM = timedelta(days=3)
+# How long the calm may take, in real time.
 PATIENCE = 120.0
 
 _AT_WORK = "SELECT 1 FROM procrastinate_jobs WHERE status = 'doing' OR (status = 'todo' AND scheduled_at <= told.now())"
@@ -38,8 +37,8 @@ _AT_WORK = "SELECT 1 FROM procrastinate_jobs WHERE status = 'doing' OR (status =
 class Run:
     """One storm, from its seed to the verdict."""
 
-    def __init__(self, seed: int, faults: int, mondays: int, pause: float, folder: Path) -> None:
-        self.faults, self.mondays, self.pause = faults, mondays, pause
+    def __init__(self, seed: int, faults: int, mondays: int, calm: int, pause: float, folder: Path) -> None:
+        self.faults, self.mondays, self.calm, self.pause = faults, mondays, timedelta(days=calm), pause
         self.chance = random.Random(seed)
         first = EARLIEST + timedelta(weeks=self.chance.randrange(100))
         self.span = Span(calendar.due_at(first) - timedelta(minutes=1), None)
@@ -72,7 +71,7 @@ class Run:
         """Have everybody start anew with an end to told time, and wait for it."""
         for one in self.house.processes:
             self.storm.stop(one)
-        end = calendar.at(calendar.today(self.house.now() + CALM), dt.time(23, 30))
+        end = calendar.at(calendar.today(self.house.now() + self.calm), dt.time(23, 30))
         self.span = self.storm.span = Span(self.span.begin, end)
         while not self.storm.over:
             self._look("Calm", 0.02)
@@ -135,7 +134,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="what to draw everything from; printed")
     parser.add_argument("--faults", type=int, default=200, help="how many harms at least (200)")
     parser.add_argument("--mondays", type=int, default=10, help="how many Mondays at least (10)")
-    parser.add_argument("--pause", type=float, default=1.0, help="seconds between two harms, on average (1)")
+    parser.add_argument("--calm", type=int, default=3, help="told days to recover in (3)")
+    parser.add_argument("--pause", type=float, default=0.7, help="seconds between two harms, on average (0.7)")
     parser.add_argument("--folder", type=Path, default=Path(".alpha-monday") / "chaos", help="where logs are kept")
     parser.add_argument("--keep", action="store_true", help="keep the folder also when all is well")
     given = parser.parse_args()
@@ -144,7 +144,7 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     print(f"Seed {seed}. Logs: {folder}", flush=True)
-    run = Run(seed, given.faults, given.mondays, given.pause, folder)
+    run = Run(seed, given.faults, given.mondays, given.calm, given.pause, folder)
     try:
         run.live()
         holds = run.verdict()
