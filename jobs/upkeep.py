@@ -82,27 +82,27 @@ async def look_after(tools: Tools, stalled_after: float = STALLED_AFTER) -> Mend
         if not (await cursor.fetchone() or (False,))[0]:
             return None
         mended = Mended(
-            put_back=await _alone(conn, _put_back(conn, stalled_after)),
-            given_up=await _alone(conn, _give_up(conn, tools)),
-            deferred=await _alone(conn, _defer_due(conn, tools)),
-            begun=bool(await _alone(conn, _begin_monday(conn, tools))),
-            missed=await _alone(conn, _record_missed(conn, tools)),
+            put_back=await _alone(conn, _put_back, stalled_after),
+            given_up=await _alone(conn, _give_up, tools),
+            deferred=await _alone(conn, _defer_due, tools),
+            begun=bool(await _alone(conn, _begin_monday, tools)),
+            missed=await _alone(conn, _record_missed, tools),
         )
-        await _alone(conn, _offer_retakes(conn, tools))
-        await _alone(conn, _forget(conn))
+        await _alone(conn, _offer_retakes, tools)
+        await _alone(conn, _forget)
         await _remember(conn, mended, tools.now())
         return mended
 
 
-async def _alone(conn: Conn, step: Awaitable[int]) -> int:
+async def _alone(conn: Conn, step: Callable[..., Awaitable[int]], *arguments: object) -> int:
     """Return what a step of the round mended; one that fails takes nothing else with it."""
     try:
         async with conn.transaction():
-            return await step
+            return await step(conn, *arguments)
     except Exception as error:
         if is_away(error):
             raise
-        log.exception("upkeep failed", step=getattr(step, "__name__", ""))
+        log.exception("upkeep failed", step=step.__name__.strip("_"))
         return 0
 
 

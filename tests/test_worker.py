@@ -161,7 +161,7 @@ async def test_an_exhausted_pool(house):
         await until(lambda: taken(house, 1))
 
 
-@pytest.mark.parametrize("seconds", [0, 13, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [0, *(pytest.param(seconds, marks=pytest.mark.long) for seconds in (13, 60))])
 async def test_a_restart_of_postgres(tmp_path, clock, seconds):
     """Short, longer than a pool waits, and a minute: the worker comes back, and every morning is taken."""
     with tempfile.TemporaryDirectory(prefix="am-test-") as folder, EmbeddedPostgres(Path(folder), FAST) as postgres:
