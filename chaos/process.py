@@ -41,7 +41,12 @@ NOT_STARTED, CLOCK_BROKE = 3, 4
 
 
 class Clock(told.ToldClock):
-    """A told clock that asks for the time anew before anything else is done when its process stood still."""
+    """
+    A told clock that asks for the time anew before anything else is done when its process stood still.
+
+    Otherwise it would be days behind until its next beat, as if somebody had set it back: the ledger believes
+    that, and moves everybody's requests with it.
+    """
 
     asked = 0.0
 
@@ -50,8 +55,7 @@ class Clock(told.ToldClock):
         if self.lag and self.asked and monotonic() - self.asked > STOOD_STILL:
             with suppress(psycopg.Error), psycopg.connect(self.pool.conninfo, connect_timeout=1) as conn:
                 ((lag,),) = conn.execute("SELECT lag FROM told.clock").fetchall()
-                self.lag = timedelta(seconds=lag)
-            self.asked = monotonic()
+                self.lag, self.asked = timedelta(seconds=lag), monotonic()
         return super().now()
 
     async def _read(self, sql: str, *values: object) -> None:
