@@ -107,6 +107,7 @@ class Run:
         print("\nHarm done, and what the providers did:")
         for kind, count in self.storm.done.most_common():
             print(f"  {count:4}  {kind}")
+        print(f"  {self.storm.ended_by_itself:4}  starts in vain, for want of a database")
         assert self.span.until
         seen = Seen(self.span.until, self.heads, self.storm.done, self.storm.odd, self.house.verify)
         judge = Judge(self.house.rows, self.house.requests, seen)
