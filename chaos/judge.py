@@ -310,7 +310,7 @@ class Judge:
         batches = [row["created_at"] - at_nine(row["run_date"]) for row in self.batches]
         for what, late in (("checkpoints", checkpoints), ("batches", batches)):
             seconds = sorted(one.total_seconds() for one in late)
-            ninth = quantiles(seconds, n=10)[-1] if len(seconds) > 1 else seconds[0]
+            ninth = quantiles(seconds, n=10, method="inclusive")[-1] if len(seconds) > 1 else seconds[0]
             yield (
                 f"{len(late)} {what} were late by {median(seconds):.1f} s (median), {ninth:.0f} s (nine in ten), "
                 f"{seconds[-1]:.0f} s (all)"
