@@ -11,7 +11,7 @@ NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve graphiql test test-long test-pgbouncer audit bench migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
+.PHONY: help run serve graphiql test test-long test-pgbouncer chaos audit bench migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test-long: $(READY) ## Run the tests that take longer
 test-pgbouncer: $(READY) ## Run the tests that need PgBouncer
 	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || { echo "PgBouncer is missing. On Debian: apt-get install pgbouncer"; exit 1; }
 	@$(BIN)/python -m pytest -m pgbouncer $(ARGS)
+
+chaos: $(READY) ## Harm the service 200 times at random, then check every promise; ARGS="--help"
+	@$(BIN)/python chaos/run.py $(ARGS)
 
 audit: $(READY) ## Run what needs Node and Chromium: contract, clients, GraphiQL
 	@command -v node >/dev/null || { echo "Node is missing: install Node 20 or newer."; exit 1; }

@@ -47,7 +47,13 @@ MOST_SURPRISES = 5
 # A job that begins for the first time so long after it was due tells how late it is.
 LATE = timedelta(minutes=5)
 
-AWAY = (psycopg.OperationalError, ConnectorException, PoolTimeout)
+# The last is a process that stood still in a transaction: its connection was ended.
+AWAY = (
+    psycopg.OperationalError,
+    ConnectorException,
+    PoolTimeout,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
 
 # What Postgres says of a statement, although psycopg counts it among the troubles of a connection.
 _THERE = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.QueryCanceled)

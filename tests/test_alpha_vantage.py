@@ -294,6 +294,23 @@ async def test_five_attempts(client, provider, clock, pool):
     assert clock.now() - NOW == pytest.approx(timedelta(seconds=sum(clock.slept)), abs=timedelta(seconds=0.001))
 
 
+@pytest.mark.parametrize("still", [3600, -3600], ids=["it stood still", "its clock was set back"])
+async def test_old_leave_is_not_used(client, provider, clock, pool, still):
+    """A process that stood still between its leave and the request asks for leave again, and sends one request."""
+    provider.play(GOOD)
+    asking = client()
+    build, slow = asking.http.build_request, [still]
+
+    def after_a_while(*arguments, **more):
+        clock.time += timedelta(seconds=slow.pop() if slow else 0)
+        return build(*arguments, **more)
+
+    asking.http.build_request = after_a_while
+    assert (await asking.bars("IBM", NINE)).bars
+    assert len(provider.requests) == 1
+    assert await outcomes(pool) == ["failed", None]
+
+
 async def test_a_split_that_is_listed_twice(client, provider):
     """To the letter the same, it is one; with another factor nobody knows which is meant."""
     said = [{"effective_date": "2024-06-10", "split_factor": factor} for factor in ("10.0000", "10.0000", "4.0000")]

@@ -1,9 +1,12 @@
 """Connections that lie in a pool: found out when they have ended, and not asked when they have not."""
 
+import asyncio
+
 import psycopg
 import pytest
 
 from app.database import pools
+from jobs.queue import AWAY
 
 
 @pytest.fixture
@@ -37,3 +40,20 @@ async def test_a_connection_that_lives_is_not_asked(one, database):
     with psycopg.connect(database, autocommit=True) as conn:
         (last,) = conn.execute("SELECT query FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone()
     assert last == "SELECT 'the last that was asked'"
+
+
+async def test_a_transaction_that_stands_still_is_ended(database, monkeypatch):
+    """A process that froze with a lock in its hands does not keep it: the others go on, and it learns of its end."""
+    monkeypatch.setitem(pools._ON_EVERY_SESSION, "idle_in_transaction_session_timeout", "100ms")
+    lock = "SELECT pg_advisory_xact_lock(1)"
+    async with (
+        asyncio.timeout(10),
+        pools.opened(pools.make_pool(database, size=2)) as pool,
+        pool.connection() as frozen,
+    ):
+        await frozen.execute("BEGIN")
+        await frozen.execute(lock)
+        async with pool.connection() as other:
+            await other.execute(lock)
+        with pytest.raises(AWAY):
+            await frozen.execute("SELECT 'what it would have written'")

@@ -33,7 +33,14 @@ KEEPALIVES: dict[str, Any] = {
     "tcp_user_timeout": 30_000,
 }
 _told: WeakKeyDictionary[Pool, Callable[[], None]] = WeakKeyDictionary()
-_ON_EVERY_SESSION = {"search_path": SEARCH_PATH, "timezone": "UTC", "datestyle": "ISO", "jit": "off"}
+_ON_EVERY_SESSION = {
+    "search_path": SEARCH_PATH,
+    "timezone": "UTC",
+    "datestyle": "ISO",
+    "jit": "off",
+    # A process that stands still in a transaction holds its locks; after as long its jobs are put back, too.
+    "idle_in_transaction_session_timeout": "30s",
+}
 _GENERIC = {"plan_cache_mode": "force_generic_plan", "random_page_cost": "1"}
 _CARRIED = "SET timezone = 'UTC'; SET datestyle = 'ISO'"
 

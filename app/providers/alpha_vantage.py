@@ -44,6 +44,9 @@ SPLITS = "SPLITS"
 SOURCE = "alphavantage TIME_SERIES_DAILY"
 SPLITS_SOURCE = "alphavantage SPLITS"
 
+# Leave that is older than this is not used: whoever slept on it would collide with what was granted since.
+LEAVE_LASTS = timedelta(seconds=1)
+
 ATTEMPTS = 5
 LONGEST_PAUSE = 60.0
 _TIME_LIMIT = 30.0
@@ -129,7 +132,7 @@ class AlphaVantage:
                 return permit, []
             try:
                 async with self._outcome_of(permit):
-                    return permit, await self._read(function, ticker, reader)
+                    return permit, await self._read(function, ticker, reader, permit)
             except UnknownTicker:
                 if self._spelling_of(ticker) == ticker:
                     self._spelling.pop(ticker, None)  # neither is known now; nothing worked that could be remembered
@@ -162,28 +165,32 @@ class AlphaVantage:
             await self.ledger.fail(grant, Outcome.FAILED)
             raise
 
-    async def _read(self, function: str, ticker: str, reader: Callable[[dict[str, Any], str], list[T]]) -> list[T]:
+    async def _read(
+        self, function: str, ticker: str, reader: Callable[[dict[str, Any], str], list[T]], grant: Grant
+    ) -> list[T]:
         try:
-            return reader(await self._ask(function, ticker), ticker)
+            return reader(await self._ask(function, ticker, grant), ticker)
         except ProviderUnavailable as error:  # it may quote what was answered
             raise ProviderUnavailable(redact(str(error), self.key)[:_LONGEST_TEXT]) from None
 
-    async def _ask(self, function: str, ticker: str) -> dict[str, Any]:
+    async def _ask(self, function: str, ticker: str, grant: Grant) -> dict[str, Any]:
         symbol = self._spelling_of(ticker)
         size = {"outputsize": "compact"} if function == DAILY else {}
-        body = await self._get({"function": function, "symbol": symbol, **size})
+        body = await self._get({"function": function, "symbol": symbol, **size}, grant)
         return read(body, ticker, self.key, self.clock.now())
 
     def _spelling_of(self, ticker: str) -> str:
         """Return how to ask for `ticker`: class shares with a dash, until only the dot turns out to be known."""
         return self._spelling.get(ticker, ticker.replace(".", "-"))
 
-    async def _get(self, parameters: dict[str, str]) -> bytes:
+    async def _get(self, parameters: dict[str, str], grant: Grant) -> bytes:
         try:
             async with self._slots, asyncio.timeout(_TIME_LIMIT):
                 request = self.http.build_request(
                     "GET", f"{self.base_url}/query", params={**parameters, "apikey": self.key}
                 )
+                if abs(self.clock.now() - grant.at) > LEAVE_LASTS:
+                    raise ProviderUnavailable("This process stood still between its leave to ask and the request.")
                 response = await self.http.send(request, stream=True)
                 try:
                     return await _body(response, self.clock.now())

@@ -59,9 +59,10 @@ class Outcome(StrEnum):
 
 
 class Grant(Struct, frozen=True):
-    """Leave to send one request; `id` is where its outcome goes."""
+    """Leave to send one request, given at `at`; `id` is where its outcome goes."""
 
     id: int
+    at: datetime
 
 
 class Shared(Struct, frozen=True):
@@ -148,7 +149,7 @@ class Ledger:
                 (self.provider, function, symbol, now),
             )
             (id,) = await cursor.fetchone() or (0,)
-            return Grant(id)
+            return Grant(id, now)
 
     async def settle(self, conn: AsyncConnection[Any], grant: Grant, outcome: Outcome) -> None:
         """Write down what became of a request: an answer, in the transaction that stores what it said."""

@@ -41,6 +41,7 @@ CLOCK = "REHEARSAL_CLOCK"
 GAP = timedelta(seconds=1)
 HANG = 120.0
 TRICKLE = 0.2
+AWAY = timedelta(seconds=5)
 
 Now = Callable[[], Awaitable[datetime]]
 
@@ -210,23 +211,31 @@ def _idea(ticker: str, chance: Random) -> dict[str, str]:
 
 
 def told_by(conninfo: str) -> Now:
-    """Return what asks the rehearsal's database for the time; while that is away, time goes on from the last answer."""
+    """
+    Return what asks the rehearsal's database for the time.
+
+    While that is away it is waited for, and then time goes on from the last answer: told time leaps between answers.
+    """
     lag = timedelta(0)
     connection: psycopg.AsyncConnection[Any] | None = None
     real = RealClock()
 
     async def now() -> datetime:
         nonlocal connection, lag
-        try:
-            if connection is None or connection.closed:
-                connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
-            row = await (await connection.execute("SELECT told.now()")).fetchone()
-            assert row
-            told: datetime = row[0].astimezone(UTC)
-            lag = real.now() - told
-        except psycopg.Error:
-            connection = None
-        return real.now() - lag
+        asked = real.now()
+        while real.now() - asked < AWAY:
+            try:
+                if connection is None or connection.closed:
+                    connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+                row = await (await connection.execute("SELECT told.now()")).fetchone()
+                assert row
+                told: datetime = row[0].astimezone(UTC)
+                lag = real.now() - told
+                break
+            except psycopg.Error:
+                connection = None
+                await real.sleep(0.05)
+        return asked - lag
 
     return now
 

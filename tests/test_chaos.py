@@ -1,0 +1,115 @@
+"""A small storm, and that the judge of storms sees what does not hold. `make chaos` is the large one."""
+
+import importlib.util
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from app.database.embedded import EmbeddedPostgres
+
+CHAOS = Path(__file__).parents[1] / "chaos"
+SEED, HARMS = "5", 9
+
+
+@pytest.fixture(scope="module")
+def storm(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """One harm of each kind in the first days of two overlapping batches; what was said, and the folder."""
+    folder = tmp_path_factory.mktemp("chaos")
+    options = [
+        "--seed",
+        SEED,
+        "--faults",
+        str(HARMS),
+        "--mondays",
+        "1",
+        "--calm",
+        "1",
+        "--pause",
+        "0.5",
+        "--folder",
+        str(folder),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(CHAOS / "run.py"), "--keep", *options],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    return done, folder / SEED
+
+
+def test_every_promise_is_kept_in_a_small_storm(storm):
+    """Processes, connections and Postgres are killed and frozen, jobs deleted; nothing of it shows afterwards."""
+    done, folder = storm
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    assert done.stdout.count("  ok    ") == 11
+    assert len((folder / "harm.jsonl").read_text().splitlines()) == HARMS
+    assert "2 Mondays" in done.stdout
+
+
+# The judge
+
+
+@pytest.fixture(scope="module")
+def judge() -> Any:
+    """The judge, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location("chaos_judge", CHAOS / "judge.py")
+    assert spec
+    assert spec.loader
+    sys.modules[spec.name] = found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def aftermath(storm) -> Iterator[str]:
+    """The address of the storm's database."""
+    with EmbeddedPostgres(storm[1] / "postgres") as postgres:
+        yield postgres.address("chaos")
+
+
+WRONGS = [
+    ("1", "UPDATE batches SET run_date = run_date + 7 WHERE run_date = (SELECT max(run_date) FROM batches)"),
+    ("2", "DELETE FROM checkpoints WHERE day = 2"),
+    ("3", "UPDATE pick_checkpoint_metrics SET vs_benchmark_pct = vs_benchmark_pct + 1e-20"),
+    ("4", "UPDATE closes SET close = close + 0.01 WHERE id = (SELECT id FROM closes LIMIT 1)"),
+    ("5", "DELETE FROM journal WHERE seq = (SELECT max(seq) FROM journal)"),
+    (
+        "7",
+        "INSERT INTO provider_requests (provider, function, symbol, at) SELECT provider, function, symbol, "
+        "at + interval '0.9 s' FROM provider_requests LIMIT 1",
+    ),
+    ("9", "DELETE FROM generations WHERE run_date = (SELECT max(run_date) FROM batches)"),
+    ("A", "UPDATE procrastinate_jobs SET status = 'doing' WHERE id = (SELECT min(id) FROM procrastinate_jobs)"),
+]
+
+
+@pytest.mark.parametrize(("invariant", "wrong"), WRONGS, ids=[one for one, _ in WRONGS])
+def test_the_judge_sees_what_is_wrong(storm, judge, aftermath, invariant, wrong):
+    """Each invariant holds after the storm, and no longer does when a little of what it is about is changed."""
+    with psycopg.connect(aftermath, options="-c search_path=public,queue,operations -c timezone=UTC") as conn:
+        rows = lambda sql: conn.execute(sql).fetchall()  # noqa: E731
+        ((until,),) = rows("SELECT until FROM told.clock")
+        heads = set(rows("SELECT seq, hash FROM journal"))
+        seen = judge.Seen(until.astimezone(UTC), heads, Counter(SIGSTOP=HARMS), [], None)
+        conn.execute("SET session_replication_role = replica")  # the record's own guards would refuse
+        invariant_of(judge, rows, storm, seen, invariant)()
+        conn.execute(wrong)
+        with pytest.raises(judge.Misfit):
+            invariant_of(judge, rows, storm, seen, invariant)()
+        conn.rollback()
+
+
+def invariant_of(judge: Any, rows: Any, storm: Any, seen: Any, number: str) -> Any:
+    """Ask a new judge for an invariant."""
+    its = judge.Judge(rows, storm[1] / "requests.jsonl", seen)
+    return getattr(its, next(name for name in dir(its) if name.startswith(f"inv_{number}_")))
