@@ -81,6 +81,9 @@ class Run:
                 self.storm.odd.append(f"told time has come no further than {self.told} in {PATIENCE:.0f} s of calm")
                 return
             self._look("Calm", 0.05)
+        # Two of them may have lived through the calm before the third had started.
+        while any(one.unwell() for one in self.house.processes) and time.monotonic() < give_up:
+            time.sleep(0.1)
         self.storm.odd += [f"{one.name} is not well: {said}" for one in self.house.processes if (said := one.unwell())]
 
     def _look(self, when: str, pause: float) -> None:

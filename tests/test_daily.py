@@ -516,8 +516,8 @@ async def test_one_upkeep_at_a_time(house, pool):
     assert len(await house.jobs()) == 1
 
 
-async def test_upkeep_goes_round_once_a_minute(house):
-    """The loop looks after the promises and waits a told minute between two rounds."""
+async def test_upkeep_goes_round_twice_a_minute(house):
+    """The loop looks after the promises and waits half a told minute between two rounds."""
     await house.a_batch()
     await without_jobs(house)
     house.clock.time = new_york(TUESDAY)
@@ -527,7 +527,7 @@ async def test_upkeep_goes_round_once_a_minute(house):
     keeping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await keeping
-    assert set(house.clock.slept) == {60.0}
+    assert set(house.clock.slept) == {30.0}
     assert len(await house.jobs()) == 1
 
 

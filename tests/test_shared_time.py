@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
+from app.database.rehearsed import CLOCK
 from app.rehearsal.standins import told_by
 from app.rehearsal.told import INSTALL
 from jobs import upkeep
@@ -17,7 +18,7 @@ DAY = 86_400.0
 def conn(database) -> Iterator[psycopg.Connection]:
     """A connection to a database that lives a day behind."""
     with psycopg.connect(database, autocommit=True) as conn:
-        conn.execute(INSTALL)
+        conn.execute(CLOCK + INSTALL)
         conn.execute("INSERT INTO told.clock (lag, seen) VALUES (%s, now())", (DAY,))
         yield conn
 

@@ -16,6 +16,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from time import monotonic
 from typing import Any, TypeVar
 
 import httpx
@@ -44,8 +45,8 @@ SPLITS = "SPLITS"
 SOURCE = "alphavantage TIME_SERIES_DAILY"
 SPLITS_SOURCE = "alphavantage SPLITS"
 
-# Leave that is older than this is not used: whoever slept on it would collide with what was granted since.
-LEAVE_LASTS = timedelta(seconds=1)
+# Leave that is older than so many seconds is not used: whoever slept on it would collide with what was granted since.
+LEAVE_LASTS = 1.0
 
 ATTEMPTS = 5
 LONGEST_PAUSE = 60.0
@@ -189,7 +190,7 @@ class AlphaVantage:
                 request = self.http.build_request(
                     "GET", f"{self.base_url}/query", params={**parameters, "apikey": self.key}
                 )
-                if abs(self.clock.now() - grant.at) > LEAVE_LASTS:
+                if monotonic() - grant.at > LEAVE_LASTS:
                     raise ProviderUnavailable("This process stood still between its leave to ask and the request.")
                 response = await self.http.send(request, stream=True)
                 try:

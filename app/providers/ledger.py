@@ -14,6 +14,7 @@ requests look older than they are; if the provider then says that it is too much
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -59,10 +60,10 @@ class Outcome(StrEnum):
 
 
 class Grant(Struct, frozen=True):
-    """Leave to send one request, given at `at`; `id` is where its outcome goes."""
+    """Leave to send one request, given at `at` of this process's monotonic clock; `id` is where its outcome goes."""
 
     id: int
-    at: datetime
+    at: float
 
 
 class Shared(Struct, frozen=True):
@@ -129,7 +130,7 @@ class Ledger:
     async def _decide(self, function: str, symbol: str, since: datetime | None) -> Grant | Shared | Later:
         async with self.pool.connection() as conn, conn.transaction():
             await conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK % 2**31, self.provider))
-            now = self.clock.now()
+            now, began = self.clock.now(), monotonic()
             times = await self._times(conn)
             if times and times[0] - now > LAPSE:
                 times = await self._set_back(conn, times[0] - now, now)
@@ -149,7 +150,7 @@ class Ledger:
                 (self.provider, function, symbol, now),
             )
             (id,) = await cursor.fetchone() or (0,)
-            return Grant(id, now)
+            return Grant(id, began)
 
     async def settle(self, conn: AsyncConnection[Any], grant: Grant, outcome: Outcome) -> None:
         """Write down what became of a request: an answer, in the transaction that stores what it said."""
