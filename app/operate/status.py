@@ -164,11 +164,11 @@ def needs(stands: Standing) -> Iterator[str]:
     """Say what a person must do."""
     if not stands.works:
         command = "rehearse" if stands.rehearsed else "serve"
-        heard = (
-            f" (the last was heard {lasting(timedelta(seconds=stands.workers[0].silent))} ago)"
-            if stands.workers
-            else ""
-        )
+        heard = ""
+        if stands.workers:
+            heard = f" (the last was heard {lasting(timedelta(seconds=stands.workers[0].silent))} ago)"
+        elif stands.upkeep:  # it signed off
+            heard = f" (upkeep's last round was {lasting(stands.at - stands.upkeep.last_round_at)} ago)"
         yield f"No worker runs{heard}, so nothing is picked or measured: start the service, `alpha-monday {command}`."
     elif not stands.standing_still and _without_upkeep(stands):
         yield (
