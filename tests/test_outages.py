@@ -6,6 +6,9 @@ an outage does: a mere pause of a rehearsal is no time at all.
 """
 
 import json
+import signal
+import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -16,9 +19,10 @@ from typing import Any
 import psycopg
 import pytest
 from click.testing import CliRunner
-from commands import run, standins
+from commands import ALPHA_MONDAY, environment, run, standins
 from job_tools import new_york
 from judged import Series, series_of
+from processes import until
 from psycopg.rows import dict_row
 
 from app.operate.status import status
@@ -88,16 +92,23 @@ class Record:
         lines = map(json.loads, (self.folder / ".alpha-monday" / "requests.jsonl").read_text().splitlines())
         return [{**line, "at": datetime.fromisoformat(line["at"])} for line in lines]
 
+    @property
+    def questions(self) -> int:
+        """How often the model was asked, by the stand-ins' log."""
+        if not (self.folder / ".alpha-monday" / "requests.jsonl").exists():
+            return 0
+        return sum(one["provider"] == "openai" for one in self.requests)
+
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory, create) -> Record:
     """Seven weeks of autumn with two outages, and a third one until after New Year."""
     record = Record(tmp_path_factory.mktemp("outages"), create())
     record.live(2, LATE - timedelta(days=1))
-    for back, until in zip(AGAIN, (SLEPT, GONE, END), strict=True):
+    for back, end in zip(AGAIN, (SLEPT, GONE, END), strict=True):
         record.be_away_until(back)
         record.look()
-        record.live(2, until)
+        record.live(2, end)
         record.look()
     return record
 
@@ -357,3 +368,99 @@ def test_the_half_day_after_thanksgiving(record, series):
     ]
     on_the_half_day = [one for one in fortnights if one["trading_day"] == half]
     assert [one["benchmark"] for one in on_the_half_day] == [series["SPY"].closes[half]] * 2
+
+
+# Told to stop in the middle of a question
+
+# What a running job may take to end, and what open requests may before it.
+DRAIN, REQUESTS = 20, 10
+CUT = (False, "No answer was stored: whoever asked was cut off.", False)
+
+
+def cut(record: Record) -> float:
+    """Live until the model is asked and does not answer, then say stop; how long it took to be gone."""
+    faults = record.folder / "faults.json"
+    faults.write_text(json.dumps([{"provider": "openai", "fault": "hang"}]))
+    asked = record.questions
+    process = subprocess.Popen(
+        [ALPHA_MONDAY, "rehearse", "--weeks", "1", "--until", "2026-10-05", "--calm", "--no-serve", "--faults", faults],
+        cwd=record.folder,
+        env=environment(DATABASE_URL=record.address),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: record.questions > asked, 30)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert process.wait(60) == 143
+        return time.monotonic() - began
+    finally:
+        process.kill()
+        process.wait()
+
+
+def told(record: Record) -> list[tuple[Any, ...]]:
+    """What became of the questions: accepted, why not, and whether there was an answer; by rows and by the journal."""
+    rows = record.rows(
+        "SELECT accepted, refusal, answered_at IS NOT NULL AS answered FROM generations ORDER BY attempt"
+    )
+    journal = [
+        json.loads(one["content"])["generation"]
+        for one in record.rows("SELECT content FROM journal WHERE kind = 'GENERATION' ORDER BY seq")
+    ]
+    kept = [(one["accepted"], one.get("refusal"), "answered_at" in one) for one in journal]
+    assert kept == [(str(one["accepted"]).lower(), one["refusal"], one["answered"]) for one in rows]
+    return [tuple(one.values()) for one in rows]
+
+
+def weekly_jobs(record: Record) -> list[tuple[str, int]]:
+    return [
+        (one["status"], one["attempts"])
+        for one in record.rows(
+            "SELECT status::text, attempts FROM queue.procrastinate_jobs WHERE task_name = 'pick_week' ORDER BY id"
+        )
+    ]
+
+
+def test_told_to_stop_in_the_middle_of_a_question(tmp_path, create):
+    """It is gone within its bound, the job waits, and the next process asks once more when the question has lapsed."""
+    monday = Record(tmp_path, create())
+    took = cut(monday)
+    print(f"gone {took:.1f} s after SIGTERM")
+    assert took < DRAIN + REQUESTS
+    assert weekly_jobs(monday) == [("todo", 1)]
+    assert monday.rows("SELECT accepted FROM generations") == [{"accepted": None}]
+    assert monday.rows("SELECT FROM journal UNION ALL SELECT FROM operations.provider_requests") == []
+    assert monday.rows("SELECT FROM queue.procrastinate_workers") == []  # it signed off
+
+    monday.live(1, date(2026, 10, 5))
+    assert monday.questions == 2
+    assert told(monday) == [CUT, (True, None, True)]
+    first, second = monday.rows("SELECT asked_at FROM generations ORDER BY attempt")
+    assert timedelta(seconds=65) <= second["asked_at"] - first["asked_at"] < timedelta(seconds=120)
+    assert {status for status, _ in weekly_jobs(monday)} == {"succeeded"}
+    kinds = [one["kind"] for one in monday.rows("SELECT kind::text FROM journal ORDER BY seq LIMIT 3")]
+    assert kinds == ["GENERATION", "GENERATION", "BATCH"]
+    ledger = monday.rows("SELECT outcome, count(*) FROM operations.provider_requests GROUP BY outcome")
+    assert [tuple(one.values()) for one in ledger] == [("answered", 4)]
+    assert run("verify", cwd=tmp_path, DATABASE_URL=monday.address).returncode == 0
+
+
+@pytest.mark.long
+def test_told_to_stop_three_times(tmp_path, create):
+    """Three questions are all that a Monday has, whoever cut them off: it has failed, and says why."""
+    monday = Record(tmp_path, create())
+    for _ in range(3):
+        assert cut(monday) < DRAIN + REQUESTS
+    monday.live(1, date(2026, 10, 5))
+    assert monday.questions == 3
+    assert told(monday) == [CUT] * 3
+    (batch,) = monday.rows("SELECT status::text, failure_reason, failure FROM batches")
+    assert tuple(batch.values()) == (
+        "failed",
+        "PROVIDER_ERROR",
+        f"3 questions brought no usable answer. The last: {CUT[1]}",
+    )
+    assert run("verify", cwd=tmp_path, DATABASE_URL=monday.address).returncode == 0
