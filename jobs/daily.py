@@ -25,7 +25,7 @@ from jobs.queue import Retry, app, tools
 
 log = structlog.get_logger()
 
-# How long, and how often looked for, the mornings of older batches come first.
+# How long, and how often looked for, older mornings come first.
 _PATIENCE = timedelta(minutes=5)
 _LOOK = 2.0
 
@@ -52,8 +52,9 @@ async def defer_retakes(conn: Conn, skipped: Sequence[Due], why: str) -> list[in
 
 def _job(one: Due, **more: str) -> Job:
     kwargs = {"batch_id": str(one.batch_id), "day": one.day, **more}
-    # Where requests are scarce the oldest batch comes first.
-    return take_checkpoint.configure(schedule_at=one.at, priority=one.day).job.evolve(task_kwargs=kwargs)
+    # The oldest batch first, its days in the order of their ids; before all a weekly job, whose day is soon over.
+    first = -one.run_date.toordinal()
+    return take_checkpoint.configure(schedule_at=one.at, priority=first).job.evolve(task_kwargs=kwargs)
 
 
 async def _defer_all(conn: Conn, jobs: list[Job]) -> list[int]:
@@ -101,7 +102,7 @@ async def _take(
         ended = _ended(await batches.endings_of(conn, batch.id), session)
     # A second chance has attempts of its own.
     begun = calendar.asked_since(tools.now()) if before else calendar.due_at(batch.run_date, day)
-    await _let_older_go_first(tools, batch)
+    await _let_older_go_first(tools, batch, day)
     try:
         bind_contextvars(step="closes")
         tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if pick.id not in ended)]
@@ -120,8 +121,12 @@ async def _take(
         await _compute(tools, batch, day, before, found)
 
 
-async def _let_older_go_first(tools: Tools, batch: Batch) -> None:
-    """Wait while an older batch's morning is at work: two that share too few requests would both go without."""
+async def _let_older_go_first(tools: Tools, batch: Batch, day: int) -> None:
+    """
+    Wait while a morning of an older batch, or an earlier one of this, is at work.
+
+    Two that share too few requests would both go without; and what was missed is made up for in order.
+    """
     until = tools.now() + _PATIENCE
     while tools.now() < until:
         async with transaction(tools.pool, at_once=False) as conn:
@@ -131,9 +136,9 @@ async def _let_older_go_first(tools: Tools, batch: Batch) -> None:
                 FROM procrastinate_jobs
                 JOIN batches ON batches.id::text = args ->> 'batch_id'
                 WHERE task_name = %s AND procrastinate_jobs.status = 'doing' AND NOT args ? 'retake'
-                    AND run_date < %s
+                    AND (run_date, (args ->> 'day')::integer) < (%s, %s)
                 """,
-                (take_checkpoint.name, batch.run_date),
+                (take_checkpoint.name, batch.run_date, day),
             )
             if cursor.rowcount == 0:
                 return

@@ -166,7 +166,9 @@ async def _choose(tools: Tools, run_date: date, questions: int) -> tuple[Generat
         if last and last.accepted is None:
             if (lapses := last.asked_at + LAPSE) > tools.now():
                 raise QuestionInProgress("A question to the model is open.", lapses)
-            await _complete(tools, replace(last, accepted=False, refusal="No answer arrived in time."))
+            await _complete(
+                tools, replace(last, accepted=False, refusal="No answer was stored: whoever asked was cut off.")
+            )
         elif last and len(asked) >= questions:
             told = f"{len(asked)} questions brought no usable answer. The last: {last.refusal}"
             raise UnusableAnswer(told) if last.answered_at else ProviderUnavailable(told)

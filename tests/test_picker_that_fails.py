@@ -263,7 +263,10 @@ async def test_a_crash_in_the_middle_of_a_question(on_stage):
         stage.clock.time = open_.value.at
         await stage.begin()
         assert stage.questions == 2
-        assert await stage.generations() == [(1, False, "No answer arrived in time."), (2, True, None)]
+        assert await stage.generations() == [
+            (1, False, "No answer was stored: whoever asked was cut off."),
+            (2, True, None),
+        ]
         assert await stage.journal() == ["1 refused", "2 accepted", "BATCH active"]
         assert await stage.picks() == CHOSEN
 

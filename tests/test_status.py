@@ -75,7 +75,8 @@ async def test_an_empty_record(house, words):
     facts, notes, to_do = await words()
     assert notes == []
     assert to_do == [
-        "No worker runs, so nothing is picked or measured: start the service, `alpha-monday serve`.",
+        "No worker runs, so nothing is picked or measured: start the service, `alpha-monday serve` or "
+        "`alpha-monday work`.",
     ]
     assert {"workers: none", "upkeep: never made a round", "Monday 2026-10-26: no batch", "journal: empty"} <= set(
         facts

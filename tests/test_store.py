@@ -377,7 +377,7 @@ async def test_a_late_answer_does_not_replace_a_lapse(pool):
     question = a_question()
     async with pools.transaction(pool) as conn:
         await generations.claim(conn, question)
-        lapsed = replace(question, accepted=False, refusal="No answer arrived in time.")
+        lapsed = replace(question, accepted=False, refusal="No answer was stored: whoever asked was cut off.")
         assert await generations.complete(conn, lapsed, AT + timedelta(minutes=2))
         assert not await generations.complete(conn, answered(question), AT + timedelta(minutes=3))
         assert await generations.of(conn, "main", MONDAY) == [lapsed]

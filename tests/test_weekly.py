@@ -296,7 +296,10 @@ async def test_a_crash_in_the_middle_of_a_question(house):
 
     house.clock.time = waiting.value.at
     await house.begin()
-    assert await house.rows(GENERATIONS) == [(1, False, "No answer arrived in time."), (2, True, None)]
+    assert await house.rows(GENERATIONS) == [
+        (1, False, "No answer was stored: whoever asked was cut off."),
+        (2, True, None),
+    ]
     assert [entry.kind for entry in await house.journal()] == ["GENERATION", "GENERATION", "BATCH"]
     assert house.questions[0] == house.questions[1]  # there was nothing to tell the model
 
@@ -310,7 +313,7 @@ async def test_an_answer_at_the_last_moment(house):
             answered,
             **dict.fromkeys(("answered_at", "answered_model", "answer", "request_id")),
             accepted=False,
-            refusal="No answer arrived in time.",
+            refusal="No answer was stored: whoever asked was cut off.",
         )
         async with conn.transaction():
             assert not await generations.complete(conn, given_up, house.clock.now())

@@ -16,6 +16,7 @@ from app.record.model import BatchStatus, FailureReason
 
 # Upkeep makes a round a minute: what it has not seen to after some is in nobody's hands.
 _PATIENCE = timedelta(minutes=10)
+_JUST_NOW = timedelta(minutes=2)
 # A close is asked for until the evening, a spent quota is free again in a day.
 _LONGEST_MORNING = timedelta(hours=36)
 _RETAKEN = timedelta(days=2)
@@ -163,16 +164,18 @@ def _in_hand(one: Awaited, stands: Standing) -> str:
 def needs(stands: Standing) -> Iterator[str]:
     """Say what a person must do."""
     if not stands.works:
-        command = "rehearse" if stands.rehearsed else "serve"
-        heard = (
-            f" (the last was heard {lasting(timedelta(seconds=stands.workers[0].silent))} ago)"
-            if stands.workers
-            else ""
-        )
-        yield f"No worker runs{heard}, so nothing is picked or measured: start the service, `alpha-monday {command}`."
+        start = "`alpha-monday rehearse`" if stands.rehearsed else "`alpha-monday serve` or `alpha-monday work`"
+        heard = maybe = ""
+        if stands.workers:
+            heard = f" (the last was heard {lasting(timedelta(seconds=stands.workers[0].silent))} ago)"
+        elif stands.upkeep:  # it signed off
+            heard = f" (upkeep's last round was {lasting(stands.at - stands.upkeep.last_round_at)} ago)"
+        if stands.upkeep and stands.at - stands.upkeep.last_round_at < _JUST_NOW:
+            maybe = " One that runs has another within a minute, or its log says why not: `worker starts again`."
+        yield f"No worker runs{heard}, so nothing is picked or measured: start the service, {start}.{maybe}"
     elif not stands.standing_still and _without_upkeep(stands):
         yield (
-            f"A worker runs, but no upkeep ({_upkeep(stands)}): only `alpha-monday serve` has one. "
+            f"A worker runs, but no upkeep ({_upkeep(stands)}): only that of `alpha-monday serve` or `work` has one. "
             "Where that runs, its log says what keeps it, `upkeep failed`."
         )
     yield from _needs_of_the_monday(stands)

@@ -1,0 +1,167 @@
+"""What `/live`, `/health` and `status` say while something is wrong, and when it is over."""
+
+import re
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+from commands import run
+from job_tools import MONDAY, new_york
+from job_tools import clock as clock
+from job_tools import house as house
+from processes import KEYS, Started, asked, change, serving, settle, started, until
+from provider_server import Reply, refusing
+
+from app import settings
+from app.database import migrations, pools
+from app.database.embedded import FAST, EmbeddedPostgres
+from app.operate import standing, status
+from app.record import calendar
+from app.record.model import SERIES, batch_id
+from app.tools import RealClock
+from jobs import daily, upkeep
+
+WELL = {"database": "alive", "worker": "alive"}
+HEARD = "SELECT FROM procrastinate_workers WHERE last_heartbeat > now() - interval '6 s'"
+
+
+class Lived(NamedTuple):
+    """A service on a Postgres of its own, whose providers are both out of reach."""
+
+    postgres: EmbeddedPostgres
+    database: str
+    folder: Path
+    server: Started
+
+    def health(self) -> tuple[int, dict[str, str]]:
+        """What `/health` says; `/live` says that the process answers, whatever else is wrong."""
+        assert httpx.get(f"{self.server.told}/live").json() == {"status": "alive"}
+        answer = httpx.get(f"{self.server.told}/health", timeout=10)
+        return answer.status_code, answer.json()
+
+    def status(self) -> tuple[int, list[str]]:
+        """What `alpha-monday status` says."""
+        done = run("status", cwd=self.folder, DATABASE_URL=self.database)
+        return done.returncode, (done.stdout + done.stderr).splitlines()
+
+
+@asynccontextmanager
+async def lives(folder: Path, *, quiet: bool = True) -> AsyncIterator[Lived]:
+    """Serve and work: this week's Monday has failed, nothing is due, and no provider can be reached."""
+    with (
+        tempfile.TemporaryDirectory(prefix="am-test-") as data,
+        EmbeddedPostgres(Path(data), FAST) as postgres,
+        refusing() as nobody,
+    ):
+        database = postgres.database("health")
+        await migrations.migrate(database, RealClock().now())
+        async with pools.opened(pools.make_pool(database)) as pool:
+            await settle(pool)
+        there = {"DATABASE_URL": database, "OPENAI_BASE_URL": nobody, "ALPHA_VANTAGE_BASE_URL": nobody, **KEYS}
+        with started("serve", cwd=folder, says="Serving GraphQL at ", quiet=quiet, **there) as server:
+            lived = Lived(postgres, database, folder, server)
+            until(lambda: asked(database, HEARD) and lived.health() == (200, WELL), 30)
+            yield lived
+
+
+async def test_a_failed_monday_and_a_spent_quota(tmp_path):
+    """Both are no matter of health, and `status` tells of them; nor is a provider that is out of reach."""
+    async with lives(tmp_path) as lived:
+        monday = calendar.latest_run_date(RealClock().now())
+        lasts = monday == calendar.today(RealClock().now())
+        code, said = lived.status()
+        assert f"Monday {monday}: failed (MISSED: It is only a test.)" in said
+        assert (code, lived.health()) == (1 if lasts else 0, (200, WELL))
+        assert said[-1].endswith("runs it again, until it is over in New York." if lasts else "All is well.")
+
+        change(
+            lived.database,
+            "INSERT INTO operations.provider_requests (provider, function, symbol, at, ended_at, outcome) "
+            "SELECT 'alphavantage', 'SPLITS', 'XOM', at, at, 'answered' "
+            "FROM generate_series(now() - interval '24 min', now(), '1 min') AS at",
+        )
+        _, said = lived.status()
+        (spent,) = [line for line in said if "quota" in line]
+        assert spent.startswith("note: The quota of Alpha Vantage is spent until ")
+        assert spent.endswith(" in New York: what needs prices waits.")
+        assert lived.health() == (200, WELL)
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(20, marks=pytest.mark.long)])
+async def test_postgres_is_away(tmp_path, seconds):
+    """It is told of at once, and so is its return; the worker is back a little later, by itself."""
+    async with lives(tmp_path, quiet=False) as lived:
+        lived.postgres.stop()
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            code, parts = lived.health()
+            assert (code, parts["database"]) == (503, "away")
+            refused = httpx.post(f"{lived.server.told}/graphql", json={"query": "{ latestBatch { id } }"}, timeout=10)
+            assert refused.status_code == 503
+        code, said = lived.status()
+        assert (code, len(said)) == (1, 1)
+        assert re.fullmatch("alpha-monday: The database at .* cannot be reached: .* Check DATABASE_URL.", said[0])
+
+        lived.postgres.start()
+        there = until(lambda: lived.health()[1]["database"] == "alive", 40)
+        heard = until(lambda: asked(lived.database, HEARD), 60)
+        assert not [line for line in lived.status()[1] if "No worker" in line]
+        print(f"away for {seconds} s: there {there:.1f} s after its return, a worker heard {heard:.1f} s later")
+        if seconds > 3:  # a worker that has only just begun is not yet taken for one that lasts
+            print(f"healthy {until(lambda: lived.health() == (200, WELL), 40):.1f} s later")
+
+
+async def test_a_worker_that_fails_over_and_over(tmp_path):
+    """`/health` says that it is away, `status` that none is heard, and where it is said why."""
+    async with lives(tmp_path, quiet=False) as lived:
+        change(lived.database, "ALTER FUNCTION queue.procrastinate_fetch_job_v2 RENAME TO gone")
+        took = until(lambda: lived.health() == (503, {"database": "alive", "worker": "away"}), 30)
+        print(f"told of after {took:.1f} s")
+        until(lambda: not asked(lived.database, "SELECT FROM procrastinate_workers"), 10)
+        code, said = lived.status()
+        assert code == 1
+        (line,) = [line for line in said if "No worker" in line]
+        assert re.match(
+            r"to do: No worker runs \(.* ago\), so nothing is picked or measured: start the service, ", line
+        )
+        assert line.endswith(
+            " One that runs has another within a minute, or its log says why not: `worker starts again`."
+        )
+        assert "worker starts again" in lived.server.log
+
+
+def test_a_server_without_a_worker(database, tmp_path):
+    """It is healthy without one; that nobody works is what `status` says, and what to start beside it."""
+    with serving(tmp_path, DATABASE_URL=database) as server:
+        assert httpx.get(f"{server.told}/health").json() == {"database": "alive", "worker": "switched off"}
+        done = run("status", cwd=tmp_path, DATABASE_URL=database)
+        assert done.returncode == 1
+        assert "workers: none" in done.stdout
+        assert (
+            "to do: No worker runs, so nothing is picked or measured: start the service, `alpha-monday serve` or "
+            "`alpha-monday work`.\n" in done.stdout
+        )
+
+
+async def test_a_provider_that_is_down(house):
+    """The morning ends skipped with what was said, and is looked at again by itself; nobody needs to do anything."""
+    await house.a_batch()
+    tuesday = MONDAY + timedelta(days=1)
+    house.clock.time = new_york(tuesday)
+    house.world.instead = [Reply(status=503)] * 5
+    await daily.take(house.tools, batch_id(SERIES, MONDAY), 1)
+    await house.rows("INSERT INTO procrastinate_workers DEFAULT VALUES")
+    await house.rows("DELETE FROM procrastinate_jobs WHERE args ->> 'day' = '1'")
+    await upkeep.look_after(house.tools)
+    stands = await standing.now(house.tools.pool, settings.load({}), house.clock)
+    assert list(status.notes(stands)) == [
+        "Day 1 of 2026-10-26 has no prices (PROVIDER_ERROR: Alpha Vantage answered 503.). Upkeep has it looked at "
+        "again once a day."
+    ]
+    assert list(status.needs(stands)) == []
