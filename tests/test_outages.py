@@ -172,7 +172,7 @@ def test_monday_to_thursday(record):
         "note: Day 2 of 2025-11-17 is overdue by 1 d 1 h",
         "note: Day 10 of 2025-11-10 is overdue by 1 h 15 min",
     ]
-    assert notes(away)[6] == "note: 1 more checkpoints are overdue, dated later."
+    assert notes(away)[6] == "note: 1 more checkpoint is overdue, dated later."
     assert notes(away)[7].startswith("to do: No worker runs (upkeep's last round was 2 d 1")
     assert notes(back)[0] == (
         "note: 4 checkpoints were taken late in the last four weeks, day 1 of 2025-11-17 by 2 d 1 h."
