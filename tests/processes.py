@@ -163,9 +163,9 @@ async def pick(database: str, pool: Pool, provider: ProviderServer, world: World
     provider.requests.clear()
 
 
-def let_go(database: str) -> None:
-    """Let all mornings be due."""
-    change(database, "UPDATE procrastinate_jobs SET scheduled_at = NULL")
+def let_go(database: str, which: str = "true") -> None:
+    """Let all mornings be due, or those that a condition holds for."""
+    change(database, f"UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE {which}")
 
 
 def left(database: str) -> list[tuple[str, int, int]]:
