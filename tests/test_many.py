@@ -41,7 +41,9 @@ def test_a_server_without_a_worker_is_healthy(database, tmp_path):
         assert asked(database, "SELECT FROM procrastinate_workers") == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)], ids=["SIGTERM", "SIGINT"]
+)
 async def test_a_worker_drains(number, database, pool, tmp_path):
     """Told to stop, it signs off within its bound; a job that hangs is put back for the next one."""
     await settle(pool)

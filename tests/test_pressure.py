@@ -131,6 +131,7 @@ def connection(address: str, buffer: int = 0) -> socket.socket:
     return one
 
 
+@pytest.mark.long
 async def test_more_than_may_wait(address, database):
     """Whoever finds as much under way as may be hears of it soon, in the form of all refusals."""
     async with locked(database), AsyncExitStack() as stack:
@@ -205,6 +206,7 @@ GENERATED = """
 """
 
 
+@pytest.mark.long
 async def test_a_database_that_stands_still(database, tmp_path):
     """Nothing arrives, nothing ends: the API says so within its limits, and answers again soon after."""
     async with AsyncExitStack() as stack:

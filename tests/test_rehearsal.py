@@ -303,6 +303,7 @@ UNION ALL SELECT 'journal', seq::text, hash FROM journal
 """
 
 
+@pytest.mark.long
 def test_a_killed_rehearsal_goes_on(tmp_path):
     """Killed with SIGKILL at three random moments, with its Postgres, it ends complete and has kept what was stored."""
     seed = random.randrange(10_000)
