@@ -36,7 +36,6 @@ FOLDER = Path(".alpha-monday") / "bench"
 # Nothing but the queries shall work while they are measured.
 POSTGRES = {**FAST, "autovacuum": "off", "wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "1GB"}
 NODE_WANTED = (22, 15)
-CONNECTIONS = 8
 SHORT = 520
 QUERIES = ("latest", "page", "deep page")
 
@@ -203,19 +202,19 @@ def memory(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def wrk(server: Server, query: str, seconds: int) -> Load:
+def wrk(server: Server, query: str, seconds: int, connections: int) -> Load:
     """Ask a query for so many seconds."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "20s", "--latency"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "--latency"]
     command += ["-s", str(HERE / "post.lua"), server.address(query)]
     environment = {**os.environ, "BODY": str(server.requests[query])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     return measured.load(done.stdout)
 
 
-def sample(server: Server, query: str, seconds: int, postmaster: int) -> Sample:
+def sample(server: Server, query: str, seconds: int, connections: int, postmaster: int) -> Sample:
     """Measure one run."""
     before = processes()
-    load = wrk(server, query, seconds)
+    load = wrk(server, query, seconds, connections)
     after = processes()
     if load.failed:
         raise SystemExit(f"{server.name} failed {load.failed} of {load.requests} requests of {query}")
@@ -254,6 +253,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two short rounds with 520 and 5,200 batches")
     parser.add_argument("--rounds", type=int, help="how often every server is measured (default: 6)")
     parser.add_argument("--seconds", type=int, help="how long each time (default: 2)")
+    parser.add_argument(
+        "--connections", type=int, default=8, help="how many ask at once: 8 keep two cores busy, 2 do not (default: 8)"
+    )
     asked = parser.parse_args()
     rounds, seconds = asked.rounds or (2 if asked.quick else 6), asked.seconds or (1 if asked.quick else 2)
     long = 10 * SHORT if asked.quick else 100 * SHORT
@@ -271,13 +273,15 @@ def main() -> None:
         samples: dict[Case, list[Sample]] = {case: [] for case in cases}
         tell(f"Warming up {len(cases)} cases")
         for case, server in cases.items():
-            wrk(server, case.query, seconds)
+            wrk(server, case.query, seconds, asked.connections)
         for number in range(1, rounds + 1):
             tell(f"Round {number} of {rounds}, {len(cases) * seconds} seconds")
             for case, server in cases.items():
-                samples[case].append(sample(server, case.query, seconds, postgres.process.pid))
+                samples[case].append(sample(server, case.query, seconds, asked.connections, postgres.process.pid))
         compare(servers)
-    print(f"{rounds} rounds of {seconds} s, {CONNECTIONS} connections, {os.cpu_count()} cores: medians (from..to).\n")
+    print(
+        f"{rounds} rounds of {seconds} s, {asked.connections} connections, {os.cpu_count()} cores: medians (from..to).\n"
+    )
     print(measured.table(samples, OURS))
     if why_not:
         print(f"\nPostGraphile and Mercurius are left out: {why_not}.")
