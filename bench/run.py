@@ -279,9 +279,8 @@ def main() -> None:
             for case, server in cases.items():
                 samples[case].append(sample(server, case.query, seconds, asked.connections, postgres.process.pid))
         compare(servers)
-    print(
-        f"{rounds} rounds of {seconds} s, {asked.connections} connections, {os.cpu_count()} cores: medians (from..to).\n"
-    )
+    how = f"{rounds} rounds of {seconds} s, {asked.connections} connections, {os.cpu_count()} cores"
+    print(f"{how}: medians (from..to).\n")
     print(measured.table(samples, OURS))
     if why_not:
         print(f"\nPostGraphile and Mercurius are left out: {why_not}.")
