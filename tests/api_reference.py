@@ -93,7 +93,12 @@ class Reference:
     ) -> list[list[Any]]:
         """For each row of `parent` (its ctid), the related rows."""
         names = named(arguments, 2)
-        nth = f"row_number() OVER ({f'ORDER BY {relation.order}' if relation.order else ''}) AS nth"
+        order = relation.order
+        if relation.beside:  # looked up for each row, where the engine joins it
+            field = target.fields[relation.beside]
+            other = table_of(get_named_type(field.type))
+            order = f"(SELECT {order} FROM {other} WHERE {expand(source_of(field).where, {})})"
+        nth = f"row_number() OVER ({f'ORDER BY {order}' if order else ''}) AS nth"
         where = expand(relation.where, names)
         inner = f"SELECT {self.columns(target)}, {nth} FROM {table_of(target)} WHERE {where}"
         if parent:

@@ -73,13 +73,13 @@ async def compare(database: str, engine: Engine, seed: int, count: int) -> tuple
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_on_an_empty_database(seed, database, pool):
-    await compare(database, engine_on(pool), seed, 20)
+    await compare(database, engine_on(pool), seed, 30)
 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_on_a_full_database(seed, database, pool):
     plant(database)
-    await compare(database, engine_on(pool), 100 + seed, 20)
+    await compare(database, engine_on(pool), 100 + seed, 80)
 
 
 @pytest.mark.long
