@@ -449,7 +449,8 @@ def test_the_file_is_its_owners_and_whole(commanded, database, tmp_path):
     assert commanded("backup", link, "--force", DATABASE_URL=database).code == 0
     assert link.is_symlink()
     assert file.read_bytes() != old
-    assert commanded("backup", "/dev/null", "--force", DATABASE_URL=database).code == 1
+    nowhere = commanded("backup", "/dev/null", "--force", DATABASE_URL=database)
+    assert (nowhere.code, "/dev/null is no file. Choose another name" in nowhere.err) == (1, True)
     assert commanded("backup", tmp_path / "no" / "folder.zip", DATABASE_URL=database).code == 1
     assert {path.name for path in tmp_path.iterdir()} == {"record.zip", "newest.zip"}
 
