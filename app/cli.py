@@ -476,6 +476,8 @@ def up() -> None:
     """
     server = EmbeddedPostgres().start(outlive=True)
     click.echo(server.database("alpha_monday"))
+    if not server.outlives:
+        say("Another command of this folder started it, and takes it along when it ends.")
 
 
 @db.command()

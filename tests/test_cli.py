@@ -16,6 +16,7 @@ from commands import ALPHA_MONDAY, environment, run, served, standins
 from psycopg.conninfo import make_conninfo
 
 from app.cli import group
+from app.database.embedded import FOLDER, EmbeddedPostgres
 
 KEYS = {"OPENAI_API_KEY": "sk-test", "ALPHA_VANTAGE_API_KEY": "av-test"}
 
@@ -309,6 +310,14 @@ def test_a_full_disk_is_one_line(tmp_path):
         done = subprocess.run([ALPHA_MONDAY, "--help"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert one_line(done.stderr) == "alpha-monday: The output could not be written: No space left on device"
+
+
+def test_a_borrowed_server_is_said_to_go(tmp_path):
+    """What another command runs does not outlive that, whoever asks."""
+    with EmbeddedPostgres(tmp_path / FOLDER):
+        borrowed = run("db", "up", cwd=tmp_path)
+    assert borrowed.returncode == 0
+    assert "takes it along when it ends" in one_line(f"alpha-monday: {borrowed.stderr}")
 
 
 def test_show_without_a_record(tmp_path, create):
