@@ -135,6 +135,7 @@ async def restore(address: str, file: Path, at: datetime, tell: Tell, *, unverif
         ):
             await _refuse_full(conn)
             await migrations.bring(conn, at)
+            await _refuse_full(conn)  # another restore, which was first to make the tables, may have filled them
             await _refuse_alive(conn)
             await migrations.bring(conn, at, manifest.migration)
             if TOLD in manifest.tables:

@@ -5,6 +5,7 @@ The operator's commands. Each has `--help` with an example; 0 means done, 1 refu
 """
 
 import asyncio
+import errno
 import gc
 import re
 import signal
@@ -33,7 +34,7 @@ from app.operate import terminal
 from app.operate.backups import backup, restore
 from app.operate.jobs import jobs
 from app.operate.status import status
-from app.operate.terminal import DAY, asynchronous, clock, local, opened, record, say, telling
+from app.operate.terminal import DAY, Commands, asynchronous, clock, local, opened, record, say, telling
 from app.patience import Patience
 from app.record import calendar, ideas, returns
 from app.record.calendar import NEW_YORK, Calendar
@@ -65,6 +66,9 @@ def main() -> None:
     except psycopg.Error as error:
         sys.exit(f"alpha-monday: The database refused: {' '.join(str(error).split())}")
     except OSError as error:
+        if error.errno == errno.ENOSPC and error.filename is None:
+            sys.stdout = None  # what could not be written is not tried again at the end
+            sys.exit(f"alpha-monday: The output could not be written: {error.strerror}")
         if error.filename is None:
             raise
         sys.exit(f"alpha-monday: {error.filename}: {error.strerror}")
@@ -74,7 +78,7 @@ def main() -> None:
         sys.exit(143)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION)
 def group() -> None:
     """Alpha Monday: a public track record of AI stock picks.
@@ -182,7 +186,7 @@ def rehearse(weeks: int, until: datetime | None, calm: bool, faults: Path | None
             _serve(create_app(provided, rehearsal.clock_of(span), work=span.until is None), listener)
 
 
-@group.group(invoke_without_command=True)
+@group.group(cls=Commands, invoke_without_command=True)
 @click.pass_context
 def pick(context: click.Context) -> None:
     """Make this Monday's batch by hand, or run a failed one again.
@@ -226,7 +230,7 @@ async def _pick() -> None:
 
 
 @pick.command()
-@click.argument("run_date", type=DAY)
+@click.argument("run_date", type=DAY, metavar="RUN_DATE")
 @click.argument("ticker")
 @click.option("--last-session", type=DAY, required=True, help="The last session on which the share traded.")
 @click.option("--value", required=True, help="What a share was worth from then on, for example 54.20.")
@@ -254,7 +258,7 @@ async def end(run_date: datetime, ticker: str, last_session: datetime, value: st
 
 
 @pick.command()
-@click.argument("run_date", type=DAY)
+@click.argument("run_date", type=DAY, metavar="RUN_DATE")
 @click.argument("ticker")
 @click.argument("new")
 @asynchronous
@@ -270,13 +274,19 @@ async def rename(run_date: datetime, ticker: str, new: str) -> None:
     say(f"Recorded. {again} skipped days are looked at again.")
 
 
-@group.group()
+@group.group(cls=Commands)
 def checkpoint() -> None:
-    """A morning's look at a batch."""
+    """Look at a morning again, or put its figures right.
+
+    \b
+    Examples:
+      alpha-monday checkpoint retake 2026-11-02 4
+      alpha-monday checkpoint correct 2026-11-02 0 MSFT --reason "The provider's first close was a misprint."
+    """
 
 
 @checkpoint.command()
-@click.argument("run_date", type=DAY)
+@click.argument("run_date", type=DAY, metavar="RUN_DATE")
 @click.argument("day", type=click.IntRange(0, 14))
 @click.argument("ticker")
 @click.option("--reason", required=True, help="Why; it is published with the correction.")
@@ -297,7 +307,7 @@ async def correct(run_date: datetime, day: int, ticker: str, reason: str) -> Non
 
 
 @checkpoint.command()
-@click.argument("run_date", type=DAY)
+@click.argument("run_date", type=DAY, metavar="RUN_DATE")
 @click.argument("day", type=click.IntRange(1, 14))
 @asynchronous
 async def retake(run_date: datetime, day: int) -> None:
@@ -421,7 +431,7 @@ async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal
         say(f"alpha-monday: This could not be verified. {' '.join(str(error).split())}")
         sys.exit(2)
     counted = f"{found.seq:,} entries, {found.rows:,} rows, {found.known.figures:,} figures"
-    click.echo(f"Everything fits: {counted}. The head: {found.seq}:{found.hash}")
+    click.echo(f"Everything fits: {counted}. The head: {f'{found.seq}:{found.hash}' if found.seq else 'none yet'}")
 
 
 @asynccontextmanager
@@ -430,20 +440,30 @@ async def _snapshot(of_the_rehearsal: bool) -> AsyncIterator[verifying.Source]:
     configuration = settings.load()
     address = terminal.address(configuration, rehearsal=of_the_rehearsal)
     await pools.check(address)
-    await migrations.refuse_old(address)
+    await terminal.refuse_old(configuration, address, rehearsal=of_the_rehearsal)
     async with verifying.database(address) as source:
         yield source
 
 
-group.add_command(status)
-group.add_command(jobs)
-group.add_command(backup)
-group.add_command(restore)
+for command in (status, jobs, backup, restore):
+    group.add_command(command)
+group.sorted_by = {
+    "Run": ("rehearse", "serve", "work", "migrate", "db", "standins"),
+    "Look": ("status", "jobs", "show", "closes", "verify"),
+    "Act": ("pick", "checkpoint"),
+    "Keep": ("backup", "restore"),
+}
 
 
-@group.group()
+@group.group(cls=Commands)
 def db() -> None:
-    """The embedded Postgres of this folder."""
+    """Start, stop or delete the embedded Postgres of this folder.
+
+    \b
+    Examples:
+      export DATABASE_URL="$(alpha-monday db up)"
+      alpha-monday db down
+    """
 
 
 @db.command()
@@ -456,18 +476,30 @@ def up() -> None:
     """
     server = EmbeddedPostgres().start(outlive=True)
     click.echo(server.database("alpha_monday"))
+    if not server.outlives:
+        say("Another command of this folder started it, and takes it along when it ends.")
 
 
 @db.command()
 def down() -> None:
-    """Stop it; what it holds stays. Example: alpha-monday db down."""
+    """Stop it; what it holds stays.
+
+    \b
+    Example:
+      alpha-monday db down
+    """
     click.echo("Stopped." if EmbeddedPostgres().stop_running() else "It was not running.")
 
 
 @db.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(yes: bool) -> None:
-    """Delete everything it holds, the rehearsal's record and a live one. Example: alpha-monday db reset --yes."""
+    """Stop it and delete everything it holds, the rehearsal's record and a live one.
+
+    \b
+    Example:
+      alpha-monday db reset --yes
+    """
     if not yes:
         click.confirm(f"Delete everything in {FOLDER}?", abort=True)
     EmbeddedPostgres().reset()

@@ -15,6 +15,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from app.errors import AlphaMondayError
+from app.record.ideas import without
 from app.record.journal import timestamp
 
 # What Procrastinate says at INFO of every job's start and end is in our own lines already, and longer.
@@ -82,7 +83,7 @@ def _expected(_: Any, __: str, event: EventDict) -> EventDict:
 def _hide(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, str):
         for secret in secrets:
-            value = value.replace(secret, "***")
+            value = without(secret, value)
     elif isinstance(value, dict):
         return {name: _hide(item, secrets) for name, item in value.items()}
     elif isinstance(value, list | tuple):

@@ -30,7 +30,10 @@ _Base = Annotated[str, Meta(description="an http or https address", pattern=f"^(
 _Limit = Annotated[int, Meta(ge=1, le=100_000, description="a whole number of requests, 1 or more", examples=["5"])]
 _Database = Annotated[
     str,
-    Meta(description="a Postgres address", examples=["postgresql://user:password@host:5432/alpha_monday"]),
+    Meta(
+        description="a Postgres address, a password's @ written %40 and its / %2F",
+        examples=["postgresql://user:password@host:5432/alpha_monday"],
+    ),
 ]
 
 SECRETS = frozenset({"database_url", "queue_database_url", "openai_api_key", "alpha_vantage_api_key"})

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from app.database import rehearsed
@@ -32,7 +32,7 @@ async def show(pool: Pool, batch: Batch) -> None:
     if batch.failure:
         out.print(f"{batch.failure_reason}: {batch.failure}")
         return
-    table = Table("day", "date", batch.benchmark_symbol, *(f"{pick.action} {pick.ticker}" for pick in picks), "note")
+    table = _table("day", "date", batch.benchmark_symbol, *(f"{pick.action} {pick.ticker}" for pick in picks), "note")
     for one in taken:
         cells = [_change(metrics[one.id][pick.id]) if metrics[one.id] else "" for pick in picks]
         if one.day == 0:
@@ -43,6 +43,11 @@ async def show(pool: Pool, batch: Batch) -> None:
     out.print(table)
     if any(metric.unusual_move for day in metrics.values() for metric in day.values()):
         out.print(f"{_UNUSUAL} A move of a quarter or more in one session that no split explains.")
+
+
+def _table(*columns: str) -> Table:
+    """Return a table that is complete on any terminal: what is too long for a narrow one is folded, never cut off."""
+    return Table(*(Column(name, overflow="fold") for name in columns))
 
 
 def _change(metric: PickMetric) -> str:
@@ -62,7 +67,7 @@ async def show_closes(pool: Pool, ticker: str) -> None:
     if not readings:
         raise Refused(f"Nothing was read of {ticker}: it is no pick and no benchmark of this record.")
     out.print(f"{ticker}, as read from {', '.join(sorted({one.source for one in readings}))}")
-    table = Table("session", "close", "open", "read at (UTC)", "")
+    table = _table("session", "close", "open", "read at (UTC)", "")
     before = None
     for one in readings:
         again = before is not None and before.trading_day == one.trading_day
@@ -72,7 +77,7 @@ async def show_closes(pool: Pool, ticker: str) -> None:
         before = one
     out.print(table)
     if factors:
-        table = Table("split from", "factor", "source", "read at (UTC)")
+        table = _table("split from", "factor", "source", "read at (UTC)")
         for split in factors:
             table.add_row(
                 str(split.effective_date), plain(split.factor), split.source, f"{split.read_at:%Y-%m-%d %H:%M:%S}"
@@ -85,7 +90,7 @@ def show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not out.is_terminal:
         out.file.writelines("\t".join(cell or "-" for cell in row) + "\n" for row in rows)
         return
-    table = Table(*columns)
+    table = _table(*columns)
     for row in rows:
         table.add_row(*map(Text, row))  # as it stands: brackets are no markup here
     out.print(table)

@@ -176,7 +176,8 @@ class Api:
             try:
                 answer = await self.client.post(self.url, json={"query": query, "variables": variables})
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise ConfigurationError(f"{self.url} cannot be reached: {error or type(error).__name__}.") from None
+                reason = str(error).rstrip(".") or type(error).__name__
+                raise ConfigurationError(f"{self.url} cannot be reached: {reason}.") from None
             if answer.status_code not in _BUSY or not left:
                 break
             told = answer.headers.get("Retry-After", "")

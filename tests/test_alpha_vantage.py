@@ -31,7 +31,7 @@ from app.providers.alpha_vantage import LEAVE_LASTS, AlphaVantage, Answer
 from app.providers.ledger import Ledger, Outcome, Shared, Window, windows
 from app.record.model import Bar
 
-KEY = "ABC123"
+KEY = "ABC123XYZ"
 NOW = datetime(2025, 8, 28, 13, tzinfo=UTC)
 NINE = NOW
 
@@ -45,7 +45,7 @@ DAILY_SERIES = """
 UNKNOWN_SYMBOL = '{"Error Message": "Invalid API call. Please retry or visit the documentation (https://www.alphavantage.co/documentation/) for TIME_SERIES_DAILY."}'  # noqa: E501
 BAD_KEY = '{"Error Message": "the parameter apikey is invalid or missing. Please claim your free API key on (https://www.alphavantage.co/support/#api-key). It should take less than 20 seconds."}'  # noqa: E501
 BURST = '{"Information": "Thank you for using Alpha Vantage! Please consider spreading out your free API requests more sparingly (1 request per second). You may subscribe to any of the premium plans at https://www.alphavantage.co/premium/ to lift the free key rate limit (25 requests per day) and instantly remove all daily rate limits."}'  # noqa: E501
-DAILY_QUOTA = '{"Information": "We have detected your API key as ABC123 and our standard API rate limit is 25 requests per day. Please subscribe to any of the premium plans at https://www.alphavantage.co/premium/ to instantly remove all daily rate limits."}'  # noqa: E501
+DAILY_QUOTA = '{"Information": "We have detected your API key as ABC123XYZ and our standard API rate limit is 25 requests per day. Please subscribe to any of the premium plans at https://www.alphavantage.co/premium/ to instantly remove all daily rate limits."}'  # noqa: E501
 PREMIUM = '{"Information": "Thank you for using Alpha Vantage! This is a premium endpoint. You may subscribe to any of the premium plans at https://www.alphavantage.co/premium/ to instantly unlock all premium endpoints"}'  # noqa: E501
 OLDER_THROTTLE = '{"Note": "Thank you for using Alpha Vantage! Our standard API call frequency is 5 calls per minute and 500 calls per day. Please visit https://www.alphavantage.co/premium/ if you would like to target a higher API call frequency."}'  # noqa: E501
 SPLITS = '{"symbol": "NVDA", "data": [{"effective_date": "2024-06-10", "split_factor": "10.0000"}, {"effective_date": "2021-07-20", "split_factor": "4.0000"}]}'  # noqa: E501

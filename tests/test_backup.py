@@ -413,6 +413,14 @@ def test_nothing_is_written_over(what, backed_up, create, commanded):
     assert contents(full) == before
 
 
+async def test_two_at_once(backed_up, empty):
+    """One restores; the other waits for it, and is told that the database is not empty any more."""
+    twice = [backing_up.restore(empty, backed_up, NOW, lambda *_: None, unverified=True) for _ in range(2)]
+    made = await asyncio.gather(*twice, return_exceptions=True)
+    (refused,) = (one for one in made if isinstance(one, Exception))
+    assert "is not empty" in str(refused), refused
+
+
 def test_live_and_rehearsed_never_meet(backed_up, commanded, empty, begun, tmp_path):
     """A live record is not restored into a rehearsal, not even into one that has nothing yet."""
     with psycopg.connect(empty) as conn:
@@ -449,7 +457,8 @@ def test_the_file_is_its_owners_and_whole(commanded, database, tmp_path):
     assert commanded("backup", link, "--force", DATABASE_URL=database).code == 0
     assert link.is_symlink()
     assert file.read_bytes() != old
-    assert commanded("backup", "/dev/null", "--force", DATABASE_URL=database).code == 1
+    nowhere = commanded("backup", "/dev/null", "--force", DATABASE_URL=database)
+    assert (nowhere.code, "/dev/null is no file. Choose another name" in nowhere.err) == (1, True)
     assert commanded("backup", tmp_path / "no" / "folder.zip", DATABASE_URL=database).code == 1
     assert {path.name for path in tmp_path.iterdir()} == {"record.zip", "newest.zip"}
 

@@ -388,7 +388,7 @@ def test_a_value_that_is_no_price(value, says):
     ("arguments", "says"),
     [
         (("pick", "end", MONDAY, "MSFT"), "Missing option '--last-session'"),
-        (("pick", "end", "Monday", "MSFT"), "'Monday' does not match the format '%Y-%m-%d'"),
+        (("pick", "end", "Monday", "MSFT"), "'RUN_DATE': 'Monday' is no day such as 2026-11-16"),
         (("pick", "rename", MONDAY, "MSFT"), "Missing argument 'NEW'"),
         (("checkpoint", "retake", MONDAY, 0), "0 is not in the range 1<=x<=14"),
         (("checkpoint", "retake", MONDAY, 15), "15 is not in the range 1<=x<=14"),

@@ -16,6 +16,7 @@ from commands import ALPHA_MONDAY, environment, run, served, standins
 from psycopg.conninfo import make_conninfo
 
 from app.cli import group
+from app.database.embedded import FOLDER, EmbeddedPostgres
 
 KEYS = {"OPENAI_API_KEY": "sk-test", "ALPHA_VANTAGE_API_KEY": "av-test"}
 
@@ -143,6 +144,7 @@ def test_a_reading_that_proves_wrong(tmp_path, create):
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("2026-10-02") == 2
     assert shown.stdout.count("read differently") == 1
+    assert "…" not in run("closes", ticker, cwd=tmp_path, DATABASE_URL=database, COLUMNS="30").stdout  # folded
 
     correct = ("checkpoint", "correct", "2026-10-05", 0, ticker, "--reason", "The first close was a misprint.")
     done = run(*correct, cwd=tmp_path, DATABASE_URL=database)
@@ -260,9 +262,16 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     ("arguments", "code", "says"),
     [
         pytest.param(["rehearse", "--until", "2999-01-01"], 1, "--until must be a day before today", id="future"),
-        pytest.param(["rehearse", "--until", "tomorrow"], 2, "does not match the format", id="no date"),
+        pytest.param(["rehearse", "--until", "tomorrow"], 2, "'tomorrow' is no day such as", id="no date"),
         pytest.param(["rehearse", "--weeks", "0"], 2, "0 is not in the range", id="no weeks"),
         pytest.param(["migrate", "--down-to", "-1"], 2, "-1 is not in the range", id="negative migration"),
+        pytest.param(["standins", "--port", "99999"], 2, "'99999' is no number from 0 to 65535", id="no port"),
+        pytest.param(
+            ["standins", "--now", "2026-11-16T09:00"], 2, "is no time such as 2026-11-16T09:00:00-05:00", id="no time"
+        ),
+        pytest.param(["standins", "--closed", "Friday"], 2, "'Friday' are no days such as", id="no days"),
+        pytest.param(["standins", "--faults", "none.json"], 1, "none.json: No such file or directory.", id="no script"),
+        pytest.param(["show"], 1, "with `--rehearsal` this command looks at what `make run` made", id="no record"),
         pytest.param(["sell"], 2, "No such command 'sell'", id="no such command"),
         pytest.param(["db", "down"], 0, "", id="nothing to stop"),
     ],
@@ -276,7 +285,7 @@ def test_misuse(tmp_path, arguments, code, says):
 
 def commands() -> list[list[str]]:
     nested = [[name, inner] for name, command in group.commands.items() for inner in getattr(command, "commands", {})]
-    return [[name] for name in group.commands if not hasattr(group.commands[name], "commands")] + nested
+    return [[name] for name in group.commands] + nested
 
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
@@ -285,6 +294,30 @@ def test_every_command_has_help_with_an_example(tmp_path, command):
     done = run(*command, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert re.search(rf"Examples?:.*alpha-monday {' '.join(command)}", done.stdout, re.DOTALL)
+
+
+def test_help_names_every_command_and_its_purpose_in_full(tmp_path):
+    """None is left out of the headings, and no line ends in three dots."""
+    assert sorted(name for names in group.sorted_by.values() for name in names) == sorted(group.commands)
+    said = [run(*command, "--help", cwd=tmp_path).stdout for command in ((), ("jobs",))]
+    assert "\nLook:\n  status  Say what runs" in said[0]
+    assert not [line for text in said for line in text.splitlines()[1:] if line.endswith("...")]
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    """What is printed has nowhere to go: no traceback, and Python's own end does not try again."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([ALPHA_MONDAY, "--help"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert one_line(done.stderr) == "alpha-monday: The output could not be written: No space left on device"
+
+
+def test_a_borrowed_server_is_said_to_go(tmp_path):
+    """What another command runs does not outlive that, whoever asks."""
+    with EmbeddedPostgres(tmp_path / FOLDER):
+        borrowed = run("db", "up", cwd=tmp_path)
+    assert borrowed.returncode == 0
+    assert "takes it along when it ends" in one_line(f"alpha-monday: {borrowed.stderr}")
 
 
 def test_show_without_a_record(tmp_path, create):

@@ -412,6 +412,7 @@ def test_what_is_no_id(commanded, command, id):
     code, out, err = commanded("jobs", command, id, DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
+    assert f"{id!r}"[:3] in line
     assert "is no job's id: ids are whole numbers from 1 to 9223372036854775807." in line
     assert line.isprintable()
 

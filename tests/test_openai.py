@@ -146,6 +146,13 @@ async def test_an_odd_answer_that_echoes_the_key(picker, provider):
     assert KEY not in (answer.text or "")
 
 
+async def test_a_word_in_place_of_a_key_stays_in_the_answer(picker, provider, monkeypatch):
+    """A local server wants no key, and whatever word is set for it also stands in honest answers."""
+    monkeypatch.setitem(globals(), "KEY", "picks")
+    provider.play(says(a_completion()))
+    assert (await picker().ask("system", "user")).text == TEXT
+
+
 async def test_a_truncated_answer_keeps_its_facts(picker, provider):
     """What was paid for is known, usable or not."""
     provider.play(says(a_completion('{"pic', "length"), x_request_id="req_7"))

@@ -101,7 +101,7 @@ def test_an_empty_text_is_not_set(text):
     assert settings.load(dict.fromkeys(names, text)) == settings.load({})
 
 
-A_DATABASE = "must be a Postgres address, for example {}=postgresql://user:password@host:5432/alpha_monday"
+A_DATABASE = "must be a Postgres address, a password's @ written %40 and its / %2F, for example {}=postgresql://user:password@host:5432/alpha_monday"
 A_KEY = "must be the key that the provider gave you, for example {}=sk-abc123"
 AN_ADDRESS = "must be an http or https address, for example {}="
 A_LIMIT = "must be a whole number of requests, 1 or more, for example {}=5"

@@ -339,7 +339,11 @@ async def test_a_database_is_read_in_one_snapshot(copy):
         pytest.param(["--head", f"0:{'a' * 64}"], "is no head of a journal", id="the entry before the first"),
         pytest.param(["--from", "http://127.0.0.1:9", "--rehearsal"], "exclude each other", id="both at once"),
         pytest.param(["--from", "http://127.0.0.1:9/"], "http://127.0.0.1:9/graphql cannot be reached: ", id="nobody"),
-        pytest.param(["--from", "nonsense"], "nonsense/graphql cannot be reached: ", id="no address"),
+        pytest.param(
+            ["--from", "nonsense"],
+            "nonsense/graphql cannot be reached: Request URL is missing an 'http://' or 'https://' protocol.\n",
+            id="no address",
+        ),
     ],
 )
 def test_misuse(tmp_path, arguments, expected):
@@ -354,7 +358,8 @@ def test_no_database(tmp_path):
     """A database that is not there could not be verified."""
     code, said = verified(tmp_path, DATABASE_URL="postgresql://127.0.0.1:9/x")
     assert code == 2
-    assert "This could not be verified. The database at 127.0.0.1:9/x cannot be reached" in said
+    assert said.startswith("alpha-monday: This could not be verified. The database at 127.0.0.1:9/x cannot be reached")
+    assert said.endswith("port 9 failed: Connection refused. Check DATABASE_URL.\n")
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,11 @@ class EmbeddedPostgres:
             return False
         return True
 
+    @property
+    def outlives(self) -> bool:
+        """Return whether the server stays when the process that started it ends."""
+        return self._outliving.exists()
+
     def start(self, *, outlive: bool = False) -> Self:
         """Start the server, or borrow the one that runs. With `outlive` it stays when this process ends."""
         try:

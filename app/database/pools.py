@@ -128,10 +128,14 @@ async def check(conninfo: Any) -> None:
         async with await AsyncConnection.connect(conninfo, connect_timeout=10):
             pass
     except OperationalError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigurationError(
-            f"The database at {where(conninfo)} cannot be reached: {reason}. Check DATABASE_URL."
-        ) from None
+        raise unreachable(conninfo, error) from None
+
+
+def unreachable(conninfo: Any, error: OperationalError) -> ConfigurationError:
+    """Return what to say of a database that cannot be reached; libpq's own advice on it is left out."""
+    told = [line.strip() for line in str(error).splitlines() if not line.startswith("\tIs the server running")]
+    reason = " ".join(told).removeprefix("connection failed: ").rstrip(".")
+    return ConfigurationError(f"The database at {where(conninfo)} cannot be reached: {reason}. Check DATABASE_URL.")
 
 
 def where(conninfo: Any) -> str:

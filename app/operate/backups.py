@@ -81,7 +81,9 @@ def _held(done: str, made: backing_up.Manifest) -> str:
 @contextmanager
 def _file(file: Path, force: bool) -> Iterator[IO[bytes]]:
     """Give a file that takes its name only when all of it is on the disk."""
-    if file.exists() and not (force and file.is_file()):
+    if file.exists() and not file.is_file():
+        raise Refused(f"{file} is no file. Choose another name, or `-` for the standard output.")
+    if file.exists() and not force:
         raise Refused(f"{file} is there already. Choose another name, or write over it with --force.")
     # A name of its own, so that two at once do not write into one; it is its owner's from the beginning.
     number, part = tempfile.mkstemp(prefix=f"{file.name}.", suffix=".part", dir=file.parent)

@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 from app import settings, tables
 from app.database import pools, rehearsed
 from app.errors import Refused
-from app.operate.terminal import asynchronous, clock, local, opened, printable, say
+from app.operate.terminal import Commands, asynchronous, clock, local, opened, printable, say
 from app.record import calendar
 from jobs import by_hand
 from jobs.by_hand import Found, Subjects
@@ -39,7 +39,7 @@ class JobId(click.ParamType[int]):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number."""
         if not re.fullmatch("0*[1-9][0-9]{0,18}", value) or int(value) > _BIGGEST:
-            raise Misused(f"{printable(value)[:40]} is no job's id: ids are whole numbers from 1 to {_BIGGEST}.")
+            raise Misused(f"{printable(repr(value))[:40]} is no job's id: ids are whole numbers from 1 to {_BIGGEST}.")
         return int(value)
 
 
@@ -51,9 +51,15 @@ of_the_rehearsal = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Commands)
 def jobs() -> None:
-    """The queue's jobs: list, show, retry, cancel, and those that are stalled."""
+    """List the queue's jobs, show one, do it again or cancel it.
+
+    \b
+    Examples:
+      alpha-monday jobs list
+      alpha-monday jobs retry 17
+    """
 
 
 @jobs.command("list")

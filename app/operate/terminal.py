@@ -1,7 +1,7 @@
 """What the operator's commands share: the clock, a voice, and the ways to open the record."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from functools import wraps
@@ -13,13 +13,45 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app.database import migrations, pools
 from app.database.embedded import address_of
+from app.errors import ConfigurationError
 from app.record.calendar import NEW_YORK
 from app.settings import Settings
 from app.tools import RealClock
 
 P = ParamSpec("P")
 
-DAY = click.DateTime(["%Y-%m-%d"])
+
+class Day(click.DateTime):
+    """A day, as 2026-11-16."""
+
+    def __init__(self) -> None:
+        super().__init__(["%Y-%m-%d"])
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what help calls it."""
+        return "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return its midnight."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is no day such as 2026-11-16.", param, ctx)
+
+
+class Commands(click.Group):
+    """Commands whose help says in full what each of them does, under the headings they are `sorted_by`."""
+
+    sorted_by: Mapping[str, Sequence[str]] = {}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write them down."""
+        for heading, names in (self.sorted_by or {"Commands": list(self.commands)}).items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(1000)) for name in names])
+
+
+DAY = Day()
 
 clock = RealClock()
 
@@ -47,7 +79,8 @@ def progress() -> Progress:
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), refresh_per_second=10)
+    console = Console(stderr=True)  # in a log or in cron's mail a bar is no help
+    return Progress(*columns, console=console, refresh_per_second=10, disable=not console.is_terminal)
 
 
 @contextmanager
@@ -96,8 +129,21 @@ async def opened(configuration: Settings, *, rehearsal: bool = False) -> AsyncIt
     """Open the record for a short command, or with `rehearsal` the embedded rehearsal's; it must be up to date."""
     where = address(configuration, rehearsal=rehearsal)
     async with pools.opened(pools.make_pool(where, pooled=configuration.database_pooled)) as pool:
-        await migrations.refuse_old(where)
+        await refuse_old(configuration, where, rehearsal=rehearsal)
         yield pool
+
+
+async def refuse_old(configuration: Settings, where: str, *, rehearsal: bool) -> None:
+    """Refuse a database that is not up to date, and say where a rehearsal is for whoever looks beside it."""
+    try:
+        await migrations.refuse_old(where)
+    except ConfigurationError as error:
+        if configuration.database_url or rehearsal:
+            raise
+        raise ConfigurationError(
+            f"{error} (DATABASE_URL is not set, so this is the embedded Postgres of this folder; "
+            "with `--rehearsal` this command looks at what `make run` made.)"
+        ) from None
 
 
 @asynccontextmanager

@@ -35,7 +35,7 @@ from app.errors import (
 from app.providers.ledger import IN_FLIGHT, REST, Grant, Ledger, Outcome, Shared
 from app.record import splits
 from app.record.calendar import Clock
-from app.record.ideas import carried
+from app.record.ideas import carried, without
 from app.record.model import Bar
 from app.record.returns import price
 
@@ -318,4 +318,4 @@ def _day(text: str) -> date:
 
 def redact(text: str, key: str) -> str:
     """Return `text` without the key, and as Postgres can carry it."""
-    return carried(text.replace(key, "***") if key else text)
+    return carried(without(key, text))

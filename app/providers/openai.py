@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
-from app.record.ideas import carried, schema
+from app.record.ideas import carried, schema, without
 
 TIME_LIMIT = 60.0
 
@@ -111,11 +111,11 @@ def _meaning(openai: Any, error: Any, key: str) -> AlphaMondayError:
 
 
 def _without(key: str, text: str) -> str:
-    return carried(text.replace(key, "***") if key else text)
+    return carried(without(key, text))
 
 
 def _maybe_without(key: str, text: str | None) -> str | None:
-    return text.replace(key, "***") if text and key else text  # as it was said: the rest is the record's to judge
+    return without(key, text) if text else text  # as it was said: the rest is the record's to judge
 
 
 # What the column holds.

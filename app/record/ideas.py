@@ -29,6 +29,9 @@ SYSTEM_PROMPT = (
 TICKER = re.compile(r"[A-Z]{1,5}(\.[A-Z])?")
 LONGEST_REASONING = 4000
 
+# What is set for a server that wants no key, such as "none" or "ollama", is no secret, and stands in honest answers.
+_SHORTEST_KEY = 8
+
 
 class _Answer(Struct, frozen=True, forbid_unknown_fields=True):
     """The schema of an answer: a root object, as strict schemas demand; the count is checked by us."""
@@ -99,6 +102,11 @@ def _checked(idea: Idea) -> Idea:
 def in_one_form(ticker: str) -> str:
     """Return a ticker as the record writes it: in capitals, a class of shares after a dot."""
     return ticker.strip().upper().replace("-", ".")
+
+
+def without(key: str, text: str) -> str:
+    """Return `text` without a provider's key."""
+    return text.replace(key, "***") if len(key) >= _SHORTEST_KEY else text
 
 
 def carried(text: str) -> str:

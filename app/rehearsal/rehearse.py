@@ -77,10 +77,7 @@ def database(settings: Settings) -> str:
                     "Unset DATABASE_URL to rehearse in the embedded Postgres, or set it to another database."
                 )
     except psycopg.OperationalError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigurationError(
-            f"The database at {pools.where(address)} cannot be reached: {reason}. Check DATABASE_URL."
-        ) from None
+        raise pools.unreachable(address, error) from None
     return address
 
 

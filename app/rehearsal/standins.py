@@ -13,7 +13,7 @@ import asyncio
 import os
 import socket
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -263,6 +263,27 @@ async def serve(app: StandIns, listener: socket.socket, *, until_input_ends: boo
     await running
 
 
+def _port(text: str) -> int:
+    with suppress(ValueError):
+        if 0 <= (number := int(text)) <= 65535:
+            return number
+    raise ArgumentTypeError(f"{text!r} is no number from 0 to 65535")
+
+
+def _moment(text: str) -> datetime:
+    with suppress(ValueError):
+        if (moment := datetime.fromisoformat(text)).tzinfo:
+            return moment
+    raise ArgumentTypeError(f"{text!r} is no time such as 2026-11-16T09:00:00-05:00")
+
+
+def _days(text: str) -> list[date]:
+    try:
+        return [date.fromisoformat(day) for day in text.split(",") if day]
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} are no days such as 2026-11-16,2026-11-17") from None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the stand-ins as a process."""
     about = "Play Alpha Vantage and OpenAI on loopback. The first line printed is the address."
@@ -272,8 +293,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=about,
         epilog=f"Example: alpha-monday standins --port 8090 --faults faults.json. {known}.",
     )
-    parser.add_argument("--port", type=int, default=0, help="where to listen on 127.0.0.1; 0: any free port")
-    parser.add_argument("--now", type=datetime.fromisoformat, help="the time at the start, with its offset from UTC")
+    parser.add_argument("--port", type=_port, default=0, help="where to listen on 127.0.0.1; 0: any free port")
+    parser.add_argument("--now", type=_moment, help="the time at the start, with its offset from UTC")
     parser.add_argument(
         "--faults",
         type=Path,
@@ -283,18 +304,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--hostile", metavar="SEED", default="", help="let things go wrong now and then")
     parser.add_argument("--log", type=Path, help="the file to which requests are logged, a JSON object a line")
     parser.add_argument("--no-limits", action="store_true", help="answer however often they are asked")
-    parser.add_argument("--closed", default="", help="sessions called off on short notice, with commas between them")
+    parser.add_argument(
+        "--closed", type=_days, default="", help="sessions called off on short notice, with commas between them"
+    )
     parser.add_argument("--until-input-ends", action="store_true", help="end when standard input does")
     given = parser.parse_args(arguments)
-    closed = [date.fromisoformat(day) for day in given.closed.split(",") if day]
     try:
         rules = read(given.faults.read_bytes()) if given.faults else []
         listener = socket.create_server(("127.0.0.1", given.port))
     except OSError as wrong:
-        raise ConfigurationError(f"The stand-ins cannot start: {wrong.strerror}.") from None
+        reason = (wrong.strerror or str(wrong)).split(" (while")[0]
+        what = wrong.filename or f"port {given.port}"
+        raise ConfigurationError(f"The stand-ins cannot start: {what}: {reason}.") from None
     now = told_by(clock) if (clock := os.environ.get(CLOCK)) else from_(given.now or RealClock().now())
     script = Script(rules, given.hostile)
-    app = StandIns(Market(Calendar(closed)), now, given.log, script, limits=not given.no_limits)
+    app = StandIns(Market(Calendar(given.closed)), now, given.log, script, limits=not given.no_limits)
     with suppress(KeyboardInterrupt, BrokenPipeError):
         os.write(1, f"http://127.0.0.1:{listener.getsockname()[1]}\n".encode())
         # asyncio itself would leave Nagle on: 40 ms an answer
