@@ -136,7 +136,7 @@ async def _let_older_go_first(tools: Tools, batch: Batch, day: int) -> None:
                 FROM procrastinate_jobs
                 JOIN batches ON batches.id::text = args ->> 'batch_id'
                 WHERE task_name = %s AND procrastinate_jobs.status = 'doing' AND NOT args ? 'retake'
-                    AND (run_date, (args ->> 'day')::integer) < (%s, %s)
+                    AND (run_date, args -> 'day') < (%s, to_jsonb(%s::integer))
                 """,
                 (take_checkpoint.name, batch.run_date, day),
             )

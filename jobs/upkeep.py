@@ -188,7 +188,7 @@ async def _lost(conn: Conn, tools: Tools) -> dict[Due, int | None]:
         """
         SELECT
             args ->> 'batch_id',
-            (args ->> 'day')::integer,
+            args ->> 'day',
             bool_or(status IN ('todo', 'doing')),
             max(id) FILTER (WHERE status = 'failed')
         FROM procrastinate_jobs
@@ -198,8 +198,13 @@ async def _lost(conn: Conn, tools: Tools) -> dict[Due, int | None]:
         (daily.take_checkpoint.name,),
     )
     jobs = {(id, day): (live, failed) for id, day, live, failed in await cursor.fetchall()}
-    found = {due: jobs.get((str(due.batch_id), due.day), (False, None)) for due in awaited if due.at <= tools.now()}
+    found = {due: jobs.get(_named(due), (False, None)) for due in awaited if due.at <= tools.now()}
     return {due: failed for due, (live, failed) in found.items() if not live}
+
+
+def _named(due: Due) -> tuple[str, str]:
+    # As a job's arguments have it, in text: what somebody else deferred may hold anything.
+    return str(due.batch_id), str(due.day)
 
 
 async def _absent_monday(conn: Conn, tools: Tools) -> date | None:
@@ -242,14 +247,14 @@ async def _offer_retakes(conn: Conn, tools: Tools) -> int:
         return 0
     cursor = await conn.execute(
         """
-        SELECT args ->> 'batch_id', (args ->> 'day')::integer
+        SELECT args ->> 'batch_id', args ->> 'day'
         FROM procrastinate_jobs
         WHERE task_name = %s AND (args ->> 'retake' = %s OR (args ? 'retake' AND status IN ('todo', 'doing')))
         """,
         (daily.take_checkpoint.name, today),
     )
-    offered = {(id, day) for id, day in await cursor.fetchall()}
-    skipped = [one for one in await checkpoints.skipped(conn) if (str(one.batch_id), one.day) not in offered]
+    offered = set(await cursor.fetchall())
+    skipped = [one for one in await checkpoints.skipped(conn) if _named(one) not in offered]
     return len(await daily.defer_retakes(conn, skipped, today))
 
 

@@ -99,7 +99,7 @@ async def jobs_of(conn: Conn, run_date: date, statuses: Sequence[str], before: i
         SELECT id
         FROM procrastinate_jobs
         WHERE task_name = %s AND status::text = ANY(%s) AND id < coalesce(%s, 9223372036854775807)
-            AND (args ->> 'timestamp')::bigint >= %s
+            AND jsonb_typeof(args -> 'timestamp') = 'number' AND args -> 'timestamp' >= to_jsonb(%s::bigint)
         ORDER BY id
         """,
         (pick_week.name, list(statuses), before, int(calendar.at(run_date, time(0)).timestamp())),

@@ -1,10 +1,11 @@
 """What `/live`, `/health` and `status` say while something is wrong, and when it is over."""
 
+import asyncio
 import re
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from job_tools import clock as clock
 from job_tools import house as house
 from processes import KEYS, Started, asked, change, serving, settle, started, until
 from provider_server import Reply, refusing
+from silent_proxy import Proxy
 
 from app import settings
 from app.database import migrations, pools
@@ -115,6 +117,23 @@ async def test_postgres_is_away(tmp_path, seconds):
         print(f"away for {seconds} s: there {there:.1f} s after its return, a worker heard {heard:.1f} s later")
         if seconds > 3:  # a worker that has only just begun is not yet taken for one that lasts
             print(f"healthy {until(lambda: lived.health() == (200, WELL), 40):.1f} s later")
+
+
+async def test_a_database_that_falls_silent(database, tmp_path):
+    """Nothing arrives and nothing ends: that it is away is said while whoever asks still listens."""
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(Proxy().leading_to(database))
+        there = {"DATABASE_URL": proxy.address, "QUEUE_DATABASE_URL": database}
+        server = await asyncio.to_thread(stack.enter_context, serving(tmp_path, **there))
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=server.told, timeout=30))
+        assert (await client.get("/health")).status_code == 200
+        proxy.silent = True
+        for _ in range(2):
+            began = time.monotonic()
+            answer = await client.get("/health")
+            assert (answer.status_code, answer.json()["database"]) == (503, "away")
+            assert time.monotonic() - began < 4 + 2  # for a connection and for its answer; a busy machine
+        proxy.silent = False
 
 
 async def test_a_worker_that_fails_over_and_over(tmp_path):

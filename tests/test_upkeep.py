@@ -9,10 +9,12 @@ from job_tools import MONDAY, logged, new_york, the_time_it_says
 from job_tools import clock as clock
 from job_tools import house as house
 from procrastinate.exceptions import ConnectorException
+from psycopg.types.json import Jsonb
 
 from app.database import pools
 from app.database.announced import Revision
 from app.errors import TryAgainAt
+from app.record.model import SERIES, batch_id
 from jobs import daily, queue, upkeep, weekly
 from jobs.upkeep import Mended
 
@@ -243,6 +245,37 @@ async def test_a_late_morning_says_so_once(house):
             await house.rows("UPDATE procrastinate_jobs SET scheduled_at = '2020-01-07 14:00+00'")
     assert [line["event"] for line in lines] == ["this job is late"]
     assert lines[0]["late"].startswith("2485 days")
+
+
+@pytest.mark.parametrize("status", ["failed", "doing"])
+@pytest.mark.parametrize(
+    ("task", "args"),
+    [
+        pytest.param("take_checkpoint", {"day": "one"}, id="checkpoint"),
+        pytest.param("take_checkpoint", {"day": [1], "retake": "2026-10-28"}, id="retake"),
+        pytest.param("pick_week", {"timestamp": "now"}, id="Monday"),
+    ],
+)
+async def test_arguments_that_nobody_can_read(house, task, args, status):
+    """What somebody deferred with a slip of the pen keeps no other job and no round from its work."""
+    await house.a_batch()
+    await house.rows("DELETE FROM procrastinate_jobs")
+    # Under a worker that lives, so that it is nobody's to put back.
+    (worker,) = (await house.rows("INSERT INTO procrastinate_workers DEFAULT VALUES RETURNING id"))[0]
+    args = {"batch_id": str(batch_id(SERIES, MONDAY)), **args}
+    await house.rows(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, args, status, worker_id) VALUES (%s, %s, %s, %s, %s)",
+        *("default", task, Jsonb(args), status, worker),
+    )
+    house.clock.time = new_york(TUESDAY, 21)
+    house.world.absent.add(("SPY", MONDAY))
+    await daily.take(house.tools, batch_id(SERIES, MONDAY), 1)
+    house.clock.time = new_york(MONDAY + timedelta(days=7), 11)
+    with logged("ERROR", house.clock) as lines:
+        assert await upkeep.look_after(house.tools) == Mended(deferred=6, begun=True)
+    assert lines == []
+    retaken = "SELECT args ->> 'day' FROM procrastinate_jobs WHERE args ->> 'retake' = '2026-11-02'"
+    assert await house.rows(retaken) == [("1",)]
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled", "aborted"])
