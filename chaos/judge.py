@@ -216,14 +216,18 @@ class Judge:
                 expect((after - before).total_seconds() >= seconds, (count, seconds, before, after))
             gaps = [
                 ((after - before).total_seconds(), max(first, second), str(after))
-                for (before, first), (after, second) in zip(received, received[count:], strict=False)
+                for number, ((before, first), (after, second)) in enumerate(
+                    zip(received, received[count:], strict=False)
+                )
+                # One that strayed into the middle is one too many there, and by no fault of the others.
+                if all(way <= 1.5 for _, way in received[number : number + count + 1])
             ]
-            unexplained = [gap for gap in gaps if gap[0] + gap[1] < seconds and gap[1] <= 1.5]
+            unexplained = [gap for gap in gaps if gap[0] + gap[1] < seconds]
             expect(not unexplained, (count, seconds, unexplained))
             close += sum(gap[0] < seconds for gap in gaps)
             shortest[count] = min(gaps, default=(0.0,))[0]
         refused = sum(one["refused"] in ("burst", "quota") for one in asked)
-        expect(refused <= close, refused)
+        expect(refused <= close + 2 * len(strays), refused)  # a stray, and whoever it came in the way of
         return (
             f"{len(received)} received of {len(granted)} granted, 1, 5 and 25 more within no less than "
             f"{shortest[1]:.2f} s, {shortest[5]:.1f} s and {shortest[25] / 3600:.1f} h; {close} came too close, being "
