@@ -68,7 +68,7 @@ NARROW = Look(358, 280, text=12, left=36, right=98)
 # For drawings that are seen by themselves. The same colours as the style sheet's, by light.
 LIGHT = {
     "pick-1": "#1f4e8c", "pick-2": "#a4460c", "pick-3": "#5b3f8f",
-    "ink": "#1b1f24", "faint": "#5a626d", "rule": "#d9dce1", "shade": "#f1f2f0", "paper": "#fdfcfa",
+    "ink": "#1b1f24", "faint": "#59616c", "rule": "#d9d8d3", "shade": "#efeeea", "paper": "#fbfaf7",
 }  # fmt: skip
 
 
