@@ -26,7 +26,7 @@ from app.database.announced import Revision
 from app.database.embedded import address_of
 from app.database.reads import Fetch, fetcher
 from app.pages.live import Live
-from app.pages.site import Site, is_page
+from app.pages.site import Site, kept_by
 from app.record.calendar import Clock
 from app.settings import Settings
 from app.tools import RealClock, Tools
@@ -161,7 +161,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         response_headers=[ResponseHeader(name=name, value=value) for name, value in marks.items()],
         request_max_body_size=64 * 1024,
     )
-    return Cache(service, revision.now, is_page)
+    return Cache(service, revision.now, kept_by)
 
 
 def _health(house: Callable[[], House]) -> Sequence[Any]:

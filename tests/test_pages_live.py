@@ -130,6 +130,35 @@ async def test_a_page_after_the_event_is_the_new_one(database, tmp_path):
                 assert f'data-seq="{seq}"' in (await client.get("/")).text
 
 
+@pytest.mark.parametrize("path", ["/", "/batches", "/about"])
+async def test_a_page_is_kept_until_the_record_moves(path, database, tmp_path):
+    """It has a tag, costs 304 when the reader knows it, and is another page after a commit."""
+    with serving(tmp_path, DATABASE_URL=database) as server:
+        async with httpx.AsyncClient(base_url=server.told, timeout=60) as client, listening(client) as events:
+            first, second = await client.get(path), await client.get(path)
+            assert first.headers["cache-control"] == "no-cache"
+            assert (second.headers, second.content) == (first.headers, first.content)
+            known = {"if-none-match": first.headers["etag"]}
+            assert (await client.get(path, headers=known)).status_code == 304
+            if path != "/batches":
+                assert (await client.get(f"{path}?utm_source=x", headers=known)).status_code == 304
+            write(database)
+            await events.event()
+            moved = await client.get(path, headers=known)
+            assert moved.status_code == 200
+            assert moved.headers["etag"] != first.headers["etag"]
+
+
+async def test_pages_of_the_history_are_told_apart(database, tmp_path):
+    """However its address is written: a page of the history is never taken for another."""
+    with serving(tmp_path, DATABASE_URL=database) as server:
+        async with httpx.AsyncClient(base_url=server.told, timeout=60) as client, listening(client):
+            for query in ("?%61fter=nonsense", "?after=nonsense", "?x=1&after=nonsense", "/?after=nonsense"):
+                for path in ("/batches", "/batches/"):
+                    assert (await client.get(path)).status_code == 200
+                    assert [(await client.get(f"/batches{query}")).status_code for _ in range(2)] == [400, 400]
+
+
 async def test_a_stream_is_taken_up_again(database, pool):
     """Whoever was away hears once where the journal stands; whoever missed nothing hears nothing."""
     write(database, 3)

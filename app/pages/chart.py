@@ -314,6 +314,8 @@ def _text(inside: str, x: float, y: float, anchor: str, paint: Mapping[str, str]
 def element(name: str, *inside: str, **attributes: Any) -> str:
     """Return an element with what is inside it, which is markup, and those attributes that have a value."""
     said = "".join(
-        f' {key.replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items() if value is not None
+        f' {key.replace("_", "-")}="{escape(value) if isinstance(value, str) else value}"'
+        for key, value in attributes.items()
+        if value is not None
     )
     return f"<{name}{said}>{''.join(inside)}</{name}>"
