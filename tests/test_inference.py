@@ -6,13 +6,14 @@ from hashlib import shake_256
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from app.record import inference
 from app.record.inference import Interval, Points, fixed, interval, random_signs, rounded, wilson
 
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CLOSE = 1e-9
 SENSIBLE = st.floats(-1e6, 1e6)
 ANY = st.floats(allow_nan=False, allow_infinity=False)
@@ -67,6 +68,7 @@ def test_wilsons_interval_by_hand():
     assert wilson(0, 0, 0.05) is None
 
 
+@PATIENT
 @given(st.integers(1, 10_000).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))
 def test_wilsons_interval_holds_the_share(found):
     """It lies within 0 and 1, around the share, and mirrors with it."""
@@ -135,6 +137,7 @@ def test_what_has_no_answer(pairs, slope, mean, intercept):
             assert (found.within(0.05), found.outside()) == (None, None)
 
 
+@PATIENT
 @given(st.lists(st.tuples(ANY, ANY), max_size=8))
 def test_never_no_number(pairs):
     """Whatever comes in, no NaN and nothing infinite comes out."""
@@ -146,6 +149,7 @@ def test_never_no_number(pairs):
         assert estimate.outside() is None or 0 <= estimate.outside() <= 1
 
 
+@PATIENT
 @given(st.lists(st.tuples(SENSIBLE, SENSIBLE), min_size=3, max_size=20), st.randoms())
 def test_the_order_of_points_does_not_matter(pairs, random):
     """But for the last digits of a float."""
@@ -210,6 +214,7 @@ def test_no_signs_for_what_cannot_be_added(values):
     assert random_signs(values, "", 10) is None
 
 
+@PATIENT
 @given(st.lists(SENSIBLE, min_size=1, max_size=30))
 def test_mirrored_values_stand_mirrored(values):
     """With the same seed, the negatives stand as far from the other end."""
