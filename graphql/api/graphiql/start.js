@@ -28,6 +28,7 @@ async function start() {
     PickStory: { id: batch?.picks[0]?.id },
     Batches: { first: 5 },
     Journal: { first: 20 },
+    TrackRecord: { series: "main" },
     Front: { series: "main" },
     Head: {},
     History: { first: 5 },
