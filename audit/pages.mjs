@@ -42,7 +42,7 @@ const dates = await (async () => {
   return (await answer.json()).data.batches.nodes.map((batch) => batch.runDate);
 })();
 const PAGES = {
-  front: "/", history: "/batches", running: `/batches/${dates[0]}`, before: `/batches/${dates[1]}`, about: "/about",
+  front: "/", record: "/record", history: "/batches", running: `/batches/${dates[0]}`, before: `/batches/${dates[1]}`, about: "/about",
 };
 
 async function fits(page, name) {

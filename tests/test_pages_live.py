@@ -130,7 +130,7 @@ async def test_a_page_after_the_event_is_the_new_one(database, tmp_path):
                 assert f'data-seq="{seq}"' in (await client.get("/")).text
 
 
-@pytest.mark.parametrize("path", ["/", "/batches", "/about"])
+@pytest.mark.parametrize("path", ["/", "/record", "/batches", "/about"])
 async def test_a_page_is_kept_until_the_record_moves(path, database, tmp_path):
     """It has a tag, costs 304 when the reader knows it, and is another page after a commit."""
     with serving(tmp_path, DATABASE_URL=database) as server:

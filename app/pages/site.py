@@ -25,8 +25,7 @@ from api.engine import Engine
 from api.http import refuse
 from api.persisted import FOLDER as OPERATIONS
 from app.pages import batch as batches
-from app.pages import chart, written
-from app.record.journal import GENESIS
+from app.pages import chart, drawings, written
 
 FOLDER = Path(__file__).parent
 PAGE = 20
@@ -95,13 +94,17 @@ class Site:
         )
         self.environment.filters |= {
             name: getattr(written, name)
-            for name in ("signed", "price", "direction", "day", "short_day", "moment", "utc", "listed")
+            for name in ("signed", "plain", "price", "direction", "day", "short_day", "moment", "utc", "listed")
         }
         addresses = {address.rpartition("/")[2]: address for address in self.files}
         self.environment.globals |= {
-            "notice": notice, "files": addresses, "chart": chart, "batches": batches, "after": written.after,
-            "asking": asking, "genesis": GENESIS,
-        }  # fmt: skip
+            "notice": notice,
+            "files": addresses,
+            "chart": chart,
+            "drawings": drawings,
+            "batches": batches,
+            "asking": asking,
+        }
 
     def routes(self) -> list[HTTPRouteHandler]:
         """Return the handlers of all pages and their files."""
@@ -109,6 +112,7 @@ class Site:
             self._page("/", self.front),
             self._page("/batches", self.history),
             self._page("/batches/{run_date:str}", self.monday),
+            self._page("/record", self.record),
             self._page("/about", self.about),
             _sent("/robots.txt", ROBOTS.encode(), A_DAY, "text/plain"),
             _sent("/favicon.svg", (FOLDER / "files" / "favicon.svg").read_bytes(), A_DAY, MEDIA[".svg"]),
@@ -132,7 +136,7 @@ class Site:
         if "json" in accept and "html" not in accept:
             return Response({"name": "Alpha Monday", "graphql": "/graphql"}, headers={"Vary": "Accept"})
         told = await self._told("Front")
-        return self._shown("front.html", told, batch=told.data["latestBatch"])
+        return self._shown("front.html", told, batch=told.data["latestBatch"], record=told.data["trackRecord"])
 
     async def history(self, request: AnyRequest) -> Html:
         """Show a page of the history."""
@@ -152,6 +156,11 @@ class Site:
                 404, f"There is no batch of {written.day(run_date)}.", "The history has all that there are."
             )
         return self._shown("monday.html", told, batch=told.data["batchOn"], neighbours=told.data)
+
+    async def record(self, _: AnyRequest) -> Html:
+        """Show what all picks come to, and whether that can be told from luck."""
+        told = await self._told("Record")
+        return self._shown("record.html", told, record=told.data["trackRecord"])
 
     async def about(self, _: AnyRequest) -> Html:
         """Show how it works, and what it is not."""

@@ -25,7 +25,7 @@ CDN = "https://cdn.jsdelivr.net"
 FOLDER = Path(__file__).parent / "graphiql"
 FILES = "/graphql/files"
 FIRST = "LatestBatch"
-LAST = ("Front", "History", "Monday", "Head")  # what our own pages ask
+LAST = ("Front", "Head", "History", "Monday", "Record")  # what our own pages ask
 
 # Packages' files, in the order in which a browser needs them; they are served, and run, only if their SHA-256 is this.
 THEIRS = {

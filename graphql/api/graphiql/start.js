@@ -31,6 +31,7 @@ async function start() {
     TrackRecord: { series: "main" },
     Front: { series: "main" },
     Head: {},
+    Record: { series: "main" },
     History: { first: 5 },
     Monday: { runDate: batch?.runDate, before: weeks(batch, -1), after: weeks(batch, 1) },
   };
