@@ -263,7 +263,7 @@ async def test_figures_are_the_apis(path, browser, database):
         value = Decimal(figure.get("value"))
         assert figure.get("value") == figure.get("title")
         assert figure.get("value") in known
-        shown = figure.text.removesuffix(" %").replace(",", "")
+        shown = figure.text.removesuffix("\xa0%").replace(",", "")
         assert Decimal(shown.replace(MINUS, "-")) == value.quantize(Decimal("0.01"), ROUND_HALF_EVEN)
         if "class" in figure.attrib:  # a figure that has a direction
             assert (shown[0] if shown[0] in "+" + MINUS else "") == ("+" if value > 0 else MINUS if value < 0 else "")

@@ -146,7 +146,7 @@ def whiskers(rows: Sequence[Whisker], about: float, look: Look, name: str, title
     """Draw values as dots on their intervals, beside the line of what would be nothing: `about`."""
     ends = [float(end) - about for row in rows for end in (row.low, row.high)]
     across = ticks(ends)
-    look = replace(look, height=int(look.top + 46 * len(rows) + 34), left=12, right=12, bottom=30)
+    look = replace(look, height=int(look.top + 46 * len(rows) + 34), left=24, right=24, bottom=30)
     plane = Plane(look, across[0], across[-1], [0, 1])
     return _svg(
         look,
@@ -165,7 +165,11 @@ def _whisker(row: Whisker, about: float, plane: Plane, y: float) -> Iterator[str
     look = plane.look
     low, value, high = (float(one) - about for one in (row.low, row.value, row.high))
     yield text(
-        escape(row.name), plane.x(low), y, "start" if plane.x(low) < look.width * 0.6 else "end", look.paint(fill="ink")
+        escape(row.name),
+        plane.x(low),
+        y,
+        "start" if plane.x(low) < look.width * 0.6 else "end",
+        {"class": "fill-ink halo"},
     )
     yield rule(
         plane.x(low), y + 14, plane.x(high), y + 14, stroke_width=4, stroke_linecap="round", **look.paint(stroke="bar")
