@@ -17,7 +17,7 @@ from test_api_expressions import a_fortnight, asked
 
 from api import plan, values
 from api.declare import Computed
-from api.values import Values
+from api.values import Maker
 from app.record import track
 
 
@@ -165,9 +165,9 @@ async def test_the_same_rows_are_worked_on_once(database, pool):
     engine = engine_on(pool)
     await asyncio.gather(*(engine.answer(f"{{ a{n}: trackRecord {{ series }} }}") for n in range(20)))
     await engine.answer("{ trackRecord { picks { hits } } }")
-    assert engine.values.made == 1
+    assert engine.maker.made == 1
     await engine.answer('{ a: trackRecord(series: "second") { series } trackRecord(action: BUY) { series } }')
-    assert engine.values.made == 3
+    assert engine.maker.made == 3
 
 
 async def test_a_record_that_moved_is_worked_on_anew(database, pool):
@@ -243,7 +243,7 @@ class Work:
 
 async def test_one_works_at_a_time():
     """Ten values are made one after the other, and two who want the same get the same."""
-    work, made = Work(), Values()
+    work, made = Work(), Maker()
     asking = [asyncio.create_task(made.value(work.computed(), b"%d" % (n // 2), {})) for n in range(20)]
     await asyncio.sleep(0)
     work.go.set()
@@ -253,7 +253,7 @@ async def test_one_works_at_a_time():
 
 async def test_who_waits_too_long_is_sent_away():
     """The work goes on, and the next who asks has it."""
-    work, made = Work(), Values(patience=0.05)
+    work, made = Work(), Maker(patience=0.05)
     first = asyncio.create_task(made.value(work.computed(), b"a", {}))
     while not work.calls:
         await asyncio.sleep(0.001)
@@ -271,7 +271,7 @@ async def test_who_waits_too_long_is_sent_away():
 
 async def test_a_failure_is_not_kept():
     """Everybody who waited hears of it, and the next try is a new one."""
-    work, made = Work(), Values()
+    work, made = Work(), Maker()
     work.go.set()
     for _ in range(2):
         found = await asyncio.gather(
@@ -282,7 +282,7 @@ async def test_a_failure_is_not_kept():
 
 
 async def test_only_the_last_few_values_are_kept():
-    work, made = Work(), Values(kept=2)
+    work, made = Work(), Maker(kept=2)
     work.go.set()
     for rows in (b"a", b"b", b"a", b"c", b"a", b"b"):
         await made.value(work.computed(), rows, {})

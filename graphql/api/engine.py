@@ -36,7 +36,7 @@ from psycopg.errors import QueryCanceled
 from api.declare import refusal
 from api.limits import DEEPEST, Measure, Size, check_variables, exceeded, name_of, parsed
 from api.plan import Planner, Root
-from api.values import Values, written
+from api.values import Maker, written
 
 # Runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
@@ -104,7 +104,7 @@ class Engine:
     # What is kept of the largest document that the limits let through takes a quarter of a megabyte.
     def __init__(self, schema: GraphQLSchema, fetch: Fetch, facts: object, kept: int = 256) -> None:
         self.schema, self.fetch, self.facts = schema, fetch, facts
-        self.values = Values()
+        self.maker = Maker()
         self.document = lru_cache(kept)(self._document)
         self.plan = lru_cache(kept)(self._plan)
 
@@ -159,7 +159,7 @@ class Engine:
             answers |= zip((root.key for root in plan.roots if root.sql), columns, strict=True)
         for root in plan.roots:
             if root.made and root.key not in refusals:
-                value = await self.values.value(root.made.by, answers[root.key], root.made.arguments(variables))
+                value = await self.maker.value(root.made.by, answers[root.key], root.made.arguments(variables))
                 answers[root.key] = encode(written(value, root.made.shown.type, root.made.shown))
         if plan.introspection:
             told = execute_sync(self.schema, plan.introspection, variable_values=raw)

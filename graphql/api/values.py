@@ -23,7 +23,7 @@ PATIENCE = 5.0  # seconds
 Key = tuple[Callable[..., object], tuple[tuple[str, object], ...], bytes]
 
 
-class Values:
+class Maker:
     """Makes values of rows."""
 
     def __init__(self, kept: int = KEPT, patience: float = PATIENCE) -> None:
@@ -50,7 +50,8 @@ class Values:
 
     async def _make(self, key: Key, computed: Computed, rows: bytes, arguments: Mapping[str, object]) -> object:
         try:
-            await asyncio.wait_for(self._turn.acquire(), self.patience)
+            async with asyncio.timeout(self.patience):
+                await self._turn.acquire()
         except TimeoutError:
             raise refusal("SERVICE_UNAVAILABLE", "Too much is being worked out right now. Try again soon.") from None
         try:
