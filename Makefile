@@ -100,7 +100,7 @@ bench: $(READY) ## Measure us beside PostGraphile and Mercurius; needs wrk, and 
 image: ## Build the image alpha-monday:VERSION, or IMAGE=...; IMAGE_BUILD_ARGS go to the engine
 	@test -n "$(BUILDER)" || { echo "Neither podman, docker nor buildah answers. On Debian: apt-get install podman"; exit 1; }
 	@$(BUILDER) build $(if $(filter docker,$(notdir $(BUILDER))),,--format=docker) --file=Containerfile --tag=$(IMAGE) \
-	  --build-arg=VERSION=$(VERSION) --build-arg=REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(IMAGE_BUILD_ARGS) .
+	  --build-arg=VERSION=$(VERSION) --build-arg=REVISION=$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown) $(IMAGE_BUILD_ARGS) .
 
 image-test: $(READY) ## Try the image out: strictly confined, on a real Postgres, ten thousand queries
 	@ENGINE=$(ENGINE) $(BIN)/python container/smoke.py $(IMAGE)

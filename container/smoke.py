@@ -93,6 +93,13 @@ def migrated(check: Checks, image: str, address: str) -> None:
         check(f"`{' '.join(command)}`", well, f"{len(lines)} steps" if not says else lines[-1])
 
 
+def began(check: Checks, service: Container) -> None:
+    """How soon it is there."""
+    healthy = service.healthy()
+    processor = service.process()["processor"]
+    check.figure("healthy after", f"{healthy:.1f} s, of which {processor:.1f} s were its own work")
+
+
 def confined(check: Checks, service: Container) -> None:
     """What the process may do."""
     process = service.process()
@@ -174,7 +181,7 @@ def smoke(image: str) -> int:
             migrated(check, image, address)
             fill(address)
             with serving(image, free_port(), DATABASE_URL=address, **KEYS) as service:
-                check.figure("healthy after", f"{service.healthy():.1f} s")
+                began(check, service)
                 confined(check, service)
                 answers(check, service, image)
                 loaded(check, service)
