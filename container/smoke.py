@@ -114,6 +114,8 @@ def answers(check: Checks, service: Container, image: str) -> None:
     health = httpx.get(f"{service.url}/health")
     check("/health", health.status_code == 200, health.text)
     check("the image's own health check", service.runs(facts(image)["Check"]["Test"][1:]))
+    check("an operator's command in there", service.runs(["alpha-monday", "jobs", "list"]))
+    check("the queue's own command in there", service.runs(["procrastinate", "--app=jobs.queue.app", "healthchecks"]))
     answer = httpx.post(f"{service.url}/graphql", json=clients.operation("Batches")).json()
     check("a query", len(answer["data"]["batches"]["nodes"]) == 20, f"{len(str(answer)):,} characters")
     page = httpx.get(f"{service.url}/graphql", headers={"accept": "text/html"})

@@ -130,6 +130,15 @@ def test_what_goes_into_the_build():
     assert let_in("app/settings.toml")
 
 
+def test_the_wheel_finds_all_that_it_is_made_of():
+    """Every package and every folder that pyproject.toml puts into the wheel is copied for it."""
+    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    copied = {one.text.split()[0] for one in ALL if one.name == "COPY"}
+    made_of = [*wheel["packages"], *wheel["force-include"]]
+    assert {Path(source).parts[0] for source in made_of} <= copied
+    assert all(let_in(source) for source in made_of)
+
+
 def test_both_engines_read_one_file():
     """Podman asks for .containerignore first, docker and flyctl know .dockerignore only."""
     assert (HOUSE / ".containerignore").readlink() == Path(".dockerignore")
