@@ -23,12 +23,13 @@ def operation(name: str, **variables: object) -> dict[str, object]:
 
 def requests(number: int) -> Iterator[dict[str, object]]:
     """Yield so many: half may be kept answers, a quarter are asked anew, a quarter are documents never seen before."""
-    monday, page = operation("BatchOn", runDate="2026-11-16"), operation("Batches")
+    latest, page, monday = operation("LatestBatch"), operation("Batches"), operation("BatchOn", runDate="2026-11-16")
+    journal = operation("Journal")
     for count in range(number):
         if count % 2:
-            yield monday
+            yield latest if count % 4 == 1 else monday
         elif count % 4:
-            yield {**page, "variables": {"first": 20, "count": count}}
+            yield {**(page if count % 8 == 2 else journal), "variables": {"first": 20, "count": count}}
         else:
             yield {**monday, "query": f"# {count}\n{monday['query']}"}
 

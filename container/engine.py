@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ import httpx
 # Postgres and the one who asks are on its loopback. Podman would put a writable /tmp beside a read-only root.
 STRICT = ["--network=host", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--no-healthcheck"]
 STRICT_OF = {"podman": ["--read-only-tmpfs=false"]}
-START_WITHIN = 60.0
+START_WITHIN = END_WITHIN = 60.0
 INSIDE = ("python", "-c", Path(__file__).with_name("inside.py").read_text())
 
 
@@ -35,9 +35,9 @@ def engine() -> str:
     )
 
 
-def asked(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the engine to its end; what it says goes into the result."""
-    done = subprocess.run([engine(), *arguments], capture_output=True, text=True, check=False)
+def asked(*arguments: str, check: bool = True, within: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the engine to its end, for so many seconds at most; what it says goes into the result."""
+    done = subprocess.run([engine(), *arguments], capture_output=True, text=True, check=False, timeout=within)
     if check and done.returncode:
         raise SystemExit(f"{engine()} {arguments[0]} failed: {done.stderr.strip()}")
     return done
@@ -103,9 +103,11 @@ class Container:
         """Send SIGTERM, as a platform does that wants its machine back."""
         asked("kill", "--signal=TERM", self.name)
 
-    def ended(self) -> int:
-        """Wait for its end; return its exit code."""
-        return int(asked("wait", self.name).stdout.strip())
+    def ended(self) -> int | None:
+        """Wait for its end; return its exit code, or None where it does not end."""
+        with suppress(subprocess.TimeoutExpired):
+            return int(asked("wait", self.name, within=END_WITHIN).stdout.strip())
+        return None
 
 
 @contextmanager
