@@ -67,7 +67,9 @@ def test_every_rule_reads_what_there_is(samples):
             matching = [of for name, of in samples if name == one.name and one.matchers.items() <= of.items()]
             assert matching, f"{alert} reads {one}, which no process says"
         told_by = re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])
-        grouped_by = [label for by in re.findall(r"(?:by|on) \((.*?)\)", rule["expr"]) for label in by.split(", ")]
+        grouped_by = [
+            label for by in re.findall(r"(?:by|on) \((.*?)\)", rule["expr"]) for label in by.split(", ") if label
+        ]
         assert {*told_by, *grouped_by} <= PROMETHEUS.union(*(labels[one.name] for one in read)), alert
 
 
