@@ -55,6 +55,18 @@ MAY_IMPORT = {
         "jobs",
         "jobs.queue",
     },
+    "app.requests": {"api"},
+    "app.survey": {"app.record", "app.store", "app.providers", "app.database", "jobs"},
+    "app.metrics": {
+        "app.record",
+        "app.providers",
+        "app.database",
+        "app.requests",
+        "app.survey",
+        "api",
+        "jobs",
+        "jobs.queue",
+    },
     "app.main": {"*"},
     "app.cli": {"*"},
 }
@@ -65,6 +77,9 @@ IMPORTED_BY = {
     "app.operate": {"app.cli"},
     "app.verify": {"app.cli", "app.backup"},
     "app.backup": {"app.operate"},
+    "app.requests": {"app.metrics", "app.main"},
+    "app.survey": {"app.metrics", "app.main"},
+    "app.metrics": {"app.main"},
     "app.main": {"app.cli"},
     "app.cli": set(),
 }
