@@ -540,3 +540,16 @@ def test_contrast(dark):
     for name, ground in [*pairs, ("note-ink", "note")]:
         light, low = sorted((_luminance(root[name]), _luminance(root[ground])), reverse=True)
         assert (light + 0.05) / (low + 0.05) >= 4.5, (name, ground)
+
+
+async def test_a_page_that_fails(pool, monkeypatch):
+    """A mistake of ours is a page to a person and an error with an id to a program; nothing of it is told."""
+    monkeypatch.setattr("app.pages.batch.headline", lambda batch: 1 / 0)
+    async with pages_on(pool, raise_server_exceptions=False) as browser:
+        with psycopg.connect(pool.conninfo) as conn:
+            Record(conn).batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")
+        answer = await browser.get("/")
+        assert (answer.status_code, heading(parsed(answer))) == (500, "Something went wrong here.")
+        assert "division" not in answer.text
+        program = await browser.get("/", headers={"accept": "*/*"})
+        assert program.json()["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"

@@ -137,7 +137,7 @@ async def test_a_page_is_kept_until_the_record_moves(path, database, tmp_path):
         async with httpx.AsyncClient(base_url=server.told, timeout=60) as client, listening(client) as events:
             first, second = await client.get(path), await client.get(path)
             assert first.headers["cache-control"] == "no-cache"
-            assert (second.headers, second.content) == (first.headers, first.content)
+            assert (second.headers["etag"], second.content) == (first.headers["etag"], first.content)
             known = {"if-none-match": first.headers["etag"]}
             assert (await client.get(path, headers=known)).status_code == 304
             if path != "/batches":
