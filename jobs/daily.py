@@ -19,7 +19,7 @@ from app.store import batches, checkpoints, courses, opens
 from app.store.checkpoints import Due, Learnt
 from app.store.rows import Conn
 from app.tools import Tools
-from jobs import splits
+from jobs import alerts, splits
 from jobs.closes import closes_of
 from jobs.queue import Retry, app, tools
 
@@ -37,7 +37,8 @@ async def take_checkpoint(batch_id: str, day: int, retake: str | None = None) ->
 
     `retake` asks for another look at a skipped one; it says when or by whom, so that each asks once.
     """
-    await take(tools(), UUID(batch_id), day, again=retake is not None)
+    async with alerts.quota_watched(tools()):
+        await take(tools(), UUID(batch_id), day, again=retake is not None)
 
 
 async def defer(conn: Conn, due: Sequence[Due]) -> None:
@@ -240,9 +241,10 @@ async def _skip(tools: Tools, batch: Batch, day: int, before: Checkpoint | None,
     if before:
         log.info("the checkpoint stays skipped", reason=reason, note=note, checkpoint=str(before.id))
         return
-    checkpoint = _skipped(Due(batch.id, batch.run_date, day), reason, note, tools.now())
+    due = Due(batch.id, batch.run_date, day)
+    checkpoint = _skipped(due, reason, note, tools.now())
     async with transaction(tools.pool) as conn:
-        stored = await checkpoints.add(conn, checkpoint)
+        stored = await _add_skipped(conn, tools, due, checkpoint)
     tell: Any = log.info if reason == SkipReason.MARKET_CLOSED else log.warning
     tell(
         "checkpoint skipped" if stored else "somebody was first",
@@ -258,7 +260,15 @@ async def give_up(conn: Conn, tools: Tools, due: Due, why: str) -> bool:
     reason, note = SkipReason.PROVIDER_ERROR, why
     if not tools.calendar.is_session(eve):
         reason, note = SkipReason.MARKET_CLOSED, _no_session(eve)
-    return await checkpoints.add(conn, _skipped(due, reason, note, tools.now()))
+    return await _add_skipped(conn, tools, due, _skipped(due, reason, note, tools.now()))
+
+
+async def _add_skipped(conn: Conn, tools: Tools, due: Due, checkpoint: Checkpoint) -> bool:
+    """Store a checkpoint without prices, with the alert that tells of it; return False if its day has a row."""
+    if not await checkpoints.add(conn, checkpoint):
+        return False
+    await alerts.checkpoint_skipped(conn, tools, due, checkpoint)
+    return True
 
 
 def _no_session(eve: date) -> str:
