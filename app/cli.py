@@ -11,7 +11,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import date, datetime
 from pathlib import Path
@@ -576,26 +576,35 @@ def _serve(app: Cache, listener: socket.socket) -> None:
 
 
 async def _live_through(provided: Settings, span: rehearsal.Span) -> None:
-    task, loop, heard = asyncio.current_task(), asyncio.get_running_loop(), False
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task
+    heard: set[int] = set()
 
-    def stop(*_: object) -> None:
-        nonlocal heard
-        heard = True
+    def stop(number: int, _: object) -> None:
+        heard.add(number)
         loop.call_soon_threadsafe(task.cancel)
 
-    # As Ctrl-C does: what was started is also ended. Raising out of a signal could hit any task of the loop, and the
-    # loop's own handlers are called too late, or go on catching when it is closed.
-    signal.signal(signal.SIGTERM, stop)
+    def obey() -> None:
+        if heard:
+            raise asyncio.CancelledError
+
+    # What was started is also ended. Raising out of a signal could hit any task of the loop, and the loop's own
+    # handlers are called too late, or go on catching when it is closed. What was heard is remembered, because
+    # `asyncio.wait_for` of Python 3.11 loses a cancellation that comes together with what it waits for.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        await _rehearse(provided, span)
+        await _rehearse(provided, span, obey)
+        obey()
+    except asyncio.CancelledError:
+        if signal.SIGINT in heard:
+            raise KeyboardInterrupt from None
+        raise
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if heard:  # with nothing left that could be cancelled
-        raise asyncio.CancelledError
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-async def _rehearse(provided: Settings, span: rehearsal.Span) -> None:
+async def _rehearse(provided: Settings, span: rehearsal.Span, obey: Callable[[], None]) -> None:
     _REHEARSAL_LOG.parent.mkdir(exist_ok=True)
     with _REHEARSAL_LOG.open("a") as log, terminal.progress() as progress:
         told = clock
@@ -607,6 +616,7 @@ async def _rehearse(provided: Settings, span: rehearsal.Span) -> None:
 
             def tell(begin: datetime, now: datetime, end: datetime) -> None:
                 nonlocal told_of
+                obey()
                 done = 1.0 if now >= end else (now - begin) / (end - begin)
                 if not sys.stderr.isatty() and (monday := calendar.latest_run_date(now)) > told_of.date():
                     told_of = calendar.due_at(monday)

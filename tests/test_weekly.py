@@ -190,7 +190,7 @@ async def test_no_monday_has_begun(house, now):
 
 async def test_two_ticks_at_once_in_two_processes(house):
     """Whoever claims the question asks it; the other comes back when it is answered, and finds all done."""
-    house.world.model = [completes(an_answer(*CHOSEN))]
+    house.world.model = [Reply(completes(an_answer(*CHOSEN)).body, delay=2)]  # open until both have looked
     first, second = await asyncio.gather(house.begin(1), house.begin(2), return_exceptions=True)
     assert sorted(map(type, (first, second)), key=str) == sorted([type(None), QuestionInProgress], key=str)
     assert len(house.questions) == 1

@@ -24,6 +24,8 @@ for (const pick of latestBatch?.picks ?? []) {
   console.log(`${latestBatch?.runDate}: ${pick.action} ${pick.ticker} at ${pick.initialPrice}, alpha ${alpha}`);
 }
 
+if (latestBatch?.failure) console.log(`${latestBatch.runDate}: no picks. ${latestBatch.failure}`);
+
 let after: string | null = null;
 do {
   const { batches }: Awaited<ReturnType<typeof page>> = await page(after);
