@@ -7,9 +7,9 @@ spent quota has no transaction of its own: that it is spent follows from the led
 that it was told.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from datetime import date, datetime, timedelta
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 from uuid import UUID, uuid4
@@ -181,7 +181,8 @@ async def quota_watched(tools: Tools) -> AsyncIterator[None]:
         yield
     except QuotaSpent as spent:
         if tools.alerts.on:
-            await _quota_spent(tools, spent)
+            with _harmless("quota_spent"):
+                await _quota_spent(tools, spent)
         raise
 
 
@@ -204,10 +205,14 @@ async def _quota_spent(tools: Tools, spent: QuotaSpent) -> None:
                 conn,
                 tools,
                 kind="quota_spent",
-                text=f"what needs prices waits. {spent}",
+                text=f"the quota of prices is spent, at first until {_utc(spent.at)}: what needs them waits.",
                 to_do="It goes on by itself; `alpha-monday status` says what is left and what waits.",
                 until=spent.at,
             )
+
+
+def _utc(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 async def _tell(conn: Conn, tools: Tools, **what: Any) -> None:
@@ -215,14 +220,20 @@ async def _tell(conn: Conn, tools: Tools, **what: Any) -> None:
     if not tools.alerts.on:
         return
     alert = Alert(id=uuid4(), at=tools.now(), **what)
-    try:
+    with _harmless(alert.kind):
         async with conn.transaction():
             await _add(conn, alert)
             await messages.defer(conn, send_alert, [str(alert.id)])
+
+
+@contextmanager
+def _harmless(kind: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         if is_away(error):
             raise
-        log.exception("an alert was lost", kind=alert.kind)
+        log.exception("an alert was lost", kind=kind)
 
 
 async def _add(conn: Conn, alert: Alert) -> None:

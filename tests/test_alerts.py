@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import re
 from datetime import date, timedelta
+from importlib.metadata import version
+from pathlib import Path
 from uuid import UUID
 
 import psycopg
@@ -22,6 +25,7 @@ from app.operate import standing, status
 from app.providers import webhook
 from app.providers.ledger import windows
 from app.record.model import SERIES, batch_id
+from app.rehearsal import rehearse
 from jobs import alerts, daily, messages, queue, upkeep, weekly
 
 TUESDAY = date(2026, 10, 27)
@@ -75,7 +79,7 @@ async def test_a_monday_that_fails(house, receiver):
         "to_do": "`alpha-monday pick` runs it again, until it is over in New York.",
         "rehearsed": False,
         "service": "alpha-monday",
-        "version": "0.1.0",
+        "version": version("alpha-monday"),
     }
     assert await house.rows(OUTCOMES) == [("monday_failed", "delivered")]
 
@@ -137,8 +141,8 @@ async def test_a_closed_market_is_no_news(house):
 
 
 async def test_a_quota_that_the_provider_says_is_spent(house, receiver):
-    """Two mornings wait for it, and one alert says so; the key is not in it."""
-    batch = await house.a_batch()
+    """Two mornings wait for it, and one alert says so; what the provider said is not in it."""
+    await house.a_batch()
     await house.rows("DELETE FROM procrastinate_jobs WHERE (args ->> 'day')::integer > 2")
     await house.rows("UPDATE procrastinate_jobs SET scheduled_at = NULL")
     house.clock.time = new_york(TUESDAY + timedelta(days=1))
@@ -148,8 +152,10 @@ async def test_a_quota_that_the_provider_says_is_spent(house, receiver):
     await told(house)
     (alert,) = receiver.alerts
     assert (alert["kind"], alert["run_date"], alert["reason"]) == ("quota_spent", None, None)
-    assert alert["text"].startswith("Alpha Monday: what needs prices waits. ")
-    assert batch.run_date == MONDAY
+    assert alert["text"] == (
+        "Alpha Monday: the quota of prices is spent, at first until 2026-10-28 14:00 UTC: what needs them waits. "
+        "It goes on by itself; `alpha-monday status` says what is left and what waits."
+    )
 
 
 async def found_spent(house):
@@ -185,7 +191,7 @@ async def test_our_own_count(house, receiver):
     await told(house)
     (alert,) = receiver.alerts
     assert alert["text"] == (
-        "Alpha Monday: what needs prices waits. The quota of alphavantage is spent until 2026-10-28 13:00:01 UTC. "
+        "Alpha Monday: the quota of prices is spent, at first until 2026-10-28 13:00 UTC: what needs them waits. "
         "It goes on by itself; `alpha-monday status` says what is left and what waits."
     )
 
@@ -313,10 +319,15 @@ async def test_an_alert_that_cannot_be_written(house):
     try:
         with logged("ERROR", house.clock) as lines:
             await a_missed_monday(house)
+            with pytest.raises(QuotaSpent):
+                await found_spent(house)
     finally:
         await house.rows("ALTER TABLE operations.alerts DROP CONSTRAINT nothing_fits")
     assert (await house.batch(MONDAY + timedelta(days=7))).failure_reason == "MISSED"
-    assert [(line["event"], line["kind"]) for line in lines] == [("an alert was lost", "monday_failed")]
+    assert [(line["event"], line["kind"]) for line in lines] == [
+        ("an alert was lost", "monday_failed"),
+        ("an alert was lost", "quota_spent"),
+    ]
 
 
 # Telling
@@ -411,6 +422,21 @@ async def test_a_rehearsal_says_so(house, receiver, database):
     assert alert["text"].startswith("Alpha Monday (rehearsed): the Monday ")
 
 
+@pytest.mark.parametrize(
+    ("environment", "told"), [({}, ""), ({"ALERT_WEBHOOK_URL": "http://a.example/b"}, "http://a.example/b")]
+)
+def test_whom_a_rehearsal_tells(monkeypatch, environment, told):
+    """Nobody, unless the address stands in the environment; what a file says is for the live service."""
+    for name in ("ALERT_WEBHOOK_URL", "HEARTBEAT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    providers = {"OPENAI_BASE_URL": "http://a.example/v1", "ALPHA_VANTAGE_BASE_URL": "http://a.example"}
+    receivers = {"ALERT_WEBHOOK_URL": "http://a.example/b", "HEARTBEAT_URL": "http://a.example/c"}
+    with rehearse.played(settings.load(providers | receivers), "host=nowhere", calm=True) as provided:
+        assert (provided.alert_webhook_url, provided.heartbeat_url) == (told, "")
+
+
 async def test_words_that_somebody_else_wrote(house, receiver):
     """In a chat they call nobody and are no link, on one line, of bounded length."""
     batch = await house.a_batch()
@@ -491,6 +517,16 @@ async def test_a_job_that_failed_is_owed_nothing(house, receiver):
     await house.rows("UPDATE procrastinate_jobs SET status = 'failed' WHERE task_name = 'send_alert'")
     stands = await standing.now(house.tools.pool, settings.load({}), house.clock)
     assert [(job.task, job.owed) for job in stands.failed] == [("send_alert", False)]
+
+
+def test_the_page_says_what_arrives(clock):
+    """Its example has the members of what is sent, and its table every kind."""
+    page = (Path(__file__).parents[1] / "docs" / "ops" / "alerts-webhook.md").read_text()
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    sent = alerts.payload(alerts.about_nothing(clock.now()), rehearsed=False)
+    assert list(json.loads(example)) == list(sent)
+    kinds = re.findall(r'kind="(\w+)"', Path(alerts.__file__).read_text())
+    assert sorted(kinds) == sorted(re.findall(r"^\| `(\w+)` \|", page[page.index("| kind | when") :], re.MULTILINE))
 
 
 async def test_the_operators_test(receiver, commanded):

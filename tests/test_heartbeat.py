@@ -2,6 +2,7 @@
 
 from datetime import date, timedelta
 
+import psycopg
 import pytest
 from job_tools import CHOSEN, MONDAY, an_answer, completes, logged, new_york
 from job_tools import clock as clock
@@ -10,6 +11,9 @@ from receivers import TAKEN, pauses, told, told_again
 from receivers import house as house
 from receivers import receiver as receiver
 
+from app import settings
+from app.database.rehearsed import CLOCK
+from app.operate import standing, status
 from jobs import daily, heartbeat, queue, upkeep
 
 TUESDAY = date(2026, 10, 27)
@@ -36,6 +40,10 @@ async def test_a_good_monday(house, receiver):
         house.clock.forward(hours=3)
     assert receiver.heartbeats == 1
     assert await house.rows("SELECT morning, outcome FROM operations.heartbeats") == [(MONDAY, "delivered")]
+    stands = await standing.now(
+        house.tools.pool, settings.load({"HEARTBEAT_URL": "https://ping.example/x"}), house.clock
+    )
+    assert "heartbeat: on; last good morning, Monday, 2026-10-26 09:00 in New York: delivered" in status.facts(stands)
 
 
 async def test_a_morning_without_a_batch(house, receiver):
@@ -126,6 +134,15 @@ async def test_one_that_is_away_for_a_while(house, receiver):
     await told_again(house)
     assert receiver.heartbeats == 2
     assert await house.rows("SELECT outcome FROM operations.heartbeats") == [("delivered",)]
+
+
+async def test_a_rehearsal_is_marked(house, receiver, database):
+    """By a header: there is no body that could say so."""
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(CLOCK)
+    house.clock.time = new_york(TUESDAY)
+    await look(house)
+    assert receiver.requests[0].headers["x-rehearsed"] == "true"
 
 
 async def test_a_heartbeat_without_a_job(house, receiver):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -52,9 +53,9 @@ class Receiver:
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         return await self._send("POST", content=msgspec.json.encode(message), headers=headers)
 
-    async def get(self) -> int:
-        """Ask for the address itself; otherwise as `post`."""
-        return await self._send("GET")
+    async def get(self, marks: Mapping[str, str] = MappingProxyType({})) -> int:
+        """Ask for the address itself, with `marks` as headers; otherwise as `post`."""
+        return await self._send("GET", headers=marks)
 
     async def _send(self, method: str, **more: Any) -> int:
         if self._http is None:
