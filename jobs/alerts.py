@@ -86,9 +86,7 @@ async def send(tools: Tools, id: UUID, job: Job) -> None:
 
 def payload(alert: Alert, *, rehearsed: bool) -> dict[str, Any]:
     """Return what a receiver gets; `text` and `content` are the same, each what some chats show of a message."""
-    said = f"Alpha Monday{' (rehearsed)' if rehearsed else ''}: {alert.text} {alert.to_do}"
-    shown = "".join(letter if letter.isprintable() else " " for letter in said).translate(_PLAIN)
-    shown = shown if len(shown) <= _LONGEST_TEXT else f"{shown[: _LONGEST_TEXT - 1]}…"
+    shown = _shown(f"Alpha Monday{' (rehearsed)' if rehearsed else ''}: {alert.text}", alert.to_do)
     return {
         "id": str(alert.id),
         "kind": alert.kind,
@@ -103,6 +101,13 @@ def payload(alert: Alert, *, rehearsed: bool) -> dict[str, Any]:
         "service": "alpha-monday",
         "version": version("alpha-monday"),
     }
+
+
+def _shown(said: str, to_do: str) -> str:
+    """Return both on one line that fits; what is too long is cut, but never what can be done."""
+    room = _LONGEST_TEXT - len(to_do) - 1
+    said = said if len(said) <= room else f"{said[: room - 1]}…"
+    return "".join(letter if letter.isprintable() else " " for letter in f"{said} {to_do}").translate(_PLAIN)
 
 
 def about_nothing(at: datetime) -> Alert:

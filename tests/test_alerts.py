@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from job_tools import MONDAY, completes, logged, new_york, the_time_it_says
 from job_tools import clock as clock
+from processes import asked, eventually, settle, working
 from provider_server import HANGING, Reply, says
 from receivers import SECRET, TAKEN, pauses, told, told_again
 from receivers import house as house
@@ -24,8 +25,10 @@ from app.errors import QuotaSpent
 from app.operate import standing, status
 from app.providers import webhook
 from app.providers.ledger import windows
+from app.record import calendar
 from app.record.model import SERIES, batch_id
 from app.rehearsal import rehearse
+from app.tools import RealClock
 from jobs import alerts, daily, messages, queue, upkeep, weekly
 
 TUESDAY = date(2026, 10, 27)
@@ -273,6 +276,31 @@ async def test_a_crash_before_it_is_told(house, receiver, monkeypatch):
     assert await house.rows(OUTCOMES) == [("monday_failed", "delivered")]
 
 
+@pytest.mark.long
+async def test_a_worker_that_is_killed_in_the_middle_of_telling(tmp_path, database, pool, receiver):
+    """Another one tells it again, word for word and with the same id; it is one alert."""
+    this = calendar.latest_run_date(RealClock().now())
+    await settle(pool)
+    await settle(pool, weeks=2)
+    receiver.play(HANGING)
+    there = {"DATABASE_URL": database, "ALERT_WEBHOOK_URL": f"{receiver.url}/{SECRET}", "LOG_LEVEL": "DEBUG"}
+    with working(tmp_path, **there) as killed:
+        await eventually(lambda: receiver.requests, 30)
+        killed.kill()
+    receiver.play(TAKEN)
+    with working(tmp_path, **there) as other:
+        await eventually(lambda: asked(database, "SELECT FROM operations.alerts WHERE outcome = 'delivered'"), 120)
+    first, second = receiver.alerts
+    assert first == second
+    assert (first["kind"], first["run_date"], first["reason"]) == (
+        "monday_failed",
+        str(this - timedelta(weeks=1)),
+        "MISSED",
+    )
+    assert asked(database, "SELECT count(*) FROM operations.alerts") == [(1,)]
+    assert SECRET not in killed.log + other.log
+
+
 @pytest.mark.parametrize(
     ("happened", "arrives"),
     [
@@ -447,6 +475,7 @@ async def test_words_that_somebody_else_wrote(house, receiver):
     (alert,) = receiver.alerts
     assert "‹!channel› ＠everyone ‹https://evil.example|ok›xxx" in alert["text"]
     assert len(alert["text"]) == 1500
+    assert alert["text"].endswith(f"xxx… {alert['to_do']}")
     assert alert["content"] == alert["text"]
 
 
