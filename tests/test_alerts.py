@@ -352,10 +352,8 @@ async def test_an_alert_that_cannot_be_written(house):
     finally:
         await house.rows("ALTER TABLE operations.alerts DROP CONSTRAINT nothing_fits")
     assert (await house.batch(MONDAY + timedelta(days=7))).failure_reason == "MISSED"
-    assert [(line["event"], line["kind"]) for line in lines] == [
-        ("an alert was lost", "monday_failed"),
-        ("an alert was lost", "quota_spent"),
-    ]
+    lost = [(line["event"], line["kind"]) for line in lines if "kind" in line]
+    assert lost == [("an alert was lost", "monday_failed"), ("an alert was lost", "quota_spent")]
 
 
 # Telling
