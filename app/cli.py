@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import psycopg
+import structlog
 import uvicorn
 import uvloop
 from psycopg_pool import PoolTimeout
@@ -31,6 +32,7 @@ from app.database.embedded import FOLDER, EmbeddedPostgres
 from app.errors import AlphaMondayError, ConfigurationError, Misfit, ProviderError, Refused
 from app.main import VERSION, create_app, living
 from app.operate import terminal
+from app.operate.alerts import alert
 from app.operate.backups import backup, restore
 from app.operate.jobs import jobs
 from app.operate.status import status
@@ -44,6 +46,8 @@ from app.rehearsal import standins as played
 from app.settings import Settings
 from app.store import batches, checkpoints, generations
 from jobs import corrections, daily, picks, queue, weekly
+
+log = structlog.get_logger()
 
 # What uvicorn waits for requests when told to stop; the worker then has its own time to drain.
 _LAST_REQUESTS = 10
@@ -130,9 +134,12 @@ async def _work(configuration: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
     async with living(configuration):
+        log.info("alive", version=VERSION, serves=False, works=True, rehearsed=False)
         say("Working: jobs and upkeep, no web server (Ctrl-C stops)")
         await told_to_stop.wait()
         say("Stopping: running jobs are finished or put back")
+        log.info("stopping")
+    log.info("stopped")
 
 
 @group.command()
@@ -445,12 +452,12 @@ async def _snapshot(of_the_rehearsal: bool) -> AsyncIterator[verifying.Source]:
         yield source
 
 
-for command in (status, jobs, backup, restore):
+for command in (status, jobs, alert, backup, restore):
     group.add_command(command)
 group.sorted_by = {
     "Run": ("rehearse", "serve", "work", "migrate", "db", "standins"),
     "Look": ("status", "jobs", "show", "closes", "verify"),
-    "Act": ("pick", "checkpoint"),
+    "Act": ("pick", "checkpoint", "alert"),
     "Keep": ("backup", "restore"),
 }
 

@@ -19,14 +19,18 @@ from litestar.exceptions import HTTPException
 
 from api.cache import Cache
 from api.engine import Engine
-from api.http import refuse, routes
+from api.http import fail, refuse, routes
 from api.types import Facts, schema
 from app.database import migrations, pools, rehearsed
 from app.database.announced import Revision
 from app.database.embedded import address_of
 from app.database.reads import Fetch, fetcher
+from app.metrics import MEDIA, Life, Metrics
+from app.providers.ledger import Ledger
 from app.record.calendar import Clock
+from app.requests import Requests
 from app.settings import Settings
+from app.survey import WITHIN, Surveyor
 from app.tools import RealClock, Tools
 from jobs import queue as the_queue
 from jobs.queue import AWAY, Queue
@@ -47,9 +51,10 @@ ClockOf = Callable[[pools.Pool, Queue], AbstractAsyncContextManager[Any]]
 
 @dataclass
 class House:
-    """What lives in a process. `worker` is None where it was switched off."""
+    """What lives in a process; `queued` is the queue's own pool. `worker` is None where it was switched off."""
 
     pool: pools.Pool
+    queued: pools.Pool
     direct: str
     tools: Tools
     clock: Clock
@@ -70,8 +75,8 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
             pools.opened(pools.make_pool(address, pooled=settings.database_pooled, size=12))
         )
         await migrations.refuse_old(direct)
-        queue = the_queue.app
-        stack.enter_context(queue.replace_connector(the_queue.connector(direct)))
+        queue, connector = the_queue.app, the_queue.connector(direct)
+        stack.enter_context(queue.replace_connector(connector))
         await stack.enter_async_context(queue.open_async())
         clock: Any = RealClock()
         if clock_of:
@@ -85,11 +90,11 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
             worker = await stack.enter_async_context(supervised(queue, tools, options))
             if clock_of:
                 clock.worker_anew = worker.start_anew
-        yield House(pool, direct, tools, clock, worker)
+        yield House(pool, connector.pool, direct, tools, clock, worker)
 
 
 @asynccontextmanager
-async def reading(settings: Settings) -> AsyncIterator[Fetch]:
+async def reading(settings: Settings) -> AsyncIterator[tuple[pools.Pool, Fetch]]:
     """Give the API a pool of its own: however many reads there are, and however slow, jobs find a connection."""
     pool = pools.make_pool(
         address_of(settings.database_url),
@@ -101,7 +106,18 @@ async def reading(settings: Settings) -> AsyncIterator[Fetch]:
         wait=READ_WAIT,
     )
     async with pools.opened(pool):
-        yield fetcher(pool, pooled=settings.database_pooled, limit=READ_LIMIT)
+        yield pool, fetcher(pool, pooled=settings.database_pooled, limit=READ_LIMIT)
+
+
+@asynccontextmanager
+async def surveying(settings: Settings, house: House) -> AsyncIterator[Surveyor]:
+    """Give `/metrics` one connection of its own, made when it is asked for first."""
+    pool = pools.make_pool(
+        address_of(settings.database_url), pooled=settings.database_pooled, size=1, least=0, name="metrics", wait=WITHIN
+    )
+    ledger: Ledger = house.tools.prices.ledger
+    async with pool:
+        yield Surveyor(pool, ledger, house.clock)
 
 
 def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> Cache:
@@ -109,6 +125,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
     lives: list[House] = []
     fetches: list[Fetch] = []
     revision = Revision()
+    metrics = Metrics(VERSION, rehearsed=clock_of is not None)
 
     async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
         return await fetches[0](sql, parameters)
@@ -117,17 +134,22 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with (
             living(settings, clock_of, work=work) as house,
-            reading(settings) as reads,
+            reading(settings) as (its_pool, reads),
+            surveying(settings, house) as surveyor,
             revision.heard(house.direct),
         ):
             lives.append(house)
             fetches.append(reads)
             pools.tell(house.pool, revision.moved)
-            log.info("alive", version=VERSION, worker=work, rehearsed=clock_of is not None)
+            metrics.life = Life(
+                cache, {"app": house.pool, "api": its_pool, "queue": house.queued}, house.worker, surveyor
+            )
+            log.info("alive", version=VERSION, serves=True, works=work, rehearsed=clock_of is not None)
             try:
                 yield
             finally:
                 log.info("stopping")
+        metrics.life = None
         lives.clear()
         fetches.clear()
         log.info("stopped")
@@ -143,16 +165,18 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         route_handlers=[
             *routes(Engine(schema, fetch, facts), _MADE_UP if clock_of else "", marks),
             *_health(lambda: lives[0]),
+            _metrics(metrics),
         ],
         lifespan=[lifespan],
-        exception_handlers={HTTPException: refuse},
+        exception_handlers={HTTPException: refuse, Exception: fail},
         cors_config=cors,
         openapi_config=None,
         logging_config=None,  # logs are the command's to configure
         response_headers=[ResponseHeader(name=name, value=value) for name, value in marks.items()],
         request_max_body_size=64 * 1024,
     )
-    return Cache(service, revision.now)
+    cache = Cache(Requests(service, metrics.count), revision.now)
+    return cache
 
 
 def _health(house: Callable[[], House]) -> Sequence[Any]:
@@ -172,6 +196,15 @@ def _health(house: Callable[[], House]) -> Sequence[Any]:
         return Response(parts, status_code=503 if "away" in parts.values() else 200)
 
     return [live, health]
+
+
+def _metrics(metrics: Metrics) -> Any:
+    @get("/metrics", media_type=MEDIA)
+    async def text() -> Response[bytes]:
+        """Say how everything stands, for Prometheus."""
+        return Response(await metrics.text(), media_type=MEDIA, headers={"Cache-Control": "no-store"})
+
+    return text
 
 
 async def _answers(pool: pools.Pool) -> bool:

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { createInterface } from "node:readline";
 
 const HOUSE = new URL("..", import.meta.url).pathname;
-const AUDITS = ["contract", "http", "fuzz", "client", "graphiql"];
+const AUDITS = ["packages", "contract", "http", "fuzz", "client", "graphiql"];
 
 function lastFriday() {
   const day = new Date(Date.now() - 24 * 3600 * 1000);

@@ -27,7 +27,9 @@ from app.errors import TryAgainAt
 from app.providers import ledger
 from app.providers.alpha_vantage import AlphaVantage
 from app.providers.openai import OpenAIPicker
+from app.providers.webhook import Receiver
 from app.record.calendar import Calendar, Clock
+from app.record.journal import timestamp
 from app.settings import Settings
 from app.tools import RealClock, Tools
 
@@ -145,6 +147,8 @@ class Retry(BaseRetryStrategy):
     | a ticker that is unknown or delisted    | the same                                           | weekly         |
     | a question is open in another process   | TryAgainAt its lapse                               | weekly         |
     | a checkpoint was skipped                | looked at once a day while the batch is active     | upkeep         |
+    | a message is not taken for now          | TryAgainAt twice its age, at most an hour; a day   | messages       |
+    | a message is refused                    | no more; the log says what to change               | messages       |
     | TryAgainAt                              | at the time it says; not a failed attempt          | this strategy  |
     | shut down in the middle                 | at once, by whoever is there                       | this strategy  |
     | the database was away                   | in 5 seconds, as often as it takes                 | this strategy  |
@@ -173,15 +177,31 @@ class Retry(BaseRetryStrategy):
 
 
 async def in_the_log(job: Callable[[], Awaitable[Any]], context: JobContext, _: Any) -> Any:
-    """Let every line that a job logs say whose it is."""
-    known = {name: value for name, value in context.job.task_kwargs.items() if name != "timestamp"}
+    """Let every line that a job logs say whose it is, and log what does not end as it should."""
+    known = {"batch" if name == "batch_id" else name: value for name, value in context.job.task_kwargs.items()}
+    known.pop("timestamp", None)
     with structlog.contextvars.bound_contextvars(
         job=context.job.id, task=context.job.task_name, attempt=context.job.attempts + 1, **known
     ):
-        due = context.job.scheduled_at
+        due = None if "retake" in known else context.job.scheduled_at  # another look is meant to be later
         if due and not context.job.attempts and app.now() - due > LATE:
             log.warning("this job is late", due=str(due), late=str(app.now() - due).partition(".")[0])
-        return await job()
+        try:
+            return await job()
+        except Exception as error:
+            _tell(error)
+            raise
+
+
+def _tell(error: Exception) -> None:
+    """Say that a job goes back to the queue, until when and why; of one that has failed, Procrastinate does."""
+    match error:
+        case TryAgainAt():
+            log.info("job waits", until=timestamp(error.at), reason=str(error))
+        case Surprise() if error.times < MOST_SURPRISES:
+            log.error("surprise in a job", times=error.times, of=MOST_SURPRISES, exc_info=error.__cause__)
+        case _ if is_away(error):
+            log.warning("job waits for the database", reason=" ".join(str(error).split()))
 
 
 async def counted(job: Callable[[], Awaitable[Any]], context: JobContext, _: Any) -> Any:
@@ -239,6 +259,8 @@ async def handed(queue: Queue, settings: Settings, pool: pools.Pool, clock: Cloc
         calendar=Calendar(settings.market_closed_days),
         benchmark=settings.benchmark_symbol,
         clock=clock,
+        alerts=Receiver("ALERT_WEBHOOK_URL", settings.alert_webhook_url, clock),
+        heartbeat=Receiver("HEARTBEAT_URL", settings.heartbeat_url, clock),
     )
     queue.tools = tools
     try:
@@ -247,6 +269,8 @@ async def handed(queue: Queue, settings: Settings, pool: pools.Pool, clock: Cloc
         queue.tools = None
         await tools.prices.close()
         await tools.picker.close()
+        await tools.alerts.close()
+        await tools.heartbeat.close()
 
 
 def tools() -> Tools:
@@ -257,7 +281,7 @@ def tools() -> Tools:
 
 app = Queue(
     connector=PsycopgConnector(pool_factory=lambda **_: _pool(address_of(settings.load().queue_address))),
-    import_paths=["jobs.weekly", "jobs.daily"],
+    import_paths=["jobs.weekly", "jobs.daily", "jobs.alerts", "jobs.heartbeat"],
     worker_defaults={
         "concurrency": 8,
         "fetch_job_polling_interval": 1.0,

@@ -40,9 +40,8 @@ HELP = {
     False: f"GraphiQL is out of reach at {CDN}. With npm, <code>make graphiql</code> brings it; the API answers.",
 }
 MEDIA = {".css": "text/css", ".js": "text/javascript"}
-SAFE = {"X-Content-Type-Options": "nosniff"}
 # A file's address changes with its content.
-FOREVER = {"Cache-Control": "public, max-age=31536000, immutable", **SAFE}
+FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
 class Page(Struct, frozen=True):
@@ -71,8 +70,13 @@ def page(notice: str = "", packages: Path = FOLDER / "node_modules") -> Page:
         f"default-src 'none'; script-src {sources}; style-src {sources} {DIALOG}; connect-src 'self'; "
         "font-src data:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
-    return Page(html, {**headers, "Vary": "Accept", **SAFE}, {**theirs, style: css, start: script})
+    headers = {
+        "Content-Security-Policy": policy,
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cache-Control": "no-cache",
+        "Vary": "Accept",
+    }
+    return Page(html, headers, {**theirs, style: css, start: script})
 
 
 def documents() -> dict[str, str]:
