@@ -8,7 +8,7 @@ import { chromium } from "playwright-core";
 const HOUSE = new URL("..", import.meta.url).pathname;
 const SHOTS = `${HOUSE}audit/shots`;
 const CDN = "https://cdn.jsdelivr.net";
-const TABS = ["LatestBatch", "BatchOn", "Batches", "Journal", "PickStory"];
+const TABS = ["LatestBatch", "BatchOn", "Batches", "Journal", "PickStory", "TrackRecord"];
 const origin = process.argv[2];
 
 const browser = await chromium.launch({

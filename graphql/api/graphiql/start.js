@@ -21,6 +21,7 @@ async function start() {
     PickStory: { id: batch?.picks[0]?.id },
     Batches: { first: 5 },
     Journal: { first: 20 },
+    TrackRecord: { series: "main" },
   };
   const documents = Object.entries(JSON.parse(place.dataset.documents));
   const props = {
