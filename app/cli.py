@@ -63,6 +63,11 @@ def main() -> None:
         sys.exit(error.exit_code)
     except AlphaMondayError as error:
         sys.exit(f"alpha-monday: {error}")
+    except psycopg.errors.LockNotAvailable:
+        sys.exit(
+            "alpha-monday: Somebody else held a lock that this migration needs, for ten seconds. "
+            "Nothing of it was done: run it again."
+        )
     except (psycopg.OperationalError, PoolTimeout) as error:
         sys.exit(f"alpha-monday: The database went away: {' '.join(str(error).split())}")
     except psycopg.errors.InsufficientPrivilege as error:
