@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "app.providers": {"app.record", "app.errors"},
     "app.database": {"app.errors"},
     "api": {"app.record"},
+    "app.pages": {"app.record", "api"},
     "jobs.queue": {
         "app.record",
         "app.store",
@@ -63,6 +64,7 @@ IMPORTED_BY = {
     "app.rehearsal": {"app.cli"},
     "app.tables": {"app.cli", "app.operate"},
     "app.operate": {"app.cli"},
+    "app.pages": {"app.main"},
     "app.verify": {"app.cli", "app.backup"},
     "app.backup": {"app.operate"},
     "app.main": {"app.cli"},
