@@ -32,6 +32,7 @@ from app.errors import AlphaMondayError, ConfigurationError, Misfit, ProviderErr
 from app.main import VERSION, create_app, living
 from app.operate import terminal
 from app.operate.backups import backup, restore
+from app.operate.exports import export
 from app.operate.jobs import jobs
 from app.operate.status import status
 from app.operate.terminal import DAY, Commands, asynchronous, clock, local, opened, record, say, telling
@@ -445,11 +446,11 @@ async def _snapshot(of_the_rehearsal: bool) -> AsyncIterator[verifying.Source]:
         yield source
 
 
-for command in (status, jobs, backup, restore):
+for command in (status, jobs, export, backup, restore):
     group.add_command(command)
 group.sorted_by = {
     "Run": ("rehearse", "serve", "work", "migrate", "db", "standins"),
-    "Look": ("status", "jobs", "show", "closes", "verify"),
+    "Look": ("status", "jobs", "show", "closes", "verify", "export"),
     "Act": ("pick", "checkpoint"),
     "Keep": ("backup", "restore"),
 }

@@ -24,7 +24,8 @@ from api.types import Facts, schema
 from app.database import migrations, pools, rehearsed
 from app.database.announced import Revision
 from app.database.embedded import address_of
-from app.database.reads import Fetch, fetcher
+from app.database.reads import Fetch, fetcher, standing
+from app.follow.downloads import downloads
 from app.record.calendar import Clock
 from app.settings import Settings
 from app.tools import RealClock, Tools
@@ -89,7 +90,7 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
 
 
 @asynccontextmanager
-async def reading(settings: Settings) -> AsyncIterator[Fetch]:
+async def reading(settings: Settings) -> AsyncIterator[tuple[pools.Pool, Fetch]]:
     """Give the API a pool of its own: however many reads there are, and however slow, jobs find a connection."""
     pool = pools.make_pool(
         address_of(settings.database_url),
@@ -101,13 +102,14 @@ async def reading(settings: Settings) -> AsyncIterator[Fetch]:
         wait=READ_WAIT,
     )
     async with pools.opened(pool):
-        yield fetcher(pool, pooled=settings.database_pooled, limit=READ_LIMIT)
+        yield pool, fetcher(pool, pooled=settings.database_pooled, limit=READ_LIMIT)
 
 
 def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> Cache:
     """Return the service; its lifespan brings the rest to life."""
     lives: list[House] = []
     fetches: list[Fetch] = []
+    reads_from: list[pools.Pool] = []
     revision = Revision()
 
     async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
@@ -117,11 +119,12 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with (
             living(settings, clock_of, work=work) as house,
-            reading(settings) as reads,
+            reading(settings) as (its_pool, reads),
             revision.heard(house.direct),
         ):
             lives.append(house)
             fetches.append(reads)
+            reads_from.append(its_pool)
             pools.tell(house.pool, revision.moved)
             log.info("alive", version=VERSION, worker=work, rehearsed=clock_of is not None)
             try:
@@ -130,18 +133,27 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
                 log.info("stopping")
         lives.clear()
         fetches.clear()
+        reads_from.clear()
         log.info("stopped")
 
     facts = Facts(version=VERSION, rehearsed=clock_of is not None, now=lambda: lives[0].clock.now())
+
+    @asynccontextmanager
+    async def on_a_snapshot() -> AsyncIterator[Engine]:
+        async with standing(reads_from[0], limit=READ_LIMIT) as fixed:
+            yield Engine(schema, fixed, facts, kept=1)
+
     marks = {"X-Rehearsed": "true"} if clock_of else {}
     cors = (
         CORSConfig(allow_origins=list(settings.cors_allow_origins), allow_methods=["GET", "POST"])
         if settings.cors_allow_origins
         else None
     )
+    engine = Engine(schema, fetch, facts)
     service = Litestar(
         route_handlers=[
-            *routes(Engine(schema, fetch, facts), _MADE_UP if clock_of else "", marks),
+            *routes(engine, _MADE_UP if clock_of else "", marks),
+            *downloads(on_a_snapshot, marks),
             *_health(lambda: lives[0]),
         ],
         lifespan=[lifespan],
