@@ -26,6 +26,8 @@ from app.database.announced import Revision
 from app.database.embedded import address_of
 from app.database.reads import Fetch, fetcher, standing
 from app.follow.downloads import downloads
+from app.follow.feed import feed, is_followed
+from app.follow.picture import picture
 from app.record.calendar import Clock
 from app.settings import Settings
 from app.tools import RealClock, Tools
@@ -153,6 +155,8 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
     service = Litestar(
         route_handlers=[
             *routes(engine, _MADE_UP if clock_of else "", marks),
+            feed(engine, settings.public_url, rehearsed=clock_of is not None),
+            picture(engine, rehearsed=clock_of is not None),
             *downloads(on_a_snapshot, marks),
             *_health(lambda: lives[0]),
         ],
@@ -164,7 +168,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         response_headers=[ResponseHeader(name=name, value=value) for name, value in marks.items()],
         request_max_body_size=64 * 1024,
     )
-    return Cache(service, revision.now)
+    return Cache(service, revision.now, is_followed)
 
 
 def _health(house: Callable[[], House]) -> Sequence[Any]:
