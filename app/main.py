@@ -19,7 +19,7 @@ from litestar.exceptions import HTTPException
 
 from api.cache import Cache
 from api.engine import Engine
-from api.http import refuse, routes
+from api.http import routes
 from api.types import Facts, schema
 from app.database import migrations, pools, rehearsed
 from app.database.announced import Revision
@@ -28,6 +28,8 @@ from app.database.reads import Fetch, fetcher, standing
 from app.follow.downloads import downloads
 from app.follow.feed import feed, is_followed
 from app.follow.picture import picture
+from app.pages.live import Live
+from app.pages.site import Site, is_page
 from app.record.calendar import Clock
 from app.settings import Settings
 from app.tools import RealClock, Tools
@@ -123,11 +125,13 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
             living(settings, clock_of, work=work) as house,
             reading(settings) as (its_pool, reads),
             revision.heard(house.direct),
+            AsyncExitStack() as stack,
         ):
             lives.append(house)
             fetches.append(reads)
             reads_from.append(its_pool)
             pools.tell(house.pool, revision.moved)
+            await stack.enter_async_context(live.following())
             log.info("alive", version=VERSION, worker=work, rehearsed=clock_of is not None)
             try:
                 yield
@@ -151,24 +155,28 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         if settings.cors_allow_origins
         else None
     )
-    engine = Engine(schema, fetch, facts)
+    engine, notice = Engine(schema, fetch, facts), _MADE_UP if clock_of else ""
+    site = Site(engine, notice)
+    live = Live(revision.changed, site.head)
     service = Litestar(
         route_handlers=[
-            *routes(engine, _MADE_UP if clock_of else "", marks),
+            *routes(engine, notice, marks),
+            *site.routes(),
+            live.route(marks),
             feed(engine, settings.public_url, rehearsed=clock_of is not None),
             picture(engine, rehearsed=clock_of is not None),
             *downloads(on_a_snapshot, marks),
             *_health(lambda: lives[0]),
         ],
         lifespan=[lifespan],
-        exception_handlers={HTTPException: refuse},
+        exception_handlers={HTTPException: site.refuse},
         cors_config=cors,
         openapi_config=None,
         logging_config=None,  # logs are the command's to configure
         response_headers=[ResponseHeader(name=name, value=value) for name, value in marks.items()],
         request_max_body_size=64 * 1024,
     )
-    return Cache(service, revision.now, is_followed)
+    return Cache(service, revision.now, lambda path: is_page(path) or is_followed(path))
 
 
 def _health(house: Callable[[], House]) -> Sequence[Any]:

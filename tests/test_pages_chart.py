@@ -1,5 +1,6 @@
 """A fortnight as a drawing: what is drawn where, what is never drawn, and what it says to whoever does not see it."""
 
+import itertools
 import re
 from datetime import date
 from decimal import Decimal
@@ -136,4 +137,4 @@ def test_everything_lies_within(courses, look):
         for name in ("y", "y1", "y2", "cy"):
             assert 0 <= float(found.get(name, 0)) <= look.height
     at = sorted(float(found.get("y")) for found in svg.iter(f"{SVG}text") if found.find(f"{SVG}tspan") is not None)
-    assert all(after - before >= look.text for before, after in zip(at, at[1:], strict=False))
+    assert all(after - before >= look.text for before, after in itertools.pairwise(at))

@@ -49,7 +49,7 @@ Node = Mapping[str, Any]
 
 def is_followed(path: str) -> bool:
     """Return whether an address is one whose answers hang on the record only, and may be kept."""
-    return path == "/feed.atom" or path.endswith("/chart.png")
+    return path == "/feed.atom" or (path.startswith("/batches/") and path.endswith("/chart.png"))
 
 
 def feed(engine: Engine, address: str, *, rehearsed: bool) -> HTTPRouteHandler:

@@ -63,7 +63,7 @@ class Look(Struct, frozen=True):
         return {"class": " ".join(f"{what}-{name}" for what, name in colours.items())}
 
 
-WIDE = Look(760, 330)
+WIDE = Look(960, 340)
 NARROW = Look(358, 280, text=12, left=36, right=98)
 # For drawings that are seen by themselves. The same colours as the style sheet's, by light.
 LIGHT = {

@@ -2,8 +2,9 @@
 Kept answers: the bytes of an answer, for as long as the record has not moved since it was asked for.
 
 In front of routing, because a hit must not cost what routing does. The key is everything of a request that an answer
-hangs on, as it came (method, query string, body, and the headers that are read anywhere behind): two requests with one
-key are one request, so a kept answer is right in status, headers and bytes without any thought of what they mean.
+hangs on, as it came (path, method, query string, body, and the headers that are read anywhere behind): two requests
+with one key are one request, so a kept answer is right in status, headers and bytes without any thought of what they
+mean. The pages hang on the record as answers do, and are kept with them.
 
 What is guaranteed: an answer is kept only if the record did not move from before it was asked for until it was there,
 and is gone with the next announcement. So once a process has heard of a commit, it never again sends a kept answer from
@@ -66,19 +67,28 @@ class Kept(Struct, frozen=True):
 class Cache:
     """Answers what it has kept, and hands on the rest; counts both."""
 
-    def __init__(self, app: App, revision: Callable[[], int | None], most: int = MOST, largest: int = LARGEST) -> None:
-        self.app, self.revision, self.most, self.largest = app, revision, most, largest
+    def __init__(
+        self,
+        app: App,
+        revision: Callable[[], int | None],
+        also: Callable[[str], bool] = lambda path: False,
+        most: int = MOST,
+        largest: int = LARGEST,
+    ) -> None:
+        self.app, self.revision, self.also, self.most, self.largest = app, revision, also, most, largest
         self.hits = self.misses = self.size = self.under_way = 0
         self._kept: OrderedDict[object, Kept] = OrderedDict()
         self._at: int | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request to `/graphql`; anything else is not for us."""
-        if scope["type"] != "http" or scope["path"] != "/graphql" or scope["method"] not in ("GET", "POST"):
+        """Answer a request to `/graphql`, or to an address that is `also` ours; anything else is not for us."""
+        path, method = scope.get("path"), scope.get("method")
+        ours = method in ("GET", "POST") if path == "/graphql" else method == "GET" and self.also(path)
+        if scope["type"] != "http" or not ours:
             await self.app(scope, receive, send)
             return
         body: bytes | None = b""
-        if scope["method"] == "POST":
+        if method == "POST":
             found = scope[BODY] = await read(receive)
             body = None if found.refused else found.text
         asked, known = [], b""
@@ -87,7 +97,7 @@ class Cache:
                 asked.append(pair)
             elif pair[0] == b"if-none-match":
                 known = b"%b,%b" % (known, pair[1])
-        key = (scope["method"], scope["query_string"], body, tuple(asked))
+        key = (path, method, scope["query_string"], body, tuple(asked))
         for last in (False, True):
             revision = self.revision()
             if revision != self._at:
@@ -135,7 +145,7 @@ class Cache:
             self.under_way -= counted
 
     def _keep(self, key: Any, answer: Kept) -> None:
-        _, query, body, headers = key
+        _, _, query, body, headers = key
         size = answer.size + len(query) + len(body) + sum(len(name) + len(value) for name, value in headers)
         if size > self.largest or key in self._kept:
             return
