@@ -156,7 +156,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         else None
     )
     engine, notice = Engine(schema, fetch, facts), _MADE_UP if clock_of else ""
-    site = Site(engine, notice)
+    site = Site(engine, notice, settings.public_url)
     live = Live(revision.changed, site.head)
     service = Litestar(
         route_handlers=[

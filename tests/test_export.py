@@ -17,7 +17,6 @@ import pytest
 from api_records import FACTS, ODD, an_id, plant, plant_years
 from commands import ALPHA_MONDAY, environment
 from processes import serving, until
-from record_server import unguarded
 from test_api_cache import Service, a_monday, living, write
 
 from api.engine import Engine
@@ -174,7 +173,8 @@ async def test_the_head_tells_the_moment(service):
 
 async def test_no_cell_of_csv_can_be_a_formula(database, service):
     """Whatever the model and the providers write: each cell is a figure, a date, an id or a word of the record's."""
-    with unguarded(database) as conn:
+    with psycopg.connect(database) as conn:
+        conn.execute("SET session_replication_role = replica")
         conn.execute("UPDATE picks SET reasoning = '=cmd|''/c calc''!A1'")
         conn.execute("UPDATE checkpoints SET note = '@SUM(1+1)' WHERE skip_reason IS NOT NULL")
         conn.execute("UPDATE batches SET failure = '+1' WHERE failure IS NOT NULL")

@@ -76,7 +76,7 @@ class Pictures:
         """Return the picture of what the API `said` of a Monday, which is `batch`."""
         async with self._one_at_a_time:
             if said not in self._kept:
-                self._kept[said] = await render.png(whole(batch, rehearsed=rehearsed))
+                self._kept[said] = await asyncio.to_thread(render.png, whole(batch, rehearsed=rehearsed))
             self._kept.move_to_end(said)
             if len(self._kept) > MOST:
                 self._kept.popitem(last=False)

@@ -5,8 +5,8 @@ Drawing takes a tenth of a second in which the library lets nothing else of its 
 this starts as fast, gives its memory back, and takes nobody along if it fails.
 """
 
-import asyncio
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,39 +22,31 @@ class NotDrawn(Exception):
     """A picture could not be made; the text says why."""
 
 
-async def png(svg: str) -> bytes:
-    """Return the picture that an SVG describes; raises NotDrawn."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "app.follow.render"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+def png(svg: str) -> bytes:
+    """Return the picture that an SVG describes; raises NotDrawn. Call it in a thread."""
+    command = (sys.executable, "-P", "-m", "app.follow.render")
     try:
-        async with asyncio.timeout(WITHIN):
-            drawn, said = await process.communicate(svg.encode())
-    except TimeoutError:
+        done = subprocess.run(command, input=svg.encode(), capture_output=True, timeout=WITHIN, check=False)
+    except subprocess.TimeoutExpired:
         raise NotDrawn(f"It took longer than {WITHIN:g} seconds.") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        raise NotDrawn(said.decode(errors="replace").strip()[-500:])
-    return drawn
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").splitlines()
+        raise NotDrawn(lines[-1] if lines else f"The process that drew ended with {done.returncode}.")
+    return done.stdout
+
+
+def drawn(svg: str) -> bytes:
+    """Draw here, and keep everything else of this process waiting; raises ValueError."""
+    picture: bytes = resvg_py.svg_to_bytes(
+        svg_string=svg, skip_system_fonts=True, font_files=FONTS, font_family=FAMILY, sans_serif_family=FAMILY
+    )
+    return picture
 
 
 def main() -> None:
     """Draw what comes in."""
     os.nice(NICE)
-    drawn = resvg_py.svg_to_bytes(
-        svg_string=sys.stdin.read(),
-        skip_system_fonts=True,
-        font_files=FONTS,
-        font_family=FAMILY,
-        sans_serif_family=FAMILY,
-    )
-    sys.stdout.buffer.write(drawn)
+    sys.stdout.buffer.write(drawn(sys.stdin.read()))
 
 
 if __name__ == "__main__":

@@ -73,9 +73,9 @@ def is_page(path: str) -> bool:
 
 
 class Site:
-    """The pages on an engine; each says `notice` above everything else."""
+    """The pages on an engine; each says `notice` above everything else, and names pictures by our `public` address."""
 
-    def __init__(self, engine: Engine, notice: str = "") -> None:
+    def __init__(self, engine: Engine, notice: str = "", public: str = "") -> None:
         self.engine = engine
         self.files = dict(_file(path) for path in sorted((FOLDER / "files").iterdir()))
         self.environment = Environment(
@@ -92,7 +92,7 @@ class Site:
         addresses = {address.rpartition("/")[2]: address for address in self.files}
         self.environment.globals |= {
             "notice": notice, "files": addresses, "chart": chart, "batches": batches, "after": written.after,
-            "asking": asking, "genesis": GENESIS,
+            "asking": asking, "genesis": GENESIS, "public": public.rstrip("/"),
         }  # fmt: skip
 
     def routes(self) -> list[HTTPRouteHandler]:
