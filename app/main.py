@@ -29,7 +29,7 @@ from app.follow.downloads import downloads
 from app.follow.feed import feed, is_followed
 from app.follow.picture import picture
 from app.pages.live import Live
-from app.pages.site import Site, is_page
+from app.pages.site import Site, kept_by
 from app.record.calendar import Clock
 from app.settings import Settings
 from app.tools import RealClock, Tools
@@ -176,7 +176,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         response_headers=[ResponseHeader(name=name, value=value) for name, value in marks.items()],
         request_max_body_size=64 * 1024,
     )
-    return Cache(service, revision.now, lambda path: is_page(path) or is_followed(path))
+    return Cache(service, revision.now, lambda path, query: b"" if is_followed(path) else kept_by(path, query))
 
 
 def _health(house: Callable[[], House]) -> Sequence[Any]:

@@ -68,7 +68,7 @@ NARROW = Look(358, 280, text=12, left=36, right=98)
 # For drawings that are seen by themselves. The same colours as the style sheet's, by light.
 LIGHT = {
     "pick-1": "#1f4e8c", "pick-2": "#a4460c", "pick-3": "#5b3f8f",
-    "ink": "#1b1f24", "faint": "#5a626d", "rule": "#d9dce1", "shade": "#f1f2f0", "paper": "#fdfcfa",
+    "ink": "#1b1f24", "faint": "#59616c", "rule": "#d9d8d3", "shade": "#efeeea", "paper": "#fbfaf7",
 }  # fmt: skip
 
 
@@ -314,6 +314,8 @@ def _text(inside: str, x: float, y: float, anchor: str, paint: Mapping[str, str]
 def element(name: str, *inside: str, **attributes: Any) -> str:
     """Return an element with what is inside it, which is markup, and those attributes that have a value."""
     said = "".join(
-        f' {key.replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items() if value is not None
+        f' {key.replace("_", "-")}="{escape(value) if isinstance(value, str) else value}"'
+        for key, value in attributes.items()
+        if value is not None
     )
     return f"<{name}{said}>{''.join(inside)}</{name}>"

@@ -48,6 +48,8 @@ ROBOTS = "User-agent: *\nDisallow: /graphql\nDisallow: /live\n"
 # What the API refuses, and the status of the page that says so.
 STATUS = {"BAD_CURSOR": 400, "BAD_DATE": 400, "SERVICE_UNAVAILABLE": 503, "OPERATION_TOO_LARGE": 503}
 
+_OF_A_MONDAY = re.compile(r"/batches/[0-9]{4}-[0-9]{2}-[0-9]{2}(/chart\.png)?")
+
 AnyRequest = Request[Any, Any, Any]
 Html = Response[str]
 
@@ -67,9 +69,15 @@ class Told(Struct, frozen=True):
     lasting: bool
 
 
-def is_page(path: str) -> bool:
-    """Return whether an address is one whose answers hang on the record only, and may be kept."""
-    return path in ("/", "/batches", "/record", "/about") or path.startswith("/batches/")
+def kept_by(path: str, query: bytes) -> bytes | None:
+    """
+    Return what of a query string a page hangs on; None for an address that is no page.
+
+    What people share carries other services' marks: they are nobody's reason to render a page anew.
+    """
+    if path == "/batches":
+        return query
+    return b"" if path in ("/", "/about", "/record") or _OF_A_MONDAY.fullmatch(path) else None
 
 
 class Site:

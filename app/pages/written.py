@@ -20,7 +20,7 @@ def signed(figure: str | Decimal) -> str:
     """Return a figure with its sign, to two decimals."""
     value = Decimal(figure)
     sign = "+" if value > 0 else MINUS if value < 0 else ""
-    return f"{sign}{rounded(abs(value)):,f}"
+    return f"{sign}{rounded(value.copy_abs()):,f}"  # abs() would round to 28 digits
 
 
 def rounded(value: Decimal) -> Decimal:

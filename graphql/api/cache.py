@@ -71,7 +71,7 @@ class Cache:
         self,
         app: App,
         revision: Callable[[], int | None],
-        also: Callable[[str], bool] = lambda path: False,
+        also: Callable[[str, bytes], bytes | None] = lambda path, query: None,
         most: int = MOST,
         largest: int = LARGEST,
     ) -> None:
@@ -81,10 +81,15 @@ class Cache:
         self._at: int | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request to `/graphql`, or to an address that is `also` ours; anything else is not for us."""
-        path, method = scope.get("path"), scope.get("method")
-        ours = method in ("GET", "POST") if path == "/graphql" else method == "GET" and self.also(path)
-        if scope["type"] != "http" or not ours:
+        """Answer a request to `/graphql`, or to an address of which `also` tells what it hangs on."""
+        path, method, query = scope.get("path"), scope.get("method"), scope.get("query_string")
+        if path != "/graphql" and method == "GET":
+            query = self.also(path, query)
+        if (
+            scope["type"] != "http"
+            or query is None
+            or not (method == "GET" or (method == "POST" and path == "/graphql"))
+        ):
             await self.app(scope, receive, send)
             return
         body: bytes | None = b""
@@ -97,7 +102,7 @@ class Cache:
                 asked.append(pair)
             elif pair[0] == b"if-none-match":
                 known = b"%b,%b" % (known, pair[1])
-        key = (path, method, scope["query_string"], body, tuple(asked))
+        key = (path, method, query, body, tuple(asked))
         for last in (False, True):
             revision = self.revision()
             if revision != self._at:
