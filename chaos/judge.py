@@ -202,9 +202,12 @@ class Judge:
         A request that was on its way for longer than the ledger's margin may come too close to the next one, by just
         so much; on its way for longer than leave lasts is only what froze between its last look at the clock and the
         wire, what was sent while Postgres was away (the stand-ins have their time from it), and what belonged to a
-        job that was deleted meanwhile: nothing then keeps told time from leaping.
+        job that was deleted meanwhile: nothing then keeps told time from leaping. A request that ended before it had
+        leave was given it just before a process that came up after a long outage of Postgres set told time back.
         """
-        granted = self.rows("SELECT at, function, symbol FROM operations.provider_requests ORDER BY at")
+        granted = self.rows(
+            "SELECT least(at, ended_at), function, symbol FROM operations.provider_requests ORDER BY 1, id"
+        )
         asked = [one for one in self.requests if one["provider"] == "alphavantage"]
         received = self._on_their_way(asked, granted)
         strays = [(str(at), way) for at, way in received if way > 1.5]
