@@ -67,7 +67,7 @@ IMPORTED_BY = {
     "app.rehearsal": {"app.cli"},
     "app.tables": {"app.cli", "app.operate"},
     "app.operate": {"app.cli"},
-    "app.pages": {"app.main"},
+    "app.pages": {"app.main", "app.follow"},
     "app.verify": {"app.cli", "app.backup"},
     "app.backup": {"app.operate"},
     "app.main": {"app.cli"},
