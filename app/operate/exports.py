@@ -82,6 +82,8 @@ async def _ready(address: str, *, rehearsal: bool) -> None:
 
 async def _write(address: str, form: str, to: IO[bytes], tell: Tell) -> Exported:
     async with pools.snapshot(address, "export") as conn:
+        # Whoever reads the other end of a pipe may take a while to look at it.
+        await conn.execute("SET LOCAL idle_in_transaction_session_timeout = '10min'")
         cursor = await conn.execute(
             "SELECT to_regclass('told.clock') IS NOT NULL, (SELECT count(*) FROM batches WHERE series = %s)", [SERIES]
         )
