@@ -9,9 +9,14 @@ GRAPHIQL := graphql/api/graphiql
 GRAPHIQL_READY := $(GRAPHIQL)/node_modules/.package-lock.json
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retries=1 --fetch-timeout=20000
 UV_VERSION := 0.13.9
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= alpha-monday:$(VERSION)
+# The engine that answers; buildah alone can build an image, and not run it.
+ENGINE ?= $(shell for each in podman docker; do $$each info >/dev/null 2>&1 && echo $$each && break; done)
+BUILDER ?= $(or $(ENGINE),$(shell command -v buildah))
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve graphiql test test-long test-pgbouncer chaos audit bench migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
+.PHONY: help run serve graphiql test test-long test-pgbouncer chaos audit bench image image-test image-upgrade migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,7 +64,7 @@ test-pgbouncer: $(READY) ## Run the tests that need PgBouncer
 chaos: $(READY) ## Harm the service 200 times at random, then check every promise; ARGS="--help"
 	@$(BIN)/python chaos/run.py $(ARGS)
 
-audit: $(READY) ## Run what needs Node and Chromium: contract, clients, GraphiQL, pages
+audit: $(READY) ## Run what needs Node, Chromium and the network: packages, contract, clients, GraphiQL, pages
 	@command -v node >/dev/null || { echo "Node is missing: install Node 20 or newer."; exit 1; }
 	@command -v npm >/dev/null || { echo "npm is missing. On Debian: apt-get install npm"; exit 1; }
 	@test -x "$$(command -v $(CHROMIUM))" || { echo "Chromium is missing. On Debian: apt-get install chromium; elsewhere: make audit CHROMIUM=..."; exit 1; }
@@ -92,6 +97,17 @@ schema: $(READY) ## Print the API's schema anew
 bench: $(READY) ## Measure us beside PostGraphile and Mercurius; needs wrk, and for the two Node
 	@$(BIN)/python bench/run.py $(ARGS)
 
+image: ## Build the image alpha-monday:VERSION, or IMAGE=...; IMAGE_BUILD_ARGS go to the engine
+	@test -n "$(BUILDER)" || { echo "Neither podman, docker nor buildah answers. On Debian: apt-get install podman"; exit 1; }
+	@$(BUILDER) build $(if $(filter docker,$(notdir $(BUILDER))),,--format=docker) --file=Containerfile --tag=$(IMAGE) \
+	  --build-arg=VERSION=$(VERSION) --build-arg=REVISION=$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown) $(IMAGE_BUILD_ARGS) .
+
+image-test: $(READY) ## Try the image out: strictly confined, on a real Postgres, ten thousand queries
+	@ENGINE=$(ENGINE) $(BIN)/python container/smoke.py $(IMAGE)
+
+image-upgrade: $(READY) ## Rehearse the upgrade from the image OLD to IMAGE and back, under queries
+	@ENGINE=$(ENGINE) $(BIN)/python container/upgrade.py $(or $(OLD),$(IMAGE)) $(IMAGE)
+
 lines: $(READY) ## Count the lines of code per part
 	@$(BIN)/python bench/lines.py
 
@@ -110,7 +126,7 @@ lint: $(READY) ## Check format, style and types
 lock: ## Renew the lock files, for every Python from 3.11 on
 	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
 	@for lock in "pyproject.toml -o requirements.lock" "pyproject.toml --extra dev -o requirements-dev.lock" \
-	    "audit/requirements.in -o audit/requirements.lock"; do \
+	    "audit/requirements.in -o audit/requirements.lock" "container/requirements.in -o container/requirements.lock"; do \
 	  .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-header --no-annotate $(ARGS) $$lock || exit 1; done
 	@rm -rf .venv-lock

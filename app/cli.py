@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import psycopg
+import structlog
 import uvicorn
 import uvloop
 from psycopg_pool import PoolTimeout
@@ -45,6 +46,8 @@ from app.rehearsal import standins as played
 from app.settings import Settings
 from app.store import batches, checkpoints, generations
 from jobs import corrections, daily, picks, queue, weekly
+
+log = structlog.get_logger()
 
 # What uvicorn waits for requests when told to stop; the worker then has its own time to drain.
 _LAST_REQUESTS = 10
@@ -131,9 +134,12 @@ async def _work(configuration: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
     async with living(configuration):
+        log.info("alive", version=VERSION, serves=False, works=True, rehearsed=False)
         say("Working: jobs and upkeep, no web server (Ctrl-C stops)")
         await told_to_stop.wait()
         say("Stopping: running jobs are finished or put back")
+        log.info("stopping")
+    log.info("stopped")
 
 
 @group.command()

@@ -1,8 +1,8 @@
 """
 Logs: structlog for our lines and the libraries', readable on a terminal and JSON elsewhere.
 
-A line carries the time of the process's clock (told, in a rehearsal) and whatever its job has bound: job, task, run
-date, batch, day, step, attempt.
+A line carries the time of the process's clock (told, in a rehearsal), what happened, and at its end whose it is: the
+request, or the job with its task, run date, day, batch, attempt and step. `docs/ops/log.md` reads one.
 """
 
 import logging
@@ -27,13 +27,19 @@ _QUIETER = {
 }
 
 
+# Whose a line is, in the order in which it says so.
+_WHOSE = ("request", "job", "task", "run_date", "day", "batch", "attempt", "step")
+
+
 def configure(level: str, now: Callable[[], datetime], secrets: Sequence[str] = (), to: IO[str] | None = None) -> None:
     """Send all logs to `to` (standard error by default), with the time that `now` tells and never a secret."""
     stream = to or sys.stderr
     hidden = [secret for secret in secrets if secret]
 
     def time_of(_: Any, __: str, event: EventDict) -> EventDict:
-        return {"at": timestamp(now()), "level": event.pop("level"), "event": event.pop("event"), **event}
+        first = {"at": timestamp(now()), "level": event.pop("level"), "event": event.pop("event")}
+        whose = {name: event.pop(name) for name in _WHOSE if name in event}
+        return {**first, **event, **whose}
 
     def without_secrets(_: Any, __: str, event: EventDict) -> EventDict:
         return {name: _hide(value, hidden) for name, value in event.items()}
@@ -41,6 +47,7 @@ def configure(level: str, now: Callable[[], datetime], secrets: Sequence[str] = 
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
+        _of_its_job,
         time_of,
         _expected,
     ]
@@ -68,6 +75,17 @@ def configure(level: str, now: Callable[[], datetime], secrets: Sequence[str] = 
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def _of_its_job(_: Any, __: str, event: EventDict) -> EventDict:
+    """Let what Procrastinate says of a job say whose it is as our own lines do: it speaks when the job is over."""
+    job = getattr(event.get("_record"), "job", None)
+    if isinstance(job, dict):
+        about = job.get("task_kwargs") or {}
+        batch, day = about.get("batch_id"), about.get("day")
+        event.update({"batch": batch, "day": day} if batch else {})
+        event.update(job=job.get("id"), task=job.get("task_name"), attempt=job.get("attempts", 0) + 1)
+    return event
 
 
 def _expected(_: Any, __: str, event: EventDict) -> EventDict:

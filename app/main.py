@@ -28,10 +28,14 @@ from app.database.reads import Fetch, fetcher, standing
 from app.follow.downloads import downloads
 from app.follow.feed import feed, is_followed
 from app.follow.picture import picture
+from app.metrics import MEDIA, Life, Metrics
 from app.pages.live import Live
 from app.pages.site import Site, kept_by
+from app.providers.ledger import Ledger
 from app.record.calendar import Clock
+from app.requests import Requests
 from app.settings import Settings
+from app.survey import WITHIN, Surveyor
 from app.tools import RealClock, Tools
 from jobs import queue as the_queue
 from jobs.queue import AWAY, Queue
@@ -52,9 +56,10 @@ ClockOf = Callable[[pools.Pool, Queue], AbstractAsyncContextManager[Any]]
 
 @dataclass
 class House:
-    """What lives in a process. `worker` is None where it was switched off."""
+    """What lives in a process; `queued` is the queue's own pool. `worker` is None where it was switched off."""
 
     pool: pools.Pool
+    queued: pools.Pool
     direct: str
     tools: Tools
     clock: Clock
@@ -75,8 +80,8 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
             pools.opened(pools.make_pool(address, pooled=settings.database_pooled, size=12))
         )
         await migrations.refuse_old(direct)
-        queue = the_queue.app
-        stack.enter_context(queue.replace_connector(the_queue.connector(direct)))
+        queue, connector = the_queue.app, the_queue.connector(direct)
+        stack.enter_context(queue.replace_connector(connector))
         await stack.enter_async_context(queue.open_async())
         clock: Any = RealClock()
         if clock_of:
@@ -90,7 +95,7 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
             worker = await stack.enter_async_context(supervised(queue, tools, options))
             if clock_of:
                 clock.worker_anew = worker.start_anew
-        yield House(pool, direct, tools, clock, worker)
+        yield House(pool, connector.pool, direct, tools, clock, worker)
 
 
 @asynccontextmanager
@@ -109,12 +114,24 @@ async def reading(settings: Settings) -> AsyncIterator[tuple[pools.Pool, Fetch]]
         yield pool, fetcher(pool, pooled=settings.database_pooled, limit=READ_LIMIT)
 
 
+@asynccontextmanager
+async def surveying(settings: Settings, house: House) -> AsyncIterator[Surveyor]:
+    """Give `/metrics` one connection of its own, made when it is asked for first."""
+    pool = pools.make_pool(
+        address_of(settings.database_url), pooled=settings.database_pooled, size=1, least=0, name="metrics", wait=WITHIN
+    )
+    ledger: Ledger = house.tools.prices.ledger
+    async with pool:
+        yield Surveyor(pool, ledger, house.clock)
+
+
 def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> Cache:
     """Return the service; its lifespan brings the rest to life."""
     lives: list[House] = []
     fetches: list[Fetch] = []
     reads_from: list[pools.Pool] = []
     revision = Revision()
+    metrics = Metrics(VERSION, rehearsed=clock_of is not None)
 
     async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
         return await fetches[0](sql, parameters)
@@ -124,6 +141,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         async with (
             living(settings, clock_of, work=work) as house,
             reading(settings) as (its_pool, reads),
+            surveying(settings, house) as surveyor,
             revision.heard(house.direct),
             AsyncExitStack() as stack,
         ):
@@ -132,11 +150,15 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
             reads_from.append(its_pool)
             pools.tell(house.pool, revision.moved)
             await stack.enter_async_context(live.following())
-            log.info("alive", version=VERSION, worker=work, rehearsed=clock_of is not None)
+            metrics.life = Life(
+                cache, {"app": house.pool, "api": its_pool, "queue": house.queued}, house.worker, surveyor
+            )
+            log.info("alive", version=VERSION, serves=True, works=work, rehearsed=clock_of is not None)
             try:
                 yield
             finally:
                 log.info("stopping")
+        metrics.life = None
         lives.clear()
         fetches.clear()
         reads_from.clear()
@@ -167,16 +189,22 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
             picture(engine, rehearsed=clock_of is not None),
             *downloads(on_a_snapshot, marks),
             *_health(lambda: lives[0]),
+            _metrics(metrics),
         ],
         lifespan=[lifespan],
-        exception_handlers={HTTPException: site.refuse},
+        exception_handlers={HTTPException: site.refuse, Exception: site.fail},
         cors_config=cors,
         openapi_config=None,
         logging_config=None,  # logs are the command's to configure
         response_headers=[ResponseHeader(name=name, value=value) for name, value in marks.items()],
         request_max_body_size=64 * 1024,
     )
-    return Cache(service, revision.now, lambda path, query: b"" if is_followed(path) else kept_by(path, query))
+    cache = Cache(
+        Requests(service, metrics.count),
+        revision.now,
+        lambda path, query: b"" if is_followed(path) else kept_by(path, query),
+    )
+    return cache
 
 
 def _health(house: Callable[[], House]) -> Sequence[Any]:
@@ -196,6 +224,15 @@ def _health(house: Callable[[], House]) -> Sequence[Any]:
         return Response(parts, status_code=503 if "away" in parts.values() else 200)
 
     return [live, health]
+
+
+def _metrics(metrics: Metrics) -> Any:
+    @get("/metrics", media_type=MEDIA)
+    async def text() -> Response[bytes]:
+        """Say how everything stands, for Prometheus."""
+        return Response(await metrics.text(), media_type=MEDIA, headers={"Cache-Control": "no-store"})
+
+    return text
 
 
 async def _answers(pool: pools.Pool) -> bool:

@@ -14,11 +14,18 @@ export default [
     plugins,
     rules: {
       ...graphql.configs["flat/schema-recommended"].rules,
-      // A split is known by its ticker and date; pages and the service are nothing that could be looked up.
+      // A split is known by its ticker and date; pages, the service and what is worked out are nothing that could be
+      // looked up.
       "@graphql-eslint/strict-id-in-types": ["error", {
         acceptedIdNames: ["id", "seq"],
         acceptedIdTypes: ["ID", "String"],
-        exceptions: { types: ["Split", "PageInfo", "Service"], suffixes: ["Connection", "Edge"] },
+        exceptions: {
+          types: [
+            "Split", "PageInfo", "Service", "TrackRecord", "ResultFigures", "Average", "Interval", "CurvePoint",
+            "WeeklyExcess", "Week", "RandomActions", "Bin", "Verdict", "Look",
+          ],
+          suffixes: ["Connection", "Edge", "Counts"],
+        },
       }],
       // The record's own words: a close's `close`, and the `checkpointDate` that is no other date.
       "@graphql-eslint/no-typename-prefix": "off",

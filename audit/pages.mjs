@@ -42,7 +42,7 @@ const dates = await (async () => {
   return (await answer.json()).data.batches.nodes.map((batch) => batch.runDate);
 })();
 const PAGES = {
-  front: "/", history: "/batches", running: `/batches/${dates[0]}`, before: `/batches/${dates[1]}`, about: "/about",
+  front: "/", record: "/record", history: "/batches", running: `/batches/${dates[0]}`, before: `/batches/${dates[1]}`, about: "/about",
 };
 
 async function fits(page, name) {
@@ -126,7 +126,7 @@ for (const colorScheme of ["light", "dark"]) {
 
 // Lives on in a process of its own, as a worker beside a server does.
 function livesOn() {
-  const options = ["rehearse", "--weeks", "2", "--until", until, "--no-serve"];
+  const options = ["rehearse", "--calm", "--weeks", "2", "--until", until, "--no-serve"];
   const env = { PATH: process.env.PATH, LOG_LEVEL: "ERROR" };
   const living = spawn(`${HOUSE}.venv/bin/alpha-monday`, options, { cwd: folder, env, stdio: "inherit" });
   return new Promise((resolve) => living.on("exit", resolve));

@@ -39,10 +39,15 @@ def fill(address: str, batches: int) -> None:
     """Migrate an empty database and write `batches` Mondays into it; then let nothing be left to do in it."""
     asyncio.run(migrations.migrate(address, datetime(2020, 1, 1, tzinfo=UTC)))
     with psycopg.connect(address, autocommit=True) as conn:
-        for statement in MONDAYS.strip().split(";\n"):
-            conn.execute(statement.replace("NEWEST", f"date '{NEWEST}'").replace("MONDAYS", str(batches)).encode())
-        conn.execute("VACUUM (ANALYZE)")
-        conn.execute("CHECKPOINT")
+        write(conn, batches)
+
+
+def write(conn: psycopg.Connection, batches: int) -> None:
+    """Write `batches` Mondays into a migrated database."""
+    for statement in MONDAYS.strip().split(";\n"):
+        conn.execute(statement.replace("NEWEST", f"date '{NEWEST}'").replace("MONDAYS", str(batches)).encode())
+    conn.execute("VACUUM (ANALYZE)")
+    conn.execute("CHECKPOINT")
 
 
 # `k` counts Mondays back from the newest, so that two records of different length agree on what both hold. Triggers,

@@ -186,6 +186,15 @@ async def counts(conn: Conn) -> list[Counted]:
         return await cursor.fetchall()
 
 
+async def waiting_since(conn: Conn, at: datetime) -> datetime | None:
+    """Return when the job that waits longest, although it may run, was due; None if there is none at `at`."""
+    cursor = conn.cursor(row_factory=scalar_row)
+    await cursor.execute(
+        "SELECT min(scheduled_at) FROM procrastinate_jobs WHERE status = 'todo' AND scheduled_at <= %s", (at,)
+    )
+    return await cursor.fetchone()
+
+
 async def upkeep(conn: Conn) -> Upkeep | None:
     """Return what upkeep wrote down of itself, or None if it never made a round."""
     async with conn.cursor(row_factory=row_of(Upkeep)) as cursor:

@@ -14,7 +14,17 @@ from app.errors import ConfigurationError, MissingClose, ProviderError, TryAgain
 from app.record import calendar, figures, ideas
 from app.record.calendar import Calendar
 from app.record.figures import Course
-from app.record.model import Batch, Checkpoint, CheckpointStatus, Close, Ending, Pick, PickMetric, SkipReason
+from app.record.model import (
+    Batch,
+    BatchStatus,
+    Checkpoint,
+    CheckpointStatus,
+    Close,
+    Ending,
+    Pick,
+    PickMetric,
+    SkipReason,
+)
 from app.store import batches, checkpoints, courses, opens
 from app.store.checkpoints import Due, Learnt
 from app.store.rows import Conn
@@ -177,6 +187,7 @@ async def _compute(tools: Tools, batch: Batch, day: int, before: Checkpoint | No
         ended = _ended(await batches.endings_of(conn, batch.id), benchmark.trading_day)
         picks, checkpoint, metrics, readings, learnt = await _measure(conn, tools.calendar, batch, priced, found, ended)
         stored = await store(conn, checkpoint, metrics, readings, learnt)
+        completed = stored and not before and await _is_completed(conn, batch.id)
     log.info(
         "checkpoint computed" if stored else "somebody was first",
         session=str(benchmark.trading_day),
@@ -189,6 +200,13 @@ async def _compute(tools: Tools, batch: Batch, day: int, before: Checkpoint | No
     for pick, metric in zip(picks, metrics, strict=True):
         if metric.unusual_move:
             log.warning("a move that no split explains", ticker=pick.ticker, checkpoint=str(checkpoint.id))
+    if completed:
+        log.info("batch completed")
+
+
+async def _is_completed(conn: Conn, id: UUID) -> bool:
+    batch = await batches.get(conn, id)
+    return batch is not None and batch.status == BatchStatus.COMPLETED
 
 
 async def _measure(
@@ -243,12 +261,20 @@ async def _skip(tools: Tools, batch: Batch, day: int, before: Checkpoint | None,
     checkpoint = _skipped(Due(batch.id, batch.run_date, day), reason, note, tools.now())
     async with transaction(tools.pool) as conn:
         stored = await checkpoints.add(conn, checkpoint)
-    tell: Any = log.info if reason == SkipReason.MARKET_CLOSED else log.warning
+        completed = stored and await _is_completed(conn, batch.id)
+    _tell_skipped(checkpoint, stored=stored)
+    if completed:
+        log.info("batch completed")
+
+
+def _tell_skipped(checkpoint: Checkpoint, *, stored: bool, **whose: object) -> None:
+    tell: Any = log.info if checkpoint.skip_reason == SkipReason.MARKET_CLOSED else log.warning
     tell(
         "checkpoint skipped" if stored else "somebody was first",
-        reason=reason,
-        note=note,
+        reason=checkpoint.skip_reason,
+        note=checkpoint.note,
         checkpoint=str(checkpoint.id),
+        **whose,
     )
 
 
@@ -258,7 +284,11 @@ async def give_up(conn: Conn, tools: Tools, due: Due, why: str) -> bool:
     reason, note = SkipReason.PROVIDER_ERROR, why
     if not tools.calendar.is_session(eve):
         reason, note = SkipReason.MARKET_CLOSED, _no_session(eve)
-    return await checkpoints.add(conn, _skipped(due, reason, note, tools.now()))
+    checkpoint = _skipped(due, reason, note, tools.now())
+    if not await checkpoints.add(conn, checkpoint):
+        return False
+    _tell_skipped(checkpoint, stored=True, run_date=str(due.run_date), day=due.day, batch=str(due.batch_id))
+    return True
 
 
 def _no_session(eve: date) -> str:

@@ -28,6 +28,7 @@ from app.providers import ledger
 from app.providers.alpha_vantage import AlphaVantage
 from app.providers.openai import OpenAIPicker
 from app.record.calendar import Calendar, Clock
+from app.record.journal import timestamp
 from app.settings import Settings
 from app.tools import RealClock, Tools
 
@@ -173,15 +174,31 @@ class Retry(BaseRetryStrategy):
 
 
 async def in_the_log(job: Callable[[], Awaitable[Any]], context: JobContext, _: Any) -> Any:
-    """Let every line that a job logs say whose it is."""
-    known = {name: value for name, value in context.job.task_kwargs.items() if name != "timestamp"}
+    """Let every line that a job logs say whose it is, and log what does not end as it should."""
+    known = {"batch" if name == "batch_id" else name: value for name, value in context.job.task_kwargs.items()}
+    known.pop("timestamp", None)
     with structlog.contextvars.bound_contextvars(
         job=context.job.id, task=context.job.task_name, attempt=context.job.attempts + 1, **known
     ):
-        due = context.job.scheduled_at
+        due = None if "retake" in known else context.job.scheduled_at  # another look is meant to be later
         if due and not context.job.attempts and app.now() - due > LATE:
             log.warning("this job is late", due=str(due), late=str(app.now() - due).partition(".")[0])
-        return await job()
+        try:
+            return await job()
+        except Exception as error:
+            _tell(error)
+            raise
+
+
+def _tell(error: Exception) -> None:
+    """Say that a job goes back to the queue, until when and why; of one that has failed, Procrastinate does."""
+    match error:
+        case TryAgainAt():
+            log.info("job waits", until=timestamp(error.at), reason=str(error))
+        case Surprise() if error.times < MOST_SURPRISES:
+            log.error("surprise in a job", times=error.times, of=MOST_SURPRISES, exc_info=error.__cause__)
+        case _ if is_away(error):
+            log.warning("job waits for the database", reason=" ".join(str(error).split()))
 
 
 async def counted(job: Callable[[], Awaitable[Any]], context: JobContext, _: Any) -> Any:

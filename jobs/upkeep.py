@@ -107,7 +107,7 @@ async def _alone(conn: Conn, step: Callable[..., Awaitable[int]], *arguments: ob
 
 
 async def _remember(conn: Conn, mended: Mended, at: datetime) -> None:
-    """Write down when the last round was, and what the last one that mended anything mended."""
+    """Write down when the last round was, what the last that mended anything mended, and how much that is in all."""
     await conn.execute(
         """
         INSERT INTO operations.upkeep AS last (last_round_at, last_mended_at, mended)
@@ -119,6 +119,20 @@ async def _remember(conn: Conn, mended: Mended, at: datetime) -> None:
         """,
         {"at": at, "mended_at": at if mended else None, "mended": Jsonb(asdict(mended) if mended else {})},
     )
+    for kind, times in asdict(mended).items():
+        if times:
+            await conn.execute(
+                "INSERT INTO operations.mended AS known (kind, times) VALUES (%s, %s) "
+                "ON CONFLICT (kind) DO UPDATE SET times = known.times + excluded.times",
+                (kind, int(times)),
+            )
+
+
+async def mended_in_all(conn: Conn) -> dict[str, int]:
+    """Return how often anything was mended, by kind: by all processes, since the first."""
+    cursor = await conn.execute("SELECT kind, times FROM operations.mended")
+    known = dict(await cursor.fetchall())
+    return {kind: known.get(kind, 0) for kind in Mended.__struct_fields__}
 
 
 async def _put_back(conn: Conn, stalled_after: float) -> int:
@@ -154,6 +168,8 @@ async def _put_back(conn: Conn, stalled_after: float) -> int:
     for job, deaths, _ in await cursor.fetchall():
         if deaths >= MOST_DEATHS:
             log.error("a job is given up: its process died under it every time", job=job, deaths=deaths)
+        else:
+            log.warning("a job is put back: its process is gone", job=job, deaths=deaths)
     return cursor.rowcount
 
 

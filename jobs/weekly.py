@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
-from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -71,15 +70,16 @@ async def begin(tools: Tools, job_id: int, questions: int | None) -> None:
     if run_date is None:
         log.info("no Monday has begun")
         return
-    bind_contextvars(run_date=str(run_date), step="begin")
+    bind_contextvars(run_date=str(run_date), batch=str(batch_id(SERIES, run_date)), step="begin")
     async with transaction(tools.pool) as conn:
         batch = await batches.on(conn, SERIES, run_date)
         on_its_way = await live_jobs(conn, run_date, before=job_id)
     if batch and (batch.status != BatchStatus.FAILED or questions is None):
-        log.info("this Monday has its batch", batch=str(batch.id), status=batch.status)
+        log.info("this Monday has its batch", status=batch.status)
     elif on_its_way:
         log.info("this Monday is on its way", other_job=on_its_way)
     else:
+        log.info("this Monday begins", by_hand=questions is not None)
         await _run(tools, run_date, questions or ideas.QUESTIONS, by_hand=questions is not None)
 
 
@@ -236,8 +236,10 @@ async def _complete(tools: Tools, generation: Generation) -> None:
         if not await generations.complete(conn, generation, tools.now()):
             log.warning("the question had lapsed, or somebody was first", generation=str(generation.id))
             return
-    tell: Any = log.info if generation.accepted else log.warning
-    tell("answer accepted" if generation.accepted else "question in vain", refusal=generation.refusal)
+    if generation.accepted:
+        log.info("answer accepted", model=generation.answered_model)
+    else:
+        log.warning("question in vain", refusal=generation.refusal)
 
 
 async def _snapshot(tools: Tools, chosen: Sequence[Idea], run_date: date, begun: datetime | None) -> dict[str, Close]:
@@ -304,7 +306,6 @@ async def _store(
         await defer(conn, [Due(batch.id, run_date, day) for day in calendar.FORTNIGHT])
     log.info(
         "batch stored",
-        batch=str(batch.id),
         late=batch.late,
         picks=[f"{pick.action} {pick.ticker} at {pick.initial_price}" for pick in picks],
         pick_ids=[str(pick.id) for pick in picks],
@@ -316,12 +317,19 @@ async def miss(conn: Conn, tools: Tools, run_date: date) -> bool:
     """Record a Monday that is over; return False if it has a row."""
     asked = await generations.of(conn, SERIES, run_date)
     failure = "The Monday was over before its batch was made." if asked else "Nobody was there to ask on that Monday."
-    return await batches.add_failed(conn, _failed(tools, run_date, FailureReason.MISSED, failure))
+    return await _add_failed(conn, _failed(tools, run_date, FailureReason.MISSED, failure))
 
 
 async def give_up(conn: Conn, tools: Tools, run_date: date, why: str) -> bool:
     """Record a Monday whose job failed: a person must change something."""
-    return await batches.add_failed(conn, _failed(tools, run_date, FailureReason.CONFIGURATION, why))
+    return await _add_failed(conn, _failed(tools, run_date, FailureReason.CONFIGURATION, why))
+
+
+async def _add_failed(conn: Conn, batch: Batch) -> bool:
+    stored = await batches.add_failed(conn, batch)
+    if stored:
+        _tell_failed(batch)
+    return stored
 
 
 async def _fail(tools: Tools, run_date: date, reason: FailureReason, failure: str, *, again: bool) -> None:
@@ -330,7 +338,17 @@ async def _fail(tools: Tools, run_date: date, reason: FailureReason, failure: st
         if not await batches.add_failed(conn, batch, again=again):
             log.info("somebody was first")
             return
-    log.error("this Monday failed", reason=reason, failure=failure, batch=str(batch.id))
+    _tell_failed(batch)
+
+
+def _tell_failed(batch: Batch) -> None:
+    log.error(
+        "this Monday failed",
+        reason=batch.failure_reason,
+        failure=batch.failure,
+        run_date=str(batch.run_date),
+        batch=str(batch.id),
+    )
 
 
 def _failed(tools: Tools, run_date: date, reason: FailureReason, failure: str) -> Batch:

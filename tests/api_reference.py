@@ -15,7 +15,7 @@ from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import dict_row
 from strawberry.dataloader import DataLoader
 
-from api.declare import Column, Given, Page, Related, Same
+from api.declare import Column, Computed, Given, Page, Part, Related, Same
 from api.engine import formatted
 from api.plan import declared, expand, is_many, source_of, table_of
 from app.record.journal import timestamp
@@ -58,6 +58,11 @@ class Reference:
                 return value(self.facts)
             case Same():
                 return row[declaration.python_name] if row else {}
+            case Part():
+                return getattr(row, declaration.python_name)
+            case Computed() as computed:
+                computed.check(arguments)
+                return self.computed(computed, arguments)
             case Page() as page:
                 return self.page(page, get_named_type(target.fields["nodes"].type), arguments)
             case Related() as relation:
@@ -109,6 +114,12 @@ class Reference:
         sql = f"SELECT {of_column} AS of, found.* FROM {found} ORDER BY of, nth"
         rows = await self.query(sql, of, *arguments.values())
         return [[row for row in rows if row["of"] == one] for one in of]
+
+    async def computed(self, computed: Computed, arguments: dict[str, Any]) -> Any:
+        """The value itself; its parts are its attributes."""
+        sql = f"SELECT {expand(computed.rows, named(arguments, 1))} AS found"
+        (row,) = await self.query(sql, *arguments.values())
+        return computed.value(row["found"].encode(), arguments)
 
     async def page(self, page: Page, target: Any, arguments: dict[str, Any]) -> Any:
         """All rows, cut in Python."""

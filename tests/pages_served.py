@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 from xml.etree.ElementTree import Element
 
 import html5lib
@@ -20,17 +21,17 @@ BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
 @asynccontextmanager
-async def pages_on(pool: pools.Pool, notice: str = "") -> AsyncIterator[AsyncTestClient]:
+async def pages_on(pool: pools.Pool, notice: str = "", **options: Any) -> AsyncIterator[AsyncTestClient]:
     """A browser at the pages and the API of a record."""
     engine = engine_on(pool)
     site = Site(engine, notice)
     app = Litestar(
         [*routes(engine, notice), *site.routes()],
-        exception_handlers={HTTPException: site.refuse},
+        exception_handlers={HTTPException: site.refuse, Exception: site.fail},
         openapi_config=None,
         logging_config=None,
     )
-    async with AsyncTestClient(app, base_url="http://testserver.local") as client:
+    async with AsyncTestClient(app, base_url="http://testserver.local", **options) as client:
         client.headers.update(BROWSER)
         yield client
 

@@ -110,7 +110,7 @@ async def living(database: str, *, rehearsed: bool = False, **more: str) -> Asyn
     over = asyncio.Event()
 
     async def live() -> None:  # in a task of its own, as a server has it
-        async with cache.app.lifespan():
+        async with cache.app.app.lifespan():
             await over.wait()
 
     life = asyncio.create_task(live())
@@ -131,12 +131,13 @@ async def service(database) -> AsyncIterator[Service]:
 
 @pytest.mark.parametrize("how", ["ask", "tell"])
 async def test_a_second_answer_is_the_first(how, database, pool):
-    """Byte for byte and header for header, whether asked by GET or POST."""
+    """Byte for byte and header for header, but for the id of the request that was worked for; by GET and by POST."""
     await write(pool, 1)
     async with living(database) as service:
         first = await getattr(service, how)(HEAD)
         second = await getattr(service, how)(HEAD)
     assert service.counts == (1, 1)
+    assert first.headers.pop("x-request-id")
     assert (second.status_code, second.headers, second.content) == (200, first.headers, first.content)
     assert seen(second) == 1
     assert first.headers["cache-control"] == "no-cache"
@@ -275,7 +276,7 @@ async def test_a_client_that_knows_the_answer(service, pool):
     for known in (tag, f'W/{tag}, "other"', f'"a,b" , {tag}', "*"):
         unchanged = await service.ask(HEAD, origin=FRIEND, if_none_match=known)
         assert (unchanged.status_code, unchanged.content) == (304, b"")
-        of_the_body = ("content-type", "content-length")
+        of_the_body = ("content-type", "content-length", "x-request-id")
         assert dict(unchanged.headers) == {
             name: value for name, value in first.headers.items() if name not in of_the_body
         }

@@ -36,6 +36,8 @@ VALUES = {
         "",
     ],
     "ticker": ["AAPL", "BRK.B", "KO", "x"],
+    "from": DATES,
+    "to": DATES,
 }
 
 

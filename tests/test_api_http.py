@@ -12,12 +12,12 @@ import pytest
 import structlog
 import uvicorn
 from api_records import engine_on
-from litestar import Litestar
+from litestar import Litestar, get
 from litestar.exceptions import HTTPException
 from litestar.testing import AsyncTestClient
 
 from api.cache import Cache
-from api.http import refuse, routes
+from api.http import fail, refuse, routes
 from app.database import pools
 
 GRAPHQL = "application/graphql-response+json"
@@ -358,3 +358,21 @@ async def test_mistakes_are_logged_without_a_traceback(client):
     assert lines == [
         {"event": "request refused", "log_level": "info", "code": "GRAPHQL_VALIDATION_FAILED", "status": 200}
     ]
+
+
+async def test_a_handler_that_fails():
+    """Whatever it is that nobody expected, the answer is JSON with a code and an id that leads to the log."""
+
+    @get("/broken")
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    app = Litestar([broken], exception_handlers={Exception: fail}, openapi_config=None, logging_config=None)
+    async with AsyncTestClient(app) as client:
+        with structlog.testing.capture_logs() as lines:
+            response = await client.get("/broken")
+    assert (response.status_code, code(response)) == (500, "INTERNAL_SERVER_ERROR")
+    (error,) = response.json()["errors"]
+    assert lines[0]["event"] == "unexpected error"
+    assert lines[0]["error_id"] == error["extensions"]["id"]
+    assert isinstance(lines[0]["exc_info"], ZeroDivisionError)

@@ -14,7 +14,7 @@ from psycopg.errors import QueryCanceled
 from test_api_differential import VALUES
 from test_api_operations import OPERATIONS
 
-from api.declare import Page, Related
+from api.declare import Computed, Page, Part, Related
 from api.engine import Engine
 from api.limits import Measure
 from api.plan import is_many, source_of
@@ -88,6 +88,12 @@ HOSTILE = {
         "ANSWER_TOO_LARGE",
         # Of each batch: itself, two values, its picks; of each pick: three values, its result and that one's value.
         "may hold 26,614 values; the limit is 25,000.",
+    ),
+    "five track records": (
+        "{" + " ".join(f"t{n}: trackRecord {{ series }}" for n in range(5)) + "}",
+        "ANSWER_TOO_LARGE",
+        # Each is worth 5,000 values besides itself and what it shows.
+        "may hold 25,010 values; the limit is 25,000.",
     ),
     "51 aliases": (
         "{" + " ".join(f"t{n}: __typename" for n in range(51)) + "}",
@@ -198,6 +204,8 @@ def measured(query: str) -> int:
         ("{ batches(first: -7) { nodes { id } } }", 1),
         ("{ batches(first: 99999999999999999999) { nodes { id } } }", 1 + 100 * 2),
         ("{ latestBatch { ...F ... { late } } } fragment F on Batch { id picks { ticker } }", 1 + 1 + 1 + 3 + 1),
+        ("{ trackRecord { series picks { hits } } }", 1 + 5_000 + 1 + 1 + 1),
+        ("{ trackRecord { verdict { looks { on } } curve { sumPct } } }", 5_001 + 1 + 1 + 10 + 1 + 520),
         ("{ nope { nope { nope } } }", 1),
     ],
 )
@@ -248,17 +256,17 @@ def test_every_list_says_how_long_it_is():
     assert min(sizes.values()) > 1
 
 
-def field_source(field) -> Related | None:
-    """A field's relation, if it is one."""
+def field_source(field) -> Related | Part | None:
+    """A field's relation, or what part of a value it is, if it is one."""
     source = source_of(field) if getattr(field, "extensions", None) else None
-    return source if isinstance(source, Related) else None
+    return source if isinstance(source, Related | Part) else None
 
 
-def test_pages_stand_at_the_root():
-    """The worst is assumed of a page in a page; there is none."""
+def test_pages_and_computed_values_stand_at_the_root():
+    """The worst is assumed of a page in a page; there is none, and no value that would be made of each row."""
     for type_ in schema.type_map.values():
         for field in (getattr(type_, "fields", None) or {}).values():
-            if getattr(field, "extensions", None) and isinstance(source_of(field), Page):
+            if getattr(field, "extensions", None) and isinstance(source_of(field), Page | Computed):
                 assert type_ is schema.query_type
 
 

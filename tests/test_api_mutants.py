@@ -8,7 +8,7 @@ import pytest
 from api_records import FACTS, plant
 from test_api_differential import compare
 
-from api import engine, plan
+from api import engine, plan, values
 from api.types import schema
 from app.database import pools
 from app.database.reads import fetcher
@@ -31,8 +31,8 @@ MUTANTS = {
         "self.operation, type_, fields[:1])",
     ),
     "members are sorted": (
-        "collected.grouped_field_set.items():\n            pieces",
-        "sorted(collected.grouped_field_set.items()):\n            pieces",
+        "return found.grouped_field_set.items()",
+        "return sorted(found.grouped_field_set.items())",
     ),
     "a variable's default is ignored": (
         "coerced = request.variable_values.coerced",
@@ -70,6 +70,15 @@ MUTANTS = {
     "text is not escaped": ('"String": "to_json(({})::text)"', """"String": "'\\"' || {} || '\\"'\""""),
     "times lose digits": ("SS.US", "SS.MS"),
     "what is not there is empty": ("""else "'null'\"""", """else "'{}'\""""),
+    "a computed value has no aliases": ("{one.key: selected", "{one.name: selected"),
+    "a computed value's type is its field": ("if member.name else member.field", "if member.name else member.key"),
+    "a computed null is empty": ("return None\n    bare", "return {}\n    bare"),
+    "arguments of a computed value are not looked at": ("computed.check(arguments(variables))", "arguments(variables)"),
+    "a computed value is made without its arguments": (
+        "root.made.arguments(variables))",
+        "dict.fromkeys(root.made.arguments(variables), 'main'))",
+    ),
+    "a value is kept whatever its arguments": ("tuple(arguments.items()), sha256", "(), sha256"),
     "introspection comes last": (
         'answers = dict.fromkeys((root.key for root in plan.roots), b"null")',
         "answers = {}",
@@ -87,9 +96,9 @@ def built(module: ModuleType, old: str, new: str) -> ModuleType:
 
 def mutated(old: str, new: str, pool: pools.Pool) -> engine.Engine:
     """An engine with one text of its source changed."""
-    assert sum(inspect.getsource(module).count(old) for module in (engine, plan)) == 1
-    made = built(engine, old, new)
-    made.Planner = built(plan, old, new).Planner
+    assert sum(inspect.getsource(module).count(old) for module in (engine, plan, values)) == 1
+    made, making = built(engine, old, new), built(values, old, new)
+    made.Planner, made.Maker, made.written = built(plan, old, new).Planner, making.Maker, making.written
     return made.Engine(schema, fetcher(pool), FACTS)
 
 

@@ -30,6 +30,7 @@ type Query {
   closes(ticker: String!, first: Int! = 20, after: String): CloseConnection!
   splits(ticker: String!, first: Int! = 20, after: String): SplitConnection!
   journal(first: Int! = 20, after: String, kind: JournalKind): JournalConnection!
+  trackRecord(series: String! = "main", from: Date, to: Date, action: Action): TrackRecord!
   service: Service!
 }
 type BatchConnection { edges: [BatchEdge!]! nodes: [Batch!]! pageInfo: PageInfo! }
@@ -89,12 +90,43 @@ type Correction {
 type JournalEntry {
   seq: String! kind: JournalKind! at: DateTime! content: String! previous: String! hash: String!
 }
+type TrackRecord {
+  series: String! firstRunDate: Date lastRunDate: Date
+  batches: BatchCounts! picks: PickCounts!
+  pickResults: ResultFigures! batchResults: ResultFigures! best: PickScore worst: PickScore
+  curve: [CurvePoint!]! drawdownPct: Decimal!
+  weeklyExcess: WeeklyExcess! randomActions: RandomActions verdict: Verdict!
+}
+type BatchCounts {
+  total: Int! active: Int! completed: Int! failed: Int! late: Int! unresolved: Int! scored: Int!
+}
+type PickCounts { total: Int! finished: Int! hits: Int! hitRatePct: Decimal hitRateInterval: Interval }
+type ResultFigures {
+  count: Int! alphaPct: Average! directionalReturnPct: Average! absoluteReturnPct: Average!
+}
+type Average { mean: Decimal median: Decimal }
+type Interval { low: Decimal! high: Decimal! }
+type PickScore { id: ID! runDate: Date! ticker: String! action: Action! alphaPct: Decimal! }
+type CurvePoint { runDate: Date! alphaPct: Decimal! sumPct: Decimal! }
+type WeeklyExcess {
+  count: Int! withoutMiddle: Int! meanPct: Decimal meanInterval: Interval
+  beta: Decimal beyondBetaPct: Decimal beyondBetaInterval: Interval weeks: [Week!]!
+}
+type Week { monday: Date! picks: Int! excessPct: Decimal! benchmarkPct: Decimal! }
+type RandomActions { draws: Int! seed: String! belowPct: Decimal! interval: Interval! bins: [Bin!]! }
+type Bin { low: Decimal! high: Decimal! count: Int! }
+type Verdict { finding: Finding words: String! looks: [Look!]! nextLook: Date }
+type Look {
+  number: Int! on: Date! sharePct: Decimal! batches: Int! weeks: Int! beyondBetaPct: Decimal interval: Interval
+  finding: Finding
+}
 type Service { version: String! rehearsed: Boolean! nextRunAt: DateTime! journalHead: JournalEntry }
 enum BatchStatus { ACTIVE COMPLETED FAILED }
 enum CheckpointStatus { COMPUTED SKIPPED }
 enum Action { BUY SELL }
 enum SkipReason { MARKET_CLOSED MISSING_CLOSE PROVIDER_ERROR }
 enum FailureReason { MISSED NO_USABLE_ANSWER MISSING_CLOSE PROVIDER_ERROR CONFIGURATION }
+enum Finding { BETTER WORSE UNDECIDED }
 enum JournalKind { GENERATION BATCH CHECKPOINT CORRECTION FAILURE PICK_ENDED PICK_RENAMED }
 scalar Date
 scalar DateTime

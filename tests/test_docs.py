@@ -1,12 +1,17 @@
 """What the readers' pages say is so."""
 
 import re
+from datetime import date
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
+from fractions import Fraction
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from api.types import schema
+from app.record.model import Action, BatchStatus
+from app.record.track import Fortnight, Held, track_record
 
 RECORD = (Path(__file__).parents[1] / "docs" / "record.md").read_text()
 ROWS = re.findall(r"^\| `(\w+)` \| (.+?) \| (-?[0-9.]+) \|$", RECORD, re.MULTILINE)
@@ -30,6 +35,45 @@ def test_the_worked_example(name, formula, value):
             written = re.match(r"[0-9.() */-]+", formula)[0]
             computed = eval(re.sub(r"[0-9.]+", r"Decimal('\g<0>')", written))
     assert format(computed, "f") == value
+
+
+MONDAYS = re.findall(
+    r"^\| (\S+) \| ([A-Z.]+) (BUY|SELL) \| (\S+), (\S+) \| (\S+) \| (\S+) \| (\S+) \| (\S+), (\S+) \|$",
+    RECORD,
+    re.MULTILINE,
+)
+
+
+def fortnight(rows: list[tuple[str, ...]]) -> Fortnight:
+    """A batch of the track record's example, from its picks' rows."""
+    picks = [
+        Held("", ticker, Action(action), Decimal(middle), Decimal(result), Decimal(0))
+        for _, ticker, action, middle, result, *_ in rows
+    ]
+    *_, middle, result = rows[0]
+    status = BatchStatus.COMPLETED
+    return Fortnight(date.fromisoformat(rows[0][0]), status, False, Decimal(middle), Decimal(result), picks)
+
+
+def test_the_track_records_example():
+    """What the table's picks add, and what is said to follow from it, is what the code makes of it."""
+    batches = [fortnight(list(rows)) for _, rows in groupby(MONDAYS, key=lambda row: row[0])]
+    assert [len(batch.picks) for batch in batches] == [3, 3]
+    for row, pick in zip(MONDAYS, [pick for batch in batches for pick in batch.picks], strict=True):
+        first = pick.directed(pick.middle_vs_benchmark_pct)
+        assert [Decimal(told) for told in row[5:8]] == [pick.alpha_pct, first, pick.alpha_pct - first]
+    found = track_record("main", batches)
+    said = " ".join(RECORD[RECORD.index("Three hits of six") : RECORD.index("**The verdict**")].split())
+    for interval in (
+        found.picks.hit_rate_interval, found.weekly_excess.mean_interval, found.weekly_excess.beyond_beta_interval,
+    ):  # fmt: skip
+        assert f"{interval.low} to {interval.high}" in said
+    weeks = re.findall(r"^\| (\S+) \| (\d) \| .*= (\S+) \| .*?([\d/]+) \|$", RECORD, re.MULTILINE)
+    assert [(str(week.monday), str(week.picks)) for week in found.weekly_excess.weeks] == [row[:2] for row in weeks]
+    for week, (*_, excess, market) in zip(found.weekly_excess.weeks, weeks, strict=True):
+        assert (float(week.excess_pct), float(week.benchmark_pct)) == pytest.approx(
+            (float(Fraction(excess)), float(Fraction(market)))
+        )
 
 
 def test_the_pages_name_what_there_is():

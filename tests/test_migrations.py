@@ -19,7 +19,8 @@ from app.database import migrations
 from app.errors import ConfigurationError
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-NAMES = ["record", "journal", "queue", "ledger", "absent", "open", "guards", "announce", "upkeep"]
+NAMES = ["record", "journal", "queue", "ledger", "absent", "open", "guards", "announce", "upkeep", "mended"]
+LAST = len(NAMES)
 
 CATALOGUE = """
 SELECT 'column', table_schema, table_name, column_name,
@@ -72,11 +73,11 @@ def catalogue(address: str) -> list[tuple[str, ...]]:
 
 def test_up_down_and_up_again(empty):
     """All the way down nothing of ours is left but the history; up again, everything is as before."""
-    assert up(empty) == [*(f"000{number} {name}: applied" for number, name in enumerate(NAMES, 1)), "queue: installed"]
+    assert up(empty) == [*(f"{number:04} {name}: applied" for number, name in enumerate(NAMES, 1)), "queue: installed"]
     before = catalogue(empty)
     assert {kind for kind, *_ in before} == {"column", "constraint", "index", "trigger", "function", "type", "comment"}
 
-    assert down(empty, 0) == [f"000{number} {NAMES[number - 1]}: taken back" for number in range(9, 0, -1)]
+    assert down(empty, 0) == [f"{number:04} {NAMES[number - 1]}: taken back" for number in range(LAST, 0, -1)]
     assert applied(empty) == []
     left = {(schema, table) for kind, schema, table, *_ in catalogue(empty)}
     assert left == {("operations", "migrations"), ("operations", "queue_migrations")}
@@ -92,7 +93,7 @@ def test_each_step_down_and_up_again(empty):
     """Every migration can be taken back by itself, and what it made comes back."""
     up(empty)
     before = catalogue(empty)
-    for number in range(8, 0, -1):
+    for number in range(LAST - 1, 0, -1):
         down(empty, number)
         assert applied(empty) == list(range(1, number + 1))
         up(empty)
@@ -104,13 +105,13 @@ def test_up_to_date(empty):
     up(empty)
     assert up(empty) == []
     assert down(empty, len(NAMES)) == []
-    assert applied(empty) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert applied(empty) == [*range(1, LAST + 1)]
 
 
-@pytest.mark.parametrize("number", [-1, 10])
+@pytest.mark.parametrize("number", [-1, LAST + 1])
 def test_a_number_that_is_none(empty, number):
     """Down to a migration that does not exist is refused."""
-    with pytest.raises(ConfigurationError, match=rf"^--down-to takes a number from 0 to 9, not {number}\.$"):
+    with pytest.raises(ConfigurationError, match=rf"^--down-to takes a number from 0 to {LAST}, not {number}\.$"):
         down(empty, number)
 
 
@@ -124,7 +125,7 @@ def test_status_changes_nothing(empty):
     up(empty)
     down(empty, 7)
     steps = asyncio.run(migrations.status(empty))
-    assert [step.applied_at for step in steps] == [AT, AT, AT, AT, AT, AT, AT, None, None]
+    assert [step.applied_at for step in steps] == [*[AT] * 7, *[None] * (LAST - 7)]
 
 
 def command(address: str, *arguments: str) -> subprocess.Popen[str]:
@@ -144,13 +145,13 @@ def test_four_processes_at_once(empty):
     ended = [(process.communicate(timeout=60), process.returncode) for process in processes]
     assert [code for _, code in ended] == [0, 0, 0, 0], ended
     lines = sorted(line for (out, _), _ in ended for line in out.splitlines())
-    done = [f"000{number} {name}: applied" for number, name in enumerate(NAMES, 1)]
+    done = [f"{number:04} {name}: applied" for number, name in enumerate(NAMES, 1)]
     assert lines == [*done, *["The database is up to date."] * 3, "queue: installed"]
-    assert applied(empty) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert applied(empty) == [*range(1, LAST + 1)]
 
     out, err = command(empty, "--status").communicate(timeout=60)
     assert [line.split(": applied ")[0] for line in out.splitlines()] == [
-        f"000{number} {name}" for number, name in enumerate(NAMES, 1)
+        f"{number:04} {name}" for number, name in enumerate(NAMES, 1)
     ], err
 
 
@@ -181,7 +182,8 @@ def newer(address: str) -> None:
     """Let a database have a migration that this version does not know."""
     with psycopg.connect(address) as conn:
         conn.execute(
-            "INSERT INTO operations.migrations (number, name, checksum, applied_at) VALUES (10, 'newer', 'x', %s)", [AT]
+            "INSERT INTO operations.migrations (number, name, checksum, applied_at) VALUES (9999, 'newer', 'x', %s)",
+            [AT],
         )
 
 
@@ -192,10 +194,10 @@ def test_a_database_that_is_ahead(empty):
     before = catalogue(empty)
     asyncio.run(migrations.refuse_old(empty))
     assert up(empty) == []
-    with pytest.raises(ConfigurationError, match="0010"):
+    with pytest.raises(ConfigurationError, match="9999"):
         down(empty, 4)
     assert catalogue(empty) == before
-    assert applied(empty) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert applied(empty) == [*range(1, LAST + 1)]
 
 
 def test_a_gap_in_the_history_is_refused(empty):
@@ -303,7 +305,14 @@ def test_only_domain_tables_in_public(migrated):
         "picks",
         "splits",
     }
-    assert tables["operations"] == {"migrations", "provider_requests", "queue_migrations", "strikes", "upkeep"}
+    assert tables["operations"] == {
+        "mended",
+        "migrations",
+        "provider_requests",
+        "queue_migrations",
+        "strikes",
+        "upkeep",
+    }
     assert all(name.startswith("procrastinate_") for name in tables["queue"])
     assert tables.keys() == {"public", "operations", "queue"}
 

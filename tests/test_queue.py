@@ -218,7 +218,13 @@ async def test_every_line_of_a_job_says_whose_it_is(house):
         house.clock.time = new_york(FAR_TUESDAY)
         await worked()
     week = [line for line in lines if line.get("job") == job]
-    assert [line["event"] for line in week] == ["model asked", "answer accepted", *["closes read"] * 4, "batch stored"]
+    assert [line["event"] for line in week] == [
+        "this Monday begins",
+        "model asked",
+        "answer accepted",
+        *["closes read"] * 4,
+        "batch stored",
+    ]
     stored = week[-1]
     assert (stored["task"], stored["attempt"], stored["run_date"]) == ("pick_week", 1, str(FAR_MONDAY))
     assert stored["picks"] == ["SELL MSFT at 3.0000", "BUY AAPL at 80.0000", "SELL NVDA at 7.0000"]
@@ -226,7 +232,7 @@ async def test_every_line_of_a_job_says_whose_it_is(house):
     assert len(stored["pick_ids"]) == 3
     mornings = [line for line in lines if line.get("task") == "take_checkpoint"]
     assert [line["event"] for line in mornings] == [*["closes read"] * 4, "checkpoint computed"]
-    assert {(line["batch_id"], line["day"], line["attempt"], line["run_date"]) for line in mornings} == {
+    assert {(line["batch"], line["day"], line["attempt"], line["run_date"]) for line in mornings} == {
         (stored["batch"], 1, 1, str(FAR_MONDAY))
     }
     assert all({"at", "level", "step"} <= line.keys() for line in (*week, *mornings))

@@ -50,6 +50,7 @@ def make_pool(
     *,
     pooled: bool = False,
     size: int = 10,
+    least: int = 1,
     name: str = "app",
     autocommit: bool = True,
     limit: int = 0,
@@ -59,6 +60,7 @@ def make_pool(
     """
     Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres.
 
+    With 0 as `least` it has none before it is asked, and none again after five minutes in which it was not.
     `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it. `limit` is
     how many seconds a statement may take, 0 being without end; behind a PgBouncer `reads.fetcher` says it to each.
     `generic` says that a prepared statement's plan serves for any parameters: Postgres, which takes a LIMIT that it
@@ -77,7 +79,7 @@ def make_pool(
     return AsyncConnectionPool(
         conninfo,
         kwargs=kwargs,
-        min_size=1,
+        min_size=least,
         max_size=size,
         timeout=wait,
         # Managed services end connections after ten minutes.

@@ -21,6 +21,14 @@ FAILED = {
     "CONFIGURATION": "No picks: the service was not set up.",
 }
 
+# What the last look at the whole record found, as a headline; None before the first.
+FOUND = {
+    None: "Too early to tell.",
+    "UNDECIDED": "Not to be told from luck.",
+    "BETTER": "Better than luck explains.",
+    "WORSE": "Worse than bad luck explains.",
+}
+
 
 class Morning(Struct, frozen=True):
     """

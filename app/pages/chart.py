@@ -15,7 +15,7 @@ from decimal import Decimal
 from html import escape
 from itertools import pairwise
 from math import ceil, floor, log10
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -115,7 +115,7 @@ def drawn(fortnight: Fortnight, look: Look = WIDE, name: str = "chart") -> str:
     return element(
         "svg",
         *_told(fortnight, name),
-        *_ground(fortnight, scale),
+        *_days(fortnight, scale),
         *_names(fortnight, scale),
         *(part for number, line in enumerate(fortnight.lines) for part in _course(line, number, scale)),
         *_nothing_yet(fortnight, scale),
@@ -158,32 +158,62 @@ def _told(fortnight: Fortnight, name: str) -> Iterator[str]:
     yield element("desc", escape(in_words(fortnight)), id=f"{name}-told")
 
 
-def _ground(fortnight: Fortnight, scale: Scale) -> Iterator[str]:
+def _days(fortnight: Fortnight, scale: Scale) -> Iterator[str]:
     """Shade the days without figures, and draw the scales."""
     look = scale.look
     half = (scale.x(1) - scale.x(0)) / 2
     floor_at = look.height - look.bottom
     for day in fortnight.skipped:
         begin, end = max(scale.x(day) - half, look.left), min(scale.x(day) + half, look.width - look.right)
-        yield _rect(begin, look.top, end - begin, floor_at - look.top, **look.paint(fill="shade"))
-    for value in scale.ticks:
-        colour = "ink" if value == 0 else "rule"
-        yield _rule(look.left, scale.y(value), look.width - look.right, scale.y(value), **look.paint(stroke=colour))
-        yield _text(_tick(value), look.left - 8, scale.y(value) + look.text * 0.35, "end", look.paint(fill="faint"))
+        yield rect(begin, look.top, end - begin, floor_at - look.top, **look.paint(fill="shade"))
+    yield from ground(scale)
     for day in range(0, DAYS + 1, 1 if look.width > 500 else 7):
         yield from _day(fortnight, day, scale)
     yield from _reasons(fortnight, scale)
+
+
+class Upright(Protocol):
+    """What tells the height of values on a drawing."""
+
+    @property
+    def look(self) -> Look:
+        """Return the measures of the drawing."""
+        ...
+
+    @property
+    def ticks(self) -> Sequence[float]:
+        """Return the values that are marked."""
+        ...
+
+    def y(self, value: float) -> float:
+        """Return the height of a value."""
+        ...
+
+
+def ground(scale: Upright, *, signs: bool = True) -> Iterator[str]:
+    """Draw a line at each tick, the one at zero in ink."""
+    look = scale.look
+    for value in scale.ticks:
+        colour = "ink" if value == 0 else "rule"
+        yield rule(look.left, scale.y(value), look.width - look.right, scale.y(value), **look.paint(stroke=colour))
+        yield labelled(value, look.left - 8, scale.y(value) + look.text * 0.35, "end", look, signs=signs)
+
+
+def labelled(value: float, x: float, y: float, anchor: str, look: Look, *, signs: bool = True) -> str:
+    """Write a tick's value."""
+    shown = f"{value:+g}" if signs and value else f"{value:g}"
+    return text(shown.replace("-", "\N{MINUS SIGN}"), x, y, anchor, look.paint(fill="faint"))
 
 
 def _day(fortnight: Fortnight, day: int, scale: Scale) -> Iterator[str]:
     """Write a day's number, and under Mondays its date."""
     look = scale.look
     under = look.height - look.bottom + look.text * 1.5
-    yield _text(str(day), scale.x(day), under, "middle", look.paint(fill="faint"))
+    yield text(str(day), scale.x(day), under, "middle", look.paint(fill="faint"))
     if day % 7 == 0:
         anchor = {0: "start", 7: "middle", 14: "end"}[day]
         on = short_day(fortnight.run_date + timedelta(days=day))[0 if look.width > 500 else 4 :]
-        yield _text(on, scale.x(day), under + look.text * 1.35, anchor, look.paint(fill="ink"))
+        yield text(on, scale.x(day), under + look.text * 1.35, anchor, look.paint(fill="ink"))
 
 
 def _reasons(fortnight: Fortnight, scale: Scale) -> Iterator[str]:
@@ -192,7 +222,7 @@ def _reasons(fortnight: Fortnight, scale: Scale) -> Iterator[str]:
     for days, why in runs(fortnight.skipped):
         at = (scale.x(days[0]) + scale.x(days[-1])) / 2
         turned = f"rotate(-90 {at:.1f} {look.height - look.bottom - 6})"
-        yield _text(
+        yield text(
             why,
             at + look.text * 0.35,
             look.height - look.bottom - 6,
@@ -219,7 +249,7 @@ def _course(line: Line, number: int, scale: Scale) -> Iterator[str]:
     days = sorted(line.points)
     for before, day in pairwise(days):
         follows = day == before + 1
-        yield _rule(
+        yield rule(
             scale.x(before),
             _y(line, before, scale),
             scale.x(day),
@@ -238,7 +268,7 @@ def _mark(number: int, x: float, y: float, paint: Mapping[str, str]) -> str:
     if number % 3 == 0:
         return element("circle", cx=x, cy=y, r=3.4, **paint)
     if number % 3 == 1:
-        return _rect(x - 3, y - 3, 6, 6, **paint)
+        return rect(x - 3, y - 3, 6, 6, **paint)
     return element("path", d=f"M{x} {y - 4.2:.1f}l4 7h-8z", **paint)
 
 
@@ -249,9 +279,9 @@ def _names(fortnight: Fortnight, scale: Scale) -> Iterator[str]:
     places = spread([wish for _, wish, _, _ in named], look.text * 1.35, look.top, look.height - look.bottom)
     for (x, wish, colour, words), at in zip(named, places, strict=True):
         edge = look.width - look.right
-        yield _rule(x, wish, edge, wish, stroke_width="1", **look.paint(stroke="rule"))
-        yield _rule(edge, wish, edge + 8, at, stroke_width="1", **look.paint(stroke="faint"))
-        yield _text(words, edge + 12, at + look.text * 0.35, "start", look.paint(fill=colour))
+        yield rule(x, wish, edge, wish, stroke_width="1", **look.paint(stroke="rule"))
+        yield rule(edge, wish, edge + 8, at, stroke_width="1", **look.paint(stroke="faint"))
+        yield text(words, edge + 12, at + look.text * 0.35, "start", look.paint(fill=colour))
 
 
 def _ends(fortnight: Fortnight, scale: Scale) -> Iterator[tuple[float, float, str, str]]:
@@ -282,7 +312,7 @@ def _nothing_yet(fortnight: Fortnight, scale: Scale) -> Iterator[str]:
     if not any(_last(line)[0] for line in fortnight.lines):
         look = scale.look
         middle = (look.left + look.width - look.right) / 2
-        yield _text("No morning has figures yet.", middle, scale.y(0) - look.text, "middle", look.paint(fill="faint"))
+        yield text("No morning has figures yet.", middle, scale.y(0) - look.text, "middle", look.paint(fill="faint"))
 
 
 def _last(line: Line) -> tuple[int, Decimal]:
@@ -294,19 +324,17 @@ def _y(line: Line, day: int, scale: Scale) -> float:
     return scale.y(float(line.points[day]))
 
 
-def _tick(value: float) -> str:
-    return f"{value:+g}".replace("-", "\N{MINUS SIGN}") if value else "0"
-
-
-def _rule(x1: float, y1: float, x2: float, y2: float, **attributes: Any) -> str:
+def rule(x1: float, y1: float, x2: float, y2: float, **attributes: Any) -> str:
+    """Return a line."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, **attributes)
 
 
-def _rect(x: float, y: float, width: float, height: float, **attributes: Any) -> str:
+def rect(x: float, y: float, width: float, height: float, **attributes: Any) -> str:
+    """Return a rectangle."""
     return element("rect", x=round(x, 1), y=round(y, 1), width=round(width, 1), height=round(height, 1), **attributes)
 
 
-def _text(inside: str, x: float, y: float, anchor: str, paint: Mapping[str, str], **attributes: Any) -> str:
+def text(inside: str, x: float, y: float, anchor: str, paint: Mapping[str, str], **attributes: Any) -> str:
     """Return a text; `inside` is markup."""
     return element("text", inside, x=round(x, 1), y=round(y, 1), text_anchor=anchor, **attributes, **paint)
 

@@ -34,7 +34,6 @@ _HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-store",
     "x-accel-buffering": "no",  # or nginx would keep events to itself
-    "x-content-type-options": "nosniff",
 }
 _FULL = {"content-length": "0", "cache-control": "no-store", "retry-after": "60"}
 

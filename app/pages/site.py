@@ -22,27 +22,22 @@ from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
 from api.engine import Engine
-from api.http import refuse
+from api.http import fail, refuse
+from api.page import FOREVER
 from api.persisted import FOLDER as OPERATIONS
 from app.pages import batch as batches
-from app.pages import chart, written
-from app.record.journal import GENESIS
+from app.pages import chart, drawings, written
 
 FOLDER = Path(__file__).parent
 PAGE = 20
 DOCUMENTS = {file.stem: file.read_text("utf-8") for file in sorted(OPERATIONS.glob("*.graphql"))}
 MEDIA = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-FOREVER = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
-A_DAY = {"Cache-Control": "public, max-age=86400", "X-Content-Type-Options": "nosniff"}
+A_DAY = {"Cache-Control": "public, max-age=86400"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
-SAFE = {
-    "Content-Security-Policy": POLICY,
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+SAFE = {"Content-Security-Policy": POLICY, "Cross-Origin-Opener-Policy": "same-origin"}
 ROBOTS = "User-agent: *\nDisallow: /graphql\nDisallow: /live\n"
 
 # What the API refuses, and the status of the page that says so.
@@ -95,13 +90,18 @@ class Site:
         )
         self.environment.filters |= {
             name: getattr(written, name)
-            for name in ("signed", "price", "direction", "day", "short_day", "moment", "utc", "listed")
+            for name in ("signed", "plain", "price", "direction", "day", "short_day", "moment", "utc", "listed")
         }
         addresses = {address.rpartition("/")[2]: address for address in self.files}
         self.environment.globals |= {
-            "notice": notice, "files": addresses, "chart": chart, "batches": batches, "after": written.after,
-            "asking": asking, "genesis": GENESIS, "public": public.rstrip("/"),
-        }  # fmt: skip
+            "notice": notice,
+            "files": addresses,
+            "chart": chart,
+            "drawings": drawings,
+            "batches": batches,
+            "asking": asking,
+            "public": public.rstrip("/"),
+        }
 
     def routes(self) -> list[HTTPRouteHandler]:
         """Return the handlers of all pages and their files."""
@@ -109,6 +109,7 @@ class Site:
             self._page("/", self.front),
             self._page("/batches", self.history),
             self._page("/batches/{run_date:str}", self.monday),
+            self._page("/record", self.record),
             self._page("/about", self.about),
             _sent("/robots.txt", ROBOTS.encode(), A_DAY, "text/plain"),
             _sent("/favicon.svg", (FOLDER / "files" / "favicon.svg").read_bytes(), A_DAY, MEDIA[".svg"]),
@@ -132,7 +133,7 @@ class Site:
         if "json" in accept and "html" not in accept:
             return Response({"name": "Alpha Monday", "graphql": "/graphql"}, headers={"Vary": "Accept"})
         told = await self._told("Front")
-        return self._shown("front.html", told, batch=told.data["latestBatch"])
+        return self._shown("front.html", told, batch=told.data["latestBatch"], record=told.data["trackRecord"])
 
     async def history(self, request: AnyRequest) -> Html:
         """Show a page of the history."""
@@ -153,19 +154,29 @@ class Site:
             )
         return self._shown("monday.html", told, batch=told.data["batchOn"], neighbours=told.data)
 
+    async def record(self, _: AnyRequest) -> Html:
+        """Show what all picks come to, and whether that can be told from luck."""
+        told = await self._told("Record")
+        return self._shown("record.html", told, record=told.data["trackRecord"])
+
     async def about(self, _: AnyRequest) -> Html:
         """Show how it works, and what it is not."""
         return self._shown("about.html", await self._told("Head"))
 
     def refuse(self, request: AnyRequest, error: HTTPException) -> Response[Any]:
         """Return the response to a request that no handler answers: a page where a browser asks."""
-        if request.scope["path"].startswith("/graphql") or "text/html" not in request.headers.get("accept", ""):
+        if not _by_a_person(request):
             return refuse(request, error)
         if error.status_code == 404:
             return self.problem(
                 ProblemError(404, "There is no such page.", "The links above lead to all that there are.")
             )
         return self.problem(ProblemError(error.status_code, f"{error.detail}.", "Go back, or begin at the first page."))
+
+    def fail(self, request: AnyRequest, error: Exception) -> Response[Any]:
+        """Return the response to a request on which a handler of ours failed."""
+        answer = fail(request, error)
+        return self.problem(_problem("INTERNAL_SERVER_ERROR")) if _by_a_person(request) else answer
 
     def problem(self, error: ProblemError) -> Html:
         """Return the page that says what is the matter."""
@@ -190,8 +201,8 @@ class Site:
         """Ask the API one of our documents, or raise the problem that it tells of."""
         answer = await self.engine.answer(DOCUMENTS[name], variables)
         found = json.loads(answer.body)
-        for error in found.get("errors", ()):
-            raise _problem(error["extensions"]["code"], error["message"])
+        if "errors" in found:
+            raise _problem(found["errors"][0]["extensions"]["code"])
         return Told(found["data"], answer.lasting)
 
     def _shown(self, template: str, told: Told, **more: object) -> Html:
@@ -221,6 +232,11 @@ def asking(document: str) -> str:
     return f"/graphql?query={quote(document)}"
 
 
+def _by_a_person(request: AnyRequest) -> bool:
+    """Return whether a browser asks for a page: its errors are pages too."""
+    return not request.scope["path"].startswith("/graphql") and "text/html" in request.headers.get("accept", "")
+
+
 def _monday(text: str) -> date:
     """Return the Monday that an address names, or raise the problem that it is none."""
     try:
@@ -237,7 +253,7 @@ def _monday(text: str) -> date:
     return found
 
 
-def _problem(code: str, message: str) -> ProblemError:
+def _problem(code: str) -> ProblemError:
     """Return the problem that an error of the API is to somebody who looks at pages."""
     match STATUS.get(code, 500):
         case 400:

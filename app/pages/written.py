@@ -23,6 +23,11 @@ def signed(figure: str | Decimal) -> str:
     return f"{sign}{rounded(value.copy_abs()):,f}"  # abs() would round to 28 digits
 
 
+def plain(figure: str) -> str:
+    """Return a figure that is never below zero, to two decimals and without a sign."""
+    return f"{rounded(Decimal(figure)):,f}"
+
+
 def rounded(value: Decimal) -> Decimal:
     """Return a figure to two decimals, half to even."""
     with decimal.localcontext(_CONTEXT):

@@ -203,12 +203,29 @@ class Ledger:
     async def left(self, now: datetime) -> Left:
         """Return what is left at `now`; nothing is granted."""
         async with self.pool.connection() as conn:
-            times, rested = await self._times(conn), await self._rested(conn)
+            return await self.left_on(conn, now)
+
+    async def left_on(self, conn: AsyncConnection[Any], now: datetime) -> Left:
+        """Return what is left at `now`, over a connection that is there already."""
+        times, rested = await self._times(conn), await self._rested(conn)
         used = [sum(at > now - limit.length for at in times) for limit in self.limits]
         return Left(
             [max(0, limit.requests - count) for limit, count in zip(self.limits, used, strict=True)],
             max(next_allowed(times, self.limits, now), rested or now),
         )
+
+    async def outcomes(self, conn: AsyncConnection[Any], now: datetime) -> dict[tuple[str, str], int]:
+        """Return how many requests there were, by function and outcome; those without one any more were `cut_off`."""
+        cursor = await conn.execute(
+            """
+            SELECT function, coalesce(outcome, 'cut_off'), count(*)
+            FROM operations.provider_requests
+            WHERE provider = %s AND (outcome IS NOT NULL OR at < %s)
+            GROUP BY 1, 2
+            """,
+            (self.provider, now - LAPSE),
+        )
+        return {(function, outcome): count for function, outcome, count in await cursor.fetchall()}
 
     async def _last(self, conn: AsyncConnection[Any], function: str, symbol: str) -> tuple[Any, ...] | None:
         cursor = await conn.execute(

@@ -184,3 +184,11 @@ async def run_dates(conn: Conn, series: str) -> set[date]:
     """Return the Mondays of a series that have a row."""
     cursor = await conn.execute("SELECT run_date FROM batches WHERE series = %s", (series,))
     return {run_date for (run_date,) in await cursor.fetchall()}
+
+
+async def counts(conn: Conn, series: str) -> dict[tuple[str, str], int]:
+    """Return how many Mondays of a series have a row, by status and, of the failed, by reason."""
+    cursor = await conn.execute(
+        "SELECT status, coalesce(failure_reason, ''), count(*) FROM batches WHERE series = %s GROUP BY 1, 2", (series,)
+    )
+    return {(status, reason): count for status, reason, count in await cursor.fetchall()}

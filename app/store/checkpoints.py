@@ -1,13 +1,13 @@
 """Checkpoints and the metrics of their picks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from uuid import UUID
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from app.record.calendar import due_at
+from app.record.calendar import DUE, TIME_ZONE, due_at
 from app.record.model import Checkpoint, Close, JournalKind, Pick, PickMetric, Split
 from app.store import batches, journal
 from app.store.rows import Conn, insert, row_of, select
@@ -38,6 +38,14 @@ class Computed(Struct, frozen=True):
     def late_by(self) -> timedelta:
         """Return how long after its time it was taken."""
         return self.taken_at - due_at(self.run_date, self.day)
+
+
+class Lateness(Struct, frozen=True):
+    """How late checkpoints were: how many by at most so many seconds, how many at all, and all their seconds."""
+
+    within: Mapping[float, int]
+    count: int = 0
+    seconds: float = 0.0
 
 
 class Learnt(Struct, frozen=True):
@@ -210,6 +218,56 @@ async def computed(conn: Conn, since: datetime | None = None, most: int | None =
             (since, most),
         )
         return await cursor.fetchall()
+
+
+async def counts(conn: Conn) -> dict[tuple[str, str], int]:
+    """Return how many checkpoints of day 1 or later there are, by status and, of the skipped, by reason."""
+    cursor = await conn.execute(
+        """
+        SELECT status, CASE WHEN status = 'skipped' THEN skip_reason ELSE '' END, count(*)
+        FROM checkpoints
+        WHERE day > 0
+        GROUP BY 1, 2
+        """
+    )
+    return {(status, reason): count for status, reason, count in await cursor.fetchall()}
+
+
+async def newest_at(conn: Conn) -> datetime | None:
+    """Return when the newest checkpoint was taken, a batch's baseline included."""
+    cursor = await conn.execute("SELECT max(taken_at) FROM checkpoints")
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+async def lateness(conn: Conn, steps: Sequence[float]) -> dict[str, Lateness]:
+    """
+    Return how late the checkpoints of day 1 or later were, by what they were at first: computed or skipped.
+
+    One that was skipped counts with the time of that, whatever it became: what was counted once stays as it is.
+    """
+    cursor = await conn.execute(
+        """
+        WITH taken AS (
+            SELECT
+                CASE WHEN skipped_at IS NULL THEN 'computed' ELSE 'skipped' END AS status,
+                extract(epoch FROM coalesce(skipped_at, taken_at)
+                    - ((checkpoint_date + %(due)s::time) AT TIME ZONE %(zone)s))::float8 AS late
+            FROM checkpoints
+            WHERE day > 0
+        )
+        SELECT status, step, count(*) FILTER (WHERE late <= step), count(*), sum(late)
+        FROM taken CROSS JOIN unnest(%(steps)s::float8[]) AS step
+        GROUP BY status, step
+        ORDER BY status, step
+        """,
+        {"due": DUE, "zone": TIME_ZONE, "steps": list(steps)},
+    )
+    found: dict[str, Lateness] = {}
+    for status, step, within, count, seconds in await cursor.fetchall():
+        before = found.get(status, Lateness({}))
+        found[status] = Lateness({**before.within, step: within}, count, seconds)
+    return found
 
 
 async def _due(conn: Conn, sql: str, *values: object) -> list[Due]:

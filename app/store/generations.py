@@ -2,11 +2,22 @@
 
 from datetime import date, datetime
 
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from app.record.model import Generation, JournalKind, batch_id
 from app.store import journal
-from app.store.rows import Conn, insert, select
+from app.store.rows import Conn, insert, row_of, select
+
+
+class Asked(Struct, frozen=True):
+    """What became of all questions: answers accepted and refused, no answer at all; and the tokens they took."""
+
+    accepted: int
+    refused: int
+    failed: int
+    prompt_tokens: int
+    completion_tokens: int
 
 
 async def of(conn: Conn, series: str, run_date: date) -> list[Generation]:
@@ -48,3 +59,21 @@ async def complete(conn: Conn, generation: Generation, at: datetime) -> bool:
     recorded = {"generation": generation}
     await journal.append(conn, JournalKind.GENERATION, at, recorded, batch_id(generation.series, generation.run_date))
     return True
+
+
+async def asked(conn: Conn) -> Asked:
+    """Return what became of all questions that are no longer open."""
+    async with conn.cursor(row_factory=row_of(Asked)) as cursor:
+        await cursor.execute(
+            """
+            SELECT
+                count(*) FILTER (WHERE accepted) AS accepted,
+                count(*) FILTER (WHERE NOT accepted AND answered_at IS NOT NULL) AS refused,
+                count(*) FILTER (WHERE NOT accepted AND answered_at IS NULL) AS failed,
+                coalesce(sum(prompt_tokens), 0)::bigint AS prompt_tokens,
+                coalesce(sum(completion_tokens), 0)::bigint AS completion_tokens
+            FROM generations
+            """
+        )
+        (found,) = await cursor.fetchall()
+        return found

@@ -16,12 +16,13 @@ read from Postgres when they are asked for.
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Any
 
 from msgspec import Struct
 
+from api.headers import FORWARDED, REQUEST_ID
 from api.http import BODY, busy, read
 
 # Some 2,000 batches in full; a small machine has 256 MB. No answer may push out more than a sixteenth of the others.
@@ -36,13 +37,12 @@ OVERHEAD = 3 * 1024
 MOST_AT_ONCE = 64
 PAUSE = 1.0
 
-# What is read of a request by routes, CORS and content negotiation.
-READ = frozenset({b"accept", b"content-type", b"cookie", b"origin"})
+# What is read of a request by routes, CORS, content negotiation and our headers.
+READ = frozenset({b"accept", b"content-type", b"cookie", b"origin", FORWARDED})
 _TAG = re.compile(rb'"[^"]*"')
 _OF_THE_BODY = (b"content-type", b"content-length")
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
-Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Kept(Struct, frozen=True):
@@ -53,19 +53,24 @@ class Kept(Struct, frozen=True):
     tag: bytes
     size: int = 0
 
-    async def send(self, send: Any, known: bytes) -> None:
-        """Send the answer, or only that it is what the client knows already."""
+    async def send(self, send: Any, known: bytes) -> bool:
+        """Send the answer, or only that it is what the client knows already; return whether it was that."""
         if known and self.tag and names(known, self.tag):
             headers = [pair for pair in self.start["headers"] if pair[0] not in _OF_THE_BODY]
             await send({"type": "http.response.start", "status": 304, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
-        else:
-            await send(self.start)
-            await send(self.body)
+            return True
+        await send(self.start)
+        await send(self.body)
+        return False
 
 
 class Cache:
-    """Answers what it has kept, and hands on the rest; counts both."""
+    """
+    Answers what it has kept, and hands on the rest; counts both.
+
+    `busy` are the requests refused because too many were under way, `unchanged` the answers that clients knew already.
+    """
 
     def __init__(
         self,
@@ -76,7 +81,7 @@ class Cache:
         largest: int = LARGEST,
     ) -> None:
         self.app, self.revision, self.also, self.most, self.largest = app, revision, also, most, largest
-        self.hits = self.misses = self.size = self.under_way = 0
+        self.hits = self.misses = self.busy = self.unchanged = self.size = self.under_way = 0
         self._kept: OrderedDict[object, Kept] = OrderedDict()
         self._at: int | None = None
 
@@ -111,7 +116,7 @@ class Cache:
             if kept := self._kept.get(key):
                 self._kept.move_to_end(key)
                 self.hits += 1
-                await kept.send(send, known)
+                self.unchanged += await kept.send(send, known)
                 return
             if self.under_way < MOST_AT_ONCE:
                 self.misses += 1
@@ -119,6 +124,7 @@ class Cache:
                 return
             if not last:
                 await asyncio.sleep(PAUSE)
+        self.busy += 1
         for message in busy(dict(asked).get(b"accept", b"")):
             await send(message)
 
@@ -142,19 +148,26 @@ class Cache:
             start = {}
             if answer.size and key and revision is not None and self.revision() == revision:
                 self._keep(key, answer)
-            await answer.send(send, known)
+            self.unchanged += await answer.send(send, known)
 
         try:
             await self.app(scope, receive, pass_on)
         finally:
             self.under_way -= counted
 
+    @property
+    def kept(self) -> int:
+        """Return how many answers are kept."""
+        return len(self._kept)
+
     def _keep(self, key: Any, answer: Kept) -> None:
-        _, _, query, body, headers = key
-        size = answer.size + len(query) + len(body) + sum(len(name) + len(value) for name, value in headers)
+        _, _, query, body, asked = key
+        size = answer.size + len(query) + len(body) + sum(len(name) + len(value) for name, value in asked)
         if size > self.largest or key in self._kept:
             return
-        self._kept[key] = Kept(answer.start, answer.body, answer.tag, size)
+        # The id of the request that it was computed for is nobody else's.
+        headers = [pair for pair in answer.start["headers"] if pair[0] != REQUEST_ID]
+        self._kept[key] = Kept({**answer.start, "headers": headers}, answer.body, answer.tag, size)
         self.size += size
         while self.size > self.most:
             self.size -= self._kept.popitem(last=False)[1].size

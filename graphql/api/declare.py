@@ -78,7 +78,28 @@ class Page(Struct, frozen=True):
     newest_first: bool
 
 
-Source = Column | Given | Same | Related | Page
+class Computed(Struct, frozen=True):
+    """
+    A value that a function makes of rows, whose parts the fields of its type show: their `Part`s, at whatever depth.
+
+    `rows` is the SQL of one text, whatever `value` reads; `value` gets it as bytes, and the field's arguments by their
+    names. It must hang on nothing else, for what it returned is kept, and it is called in a thread. `check` may refuse
+    arguments beforehand. It is worth `cost` values of an answer.
+    """
+
+    rows: str
+    value: Callable[[bytes, Mapping[str, Any]], object]
+    check: Callable[[Mapping[str, Any]], None]
+    cost: int
+
+
+class Part(Struct, frozen=True):
+    """An attribute of a value, under the field's name; in a list, usually `about` so many."""
+
+    about: int = 1
+
+
+Source = Column | Given | Same | Related | Page | Computed | Part
 
 
 def refusal(code: str, message: str, **more: object) -> GraphQLError:
@@ -187,6 +208,24 @@ def page(
     first = Argument(int, f"How many at most: 1 to {LONGEST_PAGE}.", DEFAULT_PAGE, _size)
     after = Argument(str | None, "Only what follows this cursor.", convert=lambda text: _position(text, by.values()))
     return _field(description, Page(where, by, newest_first), {"first": first, "after": after, **arguments})
+
+
+def computed(
+    description: str,
+    rows: str,
+    value: Callable[[bytes, Mapping[str, Any]], object],
+    *,
+    check: Callable[[Mapping[str, Any]], None],
+    cost: int,
+    arguments: Mapping[str, Argument],
+) -> Any:
+    """Declare a field of the root whose value a function makes of rows; its type's fields are parts."""
+    return _field(description, Computed(rows, value, check, cost), arguments)
+
+
+def part(description: str, *, about: int = 1) -> Any:
+    """Declare a field that shows an attribute of a computed value: a list, usually `about` so long, or one."""
+    return _field(description, Part(about))
 
 
 def _field(description: str, source: Source, arguments: Mapping[str, Argument] = {}) -> Any:

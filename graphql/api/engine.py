@@ -1,4 +1,4 @@
-"""From a request to the bytes of its answer: parse and validate (kept), plan (kept), and one statement."""
+"""From a request to the bytes of its answer: parse, validate and plan (kept), one statement, and what is computed."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -36,6 +36,7 @@ from psycopg.errors import QueryCanceled
 from api.declare import refusal
 from api.limits import DEEPEST, Measure, Size, check_variables, exceeded, name_of, parsed
 from api.plan import Planner, Root
+from api.values import Maker, written
 
 # Runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
@@ -103,6 +104,7 @@ class Engine:
     # What is kept of the largest document that the limits let through takes a quarter of a megabyte.
     def __init__(self, schema: GraphQLSchema, fetch: Fetch, facts: object, kept: int = 256) -> None:
         self.schema, self.fetch, self.facts = schema, fetch, facts
+        self.maker = Maker()
         self.document = lru_cache(kept)(self._document)
         self.plan = lru_cache(kept)(self._plan)
 
@@ -155,6 +157,10 @@ class Engine:
         if plan.sql:
             columns = await self.fetch(plan.sql, parameters)
             answers |= zip((root.key for root in plan.roots if root.sql), columns, strict=True)
+        for root in plan.roots:
+            if root.made and root.key not in refusals:
+                value = await self.maker.value(root.made.by, answers[root.key], root.made.arguments(variables))
+                answers[root.key] = encode(written(value, root.made.shown.type, root.made.shown))
         if plan.introspection:
             told = execute_sync(self.schema, plan.introspection, variable_values=raw)
             answers |= {key: encode(value) for key, value in (told.data or {}).items()}

@@ -22,7 +22,8 @@ from msgspec import Struct
 
 from api import page
 from api.declare import refusal
-from api.engine import Answer, Engine, refused
+from api.engine import Answer, Engine, refused, unexpected
+from api.headers import safe
 from api.persisted import document
 
 GRAPHQL = "application/graphql-response+json"
@@ -31,6 +32,7 @@ METHODS = ("GET", "HEAD", "OPTIONS", "POST")
 LONGEST_BODY = 64 * 1024
 SLOWEST_BODY = 10  # seconds
 BODY = "alpha_monday.body"  # in a request's scope: its `Body`, if that was read before
+OUTCOME = "alpha_monday.outcome"  # in it once there is an answer: "answered", or the code of why there is no data
 
 log = structlog.get_logger()
 
@@ -126,6 +128,7 @@ def routes(
             found = await engine.answer(said.document(), said.variables, said.operation_name or None)
         except GraphQLError as error:
             found = refused(error)
+        scope[OUTCOME] = found.refused or "answered"
         status, told = head(found, method, accept)
         start = [(name.lower().encode(), value.encode()) for name, value in told.items()]
         await send({"type": "http.response.start", "status": status, "headers": [*start, *more]})
@@ -237,8 +240,18 @@ def refuse(request: AnyRequest, error: HTTPException) -> Response[bytes]:
     """Return the response to a request that no handler answers, in the form of all others."""
     code = CODES.get(error.status_code, "BAD_REQUEST" if error.status_code < 500 else "INTERNAL_SERVER_ERROR")
     answer = refused(refusal(code, f"{HTTPStatus(error.status_code).phrase}."))
+    return _told(request, answer, error.headers or {})
+
+
+def fail(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """Return the response to a request on which a handler of ours failed."""
+    return _told(request, unexpected(error), {})
+
+
+def _told(request: AnyRequest, answer: Answer, more: Mapping[str, str]) -> Response[bytes]:
+    request.scope[OUTCOME] = answer.refused  # type: ignore[literal-required]
     status, headers = head(answer, request.method, request.headers.get("accept", "").lower().encode())
-    return Response(answer.body, status_code=status, headers={**headers, **(error.headers or {})})
+    return Response(answer.body, status_code=status, headers={**headers, **more})
 
 
 def head(answer: Answer, method: str, accept: bytes) -> tuple[int, dict[str, str]]:
@@ -265,7 +278,7 @@ def busy(accept: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     headers |= {"content-length": str(len(_BUSY)), "vary": "Accept, Origin"}
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     return (
-        {"type": "http.response.start", "status": 503, "headers": pairs},
+        {"type": "http.response.start", "status": 503, "headers": safe(pairs)},
         {"type": "http.response.body", "body": _BUSY},
     )
 

@@ -29,7 +29,7 @@ from graphql import (
 )
 from msgspec import Struct
 
-from api.declare import DEFAULT_PAGE, LONGEST_PAGE, Page, Related, Source, refusal
+from api.declare import DEFAULT_PAGE, LONGEST_PAGE, Computed, Page, Part, Related, Source, refusal
 from api.plan import source_of
 
 LONGEST_DOCUMENT = 16_000
@@ -129,7 +129,7 @@ class Measure:
         fields, aliases = below.fields + 1, below.aliases + (node.alias is not None)
         if name in ("__schema", "__type"):  # deep by nature
             return Size(1, fields, aliases, 1, told=below.values)
-        own = Size(below.depth + 1, fields, aliases, 1)
+        own = Size(below.depth + 1, fields, aliases, 1 + cost(definition))
         return own + self.repeated(node, definition, below) if definition else own
 
     def repeated(self, node: FieldNode, definition: GraphQLField, below: Size) -> Size:
@@ -165,7 +165,13 @@ def rows(first: int | None) -> int:
 def length(name: str, definition: GraphQLField) -> int:
     """Return about how many items a field has."""
     stands = source(definition)
-    return stands.about if isinstance(stands, Related) else TOLD.get(name, 1) if stands is None else 1
+    return stands.about if isinstance(stands, Related | Part) else TOLD.get(name, 1) if stands is None else 1
+
+
+def cost(definition: GraphQLField | None) -> int:
+    """Return how many values a field is worth beside those it shows: the work of making it."""
+    stands = source(definition) if definition else None
+    return stands.cost if isinstance(stands, Computed) else 0
 
 
 def source(definition: GraphQLField) -> Source | None:

@@ -25,7 +25,7 @@ CDN = "https://cdn.jsdelivr.net"
 FOLDER = Path(__file__).parent / "graphiql"
 FILES = "/graphql/files"
 FIRST = "LatestBatch"
-LAST = ("Front", "History", "Monday", "Head", "Chart", "Export", "Feed")  # what our own pages, feed and exports ask
+LAST = ("Front", "Head", "History", "Monday", "Record", "Chart", "Export", "Feed")  # what we ask ourselves
 
 # Packages' files, in the order in which a browser needs them; they are served, and run, only if their SHA-256 is this.
 THEIRS = {
@@ -41,9 +41,8 @@ HELP = {
     False: f"GraphiQL is out of reach at {CDN}. With npm, <code>make graphiql</code> brings it; the API answers.",
 }
 MEDIA = {".css": "text/css", ".js": "text/javascript"}
-SAFE = {"X-Content-Type-Options": "nosniff"}
 # A file's address changes with its content.
-FOREVER = {"Cache-Control": "public, max-age=31536000, immutable", **SAFE}
+FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
 class Page(Struct, frozen=True):
@@ -72,8 +71,13 @@ def page(notice: str = "", packages: Path = FOLDER / "node_modules") -> Page:
         f"default-src 'none'; script-src {sources}; style-src {sources} {DIALOG}; connect-src 'self'; "
         "font-src data:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
-    return Page(html, {**headers, "Vary": "Accept", **SAFE}, {**theirs, style: css, start: script})
+    headers = {
+        "Content-Security-Policy": policy,
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cache-Control": "no-cache",
+        "Vary": "Accept",
+    }
+    return Page(html, headers, {**theirs, style: css, start: script})
 
 
 def documents() -> dict[str, str]:

@@ -13,6 +13,9 @@ parameters, so a plan hangs on nothing but the document, the operation, the vari
 others which are null and what enums say: the planner is shown no more. SQL is built from pieces: a `Literal`, or an
 expression whose text is JSON.
 
+A computed field's column is only the rows that its value is made of. What is selected of the value is found out here
+all the same (`Member`), and written by `api.values`.
+
 A null where the schema promises a value would corrupt the answer in silence. A column is kept from that by its
 constraint; for an expression or a relation, the database's function `absent` raises the field's name instead.
 """
@@ -39,6 +42,7 @@ from graphql import (
     get_named_type,
     get_nullable_type,
     is_enum_type,
+    is_leaf_type,
     is_list_type,
     is_non_null_type,
 )
@@ -47,7 +51,7 @@ from graphql.execution.values import VariableValues
 from msgspec import Struct
 from strawberry import UNSET
 
-from api.declare import Argument, Column, Given, Page, Related, Same, Source
+from api.declare import Argument, Column, Computed, Given, Page, Part, Related, Same, Source
 
 # How a scalar is written: as text that wants quotes around it, or as JSON already; and what a value of ours is sent as.
 QUOTED = {
@@ -68,14 +72,41 @@ class Literal(str):
     __slots__ = ()
 
 
+class Member(Struct, frozen=True):
+    """
+    One member of a value's JSON: its key, the field it shows and that one's type, and what is selected of an object.
+
+    Its `name` is the attribute's; a `__typename` has none, and a type's name for a field.
+    """
+
+    key: str
+    field: str
+    type: Any = None
+    name: str = ""
+    below: "Sequence[Member] | None" = None
+
+
+class Made(Struct, frozen=True):
+    """How a computed root field is made: by whom, of which arguments, and what is shown of it."""
+
+    by: Computed
+    arguments: Callable[[VariableValues], Mapping[str, object]]
+    shown: Member
+
+
 class Root(Struct, frozen=True):
-    """A root field: its response key and nodes, the SQL of its JSON (none: introspection), and what that asks for."""
+    """
+    A root field: its response key and nodes, the SQL of its JSON (none: introspection), and what that asks for.
+
+    If it is `made`, its SQL is only of the rows that the value is made of.
+    """
 
     key: str
     nodes: Sequence[FieldNode]
     non_null: bool
     sql: str = ""
     asks: Sequence[tuple[int, Values]] = ()
+    made: Made | None = None
 
 
 class Scope(Struct, frozen=True):
@@ -102,6 +133,7 @@ class Planner:
         self.variables = VariableValues({}, switches)
         self.asks: list[tuple[int, Values]] = []
         self.count = 0
+        self.made: Made | None = None
         self.lasting = True
 
     def roots(self) -> Iterable[Root]:
@@ -116,17 +148,23 @@ class Planner:
                 continue
             definition = self.schema.get_field(query, nodes[0].name.value)
             assert definition
-            self.asks = []
+            self.asks, self.made = [], None
             json = concat(self.value(query, fields, Scope()))
-            yield Root(key, nodes, is_non_null_type(definition.type), json, self.asks)
+            yield Root(key, nodes, is_non_null_type(definition.type), json, self.asks, self.made)
 
     def selection(self, type_: GraphQLObjectType, fields: list[FieldDetails], scope: Scope) -> list[str]:
         """Return the JSON object of what is selected on `type_`."""
-        collected = collect_subfields(self.schema, self.fragments, self.variables, self.operation, type_, fields)
         pieces: list[str] = []
-        for key, details in collected.grouped_field_set.items():
+        for key, details in self.collected(type_, fields):
             pieces += [Literal(f'{"," if pieces else ""}"{key}":'), *self.value(type_, details, scope)]
         return [Literal("{"), *pieces, Literal("}")]
+
+    def collected(
+        self, type_: GraphQLObjectType, fields: list[FieldDetails]
+    ) -> Iterable[tuple[str, list[FieldDetails]]]:
+        """Return what is selected on `type_`, merged, by response key."""
+        found = collect_subfields(self.schema, self.fragments, self.variables, self.operation, type_, fields)
+        return found.grouped_field_set.items()
 
     def value(self, parent: GraphQLObjectType, fields: list[FieldDetails], scope: Scope) -> list[str]:
         """Return the JSON of one field."""
@@ -154,6 +192,39 @@ class Planner:
                 return self.related(relation, field, definition.type, fields, names)
             case Page() as page:
                 return self.page(page, target, fields, self.arguments(definition, fields[0]))
+            case Computed() as computed:
+                return self.computed(computed, definition, fields)
+            case Part():
+                raise TypeError(f"{field} is a part, and stands in no computed value")
+
+    def computed(self, computed: Computed, definition: GraphQLField, fields: list[FieldDetails]) -> list[str]:
+        """Return the rows that a value is made of; how it is made of them, and what is shown, is noted."""
+        names = self.arguments(definition, fields[0])
+
+        def arguments(variables: VariableValues) -> Mapping[str, object]:
+            return given_arguments(definition, fields[0], variables)
+
+        def checked(variables: VariableValues, _: object) -> Iterable[object]:
+            computed.check(arguments(variables))
+            return ()
+
+        self.asks.append((0, checked))
+        parent = self.schema.query_type
+        assert parent
+        self.made = Made(computed, arguments, self.member("", parent, fields))
+        return [expand(computed.rows, names)]
+
+    def member(self, key: str, parent: GraphQLObjectType, fields: list[FieldDetails]) -> Member:
+        """Return what is selected of a field of a value."""
+        name = fields[0].node.name.value
+        if name == "__typename":
+            return Member(key, parent.name)
+        definition = parent.fields[name]
+        target: Any = get_named_type(definition.type)
+        below = None
+        if not is_leaf_type(target):
+            below = [self.member(key, target, details) for key, details in self.collected(target, fields)]
+        return Member(key, f"{parent.name}.{name}", definition.type, declared(definition).python_name, below)
 
     def related(
         self,
@@ -212,19 +283,17 @@ class Planner:
         """
         written = {node.name.value: node.value for node in at.node.arguments or ()}
         names: dict[str, str] = {}
-        asked: dict[str, tuple[str, Argument]] = {}
+        asked: list[str] = []
         arguments: Mapping[str, Argument] = declared(definition).metadata["arguments"]
         for (name, argument), key in zip(arguments.items(), definition.args, strict=True):
             optional = argument.default is UNSET and not is_non_null_type(definition.args[key].type)
             text = self.constant(written.get(key), definition.args[key].type) if optional else ""
             names |= {name: text, f"no_{name}": str(text == "NULL").lower()}
-            if not text:
-                asked[name] = key, argument
+            asked += [] if text else [name]
 
         def values(variables: VariableValues, _: object) -> Iterable[object]:
-            given = get_argument_values(definition, at.node, variables, at.fragment_variable_values)
-            for key, argument in asked.values():
-                yield None if given.get(key) is None else argument.convert(given[key])
+            given = given_arguments(definition, at, variables)
+            return (given[name] for name in asked)
 
         return {**names, **dict(zip(asked, self.ask(len(asked), values), strict=True))} if asked else names
 
@@ -242,6 +311,16 @@ class Planner:
         self.asks.append((count, values))
         self.count += count
         return [f"${number}" for number in range(self.count - count + 1, self.count + 1)]
+
+
+def given_arguments(definition: GraphQLField, at: FieldDetails, variables: VariableValues) -> Mapping[str, object]:
+    """Return all arguments of a field by their names, converted; None for one that is left out."""
+    given = get_argument_values(definition, at.node, variables, at.fragment_variable_values)
+    arguments: Mapping[str, Argument] = declared(definition).metadata["arguments"]
+    return {
+        name: None if given.get(key) is None else argument.convert(given[key])
+        for (name, argument), key in zip(arguments.items(), definition.args, strict=True)
+    }
 
 
 def declared(definition: Any) -> Any:

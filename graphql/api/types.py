@@ -7,13 +7,14 @@ Printed by `make schema` to `graphql/schema.graphql`, the contract.
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
+import msgspec
 import strawberry
 from graphql import GraphQLSchema, print_schema
 from msgspec import Struct
@@ -29,15 +30,19 @@ from api.declare import (
     Argument,
     Connection,
     Edge,
+    bad_value,
     column,
+    computed,
     describe,
     given,
     page,
+    part,
+    refusal,
     related,
     same,
     table,
 )
-from app.record import calendar, model
+from app.record import calendar, model, track
 from app.record.journal import timestamp
 from app.record.returns import plain
 
@@ -79,6 +84,12 @@ describe(
     model.Action,
     BUY="It is expected to do better than the benchmark.",
     SELL="It is expected to do worse than the benchmark.",
+)
+describe(
+    track.Finding,
+    BETTER="The picks did better than luck explains.",
+    WORSE="The picks did worse than bad luck explains.",
+    UNDECIDED="Neither could be told from luck.",
 )
 describe(
     model.JournalKind,
@@ -364,6 +375,230 @@ class Service:
 
 
 @table()
+class Interval:
+    """Between which values something lies, with the confidence that its field says."""
+
+    low: Decimal = part("From here.")
+    high: Decimal = part("To here.")
+
+
+@table()
+class BatchCounts:
+    """How many Mondays there are, by what became of them."""
+
+    total: int = part("All of them.")
+    active: int = part("Those whose fortnight is running.")
+    completed: int = part("Those with all fifteen checkpoints.")
+    failed: int = part("Those without picks.")
+    late: int = part("Those with picks that were stored too late to act on; they are never scored.")
+    unresolved: int = part("Those that are completed without a result; they are never scored.")
+    scored: int = part("Those that count: completed, with a result, and not late.")
+
+
+@table()
+class PickCounts:
+    """How many picks there are, and how many were right."""
+
+    total: int = part("All of them.")
+    finished: int = part("Those of scored batches; the others enter no figure.")
+    hits: int = part("How many finished picks have an `alphaPct` above zero.")
+    hit_rate_pct: Decimal | None = part("The share of hits, in percent; null without finished picks.")
+    hit_rate_interval: Interval | None = part(
+        "The hit rate's Wilson interval of 95 %. It takes picks for independent, which they are not: too narrow."
+    )
+
+
+@table()
+class Average:
+    """What many figures come to, exactly; null of none."""
+
+    mean: Decimal | None = part("Their sum, divided by how many there are.")
+    median: Decimal | None = part("The one in the middle, or the mean of the two there.")
+
+
+@table()
+class ResultFigures:
+    """What results come to, in percent."""
+
+    count: int = part("How many results.")
+    alpha_pct: Average = part("Their `alphaPct`.")
+    directional_return_pct: Average = part("Their `directionalReturnPct`.")
+    absolute_return_pct: Average = part("Their `absoluteReturnPct`.")
+
+
+@table()
+class PickScore:
+    """A finished pick and its alpha."""
+
+    id: ID = part("The pick's id.")
+    run_date: date = part("Its Monday.")
+    ticker: str = part("The share.")
+    action: model.Action = part("What the model said to do with it.")
+    alpha_pct: Decimal = part("Its `alphaPct` at the result.")
+
+
+@table()
+class CurvePoint:
+    """A scored batch on the curve of summed alpha."""
+
+    run_date: date = part("Its Monday.")
+    alpha_pct: Decimal = part("The mean of its picks' alpha at the result.")
+    sum_pct: Decimal = part("The sum of these means up to this batch.")
+
+
+@table()
+class Week:
+    """A week in which picks of scored batches were held, and what they added."""
+
+    monday: date = part("The week's Monday.")
+    picks: int = part("How many picks were held: those of this Monday and of the one before.")
+    excess_pct: Decimal = part("By how much their alpha changed in this week, on average.")
+    benchmark_pct: Decimal = part("By how much the benchmark's return changed, on average over the same picks.")
+
+
+@table()
+class WeeklyExcess:
+    """The calendar-time portfolio (Fama 1998): what all picks held in a week added to their alpha, week by week."""
+
+    count: int = part("How many weeks.")
+    without_middle: int = part("Scored batches left out: no figures for the last session of their first week.")
+    mean_pct: Decimal | None = part("The mean over the weeks, to six places.")
+    mean_interval: Interval | None = part("Its t-interval of 95 %; null for fewer than two weeks, or if all are alike.")
+    beta: Decimal | None = part(
+        "By how much the excess grows with the benchmark's change: the slope of the least squares line."
+    )
+    beyond_beta_pct: Decimal | None = part("What remains of the mean when beta's part is taken off: the intercept.")
+    beyond_beta_interval: Interval | None = part(
+        "Its t-interval of 95 %; null for fewer than three weeks, or if nothing varies."
+    )
+    weeks: list[Week] = part(f"The newest {track.NEWEST} weeks, oldest first.", about=track.NEWEST)
+
+
+@table()
+class Bin:
+    """How many draws have a mean alpha between two values; what lies on the border is of the bin above."""
+
+    low: Decimal = part("From here.")
+    high: Decimal = part("To here.")
+    count: int = part("How many.")
+
+
+@table()
+class RandomActions:
+    """The control: the same picks, each with BUY or SELL by the toss of a coin."""
+
+    draws: int = part("How often.")
+    seed: str = part("What the tosses come from: SHA-256 of the finished picks and their `vsBenchmarkPct`, in hex.")
+    below_pct: Decimal = part("Percent of the draws with a mean alpha below the record's; equal ones count half.")
+    interval: Interval = part("Between which mean alphas 95 % of the draws lie.")
+    bins: list[Bin] = part(f"The draws' mean alphas in {track.BINS} bins of one width, lowest first.", about=track.BINS)
+
+
+@table()
+class Look:
+    """A look at the whole series, on a date that its first Monday fixed."""
+
+    number: int = part("Which look, from 1.")
+    on: date = part(f"Its date: {track.WEEKS_BETWEEN_LOOKS} weeks times its number after the series' first Monday.")
+    share_pct: Decimal = part(
+        "The risk that it may take to be wrong, in percent: 5 / (k (k + 1)) for the k-th, which sums to 5 for all."
+    )
+    batches: int = part("How many scored batches it counts: those whose fortnight was over.")
+    weeks: int = part("How many weeks it counts.")
+    beyond_beta_pct: Decimal | None = part("What remained of the mean weekly excess when beta's part was taken off.")
+    interval: Interval | None = part("Its t-interval, of 100 less `sharePct` percent.")
+    finding: track.Finding | None = part(
+        f"What it found; null with fewer than {track.LEAST} scored batches, or if nothing varies."
+    )
+
+
+@table()
+class Verdict:
+    """Whether the series can be told from luck: what the last look found."""
+
+    finding: track.Finding | None = part("The last look's finding; null where there is none, and `words` say why.")
+    words: str = part("The same in plain words.")
+    looks: list[Look] = part("All looks up to now, oldest first; none for a part of the series.", about=10)
+    next_look: date | None = part("When the next look is; null for a part of the series.")
+
+
+@table()
+class TrackRecord:
+    """What all picks of a series, or of a part of it, come to, and whether that can be told from luck."""
+
+    series: str = part("Whose.")
+    first_run_date: date | None = part("The first Monday that it counts; null of none.")
+    last_run_date: date | None = part("The last Monday that it counts; null of none.")
+    batches: BatchCounts = part("How many Mondays.")
+    picks: PickCounts = part("How many picks.")
+    pick_results: ResultFigures = part("What finished picks come to.")
+    batch_results: ResultFigures = part("What scored batches come to, each being the mean of its picks.")
+    best: PickScore | None = part("The pick with the highest alpha; null without finished picks.")
+    worst: PickScore | None = part("The pick with the lowest alpha; null without finished picks.")
+    curve: list[CurvePoint] = part(
+        f"The newest {track.NEWEST} scored batches, oldest first. The curve adds and never compounds: a SELL can lose "
+        "over 100 %.",
+        about=track.NEWEST,
+    )
+    drawdown_pct: Decimal = part("The deepest fall of the whole curve from where it, or zero, stood highest before.")
+    weekly_excess: WeeklyExcess = part("What was added week by week, with its uncertainty.")
+    random_actions: RandomActions | None = part("Where the mean alpha stands among random actions; null of no picks.")
+    verdict: Verdict = part("Skill or luck.")
+
+
+# One text of all batches, or of none if they are more than can be worked out in time. A batch's middle is its
+# checkpoint of the last session of its first week.
+MIDDLE = """
+    middle.batch_id = batches.id AND middle.status = 'computed'
+    AND middle.day = (
+        SELECT max(open_day.day) FROM checkpoints open_day
+        WHERE open_day.batch_id = batches.id AND open_day.day BETWEEN 1 AND 7
+            AND open_day.skip_reason IS DISTINCT FROM 'MARKET_CLOSED')"""
+ASKED = """
+    batches.series = $series
+    AND ($no_from OR batches.run_date >= $from) AND ($no_to OR batches.run_date <= $to)"""
+FORTNIGHTS = f"""
+    SELECT CASE
+    WHEN (SELECT count(*) FROM (SELECT FROM batches WHERE {ASKED} LIMIT {track.MOST + 1}) few) <= {track.MOST}
+    THEN (SELECT coalesce('[' || string_agg(concat(
+            '["', to_char(batches.run_date, 'YYYY-MM-DD'), '","', batches.status, '",', batches.late::text,
+            ',', coalesce('"' || middle.benchmark_return_pct || '"', 'null'),
+            ',', coalesce('"' || checkpoints.benchmark_return_pct || '"', 'null'), ',[', (
+                SELECT string_agg(concat(
+                    '["', picks.id, '","', picks.ticker, '","', picks.action, '"',
+                    ',', coalesce('"' || halfway.vs_benchmark_pct || '"', 'null'),
+                    ',', coalesce('"' || final.vs_benchmark_pct || '"', 'null'),
+                    ',', coalesce('"' || final.absolute_return_pct || '"', 'null'), ']'), ',' ORDER BY picks.position)
+                FROM picks
+                LEFT JOIN {METRIC} halfway ON halfway.checkpoint_id = middle.id AND halfway.pick_id = picks.id
+                LEFT JOIN {METRIC} final ON final.checkpoint_id = checkpoints.id AND final.pick_id = picks.id
+                WHERE picks.batch_id = batches.id AND ($no_action OR picks.action = $action)
+            ), ']]'), ',' ORDER BY batches.run_date) || ']', '[]')
+        FROM batches
+        LEFT JOIN checkpoints ON {RESULT}
+        LEFT JOIN checkpoints middle ON {MIDDLE}
+        WHERE {ASKED})
+    ELSE 'null' END"""
+PART = ("from", "to", "action")
+
+
+def in_order(arguments: Mapping[str, Any]) -> None:
+    """Refuse a range of Mondays that ends before it begins."""
+    first, last = arguments["from"], arguments["to"]
+    if first and last and last < first:
+        raise bad_value("BAD_RANGE", f"`to` must not be before `from`: {last} is before {first}.")
+
+
+def track_record(rows: bytes, arguments: Mapping[str, Any]) -> track.TrackRecord:
+    """Return what the Mondays in `rows` come to."""
+    fortnights = msgspec.json.decode(rows, type=list[track.Fortnight] | None)
+    if fortnights is None:
+        message = f"The track record has over {track.MOST:,} Mondays. Ask for a part of them: `from` and `to`."
+        raise refusal("ANSWER_TOO_LARGE", message, limit=track.MOST)
+    return track.track_record(arguments["series"], fortnights, part=any(arguments[name] for name in PART))
+
+
+@table()
 class Query:
     """Everything that can be asked."""
 
@@ -420,6 +655,19 @@ class Query:
         by={"journal.seq": NUMBER},
         newest_first=False,
         kind=Argument(model.JournalKind | None, "Only these."),
+    )
+    track_record: TrackRecord = computed(
+        "What all Mondays of a series come to, or those of a part: skill or luck.",
+        FORTNIGHTS,
+        track_record,
+        check=in_order,
+        cost=5_000,
+        arguments={
+            "series": SERIES,
+            "from": Argument(date | None, "Only from this Monday on."),
+            "to": Argument(date | None, "Only up to this Monday."),
+            "action": Argument(model.Action | None, "Only these picks."),
+        },
     )
     service: Service = same("What answers here.")
 

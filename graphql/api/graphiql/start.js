@@ -28,11 +28,13 @@ async function start() {
     PickStory: { id: batch?.picks[0]?.id },
     Batches: { first: 5 },
     Journal: { first: 20 },
+    TrackRecord: { series: "main" },
     Chart: { runDate: batch?.runDate },
     Export: { first: 2 },
     Feed: { first: 5 },
     Front: { series: "main" },
     Head: {},
+    Record: { series: "main" },
     History: { first: 5 },
     Monday: { runDate: batch?.runDate, before: weeks(batch, -1), after: weeks(batch, 1) },
   };

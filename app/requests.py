@@ -1,0 +1,75 @@
+"""
+Every request that is worked for: its id in the log and in its answer, the headers that are on all answers, its count.
+
+It stands behind the kept answers, so that one of those costs nothing of this: they carry the headers already, log
+nothing, and count themselves. The id is the client's or the proxy's own where that is short and plain.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import Any
+from uuid import uuid4
+
+from structlog.contextvars import bound_contextvars
+
+from api.headers import FORWARDED, REQUEST_ID, Headers, safe
+from api.http import OUTCOME
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+# Told of each request: its route, its status, its outcome if it was GraphQL, and for how many seconds it was worked.
+Told = Callable[[str, int, str | None, float], None]
+
+_GIVEN = (REQUEST_ID, b"fly-request-id")
+_PLAIN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+ROUTES = ("graphql", "pages", "stream", "live", "health", "metrics", "other")
+_PAGES = ("record", "batches", "about", "files")
+
+
+class Requests:
+    """Hands requests on to the service behind it."""
+
+    def __init__(self, app: App, told: Told) -> None:
+        self.app, self.told = app, told
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Have a request answered."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        asked = dict(scope["headers"])
+        https = asked.get(FORWARDED) == b"https"
+        id, began = id_of(asked), perf_counter()
+        status, took = 500, None
+
+        async def send_on(message: Any) -> None:
+            nonlocal status, took
+            if message["type"] == "http.response.start":
+                # Until here: how fast a client reads is no measure of ours.
+                status, took = message["status"], perf_counter() - began
+                headers: Headers = [*message.get("headers", ()), (REQUEST_ID, id)]
+                message = {**message, "headers": safe(headers, https=https)}
+            await send(message)
+
+        try:
+            with bound_contextvars(request=id.decode()):
+                await self.app(scope, receive, send_on)
+        finally:
+            self.told(route_of(scope["path"]), status, scope.get(OUTCOME), took or perf_counter() - began)
+
+
+def id_of(asked: dict[bytes, bytes]) -> bytes:
+    """Return the id that a request came with, or a new one."""
+    given = (asked.get(name, b"") for name in _GIVEN)
+    return next((id for id in given if _PLAIN.fullmatch(id)), None) or uuid4().hex.encode()
+
+
+def route_of(path: str) -> str:
+    """Return the route of a path: one of a few, whatever clients ask for."""
+    first, *more = path.split("/", 2)[1:] if path.startswith("/") else [""]
+    if path == "/" or first in _PAGES:
+        return "pages"
+    if first == "live" and more:
+        return "stream"
+    return first if first in ROUTES else "other"

@@ -1,0 +1,58 @@
+"""A real Postgres that a container reaches: TEST_DATABASE_URL's server, or a throw-away one on a port of loopback."""
+
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from app.database.embedded import FAST, EmbeddedPostgres
+
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
+import data
+
+BATCHES = 52
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Give the address of a server, over TCP."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+        return
+    port = str(free_port())
+    os.environ["PGPORT"] = port  # libpq's own: the socket's name holds it, and the address of a socket does not
+    settings = {**FAST, "listen_addresses": "127.0.0.1", "port": port}
+    with tempfile.TemporaryDirectory(prefix="am-image-") as folder, EmbeddedPostgres(Path(folder), settings):
+        yield make_conninfo(host="127.0.0.1", port=port, user="postgres", dbname="postgres")
+
+
+@contextmanager
+def database(server: str) -> Iterator[str]:
+    """Give the address of an empty database, which is dropped at the end."""
+    name = f"am_image_{uuid4().hex[:8]}"
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name}")
+    try:
+        yield make_conninfo(**{**conninfo_to_dict(server), "dbname": name})
+    finally:
+        with psycopg.connect(server, autocommit=True) as conn:
+            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def fill(address: str) -> None:
+    """Write a year of made-up Mondays into a migrated database."""
+    with psycopg.connect(address, autocommit=True) as conn:
+        data.write(conn, BATCHES)

@@ -1,0 +1,144 @@
+"""What the image promises, as far as its Containerfile shows it; `make image-test` tries the image itself out."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from containerfile import environment, last, stages
+
+from app import settings
+from app.main import create_app
+
+HOUSE = Path(__file__).parents[1]
+ALL = [one for stage in stages() for one in stage]
+RUNS = [one.text for one in ALL if one.name == "RUN"]
+PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())
+
+
+def test_bases_are_pinned():
+    """Each stage rests on an exact version and system, those of Python on the same one, which CI tests too."""
+    bases = [
+        re.fullmatch(r"(node|python):(\d+\.\d+)\.\d+-(?:slim-)?trixie(?:-slim)?", stage[0].text.split()[0])
+        for stage in stages()
+    ]
+    assert all(bases)
+    (python,) = {base[2] for base in bases if base[1] == "python"}
+    tested = yaml.safe_load((HOUSE / ".github/workflows/ci.yml").read_text())["jobs"]["embedded"]["strategy"]["matrix"]
+    assert python in tested["python"]
+
+
+def test_process_1_is_the_service():
+    """The command is a list, so that no shell stands between a signal and the service."""
+    assert json.loads(last("CMD")) == ["alpha-monday", "serve"]
+    assert not last("ENTRYPOINT")
+    assert not last("STOPSIGNAL")
+
+
+def test_the_user_is_a_number_and_not_root():
+    """So that a platform can see that it is not; nothing is written into the image after it."""
+    user, group = last("USER").split(":")
+    assert int(user) >= 10_000
+    assert int(group) >= 10_000
+    names = [one.name for one in stages()[-1]]
+    assert not {"RUN", "COPY"} & set(names[names.index("USER") :])
+
+
+def test_the_health_check_asks_whether_the_process_answers():
+    """By Python itself, on the port that is set: a route of the service, and not the one that needs the database."""
+    _, command = last("HEALTHCHECK").split(" CMD ")
+    python, flags, code = json.loads(command)
+    compile(code, "HEALTHCHECK", "exec")
+    assert (python, flags) == ("python", "-Ic")
+    assert "{os.environ['PORT']}/live" in code.replace('"', "'")
+    assert "/live" in {route.path for route in create_app(settings.load({}), work=False).app.routes}
+
+
+def test_what_is_installed_has_a_hash():
+    """Each package that comes from outside is one of a lock file's; our own comes from no index."""
+    installs = [
+        line for run in RUNS for line in run.split("&&") if re.search(r"\b(pip|npm) .*\b(install|wheel|ci)\b", line)
+    ]
+    assert len(installs) == 5
+    for line in installs:
+        assert "--require-hashes -r" in line or "--no-index" in line or "npm ci --ignore-scripts" in line
+
+
+def test_nothing_is_compiled_here():
+    """All packages come built, so that the final stage, nor any other, needs a compiler."""
+    assert any("--only-binary=:all:" in run for run in RUNS)
+    assert not [run for run in RUNS if "apt" in run]
+
+
+def test_no_secret_goes_into_the_image():
+    """Nothing is fetched by address, and neither arguments nor environment carry a secret."""
+    assert not [one for one in ALL if one.name == "ADD"]
+    named = {name.partition("=")[0].lower() for one in ALL if one.name in ("ENV", "ARG") for name in one.text.split()}
+    assert not named & settings.SECRETS
+    assert not [name for name in named if re.search("key|token|password|secret", name)]
+    assert settings.load({name: text for name, text in environment().items() if name != "PATH"})
+
+
+def test_what_is_taken_out_was_in():
+    """What nobody imports is in the lock, and the lock is what the service's own packages ask for."""
+    (line,) = [line for run in RUNS for line in run.split("&&") if " uninstall " in line]
+    lock = (HOUSE / "requirements.lock").read_text()
+    for name in line.split("--yes")[1].split():
+        assert f"\n{name}==" in lock
+
+
+def test_the_wheel_is_built_with_what_the_project_names():
+    """The lock of the build knows the version of pyproject.toml's build system."""
+    (wanted,) = PROJECT["build-system"]["requires"]
+    assert wanted in (HOUSE / "container/requirements.in").read_text().splitlines()
+    assert f"{wanted} " in (HOUSE / "container/requirements.lock").read_text()
+
+
+def let_in(path: str) -> bool:
+    """Return whether a file goes into the build, as engines read .dockerignore: the last line that fits decides."""
+    inside = True
+    for line in (HOUSE / ".dockerignore").read_text().splitlines():
+        pattern = re.escape(line.removeprefix("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
+        if line and not line.startswith("#") and re.fullmatch(f"{pattern}(/.*)?", path):
+            inside = line.startswith("!")
+    return inside
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(".env", "app/.env", ".git/config", ".alpha-monday/postgres/data/base", ".venv/bin/python", "key.pem"),
+        *("graphql/api/graphiql/node_modules/react/LICENSE", "app/__pycache__/cli.cpython-313.pyc", "fly.toml"),
+    ],
+)
+def test_what_stays_out_of_the_build(path):
+    """Secrets, the history, what a build left and what the service does not need."""
+    assert not let_in(path)
+
+
+def test_what_goes_into_the_build():
+    """Everything that is copied, and not much beside it."""
+    for one in ALL:
+        if one.name == "COPY" and "--from" not in one.text:
+            *sources, _ = one.text.split()
+            for source in sources:
+                assert (HOUSE / source).exists()
+                assert let_in(source), source
+    assert let_in("migrations/0001_record.up.sql")
+    assert let_in("app/settings.toml")
+
+
+def test_the_wheel_finds_all_that_it_is_made_of():
+    """Every package and every folder that pyproject.toml puts into the wheel is copied for it."""
+    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    copied = {one.text.split()[0] for one in ALL if one.name == "COPY"}
+    made_of = [*wheel["packages"], *wheel["force-include"]]
+    assert {Path(source).parts[0] for source in made_of} <= copied
+    assert all(let_in(source) for source in made_of)
+
+
+def test_both_engines_read_one_file():
+    """Podman asks for .containerignore first, docker and flyctl know .dockerignore only."""
+    assert (HOUSE / ".containerignore").readlink() == Path(".dockerignore")

@@ -1,0 +1,138 @@
+"""What fly.toml says holds for the image and for the service: the platform itself cannot be asked from here."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from containerfile import CONTAINERFILE, environment, words
+
+from api.cache import MOST, MOST_AT_ONCE
+from app import cli, settings
+from app.main import create_app
+from jobs.queue import DRAIN
+
+HOUSE = Path(__file__).parents[1]
+FLY = tomllib.loads((HOUSE / "fly.toml").read_text())
+SERVICE, CHECK = FLY["http_service"], FLY["http_service"]["checks"][0]
+
+# What flyctl reads, of what could be of use here; it passes over anything else without a word.
+KNOWN = {
+    "": "app primary_region kill_signal kill_timeout build deploy env http_service restart vm metrics",
+    "build": "dockerfile",
+    "deploy": "release_command release_command_timeout strategy wait_timeout",
+    "http_service": "internal_port force_https auto_stop_machines auto_start_machines min_machines_running "
+    "concurrency checks",
+    "concurrency": "type soft_limit hard_limit",
+    "checks": "method path interval timeout grace_period headers",
+    "restart": "policy",
+    "vm": "size memory",
+    "metrics": "port path",
+}
+
+
+def seconds(text: str) -> int:
+    """Read a time as flyctl does, of those that stand here."""
+    return int(re.fullmatch(r"(\d+)s", text)[1])
+
+
+def unknown(table: dict[str, object], name: str = "") -> list[str]:
+    """Return the keys of a table, and of those in it, that nobody would read."""
+    found = [f"{name}.{key}" for key in table if key not in KNOWN[name].split()]
+    for key, value in table.items():
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict) and key != "env" and key in KNOWN:
+                found += unknown(inner, key)
+    return found
+
+
+def routes() -> set[str]:
+    """Return the service's addresses."""
+    return {route.path for route in create_app(settings.load({}), work=False).app.routes}
+
+
+def test_every_key_is_read():
+    """A slip of the pen is no setting."""
+    assert unknown(FLY) == []
+
+
+def test_a_key_that_nobody_reads_is_found():
+    """In a table, in one of a list, and at the top."""
+    slips = {"kil_timeout": 60, "http_service": {"checks": [{"grace": "1s"}]}, "vm": [{"memroy": "1gb"}]}
+    assert unknown(slips) == [".kil_timeout", "checks.grace", "vm.memroy"]
+
+
+def test_ports_agree():
+    """The proxy, the scraper, the image and the service mean one port, and it is open to more than loopback."""
+    image = environment()
+    loaded = settings.load({**image, **FLY["env"]})
+    assert SERVICE["internal_port"] == FLY["metrics"]["port"] == loaded.port == int(words("EXPOSE")[0])
+    assert loaded.host == "0.0.0.0"
+
+
+def test_the_environment_holds_settings_and_no_secrets():
+    """Whatever is set here is a setting; what must not be read by others is `fly secrets set`'s."""
+    names = {name.lower() for name in FLY["env"]}
+    assert names <= set(settings.Settings.__struct_fields__)
+    assert not names & settings.SECRETS
+
+
+def test_the_check_asks_a_route():
+    """The platform asks whether the service is well, not only whether it answers."""
+    assert CHECK["path"] == "/health"
+    assert CHECK["path"] in routes()
+    assert CHECK["method"] == "GET"
+
+
+def test_requests_and_jobs_have_their_time_to_end():
+    """Requests are waited for, then jobs; the platform's patience is longer, and no longer than it may be."""
+    assert FLY["kill_signal"] == "SIGTERM"
+    assert cli._LAST_REQUESTS + DRAIN < FLY["kill_timeout"] <= 300
+
+
+def test_the_check_is_patient():
+    """`/health` takes up to four seconds to say that the database has fallen silent; checks do not overlap."""
+    assert 4 < seconds(CHECK["timeout"]) < seconds(CHECK["interval"])
+    assert seconds(CHECK["grace_period"]) >= 10
+
+
+def test_the_release_command_is_a_command():
+    """It migrates, and fits the image: there is no entry point before it."""
+    program, *command = FLY["deploy"]["release_command"].split()
+    assert program == "alpha-monday" == words("CMD")[0]
+    assert command == ["migrate"]
+    assert cli.group.get_command(None, "migrate") is cli.migrate
+    assert not words("ENTRYPOINT")
+
+
+def test_one_machine_always_runs():
+    """Nothing stops it for want of requests, it is started again whatever its end, and two generations do not meet."""
+    assert SERVICE["auto_stop_machines"] == "off"
+    assert SERVICE["min_machines_running"] == 1
+    assert [restart["policy"] for restart in FLY["restart"]] == ["always"]
+    assert FLY["deploy"]["strategy"] == "rolling"
+
+
+def test_nothing_is_kept_on_the_machine():
+    """The record is Postgres's: there is no volume, and the image is built from our Containerfile."""
+    assert "mounts" not in FLY
+    assert HOUSE / FLY["build"]["dockerfile"] == CONTAINERFILE
+
+
+def test_the_service_decides_who_is_refused():
+    """More requests come through than it answers at once, so that its own words are heard; some still wait outside."""
+    limits = SERVICE["concurrency"]
+    assert limits["type"] == "requests"
+    assert MOST_AT_ONCE < limits["soft_limit"] < limits["hard_limit"]
+
+
+def test_kept_answers_leave_room():
+    """All that may be kept is a small part of the machine's memory."""
+    (machine,) = FLY["vm"]
+    megabytes = int(re.fullmatch(r"(\d+)mb", machine["memory"])[1])
+    assert megabytes * 2**20 >= 16 * MOST
+
+
+def test_visitors_are_led_to_https():
+    """By the proxy: the check goes past it, and is not redirected."""
+    assert SERVICE["force_https"] is True
+    assert "headers" not in CHECK

@@ -1,0 +1,234 @@
+"""What every response says besides its answer, over a real socket: to browsers, and to whoever reads the log."""
+
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import httpx
+import psycopg
+import pytest
+from processes import SLOW, Started, serving, started, until
+from test_api_page import POLICY
+
+from api.cache import MOST_AT_ONCE
+from api.headers import safe
+from app.pages import site as pages
+from app.requests import id_of, route_of
+
+STRICT = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+}
+QUERY = {"query": "{ latestBatch { id } }"}
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def served(migrated, tmp_path_factory) -> Iterator[Started]:
+    """A server without a worker, as a process of its own."""
+    with serving(tmp_path_factory.mktemp("headers"), DATABASE_URL=migrated) as server:
+        yield server
+
+
+@pytest.fixture
+def client(served) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=served.told, timeout=30) as client:
+        yield client
+
+
+def known(client: httpx.Client) -> httpx.Response:
+    """A 304."""
+    tag = client.get("/graphql", params=QUERY).headers["etag"]
+    return client.get("/graphql", params=QUERY, headers={"if-none-match": tag})
+
+
+RESPONSES: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
+    "nothing": (404, lambda client: client.get("/nope")),
+    "a query": (200, lambda client: client.post("/graphql", json=QUERY)),
+    "a query, kept": (200, lambda client: [client.post("/graphql", json=QUERY) for _ in range(2)][1]),
+    "a query in the address": (200, lambda client: client.get("/graphql", params=QUERY)),
+    "nothing new": (304, known),
+    "what is allowed": (204, lambda client: client.options("/graphql")),
+    "live": (200, lambda client: client.get("/live")),
+    "health": (200, lambda client: client.get("/health")),
+    "metrics": (200, lambda client: client.get("/metrics")),
+    "no such file": (404, lambda client: client.get("/graphql/files/nope.js")),
+    "no such method": (405, lambda client: client.put("/graphql")),
+    "no such method of another": (405, lambda client: client.post("/metrics")),
+    "no JSON": (400, lambda client: client.post("/graphql", content="{", headers=JSON)),
+    "too long": (413, lambda client: client.post("/graphql", content=b" " * 70_000, headers=JSON)),
+    "another type": (415, lambda client: client.post("/graphql", content="a=1")),
+}
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_every_response_is_strict(name, client):
+    """Nothing is guessed, framed, run, referred or read by other sites; no server says what it is."""
+    status, ask = RESPONSES[name]
+    response = ask(client)
+    assert response.status_code == status
+    assert {header: response.headers.get_list(header) for header in STRICT} == {
+        header: [value] for header, value in STRICT.items()
+    }
+    assert not {"server", "x-powered-by", "access-control-allow-origin", "strict-transport-security"} & {
+        *response.headers
+    }
+    if status >= 400:
+        assert response.json()["errors"][0]["extensions"]["code"]
+
+
+@pytest.mark.parametrize("path", ["/", "/about", "/nope"])
+def test_pages_for_people_are_strict(path, client):
+    """They run and show what is ours, by one policy; all else is as strict, in a page of an error too."""
+    response = client.get(path, headers={"accept": "text/html"})
+    assert response.headers.get_list("content-security-policy") == [pages.POLICY]
+    others = STRICT.keys() - {"content-security-policy"}
+    assert {header: response.headers[header] for header in others} == {header: STRICT[header] for header in others}
+    assert response.headers["cross-origin-opener-policy"] == "same-origin"
+
+
+def test_the_page_keeps_its_own_policy(client):
+    """GraphiQL runs what it needs and no more, by one policy; all else is as strict."""
+    response = client.get("/graphql", headers={"accept": "text/html"})
+    (policy,) = response.headers.get_list("content-security-policy")
+    assert [part.split()[0] for part in policy.split("; ")] == list(POLICY)
+    others = STRICT.keys() - {"content-security-policy"}
+    assert {header: response.headers[header] for header in others} == {header: STRICT[header] for header in others}
+    assert response.headers["cross-origin-opener-policy"] == "same-origin"
+
+
+@pytest.mark.parametrize("ask", ["/graphql?query=%7B%20latestBatch%20%7B%20id%20%7D%20%7D", "/live", "/nope"])
+def test_https_is_kept_to(ask, client):
+    """Whom a proxy reached over https is told to come by it for a year; nobody else, kept answers or not."""
+    for _ in range(2):
+        told = [client.get(ask, headers={"x-forwarded-proto": how}).headers for how in ("https", "http")]
+        assert [headers.get("strict-transport-security") for headers in told] == ["max-age=31536000", None]
+
+
+def test_too_much_at_once_is_refused_strictly(migrated, tmp_path):
+    """Also what is refused at next to no cost."""
+    with serving(tmp_path, DATABASE_URL=migrated) as server, psycopg.connect(migrated) as holding:
+        holding.execute("LOCK TABLE corrections IN ACCESS EXCLUSIVE MODE")
+        with ThreadPoolExecutor(MOST_AT_ONCE + 8) as threads:
+
+            def ask(number: int) -> httpx.Response:
+                return httpx.post(f"{server.told}/graphql", json={"query": f"{SLOW} # {number}"}, timeout=30)
+
+            asked = [threads.submit(ask, number) for number in range(MOST_AT_ONCE + 8)]
+            refused = next(one.result() for one in as_completed(asked) if one.result().status_code == 503)
+            holding.rollback()
+        counted = httpx.get(f"{server.told}/metrics").text
+    assert refused.headers["retry-after"] == "5"
+    assert {header: refused.headers[header] for header in STRICT} == STRICT
+    assert float(re.findall(r"^alpha_monday_busy_refusals_total (.*)$", counted, re.MULTILINE)[0]) >= 1
+
+
+def raw(address: str, text: bytes) -> bytes:
+    """What a server answers to these bytes."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(text)
+        return connection.recv(65_536)
+
+
+def test_a_request_that_is_none(served):
+    """What is no HTTP gets a line of plain text, and nothing of what was sent."""
+    answer = raw(served.told, b"<script>\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"<script>" not in answer
+    assert b"server:" not in answer.lower()
+
+
+def lines_of(server: Started, request: str) -> list[dict[str, str]]:
+    """What the log says of a request."""
+    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    return [line for line in lines if line.get("request") == request]
+
+
+@pytest.mark.parametrize("name", ["x-request-id", "fly-request-id"])
+def test_a_request_keeps_the_id_that_it_came_with(name, client, served):
+    """It stands in the answer, and in every line that the request logs."""
+    id = f"01J-of.the_{name}"
+    response = client.post("/graphql", content="{", headers={**JSON, name: id})
+    assert response.headers["x-request-id"] == id
+    until(lambda: lines_of(served, id), 5)
+    assert [(line["event"], line["code"]) for line in lines_of(served, id)] == [("request refused", "BAD_REQUEST")]
+
+
+def test_a_request_without_an_id_gets_one(client, served):
+    """Another each time."""
+    ids = {client.get("/nope").headers["x-request-id"] for _ in range(3)}
+    assert len(ids) == 3
+    for id in ids:
+        assert re.fullmatch("[0-9a-f]{32}", id)
+        until(lambda id=id: lines_of(served, id), 5)
+
+
+def test_a_kept_answer_has_nobody_elses_id(client):
+    """Nor one of its own: it logs nothing."""
+    query = {"query": "{ latestBatch { runDate } }"}
+    first, *kept = (client.post("/graphql", json=query, headers={"x-request-id": f"a-{n}"}) for n in range(3))
+    assert first.headers["x-request-id"] == "a-0"
+    assert [one.headers.get("x-request-id") for one in kept] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        pytest.param({b"x-request-id": b"a" * 64}, b"a" * 64, id="the longest"),
+        pytest.param({b"x-request-id": b"a" * 65}, None, id="too long"),
+        pytest.param({b"x-request-id": b""}, None, id="empty"),
+        pytest.param({b"x-request-id": b"a\nb"}, None, id="two lines"),
+        pytest.param({b"x-request-id": b'a"}'}, None, id="what JSON would quote"),
+        pytest.param({b"x-request-id": "é".encode()}, None, id="other letters"),
+        pytest.param({b"x-request-id": b"a b", b"fly-request-id": b"01H-ams"}, b"01H-ams", id="the next one"),
+        pytest.param({b"x-request-id": b"a", b"fly-request-id": b"b"}, b"a", id="the client's before the proxy's"),
+    ],
+)
+def test_which_id_a_request_has(asked, expected):
+    """What is not short and plain is replaced."""
+    found = id_of(asked)
+    assert found == expected if expected else re.fullmatch(rb"[0-9a-f]{32}", found)
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [("/graphql", "graphql"), ("/graphql/files/a.js", "graphql"), ("/live", "live"), ("/", "pages"),
+     ("/batches/2026-01-05", "pages"), ("/live/journal", "stream"),
+     ("/livelier", "other"), ("/other", "other"), ("*", "other"), ("//metrics", "other")],
+)  # fmt: skip
+def test_a_route_is_one_of_a_few(path, route):
+    """Whatever clients ask for, no metric gets a label of theirs."""
+    assert route_of(path) == route
+
+
+def test_a_header_that_is_there_is_left():
+    """In whatever letters it was written."""
+    headers = safe([(b"Referrer-Policy", b"origin")], https=True)
+    assert headers[0] == (b"referrer-policy", b"origin")
+    assert [name for name, _ in headers].count(b"referrer-policy") == 1
+    assert len(headers) == len(STRICT) + 1
+
+
+def test_an_unexpected_error_leads_to_its_line(migrated, tmp_path):
+    """The id in the error, the id of the request and the line in the log belong together."""
+    there = {"cwd": tmp_path, "says": "Serving GraphQL at ", "DATABASE_URL": migrated}
+    with started("serve", "--no-worker", quiet=False, **there) as server:
+        with psycopg.connect(migrated, autocommit=True) as conn:
+            conn.execute("ALTER TABLE splits RENAME COLUMN factor TO gone")
+        try:
+            query = '{ splits(ticker: "MSFT") { nodes { factor } } }'
+            response = httpx.post(f"{server.told}/graphql", json={"query": query}, timeout=30)
+        finally:
+            with psycopg.connect(migrated, autocommit=True) as conn:
+                conn.execute("ALTER TABLE splits RENAME COLUMN gone TO factor")
+        (error,) = response.json()["errors"]
+        assert error["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
+        until(lambda: lines_of(server, response.headers["x-request-id"]), 5)
+        first, *_ = lines_of(server, response.headers["x-request-id"])
+        assert (first["event"], first["error_id"]) == ("unexpected error", error["extensions"]["id"])
+        assert "UndefinedColumn" in first["exception"]

@@ -1,0 +1,228 @@
+"""What is inferred equals scipy's, and never is a number that is none."""
+
+import math
+from decimal import Decimal
+from hashlib import shake_256
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from app.record import inference
+from app.record.inference import Interval, Points, fixed, interval, random_signs, rounded, wilson
+
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CLOSE = 1e-9
+SENSIBLE = st.floats(-1e6, 1e6)
+ANY = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def points(pairs: list[tuple[float, float]]) -> Points:
+    made = Points()
+    for x, y in pairs:
+        made = made.plus(x, y)
+    return made
+
+
+def cloud(seed: int, count: int) -> list[tuple[float, float]]:
+    random = Random(seed)
+    xs = [random.gauss(0.3, 2) for _ in range(count)]
+    return [(x, 0.1 + 0.3 * x + random.gauss(0, 1.5)) for x in xs]
+
+
+@pytest.mark.parametrize("outside", [0.5, 0.05, 0.05 / 6, 0.05 / 110, 1e-6])
+@pytest.mark.parametrize("freedom", [1, 2, 3, 7, 50, 519, 52_000])
+def test_students_t(outside, freedom):
+    """Quantiles and tails are scipy's."""
+    t = inference.t_quantile(outside, freedom)
+    assert t == pytest.approx(stats.t.isf(outside / 2, freedom), rel=1e-9)
+    assert inference.t_tails(t, freedom) == pytest.approx(outside, rel=1e-9)
+    assert inference.t_tails(-t, freedom) == inference.t_tails(t, freedom)
+    assert inference.t_tails(3, freedom) == pytest.approx(2 * stats.t.sf(3, freedom), rel=1e-9)
+
+
+@pytest.mark.parametrize(("x", "a", "b"), [(0.0, 2, 3), (1.0, 2, 3), (0.3, 2, 3), (0.9, 2, 3), (0.01, 300, 0.5)])
+def test_the_incomplete_beta_function(x, a, b):
+    assert inference.incomplete_beta(x, a, b) == pytest.approx(stats.beta.cdf(x, a, b), rel=CLOSE)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 1), (1, 1), (1, 3), (3, 3), (7, 12), (50, 100), (0, 900), (525, 1560)])
+@pytest.mark.parametrize("outside", [0.05, 0.01])
+def test_wilsons_interval(hits, count, outside):
+    """It is scipy's."""
+    expected = stats.binomtest(hits, count).proportion_ci(1 - outside, method="wilson")
+    assert wilson(hits, count, outside) == pytest.approx((expected.low, expected.high), abs=CLOSE)
+
+
+def test_wilsons_interval_by_hand():
+    """
+    Two of four, with z = 1.96 (to five places 1.95996).
+
+    The middle is (0.5 + 3.84146 / 8) / (1 + 3.84146 / 4) = 0.5; the reach is 1.95996 * sqrt(0.0625 + 3.84146 / 64) /
+    1.960365 = 0.35 to three places.
+    """
+    low, high = wilson(2, 4, 0.05)
+    assert (round(low, 3), round(high, 3)) == (0.15, 0.85)
+    assert wilson(0, 0, 0.05) is None
+
+
+@PATIENT
+@given(st.integers(1, 10_000).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))))
+def test_wilsons_interval_holds_the_share(found):
+    """It lies within 0 and 1, around the share, and mirrors with it."""
+    hits, count = found
+    low, high = wilson(hits, count, 0.05)
+    assert 0 <= low <= hits / count <= high <= 1
+    assert wilson(count - hits, count, 0.05) == pytest.approx((1 - high, 1 - low))
+
+
+@pytest.mark.parametrize("count", [3, 4, 30, 520])
+@pytest.mark.parametrize("outside", [0.05, 0.05 / 12])
+def test_the_mean_and_the_line(count, outside):
+    """The t-interval of the mean, the slope, and the intercept with its interval and its p-value are scipy's."""
+    pairs = cloud(count, count)
+    made, xs, ys = points(pairs), *zip(*pairs, strict=True)
+    expected = stats.ttest_1samp(ys, 0)
+    low, high = expected.confidence_interval(1 - outside)
+    assert made.mean().value == pytest.approx(sum(ys) / count, rel=CLOSE)
+    assert made.mean().outside() == pytest.approx(expected.pvalue, rel=CLOSE)
+    assert made.mean().within(outside) == interval(low, high)
+    line = stats.linregress(xs, ys)
+    found, reach = made.intercept(), stats.t.isf(outside / 2, count - 2) * line.intercept_stderr
+    assert made.slope() == pytest.approx(line.slope, rel=CLOSE)
+    assert found.value == pytest.approx(line.intercept, rel=CLOSE)
+    assert found.error == pytest.approx(line.intercept_stderr, rel=CLOSE)
+    assert found.within(outside) == interval(line.intercept - reach, line.intercept + reach)
+    assert found.outside() == pytest.approx(
+        2 * stats.t.sf(abs(line.intercept) / line.intercept_stderr, count - 2), rel=CLOSE
+    )
+
+
+def test_the_line_by_hand():
+    """
+    Through (0, 1), (1, 3), (2, 2): y = 1.5 + x / 2.
+
+    The residuals -0.5, 1, -0.5 have squares of 1.5 in sum, with one degree of freedom; the intercept's error is
+    sqrt(1.5 * (1/3 + 1/2)) = sqrt(1.25).
+    """
+    made = points([(0, 1), (1, 3), (2, 2)])
+    found = made.intercept()
+    assert (made.slope(), found.value, found.freedom) == pytest.approx((0.5, 1.5, 1))
+    assert found.error == pytest.approx(math.sqrt(1.25))
+    assert (made.mean().value, made.mean().error) == pytest.approx((2, math.sqrt(1 / 3)))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "slope", "mean", "intercept"),
+    [
+        pytest.param([], None, None, None, id="nothing"),
+        pytest.param([(1, 2)], None, None, None, id="one point"),
+        pytest.param([(0, 0), (1, 1)], 1, True, None, id="two points"),
+        pytest.param([(0, 0.1), (1, 0.1), (3, 0.1)], 0, False, False, id="all alike"),
+        pytest.param([(0, 0), (1, 0), (3, 0)], 0, False, False, id="all zero"),
+        pytest.param([(1, 0), (1, 1), (1, 5)], None, True, None, id="a benchmark that never moved"),
+        pytest.param([(0.1, 0.2), (0.2, 0.4), (0.3, 0.6)], 2, True, False, id="all on one line"),
+        pytest.param([(1, 1e200), (2, -1e200), (4, 1e200)], None, False, None, id="beyond all sense"),
+    ],
+)
+def test_what_has_no_answer(pairs, slope, mean, intercept):
+    """Where nothing varies there is a value and no interval; True, False, None: with an error, without, nothing."""
+    made = points(pairs)
+    assert made.slope() == (None if slope is None else pytest.approx(slope, abs=1e-12))
+    for found, expected in ((made.mean(), mean), (made.intercept(), intercept)):
+        assert (found and found.error is not None) == expected
+        if found and not expected:
+            assert (found.within(0.05), found.outside()) == (None, None)
+
+
+@PATIENT
+@given(st.lists(st.tuples(ANY, ANY), max_size=8))
+def test_never_no_number(pairs):
+    """Whatever comes in, no NaN and nothing infinite comes out."""
+    made = points(pairs)
+    for estimate in filter(None, (made.mean(), made.intercept())):
+        for found in (rounded(estimate.value), rounded(made.slope()), estimate.within(0.05)):
+            listed = [found.low, found.high] if isinstance(found, Interval) else [found]
+            assert all(value is None or value.is_finite() for value in listed)
+        assert estimate.outside() is None or 0 <= estimate.outside() <= 1
+
+
+@PATIENT
+@given(st.lists(st.tuples(SENSIBLE, SENSIBLE), min_size=3, max_size=20), st.randoms())
+def test_the_order_of_points_does_not_matter(pairs, random):
+    """But for the last digits of a float."""
+    made = points(pairs)
+    random.shuffle(pairs)
+    again = points(pairs)
+    assert (again.x, again.y) == pytest.approx((made.x, made.y), rel=1e-9, abs=1e-6)
+    assert (again.xx, again.yy) == pytest.approx((made.xx, made.yy), rel=1e-6, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.1234565, "0.123456"), (-1e-9, "0.000000"), (1e20, "100000000000000000000.000000"), (math.nan, "None"),
+     (math.inf, "None"), (-math.inf, "None"), (None, "None")],
+)  # fmt: skip
+def test_rounded(value, expected):
+    """Six places, and zero has no sign."""
+    assert str(rounded(value)) == expected
+
+
+def test_random_signs_by_hand():
+    """Two values have four sums; which of them a draw has is in the two lowest bits of its byte."""
+    found = random_signs([3.0, 1.0], "a seed", 1000)
+    assert found.own == 2
+    # SHAKE-256 of `a seed/0` begins with a6, whose lowest bits are 10: minus for the first value, plus for the second.
+    assert random_signs([3.0, 1.0], "a seed", 1).means == [-1]
+    drawn = shake_256(b"a seed/0").digest(1000)
+    assert drawn[0] == 0xA6
+    for bits, mean in ((0b00, -2), (0b01, 1), (0b10, -1), (0b11, 2)):
+        assert found.means.count(mean) == sum(byte & 3 == bits for byte in drawn)
+
+
+def test_random_signs_are_random():
+    """Their mean and spread are those of a sum of independent signs: zero, and the root of the sum of squares."""
+    values = [Random(1).gauss(0, 4) for _ in range(300)]
+    found = random_signs(values, "another", 1000)
+    spread = math.sqrt(sum(value * value for value in values)) / len(values)
+    assert abs(sum(found.means) / 1000) < 3 * spread / math.sqrt(1000)
+    assert stats.kstest(found.means, "norm", (0, spread)).pvalue > 0.01
+    assert random_signs(values, "another", 1000) == found
+    assert random_signs(values, "one more", 1000) != found
+
+
+def test_where_the_values_stand():
+    """What equals the values' own mean counts half."""
+    draws = inference.Draws(2.0, [0.0, 1.0, 2.0, 2.0, 5.0])
+    assert draws.below() == pytest.approx(0.6)
+    assert inference.Draws(0.0, [0.0] * 10).below() == 0.5
+    assert inference.Draws(9.0, [0.0] * 10).below() == 1
+    assert inference.Draws(0, [float(n) for n in range(100)]).middle(0.1) == (5, 94)
+
+
+def test_bins():
+    """Together they hold every draw, whatever lies on a border."""
+    draws = inference.Draws(0.0, [0.0, 1.0, 2.0, 2.5, 4.0])
+    assert draws.bins(4) == [(0, 1, 1), (1, 2, 1), (2, 3, 2), (3, 4, 1)]
+    assert [count for *_, count in inference.Draws(0.0, [7.0] * 9).bins(3)] == [0, 0, 9]
+
+
+@pytest.mark.parametrize("values", [[], [math.inf], [1e308, 1e308]])
+def test_no_signs_for_what_cannot_be_added(values):
+    assert random_signs(values, "", 10) is None
+
+
+@PATIENT
+@given(st.lists(SENSIBLE, min_size=1, max_size=30))
+def test_mirrored_values_stand_mirrored(values):
+    """With the same seed, the negatives stand as far from the other end."""
+    found, mirrored = (random_signs(of, "seed", 100) for of in (values, [-value for value in values]))
+    assert mirrored.own == -found.own
+    assert found.below() + mirrored.below() == pytest.approx(1)
+
+
+def test_fixed_has_plain_notation():
+    assert fixed(1e-5) == Decimal("0.000010")
+    assert str(fixed(12345.6)) == "12345.600000"
