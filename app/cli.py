@@ -32,6 +32,7 @@ from app.database.embedded import FOLDER, EmbeddedPostgres
 from app.errors import AlphaMondayError, ConfigurationError, Misfit, ProviderError, Refused
 from app.main import VERSION, create_app, living
 from app.operate import terminal
+from app.operate.alerts import alert
 from app.operate.backups import backup, restore
 from app.operate.exports import export
 from app.operate.jobs import jobs
@@ -452,12 +453,12 @@ async def _snapshot(of_the_rehearsal: bool) -> AsyncIterator[verifying.Source]:
         yield source
 
 
-for command in (status, jobs, export, backup, restore):
+for command in (status, jobs, export, alert, backup, restore):
     group.add_command(command)
 group.sorted_by = {
     "Run": ("rehearse", "serve", "work", "migrate", "db", "standins"),
     "Look": ("status", "jobs", "show", "closes", "verify", "export"),
-    "Act": ("pick", "checkpoint"),
+    "Act": ("pick", "checkpoint", "alert"),
     "Keep": ("backup", "restore"),
 }
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from dynaconf import Dynaconf
@@ -27,6 +28,7 @@ _Key = Annotated[
     str, Meta(description="the key that the provider gave you", examples=["sk-abc123"], pattern=r"^[!-~]*$")
 ]
 _Base = Annotated[str, Meta(description="an http or https address", pattern=f"^({_URL})?$")]
+_Receiver = Annotated[str, Meta(description="an http or https address of a host that can be asked")]
 _Limit = Annotated[int, Meta(ge=1, le=100_000, description="a whole number of requests, 1 or more", examples=["5"])]
 _Database = Annotated[
     str,
@@ -36,7 +38,9 @@ _Database = Annotated[
     ),
 ]
 
-SECRETS = frozenset({"database_url", "queue_database_url", "openai_api_key", "alpha_vantage_api_key"})
+# What leads to a receiver of ours is a secret, too: whoever knows it can speak in our name.
+RECEIVERS = frozenset({"alert_webhook_url", "heartbeat_url"})
+SECRETS = frozenset({"database_url", "queue_database_url", "openai_api_key", "alpha_vantage_api_key"}) | RECEIVERS
 _COMMA = re.compile(r"\s*,\s*")
 
 
@@ -77,6 +81,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         tuple[date, ...], Meta(description="dates with commas between them", examples=["2025-01-09,2027-03-01"])
     ]
 
+    alert_webhook_url: Annotated[_Receiver, Meta(examples=["https://hooks.example.org/services/T0/B0/abc123"])]
+    heartbeat_url: Annotated[_Receiver, Meta(examples=["https://ping.example.org/abc123"])]
+
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
@@ -86,8 +93,9 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def keys(self) -> list[str]:
-        """Return the providers' keys, which no log may show."""
-        return [self.openai_api_key, self.alpha_vantage_api_key]
+        """Return what no log may show: the providers' keys, and all that follows the host in a receiver's address."""
+        receivers = [url for url in (self.alert_webhook_url, self.heartbeat_url) if url]
+        return [self.openai_api_key, self.alpha_vantage_api_key, *receivers, *map(_after_the_host, receivers)]
 
     @property
     def queue_address(self) -> str:
@@ -142,6 +150,18 @@ def _refuse_a_raw_password(text: str) -> None:
         raise ProgrammingError
 
 
+def _refuse_without_a_host(text: str) -> None:
+    """Refuse an address that could never be asked: another scheme, no host, a port that is none, or a blank."""
+    if text and not (re.fullmatch(_URL, text) and urlsplit(text).hostname and urlsplit(text).port != 0):
+        raise ValueError
+
+
+def _after_the_host(url: str) -> str:
+    """Return an address without scheme, host and fragment, as it goes over the wire."""
+    parts = urlsplit(url)
+    return urlunsplit(("", "", parts.path, parts.query, ""))
+
+
 def _value(name: str, text: str) -> Any:
     hint = _HINTS[name]
     meant = get_args(hint)[0]
@@ -150,8 +170,10 @@ def _value(name: str, text: str) -> Any:
             return msgspec.convert(_COMMA.split(text) if text else (), hint, strict=False)
         if "database_url" in name:
             _refuse_a_raw_password(text)
+        if name in RECEIVERS:
+            _refuse_without_a_host(text)
         return msgspec.convert(text or (None if type(None) in get_args(meant) else text), hint, strict=False)
-    except (msgspec.ValidationError, ProgrammingError):
+    except (ValueError, ProgrammingError):  # msgspec's is a ValueError, too
         metas = [meta for meta in hint.__metadata__ if isinstance(meta, Meta)]
         description = next(meta.description for meta in metas if meta.description)
         example = next(meta.examples[0] for meta in metas if meta.examples)

@@ -12,6 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 from app.errors import TryAgainAt
 from app.providers.alpha_vantage import AlphaVantage
 from app.providers.openai import OpenAIPicker
+from app.providers.webhook import Receiver
 from app.record.calendar import Calendar, Clock
 
 
@@ -38,7 +39,11 @@ class RealClock:
 
 @dataclass(frozen=True)
 class Tools:
-    """One of each, for every job of a process. `benchmark` is the ticker that picks are measured against."""
+    """
+    One of each, for every job of a process. `benchmark` is the ticker that picks are measured against.
+
+    `alerts` is who is told what went wrong, `heartbeat` who waits for good mornings; either may be off.
+    """
 
     pool: AsyncConnectionPool[AsyncConnection[Any]]
     picker: OpenAIPicker
@@ -46,6 +51,8 @@ class Tools:
     calendar: Calendar
     benchmark: str
     clock: Clock
+    alerts: Receiver
+    heartbeat: Receiver
 
     def now(self) -> datetime:
         """Return the time: nothing else may be asked for it."""

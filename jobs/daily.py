@@ -29,7 +29,7 @@ from app.store import batches, checkpoints, courses, opens
 from app.store.checkpoints import Due, Learnt
 from app.store.rows import Conn
 from app.tools import Tools
-from jobs import splits
+from jobs import alerts, splits
 from jobs.closes import closes_of
 from jobs.queue import Retry, app, tools
 
@@ -47,7 +47,8 @@ async def take_checkpoint(batch_id: str, day: int, retake: str | None = None) ->
 
     `retake` asks for another look at a skipped one; it says when or by whom, so that each asks once.
     """
-    await take(tools(), UUID(batch_id), day, again=retake is not None)
+    async with alerts.quota_watched(tools()):
+        await take(tools(), UUID(batch_id), day, again=retake is not None)
 
 
 async def defer(conn: Conn, due: Sequence[Due]) -> None:
@@ -258,9 +259,10 @@ async def _skip(tools: Tools, batch: Batch, day: int, before: Checkpoint | None,
     if before:
         log.info("the checkpoint stays skipped", reason=reason, note=note, checkpoint=str(before.id))
         return
-    checkpoint = _skipped(Due(batch.id, batch.run_date, day), reason, note, tools.now())
+    due = Due(batch.id, batch.run_date, day)
+    checkpoint = _skipped(due, reason, note, tools.now())
     async with transaction(tools.pool) as conn:
-        stored = await checkpoints.add(conn, checkpoint)
+        stored = await _add_skipped(conn, tools, due, checkpoint)
         completed = stored and await _is_completed(conn, batch.id)
     _tell_skipped(checkpoint, stored=stored)
     if completed:
@@ -285,9 +287,17 @@ async def give_up(conn: Conn, tools: Tools, due: Due, why: str) -> bool:
     if not tools.calendar.is_session(eve):
         reason, note = SkipReason.MARKET_CLOSED, _no_session(eve)
     checkpoint = _skipped(due, reason, note, tools.now())
-    if not await checkpoints.add(conn, checkpoint):
+    if not await _add_skipped(conn, tools, due, checkpoint):
         return False
     _tell_skipped(checkpoint, stored=True, run_date=str(due.run_date), day=due.day, batch=str(due.batch_id))
+    return True
+
+
+async def _add_skipped(conn: Conn, tools: Tools, due: Due, checkpoint: Checkpoint) -> bool:
+    """Store a checkpoint without prices, with the alert that tells of it; return False if its day has a row."""
+    if not await checkpoints.add(conn, checkpoint):
+        return False
+    await alerts.checkpoint_skipped(conn, tools, due, checkpoint)
     return True
 
 

@@ -27,6 +27,7 @@ from app.errors import TryAgainAt
 from app.providers import ledger
 from app.providers.alpha_vantage import AlphaVantage
 from app.providers.openai import OpenAIPicker
+from app.providers.webhook import Receiver
 from app.record.calendar import Calendar, Clock
 from app.record.journal import timestamp
 from app.settings import Settings
@@ -146,6 +147,8 @@ class Retry(BaseRetryStrategy):
     | a ticker that is unknown or delisted    | the same                                           | weekly         |
     | a question is open in another process   | TryAgainAt its lapse                               | weekly         |
     | a checkpoint was skipped                | looked at once a day while the batch is active     | upkeep         |
+    | a message is not taken for now          | TryAgainAt twice its age, at most an hour; a day   | messages       |
+    | a message is refused                    | no more; the log says what to change               | messages       |
     | TryAgainAt                              | at the time it says; not a failed attempt          | this strategy  |
     | shut down in the middle                 | at once, by whoever is there                       | this strategy  |
     | the database was away                   | in 5 seconds, as often as it takes                 | this strategy  |
@@ -256,6 +259,8 @@ async def handed(queue: Queue, settings: Settings, pool: pools.Pool, clock: Cloc
         calendar=Calendar(settings.market_closed_days),
         benchmark=settings.benchmark_symbol,
         clock=clock,
+        alerts=Receiver("ALERT_WEBHOOK_URL", settings.alert_webhook_url, clock),
+        heartbeat=Receiver("HEARTBEAT_URL", settings.heartbeat_url, clock),
     )
     queue.tools = tools
     try:
@@ -264,6 +269,8 @@ async def handed(queue: Queue, settings: Settings, pool: pools.Pool, clock: Cloc
         queue.tools = None
         await tools.prices.close()
         await tools.picker.close()
+        await tools.alerts.close()
+        await tools.heartbeat.close()
 
 
 def tools() -> Tools:
@@ -274,7 +281,7 @@ def tools() -> Tools:
 
 app = Queue(
     connector=PsycopgConnector(pool_factory=lambda **_: _pool(address_of(settings.load().queue_address))),
-    import_paths=["jobs.weekly", "jobs.daily"],
+    import_paths=["jobs.weekly", "jobs.daily", "jobs.alerts", "jobs.heartbeat"],
     worker_defaults={
         "concurrency": 8,
         "fetch_job_polling_interval": 1.0,

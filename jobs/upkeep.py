@@ -3,7 +3,8 @@ What keeps every promise after a crash.
 
 One process at a time, by an advisory lock: puts back the jobs of processes that died, gives up what never succeeds,
 defers due checkpoints that have neither a row nor a job, sees that this Monday's batch is there or on its way and that
-a missed Monday is recorded as such, has skipped checkpoints looked at again once a day, and forgets old jobs.
+a missed Monday is recorded as such, has skipped checkpoints looked at again once a day, announces good mornings, and
+forgets old jobs. What it mended is told.
 """
 
 from collections.abc import Awaitable, Callable
@@ -23,7 +24,7 @@ from app.store import batches, checkpoints
 from app.store.checkpoints import Due
 from app.store.rows import Conn
 from app.tools import Tools
-from jobs import daily, weekly
+from jobs import alerts, daily, heartbeat, messages, weekly
 from jobs.queue import AWAY, STALLED_AFTER, is_away
 
 log = structlog.get_logger()
@@ -89,7 +90,11 @@ async def look_after(tools: Tools, stalled_after: float = STALLED_AFTER) -> Mend
             missed=await _alone(conn, _record_missed, tools),
         )
         await _alone(conn, _offer_retakes, tools)
+        await _alone(conn, heartbeat.offer, tools)
+        await _alone(conn, alerts.keep, tools, READABLE)
+        await _alone(conn, heartbeat.forget, tools, READABLE)
         await _alone(conn, _forget)
+        await alerts.upkeep_mended(conn, tools, asdict(mended))
         await _remember(conn, mended, tools.now())
         return mended
 
@@ -136,11 +141,15 @@ async def mended_in_all(conn: Conn) -> dict[str, int]:
 
 
 async def _put_back(conn: Conn, stalled_after: float) -> int:
-    """Put back the jobs whose process is dead: a matter of real time, so of Postgres's own now()."""
+    """
+    Put back the jobs whose process is dead: a matter of real time, so of Postgres's own now().
+
+    Those that send messages are not counted: what told of them might kill its process over and over.
+    """
     cursor = await conn.execute(
         """
         WITH stalled AS (
-            SELECT procrastinate_jobs.id
+            SELECT procrastinate_jobs.id, task_name
             FROM procrastinate_jobs
             LEFT JOIN procrastinate_workers ON procrastinate_workers.id = procrastinate_jobs.worker_id
             WHERE procrastinate_jobs.status = 'doing'
@@ -157,20 +166,22 @@ async def _put_back(conn: Conn, stalled_after: float) -> int:
         SELECT
             job_id,
             deaths,
+            task_name,
             CASE WHEN deaths < %s
                 THEN procrastinate_retry_job_v2(job_id, NULL, NULL, NULL, CASE WHEN deaths > 1 THEN %s END)::text
                 ELSE procrastinate_finish_job_v1(job_id, 'failed', false)::text
             END
-        FROM struck
+        FROM struck JOIN stalled ON stalled.id = job_id
         """,
         (stalled_after, MOST_DEATHS, _SUSPECTS),
     )
-    for job, deaths, _ in await cursor.fetchall():
+    struck = await cursor.fetchall()
+    for job, deaths, _, _ in struck:
         if deaths >= MOST_DEATHS:
             log.error("a job is given up: its process died under it every time", job=job, deaths=deaths)
         else:
             log.warning("a job is put back: its process is gone", job=job, deaths=deaths)
-    return cursor.rowcount
+    return sum(task not in messages.TASKS for _, _, task, _ in struck)
 
 
 async def _give_up(conn: Conn, tools: Tools) -> int:

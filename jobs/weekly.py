@@ -40,6 +40,7 @@ from app.store import batches, closes, generations
 from app.store.checkpoints import Due
 from app.store.rows import Conn
 from app.tools import Tools
+from jobs import alerts
 from jobs.closes import closes_of
 from jobs.daily import defer
 from jobs.queue import Retry, app, tools
@@ -61,7 +62,8 @@ async def pick_week(context: JobContext, timestamp: int, questions: int | None =
     asked in all when a failed Monday is run again by hand.
     """
     assert context.job.id is not None
-    await begin(tools(), context.job.id, questions)
+    async with alerts.quota_watched(tools()):
+        await begin(tools(), context.job.id, questions)
 
 
 async def begin(tools: Tools, job_id: int, questions: int | None) -> None:
@@ -317,16 +319,16 @@ async def miss(conn: Conn, tools: Tools, run_date: date) -> bool:
     """Record a Monday that is over; return False if it has a row."""
     asked = await generations.of(conn, SERIES, run_date)
     failure = "The Monday was over before its batch was made." if asked else "Nobody was there to ask on that Monday."
-    return await _add_failed(conn, _failed(tools, run_date, FailureReason.MISSED, failure))
+    return await _record_failed(conn, tools, _failed(tools, run_date, FailureReason.MISSED, failure))
 
 
 async def give_up(conn: Conn, tools: Tools, run_date: date, why: str) -> bool:
     """Record a Monday whose job failed: a person must change something."""
-    return await _add_failed(conn, _failed(tools, run_date, FailureReason.CONFIGURATION, why))
+    return await _record_failed(conn, tools, _failed(tools, run_date, FailureReason.CONFIGURATION, why))
 
 
-async def _add_failed(conn: Conn, batch: Batch) -> bool:
-    stored = await batches.add_failed(conn, batch)
+async def _record_failed(conn: Conn, tools: Tools, batch: Batch) -> bool:
+    stored = await _add_failed(conn, tools, batch)
     if stored:
         _tell_failed(batch)
     return stored
@@ -335,7 +337,7 @@ async def _add_failed(conn: Conn, batch: Batch) -> bool:
 async def _fail(tools: Tools, run_date: date, reason: FailureReason, failure: str, *, again: bool) -> None:
     batch = _failed(tools, run_date, reason, failure)
     async with transaction(tools.pool) as conn:
-        if not await batches.add_failed(conn, batch, again=again):
+        if not await _add_failed(conn, tools, batch, again=again):
             log.info("somebody was first")
             return
     _tell_failed(batch)
@@ -349,6 +351,14 @@ def _tell_failed(batch: Batch) -> None:
         run_date=str(batch.run_date),
         batch=str(batch.id),
     )
+
+
+async def _add_failed(conn: Conn, tools: Tools, batch: Batch, *, again: bool = False) -> bool:
+    """Store a Monday without picks, with the alert that tells of it; return False if it has a row."""
+    if not await batches.add_failed(conn, batch, again=again):
+        return False
+    await alerts.monday_failed(conn, tools, batch)
+    return True
 
 
 def _failed(tools: Tools, run_date: date, reason: FailureReason, failure: str) -> Batch:

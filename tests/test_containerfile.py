@@ -53,7 +53,7 @@ def test_the_health_check_asks_whether_the_process_answers():
     compile(code, "HEALTHCHECK", "exec")
     assert (python, flags) == ("python", "-Ic")
     assert "{os.environ['PORT']}/live" in code.replace('"', "'")
-    assert "/live" in {route.path for route in create_app(settings.load({}), work=False).app.routes}
+    assert "/live" in {route.path for route in create_app(settings.load({}), work=False).app.app.routes}
 
 
 def test_what_is_installed_has_a_hash():

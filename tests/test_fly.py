@@ -47,7 +47,7 @@ def unknown(table: dict[str, object], name: str = "") -> list[str]:
 
 def routes() -> set[str]:
     """Return the service's addresses."""
-    return {route.path for route in create_app(settings.load({}), work=False).app.routes}
+    return {route.path for route in create_app(settings.load({}), work=False).app.app.routes}
 
 
 def test_every_key_is_read():
@@ -80,6 +80,7 @@ def test_the_check_asks_a_route():
     """The platform asks whether the service is well, not only whether it answers."""
     assert CHECK["path"] == "/health"
     assert CHECK["path"] in routes()
+    assert FLY["metrics"]["path"] in routes()
     assert CHECK["method"] == "GET"
 
 

@@ -48,6 +48,7 @@ from app.providers import alpha_vantage, openai
 from app.providers.alpha_vantage import AlphaVantage
 from app.providers.ledger import Ledger, windows
 from app.providers.openai import OpenAIPicker
+from app.providers.webhook import Receiver
 from app.record import ideas
 from app.record.calendar import Calendar
 from app.record.model import SERIES, Generation
@@ -65,6 +66,7 @@ FEW, MANY = 300, 10_000
 
 TICKER, BENCHMARK = "AAPL", "SPY"
 NOW = new_york(MONDAY)
+NOBODY = Receiver("ALERT_WEBHOOK_URL", "", HandSetClock(NOW))
 # Long enough that no piece of them stands anywhere by chance.
 KEYS = {"alphavantage": "K7QZ4XW9J2VB8RTM", "openai": "sk-proj-Zq8vX3kR7wJ5tB2nM9cL"}
 PIECE = 8  # so much of a key in one piece is too much
@@ -757,7 +759,7 @@ async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPa
     async with mouth() as (server, address):
         with logged("INFO", clock) as lines:
             client = AlphaVantage(key, Ledger(pool, "alphavantage", windows(1000, 1000, 1000), clock), clock, address)
-            tools = Tools(pool, OpenAIPicker("", ""), client, Calendar(), BENCHMARK, clock)
+            tools = Tools(pool, OpenAIPicker("", ""), client, Calendar(), BENCHMARK, clock, NOBODY, NOBODY)
             for case in cases("alphavantage", count):
                 server.plays(case)
                 clock.time = NOW
@@ -886,7 +888,7 @@ async def fuzz_openai(count: int, pool: Any, monkeypatch: pytest.MonkeyPatch) ->
         with logged("INFO", clock) as lines:
             picker = OpenAIPicker(key, "gpt-4o-mini", f"{address}/v1")
             prices = AlphaVantage("", Ledger(pool, "alphavantage", [], clock), clock)
-            tools = Tools(pool, picker, prices, Calendar(), BENCHMARK, clock)
+            tools = Tools(pool, picker, prices, Calendar(), BENCHMARK, clock, NOBODY, NOBODY)
             for case in cases("openai", count):
                 server.plays(case)
                 with findings.of(case):

@@ -19,7 +19,7 @@ from app.database import migrations
 from app.errors import ConfigurationError
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-NAMES = ["record", "journal", "queue", "ledger", "absent", "open", "guards", "announce", "upkeep", "mended"]
+NAMES = ["record", "journal", "queue", "ledger", "absent", "open", "guards", "announce", "upkeep", "mended", "alerts"]
 LAST = len(NAMES)
 
 CATALOGUE = """
@@ -306,6 +306,8 @@ def test_only_domain_tables_in_public(migrated):
         "splits",
     }
     assert tables["operations"] == {
+        "alerts",
+        "heartbeats",
         "mended",
         "migrations",
         "provider_requests",
@@ -842,6 +844,30 @@ def test_upkeep_is_told_of_in_one_row(migrated):
                 insert(conn, "operations.upkeep", {"one": one, "last_round_at": AT})
             assert refused.value.diag.constraint_name == constraint
         conn.rollback()
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "constraint"),
+    [
+        ("alerts", {"outcome": "delivered"}, "an_alert_ends_with_an_outcome"),
+        ("alerts", {"ended_at": AT}, "an_alert_ends_with_an_outcome"),
+        ("alerts", {"until": AT}, "only_a_quota_has_an_end"),
+        ("heartbeats", {"outcome": "delivered"}, "a_heartbeat_ends_with_an_outcome"),
+        ("heartbeats", {"ended_at": AT}, "a_heartbeat_ends_with_an_outcome"),
+    ],
+)
+def test_messages_that_cannot_be(migrated, table, row, constraint):
+    """What became of a message and when belong together; only a spent quota has an end."""
+    usual = {
+        "alerts": {"id": id_(1), "kind": "monday_failed", "at": AT, "text": "It failed.", "to_do": "Look."},
+        "heartbeats": {"morning": AT.date(), "at": AT},
+    }
+    with psycopg.connect(migrated) as conn:
+        insert(conn, f"operations.{table}", usual[table])
+        conn.rollback()
+        with pytest.raises(psycopg.errors.CheckViolation) as refused:
+            insert(conn, f"operations.{table}", {**usual[table], **row})
+        assert refused.value.diag.constraint_name == constraint
 
 
 def test_every_rule_is_tried(migrated):

@@ -29,7 +29,7 @@ from app.record import calendar
 from app.record.model import SERIES, Batch, BatchStatus, FailureReason, batch_id
 from app.store import batches
 from app.tools import RealClock
-from jobs import daily, queue, weekly
+from jobs import alerts, daily, heartbeat, messages, queue, weekly
 
 BIN = Path(sys.executable).parent
 NOW = new_york(MONDAY)
@@ -41,8 +41,10 @@ NOW = new_york(MONDAY)
 def test_the_names_of_the_tasks():
     """Jobs in the database carry these names and arguments: they are the same for ever."""
     ours = {name for name in queue.app.tasks if "builtin" not in name}
-    assert ours == {"pick_week", "take_checkpoint"}
+    assert ours == {"pick_week", "take_checkpoint", "send_alert", "send_heartbeat"}
     assert (weekly.pick_week.name, daily.take_checkpoint.name) == ("pick_week", "take_checkpoint")
+    assert (alerts.send_alert.name, heartbeat.send_heartbeat.name) == ("send_alert", "send_heartbeat")
+    assert messages.TASKS == {"send_alert": "alert", "send_heartbeat": "morning"}
 
 
 async def test_the_arguments_of_the_jobs(house):

@@ -20,6 +20,8 @@ SECRETS = {
     "QUEUE_DATABASE_URL": "postgresql://user:second-secret@db.example:5433/alpha",
     "OPENAI_API_KEY": "sk-third-secret",
     "ALPHA_VANTAGE_API_KEY": "FOURTH-secret",
+    "ALERT_WEBHOOK_URL": "https://hooks.example/fifth-secret",
+    "HEARTBEAT_URL": "https://ping.example/?key=sixth-secret",
 }
 QUEUE = "postgresql://localhost/alpha"
 
@@ -46,6 +48,8 @@ def test_defaults():
         "alpha_vantage_per_day": 25,
         "benchmark_symbol": "SPY",
         "market_closed_days": (),
+        "alert_webhook_url": "",
+        "heartbeat_url": "",
     }
 
 
@@ -86,6 +90,9 @@ def test_the_file_names_every_setting():
         ("ALPHA_VANTAGE_PER_MINUTE", "75", 75),
         ("ALPHA_VANTAGE_PER_DAY", "100000", 100_000),
         ("BENCHMARK_SYMBOL", "BRK.B", "BRK.B"),
+        ("ALERT_WEBHOOK_URL", "https://hooks.example/T0/B0?x=1", "https://hooks.example/T0/B0?x=1"),
+        ("ALERT_WEBHOOK_URL", "http://[::1]:9000/", "http://[::1]:9000/"),
+        ("HEARTBEAT_URL", "http://user:word@127.0.0.1:9000", "http://user:word@127.0.0.1:9000"),
         ("MARKET_CLOSED_DAYS", "2025-01-09", (date(2025, 1, 9),)),
         ("MARKET_CLOSED_DAYS", "2025-01-09, 2027-03-01", (date(2025, 1, 9), date(2027, 3, 1))),
     ],
@@ -106,6 +113,7 @@ A_DATABASE = "must be a Postgres address, a password's @ written %40 and its / %
 A_KEY = "must be the key that the provider gave you, for example {}=sk-abc123"
 AN_ADDRESS = "must be an http or https address, for example {}="
 A_LIMIT = "must be a whole number of requests, 1 or more, for example {}=5"
+A_RECEIVER = "must be an http or https address of a host that can be asked, for example {}=https://"
 DATES = "must be dates with commas between them, for example {}=2025-01-09,2027-03-01"
 ORIGINS = "must be origins with commas between them, for example {}=https://example.org,https://example.com"
 
@@ -130,6 +138,13 @@ ORIGINS = "must be origins with commas between them, for example {}=https://exam
         ("OPENAI_API_KEY", "s3cr3t\nkey", A_KEY),
         ("OPENAI_BASE_URL", "localhost:11434", AN_ADDRESS + "http://localhost:11434/v1"),
         ("OPENAI_BASE_URL", "ftp://s3cr3t", AN_ADDRESS + "http://localhost:11434/v1"),
+        ("ALERT_WEBHOOK_URL", "hooks.example/s3cr3t", A_RECEIVER + "hooks.example.org/services/T0/B0/abc123"),
+        ("ALERT_WEBHOOK_URL", "ftp://hooks.example/s3cr3t", A_RECEIVER + "hooks.example.org/services/T0/B0/abc123"),
+        ("HEARTBEAT_URL", "https:///s3cr3t", A_RECEIVER + "ping.example.org/abc123"),
+        ("HEARTBEAT_URL", "https://ping.example:0/s3cr3t", A_RECEIVER + "ping.example.org/abc123"),
+        ("HEARTBEAT_URL", "https://ping.example:s3cr3t/", A_RECEIVER + "ping.example.org/abc123"),
+        ("HEARTBEAT_URL", "https://[s3cr3t/", A_RECEIVER + "ping.example.org/abc123"),
+        ("HEARTBEAT_URL", "https://ping.example/s3cr3t word", A_RECEIVER + "ping.example.org/abc123"),
         ("OPENAI_TEMPERATURE", "2.1", "must be a number from 0 to 2, for example {}=0.7"),
         ("OPENAI_TEMPERATURE", "-0.1", "must be a number from 0 to 2, for example {}=0.7"),
         ("OPENAI_TEMPERATURE", "nan", "must be a number from 0 to 2, for example {}=0.7"),
@@ -245,6 +260,14 @@ def test_secrets_never_print(shown):
     assert "secret" not in text
     assert "***" in text
     assert "gpt-4o-mini" in text
+
+
+def test_what_no_log_may_show():
+    """The keys, the addresses of receivers, and what of these goes over the wire after the host."""
+    hidden = settings.load(SECRETS).keys
+    assert {"sk-third-secret", "FOURTH-secret", "/fifth-secret", "/?key=sixth-secret"} < set(hidden)
+    assert len(hidden) == 6
+    assert settings.load({}).keys == ["", ""]
 
 
 def from_the_environment(**variables: str) -> dict[str, object]:

@@ -65,6 +65,8 @@ async def test_all_is_well(house, words, alive):
         "Alpha Vantage leaves: 1 of 1 a second, 5 of 5 a minute, 21 of 25 a day",
         "last batch: 2026-10-26, made Monday, 2026-10-26 09:00 in New York",
         "last checkpoint: none yet",
+        "alerts: off, ALERT_WEBHOOK_URL is not set here",
+        "heartbeat: off, HEARTBEAT_URL is not set here",
         f"journal: {head.seq}:{head.hash}",
     ]
 

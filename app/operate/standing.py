@@ -81,6 +81,20 @@ class Head(Struct, frozen=True):
     at: datetime
 
 
+class Told(Struct, frozen=True):
+    """
+    What an operator's receiver is told: whether its address is set here, how much waits, and the last that was sent.
+
+    `last` is when the last message arose, `what` its kind, `outcome` what became of it: None while it waits.
+    """
+
+    on: bool
+    waiting: int = 0
+    last: datetime | None = None
+    what: str | None = None
+    outcome: str | None = None
+
+
 class Standing(Struct, frozen=True, kw_only=True):
     """
     Everything at one moment, in the jobs' own time.
@@ -111,6 +125,8 @@ class Standing(Struct, frozen=True, kw_only=True):
     journal_head: Head | None
     past: Past
     skipped: list[Skipped]
+    alerts: Told
+    heartbeat: Told
 
     @property
     def works(self) -> bool:
@@ -174,6 +190,8 @@ async def now(pool: pools.Pool, configuration: Settings, clock: Clock) -> Standi
             journal_head=Head(head.seq, head.hash, head.at) if head else None,
             past=await _past(conn, at),
             skipped=skipped,
+            alerts=await _alerts(conn, on=bool(configuration.alert_webhook_url)),
+            heartbeat=await _heartbeat(conn, on=bool(configuration.heartbeat_url)),
         )
 
 
@@ -210,6 +228,30 @@ async def _failed(conn: Conn, owed: set[tuple[date | None, int | None]]) -> list
         run_date, day = about.get(job.id, (None, None))
         found.append(Failed(job.id, job.task, run_date, day, (run_date, day) in owed))
     return found
+
+
+async def _alerts(conn: Conn, *, on: bool) -> Told:
+    cursor = await conn.execute(
+        """
+        SELECT (SELECT count(*) FROM operations.alerts WHERE outcome IS NULL), at, kind, outcome
+        FROM operations.alerts
+        ORDER BY at DESC, id
+        LIMIT 1
+        """
+    )
+    return Told(on, *(await cursor.fetchone() or ()))
+
+
+async def _heartbeat(conn: Conn, *, on: bool) -> Told:
+    cursor = await conn.execute(
+        """
+        SELECT (SELECT count(*) FROM operations.heartbeats WHERE outcome IS NULL), at, 'good_morning', outcome
+        FROM operations.heartbeats
+        ORDER BY morning DESC
+        LIMIT 1
+        """
+    )
+    return Told(on, *(await cursor.fetchone() or ()))
 
 
 async def _past(conn: Conn, at: datetime) -> Past:

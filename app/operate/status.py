@@ -9,7 +9,7 @@ import msgspec
 
 from app import settings
 from app.operate import standing
-from app.operate.standing import Awaited, Standing
+from app.operate.standing import Awaited, Standing, Told
 from app.operate.terminal import asynchronous, clock, lasting, local, opened, printable
 from app.record import calendar
 from app.record.model import BatchStatus, FailureReason
@@ -77,8 +77,19 @@ def facts(stands: Standing) -> Iterator[str]:
     yield f"last batch: {f'{last.run_date}, made {local(last.created_at)}' if last else 'none yet'}"
     taken = stands.last_checkpoint
     yield f"last checkpoint: {f'{_name(taken.day, taken.run_date)}, {local(taken.taken_at)}' if taken else 'none yet'}"
+    yield f"alerts: {_told(stands.alerts, 'ALERT_WEBHOOK_URL')}"
+    yield f"heartbeat: {_told(stands.heartbeat, 'HEARTBEAT_URL')}"
     head = stands.journal_head
     yield f"journal: {f'{head.seq}:{head.hash}' if head else 'empty'}"
+
+
+def _told(told: Told, setting: str) -> str:
+    on = "on" if told.on else f"off, {setting} is not set here"
+    if told.last is None:
+        return f"{on}; none yet" if told.on else on
+    waiting = f"; {told.waiting} waiting" if told.waiting else ""
+    outcome = (told.outcome or "waiting").replace("_", " ")
+    return f"{on}; last {(told.what or '').replace('_', ' ')}, {local(told.last)}: {outcome}{waiting}"
 
 
 def _upkeep(stands: Standing) -> str:
@@ -139,6 +150,9 @@ def notes(stands: Standing) -> Iterator[str]:
         )
     if done := [str(job.id) for job in stands.failed if not job.owed]:
         yield f"Failed, but nothing is owed for it: job{'s' if done[1:] else ''} {', '.join(done)}."
+    for told, name in ((stands.alerts, "alert"), (stands.heartbeat, "heartbeat")):
+        if told.outcome == "given_up":
+            yield f"The last {name} was given up: the service's log says why (`message given up`)."
     for skipped in stands.skipped:
         if stands.at - skipped.due_at <= _RETAKEN:
             yield f"{_lacks(skipped)} Upkeep has it looked at again once a day."

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from time import monotonic
 from typing import Any, TypeVar
@@ -33,6 +32,7 @@ from app.errors import (
     UnknownTicker,
 )
 from app.providers.ledger import IN_FLIGHT, REST, Grant, Ledger, Outcome, Shared
+from app.providers.retry_after import asked_to_wait
 from app.record import splits
 from app.record.calendar import Clock
 from app.record.ideas import carried, without
@@ -205,7 +205,7 @@ class AlphaVantage:
 
 
 async def _body(response: httpx.Response, now: datetime) -> bytes:
-    until = _asked_to_wait(response.headers.get("Retry-After", ""), now)
+    until = asked_to_wait(response.headers.get("Retry-After", ""), now)
     if response.status_code == 429 or (response.status_code == 503 and until):
         raise ProviderBusy(f"Alpha Vantage answered {response.status_code}.", until)
     if response.status_code != 200:
@@ -216,15 +216,6 @@ async def _body(response: httpx.Response, now: datetime) -> bytes:
         if len(body) > _LARGEST_BODY:
             raise ProviderUnavailable("Alpha Vantage answered with more than anybody asked for.")
     return bytes(body)
-
-
-def _asked_to_wait(text: str, now: datetime) -> datetime | None:
-    """Return until when a `Retry-After` asks us to wait: a day at most, and not at all if it cannot be read."""
-    try:
-        until = now + timedelta(seconds=int(text)) if text.isdecimal() else parsedate_to_datetime(text)
-        return min(until, now + timedelta(days=1)) if until > now else None
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def read(body: bytes, ticker: str, key: str, now: datetime) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from app.record import calendar
 from app.rehearsal.faults import read
 from app.rehearsal.standins import CLOCK
 from app.rehearsal.told import ToldClock, has_begun, told
-from app.settings import Settings
+from app.settings import RECEIVERS, Settings
 from app.tools import RealClock
 from jobs import queue
 
@@ -88,8 +88,11 @@ def played(
     """
     Start stand-ins for the providers whose address is not set; give the settings that lead to them.
 
-    Things go wrong now and then unless they are to be `calm`, and as the script of `faults` says.
+    Things go wrong now and then unless they are to be `calm`, and as the script of `faults` says. Nobody is told of it
+    whose address does not stand in the environment.
     """
+    silent = {name: "" for name in RECEIVERS if not os.environ.get(name.upper(), "").strip()}
+    settings = msgspec.structs.replace(settings, **silent)
     if settings.openai_base_url and settings.alpha_vantage_base_url:
         yield msgspec.structs.replace(settings, database_url=address, queue_database_url="")
         return

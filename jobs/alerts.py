@@ -1,0 +1,282 @@
+"""
+What an operator is told as soon as it is recorded: docs/ops/alerts-webhook.md is what a receiver reads of it.
+
+An alert is a row, written with its job in the transaction that records what it is about: it is sent if, and only if,
+that was stored. Sending is at least once; the alert's id stays the same, so that a receiver can drop a repeat. Only a
+spent quota has no transaction of its own: that it is spent follows from the ledger, and the alert's row is what says
+that it was told.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, date, datetime, timedelta
+from importlib.metadata import version
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import asdict
+from procrastinate import JobContext
+from procrastinate.jobs import Job
+
+from app.database.pools import transaction
+from app.database.rehearsed import is_rehearsed
+from app.errors import QuotaSpent
+from app.record.journal import timestamp
+from app.record.model import Batch, Checkpoint, FailureReason, SkipReason
+from app.store.checkpoints import Due
+from app.store.rows import Conn, row_of
+from app.tools import Tools
+from jobs import messages
+from jobs.messages import Outcome
+from jobs.queue import Retry, app, is_away, tools
+
+log = structlog.get_logger()
+
+# An alert that could not be delivered for so long is none any more.
+LASTING = timedelta(days=1)
+
+# How long a quota that was found spent must have been free before it is told of once more.
+_FREE = timedelta(hours=1)
+_LOCK = 4_021_970_436
+
+# What is shown in a chat calls nobody and is no markup, whoever wrote it.
+_PLAIN = str.maketrans({"<": "‹", ">": "›", "@": "＠"})
+_LONGEST_TEXT = 1500
+
+
+class Alert(Struct, frozen=True, kw_only=True):
+    """One thing that an operator is told: `text` is what happened, `to_do` what can be done about it."""
+
+    id: UUID
+    kind: str
+    at: datetime
+    run_date: date | None = None
+    day: int | None = None
+    reason: str | None = None
+    text: str
+    to_do: str
+    until: datetime | None = None
+
+
+@app.task(name="send_alert", retry=Retry(), pass_context=True)
+async def send_alert(context: JobContext, alert: str) -> None:
+    """Send an alert, unless it was delivered or given up."""
+    await send(tools(), UUID(alert), context.job)
+
+
+async def send(tools: Tools, id: UUID, job: Job) -> None:
+    """Send an alert, and write down what became of it."""
+    async with transaction(tools.pool, at_once=False) as conn:
+        alert = await _waiting(conn, id)
+    if alert is None:
+        log.info("this alert was done with already")
+        return
+    message = payload(alert, rehearsed=await is_rehearsed(tools.pool))
+    outcome = await messages.deliver(
+        tools, job, lambda: tools.alerts.post(message, str(alert.id)), alert.at, alert.at + LASTING
+    )
+    async with transaction(tools.pool, at_once=False) as conn:
+        await conn.execute(
+            "UPDATE operations.alerts SET outcome = %s, ended_at = %s WHERE id = %s AND outcome IS NULL",
+            (outcome, tools.now(), id),
+        )
+
+
+def payload(alert: Alert, *, rehearsed: bool) -> dict[str, Any]:
+    """Return what a receiver gets; `text` and `content` are the same, each what some chats show of a message."""
+    shown = _shown(f"Alpha Monday{' (rehearsed)' if rehearsed else ''}: {alert.text}", alert.to_do)
+    return {
+        "id": str(alert.id),
+        "kind": alert.kind,
+        "at": timestamp(alert.at),
+        "run_date": str(alert.run_date) if alert.run_date else None,
+        "day": alert.day,
+        "reason": alert.reason,
+        "text": shown,
+        "content": shown,
+        "to_do": alert.to_do,
+        "rehearsed": rehearsed,
+        "service": "alpha-monday",
+        "version": version("alpha-monday"),
+    }
+
+
+def _shown(said: str, to_do: str) -> str:
+    """Return both on one line that fits; what is too long is cut, but never what can be done."""
+    room = _LONGEST_TEXT - len(to_do) - 1
+    said = said if len(said) <= room else f"{said[: room - 1]}…"
+    return "".join(letter if letter.isprintable() else " " for letter in f"{said} {to_do}").translate(_PLAIN)
+
+
+def about_nothing(at: datetime) -> Alert:
+    """Return an alert about nothing, for whoever tries the receiver."""
+    return Alert(id=uuid4(), kind="test", at=at, text="this is a test.", to_do="Nothing is to be done.")
+
+
+async def monday_failed(conn: Conn, tools: Tools, batch: Batch) -> None:
+    """Tell that a Monday has no picks, in the transaction that stores it."""
+    to_do = "`alpha-monday pick` runs it again, until it is over in New York."
+    if batch.failure_reason == FailureReason.MISSED:
+        to_do = "Picks are never back-dated; `alpha-monday status` says whether a service runs now."
+    elif batch.failure_reason == FailureReason.CONFIGURATION:
+        to_do = f"Change what it names; then {to_do}"
+    await _tell(
+        conn,
+        tools,
+        kind="monday_failed",
+        run_date=batch.run_date,
+        reason=batch.failure_reason,
+        text=f"the Monday {batch.run_date} failed ({batch.failure_reason}): {batch.failure}",
+        to_do=to_do,
+    )
+
+
+async def checkpoint_skipped(conn: Conn, tools: Tools, due: Due, checkpoint: Checkpoint) -> None:
+    """Tell that a checkpoint has no prices, in the transaction that stores it; a closed market is no news."""
+    reason = checkpoint.skip_reason
+    if reason == SkipReason.MARKET_CLOSED:
+        return
+    await _tell(
+        conn,
+        tools,
+        kind="checkpoint_skipped",
+        run_date=due.run_date,
+        day=due.day,
+        reason=reason,
+        text=f"day {due.day} of the Monday {due.run_date} was skipped ({reason}): {checkpoint.note}",
+        to_do=f"Upkeep looks again once a day, `alpha-monday checkpoint retake {due.run_date} {due.day}` at once.",
+    )
+
+
+async def upkeep_mended(conn: Conn, tools: Tools, mended: Mapping[str, int]) -> None:
+    """
+    Tell what a round of upkeep mended, in its transaction.
+
+    That a Monday was missed is no news: it has an alert of its own.
+    """
+    words = {
+        "put_back": "{} left behind by a process that died",
+        "given_up": "{} given up after failing every time",
+        "deferred": "{} deferred for checkpoints that had none",
+        "begun": "{} begun for this Monday, which had none",
+    }
+    done = [words[name].format(_jobs(mended[name])) for name in words if mended[name]]
+    if not done:
+        return
+    await _tell(
+        conn,
+        tools,
+        kind="upkeep_mended",
+        reason=", ".join(name.upper() for name in words if mended[name]),
+        text=f"upkeep mended what was broken: {'; '.join(done)}.",
+        to_do="`alpha-monday status` says how everything stands; the log around this time says why.",
+    )
+
+
+def _jobs(count: int) -> str:
+    return f"{int(count)} job{'' if count == 1 else 's'}"
+
+
+@asynccontextmanager
+async def quota_watched(tools: Tools) -> AsyncIterator[None]:
+    """Tell when what is done in the context finds the quota spent; it waits for it all the same."""
+    try:
+        yield
+    except QuotaSpent as spent:
+        if tools.alerts.on:
+            with _harmless("quota_spent"):
+                await _quota_spent(tools, spent)
+        raise
+
+
+async def _quota_spent(tools: Tools, spent: QuotaSpent) -> None:
+    """Tell that the quota is spent, once until it was free for a while, however many jobs and processes find it so."""
+    now = tools.now()
+    async with transaction(tools.pool, at_once=False) as conn:
+        await conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        cursor = await conn.execute(
+            """
+            UPDATE operations.alerts
+            SET until = greatest(until, %s)
+            WHERE id = (SELECT id FROM operations.alerts WHERE kind = 'quota_spent' ORDER BY at DESC, id LIMIT 1)
+                AND until > %s
+            """,
+            (spent.at, now - _FREE),
+        )
+        if cursor.rowcount == 0:
+            await _tell(
+                conn,
+                tools,
+                kind="quota_spent",
+                text=f"the quota of prices is spent, at first until {_utc(spent.at)}: what needs them waits.",
+                to_do="It goes on by itself; `alpha-monday status` says what is left and what waits.",
+                until=spent.at,
+            )
+
+
+def _utc(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+async def _tell(conn: Conn, tools: Tools, **what: Any) -> None:
+    """Write an alert down and put its job into the queue; whatever goes wrong here takes nothing else with it."""
+    if not tools.alerts.on:
+        return
+    alert = Alert(id=uuid4(), at=tools.now(), **what)
+    with _harmless(alert.kind):
+        async with conn.transaction():
+            await _add(conn, alert)
+            await messages.defer(conn, send_alert, [str(alert.id)])
+
+
+@contextmanager
+def _harmless(kind: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_away(error):
+            raise
+        log.exception("an alert was lost", kind=kind)
+
+
+async def _add(conn: Conn, alert: Alert) -> None:
+    await conn.execute(
+        """
+        INSERT INTO operations.alerts (id, kind, at, run_date, day, reason, text, to_do, until)
+        VALUES (
+            %(id)s, %(kind)s, %(at)s, %(run_date)s, %(day)s, %(reason)s, %(text)s, %(to_do)s, %(until)s
+        )
+        """,
+        asdict(alert),
+    )
+
+
+async def _waiting(conn: Conn, id: UUID) -> Alert | None:
+    """Return an alert if it was neither delivered nor given up."""
+    async with conn.cursor(row_factory=row_of(Alert)) as cursor:
+        await cursor.execute(
+            """
+            SELECT id, kind, at, run_date, day, reason, text, to_do, until
+            FROM operations.alerts
+            WHERE id = %s AND outcome IS NULL
+            """,
+            (id,),
+        )
+        return await cursor.fetchone()
+
+
+async def keep(conn: Conn, tools: Tools, readable: timedelta) -> int:
+    """Defer the alerts whose job was lost, give up those that are old, and forget those that are very old."""
+    now = tools.now()
+    await conn.execute(
+        "UPDATE operations.alerts SET outcome = %s, ended_at = %s WHERE outcome IS NULL AND at < %s",
+        (Outcome.GIVEN_UP, now, now - LASTING - _FREE),
+    )
+    await conn.execute("DELETE FROM operations.alerts WHERE greatest(at, until) < %s", (now - readable,))
+    cursor = await conn.execute("SELECT id::text FROM operations.alerts WHERE outcome IS NULL")
+    waiting = [id for (id,) in await cursor.fetchall()]
+    lost = await messages.without_a_job(conn, send_alert, waiting)
+    await messages.defer(conn, send_alert, lost)
+    return len(lost)

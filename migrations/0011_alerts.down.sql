@@ -1,0 +1,2 @@
+DROP TABLE operations.heartbeats;
+DROP TABLE operations.alerts;

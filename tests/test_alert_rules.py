@@ -1,0 +1,101 @@
+"""The alert rules: each reads what a process really says, and each has its section on the page."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import promql_parser
+import pytest
+import yaml
+from job_tools import clock as clock
+from job_tools import house as house
+from processes import KEYS, asked, settle, started, until
+from prometheus_client.parser import text_string_to_metric_families
+from provider_server import refusing
+
+FOLDER = Path(__file__).parents[1] / "docs" / "ops"
+PAGE = (FOLDER / "alerts.md").read_text()
+GROUPS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
+RULES = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}
+
+# What Prometheus itself puts on whatever it scrapes.
+PROMETHEUS = {"job", "instance"}
+
+
+class Selected(NamedTuple):
+    """A series that a rule reads, and what it asks of its labels."""
+
+    name: str
+    matchers: dict[str, str]
+
+
+def selected(rule: str) -> list[Selected]:
+    """The series that a rule reads."""
+    found: list[Selected] = []
+
+    def look(node: promql_parser.Expr) -> None:
+        if isinstance(node, promql_parser.VectorSelector):
+            assert all(one.op == promql_parser.MatchOp.Equal for one in node.matchers.matchers), rule
+            found.append(Selected(node.name, {one.name: one.value for one in node.matchers.matchers}))
+
+    promql_parser.walk(promql_parser.parse(RULES[rule]["expr"]), look)
+    return found
+
+
+@pytest.fixture
+async def samples(house, database, pool, tmp_path) -> list[tuple[str, dict[str, str]]]:
+    """What a process says that serves and works: a batch was made, this week's Monday has failed."""
+    await house.a_batch()
+    await settle(pool)
+    with refusing() as nobody:
+        there = {"OPENAI_BASE_URL": nobody, "ALPHA_VANTAGE_BASE_URL": nobody, "DATABASE_URL": database, **KEYS}
+        with started("serve", cwd=tmp_path, says="Serving GraphQL at ", **there) as server:
+            until(lambda: asked(database, "SELECT FROM operations.upkeep"), 60)
+            text = httpx.get(f"{server.told}/metrics", timeout=30).text
+    families = list(text_string_to_metric_families(text))
+    return [(sample.name, sample.labels) for family in families for sample in family.samples]
+
+
+def test_every_rule_reads_what_there_is(samples):
+    """Every series, with every value of a label that is asked for, and every label that is grouped or told by."""
+    labels = {name: set().union(*(of for other, of in samples if other == name)) for name, _ in samples}
+    for alert, rule in RULES.items():
+        read = selected(alert)
+        assert read, alert
+        for one in read:
+            matching = [of for name, of in samples if name == one.name and one.matchers.items() <= of.items()]
+            assert matching, f"{alert} reads {one}, which no process says"
+        told_by = re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])
+        grouped_by = [
+            label for by in re.findall(r"(?:by|on) \((.*?)\)", rule["expr"]) for label in by.split(", ") if label
+        ]
+        assert {*told_by, *grouped_by} <= PROMETHEUS.union(*(labels[one.name] for one in read)), alert
+
+
+def test_every_alert_has_its_section():
+    """And every section its alert: what it means, what to look at, what to do."""
+    sections = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
+    told = {section.split("\n")[0]: section for section in sections if not section.startswith("Setting it up")}
+    assert told.keys() == RULES.keys()
+    for alert, section in told.items():
+        assert re.search(r"^Look( and do)?: ", section, re.MULTILINE), alert
+        assert re.search(r"^(Do|Look and do): ", section, re.MULTILINE), alert
+
+
+@pytest.mark.parametrize("alert", RULES)
+def test_every_rule_is_complete(alert):
+    """A valid expression, how bad it is, a sentence, and where the page tells more."""
+    rule = RULES[alert]
+    promql_parser.parse(rule["expr"])
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    assert rule["annotations"]["summary"].endswith(".")
+    assert rule["annotations"]["runbook"] == f"alerts.md#{alert.lower()}"
+    assert re.fullmatch(r"\d+[mh]", rule.get("for", "1m"))
+
+
+def test_the_page_names_metrics_that_there_are(samples):
+    """Also those that no rule reads."""
+    named = set(re.findall(r"alpha_monday_\w+", PAGE))
+    assert named
+    assert named <= {name for name, _ in samples}
