@@ -195,7 +195,9 @@ async def test_a_day_that_was_computed_later(browser, record):
     record.checkpoint(batch, picks, 1, late=True)
     found = await page(browser, "/")
     assert states(found)[1] == "computed"
-    assert "Day 1: closes of Mon 5 Jan, computed later" in text(one(found, "ul", class_="gaps"))
+    assert [text(item) for item in one(found, "ul", class_="gaps")] == [
+        'Day 1: closes of Mon 5 Jan, skipped at first. No close of "KO".'
+    ]
 
 
 async def test_evidence(browser, database):

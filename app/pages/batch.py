@@ -29,6 +29,8 @@ FOUND = {
     "WORSE": "Worse than bad luck explains.",
 }
 
+_AT_FIRST = "skipped at first"
+
 
 class Morning(Struct, frozen=True):
     """
@@ -108,7 +110,7 @@ def _state(one: Told) -> str:
 def _words(one: Told) -> str:
     if one["status"] == "COMPUTED":
         words = f"closes of {short_day(one['tradingDay'])}"
-        return f"{words}, computed later: {one['note']}" if one["skippedAt"] and one["note"] else words
+        return f"{words}, {_AT_FIRST}. {one['note'] or ''}".strip() if one["skippedAt"] else words
     if one["skipReason"] == "MARKET_CLOSED":
         return f"skipped: {short_day(after(one['checkpointDate'], -1))} was no session"
     return f"skipped: {one['note'] or 'a price could not be had'}"
@@ -124,7 +126,9 @@ def gaps(batch: Told) -> list[str]:
     closed = [one.day for one in strip(batch) if one.state == "closed"]
     said = [f"{_days(closed)}: the exchange was closed the day before."] if closed else []
     said += [f"Day {one.day} was {one.words}" for one in strip(batch) if one.state == "missing"]
-    said += [f"Day {one.day}: {one.words}" for one in strip(batch) if one.state == "computed" and "later" in one.words]
+    said += [
+        f"Day {one.day}: {one.words}" for one in strip(batch) if one.state == "computed" and _AT_FIRST in one.words
+    ]
     return said
 
 
