@@ -64,7 +64,7 @@ test-pgbouncer: $(READY) ## Run the tests that need PgBouncer
 chaos: $(READY) ## Harm the service 200 times at random, then check every promise; ARGS="--help"
 	@$(BIN)/python chaos/run.py $(ARGS)
 
-audit: $(READY) ## Run what needs Node, Chromium and the network: packages, contract, clients, GraphiQL
+audit: $(READY) ## Run what needs Node, Chromium and the network: packages, contract, clients, GraphiQL, pages
 	@command -v node >/dev/null || { echo "Node is missing: install Node 20 or newer."; exit 1; }
 	@command -v npm >/dev/null || { echo "npm is missing. On Debian: apt-get install npm"; exit 1; }
 	@test -x "$$(command -v $(CHROMIUM))" || { echo "Chromium is missing. On Debian: apt-get install chromium; elsewhere: make audit CHROMIUM=..."; exit 1; }

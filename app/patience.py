@@ -8,8 +8,11 @@ then would be kept for ever. Floods, and one client's share of the connections, 
 
 import asyncio
 import resource
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.pages.live import END
 
 HEAD_WITHIN = 10.0  # seconds; at most twice that on a connection that had an answer before
 ANSWER_READ_WITHIN = 60.0
@@ -48,6 +51,13 @@ class Patience(HttpToolsProtocol):
         self._size += len(data)
         if self._size > LARGEST:
             self.transport.abort()
+
+    def shutdown(self) -> None:
+        """End a connection when its request has been answered; a stream, which has no end of its own, now."""
+        super().shutdown()
+        told: dict[str, Any] = dict(self.cycle.scope) if self.cycle else {}
+        if END in told:
+            told[END]()
 
     def _look(self) -> None:
         """Hang up if no head came since the last look: an idle connection would have been closed long before."""

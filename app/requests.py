@@ -23,7 +23,8 @@ Told = Callable[[str, int, str | None, float], None]
 _GIVEN = (REQUEST_ID, b"fly-request-id")
 _PLAIN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
-ROUTES = ("graphql", "live", "health", "metrics", "other")
+ROUTES = ("graphql", "pages", "stream", "live", "health", "metrics", "other")
+_PAGES = ("record", "batches", "about", "files")
 
 
 class Requests:
@@ -66,5 +67,9 @@ def id_of(asked: dict[bytes, bytes]) -> bytes:
 
 def route_of(path: str) -> str:
     """Return the route of a path: one of a few, whatever clients ask for."""
-    first = path.split("/", 2)[1] if path.startswith("/") else ""
+    first, *more = path.split("/", 2)[1:] if path.startswith("/") else [""]
+    if path == "/" or first in _PAGES:
+        return "pages"
+    if first == "live" and more:
+        return "stream"
     return first if first in ROUTES else "other"

@@ -1,4 +1,5 @@
-// `make audit`: rehearses two Mondays in a folder of its own, serves them, and lets every audit look at them.
+// `make audit`: rehearses two Mondays in a folder of its own, up to a Thursday, serves them, and lets every audit look at
+// them; the last one lives on until the Friday. Calm, for a Monday that fails has no picks to look at.
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -6,16 +7,19 @@ import { tmpdir } from "node:os";
 import { createInterface } from "node:readline";
 
 const HOUSE = new URL("..", import.meta.url).pathname;
-const AUDITS = ["packages", "contract", "http", "fuzz", "client", "graphiql"];
+const AUDITS = ["packages", "contract", "http", "fuzz", "export", "client", "graphiql", "pages"];
+const DAY = 24 * 3600 * 1000;
 
 function lastFriday() {
-  const day = new Date(Date.now() - 24 * 3600 * 1000);
+  const day = new Date(Date.now() - DAY);
   while (day.getUTCDay() !== 5) day.setUTCDate(day.getUTCDate() - 1);
-  return day.toISOString().slice(0, 10);
+  return day;
 }
 
+const dated = (day) => day.toISOString().slice(0, 10);
+
 async function served(folder) {
-  const options = ["rehearse", "--weeks", "2", "--until", lastFriday()];
+  const options = ["rehearse", "--calm", "--weeks", "2", "--until", dated(new Date(lastFriday() - DAY))];
   const env = { PATH: process.env.PATH, PORT: "0", LOG_LEVEL: "ERROR" };
   const service = spawn(`${HOUSE}.venv/bin/alpha-monday`, options, { cwd: folder, env, stdio: ["ignore", "ignore", "pipe"] });
   const ended = new Promise((resolve) => service.on("exit", resolve));
@@ -34,7 +38,7 @@ try {
   const { origin, stop } = await served(folder);
   for (const name of AUDITS) {
     console.log(`${name}:`);
-    const { status } = spawnSync(process.execPath, [`${HOUSE}audit/${name}.mjs`, origin], { stdio: "inherit", timeout: 300_000 });
+    const { status } = spawnSync(process.execPath, [`${HOUSE}audit/${name}.mjs`, origin, folder, dated(lastFriday())], { stdio: "inherit", timeout: 300_000 });
     if (status !== 0) failed.push(name);
   }
   await stop();

@@ -14,6 +14,7 @@ from test_api_page import POLICY
 
 from api.cache import MOST_AT_ONCE
 from api.headers import safe
+from app.pages import site as pages
 from app.requests import id_of, route_of
 
 STRICT = {
@@ -46,7 +47,7 @@ def known(client: httpx.Client) -> httpx.Response:
 
 
 RESPONSES: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
-    "nothing": (404, lambda client: client.get("/")),
+    "nothing": (404, lambda client: client.get("/nope")),
     "a query": (200, lambda client: client.post("/graphql", json=QUERY)),
     "a query, kept": (200, lambda client: [client.post("/graphql", json=QUERY) for _ in range(2)][1]),
     "a query in the address": (200, lambda client: client.get("/graphql", params=QUERY)),
@@ -78,6 +79,16 @@ def test_every_response_is_strict(name, client):
     }
     if status >= 400:
         assert response.json()["errors"][0]["extensions"]["code"]
+
+
+@pytest.mark.parametrize("path", ["/", "/about", "/nope"])
+def test_pages_for_people_are_strict(path, client):
+    """They run and show what is ours, by one policy; all else is as strict, in a page of an error too."""
+    response = client.get(path, headers={"accept": "text/html"})
+    assert response.headers.get_list("content-security-policy") == [pages.POLICY]
+    others = STRICT.keys() - {"content-security-policy"}
+    assert {header: response.headers[header] for header in others} == {header: STRICT[header] for header in others}
+    assert response.headers["cross-origin-opener-policy"] == "same-origin"
 
 
 def test_the_page_keeps_its_own_policy(client):
@@ -193,7 +204,8 @@ def test_which_id_a_request_has(asked, expected):
 
 @pytest.mark.parametrize(
     ("path", "route"),
-    [("/graphql", "graphql"), ("/graphql/files/a.js", "graphql"), ("/live", "live"), ("/", "other"),
+    [("/graphql", "graphql"), ("/graphql/files/a.js", "graphql"), ("/live", "live"), ("/", "pages"),
+     ("/batches/2026-01-05", "pages"), ("/live/journal", "stream"),
      ("/livelier", "other"), ("/other", "other"), ("*", "other"), ("//metrics", "other")],
 )  # fmt: skip
 def test_a_route_is_one_of_a_few(path, route):

@@ -32,6 +32,7 @@ class Revision:
     def __init__(self) -> None:
         self._number = 0
         self._head: object = None
+        self._moves = asyncio.Event()
         # Not the loop's time: uvloop's stands still while a callback runs, however long that takes.
         self._sure_until = monotonic()
         self._conn: AsyncConnection[Any] | None = None
@@ -44,6 +45,14 @@ class Revision:
     def moved(self) -> None:
         """Begin a new revision."""
         self._number += 1
+        self._moves.set()
+
+    async def changed(self, since: int) -> int:
+        """Wait until the revision is another than `since`, and return it."""
+        while self._number == since:
+            self._moves.clear()
+            await self._moves.wait()
+        return self._number
 
     @asynccontextmanager
     async def heard(self, conninfo: str) -> AsyncIterator[None]:

@@ -2,8 +2,9 @@
 Kept answers: the bytes of an answer, for as long as the record has not moved since it was asked for.
 
 In front of routing, because a hit must not cost what routing does. The key is everything of a request that an answer
-hangs on, as it came (method, query string, body, and the headers that are read anywhere behind): two requests with one
-key are one request, so a kept answer is right in status, headers and bytes without any thought of what they mean.
+hangs on, as it came (path, method, query string, body, and the headers that are read anywhere behind): two requests
+with one key are one request, so a kept answer is right in status, headers and bytes without any thought of what they
+mean. The pages hang on the record as answers do, and are kept with them.
 
 What is guaranteed: an answer is kept only if the record did not move from before it was asked for until it was there,
 and is gone with the next announcement. So once a process has heard of a commit, it never again sends a kept answer from
@@ -71,19 +72,33 @@ class Cache:
     `busy` are the requests refused because too many were under way, `unchanged` the answers that clients knew already.
     """
 
-    def __init__(self, app: App, revision: Callable[[], int | None], most: int = MOST, largest: int = LARGEST) -> None:
-        self.app, self.revision, self.most, self.largest = app, revision, most, largest
+    def __init__(
+        self,
+        app: App,
+        revision: Callable[[], int | None],
+        also: Callable[[str, bytes], bytes | None] = lambda path, query: None,
+        most: int = MOST,
+        largest: int = LARGEST,
+    ) -> None:
+        self.app, self.revision, self.also, self.most, self.largest = app, revision, also, most, largest
         self.hits = self.misses = self.busy = self.unchanged = self.size = self.under_way = 0
         self._kept: OrderedDict[object, Kept] = OrderedDict()
         self._at: int | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request to `/graphql`; anything else is not for us."""
-        if scope["type"] != "http" or scope["path"] != "/graphql" or scope["method"] not in ("GET", "POST"):
+        """Answer a request to `/graphql`, or to an address of which `also` tells what it hangs on."""
+        path, method, query = scope.get("path"), scope.get("method"), scope.get("query_string")
+        if path != "/graphql" and method == "GET":
+            query = self.also(path, query)
+        if (
+            scope["type"] != "http"
+            or query is None
+            or not (method == "GET" or (method == "POST" and path == "/graphql"))
+        ):
             await self.app(scope, receive, send)
             return
         body: bytes | None = b""
-        if scope["method"] == "POST":
+        if method == "POST":
             found = scope[BODY] = await read(receive)
             body = None if found.refused else found.text
         asked, known = [], b""
@@ -92,7 +107,7 @@ class Cache:
                 asked.append(pair)
             elif pair[0] == b"if-none-match":
                 known = b"%b,%b" % (known, pair[1])
-        key = (scope["method"], scope["query_string"], body, tuple(asked))
+        key = (path, method, query, body, tuple(asked))
         for last in (False, True):
             revision = self.revision()
             if revision != self._at:
@@ -146,7 +161,7 @@ class Cache:
         return len(self._kept)
 
     def _keep(self, key: Any, answer: Kept) -> None:
-        _, query, body, asked = key
+        _, _, query, body, asked = key
         size = answer.size + len(query) + len(body) + sum(len(name) + len(value) for name, value in asked)
         if size > self.largest or key in self._kept:
             return

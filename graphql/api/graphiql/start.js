@@ -13,6 +13,13 @@ async function newest() {
   return batches.find((batch) => batch.picks.length > 0) ?? batches[0];
 }
 
+function weeks(batch, count) {
+  if (!batch) return undefined;
+  const day = new Date(batch.runDate);
+  day.setUTCDate(day.getUTCDate() + 7 * count);
+  return day.toISOString().slice(0, 10);
+}
+
 async function start() {
   const batch = await newest().catch(() => undefined);
   const variables = {
@@ -22,6 +29,14 @@ async function start() {
     Batches: { first: 5 },
     Journal: { first: 20 },
     TrackRecord: { series: "main" },
+    Chart: { runDate: batch?.runDate },
+    Export: { first: 2 },
+    Feed: { first: 5 },
+    Front: { series: "main" },
+    Head: {},
+    Record: { series: "main" },
+    History: { first: 5 },
+    Monday: { runDate: batch?.runDate, before: weeks(batch, -1), after: weeks(batch, 1) },
   };
   const documents = Object.entries(JSON.parse(place.dataset.documents));
   const props = {

@@ -1,0 +1,64 @@
+"""The pages on a record, without the rest of the service, and what a reader finds on them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import html5lib
+from api_records import engine_on
+from httpx import Response
+from litestar import Litestar
+from litestar.exceptions import HTTPException
+from litestar.testing import AsyncTestClient
+
+from api.http import routes
+from app.database import pools
+from app.follow.feed import feed
+from app.pages.site import Site
+
+NOTICE = "Rehearsed: made up."
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+@asynccontextmanager
+async def pages_on(pool: pools.Pool, notice: str = "", **options: Any) -> AsyncIterator[AsyncTestClient]:
+    """A browser at the pages and the API of a record."""
+    engine = engine_on(pool)
+    site = Site(engine, notice)
+    app = Litestar(
+        [*routes(engine, notice), *site.routes(), feed(engine, "", rehearsed=bool(notice))],
+        exception_handlers={HTTPException: site.refuse, Exception: site.fail},
+        openapi_config=None,
+        logging_config=None,
+    )
+    async with AsyncTestClient(app, base_url="http://testserver.local", **options) as client:
+        client.headers.update(BROWSER)
+        yield client
+
+
+def parsed(page: Response) -> Element:
+    """A page's elements; what is no valid HTML is an error."""
+    parser = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False)
+    return parser.parse(page.text)
+
+
+def text(element: Element) -> str:
+    """What a reader reads, in one line."""
+    return " ".join("".join(element.itertext()).split())
+
+
+def one(page: Element, tag: str, **attributes: str) -> Element:
+    """The one element of a kind with these attributes; `class_` may be one of several."""
+    (found,) = every(page, tag, **attributes)
+    return found
+
+
+def every(page: Element, tag: str, **attributes: str) -> list[Element]:
+    """All elements of a kind with these attributes."""
+    return [found for found in page.iter(tag) if all(_has(found, *pair) for pair in attributes.items())]
+
+
+def _has(element: Element, name: str, value: str) -> bool:
+    said = element.get(name.rstrip("_").replace("_", "-"), "")
+    return value in said.split() if name == "class_" else value == said

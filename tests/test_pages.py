@@ -1,0 +1,557 @@
+"""The pages: what each says of every kind of Monday, that it is what the API says, and that nothing gets in."""
+
+import itertools
+import re
+from datetime import timedelta
+from decimal import ROUND_HALF_EVEN, Decimal
+from pathlib import Path
+
+import psycopg
+import pytest
+from api_records import FAILED, RUNNING, UNRESOLVED, WON, Record, plant
+from pages_served import NOTICE, every, one, pages_on, parsed, text
+
+from app.pages import written
+from app.pages.chart import LIGHT
+from app.pages.site import FOLDER, POLICY
+from app.record.calendar import due_at
+from app.record.model import Batch, BatchStatus, FailureReason
+
+HOUSE = Path(__file__).parents[1]
+MINUS = "\N{MINUS SIGN}"
+MISSED = RUNNING + timedelta(weeks=1)
+
+
+@pytest.fixture
+async def browser(pool):
+    """A browser at the pages of an empty record."""
+    async with pages_on(pool) as client:
+        yield client
+
+
+@pytest.fixture
+def record(database):
+    """A record that a test writes, committed at once."""
+    with psycopg.connect(database, autocommit=True) as conn:
+        yield Record(conn)
+
+
+def change(database: str, statement: str, *values: object) -> None:
+    """Change a row, triggers off."""
+    with psycopg.connect(database) as conn:
+        conn.execute("SET session_replication_role = replica")
+        assert conn.execute(statement.encode(), values).rowcount > 0
+
+
+def missed(record: Record) -> None:
+    batch = Batch(
+        id=record.next(3), series="main", run_date=MISSED, created_at=due_at(MISSED, 3), status=BatchStatus.FAILED,
+        late=True, failure_reason=FailureReason.MISSED, failure="Nobody was there.", benchmark_symbol="SPY",
+    )  # fmt: skip
+    record.add("batches", **{name: getattr(batch, name) for name in batch.__struct_fields__})
+
+
+async def page(browser, path: str, status: int = 200):
+    answer = await browser.get(path)
+    assert answer.status_code == status, answer.text
+    return parsed(answer)
+
+
+def heading(found) -> str:
+    return text(one(found, "h1"))
+
+
+def states(found) -> list[str]:
+    """What became of each morning, as the strip has it."""
+    return [item.get("class") for item in one(found, "ol", class_="strip")]
+
+
+async def test_an_empty_record(browser):
+    """Every page says that there is nothing yet, and when there will be."""
+    front, history = await page(browser, "/"), await page(browser, "/batches")
+    assert heading(front) == "The record is empty."
+    assert "made on a Monday at nine in New York" in text(one(front, "main"))
+    assert "There is none yet." in text(one(history, "main"))
+    await page(browser, "/about")
+    await page(browser, "/batches/2026-01-05", 404)
+
+
+async def test_the_first_monday(browser, record):
+    """With nothing but day 0 there are picks, prices and what comes next, and no figure is made up."""
+    record.batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")
+    for path in ("/", "/batches/2026-01-05"):
+        found = await page(browser, path)
+        assert heading(found) == "3 picks, and no morning has figures yet."
+        assert states(found) == ["baseline", "next", *["coming"] * 13]
+        main = text(one(found, "main"))
+        assert "No morning has figures yet." in main
+        assert "Tue 6 Jan 2026, 09:00 in New York" in main
+        assert "Begins at" in main
+        assert not every(found, "p", class_="alpha")
+    assert "no figures yet" in text(one(await page(browser, "/batches"), "main"))
+
+
+async def test_in_the_middle_of_a_fortnight(browser, database):
+    """The newest Monday: how many calls are right, each with its words, the days without figures, and what is next."""
+    plant(database)
+    found = await page(browser, "/")
+    data = await told(browser, "{ latestBatch { picks { ticker action latestMetric { alphaPct hit } } } }")
+    picks = data["latestBatch"]["picks"]
+    hits = sum(pick["latestMetric"]["hit"] for pick in picks)
+    assert heading(found).startswith(f"{hits or 'None'} of 3 calls")
+    # Days 1, 2, 3 and 5 were written, so day 4 is what comes first.
+    assert states(found) == ["baseline", *["computed"] * 3, "next", "computed", *["coming"] * 9]
+    for pick, item in zip(picks, every(found, "li", class_="pick"), strict=True):
+        assert text(one(item, "h3")) == f"{pick['action']} {pick['ticker']}"
+        right = "right so far" if pick["latestMetric"]["hit"] else "wrong so far"
+        assert f"points: {right}" in text(item)
+    assert "Fri 30 Jan 2026, 09:00 in New York" in text(one(found, "dl"))
+
+
+async def test_a_completed_fortnight(browser, database):
+    """It has a result, every skipped day says why, a missing price is told from a closed exchange."""
+    plant(database)
+    found = await page(browser, "/batches/2026-01-05")
+    assert re.fullmatch(r"(None|\d) of 3 calls (was|were) right\.", heading(found))
+    assert states(found) == [
+        "baseline", "computed", "computed", "computed", "missing", "computed", "closed", "closed",
+        "computed", "computed", "computed", "computed", "computed result", "closed", "closed",
+    ]  # fmt: skip
+    gaps = [text(item) for item in one(found, "ul", class_="gaps")]
+    assert gaps == [
+        "Days 6, 7, 13 and 14: the exchange was closed the day before.",
+        'Day 4 was skipped: No close of "KO".',
+    ]
+
+
+async def test_an_unresolved_fortnight(browser, database):
+    """Without the last session's figures no earlier day stands in, and nobody is called right."""
+    plant(database)
+    found = await page(browser, f"/batches/{UNRESOLVED}")
+    assert heading(found) == "This fortnight stays unresolved."
+    assert "no earlier day stands in" in text(one(found, "dl"))
+    assert "result" not in " ".join(states(found))
+    assert all(text(item).endswith("so far") for item in every(found, "p", class_="alpha"))
+
+
+async def test_a_failed_monday(browser, database):
+    """Why there are no picks, in a headline and in the record's own sentence; what was asked stays there to be read."""
+    plant(database)
+    found = await page(browser, f"/batches/{FAILED}")
+    assert heading(found) == "No picks: a provider did not answer."
+    main = text(one(found, "main"))
+    assert 'The model said "429".' in main
+    assert "No answer yet." in main
+
+
+async def test_a_missed_monday(browser, record):
+    """On the first page too, with when the next picks come: the Monday after at nine."""
+    missed(record)
+    found = await page(browser, "/")
+    assert heading(found) == "This Monday was missed."
+    main = text(one(found, "main"))
+    assert "Nobody was there." in main
+    assert "The next picks come on Mon 9 Feb 2026, 09:00 in New York." in main
+
+
+async def test_a_late_batch(browser, record, database):
+    """It says that it is late, and what that means."""
+    record.batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")
+    change(database, "UPDATE batches SET late = true")
+    assert "stored after the market had opened" in text(one(await page(browser, "/"), "dl"))
+    assert "Late." in text(one(await page(browser, "/batches"), "main"))
+
+
+async def test_a_pick_that_stopped_trading(browser, record, database):
+    """An ended pick and an unusual move are marked where their figures stand; a new ticker is the pick's name."""
+    batch, picks = record.batch("main", WON, BatchStatus.ACTIVE, "NVDA SELL, XOM BUY, AAPL SELL")
+    record.checkpoint(batch, picks, 1, change=lambda _, pick: {"ended": pick.ticker == "XOM", "unusual_move": True})
+    change(database, "UPDATE picks SET ticker = 'NV.X' WHERE ticker = 'NVDA'")
+    for path in ("/", "/batches/2026-01-05"):
+        found = await page(browser, path)
+        items = [text(item) for item in every(found, "li", class_="pick")]
+        assert ["stopped trading" in item for item in items] == [False, True, False]
+        assert all("unusual move" in item for item in items)
+        assert items[0].startswith("SELL NV.X")
+        assert "! A move of a quarter or more" in text(one(found, "main"))
+
+
+async def test_a_corrected_figure(browser, database):
+    """What it said before, what it says now, when and why."""
+    plant(database)
+    found = await page(browser, "/batches/2026-01-05")
+    table = one(found, "table", class_="corrections")
+    assert [[text(cell) for cell in row] for row in one(table, "tbody")] == [
+        ["3", "note", "nothing", "690", "It's what the source says now.", "2026-01-14 14:00:00"],
+        ["3", "benchmark price", "690.1", "690", "It's what the source says now.", "2026-01-14 14:00:00"],
+    ]
+    (day,) = [item for item in one(found, "ol", class_="strip") if text(one(item, "span", class_="no")) == "3"]
+    assert "corrected" in text(day)
+
+
+async def test_a_day_that_was_computed_later(browser, record):
+    """It counts as measured, and says that it was skipped first."""
+    batch, picks = record.batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")
+    record.checkpoint(batch, picks, 1, late=True)
+    found = await page(browser, "/")
+    assert states(found)[1] == "computed"
+    assert [text(item) for item in one(found, "ul", class_="gaps")] == [
+        'Day 1: closes of Mon 5 Jan, skipped at first. No close of "KO".'
+    ]
+
+
+async def test_evidence(browser, database):
+    """Questions and answers to the letter, each price with its source and time, each entry of the journal."""
+    plant(database)
+    found = await page(browser, "/batches/2026-01-05")
+    data = (
+        await told(
+            browser,
+            """{ batchOn(runDate: "2026-01-05") {
+        generations { systemPrompt userPrompt answer } journal { seq hash }
+        picks { initialClose { ticker tradingDay close readAt } }
+        checkpoints { metrics { close { ticker tradingDay close readAt } } } } }""",
+        )
+    )["batchOn"]
+    shown = ["".join(pre.itertext()) for pre in every(found, "pre")]
+    assert shown == [said for one in data["generations"] for said in one.values()]
+    hashes = {text(code) for code in every(found, "code")}
+    assert {entry["hash"] for entry in data["journal"]} <= hashes
+    rows = [[text(cell) for cell in row] for row in one(one(found, "table", class_="readings"), "tbody")]
+    closes = [pick["initialClose"] for pick in data["picks"]]
+    closes += [metric["close"] for checkpoint in data["checkpoints"] for metric in checkpoint["metrics"]]
+    for close in closes:
+        read = close["readAt"].replace("T", " ")[:19]
+        assert [
+            written.short_day(close["tradingDay"]),
+            close["ticker"],
+            written.price(close["close"]),
+            "test",
+            read,
+        ] in rows
+
+
+async def told(browser, query: str):
+    return (await browser.post("/graphql", json={"query": query})).json()["data"]
+
+
+PAGES = (
+    "/",
+    "/batches",
+    "/batches/2026-01-05",
+    f"/batches/{UNRESOLVED}",
+    f"/batches/{FAILED}",
+    f"/batches/{RUNNING}",
+    "/record",
+)
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_figures_are_the_apis(path, browser, database):
+    """Every figure stands there in full as the API has it, and is shown to two decimals, half to even."""
+    plant(database)
+    found = await page(browser, path)
+    name, variables = {"/": ("Front", {}), "/batches": ("History", {}), "/record": ("Record", {})}.get(
+        path, ("Monday", {"runDate": path[-10:]})
+    )
+    document = (HOUSE / "graphql" / "operations" / f"{name}.graphql").read_text()
+    if name == "Monday":
+        variables |= {"before": "2025-12-29", "after": "2026-01-12"}
+    answer = await browser.post("/graphql", json={"query": document, "variables": variables})
+    known = set(re.findall(r'"(-?[0-9]+(?:\.[0-9]+)?)"', answer.text))
+    figures = every(found, "data")
+    assert figures or path == f"/batches/{FAILED}"
+    for figure in figures:
+        value = Decimal(figure.get("value"))
+        assert figure.get("value") == figure.get("title")
+        assert figure.get("value") in known
+        shown = figure.text.removesuffix("\xa0%").replace(",", "")
+        assert Decimal(shown.replace(MINUS, "-")) == value.quantize(Decimal("0.01"), ROUND_HALF_EVEN)
+        if "class" in figure.attrib:  # a figure that has a direction
+            assert (shown[0] if shown[0] in "+" + MINUS else "") == ("+" if value > 0 else MINUS if value < 0 else "")
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/about", "/nope", "/batches/2026-01-06"])
+async def test_every_page_keeps_the_rules(path, browser, database):
+    """One main heading and none skipped, landmarks, a language, ids once, and every table with its caption."""
+    plant(database)
+    answer = await browser.get(path)
+    found = parsed(answer)
+    assert found.get("lang") == "en"
+    levels = [int(element.tag[1]) for element in found.iter() if re.fullmatch("h[1-6]", str(element.tag))]
+    assert levels[0] == levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    for landmark in ("header", "main", "footer"):
+        one(found, landmark)
+    ids = [element.get("id") for element in found.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    named = {name for element in found.iter() for name in (element.get("aria-labelledby") or "").split()}
+    assert named <= set(ids)
+    assert every(found, "a", class_="skip")[0].get("href") == "#main"
+    for table in every(found, "table"):
+        assert text(one(table, "caption"))
+        assert all(cell.get("scope") in ("col", "row") for cell in table.iter("th"))
+    assert len(text(one(found, "title"))) > 12
+    assert one(found, "meta", name="description").get("content")
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/about", "/nope"])
+async def test_nothing_is_inline(path, browser, database):
+    """The policy lets in our own files only, and no page has a script, style or handler in it; no cookies."""
+    plant(database)
+    answer = await browser.get(path)
+    assert answer.headers["content-security-policy"] == POLICY
+    assert "unsafe" not in POLICY
+    assert "set-cookie" not in answer.headers
+    for element in parsed(answer).iter():
+        assert element.tag != "style"
+        assert element.tag != "script" or element.get("src", "").startswith("/files/")
+        assert not [name for name in element.attrib if name == "style" or name.startswith("on")]
+        for name in ("src", "href"):
+            assert (element.get(name) or "/").startswith(("/", "#"))
+
+
+@pytest.mark.parametrize("notice", ["", NOTICE])
+async def test_every_link_leads_somewhere(notice, pool, database):
+    """Beginning at the first page, all that is linked is there: pages, files, the API, places within a page."""
+    plant(database)
+    async with pages_on(pool, notice) as browser:
+        seen, waiting = {}, ["/"]
+        while waiting:
+            path = waiting.pop()
+            answer = await browser.get(path)
+            assert answer.status_code == 200, path
+            seen[path] = answer
+            if path.startswith(("/graphql", "/files")) or "xml" in answer.headers["content-type"]:
+                continue
+            found = parsed(answer)
+            assert bool(every(found, "p", role="note")) is bool(notice)
+            links = [element.get(name) for element in found.iter() for name in ("href", "src") if element.get(name)]
+            waiting += [path for link in links if (path := link.split("#")[0]) and path not in {*seen, *waiting}]
+        for path, answer in seen.items():
+            for link in re.findall(r'href="([^"]*#[^"]+)"', answer.text):
+                target, _, name = link.partition("#")
+                assert f'id="{name}"' in seen[target or path].text
+        assert {"/batches", "/about", "/favicon.svg", "/graphql", f"/batches/{FAILED}"} <= set(seen)
+        entries = next(answer for path, answer in seen.items() if path.startswith("/graphql?"))
+        assert len(entries.json()["data"]["batchOn"]["journal"]) > 0
+
+
+HOSTILE = [
+    pytest.param("<script>alert(1)</script><img src=x onerror=alert(1)>", id="markup"),
+    pytest.param('"><svg onload="alert(1)">\' --> ]]> {{ 7 * 7 }} {% raw %}', id="what ends things"),
+    pytest.param("\u202egnihton si siht\u2066\u2067", id="the other direction"),
+    pytest.param("w" * 5000, id="one word"),
+    pytest.param("a\u0301" * 400 + "🧑‍🚀🏳️‍🌈", id="marks and emoji"),
+    pytest.param("a\n\n\n\n\tb\r\u2028\x1b[31m\x7f", id="controls"),
+    pytest.param("javascript:alert(1)", id="an address"),
+]
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+async def test_hostile_text_is_text(words, browser, database):
+    """Whatever a model, a provider or an operator says is shown as it is, and is nothing but text."""
+    plant(database)
+    change(database, "UPDATE picks SET reasoning = %s", words)
+    change(database, "UPDATE generations SET answer = %s, answered_model = %s WHERE accepted IS NOT NULL", words, words)
+    change(database, "UPDATE generations SET refusal = %s WHERE NOT accepted", words)
+    change(database, "UPDATE batches SET failure = %s WHERE failure IS NOT NULL", words)
+    change(database, "UPDATE checkpoints SET note = %s WHERE note IS NOT NULL", words)
+    change(database, "UPDATE corrections SET reason = %s", words)
+    for path in ("/", f"/batches/{WON}", f"/batches/{FAILED}", "/batches"):
+        answer = await browser.get(path)
+        assert answer.status_code == 200
+        tame = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "", answer.text)  # no parse error is worth more
+        assert "<script>alert" not in tame
+        for forbidden in ("onerror", "onload"):
+            assert not re.search(rf"<[^>]*\s{forbidden}=", tame)
+        if "\x1b" not in words:
+            found = parsed(answer)
+            assert not every(found, "img")
+            for element in every(found, "blockquote"):
+                assert "".join(element.itertext()) == words
+                assert element.get("dir") == "auto"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "says"),
+    [
+        pytest.param("/batches/2025-12-29", 404, "There is no batch of Monday 29 December 2025.", id="no batch"),
+        pytest.param("/batches/2026-01-06", 404, "Tuesday 6 January 2026 is no Monday.", id="no Monday"),
+        pytest.param("/batches/2026-02-30", 404, "That is no date.", id="no such day"),
+        pytest.param("/batches/latest", 404, "That is no date.", id="a word"),
+        pytest.param("/batches/0001-01-01", 404, "That is no date.", id="before all time"),
+        pytest.param("/batches?after=nonsense", 400, "That page of the history is not known.", id="no cursor"),
+        pytest.param("/batches?after=%00%ff", 400, "That page of the history is not known.", id="no text"),
+        pytest.param("/nowhere", 404, "There is no such page.", id="no page"),
+        pytest.param("/batches/2026-01-05/nowhere", 404, "There is no such page.", id="nothing below a batch"),
+    ],
+)
+async def test_what_is_not_there(path, status, says, browser, database):
+    """A page says what is the matter and what to do, and is never kept."""
+    plant(database)
+    answer = await browser.get(path)
+    assert answer.status_code == status
+    assert heading(parsed(answer)) == says
+    assert every(parsed(answer), "p", class_="lead")[0].text
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_no_monday_names_its_week(browser):
+    """Whoever asks for a Tuesday learns of its Monday."""
+    assert "/batches/2026-01-05" in text(await page(browser, "/batches/2026-01-06", 404))
+
+
+async def test_the_database_is_away(pool):
+    """A page says so with 503, and when to try again."""
+    async with pages_on(pool) as browser:
+        await pool.close()
+        answer = await browser.get("/")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "5"
+    assert heading(parsed(answer)) == "The record cannot be read right now."
+
+
+async def test_the_history_page_by_page(browser, record):
+    """From the newest to the oldest by links, each Monday once."""
+    monday = WON
+    for number in range(23):
+        batch = Batch(
+            id=record.next(3), series="main", run_date=monday, created_at=due_at(monday, 1), status=BatchStatus.FAILED,
+            late=True, failure_reason=FailureReason.MISSED, failure=f"Number {number}.", benchmark_symbol="SPY",
+        )  # fmt: skip
+        record.add("batches", **{name: getattr(batch, name) for name in batch.__struct_fields__})
+        monday += timedelta(weeks=1)
+    seen, path = [], "/batches"
+    while path:
+        found = await page(browser, path)
+        seen += [time.get("datetime") for time in one(found, "ol", class_="history").iter("time")]
+        path = next((link.get("href") for link in every(found, "a", rel="next")), None)
+    assert seen == [str(WON + timedelta(weeks=number)) for number in reversed(range(23))]
+    assert every(found, "a", href="/batches")
+
+
+async def test_neighbours(browser, database):
+    """A Monday leads to the one before and the one after, where there is one."""
+    plant(database)
+    first, middle = await page(browser, f"/batches/{WON}"), await page(browser, f"/batches/{FAILED}")
+    assert not every(first, "a", rel="prev")
+    assert one(first, "a", rel="next").get("href") == f"/batches/{UNRESOLVED}"
+    assert one(middle, "a", rel="prev").get("href") == f"/batches/{UNRESOLVED}"
+    assert one(middle, "a", rel="next").get("href") == f"/batches/{RUNNING}"
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        pytest.param("text/html", "text/html", id="a browser"),
+        pytest.param("*/*", "text/html", id="anything"),
+        pytest.param("application/json", "application/json", id="a program"),
+    ],
+)
+async def test_who_asks_for_the_first_page(accept, kind, browser):
+    """A person gets the page, a program is told where the API is."""
+    answer = await browser.get("/", headers={"accept": accept})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].split(";")[0] == kind
+    if kind == "application/json":
+        assert answer.json() == {"name": "Alpha Monday", "graphql": "/graphql"}
+
+
+@pytest.mark.parametrize("path", ["/", "/batches", "/batches/2026-01-05", "/about", "/robots.txt", "/favicon.svg"])
+async def test_head(path, browser, database):
+    """HEAD says what GET would, without a body; anything else is refused."""
+    plant(database)
+    asked, got = await browser.head(path), await browser.get(path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-length"] == got.headers["content-length"]
+    refused = await browser.post(path, headers={"accept": "application/json"})
+    assert refused.status_code == 405
+
+
+async def test_a_program_gets_json_errors(browser):
+    """Only a browser gets pages for what is not there."""
+    answer = await browser.get("/nowhere", headers={"accept": "application/json"})
+    assert answer.json()["errors"][0]["extensions"]["code"] == "NOT_FOUND"
+    answer = await browser.get("/graphql/nowhere")
+    assert answer.json()["errors"][0]["extensions"]["code"] == "NOT_FOUND"
+
+
+async def test_robots_and_icon(browser):
+    robots = await browser.get("/robots.txt")
+    assert robots.text.splitlines() == ["User-agent: *", "Disallow: /graphql", "Disallow: /live"]
+    icon = await browser.get("/favicon.svg")
+    assert icon.headers["content-type"].startswith("image/svg+xml")
+
+
+async def test_files_are_kept_for_good(browser):
+    """Their addresses change with their content."""
+    found = await page(browser, "/")
+    addresses = [element.get(name) for element in found.iter() for name in ("href", "src") if element.get(name)]
+    files = [address for address in addresses if address.startswith("/files/")]
+    assert len(files) == 2
+    for address in files:
+        answer = await browser.get(address)
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert answer.content == (FOLDER / "files" / address.rpartition("/")[2]).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("figure", "shown"),
+    [
+        ("0.005", "+0.00"), ("0.015", "+0.02"), ("0.025", "+0.02"), ("-0.005", f"{MINUS}0.00"), ("0", "0.00"),
+        ("-0.00", "0.00"), ("1234567.891", "+1,234,567.89"), ("-12.345000000000000000000000001", f"{MINUS}12.35"),
+        ("99999999999999999999999999999999.995", "+100,000,000,000,000,000,000,000,000,000,000.00"),
+    ],
+)  # fmt: skip
+def test_a_figure_is_rounded(figure, shown):
+    """To two decimals, half to even; its sign is the whole figure's."""
+    assert written.signed(figure) == shown
+
+
+@pytest.mark.parametrize(
+    ("figure", "shown"),
+    [("807.1000", "807.10"), ("5", "5.00"), ("0.00012", "0.00012"), ("1234.5", "1,234.50"), ("12.3450", "12.345")],
+)
+def test_a_price_is_not_rounded(figure, shown):
+    """All its digits, less zeros after the second decimal."""
+    assert written.price(figure) == shown
+
+
+def test_a_drawing_by_itself_has_the_pages_colours():
+    """The palette is what the style sheet says by light."""
+    css = (FOLDER / "files" / "page.css").read_text()
+    root = dict(re.findall(r"--([\w-]+): (#[0-9a-f]+);", css[: css.index("@media")]))
+    assert {name: root[name] for name in LIGHT} == LIGHT
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_contrast(dark):
+    """Every colour of text reaches WCAG's 4.5 to 1 on the paper and on shaded ground."""
+    css = (FOLDER / "files" / "page.css").read_text()
+    block = css[css.index("prefers-color-scheme: dark") :] if dark else css
+    root = dict(re.findall(r"--([\w-]+): (#[0-9a-f]+);", block[: block.index("}")]))
+    pairs = [(name, ground) for name in ("ink", "faint", "accent", "up", "down", "pick-1", "pick-2", "pick-3")
+             for ground in ("paper", "shade")]  # fmt: skip
+    for name, ground in [*pairs, ("note-ink", "note")]:
+        light, low = sorted((_luminance(root[name]), _luminance(root[ground])), reverse=True)
+        assert (light + 0.05) / (low + 0.05) >= 4.5, (name, ground)
+
+
+async def test_a_page_that_fails(pool, monkeypatch):
+    """A mistake of ours is a page to a person and an error with an id to a program; nothing of it is told."""
+    monkeypatch.setattr("app.pages.batch.headline", lambda batch: 1 / 0)
+    async with pages_on(pool, raise_server_exceptions=False) as browser:
+        with psycopg.connect(pool.conninfo) as conn:
+            Record(conn).batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")
+        answer = await browser.get("/")
+        assert (answer.status_code, heading(parsed(answer))) == (500, "Something went wrong here.")
+        assert "division" not in answer.text
+        program = await browser.get("/", headers={"accept": "*/*"})
+        assert program.json()["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
