@@ -34,6 +34,7 @@ from app.main import VERSION, create_app, living
 from app.operate import terminal
 from app.operate.alerts import alert
 from app.operate.backups import backup, restore
+from app.operate.exports import export
 from app.operate.jobs import jobs
 from app.operate.status import status
 from app.operate.terminal import DAY, Commands, asynchronous, clock, local, opened, record, say, telling
@@ -63,6 +64,11 @@ def main() -> None:
         sys.exit(error.exit_code)
     except AlphaMondayError as error:
         sys.exit(f"alpha-monday: {error}")
+    except psycopg.errors.LockNotAvailable:
+        sys.exit(
+            "alpha-monday: Somebody else held a lock that this migration needs, for ten seconds. "
+            "Nothing of it was done: run it again."
+        )
     except (psycopg.OperationalError, PoolTimeout) as error:
         sys.exit(f"alpha-monday: The database went away: {' '.join(str(error).split())}")
     except psycopg.errors.InsufficientPrivilege as error:
@@ -452,11 +458,11 @@ async def _snapshot(of_the_rehearsal: bool) -> AsyncIterator[verifying.Source]:
         yield source
 
 
-for command in (status, jobs, alert, backup, restore):
+for command in (status, jobs, export, alert, backup, restore):
     group.add_command(command)
 group.sorted_by = {
     "Run": ("rehearse", "serve", "work", "migrate", "db", "standins"),
-    "Look": ("status", "jobs", "show", "closes", "verify"),
+    "Look": ("status", "jobs", "show", "closes", "verify", "export"),
     "Act": ("pick", "checkpoint", "alert"),
     "Keep": ("backup", "restore"),
 }

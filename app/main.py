@@ -24,7 +24,10 @@ from api.types import Facts, schema
 from app.database import migrations, pools, rehearsed
 from app.database.announced import Revision
 from app.database.embedded import address_of
-from app.database.reads import Fetch, fetcher
+from app.database.reads import Fetch, fetcher, standing
+from app.follow.downloads import downloads
+from app.follow.feed import feed, is_followed
+from app.follow.picture import picture
 from app.metrics import MEDIA, Life, Metrics
 from app.pages.live import Live
 from app.pages.site import Site, kept_by
@@ -126,6 +129,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
     """Return the service; its lifespan brings the rest to life."""
     lives: list[House] = []
     fetches: list[Fetch] = []
+    reads_from: list[pools.Pool] = []
     revision = Revision()
     metrics = Metrics(VERSION, rehearsed=clock_of is not None)
 
@@ -143,6 +147,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         ):
             lives.append(house)
             fetches.append(reads)
+            reads_from.append(its_pool)
             pools.tell(house.pool, revision.moved)
             await stack.enter_async_context(live.following())
             metrics.life = Life(
@@ -156,9 +161,16 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         metrics.life = None
         lives.clear()
         fetches.clear()
+        reads_from.clear()
         log.info("stopped")
 
     facts = Facts(version=VERSION, rehearsed=clock_of is not None, now=lambda: lives[0].clock.now())
+
+    @asynccontextmanager
+    async def on_a_snapshot() -> AsyncIterator[Engine]:
+        async with standing(reads_from[0], limit=READ_LIMIT) as fixed:
+            yield Engine(schema, fixed, facts, kept=1)
+
     marks = {"X-Rehearsed": "true"} if clock_of else {}
     cors = (
         CORSConfig(allow_origins=list(settings.cors_allow_origins), allow_methods=["GET", "POST"])
@@ -166,13 +178,16 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         else None
     )
     engine, notice = Engine(schema, fetch, facts), _MADE_UP if clock_of else ""
-    site = Site(engine, notice)
+    site = Site(engine, notice, settings.public_url)
     live = Live(revision.changed, site.head)
     service = Litestar(
         route_handlers=[
             *routes(engine, notice, marks),
             *site.routes(),
             live.route(marks),
+            feed(engine, settings.public_url, rehearsed=clock_of is not None),
+            picture(engine, rehearsed=clock_of is not None),
+            *downloads(on_a_snapshot, marks),
             *_health(lambda: lives[0]),
             _metrics(metrics),
         ],
@@ -184,7 +199,11 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         response_headers=[ResponseHeader(name=name, value=value) for name, value in marks.items()],
         request_max_body_size=64 * 1024,
     )
-    cache = Cache(Requests(service, metrics.count), revision.now, kept_by)
+    cache = Cache(
+        Requests(service, metrics.count),
+        revision.now,
+        lambda path, query: b"" if is_followed(path) else kept_by(path, query),
+    )
     return cache
 
 

@@ -57,6 +57,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         Literal["DEBUG", "INFO", "WARNING", "ERROR"],
         Meta(description="DEBUG, INFO, WARNING or ERROR", examples=["INFO"]),
     ]
+    public_url: Annotated[_Base, Meta(examples=["https://alpha-monday.example"])]
     cors_allow_origins: Annotated[
         tuple[Annotated[str, Meta(pattern=rf"^(\*|{_URL})$")], ...],
         Meta(description="origins with commas between them", examples=["https://example.org,https://example.com"]),

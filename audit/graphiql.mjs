@@ -8,7 +8,7 @@ import { chromium } from "playwright-core";
 const HOUSE = new URL("..", import.meta.url).pathname;
 const SHOTS = `${HOUSE}audit/shots`;
 const CDN = "https://cdn.jsdelivr.net";
-const PAGES = ["Front", "Head", "History", "Monday", "Record"];
+const PAGES = ["Chart", "Export", "Feed", "Front", "Head", "History", "Monday", "Record"];
 const TABS = ["LatestBatch", "BatchOn", "Batches", "Journal", "PickStory", "TrackRecord", ...PAGES];
 const origin = process.argv[2];
 

@@ -14,6 +14,7 @@ from litestar.testing import AsyncTestClient
 
 from api.http import routes
 from app.database import pools
+from app.follow.feed import feed
 from app.pages.site import Site
 
 NOTICE = "Rehearsed: made up."
@@ -26,7 +27,7 @@ async def pages_on(pool: pools.Pool, notice: str = "", **options: Any) -> AsyncI
     engine = engine_on(pool)
     site = Site(engine, notice)
     app = Litestar(
-        [*routes(engine, notice), *site.routes()],
+        [*routes(engine, notice), *site.routes(), feed(engine, "", rehearsed=bool(notice))],
         exception_handlers={HTTPException: site.refuse, Exception: site.fail},
         openapi_config=None,
         logging_config=None,

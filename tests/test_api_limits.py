@@ -17,6 +17,7 @@ from test_api_operations import OPERATIONS
 from api.declare import Computed, Page, Part, Related
 from api.engine import Engine
 from api.limits import Measure
+from api.page import LAST
 from api.plan import is_many, source_of
 from api.types import printed, schema
 from app.record.calendar import FORTNIGHT
@@ -216,9 +217,13 @@ def test_the_values_of_an_answer(query, values):
 
 @pytest.mark.parametrize("name", [*OPERATIONS, "a page of 100", "introspection"])
 async def test_what_people_need_passes(name, pool):
-    """Our own documents with the longest page, a full page of history, and GraphiQL's introspection."""
+    """People's documents with the longest page, ours with the page we ask for, and GraphiQL's introspection."""
     query = {**OPERATIONS, "a page of 100": f"{{ {PAGE} }}", "introspection": INTROSPECTION}[name]
-    variables = {"first": 100, "id": "x", "runDate": "2026-01-05"}
+    variables: dict[str, object] = {"id": "x", "runDate": "2026-01-05"}
+    if name == "Monday":
+        variables |= {"before": "2025-12-29", "after": "2026-01-12"}
+    if name not in LAST:
+        variables["first"] = 100
     answer = json.loads((await engine_on(pool).answer(query, variables)).body)
     assert "errors" not in answer
 

@@ -13,6 +13,9 @@ VARIABLES = {
     "BatchOn": {"runDate": "2026-01-05"},
     "PickStory": {"id": str(an_id(4, 5))},
     "Batches": {"first": 3},
+    "Chart": {"runDate": "2026-01-05"},
+    "Export": {"first": 1},
+    "Feed": {"first": 1},
     "History": {"first": 3},
     "Monday": {"runDate": "2026-01-05", "before": "2025-12-29", "after": "2026-01-12"},
 }

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
 
+import commands
 import psycopg
 import pytest
 from psycopg import sql
@@ -153,6 +154,18 @@ def test_four_processes_at_once(empty):
     assert [line.split(": applied ")[0] for line in out.splitlines()] == [
         f"{number:04} {name}" for number, name in enumerate(NAMES, 1)
     ], err
+
+
+def test_a_lock_that_is_held(empty, monkeypatch, capsys):
+    """A migration that waits for a lock in vain does nothing and says so; it is no word about the database's end."""
+    up(empty)
+    monkeypatch.setattr(migrations, "_PATIENCE", "SET LOCAL lock_timeout = '50ms'")
+    with psycopg.connect(empty) as conn:
+        conn.execute("LOCK TABLE operations.strikes")
+        said = commands.command(capsys, "migrate", "--down-to", 8, DATABASE_URL=empty)
+    assert (said.code, said.out) == (1, "")
+    assert re.fullmatch(r"alpha-monday: Somebody else held a lock .* run it again\.\n", said.err)
+    assert applied(empty)[-1] == 9
 
 
 def test_an_old_database_is_refused(empty):

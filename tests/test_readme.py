@@ -5,17 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
-import click
 import pytest
 from graphql import parse, validate
+from pages import HOUSE, commands, misfit, targets
 
 from api.types import schema
-from app.cli import group
 from app.settings import Settings
 
-HOUSE = Path(__file__).parents[1]
 README = (HOUSE / "README.md").read_text()
 TEXTS = {name: (HOUSE / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")}
 
@@ -23,15 +20,9 @@ TEXTS = {name: (HOUSE / name).read_text() for name in ("README.md", "CONTRIBUTIN
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_command_exists(name):
     """Every `alpha-monday ...` and `make ...` can be run as it stands."""
-    for words in re.findall(r"alpha-monday ((?:[a-z]+ ?)+)", TEXTS[name].replace("-monday`", "")):
-        command: click.Command = group
-        for word in words.split():
-            if isinstance(command, click.Group):
-                assert word in command.commands, f"alpha-monday {words}"
-                command = command.commands[word]
-    targets = re.findall(r"^([a-z-]+):", (HOUSE / "Makefile").read_text(), re.MULTILINE)
-    for target in re.findall(r"(?:`|^)make ([a-z-]+)", TEXTS[name], re.MULTILINE):
-        assert target in targets, f"make {target}"
+    for written in commands(TEXTS[name]):
+        assert misfit(written) is None, f"{written.words}: {misfit(written)}"
+    assert targets(TEXTS[name]) <= set(re.findall(r"^([a-z-]+):", (HOUSE / "Makefile").read_text(), re.MULTILINE))
 
 
 def test_every_setting_is_told():
@@ -63,10 +54,3 @@ def test_a_field_is_added_as_told(tmp_path):
     )
     assert printed.stdout == (tmp_path / "graphql" / "schema.graphql").read_text()
     assert printed.stdout != (HOUSE / "graphql" / "schema.graphql").read_text()
-
-
-def test_every_link_leads_somewhere():
-    """Links to files of the repository are good."""
-    for text in TEXTS.values():
-        for link in re.findall(r"\]\((?!http)([^)#]+)", text):
-            assert (HOUSE / link).exists(), link

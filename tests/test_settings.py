@@ -35,6 +35,7 @@ def test_defaults():
         "host": "127.0.0.1",
         "port": 8080,
         "log_level": "INFO",
+        "public_url": "",
         "cors_allow_origins": (),
         "openai_api_key": "",
         "openai_model": "gpt-4o-mini",

@@ -8,7 +8,8 @@ psycopg's.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -59,6 +60,36 @@ def fetcher(pool: Pool, *, pooled: bool = False, limit: int = 0) -> Fetch:
             finally:
                 if leaving:
                     leaving.cancel()
+        return [row.get_value(0, column) or b"" for column in range(row.nfields)]
+
+    return fetch
+
+
+@asynccontextmanager
+async def standing(pool: Pool, *, limit: int = 0) -> AsyncIterator[Fetch]:
+    """
+    Give what fetches from the record as it stands at the first statement, whatever is written meanwhile.
+
+    It keeps a connection, so it may not last. Nothing is prepared. `limit` is as in `fetcher`.
+    """
+    async with pool.connection() as conn, conn.transaction():
+        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        await conn.execute(f"SET LOCAL search_path = {SEARCH_PATH}; SET LOCAL jit = off")
+        await conn.execute(f"SET LOCAL statement_timeout = '{limit}s'")
+        yield fetching(conn, limit)
+
+
+def fetching(conn: AsyncConnection[Any], limit: int = 0) -> Fetch:
+    """Return what runs a statement on a connection of one's own, one at a time."""
+
+    async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
+        leaving = asyncio.get_running_loop().call_later(limit + 1, hang_up, conn) if limit else None
+        try:
+            conn.pgconn.send_query_params(sql.encode(), [None if one is None else one.encode() for one in parameters])
+            row = await result(conn.pgconn)
+        finally:
+            if leaving:
+                leaving.cancel()
         return [row.get_value(0, column) or b"" for column in range(row.nfields)]
 
     return fetch

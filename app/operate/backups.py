@@ -1,20 +1,18 @@
 """`alpha-monday backup` and `alpha-monday restore`: the record in a file, and back."""
 
 import asyncio
-import os
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO
 
 import click
 
 from app import backup as backing_up
 from app import settings
-from app.errors import ConfigurationError, Refused
+from app.errors import ConfigurationError
 from app.operate import terminal
+from app.operate.files import stdout, whole
 from app.operate.terminal import clock, say, telling
 
 of_the_rehearsal = click.option(
@@ -41,7 +39,7 @@ def backup(file: Path, force: bool, of_the_rehearsal: bool) -> None:
     address = terminal.address(settings.load(), rehearsal=of_the_rehearsal)
     to_stdout = str(file) == "-"
     try:
-        with _stdout() if to_stdout else _file(file.resolve(), force) as to, telling() as tell:
+        with _stdout() if to_stdout else whole(file.resolve(), force=force) as to, telling() as tell:
             made = asyncio.run(backing_up.write(address, to, clock.now(), tell))
     except OSError as error:
         reason = error.strerror or error
@@ -78,40 +76,7 @@ def _held(done: str, made: backing_up.Manifest) -> str:
     return f"{done}: {counted}. The head: {made.head or 'none yet'}"
 
 
-@contextmanager
-def _file(file: Path, force: bool) -> Iterator[IO[bytes]]:
-    """Give a file that takes its name only when all of it is on the disk."""
-    if file.exists() and not file.is_file():
-        raise Refused(f"{file} is no file. Choose another name, or `-` for the standard output.")
-    if file.exists() and not force:
-        raise Refused(f"{file} is there already. Choose another name, or write over it with --force.")
-    # A name of its own, so that two at once do not write into one; it is its owner's from the beginning.
-    number, part = tempfile.mkstemp(prefix=f"{file.name}.", suffix=".part", dir=file.parent)
-    try:
-        with open(number, "wb") as to:
-            yield to
-            to.flush()
-            os.fsync(number)
-        os.replace(part, file)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
-
-
-class _Stream:
-    """A stream that only goes forward: what looks like a file may be appended to by others."""
-
-    def __init__(self, to: IO[bytes]) -> None:
-        self.write, self.flush = to.write, to.flush
-
-
-@contextmanager
-def _stdout() -> Iterator[IO[bytes]]:
+def _stdout() -> AbstractContextManager[IO[bytes]]:
     if sys.stdout.isatty():
         raise click.UsageError("A backup is nothing to look at: send it to a file or another program.")
-    # A buffer of our own: what cannot be written is known here, and not when Python ends.
-    with open(sys.stdout.fileno(), "wb", closefd=False) as to:
-        yield cast(Any, _Stream(to))
+    return stdout()

@@ -76,9 +76,9 @@ def kept_by(path: str, query: bytes) -> bytes | None:
 
 
 class Site:
-    """The pages on an engine; each says `notice` above everything else."""
+    """The pages on an engine; each says `notice` above everything else, and names pictures by our `public` address."""
 
-    def __init__(self, engine: Engine, notice: str = "") -> None:
+    def __init__(self, engine: Engine, notice: str = "", public: str = "") -> None:
         self.engine = engine
         self.files = dict(_file(path) for path in sorted((FOLDER / "files").iterdir()))
         self.environment = Environment(
@@ -100,6 +100,7 @@ class Site:
             "drawings": drawings,
             "batches": batches,
             "asking": asking,
+            "public": public.rstrip("/"),
         }
 
     def routes(self) -> list[HTTPRouteHandler]:

@@ -25,7 +25,7 @@ CDN = "https://cdn.jsdelivr.net"
 FOLDER = Path(__file__).parent / "graphiql"
 FILES = "/graphql/files"
 FIRST = "LatestBatch"
-LAST = ("Front", "Head", "History", "Monday", "Record")  # what our own pages ask
+LAST = ("Front", "Head", "History", "Monday", "Record", "Chart", "Export", "Feed")  # what we ask ourselves
 
 # Packages' files, in the order in which a browser needs them; they are served, and run, only if their SHA-256 is this.
 THEIRS = {
@@ -81,7 +81,7 @@ def page(notice: str = "", packages: Path = FOLDER / "node_modules") -> Page:
 
 
 def documents() -> dict[str, str]:
-    """Return the documents by name: the newest Monday in full, what else people need, and what our pages ask."""
+    """Return the documents by name: the newest Monday in full, what else people need, and what we ask ourselves."""
     files = sorted(OPERATIONS.glob("*.graphql"), key=lambda file: (file.stem != FIRST, file.stem in LAST, file.stem))
     return {file.stem: file.read_text() for file in files}
 
