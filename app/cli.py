@@ -11,7 +11,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import date, datetime
 from pathlib import Path
@@ -191,9 +191,9 @@ def rehearse(weeks: int, until: datetime | None, calm: bool, faults: Path | None
     listener = None if no_serve else _listen(configuration)
     span = rehearsal.span(weeks, until.date() if until else None, clock.now())
     address = rehearsal.database(configuration)
-    asyncio.run(_migrate(address, quiet=True))
+    _run_until_told(asyncio.run, lambda _: _migrate(address, quiet=True))
     with rehearsal.played(configuration, address, calm=calm, faults=faults) as provided:
-        uvloop.run(_live_through(provided, span))
+        _run_until_told(uvloop.run, lambda obey: _rehearse(provided, span, obey))
         if listener:
             _log_to_the_terminal(configuration)
             _serve(create_app(provided, rehearsal.clock_of(span), work=span.until is None), listener)
@@ -587,33 +587,49 @@ def _serve(app: Cache, listener: socket.socket) -> None:
         raise ConfigurationError("The service did not start; the log says why.")
 
 
-async def _live_through(provided: Settings, span: rehearsal.Span) -> None:
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    assert task
-    heard: set[int] = set()
+def _run_until_told(
+    run: Callable[[Coroutine[Any, Any, None]], None], work: Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+) -> None:
+    """
+    Let `run` run a work that Ctrl-C and SIGTERM cancel, so that what it started is also ended.
+
+    What was heard is remembered, and the work is given what asks for it: `asyncio.wait_for` of Python 3.11 loses a
+    cancellation that comes together with what it waits for. The loop's own handlers are called too late, or go on
+    catching when it is closed, and raising out of a signal could hit any task of it.
+    """
+    heard: list[int] = []
+    cancel: list[Callable[[], object]] = []
 
     def stop(number: int, _: object) -> None:
-        heard.add(number)
-        loop.call_soon_threadsafe(task.cancel)
+        heard.append(number)
+        for one in cancel:
+            one()
 
     def obey() -> None:
         if heard:
             raise asyncio.CancelledError
 
-    # What was started is also ended. Raising out of a signal could hit any task of the loop, and the loop's own
-    # handlers are called too late, or go on catching when it is closed. What was heard is remembered, because
-    # `asyncio.wait_for` of Python 3.11 loses a cancellation that comes together with what it waits for.
+    async def stoppable() -> None:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task
+        cancel.append(lambda: loop.call_soon_threadsafe(task.cancel))
+        try:
+            obey()
+            await work(obey)
+        finally:
+            cancel.clear()
+
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        await _rehearse(provided, span, obey)
-        obey()
+        run(stoppable())
     except asyncio.CancelledError:
-        if signal.SIGINT in heard:
-            raise KeyboardInterrupt from None
-        raise
+        if not heard:
+            raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if heard:
+        raise KeyboardInterrupt if heard[0] == signal.SIGINT else asyncio.CancelledError
 
 
 async def _rehearse(provided: Settings, span: rehearsal.Span, obey: Callable[[], None]) -> None:

@@ -367,7 +367,10 @@ def test_ctrl_c_stops_a_rehearsal(tmp_path):
     )
     time.sleep(4)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=40)
+    try:
+        _, said = process.communicate(timeout=40)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in said
     pid = Path(tmp_path / ".alpha-monday" / "postgres" / "data" / "postmaster.pid")
