@@ -21,7 +21,7 @@ from clocks import HandSetClock
 from commands import environment
 from silent_proxy import Proxy
 
-from api.cache import LARGEST, MOST, OVERHEAD, Cache, names
+from api.cache import LARGEST, MOST, MOST_AT_ONCE, OVERHEAD, Cache, names
 from app import settings
 from app.database import pools
 from app.database.announced import BEAT, SILENCE, Revision
@@ -249,6 +249,44 @@ async def test_other_paths_and_methods_pass(service):
     page = await service.client.get("/graphql", headers={"accept": "text/html"})  # it lasts as answers do
     assert "GraphiQL" in page.text
     assert page.headers["etag"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/graphql/"), ("POST", "//graphql"), ("GET", "/graphql/"), ("GET", "/record/"), ("GET", "//feed.atom"),
+        ("HEAD", "/graphql"), ("HEAD", "/graphql//"), ("HEAD", "/record"),
+    ],
+)  # fmt: skip
+async def test_no_other_spelling_is_a_way_past_the_limit(method, path):
+    """What routes take for the same address, and a HEAD, count among those under way, and are refused as they are."""
+    reached: list[str] = []
+    go_on = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["path"])
+        await go_on.wait()
+        await answering(scope, receive, send)
+
+    cache = Cache(slow, lambda: 1, lambda path, _: b"" if path in ("/record", "/feed.atom") else None)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(cache), base_url="http://test") as client:
+        under_way = [asyncio.create_task(client.request(method, f"http://test{path}?1")) for _ in range(MOST_AT_ONCE)]
+        await until(lambda: len(reached) == MOST_AT_ONCE)
+        assert cache.under_way == MOST_AT_ONCE
+        assert (await client.request(method, f"http://test{path}?1")).status_code == 503
+        go_on.set()
+        assert {one.status_code for one in await asyncio.gather(*under_way)} == {200}
+    assert (len(reached), cache.busy, cache.under_way) == (MOST_AT_ONCE, 1, 0)
+
+
+async def test_a_head_says_what_its_get_says(service):
+    """Kept or not; and neither is kept in place of the other."""
+    for path in ("/", "/record", "/graphql?query={latestBatch{runDate}}"):
+        heads = [await service.client.head(path), await service.client.head(path)]
+        gets = [await service.client.get(path), await service.client.get(path)]
+        assert [one.content for one in heads] == [b"", b""]
+        assert gets[0].content == gets[1].content != b""
+        assert {one.headers["content-length"] for one in (*heads, *gets)} == {str(len(gets[0].content))}
 
 
 async def test_bodies_in_pieces_and_bodies_that_are_too_long(service):

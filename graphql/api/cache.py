@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Any
 
+from litestar.utils import normalize_path
 from msgspec import Struct
 
 from api.headers import FORWARDED, REQUEST_ID
@@ -88,13 +89,12 @@ class Cache:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request to `/graphql`, or to an address of which `also` tells what it hangs on."""
         path, method, query = scope.get("path"), scope.get("method"), scope.get("query_string")
-        if path != "/graphql" and method == "GET":
-            query = self.also(path, query)
-        if (
-            scope["type"] != "http"
-            or query is None
-            or not (method == "GET" or (method == "POST" and path == "/graphql"))
-        ):
+        asks = method in ("GET", "HEAD")
+        # Routes take `/graphql/` and `//graphql` for `/graphql`: no spelling may be a way past the limit.
+        routed = path if path == "/graphql" or scope["type"] != "http" else normalize_path(path)
+        if routed != "/graphql" and asks:
+            query = self.also(routed, query)
+        if scope["type"] != "http" or query is None or not (asks or (method == "POST" and routed == "/graphql")):
             await self.app(scope, receive, send)
             return
         body: bytes | None = b""
