@@ -18,7 +18,8 @@ from litestar import Request, Response, route
 from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
 
-from api.engine import Engine, unexpected
+from api.declare import refusal
+from api.engine import Engine, refused, unexpected
 from api.persisted import FOLDER
 from api.types import schema
 from app.follow import render
@@ -32,6 +33,8 @@ MARGIN = 64
 CHART = Look(WIDTH - 2 * MARGIN, 384, text=20, left=54, right=176, top=20, bottom=64, palette=LIGHT)
 # A picture has some 40 KB.
 MOST = 64
+PATIENCE = 5.0  # seconds
+BUSY = "Too many pictures are being drawn right now. Try again soon."
 _DOCUMENT = (FOLDER / "Chart.graphql").read_text("utf-8")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -56,6 +59,8 @@ def picture(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
             raise NotFoundException
         try:
             png = await pictures.of(answer.body, batch, rehearsed)
+        except Busy:
+            return unanswered(request, refused(refusal("SERVICE_UNAVAILABLE", BUSY)))
         except render.NotDrawn as error:
             return unanswered(request, unexpected(error))
         kept = "no-cache" if answer.lasting else "no-store"
@@ -65,22 +70,42 @@ def picture(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
     return send
 
 
+class Busy(Exception):
+    """So many pictures are to be made that this one would come too late."""
+
+
 class Pictures:
     """Makes pictures, one at a time and beside the loop, and keeps those that were asked for last."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self.patience = patience
         self._kept: OrderedDict[bytes, bytes] = OrderedDict()
         self._one_at_a_time = asyncio.Semaphore()
 
     async def of(self, said: bytes, batch: Node, rehearsed: bool) -> bytes:
-        """Return the picture of what the API `said` of a Monday, which is `batch`."""
-        async with self._one_at_a_time:
+        """
+        Return the picture of what the API `said` of a Monday, which is `batch`.
+
+        Raises Busy when others' pictures are being made for too long; one that is kept waits for none.
+        """
+        if said not in self._kept:
+            await self._made(said, batch, rehearsed)
+        self._kept.move_to_end(said)
+        return self._kept[said]
+
+    async def _made(self, said: bytes, batch: Node, rehearsed: bool) -> None:
+        try:
+            async with asyncio.timeout(self.patience):
+                await self._one_at_a_time.acquire()
+        except TimeoutError:
+            raise Busy from None
+        try:
             if said not in self._kept:
                 self._kept[said] = await asyncio.to_thread(render.png, whole(batch, rehearsed=rehearsed))
-            self._kept.move_to_end(said)
             if len(self._kept) > MOST:
                 self._kept.popitem(last=False)
-            return self._kept[said]
+        finally:
+            self._one_at_a_time.release()
 
 
 def whole(batch: Node, *, rehearsed: bool) -> str:
