@@ -23,10 +23,11 @@ OURS = 64
 
 
 class Patience(HttpToolsProtocol):
-    """uvicorn's protocol, with an end to its patience. Nothing of it is done for each request, but by the reading."""
+    """uvicorn's protocol, with an end to its patience. Next to nothing of it is done for each request."""
 
     _seen: RequestResponseCycle | None = None
     _filling: RequestResponseCycle | None = None
+    _answered: RequestResponseCycle | None = None
     _size = 0
     _looking: asyncio.TimerHandle
 
@@ -55,9 +56,15 @@ class Patience(HttpToolsProtocol):
     def shutdown(self) -> None:
         """End a connection when its request has been answered; a stream, which has no end of its own, now."""
         super().shutdown()
-        told: dict[str, Any] = dict(self.cycle.scope) if self.cycle else {}
-        if END in told:
+        told: dict[str, Any] = dict(self._answered.scope) if self._answered else {}
+        if self._answered and END in told:
+            self._answered.keep_alive = False  # what was sent behind it, without waiting, may be a stream again
             told[END]()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin with a request; `cycle` of the connection is the last that came, which may still have to wait."""
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _look(self) -> None:
         """Hang up if no head came since the last look: an idle connection would have been closed long before."""

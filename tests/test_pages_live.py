@@ -220,6 +220,20 @@ async def test_the_service_stops_under_streams(database, tmp_path):
         assert "graceful shutdown exceeded" not in server.log
 
 
+async def test_it_stops_under_a_stream_with_more_behind_it(pool):
+    """A client that sends the next request without waiting holds nothing up, and the next is not begun any more."""
+    async with streamed(pool) as (client, live, _, server):
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(b"GET /live/journal HTTP/1.1\r\nHost: test\r\n\r\n" * 2)
+        await until(lambda: live.streams == 1)
+        server.should_exit = True
+        said = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        assert said.count(b"HTTP/1.1 200 OK") == 1
+        assert said.endswith(b"\r\n0\r\n\r\n")
+        assert live.streams == 0
+
+
 async def test_many_streams_are_one_question(database, pool):
     """However many listen, a commit asks the database once."""
     asked = 0
