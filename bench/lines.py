@@ -10,7 +10,9 @@ import tokenize
 from pathlib import Path
 
 HOUSE = Path(__file__).parents[1]
-PARTS = [f"app/{name}" for name in ("record", "store", "providers", "database", "rehearsal", "operate", "pages", "follow")]
+PARTS = [
+    f"app/{name}" for name in ("record", "store", "providers", "database", "rehearsal", "operate", "pages", "follow")
+]
 PARTS += ["app"]
 # The API's engine, its declarations, and the rest of it.
 PARTS += [f"graphql/api/{name}" for name in ("plan.py", "engine.py", "values.py", "declare.py", "types.py")]
