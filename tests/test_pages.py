@@ -11,7 +11,7 @@ import pytest
 from api_records import FAILED, RUNNING, UNRESOLVED, WON, Record, plant
 from pages_served import NOTICE, every, one, pages_on, parsed, text
 
-from app.pages import written
+from app.pages import batch, written
 from app.pages.chart import LIGHT
 from app.pages.site import FOLDER, POLICY
 from app.record.calendar import due_at
@@ -516,6 +516,14 @@ def test_a_figure_is_rounded(figure, shown):
 def test_a_price_is_not_rounded(figure, shown):
     """All its digits, less zeros after the second decimal."""
     assert written.price(figure) == shown
+
+
+def test_a_split_of_the_benchmark_outlasts_a_weekend():
+    """Mornings without figures come after it, as they do in every fortnight; what was not split is not named."""
+    computed = {"benchmarkSplitFactor": "2.0000", "metrics": [{"pick": {"ticker": "KO"}, "splitFactor": "1"}]}
+    skipped = {"benchmarkSplitFactor": None, "metrics": []}
+    told = {"benchmarkSymbol": "SPY", "checkpoints": [computed, skipped]}
+    assert batch.splits(told) == ["one SPY became 2"]
 
 
 def test_a_drawing_by_itself_has_the_pages_colours():

@@ -141,6 +141,21 @@ async def test_only_so_many_are_kept(database, pool, monkeypatch):
     assert len(drawn) == 2 + MOST
 
 
+async def test_only_so_many_wait(database, pool):
+    """Who comes after them is sent away; what is drawn already is given all the same."""
+    plant(database)
+    batch = await batch_of(pool, "2026-01-19")
+    pictures = Pictures(most_waiting=2)
+    there = await pictures.of(b"there", batch, False)
+    drawing = [asyncio.create_task(pictures.of(b"%d" % number, batch, False)) for number in range(3)]
+    await asyncio.sleep(0)
+    assert await pictures.of(b"there", batch, False) == there
+    *taken, refused = await asyncio.gather(*drawing, return_exceptions=True)
+    assert taken == [there, there]
+    assert refused.extensions["code"] == "SERVICE_UNAVAILABLE"
+    assert await pictures.of(b"2", batch, False) == there
+
+
 @pytest.mark.parametrize(
     ("svg", "seconds", "reason"),
     [

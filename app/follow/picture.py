@@ -13,12 +13,13 @@ from html import escape
 from typing import Any
 
 import msgspec
-from graphql import GraphQLEnumType
+from graphql import GraphQLEnumType, GraphQLError
 from litestar import Request, Response, route
 from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
 
-from api.engine import Engine, unexpected
+from api.declare import refusal
+from api.engine import Engine, refused, unexpected
 from api.persisted import FOLDER
 from api.types import schema
 from app.follow import render
@@ -32,6 +33,8 @@ MARGIN = 64
 CHART = Look(WIDTH - 2 * MARGIN, 384, text=20, left=54, right=176, top=20, bottom=64, palette=LIGHT)
 # A picture has some 40 KB.
 MOST = 64
+# Those that wait for theirs, each a tenth of a second, are under way: they may not keep everybody else from an answer.
+MOST_WAITING = 16
 _DOCUMENT = (FOLDER / "Chart.graphql").read_text("utf-8")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -56,6 +59,8 @@ def picture(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
             raise NotFoundException
         try:
             png = await pictures.of(answer.body, batch, rehearsed)
+        except GraphQLError as error:
+            return unanswered(request, refused(error))
         except render.NotDrawn as error:
             return unanswered(request, unexpected(error))
         kept = "no-cache" if answer.lasting else "no-store"
@@ -68,19 +73,34 @@ def picture(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
 class Pictures:
     """Makes pictures, one at a time and beside the loop, and keeps those that were asked for last."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_waiting: int = MOST_WAITING) -> None:
+        self.most_waiting, self.waiting = most_waiting, 0
         self._kept: OrderedDict[bytes, bytes] = OrderedDict()
         self._one_at_a_time = asyncio.Semaphore()
 
     async def of(self, said: bytes, batch: Node, rehearsed: bool) -> bytes:
-        """Return the picture of what the API `said` of a Monday, which is `batch`."""
-        async with self._one_at_a_time:
-            if said not in self._kept:
-                self._kept[said] = await asyncio.to_thread(render.png, whole(batch, rehearsed=rehearsed))
-            self._kept.move_to_end(said)
-            if len(self._kept) > MOST:
-                self._kept.popitem(last=False)
-            return self._kept[said]
+        """
+        Return the picture of what the API `said` of a Monday, which is `batch`.
+
+        Raises SERVICE_UNAVAILABLE when too many wait for theirs.
+        """
+        if said not in self._kept:
+            await self._draw(said, batch, rehearsed)
+        self._kept.move_to_end(said)
+        return self._kept[said]
+
+    async def _draw(self, said: bytes, batch: Node, rehearsed: bool) -> None:
+        if self.waiting >= self.most_waiting:
+            raise refusal("SERVICE_UNAVAILABLE", "Too many pictures are being drawn right now. Try again soon.")
+        self.waiting += 1
+        try:
+            async with self._one_at_a_time:
+                if said not in self._kept:
+                    self._kept[said] = await asyncio.to_thread(render.png, whole(batch, rehearsed=rehearsed))
+        finally:
+            self.waiting -= 1
+        if len(self._kept) > MOST:
+            self._kept.popitem(last=False)
 
 
 def whole(batch: Node, *, rehearsed: bool) -> str:

@@ -171,6 +171,7 @@ def splits(batch: Told) -> list[str]:
     """Return the split factors that the newest figures count with."""
     factors: dict[str, Decimal] = {}
     for one in batch["checkpoints"]:
-        factors[batch["benchmarkSymbol"]] = Decimal(one["benchmarkSplitFactor"] or 1)
+        if one["benchmarkSplitFactor"]:  # a skipped morning has none, and takes none away
+            factors[batch["benchmarkSymbol"]] = Decimal(one["benchmarkSplitFactor"])
         factors |= {metric["pick"]["ticker"]: Decimal(metric["splitFactor"]) for metric in one["metrics"]}
     return [f"one {ticker} became {factor.normalize():f}" for ticker, factor in factors.items() if factor != 1]
