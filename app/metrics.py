@@ -76,7 +76,7 @@ class Metrics:
         self._outcomes: Counter[str] = Counter()
         # Of what the kept answers count, by class of status: what was not GraphQL.
         self._elsewhere: Counter[str] = Counter()
-        self._durations = Histogram(
+        durations = Histogram(
             "alpha_monday_http_request_duration_seconds",
             "Seconds until an answer that was worked for began; a kept answer takes less than a thousandth of one.",
             ["route"],
@@ -84,8 +84,7 @@ class Metrics:
             registry=self._registry,
         )
         self._found: Survey | None = None
-        for route in ROUTES:
-            self._durations.labels(route)
+        self._durations = {route: durations.labels(route) for route in ROUTES}
         self._making: asyncio.Task[bytes] | None = None
         self._fresh_until = monotonic()
         self._registry.register(_Collected(self._families))
@@ -93,7 +92,7 @@ class Metrics:
     def count(self, route: str, status: int, outcome: str | None, seconds: float) -> None:
         """Count a request (see app.requests.Told)."""
         self._requests[route, f"{status // 100}xx"] += 1
-        self._durations.labels(route).observe(seconds)
+        self._durations[route].observe(seconds)
         if outcome and route == "graphql":
             self._outcomes[outcome] += 1
 
