@@ -57,10 +57,20 @@ class Settings(Struct, frozen=True, kw_only=True):
         Literal["DEBUG", "INFO", "WARNING", "ERROR"],
         Meta(description="DEBUG, INFO, WARNING or ERROR", examples=["INFO"]),
     ]
-    public_url: Annotated[_Base, Meta(examples=["https://alpha-monday.example"])]
+    public_url: Annotated[
+        str,
+        Meta(
+            description="an http or https address without ? and #",
+            examples=["https://alpha-monday.example"],
+            pattern=r"^(https?://[^\s?#]+)?$",
+        ),
+    ]
     cors_allow_origins: Annotated[
-        tuple[Annotated[str, Meta(pattern=rf"^(\*|{_URL})$")], ...],
-        Meta(description="origins with commas between them", examples=["https://example.org,https://example.com"]),
+        tuple[Annotated[str, Meta(pattern=r"^(\*|https?://[^\s/?#]+)$")], ...],
+        Meta(
+            description="origins, without a / after the host, with commas between them",
+            examples=["https://example.org,https://example.com"],
+        ),
     ]
 
     openai_api_key: _Key
@@ -146,7 +156,8 @@ def _refuse_a_raw_password(text: str) -> None:
     """Refuse an address torn apart by a password's own "/" or "@": its pieces would be shown as a host or a port."""
     parts = conninfo_to_dict(text)
     ports = str(parts.get("port") or "5432").split(",")
-    if "@" in str(parts.get("host") or "") or not all(port.isdecimal() for port in ports):
+    name = text.partition("://")[2].partition("/")[2].partition("?")[0]
+    if "@" in name or "@" in str(parts.get("host") or "") or not all(port.isdecimal() for port in ports):
         raise ProgrammingError
 
 
