@@ -76,6 +76,13 @@ async def test_an_empty_record(browser):
     await page(browser, "/batches/2026-01-05", 404)
 
 
+async def test_whoever_waits_for_the_first_monday_hears_of_it(browser):
+    """A page of an empty record follows the journal from entry 0; one that says what is the matter follows nothing."""
+    for path in ("/", "/batches", "/record", "/about"):
+        assert one(await page(browser, path), "main").get("data-seq") == "0"
+    assert one(await page(browser, "/batches/2026-01-05", 404), "main").get("data-seq") is None
+
+
 async def test_the_first_monday(browser, record):
     """With nothing but day 0 there are picks, prices and what comes next, and no figure is made up."""
     record.batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")

@@ -204,7 +204,7 @@ class Site:
         return Told(found["data"], answer.lasting)
 
     def _shown(self, template: str, told: Told, **more: object) -> Html:
-        head = told.data["service"]["journalHead"]
+        head = told.data["service"]["journalHead"] or {}  # None is for pages that follow nothing
         html = self.environment.get_template(template).render(head=head, **more)
         kept = "no-cache" if told.lasting else "no-store"
         return Response(html, media_type=MediaType.HTML, headers={**SAFE, "Cache-Control": kept})
