@@ -203,6 +203,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         Requests(service, metrics.count),
         revision.now,
         lambda path, query: b"" if is_followed(path) else kept_by(path, query),
+        told=metrics.answered,
     )
     return cache
 

@@ -31,7 +31,7 @@ from app.database.pools import Pool
 from app.providers.alpha_vantage import DAILY, SPLITS
 from app.providers.ledger import Outcome, Window
 from app.record.model import BatchStatus, CheckpointStatus, FailureReason, SkipReason
-from app.requests import ROUTES
+from app.requests import ROUTES, route_of
 from app.survey import MONDAY, STEPS, Survey, Surveyor
 from jobs.by_hand import STATUSES
 from jobs.queue import app as queue
@@ -74,7 +74,9 @@ class Metrics:
             collector(registry=self._registry)
         self._requests: Counter[tuple[str, str]] = Counter()
         self._outcomes: Counter[str] = Counter()
-        self._durations = Histogram(
+        # Of what the kept answers count, by class of status: what was not GraphQL.
+        self._elsewhere: Counter[str] = Counter()
+        durations = Histogram(
             "alpha_monday_http_request_duration_seconds",
             "Seconds until an answer that was worked for began; a kept answer takes less than a thousandth of one.",
             ["route"],
@@ -82,8 +84,7 @@ class Metrics:
             registry=self._registry,
         )
         self._found: Survey | None = None
-        for route in ROUTES:
-            self._durations.labels(route)
+        self._durations = {route: durations.labels(route) for route in ROUTES}
         self._making: asyncio.Task[bytes] | None = None
         self._fresh_until = monotonic()
         self._registry.register(_Collected(self._families))
@@ -91,9 +92,14 @@ class Metrics:
     def count(self, route: str, status: int, outcome: str | None, seconds: float) -> None:
         """Count a request (see app.requests.Told)."""
         self._requests[route, f"{status // 100}xx"] += 1
-        self._durations.labels(route).observe(seconds)
+        self._durations[route].observe(seconds)
         if outcome and route == "graphql":
             self._outcomes[outcome] += 1
+
+    def answered(self, path: str, status: int) -> None:
+        """Count a request of another address than the API's that was answered without being worked for."""
+        self._requests[route_of(path), f"{status // 100}xx"] += 1
+        self._elsewhere[f"{status // 100}xx"] += 1
 
     async def text(self) -> bytes:
         """Return everything, as it stands or stood a moment ago."""
@@ -123,24 +129,25 @@ class Metrics:
         """Give the requests: those that were worked for, those with a kept answer, and those refused as too many."""
         answers = Counter(dict.fromkeys(product(ROUTES, CLASSES), 0))
         answers.update(self._requests)
-        answers.update({("graphql", "2xx"): cache.hits, ("graphql", "5xx"): cache.busy})
+        hits, busy = cache.hits - self._elsewhere["2xx"], cache.busy - self._elsewhere["5xx"]
+        answers.update({("graphql", "2xx"): hits, ("graphql", "5xx"): busy})
         yield _counter(
             "http_requests",
-            "Requests by route and class of status; a 304 of `/graphql` counts as the answer that it stands for.",
+            "Requests by route and class of status; a 304 of what is kept counts as the answer that it stands for.",
             answers,
             "route",
             "status",
         )
-        outcomes = Counter({"answered": cache.hits, "SERVICE_UNAVAILABLE": cache.busy})
+        outcomes = Counter({"answered": hits, "SERVICE_UNAVAILABLE": busy})
         outcomes.update(self._outcomes)
         yield _counter(
             "graphql_requests", "GraphQL requests by outcome: answered, or a code.", _single(outcomes), "outcome"
         )
-        yield _counter("cache_hits", "GraphQL requests that got a kept answer.", {(): cache.hits})
-        yield _counter("cache_misses", "GraphQL requests that were worked for.", {(): cache.misses})
+        yield _counter("cache_hits", "Requests that got a kept answer: queries and pages.", {(): cache.hits})
+        yield _counter("cache_misses", "Requests that were worked for, of what may be kept.", {(): cache.misses})
         yield _counter("cache_unchanged", "Answers that the client had already, sent as a 304.", {(): cache.unchanged})
-        yield _counter("busy_refusals", "GraphQL requests refused because too many were under way.", {(): cache.busy})
-        yield _gauge("answers_under_way", "GraphQL requests that are being worked for.", {(): cache.under_way})
+        yield _counter("busy_refusals", "Requests refused because too many were under way.", {(): cache.busy})
+        yield _gauge("answers_under_way", "Requests that are being worked for.", {(): cache.under_way})
         yield _gauge("cache_answers", "Answers that are kept.", {(): cache.kept})
         yield _gauge("cache_bytes", "Memory that kept answers take.", {(): cache.size})
         yield _gauge("cache_limit_bytes", "Memory that kept answers may take.", {(): cache.most})

@@ -8,6 +8,7 @@ shown, for it may be a secret.
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -57,10 +58,20 @@ class Settings(Struct, frozen=True, kw_only=True):
         Literal["DEBUG", "INFO", "WARNING", "ERROR"],
         Meta(description="DEBUG, INFO, WARNING or ERROR", examples=["INFO"]),
     ]
-    public_url: Annotated[_Base, Meta(examples=["https://alpha-monday.example"])]
+    public_url: Annotated[
+        str,
+        Meta(
+            description="an http or https address without ? and #",
+            examples=["https://alpha-monday.example"],
+            pattern=r"^(https?://[^\s?#]+)?$",
+        ),
+    ]
     cors_allow_origins: Annotated[
-        tuple[Annotated[str, Meta(pattern=rf"^(\*|{_URL})$")], ...],
-        Meta(description="origins with commas between them", examples=["https://example.org,https://example.com"]),
+        tuple[Annotated[str, Meta(pattern=r"^(\*|https?://[^\s/?#]+)$")], ...],
+        Meta(
+            description="origins, without a / after the host, with commas between them",
+            examples=["https://example.org,https://example.com"],
+        ),
     ]
 
     openai_api_key: _Key
@@ -146,7 +157,8 @@ def _refuse_a_raw_password(text: str) -> None:
     """Refuse an address torn apart by a password's own "/" or "@": its pieces would be shown as a host or a port."""
     parts = conninfo_to_dict(text)
     ports = str(parts.get("port") or "5432").split(",")
-    if "@" in str(parts.get("host") or "") or not all(port.isdecimal() for port in ports):
+    name = text.partition("://")[2].partition("/")[2].partition("?")[0]
+    if "@" in name or "@" in str(parts.get("host") or "") or not all(port.isdecimal() for port in ports):
         raise ProgrammingError
 
 
@@ -163,20 +175,22 @@ def _after_the_host(url: str) -> str:
 
 
 def _value(name: str, text: str) -> Any:
+    with suppress(ValueError, ProgrammingError):  # msgspec's is a ValueError, too
+        return _converted(name, text)
+    # Not in an except: Procrastinate's shell prints what an error came from, and that may quote the text.
+    metas = [meta for meta in _HINTS[name].__metadata__ if isinstance(meta, Meta)]
+    description = next(meta.description for meta in metas if meta.description)
+    example = next(meta.examples[0] for meta in metas if meta.examples)
+    raise ConfigurationError(f"{name.upper()} must be {description}, for example {name.upper()}={example}")
+
+
+def _converted(name: str, text: str) -> Any:
     hint = _HINTS[name]
     meant = get_args(hint)[0]
-    try:
-        if get_origin(meant) is tuple:
-            return msgspec.convert(_COMMA.split(text) if text else (), hint, strict=False)
-        if "database_url" in name:
-            _refuse_a_raw_password(text)
-        if name in RECEIVERS:
-            _refuse_without_a_host(text)
-        return msgspec.convert(text or (None if type(None) in get_args(meant) else text), hint, strict=False)
-    except (ValueError, ProgrammingError):  # msgspec's is a ValueError, too
-        metas = [meta for meta in hint.__metadata__ if isinstance(meta, Meta)]
-        description = next(meta.description for meta in metas if meta.description)
-        example = next(meta.examples[0] for meta in metas if meta.examples)
-        raise ConfigurationError(
-            f"{name.upper()} must be {description}, for example {name.upper()}={example}"
-        ) from None
+    if get_origin(meant) is tuple:
+        return msgspec.convert(_COMMA.split(text) if text else (), hint, strict=False)
+    if "database_url" in name:
+        _refuse_a_raw_password(text)
+    if name in RECEIVERS:
+        _refuse_without_a_host(text)
+    return msgspec.convert(text or (None if type(None) in get_args(meant) else text), hint, strict=False)

@@ -4,6 +4,7 @@ What the schema cannot say, for schemathesis, which reads this file by SCHEMATHE
 - `first` is 1 to 100;
 - `after` is a cursor that this list gave;
 - a text holds no NUL;
+- `from` is no later than `to`;
 - an answer may hold 25,000 values, and no list but a page is longer than 20: pages are made smaller accordingly.
 
 A value that only breaks one of these is replaced by one that does not; one that breaks the schema itself (of another
@@ -92,6 +93,25 @@ class Sendable(Visitor):
     def __init__(self, root: str, most: int, record: dict[str, list[str]]) -> None:
         super().__init__()
         self.root, self.most, self.record = root, most, record
+
+    def enter_field(self, node: FieldNode, *_: object) -> FieldNode | None:
+        """Turn a range around that ends before it begins."""
+        ends = {argument.name.value: argument for argument in node.arguments or ()}
+        first, last = ends.get("from"), ends.get("to")
+        texts = [end.value.value for end in (first, last) if end and isinstance(end.value, StringValueNode)]
+        if not (first and last) or texts == sorted(texts):
+            return None
+        turned = {"from": last.value, "to": first.value}
+        arguments = [
+            ArgumentNode(name=one.name, value=turned.get(one.name.value, one.value)) for one in node.arguments or ()
+        ]
+        return FieldNode(
+            alias=node.alias,
+            name=node.name,
+            arguments=tuple(arguments),
+            directives=node.directives,
+            selection_set=node.selection_set,
+        )
 
     def enter_argument(self, node: ArgumentNode, *_: object) -> ArgumentNode | None:
         """Replace a value by another of its type."""

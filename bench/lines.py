@@ -10,9 +10,12 @@ import tokenize
 from pathlib import Path
 
 HOUSE = Path(__file__).parents[1]
-PARTS = ["app/record", "app/store", "app/providers", "app/database", "app/rehearsal", "app"]
+PARTS = [
+    f"app/{name}" for name in ("record", "store", "providers", "database", "rehearsal", "operate", "pages", "follow")
+]
+PARTS += ["app"]
 # The API's engine, its declarations, and the rest of it.
-PARTS += [f"graphql/api/{name}" for name in ("plan.py", "engine.py", "declare.py", "types.py")]
+PARTS += [f"graphql/api/{name}" for name in ("plan.py", "engine.py", "values.py", "declare.py", "types.py")]
 PARTS += ["graphql/api", "jobs", "migrations", "tests"]
 
 

@@ -62,9 +62,11 @@ def built(check: Checks, image: str) -> None:
 
 def refusals(check: Checks, image: str) -> None:
     """What is missing is named."""
-    done = once(image, **KEYS)
-    check("without DATABASE_URL it refuses, naming it", done.returncode == 1 and "DATABASE_URL" in done.stderr)
-    done = once(image, DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
+    done = once(image, PORT="0", **KEYS)
+    check(
+        "without DATABASE_URL it refuses, naming it", done.returncode == 1 and "DATABASE_URL is not set" in done.stderr
+    )
+    done = once(image, PORT="0", DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
     check("without keys it refuses, naming them", done.returncode == 1 and "OPENAI_API_KEY" in done.stderr)
 
 

@@ -187,10 +187,24 @@ async def counts(conn: Conn) -> list[Counted]:
 
 
 async def waiting_since(conn: Conn, at: datetime) -> datetime | None:
-    """Return when the job that waits longest, although it may run, was due; None if there is none at `at`."""
+    """
+    Return when the job that waits longest, although it may run, was due; None if there is none at `at`.
+
+    One without a time was due when it was deferred or put back.
+    """
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
-        "SELECT min(scheduled_at) FROM procrastinate_jobs WHERE status = 'todo' AND scheduled_at <= %s", (at,)
+        """
+        SELECT min(since)
+        FROM procrastinate_jobs
+        CROSS JOIN LATERAL (
+            SELECT coalesce(scheduled_at, max(at)) AS since
+            FROM procrastinate_events
+            WHERE job_id = procrastinate_jobs.id
+        ) waiting
+        WHERE status = 'todo' AND since <= %s
+        """,
+        (at,),
     )
     return await cursor.fetchone()
 

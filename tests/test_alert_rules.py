@@ -1,6 +1,7 @@
 """The alert rules: each reads what a process really says, and each has its section on the page."""
 
 import re
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from job_tools import house as house
 from processes import KEYS, asked, settle, started, until
 from prometheus_client.parser import text_string_to_metric_families
 from provider_server import refusing
+
+from app.record import calendar
 
 FOLDER = Path(__file__).parents[1] / "docs" / "ops"
 PAGE = (FOLDER / "alerts.md").read_text()
@@ -92,6 +95,19 @@ def test_every_rule_is_complete(alert):
     assert rule["annotations"]["summary"].endswith(".")
     assert rule["annotations"]["runbook"] == f"alerts.md#{alert.lower()}"
     assert re.fullmatch(r"\d+[mh]", rule.get("for", "1m"))
+
+
+@pytest.mark.parametrize("monday", [date(2026, 1, 5), date(2026, 7, 6)], ids=["winter", "summer"])
+def test_a_monday_that_failed_is_told_of_on_that_monday(monday):
+    """From ten in New York at the latest until midnight; never while the newest Monday is last week's."""
+    when = RULES["MondayFailed"]["expr"].partition("and on () ")[2].replace("on () ", "")
+    for hours in range(7 * 24):
+        at = datetime.combine(monday, time(0), UTC) + timedelta(hours=hours)
+        said = when.replace("day_of_week()", str(at.isoweekday() % 7)).replace("hour()", str(at.hour))
+        told = eval(said)
+        assert not told or calendar.latest_run_date(at) == monday, at
+        if calendar.due_at(monday) + timedelta(hours=1) <= at < calendar.at(monday + timedelta(days=1), time(0)):
+            assert told, at
 
 
 def test_the_page_names_metrics_that_there_are(samples):

@@ -197,6 +197,18 @@ async def test_workers_and_jobs(asked, house):
     assert not [values for values in told["jobs"] if "MSFT" in values]
 
 
+async def test_a_job_without_a_time_waits_too(asked, house):
+    """What was to run at once waits from when it was deferred, as what was put back does."""
+    ((job,),) = await house.rows(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, args) "
+        "VALUES ('default', 'send_alert', '{}') RETURNING id"
+    )
+    assert (await asked.tell())["job_wait_seconds"] == {(): 0}  # deferred in real time, after the house's
+    at = house.clock.now() - timedelta(minutes=20)
+    await house.rows("UPDATE procrastinate_events SET at = %s WHERE job_id = %s", at, job)
+    assert (await asked.tell())["job_wait_seconds"] == {(): 1200}
+
+
 async def test_what_is_asked_at_once_is_answered_once(asked, house):
     """Fifty scrapes are one look at Postgres, over one connection; one that comes a moment later gets the same."""
     before = await asyncio.gather(*(asked.metrics.text() for _ in range(50)))
@@ -252,6 +264,9 @@ def test_requests_are_counted(database, tmp_path):
         client.post("/graphql", json={"query": "{ secretOfMine }"}, headers={"x-request-id": "secretOfMine"})
         client.get("/secretOfMine")
         client.put("/live")
+        for _ in range(2):
+            assert client.get("/about").status_code == client.get("/feed.atom").status_code == 200
+        assert "x-request-id" not in client.get("/about").headers  # kept
         time.sleep(page.SHARED)
         response = client.get("/metrics")
         assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -262,14 +277,20 @@ def test_requests_are_counted(database, tmp_path):
     def more(name: str, *values: str) -> float:
         return told[name][values] - before[name].get(values, 0)
 
-    assert [more(f"cache_{what}_total") for what in ("hits", "misses", "unchanged")] == [3, 3, 1]
+    assert [more(f"cache_{what}_total") for what in ("hits", "misses", "unchanged")] == [
+        6,
+        5,
+        1,
+    ]  # of pages and the feed 3 and 2
     assert more("http_requests_total", "graphql", "2xx") == 6  # the refused document is a 200, by its media type
     assert more("graphql_requests_total", "answered") == 5
     assert told["graphql_requests_total"]["GRAPHQL_VALIDATION_FAILED",] == 1
+    assert more("http_requests_total", "pages", "2xx") == 3
+    assert more("http_requests_total", "other", "2xx") == 2
     assert more("http_requests_total", "other", "4xx") == 1
     assert more("http_requests_total", "live", "4xx") == 1
     assert more("http_request_duration_seconds_count", "graphql") == 3
-    assert told["cache_answers"] == {(): 2}
+    assert told["cache_answers"] == {(): 4}
     assert told["pool_limit_connections"] == {("api",): 8, ("app",): 12, ("queue",): 4}
 
 

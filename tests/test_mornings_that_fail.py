@@ -136,6 +136,7 @@ def own_morning(one: dict[str, Any], field: str) -> timedelta:
     return one[field] - new_york(one["checkpoint_date"])
 
 
+@pytest.mark.long
 def test_alpha_vantage_down_from_tuesday_to_thursday(weeks):
     """
     Two batches, three mornings: each is skipped with what the provider said, which costs little because attempts are
@@ -180,6 +181,7 @@ def test_alpha_vantage_down_from_tuesday_to_thursday(weeks):
     )
 
 
+@pytest.mark.long
 def test_the_quota_spent_by_others_at_nine(weeks):
     """
     The ledger is full at nine: both batches' checkpoints wait until it frees, and nothing is skipped for waiting.
@@ -210,6 +212,7 @@ def test_the_quota_spent_by_others_at_nine(weeks):
     assert all(one["status"] == "computed" for one in weeks.checkpoints(WEDNESDAY).values())
 
 
+@pytest.mark.long
 def test_a_quota_that_the_provider_says_is_spent(weeks):
     """
     From Tuesday to Thursday noon the provider says so whatever our own count: six checkpoints of two batches wait.

@@ -428,6 +428,7 @@ def weekly_jobs(record: Record) -> list[tuple[str, int]]:
     ]
 
 
+@pytest.mark.long
 def test_told_to_stop_in_the_middle_of_a_question(tmp_path, create):
     """It is gone within its bound, the job waits, and the next process asks once more when the question has lapsed."""
     monday = Record(tmp_path, create())

@@ -11,7 +11,7 @@ import pytest
 from api_records import FAILED, RUNNING, UNRESOLVED, WON, Record, plant
 from pages_served import NOTICE, every, one, pages_on, parsed, text
 
-from app.pages import written
+from app.pages import batch, written
 from app.pages.chart import LIGHT
 from app.pages.site import FOLDER, POLICY
 from app.record.calendar import due_at
@@ -76,6 +76,13 @@ async def test_an_empty_record(browser):
     await page(browser, "/batches/2026-01-05", 404)
 
 
+async def test_whoever_waits_for_the_first_monday_hears_of_it(browser):
+    """A page of an empty record follows the journal from entry 0; one that says what is the matter follows nothing."""
+    for path in ("/", "/batches", "/record", "/about"):
+        assert one(await page(browser, path), "main").get("data-seq") == "0"
+    assert one(await page(browser, "/batches/2026-01-05", 404), "main").get("data-seq") is None
+
+
 async def test_the_first_monday(browser, record):
     """With nothing but day 0 there are picks, prices and what comes next, and no figure is made up."""
     record.batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")
@@ -105,7 +112,7 @@ async def test_in_the_middle_of_a_fortnight(browser, database):
         assert text(one(item, "h3")) == f"{pick['action']} {pick['ticker']}"
         right = "right so far" if pick["latestMetric"]["hit"] else "wrong so far"
         assert f"points: {right}" in text(item)
-    assert "Fri 30 Jan 2026, 09:00 in New York" in text(one(found, "dl"))
+    assert "Next checkpointFri 30 Jan 2026, 09:00 in New York" in text(one(found, "dl"))
 
 
 async def test_a_completed_fortnight(browser, database):
@@ -132,6 +139,22 @@ async def test_an_unresolved_fortnight(browser, database):
     assert "no earlier day stands in" in text(one(found, "dl"))
     assert "result" not in " ".join(states(found))
     assert all(text(item).endswith("so far") for item in every(found, "p", class_="alpha"))
+
+
+async def test_dates_of_the_records_sentences(browser, database):
+    """Are in full as pages write theirs, but for what a provider said, which stays to the letter."""
+    plant(database)
+    change(database, "UPDATE checkpoints SET note = '2026-01-10 was no session.' WHERE skip_reason = 'MARKET_CLOSED'")
+    change(
+        database, "UPDATE checkpoints SET note = 'KO: no close of 2026-01-08 yet.' WHERE skip_reason = 'MISSING_CLOSE'"
+    )
+    change(database, "UPDATE batches SET failure = 'It said \"no 2026-01-09\".' WHERE failure IS NOT NULL")
+    found = await page(browser, "/batches/2026-01-05")
+    notes = {text(cell) for cell in every(found, "td", class_="gap")}
+    assert notes == {"Saturday 10 January 2026 was no session.", "KO: no close of Thursday 8 January 2026 yet."}
+    gaps = [text(item) for item in one(found, "ul", class_="gaps")]
+    assert gaps[1] == "Day 4 was skipped: KO: no close of Thursday 8 January 2026 yet."
+    assert 'It said "no 2026-01-09".' in text(one(await page(browser, f"/batches/{FAILED}"), "main"))
 
 
 async def test_a_failed_monday(browser, database):
@@ -516,6 +539,28 @@ def test_a_figure_is_rounded(figure, shown):
 def test_a_price_is_not_rounded(figure, shown):
     """All its digits, less zeros after the second decimal."""
     assert written.price(figure) == shown
+
+
+def test_a_split_of_the_benchmark_outlasts_a_weekend():
+    """Mornings without figures come after it, as they do in every fortnight; what was not split is not named."""
+    computed = {"benchmarkSplitFactor": "2.0000", "metrics": [{"pick": {"ticker": "KO"}, "splitFactor": "1"}]}
+    skipped = {"benchmarkSplitFactor": None, "metrics": []}
+    told = {"benchmarkSymbol": "SPY", "checkpoints": [computed, skipped]}
+    assert batch.splits(told) == ["one SPY became 2"]
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("from -0.61 to +0.80 %.", f"from {MINUS}0.61 to +0.80 %."),
+        ("The look of 2026-10-05 is held.", "The look of Monday 5 October 2026 is held."),
+        ("2026-02-30, 12026-01-05, 2026-01-05-1", "2026-02-30, 12026-01-05, 2026-01-05-1"),
+        ("BRK-1.5, 3-2.5, half-even", "BRK-1.5, 3-2.5, half-even"),
+    ],
+)
+def test_a_sentence_of_the_record(said, shown):
+    """Its dates are in full and its minus signs are such; what only looks like one of them stays."""
+    assert written.sentence(said) == shown
 
 
 def test_a_drawing_by_itself_has_the_pages_colours():

@@ -87,12 +87,15 @@ async def test_a_whole_record(browser, database):
 
 
 async def test_the_first_page_says_what_the_record_says(browser, database):
-    """In one line, word for word the API's verdict, with the way to what it rests on."""
+    """In one line the API's verdict, its date in full as pages have theirs, with the way to what it rests on."""
     plant(database)
     found = parsed(await browser.get("/"))
     line = one(found, "p", class_="whole")
     words = (await told(browser, "verdict { words }"))["verdict"]["words"]
-    assert text(line) == f"The whole record: {words} How it stands"
+    start, _, _ = words.rpartition("2027-01-04.")
+    assert text(line) == f"The whole record: {start}Monday 4 January 2027. How it stands"
+    lead = one(await shown(browser), "p", class_="lead")
+    assert text(lead) == f"{start}Monday 4 January 2027."
     assert one(line, "a").get("href") == "/record"
 
 

@@ -3,17 +3,16 @@
 import asyncio
 import json
 import struct
-import threading
 import zlib
 from collections.abc import AsyncIterator
 
 import pytest
 from api_records import engine_on, plant
-from test_api_cache import Service, living, until, write
+from test_api_cache import Service, living, write
 
 from api.persisted import FOLDER
 from app.follow import render
-from app.follow.picture import HEIGHT, MOST, WIDTH, Busy, Pictures, told, whole
+from app.follow.picture import HEIGHT, MOST, WIDTH, Pictures, told, whole
 from app.pages.chart import LIGHT
 
 MONDAYS = {
@@ -142,56 +141,19 @@ async def test_only_so_many_are_kept(database, pool, monkeypatch):
     assert len(drawn) == 2 + MOST
 
 
-async def test_who_waits_for_others_pictures(database, pool, monkeypatch):
-    """One that is kept is sent while another is drawn; one that would come too late is refused, and may come again."""
+async def test_only_so_many_wait(database, pool):
+    """Who comes after them is sent away; what is drawn already is given all the same."""
     plant(database)
     batch = await batch_of(pool, "2026-01-19")
-    go_on = threading.Event()
-
-    def png(_: str) -> bytes:
-        go_on.wait()
-        return b"a picture"
-
-    monkeypatch.setattr(render, "png", png)
-    pictures = Pictures(patience=0.05)
-    go_on.set()
-    await pictures.of(b"kept", batch, False)
-    go_on.clear()
-    slow = asyncio.create_task(pictures.of(b"slow", batch, False))
-    try:
-        await asyncio.sleep(0)
-        assert await pictures.of(b"kept", batch, False) == b"a picture"
-        with pytest.raises(Busy):
-            await pictures.of(b"late", batch, False)
-        assert not slow.done()
-    finally:
-        go_on.set()
-    assert await slow == await pictures.of(b"late", batch, False) == b"a picture"
-
-
-async def test_too_many_pictures_are_a_503(database, monkeypatch):
-    """In the form of all refusals, with when to come again."""
-    plant(database)
-    go_on = threading.Event()
-    drawing: list[str] = []
-
-    def png(svg: str) -> bytes:
-        drawing.append(svg)
-        go_on.wait()
-        return b"a picture"
-
-    monkeypatch.setattr(render, "png", png)
-    monkeypatch.setattr(Pictures.__init__, "__defaults__", (0.05,))
-    async with living(database) as service:
-        slow = asyncio.create_task(service.client.get("/batches/2026-01-12/chart.png"))
-        try:
-            await until(lambda: drawing)
-            answer = await service.client.get("/batches/2026-01-05/chart.png")
-        finally:
-            go_on.set()
-        assert (await slow).status_code == 200
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-    assert answer.json()["errors"][0]["extensions"]["code"] == "SERVICE_UNAVAILABLE"
+    pictures = Pictures(most_waiting=2)
+    there = await pictures.of(b"there", batch, False)
+    drawing = [asyncio.create_task(pictures.of(b"%d" % number, batch, False)) for number in range(3)]
+    await asyncio.sleep(0)
+    assert await pictures.of(b"there", batch, False) == there
+    *taken, refused = await asyncio.gather(*drawing, return_exceptions=True)
+    assert taken == [there, there]
+    assert refused.extensions["code"] == "SERVICE_UNAVAILABLE"
+    assert await pictures.of(b"2", batch, False) == there
 
 
 @pytest.mark.parametrize(

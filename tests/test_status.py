@@ -54,7 +54,7 @@ async def test_all_is_well(house, words, alive):
     head = (await house.journal())[-1]
     (worker,) = await house.rows("SELECT id FROM procrastinate_workers")
     assert facts[0] == "now: Monday, 2026-10-26 09:03 in New York"
-    assert facts[1].startswith(f"workers: {worker[0]}, heard ")
+    assert facts[1].startswith(f"workers: number {worker[0]}, heard ")
     assert facts[2:] == [
         "upkeep: last round 3 min ago",
         "Monday 2026-10-26: active",

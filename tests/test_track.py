@@ -260,6 +260,8 @@ def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[Fort
                      "The look of 2027-01-04 is held when every batch that it counts is completed.", id="one is open"),
         pytest.param([*varied(51, 1), without(51, BatchStatus.ACTIVE), without(52, BatchStatus.ACTIVE)], Finding.BETTER,
                      "better", id="only what a look does not count is open"),
+        pytest.param([*varied(50, 1), without(50, BatchStatus.ACTIVE, late=True), without(52, BatchStatus.ACTIVE)],
+                     Finding.BETTER, "better", id="one that will never count is open"),
     ],
 )  # fmt: skip
 def test_verdict(batches, finding, words):

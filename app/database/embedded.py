@@ -93,6 +93,7 @@ class EmbeddedPostgres:
 
     def start(self, *, outlive: bool = False) -> Self:
         """Start the server, or borrow the one that runs. With `outlive` it stays when this process ends."""
+        binaries()  # where there are none, that is what is to be said, and not where they could keep nothing
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._own_socket()

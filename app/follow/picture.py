@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 import msgspec
-from graphql import GraphQLEnumType
+from graphql import GraphQLEnumType, GraphQLError
 from litestar import Request, Response, route
 from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
@@ -33,8 +33,8 @@ MARGIN = 64
 CHART = Look(WIDTH - 2 * MARGIN, 384, text=20, left=54, right=176, top=20, bottom=64, palette=LIGHT)
 # A picture has some 40 KB.
 MOST = 64
-PATIENCE = 5.0  # seconds
-BUSY = "Too many pictures are being drawn right now. Try again soon."
+# Those that wait for theirs, each a tenth of a second, are under way: they may not keep everybody else from an answer.
+MOST_WAITING = 16
 _DOCUMENT = (FOLDER / "Chart.graphql").read_text("utf-8")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -59,8 +59,8 @@ def picture(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
             raise NotFoundException
         try:
             png = await pictures.of(answer.body, batch, rehearsed)
-        except Busy:
-            return unanswered(request, refused(refusal("SERVICE_UNAVAILABLE", BUSY)))
+        except GraphQLError as error:
+            return unanswered(request, refused(error))
         except render.NotDrawn as error:
             return unanswered(request, unexpected(error))
         kept = "no-cache" if answer.lasting else "no-store"
@@ -70,15 +70,11 @@ def picture(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
     return send
 
 
-class Busy(Exception):
-    """So many pictures are to be made that this one would come too late."""
-
-
 class Pictures:
     """Makes pictures, one at a time and beside the loop, and keeps those that were asked for last."""
 
-    def __init__(self, patience: float = PATIENCE) -> None:
-        self.patience = patience
+    def __init__(self, most_waiting: int = MOST_WAITING) -> None:
+        self.most_waiting, self.waiting = most_waiting, 0
         self._kept: OrderedDict[bytes, bytes] = OrderedDict()
         self._one_at_a_time = asyncio.Semaphore()
 
@@ -86,26 +82,25 @@ class Pictures:
         """
         Return the picture of what the API `said` of a Monday, which is `batch`.
 
-        Raises Busy when others' pictures are being made for too long; one that is kept waits for none.
+        Raises SERVICE_UNAVAILABLE when too many wait for theirs.
         """
         if said not in self._kept:
-            await self._made(said, batch, rehearsed)
+            await self._draw(said, batch, rehearsed)
         self._kept.move_to_end(said)
         return self._kept[said]
 
-    async def _made(self, said: bytes, batch: Node, rehearsed: bool) -> None:
+    async def _draw(self, said: bytes, batch: Node, rehearsed: bool) -> None:
+        if self.waiting >= self.most_waiting:
+            raise refusal("SERVICE_UNAVAILABLE", "Too many pictures are being drawn right now. Try again soon.")
+        self.waiting += 1
         try:
-            async with asyncio.timeout(self.patience):
-                await self._one_at_a_time.acquire()
-        except TimeoutError:
-            raise Busy from None
-        try:
-            if said not in self._kept:
-                self._kept[said] = await asyncio.to_thread(render.png, whole(batch, rehearsed=rehearsed))
-            if len(self._kept) > MOST:
-                self._kept.popitem(last=False)
+            async with self._one_at_a_time:
+                if said not in self._kept:
+                    self._kept[said] = await asyncio.to_thread(render.png, whole(batch, rehearsed=rehearsed))
         finally:
-            self._one_at_a_time.release()
+            self.waiting -= 1
+        if len(self._kept) > MOST:
+            self._kept.popitem(last=False)
 
 
 def whole(batch: Node, *, rehearsed: bool) -> str:

@@ -62,7 +62,9 @@ async def status(as_json: bool, of_the_rehearsal: bool) -> None:
 def facts(stands: Standing) -> Iterator[str]:
     """Say how everything is, a line each."""
     yield f"now: {local(stands.at)}{' (rehearsed: all of it is made up)' if stands.rehearsed else ''}"
-    heard = [f"{one.id}, heard {one.silent:.0f} s ago{'' if one.lives else ' (silent)'}" for one in stands.workers]
+    heard = [
+        f"number {one.id}, heard {one.silent:.0f} s ago{'' if one.lives else ' (silent)'}" for one in stands.workers
+    ]
     yield f"workers: {'; '.join(heard) or 'none'}"
     yield f"upkeep: {_upkeep(stands)}"
     yield f"Monday {stands.monday}: {_monday(stands)}"

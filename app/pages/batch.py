@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from app.pages.written import after, listed, short_day
+from app.pages.written import after, listed, sentence, short_day
 from app.record.calendar import FORTNIGHT, due_at
 
 Told = Mapping[str, Any]
@@ -30,6 +30,9 @@ FOUND = {
 }
 
 _AT_FIRST = "skipped at first"
+
+# Whose sentence quotes what a provider or a model said.
+_QUOTED = frozenset({"NO_USABLE_ANSWER", "PROVIDER_ERROR", "CONFIGURATION"})
 
 
 class Morning(Struct, frozen=True):
@@ -64,6 +67,21 @@ def headline(batch: Told) -> str:
 def _calls(hits: Sequence[bool], one: str, more: str, right: str) -> str:
     count = sum(hits)
     return f"{count or 'None'} of {len(hits)} calls {one if count == 1 else more} {right}"
+
+
+def failure(batch: Told) -> str:
+    """Return the record's sentence of why a Monday has no picks."""
+    return _as_written(batch["failure"], batch["failureReason"])
+
+
+def note(one: Told) -> str:
+    """Return the record's sentence of why a checkpoint was skipped; empty where it has none."""
+    return _as_written(one["note"] or "", one["skipReason"])
+
+
+def _as_written(words: str, reason: str) -> str:
+    """Return a sentence as pages write theirs, unless it quotes: then to the letter."""
+    return words if reason in _QUOTED else sentence(words)
 
 
 def verdict(batch: Told, metric: Told) -> str:
@@ -110,10 +128,10 @@ def _state(one: Told) -> str:
 def _words(one: Told) -> str:
     if one["status"] == "COMPUTED":
         words = f"closes of {short_day(one['tradingDay'])}"
-        return f"{words}, {_AT_FIRST}. {one['note'] or ''}".strip() if one["skippedAt"] else words
+        return f"{words}, {_AT_FIRST}. {note(one)}".strip() if one["skippedAt"] else words
     if one["skipReason"] == "MARKET_CLOSED":
         return f"skipped: {short_day(after(one['checkpointDate'], -1))} was no session"
-    return f"skipped: {one['note'] or 'a price could not be had'}"
+    return f"skipped: {note(one) or 'a price could not be had'}"
 
 
 def _to_come(batch: Told, day: int, following: int) -> Morning:
@@ -171,6 +189,7 @@ def splits(batch: Told) -> list[str]:
     """Return the split factors that the newest figures count with."""
     factors: dict[str, Decimal] = {}
     for one in batch["checkpoints"]:
-        factors[batch["benchmarkSymbol"]] = Decimal(one["benchmarkSplitFactor"] or 1)
+        if one["benchmarkSplitFactor"]:  # a skipped morning has none, and takes none away
+            factors[batch["benchmarkSymbol"]] = Decimal(one["benchmarkSplitFactor"])
         factors |= {metric["pick"]["ticker"]: Decimal(metric["splitFactor"]) for metric in one["metrics"]}
     return [f"one {ticker} became {factor.normalize():f}" for ticker, factor in factors.items() if factor != 1]

@@ -31,6 +31,7 @@ from app.pages import chart, drawings, written
 FOLDER = Path(__file__).parent
 PAGE = 20
 DOCUMENTS = {file.stem: file.read_text("utf-8") for file in sorted(OPERATIONS.glob("*.graphql"))}
+FILTERS = ("signed", "plain", "price", "direction", "day", "short_day", "moment", "utc", "listed", "sentence")
 MEDIA = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 A_DAY = {"Cache-Control": "public, max-age=86400"}
 POLICY = (
@@ -88,10 +89,7 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.environment.filters |= {
-            name: getattr(written, name)
-            for name in ("signed", "plain", "price", "direction", "day", "short_day", "moment", "utc", "listed")
-        }
+        self.environment.filters |= {name: getattr(written, name) for name in FILTERS}
         addresses = {address.rpartition("/")[2]: address for address in self.files}
         self.environment.globals |= {
             "notice": notice,
@@ -206,7 +204,7 @@ class Site:
         return Told(found["data"], answer.lasting)
 
     def _shown(self, template: str, told: Told, **more: object) -> Html:
-        head = told.data["service"]["journalHead"]
+        head = told.data["service"]["journalHead"] or {}  # None is for pages that follow nothing
         html = self.environment.get_template(template).render(head=head, **more)
         kept = "no-cache" if told.lasting else "no-store"
         return Response(html, media_type=MediaType.HTML, headers={**SAFE, "Cache-Control": kept})

@@ -6,6 +6,7 @@ not rounded; zeros after the second decimal are left out.
 """
 
 import decimal
+import re
 from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 
@@ -13,6 +14,8 @@ from app.record.calendar import NEW_YORK
 
 MINUS = "\N{MINUS SIGN}"
 _CENTS = Decimal("0.01")
+_DATE = re.compile(r"(?<![\w-])2[0-9]{3}-[0-9]{2}-[0-9]{2}(?![\w-])")
+_BELOW_ZERO = re.compile(r"(?<![\w.-])-(?=[0-9]+\.)")
 _CONTEXT = Context(prec=200, rounding=ROUND_HALF_EVEN)
 
 
@@ -72,6 +75,18 @@ def moment(text: str | datetime) -> str:
 def utc(text: str) -> str:
     """Return a time in UTC to the second, as in 2026-11-24 14:00:03."""
     return text.replace("T", " ")[:19]
+
+
+def sentence(text: str) -> str:
+    """Return a sentence of the record with its dates in full, and what is below zero with a true minus sign."""
+    return _BELOW_ZERO.sub(MINUS, _DATE.sub(_in_full, text))
+
+
+def _in_full(found: re.Match[str]) -> str:
+    try:
+        return day(found[0])
+    except ValueError:
+        return found[0]
 
 
 def listed(words: list[str]) -> str:

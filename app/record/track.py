@@ -474,7 +474,8 @@ def looks(every: Sequence[Fortnight]) -> Iterator[Look]:
     mondays = list(scored)
     weeks = iter([*weeks_of(half for one in scored.values() for half in one.halves), None])
     points, week = Points(), next(weeks)
-    active = min((one.run_date for one in every if one.status is BatchStatus.ACTIVE), default=date.max)
+    open_ = (one.run_date for one in every if one.status is BatchStatus.ACTIVE and not one.late)
+    active = min(open_, default=date.max)
     for nth in count(1):
         on = every[0].run_date + nth * _BETWEEN_LOOKS
         newest = on - 2 * _WEEK

@@ -71,6 +71,7 @@ class Cache:
     Answers what it has kept, and hands on the rest; counts both.
 
     `busy` are the requests refused because too many were under way, `unchanged` the answers that clients knew already.
+    Of an address that is not the API's, `told` hears what was answered here, and with which status.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class Cache:
         also: Callable[[str, bytes], bytes | None] = lambda path, query: None,
         most: int = MOST,
         largest: int = LARGEST,
+        told: Callable[[str, int], None] = lambda path, status: None,
     ) -> None:
-        self.app, self.revision, self.also, self.most, self.largest = app, revision, also, most, largest
+        self.app, self.revision, self.also, self.told = app, revision, also, told
+        self.most, self.largest = most, largest
         self.hits = self.misses = self.busy = self.unchanged = self.size = self.under_way = 0
         self._kept: OrderedDict[object, Kept] = OrderedDict()
         self._at: int | None = None
@@ -116,6 +119,7 @@ class Cache:
             if kept := self._kept.get(key):
                 self._kept.move_to_end(key)
                 self.hits += 1
+                self._tell(path, kept.start["status"])
                 self.unchanged += await kept.send(send, known)
                 return
             if self.under_way < MOST_AT_ONCE:
@@ -125,8 +129,13 @@ class Cache:
             if not last:
                 await asyncio.sleep(PAUSE)
         self.busy += 1
+        self._tell(path, 503)
         for message in busy(dict(asked).get(b"accept", b"")):
             await send(message)
+
+    def _tell(self, path: str, status: int) -> None:
+        if path != "/graphql":
+            self.told(path, status)
 
     async def _ask(self, key: Any, revision: int | None, known: bytes, scope: Any, receive: Any, send: Any) -> None:
         """Hand a request on, and keep its answer if that is worth it and still true."""
