@@ -289,6 +289,15 @@ async def test_a_head_says_what_its_get_says(service):
         assert {one.headers["content-length"] for one in (*heads, *gets)} == {str(len(gets[0].content))}
 
 
+async def test_another_spelling_is_the_same_request(service):
+    """However many slashes somebody writes, nothing more is kept for it."""
+    first = await service.client.get("/record")
+    size = service.cache.size
+    for path in ("/record/", "//record", f"{'/' * 1000}record"):
+        assert (await service.client.get(f"http://test{path}")).headers["etag"] == first.headers["etag"]
+    assert (service.counts, service.cache.size) == ((3, 1), size)
+
+
 async def test_bodies_in_pieces_and_bodies_that_are_too_long(service):
     """However a body arrives, it is the same request; too long a one is refused as ever."""
 

@@ -94,10 +94,11 @@ class Cache:
         path, method, query = scope.get("path"), scope.get("method"), scope.get("query_string")
         asks = method in ("GET", "HEAD")
         # Routes take `/graphql/` and `//graphql` for `/graphql`: no spelling may be a way past the limit.
-        routed = path if path == "/graphql" or scope["type"] != "http" else normalize_path(path)
-        if routed != "/graphql" and asks:
-            query = self.also(routed, query)
-        if scope["type"] != "http" or query is None or not (asks or (method == "POST" and routed == "/graphql")):
+        if path != "/graphql" and scope["type"] == "http":
+            path = normalize_path(path)
+        if path != "/graphql" and asks:
+            query = self.also(path, query)
+        if scope["type"] != "http" or query is None or not (asks or (method == "POST" and path == "/graphql")):
             await self.app(scope, receive, send)
             return
         body: bytes | None = b""
