@@ -51,7 +51,7 @@ serve: $(READY) ## Serve live; needs the two keys, see README
 	$(graphiql_if_npm)
 	@$(BIN)/alpha-monday serve --migrate
 
-test: $(READY) ## Run the tests that take under five minutes
+test: $(READY) ## Run the tests
 	@$(BIN)/python -m pytest -m "not long and not pgbouncer" -n 2 --dist loadfile $(ARGS)
 
 test-long: $(READY) ## Run the tests that take longer

@@ -23,8 +23,9 @@ Told = Callable[[str, int, str | None, float], None]
 _GIVEN = (REQUEST_ID, b"fly-request-id")
 _PLAIN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
-ROUTES = ("graphql", "pages", "stream", "live", "health", "metrics", "other")
+ROUTES = ("graphql", "pages", "followed", "stream", "live", "health", "metrics", "other")
 _PAGES = ("record", "batches", "about", "files")
+_FOLLOWED = ("feed.atom", "export.csv", "export.json")
 
 
 class Requests:
@@ -71,6 +72,8 @@ def route_of(path: str) -> str:
     first, *more = path.split("/", 2)[1:] if path.startswith("/") else [""]
     if path == "/" or first in _PAGES:
         return "pages"
+    if first in _FOLLOWED:
+        return "followed"
     if first == "live" and more:
         return "stream"
     return first if first in ROUTES else "other"

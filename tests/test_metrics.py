@@ -286,7 +286,7 @@ def test_requests_are_counted(database, tmp_path):
     assert more("graphql_requests_total", "answered") == 5
     assert told["graphql_requests_total"]["GRAPHQL_VALIDATION_FAILED",] == 1
     assert more("http_requests_total", "pages", "2xx") == 3
-    assert more("http_requests_total", "other", "2xx") == 2
+    assert more("http_requests_total", "followed", "2xx") == 2
     assert more("http_requests_total", "other", "4xx") == 1
     assert more("http_requests_total", "live", "4xx") == 1
     assert more("http_request_duration_seconds_count", "graphql") == 3
