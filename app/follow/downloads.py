@@ -22,7 +22,7 @@ from psycopg import OperationalError
 from api.cache import names
 from api.declare import refusal
 from api.engine import Answer, Engine, refused
-from api.http import busy
+from api.http import busy, gone
 from api.types import read_date
 from app.follow.export import FORMAT, ExportStopped, Part, Wanted, parts, written
 from app.follow.refusals import unanswered
@@ -150,13 +150,13 @@ def _day(name: str, text: str) -> date:
 
 async def _sent(pieces: AsyncGenerator[bytes], receive: Any, send: Any) -> bool:
     """Send an export; return whether all of it was taken."""
-    gone = asyncio.create_task(_gone(receive))
+    leaving = asyncio.create_task(gone(receive))
     try:
         async with aclosing(pieces):
             async for piece in pieces:
                 async with asyncio.timeout(STALLED):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
-                if gone.done():
+                if leaving.done():
                     break
             else:
                 return True
@@ -164,7 +164,7 @@ async def _sent(pieces: AsyncGenerator[bytes], receive: Any, send: Any) -> bool:
     except TimeoutError:
         log.info("an export was not read any more", seconds=STALLED)
     finally:
-        gone.cancel()
+        leaving.cancel()
     return False
 
 
@@ -172,11 +172,6 @@ async def _first(first: Part, rest: AsyncGenerator[Part]) -> AsyncGenerator[Part
     yield first
     async for part in rest:
         yield part
-
-
-async def _gone(receive: Any) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _refuse(scope: Any, receive: Any, send: Any, answer: Answer) -> None:

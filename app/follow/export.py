@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from api.engine import Engine
-from api.persisted import FOLDER
+from api.persisted import BY_NAME
 from app.errors import AlphaMondayError
 from app.record.model import SERIES
 
@@ -28,7 +28,7 @@ from app.record.model import SERIES
 FORMAT = 1
 # Some 600 rows: what an export takes of memory, and how long it keeps others from being answered at a time.
 MONDAYS = 20
-_DOCUMENT = (FOLDER / "Export.graphql").read_text("utf-8")
+_DOCUMENT = BY_NAME["Export"]
 
 Node = Mapping[str, Any]
 

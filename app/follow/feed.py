@@ -22,12 +22,12 @@ from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
 from api.engine import Engine
-from api.persisted import FOLDER
+from api.persisted import BY_NAME
 from app.follow.refusals import unanswered
 from app.pages.written import day as in_full
 from app.pages.written import listed, price, signed
 
-_DOCUMENT = (FOLDER / "Feed.graphql").read_text("utf-8")
+_DOCUMENT = BY_NAME["Feed"]
 MOST = 50
 MEDIA = "application/atom+xml"
 ATOM = "http://www.w3.org/2005/Atom"

@@ -20,7 +20,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from api.declare import refusal
 from api.engine import Engine, refused, unexpected
-from api.persisted import FOLDER
+from api.persisted import BY_NAME
 from api.types import schema
 from app.follow import render
 from app.follow.refusals import unanswered
@@ -35,7 +35,7 @@ CHART = Look(WIDTH - 2 * MARGIN, 384, text=20, left=54, right=176, top=20, botto
 MOST = 64
 # Those that wait for theirs, each a tenth of a second, are under way: they may not keep everybody else from an answer.
 MOST_WAITING = 16
-_DOCUMENT = (FOLDER / "Chart.graphql").read_text("utf-8")
+_DOCUMENT = BY_NAME["Chart"]
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 Node = Mapping[str, Any]

@@ -17,6 +17,8 @@ from litestar import asgi
 from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import ASGIRouteHandler
 
+from api.http import gone
+
 PATH = "/live/journal"
 MOST = 256
 KEEP_ALIVE = 20.0  # seconds; proxies give up on what is silent for a minute, or half of one
@@ -102,13 +104,14 @@ class Live:
     async def _stream(self, scope: Any, receive: Any, send: Messages) -> None:
         seen, over = known(scope), asyncio.Event()
         scope[END] = over.set
-        gone = asyncio.create_task(_gone(receive, over))
+        leaving = asyncio.create_task(gone(receive))
+        leaving.add_done_callback(lambda _: over.set())
         self.streams += 1
         try:
             await self._tell(seen, over, send)
         finally:
             self.streams -= 1
-            gone.cancel()
+            leaving.cancel()
 
     async def _tell(self, seen: int, over: asyncio.Event, send: Messages) -> None:
         """Send what is new, and a word now and then, until it is over."""
@@ -120,13 +123,6 @@ class Live:
                 await send(_part(event(head)))
             elif not await _either(news, over, self.keep_alive):
                 await send(_part(":\n\n"))
-
-
-async def _gone(receive: Any, over: asyncio.Event) -> None:
-    """Wait until the client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    over.set()
 
 
 async def _either(news: asyncio.Event, over: asyncio.Event, within: float) -> bool:

@@ -24,13 +24,12 @@ from msgspec import Struct
 from api.engine import Engine
 from api.http import fail, refuse
 from api.page import FOREVER
-from api.persisted import FOLDER as OPERATIONS
+from api.persisted import BY_NAME
 from app.pages import batch as batches
 from app.pages import chart, drawings, written
 
 FOLDER = Path(__file__).parent
 PAGE = 20
-DOCUMENTS = {file.stem: file.read_text("utf-8") for file in sorted(OPERATIONS.glob("*.graphql"))}
 FILTERS = ("signed", "plain", "price", "direction", "day", "short_day", "moment", "utc", "listed", "sentence")
 MEDIA = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 A_DAY = {"Cache-Control": "public, max-age=86400"}
@@ -189,7 +188,7 @@ class Site:
 
     async def head(self) -> Mapping[str, Any] | None:
         """Ask for the journal's newest entry; None if there is no answer."""
-        answer = await self.engine.answer(DOCUMENTS["Head"])
+        answer = await self.engine.answer(BY_NAME["Head"])
         if answer.refused:
             return None
         found: Mapping[str, Any] = json.loads(answer.body)["data"]["service"]
@@ -197,7 +196,7 @@ class Site:
 
     async def _told(self, name: str, **variables: object) -> Told:
         """Ask the API one of our documents, or raise the problem that it tells of."""
-        answer = await self.engine.answer(DOCUMENTS[name], variables)
+        answer = await self.engine.answer(BY_NAME[name], variables)
         found = json.loads(answer.body)
         if "errors" in found:
             raise _problem(found["errors"][0]["extensions"]["code"])

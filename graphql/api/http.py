@@ -210,6 +210,12 @@ async def read(receive: Any) -> Body:
     return Body(parts[0] if len(parts) == 1 else b"".join(parts))
 
 
+async def gone(receive: Any) -> None:
+    """Wait until the client of a request that was read has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def decoded(text: str | bytes) -> Any:
     """
     Return what a JSON text says, or refuse it.

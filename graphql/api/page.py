@@ -19,7 +19,7 @@ from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
-from api.persisted import FOLDER as OPERATIONS
+from api.persisted import BY_NAME
 
 CDN = "https://cdn.jsdelivr.net"
 FOLDER = Path(__file__).parent / "graphiql"
@@ -82,8 +82,7 @@ def page(notice: str = "", packages: Path = FOLDER / "node_modules") -> Page:
 
 def documents() -> dict[str, str]:
     """Return the documents by name: the newest Monday in full, what else people need, and what we ask ourselves."""
-    files = sorted(OPERATIONS.glob("*.graphql"), key=lambda file: (file.stem != FIRST, file.stem in LAST, file.stem))
-    return {file.stem: file.read_text() for file in files}
+    return {name: BY_NAME[name] for name in sorted(BY_NAME, key=lambda name: (name != FIRST, name in LAST, name))}
 
 
 def route(files: dict[str, bytes]) -> HTTPRouteHandler:

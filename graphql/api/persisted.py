@@ -18,7 +18,9 @@ def hash_of(text: str) -> str:
     return sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-DOCUMENTS = {hash_of(text): text for text in (file.read_text("utf-8") for file in sorted(FOLDER.glob("*.graphql")))}
+# Read once, for all who ask or show them, by the name of the file and of its operation.
+BY_NAME = {file.stem: file.read_text("utf-8") for file in sorted(FOLDER.glob("*.graphql"))}
+DOCUMENTS = {hash_of(text): text for text in BY_NAME.values()}
 
 
 def document(query: str | None, name: str | None) -> str:
