@@ -62,21 +62,21 @@ test-pgbouncer: $(READY) ## Run the tests that need PgBouncer
 	@$(BIN)/python -m pytest -m pgbouncer $(ARGS)
 
 chaos: $(READY) ## Harm the service 200 times at random, then check every promise; ARGS="--help"
-	@$(BIN)/python chaos/run.py $(ARGS)
+	@$(BIN)/python dev/chaos/run.py $(ARGS)
 
 audit: $(READY) ## Run what needs Node, Chromium and the network: packages, contract, clients, GraphiQL, pages
 	@command -v node >/dev/null || { echo "Node is missing: install Node 20 or newer."; exit 1; }
 	@command -v npm >/dev/null || { echo "npm is missing. On Debian: apt-get install npm"; exit 1; }
 	@test -x "$$(command -v $(CHROMIUM))" || { echo "Chromium is missing. On Debian: apt-get install chromium; elsewhere: make audit CHROMIUM=..."; exit 1; }
-	@$(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) audit/node_modules/.package-lock.json audit/.venv/.ready
-	@CHROMIUM="$$(command -v $(CHROMIUM))" node audit/run.mjs
+	@$(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) dev/audit/node_modules/.package-lock.json dev/audit/.venv/.ready
+	@CHROMIUM="$$(command -v $(CHROMIUM))" node dev/audit/run.mjs
 
-audit/node_modules/.package-lock.json: audit/package-lock.json
-	@cd audit && $(NPM_CI) && touch node_modules/.package-lock.json
+dev/audit/node_modules/.package-lock.json: dev/audit/package-lock.json
+	@cd dev/audit && $(NPM_CI) && touch node_modules/.package-lock.json
 
-audit/.venv/.ready: audit/requirements.lock
+dev/audit/.venv/.ready: dev/audit/requirements.lock
 	@$(PYTHON) -m venv --clear $(@D)
-	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r audit/requirements.lock
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r dev/audit/requirements.lock
 	@touch $@
 
 migrate: $(READY) ## Bring the database's schema up to date
@@ -95,7 +95,7 @@ schema: $(READY) ## Print the API's schema anew
 	@$(BIN)/python -m api.types > graphql/schema.graphql
 
 bench: $(READY) ## Measure us beside PostGraphile and Mercurius; needs wrk, and for the two Node
-	@$(BIN)/python bench/run.py $(ARGS)
+	@$(BIN)/python dev/bench/run.py $(ARGS)
 
 image: ## Build the image alpha-monday:VERSION, or IMAGE=...; IMAGE_BUILD_ARGS go to the engine
 	@test -n "$(BUILDER)" || { echo "Neither podman, docker nor buildah answers. On Debian: apt-get install podman"; exit 1; }
@@ -103,13 +103,13 @@ image: ## Build the image alpha-monday:VERSION, or IMAGE=...; IMAGE_BUILD_ARGS g
 	  --build-arg=VERSION=$(VERSION) --build-arg=REVISION=$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown) $(IMAGE_BUILD_ARGS) .
 
 image-test: $(READY) ## Try the image out: strictly confined, on a real Postgres, ten thousand queries
-	@ENGINE=$(ENGINE) $(BIN)/python container/smoke.py $(IMAGE)
+	@ENGINE=$(ENGINE) $(BIN)/python dev/image/smoke.py $(IMAGE)
 
 image-upgrade: $(READY) ## Rehearse the upgrade from the image OLD to IMAGE and back, under queries
-	@ENGINE=$(ENGINE) $(BIN)/python container/upgrade.py $(or $(OLD),$(IMAGE)) $(IMAGE)
+	@ENGINE=$(ENGINE) $(BIN)/python dev/image/upgrade.py $(or $(OLD),$(IMAGE)) $(IMAGE)
 
 lines: $(READY) ## Count the lines of code per part
-	@$(BIN)/python bench/lines.py
+	@$(BIN)/python dev/bench/lines.py
 
 fmt: $(READY) ## Format the code
 	@$(BIN)/ruff format .
@@ -126,10 +126,10 @@ lint: $(READY) ## Check format, style and types
 lock: ## Renew the lock files, for every Python from 3.11 on
 	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
 	@for lock in "pyproject.toml -o requirements.lock" "pyproject.toml --extra dev -o requirements-dev.lock" \
-	    "audit/requirements.in -o audit/requirements.lock" "container/requirements.in -o container/requirements.lock"; do \
+	    "dev/audit/requirements.in -o dev/audit/requirements.lock" "dev/image/requirements.in -o dev/image/requirements.lock"; do \
 	  .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-header --no-annotate $(ARGS) $$lock || exit 1; done
 	@rm -rf .venv-lock
 
 clean: ## Delete the virtual environment and caches; the embedded Postgres stays
-	@rm -rf $(VENV) audit/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) dev/audit/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

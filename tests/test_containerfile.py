@@ -92,8 +92,8 @@ def test_what_is_taken_out_was_in():
 def test_the_wheel_is_built_with_what_the_project_names():
     """The lock of the build knows the version of pyproject.toml's build system."""
     (wanted,) = PROJECT["build-system"]["requires"]
-    assert wanted in (HOUSE / "container/requirements.in").read_text().splitlines()
-    assert f"{wanted} " in (HOUSE / "container/requirements.lock").read_text()
+    assert wanted in (HOUSE / "dev/image/requirements.in").read_text().splitlines()
+    assert f"{wanted} " in (HOUSE / "dev/image/requirements.lock").read_text()
 
 
 def let_in(path: str) -> bool:

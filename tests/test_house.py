@@ -170,7 +170,7 @@ def test_no_tracked_file_names_a_registry_or_a_machine():
 
 
 @pytest.mark.parametrize(
-    "lock", ["requirements.lock", "requirements-dev.lock", "audit/requirements.lock", "container/requirements.lock"]
+    "lock", ["requirements.lock", "requirements-dev.lock", "dev/audit/requirements.lock", "dev/image/requirements.lock"]
 )
 def test_locks_pin_everything_by_hash(lock):
     """Every requirement has a version and a hash, and the lock knows what is asked for."""
@@ -187,7 +187,7 @@ def test_locks_pin_everything_by_hash(lock):
     assert set(wanted.get(lock, listed)) <= set(pinned)
 
 
-@pytest.mark.parametrize("lock", ["audit/package-lock.json", "graphql/api/graphiql/package-lock.json"])
+@pytest.mark.parametrize("lock", ["dev/audit/package-lock.json", "graphql/api/graphiql/package-lock.json"])
 def test_npm_locks_pin_everything_by_hash(lock):
     """Every package has a version and a hash, and none an address."""
     ours, *packages = json.loads((HOUSE / lock).read_text())["packages"].items()

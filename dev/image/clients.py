@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-OPERATIONS = Path(__file__).parents[1] / "graphql" / "operations"
+OPERATIONS = Path(__file__).parents[2] / "graphql" / "operations"
 HEAD = "POST /graphql HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
 
 

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from app.database.embedded import FAST, EmbeddedPostgres
 
-sys.path.append(str(Path(__file__).parents[1] / "bench"))
+sys.path.append(str(Path(__file__).parents[2] / "dev" / "bench"))
 import data
 
 BATCHES = 52

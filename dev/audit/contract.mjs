@@ -6,14 +6,14 @@ import { CriticalityLevel, diff, DiffRule } from "@graphql-inspector/core";
 import { ESLint } from "eslint";
 import { buildSchema } from "graphql";
 
-const HOUSE = new URL("..", import.meta.url).pathname;
+const HOUSE = new URL("../..", import.meta.url).pathname;
 const SDL = "graphql/schema.graphql";
 
 const output = (program, ...options) => execFileSync(program, options, { cwd: HOUSE, encoding: "utf8" });
 const told = (changes) => changes.map((change) => `${change.criticality.level}: ${change.message}`);
 
 async function lints() {
-  const eslint = new ESLint({ cwd: HOUSE, overrideConfigFile: `${HOUSE}audit/eslint.config.mjs` });
+  const eslint = new ESLint({ cwd: HOUSE, overrideConfigFile: `${HOUSE}dev/audit/eslint.config.mjs` });
   const results = await eslint.lintFiles([SDL, "graphql/operations/*.graphql"]);
   const formatter = await eslint.loadFormatter("stylish");
   const problems = results.filter((result) => result.messages.length > 0);

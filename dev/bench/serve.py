@@ -1,7 +1,7 @@
 """
 The service as `alpha-monday serve` starts it, in one process, but without its worker and without keys.
 
-    DATABASE_URL=postgresql:///record python bench/serve.py --port 8080 --uncached
+    DATABASE_URL=postgresql:///record python dev/bench/serve.py --port 8080 --uncached
 """
 
 import argparse

@@ -1,4 +1,4 @@
-// A typed client of the API: `node audit/client.mjs ORIGIN` writes the documents' types down, compiles the client that uses
+// A typed client of the API: `node dev/audit/client.mjs ORIGIN` writes the documents' types down, compiles the client that uses
 // them, strictly, and runs it.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -8,8 +8,8 @@ import * as documentNodes from "@graphql-codegen/typed-document-node";
 import * as operations from "@graphql-codegen/typescript-operations";
 import { parse } from "graphql";
 
-const HOUSE = new URL("..", import.meta.url).pathname;
-const CLIENT = `${HOUSE}audit/client`;
+const HOUSE = new URL("../..", import.meta.url).pathname;
+const CLIENT = `${HOUSE}dev/audit/client`;
 const origin = process.argv[2];
 
 const read = (path) => parse(readFileSync(HOUSE + path, "utf8"));
@@ -30,7 +30,7 @@ writeFileSync(`${CLIENT}/generated/documents.ts`, await codegen({
   plugins: [{ operations: {} }, { documentNodes: {} }],
   pluginMap: { operations, documentNodes },
 }));
-execFileSync(process.execPath, [`${HOUSE}audit/node_modules/typescript/bin/tsc`, "-p", CLIENT], { stdio: "inherit" });
+execFileSync(process.execPath, [`${HOUSE}dev/audit/node_modules/typescript/bin/tsc`, "-p", CLIENT], { stdio: "inherit" });
 
 const said = execFileSync(process.execPath, [`${CLIENT}/generated/js/show.js`, origin], { encoding: "utf8" });
 // A rehearsed Monday may have failed, and then says so.

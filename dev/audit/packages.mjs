@@ -4,7 +4,7 @@ import { spawnSync } from "node:child_process";
 
 const HERE = new URL(".", import.meta.url).pathname;
 const options = ["--strict", "--require-hashes", "--disable-pip", "--progress-spinner", "off", "--desc", "off"];
-const locks = ["-r", `${HERE}../requirements.lock`];
+const locks = ["-r", `${HERE}../../requirements.lock`];
 const { status } = spawnSync(`${HERE}.venv/bin/pip-audit`, [...options, ...locks], { stdio: "inherit" });
 if (status !== 0) console.error("pip-audit found a weakness, or could not find out whether there is one.");
 process.exitCode = status === 0 ? 0 : 1;

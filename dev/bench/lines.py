@@ -1,7 +1,7 @@
 """
 Lines of code per part of the house, without blanks, comments and docstrings; `make lines` prints them.
 
-    python bench/lines.py
+    python dev/bench/lines.py
 """
 
 import ast
@@ -9,7 +9,7 @@ import io
 import tokenize
 from pathlib import Path
 
-HOUSE = Path(__file__).parents[1]
+HOUSE = Path(__file__).parents[2]
 PARTS = [
     f"app/{name}" for name in ("record", "store", "providers", "database", "rehearsal", "operate", "pages", "follow")
 ]

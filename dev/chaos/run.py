@@ -5,7 +5,7 @@ Three processes of the real service share one Postgres, in told time, with provi
 they are killed, stopped and frozen; Postgres and its connections are killed; jobs and workers are deleted. Then comes a
 calm of some days, and the record, the queue and the providers' own log must be as if nothing had happened.
 
-    python chaos/run.py --seed 7 --faults 200
+    python dev/chaos/run.py --seed 7 --faults 200
 """
 
 import argparse
@@ -133,7 +133,7 @@ class Run:
 def main() -> int:
     """Run from the command line; 0 if every promise was kept."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python chaos/run.py"
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python dev/chaos/run.py"
     )
     parser.add_argument("--seed", type=int, default=None, help="what to draw everything from; printed")
     parser.add_argument("--faults", type=int, default=200, help="how many harms at least (200)")

@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { createInterface } from "node:readline";
 
-const HOUSE = new URL("..", import.meta.url).pathname;
+const HOUSE = new URL("../..", import.meta.url).pathname;
 const AUDITS = ["packages", "contract", "http", "fuzz", "export", "client", "graphiql", "pages"];
 const DAY = 24 * 3600 * 1000;
 

@@ -1,12 +1,12 @@
-// GraphiQL in a real Chromium: `node audit/graphiql.mjs ORIGIN`, where a rehearsed record is served. Leaves screenshots in
-// `audit/shots`, for a person to look at.
+// GraphiQL in a real Chromium: `node dev/audit/graphiql.mjs ORIGIN`, where a rehearsed record is served. Leaves screenshots in
+// `dev/audit/shots`, for a person to look at.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
 
-const HOUSE = new URL("..", import.meta.url).pathname;
-const SHOTS = `${HOUSE}audit/shots`;
+const HOUSE = new URL("../..", import.meta.url).pathname;
+const SHOTS = `${HOUSE}dev/audit/shots`;
 const CDN = "https://cdn.jsdelivr.net";
 const PAGES = ["Chart", "Export", "Feed", "Front", "Head", "History", "Monday", "Record"];
 const TABS = ["LatestBatch", "BatchOn", "Batches", "Journal", "PickStory", "TrackRecord", ...PAGES];

@@ -1,13 +1,13 @@
-// The pages in a real Chromium: `node audit/pages.mjs ORIGIN FOLDER UNTIL`, where a rehearsed record of FOLDER is served
-// that stands still, and can be lived on until UNTIL. Leaves screenshots in `audit/shots`, for a person to look at.
+// The pages in a real Chromium: `node dev/audit/pages.mjs ORIGIN FOLDER UNTIL`, where a rehearsed record of FOLDER is served
+// that stands still, and can be lived on until UNTIL. Leaves screenshots in `dev/audit/shots`, for a person to look at.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
 
-const HOUSE = new URL("..", import.meta.url).pathname;
-const SHOTS = `${HOUSE}audit/shots`;
+const HOUSE = new URL("../..", import.meta.url).pathname;
+const SHOTS = `${HOUSE}dev/audit/shots`;
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const [origin, folder, until] = process.argv.slice(2);
 const SCREENS = { phone: { width: 390, height: 844 }, desktop: { width: 1440, height: 900 } };

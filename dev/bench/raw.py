@@ -1,7 +1,7 @@
 """
 The limit: an ASGI application that sends the same bytes for the same request and does nothing else.
 
-    python bench/raw.py --port 8080 latest=http://127.0.0.1:8081/graphql,latest.json
+    python dev/bench/raw.py --port 8080 latest=http://127.0.0.1:8081/graphql,latest.json
 
 posts the file once, and from then on answers `/latest` with the status, headers and body that came, under the same
 uvicorn as the service's. It does not even read what it is asked.

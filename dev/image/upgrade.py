@@ -1,7 +1,7 @@
 """
 Rehearse an upgrade and its way back, with two images on one Postgres and somebody who asks without a pause.
 
-    python container/upgrade.py alpha-monday:0.1.0 alpha-monday:0.2.0
+    python dev/image/upgrade.py alpha-monday:0.1.0 alpha-monday:0.2.0
 
 The old one serves while the new one migrates; then the new one serves; then the old one again, on the newer schema;
 then the schema goes back under it. Not one request may fail. Where both know the same migrations, the new one is given

@@ -1,7 +1,7 @@
 """
 Try an image out: as strictly as it may be run, against a real Postgres and with nothing outside this machine.
 
-    python container/smoke.py alpha-monday:0.1.0
+    python dev/image/smoke.py alpha-monday:0.1.0
 
 Each line is a check or a figure; the exit code is 1 when a check failed. Needs Linux, and podman or docker.
 """
@@ -22,7 +22,7 @@ from checks import KEYS, Checks
 from database import database, fill, free_port, server
 from engine import Container, contents, facts, once, serving
 
-HOUSE = Path(__file__).parents[1]
+HOUSE = Path(__file__).parents[2]
 REQUESTS = 10_000
 LONGEST_DRAIN = 30.0
 LARGEST = 12
