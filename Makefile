@@ -16,7 +16,7 @@ ENGINE ?= $(shell for each in podman docker; do $$each info >/dev/null 2>&1 && e
 BUILDER ?= $(or $(ENGINE),$(shell command -v buildah))
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve graphiql test test-long test-pgbouncer chaos audit bench image image-test image-upgrade migrate db-up db-down db-reset schema lines fmt fmt-check lint lock clean
+.PHONY: help run serve graphiql test test-long test-pgbouncer chaos audit bench image image-test image-upgrade migrate db-up db-down db-reset schema fmt fmt-check lint lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,7 +92,7 @@ db-reset: $(READY) ## Delete everything the embedded Postgres holds
 	@$(BIN)/alpha-monday db reset --yes
 
 schema: $(READY) ## Print the API's schema anew
-	@$(BIN)/python -m api.types > graphql/schema.graphql
+	@$(BIN)/python -m api.schema > graphql/schema.graphql
 
 bench: $(READY) ## Measure us beside PostGraphile and Mercurius; needs wrk, and for the two Node
 	@$(BIN)/python dev/bench/run.py $(ARGS)
@@ -108,9 +108,6 @@ image-test: $(READY) ## Try the image out: strictly confined, on a real Postgres
 image-upgrade: $(READY) ## Rehearse the upgrade from the image OLD to IMAGE and back, under queries
 	@ENGINE=$(ENGINE) $(BIN)/python dev/image/upgrade.py $(or $(OLD),$(IMAGE)) $(IMAGE)
 
-lines: $(READY) ## Count the lines of code per part
-	@$(BIN)/python dev/bench/lines.py
-
 fmt: $(READY) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix --quiet .
@@ -118,9 +115,10 @@ fmt: $(READY) ## Format the code
 fmt-check: $(READY) ## Check the format
 	@$(BIN)/ruff format --check .
 
-lint: $(READY) ## Check format, style and types
+lint: $(READY) ## Check format, style, layers and types
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
 
 lock: ## Renew the lock files, for every Python from 3.11 on
@@ -132,4 +130,4 @@ lock: ## Renew the lock files, for every Python from 3.11 on
 	@rm -rf .venv-lock
 
 clean: ## Delete the virtual environment and caches; the embedded Postgres stays
-	@rm -rf $(VENV) dev/audit/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) dev/audit/.venv .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

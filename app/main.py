@@ -20,24 +20,24 @@ from litestar.exceptions import HTTPException
 from api.cache import Cache
 from api.engine import Engine
 from api.http import routes
-from api.types import Facts, schema
+from api.schema import Facts, schema
+from app.core.settings import Settings
 from app.database import migrations, pools, rehearsed
-from app.database.announced import Revision
 from app.database.embedded import address_of
-from app.database.reads import Fetch, fetcher, standing
-from app.follow.downloads import downloads
-from app.follow.feed import feed, is_followed
-from app.follow.picture import picture
-from app.metrics import MEDIA, Life, Metrics
-from app.pages.live import Live
-from app.pages.site import Site, kept_by
-from app.providers.ledger import Ledger
-from app.record.calendar import Clock
-from app.requests import Requests
-from app.settings import Settings
-from app.survey import WITHIN, Surveyor
-from app.tools import RealClock, Tools
+from app.database.queries import Fetch, fetcher, standing
+from app.database.revision import Revision
+from app.domain.calendar import Clock
+from app.ops.snapshot import WITHIN, Surveyor
+from app.providers.rate_limiter import Ledger
+from app.web.charts.image import picture
+from app.web.feeds.atom import feed, is_followed
+from app.web.feeds.downloads import downloads
+from app.web.live import Live
+from app.web.metrics import MEDIA, Life, Metrics
+from app.web.middleware import Requests
+from app.web.pages.site import Site, kept_by
 from jobs import queue as the_queue
+from jobs.context import Context, RealClock
 from jobs.queue import AWAY, Queue
 from jobs.worker import Worker, supervised
 
@@ -61,7 +61,7 @@ class House:
     pool: pools.Pool
     queued: pools.Pool
     direct: str
-    tools: Tools
+    tools: Context
     clock: Clock
     worker: Worker | None
 

@@ -1,5 +1,5 @@
 """
-What an operator is told as soon as it is recorded: docs/ops/alerts-webhook.md is what a receiver reads of it.
+What an operator is told as soon as it is recorded: docs/operate/alerts-webhook.md is what a receiver reads of it.
 
 An alert is a row, written with its job in the transaction that records what it is about: it is sent if, and only if,
 that was stored. Sending is at least once; the alert's id stays the same, so that a receiver can drop a repeat. Only a
@@ -22,13 +22,13 @@ from procrastinate.jobs import Job
 
 from app.database.pools import transaction
 from app.database.rehearsed import is_rehearsed
+from app.domain.journal import timestamp
+from app.domain.model import Batch, Checkpoint, FailureReason, SkipReason
 from app.errors import QuotaSpent
-from app.record.journal import timestamp
-from app.record.model import Batch, Checkpoint, FailureReason, SkipReason
 from app.store.checkpoints import Due
 from app.store.rows import Conn, row_of
-from app.tools import Tools
 from jobs import messages
+from jobs.context import Context
 from jobs.messages import Outcome
 from jobs.queue import Retry, app, is_away, tools
 
@@ -66,7 +66,7 @@ async def send_alert(context: JobContext, alert: str) -> None:
     await send(tools(), UUID(alert), context.job)
 
 
-async def send(tools: Tools, id: UUID, job: Job) -> None:
+async def send(tools: Context, id: UUID, job: Job) -> None:
     """Send an alert, and write down what became of it."""
     async with transaction(tools.pool, at_once=False) as conn:
         alert = await _waiting(conn, id)
@@ -115,7 +115,7 @@ def about_nothing(at: datetime) -> Alert:
     return Alert(id=uuid4(), kind="test", at=at, text="this is a test.", to_do="Nothing is to be done.")
 
 
-async def monday_failed(conn: Conn, tools: Tools, batch: Batch) -> None:
+async def monday_failed(conn: Conn, tools: Context, batch: Batch) -> None:
     """Tell that a Monday has no picks, in the transaction that stores it."""
     to_do = "`alpha-monday pick` runs it again, until it is over in New York."
     if batch.failure_reason == FailureReason.MISSED:
@@ -133,7 +133,7 @@ async def monday_failed(conn: Conn, tools: Tools, batch: Batch) -> None:
     )
 
 
-async def checkpoint_skipped(conn: Conn, tools: Tools, due: Due, checkpoint: Checkpoint) -> None:
+async def checkpoint_skipped(conn: Conn, tools: Context, due: Due, checkpoint: Checkpoint) -> None:
     """Tell that a checkpoint has no prices, in the transaction that stores it; a closed market is no news."""
     reason = checkpoint.skip_reason
     if reason == SkipReason.MARKET_CLOSED:
@@ -150,7 +150,7 @@ async def checkpoint_skipped(conn: Conn, tools: Tools, due: Due, checkpoint: Che
     )
 
 
-async def upkeep_mended(conn: Conn, tools: Tools, mended: Mapping[str, int]) -> None:
+async def upkeep_mended(conn: Conn, tools: Context, mended: Mapping[str, int]) -> None:
     """
     Tell what a round of upkeep mended, in its transaction.
 
@@ -180,7 +180,7 @@ def _jobs(count: int) -> str:
 
 
 @asynccontextmanager
-async def quota_watched(tools: Tools) -> AsyncIterator[None]:
+async def quota_watched(tools: Context) -> AsyncIterator[None]:
     """Tell when what is done in the context finds the quota spent; it waits for it all the same."""
     try:
         yield
@@ -191,7 +191,7 @@ async def quota_watched(tools: Tools) -> AsyncIterator[None]:
         raise
 
 
-async def _quota_spent(tools: Tools, spent: QuotaSpent) -> None:
+async def _quota_spent(tools: Context, spent: QuotaSpent) -> None:
     """Tell that the quota is spent, once until it was free for a while, however many jobs and processes find it so."""
     now = tools.now()
     async with transaction(tools.pool, at_once=False) as conn:
@@ -220,7 +220,7 @@ def _utc(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-async def _tell(conn: Conn, tools: Tools, **what: Any) -> None:
+async def _tell(conn: Conn, tools: Context, **what: Any) -> None:
     """Write an alert down and put its job into the queue; whatever goes wrong here takes nothing else with it."""
     if not tools.alerts.on:
         return
@@ -267,7 +267,7 @@ async def _waiting(conn: Conn, id: UUID) -> Alert | None:
         return await cursor.fetchone()
 
 
-async def keep(conn: Conn, tools: Tools, readable: timedelta) -> int:
+async def keep(conn: Conn, tools: Context, readable: timedelta) -> int:
     """Defer the alerts whose job was lost, give up those that are old, and forget those that are very old."""
     now = tools.now()
     await conn.execute(

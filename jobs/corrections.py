@@ -6,11 +6,11 @@ from datetime import date, datetime
 from msgspec.structs import replace
 
 from app.database.pools import Pool, transaction
+from app.domain import measurement, prompt
+from app.domain.calendar import FORTNIGHT, checkpoint_date
+from app.domain.measurement import Course
+from app.domain.model import SERIES, Batch, Checkpoint, CheckpointStatus, Close, Pick, PickMetric
 from app.errors import Refused
-from app.record import figures, ideas
-from app.record.calendar import FORTNIGHT, checkpoint_date
-from app.record.figures import Course
-from app.record.model import SERIES, Batch, Checkpoint, CheckpointStatus, Close, Pick, PickMetric
 from app.store import batches, checkpoints, closes, corrections, courses
 from app.store.rows import Conn
 
@@ -18,7 +18,7 @@ from app.store.rows import Conn
 Adopted = Mapping[tuple[int, str], Close]
 
 # Rows as they stood and as they should be, each with the ticker of its pick.
-Rows = list[tuple[figures.Row, figures.Row, str | None]]
+Rows = list[tuple[measurement.Row, measurement.Row, str | None]]
 
 
 async def after_split(conn: Conn, held: Sequence[Batch], ticker: str, since: date, reason: str, at: datetime) -> int:
@@ -37,14 +37,14 @@ async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str,
 
     Returns how many checkpoints were corrected. Raises Refused.
     """
-    if not reason.strip() or ideas.carried(reason) != reason:
+    if not reason.strip() or prompt.carried(reason) != reason:
         raise Refused("--reason must say why, in plain text.")
     async with transaction(pool) as conn:
         found = await batches.on(conn, SERIES, run_date)
         if found is None or found.trading_day is None:
             raise Refused(f"There is no batch of {run_date}, or it has no picks.")
         batch = await batches.hold(conn, found.id)
-        ticker = ideas.in_one_form(ticker)
+        ticker = prompt.in_one_form(ticker)
         used = await _used(conn, batch, day, ticker)
         newest = await closes.newest(conn, used.ticker, used.trading_day)
         if newest is None or newest.close == used.close:
@@ -92,7 +92,7 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
             rows = [(batch, batch_now, None), (checkpoint, now, None)]
             rows += [(stood, pick, pick.ticker) for stood, pick in zip(picks, picks_now, strict=True)]
         else:
-            now = figures.of_benchmark(batch_now, now, of_benchmark)
+            now = measurement.of_benchmark(batch_now, now, of_benchmark)
             rows = [(checkpoint, now, None)]
             for stood in await checkpoints.metrics_of(conn, checkpoint.id):
                 pick = next(one for one in picks_now if one.id == stood.pick_id)
@@ -100,9 +100,9 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
                 if ticker not in (pick.ticker, *former.get(pick.id, ())):  # its own moves are not what this is about
                     metric = replace(metric, unusual_move=stood.unusual_move)
                 rows.append((stood, metric, pick.ticker))
-        if found := figures.corrections(rows, checkpoint, reason, at):
+        if found := measurement.corrections(rows, checkpoint, reason, at):
             used = [reading for (day, _), reading in adopted.items() if day == checkpoint.day]
-            counted = figures.splits_counted(batch, checkpoint, [of_benchmark, *of_picks.values()])
+            counted = measurement.splits_counted(batch, checkpoint, [of_benchmark, *of_picks.values()])
             await corrections.make(conn, batch.id, [(stood, row) for stood, row, _ in rows], found, used, counted, at)
             made += 1
     return made
@@ -133,4 +133,4 @@ def _anew(
     priced = replace(stood, current_price=reading.close, close_id=reading.id) if reading else stood
     if not stood.ended:  # a close that was used stays a close of its session, whatever became of the pick
         course = replace(course, last_session=None)
-    return replace(priced, **figures.of_pick(batch, checkpoint, pick, priced.current_price, course))
+    return replace(priced, **measurement.of_pick(batch, checkpoint, pick, priced.current_price, course))

@@ -10,11 +10,10 @@ from procrastinate.jobs import Job
 from structlog.contextvars import bind_contextvars
 
 from app.database.pools import transaction
-from app.errors import ConfigurationError, MissingClose, ProviderError, TryAgainAt
-from app.record import calendar, figures, ideas
-from app.record.calendar import Calendar
-from app.record.figures import Course
-from app.record.model import (
+from app.domain import calendar, measurement, prompt
+from app.domain.calendar import Calendar
+from app.domain.measurement import Course
+from app.domain.model import (
     Batch,
     BatchStatus,
     Checkpoint,
@@ -25,12 +24,13 @@ from app.record.model import (
     PickMetric,
     SkipReason,
 )
+from app.errors import ConfigurationError, MissingClose, ProviderError, TryAgainAt
 from app.store import batches, checkpoints, courses, opens
 from app.store.checkpoints import Due, Learnt
 from app.store.rows import Conn
-from app.tools import Tools
 from jobs import alerts, splits
-from jobs.closes import closes_of
+from jobs.context import Context
+from jobs.prices import closes_of
 from jobs.queue import Retry, app, tools
 
 log = structlog.get_logger()
@@ -73,7 +73,7 @@ async def _defer_all(conn: Conn, jobs: list[Job]) -> list[int]:
     return [job.id for job in deferred if job.id is not None]
 
 
-async def take(tools: Tools, batch_id: UUID, day: int, *, again: bool = False) -> None:
+async def take(tools: Context, batch_id: UUID, day: int, *, again: bool = False) -> None:
     """Take the checkpoint of `day`, if it is due and nobody has; with `again`, also one that lacked prices."""
     async with tools.pool.connection() as conn:
         batch = await batches.get(conn, batch_id)
@@ -101,7 +101,7 @@ async def take(tools: Tools, batch_id: UUID, day: int, *, again: bool = False) -
 
 
 async def _take(
-    tools: Tools,
+    tools: Context,
     batch: Batch,
     day: int,
     session: date,
@@ -132,7 +132,7 @@ async def _take(
         await _compute(tools, batch, day, before, found)
 
 
-async def _let_older_go_first(tools: Tools, batch: Batch, day: int) -> None:
+async def _let_older_go_first(tools: Context, batch: Batch, day: int) -> None:
     """
     Wait while a morning of an older batch, or an earlier one of this, is at work.
 
@@ -165,7 +165,9 @@ def _may_be_retaken(checkpoint: Checkpoint) -> bool:
     return checkpoint.status == CheckpointStatus.SKIPPED and checkpoint.skip_reason != SkipReason.MARKET_CLOSED
 
 
-async def _compute(tools: Tools, batch: Batch, day: int, before: Checkpoint | None, found: Mapping[str, Close]) -> None:
+async def _compute(
+    tools: Context, batch: Batch, day: int, before: Checkpoint | None, found: Mapping[str, Close]
+) -> None:
     """Measure and store a checkpoint, with what is known of splits and opens while nobody else touches the batch."""
     benchmark = found[batch.benchmark_symbol]
     priced = Checkpoint(
@@ -223,13 +225,13 @@ async def _measure(
     opened, entries = await opens.look_up(conn, sessions, batch, picks)
     picks = [opened.get(pick.id, pick) for pick in picks]
     of_benchmark, of_picks = await courses.of_benchmark(conn, batch), await courses.of_picks(conn, batch, picks)
-    checkpoint = figures.of_benchmark(batch, priced, of_benchmark)
+    checkpoint = measurement.of_benchmark(batch, priced, of_benchmark)
     metrics = [
         _metric(batch, checkpoint, pick, found.get(pick.ticker), ended.get(pick.id), of_picks[pick.id])
         for pick in picks
     ]
     learnt = Learnt(
-        splits=figures.splits_counted(batch, checkpoint, [of_benchmark, *of_picks.values()]),
+        splits=measurement.splits_counted(batch, checkpoint, [of_benchmark, *of_picks.values()]),
         opened=list(opened.values()),
         filled=await opens.fill(conn, batch, opened, of_picks),
     )
@@ -250,11 +252,13 @@ def _metric(
         current_price=known,
         close_id=None if ending or close is None else close.id,
         ended=ending is not None,
-        **figures.of_pick(batch, checkpoint, pick, known, course),
+        **measurement.of_pick(batch, checkpoint, pick, known, course),
     )
 
 
-async def _skip(tools: Tools, batch: Batch, day: int, before: Checkpoint | None, reason: SkipReason, note: str) -> None:
+async def _skip(
+    tools: Context, batch: Batch, day: int, before: Checkpoint | None, reason: SkipReason, note: str
+) -> None:
     """Store why a checkpoint has no prices; one that was skipped before stays as it is."""
     if before:
         log.info("the checkpoint stays skipped", reason=reason, note=note, checkpoint=str(before.id))
@@ -280,7 +284,7 @@ def _tell_skipped(checkpoint: Checkpoint, *, stored: bool, **whose: object) -> N
     )
 
 
-async def give_up(conn: Conn, tools: Tools, due: Due, why: str) -> bool:
+async def give_up(conn: Conn, tools: Context, due: Due, why: str) -> bool:
     """Skip a checkpoint whose job failed; return False if it has a row."""
     eve = calendar.checkpoint_date(due.run_date, due.day - 1)
     reason, note = SkipReason.PROVIDER_ERROR, why
@@ -293,7 +297,7 @@ async def give_up(conn: Conn, tools: Tools, due: Due, why: str) -> bool:
     return True
 
 
-async def _add_skipped(conn: Conn, tools: Tools, due: Due, checkpoint: Checkpoint) -> bool:
+async def _add_skipped(conn: Conn, tools: Context, due: Due, checkpoint: Checkpoint) -> bool:
     """Store a checkpoint without prices, with the alert that tells of it; return False if its day has a row."""
     if not await checkpoints.add(conn, checkpoint):
         return False
@@ -313,7 +317,7 @@ def _skipped(due: Due, reason: SkipReason, note: str, now: datetime) -> Checkpoi
         checkpoint_date=calendar.checkpoint_date(due.run_date, due.day),
         status=CheckpointStatus.SKIPPED,
         skip_reason=reason,
-        note=ideas.carried(note),  # it may quote a provider
+        note=prompt.carried(note),  # it may quote a provider
         taken_at=now,
         skipped_at=now,
     )

@@ -15,12 +15,12 @@ from procrastinate.jobs import Job
 
 from app.database.pools import transaction
 from app.database.rehearsed import is_rehearsed
-from app.record import calendar
-from app.record.model import SERIES, BatchStatus
+from app.domain import calendar
+from app.domain.model import SERIES, BatchStatus
 from app.store import batches, checkpoints
 from app.store.rows import Conn
-from app.tools import Tools
 from jobs import messages
+from jobs.context import Context
 from jobs.messages import Outcome
 from jobs.queue import Retry, app, tools
 
@@ -33,7 +33,7 @@ async def send_heartbeat(context: JobContext, morning: str) -> None:
     await send(tools(), date.fromisoformat(morning), context.job)
 
 
-async def send(tools: Tools, morning: date, job: Job) -> None:
+async def send(tools: Context, morning: date, job: Job) -> None:
     """Announce a good morning before its day is over in New York, and write down what became of it."""
     async with transaction(tools.pool, at_once=False) as conn:
         cursor = await conn.execute(
@@ -53,7 +53,7 @@ async def send(tools: Tools, morning: date, job: Job) -> None:
         )
 
 
-async def offer(conn: Conn, tools: Tools) -> int:
+async def offer(conn: Conn, tools: Context) -> int:
     """Put a heartbeat into the queue if the morning is good and nobody has: once a day, whoever asks first."""
     now = tools.now()
     today = calendar.today(now)
@@ -93,7 +93,7 @@ async def is_good(conn: Conn, now: datetime) -> bool:
     return batch is not None and batch.status != BatchStatus.FAILED
 
 
-async def forget(conn: Conn, tools: Tools, readable: timedelta) -> int:
+async def forget(conn: Conn, tools: Context, readable: timedelta) -> int:
     """Give up the mornings that are over, and forget those that are long over."""
     now = tools.now()
     await conn.execute(

@@ -15,7 +15,7 @@ from procrastinate.jobs import Job
 
 from app.errors import ConfigurationError, ProviderBusy, ProviderError, TryAgainAt
 from app.store.rows import Conn
-from app.tools import Tools
+from jobs.context import Context
 from jobs.queue import app
 
 log = structlog.get_logger()
@@ -73,7 +73,7 @@ async def without_a_job(conn: Conn, task: Any, names: Sequence[str]) -> list[str
 
 
 async def deliver(
-    tools: Tools, job: Job, send: Callable[[], Awaitable[int]], begun: datetime, until: datetime
+    tools: Context, job: Job, send: Callable[[], Awaitable[int]], begun: datetime, until: datetime
 ) -> Outcome:
     """
     Send a message that is as old as `begun`; return what became of it.
@@ -95,7 +95,7 @@ async def deliver(
     return Outcome.DELIVERED
 
 
-async def _wait_for_a_slot(tools: Tools, job: Job) -> None:
+async def _wait_for_a_slot(tools: Context, job: Job) -> None:
     async with tools.pool.connection() as conn:
         cursor = await conn.execute(
             "SELECT FROM queue.procrastinate_jobs WHERE task_name = ANY(%s) AND status = 'doing' AND id < %s",
@@ -105,7 +105,7 @@ async def _wait_for_a_slot(tools: Tools, job: Job) -> None:
         raise TryAgainAt("Other messages are being sent.", tools.now() + _UNTIL_FREE)
 
 
-def _again(tools: Tools, error: ProviderError, begun: datetime, until: datetime) -> Outcome:
+def _again(tools: Context, error: ProviderError, begun: datetime, until: datetime) -> Outcome:
     """Have the message sent again when the receiver says, or after a pause; give it up if that is too late."""
     pause = min(max(tools.now() - begun, _FIRST_PAUSE), _LONGEST_PAUSE)
     later = error.until if isinstance(error, ProviderBusy) and error.until else tools.now() + pause

@@ -4,10 +4,10 @@ from datetime import date, datetime
 from decimal import Decimal
 
 from app.database.pools import Pool, transaction
+from app.domain import prompt
+from app.domain.calendar import Calendar, today
+from app.domain.model import SERIES, Batch, Ending, Pick
 from app.errors import Refused
-from app.record import ideas
-from app.record.calendar import Calendar, today
-from app.record.model import SERIES, Batch, Ending, Pick
 from app.store import batches, checkpoints
 from app.store.rows import Conn
 from jobs import daily
@@ -30,7 +30,7 @@ async def end(
     """
     if not calendar.is_session(last_session) or last_session >= today(at):
         raise Refused(f"--last-session must be a past session of the exchange; {last_session} is none.")
-    if not source.strip() or ideas.carried(source) != source:
+    if not source.strip() or prompt.carried(source) != source:
         raise Refused("--source must say where this is known from, in plain text.")
     async with transaction(pool) as conn:
         batch, pick = await _found(conn, run_date, ticker)
@@ -48,8 +48,8 @@ async def rename(pool: Pool, at: datetime, run_date: date, ticker: str, new: str
 
     Returns how many skipped days are looked at again. Raises Refused.
     """
-    given, new = new, ideas.in_one_form(new)
-    if not ideas.TICKER.fullmatch(new) or not given.isascii():  # upper() makes two letters of a ligature
+    given, new = new, prompt.in_one_form(new)
+    if not prompt.TICKER.fullmatch(new) or not given.isascii():  # upper() makes two letters of a ligature
         raise Refused(f"{new[:20]!r} is not a ticker.")
     async with transaction(pool) as conn:
         batch, pick = await _found(conn, run_date, ticker)
@@ -65,7 +65,7 @@ async def _found(conn: Conn, run_date: date, ticker: str) -> tuple[Batch, Pick]:
         raise Refused(f"There is no batch of {run_date}.")
     # A morning that is being stored has read the picks: the journal's last word on them must not be its.
     await batches.hold(conn, batch.id)
-    ticker = ideas.in_one_form(ticker)
+    ticker = prompt.in_one_form(ticker)
     picks = await batches.picks_of(conn, batch.id)
     if pick := next((pick for pick in picks if pick.ticker == ticker), None):
         return batch, pick

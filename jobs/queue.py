@@ -20,18 +20,18 @@ from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 from psycopg_pool import PoolTimeout
 
-from app import logs, settings
+from app.core import logging, settings
+from app.core.settings import Settings
 from app.database import pools, rehearsed
 from app.database.embedded import address_of
+from app.domain.calendar import Calendar, Clock
+from app.domain.journal import timestamp
 from app.errors import TryAgainAt
-from app.providers import ledger
+from app.providers import rate_limiter
 from app.providers.alpha_vantage import AlphaVantage
-from app.providers.openai import OpenAIPicker
+from app.providers.llm import OpenAIPicker
 from app.providers.webhook import Receiver
-from app.record.calendar import Calendar, Clock
-from app.record.journal import timestamp
-from app.settings import Settings
-from app.tools import RealClock, Tools
+from jobs.context import Context, RealClock
 
 # How long a process may be silent before its jobs are put back, and how often it gives a sign of life.
 STALLED_AFTER = 30.0
@@ -105,7 +105,7 @@ class Jobs(JobManager):
 class Queue(procrastinate.App):
     """Procrastinate's App, with the tools that its jobs are handed."""
 
-    tools: Tools | None = None
+    tools: Context | None = None
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -122,7 +122,7 @@ class Queue(procrastinate.App):
             return
         configuration = settings.load()
         settings.refuse_without_keys(configuration)
-        logs.configure(configuration.log_level, self.now, configuration.keys)
+        logging.configure(configuration.log_level, self.now, configuration.keys)
         pool = pools.make_pool(address_of(configuration.database_url), pooled=configuration.database_pooled)
         async with pools.opened(pool), handed(self, configuration, pool, RealClock()):
             await rehearsed.refuse(pool)
@@ -240,19 +240,19 @@ def _pool(conninfo: str) -> pools.Pool:
 
 
 @asynccontextmanager
-async def handed(queue: Queue, settings: Settings, pool: pools.Pool, clock: Clock) -> AsyncIterator[Tools]:
+async def handed(queue: Queue, settings: Settings, pool: pools.Pool, clock: Clock) -> AsyncIterator[Context]:
     """Make the tools that `settings` describe, and hand them to the queue's jobs for the time of the context."""
-    limits = ledger.windows(
+    limits = rate_limiter.windows(
         settings.alpha_vantage_per_second, settings.alpha_vantage_per_minute, settings.alpha_vantage_per_day
     )
-    tools = Tools(
+    tools = Context(
         pool=pool,
         picker=OpenAIPicker(
             settings.openai_api_key, settings.openai_model, settings.openai_base_url, settings.openai_temperature
         ),
         prices=AlphaVantage(
             settings.alpha_vantage_api_key,
-            ledger.Ledger(pool, "alphavantage", limits, clock),
+            rate_limiter.Ledger(pool, "alphavantage", limits, clock),
             clock,
             settings.alpha_vantage_base_url,
         ),
@@ -273,7 +273,7 @@ async def handed(queue: Queue, settings: Settings, pool: pools.Pool, clock: Cloc
         await tools.heartbeat.close()
 
 
-def tools() -> Tools:
+def tools() -> Context:
     """Return the tools of the job that asks."""
     assert app.tools is not None, "a worker runs only with its tools"
     return app.tools

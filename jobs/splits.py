@@ -10,22 +10,22 @@ from datetime import date, datetime
 import structlog
 
 from app.database.pools import transaction
+from app.domain import calendar, splits
+from app.domain.model import Batch, Split
+from app.domain.returns import ONE, plain
 from app.errors import AlphaMondayError, TryAgainAt, UnknownTicker
 from app.providers.alpha_vantage import SPLITS_SOURCE, Listed, SplitsAnswer
-from app.providers.ledger import Outcome
-from app.record import calendar, splits
-from app.record.model import Batch, Split
-from app.record.returns import ONE, plain
+from app.providers.rate_limiter import Outcome
 from app.store import batches, courses
 from app.store import splits as store
-from app.tools import Tools
 from jobs import corrections
+from jobs.context import Context
 
 log = structlog.get_logger()
 
 
 async def look_before_measuring(
-    tools: Tools, batch: Batch, tickers: Iterable[str], session: date, begun: datetime
+    tools: Context, batch: Batch, tickers: Iterable[str], session: date, begun: datetime
 ) -> None:
     """
     Ask for the splits of each ticker that moved suspiciously up to `session`, unless that was asked after the move.
@@ -39,7 +39,7 @@ async def look_before_measuring(
             await _look(tools, ticker, calendar.due_at(moves[-1], 1), begun)
 
 
-async def look_on_sunday(tools: Tools, batch: Batch, tickers: Sequence[str], day: int) -> None:
+async def look_on_sunday(tools: Context, batch: Batch, tickers: Sequence[str], day: int) -> None:
     """Ask for the splits of a batch's tickers; what cannot be learnt is left to the mornings that measure."""
     for ticker in tickers:
         try:
@@ -51,7 +51,7 @@ async def look_on_sunday(tools: Tools, batch: Batch, tickers: Sequence[str], day
             log.warning("splits not learnt", ticker=ticker, reason=str(error))
 
 
-async def _look(tools: Tools, ticker: str, since: datetime, begun: datetime) -> None:
+async def _look(tools: Context, ticker: str, since: datetime, begun: datetime) -> None:
     try:
         answer = await tools.prices.splits(ticker, since, begun)
     except UnknownTicker:
@@ -61,7 +61,7 @@ async def _look(tools: Tools, ticker: str, since: datetime, begun: datetime) -> 
         await _keep(tools, ticker, answer)
 
 
-async def _keep(tools: Tools, ticker: str, answer: SplitsAnswer) -> None:
+async def _keep(tools: Context, ticker: str, answer: SplitsAnswer) -> None:
     """Store what is new, and put right what was measured without it, all in one transaction."""
     now = tools.now()
     async with transaction(tools.pool) as conn:

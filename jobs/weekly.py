@@ -10,20 +10,8 @@ from procrastinate import JobContext
 from structlog.contextvars import bind_contextvars
 
 from app.database.pools import transaction
-from app.errors import (
-    ConfigurationError,
-    MissingClose,
-    ProviderBusy,
-    ProviderError,
-    ProviderUnavailable,
-    QuestionInProgress,
-    TryAgainAt,
-    UnknownTicker,
-    UnusableAnswer,
-)
-from app.providers.openai import TIME_LIMIT, Answer
-from app.record import calendar, ideas, returns
-from app.record.model import (
+from app.domain import calendar, prompt, returns
+from app.domain.model import (
     SERIES,
     Batch,
     BatchStatus,
@@ -36,13 +24,25 @@ from app.record.model import (
     Pick,
     batch_id,
 )
+from app.errors import (
+    ConfigurationError,
+    MissingClose,
+    ProviderBusy,
+    ProviderError,
+    ProviderUnavailable,
+    QuestionInProgress,
+    TryAgainAt,
+    UnknownTicker,
+    UnusableAnswer,
+)
+from app.providers.llm import TIME_LIMIT, Answer
 from app.store import batches, closes, generations
 from app.store.checkpoints import Due
 from app.store.rows import Conn
-from app.tools import Tools
 from jobs import alerts
-from jobs.closes import closes_of
+from jobs.context import Context
 from jobs.daily import defer
+from jobs.prices import closes_of
 from jobs.queue import Retry, app, tools
 
 log = structlog.get_logger()
@@ -66,7 +66,7 @@ async def pick_week(context: JobContext, timestamp: int, questions: int | None =
         await begin(tools(), context.job.id, questions)
 
 
-async def begin(tools: Tools, job_id: int, questions: int | None) -> None:
+async def begin(tools: Context, job_id: int, questions: int | None) -> None:
     """Run the Monday that has begun, unless it is done or on its way in another job."""
     run_date = calendar.run_date(tools.now())
     if run_date is None:
@@ -82,7 +82,7 @@ async def begin(tools: Tools, job_id: int, questions: int | None) -> None:
         log.info("this Monday is on its way", other_job=on_its_way)
     else:
         log.info("this Monday begins", by_hand=questions is not None)
-        await _run(tools, run_date, questions or ideas.QUESTIONS, by_hand=questions is not None)
+        await _run(tools, run_date, questions or prompt.QUESTIONS, by_hand=questions is not None)
 
 
 async def live_jobs(conn: Conn, run_date: date, before: int | None = None) -> list[int]:
@@ -117,7 +117,7 @@ async def begin_again(conn: Conn, at: datetime, questions: int | None = None) ->
     return deferred.id
 
 
-async def _run(tools: Tools, run_date: date, questions: int, *, by_hand: bool) -> None:
+async def _run(tools: Context, run_date: date, questions: int, *, by_hand: bool) -> None:
     """Make the batch of `run_date`, or store why there is none; only `by_hand` does it replace a failed one."""
 
     async def fail(reason: FailureReason, failure: str) -> None:
@@ -151,7 +151,7 @@ async def _run(tools: Tools, run_date: date, questions: int, *, by_hand: bool) -
         await fail(FailureReason.PROVIDER_ERROR, str(error))
 
 
-async def _choose(tools: Tools, run_date: date, questions: int) -> tuple[Generation, list[Idea]]:
+async def _choose(tools: Context, run_date: date, questions: int) -> tuple[Generation, list[Idea]]:
     """
     Return an accepted answer and its ideas: one that was paid for already, or a new one.
 
@@ -163,7 +163,7 @@ async def _choose(tools: Tools, run_date: date, questions: int) -> tuple[Generat
         async with tools.pool.connection() as conn:
             asked = await generations.of(conn, SERIES, run_date)
         if accepted := next((one for one in asked if one.accepted), None):
-            return accepted, ideas.read(accepted.answer or "", tools.benchmark)
+            return accepted, prompt.read(accepted.answer or "", tools.benchmark)
         last = asked[-1] if asked else None
         if last and last.accepted is None:
             if (lapses := last.asked_at + LAPSE) > tools.now():
@@ -178,7 +178,7 @@ async def _choose(tools: Tools, run_date: date, questions: int) -> tuple[Generat
             await _ask(tools, run_date, asked)
 
 
-async def _ask(tools: Tools, run_date: date, asked: Sequence[Generation]) -> None:
+async def _ask(tools: Context, run_date: date, asked: Sequence[Generation]) -> None:
     """Put one more question, claimed before it is sent, and store what became of it."""
     refusals = [one.refusal for one in asked if one.answered_at and one.refusal]
     question = Generation(
@@ -188,9 +188,9 @@ async def _ask(tools: Tools, run_date: date, asked: Sequence[Generation]) -> Non
         attempt=len(asked) + 1,
         asked_at=tools.now(),
         requested_model=tools.picker.model,
-        prompt_version=ideas.PROMPT_VERSION,
-        system_prompt=ideas.SYSTEM_PROMPT,
-        user_prompt=ideas.user_prompt(run_date, tools.benchmark, refusals),
+        prompt_version=prompt.PROMPT_VERSION,
+        system_prompt=prompt.SYSTEM_PROMPT,
+        user_prompt=prompt.user_prompt(run_date, tools.benchmark, refusals),
     )
     async with tools.pool.connection() as conn:
         if not await generations.claim(conn, question):
@@ -208,12 +208,12 @@ async def _ask(tools: Tools, run_date: date, asked: Sequence[Generation]) -> Non
     await _complete(tools, _answered(tools, question, answer))
 
 
-def _answered(tools: Tools, question: Generation, answer: Answer) -> Generation:
+def _answered(tools: Context, question: Generation, answer: Answer) -> Generation:
     """Return the question with its answer, accepted or refused."""
     try:
         if answer.unusable:
             raise UnusableAnswer(answer.unusable)
-        ideas.read(answer.text or "", tools.benchmark)
+        prompt.read(answer.text or "", tools.benchmark)
         refusal = None
     except UnusableAnswer as error:
         refusal = str(error)
@@ -230,9 +230,9 @@ def _answered(tools: Tools, question: Generation, answer: Answer) -> Generation:
     )
 
 
-async def _complete(tools: Tools, generation: Generation) -> None:
+async def _complete(tools: Context, generation: Generation) -> None:
     """Store what became of a question: as it was said, but for what Postgres cannot carry."""
-    said = {name: ideas.carried(value) for name, value in asdict(generation).items() if isinstance(value, str)}
+    said = {name: prompt.carried(value) for name, value in asdict(generation).items() if isinstance(value, str)}
     generation = replace(generation, **said)
     async with transaction(tools.pool) as conn:
         if not await generations.complete(conn, generation, tools.now()):
@@ -244,7 +244,7 @@ async def _complete(tools: Tools, generation: Generation) -> None:
         log.warning("question in vain", refusal=generation.refusal)
 
 
-async def _snapshot(tools: Tools, chosen: Sequence[Idea], run_date: date, begun: datetime | None) -> dict[str, Close]:
+async def _snapshot(tools: Context, chosen: Sequence[Idea], run_date: date, begun: datetime | None) -> dict[str, Close]:
     """Return the closes of the baseline session, the benchmark's first; a ticker no longer traded is unknown."""
     session = tools.calendar.session_before(run_date)
     try:
@@ -259,7 +259,7 @@ async def _snapshot(tools: Tools, chosen: Sequence[Idea], run_date: date, begun:
 
 
 async def _store(
-    tools: Tools, run_date: date, chosen: Sequence[Idea], readings: dict[str, Close], *, again: bool
+    tools: Context, run_date: date, chosen: Sequence[Idea], readings: dict[str, Close], *, again: bool
 ) -> None:
     """Store the batch, its picks, its baseline, the journal's entry and the fourteen jobs: all of it or none."""
     bind_contextvars(step="store")
@@ -315,26 +315,26 @@ async def _store(
     )
 
 
-async def miss(conn: Conn, tools: Tools, run_date: date) -> bool:
+async def miss(conn: Conn, tools: Context, run_date: date) -> bool:
     """Record a Monday that is over; return False if it has a row."""
     asked = await generations.of(conn, SERIES, run_date)
     failure = "The Monday was over before its batch was made." if asked else "Nobody was there to ask on that Monday."
     return await _record_failed(conn, tools, _failed(tools, run_date, FailureReason.MISSED, failure))
 
 
-async def give_up(conn: Conn, tools: Tools, run_date: date, why: str) -> bool:
+async def give_up(conn: Conn, tools: Context, run_date: date, why: str) -> bool:
     """Record a Monday whose job failed: a person must change something."""
     return await _record_failed(conn, tools, _failed(tools, run_date, FailureReason.CONFIGURATION, why))
 
 
-async def _record_failed(conn: Conn, tools: Tools, batch: Batch) -> bool:
+async def _record_failed(conn: Conn, tools: Context, batch: Batch) -> bool:
     stored = await _add_failed(conn, tools, batch)
     if stored:
         _tell_failed(batch)
     return stored
 
 
-async def _fail(tools: Tools, run_date: date, reason: FailureReason, failure: str, *, again: bool) -> None:
+async def _fail(tools: Context, run_date: date, reason: FailureReason, failure: str, *, again: bool) -> None:
     batch = _failed(tools, run_date, reason, failure)
     async with transaction(tools.pool) as conn:
         if not await _add_failed(conn, tools, batch, again=again):
@@ -353,7 +353,7 @@ def _tell_failed(batch: Batch) -> None:
     )
 
 
-async def _add_failed(conn: Conn, tools: Tools, batch: Batch, *, again: bool = False) -> bool:
+async def _add_failed(conn: Conn, tools: Context, batch: Batch, *, again: bool = False) -> bool:
     """Store a Monday without picks, with the alert that tells of it; return False if it has a row."""
     if not await batches.add_failed(conn, batch, again=again):
         return False
@@ -361,7 +361,7 @@ async def _add_failed(conn: Conn, tools: Tools, batch: Batch, *, again: bool = F
     return True
 
 
-def _failed(tools: Tools, run_date: date, reason: FailureReason, failure: str) -> Batch:
+def _failed(tools: Context, run_date: date, reason: FailureReason, failure: str) -> Batch:
     now = tools.now()
     return Batch(
         id=batch_id(SERIES, run_date),
@@ -371,6 +371,6 @@ def _failed(tools: Tools, run_date: date, reason: FailureReason, failure: str) -
         status=BatchStatus.FAILED,
         late=tools.calendar.is_late(run_date, now),
         failure_reason=reason,
-        failure=ideas.carried(failure),  # it may quote a provider
+        failure=prompt.carried(failure),  # it may quote a provider
         benchmark_symbol=tools.benchmark,
     )

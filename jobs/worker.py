@@ -8,8 +8,8 @@ from typing import Any
 
 import structlog
 
-from app.tools import Tools
-from jobs import upkeep
+from jobs import reconcile
+from jobs.context import Context
 from jobs.queue import STALLED_AFTER, Queue
 
 log = structlog.get_logger()
@@ -73,14 +73,16 @@ class Worker:
 
 
 @asynccontextmanager
-async def supervised(queue: Queue, tools: Tools, options: Callable[[], dict[str, Any]] = dict) -> AsyncIterator[Worker]:
+async def supervised(
+    queue: Queue, tools: Context, options: Callable[[], dict[str, Any]] = dict
+) -> AsyncIterator[Worker]:
     """Run a worker and the upkeep beside whatever the context does."""
     worker = Worker(queue, options)
 
     def stalled_after() -> float:
         return float(options().get("stalled_worker_timeout", STALLED_AFTER))
 
-    runs = [asyncio.create_task(worker.run()), asyncio.create_task(upkeep.keep(tools, stalled_after))]
+    runs = [asyncio.create_task(worker.run()), asyncio.create_task(reconcile.keep(tools, stalled_after))]
     try:
         yield worker
     finally:

@@ -16,12 +16,12 @@ import psycopg
 from msgspec.structs import asdict
 
 from api.engine import Engine
-from api.types import Facts, schema
+from api.schema import Facts, schema
 from app.database import pools
-from app.database.reads import fetcher
-from app.record import journal, returns
-from app.record.calendar import FORTNIGHT, Calendar, checkpoint_date, due_at
-from app.record.model import (
+from app.database.queries import fetcher
+from app.domain import journal, returns
+from app.domain.calendar import FORTNIGHT, Calendar, checkpoint_date, due_at
+from app.domain.model import (
     Action,
     Batch,
     BatchStatus,

@@ -15,10 +15,10 @@ from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import dict_row
 from strawberry.dataloader import DataLoader
 
-from api.declare import Column, Computed, Given, Page, Part, Related, Same
+from api.compiler import declared, expand, is_many, source_of, table_of
 from api.engine import formatted
-from api.plan import declared, expand, is_many, source_of, table_of
-from app.record.journal import timestamp
+from api.fields import Column, Computed, Given, Page, Part, Related, Same
+from app.domain.journal import timestamp
 
 
 class Reference:

@@ -14,8 +14,8 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from app.record.model import Action, BatchStatus
-from app.record.track import Fortnight, Held
+from app.domain.model import Action, BatchStatus
+from app.domain.track_record import Fortnight, Held
 
 FIRST = date(2020, 1, 6)
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from app.cli import main
-from app.settings import Settings
+from app.commands.main import main
+from app.core.settings import Settings
 
 BIN = Path(sys.executable).parent
 ALPHA_MONDAY = BIN / "alpha-monday"
@@ -95,7 +95,7 @@ def served(*arguments: object, cwd: Path, **settings: str) -> Iterator[str]:
 def standins(cwd: Path, now: str) -> Iterator[str]:
     """Start the providers' stand-ins at a time of their own; give their address."""
     with subprocess.Popen(
-        [sys.executable, "-m", "app.rehearsal.standins", "--now", now, "--no-limits", "--until-input-ends"],
+        [sys.executable, "-m", "app.simulation.providers", "--now", now, "--no-limits", "--until-input-ends"],
         cwd=cwd,
         env=environment(),
         stdin=subprocess.PIPE,

@@ -21,19 +21,20 @@ import uvicorn
 from clocks import HandSetClock
 from provider_server import ProviderServer, Reply, Request, says
 
-from app import logs, settings
+from app.core import logging as logs
+from app.core import settings
 from app.database.pools import Pool
+from app.domain import calendar
+from app.domain.calendar import Calendar, today
+from app.domain.model import SERIES, Batch, JournalEntry
 from app.errors import TryAgainAt
-from app.record import calendar
-from app.record.calendar import Calendar, today
-from app.record.model import SERIES, Batch, JournalEntry
-from app.rehearsal.faults import Rule, Script
-from app.rehearsal.market import Market
-from app.rehearsal.standins import StandIns
+from app.simulation.faults import Rule, Script
+from app.simulation.market import Market
+from app.simulation.providers import StandIns
 from app.store import batches
 from app.store.rows import select
-from app.tools import Tools
 from jobs import queue, weekly
+from jobs.context import Context
 
 # The Monday before New York's clocks go back: its fortnight begins in summer and ends in winter.
 MONDAY = date(2026, 10, 26)
@@ -122,7 +123,7 @@ class World:
 class House:
     """A queue, a pool, tools and a world, all of one test."""
 
-    def __init__(self, tools: Tools, provider: ProviderServer, world: World, clock: HandSetClock) -> None:
+    def __init__(self, tools: Context, provider: ProviderServer, world: World, clock: HandSetClock) -> None:
         self.tools, self.provider, self.world, self.clock = tools, provider, world, clock
 
     @property
@@ -212,7 +213,7 @@ async def the_time_it_says(job: Any) -> datetime | None:
 @asynccontextmanager
 async def tools_for(
     database: str, pool: Pool, clock: HandSetClock, base_url: str, **environment: str
-) -> AsyncIterator[Tools]:
+) -> AsyncIterator[Context]:
     """The queue open on `database`, and tools that lead to the providers at `base_url`."""
     given = {
         "DATABASE_URL": database,

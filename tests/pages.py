@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import click
 
-from app.cli import group
+from app.commands.main import group
 
 HOUSE = Path(__file__).parents[1]
 

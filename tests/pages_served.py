@@ -14,8 +14,8 @@ from litestar.testing import AsyncTestClient
 
 from api.http import routes
 from app.database import pools
-from app.follow.feed import feed
-from app.pages.site import Site
+from app.web.feeds.atom import feed
+from app.web.pages.site import Site
 
 NOTICE = "Rehearsed: made up."
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}

@@ -20,11 +20,11 @@ from job_tools import ALPHA_VANTAGE_KEY, CHOSEN, OPENAI_KEY, World, new_york, to
 from provider_server import ProviderServer, Reply, Request
 
 from app.database.pools import Pool
-from app.record import calendar
-from app.record.model import SERIES, Batch, BatchStatus, FailureReason, batch_id
+from app.domain import calendar
+from app.domain.model import SERIES, Batch, BatchStatus, FailureReason, batch_id
 from app.store import batches
-from app.tools import RealClock
 from jobs import weekly
+from jobs.context import RealClock
 
 KEYS = {"OPENAI_API_KEY": OPENAI_KEY, "ALPHA_VANTAGE_API_KEY": ALPHA_VANTAGE_KEY}
 QUICKLY = {f"ALPHA_VANTAGE_PER_{span}": "100000" for span in ("SECOND", "MINUTE", "DAY")}

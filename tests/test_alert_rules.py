@@ -15,9 +15,9 @@ from processes import KEYS, asked, settle, started, until
 from prometheus_client.parser import text_string_to_metric_families
 from provider_server import refusing
 
-from app.record import calendar
+from app.domain import calendar
 
-FOLDER = Path(__file__).parents[1] / "docs" / "ops"
+FOLDER = Path(__file__).parents[1] / "docs" / "operate"
 PAGE = (FOLDER / "alerts.md").read_text()
 GROUPS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
 RULES = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}

@@ -18,18 +18,19 @@ from receivers import SECRET, TAKEN, pauses, told, told_again
 from receivers import house as house
 from receivers import receiver as receiver
 
-from app import settings
+from app.commands import status
+from app.core import settings
 from app.database import pools
 from app.database.rehearsed import CLOCK
+from app.domain import calendar
+from app.domain.model import SERIES, batch_id
 from app.errors import QuotaSpent
-from app.operate import standing, status
+from app.ops import standing
 from app.providers import webhook
-from app.providers.ledger import windows
-from app.record import calendar
-from app.record.model import SERIES, batch_id
-from app.rehearsal import rehearse
-from app.tools import RealClock
-from jobs import alerts, daily, messages, queue, upkeep, weekly
+from app.providers.rate_limiter import windows
+from app.simulation import rehearsal
+from jobs import alerts, daily, messages, queue, reconcile, weekly
+from jobs.context import RealClock
 
 TUESDAY = date(2026, 10, 27)
 OUTCOMES = "SELECT kind, outcome FROM operations.alerts ORDER BY at, id"
@@ -92,7 +93,7 @@ async def test_a_monday_that_was_missed(house, receiver):
     await house.a_batch()
     for day in (8, 9):
         house.clock.time = new_york(MONDAY + timedelta(days=day), 8)
-        await upkeep.look_after(house.tools)
+        await reconcile.look_after(house.tools)
         await told(house)
     (alert,) = [one for one in receiver.alerts if one["kind"] == "monday_failed"]
     assert (alert["run_date"], alert["reason"]) == ("2026-11-02", "MISSED")
@@ -212,7 +213,7 @@ async def test_a_job_that_a_dead_process_left(house, receiver):
     await house.rows("DELETE FROM procrastinate_jobs WHERE args ->> 'day' = '3'")
     house.clock.time = new_york(MONDAY + timedelta(days=3))
     for _ in range(2):
-        await upkeep.look_after(house.tools)
+        await reconcile.look_after(house.tools)
     await told(house)
     (alert,) = receiver.alerts
     assert (alert["kind"], alert["reason"]) == ("upkeep_mended", "PUT_BACK, DEFERRED")
@@ -227,7 +228,7 @@ async def test_a_message_that_is_put_back_is_no_news(house, receiver):
     """Or a process that dies of telling would be told of for ever."""
     await an_alert(house, receiver)
     await house.rows("UPDATE procrastinate_jobs SET status = 'doing' WHERE task_name = 'send_alert'")
-    assert not await upkeep.look_after(house.tools)
+    assert not await reconcile.look_after(house.tools)
     await told(house)
     assert [one["kind"] for one in receiver.alerts] == ["monday_failed"]
 
@@ -269,7 +270,7 @@ async def test_a_crash_before_it_is_told(house, receiver, monkeypatch):
     # As a SIGKILL leaves it.
     await house.rows("UPDATE procrastinate_jobs SET status = 'doing', worker_id = NULL WHERE task_name = 'send_alert'")
     receiver.play(TAKEN)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     await told_again(house)
     first, second = receiver.alerts
     assert first == second
@@ -324,14 +325,14 @@ async def test_an_alert_without_a_job(house, receiver, happened, arrives):
     await house.rows(happened)
     await house.rows("UPDATE batches SET status = 'completed' WHERE status = 'active'")
     for _ in range(2):
-        await upkeep.look_after(house.tools)
+        await reconcile.look_after(house.tools)
     await told(house)
     assert len(receiver.alerts) == arrives
     house.clock.forward(days=1, hours=2)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     assert (await house.rows(OUTCOMES))[0] == ("monday_failed", "delivered" if arrives else "given_up")
     house.clock.forward(days=30)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     assert (
         await house.rows(
             "SELECT FROM operations.alerts WHERE kind = 'monday_failed' AND reason = 'MISSED' AND run_date = %s",
@@ -459,7 +460,7 @@ def test_whom_a_rehearsal_tells(monkeypatch, environment, told):
         monkeypatch.setenv(name, text)
     providers = {"OPENAI_BASE_URL": "http://a.example/v1", "ALPHA_VANTAGE_BASE_URL": "http://a.example"}
     receivers = {"ALERT_WEBHOOK_URL": "http://a.example/b", "HEARTBEAT_URL": "http://a.example/c"}
-    with rehearse.played(settings.load(providers | receivers), "host=nowhere", calm=True) as provided:
+    with rehearsal.played(settings.load(providers | receivers), "host=nowhere", calm=True) as provided:
         assert (provided.alert_webhook_url, provided.heartbeat_url) == (told, "")
 
 
@@ -500,7 +501,7 @@ async def test_the_address_is_nowhere(house, receiver, database):
         for reply in (Reply(status=500), Reply(status=307, headers={"location": f"{receiver.url}/{SECRET}"})):
             receiver.play(reply)
             await told_again(house)
-        await upkeep.look_after(house.tools)
+        await reconcile.look_after(house.tools)
         await told_again(house)
         await send()
     assert "message given up" in {line["event"] for line in lines}
@@ -548,7 +549,7 @@ async def test_a_job_that_failed_is_owed_nothing(house, receiver):
 
 def test_the_page_says_what_arrives(clock):
     """Its example has the members of what is sent, and its table every kind."""
-    page = (Path(__file__).parents[1] / "docs" / "ops" / "alerts-webhook.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "operate" / "alerts-webhook.md").read_text()
     (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     sent = alerts.payload(alerts.about_nothing(clock.now()), rehearsed=False)
     assert list(json.loads(example)) == list(sent)

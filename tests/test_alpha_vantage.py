@@ -18,6 +18,7 @@ from job_tools import logged
 from provider_server import CUT, CUT_IN_THE_BODY, HANGING, STALLED, Reply, refusing, says
 from provider_server import provider as provider
 
+from app.domain.model import Bar
 from app.errors import (
     ConfigurationError,
     ProviderBusy,
@@ -28,8 +29,7 @@ from app.errors import (
 )
 from app.providers import alpha_vantage
 from app.providers.alpha_vantage import LEAVE_LASTS, AlphaVantage, Answer
-from app.providers.ledger import Ledger, Outcome, Shared, Window, windows
-from app.record.model import Bar
+from app.providers.rate_limiter import Ledger, Outcome, Shared, Window, windows
 
 KEY = "ABC123XYZ"
 NOW = datetime(2025, 8, 28, 13, tzinfo=UTC)

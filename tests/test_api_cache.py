@@ -22,11 +22,11 @@ from commands import environment
 from silent_proxy import Proxy
 
 from api.cache import LARGEST, MOST, MOST_AT_ONCE, OVERHEAD, Cache, names
-from app import settings
+from app.core import settings
 from app.database import pools
-from app.database.announced import BEAT, SILENCE, Revision
+from app.database.revision import BEAT, SILENCE, Revision
+from app.domain.model import Batch, BatchStatus, Close, FailureReason
 from app.main import create_app
-from app.record.model import Batch, BatchStatus, Close, FailureReason
 from app.store import batches
 from app.store.rows import insert
 from jobs import queue

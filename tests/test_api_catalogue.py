@@ -4,9 +4,9 @@ import psycopg
 import pytest
 from graphql import get_named_type, is_enum_type, is_non_null_type, is_object_type
 
-from api.declare import Column
-from api.plan import declared, source_of, table_of
-from api.types import schema
+from api.compiler import declared, source_of, table_of
+from api.fields import Column
+from api.schema import schema
 
 FITS = {
     "ID": {"uuid"},

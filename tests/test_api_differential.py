@@ -11,7 +11,7 @@ from api_reference import Reference
 from graphql import parse, validate
 
 from api.engine import Engine
-from api.types import schema
+from api.schema import schema
 
 LEAST = 5_000  # operations of `make test-long`
 SEEDS = range(10)

@@ -10,9 +10,9 @@ import structlog
 from api_records import FACTS, an_id, engine_on, plant
 
 from api.engine import Engine
-from api.types import schema
+from api.schema import schema
 from app.database import pools
-from app.database.reads import fetcher
+from app.database.queries import fetcher
 
 SURROGATE = "\ud800"
 

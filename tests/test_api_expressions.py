@@ -7,8 +7,8 @@ import psycopg
 import pytest
 from api_records import UNRESOLVED, WON, Record, an_id, engine_on, plant
 
-from app.record.calendar import checkpoint_date
-from app.record.model import BatchStatus
+from app.domain.calendar import checkpoint_date
+from app.domain.model import BatchStatus
 
 COMPUTED = {
     "trading_day": date(2020, 1, 3),

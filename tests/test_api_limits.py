@@ -14,13 +14,13 @@ from psycopg.errors import QueryCanceled
 from test_api_differential import VALUES
 from test_api_operations import OPERATIONS
 
-from api.declare import Computed, Page, Part, Related
+from api.compiler import is_many, source_of
 from api.engine import Engine
+from api.fields import Computed, Page, Part, Related
+from api.graphiql_page import LAST
 from api.limits import Measure
-from api.page import LAST
-from api.plan import is_many, source_of
-from api.types import printed, schema
-from app.record.calendar import FORTNIGHT
+from api.schema import printed, schema
+from app.domain.calendar import FORTNIGHT
 
 INTROSPECTION = get_introspection_query(
     specified_by_url=True, directive_is_repeatable=True, schema_description=True, input_value_deprecation=True

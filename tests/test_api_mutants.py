@@ -8,10 +8,10 @@ import pytest
 from api_records import FACTS, plant
 from test_api_differential import compare
 
-from api import engine, plan, values
-from api.types import schema
+from api import compiler, engine, values
+from api.schema import schema
 from app.database import pools
-from app.database.reads import fetcher
+from app.database.queries import fetcher
 
 # What becomes of which text of the engine's or the planner's source; the text stands there once.
 KEPT = "self.plan = lru_cache(kept)(self._plan)"
@@ -96,9 +96,9 @@ def built(module: ModuleType, old: str, new: str) -> ModuleType:
 
 def mutated(old: str, new: str, pool: pools.Pool) -> engine.Engine:
     """An engine with one text of its source changed."""
-    assert sum(inspect.getsource(module).count(old) for module in (engine, plan, values)) == 1
+    assert sum(inspect.getsource(module).count(old) for module in (engine, compiler, values)) == 1
     made, making = built(engine, old, new), built(values, old, new)
-    made.Planner, made.Maker, made.written = built(plan, old, new).Planner, making.Maker, making.written
+    made.Planner, made.Maker, made.written = built(compiler, old, new).Planner, making.Maker, making.written
     return made.Engine(schema, fetcher(pool), FACTS)
 
 

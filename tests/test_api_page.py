@@ -15,15 +15,15 @@ import pytest
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 
-from api import page
-from api.page import CDN, THEIRS, documents
+from api import graphiql_page
+from api.graphiql_page import CDN, THEIRS, documents
 
 HOUSE = Path(__file__).parents[1]
 FOLDER = HOUSE / "graphql" / "api" / "graphiql"
 POLICY = {
     "default-src": ["'none'"],
     "script-src": ["'self'"],
-    "style-src": ["'self'", page.DIALOG],
+    "style-src": ["'self'", graphiql_page.DIALOG],
     "connect-src": ["'self'"],
     "font-src": ["data:"],
     "img-src": ["data:"],
@@ -33,13 +33,13 @@ POLICY = {
 }
 
 
-def policy(of: page.Page) -> dict[str, list[str]]:
+def policy(of: graphiql_page.Page) -> dict[str, list[str]]:
     """What a page's policy allows."""
     lines = of.headers["Content-Security-Policy"].split("; ")
     return {what: sources for what, *sources in map(str.split, lines)}
 
 
-def addresses(of: page.Page) -> list[str]:
+def addresses(of: graphiql_page.Page) -> list[str]:
     """The addresses that a page loads something from."""
     return re.findall(r'(?:src|href)="([^"]+)" integrity', of.html)
 
@@ -57,7 +57,7 @@ def packages(tmp_path, monkeypatch) -> Path:
 
 def test_everything_comes_from_here(packages):
     """With the packages' files in place no other host is named."""
-    made = page.page(packages=packages)
+    made = graphiql_page.page(packages=packages)
     assert policy(made) == POLICY
     assert set(addresses(made)) == set(made.files)
     assert "http" not in re.sub(r'data-documents="[^"]*"', "", made.html)
@@ -68,11 +68,11 @@ def test_otherwise_from_one_other_host(fault, packages):
     """Where a file is missing or is not what it should be, a public CDN is asked for all of them, and allowed."""
     file = packages / "react" / "umd" / "react.production.min.js"
     file.unlink() if fault == "missing" else file.write_text("other")
-    made = page.page(packages=packages)
+    made = graphiql_page.page(packages=packages)
     assert policy(made) == {
         **POLICY,
         "script-src": ["'self'", CDN],
-        "style-src": ["'self'", CDN, page.DIALOG],
+        "style-src": ["'self'", CDN, graphiql_page.DIALOG],
     }
     foreign = [address for address in addresses(made) if not address.startswith("/")]
     assert foreign == [f"{CDN}/npm/{name}" for name in THEIRS]
@@ -81,20 +81,20 @@ def test_otherwise_from_one_other_host(fault, packages):
 
 def test_nothing_is_inline(packages):
     """Every script and style is a file whose hash the page names."""
-    html = page.page("Rehearsed.", packages).html
+    html = graphiql_page.page("Rehearsed.", packages).html
     assert re.findall(r"<script(?! defer src=)|<style|style=|\son\w+=|javascript:", html) == []
     assert html.count("<script") + html.count('rel="stylesheet"') == html.count('integrity="sha256-') == 6
 
 
 def test_the_notice_is_text(packages):
-    assert '<p id="banner" role="note">1 &lt; 2</p>' in page.page("1 < 2", packages).html
-    assert 'role="note"' not in page.page(packages=packages).html
+    assert '<p id="banner" role="note">1 &lt; 2</p>' in graphiql_page.page("1 < 2", packages).html
+    assert 'role="note"' not in graphiql_page.page(packages=packages).html
 
 
 def test_tabs_are_our_documents(packages):
     """All of them, the newest Monday in full before the others."""
     files = sorted((HOUSE / "graphql" / "operations").glob("*.graphql"))
-    told = json.loads(unescape(re.findall(r'data-documents="(.*?)"', page.page(packages=packages).html)[0]))
+    told = json.loads(unescape(re.findall(r'data-documents="(.*?)"', graphiql_page.page(packages=packages).html)[0]))
     assert told == {file.stem: file.read_text() for file in files}
     assert next(iter(told)) == "LatestBatch"
     assert set(re.findall(r"^    ([A-Z]\w+): \{", (FOLDER / "start.js").read_text(), re.MULTILINE)) == told.keys()
@@ -102,8 +102,10 @@ def test_tabs_are_our_documents(packages):
 
 async def test_files_are_kept_for_good(packages):
     """Their addresses change with them, and each says what it is."""
-    made = page.page(packages=packages)
-    async with AsyncTestClient(Litestar([page.route(made.files)], openapi_config=None, logging_config=None)) as client:
+    made = graphiql_page.page(packages=packages)
+    async with AsyncTestClient(
+        Litestar([graphiql_page.route(made.files)], openapi_config=None, logging_config=None)
+    ) as client:
         for address in addresses(made):
             response = await client.get(address)
             assert response.content == made.files[address]
@@ -127,7 +129,7 @@ def test_is_there_where_it_is_installed(tmp_path):
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", built]
     subprocess.run(command, cwd=HOUSE, check=True, capture_output=True)
     zipfile.ZipFile(next(built.iterdir())).extractall(tmp_path / "site")
-    program = "import json; from api import page; p = page.page(); print(json.dumps([page.__file__, *sorted(p.files)]))"
+    program = "import json; from api import graphiql_page as page; p = page.page(); print(json.dumps([page.__file__, *sorted(p.files)]))"
     said = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
@@ -137,6 +139,6 @@ def test_is_there_where_it_is_installed(tmp_path):
     )
     file, *files = json.loads(said.stdout)
     assert Path(file).parents[1] == tmp_path / "site"
-    assert files == sorted(page.page().files)
+    assert files == sorted(graphiql_page.page().files)
     inside = tmp_path / "site" / "api" / "operations"
     assert {file.stem for file in inside.iterdir()} == documents().keys()

@@ -10,7 +10,7 @@ from api_records import FACTS, an_id, plant_years
 from graphql.execution.values import VariableValues
 
 from api.engine import Engine
-from api.types import schema
+from api.schema import schema
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from graphql import (
 )
 from graphql.utilities import lexicographic_sort_schema
 
-from api.types import printed, schema
+from api.schema import printed, schema
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,10 +15,10 @@ from graphql import GraphQLError, GraphQLInt, GraphQLList, GraphQLNonNull
 from msgspec.structs import replace
 from test_api_expressions import a_fortnight, asked
 
-from api import plan, values
-from api.declare import Computed
+from api import compiler, values
+from api.fields import Computed
 from api.values import Maker
-from app.record import track
+from app.domain import track_record
 
 
 def past_the_guards(database: str, statement: str) -> None:
@@ -186,7 +186,7 @@ async def test_too_many_mondays(database, pool):
         f"""INSERT INTO batches (
             id, series, run_date, created_at, status, late, failure_reason, failure, benchmark_symbol)
         SELECT md5(n::text)::uuid, 'main', date '1900-01-01' + 7 * n, now(), 'failed', true, 'MISSED', 'None.', 'SPY'
-        FROM generate_series(0, {track.MOST}) n""",
+        FROM generate_series(0, {track_record.MOST}) n""",
     )
     answer = await engine_on(pool).answer("{ trackRecord { series } }")
     assert json.loads(answer.body)["errors"] == [{
@@ -209,7 +209,7 @@ async def test_a_figure_that_is_missing(database, pool):
 
 def test_a_null_where_a_value_is_promised():
     """It is refused with the field's name, inside a list too."""
-    member = plan.Member("key", "Type.field", None)
+    member = compiler.Member("key", "Type.field", None)
     assert values.written([1, 2], GraphQLNonNull(GraphQLList(GraphQLInt)), member) == [1, 2]
     assert values.written([None], GraphQLList(GraphQLInt), member) == [None]
     assert values.written(None, GraphQLInt, member) is None

@@ -20,10 +20,10 @@ from commands import ALPHA_MONDAY, Said, environment, run
 from psycopg.conninfo import make_conninfo
 from test_api_operations import OPERATIONS, VARIABLES
 
-from app import backup as backing_up
 from app.database import migrations, pools
 from app.database.rehearsed import CLOCK
 from app.errors import Refused
+from app.ops import backup as backing_up
 
 NOW = datetime(2026, 2, 1, 17, 30, 0, 250, tzinfo=UTC)
 RECORD = [table for table in backing_up.TABLES if table != backing_up.TOLD]

@@ -4,8 +4,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from app.record import calendar
-from app.record.calendar import FORTNIGHT, Calendar, checkpoint_date
+from app.domain import calendar
+from app.domain.calendar import FORTNIGHT, Calendar, checkpoint_date
 
 SESSIONS = Calendar()
 

@@ -17,10 +17,10 @@ from job_tools import CHOSEN, MONDAY, House, completes, new_york, until_it_can
 from job_tools import clock as clock
 from job_tools import house as house
 
-from app.cli import group
+from app.commands.main import group
+from app.domain.calendar import due_at
+from app.domain.model import Batch
 from app.errors import Refused
-from app.record.calendar import due_at
-from app.record.model import Batch
 from jobs import daily, picks, queue
 
 TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = (MONDAY + timedelta(days=days) for days in range(1, 5))

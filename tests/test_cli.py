@@ -15,7 +15,7 @@ import pytest
 from commands import ALPHA_MONDAY, environment, run, served, standins
 from psycopg.conninfo import make_conninfo
 
-from app.cli import group
+from app.commands.main import group
 from app.database.embedded import FOLDER, EmbeddedPostgres
 
 KEYS = {"OPENAI_API_KEY": "sk-test", "ALPHA_VANTAGE_API_KEY": "av-test"}
@@ -211,7 +211,7 @@ def test_the_stand_ins_are_not_told_the_password_where_all_can_see(tmp_path, cre
     """An argument is seen by everybody on the machine."""
     with served("rehearse", "--weeks", "1", "--until", "2026-10-09", cwd=tmp_path, DATABASE_URL=create()):
         commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _is_ours(path, tmp_path)]
-    assert any(b"app.rehearsal.standins" in command for command in commands)
+    assert any(b"app.simulation.providers" in command for command in commands)
     assert not any(b"dbname" in command for command in commands)
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from containerfile import environment, last, stages
 
-from app import settings
+from app.core import settings
 from app.main import create_app
 
 HOUSE = Path(__file__).parents[1]
@@ -127,7 +127,7 @@ def test_what_goes_into_the_build():
                 assert (HOUSE / source).exists()
                 assert let_in(source), source
     assert let_in("migrations/0001_record.up.sql")
-    assert let_in("app/settings.toml")
+    assert let_in("app/core/settings.toml")
 
 
 def test_the_wheel_finds_all_that_it_is_made_of():

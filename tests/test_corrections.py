@@ -17,9 +17,9 @@ from provider_server import Reply, Request
 from walked import JOURNAL_LOCK, waiting
 from walked import _walked as _walked
 
+from app.domain.calendar import due_at
+from app.domain.model import Batch
 from app.errors import Refused
-from app.record.calendar import due_at
-from app.record.model import Batch
 from jobs import corrections, daily, picks
 
 TUESDAY, WEDNESDAY, THURSDAY = (MONDAY + timedelta(days=days) for days in range(1, 4))

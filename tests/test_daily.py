@@ -25,13 +25,13 @@ from job_tools import house as house
 from provider_server import Reply, says
 
 from app.database.pools import transaction
+from app.domain import calendar
+from app.domain.model import Batch, batch_id
 from app.errors import QuotaSpent, TryAgainAt
-from app.record import calendar
-from app.record.model import Batch, batch_id
 from app.store import checkpoints
 from app.store.batches import complete
-from jobs import daily, upkeep, weekly
-from jobs.upkeep import Mended
+from jobs import daily, reconcile, weekly
+from jobs.reconcile import Mended
 
 TUESDAY = MONDAY + timedelta(days=1)
 WEDNESDAY = MONDAY + timedelta(days=2)
@@ -400,7 +400,7 @@ async def test_jobs_of_a_dead_worker_are_put_back(house):
         await house.rows(
             "UPDATE procrastinate_jobs SET status = 'doing', worker_id = %s WHERE args ->> 'day' = %s", worker, str(day)
         )
-    assert await upkeep.look_after(house.tools) == Mended(put_back=2)
+    assert await reconcile.look_after(house.tools) == Mended(put_back=2)
     assert await house.rows(
         """
         SELECT (args ->> 'day')::integer, status::text, scheduled_at
@@ -409,7 +409,7 @@ async def test_jobs_of_a_dead_worker_are_put_back(house):
         ORDER BY id
         """
     ) == [(1, "todo", None), (2, "doing", calendar.due_at(MONDAY, 2)), (3, "todo", None)]
-    assert await upkeep.look_after(house.tools) == Mended()
+    assert await reconcile.look_after(house.tools) == Mended()
 
 
 async def test_a_due_checkpoint_whose_job_is_gone_is_deferred(house):
@@ -418,11 +418,11 @@ async def test_a_due_checkpoint_whose_job_is_gone_is_deferred(house):
     await take(house, batch, 1)
     await without_jobs(house)
     house.clock.time = new_york(MONDAY + timedelta(days=3))
-    assert await upkeep.look_after(house.tools) == Mended(deferred=2)
+    assert await reconcile.look_after(house.tools) == Mended(deferred=2)
     assert await house.jobs() == [
         ("take_checkpoint", {"batch_id": str(batch.id), "day": day}, calendar.due_at(MONDAY, day)) for day in (2, 3)
     ]
-    assert await upkeep.look_after(house.tools) == Mended()
+    assert await reconcile.look_after(house.tools) == Mended()
     await daily.take(house.tools, batch.id, 2)
     assert (await checkpoint(house, batch, 2)).trading_day == TUESDAY
 
@@ -432,9 +432,9 @@ async def test_a_checkpoint_is_not_deferred_before_nine(house):
     await house.a_batch()
     await without_jobs(house)
     house.clock.time = new_york(TUESDAY, 8, 59)
-    assert await upkeep.look_after(house.tools) == Mended()
+    assert await reconcile.look_after(house.tools) == Mended()
     house.clock.time = new_york(TUESDAY)
-    assert await upkeep.look_after(house.tools) == Mended(deferred=1)
+    assert await reconcile.look_after(house.tools) == Mended(deferred=1)
 
 
 @pytest.mark.parametrize("status", ["todo", "doing"])
@@ -444,7 +444,7 @@ async def test_a_checkpoint_on_its_way_is_not_deferred(house, status):
     worker = await a_worker(house, 1) if status == "doing" else None
     await house.rows("UPDATE procrastinate_jobs SET status = %s, worker_id = %s", status, worker)
     house.clock.time = new_york(MONDAY + timedelta(days=14))
-    assert await upkeep.look_after(house.tools) == Mended(missed=1)  # the Monday between
+    assert await reconcile.look_after(house.tools) == Mended(missed=1)  # the Monday between
 
 
 async def test_a_checkpoint_whose_job_failed_is_skipped(house):
@@ -452,7 +452,7 @@ async def test_a_checkpoint_whose_job_failed_is_skipped(house):
     await house.a_batch()
     await house.rows("UPDATE procrastinate_jobs SET status = 'failed' WHERE args ->> 'day' = '1'")
     house.clock.time = new_york(TUESDAY)
-    assert await upkeep.look_after(house.tools) == Mended(given_up=1)
+    assert await reconcile.look_after(house.tools) == Mended(given_up=1)
 
 
 async def test_nothing_is_deferred_for_a_completed_batch(house):
@@ -464,18 +464,18 @@ async def test_nothing_is_deferred_for_a_completed_batch(house):
     await without_jobs(house)
     assert (await house.batch()).status == "completed"
     house.clock.time = new_york(MONDAY + timedelta(days=14))  # the splits of the Sundays took their seconds
-    assert await upkeep.look_after(house.tools) == Mended(missed=1)  # the Monday between
+    assert await reconcile.look_after(house.tools) == Mended(missed=1)  # the Monday between
 
 
 async def test_a_monday_whose_tick_was_lost(house):
     """A minute after nine, upkeep begins the Monday that nobody began: once."""
     house.clock.time = new_york(MONDAY, 9, 0)
-    assert await upkeep.look_after(house.tools) == Mended()  # the tick's own minute
+    assert await reconcile.look_after(house.tools) == Mended()  # the tick's own minute
     house.clock.time = new_york(MONDAY, 9, 1)
-    assert await upkeep.look_after(house.tools) == Mended(begun=True)
+    assert await reconcile.look_after(house.tools) == Mended(begun=True)
     ((task, args, at),) = await house.jobs()
     assert (task, args, at) == ("pick_week", {"timestamp": int(house.clock.now().timestamp()), "questions": None}, None)
-    assert await upkeep.look_after(house.tools) == Mended()
+    assert await reconcile.look_after(house.tools) == Mended()
     ((job,),) = await house.rows("SELECT id FROM procrastinate_jobs")
     await house.begin(job)
     assert (await house.batch()).status == "active"
@@ -492,7 +492,7 @@ async def test_a_monday_whose_tick_was_lost(house):
 async def test_upkeep_begins_no_other_day(house, now):
     """Only a Monday that has begun can have been missed."""
     house.clock.time = now
-    assert await upkeep.look_after(house.tools) == Mended()
+    assert await reconcile.look_after(house.tools) == Mended()
 
 
 @pytest.mark.parametrize("content", [an_answer(*CHOSEN), "no"], ids=["with picks", "failed"])
@@ -501,7 +501,7 @@ async def test_upkeep_leaves_a_monday_alone_that_has_its_row(house, content):
     house.world.model = [completes(content)]
     await house.begin()
     house.clock.time = new_york(MONDAY, 12)
-    assert await upkeep.look_after(house.tools) == Mended()
+    assert await reconcile.look_after(house.tools) == Mended()
 
 
 async def test_one_upkeep_at_a_time(house, pool):
@@ -510,9 +510,9 @@ async def test_one_upkeep_at_a_time(house, pool):
     await without_jobs(house)
     house.clock.time = new_york(TUESDAY)
     async with transaction(pool) as conn:
-        await conn.execute("SELECT pg_advisory_xact_lock(%s)", (upkeep._LOCK,))
-        assert await upkeep.look_after(house.tools) is None
-    await asyncio.gather(*(upkeep.look_after(house.tools) for _ in range(3)))
+        await conn.execute("SELECT pg_advisory_xact_lock(%s)", (reconcile._LOCK,))
+        assert await reconcile.look_after(house.tools) is None
+    await asyncio.gather(*(reconcile.look_after(house.tools) for _ in range(3)))
     assert len(await house.jobs()) == 1
 
 
@@ -521,7 +521,7 @@ async def test_upkeep_goes_round_twice_a_minute(house):
     await house.a_batch()
     await without_jobs(house)
     house.clock.time = new_york(TUESDAY)
-    keeping = asyncio.create_task(upkeep.keep(house.tools))
+    keeping = asyncio.create_task(reconcile.keep(house.tools))
     while len(house.clock.slept) < 3:
         await asyncio.sleep(0.005)
     keeping.cancel()
@@ -549,5 +549,5 @@ async def test_how_long_a_worker_may_be_silent_is_asked_each_round(house):
         raise TryAgainAt("The process was told to stop.", house.clock.now())
 
     house.clock.meanwhile = look
-    await upkeep.keep(house.tools, lambda: next(limits))
+    await reconcile.keep(house.tools, lambda: next(limits))
     assert seen == [("doing",), ("todo",)]

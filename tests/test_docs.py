@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from api.types import schema
-from app.record.model import Action, BatchStatus
-from app.record.track import Fortnight, Held, track_record
+from api.schema import schema
+from app.domain.model import Action, BatchStatus
+from app.domain.track_record import Fortnight, Held, track_record
 
 RECORD = (Path(__file__).parents[1] / "docs" / "record.md").read_text()
 ROWS = re.findall(r"^\| `(\w+)` \| (.+?) \| (-?[0-9.]+) \|$", RECORD, re.MULTILINE)

@@ -20,10 +20,10 @@ from processes import serving, until
 from test_api_cache import Service, a_monday, living, write
 
 from api.engine import Engine
-from api.types import schema
-from app.database.reads import standing
-from app.follow import downloads
-from app.follow.export import FORMAT, Full, Row, Wanted, parts
+from api.schema import schema
+from app.database.queries import standing
+from app.web.feeds import downloads
+from app.web.feeds.export import FORMAT, Full, Row, Wanted, parts
 
 DOCS = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
 COLUMNS = Row.__struct_fields__

@@ -15,10 +15,10 @@ from test_api_cache import Service, living, write
 
 from api.persisted import FOLDER
 from app.database import migrations, pools
-from app.follow.feed import ATOM, MOST, OURS, XHTML, written
-from app.pages.written import signed
-from app.record.model import BatchStatus
+from app.domain.model import BatchStatus
 from app.store import journal
+from app.web.feeds.atom import ATOM, MOST, OURS, XHTML, written
+from app.web.formatting import signed
 
 HEAD = "{ service { journalHead { seq hash } } }"
 RESULT = '{ batchOn(runDate: "2026-01-05") { picks { ticker action result { directionalReturnPct alphaPct } } } }'

@@ -7,7 +7,8 @@ from pathlib import Path
 from containerfile import CONTAINERFILE, environment, words
 
 from api.cache import MOST, MOST_AT_ONCE
-from app import cli, settings
+from app.commands import main
+from app.core import settings
 from app.main import create_app
 from jobs.queue import DRAIN
 
@@ -87,7 +88,7 @@ def test_the_check_asks_a_route():
 def test_requests_and_jobs_have_their_time_to_end():
     """Requests are waited for, then jobs; the platform's patience is longer, and no longer than it may be."""
     assert FLY["kill_signal"] == "SIGTERM"
-    assert cli._LAST_REQUESTS + DRAIN < FLY["kill_timeout"] <= 300
+    assert main._LAST_REQUESTS + DRAIN < FLY["kill_timeout"] <= 300
 
 
 def test_the_check_is_patient():
@@ -101,7 +102,7 @@ def test_the_release_command_is_a_command():
     program, *command = FLY["deploy"]["release_command"].split()
     assert program == "alpha-monday" == words("CMD")[0]
     assert command == ["migrate"]
-    assert cli.group.get_command(None, "migrate") is cli.migrate
+    assert main.group.get_command(None, "migrate") is main.migrate
     assert not words("ENTRYPOINT")
 
 

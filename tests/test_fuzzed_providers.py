@@ -1,7 +1,7 @@
 """
 Answers that nobody wrote: mutated bodies of both providers, over real HTTP, to the real clients.
 
-The examples are what providers are known to answer: a good answer and every fault of `app.rehearsal.faults`. A case is
+The examples are what providers are known to answer: a good answer and every fault of `app.simulation.faults`. A case is
 one of them after a few mutations of its JSON (for the model also of the JSON within its content), of its bytes and of
 what carries them. Whatever comes out of it, it is data that stands in the body, word for word, or an error of a known
 class whose text can be stored. All cases go through the whole client, ledger and library included, and what is kept of
@@ -36,6 +36,9 @@ import structlog
 from clocks import HandSetClock
 from job_tools import BASELINE, MONDAY, logged, new_york
 
+from app.domain import prompt
+from app.domain.calendar import Calendar
+from app.domain.model import SERIES, Generation
 from app.errors import (
     AlphaMondayError,
     ConfigurationError,
@@ -44,22 +47,20 @@ from app.errors import (
     QuotaSpent,
     UnknownTicker,
 )
-from app.providers import alpha_vantage, openai
+from app.providers import alpha_vantage, llm
 from app.providers.alpha_vantage import AlphaVantage
-from app.providers.ledger import Ledger, windows
-from app.providers.openai import OpenAIPicker
+from app.providers.llm import OpenAIPicker
+from app.providers.rate_limiter import Ledger, windows
 from app.providers.webhook import Receiver
-from app.record import ideas
-from app.record.calendar import Calendar
-from app.record.model import SERIES, Generation
-from app.rehearsal.faults import FAULTS, Asked, Reply, said
-from app.rehearsal.faults import SERIES as DAILY_SERIES
-from app.rehearsal.market import Market
-from app.rehearsal.standins import StandIns
+from app.simulation.faults import FAULTS, Asked, Reply, said
+from app.simulation.faults import SERIES as DAILY_SERIES
+from app.simulation.market import Market
+from app.simulation.providers import StandIns
 from app.store import generations
 from app.store.closes import newest
-from app.tools import Tools
-from jobs import closes, weekly
+from jobs import prices as closes
+from jobs import weekly
+from jobs.context import Context
 
 SEED = os.environ.get("FUZZ_SEED", "1")
 FEW, MANY = 300, 10_000
@@ -759,7 +760,7 @@ async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPa
     async with mouth() as (server, address):
         with logged("INFO", clock) as lines:
             client = AlphaVantage(key, Ledger(pool, "alphavantage", windows(1000, 1000, 1000), clock), clock, address)
-            tools = Tools(pool, OpenAIPicker("", ""), client, Calendar(), BENCHMARK, clock, NOBODY, NOBODY)
+            tools = Context(pool, OpenAIPicker("", ""), client, Calendar(), BENCHMARK, clock, NOBODY, NOBODY)
             for case in cases("alphavantage", count):
                 server.plays(case)
                 clock.time = NOW
@@ -851,7 +852,7 @@ REFUSALS = {
 
 def check_ideas(answer: str) -> None:
     """An accepted answer obeys every rule, and its ideas are what it says."""
-    chosen, said_ = ideas.read(answer, BENCHMARK), json.loads(answer)["picks"]
+    chosen, said_ = prompt.read(answer, BENCHMARK), json.loads(answer)["picks"]
     assert len(chosen) == len(said_) == len({idea.ticker for idea in chosen}) == 3
     for idea, pick in zip(chosen, said_, strict=True):
         assert set(pick) == {"ticker", "action", "reasoning"}
@@ -866,7 +867,7 @@ def check_ideas(answer: str) -> None:
         assert can_be_stored(idea.reasoning)
 
 
-def a_question(tools: Tools, attempt: int, id_: UUID) -> Generation:
+def a_question(tools: Context, attempt: int, id_: UUID) -> Generation:
     return Generation(
         id=id_,
         series=SERIES,
@@ -883,12 +884,12 @@ def a_question(tools: Tools, attempt: int, id_: UUID) -> Generation:
 async def fuzz_openai(count: int, pool: Any, monkeypatch: pytest.MonkeyPatch) -> Findings:
     clock, key, findings, log = HandSetClock(NOW), KEYS["openai"], Findings(), structlog.get_logger()
     completed: list[Generation] = []
-    monkeypatch.setattr(openai, "TIME_LIMIT", TIME_LIMIT)
+    monkeypatch.setattr(llm, "TIME_LIMIT", TIME_LIMIT)
     async with mouth() as (server, address):
         with logged("INFO", clock) as lines:
             picker = OpenAIPicker(key, "gpt-4o-mini", f"{address}/v1")
             prices = AlphaVantage("", Ledger(pool, "alphavantage", [], clock), clock)
-            tools = Tools(pool, picker, prices, Calendar(), BENCHMARK, clock, NOBODY, NOBODY)
+            tools = Context(pool, picker, prices, Calendar(), BENCHMARK, clock, NOBODY, NOBODY)
             for case in cases("openai", count):
                 server.plays(case)
                 with findings.of(case):
@@ -922,11 +923,11 @@ def kind_of_answer(done: Generation) -> str:
     return f"refused: {reasons[0]}"
 
 
-async def check_answer(tools: Tools, done: Generation, case: Case, key: str) -> None:
+async def check_answer(tools: Context, done: Generation, case: Case, key: str) -> None:
     """An answer is stored as it is, but for what Postgres cannot carry, and without the key."""
     for text in (done.answer, done.refusal, done.answered_model, done.request_id):
         assert not holds(text, key, case.body), "it holds the key"
-        assert text is None or can_be_stored(ideas.carried(text))
+        assert text is None or can_be_stored(prompt.carried(text))
     if done.accepted:
         with as_deep_as_it_takes():
             first = members(parsed(text_of(case.body)), "choices")[-1][0]
@@ -955,8 +956,8 @@ async def check_record(pool: Any, completed: list[Generation], key: str) -> None
     for one in completed:
         kept = stored[one.id]
         assert (kept.answer, kept.refusal) == (
-            ideas.carried(one.answer or ""),
-            one.refusal and ideas.carried(one.refusal),
+            prompt.carried(one.answer or ""),
+            one.refusal and prompt.carried(one.refusal),
         )
         assert (kept.prompt_tokens, kept.completion_tokens) == (one.prompt_tokens, one.completion_tokens)
         assert kept.accepted is one.accepted

@@ -14,8 +14,8 @@ from test_api_page import POLICY
 
 from api.cache import MOST_AT_ONCE
 from api.headers import safe
-from app.pages import site as pages
-from app.requests import id_of, route_of
+from app.web.middleware import id_of, route_of
+from app.web.pages import site as pages
 
 STRICT = {
     "x-content-type-options": "nosniff",

@@ -20,14 +20,15 @@ from processes import KEYS, Started, asked, change, serving, settle, started, un
 from provider_server import Reply, refusing
 from silent_proxy import Proxy
 
-from app import settings
+from app.commands import status
+from app.core import settings
 from app.database import migrations, pools
 from app.database.embedded import FAST, EmbeddedPostgres
-from app.operate import standing, status
-from app.record import calendar
-from app.record.model import SERIES, batch_id
-from app.tools import RealClock
-from jobs import daily, upkeep
+from app.domain import calendar
+from app.domain.model import SERIES, batch_id
+from app.ops import standing
+from jobs import daily, reconcile
+from jobs.context import RealClock
 
 WELL = {"database": "alive", "worker": "alive"}
 HEARD = "SELECT FROM procrastinate_workers WHERE last_heartbeat > now() - interval '6 s'"
@@ -177,7 +178,7 @@ async def test_a_provider_that_is_down(house):
     await daily.take(house.tools, batch_id(SERIES, MONDAY), 1)
     await house.rows("INSERT INTO procrastinate_workers DEFAULT VALUES")
     await house.rows("DELETE FROM procrastinate_jobs WHERE args ->> 'day' = '1'")
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     stands = await standing.now(house.tools.pool, settings.load({}), house.clock)
     assert list(status.notes(stands)) == [
         "Day 1 of 2026-10-26 has no prices (PROVIDER_ERROR: Alpha Vantage answered 503.). Upkeep has it looked at "

@@ -11,10 +11,11 @@ from receivers import TAKEN, pauses, told, told_again
 from receivers import house as house
 from receivers import receiver as receiver
 
-from app import settings
+from app.commands import status
+from app.core import settings
 from app.database.rehearsed import CLOCK
-from app.operate import standing, status
-from jobs import daily, heartbeat, queue, upkeep
+from app.ops import standing
+from jobs import daily, heartbeat, queue, reconcile
 
 TUESDAY = date(2026, 10, 27)
 SUNDAY = date(2026, 11, 1)
@@ -22,7 +23,7 @@ SUNDAY = date(2026, 11, 1)
 
 async def look(house) -> int:
     """A round of upkeep, and whatever it has to be told; how many mornings were announced by now."""
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     await told(house)
     ((count,),) = await house.rows("SELECT count(*) FROM operations.heartbeats")
     return int(count)
@@ -117,7 +118,7 @@ async def test_it_is_tried_again_until_midnight(house, receiver):
     """Then the day is over in New York, and it is given up."""
     house.clock.time = new_york(TUESDAY, 22, 57)
     receiver.play(Reply(status=500))
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     (job,) = [one for one in await queue.app.job_manager.list_jobs_async() if one.task_name == "send_heartbeat"]
     with logged("ERROR", house.clock) as lines:
         waited = await pauses(house, lambda: heartbeat.send(house.tools, TUESDAY, job))
@@ -148,7 +149,7 @@ async def test_a_rehearsal_is_marked(house, receiver, database):
 async def test_a_heartbeat_without_a_job(house, receiver):
     """It gets another."""
     house.clock.time = new_york(TUESDAY)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     await house.rows("DELETE FROM procrastinate_jobs")
     await look(house)
     assert receiver.heartbeats == 1
@@ -158,7 +159,7 @@ async def test_a_heartbeat_without_a_job(house, receiver):
 async def test_mornings_that_are_over(house, receiver, days):
     """One that nobody could announce is given up, and forgotten after a month."""
     house.clock.time = new_york(TUESDAY)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     await house.rows("UPDATE procrastinate_jobs SET status = 'cancelled'")
     house.clock.forward(days=days, hours=1)
     await look(house)

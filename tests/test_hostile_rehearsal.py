@@ -27,7 +27,7 @@ from commands import standins as standins_at
 from judged import Series, series_of
 from psycopg.sql import SQL, Identifier
 
-from app.rehearsal.rehearse import _KEY
+from app.simulation.rehearsal import _KEY
 
 WEEKS = 12
 FIRST, UNTIL = date(2026, 8, 31), date(2026, 11, 22)

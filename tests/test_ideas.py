@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.domain import prompt
+from app.domain.model import Action, Idea
 from app.errors import UnusableAnswer
-from app.record import ideas
-from app.record.model import Action, Idea
 
 
 def an_idea(**changes: object) -> dict[str, object]:
@@ -31,13 +31,13 @@ def without(member: str) -> dict[str, object]:
 def refusal(answer: str, benchmark: str = "SPY") -> str:
     """The reason for which an answer is refused."""
     with pytest.raises(UnusableAnswer) as refused:
-        ideas.read(answer, benchmark)
+        prompt.read(answer, benchmark)
     return str(refused.value)
 
 
 def test_an_answer_becomes_three_ideas():
     """Three picks in the model's order."""
-    assert ideas.read(an_answer(), "SPY") == [
+    assert prompt.read(an_answer(), "SPY") == [
         Idea(ticker="KO", action=Action.BUY, reasoning="People drink it."),
         Idea(ticker="MSFT", action=Action.SELL, reasoning="People drink it."),
         Idea(ticker="XOM", action=Action.BUY, reasoning="People drink it."),
@@ -58,13 +58,13 @@ def test_an_answer_becomes_three_ideas():
 )
 def test_tickers_have_one_form(written, stored):
     """However a ticker is spelled, it is stored in capitals, its class after a dot."""
-    assert ideas.read(an_answer(an_idea(ticker=written)), "SPY")[0].ticker == stored
+    assert prompt.read(an_answer(an_idea(ticker=written)), "SPY")[0].ticker == stored
 
 
 def test_reasonings_lose_only_the_white_space_around_them():
     """What the model reasoned is kept as it wrote it."""
     reasoning = 'Growth: 12 %, "naïve" — 株価 🚀\n\n\tSecond\u00a0line.'
-    assert ideas.read(an_answer(an_idea(reasoning=f"\n {reasoning} \t")), "SPY")[0].reasoning == reasoning
+    assert prompt.read(an_answer(an_idea(reasoning=f"\n {reasoning} \t")), "SPY")[0].reasoning == reasoning
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_refused_answers(answer, reason):
 def test_a_refusal_can_be_stored_and_told(answer):
     """Whatever the answer holds, the sentence that refuses it is short and can be stored."""
     reason = refusal(answer)
-    assert ideas.carried(reason) == reason
+    assert prompt.carried(reason) == reason
     assert len(reason) <= 500
 
 
@@ -152,7 +152,7 @@ def test_a_refusal_can_be_stored_and_told(answer):
 @given(st.text(st.characters(categories=None), max_size=200))
 def test_any_text_is_refused_in_words(answer):
     """Nothing but UnusableAnswer comes out of a text that is no answer."""
-    assert ideas.carried(refusal(answer)) == refusal(answer)
+    assert prompt.carried(refusal(answer)) == refusal(answer)
 
 
 @settings(deadline=None)
@@ -160,17 +160,17 @@ def test_any_text_is_refused_in_words(answer):
 def test_what_is_accepted_can_be_stored(ticker, reasoning):
     """A ticker or a reasoning is refused, or it is in a form that the record keeps."""
     try:
-        (idea, *_) = ideas.read(an_answer(an_idea(ticker=ticker, reasoning=reasoning)), "SPY")
+        (idea, *_) = prompt.read(an_answer(an_idea(ticker=ticker, reasoning=reasoning)), "SPY")
     except UnusableAnswer:
         return
-    assert ideas.TICKER.fullmatch(idea.ticker)
+    assert prompt.TICKER.fullmatch(idea.ticker)
     assert idea.reasoning
-    assert ideas.carried(idea.reasoning) == idea.reasoning
+    assert prompt.carried(idea.reasoning) == idea.reasoning
 
 
 def test_the_benchmark_is_the_one_in_use():
     """Another benchmark lets SPY be chosen, and cannot be chosen itself."""
-    assert ideas.read(an_answer(an_idea(ticker="SPY")), "VOO")[0].ticker == "SPY"
+    assert prompt.read(an_answer(an_idea(ticker="SPY")), "VOO")[0].ticker == "SPY"
     assert refusal(an_answer(an_idea(ticker="VOO")), "VOO") == "VOO is the benchmark and cannot be chosen."
 
 
@@ -187,7 +187,7 @@ def test_the_benchmark_is_the_one_in_use():
 )
 def test_what_can_be_carried(text, expected):
     """Postgres and JSON carry all text but NUL and lone surrogates."""
-    assert (ideas.carried(text) == text) is expected
+    assert (prompt.carried(text) == text) is expected
 
 
 def parts(schema: object) -> list[dict[str, object]]:
@@ -201,7 +201,7 @@ def parts(schema: object) -> list[dict[str, object]]:
 
 def test_the_schema_is_strict():
     """Every object of it lists all of its members as required and allows no other; its root is an object itself."""
-    schema = ideas.schema()
+    schema = prompt.schema()
     assert schema["type"] == "object"
     assert "$ref" not in schema
     objects = [part for part in parts(schema) if part.get("type") == "object"]
@@ -214,7 +214,7 @@ def test_the_schema_is_strict():
 
 def test_the_schema_is_whole():
     """Every reference leads somewhere, every definition says its type, and the actions are those that are known."""
-    schema = ideas.schema()
+    schema = prompt.schema()
     references = [part["$ref"] for part in parts(schema) if "$ref" in part]
     assert {reference.removeprefix("#/$defs/") for reference in references} == schema["$defs"].keys()
     assert [part["enum"] for part in parts(schema) if "enum" in part] == [["BUY", "SELL"]]
@@ -228,7 +228,7 @@ def test_the_schema_is_whole():
 
 def test_the_question_of_a_monday():
     """The question names the Monday, the count and the benchmark."""
-    assert ideas.user_prompt(date(2026, 1, 5), "SPY") == (
+    assert prompt.user_prompt(date(2026, 1, 5), "SPY") == (
         "Today is Monday, 05 January 2026. Choose 3 different S&P 500 stocks, each BUY or SELL, to be measured against "
         "SPY for the next 14 calendar days. SPY itself cannot be chosen."
     )
@@ -236,8 +236,8 @@ def test_the_question_of_a_monday():
 
 def test_the_question_tells_why_earlier_answers_were_refused():
     """Asked again, the model is told each reason."""
-    asked = ideas.user_prompt(date(2026, 1, 5), "VOO", ["KO has no reasoning.", "The answer was truncated."])
-    assert asked.startswith(ideas.user_prompt(date(2026, 1, 5), "VOO"))
+    asked = prompt.user_prompt(date(2026, 1, 5), "VOO", ["KO has no reasoning.", "The answer was truncated."])
+    assert asked.startswith(prompt.user_prompt(date(2026, 1, 5), "VOO"))
     assert asked.endswith(
         "\n\nEarlier answers could not be used:\n- KO has no reasoning.\n- The answer was truncated.\nAnswer anew."
     )
@@ -245,6 +245,6 @@ def test_the_question_tells_why_earlier_answers_were_refused():
 
 def test_the_system_prompt():
     """It asks for what the law wants, and has a version."""
-    assert "exactly 3 different stocks of the S&P 500" in ideas.SYSTEM_PROMPT
-    assert ideas.PROMPT_VERSION == "1"
-    assert (ideas.COUNT, ideas.QUESTIONS) == (3, 3)
+    assert "exactly 3 different stocks of the S&P 500" in prompt.SYSTEM_PROMPT
+    assert prompt.PROMPT_VERSION == "1"
+    assert (prompt.COUNT, prompt.QUESTIONS) == (3, 3)

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from app.record import inference
-from app.record.inference import Interval, Points, fixed, interval, random_signs, rounded, wilson
+from app.domain import statistics
+from app.domain.statistics import Interval, Points, fixed, interval, random_signs, rounded, wilson
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CLOSE = 1e-9
@@ -36,16 +36,16 @@ def cloud(seed: int, count: int) -> list[tuple[float, float]]:
 @pytest.mark.parametrize("freedom", [1, 2, 3, 7, 50, 519, 52_000])
 def test_students_t(outside, freedom):
     """Quantiles and tails are scipy's."""
-    t = inference.t_quantile(outside, freedom)
+    t = statistics.t_quantile(outside, freedom)
     assert t == pytest.approx(stats.t.isf(outside / 2, freedom), rel=1e-9)
-    assert inference.t_tails(t, freedom) == pytest.approx(outside, rel=1e-9)
-    assert inference.t_tails(-t, freedom) == inference.t_tails(t, freedom)
-    assert inference.t_tails(3, freedom) == pytest.approx(2 * stats.t.sf(3, freedom), rel=1e-9)
+    assert statistics.t_tails(t, freedom) == pytest.approx(outside, rel=1e-9)
+    assert statistics.t_tails(-t, freedom) == statistics.t_tails(t, freedom)
+    assert statistics.t_tails(3, freedom) == pytest.approx(2 * stats.t.sf(3, freedom), rel=1e-9)
 
 
 @pytest.mark.parametrize(("x", "a", "b"), [(0.0, 2, 3), (1.0, 2, 3), (0.3, 2, 3), (0.9, 2, 3), (0.01, 300, 0.5)])
 def test_the_incomplete_beta_function(x, a, b):
-    assert inference.incomplete_beta(x, a, b) == pytest.approx(stats.beta.cdf(x, a, b), rel=CLOSE)
+    assert statistics.incomplete_beta(x, a, b) == pytest.approx(stats.beta.cdf(x, a, b), rel=CLOSE)
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 1), (1, 1), (1, 3), (3, 3), (7, 12), (50, 100), (0, 900), (525, 1560)])
@@ -195,18 +195,18 @@ def test_random_signs_are_random():
 
 def test_where_the_values_stand():
     """What equals the values' own mean counts half."""
-    draws = inference.Draws(2.0, [0.0, 1.0, 2.0, 2.0, 5.0])
+    draws = statistics.Draws(2.0, [0.0, 1.0, 2.0, 2.0, 5.0])
     assert draws.below() == pytest.approx(0.6)
-    assert inference.Draws(0.0, [0.0] * 10).below() == 0.5
-    assert inference.Draws(9.0, [0.0] * 10).below() == 1
-    assert inference.Draws(0, [float(n) for n in range(100)]).middle(0.1) == (5, 94)
+    assert statistics.Draws(0.0, [0.0] * 10).below() == 0.5
+    assert statistics.Draws(9.0, [0.0] * 10).below() == 1
+    assert statistics.Draws(0, [float(n) for n in range(100)]).middle(0.1) == (5, 94)
 
 
 def test_bins():
     """Together they hold every draw, whatever lies on a border."""
-    draws = inference.Draws(0.0, [0.0, 1.0, 2.0, 2.5, 4.0])
+    draws = statistics.Draws(0.0, [0.0, 1.0, 2.0, 2.5, 4.0])
     assert draws.bins(4) == [(0, 1, 1), (1, 2, 1), (2, 3, 2), (3, 4, 1)]
-    assert [count for *_, count in inference.Draws(0.0, [7.0] * 9).bins(3)] == [0, 0, 9]
+    assert [count for *_, count in statistics.Draws(0.0, [7.0] * 9).bins(3)] == [0, 0, 9]
 
 
 @pytest.mark.parametrize("values", [[], [math.inf], [1e308, 1e308]])

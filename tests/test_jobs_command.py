@@ -20,11 +20,11 @@ from provider_server import HANGING, ProviderServer
 from test_queue import on_record as on_record
 from test_queue import worked
 
+from app.domain import calendar
+from app.domain.model import SERIES, batch_id
 from app.errors import Refused
-from app.record import calendar
-from app.record.model import SERIES, batch_id
-from app.tools import RealClock
-from jobs import by_hand
+from jobs import admin
+from jobs.context import RealClock
 
 A_CHECKPOINT = {"batch_id": str(batch_id(SERIES, MONDAY)), "day": 3}
 LONG_AGO = datetime(2026, 1, 5, 14, tzinfo=UTC)
@@ -292,7 +292,7 @@ async def test_two_people_retry_at_once(database, pool, a_job):
 
     async def retry() -> Any:
         async with await psycopg.AsyncConnection.connect(database, options="-c search_path=public,queue") as conn:
-            return await by_hand.retry(conn, id, now)
+            return await admin.retry(conn, id, now)
 
     one, other = await asyncio.gather(retry(), retry(), return_exceptions=True)
     assert {type(one), type(other)} == {int, Refused}

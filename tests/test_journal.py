@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.database import pools
-from app.record import journal
-from app.record.journal import GENESIS, canonical
-from app.record.model import Close, JournalEntry, JournalKind
+from app.domain import journal
+from app.domain.journal import GENESIS, canonical
+from app.domain.model import Close, JournalEntry, JournalKind
 from app.store import journal as store
 
 AT = datetime(2026, 1, 5, 14, 0, 20, 123456, tzinfo=UTC)

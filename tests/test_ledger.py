@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from app.database import pools
 from app.errors import QuotaSpent
-from app.providers.ledger import REST, Grant, Ledger, Outcome, Shared, Window, next_allowed, windows
+from app.providers.rate_limiter import REST, Grant, Ledger, Outcome, Shared, Window, next_allowed, windows
 
 NOW = datetime(2026, 1, 5, 14, 0, 0, tzinfo=UTC)
 FREE = windows(1, 5, 25)  # what a free key allows
@@ -376,8 +376,8 @@ HAMMER = """
 import asyncio, json, sys
 from datetime import timedelta
 from app.database import pools
-from app.providers.ledger import Ledger, Outcome, Window
-from app.tools import RealClock
+from app.providers.rate_limiter import Ledger, Outcome, Window
+from jobs.context import RealClock
 
 async def main(address, name, count):
     limits = [Window(1, timedelta(milliseconds=50)), Window(5, timedelta(milliseconds=600))]

@@ -7,7 +7,7 @@ import pytest
 from clocks import HandSetClock
 from job_tools import ALPHA_VANTAGE_KEY, MONDAY, new_york
 
-from app import logs
+from app.core import logging as logs
 
 
 class Terminal(io.StringIO):

@@ -19,12 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from silent_proxy import Proxy
 
 from api.cache import Cache
-from app import metrics as page
 from app.database import pools
-from app.metrics import Life, Metrics
-from app.record.model import SERIES, batch_id
-from app.survey import Surveyor
-from jobs import daily, upkeep, weekly
+from app.domain.model import SERIES, batch_id
+from app.ops.snapshot import Surveyor
+from app.web import metrics as page
+from app.web.metrics import Life, Metrics
+from jobs import daily, reconcile, weekly
 
 TUESDAY = MONDAY + timedelta(days=1)
 SUNDAY = MONDAY + timedelta(days=6)
@@ -143,7 +143,7 @@ async def test_what_lacks_its_prices_and_what_upkeep_mended(asked, house):
     for day in (1, 2):
         await house.rows("DELETE FROM procrastinate_jobs WHERE args ->> 'day' = %s", str(day))
         house.clock.time = new_york(MONDAY + timedelta(days=day))
-        assert (await upkeep.look_after(house.tools)).deferred == 1
+        assert (await reconcile.look_after(house.tools)).deferred == 1
     house.clock.forward(seconds=30)
     told = await asked.tell()
     assert told["upkeep_mended_total"] == {

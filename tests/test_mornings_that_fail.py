@@ -25,11 +25,11 @@ from provider_server import Reply
 from psycopg.rows import dict_row
 
 from app.database.pools import transaction
-from app.record.calendar import due_at
-from app.record.model import Batch
+from app.domain.calendar import due_at
+from app.domain.model import Batch
 from app.store import checkpoints
-from jobs import daily, upkeep
-from jobs.upkeep import Mended
+from jobs import daily, reconcile
+from jobs.reconcile import Mended
 
 NEW_YORK = ZoneInfo("America/New_York")
 EARLIER = MONDAY - timedelta(weeks=1)
@@ -281,7 +281,7 @@ async def test_a_missed_monday(house):
     """When it is over it gets its row, once: failed, MISSED, late, with an entry in the journal, and no question."""
     await house.a_batch(EARLIER)
     house.clock.time = new_york(TUESDAY, 0, 0)
-    assert (await upkeep.look_after(house.tools)).missed == 1
+    assert (await reconcile.look_after(house.tools)).missed == 1
     assert await house.rows(FAILED) == [(MONDAY, "failed", "MISSED", NOBODY, True)]
     entry = (await house.journal())[-1]
     recorded = json.loads(entry.content)
@@ -291,7 +291,7 @@ async def test_a_missed_monday(house):
         str(MONDAY),
     )
     assert entry.at == house.clock.now()
-    assert (await upkeep.look_after(house.tools)).missed == 0
+    assert (await reconcile.look_after(house.tools)).missed == 0
     assert len(await house.journal()) == entry.seq
     assert house.provider.requests == []
 
@@ -301,23 +301,23 @@ async def test_five_mondays_missed_in_a_row(house):
     first = date(2026, 9, 21)
     await house.a_batch(first)
     house.clock.time = new_york(date(2026, 11, 2), 12)
-    mended = await upkeep.look_after(house.tools)
+    mended = await reconcile.look_after(house.tools)
     assert (mended.missed, mended.begun) == (5, True)
     missed = [first + timedelta(weeks=week) for week in range(1, 6)]
     assert await house.rows(FAILED) == [(monday, "failed", "MISSED", NOBODY, True) for monday in missed]
     assert [entry.kind for entry in await house.journal()][-5:] == ["FAILURE"] * 5
     assert [task for task, args, _ in await house.jobs() if task == "pick_week"] == ["pick_week"]
-    assert (await upkeep.look_after(house.tools)).missed == 0
+    assert (await reconcile.look_after(house.tools)).missed == 0
 
 
 async def test_no_monday_is_missed_before_the_first(house):
     """A record without a batch misses nothing; one with a batch, nothing before it."""
     house.clock.time = new_york(FRIDAY)
-    assert await upkeep.look_after(house.tools) == Mended()
+    assert await reconcile.look_after(house.tools) == Mended()
     assert await house.rows("SELECT count(*) FROM batches") == [(0,)]
     await house.a_batch(MONDAY)
     house.clock.time = new_york(FRIDAY)
-    assert (await upkeep.look_after(house.tools)).missed == 0
+    assert (await reconcile.look_after(house.tools)).missed == 0
     assert await house.rows(FAILED) == []
 
 
@@ -326,7 +326,7 @@ async def test_a_monday_is_not_missed_before_it_is_over(house, clock_time):
     """Before nine and until midnight it can still be had."""
     await house.a_batch(EARLIER)
     house.clock.time = new_york(MONDAY, *clock_time)
-    assert (await upkeep.look_after(house.tools)).missed == 0
+    assert (await reconcile.look_after(house.tools)).missed == 0
     assert await house.batch(MONDAY) is None
 
 
@@ -334,7 +334,7 @@ async def test_a_missed_monday_is_not_run_afterwards(house):
     """Neither a tick nor a person makes picks of a Monday that is over."""
     await house.a_batch(EARLIER)
     house.clock.time = new_york(TUESDAY)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     await house.begin(job_id=99)
     await house.begin(job_id=99, questions=6)
     assert (await house.batch(MONDAY)).failure_reason == "MISSED"
@@ -354,7 +354,7 @@ async def test_a_monday_over_before_its_prices_were_in(house):
     assert await house.rows("SELECT count(*) FROM picks") == [(0,)]
     assert [entry.kind for entry in await house.journal()] == ["GENERATION", "FAILURE"]
     assert await house.jobs() == []
-    assert (await upkeep.look_after(house.tools)).missed == 0
+    assert (await reconcile.look_after(house.tools)).missed == 0
 
 
 async def test_a_monday_that_waited_for_quota_until_it_was_over(house):
@@ -369,7 +369,7 @@ async def test_a_monday_that_waited_for_quota_until_it_was_over(house):
     (later,) = await until_it_can(house, lambda: house.begin(job_id=2))
     assert new_york(TUESDAY, 8, 59) <= later < new_york(TUESDAY)
     assert house.asked == []
-    assert (await upkeep.look_after(house.tools)).missed == 1
+    assert (await reconcile.look_after(house.tools)).missed == 1
     assert (await house.batch(MONDAY)).failure_reason == "MISSED"
 
 
@@ -414,14 +414,14 @@ async def test_a_second_chance_once_a_day_from_ten(house):
     await house.rows("DELETE FROM procrastinate_jobs WHERE args ->> 'day' <> '1'")
     for day in (WEDNESDAY, THURSDAY):
         house.clock.time = new_york(day, 9, 59)
-        await upkeep.look_after(house.tools)
+        await reconcile.look_after(house.tools)
         assert (1, str(day), "todo") not in await house.rows(RETAKES)
         house.clock.time = new_york(day, 10)
-        await upkeep.look_after(house.tools)
-        await upkeep.look_after(house.tools)
+        await reconcile.look_after(house.tools)
+        await reconcile.look_after(house.tools)
         await done(house)
         house.clock.time = new_york(day, 23, 59)
-        await upkeep.look_after(house.tools)
+        await reconcile.look_after(house.tools)
     assert await house.rows(RETAKES) == [(1, str(day), "succeeded") for day in (WEDNESDAY, THURSDAY)]
 
 
@@ -429,10 +429,10 @@ async def test_a_second_chance_that_still_waits_is_not_given_again(house):
     """One that waits for the quota is today's as well as yesterday's: two would ask twice, for nothing."""
     await skipped(house)
     house.clock.time = new_york(WEDNESDAY, 10)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     await house.rows("UPDATE procrastinate_jobs SET scheduled_at = %s WHERE args ? 'retake'", new_york(THURSDAY, 10, 1))
     house.clock.time = new_york(THURSDAY, 10)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     assert await house.rows(RETAKES) == [(1, str(WEDNESDAY), "todo")]
 
 
@@ -443,7 +443,7 @@ async def test_a_second_chance_on_the_day_itself(house):
     house.clock.time = new_york(TUESDAY)
     await daily.take(house.tools, batch.id, 1)
     house.clock.time = new_york(TUESDAY, 10)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     assert await house.rows(RETAKES) == [(1, str(TUESDAY), "todo")]
 
 
@@ -454,7 +454,7 @@ async def test_no_second_chance_for_a_closed_market(house):
     await daily.take(house.tools, batch.id, 6)
     before = await checkpoint(house, batch, 6)
     house.clock.time = due_at(MONDAY, 6) + timedelta(hours=3)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     assert await house.rows(RETAKES) == []
     await daily.take(house.tools, batch.id, 6, again=True)
     assert await checkpoint(house, batch, 6) == before
@@ -510,7 +510,7 @@ async def test_a_computed_checkpoint_never_goes_back(house):
     house.world.unknown |= {"SPY", *CHOSEN}
     house.clock.time = new_york(FRIDAY, 10)
     await daily.take(house.tools, batch.id, 1, again=True)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     assert (await checkpoint(house, batch, 1), await house.journal()) == (before, entries)
     assert house.provider.requests == []
     with pytest.raises(psycopg.errors.CheckViolation, match="a_computed_checkpoint_never_goes_back"):
@@ -536,7 +536,7 @@ async def test_a_skipped_last_session_leaves_it_unresolved(house, pool):
     unresolved = {"status": "COMPLETED", "nextCheckpointAt": None, "result": None, "picks": [{"result": None}] * 3}
     assert await asked(pool, RESULT) == {"batchOn": unresolved}
     house.clock.time = due_at(MONDAY, 15) + timedelta(hours=1)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     assert await house.rows(RETAKES) == []
 
     house.world.absent.clear()

@@ -11,10 +11,10 @@ import pytest
 from provider_server import CUT, CUT_IN_THE_BODY, HANGING, STALLED, Reply, refusing, says
 from provider_server import provider as provider
 
+from app.domain.prompt import schema
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
-from app.providers import openai
-from app.providers.openai import Answer, OpenAIPicker
-from app.record.ideas import schema
+from app.providers import llm
+from app.providers.llm import Answer, OpenAIPicker
 
 KEY = "sk-abc123secret"
 TEXT = '{"picks": []}'
@@ -245,7 +245,7 @@ async def test_a_refused_connection(picker):
 )
 async def test_a_hanging_connection(picker, provider, monkeypatch, hanging):
     """A question has a time limit, and is asked once."""
-    monkeypatch.setattr(openai, "TIME_LIMIT", 0.1)
+    monkeypatch.setattr(llm, "TIME_LIMIT", 0.1)
     provider.play(hanging)
     with pytest.raises(ProviderUnavailable, match="did not answer"):
         await picker().ask("system", "user")

@@ -7,12 +7,12 @@ import pytest
 from pages import HOUSE, anchors, commands, files, links, misfit, shouted, targets
 from processes import asked, serving, until
 
+from app.core.settings import Settings
 from app.database import migrations
-from app.record.model import FailureReason, SkipReason
-from app.settings import Settings
-from jobs.upkeep import Mended
+from app.domain.model import FailureReason, SkipReason
+from jobs.reconcile import Mended
 
-OPS = HOUSE / "docs" / "ops"
+OPS = HOUSE / "docs" / "operate"
 PAGES = {path.name: path.read_text() for path in sorted(OPS.glob("*.md"))}
 LINKING = [*OPS.glob("*.md"), HOUSE / "README.md", HOUSE / "SECURITY.md", HOUSE / "CONTRIBUTING.md"]
 

@@ -25,8 +25,8 @@ from judged import Series, series_of
 from processes import until
 from psycopg.rows import dict_row
 
-from app.operate.status import status
-from app.record.calendar import NEW_YORK
+from app.commands.status import status
+from app.domain.calendar import NEW_YORK
 
 LATE, SLEPT = date(2025, 11, 10), date(2025, 11, 17)
 GONE, BACK = date(2025, 12, 10), date(2026, 1, 14)

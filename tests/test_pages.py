@@ -11,11 +11,12 @@ import pytest
 from api_records import FAILED, RUNNING, UNRESOLVED, WON, Record, plant
 from pages_served import NOTICE, every, one, pages_on, parsed, text
 
-from app.pages import batch, written
-from app.pages.chart import LIGHT
-from app.pages.site import FOLDER, POLICY
-from app.record.calendar import due_at
-from app.record.model import Batch, BatchStatus, FailureReason
+from app.domain.calendar import due_at
+from app.domain.model import Batch, BatchStatus, FailureReason
+from app.web import formatting
+from app.web.charts.batch_chart import LIGHT
+from app.web.pages import batch
+from app.web.pages.site import FOLDER, POLICY
 
 HOUSE = Path(__file__).parents[1]
 MINUS = "\N{MINUS SIGN}"
@@ -246,9 +247,9 @@ async def test_evidence(browser, database):
     for close in closes:
         read = close["readAt"].replace("T", " ")[:19]
         assert [
-            written.short_day(close["tradingDay"]),
+            formatting.short_day(close["tradingDay"]),
             close["ticker"],
-            written.price(close["close"]),
+            formatting.price(close["close"]),
             "test",
             read,
         ] in rows
@@ -529,7 +530,7 @@ async def test_files_are_kept_for_good(browser):
 )  # fmt: skip
 def test_a_figure_is_rounded(figure, shown):
     """To two decimals, half to even; its sign is the whole figure's."""
-    assert written.signed(figure) == shown
+    assert formatting.signed(figure) == shown
 
 
 @pytest.mark.parametrize(
@@ -538,7 +539,7 @@ def test_a_figure_is_rounded(figure, shown):
 )
 def test_a_price_is_not_rounded(figure, shown):
     """All its digits, less zeros after the second decimal."""
-    assert written.price(figure) == shown
+    assert formatting.price(figure) == shown
 
 
 def test_a_split_of_the_benchmark_outlasts_a_weekend():
@@ -560,7 +561,7 @@ def test_a_split_of_the_benchmark_outlasts_a_weekend():
 )
 def test_a_sentence_of_the_record(said, shown):
     """Its dates are in full and its minus signs are such; what only looks like one of them stays."""
-    assert written.sentence(said) == shown
+    assert formatting.sentence(said) == shown
 
 
 def test_a_drawing_by_itself_has_the_pages_colours():
@@ -591,7 +592,7 @@ def test_contrast(dark):
 
 async def test_a_page_that_fails(pool, monkeypatch):
     """A mistake of ours is a page to a person and an error with an id to a program; nothing of it is told."""
-    monkeypatch.setattr("app.pages.batch.headline", lambda batch: 1 / 0)
+    monkeypatch.setattr("app.web.pages.batch.headline", lambda batch: 1 / 0)
     async with pages_on(pool, raise_server_exceptions=False) as browser:
         with psycopg.connect(pool.conninfo) as conn:
             Record(conn).batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pages import chart
-from app.pages.chart import LIGHT, NARROW, WIDE, Fortnight, Line, Look, Scale, drawn
+from app.web.charts import batch_chart
+from app.web.charts.batch_chart import LIGHT, NARROW, WIDE, Fortnight, Line, Look, Scale, drawn
 
 MONDAY = date(2026, 1, 5)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -34,7 +34,7 @@ def texts(svg: ElementTree.Element) -> list[str]:
 def test_what_a_batch_says():
     """The lines are the picks' alphas, in the model's order; a skipped day has a reason in place of a point."""
     metrics = [{"pick": {"ticker": "KO"}, "alphaPct": "-1.5"}, {"pick": {"ticker": "MSFT"}, "alphaPct": "2"}]
-    found = chart.of_batch(
+    found = batch_chart.of_batch(
         {
             "runDate": "2026-01-05",
             "benchmarkSymbol": "SPY",
@@ -121,7 +121,7 @@ def test_what_a_name_holds_is_text():
 )
 def test_ticks(values, expected):
     """Round numbers around all values, zero among them."""
-    assert chart.ticks(values) == expected
+    assert batch_chart.ticks(values) == expected
 
 
 points = st.lists(st.decimals(-300, 300, places=4).map(str) | st.just(""), min_size=0, max_size=14)

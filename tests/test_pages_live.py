@@ -16,12 +16,12 @@ from litestar import Litestar
 from processes import serving
 from psycopg.rows import class_row
 
-from app.database.announced import Revision
-from app.pages.live import END, PATH, Live, known
-from app.pages.site import Site
-from app.patience import Patience
-from app.record.calendar import due_at
-from app.record.model import JournalEntry, JournalKind
+from app.database.revision import Revision
+from app.domain.calendar import due_at
+from app.domain.model import JournalEntry, JournalKind
+from app.web.live import END, PATH, Live, known
+from app.web.pages.site import Site
+from app.web.timeouts import TimeoutProtocol
 
 NOBODY = {"nobody": "x"}
 
@@ -76,7 +76,7 @@ async def streamed(pool, **options) -> AsyncIterator[tuple[httpx.AsyncClient, Li
     revision = Revision()
     live = Live(revision.changed, Site(engine_on(pool)).head, **options)
     app = Litestar([live.route({"X-Mark": "1"})], openapi_config=None, logging_config=None)
-    config = uvicorn.Config(app, http=Patience, log_config=None, lifespan="off", timeout_graceful_shutdown=20)
+    config = uvicorn.Config(app, http=TimeoutProtocol, log_config=None, lifespan="off", timeout_graceful_shutdown=20)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with (
@@ -270,7 +270,7 @@ async def test_many_streams_are_one_question(database, pool):
 
 async def test_an_answer_that_fails_is_asked_again(database, pool, monkeypatch):
     """While the database is away nobody hears anything; when it is back, everybody hears what was missed."""
-    monkeypatch.setattr("app.pages.live.AGAIN", 0.02)
+    monkeypatch.setattr("app.web.live.AGAIN", 0.02)
     answers = [None, None, {"seq": "5"}]
 
     async def head():

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pages_served import every, one, pages_on, parsed, text
 
-from app.pages import drawings
-from app.pages.batch import FOUND
-from app.pages.drawings import SHAPES, Plane, Whisker, whisker, whiskers
-from app.record.model import BatchStatus
-from app.record.track import Finding
+from app.domain.model import BatchStatus
+from app.domain.track_record import Finding
+from app.web.charts import record_charts
+from app.web.charts.record_charts import SHAPES, Plane, Whisker, whisker, whiskers
+from app.web.pages.batch import FOUND
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -137,7 +137,7 @@ def test_the_curve_begins_at_nothing():
     """It starts on the zero line, and its end says what it comes to."""
     points = [{"runDate": "2026-01-05", "sumPct": "2"}, {"runDate": "2026-01-12", "sumPct": "-1.005"}]
     look = SHAPES["wide"]
-    svg = drawn(drawings.curve(points, look, "x"))
+    svg = drawn(record_charts.curve(points, look, "x"))
     plane = Plane(look, 0, 2, [-2, -1, 0, 1, 2])
     ends = re.findall(r"[ML]([\d.]+) ([\d.]+)", one_of(svg, "path").get("d"))
     assert [(float(x), float(y)) for x, y in ends] == [
@@ -154,7 +154,7 @@ def one_of(svg, tag):
 def test_bars_stand_on_zero():
     """A week above zero rises from the line, one below hangs from it; colour only says it again."""
     weeks = [{"monday": "2026-01-05", "excessPct": "2"}, {"monday": "2026-01-12", "excessPct": "-1"}]
-    svg = drawn(drawings.weeks(weeks, SHAPES["wide"], "x"))
+    svg = drawn(record_charts.weeks(weeks, SHAPES["wide"], "x"))
     up, down = svg.iter(f"{SVG}rect")
     assert float(up.get("y")) + float(up.get("height")) == pytest.approx(float(down.get("y")), abs=0.11)
     assert float(up.get("height")) == pytest.approx(2 * float(down.get("height")), abs=0.2)
@@ -165,7 +165,7 @@ def test_where_the_record_stands():
     """The line stands at the record's mean, also outside of all draws."""
     bins = [{"low": str(low), "high": str(low + 1), "count": 3} for low in range(-2, 2)]
     for mean in ("-9", "0.5", "7"):
-        svg = drawn(drawings.random({"draws": 12, "belowPct": "50", "bins": bins}, mean, SHAPES["wide"], "x"))
+        svg = drawn(record_charts.random({"draws": 12, "belowPct": "50", "bins": bins}, mean, SHAPES["wide"], "x"))
         (line,) = [found for found in svg.iter(f"{SVG}line") if found.get("class") == "stroke-accent"]
         plane = Plane(SHAPES["wide"], min(-2, float(mean)), max(2, float(mean)), [0, 1])
         assert float(line.get("x1")) == plane.x(float(mean))
@@ -181,7 +181,7 @@ def test_everything_lies_within(values, shape):
     sums = [{"runDate": str(WON), "monday": str(WON), "sumPct": one, "excessPct": two} for one, two in values]
     rows = [Whisker("x", value, *sorted((value, other), key=Decimal)) for value, other in values[:3]]
     for svg in (
-        drawings.curve(sums, look, "a"), drawings.weeks(sums, look, "b"), whiskers(rows, 50, look, "c", "t"),
+        record_charts.curve(sums, look, "a"), record_charts.weeks(sums, look, "b"), whiskers(rows, 50, look, "c", "t"),
     ):  # fmt: skip
         found = drawn(svg)
         _, _, width, height = map(float, found.get("viewBox").split())

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from app.database import pools
 from app.database.embedded import _as_somebody
-from app.database.reads import fetcher
+from app.database.queries import fetcher
 
 pytestmark = pytest.mark.pgbouncer
 

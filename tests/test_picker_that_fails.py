@@ -21,14 +21,14 @@ from job_tools import clock as clock
 from msgspec import Struct
 
 from app.database import pools
+from app.domain.journal import GENESIS, digest
+from app.domain.model import batch_id
+from app.domain.prompt import QUESTIONS
 from app.errors import QuestionInProgress
-from app.providers import openai
-from app.record.ideas import QUESTIONS
-from app.record.journal import GENESIS, digest
-from app.record.model import batch_id
-from app.rehearsal.faults import Rule
-from app.tools import Tools
+from app.providers import llm
+from app.simulation.faults import Rule
 from jobs import weekly
+from jobs.context import Context
 
 CHOSEN = ["JPM", "UPS", "NVDA"]  # by the stand-ins' model, on that Monday
 PROSE = "The answer was not JSON of the schema: JSON is malformed: invalid character (byte 0)."
@@ -41,7 +41,7 @@ class Stage(Struct, frozen=True):
 
     database: str
     url: str
-    tools: Tools
+    tools: Context
     clock: HandSetClock
     log: Path
 
@@ -174,7 +174,7 @@ async def test_a_model_that_refuses(on_stage):
 
 async def test_a_time_out_after_having_been_charged(on_stage, monkeypatch):
     """What is not answered in time counts as asked: a second question, nothing for the model to be told."""
-    monkeypatch.setattr(openai, "TIME_LIMIT", 2.0)
+    monkeypatch.setattr(llm, "TIME_LIMIT", 2.0)
     async with on_stage(model("slow", 1)) as stage:
         await stage.begin()
         assert stage.questions == 2

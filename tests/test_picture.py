@@ -11,9 +11,9 @@ from api_records import engine_on, plant
 from test_api_cache import Service, living, write
 
 from api.persisted import FOLDER
-from app.follow import render
-from app.follow.picture import HEIGHT, MOST, WIDTH, Pictures, told, whole
-from app.pages.chart import LIGHT
+from app.web.charts import png as render
+from app.web.charts.batch_chart import LIGHT
+from app.web.charts.image import HEIGHT, MOST, WIDTH, Pictures, told, whole
 
 MONDAYS = {
     "2026-01-05": "BUY AAPL, SELL KO, BUY BRK.B: 3 of 3 ahead of SPY",

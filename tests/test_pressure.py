@@ -20,8 +20,8 @@ from silent_proxy import Proxy
 
 from api.cache import MOST_AT_ONCE, PAUSE
 from api.http import routes
-from app import patience
 from app.main import READ_LIMIT, READ_WAIT
+from app.web import timeouts
 
 QUICK = "{ service { journalHead { seq } } }"
 READS = 8  # connections that the API has
@@ -231,10 +231,10 @@ async def test_a_database_that_stands_still(database, tmp_path):
 async def patient(pool, monkeypatch) -> AsyncIterator[str]:
     """The API behind our protocol, which has little patience here."""
     for name, seconds in (("HEAD_WITHIN", 0.4), ("ANSWER_READ_WITHIN", 0.4)):
-        monkeypatch.setattr(patience, name, seconds)
+        monkeypatch.setattr(timeouts, name, seconds)
     app = Litestar(routes(engine_on(pool)), openapi_config=None, logging_config=None)
     config = uvicorn.Config(
-        app, http=patience.Patience, lifespan="off", log_config=None, access_log=False, timeout_keep_alive=1
+        app, http=timeouts.TimeoutProtocol, lifespan="off", log_config=None, access_log=False, timeout_keep_alive=1
     )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         running = uvicorn.Server(config)
@@ -308,7 +308,7 @@ async def test_an_answer_that_is_not_read(count, patient, database):
 
 async def test_no_more_connections_than_there_is_room_for(patient, monkeypatch):
     """Those that are open stay; one too many is ended at once."""
-    monkeypatch.setattr(patience, "room", lambda: 3)
+    monkeypatch.setattr(timeouts, "room", lambda: 3)
     clients = [connection(patient) for _ in range(3)]
     await asyncio.sleep(0.1)
     with connection(patient) as one_too_many:

@@ -37,11 +37,14 @@ from provider_server import ProviderServer, Request
 from provider_server import Reply as Answered
 from psycopg import sql
 
-import app.rehearsal.standins
+import app.simulation.providers
 from api.engine import Engine
-from api.types import Facts, schema
+from api.schema import Facts, schema
 from app.database import pools
-from app.database.reads import fetcher
+from app.database.queries import fetcher
+from app.domain import calendar
+from app.domain.calendar import Calendar
+from app.domain.model import batch_id
 from app.errors import (
     AlphaMondayError,
     ConfigurationError,
@@ -50,15 +53,12 @@ from app.errors import (
     QuotaSpent,
     UnknownTicker,
 )
-from app.providers import alpha_vantage, openai
-from app.providers.ledger import Outcome
-from app.record import calendar
-from app.record.calendar import Calendar
-from app.record.model import batch_id
-from app.rehearsal.faults import FAULTS, Rule
-from app.rehearsal.market import Market
-from app.tools import Tools
+from app.providers import alpha_vantage, llm
+from app.providers.rate_limiter import Outcome
+from app.simulation.faults import FAULTS, Rule
+from app.simulation.market import Market
 from jobs import daily, weekly
+from jobs.context import Context
 
 TUESDAY = MONDAY + timedelta(days=1)
 
@@ -556,7 +556,7 @@ def test_every_fault_has_a_row():
 class Stage(Struct, frozen=True):
     """Both providers as a script has them, and tools that lead to them."""
 
-    tools: Tools
+    tools: Context
     clock: HandSetClock
     log: Path
 
@@ -596,7 +596,7 @@ def impatient(monkeypatch):
     def become(row: Row) -> None:
         if row.rules[0].fault in ("hang", "slow"):
             monkeypatch.setattr(alpha_vantage, "_TIME_LIMIT", 0.3)
-            monkeypatch.setattr(openai, "TIME_LIMIT", 0.3)
+            monkeypatch.setattr(llm, "TIME_LIMIT", 0.3)
 
     return become
 
@@ -898,8 +898,8 @@ async def test_a_session_that_is_there_twice(database, pool, clock):
 
 async def test_a_slow_answer_is_whole_in_the_end(on_stage, clock, monkeypatch):
     """Who waits for the stand-ins' slow bytes gets every one of them, once."""
-    monkeypatch.setattr(app.rehearsal.standins, "HANG", 0.05)
-    monkeypatch.setattr(app.rehearsal.standins, "TRICKLE", 0.01)
+    monkeypatch.setattr(app.simulation.providers, "HANG", 0.05)
+    monkeypatch.setattr(app.simulation.providers, "TRICKLE", 0.01)
     async with on_stage([Rule(provider="alphavantage", fault="slow", symbol="UPS")]) as stage:
         slow = await stage.tools.prices.bars("UPS", since=clock.now())
         assert isinstance(slow, alpha_vantage.Answer)

@@ -22,14 +22,14 @@ from procrastinate.jobs import Job
 from provider_server import HANGING, ProviderServer
 from psycopg_pool import PoolTimeout
 
-from app import settings
+from app.core import settings
 from app.database import pools
+from app.domain import calendar
+from app.domain.model import SERIES, Batch, BatchStatus, FailureReason, batch_id
 from app.errors import QuestionInProgress, QuotaSpent, TryAgainAt
-from app.record import calendar
-from app.record.model import SERIES, Batch, BatchStatus, FailureReason, batch_id
 from app.store import batches
-from app.tools import RealClock
 from jobs import alerts, daily, heartbeat, messages, queue, weekly
+from jobs.context import RealClock
 
 BIN = Path(sys.executable).parent
 NOW = new_york(MONDAY)

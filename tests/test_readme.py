@@ -10,8 +10,8 @@ import pytest
 from graphql import parse, validate
 from pages import HOUSE, commands, misfit, targets
 
-from api.types import schema
-from app.settings import Settings
+from api.schema import schema
+from app.core.settings import Settings
 
 README = (HOUSE / "README.md").read_text()
 TEXTS = {name: (HOUSE / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")}
@@ -50,7 +50,7 @@ def test_a_field_is_added_as_told(tmp_path):
     subprocess.run(["git", "apply", "-C1", "-"], cwd=tmp_path, input=change, text=True, check=True)
     path = {**os.environ, "PYTHONPATH": str(tmp_path / "graphql")}
     printed = subprocess.run(
-        [sys.executable, "-m", "api.types"], cwd=tmp_path, env=path, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "api.schema"], cwd=tmp_path, env=path, capture_output=True, text=True, check=True
     )
     assert printed.stdout == (tmp_path / "graphql" / "schema.graphql").read_text()
     assert printed.stdout != (HOUSE / "graphql" / "schema.graphql").read_text()

@@ -7,7 +7,7 @@ import pytest
 import uvloop
 
 from app.database import pools
-from app.database.reads import MOST_PREPARED, fetcher
+from app.database.queries import MOST_PREPARED, fetcher
 
 
 def on_both_loops(scenario):

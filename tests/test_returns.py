@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.domain import returns
+from app.domain.returns import measure, plain, price, return_pct
 from app.errors import ProviderUnavailable
-from app.record import returns
-from app.record.returns import measure, plain, price, return_pct
 
 SESSION = date(2026, 1, 9)
 

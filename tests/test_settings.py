@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from rich.pretty import pretty_repr
 
-from app import settings
+from app.core import settings
 from app.errors import ConfigurationError
 
 SECRETS = {
@@ -282,7 +282,7 @@ def test_what_no_log_may_show():
 def from_the_environment(**variables: str) -> dict[str, object]:
     """What a process of its own reads from a real environment."""
     script = (
-        "import json, msgspec; from app import settings; "
+        "import json, msgspec; from app.core import settings; "
         "print(json.dumps(msgspec.to_builtins(msgspec.structs.asdict(settings.load()))))"
     )
     clean = {

@@ -7,9 +7,9 @@ import psycopg
 import pytest
 
 from app.database.rehearsed import CLOCK
-from app.rehearsal.standins import told_by
-from app.rehearsal.told import INSTALL
-from jobs import upkeep
+from app.simulation.clock import INSTALL
+from app.simulation.providers import told_by
+from jobs import reconcile
 
 DAY = 86_400.0
 
@@ -33,7 +33,7 @@ def leap(conn: psycopg.Connection) -> float:
 def test_nobody_leaps_while_upkeep_is_at_work(conn, database):
     """A round of upkeep in one process takes no told time in the others."""
     with psycopg.connect(database) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s)", (upkeep._LOCK,))
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (reconcile._LOCK,))
         assert leap(conn) == DAY
     assert leap(conn) == pytest.approx(DAY - 3600, abs=5)
 

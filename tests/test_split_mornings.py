@@ -25,8 +25,8 @@ from provider_server import Reply, Request, says
 from walked import JOURNAL_LOCK, waiting
 from walked import _walked as _walked
 
-from app.record.calendar import due_at, today
-from app.record.model import Batch
+from app.domain.calendar import due_at, today
+from app.domain.model import Batch
 from jobs import daily, picks, splits
 
 TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = (MONDAY + timedelta(days=days) for days in range(1, 5))

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from api import types
-from app.record import splits
-from app.record.model import Close, Split
-from app.record.returns import measure, return_pct
+from api import schema
+from app.domain import splits
+from app.domain.model import Close, Split
+from app.domain.returns import measure, return_pct
 
 BASELINE, SESSION = date(2026, 10, 23), date(2026, 10, 28)
 AT = datetime(2026, 10, 29, 13, tzinfo=UTC)
@@ -299,7 +299,7 @@ def test_directional_figures_mirror(database, initial, current, factor, benchmar
     """Whatever a BUY and a SELL of the same share have: the same two figures, and in their direction the opposite."""
     measured = measure(initial, current, factor, benchmark)
     fields = {
-        field.python_name: field.metadata["source"] for field in types.PickMetric.__strawberry_definition__.fields
+        field.python_name: field.metadata["source"] for field in schema.PickMetric.__strawberry_definition__.fields
     }
     with psycopg.connect(database) as conn:
         buy, sell = conn.execute(

@@ -12,11 +12,12 @@ from job_tools import clock as clock
 from job_tools import house as house
 from provider_server import says
 
-from app import settings
-from app.operate import standing, status
-from app.operate.terminal import lasting, printable
-from app.record.model import SERIES, batch_id
-from jobs import daily, upkeep, weekly
+from app.commands import status
+from app.commands.terminal import lasting, printable
+from app.core import settings
+from app.domain.model import SERIES, batch_id
+from app.ops import standing
+from jobs import daily, reconcile, weekly
 
 TUESDAY = date(2026, 10, 27)
 Words = tuple[list[str], list[str], list[str]]
@@ -39,7 +40,7 @@ async def alive(house) -> Callable[[], Awaitable[None]]:
 
     async def live() -> None:
         await house.rows("INSERT INTO procrastinate_workers DEFAULT VALUES")
-        await upkeep.look_after(house.tools)
+        await reconcile.look_after(house.tools)
 
     return live
 
@@ -177,7 +178,7 @@ async def test_a_failed_monday(house, words, alive):
     assert to_do[0].startswith("The Monday 2026-10-26 failed (NO_USABLE_ANSWER: 3 questions brought no usable answer.")
     assert to_do[0].endswith(" `alpha-monday pick` runs it again, until it is over in New York.")
     house.clock.time = new_york(TUESDAY)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     facts, _, to_do = await words()
     assert to_do == []
     assert "failed (NO_USABLE_ANSWER" in "".join(facts)
@@ -286,7 +287,7 @@ async def test_a_morning_that_waits_for_a_close(house, words, alive):
     assert to_do == []
     assert "overdue: 1" in facts
     house.clock.time = new_york(date(2026, 10, 28), 22)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     _, _, to_do = await words()
     assert to_do == [
         f"Day 1 of 2026-10-26 is overdue by 1 d 13 h, although a worker runs; `alpha-monday jobs show {job}`. "

@@ -12,9 +12,9 @@ import pytest
 from msgspec.structs import replace
 
 from app.database import pools
-from app.record import model
-from app.record.calendar import Calendar, checkpoint_date, due_at
-from app.record.model import (
+from app.domain import model
+from app.domain.calendar import Calendar, checkpoint_date, due_at
+from app.domain.model import (
     Action,
     Bar,
     Batch,

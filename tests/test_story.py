@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands import run
 
-PAGE = (Path(__file__).parents[1] / "docs" / "ops" / "log.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "operate" / "log.md").read_text()
 SOURCES = "\n".join(
     path.read_text()
     for folder in ("app", "jobs", "graphql/api")

@@ -14,9 +14,9 @@ from commands import run, served
 from graphql import parse, validate
 from record_server import CHANGES, changed, copy_of, record_server, rehearsed, silent
 
-from api.types import schema
-from app.record.verification import MEMBERS, TABLES
-from app.verify import database, verify
+from api.schema import schema
+from app.domain.verification import MEMBERS, TABLES
+from app.ops.verify import database, verify
 
 DOCS = (Path(__file__).parents[1] / "docs" / "journal.md").read_text()
 ENTRIES, ROWS, CLOSES, SPLITS = re.findall(r"```graphql\n(.*?)```", DOCS, re.DOTALL)

@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 from job_tools import rows
 
-from app.rehearsal.told import ToldClock
-from app.tools import RealClock
+from app.simulation.clock import SimulatedClock
 from jobs import queue
+from jobs.context import RealClock
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from jobs import queue
 )
 async def test_a_job_behind_a_lock_holds_no_time_back(pool, lock, leaps):
     """While the one that has the lock sleeps, the one that waits for it is not at work."""
-    clock = ToldClock(pool, queue.app)
+    clock = SimulatedClock(pool, queue.app)
     begin = RealClock().now() - timedelta(days=30)
     await clock.start(begin)
     await rows(

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from scipy import stats
 
-from app.record import track
-from app.record.inference import Interval
-from app.record.model import Action, BatchStatus
-from app.record.track import Average, BatchCounts, CurvePoint, Finding, Fortnight, Held, Week, track_record
+from app.domain import track_record as track
+from app.domain.model import Action, BatchStatus
+from app.domain.statistics import Interval
+from app.domain.track_record import Average, BatchCounts, CurvePoint, Finding, Fortnight, Held, Week, track_record
 
 MONDAY = date(2026, 1, 5)
 WEEK = timedelta(weeks=1)

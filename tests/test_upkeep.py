@@ -12,11 +12,11 @@ from procrastinate.exceptions import ConnectorException
 from psycopg.types.json import Jsonb
 
 from app.database import pools
-from app.database.announced import Revision
+from app.database.revision import Revision
+from app.domain.model import SERIES, batch_id
 from app.errors import TryAgainAt
-from app.record.model import SERIES, batch_id
-from jobs import daily, queue, upkeep, weekly
-from jobs.upkeep import Mended
+from jobs import daily, queue, reconcile, weekly
+from jobs.reconcile import Mended
 
 # Postgres's own clock decides what is due, so the queue's jobs of these days are ones that wait.
 TUESDAY = date(2026, 10, 27)
@@ -30,17 +30,17 @@ async def told_of(house) -> list[tuple]:
 async def test_a_round_is_written_down(house):
     """The last round, and the last one that mended anything with what it mended."""
     await house.a_batch()
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     assert await told_of(house) == [(house.clock.now(), None, {})]
 
     await house.rows("DELETE FROM procrastinate_jobs WHERE args ->> 'day' = '1'")
     house.clock.forward(days=1)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     mended_at = house.clock.now()
     assert [(at, mended["deferred"]) for _, at, mended in await told_of(house)] == [(mended_at, 1)]
 
     house.clock.forward(minutes=1)
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     assert [(last, at, mended["deferred"]) for last, at, mended in await told_of(house)] == [
         (house.clock.now(), mended_at, 1)
     ]
@@ -54,12 +54,12 @@ async def test_a_round_that_mends_nothing_moves_nothing(house, database):
     async with revision.heard(database):
         while (before := revision.now()) is None:
             await asyncio.sleep(0.01)
-        await upkeep.look_after(house.tools)
+        await reconcile.look_after(house.tools)
         assert await told_of(house)
         await asyncio.sleep(0.2)
         assert revision.now() == before
         house.clock.time = new_york(MONDAY + timedelta(days=8))
-        assert (await upkeep.look_after(house.tools)).missed == 1
+        assert (await reconcile.look_after(house.tools)).missed == 1
         await asyncio.sleep(0.2)
         assert revision.now() > before
 
@@ -119,12 +119,12 @@ async def test_a_poison_checkpoint_is_skipped(due_morning, poison):
     await until_nothing_waits(house)
     assert len(poison) == 5
     assert await house.rows(STATES) == [("failed", 5, 0)]
-    assert await upkeep.look_after(house.tools) == Mended(given_up=1)
+    assert await reconcile.look_after(house.tools) == Mended(given_up=1)
     ((job,),) = await house.rows("SELECT id FROM procrastinate_jobs")
     assert await house.rows("SELECT status, skip_reason, note FROM checkpoints WHERE day = 1") == [
         ("skipped", "PROVIDER_ERROR", f"Job {job} failed, by no fault of the provider; its log says why.")
     ]
-    assert not await upkeep.look_after(house.tools)
+    assert not await reconcile.look_after(house.tools)
     assert len(await house.jobs()) == 0
 
 
@@ -133,7 +133,7 @@ async def test_a_poison_checkpoint_of_a_closed_day(house):
     await house.a_batch()
     house.clock.time = new_york(MONDAY + timedelta(days=6))
     await house.rows("UPDATE procrastinate_jobs SET status = 'failed' WHERE args ->> 'day' = '6'")
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     assert await house.rows("SELECT skip_reason, note FROM checkpoints WHERE day = 6") == [
         ("MARKET_CLOSED", "2026-10-31 was no session.")
     ]
@@ -146,12 +146,12 @@ async def test_a_poison_monday_fails(house, poison):
     await until_nothing_waits(house)
     assert len(poison) == 5
     house.clock.forward(minutes=2)
-    assert await upkeep.look_after(house.tools) == Mended(given_up=1)
+    assert await reconcile.look_after(house.tools) == Mended(given_up=1)
     batch = await house.batch()
     assert (batch.status, batch.failure_reason) == ("failed", "CONFIGURATION")
     assert batch.failure == f"Job {job} failed, by no fault of the provider; its log says why."
     house.clock.forward(minutes=1)
-    assert not await upkeep.look_after(house.tools)
+    assert not await reconcile.look_after(house.tools)
     assert len(await house.journal()) == 1
 
 
@@ -184,15 +184,15 @@ async def test_a_job_whose_process_dies_every_time(due_morning):
     house = due_morning
     for death in range(1, 10):
         await dies(house, 1)
-        assert await upkeep.look_after(house.tools) == Mended(put_back=1)
+        assert await reconcile.look_after(house.tools) == Mended(put_back=1)
         assert await house.rows("SELECT status::text, lock, deaths FROM procrastinate_jobs, operations.strikes") == [
             ("todo", None if death == 1 else "suspects", death)
         ]
     await dies(house, 1)
-    assert await upkeep.look_after(house.tools) == Mended(put_back=1, given_up=1)
+    assert await reconcile.look_after(house.tools) == Mended(put_back=1, given_up=1)
     assert await house.rows(STATES) == [("failed", 0, 10)]
     assert await house.rows("SELECT status FROM checkpoints WHERE day = 1") == [("skipped",)]
-    assert not await upkeep.look_after(house.tools)
+    assert not await reconcile.look_after(house.tools)
 
 
 async def test_who_stood_beside_it_is_not_given_up(house):
@@ -203,13 +203,13 @@ async def test_who_stood_beside_it_is_not_given_up(house):
     await house.rows("UPDATE procrastinate_jobs SET scheduled_at = NULL")
     for _ in range(2):
         await dies(house, 1, 2)
-        await upkeep.look_after(house.tools)
+        await reconcile.look_after(house.tools)
     await dies(house, 1)
     await worked()  # the other's lock is taken
     states = "SELECT args ->> 'day', status::text FROM procrastinate_jobs ORDER BY 1"
     assert await house.rows(states) == [("1", "doing"), ("2", "todo")]
     for _ in range(8):
-        await upkeep.look_after(house.tools)
+        await reconcile.look_after(house.tools)
         await dies(house, 1)
     await worked()
     assert await house.rows(states) == [("1", "failed"), ("2", "succeeded")]
@@ -227,7 +227,7 @@ async def test_missed_work_is_told_once_with_how_late_it_was(house):
     house.clock.time = new_york(MONDAY, 11)
     with logged("WARNING", house.clock) as lines:
         for _ in range(3):
-            await upkeep.look_after(house.tools)
+            await reconcile.look_after(house.tools)
             house.clock.forward(minutes=1)
     assert [(line["event"], line["late"]) for line in lines] == [("this Monday had not begun", "2:00:00")]
 
@@ -272,7 +272,7 @@ async def test_arguments_that_nobody_can_read(house, task, args, status):
     await daily.take(house.tools, batch_id(SERIES, MONDAY), 1)
     house.clock.time = new_york(MONDAY + timedelta(days=7), 11)
     with logged("ERROR", house.clock) as lines:
-        assert await upkeep.look_after(house.tools) == Mended(deferred=6, begun=True)
+        assert await reconcile.look_after(house.tools) == Mended(deferred=6, begun=True)
     assert lines == []
     retaken = "SELECT args ->> 'day' FROM procrastinate_jobs WHERE args ->> 'retake' = '2026-11-02'"
     assert await house.rows(retaken) == [("1",)]
@@ -289,7 +289,7 @@ async def test_jobs_that_ended_are_readable_for_thirty_days(house, status):
     old += "WHERE jobs.id = job_id "
     await house.rows(old % "30 days 1 minute" + "AND args ->> 'day' IN ('1', '3')")
     await house.rows(old % "29 days 23 hours" + "AND args ->> 'day' = '2'")
-    await upkeep.look_after(house.tools)
+    await reconcile.look_after(house.tools)
     assert await house.rows(
         "SELECT args ->> 'day', deaths FROM procrastinate_jobs JOIN operations.strikes ON job_id = id ORDER BY 1"
     ) == [("2", 1), ("3", 1)]
@@ -304,8 +304,8 @@ async def test_a_step_that_fails_takes_no_other_with_it(house, monkeypatch):
     async def fails(*_: object) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(upkeep, "_record_missed", fails)
-    assert await upkeep.look_after(house.tools) == Mended(deferred=1)
+    monkeypatch.setattr(reconcile, "_record_missed", fails)
+    assert await reconcile.look_after(house.tools) == Mended(deferred=1)
     assert await told_of(house)
 
 
@@ -316,5 +316,5 @@ async def test_a_monday_whose_job_lived_until_it_was_over(house):
     house.clock.time = new_york(MONDAY, 16)
     assert await the_time_it_says(house.begin) == new_york(MONDAY, 16, 30)
     house.clock.time = new_york(TUESDAY, 0, 1)
-    assert (await upkeep.look_after(house.tools)).missed == 1
+    assert (await reconcile.look_after(house.tools)).missed == 1
     assert (await house.batch()).failure == "The Monday was over before its batch was made."

@@ -38,11 +38,11 @@ from record_server import (
 )
 
 from app.database import pools
+from app.domain import calendar, journal, model
+from app.domain.verification import Doubt, Verification
 from app.errors import Misfit
-from app.record import calendar, journal, model
-from app.record.verification import Doubt, Verification
+from app.ops.verify import Api, Database, api, database, verify
 from app.store import batches, generations
-from app.verify import Api, Database, api, database, verify
 from jobs import daily, picks
 
 __all__ = ["rehearsed"]
@@ -407,7 +407,7 @@ RECORDER = """
 import asyncio, sys
 from datetime import date, timedelta
 from app.database import pools
-from app.record import calendar, model
+from app.domain import calendar, model
 from app.store import batches
 
 async def record(address):

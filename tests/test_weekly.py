@@ -26,12 +26,12 @@ from procrastinate.exceptions import ConnectorException
 from provider_server import CUT, FOR_EVER, Reply, says
 
 from app.database.pools import transaction
+from app.domain.journal import GENESIS, digest
+from app.domain.model import batch_id
 from app.errors import QuestionInProgress, QuotaSpent, TryAgainAt
-from app.record.journal import GENESIS, digest
-from app.record.model import batch_id
-from app.rehearsal.standins import ideas
+from app.simulation.providers import ideas
 from app.store import batches, generations
-from jobs import daily, upkeep, weekly
+from jobs import daily, reconcile, weekly
 
 GENERATIONS = "SELECT attempt, accepted, refusal FROM generations ORDER BY attempt"
 PICKS = "SELECT ticker, action, initial_price FROM picks ORDER BY position"
@@ -236,7 +236,7 @@ async def test_a_monday_that_ends_while_its_batch_is_made(house, monkeypatch):
     async def past_midnight(*given):
         found = await snapshot(*given)
         house.clock.time = new_york(following + timedelta(days=1), 0, 1)
-        assert (await upkeep.look_after(house.tools)).missed == 1
+        assert (await reconcile.look_after(house.tools)).missed == 1
         return found
 
     monkeypatch.setattr(weekly, "_snapshot", past_midnight)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from job_tools import House
 
-from app.record.journal import canonical
-from app.record.model import Batch, Checkpoint, Correction, Pick, PickMetric, Split
+from app.domain.journal import canonical
+from app.domain.model import Batch, Checkpoint, Correction, Pick, PickMetric, Split
 from app.store.rows import select
 
 # Under which members an entry holds a table's rows, one or several.

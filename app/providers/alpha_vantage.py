@@ -23,6 +23,11 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from app.domain import splits
+from app.domain.calendar import Clock
+from app.domain.model import Bar
+from app.domain.prompt import carried, without
+from app.domain.returns import price
 from app.errors import (
     AlphaMondayError,
     ConfigurationError,
@@ -31,13 +36,8 @@ from app.errors import (
     QuotaSpent,
     UnknownTicker,
 )
-from app.providers.ledger import IN_FLIGHT, REST, Grant, Ledger, Outcome, Shared
+from app.providers.rate_limiter import IN_FLIGHT, REST, Grant, Ledger, Outcome, Shared
 from app.providers.retry_after import asked_to_wait
-from app.record import splits
-from app.record.calendar import Clock
-from app.record.ideas import carried, without
-from app.record.model import Bar
-from app.record.returns import price
 
 BASE_URL = "https://www.alphavantage.co"
 DAILY = "TIME_SERIES_DAILY"

@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 import msgspec
 
+from app.domain.calendar import Clock
 from app.errors import ConfigurationError, ProviderBusy, ProviderUnavailable
 from app.providers.retry_after import asked_to_wait
-from app.record.calendar import Clock
 
 TIME_LIMIT = 10.0
 

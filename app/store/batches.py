@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import replace
 
-from app.record.model import Batch, BatchStatus, Checkpoint, Close, Ending, JournalKind, Pick
+from app.domain.model import Batch, BatchStatus, Checkpoint, Close, Ending, JournalKind, Pick
 from app.store import journal
 from app.store.rows import Conn, insert, select
 

@@ -7,8 +7,8 @@ from uuid import UUID
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from app.record.calendar import DUE, TIME_ZONE, due_at
-from app.record.model import Checkpoint, Close, JournalKind, Pick, PickMetric, Split
+from app.domain.calendar import DUE, TIME_ZONE, due_at
+from app.domain.model import Checkpoint, Close, JournalKind, Pick, PickMetric, Split
 from app.store import batches, journal
 from app.store.rows import Conn, insert, row_of, select
 

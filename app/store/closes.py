@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from msgspec import Struct
 
-from app.record.model import Bar, Close
+from app.domain.model import Bar, Close
 from app.store.rows import Conn, insert, select
 
 

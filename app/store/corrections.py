@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from app.record.figures import Row, only_changed
-from app.record.model import Batch, Checkpoint, Close, Correction, JournalKind, Pick, PickMetric, Split
+from app.domain.measurement import Row, only_changed
+from app.domain.model import Batch, Checkpoint, Close, Correction, JournalKind, Pick, PickMetric, Split
 from app.store import journal
 from app.store.rows import Conn, insert, update
 

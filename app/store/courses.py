@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from app.record.calendar import FORTNIGHT, checkpoint_date
-from app.record.figures import Course
-from app.record.model import Batch, Close, Pick
+from app.domain.calendar import FORTNIGHT, checkpoint_date
+from app.domain.measurement import Course
+from app.domain.model import Batch, Close, Pick
 from app.store import batches, closes, splits
 from app.store.rows import Conn
 

@@ -5,7 +5,7 @@ from datetime import date, datetime
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from app.record.model import Generation, JournalKind, batch_id
+from app.domain.model import Generation, JournalKind, batch_id
 from app.store import journal
 from app.store.rows import Conn, insert, row_of, select
 

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import msgspec
 
-from app.record import journal
-from app.record.model import JournalEntry, JournalKind
+from app.domain import journal
+from app.domain.model import JournalEntry, JournalKind
 from app.store.rows import Conn, insert, select
 
 _LOCK = 4_021_970_433

@@ -5,10 +5,10 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from app.record import figures
-from app.record.calendar import Calendar
-from app.record.figures import Course
-from app.record.model import Batch, CheckpointStatus, Close, Pick, PickMetric
+from app.domain import measurement
+from app.domain.calendar import Calendar
+from app.domain.measurement import Course
+from app.domain.model import Batch, CheckpointStatus, Close, Pick, PickMetric
 from app.store import checkpoints, closes
 from app.store.rows import Conn
 
@@ -36,7 +36,7 @@ async def fill(
     return [
         replace(
             metric,
-            return_from_open_pct=figures.from_open(
+            return_from_open_pct=measurement.from_open(
                 opened[metric.pick_id], metric.current_price, courses[metric.pick_id], checkpoint.trading_day
             ),
         )

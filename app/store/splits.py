@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from app.record import splits
-from app.record.model import Split
+from app.domain import splits
+from app.domain.model import Split
 from app.store.rows import Conn, insert, select
 
 

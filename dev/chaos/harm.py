@@ -15,7 +15,7 @@ import psycopg
 from house import LONGEST_DRAIN, House, Process
 from process import NOT_STARTED
 
-from app.rehearsal.rehearse import Span
+from app.simulation.rehearsal import Span
 
 # How often each kind is done, in a hundred.
 KINDS = {

@@ -19,7 +19,7 @@ import psycopg
 from psycopg.sql import SQL
 
 from app.database.embedded import EmbeddedPostgres
-from app.rehearsal.rehearse import CLOCK, Span
+from app.simulation.rehearsal import CLOCK, Span
 
 PROCESSES = 3
 LONGEST_DRAIN = 40.0  # the jobs' 20 seconds, the requests', and a noisy machine
@@ -123,7 +123,7 @@ class House:
         script.write_text(json.dumps(rules))
         options = ["--hostile", hostile, "--faults", str(script), "--log", str(self.requests)]
         return subprocess.Popen(
-            [sys.executable, "-m", "app.rehearsal.standins", "--until-input-ends", *options],
+            [sys.executable, "-m", "app.simulation.providers", "--until-input-ends", *options],
             env={**os.environ, CLOCK: self.address},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

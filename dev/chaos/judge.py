@@ -17,8 +17,8 @@ from statistics import median, quantiles
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from app.record.calendar import Calendar
-from app.rehearsal.market import Market
+from app.domain.calendar import Calendar
+from app.simulation.market import Market
 
 NEW_YORK = ZoneInfo("America/New_York")
 SLOTS = (time(9), time(9, 30), time(10, 30), time(12, 30), time(16, 30), time(20, 30))

@@ -19,16 +19,16 @@ from time import monotonic
 import openai  # noqa: F401 - here, once, for all processes that are forked: it takes a second
 import psycopg
 
-from app import logs, settings
-from app.cli import _listen, _serve
+from app.commands.main import _listen, _serve
+from app.core import logging, settings
 from app.database import pools
 from app.errors import ConfigurationError
 from app.main import create_app
 from app.providers import alpha_vantage
-from app.providers import openai as model
-from app.rehearsal import told
-from app.rehearsal.rehearse import Span
-from app.tools import RealClock
+from app.providers import llm as model
+from app.simulation import clock as told
+from app.simulation.rehearsal import Span
+from jobs.context import RealClock
 from jobs.queue import Queue
 
 LONGEST_LEAP = timedelta(hours=1)  # a job deleted by hand is found at the next stop
@@ -40,7 +40,7 @@ TIME_LIMIT = 2.5  # of both providers, in seconds
 NOT_STARTED, CLOCK_BROKE = 3, 4
 
 
-class Clock(told.ToldClock):
+class Clock(told.SimulatedClock):
     """
     A told clock that asks for the time anew before anything else is done when its process stood still.
 
@@ -70,14 +70,14 @@ def live(given: Mapping[str, str], span: Span, said: Path, tell: Connection) -> 
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
     told.STRIDE, told.STALLED_AFTER, told.HEARTBEAT = LONGEST_LEAP, STALLED_AFTER, HEARTBEAT
-    told.ToldClock = Clock  # type: ignore[misc]
+    told.SimulatedClock = Clock  # type: ignore[misc]
     alpha_vantage._TIME_LIMIT = model.TIME_LIMIT = TIME_LIMIT
     configuration = settings.load(given)
-    clock: RealClock | told.ToldClock = RealClock()
-    logs.configure("INFO", lambda: clock.now(), configuration.keys, output)
+    clock: RealClock | told.SimulatedClock = RealClock()
+    logging.configure("INFO", lambda: clock.now(), configuration.keys, output)
 
     @asynccontextmanager
-    async def clock_of(pool: pools.Pool, queue: Queue) -> AsyncIterator[told.ToldClock]:
+    async def clock_of(pool: pools.Pool, queue: Queue) -> AsyncIterator[told.SimulatedClock]:
         nonlocal clock
         async with told.told(pool, queue, span.begin, span.until) as its_clock:
             its_clock.over.add_done_callback(_end_loudly)

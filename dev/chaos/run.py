@@ -25,8 +25,8 @@ from house import House
 from judge import Judge, Misfit, Seen, faults_of
 
 from app.database import migrations
-from app.record import calendar
-from app.rehearsal.rehearse import EARLIEST, Span
+from app.domain import calendar
+from app.simulation.rehearsal import EARLIEST, Span
 
 # How long the calm may take, in real time.
 PATIENCE = 120.0

@@ -9,7 +9,7 @@ mean. The pages hang on the record as answers do, and are kept with them.
 What is guaranteed: an answer is kept only if the record did not move from before it was asked for until it was there,
 and is gone with the next announcement. So once a process has heard of a commit, it never again sends a kept answer from
 before it. Until it hears, which takes as long as a notification does, it may; where announcements fail to come, for at
-most the five seconds that `revision` stays sure of itself (app/database/announced.py). Answers that are not kept are
+most the five seconds that `revision` stays sure of itself (app/database/revision.py). Answers that are not kept are
 read from Postgres when they are asked for.
 """
 

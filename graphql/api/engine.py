@@ -33,9 +33,9 @@ from msgspec import Struct
 from psycopg import OperationalError
 from psycopg.errors import QueryCanceled
 
-from api.declare import refusal
+from api.compiler import Planner, Root
+from api.fields import refusal
 from api.limits import DEEPEST, Measure, Size, check_variables, exceeded, name_of, parsed
-from api.plan import Planner, Root
 from api.values import Maker, written
 
 # Runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.

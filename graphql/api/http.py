@@ -20,9 +20,9 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from msgspec import Struct
 
-from api import page
-from api.declare import refusal
+from api import graphiql_page
 from api.engine import Answer, Engine, refused, unexpected
+from api.fields import refusal
 from api.headers import safe
 from api.persisted import document
 
@@ -112,7 +112,7 @@ def routes(
     It speaks ASGI itself, because what Litestar does for a handler costs as much as the engine and the driver together.
     `headers` go with every response.
     """
-    graphiql = page.page(notice)
+    graphiql = graphiql_page.page(notice)
     more = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
     @asgi("/graphql", copy_scope=False)
@@ -144,7 +144,7 @@ def routes(
             return None
         return Response(graphiql.html, media_type="text/html", headers={**headers, **graphiql.headers})
 
-    return [answer, page.route(graphiql.files)]
+    return [answer, graphiql_page.route(graphiql.files)]
 
 
 async def asked(scope: Any, receive: Any) -> Parameters:

@@ -29,8 +29,8 @@ from graphql import (
 )
 from msgspec import Struct
 
-from api.declare import DEFAULT_PAGE, LONGEST_PAGE, Computed, Page, Part, Related, Source, refusal
-from api.plan import source_of
+from api.compiler import source_of
+from api.fields import DEFAULT_PAGE, LONGEST_PAGE, Computed, Page, Part, Related, Source, refusal
 
 LONGEST_DOCUMENT = 16_000
 MOST_TOKENS = 1_000

@@ -7,7 +7,7 @@ Nothing that clients send is ever added. One that offers to register a document 
 from hashlib import sha256
 from pathlib import Path
 
-from api.declare import refusal
+from api.fields import refusal
 
 _INSIDE = Path(__file__).parent / "operations"  # where the wheel has them
 FOLDER = _INSIDE if _INSIDE.exists() else Path(__file__).parents[1] / "operations"

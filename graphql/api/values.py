@@ -14,8 +14,8 @@ from typing import Any
 
 from graphql import get_nullable_type, is_list_type, is_non_null_type
 
-from api.declare import Computed, refusal
-from api.plan import Member
+from api.compiler import Member
+from api.fields import Computed, refusal
 
 KEPT = 32  # values of at most half a megabyte each
 PATIENCE = 5.0  # seconds

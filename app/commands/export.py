@@ -1,0 +1,96 @@
+"""`alpha-monday export`: all of the record as rows, in CSV or JSON."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, cast
+
+import click
+
+from api.engine import Engine
+from api.schema import Facts, schema
+from app.commands import files, terminal
+from app.commands.backup import of_the_rehearsal
+from app.commands.terminal import clock, say, telling
+from app.core import settings
+from app.database import pools
+from app.database.queries import fetching
+from app.domain.model import SERIES
+from app.errors import ConfigurationError
+from app.web.feeds.export import FORMS, Part, Wanted, parts, written
+
+Tell = Callable[[str, int, int], None]
+
+
+class Exported:
+    """How much was exported, and the journal's head that it was read at; `tell` is called after each part."""
+
+    rows = mondays = 0
+    head: str | None = None
+    rehearsed = False
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self.tell = tell
+
+    async def counted(self, read: AsyncGenerator[Part]) -> AsyncGenerator[Part]:
+        """Hand parts on, and count them."""
+        async for part in read:
+            yield part
+            self.rows, self.mondays = self.rows + len(part.rows), self.mondays + part.mondays
+            self.head, self.rehearsed = part.head_text, part.rehearsed
+            self.tell()
+
+
+@click.command()
+@click.argument("file", type=click.Path(allow_dash=True, dir_okay=False, path_type=Path), default="-")
+@click.option("--format", "form", type=click.Choice(list(FORMS)), help="By default what FILE ends in, otherwise csv.")
+@click.option("--force", is_flag=True, help="Write over FILE if it is there.")
+@of_the_rehearsal
+def export(file: Path, form: str | None, force: bool, of_the_rehearsal: bool) -> None:
+    """Write all of the record as rows, one for each pick and each morning, into FILE or the standard output.
+
+    It is what `/export.csv` and `/export.json` give: docs/export.md says what each column means. All of it is of one
+    moment, and nobody has to stop for it. FILE takes its name when it is complete. Ends with the journal's head.
+
+    \b
+    Examples:
+      alpha-monday export picks.csv
+      alpha-monday export --format json | jq '.rows[] | select(.result and .hit)'
+    """
+    configuration = settings.load()
+    address = terminal.address(configuration, rehearsal=of_the_rehearsal)
+    chosen = form or (file.suffix[1:] if file.suffix[1:] in FORMS else "csv")
+    target = files.stdout() if str(file) == "-" else files.whole(file.resolve(), force=force, public=True)
+    asyncio.run(_ready(address, rehearsal=of_the_rehearsal))
+    try:
+        with target as to, telling() as tell:
+            done = asyncio.run(_write(address, chosen, to, tell))
+    except OSError as error:
+        raise ConfigurationError(f"The export could not be written to {file}: {error.strerror or error}.") from None
+    counted = f"{done.rows:,} rows of {done.mondays:,} Mondays"
+    click.echo(f"Exported: {counted}. The head: {done.head or 'none yet'}", err=str(file) == "-")
+    if done.rehearsed:
+        say("This is a rehearsal's record: all of it is made up, and marked so.")
+
+
+async def _ready(address: str, *, rehearsal: bool) -> None:
+    await pools.check(address)
+    await terminal.refuse_old(settings.load(), address, rehearsal=rehearsal)
+
+
+async def _write(address: str, form: str, to: IO[bytes], tell: Tell) -> Exported:
+    async with pools.snapshot(address, "export") as conn:
+        # Whoever reads the other end of a pipe may take a while to look at it.
+        await conn.execute("SET LOCAL idle_in_transaction_session_timeout = '10min'")
+        cursor = await conn.execute(
+            "SELECT to_regclass('told.clock') IS NOT NULL, (SELECT count(*) FROM batches WHERE series = %s)", [SERIES]
+        )
+        made_up, total = cast(tuple[bool, int], await cursor.fetchone())
+        engine = Engine(schema, fetching(conn), Facts(version("alpha-monday"), made_up, clock.now), kept=1)
+        done = Exported(lambda: tell("Mondays", done.mondays, total))
+        async with aclosing(parts(engine, Wanted())) as read, aclosing(done.counted(read)) as counted:
+            async for piece in written(form, counted, Wanted()):
+                to.write(piece)
+    return done

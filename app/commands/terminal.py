@@ -1,0 +1,156 @@
+"""What the operator's commands share: the clock, a voice, and the ways to open the record."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
+from functools import wraps
+from typing import Any, ParamSpec
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from app.core.settings import Settings
+from app.database import migrations, pools
+from app.database.embedded import address_of
+from app.domain.calendar import NEW_YORK
+from app.errors import ConfigurationError
+from jobs.context import RealClock
+
+P = ParamSpec("P")
+
+
+class Day(click.DateTime):
+    """A day, as 2026-11-16."""
+
+    def __init__(self) -> None:
+        super().__init__(["%Y-%m-%d"])
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what help calls it."""
+        return "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return its midnight."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is no day such as 2026-11-16.", param, ctx)
+
+
+class Commands(click.Group):
+    """Commands whose help says in full what each of them does, under the headings they are `sorted_by`."""
+
+    sorted_by: Mapping[str, Sequence[str]] = {}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write them down."""
+        for heading, names in (self.sorted_by or {"Commands": list(self.commands)}).items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(1000)) for name in names])
+
+
+DAY = Day()
+
+clock = RealClock()
+
+
+def asynchronous(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Let a command be a coroutine."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(command(*args, **kwargs))
+
+    return run
+
+
+def say(line: str) -> None:
+    """Tell whoever watches, beside what the command prints."""
+    click.echo(line, err=True)
+
+
+def progress() -> Progress:
+    """Return a bar that shows how far something is."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)  # in a log or in cron's mail a bar is no help
+    return Progress(*columns, console=console, refresh_per_second=10, disable=not console.is_terminal)
+
+
+@contextmanager
+def telling() -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far something is: what is looked at, how many were, and how many there are."""
+    with progress() as bar:
+        line = bar.add_task("Reading")
+
+        def tell(what: str, done: int, total: int) -> None:
+            bar.update(line, description=f"{done:,} of {total:,} {what}", completed=done, total=total)
+
+        yield tell
+
+
+def local(at: datetime) -> str:
+    """Return a moment as New York's clocks show it."""
+    return f"{at.astimezone(NEW_YORK):%A, %Y-%m-%d %H:%M} in New York"
+
+
+def lasting(span: timedelta) -> str:
+    """Return how long something lasts, in its two largest units."""
+    seconds = max(0, round(span.total_seconds()))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, hours, days = seconds // 60 % 60, seconds // 3600 % 24, seconds // 86400
+    parts = [(days, "d"), (hours, "h"), (minutes, "min")]
+    while not parts[0][0]:
+        parts.pop(0)
+    return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count)
+
+
+def printable(text: object) -> str:
+    """Return a text on one line that cannot move a terminal's cursor, whoever wrote it."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
+def address(configuration: Settings, *, rehearsal: bool = False) -> str:
+    """Return the direct address of the record's database, or with `rehearsal` of the embedded rehearsal's."""
+    if rehearsal:
+        return address_of(configuration.database_url, "rehearsal")
+    return configuration.queue_database_url or address_of(configuration.database_url)
+
+
+@asynccontextmanager
+async def opened(configuration: Settings, *, rehearsal: bool = False) -> AsyncIterator[pools.Pool]:
+    """Open the record for a short command, or with `rehearsal` the embedded rehearsal's; it must be up to date."""
+    where = address(configuration, rehearsal=rehearsal)
+    async with pools.opened(pools.make_pool(where, pooled=configuration.database_pooled)) as pool:
+        await refuse_old(configuration, where, rehearsal=rehearsal)
+        yield pool
+
+
+async def refuse_old(configuration: Settings, where: str, *, rehearsal: bool) -> None:
+    """Refuse a database that is not up to date, and say where a rehearsal is for whoever looks beside it."""
+    try:
+        await migrations.refuse_old(where)
+    except ConfigurationError as error:
+        if configuration.database_url or rehearsal:
+            raise
+        raise ConfigurationError(
+            f"{error} (DATABASE_URL is not set, so this is the embedded Postgres of this folder; "
+            "with `--rehearsal` this command looks at what `make run` made.)"
+        ) from None
+
+
+@asynccontextmanager
+async def record(configuration: Settings) -> AsyncIterator[pools.Pool]:
+    """Open the record as the service does, for a command that writes; it must be up to date."""
+    await pools.check(address(configuration))
+    await migrations.refuse_old(address(configuration))
+    pool = pools.make_pool(address_of(configuration.database_url), pooled=configuration.database_pooled)
+    async with pools.opened(pool) as opened:
+        yield opened

@@ -1,0 +1,1 @@
+"""The settings and the log: what every other module of the service may use."""

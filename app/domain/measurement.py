@@ -1,0 +1,113 @@
+"""
+How the figures of a checkpoint follow from its prices and the splits since the baseline (record.md, Numbers).
+
+Used when a checkpoint is computed and when it is corrected, so that both come to the same.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
+from app.domain import returns, splits
+from app.domain.journal import written
+from app.domain.model import Batch, Checkpoint, Close, Correction, Pick, PickMetric, Split
+
+
+class Course(Struct, frozen=True):
+    """
+    What a ticker's figures hang on besides two prices.
+
+    `splits` are in force; `path` holds the newest closes from the baseline session on; `entry_day` is the session of
+    the pick's open, if that is known; `last_session` is an ended pick's.
+    """
+
+    splits: Sequence[Split]
+    path: Sequence[Close] = ()
+    entry_day: date | None = None
+    last_session: date | None = None
+
+    def through(self, session: date) -> date:
+        """Return the session up to which splits count: an ended pick had none after its last."""
+        return min(session, self.last_session or session)
+
+
+def of_benchmark(batch: Batch, checkpoint: Checkpoint, course: Course) -> Checkpoint:
+    """Return `checkpoint` with the figures that follow from its benchmark's price."""
+    assert batch.benchmark_initial_price
+    assert checkpoint.benchmark_price
+    factor = splits.factor(course.splits, _session(batch), _session(checkpoint))
+    change = returns.return_pct(batch.benchmark_initial_price, checkpoint.benchmark_price, factor)
+    return replace(checkpoint, benchmark_split_factor=factor, benchmark_return_pct=change)
+
+
+def of_pick(batch: Batch, checkpoint: Checkpoint, pick: Pick, price: Decimal, course: Course) -> dict[str, Any]:
+    """Return the columns of a pick's metric that follow from its price, the benchmark's figures being there."""
+    session = _session(checkpoint)
+    through = course.through(session)
+    factor = splits.factor(course.splits, _session(batch), through)
+    assert checkpoint.benchmark_return_pct is not None
+    measure = returns.measure(pick.initial_price, price, factor, checkpoint.benchmark_return_pct)
+    return {
+        "split_factor": factor,
+        "absolute_return_pct": measure.absolute_return_pct,
+        "vs_benchmark_pct": measure.vs_benchmark_pct,
+        "return_from_open_pct": from_open(pick, price, course, session),
+        "unusual_move": splits.unexplained([one for one in course.path if one.trading_day <= through], course.splits),
+    }
+
+
+def from_open(pick: Pick, price: Decimal, course: Course, session: date) -> Decimal | None:
+    """Return a pick's change in percent since its open, or None while that is not known."""
+    if pick.entry_open is None or course.entry_day is None:
+        return None
+    factor = splits.factor(course.splits, course.entry_day, course.through(session))
+    return returns.return_pct(pick.entry_open, price, factor)
+
+
+def _session(row: Batch | Checkpoint) -> date:
+    assert row.trading_day, "without prices there are no figures"
+    return row.trading_day
+
+
+def splits_counted(batch: Batch, checkpoint: Checkpoint, courses: Iterable[Course]) -> list[Split]:
+    """Return the readings of splits that the figures of a checkpoint count on."""
+    return [
+        split
+        for course in courses
+        for split in splits.between(course.splits, _session(batch), course.through(_session(checkpoint)))
+    ]
+
+
+Row = Batch | Pick | Checkpoint | PickMetric
+R = TypeVar("R", Batch, Pick, Checkpoint, PickMetric)
+
+
+def only_changed(stood: R, should: R) -> R:
+    """Return `stood` with the columns that differ: a value that only is written otherwise stays as it is."""
+    return replace(stood, **{name: value for name, value in asdict(should).items() if getattr(stood, name) != value})
+
+
+def corrections(
+    rows: Iterable[tuple[Row, Row, str | None]], checkpoint: Checkpoint, reason: str, at: datetime
+) -> list[Correction]:
+    """Return a correction for each column in which a row, as it stood and as it should be, differs; with its ticker."""
+    return [
+        Correction(
+            id=uuid4(),
+            checkpoint_id=checkpoint.id,
+            field=field,
+            ticker=ticker,
+            before=written(before),
+            after=written(after),
+            reason=reason,
+            made_at=at,
+        )
+        for stood, should, ticker in rows
+        for field, before in asdict(stood).items()
+        if (after := getattr(should, field)) != before
+    ]

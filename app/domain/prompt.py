@@ -1,0 +1,115 @@
+"""
+What the model is asked, and which answers can become ideas (record.md, A Monday, 1).
+
+An answer is refused with a sentence that the model is told when it is asked again.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import date
+
+import msgspec
+from msgspec import Struct
+
+from app.domain.model import Action, Idea
+from app.errors import UnusableAnswer
+
+COUNT = 3
+QUESTIONS = 3
+
+PROMPT_VERSION = "1"
+SYSTEM_PROMPT = (
+    "You are a disciplined equity analyst. Every Monday, before the New York Stock Exchange opens, you choose exactly "
+    f"{COUNT} different stocks of the S&P 500. Each is a BUY (you expect it to do better than the index over the next "
+    "two weeks) or a SELL (you expect it to do worse), with a reasoning of two to four sentences. You answer with JSON "
+    "of the given schema and nothing else. Your picks are recorded in public and measured for 14 days."
+)
+
+# What Postgres and JSON can carry, and what an S&P 500 ticker looks like: BRK.B, never BRK-B.
+TICKER = re.compile(r"[A-Z]{1,5}(\.[A-Z])?")
+LONGEST_REASONING = 4000
+
+# What is set for a server that wants no key, such as "none" or "ollama", is no secret, and stands in honest answers.
+_SHORTEST_KEY = 8
+
+
+class _Answer(Struct, frozen=True, forbid_unknown_fields=True):
+    """The schema of an answer: a root object, as strict schemas demand; the count is checked by us."""
+
+    picks: list[Idea]
+
+
+def user_prompt(run_date: date, benchmark: str, refusals: Sequence[str] = ()) -> str:
+    """Return the question for `run_date`, with the reasons for which earlier answers were refused."""
+    question = (
+        f"Today is Monday, {run_date:%d %B %Y}. Choose {COUNT} different S&P 500 stocks, each BUY or SELL, "
+        f"to be measured against {benchmark} for the next 14 calendar days. {benchmark} itself cannot be chosen."
+    )
+    told = "".join(f"\n- {refusal}" for refusal in refusals)
+    return f"{question}\n\nEarlier answers could not be used:{told}\nAnswer anew." if refusals else question
+
+
+def schema() -> dict[str, object]:
+    """Return the answer's JSON schema in the strict form that providers ask for: no reference at its root."""
+    (_,), components = msgspec.json.schema_components([_Answer], ref_template="#/$defs/{name}")
+    root = components.pop(_Answer.__name__)
+    for definition in (root, *components.values()):
+        definition.pop("title", None)
+        definition.pop("description", None)
+        if "enum" in definition:
+            definition["type"] = "string"  # strict providers want a type of everything
+    return {**root, "$defs": components}
+
+
+def read(answer: str, benchmark: str) -> list[Idea]:
+    """
+    Return the ideas of an answer, tickers in their one form.
+
+    Raises UnusableAnswer with the reason: not JSON of the schema, another count, a repeated ticker, the benchmark
+    itself, an unknown action, a badly formed ticker, an empty reasoning, text that cannot be stored.
+    """
+    try:
+        ideas = [_checked(idea) for idea in msgspec.json.decode(answer, type=_Answer).picks]
+    except (msgspec.DecodeError, UnicodeError) as error:
+        # It quotes the answer, of whatever length and with whatever characters.
+        reason = "".join(character if character.isprintable() else "?" for character in str(error)[:200])
+        raise UnusableAnswer(f"The answer was not JSON of the schema: {reason}.") from None
+    if len(ideas) != COUNT:
+        raise UnusableAnswer(f"The answer had {len(ideas)} picks; exactly {COUNT} are needed.")
+    tickers = [idea.ticker for idea in ideas]
+    for ticker in tickers:
+        if tickers.count(ticker) > 1:
+            raise UnusableAnswer(f"{ticker} was chosen more than once; the picks must differ.")
+        if ticker == benchmark:
+            raise UnusableAnswer(f"{ticker} is the benchmark and cannot be chosen.")
+    return ideas
+
+
+def _checked(idea: Idea) -> Idea:
+    ticker = in_one_form(idea.ticker)
+    reasoning = idea.reasoning.strip()
+    if not idea.ticker.isascii() or not TICKER.fullmatch(ticker):  # upper() makes two letters of a ligature
+        raise UnusableAnswer(f"{idea.ticker[:20]!r} is not a ticker.")
+    if not reasoning:
+        raise UnusableAnswer(f"{ticker} has no reasoning.")
+    if len(reasoning) > LONGEST_REASONING:
+        raise UnusableAnswer(f"The reasoning of {ticker} is longer than {LONGEST_REASONING:,} characters.")
+    if carried(reasoning) != reasoning:
+        raise UnusableAnswer(f"The reasoning of {ticker} holds characters that cannot be stored.")
+    return Idea(ticker=ticker, action=Action(idea.action), reasoning=reasoning)
+
+
+def in_one_form(ticker: str) -> str:
+    """Return a ticker as the record writes it: in capitals, a class of shares after a dot."""
+    return ticker.strip().upper().replace("-", ".")
+
+
+def without(key: str, text: str) -> str:
+    """Return `text` without a provider's key."""
+    return text.replace(key, "***") if len(key) >= _SHORTEST_KEY else text
+
+
+def carried(text: str) -> str:
+    """Return `text` as Postgres and JSON can carry it: a replacement character for each NUL and lone surrogate."""
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")

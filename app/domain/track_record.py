@@ -1,0 +1,550 @@
+"""
+The track record: what all picks of a series come to, and whether that can be told from luck.
+
+**Scored** is a completed batch with a result that was not late. Late and unresolved batches are counted and never
+scored, nor do they enter any figure below. Counts, means, medians, sums and extremes are exact: Decimals, by the
+arithmetic of `returns`. What is inferred is made of floats (`inference`) and given to six decimal places.
+
+**The weekly excess.** Fortnights of neighbouring Mondays overlap, tickers repeat, and shares move together, so neither
+picks nor batches are independent: a t-test that takes them for such finds skill too often. Hence the calendar-time
+portfolio (Fama, E. F. (1998), Market efficiency, long-term returns, and behavioral finance. Journal of Financial
+Economics 49, 283-306, section 3): week by week, the mean over all picks held in that week. Each pick is held for two
+weeks: from its baseline to its middle, the checkpoint of the last session of its first week, and from there to its
+result. What it adds in a week is the change of its alpha, so that a pick's two weeks add up to its alpha. The weeks do
+not overlap, and are what is counted.
+
+**A batch without a middle.** If the checkpoint of the last session of the first week was skipped, no other day stands
+in for it, as none does for a result: the batch stays out of the weeks (not out of the other figures) and is counted.
+
+**Beta.** Whoever only buys shares that move more than the benchmark does better than it while it rises, and knows
+nothing. So the weekly excess is also regressed on the benchmark's change of the same week (Jensen, M. C. (1968), The
+performance of mutual funds. Journal of Finance 23, 389-416): the slope is the beta of the excess, the intercept is what
+remains where the benchmark does not move. The verdict is about the intercept.
+
+**The verdict** is about the whole series, on dates fixed by its first Monday: every 52 weeks from it. A look counts the
+batches whose fortnight was over by its date, corrections made since included. Who looks often finds something
+sometimes, so the looks share a risk of 5 %: the k-th may be wrong with the probability 5 % / (k (k + 1)), which for all
+looks that will ever be sums to 5 % (alpha spending: Lan, K. K. G. and DeMets, D. L. (1983), Discrete sequential
+boundaries for clinical trials. Biometrika 70, 659-663; that the sum bounds the risk of all is Boole's inequality,
+whatever the looks have in common). It is shared by both sides, better and worse. A look with fewer than 30 scored
+batches finds nothing, and its share is not used again. Between looks, the last one's finding stands.
+
+**Random actions**, the control: the same picks, each with BUY or SELL by the toss of a coin, many times.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, timedelta
+from decimal import Decimal, localcontext
+from enum import StrEnum
+from hashlib import sha256
+from itertools import count
+
+from msgspec import Struct
+
+from app.domain.model import Action, BatchStatus
+from app.domain.returns import CONTEXT, plain
+from app.domain.statistics import Interval, Points, fixed, interval, number, random_signs, rounded, wilson
+
+RISK = 0.05
+LEAST = 30
+DRAWS = 1000
+BINS = 20
+NEWEST = 520
+MOST = 5_200
+WEEKS_BETWEEN_LOOKS = 52
+
+_WEEK = timedelta(weeks=1)
+_BETWEEN_LOOKS = WEEKS_BETWEEN_LOOKS * _WEEK
+_ZERO = Decimal(0)
+
+
+class Finding(StrEnum):
+    """What a look at the track record found."""
+
+    BETTER = "BETTER"
+    WORSE = "WORSE"
+    UNDECIDED = "UNDECIDED"
+
+
+class Held(Struct, frozen=True, array_like=True):
+    """A pick with its stored figures at its batch's middle and result, where they are there."""
+
+    id: str
+    ticker: str
+    action: Action
+    middle_vs_benchmark_pct: Decimal | None = None
+    vs_benchmark_pct: Decimal | None = None
+    absolute_return_pct: Decimal | None = None
+
+    def directed(self, value: Decimal | None) -> Decimal:
+        """Return a figure of this pick in its direction: its negative for a SELL."""
+        assert value is not None, "a scored batch has a result"
+        return -value if self.action is Action.SELL else value
+
+    @property
+    def alpha_pct(self) -> Decimal:
+        """Return the excess over the benchmark at the result, in the pick's direction."""
+        return self.directed(self.vs_benchmark_pct)
+
+
+class Fortnight(Struct, frozen=True, array_like=True):
+    """A batch as the track record needs it: what became of it, and the benchmark's change at its middle and result."""
+
+    run_date: date
+    status: BatchStatus
+    late: bool
+    middle_benchmark_pct: Decimal | None = None
+    benchmark_pct: Decimal | None = None
+    picks: Sequence[Held] = ()
+
+    @property
+    def unresolved(self) -> bool:
+        """Return whether it is completed and has no result."""
+        return self.status is BatchStatus.COMPLETED and self.benchmark_pct is None
+
+    @property
+    def scored(self) -> bool:
+        """Return whether its picks count."""
+        return self.status is BatchStatus.COMPLETED and self.benchmark_pct is not None and not self.late
+
+    @property
+    def halves(self) -> Iterator["Half"]:
+        """Return what its picks added in each of its two weeks; nothing without a middle."""
+        if self.middle_benchmark_pct is None or self.benchmark_pct is None or not self.picks:
+            return
+        whole = added(pick.alpha_pct for pick in self.picks)
+        first = added(pick.directed(pick.middle_vs_benchmark_pct) for pick in self.picks)
+        with localcontext(CONTEXT):
+            rest = whole - first, self.benchmark_pct - self.middle_benchmark_pct
+        yield Half(self.run_date, len(self.picks), first, self.middle_benchmark_pct)
+        yield Half(self.run_date + _WEEK, len(self.picks), *rest)
+
+
+class Half(Struct, frozen=True):
+    """One of a batch's two weeks, by its Monday: how many picks, the sum of what they added, the benchmark's change."""
+
+    monday: date
+    picks: int
+    excess: Decimal
+    benchmark: Decimal
+
+
+class BatchCounts(Struct, frozen=True):
+    """How many batches there are, by what became of them."""
+
+    total: int
+    active: int
+    completed: int
+    failed: int
+    late: int
+    unresolved: int
+    scored: int
+
+
+class PickCounts(Struct, frozen=True):
+    """How many picks there are, and how many of them were right."""
+
+    total: int
+    finished: int
+    hits: int
+    hit_rate_pct: Decimal | None
+    hit_rate_interval: Interval | None
+
+
+class Average(Struct, frozen=True):
+    """What many figures come to; None of none."""
+
+    mean: Decimal | None
+    median: Decimal | None
+
+
+class ResultFigures(Struct, frozen=True):
+    """What the results of picks, or of batches, come to."""
+
+    count: int
+    alpha_pct: Average
+    directional_return_pct: Average
+    absolute_return_pct: Average
+
+
+class PickScore(Struct, frozen=True):
+    """A pick and its alpha at its result."""
+
+    id: str
+    run_date: date
+    ticker: str
+    action: Action
+    alpha_pct: Decimal
+
+
+class CurvePoint(Struct, frozen=True):
+    """What a batch added to the sum of all batches' alpha, and what the sum was then."""
+
+    run_date: date
+    alpha_pct: Decimal
+    sum_pct: Decimal
+
+
+class Week(Struct, frozen=True):
+    """What the picks held in a week added, on average, and what the benchmark did."""
+
+    monday: date
+    picks: int
+    excess_pct: Decimal
+    benchmark_pct: Decimal
+
+
+class WeeklyExcess(Struct, frozen=True):
+    """The calendar-time portfolio: the mean of its weeks, with and without what follows from beta."""
+
+    count: int
+    without_middle: int
+    mean_pct: Decimal | None
+    mean_interval: Interval | None
+    beta: Decimal | None
+    beyond_beta_pct: Decimal | None
+    beyond_beta_interval: Interval | None
+    weeks: Sequence[Week]
+
+
+class Bin(Struct, frozen=True):
+    """How many draws have a mean alpha between two values."""
+
+    low: Decimal
+    high: Decimal
+    count: int
+
+
+class RandomActions(Struct, frozen=True):
+    """The same picks with BUY and SELL by the toss of a coin."""
+
+    draws: int
+    seed: str
+    below_pct: Decimal
+    interval: Interval | None
+    bins: Sequence[Bin]
+
+
+class Look(Struct, frozen=True):
+    """One look at the whole series, on a date fixed in advance."""
+
+    number: int
+    on: date
+    share_pct: Decimal
+    batches: int
+    weeks: int
+    beyond_beta_pct: Decimal | None
+    interval: Interval | None
+    finding: Finding | None
+
+
+class Verdict(Struct, frozen=True):
+    """What the last look found, in words, and when the next one is."""
+
+    finding: Finding | None
+    words: str
+    looks: Sequence[Look] = ()
+    next_look: date | None = None
+
+
+class TrackRecord(Struct, frozen=True):
+    """All of it."""
+
+    series: str
+    first_run_date: date | None
+    last_run_date: date | None
+    batches: BatchCounts
+    picks: PickCounts
+    pick_results: ResultFigures
+    batch_results: ResultFigures
+    best: PickScore | None
+    worst: PickScore | None
+    curve: Sequence[CurvePoint]
+    drawdown_pct: Decimal
+    weekly_excess: WeeklyExcess
+    random_actions: RandomActions | None
+    verdict: Verdict
+
+
+def track_record(series: str, fortnights: Iterable[Fortnight], *, part: bool = False) -> TrackRecord:
+    """
+    Return what these batches come to.
+
+    `part` says that some of the series was left out, so that there is no verdict. A batch whose picks were all left out
+    is still counted, but adds nothing.
+    """
+    every = sorted(fortnights, key=lambda one: one.run_date)
+    scored = [one for one in every if one.scored and one.picks]
+    curve = list(summed(scored))
+    return TrackRecord(
+        series,
+        every[0].run_date if every else None,
+        every[-1].run_date if every else None,
+        counted(every),
+        of_picks(every, scored),
+        figures([[pick] for one in scored for pick in in_order(one)]),
+        figures([in_order(one) for one in scored]),
+        *extremes(scored),
+        curve[-NEWEST:],
+        drawdown(point.sum_pct for point in curve),
+        weekly_excess(scored),
+        random_actions(scored),
+        verdict(every, part=part),
+    )
+
+
+def in_order(fortnight: Fortnight) -> Sequence[Held]:
+    """Return a batch's picks in the order of their tickers, so that no figure hangs on another order."""
+    return sorted(fortnight.picks, key=lambda pick: pick.ticker)
+
+
+def added(values: Iterable[Decimal]) -> Decimal:
+    """Return the sum of values, in the order of their size, so that it hangs on no other."""
+    with localcontext(CONTEXT):
+        return sum(sorted(values, key=lambda value: (abs(value), value)), _ZERO)
+
+
+def mean(values: Sequence[Decimal]) -> Decimal:
+    """Return the sum of values, divided by how many there are."""
+    with localcontext(CONTEXT):
+        return added(values) / len(values)
+
+
+def median(values: Sequence[Decimal]) -> Decimal:
+    """Return the value in the middle, or the mean of the two there."""
+    ordered = sorted(values)
+    return mean(ordered[(len(values) - 1) // 2 : len(values) // 2 + 1])
+
+
+def average(values: Sequence[Decimal]) -> Average:
+    """Return what values come to."""
+    return Average(mean(values), median(values)) if values else Average(None, None)
+
+
+def counted(every: Sequence[Fortnight]) -> BatchCounts:
+    """Return how many batches there are of each kind; a failed one has no picks that could be late."""
+    statuses = [one.status for one in every]
+    return BatchCounts(
+        total=len(every),
+        active=statuses.count(BatchStatus.ACTIVE),
+        completed=statuses.count(BatchStatus.COMPLETED),
+        failed=statuses.count(BatchStatus.FAILED),
+        late=sum(one.late and one.status is not BatchStatus.FAILED for one in every),
+        unresolved=sum(one.unresolved for one in every),
+        scored=sum(one.scored for one in every),
+    )
+
+
+def of_picks(every: Sequence[Fortnight], scored: Sequence[Fortnight]) -> PickCounts:
+    """
+    Return how many picks there are, how many count, and how many of these are hits.
+
+    The interval (Wilson 1927) takes picks for independent, which they are not: the true uncertainty is larger.
+    """
+    finished = sum(len(one.picks) for one in scored)
+    hits = sum(pick.alpha_pct > 0 for one in scored for pick in one.picks)
+    found = wilson(hits, finished, RISK)
+    return PickCounts(
+        total=sum(len(one.picks) for one in every),
+        finished=finished,
+        hits=hits,
+        hit_rate_pct=fixed(100 * hits / finished) if finished else None,
+        hit_rate_interval=interval(100 * found[0], 100 * found[1]) if found else None,
+    )
+
+
+def figures(groups: Sequence[Sequence[Held]]) -> ResultFigures:
+    """Return what groups of picks come to, each being worth the mean of its picks."""
+    return ResultFigures(
+        len(groups),
+        average([mean([pick.alpha_pct for pick in group]) for group in groups]),
+        average([mean([pick.directed(pick.absolute_return_pct) for pick in group]) for group in groups]),
+        average([mean([pick.absolute_return_pct or _ZERO for pick in group]) for group in groups]),
+    )
+
+
+def extremes(scored: Sequence[Fortnight]) -> tuple[PickScore | None, PickScore | None]:
+    """Return the best and the worst pick; of several that are alike, the oldest."""
+    scores = [
+        PickScore(pick.id, one.run_date, pick.ticker, pick.action, pick.alpha_pct)
+        for one in scored
+        for pick in in_order(one)
+    ]
+    if not scores:
+        return None, None
+    return max(scores, key=lambda score: score.alpha_pct), min(scores, key=lambda score: score.alpha_pct)
+
+
+def summed(scored: Iterable[Fortnight]) -> Iterator[CurvePoint]:
+    """
+    Return the sum of the batches' alpha, each the mean of its picks'.
+
+    A SELL can lose more than all, so what would be left could not be multiplied: the curve adds, and never compounds.
+    """
+    total = _ZERO
+    for one in scored:
+        alpha = mean([pick.alpha_pct for pick in one.picks])
+        with localcontext(CONTEXT):
+            total += alpha
+        yield CurvePoint(one.run_date, alpha, total)
+
+
+def drawdown(sums: Iterable[Decimal]) -> Decimal:
+    """Return the deepest fall of a curve that begins at zero from where it stood highest before, at least zero."""
+    highest = deepest = _ZERO
+    with localcontext(CONTEXT):
+        for total in sums:
+            highest = max(highest, total)
+            deepest = max(deepest, highest - total)
+    return deepest
+
+
+def weeks_of(halves: Iterable[Half]) -> Sequence[Week]:
+    """Return the mean over all picks held in each week; the benchmark's change is the mean over the same picks."""
+    by_monday: dict[date, list[Half]] = {}
+    for half in halves:
+        by_monday.setdefault(half.monday, []).append(half)
+    return [_week(monday, held) for monday, held in sorted(by_monday.items())]
+
+
+def _week(monday: date, held: Sequence[Half]) -> Week:
+    picks = sum(half.picks for half in held)
+    with localcontext(CONTEXT):
+        excess = added(half.excess for half in held) / picks
+        benchmark = added(half.benchmark * half.picks for half in held) / picks
+    return Week(monday, picks, excess, benchmark)
+
+
+def plus(points: Points, week: Week) -> Points:
+    """Return points with a week's: the benchmark's change, and the excess."""
+    return points.plus(number(week.benchmark_pct), number(week.excess_pct))
+
+
+def weekly_excess(scored: Sequence[Fortnight]) -> WeeklyExcess:
+    """Return the calendar-time portfolio of these batches, with intervals of 95 %."""
+    weeks = weeks_of(half for one in scored for half in one.halves)
+    points = Points()
+    for week in weeks:
+        points = plus(points, week)
+    across, beyond = points.mean(), points.intercept()
+    return WeeklyExcess(
+        count=len(weeks),
+        without_middle=sum(not any(one.halves) for one in scored),
+        mean_pct=rounded(points.y) if weeks else None,
+        mean_interval=across.within(RISK) if across else None,
+        beta=rounded(points.slope()),
+        beyond_beta_pct=rounded(beyond.value) if beyond else None,
+        beyond_beta_interval=beyond.within(RISK) if beyond else None,
+        weeks=weeks[-NEWEST:],
+    )
+
+
+def random_actions(scored: Sequence[Fortnight]) -> RandomActions | None:
+    """
+    Return where the mean alpha stands among those of random actions; None without finished picks.
+
+    The seed is the SHA-256, in hex, of a line `RUN_DATE TICKER VS_BENCHMARK_PCT` for each pick (figures as the API has
+    them, a line feed after each), Mondays in their order and tickers in theirs. So it changes with every result, and
+    whoever reads the record can draw the same.
+    """
+    picks = [(one.run_date, pick) for one in scored for pick in in_order(one)]
+    lines = [f"{monday} {pick.ticker} {plain(pick.vs_benchmark_pct or _ZERO)}\n" for monday, pick in picks]
+    seed = sha256("".join(lines).encode()).hexdigest()
+    found = random_signs([number(pick.alpha_pct) for _, pick in picks], seed, DRAWS)
+    if not found:
+        return None
+    bins = [Bin(fixed(low), fixed(high), size) for low, high, size in found.bins(BINS)]
+    return RandomActions(DRAWS, seed, fixed(100 * found.below()), interval(*found.middle(RISK)), bins)
+
+
+def share(look: int) -> float:
+    """Return how probable a wrong finding of the k-th look may be; over all k, it sums to `RISK`."""
+    return RISK / (look * (look + 1))
+
+
+def looks(every: Sequence[Fortnight]) -> Iterator[Look]:
+    """
+    Return the looks at a whole series, in the order of its Mondays, that could be held so far.
+
+    A look is held once the record has reached its date and no batch that it counts is active. Of the week that is just
+    over by then, only the batch before it has a result.
+    """
+    scored = {one.run_date: one for one in every if one.scored}
+    mondays = list(scored)
+    weeks = iter([*weeks_of(half for one in scored.values() for half in one.halves), None])
+    points, week = Points(), next(weeks)
+    open_ = (one.run_date for one in every if one.status is BatchStatus.ACTIVE and not one.late)
+    active = min(open_, default=date.max)
+    for nth in count(1):
+        on = every[0].run_date + nth * _BETWEEN_LOOKS
+        newest = on - 2 * _WEEK
+        if on > every[-1].run_date or active <= newest:
+            return
+        while week and week.monday <= newest:
+            points, week = plus(points, week), next(weeks)
+        ending = list(scored[newest].halves)[1:] if newest in scored else []
+        seen = plus(points, _week(ending[0].monday, ending)) if ending else points
+        yield look(nth, on, bisect_right(mondays, newest), seen)
+
+
+def look(nth: int, on: date, batches: int, points: Points) -> Look:
+    """Return what the look at these weeks finds."""
+    found = points.intercept()
+    chance = found.outside() if found else None
+    finding = None
+    if batches >= LEAST and found and chance is not None:
+        sign = Finding.BETTER if found.value > 0 else Finding.WORSE
+        finding = sign if chance <= share(nth) else Finding.UNDECIDED
+    return Look(
+        number=nth,
+        on=on,
+        share_pct=fixed(100 * share(nth)),
+        batches=batches,
+        weeks=points.count,
+        beyond_beta_pct=rounded(found.value) if found else None,
+        interval=found.within(share(nth)) if found else None,
+        finding=finding,
+    )
+
+
+def verdict(every: Sequence[Fortnight], *, part: bool = False) -> Verdict:
+    """Return what the last look at a series found, in words."""
+    if part:
+        return Verdict(None, _PART)
+    if not every:
+        return Verdict(None, "There is nothing to judge: the series has no Monday yet.")
+    held = list(looks(every))
+    following = every[0].run_date + (len(held) + 1) * _BETWEEN_LOOKS
+    then = f"The {'next' if held else 'first'} look is on {following}."
+    if following <= every[-1].run_date:
+        then = f"The look of {following} is held when every batch that it counts is completed."
+    return Verdict(held[-1].finding if held else None, f"{told_of(every, held)} {then}", held, following)
+
+
+_PART = (
+    "Only the whole series gets a verdict: among parts that are chosen after their results are known, some look "
+    "skilled by luck alone. The intervals of this part are given."
+)
+
+
+def told_of(every: Sequence[Fortnight], held: Sequence[Look]) -> str:
+    """Return in plain words what the last look found."""
+    if not held:
+        there = sum(one.scored for one in every)
+        return f"Too early to tell skill from luck: {there} scored {'batch' if there == 1 else 'batches'} so far."
+    last = held[-1]
+    if last.batches < LEAST:
+        return f"The look of {last.on} found {last.batches} scored batches; a verdict needs {LEAST}."
+    if not last.finding or last.beyond_beta_pct is None or last.interval is None:
+        return f"The look of {last.on} found weeks that are all alike, or a benchmark that never moved: no verdict."
+    words = {
+        Finding.BETTER: "the picks did better than luck explains",
+        Finding.WORSE: "the picks did worse than bad luck explains",
+        Finding.UNDECIDED: "the record could not be told from luck",
+    }
+    value, low, high = (f"{of:+.2f}" for of in (last.beyond_beta_pct, last.interval.low, last.interval.high))
+    return (
+        f"At the look of {last.on}, over {last.weeks} weeks, {words[last.finding]}: beyond the benchmark and its beta, "
+        f"they added {value} % a week, with an interval from {low} to {high} %."
+    )

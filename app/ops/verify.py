@@ -1,0 +1,292 @@
+"""
+What `alpha-monday verify` reads: the database of the record, or anybody's API; both give the same entries and rows.
+
+The database is read in one snapshot. An API goes on recording meanwhile, so its journal is read first, then its rows,
+then the entries that came in between: a row that differs from its mention must be what one of those says.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import httpx
+import msgspec
+
+from app.database import pools
+from app.domain import journal, model
+from app.domain.verification import TABLES, Head, Known, Row, Verification
+from app.errors import ConfigurationError
+from app.store import rows
+from app.store.journal import head as newest
+from app.store.rows import Conn
+
+T = TypeVar("T")
+Node = dict[str, Any]
+RowsOf = Callable[[Node], Iterable[tuple[str, Row]]]
+Sleep = Callable[[float], Awaitable[None]]
+Tell = Callable[[str, int, int], None]
+
+# How many to ask for at once: a batch has some sixty rows.
+_ENTRIES, _BATCHES, _READINGS = 100, 4, 100
+
+# A busy server is asked this often, with these seconds between where it does not say; an answer may take this long.
+_BUSY = (429, 503)
+_TRIES, _WAIT, _LONGEST_WAIT, _PATIENCE = 6, 5.0, 60.0, 30.0
+
+
+class Source(Protocol):
+    """Where entries and rows come from, each value a text."""
+
+    open_mondays: bool
+
+    async def head(self) -> Head | None:
+        """Return the journal's newest entry, as the source says."""
+        ...
+
+    def entries(self, after: int) -> AsyncGenerator[Row]:
+        """Give the entries after one, in their order."""
+        ...
+
+    def rows(self, known: Known) -> AsyncGenerator[tuple[str, Row]]:
+        """Give the rows of the record, each with its table."""
+        ...
+
+
+async def verify(source: Source, heads: Sequence[Head], tell: Tell) -> Verification:
+    """Verify a record; raises Misfit. `tell` hears what is looked at, how many were, and how many there are."""
+    head = await source.head()
+    found = Verification([*heads, head] if head else heads)
+    async for entry in source.entries(0):
+        found.entry(entry)
+        tell("entries", found.seq, head[0] if head else 0)
+    found.end_of_chain(open_mondays=source.open_mondays)
+    awaited = found.awaited
+    async for table, row in source.rows(found.known):
+        found.row(table, row)
+        tell("rows", awaited - found.awaited, awaited)
+    async for entry in source.entries(found.seq):
+        found.entry(entry)
+    if doubt := found.doubt():
+        raise found.explained(doubt, await _content(source, doubt.seq) if doubt.seq else None)
+    return found
+
+
+async def _content(source: Source, seq: int) -> str:
+    async with aclosing(source.entries(seq - 1)) as entries:
+        return (await anext(entries))["content"]
+
+
+class Database:
+    """The record of a database, in one transaction."""
+
+    open_mondays = True
+
+    def __init__(self, conn: Conn) -> None:
+        self.conn = conn
+
+    async def head(self) -> Head | None:
+        """Return the last entry."""
+        entry = await newest(self.conn)
+        return (entry.seq, entry.hash) if entry else None
+
+    async def entries(self, after: int) -> AsyncGenerator[Row]:
+        """Give the entries after one, in their order."""
+        where = "WHERE seq > %s ORDER BY seq"
+        async for entry in rows.every(self.conn, model.JournalEntry, "journal", where, after):
+            yield {"batch_id": "none", **journal.texts(entry)}
+
+    async def rows(self, _: Known) -> AsyncGenerator[tuple[str, Row]]:
+        """Give the rows of every table."""
+        for table, type_ in TABLES.items():
+            async for row in rows.every(self.conn, type_, table, ""):
+                yield table, journal.texts(row)
+
+
+@asynccontextmanager
+async def database(address: str) -> AsyncIterator[Database]:
+    """Give the record at `address` as it stands now, whatever is recorded meanwhile."""
+    async with pools.snapshot(address, "verify") as conn:
+        yield Database(conn)
+
+
+class Api:
+    """The record that an API shows."""
+
+    open_mondays = False  # its questions hang on their batch
+
+    def __init__(self, client: httpx.AsyncClient, url: str, sleep: Sleep) -> None:
+        self.client, self.url, self.sleep = client, url, sleep
+        self._ends: dict[int, str] = {}  # the cursor after an entry, where a page ended
+
+    async def head(self) -> Head | None:
+        """Return what the service calls its newest entry."""
+        return await self._read("{ service { journalHead { seq hash } } }", _head)
+
+    async def entries(self, after: int) -> AsyncGenerator[Row]:
+        """Give the entries after one, in their order."""
+        seq = max((seq for seq in self._ends if seq <= after), default=0)
+        start = self._ends.get(seq)
+        async for page in self._pages("journal", lambda entry: [journal.texts(entry)], start, first=_ENTRIES):
+            for entry in page.rows:
+                seq += 1
+                if seq > after:
+                    yield entry
+            self._ends[seq] = page.end
+
+    async def rows(self, known: Known) -> AsyncGenerator[tuple[str, Row]]:
+        """Give the rows of every series' batches, and every ticker's readings, as far as the journal names them."""
+        asked: list[tuple[str, RowsOf, int, str]]
+        asked = [("batches", _rows_of, _BATCHES, series) for series in sorted(known.series)]
+        asked += [("closes", _close, _READINGS, ticker) for ticker in sorted(known.tickers)]
+        asked += [("splits", _split, _READINGS, ticker) for ticker in sorted(known.tickers)]
+        for field, rows_of, first, whose in asked:
+            async for page in self._pages(field, rows_of, first=first, whose=whose):
+                for row in page.rows:
+                    yield row
+
+    async def _pages(
+        self, field: str, rows_of: Callable[[Node], Iterable[T]], after: str | None = None, **variables: object
+    ) -> AsyncGenerator["Page[T]"]:
+        more = True
+        while more:
+            page = await self._read(QUERIES[field], partial(_page, field, rows_of), after=after, **variables)
+            if page.rows:
+                yield page
+            more, before, after = page.more, after, page.end
+            if more and after == before:
+                raise ConfigurationError(f"{self.url} gives one page of `{field}` again and again.")
+
+    async def _read(self, query: str, read: Callable[[Any], T], **variables: object) -> T:
+        """Return what `read` makes of the data of an answer."""
+        answer = await self._ask(query, variables)
+        try:
+            said = msgspec.json.decode(answer.content)
+            if errors := said.get("errors"):
+                raise ConfigurationError(f"{self.url} refuses a query: {str(errors[0]['message'])[:200]!r}.")
+            return read(said["data"])
+        except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
+            raise ConfigurationError(
+                f"{self.url} does not answer as Alpha Monday's API does (status {answer.status_code})."
+            ) from None
+
+    async def _ask(self, query: str, variables: Mapping[str, object]) -> httpx.Response:
+        """Return an answer; a server that is busy is asked again when it says."""
+        for left in reversed(range(_TRIES)):
+            try:
+                answer = await self.client.post(self.url, json={"query": query, "variables": variables})
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                reason = str(error).rstrip(".") or type(error).__name__
+                raise ConfigurationError(f"{self.url} cannot be reached: {reason}.") from None
+            if answer.status_code not in _BUSY or not left:
+                break
+            told = answer.headers.get("Retry-After", "")
+            await self.sleep(min(float(told), _LONGEST_WAIT) if told.isdecimal() else _WAIT)
+        return answer
+
+
+@asynccontextmanager
+async def api(url: str, sleep: Sleep) -> AsyncIterator[Api]:
+    """Give the record that the API at `url` shows, with or without its `/graphql`."""
+    url = url.rstrip("/")
+    async with httpx.AsyncClient(timeout=_PATIENCE) as client:
+        yield Api(client, url if url.endswith("/graphql") else f"{url}/graphql", sleep)
+
+
+class Page(NamedTuple, Generic[T]):
+    """What a page holds, the cursor of its end, and whether more follows."""
+
+    rows: list[T]
+    end: str
+    more: bool
+
+
+def _page(field: str, rows_of: Callable[[Node], Iterable[T]], data: Node) -> Page[T]:
+    page, info = data[field], data[field]["pageInfo"]
+    return Page([row for node in page["nodes"] for row in rows_of(node)], info["endCursor"], info["hasNextPage"])
+
+
+def _head(data: Node) -> Head | None:
+    head = data["service"]["journalHead"]
+    return (int(head["seq"]), str(head["hash"])) if head else None
+
+
+def _rows_of(batch: Node) -> Iterable[tuple[str, Row]]:
+    """Yield a batch and every row that hangs on it."""
+    yield _row("batches", batch)
+    whose = {"batch_id": batch["id"]}
+    for question in batch["generations"]:
+        yield _row("generations", question, series=batch["series"], run_date=batch["runDate"])
+    for pick in batch["picks"]:
+        yield _row("picks", pick, **whose)
+    for checkpoint in batch["checkpoints"]:
+        yield _row("checkpoints", checkpoint, **whose)
+        for table, field in (("pick_checkpoint_metrics", "metrics"), ("corrections", "corrections")):
+            for node in checkpoint[field]:
+                yield _row(table, node, checkpoint_id=checkpoint["id"])
+
+
+def _close(node: Node) -> Iterable[tuple[str, Row]]:
+    return [_row("closes", node)]
+
+
+def _split(node: Node) -> Iterable[tuple[str, Row]]:
+    return [_row("splits", node)]
+
+
+def _row(table: str, node: Node, **whose: str) -> tuple[str, Row]:
+    """Return the row that an answer's object shows; `whose` are the columns that hang on where it stood."""
+    row: dict[str, object] = dict(whose)
+    for column in TABLES[table].__struct_fields__:
+        if column not in whose:
+            value = node[_name(column)]
+            row[column] = value["id"] if value and column in _LINKS else value
+    if "status" in row:
+        row["status"] = str(row["status"]).lower()  # enums' names are in capitals, the record's words are not
+    return table, journal.texts(row)
+
+
+# The columns that an API shows as another object with an id.
+_LINKS = {
+    "pick_id",
+    "close_id",
+    "initial_close_id",
+    "entry_close_id",
+    "benchmark_close_id",
+    "benchmark_initial_close_id",
+}
+
+
+def _name(column: str) -> str:
+    """Return the name of a column's field in the API."""
+    first, *others = column.removesuffix("_id" if column in _LINKS else "").split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
+def _fields(table: str, *less: str) -> str:
+    columns = [column for column in TABLES[table].__struct_fields__ if column not in less]
+    return " ".join(f"{_name(column)} {{ id }}" if column in _LINKS else _name(column) for column in columns)
+
+
+def _query(field: str, fields: str, whose: str = "") -> str:
+    """Return the query for a page of a list; `whose` is the argument that chooses among several."""
+    declared, given = (", $whose: String!", f", {whose}: $whose") if whose else ("", "")
+    page = f"nodes {{ {fields} }} pageInfo {{ hasNextPage endCursor }}"
+    asked = f"{field}(first: $first, after: $after{given}) {{ {page} }}"
+    return f"query($first: Int!, $after: String{declared}) {{ {asked} }}"
+
+
+_CHECKPOINT = (
+    f"{_fields('checkpoints', 'batch_id')} metrics {{ {_fields('pick_checkpoint_metrics', 'checkpoint_id')} }} "
+    f"corrections {{ {_fields('corrections', 'checkpoint_id')} }}"
+)
+_BATCH = (
+    f"{_fields('batches')} generations {{ {_fields('generations', 'series', 'run_date')} }} "
+    f"picks {{ {_fields('picks', 'batch_id')} }} checkpoints {{ {_CHECKPOINT} }}"
+)
+QUERIES = {
+    "journal": _query("journal", "seq kind at content previous hash"),
+    "batches": _query("batches", _BATCH, "series"),
+    "closes": _query("closes", _fields("closes"), "ticker"),
+    "splits": _query("splits", _fields("splits"), "ticker"),
+}

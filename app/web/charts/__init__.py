@@ -1,0 +1,1 @@
+"""Charts as SVG, and the PNG of a shared link."""
