@@ -45,8 +45,8 @@ def test_a_field_is_added_as_told(tmp_path):
     """The change in CONTRIBUTING fits, and makes of the declarations what it makes of the printed schema."""
     (change,) = re.findall(r"```diff\n(.*?)```", TEXTS["CONTRIBUTING.md"], re.DOTALL)
     shutil.copytree(HOUSE / "graphql", tmp_path / "graphql", ignore=shutil.ignore_patterns("node_modules"))
-    (tmp_path / "tests").mkdir()
-    shutil.copy(HOUSE / "tests" / "test_api_schema.py", tmp_path / "tests")
+    (tmp_path / "tests" / "project").mkdir(parents=True)
+    shutil.copy(HOUSE / "tests" / "project" / "test_api_schema.py", tmp_path / "tests" / "project")
     subprocess.run(["git", "apply", "-C1", "-"], cwd=tmp_path, input=change, text=True, check=True)
     path = {**os.environ, "PYTHONPATH": str(tmp_path / "graphql")}
     printed = subprocess.run(

@@ -18,7 +18,7 @@ from litestar.testing import AsyncTestClient
 from api import graphiql_page
 from api.graphiql_page import CDN, THEIRS, documents
 
-HOUSE = Path(__file__).parents[1]
+HOUSE = Path(__file__).parents[2]
 FOLDER = HOUSE / "graphql" / "api" / "graphiql"
 POLICY = {
     "default-src": ["'none'"],
@@ -129,7 +129,10 @@ def test_is_there_where_it_is_installed(tmp_path):
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", built]
     subprocess.run(command, cwd=HOUSE, check=True, capture_output=True)
     zipfile.ZipFile(next(built.iterdir())).extractall(tmp_path / "site")
-    program = "import json; from api import graphiql_page as page; p = page.page(); print(json.dumps([page.__file__, *sorted(p.files)]))"
+    program = (
+        "import json; from api import graphiql_page as page; p = page.page(); "
+        "print(json.dumps([page.__file__, *sorted(p.files)]))"
+    )
     said = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,

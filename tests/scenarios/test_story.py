@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from commands import run
 
-PAGE = (Path(__file__).parents[1] / "docs" / "operate" / "log.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "operate" / "log.md").read_text()
 SOURCES = "\n".join(
     path.read_text()
     for folder in ("app", "jobs", "graphql/api")
-    for path in (Path(__file__).parents[1] / folder).rglob("*.py")
+    for path in (Path(__file__).parents[2] / folder).rglob("*.py")
 )
 CLOSES = ["closes read"] * 4
 MONDAY = ["this Monday begins", "model asked", "answer accepted", *CLOSES, "batch stored"]

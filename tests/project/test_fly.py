@@ -12,7 +12,7 @@ from app.core import settings
 from app.main import create_app
 from jobs.queue import DRAIN
 
-HOUSE = Path(__file__).parents[1]
+HOUSE = Path(__file__).parents[2]
 FLY = tomllib.loads((HOUSE / "fly.toml").read_text())
 SERVICE, CHECK = FLY["http_service"], FLY["http_service"]["checks"][0]
 

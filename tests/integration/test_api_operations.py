@@ -7,7 +7,7 @@ import pytest
 from api_records import an_id, engine_on, plant
 from graphql import OperationDefinitionNode, parse
 
-FOLDER = Path(__file__).parents[1] / "graphql" / "operations"
+FOLDER = Path(__file__).parents[2] / "graphql" / "operations"
 OPERATIONS = {file.stem: file.read_text() for file in sorted(FOLDER.glob("*.graphql"))}
 VARIABLES = {
     "BatchOn": {"runDate": "2026-01-05"},

@@ -25,7 +25,7 @@ from app.database.queries import standing
 from app.web.feeds import downloads
 from app.web.feeds.export import FORMAT, Full, Row, Wanted, parts
 
-DOCS = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
+DOCS = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
 COLUMNS = Row.__struct_fields__
 HEAD = "{ service { journalHead { seq hash } } }"
 # The same figures, asked of the API by another document than the export's.

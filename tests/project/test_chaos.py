@@ -14,7 +14,7 @@ import pytest
 
 from app.database.embedded import EmbeddedPostgres
 
-CHAOS = Path(__file__).parents[1] / "dev" / "chaos"
+CHAOS = Path(__file__).parents[2] / "dev" / "chaos"
 SEED, HARMS = "5", 9
 
 

@@ -18,7 +18,7 @@ from app.web.charts.batch_chart import LIGHT
 from app.web.pages import batch
 from app.web.pages.site import FOLDER, POLICY
 
-HOUSE = Path(__file__).parents[1]
+HOUSE = Path(__file__).parents[2]
 MINUS = "\N{MINUS SIGN}"
 MISSED = RUNNING + timedelta(weeks=1)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-FOLDER = Path(__file__).parents[1] / ".github/workflows"
+FOLDER = Path(__file__).parents[2] / ".github/workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.yml"))
 
 

@@ -17,7 +17,7 @@ from graphql.utilities import lexicographic_sort_schema
 
 from api.schema import printed, schema
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 CONTRACT = """
 type Query {

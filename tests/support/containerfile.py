@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-CONTAINERFILE = Path(__file__).parents[1] / "Containerfile"
+CONTAINERFILE = Path(__file__).parents[2] / "Containerfile"
 
 
 class Instruction(NamedTuple):

@@ -549,7 +549,7 @@ async def test_a_job_that_failed_is_owed_nothing(house, receiver):
 
 def test_the_page_says_what_arrives(clock):
     """Its example has the members of what is sent, and its table every kind."""
-    page = (Path(__file__).parents[1] / "docs" / "operate" / "alerts-webhook.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "operate" / "alerts-webhook.md").read_text()
     (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     sent = alerts.payload(alerts.about_nothing(clock.now()), rehearsed=False)
     assert list(json.loads(example)) == list(sent)

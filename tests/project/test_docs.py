@@ -13,7 +13,7 @@ from api.schema import schema
 from app.domain.model import Action, BatchStatus
 from app.domain.track_record import Fortnight, Held, track_record
 
-RECORD = (Path(__file__).parents[1] / "docs" / "record.md").read_text()
+RECORD = (Path(__file__).parents[2] / "docs" / "record.md").read_text()
 ROWS = re.findall(r"^\| `(\w+)` \| (.+?) \| (-?[0-9.]+) \|$", RECORD, re.MULTILINE)
 
 

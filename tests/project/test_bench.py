@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).parents[1] / "dev" / "bench"
+BENCH = Path(__file__).parents[2] / "dev" / "bench"
 
 
 def module(name: str):

@@ -12,7 +12,7 @@ from containerfile import environment, last, stages
 from app.core import settings
 from app.main import create_app
 
-HOUSE = Path(__file__).parents[1]
+HOUSE = Path(__file__).parents[2]
 ALL = [one for stage in stages() for one in stage]
 RUNS = [one.text for one in ALL if one.name == "RUN"]
 PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())

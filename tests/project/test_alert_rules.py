@@ -17,7 +17,7 @@ from provider_server import refusing
 
 from app.domain import calendar
 
-FOLDER = Path(__file__).parents[1] / "docs" / "operate"
+FOLDER = Path(__file__).parents[2] / "docs" / "operate"
 PAGE = (FOLDER / "alerts.md").read_text()
 GROUPS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
 RULES = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}

@@ -18,7 +18,7 @@ from api.schema import schema
 from app.domain.verification import MEMBERS, TABLES
 from app.ops.verify import database, verify
 
-DOCS = (Path(__file__).parents[1] / "docs" / "journal.md").read_text()
+DOCS = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
 ENTRIES, ROWS, CLOSES, SPLITS = re.findall(r"```graphql\n(.*?)```", DOCS, re.DOTALL)
 
 __all__ = ["rehearsed"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).parents[1]
+HOUSE = Path(__file__).parents[2]
 SOURCES = {
     ".".join(path.relative_to(root).with_suffix("").parts): path
     for root, folder in ((HOUSE, "app"), (HOUSE, "jobs"), (HOUSE / "graphql", "api"))

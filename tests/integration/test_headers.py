@@ -10,7 +10,7 @@ import httpx
 import psycopg
 import pytest
 from processes import SLOW, Started, serving, started, until
-from test_api_page import POLICY
+from test_graphiql_page import POLICY
 
 from api.cache import MOST_AT_ONCE
 from api.headers import safe

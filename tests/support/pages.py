@@ -9,7 +9,7 @@ import click
 
 from app.commands.main import group
 
-HOUSE = Path(__file__).parents[1]
+HOUSE = Path(__file__).parents[2]
 
 _BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 # Ends where a shell's word of another kind begins, or a sentence goes on.
