@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from psycopg.types.json import Jsonb
 
+from app.core.locks import Lock
 from app.database.pools import transaction
 from app.domain import calendar
 from app.domain.model import SERIES
@@ -30,7 +31,6 @@ from jobs.queue import AWAY, STALLED_AFTER, is_away
 log = structlog.get_logger()
 
 PAUSE = 30.0
-_LOCK = 4_021_970_434
 
 # The tick itself begins a Monday; upkeep only does when the tick did not.
 _TICK = timedelta(minutes=1)
@@ -79,7 +79,7 @@ async def keep(tools: Context, stalled_after: Callable[[], float] = lambda: STAL
 async def look_after(tools: Context, stalled_after: float = STALLED_AFTER) -> Mended | None:
     """Do one round; return what it mended, or None if another process is at it."""
     async with transaction(tools.pool, at_once=False) as conn:
-        cursor = await conn.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))
+        cursor = await conn.execute("SELECT pg_try_advisory_xact_lock(%s)", (Lock.RECONCILIATION,))
         if not (await cursor.fetchone() or (False,))[0]:
             return None
         mended = Mended(
