@@ -25,8 +25,12 @@ from app.core.locks import Lock
 from app.database.pools import Pool
 from app.database.rehearsed import CLOCK
 from app.errors import ConfigurationError, TryAgainAt
+from jobs import queue_tables
 from jobs.queue import AWAY, MIDDLEWARE, MONDAY_LASTS, Queue
 
+# The one SQL on the queue's tables that does not stand in `jobs.queue_tables`: it changes how the
+# queue's own fetch function reads the time, and `told.leap` must read the jobs inside of Postgres,
+# between its lock and its update. Only the database of a rehearsal has it.
 INSTALL = f"""
 CREATE OR REPLACE FUNCTION told.now() RETURNS timestamptz LANGUAGE sql STABLE
 AS 'SELECT least(pg_catalog.now() - make_interval(secs => lag), until) FROM told.clock';
@@ -84,7 +88,6 @@ WHERE lag > 0
 """
 _END = "UPDATE told.clock SET until = %s WHERE lag > 0"
 _LAG = "SELECT lag FROM told.clock"
-_ASLEEP = "UPDATE queue.procrastinate_jobs SET scheduled_at = %s WHERE id = %s AND status = 'doing'"
 
 # Told time waits for a dead process's jobs, so a rehearsal notices a death sooner than production would.
 STALLED_AFTER = 6.0
@@ -116,7 +119,8 @@ class SimulatedClock:
         """Wait in told time: a job tells the queue until when, anything else only its own process."""
         until = self.now() + timedelta(seconds=seconds)
         if job := self._job.get():
-            await self._ask(_ASLEEP, until, job)
+            async with self.pool.connection() as conn:
+                await queue_tables.sleep_until(conn, job, until)
         else:
             self._asleep[asyncio.current_task()] = until
         while (left := (until - self.now()).total_seconds()) > 0:

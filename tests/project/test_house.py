@@ -44,6 +44,15 @@ def test_there_is_one_clock():
     assert asked_by == {"jobs.context", "app.simulation.clock"}
 
 
+def test_one_module_has_the_sql_on_the_queues_tables():
+    """Procrastinate owns them; when it changes one, there is one place to look."""
+    named_by = {
+        "jobs.queue_tables": "all of it",
+        "app.simulation.clock": "changes how the queue's fetch function reads the time, in a rehearsal's database",
+    }
+    assert {module for module, path in SOURCES.items() if "procrastinate_" in path.read_text()} == set(named_by)
+
+
 def test_one_module_names_the_time_zone():
     """New York is the calendar's word; a constraint of the schema is the one other place."""
     assert {module for module, path in SOURCES.items() if "America/" in path.read_text()} == {"app.domain.calendar"}
