@@ -46,7 +46,7 @@ from app.simulation import providers as played
 from app.simulation import rehearsal
 from app.store import batches, checkpoints, generations
 from app.web.timeouts import TimeoutProtocol
-from jobs import corrections, daily, picks, queue, weekly
+from jobs import corrections, daily, picks, queue_tables, weekly
 
 log = structlog.get_logger()
 
@@ -663,18 +663,11 @@ async def _rehearse(provided: Settings, span: rehearsal.Span, obey: Callable[[],
 
 async def _lives(pool: pools.Pool, job: int) -> bool:
     async with pools.transaction(pool) as conn:
-        cursor = await conn.execute(
-            "SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE id = %s AND status IN ('todo', 'doing'))", (job,)
-        )
-        return bool((await cursor.fetchone() or (False,))[0])
+        return await queue_tables.is_live(conn, job)
 
 
 async def _a_worker_lives(conn: Any) -> bool:
-    cursor = await conn.execute(
-        "SELECT EXISTS (SELECT FROM procrastinate_workers WHERE last_heartbeat > now() - make_interval(secs => %s))",
-        (queue.STALLED_AFTER,),
-    )
-    return bool((await cursor.fetchone())[0])
+    return await queue_tables.has_live_worker(conn)
 
 
 async def _awaited(pool: pools.Pool, run_date: date, before: Batch | None, job: int) -> Batch:
