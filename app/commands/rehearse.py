@@ -1,6 +1,7 @@
 """`alpha-monday rehearse` and `alpha-monday standins`: the service in a simulated past, and its providers alone."""
 
 import asyncio
+import socket
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -41,7 +42,7 @@ def rehearse(weeks: int, until: datetime | None, calm: bool, faults: Path | None
       alpha-monday rehearse --calm --faults faults.json
     """
     configuration = settings.load()
-    listener = None if no_serve else server.listen(configuration)
+    listener = None if no_serve else _listen(configuration)
     span = rehearsal.span(weeks, until.date() if until else None, clock.now())
     address = rehearsal.database(configuration)
     run_until_stopped(asyncio.run, lambda _: apply_migrations(address, quiet=True))
@@ -51,6 +52,20 @@ def rehearse(weeks: int, until: datetime | None, calm: bool, faults: Path | None
             terminal.configure_log(configuration)
             app = create_app(provided, rehearsal.clock_of(span), work=span.until is None)
             server.run(app, listener)
+
+
+def _listen(configuration: Settings) -> socket.socket:
+    """Take the port; where it is only the default and in use, another one, so that rehearsals can run side by side."""
+    if settings.is_set("PORT"):
+        return server.listen(configuration)
+    listener = server.listen_nearby(configuration)
+    port = listener.getsockname()[1]
+    if port != configuration.port:
+        say(
+            f"Port {configuration.port} is in use: the rehearsal will be served on port {port} instead. "
+            "Set PORT to choose another."
+        )
+    return listener
 
 
 async def _rehearse(provided: Settings, span: rehearsal.Span, signals: StopSignals) -> None:

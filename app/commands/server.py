@@ -1,5 +1,6 @@
 """What `serve` and `rehearse` share: the listening socket, and the web server on it."""
 
+import errno
 import gc
 import signal
 import socket
@@ -17,17 +18,42 @@ from app.web.timeouts import TimeoutProtocol
 LAST_REQUESTS = 10
 
 
+# How many ports after the one that is in use are tried before the system chooses one.
+NEXT_PORTS = 19
+_CHOSEN_BY_THE_SYSTEM = 0
+
+
 def listen(configuration: Settings) -> socket.socket:
     """Take the port before anything else is done, so that a taken one is one clear line."""
-    family = socket.AF_INET6 if ":" in configuration.host else socket.AF_INET
     try:
-        return socket.create_server((configuration.host, configuration.port), family=family, backlog=2048)
+        return _open(configuration.host, configuration.port)
     except OSError as error:
-        reason = (error.strerror or str(error)).split(" (while")[0]
-        raise ConfigurationError(
-            f"Cannot listen on {configuration.host} port {configuration.port}: {reason}. "
-            f"Set HOST or PORT, for example PORT={configuration.port + 1}."
-        ) from None
+        raise _refusal(configuration, error) from None
+
+
+def listen_nearby(configuration: Settings) -> socket.socket:
+    """Take the port, or the next free one if it is in use: for a service whose port was not chosen."""
+    last = min(configuration.port + NEXT_PORTS, 65535)
+    for port in (*range(configuration.port, last + 1), _CHOSEN_BY_THE_SYSTEM):
+        try:
+            return _open(configuration.host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise _refusal(configuration, error) from None
+    return listen(configuration)  # nothing is free: refuse with the reason
+
+
+def _open(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def _refusal(configuration: Settings, error: OSError) -> ConfigurationError:
+    reason = (error.strerror or str(error)).split(" (while")[0]
+    return ConfigurationError(
+        f"Cannot listen on {configuration.host} port {configuration.port}: {reason}. "
+        f"Set HOST or PORT, for example PORT={configuration.port + 1}."
+    )
 
 
 def run(app: Cache, listener: socket.socket) -> None:
