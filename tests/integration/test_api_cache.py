@@ -553,7 +553,7 @@ async def end_listeners(pool: pools.Pool) -> None:
 SERVE = """
 import socket, sys
 import uvicorn
-from app import settings
+from app.core import settings
 from app.main import create_app
 config = uvicorn.Config(create_app(settings.load(), work=False), log_level="error", access_log=False)
 uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
