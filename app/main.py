@@ -21,6 +21,7 @@ from litestar.exceptions import HTTPException
 from api.cache import Cache
 from api.engine import Engine
 from api.http import routes
+from api.limits import LONGEST_BODY
 from api.schema import Facts, schema
 from app.core.settings import Settings
 from app.database import migrations, pools, rehearsed
@@ -264,7 +265,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         openapi_config=None,
         logging_config=None,  # logs are the command's to configure
         response_headers=[ResponseHeader(name=name, value=value) for name, value in marks.items()],
-        request_max_body_size=64 * 1024,
+        request_max_body_size=LONGEST_BODY,
     )
     cache = Cache(
         Requests(litestar, metrics.count),

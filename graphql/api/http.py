@@ -24,12 +24,12 @@ from api import graphiql_page
 from api.engine import Answer, Engine, refused, unexpected
 from api.fields import refusal
 from api.headers import safe
+from api.limits import LONGEST_BODY
 from api.persisted import document
 
 GRAPHQL = "application/graphql-response+json"
 JSON = "application/json"
 METHODS = ("GET", "HEAD", "OPTIONS", "POST")
-LONGEST_BODY = 64 * 1024
 SLOWEST_BODY = 10  # seconds
 BODY = "alpha_monday.body"  # in a request's scope: its `Body`, if that was read before
 OUTCOME = "alpha_monday.outcome"  # in it once there is an answer: "answered", or the code of why there is no data

@@ -14,6 +14,7 @@ from test_graphiql_page import POLICY
 
 from api.cache import MOST_AT_ONCE
 from api.headers import safe
+from api.limits import LONGEST_BODY
 from app.web.middleware import id_of, route_of
 from app.web.pages import site as pages
 
@@ -60,7 +61,7 @@ RESPONSES: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
     "no such method": (405, lambda client: client.put("/graphql")),
     "no such method of another": (405, lambda client: client.post("/metrics")),
     "no JSON": (400, lambda client: client.post("/graphql", content="{", headers=JSON)),
-    "too long": (413, lambda client: client.post("/graphql", content=b" " * 70_000, headers=JSON)),
+    "too long": (413, lambda client: client.post("/graphql", content=b" " * (LONGEST_BODY + 1), headers=JSON)),
     "another type": (415, lambda client: client.post("/graphql", content="a=1")),
 }
 
