@@ -32,12 +32,13 @@ from app.domain.calendar import Clock
 from app.ops.snapshot import WITHIN, Surveyor
 from app.providers.rate_limiter import Ledger
 from app.web.charts.image import picture
-from app.web.feeds.atom import feed, is_followed
+from app.web.feeds.atom import feed
 from app.web.feeds.downloads import downloads
 from app.web.live import Live
 from app.web.metrics import MEDIA, Life, Metrics
 from app.web.middleware import Requests
-from app.web.pages.site import Site, kept_by
+from app.web.pages.site import Site
+from app.web.routes import cached_query
 from jobs import queue as the_queue
 from jobs.context import Context, RealClock
 from jobs.queue import AWAY, Queue
@@ -270,7 +271,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
     cache = Cache(
         Requests(litestar, metrics.count),
         revision.now,
-        lambda path, query: b"" if is_followed(path) else kept_by(path, query),
+        cached_query,
         told=metrics.answered,
     )
     return cache

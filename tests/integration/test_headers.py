@@ -15,8 +15,9 @@ from test_graphiql_page import POLICY
 from api.cache import MOST_AT_ONCE
 from api.headers import safe
 from api.limits import LONGEST_BODY
-from app.web.middleware import id_of, route_of
+from app.web.middleware import id_of
 from app.web.pages import site as pages
+from app.web.routes import route_of
 
 STRICT = {
     "x-content-type-options": "nosniff",
