@@ -32,7 +32,7 @@ from app.domain.model import BatchStatus, CheckpointStatus, FailureReason, SkipR
 from app.ops.snapshot import MONDAY, STEPS, Survey, Surveyor
 from app.providers.alpha_vantage import DAILY, SPLITS
 from app.providers.rate_limiter import Outcome, Window
-from app.web.middleware import ROUTES, route_of
+from app.web.routes import LABELS, route_of
 from jobs.admin import STATUSES
 from jobs.queue import app as queue
 from jobs.worker import Worker
@@ -84,7 +84,7 @@ class Metrics:
             registry=self._registry,
         )
         self._found: Survey | None = None
-        self._durations = {route: durations.labels(route) for route in ROUTES}
+        self._durations = {route: durations.labels(route) for route in LABELS}
         self._making: asyncio.Task[bytes] | None = None
         self._fresh_until = monotonic()
         self._registry.register(_Collected(self._families))
@@ -127,7 +127,7 @@ class Metrics:
 
     def _of_requests(self, cache: Cache) -> Iterator[Metric]:
         """Give the requests: those that were worked for, those with a kept answer, and those refused as too many."""
-        answers = Counter(dict.fromkeys(product(ROUTES, CLASSES), 0))
+        answers = Counter(dict.fromkeys(product(LABELS, CLASSES), 0))
         answers.update(self._requests)
         hits, busy = cache.hits - self._elsewhere["2xx"], cache.busy - self._elsewhere["5xx"]
         answers.update({("graphql", "2xx"): hits, ("graphql", "5xx"): busy})
