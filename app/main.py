@@ -4,7 +4,6 @@ One process: pools, queue, worker, upkeep and routes, tied together. Everything 
 `create_app(settings)` is the service as an ASGI application; `living` is the same without its web server.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import structlog
-from litestar import Litestar, MediaType, Response, get
+from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import ResponseHeader
 from litestar.exceptions import HTTPException
@@ -27,18 +26,18 @@ from app.database.embedded import address_of
 from app.database.queries import Fetch, fetcher, standing
 from app.database.revision import Revision
 from app.domain.calendar import Clock
-from app.ops.snapshot import WITHIN, Surveyor
-from app.providers.rate_limiter import Ledger
+from app.ops import snapshot
 from app.web.charts.image import picture
 from app.web.feeds.atom import feed, is_followed
 from app.web.feeds.downloads import downloads
+from app.web.health import health_routes
 from app.web.live import Live
-from app.web.metrics import MEDIA, Life, Metrics
+from app.web.metrics import Life, Metrics, metrics_route
 from app.web.middleware import Requests
 from app.web.pages.site import Site, kept_by
 from jobs import queue as the_queue
 from jobs.context import Context, RealClock
-from jobs.queue import AWAY, Queue
+from jobs.queue import Queue
 from jobs.worker import Worker, supervised
 
 log = structlog.get_logger()
@@ -114,17 +113,6 @@ async def reading(settings: Settings) -> AsyncIterator[tuple[pools.Pool, Fetch]]
         yield pool, fetcher(pool, pooled=settings.database_pooled, limit=READ_LIMIT)
 
 
-@asynccontextmanager
-async def surveying(settings: Settings, house: House) -> AsyncIterator[Surveyor]:
-    """Give `/metrics` one connection of its own, made when it is asked for first."""
-    pool = pools.make_pool(
-        address_of(settings.database_url), pooled=settings.database_pooled, size=1, least=0, name="metrics", wait=WITHIN
-    )
-    ledger: Ledger = house.tools.prices.ledger
-    async with pool:
-        yield Surveyor(pool, ledger, house.clock)
-
-
 def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> Cache:
     """Return the service; its lifespan brings the rest to life."""
     lives: list[House] = []
@@ -141,7 +129,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         async with (
             living(settings, clock_of, work=work) as house,
             reading(settings) as (its_pool, reads),
-            surveying(settings, house) as surveyor,
+            snapshot.metrics_reader(settings, house.tools.prices.ledger, house.clock) as reader,
             revision.heard(house.direct),
             AsyncExitStack() as stack,
         ):
@@ -151,7 +139,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
             pools.tell(house.pool, revision.moved)
             await stack.enter_async_context(live.following())
             metrics.life = Life(
-                cache, {"app": house.pool, "api": its_pool, "queue": house.queued}, house.worker, surveyor
+                cache, {"app": house.pool, "api": its_pool, "queue": house.queued}, house.worker, reader
             )
             log.info("alive", version=VERSION, serves=True, works=work, rehearsed=clock_of is not None)
             try:
@@ -188,8 +176,8 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
             feed(engine, settings.public_url, rehearsed=clock_of is not None),
             picture(engine, rehearsed=clock_of is not None),
             *downloads(on_a_snapshot, marks),
-            *_health(lambda: lives[0]),
-            _metrics(metrics),
+            *health_routes(lambda: snapshot.health(lives[0].pool, lives[0].worker)),
+            metrics_route(metrics),
         ],
         lifespan=[lifespan],
         exception_handlers={HTTPException: site.refuse, Exception: site.fail},
@@ -206,45 +194,3 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         told=metrics.answered,
     )
     return cache
-
-
-def _health(house: Callable[[], House]) -> Sequence[Any]:
-    @get("/live", media_type=MediaType.JSON, sync_to_thread=False)
-    def live() -> dict[str, str]:
-        """Say that the process answers."""
-        return {"status": "alive"}
-
-    @get("/health", media_type=MediaType.JSON)
-    async def health() -> Response[dict[str, str]]:
-        """Say whether the database and this process's worker live; a worker that was switched off is not missed."""
-        worker = house().worker
-        parts = {
-            "database": "alive" if await _answers(house().pool) else "away",
-            "worker": "switched off" if worker is None else "alive" if worker.alive else "away",
-        }
-        return Response(parts, status_code=503 if "away" in parts.values() else 200)
-
-    return [live, health]
-
-
-def _metrics(metrics: Metrics) -> Any:
-    @get("/metrics", media_type=MEDIA)
-    async def text() -> Response[bytes]:
-        """Say how everything stands, for Prometheus."""
-        return Response(await metrics.text(), media_type=MEDIA, headers={"Cache-Control": "no-store"})
-
-    return text
-
-
-async def _answers(pool: pools.Pool) -> bool:
-    try:
-        async with pool.connection(timeout=2) as conn:
-            # On a connection that died without a word a cancellation takes ten seconds.
-            leaving = asyncio.get_running_loop().call_later(2, pools.hang_up, conn)
-            try:
-                await conn.execute("SELECT 1")
-            finally:
-                leaving.cancel()
-    except AWAY:
-        return False
-    return True

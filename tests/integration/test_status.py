@@ -16,7 +16,7 @@ from app.commands import status
 from app.commands.terminal import lasting, printable
 from app.core import settings
 from app.domain.model import SERIES, batch_id
-from app.ops import standing
+from app.ops import snapshot
 from jobs import daily, reconcile, weekly
 
 TUESDAY = date(2026, 10, 27)
@@ -84,7 +84,7 @@ def words(house) -> Callable[..., Awaitable[Words]]:
     """What the command says at the house's time: facts, notes, and what is to do."""
 
     async def said(**environment: str) -> Words:
-        stands = await standing.now(house.tools.pool, settings.load(environment), house.clock)
+        stands = await snapshot.for_operator(house.tools.pool, settings.load(environment), house.clock)
         return list(status.facts(stands)), list(status.notes(stands)), list(status.needs(stands))
 
     return said
