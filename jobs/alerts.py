@@ -283,7 +283,7 @@ async def keep(conn: Conn, tools: Context, readable: timedelta) -> int:
 
 
 class LastAlert(Struct, frozen=True):
-    """The newest alert: when it arose, its kind, its outcome (None while it waits), and how many alerts wait."""
+    """The newest alert: when it arose, its kind, its outcome (None: it waits), and how many wait."""
 
     at: datetime
     kind: str

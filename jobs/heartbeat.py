@@ -106,7 +106,7 @@ async def forget(conn: Conn, tools: Context, readable: timedelta) -> int:
 
 
 class LastHeartbeat(Struct, frozen=True):
-    """The newest heartbeat: when it arose, its outcome (None while it waits), and how many heartbeats wait."""
+    """The newest heartbeat: when it arose, its outcome (None: it waits), and how many wait."""
 
     at: datetime
     outcome: str | None

@@ -46,7 +46,8 @@ async def status(as_json: bool, of_the_rehearsal: bool) -> None:
         state = await snapshot.for_operator(pool, configuration, clock)
     to_do, noted = list(needs(state)), list(notes(state))
     if as_json:
-        click.echo(msgspec.json.encode({**document(state), "notes": noted, "to_do": to_do, "well": not to_do}))
+        outcome = {"notes": noted, "to_do": to_do, "well": not to_do}
+        click.echo(msgspec.json.encode(document(state) | outcome))
     else:
         for line in facts(state):
             click.echo(printable(line))
@@ -60,7 +61,7 @@ async def status(as_json: bool, of_the_rehearsal: bool) -> None:
 
 
 def document(state: OperatorSnapshot) -> dict[str, Any]:
-    """Return what `--json` prints of the snapshot. Scripts read these keys, so they never change."""
+    """Return what `--json` prints of the snapshot. Scripts read its keys: they never change."""
     monday = state.record.monday
     return {
         "at": state.at,

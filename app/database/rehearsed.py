@@ -38,7 +38,13 @@ async def stands_at_on(conn: AsyncConnection[Any]) -> datetime | None:
     """Return the same over a connection that is there already."""
     if not await is_rehearsed_on(conn):
         return None
-    cursor = await conn.execute("SELECT least(seen - make_interval(secs => lag), until) FROM told.clock WHERE lag > 0")
+    cursor = await conn.execute(
+        """
+        SELECT least(seen - make_interval(secs => lag), until)
+        FROM told.clock
+        WHERE lag > 0
+        """
+    )
     row = await cursor.fetchone()
     return row[0] if row else None
 

@@ -1,12 +1,14 @@
 """
 The status snapshot: the state of the service at one moment, as Postgres knows it.
 
-`alpha-monday status`, `/metrics` and `/health` all read it here, so each question to the database is written once.
-`StatusSnapshot` holds the parts that a person and a machine both need. `OperatorSnapshot` adds what only a person
-needs: lists of jobs and checkpoints, messages, and what went wrong before. `MetricsSnapshot` adds counts over the whole
-record. Each is read in one read-only transaction. The result is the same in every process and after a restart.
+`alpha-monday status`, `/metrics` and `/health` all read it here, so each question to the database
+is written once. `StatusSnapshot` holds the parts that a person and a machine both need.
+`OperatorSnapshot` adds what only a person needs: lists of jobs and checkpoints, messages, and what
+went wrong before. `MetricsSnapshot` adds counts over the whole record. Each is read in one
+read-only transaction. The result is the same in every process and after a restart.
 
-All times are the jobs' own, which a rehearsal simulates. Only the age of a worker's heartbeat is measured in real time.
+All times are the jobs' own, which a rehearsal simulates. Only the age of a worker's heartbeat is
+measured in real time.
 """
 
 import asyncio
@@ -37,7 +39,7 @@ from jobs.daily import take_checkpoint
 from jobs.queue import AWAY
 from jobs.worker import Worker
 
-# How long `/metrics` and `/health` wait for a connection, and how long they then use it, in seconds.
+# How long `/metrics` and `/health` wait for a connection, and how long they then use it: seconds.
 TIME_LIMIT = 2
 
 # The buckets of the lateness of checkpoints, in seconds: from a minute to two days.
@@ -51,7 +53,8 @@ MONDAY_STATES = (NOT_BEGUN, ABSENT, UNDER_WAY, *BatchStatus)
 _MISSED_SINCE = timedelta(weeks=13)
 _LATE_SINCE = timedelta(weeks=4)
 
-# A batch is late after ten minutes. A close may be asked for in vain for half a day: until then no service was down.
+# A batch is late after ten minutes. A checkpoint is late only after half a day, because until then
+# the provider may not have the close yet, although the service runs.
 _LATE_BATCH = timedelta(minutes=10)
 _LATE_CHECKPOINT = timedelta(hours=12)
 
@@ -73,7 +76,7 @@ log = structlog.get_logger()
 
 
 class QueueState(Struct, frozen=True):
-    """The queue: its workers, the reconciler's last round, and how many jobs there are by task and status."""
+    """The queue: its workers, the reconciler's last round, and the jobs by task and status."""
 
     workers: list[Silent]
     reconciler: Upkeep | None
@@ -86,7 +89,7 @@ class QueueState(Struct, frozen=True):
 
 
 class Monday(Struct, frozen=True):
-    """The newest Monday whose run has started: its batch, and the job that makes or makes again that batch."""
+    """The newest Monday whose run has started: its batch, and the oldest job that is to make it."""
 
     run_date: date
     batch: Batch | None
@@ -105,9 +108,9 @@ class RecordState(Struct, frozen=True):
     """
     The record.
 
-    `overdue` and `coming` are the checkpoints of active batches that have no row: those that are due, and those of the
-    next 14 days, each oldest first. `without_prices` are the checkpoints of active batches that were skipped for lack
-    of prices.
+    `overdue` and `coming` are the checkpoints of active batches that have no row: those that are
+    due, and those of the next 14 days, each oldest first. `without_prices` are the checkpoints of
+    active batches that were skipped for lack of prices.
     """
 
     monday: Monday
@@ -118,7 +121,7 @@ class RecordState(Struct, frozen=True):
 
 
 class ProviderState(Struct, frozen=True):
-    """Alpha Vantage: the limits on requests per second, minute and day, and what is left of each."""
+    """Alpha Vantage: the limits on requests per second, minute and day, and what they leave."""
 
     limits: Sequence[Window]
     quota: Left
@@ -147,11 +150,16 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         return None if moment is None else (self.at - moment).total_seconds()
 
 
-# The parts that only a person needs. Their keys in `status --json` never change: `field(name=...)` keeps them.
+# The parts that only a person needs. `field(name=...)` is the key in `status --json`, which never
+# changes.
 
 
 class PendingCheckpoint(Struct, frozen=True):
-    """A checkpoint without a row, with its job if there is one: how often that was tried, and its next attempt."""
+    """
+    A checkpoint without a row, with the job that is to take it, if there is one.
+
+    `attempts` is how often that job was tried, `next_attempt_at` when it is tried next.
+    """
 
     run_date: date
     day: int
@@ -162,7 +170,7 @@ class PendingCheckpoint(Struct, frozen=True):
 
 
 class FailedJob(Struct, frozen=True):
-    """A job that failed; `owed` says that its work is still to be done and that no other job does it."""
+    """A job that failed; `owed` says that its work remains and that no other job does it."""
 
     id: int
     task: str
@@ -185,8 +193,9 @@ class Work(Struct, frozen=True):
     """
     Checkpoints and jobs that may need attention.
 
-    `next_checkpoints` are those that are due next, all at the same time. `overdue` are due and have no row. `skipped`
-    lack their prices. `stalled` are the ids of the jobs that a dead worker left behind.
+    `next_checkpoints` are those that are due next, all at the same time. `overdue` are due and have
+    no row. `skipped` lack their prices. `stalled` are the ids of the jobs that a dead worker left
+    behind.
     """
 
     next_checkpoints: list[PendingCheckpoint]
@@ -218,7 +227,7 @@ class Messages(Struct, frozen=True):
 
 
 class MissedMonday(Struct, frozen=True):
-    """A Monday that has no picks because it was over; `started` says that the model had been asked by then."""
+    """A Monday that was over before it had picks; `started` says that the model had been asked."""
 
     run_date: date
     started: bool = field(name="asked")
@@ -238,8 +247,8 @@ class OperatorSnapshot(StatusSnapshot, frozen=True, kw_only=True):
     """
     The state of the service for a person: `alpha-monday status`.
 
-    `clock_stopped` says that this is a rehearsal whose time is not the real one. `last_batch` is the newest batch with
-    picks, `last_checkpoint` the computed checkpoint that was taken last.
+    `clock_stopped` says that this is a rehearsal whose time is not the real one. `last_batch` is
+    the newest batch with picks, `last_checkpoint` the computed checkpoint that was taken last.
     """
 
     rehearsed: bool
@@ -258,8 +267,8 @@ class Totals(Struct, frozen=True):
     """
     Counts over the whole record and the whole ledger.
 
-    `mondays` and `checkpoints` are counted by status and reason, `requests` by function and outcome, `lateness` by
-    status, and `mended`, what the reconciler repaired, by kind.
+    `mondays` and `checkpoints` are counted by status and reason, `requests` by function and
+    outcome, `lateness` by status, and `mended`, what the reconciler repaired, by kind.
     """
 
     mondays: Mapping[tuple[str, str], int]
@@ -298,7 +307,7 @@ class MetricsSnapshot(StatusSnapshot, frozen=True, kw_only=True):
 
 
 async def for_operator(pool: pools.Pool, settings: Settings, clock: Clock) -> OperatorSnapshot:
-    """Return the state of the service for a person; in a rehearsal that stands still, at that rehearsal's time."""
+    """Return the state of the service for a person, in a stopped rehearsal at its own time."""
     limits = windows(
         settings.alpha_vantage_per_second,
         settings.alpha_vantage_per_minute,
@@ -345,8 +354,16 @@ class MetricsReader:
 
 
 @asynccontextmanager
-async def metrics_reader(settings: Settings, ledger: Ledger, clock: Clock) -> AsyncIterator[MetricsReader]:
-    """Give `/metrics` one connection of its own, made at the first request, so that it takes none from jobs or API."""
+async def metrics_reader(
+    settings: Settings,
+    ledger: Ledger,
+    clock: Clock,
+) -> AsyncIterator[MetricsReader]:
+    """
+    Give `/metrics` one connection of its own, so that it takes none from the jobs or the API.
+
+    The connection is made at the first request.
+    """
     pool = pools.make_pool(
         address_of(settings.database_url),
         pooled=settings.database_pooled,
@@ -392,7 +409,7 @@ class Health(Struct, frozen=True):
 
 
 async def health(pool: pools.Pool, worker: Worker | None) -> Health:
-    """Return the health of a process that uses `pool`; `worker` is None where it was switched off."""
+    """Return the health of a process; `worker` is None where it was switched off."""
     database = PartHealth.ALIVE if await _answers(pool) else PartHealth.AWAY
     return Health(database=database, worker=_health_of(worker))
 
@@ -415,9 +432,9 @@ async def _answers(pool: pools.Pool) -> bool:
 
 @asynccontextmanager
 async def _within_time_limit(pool: pools.Pool) -> AsyncIterator[Conn]:
-    """Give a connection within TIME_LIMIT, and hang it up if it is still in use after as long again."""
+    """Give a connection within TIME_LIMIT; hang it up if it is still used after as long again."""
     async with pool.connection(timeout=TIME_LIMIT) as conn:
-        # Hang up instead of cancelling: on a connection that died silently a cancellation takes ten seconds.
+        # Not cancelled: on a connection that died silently a cancellation takes ten seconds.
         hanging_up = asyncio.get_running_loop().call_later(TIME_LIMIT, pools.hang_up, conn)
         try:
             yield conn
@@ -476,9 +493,10 @@ async def _work(conn: Conn, record: RecordState, at: datetime) -> Work:
     subjects = await admin.subjects(conn, [*unfinished, *failed])
     overdue = _with_jobs(record.overdue, unfinished, subjects)
     coming = _with_jobs(record.coming, unfinished, subjects)
+    next_at = coming[0].due_at if coming else None
     owed = _owed(record, [*overdue, *coming], calendar.today(at))
     return Work(
-        next_checkpoints=[checkpoint for checkpoint in coming if checkpoint.due_at == coming[0].due_at],
+        next_checkpoints=[checkpoint for checkpoint in coming if checkpoint.due_at == next_at],
         overdue=overdue,
         skipped=await _skipped(conn, record.without_prices),
         stalled=[job.id for job in unfinished if job.status == "stalled"],
@@ -486,7 +504,11 @@ async def _work(conn: Conn, record: RecordState, at: datetime) -> Work:
     )
 
 
-def _with_jobs(pending: Sequence[Due], jobs: Sequence[Found], subjects: Subjects) -> list[PendingCheckpoint]:
+def _with_jobs(
+    pending: Sequence[Due],
+    jobs: Sequence[Found],
+    subjects: Subjects,
+) -> list[PendingCheckpoint]:
     """Return the checkpoints without a row, each with the job that is to take it."""
     taking = [job for job in jobs if job.task == take_checkpoint.name and job.id in subjects]
     by_subject = {subjects[job.id]: job for job in taking}
@@ -507,8 +529,9 @@ def _with_jobs(pending: Sequence[Due], jobs: Sequence[Found], subjects: Subjects
 
 def _owed(record: RecordState, pending: Sequence[PendingCheckpoint], today: date) -> set[_Subject]:
     """Return what is still to be done although no job is to do it."""
-    owed: set[_Subject] = {(checkpoint.run_date, checkpoint.day) for checkpoint in pending if checkpoint.job is None}
-    owed |= {(checkpoint.run_date, checkpoint.day) for checkpoint in record.without_prices}
+    without_job = [checkpoint for checkpoint in pending if checkpoint.job is None]
+    owed: set[_Subject] = {(checkpoint.run_date, checkpoint.day) for checkpoint in without_job}
+    owed |= {(due.run_date, due.day) for due in record.without_prices}
     monday = record.monday
     if monday.run_date == today and monday.batch is None and monday.job is None:
         owed.add((monday.run_date, None))
@@ -573,25 +596,33 @@ async def _past(conn: Conn, at: datetime) -> Past:
     first = min(recorded, default=today)
     over = {first + timedelta(days=day) for day in range(0, (today - first).days, 7)}
     recent = await batches.since(conn, SERIES, today - _MISSED_SINCE)
+    missed = [batch for batch in recent if batch.failure_reason == FailureReason.MISSED]
+    late = [batch for batch in recent if _is_late(batch)]
+    computed = await checkpoints.computed(conn, at - _LATE_SINCE)
     return Past(
-        missed=[await _missed(conn, batch) for batch in recent if batch.failure_reason == FailureReason.MISSED],
+        missed=[await _missed(conn, batch) for batch in missed],
         unrecorded=sorted(over - recorded),
-        late_batches=[batch for batch in recent if batch.run_date >= today - _LATE_SINCE and _is_late(batch)],
-        late_checkpoints=[
-            checkpoint
-            for checkpoint in await checkpoints.computed(conn, at - _LATE_SINCE)
-            if checkpoint.late_by > _LATE_CHECKPOINT and not checkpoint.again
-        ],
+        late_batches=[batch for batch in late if batch.run_date >= today - _LATE_SINCE],
+        late_checkpoints=[checkpoint for checkpoint in computed if _is_taken_late(checkpoint)],
     )
 
 
 async def _missed(conn: Conn, batch: Batch) -> MissedMonday:
     questions = await generations.of(conn, SERIES, batch.run_date)
-    return MissedMonday(run_date=batch.run_date, started=bool(questions), failure=batch.failure or "")
+    return MissedMonday(
+        run_date=batch.run_date,
+        started=bool(questions),
+        failure=batch.failure or "",
+    )
 
 
 def _is_late(batch: Batch) -> bool:
     return batch.status != BatchStatus.FAILED and late_by(batch) > _LATE_BATCH
+
+
+def _is_taken_late(checkpoint: Computed) -> bool:
+    # One that was skipped at first is late because its prices arrived late.
+    return checkpoint.late_by > _LATE_CHECKPOINT and not checkpoint.again
 
 
 def late_by(batch: Batch) -> timedelta:

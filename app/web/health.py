@@ -18,7 +18,7 @@ def health_routes(check: Callable[[], Awaitable[Health]]) -> Sequence[HTTPRouteH
 
     @get("/health", media_type=MediaType.JSON)
     async def health() -> Response[Health]:
-        """Say whether the database and this process's worker live; a worker that was switched off is not missed."""
+        """Say whether the database and this process's worker are alive."""
         state = await check()
         return Response(state, status_code=200 if state.is_well else 503)
 
