@@ -4,7 +4,6 @@ One process: pools, queue, worker, upkeep and routes, tied together. Everything 
 `create_app(settings)` is the service as an ASGI application; `living` is the same without its web server.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 import structlog
-from litestar import Litestar, MediaType, Response, get
+from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import ResponseHeader
 from litestar.exceptions import HTTPException
@@ -29,19 +28,19 @@ from app.database.embedded import address_of
 from app.database.queries import Fetch, fetcher, standing
 from app.database.revision import Revision
 from app.domain.calendar import Clock
-from app.ops.snapshot import WITHIN, Surveyor
-from app.providers.rate_limiter import Ledger
+from app.ops import snapshot
 from app.web.charts.image import picture
 from app.web.feeds.atom import feed
 from app.web.feeds.downloads import downloads
+from app.web.health import health_routes
 from app.web.live import Live
-from app.web.metrics import MEDIA, Life, Metrics
+from app.web.metrics import Life, Metrics, metrics_route
 from app.web.middleware import Requests
 from app.web.pages.site import Site
 from app.web.routes import cached_query
 from jobs import queue as the_queue
 from jobs.context import Context, RealClock
-from jobs.queue import AWAY, Queue
+from jobs.queue import Queue
 from jobs.worker import Worker, supervised
 
 log = structlog.get_logger()
@@ -129,17 +128,6 @@ async def reading(settings: Settings) -> AsyncIterator[tuple[pools.Pool, Fetch]]
         yield pool, fetcher(pool, pooled=settings.database_pooled, limit=READ_LIMIT)
 
 
-@asynccontextmanager
-async def surveying(settings: Settings, house: Process) -> AsyncIterator[Surveyor]:
-    """Give `/metrics` one connection of its own, made when it is asked for first."""
-    pool = pools.make_pool(
-        address_of(settings.database_url), pooled=settings.database_pooled, size=1, least=0, name="metrics", wait=WITHIN
-    )
-    ledger: Ledger = house.context.prices.ledger
-    async with pool:
-        yield Surveyor(pool, ledger, house.clock)
-
-
 @dataclass(frozen=True)
 class Running:
     """What is open while the service runs; `api_pool` is the pool that `fetch` reads from."""
@@ -187,9 +175,10 @@ class Service:
             raise RuntimeError("The service is not running: its database pools are not open.")
         return self._running
 
-    def process(self) -> Process:
-        """Return the process that the service runs in."""
-        return self.running.process
+    async def health(self) -> snapshot.Health:
+        """Return whether the database answers and the process's worker lives."""
+        process = self.running.process
+        return await snapshot.health(process.pool, process.worker)
 
     def now(self) -> datetime:
         """Return the time by the process's clock."""
@@ -226,7 +215,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with (
             service.opened(settings, clock_of, work=work) as running,
-            surveying(settings, running.process) as surveyor,
+            snapshot.metrics_reader(settings, running.process.context.prices.ledger, running.process.clock) as reader,
             revision.heard(running.process.direct),
             live.following(),
         ):
@@ -236,7 +225,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
                 cache=cache,
                 pools={"app": process.pool, "api": running.api_pool, "queue": process.queue_pool},
                 worker=process.worker,
-                surveyor=surveyor,
+                reader=reader,
             )
             log.info("alive", version=VERSION, serves=True, works=work, rehearsed=rehearsed)
             try:
@@ -257,8 +246,8 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
             feed(engine, settings.public_url, rehearsed=rehearsed),
             picture(engine, rehearsed=rehearsed),
             *downloads(service.on_a_snapshot, marks),
-            *_health(service.process),
-            _metrics(metrics),
+            *health_routes(service.health),
+            metrics_route(metrics),
         ],
         lifespan=[lifespan],
         exception_handlers={HTTPException: site.refuse, Exception: site.fail},
@@ -275,45 +264,3 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         told=metrics.answered,
     )
     return cache
-
-
-def _health(house: Callable[[], Process]) -> Sequence[Any]:
-    @get("/live", media_type=MediaType.JSON, sync_to_thread=False)
-    def live() -> dict[str, str]:
-        """Say that the process answers."""
-        return {"status": "alive"}
-
-    @get("/health", media_type=MediaType.JSON)
-    async def health() -> Response[dict[str, str]]:
-        """Say whether the database and this process's worker live; a worker that was switched off is not missed."""
-        worker = house().worker
-        parts = {
-            "database": "alive" if await _answers(house().pool) else "away",
-            "worker": "switched off" if worker is None else "alive" if worker.alive else "away",
-        }
-        return Response(parts, status_code=503 if "away" in parts.values() else 200)
-
-    return [live, health]
-
-
-def _metrics(metrics: Metrics) -> Any:
-    @get("/metrics", media_type=MEDIA)
-    async def text() -> Response[bytes]:
-        """Say how everything stands, for Prometheus."""
-        return Response(await metrics.text(), media_type=MEDIA, headers={"Cache-Control": "no-store"})
-
-    return text
-
-
-async def _answers(pool: pools.Pool) -> bool:
-    try:
-        async with pool.connection(timeout=2) as conn:
-            # On a connection that died without a word a cancellation takes ten seconds.
-            leaving = asyncio.get_running_loop().call_later(2, pools.hang_up, conn)
-            try:
-                await conn.execute("SELECT 1")
-            finally:
-                leaving.cancel()
-    except AWAY:
-        return False
-    return True

@@ -280,3 +280,30 @@ async def keep(conn: Conn, tools: Context, readable: timedelta) -> int:
     lost = await messages.without_a_job(conn, send_alert, waiting)
     await messages.defer(conn, send_alert, lost)
     return len(lost)
+
+
+class LastAlert(Struct, frozen=True):
+    """The newest alert: when it arose, its kind, its outcome (None: it waits), and how many wait."""
+
+    at: datetime
+    kind: str
+    outcome: str | None
+    waiting: int
+
+
+async def last(conn: Conn) -> LastAlert | None:
+    """Return the newest alert, or None if there is none."""
+    async with conn.cursor(row_factory=row_of(LastAlert)) as cursor:
+        await cursor.execute(
+            """
+            SELECT
+                at,
+                kind,
+                outcome,
+                (SELECT count(*) FROM operations.alerts WHERE outcome IS NULL) AS waiting
+            FROM operations.alerts
+            ORDER BY at DESC, id
+            LIMIT 1
+            """
+        )
+        return await cursor.fetchone()

@@ -201,13 +201,8 @@ class Ledger:
             outcomes = [outcome for (outcome,) in await cursor.fetchall()]
             return next((count for count, outcome in enumerate(outcomes) if outcome == Outcome.ANSWERED), len(outcomes))
 
-    async def left(self, now: datetime) -> Left:
+    async def left(self, conn: AsyncConnection[Any], now: datetime) -> Left:
         """Return what is left at `now`; nothing is granted."""
-        async with self.pool.connection() as conn:
-            return await self.left_on(conn, now)
-
-    async def left_on(self, conn: AsyncConnection[Any], now: datetime) -> Left:
-        """Return what is left at `now`, over a connection that is there already."""
         times, rested = await self._times(conn), await self._rested(conn)
         used = [sum(at > now - limit.length for at in times) for limit in self.limits]
         return Left(
