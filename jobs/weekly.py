@@ -24,6 +24,7 @@ from app.domain.model import (
     Pick,
     batch_id,
 )
+from app.domain.text import storable
 from app.errors import (
     ConfigurationError,
     MissingClose,
@@ -232,7 +233,7 @@ def _answered(tools: Context, question: Generation, answer: Answer) -> Generatio
 
 async def _complete(tools: Context, generation: Generation) -> None:
     """Store what became of a question: as it was said, but for what Postgres cannot carry."""
-    said = {name: prompt.carried(value) for name, value in asdict(generation).items() if isinstance(value, str)}
+    said = {name: storable(value) for name, value in asdict(generation).items() if isinstance(value, str)}
     generation = replace(generation, **said)
     async with transaction(tools.pool) as conn:
         if not await generations.complete(conn, generation, tools.now()):
@@ -371,6 +372,6 @@ def _failed(tools: Context, run_date: date, reason: FailureReason, failure: str)
         status=BatchStatus.FAILED,
         late=tools.calendar.is_late(run_date, now),
         failure_reason=reason,
-        failure=prompt.carried(failure),  # it may quote a provider
+        failure=storable(failure),  # it may quote a provider
         benchmark_symbol=tools.benchmark,
     )

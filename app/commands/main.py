@@ -39,6 +39,7 @@ from app.database.embedded import FOLDER, EmbeddedPostgres
 from app.domain import calendar, prompt, returns
 from app.domain.calendar import NEW_YORK, Calendar
 from app.domain.model import SERIES, Batch, BatchStatus, CheckpointStatus
+from app.domain.text import first_line, one_line
 from app.errors import AlphaMondayError, ConfigurationError, Misfit, ProviderError, Refused
 from app.main import VERSION, create_app, living
 from app.ops import verify as verifying
@@ -70,11 +71,11 @@ def main() -> None:
             "Nothing of it was done: run it again."
         )
     except (psycopg.OperationalError, PoolTimeout) as error:
-        sys.exit(f"alpha-monday: The database went away: {' '.join(str(error).split())}")
+        sys.exit(f"alpha-monday: The database went away: {one_line(error)}")
     except psycopg.errors.InsufficientPrivilege as error:
-        sys.exit(f"alpha-monday: {str(error).splitlines()[0]}. Give that right to the user of DATABASE_URL.")
+        sys.exit(f"alpha-monday: {first_line(error)}. Give that right to the user of DATABASE_URL.")
     except psycopg.Error as error:
-        sys.exit(f"alpha-monday: The database refused: {' '.join(str(error).split())}")
+        sys.exit(f"alpha-monday: The database refused: {one_line(error)}")
     except OSError as error:
         if error.errno == errno.ENOSPC and error.filename is None:
             sys.stdout = None  # what could not be written is not tried again at the end
@@ -441,7 +442,7 @@ async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal
     except Misfit:
         raise
     except (AlphaMondayError, psycopg.Error, PoolTimeout) as error:
-        say(f"alpha-monday: This could not be verified. {' '.join(str(error).split())}")
+        say(f"alpha-monday: This could not be verified. {one_line(error)}")
         sys.exit(2)
     counted = f"{found.seq:,} entries, {found.rows:,} rows, {found.known.figures:,} figures"
     click.echo(f"Everything fits: {counted}. The head: {f'{found.seq}:{found.hash}' if found.seq else 'none yet'}")

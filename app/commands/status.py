@@ -7,10 +7,11 @@ from datetime import date, timedelta
 import click
 import msgspec
 
-from app.commands.terminal import asynchronous, clock, lasting, local, opened, printable
+from app.commands.terminal import asynchronous, clock, lasting, local, opened
 from app.core import settings
 from app.domain import calendar
 from app.domain.model import BatchStatus, FailureReason
+from app.domain.text import printable
 from app.ops import standing
 from app.ops.standing import Awaited, Standing, Told
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from app.domain.model import Action, Idea
+from app.domain.text import storable, without_controls
 from app.errors import UnusableAnswer
 
 COUNT = 3
@@ -25,12 +26,9 @@ SYSTEM_PROMPT = (
     "of the given schema and nothing else. Your picks are recorded in public and measured for 14 days."
 )
 
-# What Postgres and JSON can carry, and what an S&P 500 ticker looks like: BRK.B, never BRK-B.
+# What an S&P 500 ticker looks like: BRK.B, never BRK-B.
 TICKER = re.compile(r"[A-Z]{1,5}(\.[A-Z])?")
 LONGEST_REASONING = 4000
-
-# What is set for a server that wants no key, such as "none" or "ollama", is no secret, and stands in honest answers.
-_SHORTEST_KEY = 8
 
 
 class _Answer(Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,7 +70,7 @@ def read(answer: str, benchmark: str) -> list[Idea]:
         ideas = [_checked(idea) for idea in msgspec.json.decode(answer, type=_Answer).picks]
     except (msgspec.DecodeError, UnicodeError) as error:
         # It quotes the answer, of whatever length and with whatever characters.
-        reason = "".join(character if character.isprintable() else "?" for character in str(error)[:200])
+        reason = without_controls(str(error)[:200], "?")
         raise UnusableAnswer(f"The answer was not JSON of the schema: {reason}.") from None
     if len(ideas) != COUNT:
         raise UnusableAnswer(f"The answer had {len(ideas)} picks; exactly {COUNT} are needed.")
@@ -94,7 +92,7 @@ def _checked(idea: Idea) -> Idea:
         raise UnusableAnswer(f"{ticker} has no reasoning.")
     if len(reasoning) > LONGEST_REASONING:
         raise UnusableAnswer(f"The reasoning of {ticker} is longer than {LONGEST_REASONING:,} characters.")
-    if carried(reasoning) != reasoning:
+    if storable(reasoning) != reasoning:
         raise UnusableAnswer(f"The reasoning of {ticker} holds characters that cannot be stored.")
     return Idea(ticker=ticker, action=Action(idea.action), reasoning=reasoning)
 
@@ -102,14 +100,3 @@ def _checked(idea: Idea) -> Idea:
 def in_one_form(ticker: str) -> str:
     """Return a ticker as the record writes it: in capitals, a class of shares after a dot."""
     return ticker.strip().upper().replace("-", ".")
-
-
-def without(key: str, text: str) -> str:
-    """Return `text` without a provider's key."""
-    return text.replace(key, "***") if len(key) >= _SHORTEST_KEY else text
-
-
-def carried(text: str) -> str:
-    """Return `text` as Postgres and JSON can carry it: a replacement character for each NUL and lone surrogate."""
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -18,6 +18,7 @@ from app.database import pools
 from app.domain import calendar
 from app.domain.calendar import Clock
 from app.domain.model import SERIES, BatchStatus
+from app.domain.text import one_line
 from app.providers.rate_limiter import Ledger, Left
 from app.store import batches, checkpoints, generations, journal
 from app.store.checkpoints import Lateness
@@ -97,7 +98,7 @@ class Surveyor:
                 finally:
                     leaving.cancel()
         except (Error, PoolTimeout, OSError) as error:
-            log.warning("the metrics lack what Postgres knows", reason=" ".join(str(error).split()))
+            log.warning("the metrics lack what Postgres knows", reason=one_line(error))
             return None
 
 
