@@ -12,6 +12,7 @@ from structlog.contextvars import bind_contextvars
 from app.database.pools import transaction
 from app.domain import calendar, prompt, returns
 from app.domain.model import (
+    QUESTIONS_PER_MONDAY,
     SERIES,
     Batch,
     BatchStatus,
@@ -83,7 +84,7 @@ async def begin(tools: Context, job_id: int, questions: int | None) -> None:
         log.info("this Monday is on its way", other_job=on_its_way)
     else:
         log.info("this Monday begins", by_hand=questions is not None)
-        await _run(tools, run_date, questions or prompt.QUESTIONS, by_hand=questions is not None)
+        await _run(tools, run_date, questions or QUESTIONS_PER_MONDAY, by_hand=questions is not None)
 
 
 async def live_jobs(conn: Conn, run_date: date, before: int | None = None) -> list[int]:

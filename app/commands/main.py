@@ -38,7 +38,7 @@ from app.database import migrations, pools, rehearsed
 from app.database.embedded import FOLDER, EmbeddedPostgres
 from app.domain import calendar, prompt, returns
 from app.domain.calendar import NEW_YORK, Calendar
-from app.domain.model import SERIES, Batch, BatchStatus, CheckpointStatus
+from app.domain.model import CHECKPOINT_DAYS, QUESTIONS_PER_MONDAY, SERIES, Batch, BatchStatus, CheckpointStatus
 from app.domain.text import first_line, one_line
 from app.errors import AlphaMondayError, ConfigurationError, Misfit, ProviderError, Refused
 from app.main import VERSION, create_app, living
@@ -235,7 +235,7 @@ async def _pick() -> None:
                 raise Refused("No worker is running that could do it. Start one with `alpha-monday serve` or `work`.")
             asked = len(await generations.of(conn, SERIES, run_date))
             again = asked if batch else 0  # only a Monday that failed gets three more
-            job = await weekly.begin_again(conn, clock.now(), again + prompt.QUESTIONS)
+            job = await weekly.begin_again(conn, clock.now(), again + QUESTIONS_PER_MONDAY)
         say(f"Job {job} makes the batch of {run_date}; waiting for it. (Ctrl-C does not stop the job.)")
         batch = await _awaited(pool, run_date, batch, job)
         await tables.show(pool, batch)
@@ -301,7 +301,7 @@ def checkpoint() -> None:
 
 @checkpoint.command()
 @click.argument("run_date", type=DAY, metavar="RUN_DATE")
-@click.argument("day", type=click.IntRange(0, 14))
+@click.argument("day", type=click.IntRange(0, CHECKPOINT_DAYS))
 @click.argument("ticker")
 @click.option("--reason", required=True, help="Why; it is published with the correction.")
 @asynchronous
@@ -322,7 +322,7 @@ async def correct(run_date: datetime, day: int, ticker: str, reason: str) -> Non
 
 @checkpoint.command()
 @click.argument("run_date", type=DAY, metavar="RUN_DATE")
-@click.argument("day", type=click.IntRange(1, 14))
+@click.argument("day", type=click.IntRange(1, CHECKPOINT_DAYS))
 @asynchronous
 async def retake(run_date: datetime, day: int) -> None:
     """Look again at a checkpoint that was skipped for want of prices.

@@ -20,10 +20,11 @@ from msgspec import Meta, Struct
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from app.domain.model import TICKER_PATTERN
+from app.domain.text import HIDDEN
 from app.errors import ConfigurationError
 
 _URL = r"https?://[^\s]+"
-_TICKER = r"[A-Z]{1,5}(\.[A-Z])?"
 
 _Key = Annotated[
     str, Meta(description="the key that the provider gave you", examples=["sk-abc123"], pattern=r"^[!-~]*$")
@@ -87,7 +88,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     alpha_vantage_per_minute: _Limit
     alpha_vantage_per_day: _Limit
 
-    benchmark_symbol: Annotated[str, Meta(pattern=f"^{_TICKER}$", description="a ticker in capitals", examples=["SPY"])]
+    benchmark_symbol: Annotated[
+        str, Meta(pattern=f"^{TICKER_PATTERN}$", description="a ticker in capitals", examples=["SPY"])
+    ]
     market_closed_days: Annotated[
         tuple[date, ...], Meta(description="dates with commas between them", examples=["2025-01-09,2027-03-01"])
     ]
@@ -100,7 +103,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         values = msgspec.structs.asdict(self)
-        return [(name, "***" if name in SECRETS and value else value) for name, value in values.items()]
+        return [(name, HIDDEN if name in SECRETS and value else value) for name, value in values.items()]
 
     @property
     def keys(self) -> list[str]:

@@ -8,7 +8,7 @@ from app.core.settings import Settings
 from app.database import pools, rehearsed
 from app.domain import calendar
 from app.domain.calendar import Clock
-from app.domain.model import SERIES, Batch, BatchStatus, FailureReason
+from app.domain.model import CHECKPOINT_DAYS, SERIES, Batch, BatchStatus, FailureReason
 from app.providers.rate_limiter import LONGEST_WAIT, Ledger, Left, windows
 from app.store import batches, checkpoints, generations, journal
 from app.store.checkpoints import Computed
@@ -204,7 +204,7 @@ async def _awaited(conn: Conn, at: datetime, alive: list[Found], about: admin.Su
     """Return the checkpoints without a row of the next fortnight and before, oldest first, with their jobs."""
     by_subject = {about[job.id]: job for job in alive if job.task == take_checkpoint.name and job.id in about}
     found = []
-    for due in await checkpoints.awaiting(conn, calendar.checkpoint_date(calendar.today(at), 14)):
+    for due in await checkpoints.awaiting(conn, calendar.checkpoint_date(calendar.today(at), CHECKPOINT_DAYS)):
         job = by_subject.get((due.run_date, due.day))
         held = (job.id, job.attempts, job.scheduled_at) if job else (None, 0, None)
         found.append(Awaited(due.run_date, due.day, due.at, *held))

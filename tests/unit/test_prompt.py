@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain import prompt
+from app.domain import model, prompt
 from app.domain.model import Action, Idea
 from app.domain.text import storable
 from app.errors import UnusableAnswer
@@ -232,4 +232,4 @@ def test_the_system_prompt():
     """It asks for what the law wants, and has a version."""
     assert "exactly 3 different stocks of the S&P 500" in prompt.SYSTEM_PROMPT
     assert prompt.PROMPT_VERSION == "1"
-    assert (prompt.COUNT, prompt.QUESTIONS) == (3, 3)
+    assert (model.PICKS_PER_BATCH, model.QUESTIONS_PER_MONDAY) == (3, 3)
