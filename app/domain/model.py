@@ -9,6 +9,16 @@ from msgspec import Struct
 
 SERIES = "main"
 
+# How many stocks a Monday picks, and on how many mornings after day 0 they are measured.
+PICKS_PER_BATCH = 3
+CHECKPOINT_DAYS = 14
+# How many questions the model may be asked for them, the first included. A failed Monday that is run again gets as
+# many more.
+QUESTIONS_PER_MONDAY = 3
+
+# An S&P 500 ticker in the record's one form: BRK.B, never BRK-B.
+TICKER_PATTERN = r"[A-Z]{1,5}(\.[A-Z])?"
+
 # The namespace of batch ids: one series and run date always has the same id, so its questions can name it
 # before its row is there, and a repeated Monday could not become a second batch.
 _BATCHES = UUID("8a1c8f0e-6d0b-5c55-9a37-3f0d7a1e6b52")

@@ -21,6 +21,8 @@ from msgspec import Struct
 from strawberry.annotation import StrawberryAnnotation
 from strawberry.types.arguments import StrawberryArgument
 
+from app.domain.text import storable
+
 T = TypeVar("T")
 
 DEFAULT_PAGE = 20
@@ -112,10 +114,10 @@ def bad_value(code: str, message: str) -> GraphQLError:
     return refusal(code, message, classification="ValidationError")
 
 
-def storable(value: Any) -> object:
+def parameter(value: Any) -> object:
     """Return what Postgres gets for an argument: an enum's value, or a text without what no text there can hold."""
     value = getattr(value, "value", value)
-    if isinstance(value, str) and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
+    if isinstance(value, str) and storable(value) != value:
         raise bad_value("BAD_TEXT", "A text must hold neither NUL nor lone surrogates.")
     return value
 
@@ -126,7 +128,7 @@ class Argument(Struct, frozen=True):
     type: Any
     description: str
     default: Any = strawberry.UNSET
-    convert: Callable[[Any], object] = storable
+    convert: Callable[[Any], object] = parameter
 
 
 def _number(text: str) -> int:

@@ -230,7 +230,7 @@ class Checkpoint:
         f"{METRIC}.checkpoint_id = checkpoints.id",
         order="picks.position",
         beside="pick",
-        about=3,
+        about=model.PICKS_PER_BATCH,
     )
     corrections: list[Correction] = related(
         "What was put right here, oldest first.",
@@ -317,12 +317,14 @@ class Batch:
         "The reading that it came from.", "closes.id = batches.benchmark_initial_close_id"
     )
     trading_day: date | None = column("The baseline session, the last one before the run date; null without picks.")
-    picks: list[Pick] = related("In the model's order.", "picks.batch_id = batches.id", order="picks.position", about=3)
+    picks: list[Pick] = related(
+        "In the model's order.", "picks.batch_id = batches.id", order="picks.position", about=model.PICKS_PER_BATCH
+    )
     checkpoints: list[Checkpoint] = related(
         "By day.",
         "checkpoints.batch_id = batches.id AND ($no_status OR checkpoints.status = $status)",
         order="checkpoints.day",
-        about=15,
+        about=1 + model.CHECKPOINT_DAYS,
         status=Argument(model.CheckpointStatus | None, "Only these."),
     )
     latest_checkpoint: Checkpoint | None = related(
@@ -341,7 +343,7 @@ class Batch:
         "The questions put to the model that Monday, in their order.",
         "generations.series = batches.series AND generations.run_date = batches.run_date",
         order="generations.attempt",
-        about=3,
+        about=model.QUESTIONS_PER_MONDAY,
     )
     journal: list[JournalEntry] = related(
         "What the journal says of it, oldest first.", "journal.batch_id = batches.id", order="journal.seq", about=20
