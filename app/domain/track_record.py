@@ -3,7 +3,7 @@ The track record: what all picks of a series come to, and whether that can be to
 
 **Scored** is a completed batch with a result that was not late. Late and unresolved batches are counted and never
 scored, nor do they enter any figure below. Counts, means, medians, sums and extremes are exact: Decimals, by the
-arithmetic of `returns`. What is inferred is made of floats (`inference`) and given to six decimal places.
+arithmetic of `returns`. What is inferred is made of floats (`statistics`) and given to six decimal places.
 
 **The weekly excess.** Fortnights of neighbouring Mondays overlap, tickers repeat, and shares move together, so neither
 picks nor batches are independent: a t-test that takes them for such finds skill too often. Hence the calendar-time

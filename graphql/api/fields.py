@@ -233,9 +233,9 @@ def type_of(struct: type[Struct]) -> type[Any]:
     """
     Return the GraphQL type that shows each attribute of a struct of the domain under its name.
 
-    The struct declares everything: its docstring describes the type, and the `Meta` in a field's
-    annotation the field. That of a list also says under `usual_length` how many items there usually
-    are. A field named `id` is an ID.
+    The struct declares everything: its docstring describes the type, and the description in a
+    field's annotation the field. A list's annotation also says, as `usual_length`, how many items
+    there usually are. A field named `id` is an ID.
     """
     annotations: dict[str, Any] = {}
     fields: dict[str, Any] = {}

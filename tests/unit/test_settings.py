@@ -54,7 +54,7 @@ def test_defaults():
 
 
 def test_the_file_names_every_setting():
-    """What can be set stands in settings.toml, and nothing else does."""
+    """What can be set stands in app/core/settings.toml, and nothing else does."""
     file = Path(settings.__file__).with_name("settings.toml")
     names = msgspec.toml.decode(file.read_bytes()).keys()
     assert [name.lower() for name in names] == list(settings.Settings.__struct_fields__)
