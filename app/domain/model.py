@@ -1,4 +1,4 @@
-"""The record's nouns, as frozen values. Each is what one row of its table says; what they mean: docs/record.md."""
+"""The record's nouns, as frozen values. Each is what one row of its table says; docs/record.md explains them."""
 
 from datetime import date, datetime
 from decimal import Decimal

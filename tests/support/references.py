@@ -43,9 +43,11 @@ _PATH = re.compile(
     rf"|[\w*-][\w./*-]*\.(?:{'|'.join(ENDINGS)})\b(?![\w/-]))(?:#[\w-]+)?"
 )
 _MODULE = re.compile(r"(?<![\w./@-])(?:app|jobs|api)(?:\.[A-Za-z_]\w*)+")
-_TEST = re.compile(r"(?<![\w.*-])test_\w+(?!\w*[*.])")
+_TEST = re.compile(r"(?<![\w.*-])test_\w+(?!\w*(?:\.py\b|\*))")
 _NAME = re.compile(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?:\(\))?`")
 _WORD = re.compile(r"[A-Za-z_]\w*")
+# Comments and descriptions in SQL and in the schema.
+_SAID = re.compile(r"--[^\n]*|#[^\n]*|\"\"\".*?\"\"\"", re.DOTALL)
 
 
 class Reference(NamedTuple):
@@ -60,14 +62,12 @@ class Reference(NamedTuple):
         return f"{self.file.relative_to(HOUSE)}:{self.line}: {self.kind} {self.words}"
 
 
-def references(file: Path) -> Iterator[Reference]:
+@cache
+def references(file: Path) -> tuple[Reference, ...]:
     """Return everything that a file's text refers to."""
-    if file.suffix == ".md":
-        yield from in_markdown(file, file.read_text())
-    elif file.suffix == ".py":
-        yield from in_python(file, file.read_text())
-    else:
-        yield from in_lines(file, file.read_text())
+    readers = {".md": in_markdown, ".py": in_python}
+    reader = readers.get(file.suffix, in_lines)
+    return tuple(reader(file, file.read_text()))
 
 
 def in_markdown(file: Path, text: str) -> Iterator[Reference]:
@@ -141,6 +141,7 @@ def blanked(found: re.Match[str]) -> str:
     return "\n" * found[0].count("\n")
 
 
+@cache
 def missing(reference: Reference) -> str | None:
     """Return why a reference leads nowhere, or None."""
     return _MISSING[reference.kind](reference)
@@ -190,19 +191,19 @@ def missing_test(reference: Reference) -> str | None:
 
 def missing_name(reference: Reference) -> str | None:
     """Return whether a word between backticks names nothing of ours, and nothing of Python."""
-    names = reference.words.split(".")
-    own = words_of(reference.file)
-    if all(name in own for name in names):
+    first, *rest = reference.words.split(".")
+    if {first, *rest} <= words_of(reference.file):
         return None
-    if len(names) == 1:
-        return None if names[0] in declared() else "nothing of ours has this name"
-    first, *rest = names
+    if not rest:
+        known = first in modules() or first in stored() or first in declared(tests=is_for_us(reference.file))
+        return None if known else "nothing of ours has this name"
     if first in modules():
         there = set().union(*map(words_of, modules()[first]))
         return next((f"{first} has no {name}" for name in rest if name not in there), None)
     if first in sys.stdlib_module_names:
-        return None if hasattr(importlib.import_module(first), rest[0]) else f"{first} has no {rest[0]}"
-    return next(("nothing of ours has this name" for name in names if name not in declared()), None)
+        there = dir(importlib.import_module(first))
+        return None if rest[0] in there else f"{first} has no {rest[0]}"
+    return None if {first, *rest} <= stored() else "nothing of ours has this name"
 
 
 _MISSING: dict[str, Callable[[Reference], str | None]] = {
@@ -240,29 +241,51 @@ def modules() -> dict[str, list[Path]]:
 
 
 @cache
-def declared() -> frozenset[str]:
-    """Return every name that is declared: modules, functions, classes and fields, tables and columns, the schema's."""
-    names = set(modules())
+def stored() -> frozenset[str]:
+    """Return the words of our tables and of the API's schema: names of columns, types and fields, and values."""
+    words: set[str] = set()
     for file in tracked():
-        if file.suffix == ".py":
+        if file.suffix in (".sql", ".graphql"):
+            words.update(_WORD.findall(_SAID.sub("", file.read_text())))
+    return frozenset(words)
+
+
+@cache
+def declared(*, tests: bool) -> frozenset[str]:
+    """Return what modules and classes of ours declare: with or without those of tests and tools."""
+    names: set[str] = set()
+    for file in tracked():
+        if file.suffix == ".py" and (tests or not is_for_us(file)):
             names |= declared_in(ast.parse(file.read_text()))
-        elif file.suffix in (".sql", ".graphql"):
-            names |= set(_WORD.findall(re.sub(r"--.*|#.*|\"\"\".*?\"\"\"", "", file.read_text(), flags=re.DOTALL)))
     return frozenset(names)
 
 
+def is_for_us(file: Path) -> bool:
+    """Return whether a file is a test or a tool, which the service itself knows nothing of."""
+    return any(file.is_relative_to(HOUSE / folder) for folder in ("tests", "dev"))
+
+
 def declared_in(tree: ast.AST) -> set[str]:
-    """Return the functions, classes and assigned names of a module."""
+    """Return a module's functions, classes and constants, their fields, and the attributes that are set."""
     names: set[str] = set()
     for node in ast.walk(tree):
         match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
                 names.add(node.name)
-            case ast.Name(ctx=ast.Store()):
-                names.add(node.id)
+            case ast.ClassDef() | ast.Module():
+                names |= {node.name} if isinstance(node, ast.ClassDef) else set()
+                names |= {name for statement in node.body for name in assigned(statement)}
             case ast.Attribute(ctx=ast.Store()):
                 names.add(node.attr)
     return names
+
+
+def assigned(statement: ast.stmt) -> set[str]:
+    """Return the names that an assignment sets."""
+    if not isinstance(statement, ast.Assign | ast.AnnAssign):
+        return set()
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
 
 
 @cache
