@@ -9,10 +9,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from tracked import HOUSE, tracked
 
 from app.core.locks import Lock
 
-HOUSE = Path(__file__).parents[2]
 SOURCES = {
     ".".join(path.relative_to(root).with_suffix("").parts): path
     for root, folder in ((HOUSE, "app"), (HOUSE, "jobs"), (HOUSE / "graphql", "api"))
@@ -121,17 +121,6 @@ def test_graphql_is_a_source_root():
     assert not list((HOUSE / "tests").rglob("__init__.py"))
     done = subprocess.run([sys.executable, "-c", "import strawberry, api.schema"], cwd=HOUSE, check=False)
     assert done.returncode == 0
-
-
-def tracked() -> list[Path]:
-    """Return the files that git tracks or would; in an unpacked archive, all but what a build leaves."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=HOUSE, capture_output=True, text=True, check=False
-    )
-    if listed.returncode == 0:
-        return [path for name in listed.stdout.splitlines() if (path := HOUSE / name).is_file()]
-    built = {".venv", ".alpha-monday", "__pycache__", "node_modules", "generated", "shots"}
-    return [path for path in HOUSE.rglob("*") if path.is_file() and not built & set(path.parts)]
 
 
 def test_no_tracked_file_names_a_registry_or_a_machine():

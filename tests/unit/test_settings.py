@@ -57,7 +57,7 @@ def test_defaults():
 
 
 def test_the_file_names_every_setting():
-    """What can be set stands in settings.toml, and nothing else does."""
+    """What can be set stands in app/core/settings.toml, and nothing else does."""
     file = Path(settings.__file__).with_name("settings.toml")
     names = msgspec.toml.decode(file.read_bytes()).keys()
     assert [name.lower() for name in names] == list(settings.Settings.__struct_fields__)
@@ -414,7 +414,7 @@ def a_copy(tmp_path_factory):
     ],
 )
 def test_no_other_file_decides_a_setting(a_copy, files):
-    """Nothing but the named environment variables and settings.toml decides a setting: no file that dynaconf finds."""
+    """Nothing but named variables and app/core/settings.toml decides a setting: no file that dynaconf finds."""
     for name, text in files.items():
         file = a_copy / name
         file.parent.mkdir(exist_ok=True)
@@ -428,7 +428,7 @@ def test_no_other_file_decides_a_setting(a_copy, files):
 
 
 def test_the_copy_is_what_is_read(a_copy):
-    """The test above would show nothing if the process read another settings.toml than the one beside its files."""
+    """The test above would show nothing if the process read another file than the one beside its modules."""
     file = a_copy / "app/core/settings.toml"
     text = file.read_text()
     file.write_text(text.replace('PORT = "8080"', 'PORT = "8081"'))
@@ -457,7 +457,7 @@ def test_the_copy_is_what_is_read(a_copy):
     ],
 )
 def test_no_other_variable_decides_a_setting(monkeypatch, variables):
-    """Nothing but the named environment variables and settings.toml decides a setting: no name but the exact one."""
+    """Nothing but named variables and app/core/settings.toml decides a setting: no name but the exact one."""
     assert settings.load(variables) == settings.load({})
     for name in OTHER:
         monkeypatch.delenv(name, raising=False)
@@ -478,7 +478,7 @@ def test_no_other_variable_decides_a_setting(monkeypatch, variables):
     ],
 )
 def test_no_option_of_dynaconf_decides_a_setting(tmp_path, value):
-    """Nothing but the named environment variables and settings.toml decides a setting: no *_FOR_DYNACONF."""
+    """Nothing but named variables and app/core/settings.toml decides a setting: no *_FOR_DYNACONF."""
     assert {"SETTINGS_FILE_FOR_DYNACONF", "AUTO_CAST_FOR_DYNACONF", "MERGE_ENABLED_FOR_DYNACONF"} < set(OPTIONS)
     for name, text in {"other.toml": AS_TOML, "sections.toml": AS_SECTIONS, "elsewhere.py": AS_MODULE}.items():
         (tmp_path / name).write_text(text)
