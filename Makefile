@@ -16,7 +16,7 @@ ENGINE ?= $(shell for each in podman docker; do $$each info >/dev/null 2>&1 && e
 BUILDER ?= $(or $(ENGINE),$(shell command -v buildah))
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve graphiql test test-long test-pgbouncer chaos audit bench image image-test image-upgrade migrate db-up db-down db-reset schema fmt fmt-check lint lock clean
+.PHONY: help run serve graphiql test test-long test-pgbouncer chaos audit screenshots bench image image-test image-upgrade migrate db-up db-down db-reset schema fmt fmt-check lint lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,12 +64,21 @@ test-pgbouncer: $(READY) ## Run the tests that need PgBouncer
 chaos: $(READY) ## Harm the service 200 times at random, then check every promise; ARGS="--help"
 	@$(BIN)/python dev/chaos/run.py $(ARGS)
 
+define node_and_chromium
+@command -v node >/dev/null || { echo "Node is missing: install Node 20 or newer."; exit 1; }
+@command -v npm >/dev/null || { echo "npm is missing. On Debian: apt-get install npm"; exit 1; }
+@test -x "$$(command -v $(CHROMIUM))" || { echo "Chromium is missing. On Debian: apt-get install chromium; elsewhere: make $@ CHROMIUM=..."; exit 1; }
+endef
+
 audit: $(READY) ## Run what needs Node, Chromium and the network: packages, contract, clients, GraphiQL, pages
-	@command -v node >/dev/null || { echo "Node is missing: install Node 20 or newer."; exit 1; }
-	@command -v npm >/dev/null || { echo "npm is missing. On Debian: apt-get install npm"; exit 1; }
-	@test -x "$$(command -v $(CHROMIUM))" || { echo "Chromium is missing. On Debian: apt-get install chromium; elsewhere: make audit CHROMIUM=..."; exit 1; }
+	$(node_and_chromium)
 	@$(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) dev/audit/node_modules/.package-lock.json dev/audit/.venv/.ready
 	@CHROMIUM="$$(command -v $(CHROMIUM))" node dev/audit/run.mjs
+
+screenshots: $(READY) ## Make the pictures of the README anew, in docs/images; needs Node and Chromium
+	$(node_and_chromium)
+	@$(MAKE) --silent --no-print-directory dev/audit/node_modules/.package-lock.json
+	@CHROMIUM="$$(command -v $(CHROMIUM))" node dev/audit/screenshots.mjs
 
 dev/audit/node_modules/.package-lock.json: dev/audit/package-lock.json
 	@cd dev/audit && $(NPM_CI) && touch node_modules/.package-lock.json
