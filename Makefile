@@ -23,13 +23,7 @@ help: ## List the targets
 
 $(READY): requirements-dev.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "python3 is missing: install Python 3.11 or newer."; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) was found. Choose another with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. On Debian: apt-get install python3-venv"; exit 1; }
-	@echo "Setting up $(VENV) (once, about a minute)..."
-	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
-	@touch $@
+	@$(PYTHON) dev/setup_venv.py --venv $(VENV) --goals "$(MAKECMDGOALS)"
 
 $(GRAPHIQL_READY): $(GRAPHIQL)/package-lock.json
 	@cd $(GRAPHIQL) && $(NPM_CI) && touch node_modules/.package-lock.json

@@ -10,7 +10,7 @@ const WEEKS = 8;
 const UNTIL = "2026-11-20"; // a Friday: the newest Monday has four mornings behind it
 const MONDAY = "2026-11-02"; // its fortnight is over, so the page has a result and a whole chart
 const WIDTH = 1100;
-const MARGIN = 32; // below that element
+const MARGIN = 16; // below that element
 // Each page is shown from its top to the end of an element: the picks with their reasons, and the chart.
 const PAGES = {
   home: { path: "/", last: "section[aria-labelledby=picks]" },
