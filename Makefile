@@ -41,7 +41,7 @@ run: $(READY) ## Rehearse twelve weeks with played providers, then serve them
 	$(graphiql_if_npm)
 	@$(BIN)/alpha-monday rehearse
 
-serve: $(READY) ## Serve live; needs the two keys, see README
+serve: $(READY) ## Serve live; needs the two keys, see docs/operate/settings.md
 	$(graphiql_if_npm)
 	@$(BIN)/alpha-monday serve --migrate
 

@@ -1,4 +1,4 @@
-"""The record's nouns, as frozen values. Each is what one row of its table says; docs and law: the README's "record"."""
+"""The record's nouns, as frozen values. Each is what one row of its table says; docs/record.md explains them."""
 
 from datetime import date, datetime
 from decimal import Decimal
