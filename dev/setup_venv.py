@@ -248,7 +248,7 @@ def main():
     try:
         refuse_unfit_python(options.goals)
         progress.stream.write(
-            f"Setting up {folder} (once, about a minute). `make` does this when its packages change.\n"
+            f"Setting up {folder}: once, and again when the locked packages change. About a minute.\n"
         )
         python = create_environment(folder, progress)
         install_packages(python, folder, progress)

@@ -24,7 +24,7 @@ FORTNIGHT = range(1, 15)
 # The fortnight's Sundays, whose mornings need no closes: every ticker's splits are asked for.
 SUNDAYS = (6, 13)
 
-# When a close that was not there at nine is asked for again (record.md, Retries).
+# When a close that was not there at nine is asked for again.
 ASK_AGAIN = (time(9, 30), time(10, 30), time(12, 30), time(16, 30), time(20, 30))
 
 _DAY = timedelta(days=1)

@@ -1,5 +1,5 @@
 """
-What the model is asked, and which answers can become ideas (record.md, A Monday, 1).
+What the model is asked, and which answers can become ideas (docs/record.md, What happens).
 
 An answer is refused with a sentence that the model is told when it is asked again.
 """
