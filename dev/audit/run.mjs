@@ -1,6 +1,6 @@
 // `make audit`: rehearses two Mondays in a folder of its own, up to a Thursday, serves them, and lets every audit look at
 // them; the last one lives on until the Friday.
-import { spawnSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { HOUSE, rehearsed } from "./rehearsed.mjs";
@@ -8,10 +8,16 @@ import { HOUSE, rehearsed } from "./rehearsed.mjs";
 const AUDITS = ["packages", "contract", "http", "fuzz", "export", "client", "graphiql", "pages"];
 const DAY = 24 * 3600 * 1000;
 
+// The Thursday's closes are what the Friday's morning shows, so it must have been a session: not Thanksgiving, say.
 function lastFriday() {
   const day = new Date(Date.now() - DAY);
-  while (day.getUTCDay() !== 5) day.setUTCDate(day.getUTCDate() - 1);
+  while (day.getUTCDay() !== 5 || !isSession(new Date(day - DAY))) day.setUTCDate(day.getUTCDate() - 1);
   return day;
+}
+
+function isSession(day) {
+  const program = `from datetime import date; from app.domain.calendar import Calendar; print(Calendar().is_session(date.fromisoformat("${dated(day)}")))`;
+  return execFileSync(`${HOUSE}.venv/bin/python`, ["-c", program], { cwd: HOUSE, encoding: "utf8" }).trim() === "True";
 }
 
 const dated = (day) => day.toISOString().slice(0, 10);
