@@ -16,20 +16,14 @@ ENGINE ?= $(shell for each in podman docker; do $$each info >/dev/null 2>&1 && e
 BUILDER ?= $(or $(ENGINE),$(shell command -v buildah))
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve graphiql test test-long test-pgbouncer chaos audit bench image image-test image-upgrade migrate db-up db-down db-reset schema fmt fmt-check lint lock clean
+.PHONY: help run serve graphiql test test-long test-pgbouncer chaos audit screenshots bench image image-test image-upgrade migrate db-up db-down db-reset schema fmt fmt-check lint lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements-dev.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "python3 is missing: install Python 3.11 or newer."; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) was found. Choose another with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. On Debian: apt-get install python3-venv"; exit 1; }
-	@echo "Setting up $(VENV) (once, about a minute)..."
-	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
-	@touch $@
+	@$(PYTHON) dev/setup_venv.py --venv $(VENV) --goals "$(MAKECMDGOALS)"
 
 $(GRAPHIQL_READY): $(GRAPHIQL)/package-lock.json
 	@cd $(GRAPHIQL) && $(NPM_CI) && touch node_modules/.package-lock.json
@@ -47,7 +41,7 @@ run: $(READY) ## Rehearse twelve weeks with played providers, then serve them
 	$(graphiql_if_npm)
 	@$(BIN)/alpha-monday rehearse
 
-serve: $(READY) ## Serve live; needs the two keys, see README
+serve: $(READY) ## Serve live; needs the two keys, see docs/operate/settings.md
 	$(graphiql_if_npm)
 	@$(BIN)/alpha-monday serve --migrate
 
@@ -64,12 +58,21 @@ test-pgbouncer: $(READY) ## Run the tests that need PgBouncer
 chaos: $(READY) ## Harm the service 200 times at random, then check every promise; ARGS="--help"
 	@$(BIN)/python dev/chaos/run.py $(ARGS)
 
+define node_and_chromium
+@command -v node >/dev/null || { echo "Node is missing: install Node 20 or newer."; exit 1; }
+@command -v npm >/dev/null || { echo "npm is missing. On Debian: apt-get install npm"; exit 1; }
+@test -x "$$(command -v $(CHROMIUM))" || { echo "Chromium is missing. On Debian: apt-get install chromium; elsewhere: make $@ CHROMIUM=..."; exit 1; }
+endef
+
 audit: $(READY) ## Run what needs Node, Chromium and the network: packages, contract, clients, GraphiQL, pages
-	@command -v node >/dev/null || { echo "Node is missing: install Node 20 or newer."; exit 1; }
-	@command -v npm >/dev/null || { echo "npm is missing. On Debian: apt-get install npm"; exit 1; }
-	@test -x "$$(command -v $(CHROMIUM))" || { echo "Chromium is missing. On Debian: apt-get install chromium; elsewhere: make audit CHROMIUM=..."; exit 1; }
+	$(node_and_chromium)
 	@$(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) dev/audit/node_modules/.package-lock.json dev/audit/.venv/.ready
 	@CHROMIUM="$$(command -v $(CHROMIUM))" node dev/audit/run.mjs
+
+screenshots: $(READY) ## Make the pictures of the README anew, in docs/images; needs Node and Chromium
+	$(node_and_chromium)
+	@$(MAKE) --silent --no-print-directory dev/audit/node_modules/.package-lock.json
+	@CHROMIUM="$$(command -v $(CHROMIUM))" node dev/audit/screenshots.mjs
 
 dev/audit/node_modules/.package-lock.json: dev/audit/package-lock.json
 	@cd dev/audit && $(NPM_CI) && touch node_modules/.package-lock.json

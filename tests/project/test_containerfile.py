@@ -111,6 +111,7 @@ def let_in(path: str) -> bool:
     [
         *(".env", "app/.env", ".git/config", ".alpha-monday/postgres/data/base", ".venv/bin/python", "key.pem"),
         *("graphql/api/graphiql/node_modules/react/LICENSE", "app/__pycache__/cli.cpython-313.pyc", "fly.toml"),
+        *("docs/images/home-light.png", "CITATION.cff"),
     ],
 )
 def test_what_stays_out_of_the_build(path):
@@ -126,6 +127,7 @@ def test_what_goes_into_the_build():
             for source in sources:
                 assert (HOUSE / source).exists()
                 assert let_in(source), source
+    assert let_in("LICENSE")
     assert let_in("migrations/0001_record.up.sql")
     assert let_in("app/core/settings.toml")
 

@@ -1,5 +1,6 @@
 """What the readers' pages say is so."""
 
+import json
 import re
 from datetime import date
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
@@ -8,12 +9,19 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from graphql import parse, validate
+from pages import shouted
 
+from api import cache, fields, http, limits
 from api.schema import schema
 from app.domain.model import Action, BatchStatus
+from app.domain.track_record import MOST as MOST_MONDAYS
 from app.domain.track_record import Fortnight, Held, track_record
+from app.main import READ_LIMIT
 
-RECORD = (Path(__file__).parents[2] / "docs" / "record.md").read_text()
+HOUSE = Path(__file__).parents[2]
+RECORD = (HOUSE / "docs" / "record.md").read_text()
+API = (HOUSE / "docs" / "api.md").read_text()
 ROWS = re.findall(r"^\| `(\w+)` \| (.+?) \| (-?[0-9.]+) \|$", RECORD, re.MULTILINE)
 
 
@@ -82,3 +90,34 @@ def test_the_pages_name_what_there_is():
     named = set(re.findall(r"`([a-z]+[A-Z]\w+)`", RECORD))
     assert named
     assert named <= fields
+
+
+def test_the_queries_on_the_pages_are_valid():
+    """Each query that a page shows, alone or in a request, fits the schema."""
+    queries = re.findall(r"^```graphql\n(.*?)^```", API, re.DOTALL | re.MULTILINE)
+    queries += [json.loads(body)["query"] for body in re.findall(r"-d '(\{.*\})'$", API, re.MULTILINE)]
+    queries += re.findall(r"^```\n(\{ \w+ \{.*\})\n```", RECORD, re.MULTILINE)
+    assert len(queries) == 3
+    for query in queries:
+        assert validate(schema, parse(query)) == []
+
+
+def test_every_code_of_an_error_is_told():
+    """The page on the API names each code that the API's modules give, and none that they do not."""
+    sources = "".join(path.read_text() for path in sorted((HOUSE / "graphql" / "api").glob("*.py")))
+    given = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', sources))
+    assert shouted(API) == given
+
+
+def test_the_limits_are_the_codes_own():
+    """Each number in the table of limits is the one that is checked."""
+    table = API.split("## Limits")[1].split("## Caching")[0]
+    rows = re.findall(r"^\| [^|]+ \| ([^|]+) \| `", table, re.MULTILINE)
+    told = [int(number.replace(",", "")) for row in rows for number in re.findall(r"\d[\d,]*", row)]
+    (cost,) = re.findall(r"cost=([\d_]+)", (HOUSE / "graphql" / "api" / "schema.py").read_text())
+    assert told == [
+        *(http.LONGEST_BODY // 1024, http.SLOWEST_BODY),
+        *(limits.LONGEST_DOCUMENT, limits.MOST_TOKENS, limits.DEEPEST, limits.MOST_FIELDS, limits.MOST_ALIASES),
+        *(limits.MOST_VALUES, limits.MOST_TOLD, limits.DEEPEST_VARIABLES),
+        *(MOST_MONDAYS, int(cost), 1, fields.LONGEST_PAGE, READ_LIMIT, cache.MOST_AT_ONCE),
+    ]

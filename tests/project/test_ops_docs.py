@@ -1,12 +1,15 @@
 """What the operator's pages say, holds: their commands, settings, links, files, and the numbers that can be counted."""
 
 import re
+from collections.abc import Iterator
 
+import click
 import httpx
 import pytest
 from pages import HOUSE, anchors, commands, files, links, misfit, shouted, targets
 from processes import asked, serving, until
 
+from app.commands.main import group
 from app.core.settings import Settings
 from app.database import migrations
 from app.domain.model import FailureReason, SkipReason
@@ -14,7 +17,7 @@ from jobs.reconcile import Mended
 
 OPS = HOUSE / "docs" / "operate"
 PAGES = {path.name: path.read_text() for path in sorted(OPS.glob("*.md"))}
-LINKING = [*OPS.glob("*.md"), HOUSE / "README.md", HOUSE / "SECURITY.md", HOUSE / "CONTRIBUTING.md"]
+LINKING = [path for folder in (OPS, HOUSE / "docs", HOUSE) for path in sorted(folder.glob("*.md"))]
 
 # Words in capitals that are no setting of ours: the record's reasons, what upkeep mends, and others' words.
 REASONS = {str(reason) for reason in (*FailureReason, *SkipReason)}
@@ -66,6 +69,34 @@ def test_every_setting_exists(name):
     """Whatever is written like a setting is one, or known to be something else."""
     settings = {setting.upper() for setting in Settings.__struct_fields__}
     assert shouted(PAGES[name]) <= settings | REASONS | MENDED | OTHERS
+
+
+def test_every_setting_is_told():
+    """The table of settings and the settings are the same."""
+    told = [
+        name
+        for row in re.findall(r"^\| (.*?) \|", PAGES["settings.md"], re.MULTILINE)
+        for name in re.findall(r"`([A-Z_]+)`", row)
+    ]
+    told = [f"ALPHA_VANTAGE{name}" if name.startswith("_") else name for name in told]
+    assert {name.upper() for name in Settings.__struct_fields__} == set(told)
+    assert len(told) == len(set(told))
+
+
+def test_every_command_is_told():
+    """The page on commands names each command, and each command of a group."""
+    told = {written.words for written in commands(PAGES["commands.md"])}
+    every = set(leaves("alpha-monday", group))
+    assert {name for name in every if not any(f"{words} ".startswith(f"{name} ") for words in told)} == set()
+
+
+def leaves(name: str, command: click.Command) -> Iterator[str]:
+    """Return every command below one, and the one itself if it can be given alone."""
+    if not isinstance(command, click.Group) or command.invoke_without_command:
+        yield name
+    if isinstance(command, click.Group):
+        for below, inner in command.commands.items():
+            yield from leaves(f"{name} {below}", inner)
 
 
 @pytest.mark.parametrize("path", LINKING, ids=lambda path: str(path.relative_to(HOUSE)))

@@ -1,21 +1,38 @@
-"""What the README says, holds: its commands, its settings, its query, its files."""
+"""What the README says, holds: its commands, its pictures, its query and the answer."""
 
+import json
 import os
 import re
+import shlex
 import shutil
+import struct
 import subprocess
 import sys
+import tomllib
 
+import httpx
 import pytest
+from api_records import plant
 from graphql import parse, validate
-from pages import HOUSE, commands, misfit, targets
+from pages import HOUSE, commands, links, misfit, targets
+from processes import serving
 
-from api.limits import LONGEST_BODY
 from api.schema import schema
-from app.core.settings import Settings
 
 README = (HOUSE / "README.md").read_text()
-TEXTS = {name: (HOUSE / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")}
+NAMES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *(f"docs/{path.name}" for path in (HOUSE / "docs").glob("*.md")),
+)
+TEXTS = {name: (HOUSE / name).read_text() for name in sorted(NAMES)}
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+PICTURES = re.findall(
+    r'<picture>\s*<source media="\(prefers-color-scheme: dark\)" srcset="([^"]+)">\s*'
+    r'<img src="([^"]+)" width="(\d+)" height="(\d+)" alt="([^"]+)">\s*</picture>',
+    README,
+)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -26,27 +43,74 @@ def test_every_command_exists(name):
     assert targets(TEXTS[name]) <= set(re.findall(r"^([a-z-]+):", (HOUSE / "Makefile").read_text(), re.MULTILINE))
 
 
-def test_every_setting_is_told():
-    """The table of settings and the settings are the same."""
-    table = README[README.index("| setting |") : README.index("## The house")]
-    told = [
-        name for row in re.findall(r"^\| (.*?) \|", table, re.MULTILINE) for name in re.findall(r"`([A-Z_]+)`", row)
+def test_it_fits_the_front_door():
+    """At most 120 lines, and no table."""
+    assert len(README.splitlines()) <= 120
+    assert not re.search(r"^\|", README, re.MULTILINE)
+
+
+def test_three_lines_lead_from_a_clone_to_the_page():
+    """The repository's own address, the folder that git makes of it, and a target of the Makefile."""
+    ((_, clone),) = [block for block in BLOCKS if "git clone" in block[1]]
+    source = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+    assert clone.splitlines() == [f"git clone {source}", f"cd {source.rsplit('/', 1)[1]}", "make run"]
+    assert re.search(r"^run: \$\(READY\)", (HOUSE / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_every_block_is_tried():
+    """No command stands in the README that none of these tests knows."""
+    assert [(language, text.split()[0]) for language, text in BLOCKS] == [
+        ("", "git"),
+        ("", "curl"),
+        ("json", '{"data":'),
     ]
-    told = [f"ALPHA_VANTAGE{name}" if name.startswith("_") else name for name in told]
-    assert {name.upper() for name in Settings.__struct_fields__} == set(told)
 
 
-def test_the_longest_body_is_told():
-    """The page that lists the API's limits has the number that the code has."""
-    pages = [HOUSE / "README.md", *(HOUSE / "docs").rglob("*.md")]
-    told = [size for page in pages for size in re.findall(r"^\| body \| (\d+) KB", page.read_text(), re.MULTILINE)]
-    assert told == [str(LONGEST_BODY // 1024)]
+def shape(value: object) -> object:
+    """Return what a JSON value is made of: the keys of its objects, in their order, and the types of its values."""
+    if isinstance(value, dict):
+        return [(key, shape(inner)) for key, inner in value.items()]
+    return [shape(inner) for inner in value] if isinstance(value, list) else type(value)
 
 
-def test_the_query_is_valid():
-    """The query in the README asks for what the schema has."""
-    (query,) = re.findall(r"```graphql\n(.*?)```", README, re.DOTALL)
+def test_the_query_and_its_answer(database, tmp_path):
+    """The command, sent to a server with a record, gets an answer of the shape that is shown."""
+    ((_, command),) = [block for block in BLOCKS if block[1].startswith("curl")]
+    ((_, shown),) = [block for block in BLOCKS if block[0] == "json"]
+    curl, how, address, option, parameter = shlex.split(command)
+    assert (curl, how, option) == ("curl", "-sG", "--data-urlencode")
+    name, _, query = parameter.partition("=")
+    assert name == "query"
     assert validate(schema, parse(query)) == []
+    plant(database)
+    with serving(tmp_path, DATABASE_URL=database) as server:
+        assert address == "http://127.0.0.1:8080/graphql"
+        answer = httpx.get(f"{server.told}/graphql", params={name: query})
+    assert "errors" not in answer.json()
+    assert shape(answer.json()) == shape(json.loads(shown))
+
+
+def test_the_pictures_are_as_large_as_they_say():
+    """Each is a PNG of the size that its <picture> gives, in light and dark, and all of them load fast."""
+    assert len(PICTURES) == README.count("<picture>") == README.count("<img") == 2
+    files = []
+    for dark, light, width, height, alt in PICTURES:
+        assert dark == light.replace("-light", "-dark") != light
+        assert len(alt) > 100  # what is seen, in a sentence
+        for name in (light, dark):
+            content = (HOUSE / name).read_bytes()
+            assert content.startswith(b"\x89PNG\r\n\x1a\n")
+            assert struct.unpack(">II", content[16:24]) == (int(width), int(height))
+            assert len(content) < 200_000
+            files.append(name)
+    assert set(files) == {f"docs/images/{path.name}" for path in (HOUSE / "docs" / "images").iterdir()}
+    assert sum((HOUSE / name).stat().st_size for name in files) < 1_000_000
+
+
+def test_all_pages_can_be_reached():
+    """The README links every page for readers, and the index of those for operators."""
+    linked = {file for file, _ in links(README)}
+    assert {name for name in TEXTS if name != "README.md"} | {"docs/operate/README.md", "LICENSE"} <= linked
 
 
 def test_a_field_is_added_as_told(tmp_path):

@@ -1,0 +1,129 @@
+"""`make` sets up its environment in numbered steps, and a step that fails says why."""
+
+import ast
+import hashlib
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from pages import HOUSE
+
+SCRIPT = HOUSE / "dev" / "setup_venv.py"
+# An in-tree backend, so that the project's own installation needs no package and no index.
+BACKEND = """
+import zipfile
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    name = "tried-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(f"{folder}/{name}", "w") as wheel:
+        wheel.writestr("tried-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: tried\\nVersion: 1.0\\n")
+        wheel.writestr("tried-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("tried-1.0.dist-info/RECORD", "")
+    return name
+"""
+PYPROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "tried"
+version = "1.0"
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A project of its own with the script and an empty lock file."""
+    (tmp_path / "dev").mkdir()
+    shutil.copy(SCRIPT, tmp_path / "dev")
+    (tmp_path / "backend.py").write_text(BACKEND)
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    (tmp_path / "requirements-dev.lock").write_text("")
+    return tmp_path
+
+
+def wheel(folder: Path, name: str) -> str:
+    """Write a small package; return its line in a lock file."""
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", "")
+        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(
+            f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
+    return f"{name}==1.0 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+def set_up(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the script as the Makefile does, with no settings of pip's but those given."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    return subprocess.run(
+        [sys.executable, "dev/setup_venv.py", "--venv", "made"],
+        cwd=checkout,
+        env={**inherited, "PIP_CONFIG_FILE": os.devnull, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_it_says_each_step_and_counts_packages(checkout):
+    """Four numbered steps; a package that another platform needs does not count."""
+    lines = [wheel(checkout, name) for name in ("first", "second", "third")]
+    lines.append(f"windows_only==1.0 ; sys_platform == 'win32' --hash=sha256:{'0' * 64}\n")
+    (checkout / "requirements-dev.lock").write_text("".join(lines))
+    done = set_up(checkout, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(checkout))
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^\[(\d)/4\] .*: (done|3 of 3 packages)$", done.stderr, re.MULTILINE) == [
+        ("1", "done"), ("2", "3 of 3 packages"), ("3", "3 of 3 packages"), ("4", "done")
+    ]  # fmt: skip
+    assert (checkout / "made" / ".ready").exists()
+    listed = subprocess.run(
+        [checkout / "made" / "bin" / "python", "-c", "import first, second, third"], cwd="/", check=False
+    )
+    assert listed.returncode == 0
+
+
+def test_without_a_network_it_shows_what_pip_says(checkout):
+    """Pip's error stands there in full, then the step and what to check; nothing counts as ready."""
+    (checkout / "requirements-dev.lock").write_text(f"absent==1.0 --hash=sha256:{'0' * 64}\n")
+    done = set_up(checkout, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="0")
+    assert done.returncode == 1
+    assert "ERROR: No matching distribution found for absent==1.0" in done.stderr
+    assert "Downloading the packages failed: pip ended with exit code 1" in done.stderr
+    assert "The package index could not be reached" in done.stderr
+    assert not (checkout / "made" / ".ready").exists()
+
+
+def test_a_python_that_is_too_old_is_named():
+    """The message repeats what was asked of make, with another Python."""
+    program = (
+        "import runpy, sys; sys.version_info = (3, 9, 2, 'final', 0); "
+        "sys.argv = ['setup_venv.py', '--venv', 'made', '--goals', 'run']; "
+        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Python 3.11 or newer is needed, Python 3.9.2 was found. Choose another with: make PYTHON=python3.12 run\n"
+    )
+
+
+def test_an_old_python_can_read_it():
+    """Its syntax is Python 3.7's, and no annotation is evaluated, so that it comes as far as its own message."""
+    tree = ast.parse(SCRIPT.read_text(), feature_version=(3, 7))
+    assert not [node for node in ast.walk(tree) if getattr(node, "annotation", None) or getattr(node, "returns", None)]
+
+
+def test_help_has_an_example_that_fits():
+    """The example is a command with the script's own options."""
+    done = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, check=True)
+    assert runpy.run_path(str(SCRIPT))["EXAMPLE"] in done.stdout
+    assert "Example: python3 dev/setup_venv.py --venv .venv" in done.stdout
