@@ -38,7 +38,7 @@ try {
   const { origin, stop } = await served(folder);
   for (const name of AUDITS) {
     console.log(`${name}:`);
-    const { status } = spawnSync(process.execPath, [`${HOUSE}audit/${name}.mjs`, origin, folder, dated(lastFriday())], { stdio: "inherit", timeout: 300_000 });
+    const { status } = spawnSync(process.execPath, [`${HOUSE}dev/audit/${name}.mjs`, origin, folder, dated(lastFriday())], { stdio: "inherit", timeout: 300_000 });
     if (status !== 0) failed.push(name);
   }
   await stop();
