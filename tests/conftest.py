@@ -33,9 +33,7 @@ BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def pytest_configure() -> None:
-    """Refuse a Python with which tests would mean something else."""
-    if sys.flags.optimize:
-        raise pytest.UsageError("Python ignores assertions: unset PYTHONOPTIMIZE and leave out -O.")
+    """Refuse a Python that reads files in another encoding: it is chosen when a process starts, before this file."""
     if locale.getencoding().lower() != "utf-8" and not sys.flags.utf8_mode:
         raise pytest.UsageError("Files would not be read as UTF-8: set PYTHONUTF8=1.")
 

@@ -37,14 +37,8 @@ def one_line(text: str) -> str:
         pytest.param({"OPENAI_API_KEY": "sk-test"}, "ALPHA_VANTAGE_API_KEY must be set", id="one key missing"),
         pytest.param({**KEYS, "PORT": "x"}, "PORT must be a port number, 0 to 65535, for example PORT=8080", id="port"),
         pytest.param({**KEYS, "OPENAI_TEMPERATURE": "hot"}, "OPENAI_TEMPERATURE must be a number", id="temperature"),
-        pytest.param(
-            {**KEYS, "HOST": "203.0.113.7", "PORT": ""}, "Cannot listen on 203.0.113.7 port 8080", id="not our address"
-        ),
-        pytest.param(
-            {**KEYS, "HOST": "nowhere.invalid", "PORT": ""},
-            "Cannot listen on nowhere.invalid port 8080: ",
-            id="no name",
-        ),
+        pytest.param({**KEYS, "HOST": "203.0.113.7"}, "Cannot listen on 203.0.113.7 port 8080", id="not our address"),
+        pytest.param({**KEYS, "HOST": "nowhere.invalid"}, "Cannot listen on nowhere.invalid port 8080: ", id="no name"),
         pytest.param(
             {**KEYS, "PORT": "0", "DATABASE_URL": "postgresql://nobody:secret-word@127.0.0.1:1/none"},
             "The database at 127.0.0.1:1/none cannot be reached",

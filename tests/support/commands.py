@@ -24,9 +24,10 @@ def environment(**settings: str) -> dict[str, str]:
     """
     Return an environment with nothing but the path, no home and these settings.
 
-    A server takes a free port; with `PORT=""` it takes the port that it takes where none is set.
+    A server takes a free port, unless a test chooses where it listens by PORT or HOST.
     """
-    return {"PATH": f"{BIN}{os.pathsep}/usr/bin:/bin", "HOME": NO_HOME, "PORT": "0", **settings}
+    port = {} if "HOST" in settings else {"PORT": "0"}
+    return {"PATH": f"{BIN}{os.pathsep}/usr/bin:/bin", "HOME": NO_HOME, **port, **settings}
 
 
 class Said(NamedTuple):
