@@ -4,15 +4,15 @@ One process: pools, queue, worker, upkeep and routes, tied together. Everything 
 `create_app(settings)` is the service as an ASGI application; `living` is the same without its web server.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
 import structlog
-from litestar import Litestar, MediaType, Response, get
+from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import ResponseHeader
 from litestar.exceptions import HTTPException
@@ -20,6 +20,7 @@ from litestar.exceptions import HTTPException
 from api.cache import Cache
 from api.engine import Engine
 from api.http import routes
+from api.limits import LONGEST_BODY
 from api.schema import Facts, schema
 from app.core.settings import Settings
 from app.database import migrations, pools, rehearsed
@@ -27,18 +28,19 @@ from app.database.embedded import address_of
 from app.database.queries import Fetch, fetcher, standing
 from app.database.revision import Revision
 from app.domain.calendar import Clock
-from app.ops.snapshot import WITHIN, Surveyor
-from app.providers.rate_limiter import Ledger
+from app.ops import snapshot
 from app.web.charts.image import picture
-from app.web.feeds.atom import feed, is_followed
+from app.web.feeds.atom import feed
 from app.web.feeds.downloads import downloads
+from app.web.health import health_routes
 from app.web.live import Live
-from app.web.metrics import MEDIA, Life, Metrics
+from app.web.metrics import Life, Metrics, metrics_route
 from app.web.middleware import Requests
-from app.web.pages.site import Site, kept_by
+from app.web.pages.site import Site
+from app.web.routes import cached_query
 from jobs import queue as the_queue
 from jobs.context import Context, RealClock
-from jobs.queue import AWAY, Queue
+from jobs.queue import Queue
 from jobs.worker import Worker, supervised
 
 log = structlog.get_logger()
@@ -54,20 +56,25 @@ _MADE_UP = "Rehearsed: every price and every word of this record is made up."
 ClockOf = Callable[[pools.Pool, Queue], AbstractAsyncContextManager[Any]]
 
 
-@dataclass
-class House:
-    """What lives in a process; `queued` is the queue's own pool. `worker` is None where it was switched off."""
+@dataclass(frozen=True)
+class Process:
+    """
+    What runs in one process, with or without the web server.
+
+    `direct` is the database's address without a PgBouncer: LISTEN needs it. `worker` is None where
+    it was switched off.
+    """
 
     pool: pools.Pool
-    queued: pools.Pool
+    queue_pool: pools.Pool
     direct: str
-    tools: Context
+    context: Context
     clock: Clock
     worker: Worker | None
 
 
 @asynccontextmanager
-async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> AsyncIterator[House]:
+async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> AsyncIterator[Process]:
     """
     Bring everything but the web server to life, and drain it at the end.
 
@@ -88,14 +95,21 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
             clock = await stack.enter_async_context(clock_of(pool, queue))
         else:
             await rehearsed.refuse(pool)
-        tools = await stack.enter_async_context(the_queue.handed(queue, settings, pool, clock))
+        context = await stack.enter_async_context(the_queue.handed(queue, settings, pool, clock))
         worker = None
         if work:
             options = clock.options if clock_of else dict
-            worker = await stack.enter_async_context(supervised(queue, tools, options))
+            worker = await stack.enter_async_context(supervised(queue, context, options))
             if clock_of:
                 clock.worker_anew = worker.start_anew
-        yield House(pool, connector.pool, direct, tools, clock, worker)
+        yield Process(
+            pool=pool,
+            queue_pool=connector.pool,
+            direct=direct,
+            context=context,
+            clock=clock,
+            worker=worker,
+        )
 
 
 @asynccontextmanager
@@ -114,82 +128,126 @@ async def reading(settings: Settings) -> AsyncIterator[tuple[pools.Pool, Fetch]]
         yield pool, fetcher(pool, pooled=settings.database_pooled, limit=READ_LIMIT)
 
 
-@asynccontextmanager
-async def surveying(settings: Settings, house: House) -> AsyncIterator[Surveyor]:
-    """Give `/metrics` one connection of its own, made when it is asked for first."""
-    pool = pools.make_pool(
-        address_of(settings.database_url), pooled=settings.database_pooled, size=1, least=0, name="metrics", wait=WITHIN
-    )
-    ledger: Ledger = house.tools.prices.ledger
-    async with pool:
-        yield Surveyor(pool, ledger, house.clock)
+@dataclass(frozen=True)
+class Running:
+    """What is open while the service runs; `api_pool` is the pool that `fetch` reads from."""
+
+    process: Process
+    api_pool: pools.Pool
+    fetch: Fetch
+
+
+class Service:
+    """
+    What the request handlers read of the running service.
+
+    Litestar is given its handlers before its lifespan opens the pools. So the handlers are given
+    methods of this object, and call them when a request comes.
+    """
+
+    def __init__(self, *, rehearsed: bool) -> None:
+        self.facts = Facts(version=VERSION, rehearsed=rehearsed, now=self.now)
+        self._running: Running | None = None
+
+    @asynccontextmanager
+    async def opened(
+        self,
+        settings: Settings,
+        clock_of: ClockOf | None,
+        *,
+        work: bool,
+    ) -> AsyncIterator[Running]:
+        """Open everything that the handlers read, and close it at the end."""
+        try:
+            async with (
+                living(settings, clock_of, work=work) as process,
+                reading(settings) as (api_pool, fetch),
+            ):
+                self._running = Running(process, api_pool, fetch)
+                yield self._running
+        finally:
+            self._running = None
+
+    @property
+    def running(self) -> Running:
+        """Return what is open, or raise RuntimeError before `opened` has begun and after it has ended."""
+        if self._running is None:
+            raise RuntimeError("The service is not running: its database pools are not open.")
+        return self._running
+
+    async def health(self) -> snapshot.Health:
+        """Return whether the database answers and the process's worker lives."""
+        process = self.running.process
+        return await snapshot.health(process.pool, process.worker)
+
+    def now(self) -> datetime:
+        """Return the time by the process's clock."""
+        return self.running.process.clock.now()
+
+    def fetch(self, sql: str, parameters: Sequence[str | None]) -> Awaitable[list[bytes]]:
+        """
+        Run one statement of the API.
+
+        Not `async`, because each query that is not cached would pay for one more coroutine.
+        """
+        return self.running.fetch(sql, parameters)
+
+    @asynccontextmanager
+    async def on_a_snapshot(self) -> AsyncIterator[Engine]:
+        """Give an engine that reads the record as it stands now, whatever is written meanwhile."""
+        async with standing(self.running.api_pool, limit=READ_LIMIT) as fetch:
+            yield Engine(schema, fetch, self.facts, kept=1)
 
 
 def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> Cache:
     """Return the service; its lifespan brings the rest to life."""
-    lives: list[House] = []
-    fetches: list[Fetch] = []
-    reads_from: list[pools.Pool] = []
+    rehearsed = clock_of is not None
+    notice = _MADE_UP if rehearsed else ""
+    marks = {"X-Rehearsed": "true"} if rehearsed else {}
+    service = Service(rehearsed=rehearsed)
     revision = Revision()
-    metrics = Metrics(VERSION, rehearsed=clock_of is not None)
-
-    async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
-        return await fetches[0](sql, parameters)
+    metrics = Metrics(VERSION, rehearsed=rehearsed)
+    engine = Engine(schema, service.fetch, service.facts)
+    site = Site(engine, notice, settings.public_url)
+    live = Live(revision.changed, site.head)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with (
-            living(settings, clock_of, work=work) as house,
-            reading(settings) as (its_pool, reads),
-            surveying(settings, house) as surveyor,
-            revision.heard(house.direct),
-            AsyncExitStack() as stack,
+            service.opened(settings, clock_of, work=work) as running,
+            snapshot.metrics_reader(settings, running.process.context.prices.ledger, running.process.clock) as reader,
+            revision.heard(running.process.direct),
+            live.following(),
         ):
-            lives.append(house)
-            fetches.append(reads)
-            reads_from.append(its_pool)
-            pools.tell(house.pool, revision.moved)
-            await stack.enter_async_context(live.following())
+            process = running.process
+            pools.tell(process.pool, revision.moved)
             metrics.life = Life(
-                cache, {"app": house.pool, "api": its_pool, "queue": house.queued}, house.worker, surveyor
+                cache=cache,
+                pools={"app": process.pool, "api": running.api_pool, "queue": process.queue_pool},
+                worker=process.worker,
+                reader=reader,
             )
-            log.info("alive", version=VERSION, serves=True, works=work, rehearsed=clock_of is not None)
+            log.info("alive", version=VERSION, serves=True, works=work, rehearsed=rehearsed)
             try:
                 yield
             finally:
                 log.info("stopping")
         metrics.life = None
-        lives.clear()
-        fetches.clear()
-        reads_from.clear()
         log.info("stopped")
 
-    facts = Facts(version=VERSION, rehearsed=clock_of is not None, now=lambda: lives[0].clock.now())
-
-    @asynccontextmanager
-    async def on_a_snapshot() -> AsyncIterator[Engine]:
-        async with standing(reads_from[0], limit=READ_LIMIT) as fixed:
-            yield Engine(schema, fixed, facts, kept=1)
-
-    marks = {"X-Rehearsed": "true"} if clock_of else {}
-    cors = (
-        CORSConfig(allow_origins=list(settings.cors_allow_origins), allow_methods=["GET", "POST"])
-        if settings.cors_allow_origins
-        else None
-    )
-    engine, notice = Engine(schema, fetch, facts), _MADE_UP if clock_of else ""
-    site = Site(engine, notice, settings.public_url)
-    live = Live(revision.changed, site.head)
-    service = Litestar(
+    cors = None
+    if settings.cors_allow_origins:
+        cors = CORSConfig(allow_origins=list(settings.cors_allow_origins), allow_methods=["GET", "POST"])
+    litestar = Litestar(
         route_handlers=[
             *routes(engine, notice, marks),
             *site.routes(),
             live.route(marks),
-            feed(engine, settings.public_url, rehearsed=clock_of is not None),
-            picture(engine, rehearsed=clock_of is not None),
-            *downloads(on_a_snapshot, marks),
-            *_health(lambda: lives[0]),
-            _metrics(metrics),
+            feed(engine, settings.public_url, rehearsed=rehearsed),
+            picture(engine, rehearsed=rehearsed),
+            *downloads(service.on_a_snapshot, marks),
+            *health_routes(service.health),
+            metrics_route(metrics),
         ],
         lifespan=[lifespan],
         exception_handlers={HTTPException: site.refuse, Exception: site.fail},
@@ -197,54 +255,12 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         openapi_config=None,
         logging_config=None,  # logs are the command's to configure
         response_headers=[ResponseHeader(name=name, value=value) for name, value in marks.items()],
-        request_max_body_size=64 * 1024,
+        request_max_body_size=LONGEST_BODY,
     )
     cache = Cache(
-        Requests(service, metrics.count),
+        Requests(litestar, metrics.count),
         revision.now,
-        lambda path, query: b"" if is_followed(path) else kept_by(path, query),
+        cached_query,
         told=metrics.answered,
     )
     return cache
-
-
-def _health(house: Callable[[], House]) -> Sequence[Any]:
-    @get("/live", media_type=MediaType.JSON, sync_to_thread=False)
-    def live() -> dict[str, str]:
-        """Say that the process answers."""
-        return {"status": "alive"}
-
-    @get("/health", media_type=MediaType.JSON)
-    async def health() -> Response[dict[str, str]]:
-        """Say whether the database and this process's worker live; a worker that was switched off is not missed."""
-        worker = house().worker
-        parts = {
-            "database": "alive" if await _answers(house().pool) else "away",
-            "worker": "switched off" if worker is None else "alive" if worker.alive else "away",
-        }
-        return Response(parts, status_code=503 if "away" in parts.values() else 200)
-
-    return [live, health]
-
-
-def _metrics(metrics: Metrics) -> Any:
-    @get("/metrics", media_type=MEDIA)
-    async def text() -> Response[bytes]:
-        """Say how everything stands, for Prometheus."""
-        return Response(await metrics.text(), media_type=MEDIA, headers={"Cache-Control": "no-store"})
-
-    return text
-
-
-async def _answers(pool: pools.Pool) -> bool:
-    try:
-        async with pool.connection(timeout=2) as conn:
-            # On a connection that died without a word a cancellation takes ten seconds.
-            leaving = asyncio.get_running_loop().call_later(2, pools.hang_up, conn)
-            try:
-                await conn.execute("SELECT 1")
-            finally:
-                leaving.cancel()
-    except AWAY:
-        return False
-    return True

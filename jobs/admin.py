@@ -1,8 +1,7 @@
 """
 What a person asks of the queue's jobs and does to them, where Procrastinate's own shell has no answer.
 
-A job that is `doing` under a worker that is gone, or silent for too long, is called `stalled` here. Who is silent is a
-matter of real time, so of Postgres's own now().
+What is only asked stands in `jobs.queue_tables`, and can be imported from here, too.
 """
 
 from collections.abc import Sequence
@@ -10,76 +9,52 @@ from datetime import date, datetime
 from typing import Any
 
 from msgspec import Struct
-from psycopg.rows import scalar_row
 
 from app.domain import calendar
 from app.domain.model import SERIES, batch_id
 from app.errors import Refused
 from app.store import batches
 from app.store.rows import Conn, row_of
+from jobs import queue_tables
 from jobs.daily import take_checkpoint
-from jobs.queue import STALLED_AFTER
+from jobs.queue_tables import (
+    STATUSES,
+    UNFINISHED,
+    Counted,
+    Found,
+    Happened,
+    Silent,
+    counts,
+    events_of,
+    find,
+    waiting_since,
+    workers,
+)
 from jobs.weekly import pick_week
 
-# The queue's own words, and ours.
-STATUSES = ("todo", "doing", "stalled", "failed", "cancelled", "aborted", "succeeded")
-UNFINISHED = ("todo", "doing", "stalled", "failed")
-
+__all__ = [
+    "STATUSES",
+    "UNFINISHED",
+    "Counted",
+    "Found",
+    "Happened",
+    "Silent",
+    "Subjects",
+    "Upkeep",
+    "cancel",
+    "counts",
+    "events_of",
+    "find",
+    "get",
+    "retry",
+    "subjects",
+    "upkeep",
+    "waiting_since",
+    "workers",
+]
 
 # What jobs are about, by job: a Monday and, of a checkpoint, its day.
 Subjects = dict[int, tuple[date, int | None]]
-
-
-class Found(Struct, frozen=True):
-    """
-    A job as it stands. `silent` is for how many seconds its worker gave no sign of life, None if that is gone.
-
-    `surprises` and `deaths` are what counts against it; the queue's own attempts hold waits and shutdowns, too.
-    """
-
-    id: int
-    task: str
-    status: str
-    args: Any
-    scheduled_at: datetime | None
-    attempts: int
-    surprises: int
-    deaths: int
-    queue: str
-    priority: int
-    lock: str | None
-    queueing_lock: str | None
-    abort_requested: bool
-    worker_id: int | None
-    silent: float | None
-
-
-class Happened(Struct, frozen=True):
-    """One of the events that the queue writes down of a job, in real time; when it is scheduled, in the jobs' own."""
-
-    type: str
-    at: datetime
-
-
-class Silent(Struct, frozen=True):
-    """A worker, and for how many seconds it gave no sign of life."""
-
-    id: int
-    last_heartbeat: datetime
-    silent: float
-
-    @property
-    def lives(self) -> bool:
-        """Return whether it counts as alive."""
-        return self.silent <= STALLED_AFTER
-
-
-class Counted(Struct, frozen=True):
-    """How many jobs of a task have a status, the queue's own."""
-
-    task: str
-    status: str
-    jobs: int
 
 
 class Upkeep(Struct, frozen=True):
@@ -90,123 +65,20 @@ class Upkeep(Struct, frozen=True):
     mended: dict[str, Any]
 
 
-async def find(conn: Conn, statuses: Sequence[str], task: str | None, limit: int) -> list[Found]:
-    """Return jobs: those that run, those that failed, those that wait, the next one first, then the newest first."""
-    return await _select(
-        conn,
-        """
-        WHERE found.status = ANY(%(statuses)s) AND (%(task)s::text IS NULL OR task = %(task)s)
-        ORDER BY array_position(ARRAY['stalled', 'doing', 'failed', 'todo'], found.status) NULLS LAST,
-            CASE WHEN found.status = 'todo' THEN coalesce(scheduled_at, 'epoch') END,
-            CASE WHEN found.status = 'todo' THEN found.id ELSE -found.id END
-        LIMIT %(limit)s
-        """,
-        statuses=list(statuses),
-        task=task,
-        limit=limit,
-    )
-
-
 async def get(conn: Conn, id: int) -> Found:
     """Return a job; refuse an id that is nobody's."""
-    found = await _select(conn, "WHERE found.id = %(id)s", id=id)
-    if not found:
+    return _refused_if_none(id, await queue_tables.get(conn, id))
+
+
+async def _held(conn: Conn, id: int) -> Found:
+    """Return a job that no other process can change before this transaction ends; refuse an id that is nobody's."""
+    return _refused_if_none(id, await queue_tables.hold(conn, id))
+
+
+def _refused_if_none(id: int, job: Found | None) -> Found:
+    if job is None:
         raise Refused(f"There is no job {id}: `alpha-monday jobs list` shows those there are.")
-    return found[0]
-
-
-async def _select(conn: Conn, where: str, **values: object) -> list[Found]:
-    sql = """
-    SELECT *
-    FROM (
-        SELECT
-            jobs.id,
-            task_name AS task,
-            CASE
-                WHEN jobs.status = 'doing'
-                    AND (workers.id IS NULL OR last_heartbeat < now() - make_interval(secs => %(stalled_after)s))
-                    THEN 'stalled'
-                ELSE jobs.status::text
-            END AS status,
-            args,
-            scheduled_at,
-            attempts,
-            coalesce(surprises, 0) AS surprises,
-            coalesce(deaths, 0) AS deaths,
-            queue_name AS queue,
-            priority,
-            lock,
-            queueing_lock,
-            abort_requested,
-            worker_id,
-            extract(epoch FROM now() - last_heartbeat)::float8 AS silent
-        FROM procrastinate_jobs jobs
-            LEFT JOIN procrastinate_workers workers ON workers.id = jobs.worker_id
-            LEFT JOIN operations.strikes ON strikes.job_id = jobs.id
-    ) found
-    """
-    async with conn.cursor(row_factory=row_of(Found)) as cursor:
-        await cursor.execute((sql + where).encode(), {"stalled_after": STALLED_AFTER, **values})
-        return await cursor.fetchall()
-
-
-async def events_of(conn: Conn, id: int) -> list[Happened]:
-    """Return what happened to a job, in order."""
-    async with conn.cursor(row_factory=row_of(Happened)) as cursor:
-        await cursor.execute(
-            "SELECT type::text, at FROM procrastinate_events WHERE job_id = %s ORDER BY procrastinate_events.id", (id,)
-        )
-        return await cursor.fetchall()
-
-
-async def workers(conn: Conn) -> list[Silent]:
-    """Return the workers that have signed on and not off, whoever was heard last first."""
-    async with conn.cursor(row_factory=row_of(Silent)) as cursor:
-        await cursor.execute(
-            """
-            SELECT id, last_heartbeat, extract(epoch FROM now() - last_heartbeat)::float8 AS silent
-            FROM procrastinate_workers
-            ORDER BY last_heartbeat DESC
-            """
-        )
-        return await cursor.fetchall()
-
-
-async def counts(conn: Conn) -> list[Counted]:
-    """Return how many jobs there are, by task and status."""
-    async with conn.cursor(row_factory=row_of(Counted)) as cursor:
-        await cursor.execute(
-            """
-            SELECT task_name AS task, status::text, count(*) AS jobs
-            FROM procrastinate_jobs
-            GROUP BY task_name, procrastinate_jobs.status
-            ORDER BY task_name, procrastinate_jobs.status
-            """
-        )
-        return await cursor.fetchall()
-
-
-async def waiting_since(conn: Conn, at: datetime) -> datetime | None:
-    """
-    Return when the job that waits longest, although it may run, was due; None if there is none at `at`.
-
-    One without a time was due when it was deferred or put back.
-    """
-    cursor = conn.cursor(row_factory=scalar_row)
-    await cursor.execute(
-        """
-        SELECT min(since)
-        FROM procrastinate_jobs
-        CROSS JOIN LATERAL (
-            SELECT coalesce(scheduled_at, max(at)) AS since
-            FROM procrastinate_events
-            WHERE job_id = procrastinate_jobs.id
-        ) waiting
-        WHERE status = 'todo' AND since <= %s
-        """,
-        (at,),
-    )
-    return await cursor.fetchone()
+    return job
 
 
 async def upkeep(conn: Conn) -> Upkeep | None:
@@ -258,13 +130,13 @@ async def retry(conn: Conn, id: int, now: datetime) -> int:
             raise Refused(f"Job {id} has succeeded: nothing is left to do.")
     if job.status != "stalled":
         await _refuse_what_would_do_nothing(conn, job, now)
-    await conn.execute("DELETE FROM operations.strikes WHERE job_id = %s", (id,))
+    await queue_tables.forget_strikes(conn, id)
     if job.status in ("failed", "stalled") and not job.abort_requested:
-        await conn.execute("SELECT procrastinate_retry_job_v2(%s, NULL, NULL, NULL, NULL)", (id,))
+        await queue_tables.retry(conn, id)
         return id
     if job.status == "stalled":  # whoever asked for its end gets it
-        await conn.execute("SELECT procrastinate_finish_job_v1(%s, 'aborted', false)", (id,))
-    return await _defer_alike(conn, id)
+        await queue_tables.abort(conn, id)
+    return await queue_tables.defer_copy(conn, id)
 
 
 async def _refuse_what_would_do_nothing(conn: Conn, job: Found, now: datetime) -> None:
@@ -272,34 +144,8 @@ async def _refuse_what_would_do_nothing(conn: Conn, job: Found, now: datetime) -
     monday, _ = (await subjects(conn, [job])).get(job.id, (None, None))
     if job.task == pick_week.name and monday and monday < calendar.today(now):
         raise Refused(f"Job {job.id} belongs to the Monday {monday}, which is over: picks are never back-dated.")
-    cursor = conn.cursor(row_factory=scalar_row)
-    await cursor.execute(
-        """
-        SELECT other.id
-        FROM procrastinate_jobs other JOIN procrastinate_jobs job USING (task_name, args)
-        WHERE job.id = %s AND other.id <> job.id AND other.status IN ('todo', 'doing')
-        ORDER BY other.id
-        """,
-        (job.id,),
-    )
-    if other := await cursor.fetchone():
+    if other := await queue_tables.find_duplicate(conn, job.id):
         raise Refused(f"Job {other} has the same task and arguments as job {job.id}, and waits or runs already.")
-
-
-async def _defer_alike(conn: Conn, id: int) -> int:
-    """Put a new job into the queue that is as this one was when it was deferred."""
-    cursor = conn.cursor(row_factory=scalar_row)
-    await cursor.execute(
-        """
-        SELECT unnest(procrastinate_defer_jobs_v1(ARRAY[
-            ROW(queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)::procrastinate_job_to_defer_v1
-        ]))
-        FROM procrastinate_jobs
-        WHERE id = %s
-        """,
-        (id,),
-    )
-    return int(await cursor.fetchone() or 0)
 
 
 async def cancel(conn: Conn, id: int) -> Found:
@@ -318,14 +164,8 @@ async def cancel(conn: Conn, id: int) -> Found:
             )
         case "failed" | "cancelled" | "aborted" | "succeeded":
             raise Refused(f"Job {id} has ended ({job.status}) and does not run again by itself.")
-    await conn.execute("SELECT procrastinate_cancel_job_v1(%s, false, false)", (id,))
+    await queue_tables.cancel(conn, id)
     return job
-
-
-async def _held(conn: Conn, id: int) -> Found:
-    """Return a job that nobody else can change before this transaction ends."""
-    await conn.execute("SELECT FROM procrastinate_jobs WHERE id = %s FOR UPDATE", (id,))
-    return await get(conn, id)
 
 
 def _until(job: Found) -> str:

@@ -20,6 +20,7 @@ from msgspec.structs import asdict
 from procrastinate import JobContext
 from procrastinate.jobs import Job
 
+from app.core.locks import Lock
 from app.database.pools import transaction
 from app.database.rehearsed import is_rehearsed
 from app.domain.journal import timestamp
@@ -39,7 +40,6 @@ LASTING = timedelta(days=1)
 
 # How long a quota that was found spent must have been free before it is told of once more.
 _FREE = timedelta(hours=1)
-_LOCK = 4_021_970_436
 
 # What is shown in a chat calls nobody and is no markup, whoever wrote it.
 _PLAIN = str.maketrans({"<": "‹", ">": "›", "@": "＠"})
@@ -195,7 +195,7 @@ async def _quota_spent(tools: Context, spent: QuotaSpent) -> None:
     """Tell that the quota is spent, once until it was free for a while, however many jobs and processes find it so."""
     now = tools.now()
     async with transaction(tools.pool, at_once=False) as conn:
-        await conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.QUOTA_ALERT,))
         cursor = await conn.execute(
             """
             UPDATE operations.alerts
@@ -280,3 +280,30 @@ async def keep(conn: Conn, tools: Context, readable: timedelta) -> int:
     lost = await messages.without_a_job(conn, send_alert, waiting)
     await messages.defer(conn, send_alert, lost)
     return len(lost)
+
+
+class LastAlert(Struct, frozen=True):
+    """The newest alert: when it arose, its kind, its outcome (None: it waits), and how many wait."""
+
+    at: datetime
+    kind: str
+    outcome: str | None
+    waiting: int
+
+
+async def last(conn: Conn) -> LastAlert | None:
+    """Return the newest alert, or None if there is none."""
+    async with conn.cursor(row_factory=row_of(LastAlert)) as cursor:
+        await cursor.execute(
+            """
+            SELECT
+                at,
+                kind,
+                outcome,
+                (SELECT count(*) FROM operations.alerts WHERE outcome IS NULL) AS waiting
+            FROM operations.alerts
+            ORDER BY at DESC, id
+            LIMIT 1
+            """
+        )
+        return await cursor.fetchone()

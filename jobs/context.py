@@ -1,4 +1,9 @@
-"""What a job is handed: the database, the picker, the prices, the calendar, and the one clock."""
+"""
+A job's context: what every job of a process shares, and the clock that all code asks for the time.
+
+`jobs.queue.handed` builds the context from the settings, keeps it on the queue as `tools` while the
+worker runs, and closes it. A job gets it from `jobs.queue.tools()`.
+"""
 
 import asyncio
 from contextlib import suppress
@@ -17,32 +22,40 @@ from app.providers.webhook import Receiver
 
 
 class RealClock:
-    """The real time, and real waiting."""
+    """
+    The clock of a live service: the system's time, and waits that take as long as they say.
+
+    A rehearsal has `app.simulation.clock.SimulatedClock` instead.
+    """
 
     def __init__(self) -> None:
         self._stopped = asyncio.Event()
 
     def now(self) -> datetime:
-        """Return the time, in UTC."""
+        """Return the current time, in UTC."""
         return datetime.now(UTC)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, or raise TryAgainAt when the process is told to stop."""
+        """Wait for `seconds`. Raise TryAgainAt when `stop` is called before or while it waits."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), seconds)
             raise TryAgainAt("The process was told to stop.", self.now())
 
     def stop(self) -> None:
-        """End all waiting."""
+        """End every wait on this clock, now and later: the process shuts down."""
         self._stopped.set()
 
 
 @dataclass(frozen=True)
 class Context:
     """
-    One of each, for every job of a process. `benchmark` is the ticker that picks are measured against.
+    What a job needs from outside: one of each, shared by all jobs of a process.
 
-    `alerts` is who is told what went wrong, `heartbeat` who waits for good mornings; either may be off.
+    `pool` holds connections to the database, which reach the record and the queue. `picker` asks the
+    language model for picks, and `prices` asks Alpha Vantage for prices. `calendar` knows the market's
+    sessions. `benchmark` is the ticker that picks are measured against. `clock` is the real or the
+    simulated clock. `alerts` receives what went wrong, and `heartbeat` a request after each good
+    morning; either may be off.
     """
 
     pool: AsyncConnectionPool[AsyncConnection[Any]]
@@ -55,9 +68,14 @@ class Context:
     heartbeat: Receiver
 
     def now(self) -> datetime:
-        """Return the time: nothing else may be asked for it."""
+        """Return the current time, in UTC. Jobs ask only here: a rehearsal simulates the time."""
         return self.clock.now()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait; never while holding a connection, a lock or a semaphore."""
+        """
+        Wait for `seconds` of the clock's time.
+
+        Never called while a connection, a lock or a semaphore is held: another job may need it, and
+        simulated time leaps only when every job waits.
+        """
         await self.clock.sleep(seconds)

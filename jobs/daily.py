@@ -28,7 +28,7 @@ from app.errors import ConfigurationError, MissingClose, ProviderError, TryAgain
 from app.store import batches, checkpoints, courses, opens
 from app.store.checkpoints import Due, Learnt
 from app.store.rows import Conn
-from jobs import alerts, splits
+from jobs import alerts, queue_tables, splits
 from jobs.context import Context
 from jobs.prices import closes_of
 from jobs.queue import Retry, app, tools
@@ -141,17 +141,8 @@ async def _let_older_go_first(tools: Context, batch: Batch, day: int) -> None:
     until = tools.now() + _PATIENCE
     while tools.now() < until:
         async with transaction(tools.pool, at_once=False) as conn:
-            cursor = await conn.execute(
-                """
-                SELECT
-                FROM procrastinate_jobs
-                JOIN batches ON batches.id::text = args ->> 'batch_id'
-                WHERE task_name = %s AND procrastinate_jobs.status = 'doing' AND NOT args ? 'retake'
-                    AND (run_date, args -> 'day') < (%s, to_jsonb(%s::integer))
-                """,
-                (take_checkpoint.name, batch.run_date, day),
-            )
-            if cursor.rowcount == 0:
+            task = take_checkpoint.name
+            if not await queue_tables.is_older_checkpoint_running(conn, task, batch.run_date, day):
                 return
         await tools.sleep(_LOOK)
 

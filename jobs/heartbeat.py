@@ -10,6 +10,7 @@ or by hand, is announced then; one that does not is not. A worker sends it, so s
 from datetime import date, datetime, time, timedelta
 
 import structlog
+from msgspec import Struct
 from procrastinate import JobContext
 from procrastinate.jobs import Job
 
@@ -18,7 +19,7 @@ from app.database.rehearsed import is_rehearsed
 from app.domain import calendar
 from app.domain.model import SERIES, BatchStatus
 from app.store import batches, checkpoints
-from app.store.rows import Conn
+from app.store.rows import Conn, row_of
 from jobs import messages
 from jobs.context import Context
 from jobs.messages import Outcome
@@ -102,3 +103,28 @@ async def forget(conn: Conn, tools: Context, readable: timedelta) -> int:
     )
     cursor = await conn.execute("DELETE FROM operations.heartbeats WHERE at < %s", (now - readable,))
     return cursor.rowcount
+
+
+class LastHeartbeat(Struct, frozen=True):
+    """The newest heartbeat: when it arose, its outcome (None: it waits), and how many wait."""
+
+    at: datetime
+    outcome: str | None
+    waiting: int
+
+
+async def last(conn: Conn) -> LastHeartbeat | None:
+    """Return the newest morning's heartbeat, or None if there is none."""
+    async with conn.cursor(row_factory=row_of(LastHeartbeat)) as cursor:
+        await cursor.execute(
+            """
+            SELECT
+                at,
+                outcome,
+                (SELECT count(*) FROM operations.heartbeats WHERE outcome IS NULL) AS waiting
+            FROM operations.heartbeats
+            ORDER BY morning DESC
+            LIMIT 1
+            """
+        )
+        return await cursor.fetchone()

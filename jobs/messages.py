@@ -15,6 +15,7 @@ from procrastinate.jobs import Job
 
 from app.errors import ConfigurationError, ProviderBusy, ProviderError, TryAgainAt
 from app.store.rows import Conn
+from jobs import queue_tables
 from jobs.context import Context
 from jobs.queue import app
 
@@ -55,21 +56,7 @@ async def without_a_job(conn: Conn, task: Any, names: Sequence[str]) -> list[str
 
     Whoever cancelled one meant it; one that surprised us, or died, every time is not begun again.
     """
-    cursor = await conn.execute(
-        """
-        SELECT name
-        FROM unnest(%(names)s::text[]) AS name
-        WHERE NOT EXISTS (
-            SELECT
-            FROM procrastinate_jobs
-            WHERE task_name = %(task)s AND args ->> %(argument)s = name
-                AND (status IN ('todo', 'doing', 'cancelled', 'aborted')
-                    OR EXISTS (SELECT FROM operations.strikes WHERE job_id = procrastinate_jobs.id))
-        )
-        """,
-        {"names": list(names), "task": task.name, "argument": TASKS[task.name]},
-    )
-    return [name for (name,) in await cursor.fetchall()]
+    return await queue_tables.without_a_job(conn, task.name, TASKS[task.name], names)
 
 
 async def deliver(
@@ -96,12 +83,10 @@ async def deliver(
 
 
 async def _wait_for_a_slot(tools: Context, job: Job) -> None:
+    assert job.id is not None
     async with tools.pool.connection() as conn:
-        cursor = await conn.execute(
-            "SELECT FROM queue.procrastinate_jobs WHERE task_name = ANY(%s) AND status = 'doing' AND id < %s",
-            (list(TASKS), job.id),
-        )
-    if cursor.rowcount >= _AT_ONCE:
+        running = await queue_tables.running_before(conn, list(TASKS), job.id)
+    if running >= _AT_ONCE:
         raise TryAgainAt("Other messages are being sent.", tools.now() + _UNTIL_FREE)
 
 

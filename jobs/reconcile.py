@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from psycopg.types.json import Jsonb
 
+from app.core.locks import Lock
 from app.database.pools import transaction
 from app.domain import calendar
 from app.domain.model import SERIES
@@ -23,14 +24,14 @@ from app.errors import TryAgainAt
 from app.store import batches, checkpoints
 from app.store.checkpoints import Due
 from app.store.rows import Conn
-from jobs import alerts, daily, heartbeat, messages, weekly
+from jobs import alerts, daily, heartbeat, messages, queue_tables, weekly
 from jobs.context import Context
 from jobs.queue import AWAY, STALLED_AFTER, is_away
+from jobs.queue_tables import Named
 
 log = structlog.get_logger()
 
 PAUSE = 30.0
-_LOCK = 4_021_970_434
 
 # The tick itself begins a Monday; upkeep only does when the tick did not.
 _TICK = timedelta(minutes=1)
@@ -79,7 +80,7 @@ async def keep(tools: Context, stalled_after: Callable[[], float] = lambda: STAL
 async def look_after(tools: Context, stalled_after: float = STALLED_AFTER) -> Mended | None:
     """Do one round; return what it mended, or None if another process is at it."""
     async with transaction(tools.pool, at_once=False) as conn:
-        cursor = await conn.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))
+        cursor = await conn.execute("SELECT pg_try_advisory_xact_lock(%s)", (Lock.RECONCILIATION,))
         if not (await cursor.fetchone() or (False,))[0]:
             return None
         mended = Mended(
@@ -146,42 +147,13 @@ async def _put_back(conn: Conn, stalled_after: float) -> int:
 
     Those that send messages are not counted: what told of them might kill its process over and over.
     """
-    cursor = await conn.execute(
-        """
-        WITH stalled AS (
-            SELECT procrastinate_jobs.id, task_name
-            FROM procrastinate_jobs
-            LEFT JOIN procrastinate_workers ON procrastinate_workers.id = procrastinate_jobs.worker_id
-            WHERE procrastinate_jobs.status = 'doing'
-                AND (procrastinate_workers.id IS NULL
-                    OR procrastinate_workers.last_heartbeat < now() - make_interval(secs => %s))
-            FOR UPDATE OF procrastinate_jobs SKIP LOCKED
-        ), struck AS (
-            INSERT INTO operations.strikes AS known (job_id, deaths)
-            SELECT id, 1
-            FROM stalled
-            ON CONFLICT (job_id) DO UPDATE SET deaths = known.deaths + 1
-            RETURNING job_id, deaths
-        )
-        SELECT
-            job_id,
-            deaths,
-            task_name,
-            CASE WHEN deaths < %s
-                THEN procrastinate_retry_job_v2(job_id, NULL, NULL, NULL, CASE WHEN deaths > 1 THEN %s END)::text
-                ELSE procrastinate_finish_job_v1(job_id, 'failed', false)::text
-            END
-        FROM struck JOIN stalled ON stalled.id = job_id
-        """,
-        (stalled_after, MOST_DEATHS, _SUSPECTS),
-    )
-    struck = await cursor.fetchall()
-    for job, deaths, _, _ in struck:
-        if deaths >= MOST_DEATHS:
-            log.error("a job is given up: its process died under it every time", job=job, deaths=deaths)
+    stalled = await queue_tables.put_back_stalled(conn, stalled_after, MOST_DEATHS, lock=_SUSPECTS)
+    for job in stalled:
+        if job.deaths >= MOST_DEATHS:
+            log.error("a job is given up: its process died under it every time", job=job.id, deaths=job.deaths)
         else:
-            log.warning("a job is put back: its process is gone", job=job, deaths=deaths)
-    return sum(task not in messages.TASKS for _, _, task, _ in struck)
+            log.warning("a job is put back: its process is gone", job=job.id, deaths=job.deaths)
+    return sum(job.task not in messages.TASKS for job in stalled)
 
 
 async def _give_up(conn: Conn, tools: Context) -> int:
@@ -211,26 +183,12 @@ async def _lost(conn: Conn, tools: Context) -> dict[Due, int | None]:
     awaited = await checkpoints.awaiting(conn, calendar.today(tools.now()))
     if not awaited:
         return {}
-    cursor = await conn.execute(
-        """
-        SELECT
-            args ->> 'batch_id',
-            args ->> 'day',
-            bool_or(status IN ('todo', 'doing')),
-            max(id) FILTER (WHERE status = 'failed')
-        FROM procrastinate_jobs
-        WHERE task_name = %s
-        GROUP BY 1, 2
-        """,
-        (daily.take_checkpoint.name,),
-    )
-    jobs = {(id, day): (live, failed) for id, day, live, failed in await cursor.fetchall()}
+    jobs = await queue_tables.jobs_by_checkpoint(conn, daily.take_checkpoint.name)
     found = {due: jobs.get(_named(due), (False, None)) for due in awaited if due.at <= tools.now()}
     return {due: failed for due, (live, failed) in found.items() if not live}
 
 
-def _named(due: Due) -> tuple[str, str]:
-    # As a job's arguments have it, in text: what somebody else deferred may hold anything.
+def _named(due: Due) -> Named:
     return str(due.batch_id), str(due.day)
 
 
@@ -272,30 +230,11 @@ async def _offer_retakes(conn: Conn, tools: Context) -> int:
     today = str(calendar.today(now))
     if now < calendar.at(calendar.today(now), calendar.RETAKE):
         return 0
-    cursor = await conn.execute(
-        """
-        SELECT args ->> 'batch_id', args ->> 'day'
-        FROM procrastinate_jobs
-        WHERE task_name = %s AND (args ->> 'retake' = %s OR (args ? 'retake' AND status IN ('todo', 'doing')))
-        """,
-        (daily.take_checkpoint.name, today),
-    )
-    offered = set(await cursor.fetchall())
+    offered = await queue_tables.retakes(conn, daily.take_checkpoint.name, today)
     skipped = [one for one in await checkpoints.skipped(conn) if _named(one) not in offered]
     return len(await daily.defer_retakes(conn, skipped, today))
 
 
 async def _forget(conn: Conn) -> int:
     """Delete the jobs that ended long ago: a matter of real time, as all that the queue writes down of them."""
-    cursor = await conn.execute(
-        """
-        DELETE FROM procrastinate_jobs
-        WHERE status NOT IN ('todo', 'doing')
-            AND (SELECT max(at) FROM procrastinate_events WHERE job_id = procrastinate_jobs.id) < now() - %s
-        """,
-        (READABLE,),
-    )
-    await conn.execute(
-        "DELETE FROM operations.strikes WHERE NOT EXISTS (SELECT FROM procrastinate_jobs WHERE id = job_id)"
-    )
-    return cursor.rowcount
+    return await queue_tables.delete_finished(conn, READABLE)

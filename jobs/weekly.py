@@ -39,11 +39,12 @@ from app.providers.llm import TIME_LIMIT, Answer
 from app.store import batches, closes, generations
 from app.store.checkpoints import Due
 from app.store.rows import Conn
-from jobs import alerts
+from jobs import alerts, queue_tables
 from jobs.context import Context
 from jobs.daily import defer
 from jobs.prices import closes_of
 from jobs.queue import Retry, app, tools
+from jobs.queue_tables import LIVE
 
 log = structlog.get_logger()
 
@@ -87,7 +88,7 @@ async def begin(tools: Context, job_id: int, questions: int | None) -> None:
 
 async def live_jobs(conn: Conn, run_date: date, before: int | None = None) -> list[int]:
     """Return the ids of a Monday's weekly jobs that wait or run, older than `before`."""
-    return await jobs_of(conn, run_date, ["todo", "doing"], before)
+    return await jobs_of(conn, run_date, LIVE, before)
 
 
 async def jobs_of(conn: Conn, run_date: date, statuses: Sequence[str], before: int | None = None) -> list[int]:
@@ -96,17 +97,9 @@ async def jobs_of(conn: Conn, run_date: date, statuses: Sequence[str], before: i
 
     An earlier Monday's job that was left behind as `doing` must not keep all later Mondays from beginning.
     """
-    cursor = await conn.execute(
-        """
-        SELECT id
-        FROM procrastinate_jobs
-        WHERE task_name = %s AND status::text = ANY(%s) AND id < coalesce(%s, 9223372036854775807)
-            AND jsonb_typeof(args -> 'timestamp') = 'number' AND args -> 'timestamp' >= to_jsonb(%s::bigint)
-        ORDER BY id
-        """,
-        (pick_week.name, list(statuses), before, int(calendar.at(run_date, time(0)).timestamp())),
+    return await queue_tables.periodic_jobs(
+        conn, pick_week.name, since=calendar.at(run_date, time(0)), statuses=statuses, before=before
     )
-    return [id for (id,) in await cursor.fetchall()]
 
 
 async def begin_again(conn: Conn, at: datetime, questions: int | None = None) -> int:

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from app.core import logging
 from app.core.settings import Settings
 from app.database import migrations, pools
 from app.database.embedded import address_of
@@ -44,6 +45,12 @@ class Commands(click.Group):
 
     sorted_by: Mapping[str, Sequence[str]] = {}
 
+    def add_section(self, heading: str, *commands: click.Command) -> None:
+        """Add commands, in this order, under a heading of their own."""
+        for command in commands:
+            self.add_command(command)
+        self.sorted_by = {**self.sorted_by, heading: [str(command.name) for command in commands]}
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write them down."""
         for heading, names in (self.sorted_by or {"Commands": list(self.commands)}).items():
@@ -69,6 +76,11 @@ def asynchronous(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P,
 def say(line: str) -> None:
     """Tell whoever watches, beside what the command prints."""
     click.echo(line, err=True)
+
+
+def configure_log(configuration: Settings) -> None:
+    """Let the log of this process go to the terminal."""
+    logging.configure(configuration.log_level, clock.now, configuration.keys)
 
 
 def progress() -> Progress:

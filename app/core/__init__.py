@@ -1,1 +1,1 @@
-"""The settings and the log: what every other module of the service may use."""
+"""The settings, the log and the advisory locks: what every other module of the service may use."""

@@ -131,6 +131,15 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     return settings
 
 
+def is_set(name: str, environment: Mapping[str, str] | None = None) -> bool:
+    """Return whether a value of `name` was chosen: in the environment, or otherwise one that is not the default."""
+    values = os.environ if environment is None else environment
+    if values.get(name, "").strip():
+        return True
+    field = name.lower()
+    return bool(getattr(load(environment), field) != getattr(load({}), field))
+
+
 def refuse_without_keys(settings: Settings) -> None:
     """Refuse settings without which nothing can be picked or priced, naming all that is missing."""
     keys = {"OPENAI_API_KEY": settings.openai_api_key, "ALPHA_VANTAGE_API_KEY": settings.alpha_vantage_api_key}

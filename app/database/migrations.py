@@ -17,10 +17,10 @@ from msgspec import Struct
 from procrastinate.schema import SchemaManager, migrations_path
 from psycopg import AsyncConnection
 
+from app.core.locks import Lock
 from app.errors import ConfigurationError
 
 _FILE = re.compile(r"(\d{4})_(\w+)\.up\.sql")
-_LOCK = 4_021_970_431  # any number, the same for ever
 
 # A statement that waits for a lock blocks whoever comes after it; better to fail and be run again.
 _PATIENCE = "SET LOCAL lock_timeout = '10s'"
@@ -94,7 +94,7 @@ async def bring(conn: AsyncConnection[Any], at: datetime, down_to: int | None = 
     ours = known()
     if down_to is not None and not 0 <= down_to <= len(ours):
         raise ConfigurationError(f"--down-to takes a number from 0 to {len(ours)}, not {down_to}.")
-    await conn.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+    await conn.execute("SELECT pg_advisory_lock(%s)", (Lock.MIGRATIONS,))
     await conn.execute(_HISTORY)
     applied = await _applied(conn, ours)
     if down_to is not None and applied > len(ours):

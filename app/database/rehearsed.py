@@ -18,21 +18,35 @@ CREATE TABLE IF NOT EXISTS told.clock (lag float8 NOT NULL, seen timestamptz NOT
 async def is_rehearsed(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> bool:
     """Return whether the rehearsal's clock stands in the database."""
     async with pool.connection() as conn:
-        cursor = await conn.execute("SELECT to_regclass('told.clock') IS NOT NULL")
-        row = await cursor.fetchone()
-        return bool(row and row[0])
+        return await is_rehearsed_on(conn)
+
+
+async def is_rehearsed_on(conn: AsyncConnection[Any]) -> bool:
+    """Return the same over a connection that is there already."""
+    cursor = await conn.execute("SELECT to_regclass('told.clock') IS NOT NULL")
+    row = await cursor.fetchone()
+    return bool(row and row[0])
 
 
 async def stands_at(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> datetime | None:
     """Return the time at which a rehearsal stands or stood last; None if it lives in real time, or there is none."""
-    if not await is_rehearsed(pool):
-        return None
     async with pool.connection() as conn:
-        cursor = await conn.execute(
-            "SELECT least(seen - make_interval(secs => lag), until) FROM told.clock WHERE lag > 0"
-        )
-        row = await cursor.fetchone()
-        return row[0] if row else None
+        return await stands_at_on(conn)
+
+
+async def stands_at_on(conn: AsyncConnection[Any]) -> datetime | None:
+    """Return the same over a connection that is there already."""
+    if not await is_rehearsed_on(conn):
+        return None
+    cursor = await conn.execute(
+        """
+        SELECT least(seen - make_interval(secs => lag), until)
+        FROM told.clock
+        WHERE lag > 0
+        """
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None
 
 
 async def refuse(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:

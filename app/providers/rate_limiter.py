@@ -22,6 +22,7 @@ from msgspec import Struct
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
+from app.core.locks import Lock
 from app.domain.calendar import Clock
 from app.errors import QuotaSpent
 
@@ -37,8 +38,6 @@ IN_FLIGHT = 3
 
 # How long to leave a provider alone that says the day's quota is spent although our own count is not.
 REST = timedelta(hours=1)
-
-_LOCK = 4_021_970_432
 
 log = structlog.get_logger()
 
@@ -129,7 +128,9 @@ class Ledger:
 
     async def _decide(self, function: str, symbol: str, since: datetime | None) -> Grant | Shared | Later:
         async with self.pool.connection() as conn, conn.transaction():
-            await conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK % 2**31, self.provider))
+            await conn.execute(
+                "SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (Lock.RATE_LIMITER.keyed, self.provider)
+            )
             now, began = self.clock.now(), monotonic()
             times = await self._times(conn)
             if times and times[0] - now > LAPSE:
@@ -200,13 +201,8 @@ class Ledger:
             outcomes = [outcome for (outcome,) in await cursor.fetchall()]
             return next((count for count, outcome in enumerate(outcomes) if outcome == Outcome.ANSWERED), len(outcomes))
 
-    async def left(self, now: datetime) -> Left:
+    async def left(self, conn: AsyncConnection[Any], now: datetime) -> Left:
         """Return what is left at `now`; nothing is granted."""
-        async with self.pool.connection() as conn:
-            return await self.left_on(conn, now)
-
-    async def left_on(self, conn: AsyncConnection[Any], now: datetime) -> Left:
-        """Return what is left at `now`, over a connection that is there already."""
         times, rested = await self._times(conn), await self._rested(conn)
         used = [sum(at > now - limit.length for at in times) for limit in self.limits]
         return Left(

@@ -21,12 +21,17 @@ import psycopg
 from procrastinate import JobContext
 from procrastinate.periodic import PeriodicDeferrer
 
+from app.core.locks import Lock
 from app.database.pools import Pool
 from app.database.rehearsed import CLOCK
 from app.errors import ConfigurationError, TryAgainAt
+from jobs import queue_tables
 from jobs.queue import AWAY, MIDDLEWARE, MONDAY_LASTS, Queue
 
-INSTALL = """
+# The one SQL on the queue's tables that does not stand in `jobs.queue_tables`: it changes how the
+# queue's own fetch function reads the time, and `told.leap` must read the jobs inside of Postgres,
+# between its lock and its update. Only the database of a rehearsal has it.
+INSTALL = f"""
 CREATE OR REPLACE FUNCTION told.now() RETURNS timestamptz LANGUAGE sql STABLE
 AS 'SELECT least(pg_catalog.now() - make_interval(secs => lag), until) FROM told.clock';
 
@@ -53,7 +58,7 @@ BEGIN
         FROM queue.procrastinate_jobs AS jobs
         WHERE status = 'doing' OR (status = 'todo' AND NOT EXISTS (
             SELECT FROM queue.procrastinate_jobs AS others WHERE others.lock = jobs.lock AND others.status = 'doing'));
-    IF EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 4021970434) THEN
+    IF EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = {Lock.RECONCILIATION:d}) THEN
         event := 'epoch';
     END IF;
     UPDATE told.clock
@@ -62,7 +67,7 @@ BEGIN
     SELECT lag INTO answer FROM told.clock;
     RETURN answer;
 END $$;
-"""
+"""  # noqa: S608 - the only value in it is a number of ours
 _BEGIN = """
 INSERT INTO told.clock (lag, seen)
 SELECT greatest(0, extract(epoch FROM clock_timestamp() - %s::timestamptz)), clock_timestamp()
@@ -83,8 +88,6 @@ WHERE lag > 0
 """
 _END = "UPDATE told.clock SET until = %s WHERE lag > 0"
 _LAG = "SELECT lag FROM told.clock"
-_ASLEEP = "UPDATE queue.procrastinate_jobs SET scheduled_at = %s WHERE id = %s AND status = 'doing'"
-_LOCK = 4_021_970_435
 
 # Told time waits for a dead process's jobs, so a rehearsal notices a death sooner than production would.
 STALLED_AFTER = 6.0
@@ -116,7 +119,8 @@ class SimulatedClock:
         """Wait in told time: a job tells the queue until when, anything else only its own process."""
         until = self.now() + timedelta(seconds=seconds)
         if job := self._job.get():
-            await self._ask(_ASLEEP, until, job)
+            async with self.pool.connection() as conn:
+                await queue_tables.sleep_until(conn, job, until)
         else:
             self._asleep[asyncio.current_task()] = until
         while (left := (until - self.now()).total_seconds()) > 0:
@@ -144,7 +148,7 @@ class SimulatedClock:
     async def start(self, begin: datetime) -> None:
         """Begin at `begin`, or go on where an earlier rehearsal of this database stopped."""
         async with self.pool.connection() as conn, conn.transaction():
-            await conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.SIMULATED_CLOCK,))
             await conn.execute(CLOCK)
             await conn.execute(INSTALL)
             lived = await (await conn.execute(_LIVED)).fetchone()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
@@ -27,7 +28,7 @@ from app.providers.rate_limiter import Outcome
 from app.simulation.clock import SimulatedClock, has_begun, told
 from app.simulation.faults import read
 from app.simulation.providers import CLOCK
-from jobs import queue
+from jobs import queue, queue_tables
 from jobs.context import RealClock
 
 REQUESTS = Path(".alpha-monday") / "requests.jsonl"
@@ -63,15 +64,7 @@ def database(settings: Settings) -> str:
     address = address_of(settings.database_url, "rehearsal")
     try:
         with psycopg.connect(address) as conn:
-            (live,) = conn.execute(
-                "SELECT to_regclass('told.clock') IS NULL AND to_regclass('public.batches') IS NOT NULL "
-                "AND to_regclass('queue.procrastinate_jobs') IS NOT NULL"
-            ).fetchone() or (False,)
-            if live and conn.execute(
-                # A service that lives on it, or did: it may still wait for its first Monday.
-                "SELECT EXISTS (SELECT FROM public.batches UNION ALL SELECT FROM public.generations "
-                "UNION ALL SELECT FROM queue.procrastinate_workers UNION ALL SELECT FROM queue.procrastinate_jobs)"
-            ).fetchone() == (True,):
+            if _may_be_live(conn) and _holds_a_record(conn):
                 raise ConfigurationError(
                     "The database of DATABASE_URL holds a live record, and rehearsed and live data never share one. "
                     "Unset DATABASE_URL to rehearse in the embedded Postgres, or set it to another database."
@@ -79,6 +72,22 @@ def database(settings: Settings) -> str:
     except psycopg.OperationalError as error:
         raise pools.unreachable(address, error) from None
     return address
+
+
+def _may_be_live(conn: psycopg.Connection[Any]) -> bool:
+    """Return whether the database has this project's tables, and no mark of a rehearsal."""
+    (ours,) = conn.execute(
+        "SELECT to_regclass('told.clock') IS NULL AND to_regclass('public.batches') IS NOT NULL"
+    ).fetchone() or (False,)
+    return bool(ours) and queue_tables.exist(conn)
+
+
+def _holds_a_record(conn: psycopg.Connection[Any]) -> bool:
+    """Return whether a service lives on the database, or did: it may still wait for its first Monday."""
+    (recorded,) = conn.execute(
+        "SELECT EXISTS (SELECT FROM public.batches UNION ALL SELECT FROM public.generations)"
+    ).fetchone() or (False,)
+    return bool(recorded) or queue_tables.are_used(conn)
 
 
 @contextmanager

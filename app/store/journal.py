@@ -7,11 +7,10 @@ from uuid import UUID
 
 import msgspec
 
+from app.core.locks import Lock
 from app.domain import journal
 from app.domain.model import JournalEntry, JournalKind
 from app.store.rows import Conn, insert, select
-
-_LOCK = 4_021_970_433
 
 
 async def append(
@@ -22,7 +21,7 @@ async def append(
 
     Takes the journal's lock until that transaction ends, so it comes last in it.
     """
-    await conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.JOURNAL,))
     # A statement of its own: only then does it see what was committed while the lock was waited for.
     entry = journal.entry(await head(conn), kind, at, recorded, batch_id)
     await insert(conn, "journal", entry)

@@ -18,8 +18,8 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import ASGIRouteHandler
 
 from api.http import gone
+from app.web.routes import JOURNAL_STREAM
 
-PATH = "/live/journal"
 MOST = 256
 KEEP_ALIVE = 20.0  # seconds; proxies give up on what is silent for a minute, or half of one
 RETRY = 3000  # milliseconds
@@ -86,11 +86,11 @@ class Live:
     def route(self, headers: Mapping[str, str] = {}) -> ASGIRouteHandler:
         """Return the handler of the stream; `headers` go with every response."""
 
-        @asgi(PATH, copy_scope=False)
+        @asgi(JOURNAL_STREAM.path, copy_scope=False)
         async def stream(scope: Any, receive: Any, send: Any) -> None:
             """Send an event whenever the journal has grown, until the client or the server goes."""
-            if scope["method"] not in ("GET", "HEAD"):
-                raise MethodNotAllowedException(headers={"allow": "GET, HEAD"})
+            if scope["method"] not in JOURNAL_STREAM.methods:
+                raise MethodNotAllowedException(headers={"allow": ", ".join(JOURNAL_STREAM.methods)})
             full = self.streams >= self.most
             status, said = (503, _FULL) if full else (200, _HEADERS)
             told = [(name.lower().encode(), value.encode()) for name, value in {**said, **headers}.items()]

@@ -8,11 +8,13 @@ is answered once.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from time import monotonic
 from typing import Any
 
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 from prometheus_client import (
     CollectorRegistry,
@@ -29,10 +31,10 @@ from prometheus_client.registry import Collector
 from api.cache import Cache
 from app.database.pools import Pool
 from app.domain.model import BatchStatus, CheckpointStatus, FailureReason, SkipReason
-from app.ops.snapshot import MONDAY, STEPS, Survey, Surveyor
+from app.ops.snapshot import LATENESS_BUCKETS, MONDAY_STATES, MetricsReader, MetricsSnapshot
 from app.providers.alpha_vantage import DAILY, SPLITS
-from app.providers.rate_limiter import Outcome, Window
-from app.web.middleware import ROUTES, route_of
+from app.providers.rate_limiter import Outcome
+from app.web.routes import LABELS, METRICS, route_of
 from jobs.admin import STATUSES
 from jobs.queue import app as queue
 from jobs.worker import Worker
@@ -60,7 +62,7 @@ class Life(Struct, frozen=True):
     cache: Cache
     pools: Mapping[str, Pool]
     worker: Worker | None
-    surveyor: Surveyor
+    reader: MetricsReader
 
 
 class Metrics:
@@ -83,8 +85,8 @@ class Metrics:
             buckets=_DURATIONS,
             registry=self._registry,
         )
-        self._found: Survey | None = None
-        self._durations = {route: durations.labels(route) for route in ROUTES}
+        self._snapshot: MetricsSnapshot | None = None
+        self._durations = {route: durations.labels(route) for route in LABELS}
         self._making: asyncio.Task[bytes] | None = None
         self._fresh_until = monotonic()
         self._registry.register(_Collected(self._families))
@@ -109,7 +111,7 @@ class Metrics:
 
     async def _make(self) -> bytes:
         try:
-            self._found = await self.life.surveyor.look() if self.life else None
+            self._snapshot = await self.life.reader.read() if self.life else None
             return generate_latest(self._registry)
         finally:
             self._fresh_until = monotonic() + SHARED
@@ -119,15 +121,15 @@ class Metrics:
         if self.life:
             yield from self._of_requests(self.life.cache)
             yield from _of_the_process(self.life)
-        yield _gauge("database_up", "Whether the database answered in time.", {(): self._found is not None})
-        if self._found and self.life:
-            yield from _of_the_record(self._found)
-            yield from _of_the_jobs(self._found)
-            yield from _of_the_providers(self._found, self.life.surveyor.ledger.limits)
+        yield _gauge("database_up", "Whether the database answered in time.", {(): self._snapshot is not None})
+        if self._snapshot:
+            yield from _of_the_record(self._snapshot)
+            yield from _of_the_jobs(self._snapshot)
+            yield from _of_the_providers(self._snapshot)
 
     def _of_requests(self, cache: Cache) -> Iterator[Metric]:
         """Give the requests: those that were worked for, those with a kept answer, and those refused as too many."""
-        answers = Counter(dict.fromkeys(product(ROUTES, CLASSES), 0))
+        answers = Counter(dict.fromkeys(product(LABELS, CLASSES), 0))
         answers.update(self._requests)
         hits, busy = cache.hits - self._elsewhere["2xx"], cache.busy - self._elsewhere["5xx"]
         answers.update({("graphql", "2xx"): hits, ("graphql", "5xx"): busy})
@@ -151,6 +153,17 @@ class Metrics:
         yield _gauge("cache_answers", "Answers that are kept.", {(): cache.kept})
         yield _gauge("cache_bytes", "Memory that kept answers take.", {(): cache.size})
         yield _gauge("cache_limit_bytes", "Memory that kept answers may take.", {(): cache.most})
+
+
+def metrics_route(metrics: Metrics) -> HTTPRouteHandler:
+    """Return the handler of `/metrics`."""
+
+    @get(METRICS.litestar_path, media_type=MEDIA)
+    async def text() -> Response[bytes]:
+        """Say how everything stands, for Prometheus."""
+        return Response(await metrics.text(), media_type=MEDIA, headers={"Cache-Control": "no-store"})
+
+    return text
 
 
 class _Collected(Collector):
@@ -183,81 +196,92 @@ def _of_the_process(life: Life) -> Iterator[Metric]:
         yield _gauge(name, text, {pool: of_pool.get(of, 0) for pool, of_pool in stats.items()}, "pool")
 
 
-def _of_the_record(found: Survey) -> Iterator[Metric]:
+def _of_the_record(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     mondays = {(status.value, ""): 0 for status in BatchStatus if status != BatchStatus.FAILED}
     mondays |= {(BatchStatus.FAILED.value, reason.value): 0 for reason in FailureReason}
     yield _gauge(
-        "mondays", "Mondays by status, the failed by reason.", {**mondays, **found.mondays}, "status", "reason"
+        "mondays",
+        "Mondays by status, the failed by reason.",
+        {**mondays, **snapshot.totals.mondays},
+        "status",
+        "reason",
     )
-    states = _single({str(state): state == found.monday for state in MONDAY})
+    states = _single({str(state): state == snapshot.monday_state for state in MONDAY_STATES})
     yield _gauge("newest_monday", "How the newest Monday that has begun stands: 1 for one of these.", states, "status")
     checkpoints = {(CheckpointStatus.COMPUTED.value, ""): 0}
     checkpoints |= {(CheckpointStatus.SKIPPED.value, reason.value): 0 for reason in SkipReason}
     yield _gauge(
         "checkpoints",
         "Checkpoints of day 1 or later by status, the skipped by reason.",
-        {**checkpoints, **found.checkpoints},
+        {**checkpoints, **snapshot.totals.checkpoints},
         "status",
         "reason",
     )
-    lacking = {(): found.lacking_prices}
+    lacking = {(): len(snapshot.record.without_prices)}
     yield _gauge("checkpoints_lacking_prices", "Checkpoints of active batches that lack their prices.", lacking)
-    yield _lateness(found)
-    yield _gauge("checkpoints_overdue", "Checkpoints that are due and not there.", {(): len(found.overdue)})
-    oldest = found.since(min(found.overdue, default=None)) or 0.0
+    yield _lateness(snapshot)
+    overdue = snapshot.record.overdue
+    yield _gauge("checkpoints_overdue", "Checkpoints that are due and not there.", {(): len(overdue)})
+    oldest = snapshot.seconds_since(overdue[0].at if overdue else None) or 0.0
     yield _gauge("checkpoint_overdue_seconds", "For how long the oldest of them is due; 0 if none is.", {(): oldest})
-    yield from _age(
-        "newest_checkpoint", "Since the newest checkpoint was taken.", found.since(found.newest_checkpoint_at)
-    )
-    yield _gauge("journal_seq", "The number of the journal's last entry.", {(): found.journal_seq})
-    yield from _age("journal", "Since the journal's last entry.", found.since(found.journal_at))
+    taken = snapshot.seconds_since(snapshot.newest_checkpoint_at)
+    yield from _age("newest_checkpoint", "Since the newest checkpoint was taken.", taken)
+    head = snapshot.record.journal_head
+    yield _gauge("journal_seq", "The number of the journal's last entry.", {(): head.seq if head else 0})
+    appended = snapshot.seconds_since(head.at if head else None)
+    yield from _age("journal", "Since the journal's last entry.", appended)
 
 
-def _lateness(found: Survey) -> Metric:
+def _lateness(snapshot: MetricsSnapshot) -> Metric:
     family = HistogramMetricFamily(
         "alpha_monday_checkpoint_lateness_seconds",
         "From when a checkpoint was due until it was first taken, by what it was then. Of the whole record.",
         labels=["status"],
     )
     for status in CheckpointStatus:
-        late = found.lateness.get(status)
-        buckets = [(str(step), late.within[step] if late else 0) for step in STEPS]
+        late = snapshot.totals.lateness.get(status)
+        buckets = [(str(step), late.within[step] if late else 0) for step in LATENESS_BUCKETS]
         family.add_metric([status], [*buckets, ("+Inf", late.count if late else 0)], late.seconds if late else 0)
     return family
 
 
-def _of_the_jobs(found: Survey) -> Iterator[Metric]:
+def _of_the_jobs(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     ours = {name for name in queue.tasks if "procrastinate" not in name}
     jobs = Counter(dict.fromkeys(product((*sorted(ours), _OTHER), _STATUSES), 0))
-    for one in found.jobs:  # what somebody else deferred may be called anything
+    for one in snapshot.queue.jobs:  # what somebody else deferred may be called anything
         jobs[one.task if one.task in ours else _OTHER, one.status] += one.jobs
     yield _gauge("jobs", "Jobs by task and status; those that ended are known for 30 days.", jobs, "task", "status")
-    waits = found.since(found.waiting_since) or 0.0
+    waits = snapshot.seconds_since(snapshot.waiting_since) or 0.0
     yield _gauge("job_wait_seconds", "For how long a job waits that may run; 0 if none does.", {(): waits})
-    alive = sum(worker.lives for worker in found.workers)
-    workers = _single({"alive": alive, "silent": len(found.workers) - alive})
+    alive = sum(worker.lives for worker in snapshot.queue.workers)
+    workers = _single({"alive": alive, "silent": len(snapshot.queue.workers) - alive})
     yield _gauge("workers", "Workers of all processes, by whether they give signs of life.", workers, "status")
-    rounds = found.upkeep.last_round_at if found.upkeep else None
-    yield from _age("upkeep", "Since upkeep's last round.", found.since(rounds))
-    yield _counter("upkeep_mended", "What upkeep has mended, in all processes.", _single(found.mended), "kind")
+    reconciler = snapshot.queue.reconciler
+    last_round = snapshot.seconds_since(reconciler.last_round_at if reconciler else None)
+    yield from _age("upkeep", "Since upkeep's last round.", last_round)
+    yield _counter(
+        "upkeep_mended", "What upkeep has mended, in all processes.", _single(snapshot.totals.mended), "kind"
+    )
 
 
-def _of_the_providers(found: Survey, allowed: Sequence[Window]) -> Iterator[Metric]:
+def _of_the_providers(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     asked = dict.fromkeys(product((DAILY, SPLITS), (*map(str, Outcome), "cut_off")), 0)
     yield _counter(
         "provider_requests",
         "Requests to Alpha Vantage by function and outcome, of all processes.",
-        {**asked, **found.requests},
+        {**asked, **snapshot.totals.requests},
         "function",
         "outcome",
     )
-    left = _single(dict(zip(_WINDOWS, found.left.requests, strict=True)))
+    quota = snapshot.providers.quota
+    left = _single(dict(zip(_WINDOWS, quota.requests, strict=True)))
     yield _gauge("provider_quota_left_requests", "Requests that our limits still allow.", left, "window")
-    limits = _single(dict(zip(_WINDOWS, (window.requests for window in allowed), strict=True)))
+    allowed = [limit.requests for limit in snapshot.providers.limits]
+    limits = _single(dict(zip(_WINDOWS, allowed, strict=True)))
     yield _gauge("provider_quota_limit_requests", "Requests that our limits allow.", limits, "window")
-    waits = (found.left.next_at - found.at).total_seconds()
+    waits = (quota.next_at - snapshot.at).total_seconds()
     yield _gauge("provider_quota_wait_seconds", "Until Alpha Vantage may be asked again.", {(): max(0.0, waits)})
-    asks = found.asked
+    asks = snapshot.totals.generations
     outcomes = _single({"accepted": asks.accepted, "refused": asks.refused, "failed": asks.failed})
     # No counter: an accepted answer is refused after all when a ticker of it has no price.
     yield _gauge("generations", "Questions to the model by what became of them.", outcomes, "outcome")

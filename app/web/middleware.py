@@ -15,6 +15,7 @@ from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from api.headers import FORWARDED, REQUEST_ID, Headers, safe
 from api.http import OUTCOME
+from app.web.routes import route_of
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 # Told of each request: its route, its status, its outcome if it was GraphQL, and for how many seconds it was worked.
@@ -22,10 +23,6 @@ Told = Callable[[str, int, str | None, float], None]
 
 _GIVEN = (REQUEST_ID, b"fly-request-id")
 _PLAIN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-ROUTES = ("graphql", "pages", "followed", "stream", "live", "health", "metrics", "other")
-_PAGES = ("record", "batches", "about", "files")
-_FOLLOWED = ("feed.atom", "export.csv", "export.json")
 
 
 class Requests:
@@ -65,15 +62,3 @@ def id_of(asked: dict[bytes, bytes]) -> bytes:
     """Return the id that a request came with, or a new one."""
     given = (asked.get(name, b"") for name in _GIVEN)
     return next((id for id in given if _PLAIN.fullmatch(id)), None) or token_hex(16).encode()
-
-
-def route_of(path: str) -> str:
-    """Return the route of a path: one of a few, whatever clients ask for."""
-    first, *more = path.split("/", 2)[1:] if path.startswith("/") else [""]
-    if path == "/" or first in _PAGES:
-        return "pages"
-    if first in _FOLLOWED:
-        return "followed"
-    if first == "live" and more:
-        return "stream"
-    return first if first in ROUTES else "other"

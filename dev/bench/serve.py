@@ -8,7 +8,7 @@ import argparse
 import os
 from typing import Any
 
-from app.commands import main
+from app.commands import server
 from app.core import settings
 from app.main import create_app
 
@@ -27,5 +27,5 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--uncached", dest="cached", action="store_false", help="Answer everything anew.")
     asked = parser.parse_args()
-    listener = main._listen(settings.load({"PORT": str(asked.port)}))
-    main._serve(wired(cached=asked.cached), listener)
+    listener = server.listen(settings.load({"PORT": str(asked.port)}))
+    server.run(wired(cached=asked.cached), listener)

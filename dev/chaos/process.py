@@ -19,7 +19,7 @@ from time import monotonic
 import openai  # noqa: F401 - here, once, for all processes that are forked: it takes a second
 import psycopg
 
-from app.commands.main import _listen, _serve
+from app.commands import server
 from app.core import logging, settings
 from app.database import pools
 from app.errors import ConfigurationError
@@ -84,10 +84,10 @@ def live(given: Mapping[str, str], span: Span, said: Path, tell: Connection) -> 
             clock = its_clock
             yield its_clock
 
-    listener = _listen(configuration)
+    listener = server.listen(configuration)
     tell.send(listener.getsockname()[1])
     try:
-        _serve(create_app(configuration, clock_of), listener)
+        server.run(create_app(configuration, clock_of), listener)
     except ConfigurationError as error:
         print(error, flush=True)
         sys.exit(NOT_STARTED)

@@ -23,6 +23,7 @@ from typing import Any
 from litestar.utils import normalize_path
 from msgspec import Struct
 
+from api import paths
 from api.headers import FORWARDED, REQUEST_ID
 from api.http import BODY, busy, read
 
@@ -94,11 +95,11 @@ class Cache:
         path, method, query = scope.get("path"), scope.get("method"), scope.get("query_string")
         asks = method in ("GET", "HEAD")
         # Routes take `/graphql/` and `//graphql` for `/graphql`: no spelling may be a way past the limit.
-        if path != "/graphql" and scope["type"] == "http":
+        if path != paths.GRAPHQL and scope["type"] == "http":
             path = normalize_path(path)
-        if path != "/graphql" and asks:
+        if path != paths.GRAPHQL and asks:
             query = self.also(path, query)
-        if scope["type"] != "http" or query is None or not (asks or (method == "POST" and path == "/graphql")):
+        if scope["type"] != "http" or query is None or not (asks or (method == "POST" and path == paths.GRAPHQL)):
             await self.app(scope, receive, send)
             return
         body: bytes | None = b""
@@ -135,7 +136,7 @@ class Cache:
             await send(message)
 
     def _tell(self, path: str, status: int) -> None:
-        if path != "/graphql":
+        if path != paths.GRAPHQL:
             self.told(path, status)
 
     async def _ask(self, key: Any, revision: int | None, known: bytes, scope: Any, receive: Any, send: Any) -> None:

@@ -19,11 +19,11 @@ from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
+from api import paths
 from api.persisted import BY_NAME
 
 CDN = "https://cdn.jsdelivr.net"
 FOLDER = Path(__file__).parent / "graphiql"
-FILES = "/graphql/files"
 FIRST = "LatestBatch"
 LAST = ("Front", "Head", "History", "Monday", "Record", "Chart", "Export", "Feed")  # what we ask ourselves
 
@@ -58,7 +58,8 @@ def page(notice: str = "", packages: Path = FOLDER / "node_modules") -> Page:
     theirs = _theirs(packages)
     here = bool(theirs)
     (style, css), (start, script) = _ours(FOLDER / "page.css"), _ours(FOLDER / "start.js")
-    tags = [_tag(f"{FILES}/{name}" if here else f"{CDN}/npm/{name}", digest) for name, digest in THEIRS.items()]
+    folder = paths.GRAPHIQL_FILES if here else f"{CDN}/npm"
+    tags = [_tag(f"{folder}/{name}", digest) for name, digest in THEIRS.items()]
     html = Template((FOLDER / "page.html").read_text()).substitute(
         style=_tag(style, _digest(css)),
         banner=f'<p id="banner" role="note">{escape(notice)}</p>' if notice else "",
@@ -104,13 +105,13 @@ def _theirs(packages: Path) -> dict[str, bytes]:
         file = packages / re.sub("@[^/]+", "", name)
         if not file.is_file() or _digest(content := file.read_bytes()) != digest:
             return {}
-        found[f"{FILES}/{name}"] = content
+        found[f"{paths.GRAPHIQL_FILES}/{name}"] = content
     return found
 
 
 def _ours(file: Path) -> tuple[str, bytes]:
     content = file.read_bytes()
-    return f"{FILES}/{sha256(content).hexdigest()[:12]}/{file.name}", content
+    return f"{paths.GRAPHIQL_FILES}/{sha256(content).hexdigest()[:12]}/{file.name}", content
 
 
 def _digest(content: bytes) -> str:

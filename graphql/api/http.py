@@ -18,18 +18,19 @@ from graphql import GraphQLError
 from litestar import Request, Response, asgi
 from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
+from litestar.types import Method
 from msgspec import Struct
 
-from api import graphiql_page
+from api import graphiql_page, paths
 from api.engine import Answer, Engine, refused, unexpected
 from api.fields import refusal
 from api.headers import safe
+from api.limits import LONGEST_BODY
 from api.persisted import document
 
 GRAPHQL = "application/graphql-response+json"
 JSON = "application/json"
-METHODS = ("GET", "HEAD", "OPTIONS", "POST")
-LONGEST_BODY = 64 * 1024
+METHODS: tuple[Method, ...] = ("GET", "HEAD", "OPTIONS", "POST")
 SLOWEST_BODY = 10  # seconds
 BODY = "alpha_monday.body"  # in a request's scope: its `Body`, if that was read before
 OUTCOME = "alpha_monday.outcome"  # in it once there is an answer: "answered", or the code of why there is no data
@@ -115,7 +116,7 @@ def routes(
     graphiql = graphiql_page.page(notice)
     more = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
-    @asgi("/graphql", copy_scope=False)
+    @asgi(paths.GRAPHQL, copy_scope=False)
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         """Answer the query in the address or the body; a browser that asks nothing gets GraphiQL."""
         method = scope["method"]

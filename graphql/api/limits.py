@@ -32,6 +32,8 @@ from msgspec import Struct
 from api.compiler import source_of
 from api.fields import DEFAULT_PAGE, LONGEST_PAGE, Computed, Page, Part, Related, Source, refusal
 
+# In bytes, for the body of any request to the service. Nothing else below measures a body: they measure a document.
+LONGEST_BODY = 64 * 1024
 LONGEST_DOCUMENT = 16_000
 MOST_TOKENS = 1_000
 DEEPEST = 10

@@ -25,7 +25,7 @@ from app.database.rehearsed import CLOCK
 from app.domain import calendar
 from app.domain.model import SERIES, batch_id
 from app.errors import QuotaSpent
-from app.ops import standing
+from app.ops import snapshot
 from app.providers import webhook
 from app.providers.rate_limiter import windows
 from app.simulation import rehearsal
@@ -524,7 +524,7 @@ async def test_status(house, receiver):
     environment = {"ALERT_WEBHOOK_URL": f"https://hooks.example/{SECRET}", "HEARTBEAT_URL": ""}
 
     async def said():
-        stands = await standing.now(house.tools.pool, settings.load(environment), house.clock)
+        stands = await snapshot.for_operator(house.tools.pool, settings.load(environment), house.clock)
         lines = [line for line in status.facts(stands) if line.startswith(("alerts", "heartbeat"))]
         return lines, [line for line in status.notes(stands) if "given up" in line]
 
@@ -543,8 +543,8 @@ async def test_a_job_that_failed_is_owed_nothing(house, receiver):
     """It is told of, but nobody is to do anything for it."""
     await an_alert(house, receiver)
     await house.rows("UPDATE procrastinate_jobs SET status = 'failed' WHERE task_name = 'send_alert'")
-    stands = await standing.now(house.tools.pool, settings.load({}), house.clock)
-    assert [(job.task, job.owed) for job in stands.failed] == [("send_alert", False)]
+    stands = await snapshot.for_operator(house.tools.pool, settings.load({}), house.clock)
+    assert [(job.task, job.owed) for job in stands.work.failed] == [("send_alert", False)]
 
 
 def test_the_page_says_what_arrives(clock):

@@ -22,6 +22,7 @@ from commands import environment
 from silent_proxy import Proxy
 
 from api.cache import LARGEST, MOST, MOST_AT_ONCE, OVERHEAD, Cache, names
+from api.limits import LONGEST_BODY
 from app.core import settings
 from app.database import pools
 from app.database.revision import BEAT, SILENCE, Revision
@@ -312,7 +313,7 @@ async def test_bodies_in_pieces_and_bodies_that_are_too_long(service):
     await service.client.post("/graphql", content=body, headers=headers)
     assert service.counts == (2, 1)
     for _ in range(2):
-        long = in_pieces(body[:-1] + b" " * 70_000 + b"}", 1_000)
+        long = in_pieces(body[:-1] + b" " * LONGEST_BODY + b"}", 1_000)
         assert (await service.client.post("/graphql", content=long, headers=headers)).status_code == 413
 
 
@@ -553,7 +554,7 @@ async def end_listeners(pool: pools.Pool) -> None:
 SERVE = """
 import socket, sys
 import uvicorn
-from app import settings
+from app.core import settings
 from app.main import create_app
 config = uvicorn.Config(create_app(settings.load(), work=False), log_level="error", access_log=False)
 uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])

@@ -18,6 +18,7 @@ from litestar.testing import AsyncTestClient
 
 from api.cache import Cache
 from api.http import fail, refuse, routes
+from api.limits import LONGEST_BODY
 from app.database import pools
 
 GRAPHQL = "application/graphql-response+json"
@@ -200,7 +201,7 @@ async def test_a_content_type_with_a_charset(content_type, client):
 
 
 async def test_a_body_that_is_too_long(client):
-    body = json.dumps({"query": QUERY, "variables": {"series": "x" * 65_536}}).encode()
+    body = json.dumps({"query": QUERY, "variables": {"series": "x" * LONGEST_BODY}}).encode()
     response = await client.post("/graphql", content=body, headers={"content-type": "application/json"})
     assert (response.status_code, code(response)) == (413, "PAYLOAD_TOO_LARGE")
 

@@ -6,8 +6,11 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from random import SystemRandom
 from uuid import uuid4
 
 import httpx
@@ -17,6 +20,8 @@ from commands import ALPHA_MONDAY, environment, run, served, standins
 from psycopg.conninfo import make_conninfo
 
 from app.commands.main import group
+from app.commands.server import NEXT_PORTS
+from app.core.settings import load
 from app.database.embedded import FOLDER, EmbeddedPostgres
 
 KEYS = {"OPENAI_API_KEY": "sk-test", "ALPHA_VANTAGE_API_KEY": "av-test"}
@@ -66,6 +71,94 @@ def test_a_port_in_use_is_one_line(tmp_path):
         done = run("serve", cwd=tmp_path, PORT=str(port), **KEYS)
     assert done.returncode == 1
     assert f"Cannot listen on 127.0.0.1 port {port}: Address already in use. Set HOST or PORT" in one_line(done.stderr)
+    assert not (tmp_path / ".alpha-monday").exists()
+
+
+WEEK = ("rehearse", "--weeks", "1", "--until", "2026-10-09", "--calm")
+DEFAULT_PORT = load({}).port
+PORTS = range(DEFAULT_PORT, DEFAULT_PORT + 1 + NEXT_PORTS)
+
+
+@pytest.fixture
+def host() -> str:
+    """Return a loopback address of the test's own, on which the default port and those after it are free."""
+    address = ".".join(["127", *(str(SystemRandom().randint(1, 254)) for _ in range(3))])
+    for port in PORTS:
+        try:
+            socket.create_server((address, port)).close()
+        except OSError as error:
+            pytest.skip(f"Another process listens on port {port} of every address: {error.strerror}")
+    return address
+
+
+@pytest.fixture(scope="module")
+def rehearsed(create, tmp_path_factory) -> str:
+    """Return the address of a database in which a week is rehearsed, so that it is served at once."""
+    address = create()
+    done = run(*WEEK, "--no-serve", cwd=tmp_path_factory.mktemp("rehearsed"), DATABASE_URL=address)
+    assert done.returncode == 0, done.stderr
+    return address
+
+
+@pytest.fixture
+def taken(host, request) -> Iterator[None]:
+    """Listen on the first ports, as many as the test's parameter says."""
+    with ExitStack() as stack:
+        for port in PORTS[: request.param]:
+            stack.enter_context(socket.create_server((host, port)))
+        yield
+
+
+@pytest.mark.parametrize(
+    ("taken", "found"),
+    [
+        pytest.param(0, DEFAULT_PORT, id="the default is free"),
+        pytest.param(1, DEFAULT_PORT + 1, id="the default is in use"),
+        pytest.param(2, DEFAULT_PORT + 2, id="the next one too"),
+        pytest.param(len(PORTS), None, id="all that are tried"),
+    ],
+    indirect=["taken"],
+)
+def test_a_rehearsal_whose_port_is_not_set_finds_a_free_one(tmp_path, host, rehearsed, taken, found):
+    """It serves there, and says in one line which port was in use and where it serves instead."""
+    settings = environment(HOST=host, DATABASE_URL=rehearsed)
+    with subprocess.Popen([ALPHA_MONDAY, *WEEK], cwd=tmp_path, env=settings, stderr=subprocess.PIPE) as process:
+        said = []
+        try:
+            for line in map(bytes.decode, process.stderr):
+                said.append(line)
+                if address := re.search(rf"http://{host}:(\d+)(?=/graphql)", line):
+                    break
+            else:
+                raise AssertionError("".join(said))
+            answer = httpx.get(f"{address[0]}/live")
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+    port = int(address[1])
+    assert answer.headers["x-rehearsed"] == "true"
+    assert port == found if found else port not in PORTS
+    expected = (
+        f"Port {DEFAULT_PORT} is in use: the rehearsal will be served on port {port} instead. "
+        "Set PORT to choose another.\n"
+    )
+    assert [line for line in said if "in use" in line] == ([] if port == DEFAULT_PORT else [expected])
+
+
+@pytest.mark.parametrize("taken", [pytest.param(1, id="the default is in use")], indirect=True)
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [
+        pytest.param("rehearse", {"PORT": str(DEFAULT_PORT)}, id="a rehearsal whose port is set"),
+        pytest.param("serve", KEYS, id="a live service"),
+    ],
+)
+def test_a_port_that_must_not_move_is_refused(tmp_path, host, taken, command, settings):
+    """A port that was set is meant, even the default one; a live service never moves by itself."""
+    done = run(command, cwd=tmp_path, HOST=host, **settings)
+    assert done.returncode == 1
+    refusal = f"Cannot listen on {host} port {DEFAULT_PORT}: Address already in use. Set HOST or PORT"
+    assert refusal in one_line(done.stderr)
     assert not (tmp_path / ".alpha-monday").exists()
 
 

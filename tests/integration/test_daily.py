@@ -24,6 +24,7 @@ from job_tools import clock as clock
 from job_tools import house as house
 from provider_server import Reply, says
 
+from app.core.locks import Lock
 from app.database.pools import transaction
 from app.domain import calendar
 from app.domain.model import Batch, batch_id
@@ -510,7 +511,7 @@ async def test_one_upkeep_at_a_time(house, pool):
     await without_jobs(house)
     house.clock.time = new_york(TUESDAY)
     async with transaction(pool) as conn:
-        await conn.execute("SELECT pg_advisory_xact_lock(%s)", (reconcile._LOCK,))
+        await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.RECONCILIATION,))
         assert await reconcile.look_after(house.tools) is None
     await asyncio.gather(*(reconcile.look_after(house.tools) for _ in range(3)))
     assert len(await house.jobs()) == 1

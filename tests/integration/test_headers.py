@@ -14,8 +14,10 @@ from test_graphiql_page import POLICY
 
 from api.cache import MOST_AT_ONCE
 from api.headers import safe
-from app.web.middleware import id_of, route_of
+from api.limits import LONGEST_BODY
+from app.web.middleware import id_of
 from app.web.pages import site as pages
+from app.web.routes import route_of
 
 STRICT = {
     "x-content-type-options": "nosniff",
@@ -60,7 +62,7 @@ RESPONSES: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
     "no such method": (405, lambda client: client.put("/graphql")),
     "no such method of another": (405, lambda client: client.post("/metrics")),
     "no JSON": (400, lambda client: client.post("/graphql", content="{", headers=JSON)),
-    "too long": (413, lambda client: client.post("/graphql", content=b" " * 70_000, headers=JSON)),
+    "too long": (413, lambda client: client.post("/graphql", content=b" " * (LONGEST_BODY + 1), headers=JSON)),
     "another type": (415, lambda client: client.post("/graphql", content="a=1")),
 }
 

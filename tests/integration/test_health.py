@@ -26,7 +26,7 @@ from app.database import migrations, pools
 from app.database.embedded import FAST, EmbeddedPostgres
 from app.domain import calendar
 from app.domain.model import SERIES, batch_id
-from app.ops import standing
+from app.ops import snapshot
 from jobs import daily, reconcile
 from jobs.context import RealClock
 
@@ -179,7 +179,7 @@ async def test_a_provider_that_is_down(house):
     await house.rows("INSERT INTO procrastinate_workers DEFAULT VALUES")
     await house.rows("DELETE FROM procrastinate_jobs WHERE args ->> 'day' = '1'")
     await reconcile.look_after(house.tools)
-    stands = await standing.now(house.tools.pool, settings.load({}), house.clock)
+    stands = await snapshot.for_operator(house.tools.pool, settings.load({}), house.clock)
     assert list(status.notes(stands)) == [
         "Day 1 of 2026-10-26 has no prices (PROVIDER_ERROR: Alpha Vantage answered 503.). Upkeep has it looked at "
         "again once a day."

@@ -14,7 +14,7 @@ from receivers import receiver as receiver
 from app.commands import status
 from app.core import settings
 from app.database.rehearsed import CLOCK
-from app.ops import standing
+from app.ops import snapshot
 from jobs import daily, heartbeat, queue, reconcile
 
 TUESDAY = date(2026, 10, 27)
@@ -41,7 +41,7 @@ async def test_a_good_monday(house, receiver):
         house.clock.forward(hours=3)
     assert receiver.heartbeats == 1
     assert await house.rows("SELECT morning, outcome FROM operations.heartbeats") == [(MONDAY, "delivered")]
-    stands = await standing.now(
+    stands = await snapshot.for_operator(
         house.tools.pool, settings.load({"HEARTBEAT_URL": "https://ping.example/x"}), house.clock
     )
     assert "heartbeat: on; last good morning, Monday, 2026-10-26 09:00 in New York: delivered" in status.facts(stands)

@@ -21,7 +21,7 @@ from silent_proxy import Proxy
 from api.cache import Cache
 from app.database import pools
 from app.domain.model import SERIES, batch_id
-from app.ops.snapshot import Surveyor
+from app.ops.snapshot import MetricsReader
 from app.web import metrics as page
 from app.web.metrics import Life, Metrics
 from jobs import daily, reconcile, weekly
@@ -52,8 +52,8 @@ class Asked:
 
     def __init__(self, pool: pools.Pool, house) -> None:
         self.pool, self.metrics = pool, Metrics("1.2.3", rehearsed=False)
-        surveyor = Surveyor(pool, house.tools.prices.ledger, house.clock)
-        self.metrics.life = Life(Cache(nothing, lambda: 1), {"app": house.tools.pool}, None, surveyor)
+        reader = MetricsReader(pool, house.tools.prices.ledger, house.clock)
+        self.metrics.life = Life(Cache(nothing, lambda: 1), {"app": house.tools.pool}, None, reader)
 
     async def tell(self) -> Told:
         """What they say now, whatever they said a moment ago."""

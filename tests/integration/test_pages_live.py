@@ -19,11 +19,13 @@ from psycopg.rows import class_row
 from app.database.revision import Revision
 from app.domain.calendar import due_at
 from app.domain.model import JournalEntry, JournalKind
-from app.web.live import END, PATH, Live, known
+from app.web.live import END, Live, known
 from app.web.pages.site import Site
+from app.web.routes import JOURNAL_STREAM
 from app.web.timeouts import TimeoutProtocol
 
 NOBODY = {"nobody": "x"}
+PATH = JOURNAL_STREAM.path
 
 
 def write(database: str, count: int = 1) -> None:

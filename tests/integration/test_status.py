@@ -16,11 +16,67 @@ from app.commands import status
 from app.commands.terminal import lasting, printable
 from app.core import settings
 from app.domain.model import SERIES, batch_id
-from app.ops import standing
+from app.ops import snapshot
 from jobs import daily, reconcile, weekly
 
 TUESDAY = date(2026, 10, 27)
 Words = tuple[list[str], list[str], list[str]]
+
+# The keys of `status --json`, in their order. Scripts read them: they never change. None stands for a plain value.
+_BATCH = {
+    "id": None,
+    "series": None,
+    "run_date": None,
+    "created_at": None,
+    "status": None,
+    "late": None,
+    "failure_reason": None,
+    "failure": None,
+    "benchmark_symbol": None,
+    "benchmark_initial_price": None,
+    "benchmark_initial_close_id": None,
+    "trading_day": None,
+}
+_CHECKPOINT = {"run_date": None, "day": None, "due_at": None, "job": None, "attempts": None, "tried_at": None}
+_COMPUTED = {"run_date": None, "day": None, "taken_at": None, "again": None}
+_MESSAGES = {"on": None, "waiting": None, "last": None, "what": None, "outcome": None}
+KEYS = {
+    "at": None,
+    "rehearsed": None,
+    "standing_still": None,
+    "workers": [{"id": None, "last_heartbeat": None, "silent": None}],
+    "upkeep": {
+        "last_round_at": None,
+        "last_mended_at": None,
+        "mended": {"begun": None, "missed": None, "deferred": None, "given_up": None, "put_back": None},
+    },
+    "monday": None,
+    "batch": _BATCH,
+    "monday_job": None,
+    "next_monday_at": None,
+    "next_checkpoints": [_CHECKPOINT],
+    "overdue": [_CHECKPOINT],
+    "jobs": [{"task": None, "status": None, "jobs": None}],
+    "stalled": [None],
+    "failed": [{"id": None, "task": None, "run_date": None, "day": None, "owed": None}],
+    "quota": {"requests": [None], "next_at": None},
+    "allowed": [None],
+    "last_batch": _BATCH,
+    "last_checkpoint": _COMPUTED,
+    "journal_head": {"seq": None, "hash": None, "at": None},
+    "past": {
+        "missed": [{"run_date": None, "asked": None, "failure": None}],
+        "unrecorded": [None],
+        "late_batches": [_BATCH],
+        "late_checkpoints": [_COMPUTED],
+    },
+    "skipped": [{"run_date": None, "day": None, "due_at": None, "reason": None, "note": None}],
+    "alerts": _MESSAGES,
+    "heartbeat": _MESSAGES,
+    "notes": [None],
+    "to_do": [None],
+    "well": None,
+}
 
 
 @pytest.fixture
@@ -28,7 +84,7 @@ def words(house) -> Callable[..., Awaitable[Words]]:
     """What the command says at the house's time: facts, notes, and what is to do."""
 
     async def said(**environment: str) -> Words:
-        stands = await standing.now(house.tools.pool, settings.load(environment), house.clock)
+        stands = await snapshot.for_operator(house.tools.pool, settings.load(environment), house.clock)
         return list(status.facts(stands)), list(status.notes(stands)), list(status.needs(stands))
 
     return said
@@ -379,6 +435,40 @@ async def test_json(house, commanded, told_time):
     assert told["last_batch"]["run_date"] == "2026-10-19"
     assert [(one["run_date"], one["day"]) for one in told["overdue"]] == [("2026-10-19", day) for day in range(1, 9)]
     assert told["next_checkpoints"][0]["due_at"] == "2026-10-28T13:00:00Z"
+
+
+async def test_the_keys_of_json(house, commanded, told_time):
+    """They stay as they are, and in their order: scripts depend on them. Here no list is empty."""
+    first, second = date(2026, 10, 5), date(2026, 10, 19)
+    await house.a_batch(first)
+    house.clock.time = new_york(second, 14)
+    await house.begin()
+    await daily.take(house.tools, batch_id(SERIES, first), 1)
+    house.world.absent.add(("AAPL", second))
+    house.clock.time = new_york(second + timedelta(days=1), 21)
+    await daily.take(house.tools, batch_id(SERIES, second), 1)
+    house.clock.time = new_york(TUESDAY, 12)
+    assert (await reconcile.look_after(house.tools)).missed == 2
+    async with house.tools.pool.connection() as conn, conn.transaction():
+        # Stored last, so that the Monday after it has no row.
+        assert await weekly.give_up(conn, house.tools, date(2026, 9, 21), "It is only a test.")
+    ((failed,), (stalled,), *_) = await house.rows("SELECT id FROM procrastinate_jobs WHERE status = 'todo'")
+    await house.rows("UPDATE procrastinate_jobs SET status = 'failed' WHERE id = %s", failed)
+    await house.rows("UPDATE procrastinate_jobs SET status = 'doing' WHERE id = %s", stalled)
+
+    _, out, _ = commanded("status", "--json", DATABASE_URL=told_time)
+    told = json.loads(out)
+    # Compared as text, because the order counts.
+    assert json.dumps(keys_of(told), indent=1) == json.dumps(KEYS, indent=1)
+
+
+def keys_of(value: object) -> object:
+    """The keys of a JSON document: of a list those of its first element, and None of a plain value."""
+    if isinstance(value, dict):
+        return {key: keys_of(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [keys_of(one) for one in value[:1]]
+    return None
 
 
 def test_as_a_process(told_time, tmp_path):

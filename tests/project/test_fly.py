@@ -7,7 +7,8 @@ from pathlib import Path
 from containerfile import CONTAINERFILE, environment, words
 
 from api.cache import MOST, MOST_AT_ONCE
-from app.commands import main
+from app.commands import migrate, server
+from app.commands.main import group
 from app.core import settings
 from app.main import create_app
 from jobs.queue import DRAIN
@@ -88,7 +89,7 @@ def test_the_check_asks_a_route():
 def test_requests_and_jobs_have_their_time_to_end():
     """Requests are waited for, then jobs; the platform's patience is longer, and no longer than it may be."""
     assert FLY["kill_signal"] == "SIGTERM"
-    assert main._LAST_REQUESTS + DRAIN < FLY["kill_timeout"] <= 300
+    assert server.LAST_REQUESTS + DRAIN < FLY["kill_timeout"] <= 300
 
 
 def test_the_check_is_patient():
@@ -102,7 +103,7 @@ def test_the_release_command_is_a_command():
     program, *command = FLY["deploy"]["release_command"].split()
     assert program == "alpha-monday" == words("CMD")[0]
     assert command == ["migrate"]
-    assert main.group.get_command(None, "migrate") is main.migrate
+    assert group.get_command(None, "migrate") is migrate.migrate
     assert not words("ENTRYPOINT")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from app.core.locks import Lock
+
 HOUSE = Path(__file__).parents[2]
 SOURCES = {
     ".".join(path.relative_to(root).with_suffix("").parts): path
@@ -40,6 +42,15 @@ def test_there_is_one_clock():
     asking = re.compile(r"datetime\.(now|utcnow|today)\(|date\.today\(|time\.time\(|retry_in=")
     asked_by = {module for module, path in SOURCES.items() if asking.search(path.read_text())}
     assert asked_by == {"jobs.context", "app.simulation.clock"}
+
+
+def test_one_module_has_the_sql_on_the_queues_tables():
+    """Procrastinate owns them; when it changes one, there is one place to look."""
+    named_by = {
+        "jobs.queue_tables": "all of it",
+        "app.simulation.clock": "changes how the queue's fetch function reads the time, in a rehearsal's database",
+    }
+    assert {module for module, path in SOURCES.items() if "procrastinate_" in path.read_text()} == set(named_by)
 
 
 def test_one_module_names_the_time_zone():
@@ -132,3 +143,20 @@ def test_the_map_in_the_architecture_page_is_true():
         path = folders[-1] / name
         assert path.is_dir() if name.endswith("/") else path.is_file(), path
         folders.append(path)
+
+
+def test_the_numbers_of_the_advisory_locks_never_change():
+    """During a deployment two versions exclude each other by them; a database has one list of them, in one module."""
+    numbers = {
+        "MIGRATIONS": 4021970431,
+        "RATE_LIMITER": 4021970432,
+        "JOURNAL": 4021970433,
+        "RECONCILIATION": 4021970434,
+        "SIMULATED_CLOCK": 4021970435,
+        "QUOTA_ALERT": 4021970436,
+    }
+    assert {name: lock.value for name, lock in Lock.__members__.items()} == numbers
+    assert len(set(numbers.values())) == len(numbers)
+    assert Lock.RATE_LIMITER.keyed == 1874486784
+    written = re.compile(r"advisory\w*\(\d|advisory.*\d{2}|4_?021_?970_?\d{3}")
+    assert {module for module, path in SOURCES.items() if written.search(path.read_text())} == {"app.core.locks"}

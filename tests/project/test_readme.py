@@ -10,6 +10,7 @@ import pytest
 from graphql import parse, validate
 from pages import HOUSE, commands, misfit, targets
 
+from api.limits import LONGEST_BODY
 from api.schema import schema
 from app.core.settings import Settings
 
@@ -33,6 +34,13 @@ def test_every_setting_is_told():
     ]
     told = [f"ALPHA_VANTAGE{name}" if name.startswith("_") else name for name in told]
     assert {name.upper() for name in Settings.__struct_fields__} == set(told)
+
+
+def test_the_longest_body_is_told():
+    """The page that lists the API's limits has the number that the code has."""
+    pages = [HOUSE / "README.md", *(HOUSE / "docs").rglob("*.md")]
+    told = [size for page in pages for size in re.findall(r"^\| body \| (\d+) KB", page.read_text(), re.MULTILINE)]
+    assert told == [str(LONGEST_BODY // 1024)]
 
 
 def test_the_query_is_valid():

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
+from app.core.locks import Lock
 from app.database.rehearsed import CLOCK
 from app.simulation.clock import INSTALL
 from app.simulation.providers import told_by
-from jobs import reconcile
 
 DAY = 86_400.0
 
@@ -33,7 +33,7 @@ def leap(conn: psycopg.Connection) -> float:
 def test_nobody_leaps_while_upkeep_is_at_work(conn, database):
     """A round of upkeep in one process takes no told time in the others."""
     with psycopg.connect(database) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s)", (reconcile._LOCK,))
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.RECONCILIATION,))
         assert leap(conn) == DAY
     assert leap(conn) == pytest.approx(DAY - 3600, abs=5)
 

@@ -302,6 +302,27 @@ def test_the_environment():
     assert read == {**usual, "port": 9000, "alpha_vantage_per_day": 500}
 
 
+@pytest.mark.parametrize(
+    ("environment", "chosen"),
+    [
+        pytest.param({}, False, id="absent"),
+        pytest.param({"PORT": ""}, False, id="empty"),
+        pytest.param({"PORT": " "}, False, id="blank"),
+        pytest.param({"HOST": "::1"}, False, id="another one"),
+        pytest.param({"PORT": "9000"}, True, id="set"),
+        pytest.param({"PORT": "8080"}, True, id="set to the default"),
+    ],
+)
+def test_whether_a_setting_is_set(monkeypatch, environment, chosen):
+    """An empty text means "not set"; the default's own value, written down, is a choice. In both sources alike."""
+    assert settings.is_set("PORT", environment) is chosen
+    for name in settings.Settings.__struct_fields__:
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    assert settings.is_set("PORT") is chosen
+
+
 ODD_TEXTS = [
     {
         "OPENAI_API_KEY": "00123456789",

@@ -26,6 +26,7 @@ from app.web.charts import png as render
 from app.web.charts.batch_chart import LIGHT, Look, drawn, element, of_batch
 from app.web.formatting import day as in_full
 from app.web.refusals import unanswered
+from app.web.routes import BATCH_CHART, RUN_DATE
 
 # What sites that show links ask for, in pixels.
 WIDTH, HEIGHT = 1200, 630
@@ -36,7 +37,6 @@ MOST = 64
 # Those that wait for theirs, each a tenth of a second, are under way: they may not keep everybody else from an answer.
 MOST_WAITING = 16
 _DOCUMENT = BY_NAME["Chart"]
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 Node = Mapping[str, Any]
 
@@ -45,11 +45,11 @@ def picture(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
     """Return the handler of the pictures; in a rehearsal each says that it is made up."""
     pictures = Pictures()
 
-    @route("/batches/{run_date:str}/chart.png", http_method=["GET", "HEAD"], include_in_schema=False)
+    @route(BATCH_CHART.litestar_path, http_method=BATCH_CHART.methods, include_in_schema=False)
     async def send(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Send the picture of a Monday."""
         run_date = request.path_params["run_date"]
-        if not _DATE.fullmatch(run_date):
+        if not re.fullmatch(RUN_DATE, run_date):
             raise NotFoundException
         answer = await engine.answer(_DOCUMENT, {"runDate": run_date})
         if answer.refused not in (None, "BAD_DATE", "BAD_USER_INPUT"):

@@ -26,6 +26,7 @@ from api.persisted import BY_NAME
 from app.web.formatting import day as in_full
 from app.web.formatting import listed, price, signed
 from app.web.refusals import unanswered
+from app.web.routes import BATCH, FEED, FRONT
 
 _DOCUMENT = BY_NAME["Feed"]
 MOST = 50
@@ -47,15 +48,10 @@ _MADE = ("BATCH", "FAILURE")
 Node = Mapping[str, Any]
 
 
-def is_followed(path: str) -> bool:
-    """Return whether an address is one whose answers hang on the record only, and may be kept."""
-    return path == "/feed.atom" or (path.startswith("/batches/") and path.endswith("/chart.png"))
-
-
 def feed(engine: Engine, address: str, *, rehearsed: bool) -> HTTPRouteHandler:
     """Return the handler of the feed; its links begin with `address`, and in a rehearsal it says that it is made up."""
 
-    @route("/feed.atom", http_method=["GET", "HEAD"], include_in_schema=False)
+    @route(FEED.path, http_method=FEED.methods, include_in_schema=False)
     async def send(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Send the feed."""
         answer = await engine.answer(_DOCUMENT)
@@ -100,8 +96,8 @@ def written(told: Node, address: str = "", *, rehearsed: bool = False) -> bytes:
     _add(feed, "updated", entries[-1].updated if entries else "1970-01-01T00:00:00Z")
     _add(feed, "generator", "Alpha Monday", version=version("alpha-monday"))
     _add(SubElement(feed, _atom("author")), "name", "Alpha Monday")
-    _add(feed, "link", rel="self", type=MEDIA, href=f"{address}/feed.atom")
-    _add(feed, "link", rel="alternate", type="text/html", href=f"{address}/")
+    _add(feed, "link", rel="self", type=MEDIA, href=f"{address}{FEED.path}")
+    _add(feed, "link", rel="alternate", type="text/html", href=f"{address}{FRONT.path}")
     _add_journal(feed, "head", head)
     for entry in reversed(entries):
         _write(feed, entry, address, head, "Made up: " if rehearsed else "")
@@ -142,7 +138,7 @@ def _made(batch: Node, made: list[Node]) -> Entry:
     return Entry(
         id=uuid5(_IDS, f"{made[0]['hash']} made"),
         title=f"{'No picks' if failed else picks} on {in_full(batch['runDate'])}",
-        path=f"/batches/{batch['runDate']}",
+        path=BATCH.url(run_date=batch["runDate"]),
         published=made[0]["at"],
         updated=max([made[-1]["at"], *(one["at"] for one in later), *(one["madeAt"] for one in corrections)]),
         term="failed" if failed else "picks",
@@ -177,7 +173,7 @@ def _result(batch: Node, whose: str) -> Entry:
     return Entry(
         id=uuid5(_IDS, f"{whose} result"),
         title=f"The picks of {in_full(batch['runDate'])}: {ahead}",
-        path=f"/batches/{batch['runDate']}",
+        path=BATCH.url(run_date=batch["runDate"]),
         published=over,
         updated=max([over, *([result["takenAt"]] if result else []), *(one["madeAt"] for one in corrections)]),
         term="result" if result else "unresolved",

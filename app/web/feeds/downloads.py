@@ -27,10 +27,12 @@ from api.schema import read_date
 from app.domain.model import SERIES
 from app.web.feeds.export import FORMAT, ExportStopped, Part, Wanted, parts, written
 from app.web.refusals import unanswered
+from app.web.routes import EXPORT_CSV, EXPORT_JSON
 
 MOST_AT_ONCE = 2
 # How long a client may not take what is there for it, in seconds. Postgres itself would not wait for 30.
 STALLED = 20.0
+EXPORTS = {"csv": EXPORT_CSV, "json": EXPORT_JSON}
 TYPES = {"csv": "text/csv; charset=utf-8; header=present", "json": "application/json; charset=utf-8"}
 
 AWAY = "The record cannot be read right now. Try again soon."
@@ -47,11 +49,13 @@ def downloads(standing: Standing, headers: Mapping[str, str] = {}) -> Sequence[A
 
 
 def _route(downloads: "Downloads", form: str) -> ASGIRouteHandler:
-    @asgi(f"/export.{form}", copy_scope=False)
+    route = EXPORTS[form]
+
+    @asgi(route.path, copy_scope=False)
     async def export(scope: Any, receive: Any, send: Any) -> None:
         """Send all of the record."""
-        if scope["method"] not in ("GET", "HEAD"):
-            raise MethodNotAllowedException(headers={"allow": "GET, HEAD"})
+        if scope["method"] not in route.methods:
+            raise MethodNotAllowedException(headers={"allow": ", ".join(route.methods)})
         await downloads.answer(form, scope, receive, send)
 
     return export

@@ -25,9 +25,10 @@ from api.engine import Engine
 from api.graphiql_page import FOREVER
 from api.http import fail, refuse
 from api.persisted import BY_NAME
-from app.web import formatting
+from app.web import formatting, routes
 from app.web.charts import batch_chart, record_charts
 from app.web.pages import batch as batches
+from app.web.routes import Route
 
 FOLDER = Path(__file__).parent
 PAGE = 20
@@ -39,12 +40,11 @@ POLICY = (
     "form-action 'none'; frame-ancestors 'none'"
 )
 SAFE = {"Content-Security-Policy": POLICY, "Cross-Origin-Opener-Policy": "same-origin"}
-ROBOTS = "User-agent: *\nDisallow: /graphql\nDisallow: /live\n"
+# What begins with these paths is left out too: GraphiQL's files, and the stream of the journal.
+ROBOTS = f"User-agent: *\nDisallow: {routes.GRAPHQL.path}\nDisallow: {routes.LIVE.path}\n"
 
 # What the API refuses, and the status of the page that says so.
 STATUS = {"BAD_CURSOR": 400, "BAD_DATE": 400, "SERVICE_UNAVAILABLE": 503, "OPERATION_TOO_LARGE": 503}
-
-_OF_A_MONDAY = re.compile(r"/batches/[0-9]{4}-[0-9]{2}-[0-9]{2}(/chart\.png)?")
 
 AnyRequest = Request[Any, Any, Any]
 Html = Response[str]
@@ -63,17 +63,6 @@ class Told(Struct, frozen=True):
 
     data: Mapping[str, Any]
     lasting: bool
-
-
-def kept_by(path: str, query: bytes) -> bytes | None:
-    """
-    Return what of a query string a page hangs on; None for an address that is no page.
-
-    What people share carries other services' marks: they are nobody's reason to render a page anew.
-    """
-    if path == "/batches":
-        return query
-    return b"" if path in ("/", "/about", "/record") or _OF_A_MONDAY.fullmatch(path) else None
 
 
 class Site:
@@ -99,23 +88,24 @@ class Site:
             "batches": batches,
             "asking": asking,
             "public": public.rstrip("/"),
+            "routes": routes,
         }
 
     def routes(self) -> list[HTTPRouteHandler]:
         """Return the handlers of all pages and their files."""
         return [
-            self._page("/", self.front),
-            self._page("/batches", self.history),
-            self._page("/batches/{run_date:str}", self.monday),
-            self._page("/record", self.record),
-            self._page("/about", self.about),
-            _sent("/robots.txt", ROBOTS.encode(), A_DAY, "text/plain"),
-            _sent("/favicon.svg", (FOLDER / "files" / "favicon.svg").read_bytes(), A_DAY, MEDIA[".svg"]),
+            self._page(routes.FRONT, self.front),
+            self._page(routes.BATCHES, self.history),
+            self._page(routes.BATCH, self.monday),
+            self._page(routes.RECORD, self.record),
+            self._page(routes.ABOUT, self.about),
+            _sent(routes.ROBOTS.path, ROBOTS.encode(), A_DAY, "text/plain"),
+            _sent(routes.FAVICON.path, (FOLDER / "files" / "favicon.svg").read_bytes(), A_DAY, MEDIA[".svg"]),
             *(_sent(address, content, FOREVER, MEDIA[Path(address).suffix]) for address, content in self.files.items()),
         ]
 
-    def _page(self, path: str, ask: Callable[[AnyRequest], Awaitable[Response[Any]]]) -> HTTPRouteHandler:
-        @route(path, http_method=["GET", "HEAD"], include_in_schema=False)
+    def _page(self, at: Route, ask: Callable[[AnyRequest], Awaitable[Response[Any]]]) -> HTTPRouteHandler:
+        @route(at.litestar_path, http_method=at.methods, include_in_schema=False)
         async def page(request: AnyRequest) -> Response[Any]:
             """Answer with a page, or with one that says why not."""
             try:
@@ -129,7 +119,7 @@ class Site:
         """Show the newest Monday; a client that wants JSON is told where the API is."""
         accept = request.headers.get("accept", "")
         if "json" in accept and "html" not in accept:
-            return Response({"name": "Alpha Monday", "graphql": "/graphql"}, headers={"Vary": "Accept"})
+            return Response({"name": "Alpha Monday", "graphql": routes.GRAPHQL.path}, headers={"Vary": "Accept"})
         told = await self._told("Front")
         return self._shown("front.html", told, batch=told.data["latestBatch"], record=told.data["trackRecord"])
 
@@ -222,17 +212,19 @@ def _sent(path: str, content: bytes, headers: Mapping[str, str], media: str) -> 
 def _file(path: Path) -> tuple[str, bytes]:
     """Return a file's address, which changes with its content, and its content."""
     content = path.read_bytes()
-    return f"/files/{sha256(content).hexdigest()[:12]}/{path.name}", content
+    digest = sha256(content).hexdigest()[:12]
+    return routes.PAGE_FILE.url(digest=digest, name=path.name), content
 
 
 def asking(document: str) -> str:
     """Return the address at which the API answers a document."""
-    return f"/graphql?query={quote(document)}"
+    return f"{routes.GRAPHQL.path}?query={quote(document)}"
 
 
 def _by_a_person(request: AnyRequest) -> bool:
     """Return whether a browser asks for a page: its errors are pages too."""
-    return not request.scope["path"].startswith("/graphql") and "text/html" in request.headers.get("accept", "")
+    of_the_api = request.scope["path"].startswith(routes.GRAPHQL.path)
+    return not of_the_api and "text/html" in request.headers.get("accept", "")
 
 
 def _monday(text: str) -> date:
@@ -242,12 +234,12 @@ def _monday(text: str) -> date:
     except ValueError:
         found = None
     if found is None:
-        raise ProblemError(404, "That is no date.", "A batch's address ends in its Monday, as in /batches/2026-01-05.")
+        example = routes.BATCH.url(run_date="2026-01-05")
+        raise ProblemError(404, "That is no date.", f"A batch's address ends in its Monday, as in {example}.")
     if found.weekday() != 0:
         monday = found - timedelta(days=found.weekday())
-        raise ProblemError(
-            404, f"{formatting.day(found)} is no Monday.", f"Its week began on {monday}: /batches/{monday}."
-        )
+        right = routes.BATCH.url(run_date=monday)
+        raise ProblemError(404, f"{formatting.day(found)} is no Monday.", f"Its week began on {monday}: {right}.")
     return found
 
 
@@ -255,7 +247,8 @@ def _problem(code: str) -> ProblemError:
     """Return the problem that an error of the API is to somebody who looks at pages."""
     match STATUS.get(code, 500):
         case 400:
-            return ProblemError(400, "That page of the history is not known.", "Begin at its newest page: /batches.")
+            newest = routes.BATCHES.path
+            return ProblemError(400, "That page of the history is not known.", f"Begin at its newest page: {newest}.")
         case 503:
             return ProblemError(503, "The record cannot be read right now.", "Try again in some seconds.")
         case status:

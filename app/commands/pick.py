@@ -1,0 +1,119 @@
+"""`alpha-monday pick`: this Monday's batch made by hand, and what happens to a pick later."""
+
+import asyncio
+import sys
+from datetime import date, datetime
+
+import click
+
+from app.commands import tables
+from app.commands.terminal import DAY, Commands, asynchronous, clock, local, record, say
+from app.core import settings
+from app.database import pools, rehearsed
+from app.domain import calendar, prompt, returns
+from app.domain.calendar import Calendar
+from app.domain.model import SERIES, Batch, BatchStatus
+from app.errors import ProviderError, Refused
+from app.store import batches, generations
+from jobs import picks, queue_tables, weekly
+
+
+@click.group(cls=Commands, invoke_without_command=True)
+@click.pass_context
+def pick(context: click.Context) -> None:
+    """Make this Monday's batch by hand, or run a failed one again.
+
+    The running service does the work; this command asks for it and waits. Refused on other days, and when this Monday
+    has its picks.
+
+    \b
+    Example:
+      alpha-monday pick
+    """
+    if context.invoked_subcommand is None:
+        asyncio.run(_pick())
+
+
+async def _pick() -> None:
+    configuration = settings.load()
+    settings.refuse_without_keys(configuration)
+    run_date = calendar.run_date(clock.now())
+    if run_date is None:
+        following = local(calendar.next_run_at(clock.now()))
+        raise Refused(f"No Monday has begun: picks are made on Mondays from nine in New York, next on {following}.")
+    async with record(configuration) as pool:
+        await rehearsed.refuse(pool)
+        async with pools.transaction(pool) as conn:
+            batch = await batches.on(conn, SERIES, run_date)
+            if batch and batch.status != BatchStatus.FAILED:
+                raise Refused(f"The Monday {run_date} has its picks: batch {batch.id}.")
+            if on_its_way := await weekly.live_jobs(conn, run_date):
+                raise Refused(f"The Monday {run_date} is on its way, in job {on_its_way[0]}.")
+            if not await queue_tables.has_live_worker(conn):
+                raise Refused("No worker is running that could do it. Start one with `alpha-monday serve` or `work`.")
+            asked = len(await generations.of(conn, SERIES, run_date))
+            again = asked if batch else 0  # only a Monday that failed gets three more
+            job = await weekly.begin_again(conn, clock.now(), again + prompt.QUESTIONS)
+        say(f"Job {job} makes the batch of {run_date}; waiting for it. (Ctrl-C does not stop the job.)")
+        batch = await _awaited(pool, run_date, batch, job)
+        await tables.show(pool, batch)
+        if batch.status == BatchStatus.FAILED:
+            sys.exit(1)
+
+
+async def _awaited(pool: pools.Pool, run_date: date, before: Batch | None, job: int) -> Batch:
+    """Wait until a job has stored the batch of a Monday, or why there is none: not what stood there `before`."""
+    while True:
+        async with pools.transaction(pool) as conn:
+            on_its_way = job in await weekly.live_jobs(conn, run_date)  # first: it stores the batch before it ends
+            batch = await batches.on(conn, SERIES, run_date)
+            if batch and batch != before:
+                return batch
+            if not on_its_way:
+                raise Refused(f"Job {job} ended without a batch; its log says why.")
+        await clock.sleep(1)
+
+
+@pick.command()
+@click.argument("run_date", type=DAY, metavar="RUN_DATE")
+@click.argument("ticker")
+@click.option("--last-session", type=DAY, required=True, help="The last session on which the share traded.")
+@click.option("--value", required=True, help="What a share was worth from then on, for example 54.20.")
+@click.option("--source", required=True, help="Where this is known from.")
+@asynchronous
+async def end(run_date: datetime, ticker: str, last_session: datetime, value: str, source: str) -> None:
+    """Record what became of a pick that stopped trading.
+
+    Later days use the value, marked as ended; days that were skipped are looked at again.
+
+    \b
+    Example:
+      alpha-monday pick end 2026-11-02 ABC --last-session 2026-11-06 --value 54.20 --source "8-K of 2026-11-06"
+    """
+    configuration = settings.load()
+    try:
+        price = returns.price(value, ticker, last_session.date())
+    except ProviderError as error:
+        raise Refused(f"--value: {error}") from None
+    sessions = Calendar(configuration.market_closed_days)
+    day, last = run_date.date(), last_session.date()
+    async with record(configuration) as pool:
+        again = await picks.end(pool, sessions, clock.now(), day, ticker, last, price, source)
+    say(f"Recorded. {again} skipped days are looked at again.")
+
+
+@pick.command()
+@click.argument("run_date", type=DAY, metavar="RUN_DATE")
+@click.argument("ticker")
+@click.argument("new")
+@asynchronous
+async def rename(run_date: datetime, ticker: str, new: str) -> None:
+    """Follow a pick to its new ticker; the journal keeps the old one.
+
+    \b
+    Example:
+      alpha-monday pick rename 2026-11-02 FB META
+    """
+    async with record(settings.load()) as pool:
+        again = await picks.rename(pool, clock.now(), run_date.date(), ticker, new)
+    say(f"Recorded. {again} skipped days are looked at again.")

@@ -1,0 +1,76 @@
+"""`alpha-monday verify`: the record, compared with its journal."""
+
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import click
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from app.commands import terminal
+from app.commands.terminal import asynchronous, clock, say, telling
+from app.core import settings
+from app.database import pools
+from app.errors import AlphaMondayError, Misfit
+from app.ops import verify as verifying
+
+
+class HeadType(click.ParamType[tuple[int, str]]):
+    """A copy of the journal's head, as `verify` prints it."""
+
+    name = "SEQ:HASH"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, str]:
+        """Return the entry's number and its hash."""
+        told = re.fullmatch(r"0*([1-9][0-9]{0,17}):([0-9a-f]{64})", value.strip().lower())
+        if told is None:
+            self.fail(f"{value!r} is no head of a journal, such as 812:3f...: a number and 64 hexadecimal digits.")
+        return int(told[1]), told[2]
+
+
+@click.command()
+@click.option("--head", type=HeadType(), help="A copy of the journal's head: the chain must hold that entry.")
+@click.option("--from", "url", metavar="URL", help="Verify what the API at URL shows, instead of the database.")
+@click.option("--rehearsal", "of_the_rehearsal", is_flag=True, help="Verify the embedded rehearsal's record.")
+@asynchronous
+async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal: bool) -> None:
+    """Walk the journal's chain, compare every row of the record with it, and name the first misfit.
+
+    Figures are computed again from their prices. Ends with the head: keep a copy, and nobody can write the journal
+    anew, or cut off its tail, without `--head` telling you. docs/journal.md says what this proves.
+
+    \b
+    Exit code: 0 everything fits, 1 something does not, 2 nothing could be found out.
+
+    \b
+    Examples:
+      alpha-monday verify
+      alpha-monday verify --head 812:3fa2...
+      alpha-monday verify --from https://alpha-monday.example
+    """
+    if url and of_the_rehearsal:
+        raise click.UsageError("--from and --rehearsal exclude each other.")
+    try:
+        with telling() as tell:
+            async with verifying.api(url, clock.sleep) if url else _snapshot(of_the_rehearsal) as source:
+                found = await verifying.verify(source, [head] if head else [], tell)
+    except Misfit:
+        raise
+    except (AlphaMondayError, psycopg.Error, PoolTimeout) as error:
+        say(f"alpha-monday: This could not be verified. {' '.join(str(error).split())}")
+        sys.exit(2)
+    counted = f"{found.seq:,} entries, {found.rows:,} rows, {found.known.figures:,} figures"
+    click.echo(f"Everything fits: {counted}. The head: {f'{found.seq}:{found.hash}' if found.seq else 'none yet'}")
+
+
+@asynccontextmanager
+async def _snapshot(of_the_rehearsal: bool) -> AsyncIterator[verifying.Source]:
+    """Give the record of the database as it stands."""
+    configuration = settings.load()
+    address = terminal.address(configuration, rehearsal=of_the_rehearsal)
+    await pools.check(address)
+    await terminal.refuse_old(configuration, address, rehearsal=of_the_rehearsal)
+    async with verifying.database(address) as source:
+        yield source
