@@ -25,6 +25,7 @@ from app.database.pools import transaction
 from app.database.rehearsed import is_rehearsed
 from app.domain.journal import timestamp
 from app.domain.model import Batch, Checkpoint, FailureReason, SkipReason
+from app.domain.text import for_chat
 from app.errors import QuotaSpent
 from app.store.checkpoints import Due
 from app.store.rows import Conn, row_of
@@ -41,8 +42,6 @@ LASTING = timedelta(days=1)
 # How long a quota that was found spent must have been free before it is told of once more.
 _FREE = timedelta(hours=1)
 
-# What is shown in a chat calls nobody and is no markup, whoever wrote it.
-_PLAIN = str.maketrans({"<": "‹", ">": "›", "@": "＠"})
 _LONGEST_TEXT = 1500
 
 
@@ -107,7 +106,7 @@ def _shown(said: str, to_do: str) -> str:
     """Return both on one line that fits; what is too long is cut, but never what can be done."""
     room = _LONGEST_TEXT - len(to_do) - 1
     said = said if len(said) <= room else f"{said[: room - 1]}…"
-    return "".join(letter if letter.isprintable() else " " for letter in f"{said} {to_do}").translate(_PLAIN)
+    return for_chat(f"{said} {to_do}")
 
 
 def about_nothing(at: datetime) -> Alert:

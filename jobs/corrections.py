@@ -10,6 +10,7 @@ from app.domain import measurement, prompt
 from app.domain.calendar import FORTNIGHT, checkpoint_date
 from app.domain.measurement import Course
 from app.domain.model import SERIES, Batch, Checkpoint, CheckpointStatus, Close, Pick, PickMetric
+from app.domain.text import storable
 from app.errors import Refused
 from app.store import batches, checkpoints, closes, corrections, courses
 from app.store.rows import Conn
@@ -37,7 +38,7 @@ async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str,
 
     Returns how many checkpoints were corrected. Raises Refused.
     """
-    if not reason.strip() or prompt.carried(reason) != reason:
+    if not reason.strip() or storable(reason) != reason:
         raise Refused("--reason must say why, in plain text.")
     async with transaction(pool) as conn:
         found = await batches.on(conn, SERIES, run_date)

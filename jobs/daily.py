@@ -10,7 +10,7 @@ from procrastinate.jobs import Job
 from structlog.contextvars import bind_contextvars
 
 from app.database.pools import transaction
-from app.domain import calendar, measurement, prompt
+from app.domain import calendar, measurement
 from app.domain.calendar import Calendar
 from app.domain.measurement import Course
 from app.domain.model import (
@@ -24,6 +24,7 @@ from app.domain.model import (
     PickMetric,
     SkipReason,
 )
+from app.domain.text import storable
 from app.errors import ConfigurationError, MissingClose, ProviderError, TryAgainAt
 from app.store import batches, checkpoints, courses, opens
 from app.store.checkpoints import Due, Learnt
@@ -308,7 +309,7 @@ def _skipped(due: Due, reason: SkipReason, note: str, now: datetime) -> Checkpoi
         checkpoint_date=calendar.checkpoint_date(due.run_date, due.day),
         status=CheckpointStatus.SKIPPED,
         skip_reason=reason,
-        note=prompt.carried(note),  # it may quote a provider
+        note=storable(note),  # it may quote a provider
         taken_at=now,
         skipped_at=now,
     )

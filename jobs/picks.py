@@ -7,6 +7,7 @@ from app.database.pools import Pool, transaction
 from app.domain import prompt
 from app.domain.calendar import Calendar, today
 from app.domain.model import SERIES, Batch, Ending, Pick
+from app.domain.text import storable
 from app.errors import Refused
 from app.store import batches, checkpoints
 from app.store.rows import Conn
@@ -30,7 +31,7 @@ async def end(
     """
     if not calendar.is_session(last_session) or last_session >= today(at):
         raise Refused(f"--last-session must be a past session of the exchange; {last_session} is none.")
-    if not source.strip() or prompt.carried(source) != source:
+    if not source.strip() or storable(source) != source:
         raise Refused("--source must say where this is known from, in plain text.")
     async with transaction(pool) as conn:
         batch, pick = await _found(conn, run_date, ticker)

@@ -26,6 +26,7 @@ from app.database import pools, rehearsed
 from app.database.embedded import address_of
 from app.domain.calendar import Calendar, Clock
 from app.domain.journal import timestamp
+from app.domain.text import one_line
 from app.errors import TryAgainAt
 from app.providers import rate_limiter
 from app.providers.alpha_vantage import AlphaVantage
@@ -201,7 +202,7 @@ def _tell(error: Exception) -> None:
         case Surprise() if error.times < MOST_SURPRISES:
             log.error("surprise in a job", times=error.times, of=MOST_SURPRISES, exc_info=error.__cause__)
         case _ if is_away(error):
-            log.warning("job waits for the database", reason=" ".join(str(error).split()))
+            log.warning("job waits for the database", reason=one_line(error))
 
 
 async def counted(job: Callable[[], Awaitable[Any]], context: JobContext, _: Any) -> Any:

@@ -1,7 +1,7 @@
 """
 The queue's tables: every SQL statement of ours on them, one function for each question.
 
-The tables belong to Procrastinate. Its own API, `app.job_manager`, is used where it gives the same
+The tables belong to Procrastinate. Its own API, the job manager, is used where it gives the same
 answer in the caller's transaction, which is where a method takes `connection=`:
 `get_job_status_async`, `cancel_job_by_id_async` and, wherever jobs are deferred,
 `batch_defer_jobs_async`. Its other methods use the queue's own pool: they run outside of the

@@ -20,6 +20,7 @@ from app.core.locks import Lock
 from app.database.pools import transaction
 from app.domain import calendar
 from app.domain.model import SERIES
+from app.domain.text import one_line
 from app.errors import TryAgainAt
 from app.store import batches, checkpoints
 from app.store.checkpoints import Due
@@ -71,7 +72,7 @@ async def keep(tools: Context, stalled_after: Callable[[], float] = lambda: STAL
                 if mended := await look_after(tools, stalled_after()):
                     log.warning("upkeep mended", **asdict(mended))
             except AWAY as error:
-                log.warning("upkeep waits for the database", reason=" ".join(str(error).split()))
+                log.warning("upkeep waits for the database", reason=one_line(error))
             except Exception:
                 log.exception("upkeep failed")  # the next round may not; without upkeep no promise is kept
             await tools.sleep(min(PAUSE, stalled_after() * 2))

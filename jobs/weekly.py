@@ -12,6 +12,7 @@ from structlog.contextvars import bind_contextvars
 from app.database.pools import transaction
 from app.domain import calendar, prompt, returns
 from app.domain.model import (
+    QUESTIONS_PER_MONDAY,
     SERIES,
     Batch,
     BatchStatus,
@@ -24,6 +25,7 @@ from app.domain.model import (
     Pick,
     batch_id,
 )
+from app.domain.text import storable
 from app.errors import (
     ConfigurationError,
     MissingClose,
@@ -83,7 +85,7 @@ async def begin(tools: Context, job_id: int, questions: int | None) -> None:
         log.info("this Monday is on its way", other_job=on_its_way)
     else:
         log.info("this Monday begins", by_hand=questions is not None)
-        await _run(tools, run_date, questions or prompt.QUESTIONS, by_hand=questions is not None)
+        await _run(tools, run_date, questions or QUESTIONS_PER_MONDAY, by_hand=questions is not None)
 
 
 async def live_jobs(conn: Conn, run_date: date, before: int | None = None) -> list[int]:
@@ -225,7 +227,7 @@ def _answered(tools: Context, question: Generation, answer: Answer) -> Generatio
 
 async def _complete(tools: Context, generation: Generation) -> None:
     """Store what became of a question: as it was said, but for what Postgres cannot carry."""
-    said = {name: prompt.carried(value) for name, value in asdict(generation).items() if isinstance(value, str)}
+    said = {name: storable(value) for name, value in asdict(generation).items() if isinstance(value, str)}
     generation = replace(generation, **said)
     async with transaction(tools.pool) as conn:
         if not await generations.complete(conn, generation, tools.now()):
@@ -364,6 +366,6 @@ def _failed(tools: Context, run_date: date, reason: FailureReason, failure: str)
         status=BatchStatus.FAILED,
         late=tools.calendar.is_late(run_date, now),
         failure_reason=reason,
-        failure=prompt.carried(failure),  # it may quote a provider
+        failure=storable(failure),  # it may quote a provider
         benchmark_symbol=tools.benchmark,
     )

@@ -1,1 +1,1 @@
-"""What an operator asks the running service and tells it: its jobs, and how it stands."""
+"""The command line: one module for each group of commands."""

@@ -7,7 +7,7 @@ import click
 from app.commands.terminal import DAY, Commands, asynchronous, clock, record, say
 from app.core import settings
 from app.database import pools
-from app.domain.model import SERIES, CheckpointStatus
+from app.domain.model import CHECKPOINT_DAYS, SERIES, CheckpointStatus
 from app.errors import Refused
 from app.store import batches, checkpoints
 from jobs import corrections, daily, queue_tables
@@ -26,7 +26,7 @@ def checkpoint() -> None:
 
 @checkpoint.command()
 @click.argument("run_date", type=DAY, metavar="RUN_DATE")
-@click.argument("day", type=click.IntRange(0, 14))
+@click.argument("day", type=click.IntRange(0, CHECKPOINT_DAYS))
 @click.argument("ticker")
 @click.option("--reason", required=True, help="Why; it is published with the correction.")
 @asynchronous
@@ -47,7 +47,7 @@ async def correct(run_date: datetime, day: int, ticker: str, reason: str) -> Non
 
 @checkpoint.command()
 @click.argument("run_date", type=DAY, metavar="RUN_DATE")
-@click.argument("day", type=click.IntRange(1, 14))
+@click.argument("day", type=click.IntRange(1, CHECKPOINT_DAYS))
 @asynchronous
 async def retake(run_date: datetime, day: int) -> None:
     """Look again at a checkpoint that was skipped for want of prices.

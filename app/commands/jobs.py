@@ -12,10 +12,11 @@ import click
 from msgspec.structs import asdict
 
 from app.commands import tables
-from app.commands.terminal import Commands, asynchronous, clock, local, opened, printable, say
+from app.commands.terminal import Commands, asynchronous, clock, local, opened, say
 from app.core import settings
 from app.database import pools, rehearsed
 from app.domain import calendar
+from app.domain.text import printable
 from app.errors import Refused
 from jobs import admin
 from jobs.admin import Found, Subjects

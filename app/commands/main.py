@@ -28,6 +28,7 @@ from app.commands import (
     verify,
 )
 from app.commands.terminal import Commands
+from app.domain.text import first_line, one_line
 from app.errors import AlphaMondayError
 
 
@@ -46,11 +47,11 @@ def main() -> None:
             "Nothing of it was done: run it again."
         )
     except (psycopg.OperationalError, PoolTimeout) as error:
-        sys.exit(f"alpha-monday: The database went away: {' '.join(str(error).split())}")
+        sys.exit(f"alpha-monday: The database went away: {one_line(error)}")
     except psycopg.errors.InsufficientPrivilege as error:
-        sys.exit(f"alpha-monday: {str(error).splitlines()[0]}. Give that right to the user of DATABASE_URL.")
+        sys.exit(f"alpha-monday: {first_line(error)}. Give that right to the user of DATABASE_URL.")
     except psycopg.Error as error:
-        sys.exit(f"alpha-monday: The database refused: {' '.join(str(error).split())}")
+        sys.exit(f"alpha-monday: The database refused: {one_line(error)}")
     except OSError as error:
         if error.errno == errno.ENOSPC and error.filename is None:
             sys.stdout = None  # what could not be written is not tried again at the end

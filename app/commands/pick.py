@@ -10,9 +10,9 @@ from app.commands import tables
 from app.commands.terminal import DAY, Commands, asynchronous, clock, local, record, say
 from app.core import settings
 from app.database import pools, rehearsed
-from app.domain import calendar, prompt, returns
+from app.domain import calendar, returns
 from app.domain.calendar import Calendar
-from app.domain.model import SERIES, Batch, BatchStatus
+from app.domain.model import QUESTIONS_PER_MONDAY, SERIES, Batch, BatchStatus
 from app.errors import ProviderError, Refused
 from app.store import batches, generations
 from jobs import picks, queue_tables, weekly
@@ -53,7 +53,7 @@ async def _pick() -> None:
                 raise Refused("No worker is running that could do it. Start one with `alpha-monday serve` or `work`.")
             asked = len(await generations.of(conn, SERIES, run_date))
             again = asked if batch else 0  # only a Monday that failed gets three more
-            job = await weekly.begin_again(conn, clock.now(), again + prompt.QUESTIONS)
+            job = await weekly.begin_again(conn, clock.now(), again + QUESTIONS_PER_MONDAY)
         say(f"Job {job} makes the batch of {run_date}; waiting for it. (Ctrl-C does not stop the job.)")
         batch = await _awaited(pool, run_date, batch, job)
         await tables.show(pool, batch)

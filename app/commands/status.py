@@ -8,10 +8,11 @@ from typing import Any
 import click
 import msgspec
 
-from app.commands.terminal import asynchronous, clock, lasting, local, opened, printable
+from app.commands.terminal import asynchronous, clock, lasting, local, opened
 from app.core import settings
 from app.domain import calendar
 from app.domain.model import BatchStatus, FailureReason
+from app.domain.text import printable
 from app.ops import snapshot
 from app.ops.snapshot import MessageState, OperatorSnapshot, PendingCheckpoint, SkippedCheckpoint
 

@@ -124,11 +124,6 @@ def lasting(span: timedelta) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count)
 
 
-def printable(text: object) -> str:
-    """Return a text on one line that cannot move a terminal's cursor, whoever wrote it."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
-
-
 def address(configuration: Settings, *, rehearsal: bool = False) -> str:
     """Return the direct address of the record's database, or with `rehearsal` of the embedded rehearsal's."""
     if rehearsal:

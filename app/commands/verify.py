@@ -13,6 +13,7 @@ from app.commands import terminal
 from app.commands.terminal import asynchronous, clock, say, telling
 from app.core import settings
 from app.database import pools
+from app.domain.text import one_line
 from app.errors import AlphaMondayError, Misfit
 from app.ops import verify as verifying
 
@@ -59,7 +60,7 @@ async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal
     except Misfit:
         raise
     except (AlphaMondayError, psycopg.Error, PoolTimeout) as error:
-        say(f"alpha-monday: This could not be verified. {' '.join(str(error).split())}")
+        say(f"alpha-monday: This could not be verified. {one_line(error)}")
         sys.exit(2)
     counted = f"{found.seq:,} entries, {found.rows:,} rows, {found.known.figures:,} figures"
     click.echo(f"Everything fits: {counted}. The head: {f'{found.seq}:{found.hash}' if found.seq else 'none yet'}")

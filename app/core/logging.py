@@ -15,7 +15,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from app.domain.journal import timestamp
-from app.domain.prompt import without
+from app.domain.text import redact
 from app.errors import AlphaMondayError
 
 # What Procrastinate says at INFO of every job's start and end is in our own lines already, and longer.
@@ -34,7 +34,6 @@ _WHOSE = ("request", "job", "task", "run_date", "day", "batch", "attempt", "step
 def configure(level: str, now: Callable[[], datetime], secrets: Sequence[str] = (), to: IO[str] | None = None) -> None:
     """Send all logs to `to` (standard error by default), with the time that `now` tells and never a secret."""
     stream = to or sys.stderr
-    hidden = [secret for secret in secrets if secret]
 
     def time_of(_: Any, __: str, event: EventDict) -> EventDict:
         first = {"at": timestamp(now()), "level": event.pop("level"), "event": event.pop("event")}
@@ -42,7 +41,7 @@ def configure(level: str, now: Callable[[], datetime], secrets: Sequence[str] = 
         return {**first, **event, **whose}
 
     def without_secrets(_: Any, __: str, event: EventDict) -> EventDict:
-        return {name: _hide(value, hidden) for name, value in event.items()}
+        return {name: _hide(value, secrets) for name, value in event.items()}
 
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -100,10 +99,9 @@ def _expected(_: Any, __: str, event: EventDict) -> EventDict:
 
 def _hide(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, str):
-        for secret in secrets:
-            value = without(secret, value)
-    elif isinstance(value, dict):
+        return redact(value, secrets)
+    if isinstance(value, dict):
         return {name: _hide(item, secrets) for name, item in value.items()}
-    elif isinstance(value, list | tuple):
+    if isinstance(value, list | tuple):
         return [_hide(item, secrets) for item in value]
     return value

@@ -1,5 +1,5 @@
 """
-`settings.toml` and the environment, converted once into one typed `Settings`.
+`settings.toml` and the environment, loaded and validated by dynaconf, converted once into one typed `Settings`.
 
 A value that does not fit refuses with one line: the variable, what it must be, an example. The value itself is never
 shown, for it may be a secret.
@@ -7,23 +7,24 @@ shown, for it may be a secret.
 
 import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
-from dynaconf import Dynaconf
+from dynaconf import Dynaconf, ValidationError, Validator
+from dynaconf.loaders import toml_loader
 from msgspec import Meta, Struct
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from app.domain.model import TICKER_PATTERN
+from app.domain.text import HIDDEN
 from app.errors import ConfigurationError
 
 _URL = r"https?://[^\s]+"
-_TICKER = r"[A-Z]{1,5}(\.[A-Z])?"
 
 _Key = Annotated[
     str, Meta(description="the key that the provider gave you", examples=["sk-abc123"], pattern=r"^[!-~]*$")
@@ -87,7 +88,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     alpha_vantage_per_minute: _Limit
     alpha_vantage_per_day: _Limit
 
-    benchmark_symbol: Annotated[str, Meta(pattern=f"^{_TICKER}$", description="a ticker in capitals", examples=["SPY"])]
+    benchmark_symbol: Annotated[
+        str, Meta(pattern=f"^{TICKER_PATTERN}$", description="a ticker in capitals", examples=["SPY"])
+    ]
     market_closed_days: Annotated[
         tuple[date, ...], Meta(description="dates with commas between them", examples=["2025-01-09,2027-03-01"])
     ]
@@ -100,7 +103,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         values = msgspec.structs.asdict(self)
-        return [(name, "***" if name in SECRETS and value else value) for name, value in values.items()]
+        return [(name, HIDDEN if name in SECRETS and value else value) for name, value in values.items()]
 
     @property
     def keys(self) -> list[str]:
@@ -117,27 +120,40 @@ class Settings(Struct, frozen=True, kw_only=True):
 _FILE = Path(__file__).with_name("settings.toml")
 _HINTS = get_type_hints(Settings, include_extras=True)
 
+# What of dynaconf is off, and why: nothing but settings.toml and the variables that it names decides a setting.
+_OPTIONS = {
+    # Its own search for sources. It would read settings.local.toml and .secrets.toml, run a dynaconf_hooks.py, obey
+    # every *_FOR_DYNACONF variable (each replaces an option of this table), and take DYNACONF_PORT for PORT. Its loader
+    # of the environment also parses each text as TOML, whatever auto_cast says: 0x1F becomes 31. `_source` names our
+    # two sources instead. Options that only this search reads, and those that it would switch on (merging, dotted and
+    # nested names such as DATABASE__URL, the environment as a fallback), stay off with it.
+    "dynaconf_skip_loaders": True,
+    # A .env of the folder that the command happens to run in. Without this, LOAD_DOTENV_FOR_DYNACONF switches it on.
+    "load_dotenv": False,
+    # The variable that names more files to load. Without this, ENVVAR_FOR_DYNACONF chooses it.
+    "envvar": "",
+    # "@int 5" and "@format {env[HOME]}" may be passwords; no text is an instruction.
+    "auto_cast": False,
+    # Sections such as [development]; ENV_FOR_DYNACONF would choose one.
+    "environments": False,
+    # Not used without sections, but dynaconf calls the one section that there is by it.
+    "main_env": "main",
+}
+
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
     """Return the settings of the environment (or of a mapping in its place) over those of `settings.toml`."""
-    given = _environment() if environment is None else environment
-    texts = {name: given.get(name, "").strip() or default for name, default in _defaults().items()}
-    settings = Settings(**{name: _value(name, texts[name.upper()]) for name in Settings.__struct_fields__})
-    if settings.database_pooled and not settings.queue_database_url:
-        raise ConfigurationError(
-            "QUEUE_DATABASE_URL must be set when DATABASE_POOLED is true: the queue needs a direct connection, "
-            "for example QUEUE_DATABASE_URL=postgresql://user:password@host:5432/alpha_monday"
-        )
-    return settings
+    source = _source(environment)
+    refusal = _refusal(source)
+    # Not in an except: Procrastinate's shell prints what an error came from, and that may quote the text.
+    if refusal:
+        raise ConfigurationError(refusal)
+    return Settings(**{name: _converted(name, source.get(name.upper())) for name in Settings.__struct_fields__})
 
 
 def is_set(name: str, environment: Mapping[str, str] | None = None) -> bool:
-    """Return whether a value of `name` was chosen: in the environment, or otherwise one that is not the default."""
-    values = os.environ if environment is None else environment
-    if values.get(name, "").strip():
-        return True
-    field = name.lower()
-    return bool(getattr(load(environment), field) != getattr(load({}), field))
+    """Return whether the environment (or a mapping in its place) sets a variable; an empty one is not set."""
+    return bool(_text(name, environment))
 
 
 def refuse_without_keys(settings: Settings) -> None:
@@ -151,15 +167,75 @@ def refuse_without_keys(settings: Settings) -> None:
         )
 
 
-def _defaults() -> dict[str, str]:
-    values: dict[str, str] = msgspec.toml.decode(_FILE.read_bytes())
-    return values
+def _text(name: str, environment: Mapping[str, str] | None) -> str:
+    given = os.environ if environment is None else environment
+    return given.get(name, "").strip()
 
 
-def _environment() -> dict[str, str]:
-    # Read as it stands: dynaconf's own reading of the environment makes 31 of 0x1F and obeys an "@" in a password.
-    source = Dynaconf(settings_files=[str(_FILE)], envvar_prefix=None, auto_cast=False, load_dotenv=False)
-    return {name: os.environ.get(name) or str(source.get(name, "")) for name in _defaults()}
+def _source(environment: Mapping[str, str] | None) -> Dynaconf:
+    """Return dynaconf's settings: the texts of settings.toml, and over them those that the environment sets."""
+    source = Dynaconf(**_OPTIONS)
+    toml_loader.load(source, filename=str(_FILE))
+    names = [name.upper() for name in Settings.__struct_fields__]
+    source.update({name: _text(name, environment) for name in names if is_set(name, environment)})
+    return source
+
+
+def _refusal(source: Dynaconf) -> str | None:
+    """Return the line that refuses the first setting that does not fit, or None."""
+    source.validators.register(*_validators())
+    try:
+        source.validators.validate()
+    except ValidationError as error:
+        return str(error)
+    return None
+
+
+def _validators() -> list[Validator]:
+    # Each message is ours, because dynaconf's own quote the value.
+    fit = [
+        Validator(
+            name.upper(),
+            must_exist=True,
+            condition=_fits(name),
+            messages={"condition": f"{{name}} must be {_wanted(name)}"},
+        )
+        for name in Settings.__struct_fields__
+    ]
+    direct = Validator(
+        "QUEUE_DATABASE_URL",
+        ne="",
+        when=Validator("DATABASE_POOLED", condition=_is_true),
+        messages={
+            "operations": "{name} must be set when DATABASE_POOLED is true: the queue needs a direct connection, "
+            "for example {name}=postgresql://user:password@host:5432/alpha_monday"
+        },
+    )
+    return [*fit, direct]
+
+
+def _fits(name: str) -> Callable[[str], bool]:
+    def fits(text: str) -> bool:
+        try:
+            _converted(name, text)
+        except (ValueError, ProgrammingError):  # msgspec's is a ValueError, too
+            return False
+        return True
+
+    return fits
+
+
+def _is_true(text: str) -> bool:
+    pooled: bool = _converted("database_pooled", text)
+    return pooled
+
+
+def _wanted(name: str) -> str:
+    """Return what a setting must be, with an example."""
+    metas = [meta for meta in _HINTS[name].__metadata__ if isinstance(meta, Meta)]
+    description = next(meta.description for meta in metas if meta.description)
+    example = next(meta.examples[0] for meta in metas if meta.examples)
+    return f"{description}, for example {name.upper()}={example}"
 
 
 def _refuse_a_raw_password(text: str) -> None:
@@ -181,16 +257,6 @@ def _after_the_host(url: str) -> str:
     """Return an address without scheme, host and fragment, as it goes over the wire."""
     parts = urlsplit(url)
     return urlunsplit(("", "", parts.path, parts.query, ""))
-
-
-def _value(name: str, text: str) -> Any:
-    with suppress(ValueError, ProgrammingError):  # msgspec's is a ValueError, too
-        return _converted(name, text)
-    # Not in an except: Procrastinate's shell prints what an error came from, and that may quote the text.
-    metas = [meta for meta in _HINTS[name].__metadata__ if isinstance(meta, Meta)]
-    description = next(meta.description for meta in metas if meta.description)
-    example = next(meta.examples[0] for meta in metas if meta.examples)
-    raise ConfigurationError(f"{name.upper()} must be {description}, for example {name.upper()}={example}")
 
 
 def _converted(name: str, text: str) -> Any:

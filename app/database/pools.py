@@ -4,7 +4,7 @@ Connections: one small pool for the queue, another for everything else.
 Both reach the record (`public`) and the queue (`queue`) by search_path. Behind PgBouncer in transaction mode, which
 refuses start-up options and may hand every transaction another session, nothing is prepared, and nothing is set on
 connections but what PgBouncer itself carries from session to session: the time zone and the style of dates. A
-transaction that needs more says so itself (`transaction`, `reads.fetcher`).
+transaction that needs more says so itself (`transaction`, `queries.fetcher`).
 """
 
 import os
@@ -62,7 +62,7 @@ def make_pool(
 
     With 0 as `least` it has none before it is asked, and none again after five minutes in which it was not.
     `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it. `limit` is
-    how many seconds a statement may take, 0 being without end; behind a PgBouncer `reads.fetcher` says it to each.
+    how many seconds a statement may take, 0 being without end; behind a PgBouncer `queries.fetcher` says it to each.
     `generic` says that a prepared statement's plan serves for any parameters: Postgres, which takes a LIMIT that it
     does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long. And it
     may take a page of an index for as near as any other, or three rows would be gathered in a bitmap and sorted.

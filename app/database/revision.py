@@ -18,6 +18,7 @@ import structlog
 from psycopg import AsyncConnection, Notify
 
 from app.database.pools import KEEPALIVES, hang_up
+from app.domain.text import one_line
 
 BEAT = 2.0
 SILENCE = 5.0
@@ -90,7 +91,7 @@ class Revision:
                         heard = True
             except (psycopg.Error, OSError) as error:
                 if heard and not self._leaving:
-                    log.warning("no announcements are heard, no answers kept", reason=" ".join(str(error).split()))
+                    log.warning("no announcements are heard, no answers kept", reason=one_line(error))
                 heard = False
             self._conn, self._sure_until = None, monotonic()
             if not self._leaving:

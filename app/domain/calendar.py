@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 
 import holidays
 
+from app.domain.model import CHECKPOINT_DAYS
+
 TIME_ZONE = "America/New_York"
 NEW_YORK = ZoneInfo(TIME_ZONE)
 
@@ -20,11 +22,11 @@ DUE = time(9)
 OPEN = time(9, 30)
 # When skipped checkpoints get their daily second chance: after the morning's own, whose answers often bring the close.
 RETAKE = time(10)
-FORTNIGHT = range(1, 15)
+FORTNIGHT = range(1, CHECKPOINT_DAYS + 1)
 # The fortnight's Sundays, whose mornings need no closes: every ticker's splits are asked for.
 SUNDAYS = (6, 13)
 
-# When a close that was not there at nine is asked for again (record.md, Retries).
+# When a close that was not there at nine is asked for again.
 ASK_AGAIN = (time(9, 30), time(10, 30), time(12, 30), time(16, 30), time(20, 30))
 
 _DAY = timedelta(days=1)

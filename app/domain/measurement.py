@@ -1,5 +1,6 @@
 """
-How the figures of a checkpoint follow from its prices and the splits since the baseline (record.md, Numbers).
+How the figures of a checkpoint follow from its prices and the splits since the baseline
+(docs/record.md#how-a-number-is-made).
 
 Used when a checkpoint is computed and when it is corrected, so that both come to the same.
 """

@@ -1,69 +1,98 @@
-"""The record's nouns, as frozen values. Each is what one row of its table says; docs and law: the README's "record"."""
+"""The record's nouns, as frozen values. Each is what one row of its table says; docs/record.md explains them."""
 
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import Self
 from uuid import UUID, uuid5
 
 from msgspec import Struct
 
 SERIES = "main"
 
+# How many stocks a Monday picks, and on how many mornings after day 0 they are measured.
+PICKS_PER_BATCH = 3
+CHECKPOINT_DAYS = 14
+# How many questions the model may be asked for them, the first included. A failed Monday that is run again gets as
+# many more.
+QUESTIONS_PER_MONDAY = 3
+
+# An S&P 500 ticker in the record's one form: BRK.B, never BRK-B.
+TICKER_PATTERN = r"[A-Z]{1,5}(\.[A-Z])?"
+
 # The namespace of batch ids: one series and run date always has the same id, so its questions can name it
 # before its row is there, and a repeated Monday could not become a second batch.
 _BATCHES = UUID("8a1c8f0e-6d0b-5c55-9a37-3f0d7a1e6b52")
 
 
-class Action(StrEnum):
+class DescribedEnum(StrEnum):
+    """
+    Base of the record's enums: a value is declared once, by its stored text and its description.
+
+    The API's schema shows the description, so it is written for the API's readers.
+    """
+
+    description: str
+
+    # The default is for type checkers, which take a look-up like `Action("BUY")` for this call.
+    def __new__(cls, text: str, description: str = "") -> Self:
+        """Return a value that is its text and has a description."""
+        member = str.__new__(cls, text)
+        member._value_ = text
+        member.description = description
+        return member
+
+
+class Action(DescribedEnum):
     """What to do with a ticker."""
 
-    BUY = "BUY"
-    SELL = "SELL"
+    BUY = "BUY", "It is expected to do better than the benchmark."
+    SELL = "SELL", "It is expected to do worse than the benchmark."
 
 
-class BatchStatus(StrEnum):
+class BatchStatus(DescribedEnum):
     """What became of a batch."""
 
-    ACTIVE = "active"
-    COMPLETED = "completed"
-    FAILED = "failed"
+    ACTIVE = "active", "Its fortnight is running."
+    COMPLETED = "completed", "All fifteen checkpoints are there."
+    FAILED = "failed", "No picks were made that Monday."
 
 
-class FailureReason(StrEnum):
+class FailureReason(DescribedEnum):
     """Why a Monday has no picks."""
 
-    MISSED = "MISSED"
-    NO_USABLE_ANSWER = "NO_USABLE_ANSWER"
-    MISSING_CLOSE = "MISSING_CLOSE"
-    PROVIDER_ERROR = "PROVIDER_ERROR"
-    CONFIGURATION = "CONFIGURATION"
+    MISSED = "MISSED", "Nobody was there to ask that Monday."
+    NO_USABLE_ANSWER = "NO_USABLE_ANSWER", "The model gave no answer that keeps the rules."
+    MISSING_CLOSE = "MISSING_CLOSE", "A price of the baseline session could not be had."
+    PROVIDER_ERROR = "PROVIDER_ERROR", "A provider could not be reached, or refused."
+    CONFIGURATION = "CONFIGURATION", "A key or a setting was missing or wrong."
 
 
-class CheckpointStatus(StrEnum):
+class CheckpointStatus(DescribedEnum):
     """Whether a checkpoint has its prices."""
 
-    COMPUTED = "computed"
-    SKIPPED = "skipped"
+    COMPUTED = "computed", "It has all of them."
+    SKIPPED = "skipped", "It has none; `skipReason` says why."
 
 
-class SkipReason(StrEnum):
+class SkipReason(DescribedEnum):
     """Why a checkpoint has no prices."""
 
-    MARKET_CLOSED = "MARKET_CLOSED"
-    MISSING_CLOSE = "MISSING_CLOSE"
-    PROVIDER_ERROR = "PROVIDER_ERROR"
+    MARKET_CLOSED = "MARKET_CLOSED", "The day before it was no session."
+    MISSING_CLOSE = "MISSING_CLOSE", "A close that it needs was not published in time."
+    PROVIDER_ERROR = "PROVIDER_ERROR", "The provider of prices did not help."
 
 
-class JournalKind(StrEnum):
+class JournalKind(DescribedEnum):
     """What an entry of the journal records."""
 
-    GENERATION = "GENERATION"
-    BATCH = "BATCH"
-    CHECKPOINT = "CHECKPOINT"
-    CORRECTION = "CORRECTION"
-    FAILURE = "FAILURE"
-    PICK_ENDED = "PICK_ENDED"
-    PICK_RENAMED = "PICK_RENAMED"
+    GENERATION = "GENERATION", "A question and what became of it."
+    BATCH = "BATCH", "A Monday's picks and their baseline."
+    CHECKPOINT = "CHECKPOINT", "A morning's look at a batch."
+    CORRECTION = "CORRECTION", "A figure that was put right."
+    FAILURE = "FAILURE", "A Monday without picks, and why."
+    PICK_ENDED = "PICK_ENDED", "A share that stopped trading."
+    PICK_RENAMED = "PICK_RENAMED", "A share that has a new ticker."
 
 
 class Idea(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

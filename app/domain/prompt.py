@@ -1,5 +1,5 @@
 """
-What the model is asked, and which answers can become ideas (record.md, A Monday, 1).
+What the model is asked, and which answers can become ideas (docs/record.md#what-happens).
 
 An answer is refused with a sentence that the model is told when it is asked again.
 """
@@ -11,26 +11,20 @@ from datetime import date
 import msgspec
 from msgspec import Struct
 
-from app.domain.model import Action, Idea
+from app.domain.model import PICKS_PER_BATCH, TICKER_PATTERN, Action, Idea
+from app.domain.text import storable, without_controls
 from app.errors import UnusableAnswer
-
-COUNT = 3
-QUESTIONS = 3
 
 PROMPT_VERSION = "1"
 SYSTEM_PROMPT = (
     "You are a disciplined equity analyst. Every Monday, before the New York Stock Exchange opens, you choose exactly "
-    f"{COUNT} different stocks of the S&P 500. Each is a BUY (you expect it to do better than the index over the next "
-    "two weeks) or a SELL (you expect it to do worse), with a reasoning of two to four sentences. You answer with JSON "
-    "of the given schema and nothing else. Your picks are recorded in public and measured for 14 days."
+    f"{PICKS_PER_BATCH} different stocks of the S&P 500. Each is a BUY (you expect it to do better than the index "
+    "over the next two weeks) or a SELL (you expect it to do worse), with a reasoning of two to four sentences. You "
+    "answer with JSON of the given schema and nothing else. Your picks are recorded in public and measured for 14 days."
 )
 
-# What Postgres and JSON can carry, and what an S&P 500 ticker looks like: BRK.B, never BRK-B.
-TICKER = re.compile(r"[A-Z]{1,5}(\.[A-Z])?")
+TICKER = re.compile(TICKER_PATTERN)
 LONGEST_REASONING = 4000
-
-# What is set for a server that wants no key, such as "none" or "ollama", is no secret, and stands in honest answers.
-_SHORTEST_KEY = 8
 
 
 class _Answer(Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,7 +36,7 @@ class _Answer(Struct, frozen=True, forbid_unknown_fields=True):
 def user_prompt(run_date: date, benchmark: str, refusals: Sequence[str] = ()) -> str:
     """Return the question for `run_date`, with the reasons for which earlier answers were refused."""
     question = (
-        f"Today is Monday, {run_date:%d %B %Y}. Choose {COUNT} different S&P 500 stocks, each BUY or SELL, "
+        f"Today is Monday, {run_date:%d %B %Y}. Choose {PICKS_PER_BATCH} different S&P 500 stocks, each BUY or SELL, "
         f"to be measured against {benchmark} for the next 14 calendar days. {benchmark} itself cannot be chosen."
     )
     told = "".join(f"\n- {refusal}" for refusal in refusals)
@@ -72,10 +66,10 @@ def read(answer: str, benchmark: str) -> list[Idea]:
         ideas = [_checked(idea) for idea in msgspec.json.decode(answer, type=_Answer).picks]
     except (msgspec.DecodeError, UnicodeError) as error:
         # It quotes the answer, of whatever length and with whatever characters.
-        reason = "".join(character if character.isprintable() else "?" for character in str(error)[:200])
+        reason = without_controls(str(error)[:200], "?")
         raise UnusableAnswer(f"The answer was not JSON of the schema: {reason}.") from None
-    if len(ideas) != COUNT:
-        raise UnusableAnswer(f"The answer had {len(ideas)} picks; exactly {COUNT} are needed.")
+    if len(ideas) != PICKS_PER_BATCH:
+        raise UnusableAnswer(f"The answer had {len(ideas)} picks; exactly {PICKS_PER_BATCH} are needed.")
     tickers = [idea.ticker for idea in ideas]
     for ticker in tickers:
         if tickers.count(ticker) > 1:
@@ -94,7 +88,7 @@ def _checked(idea: Idea) -> Idea:
         raise UnusableAnswer(f"{ticker} has no reasoning.")
     if len(reasoning) > LONGEST_REASONING:
         raise UnusableAnswer(f"The reasoning of {ticker} is longer than {LONGEST_REASONING:,} characters.")
-    if carried(reasoning) != reasoning:
+    if storable(reasoning) != reasoning:
         raise UnusableAnswer(f"The reasoning of {ticker} holds characters that cannot be stored.")
     return Idea(ticker=ticker, action=Action(idea.action), reasoning=reasoning)
 
@@ -102,14 +96,3 @@ def _checked(idea: Idea) -> Idea:
 def in_one_form(ticker: str) -> str:
     """Return a ticker as the record writes it: in capitals, a class of shares after a dot."""
     return ticker.strip().upper().replace("-", ".")
-
-
-def without(key: str, text: str) -> str:
-    """Return `text` without a provider's key."""
-    return text.replace(key, "***") if len(key) >= _SHORTEST_KEY else text
-
-
-def carried(text: str) -> str:
-    """Return `text` as Postgres and JSON can carry it: a replacement character for each NUL and lone surrogate."""
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")

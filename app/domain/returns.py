@@ -2,7 +2,7 @@
 Arithmetic on prices, short enough to check by eye.
 
 Every operation is on `Decimal` and rounds to 28 significant digits, half-even, in the order written; the context is set
-here, so that nobody else's can change a figure. Formulas: record.md, Numbers.
+here, so that nobody else's can change a figure. Formulas: docs/record.md#how-a-number-is-made.
 """
 
 import decimal

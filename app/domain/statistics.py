@@ -19,8 +19,9 @@ from functools import lru_cache
 from hashlib import shake_256
 from operator import add
 from statistics import NormalDist
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 PLACES = 6
 
@@ -29,10 +30,10 @@ _NOTHING = 1e-20
 
 
 class Interval(Struct, frozen=True):
-    """Where a value that is estimated lies, with the confidence that is said beside it."""
+    """Between which values something lies, with the confidence that its field says."""
 
-    low: Decimal
-    high: Decimal
+    low: Annotated[Decimal, Meta(description="From here.")]
+    high: Annotated[Decimal, Meta(description="To here.")]
 
 
 class Estimate(Struct, frozen=True):

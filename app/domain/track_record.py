@@ -3,7 +3,7 @@ The track record: what all picks of a series come to, and whether that can be to
 
 **Scored** is a completed batch with a result that was not late. Late and unresolved batches are counted and never
 scored, nor do they enter any figure below. Counts, means, medians, sums and extremes are exact: Decimals, by the
-arithmetic of `returns`. What is inferred is made of floats (`inference`) and given to six decimal places.
+arithmetic of `returns`. What is inferred is made of floats (`statistics`) and given to six decimal places.
 
 **The weekly excess.** Fortnights of neighbouring Mondays overlap, tickers repeat, and shares move together, so neither
 picks nor batches are independent: a t-test that takes them for such finds skill too often. Hence the calendar-time
@@ -36,13 +36,13 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from decimal import Decimal, localcontext
-from enum import StrEnum
 from hashlib import sha256
 from itertools import count
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from app.domain.model import Action, BatchStatus
+from app.domain.model import Action, BatchStatus, DescribedEnum
 from app.domain.returns import CONTEXT, plain
 from app.domain.statistics import Interval, Points, fixed, interval, number, random_signs, rounded, wilson
 
@@ -59,12 +59,12 @@ _BETWEEN_LOOKS = WEEKS_BETWEEN_LOOKS * _WEEK
 _ZERO = Decimal(0)
 
 
-class Finding(StrEnum):
+class Finding(DescribedEnum):
     """What a look at the track record found."""
 
-    BETTER = "BETTER"
-    WORSE = "WORSE"
-    UNDECIDED = "UNDECIDED"
+    BETTER = "BETTER", "The picks did better than luck explains."
+    WORSE = "WORSE", "The picks did worse than bad luck explains."
+    UNDECIDED = "UNDECIDED", "Neither could be told from luck."
 
 
 class Held(Struct, frozen=True, array_like=True):
@@ -130,141 +130,271 @@ class Half(Struct, frozen=True):
     benchmark: Decimal
 
 
-class BatchCounts(Struct, frozen=True):
-    """How many batches there are, by what became of them."""
+# What follows, down to `TrackRecord`, is also what the API shows: `type_of` in graphql/api/fields.py
+# makes its types of these structs. Docstrings and descriptions are texts of the schema, so they are
+# written for the API's readers. The API's limit on an answer's size counts a list's `usual_length`.
 
-    total: int
-    active: int
-    completed: int
-    failed: int
-    late: int
-    unresolved: int
-    scored: int
+
+class BatchCounts(Struct, frozen=True):
+    """How many Mondays there are, by what became of them."""
+
+    total: Annotated[int, Meta(description="All of them.")]
+    active: Annotated[int, Meta(description="Those whose fortnight is running.")]
+    completed: Annotated[int, Meta(description="Those with all fifteen checkpoints.")]
+    failed: Annotated[int, Meta(description="Those without picks.")]
+    late: Annotated[
+        int,
+        Meta(description="Those with picks that were stored too late to act on; they are never scored."),
+    ]
+    unresolved: Annotated[
+        int,
+        Meta(description="Those that are completed without a result; they are never scored."),
+    ]
+    scored: Annotated[int, Meta(description="Those that count: completed, with a result, and not late.")]
 
 
 class PickCounts(Struct, frozen=True):
-    """How many picks there are, and how many of them were right."""
+    """How many picks there are, and how many were right."""
 
-    total: int
-    finished: int
-    hits: int
-    hit_rate_pct: Decimal | None
-    hit_rate_interval: Interval | None
+    total: Annotated[int, Meta(description="All of them.")]
+    finished: Annotated[int, Meta(description="Those of scored batches; the others enter no figure.")]
+    hits: Annotated[int, Meta(description="How many finished picks have an `alphaPct` above zero.")]
+    hit_rate_pct: Annotated[
+        Decimal | None,
+        Meta(description="The share of hits, in percent; null without finished picks."),
+    ]
+    hit_rate_interval: Annotated[
+        Interval | None,
+        Meta(
+            description="The hit rate's Wilson interval of 95 %. It takes picks for independent, "
+            "which they are not: too narrow."
+        ),
+    ]
 
 
 class Average(Struct, frozen=True):
-    """What many figures come to; None of none."""
+    """What many figures come to, exactly; null of none."""
 
-    mean: Decimal | None
-    median: Decimal | None
+    mean: Annotated[Decimal | None, Meta(description="Their sum, divided by how many there are.")]
+    median: Annotated[
+        Decimal | None,
+        Meta(description="The one in the middle, or the mean of the two there."),
+    ]
 
 
 class ResultFigures(Struct, frozen=True):
-    """What the results of picks, or of batches, come to."""
+    """What results come to, in percent."""
 
-    count: int
-    alpha_pct: Average
-    directional_return_pct: Average
-    absolute_return_pct: Average
+    count: Annotated[int, Meta(description="How many results.")]
+    alpha_pct: Annotated[Average, Meta(description="Their `alphaPct`.")]
+    directional_return_pct: Annotated[Average, Meta(description="Their `directionalReturnPct`.")]
+    absolute_return_pct: Annotated[Average, Meta(description="Their `absoluteReturnPct`.")]
 
 
 class PickScore(Struct, frozen=True):
-    """A pick and its alpha at its result."""
+    """A finished pick and its alpha."""
 
-    id: str
-    run_date: date
-    ticker: str
-    action: Action
-    alpha_pct: Decimal
+    id: Annotated[str, Meta(description="The pick's id.")]
+    run_date: Annotated[date, Meta(description="Its Monday.")]
+    ticker: Annotated[str, Meta(description="The share.")]
+    action: Annotated[Action, Meta(description="What the model said to do with it.")]
+    alpha_pct: Annotated[Decimal, Meta(description="Its `alphaPct` at the result.")]
 
 
 class CurvePoint(Struct, frozen=True):
-    """What a batch added to the sum of all batches' alpha, and what the sum was then."""
+    """A scored batch on the curve of summed alpha."""
 
-    run_date: date
-    alpha_pct: Decimal
-    sum_pct: Decimal
+    run_date: Annotated[date, Meta(description="Its Monday.")]
+    alpha_pct: Annotated[Decimal, Meta(description="The mean of its picks' alpha at the result.")]
+    sum_pct: Annotated[Decimal, Meta(description="The sum of these means up to this batch.")]
 
 
 class Week(Struct, frozen=True):
-    """What the picks held in a week added, on average, and what the benchmark did."""
+    """A week in which picks of scored batches were held, and what they added."""
 
-    monday: date
-    picks: int
-    excess_pct: Decimal
-    benchmark_pct: Decimal
+    monday: Annotated[date, Meta(description="The week's Monday.")]
+    picks: Annotated[
+        int,
+        Meta(description="How many picks were held: those of this Monday and of the one before."),
+    ]
+    excess_pct: Annotated[
+        Decimal,
+        Meta(description="By how much their alpha changed in this week, on average."),
+    ]
+    benchmark_pct: Annotated[
+        Decimal,
+        Meta(description="By how much the benchmark's return changed, on average over the same picks."),
+    ]
 
 
 class WeeklyExcess(Struct, frozen=True):
-    """The calendar-time portfolio: the mean of its weeks, with and without what follows from beta."""
+    """The calendar-time portfolio (Fama 1998): what all picks held in a week added to their alpha, week by week."""
 
-    count: int
-    without_middle: int
-    mean_pct: Decimal | None
-    mean_interval: Interval | None
-    beta: Decimal | None
-    beyond_beta_pct: Decimal | None
-    beyond_beta_interval: Interval | None
-    weeks: Sequence[Week]
+    count: Annotated[int, Meta(description="How many weeks.")]
+    without_middle: Annotated[
+        int,
+        Meta(description="Scored batches left out: no figures for the last session of their first week."),
+    ]
+    mean_pct: Annotated[Decimal | None, Meta(description="The mean over the weeks, to six places.")]
+    mean_interval: Annotated[
+        Interval | None,
+        Meta(description="Its t-interval of 95 %; null for fewer than two weeks, or if all are alike."),
+    ]
+    beta: Annotated[
+        Decimal | None,
+        Meta(
+            description="By how much the excess grows with the benchmark's change: the slope of the least squares line."
+        ),
+    ]
+    beyond_beta_pct: Annotated[
+        Decimal | None,
+        Meta(description="What remains of the mean when beta's part is taken off: the intercept."),
+    ]
+    beyond_beta_interval: Annotated[
+        Interval | None,
+        Meta(description="Its t-interval of 95 %; null for fewer than three weeks, or if nothing varies."),
+    ]
+    weeks: Annotated[
+        Sequence[Week],
+        Meta(
+            description=f"The newest {NEWEST} weeks, oldest first.",
+            extra={"usual_length": NEWEST},
+        ),
+    ]
 
 
 class Bin(Struct, frozen=True):
-    """How many draws have a mean alpha between two values."""
+    """How many draws have a mean alpha between two values; what lies on the border is of the bin above."""
 
-    low: Decimal
-    high: Decimal
-    count: int
+    low: Annotated[Decimal, Meta(description="From here.")]
+    high: Annotated[Decimal, Meta(description="To here.")]
+    count: Annotated[int, Meta(description="How many.")]
 
 
 class RandomActions(Struct, frozen=True):
-    """The same picks with BUY and SELL by the toss of a coin."""
+    """The control: the same picks, each with BUY or SELL by the toss of a coin."""
 
-    draws: int
-    seed: str
-    below_pct: Decimal
-    interval: Interval | None
-    bins: Sequence[Bin]
+    draws: Annotated[int, Meta(description="How often.")]
+    seed: Annotated[
+        str,
+        Meta(
+            description="What the tosses come from: SHA-256 of the finished picks and their `vsBenchmarkPct`, in hex."
+        ),
+    ]
+    below_pct: Annotated[
+        Decimal,
+        Meta(description="Percent of the draws with a mean alpha below the record's; equal ones count half."),
+    ]
+    interval: Annotated[Interval, Meta(description="Between which mean alphas 95 % of the draws lie.")]
+    bins: Annotated[
+        Sequence[Bin],
+        Meta(
+            description=f"The draws' mean alphas in {BINS} bins of one width, lowest first.",
+            extra={"usual_length": BINS},
+        ),
+    ]
 
 
 class Look(Struct, frozen=True):
-    """One look at the whole series, on a date fixed in advance."""
+    """A look at the whole series, on a date that its first Monday fixed."""
 
-    number: int
-    on: date
-    share_pct: Decimal
-    batches: int
-    weeks: int
-    beyond_beta_pct: Decimal | None
-    interval: Interval | None
-    finding: Finding | None
+    number: Annotated[int, Meta(description="Which look, from 1.")]
+    on: Annotated[
+        date,
+        Meta(description=f"Its date: {WEEKS_BETWEEN_LOOKS} weeks times its number after the series' first Monday."),
+    ]
+    share_pct: Annotated[
+        Decimal,
+        Meta(
+            description="The risk that it may take to be wrong, in percent: 5 / (k (k + 1)) "
+            "for the k-th, which sums to 5 for all."
+        ),
+    ]
+    batches: Annotated[
+        int,
+        Meta(description="How many scored batches it counts: those whose fortnight was over."),
+    ]
+    weeks: Annotated[int, Meta(description="How many weeks it counts.")]
+    beyond_beta_pct: Annotated[
+        Decimal | None,
+        Meta(description="What remained of the mean weekly excess when beta's part was taken off."),
+    ]
+    interval: Annotated[Interval | None, Meta(description="Its t-interval, of 100 less `sharePct` percent.")]
+    finding: Annotated[
+        Finding | None,
+        Meta(description=f"What it found; null with fewer than {LEAST} scored batches, or if nothing varies."),
+    ]
 
 
 class Verdict(Struct, frozen=True):
-    """What the last look found, in words, and when the next one is."""
+    """Whether the series can be told from luck: what the last look found."""
 
-    finding: Finding | None
-    words: str
-    looks: Sequence[Look] = ()
-    next_look: date | None = None
+    finding: Annotated[
+        Finding | None,
+        Meta(description="The last look's finding; null where there is none, and `words` say why."),
+    ]
+    words: Annotated[str, Meta(description="The same in plain words.")]
+    looks: Annotated[
+        Sequence[Look],
+        Meta(
+            description="All looks up to now, oldest first; none for a part of the series.",
+            extra={"usual_length": 10},
+        ),
+    ] = ()
+    next_look: Annotated[
+        date | None,
+        Meta(description="When the next look is; null for a part of the series."),
+    ] = None
 
 
 class TrackRecord(Struct, frozen=True):
-    """All of it."""
+    """What all picks of a series, or of a part of it, come to, and whether that can be told from luck."""
 
-    series: str
-    first_run_date: date | None
-    last_run_date: date | None
-    batches: BatchCounts
-    picks: PickCounts
-    pick_results: ResultFigures
-    batch_results: ResultFigures
-    best: PickScore | None
-    worst: PickScore | None
-    curve: Sequence[CurvePoint]
-    drawdown_pct: Decimal
-    weekly_excess: WeeklyExcess
-    random_actions: RandomActions | None
-    verdict: Verdict
+    series: Annotated[str, Meta(description="Whose.")]
+    first_run_date: Annotated[
+        date | None,
+        Meta(description="The first Monday that it counts; null of none."),
+    ]
+    last_run_date: Annotated[
+        date | None,
+        Meta(description="The last Monday that it counts; null of none."),
+    ]
+    batches: Annotated[BatchCounts, Meta(description="How many Mondays.")]
+    picks: Annotated[PickCounts, Meta(description="How many picks.")]
+    pick_results: Annotated[ResultFigures, Meta(description="What finished picks come to.")]
+    batch_results: Annotated[
+        ResultFigures,
+        Meta(description="What scored batches come to, each being the mean of its picks."),
+    ]
+    best: Annotated[
+        PickScore | None,
+        Meta(description="The pick with the highest alpha; null without finished picks."),
+    ]
+    worst: Annotated[
+        PickScore | None,
+        Meta(description="The pick with the lowest alpha; null without finished picks."),
+    ]
+    curve: Annotated[
+        Sequence[CurvePoint],
+        Meta(
+            description=f"The newest {NEWEST} scored batches, oldest first. The curve adds and never compounds: "
+            "a SELL can lose over 100 %.",
+            extra={"usual_length": NEWEST},
+        ),
+    ]
+    drawdown_pct: Annotated[
+        Decimal,
+        Meta(description="The deepest fall of the whole curve from where it, or zero, stood highest before."),
+    ]
+    weekly_excess: Annotated[
+        WeeklyExcess,
+        Meta(description="What was added week by week, with its uncertainty."),
+    ]
+    random_actions: Annotated[
+        RandomActions | None,
+        Meta(description="Where the mean alpha stands among random actions; null of no picks."),
+    ]
+    verdict: Annotated[Verdict, Meta(description="Skill or luck.")]
 
 
 def track_record(series: str, fortnights: Iterable[Fortnight], *, part: bool = False) -> TrackRecord:
@@ -455,7 +585,14 @@ def random_actions(scored: Sequence[Fortnight]) -> RandomActions | None:
     if not found:
         return None
     bins = [Bin(fixed(low), fixed(high), size) for low, high, size in found.bins(BINS)]
-    return RandomActions(DRAWS, seed, fixed(100 * found.below()), interval(*found.middle(RISK)), bins)
+    low, high = found.middle(RISK)
+    return RandomActions(
+        draws=DRAWS,
+        seed=seed,
+        below_pct=fixed(100 * found.below()),
+        interval=Interval(fixed(low), fixed(high)),
+        bins=bins,
+    )
 
 
 def share(look: int) -> float:

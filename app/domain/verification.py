@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from app.domain import journal, model, returns, splits
+from app.domain.text import without_controls
 from app.errors import Misfit
 
 Row = Mapping[str, str]
@@ -345,7 +346,7 @@ def fingerprint(row: Row) -> bytes:
 
 def misfit(text: str) -> Misfit:
     """Return the misfit that `text` describes, in one line that a terminal can show whatever it quotes."""
-    return Misfit("".join(letter if letter.isprintable() else "?" for letter in text[:1].upper() + text[1:]))
+    return Misfit(without_controls(text[:1].upper() + text[1:], "?"))
 
 
 def _decoded(seq: int, content: str) -> dict[str, Any]:

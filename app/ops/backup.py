@@ -28,6 +28,7 @@ from psycopg import AsyncConnection, sql
 
 from app.database import migrations, pools
 from app.database.rehearsed import CLOCK
+from app.domain.text import first_line
 from app.errors import Misfit, Refused
 from app.ops.verify import Database, Tell, verify
 from app.store import checkpoints
@@ -276,7 +277,7 @@ async def _fill(conn: AsyncConnection[Any], archive: ZipFile, file: Path, manife
             if await _copy_in(conn, table, archive) != manifest.tables[table].rows:
                 raise Refused(f"{file} is damaged: {table} has other rows than its manifest says.")
         except (psycopg.DataError, psycopg.IntegrityError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise Refused(f"{table} of {file} does not fit the record: {reason}. Nothing was restored.") from None
     await conn.execute(
         "SELECT setval(pg_get_serial_sequence('operations.provider_requests', 'id'), max(id)) "

@@ -27,7 +27,8 @@ from app.database import pools, rehearsed
 from app.database.embedded import address_of
 from app.domain import calendar
 from app.domain.calendar import Clock
-from app.domain.model import SERIES, Batch, BatchStatus, FailureReason
+from app.domain.model import CHECKPOINT_DAYS, SERIES, Batch, BatchStatus, FailureReason
+from app.domain.text import one_line
 from app.providers.rate_limiter import LONGEST_WAIT, Ledger, Left, Window, windows
 from app.store import batches, checkpoints, generations, journal
 from app.store.checkpoints import Computed, Due, Lateness
@@ -349,7 +350,7 @@ class MetricsReader:
                 await conn.execute(_READ_ONE_MOMENT + _WITHIN_TIME_LIMIT)
                 return await _for_metrics(conn, self.ledger, self.clock.now())
         except (Error, PoolTimeout, OSError) as error:
-            log.warning("the metrics lack what Postgres knows", reason=" ".join(str(error).split()))
+            log.warning("the metrics lack what Postgres knows", reason=one_line(error))
             return None
 
 
@@ -461,7 +462,7 @@ async def _record(conn: Conn, at: datetime) -> RecordState:
         batch=await batches.on(conn, SERIES, run_date),
         job=weekly_jobs[0] if weekly_jobs else None,
     )
-    pending = await checkpoints.awaiting(conn, calendar.checkpoint_date(calendar.today(at), 14))
+    pending = await checkpoints.awaiting(conn, calendar.checkpoint_date(calendar.today(at), CHECKPOINT_DAYS))
     head = await journal.head(conn)
     return RecordState(
         monday=monday,

@@ -26,8 +26,8 @@ from msgspec import Struct
 from app.domain import splits
 from app.domain.calendar import Clock
 from app.domain.model import Bar
-from app.domain.prompt import carried, without
 from app.domain.returns import price
+from app.domain.text import quotable
 from app.errors import (
     AlphaMondayError,
     ConfigurationError,
@@ -172,7 +172,7 @@ class AlphaVantage:
         try:
             return reader(await self._ask(function, ticker, grant), ticker)
         except ProviderUnavailable as error:  # it may quote what was answered
-            raise ProviderUnavailable(redact(str(error), self.key)[:_LONGEST_TEXT]) from None
+            raise ProviderUnavailable(quotable(str(error), [self.key])[:_LONGEST_TEXT]) from None
 
     async def _ask(self, function: str, ticker: str, grant: Grant) -> dict[str, Any]:
         symbol = self._spelling_of(ticker)
@@ -233,7 +233,7 @@ def read(body: bytes, ticker: str, key: str, now: datetime) -> dict[str, Any]:
             raise ConfigurationError("Alpha Vantage does not accept the key: set ALPHA_VANTAGE_API_KEY to a valid one.")
         raise UnknownTicker(f"Alpha Vantage does not know {ticker}.", ticker)
     if notice := answer.get("Information") or answer.get("Note"):
-        raise _notice(redact(_text(notice), key), now)
+        raise _notice(quotable(_text(notice), [key]), now)
     return answer
 
 
@@ -305,8 +305,3 @@ def _day(text: str) -> date:
     if text != str(day):
         raise ValueError(text)
     return day
-
-
-def redact(text: str, key: str) -> str:
-    """Return `text` without the key, and as Postgres can carry it."""
-    return carried(without(key, text))

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from app.domain.prompt import carried, schema, without
+from app.domain.prompt import schema
+from app.domain.text import quotable, redact
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
 
 TIME_LIMIT = 60.0
@@ -92,7 +93,7 @@ class OpenAIPicker:
 
 def _meaning(openai: Any, error: Any, key: str) -> AlphaMondayError:
     """Return what an error of the library means for us."""
-    text = _without(key, str(error))[:300]
+    text = quotable(str(error), [key])[:300]
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return ConfigurationError("The model's provider does not accept the key: set OPENAI_API_KEY to a valid one.")
     if isinstance(error, openai.NotFoundError):
@@ -110,12 +111,8 @@ def _meaning(openai: Any, error: Any, key: str) -> AlphaMondayError:
     return ProviderUnavailable(f"The model's provider did not answer ({type(error).__name__}): {text}")
 
 
-def _without(key: str, text: str) -> str:
-    return carried(without(key, text))
-
-
-def _maybe_without(key: str, text: str | None) -> str | None:
-    return without(key, text) if text else text  # as it was said: the rest is the record's to judge
+def _redacted(key: str, text: str | None) -> str | None:
+    return redact(text, [key]) if text else text  # as it was said: the rest is the record's to judge
 
 
 # What the column holds.
@@ -145,21 +142,21 @@ class _Completion(Struct):
 
 def _read(body: bytes, request_id: str | None, key: str) -> Answer:
     """Return what a 200 holds. A relay's error has no choices; a page, or half an answer, is no completion at all."""
-    request_id = _maybe_without(key, request_id)
+    request_id = _redacted(key, request_id)
     try:
         # Not msgspec's decoder: a lone surrogate is for the record to refuse.
         completion = msgspec.convert(json.loads(body), _Completion)
         choice, usage = (completion.choices or [])[0], completion.usage or _Usage()
     except (msgspec.ValidationError, ValueError, IndexError, RecursionError):
         return Answer(
-            text=_without(key, body.decode(errors="replace"))[:LONGEST_ODDITY],
+            text=quotable(body.decode(errors="replace"), [key])[:LONGEST_ODDITY],
             model=None,
             request_id=request_id,
             prompt_tokens=None,
             completion_tokens=None,
             unusable="The answer had no choices.",
         )
-    content, refusal = _maybe_without(key, choice.message.content), _maybe_without(key, choice.message.refusal)
+    content, refusal = _redacted(key, choice.message.content), _redacted(key, choice.message.refusal)
     unusable = None
     if choice.finish_reason == "length":
         unusable = "The answer was truncated."
@@ -169,7 +166,7 @@ def _read(body: bytes, request_id: str | None, key: str) -> Answer:
         unusable = "The answer was empty."
     return Answer(
         text=content or refusal,
-        model=_maybe_without(key, completion.model),
+        model=_redacted(key, completion.model),
         request_id=request_id,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,

@@ -29,6 +29,7 @@ import uvicorn
 import uvloop
 
 from app.domain.calendar import Calendar, today
+from app.domain.model import PICKS_PER_BATCH
 from app.errors import ConfigurationError
 from app.simulation.faults import (
     BAD_KEY,
@@ -212,7 +213,7 @@ _SELL = (
 def ideas(monday: date, seed: str) -> list[dict[str, str]]:
     """Return three ideas for a Monday that read like a model's."""
     chance = Random(f"{seed}/ideas/{monday}")  # noqa: S311
-    chosen = chance.sample([ticker for ticker in SHARES if ticker != MARKET], 3)
+    chosen = chance.sample([ticker for ticker in SHARES if ticker != MARKET], PICKS_PER_BATCH)
     return [_idea(ticker, chance) for ticker in chosen]
 
 

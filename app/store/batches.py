@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import replace
 
-from app.domain.model import Batch, BatchStatus, Checkpoint, Close, Ending, JournalKind, Pick
+from app.domain.model import CHECKPOINT_DAYS, Batch, BatchStatus, Checkpoint, Close, Ending, JournalKind, Pick
 from app.store import journal
 from app.store.rows import Conn, insert, select
 
@@ -167,15 +167,15 @@ async def hold(conn: Conn, id: UUID) -> Batch:
 
 
 async def complete(conn: Conn, id: UUID) -> bool:
-    """Mark an active batch completed if all of its fifteen checkpoints are there; return whether it was this one."""
+    """Mark an active batch completed if all of its checkpoints are there; return whether it was this one."""
     cursor = await conn.execute(
         """
         UPDATE batches
         SET status = 'completed'
         WHERE id = %s AND status = 'active'
-            AND (SELECT count(*) FROM checkpoints WHERE checkpoints.batch_id = batches.id) = 15
+            AND (SELECT count(*) FROM checkpoints WHERE checkpoints.batch_id = batches.id) = %s
         """,
-        (id,),
+        (id, 1 + CHECKPOINT_DAYS),
     )
     return cursor.rowcount == 1
 

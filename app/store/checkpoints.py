@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from app.domain.calendar import DUE, TIME_ZONE, due_at
-from app.domain.model import Checkpoint, Close, JournalKind, Pick, PickMetric, Split
+from app.domain.model import CHECKPOINT_DAYS, Checkpoint, Close, JournalKind, Pick, PickMetric, Split
 from app.store import batches, journal
 from app.store.rows import Conn, insert, row_of, select
 
@@ -191,7 +191,7 @@ async def awaiting(conn: Conn, on: date) -> list[Due]:
         conn,
         """
         SELECT batches.id AS batch_id, batches.run_date, day
-        FROM batches, generate_series(1, 14) AS day
+        FROM batches, generate_series(1, %s) AS day
         WHERE batches.status = 'active'
             AND batches.run_date + day <= %s
             AND NOT EXISTS (
@@ -199,6 +199,7 @@ async def awaiting(conn: Conn, on: date) -> list[Due]:
             )
         ORDER BY batches.run_date + day, batches.run_date
         """,
+        CHECKPOINT_DAYS,
         on,
     )
 

@@ -124,7 +124,7 @@ class Judge:
         return ", ".join(f"{count} {what}" for what, count in counted.most_common())
 
     def inv_3_every_figure_is_what_anybody_computes(self) -> str:
-        """From the readings that the rows name and the splits in force, in the order of record.md."""
+        """From the readings that the rows name and the splits in force, in the order of docs/record.md."""
         figures = 0
         with localcontext(Context(prec=28, rounding=ROUND_HALF_EVEN)):
             for batch in self._made():

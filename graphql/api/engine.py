@@ -37,6 +37,7 @@ from api.compiler import Planner, Root
 from api.fields import refusal
 from api.limits import DEEPEST, Measure, Size, check_variables, exceeded, name_of, parsed
 from api.values import Maker, written
+from app.domain.text import one_line
 
 # Runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
@@ -120,7 +121,7 @@ class Engine:
             return refused(error)
         except Exception as error:
             if isinstance(error, OperationalError) and (error.sqlstate or AWAY[0]).startswith(AWAY):
-                log.warning("the database is away", reason=" ".join(str(error).split()))
+                log.warning("the database is away", reason=one_line(error))
                 return refused(refusal("SERVICE_UNAVAILABLE", "The record cannot be read right now. Try again soon."))
             if isinstance(error, QueryCanceled):
                 return refused(refusal("OPERATION_TOO_LARGE", "The query took too long. Ask for less at once."))

@@ -8,18 +8,23 @@ without an alias.)
 """
 
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from enum import Enum
+from functools import cache
 from inspect import cleandoc
-from typing import Any, Generic, TypeVar, cast
+from types import NoneType, UnionType
+from typing import Annotated, Any, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import strawberry
 from graphql import GraphQLError
 from msgspec import Struct
+from strawberry import ID
 from strawberry.annotation import StrawberryAnnotation
 from strawberry.types.arguments import StrawberryArgument
+
+from app.domain.text import storable
 
 T = TypeVar("T")
 
@@ -112,10 +117,10 @@ def bad_value(code: str, message: str) -> GraphQLError:
     return refusal(code, message, classification="ValidationError")
 
 
-def storable(value: Any) -> object:
+def parameter(value: Any) -> object:
     """Return what Postgres gets for an argument: an enum's value, or a text without what no text there can hold."""
     value = getattr(value, "value", value)
-    if isinstance(value, str) and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
+    if isinstance(value, str) and storable(value) != value:
         raise bad_value("BAD_TEXT", "A text must hold neither NUL nor lone surrogates.")
     return value
 
@@ -126,7 +131,7 @@ class Argument(Struct, frozen=True):
     type: Any
     description: str
     default: Any = strawberry.UNSET
-    convert: Callable[[Any], object] = storable
+    convert: Callable[[Any], object] = parameter
 
 
 def _number(text: str) -> int:
@@ -156,16 +161,18 @@ def table(name: str = "") -> Callable[[type[T]], type[T]]:
 
     def declare(cls: type[T]) -> type[T]:
         cls.__table__ = name  # type: ignore[attr-defined]
+        cls.__annotations__ = {field: _shown_as(type_) for field, type_ in cls.__annotations__.items()}
         return strawberry.type(cls, description=cleandoc(cls.__doc__ or ""))
 
     return declare
 
 
-def describe(enum: type[Enum], **values: str) -> None:
-    """Make an enum of ours a GraphQL enum, described by its docstring and a sentence for each value."""
-    definition = strawberry.enum(enum, description=cleandoc(enum.__doc__ or "")).__strawberry_definition__  # type: ignore[attr-defined]
-    for value in definition.values:
-        value.description = values[value.name]
+def describe(*enums: type[Enum]) -> None:
+    """Make enums of ours GraphQL enums: each has a docstring, and each of its values a `description`."""
+    for enum in enums:
+        decorated: Any = strawberry.enum(enum, description=cleandoc(enum.__doc__ or ""))
+        for value in decorated.__strawberry_definition__.values:
+            value.description = decorated[value.name].description
 
 
 def column(description: str, sql: str | None = None) -> Any:
@@ -213,19 +220,50 @@ def page(
 def computed(
     description: str,
     rows: str,
-    value: Callable[[bytes, Mapping[str, Any]], object],
+    value: Callable[[bytes, Mapping[str, Any]], Struct],
     *,
     check: Callable[[Mapping[str, Any]], None],
     cost: int,
     arguments: Mapping[str, Argument],
 ) -> Any:
-    """Declare a field of the root whose value a function makes of rows; its type's fields are parts."""
+    """Declare a field of the root whose value, a struct of the domain, a function makes of rows."""
     return _field(description, Computed(rows, value, check, cost), arguments)
 
 
-def part(description: str, *, about: int = 1) -> Any:
-    """Declare a field that shows an attribute of a computed value: a list, usually `about` so long, or one."""
-    return _field(description, Part(about))
+@cache
+def type_of(struct: type[Struct]) -> type[Any]:
+    """
+    Return the GraphQL type that shows each attribute of a struct of the domain under its name.
+
+    The struct declares everything: its docstring describes the type, and the description in a
+    field's annotation the field. A list's annotation also says, as `usual_length`, how many items
+    there usually are. A field named `id` is an ID.
+    """
+    annotations: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
+    hints = get_type_hints(struct, include_extras=True)
+    for name in struct.__struct_fields__:
+        if get_origin(hints[name]) is not Annotated:
+            raise TypeError(f"{struct.__name__}.{name} has no description")
+        declared, meta = get_args(hints[name])
+        about = meta.extra["usual_length"] if get_origin(declared) is Sequence else 1
+        annotations[name] = ID if name == "id" else declared
+        fields[name] = _field(meta.description, Part(about))
+    body = {"__doc__": struct.__doc__, "__annotations__": annotations, **fields}
+    return table()(type(struct.__name__, (), body))
+
+
+def _shown_as(declared: Any) -> Any:
+    """Return an annotation as Strawberry needs it: with the types of structs, and with lists for sequences."""
+    if isinstance(declared, type) and issubclass(declared, Struct):
+        return type_of(declared)
+    if get_origin(declared) is Sequence:
+        (item,) = get_args(declared)
+        return list[_shown_as(item)]  # type: ignore[misc]
+    if isinstance(declared, UnionType):
+        (value,) = (one for one in get_args(declared) if one is not NoneType)
+        return _shown_as(value) | None
+    return declared
 
 
 def _field(description: str, source: Source, arguments: Mapping[str, Argument] = {}) -> Any:

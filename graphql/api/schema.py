@@ -1,6 +1,9 @@
 """
 What the world can read: each type is a table, each field says what it is and where it stands.
 
+The track record's types are not declared here: they are the structs of `app.domain.track_record`,
+and `Query` names the outermost one. Enums are the domain's, too.
+
 Printed by `make schema` to `graphql/schema.graphql`, the contract.
 """
 # ruff: noqa: S608 - declarations are SQL, put together from nothing but each other.
@@ -36,7 +39,6 @@ from api.fields import (
     describe,
     given,
     page,
-    part,
     refusal,
     related,
     same,
@@ -58,49 +60,12 @@ class Facts(Struct, frozen=True):
 
 describe(
     model.BatchStatus,
-    ACTIVE="Its fortnight is running.",
-    COMPLETED="All fifteen checkpoints are there.",
-    FAILED="No picks were made that Monday.",
-)
-describe(
     model.FailureReason,
-    MISSED="Nobody was there to ask that Monday.",
-    NO_USABLE_ANSWER="The model gave no answer that keeps the rules.",
-    MISSING_CLOSE="A price of the baseline session could not be had.",
-    PROVIDER_ERROR="A provider could not be reached, or refused.",
-    CONFIGURATION="A key or a setting was missing or wrong.",
-)
-describe(
     model.CheckpointStatus,
-    COMPUTED="It has all of them.",
-    SKIPPED="It has none; `skipReason` says why.",
-)
-describe(
     model.SkipReason,
-    MARKET_CLOSED="The day before it was no session.",
-    MISSING_CLOSE="A close that it needs was not published in time.",
-    PROVIDER_ERROR="The provider of prices did not help.",
-)
-describe(
     model.Action,
-    BUY="It is expected to do better than the benchmark.",
-    SELL="It is expected to do worse than the benchmark.",
-)
-describe(
-    track.Finding,
-    BETTER="The picks did better than luck explains.",
-    WORSE="The picks did worse than bad luck explains.",
-    UNDECIDED="Neither could be told from luck.",
-)
-describe(
     model.JournalKind,
-    GENERATION="A question and what became of it.",
-    BATCH="A Monday's picks and their baseline.",
-    CHECKPOINT="A morning's look at a batch.",
-    CORRECTION="A figure that was put right.",
-    FAILURE="A Monday without picks, and why.",
-    PICK_ENDED="A share that stopped trading.",
-    PICK_RENAMED="A share that has a new ticker.",
+    track.Finding,
 )
 
 
@@ -230,7 +195,7 @@ class Checkpoint:
         f"{METRIC}.checkpoint_id = checkpoints.id",
         order="picks.position",
         beside="pick",
-        about=3,
+        about=model.PICKS_PER_BATCH,
     )
     corrections: list[Correction] = related(
         "What was put right here, oldest first.",
@@ -317,12 +282,14 @@ class Batch:
         "The reading that it came from.", "closes.id = batches.benchmark_initial_close_id"
     )
     trading_day: date | None = column("The baseline session, the last one before the run date; null without picks.")
-    picks: list[Pick] = related("In the model's order.", "picks.batch_id = batches.id", order="picks.position", about=3)
+    picks: list[Pick] = related(
+        "In the model's order.", "picks.batch_id = batches.id", order="picks.position", about=model.PICKS_PER_BATCH
+    )
     checkpoints: list[Checkpoint] = related(
         "By day.",
         "checkpoints.batch_id = batches.id AND ($no_status OR checkpoints.status = $status)",
         order="checkpoints.day",
-        about=15,
+        about=1 + model.CHECKPOINT_DAYS,
         status=Argument(model.CheckpointStatus | None, "Only these."),
     )
     latest_checkpoint: Checkpoint | None = related(
@@ -341,7 +308,7 @@ class Batch:
         "The questions put to the model that Monday, in their order.",
         "generations.series = batches.series AND generations.run_date = batches.run_date",
         order="generations.attempt",
-        about=3,
+        about=model.QUESTIONS_PER_MONDAY,
     )
     journal: list[JournalEntry] = related(
         "What the journal says of it, oldest first.", "journal.batch_id = batches.id", order="journal.seq", about=20
@@ -373,178 +340,6 @@ class Service:
     journal_head: JournalEntry | None = related(
         "The journal's newest entry: keep its hash, and no one can rewrite what came before.", order="journal.seq DESC"
     )
-
-
-@table()
-class Interval:
-    """Between which values something lies, with the confidence that its field says."""
-
-    low: Decimal = part("From here.")
-    high: Decimal = part("To here.")
-
-
-@table()
-class BatchCounts:
-    """How many Mondays there are, by what became of them."""
-
-    total: int = part("All of them.")
-    active: int = part("Those whose fortnight is running.")
-    completed: int = part("Those with all fifteen checkpoints.")
-    failed: int = part("Those without picks.")
-    late: int = part("Those with picks that were stored too late to act on; they are never scored.")
-    unresolved: int = part("Those that are completed without a result; they are never scored.")
-    scored: int = part("Those that count: completed, with a result, and not late.")
-
-
-@table()
-class PickCounts:
-    """How many picks there are, and how many were right."""
-
-    total: int = part("All of them.")
-    finished: int = part("Those of scored batches; the others enter no figure.")
-    hits: int = part("How many finished picks have an `alphaPct` above zero.")
-    hit_rate_pct: Decimal | None = part("The share of hits, in percent; null without finished picks.")
-    hit_rate_interval: Interval | None = part(
-        "The hit rate's Wilson interval of 95 %. It takes picks for independent, which they are not: too narrow."
-    )
-
-
-@table()
-class Average:
-    """What many figures come to, exactly; null of none."""
-
-    mean: Decimal | None = part("Their sum, divided by how many there are.")
-    median: Decimal | None = part("The one in the middle, or the mean of the two there.")
-
-
-@table()
-class ResultFigures:
-    """What results come to, in percent."""
-
-    count: int = part("How many results.")
-    alpha_pct: Average = part("Their `alphaPct`.")
-    directional_return_pct: Average = part("Their `directionalReturnPct`.")
-    absolute_return_pct: Average = part("Their `absoluteReturnPct`.")
-
-
-@table()
-class PickScore:
-    """A finished pick and its alpha."""
-
-    id: ID = part("The pick's id.")
-    run_date: date = part("Its Monday.")
-    ticker: str = part("The share.")
-    action: model.Action = part("What the model said to do with it.")
-    alpha_pct: Decimal = part("Its `alphaPct` at the result.")
-
-
-@table()
-class CurvePoint:
-    """A scored batch on the curve of summed alpha."""
-
-    run_date: date = part("Its Monday.")
-    alpha_pct: Decimal = part("The mean of its picks' alpha at the result.")
-    sum_pct: Decimal = part("The sum of these means up to this batch.")
-
-
-@table()
-class Week:
-    """A week in which picks of scored batches were held, and what they added."""
-
-    monday: date = part("The week's Monday.")
-    picks: int = part("How many picks were held: those of this Monday and of the one before.")
-    excess_pct: Decimal = part("By how much their alpha changed in this week, on average.")
-    benchmark_pct: Decimal = part("By how much the benchmark's return changed, on average over the same picks.")
-
-
-@table()
-class WeeklyExcess:
-    """The calendar-time portfolio (Fama 1998): what all picks held in a week added to their alpha, week by week."""
-
-    count: int = part("How many weeks.")
-    without_middle: int = part("Scored batches left out: no figures for the last session of their first week.")
-    mean_pct: Decimal | None = part("The mean over the weeks, to six places.")
-    mean_interval: Interval | None = part("Its t-interval of 95 %; null for fewer than two weeks, or if all are alike.")
-    beta: Decimal | None = part(
-        "By how much the excess grows with the benchmark's change: the slope of the least squares line."
-    )
-    beyond_beta_pct: Decimal | None = part("What remains of the mean when beta's part is taken off: the intercept.")
-    beyond_beta_interval: Interval | None = part(
-        "Its t-interval of 95 %; null for fewer than three weeks, or if nothing varies."
-    )
-    weeks: list[Week] = part(f"The newest {track.NEWEST} weeks, oldest first.", about=track.NEWEST)
-
-
-@table()
-class Bin:
-    """How many draws have a mean alpha between two values; what lies on the border is of the bin above."""
-
-    low: Decimal = part("From here.")
-    high: Decimal = part("To here.")
-    count: int = part("How many.")
-
-
-@table()
-class RandomActions:
-    """The control: the same picks, each with BUY or SELL by the toss of a coin."""
-
-    draws: int = part("How often.")
-    seed: str = part("What the tosses come from: SHA-256 of the finished picks and their `vsBenchmarkPct`, in hex.")
-    below_pct: Decimal = part("Percent of the draws with a mean alpha below the record's; equal ones count half.")
-    interval: Interval = part("Between which mean alphas 95 % of the draws lie.")
-    bins: list[Bin] = part(f"The draws' mean alphas in {track.BINS} bins of one width, lowest first.", about=track.BINS)
-
-
-@table()
-class Look:
-    """A look at the whole series, on a date that its first Monday fixed."""
-
-    number: int = part("Which look, from 1.")
-    on: date = part(f"Its date: {track.WEEKS_BETWEEN_LOOKS} weeks times its number after the series' first Monday.")
-    share_pct: Decimal = part(
-        "The risk that it may take to be wrong, in percent: 5 / (k (k + 1)) for the k-th, which sums to 5 for all."
-    )
-    batches: int = part("How many scored batches it counts: those whose fortnight was over.")
-    weeks: int = part("How many weeks it counts.")
-    beyond_beta_pct: Decimal | None = part("What remained of the mean weekly excess when beta's part was taken off.")
-    interval: Interval | None = part("Its t-interval, of 100 less `sharePct` percent.")
-    finding: track.Finding | None = part(
-        f"What it found; null with fewer than {track.LEAST} scored batches, or if nothing varies."
-    )
-
-
-@table()
-class Verdict:
-    """Whether the series can be told from luck: what the last look found."""
-
-    finding: track.Finding | None = part("The last look's finding; null where there is none, and `words` say why.")
-    words: str = part("The same in plain words.")
-    looks: list[Look] = part("All looks up to now, oldest first; none for a part of the series.", about=10)
-    next_look: date | None = part("When the next look is; null for a part of the series.")
-
-
-@table()
-class TrackRecord:
-    """What all picks of a series, or of a part of it, come to, and whether that can be told from luck."""
-
-    series: str = part("Whose.")
-    first_run_date: date | None = part("The first Monday that it counts; null of none.")
-    last_run_date: date | None = part("The last Monday that it counts; null of none.")
-    batches: BatchCounts = part("How many Mondays.")
-    picks: PickCounts = part("How many picks.")
-    pick_results: ResultFigures = part("What finished picks come to.")
-    batch_results: ResultFigures = part("What scored batches come to, each being the mean of its picks.")
-    best: PickScore | None = part("The pick with the highest alpha; null without finished picks.")
-    worst: PickScore | None = part("The pick with the lowest alpha; null without finished picks.")
-    curve: list[CurvePoint] = part(
-        f"The newest {track.NEWEST} scored batches, oldest first. The curve adds and never compounds: a SELL can lose "
-        "over 100 %.",
-        about=track.NEWEST,
-    )
-    drawdown_pct: Decimal = part("The deepest fall of the whole curve from where it, or zero, stood highest before.")
-    weekly_excess: WeeklyExcess = part("What was added week by week, with its uncertainty.")
-    random_actions: RandomActions | None = part("Where the mean alpha stands among random actions; null of no picks.")
-    verdict: Verdict = part("Skill or luck.")
 
 
 # One text of all batches, or of none if they are more than can be worked out in time. A batch's middle is its
@@ -657,7 +452,7 @@ class Query:
         newest_first=False,
         kind=Argument(model.JournalKind | None, "Only these."),
     )
-    track_record: TrackRecord = computed(
+    track_record: track.TrackRecord = computed(
         "What all Mondays of a series come to, or those of a part: skill or luck.",
         FORTNIGHTS,
         track_record,

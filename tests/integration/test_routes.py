@@ -28,7 +28,8 @@ EXAMPLES = {
 def served() -> dict[Any, Route]:
     """Litestar's routes, each with its row of the table."""
     found: dict[Any, Route] = {}
-    for route in create_app(settings.load({}), work=False).app.app.routes:
+    # In one order: Litestar collects them in a set, and xdist's processes must collect the same tests.
+    for route in sorted(create_app(settings.load({}), work=False).app.app.routes, key=lambda route: route.path):
         rows = [row for row in ROUTES if route.path == row.litestar_path or row.pattern.fullmatch(route.path)]
         assert len(rows) == 1, f"{route.path} is in {len(rows)} rows of app/web/routes.py"
         found[route] = rows[0]

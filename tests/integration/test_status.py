@@ -13,7 +13,7 @@ from job_tools import house as house
 from provider_server import says
 
 from app.commands import status
-from app.commands.terminal import lasting, printable
+from app.commands.terminal import lasting
 from app.core import settings
 from app.domain.model import SERIES, batch_id
 from app.ops import snapshot
@@ -500,8 +500,3 @@ def test_an_unmigrated_database(empty, commanded):
 def test_lasting(span, said):
     """Two units are enough."""
     assert lasting(span) == said
-
-
-def test_printable():
-    """What would move the cursor, break the line or turn the writing is spelt out; the rest stays as it is."""
-    assert printable("Zürich – 7 €\x1b[2J\n\t\u202e\x00\x9b") == "Zürich – 7 €\\x1b[2J\\n\\t\\u202e\\x00\\x9b"

@@ -1,5 +1,6 @@
 """The house's rules: one clock, no I/O in the domain, and what may not stand in a tracked file."""
 
+import ast
 import json
 import re
 import subprocess
@@ -8,10 +9,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from tracked import HOUSE, tracked
 
 from app.core.locks import Lock
 
-HOUSE = Path(__file__).parents[2]
 SOURCES = {
     ".".join(path.relative_to(root).with_suffix("").parts): path
     for root, folder in ((HOUSE, "app"), (HOUSE, "jobs"), (HOUSE / "graphql", "api"))
@@ -58,6 +59,59 @@ def test_one_module_names_the_time_zone():
     assert {module for module, path in SOURCES.items() if "America/" in path.read_text()} == {"app.domain.calendar"}
 
 
+def constants(path: Path) -> list[object]:
+    """Return the numbers and texts that a module's code has, without its docstrings."""
+    tree = ast.parse(path.read_text())
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in alone]
+
+
+# A three, a fourteen or a fifteen that is neither the count of picks or questions nor that of a batch's days.
+OTHER_NUMBERS = {
+    "api.cache": {3},  # KiB
+    "api.schema": {3},  # corrections of a checkpoint, as many as one may expect
+    "app.database.pools": {3},  # probes of a silent connection
+    "app.domain.statistics": {3},  # points that a line needs
+    "app.providers.rate_limiter": {3},  # requests in flight
+    "app.simulation.faults": {15},  # minutes
+    "app.simulation.market": {3},  # a day of January
+    "app.web.charts.batch_chart": {3, 14},  # pixels
+    "app.web.charts.record_charts": {14},  # pixels
+    "jobs.messages": {15},  # seconds
+    "jobs.queue": {15},  # hours
+}
+
+
+def test_the_numbers_of_a_batch_are_written_once():
+    """Three picks, three questions and fourteen days are named in `app/domain/model.py`, and imported from there."""
+    numbers = {
+        module: found
+        for module, path in SOURCES.items()
+        if (found := {value for value in constants(path) if type(value) is int} & {3, 14, 15})
+    }
+    assert numbers == {"app.domain.model": {3, 14}, **OTHER_NUMBERS}
+    in_sql = re.compile(r"\(1, 1[45]\)|= 1[45]\b")
+    for module, path in SOURCES.items():
+        assert not [text for text in constants(path) if isinstance(text, str) and in_sql.search(text)], module
+
+
+def test_the_form_of_a_ticker_is_written_once():
+    """Settings, answers and the operator's commands mean the same by a ticker."""
+    forms = [module for module, path in SOURCES.items() for text in constants(path) if "A-Z]{" in str(text)]
+    assert forms == ["app.domain.model"]
+
+
+def test_a_text_is_cleaned_in_one_module():
+    """How a text is put on one line, made printable or made storable stands in `app/domain/text.py`."""
+    cleaning = re.compile(r"\.join\(str\(\w+\)\.split|isprintable\(\) else|splitlines\(\)\[0\]|surrogatepass|\"\*{3}\"")
+    others = {
+        "api.persisted",  # the SHA-256 of any text
+        "app.domain.journal",  # the order of members in RFC 8785
+    }
+    found = {module for module, path in SOURCES.items() if cleaning.search(path.read_text())}
+    assert found == {"app.domain.text", *others}
+
+
 def test_graphql_is_a_source_root():
     """The folder never shadows graphql-core."""
     import graphql
@@ -67,22 +121,6 @@ def test_graphql_is_a_source_root():
     assert not list((HOUSE / "tests").rglob("__init__.py"))
     done = subprocess.run([sys.executable, "-c", "import strawberry, api.schema"], cwd=HOUSE, check=False)
     assert done.returncode == 0
-
-
-def tracked() -> list[Path]:
-    """Return the files that git tracks or would; in an unpacked archive, all but what a build leaves."""
-    listed = subprocess.run(
-        # git's settings are out of reach, which may say that this folder of another user's is safe.
-        ["git", "-c", "safe.directory=*", "ls-files", "-co", "--exclude-standard"],
-        cwd=HOUSE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if listed.returncode == 0:
-        return [path for name in listed.stdout.splitlines() if (path := HOUSE / name).is_file()]
-    built = {".venv", ".alpha-monday", "__pycache__", "node_modules", "generated", "shots"}
-    return [path for path in HOUSE.rglob("*") if path.is_file() and not built & set(path.parts)]
 
 
 def test_no_tracked_file_names_a_registry_or_a_machine():

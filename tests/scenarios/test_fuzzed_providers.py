@@ -39,6 +39,7 @@ from job_tools import BASELINE, MONDAY, logged, new_york
 from app.domain import prompt
 from app.domain.calendar import Calendar
 from app.domain.model import SERIES, Generation
+from app.domain.text import storable
 from app.errors import (
     AlphaMondayError,
     ConfigurationError,
@@ -927,7 +928,7 @@ async def check_answer(tools: Context, done: Generation, case: Case, key: str) -
     """An answer is stored as it is, but for what Postgres cannot carry, and without the key."""
     for text in (done.answer, done.refusal, done.answered_model, done.request_id):
         assert not holds(text, key, case.body), "it holds the key"
-        assert text is None or can_be_stored(prompt.carried(text))
+        assert text is None or can_be_stored(storable(text))
     if done.accepted:
         with as_deep_as_it_takes():
             first = members(parsed(text_of(case.body)), "choices")[-1][0]
@@ -956,8 +957,8 @@ async def check_record(pool: Any, completed: list[Generation], key: str) -> None
     for one in completed:
         kept = stored[one.id]
         assert (kept.answer, kept.refusal) == (
-            prompt.carried(one.answer or ""),
-            one.refusal and prompt.carried(one.refusal),
+            storable(one.answer or ""),
+            one.refusal and storable(one.refusal),
         )
         assert (kept.prompt_tokens, kept.completion_tokens) == (one.prompt_tokens, one.completion_tokens)
         assert kept.accepted is one.accepted

@@ -23,8 +23,7 @@ from msgspec import Struct
 
 from app.database import pools
 from app.domain.journal import GENESIS, digest
-from app.domain.model import batch_id
-from app.domain.prompt import QUESTIONS
+from app.domain.model import QUESTIONS_PER_MONDAY, batch_id
 from app.errors import QuestionInProgress
 from app.providers import llm
 from app.simulation.faults import Rule
@@ -52,7 +51,7 @@ class Stage(Struct, frozen=True):
 
     async def begin_by_hand(self, job_id: int) -> None:
         """Run the weekly job's function as `alpha-monday pick` has it run."""
-        await self.begin(job_id, len(await self.generations()) + QUESTIONS)
+        await self.begin(job_id, len(await self.generations()) + QUESTIONS_PER_MONDAY)
 
     def asked(self, provider: str = "alphavantage") -> list[str]:
         """The symbols that a stand-in was asked for, in their order."""

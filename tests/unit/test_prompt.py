@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain import prompt
+from app.domain import model, prompt
 from app.domain.model import Action, Idea
+from app.domain.text import storable
 from app.errors import UnusableAnswer
 
 
@@ -144,7 +145,7 @@ def test_refused_answers(answer, reason):
 def test_a_refusal_can_be_stored_and_told(answer):
     """Whatever the answer holds, the sentence that refuses it is short and can be stored."""
     reason = refusal(answer)
-    assert prompt.carried(reason) == reason
+    assert storable(reason) == reason
     assert len(reason) <= 500
 
 
@@ -152,7 +153,7 @@ def test_a_refusal_can_be_stored_and_told(answer):
 @given(st.text(st.characters(categories=None), max_size=200))
 def test_any_text_is_refused_in_words(answer):
     """Nothing but UnusableAnswer comes out of a text that is no answer."""
-    assert prompt.carried(refusal(answer)) == refusal(answer)
+    assert storable(refusal(answer)) == refusal(answer)
 
 
 @settings(deadline=None)
@@ -165,29 +166,13 @@ def test_what_is_accepted_can_be_stored(ticker, reasoning):
         return
     assert prompt.TICKER.fullmatch(idea.ticker)
     assert idea.reasoning
-    assert prompt.carried(idea.reasoning) == idea.reasoning
+    assert storable(idea.reasoning) == idea.reasoning
 
 
 def test_the_benchmark_is_the_one_in_use():
     """Another benchmark lets SPY be chosen, and cannot be chosen itself."""
     assert prompt.read(an_answer(an_idea(ticker="SPY")), "VOO")[0].ticker == "SPY"
     assert refusal(an_answer(an_idea(ticker="VOO")), "VOO") == "VOO is the benchmark and cannot be chosen."
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        pytest.param("naïve 株価 🚀\n", True, id="any language"),
-        pytest.param("", True, id="nothing"),
-        pytest.param("a\0", False, id="NUL"),
-        pytest.param("a\ud800", False, id="a high surrogate alone"),
-        pytest.param("\udfff", False, id="a low surrogate alone"),
-        pytest.param("\U0010ffff", True, id="the last code point"),
-    ],
-)
-def test_what_can_be_carried(text, expected):
-    """Postgres and JSON carry all text but NUL and lone surrogates."""
-    assert (prompt.carried(text) == text) is expected
 
 
 def parts(schema: object) -> list[dict[str, object]]:
@@ -247,4 +232,4 @@ def test_the_system_prompt():
     """It asks for what the law wants, and has a version."""
     assert "exactly 3 different stocks of the S&P 500" in prompt.SYSTEM_PROMPT
     assert prompt.PROMPT_VERSION == "1"
-    assert (prompt.COUNT, prompt.QUESTIONS) == (3, 3)
+    assert (model.PICKS_PER_BATCH, model.QUESTIONS_PER_MONDAY) == (3, 3)

@@ -3,6 +3,7 @@
 import json
 import os
 import pprint
+import shutil
 import subprocess
 import sys
 from datetime import date
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from dynaconf import default_settings
 from rich.pretty import pretty_repr
 
 from app.core import settings
@@ -24,6 +26,7 @@ SECRETS = {
     "HEARTBEAT_URL": "https://ping.example/?key=sixth-secret",
 }
 QUEUE = "postgresql://localhost/alpha"
+USUAL = json.loads(json.dumps(msgspec.structs.asdict(settings.load({}))))
 
 
 def test_defaults():
@@ -54,7 +57,7 @@ def test_defaults():
 
 
 def test_the_file_names_every_setting():
-    """What can be set stands in settings.toml, and nothing else does."""
+    """What can be set stands in app/core/settings.toml, and nothing else does."""
     file = Path(settings.__file__).with_name("settings.toml")
     names = msgspec.toml.decode(file.read_bytes()).keys()
     assert [name.lower() for name in names] == list(settings.Settings.__struct_fields__)
@@ -279,8 +282,8 @@ def test_what_no_log_may_show():
     assert settings.load({}).keys == ["", ""]
 
 
-def from_the_environment(**variables: str) -> dict[str, object]:
-    """What a process of its own reads from a real environment."""
+def from_the_environment(folder: Path | None = None, **variables: str) -> dict[str, object]:
+    """What a process of its own reads from a real environment, in `folder` if one is given."""
     script = (
         "import json, msgspec; from app.core import settings; "
         "print(json.dumps(msgspec.to_builtins(msgspec.structs.asdict(settings.load()))))"
@@ -289,7 +292,13 @@ def from_the_environment(**variables: str) -> dict[str, object]:
         name: value for name, value in os.environ.items() if name.lower() not in settings.Settings.__struct_fields__
     }
     done = subprocess.run(
-        [sys.executable, "-c", script], env=clean | variables, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", script],
+        env=clean | variables,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -298,8 +307,7 @@ def from_the_environment(**variables: str) -> dict[str, object]:
 def test_the_environment():
     """Variables go before the file; those that are not ours, or empty, do not count."""
     read = from_the_environment(PORT="9000", HOST="", ALPHA_VANTAGE_PER_DAY="500", UNRELATED="x", MARKET_CLOSED_DAYS="")
-    usual = json.loads(json.dumps(msgspec.structs.asdict(settings.load({}))))
-    assert read == {**usual, "port": 9000, "alpha_vantage_per_day": 500}
+    assert read == {**USUAL, "port": 9000, "alpha_vantage_per_day": 500}
 
 
 @pytest.mark.parametrize(
@@ -368,6 +376,128 @@ def test_texts_stay_as_they_stand(variables):
     loaded, read = msgspec.structs.asdict(settings.load(ours)), from_the_environment(**variables)
     for name, text in ours.items():
         assert (loaded[name.lower()], read[name.lower()]) == (text, text)
+
+
+OTHER = {name.upper(): "elsewhere" for name in settings.Settings.__struct_fields__}
+AS_TOML = "".join(f'{name} = "elsewhere"\n' for name in OTHER)
+AS_SECTIONS = "".join(f"[{section}]\n{AS_TOML}" for section in ("default", "development", "global", "main"))
+AS_DOTENV = "".join(f"{name}=elsewhere\n" for name in OTHER)
+AS_HOOK = f"def post(settings=None):\n    return {OTHER!r}\n"
+AS_MODULE = "".join(f"{name} = 'elsewhere'\n" for name in OTHER)
+OPTIONS = [name for name in vars(default_settings) if name.endswith("_FOR_DYNACONF")]
+# Dynaconf itself cannot be imported when these are something else: a number, and the name of a variable.
+FIT_FOR_IMPORT = {"REDIS_PORT_FOR_DYNACONF": "1", "ENV_SWITCHER_FOR_DYNACONF": "PATH"}
+
+
+@pytest.fixture(scope="module")
+def a_copy(tmp_path_factory):
+    """What settings need of the package, in a folder to which files can be added."""
+    folder = tmp_path_factory.mktemp("copy")
+    package = Path(settings.__file__).parents[1]
+    shutil.copytree(package / "core", folder / "app/core", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(package / "domain", folder / "app/domain", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("__init__.py", "errors.py"):
+        shutil.copy(package / name, folder / "app" / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param({".env": AS_DOTENV}, id="a .env"),
+        pytest.param({"settings.toml": AS_TOML, "config/settings.toml": AS_TOML}, id="another settings.toml"),
+        pytest.param({"app/core/.env": AS_DOTENV}, id="a .env beside settings.toml"),
+        pytest.param({"settings.local.toml": AS_TOML, "app/core/settings.local.toml": AS_TOML}, id="a local file"),
+        pytest.param({".secrets.toml": AS_TOML, "app/core/.secrets.toml": AS_TOML}, id="a file of secrets"),
+        pytest.param({"settings.yaml": "PORT: elsewhere", "app/core/settings.yaml": "PORT: elsewhere"}, id="YAML"),
+        pytest.param({"app/core/dynaconf_hooks.py": AS_HOOK, "dynaconf_hooks.py": AS_HOOK}, id="a hook"),
+    ],
+)
+def test_no_other_file_decides_a_setting(a_copy, files):
+    """Nothing but named variables and app/core/settings.toml decides a setting: no file that dynaconf finds."""
+    for name, text in files.items():
+        file = a_copy / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    try:
+        read = from_the_environment(a_copy, PORT="9000", LOAD_DOTENV_FOR_DYNACONF="true")
+    finally:
+        for name in files:
+            (a_copy / name).unlink()
+    assert read == {**USUAL, "port": 9000}
+
+
+def test_the_copy_is_what_is_read(a_copy):
+    """The test above would show nothing if the process read another file than the one beside its modules."""
+    file = a_copy / "app/core/settings.toml"
+    text = file.read_text()
+    file.write_text(text.replace('PORT = "8080"', 'PORT = "8081"'))
+    try:
+        assert from_the_environment(a_copy) == {**USUAL, "port": 8081}
+    finally:
+        file.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({f"DYNACONF_{name}": "elsewhere" for name in OTHER}, id="dynaconf's prefix"),
+        pytest.param({f"DYNACONF__{name}": "elsewhere" for name in OTHER}, id="dynaconf's prefix and its separator"),
+        pytest.param({f"MAIN_{name}": "elsewhere" for name in OTHER}, id="the section's prefix"),
+        pytest.param({name.lower(): "elsewhere" for name in OTHER}, id="small letters"),
+        pytest.param({name.title(): "elsewhere" for name in OTHER}, id="some small letters"),
+        pytest.param({f"{name}__x": "elsewhere" for name in OTHER}, id="a member of a setting"),
+        pytest.param({f"{name}.x": "elsewhere" for name in OTHER}, id="a dotted member of a setting"),
+        pytest.param({f"{name}___0": "elsewhere" for name in OTHER}, id="an item of a setting"),
+        pytest.param({name.replace("_", "__"): "elsewhere" for name in OTHER if "_" in name}, id="two underscores"),
+        pytest.param({name.replace("_", "."): "elsewhere" for name in OTHER if "_" in name}, id="dots"),
+        pytest.param({f" {name} ": "elsewhere" for name in OTHER}, id="blanks around the name"),
+        pytest.param(dict.fromkeys(OTHER, ""), id="empty"),
+        pytest.param(dict.fromkeys(OTHER, " \t"), id="blank"),
+    ],
+)
+def test_no_other_variable_decides_a_setting(monkeypatch, variables):
+    """Nothing but named variables and app/core/settings.toml decides a setting: no name but the exact one."""
+    assert settings.load(variables) == settings.load({})
+    for name in OTHER:
+        monkeypatch.delenv(name, raising=False)
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    assert settings.load() == settings.load({})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("true", id="switched on"),
+        pytest.param("5", id="a number"),
+        pytest.param("FILE", id="a file"),
+        pytest.param("SECTIONS", id="a file with sections"),
+        pytest.param('["MODULE"]', id="a list of modules"),
+        pytest.param("@format {env[PATH]}", id="an instruction"),
+    ],
+)
+def test_no_option_of_dynaconf_decides_a_setting(tmp_path, value):
+    """Nothing but named variables and app/core/settings.toml decides a setting: no *_FOR_DYNACONF."""
+    assert {"SETTINGS_FILE_FOR_DYNACONF", "AUTO_CAST_FOR_DYNACONF", "MERGE_ENABLED_FOR_DYNACONF"} < set(OPTIONS)
+    for name, text in {"other.toml": AS_TOML, "sections.toml": AS_SECTIONS, "elsewhere.py": AS_MODULE}.items():
+        (tmp_path / name).write_text(text)
+    places = {"FILE": tmp_path / "other.toml", "SECTIONS": tmp_path / "sections.toml"}
+    text = str(places.get(value, value)).replace("MODULE", "elsewhere")
+    older = {"SETTINGS_FILES_FOR_DYNACONF": text, "SETTINGS_MODULE": text, "DYNACONF_SETTINGS": text}
+    variables = {**dict.fromkeys(OPTIONS, text), **older, "LOAD_DOTENV_FOR_DYNACONF": text, **FIT_FOR_IMPORT}
+    odd = {"HOST": "0x1F", "OPENAI_MODEL": "@format {env[PATH]}", "OPENAI_API_KEY": "00123"}
+    read = from_the_environment(tmp_path, **variables, **odd)
+    assert read == {**USUAL, **{name.lower(): text for name, text in odd.items()}}
+
+
+def test_no_error_carries_the_value():
+    """Neither the error nor anything that it came from holds the text, whatever prints it."""
+    with pytest.raises(ConfigurationError) as refused:
+        settings.load({"OPENAI_API_KEY": "s3cr3t key", "DATABASE_URL": "s3cr3t"})
+    error = refused.value
+    assert (error.__context__, error.__cause__) == (None, None)
+    assert "s3cr3t" not in repr(error.args) + str(vars(error))
 
 
 def test_a_wrong_setting_is_one_line_on_the_terminal():

@@ -1,1 +1,1 @@
-"""Charts as SVG, and the PNG of a shared link."""
+"""Charts as SVG, and the PNG of each Monday's course that a shared link shows."""

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from app.domain.model import CHECKPOINT_DAYS, PICKS_PER_BATCH
 from app.web.formatting import day as in_full
 from app.web.formatting import listed, short_day, signed
 
-DAYS = 14
 DASHES = (None, "7 4", "2 3.5")
 WHY = {"MARKET_CLOSED": "closed", "MISSING_CLOSE": "no price", "PROVIDER_ERROR": "no price"}
 
@@ -80,7 +80,7 @@ class Scale(Struct, frozen=True):
 
     def x(self, day: float) -> float:
         """Return the place of a day."""
-        return round(self.look.left + day / DAYS * (self.look.width - self.look.left - self.look.right), 1)
+        return round(self.look.left + day / CHECKPOINT_DAYS * (self.look.width - self.look.left - self.look.right), 1)
 
     def y(self, value: float) -> float:
         """Return the place of a value."""
@@ -167,7 +167,7 @@ def _days(fortnight: Fortnight, scale: Scale) -> Iterator[str]:
         begin, end = max(scale.x(day) - half, look.left), min(scale.x(day) + half, look.width - look.right)
         yield rect(begin, look.top, end - begin, floor_at - look.top, **look.paint(fill="shade"))
     yield from ground(scale)
-    for day in range(0, DAYS + 1, 1 if look.width > 500 else 7):
+    for day in range(0, CHECKPOINT_DAYS + 1, 1 if look.width > 500 else 7):
         yield from _day(fortnight, day, scale)
     yield from _reasons(fortnight, scale)
 
@@ -211,7 +211,7 @@ def _day(fortnight: Fortnight, day: int, scale: Scale) -> Iterator[str]:
     under = look.height - look.bottom + look.text * 1.5
     yield text(str(day), scale.x(day), under, "middle", look.paint(fill="faint"))
     if day % 7 == 0:
-        anchor = {0: "start", 7: "middle", 14: "end"}[day]
+        anchor = {0: "start", 7: "middle", CHECKPOINT_DAYS: "end"}[day]
         on = short_day(fortnight.run_date + timedelta(days=day))[0 if look.width > 500 else 4 :]
         yield text(on, scale.x(day), under + look.text * 1.35, anchor, look.paint(fill="ink"))
 
@@ -245,7 +245,7 @@ def runs(skipped: Mapping[int, str]) -> list[tuple[list[int], str]]:
 
 def _course(line: Line, number: int, scale: Scale) -> Iterator[str]:
     """Draw a pick's line from morning to morning, and a mark on each."""
-    colour = f"pick-{number % 3 + 1}"
+    colour = f"pick-{number % PICKS_PER_BATCH + 1}"
     days = sorted(line.points)
     for before, day in pairwise(days):
         follows = day == before + 1
@@ -256,7 +256,7 @@ def _course(line: Line, number: int, scale: Scale) -> Iterator[str]:
             _y(line, day, scale),
             stroke_width=2.25 if follows else 1.25,
             stroke_linecap="round",
-            stroke_dasharray=DASHES[number % 3] if follows else "0.1 5",
+            stroke_dasharray=DASHES[number % PICKS_PER_BATCH] if follows else "0.1 5",
             **scale.look.paint(stroke=colour),
         )
     for day in days[1:]:
@@ -265,9 +265,9 @@ def _course(line: Line, number: int, scale: Scale) -> Iterator[str]:
 
 def _mark(number: int, x: float, y: float, paint: Mapping[str, str]) -> str:
     """Draw a dot, a square or a triangle: each pick has its own."""
-    if number % 3 == 0:
+    if number % PICKS_PER_BATCH == 0:
         return element("circle", cx=x, cy=y, r=3.4, **paint)
-    if number % 3 == 1:
+    if number % PICKS_PER_BATCH == 1:
         return rect(x - 3, y - 3, 6, 6, **paint)
     return element("path", d=f"M{x} {y - 4.2:.1f}l4 7h-8z", **paint)
 
@@ -286,12 +286,13 @@ def _names(fortnight: Fortnight, scale: Scale) -> Iterator[str]:
 
 def _ends(fortnight: Fortnight, scale: Scale) -> Iterator[tuple[float, float, str, str]]:
     """Yield the end of each line, the benchmark's first: where it is, its colour, and its name."""
-    yield scale.x(DAYS), scale.y(0), "ink", element("tspan", escape(fortnight.benchmark), font_weight="650")
+    yield scale.x(CHECKPOINT_DAYS), scale.y(0), "ink", element("tspan", escape(fortnight.benchmark), font_weight="650")
     for number, line in enumerate(fortnight.lines):
         day, value = _last(line)
         if day:
             name = element("tspan", escape(line.ticker[:8]), font_weight="650")
-            yield scale.x(day) + 6, scale.y(float(value)), f"pick-{number % 3 + 1}", f"{name} {signed(value)}"
+            colour = f"pick-{number % PICKS_PER_BATCH + 1}"
+            yield scale.x(day) + 6, scale.y(float(value)), colour, f"{name} {signed(value)}"
 
 
 def spread(wanted: Sequence[float], apart: float, top: float, bottom: float) -> list[float]:

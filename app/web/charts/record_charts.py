@@ -1,7 +1,7 @@
 """
 The whole record as drawings: the summed curve, the weeks, intervals, and where the record stands among random calls.
 
-Pure, as `chart` is, whose measures and colours these share.
+Pure, as `batch_chart` is, whose measures and colours these share.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,1 +1,1 @@
-"""What others follow the record by: exports of all of it, a feed of what is new, a picture of each Monday's course."""
+"""What others follow the record by: exports of all of it, and a feed of what is new."""

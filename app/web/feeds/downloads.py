@@ -25,6 +25,7 @@ from api.fields import refusal
 from api.http import busy, gone
 from api.schema import read_date
 from app.domain.model import SERIES
+from app.domain.text import one_line
 from app.web.feeds.export import FORMAT, ExportStopped, Part, Wanted, parts, written
 from app.web.refusals import unanswered
 from app.web.routes import EXPORT_CSV, EXPORT_JSON
@@ -97,7 +98,7 @@ class Downloads:
                 if not more or await _sent(written(form, _first(first, read), wanted), receive, send):
                     await send({"type": "http.response.body", "body": b""})
         except (ExportStopped, OperationalError) as error:
-            log.warning("an export stopped", reason=" ".join(str(error).split()))
+            log.warning("an export stopped", reason=one_line(error))
             if not begun:
                 await _refuse(scope, receive, send, refused(refusal("SERVICE_UNAVAILABLE", AWAY)))
 

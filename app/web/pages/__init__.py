@@ -1,1 +1,1 @@
-"""What people look at: pages rendered from the documents of `graphql/operations`, and the stream that they follow."""
+"""What people look at: pages rendered from the documents of `graphql/operations`."""

@@ -2,8 +2,8 @@
 The pages: each is a document of `graphql/operations` and a template.
 
 They ask the very engine that the API's clients ask, in one statement, so a page says what the API says at that moment;
-and they are kept as answers are (api/cache.py), since nothing in them hangs on the time of day. Nothing is inline: the
-policy lets in this service's own files and nothing else. There are no cookies.
+and they are kept as answers are (graphql/api/cache.py), since nothing in them hangs on the time of day. Nothing is
+inline: the policy lets in this service's own files and nothing else. There are no cookies.
 """
 
 import json
