@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# -I: no PYTHON... variable of the user's, and no other checkout's modules from PYTHONPATH.
+PYTEST := $(BIN)/python -I -X utf8 -m pytest
 CHROMIUM ?= chromium
 GRAPHIQL := graphql/api/graphiql
 GRAPHIQL_READY := $(GRAPHIQL)/node_modules/.package-lock.json
@@ -46,14 +48,14 @@ serve: $(READY) ## Serve live; needs the two keys, see docs/operate/settings.md
 	@$(BIN)/alpha-monday serve --migrate
 
 test: $(READY) ## Run the tests
-	@$(BIN)/python -m pytest -m "not long and not pgbouncer" -n 2 --dist loadfile $(ARGS)
+	@$(PYTEST) -m "not long and not pgbouncer" -n 2 --dist loadfile $(ARGS)
 
 test-long: $(READY) ## Run the tests that take longer
-	@$(BIN)/python -m pytest -m long -n 2 $(ARGS)
+	@$(PYTEST) -m long -n 2 $(ARGS)
 
 test-pgbouncer: $(READY) ## Run the tests that need PgBouncer
 	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || { echo "PgBouncer is missing. On Debian: apt-get install pgbouncer"; exit 1; }
-	@$(BIN)/python -m pytest -m pgbouncer $(ARGS)
+	@$(PYTEST) -m pgbouncer $(ARGS)
 
 chaos: $(READY) ## Harm the service 200 times at random, then check every promise; ARGS="--help"
 	@$(BIN)/python dev/chaos/run.py $(ARGS)

@@ -1,9 +1,21 @@
-"""Real parts for every test: a Postgres server for the process, a migrated database that is emptied between tests."""
+"""
+Real parts for every test: a Postgres server for the process, a migrated database that is emptied between tests.
 
+Before that, every test is kept apart from what is around it: the environment, the home folder, the current folder.
+"""
+
+import isolation
+
+# First: what is imported below reads the environment, some of it while it is imported.
+isolation.isolate()
+
+import locale
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import chdir
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,6 +30,19 @@ from app.database import migrations, pools
 from app.database.embedded import FAST, EmbeddedPostgres
 
 BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def pytest_configure() -> None:
+    """Refuse a Python that reads files in another encoding: it is chosen when a process starts, before this file."""
+    if locale.getencoding().lower() != "utf-8" and not sys.flags.utf8_mode:
+        raise pytest.UsageError("Files would not be read as UTF-8: set PYTHONUTF8=1.")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path) -> Iterator[None]:
+    """Let each test stand in a folder of its own: `.alpha-monday` of the checkout belongs to `make run`."""
+    with chdir(tmp_path):
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

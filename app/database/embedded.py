@@ -22,6 +22,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Self
+from uuid import uuid4
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -54,9 +55,6 @@ class EmbeddedPostgres:
     def __init__(self, folder: Path = FOLDER, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder.resolve()
         self.data = self.folder / "data"
-        name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:10]
-        # Under /tmp because a socket's path is limited to 107 bytes, which a folder's depth must not decide.
-        self.socket = Path("/tmp") / f"am-{os.geteuid()}-{name}"  # noqa: S108
         self.settings = {"max_connections": "100", "log_min_messages": "warning", **(settings or {})}
         self.process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
@@ -67,9 +65,24 @@ class EmbeddedPostgres:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @property
+    def socket(self) -> Path:
+        """
+        Return the folder of the server's socket, which no other data folder shares.
+
+        The folder's path, without symbolic links, tells a copy from its original. The mark tells apart two folders of
+        the same path: those of two containers with one /tmp, or a new folder and the one that was deleted before.
+        """
+        identity = os.fsencode(self.folder) + self._mark()
+        name = hashlib.sha256(identity).hexdigest()[:10]
+        # Under /tmp because a socket's path is limited to 107 bytes, which a folder's depth must not decide.
+        return Path("/tmp") / f"am-{os.geteuid()}-{name}"  # noqa: S108
+
     def address(self, database: str = "postgres") -> str:
         """Return the connection string of a database on this server."""
-        return make_conninfo(host=str(self.socket), user="postgres", dbname=database)
+        # The port is part of the socket's name. Unless it is given, libpq takes that of PGPORT.
+        port = self.settings.get("port", "5432")
+        return make_conninfo(host=str(self.socket), port=port, user="postgres", dbname=database)
 
     def database(self, name: str) -> str:
         """Return the connection string of the database called `name`, made if it was not there."""
@@ -146,19 +159,39 @@ class EmbeddedPostgres:
     def reset(self) -> None:
         """Stop the server and delete everything it held."""
         self.stop_running()
+        shutil.rmtree(self.socket, ignore_errors=True)  # first: its name depends on the folder's mark
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _running(self) -> int | None:
-        """Return the id of the server's process; a file left by a crash may name somebody else's."""
+        """
+        Return the id of the server's process.
+
+        A file left by a crash may name another program's process. In a copy of the folder it names the original's.
+        """
         try:
             pid = int((self.data / "postmaster.pid").read_text().split()[0])
             if sys.platform == "linux":
-                command = Path(f"/proc/{pid}/cmdline").read_text()
+                # A server's current folder is its data folder, also after that was moved.
+                ours = Path(f"/proc/{pid}/cwd").samefile(self.data)
             else:
                 command = subprocess.run(["ps", "-p", str(pid), "-o", "args="], capture_output=True, text=True).stdout
+                ours = f" {self.data} " in f"{command} "
         except (OSError, IndexError, ValueError):
             return None
-        return pid if str(self.data) in command else None
+        return pid if ours else None
+
+    def _mark(self) -> bytes:
+        """Return the random text by which this folder is known; empty while there is no folder."""
+        if not self.folder.is_dir():
+            return b""
+        with (self.folder / "mark").open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # two processes may write it at the same time
+            file.seek(0)
+            mark = file.read()
+            if not mark:
+                mark = uuid4().hex.encode()
+                file.write(mark)
+        return mark
 
     @property
     def _outliving(self) -> Path:

@@ -9,7 +9,8 @@ import { buildSchema } from "graphql";
 const HOUSE = new URL("../..", import.meta.url).pathname;
 const SDL = "graphql/schema.graphql";
 
-const output = (program, ...options) => execFileSync(program, options, { cwd: HOUSE, encoding: "utf8" });
+const env = { PATH: process.env.PATH, HOME: process.env.HOME }; // git's settings are in its home
+const output = (program, ...options) => execFileSync(program, options, { cwd: HOUSE, encoding: "utf8", env });
 const told = (changes) => changes.map((change) => `${change.criticality.level}: ${change.message}`);
 
 async function lints() {

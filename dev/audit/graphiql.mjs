@@ -94,7 +94,8 @@ for (const [colorScheme, other] of [["light", "Dark"], ["dark", "Light"]]) {
 const packages = `${HOUSE}graphql/api/graphiql/node_modules`;
 const program = "import json, pathlib; from api.graphiql_page import page; bare = page('Rehearsed: made up.', pathlib.Path('no'));"
   + " print(json.dumps([bare.html, bare.headers]))";
-const [body, headers] = JSON.parse(execFileSync(`${HOUSE}.venv/bin/python`, ["-c", program], { cwd: HOUSE }));
+const env = { PATH: process.env.PATH };
+const [body, headers] = JSON.parse(execFileSync(`${HOUSE}.venv/bin/python`, ["-c", program], { cwd: HOUSE, env }));
 
 const bare = (cdn) => async (page) => {
   await page.route(

@@ -30,9 +30,12 @@ from measured import Case, Load, Process, Sample, Target
 
 from app.database.embedded import FAST, EmbeddedPostgres
 
+sys.path.append(str(Path(__file__).parents[1]))
+import isolation
+
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
-FOLDER = Path(".alpha-monday") / "bench"
+FOLDER = HERE.parents[1] / ".alpha-monday" / "bench"
 # Nothing but the queries shall work while they are measured.
 POSTGRES = {**FAST, "autovacuum": "off", "wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "1GB"}
 NODE_WANTED = (22, 15)
@@ -74,15 +77,19 @@ def tell(line: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
 
 
-def node() -> tuple[str, str]:
-    """Install the peers; return the path of a Node that runs them, or nothing and why not."""
+def node(surroundings: dict[str, str]) -> tuple[str, str]:
+    """
+    Install the peers; return the path of a Node that runs them, or nothing and why not.
+
+    npm finds its settings and its way to the network in `surroundings`.
+    """
     if not shutil.which("npm"):
         return "", "npm is missing. On Debian: apt-get install npm"
     lock, installed = PEERS / "package-lock.json", PEERS / "node_modules" / ".package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
         tell("Installing the peers (once)")
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        if subprocess.run(command, cwd=PEERS, stdout=sys.stderr).returncode:
+        if subprocess.run(command, cwd=PEERS, stdout=sys.stderr, env=surroundings).returncode:
             return "", "npm could not install them, see above"
         installed.touch()
     for path in [*map(str, PEERS.glob("node_modules/node-linux-*/bin/node")), shutil.which("node") or ""]:
@@ -262,7 +269,9 @@ def main() -> None:
     if not shutil.which("wrk"):
         sys.exit("wrk is missing. On Debian: apt-get install wrk")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
-    path, why_not = node()
+    surroundings = dict(os.environ)
+    isolation.isolate()
+    path, why_not = node(surroundings)
     if why_not:
         tell(f"The peers are left out: {why_not}.")
     with EmbeddedPostgres(FOLDER, POSTGRES) as postgres, ExitStack() as stack:

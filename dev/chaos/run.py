@@ -28,6 +28,11 @@ from app.database import migrations
 from app.domain import calendar
 from app.simulation.rehearsal import EARLIEST, Span
 
+sys.path.append(str(Path(__file__).parents[1]))
+import isolation
+
+HOUSE = Path(__file__).parents[2]
+
 # How long the calm may take, in real time.
 PATIENCE = 120.0
 
@@ -140,9 +145,10 @@ def main() -> int:
     parser.add_argument("--mondays", type=int, default=10, help="how many Mondays at least (10)")
     parser.add_argument("--calm", type=int, default=3, help="told days to recover in (3)")
     parser.add_argument("--pause", type=float, default=0.7, help="seconds between two harms, on average (0.7)")
-    parser.add_argument("--folder", type=Path, default=Path(".alpha-monday") / "chaos", help="where logs are kept")
+    parser.add_argument("--folder", type=Path, default=HOUSE / ".alpha-monday" / "chaos", help="where logs are kept")
     parser.add_argument("--keep", action="store_true", help="keep the folder also when all is well")
     given = parser.parse_args()
+    isolation.isolate()  # all that is started here inherits this environment
     seed = random.randrange(100_000) if given.seed is None else given.seed
     folder = (given.folder / str(seed)).resolve()
     shutil.rmtree(folder, ignore_errors=True)

@@ -33,7 +33,6 @@ def server() -> Iterator[str]:
         yield url
         return
     port = str(free_port())
-    os.environ["PGPORT"] = port  # libpq's own: the socket's name holds it, and the address of a socket does not
     settings = {**FAST, "listen_addresses": "127.0.0.1", "port": port}
     with tempfile.TemporaryDirectory(prefix="am-image-") as folder, EmbeddedPostgres(Path(folder), settings):
         yield make_conninfo(host="127.0.0.1", port=port, user="postgres", dbname="postgres")

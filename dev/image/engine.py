@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,12 +16,23 @@ from uuid import uuid4
 
 import httpx
 
+sys.path.append(str(Path(__file__).parents[1]))
+import isolation
+
+# What the engine reads itself: which one it is, where it keeps images, how it is reached.
+ENGINES = ("ENGINE", "HOME", "XDG_", "DOCKER_", "CONTAINER", "BUILDAH", "STORAGE_", "REGISTRY_", "DBUS_")
+
 # As strictly as it may ever be run: no place to write to, no rights, and none to be had. The host's network, because
 # Postgres and the one who asks are on its loopback. Podman would put a writable /tmp beside a read-only root.
 STRICT = ["--network=host", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--no-healthcheck"]
 STRICT_OF = {"podman": ["--read-only-tmpfs=false"]}
 START_WITHIN = END_WITHIN = 60.0
 INSIDE = ("python", "-c", Path(__file__).with_name("inside.py").read_text())
+
+
+def isolate() -> None:
+    """Keep the engine's variables and few others: podman would hand a proxy's address on to every container."""
+    isolation.isolate(*ENGINES)
 
 
 @cache

@@ -20,7 +20,7 @@ import clients
 import httpx
 from checks import KEYS, Checks
 from database import database, fill, free_port, server
-from engine import Container, contents, facts, once, serving
+from engine import Container, contents, facts, isolate, once, serving
 
 HOUSE = Path(__file__).parents[2]
 REQUESTS = 10_000
@@ -197,4 +197,6 @@ def smoke(image: str) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image")
-    sys.exit(1 if smoke(parser.parse_args().image) else 0)
+    image = parser.parse_args().image
+    isolate()
+    sys.exit(1 if smoke(image) else 0)

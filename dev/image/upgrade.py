@@ -16,12 +16,13 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from uuid import uuid4
 
 import clients
 import httpx
 from checks import KEYS, Checks
 from database import BATCHES, database, fill, free_port, server
-from engine import Container, asked, once, serving
+from engine import Container, asked, isolate, once, serving
 
 WHILE = 3.0  # seconds of each state
 MIGRATIONS = "/alpha-monday/lib/python3.13/site-packages/app/database/migrations/"
@@ -45,7 +46,7 @@ def steps(image: str, address: str) -> dict[int, bool]:
 
 def with_a_migration(image: str, number: int) -> str:
     """Return an image that is another with one more migration."""
-    name = f"{image.partition(':')[0]}:rehearsed-upgrade"
+    name = f"{image.partition(':')[0]}:rehearsed-upgrade-{uuid4().hex[:8]}"  # others may rehearse at the same time
     with tempfile.TemporaryDirectory() as folder:
         for way, text in (("up", UP), ("down", DOWN)):
             (Path(folder) / f"{number:04}_rehearsed.{way}.sql").write_text(text)
@@ -104,6 +105,7 @@ def rehearse(old: str, new: str) -> int:
         last = max(steps(old, address))
         if all(steps(new, address).values()):
             new = with_a_migration(new, last + 1)
+            stack.callback(asked, "rmi", "--force", new, check=False)
             check.figure("both know the same migrations; the new one is given another", f"{last + 1:04}")
         first = stack.enter_context(serving(old, free_port(), **settings))
         check.figure("the old one is healthy after", f"{first.healthy():.1f} s")
@@ -129,4 +131,5 @@ if __name__ == "__main__":
     parser.add_argument("old", help="the image that serves now")
     parser.add_argument("new", help="the image to come")
     images = parser.parse_args()
+    isolate()
     sys.exit(1 if rehearse(images.old, images.new) else 0)

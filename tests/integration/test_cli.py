@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from random import SystemRandom
+from uuid import uuid4
 
 import httpx
 import psycopg
@@ -312,7 +313,7 @@ def test_the_stand_ins_are_not_told_the_password_where_all_can_see(tmp_path, cre
 def test_a_signal_between_the_rehearsal_and_the_service_is_heard(tmp_path, create, line):
     """The loop that lived through the weeks is closed then, and the service's is not there yet."""
     command = [ALPHA_MONDAY, "rehearse", "--weeks", "1", "--until", "2026-10-09"]
-    settings = environment(PORT="0", DATABASE_URL=create())
+    settings = environment(DATABASE_URL=create())
     for _ in range(3):
         with subprocess.Popen(command, cwd=tmp_path, env=settings, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr
@@ -334,11 +335,13 @@ def _is_ours(path: Path, folder: Path) -> bool:
 
 def test_a_user_without_rights_is_one_line(tmp_path, create):
     """The database is there, but it is not for this user."""
-    address = create()
+    address, role = create(), f"am_{uuid4().hex[:12]}"  # roles are the whole server's, which others may use
     with psycopg.connect(address, autocommit=True) as conn:
-        conn.execute("DROP ROLE IF EXISTS am_poor")
-        conn.execute("CREATE ROLE am_poor LOGIN PASSWORD 'am_poor'")
-    refused = run("migrate", cwd=tmp_path, DATABASE_URL=make_conninfo(address, user="am_poor", password="am_poor"))
+        conn.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'known'")
+        try:
+            refused = run("migrate", cwd=tmp_path, DATABASE_URL=make_conninfo(address, user=role, password="known"))
+        finally:
+            conn.execute(f"DROP ROLE {role}")
     assert refused.returncode == 1
     assert "permission denied" in one_line(refused.stderr)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
@@ -310,7 +309,7 @@ async def on_record(database, pool) -> date:
 
 
 async def procrastinate(
-    database: str, cwd: Path, *arguments: str, keys: bool = True, **environment: str
+    database: str, cwd: Path, *arguments: str, keys: bool = True, **settings: str
 ) -> tuple[int, str, str]:
     """Run `procrastinate --app=jobs.queue.app`; return its exit code and what it said on either stream."""
     both = {"OPENAI_API_KEY": OPENAI_KEY, "ALPHA_VANTAGE_API_KEY": ALPHA_VANTAGE_KEY} if keys else {}
@@ -319,7 +318,7 @@ async def procrastinate(
         "--app=jobs.queue.app",
         *arguments,
         cwd=cwd,
-        env={"PATH": f"{BIN}{os.pathsep}/usr/bin:/bin", "DATABASE_URL": database, **both, **environment},
+        env=environment(DATABASE_URL=database, **both, **settings),
         stdout=PIPE,
         stderr=PIPE,
     )

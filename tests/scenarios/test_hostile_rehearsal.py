@@ -126,7 +126,7 @@ def played(folder: Path, address: str, *options: object, log: Path | None = None
         subprocess.Popen(
             [ALPHA_MONDAY, "rehearse", *map(str, options)],
             cwd=folder,
-            env=environment(PORT="0", DATABASE_URL=address, **settings),
+            env=environment(DATABASE_URL=address, **settings),
             stdout=said,
             stderr=subprocess.STDOUT,
         ) as process,

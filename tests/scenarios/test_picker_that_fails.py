@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from clocks import HandSetClock
+from commands import environment
 from job_tools import MONDAY, new_york, rows, standins, the_time_it_says, tools_for
 from job_tools import clock as clock
 from msgspec import Struct
@@ -238,7 +239,7 @@ asyncio.run(main(*sys.argv[1:]))
 async def killed(stage: Stage, provider: str) -> None:
     """Run the Monday in a process of its own, and kill it when it has asked a provider."""
     command = [sys.executable, "-c", A_PROCESS, stage.database, stage.url]
-    with subprocess.Popen(command, env={"PYTHONPATH": str(Path(__file__).parents[1] / "support")}) as process:
+    with subprocess.Popen(command, env=environment(PYTHONPATH=str(Path(__file__).parents[1] / "support"))) as process:
         async with asyncio.timeout(30):
             while not stage.asked(provider):
                 assert process.poll() is None

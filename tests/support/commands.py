@@ -12,17 +12,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from isolation import NO_HOME
 
 from app.commands.main import main
-from app.core.settings import Settings
 
 BIN = Path(sys.executable).parent
 ALPHA_MONDAY = BIN / "alpha-monday"
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return an environment with nothing but the path and these settings."""
-    return {"PATH": f"{BIN}{os.pathsep}/usr/bin:/bin", **settings}
+    """
+    Return an environment with nothing but the path, no home and these settings.
+
+    A server takes a free port, unless a test chooses where it listens by PORT or HOST.
+    """
+    port = {} if "HOST" in settings else {"PORT": "0"}
+    return {"PATH": f"{BIN}{os.pathsep}/usr/bin:/bin", "HOME": NO_HOME, **port, **settings}
 
 
 class Said(NamedTuple):
@@ -37,8 +42,6 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object, **settings: 
     """Run a command to its end in this process, which is quicker; nothing of the environment but these settings."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "argv", ["alpha-monday", *map(str, arguments)])
-        for name in Settings.__struct_fields__:
-            patched.delenv(name.upper(), raising=False)
         for name, value in settings.items():
             patched.setenv(name, value)
         capsys.readouterr()
@@ -70,7 +73,7 @@ def served(*arguments: object, cwd: Path, **settings: str) -> Iterator[str]:
     process = subprocess.Popen(
         [ALPHA_MONDAY, *map(str, arguments)],
         cwd=cwd,
-        env=environment(PORT="0", **settings),
+        env=environment(**settings),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -61,7 +61,7 @@ def started(*arguments: str, cwd: Path, says: str, quiet: bool = True, **setting
     path = cwd / f"{'-'.join(arguments)}-{time.monotonic_ns()}.log"
     with path.open("wb") as log:
         process = subprocess.Popen(
-            [ALPHA_MONDAY, *arguments], cwd=cwd, env=environment(PORT="0", **settings), stdout=log, stderr=log
+            [ALPHA_MONDAY, *arguments], cwd=cwd, env=environment(**settings), stdout=log, stderr=log
         )
     try:
         until(lambda: says in path.read_text() or process.poll() is not None, 60)

@@ -9,7 +9,8 @@ HOUSE = Path(__file__).parents[2]
 def tracked() -> list[Path]:
     """Return the files that git tracks or would; in an unpacked archive, all but what a build leaves."""
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
+        # git's settings are out of reach, which may say that this folder of another user's is safe.
+        ["git", "-c", "safe.directory=*", "ls-files", "-co", "--exclude-standard"],
         cwd=HOUSE,
         capture_output=True,
         text=True,

@@ -1,0 +1,280 @@
+"""Tests and tools depend on nothing outside of their own folder and process, and two checkouts never meet."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from time import strftime
+
+import isolation
+import psycopg
+import pytest
+from commands import environment
+from pages import HOUSE
+
+from app.core.settings import Settings
+from app.database.embedded import FAST, FOLDER, EmbeddedPostgres
+from app.simulation.providers import CLOCK
+
+# What names a port to listen on or to connect to: behind an address, as an argument, as a setting.
+PORT = re.compile(
+    r"""
+    (?: (?: \b127\.0\.0\.1 | \blocalhost | \b0\.0\.0\.0 | \[::1?\] ) ["']? [:,] \s* ["']?
+      | \bport \b ["']? \s* [=:] \s* ["']?
+      | --port [\s=,"']+
+    ) (\d+)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+FREE = "The kernel chooses a free port."
+REFUSED = "Nothing listens on a port that is so low: a connection is refused."
+NO_PORT = "It is too large for a port."
+EXAMPLE = "A comment's example of a command."
+TEXT = "A text that is compared: nothing listens on it or connects to it."
+
+ANYWHERE = {"0": FREE, "1": REFUSED, "9": REFUSED, "99999": NO_PORT}
+SOMEWHERE = {
+    ("dev/bench/peers/mercurius.js", "8082"): EXAMPLE,
+    ("dev/bench/peers/postgraphile.js", "8081"): EXAMPLE,
+    ("dev/bench/post.lua", "8080"): EXAMPLE,
+    ("dev/bench/raw.py", "8080"): EXAMPLE,
+    ("dev/bench/raw.py", "8081"): EXAMPLE,
+    ("dev/bench/serve.py", "8080"): EXAMPLE,
+    ("tests/integration/test_cli.py", "8080"): TEXT,
+    ("tests/project/test_bench.py", "8184"): TEXT,
+}
+# Settings are read there, and no more: any number may stand in it.
+NOTHING_LISTENS = "tests/unit/test_settings.py"
+WRITTEN_HERE = ("tests/project/test_isolation.py", "8080")  # in HOSTILE, with a listener on it
+
+
+def test_no_test_and_no_tool_has_a_fixed_port():
+    """It could be taken, by `make run` above all; and no exception is left that nothing needs any more."""
+    found = {
+        (str(path.relative_to(HOUSE)), port)
+        for path in programs(HOUSE / "tests", HOUSE / "dev")
+        for port in PORT.findall(path.read_text())
+    }
+    fixed = {(path, port) for path, port in found if port not in ANYWHERE and path != NOTHING_LISTENS}
+    assert fixed == SOMEWHERE.keys() | {WRITTEN_HERE}
+
+
+def programs(*folders: Path) -> Iterator[Path]:
+    """Give every program below some folders, without what npm and pip have brought there."""
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            brought = {"node_modules", ".venv", "generated"} & set(path.parts)
+            if path.suffix in {".py", ".mjs", ".js", ".ts", ".lua"} and not brought:
+                yield path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'create_server(("127.0.0.1", 8080))',
+        "http://localhost:8080/graphql",
+        'environment(PORT="8080")',
+        '{"PORT": "8080"}',
+        "uvicorn.run(app, port=8080)",
+        '["standins", "--port", "8080"]',
+        "process.env.PORT = 8080",
+    ],
+)
+def test_a_fixed_port_is_seen(text):
+    """However it is written."""
+    assert PORT.findall(text) == ["8080"]
+
+
+# Every setting of the product with a value that would be refused, and what would lead its libraries astray.
+HOSTILE = {
+    **{name.upper(): "hostile" for name in Settings.__struct_fields__},
+    "PORT": "8080",
+    "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+    "ENV_FOR_DYNACONF": "hostile",
+    "SETTINGS_FILE_FOR_DYNACONF": "hostile.toml",
+    "OPENAI_ORG_ID": "hostile",
+    "OPENAI_CUSTOM_HEADERS": "authorization: hostile",
+    CLOCK: "host=hostile",
+    "PROCRASTINATE_APP": "hostile",
+    "PGHOST": "127.0.0.1",
+    "PGHOSTADDR": "127.0.0.1",
+    "PGPORT": "1",
+    "PGUSER": "hostile",
+    "PGDATABASE": "hostile",
+    "PGSERVICE": "hostile",
+    "PGSSLMODE": "verify-full",
+    "PGOPTIONS": "-c default_transaction_read_only=on -c timezone=Asia/Tokyo -c datestyle=SQL,DMY",
+    "PGTZ": "Asia/Tokyo",
+    "http_proxy": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+    "ALL_PROXY": "http://127.0.0.1:9",
+    "SSL_CERT_FILE": "hostile.pem",
+    "SSL_CERT_DIR": "hostile",
+    "TZ": "Asia/Tokyo",
+    "LANG": "tr_TR.UTF-8",
+    "LC_ALL": "tr_TR.UTF-8",
+    "COLUMNS": "20",
+    "LINES": "3",
+    "TERM": "xterm-256color",
+    "FORCE_COLOR": "1",
+    "NO_COLOR": "",
+    "PYTHONWARNINGS": "ignore",
+    "PYTHONASYNCIODEBUG": "1",
+    "PYTHONDEVMODE": "",
+    "PYTHONSAFEPATH": "1",
+    "GIT_DIR": "hostile",
+    "GIT_INDEX_FILE": "hostile",
+    "XDG_CONFIG_HOME": "hostile",
+}
+
+# Quick ones of each shelf: settings, the command line, Postgres, HTTP in and out, times, git, the width of a table.
+QUICK = [
+    "tests/unit/test_settings.py::test_the_environment",
+    "tests/unit/test_settings.py::test_a_wrong_setting_is_one_line_on_the_terminal",
+    "tests/unit/test_calendar.py::test_sessions",
+    "tests/integration/test_alpha_vantage.py::test_a_daily_series",
+    "tests/integration/test_cli.py::test_misuse[future]",
+    "tests/integration/test_jobs_command.py::test_list",
+    "tests/integration/test_llm.py::test_a_good_answer",
+    "tests/integration/test_webhook.py::test_a_post",
+    "tests/scenarios/test_many.py::test_a_server_without_a_worker_is_healthy",
+    "tests/project/test_house.py::test_no_tracked_file_names_a_registry_or_a_machine",
+    "tests/project/test_isolation.py::test_a_test_stands_apart",
+]
+
+
+@pytest.fixture
+def taken() -> Iterator[None]:
+    """Listen where `make run` would, unless it does so already."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(socket.create_server(("127.0.0.1", 8080)))
+        yield
+
+
+def test_the_tests_ignore_hostile_surroundings(tmp_path, taken):
+    """Wrong settings, proxies and Postgres variables, another checkout before ours, another zone, a narrow terminal."""
+    other = tmp_path / "other"
+    for name in ("app", "jobs", "api", "commands", "isolation"):
+        (other / name).mkdir(parents=True)
+        (other / name / "__init__.py").write_text(f"raise SystemExit('This is the {name} of another checkout.')")
+    hostile = {**HOSTILE, "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(other)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *QUICK]
+    done = subprocess.run(command, cwd=HOUSE, env=hostile, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_test_stands_apart(tmp_path):
+    """In a folder of its own, with few variables, in UTC; the commands that it starts are those of this checkout."""
+    assert Path.cwd() == tmp_path
+    ours = {"HOME", "TZ", *isolation.KEPT}
+    assert [name for name in os.environ if name not in ours and not name.startswith(isolation.KEPT_BEGINNINGS)] == []
+    assert strftime("%Z") == "UTC"
+    program = "import app, jobs, api.schema; print(app.__path__[0], jobs.__path__[0], api.schema.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(HOUSE / part) for part in ("app", "jobs", "graphql/api/schema.py")]
+
+
+def test_another_encoding_is_refused():
+    """It holds from the start of a process; nothing can be done about it later."""
+    variables = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", __file__]
+    done = subprocess.run(
+        command, cwd=HOUSE, env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "Files would not be read as UTF-8: set PYTHONUTF8=1." in done.stderr
+
+
+# The embedded Postgres of two checkouts
+
+
+def test_two_checkouts_have_two_servers(tmp_path):
+    """Each finds what it has written itself: an original, and its copy with all that the original's server holds."""
+    second = tmp_path / "second"
+    first = tmp_path.joinpath("backup", *second.parts[1:])  # whose path ends like the other's
+    first.mkdir(parents=True)
+    with kept(first) as original:
+        remember(original, "one")
+        shutil.copytree(first, second)  # with postmaster.pid, as a live server has it
+        with kept(second) as copy:
+            assert copy.process
+            assert copy.socket != original.socket
+            remember(copy, "copy")
+            assert (remembered(original), remembered(copy)) == (["one"], ["one", "copy"])
+        assert original.answers()
+
+
+def test_a_symbolic_link_leads_to_the_same_server(tmp_path):
+    """It is one checkout under two names."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "link").symlink_to("one")
+    with kept(tmp_path / "one") as original, kept(tmp_path / "link") as same:
+        assert same.process is None
+        assert same.address() == original.address()
+        remember(same, "through the link")
+        assert remembered(original) == ["through the link"]
+    assert not original.answers()
+
+
+def test_a_new_checkout_in_the_place_of_another(tmp_path):
+    """The old one's server still runs, as it may for a minute after its folder was deleted: nobody is led to it."""
+    (tmp_path / "one").mkdir()
+    with kept(tmp_path / "one") as old:
+        address = old.address()
+        remember(old, "old")
+        (tmp_path / "one").rename(tmp_path / "gone")
+        (tmp_path / "one").mkdir()
+        with kept(tmp_path / "one") as new:
+            assert new.address() != address
+            remember(new, "new")
+            assert remembered(new) == ["new"]
+
+
+def test_a_checkout_that_is_moved_finds_its_server(tmp_path):
+    """One that outlives its starter is ended under its new name; two servers on the same data would ruin it."""
+    (tmp_path / "one").mkdir()
+    before = EmbeddedPostgres(tmp_path / "one" / FOLDER, FAST).start(outlive=True)
+    remember(before, "before the move")
+    before.stop()
+    (tmp_path / "one").rename(tmp_path / "two")
+    with kept(tmp_path / "two") as after:
+        assert before.process
+        before.process.wait(10)  # with an error, for it misses a file by its old name; the next start recovers
+        assert remembered(after) == ["before the move"]
+
+
+def test_the_port_of_another_server_does_not_matter(tmp_path, monkeypatch):
+    """PGPORT is for servers that are reached by TCP; it would be part of the socket's name."""
+    monkeypatch.setenv("PGPORT", "1")
+    with kept(tmp_path) as postgres:
+        assert postgres.answers()
+
+
+def kept(checkout: Path) -> EmbeddedPostgres:
+    """The embedded Postgres of a checkout."""
+    return EmbeddedPostgres(checkout / FOLDER, FAST)
+
+
+def remember(postgres: EmbeddedPostgres, word: str) -> None:
+    """Write a word into a server."""
+    with psycopg.connect(postgres.address()) as conn:
+        conn.execute("CREATE TABLE IF NOT EXISTS words (word text)")
+        conn.execute("INSERT INTO words VALUES (%s)", (word,))
+        conn.commit()
+        conn.autocommit = True
+        conn.execute("CHECKPOINT")  # so that a copy of the files has it
+
+
+def remembered(postgres: EmbeddedPostgres) -> list[str]:
+    """The words of a server."""
+    with psycopg.connect(postgres.address()) as conn:
+        return [word for (word,) in conn.execute("SELECT word FROM words").fetchall()]
