@@ -49,14 +49,15 @@ async def rename(pool: Pool, at: datetime, run_date: date, ticker: str, new: str
 
     Returns how many skipped days are looked at again. Raises Refused.
     """
-    given, new = new, prompt.in_one_form(new)
-    if not prompt.TICKER.fullmatch(new) or not given.isascii():  # upper() makes two letters of a ligature
-        raise Refused(f"{new[:20]!r} is not a ticker.")
+    new_ticker = prompt.as_ticker(new)
+    if new_ticker is None:
+        raise Refused(f"{prompt.in_one_form(new)[:20]!r} is not a ticker.")
     async with transaction(pool) as conn:
         batch, pick = await _found(conn, run_date, ticker)
-        if new == batch.benchmark_symbol or new in {other.ticker for other in await batches.picks_of(conn, batch.id)}:
-            raise Refused(f"{new} stands in the batch of {run_date} already.")
-        await batches.rename_pick(conn, pick, new, at)
+        taken = {other.ticker for other in await batches.picks_of(conn, batch.id)}
+        if new_ticker in {batch.benchmark_symbol, *taken}:
+            raise Refused(f"{new_ticker} stands in the batch of {run_date} already.")
+        await batches.rename_pick(conn, pick, new_ticker, at)
         return await _look_again(conn, batch, at)
 
 

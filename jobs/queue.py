@@ -243,9 +243,7 @@ def _pool(conninfo: str) -> pools.Pool:
 @asynccontextmanager
 async def handed(queue: Queue, settings: Settings, pool: pools.Pool, clock: Clock) -> AsyncIterator[Context]:
     """Make the tools that `settings` describe, and hand them to the queue's jobs for the time of the context."""
-    limits = rate_limiter.windows(
-        settings.alpha_vantage_per_second, settings.alpha_vantage_per_minute, settings.alpha_vantage_per_day
-    )
+    limits = rate_limiter.alpha_vantage_limits(settings)
     tools = Context(
         pool=pool,
         picker=OpenAIPicker(

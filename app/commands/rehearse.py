@@ -18,8 +18,7 @@ from app.core.settings import Settings
 from app.domain import calendar
 from app.domain.calendar import NEW_YORK
 from app.main import create_app, living
-from app.simulation import providers as played
-from app.simulation import rehearsal
+from app.simulation import provider_simulators, rehearsal
 
 _LOG = Path(".alpha-monday") / "rehearsal.log"
 
@@ -106,4 +105,4 @@ def standins(arguments: tuple[str, ...]) -> None:
     Example:
       alpha-monday standins --port 8090 --faults faults.json
     """
-    played.main(arguments)
+    provider_simulators.main(arguments)

@@ -9,6 +9,7 @@ from contextlib import suppress
 import uvicorn
 
 from api.cache import Cache
+from api.paths import GRAPHQL
 from app.commands.terminal import say
 from app.core.settings import Settings
 from app.errors import ConfigurationError
@@ -72,7 +73,7 @@ def run(app: Cache, listener: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
     host, port = listener.getsockname()[:2]
-    say(f"Serving GraphQL at http://{host}:{port}/graphql (Ctrl-C stops)")
+    say(f"Serving GraphQL at http://{host}:{port}{GRAPHQL} (Ctrl-C stops)")
     # What is there by now stays to the end; looking through it stopped all requests for 60 ms, every second under load.
     gc.collect()
     gc.freeze()

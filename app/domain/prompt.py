@@ -80,9 +80,9 @@ def read(answer: str, benchmark: str) -> list[Idea]:
 
 
 def _checked(idea: Idea) -> Idea:
-    ticker = in_one_form(idea.ticker)
+    ticker = as_ticker(idea.ticker)
     reasoning = idea.reasoning.strip()
-    if not idea.ticker.isascii() or not TICKER.fullmatch(ticker):  # upper() makes two letters of a ligature
+    if ticker is None:
         raise UnusableAnswer(f"{idea.ticker[:20]!r} is not a ticker.")
     if not reasoning:
         raise UnusableAnswer(f"{ticker} has no reasoning.")
@@ -91,6 +91,13 @@ def _checked(idea: Idea) -> Idea:
     if storable(reasoning) != reasoning:
         raise UnusableAnswer(f"The reasoning of {ticker} holds characters that cannot be stored.")
     return Idea(ticker=ticker, action=Action(idea.action), reasoning=reasoning)
+
+
+def as_ticker(text: str) -> str | None:
+    """Return a ticker as the record writes it, or None if the text is none."""
+    # Only ASCII: upper() makes two letters of a ligature.
+    ticker = in_one_form(text)
+    return ticker if text.isascii() and TICKER.fullmatch(ticker) else None
 
 
 def in_one_form(ticker: str) -> str:

@@ -29,7 +29,7 @@ from app.domain import calendar
 from app.domain.calendar import Clock
 from app.domain.model import CHECKPOINT_DAYS, SERIES, Batch, BatchStatus, FailureReason
 from app.domain.text import one_line
-from app.providers.rate_limiter import LONGEST_WAIT, Ledger, Left, Window, windows
+from app.providers.rate_limiter import LONGEST_WAIT, Ledger, Left, Window, alpha_vantage_limits
 from app.store import batches, checkpoints, generations, journal
 from app.store.checkpoints import Computed, Due, Lateness
 from app.store.generations import Asked
@@ -38,6 +38,7 @@ from jobs import admin, alerts, heartbeat, reconcile, weekly
 from jobs.admin import Counted, Found, Silent, Subjects, Upkeep
 from jobs.daily import take_checkpoint
 from jobs.queue import AWAY
+from jobs.queue_tables import LIVE
 from jobs.worker import Worker
 
 # How long `/metrics` and `/health` wait for a connection, and how long they then use it: seconds.
@@ -309,12 +310,7 @@ class MetricsSnapshot(StatusSnapshot, frozen=True, kw_only=True):
 
 async def for_operator(pool: pools.Pool, settings: Settings, clock: Clock) -> OperatorSnapshot:
     """Return the state of the service for a person, in a stopped rehearsal at its own time."""
-    limits = windows(
-        settings.alpha_vantage_per_second,
-        settings.alpha_vantage_per_minute,
-        settings.alpha_vantage_per_day,
-    )
-    ledger = Ledger(pool, "alphavantage", limits, clock)
+    ledger = Ledger(pool, "alphavantage", alpha_vantage_limits(settings), clock)
     async with pool.connection() as conn, conn.transaction():
         await conn.execute(_READ_ONE_MOMENT)
         stopped_at = await rehearsed.stands_at_on(conn)
@@ -489,7 +485,7 @@ async def _totals(conn: Conn, ledger: Ledger, at: datetime) -> Totals:
 
 
 async def _work(conn: Conn, record: RecordState, at: datetime) -> Work:
-    unfinished = await admin.find(conn, ("todo", "doing", "stalled"), None, _MAX_JOBS)
+    unfinished = await admin.find(conn, (*LIVE, "stalled"), None, _MAX_JOBS)
     failed = await admin.find(conn, ("failed",), None, _MAX_JOBS)
     subjects = await admin.subjects(conn, [*unfinished, *failed])
     overdue = _with_jobs(record.overdue, unfinished, subjects)

@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import httpx
 import msgspec
 
+from api.paths import GRAPHQL
 from app.database import pools
 from app.domain import journal, model
 from app.domain.verification import TABLES, Head, Known, Row, Verification
@@ -190,7 +191,7 @@ async def api(url: str, sleep: Sleep) -> AsyncIterator[Api]:
     """Give the record that the API at `url` shows, with or without its `/graphql`."""
     url = url.rstrip("/")
     async with httpx.AsyncClient(timeout=_PATIENCE) as client:
-        yield Api(client, url if url.endswith("/graphql") else f"{url}/graphql", sleep)
+        yield Api(client, url if url.endswith(GRAPHQL) else f"{url}{GRAPHQL}", sleep)
 
 
 class Page(NamedTuple, Generic[T]):

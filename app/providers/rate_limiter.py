@@ -23,6 +23,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from app.core.locks import Lock
+from app.core.settings import Settings
 from app.domain.calendar import Clock
 from app.errors import QuotaSpent
 
@@ -89,6 +90,15 @@ def windows(per_second: int, per_minute: int, per_day: int) -> list[Window]:
         Window(per_minute, timedelta(seconds=61)),
         Window(per_day, timedelta(days=1, seconds=1)),
     ]
+
+
+def alpha_vantage_limits(settings: Settings) -> list[Window]:
+    """Return the limits of Alpha Vantage's key, as the settings give them."""
+    return windows(
+        per_second=settings.alpha_vantage_per_second,
+        per_minute=settings.alpha_vantage_per_minute,
+        per_day=settings.alpha_vantage_per_day,
+    )
 
 
 def next_allowed(times: Sequence[datetime], limits: Sequence[Window], now: datetime) -> datetime:

@@ -27,7 +27,7 @@ from app.providers.alpha_vantage import Answer
 from app.providers.rate_limiter import Outcome
 from app.simulation.clock import SimulatedClock, has_begun, told
 from app.simulation.faults import read
-from app.simulation.providers import CLOCK
+from app.simulation.provider_simulators import CLOCK
 from jobs import queue, queue_tables
 from jobs.context import RealClock
 
@@ -112,7 +112,7 @@ def played(
         read(faults.read_bytes())  # refused here, in one line, rather than there
         options += ["--faults", str(faults)]
     with subprocess.Popen(
-        [sys.executable, "-m", "app.simulation.providers", "--until-input-ends", *options],
+        [sys.executable, "-m", "app.simulation.provider_simulators", "--until-input-ends", *options],
         env={**os.environ, CLOCK: address},  # not an argument: everybody sees those, and this one may hold a password
         stdin=subprocess.PIPE,  # it ends when this does
         stdout=subprocess.PIPE,

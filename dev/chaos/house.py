@@ -123,7 +123,7 @@ class House:
         script.write_text(json.dumps(rules))
         options = ["--hostile", hostile, "--faults", str(script), "--log", str(self.requests)]
         return subprocess.Popen(
-            [sys.executable, "-m", "app.simulation.providers", "--until-input-ends", *options],
+            [sys.executable, "-m", "app.simulation.provider_simulators", "--until-input-ends", *options],
             env={**os.environ, CLOCK: self.address},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -305,7 +305,7 @@ def test_the_stand_ins_are_not_told_the_password_where_all_can_see(tmp_path, cre
     """An argument is seen by everybody on the machine."""
     with served("rehearse", "--weeks", "1", "--until", "2026-10-09", cwd=tmp_path, DATABASE_URL=create()):
         commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _is_ours(path, tmp_path)]
-    assert any(b"app.simulation.providers" in command for command in commands)
+    assert any(b"app.simulation.provider_simulators" in command for command in commands)
     assert not any(b"dbname" in command for command in commands)
 
 

@@ -29,7 +29,7 @@ from app.database.pools import transaction
 from app.domain.journal import GENESIS, digest
 from app.domain.model import batch_id
 from app.errors import QuestionInProgress, QuotaSpent, TryAgainAt
-from app.simulation.providers import ideas
+from app.simulation.provider_simulators import ideas
 from app.store import batches, generations
 from jobs import daily, reconcile, weekly
 

@@ -19,7 +19,7 @@ from pages import HOUSE
 
 from app.core.settings import Settings
 from app.database.embedded import FAST, FOLDER, EmbeddedPostgres
-from app.simulation.providers import CLOCK
+from app.simulation.provider_simulators import CLOCK
 
 # What names a port to listen on or to connect to: behind an address, as an argument, as a setting.
 PORT = re.compile(

@@ -56,7 +56,7 @@ from app.providers.webhook import Receiver
 from app.simulation.faults import FAULTS, Asked, Reply, said
 from app.simulation.faults import SERIES as DAILY_SERIES
 from app.simulation.market import Market
-from app.simulation.providers import StandIns
+from app.simulation.provider_simulators import StandIns
 from app.store import generations
 from app.store.closes import newest
 from jobs import prices as closes

@@ -37,7 +37,7 @@ from provider_server import ProviderServer, Request
 from provider_server import Reply as Answered
 from psycopg import sql
 
-import app.simulation.providers
+import app.simulation.provider_simulators
 from api.engine import Engine
 from api.schema import Facts, schema
 from app.database import pools
@@ -898,8 +898,8 @@ async def test_a_session_that_is_there_twice(database, pool, clock):
 
 async def test_a_slow_answer_is_whole_in_the_end(on_stage, clock, monkeypatch):
     """Who waits for the stand-ins' slow bytes gets every one of them, once."""
-    monkeypatch.setattr(app.simulation.providers, "HANG", 0.05)
-    monkeypatch.setattr(app.simulation.providers, "TRICKLE", 0.01)
+    monkeypatch.setattr(app.simulation.provider_simulators, "HANG", 0.05)
+    monkeypatch.setattr(app.simulation.provider_simulators, "TRICKLE", 0.01)
     async with on_stage([Rule(provider="alphavantage", fault="slow", symbol="UPS")]) as stage:
         slow = await stage.tools.prices.bars("UPS", since=clock.now())
         assert isinstance(slow, alpha_vantage.Answer)

@@ -9,7 +9,7 @@ import pytest
 from app.core.locks import Lock
 from app.database.rehearsed import CLOCK
 from app.simulation.clock import INSTALL
-from app.simulation.providers import told_by
+from app.simulation.provider_simulators import told_by
 
 DAY = 86_400.0
 

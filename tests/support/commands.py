@@ -98,7 +98,7 @@ def served(*arguments: object, cwd: Path, **settings: str) -> Iterator[str]:
 def standins(cwd: Path, now: str) -> Iterator[str]:
     """Start the providers' stand-ins at a time of their own; give their address."""
     with subprocess.Popen(
-        [sys.executable, "-m", "app.simulation.providers", "--now", now, "--no-limits", "--until-input-ends"],
+        [sys.executable, "-m", "app.simulation.provider_simulators", "--now", now, "--no-limits", "--until-input-ends"],
         cwd=cwd,
         env=environment(),
         stdin=subprocess.PIPE,

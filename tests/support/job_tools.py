@@ -30,7 +30,7 @@ from app.domain.model import SERIES, Batch, JournalEntry
 from app.errors import TryAgainAt
 from app.simulation.faults import Rule, Script
 from app.simulation.market import Market
-from app.simulation.providers import StandIns
+from app.simulation.provider_simulators import StandIns
 from app.store import batches
 from app.store.rows import select
 from jobs import queue, weekly
