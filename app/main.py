@@ -137,7 +137,7 @@ class Running:
     fetch: Fetch
 
 
-class Service:
+class Runtime:
     """
     What the request handlers read of the running service.
 
@@ -204,17 +204,17 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
     rehearsed = clock_of is not None
     notice = _MADE_UP if rehearsed else ""
     marks = {"X-Rehearsed": "true"} if rehearsed else {}
-    service = Service(rehearsed=rehearsed)
+    runtime = Runtime(rehearsed=rehearsed)
     revision = Revision()
     metrics = Metrics(VERSION, rehearsed=rehearsed)
-    engine = Engine(schema, service.fetch, service.facts)
+    engine = Engine(schema, runtime.fetch, runtime.facts)
     site = Site(engine, notice, settings.public_url)
     live = Live(revision.changed, site.head)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with (
-            service.opened(settings, clock_of, work=work) as running,
+            runtime.opened(settings, clock_of, work=work) as running,
             snapshot.metrics_reader(settings, running.process.context.prices.ledger, running.process.clock) as reader,
             revision.heard(running.process.direct),
             live.following(),
@@ -245,8 +245,8 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
             live.route(marks),
             feed(engine, settings.public_url, rehearsed=rehearsed),
             picture(engine, rehearsed=rehearsed),
-            *downloads(service.on_a_snapshot, marks),
-            *health_routes(service.health),
+            *downloads(runtime.on_a_snapshot, marks),
+            *health_routes(runtime.health),
             metrics_route(metrics),
         ],
         lifespan=[lifespan],

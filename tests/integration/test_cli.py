@@ -19,7 +19,7 @@ import pytest
 from commands import ALPHA_MONDAY, environment, run, served, standins
 from psycopg.conninfo import make_conninfo
 
-from app.commands.main import group
+from app.commands.cli import group
 from app.commands.server import NEXT_PORTS
 from app.core.settings import load
 from app.database.embedded import FOLDER, EmbeddedPostgres

@@ -8,7 +8,7 @@ from containerfile import CONTAINERFILE, environment, words
 
 from api.cache import MOST, MOST_AT_ONCE
 from app.commands import migrate, server
-from app.commands.main import group
+from app.commands.cli import group
 from app.core import settings
 from app.main import create_app
 from jobs.queue import DRAIN

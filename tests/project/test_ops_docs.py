@@ -9,7 +9,7 @@ import pytest
 from pages import HOUSE, anchors, commands, files, links, misfit, shouted, targets
 from processes import asked, serving, until
 
-from app.commands.main import group
+from app.commands.cli import group
 from app.core.settings import Settings
 from app.database import migrations
 from app.domain.model import FailureReason, SkipReason

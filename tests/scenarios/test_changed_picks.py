@@ -17,7 +17,7 @@ from job_tools import CHOSEN, MONDAY, House, completes, new_york, until_it_can
 from job_tools import clock as clock
 from job_tools import house as house
 
-from app.commands.main import group
+from app.commands.cli import group
 from app.domain.calendar import due_at
 from app.domain.model import Batch
 from app.errors import Refused

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from isolation import NO_HOME
 
-from app.commands.main import main
+from app.commands.cli import main
 
 BIN = Path(sys.executable).parent
 ALPHA_MONDAY = BIN / "alpha-monday"

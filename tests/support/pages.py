@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import click
 
-from app.commands.main import group
+from app.commands.cli import group
 
 HOUSE = Path(__file__).parents[2]
 
