@@ -24,7 +24,7 @@ help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements-dev.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "python3 is missing: install Python 3.11 or newer."; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11 or newer, or name another with PYTHON=..."; exit 1; }
 	@$(PYTHON) dev/setup_venv.py --venv $(VENV) --goals "$(MAKECMDGOALS)"
 
 $(GRAPHIQL_READY): $(GRAPHIQL)/package-lock.json
@@ -32,7 +32,8 @@ $(GRAPHIQL_READY): $(GRAPHIQL)/package-lock.json
 
 # For `run` and `serve`: GraphiQL's page finds its files elsewhere, or says so, where npm is missing or out of reach.
 define graphiql_if_npm
-@! command -v npm >/dev/null || $(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) 2>/dev/null || echo "GraphiQL's files could not be fetched; the page will look for them on a public CDN."
+@! command -v npm >/dev/null || test -e $(GRAPHIQL_READY) || echo "Fetching GraphiQL's files with npm (some seconds)..."
+@! command -v npm >/dev/null || $(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) >/dev/null 2>&1 || echo "GraphiQL's files could not be fetched; the page will look for them on a public CDN."
 endef
 
 graphiql: ## Bring the files of GraphiQL, with npm

@@ -1,5 +1,7 @@
 """
-One process: pools, queue, worker, upkeep and routes, tied together. Everything else ignores this module.
+The composition root: builds the pools, the queue, the worker, the reconciler and the handlers of one process.
+
+Only `app.commands` imports it.
 
 `create_app(settings)` is the service as an ASGI application; `living` is the same without its web server.
 """

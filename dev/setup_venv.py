@@ -44,7 +44,7 @@ class Progress:
         self.number = 0
         self.title = ""
         self.line = ""
-        self.written = ""
+        self.counted = 0
 
     def begin(self, title):
         """Begin the next step."""
@@ -52,6 +52,7 @@ class Progress:
             self.number += 1
             self.title = title
             self.line = ""
+            self.counted = 0
             self._write("")
 
     def count(self, done, total):
@@ -59,7 +60,8 @@ class Progress:
         text = f": {done} of {total} packages"
         quarter = max(1, total // 4)
         with self.lock:
-            if self.terminal or (done >= quarter and done // quarter > self._last_count() // quarter):
+            if self.terminal or done // quarter > self.counted // quarter:
+                self.counted = done
                 self._write(text)
 
     def note(self, text):
@@ -79,10 +81,6 @@ class Progress:
             if self.terminal:
                 self.stream.write("\n")
                 self.stream.flush()
-
-    def _last_count(self):
-        found = re.search(r": (\d+) of", self.line)
-        return int(found.group(1)) if found else 0
 
     def _write(self, text):
         line = f"[{self.number}/{STEPS}] {self.title}{text}"
@@ -248,7 +246,7 @@ def main():
     try:
         refuse_unfit_python(options.goals)
         progress.stream.write(
-            f"Setting up {folder}: once, and again when the locked packages change. About a minute.\n"
+            f"Setting up {folder}: once, and again when {LOCK.name} or pyproject.toml changes. About a minute.\n"
         )
         python = create_environment(folder, progress)
         install_packages(python, folder, progress)

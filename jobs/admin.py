@@ -1,68 +1,20 @@
-"""
-What a person asks of the queue's jobs and does to them, where Procrastinate's own shell has no answer.
-
-What is only asked stands in `jobs.queue_tables`, and can be imported from here, too.
-"""
+"""What an operator does to the queue's jobs, and what each job is about."""
 
 from collections.abc import Sequence
 from datetime import date, datetime
-from typing import Any
-
-from msgspec import Struct
 
 from app.domain import calendar
 from app.domain.model import SERIES, batch_id
 from app.errors import Refused
 from app.store import batches
-from app.store.rows import Conn, row_of
-from jobs import queue_tables
+from app.store.rows import Conn
+from jobs import queue_tables, strikes
 from jobs.daily import take_checkpoint
-from jobs.queue_tables import (
-    STATUSES,
-    UNFINISHED,
-    Counted,
-    Found,
-    Happened,
-    Silent,
-    counts,
-    events_of,
-    find,
-    waiting_since,
-    workers,
-)
+from jobs.queue_tables import Found
 from jobs.weekly import pick_week
-
-__all__ = [
-    "STATUSES",
-    "UNFINISHED",
-    "Counted",
-    "Found",
-    "Happened",
-    "Silent",
-    "Subjects",
-    "Upkeep",
-    "cancel",
-    "counts",
-    "events_of",
-    "find",
-    "get",
-    "retry",
-    "subjects",
-    "upkeep",
-    "waiting_since",
-    "workers",
-]
 
 # What jobs are about, by job: a Monday and, of a checkpoint, its day.
 Subjects = dict[int, tuple[date, int | None]]
-
-
-class Upkeep(Struct, frozen=True):
-    """When upkeep made its last round, and what the last round that mended something mended."""
-
-    last_round_at: datetime
-    last_mended_at: datetime | None
-    mended: dict[str, Any]
 
 
 async def get(conn: Conn, id: int) -> Found:
@@ -79,13 +31,6 @@ def _refused_if_none(id: int, job: Found | None) -> Found:
     if job is None:
         raise Refused(f"There is no job {id}: `alpha-monday jobs list` shows those there are.")
     return job
-
-
-async def upkeep(conn: Conn) -> Upkeep | None:
-    """Return what upkeep wrote down of itself, or None if it never made a round."""
-    async with conn.cursor(row_factory=row_of(Upkeep)) as cursor:
-        await cursor.execute("SELECT last_round_at, last_mended_at, mended FROM operations.upkeep")
-        return await cursor.fetchone()
 
 
 async def subjects(conn: Conn, found: Sequence[Found]) -> Subjects:
@@ -130,7 +75,7 @@ async def retry(conn: Conn, id: int, now: datetime) -> int:
             raise Refused(f"Job {id} has succeeded: nothing is left to do.")
     if job.status != "stalled":
         await _refuse_what_would_do_nothing(conn, job, now)
-    await queue_tables.forget_strikes(conn, id)
+    await strikes.forget(conn, id)
     if job.status in ("failed", "stalled") and not job.abort_requested:
         await queue_tables.retry(conn, id)
         return id

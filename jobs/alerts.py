@@ -31,7 +31,7 @@ from app.store.checkpoints import Due
 from app.store.rows import Conn, row_of
 from jobs import messages
 from jobs.context import Context
-from jobs.messages import Outcome
+from jobs.messages import LastMessage, Outcome
 from jobs.queue import Retry, app, is_away, tools
 
 log = structlog.get_logger()
@@ -281,18 +281,9 @@ async def keep(conn: Conn, tools: Context, readable: timedelta) -> int:
     return len(lost)
 
 
-class LastAlert(Struct, frozen=True):
-    """The newest alert: when it arose, its kind, its outcome (None: it waits), and how many wait."""
-
-    at: datetime
-    kind: str
-    outcome: str | None
-    waiting: int
-
-
-async def last(conn: Conn) -> LastAlert | None:
+async def last(conn: Conn) -> LastMessage | None:
     """Return the newest alert, or None if there is none."""
-    async with conn.cursor(row_factory=row_of(LastAlert)) as cursor:
+    async with conn.cursor(row_factory=row_of(LastMessage)) as cursor:
         await cursor.execute(
             """
             SELECT

@@ -10,7 +10,6 @@ or by hand, is announced then; one that does not is not. A worker sends it, so s
 from datetime import date, datetime, time, timedelta
 
 import structlog
-from msgspec import Struct
 from procrastinate import JobContext
 from procrastinate.jobs import Job
 
@@ -22,7 +21,7 @@ from app.store import batches, checkpoints
 from app.store.rows import Conn, row_of
 from jobs import messages
 from jobs.context import Context
-from jobs.messages import Outcome
+from jobs.messages import LastMessage, Outcome
 from jobs.queue import Retry, app, tools
 
 log = structlog.get_logger()
@@ -105,21 +104,14 @@ async def forget(conn: Conn, tools: Context, readable: timedelta) -> int:
     return cursor.rowcount
 
 
-class LastHeartbeat(Struct, frozen=True):
-    """The newest heartbeat: when it arose, its outcome (None: it waits), and how many wait."""
-
-    at: datetime
-    outcome: str | None
-    waiting: int
-
-
-async def last(conn: Conn) -> LastHeartbeat | None:
+async def last(conn: Conn) -> LastMessage | None:
     """Return the newest morning's heartbeat, or None if there is none."""
-    async with conn.cursor(row_factory=row_of(LastHeartbeat)) as cursor:
+    async with conn.cursor(row_factory=row_of(LastMessage)) as cursor:
         await cursor.execute(
             """
             SELECT
                 at,
+                'good_morning' AS kind,
                 outcome,
                 (SELECT count(*) FROM operations.heartbeats WHERE outcome IS NULL) AS waiting
             FROM operations.heartbeats

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 import structlog
+from msgspec import Struct
 from procrastinate.jobs import Job
 
 from app.errors import ConfigurationError, ProviderBusy, ProviderError, TryAgainAt
@@ -41,6 +42,15 @@ class Outcome(StrEnum):
 
     DELIVERED = "delivered"
     GIVEN_UP = "given_up"
+
+
+class LastMessage(Struct, frozen=True):
+    """The newest alert or heartbeat: when it arose, its kind, its outcome (None: it waits), and how many wait."""
+
+    at: datetime
+    kind: str
+    outcome: str | None
+    waiting: int
 
 
 async def defer(conn: Conn, task: Any, names: Sequence[str]) -> None:

@@ -32,6 +32,7 @@ from app.providers import rate_limiter
 from app.providers.alpha_vantage import AlphaVantage
 from app.providers.llm import OpenAIPicker
 from app.providers.webhook import Receiver
+from jobs import strikes
 from jobs.context import Context, RealClock
 
 # How long a process may be silent before its jobs are put back, and how often it gives a sign of life.
@@ -219,13 +220,7 @@ async def counted(job: Callable[[], Awaitable[Any]], context: JobContext, _: Any
 
 async def _strike(job: Job) -> int:
     async with tools().pool.connection() as conn:
-        cursor = await conn.execute(
-            "INSERT INTO operations.strikes AS known (job_id, surprises) VALUES (%s, 1) "
-            "ON CONFLICT (job_id) DO UPDATE SET surprises = known.surprises + 1 RETURNING surprises",
-            (job.id,),
-        )
-        (surprises,) = await cursor.fetchone() or (0,)
-        return int(surprises)
+        return await strikes.add_surprise(conn, job.id)
 
 
 MIDDLEWARE = [in_the_log, counted]

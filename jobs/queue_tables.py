@@ -33,9 +33,13 @@ from jobs.queue import STALLED_AFTER, app
 # The statuses of jobs that will still run or are running.
 LIVE = ("todo", "doing")
 
-# All statuses: the queue's own, and ours, `stalled`.
-STATUSES = (*LIVE, "stalled", "failed", "cancelled", "aborted", "succeeded")
-UNFINISHED = (*LIVE, "stalled", "failed")
+# The same as a command shows them: `stalled` is ours, the queue calls such a job `doing`.
+NOT_ENDED = (*LIVE, "stalled")
+UNFINISHED = (*NOT_ENDED, "failed")
+
+_ENDED = ("failed", "cancelled", "aborted", "succeeded")
+QUEUE_STATUSES = (*LIVE, *_ENDED)
+STATUSES = (*NOT_ENDED, *_ENDED)
 
 # Written into a statement, not passed as a parameter: a partial index serves only constants.
 _LIVE = sql.SQL(", ").join(sql.Literal(status) for status in LIVE)
@@ -291,12 +295,19 @@ async def has_live_worker(conn: Conn) -> bool:
 
 
 async def periodic_jobs(
-    conn: Conn, task: str, since: datetime, statuses: Sequence[str], before: int | None = None
+    conn: Conn,
+    task: str,
+    since: datetime,
+    statuses: Sequence[str],
+    *,
+    until: datetime | None = None,
+    before: int | None = None,
 ) -> list[int]:
     """
     Return the ids of a periodic task's jobs that have one of these statuses, oldest first.
 
-    Only those whose tick is at `since` or later, and that are older than job `before`.
+    Only those whose tick is at `since` or later and before `until`, and that are older than job
+    `before`.
     """
     cursor = await conn.execute(
         """
@@ -304,9 +315,10 @@ async def periodic_jobs(
         FROM procrastinate_jobs
         WHERE task_name = %s AND status::text = ANY(%s) AND id < coalesce(%s, 9223372036854775807)
             AND jsonb_typeof(args -> 'timestamp') = 'number' AND args -> 'timestamp' >= to_jsonb(%s::bigint)
+            AND args -> 'timestamp' < to_jsonb(coalesce(%s::bigint, 9223372036854775807))
         ORDER BY id
         """,
-        (task, list(statuses), before, int(since.timestamp())),
+        (task, list(statuses), before, int(since.timestamp()), until and int(until.timestamp())),
     )
     return [id for (id,) in await cursor.fetchall()]
 
@@ -521,11 +533,6 @@ async def delete_finished(conn: Conn, older_than: timedelta) -> int:
         "DELETE FROM operations.strikes WHERE NOT EXISTS (SELECT FROM procrastinate_jobs WHERE id = job_id)"
     )
     return cursor.rowcount
-
-
-async def forget_strikes(conn: Conn, id: int) -> None:
-    """Delete the strikes of a job: its surprises and deaths no longer count."""
-    await conn.execute("DELETE FROM operations.strikes WHERE job_id = %s", (id,))
 
 
 @contextmanager

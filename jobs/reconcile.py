@@ -10,6 +10,7 @@ forgets old jobs. What it mended is told.
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import date, datetime, timedelta
+from typing import Any
 
 import structlog
 from msgspec import Struct
@@ -24,7 +25,7 @@ from app.domain.text import one_line
 from app.errors import TryAgainAt
 from app.store import batches, checkpoints
 from app.store.checkpoints import Due
-from app.store.rows import Conn
+from app.store.rows import Conn, row_of
 from jobs import alerts, daily, heartbeat, messages, queue_tables, weekly
 from jobs.context import Context
 from jobs.queue import AWAY, STALLED_AFTER, is_away
@@ -133,6 +134,21 @@ async def _remember(conn: Conn, mended: Mended, at: datetime) -> None:
                 "ON CONFLICT (kind) DO UPDATE SET times = known.times + excluded.times",
                 (kind, int(times)),
             )
+
+
+class LastRound(Struct, frozen=True):
+    """When the last round was made, and what the last round that mended something mended."""
+
+    last_round_at: datetime
+    last_mended_at: datetime | None
+    mended: dict[str, Any]
+
+
+async def last_round(conn: Conn) -> LastRound | None:
+    """Return what the reconciler wrote of its rounds, or None if it never made one."""
+    async with conn.cursor(row_factory=row_of(LastRound)) as cursor:
+        await cursor.execute("SELECT last_round_at, last_mended_at, mended FROM operations.upkeep")
+        return await cursor.fetchone()
 
 
 async def mended_in_all(conn: Conn) -> dict[str, int]:

@@ -88,19 +88,39 @@ async def begin(tools: Context, job_id: int, questions: int | None) -> None:
         await _run(tools, run_date, questions or QUESTIONS_PER_MONDAY, by_hand=questions is not None)
 
 
-async def live_jobs(conn: Conn, run_date: date, before: int | None = None) -> list[int]:
-    """Return the ids of a Monday's weekly jobs that wait or run, older than `before`."""
-    return await jobs_of(conn, run_date, LIVE, before)
+async def live_jobs(
+    conn: Conn,
+    run_date: date,
+    *,
+    until: date | None = None,
+    before: int | None = None,
+) -> list[int]:
+    """Return the ids of the weekly jobs of this Monday to `until` that wait or run, older than `before`."""
+    return await jobs_of(conn, run_date, LIVE, until=until, before=before)
 
 
-async def jobs_of(conn: Conn, run_date: date, statuses: Sequence[str], before: int | None = None) -> list[int]:
+async def jobs_of(
+    conn: Conn,
+    run_date: date,
+    statuses: Sequence[str],
+    *,
+    until: date | None = None,
+    before: int | None = None,
+) -> list[int]:
     """
-    Return the ids of the weekly jobs of this Monday and later that have one of these statuses, older than `before`.
+    Return the ids of the weekly jobs that have one of these statuses and are older than `before`.
+
+    Only those of this Monday and later; with `until`, to the end of that day.
 
     An earlier Monday's job that was left behind as `doing` must not keep all later Mondays from beginning.
     """
     return await queue_tables.periodic_jobs(
-        conn, pick_week.name, since=calendar.at(run_date, time(0)), statuses=statuses, before=before
+        conn,
+        pick_week.name,
+        since=calendar.at(run_date, time(0)),
+        statuses=statuses,
+        until=calendar.at(until + timedelta(days=1), time(0)) if until else None,
+        before=before,
     )
 
 

@@ -15,7 +15,7 @@ from app.commands import files, terminal
 from app.commands.backup import of_the_rehearsal
 from app.commands.terminal import clock, say, telling
 from app.core import settings
-from app.database import pools
+from app.database import pools, rehearsed
 from app.database.queries import fetching
 from app.domain.model import SERIES
 from app.errors import ConfigurationError
@@ -84,10 +84,9 @@ async def _write(address: str, form: str, to: IO[bytes], tell: Tell) -> Exported
     async with pools.snapshot(address, "export") as conn:
         # Whoever reads the other end of a pipe may take a while to look at it.
         await conn.execute("SET LOCAL idle_in_transaction_session_timeout = '10min'")
-        cursor = await conn.execute(
-            "SELECT to_regclass('told.clock') IS NOT NULL, (SELECT count(*) FROM batches WHERE series = %s)", [SERIES]
-        )
-        made_up, total = cast(tuple[bool, int], await cursor.fetchone())
+        made_up = await rehearsed.is_rehearsed_on(conn)
+        cursor = await conn.execute("SELECT count(*) FROM batches WHERE series = %s", [SERIES])
+        (total,) = cast(tuple[int], await cursor.fetchone())
         engine = Engine(schema, fetching(conn), Facts(version("alpha-monday"), made_up, clock.now), kept=1)
         done = Exported(lambda: tell("Mondays", done.mondays, total))
         async with aclosing(parts(engine, Wanted())) as read, aclosing(done.counted(read)) as counted:

@@ -18,9 +18,10 @@ from app.database import pools, rehearsed
 from app.domain import calendar
 from app.domain.text import printable
 from app.errors import Refused
-from jobs import admin
-from jobs.admin import Found, Subjects
+from jobs import admin, queue_tables
+from jobs.admin import Subjects
 from jobs.daily import take_checkpoint
+from jobs.queue_tables import Found
 from jobs.weekly import pick_week
 
 _BIGGEST = 2**63 - 1
@@ -66,7 +67,11 @@ def jobs() -> None:
 
 @jobs.command("list")
 @click.option(
-    "--status", "statuses", type=click.Choice([*admin.STATUSES, "all"]), multiple=True, help="Only these; repeatable."
+    "--status",
+    "statuses",
+    type=click.Choice([*queue_tables.STATUSES, "all"]),
+    multiple=True,
+    help="Only these; repeatable.",
 )
 @click.option("--task", help="Only this task, for example take_checkpoint.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
@@ -84,9 +89,9 @@ async def show_list(statuses: tuple[str, ...], task: str | None, limit: int, of_
       alpha-monday jobs list --status failed --task take_checkpoint
       alpha-monday jobs list --status all --limit 500 | grep 2026-11-16
     """
-    wanted = admin.STATUSES if "all" in statuses else statuses or admin.UNFINISHED
+    wanted = queue_tables.STATUSES if "all" in statuses else statuses or queue_tables.UNFINISHED
     async with opened(settings.load(), rehearsal=of_the_rehearsal) as pool, pools.transaction(pool) as conn:
-        found = await admin.find(conn, wanted, task, limit + 1)
+        found = await queue_tables.find(conn, wanted, task, limit + 1)
         about = await admin.subjects(conn, found)
     tables.show_rows(_COLUMNS, [_cells(job, about) for job in found[:limit]])
     if not found:
@@ -124,7 +129,7 @@ async def show(id: int, of_the_rehearsal: bool) -> None:
     """
     async with opened(settings.load(), rehearsal=of_the_rehearsal) as pool, pools.transaction(pool) as conn:
         job = await admin.get(conn, id)
-        events = await admin.events_of(conn, id)
+        events = await queue_tables.events_of(conn, id)
         about = await admin.subjects(conn, [job])
     told: dict[str, Any] = asdict(job)
     told["args"] = json.dumps(job.args)
@@ -235,7 +240,7 @@ async def stalled(put_back: bool, of_the_rehearsal: bool) -> None:
       alpha-monday jobs stalled --retry
     """
     async with opened(settings.load(), rehearsal=of_the_rehearsal) as pool, pools.transaction(pool) as conn:
-        found = await admin.find(conn, ["stalled"], None, 10_000)
+        found = await queue_tables.find(conn, ["stalled"], None, 10_000)
         about = await admin.subjects(conn, found)
         if put_back:
             now = await rehearsed.stands_at(pool) or clock.now()

@@ -15,8 +15,10 @@ from app.commands.signals import StopSignals, run_until_stopped
 from app.commands.terminal import DAY, clock, say
 from app.core import logging, settings
 from app.core.settings import Settings
+from app.database.embedded import EmbeddedPostgres
 from app.domain import calendar
 from app.domain.calendar import NEW_YORK
+from app.errors import ConfigurationError
 from app.main import create_app, living
 from app.simulation import provider_simulators, rehearsal
 
@@ -57,6 +59,12 @@ def _listen(configuration: Settings) -> socket.socket:
     """Take the port; where it is only the default and in use, another one, so that rehearsals can run side by side."""
     if settings.is_set("PORT"):
         return server.listen(configuration)
+    if not configuration.database_url and EmbeddedPostgres().is_borrowed:
+        # Another process of this folder owns the Postgres, and stops it when it ends: this one would lose it.
+        raise ConfigurationError(
+            "A rehearsal or a service of this folder is running already, and its Postgres stops with it. "
+            "Use that one, stop it first, or run this one in another folder."
+        )
     listener = server.listen_nearby(configuration)
     port = listener.getsockname()[1]
     if port != configuration.port:
@@ -74,8 +82,8 @@ async def _rehearse(provided: Settings, span: rehearsal.Span, signals: StopSigna
         logging.configure(provided.log_level, lambda: told.now(), provided.keys, to=log)
         await rehearsal.refuse_out_of_reach(provided, span)
         line, told_of = progress.add_task("", total=1.0), span.begin
-        async with living(provided, rehearsal.clock_of(span)) as house:
-            told = house.clock  # type: ignore[assignment]
+        async with living(provided, rehearsal.clock_of(span)) as process:
+            told = process.clock  # type: ignore[assignment]
 
             def tell(begin: datetime, now: datetime, end: datetime) -> None:
                 nonlocal told_of
@@ -86,8 +94,8 @@ async def _rehearse(provided: Settings, span: rehearsal.Span, signals: StopSigna
                     say(f"Rehearsing the week of {monday}")
                 progress.update(line, completed=done, description=f"Rehearsing {now.astimezone(NEW_YORK):%a %d %b %Y}")
 
-            await rehearsal.catch_up(house.clock, span, tell)  # type: ignore[arg-type]
-            async with house.pool.connection() as conn:
+            await rehearsal.catch_up(process.clock, span, tell)  # type: ignore[arg-type]
+            async with process.pool.connection() as conn:
                 cursor = await conn.execute("SELECT count(*), min(run_date), max(run_date) FROM batches")
                 count, first, last = await cursor.fetchone() or (0, None, None)
     if first and first < calendar.today(span.begin):

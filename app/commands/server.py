@@ -18,7 +18,6 @@ from app.web.timeouts import TimeoutProtocol
 # What uvicorn waits for requests when told to stop; the worker then has its own time to drain.
 LAST_REQUESTS = 10
 
-
 # How many ports after the one that is in use are tried before the system chooses one.
 NEXT_PORTS = 19
 _CHOSEN_BY_THE_SYSTEM = 0
@@ -73,7 +72,8 @@ def run(app: Cache, listener: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
     host, port = listener.getsockname()[:2]
-    say(f"Serving GraphQL at http://{host}:{port}{GRAPHQL} (Ctrl-C stops)")
+    origin = f"http://{host}:{port}"
+    say(f"Serving GraphQL at {origin}{GRAPHQL} and pages at {origin} (Ctrl-C stops)")
     # What is there by now stays to the end; looking through it stopped all requests for 60 ms, every second under load.
     gc.collect()
     gc.freeze()

@@ -136,7 +136,8 @@ _OPTIONS = {
     "auto_cast": False,
     # Sections such as [development]; ENV_FOR_DYNACONF would choose one.
     "environments": False,
-    # Not used without sections, but dynaconf calls the one section that there is by it.
+    # Needed because the search for sources is off: toml_loader asks for the current section, and raises an
+    # AttributeError where neither this option nor the search has named one.
     "main_env": "main",
 }
 

@@ -31,6 +31,9 @@ from app.errors import ConfigurationError
 
 FOLDER = Path(".alpha-monday") / "postgres"
 
+# The file in the folder by which it is known apart from others of the same path.
+_MARK = "mark"
+
 # For throw-away data only: nothing is waited for, so a crash of the machine may lose it.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
@@ -104,6 +107,11 @@ class EmbeddedPostgres:
         """Return whether the server stays when the process that started it ends."""
         return self._outliving.exists()
 
+    @property
+    def is_borrowed(self) -> bool:
+        """Return whether another process runs the server, and stops it when that process ends."""
+        return not self.outlives and self.answers()
+
     def start(self, *, outlive: bool = False) -> Self:
         """Start the server, or borrow the one that runs. With `outlive` it stays when this process ends."""
         binaries()  # where there are none, that is what is to be said, and not where they could keep nothing
@@ -159,8 +167,15 @@ class EmbeddedPostgres:
     def reset(self) -> None:
         """Stop the server and delete everything it held."""
         self.stop_running()
-        shutil.rmtree(self.socket, ignore_errors=True)  # first: its name depends on the folder's mark
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.socket, ignore_errors=True)
+        for path in self.folder.glob("*"):
+            # The mark stays, and so does the address that `db up` printed: it may stand in a DATABASE_URL.
+            if path.name == _MARK:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _running(self) -> int | None:
         """
@@ -184,7 +199,7 @@ class EmbeddedPostgres:
         """Return the random text by which this folder is known; empty while there is no folder."""
         if not self.folder.is_dir():
             return b""
-        with (self.folder / "mark").open("a+b") as file:
+        with (self.folder / _MARK).open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # two processes may write it at the same time
             file.seek(0)
             mark = file.read()

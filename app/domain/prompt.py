@@ -11,7 +11,7 @@ from datetime import date
 import msgspec
 from msgspec import Struct
 
-from app.domain.model import PICKS_PER_BATCH, TICKER_PATTERN, Action, Idea
+from app.domain.model import CHECKPOINT_DAYS, PICKS_PER_BATCH, TICKER_PATTERN, Action, Idea
 from app.domain.text import storable, without_controls
 from app.errors import UnusableAnswer
 
@@ -20,7 +20,8 @@ SYSTEM_PROMPT = (
     "You are a disciplined equity analyst. Every Monday, before the New York Stock Exchange opens, you choose exactly "
     f"{PICKS_PER_BATCH} different stocks of the S&P 500. Each is a BUY (you expect it to do better than the index "
     "over the next two weeks) or a SELL (you expect it to do worse), with a reasoning of two to four sentences. You "
-    "answer with JSON of the given schema and nothing else. Your picks are recorded in public and measured for 14 days."
+    "answer with JSON of the given schema and nothing else. Your picks are recorded in public and measured for "
+    f"{CHECKPOINT_DAYS} days."
 )
 
 TICKER = re.compile(TICKER_PATTERN)
@@ -37,7 +38,8 @@ def user_prompt(run_date: date, benchmark: str, refusals: Sequence[str] = ()) ->
     """Return the question for `run_date`, with the reasons for which earlier answers were refused."""
     question = (
         f"Today is Monday, {run_date:%d %B %Y}. Choose {PICKS_PER_BATCH} different S&P 500 stocks, each BUY or SELL, "
-        f"to be measured against {benchmark} for the next 14 calendar days. {benchmark} itself cannot be chosen."
+        f"to be measured against {benchmark} for the next {CHECKPOINT_DAYS} calendar days. "
+        f"{benchmark} itself cannot be chosen."
     )
     told = "".join(f"\n- {refusal}" for refusal in refusals)
     return f"{question}\n\nEarlier answers could not be used:{told}\nAnswer anew." if refusals else question

@@ -32,7 +32,7 @@ from app.domain.text import first_line
 from app.errors import Misfit, Refused
 from app.ops.verify import Database, Tell, verify
 from app.store import checkpoints
-from jobs import admin, daily
+from jobs import daily, queue_tables
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -262,7 +262,7 @@ async def _refuse_full(conn: AsyncConnection[Any]) -> None:
 async def _refuse_alive(conn: AsyncConnection[Any]) -> None:
     """Refuse a database on which a service waits for its first Monday: it would go on, and not know in what."""
     await conn.execute("SET LOCAL search_path = public, queue")
-    if any(worker.lives for worker in await admin.workers(conn)):
+    if await queue_tables.has_live_worker(conn):
         raise Refused("A service runs on this database. Stop it, wait half a minute, and restore again.")
 
 

@@ -1,11 +1,12 @@
 """
 The status snapshot: the state of the service at one moment, as Postgres knows it.
 
-`alpha-monday status`, `/metrics` and `/health` all read it here, so each question to the database
-is written once. `StatusSnapshot` holds the parts that a person and a machine both need.
-`OperatorSnapshot` adds what only a person needs: lists of jobs and checkpoints, messages, and what
-went wrong before. `MetricsSnapshot` adds counts over the whole record. Each is read in one
-read-only transaction. The result is the same in every process and after a restart.
+`alpha-monday status` and `/metrics` read it here, so each question to the database is written once.
+`StatusSnapshot` holds the parts that a person and a machine both need. `OperatorSnapshot` adds what
+only a person needs: lists of jobs and checkpoints, messages, and what went wrong before.
+`MetricsSnapshot` adds counts over the whole record. Each is read in one read-only transaction. The
+result is the same in every process and after a restart. `/health` reads less, in every process for
+itself: whether the database answers, and whether the process's own worker is alive.
 
 All times are the jobs' own, which a rehearsal simulates. Only the age of a worker's heartbeat is
 measured in real time.
@@ -34,11 +35,13 @@ from app.store import batches, checkpoints, generations, journal
 from app.store.checkpoints import Computed, Due, Lateness
 from app.store.generations import Asked
 from app.store.rows import Conn
-from jobs import admin, alerts, heartbeat, reconcile, weekly
-from jobs.admin import Counted, Found, Silent, Subjects, Upkeep
+from jobs import admin, alerts, heartbeat, queue_tables, reconcile, weekly
+from jobs.admin import Subjects
 from jobs.daily import take_checkpoint
+from jobs.messages import LastMessage
 from jobs.queue import AWAY
-from jobs.queue_tables import LIVE
+from jobs.queue_tables import NOT_ENDED, Counted, Found, Silent
+from jobs.reconcile import LastRound
 from jobs.worker import Worker
 
 # How long `/metrics` and `/health` wait for a connection, and how long they then use it: seconds.
@@ -81,7 +84,7 @@ class QueueState(Struct, frozen=True):
     """The queue: its workers, the reconciler's last round, and the jobs by task and status."""
 
     workers: list[Silent]
-    reconciler: Upkeep | None
+    reconciler: LastRound | None
     jobs: list[Counted]
 
     @property
@@ -379,7 +382,7 @@ async def _for_metrics(conn: Conn, ledger: Ledger, at: datetime) -> MetricsSnaps
         queue=await _queue(conn),
         record=await _record(conn, at),
         providers=await _providers(conn, ledger, at),
-        waiting_since=await admin.waiting_since(conn, at),
+        waiting_since=await queue_tables.waiting_since(conn, at),
         newest_checkpoint_at=await checkpoints.newest_at(conn),
         totals=await _totals(conn, ledger, at),
     )
@@ -444,15 +447,15 @@ async def _within_time_limit(pool: pools.Pool) -> AsyncIterator[Conn]:
 
 async def _queue(conn: Conn) -> QueueState:
     return QueueState(
-        workers=await admin.workers(conn),
-        reconciler=await admin.upkeep(conn),
-        jobs=await admin.counts(conn),
+        workers=await queue_tables.workers(conn),
+        reconciler=await reconcile.last_round(conn),
+        jobs=await queue_tables.counts(conn),
     )
 
 
 async def _record(conn: Conn, at: datetime) -> RecordState:
     run_date = calendar.latest_run_date(at)
-    weekly_jobs = await weekly.live_jobs(conn, run_date)
+    weekly_jobs = await weekly.live_jobs(conn, run_date, until=run_date)
     monday = Monday(
         run_date=run_date,
         batch=await batches.on(conn, SERIES, run_date),
@@ -485,8 +488,8 @@ async def _totals(conn: Conn, ledger: Ledger, at: datetime) -> Totals:
 
 
 async def _work(conn: Conn, record: RecordState, at: datetime) -> Work:
-    unfinished = await admin.find(conn, (*LIVE, "stalled"), None, _MAX_JOBS)
-    failed = await admin.find(conn, ("failed",), None, _MAX_JOBS)
+    unfinished = await queue_tables.find(conn, NOT_ENDED, None, _MAX_JOBS)
+    failed = await queue_tables.find(conn, ("failed",), None, _MAX_JOBS)
     subjects = await admin.subjects(conn, [*unfinished, *failed])
     overdue = _with_jobs(record.overdue, unfinished, subjects)
     coming = _with_jobs(record.coming, unfinished, subjects)
@@ -564,27 +567,23 @@ async def _skipped(conn: Conn, without_prices: Sequence[Due]) -> list[SkippedChe
 
 
 async def _messages(conn: Conn, settings: Settings) -> Messages:
-    alerts_on = bool(settings.alert_webhook_url)
-    alert_state = MessageState(enabled=alerts_on)
-    if alert := await alerts.last(conn):
-        alert_state = MessageState(
-            enabled=alerts_on,
-            waiting=alert.waiting,
-            last_at=alert.at,
-            kind=alert.kind,
-            outcome=alert.outcome,
-        )
-    heartbeat_on = bool(settings.heartbeat_url)
-    heartbeat_state = MessageState(enabled=heartbeat_on)
-    if beat := await heartbeat.last(conn):
-        heartbeat_state = MessageState(
-            enabled=heartbeat_on,
-            waiting=beat.waiting,
-            last_at=beat.at,
-            kind="good_morning",
-            outcome=beat.outcome,
-        )
-    return Messages(alerts=alert_state, heartbeat=heartbeat_state)
+    return Messages(
+        alerts=_message_state(settings.alert_webhook_url, await alerts.last(conn)),
+        heartbeat=_message_state(settings.heartbeat_url, await heartbeat.last(conn)),
+    )
+
+
+def _message_state(receiver: str, last: LastMessage | None) -> MessageState:
+    """Return the state of one kind of message; `receiver` is its address, empty where it is switched off."""
+    if last is None:
+        return MessageState(enabled=bool(receiver))
+    return MessageState(
+        enabled=bool(receiver),
+        waiting=last.waiting,
+        last_at=last.at,
+        kind=last.kind,
+        outcome=last.outcome,
+    )
 
 
 async def _past(conn: Conn, at: datetime) -> Past:

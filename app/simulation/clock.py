@@ -22,6 +22,7 @@ from procrastinate import JobContext
 from procrastinate.periodic import PeriodicDeferrer
 
 from app.core.locks import Lock
+from app.database import rehearsed
 from app.database.pools import Pool
 from app.database.rehearsed import CLOCK
 from app.errors import ConfigurationError, TryAgainAt
@@ -217,8 +218,7 @@ class SimulatedClock:
 async def has_begun(pool: Pool) -> bool:
     """Return whether a rehearsal of this database has a time to go on from."""
     async with pool.connection() as conn:
-        cursor = await conn.execute("SELECT to_regclass('told.clock') IS NOT NULL")
-        if not (await cursor.fetchone() or (False,))[0]:
+        if not await rehearsed.is_rehearsed_on(conn):
             return False
         return await (await conn.execute("SELECT FROM told.clock")).fetchone() is not None
 

@@ -35,8 +35,8 @@ from app.ops.snapshot import LATENESS_BUCKETS, MONDAY_STATES, MetricsReader, Met
 from app.providers.alpha_vantage import DAILY, SPLITS
 from app.providers.rate_limiter import Outcome
 from app.web.routes import LABELS, METRICS, route_of
-from jobs.admin import STATUSES
 from jobs.queue import app as queue
+from jobs.queue_tables import QUEUE_STATUSES
 from jobs.worker import Worker
 
 SHARED = 3.0  # seconds
@@ -47,7 +47,6 @@ CLASSES = ("2xx", "3xx", "4xx", "5xx")
 _DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _WINDOWS = ("second", "minute", "day")
 _OTHER = "other"
-_STATUSES = [status for status in STATUSES if status != "stalled"]  # which is our word; the queue's is "doing"
 
 # By the values of the labels, in their order.
 Samples = Mapping[Any, float]
@@ -247,7 +246,7 @@ def _lateness(snapshot: MetricsSnapshot) -> Metric:
 
 def _of_the_jobs(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     ours = {name for name in queue.tasks if "procrastinate" not in name}
-    jobs = Counter(dict.fromkeys(product((*sorted(ours), _OTHER), _STATUSES), 0))
+    jobs = Counter(dict.fromkeys(product((*sorted(ours), _OTHER), QUEUE_STATUSES), 0))
     for one in snapshot.queue.jobs:  # what somebody else deferred may be called anything
         jobs[one.task if one.task in ours else _OTHER, one.status] += one.jobs
     yield _gauge("jobs", "Jobs by task and status; those that ended are known for 30 days.", jobs, "task", "status")

@@ -52,6 +52,8 @@ def test_one_module_has_the_sql_on_the_queues_tables():
         "app.simulation.clock": "changes how the queue's fetch function reads the time, in a rehearsal's database",
     }
     assert {module for module, path in SOURCES.items() if "procrastinate_" in path.read_text()} == set(named_by)
+    striking = {module for module, path in SOURCES.items() if "operations.strikes" in path.read_text()}
+    assert striking == {"jobs.queue_tables", "jobs.strikes"}
 
 
 def test_one_module_names_the_time_zone():

@@ -19,11 +19,12 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from app.domain.model import CHECKPOINT_DAYS, PICKS_PER_BATCH
+from app.domain.model import CHECKPOINT_DAYS
 from app.web.formatting import day as in_full
 from app.web.formatting import listed, short_day, signed
 
 DASHES = (None, "7 4", "2 3.5")
+_STYLES = len(DASHES)
 WHY = {"MARKET_CLOSED": "closed", "MISSING_CLOSE": "no price", "PROVIDER_ERROR": "no price"}
 
 
@@ -245,7 +246,7 @@ def runs(skipped: Mapping[int, str]) -> list[tuple[list[int], str]]:
 
 def _course(line: Line, number: int, scale: Scale) -> Iterator[str]:
     """Draw a pick's line from morning to morning, and a mark on each."""
-    colour = f"pick-{number % PICKS_PER_BATCH + 1}"
+    colour = f"pick-{number % _STYLES + 1}"
     days = sorted(line.points)
     for before, day in pairwise(days):
         follows = day == before + 1
@@ -256,7 +257,7 @@ def _course(line: Line, number: int, scale: Scale) -> Iterator[str]:
             _y(line, day, scale),
             stroke_width=2.25 if follows else 1.25,
             stroke_linecap="round",
-            stroke_dasharray=DASHES[number % PICKS_PER_BATCH] if follows else "0.1 5",
+            stroke_dasharray=DASHES[number % _STYLES] if follows else "0.1 5",
             **scale.look.paint(stroke=colour),
         )
     for day in days[1:]:
@@ -265,9 +266,9 @@ def _course(line: Line, number: int, scale: Scale) -> Iterator[str]:
 
 def _mark(number: int, x: float, y: float, paint: Mapping[str, str]) -> str:
     """Draw a dot, a square or a triangle: each pick has its own."""
-    if number % PICKS_PER_BATCH == 0:
+    if number % _STYLES == 0:
         return element("circle", cx=x, cy=y, r=3.4, **paint)
-    if number % PICKS_PER_BATCH == 1:
+    if number % _STYLES == 1:
         return rect(x - 3, y - 3, 6, 6, **paint)
     return element("path", d=f"M{x} {y - 4.2:.1f}l4 7h-8z", **paint)
 
@@ -291,7 +292,7 @@ def _ends(fortnight: Fortnight, scale: Scale) -> Iterator[tuple[float, float, st
         day, value = _last(line)
         if day:
             name = element("tspan", escape(line.ticker[:8]), font_weight="650")
-            colour = f"pick-{number % PICKS_PER_BATCH + 1}"
+            colour = f"pick-{number % _STYLES + 1}"
             yield scale.x(day) + 6, scale.y(float(value)), colour, f"{name} {signed(value)}"
 
 

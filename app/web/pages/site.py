@@ -25,6 +25,7 @@ from api.engine import Engine
 from api.graphiql_page import FOREVER
 from api.http import fail, refuse
 from api.persisted import BY_NAME
+from app.domain.model import CHECKPOINT_DAYS
 from app.web import formatting, routes
 from app.web.charts import batch_chart, record_charts
 from app.web.pages import batch as batches
@@ -81,6 +82,7 @@ class Site:
         self.environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
         addresses = {address.rpartition("/")[2]: address for address in self.files}
         self.environment.globals |= {
+            "days": CHECKPOINT_DAYS,
             "notice": notice,
             "files": addresses,
             "chart": batch_chart,
