@@ -8,6 +8,7 @@ that Python 3.7 does not know.
 """
 
 import argparse
+import fcntl
 import os
 import re
 import shutil
@@ -180,6 +181,18 @@ def refuse_unfit_python(goals):
         raise Failed("Python's venv module is missing. On Debian: apt-get install python3-venv") from None
 
 
+def wait_for_another(lock, progress):
+    """Lock a file until it is closed; return whether another process held it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        progress.stream.write("Another `make` is setting it up. Waiting for it.\n")
+        progress.stream.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return True
+    return False
+
+
 def create_environment(folder, progress):
     """Create an empty virtual environment in `folder`, in place of one that is there; return its Python."""
     version = ".".join(str(part) for part in sys.version_info[:3])
@@ -245,6 +258,10 @@ def main():
     progress = Progress(sys.stderr)
     try:
         refuse_unfit_python(options.goals)
+        # `make run` and `make test` may both begin in a new checkout. The lock lasts until this process ends.
+        lock = LOCK.open()
+        if wait_for_another(lock, progress) and (folder / ".ready").exists():
+            return 0
         progress.stream.write(
             f"Setting up {folder}: once, and again when {LOCK.name} or pyproject.toml changes. About a minute.\n"
         )

@@ -48,6 +48,7 @@ SOMEWHERE = {
     ("dev/bench/serve.py", "8080"): EXAMPLE,
     ("tests/integration/test_cli.py", "8080"): TEXT,
     ("tests/project/test_bench.py", "8184"): TEXT,
+    ("tests/project/test_readme.py", "8080"): TEXT,
 }
 # Settings are read there, and no more: any number may stand in it.
 NOTHING_LISTENS = "tests/unit/test_settings.py"

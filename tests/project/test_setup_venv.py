@@ -60,17 +60,23 @@ def wheel(folder: Path, name: str) -> str:
     return f"{name}==1.0 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
 
-def set_up(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the script as the Makefile does, with no settings of pip's but those given."""
+def begin(checkout: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start the script as the Makefile does, with no settings of pip's but those given."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "dev/setup_venv.py", "--venv", "made"],
         cwd=checkout,
         env={**inherited, "PIP_CONFIG_FILE": os.devnull, **environment},
-        capture_output=True,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
+
+
+def set_up(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the script to its end."""
+    process = begin(checkout, **environment)
+    _, said = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, None, said)
 
 
 def test_it_says_each_step_and_counts_packages(checkout):
@@ -88,6 +94,25 @@ def test_it_says_each_step_and_counts_packages(checkout):
         [checkout / "made" / "bin" / "python", "-c", "import first, second, third"], cwd="/", check=False
     )
     assert listed.returncode == 0
+
+
+def test_two_at_once(checkout):
+    """The second waits for the first, and finds everything ready."""
+    processes = [begin(checkout) for _ in range(2)]
+    said = sorted(process.communicate(timeout=120)[1] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert said[0] == "Another `make` is setting it up. Waiting for it.\n"
+    assert "[4/4]" in said[1]
+
+
+def test_after_one_that_fails(checkout):
+    """The second waits for the first, and tries it itself."""
+    (checkout / "requirements-dev.lock").write_text(f"absent==1.0 --hash=sha256:{'0' * 64}\n")
+    processes = [begin(checkout, PIP_NO_INDEX="1") for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert sum("Waiting for it." in one for one in said) == 1
+    assert ["Downloading the packages failed" in one for one in said] == [True, True]
 
 
 def test_without_a_network_it_shows_what_pip_says(checkout):
