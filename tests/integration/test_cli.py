@@ -162,6 +162,15 @@ def test_a_port_that_must_not_move_is_refused(tmp_path, host, taken, command, se
     assert not (tmp_path / ".alpha-monday").exists()
 
 
+def test_a_second_rehearsal_of_a_folder_is_refused(tmp_path, host):
+    """It would lose its Postgres when the first one ends; the first one goes on."""
+    with served(*WEEK, cwd=tmp_path) as address:
+        done = run(*WEEK, cwd=tmp_path, HOST=host)
+        assert done.returncode == 1
+        assert "A rehearsal or a service of this folder is running already" in one_line(done.stderr)
+        assert httpx.get(f"{address}/health").status_code == 200
+
+
 def test_serve_wants_a_migrated_database(tmp_path, create):
     """Without --migrate a database that lacks a migration is refused, with the command that helps."""
     done = run("serve", cwd=tmp_path, PORT="0", DATABASE_URL=create(), **KEYS)
@@ -453,7 +462,8 @@ def test_the_embedded_postgres_can_be_kept(tmp_path):
         psycopg.connect(address)
     assert (tmp_path / ".alpha-monday" / "postgres" / "data").exists()
     assert run("db", "reset", "--yes", cwd=tmp_path).returncode == 0
-    assert not (tmp_path / ".alpha-monday" / "postgres").exists()
+    left = [path.name for path in (tmp_path / ".alpha-monday" / "postgres").iterdir()]
+    assert left == ["mark"], "all is deleted but what the address depends on, which may stand in a DATABASE_URL"
 
 
 def test_ctrl_c_stops_a_rehearsal(tmp_path):
