@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
 import structlog
 
+from app.core import tasks
 from jobs import reconcile
 from jobs.context import Context
 from jobs.queue import STALLED_AFTER, Queue
@@ -87,7 +88,6 @@ async def supervised(
         yield worker
     finally:
         await worker.stop()
-        for task in runs:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*runs, return_exceptions=True)
+        await tasks.end(*runs)
+        # Read, so that an error is not reported as one that nothing has read.
+        await asyncio.gather(*runs, return_exceptions=True)

@@ -17,6 +17,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection, Notify
 
+from app.core import tasks
 from app.database.pools import KEEPALIVES, hang_up
 from app.domain.text import one_line
 
@@ -68,8 +69,7 @@ class Revision:
             if self._conn:
                 hang_up(self._conn)
                 await asyncio.wait([listening], timeout=PAUSE)
-            listening.cancel()
-            await asyncio.wait([listening])
+            await tasks.end(listening)
 
     async def _listen(self, conninfo: str) -> None:
         """Hear announcements until it is time to leave, on one connection after another."""

@@ -21,6 +21,7 @@ import psycopg
 from procrastinate import JobContext
 from procrastinate.periodic import PeriodicDeferrer
 
+from app.core import tasks
 from app.core.locks import Lock
 from app.database import rehearsed
 from app.database.pools import Pool
@@ -234,6 +235,6 @@ async def told(
     try:
         yield clock
     finally:
-        living.cancel()
+        await tasks.end(living)
         with suppress(asyncio.CancelledError, psycopg.Error):
-            await living
+            living.result()

@@ -9,7 +9,7 @@ the database. Streams are counted: beyond `MOST` a client is refused and looks a
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,6 +18,7 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import ASGIRouteHandler
 
 from api.http import gone
+from app.core import tasks
 from app.web.routes import JOURNAL_STREAM
 
 MOST = 256
@@ -67,9 +68,7 @@ class Live:
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await tasks.end(task)
 
     async def _follow(self) -> None:
         revision = -1
