@@ -9,7 +9,7 @@ the database. Streams are counted: beyond `MOST` a client is refused and looks a
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -69,6 +69,8 @@ class Live:
             yield
         finally:
             await tasks.end(task)
+            with suppress(asyncio.CancelledError):
+                task.result()  # an error of the task must not pass unnoticed
 
     async def _follow(self) -> None:
         revision = -1
