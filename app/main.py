@@ -247,7 +247,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
             live.route(marks),
             feed(engine, settings.public_url, rehearsed=rehearsed),
             picture(engine, rehearsed=rehearsed),
-            *downloads(runtime.on_a_snapshot, marks),
+            *downloads(runtime.on_a_snapshot, marks, runtime.facts.series),
             *health_routes(runtime.health),
             metrics_route(metrics),
         ],

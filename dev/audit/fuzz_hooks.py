@@ -4,12 +4,13 @@ What the schema cannot say, for schemathesis, which reads this file by SCHEMATHE
 - `first` is 1 to 100;
 - `after` is a cursor that this list gave;
 - a text holds no NUL;
+- an id, a ticker, a series or a Monday is one that the record could have;
 - `from` is no later than `to`;
 - an answer may hold 25,000 values, and no list but a page is longer than 20: pages are made smaller accordingly.
 
 A value that only breaks one of these is replaced by one that does not; one that breaks the schema itself (of another
-type, too large for an Int, null or missing where it must be) stays. Of the texts, every other one is replaced by one
-that the record holds, if it is an id, a ticker, a series or a date, so that queries find something.
+type, too large for an Int, null or missing where it must be) stays. An id, a ticker, a series or a Monday is replaced
+by one that the record holds, so that queries find something.
 """
 
 import json
@@ -123,13 +124,11 @@ class Sendable(Visitor):
         return None
 
     def text(self, name: str, text: str) -> ValueNode:
-        """Return a cursor of this list, or none; of anything else this text or one of the record's."""
-        cursor = name == "after"
+        """Return one of the record's values of this argument; a cursor that no list gave is left out."""
         known = self.record.get(f"{self.root}.{name}") or self.record.get(name, [])
-        nth, kept = divmod(crc32(text.encode()), 2)
-        if known and (cursor or not kept):
-            return nodes.String(known[nth % len(known)])
-        return nodes.Null if cursor else nodes.String(text.replace("\0", ""))
+        if known:
+            return nodes.String(known[crc32(text.encode()) % len(known)])
+        return nodes.Null if name == "after" else nodes.String(text.replace("\0", ""))
 
 
 @cache

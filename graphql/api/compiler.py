@@ -204,8 +204,8 @@ class Planner:
         def arguments(variables: VariableValues) -> Mapping[str, object]:
             return given_arguments(definition, fields[0], variables)
 
-        def checked(variables: VariableValues, _: object) -> Iterable[object]:
-            computed.check(arguments(variables))
+        def checked(variables: VariableValues, facts: object) -> Iterable[object]:
+            computed.check(given_arguments(definition, fields[0], variables, facts))
             return ()
 
         self.asks.append((0, checked))
@@ -291,8 +291,8 @@ class Planner:
             names |= {name: text, f"no_{name}": str(text == "NULL").lower()}
             asked += [] if text else [name]
 
-        def values(variables: VariableValues, _: object) -> Iterable[object]:
-            given = given_arguments(definition, at, variables)
+        def values(variables: VariableValues, facts: object) -> Iterable[object]:
+            given = given_arguments(definition, at, variables, facts)
             return (given[name] for name in asked)
 
         return {**names, **dict(zip(asked, self.ask(len(asked), values), strict=True))} if asked else names
@@ -313,14 +313,29 @@ class Planner:
         return [f"${number}" for number in range(self.count - count + 1, self.count + 1)]
 
 
-def given_arguments(definition: GraphQLField, at: FieldDetails, variables: VariableValues) -> Mapping[str, object]:
-    """Return all arguments of a field by their names, converted; None for one that is left out."""
+def given_arguments(
+    definition: GraphQLField,
+    at: FieldDetails,
+    variables: VariableValues,
+    facts: object = None,
+) -> Mapping[str, object]:
+    """
+    Return all arguments of a field by their names, converted; None for one that is left out.
+
+    With `facts`, each value is also checked against them.
+    """
     given = get_argument_values(definition, at.node, variables, at.fragment_variable_values)
     arguments: Mapping[str, Argument] = declared(definition).metadata["arguments"]
-    return {
-        name: None if given.get(key) is None else argument.convert(given[key])
-        for (name, argument), key in zip(arguments.items(), definition.args, strict=True)
-    }
+    found: dict[str, object] = {}
+    for (name, argument), key in zip(arguments.items(), definition.args, strict=True):
+        value = given.get(key)
+        if value is None:
+            found[name] = None
+            continue
+        found[name] = argument.convert(value)
+        if facts is not None:
+            argument.check(found[name], facts)
+    return found
 
 
 def declared(definition: Any) -> Any:

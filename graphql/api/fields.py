@@ -125,13 +125,23 @@ def parameter(value: Any) -> object:
     return value
 
 
+def any_value(value: object, facts: Any) -> None:
+    """Accept every value."""
+
+
 class Argument(Struct, frozen=True):
-    """An argument of a field, and what Postgres gets for its value."""
+    """
+    An argument of a field, and what Postgres gets for its value.
+
+    `convert` refuses a value that is wrong in itself; `check` one that does not fit what this
+    process knows, its facts.
+    """
 
     type: Any
     description: str
     default: Any = strawberry.UNSET
     convert: Callable[[Any], object] = parameter
+    check: Callable[[Any, Any], None] = any_value
 
 
 def _number(text: str) -> int:

@@ -10,9 +10,9 @@ Printed by `make schema` to `graphql/schema.graphql`, the contract.
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar
 from uuid import UUID
@@ -39,23 +39,30 @@ from api.fields import (
     describe,
     given,
     page,
+    parameter,
     refusal,
     related,
     same,
     table,
 )
-from app.domain import calendar, model
+from app.domain import calendar, model, prompt
 from app.domain import track_record as track
 from app.domain.journal import timestamp
 from app.domain.returns import plain
 
 
 class Facts(Struct, frozen=True):
-    """What the process that answers knows and the database does not."""
+    """
+    What the process that answers knows and the database does not.
+
+    `series` are the names of all series that the record may have. A query about another one is
+    refused without a look into the database.
+    """
 
     version: str
     rehearsed: bool
     now: Callable[[], datetime]
+    series: Collection[str] = (model.SERIES,)
 
 
 describe(
@@ -69,13 +76,54 @@ describe(
 )
 
 
-def known_id(text: str) -> UUID | None:
-    """Return the id, or None for what cannot be one."""
-    try:
+# How much of a value that is refused its error quotes.
+_QUOTED = 40
+_AN_ID = "f1e5a5c6-3a5f-5f0b-9c3c-0a51e9a3a0d4"
+
+
+def quoted(text: str) -> str:
+    """Return a refused value as its error quotes it."""
+    return f'"{text[:_QUOTED]}{"..." if len(text) > _QUOTED else ""}"'
+
+
+def read_id(text: str) -> UUID:
+    """Return the id that a text is, or refuse what cannot be one."""
+    with suppress(ValueError):
         found = UUID(text)
-    except ValueError:
-        return None
-    return found if str(found) == text.lower() else None
+        # UUID() also reads other forms, which the API never writes.
+        if str(found) == text.lower():
+            return found
+    message = "An id is a UUID with hyphens, as the fields `id` have it, such as"
+    raise bad_value("BAD_ID", f"{message} {_AN_ID}, not {quoted(text)}.")
+
+
+def read_ticker(text: str) -> str:
+    """Return a ticker in the record's one form, or refuse every other text, naming what would fit."""
+    parameter(text)
+    if re.fullmatch(model.TICKER_PATTERN, text):
+        return text
+    form = "A ticker is written in capitals, a class of shares after a dot, such as NVDA or BRK.B"
+    meant = prompt.as_ticker(text)
+    hint = f" Ask for {meant}." if meant else ""
+    raise bad_value("BAD_TICKER", f"{form}, not {quoted(text)}.{hint}")
+
+
+def read_monday(day: date) -> date:
+    """Return a Monday, or refuse another day, naming the Monday of its week."""
+    if day.weekday() == 0:
+        return day
+    monday = day - timedelta(days=day.weekday())
+    raise bad_value(
+        "BAD_DATE",
+        f"`runDate` must be a Monday; {day} is a {day:%A}. Its week began on {monday}.",
+    )
+
+
+def check_series(name: str, facts: Facts) -> None:
+    """Refuse a series that the record cannot have, naming those that it may have."""
+    if name not in facts.series:
+        known = ", ".join(facts.series)
+        raise bad_value("BAD_SERIES", f"There is no series {quoted(name)}. The series: {known}.")
 
 
 # A batch's checkpoint of the last session before day 14. If that one was skipped, no earlier day stands in for it.
@@ -97,7 +145,8 @@ DAY = f"(SELECT checkpoints.day FROM checkpoints WHERE checkpoints.id = {METRIC}
 RUN_DATE = "(SELECT batches.run_date FROM batches WHERE batches.id = picks.batch_id)"
 
 
-SERIES = Argument(str, "Whose Mondays.", model.SERIES)
+SERIES = Argument(str, "Whose Mondays: `main`. Another name is refused.", model.SERIES, check=check_series)
+TICKER = Argument(str, "The share, in capitals, as in `NVDA` or `BRK.B`.", convert=read_ticker)
 
 
 @table("closes")
@@ -137,18 +186,20 @@ class PickMetric:
     )
     split_factor: Decimal = column("The product of the split factors since the baseline session; 1 without a split.")
     absolute_return_pct: Decimal = column("The share's change since the baseline, whatever the action.")
-    vs_benchmark_pct: Decimal = column("`absoluteReturnPct` less the benchmark's change.")
+    vs_benchmark_pct: Decimal = column("`absoluteReturnPct` less the benchmark's change, whatever the action.")
     directional_return_pct: Decimal = column(
         "`absoluteReturnPct` in the pick's direction: its negative for a SELL.",
         f"{SIGN} * {METRIC}.absolute_return_pct",
     )
     alpha_pct: Decimal = column(
-        "`vsBenchmarkPct` in the pick's direction: its negative for a SELL.",
+        "`vsBenchmarkPct` in the pick's direction: its negative for a SELL. Points in the call's favour.",
         f"{SIGN} * {METRIC}.vs_benchmark_pct",
     )
-    hit: bool = column("Whether `alphaPct` is above zero.", f"{SIGN} * {METRIC}.vs_benchmark_pct > 0")
+    hit: bool = column(
+        "Whether the call is right: `alphaPct` is above zero.", f"{SIGN} * {METRIC}.vs_benchmark_pct > 0"
+    )
     return_from_open_pct: Decimal | None = column(
-        "The share's change since `Pick.entryOpen`; null until that is known."
+        "The share's change since `Pick.entryOpen`, whatever the action; null until that is known."
     )
     unusual_move: bool = column("Whether a move of a quarter or more in one session remains unexplained by splits.")
     ended: bool = column("Whether the pick had stopped trading by then.")
@@ -302,7 +353,9 @@ class Batch:
         RESULT,
     )
     next_checkpoint_at: datetime | None = column(
-        "When the first checkpoint that is not there is due; null unless the batch is active.", NEXT_CHECKPOINT_AT
+        "When the first checkpoint that is not there is due; null unless the batch is active. It may be one without "
+        "figures, because the day before it is no session.",
+        NEXT_CHECKPOINT_AT,
     )
     generations: list[Generation] = related(
         "The questions put to the model that Monday, in their order.",
@@ -405,12 +458,14 @@ class Query:
         series=SERIES,
     )
     batch: Batch | None = related(
-        "One batch; null if the id is not known.", "batches.id = $id", id=Argument(ID, "Its id.", convert=known_id)
+        "One batch; null if the id is not known.",
+        "batches.id = $id",
+        id=Argument(ID, "Its id, a UUID.", convert=read_id),
     )
     batch_on: Batch | None = related(
-        "The batch of one Monday; null if there is none.",
+        "The batch of one Monday; null if that Monday has none.",
         "batches.run_date = $run_date AND batches.series = $series",
-        run_date=Argument(date, "The Monday."),
+        run_date=Argument(date, "The Monday; another day is refused.", convert=read_monday),
         series=SERIES,
     )
     batches: Connection[Batch] = page(
@@ -422,28 +477,28 @@ class Query:
         series=SERIES,
     )
     pick: Pick | None = related(
-        "One pick; null if the id is not known.", "picks.id = $id", id=Argument(ID, "Its id.", convert=known_id)
+        "One pick; null if the id is not known.", "picks.id = $id", id=Argument(ID, "Its id, a UUID.", convert=read_id)
     )
     picks: Connection[Pick] = page(
-        "One share's picks in every series, newest first.",
+        "One share's picks in every series, newest first; none if it was never picked.",
         "picks.ticker = $ticker",
         by={RUN_DATE: DATE, "picks.id": ROW_ID},
         newest_first=True,
-        ticker=Argument(str, "The share, as in `BRK.B`."),
+        ticker=TICKER,
     )
     closes: Connection[Close] = page(
         "All readings of one share's prices, newest session first. A session that was read differently has several.",
         "closes.ticker = $ticker",
         by={"closes.trading_day": DATE, "closes.read_at": TIME},
         newest_first=True,
-        ticker=Argument(str, "The share, as in `BRK.B`."),
+        ticker=TICKER,
     )
     splits: Connection[Split] = page(
         "All readings of one share's splits, newest first.",
         "splits.ticker = $ticker",
         by={"splits.effective_date": DATE, "splits.read_at": TIME},
         newest_first=True,
-        ticker=Argument(str, "The share, as in `BRK.B`."),
+        ticker=TICKER,
     )
     journal: JournalConnection = page(
         "The journal, oldest first.",
@@ -460,8 +515,8 @@ class Query:
         cost=5_000,
         arguments={
             "series": SERIES,
-            "from": Argument(date | None, "Only from this Monday on."),
-            "to": Argument(date | None, "Only up to this Monday."),
+            "from": Argument(date | None, "Only Mondays on this day or later."),
+            "to": Argument(date | None, "Only Mondays up to this day."),
             "action": Argument(model.Action | None, "Only these picks."),
         },
     )

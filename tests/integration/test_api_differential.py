@@ -25,8 +25,8 @@ DATES = ["2026-01-05", "2026-01-12", "2026-01-26", "2026-02-02", "0001-01-01"]
 PICKS = [str(an_id(4, n)) for n in (1, 4, 7, 10)]
 VALUES = {
     "id": [*(str(an_id(3, n)) for n in range(1, 6)), *PICKS, "nope", ""],
-    "runDate": DATES,
-    "series": ["main", "main", "second", "nobody", "a'b$1 %s"],
+    "runDate": [*DATES, "2026-01-06"],
+    "series": ["main", "main", "main", "second", "nobody", "a'b$1 %s"],
     "first": [1, 2, 3, 4, 20, 100, 0, 101, -1],
     "after": [
         *map(a_cursor, DATES),
@@ -35,7 +35,7 @@ VALUES = {
         "!!",
         "",
     ],
-    "ticker": ["AAPL", "BRK.B", "KO", "x"],
+    "ticker": ["AAPL", "BRK.B", "KO", "ZZZ", "x"],
     "from": DATES,
     "to": DATES,
 }

@@ -208,14 +208,12 @@ async def test_filters(database, pool):
     query = """{
         failed: batches(status: FAILED) { nodes { runDate } }
         second: batches(series: "second") { nodes { runDate } }
-        nobody: batches(series: "nobody") { nodes { runDate } pageInfo { hasNextPage } }
         ended: journal(kind: PICK_ENDED) { nodes { kind } pageInfo { hasNextPage } }
         unresolved: batchOn(runDate: "2026-01-12") { checkpoints(status: SKIPPED) { day skipReason } } }"""
     closed = [{"day": day, "skipReason": "MARKET_CLOSED"} for day in (6, 7, 8, 13, 14)]
     assert await asked(pool, query) == {
         "failed": {"nodes": [{"runDate": "2026-01-19"}]},
         "second": {"nodes": [{"runDate": "2026-01-05"}]},
-        "nobody": {"nodes": [], "pageInfo": {"hasNextPage": False}},
         "ended": {"nodes": [{"kind": "PICK_ENDED"}], "pageInfo": {"hasNextPage": False}},
         "unresolved": {"checkpoints": [*closed[:3], {"day": 12, "skipReason": "MISSING_CLOSE"}, *closed[3:]]},
     }

@@ -96,3 +96,30 @@ async def test_a_hash_that_is_not_the_documents(client):
 async def test_what_names_no_document(extensions, client):
     response = await client.post("/graphql", json={"extensions": extensions})
     assert (response.status_code, code(response)) == (400, "BAD_REQUEST")
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "refusal"),
+    [
+        pytest.param("BatchOn", {"runDate": "2026-11-24"}, "BAD_DATE", id="a Tuesday"),
+        pytest.param("BatchOn", {"runDate": "2026-11-23", "series": "nobody"}, "BAD_SERIES", id="no series"),
+        pytest.param("Batches", {"series": "MAIN"}, "BAD_SERIES", id="another series' capitals"),
+        pytest.param("PickStory", {"id": "nope"}, "BAD_ID", id="no id"),
+        pytest.param("Batches", {"first": 0}, "BAD_PAGE_SIZE", id="an empty page"),
+        pytest.param("Batches", {"after": "Nw=="}, "BAD_CURSOR", id="the journal's cursor"),
+    ],
+)
+async def test_refused_by_every_way(name, variables, refusal, client):
+    """A value that cannot fit is refused alike: sent or named, in the address or the body, the first and second time."""
+    extensions = named(hash_of(OPERATIONS[name]))
+    written = {"variables": json.dumps(variables)}
+    for _ in range(2):
+        for response in (
+            await client.post("/graphql", json={"query": OPERATIONS[name], "variables": variables}),
+            await client.post("/graphql", json={"extensions": extensions, "variables": variables}),
+            await client.get("/graphql", params={"query": OPERATIONS[name], **written}),
+            await client.get("/graphql", params={"extensions": json.dumps(extensions), **written}),
+        ):
+            (error,) = response.json()["errors"]
+            assert (response.status_code, error["extensions"]["code"]) == (200, refusal)
+            assert response.headers["cache-control"] == "no-store"

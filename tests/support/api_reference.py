@@ -45,10 +45,11 @@ class Reference:
             return default(row, info, **args)
         definition = info.parent_type.fields[info.field_name]
         declaration = declared(definition)
-        arguments = {
-            name: None if args.get(camel) is None else argument.convert(args[camel])
-            for camel, (name, argument) in zip(definition.args, declaration.metadata["arguments"].items(), strict=True)
-        }
+        arguments = {}
+        for camel, (name, argument) in zip(definition.args, declaration.metadata["arguments"].items(), strict=True):
+            arguments[name] = None if args.get(camel) is None else argument.convert(args[camel])
+            if arguments[name] is not None:
+                argument.check(arguments[name], self.facts)
         target = get_named_type(definition.type)
         match source_of(definition):
             case Column():

@@ -7,7 +7,7 @@ was left, or could not be read to its end, ends without the end that HTTP gives 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import date
 from typing import Any
@@ -23,7 +23,7 @@ from api.cache import names
 from api.engine import Answer, Engine, refused
 from api.fields import refusal
 from api.http import busy, gone
-from api.schema import read_date
+from api.schema import quoted, read_date
 from app.domain.model import SERIES
 from app.domain.text import one_line
 from app.web.feeds.export import FORMAT, ExportStopped, Part, Wanted, parts, written
@@ -43,9 +43,17 @@ Standing = Callable[[], AbstractAsyncContextManager[Engine]]
 log = structlog.get_logger()
 
 
-def downloads(standing: Standing, headers: Mapping[str, str] = {}) -> Sequence[ASGIRouteHandler]:
-    """Return the handlers of exports; `standing` gives an engine on one snapshot, `headers` go with every export."""
-    downloads = Downloads(standing, [(name.lower().encode(), value.encode()) for name, value in headers.items()])
+def downloads(
+    standing: Standing, headers: Mapping[str, str] = {}, series: Collection[str] = (SERIES,)
+) -> Sequence[ASGIRouteHandler]:
+    """
+    Return the handlers of exports.
+
+    `standing` gives an engine on one snapshot, `headers` go with every export, and `series` are
+    those that may be asked for.
+    """
+    named = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    downloads = Downloads(standing, named, series)
     return [_route(downloads, form) for form in TYPES]
 
 
@@ -65,15 +73,20 @@ def _route(downloads: "Downloads", form: str) -> ASGIRouteHandler:
 class Downloads:
     """Sends exports, a few at once."""
 
-    def __init__(self, standing: Standing, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        self.standing, self.headers = standing, headers
+    def __init__(
+        self,
+        standing: Standing,
+        headers: Sequence[tuple[bytes, bytes]],
+        series: Collection[str] = (SERIES,),
+    ) -> None:
+        self.standing, self.headers, self.series = standing, headers, series
         self.under_way = 0
 
     async def answer(self, form: str, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request: with the export, with why there is none, or with what it said before."""
         accept = dict(scope["headers"]).get(b"accept", b"")
         try:
-            wanted = asked(Request(scope).query_params.multi_items())
+            wanted = asked(Request(scope).query_params.multi_items(), self.series)
         except GraphQLError as error:
             await _refuse(scope, receive, send, refused(error))
             return
@@ -123,8 +136,8 @@ class Downloads:
         return {"type": "http.response.start", "status": 200, "headers": headers}, scope["method"] == "GET"
 
 
-def asked(said: Iterable[tuple[str, str]]) -> Wanted:
-    """Return which Mondays a request's parameters ask for, or refuse them, by name."""
+def asked(said: Iterable[tuple[str, str]], series: Collection[str] = (SERIES,)) -> Wanted:
+    """Return which Mondays of which of the `series` a request's parameters ask for, or refuse them, by name."""
     given: dict[str, Any] = {}
     for name, text in said:
         if name not in ("from", "to", "series"):
@@ -133,16 +146,16 @@ def asked(said: Iterable[tuple[str, str]]) -> Wanted:
             )
         if name in given:
             raise refusal("BAD_REQUEST", f"`{name}` may be given once.")
-        given[name] = _series(text) if name == "series" else _day(name, text)
+        given[name] = _series(text, series) if name == "series" else _day(name, text)
     begin, end = given.get("from"), given.get("to")
     if begin and end and begin > end:
         raise refusal("BAD_REQUEST", f"`from` must not be after `to`: {begin} is after {end}.")
     return Wanted(given.get("series", SERIES), begin, end)
 
 
-def _series(text: str) -> str:
-    if not text.isprintable() or not text:
-        raise refusal("BAD_REQUEST", f"`series` must be a name, such as {SERIES}.")
+def _series(text: str, series: Collection[str]) -> str:
+    if text not in series:
+        raise refusal("BAD_REQUEST", f"There is no series {quoted(text)}. The series: {', '.join(series)}.")
     return text
 
 
