@@ -29,7 +29,7 @@ from app.database import migrations, pools, rehearsed
 from app.database.embedded import address_of
 from app.database.queries import Fetch, fetcher, standing
 from app.database.revision import Revision
-from app.domain.calendar import Clock
+from app.domain.calendar import Calendar, Clock
 from app.ops import snapshot
 from app.web.charts.image import picture
 from app.web.feeds.atom import feed
@@ -205,12 +205,13 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
     """Return the service; its lifespan brings the rest to life."""
     rehearsed = clock_of is not None
     notice = _MADE_UP if rehearsed else ""
-    marks = {"X-Rehearsed": "true"} if rehearsed else {}
+    # What is made up is marked on every response, and search engines are asked to leave it out.
+    marks = {"X-Rehearsed": "true", "X-Robots-Tag": "noindex"} if rehearsed else {}
     runtime = Runtime(rehearsed=rehearsed)
     revision = Revision()
     metrics = Metrics(VERSION, rehearsed=rehearsed)
     engine = Engine(schema, runtime.fetch, runtime.facts)
-    site = Site(engine, notice, settings.public_url)
+    site = Site(engine, notice, settings.public_url, Calendar(settings.market_closed_days))
     live = Live(revision.changed, site.head)
 
     @asynccontextmanager
@@ -260,7 +261,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         request_max_body_size=LONGEST_BODY,
     )
     cache = Cache(
-        Requests(litestar, metrics.count),
+        Requests(litestar, metrics.count, marks),
         revision.now,
         cached_query,
         told=metrics.answered,

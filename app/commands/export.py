@@ -18,7 +18,7 @@ from app.core import settings
 from app.database import pools, rehearsed
 from app.database.queries import fetching
 from app.domain.model import SERIES
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, Refused
 from app.web.feeds.export import FORMS, Part, Wanted, parts, written
 
 Tell = Callable[[str, int, int], None]
@@ -45,11 +45,15 @@ class Exported:
 
 @click.command()
 @click.argument("file", type=click.Path(allow_dash=True, dir_okay=False, path_type=Path), default="-")
-@click.option("--format", "form", type=click.Choice(list(FORMS)), help="By default what FILE ends in, otherwise csv.")
+@click.option(
+    "--format", "form", type=click.Choice(list(FORMS)), help="Of the standard output; a FILE has that of its ending."
+)
 @click.option("--force", is_flag=True, help="Write over FILE if it is there.")
 @of_the_rehearsal
 def export(file: Path, form: str | None, force: bool, of_the_rehearsal: bool) -> None:
     """Write all of the record as rows, one for each pick and each morning, into FILE or the standard output.
+
+    FILE ends in .csv or .json; any other name is refused, so that no file looks like what it is not.
 
     It is what `/export.csv` and `/export.json` give: docs/export.md says what each column means. All of it is of one
     moment, and nobody has to stop for it. FILE takes its name when it is complete. Ends with the journal's head.
@@ -61,7 +65,7 @@ def export(file: Path, form: str | None, force: bool, of_the_rehearsal: bool) ->
     """
     configuration = settings.load()
     address = terminal.address(configuration, rehearsal=of_the_rehearsal)
-    chosen = form or (file.suffix[1:] if file.suffix[1:] in FORMS else "csv")
+    chosen = _form(file, form)
     target = files.stdout() if str(file) == "-" else files.whole(file.resolve(), force=force, public=True)
     asyncio.run(_ready(address, rehearsal=of_the_rehearsal))
     try:
@@ -73,6 +77,19 @@ def export(file: Path, form: str | None, force: bool, of_the_rehearsal: bool) ->
     click.echo(f"Exported: {counted}. The head: {done.head or 'none yet'}", err=str(file) == "-")
     if done.rehearsed:
         say("This is a rehearsal's record: all of it is made up, and marked so.")
+
+
+def _form(file: Path, form: str | None) -> str:
+    """Return the format of an export into `file`, or refuse a name that promises another one."""
+    if str(file) == "-":
+        return form or "csv"
+    ending = file.suffix[1:].lower()
+    if ending not in FORMS:
+        endings = " or ".join(f".{name}" for name in FORMS)
+        raise Refused(f"An export is CSV or JSON, so FILE must end in {endings}, not as {file.name} does.")
+    if form not in (None, ending):
+        raise Refused(f"{file.name} would not hold what its name says: --format is {form}. Leave --format out.")
+    return ending
 
 
 async def _ready(address: str, *, rehearsal: bool) -> None:

@@ -8,6 +8,7 @@ from app.commands import tables
 from app.commands.terminal import DAY, asynchronous, opened
 from app.core import settings
 from app.domain import prompt
+from app.domain.calendar import Calendar
 from app.domain.model import SERIES
 from app.errors import Refused
 from app.store import batches
@@ -18,19 +19,20 @@ from app.store import batches
 @click.option("--rehearsal", "of_the_rehearsal", is_flag=True, help="Show the embedded rehearsal's record.")
 @asynchronous
 async def show(run_date: datetime | None, of_the_rehearsal: bool) -> None:
-    """Print a batch as a table: the newest, or that of RUN_DATE.
+    """Print a batch as a table: the newest, or that of RUN_DATE. Below it stands whether each call is right.
 
     \b
     Examples:
       alpha-monday show
       alpha-monday show 2026-11-16
     """
-    async with opened(settings.load(), rehearsal=of_the_rehearsal) as pool:
+    configuration = settings.load()
+    async with opened(configuration, rehearsal=of_the_rehearsal) as pool:
         async with pool.connection() as conn:
             batch = await (batches.on(conn, SERIES, run_date.date()) if run_date else batches.newest(conn, SERIES))
         if batch is None:
             raise Refused(f"There is no batch of {run_date:%Y-%m-%d}." if run_date else "There is no batch yet.")
-        await tables.show(pool, batch)
+        await tables.show(pool, batch, Calendar(configuration.market_closed_days))
 
 
 @click.command("closes")

@@ -34,7 +34,10 @@ async def status(as_json: bool, of_the_rehearsal: bool) -> None:
     Lines that begin with `note:` explain what went otherwise than it should have; `to do:` is for a person.
 
     \b
-    Exit code: 0 all is well, 1 something needs a person.
+    The last line is "All is well." only if nothing is wrong at this moment.
+
+    \b
+    Exit code: 0 nothing needs a person, 1 something does.
 
     \b
     Examples:
@@ -47,7 +50,7 @@ async def status(as_json: bool, of_the_rehearsal: bool) -> None:
         state = await snapshot.for_operator(pool, configuration, clock)
     to_do, noted = list(needs(state)), list(notes(state))
     if as_json:
-        outcome = {"notes": noted, "to_do": to_do, "well": not to_do}
+        outcome = {"notes": noted, "to_do": to_do, "well": not to_do and not _is_overdue(state)}
         click.echo(msgspec.json.encode(document(state) | outcome))
     else:
         for line in facts(state):
@@ -56,9 +59,22 @@ async def status(as_json: bool, of_the_rehearsal: bool) -> None:
             for line in lines:
                 click.echo(f"{mark}: {printable(line)}")
         if not to_do:
-            click.echo("All is well.")
+            click.echo("Nothing needs a person." if _is_troubled(state) else "All is well.")
     if to_do:
         sys.exit(1)
+
+
+def _is_overdue(state: OperatorSnapshot) -> bool:
+    """Return whether a checkpoint has been overdue for longer than a worker needs to come to it."""
+    return any(state.at - one.due_at > _PATIENCE for one in state.work.overdue)
+
+
+def _is_troubled(state: OperatorSnapshot) -> bool:
+    """Return whether something is wrong at this moment, although it needs no person."""
+    work, batch = state.work, state.record.monday.batch
+    without_picks = batch is not None and batch.status == BatchStatus.FAILED
+    waits = bool(work.overdue or work.skipped or work.stalled) or state.quota_is_spent
+    return waits or without_picks or bool(state.past.unrecorded)
 
 
 def document(state: OperatorSnapshot) -> dict[str, Any]:
@@ -158,6 +174,14 @@ def _next_checkpoints(state: OperatorSnapshot) -> str:
     checkpoints = state.work.next_checkpoints
     if not checkpoints:
         return "none"
+    figures = state.work.next_figures
+    if figures == checkpoints:
+        return _due(checkpoints)
+    # The day before it is no session, so it is always skipped: a person waits for the figures.
+    return f"{_due(checkpoints)}, without figures; next figures: {_due(figures) if figures else 'none'}"
+
+
+def _due(checkpoints: Sequence[PendingCheckpoint]) -> str:
     names = ", ".join(_name(one.day, one.run_date) for one in checkpoints)
     return f"{names}: {local(checkpoints[0].due_at)}"
 

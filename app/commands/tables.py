@@ -1,26 +1,40 @@
 """The record, and whatever else has rows, as tables on a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from app.commands.terminal import local
 from app.database import rehearsed
 from app.database.pools import Pool
-from app.domain.model import Batch, PickMetric
+from app.domain.calendar import FORTNIGHT, Calendar, due_at
+from app.domain.model import (
+    CHECKPOINT_DAYS,
+    Action,
+    Batch,
+    BatchStatus,
+    Checkpoint,
+    CheckpointStatus,
+    Pick,
+    PickMetric,
+    SkipReason,
+)
 from app.domain.returns import plain
 from app.errors import Refused
 from app.store import batches, checkpoints, closes, splits
+from app.web.formatting import MINUS, signed
 
 out = Console(soft_wrap=True, highlight=False)
 
 _UNUSUAL = "!"
 
 
-async def show(pool: Pool, batch: Batch) -> None:
-    """Print a batch: its picks, and how they stood day by day."""
+async def show(pool: Pool, batch: Batch, sessions: Calendar) -> None:
+    """Print a batch: its picks, how their shares stood day by day, and whether each call is right."""
     async with pool.connection() as conn:
         picks = await batches.picks_of(conn, batch.id)
         taken = await checkpoints.of(conn, batch.id)
@@ -41,8 +55,57 @@ async def show(pool: Pool, batch: Batch) -> None:
         note = one.note or ("" if one.day else f"closes of {one.trading_day}")
         table.add_row(str(one.day), str(one.checkpoint_date), benchmark, *cells, note)
     out.print(table)
+    out.print("In the table: each share's change since day 0, whatever the call.")
+    for line in _calls(batch, picks, taken, metrics):
+        out.print(line)
+    if batch.status == BatchStatus.ACTIVE:
+        out.print(_next_figures(batch, taken, sessions))
     if any(metric.unusual_move for day in metrics.values() for metric in day.values()):
         out.print(f"{_UNUSUAL} A move of a quarter or more in one session that no split explains.")
+
+
+def _calls(
+    batch: Batch,
+    picks: Sequence[Pick],
+    taken: Sequence[Checkpoint],
+    metrics: Mapping[UUID, Mapping[UUID, PickMetric]],
+) -> Iterator[str]:
+    """Say of each pick whether its call is right: at the result, or so far."""
+    computed = [one for one in taken if one.day and one.status == CheckpointStatus.COMPUTED]
+    if not computed:
+        yield "No call is right or wrong yet: there are no figures."
+        return
+    last = computed[-1]
+    result = result_of(batch, taken)
+    if result:
+        yield f"The result, of day {last.day}, closes of {last.trading_day}:"
+    elif batch.status == BatchStatus.COMPLETED:
+        yield f"Unresolved: the last session has no figures. So far, on day {last.day}:"
+    so_far = "" if result else " so far"
+    for pick in picks:
+        metric = metrics[last.id][pick.id]
+        favour = -metric.vs_benchmark_pct if pick.action is Action.SELL else metric.vs_benchmark_pct
+        right = "right" if favour > 0 else "wrong"
+        against = f"points in the call's favour against {batch.benchmark_symbol}"
+        yield f"{pick.action} {pick.ticker}: {right}{so_far}, {signed(favour).replace(MINUS, '-')} {against}"
+
+
+def result_of(batch: Batch, taken: Sequence[Checkpoint]) -> Checkpoint | None:
+    """Return a completed batch's checkpoint of the last session before day 14; None if that one was skipped."""
+    sessions = [one for one in taken if one.day and one.skip_reason != SkipReason.MARKET_CLOSED]
+    if batch.status != BatchStatus.COMPLETED or not sessions:
+        return None
+    last = max(sessions, key=lambda one: one.day)
+    return last if last.status == CheckpointStatus.COMPUTED else None
+
+
+def _next_figures(batch: Batch, taken: Sequence[Checkpoint], sessions: Calendar) -> str:
+    days = {one.day for one in taken}
+    day = sessions.first_with_figures(batch.run_date, [day for day in FORTNIGHT if day not in days])
+    if day is None:
+        end = local(due_at(batch.run_date, CHECKPOINT_DAYS))
+        return f"Next figures: none, no session is left. The fortnight ends on {end}."
+    return f"Next figures: day {day}, {local(due_at(batch.run_date, day))}."
 
 
 def _table(*columns: str) -> Table:

@@ -134,6 +134,17 @@ class Calendar:
         before = checkpoint_date - _DAY
         return before if self.is_session(before) else None
 
+    def first_with_figures(self, run_date: date, days: Iterable[int]) -> int | None:
+        """
+        Return the first of `days` of a fortnight whose checkpoint has a session to measure.
+
+        The other days' checkpoints are always skipped. None if all of them are.
+        """
+        for day in days:
+            if self.trading_day(checkpoint_date(run_date, day)):
+                return day
+        return None
+
     def is_late(self, run_date: date, created_at: datetime) -> bool:
         """Return whether `created_at` is at or after the open of the first session on or after the run date."""
         return created_at >= at(self.session_from(run_date), OPEN)

@@ -158,7 +158,7 @@ class PickCounts(Struct, frozen=True):
 
     total: Annotated[int, Meta(description="All of them.")]
     finished: Annotated[int, Meta(description="Those of scored batches; the others enter no figure.")]
-    hits: Annotated[int, Meta(description="How many finished picks have an `alphaPct` above zero.")]
+    hits: Annotated[int, Meta(description="How many finished picks were right: their `alphaPct` is above zero.")]
     hit_rate_pct: Annotated[
         Decimal | None,
         Meta(description="The share of hits, in percent; null without finished picks."),

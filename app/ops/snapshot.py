@@ -198,12 +198,14 @@ class Work(Struct, frozen=True):
     """
     Checkpoints and jobs that may need attention.
 
-    `next_checkpoints` are those that are due next, all at the same time. `overdue` are due and have
-    no row. `skipped` lack their prices. `stalled` are the ids of the jobs that a dead worker left
+    `next_checkpoints` are those that are due next, all at the same time; `next_figures` are the
+    first of them, or after them, that a session precedes: the others are always skipped. `overdue`
+    are due and have no row. `skipped` lack their prices. `stalled` are the ids of the jobs that a dead worker left
     behind.
     """
 
     next_checkpoints: list[PendingCheckpoint]
+    next_figures: list[PendingCheckpoint]
     overdue: list[PendingCheckpoint]
     skipped: list[SkippedCheckpoint]
     stalled: list[int]
@@ -326,7 +328,7 @@ async def for_operator(pool: pools.Pool, settings: Settings, clock: Clock) -> Op
             providers=await _providers(conn, ledger, at),
             rehearsed=await rehearsed.is_rehearsed_on(conn),
             clock_stopped=stopped_at is not None,
-            work=await _work(conn, record, at),
+            work=await _work(conn, record, at, calendar.Calendar(settings.market_closed_days)),
             last_batch=await batches.newest_made(conn, SERIES),
             last_checkpoint=next(iter(await checkpoints.computed(conn, most=1)), None),
             messages=await _messages(conn, settings),
@@ -487,16 +489,19 @@ async def _totals(conn: Conn, ledger: Ledger, at: datetime) -> Totals:
     )
 
 
-async def _work(conn: Conn, record: RecordState, at: datetime) -> Work:
+async def _work(conn: Conn, record: RecordState, at: datetime, sessions: calendar.Calendar) -> Work:
     unfinished = await queue_tables.find(conn, NOT_ENDED, None, _MAX_JOBS)
     failed = await queue_tables.find(conn, ("failed",), None, _MAX_JOBS)
     subjects = await admin.subjects(conn, [*unfinished, *failed])
     overdue = _with_jobs(record.overdue, unfinished, subjects)
     coming = _with_jobs(record.coming, unfinished, subjects)
     next_at = coming[0].due_at if coming else None
+    measured = [one for one in coming if sessions.first_with_figures(one.run_date, [one.day])]
+    figures_at = measured[0].due_at if measured else None
     owed = _owed(record, [*overdue, *coming], calendar.today(at))
     return Work(
         next_checkpoints=[checkpoint for checkpoint in coming if checkpoint.due_at == next_at],
+        next_figures=[checkpoint for checkpoint in measured if checkpoint.due_at == figures_at],
         overdue=overdue,
         skipped=await _skipped(conn, record.without_prices),
         stalled=[job.id for job in unfinished if job.status == "stalled"],

@@ -1,4 +1,4 @@
-"""The open of a pick's first session: the first price at which one could have bought, known when its bar was read."""
+"""The open of a pick's first session: the first price at which one could have traded, known when its bar was read."""
 
 from collections.abc import Mapping, Sequence
 from uuid import UUID

@@ -6,7 +6,7 @@ nothing, and count themselves. The id is the client's or the proxy's own where t
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from secrets import token_hex
 from time import perf_counter
 from typing import Any
@@ -28,8 +28,10 @@ _PLAIN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 class Requests:
     """Hands requests on to the service behind it."""
 
-    def __init__(self, app: App, told: Told) -> None:
+    def __init__(self, app: App, told: Told, marks: Mapping[str, str] = {}) -> None:
+        """Take `marks`: headers that every response has, whoever made it."""
         self.app, self.told = app, told
+        self.marks: Headers = [(name.lower().encode(), value.encode()) for name, value in marks.items()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Have a request answered."""
@@ -46,7 +48,11 @@ class Requests:
             if message["type"] == "http.response.start":
                 # Until here: how fast a client reads is no measure of ours.
                 status, took = message["status"], perf_counter() - began
-                headers: Headers = [*message.get("headers", ()), (REQUEST_ID, id)]
+                made = list(message.get("headers", ()))
+                headers: Headers = [*made, (REQUEST_ID, id)]
+                if self.marks:
+                    named = {name for name, _ in made}
+                    headers = [*headers, *(mark for mark in self.marks if mark[0] not in named)]
                 message = {**message, "headers": safe(headers, https=https)}
             await send(message)
 

@@ -61,6 +61,7 @@ def page(notice: str = "", packages: Path = FOLDER / "node_modules") -> Page:
     folder = paths.GRAPHIQL_FILES if here else f"{CDN}/npm"
     tags = [_tag(f"{folder}/{name}", digest) for name, digest in THEIRS.items()]
     html = Template((FOLDER / "page.html").read_text()).substitute(
+        robots='<meta name="robots" content="noindex">' if notice else "",
         style=_tag(style, _digest(css)),
         banner=f'<p id="banner" role="note">{escape(notice)}</p>' if notice else "",
         documents=escape(json.dumps(documents())),

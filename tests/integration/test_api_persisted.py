@@ -110,7 +110,7 @@ async def test_what_names_no_document(extensions, client):
     ],
 )
 async def test_refused_by_every_way(name, variables, refusal, client):
-    """A value that cannot fit is refused alike: sent or named, in the address or the body, the first and second time."""
+    """A value that cannot fit is refused alike: sent or named, in the address or the body, and once more."""
     extensions = named(hash_of(OPERATIONS[name]))
     written = {"variables": json.dumps(variables)}
     for _ in range(2):

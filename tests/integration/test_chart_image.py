@@ -16,7 +16,7 @@ from app.web.charts.batch_chart import LIGHT
 from app.web.charts.image import HEIGHT, MOST, WIDTH, Pictures, told, whole
 
 MONDAYS = {
-    "2026-01-05": "BUY AAPL, SELL KO, BUY BRK.B: 3 of 3 ahead of SPY",
+    "2026-01-05": "BUY AAPL, SELL KO, BUY BRK.B: 3 of 3 calls right",
     "2026-01-12": "SELL MSFT, BUY AAPL, BUY NVDA: unresolved",
     "2026-01-19": "No picks",
     "2026-01-26": "SELL AAPL, BUY BRK.B, SELL XOM",
@@ -69,7 +69,9 @@ async def test_what_it_says(database, pool, monday, line):
     svg = whole(batch, rehearsed=False)
     assert line in svg
     assert ("A provider could not be reached, or refused." in svg) == (monday == "2026-01-19")
-    assert ("Percentage points ahead of SPY" in svg) == (monday != "2026-01-19")
+    assert ("Percentage points in the call's favour against SPY: above zero, the call is right" in svg) == (
+        monday != "2026-01-19"
+    )
     assert "made up" not in svg
     assert "Rehearsed: all of it is made up" in whole(batch, rehearsed=True)
 
@@ -78,7 +80,7 @@ async def test_a_late_monday_says_so(database, pool):
     """What is not scored is not shown as if it were."""
     plant(database)
     batch = await batch_of(pool, "2026-01-05")
-    assert told({**batch, "late": True}) == "BUY AAPL, SELL KO, BUY BRK.B (late): 3 of 3 ahead of SPY"
+    assert told({**batch, "late": True}) == "BUY AAPL, SELL KO, BUY BRK.B (late): 3 of 3 calls right"
 
 
 async def test_every_letter_is_in_the_fonts(database, pool):

@@ -423,9 +423,10 @@ def test_the_command_writes_what_the_address_gives(database, tmp_path, commanded
         assert (said.code, file.read_bytes()) == (0, content)
         assert re.fullmatch(r"Exported: 106 rows of 4 Mondays\. The head: 56:[0-9a-f]{64}\n", said.out)
         assert file.stat().st_mode & 0o444 == 0o444
-    named = tmp_path / "all.txt"
-    assert commanded("export", named, "--format", "json", DATABASE_URL=database).code == 0
-    assert named.read_bytes() == expected[1]
+    for form, content in zip(("CSV", "Json"), expected, strict=True):
+        file = tmp_path / f"capitals.{form}"
+        assert commanded("export", file, "--format", form.lower(), DATABASE_URL=database).code == 0
+        assert file.read_bytes() == content
 
 
 async def test_the_command_into_a_pipe(database, tmp_path):
@@ -459,6 +460,46 @@ def test_the_command_refuses(database, tmp_path, commanded):
     lost = commanded("export", tmp_path / "no" / "all.csv", DATABASE_URL=database)
     assert (lost.code, "could not be written to" in lost.err) == (1, True)
     assert [path.name for path in tmp_path.iterdir()] == ["all.csv"]
+
+
+# The kind: a name that promises another content than it gets. `export picks.xlsx` wrote CSV.
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("picks.xlsx", []),
+        ("picks.xls", []),
+        ("picks.ods", []),
+        ("picks.tsv", []),
+        ("picks.txt", []),
+        ("picks.parquet", []),
+        ("picks.jsonl", []),
+        ("picks.csv.gz", []),
+        ("picks.csv.xlsx", []),
+        ("picks.csv ", []),
+        ("picks.csv~", []),
+        ("picks.", []),
+        ("picks", []),
+        ("csv", []),
+        (".csv", []),
+        ("picks.xlsx", ["--format", "csv"]),
+        ("picks", ["--format", "json"]),
+        ("picks.csv", ["--format", "json"]),
+        ("picks.JSON", ["--format", "csv"]),
+        ("picks.xlsx", ["--force"]),
+    ],
+)
+def test_the_command_refuses_a_name(database, tmp_path, commanded, name, options):
+    """One line says what would fit; nothing is written, and a file of that name stays as it is."""
+    file = tmp_path / name
+    if "--force" in options:
+        file.write_text("mine")
+    said = commanded("export", file, *options, DATABASE_URL=database)
+    assert (said.code, said.out, len(said.err.splitlines())) == (1, "", 1)
+    fits = (
+        "Leave --format out" if name.lower().endswith((".csv", ".json")) and "--format" in options else "FILE must end"
+    )
+    assert fits in said.err or name == ".csv"
+    assert [path.read_text() for path in tmp_path.iterdir()] == (["mine"] if "--force" in options else [])
 
 
 @pytest.mark.long

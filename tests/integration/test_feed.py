@@ -93,7 +93,7 @@ async def test_what_it_tells(service):
         (f"SELL AAPL, BUY BRK.B and SELL XOM on Monday {RUNNING.day} January 2026", "2026-01-26T14:00"),
         (f"The picks of Monday {UNRESOLVED.day} January 2026: unresolved", "2026-01-26T14:00"),
         (f"No picks on Monday {FAILED.day} January 2026", "2026-01-20T14:00"),
-        (f"The picks of Monday {WON.day} January 2026: 3 of 3 ahead of SPY", "2026-01-19T14:00"),
+        (f"The picks of Monday {WON.day} January 2026: 3 of 3 calls right", "2026-01-19T14:00"),
         (f"SELL MSFT, BUY AAPL and BUY NVDA on Monday {UNRESOLVED.day} January 2026", "2026-01-12T14:00"),
         (f"BUY AAPL, SELL KO and BUY BRK.B on Monday {WON.day} January 2026", "2026-01-05T14:00"),
     ]
@@ -122,9 +122,13 @@ async def test_its_figures_are_the_apis(service):
     picks = (await service.tell(RESULT)).json()["data"]["batchOn"]["picks"]
     for pick in picks:
         directional, alpha = (pick["result"][name] for name in ("directionalReturnPct", "alphaPct"))
-        line = f"{pick['action']} {pick['ticker']}: {signed(directional)} % in its direction, {signed(alpha)} points"
+        right = "right" if Decimal(alpha) > 0 else "wrong"
+        line = f"{pick['action']} {pick['ticker']}: {right}, {signed(directional)} % in its direction, {signed(alpha)} "
+        line += "points in the call's favour against SPY"
         assert line in said
-        shown = re.search(rf"{re.escape(pick['ticker'])}: (\S+) %", said)[1].replace("\N{MINUS SIGN}", "-")
+        shown = re.search(rf"{re.escape(pick['ticker'])}: (?:right|wrong), (\S+) %", said)[1].replace(
+            "\N{MINUS SIGN}", "-"
+        )
         assert abs(Decimal(shown) - Decimal(directional)) <= Decimal("0.005")
 
 
@@ -157,7 +161,7 @@ async def test_a_correction_brings_a_result_up_again(database, service):
     async with living(database) as later:
         feed = await read(later)
     first = entries(feed)[0]
-    assert text(first, "title") == "The picks of Monday 5 January 2026: 3 of 3 ahead of SPY"
+    assert text(first, "title") == "The picks of Monday 5 January 2026: 3 of 3 calls right"
     assert "Put right: KO, current_price, from 67.05 to 66.05. A misprint." in words(first)
     after = {text(entry, "id"): text(entry, "updated") for entry in entries(feed)}
     changed = {name for name in after if before[name] != after[name]}

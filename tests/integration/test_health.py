@@ -81,7 +81,7 @@ async def test_a_failed_monday_and_a_spent_quota(tmp_path):
         code, said = lived.status()
         assert f"Monday {monday}: failed (MISSED: It is only a test.)" in said
         assert (code, lived.health()) == (1 if lasts else 0, (200, WELL))
-        assert said[-1].endswith("runs it again, until it is over in New York." if lasts else "All is well.")
+        assert said[-1].endswith("runs it again, until it is over in New York." if lasts else "Nothing needs a person.")
 
         change(
             lived.database,

@@ -90,7 +90,15 @@ async def test_the_first_monday(browser, record):
     for path in ("/", "/batches/2026-01-05"):
         found = await page(browser, path)
         assert heading(found) == "3 picks, and no morning has figures yet."
-        assert states(found) == ["baseline", "next", *["coming"] * 13]
+        assert states(found) == [
+            "baseline",
+            "next",
+            *["coming"] * 4,
+            *["closed"] * 2,
+            *["coming"] * 5,
+            "closed",
+            "closed",
+        ]
         main = text(one(found, "main"))
         assert "No morning has figures yet." in main
         assert "Tue 6 Jan 2026, 09:00 in New York" in main
@@ -108,12 +116,15 @@ async def test_in_the_middle_of_a_fortnight(browser, database):
     hits = sum(pick["latestMetric"]["hit"] for pick in picks)
     assert heading(found).startswith(f"{hits or 'None'} of 3 calls")
     # Days 1, 2, 3 and 5 were written, so day 4 is what comes first.
-    assert states(found) == ["baseline", *["computed"] * 3, "next", "computed", *["coming"] * 9]
+    assert states(found) == [
+        "baseline", "computed", "computed", "computed", "next", "computed", "closed", "closed",
+        "coming", "coming", "coming", "coming", "coming", "closed", "closed",
+    ]  # fmt: skip
     for pick, item in zip(picks, every(found, "li", class_="pick"), strict=True):
         assert text(one(item, "h3")) == f"{pick['action']} {pick['ticker']}"
         right = "right so far" if pick["latestMetric"]["hit"] else "wrong so far"
         assert f"points: {right}" in text(item)
-    assert "Next checkpointFri 30 Jan 2026, 09:00 in New York" in text(one(found, "dl"))
+    assert "Next figuresFri 30 Jan 2026, 09:00 in New York" in text(one(found, "dl"))
 
 
 async def test_a_completed_fortnight(browser, database):

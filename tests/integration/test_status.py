@@ -404,7 +404,7 @@ def test_a_rehearsals_time(told_time, commanded):
     code, out, err = commanded("status", DATABASE_URL=told_time)
     assert (code, err) == (0, "")
     assert out.startswith("now: Tuesday, 2026-10-27 12:00 in New York (rehearsed: all of it is made up)\n")
-    assert out.endswith("All is well.\n")
+    assert out.endswith("\nAll is well.\n")
     with psycopg.connect(told_time) as conn:
         conn.execute("UPDATE queue.procrastinate_workers SET last_heartbeat = now() - interval '3 h'")
     code, out, _ = commanded("status", "--rehearsal", DATABASE_URL=told_time)
@@ -435,6 +435,46 @@ async def test_json(house, commanded, told_time):
     assert told["last_batch"]["run_date"] == "2026-10-19"
     assert [(one["run_date"], one["day"]) for one in told["overdue"]] == [("2026-10-19", day) for day in range(1, 9)]
     assert told["next_checkpoints"][0]["due_at"] == "2026-10-28T13:00:00Z"
+
+
+# The kind: "All is well." below a line that says what is not. `overdue: 1` and it were said in one breath.
+@pytest.mark.parametrize(
+    ("changes", "line", "well"),
+    [
+        pytest.param([], "overdue: none", True, id="nothing"),
+        pytest.param(["overdue"], "overdue: 1", False, id="a checkpoint that is overdue for hours"),
+        pytest.param(["skipped"], "note: Day 1 of 2026-10-26 has no prices", True, id="a checkpoint without prices"),
+        pytest.param(["stalled"], "note: 1 job stalled", True, id="a stalled job"),
+        pytest.param(["quota"], "note: The quota of Alpha Vantage is spent", True, id="a spent quota"),
+        pytest.param(["failed"], "Monday 2026-10-26: failed", True, id="a Monday that failed and is over"),
+    ],
+)
+async def test_all_is_well_is_never_said_of_what_is_not(house, commanded, told_time, alive, changes, line, well):
+    """The last line speaks of persons then; the exit code stays 0, because no person is needed."""
+    if "failed" in changes:
+        house.world.model = [completes("no json")]
+        await house.begin()
+    elif changes:
+        await house.a_batch()
+    if "skipped" in changes:
+        house.world.absent.add(("AAPL", MONDAY))
+        house.clock.time = new_york(TUESDAY, 21)
+        await daily.take(house.tools, batch_id(SERIES, MONDAY), 1)
+    elif changes and "overdue" not in changes and "failed" not in changes:
+        house.clock.time = new_york(TUESDAY)
+        await daily.take(house.tools, batch_id(SERIES, MONDAY), 1)
+    if "stalled" in changes:
+        await house.rows("UPDATE procrastinate_jobs SET status = 'doing' WHERE args ->> 'day' = '2'")
+    if "quota" in changes:
+        await house.rows(
+            "INSERT INTO operations.provider_requests (provider, function, symbol, at, ended_at, outcome) "
+            "SELECT 'alphavantage', 'SPLITS', 'XOM', at, at, 'answered' FROM generate_series("
+            "timestamptz '2026-10-27 11:00-04', timestamptz '2026-10-27 11:58-04', '1 min') AS at"
+        )
+    code, out, err = commanded("status", DATABASE_URL=told_time)
+    assert (code, err, line in out) == (0, "", True), out
+    assert out.splitlines()[-1] == ("Nothing needs a person." if changes else "All is well.")
+    assert json.loads(commanded("status", "--json", DATABASE_URL=told_time).out)["well"] is well
 
 
 async def test_the_keys_of_json(house, commanded, told_time):

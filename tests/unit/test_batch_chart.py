@@ -74,7 +74,7 @@ def test_lines_differ_without_colour():
     assert dashes == {"stroke-pick-1": None, "stroke-pick-2": "7 4", "stroke-pick-3": "2 3.5"}
     marks = {(found.tag, found.get("class")) for found in svg if (found.get("class") or "").startswith("fill-pick")}
     assert {(f"{SVG}circle", "fill-pick-1"), (f"{SVG}rect", "fill-pick-2"), (f"{SVG}path", "fill-pick-3")} <= marks
-    assert {"KO +2.00", "MSFT +3.00", "XOM \N{MINUS SIGN}2.00", "SPY"} <= set(texts(svg))
+    assert {"BUY KO +2.00", "BUY MSFT +3.00", "BUY XOM \N{MINUS SIGN}2.00", "SPY"} <= set(texts(svg))
 
 
 def test_says_in_words_what_it_shows():
@@ -82,9 +82,12 @@ def test_says_in_words_what_it_shows():
     assert svg.get("role") == "img"
     told = {found.get("id"): found.text for found in svg if found.tag in (f"{SVG}title", f"{SVG}desc")}
     assert svg.get("aria-labelledby").split() == list(told)
-    assert told["chart-title"] == ("How far each pick of Monday 5 January 2026 is ahead of SPY, in percentage points")
+    assert told["chart-title"] == (
+        "Percentage points in the call's favour against SPY, for each pick of Monday 5 January 2026: above zero, the "
+        "call is right"
+    )
     assert told["chart-told"] == (
-        "KO (SELL) +1.00 on day 1 and MSFT (BUY) \N{MINUS SIGN}0.50 on day 1. Days without figures: 2."
+        "SELL KO +1.00 on day 1 and BUY MSFT \N{MINUS SIGN}0.50 on day 1. Days without figures: 2."
     )
 
 

@@ -1,5 +1,5 @@
 """
-A fortnight as a drawing: how far each pick is ahead of the benchmark, morning by morning.
+A fortnight as a drawing: each call's points in its favour against the benchmark, morning by morning.
 
 The benchmark is the zero line, and a SELL's line rises when its share falls behind: up is right for every pick. A line
 is only drawn between mornings that follow each other; days without figures are shaded, and the dots that lead over them
@@ -29,7 +29,7 @@ WHY = {"MARKET_CLOSED": "closed", "MISSING_CLOSE": "no price", "PROVIDER_ERROR":
 
 
 class Line(Struct, frozen=True):
-    """A pick's course: for each morning that has figures, how many percentage points it is ahead of the benchmark."""
+    """A pick's course: for each morning that has figures, the percentage points in the call's favour."""
 
     ticker: str
     action: str
@@ -52,7 +52,7 @@ class Look(Struct, frozen=True):
     height: int
     text: float = 13
     left: int = 44
-    right: int = 118
+    right: int = 158
     top: int = 14
     bottom: int = 46
     palette: Mapping[str, str] | None = None
@@ -65,7 +65,7 @@ class Look(Struct, frozen=True):
 
 
 WIDE = Look(960, 340)
-NARROW = Look(358, 280, text=12, left=36, right=98)
+NARROW = Look(358, 280, text=12, left=36, right=132)
 # For drawings that are seen by themselves. The same colours as the style sheet's, by light.
 LIGHT = {
     "pick-1": "#1f4e8c", "pick-2": "#a4460c", "pick-3": "#5b3f8f",
@@ -146,16 +146,17 @@ def in_words(fortnight: Fortnight) -> str:
     known = [line for line in fortnight.lines if len(line.points) > 1]
     if not known:
         return "No morning has figures yet."
-    ends = [f"{line.ticker} ({line.action}) {signed(_last(line)[1])} on day {_last(line)[0]}" for line in known]
+    ends = [f"{line.action} {line.ticker} {signed(_last(line)[1])} on day {_last(line)[0]}" for line in known]
     gaps = f" Days without figures: {listed([str(day) for day in fortnight.skipped])}." if fortnight.skipped else ""
     return f"{listed(ends)}.{gaps}"
 
 
 def _told(fortnight: Fortnight, name: str) -> Iterator[str]:
     title = (
-        f"How far each pick of {in_full(fortnight.run_date)} is ahead of {fortnight.benchmark}, in percentage points"
+        f"Percentage points in the call's favour against {fortnight.benchmark}, for each pick of "
+        f"{in_full(fortnight.run_date)}: above zero, the call is right"
     )
-    yield element("title", escape(title), id=f"{name}-title")
+    yield element("title", escape(title, quote=False), id=f"{name}-title")
     yield element("desc", escape(in_words(fortnight)), id=f"{name}-told")
 
 
@@ -293,7 +294,8 @@ def _ends(fortnight: Fortnight, scale: Scale) -> Iterator[tuple[float, float, st
         if day:
             name = element("tspan", escape(line.ticker[:8]), font_weight="650")
             colour = f"pick-{number % _STYLES + 1}"
-            yield scale.x(day) + 6, scale.y(float(value)), colour, f"{name} {signed(value)}"
+            words = f"{escape(line.action)} {name} {signed(value)}"
+            yield scale.x(day) + 6, scale.y(float(value)), colour, words
 
 
 def spread(wanted: Sequence[float], apart: float, top: float, bottom: float) -> list[float]:

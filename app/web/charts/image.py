@@ -31,7 +31,7 @@ from app.web.routes import BATCH_CHART, RUN_DATE
 # What sites that show links ask for, in pixels.
 WIDTH, HEIGHT = 1200, 630
 MARGIN = 64
-CHART = Look(WIDTH - 2 * MARGIN, 384, text=20, left=54, right=176, top=20, bottom=64, palette=LIGHT)
+CHART = Look(WIDTH - 2 * MARGIN, 384, text=20, left=54, right=232, top=20, bottom=64, palette=LIGHT)
 # A picture has some 40 KB.
 MOST = 64
 # Those that wait for theirs, each a tenth of a second, are under way: they may not keep everybody else from an answer.
@@ -127,7 +127,7 @@ def told(batch: Node) -> str:
     late = " (late)" if batch["late"] and batch["picks"] else ""
     if batch["result"]:
         hits = sum(pick["result"]["hit"] for pick in batch["picks"])
-        return f"{picks}{late}: {hits} of {len(batch['picks'])} ahead of {batch['benchmarkSymbol']}"
+        return f"{picks}{late}: {hits} of {len(batch['picks'])} calls right"
     return f"{picks}{late}: unresolved" if batch["status"] == "COMPLETED" else f"{picks or 'No picks'}{late}"
 
 
@@ -135,7 +135,8 @@ def _middle(batch: Node) -> Iterator[str]:
     if not batch["picks"]:
         yield _line(_why(batch["failureReason"]), 340, 34, "ink")
         return
-    yield _line(f"Percentage points ahead of {batch['benchmarkSymbol']}", 212, 18, "faint")
+    points = f"Percentage points in the call's favour against {batch['benchmarkSymbol']}"
+    yield _line(f"{points}: above zero, the call is right", 212, 18, "faint")
     inside = drawn(of_batch(batch), CHART)
     yield element("svg", inside, x=MARGIN, y=214, width=CHART.width, height=CHART.height)
 
@@ -150,5 +151,12 @@ def _why(reason: str) -> str:
 def _line(text: str, y: int, size: int, colour: str, *, weight: int = 400, right: bool = False) -> str:
     x, anchor = (WIDTH - MARGIN, "end") if right else (MARGIN, "start")
     return element(
-        "text", escape(text), x=x, y=y, font_size=size, font_weight=weight, text_anchor=anchor, fill=LIGHT[colour]
+        "text",
+        escape(text, quote=False),
+        x=x,
+        y=y,
+        font_size=size,
+        font_weight=weight,
+        text_anchor=anchor,
+        fill=LIGHT[colour],
     )

@@ -91,7 +91,7 @@ def weeks(held: Sequence[Mapping[str, Any]], look: Look, name: str) -> str:
     return _svg(
         look,
         name,
-        "What the picks held in a week added on average, week by week, in percentage points",
+        "Percentage points in the calls' favour that each week added to the picks held in it, on average",
         f"{up} of {len(values)} weeks were above zero.",
         *ground(plane),
         *_ends(plane, held, "monday"),

@@ -98,6 +98,9 @@ def written(told: Node, address: str = "", *, rehearsed: bool = False) -> bytes:
     _add(SubElement(feed, _atom("author")), "name", "Alpha Monday")
     _add(feed, "link", rel="self", type=MEDIA, href=f"{address}{FEED.path}")
     _add(feed, "link", rel="alternate", type="text/html", href=f"{address}{FRONT.path}")
+    if rehearsed:
+        # For readers and aggregators that keep no HTTP header: what is made up is not for search engines.
+        SubElement(feed, _xhtml("meta"), {"name": "robots", "content": "noindex"})
     _add_journal(feed, "head", head)
     for entry in reversed(entries):
         _write(feed, entry, address, head, "Made up: " if rehearsed else "")
@@ -169,10 +172,10 @@ def _result(batch: Node, whose: str) -> Entry:
     taken = [one for one in batch["journal"] if one["kind"] == "CHECKPOINT"]
     own = [one for one in taken if one["at"] == (result["takenAt"] if result else over)]
     hits = sum(pick["result"]["hit"] for pick in batch["picks"]) if result else 0
-    ahead = f"{hits} of {len(batch['picks'])} ahead of {batch['benchmarkSymbol']}" if result else "unresolved"
+    outcome = f"{hits} of {len(batch['picks'])} calls right" if result else "unresolved"
     return Entry(
         id=uuid5(_IDS, f"{whose} result"),
-        title=f"The picks of {in_full(batch['runDate'])}: {ahead}",
+        title=f"The picks of {in_full(batch['runDate'])}: {outcome}",
         path=BATCH.url(run_date=batch["runDate"]),
         published=over,
         updated=max([over, *([result["takenAt"]] if result else []), *(one["madeAt"] for one in corrections)]),
@@ -195,9 +198,10 @@ def _told_of_result(batch: Node, result: Node | None) -> Iterator[Element]:
     picks = Element(_xhtml("ul"))
     for pick in batch["picks"]:
         figures = pick["result"]
-        points = f"{signed(figures['alphaPct'])} points against {batch['benchmarkSymbol']}"
+        right = "right" if figures["hit"] else "wrong"
+        points = f"{signed(figures['alphaPct'])} points in the call's favour against {batch['benchmarkSymbol']}"
         directional = f"{signed(figures['directionalReturnPct'])} % in its direction"
-        picks.append(_element("li", f"{pick['action']} {pick['ticker']}: {directional}, {points}"))
+        picks.append(_element("li", f"{pick['action']} {pick['ticker']}: {right}, {directional}, {points}"))
     yield picks
     yield _element("p", "Without dividends and costs.")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from app.domain.calendar import FORTNIGHT, due_at
+from app.domain.calendar import FORTNIGHT, Calendar, due_at
+from app.domain.model import CHECKPOINT_DAYS
 from app.web.formatting import after, listed, sentence, short_day
 
 Told = Mapping[str, Any]
@@ -40,13 +41,14 @@ class Morning(Struct, frozen=True):
     A day of the fortnight as its strip shows it.
 
     `state` is `baseline`, `computed`, `closed` (no session the day before), `missing` (a price could not be had),
-    `next` or `coming`; `words` say the same, and more of it.
+    `next` (the next figures) or `coming`; `words` say the same, and more of it. `taken` is false for what is to come.
     """
 
     day: int
     on: date
     state: str
     words: str
+    taken: bool = True
     result: bool = False
     corrected: bool = False
 
@@ -96,16 +98,39 @@ def standing(pick: Told) -> Told | None:
     return found
 
 
-def strip(batch: Told) -> list[Morning]:
+def strip(batch: Told, sessions: Calendar) -> list[Morning]:
     """Return day 0 and the fortnight."""
     taken = {one["day"]: one for one in batch["checkpoints"]}
     last = batch["result"] and batch["result"]["day"]
-    ahead = [day for day in FORTNIGHT if day not in taken]
+    following = _next_with_figures(batch, sessions)
     return [
-        _taken(taken[day], result=day == last) if day in taken else _to_come(batch, day, ahead[0])
+        _taken(taken[day], result=day == last) if day in taken else _to_come(batch, day, following, sessions)
         for day in (0, *FORTNIGHT)
         if taken
     ]
+
+
+def next_figures(batch: Told, sessions: Calendar) -> datetime | None:
+    """
+    Return when the next figures of an active batch are due; None if none are to come.
+
+    Its next checkpoint may be one that is always skipped, because the day before it is no session.
+    """
+    day = _next_with_figures(batch, sessions)
+    return None if day is None else due_at(date.fromisoformat(batch["runDate"]), day)
+
+
+def ends_at(batch: Told) -> datetime:
+    """Return when the last checkpoint of a batch is due."""
+    return due_at(date.fromisoformat(batch["runDate"]), CHECKPOINT_DAYS)
+
+
+def _next_with_figures(batch: Told, sessions: Calendar) -> int | None:
+    if batch["status"] != "ACTIVE":
+        return None
+    taken = {one["day"] for one in batch["checkpoints"]}
+    open_days = [day for day in FORTNIGHT if day not in taken]
+    return sessions.first_with_figures(date.fromisoformat(batch["runDate"]), open_days)
 
 
 def _taken(one: Told, *, result: bool) -> Morning:
@@ -134,19 +159,22 @@ def _words(one: Told) -> str:
     return f"skipped: {note(one) or 'a price could not be had'}"
 
 
-def _to_come(batch: Told, day: int, following: int) -> Morning:
+def _to_come(batch: Told, day: int, following: int | None, sessions: Calendar) -> Morning:
+    on = after(batch["runDate"], day)
+    if not sessions.trading_day(on):
+        words = f"without figures: {short_day(after(str(on), -1))} is no session"
+        return Morning(day, on, "closed", words, taken=False)
     state = "next" if day == following else "coming"
-    return Morning(day, after(batch["runDate"], day), state, "due at 09:00 in New York")
+    return Morning(day, on, state, "due at 09:00 in New York", taken=False)
 
 
-def gaps(batch: Told) -> list[str]:
+def gaps(batch: Told, sessions: Calendar) -> list[str]:
     """Return a sentence for each kind of day that has no figures, and for each that got them later."""
-    closed = [one.day for one in strip(batch) if one.state == "closed"]
+    mornings = [one for one in strip(batch, sessions) if one.taken]
+    closed = [one.day for one in mornings if one.state == "closed"]
     said = [f"{_days(closed)}: the exchange was closed the day before."] if closed else []
-    said += [f"Day {one.day} was {one.words}" for one in strip(batch) if one.state == "missing"]
-    said += [
-        f"Day {one.day}: {one.words}" for one in strip(batch) if one.state == "computed" and _AT_FIRST in one.words
-    ]
+    said += [f"Day {one.day} was {one.words}" for one in mornings if one.state == "missing"]
+    said += [f"Day {one.day}: {one.words}" for one in mornings if one.state == "computed" and _AT_FIRST in one.words]
     return said
 
 

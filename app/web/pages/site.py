@@ -25,6 +25,7 @@ from api.engine import Engine
 from api.graphiql_page import FOREVER
 from api.http import fail, refuse
 from api.persisted import BY_NAME
+from app.domain.calendar import Calendar
 from app.domain.model import CHECKPOINT_DAYS
 from app.web import formatting, routes
 from app.web.charts import batch_chart, record_charts
@@ -67,9 +68,21 @@ class Told(Struct, frozen=True):
 
 
 class Site:
-    """The pages on an engine; each says `notice` above everything else, and names pictures by our `public` address."""
+    """
+    The pages on an engine.
 
-    def __init__(self, engine: Engine, notice: str = "", public: str = "") -> None:
+    Each says `notice` above everything else, which only a record that is made up has: search
+    engines are asked to leave such pages out. Pictures are named by our `public` address, and
+    `sessions` tell when the next figures come.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        notice: str = "",
+        public: str = "",
+        sessions: Calendar | None = None,
+    ) -> None:
         self.engine = engine
         self.files = dict(_file(path) for path in sorted((FOLDER / "files").iterdir()))
         self.environment = Environment(
@@ -91,6 +104,7 @@ class Site:
             "asking": asking,
             "public": public.rstrip("/"),
             "routes": routes,
+            "sessions": sessions or Calendar(),
         }
 
     def routes(self) -> list[HTTPRouteHandler]:
