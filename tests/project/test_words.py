@@ -29,6 +29,7 @@ ABOUT_SHARES = (
     "you expect it to do better than the index",  # the prompt, of a BUY
     "does better than {{ batch.benchmarkSymbol }}, a SELL when it does worse",
     "a SELL is right when the share did worse than the benchmark",
+    "for a SELL it is above zero when the share did worse than SPY",
     "of these shares did better than SPY",
     "shares that move more than SPY",
     "shares that move more than the benchmark",

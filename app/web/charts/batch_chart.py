@@ -52,7 +52,7 @@ class Look(Struct, frozen=True):
     height: int
     text: float = 13
     left: int = 44
-    right: int = 158
+    right: int = 172
     top: int = 14
     bottom: int = 46
     palette: Mapping[str, str] | None = None
@@ -65,7 +65,7 @@ class Look(Struct, frozen=True):
 
 
 WIDE = Look(960, 340)
-NARROW = Look(358, 280, text=12, left=36, right=132)
+NARROW = Look(358, 280, text=12, left=36, right=146)
 # For drawings that are seen by themselves. The same colours as the style sheet's, by light.
 LIGHT = {
     "pick-1": "#1f4e8c", "pick-2": "#a4460c", "pick-3": "#5b3f8f",
