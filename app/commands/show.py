@@ -1,6 +1,6 @@
 """`alpha-monday show` and `alpha-monday closes`: the record as tables."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import click
 
@@ -26,6 +26,11 @@ async def show(run_date: datetime | None, of_the_rehearsal: bool) -> None:
       alpha-monday show
       alpha-monday show 2026-11-16
     """
+    if run_date and run_date.weekday() != 0:
+        monday = run_date.date() - timedelta(days=run_date.weekday())
+        raise Refused(
+            f"{run_date:%Y-%m-%d} is a {run_date:%A}, and batches are of Mondays. Its week began on {monday}."
+        )
     configuration = settings.load()
     async with opened(configuration, rehearsal=of_the_rehearsal) as pool:
         async with pool.connection() as conn:

@@ -124,10 +124,28 @@ def test_a_cursor_is_an_index_condition(query, index, condition, mode, years):
 
 def test_values_are_never_part_of_the_statement():
     """What a caller sends travels beside the statement."""
-    query = '{ batches(first: 7, series: "o\'clock") { nodes { id } } picks(ticker: "$1") { nodes { id } } }'
+    query = '{ batches(first: 7, series: "second") { nodes { id } } picks(ticker: "BRK.B") { nodes { id } } }'
     sql, parameters = statement(query)
-    assert "o'clock" not in sql
-    assert parameters == ["7", "o'clock", "20", "$1"]
+    assert "second" not in sql
+    assert "BRK.B" not in sql
+    assert parameters == ["7", "second", "20", "BRK.B"]
+
+
+@pytest.mark.parametrize("text", ["o'clock", "$1", "%s", "'; DROP TABLE batches --", "\\"])
+@pytest.mark.parametrize(
+    ("field", "code"), [("batches(series: $text)", "BAD_SERIES"), ("picks(ticker: $text)", "BAD_TICKER")]
+)
+async def test_what_no_value_can_be_is_never_sent(text, field, code):
+    """A text that is no series or no ticker is refused before a statement is run."""
+    sent = []
+
+    async def fetch(sql, parameters):
+        sent.append(parameters)
+        return []
+
+    query = f"query($text: String!) {{ {field} {{ nodes {{ id }} }} }}"
+    answer = json.loads((await Engine(schema, fetch, FACTS).answer(query, {"text": text})).body)
+    assert (sent, answer["data"], answer["errors"][0]["extensions"]["code"]) == ([], None, code)
 
 
 async def test_a_plan_is_kept_for_other_variables():

@@ -173,10 +173,11 @@ async def test_an_address_that_is_no_request(asked, client):
 
 
 async def test_surrogates_in_a_body(client):
-    """JSON can escape what no text can hold: an id like that is unknown, any other text is refused."""
+    """JSON can escape what no text can hold: an id like that is none, any other text is refused too."""
     body = rb'{"query": "query($id: ID!) { batch(id: $id) { id } }", "variables": {"id": "\ud800"}}'
     response = await client.post("/graphql", content=body, headers={"content-type": "application/json"})
-    assert response.json() == {"data": {"batch": None}}
+    assert response.json()["data"] == {"batch": None}
+    assert response.json()["errors"][0]["extensions"]["code"] == "BAD_ID"
     body = rb'{"query": "query($s: String!) { latestBatch(series: $s) { id } }", "variables": {"s": "\ud800"}}'
     response = await client.post("/graphql", content=body, headers={"content-type": "application/json"})
     assert response.json()["errors"][0]["extensions"]["code"] == "BAD_TEXT"

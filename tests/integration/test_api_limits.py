@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 from api_operations import Operations
-from api_records import FACTS, engine_on
+from api_records import FACTS, an_id, engine_on
 from graphql import GraphQLSchema, build_schema, get_introspection_query, parse
 from psycopg.errors import QueryCanceled
 from test_api_differential import VALUES
@@ -219,7 +219,7 @@ def test_the_values_of_an_answer(query, values):
 async def test_what_people_need_passes(name, pool):
     """People's documents with the longest page, ours with the page we ask for, and GraphiQL's introspection."""
     query = {**OPERATIONS, "a page of 100": f"{{ {PAGE} }}", "introspection": INTROSPECTION}[name]
-    variables: dict[str, object] = {"id": "x", "runDate": "2026-01-05"}
+    variables: dict[str, object] = {"id": str(an_id(4, 1)), "runDate": "2026-01-05"}
     if name == "Monday":
         variables |= {"before": "2025-12-29", "after": "2026-01-12"}
     if name not in LAST:

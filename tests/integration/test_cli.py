@@ -377,6 +377,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         pytest.param(["standins", "--closed", "Friday"], 2, "'Friday' are no days such as", id="no days"),
         pytest.param(["standins", "--faults", "none.json"], 1, "none.json: No such file or directory.", id="no script"),
         pytest.param(["show"], 1, "with `--rehearsal` this command looks at what `make run` made", id="no record"),
+        pytest.param(["show", "2026-11-24"], 1, "Its week began on 2026-11-23.", id="a Tuesday"),
         pytest.param(["sell"], 2, "No such command 'sell'", id="no such command"),
         pytest.param(["db", "down"], 0, "", id="nothing to stop"),
     ],
