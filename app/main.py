@@ -265,5 +265,6 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         revision.now,
         cached_query,
         told=metrics.answered,
+        marks=marks,
     )
     return cache

@@ -16,7 +16,7 @@ read from Postgres when they are asked for.
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -83,12 +83,15 @@ class Cache:
         most: int = MOST,
         largest: int = LARGEST,
         told: Callable[[str, int], None] = lambda path, status: None,
+        marks: Mapping[str, str] = {},
     ) -> None:
+        """Take `marks`: headers that a refusal has too, as all responses from behind the cache do."""
         self.app, self.revision, self.also, self.told = app, revision, also, told
         self.most, self.largest = most, largest
         self.hits = self.misses = self.busy = self.unchanged = self.size = self.under_way = 0
         self._kept: OrderedDict[object, Kept] = OrderedDict()
         self._at: int | None = None
+        self._marks = [(name.lower().encode(), value.encode()) for name, value in marks.items()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request to `/graphql`, or to an address of which `also` tells what it hangs on."""
@@ -132,7 +135,7 @@ class Cache:
                 await asyncio.sleep(PAUSE)
         self.busy += 1
         self._tell(path, 503)
-        for message in busy(dict(asked).get(b"accept", b"")):
+        for message in busy(dict(asked).get(b"accept", b""), self._marks):
             await send(message)
 
     def _tell(self, path: str, status: int) -> None:

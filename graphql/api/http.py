@@ -24,7 +24,7 @@ from msgspec import Struct
 from api import graphiql_page, paths
 from api.engine import Answer, Engine, refused, unexpected
 from api.fields import refusal
-from api.headers import safe
+from api.headers import Headers, safe
 from api.limits import LONGEST_BODY
 from api.persisted import document
 
@@ -278,14 +278,18 @@ def head(answer: Answer, method: str, accept: bytes) -> tuple[int, dict[str, str
     }
 
 
-def busy(accept: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what is sent, at next to no cost, to whom nothing else can be: the start of a response, and its body."""
+def busy(accept: bytes, marks: Headers = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    Return what is sent, at next to no cost, to whom nothing else can be: the start of a response, and its body.
+
+    `marks` are headers that every response of this service has.
+    """
     media = GRAPHQL if GRAPHQL.encode() in accept.lower() else JSON
     headers = {"content-type": f"{media}; charset=utf-8", "cache-control": "no-store", **HEADERS[503]}
     headers |= {"content-length": str(len(_BUSY)), "vary": "Accept, Origin"}
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     return (
-        {"type": "http.response.start", "status": 503, "headers": safe(pairs)},
+        {"type": "http.response.start", "status": 503, "headers": safe([*pairs, *marks])},
         {"type": "http.response.body", "body": _BUSY},
     )
 

@@ -10,6 +10,7 @@ from api_records import RUNNING, WON, plant
 from pages_served import BROWSER, every, parsed
 from test_api_cache import living
 
+from api.cache import MOST_AT_ONCE
 from app.web import routes
 
 PAGES = ("/", "/batches", f"/batches/{WON}", f"/batches/{RUNNING}", "/record", "/about")
@@ -66,6 +67,16 @@ async def test_in_every_response(database, rehearsed):
         tag = (await service.client.get("/export.csv")).headers["etag"]
         known = await service.client.get("/export.csv", headers={"if-none-match": tag})
         assert (known.status_code, known.headers.get("x-robots-tag")) == (304, "noindex" if rehearsed else None)
+
+
+async def test_in_a_refusal(database):
+    """Also where too many are under way, and the request is refused before anything else looks at it."""
+    async with living(database, rehearsed=True) as service:
+        service.cache.under_way = MOST_AT_ONCE
+        answer = await service.client.get("/", headers=BROWSER)
+        service.cache.under_way = 0
+    assert (answer.status_code, answer.headers.get_list("x-robots-tag")) == (503, ["noindex"])
+    assert answer.headers.get_list("x-rehearsed") == ["true"]
 
 
 @pytest.mark.parametrize("rehearsed", [True, False], ids=["rehearsed", "real"])
