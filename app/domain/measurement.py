@@ -24,17 +24,23 @@ class Course(Struct, frozen=True):
     What a ticker's figures hang on besides two prices.
 
     `splits` are in force; `path` holds the newest closes from the baseline session on; `entry_day` is the session of
-    the pick's open, if that is known; `last_session` is an ended pick's.
+    the pick's open, if that is known; `last_session` is an ended pick's. `forced_from` is the session
+    from which a pick has a ticker whose closes were not compared with the old one's.
     """
 
     splits: Sequence[Split]
     path: Sequence[Close] = ()
     entry_day: date | None = None
     last_session: date | None = None
+    forced_from: date | None = None
 
     def through(self, session: date) -> date:
         """Return the session up to which splits count: an ended pick had none after its last."""
         return min(session, self.last_session or session)
+
+    def is_forced(self, session: date) -> bool:
+        """Return whether a session's price may be another share's, because a rename was forced."""
+        return self.forced_from is not None and self.forced_from <= session
 
 
 def of_benchmark(batch: Batch, checkpoint: Checkpoint, course: Course) -> Checkpoint:
@@ -58,7 +64,8 @@ def of_pick(batch: Batch, checkpoint: Checkpoint, pick: Pick, price: Decimal, co
         "absolute_return_pct": measure.absolute_return_pct,
         "vs_benchmark_pct": measure.vs_benchmark_pct,
         "return_from_open_pct": from_open(pick, price, course, session),
-        "unusual_move": splits.unexplained([one for one in course.path if one.trading_day <= through], course.splits),
+        "unusual_move": course.is_forced(session)
+        or splits.unexplained([one for one in course.path if one.trading_day <= through], course.splits),
     }
 
 
