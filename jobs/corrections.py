@@ -90,7 +90,6 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
     """Compute every checkpoint of `batch` anew, and record where `ticker` makes it come to something else."""
     picks = await batches.picks_of(conn, batch.id)
     batch_now, picks_now = _baseline(batch, picks, adopted)
-    shares = await batches.tickers_of(conn, batch.id)
     of_benchmark = await courses.of_benchmark(conn, batch)
     of_picks = await courses.of_picks(conn, batch, picks)
     made = 0
@@ -98,6 +97,7 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
         if checkpoint.status != CheckpointStatus.COMPUTED:
             continue
         now = _priced(batch, checkpoint, adopted)
+        counting = [of_benchmark]
         rows: Rows
         if checkpoint.day == 0:
             rows = [(batch, batch_now, None), (checkpoint, now, None)]
@@ -107,13 +107,16 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
             rows = [(checkpoint, now, None)]
             for stood in await checkpoints.metrics_of(conn, checkpoint.id):
                 pick = next(one for one in picks_now if one.id == stood.pick_id)
-                metric = _anew(batch_now, now, pick, stood, adopted, of_picks[pick.id])
-                if ticker not in shares[pick.id].all:  # its own moves are not what this is about
+                priced = _metric_priced(checkpoint, pick, stood, adopted)
+                course = await courses.of_metric(conn, batch, priced, of_picks[pick.id])
+                counting.append(course)
+                metric = _anew(batch_now, now, pick, stood, priced, course)
+                if ticker not in of_picks[pick.id].tickers.all:  # its own moves are not what this is about
                     metric = replace(metric, unusual_move=stood.unusual_move)
                 rows.append((stood, metric, pick.ticker))
         if found := measurement.corrections(rows, checkpoint, reason, at):
             used = [reading for (day, _), reading in adopted.items() if day == checkpoint.day]
-            counted = measurement.splits_counted(batch, checkpoint, [of_benchmark, *of_picks.values()])
+            counted = measurement.splits_counted(batch, checkpoint, counting)
             await corrections.make(conn, batch.id, [(stood, row) for stood, row, _ in rows], found, used, counted, at)
             made += 1
     return made
@@ -136,12 +139,15 @@ def _priced(batch: Batch, checkpoint: Checkpoint, adopted: Adopted) -> Checkpoin
     return replace(checkpoint, benchmark_price=reading.close, benchmark_close_id=reading.id) if reading else checkpoint
 
 
-def _anew(
-    batch: Batch, checkpoint: Checkpoint, pick: Pick, stood: PickMetric, adopted: Adopted, course: Course
-) -> PickMetric:
-    """Return a metric computed anew, from the adopted reading if there is one."""
+def _metric_priced(checkpoint: Checkpoint, pick: Pick, stood: PickMetric, adopted: Adopted) -> PickMetric:
     reading = adopted.get((checkpoint.day, pick.ticker))
-    priced = replace(stood, current_price=reading.close, close_id=reading.id) if reading else stood
+    return replace(stood, current_price=reading.close, close_id=reading.id) if reading else stood
+
+
+def _anew(
+    batch: Batch, checkpoint: Checkpoint, pick: Pick, stood: PickMetric, priced: PickMetric, course: Course
+) -> PickMetric:
+    """Return a metric computed anew, from the price that it now has."""
     if not stood.ended:  # a close that was used stays a close of its session, whatever became of the pick
         course = replace(course, last_session=None)
     return replace(priced, **measurement.of_pick(batch, checkpoint, pick, priced.current_price, course))

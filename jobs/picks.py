@@ -82,9 +82,7 @@ async def rename(
     renaming = Renaming(pick_id=pick.id, from_session=from_session, source=source.strip(), forced=force)
     at = tools.now()
     async with transaction(tools.pool) as conn:
-        # A morning that is being stored has read the picks: the journal's last word on them must not be its.
-        await batches.hold(conn, batch.id)
-        _, pick, _ = await _to_be_renamed(conn, run_date, ticker, new_ticker, from_session)
+        batch, pick, _ = await _to_be_renamed(conn, run_date, ticker, new_ticker, from_session)
         await batches.rename_pick(conn, pick, new_ticker, renaming, at)
         return await _look_again(conn, batch, at, from_session)
 

@@ -17,6 +17,7 @@ from msgspec.structs import asdict, replace
 from app.domain import returns, splits
 from app.domain.journal import written
 from app.domain.model import Batch, Checkpoint, Close, Correction, Pick, PickMetric, Split
+from app.domain.tickers import Tickers
 
 
 class Course(Struct, frozen=True):
@@ -24,15 +25,14 @@ class Course(Struct, frozen=True):
     What a ticker's figures hang on besides two prices.
 
     `splits` are in force; `path` holds the newest closes from the baseline session on; `entry_day` is the session of
-    the pick's open, if that is known; `last_session` is an ended pick's. `forced_from` is the session
-    from which a pick has a ticker whose closes were not compared with the old one's.
+    the pick's open, if that is known; `last_session` is an ended pick's; `tickers` are the share's.
     """
 
+    tickers: Tickers
     splits: Sequence[Split]
     path: Sequence[Close] = ()
     entry_day: date | None = None
     last_session: date | None = None
-    forced_from: date | None = None
 
     def through(self, session: date) -> date:
         """Return the session up to which splits count: an ended pick had none after its last."""
@@ -40,7 +40,7 @@ class Course(Struct, frozen=True):
 
     def is_forced(self, session: date) -> bool:
         """Return whether a session's price may be another share's, because a rename was forced."""
-        return self.forced_from is not None and self.forced_from <= session
+        return self.tickers.forced_from is not None and self.tickers.forced_from <= session
 
 
 def of_benchmark(batch: Batch, checkpoint: Checkpoint, course: Course) -> Checkpoint:

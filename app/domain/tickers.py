@@ -67,6 +67,18 @@ class Tickers(Struct, frozen=True):
         """Return whether a reading of `day` under `ticker` is one of this share."""
         return ticker in self.period(day).tickers
 
+    def as_read(self, ticker: str, session: date) -> Self:
+        """
+        Return the tickers as they were when `session` was read under `ticker`.
+
+        A metric that was computed before a rename keeps its reading, and with it the splits that belong to it.
+        """
+        share = self
+        while share.periods[1:] and not share.counts(ticker, session):
+            *earlier, last = share.periods[:-1]
+            share = replace(share, periods=(*earlier, replace(last, last=date.max)))
+        return share
+
     def reaches(self, ticker: str, day: date) -> bool:
         """Return whether the share has `ticker` on `day` or later."""
         return any(ticker in period.tickers and day <= period.last for period in self.periods)

@@ -314,12 +314,14 @@ class Known:
 
     def _of_a_pick(self, row: Row) -> Iterator[tuple[str, Decimal]]:
         pick, checkpoint = self._row("picks", row["pick_id"]), self._row("checkpoints", row["checkpoint_id"])
+        batch, share = self._row("batches", pick["batch_id"]), self._tickers[row["pick_id"]]
         if "close_id" in row:
-            price = self._own_reading(row, row["pick_id"], row["close_id"], checkpoint)["close"]
+            reading = self._own_reading(row, row["pick_id"], row["close_id"], checkpoint)
+            share = share.as_read(reading["ticker"], _day(reading["trading_day"]))
+            price = reading["close"]
         else:
             price = self.endings[row["pick_id"]][0]
         yield "current_price", Decimal(price)
-        batch, share = self._row("batches", pick["batch_id"]), self._tickers[row["pick_id"]]
         through = min(checkpoint["trading_day"], self.endings[row["pick_id"]][1] if row["ended"] == "true" else "9")
         factor = self._factor(share, batch["trading_day"], through)
         yield "split_factor", factor

@@ -10,6 +10,7 @@ from app.domain.calendar import Calendar
 from app.domain.measurement import Course
 from app.domain.model import Batch, CheckpointStatus, Close, Pick, PickMetric
 from app.store import batches, checkpoints, closes
+from app.store.courses import of_metric
 from app.store.rows import Conn
 
 
@@ -41,7 +42,10 @@ async def fill(
         replace(
             metric,
             return_from_open_pct=measurement.from_open(
-                opened[metric.pick_id], metric.current_price, courses[metric.pick_id], checkpoint.trading_day
+                opened[metric.pick_id],
+                metric.current_price,
+                await of_metric(conn, batch, metric, courses[metric.pick_id]),
+                checkpoint.trading_day,
             ),
         )
         for checkpoint in await checkpoints.of(conn, batch.id)
