@@ -154,7 +154,7 @@ class PickMetric:
     unusual_move: bool = column("Whether a move of a quarter or more in one session remains unexplained by splits.")
     ended: bool = column("Whether the pick had stopped trading by then.")
     renamed: bool = column(
-        "Whether its price was read under another ticker than `Pick.pickedAs`; of an ended pick, what `Pick.renamed` is.",
+        "Whether its price was read under another ticker than `Pick.pickedAs`; without a reading, `Pick.renamed`.",
         f"""
         coalesce(
             (SELECT closes.ticker FROM closes WHERE closes.id = {METRIC}.close_id),

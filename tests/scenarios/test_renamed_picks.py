@@ -9,25 +9,30 @@ in a completed batch, with corrections after it, before an ending, without a dat
 a ticker that another pick of the batch had, and seven reasons to refuse.
 """
 
+import asyncio
 import json
 from datetime import date, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
-from job_tools import MONDAY, House, completes, new_york, until_it_can
+from api_records import engine_on
+from commands import run
+from job_tools import ALPHA_VANTAGE_KEY, MONDAY, House, completes, new_york, until_it_can
 from job_tools import clock as clock
 from job_tools import house as house
 from provider_server import Reply, says
 from record_server import record_server, silent
 from test_stranger import outside
 
-from app.database import pools
+from app.database import pools, rehearsed
 from app.domain.calendar import due_at
 from app.domain.model import Batch, JournalKind
 from app.errors import Refused
 from app.ops.verify import api, database, verify
 from app.store import batches, journal
+from app.web.feeds.export import Wanted, parts
 from jobs import corrections, daily, picks, splits
 
 TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = (MONDAY + timedelta(days=days) for days in range(1, 5))
@@ -547,3 +552,89 @@ async def test_the_mark_of_a_large_move_with_the_rename(house, database):
     assert house.asked_for_splits == ["KO"]
     assert (await figures(house))[2][1:] == ("KO", "2.00", "1", "-33.33", "True")
     await it_verifies(house, database)
+
+
+# Where it is shown
+
+SHOWN = """{ batchOn(runDate: "2026-10-26") {
+    picks { ticker pickedAs renamed }
+    checkpoints(status: COMPUTED) { day metrics { pick { position } close { ticker } ended renamed } }
+} }"""
+
+
+async def test_where_a_new_ticker_is_shown(house, database, tmp_path):
+    """In the API, the export and on a terminal: which ticker was picked, and whose prices were read under another."""
+    batch = await computed_before(house)
+    tools = house.tools
+    house.clock.time = new_york(FRIDAY, 18)
+    await picks.end(tools.pool, tools.calendar, tools.now(), MONDAY, "KO", THURSDAY, Decimal("3.30"), "8-K")
+    await mornings(house, batch, 5)
+    answer = json.loads((await engine_on(tools.pool).answer(SHOWN)).body)["data"]["batchOn"]
+    assert answer["picks"] == [
+        {"ticker": "KO", "pickedAs": "MSFT", "renamed": True},
+        {"ticker": "AAPL", "pickedAs": "AAPL", "renamed": False},
+        {"ticker": "NVDA", "pickedAs": "NVDA", "renamed": False},
+    ]
+    metrics = [(day["day"], one) for day in answer["checkpoints"] for one in day["metrics"]]
+    first = [(day, one["close"], one["renamed"]) for day, one in metrics if one["pick"]["position"] == 1]
+    assert first == [
+        (1, {"ticker": "MSFT"}, False),
+        (2, {"ticker": "MSFT"}, False),
+        (3, {"ticker": "MSFT"}, False),  # it keeps its reading
+        (4, {"ticker": "KO"}, True),
+        (5, None, True),  # ended: by the pick
+    ]
+    assert not any(one["renamed"] for _, one in metrics if one["pick"]["position"] != 1)
+    rows = [row async for part in parts(engine_on(tools.pool), Wanted()) for row in part.rows if row.position == 1]
+    assert {(row.ticker, row.picked_as) for row in rows} == {("KO", "MSFT")}
+    assert [row.renamed for row in rows] == [None, False, False, False, True, True]
+    done = await asyncio.to_thread(run, "show", MONDAY, cwd=tmp_path, DATABASE_URL=database, COLUMNS="200")
+    assert "SELL KO (picked as MSFT)" in done.stdout
+    days = [line for line in done.stdout.splitlines() if "│ 2026-1" in line]
+    assert ["renamed" in line for line in days] == [False, False, False, False, True, True]
+
+
+
+# As an operator says it
+
+
+async def commanded(house: House, database: str, tmp_path: Path, *arguments: object) -> tuple[int, str]:
+    done = await asyncio.to_thread(
+        run, "pick", "rename", *arguments, cwd=tmp_path, DATABASE_URL=database,
+        ALPHA_VANTAGE_API_KEY=ALPHA_VANTAGE_KEY, ALPHA_VANTAGE_BASE_URL=house.provider.url,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr.strip()
+
+
+async def test_the_command_asks_the_provider(house, database, tmp_path):
+    """It has a client of its own, and the ledger that all share; a refusal has exit code 1."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1, 2)
+    house.clock.time = new_york(THURSDAY, 8)
+    facts = ("MSFT", "KO", "--from", WEDNESDAY, "--source", SOURCE)
+    code, said = await commanded(house, database, tmp_path, MONDAY, *facts)
+    assert (code, said[:84]) == (
+        1,
+        "alpha-monday: KO closed at 60.0000 on 2026-10-28, but MSFT closed at 3.0000 on 2026-",
+    )
+    assert house.asked.count("KO") == 1
+    trades(house, "BRK.B", BASELINE, "3.01")
+    facts = ("MSFT", "BRK.B", "--from", WEDNESDAY, "--source", SOURCE)
+    assert await commanded(house, database, tmp_path, MONDAY, *facts) == (
+        0, "Recorded. 0 skipped days are looked at again."
+    )  # fmt: skip
+    requests = await house.rows(
+        "SELECT symbol, outcome FROM operations.provider_requests WHERE symbol IN ('KO', 'BRK.B') ORDER BY 1"
+    )
+    assert requests[0] == ("BRK.B", "answered")
+
+
+async def test_a_rehearsal_is_refused(house, database, tmp_path):
+    """Its prices are not Alpha Vantage's, and its time is not today."""
+    await house.a_batch()
+    for statement in filter(None, rehearsed.CLOCK.split(";")):
+        await house.rows(statement)
+    facts = ("MSFT", "KO", "--from", MONDAY, "--source", SOURCE, "--force")
+    code, said = await commanded(house, database, tmp_path, MONDAY, *facts)
+    assert (code, "This database holds a rehearsal" in said) == (1, True)
