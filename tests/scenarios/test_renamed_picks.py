@@ -15,6 +15,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from api_records import engine_on
@@ -23,17 +24,19 @@ from job_tools import ALPHA_VANTAGE_KEY, MONDAY, House, completes, new_york, unt
 from job_tools import clock as clock
 from job_tools import house as house
 from provider_server import Reply, says
-from record_server import record_server, silent
+from record_server import record_server, silent, unguarded
 from test_stranger import outside
+from test_verify import rewrite
 
 from app.database import pools, rehearsed
 from app.domain.calendar import due_at
 from app.domain.model import Batch, JournalKind
-from app.errors import Refused
-from app.ops.verify import api, database, verify
+from app.errors import Misfit, Refused, TryAgainAt
+from app.ops.verify import api, verify
+from app.ops.verify import database as database_of
 from app.store import batches, journal
 from app.web.feeds.export import Wanted, parts
-from jobs import corrections, daily, picks, splits
+from jobs import corrections, daily, picks, prices, splits
 
 TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = (MONDAY + timedelta(days=days) for days in range(1, 5))
 BASELINE = MONDAY - timedelta(days=3)
@@ -92,7 +95,7 @@ async def learns(house: House, batch: Batch, ticker: str, day: int = 6) -> None:
 async def it_verifies(house: House, address: str) -> None:
     """By the command, from inside and from outside, and by the independent verifier."""
     entries = len(await house.journal())
-    async with database(address) as source:
+    async with database_of(address) as source:
         assert (await verify(source, [], silent)).seq == entries
     async with record_server(address) as url, api(url, house.tools.sleep) as source:
         assert (await verify(source, [], silent)).seq == entries
@@ -486,7 +489,7 @@ async def test_closes_that_do_not_fit(house, happens, says):
 
 
 @pytest.mark.parametrize(
-    ("prices", "first", "requests"),
+    ("closes", "first", "requests"),
     [
         pytest.param({THURSDAY: "3.01"}, WEDNESDAY, 1, id="the first close since comes a session later"),
         pytest.param({TUESDAY: "3.01", WEDNESDAY: "4.20"}, WEDNESDAY, 1, id="the whole history moved"),
@@ -495,18 +498,18 @@ async def test_closes_that_do_not_fit(house, happens, says):
         pytest.param({WEDNESDAY: "3.00", TUESDAY: "3.00"}, THURSDAY, 0, id="no bar yet but the history moved"),
     ],
 )
-async def test_closes_that_fit(house, prices, first, requests):
+async def test_closes_that_fit(house, closes, first, requests):
     """One request, and none where what is stored is enough."""
     batch = await house.a_batch()
     gone(house, "KO", BASELINE, 30)
     await mornings(house, batch, 1, 2)
-    for day, price in prices.items():
+    for day, price in closes.items():
         house.world.absent.discard(("KO", day))
         house.world.closes["KO", day] = price
     if first == THURSDAY:
         await mornings(house, batch, 3)
         requests = 1
-    house.clock.time = new_york(FRIDAY if THURSDAY in prices else THURSDAY, 8)
+    house.clock.time = new_york(FRIDAY if THURSDAY in closes else THURSDAY, 8)
     house.provider.requests.clear()
     await renamed(house, first)
     assert house.asked == ["KO"] * requests
@@ -554,6 +557,89 @@ async def test_the_mark_of_a_large_move_with_the_rename(house, database):
     await it_verifies(house, database)
 
 
+async def test_the_open_of_a_session_that_is_renamed_afterwards(house, database):
+    """An open that was read under the old ticker stays, as the closes do."""
+    batch = await house.a_batch()
+    trades(house, "KO", BASELINE, "3.00")
+    house.world.opens |= {("MSFT", MONDAY): "3.01", ("KO", MONDAY): "2.99"}
+    await mornings(house, batch, 1, 2)
+    house.clock.time = new_york(THURSDAY, 8)
+    await renamed(house, MONDAY)
+    await mornings(house, batch, 3)
+    assert await house.rows(FIRST) == [("KO", Decimal("3.01"))]
+    assert [row[1] for row in await figures(house)] == ["MSFT", "MSFT", "KO"]
+    await it_verifies(house, database)
+
+
+async def test_an_open_that_becomes_known_by_the_rename(house, database):
+    """It fills the figures from before too; these keep the splits of the ticker that they were read under."""
+    batch = await house.a_batch()
+    house.world.absent.add(("MSFT", MONDAY))
+    house.world.closes["MSFT", WEDNESDAY] = "1.50"
+    house.world.splits["MSFT"] = [(WEDNESDAY, "2.0000")]
+    await mornings(house, batch, 1, 2, 3)
+    trades(house, "KO", BASELINE, "3.00")
+    house.world.opens["KO", MONDAY] = "2.99"
+    house.clock.time = new_york(THURSDAY, 12)
+    await renamed(house, MONDAY)
+    await mornings(house, batch, 4)
+    assert await house.rows(FIRST) == [("KO", Decimal("2.99"))]
+    assert await figures(house) == [
+        (2, "MSFT", "3.0000", "1", "0.00", "False"),
+        (3, "MSFT", "1.50", "2.0000", "0.00", "False"),
+        (4, "KO", "3.00", "1", "0.00", "False"),
+    ]
+    opened = "SELECT DISTINCT round(return_from_open_pct, 4) FROM pick_checkpoint_metrics AS metrics JOIN picks"
+    assert await house.rows(f"{opened} ON picks.id = pick_id WHERE position = 1") == [(Decimal("0.3344"),)]
+    await it_verifies(house, database)
+
+
+async def test_a_rename_while_closes_are_read(house):
+    """The closes are those of the old ticker: the day is taken again."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1, 2)
+    house.clock.time = due_at(MONDAY, 3)
+    found = await prices.closes_of(house.tools, ["SPY", "MSFT", "AAPL", "NVDA"], WEDNESDAY)
+    await renamed(house, WEDNESDAY, force=True)
+    with pytest.raises(TryAgainAt, match="KO was renamed while its close was read"):
+        await daily._compute(house.tools, batch, 3, None, found)
+    assert [row[0] for row in await figures(house)] == [1, 2]
+    await mornings(house, batch, 3)
+    assert [row[1] for row in await figures(house)] == ["MSFT", "MSFT", "KO"]
+
+
+# What a verifier must find
+
+
+def renaming(content: dict[str, Any], **change: str) -> None:
+    if "renaming" in content:
+        content["renaming"].update(change)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param({"from_session": str(FRIDAY)}, "its figures need a reading of MSFT on 2026-10-29", id="later"),
+        pytest.param({"forced": "true"}, "unusual_move is not true, but a rename from 2026-10-28", id="not marked"),
+        pytest.param({"from_session": "Wednesday"}, "what it calls renaming is none of a pick", id="no session"),
+        pytest.param({"pick_id": str(UUID(int=1))}, "what it calls renaming is none of a pick", id="no pick"),
+        pytest.param({"from_session": "0001-01-01"}, "what it calls renaming is none of a pick", id="before all"),
+        pytest.param({"forced": "perhaps"}, "what it calls renaming is none of a pick", id="neither true nor false"),
+    ],
+)
+async def test_a_consistent_lie_about_a_rename(house, database, change, expected):
+    """A journal that was written anew, with every hash right."""
+    await computed_before(house)
+    with unguarded(database) as conn:
+        rewrite(conn, lambda content: renaming(content, **change))
+    with pytest.raises(Misfit, match=expected):
+        async with database_of(database) as source:
+            await verify(source, [], silent)
+    if "pick" not in expected:
+        with pytest.raises(AssertionError, match=r"ticker of|mark of"):
+            await outside(database)
+
+
 # Where it is shown
 
 SHOWN = """{ batchOn(runDate: "2026-10-26") {
@@ -592,7 +678,6 @@ async def test_where_a_new_ticker_is_shown(house, database, tmp_path):
     assert "SELL KO (picked as MSFT)" in done.stdout
     days = [line for line in done.stdout.splitlines() if "│ 2026-1" in line]
     assert ["renamed" in line for line in days] == [False, False, False, False, True, True]
-
 
 
 # As an operator says it
