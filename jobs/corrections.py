@@ -47,11 +47,12 @@ async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str,
         batch = await batches.hold(conn, found.id)
         ticker = prompt.in_one_form(ticker)
         used = await _used(conn, batch, day, ticker)
-        newest = await closes.newest(conn, used.ticker, used.trading_day)
+        name = await _name_at(conn, batch, ticker, used)
+        newest = await closes.newest(conn, name, used.trading_day)
         if newest is None or newest.close == used.close:
             raise Refused(
                 f"{ticker} was read as {used.close} for {used.trading_day}, and nothing else was read since. "
-                f"`alpha-monday closes {ticker}` shows all readings."
+                f"`alpha-monday closes {name}` shows all readings."
             )
         return await _put_right(conn, batch, ticker, {(day, ticker): newest}, reason, at)
 
@@ -76,11 +77,19 @@ async def _used(conn: Conn, batch: Batch, day: int, ticker: str) -> Close:
     return used
 
 
+async def _name_at(conn: Conn, batch: Batch, ticker: str, used: Close) -> str:
+    """Return under which ticker a share's session is to be read: as it was, unless a rename says otherwise."""
+    picks = {pick.ticker: pick.id for pick in await batches.picks_of(conn, batch.id)}
+    if ticker not in picks:
+        return used.ticker
+    share = (await batches.tickers_of(conn, batch.id))[picks[ticker]]
+    return used.ticker if share.counts(used.ticker, used.trading_day) else share.at(used.trading_day)
+
+
 async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, reason: str, at: datetime) -> int:
     """Compute every checkpoint of `batch` anew, and record where `ticker` makes it come to something else."""
     picks = await batches.picks_of(conn, batch.id)
     batch_now, picks_now = _baseline(batch, picks, adopted)
-    former = await batches.former_tickers(conn, batch.id)
     of_benchmark = await courses.of_benchmark(conn, batch)
     of_picks = await courses.of_picks(conn, batch, picks)
     made = 0
@@ -88,6 +97,7 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
         if checkpoint.status != CheckpointStatus.COMPUTED:
             continue
         now = _priced(batch, checkpoint, adopted)
+        counting = [of_benchmark]
         rows: Rows
         if checkpoint.day == 0:
             rows = [(batch, batch_now, None), (checkpoint, now, None)]
@@ -97,13 +107,16 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
             rows = [(checkpoint, now, None)]
             for stood in await checkpoints.metrics_of(conn, checkpoint.id):
                 pick = next(one for one in picks_now if one.id == stood.pick_id)
-                metric = _anew(batch_now, now, pick, stood, adopted, of_picks[pick.id])
-                if ticker not in (pick.ticker, *former.get(pick.id, ())):  # its own moves are not what this is about
+                priced = _metric_priced(checkpoint, pick, stood, adopted)
+                course = await courses.of_metric(conn, batch, priced, of_picks[pick.id])
+                counting.append(course)
+                metric = _anew(batch_now, now, pick, stood, priced, course)
+                if ticker not in of_picks[pick.id].tickers.all:  # its own moves are not what this is about
                     metric = replace(metric, unusual_move=stood.unusual_move)
                 rows.append((stood, metric, pick.ticker))
         if found := measurement.corrections(rows, checkpoint, reason, at):
             used = [reading for (day, _), reading in adopted.items() if day == checkpoint.day]
-            counted = measurement.splits_counted(batch, checkpoint, [of_benchmark, *of_picks.values()])
+            counted = measurement.splits_counted(batch, checkpoint, counting)
             await corrections.make(conn, batch.id, [(stood, row) for stood, row, _ in rows], found, used, counted, at)
             made += 1
     return made
@@ -126,12 +139,15 @@ def _priced(batch: Batch, checkpoint: Checkpoint, adopted: Adopted) -> Checkpoin
     return replace(checkpoint, benchmark_price=reading.close, benchmark_close_id=reading.id) if reading else checkpoint
 
 
-def _anew(
-    batch: Batch, checkpoint: Checkpoint, pick: Pick, stood: PickMetric, adopted: Adopted, course: Course
-) -> PickMetric:
-    """Return a metric computed anew, from the adopted reading if there is one."""
+def _metric_priced(checkpoint: Checkpoint, pick: Pick, stood: PickMetric, adopted: Adopted) -> PickMetric:
     reading = adopted.get((checkpoint.day, pick.ticker))
-    priced = replace(stood, current_price=reading.close, close_id=reading.id) if reading else stood
+    return replace(stood, current_price=reading.close, close_id=reading.id) if reading else stood
+
+
+def _anew(
+    batch: Batch, checkpoint: Checkpoint, pick: Pick, stood: PickMetric, priced: PickMetric, course: Course
+) -> PickMetric:
+    """Return a metric computed anew, from the price that it now has."""
     if not stood.ended:  # a close that was used stays a close of its session, whatever became of the pick
         course = replace(course, last_session=None)
     return replace(priced, **measurement.of_pick(batch, checkpoint, pick, priced.current_price, course))

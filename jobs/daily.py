@@ -112,12 +112,13 @@ async def _take(
     """Compute a checkpoint from the closes of `session`, or skip it with a reason, or have it taken again later."""
     async with tools.pool.connection() as conn:
         ended = _ended(await batches.endings_of(conn, batch.id), session)
+        shares = await batches.tickers_of(conn, batch.id)
     # A second chance has attempts of its own.
     begun = calendar.asked_since(tools.now()) if before else calendar.due_at(batch.run_date, day)
     await _let_older_go_first(tools, batch, day)
     try:
         bind_contextvars(step="closes")
-        tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if pick.id not in ended)]
+        tickers = [batch.benchmark_symbol, *(shares[pick.id].at(session) for pick in picks if pick.id not in ended)]
         found = await closes_of(tools, tickers, session, begun)
         bind_contextvars(step="splits")
         await splits.look_before_measuring(tools, batch, tickers, session, begun)
@@ -218,8 +219,10 @@ async def _measure(
     picks = [opened.get(pick.id, pick) for pick in picks]
     of_benchmark, of_picks = await courses.of_benchmark(conn, batch), await courses.of_picks(conn, batch, picks)
     checkpoint = measurement.of_benchmark(batch, priced, of_benchmark)
+    session = found[batch.benchmark_symbol].trading_day
+    shares = await batches.tickers_of(conn, batch.id)
     metrics = [
-        _metric(batch, checkpoint, pick, found.get(pick.ticker), ended.get(pick.id), of_picks[pick.id])
+        _metric(batch, checkpoint, pick, found.get(shares[pick.id].at(session)), ended.get(pick.id), of_picks[pick.id])
         for pick in picks
     ]
     learnt = Learnt(
@@ -236,7 +239,8 @@ def _metric(
 ) -> PickMetric:
     """Return how a pick stands: by its close, or once it has ended by what became of it."""
     known = ending.value if ending else close and close.close
-    assert known, "either is there"
+    if not known:
+        raise TryAgainAt(f"{pick.ticker} was renamed while its close was read.", checkpoint.taken_at)
     return PickMetric(
         id=uuid4(),
         checkpoint_id=checkpoint.id,

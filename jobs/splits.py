@@ -13,7 +13,8 @@ from app.database.pools import transaction
 from app.domain import calendar, splits
 from app.domain.model import Batch, Split
 from app.domain.returns import ONE, plain
-from app.errors import AlphaMondayError, TryAgainAt, UnknownTicker
+from app.domain.tickers import Tickers
+from app.errors import AlphaMondayError, ProviderError, TryAgainAt, UnknownTicker
 from app.providers.alpha_vantage import SPLITS_SOURCE, Listed, SplitsAnswer
 from app.providers.rate_limiter import Outcome
 from app.store import batches, courses
@@ -34,9 +35,19 @@ async def look_before_measuring(
     """
     for ticker in tickers:
         async with tools.pool.connection() as conn:
-            path = await courses.path(conn, batch, [ticker])
-        if moves := [moved for moved in splits.suspicious(path) if moved <= session]:
-            await _look(tools, ticker, calendar.due_at(moves[-1], 1), begun)
+            share = await courses.share_of(conn, batch, ticker, session)
+            path = await courses.path(conn, batch, share)
+        moves = [moved for moved in splits.suspicious(path) if moved <= session]
+        # A renamed share's moves are asked for under the ticker that it had then.
+        newest = {share.at(moved): moved for moved in moves}
+        for name, moved in newest.items():
+            try:
+                await _look(tools, name, calendar.due_at(moved, 1), begun)
+            except ProviderError as error:
+                if name == ticker:
+                    raise
+                # The provider may no longer list the old ticker; the move is marked.
+                log.warning("splits not learnt", ticker=name, reason=str(error))
 
 
 async def look_on_sunday(tools: Context, batch: Batch, tickers: Sequence[str], day: int) -> None:
@@ -51,24 +62,34 @@ async def look_on_sunday(tools: Context, batch: Batch, tickers: Sequence[str], d
             log.warning("splits not learnt", ticker=ticker, reason=str(error))
 
 
-async def _look(tools: Context, ticker: str, since: datetime, begun: datetime) -> None:
+async def look_before_renaming(tools: Context, batch: Batch, ticker: str, since: datetime, begun: datetime) -> None:
+    """Ask for the splits of a ticker that a pick of `batch` is to get."""
+    await _look(tools, ticker, since, begun, batch.trading_day)
+
+
+async def _look(tools: Context, ticker: str, since: datetime, begun: datetime, baseline: date | None = None) -> None:
     try:
         answer = await tools.prices.splits(ticker, since, begun)
     except UnknownTicker:
         log.warning("no splits are listed, as if the ticker were unknown", ticker=ticker)
         return
     if isinstance(answer, SplitsAnswer):
-        await _keep(tools, ticker, answer)
+        await _keep(tools, ticker, answer, baseline)
 
 
-async def _keep(tools: Context, ticker: str, answer: SplitsAnswer) -> None:
-    """Store what is new, and put right what was measured without it, all in one transaction."""
+async def _keep(tools: Context, ticker: str, answer: SplitsAnswer, baseline: date | None = None) -> None:
+    """
+    Store what is new, and put right what was measured without it, all in one transaction.
+
+    `baseline` is that of a batch that does not hold the ticker yet.
+    """
     now = tools.now()
     async with transaction(tools.pool) as conn:
         held = await batches.holding(conn, ticker)
         # Splits up to the earliest baseline change no figure.
-        since = min((batch.trading_day for batch in held if batch.trading_day), default=None)
-        known = await store.of(conn, [ticker])
+        baselines = [batch.trading_day for batch in held if batch.trading_day]
+        since = min([*baselines, baseline] if baseline else baselines, default=None)
+        known = await store.of(conn, Tickers.only(ticker))
         learnt = _learnt(ticker, answer.splits, since, known, now)
         for split in learnt:
             await store.add(conn, split)

@@ -15,7 +15,7 @@ from app.domain.calendar import Calendar
 from app.domain.model import QUESTIONS_PER_MONDAY, SERIES, Batch, BatchStatus
 from app.errors import ProviderError, Refused
 from app.store import batches, generations
-from jobs import picks, queue_tables, weekly
+from jobs import picks, queue, queue_tables, weekly
 
 
 @click.group(cls=Commands, invoke_without_command=True)
@@ -106,14 +106,32 @@ async def end(run_date: datetime, ticker: str, last_session: datetime, value: st
 @click.argument("run_date", type=DAY, metavar="RUN_DATE")
 @click.argument("ticker")
 @click.argument("new")
+@click.option(
+    "--from",
+    "from_session",
+    type=DAY,
+    required=True,
+    help="The first session on which the share trades under the new ticker.",
+)
+@click.option("--source", required=True, help="Where this is known from.")
+@click.option("--force", is_flag=True, help="Do not compare closes; mark the pick's later figures as an unusual move.")
 @asynchronous
-async def rename(run_date: datetime, ticker: str, new: str) -> None:
+async def rename(
+    run_date: datetime, ticker: str, new: str, from_session: datetime, source: str, *, force: bool
+) -> None:
     """Follow a pick to its new ticker; the journal keeps the old one.
+
+    Closes and splits count under the new ticker from that session on, and under the old one before it. The closes
+    around that session must fit: the new ticker's last close before it is the old one's, or its first close since is
+    less than a tenth away. What is not stored is asked of Alpha Vantage. With --force nothing is compared.
 
     \b
     Example:
-      alpha-monday pick rename 2026-11-02 FB META
+      alpha-monday pick rename 2026-11-02 FB META --from 2026-11-09 --source "8-K of 2026-11-06" [--force]
     """
-    async with record(settings.load()) as pool:
-        again = await picks.rename(pool, clock.now(), run_date.date(), ticker, new)
+    configuration = settings.load()
+    async with record(configuration) as pool:
+        await rehearsed.refuse(pool)
+        async with queue.handed(queue.app, configuration, pool, clock) as tools:
+            again = await picks.rename(tools, run_date.date(), ticker, new, from_session.date(), source, force=force)
     say(f"Recorded. {again} skipped days are looked at again.")

@@ -39,6 +39,9 @@ async def show(pool: Pool, batch: Batch, sessions: Calendar) -> None:
         picks = await batches.picks_of(conn, batch.id)
         taken = await checkpoints.of(conn, batch.id)
         metrics = {one.id: {m.pick_id: m for m in await checkpoints.metrics_of(conn, one.id)} for one in taken}
+        named = {pick.initial_close_id for pick in picks}
+        named |= {one.close_id for day in metrics.values() for one in day.values() if one.close_id}
+        tickers = {one.id: one.ticker for one in await closes.among(conn, named)}
         made_up = await rehearsed.is_rehearsed(pool)
     out.print(f"Batch of Monday {batch.run_date} ({batch.series}): {batch.status}{', late' if batch.late else ''}")
     if made_up:
@@ -46,9 +49,9 @@ async def show(pool: Pool, batch: Batch, sessions: Calendar) -> None:
     if batch.failure:
         out.print(f"{batch.failure_reason}: {batch.failure}")
         return
-    table = _table("day", "date", batch.benchmark_symbol, *(f"{pick.action} {pick.ticker}" for pick in picks), "note")
+    table = _table("day", "date", batch.benchmark_symbol, *(_head(pick, tickers) for pick in picks), "note")
     for one in taken:
-        cells = [_change(metrics[one.id][pick.id]) if metrics[one.id] else "" for pick in picks]
+        cells = [_change(metrics[one.id][pick.id], pick, tickers) if metrics[one.id] else "" for pick in picks]
         if one.day == 0:
             cells = [plain(pick.initial_price) for pick in picks]
         benchmark = f"{batch.benchmark_initial_price:f}" if one.day == 0 else _percent(one.benchmark_return_pct)
@@ -113,8 +116,16 @@ def _table(*columns: str) -> Table:
     return Table(*(Column(name, overflow="fold") for name in columns))
 
 
-def _change(metric: PickMetric) -> str:
-    marks = [_UNUSUAL] * metric.unusual_move + ["ended"] * metric.ended
+def _head(pick: Pick, tickers: Mapping[UUID, str]) -> str:
+    picked_as = tickers[pick.initial_close_id]
+    return f"{pick.action} {pick.ticker}" + (f" (picked as {picked_as})" if picked_as != pick.ticker else "")
+
+
+def _change(metric: PickMetric, pick: Pick, tickers: Mapping[UUID, str]) -> str:
+    """Return a pick's change on a day, with its marks; `tickers` are those of the readings."""
+    under = tickers[metric.close_id] if metric.close_id else pick.ticker
+    renamed = under != tickers[pick.initial_close_id]
+    marks = [_UNUSUAL] * metric.unusual_move + ["ended"] * metric.ended + ["renamed"] * renamed
     return " ".join([_percent(metric.absolute_return_pct), *marks])
 
 

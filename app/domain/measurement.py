@@ -17,6 +17,7 @@ from msgspec.structs import asdict, replace
 from app.domain import returns, splits
 from app.domain.journal import written
 from app.domain.model import Batch, Checkpoint, Close, Correction, Pick, PickMetric, Split
+from app.domain.tickers import Tickers
 
 
 class Course(Struct, frozen=True):
@@ -24,9 +25,10 @@ class Course(Struct, frozen=True):
     What a ticker's figures hang on besides two prices.
 
     `splits` are in force; `path` holds the newest closes from the baseline session on; `entry_day` is the session of
-    the pick's open, if that is known; `last_session` is an ended pick's.
+    the pick's open, if that is known; `last_session` is an ended pick's; `tickers` are the share's.
     """
 
+    tickers: Tickers
     splits: Sequence[Split]
     path: Sequence[Close] = ()
     entry_day: date | None = None
@@ -35,6 +37,10 @@ class Course(Struct, frozen=True):
     def through(self, session: date) -> date:
         """Return the session up to which splits count: an ended pick had none after its last."""
         return min(session, self.last_session or session)
+
+    def is_forced(self, session: date) -> bool:
+        """Return whether a session's price may be another share's, because a rename was forced."""
+        return self.tickers.forced_from is not None and self.tickers.forced_from <= session
 
 
 def of_benchmark(batch: Batch, checkpoint: Checkpoint, course: Course) -> Checkpoint:
@@ -58,7 +64,8 @@ def of_pick(batch: Batch, checkpoint: Checkpoint, pick: Pick, price: Decimal, co
         "absolute_return_pct": measure.absolute_return_pct,
         "vs_benchmark_pct": measure.vs_benchmark_pct,
         "return_from_open_pct": from_open(pick, price, course, session),
-        "unusual_move": splits.unexplained([one for one in course.path if one.trading_day <= through], course.splits),
+        "unusual_move": course.is_forced(session)
+        or splits.unexplained([one for one in course.path if one.trading_day <= through], course.splits),
     }
 
 

@@ -192,6 +192,20 @@ class Ending(Struct, frozen=True, kw_only=True):
     source: str
 
 
+class Renaming(Struct, frozen=True, kw_only=True):
+    """
+    A pick's new ticker: from which session on its share has it, and where that is known from.
+
+    `forced` says that the closes under both tickers were not compared. It is kept in the journal's entry of kind
+    PICK_RENAMED; entries of earlier versions have none, see `app.domain.tickers`.
+    """
+
+    pick_id: UUID
+    from_session: date
+    source: str
+    forced: bool
+
+
 class Checkpoint(Struct, frozen=True, kw_only=True):
     """
     One morning's look at a batch: day 0 is the baseline, days 1 to 14 follow.

@@ -12,7 +12,7 @@ import hashlib
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 from decimal import Decimal
@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from app.domain import journal, model, returns, splits
 from app.domain.text import without_controls
+from app.domain.tickers import Tickers
 from app.errors import Misfit
 
 Row = Mapping[str, str]
@@ -106,6 +107,8 @@ class Verification:
         content = self._linked(seq, entry)
         _agrees(seq, entry, content)
         mentions = list(_mentions(seq, content))
+        if "renaming" in content:
+            self.known.rename(seq, content)
         for table, row in mentions:
             self._mention(seq, table, row)
             self.known.learn(table, row)
@@ -207,7 +210,8 @@ class Known:
         self.endings: dict[str, tuple[str, str]] = {}
         self.series, self.tickers = {model.SERIES}, set[str]()
         self._rows: dict[str, dict[str, tuple[str | None, ...]]] = {table: {} for table in _KEPT}
-        self._names: dict[str, set[str]] = defaultdict(set)
+        self._tickers: dict[str, Tickers] = {}  # of each pick
+        self._used: dict[str, str] = {}  # the reading that a row of a pick names, by the row's id
         self._splits: dict[str, list[model.Split]] = defaultdict(list)
 
     def learn(self, table: str, row: Row) -> None:
@@ -220,8 +224,25 @@ class Known:
         if table == "splits":
             self._splits[row["ticker"]].append(msgspec.convert(row, model.Split, strict=False))
         if table == "picks":
-            self._names[row["id"]].add(row["ticker"])  # a renamed pick's readings have the name of their time
+            self._learn_ticker(row["id"], row["ticker"])
         self.series |= {row["series"]} if "series" in row else set()
+
+    def _learn_ticker(self, pick: str, ticker: str) -> None:
+        share = self._tickers.get(pick) or Tickers.only(ticker)
+        if ticker != share.periods[-1].ticker:  # by an entry that says no session
+            share = share.renamed(ticker, None)
+        self._tickers[pick] = share
+
+    def rename(self, seq: int, content: Mapping[str, Any]) -> None:
+        """Take note of a pick's new ticker, and of the session from which on it has it."""
+        try:
+            renaming = msgspec.convert(content["renaming"], model.Renaming, strict=False)
+            pick, ticker = str(renaming.pick_id), content["pick"]["ticker"]
+            share = self._tickers[pick]
+            self._tickers[pick] = share.renamed(ticker, renaming.from_session, forced=renaming.forced)
+        except (msgspec.ValidationError, LookupError, TypeError, OverflowError):
+            told = "what it calls renaming is none of a pick from a session on"
+            raise misfit(f"Entry {seq} of the journal: {told}.") from None
 
     def check(self, seq: int, table: str, row: Row) -> None:
         """Recompute the figures of a row that entry `seq` mentions; a price must be that of its reading."""
@@ -232,6 +253,10 @@ class Known:
                 if Decimal(row[field]) != expected:
                     told = f"{field} is {row[field]}, but what it comes from gives {returns.plain(expected)}"
                     raise misfit(f"{where}: {told}. The figure was never computed so.")
+            if table == "pick_checkpoint_metrics":
+                self._check_mark(where, row)
+            if table in ("picks", "pick_checkpoint_metrics"):
+                self._used[row["id"]] = sys.intern(row.get("entry_close_id") or row.get("close_id") or "")
         except LookupError as error:
             raise misfit(f"{where}: its figures need {error}, which the journal does not have.") from None
         except (ArithmeticError, ValueError):
@@ -267,10 +292,11 @@ class Known:
             reading = self._reading(row["benchmark_initial_close_id"], row, {row["benchmark_symbol"]})
             yield "benchmark_initial_price", Decimal(reading["close"])
         elif table == "picks":
-            batch, names = self._row("batches", row["batch_id"]), self._names[row["id"]]
-            yield "initial_price", Decimal(self._reading(row["initial_close_id"], batch, names)["close"])
+            batch = self._row("batches", row["batch_id"])
+            yield "initial_price", Decimal(self._own_reading(row, row["id"], row["initial_close_id"], batch)["close"])
             if "entry_open" in row:
-                yield "entry_open", Decimal(self._row("closes", row["entry_close_id"])["open"])
+                opened = self._row("closes", row["entry_close_id"])
+                yield "entry_open", Decimal(self._own_reading(row, row["id"], row["entry_close_id"], opened)["open"])
         elif table == "checkpoints" and "benchmark_price" in row:
             yield from self._of_the_benchmark(row)
         elif table == "pick_checkpoint_metrics":
@@ -280,7 +306,7 @@ class Known:
         batch = self._row("batches", row["batch_id"])
         reading = self._reading(row["benchmark_close_id"], row, {batch["benchmark_symbol"]})
         yield "benchmark_price", Decimal(reading["close"])
-        factor = self._factor({batch["benchmark_symbol"]}, batch["trading_day"], row["trading_day"])
+        factor = self._factor(Tickers.only(batch["benchmark_symbol"]), batch["trading_day"], row["trading_day"])
         yield "benchmark_split_factor", factor
         if row["day"] != "0":
             initial = Decimal(batch["benchmark_initial_price"])
@@ -288,14 +314,16 @@ class Known:
 
     def _of_a_pick(self, row: Row) -> Iterator[tuple[str, Decimal]]:
         pick, checkpoint = self._row("picks", row["pick_id"]), self._row("checkpoints", row["checkpoint_id"])
+        batch, share = self._row("batches", pick["batch_id"]), self._tickers[row["pick_id"]]
         if "close_id" in row:
-            price = self._reading(row["close_id"], checkpoint, self._names[row["pick_id"]])["close"]
+            reading = self._own_reading(row, row["pick_id"], row["close_id"], checkpoint)
+            share = share.as_read(reading["ticker"], _day(reading["trading_day"]))
+            price = reading["close"]
         else:
             price = self.endings[row["pick_id"]][0]
         yield "current_price", Decimal(price)
-        batch, names = self._row("batches", pick["batch_id"]), self._names[row["pick_id"]]
         through = min(checkpoint["trading_day"], self.endings[row["pick_id"]][1] if row["ended"] == "true" else "9")
-        factor = self._factor(names, batch["trading_day"], through)
+        factor = self._factor(share, batch["trading_day"], through)
         yield "split_factor", factor
         current = Decimal(row["current_price"])
         benchmark = Decimal(checkpoint["benchmark_return_pct"])
@@ -303,13 +331,33 @@ class Known:
         yield "absolute_return_pct", measured.absolute_return_pct
         yield "vs_benchmark_pct", measured.vs_benchmark_pct
         if "return_from_open_pct" in row:
-            since_open = self._factor(names, self._row("closes", pick["entry_close_id"])["trading_day"], through)
+            since_open = self._factor(share, self._row("closes", pick["entry_close_id"])["trading_day"], through)
             yield "return_from_open_pct", returns.return_pct(Decimal(pick["entry_open"]), current, since_open)
 
-    def _factor(self, names: set[str], after: str, through: str) -> Decimal:
-        """Return the product of the splits of a share, under whatever name they were read."""
-        readings = [split for name in names for split in self._splits[name]]
-        return splits.factor(splits.in_force(readings), date.fromisoformat(after), date.fromisoformat(through))
+    def _factor(self, share: Tickers, after: str, through: str) -> Decimal:
+        """Return the product of the splits of a share, each read under the ticker that it had on that day."""
+        readings = [
+            split
+            for ticker in share.all
+            for split in self._splits[ticker]
+            if share.counts(ticker, split.effective_date)
+        ]
+        return splits.factor(splits.in_force(readings), _day(after), _day(through))
+
+    def _check_mark(self, where: str, row: Row) -> None:
+        """Refuse a metric that was made after a forced rename and is not marked."""
+        forced_from = self._tickers[row["pick_id"]].forced_from
+        session = _day(self._row("checkpoints", row["checkpoint_id"])["trading_day"])
+        is_new = self._used.get(row["id"]) != row.get("close_id", "")
+        if forced_from and forced_from <= session and is_new and row["unusual_move"] != "true":
+            raise misfit(f"{where}: unusual_move is not true, but a rename from {forced_from} on was forced.")
+
+    def _own_reading(self, row: Row, pick: str, close: str, session_of: Row) -> Row:
+        """Return a pick's reading: under the ticker of its session, unless the row named it before a rename."""
+        share = self._tickers[pick]
+        kept = self._used.get(row["id"]) == close
+        tickers = share.all if kept else share.period(_day(session_of["trading_day"])).tickers
+        return self._reading(close, session_of, tickers)
 
     def _found(self, table: str, id: str | None) -> Row:
         kept = zip(_KEPT[table], self._rows[table].get(id or "", ()), strict=False)
@@ -320,13 +368,17 @@ class Known:
             return found
         raise LookupError(f"{id} of {table}")
 
-    def _reading(self, id: str, session_of: Row, tickers: set[str]) -> Row:
+    def _reading(self, id: str, session_of: Row, tickers: Collection[str]) -> Row:
         """Return a reading, which must be of one of these tickers and of the session of another row."""
         reading = self._row("closes", id)
         if reading["trading_day"] != session_of["trading_day"] or reading["ticker"] not in tickers:
             told = f"the reading {id} is of {reading['ticker']} on {reading['trading_day']}"
             raise LookupError(f"a reading of {'/'.join(sorted(tickers))} on {session_of['trading_day']} ({told})")
         return reading
+
+
+def _day(text: str) -> date:
+    return date.fromisoformat(text)
 
 
 def key_of(table: str, row: Row) -> str:

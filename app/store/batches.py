@@ -7,7 +7,8 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import replace
 
-from app.domain.model import CHECKPOINT_DAYS, Batch, BatchStatus, Checkpoint, Close, Ending, JournalKind, Pick
+from app.domain.model import CHECKPOINT_DAYS, Batch, BatchStatus, Checkpoint, Close, Ending, JournalKind, Pick, Renaming
+from app.domain.tickers import Tickers
 from app.store import journal
 from app.store.rows import Conn, insert, select
 
@@ -110,10 +111,10 @@ async def end_pick(conn: Conn, pick: Pick, ending: Ending, at: datetime) -> bool
     return True
 
 
-async def rename_pick(conn: Conn, pick: Pick, ticker: str, at: datetime) -> None:
-    """Follow a pick's new ticker; the journal's entry keeps the old one."""
+async def rename_pick(conn: Conn, pick: Pick, ticker: str, renaming: Renaming, at: datetime) -> None:
+    """Follow a pick's new ticker; the journal's entry keeps the old one, and from which session the new one holds."""
     await conn.execute("UPDATE picks SET ticker = %s WHERE id = %s", (ticker, pick.id))
-    recorded = {"pick": replace(pick, ticker=ticker), "before": pick.ticker}
+    recorded = {"pick": replace(pick, ticker=ticker), "before": pick.ticker, "renaming": renaming}
     await journal.append(conn, JournalKind.PICK_RENAMED, at, recorded, pick.batch_id)
 
 
@@ -124,12 +125,18 @@ async def endings_of(conn: Conn, batch_id: UUID) -> dict[UUID, Ending]:
     return {ending.pick_id: ending for ending in endings}
 
 
-async def former_tickers(conn: Conn, batch_id: UUID) -> dict[UUID, list[str]]:
-    """Return under which tickers a batch's renamed picks traded before, by pick."""
-    former: dict[UUID, list[str]] = {}
+async def tickers_of(conn: Conn, batch_id: UUID) -> dict[UUID, Tickers]:
+    """Return under which tickers each pick of a batch is read, by its id."""
+    tickers: dict[UUID, Tickers] = {}
     for content in await journal.told(conn, batch_id, JournalKind.PICK_RENAMED):
-        former.setdefault(UUID(content["pick"]["id"]), []).append(content["before"])
-    return former
+        pick_id, ticker = UUID(content["pick"]["id"]), content["pick"]["ticker"]
+        share = tickers.get(pick_id) or Tickers.only(content["before"])
+        if "renaming" in content:
+            renaming = msgspec.convert(content["renaming"], Renaming, strict=False)
+            tickers[pick_id] = share.renamed(ticker, renaming.from_session, forced=renaming.forced)
+        else:  # an entry of an earlier version
+            tickers[pick_id] = share.renamed(ticker, None)
+    return {pick.id: tickers.get(pick.id, Tickers.only(pick.ticker)) for pick in await picks_of(conn, batch_id)}
 
 
 async def holding(conn: Conn, ticker: str) -> list[Batch]:

@@ -7,6 +7,7 @@ from uuid import uuid4
 from msgspec import Struct
 
 from app.domain.model import Bar, Close
+from app.domain.tickers import Tickers
 from app.store.rows import Conn, insert, select
 
 
@@ -30,11 +31,13 @@ async def newest(conn: Conn, ticker: str, session: date) -> Close | None:
     return found[0] if found else None
 
 
-async def path(conn: Conn, tickers: Sequence[str], first: date, last: date) -> list[Close]:
-    """Return the newest readings from `first` to `last` of a share, whose last ticker's count most; oldest first."""
+async def path(conn: Conn, tickers: Tickers, first: date, last: date) -> list[Close]:
+    """Return the newest readings from `first` to `last` of a share; of a period's tickers the last counts most."""
     newest: dict[date, Close] = {}
-    for ticker in tickers:
-        newest |= {one.trading_day: one for one in await of(conn, ticker, first, last)}
+    for period in tickers.periods:
+        for ticker in period.tickers:
+            readings = await of(conn, ticker, max(first, period.first), min(last, period.last))
+            newest |= {one.trading_day: one for one in readings}
     return [newest[session] for session in sorted(newest)]
 
 

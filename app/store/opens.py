@@ -9,7 +9,8 @@ from app.domain import measurement
 from app.domain.calendar import Calendar
 from app.domain.measurement import Course
 from app.domain.model import Batch, CheckpointStatus, Close, Pick, PickMetric
-from app.store import checkpoints, closes
+from app.store import batches, checkpoints, closes
+from app.store.courses import of_metric
 from app.store.rows import Conn
 
 
@@ -18,10 +19,14 @@ async def look_up(
 ) -> tuple[dict[UUID, Pick], list[Close]]:
     """Return the picks whose open was not known and now is, with it, by id; and the readings that say so."""
     session = calendar.session_from(batch.run_date)
+    tickers = await batches.tickers_of(conn, batch.id)
     opened: dict[UUID, Pick] = {}
     readings: list[Close] = []
     for pick in picks:
-        if pick.entry_open is None and (reading := await closes.newest(conn, pick.ticker, session)) and reading.open:
+        if pick.entry_open is not None:
+            continue
+        reading = await closes.newest(conn, tickers[pick.id].at(session), session)
+        if reading and reading.open:
             opened[pick.id] = replace(pick, entry_open=reading.open, entry_close_id=reading.id)
             readings.append(reading)
     return opened, readings
@@ -37,7 +42,10 @@ async def fill(
         replace(
             metric,
             return_from_open_pct=measurement.from_open(
-                opened[metric.pick_id], metric.current_price, courses[metric.pick_id], checkpoint.trading_day
+                opened[metric.pick_id],
+                metric.current_price,
+                await of_metric(conn, batch, metric, courses[metric.pick_id]),
+                checkpoint.trading_day,
             ),
         )
         for checkpoint in await checkpoints.of(conn, batch.id)

@@ -1,15 +1,15 @@
 """Readings of splits: shared by all batches, never changed. The newest of a ticker's date is in force."""
 
-from collections.abc import Sequence
-
 from app.domain import splits
 from app.domain.model import Split
+from app.domain.tickers import Tickers
 from app.store.rows import Conn, insert, select
 
 
-async def of(conn: Conn, tickers: Sequence[str]) -> list[Split]:
-    """Return the splits in force of one share, which may have had several tickers, oldest first."""
-    return splits.in_force(await select(conn, Split, "splits", "WHERE ticker = ANY(%s)", list(tickers)))
+async def of(conn: Conn, tickers: Tickers) -> list[Split]:
+    """Return the splits in force of one share, oldest first: of each day those under the ticker that it had then."""
+    found = await select(conn, Split, "splits", "WHERE ticker = ANY(%s)", list(tickers.all))
+    return splits.in_force(one for one in found if tickers.counts(one.ticker, one.effective_date))
 
 
 async def readings(conn: Conn, ticker: str) -> list[Split]:

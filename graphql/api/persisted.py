@@ -21,6 +21,8 @@ def hash_of(text: str) -> str:
 # Read once, for all who ask or show them, by the name of the file and of its operation.
 BY_NAME = {file.stem: file.read_text("utf-8") for file in sorted(FOLDER.glob("*.graphql"))}
 DOCUMENTS = {hash_of(text): text for text in BY_NAME.values()}
+# A client that was built for an earlier version of a document still asks for it by the hash of that version.
+FORMER = {hash_of(text): text for text in (file.read_text("utf-8") for file in FOLDER.glob("former/*.graphql"))}
 
 
 def document(query: str | None, name: str | None) -> str:
@@ -28,7 +30,8 @@ def document(query: str | None, name: str | None) -> str:
     if query is None and name is None:
         raise refusal("BAD_REQUEST", "That is no GraphQL request: it has no `query`.")
     if query is None:
-        if found := DOCUMENTS.get(str(name).lower()):
+        sha256_hash = str(name).lower()
+        if found := DOCUMENTS.get(sha256_hash) or FORMER.get(sha256_hash):
             return found
         # Apollo's clients wait for exactly this, and send the document then.
         raise refusal("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound")

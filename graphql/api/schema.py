@@ -141,6 +141,7 @@ NEXT_CHECKPOINT_AT = f"""
     ORDER BY awaited.day LIMIT 1"""
 METRIC = "pick_checkpoint_metrics"
 SIGN = f"(SELECT CASE picks.action WHEN 'SELL' THEN -1 ELSE 1 END FROM picks WHERE picks.id = {METRIC}.pick_id)"
+PICKED_AS = "(SELECT closes.ticker FROM closes WHERE closes.id = picks.initial_close_id)"
 DAY = f"(SELECT checkpoints.day FROM checkpoints WHERE checkpoints.id = {METRIC}.checkpoint_id)"
 RUN_DATE = "(SELECT batches.run_date FROM batches WHERE batches.id = picks.batch_id)"
 
@@ -203,6 +204,17 @@ class PickMetric:
     )
     unusual_move: bool = column("Whether a move of a quarter or more in one session remains unexplained by splits.")
     ended: bool = column("Whether the pick had stopped trading by then.")
+    renamed: bool = column(
+        "Whether its price was read under another ticker than `Pick.pickedAs`; without a reading, `Pick.renamed`.",
+        f"""
+        coalesce(
+            (SELECT closes.ticker FROM closes WHERE closes.id = {METRIC}.close_id),
+            (SELECT picks.ticker FROM picks WHERE picks.id = {METRIC}.pick_id)
+        ) <> (
+            SELECT closes.ticker FROM picks JOIN closes ON closes.id = picks.initial_close_id
+            WHERE picks.id = {METRIC}.pick_id
+        )""",
+    )
 
 
 @table("corrections")
@@ -271,6 +283,8 @@ class Pick:
     entry_open: Decimal | None = column("The open of the first session on or after the run date; null until known.")
     entry_close: Close | None = related("The reading that it came from.", "closes.id = picks.entry_close_id")
     ended: bool = column("Whether it has stopped trading.")
+    picked_as: str = column("The ticker that the model chose; `ticker` is the one that the share has now.", PICKED_AS)
+    renamed: bool = column("Whether `ticker` is another one than `pickedAs`.", f"picks.ticker <> {PICKED_AS}")
     metrics: list[PickMetric] = related("How it stood, by day.", f"{METRIC}.pick_id = picks.id", order=DAY, about=10)
     latest_metric: PickMetric | None = related(
         "How it stood last.", f"{METRIC}.pick_id = picks.id", order=f"{DAY} DESC"

@@ -49,6 +49,17 @@ async def test_a_document_by_its_hash(name, client):
     assert sent.content == post.content == get.content
 
 
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("former/*.graphql")), ids=lambda file: file.stem)
+async def test_an_earlier_version_of_a_document(file, client):
+    """It stays available under the hash that clients know, which is in its file's name."""
+    name, start = file.stem.split(".")
+    sha256 = hash_of(file.read_text())
+    assert sha256.startswith(start)
+    assert sha256 not in DOCUMENTS
+    response = await client.post("/graphql", json={"extensions": named(sha256), "variables": VARIABLES.get(name, {})})
+    assert response.json().keys() == {"data"}, response.text
+
+
 async def test_a_hash_in_capitals(client):
     response = await client.post("/graphql", json={"extensions": named(next(iter(DOCUMENTS)).upper())})
     assert "PersistedQueryNotFound" not in response.text

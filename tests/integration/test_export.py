@@ -31,10 +31,10 @@ HEAD = "{ service { journalHead { seq hash } } }"
 # The same figures, asked of the API by another document than the export's.
 FIGURES = """{ batches(first: 10) { nodes {
     runDate status failureReason benchmarkInitialPrice
-    picks { id ticker action initialPrice entryOpen metrics {
+    picks { id ticker pickedAs action initialPrice entryOpen metrics {
         checkpoint { day tradingDay benchmarkPrice benchmarkReturnPct }
         currentPrice splitFactor absoluteReturnPct vsBenchmarkPct directionalReturnPct alphaPct hit returnFromOpenPct
-        unusualMove ended } }
+        unusualMove ended renamed } }
     checkpoints { day status skipReason checkpointDate } } } }"""
 
 
@@ -87,7 +87,7 @@ async def test_every_figure_is_the_apis(service):
                         assert row[column] == cell(value), (column, row)
                         compared += 1
     # 9 computed days of the first Monday, 8 of the second, 4 of the running one; 3 picks; 4 + 10 + 5 values.
-    assert compared == (9 + 8 + 4) * 3 * 19
+    assert compared == (9 + 8 + 4) * 3 * 21
 
 
 async def test_a_row_by_hand(service):
@@ -111,7 +111,8 @@ async def test_a_row_by_hand(service):
         "series": "main", "run_date": "2026-01-05", "batch_status": "COMPLETED", "late": "false", "position": "1",
         "ticker": "AAPL", "action": "BUY", "initial_price": "267.41", "day": "1", "checkpoint_date": "2026-01-06",
         "checkpoint_status": "COMPUTED", "trading_day": "2026-01-05", "result": "false", "current_price": "269.12",
-        "split_factor": "1", "hit": "true", "ended": "false", "unusual_move": "false", "benchmark_symbol": "SPY",
+        "split_factor": "1", "hit": "true", "ended": "false", "renamed": "false", "unusual_move": "false",
+        "benchmark_symbol": "SPY", "picked_as": "AAPL",
         "benchmark_initial_price": "687.4", "benchmark_price": "688.96", "benchmark_split_factor": "1",
         "batch_id": str(an_id(3, 1)), "pick_id": row["pick_id"], "rehearsed": "false",
     }  # fmt: skip

@@ -198,16 +198,26 @@ async def test_a_late_batch(browser, record, database):
 
 
 async def test_a_pick_that_stopped_trading(browser, record, database):
-    """An ended pick and an unusual move are marked where their figures stand; a new ticker is the pick's name."""
+    """An ended pick, a new ticker and an unusual move are marked where their figures stand; so is the old ticker."""
     batch, picks = record.batch("main", WON, BatchStatus.ACTIVE, "NVDA SELL, XOM BUY, AAPL SELL")
     record.checkpoint(batch, picks, 1, change=lambda _, pick: {"ended": pick.ticker == "XOM", "unusual_move": True})
     change(database, "UPDATE picks SET ticker = 'NV.X' WHERE ticker = 'NVDA'")
+    change(
+        database,
+        "INSERT INTO closes SELECT gen_random_uuid(), 'NV.X', trading_day, open, close, source, read_at FROM closes"
+        " WHERE ticker = 'NVDA' AND trading_day = '2026-01-05'; UPDATE pick_checkpoint_metrics SET close_id ="
+        " (SELECT id FROM closes WHERE ticker = 'NV.X') WHERE close_id ="
+        " (SELECT id FROM closes WHERE ticker = 'NVDA' AND trading_day = '2026-01-05')",
+    )
     for path in ("/", "/batches/2026-01-05"):
         found = await page(browser, path)
         items = [text(item) for item in every(found, "li", class_="pick")]
         assert ["stopped trading" in item for item in items] == [False, True, False]
         assert all("unusual move" in item for item in items)
-        assert items[0].startswith("SELL NV.X")
+        assert items[0].startswith("SELL NV.X (picked as NVDA)")
+        assert ["picked as" in item for item in items] == [True, False, False]
+        cells = [text(cell) for cell in every(found, "td") if "!" in text(cell)]
+        assert ["renamed" in cell for cell in cells] == [True, False, False]
         assert "! A move of a quarter or more" in text(one(found, "main"))
 
 

@@ -528,7 +528,7 @@ async def test_what_a_person_records(house, database):
     await picks.end(
         tools.pool, tools.calendar, tools.now(), MONDAY, "MSFT", wednesday, Decimal("4.5"), "8-K of 2026-10-28"
     )
-    await picks.rename(tools.pool, tools.now(), MONDAY, "AAPL", "BRK.B")
+    await picks.rename(tools, MONDAY, "AAPL", "BRK.B", wednesday, "8-K", force=True)
     await mornings(house, batch, 4, again=True)
     await mornings(house, batch, *range(5, 15))
     failed = msgspec.structs.replace(batch_of_a_failed_monday(), created_at=tools.now())

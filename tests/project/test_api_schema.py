@@ -59,6 +59,7 @@ type Batch {
 type Pick {
   id: ID! batch: Batch! position: Int! ticker: String! action: Action! reasoning: String! initialPrice: Decimal!
   initialClose: Close! entryOpen: Decimal entryClose: Close ended: Boolean!
+  pickedAs: String! renamed: Boolean!
   metrics: [PickMetric!]! latestMetric: PickMetric result: PickMetric
 }
 type Checkpoint {
@@ -70,7 +71,7 @@ type Checkpoint {
 type PickMetric {
   id: ID! pick: Pick! checkpoint: Checkpoint! currentPrice: Decimal! close: Close splitFactor: Decimal!
   absoluteReturnPct: Decimal! vsBenchmarkPct: Decimal! directionalReturnPct: Decimal! alphaPct: Decimal! hit: Boolean!
-  returnFromOpenPct: Decimal unusualMove: Boolean! ended: Boolean!
+  returnFromOpenPct: Decimal unusualMove: Boolean! ended: Boolean! renamed: Boolean!
 }
 type Close {
   id: ID! ticker: String! tradingDay: Date! open: Decimal close: Decimal! source: String! readAt: DateTime!

@@ -62,8 +62,17 @@ async def ends(
     return await picks.end(tools.pool, tools.calendar, tools.now(), run_date, ticker, last, Decimal(value), source)
 
 
-async def renamed(house: House, new: str, run_date: date = MONDAY, ticker: str = "MSFT") -> int:
-    return await picks.rename(house.tools.pool, house.tools.now(), run_date, ticker, new)
+async def renamed(
+    house: House,
+    new: str,
+    run_date: date = MONDAY,
+    ticker: str = "MSFT",
+    first: date = TUESDAY,
+    source: str = SOURCE,
+    *,
+    force: bool = True,
+) -> int:
+    return await picks.rename(house.tools, run_date, ticker, new, first, source, force=force)
 
 
 async def api(house: House, selection: str) -> Any:
@@ -250,22 +259,22 @@ async def test_a_renamed_pick(house):
     batch = await house.a_batch()
     await mornings(house, batch, 1, 2)
     house.world.unknown.add("MSFT")
-    house.world.closes |= {("KO", MONDAY + timedelta(days=day)): "3.3000" for day in range(14)}
+    house.world.closes |= {("KO", MONDAY + timedelta(days=day)): "3.2400" for day in range(14)}
     await mornings(house, batch, 3)
     assert (await house.rows(CHECKPOINTS))[-1] == (3, "skipped", None, "PROVIDER_ERROR")
-    assert await renamed(house, " ko ") == 1
+    assert await renamed(house, " ko ", first=WEDNESDAY, force=False) == 1
     assert await house.rows(RETAKES) == [(3,)]
     house.provider.requests.clear()
     await mornings(house, batch, 3, again=True)
     await mornings(house, batch, 4)
     assert "MSFT" not in house.asked
-    assert "KO" in house.asked
+    assert house.asked.count("KO") == 1  # on Thursday it was the command that asked
     figures = [row for row in await house.rows(METRICS) if row[1] == "KO"]
     assert figures == [
         (1, "KO", 3, False, False, 0),
         (2, "KO", 3, False, False, 0),
-        (3, "KO", Decimal("3.3"), False, False, 10),  # (3.3 - 3) / 3
-        (4, "KO", Decimal("3.3"), False, False, 10),
+        (3, "KO", Decimal("3.24"), False, False, 8),  # (3.24 - 3) / 3
+        (4, "KO", Decimal("3.24"), False, False, 8),
     ]
 
 
@@ -274,7 +283,7 @@ async def test_what_is_recorded_of_a_renamed_pick(house):
     batch = await house.a_batch()
     house.clock.time = new_york(TUESDAY, 12)
     before = await house.journal()
-    await renamed(house, "brk-b", ticker="msft")
+    await renamed(house, "brk-b", ticker="msft", source=f"  {SOURCE} ")
     *rest, entry = await house.journal()
     recorded = json.loads(entry.content)
     assert rest == before
@@ -282,6 +291,9 @@ async def test_what_is_recorded_of_a_renamed_pick(house):
     assert (recorded["before"], recorded["pick"]["ticker"], recorded["pick"]["initial_price"]) == (
         "MSFT", "BRK.B", "3.0000"
     )  # fmt: skip
+    assert recorded["renaming"] == {
+        "pick_id": recorded["pick"]["id"], "from_session": str(TUESDAY), "source": SOURCE, "forced": "true"
+    }  # fmt: skip
     shown = await api(house, "{ picks { ticker initialClose { ticker } } journal { kind content } }")
     assert [pick["ticker"] for pick in shown["picks"]] == ["BRK.B", "AAPL", "NVDA"]
     assert shown["picks"][0]["initialClose"] == {"ticker": "MSFT"}  # the reading is what was read
@@ -291,16 +303,19 @@ async def test_what_is_recorded_of_a_renamed_pick(house):
 async def test_a_pick_renamed_twice_and_back(house):
     """Each change has its entry; the second goes by the first's new name."""
     await house.a_batch()
+    house.clock.time = new_york(WEDNESDAY, 12)
     await renamed(house, "KO")
-    await renamed(house, "MSFT", ticker="KO")
+    await renamed(house, "MSFT", ticker="KO", first=WEDNESDAY)
     told = [json.loads(entry.content) for entry in (await house.journal())[-2:]]
     assert [(one["before"], one["pick"]["ticker"]) for one in told] == [("MSFT", "KO"), ("KO", "MSFT")]
 
 
 async def test_an_ended_pick_that_is_renamed_stays_ended(house):
-    """What became of it holds for the pick, whatever its name."""
+    """What became of it holds for the pick, whatever its name; after its last session it has no other."""
     batch = await halted(house, 1, 2, 3)
     await ends(house)
+    with pytest.raises(Refused, match="MSFT ended on 2026-10-28; it cannot have another ticker from 2026-10-29 on"):
+        await renamed(house, "KO", first=THURSDAY)
     await renamed(house, "KO")
     await mornings(house, batch, 4)
     assert next(row for row in await house.rows(METRICS) if row[0] == 4)[1:5] == ("KO", Decimal("4.5"), True, True)
@@ -319,14 +334,22 @@ async def test_an_ended_pick_that_is_renamed_stays_ended(house):
         pytest.param({"new": "Coca-Cola"}, "'COCA.COLA' is not a ticker.", id="a name"),
         pytest.param({"new": "KO\0"}, "is not a ticker.", id="a NUL"),
         pytest.param({"new": "\ufb01x"}, "is not a ticker.", id="a ligature"),
+        pytest.param({"first": date(2026, 10, 31)}, "--from must be a session of the exchange", id="a Saturday"),
+        pytest.param({"first": WEDNESDAY}, "--from must be a session of the exchange, today's at", id="to come"),
+        pytest.param({"first": date(2026, 10, 23)}, "--from must be after 2026-10-23, the session at", id="baseline"),
+        pytest.param({"first": date(2026, 10, 22)}, "--from must be after 2026-10-23, the session at", id="before it"),
+        pytest.param({"source": " \n"}, "--source must say where this is known from, in plain text.", id="no source"),
+        pytest.param({"source": "a\0b"}, "--source must say where this is known from", id="a NUL in the source"),
+        pytest.param({"source": "a\ud800b"}, "--source must say where this is known from", id="a surrogate in it"),
     ],
 )
 async def test_a_new_ticker_that_is_refused(house, given, says):
     """By its own words, and nothing is stored."""
     await house.a_batch()
+    house.clock.time = new_york(TUESDAY, 12)
     entries = await house.journal()
     with pytest.raises(Refused) as refused:
-        await renamed(house, **given)
+        await renamed(house, **{"new": "KO", **given})
     assert says in str(refused.value)
     assert await house.journal() == entries
     assert [ticker for (ticker,) in await house.rows("SELECT ticker FROM picks ORDER BY position")] == list(CHOSEN)
@@ -357,8 +380,11 @@ async def test_pick_end_and_rename_by_hand(house, say):
         1, "alpha-monday: What became of MSFT is recorded already."
     )  # fmt: skip
     assert json.loads((await house.journal())[-1].content)["ending"]["value"] == "4.50"
-    assert await say("pick", "rename", MONDAY, "AAPL", "KO") == (0, "Recorded. 1 skipped days are looked at again.")
-    assert await say("pick", "rename", MONDAY, "AAPL", "KO") == (
+    moved = ("--from", MONDAY, "--source", SOURCE, "--force")
+    assert await say("pick", "rename", MONDAY, "AAPL", "KO", *moved) == (
+        0, "Recorded. 1 skipped days are looked at again."
+    )  # fmt: skip
+    assert await say("pick", "rename", MONDAY, "AAPL", "KO", *moved) == (
         1, "alpha-monday: AAPL is no pick of 2026-10-26; its picks: MSFT, KO, NVDA."
     )  # fmt: skip
     assert [entry.kind for entry in await house.journal()][-2:] == ["PICK_ENDED", "PICK_RENAMED"]
@@ -390,6 +416,9 @@ def test_a_value_that_is_no_price(value, says):
         (("pick", "end", MONDAY, "MSFT"), "Missing option '--last-session'"),
         (("pick", "end", "Monday", "MSFT"), "'RUN_DATE': 'Monday' is no day such as 2026-11-16"),
         (("pick", "rename", MONDAY, "MSFT"), "Missing argument 'NEW'"),
+        (("pick", "rename", MONDAY, "MSFT", "KO", "--source", SOURCE), "Missing option '--from'"),
+        (("pick", "rename", MONDAY, "MSFT", "KO", "--from", TUESDAY), "Missing option '--source'"),
+        (("pick", "rename", MONDAY, "MSFT", "KO", "--from", "Tuesday"), "'Tuesday' is no day such as 2026-11-16"),
         (("checkpoint", "retake", MONDAY, 0), "0 is not in the range 1<=x<=14"),
         (("checkpoint", "retake", MONDAY, 15), "15 is not in the range 1<=x<=14"),
         (("checkpoint", "retake", MONDAY), "Missing argument 'DAY'"),
@@ -405,7 +434,7 @@ def test_misuse(arguments, says):
     "command",
     [
         ("pick", "end", MONDAY, "MSFT", "--last-session", WEDNESDAY, "--value", "1", "--source", SOURCE),
-        ("pick", "rename", MONDAY, "MSFT", "KO"),
+        ("pick", "rename", MONDAY, "MSFT", "KO", "--from", TUESDAY, "--source", SOURCE),
         ("checkpoint", "retake", MONDAY, 4),
     ],
     ids=["end", "rename", "retake"],

@@ -729,11 +729,11 @@ async def test_splits_of_a_renamed_pick(house, under_the_new):
     house.world.splits["NVDA"] = [(TUESDAY, "4.0000")]
     await mornings(house, batch, 1, 2, 3)
     house.clock.time = new_york(THURSDAY, 12)
-    await picks.rename(house.tools.pool, house.tools.now(), MONDAY, "NVDA", "KO")
     trades(house, "KO", (BASELINE, "7"), *LATE)
     house.world.opens["KO", MONDAY] = "7.05"
     house.world.splits["KO"] = under_the_new
-    assert await mornings(house, batch, 4, 5) == {4: ["KO"], 5: []}
+    await picks.rename(house.tools, MONDAY, "NVDA", "KO", THURSDAY, "8-K")
+    assert await mornings(house, batch, 4, 5) == {4: [], 5: []}
     assert await figures(house, "KO") == read(AFTER)[:5]
     assert await house.rows(CORRECTED) == []
 
@@ -743,9 +743,10 @@ async def test_a_mark_outlives_the_ticker(house):
     batch = await a_usual_batch(house)
     trades(house, "NVDA", *LATE)
     await mornings(house, batch, 1, 2, 3)
-    await picks.rename(house.tools.pool, house.tools.now(), MONDAY, "NVDA", "KO")
     trades(house, "KO", (THURSDAY, "1.81"), (FRIDAY, "1.82"))
     house.world.absent |= {("KO", BASELINE + timedelta(days=number)) for number in range(-60, 6)}
+    house.clock.time = new_york(FRIDAY, 8)
+    await picks.rename(house.tools, MONDAY, "NVDA", "KO", THURSDAY, "8-K")
     assert await mornings(house, batch, 4, 5) == {4: [], 5: []}
     assert await figures(house, "KO") == read(BEFORE)
 
@@ -754,7 +755,7 @@ async def test_a_split_learnt_late_under_the_old_ticker(house):
     """Another batch still goes by the old ticker and asks: the renamed pick's figures are put right, too."""
     await a_late_split(house, 1, 2)
     newer = await house.a_batch(NEXT_MONDAY)
-    await picks.rename(house.tools.pool, house.tools.now(), MONDAY, "NVDA", "KO")
+    await picks.rename(house.tools, MONDAY, "NVDA", "KO", NEXT_MONDAY, "8-K", force=True)
     house.world.splits["NVDA"] = [(TUESDAY, "4.0000")]
     house.clock.time = due_at(NEXT_MONDAY, 6)
     await splits.look_on_sunday(house.tools, newer, ["NVDA"], 6)
@@ -836,7 +837,7 @@ async def test_a_pick_that_is_changed_at_the_moment_of_a_checkpoint(house, datab
         taking = asyncio.create_task(daily.take(tools, batch.id, 1))
         await waiting(house)
         changing = asyncio.create_task(
-            picks.rename(tools.pool, tools.now(), MONDAY, "NVDA", "KO")
+            picks.rename(tools, MONDAY, "NVDA", "KO", MONDAY, "8-K", force=True)
             if change == "rename"
             else picks.end(tools.pool, tools.calendar, tools.now(), MONDAY, "NVDA", MONDAY, Decimal(7), "8-K")
         )

@@ -66,26 +66,91 @@ def rows_of(url, series, tickers):
         yield from (row_of(table, one) for t in tickers for one in pages(url, query, first=100, ticker=t))
 
 
-def check_figures(rows, last, endings):
-    for (table, _), row in rows:
-        number = {name: Decimal(text) for name, text in row.items() if name.endswith(("price", "pct", "factor"))}
+def learn(content, told, shares):
+    """Keep under which tickers each pick is read: pairs of a first day and the tickers from then on."""
+    if renaming := content.get("renaming"):
+        shares[renaming["pick_id"]].append((renaming["from_session"], [content["pick"]["ticker"]]))
+    for (table, id), row in told:
+        if table == "picks" and row["ticker"] not in (share := shares.setdefault(id, [("", [])]))[-1][1]:
+            share[-1][1].append(row["ticker"])
+
+
+def tickers_on(share, day):
+    return [tickers for first, tickers in share if first <= day][-1]
+
+
+def factor(share, last, after, through):
+    newest, product = {}, Decimal(1)
+    for (table, _), row in sorted(last.items(), key=lambda one: one[1].get("read_at", "")):
+        if table == "splits" and row["ticker"] in tickers_on(share, row["effective_date"]):
+            newest[row["effective_date"]] = Decimal(row["factor"])
+    for day in sorted(newest):
+        product *= newest[day] if after < day <= through else 1
+    return product
+
+
+def reading(id, last, share, session, *, kept=False):
+    row = last["closes", id]
+    tickers = [name for _, names in share for name in names] if kept else tickers_on(share, session)
+    assert row["ticker"] in tickers, f"ticker of {row}"
+    assert row["trading_day"] == session, f"session of {row}"
+    return row
+
+
+def check_figures(rows, last, before, endings, shares, forced):
+    splits = {key: row for key, row in last.items() if key[0] == "splits"}
+    for (table, id), row in rows:
+        number = {
+            name: Decimal(text) for name, text in row.items() if name.endswith(("price", "pct", "factor", "open"))
+        }
+        was = before.get((table, id), {})
+        if table == "picks":
+            baseline = last["batches", row["batch_id"]]["trading_day"]
+            read = reading(row["initial_close_id"], last, shares[id], baseline)
+            assert number["initial_price"] == Decimal(read["close"]), f"price of {row}"
+            if "entry_open" in row:
+                day = last["closes", row["entry_close_id"]]["trading_day"]
+                kept = was.get("entry_close_id") == row["entry_close_id"]
+                read = reading(row["entry_close_id"], last, shares[id], day, kept=kept)
+                assert number["entry_open"] == Decimal(read["open"]), f"price of {row}"
         if table == "checkpoints" and "benchmark_return_pct" in row:
-            initial = Decimal(last["batches", row["batch_id"]]["benchmark_initial_price"])
-            price, factor = number["benchmark_price"], number["benchmark_split_factor"]
-            assert number["benchmark_return_pct"] == (price * factor - initial) / initial * 100, f"figure of {row}"
-            assert price == Decimal(last["closes", row["benchmark_close_id"]]["close"]), f"price of {row}"
+            batch = last["batches", row["batch_id"]]
+            initial, share = Decimal(batch["benchmark_initial_price"]), [("", [batch["benchmark_symbol"]])]
+            price, shares_now = number["benchmark_price"], number["benchmark_split_factor"]
+            assert shares_now == factor(share, splits, batch["trading_day"], row["trading_day"]), f"factor of {row}"
+            assert number["benchmark_return_pct"] == (price * shares_now - initial) / initial * 100, f"figure of {row}"
+            read = reading(row["benchmark_close_id"], last, share, row["trading_day"])
+            assert price == Decimal(read["close"]), f"price of {row}"
         if table == "pick_checkpoint_metrics":
-            initial = Decimal(last["picks", row["pick_id"]]["initial_price"])
-            absolute = (number["current_price"] * number["split_factor"] - initial) / initial * 100
-            benchmark = Decimal(last["checkpoints", row["checkpoint_id"]]["benchmark_return_pct"])
+            pick, checkpoint = last["picks", row["pick_id"]], last["checkpoints", row["checkpoint_id"]]
+            initial, share, session = Decimal(pick["initial_price"]), shares[row["pick_id"]], checkpoint["trading_day"]
+            through, price = session, number["current_price"]
+            if "close_id" in row:
+                kept = was.get("close_id") == row["close_id"]
+                read = reading(row["close_id"], last, share, session, kept=kept)
+                while read["ticker"] not in tickers_on(share, session):  # as if it had not been renamed since
+                    share = share[:-1]
+                read = read["close"]
+            else:
+                read = endings[row["pick_id"]]["value"]
+                through = min(session, endings[row["pick_id"]]["last_session"])
+            assert price == Decimal(read), f"price of {row}"
+            baseline = last["batches", pick["batch_id"]]["trading_day"]
+            assert number["split_factor"] == factor(share, splits, baseline, through), f"factor of {row}"
+            absolute = (price * number["split_factor"] - initial) / initial * 100
             assert number["absolute_return_pct"] == absolute, f"figure of {row}"
+            benchmark = Decimal(checkpoint["benchmark_return_pct"])
             assert number["vs_benchmark_pct"] == absolute - benchmark, f"figure of {row}"
-            read = last["closes", row["close_id"]]["close"] if "close_id" in row else endings[row["pick_id"]]
-            assert number["current_price"] == Decimal(read), f"price of {row}"
+            if "return_from_open_pct" in row:
+                opened = last["closes", pick["entry_close_id"]]["trading_day"]
+                entry, since = Decimal(pick["entry_open"]), factor(share, splits, opened, through)
+                assert number["return_from_open_pct"] == (price * since - entry) / entry * 100, f"figure of {row}"
+            if was.get("close_id") != row.get("close_id") or not was:
+                assert row["unusual_move"] == "true" or session < forced.get(row["pick_id"], "9"), f"mark of {row}"
 
 
 def verify_from_outside(url, head=None):
-    before, last, endings, seq = "0" * 64, {}, {}, 0
+    before, last, endings, shares, forced, seq = "0" * 64, {}, {}, {}, {}, 0
     for seq, entry in enumerate(pages(url, ENTRIES, first=100), 1):
         content = json.loads(entry["content"])
         assert (entry["seq"], entry["previous"]) == (str(seq), before), f"chain at {seq}"
@@ -97,9 +162,13 @@ def verify_from_outside(url, head=None):
         assert not head or head[0] != seq or head[1] == before, f"head at {seq}"
         told = [row_of(SINGLE[name], row) for name, row in content.items() if name in SINGLE]
         told += [row_of(MANY[name], row) for name, rows in content.items() if name in MANY for row in rows]
-        endings |= {one["pick_id"]: one["value"] for one in [content.get("ending")] if one}
+        endings |= {one["pick_id"]: one for one in [content.get("ending")] if one}
+        if (renaming := content.get("renaming", {})).get("forced") == "true":
+            forced.setdefault(renaming["pick_id"], renaming["from_session"])
+        learn(content, told, shares)
+        before_it = {key: last[key] for key, _ in told if key in last}
         last |= dict(told)
-        check_figures(told, last, endings)
+        check_figures(told, last, before_it, endings, shares, forced)
     assert not head or head[0] <= seq, "tail"
     series = {row["series"] for (table, _), row in last.items() if table == "batches"}
     tickers = {row["ticker"] for (table, _), row in last.items() if table in ("closes", "splits")}

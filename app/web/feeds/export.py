@@ -60,6 +60,7 @@ class Row(Struct, frozen=True, kw_only=True):
     failure_reason: str | None
     position: int | None = None
     ticker: str | None = None
+    picked_as: str | None = None
     action: str | None = None
     initial_price: str | None = None
     entry_open: str | None = None
@@ -78,6 +79,7 @@ class Row(Struct, frozen=True, kw_only=True):
     hit: bool | None = None
     return_from_open_pct: str | None = None
     ended: bool | None = None
+    renamed: bool | None = None
     unusual_move: bool | None = None
     benchmark_symbol: str
     benchmark_initial_price: str | None
@@ -176,6 +178,7 @@ def _pick(pick: Node, day: int) -> dict[str, Any]:
         "pick_id": pick["id"],
         "position": pick["position"],
         "ticker": pick["ticker"],
+        "picked_as": pick["pickedAs"],
         "action": pick["action"],
         "initial_price": pick["initialPrice"],
         "entry_open": pick["entryOpen"],
@@ -194,6 +197,7 @@ def _figures(metric: Node) -> dict[str, Any]:
         "hit": metric["hit"],
         "return_from_open_pct": metric["returnFromOpenPct"],
         "ended": metric["ended"],
+        "renamed": metric["renamed"],
         "unusual_move": metric["unusualMove"],
     }
 
