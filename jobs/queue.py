@@ -242,7 +242,12 @@ async def handed(queue: Queue, settings: Settings, pool: pools.Pool, clock: Cloc
     tools = Context(
         pool=pool,
         picker=OpenAIPicker(
-            settings.openai_api_key, settings.openai_model, settings.openai_base_url, settings.openai_temperature
+            settings.openai_api_key,
+            settings.openai_model,
+            settings.openai_base_url,
+            settings.openai_temperature,
+            timeout=settings.openai_timeout,
+            clock=clock,
         ),
         prices=AlphaVantage(
             settings.alpha_vantage_api_key,

@@ -48,7 +48,7 @@ from app.errors import (
     QuotaSpent,
     UnknownTicker,
 )
-from app.providers import alpha_vantage, llm
+from app.providers import alpha_vantage
 from app.providers.alpha_vantage import AlphaVantage
 from app.providers.llm import OpenAIPicker
 from app.providers.rate_limiter import Ledger, windows
@@ -428,7 +428,7 @@ def good(provider: str) -> Reply:
     query = f"function=TIME_SERIES_DAILY&symbol={TICKER}&apikey={KEYS['alphavantage']}".encode()
     at = {"alphavantage": ("GET", "/query"), "openai": ("POST", "/v1/chat/completions")}[provider]
     scope = {"method": at[0], "path": at[1], "query_string": query, "headers": headers}
-    return StandIns(Market(Calendar()), None, limits=False).reply(scope, b'{"model": "gpt-4o-mini"}', NOW)
+    return StandIns(Market(Calendar()), None, limits=False).reply(scope, b'{"model": "gpt-5.4-mini"}', NOW)
 
 
 def examples(provider: str) -> list[tuple[str, Reply]]:
@@ -761,7 +761,7 @@ async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPa
     async with mouth() as (server, address):
         with logged("INFO", clock) as lines:
             client = AlphaVantage(key, Ledger(pool, "alphavantage", windows(1000, 1000, 1000), clock), clock, address)
-            tools = Context(pool, OpenAIPicker("", ""), client, Calendar(), BENCHMARK, clock, NOBODY, NOBODY)
+            tools = Context(pool, OpenAIPicker("", "", timeout=TIME_LIMIT, clock=clock), client, Calendar(), BENCHMARK, clock, NOBODY, NOBODY)
             for case in cases("alphavantage", count):
                 server.plays(case)
                 clock.time = NOW
@@ -882,13 +882,12 @@ def a_question(tools: Context, attempt: int, id_: UUID) -> Generation:
     )
 
 
-async def fuzz_openai(count: int, pool: Any, monkeypatch: pytest.MonkeyPatch) -> Findings:
+async def fuzz_openai(count: int, pool: Any) -> Findings:
     clock, key, findings, log = HandSetClock(NOW), KEYS["openai"], Findings(), structlog.get_logger()
     completed: list[Generation] = []
-    monkeypatch.setattr(llm, "TIME_LIMIT", TIME_LIMIT)
     async with mouth() as (server, address):
         with logged("INFO", clock) as lines:
-            picker = OpenAIPicker(key, "gpt-4o-mini", f"{address}/v1")
+            picker = OpenAIPicker(key, "gpt-5.4-mini", f"{address}/v1", timeout=TIME_LIMIT, clock=clock)
             prices = AlphaVantage("", Ledger(pool, "alphavantage", [], clock), clock)
             tools = Context(pool, picker, prices, Calendar(), BENCHMARK, clock, NOBODY, NOBODY)
             for case in cases("openai", count):
@@ -965,8 +964,8 @@ async def check_record(pool: Any, completed: list[Generation], key: str) -> None
         assert key not in (kept.answer or "") + (kept.refusal or "") + (kept.answered_model or "")
 
 
-async def check_openai(count: int, pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = await fuzz_openai(count, pool, monkeypatch)
+async def check_openai(count: int, pool: Any) -> None:
+    findings = await fuzz_openai(count, pool)
     findings.report("OpenAI")
     assert findings.seen.total() == count
     important = ["accepted", "ProviderBusy: slow down"]
@@ -978,12 +977,12 @@ async def check_openai(count: int, pool: Any, monkeypatch: pytest.MonkeyPatch) -
     assert findings.mutated["refused: not of the schema"] > count / 20
 
 
-async def test_openai(pool, monkeypatch):
+async def test_openai(pool):
     """Whatever the model's provider says, it is three good ideas, a refusal with its reason, or a known error."""
-    await check_openai(FEW, pool, monkeypatch)
+    await check_openai(FEW, pool)
 
 
 @pytest.mark.long
-async def test_openai_at_length(pool, monkeypatch):
+async def test_openai_at_length(pool):
     """The same, ten thousand times."""
-    await check_openai(MANY, pool, monkeypatch)
+    await check_openai(MANY, pool)
