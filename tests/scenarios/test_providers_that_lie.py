@@ -218,7 +218,11 @@ NO_SERIES = "UPS: Alpha Vantage answered without a daily series."
 NOT_YET = "skipped for MISSING_CLOSE: UPS: no close of 2026-10-26 by the last time of asking."
 SLOW_DOWN = "Alpha Vantage asked us to slow down: Thank you for using Alpha Vantage! ..."
 NO_KEY = "Alpha Vantage does not accept the key: set ALPHA_VANTAGE_API_KEY to a valid one."
-NO_CHOICES = "The answer had no choices."
+ENDED = "NVDA is taken for no longer traded: its last close is of 2026-10-22, and SPY has one of 2026-10-23."
+DOWN_ALL_DAY = (
+    "4 x tries again, waits until 9:30, 4 x tries again, waits until 10:30, 4 x tries again, "
+    "waits until 12:30, waits until 16:30, waits until 20:30"
+)
 A_PAGE = "The provider answered with a web page in place of JSON."
 SPACED_AND_STORED = "asks in vain, waits until 9:01, asks in vain, waits until 9:11, asks, stores"
 AT_ONCE_AND_STORED = "2 x asks in vain, asks, stores"
@@ -370,17 +374,17 @@ TABLE = [
     monday(
         "http_503",
         ProviderUnavailable,
-        "asks, 4 x tries again, fails",
+        f"asks, {DOWN_ALL_DAY}, fails",
         "failed for PROVIDER_ERROR: Alpha Vantage answered 503.",
-        "SPY answered, JPM answered, 5 x UPS failed",
+        "SPY answered, JPM answered, 18 x UPS failed",
         "FAILED for PROVIDER_ERROR without a figure",
     ),
     monday(
         "close_is_negative",
         ProviderUnavailable,
-        "asks, 4 x tries again, fails",
+        f"asks, {DOWN_ALL_DAY}, fails",
         "failed for PROVIDER_ERROR: SPY, 2026-10-23: '-244.8400' is not a price.",
-        "5 x SPY failed",
+        "18 x SPY failed",
         "FAILED for PROVIDER_ERROR without a figure",
         about="SPY",
     ),
@@ -434,11 +438,12 @@ TABLE = [
     monday(
         "late_bar",
         None,
-        f"asks, {ALL_DAY}, fails",
-        "failed for MISSING_CLOSE: NVDA: no close of 2026-10-23 yet.",
+        f"asks, {ALL_DAY}, takes the answer back, asks, takes the answer back, asks, takes the answer back, fails",
+        f"failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: {ENDED}",
         "SPY answered, JPM answered, UPS answered, 6 x NVDA answered",
-        "FAILED for MISSING_CLOSE without a figure",
+        "FAILED for NO_USABLE_ANSWER without a figure",
         about="NVDA",
+        questions=(ENDED,) * 3,
     ),
     monday("partial_bar", None, "asks, stores", STORED, ALL_FOUR, BATCH_IN_THE_API, about=None),
     monday("out_of_order", None, "asks, stores", STORED, ALL_FOUR, BATCH_IN_THE_API, about=None),
@@ -457,7 +462,7 @@ TABLE = [
     useless("empty_body", "The provider's answer was empty.", SPACED),
     useless("truncated_body", "The provider's answer was not JSON, or not all of it.", SPACED),
     useless("list", "The provider answered with JSON that is no completion.", SPACED),
-    useless("no_choices", NO_CHOICES, SPACED),
+    useless("no_choices", "The provider answered with an error: upstream failed", SPACED),
     useless("truncated", "The answer was truncated."),
     useless("refusal", "The model refused: I can't help with that."),
     useless("no_content", "The answer was empty."),
