@@ -24,7 +24,7 @@ _JUST_NOW = timedelta(minutes=2)
 _LONGEST_MORNING = timedelta(hours=36)
 _RETAKEN = timedelta(days=2)
 # A model's end is a note at first, and soon enough a person's.
-_URGENT = timedelta(days=14)
+_URGENT = timedelta(weeks=2)
 
 
 @click.command()

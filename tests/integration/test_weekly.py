@@ -651,7 +651,7 @@ async def test_prices_that_need_another_key(house):
 
 
 async def test_a_price_provider_that_is_down(house):
-    """Five attempts each time, less when requests are scarce; after the last time the Monday has failed for its sake."""
+    """Five attempts each time, fewer when requests are scarce; after the last time the Monday has failed."""
     house.world.instead = [Reply(status=503)] * 100
     assert await until_it_can(house, house.begin) == ASKED_AGAIN
     batch = await house.batch()
