@@ -322,9 +322,10 @@ async def _snapshot(tools: Context, chosen: Sequence[Idea], run_date: date) -> d
     try:
         return await closes_of(tools, tickers, session, await _attempts_since(tools, run_date))
     except MissingClose as missing:
-        for ticker in missing.tickers:
-            if ticker != tools.benchmark:
-                await _refuse_if_ended(tools, ticker, session)
+        picks = [ticker for ticker in missing.tickers if ticker != tools.benchmark]
+        if ended := await _ended(tools, picks, session):
+            # All of them at once: the model has few questions left to choose others.
+            raise UnknownTicker(" ".join(ended.values()), next(iter(ended))) from None
         raise
 
 
@@ -343,27 +344,29 @@ async def _attempts_since(tools: Context, run_date: date) -> datetime:
     return calendar.asked_since(now) if 2 * day_left > a_day else calendar.due_at(run_date)
 
 
-async def _refuse_if_ended(tools: Context, ticker: str, session: date) -> None:
+async def _ended(tools: Context, tickers: Sequence[str], session: date) -> dict[str, str]:
     """
-    Raise UnknownTicker for a ticker without a close of `session` that is no longer traded.
+    Return the tickers among those without a close of `session` that are no longer traded, and what shows it.
 
     One that also lacks the session before is refused at once. One that lacks only `session` may be late at the
     provider, and is asked for all day; at the last time of asking, an own latest bar that is older than the
     benchmark's (which has one of `session`) shows that its series ended.
     """
     before = tools.calendar.session_before(session)
+    is_last_time = calendar.ask_again_at(tools.now()) is None
+    ended: dict[str, str] = {}
     async with tools.pool.connection() as conn:
-        if not await closes.newest(conn, ticker, before):
-            raise UnknownTicker(f"{ticker} has no recent price; it is no longer traded.", ticker) from None
-        if calendar.ask_again_at(tools.now()):
-            return
-        last, benchmarks_last = await closes.latest(conn, ticker), await closes.latest(conn, tools.benchmark)
-    if last and benchmarks_last and last < benchmarks_last:
-        raise UnknownTicker(
-            f"{ticker} is taken for no longer traded: its last close is of {last}, "
-            f"and {tools.benchmark} has one of {benchmarks_last}.",
-            ticker,
-        ) from None
+        benchmarks_last = await closes.latest(conn, tools.benchmark)
+        for ticker in tickers:
+            last = await closes.latest(conn, ticker)
+            if not await closes.newest(conn, ticker, before):
+                ended[ticker] = f"{ticker} has no recent price; it is no longer traded."
+            elif is_last_time and last and benchmarks_last and last < benchmarks_last:
+                ended[ticker] = (
+                    f"{ticker} is taken for no longer traded: its last close is of {last}, "
+                    f"and {tools.benchmark} has one of {benchmarks_last}."
+                )
+    return ended
 
 
 async def _store(

@@ -1,7 +1,7 @@
 """
 Until when OpenAI serves its models, as far as an end is announced.
 
-The table is that of the installed library, the docstring of the type `ChatModel` in openai 3.54.0, which takes it from
+The table is that of the installed library, the docstring of the type ChatModel in openai 3.54.0, which takes it from
 https://developers.openai.com/api/docs/deprecations. It is written out here because a docstring is no interface, and
 importing the library takes a second and a half; a test compares the two, so that an upgrade shows what has changed.
 """

@@ -593,6 +593,92 @@ async def test_two_series_that_have_ended(house):
     assert (await house.batch()).status == "active"
 
 
+async def test_two_series_of_one_answer_that_have_ended(house):
+    """They cost one question together."""
+    house.world.absent |= {("AAPL", BASELINE), ("NVDA", BASELINE)}
+    house.world.model = [completes(an_answer(*CHOSEN)), completes(an_answer("MSFT", "KO", "BRK.B"))]
+    await until_it_can(house, house.begin)
+    (_, _, refusal), _ = await house.rows(GENERATIONS)
+    assert refusal == (
+        "AAPL is taken for no longer traded: its last close is of 2026-10-22, and SPY has one of 2026-10-23. "
+        "NVDA is taken for no longer traded: its last close is of 2026-10-22, and SPY has one of 2026-10-23."
+    )
+    assert [ticker for ticker, _, _ in await house.rows(PICKS)] == ["MSFT", "KO", "BRK.B"]
+
+
+async def test_a_pick_that_ended_and_one_that_is_late(house):
+    """What has ended is told at once; what may only be late is not."""
+    house.world.absent |= {("AAPL", BASELINE), ("NVDA", BASELINE), ("NVDA", date(2026, 10, 22))}
+    house.world.model = [completes(an_answer(*CHOSEN)), completes(an_answer("AAPL", "KO", "MSFT"))]
+    with pytest.raises(TryAgainAt):
+        await house.begin()
+    (_, _, refusal), second = await house.rows(GENERATIONS)
+    assert refusal == "NVDA has no recent price; it is no longer traded."
+    assert second == (2, True, None)
+
+
+async def test_an_accepted_answer_that_no_longer_can_be_used(house, database, pool, clock):
+    """Another benchmark on the way makes it a refused one; the model is asked again."""
+    house.world.absent.add(("NVDA", BASELINE))
+    with pytest.raises(TryAgainAt) as later:
+        await house.begin()
+    house.clock.time = later.value.at
+    house.world.model = [completes(an_answer("KO", "AAPL", "BRK.B"))]
+    async with tools_for(database, pool, clock, house.provider.url, BENCHMARK_SYMBOL="MSFT") as tools:
+        await weekly.begin(tools, 1, None)
+    assert await house.rows(GENERATIONS) == [
+        (1, False, "MSFT is the benchmark and cannot be chosen."),
+        (2, True, None),
+    ]
+    assert (await house.batch()).status == "active"
+
+
+def named(model: str, **headers: str) -> Reply:
+    """A good completion by a model of this name."""
+    completion = json.loads(completes(an_answer(*CHOSEN)).body)
+    return says({**completion, "model": model}, **headers)
+
+
+# Kind: names and ids that a column cannot carry as they are.
+@pytest.mark.parametrize(
+    ("model", "stored"),
+    [
+        pytest.param("gpt\0", "gpt\N{REPLACEMENT CHARACTER}", id="NUL"),
+        pytest.param("gpt\ud800", "gpt\N{REPLACEMENT CHARACTER}", id="a lone surrogate"),
+        pytest.param("g" * 1_000_000, "g" * 200, id="a megabyte"),
+        pytest.param("\N{ROCKET}" * 300, "\N{ROCKET}" * 200, id="rockets"),
+        pytest.param("", None, id="empty"),
+        pytest.param("a\nb\x1b[0m", "a\nb\x1b[0m", id="control characters"),
+    ],
+)
+async def test_a_name_of_any_characters(house, model, stored):
+    """It never costs the Monday, and is stored as far as it can be; so is the request's id."""
+    house.world.model = [named(model, x_request_id="r" * 9000)]
+    await house.begin()
+    assert await house.rows("SELECT answered_model, request_id, accepted FROM generations") == [
+        (stored, "r" * 200, True)
+    ]
+    assert (await house.batch()).status == "active"
+
+
+# Kind: a claim lapses when its question may no longer be answered, by the setting.
+@pytest.mark.parametrize(
+    ("seconds", "lapse"), [("180", 185), ("30", 35), ("0.5", 5.5), ("1800", 1805), ("61.25", 66.25)]
+)
+async def test_the_lapse_follows_the_timeout(house, database, pool, clock, seconds, lapse):
+    """There is one time limit, OPENAI_TIMEOUT: the client's and the claim's."""
+    async with tools_for(database, pool, clock, house.provider.url, OPENAI_TIMEOUT=seconds) as tools:
+        house.world.model = [Reply(delay=FOR_EVER), completes(an_answer(*CHOSEN))]
+        crashing = asyncio.create_task(weekly.begin(tools, 1, None))
+        await house.provider.asked.wait()
+        crashing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await crashing
+        with pytest.raises(QuestionInProgress) as waiting:
+            await weekly.begin(tools, 1, None)
+    assert waiting.value.at == new_york(MONDAY) + timedelta(seconds=lapse)
+
+
 async def test_a_series_that_has_ended_on_a_monday_that_begins_at_night(house):
     """After the last time of asking there is no later one to wait for."""
     house.clock.time = new_york(MONDAY, 21)
