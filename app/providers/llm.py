@@ -173,12 +173,12 @@ def read(body: bytes, request_id: str | None, key: str) -> Answer:
     completion, unusable = _decoded(body)
     choices = _choices(completion)
     if isinstance(choices, list) and choices:
-        read_choices = [_choice(choice, body) for choice in choices]
+        read_choices = [_choice(choice, body, key) for choice in choices]
         said = next((one for one in read_choices if not one.unusable), read_choices[0])
         text, unusable, by_provider = said.text and redact(said.text, [key]), said.unusable, said.by_provider
     else:
         text, by_provider = quotable(body.decode(errors="replace"), [key])[:LONGEST_ODDITY], True
-        unusable = unusable or _why_no_choices(completion, choices)
+        unusable = unusable or _why_no_choices(completion, choices, key)
     members = completion if isinstance(completion, dict) else {}
     usage = members.get("usage")
     return Answer(
@@ -187,7 +187,7 @@ def read(body: bytes, request_id: str | None, key: str) -> Answer:
         request_id=_name(request_id, key),
         prompt_tokens=_tokens(usage, _PROMPT_TOKENS),
         completion_tokens=_tokens(usage, _COMPLETION_TOKENS),
-        unusable=unusable and redact(unusable, [key]),
+        unusable=unusable,
         by_provider=by_provider,
     )
 
@@ -211,12 +211,12 @@ def _choices(completion: Any) -> Any:
     return completion.get("choices") if isinstance(completion, dict) else None
 
 
-def _why_no_choices(completion: Any, choices: Any) -> str:
+def _why_no_choices(completion: Any, choices: Any, key: str) -> str:
     if not isinstance(completion, dict):
         return "The provider answered with JSON that is no completion."
     if choices is AMBIGUOUS:
         return _TWICE.format("list of choices")
-    error = _error_of(completion, completion.get("message"), completion.get("detail"))
+    error = _error_of(completion, key, completion.get("message"), completion.get("detail"))
     if error and not choices:
         return error
     if choices is None or choices == []:
@@ -224,7 +224,7 @@ def _why_no_choices(completion: Any, choices: Any) -> str:
     return "The answer's choices were no list."
 
 
-def _error_of(members: dict[str, Any], *otherwise: Any) -> str | None:
+def _error_of(members: dict[str, Any], key: str, *otherwise: Any) -> str | None:
     """
     Return what a provider's or a relay's error in a 200 says, or None where there is none.
 
@@ -235,18 +235,19 @@ def _error_of(members: dict[str, Any], *otherwise: Any) -> str | None:
     words = (inner.get("message"), error, inner.get("code"), *otherwise)
     said = next((word for word in words if isinstance(word, str) and word.strip()), None)
     if said:
-        return f"The provider answered with an error: {one_line(said)[:LONGEST_REASON]}"
+        # Without the key before it is cut, or a part of it would stay.
+        return f"The provider answered with an error: {one_line(redact(said, [key]))[:LONGEST_REASON]}"
     return "The provider answered with an error that it does not explain." if error else None
 
 
-def _choice(choice: Any, body: bytes) -> _Said:
+def _choice(choice: Any, body: bytes, key: str) -> _Said:
     """Return what a choice holds. A text that broke off, or that the provider stopped, is not used."""
     members = choice if isinstance(choice, dict) else {}
     message, reason = members.get("message"), members.get("finish_reason")
     if message is AMBIGUOUS:
         return _Said(None, _TWICE.format("message"))
     if not isinstance(message, dict):
-        return _Said(None, _error_of(members) or "The answer's choice had no message.", by_provider=True)
+        return _Said(None, _error_of(members, key) or "The answer's choice had no message.", by_provider=True)
     content = message.get("content")
     text = _text(content)
     refusal = _text(message.get("refusal")) or _refusal_among(content)
@@ -256,8 +257,8 @@ def _choice(choice: Any, body: bytes) -> _Said:
     elif reason == "content_filter":
         unusable = "The provider's content filter stopped the answer."
     elif refusal:
-        unusable = f"The model refused: {refusal[:LONGEST_REASON]}"
-    elif not text and (error := _error_of(members)):
+        unusable = f"The model refused: {redact(refusal, [key])[:LONGEST_REASON]}"
+    elif not text and (error := _error_of(members, key)):
         return _Said(None, error, by_provider=True)
     elif not text:
         unusable = _why_no_text(members, message)

@@ -152,6 +152,27 @@ async def test_an_odd_answer_that_echoes_the_key(picker, provider):
     assert KEY not in (answer.text or "")
 
 
+LONG_WORDS = f"{'x' * 480} the key {KEY} and {'y' * 600}"
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        pytest.param({"error": {"message": LONG_WORDS}}, id="a relay's error"),
+        pytest.param({"error": LONG_WORDS}, id="an error that is a text"),
+        pytest.param({"detail": LONG_WORDS}, id="a detail"),
+        pytest.param(a_completion(None, refusal=LONG_WORDS), id="a refusal"),
+        pytest.param({"choices": [{"error": {"message": LONG_WORDS}}]}, id="the error of a choice"),
+        pytest.param({**a_completion(), "model": f"{'m' * 190}{KEY}"}, id="the model's name"),
+    ],
+)
+async def test_words_that_are_cut_within_the_key(picker, provider, completion):
+    """The key is taken out before a text is cut: no part of it stays."""
+    provider.play(says(completion, x_request_id=f"{'r' * 190}{KEY}"))
+    answer = await picker().ask("system", "user")
+    assert KEY[:8] not in repr(answer)
+
+
 async def test_a_word_in_place_of_a_key_stays_in_the_answer(picker, provider, monkeypatch):
     """A local server wants no key, and whatever word is set for it also stands in honest answers."""
     monkeypatch.setitem(globals(), "KEY", "picks")
