@@ -29,8 +29,10 @@ from app.database import migrations, pools, rehearsed
 from app.database.embedded import address_of
 from app.database.queries import Fetch, fetcher, standing
 from app.database.revision import Revision
+from app.domain import calendar
 from app.domain.calendar import Calendar, Clock
 from app.ops import snapshot
+from app.providers import model_ends
 from app.web.charts.image import picture
 from app.web.feeds.atom import feed
 from app.web.feeds.downloads import downloads
@@ -99,6 +101,8 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
             await rehearsed.refuse(pool)
         context = await stack.enter_async_context(the_queue.handed(queue, settings, pool, clock))
         worker = None
+        if work and not clock_of:
+            model_ends.warn(settings.openai_model, calendar.today(clock.now()))
         if work:
             options = clock.options if clock_of else dict
             worker = await stack.enter_async_context(supervised(queue, context, options))

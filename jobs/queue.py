@@ -24,11 +24,11 @@ from app.core import logging, settings
 from app.core.settings import Settings
 from app.database import pools, rehearsed
 from app.database.embedded import address_of
-from app.domain.calendar import Calendar, Clock
+from app.domain.calendar import Calendar, Clock, today
 from app.domain.journal import timestamp
 from app.domain.text import one_line
 from app.errors import TryAgainAt
-from app.providers import rate_limiter
+from app.providers import model_ends, rate_limiter
 from app.providers.alpha_vantage import AlphaVantage
 from app.providers.llm import OpenAIPicker
 from app.providers.webhook import Receiver
@@ -128,6 +128,7 @@ class Queue(procrastinate.App):
         pool = pools.make_pool(address_of(configuration.database_url), pooled=configuration.database_pooled)
         async with pools.opened(pool), handed(self, configuration, pool, RealClock()):
             await rehearsed.refuse(pool)
+            model_ends.warn(configuration.openai_model, today(self.now()))
             await super().run_worker_async(**options)
 
 
@@ -138,6 +139,7 @@ class Retry(BaseRetryStrategy):
     | what happened                           | then                                               | kept by        |
     |-----------------------------------------|----------------------------------------------------|----------------|
     | no answer, or none that can be read     | 5 attempts, waits of at most 2, 4, 8, 16 s         | alpha_vantage  |
+    | ... in all 5, on a Monday               | TryAgainAt the next time, as for a close           | weekly         |
     | the provider asked us to slow down      | the same                                           | alpha_vantage  |
     | a class share is unknown with a dash    | at once with a dot                                 | alpha_vantage  |
     | our own limits are reached              | a wait of up to a minute; else TryAgainAt          | ledger         |
@@ -147,6 +149,9 @@ class Retry(BaseRetryStrategy):
     | a bad key, a premium endpoint, ...      | the same, at once, saying what to change           | weekly, daily  |
     | the model's answer cannot be used       | asked again with the reason, 3 questions in all    | weekly         |
     | a ticker that is unknown or delisted    | the same                                           | weekly         |
+    | a ticker that lacks its close at 20:30  | the same                                           | weekly         |
+    | the model's provider does not answer    | TryAgainAt, in 1 minute, then in 10, or when it    | weekly         |
+    |                                         | says; 3 questions in all                           |                |
     | a question is open in another process   | TryAgainAt its lapse                               | weekly         |
     | a checkpoint was skipped                | looked at once a day while the batch is active     | upkeep         |
     | a message is not taken for now          | TryAgainAt twice its age, at most an hour; a day   | messages       |
@@ -242,7 +247,12 @@ async def handed(queue: Queue, settings: Settings, pool: pools.Pool, clock: Cloc
     tools = Context(
         pool=pool,
         picker=OpenAIPicker(
-            settings.openai_api_key, settings.openai_model, settings.openai_base_url, settings.openai_temperature
+            settings.openai_api_key,
+            settings.openai_model,
+            settings.openai_base_url,
+            settings.openai_temperature,
+            timeout=settings.openai_timeout,
+            clock=clock,
         ),
         prices=AlphaVantage(
             settings.alpha_vantage_api_key,

@@ -37,7 +37,7 @@ from app.errors import (
     UnknownTicker,
     UnusableAnswer,
 )
-from app.providers.llm import TIME_LIMIT, Answer
+from app.providers.llm import Answer
 from app.store import batches, closes, generations
 from app.store.checkpoints import Due
 from app.store.rows import Conn
@@ -50,8 +50,14 @@ from jobs.queue_tables import LIVE
 
 log = structlog.get_logger()
 
-# A question is open for its time limit and a little more, for the answer to be stored.
-LAPSE = timedelta(seconds=TIME_LIMIT + 5)
+# A question is open for as long as the picker waits, and a little more, for the answer to be stored.
+_STORED_WITHIN = timedelta(seconds=5)
+
+# How long a question that the provider did not answer keeps the next waiting, by the number of questions that are left.
+# Three within seconds would lose the Monday to an outage of a minute; these are over before the open, at half past
+# nine.
+_PAUSES = {1: timedelta(minutes=10)}
+_PAUSE = timedelta(minutes=1)
 
 
 # Nine in New York is one of the two, whatever the season: the job itself asks which.
@@ -143,10 +149,8 @@ async def _run(tools: Context, run_date: date, questions: int, *, by_hand: bool)
             generation, chosen = await _choose(tools, run_date, questions)
             try:
                 bind_contextvars(step="snapshot")
-                readings = await _snapshot(tools, chosen, run_date, None if by_hand else calendar.due_at(run_date))
+                readings = await _priced(tools, chosen, run_date)
             except UnknownTicker as unknown:
-                if unknown.ticker == tools.benchmark:
-                    raise ConfigurationError(f"{unknown} Set BENCHMARK_SYMBOL to a ticker that it knows.") from None
                 await _complete(tools, replace(generation, accepted=False, refusal=str(unknown)))
             else:
                 if calendar.today(tools.now()) != run_date:  # picks are never back-dated
@@ -155,8 +159,6 @@ async def _run(tools: Context, run_date: date, questions: int, *, by_hand: bool)
                     await _store(tools, run_date, chosen, readings, again=by_hand)
                 return
     except MissingClose as missing:
-        if again := calendar.ask_again_at(tools.now()):
-            raise TryAgainAt(str(missing), again) from None
         await fail(FailureReason.MISSING_CLOSE, str(missing))
     except UnusableAnswer as error:
         await fail(FailureReason.NO_USABLE_ANSWER, str(error))
@@ -170,18 +172,22 @@ async def _choose(tools: Context, run_date: date, questions: int) -> tuple[Gener
     """
     Return an accepted answer and its ideas: one that was paid for already, or a new one.
 
-    Raises QuestionInProgress while somebody else's question is open; UnusableAnswer or ProviderError when all
-    questions are used up; ConfigurationError at once.
+    Raises QuestionInProgress while another process's question is open; TryAgainAt while a provider that did not answer
+    is left alone; UnusableAnswer or ProviderError when all questions are used up; ConfigurationError at once.
     """
     bind_contextvars(step="choose")
     while True:
         async with tools.pool.connection() as conn:
             asked = await generations.of(conn, SERIES, run_date)
         if accepted := next((one for one in asked if one.accepted), None):
-            return accepted, prompt.read(accepted.answer or "", tools.benchmark)
+            try:
+                return accepted, prompt.read(accepted.answer or "", tools.benchmark)
+            except UnusableAnswer as error:  # another version of this program, or another benchmark, had accepted it
+                await _complete(tools, replace(accepted, accepted=False, refusal=str(error)))
+                continue
         last = asked[-1] if asked else None
         if last and last.accepted is None:
-            if (lapses := last.asked_at + LAPSE) > tools.now():
+            if (lapses := _lapse_of(tools, last)) > tools.now():
                 raise QuestionInProgress("A question to the model is open.", lapses)
             await _complete(
                 tools, replace(last, accepted=False, refusal="No answer was stored: whoever asked was cut off.")
@@ -190,11 +196,20 @@ async def _choose(tools: Context, run_date: date, questions: int) -> tuple[Gener
             told = f"{len(asked)} questions brought no usable answer. The last: {last.refusal}"
             raise UnusableAnswer(told) if last.answered_at else ProviderUnavailable(told)
         else:
-            await _ask(tools, run_date, asked)
+            await _ask(tools, run_date, asked, left=questions - len(asked) - 1)
 
 
-async def _ask(tools: Context, run_date: date, asked: Sequence[Generation]) -> None:
-    """Put one more question, claimed before it is sent, and store what became of it."""
+def _lapse_of(tools: Context, question: Generation) -> datetime:
+    """Return until when an open question may still be answered, by the time that this process gives one."""
+    return question.asked_at + timedelta(seconds=tools.picker.timeout) + _STORED_WITHIN
+
+
+async def _ask(tools: Context, run_date: date, asked: Sequence[Generation], left: int) -> None:
+    """
+    Put one more question, claimed before it is sent, and store what became of it.
+
+    `left` is how many questions remain after it. Raises TryAgainAt if the provider did not answer and some remain.
+    """
     refusals = [one.refusal for one in asked if one.answered_at and one.refusal]
     question = Generation(
         id=uuid4(),
@@ -218,9 +233,26 @@ async def _ask(tools: Context, run_date: date, asked: Sequence[Generation]) -> N
         raise
     except (ProviderBusy, ProviderUnavailable) as error:
         await _complete(tools, replace(question, accepted=False, refusal=str(error)))
-        await tools.sleep(min(60.0, 5.0 * 2 ** len(asked)))
+        _leave_alone(tools, run_date, left, error.until if isinstance(error, ProviderBusy) else None)
         return
     await _complete(tools, _answered(tools, question, answer))
+    if answer.by_provider:
+        _leave_alone(tools, run_date, left)
+
+
+def _leave_alone(tools: Context, run_date: date, left: int, until: datetime | None = None) -> None:
+    """
+    Raise when to ask a provider again that did not answer, if any question is left.
+
+    That is a time of the queue's and no wait of the job's, so that a stop is not delayed. `until` is when the provider
+    asked for; no later than the day's last time of asking for a close, or the questions that are left would be lost.
+    """
+    if not left:
+        return
+    at = tools.now() + _PAUSES.get(left, _PAUSE)
+    if until:
+        at = max(at, min(until, calendar.at(run_date, calendar.ASK_AGAIN[-1])))
+    raise TryAgainAt("The model's provider did not answer.", at)
 
 
 def _answered(tools: Context, question: Generation, answer: Answer) -> Generation:
@@ -259,18 +291,82 @@ async def _complete(tools: Context, generation: Generation) -> None:
         log.warning("question in vain", refusal=generation.refusal)
 
 
-async def _snapshot(tools: Context, chosen: Sequence[Idea], run_date: date, begun: datetime | None) -> dict[str, Close]:
+async def _priced(tools: Context, chosen: Sequence[Idea], run_date: date) -> dict[str, Close]:
+    """
+    Return the closes of the baseline session, the benchmark's first.
+
+    Raises TryAgainAt for what may be there at the day's next time of asking, and after the last one what was missing:
+    MissingClose or ProviderError. UnknownTicker is only ever about a pick: the model is to choose another.
+    """
+    failed: MissingClose | ProviderError
+    try:
+        return await _snapshot(tools, chosen, run_date)
+    except UnknownTicker as unknown:
+        if unknown.ticker != tools.benchmark:
+            raise
+        async with tools.pool.connection() as conn:
+            if not await closes.latest(conn, tools.benchmark):
+                raise ConfigurationError(f"{unknown} Set BENCHMARK_SYMBOL to a ticker that it knows.") from None
+        failed = ProviderUnavailable(str(unknown))  # it was priced before: the provider errs
+    except (MissingClose, ProviderError) as error:
+        failed = error
+    if again := calendar.ask_again_at(tools.now()):
+        raise TryAgainAt(str(failed), again) from None
+    raise failed
+
+
+async def _snapshot(tools: Context, chosen: Sequence[Idea], run_date: date) -> dict[str, Close]:
     """Return the closes of the baseline session, the benchmark's first; a ticker no longer traded is unknown."""
     session = tools.calendar.session_before(run_date)
+    tickers = [tools.benchmark, *(idea.ticker for idea in chosen)]
     try:
-        return await closes_of(tools, [tools.benchmark, *(idea.ticker for idea in chosen)], session, begun)
+        return await closes_of(tools, tickers, session, await _attempts_since(tools, run_date))
     except MissingClose as missing:
-        before = tools.calendar.session_before(session)
-        async with tools.pool.connection() as conn:
-            for ticker in missing.tickers:
-                if ticker != tools.benchmark and not await closes.newest(conn, ticker, before):
-                    raise UnknownTicker(f"{ticker} has no recent price; it is no longer traded.", ticker) from None
+        picks = [ticker for ticker in missing.tickers if ticker != tools.benchmark]
+        if ended := await _ended(tools, picks, session):
+            # All of them at once: the model has few questions left to choose others.
+            raise UnknownTicker(" ".join(ended.values()), next(iter(ended))) from None
         raise
+
+
+async def _attempts_since(tools: Context, run_date: date) -> datetime:
+    """
+    Return since when attempts at a close count together: five in all, and then one each time.
+
+    Each time of asking has five of its own while more than half of the day's requests are left. Then only one more
+    each, because an outage that lasts the whole morning would otherwise use up the requests that the Monday, and the
+    checkpoints of other batches, need once it is over.
+    """
+    now, ledger = tools.now(), tools.prices.ledger
+    async with tools.pool.connection() as conn:
+        left = await ledger.left(conn, now)
+    day_left, a_day = left.requests[-1], ledger.limits[-1].requests
+    return calendar.asked_since(now) if 2 * day_left > a_day else calendar.due_at(run_date)
+
+
+async def _ended(tools: Context, tickers: Sequence[str], session: date) -> dict[str, str]:
+    """
+    Return the tickers among those without a close of `session` that are no longer traded, and what shows it.
+
+    One that also lacks the session before is refused at once. One that lacks only `session` may be late at the
+    provider, and is asked for all day; at the last time of asking, an own latest bar that is older than the
+    benchmark's (which has one of `session`) shows that its series ended.
+    """
+    before = tools.calendar.session_before(session)
+    is_last_time = calendar.ask_again_at(tools.now()) is None
+    ended: dict[str, str] = {}
+    async with tools.pool.connection() as conn:
+        benchmarks_last = await closes.latest(conn, tools.benchmark)
+        for ticker in tickers:
+            last = await closes.latest(conn, ticker)
+            if not await closes.newest(conn, ticker, before):
+                ended[ticker] = f"{ticker} has no recent price; it is no longer traded."
+            elif is_last_time and last and benchmarks_last and last < benchmarks_last:
+                ended[ticker] = (
+                    f"{ticker} is taken for no longer traded: its last close is of {last}, "
+                    f"and {tools.benchmark} has one of {benchmarks_last}."
+                )
+    return ended
 
 
 async def _store(

@@ -15,6 +15,7 @@ from app.domain.model import BatchStatus, FailureReason
 from app.domain.text import printable
 from app.ops import snapshot
 from app.ops.snapshot import MessageState, OperatorSnapshot, PendingCheckpoint, SkippedCheckpoint
+from app.providers import model_ends
 
 # Upkeep makes a round a minute: what it has not seen to after some is in nobody's hands.
 _PATIENCE = timedelta(minutes=10)
@@ -22,6 +23,8 @@ _JUST_NOW = timedelta(minutes=2)
 # A close is asked for until the evening, a spent quota is free again in a day.
 _LONGEST_MORNING = timedelta(hours=36)
 _RETAKEN = timedelta(days=2)
+# A model's end is a note at first, and soon enough a person's.
+_URGENT = timedelta(weeks=2)
 
 
 @click.command()
@@ -104,6 +107,7 @@ def document(state: OperatorSnapshot) -> dict[str, Any]:
         "skipped": state.work.skipped,
         "alerts": state.messages.alerts,
         "heartbeat": state.messages.heartbeat,
+        "model": state.model,
     }
 
 
@@ -205,6 +209,8 @@ def notes(state: OperatorSnapshot) -> Iterator[str]:
             f"weeks, {_name(worst.day, worst.run_date)} by {lasting(worst.late_by)}."
         )
     yield from _overdue(state)
+    if (warning := _of_the_model(state)) and not _is_urgent(state):
+        yield warning
     if state.quota_is_spent:
         until = local(state.providers.quota.next_at)
         yield f"The quota of Alpha Vantage is spent until {until}: what needs prices waits."
@@ -259,6 +265,8 @@ def needs(state: OperatorSnapshot) -> Iterator[str]:
             "Where that runs, its log says what keeps it, `upkeep failed`."
         )
     yield from _needs_of_the_monday(state)
+    if (warning := _of_the_model(state)) and _is_urgent(state):
+        yield warning
     if stuck := [one for one in state.work.overdue if _is_stuck(one, state)]:
         one, more = stuck[0], f", and {len(stuck) - 1} more are" if stuck[1:] else ""
         by = f"; `alpha-monday jobs show {one.job}`" if one.job else ", and no job is about it"
@@ -277,6 +285,16 @@ def needs(state: OperatorSnapshot) -> Iterator[str]:
                 f"{_lacks(skipped)} `alpha-monday checkpoint retake {skipped.run_date} {skipped.day}` looks again; "
                 "a pick that stopped trading is ended with `alpha-monday pick end`."
             )
+
+
+def _of_the_model(state: OperatorSnapshot) -> str | None:
+    """Return what to say of a model that ends; a rehearsal's model is played, and does not."""
+    return None if state.rehearsed else model_ends.warning(state.model.name, calendar.today(state.at))
+
+
+def _is_urgent(state: OperatorSnapshot) -> bool:
+    end = state.model.ends_on
+    return end is not None and end - calendar.today(state.at) <= _URGENT
 
 
 def _is_stuck(one: PendingCheckpoint, state: OperatorSnapshot) -> bool:

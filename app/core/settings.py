@@ -76,10 +76,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     ]
 
     openai_api_key: _Key
-    openai_model: Annotated[str, Meta(description="a model's name", examples=["gpt-4o-mini"])]
+    openai_model: Annotated[str, Meta(description="a model's name", examples=["gpt-5.4-mini"])]
     openai_base_url: Annotated[_Base, Meta(examples=["http://localhost:11434/v1"])]
     openai_temperature: Annotated[
         Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="a number from 0 to 2", examples=["0.7"])
+    ]
+    openai_timeout: Annotated[
+        float,
+        Meta(gt=0, le=1800, description="a number of seconds above 0 and up to 1800", examples=["180"]),
     ]
 
     alpha_vantage_api_key: _Key

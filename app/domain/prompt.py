@@ -11,6 +11,7 @@ from datetime import date
 import msgspec
 from msgspec import Struct
 
+from app.domain import untrusted_json
 from app.domain.model import CHECKPOINT_DAYS, PICKS_PER_BATCH, TICKER_PATTERN, Action, Idea
 from app.domain.text import storable, without_controls
 from app.errors import UnusableAnswer
@@ -25,6 +26,10 @@ SYSTEM_PROMPT = (
 )
 
 TICKER = re.compile(TICKER_PATTERN)
+
+# What servers leave around the JSON although it was asked for alone: see `read`.
+_FENCE = re.compile(r"```[a-z]*\s(.*)```", re.DOTALL | re.IGNORECASE)
+_THOUGHT = re.compile(r".*?</(?:think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
 LONGEST_REASONING = 4000
 
 
@@ -61,15 +66,25 @@ def read(answer: str, benchmark: str) -> list[Idea]:
     """
     Return the ideas of an answer, tickers in their one form.
 
-    Raises UnusableAnswer with the reason: not JSON of the schema, another count, a repeated ticker, the benchmark
-    itself, an unknown action, a badly formed ticker, an empty reasoning, text that cannot be stored.
+    Some servers cannot hold a model to JSON alone. What they leave around it is no part of the answer and is taken off:
+    a byte order mark and white space, what the model thought before it answered (up to `</think>` or the like), and one
+    Markdown fence around all the rest. Any other word before or behind the JSON refuses the answer. The JSON itself is
+    read strictly, and the stored answer stays as it was said.
+
+    Raises UnusableAnswer with the reason: not JSON of the schema, two members of one name, another count, a repeated
+    ticker, the benchmark itself, an unknown action, a badly formed ticker, an empty reasoning, text that cannot be
+    stored.
     """
+    text = _alone(answer)
     try:
-        ideas = [_checked(idea) for idea in msgspec.json.decode(answer, type=_Answer).picks]
+        ideas = [_checked(idea) for idea in msgspec.json.decode(text, type=_Answer).picks]
     except (msgspec.DecodeError, UnicodeError) as error:
         # It quotes the answer, of whatever length and with whatever characters.
         reason = without_controls(str(error)[:200], "?")
         raise UnusableAnswer(f"The answer was not JSON of the schema: {reason}.") from None
+    # The decoder takes the last of several members with one name: which stock was meant would be a guess.
+    if untrusted_json.has_repeated_names(text):
+        raise UnusableAnswer("An object of the answer had two members of one name; each name may stand there once.")
     if len(ideas) != PICKS_PER_BATCH:
         raise UnusableAnswer(f"The answer had {len(ideas)} picks; exactly {PICKS_PER_BATCH} are needed.")
     tickers = [idea.ticker for idea in ideas]
@@ -79,6 +94,16 @@ def read(answer: str, benchmark: str) -> list[Idea]:
         if ticker == benchmark:
             raise UnusableAnswer(f"{ticker} is the benchmark and cannot be chosen.")
     return ideas
+
+
+def _alone(answer: str) -> str:
+    """Return the JSON of an answer without what may stand around it."""
+    text = answer.strip("\ufeff \t\r\n")
+    # What begins as JSON thinks nothing before it, whatever its reasonings quote.
+    if not text.startswith(("{", "`")) and (thought := _THOUGHT.match(text)):
+        text = text[thought.end() :].strip("\ufeff \t\r\n")
+    fenced = _FENCE.fullmatch(text)
+    return fenced[1] if fenced else text
 
 
 def _checked(idea: Idea) -> Idea:

@@ -30,6 +30,7 @@ from app.domain import calendar
 from app.domain.calendar import Clock
 from app.domain.model import CHECKPOINT_DAYS, SERIES, Batch, BatchStatus, FailureReason
 from app.domain.text import one_line
+from app.providers.model_ends import announced_end
 from app.providers.rate_limiter import LONGEST_WAIT, Ledger, Left, Window, alpha_vantage_limits
 from app.store import batches, checkpoints, generations, journal
 from app.store.checkpoints import Computed, Due, Lateness
@@ -233,6 +234,13 @@ class Messages(Struct, frozen=True):
     heartbeat: MessageState
 
 
+class ModelState(Struct, frozen=True):
+    """The model that is set here, and the day on which its provider ends it, where one is announced."""
+
+    name: str
+    ends_on: date | None
+
+
 class MissedMonday(Struct, frozen=True):
     """A Monday that was over before it had picks; `started` says that the model had been asked."""
 
@@ -260,6 +268,7 @@ class OperatorSnapshot(StatusSnapshot, frozen=True, kw_only=True):
 
     rehearsed: bool
     clock_stopped: bool
+    model: ModelState
     work: Work
     last_batch: Batch | None
     last_checkpoint: Computed | None
@@ -328,6 +337,7 @@ async def for_operator(pool: pools.Pool, settings: Settings, clock: Clock) -> Op
             providers=await _providers(conn, ledger, at),
             rehearsed=await rehearsed.is_rehearsed_on(conn),
             clock_stopped=stopped_at is not None,
+            model=ModelState(settings.openai_model, announced_end(settings.openai_model)),
             work=await _work(conn, record, at, calendar.Calendar(settings.market_closed_days)),
             last_batch=await batches.newest_made(conn, SERIES),
             last_checkpoint=next(iter(await checkpoints.computed(conn, most=1)), None),

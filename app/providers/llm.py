@@ -1,31 +1,57 @@
 """
 Ideas from a language model, over OpenAI's chat completions or any server that speaks them.
 
-One question is one request: the queue does the retrying, so the library's own is switched off. What the model answered
-is returned as text; whether it can become ideas is the record's to say.
+One question is one request: the queue does the retrying, so the library's own is switched off. The model's text is
+returned as it came; `app.domain.prompt` decides whether it can become ideas.
+
+Only the text is needed. Each member of a completion is read by itself, because servers differ in all others: what
+cannot be read of the model's name, the request's id or the counts of tokens is None, and never costs the text. An
+answer without a usable text says in `unusable` why, in a sentence that is true of what came.
 """
 
 import asyncio
 import importlib
 import json
+from collections.abc import Sequence
+from datetime import datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
+from app.domain import untrusted_json
+from app.domain.calendar import Clock
 from app.domain.prompt import schema
-from app.domain.text import quotable, redact
+from app.domain.text import one_line, quotable, redact
+from app.domain.untrusted_json import AMBIGUOUS
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
+from app.providers.retry_after import asked_to_wait
 
-TIME_LIMIT = 60.0
-
-# How much is kept of an answer that is no completion.
+# How much is kept of an answer that is no completion, of a provider's own words, and of a name or an id.
 LONGEST_ODDITY = 2000
+LONGEST_REASON = 500
+LONGEST_NAME = 200
+
+# What the columns of the counts hold.
+_MOST_TOKENS = 2**31
+
+# Servers follow OpenAI's older names of the counts, or the newer.
+_PROMPT_TOKENS = ("prompt_tokens", "input_tokens")
+_COMPLETION_TOKENS = ("completion_tokens", "output_tokens")
+
+# Parts of a message that hold its text; others hold what the model thought, a picture or a sound.
+_TEXT_PARTS = ("text", "output_text")
+
+_TWICE = "The answer's {} stood there twice, with different values."
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """What came back for one question. `unusable` says why its text cannot be read at all, for instance truncation."""
+    """
+    What came back for one question.
+
+    `unusable` says why its text cannot be read at all, for instance truncation. `by_provider` says that it was the
+    provider, or a relay, that spoke in the model's place: the same question may be answered some time later.
+    """
 
     text: str | None
     model: str | None
@@ -33,13 +59,24 @@ class Answer(Struct, frozen=True, kw_only=True):
     prompt_tokens: int | None
     completion_tokens: int | None
     unusable: str | None = None
+    by_provider: bool = False
 
 
 class OpenAIPicker:
-    """A client of one key and one model."""
+    """A client of one key and one model; `timeout` is how many seconds a question may take."""
 
-    def __init__(self, key: str, model: str, base_url: str = "", temperature: float | None = None) -> None:
+    def __init__(
+        self,
+        key: str,
+        model: str,
+        base_url: str = "",
+        temperature: float | None = None,
+        *,
+        timeout: float,
+        clock: Clock,
+    ) -> None:
         self.key, self.model, self.base_url, self.temperature = key, model, base_url, temperature
+        self.timeout, self.clock = timeout, clock
         self._client: Any = None
 
     async def close(self) -> None:
@@ -61,7 +98,7 @@ class OpenAIPicker:
                 api_key=self.key,
                 base_url=self.base_url or None,
                 max_retries=0,
-                timeout=TIME_LIMIT,
+                timeout=self.timeout,
                 http_client=openai.DefaultAsyncHttpxClient(
                     follow_redirects=False,  # elsewhere is not who was asked
                     # A cookie that is not ASCII would be kept, and every later request fail with it.
@@ -71,7 +108,7 @@ class OpenAIPicker:
         # Some model families refuse any temperature but their own.
         extra = {} if self.temperature is None else {"temperature": self.temperature}
         try:
-            async with asyncio.timeout(TIME_LIMIT):
+            async with asyncio.timeout(self.timeout):
                 response = await self._client.chat.completions.with_raw_response.create(
                     model=self.model,
                     messages=[{"role": "system", "content": system}, {"role": "user", "content": user}],
@@ -82,93 +119,217 @@ class OpenAIPicker:
                     **extra,
                 )
         except TimeoutError:
-            raise ProviderUnavailable(f"The model did not answer within {TIME_LIMIT:.0f} s.") from None
+            raise ProviderUnavailable(f"The model did not answer within {self.timeout:g} s.") from None
         except openai.OpenAIError as error:
-            raise _meaning(openai, error, self.key) from None
+            raise _meaning(openai, error, self.key, self.clock.now()) from None
         except Exception as error:
             # The library reads an error's body by the charset that it names, and Python's codecs raise what they like.
             raise ProviderUnavailable(f"The model's provider cannot be read ({type(error).__name__}).") from None
-        return _read(response.content, response.headers.get("x-request-id"), self.key)
+        return read(response.content, response.headers.get("x-request-id"), self.key)
 
 
-def _meaning(openai: Any, error: Any, key: str) -> AlphaMondayError:
+def _meaning(openai: Any, error: Any, key: str, now: datetime) -> AlphaMondayError:
     """Return what an error of the library means for us."""
     text = quotable(str(error), [key])[:300]
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return ConfigurationError("The model's provider does not accept the key: set OPENAI_API_KEY to a valid one.")
     if isinstance(error, openai.NotFoundError):
         return ConfigurationError(f"The model's provider does not know what was asked for: check OPENAI_MODEL. {text}")
+    until = _asked_to_wait(error, now)
     if isinstance(error, openai.RateLimitError):
         if getattr(error, "code", None) == "insufficient_quota":
             return ConfigurationError("The account at the model's provider is out of credit: see its billing page.")
-        return ProviderBusy(f"The model's provider asked us to slow down: {text}")
+        return ProviderBusy(f"The model's provider asked us to slow down: {text}", until)
     if (
         isinstance(error, openai.APIStatusError)
         and error.status_code // 100 == 4
         and error.status_code not in (408, 409)
     ):
         return ConfigurationError(f"The model's provider refused the request: {text}")
-    return ProviderUnavailable(f"The model's provider did not answer ({type(error).__name__}): {text}")
+    told = f"The model's provider did not answer ({type(error).__name__}): {text}"
+    return ProviderBusy(told, until) if until else ProviderUnavailable(told)
 
 
-def _redacted(key: str, text: str | None) -> str | None:
-    return redact(text, [key]) if text else text  # as it was said: the rest is the record's to judge
+def _asked_to_wait(error: Any, now: datetime) -> datetime | None:
+    """Return until when the answer behind an error asks us to wait, if there was one and it does."""
+    response = getattr(error, "response", None)
+    return asked_to_wait(response.headers.get("retry-after", ""), now) if response is not None else None
 
 
-# What the column holds.
-Count = Annotated[int, Meta(ge=0, lt=2**31)]
+class _Said(Struct, frozen=True):
+    """What one choice of a completion holds: its text, or why it has none that can be used."""
+
+    text: str | None
+    unusable: str | None = None
+    by_provider: bool = False
 
 
-class _Message(Struct):
-    content: str | None = None
-    refusal: str | None = None
+def read(body: bytes, request_id: str | None, key: str) -> Answer:
+    """
+    Return what a 200 holds.
 
-
-class _Choice(Struct):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(Struct):
-    prompt_tokens: Count | None = None
-    completion_tokens: Count | None = None
-
-
-class _Completion(Struct):
-    choices: list[_Choice] | None = None
-    model: str | None = None
-    usage: _Usage | None = None
-
-
-def _read(body: bytes, request_id: str | None, key: str) -> Answer:
-    """Return what a 200 holds. A relay's error has no choices; a page, or half an answer, is no completion at all."""
-    request_id = _redacted(key, request_id)
-    try:
-        # Not msgspec's decoder: a lone surrogate is for the record to refuse.
-        completion = msgspec.convert(json.loads(body), _Completion)
-        choice, usage = (completion.choices or [])[0], completion.usage or _Usage()
-    except (msgspec.ValidationError, ValueError, IndexError, RecursionError):
-        return Answer(
-            text=quotable(body.decode(errors="replace"), [key])[:LONGEST_ODDITY],
-            model=None,
-            request_id=request_id,
-            prompt_tokens=None,
-            completion_tokens=None,
-            unusable="The answer had no choices.",
-        )
-    content, refusal = _redacted(key, choice.message.content), _redacted(key, choice.message.refusal)
-    unusable = None
-    if choice.finish_reason == "length":
-        unusable = "The answer was truncated."
-    elif refusal:
-        unusable = f"The model refused: {refusal[:500]}"
-    elif not content:
-        unusable = "The answer was empty."
+    Of several choices the first that can be used counts; we ask for one.
+    """
+    completion, unusable = _decoded(body)
+    choices = _choices(completion)
+    if isinstance(choices, list) and choices:
+        read_choices = [_choice(choice, body, key) for choice in choices]
+        said = next((one for one in read_choices if not one.unusable), read_choices[0])
+        text, unusable, by_provider = said.text and redact(said.text, [key]), said.unusable, said.by_provider
+    else:
+        text, by_provider = quotable(body.decode(errors="replace"), [key])[:LONGEST_ODDITY], True
+        unusable = unusable or _why_no_choices(completion, choices, key)
+    members = completion if isinstance(completion, dict) else {}
+    usage = members.get("usage")
     return Answer(
-        text=content or refusal,
-        model=_redacted(key, completion.model),
-        request_id=request_id,
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
+        text=text,
+        model=_name(members.get("model"), key),
+        request_id=_name(request_id, key),
+        prompt_tokens=_tokens(usage, _PROMPT_TOKENS),
+        completion_tokens=_tokens(usage, _COMPLETION_TOKENS),
         unusable=unusable,
+        by_provider=by_provider,
     )
+
+
+def _decoded(body: bytes) -> tuple[Any, str | None]:
+    """Return the value of a body, or None and why it has none."""
+    try:
+        return untrusted_json.decode(body), None
+    except RecursionError:
+        return None, "The provider's answer was JSON that is nested too deeply."
+    except ValueError:  # every error of a decoder is one
+        start = body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    if start == b"":
+        return None, "The provider's answer was empty."
+    if start == b"<":
+        return None, "The provider answered with a web page in place of JSON."
+    return None, "The provider's answer was not JSON, or not all of it."
+
+
+def _choices(completion: Any) -> Any:
+    return completion.get("choices") if isinstance(completion, dict) else None
+
+
+def _why_no_choices(completion: Any, choices: Any, key: str) -> str:
+    if not isinstance(completion, dict):
+        return "The provider answered with JSON that is no completion."
+    if choices is AMBIGUOUS:
+        return _TWICE.format("list of choices")
+    error = _error_of(completion, key, completion.get("message"), completion.get("detail"))
+    if error and not choices:
+        return error
+    if choices is None or choices == []:
+        return "The answer had no choices."
+    return "The answer's choices were no list."
+
+
+def _error_of(members: dict[str, Any], key: str, *otherwise: Any) -> str | None:
+    """
+    Return what a provider's or a relay's error in a 200 says, or None where there is none.
+
+    `otherwise` are values that hold its words on servers that have no member `error`.
+    """
+    error = members.get("error")
+    inner = error if isinstance(error, dict) else {}
+    words = (inner.get("message"), error, inner.get("code"), *otherwise)
+    said = next((word for word in words if isinstance(word, str) and word.strip()), None)
+    if said:
+        # Without the key before it is cut, or a part of it would stay.
+        return f"The provider answered with an error: {one_line(redact(said, [key]))[:LONGEST_REASON]}"
+    return "The provider answered with an error that it does not explain." if error else None
+
+
+def _choice(choice: Any, body: bytes, key: str) -> _Said:
+    """Return what a choice holds. A text that broke off, or that the provider stopped, is not used."""
+    members = choice if isinstance(choice, dict) else {}
+    message, reason = members.get("message"), members.get("finish_reason")
+    if message is AMBIGUOUS:
+        return _Said(None, _TWICE.format("message"))
+    if not isinstance(message, dict):
+        return _Said(None, _error_of(members, key) or "The answer's choice had no message.", by_provider=True)
+    content = message.get("content")
+    text = _text(content)
+    refusal = _text(message.get("refusal")) or _refusal_among(content)
+    unusable = None
+    if reason == "length":
+        unusable = "The answer was truncated."
+    elif reason == "content_filter":
+        unusable = "The provider's content filter stopped the answer."
+    elif refusal:
+        unusable = f"The model refused: {redact(refusal, [key])[:LONGEST_REASON]}"
+    elif not text and (error := _error_of(members, key)):
+        return _Said(None, error, by_provider=True)
+    elif not text:
+        unusable = _why_no_text(members, message)
+    elif "\N{REPLACEMENT CHARACTER}" in text and not _is_unicode(body):
+        unusable = "The answer held bytes that are no UTF-8."
+    return _Said(text or refusal, unusable)
+
+
+def _text(content: Any) -> str | None:
+    """Return the text of a message's content: a text itself, or the text parts of a list, one after the other."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    texts = [text for part in parts if (text := _text_of_part(part)) is not None]
+    return "".join(texts) if texts else None
+
+
+def _text_of_part(part: Any) -> str | None:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or (part.get("type") or "text") not in _TEXT_PARTS:
+        return None
+    text = part.get("text")
+    value = text.get("value") if isinstance(text, dict) else text
+    return value if isinstance(value, str) else None
+
+
+def _refusal_among(content: Any) -> str | None:
+    """Return the refusal that stands among the parts of a content."""
+    parts = content if isinstance(content, list) else [content]
+    refusals = (part.get("refusal") for part in parts if isinstance(part, dict) and part.get("type") == "refusal")
+    return next((refusal for refusal in refusals if isinstance(refusal, str) and refusal), None)
+
+
+def _why_no_text(choice: dict[str, Any], message: dict[str, Any]) -> str:
+    content = message.get("content")
+    if content is AMBIGUOUS:
+        return _TWICE.format("content")
+    if message.get("tool_calls") or message.get("function_call"):
+        return "The answer was a call of a tool, without a text."
+    if choice.get("finish_reason") in ("tool_calls", "function_call"):
+        return "The answer was a call of a tool, without a text."
+    if content is None or content in ("", [], {}):
+        return "The answer was empty."
+    return "The answer's content held no text."
+
+
+def _is_unicode(body: bytes) -> bool:
+    """Return whether a body is the encoding that it seems to be, without a byte that had to be replaced."""
+    try:
+        body.decode(json.detect_encoding(body))
+    except UnicodeError:
+        return False
+    return True
+
+
+def _name(value: Any, key: str) -> str | None:
+    """Return a model's name or a request's id, or None where there is none that is a text."""
+    return redact(value, [key])[:LONGEST_NAME] if isinstance(value, str) and value else None
+
+
+def _tokens(usage: Any, names: Sequence[str]) -> int | None:
+    """Return the first count that can be read under one of its names."""
+    members = usage if isinstance(usage, dict) else {}
+    return next((count for name in names if (count := _count(members.get(name))) is not None), None)
+
+
+def _count(value: Any) -> int | None:
+    """Return a whole number that the column holds, however it was written, or None: metadata is never guessed."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not 0 <= value < _MOST_TOKENS or value != int(value):
+        return None
+    return int(value)

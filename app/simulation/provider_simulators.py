@@ -173,7 +173,7 @@ class StandIns:
             "id": f"chatcmpl-{today(asked.at)}",
             "object": "chat.completion",
             "created": int(asked.at.timestamp()),
-            "model": f"{request['model']}-2024-07-18",
+            "model": f"{request['model']}-2026-03-17",
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": {
                 "prompt_tokens": prompt_tokens,

@@ -31,6 +31,13 @@ async def newest(conn: Conn, ticker: str, session: date) -> Close | None:
     return found[0] if found else None
 
 
+async def latest(conn: Conn, ticker: str) -> date | None:
+    """Return the newest session of which a close of `ticker` was ever read."""
+    cursor = await conn.execute("SELECT max(trading_day) FROM closes WHERE ticker = %s", (ticker,))
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
 async def path(conn: Conn, tickers: Tickers, first: date, last: date) -> list[Close]:
     """Return the newest readings from `first` to `last` of a share; of a period's tickers the last counts most."""
     newest: dict[date, Close] = {}

@@ -122,7 +122,7 @@ INSERT INTO generations (
         system_prompt, user_prompt, answer, request_id, prompt_tokens, completion_tokens, accepted)
     SELECT
         md5('generation' || k)::uuid, 'main', run_date, 1, run_date + time '14:00:01', run_date + time '14:00:09',
-        'gpt-4o-mini', 'gpt-4o-mini-2024-07-18', '1', repeat('You choose three shares of the index. ', 20),
+        'gpt-5.4-mini', 'gpt-5.4-mini-2026-03-17', '1', repeat('You choose three shares of the index. ', 20),
         'Today is ' || run_date || '.', '{"picks":"' || repeat('a reason and another one ', 40) || '"}',
         'req_' || md5('request' || k), 812, 301, true
     FROM weeks;

@@ -25,7 +25,6 @@ from app.database import pools
 from app.errors import ConfigurationError
 from app.main import create_app
 from app.providers import alpha_vantage
-from app.providers import llm as model
 from app.simulation import clock as told
 from app.simulation.rehearsal import Span
 from jobs.context import RealClock
@@ -71,8 +70,8 @@ def live(given: Mapping[str, str], span: Span, said: Path, tell: Connection) -> 
     os.dup2(output.fileno(), 2)
     told.STRIDE, told.STALLED_AFTER, told.HEARTBEAT = LONGEST_LEAP, STALLED_AFTER, HEARTBEAT
     told.SimulatedClock = Clock  # type: ignore[misc]
-    alpha_vantage._TIME_LIMIT = model.TIME_LIMIT = TIME_LIMIT
-    configuration = settings.load(given)
+    alpha_vantage._TIME_LIMIT = TIME_LIMIT
+    configuration = settings.load({**given, "OPENAI_TIMEOUT": str(TIME_LIMIT)})
     clock: RealClock | told.SimulatedClock = RealClock()
     logging.configure("INFO", lambda: clock.now(), configuration.keys, output)
 

@@ -197,6 +197,37 @@ def test_serve_lives_and_drains(tmp_path, create):
         assert conn.execute("SELECT count(*) FROM queue.procrastinate_workers").fetchone() == (0,)
 
 
+@pytest.mark.parametrize(
+    ("command", "model", "warned"),
+    [
+        pytest.param(["work"], "o1", True, id="work, with a model that has ended"),
+        pytest.param(["serve"], "openai/o1-mini", True, id="serve, with a relay's name of one"),
+        pytest.param(["serve", "--no-worker"], "o1", False, id="a process that asks no model"),
+        pytest.param(["work"], "llama3.2:3b", False, id="work, with another kind of model"),
+    ],
+)
+def test_a_model_that_has_ended_is_logged_at_the_start(tmp_path, create, command, model, warned):
+    """The log says it before the first Monday does."""
+    with subprocess.Popen(
+        [ALPHA_MONDAY, *command, "--migrate"],
+        cwd=tmp_path,
+        env=environment(DATABASE_URL=create(), OPENAI_MODEL=model, **KEYS),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        said = ""
+        for line in process.stderr:
+            said += line
+            if '"alive"' in line or "Working:" in line or "/graphql" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        said += process.communicate(timeout=60)[1]
+    assert ('"event": "the model ends"' in said) is warned, said
+    assert (f"OpenAI ended {model} on 202" in said) is warned
+
+
 def test_rehearsed_and_live_data_never_share_a_database(tmp_path, create):
     """Neither starts in the other's database."""
     live, rehearsed = create(), create()

@@ -73,6 +73,7 @@ KEYS = {
     "skipped": [{"run_date": None, "day": None, "due_at": None, "reason": None, "note": None}],
     "alerts": _MESSAGES,
     "heartbeat": _MESSAGES,
+    "model": {"name": None, "ends_on": None},
     "notes": [None],
     "to_do": [None],
     "well": None,
@@ -126,6 +127,38 @@ async def test_all_is_well(house, words, alive):
         "heartbeat: off, HEARTBEAT_URL is not set here",
         f"journal: {head.seq}:{head.hash}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "noted", "to_do"),
+    [
+        pytest.param(
+            "gpt-4o-mini",
+            "OpenAI ends gpt-4o-mini on 2027-01-14: set OPENAI_MODEL to another model.",
+            None,
+            id="in seven weeks",
+        ),
+        pytest.param(
+            "openai/gpt-4.1",
+            "OpenAI ends openai/gpt-4.1 on 2027-01-14: set OPENAI_MODEL to another model.",
+            None,
+            id="of a relay",
+        ),
+        pytest.param("o3", None, "OpenAI ends o3 on 2026-12-11: set OPENAI_MODEL to another model.", id="in two weeks"),
+        pytest.param("o1", None, "OpenAI ended o1 on 2026-10-23: set OPENAI_MODEL to another model.", id="long ago"),
+        pytest.param("gpt-5.1", None, None, id="in four months"),
+        pytest.param("llama3.2:3b", None, None, id="of another kind"),
+        pytest.param("", None, None, id="the default"),
+    ],
+)
+async def test_a_model_that_ends(house, words, alive, model, noted, to_do):
+    """It is noted while there is time, and a person's two weeks before its end."""
+    await house.a_batch(date(2026, 11, 23))
+    house.clock.time = new_york(date(2026, 11, 28), 8)
+    await alive()
+    _, notes, needs = await words(OPENAI_MODEL=model)
+    assert [line for line in notes if "OpenAI" in line] == [line for line in (noted,) if line]
+    assert [line for line in needs if "OpenAI" in line] == [line for line in (to_do,) if line]
 
 
 async def test_an_empty_record(house, words):

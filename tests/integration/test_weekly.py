@@ -35,6 +35,7 @@ from jobs import daily, reconcile, weekly
 
 GENERATIONS = "SELECT attempt, accepted, refusal FROM generations ORDER BY attempt"
 PICKS = "SELECT ticker, action, initial_price FROM picks ORDER BY position"
+ASKED_AGAIN = [new_york(MONDAY, *clock) for clock in ((9, 30), (10, 30), (12, 30), (16, 30), (20, 30))]
 
 
 async def nothing_stored(house: House) -> bool:
@@ -88,7 +89,7 @@ async def test_what_the_question_leaves_behind(house):
     ) == [
         (
             *("main", MONDAY, 1, new_york(MONDAY), new_york(MONDAY)),
-            *("gpt-4o-mini", "gpt-4o-mini-2024-07-18", "1"),
+            *("gpt-5.4-mini", "gpt-5.4-mini-2026-03-17", "1"),
             *(json.dumps(an_answer(*CHOSEN), separators=(",", ":")), "req_99", 200, 90, True, None),
         )
     ]
@@ -291,7 +292,7 @@ async def test_a_crash_in_the_middle_of_a_question(house):
     house.clock.time = new_york(MONDAY) + timedelta(seconds=10)
     with pytest.raises(QuestionInProgress) as waiting:
         await house.begin()
-    assert waiting.value.at == new_york(MONDAY) + timedelta(seconds=65)
+    assert waiting.value.at == new_york(MONDAY) + timedelta(seconds=185)
     assert len(house.questions) == 1
 
     house.clock.time = waiting.value.at
@@ -444,21 +445,71 @@ async def test_a_key_that_the_model_does_not_accept(house):
 
 
 async def test_a_model_that_does_not_answer(house):
-    """Three questions with waits between them; then the Monday has failed for the provider's sake."""
+    """Three questions, a minute and ten minutes apart; then the Monday has failed for the provider's sake."""
     house.world.model = [CUT, says({"error": {"message": "busy"}}, 429), says({"error": {"message": "broken"}}, 503)]
-    await house.begin()
+    assert await until_it_can(house, house.begin) == [new_york(MONDAY, 9, 1), new_york(MONDAY, 9, 11)]
     batch = await house.batch()
-    assert (batch.status, batch.failure_reason) == ("failed", "PROVIDER_ERROR")
+    assert (batch.status, batch.failure_reason, batch.late) == ("failed", "PROVIDER_ERROR", False)
     assert "broken" in batch.failure
     assert len(house.questions) == 3
-    assert house.clock.slept[:2] == [5, 10]
+    assert house.clock.slept == []  # it is the queue that waits, so that a stop is not delayed
     assert all(accepted is False and refusal for _, accepted, refusal in await house.rows(GENERATIONS))
+
+
+def a_page(**_: object) -> Reply:
+    """What a proxy shows while the server behind it is away, with a 200."""
+    return Reply(b"<html>We will be right back.</html>", headers={"content-type": "text/html"})
+
+
+# Kind: an outage of some minutes must not lose the Monday. Each is answered in this way for as long as it lasts.
+OUTAGES = [
+    pytest.param([CUT, CUT], [(9, 1), (9, 11)], id="cut"),
+    pytest.param([says({}, 503), says({}, 500)], [(9, 1), (9, 11)], id="5xx"),
+    pytest.param([says({}, 429), CUT], [(9, 1), (9, 11)], id="busy, then cut"),
+    pytest.param([a_page(), a_page()], [(9, 1), (9, 11)], id="a page with a 200"),
+    pytest.param([says({"error": {"code": 502}})] * 2, [(9, 1), (9, 11)], id="a relay's error with a 200"),
+    pytest.param([Reply(b""), says({})], [(9, 1), (9, 11)], id="nothing with a 200"),
+    pytest.param([CUT], [(9, 1)], id="for a moment"),
+    pytest.param([completes("no"), CUT], [(9, 10)], id="after an answer that was refused at once"),
+    pytest.param([says({}, 429, retry_after="300"), CUT], [(9, 5), (9, 15)], id="for as long as it says"),
+    pytest.param([says({}, 429, retry_after="5"), CUT], [(9, 1), (9, 11)], id="for longer than it says"),
+    pytest.param([says({}, 429), says({}, 503, retry_after="7200")], [(9, 1), (11, 1)], id="for two hours"),
+    pytest.param([says({}, 429, retry_after="86400")], [(20, 30)], id="no longer than this day asks"),
+]
+
+
+@pytest.mark.parametrize(("replies", "times"), OUTAGES)
+async def test_an_outage_of_the_model(house, replies, times):
+    """The questions that are left are spread over the time until the open, or until the provider wants to be asked."""
+    house.world.model = [*replies, completes(an_answer(*CHOSEN))]
+    assert await until_it_can(house, house.begin) == [new_york(MONDAY, *clock) for clock in times]
+    assert (await house.batch()).status == "active"
+    assert len(house.questions) == len(replies) + 1
+
+
+async def test_an_outage_late_in_the_evening(house):
+    """After the day's last time of asking a long Retry-After counts no more than the usual wait."""
+    house.clock.time = new_york(MONDAY, 21)
+    house.world.model = [says({}, 429, retry_after="86400"), completes(an_answer(*CHOSEN))]
+    assert await until_it_can(house, house.begin) == [new_york(MONDAY, 21, 1)]
+    assert (await house.batch()).status == "active"
+
+
+async def test_an_outage_while_a_failed_monday_is_run_again_by_hand(house):
+    """The three more questions are spread like the first three."""
+    house.world.model = [completes("no")]
+    await house.begin()
+    house.clock.time = new_york(MONDAY, 11)
+    house.world.model = [CUT, CUT, completes(an_answer(*CHOSEN))]
+    times = await until_it_can(house, lambda: house.begin(job_id=2, questions=6))
+    assert times == [new_york(MONDAY, 11, 1), new_york(MONDAY, 11, 11)]
+    assert (await house.batch()).status == "active"
 
 
 async def test_a_model_that_answers_after_all(house):
     """Two failures leave a third question, and it counts. What was not answered is not told."""
     house.world.model = [says({}, 500), says({}, 429), completes(an_answer(*CHOSEN))]
-    await house.begin()
+    await until_it_can(house, house.begin)
     assert (await house.batch()).status == "active"
     assert "could not be used" not in house.questions[2]
 
@@ -495,6 +546,157 @@ async def test_a_ticker_that_is_no_longer_traded(house):
     assert [ticker for ticker, _, _ in await house.rows(PICKS)] == ["MSFT", "KO", "NVDA"]
 
 
+# Kind: a series that has ended. The first lost its Monday with MISSING_CLOSE.
+@pytest.mark.parametrize(
+    ("missing", "times"),
+    [
+        pytest.param(1, 5, id="one session ago"),
+        pytest.param(2, 0, id="two sessions ago"),
+        pytest.param(3, 0, id="three sessions ago"),
+        pytest.param(10, 0, id="ten sessions ago"),
+        pytest.param(24, 0, id="twenty-four sessions ago"),
+    ],
+)
+async def test_a_series_that_has_ended(house, missing, times):
+    """At the last time of asking at the latest the model is told to choose another, and does."""
+    sessions, day = [], BASELINE
+    for _ in range(missing):
+        sessions.append(day)
+        day = house.tools.calendar.session_before(day)
+    house.world.absent |= {("AAPL", session) for session in sessions}
+    house.world.model = [completes(an_answer(*CHOSEN)), completes(an_answer("MSFT", "KO", "NVDA"))]
+    assert len(await until_it_can(house, house.begin)) == times
+    first, second = await house.rows(GENERATIONS)
+    assert first[:2] == (1, False)
+    assert "no longer traded" in first[2]
+    assert first[2] in house.questions[1]
+    assert second == (2, True, None)
+    assert (await house.batch()).status == "active"
+    assert [ticker for ticker, _, _ in await house.rows(PICKS)] == ["MSFT", "KO", "NVDA"]
+
+
+async def test_two_series_that_have_ended(house):
+    """Each is told of once; the answer that knows of the first may name the second."""
+    house.world.absent |= {("AAPL", BASELINE), ("KO", BASELINE)}
+    house.world.model = [
+        completes(an_answer(*CHOSEN)),
+        completes(an_answer("MSFT", "KO", "NVDA")),
+        completes(an_answer("MSFT", "BRK.B", "NVDA")),
+    ]
+    assert (await until_it_can(house, house.begin))[-1] == new_york(MONDAY, 20, 30)
+    refusals = [refusal for _, _, refusal in await house.rows(GENERATIONS)]
+    assert refusals == [
+        "AAPL is taken for no longer traded: its last close is of 2026-10-22, and SPY has one of 2026-10-23.",
+        "KO is taken for no longer traded: its last close is of 2026-10-22, and SPY has one of 2026-10-23.",
+        None,
+    ]
+    assert (await house.batch()).status == "active"
+
+
+async def test_two_series_of_one_answer_that_have_ended(house):
+    """They cost one question together."""
+    house.world.absent |= {("AAPL", BASELINE), ("NVDA", BASELINE)}
+    house.world.model = [completes(an_answer(*CHOSEN)), completes(an_answer("MSFT", "KO", "BRK.B"))]
+    await until_it_can(house, house.begin)
+    (_, _, refusal), _ = await house.rows(GENERATIONS)
+    assert refusal == (
+        "AAPL is taken for no longer traded: its last close is of 2026-10-22, and SPY has one of 2026-10-23. "
+        "NVDA is taken for no longer traded: its last close is of 2026-10-22, and SPY has one of 2026-10-23."
+    )
+    assert [ticker for ticker, _, _ in await house.rows(PICKS)] == ["MSFT", "KO", "BRK.B"]
+
+
+async def test_a_pick_that_ended_and_one_that_is_late(house):
+    """What has ended is told at once; what may only be late is not."""
+    house.world.absent |= {("AAPL", BASELINE), ("NVDA", BASELINE), ("NVDA", date(2026, 10, 22))}
+    house.world.model = [completes(an_answer(*CHOSEN)), completes(an_answer("AAPL", "KO", "MSFT"))]
+    with pytest.raises(TryAgainAt):
+        await house.begin()
+    (_, _, refusal), second = await house.rows(GENERATIONS)
+    assert refusal == "NVDA has no recent price; it is no longer traded."
+    assert second == (2, True, None)
+
+
+async def test_an_accepted_answer_that_no_longer_can_be_used(house, database, pool, clock):
+    """Another benchmark on the way makes it a refused one; the model is asked again."""
+    house.world.absent.add(("NVDA", BASELINE))
+    with pytest.raises(TryAgainAt) as later:
+        await house.begin()
+    house.clock.time = later.value.at
+    house.world.model = [completes(an_answer("KO", "AAPL", "BRK.B"))]
+    async with tools_for(database, pool, clock, house.provider.url, BENCHMARK_SYMBOL="MSFT") as tools:
+        await weekly.begin(tools, 1, None)
+    assert await house.rows(GENERATIONS) == [
+        (1, False, "MSFT is the benchmark and cannot be chosen."),
+        (2, True, None),
+    ]
+    assert (await house.batch()).status == "active"
+
+
+def named(model: str, **headers: str) -> Reply:
+    """A good completion by a model of this name."""
+    completion = json.loads(completes(an_answer(*CHOSEN)).body)
+    return says({**completion, "model": model}, **headers)
+
+
+# Kind: names and ids that a column cannot carry as they are.
+@pytest.mark.parametrize(
+    ("model", "stored"),
+    [
+        pytest.param("gpt\0", "gpt\N{REPLACEMENT CHARACTER}", id="NUL"),
+        pytest.param("gpt\ud800", "gpt\N{REPLACEMENT CHARACTER}", id="a lone surrogate"),
+        pytest.param("g" * 1_000_000, "g" * 200, id="a megabyte"),
+        pytest.param("\N{ROCKET}" * 300, "\N{ROCKET}" * 200, id="rockets"),
+        pytest.param("", None, id="empty"),
+        pytest.param("a\nb\x1b[0m", "a\nb\x1b[0m", id="control characters"),
+    ],
+)
+async def test_a_name_of_any_characters(house, model, stored):
+    """It never costs the Monday, and is stored as far as it can be; so is the request's id."""
+    house.world.model = [named(model, x_request_id="r" * 9000)]
+    await house.begin()
+    assert await house.rows("SELECT answered_model, request_id, accepted FROM generations") == [
+        (stored, "r" * 200, True)
+    ]
+    assert (await house.batch()).status == "active"
+
+
+# Kind: a claim lapses when its question may no longer be answered, by the setting.
+@pytest.mark.parametrize(
+    ("seconds", "lapse"), [("180", 185), ("30", 35), ("0.5", 5.5), ("1800", 1805), ("61.25", 66.25)]
+)
+async def test_the_lapse_follows_the_timeout(house, database, pool, clock, seconds, lapse):
+    """There is one time limit, OPENAI_TIMEOUT: the client's and the claim's."""
+    async with tools_for(database, pool, clock, house.provider.url, OPENAI_TIMEOUT=seconds) as tools:
+        house.world.model = [Reply(delay=FOR_EVER), completes(an_answer(*CHOSEN))]
+        crashing = asyncio.create_task(weekly.begin(tools, 1, None))
+        await house.provider.asked.wait()
+        crashing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await crashing
+        with pytest.raises(QuestionInProgress) as waiting:
+            await weekly.begin(tools, 1, None)
+    assert waiting.value.at == new_york(MONDAY) + timedelta(seconds=lapse)
+
+
+async def test_a_series_that_has_ended_on_a_monday_that_begins_at_night(house):
+    """After the last time of asking there is no later one to wait for."""
+    house.clock.time = new_york(MONDAY, 21)
+    house.world.absent.add(("AAPL", BASELINE))
+    house.world.model = [completes(an_answer(*CHOSEN)), completes(an_answer("MSFT", "KO", "NVDA"))]
+    await house.begin()
+    assert [ticker for ticker, _, _ in await house.rows(PICKS)] == ["MSFT", "KO", "NVDA"]
+
+
+async def test_a_benchmark_whose_close_never_comes(house):
+    """A halted market is no fault of a pick: no answer is taken back, and the Monday fails for the missing close."""
+    house.world.absent.add(("SPY", BASELINE))
+    assert len(await until_it_can(house, house.begin)) == 5
+    batch = await house.batch()
+    assert (batch.failure_reason, batch.failure) == ("MISSING_CLOSE", "SPY: no close of 2026-10-23 yet.")
+    assert await house.rows(GENERATIONS) == [(1, True, None)]
+
+
 async def test_class_shares_are_stored_with_a_dot(house):
     """The model's BRK-B is BRK.B in the record, and BRK-B again at the provider."""
     await house.a_batch(MONDAY, "AAPL", "brk-b", "MSFT")
@@ -503,16 +705,18 @@ async def test_class_shares_are_stored_with_a_dot(house):
 
 
 async def test_a_baseline_close_that_never_comes(house):
-    """It is asked for at five more times of that Monday and no more; then the Monday has failed, naming the ticker."""
+    """It is asked for at five more times of that Monday and no more; the model that insists has failed the Monday."""
     house.world.absent.add(("NVDA", BASELINE))
     times = await until_it_can(house, house.begin)
-    assert times == [new_york(MONDAY, *clock) for clock in ((9, 30), (10, 30), (12, 30), (16, 30), (20, 30))]
+    assert times == ASKED_AGAIN
     batch = await house.batch()
-    assert (batch.status, batch.failure_reason) == ("failed", "MISSING_CLOSE")
-    assert "NVDA" in batch.failure
-    assert str(BASELINE) in batch.failure
+    assert (batch.status, batch.failure_reason) == ("failed", "NO_USABLE_ANSWER")
+    assert batch.failure == (
+        "3 questions brought no usable answer. The last: NVDA is taken for no longer traded: "
+        "its last close is of 2026-10-22, and SPY has one of 2026-10-23."
+    )
     assert house.asked == ["SPY", "MSFT", "AAPL", *["NVDA"] * 6]
-    assert len(house.questions) == 1
+    assert len(house.questions) == 3
 
 
 async def test_a_benchmark_without_its_close(house):
@@ -533,11 +737,79 @@ async def test_prices_that_need_another_key(house):
 
 
 async def test_a_price_provider_that_is_down(house):
-    """Five attempts, and the Monday has failed for the provider's sake."""
-    house.world.instead = [Reply(status=503)] * 5
-    await house.begin()
+    """Five attempts each time, fewer when requests are scarce; after the last time the Monday has failed."""
+    house.world.instead = [Reply(status=503)] * 100
+    assert await until_it_can(house, house.begin) == ASKED_AGAIN
     batch = await house.batch()
-    assert (batch.failure_reason, len(house.asked)) == ("PROVIDER_ERROR", 5)
+    assert (batch.failure_reason, batch.failure) == ("PROVIDER_ERROR", "Alpha Vantage answered 503.")
+    assert len(house.asked) == 3 * 5 + 3 * 1  # the ledger's 25 a day are not used up
+    assert await house.rows(GENERATIONS) == [(1, True, None)]
+
+
+# Kind: a provider that fails for a while. Each of these failed the Monday at once.
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(Reply(status=503), id="503"),
+        pytest.param(CUT, id="cut"),
+        pytest.param(Reply(b"<html>"), id="a page"),
+        pytest.param(says({"Information": "Please spread out requests more sparingly."}), id="a throttle"),
+        pytest.param(says({"Information": "Thank you."}), id="a notice"),
+        pytest.param(says([]), id="a list"),
+    ],
+)
+@pytest.mark.parametrize(("failures", "times"), [(5, 1), (10, 2), (12, 2), (15, 3), (16, 4), (17, 5)])
+async def test_a_price_provider_that_is_down_for_a_while(house, reply, failures, times):
+    """It is asked again at the day's times, and the Monday is made when it is back, with requests to spare."""
+    house.world.instead = [reply] * failures
+    assert await until_it_can(house, house.begin) == ASKED_AGAIN[:times]
+    batch = await house.batch()
+    assert (batch.status, batch.late) == ("active", True)
+    assert len(house.questions) == 1
+    assert len(house.asked) == failures + 4
+
+
+async def test_prices_of_one_pick_that_fail_for_a_while(house):
+    """What was read of the others stays read."""
+    good = house.world
+
+    def flaky(request):
+        if request.path == "/query" and request.query["symbol"] == "NVDA" and house.asked.count("NVDA") <= 7:
+            return Reply(status=500)
+        return good(request)
+
+    house.provider.answers = flaky
+    assert await until_it_can(house, house.begin) == ASKED_AGAIN[:1]
+    assert house.asked == ["SPY", "MSFT", "AAPL", *["NVDA"] * 8]
+    assert (await house.batch()).status == "active"
+
+
+async def test_a_benchmark_that_seems_unknown(house):
+    """One that was priced before is known, whatever the provider says: it is asked for again, and no setting blamed."""
+    await house.a_batch()
+    following = MONDAY + timedelta(weeks=3)
+    house.clock.time = new_york(following)
+    house.world.unknown.add("SPY")
+    times = await until_it_can(house, house.begin)
+    assert times == [at + timedelta(weeks=3, hours=1) for at in ASKED_AGAIN]  # and it is winter in New York
+    batch = await house.batch(following)
+    assert batch.failure_reason == "PROVIDER_ERROR"
+    assert "does not know SPY" in batch.failure
+
+
+async def test_a_benchmark_that_seems_unknown_for_a_moment(house):
+    """It costs half an hour and no question."""
+    await house.a_batch()
+    following = MONDAY + timedelta(weeks=1)
+    house.clock.time = new_york(following)
+    house.world.unknown.add("SPY")
+    with pytest.raises(TryAgainAt) as later:
+        await house.begin()
+    house.clock.time = later.value.at
+    house.world.unknown.clear()
+    await house.begin()
+    assert (await house.batch(following)).status == "active"
+    assert len(house.questions) == 1
 
 
 async def test_a_spent_quota_is_waited_for(house):

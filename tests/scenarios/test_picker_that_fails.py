@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from clocks import HandSetClock
 from commands import environment
-from job_tools import MONDAY, new_york, rows, standins, the_time_it_says, tools_for
+from job_tools import MONDAY, new_york, rows, standins, the_time_it_says, tools_for, until_it_can
 from job_tools import clock as clock
 from msgspec import Struct
 
@@ -25,7 +25,6 @@ from app.database import pools
 from app.domain.journal import GENESIS, digest
 from app.domain.model import QUESTIONS_PER_MONDAY, batch_id
 from app.errors import QuestionInProgress
-from app.providers import llm
 from app.simulation.faults import Rule
 from jobs import weekly
 from jobs.context import Context
@@ -172,18 +171,17 @@ async def test_a_model_that_refuses(on_stage):
         assert kept == [("I can't help with that.", new_york(MONDAY), True, True, True)]
 
 
-async def test_a_time_out_after_having_been_charged(on_stage, monkeypatch):
+async def test_a_time_out_after_having_been_charged(on_stage):
     """What is not answered in time counts as asked: a second question, nothing for the model to be told."""
-    monkeypatch.setattr(llm, "TIME_LIMIT", 2.0)
     async with on_stage(model("slow", 1)) as stage:
-        await stage.begin()
+        stage.tools.picker.timeout = 2.0
+        assert await until_it_can(stage, stage.begin) == [new_york(MONDAY, 9, 1)]
         assert stage.questions == 2
         assert await stage.generations() == [(1, False, "The model did not answer within 2 s."), (2, True, None)]
         assert await stage.journal() == ["1 refused", "2 accepted", "BATCH active"]
         assert await stage.prompt(1) == await stage.prompt(2)
         kept = await rows(stage.tools.pool, "SELECT answer, answered_at FROM generations WHERE attempt = 1")
         assert kept == [(None, None)]
-        assert stage.clock.slept[0] == 5
 
 
 @pytest.mark.parametrize(
@@ -254,10 +252,10 @@ async def test_a_crash_in_the_middle_of_a_question(on_stage):
         assert await stage.generations() == [(1, None, None)]
         assert await stage.journal() == []
 
-        stage.clock.time = new_york(MONDAY) + timedelta(seconds=64)
+        stage.clock.time = new_york(MONDAY) + timedelta(seconds=184)
         with pytest.raises(QuestionInProgress) as open_:
             await stage.begin()
-        assert open_.value.at == new_york(MONDAY) + timedelta(seconds=65)
+        assert open_.value.at == new_york(MONDAY) + timedelta(seconds=185)
         assert stage.questions == 1
 
         stage.clock.time = open_.value.at
@@ -319,19 +317,21 @@ async def test_a_delisted_ticker_at_the_snapshot(on_stage):
         pytest.param([model("prose", 4)], 3, 2, "NO_USABLE_ANSWER", id="after three bad answers"),
         pytest.param([model("bad_key", 1), model("prose", 2)], 1, 3, "CONFIGURATION", id="after a bad key"),
         pytest.param([model("http_503", 3)], 3, 1, "PROVIDER_ERROR", id="after three failures"),
-        pytest.param([prices("http_500", "SPY", 5)], 1, 0, "PROVIDER_ERROR", id="after failures of the prices"),
+        pytest.param([prices("http_500", "SPY", 18)], 1, 0, "PROVIDER_ERROR", id="after failures of the prices"),
     ],
 )
 async def test_a_second_run_by_hand(on_stage, rules, first, second, reason):
     """The same Monday: the same row and id, three more questions numbered on, and what was paid for is used."""
     async with on_stage(*rules) as stage:
-        await stage.begin()
+        await until_it_can(stage, stage.begin)
         assert stage.questions == first
-        assert await stage.batches() == [(ID, "failed", reason, False)]
+        ((*batch, late),) = await stage.batches()
+        assert batch == [ID, "failed", reason]
+        assert late == (second == 0)  # only the prices are waited for all day
         before = await stage.journal()
         assert before[-1] == "FAILURE failed"
 
-        stage.clock.time = new_york(MONDAY, 11)
+        stage.clock.time = new_york(MONDAY, 21)
         await stage.begin_by_hand(2)
         assert stage.questions == first + second
         generations = await stage.generations()

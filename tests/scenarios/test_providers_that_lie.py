@@ -53,7 +53,7 @@ from app.errors import (
     QuotaSpent,
     UnknownTicker,
 )
-from app.providers import alpha_vantage, llm
+from app.providers import alpha_vantage
 from app.providers.rate_limiter import Outcome
 from app.simulation.faults import FAULTS, Rule
 from app.simulation.market import Market
@@ -171,12 +171,15 @@ def no_price(fault: str, written: str):
     return unreadable(fault, f"UPS, 2026-10-26: {written}")
 
 
-def useless(fault: str, refusal: str):
+SPACED = "asks in vain, waits until 9:01, asks in vain, waits until 9:11, asks in vain, fails"
+
+
+def useless(fault: str, refusal: str, does: str = "3 x asks in vain, fails"):
     """A row in which the model answers three times, and never well."""
     return model(
         fault,
         None,
-        "3 x asks in vain, fails",
+        does,
         f"failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: {refusal}",
         (refusal,) * 3,
         "",
@@ -189,7 +192,7 @@ def silent(fault: str, refusal: str, *, raises: type[AlphaMondayError] = Provide
     return model(
         fault,
         raises,
-        "3 x asks in vain, fails",
+        SPACED,
         f"failed for PROVIDER_ERROR: 3 questions brought no usable answer. The last: {refusal}",
         (refusal,) * 3,
         "",
@@ -215,7 +218,14 @@ NO_SERIES = "UPS: Alpha Vantage answered without a daily series."
 NOT_YET = "skipped for MISSING_CLOSE: UPS: no close of 2026-10-26 by the last time of asking."
 SLOW_DOWN = "Alpha Vantage asked us to slow down: Thank you for using Alpha Vantage! ..."
 NO_KEY = "Alpha Vantage does not accept the key: set ALPHA_VANTAGE_API_KEY to a valid one."
-NO_CHOICES = "The answer had no choices."
+ENDED = "NVDA is taken for no longer traded: its last close is of 2026-10-22, and SPY has one of 2026-10-23."
+DOWN_ALL_DAY = (
+    "4 x tries again, waits until 9:30, 4 x tries again, waits until 10:30, 4 x tries again, "
+    "waits until 12:30, waits until 16:30, waits until 20:30"
+)
+A_PAGE = "The provider answered with a web page in place of JSON."
+SPACED_AND_STORED = "asks in vain, waits until 9:01, asks in vain, waits until 9:11, asks, stores"
+AT_ONCE_AND_STORED = "2 x asks in vain, asks, stores"
 
 TABLE = [
     # fault, what the client raises, what the job does, what the record says, the ledger's requests, what the API says
@@ -364,17 +374,17 @@ TABLE = [
     monday(
         "http_503",
         ProviderUnavailable,
-        "asks, 4 x tries again, fails",
+        f"asks, {DOWN_ALL_DAY}, fails",
         "failed for PROVIDER_ERROR: Alpha Vantage answered 503.",
-        "SPY answered, JPM answered, 5 x UPS failed",
+        "SPY answered, JPM answered, 18 x UPS failed",
         "FAILED for PROVIDER_ERROR without a figure",
     ),
     monday(
         "close_is_negative",
         ProviderUnavailable,
-        "asks, 4 x tries again, fails",
+        f"asks, {DOWN_ALL_DAY}, fails",
         "failed for PROVIDER_ERROR: SPY, 2026-10-23: '-244.8400' is not a price.",
-        "5 x SPY failed",
+        "18 x SPY failed",
         "FAILED for PROVIDER_ERROR without a figure",
         about="SPY",
     ),
@@ -428,11 +438,12 @@ TABLE = [
     monday(
         "late_bar",
         None,
-        f"asks, {ALL_DAY}, fails",
-        "failed for MISSING_CLOSE: NVDA: no close of 2026-10-23 yet.",
+        f"asks, {ALL_DAY}, takes the answer back, asks, takes the answer back, asks, takes the answer back, fails",
+        f"failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: {ENDED}",
         "SPY answered, JPM answered, UPS answered, 6 x NVDA answered",
-        "FAILED for MISSING_CLOSE without a figure",
+        "FAILED for NO_USABLE_ANSWER without a figure",
         about="NVDA",
+        questions=(ENDED,) * 3,
     ),
     monday("partial_bar", None, "asks, stores", STORED, ALL_FOUR, BATCH_IN_THE_API, about=None),
     monday("out_of_order", None, "asks, stores", STORED, ALL_FOUR, BATCH_IN_THE_API, about=None),
@@ -447,11 +458,11 @@ TABLE = [
         times=3,
     ),
     # The model.
-    useless("html", NO_CHOICES),
-    useless("empty_body", NO_CHOICES),
-    useless("truncated_body", NO_CHOICES),
-    useless("list", NO_CHOICES),
-    useless("no_choices", NO_CHOICES),
+    useless("html", A_PAGE, SPACED),
+    useless("empty_body", "The provider's answer was empty.", SPACED),
+    useless("truncated_body", "The provider's answer was not JSON, or not all of it.", SPACED),
+    useless("list", "The provider answered with JSON that is no completion.", SPACED),
+    useless("no_choices", "The provider answered with an error: upstream failed", SPACED),
     useless("truncated", "The answer was truncated."),
     useless("refusal", "The model refused: I can't help with that."),
     useless("no_content", "The answer was empty."),
@@ -501,18 +512,23 @@ TABLE = [
         model(
             fault,
             raises,
-            "2 x asks in vain, asks, stores",
+            does,
             STORED,
             (refusal, refusal, "accepted"),
             ALL_FOUR,
             BATCH_IN_THE_API,
             times=2,
         )
-        for fault, raises, refusal in (
-            ("http_429", ProviderBusy, "The model's provider asked us to slow down: ..."),
-            ("cut", ProviderUnavailable, "The model's provider did not answer (APIConnectionError): ..."),
-            ("html", None, NO_CHOICES),
-            ("nul", None, "The reasoning of JPM holds characters that cannot be stored."),
+        for fault, raises, refusal, does in (
+            ("http_429", ProviderBusy, "The model's provider asked us to slow down: ...", SPACED_AND_STORED),
+            (
+                "cut",
+                ProviderUnavailable,
+                "The model's provider did not answer (APIConnectionError): ...",
+                SPACED_AND_STORED,
+            ),
+            ("html", None, A_PAGE, SPACED_AND_STORED),
+            ("nul", None, "The reasoning of JPM holds characters that cannot be stored.", AT_ONCE_AND_STORED),
         )
     ],
 ]
@@ -593,10 +609,10 @@ def on_stage(database, pool, clock, tmp_path):
 def impatient(monkeypatch):
     """Short limits, for what would take as long as they last."""
 
-    def become(row: Row) -> None:
+    def become(row: Row, tools: Context) -> None:
         if row.rules[0].fault in ("hang", "slow"):
             monkeypatch.setattr(alpha_vantage, "_TIME_LIMIT", 0.3)
-            monkeypatch.setattr(llm, "TIME_LIMIT", 0.3)
+            tools.picker.timeout = 0.3
 
     return become
 
@@ -612,7 +628,7 @@ async def test_what_comes_of_it(on_stage, impatient, clock, pool, row):
     async with on_stage([*row.rules, *map(two_days_later, row.rules)]) as stage:
         if row.day == TUESDAY:
             await weekly.begin(stage.tools, 1, None)
-        impatient(row)
+        impatient(row, stage.tools)
         done, log = await run(stage, row.day)
         asked, questions = stage.requests(since=new_york(row.day)), len(stage.requests("openai"))
         ledger = await in_the_ledger(pool, new_york(row.day))

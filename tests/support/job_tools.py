@@ -77,7 +77,7 @@ def completes(content: object, **headers: str) -> Reply:
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 1,
-        "model": "gpt-4o-mini-2024-07-18",
+        "model": "gpt-5.4-mini-2026-03-17",
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 200, "completion_tokens": 90, "total_tokens": 290},
     }

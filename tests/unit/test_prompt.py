@@ -73,7 +73,14 @@ def test_reasonings_lose_only_the_white_space_around_them():
     [
         pytest.param("", "not JSON of the schema", id="nothing"),
         pytest.param("I choose KO.", "not JSON of the schema", id="prose"),
-        pytest.param(f"```json\n{an_answer()}\n```", "not JSON of the schema", id="a fence around it"),
+        pytest.param(f"Here:\n```json\n{an_answer()}\n```", "not JSON of the schema", id="words before a fence"),
+        pytest.param(f"```json\n{an_answer()}\n```\nGood luck!", "not JSON of the schema", id="words after a fence"),
+        pytest.param(f"```json\n```\n{an_answer()}\n```\n```", "not JSON of the schema", id="two fences"),
+        pytest.param(f"```json\n{an_answer()}", "not JSON of the schema", id="a fence that does not end"),
+        pytest.param(f"<think>KO! {an_answer()}", "not JSON of the schema", id="a thought that does not end"),
+        pytest.param(f"<b>{an_answer()}</b>", "not JSON of the schema", id="another tag"),
+        pytest.param(f"{an_answer()}</think>", "not JSON of the schema", id="a thought's end behind it"),
+        pytest.param("<think>KO!</think>", "not JSON of the schema", id="a thought alone"),
         pytest.param(an_answer()[:-9], "not JSON of the schema", id="cut off"),
         pytest.param(an_answer() + "}", "not JSON of the schema", id="something behind it"),
         pytest.param("null", "not JSON of the schema", id="null"),
@@ -128,6 +135,54 @@ def test_reasonings_lose_only_the_white_space_around_them():
 def test_refused_answers(answer, reason):
     """Each rule that an answer breaks is told in a sentence."""
     assert reason in refusal(answer)
+
+
+# Kind: what a server leaves around the JSON is no part of the answer.
+@pytest.mark.parametrize(
+    "around",
+    [
+        pytest.param("```json\n{}\n```", id="a fence"),
+        pytest.param("```\n{}\n```", id="a fence without a language"),
+        pytest.param("```JSON {}```", id="a fence on one line"),
+        pytest.param("\n```json\r\n{}\r\n```  \n", id="a fence with white space around it"),
+        pytest.param("\ufeff{}", id="a byte order mark"),
+        pytest.param(" \t\r\n{}\n\n", id="white space"),
+        pytest.param("<think>KO? {{no}}\n\nYes.</think>\n\n{}", id="a thought"),
+        pytest.param("<think></think>{}", id="an empty thought"),
+        pytest.param("So KO.\n</think>\n{}", id="a thought whose begin the server took off"),
+        pytest.param("<Thinking>KO</Thinking>{}", id="another word for a thought"),
+        pytest.param("<reasoning>KO</reasoning>\n```json\n{}\n```", id="a thought and a fence"),
+    ],
+)
+def test_what_stands_around_the_json(around):
+    """It is taken off, and what is left is read as strictly as ever."""
+    assert prompt.read(around.format(an_answer()), "SPY") == prompt.read(an_answer(), "SPY")
+
+
+def test_a_reasoning_that_quotes_a_thought_or_a_fence():
+    """Within the JSON nothing is taken off."""
+    reasoning = "```json\n<think>It</think> ```"
+    assert prompt.read(an_answer(an_idea(reasoning=reasoning)), "SPY")[0].reasoning == reasoning
+
+
+# Kind: an object of which two members have one name. Python and msgspec take the last, so each of these was accepted.
+@pytest.mark.parametrize(
+    "twice",
+    [
+        pytest.param(('"ticker": "KO"', '"ticker": "XOM", "ticker": "KO"'), id="a ticker"),
+        pytest.param(('"action": "BUY"', '"action": "SELL", "action": "BUY"'), id="an action"),
+        pytest.param(('"action": "BUY"', '"action": "BUY", "action": "BUY"'), id="the same value twice"),
+        pytest.param(('"action": "BUY"', '"\\u0061ction": "SELL", "action": "BUY"'), id="one of them escaped"),
+        pytest.param(('"ticker": "KO"', '"reasoning": "None.", "ticker": "KO"'), id="a reasoning"),
+        pytest.param(('{"picks": [', '{"picks": [], "picks": ['), id="the picks"),
+        pytest.param(('{"picks": [', '```\n{"picks": [], "picks": ['), id="in a fence"),
+    ],
+)
+def test_two_members_of_one_name(twice):
+    """Which of the two was meant would be a guess, so the model is asked again."""
+    once, instead = twice
+    answer = an_answer().replace(once, instead, 1) + ("\n```" if "```" in instead else "")
+    assert refusal(answer) == ("An object of the answer had two members of one name; each name may stand there once.")
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,10 @@ def test_defaults():
         "public_url": "",
         "cors_allow_origins": (),
         "openai_api_key": "",
-        "openai_model": "gpt-4o-mini",
+        "openai_model": "gpt-5.4-mini",
         "openai_base_url": "",
         "openai_temperature": None,
+        "openai_timeout": 180.0,
         "alpha_vantage_api_key": "",
         "alpha_vantage_base_url": "",
         "alpha_vantage_per_second": 1,
@@ -90,6 +91,9 @@ def test_the_file_names_every_setting():
         ("OPENAI_TEMPERATURE", "0", 0.0),
         ("OPENAI_TEMPERATURE", "0.7", 0.7),
         ("OPENAI_TEMPERATURE", "2", 2.0),
+        ("OPENAI_TIMEOUT", "1800", 1800.0),
+        ("OPENAI_TIMEOUT", " 0.5 ", 0.5),
+        ("OPENAI_TIMEOUT", "6e1", 60.0),
         ("ALPHA_VANTAGE_API_KEY", "ABC123", "ABC123"),
         ("ALPHA_VANTAGE_BASE_URL", "http://127.0.0.1:9000", "http://127.0.0.1:9000"),
         ("ALPHA_VANTAGE_PER_SECOND", "5", 5),
@@ -116,6 +120,7 @@ def test_an_empty_text_is_not_set(text):
 
 
 A_DATABASE = "must be a Postgres address, a password's @ written %40 and its / %2F, for example {}=postgresql://user:password@host:5432/alpha_monday"
+SECONDS = "must be a number of seconds above 0 and up to 1800, for example {}=180"
 A_KEY = "must be the key that the provider gave you, for example {}=sk-abc123"
 AN_ADDRESS = "must be an http or https address, for example {}="
 A_LIMIT = "must be a whole number of requests, 1 or more, for example {}=5"
@@ -161,6 +166,7 @@ ORIGINS = "must be origins, without a / after the host, with commas between them
         ("OPENAI_TEMPERATURE", "-0.1", "must be a number from 0 to 2, for example {}=0.7"),
         ("OPENAI_TEMPERATURE", "nan", "must be a number from 0 to 2, for example {}=0.7"),
         ("OPENAI_TEMPERATURE", "warm", "must be a number from 0 to 2, for example {}=0.7"),
+        *[("OPENAI_TIMEOUT", text, SECONDS) for text in ("0", "-1", "1801", "nan", "inf", "3 min", "180s", "1e9")],
         ("ALPHA_VANTAGE_API_KEY", "s3cr3t key", A_KEY),
         ("ALPHA_VANTAGE_BASE_URL", "s3cr3t", AN_ADDRESS + "https://www.alphavantage.co"),
         ("ALPHA_VANTAGE_PER_SECOND", "0", A_LIMIT),
@@ -271,7 +277,7 @@ def test_secrets_never_print(shown):
     text = shown(settings.load(SECRETS))
     assert "secret" not in text
     assert "***" in text
-    assert "gpt-4o-mini" in text
+    assert "gpt-5.4-mini" in text
 
 
 def test_what_no_log_may_show():
