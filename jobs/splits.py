@@ -1,23 +1,26 @@
 """
 Splits: when they are asked for, and what is done about one that is learnt.
 
-A ticker's are asked for before a move of a tenth or more is measured, and on the two Sundays of its fortnight.
+A ticker's are asked for before a move of a tenth or more is measured, and after one of its sessions was read
+differently from before; on the two Sundays of its fortnight; and on two more Sundays (`late_splits`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 
 import structlog
 
 from app.database.pools import transaction
 from app.domain import calendar, splits
-from app.domain.model import Batch, Split
+from app.domain.measurement import Course
+from app.domain.model import Batch, Close, Pick, Split
 from app.domain.returns import ONE, plain
 from app.errors import AlphaMondayError, TryAgainAt, UnknownTicker
 from app.providers.alpha_vantage import SPLITS_SOURCE, Listed, SplitsAnswer
 from app.providers.rate_limiter import Outcome
 from app.store import batches, courses
 from app.store import splits as store
+from app.store.rows import Conn
 from jobs import corrections
 from jobs.context import Context
 
@@ -25,18 +28,41 @@ log = structlog.get_logger()
 
 
 async def look_before_measuring(
-    tools: Context, batch: Batch, tickers: Iterable[str], session: date, begun: datetime
+    tools: Context, batch: Batch, picks: Sequence[Pick], found: Mapping[str, Close], begun: datetime
 ) -> None:
     """
-    Ask for the splits of each ticker that moved suspiciously up to `session`, unless that was asked after the move.
+    Ask for the splits of each ticker that calls for it before its close in `found` is measured (see `_asked_since`).
 
     What cannot be learnt is raised: a figure that may be off by a split is not measured.
     """
-    for ticker in tickers:
-        async with tools.pool.connection() as conn:
-            path = await courses.path(conn, batch, [ticker])
-        if moves := [moved for moved in splits.suspicious(path) if moved <= session]:
-            await _look(tools, ticker, calendar.due_at(moves[-1], 1), begun)
+    async with tools.pool.connection() as conn:
+        of_picks = await courses.of_picks(conn, batch, picks)
+        known = {pick.ticker: of_picks[pick.id] for pick in picks}
+        known[batch.benchmark_symbol] = await courses.of_benchmark(conn, batch)
+        since = {
+            ticker: await _asked_since(conn, batch, known[ticker].using(close), close)
+            for ticker, close in found.items()
+        }
+    for ticker, moment in since.items():
+        if moment:
+            await _look(tools, ticker, moment, begun)
+
+
+async def _asked_since(conn: Conn, batch: Batch, course: Course, close: Close) -> datetime | None:
+    """
+    Return since when a ticker's splits must have been asked for, before `close` is measured; None if nothing calls.
+
+    Two things call for it, each once: a move of a tenth or more, on the path of the readings used or of the newest,
+    from the morning after it on; and a session that was read differently from before, from that reading on.
+    """
+    newest = await courses.path(conn, batch, [close.ticker])
+    paths = newest, splits.path(course.used.values(), course.newest)
+    own = {one.trading_day for one in paths[1] if one.ticker == close.ticker}
+    moved = [*splits.suspicious(newest), *(one for one in splits.suspicious(paths[1]) if one in own)]
+    moments = [calendar.due_at(one, 1) for one in moved if one <= close.trading_day]
+    if reread := splits.reread(await courses.readings(conn, batch, close.ticker)):
+        moments.append(reread)
+    return max(moments, default=None)
 
 
 async def look_on_sunday(tools: Context, batch: Batch, tickers: Sequence[str], day: int) -> None:

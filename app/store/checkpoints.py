@@ -142,7 +142,8 @@ async def retake(
             benchmark_price = %(benchmark_price)s,
             benchmark_close_id = %(benchmark_close_id)s,
             benchmark_split_factor = %(benchmark_split_factor)s,
-            benchmark_return_pct = %(benchmark_return_pct)s
+            benchmark_return_pct = %(benchmark_return_pct)s,
+            benchmark_unusual_move = %(benchmark_unusual_move)s
         WHERE id = %(id)s AND status = 'skipped' AND skip_reason <> 'MARKET_CLOSED'
         """,
         asdict(checkpoint),
@@ -183,6 +184,26 @@ async def of(conn: Conn, batch_id: UUID) -> list[Checkpoint]:
 async def metrics_of(conn: Conn, checkpoint_id: UUID) -> list[PickMetric]:
     """Return a checkpoint's metrics."""
     return await select(conn, PickMetric, "pick_checkpoint_metrics", "WHERE checkpoint_id = %s", checkpoint_id)
+
+
+async def readings_used(conn: Conn, batch_id: UUID) -> dict[UUID | None, list[UUID]]:
+    """Return the readings that a batch's figures after day 0 rest on, by pick; the benchmark's by None."""
+    cursor = await conn.execute(
+        """
+        SELECT pick_id, pick_checkpoint_metrics.close_id
+        FROM pick_checkpoint_metrics JOIN checkpoints ON checkpoints.id = checkpoint_id
+        WHERE batch_id = %(batch_id)s AND close_id IS NOT NULL
+        UNION ALL
+        SELECT NULL, benchmark_close_id
+        FROM checkpoints
+        WHERE batch_id = %(batch_id)s AND day > 0 AND benchmark_close_id IS NOT NULL
+        """,
+        {"batch_id": batch_id},
+    )
+    used: dict[UUID | None, list[UUID]] = {}
+    for pick_id, close_id in await cursor.fetchall():
+        used.setdefault(pick_id, []).append(close_id)
+    return used
 
 
 async def awaiting(conn: Conn, on: date) -> list[Due]:

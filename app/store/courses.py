@@ -1,18 +1,26 @@
-"""What the figures of a batch hang on besides their prices: splits, closes on the way, opens and ends."""
+"""What the figures of a batch depend on besides their prices: splits, closes on the way, opens and ends."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from uuid import UUID
 
-from app.domain.calendar import FORTNIGHT, checkpoint_date
+from app.domain.calendar import FORTNIGHT, Calendar, checkpoint_date
 from app.domain.measurement import Course
 from app.domain.model import Batch, Close, Pick
-from app.store import batches, closes, splits
+from app.store import batches, checkpoints, closes, splits
 from app.store.rows import Conn
+
+_SESSIONS = Calendar()
 
 
 async def of_benchmark(conn: Conn, batch: Batch) -> Course:
     """Return the course of a batch's benchmark."""
-    return Course(splits=await splits.of(conn, [batch.benchmark_symbol]))
+    used = await checkpoints.readings_used(conn, batch.id)
+    return Course(
+        splits=await splits.of(conn, [batch.benchmark_symbol]),
+        used=await _by_session(conn, [batch.benchmark_initial_close_id, *used.get(None, ())]),
+        newest=await path(conn, batch, [batch.benchmark_symbol]),
+    )
 
 
 async def of_picks(conn: Conn, batch: Batch, picks: Sequence[Pick]) -> Mapping[UUID, Course]:
@@ -20,10 +28,12 @@ async def of_picks(conn: Conn, batch: Batch, picks: Sequence[Pick]) -> Mapping[U
     former = await batches.former_tickers(conn, batch.id)
     endings = await batches.endings_of(conn, batch.id)
     entries = {one.id: one for one in await closes.among(conn, [pick.entry_close_id for pick in picks])}
+    used = await checkpoints.readings_used(conn, batch.id)
     return {
         pick.id: Course(
             splits=await splits.of(conn, [*former.get(pick.id, ()), pick.ticker]),
-            path=await path(conn, batch, [*former.get(pick.id, ()), pick.ticker]),
+            used=await _by_session(conn, [pick.initial_close_id, *used.get(pick.id, ())]),
+            newest=await path(conn, batch, [*former.get(pick.id, ()), pick.ticker]),
             entry_day=entries[pick.entry_close_id].trading_day if pick.entry_close_id else None,
             last_session=endings[pick.id].last_session if pick.id in endings else None,
         )
@@ -31,7 +41,20 @@ async def of_picks(conn: Conn, batch: Batch, picks: Sequence[Pick]) -> Mapping[U
     }
 
 
+async def _by_session(conn: Conn, ids: Iterable[UUID | None]) -> dict[date, Close]:
+    """Return the readings with these ids, by their session; they may have been read under several tickers."""
+    return {one.trading_day: one for one in await closes.among(conn, ids)}
+
+
 async def path(conn: Conn, batch: Batch, tickers: Sequence[str]) -> list[Close]:
-    """Return the newest closes of a share from a batch's baseline session to the end of its fortnight."""
+    """Return the newest closes of a share's sessions, from a batch's baseline to the end of its fortnight."""
     assert batch.trading_day
-    return await closes.path(conn, tickers, batch.trading_day, checkpoint_date(batch.run_date, FORTNIGHT[-1]))
+    newest = await closes.path(conn, tickers, batch.trading_day, checkpoint_date(batch.run_date, FORTNIGHT[-1]))
+    # Older versions kept bars of any day that the provider named.
+    return [one for one in newest if _SESSIONS.is_session(one.trading_day)]
+
+
+async def readings(conn: Conn, batch: Batch, ticker: str) -> list[Close]:
+    """Return all that was read of a ticker since a batch's baseline, to the end of its fortnight, by session."""
+    assert batch.trading_day
+    return await closes.of(conn, ticker, batch.trading_day, checkpoint_date(batch.run_date, FORTNIGHT[-1]))
