@@ -45,7 +45,7 @@ async def look_before_measuring(
         }
     for ticker, moment in since.items():
         if moment:
-            await _look(tools, ticker, moment, begun)
+            await look(tools, ticker, moment, begun)
 
 
 async def _asked_since(conn: Conn, batch: Batch, course: Course, close: Close) -> datetime | None:
@@ -70,14 +70,15 @@ async def look_on_sunday(tools: Context, batch: Batch, tickers: Sequence[str], d
     for ticker in tickers:
         try:
             due = calendar.due_at(batch.run_date, day)
-            await _look(tools, ticker, due, due)
+            await look(tools, ticker, due, due)
         except TryAgainAt:
             raise
         except AlphaMondayError as error:
             log.warning("splits not learnt", ticker=ticker, reason=str(error))
 
 
-async def _look(tools: Context, ticker: str, since: datetime, begun: datetime) -> None:
+async def look(tools: Context, ticker: str, since: datetime, begun: datetime) -> None:
+    """Ask for a ticker's splits, unless that was done after `since`, and store what is new (see `AlphaVantage.splits`)."""
     try:
         answer = await tools.prices.splits(ticker, since, begun)
     except UnknownTicker:
