@@ -1,7 +1,8 @@
 """
 The documents of `graphql/operations`: a client may name one by the SHA-256 of its file instead of sending it.
 
-Nothing that clients send is ever added. One that offers to register a document (as Apollo's do) gets its answer.
+A document that is changed leaves its former text in `former`, as NAME-1, NAME-2 and so on: its hash is answered as
+before. Nothing that clients send is ever added. One that offers to register a document (as Apollo's do) gets its answer.
 """
 
 from hashlib import sha256
@@ -20,7 +21,9 @@ def hash_of(text: str) -> str:
 
 # Read once, for all who ask or show them, by the name of the file and of its operation.
 BY_NAME = {file.stem: file.read_text("utf-8") for file in sorted(FOLDER.glob("*.graphql"))}
-DOCUMENTS = {hash_of(text): text for text in BY_NAME.values()}
+# The same documents as earlier versions had them. Clients know them by their hashes, so they are answered for ever.
+FORMER = {file.stem: file.read_text("utf-8") for file in sorted((FOLDER / "former").glob("*.graphql"))}
+DOCUMENTS = {hash_of(text): text for text in (*BY_NAME.values(), *FORMER.values())}
 
 
 def document(query: str | None, name: str | None) -> str:

@@ -12,7 +12,7 @@ from test_api_http import GRAPHQL, LATEST, QUERY, code
 from test_api_operations import FOLDER, OPERATIONS, VARIABLES
 
 from api.http import routes
-from api.persisted import DOCUMENTS, hash_of
+from api.persisted import DOCUMENTS, FORMER, hash_of
 
 UNKNOWN = "0" * 64
 
@@ -30,10 +30,33 @@ def named(sha256: object, version: object = 1) -> dict:
 
 def test_the_hash_is_what_sha256sum_says():
     """Anybody can compute it, without us."""
-    files = sorted(FOLDER.glob("*.graphql"))
+    files = [*sorted(FOLDER.glob("*.graphql")), *sorted((FOLDER / "former").glob("*.graphql"))]
     told = subprocess.run(["sha256sum", *files], capture_output=True, text=True, check=True).stdout
     assert [line.split()[0] for line in told.splitlines()] == list(DOCUMENTS)
-    assert list(DOCUMENTS.values()) == list(OPERATIONS.values())
+    assert list(DOCUMENTS.values()) == [*OPERATIONS.values(), *FORMER.values()]
+
+
+# The hash that clients of the version before know, by name.
+KNOWN = {
+    "Export-1": "d324a8826443eae23c2780ba6c00e2ba625a0406e0bd7c0ac8c4328466e79fee",
+    "Front-1": "96ca11aecd4d03ff47954e5be1932ea0195beedcae8c5f82f592cf5062c994c6",
+    "LatestBatch-1": "b4bf0cb61cbfb4b9924b24b683783772211f3b7d420fb71a1283e504963aa21b",
+    "Monday-1": "dec02bea1fac4b94c53dcb4c955e4840f24d822dda7c050e62ddb0af5cc4fb4d",
+}
+
+
+def test_a_changed_document_keeps_its_former_hash():
+    """Clients send the hash of the text that they were built with; each is still answered, by the same text."""
+    assert {name: hash_of(text) for name, text in FORMER.items()} == KNOWN
+    assert KNOWN.keys() == {f"{name}-1" for name in ("Export", "Front", "LatestBatch", "Monday")}
+
+
+@pytest.mark.parametrize("name", FORMER)
+async def test_a_former_document_by_its_hash(name, client):
+    """It is answered as before the change."""
+    variables = VARIABLES.get(name.split("-")[0], {})
+    answer = await client.post("/graphql", json={"extensions": named(hash_of(FORMER[name])), "variables": variables})
+    assert "data" in answer.json()
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
