@@ -88,8 +88,10 @@ def _begins_at(run_date: date, day: int) -> datetime:
 
 
 def _is_open(batch: Batch, day: int, now: datetime) -> bool:
-    return _begins_at(batch.run_date, day) <= now < calendar.at(
-        calendar.checkpoint_date(batch.run_date, day) + _WEEK, calendar.DUE
+    return (
+        _begins_at(batch.run_date, day)
+        <= now
+        < calendar.at(calendar.checkpoint_date(batch.run_date, day) + _WEEK, calendar.DUE)
     )
 
 

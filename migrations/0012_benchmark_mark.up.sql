@@ -5,6 +5,18 @@ ALTER TABLE checkpoints
     ADD CONSTRAINT only_figures_have_a_mark CHECK (
         benchmark_unusual_move IS NULL OR (status = 'computed' AND day > 0));
 
+-- A database that was taken back over this migration has lost what its journal says: it comes back from there.
+UPDATE checkpoints
+SET benchmark_unusual_move = mentioned.mark
+FROM (
+    SELECT DISTINCT ON (id) content::json #>> '{checkpoint,id}' AS id,
+        (content::json #>> '{checkpoint,benchmark_unusual_move}')::boolean AS mark
+    FROM journal
+    WHERE content LIKE '%"benchmark_unusual_move":"%'
+    ORDER BY id, seq DESC
+) AS mentioned
+WHERE checkpoints.id = mentioned.id::uuid AND mentioned.mark IS NOT NULL;
+
 DROP TRIGGER a_figure_is_only_corrected ON checkpoints;
 CREATE TRIGGER a_figure_is_only_corrected BEFORE UPDATE ON checkpoints
     FOR EACH ROW WHEN (OLD.status = 'computed')

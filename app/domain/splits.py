@@ -66,9 +66,7 @@ def suspicious(path: Sequence[Close]) -> list[date]:
     """Return the sessions of `path` (a ticker's closes, oldest first) that moved enough to ask for splits."""
     with decimal.localcontext(CONTEXT):
         return [
-            after.trading_day
-            for before, after in pairwise(path)
-            if _moved(before.close, after.close, ONE, SUSPICIOUS)
+            after.trading_day for before, after in pairwise(path) if _moved(before.close, after.close, ONE, SUSPICIOUS)
         ]
 
 
@@ -131,9 +129,7 @@ def _is_reached(
     price: Decimal, session: date, reached: Iterable[tuple[date, Decimal]], splits: Sequence[Split]
 ) -> bool:
     """Return whether a price lies a usual step after one of those that were reached before."""
-    return any(
-        not _moved(before, price, factor(splits, earlier, session), UNUSUAL) for earlier, before in reached
-    )
+    return any(not _moved(before, price, factor(splits, earlier, session), UNUSUAL) for earlier, before in reached)
 
 
 def _moved(before: Decimal, after: Decimal, by: Decimal, least: Decimal) -> bool:

@@ -141,9 +141,9 @@ async def test_a_reading_that_returns_to_what_was_used(house, receiver):
     house.world.closes["MSFT", BASELINE] = "3.0000"
     await mornings(house, batch, 3)
     assert len(await changed(house, receiver)) == 1
-    assert await house.rows(
-        "SELECT count(*) FROM closes WHERE ticker = 'MSFT' AND trading_day = %s", BASELINE
-    ) == [(3,)]
+    assert await house.rows("SELECT count(*) FROM closes WHERE ticker = 'MSFT' AND trading_day = %s", BASELINE) == [
+        (3,)
+    ]
 
 
 async def test_two_batches_that_rest_on_it(house, receiver):

@@ -544,11 +544,17 @@ REFUSED = [
     *(("checkpoints", {"benchmark_price": price}, "benchmark_price_is_a_price") for price in NOT_PRICES),
     *(("checkpoints", {"benchmark_split_factor": factor}, "split_factor_is_positive") for factor in NOT_PRICES),
     *(("checkpoints", {"benchmark_return_pct": number}, "return_is_a_number") for number in NOT_NUMBERS),
-    *(("checkpoints", SKIPPED | {"benchmark_unusual_move": mark}, "only_figures_have_a_mark") for mark in (True, False)),
+    *(
+        ("checkpoints", SKIPPED | {"benchmark_unusual_move": mark}, "only_figures_have_a_mark")
+        for mark in (True, False)
+    ),
     (
         "checkpoints",
         {
-            "day": 0, "checkpoint_date": "2026-01-05", "trading_day": "2026-01-02", "benchmark_return_pct": None,
+            "day": 0,
+            "checkpoint_date": "2026-01-05",
+            "trading_day": "2026-01-02",
+            "benchmark_return_pct": None,
             "benchmark_unusual_move": False,
         },
         "only_figures_have_a_mark",

@@ -197,7 +197,7 @@ async def test_a_pick_that_stopped_trading(browser, record, database):
         assert ["stopped trading" in item for item in items] == [False, True, False]
         assert all("unusual move" in item for item in items)
         assert items[0].startswith("SELL NV.X")
-        assert "! A move of a quarter or more" in text(one(found, "main"))
+        assert "! The figure holds a move of a tenth or more in one session" in text(one(found, "main"))
 
 
 async def test_a_corrected_figure(browser, database):

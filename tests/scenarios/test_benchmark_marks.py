@@ -54,7 +54,9 @@ CASES = [
     pytest.param(["606", "666.6", "660"], [], [False, True, True], id="a rise of a tenth"),
     pytest.param(["606", "666.5", "660"], [], [False, False, False], id="almost a tenth"),
     pytest.param(["630", "661", "694"], [], [False, False, False], id="a slow rise"),
-    pytest.param(["606", "303", "304"], [(session_of(2), "2.0000")], [False, False, False], id="a split that is listed"),
+    pytest.param(
+        ["606", "303", "304"], [(session_of(2), "2.0000")], [False, False, False], id="a split that is listed"
+    ),
     pytest.param(["606", "303", "304"], [], [False, True, True], id="one that is not"),
 ]
 
@@ -78,7 +80,8 @@ async def test_what_the_api_says(house):
     await mornings(house, batch, 1, 2, 3)
     document = f'{{ batchOn(runDate: "{MONDAY}") {{ checkpoints {{ day benchmarkUnusualMove }} }} }}'
     answer = json.loads((await engine_on(house.tools.pool).answer(document)).body)
-    assert [one["benchmarkUnusualMove"] for one in answer["data"]["batchOn"]["checkpoints"]] == [None, False, True, None]
+    shown = answer["data"]["batchOn"]["checkpoints"]
+    assert [one["benchmarkUnusualMove"] for one in shown] == [None, False, True, None]
 
 
 async def as_before(house: House, batch: Batch, day: int) -> None:
@@ -151,6 +154,21 @@ async def test_a_fortnight_from_before_the_column(house, database, prices):
     assert marked == ([(day, "true", "false") for day in range(8, 13)] if moved else [])
     assert await house.rows(MARKS) == old + [(day, False) for day in range(8, 13)]
     assert (await house.batch()).status == "completed"
+    async with record_at(database) as source:
+        await verify(source, [], lambda *_: None)
+
+
+async def test_down_and_up_again(house, database):
+    """What the column said comes back from the journal."""
+    trades(house, ["606", "540", "545"])
+    batch = await house.a_batch()
+    await as_before(house, batch, 1)
+    await mornings(house, batch, 2, 3)
+    before = await house.rows(MARKS)
+    assert before == [(0, None), (1, None), (2, True), (3, True)]
+    await migrations.migrate(database, house.tools.now(), 11)
+    await migrations.migrate(database, house.tools.now())
+    assert await house.rows(MARKS) == before
     async with record_at(database) as source:
         await verify(source, [], lambda *_: None)
 

@@ -149,7 +149,9 @@ WRONG = {
 CASES = [
     pytest.param("NVDA", PLAIN, {1: TEN}, (), RIGHT, {2: ["NVDA"]}, id="not restated, 10:1"),
     pytest.param("NVDA", RESTATED, {1: TEN}, (), RIGHT, {2: ["NVDA"]}, id="restated, 10:1"),
-    pytest.param("NVDA", RESTATED, {}, (), WRONG, {2: ["NVDA"]}, id="restated, not listed: marked from the first morning on"),
+    pytest.param(
+        "NVDA", RESTATED, {}, (), WRONG, {2: ["NVDA"]}, id="restated, not listed: marked from the first morning on"
+    ),
     pytest.param(
         "NVDA",
         {1: {0: "100", 1: "100.5"}, 2: {2: "101"}},
