@@ -26,7 +26,7 @@ from app.database.pools import transaction
 from app.database.rehearsed import is_rehearsed
 from app.domain import calendar, splits
 from app.domain.journal import timestamp
-from app.domain.model import Batch, Checkpoint, FailureReason, SkipReason
+from app.domain.model import CHECKPOINT_DAYS, Batch, Checkpoint, FailureReason, SkipReason
 from app.domain.text import for_chat
 from app.errors import QuotaSpent
 from app.store import checkpoints
@@ -48,8 +48,9 @@ _FREE = timedelta(hours=1)
 
 _LONGEST_TEXT = 1500
 
-# How long after its run date a batch's readings are watched: until the last Sunday on which splits are asked for.
-_LOOKED_AFTER = calendar.LATE_SUNDAYS[-1] + calendar.CHECKPOINT_DAYS
+# How long after its run date a batch's readings are watched: its fortnight, and as long again as the last Sunday on
+# which its splits are asked for is away from its Monday.
+_LOOKED_AFTER = calendar.LATE_SUNDAYS[-1] + CHECKPOINT_DAYS
 
 # Of how many sessions an alert about changed readings tells; a restated series changes all of them.
 _MOST_SESSIONS = 3
@@ -163,8 +164,8 @@ async def reading_changed(conn: Conn, tools: Context, ticker: str, differences: 
     """
     Tell that closes on which figures rest were read differently, in the transaction that stores the new readings.
 
-    One alert for one answer of the provider, whatever it changed. Batches count that run, or whose last look for
-    splits is not over.
+    One alert for one answer of the provider, whatever it changed. Batches count that are active, or that were completed
+    up to 27 days ago: an older figure is history, and no person waits for it.
     """
     if not differences or not tools.alerts.on:
         return
@@ -185,11 +186,7 @@ async def _tell_changed(
     conn: Conn, tools: Context, ticker: str, changed: Sequence[RestsOn], after: Mapping[date, Decimal]
 ) -> None:
     """Tell what rests on readings that changed, the baselines first, and what to do about the first of them."""
-    said = [
-        f"{ticker} closed at {after[session]} on {session}, not at {', '.join(sorted({str(one.close) for one in rest}))}"
-        f" ({_days(rest)})"
-        for session, rest in _by_session(changed).items()
-    ]
+    said = [f"{ticker} {_compared(rest, after[session])}" for session, rest in _by_session(changed).items()]
     first = changed[0]
     correct = f"`alpha-monday checkpoint correct {first.run_date} {first.day} {ticker} --reason TEXT`"
     to_do = f"If the new reading is right, {correct} adopts it; the same for each day named."
@@ -215,6 +212,12 @@ def _by_session(changed: Sequence[RestsOn]) -> dict[date, list[RestsOn]]:
     for one in changed:
         sessions.setdefault(one.trading_day, []).append(one)
     return sessions
+
+
+def _compared(rest: Sequence[RestsOn], after: Decimal) -> str:
+    """Return what a session's close is now and was when the figures that rest on it were computed."""
+    before = ", ".join(sorted({str(one.close) for one in rest}))
+    return f"closed at {after} on {rest[0].trading_day}, not at {before} ({_days(rest)})"
 
 
 def _days(rest: Sequence[RestsOn]) -> str:

@@ -2,7 +2,8 @@
 The documents of `graphql/operations`: a client may name one by the SHA-256 of its file instead of sending it.
 
 A document that is changed leaves its former text in `former`, as NAME-1, NAME-2 and so on: its hash is answered as
-before. Nothing that clients send is ever added. One that offers to register a document (as Apollo's do) gets its answer.
+before. Nothing that clients send is ever added. One that offers to register a document (as Apollo's do) gets its
+answer.
 """
 
 from hashlib import sha256

@@ -157,7 +157,7 @@ CASES = [
         {1: {0: "100", 1: "100.5"}, 2: {2: "101"}},
         {1: [(1, "10.0000")]},
         (),
-        {1: ("10", "1005/1000", False)} | {day: ("10", "1010/1000", False) for day in (2, 3, 4, 5)},
+        {1: ("10", "1005/1000", False)} | dict.fromkeys((2, 3, 4, 5), ("10", "1010/1000", False)),
         {1: ["NVDA"]},
         id="restated before the first checkpoint",
     ),
@@ -182,7 +182,7 @@ CASES = [
         {1: {1: "1010"}, 2: {0: "15000", 1: "15150", 2: "15075"}},
         {1: [(2, "0.0667")]},
         (),
-        {1: ("1", "1010/1000", False)} | {day: ("1/15", "1005/1000", False) for day in (2, 3, 4, 5)},
+        {1: ("1", "1010/1000", False)} | dict.fromkeys((2, 3, 4, 5), ("1/15", "1005/1000", False)),
         {2: ["NVDA"]},
         id="1:15",
     ),
@@ -191,7 +191,7 @@ CASES = [
         {1: {1: "1010"}, 2: {0: "994", 1: "1004", 2: "1001"}},
         {},
         (),
-        {1: ("1", "1010/1000", False)} | {day: ("1", "1001/1000", False) for day in (2, 3, 4, 5)},
+        {1: ("1", "1010/1000", False)} | dict.fromkeys((2, 3, 4, 5), ("1", "1001/1000", False)),
         {2: ["NVDA"]},
         id="by a dividend: asked once, nothing else",
     ),
@@ -219,7 +219,7 @@ CASES = [
         (),
         # What was published on Tuesday is wrong and marked; the next figures are right.
         {1: ("1", "1010/1000", False), 2: ("1", "100.5/1000", True)}
-        | {day: ("1", "1007/1000", False) for day in (3, 4, 5)},
+        | dict.fromkeys((3, 4, 5), ("1", "1007/1000", False)),
         {2: ["NVDA"], 3: ["NVDA"]},
         id="a restatement that is taken back",
     ),
@@ -228,7 +228,7 @@ CASES = [
         {1: {1: "1010"}, 2: {0: "1000.004", 1: "1010.01", 2: "1005"}},
         {},
         (),
-        {1: ("1", "1010/1000", False)} | {day: ("1", "1005/1000", False) for day in (2, 3, 4, 5)},
+        {1: ("1", "1010/1000", False)} | dict.fromkeys((2, 3, 4, 5), ("1", "1005/1000", False)),
         {},
         id="by a rounding: nothing is asked",
     ),
@@ -237,7 +237,7 @@ CASES = [
         {1: {1: "1010"}, 2: {2: "886"}},
         {},
         (),
-        {1: ("1", "1010/1000", False)} | {day: ("1", "886/1000", True) for day in (2, 3, 4, 5)},
+        {1: ("1", "1010/1000", False)} | dict.fromkeys((2, 3, 4, 5), ("1", "886/1000", True)),
         {2: ["NVDA"]},
         id="an eighth down and not listed: marked, in every figure that holds it",
     ),
@@ -317,5 +317,5 @@ async def test_a_wrong_reading_that_is_adopted_takes_its_mark_with_it(house):
     assert near(
         await figures(house),
         {1: ("1", "1010/1000", False), 2: ("1", "1015/1000", False)}
-        | {day: ("1", "1020/1000", False) for day in (3, 4, 5, 8)},
+        | dict.fromkeys((3, 4, 5, 8), ("1", "1020/1000", False)),
     )
