@@ -53,7 +53,7 @@ _LONGEST_TEXT = 1500
 _LOOKED_AFTER = calendar.LATE_SUNDAYS[-1] + CHECKPOINT_DAYS
 
 # Of how many sessions an alert about changed readings tells; a restated series changes all of them.
-_MOST_SESSIONS = 3
+_MOST_SESSIONS = 4
 
 
 class Alert(Struct, frozen=True, kw_only=True):
@@ -232,7 +232,9 @@ def _listed(said: Sequence[str]) -> str:
     """Return the first of many sentences, and how many more there are."""
     more = len(said) - _MOST_SESSIONS
     shown = ", ".join(said[:_MOST_SESSIONS])
-    return f"{shown}, and {more} more sessions differ" if more > 0 else shown
+    if more <= 0:
+        return shown
+    return f"{shown}, and {more} more {'session differs' if more == 1 else 'sessions differ'}"
 
 
 async def upkeep_mended(conn: Conn, tools: Context, mended: Mapping[str, int]) -> None:

@@ -78,7 +78,7 @@ async def look_on_sunday(tools: Context, batch: Batch, tickers: Sequence[str], d
 
 
 async def look(tools: Context, ticker: str, since: datetime, begun: datetime) -> None:
-    """Ask for a ticker's splits, unless that was done after `since`; store what is new (see `AlphaVantage.splits`)."""
+    """Ask for a ticker's splits, unless that was done after `since`; store what is new."""
     try:
         answer = await tools.prices.splits(ticker, since, begun)
     except UnknownTicker:

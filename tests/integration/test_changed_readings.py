@@ -97,14 +97,14 @@ async def test_a_price_that_was_used(house, receiver, says, words, command):
 
 
 async def test_a_series_that_is_restated(house, receiver):
-    """Of ten sessions three are named; splits are asked for, and nothing is to be corrected until then."""
+    """Of six sessions four are named; splits are asked for, and nothing is to be corrected until then."""
     batch = await house.a_batch()
-    await mornings(house, batch, 1, 2, 3, 4)
-    for number in range(-10, 4):
+    await mornings(house, batch, 1, 2, 3, 4, 5)
+    for number in range(-10, 5):
         house.world.closes["NVDA", MONDAY + timedelta(days=number)] = "0.7000"
-    for number in range(4, 30):
+    for number in range(5, 30):
         house.world.closes["NVDA", MONDAY + timedelta(days=number)] = "0.7000"
-    await mornings(house, batch, 5)
+    await mornings(house, batch, 8)
     (text,) = await changed(house, receiver)
     assert "NVDA closed at 0.7000 on 2026-10-23, not at 7.0000 (the baseline of 2026-10-26)" in text
     assert ", and 2 more sessions differ. So large a difference is likely a split" in text
