@@ -50,11 +50,16 @@ async def path(conn: Conn, batch: Batch, tickers: Sequence[str]) -> list[Close]:
     """Return the newest closes of a share's sessions, from a batch's baseline to the end of its fortnight."""
     assert batch.trading_day
     newest = await closes.path(conn, tickers, batch.trading_day, checkpoint_date(batch.run_date, FORTNIGHT[-1]))
-    # Older versions kept bars of any day that the provider named.
-    return [one for one in newest if _SESSIONS.is_session(one.trading_day)]
+    return _of_sessions(newest)
 
 
 async def readings(conn: Conn, batch: Batch, ticker: str) -> list[Close]:
     """Return all that was read of a ticker since a batch's baseline, to the end of its fortnight, by session."""
     assert batch.trading_day
-    return await closes.of(conn, ticker, batch.trading_day, checkpoint_date(batch.run_date, FORTNIGHT[-1]))
+    read = await closes.of(conn, ticker, batch.trading_day, checkpoint_date(batch.run_date, FORTNIGHT[-1]))
+    return _of_sessions(read)
+
+
+def _of_sessions(read: Iterable[Close]) -> list[Close]:
+    """Leave out days that were no session: older versions kept bars of any day that the provider named."""
+    return [one for one in read if _SESSIONS.is_session(one.trading_day)]
