@@ -10,6 +10,7 @@ from app.store import batches
 from app.store.rows import Conn
 from jobs import queue_tables, strikes
 from jobs.daily import take_checkpoint
+from jobs.late_splits import look_for_splits
 from jobs.queue_tables import Found
 from jobs.weekly import pick_week
 
@@ -33,6 +34,10 @@ def _refused_if_none(id: int, job: Found | None) -> Found:
     return job
 
 
+# The tasks whose jobs name a batch and a day.
+_OF_A_DAY = (take_checkpoint.name, look_for_splits.name)
+
+
 async def subjects(conn: Conn, found: Sequence[Found]) -> Subjects:
     """Return what jobs are about, by job: a Monday and, of a checkpoint, its day; what names none is left out."""
     named = {str(batch_id(SERIES, monday)): monday for monday in await batches.run_dates(conn, SERIES)}
@@ -41,7 +46,7 @@ async def subjects(conn: Conn, found: Sequence[Found]) -> Subjects:
         match job.args:
             case {"timestamp": int(timestamp)} if job.task == pick_week.name and (monday := _monday(timestamp)):
                 about[job.id] = monday, None
-            case {"batch_id": str(batch), "day": int(day)} if job.task == take_checkpoint.name and batch in named:
+            case {"batch_id": str(batch), "day": int(day)} if job.task in _OF_A_DAY and batch in named:
                 about[job.id] = named[batch], day
     return about
 

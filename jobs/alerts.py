@@ -7,9 +7,10 @@ spent quota has no transaction of its own: that it is spent follows from the led
 that it was told.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from importlib.metadata import version
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,11 +24,14 @@ from procrastinate.jobs import Job
 from app.core.locks import Lock
 from app.database.pools import transaction
 from app.database.rehearsed import is_rehearsed
+from app.domain import calendar, splits
 from app.domain.journal import timestamp
-from app.domain.model import Batch, Checkpoint, FailureReason, SkipReason
+from app.domain.model import CHECKPOINT_DAYS, Batch, Checkpoint, FailureReason, SkipReason
 from app.domain.text import for_chat
 from app.errors import QuotaSpent
-from app.store.checkpoints import Due
+from app.store import checkpoints
+from app.store.checkpoints import Due, RestsOn
+from app.store.closes import Difference
 from app.store.rows import Conn, row_of
 from jobs import messages
 from jobs.context import Context
@@ -43,6 +47,13 @@ LASTING = timedelta(days=1)
 _FREE = timedelta(hours=1)
 
 _LONGEST_TEXT = 1500
+
+# How long after its run date a batch's readings are watched: its fortnight, and as long again as the last Sunday on
+# which its splits are asked for is away from its Monday.
+_LOOKED_AFTER = calendar.LATE_SUNDAYS[-1] + CHECKPOINT_DAYS
+
+# Of how many sessions an alert about changed readings tells; a restated series changes all of them.
+_MOST_SESSIONS = 4
 
 
 class Alert(Struct, frozen=True, kw_only=True):
@@ -147,6 +158,83 @@ async def checkpoint_skipped(conn: Conn, tools: Context, due: Due, checkpoint: C
         text=f"day {due.day} of the Monday {due.run_date} was skipped ({reason}): {checkpoint.note}",
         to_do=f"Upkeep looks again once a day, `alpha-monday checkpoint retake {due.run_date} {due.day}` at once.",
     )
+
+
+async def reading_changed(conn: Conn, tools: Context, ticker: str, differences: Sequence[Difference]) -> None:
+    """
+    Tell that closes on which figures rest were read differently, in the transaction that stores the new readings.
+
+    One alert for one answer of the provider, whatever it changed. Batches count that are active, or that were completed
+    up to 27 days ago: an older figure is history, and no person waits for it.
+    """
+    if not differences or not tools.alerts.on:
+        return
+    with _harmless("reading_changed"):
+        async with conn.transaction():
+            after = {one.after.trading_day: one.after.close for one in differences}
+            oldest = calendar.checkpoint_date(calendar.today(tools.now()), -_LOOKED_AFTER)
+            found = await checkpoints.resting_on(conn, ticker, list(after), oldest)
+        changed = sorted(
+            {one for one in found if one.close != after[one.trading_day]},
+            key=lambda one: (one.day > 0, -one.run_date.toordinal(), one.day),
+        )
+        if changed:
+            await _tell_changed(conn, tools, ticker, changed, after)
+
+
+async def _tell_changed(
+    conn: Conn, tools: Context, ticker: str, changed: Sequence[RestsOn], after: Mapping[date, Decimal]
+) -> None:
+    """Tell what rests on readings that changed, the baselines first, and what to do about the first of them."""
+    said = [f"{ticker} {_compared(rest, after[session])}" for session, rest in _by_session(changed).items()]
+    first = changed[0]
+    correct = f"`alpha-monday checkpoint correct {first.run_date} {first.day} {ticker} --reason TEXT`"
+    to_do = f"If the new reading is right, {correct} adopts it; the same for each day named."
+    if any(splits.is_large(one.close, after[one.trading_day]) for one in changed):
+        to_do = (
+            "So large a difference is likely a split, for which the provider restates older prices. Splits are asked "
+            f"for; correct nothing until then. Only if `alpha-monday closes {ticker}` shows none afterwards: {correct}."
+        )
+    await _tell(
+        conn,
+        tools,
+        kind="reading_changed",
+        run_date=first.run_date,
+        day=first.day,
+        text=f"the provider now says that {_listed(said)}.",
+        to_do=to_do,
+    )
+
+
+def _by_session(changed: Sequence[RestsOn]) -> dict[date, list[RestsOn]]:
+    """Return what rests on each session's reading, in the order in which it is told."""
+    sessions: dict[date, list[RestsOn]] = {}
+    for one in changed:
+        sessions.setdefault(one.trading_day, []).append(one)
+    return sessions
+
+
+def _compared(rest: Sequence[RestsOn], after: Decimal) -> str:
+    """Return what a session's close is now and was when the figures that rest on it were computed."""
+    before = ", ".join(sorted({str(one.close) for one in rest}))
+    return f"closed at {after} on {rest[0].trading_day}, not at {before} ({_days(rest)})"
+
+
+def _days(rest: Sequence[RestsOn]) -> str:
+    """Return which figures rest on one reading."""
+    return "; ".join(
+        f"the baseline of {one.run_date}" if one.day == 0 else f"day {one.day} of {one.run_date}"
+        for one in dict.fromkeys(rest)
+    )
+
+
+def _listed(said: Sequence[str]) -> str:
+    """Return the first of many sentences, and how many more there are."""
+    more = len(said) - _MOST_SESSIONS
+    shown = ", ".join(said[:_MOST_SESSIONS])
+    if more <= 0:
+        return shown
+    return f"{shown}, and {more} more {'session differs' if more == 1 else 'sessions differ'}"
 
 
 async def upkeep_mended(conn: Conn, tools: Context, mended: Mapping[str, int]) -> None:

@@ -6,10 +6,10 @@ from datetime import date, datetime
 from msgspec.structs import replace
 
 from app.database.pools import Pool, transaction
-from app.domain import measurement, prompt
+from app.domain import measurement, prompt, splits
 from app.domain.calendar import FORTNIGHT, checkpoint_date
 from app.domain.measurement import Course
-from app.domain.model import SERIES, Batch, Checkpoint, CheckpointStatus, Close, Pick, PickMetric
+from app.domain.model import SERIES, Batch, Checkpoint, CheckpointStatus, Close, Pick, PickMetric, Split
 from app.domain.text import storable
 from app.errors import Refused
 from app.store import batches, checkpoints, closes, corrections, courses
@@ -54,7 +54,21 @@ async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str,
                 f"{ticker} was read as {used.close} for {used.trading_day}, and nothing else was read since. "
                 f"`alpha-monday closes {name}` shows all readings."
             )
+        if splits.is_restated(used, newest, await _splits_of(conn, batch, ticker)):
+            raise Refused(
+                f"{ticker} was read as {used.close} for {used.trading_day} and is now {newest.close}: the same price, "
+                "restated for a split after that session, which the figures count already. Adopting it would count "
+                f"the split twice. `alpha-monday closes {ticker}` shows all readings and splits."
+            )
         return await _put_right(conn, batch, ticker, {(day, ticker): newest}, reason, at)
+
+
+async def _splits_of(conn: Conn, batch: Batch, ticker: str) -> Sequence[Split]:
+    """Return the splits of the benchmark or of a pick, under whatever ticker it had."""
+    if ticker == batch.benchmark_symbol:
+        return (await courses.of_benchmark(conn, batch)).splits
+    (pick,) = [pick for pick in await batches.picks_of(conn, batch.id) if pick.ticker == ticker]
+    return (await courses.of_picks(conn, batch, [pick]))[pick.id].splits
 
 
 async def _used(conn: Conn, batch: Batch, day: int, ticker: str) -> Close:
@@ -90,8 +104,9 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
     """Compute every checkpoint of `batch` anew, and record where `ticker` makes it come to something else."""
     picks = await batches.picks_of(conn, batch.id)
     batch_now, picks_now = _baseline(batch, picks, adopted)
-    of_benchmark = await courses.of_benchmark(conn, batch)
-    of_picks = await courses.of_picks(conn, batch, picks)
+    of_benchmark = _with_adopted(await courses.of_benchmark(conn, batch), batch.benchmark_symbol, adopted)
+    courses_of = await courses.of_picks(conn, batch, picks)
+    of_picks = {pick.id: _with_adopted(courses_of[pick.id], pick.ticker, adopted) for pick in picks}
     made = 0
     for checkpoint in await checkpoints.of(conn, batch.id):
         if checkpoint.status != CheckpointStatus.COMPUTED:
@@ -104,6 +119,7 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
             rows += [(stood, pick, pick.ticker) for stood, pick in zip(picks, picks_now, strict=True)]
         else:
             now = measurement.of_benchmark(batch_now, now, of_benchmark)
+            now = _marked(checkpoint, now, its_own=ticker == batch.benchmark_symbol)
             rows = [(checkpoint, now, None)]
             for stood in await checkpoints.metrics_of(conn, checkpoint.id):
                 pick = next(one for one in picks_now if one.id == stood.pick_id)
@@ -120,6 +136,23 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
             await corrections.make(conn, batch.id, [(stood, row) for stood, row, _ in rows], found, used, counted, at)
             made += 1
     return made
+
+
+def _with_adopted(course: Course, ticker: str, adopted: Adopted) -> Course:
+    """Return a course whose figures rest on the readings that were adopted for its ticker."""
+    return course.using(*(reading for (_, its), reading in adopted.items() if its == ticker))
+
+
+def _marked(stood: Checkpoint, now: Checkpoint, *, its_own: bool) -> Checkpoint:
+    """
+    Return `now` with the benchmark's mark as it should be: decided anew only if the benchmark is what this is about.
+
+    One that was never examined (None) stays so, unless a move is found now: that nothing was found corrects nothing.
+    """
+    was_examined = stood.benchmark_unusual_move is not None
+    if its_own and (was_examined or now.benchmark_unusual_move):
+        return now
+    return replace(now, benchmark_unusual_move=stood.benchmark_unusual_move)
 
 
 def _baseline(batch: Batch, picks: list[Pick], adopted: Adopted) -> tuple[Batch, list[Pick]]:

@@ -121,7 +121,7 @@ async def _take(
         tickers = [batch.benchmark_symbol, *(shares[pick.id].at(session) for pick in picks if pick.id not in ended)]
         found = await closes_of(tools, tickers, session, begun)
         bind_contextvars(step="splits")
-        await splits.look_before_measuring(tools, batch, tickers, session, begun)
+        await splits.look_before_measuring(tools, batch, picks, found, begun)
     except MissingClose as missing:
         if not before and (later := calendar.ask_again_at(tools.now())):
             raise TryAgainAt(str(missing), later) from None
@@ -193,9 +193,11 @@ async def _compute(
             f"{pick.ticker} {metric.vs_benchmark_pct:.2f}" for pick, metric in zip(picks, metrics, strict=True)
         ],
     )
-    for pick, metric in zip(picks, metrics, strict=True):
-        if metric.unusual_move:
-            log.warning("a move that no split explains", ticker=pick.ticker, checkpoint=str(checkpoint.id))
+    unusual = [pick.ticker for pick, metric in zip(picks, metrics, strict=True) if metric.unusual_move]
+    if checkpoint.benchmark_unusual_move:
+        unusual.append(batch.benchmark_symbol)
+    for ticker in unusual:
+        log.warning("a move that no split explains", ticker=ticker, checkpoint=str(checkpoint.id))
     if completed:
         log.info("batch completed")
 
@@ -217,7 +219,8 @@ async def _measure(
     picks = await batches.picks_of(conn, batch.id)
     opened, entries = await opens.look_up(conn, sessions, batch, picks)
     picks = [opened.get(pick.id, pick) for pick in picks]
-    of_benchmark, of_picks = await courses.of_benchmark(conn, batch), await courses.of_picks(conn, batch, picks)
+    of_benchmark = (await courses.of_benchmark(conn, batch)).using(found[batch.benchmark_symbol])
+    of_picks = await courses.of_picks(conn, batch, picks)
     checkpoint = measurement.of_benchmark(batch, priced, of_benchmark)
     session = found[batch.benchmark_symbol].trading_day
     shares = await batches.tickers_of(conn, batch.id)
@@ -241,6 +244,8 @@ def _metric(
     known = ending.value if ending else close and close.close
     if not known:
         raise TryAgainAt(f"{pick.ticker} was renamed while its close was read.", checkpoint.taken_at)
+    if close and not ending:
+        course = course.using(close)
     return PickMetric(
         id=uuid4(),
         checkpoint_id=checkpoint.id,

@@ -12,6 +12,7 @@ from app.errors import MissingClose
 from app.providers.alpha_vantage import SOURCE, Answer
 from app.providers.rate_limiter import Outcome
 from app.store import batches, closes
+from jobs import alerts
 from jobs.context import Context
 
 log = structlog.get_logger()
@@ -65,6 +66,7 @@ async def _keep(tools: Context, ticker: str, answer: Answer, session: date) -> N
         since = min(tools.calendar.session_before(session), oldest or session)
         bars = [bar for bar in answer.bars if since <= bar.trading_day < today(now)]
         differences = await closes.add_all(conn, ticker, bars, SOURCE, now)
+        await alerts.reading_changed(conn, tools, ticker, differences)
         await tools.prices.ledger.settle(conn, answer.grant, Outcome.ANSWERED)
     log.info("closes read", ticker=ticker, session=str(session), bars=len(bars))
     for difference in differences:

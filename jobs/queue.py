@@ -154,6 +154,7 @@ class Retry(BaseRetryStrategy):
     |                                         | says; 3 questions in all                           |                |
     | a question is open in another process   | TryAgainAt its lapse                               | weekly         |
     | a checkpoint was skipped                | looked at once a day while the batch is active     | upkeep         |
+    | no room, or no answer, for late splits  | TryAgainAt 10:00 the next day, until its week ends | late_splits    |
     | a message is not taken for now          | TryAgainAt twice its age, at most an hour; a day   | messages       |
     | a message is refused                    | no more; the log says what to change               | messages       |
     | TryAgainAt                              | at the time it says; not a failed attempt          | this strategy  |
@@ -285,7 +286,7 @@ def tools() -> Context:
 
 app = Queue(
     connector=PsycopgConnector(pool_factory=lambda **_: _pool(address_of(settings.load().queue_address))),
-    import_paths=["jobs.weekly", "jobs.daily", "jobs.alerts", "jobs.heartbeat"],
+    import_paths=["jobs.weekly", "jobs.daily", "jobs.late_splits", "jobs.alerts", "jobs.heartbeat"],
     worker_defaults={
         "concurrency": 8,
         "fetch_job_polling_interval": 1.0,

@@ -3,8 +3,8 @@ What keeps every promise after a crash.
 
 One process at a time, by an advisory lock: puts back the jobs of processes that died, gives up what never succeeds,
 defers due checkpoints that have neither a row nor a job, sees that this Monday's batch is there or on its way and that
-a missed Monday is recorded as such, has skipped checkpoints looked at again once a day, announces good mornings, and
-forgets old jobs. What it mended is told.
+a missed Monday is recorded as such, has skipped checkpoints looked at again once a day, has splits of completed batches
+asked for on two more Sundays, announces good mornings, and forgets old jobs. What it mended is told.
 """
 
 from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ from app.errors import TryAgainAt
 from app.store import batches, checkpoints
 from app.store.checkpoints import Due
 from app.store.rows import Conn, row_of
-from jobs import alerts, daily, heartbeat, messages, queue_tables, weekly
+from jobs import alerts, daily, heartbeat, late_splits, messages, queue_tables, weekly
 from jobs.context import Context
 from jobs.queue import AWAY, STALLED_AFTER, is_away
 from jobs.queue_tables import Named
@@ -93,6 +93,7 @@ async def look_after(tools: Context, stalled_after: float = STALLED_AFTER) -> Me
             missed=await _alone(conn, _record_missed, tools),
         )
         await _alone(conn, _offer_retakes, tools)
+        await _alone(conn, late_splits.offer, tools)
         await _alone(conn, heartbeat.offer, tools)
         await _alone(conn, alerts.keep, tools, READABLE)
         await _alone(conn, heartbeat.forget, tools, READABLE)

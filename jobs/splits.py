@@ -1,17 +1,19 @@
 """
 Splits: when they are asked for, and what is done about one that is learnt.
 
-A ticker's are asked for before a move of a tenth or more is measured, and on the two Sundays of its fortnight.
+A ticker's are asked for before a move of a tenth or more is measured, and after one of its sessions was read
+differently from before; on the two Sundays of its fortnight; and on two more Sundays (`late_splits`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 
 import structlog
 
 from app.database.pools import transaction
 from app.domain import calendar, splits
-from app.domain.model import Batch, Split
+from app.domain.measurement import Course
+from app.domain.model import Batch, Close, Pick, Split
 from app.domain.returns import ONE, plain
 from app.domain.tickers import Tickers
 from app.errors import AlphaMondayError, ProviderError, TryAgainAt, UnknownTicker
@@ -19,6 +21,7 @@ from app.providers.alpha_vantage import SPLITS_SOURCE, Listed, SplitsAnswer
 from app.providers.rate_limiter import Outcome
 from app.store import batches, courses
 from app.store import splits as store
+from app.store.rows import Conn
 from jobs import corrections
 from jobs.context import Context
 
@@ -26,28 +29,51 @@ log = structlog.get_logger()
 
 
 async def look_before_measuring(
-    tools: Context, batch: Batch, tickers: Iterable[str], session: date, begun: datetime
+    tools: Context, batch: Batch, picks: Sequence[Pick], found: Mapping[str, Close], begun: datetime
 ) -> None:
     """
-    Ask for the splits of each ticker that moved suspiciously up to `session`, unless that was asked after the move.
+    Ask for the splits of each ticker that calls for it before its close in `found` is measured (see `_asked_since`).
 
     What cannot be learnt is raised: a figure that may be off by a split is not measured.
     """
-    for ticker in tickers:
-        async with tools.pool.connection() as conn:
-            share = await courses.share_of(conn, batch, ticker, session)
-            path = await courses.path(conn, batch, share)
-        moves = [moved for moved in splits.suspicious(path) if moved <= session]
-        # A renamed share's moves are asked for under the ticker that it had then.
-        newest = {share.at(moved): moved for moved in moves}
-        for name, moved in newest.items():
+    async with tools.pool.connection() as conn:
+        of_picks = await courses.of_picks(conn, batch, picks)
+        session = found[batch.benchmark_symbol].trading_day
+        known = {course.tickers.at(session): course for course in of_picks.values()}
+        known[batch.benchmark_symbol] = await courses.of_benchmark(conn, batch)
+        calls = {
+            ticker: await _asked_since(conn, batch, known[ticker].using(close), close)
+            for ticker, close in found.items()
+        }
+    for ticker, since in calls.items():
+        for name, moment in since.items():
             try:
-                await _look(tools, name, calendar.due_at(moved, 1), begun)
+                await look(tools, name, moment, begun)
             except ProviderError as error:
                 if name == ticker:
                     raise
-                # The provider may no longer list the old ticker; the move is marked.
+                # The provider may no longer list a renamed share's old ticker; the move is marked.
                 log.warning("splits not learnt", ticker=name, reason=str(error))
+
+
+async def _asked_since(conn: Conn, batch: Batch, course: Course, close: Close) -> dict[str, datetime]:
+    """
+    Return since when a share's splits must have been asked for, before `close` is measured, by ticker.
+
+    Two things call for it, each once: a move of a tenth or more, on the path of the readings used or of the newest,
+    from the morning after it on; and a session that was read differently from before, from that reading on. The moves
+    of a renamed share are asked for under the ticker that it had then.
+    """
+    used = splits.path(course.used.values(), course.newest)
+    moved = {*splits.suspicious(course.newest), *splits.suspicious(used)}
+    since = {
+        course.tickers.at(session): calendar.due_at(session, 1)
+        for session in sorted(moved)
+        if session <= close.trading_day
+    }
+    if reread := splits.reread(await courses.readings(conn, batch, close.ticker)):
+        since[close.ticker] = max(reread, since.get(close.ticker, reread))
+    return since
 
 
 async def look_on_sunday(tools: Context, batch: Batch, tickers: Sequence[str], day: int) -> None:
@@ -55,7 +81,7 @@ async def look_on_sunday(tools: Context, batch: Batch, tickers: Sequence[str], d
     for ticker in tickers:
         try:
             due = calendar.due_at(batch.run_date, day)
-            await _look(tools, ticker, due, due)
+            await look(tools, ticker, due, due)
         except TryAgainAt:
             raise
         except AlphaMondayError as error:
@@ -64,10 +90,15 @@ async def look_on_sunday(tools: Context, batch: Batch, tickers: Sequence[str], d
 
 async def look_before_renaming(tools: Context, batch: Batch, ticker: str, since: datetime, begun: datetime) -> None:
     """Ask for the splits of a ticker that a pick of `batch` is to get."""
-    await _look(tools, ticker, since, begun, batch.trading_day)
+    await look(tools, ticker, since, begun, batch.trading_day)
 
 
-async def _look(tools: Context, ticker: str, since: datetime, begun: datetime, baseline: date | None = None) -> None:
+async def look(tools: Context, ticker: str, since: datetime, begun: datetime, baseline: date | None = None) -> None:
+    """
+    Ask for a ticker's splits, unless that was done after `since`; store what is new.
+
+    `baseline` is that of a batch that does not hold the ticker yet.
+    """
     try:
         answer = await tools.prices.splits(ticker, since, begun)
     except UnknownTicker:

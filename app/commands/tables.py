@@ -55,6 +55,8 @@ async def show(pool: Pool, batch: Batch, sessions: Calendar) -> None:
         if one.day == 0:
             cells = [plain(pick.initial_price) for pick in picks]
         benchmark = f"{batch.benchmark_initial_price:f}" if one.day == 0 else _percent(one.benchmark_return_pct)
+        if one.benchmark_unusual_move:
+            benchmark = f"{benchmark} {_UNUSUAL}"
         note = one.note or ("" if one.day else f"closes of {one.trading_day}")
         table.add_row(str(one.day), str(one.checkpoint_date), benchmark, *cells, note)
     out.print(table)
@@ -63,8 +65,9 @@ async def show(pool: Pool, batch: Batch, sessions: Calendar) -> None:
         out.print(line)
     if batch.status == BatchStatus.ACTIVE:
         out.print(_next_figures(batch, taken, sessions))
-    if any(metric.unusual_move for day in metrics.values() for metric in day.values()):
-        out.print(f"{_UNUSUAL} A move of a quarter or more in one session that no split explains.")
+    marks = [metric.unusual_move for day in metrics.values() for metric in day.values()]
+    if any([*marks, *(one.benchmark_unusual_move for one in taken)]):
+        out.print(f"{_UNUSUAL} The figure holds a move of a tenth or more in one session that no split explains.")
 
 
 def _calls(

@@ -25,6 +25,8 @@ RETAKE = time(10)
 FORTNIGHT = range(1, CHECKPOINT_DAYS + 1)
 # The fortnight's Sundays, whose mornings need no closes: every ticker's splits are asked for.
 SUNDAYS = (6, 13)
+# The two Sundays after it, on which they are asked for once more: small splits and spin-offs are often listed late.
+LATE_SUNDAYS = (20, 27)
 
 # When a close that was not there at nine is asked for again.
 ASK_AGAIN = (time(9, 30), time(10, 30), time(12, 30), time(16, 30), time(20, 30))

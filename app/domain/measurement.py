@@ -5,7 +5,7 @@ How the figures of a checkpoint follow from its prices and the splits since the 
 Used when a checkpoint is computed and when it is corrected, so that both come to the same.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -22,15 +22,17 @@ from app.domain.tickers import Tickers
 
 class Course(Struct, frozen=True):
     """
-    What a ticker's figures hang on besides two prices.
+    What a ticker's figures depend on besides two prices.
 
-    `splits` are in force; `path` holds the newest closes from the baseline session on; `entry_day` is the session of
-    the pick's open, if that is known; `last_session` is an ended pick's; `tickers` are the share's.
+    `splits` are in force. `used` are the readings that the batch's figures rest on, by session: that of the baseline
+    and those of the computed checkpoints. `newest` are the newest readings of the fortnight's sessions. `entry_day` is
+    the session of the pick's open, if that is known; `last_session` is an ended pick's; `tickers` are the share's.
     """
 
     tickers: Tickers
     splits: Sequence[Split]
-    path: Sequence[Close] = ()
+    used: Mapping[date, Close] = {}
+    newest: Sequence[Close] = ()
     entry_day: date | None = None
     last_session: date | None = None
 
@@ -38,9 +40,24 @@ class Course(Struct, frozen=True):
         """Return the session up to which splits count: an ended pick had none after its last."""
         return min(session, self.last_session or session)
 
-    def is_forced(self, session: date) -> bool:
-        """Return whether a session's price may be another share's, because a rename was forced."""
-        return self.tickers.forced_from is not None and self.tickers.forced_from <= session
+    def using(self, *readings: Close) -> "Course":
+        """Return this course with the readings that the figures of their sessions are to rest on."""
+        return replace(self, used={**self.used, **{one.trading_day: one for one in readings}})
+
+    def is_unusual(self, session: date) -> bool:
+        """
+        Return whether the figure of `session` holds a move that no split explains (see `splits.unexplained`).
+
+        Its price may also be another share's, because a rename was forced; then it is marked whatever the prices say.
+        """
+        if self.tickers.forced_from is not None and self.tickers.forced_from <= session:
+            return True
+        through = self.through(session)
+        used = [self.used[day] for day in sorted(self.used) if day <= through]
+        newest = [one for one in self.newest if one.trading_day <= through]
+        if used and newest and newest[-1].trading_day > used[-1].trading_day:
+            used.append(newest[-1])  # an ended pick's last session, of which no checkpoint has the close
+        return splits.unexplained(used, self.splits, newest)
 
 
 def of_benchmark(batch: Batch, checkpoint: Checkpoint, course: Course) -> Checkpoint:
@@ -49,7 +66,12 @@ def of_benchmark(batch: Batch, checkpoint: Checkpoint, course: Course) -> Checkp
     assert checkpoint.benchmark_price
     factor = splits.factor(course.splits, _session(batch), _session(checkpoint))
     change = returns.return_pct(batch.benchmark_initial_price, checkpoint.benchmark_price, factor)
-    return replace(checkpoint, benchmark_split_factor=factor, benchmark_return_pct=change)
+    return replace(
+        checkpoint,
+        benchmark_split_factor=factor,
+        benchmark_return_pct=change,
+        benchmark_unusual_move=course.is_unusual(_session(checkpoint)),
+    )
 
 
 def of_pick(batch: Batch, checkpoint: Checkpoint, pick: Pick, price: Decimal, course: Course) -> dict[str, Any]:
@@ -64,8 +86,7 @@ def of_pick(batch: Batch, checkpoint: Checkpoint, pick: Pick, price: Decimal, co
         "absolute_return_pct": measure.absolute_return_pct,
         "vs_benchmark_pct": measure.vs_benchmark_pct,
         "return_from_open_pct": from_open(pick, price, course, session),
-        "unusual_move": course.is_forced(session)
-        or splits.unexplained([one for one in course.path if one.trading_day <= through], course.splits),
+        "unusual_move": course.is_unusual(session),
     }
 
 

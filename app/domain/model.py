@@ -210,7 +210,8 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     """
     One morning's look at a batch: day 0 is the baseline, days 1 to 14 follow.
 
-    A skipped one has no prices but a reason; computed later, it keeps `skipped_at` and why.
+    A skipped one has no prices but a reason; computed later, it keeps `skipped_at` and why. `benchmark_unusual_move`
+    is None where it was not examined: without figures, and on those that were computed before the column was there.
     """
 
     id: UUID
@@ -227,6 +228,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     benchmark_close_id: UUID | None = None
     benchmark_split_factor: Decimal | None = None
     benchmark_return_pct: Decimal | None = None
+    benchmark_unusual_move: bool | None = None
 
 
 class PickMetric(Struct, frozen=True, kw_only=True):

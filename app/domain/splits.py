@@ -6,16 +6,24 @@ Spin-offs are listed as splits by the provider and count as such: the holder is 
 
 import decimal
 from collections.abc import Iterable, Sequence
-from datetime import date
+from datetime import date, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import mul
 
 from app.domain.model import Close, Split
 from app.domain.returns import CONTEXT, ONE
 
-# A move between neighbouring sessions that asks for splits, and one that is marked if no split explains it.
+# A move from one session to the next that asks for splits. If no split explains it, it is marked: a smaller threshold
+# for the question than for the mark would leave figures that are wrong by a small split without any sign of it.
 SUSPICIOUS = Decimal("0.10")
-UNUSUAL = Decimal("0.25")
+UNUSUAL = SUSPICIOUS
+
+# By how much two readings of one session may differ and still be the same price, once with more decimals than once.
+ROUNDING = Decimal("0.01")
+
+# How near the ratio of two readings of one session comes to a split's factor if the split is what lies between them.
+_NEAR = Decimal("0.01")
 
 
 def meant(said: Decimal) -> Decimal:
@@ -56,19 +64,103 @@ def factor(splits: Iterable[Split], after: date, through: date) -> Decimal:
 
 def suspicious(path: Sequence[Close]) -> list[date]:
     """Return the sessions of `path` (a ticker's closes, oldest first) that moved enough to ask for splits."""
-    return _moved(path, (), SUSPICIOUS)
-
-
-def unexplained(path: Sequence[Close], splits: Sequence[Split]) -> bool:
-    """Return whether a move on `path` is unusual and no split explains it."""
-    return bool(_moved(path, splits, UNUSUAL))
-
-
-def _moved(path: Sequence[Close], splits: Sequence[Split], least: Decimal) -> list[date]:
     with decimal.localcontext(CONTEXT):
         return [
-            after.trading_day
-            for before, after in pairwise(path)
-            if abs(after.close * factor(splits, before.trading_day, after.trading_day) - before.close)
-            >= least * before.close
+            after.trading_day for before, after in pairwise(path) if _moved(before.close, after.close, ONE, SUSPICIOUS)
         ]
+
+
+def path(used: Iterable[Close], newest: Iterable[Close]) -> list[Close]:
+    """Return one close a session, oldest first: the one that a figure rests on, else the newest."""
+    closes = {one.trading_day: one for one in newest}
+    closes |= {one.trading_day: one for one in used}
+    return [closes[session] for session in sorted(closes)]
+
+
+def reread(readings: Sequence[Close]) -> datetime | None:
+    """
+    Return when a session was last read differently from before, by more than a rounding; None if none was.
+
+    `readings` are all of a ticker's, by session and then by time. A provider that restates its series after a split
+    does so; the newest readings alone then show no move.
+    """
+    return max(
+        (
+            after.read_at
+            for before, after in pairwise(readings)
+            if before.trading_day == after.trading_day and abs(after.close - before.close) > ROUNDING
+        ),
+        default=None,
+    )
+
+
+def unexplained(used: Sequence[Close], splits: Sequence[Split], newest: Sequence[Close] = ()) -> bool:
+    """
+    Return whether a figure holds a move of a tenth or more from one session to the next that no split explains.
+
+    `used` are the readings that a batch's figures rest on, oldest first, from the baseline to the figure's own. The
+    figure is the move from the first to the last of them, so these two count as they are. The sessions between them
+    only show whether the share got from one to the other in steps that are usual or explained by splits:
+
+    - A session that is in `used` is such a step. Its reading may be one of another scale, if a provider restated its
+      series before or after a split came into force. So it may also count as its newest reading, and as what it is
+      on the other side of a known split.
+    - A session that is only in `newest` (a checkpoint that was skipped) may be a step, and may be left out: it can
+      only explain a move.
+
+    The figure is marked if there is no way in usual steps.
+    """
+    if len(used) < 2:
+        return False
+    first, *between, last = used
+    steps = {one.trading_day: one for one in between}
+    inside = {one.trading_day: one for one in newest if first.trading_day < one.trading_day < last.trading_day}
+    with decimal.localcontext(CONTEXT):
+        reached = [(first.trading_day, first.close)]
+        for session in sorted({*steps, *inside}):
+            closes = {known[session].close for known in (steps, inside) if session in known}
+            prices = {price for close in closes for price in _on_any_side(close, session, first.trading_day, splits)}
+            usual = [(session, price) for price in prices if _is_reached(price, session, reached, splits)]
+            reached = usual if session in steps else [*reached, *usual]
+        return not _is_reached(last.close, last.trading_day, reached, splits)
+
+
+def _is_reached(
+    price: Decimal, session: date, reached: Iterable[tuple[date, Decimal]], splits: Sequence[Split]
+) -> bool:
+    """Return whether a price lies a usual step after one of those that were reached before."""
+    return any(not _moved(before, price, factor(splits, earlier, session), UNUSUAL) for earlier, before in reached)
+
+
+def _moved(before: Decimal, after: Decimal, by: Decimal, least: Decimal) -> bool:
+    return abs(after * by - before) >= least * before
+
+
+def _on_any_side(close: Decimal, session: date, first: date, splits: Iterable[Split]) -> list[Decimal]:
+    """Return what a close after the session `first` is on either side of the splits before and after its session."""
+    later = [one.factor for one in splits if one.effective_date > session]
+    earlier = [one.factor for one in splits if first < one.effective_date <= session]
+    return [
+        close,
+        *(close * by for by in accumulate(later, mul)),
+        *(close / by for by in accumulate(reversed(earlier), mul)),
+    ]
+
+
+def is_restated(used: Close, newest: Close, splits: Iterable[Split]) -> bool:
+    """
+    Return whether `newest` is the price of `used`, restated by the provider for splits after their session.
+
+    Such a reading is never to be counted: the split would count twice.
+    """
+    with decimal.localcontext(CONTEXT):
+        ratio = used.close / newest.close
+        later = [one.factor for one in splits if one.effective_date > used.trading_day]
+        off = [abs(ratio / by - ONE) for by in accumulate(later, mul) if by != ONE]
+        return any(one <= _NEAR and one < abs(ratio - ONE) for one in off)
+
+
+def is_large(before: Decimal, after: Decimal) -> bool:
+    """Return whether two readings of one session differ so much that a split is likely to lie between them."""
+    with decimal.localcontext(CONTEXT):
+        return _moved(before, after, ONE, SUSPICIOUS)

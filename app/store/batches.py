@@ -88,6 +88,19 @@ async def since(conn: Conn, series: str, run_date: date) -> list[Batch]:
     )
 
 
+async def completed_between(conn: Conn, first: date, last: date) -> list[Batch]:
+    """Return the completed batches with a run date from `first` to `last`, oldest first."""
+    return await select(
+        conn,
+        Batch,
+        "batches",
+        "WHERE status = %s AND run_date BETWEEN %s AND %s ORDER BY run_date",
+        BatchStatus.COMPLETED,
+        first,
+        last,
+    )
+
+
 async def newest_made(conn: Conn, series: str) -> Batch | None:
     """Return the newest batch that has picks."""
     found = await select(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from uuid import UUID
 
 from msgspec import Struct
@@ -24,6 +25,15 @@ class Due(Struct, frozen=True):
     def at(self) -> datetime:
         """Return when it is due."""
         return due_at(self.run_date, self.day)
+
+
+class RestsOn(Struct, frozen=True):
+    """A checkpoint, and the reading that its figures rest on: the session, and the close as it was read then."""
+
+    run_date: date
+    day: int
+    trading_day: date
+    close: Decimal
 
 
 class Computed(Struct, frozen=True):
@@ -142,7 +152,8 @@ async def retake(
             benchmark_price = %(benchmark_price)s,
             benchmark_close_id = %(benchmark_close_id)s,
             benchmark_split_factor = %(benchmark_split_factor)s,
-            benchmark_return_pct = %(benchmark_return_pct)s
+            benchmark_return_pct = %(benchmark_return_pct)s,
+            benchmark_unusual_move = %(benchmark_unusual_move)s
         WHERE id = %(id)s AND status = 'skipped' AND skip_reason <> 'MARKET_CLOSED'
         """,
         asdict(checkpoint),
@@ -183,6 +194,56 @@ async def of(conn: Conn, batch_id: UUID) -> list[Checkpoint]:
 async def metrics_of(conn: Conn, checkpoint_id: UUID) -> list[PickMetric]:
     """Return a checkpoint's metrics."""
     return await select(conn, PickMetric, "pick_checkpoint_metrics", "WHERE checkpoint_id = %s", checkpoint_id)
+
+
+async def readings_used(conn: Conn, batch_id: UUID) -> dict[UUID | None, list[UUID]]:
+    """Return the readings that a batch's figures after day 0 rest on, by pick; the benchmark's by None."""
+    cursor = await conn.execute(
+        """
+        SELECT pick_id, pick_checkpoint_metrics.close_id
+        FROM pick_checkpoint_metrics JOIN checkpoints ON checkpoints.id = checkpoint_id
+        WHERE batch_id = %(batch_id)s AND close_id IS NOT NULL
+        UNION ALL
+        SELECT NULL, benchmark_close_id
+        FROM checkpoints
+        WHERE batch_id = %(batch_id)s AND day > 0 AND benchmark_close_id IS NOT NULL
+        """,
+        {"batch_id": batch_id},
+    )
+    used: dict[UUID | None, list[UUID]] = {}
+    for pick_id, close_id in await cursor.fetchall():
+        used.setdefault(pick_id, []).append(close_id)
+    return used
+
+
+async def resting_on(conn: Conn, ticker: str, sessions: Sequence[date], since: date) -> list[RestsOn]:
+    """
+    Return the checkpoints whose figures rest on a reading of one of a ticker's sessions: day 0 where it is a baseline.
+
+    Only those of batches with a run date of `since` or later; the newest batch first, its days in their order.
+    """
+    async with conn.cursor(row_factory=row_of(RestsOn)) as cursor:
+        await cursor.execute(
+            """
+            SELECT run_date, day, closes.trading_day, closes.close
+            FROM (
+                SELECT batch_id, day, benchmark_close_id AS close_id
+                FROM checkpoints
+                UNION ALL
+                SELECT batch_id, 0, initial_close_id
+                FROM picks
+                UNION ALL
+                SELECT batch_id, day, close_id
+                FROM pick_checkpoint_metrics JOIN checkpoints ON checkpoints.id = checkpoint_id
+            ) AS used
+                JOIN closes ON closes.id = used.close_id
+                JOIN batches ON batches.id = used.batch_id
+            WHERE closes.ticker = %s AND closes.trading_day = ANY(%s) AND run_date >= %s
+            ORDER BY run_date DESC, day
+            """,
+            (ticker, list(sessions), since),
+        )
+        return await cursor.fetchall()
 
 
 async def awaiting(conn: Conn, on: date) -> list[Due]:

@@ -202,7 +202,10 @@ class PickMetric:
     return_from_open_pct: Decimal | None = column(
         "The share's change since `Pick.entryOpen`, whatever the action; null until that is known."
     )
-    unusual_move: bool = column("Whether a move of a quarter or more in one session remains unexplained by splits.")
+    unusual_move: bool = column(
+        "Whether a move of a tenth or more from one session to the next, since the baseline, remains unexplained by "
+        "splits; a quarter or more on figures that an older version computed."
+    )
     ended: bool = column("Whether the pick had stopped trading by then.")
     renamed: bool = column(
         "Whether its price was read under another ticker than `Pick.pickedAs`; without a reading, `Pick.renamed`.",
@@ -252,6 +255,11 @@ class Checkpoint:
     benchmark_split_factor: Decimal | None = column("The product of the benchmark's split factors since the baseline.")
     benchmark_return_pct: Decimal | None = column(
         "The benchmark's change since the baseline, in percent; null on day 0."
+    )
+    benchmark_unusual_move: bool | None = column(
+        "Whether a move of the benchmark of a tenth or more from one session to the next remains unexplained by "
+        "splits. Null where that was not examined: without figures, on day 0, and on checkpoints that were computed "
+        "by an older version."
     )
     metrics: list[PickMetric] = related(
         "How the picks stand, in the model's order; none on day 0.",

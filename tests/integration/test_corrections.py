@@ -386,7 +386,7 @@ async def test_a_pick_ended_while_a_morning_reads(house):
 
 
 async def test_two_corrections_at_once(house, database):
-    """The second computes from what the first left."""
+    """The second computes from what the first left; the price it adopts, a tenth up, marks the day after as well."""
     await said_differently(house, ("SPY", BASELINE, "640.0000"), ("MSFT", TUESDAY, "3.3000"))
     async with await psycopg.AsyncConnection.connect(database) as other:
         await other.execute(JOURNAL_LOCK)
@@ -394,7 +394,8 @@ async def test_two_corrections_at_once(house, database):
         await waiting(house)
         second = asyncio.create_task(adopted(house, 2, "MSFT"))
         await waiting(house, 2)
-    assert await asyncio.gather(first, second) == [4, 1]
+    assert await asyncio.gather(first, second) == [4, 2]
+    assert [row[6] for row in await house.rows(FIGURES) if row[1] == "MSFT"] == [False, True, True]
     assert {row[3] for row in await house.rows(FIGURES)} == {Decimal("-6.25")}
     assert [row[4:6] for row in await house.rows(FIGURES) if row[1] == "MSFT"] == [
         (0, Decimal("6.25")), (10, Decimal("16.25")), (0, Decimal("6.25"))

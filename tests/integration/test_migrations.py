@@ -20,7 +20,20 @@ from app.database import migrations
 from app.errors import ConfigurationError
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-NAMES = ["record", "journal", "queue", "ledger", "absent", "open", "guards", "announce", "upkeep", "mended", "alerts"]
+NAMES = [
+    "record",
+    "journal",
+    "queue",
+    "ledger",
+    "absent",
+    "open",
+    "guards",
+    "announce",
+    "upkeep",
+    "mended",
+    "alerts",
+    "benchmark_mark",
+]
 LAST = len(NAMES)
 
 CATALOGUE = """
@@ -445,6 +458,7 @@ ALLOWED = [
     ("checkpoints", {"skip_reason": "MISSING_CLOSE", "skipped_at": AT}),
     ("checkpoints", {"benchmark_return_pct": "-33.33333333333333333333333333"}),
     ("checkpoints", {"day": 14, "checkpoint_date": "2026-01-19"}),
+    *(("checkpoints", {"benchmark_unusual_move": mark}) for mark in (True, False, None)),
     ("pick_checkpoint_metrics", {"close_id": None, "ended": True}),
     ("pick_checkpoint_metrics", {"return_from_open_pct": None}),
     ("generations", {"answered_at": None, "answer": None, "accepted": None}),
@@ -530,6 +544,21 @@ REFUSED = [
     *(("checkpoints", {"benchmark_price": price}, "benchmark_price_is_a_price") for price in NOT_PRICES),
     *(("checkpoints", {"benchmark_split_factor": factor}, "split_factor_is_positive") for factor in NOT_PRICES),
     *(("checkpoints", {"benchmark_return_pct": number}, "return_is_a_number") for number in NOT_NUMBERS),
+    *(
+        ("checkpoints", SKIPPED | {"benchmark_unusual_move": mark}, "only_figures_have_a_mark")
+        for mark in (True, False)
+    ),
+    (
+        "checkpoints",
+        {
+            "day": 0,
+            "checkpoint_date": "2026-01-05",
+            "trading_day": "2026-01-02",
+            "benchmark_return_pct": None,
+            "benchmark_unusual_move": False,
+        },
+        "only_figures_have_a_mark",
+    ),
     ("pick_checkpoint_metrics", {"pick_id": id_(21)}, "one_metric_per_pick_and_checkpoint"),
     *(("pick_checkpoint_metrics", {"current_price": price}, "current_price_is_a_price") for price in NOT_PRICES),
     ("pick_checkpoint_metrics", {"close_id": None}, "only_an_ended_pick_has_no_reading"),
@@ -640,6 +669,7 @@ CHANGES = [
                     "benchmark_close_id": f"'{id_(2)}'",
                     "benchmark_split_factor": "2",
                     "benchmark_return_pct": "benchmark_return_pct + 1",
+                    "benchmark_unusual_move": "true",
                 },
             ),
             (

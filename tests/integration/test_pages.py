@@ -218,7 +218,22 @@ async def test_a_pick_that_stopped_trading(browser, record, database):
         assert ["picked as" in item for item in items] == [True, False, False]
         cells = [text(cell) for cell in every(found, "td") if "!" in text(cell)]
         assert ["renamed" in cell for cell in cells] == [True, False, False]
-        assert "! A move of a quarter or more" in text(one(found, "main"))
+        assert "! The figure holds a move of a tenth or more in one session" in text(one(found, "main"))
+
+
+async def test_an_unusual_move_of_the_benchmark(browser, record, database):
+    """It is marked beside the benchmark's change, though no pick is; a day that was not examined is not."""
+    batch, picks = record.batch("main", WON, BatchStatus.ACTIVE, "NVDA SELL, XOM BUY, AAPL SELL")
+    for day in (1, 2):
+        record.checkpoint(batch, picks, day)
+    with psycopg.connect(database) as conn:
+        conn.execute("SET session_replication_role = replica")
+        conn.execute("UPDATE checkpoints SET benchmark_unusual_move = true WHERE day = 2")
+    for path in ("/", "/batches/2026-01-05"):
+        found = one(await page(browser, path), "main")
+        assert "! The figure holds a move of a tenth or more in one session" in text(found)
+        mornings = [row for row in every(found, "tr") if every(row, "td", class_="on")][1:]  # the first is day 0
+        assert [text(every(row, "td", class_="n")[0]).endswith("!") for row in mornings] == [False, True]
 
 
 async def test_a_corrected_figure(browser, database):

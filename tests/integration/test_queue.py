@@ -27,7 +27,7 @@ from app.domain import calendar
 from app.domain.model import SERIES, Batch, BatchStatus, FailureReason, batch_id
 from app.errors import QuestionInProgress, QuotaSpent, TryAgainAt
 from app.store import batches
-from jobs import alerts, daily, heartbeat, messages, queue, weekly
+from jobs import alerts, daily, heartbeat, late_splits, messages, queue, weekly
 from jobs.context import RealClock
 
 BIN = Path(sys.executable).parent
@@ -40,8 +40,9 @@ NOW = new_york(MONDAY)
 def test_the_names_of_the_tasks():
     """Jobs in the database carry these names and arguments: they are the same for ever."""
     ours = {name for name in queue.app.tasks if "builtin" not in name}
-    assert ours == {"pick_week", "take_checkpoint", "send_alert", "send_heartbeat"}
+    assert ours == {"pick_week", "take_checkpoint", "look_for_splits", "send_alert", "send_heartbeat"}
     assert (weekly.pick_week.name, daily.take_checkpoint.name) == ("pick_week", "take_checkpoint")
+    assert late_splits.look_for_splits.name == "look_for_splits"
     assert (alerts.send_alert.name, heartbeat.send_heartbeat.name) == ("send_alert", "send_heartbeat")
     assert messages.TASKS == {"send_alert": "alert", "send_heartbeat": "morning"}
 

@@ -66,7 +66,7 @@ type Checkpoint {
   id: ID! batch: Batch! day: Int! checkpointDate: Date! tradingDay: Date status: CheckpointStatus!
   skipReason: SkipReason note: String takenAt: DateTime! skippedAt: DateTime
   benchmarkPrice: Decimal benchmarkClose: Close benchmarkSplitFactor: Decimal benchmarkReturnPct: Decimal
-  metrics: [PickMetric!]! corrections: [Correction!]!
+  benchmarkUnusualMove: Boolean metrics: [PickMetric!]! corrections: [Correction!]!
 }
 type PickMetric {
   id: ID! pick: Pick! checkpoint: Checkpoint! currentPrice: Decimal! close: Close splitFactor: Decimal!

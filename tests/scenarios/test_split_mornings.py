@@ -232,12 +232,24 @@ CASES = [
         {},
         f"""
             2 1 1 {B} 1.857142857142857142857142857 0.638809523809523809523809524 1.134751773049645390070921986 -
-            3 1 1 {B} 14.28571428571428571428571429 13.06738095238095238095238096 13.47517730496453900709219858 -
-            4 1 1 {B} 14.28571428571428571428571429 13.06738095238095238095238096 13.47517730496453900709219858 -
-            5 1 1 {B} 14.42857142857142857142857143 13.2102380952380952380952381 13.61702127659574468085106383 -
+            3 1 1 {B} 14.28571428571428571428571429 13.06738095238095238095238096 13.47517730496453900709219858 unusual
+            4 1 1 {B} 14.28571428571428571428571429 13.06738095238095238095238096 13.47517730496453900709219858 unusual
+            5 1 1 {B} 14.42857142857142857142857143 13.2102380952380952380952381 13.61702127659574468085106383 unusual
         """,
         {3: ["NVDA"]},
-        id="an eighth up without a split: asked once, not marked",
+        id="an eighth up without a split: asked once, marked on that day and later ones",
+    ),
+    pytest.param(
+        {"NVDA": [(MONDAY, "7.13"), (WEDNESDAY, "7.80"), (FRIDAY, "8.53")]},
+        {},
+        f"""
+            2 1 1 {B} 1.857142857142857142857142857 0.638809523809523809523809524 1.134751773049645390070921986 -
+            3 1 1 {B} 11.42857142857142857142857143 10.2102380952380952380952381 10.63829787234042553191489362 -
+            4 1 1 {B} 11.42857142857142857142857143 10.2102380952380952380952381 10.63829787234042553191489362 -
+            5 1 1 {B} 21.85714285714285714285714286 20.63880952380952380952380953 20.99290780141843971631205674 -
+        """,
+        {},
+        id="a fifth in two steps, each below a tenth: not asked, not marked",
     ),
 ]
 
@@ -410,6 +422,7 @@ async def test_a_benchmarks_split_learnt_late(house):
     changed = [
         (None, "benchmark_return_pct", Decimal("-49.39"), Decimal("1.22")),  # (607.32 - 600) / 600
         (None, "benchmark_split_factor", 1, 2),
+        (None, "benchmark_unusual_move", True, False),
         *((ticker, "vs_benchmark_pct", Decimal("49.39"), Decimal("-1.22")) for ticker in sorted(CHOSEN)),
     ]
     assert numbers(await house.rows(CORRECTED)) == [(day, *one) for day in (2, 3) for one in changed]
@@ -460,6 +473,7 @@ async def test_a_factor_that_is_changed(house):
         (2, "absolute_return_pct", Decimal("-22.85714285714285714285714286")),
         (2, "return_from_open_pct", Decimal("-23.40425531914893617021276596")),  # (5.40 - 7.05) / 7.05
         (2, "split_factor", 3),
+        (2, "unusual_move", True),
         (2, "vs_benchmark_pct", Decimal("-24.07547619047619047619047619")),
     ]
 
@@ -709,6 +723,7 @@ async def test_days_measured_before_an_ending_was_known(house):
     assert {(day, ticker, field) for day, ticker, field, *_ in await house.rows(CORRECTED)} == {
         (3, None, "benchmark_split_factor"),
         (3, None, "benchmark_return_pct"),
+        (3, None, "benchmark_unusual_move"),
         *((3, ticker, "vs_benchmark_pct") for ticker in CHOSEN),
     }
     kept = read(AFTER)[:3]

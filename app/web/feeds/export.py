@@ -86,6 +86,7 @@ class Row(Struct, frozen=True, kw_only=True):
     benchmark_price: str | None = None
     benchmark_split_factor: str | None = None
     benchmark_return_pct: str | None = None
+    benchmark_unusual_move: bool | None = None
     batch_id: str
     pick_id: str | None = None
     rehearsed: bool
@@ -170,6 +171,7 @@ def _morning(checkpoint: Node) -> dict[str, Any]:
         "benchmark_price": checkpoint["benchmarkPrice"],
         "benchmark_split_factor": checkpoint["benchmarkSplitFactor"],
         "benchmark_return_pct": checkpoint["benchmarkReturnPct"],
+        "benchmark_unusual_move": checkpoint["benchmarkUnusualMove"],
     }
 
 

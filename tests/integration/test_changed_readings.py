@@ -1,0 +1,186 @@
+"""
+A reading that differs from the one that figures rest on is an alert, one for one answer of the provider.
+
+The kind: the provider corrects a price that was used. Members tried: a pick's baseline, the benchmark's, a checkpoint's
+price, a rounding, a restated series, one of the open only, one that returns to what was used, one that no figure rests
+on, two batches that rest on it, a completed batch, the same answer twice, and no receiver at all.
+"""
+
+from datetime import timedelta
+
+import pytest
+from job_tools import BASELINE, CHOSEN, MONDAY, House, until_it_can
+from job_tools import clock as clock
+from receivers import Told, told
+from receivers import house as house
+from receivers import receiver as receiver
+
+from app.domain.calendar import due_at
+from app.domain.model import Batch
+from jobs import daily
+
+TUESDAY, WEDNESDAY = (MONDAY + timedelta(days=days) for days in (1, 2))
+
+
+async def mornings(house: House, batch: Batch, *days: int) -> None:
+    """Take these mornings as the queue would."""
+    for day in days:
+        house.clock.time = max(house.clock.time, due_at(batch.run_date, day))
+        await until_it_can(house, lambda day=day: daily.take(house.tools, batch.id, day))
+
+
+async def changed(house: House, receiver: Told) -> list[str]:
+    """What was told of readings that changed."""
+    await told(house)
+    return [alert["text"] for alert in receiver.alerts if alert["kind"] == "reading_changed"]
+
+
+async def test_a_picks_baseline(house, receiver):
+    """All of what is told: ticker, session, both prices, whose figures, and the command."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1)
+    house.world.closes["MSFT", BASELINE] = "3.2000"
+    await mornings(house, batch, 2)
+    await told(house)
+    (alert,) = receiver.alerts
+    assert (alert["kind"], alert["run_date"], alert["day"]) == ("reading_changed", "2026-10-26", 0)
+    assert alert["text"] == (
+        "Alpha Monday: the provider now says that MSFT closed at 3.2000 on 2026-10-23, not at 3.0000 (the baseline of "
+        "2026-10-26). If the new reading is right, `alpha-monday checkpoint correct 2026-10-26 0 MSFT --reason TEXT` "
+        "adopts it; the same for each day named."
+    )
+    await mornings(house, batch, 3)  # it says the same again
+    assert len(await changed(house, receiver)) == 1
+
+
+CORRECT = "`alpha-monday checkpoint correct 2026-10-26 {} {} --reason TEXT`"
+
+CASES = [
+    pytest.param(
+        {("SPY", BASELINE): "601.0000"},
+        "SPY closed at 601.0000 on 2026-10-23, not at 600.0000 (the baseline of 2026-10-26).",
+        CORRECT.format(0, "SPY"),
+        id="the benchmark's baseline",
+    ),
+    pytest.param(
+        {("SPY", MONDAY): "601.0000"},
+        "SPY closed at 601.0000 on 2026-10-26, not at 600.0000 (day 1 of 2026-10-26).",
+        CORRECT.format(1, "SPY"),
+        id="a checkpoint's price of the benchmark",
+    ),
+    pytest.param(
+        {("NVDA", MONDAY): "7.0100"},
+        "NVDA closed at 7.0100 on 2026-10-26, not at 7.0000 (day 1 of 2026-10-26).",
+        CORRECT.format(1, "NVDA"),
+        id="a checkpoint's price, by a cent",
+    ),
+    pytest.param(
+        {("NVDA", MONDAY): "7.1000", ("NVDA", BASELINE): "7.2000"},
+        "NVDA closed at 7.2000 on 2026-10-23, not at 7.0000 (the baseline of 2026-10-26), NVDA closed at 7.1000 on "
+        "2026-10-26, not at 7.0000 (day 1 of 2026-10-26).",
+        CORRECT.format(0, "NVDA"),
+        id="both: the baseline first, in one alert",
+    ),
+]
+
+
+@pytest.mark.parametrize(("says", "words", "command"), CASES)
+async def test_a_price_that_was_used(house, receiver, says, words, command):
+    """It names the session, both prices and the day; the command is for the first."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1)
+    house.world.closes |= says
+    await mornings(house, batch, 2)
+    (text,) = await changed(house, receiver)
+    assert words in text
+    assert command in text
+
+
+async def test_a_series_that_is_restated(house, receiver):
+    """Of six sessions four are named; splits are asked for, and nothing is to be corrected until then."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1, 2, 3, 4, 5)
+    for number in range(-10, 5):
+        house.world.closes["NVDA", MONDAY + timedelta(days=number)] = "0.7000"
+    for number in range(5, 30):
+        house.world.closes["NVDA", MONDAY + timedelta(days=number)] = "0.7000"
+    await mornings(house, batch, 8)
+    (text,) = await changed(house, receiver)
+    assert "NVDA closed at 0.7000 on 2026-10-23, not at 7.0000 (the baseline of 2026-10-26)" in text
+    assert ", and 2 more sessions differ. So large a difference is likely a split" in text
+    assert "correct nothing until then" in text
+    assert house.asked_for_splits == ["NVDA"]
+
+
+NOTHING = [
+    pytest.param({("NVDA", BASELINE): ("7.0000", "6.9000")}, id="an open"),
+    pytest.param({("NVDA", BASELINE): ("7.00", "7.0000")}, id="fewer decimals"),
+    pytest.param({("NVDA", BASELINE - timedelta(days=1)): ("6.5000", "6.5000")}, id="a session before the baseline"),
+    pytest.param({("KO", BASELINE): ("61", "61")}, id="a ticker that is no pick"),
+]
+
+
+@pytest.mark.parametrize("says", NOTHING)
+async def test_what_no_figure_rests_on(house, receiver, says):
+    """It is stored, and no news."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1)
+    for (ticker, session), (close, opened) in says.items():
+        house.world.closes[ticker, session], house.world.opens[ticker, session] = close, opened
+    await mornings(house, batch, 2)
+    assert await changed(house, receiver) == []
+
+
+async def test_a_reading_that_returns_to_what_was_used(house, receiver):
+    """The second change is none for the figures."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1)
+    house.world.closes["MSFT", BASELINE] = "3.2000"
+    await mornings(house, batch, 2)
+    assert len(await changed(house, receiver)) == 1
+    house.world.closes["MSFT", BASELINE] = "3.0000"
+    await mornings(house, batch, 3)
+    assert len(await changed(house, receiver)) == 1
+    assert await house.rows("SELECT count(*) FROM closes WHERE ticker = 'MSFT' AND trading_day = %s", BASELINE) == [
+        (3,)
+    ]
+
+
+async def test_two_batches_that_rest_on_it(house, receiver):
+    """The newer one's baseline is the older one's day 5: both are named, the baseline first."""
+    older = await house.a_batch()
+    await mornings(house, older, 1, 2, 3, 4, 5)
+    newer = await house.a_batch(MONDAY + timedelta(days=7))
+    friday = MONDAY + timedelta(days=4)
+    assert newer.trading_day == friday
+    house.world.closes["AAPL", friday] = "81.0000"
+    await mornings(house, newer, 1)
+    (text,) = await changed(house, receiver)
+    assert (
+        "AAPL closed at 81.0000 on 2026-10-30, not at 80.0000 (the baseline of 2026-11-02; day 5 of 2026-10-26)" in text
+    )
+    assert "`alpha-monday checkpoint correct 2026-11-02 0 AAPL --reason TEXT`" in text
+
+
+async def test_a_completed_batch(house, receiver):
+    """Its last days are told of, as long as its late splits are asked for."""
+    older = await house.a_batch()
+    await mornings(house, older, *range(1, 15))
+    newer = await house.a_batch(MONDAY + timedelta(days=14))
+    result_day = MONDAY + timedelta(days=11)
+    assert newer.trading_day == result_day
+    house.world.closes["AAPL", result_day] = "81.0000"
+    await mornings(house, newer, 1)
+    (text,) = await changed(house, receiver)
+    assert "(the baseline of 2026-11-09; day 12 of 2026-10-26)" in text
+
+
+async def test_without_a_receiver(house, receiver):
+    """Nothing is written down, and the morning is as good."""
+    house.tools.alerts._url, house.tools.alerts.on = "", False
+    batch = await house.a_batch()
+    await mornings(house, batch, 1)
+    house.world.closes["MSFT", BASELINE] = "3.2000"
+    await mornings(house, batch, 2)
+    assert await house.rows("SELECT count(*) FROM operations.alerts") == [(0,)]
+    assert await house.rows("SELECT count(*) FROM pick_checkpoint_metrics") == [(2 * len(CHOSEN),)]

@@ -1,0 +1,321 @@
+"""
+Series that the provider restates: the move that is examined is the move that is published.
+
+The kind: what a provider says of a session changes after figures rest on it. Each case tells the fortnight's first
+mornings: what the provider says of which session from which morning on, which splits it lists, and which mornings have
+no close. NVDA (or SPY) begins at 1000. Figures are worked by hand, as fractions. No case ends with a wrong figure that
+is not marked, and none with a mark that stays on a right one.
+"""
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from job_tools import BASELINE, MONDAY, House, until_it_can
+from job_tools import clock as clock
+from job_tools import house as house
+
+from app.domain.calendar import due_at
+from app.domain.model import Batch
+from app.ops.verify import database as record_at
+from app.ops.verify import verify
+from jobs import corrections, daily
+
+ALL = ["SPY", "MSFT", "AAPL", "NVDA"]
+
+
+def session_of(day: int) -> date:
+    """The session whose closes a morning uses; of day 0 the baseline session."""
+    return MONDAY + timedelta(days=day - 1) if day else BASELINE
+
+
+FIGURES = """
+SELECT day, split_factor, absolute_return_pct, unusual_move
+FROM pick_checkpoint_metrics
+JOIN picks ON picks.id = pick_id
+JOIN checkpoints ON checkpoints.id = checkpoint_id
+WHERE ticker = %s
+ORDER BY day
+"""
+OF_BENCHMARK = """
+SELECT day, benchmark_split_factor, benchmark_return_pct, benchmark_unusual_move
+FROM checkpoints
+WHERE day > 0 AND status = 'computed'
+ORDER BY day
+"""
+
+
+async def figures(house: House, ticker: str = "NVDA") -> list[tuple[int, Fraction, Fraction, bool]]:
+    """By day: the factor, the change since the baseline as a share (exact, where decimals end), and the mark."""
+    rows = await (house.rows(OF_BENCHMARK) if ticker == "SPY" else house.rows(FIGURES, ticker))
+    return [(day, Fraction(factor), Fraction(change) / 100, mark) for day, factor, change, mark in rows]
+
+
+def near(found: list[tuple[int, Fraction, Fraction, bool]], expected: Mapping[int, tuple[str, str, bool]]) -> bool:
+    """Whether figures are those expected: day, factor, share of the baseline price, mark."""
+    wanted = [(day, Fraction(factor), of(share) - 1, mark) for day, (factor, share, mark) in expected.items()]
+    return len(found) == len(wanted) and all(
+        (day, mark) == (its_day, its_mark) and abs(factor - its) < TINY and abs(change - other) < TINY
+        for (day, factor, change, mark), (its_day, its, other, its_mark) in zip(found, wanted, strict=True)
+    )
+
+
+TINY = Fraction(1, 10**20)
+
+
+def of(share: str) -> Fraction:
+    """A share such as `100.5/1000`."""
+    price, initial = share.split("/")
+    return Fraction(price) / Fraction(initial)
+
+
+async def a_batch(house: House, ticker: str = "NVDA") -> Batch:
+    """A batch in which a ticker begins at 1000, and stays there."""
+    for number in range(-60, 40):
+        house.world.closes[ticker, BASELINE + timedelta(days=number)] = "1000"
+    return await house.a_batch()
+
+
+def said(house: House, ticker: str, of_days: Mapping[int, str]) -> None:
+    """Let the provider say from now on that the sessions of these days closed so; the last price lasts."""
+    for day, price in of_days.items():
+        house.world.closes[ticker, session_of(day)] = price
+    last = max(of_days)
+    for number in range(1, 20):
+        later = session_of(last) + timedelta(days=number)
+        if last:
+            house.world.closes[ticker, later] = of_days[last]
+
+
+async def take(house: House, batch: Batch, day: int, *, again: bool = False) -> list[str]:
+    """Take a morning as the queue would; return whose splits were asked for."""
+    before = len(house.asked_for_splits)
+    house.clock.time = max(house.clock.time, due_at(batch.run_date, day))
+    await until_it_can(house, lambda: daily.take(house.tools, batch.id, day, again=again))
+    return house.asked_for_splits[before:]
+
+
+async def told(
+    house: House,
+    batch: Batch,
+    ticker: str,
+    *,
+    says: Mapping[int, Mapping[int, str]],
+    lists: Mapping[int, Any],
+    without: tuple[int, ...] = (),
+    until: int = 5,
+) -> dict[int, list[str]]:
+    """Tell a case morning by morning; a morning in `without` has no close until the next day, and is then retaken."""
+    asked: dict[int, list[str]] = {}
+    for day in range(1, until + 1):
+        if day in says:
+            said(house, ticker, says[day])
+        if day in lists:
+            house.world.splits[ticker] = [(session_of(its), factor) for its, factor in lists[day]]
+        if day in without:
+            house.world.absent.add((ticker, session_of(day)))
+        asked[day] = await take(house, batch, day)
+        for missed in without:
+            if missed == day - 1:
+                house.world.absent.discard((ticker, session_of(missed)))
+                house.clock.forward(hours=1)
+                house.provider.requests.clear()
+                await take(house, batch, missed, again=True)
+    return {day: tickers for day, tickers in asked.items() if tickers}
+
+
+# 10:1 from Tuesday's session (day 2) on: before it 1010, after it 100.5, 101, 101.
+PLAIN = {1: {1: "1010"}, 2: {2: "100.5"}, 3: {3: "101"}}
+# The same, and on Wednesday morning everything before is restated.
+RESTATED = {1: {1: "1010"}, 2: {0: "100", 1: "101", 2: "100.5"}, 3: {3: "101"}}
+TEN = [(2, "10.0000")]
+RIGHT = {
+    1: ("1", "1010/1000", False),
+    2: ("10", "1005/1000", False),
+    3: ("10", "1010/1000", False),
+    4: ("10", "1010/1000", False),
+    5: ("10", "1010/1000", False),
+}
+WRONG = {
+    1: ("1", "1010/1000", False),
+    2: ("1", "100.5/1000", True),
+    3: ("1", "101/1000", True),
+    4: ("1", "101/1000", True),
+    5: ("1", "101/1000", True),
+}
+
+CASES = [
+    pytest.param("NVDA", PLAIN, {1: TEN}, (), RIGHT, {2: ["NVDA"]}, id="not restated, 10:1"),
+    pytest.param("NVDA", RESTATED, {1: TEN}, (), RIGHT, {2: ["NVDA"]}, id="restated, 10:1"),
+    pytest.param(
+        "NVDA", RESTATED, {}, (), WRONG, {2: ["NVDA"]}, id="restated, not listed: marked from the first morning on"
+    ),
+    pytest.param(
+        "NVDA",
+        {1: {0: "100", 1: "100.5"}, 2: {2: "101"}},
+        {1: [(1, "10.0000")]},
+        (),
+        {1: ("10", "1005/1000", False)} | dict.fromkeys((2, 3, 4, 5), ("10", "1010/1000", False)),
+        {1: ["NVDA"]},
+        id="restated before the first checkpoint",
+    ),
+    pytest.param(
+        "NVDA",
+        {1: {1: "1010"}, 2: {2: "1020"}, 3: {0: "100", 1: "101", 2: "102", 3: "100.5"}, 4: {4: "101"}},
+        {1: [(3, "10.0000")]},
+        (2,),
+        # Day 2 is computed on Thursday, from a reading of the new scale: it is wrong, and marked. No other is.
+        {
+            1: ("1", "1010/1000", False),
+            2: ("1", "102/1000", True),
+            3: ("10", "1005/1000", False),
+            4: ("10", "1010/1000", False),
+            5: ("10", "1010/1000", False),
+        },
+        {3: ["NVDA"]},
+        id="a skipped day that was read later, of the new scale",
+    ),
+    pytest.param(
+        "NVDA",
+        {1: {1: "1010"}, 2: {0: "15000", 1: "15150", 2: "15075"}},
+        {1: [(2, "0.0667")]},
+        (),
+        {1: ("1", "1010/1000", False)} | dict.fromkeys((2, 3, 4, 5), ("1/15", "1005/1000", False)),
+        {2: ["NVDA"]},
+        id="1:15",
+    ),
+    pytest.param(
+        "NVDA",
+        {1: {1: "1010"}, 2: {0: "994", 1: "1004", 2: "1001"}},
+        {},
+        (),
+        {1: ("1", "1010/1000", False)} | dict.fromkeys((2, 3, 4, 5), ("1", "1001/1000", False)),
+        {2: ["NVDA"]},
+        id="by a dividend: asked once, nothing else",
+    ),
+    pytest.param("SPY", RESTATED, {1: TEN}, (), RIGHT, {2: ["SPY"]}, id="the benchmark"),
+    pytest.param("SPY", RESTATED, {}, (), WRONG, {2: ["SPY"]}, id="the benchmark, not listed: marked as well"),
+    pytest.param(
+        "NVDA",
+        {1: {1: "1010"}, 2: {0: "500", 1: "505", 2: "502"}, 4: {4: "100.8"}},
+        {1: [(2, "2.0000")], 4: [(4, "5.0000"), (2, "2.0000")]},
+        (),
+        {
+            1: ("1", "1010/1000", False),
+            2: ("2", "1004/1000", False),
+            3: ("2", "1004/1000", False),
+            4: ("10", "1008/1000", False),
+            5: ("10", "1008/1000", False),
+        },
+        {2: ["NVDA"], 4: ["NVDA"]},
+        id="two splits, the first restated and the second not",
+    ),
+    pytest.param(
+        "NVDA",
+        {1: {1: "1010"}, 2: {0: "100", 1: "101", 2: "100.5"}, 3: {0: "1000", 1: "1010", 2: "1005", 3: "1007"}},
+        {},
+        (),
+        # What was published on Tuesday is wrong and marked; the next figures are right.
+        {1: ("1", "1010/1000", False), 2: ("1", "100.5/1000", True)}
+        | dict.fromkeys((3, 4, 5), ("1", "1007/1000", False)),
+        {2: ["NVDA"], 3: ["NVDA"]},
+        id="a restatement that is taken back",
+    ),
+    pytest.param(
+        "NVDA",
+        {1: {1: "1010"}, 2: {0: "1000.004", 1: "1010.01", 2: "1005"}},
+        {},
+        (),
+        {1: ("1", "1010/1000", False)} | dict.fromkeys((2, 3, 4, 5), ("1", "1005/1000", False)),
+        {},
+        id="by a rounding: nothing is asked",
+    ),
+    pytest.param(
+        "NVDA",
+        {1: {1: "1010"}, 2: {2: "886"}},
+        {},
+        (),
+        {1: ("1", "1010/1000", False)} | dict.fromkeys((2, 3, 4, 5), ("1", "886/1000", True)),
+        {2: ["NVDA"]},
+        id="an eighth down and not listed: marked, in every figure that holds it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("ticker", "says", "lists", "without", "expected", "asked"), CASES)
+async def test_a_restated_series(house, database, ticker, says, lists, without, expected, asked):
+    """Right from the first morning on if the split is listed, marked from the first on if not; nothing asked twice."""
+    batch = await a_batch(house, ticker)
+    assert await told(house, batch, ticker, says=says, lists=lists, without=without) == asked
+    assert near(await figures(house, ticker), expected)
+    assert await house.rows("SELECT count(*) FROM corrections") == [(0,)]
+    async with record_at(database) as source:
+        await verify(source, [], lambda *_: None)
+
+
+@pytest.mark.parametrize("ticker", ["NVDA", "SPY"])
+async def test_a_split_that_is_listed_three_days_late(house, ticker):
+    """-89.95 %, marked from the first morning on; when the split is learnt, figures and marks of all days are right."""
+    batch = await a_batch(house, ticker)
+    assert await told(house, batch, ticker, says=RESTATED, lists={}) == {2: [ticker]}
+    assert near(await figures(house, ticker), WRONG)
+    assert (await figures(house, ticker))[1][2] == Fraction("-0.8995")
+    house.world.splits[ticker] = [(session_of(2), "10.0000")]
+    assert await take(house, batch, 6) == ALL
+    assert near(await figures(house, ticker), RIGHT)
+    marks = "SELECT day, before, after FROM corrections JOIN checkpoints ON checkpoints.id = checkpoint_id "
+    assert await house.rows(marks + "WHERE field LIKE '%%unusual_move' ORDER BY day") == [
+        (day, "true", "false") for day in (2, 3, 4, 5)
+    ]
+    assert await take(house, batch, 7) == []
+    assert await take(house, batch, 8) == []
+    assert near(await figures(house, ticker), RIGHT | {8: ("10", "1010/1000", False)})
+
+
+async def test_a_bar_of_a_saturday(house):
+    """An older version kept one, of 90 after 1000: it marks nothing, and asks for nothing."""
+    batch = await a_batch(house)
+    await told(house, batch, "NVDA", says={1: {1: "1010"}}, lists={})
+    saturday = MONDAY + timedelta(days=5)
+    await house.rows(
+        "INSERT INTO closes (id, ticker, trading_day, close, source, read_at) "
+        "VALUES (gen_random_uuid(), 'NVDA', %s, 90, 'test', %s)",
+        saturday,
+        due_at(MONDAY, 6),
+    )
+    assert await take(house, batch, 6) == ALL
+    assert await take(house, batch, 7) == []
+    assert await take(house, batch, 8) == []
+    assert [mark for *_, mark in await figures(house)] == [False] * 6
+
+
+async def test_a_reading_of_another_scale_is_not_adopted(house):
+    """It would count the split twice; one that was corrected as well may be."""
+    batch = await a_batch(house)
+    await told(house, batch, "NVDA", says=RESTATED, lists={1: TEN})
+    adopts = lambda day: corrections.adopt(house.tools.pool, house.tools.now(), MONDAY, day, "NVDA", "A misprint.")  # noqa: E731
+    with pytest.raises(corrections.Refused, match=r"restated for a split after that session"):
+        await adopts(0)
+    with pytest.raises(corrections.Refused, match=r"NVDA was read as 1010 for 2026-10-26 and is now 101: .*twice"):
+        await adopts(1)
+    assert near(await figures(house), RIGHT)
+
+
+async def test_a_wrong_reading_that_is_adopted_takes_its_mark_with_it(house):
+    """A misprint of 100 on Tuesday marks it and all later days, as it was never read again; then it is."""
+    batch = await a_batch(house)
+    says = {1: {1: "1010"}, 2: {2: "100"}, 3: {3: "1020"}}
+    assert await told(house, batch, "NVDA", says=says, lists={}) == {2: ["NVDA"], 3: ["NVDA"]}
+    assert [mark for *_, mark in await figures(house)] == [False, True, True, True, True]
+    said(house, "NVDA", {2: "1015"})
+    said(house, "NVDA", {3: "1020"})
+    await take(house, batch, 6)
+    await take(house, batch, 8)
+    assert await corrections.adopt(house.tools.pool, house.tools.now(), MONDAY, 2, "NVDA", "A misprint.") == 4
+    assert near(
+        await figures(house),
+        {1: ("1", "1010/1000", False), 2: ("1", "1015/1000", False)}
+        | dict.fromkeys((3, 4, 5, 8), ("1", "1020/1000", False)),
+    )
