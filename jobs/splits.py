@@ -5,7 +5,7 @@ A ticker's are asked for before a move of a tenth or more is measured, and on th
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import structlog
 
@@ -13,13 +13,15 @@ from app.database.pools import transaction
 from app.domain import calendar, splits
 from app.domain.model import Batch, Split
 from app.domain.returns import ONE, plain
-from app.errors import AlphaMondayError, TryAgainAt, UnknownTicker
-from app.providers.alpha_vantage import SPLITS_SOURCE, Listed, SplitsAnswer
-from app.providers.rate_limiter import Outcome
+from app.errors import AlphaMondayError, ProviderUnavailable, TryAgainAt
+from app.providers.alpha_vantage import SPLITS, SPLITS_SOURCE, SplitsAnswer
+from app.providers.alpha_vantage_answers import Listed
+from app.providers.rate_limiter import UnreadableRow
 from app.store import batches, courses
 from app.store import splits as store
 from jobs import corrections
 from jobs.context import Context
+from jobs.prices import tell_unreadable
 
 log = structlog.get_logger()
 
@@ -36,7 +38,8 @@ async def look_before_measuring(
         async with tools.pool.connection() as conn:
             path = await courses.path(conn, batch, [ticker])
         if moves := [moved for moved in splits.suspicious(path) if moved <= session]:
-            await _look(tools, ticker, calendar.due_at(moves[-1], 1), begun)
+            assert batch.trading_day, "a batch that is measured has a baseline"
+            await _look(tools, ticker, calendar.due_at(moves[-1], 1), begun, needed=(batch.trading_day, session))
 
 
 async def look_on_sunday(tools: Context, batch: Batch, tickers: Sequence[str], day: int) -> None:
@@ -51,14 +54,40 @@ async def look_on_sunday(tools: Context, batch: Batch, tickers: Sequence[str], d
             log.warning("splits not learnt", ticker=ticker, reason=str(error))
 
 
-async def _look(tools: Context, ticker: str, since: datetime, begun: datetime) -> None:
-    try:
-        answer = await tools.prices.splits(ticker, since, begun)
-    except UnknownTicker:
-        log.warning("no splits are listed, as if the ticker were unknown", ticker=ticker)
+async def _look(
+    tools: Context, ticker: str, since: datetime, begun: datetime, needed: tuple[date, date] | None = None
+) -> None:
+    """
+    Ask for a ticker's splits, unless they were asked for after `since`, and store them.
+
+    With `needed`, a baseline and a session: raise ProviderUnavailable if a split between the two cannot be read. A row
+    that could not be read before is asked for again, but only once for each of the day's times of asking.
+    """
+    unreadable = await _asked(tools, ticker, since, begun)
+    if needed is None:
         return
+    again = max(since, calendar.asked_since(tools.now()))
+    if again > since and await _missing(tools, ticker, unreadable, needed):
+        unreadable = await _asked(tools, ticker, again, begun)
+    if missing := await _missing(tools, ticker, unreadable, needed):
+        raise ProviderUnavailable(f"A split that the figure needs cannot be read. {missing[0].reason}")
+
+
+async def _asked(tools: Context, ticker: str, since: datetime, begun: datetime) -> Sequence[UnreadableRow]:
+    answer = await tools.prices.splits(ticker, since, begun)
     if isinstance(answer, SplitsAnswer):
         await _keep(tools, ticker, answer)
+    return answer.unreadable
+
+
+async def _missing(
+    tools: Context, ticker: str, unreadable: Sequence[UnreadableRow], needed: tuple[date, date]
+) -> list[UnreadableRow]:
+    """Return the rows that may be a split after a baseline, up to a session, that no earlier answer told."""
+    async with tools.pool.connection() as conn:
+        known = {split.effective_date for split in await store.of(conn, [ticker]) if split.factor != ONE}
+    baseline, session = needed
+    return [row for row in unreadable if row.may_fall_within(baseline, session) and row.day not in known]
 
 
 async def _keep(tools: Context, ticker: str, answer: SplitsAnswer) -> None:
@@ -69,26 +98,30 @@ async def _keep(tools: Context, ticker: str, answer: SplitsAnswer) -> None:
         # Splits up to the earliest baseline change no figure.
         since = min((batch.trading_day for batch in held if batch.trading_day), default=None)
         known = await store.of(conn, [ticker])
-        learnt = _learnt(ticker, answer.splits, since, known, now)
+        learnt = _learnt(ticker, answer, since, known, now)
         for split in learnt:
             await store.add(conn, split)
         reason = " ".join(_told(split) for split in learnt)
         first = min((split.effective_date for split in learnt), default=None)
         corrected = await corrections.after_split(conn, held, ticker, first, reason, now) if first else 0
-        await tools.prices.ledger.settle(conn, answer.grant, Outcome.ANSWERED)
+        unreadable = [row for row in answer.unreadable if since and row.may_fall_within(since, date.max)]
+        news = await tools.prices.ledger.answered(conn, answer.grant, unreadable)
     log.info("splits read", ticker=ticker, listed=len(answer.splits), learnt=len(learnt))
+    tell_unreadable(SPLITS, ticker, news)
     if learnt:
         log.warning("split learnt", ticker=ticker, what=reason, corrected_checkpoints=corrected)
 
 
 def _learnt(
-    ticker: str, listed: Sequence[Listed], since: date | None, known: Sequence[Split], now: datetime
+    ticker: str, answer: SplitsAnswer, since: date | None, known: Sequence[Split], now: datetime
 ) -> list[Split]:
     """
     Return the readings that say something new of days after `since`, also that a split is no longer listed.
 
-    A list that is empty takes nothing back: more likely it is a slip of the provider's than the truth.
+    A list that is empty takes nothing back: more likely it is a slip of the provider's than the truth. Nor does one
+    with a row that cannot be read and may be the split.
     """
+    listed = answer.splits
     factors = {split.effective_date: split.factor for split in known}
     learnt = [
         Split(ticker=ticker, effective_date=one.effective_date, factor=one.factor, source=_source(one), read_at=now)
@@ -102,8 +135,13 @@ def _learnt(
         learnt += [
             Split(ticker=ticker, effective_date=split.effective_date, factor=ONE, source=source, read_at=now)
             for split in gone
+            if not _may_be_listed(answer.unreadable, split.effective_date)
         ]
     return learnt
+
+
+def _may_be_listed(unreadable: Sequence[UnreadableRow], day: date) -> bool:
+    return any(row.may_fall_within(day - timedelta(days=1), day) for row in unreadable)
 
 
 def _source(listed: Listed) -> str:
