@@ -21,6 +21,7 @@ from app.errors import ConfigurationError
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ["record", "journal", "queue", "ledger", "absent", "open", "guards", "announce", "upkeep", "mended", "alerts"]
+NAMES += ["benchmark_mark", "unreadable"]
 LAST = len(NAMES)
 
 CATALOGUE = """
