@@ -83,11 +83,21 @@ async def _asked(tools: Context, ticker: str, since: datetime, begun: datetime) 
 async def _missing(
     tools: Context, ticker: str, unreadable: Sequence[UnreadableRow], needed: tuple[date, date]
 ) -> list[UnreadableRow]:
-    """Return the rows that may be a split after a baseline, up to a session, that no earlier answer told."""
-    async with tools.pool.connection() as conn:
-        known = {split.effective_date for split in await store.of(conn, [ticker]) if split.factor != ONE}
+    """
+    Return the rows that may be a split after a baseline, up to a session, that no answer told.
+
+    A row whose day is not known counts only while no split between the two is known: a move that calls for splits
+    would have no explanation but that row.
+    """
     baseline, session = needed
-    return [row for row in unreadable if row.may_fall_within(baseline, session) and row.day not in known]
+    async with tools.pool.connection() as conn:
+        known = splits.between(await store.of(conn, [ticker]), baseline, session)
+    days = {split.effective_date for split in known if split.factor != ONE}
+    return [
+        row
+        for row in unreadable
+        if row.may_fall_within(baseline, session) and row.day not in days and (row.day or not days)
+    ]
 
 
 async def _keep(tools: Context, ticker: str, answer: SplitsAnswer) -> None:

@@ -20,6 +20,7 @@ from typing import Any, TypeGuard, TypeVar
 from zoneinfo import ZoneInfo
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from app.domain import splits
 from app.domain.calendar import NEW_YORK
@@ -197,7 +198,7 @@ def _split(row: object, ticker: str) -> Listed | UnreadableRow:
     named = row.get("effective_date")
     day = _day(named)
     if day is None:
-        return UnreadableRow(_likely_day(named), f"{ticker}: {told(named)} is not a split's day.")
+        return UnreadableRow(_likely_day(named), f"{ticker}: {told(named)} is not a split's day.", _year_end(named))
     said = row.get("split_factor")
     try:
         return Listed(day, price(said, ticker, day, "factor"), str(said))
@@ -231,8 +232,12 @@ def _placed(rows: Sequence[Listed | UnreadableRow]) -> list[Listed | UnreadableR
     latest: date | None = None
     for row, day in zip(rows, days, strict=True):
         latest = day or latest
-        placed.append(UnreadableRow(None, row.reason, latest) if _is_undated(row) else row)
+        placed.append(replace(row, not_after=_earlier(row.not_after, latest)) if _is_undated(row) else row)
     return placed
+
+
+def _earlier(one: date | None, other: date | None) -> date | None:
+    return min((day for day in (one, other) if day), default=None)
 
 
 def _day_of(row: Listed | UnreadableRow) -> date | None:
@@ -267,6 +272,12 @@ def _likely_day(text: object) -> date | None:
         return date(int(found[1]), int(found[2]), int(found[3])) if found else None
     except ValueError:
         return None
+
+
+def _year_end(text: object) -> date | None:
+    """Return the end of the year that a text seems to name which is no day: 1999-02-30 is at least not of today."""
+    found = re.match(r"\s*([12][0-9]{3})[-/.]", text) if isinstance(text, str) else None
+    return date(int(found[1]), 12, 31) if found else None
 
 
 def _without(answer: dict[str, Any], ticker: str, what: str) -> ProviderUnavailable:

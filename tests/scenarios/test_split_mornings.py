@@ -601,12 +601,14 @@ async def test_a_quota_that_is_spent(house):
 
 
 async def test_a_ticker_without_a_page_of_splits(house):
-    """It is measured as if it had none, and marked."""
+    """That the ticker is unknown is no list: it is asked for five times, then nothing is measured that may be off."""
     batch = await a_usual_batch(house)
     trades(house, "NVDA", *LATE)
-    splits_answer(house, says({"Error Message": "Invalid API call."}))
-    assert await mornings(house, batch, 1, 2) == {1: [], 2: ["NVDA"]}
-    assert await figures(house) == read(BEFORE)[:2]
+    splits_answer(house, *[says({"Error Message": "Invalid API call."})] * 5)
+    assert await mornings(house, batch, 1, 2) == {1: [], 2: ["NVDA"] * 5}
+    ((status, reason, note),) = await house.rows(SKIPPED, 2)
+    assert (status, reason) == ("skipped", "PROVIDER_ERROR")
+    assert note == "NVDA: Alpha Vantage answered as if it did not know the ticker: Invalid API call."
 
 
 # The open
