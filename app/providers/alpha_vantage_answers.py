@@ -198,7 +198,8 @@ def _split(row: object, ticker: str) -> Listed | UnreadableRow:
     named = row.get("effective_date")
     day = _day(named)
     if day is None:
-        return UnreadableRow(_likely_day(named), f"{ticker}: {told(named)} is not a split's day.", _year_end(named))
+        likely, reason = _likely_day(named), f"{ticker}: {told(named)} is not a split's day."
+        return UnreadableRow(likely, reason, None if likely else _year_end(named))
     said = row.get("split_factor")
     try:
         return Listed(day, price(said, ticker, day, "factor"), str(said))

@@ -302,6 +302,96 @@ async def test_five_attempts(client, provider, clock, pool):
     assert clock.now() - NOW == pytest.approx(timedelta(seconds=sum(clock.slept)), abs=timedelta(seconds=0.001))
 
 
+@pytest.mark.parametrize("reply", [UNKNOWN_SYMBOL, "{}", '{"Time Series (Daily)": {}}', '{"Meta Data": {}}'])
+async def test_a_ticker_is_unknown_after_five_such_answers(client, provider, clock, pool, reply):
+    """They are spread over more than three minutes: a minute of nonsense makes no fact."""
+    provider.play(Reply(reply.encode()))
+    with pytest.raises(UnknownTicker):
+        await client().bars("IBMX", NINE)
+    assert await outcomes(pool) == ["unknown"] * 5
+    for pause, about in zip(clock.slept, (5, 15, 60, 120), strict=True):
+        assert pause == pytest.approx(about, rel=0.11)
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        pytest.param([UNKNOWN_SYMBOL] * 4 + ["<html>"], id="the last is another"),
+        pytest.param(["{", UNKNOWN_SYMBOL, UNKNOWN_SYMBOL, UNKNOWN_SYMBOL, UNKNOWN_SYMBOL], id="the first is another"),
+        pytest.param([UNKNOWN_SYMBOL, UNKNOWN_SYMBOL, BURST, UNKNOWN_SYMBOL, UNKNOWN_SYMBOL], id="one is a burst"),
+        pytest.param(["{}", "{}", '{"Note": "We are moving."}', "{}", "{}"], id="one is a notice"),
+        pytest.param(["{}", "{}", '{"Meta Data": {"2. Symbol": "GE"}}', "{}", "{}"], id="one is about another symbol"),
+    ],
+)
+async def test_a_ticker_is_not_unknown_if_one_of_five_answers_is_another(client, provider, replies):
+    """The provider did not help, that is all."""
+    provider.play(*(Reply(text.encode()) for text in replies))
+    with pytest.raises((ProviderUnavailable, ProviderBusy)):
+        await client().bars("IBMX", NINE)
+    assert len(provider.requests) == 5
+
+
+async def test_answers_that_a_ticker_is_unknown_are_counted_across_processes(client, provider, clock, pool):
+    """The ledger holds them: three of a process that died and two of another are five."""
+    provider.play(Reply(UNKNOWN_SYMBOL.encode()))
+
+    async def dies() -> None:
+        async def dies_too() -> None:
+            async def now_it_does() -> None:
+                raise KeyboardInterrupt
+
+            clock.meanwhile = now_it_does
+
+        clock.meanwhile = dies_too
+
+    clock.meanwhile = dies
+    with pytest.raises(KeyboardInterrupt):
+        await client().bars("IBMX", NINE)
+    assert await outcomes(pool) == ["unknown"] * 3
+    with pytest.raises(UnknownTicker):
+        await client().bars("IBMX", NINE)
+    assert await outcomes(pool) == ["unknown"] * 5
+
+
+async def test_splits_never_make_a_ticker_unknown(client, provider, pool):
+    """They are asked for only of tickers that had prices."""
+    provider.play(Reply(UNKNOWN_SYMBOL.encode()))
+    with pytest.raises(ProviderUnavailable) as raised:
+        await client().splits("NVDA", NINE)
+    assert type(raised.value) is ProviderUnavailable
+    assert await outcomes(pool) == ["unknown"] * 5
+
+
+async def test_an_unknown_notice_is_told_in_its_own_words(client, provider):
+    """After five attempts; redacted before it is shortened, so that no part of the key is left."""
+    provider.play(says({"Information": f"We moved to premium. {'x' * 172} {KEY} is not welcome."}))
+    with pytest.raises(ProviderUnavailable) as raised:
+        await client().bars("IBM", NINE)
+    said = "Alpha Vantage answered with a notice in place of data: We moved to premium. "
+    assert str(raised.value).startswith(said)
+    assert KEY[:3] not in str(raised.value)
+    assert len(provider.requests) == 5
+
+
+async def test_what_cannot_be_read_is_kept_with_the_answer(client, provider, pool):
+    """It is told whoever shares the answer, without the key; only what is new is news."""
+    bar = {"1. open": "1", "4. close": "2"}
+    odd = {"2025-08-27": bar, "2025-08-26": {**bar, "4. close": KEY}, "2025-08-25": {**bar, "4. close": "0"}}
+    provider.play(says({"Time Series (Daily)": odd}))
+    asked, news = client(), []
+    for _ in range(3):
+        asked.clock.forward(hours=1)
+        answer = await asked.bars("IBM", asked.clock.now())
+        assert [row.reason for row in answer.unreadable] == [
+            "IBM, 2025-08-25: a price must be above zero, not '0'.",
+            "IBM, 2025-08-26: '***' is not a price.",
+        ]
+        async with pool.connection() as conn:
+            news.append(await asked.ledger.answered(conn, answer.grant, answer.unreadable[: len(news) + 1]))
+    assert [[row.day.day for row in rows] for rows in news] == [[25], [26], []]
+    assert await asked.bars("IBM", NINE) == Shared(tuple(answer.unreadable))
+
+
 async def test_old_leave_is_not_used(client, provider, pool):
     """A process that stood still between its leave and the request asks for leave again, and sends one request."""
     provider.play(GOOD)

@@ -251,7 +251,6 @@ async def test_an_open_that_is_needed(house, opened):
         pytest.param([split("1999/05/03", "4")], id="another spelling"),
         pytest.param([split("1999-02-30", "4"), split("1987-01-05", "2")], id="no such day"),
         pytest.param([split("2001-05-03", "2"), None, "4:1", {}], id="rows that are none, at the end"),
-        pytest.param([None, split(None, "2"), split("0000-00-00", "2")], id="rows without a day"),
     ],
 )
 async def test_a_split_that_is_not_needed(house, rows):
@@ -263,6 +262,17 @@ async def test_a_split_that_is_not_needed(house, rows):
     assert (await returns_of(house, 1))["NVDA"] == 0
     assert len(asked) == 1
     assert told(lines) == []
+
+
+async def test_rows_without_a_day_beside_the_split_that_is_needed(house):
+    """The move has its explanation: the figure is measured, and the rows are told once."""
+    batch = await house.a_batch()
+    house.world.closes |= {("NVDA", MONDAY): "1.7500", ("NVDA", TUESDAY): "2.1000"}
+    rows = [split(MONDAY, "4.0000"), None, split(None, "2"), split("0000-00-00", "2")]
+    odd(house, "SPLITS", "NVDA", rows_of_splits(*rows))
+    assert len(told(await morning(house, batch, 1))) == 3
+    assert told(await morning(house, batch, 2)) == []
+    assert (await returns_of(house, 1))["NVDA"] == 0
 
 
 UNREADABLE = [
