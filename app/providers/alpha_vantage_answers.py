@@ -134,7 +134,7 @@ def _is_elsewhere(zone: str) -> bool:
         known = ZoneInfo(zone)
     except (ValueError, OSError, KeyError):
         return False
-    winter, summer = datetime(2026, 1, 15, tzinfo=UTC), datetime(2026, 7, 15, tzinfo=UTC)
+    winter, summer = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)
     return any(
         moment.astimezone(known).utcoffset() != moment.astimezone(NEW_YORK).utcoffset() for moment in (winter, summer)
     )
@@ -270,7 +270,7 @@ def _likely_day(text: object) -> date | None:
     """Return the day that a text in another spelling seems to name, to tell whether its row would be needed."""
     found = _LIKE_A_DAY.match(text) if isinstance(text, str) else None
     try:
-        return date(int(found[1]), int(found[2]), int(found[3])) if found else None
+        return date(*(int(number) for number in found.groups())) if found else None
     except ValueError:
         return None
 
@@ -315,7 +315,9 @@ _DAY = re.compile(
     r"|per[- ]hour|hourly|per[- ]month|monthly|quota|credits"
 )
 _LIMIT = re.compile(r"\blimits?\b|rate[- ]limit")
-_PAUSE = re.compile(r"\b(in|after|for|wait|least) (about |another )?([0-9]{1,4}) ?(s|m|h)(ec|in|our|\b)")
+_PAUSE = re.compile(
+    r"\b(in|after|for|wait|least) (about |another )?(?P<number>[0-9]{1,4}) ?(?P<unit>s|m|h)(ec|in|our|\b)"
+)
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 # Of the key and of premium functions only these words are proof: "is invalid or missing", "is a premium endpoint".
 _BAD_KEY = re.compile(
@@ -361,5 +363,5 @@ def _meaning(text: str, ticker: str, now: datetime) -> AlphaMondayError:
 def _rest(words: str) -> timedelta:
     """Return how long to leave the provider alone: as long as it says, else for the unit of the limit that it names."""
     if pause := _PAUSE.search(words):
-        return timedelta(seconds=min(int(pause[3]) * _SECONDS[pause[4]] + 1, 86_400))
+        return timedelta(seconds=min(int(pause["number"]) * _SECONDS[pause["unit"]] + 1, 86_400))
     return timedelta(seconds=2 if "second" in words and "minute" not in words else 61)

@@ -836,7 +836,14 @@ async def check_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyP
     findings = await fuzz_alpha_vantage(count, pool, monkeypatch)
     findings.report("Alpha Vantage")
     assert findings.seen.total() == count
-    important = ["bars", "some bars", "UnknownTicker", "QuotaSpent", "ProviderBusy: slow down", "ProviderBusy: a status"]
+    important = [
+        "bars",
+        "some bars",
+        "UnknownTicker",
+        "QuotaSpent",
+        "ProviderBusy: slow down",
+        "ProviderBusy: a status",
+    ]
     important += ["ConfigurationError: the key", "ConfigurationError: premium"]
     reasons = ["no JSON object", "no daily series", "no price", "not reached", "no answer in time"]
     important += [f"ProviderUnavailable: {reason}" for reason in [*reasons, "a status", "a notice"]]
