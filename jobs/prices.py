@@ -1,19 +1,22 @@
 """Closes for everybody: known ones from the store, others from the provider, one request for all who need it."""
 
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import structlog
 
 from app.database.pools import transaction
 from app.domain.calendar import asked_since, today
 from app.domain.model import Close
-from app.errors import MissingClose
-from app.providers.alpha_vantage import SOURCE, Answer
-from app.providers.rate_limiter import Outcome
+from app.errors import MissingClose, ProviderUnavailable, UnknownTicker
+from app.providers.alpha_vantage import DAILY, SOURCE, Answer
+from app.providers.rate_limiter import UnreadableRow
 from app.store import batches, closes
 from jobs import alerts
 from jobs.context import Context
+
+# A ticker of which bars were read so lately is not unknown, whatever the provider says now.
+_LATELY = timedelta(days=10)
 
 log = structlog.get_logger()
 
@@ -46,10 +49,27 @@ async def _close_of(tools: Context, ticker: str, session: date, begun: datetime 
     known = await _known(tools, ticker, session)
     if known:
         return known
-    answer = await tools.prices.bars(ticker, asked_since(tools.now()), begun)
+    try:
+        answer = await tools.prices.bars(ticker, asked_since(tools.now()), begun)
+    except UnknownTicker as unknown:
+        await _refuse_to_forget(tools, ticker, unknown)
+        raise
     if isinstance(answer, Answer):
         await _keep(tools, ticker, answer, session)
     return await _known(tools, ticker, session)
+
+
+async def _refuse_to_forget(tools: Context, ticker: str, unknown: UnknownTicker) -> None:
+    """
+    Raise ProviderUnavailable in place of `unknown` for a ticker that the provider knew lately.
+
+    The benchmark is one that it knew at any time: without it no Monday could be made, so it is rather asked again.
+    """
+    async with tools.pool.connection() as conn:
+        last_read = await closes.last_read(conn, ticker)
+    if last_read and (ticker == tools.benchmark or last_read >= tools.now() - _LATELY):
+        day = today(last_read)
+        raise ProviderUnavailable(f"{unknown} It did on {day}, so it will be asked again.") from None
 
 
 async def _known(tools: Context, ticker: str, session: date) -> Close | None:
@@ -58,17 +78,23 @@ async def _known(tools: Context, ticker: str, session: date) -> Close | None:
 
 
 async def _keep(tools: Context, ticker: str, answer: Answer, session: date) -> None:
-    """Store what was read, from the oldest active baseline on; bars of sessions that have not ended do not count."""
+    """Store what was read, from the oldest active baseline on; only bars of sessions that have ended count."""
     now = tools.now()
     async with transaction(tools.pool) as conn:
         oldest = await batches.oldest_active_baseline(conn)
         # The session before is kept too: a ticker that lacks both is no longer traded.
         since = min(tools.calendar.session_before(session), oldest or session)
-        bars = [bar for bar in answer.bars if since <= bar.trading_day < today(now)]
+
+        def is_needed(day: date | None) -> bool:
+            return day is not None and since <= day < today(now) and tools.calendar.is_session(day)
+
+        bars = [bar for bar in answer.bars if is_needed(bar.trading_day)]
+        unreadable = [row for row in answer.unreadable if is_needed(row.day)]
         differences = await closes.add_all(conn, ticker, bars, SOURCE, now)
         await alerts.reading_changed(conn, tools, ticker, differences)
-        await tools.prices.ledger.settle(conn, answer.grant, Outcome.ANSWERED)
+        news = await tools.prices.ledger.answered(conn, answer.grant, unreadable)
     log.info("closes read", ticker=ticker, session=str(session), bars=len(bars))
+    tell_unreadable(DAILY, ticker, news)
     for difference in differences:
         log.warning(
             "a close was read differently than before",
@@ -77,3 +103,10 @@ async def _keep(tools: Context, ticker: str, answer: Answer, session: date) -> N
             before=str(difference.before.close),
             after=str(difference.after.close),
         )
+
+
+def tell_unreadable(function: str, ticker: str, rows: Sequence[UnreadableRow]) -> None:
+    """Log the rows of an answer that are needed and cannot be read."""
+    for row in rows:
+        day = str(row.day) if row.day else None
+        log.warning("a row cannot be read", function=function, ticker=ticker, row_day=day, reason=row.reason)

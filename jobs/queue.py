@@ -141,7 +141,9 @@ class Retry(BaseRetryStrategy):
     | no answer, or none that can be read     | 5 attempts, waits of at most 2, 4, 8, 16 s         | alpha_vantage  |
     | ... in all 5, on a Monday               | TryAgainAt the next time, as for a close           | weekly         |
     | the provider asked us to slow down      | the same                                           | alpha_vantage  |
-    | a class share is unknown with a dash    | at once with a dot                                 | alpha_vantage  |
+    | the provider does not know a ticker     | 5 attempts, waits of 5, 15, 60, 120 s; class       | alpha_vantage  |
+    |                                         | shares with a dash and with a dot in turn          |                |
+    | it knew that ticker lately              | as no answer: attempts are used up                 | prices         |
     | our own limits are reached              | a wait of up to a minute; else TryAgainAt          | ledger         |
     | the provider says the quota is spent    | TryAgainAt, in an hour, for every job              | ledger         |
     | a close is not there yet                | TryAgainAt 9:30, 10:30, 12:30, 16:30, 20:30        | weekly, daily  |

@@ -6,9 +6,10 @@ differently from before; on the two Sundays of its fortnight; and on two more Su
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import structlog
+from msgspec import Struct
 
 from app.database.pools import transaction
 from app.domain import calendar, splits
@@ -16,16 +17,25 @@ from app.domain.measurement import Course
 from app.domain.model import Batch, Close, Pick, Split
 from app.domain.returns import ONE, plain
 from app.domain.tickers import Tickers
-from app.errors import AlphaMondayError, ProviderError, TryAgainAt, UnknownTicker
-from app.providers.alpha_vantage import SPLITS_SOURCE, Listed, SplitsAnswer
-from app.providers.rate_limiter import Outcome
+from app.errors import AlphaMondayError, ProviderError, ProviderUnavailable, TryAgainAt
+from app.providers.alpha_vantage import SPLITS, SPLITS_SOURCE, SplitsAnswer
+from app.providers.alpha_vantage_answers import Listed
+from app.providers.rate_limiter import UnreadableRow
 from app.store import batches, courses
 from app.store import splits as store
 from app.store.rows import Conn
 from jobs import corrections
 from jobs.context import Context
+from jobs.prices import tell_unreadable
 
 log = structlog.get_logger()
+
+
+class _After(Struct, frozen=True):
+    """The days after `session`, up to and including `through`, whose splits a figure needs."""
+
+    session: date
+    through: date
 
 
 async def look_before_measuring(
@@ -44,11 +54,14 @@ async def look_before_measuring(
         calls = {
             ticker: await _asked_since(conn, batch, known[ticker].using(close), close)
             for ticker, close in found.items()
+            if ticker in known  # a pick that is renamed meanwhile is taken again, under its new ticker
         }
+    assert batch.trading_day, "a batch that is measured has a baseline"
     for ticker, since in calls.items():
+        needed = _After(max(batch.trading_day, known[ticker].tickers.period(session).before), session)
         for name, moment in since.items():
             try:
-                await look(tools, name, moment, begun)
+                await look(tools, name, moment, begun, needed=needed)
             except ProviderError as error:
                 if name == ticker:
                     raise
@@ -90,22 +103,61 @@ async def look_on_sunday(tools: Context, batch: Batch, tickers: Sequence[str], d
 
 async def look_before_renaming(tools: Context, batch: Batch, ticker: str, since: datetime, begun: datetime) -> None:
     """Ask for the splits of a ticker that a pick of `batch` is to get."""
-    await look(tools, ticker, since, begun, batch.trading_day)
+    await look(tools, ticker, since, begun, baseline=batch.trading_day)
 
 
-async def look(tools: Context, ticker: str, since: datetime, begun: datetime, baseline: date | None = None) -> None:
+async def look(
+    tools: Context,
+    ticker: str,
+    since: datetime,
+    begun: datetime,
+    *,
+    needed: _After | None = None,
+    baseline: date | None = None,
+) -> None:
     """
-    Ask for a ticker's splits, unless that was done after `since`; store what is new.
+    Ask for a ticker's splits, unless they were asked for after `since`; store what is new.
 
-    `baseline` is that of a batch that does not hold the ticker yet.
+    With `needed`: raise ProviderUnavailable if a split of these days cannot be read. A row that could not be read
+    before is asked for again, but only once for each of the day's times of asking. `baseline` is that of a batch that
+    does not hold the ticker yet.
     """
-    try:
-        answer = await tools.prices.splits(ticker, since, begun)
-    except UnknownTicker:
-        log.warning("no splits are listed, as if the ticker were unknown", ticker=ticker)
+    unreadable = await _asked(tools, ticker, since, begun, baseline)
+    if needed is None:
         return
+    again = max(since, calendar.asked_since(tools.now()))
+    if again > since and await _missing(tools, ticker, unreadable, needed):
+        unreadable = await _asked(tools, ticker, again, begun)
+    if missing := await _missing(tools, ticker, unreadable, needed):
+        raise ProviderUnavailable(f"A split that the figure needs cannot be read. {missing[0].reason}")
+
+
+async def _asked(
+    tools: Context, ticker: str, since: datetime, begun: datetime, baseline: date | None = None
+) -> Sequence[UnreadableRow]:
+    answer = await tools.prices.splits(ticker, since, begun)
     if isinstance(answer, SplitsAnswer):
         await _keep(tools, ticker, answer, baseline)
+    return answer.unreadable
+
+
+async def _missing(
+    tools: Context, ticker: str, unreadable: Sequence[UnreadableRow], needed: _After
+) -> list[UnreadableRow]:
+    """
+    Return the rows that may be a split of the `needed` days that no answer told.
+
+    A row whose day is not known counts only while no split of these days is known: a move that calls for splits would
+    have no explanation but that row.
+    """
+    async with tools.pool.connection() as conn:
+        known = splits.between(await store.of(conn, Tickers.only(ticker)), needed.session, needed.through)
+    days = {split.effective_date for split in known if split.factor != ONE}
+    return [
+        row
+        for row in unreadable
+        if row.may_fall_within(needed.session, needed.through) and row.day not in days and (row.day or not days)
+    ]
 
 
 async def _keep(tools: Context, ticker: str, answer: SplitsAnswer, baseline: date | None = None) -> None:
@@ -121,26 +173,30 @@ async def _keep(tools: Context, ticker: str, answer: SplitsAnswer, baseline: dat
         baselines = [batch.trading_day for batch in held if batch.trading_day]
         since = min([*baselines, baseline] if baseline else baselines, default=None)
         known = await store.of(conn, Tickers.only(ticker))
-        learnt = _learnt(ticker, answer.splits, since, known, now)
+        learnt = _learnt(ticker, answer, since, known, now)
         for split in learnt:
             await store.add(conn, split)
         reason = " ".join(_told(split) for split in learnt)
         first = min((split.effective_date for split in learnt), default=None)
         corrected = await corrections.after_split(conn, held, ticker, first, reason, now) if first else 0
-        await tools.prices.ledger.settle(conn, answer.grant, Outcome.ANSWERED)
+        unreadable = [row for row in answer.unreadable if since and row.may_fall_within(since, date.max)]
+        news = await tools.prices.ledger.answered(conn, answer.grant, unreadable)
     log.info("splits read", ticker=ticker, listed=len(answer.splits), learnt=len(learnt))
+    tell_unreadable(SPLITS, ticker, news)
     if learnt:
         log.warning("split learnt", ticker=ticker, what=reason, corrected_checkpoints=corrected)
 
 
 def _learnt(
-    ticker: str, listed: Sequence[Listed], since: date | None, known: Sequence[Split], now: datetime
+    ticker: str, answer: SplitsAnswer, since: date | None, known: Sequence[Split], now: datetime
 ) -> list[Split]:
     """
     Return the readings that say something new of days after `since`, also that a split is no longer listed.
 
-    A list that is empty takes nothing back: more likely it is a slip of the provider's than the truth.
+    A list that is empty takes nothing back: more likely it is a slip of the provider's than the truth. Nor does one
+    with a row that cannot be read and may be the split.
     """
+    listed = answer.splits
     factors = {split.effective_date: split.factor for split in known}
     learnt = [
         Split(ticker=ticker, effective_date=one.effective_date, factor=one.factor, source=_source(one), read_at=now)
@@ -154,8 +210,13 @@ def _learnt(
         learnt += [
             Split(ticker=ticker, effective_date=split.effective_date, factor=ONE, source=source, read_at=now)
             for split in gone
+            if not _may_be_listed(answer.unreadable, split.effective_date)
         ]
     return learnt
+
+
+def _may_be_listed(unreadable: Sequence[UnreadableRow], day: date) -> bool:
+    return any(row.may_fall_within(day - timedelta(days=1), day) for row in unreadable)
 
 
 def _source(listed: Listed) -> str:

@@ -104,10 +104,10 @@ class Idea(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Bar(Struct, frozen=True, kw_only=True):
-    """What a provider says of one ticker's session: raw prices, as traded."""
+    """What a provider says of one ticker's session: raw prices, as traded. An open that cannot be read is None."""
 
     trading_day: date
-    open: Decimal
+    open: Decimal | None
     close: Decimal
 
 

@@ -12,6 +12,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from msgspec import Struct
 
+from app.domain.untrusted_json import Odd
 from app.errors import ProviderUnavailable
 
 CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
@@ -49,19 +50,21 @@ def price(text: object, ticker: str, session: date, what: str = "price") -> Deci
     `Decimal` would also take (underscores, exponents, other scripts' digits) no exchange ever wrote.
     """
     if not isinstance(text, str) or not _PRICE.fullmatch(text):
-        raise ProviderUnavailable(f"{ticker}, {session}: {_told(text)} is not a {what}.")
+        raise ProviderUnavailable(f"{ticker}, {session}: {told(text)} is not a {what}.")
     value = Decimal(text)
     if value <= 0:
-        raise ProviderUnavailable(f"{ticker}, {session}: a {what} must be above zero, not {_told(text)}.")
+        raise ProviderUnavailable(f"{ticker}, {session}: a {what} must be above zero, not {told(text)}.")
     return value
 
 
-def _told(text: object) -> str:
+def told(text: object) -> str:
     """Return what was written in place of a price; a long text is not cut, as it might hold a key, then half of one."""
+    if isinstance(text, Odd):
+        return text.value
     if isinstance(text, list | dict):  # perhaps deeper than Python can write down
         return f"a {type(text).__name__}"
-    told = repr(text)
-    return told if len(told) <= 60 else f"something of {len(told):,} characters"
+    written = repr(text)
+    return written if len(written) <= 60 else f"something of {len(written):,} characters"
 
 
 def plain(value: Decimal) -> str:

@@ -36,6 +36,11 @@ class Period(Struct, frozen=True):
         """Return the ticker to ask for."""
         return self.tickers[-1]
 
+    @property
+    def before(self) -> date:
+        """Return the day before the period; `date.min` if it has no first day."""
+        return self.first if self.first == date.min else self.first - timedelta(days=1)
+
 
 class Tickers(Struct, frozen=True):
     """The tickers of one share: periods without a gap, oldest first."""

@@ -12,14 +12,16 @@ requests look older than they are; if the provider then says that it is too much
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from itertools import takewhile
 from time import monotonic
 from typing import Any
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, convert, to_builtins
 from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from app.core.locks import Lock
@@ -56,6 +58,7 @@ class Outcome(StrEnum):
     ANSWERED = "answered"
     REFUSED = "refused"
     FAILED = "failed"
+    UNKNOWN = "unknown"
     QUOTA_SPENT = "quota_spent"
 
 
@@ -66,8 +69,28 @@ class Grant(Struct, frozen=True):
     at: float
 
 
+class UnreadableRow(Struct, frozen=True):
+    """
+    A row of an answer that cannot be read: which day it is about, and what is wrong with it.
+
+    The day may not be known; then `not_after` is the latest that it can be, if that is known.
+    """
+
+    day: date | None
+    reason: str
+    not_after: date | None = None
+
+    def may_fall_within(self, after: date, through: date) -> bool:
+        """Return whether this row may be about a day after `after`, up to and including `through`."""
+        if self.day:
+            return after < self.day <= through
+        return self.not_after is None or after < self.not_after
+
+
 class Shared(Struct, frozen=True):
-    """No request is needed: the same was answered lately."""
+    """No request is needed: the same was answered lately, but for the rows that could not be read."""
+
+    unreadable: tuple[UnreadableRow, ...] = ()
 
 
 class Later(Struct, frozen=True):
@@ -111,6 +134,10 @@ def next_allowed(times: Sequence[datetime], limits: Sequence[Window], now: datet
     return max([now, *full])
 
 
+def _rows(stored: object) -> tuple[UnreadableRow, ...]:
+    return convert(stored or (), tuple[UnreadableRow, ...])
+
+
 class Ledger:
     """One provider's requests."""
 
@@ -146,9 +173,9 @@ class Ledger:
             if times and times[0] - now > LAPSE:
                 times = await self._set_back(conn, times[0] - now, now)
             match await self._last(conn, function, symbol):
-                case (at, Outcome.ANSWERED, ended_at) if since and ended_at >= since:
-                    return Shared()
-                case (at, None, _) if abs(now - at) < LAPSE:
+                case (at, Outcome.ANSWERED, ended_at, unreadable) if since and ended_at >= since:
+                    return Shared(_rows(unreadable))
+                case (at, None, *_) if abs(now - at) < LAPSE:
                     return Later(now + timedelta(seconds=1))
             if await self._open(conn, now) >= IN_FLIGHT:
                 return Later(now + timedelta(seconds=1))
@@ -169,6 +196,35 @@ class Ledger:
             "UPDATE operations.provider_requests SET outcome = %s, ended_at = %s WHERE id = %s AND outcome IS NULL",
             (outcome, self.clock.now(), grant.id),
         )
+
+    async def answered(
+        self, conn: AsyncConnection[Any], grant: Grant, unreadable: Sequence[UnreadableRow]
+    ) -> list[UnreadableRow]:
+        """
+        Settle an answer with the rows of it that are needed and cannot be read.
+
+        Return those of them that the answer before did not have: only they are news.
+        """
+        cursor = await conn.execute(
+            """
+            SELECT before.unreadable
+            FROM operations.provider_requests this
+            JOIN operations.provider_requests before USING (provider, function, symbol)
+            WHERE this.id = %s AND before.id <> this.id AND before.outcome = %s
+            ORDER BY before.at DESC, before.id DESC
+            LIMIT 1
+            """,
+            (grant.id, Outcome.ANSWERED),
+        )
+        row = await cursor.fetchone()
+        before = _rows(row[0]) if row else ()
+        await self.settle(conn, grant, Outcome.ANSWERED)
+        if unreadable:
+            await conn.execute(
+                "UPDATE operations.provider_requests SET unreadable = %s WHERE id = %s",
+                (Jsonb(to_builtins(unreadable)), grant.id),
+            )
+        return [row for row in unreadable if row not in before]
 
     async def fail(self, grant: Grant, outcome: Outcome, rest_until: datetime | None = None) -> None:
         """Write down that a request brought nothing, and until when the provider is left alone for it."""
@@ -196,8 +252,8 @@ class Ledger:
         log.warning("the clock was set back, and the ledger with it", provider=self.provider, by=str(by))
         return await self._times(conn)
 
-    async def failures(self, function: str, symbol: str, begun: datetime) -> int:
-        """Return how often a question has failed in a row, in all processes, since `begun`."""
+    async def failures(self, function: str, symbol: str, begun: datetime) -> list[str]:
+        """Return how a question has failed in a row, in all processes, since `begun`: the outcomes, newest first."""
         async with self.pool.connection() as conn:
             cursor = await conn.execute(
                 """
@@ -206,10 +262,10 @@ class Ledger:
                 WHERE provider = %s AND function = %s AND symbol = %s AND at >= %s AND outcome = ANY(%s)
                 ORDER BY at DESC, id DESC
                 """,
-                (self.provider, function, symbol, begun, [Outcome.FAILED, Outcome.ANSWERED]),
+                (self.provider, function, symbol, begun, [Outcome.FAILED, Outcome.UNKNOWN, Outcome.ANSWERED]),
             )
             outcomes = [outcome for (outcome,) in await cursor.fetchall()]
-            return next((count for count, outcome in enumerate(outcomes) if outcome == Outcome.ANSWERED), len(outcomes))
+            return list(takewhile(lambda outcome: outcome != Outcome.ANSWERED, outcomes))
 
     async def left(self, conn: AsyncConnection[Any], now: datetime) -> Left:
         """Return what is left at `now`; nothing is granted."""
@@ -236,7 +292,7 @@ class Ledger:
     async def _last(self, conn: AsyncConnection[Any], function: str, symbol: str) -> tuple[Any, ...] | None:
         cursor = await conn.execute(
             """
-            SELECT at, outcome, ended_at
+            SELECT at, outcome, ended_at, unreadable
             FROM operations.provider_requests
             WHERE provider = %s AND function = %s AND symbol = %s
             ORDER BY at DESC, id DESC

@@ -59,6 +59,13 @@ async def among(conn: Conn, ids: Iterable[object]) -> list[Close]:
     return await select(conn, Close, "closes", "WHERE id = ANY(%s) ORDER BY ticker", list(ids))
 
 
+async def last_read(conn: Conn, ticker: str) -> datetime | None:
+    """Return when a close of `ticker` was stored last."""
+    cursor = await conn.execute("SELECT max(read_at) FROM closes WHERE ticker = %s", (ticker,))
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
 async def add_all(conn: Conn, ticker: str, bars: Sequence[Bar], source: str, read_at: datetime) -> list[Difference]:
     """Store what `bars` say that is not yet known; return where they differ from what was said before."""
     known = {
@@ -75,7 +82,8 @@ async def add_all(conn: Conn, ticker: str, bars: Sequence[Bar], source: str, rea
     differences = []
     for bar in bars:
         before = known.get(bar.trading_day)
-        if before and (before.open, before.close) == (bar.open, bar.close):
+        # An open that cannot be read this time takes nothing back.
+        if before and before.close == bar.close and bar.open in (None, before.open):
             continue
         reading = Close(
             id=uuid4(),

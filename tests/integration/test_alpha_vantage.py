@@ -156,17 +156,18 @@ ELSEWHERE = Reply(status=302, headers={"location": "/query"})
 @pytest.mark.parametrize(
     ("reply", "error", "outcome", "requests"),
     [
-        pytest.param(UNKNOWN_SYMBOL, UnknownTicker, "refused", 1, id="unknown symbol"),
+        pytest.param(UNKNOWN_SYMBOL, UnknownTicker, "unknown", 5, id="unknown symbol"),
         pytest.param(BAD_KEY, ConfigurationError, "refused", 1, id="bad key"),
         pytest.param(BURST, ProviderBusy, "failed", 5, id="burst, which mentions the day's limit too"),
         pytest.param(DAILY_QUOTA, QuotaSpent, "quota_spent", 1, id="daily quota"),
         pytest.param(PREMIUM, ConfigurationError, "refused", 1, id="premium"),
         pytest.param(OLDER_THROTTLE, ProviderBusy, "failed", 5, id="older throttle"),
         pytest.param('{"Information": "We are moving."}', ProviderUnavailable, "failed", 5, id="another Information"),
-        pytest.param("{}", ProviderUnavailable, "failed", 5, id="empty object"),
+        pytest.param("{}", UnknownTicker, "unknown", 5, id="empty object"),
         pytest.param(SPLITS, ProviderUnavailable, "failed", 5, id="another function's answer"),
-        pytest.param(NO_QUOTE, ProviderUnavailable, "failed", 5, id="an empty quote"),
-        pytest.param('{"Time Series (Daily)": []}', ProviderUnavailable, "failed", 5, id="a series that is a list"),
+        pytest.param(NO_QUOTE, UnknownTicker, "unknown", 5, id="an empty quote"),
+        pytest.param('{"Time Series (Daily)": []}', UnknownTicker, "unknown", 5, id="an empty list as series"),
+        pytest.param('{"Time Series (Daily)": [1]}', ProviderUnavailable, "failed", 5, id="a series that is a list"),
         pytest.param(NO_DAY, ProviderUnavailable, "failed", 5, id="a day that is none"),
         pytest.param(NO_BAR, ProviderUnavailable, "failed", 5, id="a bar that is none"),
         pytest.param("<html><body>Welcome</body></html>", ProviderUnavailable, "failed", 5, id="HTML"),
@@ -271,9 +272,7 @@ ODD = ["", " 1", "1e3", "1_000", "1,000.00", "-5", "+5", "NaN", "Infinity", "0",
     "bar",
     [
         *(pytest.param({"1. open": "242.87", "4. close": odd}, id=f"close {odd}") for odd in ODD),
-        pytest.param({"1. open": "NaN", "4. close": "244.84"}, id="open NaN"),
         pytest.param({"1. open": "242.87"}, id="no close"),
-        pytest.param({"4. close": "244.84"}, id="no open"),
     ],
 )
 async def test_a_number_in_odd_form(client, provider, bar):
@@ -281,6 +280,14 @@ async def test_a_number_in_odd_form(client, provider, bar):
     provider.play(says({"Time Series (Daily)": {"2025-08-27": bar}}))
     with pytest.raises(ProviderUnavailable, match=r"^IBM, 2025-08-27: "):
         await client().bars("IBM", NINE)
+
+
+@pytest.mark.parametrize("opened", [*ODD, None])
+async def test_an_open_in_odd_form(client, provider, opened):
+    """A bar whose open cannot be read has its close all the same."""
+    provider.play(says({"Time Series (Daily)": {"2025-08-27": {"1. open": opened, "4. close": "244.84"}}}))
+    answer = await client().bars("IBM", NINE)
+    assert answer.bars == [Bar(trading_day=date(2025, 8, 27), open=None, close=Decimal("244.84"))]
 
 
 async def test_five_attempts(client, provider, clock, pool):
@@ -293,6 +300,96 @@ async def test_five_attempts(client, provider, clock, pool):
     for pause, longest in zip(clock.slept, (2, 4, 8, 16), strict=True):
         assert longest / 2 <= pause <= longest <= 60
     assert clock.now() - NOW == pytest.approx(timedelta(seconds=sum(clock.slept)), abs=timedelta(seconds=0.001))
+
+
+@pytest.mark.parametrize("reply", [UNKNOWN_SYMBOL, "{}", '{"Time Series (Daily)": {}}', '{"Meta Data": {}}'])
+async def test_a_ticker_is_unknown_after_five_such_answers(client, provider, clock, pool, reply):
+    """They are spread over more than three minutes: a minute of nonsense makes no fact."""
+    provider.play(Reply(reply.encode()))
+    with pytest.raises(UnknownTicker):
+        await client().bars("IBMX", NINE)
+    assert await outcomes(pool) == ["unknown"] * 5
+    for pause, about in zip(clock.slept, (5, 15, 60, 120), strict=True):
+        assert pause == pytest.approx(about, rel=0.11)
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        pytest.param([UNKNOWN_SYMBOL] * 4 + ["<html>"], id="the last is another"),
+        pytest.param(["{", UNKNOWN_SYMBOL, UNKNOWN_SYMBOL, UNKNOWN_SYMBOL, UNKNOWN_SYMBOL], id="the first is another"),
+        pytest.param([UNKNOWN_SYMBOL, UNKNOWN_SYMBOL, BURST, UNKNOWN_SYMBOL, UNKNOWN_SYMBOL], id="one is a burst"),
+        pytest.param(["{}", "{}", '{"Note": "We are moving."}', "{}", "{}"], id="one is a notice"),
+        pytest.param(["{}", "{}", '{"Meta Data": {"2. Symbol": "GE"}}', "{}", "{}"], id="one is about another symbol"),
+    ],
+)
+async def test_a_ticker_is_not_unknown_if_one_of_five_answers_is_another(client, provider, replies):
+    """The provider did not help, that is all."""
+    provider.play(*(Reply(text.encode()) for text in replies))
+    with pytest.raises((ProviderUnavailable, ProviderBusy)):
+        await client().bars("IBMX", NINE)
+    assert len(provider.requests) == 5
+
+
+async def test_answers_that_a_ticker_is_unknown_are_counted_across_processes(client, provider, clock, pool):
+    """The ledger holds them: three of a process that died and two of another are five."""
+    provider.play(Reply(UNKNOWN_SYMBOL.encode()))
+
+    async def dies() -> None:
+        async def dies_too() -> None:
+            async def now_it_does() -> None:
+                raise KeyboardInterrupt
+
+            clock.meanwhile = now_it_does
+
+        clock.meanwhile = dies_too
+
+    clock.meanwhile = dies
+    with pytest.raises(KeyboardInterrupt):
+        await client().bars("IBMX", NINE)
+    assert await outcomes(pool) == ["unknown"] * 3
+    with pytest.raises(UnknownTicker):
+        await client().bars("IBMX", NINE)
+    assert await outcomes(pool) == ["unknown"] * 5
+
+
+async def test_splits_never_make_a_ticker_unknown(client, provider, pool):
+    """They are asked for only of tickers that had prices."""
+    provider.play(Reply(UNKNOWN_SYMBOL.encode()))
+    with pytest.raises(ProviderUnavailable) as raised:
+        await client().splits("NVDA", NINE)
+    assert type(raised.value) is ProviderUnavailable
+    assert await outcomes(pool) == ["unknown"] * 5
+
+
+async def test_an_unknown_notice_is_told_in_its_own_words(client, provider):
+    """After five attempts; redacted before it is shortened, so that no part of the key is left."""
+    provider.play(says({"Information": f"We moved to premium. {'x' * 172} {KEY} is not welcome."}))
+    with pytest.raises(ProviderUnavailable) as raised:
+        await client().bars("IBM", NINE)
+    said = "Alpha Vantage answered with a notice in place of data: We moved to premium. "
+    assert str(raised.value).startswith(said)
+    assert KEY[:3] not in str(raised.value)
+    assert len(provider.requests) == 5
+
+
+async def test_what_cannot_be_read_is_kept_with_the_answer(client, provider, pool):
+    """It is told whoever shares the answer, without the key; only what is new is news."""
+    bar = {"1. open": "1", "4. close": "2"}
+    odd = {"2025-08-27": bar, "2025-08-26": {**bar, "4. close": KEY}, "2025-08-25": {**bar, "4. close": "0"}}
+    provider.play(says({"Time Series (Daily)": odd}))
+    asked, news = client(), []
+    for _ in range(3):
+        asked.clock.forward(hours=1)
+        answer = await asked.bars("IBM", asked.clock.now())
+        assert [row.reason for row in answer.unreadable] == [
+            "IBM, 2025-08-25: a price must be above zero, not '0'.",
+            "IBM, 2025-08-26: '***' is not a price.",
+        ]
+        async with pool.connection() as conn:
+            news.append(await asked.ledger.answered(conn, answer.grant, answer.unreadable[: len(news) + 1]))
+    assert [[row.day.day for row in rows] for rows in news] == [[25], [26], []]
+    assert await asked.bars("IBM", NINE) == Shared(tuple(answer.unreadable))
 
 
 async def test_old_leave_is_not_used(client, provider, pool):
@@ -309,16 +406,6 @@ async def test_old_leave_is_not_used(client, provider, pool):
     assert (await asking.bars("IBM", NINE)).bars
     assert len(provider.requests) == 1
     assert await outcomes(pool) == ["failed", None]
-
-
-async def test_a_split_that_is_listed_twice(client, provider):
-    """To the letter the same, it is one; with another factor nobody knows which is meant."""
-    said = [{"effective_date": "2024-06-10", "split_factor": factor} for factor in ("10.0000", "10.0000", "4.0000")]
-    provider.play(says({"symbol": "NVDA", "data": said[:2]}), says({"symbol": "NVDA", "data": said}))
-    answer = await client().splits("NVDA", NINE)
-    assert [(one.effective_date, one.factor) for one in answer.splits] == [(date(2024, 6, 10), 10)]
-    with pytest.raises(ProviderUnavailable, match="two splits of one day"):
-        await client().splits("AAPL", NINE)
 
 
 async def test_attempts_are_everybodys(client, provider, clock, pool):
@@ -407,37 +494,41 @@ async def test_class_shares_fall_back_to_the_dot(client, provider, pool, clock):
     provider.answers = only_the_dot
     asked = client()
     await settle(asked, await asked.bars("BRK.B", NINE))
-    assert await outcomes(pool) == ["refused", "answered"]
+    assert await outcomes(pool) == ["unknown", "answered"]
     clock.time = NOW + timedelta(days=1)
     await asked.bars("BRK.B", NINE + timedelta(days=1))
     assert [request.query["symbol"] for request in provider.requests] == ["BRK-B", "BRK.B", "BRK.B"]
 
 
-async def test_class_shares_that_nobody_knows(client, provider, pool):
-    """Unknown with a dash and with a dot is unknown, in our spelling."""
+async def test_class_shares_that_are_unknown(client, provider, pool):
+    """The five attempts alternate between the dash and the dot; the error has our spelling."""
     provider.play(Reply(UNKNOWN_SYMBOL.encode()))
     with pytest.raises(UnknownTicker) as raised:
         await client().bars("ABC.D", NINE)
     assert raised.value.ticker == "ABC.D"
-    assert [request.query["symbol"] for request in provider.requests] == ["ABC-D", "ABC.D"]
-    assert await outcomes(pool) == ["refused", "refused"]
+    asked = [request.query["symbol"] for request in provider.requests]
+    assert asked == ["ABC-D", "ABC.D", "ABC-D", "ABC.D", "ABC-D"]
+    assert await outcomes(pool) == ["unknown"] * 5
 
 
 async def test_a_dot_that_did_not_work_is_not_remembered(client, provider, clock):
-    """A provider that knows neither spelling for a while is asked with both again."""
+    """A provider that knows neither spelling for a while is asked with the dash first again."""
     asked = client()
     provider.play(Reply(UNKNOWN_SYMBOL.encode()))
     with pytest.raises(UnknownTicker):
         await asked.bars("BRK.B", NINE)
-    provider.answers = lambda request: GOOD if "-" in request.query["symbol"] else Reply(UNKNOWN_SYMBOL.encode())
-    assert isinstance(await asked.bars("BRK.B", NINE), Answer)
+    clock.forward(minutes=10)
+    provider.requests.clear()
+    provider.play(GOOD)
+    assert isinstance(await asked.bars("BRK.B", clock.now()), Answer)
+    assert [request.query["symbol"] for request in provider.requests] == ["BRK-B"]
 
 
-async def test_the_dot_is_no_attempt(client, provider):
-    """That the dash is unknown may turn out with the fifth attempt; the dot is asked for all the same."""
-    provider.play(*[Reply(status=503)] * 4, Reply(UNKNOWN_SYMBOL.encode()), GOOD)
+async def test_the_dot_is_an_attempt(client, provider):
+    """The spelling changes only after an answer that the ticker is unknown, and five attempts are all."""
+    provider.play(Reply(status=503), Reply(UNKNOWN_SYMBOL.encode()), *[Reply(status=503)] * 2, GOOD)
     assert isinstance(await client().bars("BRK.B", NINE), Answer)
-    assert [request.query["symbol"] for request in provider.requests] == ["BRK-B"] * 5 + ["BRK.B"]
+    assert [request.query["symbol"] for request in provider.requests] == ["BRK-B"] * 2 + ["BRK.B"] * 3
 
 
 async def test_at_most_three_in_flight(client, provider):
@@ -478,7 +569,7 @@ async def test_the_key_is_in_no_line_of_the_log(client, provider, clock, level):
         for number, reply in enumerate([BURST, "", "[]", DAILY_SERIES, DAILY_QUOTA]):
             provider.play(Reply(reply.encode()))
             try:
-                await client().bars("ABCDE"[number], NINE)
+                await client().bars(["A", "B", "C", "IBM", "E"][number], NINE)
             except (ProviderError, QuotaSpent):
                 structlog.get_logger().exception("in vain")
     assert len(provider.requests) == 17

@@ -33,6 +33,7 @@ NAMES = [
     "mended",
     "alerts",
     "benchmark_mark",
+    "unreadable",
 ]
 LAST = len(NAMES)
 

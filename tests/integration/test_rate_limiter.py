@@ -361,14 +361,14 @@ async def test_a_rest_is_told_once(ledger, clock):
 
 async def test_failures_in_a_row(ledger, clock, pool):
     """Whoever made them, since the work had begun, up to the last answer; a spent quota is none."""
-    for outcome in ("failed", "answered", "failed", "quota_spent", "refused", "failed"):
+    for outcome in ("failed", "answered", "unknown", "quota_spent", "refused", "failed"):
         await ledger.fail(await ledger.permit("DAILY", "SPY"), Outcome(outcome))
         clock.forward(minutes=2)
     await ledger.fail(await ledger.permit("DAILY", "KO"), Outcome.FAILED)
     another = Ledger(pool, "alpha", FREE, clock)
-    assert await another.failures("DAILY", "SPY", NOW) == 2
-    assert await another.failures("DAILY", "SPY", NOW + timedelta(minutes=6)) == 1
-    assert await another.failures("SPLITS", "SPY", NOW) == 0
+    assert await another.failures("DAILY", "SPY", NOW) == ["failed", "unknown"]
+    assert await another.failures("DAILY", "SPY", NOW + timedelta(minutes=6)) == ["failed"]
+    assert await another.failures("SPLITS", "SPY", NOW) == []
 
 
 # A process of its own, in real time: asks for leave as fast as it gets it, and prints what it was given.

@@ -166,9 +166,9 @@ def unreadable(fault: str, note: str, *, raises: type[AlphaMondayError] = Provid
     return morning(fault, raises, "4 x tries again, skips", said, f"{FIRST_TWO}, 5 x UPS failed", SKIPPED)
 
 
-def no_price(fault: str, written: str):
-    """A row in which the newest price is none."""
-    return unreadable(fault, f"UPS, 2026-10-26: {written}")
+def no_price(fault: str):
+    """A row in which the newest price is none: it is missing, asked for again at the set times, and then given up."""
+    return morning(fault, None, f"{ALL_DAY}, skips", NOT_YET, f"{ALL_FOUR}, 5 x UPS answered", MISSING)
 
 
 SPACED = "asks in vain, waits until 9:01, asks in vain, waits until 9:11, asks in vain, fails"
@@ -215,6 +215,9 @@ def hopeless(fault: str, refusal: str):
 
 NO_JSON = "UPS: Alpha Vantage did not answer with a JSON object."
 NO_SERIES = "UPS: Alpha Vantage answered without a daily series."
+KNOWN_LATELY = (
+    "skipped for PROVIDER_ERROR: Alpha Vantage does not know UPS. It did on 2026-10-26, so it will be asked again."
+)
 NOT_YET = "skipped for MISSING_CLOSE: UPS: no close of 2026-10-26 by the last time of asking."
 SLOW_DOWN = "Alpha Vantage asked us to slow down: Thank you for using Alpha Vantage! ..."
 NO_KEY = "Alpha Vantage does not accept the key: set ALPHA_VANTAGE_API_KEY to a valid one."
@@ -246,18 +249,25 @@ TABLE = [
         "Alpha Vantage answered with a notice in place of data: "
         "We are upgrading our systems. Your key *** will work again soon.",
     ),
-    unreadable("empty", NO_SERIES),
+    morning(
+        "empty",
+        UnknownTicker,
+        "4 x tries again, skips",
+        KNOWN_LATELY,
+        f"{FIRST_TWO}, 5 x UPS unknown",
+        SKIPPED,
+    ),
     unreadable("series_is_text", NO_SERIES),
-    unreadable("bars_are_text", NO_SERIES),
-    unreadable("bad_date", NO_SERIES),
+    unreadable("bars_are_text", "UPS, 2026-06-04: 'none' is not a bar."),
+    unreadable("bad_date", "UPS: '2026-06-04T00' is not a day."),
     unreadable("no_close", "UPS, 2026-06-04: None is not a price."),
     unreadable("close_is_the_key", "UPS, 2026-06-04: '***' is not a price."),
-    no_price("close_is_a_number", "244.84 is not a price."),
-    no_price("close_is_zero", "a price must be above zero, not '0.0000'."),
-    no_price("close_is_negative", "'-244.8400' is not a price."),
-    no_price("close_is_not_a_number", "'NaN' is not a price."),
-    no_price("close_is_scientific", "'2.4484e2' is not a price."),
-    no_price("close_has_a_comma", "'1,244.84' is not a price."),
+    no_price("close_is_a_number"),
+    no_price("close_is_zero"),
+    no_price("close_is_negative"),
+    no_price("close_is_not_a_number"),
+    no_price("close_is_scientific"),
+    no_price("close_has_a_comma"),
     morning(
         "hang",
         ProviderUnavailable,
@@ -279,9 +289,9 @@ TABLE = [
     morning(
         "unknown",
         UnknownTicker,
-        "skips",
-        "skipped for PROVIDER_ERROR: Alpha Vantage does not know UPS.",
-        f"{FIRST_TWO}, UPS refused",
+        "4 x tries again, skips",
+        KNOWN_LATELY,
+        f"{FIRST_TWO}, 5 x UPS unknown",
         SKIPPED,
     ),
     morning(
@@ -335,7 +345,14 @@ TABLE = [
         MISSING,
         about="SPY",
     ),
-    morning("no_bars", None, f"{ALL_DAY}, skips", NOT_YET, f"{ALL_FOUR}, 5 x UPS answered", MISSING),
+    morning(
+        "no_bars",
+        UnknownTicker,
+        "4 x tries again, skips",
+        KNOWN_LATELY,
+        f"{FIRST_TWO}, 5 x UPS unknown",
+        SKIPPED,
+    ),
     morning("delisted", None, f"{ALL_DAY}, skips", NOT_YET, f"{ALL_FOUR}, 5 x UPS answered", MISSING),
     morning("partial_bar", None, "computes", COMPUTED, ALL_FOUR, IN_THE_API, about=None),
     morning("out_of_order", None, "computes", COMPUTED, ALL_FOUR, IN_THE_API, about=None),
@@ -359,8 +376,29 @@ TABLE = [
             IN_THE_API,
             times=2,
         )
-        for fault in ("burst", "http_500", "cut", "truncated_body", "close_is_zero", "empty")
+        for fault in ("burst", "http_500", "cut", "truncated_body", "close_is_the_key")
     ],
+    *[
+        morning(
+            fault,
+            None,
+            "2 x tries again, computes",
+            COMPUTED,
+            "SPY answered, JPM answered, 2 x UPS unknown, UPS answered, NVDA answered",
+            IN_THE_API,
+            times=2,
+        )
+        for fault in ("unknown", "empty", "no_bars")
+    ],
+    morning(
+        "close_is_zero",
+        None,
+        "waits until 9:30, waits until 10:30, computes",
+        COMPUTED,
+        f"{ALL_FOUR}, 2 x UPS answered",
+        IN_THE_API,
+        times=2,
+    ),
     morning(
         "html",
         None,
@@ -381,11 +419,11 @@ TABLE = [
     ),
     monday(
         "close_is_negative",
-        ProviderUnavailable,
-        f"asks, {DOWN_ALL_DAY}, fails",
-        "failed for PROVIDER_ERROR: SPY, 2026-10-23: '-244.8400' is not a price.",
-        "18 x SPY failed",
-        "FAILED for PROVIDER_ERROR without a figure",
+        None,
+        f"asks, {ALL_DAY}, fails",
+        "failed for MISSING_CLOSE: SPY: no close of 2026-10-23 yet.",
+        "6 x SPY answered",
+        "FAILED for MISSING_CLOSE without a figure",
         about="SPY",
     ),
     monday(
@@ -400,20 +438,29 @@ TABLE = [
     monday(
         "unknown",
         UnknownTicker,
-        "asks, fails",
+        "asks, 4 x tries again, fails",
         "failed for CONFIGURATION: Alpha Vantage does not know SPY. Set BENCHMARK_SYMBOL to a ticker that it knows.",
-        "SPY refused",
+        "5 x SPY unknown",
         "FAILED for CONFIGURATION without a figure",
         about="SPY",
     ),
     monday(
         "unknown",
-        UnknownTicker,
-        "asks, takes the answer back, asks, stores",
+        None,
+        "asks, tries again, stores",
         STORED,
-        "SPY answered, JPM answered, UPS refused, UPS answered, NVDA answered",
+        "SPY answered, JPM answered, UPS unknown, UPS answered, NVDA answered",
         BATCH_IN_THE_API,
         times=1,
+    ),
+    monday(
+        "unknown",
+        UnknownTicker,
+        "asks, 4 x tries again, takes the answer back, asks, stores",
+        STORED,
+        "SPY answered, JPM answered, 5 x UPS unknown, UPS answered, NVDA answered",
+        BATCH_IN_THE_API,
+        times=5,
         questions=("Alpha Vantage does not know UPS.", "accepted"),
     ),
     monday(
@@ -492,19 +539,19 @@ TABLE = [
     model(
         "unknown_ticker",
         None,
-        "asks, takes the answer back, asks, takes the answer back, asks, takes the answer back, fails",
+        "asks, 4 x tries again, takes the answer back, asks, takes the answer back, asks, takes the answer back, fails",
         "failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: Alpha Vantage does not ...",
         ("Alpha Vantage does not know ZZZZ.",) * 3,
-        "SPY answered, 3 x ZZZZ refused",
+        "SPY answered, 7 x ZZZZ unknown",
         "FAILED for NO_USABLE_ANSWER without a figure",
     ),
     model(
         "unknown_ticker",
         None,
-        "asks, takes the answer back, asks, stores",
+        "asks, 4 x tries again, takes the answer back, asks, stores",
         STORED,
         ("Alpha Vantage does not know ZZZZ.", "accepted"),
-        "SPY answered, ZZZZ refused, JPM answered, UPS answered, NVDA answered",
+        "SPY answered, 5 x ZZZZ unknown, JPM answered, UPS answered, NVDA answered",
         BATCH_IN_THE_API,
         times=1,
     ),
@@ -534,20 +581,21 @@ TABLE = [
 ]
 
 
-# What the client makes of a list of splits: the listed dates, or what it says instead.
-SPLIT_FAULTS = {
-    "no_splits": [],
-    "late_split": [date(2024, 4, 5), date(2024, 4, 29), date(2026, 5, 22)],
-    "splits_are_text": "META: Alpha Vantage answered without a list of splits.",
-    "split_twice": "META: Alpha Vantage lists two splits of one day.",
-    "factor_is_zero": "META, 2024-04-05: a factor must be above zero, not '0.0000'.",
-    "factor_is_a_number": "META: Alpha Vantage answered without a list of splits.",
+# What the client makes of a list of splits: the listed dates, or what it says instead; and what it says of other rows.
+META = [date(2024, 4, 5), date(2024, 4, 29), date(2026, 5, 22)]
+SPLIT_FAULTS: dict[str, tuple[list[date] | str, list[str]]] = {
+    "no_splits": ([], []),
+    "late_split": (META, []),
+    "splits_are_text": ("META: Alpha Vantage answered without a list of splits.", []),
+    "split_twice": ([*META, date(2026, 10, 15)], []),
+    "factor_is_zero": ([], ["a factor must be above zero, not '0.0000'."]),
+    "factor_is_a_number": ([], ["2 is not a factor."]),
 }
 
 
-@pytest.mark.parametrize(("fault", "expected"), SPLIT_FAULTS.items())
-async def test_splits_that_lie(on_stage, clock, fault, expected):
-    """A list that is not as it must be counts as none at all; one that is short is believed."""
+@pytest.mark.parametrize(("fault", "expected", "unreadable"), [(fault, *SPLIT_FAULTS[fault]) for fault in SPLIT_FAULTS])
+async def test_splits_that_lie(on_stage, clock, fault, expected, unreadable):
+    """A list that is none counts as no answer; a row that cannot be read is told; a list that is short is believed."""
     clock.time = new_york(date(2026, 10, 16))  # the day after a split of META
     async with on_stage([Rule(provider="alphavantage", fault=fault, function="SPLITS", times=5)]) as stage:
         if isinstance(expected, str):
@@ -557,6 +605,9 @@ async def test_splits_that_lie(on_stage, clock, fault, expected):
         else:
             answer = await stage.tools.prices.splits("META", since=clock.now())
             assert [one.effective_date for one in answer.splits] == expected
+            days = [*META, date(2026, 10, 15)] if unreadable else []
+            assert [row.day for row in answer.unreadable] == days
+            assert {row.reason for row in answer.unreadable} == {f"META, {day}: {unreadable[0]}" for day in days}
 
 
 def test_every_fault_has_a_row():
@@ -846,8 +897,8 @@ async def test_bars_that_come_at_a_quarter_past_four(on_stage, clock, pool):
 BERKSHIRE = Market(Calendar(), "5")
 
 
-def unknown(symbol: str, times: int | None = None) -> Rule:
-    return Rule(provider="alphavantage", fault="unknown", symbol=symbol, times=times)
+def unknown(symbol: str) -> Rule:
+    return Rule(provider="alphavantage", fault="unknown", symbol=symbol)
 
 
 @pytest.mark.parametrize(
@@ -873,14 +924,18 @@ async def test_class_shares(on_stage, clock, pool, rules, on_monday, on_tuesday)
     ]
 
 
-async def test_class_shares_that_nobody_knows_for_a_while(on_stage, clock, pool):
-    """A spelling that did not work is not remembered: once the dash is known again, it serves."""
-    rules = [replace(unknown("BRK-B", 1), since=new_york(TUESDAY)), replace(unknown("BRK.B"), since=new_york(TUESDAY))]
+async def test_class_shares_that_are_unknown_for_a_while(on_stage, clock, pool):
+    """Each attempt has the other spelling; one that did not work is not remembered: known again, the dash serves."""
+    rules = [
+        Rule(provider="alphavantage", fault="unknown", symbol=symbol, since=new_york(TUESDAY), times=3)
+        for symbol in ("BRK-B", "BRK.B")
+    ]
     async with on_stage(rules, BERKSHIRE) as stage:
         await weekly.begin(stage.tools, 1, None)
         await run(stage, TUESDAY)
-        assert await in_the_record(pool, TUESDAY) == "skipped for PROVIDER_ERROR: Alpha Vantage does not know BRK.B."
-        assert stage.requests(since=new_york(TUESDAY)) == ["SPY", "BRK-B", "BRK.B"]
+        note = "Alpha Vantage does not know BRK.B. It did on 2026-10-26, so it will be asked again."
+        assert await in_the_record(pool, TUESDAY) == f"skipped for PROVIDER_ERROR: {note}"
+        assert stage.requests(since=new_york(TUESDAY)) == ["SPY", "BRK-B", "BRK.B", "BRK-B", "BRK.B", "BRK-B"]
         wednesday = TUESDAY + timedelta(days=1)
         await run(stage, wednesday)
         assert stage.requests(since=new_york(wednesday)) == ["SPY", "BRK-B", "JNJ", "NVDA"]
@@ -907,7 +962,7 @@ async def test_a_session_that_is_there_twice(database, pool, clock):
     twice = {day: {"1. open": price, "4. close": price} for day, price in (("2026-10-23", "1.5"), ("20261023", "2.5"))}
     async with ProviderServer() as provider, tools_for(database, pool, clock, provider.url) as tools:
         provider.play(Answered(json.dumps({"Time Series (Daily)": twice}).encode()))
-        with pytest.raises(ProviderUnavailable, match="without a daily series"):
+        with pytest.raises(ProviderUnavailable, match="'20261023' is not a day"):
             await tools.prices.bars("SPY", since=clock.now())
     assert await rows(pool, "SELECT DISTINCT outcome FROM operations.provider_requests") == [(Outcome.FAILED,)]
 

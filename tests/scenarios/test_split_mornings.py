@@ -565,30 +565,15 @@ UNREADABLE = [
     pytest.param({}, "NVDA: Alpha Vantage answered without a list of splits.", id="nothing"),
     pytest.param(
         {"data": [{"effective_date": "27 October", "split_factor": "4"}]},
-        "NVDA: Alpha Vantage answered without a list of splits.",
+        "NVDA: '27 October' is not a split's day.",
         id="no date",
-    ),
-    pytest.param(
-        {"data": [{"effective_date": "2026-10-27", "split_factor": 4}]},
-        "NVDA: Alpha Vantage answered without a list of splits.",
-        id="a number",
-    ),
-    pytest.param(
-        {"data": [{"effective_date": "2026-10-27", "split_factor": "0.0000"}]},
-        "NVDA, 2026-10-27: a factor must be above zero, not '0.0000'.",
-        id="zero",
-    ),
-    pytest.param(
-        {"data": [{"effective_date": "2026-10-27", "split_factor": factor} for factor in ("4.0000", "3.0000")]},
-        "NVDA: Alpha Vantage lists two splits of one day.",
-        id="two of one day",
     ),
 ]
 
 
 @pytest.mark.parametrize(("answer", "note"), UNREADABLE)
 async def test_a_list_that_cannot_be_read(house, answer, note):
-    """None of it counts: the morning is skipped."""
+    """It is asked for five times, and the morning is skipped."""
     batch = await a_usual_batch(house)
     trades(house, "NVDA", *LATE)
     splits_answer(house, *[says(answer)] * 5)
@@ -630,12 +615,14 @@ async def test_a_quota_that_is_spent(house):
 
 
 async def test_a_ticker_without_a_page_of_splits(house):
-    """It is measured as if it had none, and marked."""
+    """That the ticker is unknown is no list: it is asked for five times, then nothing is measured that may be off."""
     batch = await a_usual_batch(house)
     trades(house, "NVDA", *LATE)
-    splits_answer(house, says({"Error Message": "Invalid API call."}))
-    assert await mornings(house, batch, 1, 2) == {1: [], 2: ["NVDA"]}
-    assert await figures(house) == read(BEFORE)[:2]
+    splits_answer(house, *[says({"Error Message": "Invalid API call."})] * 5)
+    assert await mornings(house, batch, 1, 2) == {1: [], 2: ["NVDA"] * 5}
+    ((status, reason, note),) = await house.rows(SKIPPED, 2)
+    assert (status, reason) == ("skipped", "PROVIDER_ERROR")
+    assert note == "NVDA: Alpha Vantage answered as if it did not know the ticker: Invalid API call."
 
 
 # The open

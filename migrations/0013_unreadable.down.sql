@@ -1,0 +1,1 @@
+ALTER TABLE operations.provider_requests DROP COLUMN unreadable;

@@ -1,0 +1,425 @@
+"""
+One odd answer of Alpha Vantage's, or one odd row in it: what it costs, and what it must not cost.
+
+Each kind of fault has the case that was met and further members of it; how every answer is read by itself is in
+`tests/unit/test_alpha_vantage_answers.py`. It is the Monday before New York's clocks go back and its fortnight.
+"""
+
+import copy
+import json
+from collections.abc import Callable
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from job_tools import BASELINE, CHOSEN, MONDAY, House, logged, new_york, tools_for, until_it_can
+from job_tools import clock as clock
+from job_tools import house as house
+from provider_server import Reply, Request, says
+
+from app.database import migrations
+from app.domain.calendar import due_at
+from app.domain.model import Batch
+from app.errors import ProviderUnavailable, UnknownTicker
+from jobs import daily
+from jobs.prices import closes_of
+
+TUESDAY, WEDNESDAY = MONDAY + timedelta(days=1), MONDAY + timedelta(days=2)
+
+SERIES = "Time Series (Daily)"
+INVALID = says({"Error Message": "Invalid API call. Please retry or visit the documentation for TIME_SERIES_DAILY."})
+MINUTE_LEVEL = says({"Information": "Minute-level rate limit exceeded. Please visit our premium plan page."})
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def odd(house: House, function: str, ticker: str, change: Change, times: int | None = None) -> list[Request]:
+    """Change what is answered about a ticker, at first or always; return the requests that got it, to come."""
+    asked: list[Request] = []
+    before = house.provider.answers
+
+    def answers(request: Request) -> Reply:
+        good = before(request)
+        if (request.query.get("function"), request.query.get("symbol")) != (function, ticker):
+            return good
+        if times is not None and len(asked) == times:
+            return good
+        asked.append(request)
+        changed = change(json.loads(good.body))
+        return changed if isinstance(changed, Reply) else says(changed)
+
+    house.provider.answers = answers
+    return asked
+
+
+def bar(day: date, **values: object) -> Change:
+    """Change one bar of a series."""
+
+    def change(answer: dict[str, Any]) -> dict[str, Any]:
+        named = {"opened": "1. open", "close": "4. close"}
+        new = {named[name]: value for name, value in values.items()}
+        return {**answer, SERIES: {**answer[SERIES], str(day): {**answer[SERIES].get(str(day), {}), **new}}}
+
+    return change
+
+
+def rows_of_splits(*rows: object) -> Change:
+    return lambda answer: {**answer, "data": list(rows)}
+
+
+def split(day: date | str, factor: object) -> dict[str, object]:
+    return {"effective_date": str(day), "split_factor": factor}
+
+
+async def morning(house: House, batch: Batch, day: int, *, again: bool = False) -> list[dict[str, Any]]:
+    """Take a checkpoint as the queue would, to its end; return the log."""
+    house.clock.time = max(house.clock.time, due_at(batch.run_date, day))
+    with logged("WARNING", house.clock) as lines:
+        await until_it_can(house, lambda: daily.take(house.tools, batch.id, day, again=again))
+    return lines
+
+
+def told(lines: list[dict[str, Any]]) -> list[str]:
+    return [line["reason"] for line in lines if line["event"] == "a row cannot be read"]
+
+
+async def status_of(house: House, day: int, run_date: date = MONDAY) -> tuple[Any, ...]:
+    ((status, reason, note),) = await house.rows(
+        "SELECT checkpoints.status, skip_reason, note FROM checkpoints JOIN batches ON batches.id = batch_id "
+        "WHERE day = %s AND run_date = %s",
+        day,
+        run_date,
+    )
+    return status, reason, note
+
+
+async def returns_of(house: House, day: int) -> dict[str, Decimal]:
+    found = await house.rows(
+        "SELECT ticker, absolute_return_pct FROM pick_checkpoint_metrics metric "
+        "JOIN picks ON picks.id = pick_id JOIN checkpoints ON checkpoints.id = checkpoint_id WHERE day = %s",
+        day,
+    )
+    return dict(found)
+
+
+# A throttle, and an answer that the ticker is unknown: one is waited out
+
+
+@pytest.mark.parametrize("ticker", ["SPY", "AAPL"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(MINUTE_LEVEL, id="a minute-level limit, with a premium plan"),
+        pytest.param(says({"Error Message": "Too many requests. Go premium."}), id="an error that is a throttle"),
+        pytest.param(says({"message": "Bandwidth is kept for premium keys."}), id="a message"),
+        pytest.param(says({"Information": "This is new. Premium!"}), id="a notice in new words"),
+        pytest.param(says({"Information": ["premium"]}), id="a notice that is a list"),
+        pytest.param(INVALID, id="an invalid call"),
+        pytest.param(says({}), id="nothing"),
+        pytest.param(says({"Meta Data": {}, SERIES: {}}), id="an empty series"),
+        pytest.param(says({"Meta Data": {"2. Symbol": "GE"}, SERIES: {str(BASELINE): {}}}), id="another symbol"),
+        pytest.param(says({"Weekly Time Series": {}, "Meta Data": {}}), id="another series"),
+    ],
+)
+async def test_one_odd_answer_on_a_monday(house, ticker, reply):
+    """Neither the Monday nor a question is lost."""
+    asked = odd(house, "TIME_SERIES_DAILY", ticker, lambda _: reply, times=1)
+    await house.begin()
+    assert (await house.batch()).status == "active"
+    assert len(asked) == 1
+    assert len(house.questions) == 1
+    assert await house.rows("SELECT accepted FROM generations") == [(True,)]
+
+
+@pytest.mark.parametrize("reply", [INVALID, says({}), MINUTE_LEVEL, says({"symbol": "NVDA"}), says({"symbol": "GE"})])
+async def test_one_odd_answer_about_splits(house, reply):
+    """A four for one is asked for again, and counted: (1.75 * 4 - 7) / 7 = 0, not -75 %."""
+    batch = await house.a_batch()
+    house.world.closes["NVDA", MONDAY] = "1.7500"
+    house.world.splits["NVDA"] = [(MONDAY, "4.0000")]
+    odd(house, "SPLITS", "NVDA", lambda _: reply, times=1)
+    await morning(house, batch, 1)
+    assert (await returns_of(house, 1))["NVDA"] == 0
+
+
+async def test_splits_that_are_never_listed(house):
+    """An answer that the ticker is unknown is never the answer that it had no split: nothing is measured."""
+    batch = await house.a_batch()
+    house.world.closes["NVDA", MONDAY] = "1.7500"
+    asked = odd(house, "SPLITS", "NVDA", lambda _: INVALID)
+    await morning(house, batch, 1)
+    assert (await status_of(house, 1))[:2] == ("skipped", "PROVIDER_ERROR")
+    assert len(asked) == 5
+
+
+async def test_a_ticker_that_was_read_lately_is_not_unknown(house):
+    """It is, when its bars are older than ten days; the benchmark is not while any bar of it was ever stored."""
+    await house.a_batch()
+    house.world.unknown |= {"SPY", "AAPL", "KO"}
+    for days, ticker, error in (
+        (9, "AAPL", ProviderUnavailable),
+        (9, "KO", UnknownTicker),
+        (11, "AAPL", UnknownTicker),
+        (11, "SPY", ProviderUnavailable),
+        (400, "SPY", ProviderUnavailable),
+    ):
+        house.clock.time = new_york(MONDAY + timedelta(days=days))
+        session = house.tools.calendar.session_before(MONDAY + timedelta(days=days))
+        with pytest.raises((ProviderUnavailable, UnknownTicker)) as raised:
+            await closes_of(house.tools, [ticker], session)
+        assert type(raised.value) is error, (days, ticker)
+        assert str(raised.value).startswith(f"Alpha Vantage does not know {ticker}.")
+
+
+# One row that cannot be read
+
+
+LONG_AGO = date(2026, 9, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(bar(LONG_AGO, opened="0.0000", close="0.0000"), id="no price of three months ago"),
+        pytest.param(bar(LONG_AGO, close=None), id="no close"),
+        pytest.param(bar(LONG_AGO, close=12.5), id="a number"),
+        pytest.param(lambda answer: {**answer, SERIES: {**answer[SERIES], "n/a": {}}}, id="no day"),
+        pytest.param(lambda answer: {**answer, SERIES: {**answer[SERIES], str(LONG_AGO): "none"}}, id="a text"),
+        pytest.param(lambda answer: {**answer, SERIES: {**answer[SERIES], "2026-08-29": {}}}, id="a Saturday"),
+        pytest.param(lambda answer: {**answer, SERIES: {**answer[SERIES], str(TUESDAY): {}}}, id="today"),
+        pytest.param(lambda answer: {**answer, SERIES: {**answer[SERIES], "2026-10-25": {}}}, id="Sunday"),
+        pytest.param(lambda answer: {**answer, "Note": "Our premium plans have no rate limit."}, id="and a note"),
+    ],
+)
+async def test_a_bar_that_is_not_needed(house, change):
+    """It costs nothing: one request, the figures, and not a line."""
+    batch = await house.a_batch()
+    asked = odd(house, "TIME_SERIES_DAILY", "SPY", change)
+    lines = await morning(house, batch, 1)
+    assert (await status_of(house, 1))[0] == "computed"
+    assert len(asked) == 1
+    assert told(lines) == []
+
+
+async def test_a_bar_that_is_needed(house, clock, database, pool):
+    """It is asked for at the set times, once each; it is told once, in whichever process; and comes to be read."""
+    batch = await house.a_batch()
+    asked = odd(house, "TIME_SERIES_DAILY", "AAPL", bar(MONDAY, close="0.0000"), times=8)
+    lines = await morning(house, batch, 1)
+    assert (await status_of(house, 1))[:2] == ("skipped", "MISSING_CLOSE")
+    assert len(asked) == 6
+    assert told(lines) == ["AAPL, 2026-10-26: a price must be above zero, not '0.0000'."]
+    async with tools_for(database, pool, clock, house.provider.url) as tools:  # another process
+        again = House(tools, house.provider, house.world, clock)
+        clock.time = new_york(WEDNESDAY)
+        assert told(await morning(again, batch, 2)) == []
+        clock.time = new_york(WEDNESDAY, 10)
+        assert told(await morning(again, batch, 1, again=True)) == []
+        clock.time = new_york(WEDNESDAY, 11)
+        await morning(again, batch, 1, again=True)
+    assert [(await status_of(house, day))[0] for day in (1, 2)] == ["computed", "computed"]
+    assert [unreadable for (unreadable,) in await house.rows(
+        "SELECT unreadable -> 0 ->> 'day' FROM operations.provider_requests WHERE unreadable IS NOT NULL"
+    )] == [str(MONDAY)] * 8  # fmt: skip
+
+
+@pytest.mark.parametrize("opened", ["0.0000", None, "NaN", 12.5, "n/a"])
+async def test_an_open_that_is_needed(house, opened):
+    """The morning is measured without it, and it is filled in once it can be read."""
+    batch = await house.a_batch()
+    odd(house, "TIME_SERIES_DAILY", "AAPL", bar(MONDAY, opened=opened), times=1)
+    await morning(house, batch, 1)
+    query = "SELECT entry_open FROM picks WHERE ticker = 'AAPL'"
+    assert (await status_of(house, 1))[0] == "computed"
+    assert await house.rows(query) == [(None,)]
+    await morning(house, batch, 2)
+    assert await house.rows(query) == [(80,)]
+    odd(house, "TIME_SERIES_DAILY", "AAPL", bar(MONDAY, opened=opened))
+    await morning(house, batch, 3)
+    readings = "SELECT open FROM closes WHERE ticker = 'AAPL' AND trading_day = %s ORDER BY read_at"
+    assert await house.rows(readings, MONDAY) == [(None,), (80,)]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param([split("1999-05-03", "0.5"), split("1999-05-03", "2.3")], id="two of 1999 on one date"),
+        pytest.param([split("1999-05-03", "0.0000")], id="zero"),
+        pytest.param([split("1999-05-03", None)], id="no factor"),
+        pytest.param([split("1999-05-03", "4:1"), split("1999-05-03", "4")], id="one of two of a date"),
+        pytest.param([split("1999/05/03", "4")], id="another spelling"),
+        pytest.param([split("1999-02-30", "4"), split("1987-01-05", "2")], id="no such day"),
+        pytest.param([split("2001-05-03", "2"), None, "4:1", {}], id="rows that are none, at the end"),
+    ],
+)
+async def test_a_split_that_is_not_needed(house, rows):
+    """It costs nothing: one request, and the figures with the split that is needed."""
+    batch = await house.a_batch()
+    house.world.closes["NVDA", MONDAY] = "1.7500"
+    asked = odd(house, "SPLITS", "NVDA", rows_of_splits(split(MONDAY, "4.0000"), *rows))
+    lines = await morning(house, batch, 1)
+    assert (await returns_of(house, 1))["NVDA"] == 0
+    assert len(asked) == 1
+    assert told(lines) == []
+
+
+async def test_rows_without_a_day_beside_the_split_that_is_needed(house):
+    """The move has its explanation: the figure is measured, and the rows are told once."""
+    batch = await house.a_batch()
+    house.world.closes |= {("NVDA", MONDAY): "1.7500", ("NVDA", TUESDAY): "2.1000"}
+    rows = [split(MONDAY, "4.0000"), None, split(None, "2"), split("0000-00-00", "2")]
+    odd(house, "SPLITS", "NVDA", rows_of_splits(*rows))
+    assert len(told(await morning(house, batch, 1))) == 3
+    assert told(await morning(house, batch, 2)) == []
+    assert (await returns_of(house, 1))["NVDA"] == 0
+
+
+UNREADABLE = [
+    pytest.param([split(MONDAY, "0.0000")], "above zero, not '0.0000'.", id="zero"),
+    pytest.param([split(MONDAY, 4)], "NVDA, 2026-10-26: 4 is not a factor.", id="a number"),
+    pytest.param([split(MONDAY, "4:1")], "'4:1' is not a factor.", id="a ratio"),
+    pytest.param([split(MONDAY, "4"), split(MONDAY, "4,0")], "'4,0' is not a factor.", id="one of two of the date"),
+    pytest.param([split("2026/10/26", "4")], "'2026/10/26' is not a split's day.", id="another spelling"),
+    pytest.param([split("Monday", "4")], "'Monday' is not a split's day.", id="a day that may be that one"),
+    pytest.param([{"split_factor": "4"}], "None is not a split's day.", id="no day"),
+]
+
+
+@pytest.mark.parametrize(("rows", "what"), UNREADABLE)
+async def test_a_split_that_is_needed(house, rows, what):
+    """Nothing is measured without it, in any batch; it is asked for again later, and then it counts."""
+    house.clock.time = new_york(MONDAY)
+    first = await house.a_batch(MONDAY - timedelta(days=7))
+    second = await house.a_batch(MONDAY)
+    house.world.closes["NVDA", MONDAY] = "1.7500"
+    house.world.splits["NVDA"] = [(MONDAY, "4.0000")]
+    asked = odd(house, "SPLITS", "NVDA", rows_of_splits(*rows, split("1999-05-03", "2")), times=1)
+    lines = [*await morning(house, first, 8), *await morning(house, second, 1)]
+    for run_date, day in ((first.run_date, 8), (second.run_date, 1)):
+        status, reason, note = await status_of(house, day, run_date)
+        assert (status, reason) == ("skipped", "PROVIDER_ERROR")
+        assert note.startswith("A split that the figure needs cannot be read. NVDA")
+        assert what in note
+    assert len(asked) == 1
+    assert len(told(lines)) == 1
+    house.clock.time = new_york(TUESDAY, 10)
+    await morning(house, first, 8, again=True)
+    await morning(house, second, 1, again=True)
+    assert (await status_of(house, 8, first.run_date))[0] == "computed"
+    assert (await returns_of(house, 1))["NVDA"] == 0
+
+
+async def test_a_split_that_stays_unreadable(house):
+    """It is asked for once at each of the day's times, and told once."""
+    batch = await house.a_batch()
+    house.world.closes["NVDA", MONDAY] = "1.7500"
+    asked = odd(house, "SPLITS", "NVDA", rows_of_splits(split(MONDAY, "four"), split("1999-05-03", "2")))
+    lines = await morning(house, batch, 1)
+    for hour in (9, 10, 10, 10, 12, 12):
+        house.clock.time = max(house.clock.time, new_york(TUESDAY, hour, 31))
+        lines += await morning(house, batch, 1, again=True)
+    assert [request.query["symbol"] for request in asked] == ["NVDA"] * 4  # 9:00, 9:30, 10:30, 12:30
+    assert told(lines) == ["NVDA, 2026-10-26: 'four' is not a factor."]
+    # On Sunday nothing is measured, and so nothing is wrong.
+    await morning(house, batch, 6)
+    assert (await status_of(house, 6))[:2] == ("skipped", "MARKET_CLOSED")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param([split(MONDAY, "4,0"), split("1999-05-03", "2")], id="its factor"),
+        pytest.param([split("2026-10-26 ", "4"), split("1999-05-03", "2")], id="its day"),
+        pytest.param([split(MONDAY, "4"), split(MONDAY, "x"), split("1999-05-03", "2")], id="a second row"),
+        pytest.param([], id="all"),
+    ],
+)
+async def test_a_split_that_was_read_before(house, rows):
+    """It stays in force, and is not taken back."""
+    batch = await house.a_batch()
+    house.world.closes |= {("NVDA", MONDAY): "1.7500", ("NVDA", TUESDAY): "2.1000"}
+    house.world.splits["NVDA"] = [(MONDAY, "4.0000")]
+    await morning(house, batch, 1)
+    odd(house, "SPLITS", "NVDA", rows_of_splits(*rows))
+    await morning(house, batch, 2)
+    assert (await returns_of(house, 2))["NVDA"] == 20  # (2.1 * 4 - 7) / 7
+    assert await house.rows("SELECT factor FROM splits") == [(4,)]
+
+
+async def test_a_reverse_split_and_a_spin_off_of_one_day(house):
+    """Two factors multiply: 62.66 * 0.1 * 1.253 = 7.851298, up from 7 by 12.16 %."""
+    batch = await house.a_batch()
+    house.world.closes["NVDA", MONDAY] = "62.6600"
+    house.world.splits["NVDA"] = [(MONDAY, "0.1000"), (MONDAY, "1.2530")]
+    await morning(house, batch, 1)
+    assert (await returns_of(house, 1))["NVDA"] == Decimal("12.16140000")
+    assert await house.rows("SELECT factor, source FROM splits") == [
+        (Decimal("0.12530000"), "alphavantage SPLITS, as 0.1000 and 1.2530")
+    ]
+    house.world.splits["NVDA"].reverse()
+    house.world.closes["NVDA", TUESDAY] = "80.0000"
+    await morning(house, batch, 2)
+    assert len(await house.rows("SELECT factor FROM splits")) == 1
+
+
+# A name that stands there twice, and what is about something else
+
+
+@pytest.mark.parametrize("doubled", ["bar", "close"])
+async def test_a_session_with_two_closes(house, doubled):
+    """The close is missing until it is told once: 84.00 or 129.30, whichever came last, is never published."""
+    batch = await house.a_batch()
+
+    def twice(answer: dict[str, Any]) -> Reply:
+        marked = copy.deepcopy(answer)
+        marked[SERIES][str(MONDAY)] = "MARK"
+        one, two = '"1. open": "80.0000", "4. close": "84.0000"', '"1. open": "80.0000", "4. close": "129.3000"'
+        text = f'{{{one}, "4. close": "129.3000"}}' if doubled == "close" else f'{{{one}}}, "{MONDAY}": {{{two}}}'
+        return Reply(json.dumps(marked).replace('"MARK"', text).encode())
+
+    odd(house, "TIME_SERIES_DAILY", "AAPL", twice, times=1)
+    lines = await morning(house, batch, 1)
+    assert (await returns_of(house, 1))["AAPL"] == 0
+    assert ["two values for one name" in reason for reason in told(lines)] == [True]
+
+
+@pytest.mark.parametrize(
+    "day",
+    [
+        pytest.param(date(2026, 10, 31), id="a Saturday"),
+        pytest.param(date(2026, 11, 1), id="a Sunday"),
+        pytest.param(date(2026, 10, 29), id="a day that was called off"),
+        pytest.param(date(2026, 11, 2), id="today"),
+        pytest.param(date(2026, 11, 26), id="a holiday to come"),
+    ],
+)
+async def test_a_bar_of_no_session(house, clock, database, pool, day):
+    """It is not stored, and enters no figure."""
+    await house.a_batch()
+    closed = {"MARKET_CLOSED_DAYS": "2026-10-29"}
+    async with tools_for(database, pool, clock, house.provider.url, **closed) as tools:
+        odd(house, "TIME_SERIES_DAILY", "AAPL", bar(day, opened="90.0000", close="90.0000"))
+        clock.time = new_york(date(2026, 11, 2))
+        found = await closes_of(tools, ["SPY", *CHOSEN], date(2026, 10, 30))
+    assert found["AAPL"].close == 80
+    assert await house.rows("SELECT trading_day FROM closes WHERE close = 90") == []
+
+
+# From the database as it was
+
+
+async def test_a_ledger_from_before(house, database):
+    """A fortnight that runs goes on after the migration; what was answered before counts as read in full."""
+    batch = await house.a_batch()
+    await morning(house, batch, 1)
+    rows = "SELECT id, symbol, at, ended_at, outcome FROM operations.provider_requests ORDER BY id"
+    before = await house.rows(rows)
+    (number,) = [step.number for step in migrations.known() if step.name == "unreadable"]
+    await migrations.migrate(database, house.clock.now(), number - 1)
+    await migrations.migrate(database, house.clock.now())
+    assert await house.rows(rows) == before
+    await morning(house, batch, 2)
+    assert (await status_of(house, 2))[0] == "computed"
+    columns = "SELECT DISTINCT unreadable FROM operations.provider_requests"
+    assert await house.rows(columns) == [(None,)]
