@@ -1,0 +1,69 @@
+"""
+Every known way in which providers err, at one request in four: the record stays right, and what passes costs nothing.
+
+`app.simulation.odd_providers` says what errs and how often. Four weeks are tried in every run, a year with
+`make test-long`.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from commands import run, served
+from odd_judge import Judge
+from test_stranger import verify_from_outside
+
+from app.simulation.odd_providers import ANY_REQUEST, BARS, METADATA, SLIPS, SPLITS
+
+UNTIL = date(2026, 10, 30)
+SEED = os.environ.get("ODD_SEED", "a year of odd answers")
+
+
+@contextmanager
+def judged(folder: Path, address: str, weeks: int) -> Iterator[tuple[str, Judge]]:
+    """Live through weeks of odd providers; the address at which they are served, and the judge of their record."""
+    with served("rehearse", "--weeks", weeks, "--until", UNTIL, "--odd", SEED, cwd=folder, DATABASE_URL=address) as url:
+        lines = (folder / ".alpha-monday" / "requests.jsonl").read_text().splitlines()
+        last = UNTIL - timedelta(days=UNTIL.weekday())
+        yield url, Judge(address, [json.loads(line) for line in lines], SEED, last - timedelta(weeks=weeks - 1), UNTIL)
+
+
+def holds(folder: Path, address: str, url: str, judge: Judge) -> None:
+    """Everything is right, by the judge, by `alpha-monday verify` and by the verifier of docs/journal.md."""
+    misfits = judge.judge()
+    for what, count in sorted(judge.counted.items()):
+        print(f"{count:>7,} {what}")
+    print(dict(judge.faults().most_common()))
+    print("\n".join(misfits))
+    entries, _ = verify_from_outside(url)
+    done = run("verify", cwd=folder, timeout=600, DATABASE_URL=address)
+    assert done.returncode == 0, done.stderr
+    assert f"Everything fits: {entries:,} entries, " in done.stdout
+    assert "Traceback" not in (folder / ".alpha-monday" / "rehearsal.log").read_text()
+    assert misfits == []
+
+
+def test_four_weeks(tmp_path, create):
+    """No figure differs from the market's, and no Monday is lost to something transient."""
+    address = create()
+    with judged(tmp_path, address, 4) as (url, judge):
+        assert sum(judge.faults().values()) > len(judge.requests) / 4
+        holds(tmp_path, address, url, judge)
+
+
+@pytest.mark.long
+def test_a_year(tmp_path, create):
+    """As above, for 52 weeks, in which every fault of the mix was met."""
+    address = create()
+    with judged(tmp_path, address, 52) as (url, judge):
+        met = {name.split()[1] for name in judge.faults()}
+        assert {*ANY_REQUEST, *BARS, *SPLITS, *METADATA, *SLIPS} <= met
+        assert {"restated", "late_split", "very_late_split", "split_in_two", "baseline_corrected"} <= met
+        holds(tmp_path, address, url, judge)
+        with psycopg.connect(address) as conn:
+            assert conn.execute("SELECT count(*) FROM splits").fetchone() > (5,)
