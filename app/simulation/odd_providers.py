@@ -72,6 +72,7 @@ class OddProviders:
         self.seed = seed
         self._asked: Counter[tuple[str, str, date]] = Counter()
         self._told: dict[str, date] = {}
+        self._deck: list[str] = []
 
     def faults(self, asked: Asked) -> list[Named]:
         """Return the faults of a request, in the order in which they change its answer."""
@@ -117,8 +118,13 @@ class OddProviders:
         chance = self._chance(asked)
         if chance.random() >= OFTEN:
             return []
-        last = self._asked[_about(asked)] >= QUESTIONS_PER_MONDAY
-        return [_known("openai", chance.choice(METADATA if last else (*METADATA, *SLIPS)))]
+        fitting = METADATA if self._asked[_about(asked)] >= QUESTIONS_PER_MONDAY else (*METADATA, *SLIPS)
+        # There are few questions in a year: none of these comes again before each has come.
+        if not set(self._deck) & set(fitting):
+            self._deck = chance.sample((*METADATA, *SLIPS), len(METADATA) + len(SLIPS))
+        name = next(one for one in self._deck if one in fitting)
+        self._deck.remove(name)
+        return [_known("openai", name)]
 
     def _is_gone(self, asked: Asked, how: str) -> bool:
         return self._draw(how, asked.symbol, _quarter(calendar.today(asked.at))) < 0.03
