@@ -55,7 +55,7 @@ PERMANENT = {
 }
 _LOST_DAYS = {"alphavantage": ("bad_key", "premium", "quota"), "openai": ("bad_key", "no_credit")}
 _QUARTER = 13 * 7
-_LOST = {"alphavantage": 0.025, "openai": 0.06}
+_LOST = {"alphavantage": 0.02, "openai": 0.05}
 
 
 class Named(NamedTuple):
@@ -127,7 +127,7 @@ class OddProviders:
         return [_known("openai", name)]
 
     def _is_gone(self, asked: Asked, how: str) -> bool:
-        return self._draw(how, asked.symbol, _quarter(calendar.today(asked.at))) < 0.03
+        return self._draw(how, asked.symbol, _quarter(calendar.today(asked.at))) < 0.015
 
     def _of_splits(self, asked: Asked) -> list[Named]:
         names = []

@@ -153,6 +153,7 @@ class Judge:
     def mondays(self) -> None:
         """Every Monday has one row; each loss names a permanent fault that was injected on that day."""
         found = {row["run_date"]: row for row in self.rows("SELECT * FROM batches")}
+        asked = self.rows("SELECT run_date, refusal FROM generations ORDER BY run_date, attempt")
         monday = self.first
         while monday <= self.until:
             if monday not in found:
@@ -163,7 +164,8 @@ class Judge:
             if row["status"] == "failed":
                 self.counted["Mondays lost"] += 1
                 if not (named := self._permanent(monday, row["failure"])):
-                    self.wrong("Monday lost", f"{monday} {row['failure_reason']}: {row['failure']}")
+                    refused = [one["refusal"] for one in asked if one["run_date"] == monday and one["refusal"]]
+                    self.wrong("Monday lost", f"{monday} {row['failure_reason']}: {row['failure']} {refused}")
                 self.counted[f"lost to {named}"] += 1
 
     def _permanent(self, day: date, told: str) -> str | None:
