@@ -101,6 +101,10 @@ class OddProviders:
             return timedelta(days=6)
         return VERY_LATE + timedelta(days=1) if draw < 2 * OFTEN else timedelta(0)
 
+    def questions_on(self, day: date) -> int:
+        """Return how many questions the model was asked on a day."""
+        return sum(count for (_, symbol, asked_on), count in self._asked.items() if not symbol and asked_on == day)
+
     def _draw(self, *about: object) -> float:
         return Random("/".join(map(str, (self.seed, *about)))).random()  # noqa: S311
 

@@ -175,7 +175,10 @@ class StandIns:
         if not asked.key:
             return "bad_key", error(401, "You didn't provide an API key.")(said({}), asked)
         request = msgspec.json.decode(body)
-        content = msgspec.json.encode({"picks": ideas(today(asked.at), self.market.seed)}).decode()
+        # With `odd` some tickers are gone for good: the model has other ideas when it is asked again.
+        before = self.odd.questions_on(today(asked.at)) if self.odd else 0
+        seed = f"{self.market.seed}/{before}" if before else self.market.seed
+        content = msgspec.json.encode({"picks": ideas(today(asked.at), seed)}).decode()
         prompt_tokens, completion_tokens = len(body) // 4, len(content) // 4
         message = {"role": "assistant", "content": content, "refusal": None}
         completion: dict[str, Any] = {
