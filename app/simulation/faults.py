@@ -57,7 +57,11 @@ SERIES = "Time Series (Daily)"
 
 
 class Reply(Struct, frozen=True, kw_only=True):
-    """What goes over the wire. `cut` ends it half-way, `hang` never begins it, `trickle` sends it byte by byte."""
+    """
+    What goes over the wire. `cut` ends it half-way, `hang` never begins it, `trickle` sends it byte by byte.
+
+    `thinks` is for how many seconds of a rehearsal's time it is thought about first.
+    """
 
     status: int = 200
     body: bytes
@@ -65,6 +69,7 @@ class Reply(Struct, frozen=True, kw_only=True):
     cut: bool = False
     hang: bool = False
     trickle: bool = False
+    thinks: float = 0.0
 
 
 class Asked(Struct, frozen=True, kw_only=True):

@@ -52,6 +52,9 @@ VERY_LATE = timedelta(days=12)
 # A correction of a close by the provider, in the currency of the bars.
 CORRECTED_BY = Decimal("0.03")
 
+# How long a model may think, in seconds: longer than the time that a question once had.
+THOUGHT = 90.0
+
 # A factor that a provider wrote with four decimals and that means 1/n cannot be written as two factors.
 _ROUNDED = ("0.0667", "0.3333")
 
@@ -274,6 +277,7 @@ OPENAI: dict[str, Fault] = {
     "fenced": choice(
         lambda one, _: one["message"].update(content="```json\n{}\n```".replace("{}", one["message"]["content"]))
     ),
+    "thinks": lambda good, _: replace(good, thinks=THOUGHT),
     "content_filter": choice(_filtered),
     "ticker_twice": _member_twice("ticker", "WMT"),
     "action_twice": _member_twice("action", "HOLD"),

@@ -41,7 +41,7 @@ SPLITS = ("old_splits_clash", "old_split_unreadable", "split_unreadable", "facto
 # Drawn for a question: what must not cost the answer, and what does.
 METADATA = (
     "usage_float", "usage_negative", "usage_text", "usage_huge", "usage_null", "usage_list", "usage_absent",
-    "content_parts", "fenced",
+    "content_parts", "fenced", "thinks",
 )  # fmt: skip
 SLIPS = (
     "content_filter", "ticker_twice", "action_twice", "not_utf_8", "http_500", "http_503", "refusal", "truncated",

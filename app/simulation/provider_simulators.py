@@ -72,9 +72,10 @@ class StandIns:
         script: Script | None = None,
         *,
         odd: OddProviders | None = None,
+        think: Callable[[float], Awaitable[None]] | None = None,
         limits: bool = True,
     ) -> None:
-        self.market, self.now, self.odd, self.limits = market, now, odd, limits
+        self.market, self.now, self.odd, self.think, self.limits = market, now, odd, think, limits
         self.script = script or Script()
         self._log = log.open("ab", buffering=0) if log else None
         self._recent: deque[datetime] = deque(maxlen=PER_DAY)
@@ -90,6 +91,8 @@ class StandIns:
             if not message.get("more_body"):
                 break
         reply = self.reply(scope, body, at)
+        if reply.thinks and self.think:
+            await self.think(reply.thinks)
         if reply.hang:
             with suppress(TimeoutError):
                 await asyncio.wait_for(receive(), HANG)  # until the other side gives up
@@ -266,6 +269,18 @@ def told_by(conninfo: str) -> Now:
     return now
 
 
+def thinking_in(conninfo: str) -> Callable[[float], Awaitable[None]]:
+    """Return what lets seconds of a rehearsal pass at once: a real answer would take its real time."""
+
+    async def think(seconds: float) -> None:
+        with suppress(psycopg.Error):  # the database is away: the answer comes at once
+            async with await psycopg.AsyncConnection.connect(conninfo) as connection:
+                await connection.execute("UPDATE told.clock SET lag = greatest(0, lag - %s)", (seconds,))
+        await RealClock().sleep(0.3)  # until the service has seen it, too
+
+    return think
+
+
 def from_(start: datetime) -> Now:
     """Return what tells the time that begins at `start` and goes on from there."""
     real = RealClock()
@@ -348,11 +363,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         reason = (wrong.strerror or str(wrong)).split(" (while")[0]
         what = wrong.filename or f"port {given.port}"
         raise ConfigurationError(f"The stand-ins cannot start: {what}: {reason}.") from None
-    now = told_by(clock) if (clock := os.environ.get(CLOCK)) else from_(given.now or RealClock().now())
+    clock = os.environ.get(CLOCK)
+    now = told_by(clock) if clock else from_(given.now or RealClock().now())
     script = Script(rules, given.hostile)
     odd = OddProviders(given.odd) if given.odd else None
     market = Market(Calendar(given.closed), splits_often=SPLITS_OFTEN) if odd else Market(Calendar(given.closed))
-    app = StandIns(market, now, given.log, script, odd=odd, limits=not given.no_limits)
+    think = thinking_in(clock) if clock else None
+    app = StandIns(market, now, given.log, script, odd=odd, think=think, limits=not given.no_limits)
     with suppress(KeyboardInterrupt, BrokenPipeError):
         os.write(1, f"http://127.0.0.1:{listener.getsockname()[1]}\n".encode())
         # asyncio itself would leave Nagle on: 40 ms an answer

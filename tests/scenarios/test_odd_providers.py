@@ -18,6 +18,7 @@ from commands import run, served
 from odd_judge import GONE, Judge
 from test_stranger import verify_from_outside
 
+from app.simulation.odd_faults import THOUGHT
 from app.simulation.odd_providers import ANY_REQUEST, BARS, METADATA, SLIPS, SPLITS
 
 UNTIL = date(2026, 10, 30)
@@ -54,6 +55,20 @@ def test_four_weeks(tmp_path, create):
     with judged(tmp_path, address, 4) as (url, judge):
         assert sum(judge.faults().values()) > len(judge.requests) / 4
         holds(tmp_path, address, url, judge)
+
+
+def test_a_model_that_thinks(tmp_path, create):
+    """A minute and a half of the rehearsal's time lie between question and answer, and the answer is taken."""
+    address, rules = create(), [{"provider": "openai", "fault": "thinks"}]
+    (tmp_path / "faults.json").write_text(json.dumps(rules))
+    options = ("--weeks", 1, "--until", "2026-10-26", "--calm", "--faults", "faults.json", "--no-serve")
+    done = run("rehearse", *options, cwd=tmp_path, DATABASE_URL=address)
+    assert done.returncode == 0, done.stderr
+    with psycopg.connect(address) as conn:
+        found = conn.execute("SELECT answered_at - asked_at, accepted, attempt FROM generations").fetchall()
+    ((took, accepted, attempt),) = found
+    assert timedelta(seconds=THOUGHT) <= took < timedelta(seconds=THOUGHT + 10)
+    assert (accepted, attempt) == (True, 1)
 
 
 @pytest.mark.long
