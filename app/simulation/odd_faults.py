@@ -45,7 +45,7 @@ THROTTLE_BURSTY = (
 UNHEARD_OF = "We are seeing exceptionally high demand. Your request was queued and could not be served in time."
 ERROR_UNHEARD_OF = "Our data warehouse is being refreshed. Please retry your request in a few moments."
 
-# How long after its day a split is first listed: `late_split` of `app.simulation.faults` has five days. Twelve days
+# How long after its day a split is first listed; the late split of `app.simulation.faults` has five days. Twelve days
 # after the first Tuesday of a fortnight its second Sunday is over.
 VERY_LATE = timedelta(days=12)
 
