@@ -298,6 +298,8 @@ class Judge:
                 for text in (batch["run_date"], batch["trading_day"], content["checkpoint"]["trading_day"])
             )
             for metric in content.get("metrics", ()):
+                if metric["checkpoint_id"] != content["checkpoint"]["id"]:
+                    continue  # an earlier day's, whose return from the open is known now
                 ticker = picks[metric["pick_id"]]["ticker"]
                 true = self.truth.figures(ticker, run_date, baseline, session)
                 self.counted["figures on their day"] += 1
