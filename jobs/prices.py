@@ -96,6 +96,8 @@ async def _keep(tools: Context, ticker: str, answer: Answer, session: date) -> N
     log.info("closes read", ticker=ticker, session=str(session), bars=len(bars))
     tell_unreadable(DAILY, ticker, news)
     for difference in differences:
+        if difference.before.close == difference.after.close:
+            continue  # only the open became readable
         log.warning(
             "a close was read differently than before",
             ticker=ticker,

@@ -31,10 +31,10 @@ from jobs.prices import tell_unreadable
 log = structlog.get_logger()
 
 
-class _After(Struct, frozen=True):
-    """The days after `session`, up to and including `through`, whose splits a figure needs."""
+class NeededDays(Struct, frozen=True):
+    """The days after the session `after`, up to and including `through`, whose splits a figure needs."""
 
-    session: date
+    after: date
     through: date
 
 
@@ -58,7 +58,7 @@ async def look_before_measuring(
         }
     assert batch.trading_day, "a batch that is measured has a baseline"
     for ticker, since in calls.items():
-        needed = _After(max(batch.trading_day, known[ticker].tickers.period(session).before), session)
+        needed = NeededDays(max(batch.trading_day, known[ticker].tickers.period(session).before), session)
         for name, moment in since.items():
             try:
                 await look(tools, name, moment, begun, needed=needed)
@@ -112,7 +112,7 @@ async def look(
     since: datetime,
     begun: datetime,
     *,
-    needed: _After | None = None,
+    needed: NeededDays | None = None,
     baseline: date | None = None,
 ) -> None:
     """
@@ -142,7 +142,7 @@ async def _asked(
 
 
 async def _missing(
-    tools: Context, ticker: str, unreadable: Sequence[UnreadableRow], needed: _After
+    tools: Context, ticker: str, unreadable: Sequence[UnreadableRow], needed: NeededDays
 ) -> list[UnreadableRow]:
     """
     Return the rows that may be a split of the `needed` days that no answer told.
@@ -151,12 +151,12 @@ async def _missing(
     have no explanation but that row.
     """
     async with tools.pool.connection() as conn:
-        known = splits.between(await store.of(conn, Tickers.only(ticker)), needed.session, needed.through)
+        known = splits.between(await store.of(conn, Tickers.only(ticker)), needed.after, needed.through)
     days = {split.effective_date for split in known if split.factor != ONE}
     return [
         row
         for row in unreadable
-        if row.may_fall_within(needed.session, needed.through) and row.day not in days and (row.day or not days)
+        if row.may_fall_within(needed.after, needed.through) and row.day not in days and (row.day or not days)
     ]
 
 
