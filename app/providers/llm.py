@@ -27,6 +27,9 @@ from app.domain.untrusted_json import AMBIGUOUS
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
 from app.providers.retry_after import asked_to_wait
 
+# In seconds, as OPENAI_TIMEOUT's default.
+DEFAULT_TIMEOUT = 180.0
+
 # How much is kept of an answer that is no completion, of a provider's own words, and of a name or an id.
 LONGEST_ODDITY = 2000
 LONGEST_REASON = 500
@@ -63,7 +66,12 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class OpenAIPicker:
-    """A client of one key and one model; `timeout` is how many seconds a question may take."""
+    """
+    A client of one key and one model.
+
+    `timeout` is how many seconds a question may take. `clock` tells until when a Retry-After asks to wait; without a
+    clock, nothing does.
+    """
 
     def __init__(
         self,
@@ -72,8 +80,8 @@ class OpenAIPicker:
         base_url: str = "",
         temperature: float | None = None,
         *,
-        timeout: float,
-        clock: Clock,
+        timeout: float = DEFAULT_TIMEOUT,
+        clock: Clock | None = None,
     ) -> None:
         self.key, self.model, self.base_url, self.temperature = key, model, base_url, temperature
         self.timeout, self.clock = timeout, clock
@@ -121,21 +129,22 @@ class OpenAIPicker:
         except TimeoutError:
             raise ProviderUnavailable(f"The model did not answer within {self.timeout:g} s.") from None
         except openai.OpenAIError as error:
-            raise _meaning(openai, error, self.key, self.clock.now()) from None
+            now = self.clock.now() if self.clock else None
+            raise _meaning(openai, error, self.key, now) from None
         except Exception as error:
             # The library reads an error's body by the charset that it names, and Python's codecs raise what they like.
             raise ProviderUnavailable(f"The model's provider cannot be read ({type(error).__name__}).") from None
         return read(response.content, response.headers.get("x-request-id"), self.key)
 
 
-def _meaning(openai: Any, error: Any, key: str, now: datetime) -> AlphaMondayError:
+def _meaning(openai: Any, error: Any, key: str, now: datetime | None) -> AlphaMondayError:
     """Return what an error of the library means for us."""
     text = quotable(str(error), [key])[:300]
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return ConfigurationError("The model's provider does not accept the key: set OPENAI_API_KEY to a valid one.")
     if isinstance(error, openai.NotFoundError):
         return ConfigurationError(f"The model's provider does not know what was asked for: check OPENAI_MODEL. {text}")
-    until = _asked_to_wait(error, now)
+    until = _asked_to_wait(error, now) if now else None
     if isinstance(error, openai.RateLimitError):
         if getattr(error, "code", None) == "insufficient_quota":
             return ConfigurationError("The account at the model's provider is out of credit: see its billing page.")
