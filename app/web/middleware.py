@@ -29,7 +29,7 @@ class Requests:
     """Hands requests on to the service behind it."""
 
     def __init__(self, app: App, told: Told, marks: Mapping[str, str] = {}) -> None:
-        """Take `marks`: headers that every response has, whoever made it."""
+        """Take `marks`: headers that every response has, those of refusals and errors too."""
         self.app, self.told = app, told
         self.marks: Headers = [(name.lower().encode(), value.encode()) for name, value in marks.items()]
 

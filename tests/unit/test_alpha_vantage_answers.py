@@ -251,7 +251,7 @@ def test_factors_of_one_date(said, factor, text):
     """They multiply, each as it is meant; equal ones are one."""
     (older, listed), unreadable = splits(*(row("2026-10-23", one) for one in said), row("1999-01-04", "2"))
     assert abs(listed.factor - Decimal(factor)) < Decimal("1e-27")
-    assert (listed.effective_date, listed.said) == (FRIDAY, text)
+    assert (listed.effective_date, listed.text) == (FRIDAY, text)
     assert (older.factor, unreadable) == (2, [])
 
 
