@@ -325,7 +325,7 @@ _BAD_KEY = re.compile(
     r"|(invalid|missing|incorrect|unknown)\W+(or \w+\W+)?(the\W+|your\W+)?api[- _]?key"
 )
 _PREMIUM = re.compile(
-    r"\b(an?|is|are)( \w+)? premium([- ]only)?( api)? (endpoint|feature|function|parameter|data|service)"
+    r"\b(is|are)( an?)?( \w+)? premium([- ]only)?( api)? (endpoint|feature|function|parameter|data|service)"
 )
 _UNKNOWN = re.compile(
     r"invalid api call|(invalid|unknown|unsupported|unrecognized|no such)\W+(\w+\W+)?(symbol|ticker)"
