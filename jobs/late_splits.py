@@ -24,9 +24,9 @@ from jobs.queue import Retry, app, tools
 
 log = structlog.get_logger()
 
-# How many requests of the day's quota must be left after each question. A Monday needs ten at most (SPY, the picks of
-# two batches that run, and three new ones), and two more if two proposed tickers are refused: what can wait never
-# takes them away.
+# How many requests of the day's quota must be left after each question: a Monday's four (SPY and three picks), and
+# eight more for one proposed ticker that the provider does not know (five attempts, then three other picks). A Monday
+# with more refused tickers than that may have to wait for the quota.
 RESERVE = 12
 
 _WEEK = timedelta(days=7)

@@ -26,7 +26,7 @@ from app.store import splits as store
 from app.store.rows import Conn
 from jobs import corrections
 from jobs.context import Context
-from jobs.prices import tell_unreadable
+from jobs.prices import log_unreadable
 
 log = structlog.get_logger()
 
@@ -145,7 +145,7 @@ async def _missing(
     tools: Context, ticker: str, unreadable: Sequence[UnreadableRow], needed: NeededDays
 ) -> list[UnreadableRow]:
     """
-    Return the rows that may be a split of the `needed` days that no answer told.
+    Return the rows that may be a split of the `needed` days that no answer held.
 
     A row whose day is not known counts only while no split of these days is known: a move that calls for splits would
     have no explanation but that row.
@@ -182,7 +182,7 @@ async def _keep(tools: Context, ticker: str, answer: SplitsAnswer, baseline: dat
         unreadable = [row for row in answer.unreadable if since and row.may_fall_within(since, date.max)]
         news = await tools.prices.ledger.answered(conn, answer.grant, unreadable)
     log.info("splits read", ticker=ticker, listed=len(answer.splits), learnt=len(learnt))
-    tell_unreadable(SPLITS, ticker, news)
+    log_unreadable(SPLITS, ticker, news)
     if learnt:
         log.warning("split learnt", ticker=ticker, what=reason, corrected_checkpoints=corrected)
 
@@ -220,7 +220,7 @@ def _may_be_listed(unreadable: Sequence[UnreadableRow], day: date) -> bool:
 
 
 def _source(listed: Listed) -> str:
-    return SPLITS_SOURCE if listed.said == plain(listed.factor) else f"{SPLITS_SOURCE}, as {listed.said}"
+    return SPLITS_SOURCE if listed.text == plain(listed.factor) else f"{SPLITS_SOURCE}, as {listed.text}"
 
 
 def _told(split: Split) -> str:

@@ -20,7 +20,7 @@ from app.domain.returns import CONTEXT, ONE
 SUSPICIOUS = Decimal("0.10")
 UNUSUAL = SUSPICIOUS
 
-# By how much two readings of one session may differ and still be the same price, once with more decimals than once.
+# A cent: two readings of one session that differ by no more are one price, rounded differently.
 ROUNDING = Decimal("0.01")
 
 # How near the ratio of two readings of one session comes to a split's factor if the split is what lies between them.

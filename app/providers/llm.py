@@ -155,8 +155,8 @@ def _meaning(openai: Any, error: Any, key: str, now: datetime | None) -> AlphaMo
         and error.status_code not in (408, 409)
     ):
         return ConfigurationError(f"The model's provider refused the request: {text}")
-    told = f"The model's provider did not answer ({type(error).__name__}): {text}"
-    return ProviderBusy(told, until) if until else ProviderUnavailable(told)
+    message = f"The model's provider did not answer ({type(error).__name__}): {text}"
+    return ProviderBusy(message, until) if until else ProviderUnavailable(message)
 
 
 def _asked_to_wait(error: Any, now: datetime) -> datetime | None:
@@ -165,7 +165,7 @@ def _asked_to_wait(error: Any, now: datetime) -> datetime | None:
     return asked_to_wait(response.headers.get("retry-after", ""), now) if response is not None else None
 
 
-class _Said(Struct, frozen=True):
+class _Content(Struct, frozen=True):
     """What one choice of a completion holds: its text, or why it has none that can be used."""
 
     text: str | None
@@ -183,8 +183,9 @@ def read(body: bytes, request_id: str | None, key: str) -> Answer:
     choices = _choices(completion)
     if isinstance(choices, list) and choices:
         read_choices = [_choice(choice, body, key) for choice in choices]
-        said = next((one for one in read_choices if not one.unusable), read_choices[0])
-        text, unusable, by_provider = said.text and redact(said.text, [key]), said.unusable, said.by_provider
+        chosen = next((one for one in read_choices if not one.unusable), read_choices[0])
+        text = chosen.text and redact(chosen.text, [key])
+        unusable, by_provider = chosen.unusable, chosen.by_provider
     else:
         text, by_provider = quotable(body.decode(errors="replace"), [key])[:LONGEST_ODDITY], True
         unusable = unusable or _why_no_choices(completion, choices, key)
@@ -242,21 +243,21 @@ def _error_of(members: dict[str, Any], key: str, *otherwise: Any) -> str | None:
     error = members.get("error")
     inner = error if isinstance(error, dict) else {}
     words = (inner.get("message"), error, inner.get("code"), *otherwise)
-    said = next((word for word in words if isinstance(word, str) and word.strip()), None)
-    if said:
+    text = next((word for word in words if isinstance(word, str) and word.strip()), None)
+    if text:
         # Without the key before it is cut, or a part of it would stay.
-        return f"The provider answered with an error: {one_line(redact(said, [key]))[:LONGEST_REASON]}"
+        return f"The provider answered with an error: {one_line(redact(text, [key]))[:LONGEST_REASON]}"
     return "The provider answered with an error that it does not explain." if error else None
 
 
-def _choice(choice: Any, body: bytes, key: str) -> _Said:
+def _choice(choice: Any, body: bytes, key: str) -> _Content:
     """Return what a choice holds. A text that broke off, or that the provider stopped, is not used."""
     members = choice if isinstance(choice, dict) else {}
     message, reason = members.get("message"), members.get("finish_reason")
     if message is AMBIGUOUS:
-        return _Said(None, _TWICE.format("message"))
+        return _Content(None, _TWICE.format("message"))
     if not isinstance(message, dict):
-        return _Said(None, _error_of(members, key) or "The answer's choice had no message.", by_provider=True)
+        return _Content(None, _error_of(members, key) or "The answer's choice had no message.", by_provider=True)
     content = message.get("content")
     text = _text(content)
     refusal = _text(message.get("refusal")) or _refusal_among(content)
@@ -268,12 +269,12 @@ def _choice(choice: Any, body: bytes, key: str) -> _Said:
     elif refusal:
         unusable = f"The model refused: {redact(refusal, [key])[:LONGEST_REASON]}"
     elif not text and (error := _error_of(members, key)):
-        return _Said(None, error, by_provider=True)
+        return _Content(None, error, by_provider=True)
     elif not text:
         unusable = _why_no_text(members, message)
     elif "\N{REPLACEMENT CHARACTER}" in text and not _is_unicode(body):
         unusable = "The answer held bytes that are no UTF-8."
-    return _Said(text or refusal, unusable)
+    return _Content(text or refusal, unusable)
 
 
 def _text(content: Any) -> str | None:
