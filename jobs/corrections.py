@@ -54,7 +54,9 @@ async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str,
                 f"{ticker} was read as {used.close} for {used.trading_day}, and nothing else was read since. "
                 f"`alpha-monday closes {name}` shows all readings."
             )
-        if splits.is_restated(used, newest, await _splits_of(conn, batch, ticker)):
+        is_restated = splits.is_restated(used, newest, await _splits_of(conn, batch, ticker))
+        # A baseline of later shares than the prices that it is compared with is never needed.
+        if is_restated or (day == 0 and splits.shares_of(newest.source, newest.trading_day) > newest.trading_day):
             raise Refused(
                 f"{ticker} was read as {used.close} for {used.trading_day} and is now {newest.close}: the same price, "
                 "restated for a split after that session, which the figures count already. Adopting it would count "

@@ -220,14 +220,15 @@ async def _measure(
     opened, entries = await opens.look_up(conn, sessions, batch, picks)
     picks = [opened.get(pick.id, pick) for pick in picks]
     of_benchmark = (await courses.of_benchmark(conn, batch)).using(found[batch.benchmark_symbol])
-    of_picks = await courses.of_picks(conn, batch, picks)
+    of_picks = dict(await courses.of_picks(conn, batch, picks))
     checkpoint = measurement.of_benchmark(batch, priced, of_benchmark)
     session = found[batch.benchmark_symbol].trading_day
-    shares = await batches.tickers_of(conn, batch.id)
-    metrics = [
-        _metric(batch, checkpoint, pick, found.get(shares[pick.id].at(session)), ended.get(pick.id), of_picks[pick.id])
-        for pick in picks
-    ]
+    metrics = []
+    for pick in picks:
+        close = found.get(of_picks[pick.id].tickers.at(session))
+        if close and pick.id not in ended:
+            of_picks[pick.id] = of_picks[pick.id].using(close)
+        metrics.append(_metric(batch, checkpoint, pick, close, ended.get(pick.id), of_picks[pick.id]))
     learnt = Learnt(
         splits=measurement.splits_counted(batch, checkpoint, [of_benchmark, *of_picks.values()]),
         opened=list(opened.values()),
@@ -244,8 +245,6 @@ def _metric(
     known = ending.value if ending else close and close.close
     if not known:
         raise TryAgainAt(f"{pick.ticker} was renamed while its close was read.", checkpoint.taken_at)
-    if close and not ending:
-        course = course.using(close)
     return PickMetric(
         id=uuid4(),
         checkpoint_id=checkpoint.id,

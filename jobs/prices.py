@@ -85,12 +85,16 @@ async def _keep(tools: Context, ticker: str, answer: Answer, session: date) -> N
         # The session before is kept too: a ticker that lacks both is no longer traded.
         since = min(tools.calendar.session_before(session), oldest or session)
 
-        def is_needed(day: date | None) -> bool:
-            return day is not None and since <= day < today(now) and tools.calendar.is_session(day)
+        def is_session_that_ended(day: date) -> bool:
+            return day < today(now) and tools.calendar.is_session(day)
 
-        bars = [bar for bar in answer.bars if is_needed(bar.trading_day)]
+        def is_needed(day: date | None) -> bool:
+            return day is not None and since <= day and is_session_that_ended(day)
+
+        series = [bar for bar in answer.bars if is_session_that_ended(bar.trading_day)]
+        bars = [bar for bar in series if is_needed(bar.trading_day)]
         unreadable = [row for row in answer.unreadable if is_needed(row.day)]
-        differences = await closes.add_all(conn, ticker, bars, SOURCE, now)
+        differences = await closes.add_all(conn, ticker, bars, SOURCE, now, series)
         await alerts.reading_changed(conn, tools, ticker, differences)
         news = await tools.prices.ledger.answered(conn, answer.grant, unreadable)
     log.info("closes read", ticker=ticker, session=str(session), bars=len(bars))

@@ -58,7 +58,8 @@ async def look_before_measuring(
         }
     assert batch.trading_day, "a batch that is measured has a baseline"
     for ticker, since in calls.items():
-        needed = NeededDays(max(batch.trading_day, known[ticker].tickers.period(session).before), session)
+        through = splits.shares_of(found[ticker].source, session)
+        needed = NeededDays(max(batch.trading_day, known[ticker].tickers.period(session).before), through)
         for name, moment in since.items():
             try:
                 await look(tools, name, moment, begun, needed=needed)

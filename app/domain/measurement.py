@@ -26,7 +26,8 @@ class Course(Struct, frozen=True):
 
     `splits` are in force. `used` are the readings that the batch's figures rest on, by session: that of the baseline
     and those of the computed checkpoints. `newest` are the newest readings of the fortnight's sessions. `entry_day` is
-    the session of the pick's open, if that is known; `last_session` is an ended pick's; `tickers` are the share's.
+    the day of whose shares the pick's open is, if that is known; `last_session` is an ended pick's; `tickers` are the
+    share's.
     """
 
     tickers: Tickers
@@ -36,9 +37,20 @@ class Course(Struct, frozen=True):
     entry_day: date | None = None
     last_session: date | None = None
 
-    def through(self, session: date) -> date:
-        """Return the session up to which splits count: an ended pick had none after its last."""
+    def last(self, session: date) -> date:
+        """Return `session`, or an ended pick's last one if that was before."""
         return min(session, self.last_session or session)
+
+    def shares_at(self, session: date) -> date:
+        """
+        Return the day of whose shares the price of `session` is, which splits count from or up to.
+
+        That is the session itself, unless its reading was restated (see `splits.shares_of`); an ended pick had no
+        splits after its last session.
+        """
+        last = self.last(session)
+        reading = self.used.get(session) if last == session else None
+        return splits.shares_of(reading.source, session) if reading else last
 
     def using(self, *readings: Close) -> "Course":
         """Return this course with the readings that the figures of their sessions are to rest on."""
@@ -52,7 +64,7 @@ class Course(Struct, frozen=True):
         """
         if self.tickers.forced_from is not None and self.tickers.forced_from <= session:
             return True
-        through = self.through(session)
+        through = self.last(session)
         used = [self.used[day] for day in sorted(self.used) if day <= through]
         newest = [one for one in self.newest if one.trading_day <= through]
         if used and newest and newest[-1].trading_day > used[-1].trading_day:
@@ -64,7 +76,7 @@ def of_benchmark(batch: Batch, checkpoint: Checkpoint, course: Course) -> Checkp
     """Return `checkpoint` with the figures that follow from its benchmark's price."""
     assert batch.benchmark_initial_price
     assert checkpoint.benchmark_price
-    factor = splits.factor(course.splits, _session(batch), _session(checkpoint))
+    factor = splits.factor(course.splits, course.shares_at(_session(batch)), course.shares_at(_session(checkpoint)))
     change = returns.return_pct(batch.benchmark_initial_price, checkpoint.benchmark_price, factor)
     return replace(
         checkpoint,
@@ -77,8 +89,7 @@ def of_benchmark(batch: Batch, checkpoint: Checkpoint, course: Course) -> Checkp
 def of_pick(batch: Batch, checkpoint: Checkpoint, pick: Pick, price: Decimal, course: Course) -> dict[str, Any]:
     """Return the columns of a pick's metric that follow from its price, the benchmark's figures being there."""
     session = _session(checkpoint)
-    through = course.through(session)
-    factor = splits.factor(course.splits, _session(batch), through)
+    factor = splits.factor(course.splits, course.shares_at(_session(batch)), course.shares_at(session))
     assert checkpoint.benchmark_return_pct is not None
     measure = returns.measure(pick.initial_price, price, factor, checkpoint.benchmark_return_pct)
     return {
@@ -94,7 +105,7 @@ def from_open(pick: Pick, price: Decimal, course: Course, session: date) -> Deci
     """Return a pick's change in percent since its open, or None while that is not known."""
     if pick.entry_open is None or course.entry_day is None:
         return None
-    factor = splits.factor(course.splits, course.entry_day, course.through(session))
+    factor = splits.factor(course.splits, course.entry_day, course.shares_at(session))
     return returns.return_pct(pick.entry_open, price, factor)
 
 
@@ -108,7 +119,9 @@ def splits_counted(batch: Batch, checkpoint: Checkpoint, courses: Iterable[Cours
     return [
         split
         for course in courses
-        for split in splits.between(course.splits, _session(batch), course.through(_session(checkpoint)))
+        for split in splits.between(
+            course.splits, course.shares_at(_session(batch)), course.shares_at(_session(checkpoint))
+        )
     ]
 
 

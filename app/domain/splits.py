@@ -5,14 +5,16 @@ Spin-offs are listed as splits by the provider and count as such: the holder is 
 """
 
 import decimal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, zip_longest
 from operator import mul
 
+from msgspec.structs import replace
+
 from app.domain import calendar
-from app.domain.model import Close, Split
+from app.domain.model import Bar, Close, Split
 from app.domain.returns import CONTEXT, ONE
 
 # A move from one session to the next that asks for splits. If no split explains it, it is marked: a smaller threshold
@@ -22,6 +24,9 @@ UNUSUAL = SUSPICIOUS
 
 # A cent: two readings of one session that differ by no more are one price, rounded differently.
 ROUNDING = Decimal("0.01")
+
+# What stands in a reading's source between where it was read and the day of whose shares its price is.
+_RESTATED = ", restated as of "
 
 # How near the ratio of two readings of one session comes to a split's factor if the split is what lies between them.
 _NEAR = Decimal("0.01")
@@ -41,6 +46,78 @@ def meant(said: Decimal) -> Decimal:
         first = (1 / (said + half)).to_integral_value(ROUND_CEILING)
         last = (1 / (said - half)).to_integral_value(ROUND_FLOOR)
         return 1 / first if first == last and said * first != 1 else said
+
+
+def shares_of(source: str, session: date) -> date:
+    """
+    Return the day of whose shares a reading's price is: its session, unless its source says that it was restated.
+
+    A price that was read as traded is one of the shares of its session. One that was read in a restated series is
+    one of the shares that there were when the series was first read so; splits up to that day are in it already.
+    """
+    _, restated, day = source.rpartition(_RESTATED)
+    return date.fromisoformat(day) if restated else session
+
+
+def restated_source(source: str, day: date) -> str:
+    """Return the source of a reading in a series that was first read restated on `day` (see `shares_of`)."""
+    return f"{source}{_RESTATED}{day}"
+
+
+def restated_since(bars: Sequence[Bar], known: Mapping[date, Sequence[Close]], today: date) -> dict[date, date]:
+    """
+    Return the sessions of an answer whose bars are restated, each with the day on which they were first read so.
+
+    `bars` are all that the answer has and `known` the stored readings of their sessions, oldest first. A provider that
+    restates a series does so from a split backwards:
+
+    - A session that was read as something else before is restated if the known one before it is, too; or if it moved
+      too far for a correction, and so did the next one, or none before it is known. Otherwise one price was corrected.
+    - A session that was never read before is restated if the known one before it is, and it lies before the day on
+      which the series was first read so.
+    """
+    days = sorted(bars, key=lambda bar: bar.trading_day)
+    changed = {bar.trading_day: _restated_since(bar, known.get(bar.trading_day, ()), today) for bar in days}
+    of_known = [bar for bar in days if known.get(bar.trading_day)]
+    is_alone = {
+        bar.trading_day: bar is not of_known[0] and not (following and changed[following.trading_day])
+        for bar, following in zip_longest(of_known, of_known[1:])
+    }
+    restated: dict[date, date] = {}
+    since: date | None = None
+    for bar in days:
+        readings = known.get(bar.trading_day)
+        if readings:
+            continues = since is not None or not _is_as_traded(readings[0])
+            begins = not is_alone[bar.trading_day] and is_large(readings[0].close, bar.close)
+            since = changed[bar.trading_day] if continues or begins else None
+        if since and bar.trading_day < since:
+            restated[bar.trading_day] = since
+    return restated
+
+
+def _restated_since(bar: Bar, readings: Sequence[Close], today: date) -> date | None:
+    """Return since when a bar is read as it is, if its session was read as something else before."""
+    if not readings:
+        return None
+    fresh = next((one for one in readings if _is_as_traded(one)), None)
+    if fresh and not _differs(fresh.close, bar.close):
+        return None
+    same = next((one for one in readings if not _differs(one.close, bar.close)), None)
+    if same is None:
+        return today
+    since = shares_of(same.source, same.trading_day)
+    # Versions before this one did not say so in the source.
+    return since if since > same.trading_day else calendar.today(same.read_at)
+
+
+def _is_as_traded(close: Close) -> bool:
+    return shares_of(close.source, close.trading_day) == close.trading_day
+
+
+def _differs(one: Decimal, other: Decimal) -> bool:
+    with decimal.localcontext(CONTEXT):
+        return abs(one / other - ONE) > _NEAR
 
 
 def in_force(readings: Iterable[Split]) -> list[Split]:
@@ -113,7 +190,8 @@ def unexplained(used: Sequence[Close], splits: Sequence[Split], newest: Sequence
     """
     if len(used) < 2:
         return False
-    first, *between, last = used
+    first, *between, last = (_as_traded(one, splits) for one in used)
+    newest = [_as_traded(one, splits) for one in newest]
     steps = {one.trading_day: one for one in between}
     inside = {one.trading_day: one for one in newest if first.trading_day < one.trading_day < last.trading_day}
     with decimal.localcontext(CONTEXT):
@@ -124,6 +202,15 @@ def unexplained(used: Sequence[Close], splits: Sequence[Split], newest: Sequence
             usual = [(session, price) for price in prices if _is_reached(price, session, reached, splits)]
             reached = usual if session in steps else [*reached, *usual]
         return not _is_reached(last.close, last.trading_day, reached, splits)
+
+
+def _as_traded(close: Close, splits: Iterable[Split]) -> Close:
+    """Return a reading with the price that its session had: one that was restated for splits counts without them."""
+    shares = shares_of(close.source, close.trading_day)
+    if shares == close.trading_day:
+        return close
+    with decimal.localcontext(CONTEXT):
+        return replace(close, close=close.close * factor(splits, close.trading_day, shares))
 
 
 def _is_reached(

@@ -56,10 +56,17 @@ MEMBERS = {
 # What is kept of a row's last mention.
 _KEPT = {
     "generations": ("series", "run_date"),
-    "batches": ("series", "run_date", "trading_day", "benchmark_symbol", "benchmark_initial_price"),
-    "picks": ("batch_id", "ticker", "initial_price", "entry_open", "entry_close_id"),
+    "batches": (
+        "series",
+        "run_date",
+        "trading_day",
+        "benchmark_symbol",
+        "benchmark_initial_price",
+        "benchmark_initial_close_id",
+    ),
+    "picks": ("batch_id", "ticker", "initial_price", "initial_close_id", "entry_open", "entry_close_id"),
     "checkpoints": ("batch_id", "day", "trading_day", "benchmark_return_pct"),
-    "closes": ("ticker", "trading_day", "open", "close"),
+    "closes": ("ticker", "trading_day", "open", "close", "source"),
 }
 
 # What a row cannot be named or known without, besides its id.
@@ -307,7 +314,10 @@ class Known:
         batch = self._row("batches", row["batch_id"])
         reading = self._reading(row["benchmark_close_id"], row, {batch["benchmark_symbol"]})
         yield "benchmark_price", Decimal(reading["close"])
-        factor = self._factor(Tickers.only(batch["benchmark_symbol"]), batch["trading_day"], row["trading_day"])
+        since = self._shares_of(batch["benchmark_initial_close_id"])
+        factor = self._factor(
+            Tickers.only(batch["benchmark_symbol"]), since, self._shares_of(row["benchmark_close_id"])
+        )
         yield "benchmark_split_factor", factor
         if row["day"] != "0":
             initial = Decimal(batch["benchmark_initial_price"])
@@ -315,16 +325,16 @@ class Known:
 
     def _of_a_pick(self, row: Row) -> Iterator[tuple[str, Decimal]]:
         pick, checkpoint = self._row("picks", row["pick_id"]), self._row("checkpoints", row["checkpoint_id"])
-        batch, share = self._row("batches", pick["batch_id"]), self._tickers[row["pick_id"]]
+        share = self._tickers[row["pick_id"]]
         if "close_id" in row:
             reading = self._own_reading(row, row["pick_id"], row["close_id"], checkpoint)
             share = share.as_read(reading["ticker"], _day(reading["trading_day"]))
-            price = reading["close"]
+            price, through = reading["close"], self._shares_of(row["close_id"])
         else:
-            price = self.endings[row["pick_id"]][0]
+            price, last_session = self.endings[row["pick_id"]]
+            through = _day(min(checkpoint["trading_day"], last_session))
         yield "current_price", Decimal(price)
-        through = min(checkpoint["trading_day"], self.endings[row["pick_id"]][1] if row["ended"] == "true" else "9")
-        factor = self._factor(share, batch["trading_day"], through)
+        factor = self._factor(share, self._shares_of(pick["initial_close_id"]), through)
         yield "split_factor", factor
         current = Decimal(row["current_price"])
         benchmark = Decimal(checkpoint["benchmark_return_pct"])
@@ -332,10 +342,15 @@ class Known:
         yield "absolute_return_pct", measured.absolute_return_pct
         yield "vs_benchmark_pct", measured.vs_benchmark_pct
         if "return_from_open_pct" in row:
-            since_open = self._factor(share, self._row("closes", pick["entry_close_id"])["trading_day"], through)
+            since_open = self._factor(share, self._shares_of(pick["entry_close_id"]), through)
             yield "return_from_open_pct", returns.return_pct(Decimal(pick["entry_open"]), current, since_open)
 
-    def _factor(self, share: Tickers, after: str, through: str) -> Decimal:
+    def _shares_of(self, close: str) -> date:
+        """Return the day of whose shares the price of a reading is (see `splits.shares_of`)."""
+        reading = self._row("closes", close)
+        return splits.shares_of(reading["source"], _day(reading["trading_day"]))
+
+    def _factor(self, share: Tickers, after: date, through: date) -> Decimal:
         """Return the product of the splits of a share, each read under the ticker that it had on that day."""
         readings = [
             split
@@ -343,7 +358,7 @@ class Known:
             for split in self._splits[ticker]
             if share.counts(ticker, split.effective_date)
         ]
-        return splits.factor(splits.in_force(readings), _day(after), _day(through))
+        return splits.factor(splits.in_force(readings), after, through)
 
     def _check_mark(self, where: str, row: Row) -> None:
         """Refuse a metric that was made after a forced rename and is not marked."""

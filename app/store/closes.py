@@ -6,6 +6,8 @@ from uuid import uuid4
 
 from msgspec import Struct
 
+from app.domain import splits
+from app.domain.calendar import today
 from app.domain.model import Bar, Close
 from app.domain.tickers import Tickers
 from app.store.rows import Conn, insert, select
@@ -66,32 +68,45 @@ async def last_read(conn: Conn, ticker: str) -> datetime | None:
     return row[0] if row else None
 
 
-async def add_all(conn: Conn, ticker: str, bars: Sequence[Bar], source: str, read_at: datetime) -> list[Difference]:
-    """Store what `bars` say that is not yet known; return where they differ from what was said before."""
-    known = {
-        close.trading_day: close
-        for close in await select(
-            conn,
-            Close,
-            "closes",
-            "WHERE ticker = %s AND trading_day = ANY(%s) ORDER BY read_at",
-            ticker,
-            [bar.trading_day for bar in bars],
-        )
-    }
+async def add_all(
+    conn: Conn,
+    ticker: str,
+    bars: Sequence[Bar],
+    source: str,
+    read_at: datetime,
+    series: Sequence[Bar] = (),
+) -> list[Difference]:
+    """
+    Store what `bars` say that is not yet known; return where they differ from what was said before.
+
+    `series` is all that their answer has, which tells whether it is restated: such a reading says so in its source.
+    """
+    whole = series or bars
+    known: dict[date, list[Close]] = {}
+    for close in await select(
+        conn,
+        Close,
+        "closes",
+        "WHERE ticker = %s AND trading_day = ANY(%s) ORDER BY read_at",
+        ticker,
+        [bar.trading_day for bar in whole],
+    ):
+        known.setdefault(close.trading_day, []).append(close)
+    restated = splits.restated_since(whole, known, today(read_at))
     differences = []
     for bar in bars:
-        before = known.get(bar.trading_day)
+        before = known[bar.trading_day][-1] if bar.trading_day in known else None
         # An open that cannot be read this time takes nothing back.
         if before and before.close == bar.close and bar.open in (None, before.open):
             continue
+        since = restated.get(bar.trading_day)
         reading = Close(
             id=uuid4(),
             ticker=ticker,
             trading_day=bar.trading_day,
             open=bar.open,
             close=bar.close,
-            source=source,
+            source=splits.restated_source(source, since) if since else source,
             read_at=read_at,
         )
         if await insert(conn, "closes", reading, "ON CONFLICT DO NOTHING") and before:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from app.domain.calendar import FORTNIGHT, Calendar, checkpoint_date
 from app.domain.measurement import Course
 from app.domain.model import Batch, Close, Pick, PickMetric
+from app.domain.splits import shares_of
 from app.domain.tickers import Tickers
 from app.store import batches, checkpoints, closes, splits
 from app.store.rows import Conn
@@ -40,11 +41,18 @@ async def of_picks(conn: Conn, batch: Batch, picks: Sequence[Pick]) -> Mapping[U
             splits=await splits.of(conn, shares[pick.id]),
             used=await _by_session(conn, [pick.initial_close_id, *used.get(pick.id, ())]),
             newest=await path(conn, batch, shares[pick.id]),
-            entry_day=entries[pick.entry_close_id].trading_day if pick.entry_close_id else None,
+            entry_day=_entry_day(entries, pick),
             last_session=endings[pick.id].last_session if pick.id in endings else None,
         )
         for pick in picks
     }
+
+
+def _entry_day(entries: Mapping[UUID, Close], pick: Pick) -> date | None:
+    if pick.entry_close_id is None:
+        return None
+    reading = entries[pick.entry_close_id]
+    return shares_of(reading.source, reading.trading_day)
 
 
 async def of_metric(conn: Conn, batch: Batch, metric: PickMetric, course: Course) -> Course:

@@ -166,10 +166,10 @@ CASES = [
         {1: {1: "1010"}, 2: {2: "1020"}, 3: {0: "100", 1: "101", 2: "102", 3: "100.5"}, 4: {4: "101"}},
         {1: [(3, "10.0000")]},
         (2,),
-        # Day 2 is computed on Thursday, from a reading of the new scale: it is wrong, and marked. No other is.
+        # Day 2 is computed on Thursday, from a reading of the new scale, which says so: the split counts in it.
         {
             1: ("1", "1010/1000", False),
-            2: ("1", "102/1000", True),
+            2: ("10", "1020/1000", False),
             3: ("10", "1005/1000", False),
             4: ("10", "1010/1000", False),
             5: ("10", "1010/1000", False),

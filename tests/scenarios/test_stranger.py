@@ -89,6 +89,13 @@ def factor(share, last, after, through):
     return product
 
 
+def shares_of(last, id):
+    """The day of whose shares a reading's price is."""
+    row = last["closes", id]
+    _, restated, day = row["source"].rpartition(", restated as of ")
+    return day if restated else row["trading_day"]
+
+
 def reading(id, last, share, session, *, kept=False):
     row = last["closes", id]
     tickers = [name for _, names in share for name in names] if kept else tickers_on(share, session)
@@ -117,32 +124,34 @@ def check_figures(rows, last, before, endings, shares, forced):
             batch = last["batches", row["batch_id"]]
             initial, share = Decimal(batch["benchmark_initial_price"]), [("", [batch["benchmark_symbol"]])]
             price, shares_now = number["benchmark_price"], number["benchmark_split_factor"]
-            assert shares_now == factor(share, splits, batch["trading_day"], row["trading_day"]), f"factor of {row}"
+            since = shares_of(last, batch["benchmark_initial_close_id"])
+            through = shares_of(last, row["benchmark_close_id"])
+            assert shares_now == factor(share, splits, since, through), f"factor of {row}"
             assert number["benchmark_return_pct"] == (price * shares_now - initial) / initial * 100, f"figure of {row}"
             read = reading(row["benchmark_close_id"], last, share, row["trading_day"])
             assert price == Decimal(read["close"]), f"price of {row}"
         if table == "pick_checkpoint_metrics":
             pick, checkpoint = last["picks", row["pick_id"]], last["checkpoints", row["checkpoint_id"]]
             initial, share, session = Decimal(pick["initial_price"]), shares[row["pick_id"]], checkpoint["trading_day"]
-            through, price = session, number["current_price"]
+            price = number["current_price"]
             if "close_id" in row:
                 kept = was.get("close_id") == row["close_id"]
                 read = reading(row["close_id"], last, share, session, kept=kept)
                 while read["ticker"] not in tickers_on(share, session):  # as if it had not been renamed since
                     share = share[:-1]
-                read = read["close"]
+                read, through = read["close"], shares_of(last, row["close_id"])
             else:
                 read = endings[row["pick_id"]]["value"]
                 through = min(session, endings[row["pick_id"]]["last_session"])
             assert price == Decimal(read), f"price of {row}"
-            baseline = last["batches", pick["batch_id"]]["trading_day"]
-            assert number["split_factor"] == factor(share, splits, baseline, through), f"factor of {row}"
+            since = shares_of(last, pick["initial_close_id"])
+            assert number["split_factor"] == factor(share, splits, since, through), f"factor of {row}"
             absolute = (price * number["split_factor"] - initial) / initial * 100
             assert number["absolute_return_pct"] == absolute, f"figure of {row}"
             benchmark = Decimal(checkpoint["benchmark_return_pct"])
             assert number["vs_benchmark_pct"] == absolute - benchmark, f"figure of {row}"
             if "return_from_open_pct" in row:
-                opened = last["closes", pick["entry_close_id"]]["trading_day"]
+                opened = shares_of(last, pick["entry_close_id"])
                 entry, since = Decimal(pick["entry_open"]), factor(share, splits, opened, through)
                 assert number["return_from_open_pct"] == (price * since - entry) / entry * 100, f"figure of {row}"
             if was.get("close_id") != row.get("close_id") or not was:
