@@ -88,7 +88,7 @@ def restated_since(bars: Sequence[Bar], known: Mapping[date, Sequence[Close]], t
     for bar in days:
         readings = known.get(bar.trading_day)
         if readings:
-            continues = since is not None or not _is_as_traded(readings[0])
+            continues = since is not None or (bar is of_known[0] and not _is_as_traded(readings[0]))
             begins = not is_alone[bar.trading_day] and is_large(readings[0].close, bar.close)
             since = changed[bar.trading_day] if continues or begins else None
         if since and bar.trading_day < since:

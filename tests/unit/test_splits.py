@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from api import schema
 from app.domain import calendar, splits
-from app.domain.model import Close, Split
+from app.domain.model import Bar, Close, Split
 from app.domain.returns import measure, return_pct
 
 BASELINE, SESSION = date(2026, 10, 23), date(2026, 10, 28)
@@ -429,3 +429,100 @@ def test_directional_figures_mirror(database, initial, current, factor, benchmar
     assert buy[:2] == (measured.absolute_return_pct, measured.vs_benchmark_pct)
     assert sell[:2] == (-buy[0], -buy[1])
     assert (buy[2], sell[2]) == (buy[1] > 0, buy[1] < 0)
+
+
+# Restated series: which bars of an answer are prices of later shares.
+
+FIRST = date(2026, 11, 2)  # a Monday; sessions are counted from it
+READ = date(2026, 11, 12)
+
+
+def session(number: int) -> date:
+    return calendar.Calendar().session_from(FIRST) + timedelta(days=number)
+
+
+def stored(number: int, *readings: str) -> list[Close]:
+    """Readings of a session, each written as "price" or "price, restated as of day"; one a morning."""
+    return [
+        Close(
+            id=UUID(int=100 * number + place),
+            ticker="NVDA",
+            trading_day=session(number),
+            open=None,
+            close=Decimal(reading.partition(",")[0]),
+            source="a provider" + "".join(reading.partition(",")[1:]),
+            read_at=calendar.due_at(session(number), 1 + place),
+        )
+        for place, reading in enumerate(readings)
+    ]
+
+
+AS_OF = f", restated as of {session(3)}"
+
+
+@pytest.mark.parametrize(
+    ("known", "bars", "expected"),
+    [
+        pytest.param({0: ["1000"], 1: ["1010"]}, ["1000", "1010", "1020"], {}, id="as it was"),
+        pytest.param({}, ["100", "101", "102"], {}, id="never read before"),
+        pytest.param({0: ["1000"]}, ["100", "101", "102"], {0: READ, 1: READ, 2: READ}, id="all before is restated"),
+        pytest.param({0: ["1000"], 1: ["1010"]}, ["1000", "101", "1020"], {}, id="one price is corrected"),
+        pytest.param({0: ["1000"]}, ["950", "960"], {}, id="the first is corrected, by less than a tenth"),
+        pytest.param({0: ["1000"], 1: ["1010"]}, ["1000", "1015"], {}, id="the last is corrected by half a percent"),
+        pytest.param({0: ["1000"], 1: ["1010"]}, ["995", "1005", "1015"], {}, id="adjusted for a dividend"),
+        pytest.param(
+            {0: ["1000"], 1: ["1010"], 2: ["1020"]},
+            ["1000", "101", "102", "103"],
+            {1: READ, 2: READ, 3: READ},
+            id="restated in part: two that follow each other",
+        ),
+        pytest.param(
+            {0: ["1000"], 3: ["101"]}, ["100", "100.5", "100.7", "101", "102"], {0: READ, 1: READ, 2: READ},
+            id="a session after the split was read in time",
+        ),
+        pytest.param(
+            {0: ["1000", f"100{AS_OF}"]}, ["100", "101", "102", "103", "104"], {n: session(3) for n in range(3)},
+            id="restated days ago: later sessions are as traded",
+        ),
+        pytest.param(
+            {0: [f"100{AS_OF}"], 1: [f"101{AS_OF}"]}, ["100", "101", "102"], {n: session(3) for n in range(3)},
+            id="nothing was read in time",
+        ),
+        pytest.param(
+            {0: [f"100{AS_OF}"]}, ["50", "50.5"], {0: READ, 1: READ}, id="restated again",
+        ),
+        pytest.param(
+            {0: ["1000", f"100{AS_OF}"], 1: [f"101{AS_OF}"]}, ["1000", "1010", "1020"], {}, id="taken back",
+        ),
+        pytest.param(
+            {0: ["1000", "100"], 1: ["1010"]}, ["100", "101", "102"], {0: session(2), 1: READ, 2: READ},
+            id="a second reading of a version that did not say so",
+        ),
+        pytest.param({0: ["100"]}, ["1500", "1510"], {0: READ, 1: READ}, id="a reverse split"),
+    ],
+)  # fmt: skip
+def test_which_bars_are_restated(known, bars, expected):
+    """
+    The kind: a price of later shares than its session had, taken for the session's.
+
+    A correction of one price is not one, nor is what lies on or after the day on which the series was first read so.
+    """
+    answer = [Bar(trading_day=session(n), open=None, close=Decimal(price)) for n, price in enumerate(bars)]
+    readings = {session(n): stored(n, *told) for n, told in known.items()}
+    assert splits.restated_since(answer, readings, READ) == {session(n): since for n, since in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("source", "shares"),
+    [
+        ("a provider", session(1)),
+        (f"a provider{AS_OF}", session(3)),
+        ("a provider, restated as of 2026-12-31", date(2026, 12, 31)),
+    ],
+)
+def test_of_whose_shares_a_price_is(source, shares):
+    assert splits.shares_of(source, session(1)) == shares
+
+
+def test_a_source_names_the_day():
+    assert splits.shares_of(splits.restated_source("a provider", session(3)), session(1)) == session(3)
