@@ -132,6 +132,25 @@ async def test_one_odd_answer_on_a_monday(house, ticker, reply):
     assert await house.rows("SELECT accepted FROM generations") == [(True,)]
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(Reply(status=429, headers={"retry-after": "86400"}), id="a day, in a header"),
+        pytest.param(Reply(status=503, headers={"retry-after": "999999"}), id="eleven days"),
+        pytest.param(Reply(status=429, headers={"retry-after": "Tue, 27 Oct 2026 13:00:00 GMT"}), id="a date"),
+        pytest.param(says({"Note": "Too many requests. Please wait 1440 minutes."}), id="a day, in minutes"),
+        pytest.param(says({"Note": "Rate limit. Retry after 9999 h."}), id="a year"),
+        pytest.param(says({"Note": "Too many requests per minute; try again in 20 hours."}), id="until tomorrow"),
+    ],
+)
+async def test_one_answer_that_asks_for_a_long_rest(house, reply):
+    """It is asked again an hour later, on the same Monday."""
+    house.world.instead = [reply]
+    times = await until_it_can(house, house.begin)
+    assert [time - new_york(MONDAY) < timedelta(minutes=61) for time in times] == [True]
+    assert (await house.batch()).status == "active"
+
+
 @pytest.mark.parametrize("reply", [INVALID, says({}), MINUTE_LEVEL, says({"symbol": "NVDA"}), says({"symbol": "GE"})])
 async def test_one_odd_answer_about_splits(house, reply):
     """A four for one is asked for again, and counted: (1.75 * 4 - 7) / 7 = 0, not -75 %."""
