@@ -39,6 +39,8 @@ _NAMES_OF_A_SYMBOL = ("symbol", "ticker")
 _LONGEST_NOTICE = 200
 # Two events of one date never came so near to each other; two roundings of one event do.
 _NEARLY = Decimal("0.005")
+# More than the longest factor that is read (`app.domain.returns.price`).
+_MOST_DIGITS = 300
 _LIKE_A_DAY = re.compile(r"\s*([0-9]{4})[-/. ]?([0-9]{1,2})[-/. ]?([0-9]{1,2})(?![0-9])")
 # More rows than that are no slip any more: the answer is not what was asked for.
 _MOST_UNREADABLE = 1000
@@ -113,7 +115,7 @@ def _refuse_other_symbol(answer: dict[str, Any], ticker: str) -> None:
 
 
 def _said_about(answer: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return the members of an answer and of the objects in it, but for its rows: under whatever name it says of whom."""
+    """Return the members of an answer and of the objects in it, but for its rows."""
     members = list(answer.items())
     for name, value in answer.items():
         objects = value if isinstance(value, list) and name != _SPLITS else [value]
@@ -221,8 +223,8 @@ def _together(day: date, said: Sequence[str]) -> Listed:
     """
     Return what the factors of one date mean together: a reverse split and a spin-off multiply.
 
-    Equal factors are one, however many decimals they have, also where they were rounded to them. Which of the texts is kept, and their order, does not hang
-    on the order of the rows, so that a list in another order says nothing new.
+    Equal factors are one, however many decimals they have, also where one was rounded to fewer. Which of the texts is
+    kept, and their order, does not hang on the order of the rows, so that a list in another order says nothing new.
     """
     by_value: dict[Decimal, str] = {}
     for text in sorted(said, key=lambda text: (len(text), text)):
@@ -245,7 +247,7 @@ def _decimals(text: str) -> int:
 def _is_rounded(text: str, other: str) -> bool:
     """Return whether `text` is what `other` is with fewer decimals, and nearly the same: 4 is 4.0001, but not 3.6."""
     value, exact = Decimal(text), Decimal(other)
-    with decimal.localcontext(CONTEXT):
+    with decimal.localcontext(CONTEXT, prec=_MOST_DIGITS):
         is_near = abs(value - exact) < _NEARLY * exact
         return is_near and round(exact, _decimals(text)) == value
 
@@ -356,6 +358,7 @@ _BAD_KEY = re.compile(
 # What is premium must be what was asked for: an advertisement says the same of speed, of more requests and the like.
 _PREMIUM = re.compile(
     r"\bthis( \w+)?,? (is|was|has become) an?( \w+)? premium([- ]only)?( api)? (endpoint|function)"
+    r"|^an?( \w+)? premium( api)? (endpoint|function)\b"
     r"|(endpoint|function|parameter|outputsize|time_series_daily|splits)\b[^.;,:]{0,30} (is|are|has become)"
     r"( an?| now| only)*( \w+)? premium([- ]only)?( api)? (endpoint|feature|function|parameter|data|service)"
 )

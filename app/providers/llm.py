@@ -159,11 +159,7 @@ def _meaning(openai: Any, error: Any, key: str, now: datetime) -> AlphaMondayErr
         if getattr(error, "code", None) == "insufficient_quota":
             return ConfigurationError("The account at the model's provider is out of credit: see its billing page.")
         return ProviderBusy(f"The model's provider asked us to slow down: {text}", until)
-    if (
-        isinstance(error, openai.APIStatusError)
-        and error.status_code in _FOR_GOOD
-        and not _PASSING.search(str(error))
-    ):
+    if isinstance(error, openai.APIStatusError) and error.status_code in _FOR_GOOD and not _PASSING.search(str(error)):
         return ConfigurationError(f"The model's provider refused the request: {text}")
     told = f"The model's provider did not answer ({type(error).__name__}): {text}"
     return ProviderBusy(told, until) if until else ProviderUnavailable(told)

@@ -608,7 +608,9 @@ async def test_a_provider_that_says_when(picker, provider, status, after, wait):
         pytest.param(an_error(429, "", "insufficient_quota"), ConfigurationError, "out of credit", id="quota"),
         pytest.param(an_error(408), ProviderUnavailable, "did not answer", id="408"),
         pytest.param(an_error(409), ProviderUnavailable, "did not answer", id="409"),
-        pytest.param(an_error(400, "We had a problem. Please retry."), ProviderUnavailable, "retry", id="400 that passes"),
+        pytest.param(
+            an_error(400, "We had a problem. Please retry."), ProviderUnavailable, "retry", id="400 that passes"
+        ),
         pytest.param(an_error(422, "The model is overloaded"), ProviderUnavailable, "overloaded", id="422 that passes"),
         pytest.param(an_error(421), ProviderUnavailable, "did not answer", id="421"),
         pytest.param(an_error(423), ProviderUnavailable, "did not answer", id="423"),

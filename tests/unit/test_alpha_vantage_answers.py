@@ -269,9 +269,14 @@ def row(day: object, factor: object) -> dict[str, object]:
         pytest.param(("2", "1.5", "1.1"), "3.3", "1.1 and 1.5 and 2", id="three factors"),
         pytest.param(("0.0667", "15"), "1", "0.0667 and 15", id="a rounded fifteenth"),
         pytest.param(("1.0000", "4.0000"), "4", "1.0000 and 4.0000", id="one, and four"),
-        pytest.param(("0.0667", "0.06667"), "0.06666666666666666666666666667", "0.0667", id="a fifteenth, rounded twice"),
+        pytest.param(
+            ("0.0667", "0.06667"), "0.06666666666666666666666666667", "0.0667", id="a fifteenth, rounded twice"
+        ),
         pytest.param(("1.05", "1.0512"), "1.0512", "1.0512", id="once with fewer decimals"),
         pytest.param(("4", "4.0001"), "4.0001", "4.0001", id="once without decimals"),
+        pytest.param(
+            ("2." + "0" * 60, "2." + "0" * 60 + "1"), "2", "2." + "0" * 60 + "1", id="once with sixty decimals"
+        ),
         pytest.param(("1.05", "1.06"), "1.113", "1.05 and 1.06", id="two small ones"),
         pytest.param(("0.3333", "2.0000"), "0.6666666666666666666666666666", "0.3333 and 2.0000", id="a third"),
     ],
