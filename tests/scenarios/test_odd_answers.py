@@ -23,7 +23,7 @@ from app.domain.calendar import due_at
 from app.domain.model import Batch
 from app.errors import ProviderUnavailable, UnknownTicker
 from jobs import daily
-from jobs.prices import closes_of
+from jobs.prices import SeemsUnknown, closes_of
 
 TUESDAY, WEDNESDAY = MONDAY + timedelta(days=1), MONDAY + timedelta(days=2)
 
@@ -177,11 +177,11 @@ async def test_a_ticker_that_was_read_lately_is_not_unknown(house):
     await house.a_batch()
     house.world.unknown |= {"SPY", "AAPL", "KO"}
     for days, ticker, error in (
-        (9, "AAPL", ProviderUnavailable),
+        (9, "AAPL", SeemsUnknown),
         (9, "KO", UnknownTicker),
         (11, "AAPL", UnknownTicker),
-        (11, "SPY", ProviderUnavailable),
-        (400, "SPY", ProviderUnavailable),
+        (11, "SPY", SeemsUnknown),
+        (400, "SPY", SeemsUnknown),
     ):
         house.clock.time = new_york(MONDAY + timedelta(days=days))
         session = house.tools.calendar.session_before(MONDAY + timedelta(days=days))
