@@ -22,7 +22,7 @@ from app.database import migrations
 from app.domain.calendar import due_at
 from app.domain.model import Batch
 from app.errors import ProviderUnavailable, UnknownTicker
-from jobs import daily
+from jobs import daily, splits
 from jobs.prices import SeemsUnknown, closes_of
 
 TUESDAY, WEDNESDAY = MONDAY + timedelta(days=1), MONDAY + timedelta(days=2)
@@ -160,6 +160,34 @@ async def test_one_odd_answer_about_splits(house, reply):
     odd(house, "SPLITS", "NVDA", lambda _: reply, times=1)
     await morning(house, batch, 1)
     assert (await returns_of(house, 1))["NVDA"] == 0
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param([("1999-05-03", "2.0000")], id="an old list"),
+        pytest.param([("2027-05-03", "2.0000"), ("1999-05-03", "2.0000")], id="with one to come"),
+        pytest.param([("2026-10-27", "2.0000")], id="with another since"),
+    ],
+)
+async def test_one_list_without_a_split_that_was_learnt(house, rows):
+    """It takes nothing back, not for a day and not in a correction: a second answer must say the same."""
+    batch = await house.a_batch()
+    house.world.closes["NVDA", MONDAY] = "6.7000"
+    house.world.splits["NVDA"] = [(MONDAY, "1.0500")]
+    await morning(house, batch, 1)
+    house.clock.time = due_at(MONDAY, 6)
+    await splits.look_on_sunday(house.tools, batch, ["NVDA"], 6)
+    right = await returns_of(house, 1)
+    odd(house, "SPLITS", "NVDA", rows_of_splits(*(split(*row) for row in rows)), times=1)
+    house.clock.time = due_at(MONDAY, 13)
+    await splits.look_on_sunday(house.tools, batch, ["NVDA"], 13)
+    assert house.asked_for_splits[-2:] == ["NVDA", "NVDA"]
+    assert await returns_of(house, 1) == right
+    house.clock.forward(days=1)
+    odd(house, "SPLITS", "NVDA", rows_of_splits(split("1999-05-03", "2.0000")))
+    await splits.look(house.tools, "NVDA", house.clock.now(), house.clock.now())
+    assert (await returns_of(house, 1))["NVDA"] < -4
 
 
 async def test_splits_that_are_never_listed(house):
