@@ -52,7 +52,7 @@ _LONGEST_TEXT = 1500
 # which its splits are asked for is away from its Monday.
 _LOOKED_AFTER = calendar.LATE_SUNDAYS[-1] + CHECKPOINT_DAYS
 
-# Of how many sessions an alert about changed readings tells; a restated series changes all of them.
+# How many sessions an alert about changed readings names; a restated series changes all of them.
 _MOST_SESSIONS = 4
 
 
@@ -186,7 +186,7 @@ async def _tell_changed(
     conn: Conn, tools: Context, ticker: str, changed: Sequence[RestsOn], after: Mapping[date, Decimal]
 ) -> None:
     """Tell what rests on readings that changed, the baselines first, and what to do about the first of them."""
-    said = [f"{ticker} {_compared(rest, after[session])}" for session, rest in _by_session(changed).items()]
+    sentences = [f"{ticker} {_compared(rest, after[session])}" for session, rest in _by_session(changed).items()]
     first = changed[0]
     correct = f"`alpha-monday checkpoint correct {first.run_date} {first.day} {first.ticker} --reason TEXT`"
     to_do = f"If the new reading is right, {correct} adopts it; the same for each day named."
@@ -201,13 +201,13 @@ async def _tell_changed(
         kind="reading_changed",
         run_date=first.run_date,
         day=first.day,
-        text=f"the provider now says that {_listed(said)}.",
+        text=f"the provider now says that {_listed(sentences)}.",
         to_do=to_do,
     )
 
 
 def _by_session(changed: Sequence[RestsOn]) -> dict[date, list[RestsOn]]:
-    """Return what rests on each session's reading, in the order in which it is told."""
+    """Return what rests on each session's reading, in the order of the alert."""
     sessions: dict[date, list[RestsOn]] = {}
     for one in changed:
         sessions.setdefault(one.trading_day, []).append(one)
@@ -228,10 +228,10 @@ def _days(rest: Sequence[RestsOn]) -> str:
     )
 
 
-def _listed(said: Sequence[str]) -> str:
+def _listed(sentences: Sequence[str]) -> str:
     """Return the first of many sentences, and how many more there are."""
-    more = len(said) - _MOST_SESSIONS
-    shown = ", ".join(said[:_MOST_SESSIONS])
+    more = len(sentences) - _MOST_SESSIONS
+    shown = ", ".join(sentences[:_MOST_SESSIONS])
     if more <= 0:
         return shown
     return f"{shown}, and {more} more {'session differs' if more == 1 else 'sessions differ'}"

@@ -58,7 +58,7 @@ async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str,
             raise Refused(
                 f"{ticker} was read as {used.close} for {used.trading_day} and is now {newest.close}: the same price, "
                 "restated for a split after that session, which the figures count already. Adopting it would count "
-                f"the split twice. `alpha-monday closes {ticker}` shows all readings and splits."
+                f"the split twice. `alpha-monday closes {name}` shows all readings and splits."
             )
         return await _put_right(conn, batch, ticker, {(day, ticker): newest}, reason, at)
 

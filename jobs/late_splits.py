@@ -24,9 +24,9 @@ from jobs.queue import Retry, app, tools
 
 log = structlog.get_logger()
 
-# How many requests of the day's quota must be left after each question. A Monday needs ten at most (SPY, the picks of
-# two batches that run, and three new ones), and two more if two proposed tickers are refused: what can wait never
-# takes them away.
+# How many requests of the day's quota must be left after each question: a Monday's four (SPY and three picks), and
+# eight more for one proposed ticker that the provider does not know (five attempts, then three other picks). A Monday
+# with more refused tickers than that may have to wait for the quota.
 RESERVE = 12
 
 _WEEK = timedelta(days=7)
@@ -43,8 +43,8 @@ async def look(tools: Context, batch_id: UUID, day: int) -> None:
     """
     Ask for the splits of a batch's tickers that were not asked for since the Sunday `day`, while there is room.
 
-    Raises TryAgainAt the next day when there is none, or when the provider does not answer; in the end the week is
-    over, and nothing is owed.
+    Raises TryAgainAt the next day when there is none, when the provider does not answer, or when a split of the
+    fortnight cannot be read; in the end the week is over, and nothing is owed.
     """
     async with tools.pool.connection() as conn:
         batch = await batches.get(conn, batch_id)
@@ -54,7 +54,10 @@ async def look(tools: Context, batch_id: UUID, day: int) -> None:
         return
     bind_contextvars(run_date=str(batch.run_date), step="splits")
     tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if not pick.ended)]
-    for ticker in tickers:
+    days = (calendar.today(tools.now()) - calendar.checkpoint_date(batch.run_date, day)).days
+    # Each day begins with another one: a ticker that the provider does not answer for keeps no other from its turn.
+    turn = days % len(tickers)
+    for ticker in (*tickers[turn:], *tickers[:turn]):
         if not _is_open(batch, day, tools.now()):
             log.info("the week for late splits is over", day=day, next=ticker)
             return
@@ -65,9 +68,11 @@ async def _ask(tools: Context, batch: Batch, day: int, ticker: str) -> None:
     tomorrow = calendar.at(calendar.today(tools.now()) + timedelta(days=1), calendar.RETAKE)
     if await _left_today(tools) <= RESERVE:
         raise TryAgainAt("The day's quota is kept for what cannot wait.", tomorrow)
+    assert batch.trading_day, "a completed batch has a baseline"
     since = calendar.due_at(batch.run_date, day)
+    needed = splits.NeededDays(batch.trading_day, calendar.checkpoint_date(batch.run_date, calendar.FORTNIGHT[-1]))
     try:
-        await splits.look(tools, ticker, since, calendar.asked_since(tools.now()))
+        await splits.look(tools, ticker, since, calendar.asked_since(tools.now()), needed=needed)
     except TryAgainAt:
         raise
     except AlphaMondayError as error:

@@ -60,18 +60,18 @@ async def _close_of(tools: Context, ticker: str, session: date, begun: datetime 
     try:
         answer = await tools.prices.bars(ticker, asked_since(tools.now()), begun)
     except UnknownTicker as unknown:
-        await _refuse_to_forget(tools, ticker, unknown)
+        await _refuse_if_known_lately(tools, ticker, unknown)
         raise
     if isinstance(answer, Answer):
         await _keep(tools, ticker, answer, session)
     return await _known(tools, ticker, session)
 
 
-async def _refuse_to_forget(tools: Context, ticker: str, unknown: UnknownTicker) -> None:
+async def _refuse_if_known_lately(tools: Context, ticker: str, unknown: UnknownTicker) -> None:
     """
     Raise SeemsUnknown in place of `unknown` for a ticker that the provider knew lately.
 
-    The benchmark is one that it knew at any time: without it no Monday could be made, so it is rather asked again.
+    For the benchmark it is enough that the provider ever knew it: without it no Monday can be made.
     """
     async with tools.pool.connection() as conn:
         last_read = await closes.last_read(conn, ticker)
@@ -102,8 +102,10 @@ async def _keep(tools: Context, ticker: str, answer: Answer, session: date) -> N
         await alerts.reading_changed(conn, tools, ticker, differences)
         news = await tools.prices.ledger.answered(conn, answer.grant, unreadable)
     log.info("closes read", ticker=ticker, session=str(session), bars=len(bars))
-    tell_unreadable(DAILY, ticker, news)
+    log_unreadable(DAILY, ticker, news)
     for difference in differences:
+        if difference.before.close == difference.after.close:
+            continue  # only the open became readable
         log.warning(
             "a close was read differently than before",
             ticker=ticker,
@@ -113,7 +115,7 @@ async def _keep(tools: Context, ticker: str, answer: Answer, session: date) -> N
         )
 
 
-def tell_unreadable(function: str, ticker: str, rows: Sequence[UnreadableRow]) -> None:
+def log_unreadable(function: str, ticker: str, rows: Sequence[UnreadableRow]) -> None:
     """Log the rows of an answer that are needed and cannot be read."""
     for row in rows:
         day = str(row.day) if row.day else None

@@ -26,7 +26,7 @@ from app.store import splits as store
 from app.store.rows import Conn
 from jobs import corrections
 from jobs.context import Context
-from jobs.prices import tell_unreadable
+from jobs.prices import log_unreadable
 
 log = structlog.get_logger()
 
@@ -34,10 +34,10 @@ log = structlog.get_logger()
 _BEFORE_TAKING_BACK = 61.0
 
 
-class _After(Struct, frozen=True):
-    """The days after `session`, up to and including `through`, whose splits a figure needs."""
+class NeededDays(Struct, frozen=True):
+    """The days after the session `after`, up to and including `through`, whose splits a figure needs."""
 
-    session: date
+    after: date
     through: date
 
 
@@ -61,7 +61,7 @@ async def look_before_measuring(
         }
     assert batch.trading_day, "a batch that is measured has a baseline"
     for ticker, since in calls.items():
-        needed = _After(max(batch.trading_day, known[ticker].tickers.period(session).before), session)
+        needed = NeededDays(max(batch.trading_day, known[ticker].tickers.period(session).before), session)
         for name, moment in since.items():
             try:
                 await look(tools, name, moment, begun, needed=needed)
@@ -115,7 +115,7 @@ async def look(
     since: datetime,
     begun: datetime,
     *,
-    needed: _After | None = None,
+    needed: NeededDays | None = None,
     baseline: date | None = None,
 ) -> None:
     """
@@ -157,21 +157,21 @@ async def _takes_back(tools: Context, ticker: str, answer: SplitsAnswer) -> bool
 
 
 async def _missing(
-    tools: Context, ticker: str, unreadable: Sequence[UnreadableRow], needed: _After
+    tools: Context, ticker: str, unreadable: Sequence[UnreadableRow], needed: NeededDays
 ) -> list[UnreadableRow]:
     """
-    Return the rows that may be a split of the `needed` days that no answer told.
+    Return the rows that may be a split of the `needed` days that no answer held.
 
     A row whose day is not known counts only while no split of these days is known: a move that calls for splits would
     have no explanation but that row.
     """
     async with tools.pool.connection() as conn:
-        known = splits.between(await store.of(conn, Tickers.only(ticker)), needed.session, needed.through)
+        known = splits.between(await store.of(conn, Tickers.only(ticker)), needed.after, needed.through)
     days = {split.effective_date for split in known if split.factor != ONE}
     return [
         row
         for row in unreadable
-        if row.may_fall_within(needed.session, needed.through) and row.day not in days and (row.day or not days)
+        if row.may_fall_within(needed.after, needed.through) and row.day not in days and (row.day or not days)
     ]
 
 
@@ -197,7 +197,7 @@ async def _keep(tools: Context, ticker: str, answer: SplitsAnswer, baseline: dat
         unreadable = [row for row in answer.unreadable if since and row.may_fall_within(since, date.max)]
         news = await tools.prices.ledger.answered(conn, answer.grant, unreadable)
     log.info("splits read", ticker=ticker, listed=len(answer.splits), learnt=len(learnt))
-    tell_unreadable(SPLITS, ticker, news)
+    log_unreadable(SPLITS, ticker, news)
     if learnt:
         log.warning("split learnt", ticker=ticker, what=reason, corrected_checkpoints=corrected)
 
@@ -243,7 +243,7 @@ def _may_be_listed(unreadable: Sequence[UnreadableRow], day: date) -> bool:
 
 
 def _source(listed: Listed) -> str:
-    return SPLITS_SOURCE if listed.said == plain(listed.factor) else f"{SPLITS_SOURCE}, as {listed.said}"
+    return SPLITS_SOURCE if listed.text == plain(listed.factor) else f"{SPLITS_SOURCE}, as {listed.text}"
 
 
 def _told(split: Split) -> str:

@@ -33,6 +33,7 @@ from app.errors import (
     ProviderError,
     ProviderUnavailable,
     QuestionInProgress,
+    QuotaSpent,
     TryAgainAt,
     UnknownTicker,
     UnusableAnswer,
@@ -158,6 +159,10 @@ async def _run(tools: Context, run_date: date, questions: int, *, by_hand: bool)
                 else:
                     await _store(tools, run_date, chosen, readings, again=by_hand)
                 return
+    except QuotaSpent as spent:
+        if calendar.today(spent.at) == run_date:
+            raise
+        await fail(FailureReason.PROVIDER_ERROR, str(spent))  # the Monday would be over, and its row not say why
     except MissingClose as missing:
         await fail(FailureReason.MISSING_CLOSE, str(missing))
     except UnusableAnswer as error:

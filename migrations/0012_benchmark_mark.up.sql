@@ -5,14 +5,15 @@ ALTER TABLE checkpoints
     ADD CONSTRAINT only_figures_have_a_mark CHECK (
         benchmark_unusual_move IS NULL OR (status = 'computed' AND day > 0));
 
--- A database that was taken back over this migration has lost what its journal says: it comes back from there.
+-- A database that was taken back over this migration has lost what its journal says: it comes back from there. Only a
+-- checkpoint's last mention counts: an earlier version that corrected it meanwhile mentioned it without a mark.
 UPDATE checkpoints
 SET benchmark_unusual_move = mentioned.mark
 FROM (
     SELECT DISTINCT ON (id) content::json #>> '{checkpoint,id}' AS id,
         (content::json #>> '{checkpoint,benchmark_unusual_move}')::boolean AS mark
     FROM journal
-    WHERE content LIKE '%"benchmark_unusual_move":"%'
+    WHERE content LIKE '%"checkpoint":{%'
     ORDER BY id, seq DESC
 ) AS mentioned
 WHERE checkpoints.id = mentioned.id::uuid AND mentioned.mark IS NOT NULL;

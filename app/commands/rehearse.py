@@ -29,25 +29,28 @@ _LOG = Path(".alpha-monday") / "rehearsal.log"
 @click.option("--weeks", type=click.IntRange(1, 520), default=12, show_default=True, help="How many Mondays.")
 @click.option("--until", type=DAY, help="Stop at the end of this day and serve the record as it stood.")
 @click.option("--calm", is_flag=True, help="Let the providers behave.")
+@click.option("--odd", metavar="SEED", default="", help="Let one request in four go wrong, in every way that is known.")
 @click.option("--faults", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A script of faults.")
 @click.option("--no-serve", is_flag=True, help="Only live through the weeks.")
-def rehearse(weeks: int, until: datetime | None, calm: bool, faults: Path | None, no_serve: bool) -> None:
+def rehearse(weeks: int, until: datetime | None, calm: bool, odd: str, faults: Path | None, no_serve: bool) -> None:
     """Live through past Mondays with played providers, then serve the record.
 
-    Now and then a provider lies, as providers do; `alpha-monday standins --help` lists the faults of a script.
+    Now and then a provider lies, as providers do; `alpha-monday standins --help` lists the faults of a script. With
+    --odd all of them happen, at one request in four, in a market with more splits than usual.
 
     \b
     Needs no keys and no database. Examples:
       alpha-monday rehearse
       alpha-monday rehearse --weeks 4 --until 2026-10-30 --no-serve
       alpha-monday rehearse --calm --faults faults.json
+      alpha-monday rehearse --odd a-seed
     """
     configuration = settings.load()
     listener = None if no_serve else _listen(configuration)
     span = rehearsal.span(weeks, until.date() if until else None, clock.now())
     address = rehearsal.database(configuration)
     run_until_stopped(asyncio.run, lambda _: apply_migrations(address, quiet=True))
-    with rehearsal.played(configuration, address, calm=calm, faults=faults) as provided:
+    with rehearsal.played(configuration, address, calm=calm, odd=odd, faults=faults) as provided:
         run_until_stopped(uvloop.run, lambda signals: _rehearse(provided, span, signals))
         if listener:
             terminal.configure_log(configuration)

@@ -75,7 +75,7 @@ def read(answer: str, benchmark: str) -> list[Idea]:
     ticker, the benchmark itself, an unknown action, a badly formed ticker, an empty reasoning, text that cannot be
     stored.
     """
-    text = _alone(answer)
+    text = _json_of(answer)
     try:
         ideas = [_checked(idea) for idea in msgspec.json.decode(text, type=_Answer).picks]
     except (msgspec.DecodeError, UnicodeError) as error:
@@ -96,7 +96,7 @@ def read(answer: str, benchmark: str) -> list[Idea]:
     return ideas
 
 
-def _alone(answer: str) -> str:
+def _json_of(answer: str) -> str:
     """Return the JSON of an answer without what may stand around it."""
     text = answer.strip("\ufeff \t\r\n")
     # What begins as JSON thinks nothing before it, whatever its reasonings quote.

@@ -50,15 +50,19 @@ def price(text: object, ticker: str, session: date, what: str = "price") -> Deci
     `Decimal` would also take (underscores, exponents, other scripts' digits) no exchange ever wrote.
     """
     if not isinstance(text, str) or not _PRICE.fullmatch(text):
-        raise ProviderUnavailable(f"{ticker}, {session}: {told(text)} is not a {what}.")
+        raise ProviderUnavailable(f"{ticker}, {session}: {described(text)} is not a {what}.")
     value = Decimal(text)
     if value <= 0:
-        raise ProviderUnavailable(f"{ticker}, {session}: a {what} must be above zero, not {told(text)}.")
+        raise ProviderUnavailable(f"{ticker}, {session}: a {what} must be above zero, not {described(text)}.")
     return value
 
 
-def told(text: object) -> str:
-    """Return what was written in place of a price; a long text is not cut, as it might hold a key, then half of one."""
+def described(text: object) -> str:
+    """
+    Return what stands in place of a value, for a message.
+
+    A long text is left out and not cut: it might hold a key, and half of a key would no longer be redacted.
+    """
     if isinstance(text, Odd):
         return text.value
     if isinstance(text, list | dict):  # perhaps deeper than Python can write down

@@ -11,6 +11,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from itertools import accumulate, pairwise
 from operator import mul
 
+from app.domain import calendar
 from app.domain.model import Close, Split
 from app.domain.returns import CONTEXT, ONE
 
@@ -19,7 +20,7 @@ from app.domain.returns import CONTEXT, ONE
 SUSPICIOUS = Decimal("0.10")
 UNUSUAL = SUSPICIOUS
 
-# By how much two readings of one session may differ and still be the same price, once with more decimals than once.
+# A cent: two readings of one session that differ by no more are one price, rounded differently.
 ROUNDING = Decimal("0.01")
 
 # How near the ratio of two readings of one session comes to a split's factor if the split is what lies between them.
@@ -118,8 +119,8 @@ def unexplained(used: Sequence[Close], splits: Sequence[Split], newest: Sequence
     with decimal.localcontext(CONTEXT):
         reached = [(first.trading_day, first.close)]
         for session in sorted({*steps, *inside}):
-            closes = {known[session].close for known in (steps, inside) if session in known}
-            prices = {price for close in closes for price in _on_any_side(close, session, first.trading_day, splits)}
+            closes = [known[session] for known in (steps, inside) if session in known]
+            prices = {price for close in closes for price in _on_any_side(close, first.trading_day, splits)}
             usual = [(session, price) for price in prices if _is_reached(price, session, reached, splits)]
             reached = usual if session in steps else [*reached, *usual]
         return not _is_reached(last.close, last.trading_day, reached, splits)
@@ -136,14 +137,20 @@ def _moved(before: Decimal, after: Decimal, by: Decimal, least: Decimal) -> bool
     return abs(after * by - before) >= least * before
 
 
-def _on_any_side(close: Decimal, session: date, first: date, splits: Iterable[Split]) -> list[Decimal]:
-    """Return what a close after the session `first` is on either side of the splits before and after its session."""
-    later = [one.factor for one in splits if one.effective_date > session]
-    earlier = [one.factor for one in splits if first < one.effective_date <= session]
+def _on_any_side(close: Close, first: date, splits: Iterable[Split]) -> list[Decimal]:
+    """
+    Return what a close after the session `first` is on either side of the splits before and after its session.
+
+    A series is restated once a split is in force: what was read before is on its own side of a later split. Otherwise
+    a small split would hide a move of its size in the sessions before it.
+    """
+    read_on = calendar.today(close.read_at)
+    later = [one.factor for one in splits if close.trading_day < one.effective_date <= read_on]
+    earlier = [one.factor for one in splits if first < one.effective_date <= close.trading_day]
     return [
-        close,
-        *(close * by for by in accumulate(later, mul)),
-        *(close / by for by in accumulate(reversed(earlier), mul)),
+        close.close,
+        *(close.close * by for by in accumulate(later, mul)),
+        *(close.close / by for by in accumulate(reversed(earlier), mul)),
     ]
 
 

@@ -3,7 +3,6 @@
 import decimal
 from collections.abc import Sequence
 from datetime import date, timedelta
-from decimal import Decimal
 from typing import Self
 
 from msgspec import Struct
@@ -12,9 +11,6 @@ from msgspec.structs import replace
 from app.domain import splits
 from app.domain.model import Close, Split
 from app.domain.returns import CONTEXT
-
-# Two closes that differ by no more are one close, rounded by two sources.
-CENT = Decimal("0.01")
 
 
 class Period(Struct, frozen=True):
@@ -127,7 +123,8 @@ def fit(old: Sequence[Close], new: Sequence[Close], factors: Sequence[Split], fr
     """
     last = old[-1]
     first = next((one for one in new if one.trading_day >= from_session), None)
-    is_moved = any(one.trading_day == last.trading_day and abs(one.close - last.close) <= CENT for one in new)
+    same_session = [one for one in new if one.trading_day == last.trading_day]
+    is_moved = any(abs(one.close - last.close) <= splits.ROUNDING for one in same_session)
     is_near = first is not None and _is_near(last, first, factors, from_session)
     return Fit(fits=is_moved or is_near, old=last, first=first)
 

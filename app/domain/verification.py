@@ -241,8 +241,9 @@ class Known:
             share = self._tickers[pick]
             self._tickers[pick] = share.renamed(ticker, renaming.from_session, forced=renaming.forced)
         except (msgspec.ValidationError, LookupError, TypeError, OverflowError):
-            told = "what it calls renaming is none of a pick from a session on"
-            raise misfit(f"Entry {seq} of the journal: {told}.") from None
+            raise misfit(
+                f"Entry {seq} of the journal: what it calls renaming is none of a pick from a session on."
+            ) from None
 
     def check(self, seq: int, table: str, row: Row) -> None:
         """Recompute the figures of a row that entry `seq` mentions; a price must be that of its reading."""

@@ -174,11 +174,11 @@ class AlphaVantage:
         try:
             rows, unreadable = reader(body, ticker, self.key, self.clock.now())
         except ProviderUnavailable as error:  # it may quote what was answered
-            raise type(error)(self._told(str(error))) from None
+            raise type(error)(self._quotable(str(error))) from None
         self._spelling[ticker] = symbol
-        return rows, [replace(row, reason=self._told(row.reason)) for row in unreadable]
+        return rows, [replace(row, reason=self._quotable(row.reason)) for row in unreadable]
 
-    def _told(self, text: str) -> str:
+    def _quotable(self, text: str) -> str:
         return quotable(text, [self.key])[:_LONGEST_TEXT]
 
     async def _spelling_of(self, function: str, ticker: str, begun: datetime) -> str:

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from app.domain import splits
 from app.domain.calendar import NEW_YORK
 from app.domain.model import Bar
-from app.domain.returns import CONTEXT, price, told
+from app.domain.returns import CONTEXT, described, price
 from app.domain.text import quotable
 from app.domain.untrusted_json import AMBIGUOUS, decode
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable, QuotaSpent
@@ -58,11 +58,11 @@ class SaysUnknown(ProviderUnavailable):
 
 
 class Listed(Struct, frozen=True):
-    """A date's splits as they were listed: `said` is the factors' text, `factor` what they mean together."""
+    """A date's splits as they were listed: `text` has the factors as written, `factor` is what they mean."""
 
     effective_date: date
     factor: Decimal
-    said: str
+    text: str
 
 
 def read_bars(body: bytes, ticker: str, key: str, now: datetime) -> tuple[list[Bar], list[UnreadableRow]]:
@@ -111,7 +111,7 @@ def _refuse_other_symbol(answer: dict[str, Any], ticker: str) -> None:
         if _plain_name(name) not in _NAMES_OF_A_SYMBOL or symbol is None:
             continue
         if not isinstance(symbol, str) or _one_form(symbol) != _one_form(ticker):
-            raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered about {told(symbol)} instead.")
+            raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered about {described(symbol)} instead.")
 
 
 def _said_about(answer: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -173,9 +173,9 @@ def _bars(answer: dict[str, Any], ticker: str) -> tuple[list[Bar], list[Unreadab
 def _bar(name: str, values: object, ticker: str) -> Bar | UnreadableRow:
     day = _day(name)
     if day is None:
-        return UnreadableRow(_likely_day(name), f"{ticker}: {told(name)} is not a day.")
+        return UnreadableRow(_likely_day(name), f"{ticker}: {described(name)} is not a day.")
     if not isinstance(values, dict):
-        return UnreadableRow(day, f"{ticker}, {day}: {told(values)} is not a bar.")
+        return UnreadableRow(day, f"{ticker}, {day}: {described(values)} is not a bar.")
     try:
         close = price(values.get("4. close"), ticker, day)
     except ProviderUnavailable as error:
@@ -193,12 +193,12 @@ def _splits(answer: dict[str, Any], ticker: str) -> tuple[list[Listed], list[Unr
         raise _without(answer, ticker, "a list of splits")
     rows = _placed([_split(row, ticker) for row in data])
     unreadable = _few(rows, ticker)
-    said: dict[date, list[str]] = {}
+    texts: dict[date, list[str]] = {}
     for row in rows:
         if isinstance(row, Listed):
-            said.setdefault(row.effective_date, []).append(row.said)
+            texts.setdefault(row.effective_date, []).append(row.text)
     spoilt = {row.day for row in unreadable}
-    listed = [_together(day, texts) for day, texts in sorted(said.items()) if day not in spoilt]
+    listed = [_together(day, factors) for day, factors in sorted(texts.items()) if day not in spoilt]
     if unreadable and not listed and all(row.day is None for row in unreadable):
         raise ProviderUnavailable(unreadable[0].reason)
     return listed, unreadable
@@ -206,38 +206,39 @@ def _splits(answer: dict[str, Any], ticker: str) -> tuple[list[Listed], list[Unr
 
 def _split(row: object, ticker: str) -> Listed | UnreadableRow:
     if not isinstance(row, dict):
-        return UnreadableRow(None, f"{ticker}: {told(row)} is not a split.")
+        return UnreadableRow(None, f"{ticker}: {described(row)} is not a split.")
     named = row.get("effective_date")
     day = _day(named)
     if day is None:
-        likely, reason = _likely_day(named), f"{ticker}: {told(named)} is not a split's day."
+        likely, reason = _likely_day(named), f"{ticker}: {described(named)} is not a split's day."
         return UnreadableRow(likely, reason, None if likely else _year_end(named))
-    said = row.get("split_factor")
+    text = row.get("split_factor")
     try:
-        return Listed(day, price(said, ticker, day, "factor"), str(said))
+        return Listed(day, price(text, ticker, day, "factor"), str(text))
     except ProviderUnavailable as error:
         return UnreadableRow(day, str(error))
 
 
-def _together(day: date, said: Sequence[str]) -> Listed:
+def _together(day: date, texts: Sequence[str]) -> Listed:
     """
     Return what the factors of one date mean together: a reverse split and a spin-off multiply.
 
     Equal factors are one, however many decimals they have, also where one was rounded to fewer. Which of the texts is
-    kept, and their order, does not hang on the order of the rows, so that a list in another order says nothing new.
+    kept, and their order, does not depend on the order of the rows, so that a list in another order brings no new
+    reading.
     """
     by_value: dict[Decimal, str] = {}
-    for text in sorted(said, key=lambda text: (len(text), text)):
+    for text in sorted(texts, key=lambda text: (len(text), text)):
         by_value.setdefault(splits.meant(Decimal(text)), text)
     # The most exact first, so that one that only is it with fewer decimals is left out.
-    kept: list[Decimal] = []
+    factors: list[Decimal] = []
     for value in sorted(by_value, key=lambda value: (_decimals(by_value[value]), value), reverse=True):
-        if not any(_is_rounded(by_value[value], by_value[other]) for other in kept):
-            kept.append(value)
-    factors = sorted(kept)
-    texts = [by_value[value] for value in factors]
+        if not any(_is_rounded(by_value[value], by_value[other]) for other in factors):
+            factors.append(value)
+    factors.sort()
+    kept = [by_value[value] for value in factors]
     with decimal.localcontext(CONTEXT):
-        return Listed(day, reduce(mul, factors), " and ".join(texts))
+        return Listed(day, reduce(mul, factors), " and ".join(kept))
 
 
 def _decimals(text: str) -> int:
@@ -386,20 +387,20 @@ def _notice(answer: dict[str, Any], ticker: str, key: str, now: datetime) -> Alp
 
 
 def _meaning(text: str, ticker: str, now: datetime) -> AlphaMondayError:
-    words, told = " ".join(text.casefold().split()), text[:_LONGEST_NOTICE]
+    words, notice = " ".join(text.casefold().split()), text[:_LONGEST_NOTICE]
     is_of_a_day = _DAY.search(words) and _COUNTED.search(words) and not _THROTTLE.search(words)
     if _DAY_IS_SPENT.search(words) or is_of_a_day:
-        return QuotaSpent(f"Alpha Vantage says that the day's quota is spent: {told}", now + REST)
+        return QuotaSpent(f"Alpha Vantage says that the day's quota is spent: {notice}", now + REST)
     if _THROTTLE.search(words) or _LIMIT.search(words):
-        return ProviderBusy(f"Alpha Vantage asked us to slow down: {told}", now + _rest(words))
+        return ProviderBusy(f"Alpha Vantage asked us to slow down: {notice}", now + _rest(words))
     is_passing = _PASSING.search(words)
     if _BAD_KEY.search(words) and not is_passing:
         return ConfigurationError("Alpha Vantage does not accept the key: set ALPHA_VANTAGE_API_KEY to a valid one.")
     if _PREMIUM.search(words) and not is_passing:
-        return ConfigurationError(f"Alpha Vantage asks for a premium key for this: {told}")
+        return ConfigurationError(f"Alpha Vantage asks for a premium key for this: {notice}")
     if _UNKNOWN.search(words):
-        return SaysUnknown(f"{ticker}: Alpha Vantage answered as if it did not know the ticker: {told}")
-    return ProviderUnavailable(f"Alpha Vantage answered with a notice in place of data: {told}")
+        return SaysUnknown(f"{ticker}: Alpha Vantage answered as if it did not know the ticker: {notice}")
+    return ProviderUnavailable(f"Alpha Vantage answered with a notice in place of data: {notice}")
 
 
 def _rest(words: str) -> timedelta:

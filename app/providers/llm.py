@@ -28,6 +28,9 @@ from app.domain.untrusted_json import AMBIGUOUS
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
 from app.providers.retry_after import asked_to_wait
 
+# In seconds, as OPENAI_TIMEOUT's default.
+DEFAULT_TIMEOUT = 180.0
+
 # How much is kept of an answer that is no completion, of a provider's own words, and of a name or an id.
 LONGEST_ODDITY = 2000
 LONGEST_REASON = 500
@@ -74,7 +77,12 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class OpenAIPicker:
-    """A client of one key and one model; `timeout` is how many seconds a question may take."""
+    """
+    A client of one key and one model.
+
+    `timeout` is how many seconds a question may take. `clock` tells until when a Retry-After asks to wait; without a
+    clock, nothing does.
+    """
 
     def __init__(
         self,
@@ -83,8 +91,8 @@ class OpenAIPicker:
         base_url: str = "",
         temperature: float | None = None,
         *,
-        timeout: float,
-        clock: Clock,
+        timeout: float = DEFAULT_TIMEOUT,
+        clock: Clock | None = None,
     ) -> None:
         self.key, self.model, self.base_url, self.temperature = key, model, base_url, temperature
         self.timeout, self.clock = timeout, clock
@@ -132,14 +140,15 @@ class OpenAIPicker:
         except TimeoutError:
             raise ProviderUnavailable(f"The model did not answer within {self.timeout:g} s.") from None
         except openai.OpenAIError as error:
-            raise _meaning(openai, error, self.key, self.clock.now()) from None
+            now = self.clock.now() if self.clock else None
+            raise _meaning(openai, error, self.key, now) from None
         except Exception as error:
             # The library reads an error's body by the charset that it names, and Python's codecs raise what they like.
             raise ProviderUnavailable(f"The model's provider cannot be read ({type(error).__name__}).") from None
         return read(response.content, response.headers.get("x-request-id"), self.key)
 
 
-def _meaning(openai: Any, error: Any, key: str, now: datetime) -> AlphaMondayError:
+def _meaning(openai: Any, error: Any, key: str, now: datetime | None) -> AlphaMondayError:
     """Return what an error of the library means for us."""
     text = quotable(str(error), [key])[:300]
     if (
@@ -154,15 +163,15 @@ def _meaning(openai: Any, error: Any, key: str, now: datetime) -> AlphaMondayErr
         return ConfigurationError(f"The model's provider does not allow this: check OPENAI_API_KEY. {text}")
     if isinstance(error, openai.NotFoundError):
         return ConfigurationError(f"The model's provider does not know what was asked for: check OPENAI_MODEL. {text}")
-    until = _asked_to_wait(error, now)
+    until = _asked_to_wait(error, now) if now else None
     if isinstance(error, openai.RateLimitError):
         if getattr(error, "code", None) == "insufficient_quota":
             return ConfigurationError("The account at the model's provider is out of credit: see its billing page.")
         return ProviderBusy(f"The model's provider asked us to slow down: {text}", until)
     if isinstance(error, openai.APIStatusError) and error.status_code in _FOR_GOOD and not _PASSING.search(str(error)):
         return ConfigurationError(f"The model's provider refused the request: {text}")
-    told = f"The model's provider did not answer ({type(error).__name__}): {text}"
-    return ProviderBusy(told, until) if until else ProviderUnavailable(told)
+    message = f"The model's provider did not answer ({type(error).__name__}): {text}"
+    return ProviderBusy(message, until) if until else ProviderUnavailable(message)
 
 
 def _asked_to_wait(error: Any, now: datetime) -> datetime | None:
@@ -171,7 +180,7 @@ def _asked_to_wait(error: Any, now: datetime) -> datetime | None:
     return asked_to_wait(response.headers.get("retry-after", ""), now) if response is not None else None
 
 
-class _Said(Struct, frozen=True):
+class _Content(Struct, frozen=True):
     """What one choice of a completion holds: its text, or why it has none that can be used."""
 
     text: str | None
@@ -189,8 +198,9 @@ def read(body: bytes, request_id: str | None, key: str) -> Answer:
     choices = _choices(completion)
     if isinstance(choices, list) and choices:
         read_choices = [_choice(choice, body, key) for choice in choices]
-        said = next((one for one in read_choices if not one.unusable), read_choices[0])
-        text, unusable, by_provider = said.text and redact(said.text, [key]), said.unusable, said.by_provider
+        chosen = next((one for one in read_choices if not one.unusable), read_choices[0])
+        text = chosen.text and redact(chosen.text, [key])
+        unusable, by_provider = chosen.unusable, chosen.by_provider
     else:
         text, by_provider = quotable(body.decode(errors="replace"), [key])[:LONGEST_ODDITY], True
         unusable = unusable or _why_no_choices(completion, choices, key)
@@ -250,23 +260,23 @@ def _error_of(members: dict[str, Any], key: str, *otherwise: Any) -> str | None:
     error = members.get("error")
     inner = error if isinstance(error, dict) else {}
     words = (inner.get("message"), error, inner.get("code"), *otherwise)
-    said = next((word for word in words if isinstance(word, str) and word.strip()), None)
-    if said:
+    text = next((word for word in words if isinstance(word, str) and word.strip()), None)
+    if text:
         # Without the key before it is cut, or a part of it would stay.
-        return f"The provider answered with an error: {one_line(redact(said, [key]))[:LONGEST_REASON]}"
+        return f"The provider answered with an error: {one_line(redact(text, [key]))[:LONGEST_REASON]}"
     return "The provider answered with an error that it does not explain." if error else None
 
 
-def _choice(choice: Any, body: bytes, key: str) -> _Said:
+def _choice(choice: Any, body: bytes, key: str) -> _Content:
     """Return what a choice holds. A text that broke off, or that the provider stopped, is not used."""
     members = choice if isinstance(choice, dict) else {}
     message, reason = members.get("message"), _spelled_alike(members.get("finish_reason"))
     if message is AMBIGUOUS:
-        return _Said(None, _TWICE.format("message"))
+        return _Content(None, _TWICE.format("message"))
     if isinstance(message, str):
         message = {"content": message}
     if not isinstance(message, dict):
-        return _Said(None, _error_of(members, key) or "The answer's choice had no message.", by_provider=True)
+        return _Content(None, _error_of(members, key) or "The answer's choice had no message.", by_provider=True)
     content = message.get("content")
     text = _text(content)
     refusal = _text(message.get("refusal")) or _refusal_among(content)
@@ -278,12 +288,12 @@ def _choice(choice: Any, body: bytes, key: str) -> _Said:
     elif refusal and refusal.strip():
         unusable = f"The model refused: {redact(refusal, [key])[:LONGEST_REASON]}"
     elif not text and (error := _error_of(members, key)):
-        return _Said(None, error, by_provider=True)
+        return _Content(None, error, by_provider=True)
     elif not text:
         unusable = _why_no_text(members, message)
     elif "\N{REPLACEMENT CHARACTER}" in text and not _is_unicode(body):
         unusable = "The answer held bytes that are no UTF-8."
-    return _Said(text or refusal, unusable)
+    return _Content(text or refusal, unusable)
 
 
 def _spelled_alike(reason: Any) -> str:

@@ -61,10 +61,11 @@ def announced_end(model: str) -> date | None:
     """
     Return the day on which a model ends, or None where none is announced.
 
-    A relay's prefix ("openai/gpt-4o") and suffix ("gpt-4o:online") do not count, nor does the case. A snapshot that the
+    A relay's prefix ("openai/gpt-4o") and suffix ("gpt-4o:online") do not count, nor does the case. A fine-tuned model
+    ("ft:gpt-4o:acme::id") ends with the one that it was made of. A snapshot that the
     table does not name ends, as far as anything is announced, with the model that it is one of.
     """
-    name = model.strip().lower().rpartition("/")[2].partition(":")[0]
+    name = model.strip().lower().rpartition("/")[2].removeprefix("ft:").partition(":")[0]
     return ENDS.get(name) or ENDS.get(_SNAPSHOT.sub("", name))
 
 
@@ -78,5 +79,5 @@ def warning(model: str, today: date) -> str | None:
 
 def warn(model: str, today: date) -> None:
     """Log it when a model ends soon, or has ended."""
-    if told := warning(model, today):
-        log.warning("the model ends", model=model, end=str(announced_end(model)), advice=told)
+    if advice := warning(model, today):
+        log.warning("the model ends", model=model, end=str(announced_end(model)), advice=advice)

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 
 from app.domain import calendar
 from app.errors import ConfigurationError
+from app.simulation.market import Market
 
 BURST = (
     "Thank you for using Alpha Vantage! Please consider spreading out your free API requests more sparingly "
@@ -56,7 +57,11 @@ SERIES = "Time Series (Daily)"
 
 
 class Reply(Struct, frozen=True, kw_only=True):
-    """What goes over the wire. `cut` ends it half-way, `hang` never begins it, `trickle` sends it byte by byte."""
+    """
+    What goes over the wire. `cut` ends it half-way, `hang` never begins it, `trickle` sends it byte by byte.
+
+    `thinks` is for how many seconds of a rehearsal's time it is thought about first.
+    """
 
     status: int = 200
     body: bytes
@@ -64,16 +69,22 @@ class Reply(Struct, frozen=True, kw_only=True):
     cut: bool = False
     hang: bool = False
     trickle: bool = False
+    thinks: float = 0.0
 
 
 class Asked(Struct, frozen=True, kw_only=True):
-    """A request, as far as faults care: to whom, for what, with which key, about what, and when."""
+    """
+    A request, as far as faults care: to whom, for what, with which key, about what, and when.
+
+    `market` is there where it is known: some faults tell of other tickers or of splits.
+    """
 
     provider: str
     function: str = ""
     key: str
     symbol: str
     at: datetime
+    market: Market | None = None
 
 
 Fault = Callable[[Reply, Asked], Reply]
@@ -253,18 +264,18 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-def read(text: bytes) -> list[Rule]:
-    """Return the rules of a script; refuse one that names what is not known."""
+def read(text: bytes, known: Mapping[str, Mapping[str, Fault]]) -> list[Rule]:
+    """Return the rules of a script; refuse one that names what is not `known`."""
     try:
         rules = msgspec.json.decode(text, type=list[Rule])
     except msgspec.DecodeError as wrong:
         raise ConfigurationError(f"The script of faults is not as it must be: {wrong}.") from None
     for rule in rules:
-        if rule.provider not in FAULTS:
+        if rule.provider not in known:
             raise ConfigurationError(f"{rule.provider!r} is no provider: alphavantage or openai.")
-        if rule.fault not in FAULTS[rule.provider]:
-            known = ", ".join(FAULTS[rule.provider])
-            raise ConfigurationError(f"{rule.fault!r} is no fault of {rule.provider}: {known}.")
+        if rule.fault not in known[rule.provider]:
+            names = ", ".join(known[rule.provider])
+            raise ConfigurationError(f"{rule.fault!r} is no fault of {rule.provider}: {names}.")
     return rules
 
 

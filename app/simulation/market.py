@@ -93,11 +93,22 @@ class Bar(NamedTuple):
     volume: str
 
 
-class Market:
-    """The bars of every share, session by session."""
+def as_listed(bar: Bar) -> dict[str, str]:
+    """Return a bar under the names that the price provider gives its members."""
+    return {
+        "1. open": bar.open,
+        "2. high": bar.high,
+        "3. low": bar.low,
+        "4. close": bar.close,
+        "5. volume": bar.volume,
+    }
 
-    def __init__(self, calendar: Calendar, seed: str = "alpha monday") -> None:
-        self.calendar, self.seed = calendar, seed
+
+class Market:
+    """The bars of every share, session by session; `splits_often` is the chance of a split per share and session."""
+
+    def __init__(self, calendar: Calendar, seed: str = "alpha monday", splits_often: float = _OFTEN) -> None:
+        self.calendar, self.seed, self.splits_often = calendar, seed, splits_often
         self._series: dict[str, list[tuple[date, Bar]]] = {ticker: [] for ticker in SHARES}
         self._splits: dict[str, list[tuple[date, str]]] = {ticker: [] for ticker in SHARES}
 
@@ -129,7 +140,7 @@ class Market:
         high = max(opened, closed) * (1 + abs(own.gauss(0, 0.004)))
         low = min(opened, closed) * (1 - abs(own.gauss(0, 0.004)))
         volume = own.randrange(1_000_000, 60_000_000)
-        if ticker != MARKET and own.random() < _OFTEN:
+        if ticker != MARKET and own.random() < self.splits_often:
             said = own.choice(_DEAR if last > 200 else _CHEAP if last < 20 else _SPUN_OFF)
             self._splits[ticker].append((day, said))
             shares = float(meant(Decimal(said)))

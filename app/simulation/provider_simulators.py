@@ -34,7 +34,6 @@ from app.errors import ConfigurationError
 from app.simulation.faults import (
     BAD_KEY,
     BURST,
-    FAULTS,
     QUOTA,
     SERIES,
     UNKNOWN,
@@ -45,7 +44,9 @@ from app.simulation.faults import (
     read,
     said,
 )
-from app.simulation.market import MARKET, SHARES, Market
+from app.simulation.market import MARKET, SHARES, Market, as_listed
+from app.simulation.odd_faults import EVERY
+from app.simulation.odd_providers import SPLITS_OFTEN, Named, OddProviders
 from jobs.context import RealClock
 
 PER_DAY = 25
@@ -64,9 +65,17 @@ class StandIns:
     """An ASGI app in both providers' place."""
 
     def __init__(
-        self, market: Market, now: Now, log: Path | None = None, script: Script | None = None, *, limits: bool = True
+        self,
+        market: Market,
+        now: Now,
+        log: Path | None = None,
+        script: Script | None = None,
+        *,
+        odd: OddProviders | None = None,
+        think: Callable[[float], Awaitable[None]] | None = None,
+        limits: bool = True,
     ) -> None:
-        self.market, self.now, self.limits = market, now, limits
+        self.market, self.now, self.odd, self.think, self.limits = market, now, odd, think, limits
         self.script = script or Script()
         self._log = log.open("ab", buffering=0) if log else None
         self._recent: deque[datetime] = deque(maxlen=PER_DAY)
@@ -82,6 +91,8 @@ class StandIns:
             if not message.get("more_body"):
                 break
         reply = self.reply(scope, body, at)
+        if reply.thinks and self.think:
+            await self.think(reply.thinks)
         if reply.hang:
             with suppress(TimeoutError):
                 await asyncio.wait_for(receive(), HANG)  # until the other side gives up
@@ -105,7 +116,9 @@ class StandIns:
                 query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
                 symbol = query.get("symbol", "")
                 function, key = query.get("function", ""), query.get("apikey", "")
-                asked = Asked(provider="alphavantage", function=function, key=key, symbol=symbol, at=at)
+                asked = Asked(
+                    provider="alphavantage", function=function, key=key, symbol=symbol, at=at, market=self.market
+                )
                 refused, good = self._alpha_vantage(asked)
             case "POST", "/v1/chat/completions":
                 key = dict(scope["headers"]).get(b"authorization", b"").decode().removeprefix("Bearer ")
@@ -113,9 +126,17 @@ class StandIns:
                 refused, good = self._openai(body, asked)
             case _:
                 return error(404, "Not found.")(said({}), Asked(provider="", key="", symbol="", at=at))
-        fault = None if refused else self.script.fault(asked)
-        self._write(asked, refused, fault)
-        return FAULTS[asked.provider][fault](good, asked) if fault else good
+        faults = [] if refused else self._faults(asked)
+        self._write(asked, refused, "+".join(one.name for one in faults) or None)
+        for one in faults:
+            good = one.fault(good, asked)
+        return good
+
+    def _faults(self, asked: Asked) -> list[Named]:
+        """Return what the script has for a request; without a word of it, what goes wrong by chance."""
+        if name := self.script.fault(asked):
+            return [Named(name, EVERY[asked.provider][name])]
+        return self.odd.faults(asked) if self.odd else []
 
     def _alpha_vantage(self, asked: Asked) -> tuple[str | None, Reply]:
         if not asked.key:
@@ -142,16 +163,7 @@ class StandIns:
                 "4. Output Size": "Compact",
                 "5. Time Zone": "US/Eastern",
             },
-            SERIES: {
-                str(day): {
-                    "1. open": bar.open,
-                    "2. high": bar.high,
-                    "3. low": bar.low,
-                    "4. close": bar.close,
-                    "5. volume": bar.volume,
-                }
-                for day, bar in reversed(bars)
-            },
+            SERIES: {str(day): as_listed(bar) for day, bar in reversed(bars)},
         }
 
     def _splits(self, symbol: str, ticker: str, at: datetime) -> dict[str, Any]:
@@ -166,7 +178,10 @@ class StandIns:
         if not asked.key:
             return "bad_key", error(401, "You didn't provide an API key.")(said({}), asked)
         request = msgspec.json.decode(body)
-        content = msgspec.json.encode({"picks": ideas(today(asked.at), self.market.seed)}).decode()
+        # With `odd` some tickers are gone for good: the model has other ideas when it is asked again.
+        before = self.odd.questions_on(today(asked.at)) if self.odd else 0
+        seed = f"{self.market.seed}/{before}" if before else self.market.seed
+        content = msgspec.json.encode({"picks": ideas(today(asked.at), seed)}).decode()
         prompt_tokens, completion_tokens = len(body) // 4, len(content) // 4
         message = {"role": "assistant", "content": content, "refusal": None}
         completion: dict[str, Any] = {
@@ -254,6 +269,18 @@ def told_by(conninfo: str) -> Now:
     return now
 
 
+def thinking_in(conninfo: str) -> Callable[[float], Awaitable[None]]:
+    """Return what lets seconds of a rehearsal pass at once: a real answer would take its real time."""
+
+    async def think(seconds: float) -> None:
+        with suppress(psycopg.Error):  # the database is away: the answer comes at once
+            async with await psycopg.AsyncConnection.connect(conninfo) as connection:
+                await connection.execute("UPDATE told.clock SET lag = greatest(0, lag - %s)", (seconds,))
+        await RealClock().sleep(0.3)  # until the service has seen it, too
+
+    return think
+
+
 def from_(start: datetime) -> Now:
     """Return what tells the time that begins at `start` and goes on from there."""
     real = RealClock()
@@ -301,7 +328,7 @@ def _days(text: str) -> list[date]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the stand-ins as a process."""
     about = "Play Alpha Vantage and OpenAI on loopback. The first line printed is the address."
-    known = "Faults: " + "; ".join(f"{provider}: {', '.join(faults)}" for provider, faults in FAULTS.items())
+    known = "Faults: " + "; ".join(f"{provider}: {', '.join(faults)}" for provider, faults in EVERY.items())
     parser = ArgumentParser(
         prog="alpha-monday standins",
         description=about,
@@ -316,6 +343,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "and, if wanted, function, symbol, since, until, times",
     )
     parser.add_argument("--hostile", metavar="SEED", default="", help="let things go wrong now and then")
+    parser.add_argument(
+        "--odd",
+        metavar="SEED",
+        default="",
+        help="let one request in four go wrong, in every way that is known of providers, in a market with more splits",
+    )
     parser.add_argument("--log", type=Path, help="the file to which requests are logged, a JSON object a line")
     parser.add_argument("--no-limits", action="store_true", help="answer however often they are asked")
     parser.add_argument(
@@ -324,15 +357,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--until-input-ends", action="store_true", help="end when standard input does")
     given = parser.parse_args(arguments)
     try:
-        rules = read(given.faults.read_bytes()) if given.faults else []
+        rules = read(given.faults.read_bytes(), EVERY) if given.faults else []
         listener = socket.create_server(("127.0.0.1", given.port))
     except OSError as wrong:
         reason = (wrong.strerror or str(wrong)).split(" (while")[0]
         what = wrong.filename or f"port {given.port}"
         raise ConfigurationError(f"The stand-ins cannot start: {what}: {reason}.") from None
-    now = told_by(clock) if (clock := os.environ.get(CLOCK)) else from_(given.now or RealClock().now())
+    clock = os.environ.get(CLOCK)
+    now = told_by(clock) if clock else from_(given.now or RealClock().now())
     script = Script(rules, given.hostile)
-    app = StandIns(Market(Calendar(given.closed)), now, given.log, script, limits=not given.no_limits)
+    odd = OddProviders(given.odd) if given.odd else None
+    market = Market(Calendar(given.closed), splits_often=SPLITS_OFTEN) if odd else Market(Calendar(given.closed))
+    think = thinking_in(clock) if clock else None
+    app = StandIns(market, now, given.log, script, odd=odd, think=think, limits=not given.no_limits)
     with suppress(KeyboardInterrupt, BrokenPipeError):
         os.write(1, f"http://127.0.0.1:{listener.getsockname()[1]}\n".encode())
         # asyncio itself would leave Nagle on: 40 ms an answer

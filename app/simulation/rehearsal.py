@@ -27,6 +27,7 @@ from app.providers.alpha_vantage import Answer
 from app.providers.rate_limiter import Outcome
 from app.simulation.clock import SimulatedClock, has_begun, told
 from app.simulation.faults import read
+from app.simulation.odd_faults import EVERY
 from app.simulation.provider_simulators import CLOCK
 from jobs import queue, queue_tables
 from jobs.context import RealClock
@@ -92,13 +93,13 @@ def _holds_a_record(conn: psycopg.Connection[Any]) -> bool:
 
 @contextmanager
 def played(
-    settings: Settings, address: str, *, calm: bool, faults: Path | None = None, log: Path = REQUESTS
+    settings: Settings, address: str, *, calm: bool, odd: str = "", faults: Path | None = None, log: Path = REQUESTS
 ) -> Iterator[Settings]:
     """
     Start stand-ins for the providers whose address is not set; give the settings that lead to them.
 
-    Things go wrong now and then unless they are to be `calm`, and as the script of `faults` says. Nobody is told of it
-    whose address does not stand in the environment.
+    Things go wrong now and then unless they are to be `calm`, or at one request in four by the seed `odd`, and as the
+    script of `faults` says. Nobody is told of it whose address does not stand in the environment.
     """
     silent = {name: "" for name in RECEIVERS if not os.environ.get(name.upper(), "").strip()}
     settings = msgspec.structs.replace(settings, **silent)
@@ -107,9 +108,10 @@ def played(
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     closed = ",".join(map(str, settings.market_closed_days))
-    options = ["--log", str(log), "--closed", closed, "--hostile", "" if calm else _SEED]
+    options = ["--log", str(log), "--closed", closed, "--hostile", "" if calm or odd else _SEED]
+    options += ["--odd", odd]
     if faults:
-        read(faults.read_bytes())  # refused here, in one line, rather than there
+        read(faults.read_bytes(), EVERY)  # refused here, in one line, rather than there
         options += ["--faults", str(faults)]
     with subprocess.Popen(
         [sys.executable, "-m", "app.simulation.provider_simulators", "--until-input-ends", *options],

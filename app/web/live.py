@@ -17,6 +17,7 @@ from litestar import asgi
 from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import ASGIRouteHandler
 
+from api.headers import pairs
 from api.http import gone
 from app.core import tasks
 from app.web.routes import JOURNAL_STREAM
@@ -94,7 +95,7 @@ class Live:
                 raise MethodNotAllowedException(headers={"allow": ", ".join(JOURNAL_STREAM.methods)})
             full = self.streams >= self.most
             status, said = (503, _FULL) if full else (200, _HEADERS)
-            told = [(name.lower().encode(), value.encode()) for name, value in {**said, **headers}.items()]
+            told = pairs({**said, **headers})
             await send({"type": "http.response.start", "status": status, "headers": told})
             if scope["method"] == "GET" and not full:
                 await self._stream(scope, receive, send)

@@ -246,7 +246,8 @@ def _lateness(snapshot: MetricsSnapshot) -> Metric:
 
 def _of_the_jobs(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     ours = {name for name in queue.tasks if "procrastinate" not in name}
-    jobs = Counter(dict.fromkeys(product((*sorted(ours), _OTHER), QUEUE_STATUSES), 0))
+    # What other programs defer has series only while there is some: it is hardly ever there.
+    jobs = Counter(dict.fromkeys(product(sorted(ours), QUEUE_STATUSES), 0))
     for one in snapshot.queue.jobs:  # what somebody else deferred may be called anything
         jobs[one.task if one.task in ours else _OTHER, one.status] += one.jobs
     yield _gauge("jobs", "Jobs by task and status; those that ended are known for 30 days.", jobs, "task", "status")

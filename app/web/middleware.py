@@ -13,7 +13,7 @@ from typing import Any
 
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from api.headers import FORWARDED, REQUEST_ID, Headers, safe
+from api.headers import FORWARDED, REQUEST_ID, Headers, pairs, safe
 from api.http import OUTCOME
 from app.web.routes import route_of
 
@@ -29,9 +29,9 @@ class Requests:
     """Hands requests on to the service behind it."""
 
     def __init__(self, app: App, told: Told, marks: Mapping[str, str] = {}) -> None:
-        """Take `marks`: headers that every response has, whoever made it."""
+        """Take `marks`: headers that every response has, those of refusals and errors too."""
         self.app, self.told = app, told
-        self.marks: Headers = [(name.lower().encode(), value.encode()) for name, value in marks.items()]
+        self.marks: Headers = pairs(marks)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Have a request answered."""

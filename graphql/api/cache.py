@@ -24,7 +24,7 @@ from litestar.utils import normalize_path
 from msgspec import Struct
 
 from api import paths
-from api.headers import FORWARDED, REQUEST_ID
+from api.headers import FORWARDED, REQUEST_ID, pairs
 from api.http import BODY, busy, read
 
 # Some 2,000 batches in full; a small machine has 256 MB. No answer may push out more than a sixteenth of the others.
@@ -91,7 +91,7 @@ class Cache:
         self.hits = self.misses = self.busy = self.unchanged = self.size = self.under_way = 0
         self._kept: OrderedDict[object, Kept] = OrderedDict()
         self._at: int | None = None
-        self._marks = [(name.lower().encode(), value.encode()) for name, value in marks.items()]
+        self._marks = pairs(marks)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request to `/graphql`, or to an address of which `also` tells what it hangs on."""

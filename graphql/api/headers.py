@@ -4,7 +4,7 @@ What every response says to browsers: next to nothing may be done with it.
 One that says something else of a header is left its word: GraphiQL's page has a policy of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -19,6 +19,11 @@ SAFE: Headers = (
 ALWAYS_HTTPS = (b"strict-transport-security", b"max-age=31536000")
 FORWARDED = b"x-forwarded-proto"
 REQUEST_ID = b"x-request-id"
+
+
+def pairs(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return headers as ASGI wants them: pairs of bytes, the names in small letters."""
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
 def safe(headers: Headers, *, https: bool = False) -> list[tuple[bytes, bytes]]:

@@ -24,7 +24,7 @@ from msgspec import Struct
 from api import graphiql_page, paths
 from api.engine import Answer, Engine, refused, unexpected
 from api.fields import refusal
-from api.headers import Headers, safe
+from api.headers import Headers, pairs, safe
 from api.limits import LONGEST_BODY
 from api.persisted import document
 
@@ -114,7 +114,7 @@ def routes(
     `headers` go with every response.
     """
     graphiql = graphiql_page.page(notice)
-    more = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    more = pairs(headers)
 
     @asgi(paths.GRAPHQL, copy_scope=False)
     async def answer(scope: Any, receive: Any, send: Any) -> None:
@@ -131,7 +131,7 @@ def routes(
             found = refused(error)
         scope[OUTCOME] = found.refused or "answered"
         status, told = head(found, method, accept)
-        start = [(name.lower().encode(), value.encode()) for name, value in told.items()]
+        start = pairs(told)
         await send({"type": "http.response.start", "status": status, "headers": [*start, *more]})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else found.body})
 
@@ -287,9 +287,8 @@ def busy(accept: bytes, marks: Headers = ()) -> tuple[dict[str, Any], dict[str, 
     media = GRAPHQL if GRAPHQL.encode() in accept.lower() else JSON
     headers = {"content-type": f"{media}; charset=utf-8", "cache-control": "no-store", **HEADERS[503]}
     headers |= {"content-length": str(len(_BUSY)), "vary": "Accept, Origin"}
-    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     return (
-        {"type": "http.response.start", "status": 503, "headers": safe([*pairs, *marks])},
+        {"type": "http.response.start", "status": 503, "headers": safe([*pairs(headers), *marks])},
         {"type": "http.response.body", "body": _BUSY},
     )
 

@@ -22,7 +22,8 @@ def hash_of(text: str) -> str:
 BY_NAME = {file.stem: file.read_text("utf-8") for file in sorted(FOLDER.glob("*.graphql"))}
 DOCUMENTS = {hash_of(text): text for text in BY_NAME.values()}
 # A client that was built for an earlier version of a document still asks for it by the hash of that version.
-FORMER = {hash_of(text): text for text in (file.read_text("utf-8") for file in FOLDER.glob("former/*.graphql"))}
+_FORMER_FILES = (FOLDER.parent / "former_operations").glob("*.graphql")
+FORMER = {hash_of(text): text for text in (file.read_text("utf-8") for file in _FORMER_FILES)}
 
 
 def document(query: str | None, name: str | None) -> str:

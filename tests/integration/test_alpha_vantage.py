@@ -374,7 +374,7 @@ async def test_an_unknown_notice_is_told_in_its_own_words(client, provider):
 
 
 async def test_what_cannot_be_read_is_kept_with_the_answer(client, provider, pool):
-    """It is told whoever shares the answer, without the key; only what is new is news."""
+    """Each job that shares the answer gets it, without the key; only a row that is new is logged."""
     bar = {"1. open": "1", "4. close": "2"}
     odd = {"2025-08-27": bar, "2025-08-26": {**bar, "4. close": KEY}, "2025-08-25": {**bar, "4. close": "0"}}
     provider.play(says({"Time Series (Daily)": odd}))

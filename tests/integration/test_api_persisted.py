@@ -49,7 +49,9 @@ async def test_a_document_by_its_hash(name, client):
     assert sent.content == post.content == get.content
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.glob("former/*.graphql")), ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", sorted((FOLDER.parent / "former_operations").glob("*.graphql")), ids=lambda file: file.stem
+)
 async def test_an_earlier_version_of_a_document(file, client):
     """It stays available under the hash that clients know, which is in its file's name."""
     name, start = file.stem.split(".")

@@ -244,13 +244,11 @@ def test_an_older_backup_is_brought_up_to_date(commanded, empty, restored, creat
     """One from before a migration comes back into a database with it."""
     older = create()
     asyncio.run(migrations.migrate(older, NOW))
-    asyncio.run(migrations.migrate(older, NOW, 8))
     planted(older)
+    asyncio.run(migrations.migrate(older, NOW, 8))
     assert commanded("backup", tmp_path / "older.zip", DATABASE_URL=older).code == 0
     assert restored(tmp_path / "older.zip", "--unverified").code == 0
     asyncio.run(migrations.refuse_old(empty))
-    public = [table for table in RECORD if table.startswith("public")]
-    assert contents(empty, public) == contents(older, public)
     asyncio.run(migrations.migrate(older, NOW))
     assert contents(empty) == contents(older)
 

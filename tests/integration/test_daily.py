@@ -267,7 +267,7 @@ UNKNOWN = [says({"Error Message": "Invalid API call."})]
     [
         pytest.param([Reply(status=503)] * 5, "Alpha Vantage answered 503.", id="down"),
         pytest.param(UNKNOWN * 5, "does not know SPY. It did on", id="unknown"),
-        pytest.param([says({"Information": "A premium endpoint."})], "asks for a premium key", id="premium"),
+        pytest.param([says({"Information": "This is a premium endpoint."})], "asks for a premium key", id="premium"),
         pytest.param([says({"Information": "We are moving."})] * 5, "We are moving.", id="a notice"),
         pytest.param(
             [says({"Time Series (Daily)": {"2026-10-26": {"1. open": "1", "4. close": "NaN"}}})] * 5,

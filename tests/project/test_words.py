@@ -51,7 +51,7 @@ def test_no_text_puts_a_pick_ahead_of_the_benchmark():
 
 
 def test_what_compares_with_the_benchmark_is_about_a_share():
-    """Whoever writes another such sentence reads it with a SELL in mind, and then names it above."""
+    """A new sentence that compares with the benchmark is named above, once it was read with a SELL in mind."""
     found = []
     for path, text in said().items():
         for match in COMPARES.finditer(text):

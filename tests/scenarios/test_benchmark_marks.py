@@ -21,10 +21,10 @@ from app.database import migrations
 from app.database.pools import transaction
 from app.domain import calendar, measurement
 from app.domain.calendar import due_at
-from app.domain.model import Batch, Checkpoint, CheckpointStatus, PickMetric
+from app.domain.model import Batch, Checkpoint, CheckpointStatus, JournalKind, PickMetric
 from app.ops.verify import database as record_at
 from app.ops.verify import verify
-from app.store import batches, checkpoints, courses
+from app.store import batches, checkpoints, courses, journal
 from jobs import daily
 from jobs.prices import closes_of
 
@@ -137,7 +137,7 @@ async def test_a_fortnight_from_before_the_column(house, database, prices):
         await as_before(house, batch, day)
     # Now the database is, to the letter, what the version before leaves.
     await migrations.migrate(database, house.tools.now(), 11)
-    assert await migrations.migrate(database, house.tools.now()) == ["0012 benchmark_mark: applied"]
+    assert (await migrations.migrate(database, house.tools.now()))[0] == "0012 benchmark_mark: applied"
     await mornings(house, batch, *range(6, 13))
     moved = prices[1] == "303"
     old, new = [(day, None) for day in range(6)], [(day, moved) for day in range(8, 13)]
@@ -169,6 +169,25 @@ async def test_down_and_up_again(house, database):
     await migrations.migrate(database, house.tools.now(), 11)
     await migrations.migrate(database, house.tools.now())
     assert await house.rows(MARKS) == before
+    async with record_at(database) as source:
+        await verify(source, [], lambda *_: None)
+
+
+async def test_down_and_a_correction_by_the_version_before(house, database):
+    """A checkpoint that the version before mentioned last has no mark there, and gets none back."""
+    trades(house, ["606", "540", "545"])
+    batch = await house.a_batch()
+    await mornings(house, batch, 1, 2)
+    async with transaction(house.tools.pool) as conn:
+        marked = await checkpoints.at(conn, batch.id, 2)
+    assert marked
+    assert marked.benchmark_unusual_move
+    await migrations.migrate(database, house.tools.now(), 11)
+    async with transaction(house.tools.pool) as conn:
+        recorded = {"checkpoint": replace(marked, benchmark_unusual_move=None)}
+        await journal.append(conn, JournalKind.CORRECTION, house.tools.now(), recorded, batch.id)
+    await migrations.migrate(database, house.tools.now())
+    assert await house.rows(MARKS) == [(0, None), (1, False), (2, None)]
     async with record_at(database) as source:
         await verify(source, [], lambda *_: None)
 

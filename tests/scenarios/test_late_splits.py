@@ -18,6 +18,7 @@ from provider_server import Reply, Request
 
 from app.domain.calendar import due_at
 from app.domain.model import Batch
+from app.errors import TryAgainAt
 from app.ops.verify import database as record_at
 from app.ops.verify import verify
 from app.providers.rate_limiter import windows
@@ -185,7 +186,7 @@ async def test_a_week_without_room(house):
 
 
 async def test_a_provider_that_is_down(house):
-    """Five attempts for one ticker, not for each; the next day it is asked for again."""
+    """Five attempts for one ticker, not for each; the next day begins with another, and asks for all."""
     batch = await a_completed_batch(house)
     world, down = house.world, [Reply(status=503)] * 5
 
@@ -196,7 +197,40 @@ async def test_a_provider_that_is_down(house):
     house.clock.time = new_york(FIRST, 10)
     times = await until_it_can(house, lambda: late_splits.look(house.tools, batch.id, 20))
     assert times == [new_york(FIRST + timedelta(days=1), 10)]
-    assert house.asked_for_splits == ["SPY"] * 5 + ALL
+    assert house.asked_for_splits == ["SPY"] * 5 + [*ALL[1:], ALL[0]]
+
+
+async def test_one_ticker_that_the_provider_never_answers_for(house):
+    """It keeps no other from its turn: in the end all others were asked for, and its own splits are not learnt."""
+    batch = await a_completed_batch(house)
+    world = house.world
+
+    def answers(request: Request) -> Reply:
+        splits_of = request.query.get("symbol") if request.query.get("function") == "SPLITS" else None
+        return Reply(status=503) if splits_of == "MSFT" else world(request)
+
+    house.provider.answers = answers
+    house.clock.time = new_york(FIRST, 10)
+    await until_it_can(house, lambda: late_splits.look(house.tools, batch.id, 20))
+    assert {ticker: house.asked_for_splits.count(ticker) for ticker in ALL if ticker != "MSFT"} == {
+        "SPY": 1,
+        "AAPL": 1,
+        "NVDA": 1,
+    }
+
+
+async def test_a_split_that_cannot_be_read(house):
+    """It is asked for again the next day, until it can be read; then the figures are put right."""
+    batch = await a_completed_batch(house)
+    house.world.splits["NVDA"] = [(TUESDAY, "1:1.129")]
+    house.clock.time = new_york(FIRST, 10)
+    with pytest.raises(TryAgainAt) as again:
+        await late_splits.look(house.tools, batch.id, 20)
+    assert again.value.at == new_york(FIRST + timedelta(days=1), 10)
+    house.world.splits["NVDA"] = [(TUESDAY, "1.1290")]
+    house.clock.time = again.value.at
+    await late_splits.look(house.tools, batch.id, 20)
+    assert {row[1] for row in await house.rows(RETURNS) if row[0] > 1} == {Decimal("1.1290")}
 
 
 async def test_an_answer_that_another_batch_got_that_morning(house):

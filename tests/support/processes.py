@@ -242,7 +242,10 @@ async def a_change_is_seen(cwd: Path, database: str, one: Started, two: Started,
         before = [ask(server.told, query).json() for _ in range(3)]
         assert [pick["ticker"] for pick in before[2]["data"]["batchOn"]["picks"]] == list(CHOSEN)
     renaming = await asyncio.create_subprocess_exec(
-        *(ALPHA_MONDAY, "pick", "rename", str(mondays()[0]), CHOSEN[0], "META"), cwd=cwd, env=environment(**settings)
+        *(ALPHA_MONDAY, "pick", "rename", str(mondays()[0]), CHOSEN[0], "META"),
+        *("--from", str(mondays()[0]), "--source", "a test", "--force"),
+        cwd=cwd,
+        env=environment(**settings),
     )
     await eventually(lambda: asked(database, "SELECT FROM picks WHERE ticker = 'META'"), 20)
     took = await eventually(lambda: all("META" in ask(server.told, query).text for server in (one, two)), 1)

@@ -115,6 +115,15 @@ def test_what_a_person_must_change(member, text):
     [
         pytest.param({"Information": "We are moving."}, "notice in place of data: We are moving.", id="unknown words"),
         pytest.param({"Information": "Go premium!"}, "notice in place of data: Go premium!", id="premium alone"),
+        pytest.param(
+            {"Note": "You have used your allowance; a premium API endpoint has more."},
+            "data: You have used your allowance; a premium API endpoint has more.",
+            id="an allowance",
+        ),
+        pytest.param({"Note": "Get a premium data plan."}, "data: Get a premium data plan.", id="a premium plan"),
+        pytest.param(
+            {"Note": "Busy. Try an API premium service."}, "data: Busy. Try an API premium service.", id="busy"
+        ),
         pytest.param({"Error Message": f"No {KEY} here."}, "data: No *** here.", id="an error with the key"),
         pytest.param({"Error Message": "Your apikey is fine."}, "data: Your apikey is fine.", id="a key that is fine"),
         pytest.param({"Note": "x" * 5000}, f"data: {'x' * 200}", id="a long one"),
@@ -285,7 +294,7 @@ def test_factors_of_one_date(said, factor, text):
     """They multiply, each as it is meant; equal ones are one."""
     (older, listed), unreadable = splits(*(row("2026-10-23", one) for one in said), row("1999-01-04", "2"))
     assert abs(listed.factor - Decimal(factor)) < Decimal("1e-27")
-    assert (listed.effective_date, listed.said) == (FRIDAY, text)
+    assert (listed.effective_date, listed.text) == (FRIDAY, text)
     assert (older.factor, unreadable) == (2, [])
 
 

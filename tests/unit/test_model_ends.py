@@ -61,6 +61,7 @@ def test_the_default_model():
         ("gpt-4o-2024-05-13", date(2026, 10, 23)),  # earlier than the model that it is a snapshot of
         ("gpt-4o-2026-01-01", date(2027, 1, 14)),  # a snapshot that is not listed
         ("gpt-4o-20240806", date(2027, 1, 14)),
+        ("ft:gpt-4o-mini-2024-07-18:acme::9aBcDeFg", date(2027, 1, 14)),
         ("o3", date(2026, 12, 11)),
         ("gpt-5.1-2025-11-13", date(2027, 4, 1)),
         ("gpt-5.4-mini", None),

@@ -16,6 +16,7 @@ from rich.pretty import pretty_repr
 
 from app.core import settings
 from app.errors import ConfigurationError
+from app.providers import llm
 
 SECRETS = {
     "DATABASE_URL": "postgresql://user:first-secret@db.example:5432/alpha",
@@ -55,6 +56,11 @@ def test_defaults():
         "alert_webhook_url": "",
         "heartbeat_url": "",
     }
+
+
+def test_a_client_without_settings_waits_as_long():
+    """The client's own default is the setting's."""
+    assert settings.load({}).openai_timeout == llm.DEFAULT_TIMEOUT
 
 
 def test_the_file_names_every_setting():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from api import schema
-from app.domain import splits
+from app.domain import calendar, splits
 from app.domain.model import Close, Split
 from app.domain.returns import measure, return_pct
 
@@ -33,7 +33,7 @@ def a_split(day: date, factor: str, *, minutes: int = 0) -> Split:
 
 
 def a_path(*closes: str, first: date = SESSION) -> list[Close]:
-    """Closes of a day each."""
+    """Closes of a day each, all read long afterwards."""
     return [
         Close(
             id=UUID(int=number),
@@ -42,7 +42,7 @@ def a_path(*closes: str, first: date = SESSION) -> list[Close]:
             open=None,
             close=Decimal(close),
             source="a test",
-            read_at=AT,
+            read_at=AT + timedelta(days=60),
         )
         for number, close in enumerate(closes)
     ]
@@ -280,6 +280,16 @@ RESTATED = [
     pytest.param("1000 - 885", "- 94 -", [(3, "10")], False, id="a slow fall over a skipped day of the new scale"),
     pytest.param("100 88 89", "- - -", [], True, id="an eighth down on the second day stays in the third's figure"),
 ]
+
+
+@pytest.mark.parametrize("days", [7, 8, 9])
+def test_a_split_does_not_hide_a_move_before_it(days):
+    """A sixth up in a session, read on the next morning; on the day after it a split by a tenth came into force."""
+    path = a_path("54.42", "53.15", "54.24", "54.49", "55.39", "55.71", "55.94", "64.98", "60.60", "59.27")[: days + 1]
+    read = [replace(one, read_at=calendar.due_at(one.trading_day, 1)) for one in path]
+    split = a_split(SESSION + timedelta(days=8), "1.1034")
+    assert splits.unexplained(read, [split], read)
+    assert not splits.unexplained(read[:7], [split], read[:7])
 
 
 @pytest.mark.parametrize(("used", "newest", "known", "expected"), RESTATED)

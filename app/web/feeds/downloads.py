@@ -22,6 +22,7 @@ from psycopg import OperationalError
 from api.cache import names
 from api.engine import Answer, Engine, refused
 from api.fields import refusal
+from api.headers import pairs
 from api.http import busy, gone
 from api.schema import quoted, read_date
 from app.domain.model import SERIES
@@ -52,8 +53,7 @@ def downloads(
     `standing` gives an engine on one snapshot, `headers` go with every export, and `series` are
     those that may be asked for.
     """
-    named = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    downloads = Downloads(standing, named, series)
+    downloads = Downloads(standing, pairs(headers), series)
     return [_route(downloads, form) for form in TYPES]
 
 
