@@ -188,7 +188,7 @@ async def _tell_changed(
     """Tell what rests on readings that changed, the baselines first, and what to do about the first of them."""
     sentences = [f"{ticker} {_compared(rest, after[session])}" for session, rest in _by_session(changed).items()]
     first = changed[0]
-    correct = f"`alpha-monday checkpoint correct {first.run_date} {first.day} {ticker} --reason TEXT`"
+    correct = f"`alpha-monday checkpoint correct {first.run_date} {first.day} {first.ticker} --reason TEXT`"
     to_do = f"If the new reading is right, {correct} adopts it; the same for each day named."
     if any(splits.is_large(one.close, after[one.trading_day]) for one in changed):
         to_do = (

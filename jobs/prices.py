@@ -21,6 +21,14 @@ _LATELY = timedelta(days=10)
 log = structlog.get_logger()
 
 
+class SeemsUnknown(ProviderUnavailable):
+    """The provider says that it does not know a ticker of which it had bars lately."""
+
+    def __init__(self, message: str, ticker: str) -> None:
+        super().__init__(message)
+        self.ticker = ticker
+
+
 async def closes_of(
     tools: Context, tickers: Sequence[str], session: date, begun: datetime | None = None
 ) -> dict[str, Close]:
@@ -61,7 +69,7 @@ async def _close_of(tools: Context, ticker: str, session: date, begun: datetime 
 
 async def _refuse_if_known_lately(tools: Context, ticker: str, unknown: UnknownTicker) -> None:
     """
-    Raise ProviderUnavailable in place of `unknown` for a ticker that the provider knew lately.
+    Raise SeemsUnknown in place of `unknown` for a ticker that the provider knew lately.
 
     For the benchmark it is enough that the provider ever knew it: without it no Monday can be made.
     """
@@ -69,7 +77,7 @@ async def _refuse_if_known_lately(tools: Context, ticker: str, unknown: UnknownT
         last_read = await closes.last_read(conn, ticker)
     if last_read and (ticker == tools.benchmark or last_read >= tools.now() - _LATELY):
         day = today(last_read)
-        raise ProviderUnavailable(f"{unknown} It did on {day}, so it will be asked again.") from None
+        raise SeemsUnknown(f"{unknown} It did on {day}, so it will be asked again.", ticker) from None
 
 
 async def _known(tools: Context, ticker: str, session: date) -> Close | None:

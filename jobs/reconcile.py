@@ -243,10 +243,17 @@ async def _record_missed(conn: Conn, tools: Context) -> int:
 
 
 async def _offer_retakes(conn: Conn, tools: Context) -> int:
-    """Once a day, when the morning's closes are in, have the skipped checkpoints of active batches looked at again."""
+    """
+    Once a day, when the morning's closes are in, have the skipped checkpoints of active batches looked at again.
+
+    Not while a Monday waits for its prices: what can wait must not use up the requests that it needs.
+    """
     now = tools.now()
     today = str(calendar.today(now))
     if now < calendar.at(calendar.today(now), calendar.RETAKE):
+        return 0
+    run_date = calendar.run_date(now)
+    if run_date and not await batches.on(conn, SERIES, run_date):
         return 0
     offered = await queue_tables.retakes(conn, daily.take_checkpoint.name, today)
     skipped = [one for one in await checkpoints.skipped(conn) if _named(one) not in offered]

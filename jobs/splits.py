@@ -20,7 +20,7 @@ from app.domain.tickers import Tickers
 from app.errors import AlphaMondayError, ProviderError, ProviderUnavailable, TryAgainAt
 from app.providers.alpha_vantage import SPLITS, SPLITS_SOURCE, SplitsAnswer
 from app.providers.alpha_vantage_answers import Listed
-from app.providers.rate_limiter import UnreadableRow
+from app.providers.rate_limiter import Outcome, UnreadableRow
 from app.store import batches, courses
 from app.store import splits as store
 from app.store.rows import Conn
@@ -29,6 +29,9 @@ from jobs.context import Context
 from jobs.prices import log_unreadable
 
 log = structlog.get_logger()
+
+# How many seconds lie between two answers that a split is no longer listed; both are needed.
+_BEFORE_TAKING_BACK = 61.0
 
 
 class NeededDays(Struct, frozen=True):
@@ -137,9 +140,21 @@ async def _asked(
     tools: Context, ticker: str, since: datetime, begun: datetime, baseline: date | None = None
 ) -> Sequence[UnreadableRow]:
     answer = await tools.prices.splits(ticker, since, begun)
+    if isinstance(answer, SplitsAnswer) and await _takes_back(tools, ticker, answer):
+        # One list without a split that was listed before may be an old one, kept somewhere on the way.
+        await tools.prices.ledger.fail(answer.grant, Outcome.FAILED)
+        log.info("splits asked for again: one is no longer listed", ticker=ticker)
+        await tools.sleep(_BEFORE_TAKING_BACK)
+        answer = await tools.prices.splits(ticker, tools.now(), begun)
     if isinstance(answer, SplitsAnswer):
         await _keep(tools, ticker, answer, baseline)
     return answer.unreadable
+
+
+async def _takes_back(tools: Context, ticker: str, answer: SplitsAnswer) -> bool:
+    """Return whether an answer lacks a split that is known."""
+    async with tools.pool.connection() as conn:
+        return bool(_gone(answer, await store.of(conn, Tickers.only(ticker))))
 
 
 async def _missing(
@@ -204,16 +219,24 @@ def _learnt(
         for one in listed
         if since and one.effective_date > since and factors.get(one.effective_date, ONE) != one.factor
     ]
-    if listed:
-        still = {one.effective_date for one in listed}
-        gone = [split for split in known if split.effective_date not in still and split.factor != ONE]
-        source = f"{SPLITS_SOURCE}, no longer listed"
-        learnt += [
-            Split(ticker=ticker, effective_date=split.effective_date, factor=ONE, source=source, read_at=now)
-            for split in gone
-            if not _may_be_listed(answer.unreadable, split.effective_date)
-        ]
-    return learnt
+    source = f"{SPLITS_SOURCE}, no longer listed"
+    return learnt + [
+        Split(ticker=ticker, effective_date=split.effective_date, factor=ONE, source=source, read_at=now)
+        for split in _gone(answer, known)
+    ]
+
+
+def _gone(answer: SplitsAnswer, known: Sequence[Split]) -> list[Split]:
+    """Return the known splits that an answer takes back."""
+    still = {one.effective_date for one in answer.splits}
+    return [
+        split
+        for split in known
+        if still
+        and split.effective_date not in still
+        and split.factor != ONE
+        and not _may_be_listed(answer.unreadable, split.effective_date)
+    ]
 
 
 def _may_be_listed(unreadable: Sequence[UnreadableRow], day: date) -> bool:

@@ -45,7 +45,7 @@ from app.store.rows import Conn
 from jobs import alerts, queue_tables
 from jobs.context import Context
 from jobs.daily import defer
-from jobs.prices import closes_of
+from jobs.prices import SeemsUnknown, closes_of
 from jobs.queue import Retry, app, tools
 from jobs.queue_tables import LIVE
 
@@ -301,7 +301,8 @@ async def _priced(tools: Context, chosen: Sequence[Idea], run_date: date) -> dic
     Return the closes of the baseline session, the benchmark's first.
 
     Raises TryAgainAt for what may be there at the day's next time of asking, and after the last one what was missing:
-    MissingClose or ProviderError. UnknownTicker is only ever about a pick: the model is to choose another.
+    MissingClose or ProviderError. UnknownTicker is only ever about a pick: the model is to choose another. After the
+    last time of asking that is also a pick which the provider knew lately, and does not know any more.
     """
     failed: MissingClose | ProviderError
     try:
@@ -317,6 +318,8 @@ async def _priced(tools: Context, chosen: Sequence[Idea], run_date: date) -> dic
         failed = error
     if again := calendar.ask_again_at(tools.now()):
         raise TryAgainAt(str(failed), again) from None
+    if isinstance(failed, SeemsUnknown) and failed.ticker != tools.benchmark:
+        raise UnknownTicker(f"Alpha Vantage does not know {failed.ticker} any more.", failed.ticker) from None
     raise failed
 
 

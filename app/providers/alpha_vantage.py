@@ -35,7 +35,7 @@ from app.errors import (
     UnknownTicker,
 )
 from app.providers.alpha_vantage_answers import Listed, SaysUnknown, read_bars, read_splits
-from app.providers.rate_limiter import IN_FLIGHT, Grant, Ledger, Outcome, Shared, UnreadableRow
+from app.providers.rate_limiter import IN_FLIGHT, REST, Grant, Ledger, Outcome, Shared, UnreadableRow
 from app.providers.retry_after import asked_to_wait
 
 BASE_URL = "https://www.alphavantage.co"
@@ -152,7 +152,9 @@ class AlphaVantage:
             await self.ledger.fail(grant, Outcome.QUOTA_SPENT, spent.at)
             raise
         except ProviderBusy as busy:
-            await self.ledger.fail(grant, Outcome.FAILED, busy.until)
+            # An hour at most, whatever it says: one odd answer must not cost a Monday.
+            longest = self.clock.now() + REST
+            await self.ledger.fail(grant, Outcome.FAILED, busy.until and min(busy.until, longest))
             raise
         except ConfigurationError:
             await self.ledger.fail(grant, Outcome.REFUSED)

@@ -34,8 +34,13 @@ from app.providers.rate_limiter import REST, UnreadableRow
 _BARS = "Time Series (Daily)"
 _SPLITS = "data"
 _ABOUT = "Meta Data"
+_NAMES_OF_A_SYMBOL = ("symbol", "ticker")
 
 _LONGEST_NOTICE = 200
+# Two events of one date never came so near to each other; two roundings of one event do.
+_NEARLY = Decimal("0.005")
+# More than the longest factor that is read (`app.domain.returns.price`).
+_MOST_DIGITS = 300
 _LIKE_A_DAY = re.compile(r"\s*([0-9]{4})[-/. ]?([0-9]{1,2})[-/. ]?([0-9]{1,2})(?![0-9])")
 # More rows than that are no slip any more: the answer is not what was asked for.
 _MOST_UNREADABLE = 1000
@@ -100,15 +105,22 @@ def _object(body: bytes, ticker: str) -> dict[str, Any]:
 
 def _refuse_other_symbol(answer: dict[str, Any], ticker: str) -> None:
     """Refuse an answer that names another symbol than `ticker`; one that names none is accepted."""
-    about = answer.get(_ABOUT)
-    if about is AMBIGUOUS:
+    if answer.get(_ABOUT) is AMBIGUOUS:
         raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered about two things at once.")
-    members = [*answer.items(), *(about.items() if isinstance(about, dict) else ())]
-    for name, symbol in members:
-        if _plain_name(name) != "symbol" or symbol is None:
+    for name, symbol in _said_about(answer):
+        if _plain_name(name) not in _NAMES_OF_A_SYMBOL or symbol is None:
             continue
         if not isinstance(symbol, str) or _one_form(symbol) != _one_form(ticker):
             raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered about {described(symbol)} instead.")
+
+
+def _said_about(answer: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the members of an answer and of the objects in it, but for its rows."""
+    members = list(answer.items())
+    for name, value in answer.items():
+        objects = value if isinstance(value, list) and name != _SPLITS else [value]
+        members += [item for one in objects if isinstance(one, dict) and name != _BARS for item in one.items()]
+    return members
 
 
 def _plain_name(name: str) -> str:
@@ -211,16 +223,34 @@ def _together(day: date, texts: Sequence[str]) -> Listed:
     """
     Return what the factors of one date mean together: a reverse split and a spin-off multiply.
 
-    Equal factors are one, however many decimals they have. Which of the texts is kept, and their order, does not
-    depend on the order of the rows, so that a list in another order brings no new reading.
+    Equal factors are one, however many decimals they have, also where one was rounded to fewer. Which of the texts is
+    kept, and their order, does not depend on the order of the rows, so that a list in another order brings no new
+    reading.
     """
     by_value: dict[Decimal, str] = {}
     for text in sorted(texts, key=lambda text: (len(text), text)):
-        by_value.setdefault(Decimal(text), text)
-    kept = [by_value[value] for value in sorted(by_value)]
-    factors = [splits.meant(Decimal(text)) for text in kept]
+        by_value.setdefault(splits.meant(Decimal(text)), text)
+    # The most exact first, so that one that only is it with fewer decimals is left out.
+    factors: list[Decimal] = []
+    for value in sorted(by_value, key=lambda value: (_decimals(by_value[value]), value), reverse=True):
+        if not any(_is_rounded(by_value[value], by_value[other]) for other in factors):
+            factors.append(value)
+    factors.sort()
+    kept = [by_value[value] for value in factors]
     with decimal.localcontext(CONTEXT):
         return Listed(day, reduce(mul, factors), " and ".join(kept))
+
+
+def _decimals(text: str) -> int:
+    return len(text.partition(".")[2])
+
+
+def _is_rounded(text: str, other: str) -> bool:
+    """Return whether `text` is what `other` is with fewer decimals, and nearly the same: 4 is 4.0001, but not 3.6."""
+    value, exact = Decimal(text), Decimal(other)
+    with decimal.localcontext(CONTEXT, prec=_MOST_DIGITS):
+        is_near = abs(value - exact) < _NEARLY * exact
+        return is_near and round(exact, _decimals(text)) == value
 
 
 def _placed(rows: Sequence[Listed | UnreadableRow]) -> list[Listed | UnreadableRow]:
@@ -314,6 +344,8 @@ _DAY = re.compile(
     r"detected your api key|per[- ]day|/ ?day\b|\ba day\b|\bdaily\b|day's|today|24[ -]hour|tomorrow|midnight"
     r"|per[- ]hour|hourly|per[- ]month|monthly|quota|credits"
 )
+# What a day's limit counts: "today's data" or a "daily series" is no word about a quota.
+_COUNTED = re.compile(r"\brequests\b|\b(api )?calls\b|limit|quota|credits|allowance|detected your api key")
 _LIMIT = re.compile(r"\blimits?\b|rate[- ]limit")
 _PAUSE = re.compile(
     r"\b(in|after|for|wait|least) (about |another )?(?P<number>[0-9]{1,4}) ?(?P<unit>s|m|h)(ec|in|our|\b)"
@@ -324,8 +356,17 @@ _BAD_KEY = re.compile(
     r"api[- _]?key\W+(parameter\W+)?(is|was|are)\W+(\w+\W+){0,2}?(invalid|missing|incorrect|wrong|inactive|revoked)"
     r"|(invalid|missing|incorrect|unknown)\W+(or \w+\W+)?(the\W+|your\W+)?api[- _]?key"
 )
+# What is premium must be what was asked for: an advertisement says the same of speed, of more requests and the like.
 _PREMIUM = re.compile(
-    r"\b(is|are)( an?)?( \w+)? premium([- ]only)?( api)? (endpoint|feature|function|parameter|data|service)"
+    r"\bthis( \w+)?,? (is|was|has become) an?( \w+)? premium([- ]only)?( api)? (endpoint|function)"
+    r"|^an?( \w+)? premium( api)? (endpoint|function)\b"
+    r"|(endpoint|function|parameter|outputsize|time_series_daily|splits)\b[^.;,:]{0,30} (is|are|has become)"
+    r"( an?| now| only)*( \w+)? premium([- ]only)?( api)? (endpoint|feature|function|parameter|data|service)"
+)
+# Whoever says this too expects another answer of the same request: it is no proof any more.
+_PASSING = re.compile(
+    r"retry|again\b|temporar|\blater\b|shortly|\bsoon\b|\bbusy\b|maintenance|outage|at the moment|right now"
+    r"|\bpeak\b|traffic|capacity|queue|unavailable|could not|cannot|unable"
 )
 _UNKNOWN = re.compile(
     r"invalid api call|(invalid|unknown|unsupported|unrecognized|no such)\W+(\w+\W+)?(symbol|ticker)"
@@ -347,13 +388,15 @@ def _notice(answer: dict[str, Any], ticker: str, key: str, now: datetime) -> Alp
 
 def _meaning(text: str, ticker: str, now: datetime) -> AlphaMondayError:
     words, notice = " ".join(text.casefold().split()), text[:_LONGEST_NOTICE]
-    if _DAY_IS_SPENT.search(words) or (_DAY.search(words) and not _THROTTLE.search(words)):
+    is_of_a_day = _DAY.search(words) and _COUNTED.search(words) and not _THROTTLE.search(words)
+    if _DAY_IS_SPENT.search(words) or is_of_a_day:
         return QuotaSpent(f"Alpha Vantage says that the day's quota is spent: {notice}", now + REST)
     if _THROTTLE.search(words) or _LIMIT.search(words):
         return ProviderBusy(f"Alpha Vantage asked us to slow down: {notice}", now + _rest(words))
-    if _BAD_KEY.search(words):
+    is_passing = _PASSING.search(words)
+    if _BAD_KEY.search(words) and not is_passing:
         return ConfigurationError("Alpha Vantage does not accept the key: set ALPHA_VANTAGE_API_KEY to a valid one.")
-    if _PREMIUM.search(words):
+    if _PREMIUM.search(words) and not is_passing:
         return ConfigurationError(f"Alpha Vantage asks for a premium key for this: {notice}")
     if _UNKNOWN.search(words):
         return SaysUnknown(f"{ticker}: Alpha Vantage answered as if it did not know the ticker: {notice}")

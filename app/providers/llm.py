@@ -12,6 +12,7 @@ answer without a usable text says in `unusable` why, in a sentence that is true 
 import asyncio
 import importlib
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -44,6 +45,16 @@ _COMPLETION_TOKENS = ("completion_tokens", "output_tokens")
 
 # Parts of a message that hold its text; others hold what the model thought, a picture or a sound.
 _TEXT_PARTS = ("text", "output_text")
+
+# How servers spell that a content filter stopped an answer, or that it broke off; in small letters, with underscores.
+_FILTERED = ("content_filter", "content_filtered", "safety", "prohibited_content", "blocklist")
+_BROKE_OFF = ("length", "max_tokens", "max_output_tokens")
+_MAY_BE_FILTERED = (400, 403, 422, 451)
+_FILTERED_QUESTION = re.compile(r"content[ _-]?filter|content management policy|ResponsibleAIPolicyViolation", re.I)
+
+# Only these errors of a request prove that the same request will fail again, unless their words say that it may not.
+_FOR_GOOD = (400, 402, 405, 406, 410, 411, 413, 414, 415, 422, 431, 451)
+_PASSING = re.compile(r"re-?try\b|try(ing)? again|temporar|overload|at capacity|timed? ?-?out|\bbusy\b", re.I)
 
 _TWICE = "The answer's {} stood there twice, with different values."
 
@@ -140,8 +151,16 @@ class OpenAIPicker:
 def _meaning(openai: Any, error: Any, key: str, now: datetime | None) -> AlphaMondayError:
     """Return what an error of the library means for us."""
     text = quotable(str(error), [key])[:300]
-    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+    if (
+        isinstance(error, openai.APIStatusError)
+        and error.status_code in _MAY_BE_FILTERED
+        and _FILTERED_QUESTION.search(f"{error} {error.code} {error.body}")
+    ):
+        return ProviderUnavailable(f"The provider's content filter stopped the question: {text}")
+    if isinstance(error, openai.AuthenticationError):
         return ConfigurationError("The model's provider does not accept the key: set OPENAI_API_KEY to a valid one.")
+    if isinstance(error, openai.PermissionDeniedError) and isinstance(error.body, dict):
+        return ConfigurationError(f"The model's provider does not allow this: check OPENAI_API_KEY. {text}")
     if isinstance(error, openai.NotFoundError):
         return ConfigurationError(f"The model's provider does not know what was asked for: check OPENAI_MODEL. {text}")
     until = _asked_to_wait(error, now) if now else None
@@ -149,11 +168,7 @@ def _meaning(openai: Any, error: Any, key: str, now: datetime | None) -> AlphaMo
         if getattr(error, "code", None) == "insufficient_quota":
             return ConfigurationError("The account at the model's provider is out of credit: see its billing page.")
         return ProviderBusy(f"The model's provider asked us to slow down: {text}", until)
-    if (
-        isinstance(error, openai.APIStatusError)
-        and error.status_code // 100 == 4
-        and error.status_code not in (408, 409)
-    ):
+    if isinstance(error, openai.APIStatusError) and error.status_code in _FOR_GOOD and not _PASSING.search(str(error)):
         return ConfigurationError(f"The model's provider refused the request: {text}")
     message = f"The model's provider did not answer ({type(error).__name__}): {text}"
     return ProviderBusy(message, until) if until else ProviderUnavailable(message)
@@ -218,7 +233,9 @@ def _decoded(body: bytes) -> tuple[Any, str | None]:
 
 
 def _choices(completion: Any) -> Any:
-    return completion.get("choices") if isinstance(completion, dict) else None
+    choices = completion.get("choices") if isinstance(completion, dict) else None
+    # A server that gives one choice may leave out the list.
+    return [choices] if isinstance(choices, dict) and "message" in choices else choices
 
 
 def _why_no_choices(completion: Any, choices: Any, key: str) -> str:
@@ -253,20 +270,22 @@ def _error_of(members: dict[str, Any], key: str, *otherwise: Any) -> str | None:
 def _choice(choice: Any, body: bytes, key: str) -> _Content:
     """Return what a choice holds. A text that broke off, or that the provider stopped, is not used."""
     members = choice if isinstance(choice, dict) else {}
-    message, reason = members.get("message"), members.get("finish_reason")
+    message, reason = members.get("message"), _spelled_alike(members.get("finish_reason"))
     if message is AMBIGUOUS:
         return _Content(None, _TWICE.format("message"))
+    if isinstance(message, str):
+        message = {"content": message}
     if not isinstance(message, dict):
         return _Content(None, _error_of(members, key) or "The answer's choice had no message.", by_provider=True)
     content = message.get("content")
     text = _text(content)
     refusal = _text(message.get("refusal")) or _refusal_among(content)
     unusable = None
-    if reason == "length":
+    if reason in _BROKE_OFF:
         unusable = "The answer was truncated."
-    elif reason == "content_filter":
+    elif reason in _FILTERED:
         unusable = "The provider's content filter stopped the answer."
-    elif refusal:
+    elif refusal and refusal.strip():
         unusable = f"The model refused: {redact(refusal, [key])[:LONGEST_REASON]}"
     elif not text and (error := _error_of(members, key)):
         return _Content(None, error, by_provider=True)
@@ -275,6 +294,11 @@ def _choice(choice: Any, body: bytes, key: str) -> _Content:
     elif "\N{REPLACEMENT CHARACTER}" in text and not _is_unicode(body):
         unusable = "The answer held bytes that are no UTF-8."
     return _Content(text or refusal, unusable)
+
+
+def _spelled_alike(reason: Any) -> str:
+    """Return why an answer ended in one spelling of it, empty where nothing says why."""
+    return reason.casefold().replace("-", "_") if isinstance(reason, str) else ""
 
 
 def _text(content: Any) -> str | None:
@@ -289,11 +313,16 @@ def _text(content: Any) -> str | None:
 def _text_of_part(part: Any) -> str | None:
     if isinstance(part, str):
         return part
-    if not isinstance(part, dict) or (part.get("type") or "text") not in _TEXT_PARTS:
+    if not isinstance(part, dict) or not _is_text(part.get("type")):
         return None
-    text = part.get("text")
+    text = part.get("text", part.get("content"))
     value = text.get("value") if isinstance(text, dict) else text
     return value if isinstance(value, str) else None
+
+
+def _is_text(kind: Any) -> bool:
+    """Return whether a part of this type holds text; one without a type does."""
+    return not kind or (isinstance(kind, str) and kind.casefold() in _TEXT_PARTS)
 
 
 def _refusal_among(content: Any) -> str | None:

@@ -28,12 +28,17 @@ class Due(Struct, frozen=True):
 
 
 class RestsOn(Struct, frozen=True):
-    """A checkpoint, and the reading that its figures rest on: the session, and the close as it was read then."""
+    """
+    A checkpoint, and the reading that its figures rest on: the session, and the close as it was read then.
+
+    `ticker` is the present one of the share, which may have been renamed since.
+    """
 
     run_date: date
     day: int
     trading_day: date
     close: Decimal
+    ticker: str
 
 
 class Computed(Struct, frozen=True):
@@ -225,19 +230,20 @@ async def resting_on(conn: Conn, ticker: str, sessions: Sequence[date], since: d
     async with conn.cursor(row_factory=row_of(RestsOn)) as cursor:
         await cursor.execute(
             """
-            SELECT run_date, day, closes.trading_day, closes.close
+            SELECT run_date, day, closes.trading_day, closes.close, coalesce(picks.ticker, closes.ticker) AS ticker
             FROM (
-                SELECT batch_id, day, benchmark_close_id AS close_id
+                SELECT batch_id, day, benchmark_close_id AS close_id, NULL AS pick_id
                 FROM checkpoints
                 UNION ALL
-                SELECT batch_id, 0, initial_close_id
+                SELECT batch_id, 0, initial_close_id, id
                 FROM picks
                 UNION ALL
-                SELECT batch_id, day, close_id
+                SELECT batch_id, day, close_id, pick_id
                 FROM pick_checkpoint_metrics JOIN checkpoints ON checkpoints.id = checkpoint_id
             ) AS used
                 JOIN closes ON closes.id = used.close_id
                 JOIN batches ON batches.id = used.batch_id
+                LEFT JOIN picks ON picks.id = used.pick_id
             WHERE closes.ticker = %s AND closes.trading_day = ANY(%s) AND run_date >= %s
             ORDER BY run_date DESC, day
             """,

@@ -17,7 +17,7 @@ from receivers import receiver as receiver
 
 from app.domain.calendar import due_at
 from app.domain.model import Batch
-from jobs import daily
+from jobs import corrections, daily, picks, prices
 
 TUESDAY, WEDNESDAY = (MONDAY + timedelta(days=days) for days in (1, 2))
 
@@ -94,6 +94,21 @@ async def test_a_price_that_was_used(house, receiver, says, words, command):
     (text,) = await changed(house, receiver)
     assert words in text
     assert command in text
+
+
+async def test_a_share_that_was_renamed_since(house, receiver):
+    """The command names the share as it is called now; under the old ticker it is no pick, and would be refused."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1)
+    house.clock.time = due_at(MONDAY, 3)
+    house.world.closes |= {("KO", day): "3.0000" for day in (MONDAY, TUESDAY, WEDNESDAY)}
+    assert await picks.rename(house.tools, MONDAY, "MSFT", "KO", TUESDAY, "8-K of 2026-10-27") == 0
+    house.world.closes["MSFT", BASELINE] = "3.2000"
+    await prices.closes_of(house.tools, ["MSFT"], TUESDAY)
+    (text,) = await changed(house, receiver)
+    assert "MSFT closed at 3.2000 on 2026-10-23, not at 3.0000 (the baseline of 2026-10-26)" in text
+    assert CORRECT.format(0, "KO") in text
+    assert await corrections.adopt(house.tools.pool, house.tools.now(), MONDAY, 0, "KO", "A misprint.") == 2
 
 
 async def test_a_series_that_is_restated(house, receiver):

@@ -422,12 +422,6 @@ UNUSABLE = [
     pytest.param(
         {"choices": [{"finish_reason": "stop"}]}, "The answer's choice had no message.", BY_PROVIDER, id="no message"
     ),
-    pytest.param(
-        {"choices": [{"message": "Hello"}]},
-        "The answer's choice had no message.",
-        BY_PROVIDER,
-        id="a message that is a text",
-    ),
     pytest.param({"choices": [None]}, "The answer's choice had no message.", BY_PROVIDER, id="a choice that is null"),
     pytest.param(
         {"choices": [{"error": {"message": "Upstream died."}, "message": {"content": ""}}]},
@@ -614,6 +608,30 @@ async def test_a_provider_that_says_when(picker, provider, status, after, wait):
         pytest.param(an_error(429, "", "insufficient_quota"), ConfigurationError, "out of credit", id="quota"),
         pytest.param(an_error(408), ProviderUnavailable, "did not answer", id="408"),
         pytest.param(an_error(409), ProviderUnavailable, "did not answer", id="409"),
+        pytest.param(
+            an_error(400, "We had a problem. Please retry."), ProviderUnavailable, "retry", id="400 that passes"
+        ),
+        pytest.param(an_error(422, "The model is overloaded"), ProviderUnavailable, "overloaded", id="422 that passes"),
+        pytest.param(an_error(421), ProviderUnavailable, "did not answer", id="421"),
+        pytest.param(an_error(423), ProviderUnavailable, "did not answer", id="423"),
+        pytest.param(an_error(424), ProviderUnavailable, "did not answer", id="424"),
+        pytest.param(an_error(425), ProviderUnavailable, "did not answer", id="425"),
+        pytest.param(an_error(499), ProviderUnavailable, "did not answer", id="499"),
+        pytest.param(an_error(402, "No credit."), ConfigurationError, "No credit", id="402"),
+        pytest.param(an_error(403, "Country not supported"), ConfigurationError, "Country not", id="403 with words"),
+        pytest.param(Reply(b"<html>Just a moment", status=403), ProviderUnavailable, "did not answer", id="403 HTML"),
+        pytest.param(
+            an_error(400, "The prompt triggered a policy.", "content_filter"),
+            ProviderUnavailable,
+            "content filter stopped the question",
+            id="a filtered question",
+        ),
+        pytest.param(
+            says({"error": {"message": "No.", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}, 400),
+            ProviderUnavailable,
+            "content filter stopped the question",
+            id="a filtered question, by an inner code",
+        ),
         pytest.param(an_error(500, "Oops."), ProviderUnavailable, "Oops.", id="500"),
         pytest.param(Reply(b"<html>", status=503), ProviderUnavailable, "did not answer", id="503 HTML"),
         pytest.param(CUT, ProviderUnavailable, "did not answer", id="cut before the answer"),
@@ -627,6 +645,46 @@ async def test_what_an_error_means(picker, provider, reply, error, says_):
         await picker().ask("system", "user")
     assert type(raised.value) is error
     assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda it: it["choices"][0]["message"].update(refusal=" "), id="a refusal of white space"),
+        pytest.param(lambda it: it.update(choices=it["choices"][0]), id="one choice without a list"),
+        pytest.param(lambda it: it["choices"][0].update(message=TEXT), id="a message that is a text"),
+        pytest.param(
+            lambda it: it["choices"][0]["message"].update(content=[{"type": "TEXT", "text": TEXT}]), id="in capitals"
+        ),
+        pytest.param(
+            lambda it: it["choices"][0]["message"].update(content=[{"type": "text", "content": TEXT}]),
+            id="a part's content",
+        ),
+    ],
+)
+async def test_further_forms_of_a_good_answer(picker, provider, change):
+    """Wherever the text stands, it is the answer."""
+    completion = a_completion()
+    change(completion)
+    provider.play(says(completion))
+    answer = await picker().ask("system", "user")
+    assert (answer.text, answer.unusable) == (TEXT, None)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("CONTENT_FILTER", "content filter"),
+        ("content-filter", "content filter"),
+        ("SAFETY", "content filter"),
+        ("MAX_TOKENS", "truncated"),
+        ("max_tokens", "truncated"),
+    ],
+)
+async def test_other_spellings_of_an_end(picker, provider, reason, told):
+    """Filters and limits are named as such."""
+    provider.play(says(a_completion('{"pic', reason)))
+    assert told in (await picker().ask("system", "user")).unusable
 
 
 async def test_a_refused_connection(picker):

@@ -274,6 +274,8 @@ async def test_arguments_that_nobody_can_read(house, task, args, status):
     with logged("ERROR", house.clock) as lines:
         assert await reconcile.look_after(house.tools) == Mended(deferred=6, begun=True)
     assert lines == []
+    await house.begin()
+    await reconcile.look_after(house.tools)
     retaken = "SELECT args ->> 'day' FROM procrastinate_jobs WHERE args ->> 'retake' = '2026-11-02'"
     assert await house.rows(retaken) == [("1",)]
 
@@ -318,3 +320,19 @@ async def test_a_monday_whose_job_lived_until_it_was_over(house):
     house.clock.time = new_york(TUESDAY, 0, 1)
     assert (await reconcile.look_after(house.tools)).missed == 1
     assert (await house.batch()).failure == "The Monday was over before its batch was made."
+
+
+async def test_no_retakes_while_a_monday_waits(house):
+    """They would use up the requests that the Monday needs; when it is done, they are offered."""
+    batch = await house.a_batch()
+    house.world.absent.add(("NVDA", MONDAY))
+    house.clock.time = new_york(TUESDAY, 21)
+    await daily.take(house.tools, batch.id, 1)
+    next_monday = MONDAY + timedelta(days=7)
+    house.clock.time = new_york(next_monday, 11)
+    retakes = "SELECT count(*) FROM procrastinate_jobs WHERE args ? 'retake'"
+    await reconcile.look_after(house.tools)
+    assert await house.rows(retakes) == [(0,)]
+    await house.begin()
+    await reconcile.look_after(house.tools)
+    assert await house.rows(retakes) == [(1,)]

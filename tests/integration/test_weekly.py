@@ -575,6 +575,19 @@ async def test_a_series_that_has_ended(house, missing, times):
     assert [ticker for ticker, _, _ in await house.rows(PICKS)] == ["MSFT", "KO", "NVDA"]
 
 
+async def test_a_series_that_is_no_longer_there(house):
+    """An earlier Monday had its bars; now the provider does not know it. At the last time the model chooses another."""
+    await house.a_batch(MONDAY - timedelta(days=7))
+    house.clock.time = new_york(MONDAY)
+    house.world.unknown.add("AAPL")
+    house.world.model = [completes(an_answer(*CHOSEN)), completes(an_answer("MSFT", "KO", "NVDA"))]
+    assert (await until_it_can(house, house.begin))[-1] == new_york(MONDAY, 20, 30)
+    batch = await house.batch()
+    assert batch.status == "active"
+    refusals = await house.rows("SELECT refusal FROM generations WHERE run_date = %s ORDER BY attempt", MONDAY)
+    assert refusals == [("Alpha Vantage does not know AAPL any more.",), (None,)]
+
+
 async def test_two_series_that_have_ended(house):
     """Each is told of once; the answer that knows of the first may name the second."""
     house.world.absent |= {("AAPL", BASELINE), ("KO", BASELINE)}

@@ -22,8 +22,8 @@ from app.database import migrations
 from app.domain.calendar import due_at
 from app.domain.model import Batch
 from app.errors import ProviderUnavailable, UnknownTicker
-from jobs import daily
-from jobs.prices import closes_of
+from jobs import daily, splits
+from jobs.prices import SeemsUnknown, closes_of
 
 TUESDAY, WEDNESDAY = MONDAY + timedelta(days=1), MONDAY + timedelta(days=2)
 
@@ -132,6 +132,25 @@ async def test_one_odd_answer_on_a_monday(house, ticker, reply):
     assert await house.rows("SELECT accepted FROM generations") == [(True,)]
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(Reply(status=429, headers={"retry-after": "86400"}), id="a day, in a header"),
+        pytest.param(Reply(status=503, headers={"retry-after": "999999"}), id="eleven days"),
+        pytest.param(Reply(status=429, headers={"retry-after": "Tue, 27 Oct 2026 13:00:00 GMT"}), id="a date"),
+        pytest.param(says({"Note": "Too many requests. Please wait 1440 minutes."}), id="a day, in minutes"),
+        pytest.param(says({"Note": "Rate limit. Retry after 9999 h."}), id="a year"),
+        pytest.param(says({"Note": "Too many requests per minute; try again in 20 hours."}), id="until tomorrow"),
+    ],
+)
+async def test_one_answer_that_asks_for_a_long_rest(house, reply):
+    """It is asked again an hour later, on the same Monday."""
+    house.world.instead = [reply]
+    times = await until_it_can(house, house.begin)
+    assert [time - new_york(MONDAY) < timedelta(minutes=61) for time in times] == [True]
+    assert (await house.batch()).status == "active"
+
+
 @pytest.mark.parametrize("reply", [INVALID, says({}), MINUTE_LEVEL, says({"symbol": "NVDA"}), says({"symbol": "GE"})])
 async def test_one_odd_answer_about_splits(house, reply):
     """A four for one is asked for again, and counted: (1.75 * 4 - 7) / 7 = 0, not -75 %."""
@@ -141,6 +160,34 @@ async def test_one_odd_answer_about_splits(house, reply):
     odd(house, "SPLITS", "NVDA", lambda _: reply, times=1)
     await morning(house, batch, 1)
     assert (await returns_of(house, 1))["NVDA"] == 0
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param([("1999-05-03", "2.0000")], id="an old list"),
+        pytest.param([("2027-05-03", "2.0000"), ("1999-05-03", "2.0000")], id="with one to come"),
+        pytest.param([("2026-10-27", "2.0000")], id="with another since"),
+    ],
+)
+async def test_one_list_without_a_split_that_was_learnt(house, rows):
+    """It takes nothing back, not for a day and not in a correction: a second answer must say the same."""
+    batch = await house.a_batch()
+    house.world.closes["NVDA", MONDAY] = "6.7000"
+    house.world.splits["NVDA"] = [(MONDAY, "1.0500")]
+    await morning(house, batch, 1)
+    house.clock.time = due_at(MONDAY, 6)
+    await splits.look_on_sunday(house.tools, batch, ["NVDA"], 6)
+    right = await returns_of(house, 1)
+    odd(house, "SPLITS", "NVDA", rows_of_splits(*(split(*row) for row in rows)), times=1)
+    house.clock.time = due_at(MONDAY, 13)
+    await splits.look_on_sunday(house.tools, batch, ["NVDA"], 13)
+    assert house.asked_for_splits[-2:] == ["NVDA", "NVDA"]
+    assert await returns_of(house, 1) == right
+    house.clock.forward(days=1)
+    odd(house, "SPLITS", "NVDA", rows_of_splits(split("1999-05-03", "2.0000")))
+    await splits.look(house.tools, "NVDA", house.clock.now(), house.clock.now())
+    assert (await returns_of(house, 1))["NVDA"] < -4
 
 
 async def test_splits_that_are_never_listed(house):
@@ -158,11 +205,11 @@ async def test_a_ticker_that_was_read_lately_is_not_unknown(house):
     await house.a_batch()
     house.world.unknown |= {"SPY", "AAPL", "KO"}
     for days, ticker, error in (
-        (9, "AAPL", ProviderUnavailable),
+        (9, "AAPL", SeemsUnknown),
         (9, "KO", UnknownTicker),
         (11, "AAPL", UnknownTicker),
-        (11, "SPY", ProviderUnavailable),
-        (400, "SPY", ProviderUnavailable),
+        (11, "SPY", SeemsUnknown),
+        (400, "SPY", SeemsUnknown),
     ):
         house.clock.time = new_york(MONDAY + timedelta(days=days))
         session = house.tools.calendar.session_before(MONDAY + timedelta(days=days))

@@ -140,6 +140,31 @@ def test_a_notice_that_proves_nothing(answer, said):
     assert str(error).endswith((said, f"{said}."))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("Unlimited access is a premium service.", id="no limit is premium"),
+        pytest.param("Faster access is a premium feature.", id="speed is premium"),
+        pytest.param("More requests are a premium feature.", id="more is premium"),
+        pytest.param("Throughput exceeded. This is a premium feature.", id="throughput"),
+        pytest.param("Our servers are at capacity. Dedicated capacity is a premium feature.", id="capacity"),
+        pytest.param("TIME_SERIES_DAILY is a premium endpoint at peak times; please retry.", id="for a time"),
+        pytest.param("We could not see whether your API key is invalid or missing.", id="a key that was not looked up"),
+        pytest.param("Invalid API key? Our key service has an outage.", id="a key service that is down"),
+        pytest.param("We are updating today's data.", id="today's data"),
+        pytest.param("The daily series is being refreshed.", id="a daily series"),
+        pytest.param("Back tomorrow.", id="tomorrow"),
+        pytest.param("Limite de 5 requêtes par minute dépassée. Offre premium.", id="in French"),
+    ],
+)
+def test_other_words_prove_nothing(text):
+    """Neither that a person must change something, nor that the quota is spent."""
+    for member in ("Information", "Error Message"):
+        error = meaning({member: text})
+        assert type(error) is ProviderUnavailable
+        assert text.split(".")[0] in str(error)
+
+
 @pytest.mark.parametrize("text", [BURST, BAD_KEY, PREMIUM, UNKNOWN, "We are moving.", QUOTA.format(key=KEY)])
 @pytest.mark.parametrize("member", ["Information", "Note", "Error Message", "message"])
 def test_a_notice_beside_data(member, text):
@@ -253,6 +278,15 @@ def row(day: object, factor: object) -> dict[str, object]:
         pytest.param(("2", "1.5", "1.1"), "3.3", "1.1 and 1.5 and 2", id="three factors"),
         pytest.param(("0.0667", "15"), "1", "0.0667 and 15", id="a rounded fifteenth"),
         pytest.param(("1.0000", "4.0000"), "4", "1.0000 and 4.0000", id="one, and four"),
+        pytest.param(
+            ("0.0667", "0.06667"), "0.06666666666666666666666666667", "0.0667", id="a fifteenth, rounded twice"
+        ),
+        pytest.param(("1.05", "1.0512"), "1.0512", "1.0512", id="once with fewer decimals"),
+        pytest.param(("4", "4.0001"), "4.0001", "4.0001", id="once without decimals"),
+        pytest.param(
+            ("2." + "0" * 60, "2." + "0" * 60 + "1"), "2", "2." + "0" * 60 + "1", id="once with sixty decimals"
+        ),
+        pytest.param(("1.05", "1.06"), "1.113", "1.05 and 1.06", id="two small ones"),
         pytest.param(("0.3333", "2.0000"), "0.6666666666666666666666666666", "0.3333 and 2.0000", id="a third"),
     ],
 )
@@ -375,6 +409,23 @@ def test_the_symbol_that_was_asked_for(symbol):
     assert bars({"Meta Data": {"2. Symbol": symbol}, "Time Series (Daily)": SERIES}, "BRK.B")[0]
     assert bars({"Meta Data": {}, "Time Series (Daily)": SERIES}, "BRK.B")[0]
     assert bars({"Meta Data": "none", "Time Series (Daily)": SERIES}, "BRK.B")[0]
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        pytest.param({"Meta Data": [{"2. Symbol": "MSFT"}]}, id="in a list"),
+        pytest.param({"meta": {"symbol": "MSFT"}}, id="elsewhere"),
+        pytest.param({"meta data": {"2. Symbol": "MSFT"}}, id="in small letters"),
+        pytest.param({"Meta Data": {"2. Ticker": "MSFT"}}, id="as a ticker"),
+        pytest.param({"ticker": "MSFT"}, id="at the top"),
+    ],
+)
+def test_another_symbol_elsewhere(about):
+    """Wherever an answer names another symbol."""
+    assert type(meaning({**about, "Time Series (Daily)": SERIES})) is ProviderUnavailable
+    with pytest.raises(ProviderUnavailable):
+        splits(**about)
 
 
 @pytest.mark.parametrize("symbol", ["MSFT", "IBM.LON", "IBMX", "", 7, [], {"a": 1}, True, "ＩＢＭ", " IBM"])
