@@ -69,18 +69,18 @@ def restated_since(bars: Sequence[Bar], known: Mapping[date, Sequence[Close]], t
     Return the sessions of an answer whose bars are restated, each with the day on which they were first read so.
 
     `bars` are all that the answer has and `known` the stored readings of their sessions, oldest first. A provider that
-    restates a series does so from a split backwards:
+    restates a series does so from a split backwards, by one ratio:
 
-    - A session that was read as something else before is restated if the known one before it is, too; or if it moved
-      too far for a correction, and so did the next one, or none before it is known. Otherwise one price was corrected.
+    - A session that was read as something else before is restated if the known one before it is, too, or if the next
+      known one changed by the same ratio. Otherwise one price was corrected. Where no earlier session is known, a
+      change that is too large for a correction is a restatement.
     - A session that was never read before is restated if the known one before it is, and it lies before the day on
       which the series was first read so.
     """
     days = sorted(bars, key=lambda bar: bar.trading_day)
-    changed = {bar.trading_day: _restated_since(bar, known.get(bar.trading_day, ()), today) for bar in days}
     of_known = [bar for bar in days if known.get(bar.trading_day)]
-    is_alone = {
-        bar.trading_day: bar is not of_known[0] and not (following and changed[following.trading_day])
+    begins = {
+        bar.trading_day: _begins(bar, following, known, is_first=bar is of_known[0])
         for bar, following in zip_longest(of_known, of_known[1:])
     }
     restated: dict[date, date] = {}
@@ -88,12 +88,28 @@ def restated_since(bars: Sequence[Bar], known: Mapping[date, Sequence[Close]], t
     for bar in days:
         readings = known.get(bar.trading_day)
         if readings:
-            continues = since is not None or (bar is of_known[0] and not _is_as_traded(readings[0]))
-            begins = not is_alone[bar.trading_day] and is_large(readings[0].close, bar.close)
-            since = changed[bar.trading_day] if continues or begins else None
+            continues = since is not None or begins[bar.trading_day]
+            since = _restated_since(bar, readings, today) if continues else None
         if since and bar.trading_day < since:
             restated[bar.trading_day] = since
     return restated
+
+
+def _begins(bar: Bar, following: Bar | None, known: Mapping[date, Sequence[Close]], *, is_first: bool) -> bool:
+    """Return whether a known session shows that its series is restated, whatever those before it show."""
+    first = known[bar.trading_day][0]
+    if not _is_as_traded(first):
+        return is_first
+    if is_first and is_large(first.close, bar.close):
+        return True
+    if following is None:
+        return False
+    next_first = known[following.trading_day][0]
+    with decimal.localcontext(CONTEXT):
+        ratio, next_ratio = first.close / bar.close, next_first.close / following.close
+        # A next one that was itself first read restated has changed by less, and says nothing.
+        same = abs(ratio / next_ratio - ONE) <= _NEAR or not _is_as_traded(next_first)
+        return abs(ratio - ONE) > _NEAR and same
 
 
 def _restated_since(bar: Bar, readings: Sequence[Close], today: date) -> date | None:

@@ -498,6 +498,11 @@ AS_OF = f", restated as of {session(3)}"
             {0: ["1000", "100"], 1: ["1010"]}, ["100", "101", "102"], {0: session(2), 1: READ, 2: READ},
             id="a second reading of a version that did not say so",
         ),
+        pytest.param(
+            {0: ["187.19"], 1: ["187.31"], 2: ["184.95"]}, ["169.6484", "169.7571", "167.6183", "164.5"],
+            {0: READ, 1: READ, 2: READ, 3: READ}, id="a spin-off of 1.1034, which falls by less than a tenth",
+        ),
+        pytest.param({0: ["1000"], 1: ["1010"]}, ["980", "1050", "1060"], {}, id="two prices are corrected"),
         pytest.param({0: ["100"]}, ["1500", "1510"], {0: READ, 1: READ}, id="a reverse split"),
     ],
 )  # fmt: skip
