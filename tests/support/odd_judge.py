@@ -27,6 +27,10 @@ NEW_YORK = ZoneInfo("America/New_York")
 # A stored figure has 28 digits; a wrong one differs in its first.
 NEARLY = Fraction(1, 10**18)
 
+# What a provider restates has four decimals: so much of a price, and of a percent, its rounding can make.
+ROUNDED = Fraction(1, 10**4)
+ROUNDED_PCT = Fraction(1, 10**3)
+
 # From this on a move that no split explains is marked.
 MARKED = Fraction(1, 10)
 
@@ -45,9 +49,13 @@ GONE = ("unknown_for_good", "delisted_lately")
 
 METRICS = """
 SELECT m.*, p.ticker, p.initial_price, p.entry_open, b.run_date, b.trading_day AS baseline, c.day,
-    c.trading_day AS session, c.benchmark_return_pct
+    c.trading_day AS session, c.benchmark_return_pct,
+    own.source, baseline.source AS baseline_source, entry.source AS entry_source
 FROM pick_checkpoint_metrics AS m
 JOIN picks AS p ON p.id = m.pick_id
+JOIN closes AS baseline ON baseline.id = p.initial_close_id
+LEFT JOIN closes AS own ON own.id = m.close_id
+LEFT JOIN closes AS entry ON entry.id = p.entry_close_id
 JOIN checkpoints AS c ON c.id = m.checkpoint_id
 JOIN batches AS b ON b.id = c.batch_id
 ORDER BY b.run_date, c.day, p.position
@@ -118,6 +126,12 @@ class Truth:
             for before, after in pairwise(days)
         ]
         return max(moves, default=Fraction(0))
+
+
+def restated_as_of(source: str | None) -> date | None:
+    """The day of whose shares a price is, if its source says that its series was restated."""
+    _, restated, day = (source or "").rpartition(", restated as of ")
+    return date.fromisoformat(day) if restated else None
 
 
 class Judge:
@@ -257,21 +271,34 @@ class Judge:
             self._is(told, "benchmark return", row["benchmark_return_pct"], (price / first - 1) * 100)
 
     def _compare(self, told: str, row: dict[str, Any], true: Figures) -> None:
-        benchmark = self.truth.close(MARKET, row["session"]) / self.truth.close(MARKET, row["baseline"]) * 100 - 100
-        first = self.truth.close(row["ticker"], row["baseline"])
-        self._is(told, "initial price", row["initial_price"], first)
-        self._is(told, "price", row["current_price"], true.price)
-        self._is(told, "factor", row["split_factor"], true.factor)
-        self._is(told, "absolute return", row["absolute_return_pct"], true.absolute)
-        self._is(told, "return against the benchmark", row["vs_benchmark_pct"], true.absolute - benchmark)
+        ticker, benchmark = row["ticker"], self._change(MARKET, row["baseline"], row["session"])
+        own = self._scale(ticker, row["session"], row["source"])
+        first = self._scale(ticker, row["baseline"], row["baseline_source"])
+        is_restated = any(map(restated_as_of, (row["source"], row["baseline_source"], row["entry_source"])))
+        price_by, by = (ROUNDED, ROUNDED_PCT) if is_restated else (NEARLY, NEARLY)
+        self.counted["figures of a restated series"] += is_restated
+        baseline = self.truth.close(ticker, row["baseline"])
+        self._is(told, "initial price", row["initial_price"], baseline / first, price_by)
+        self._is(told, "price", row["current_price"], true.price / own, price_by)
+        self._is(told, "factor", row["split_factor"], true.factor * own / first)
+        self._is(told, "absolute return", row["absolute_return_pct"], true.absolute, by)
+        self._is(told, "return against the benchmark", row["vs_benchmark_pct"], true.absolute - benchmark, by)
         if row["return_from_open_pct"] is not None:
-            self._is(told, "return from open", row["return_from_open_pct"], true.from_open)
+            self._is(told, "return from open", row["return_from_open_pct"], true.from_open, by)
         else:
             self.counted["figures without a return from the open"] += 1
 
-    def _is(self, told: str, what: str, stored: Decimal, true: Fraction) -> None:
+    def _change(self, ticker: str, after: date, session: date) -> Fraction:
+        return self.truth.close(ticker, session) / self.truth.close(ticker, after) * 100 - 100
+
+    def _scale(self, ticker: str, session: date, source: str | None) -> Fraction:
+        """How many of the shares that a reading is about one share of its session became."""
+        as_of = restated_as_of(source)
+        return self.truth.factor(ticker, session, as_of) if as_of else Fraction(1)
+
+    def _is(self, told: str, what: str, stored: Decimal, true: Fraction, by: Fraction = NEARLY) -> None:
         self.counted["figures"] += 1
-        if abs(Fraction(stored) - true) > NEARLY:
+        if abs(Fraction(stored) - true) > by:
             self.wrong("figure", f"{told}: {what} is {stored:.6f}, not {float(true):.6f}")
 
     def _not_listed_yet(self, ticker: str, run_date: date, baseline: date, session: date) -> bool:
@@ -285,11 +312,13 @@ class Judge:
         """What was published wrong until a split was listed was marked, unless the split moves less than a tenth."""
         batches: dict[str, dict[str, Any]] = {}
         picks: dict[str, dict[str, Any]] = {}
+        sources: dict[str, str] = {}
         for entry in self.rows("SELECT content FROM journal ORDER BY seq"):
             content = json.loads(entry["content"])
             if content["kind"] == "BATCH":
                 batches[content["batch"]["id"]] = content["batch"]
             picks |= {one["id"]: one for one in content.get("picks", ())}
+            sources |= {one["id"]: one["source"] for one in content.get("closes", ())}
             if content["kind"] != "CHECKPOINT" or "trading_day" not in content["checkpoint"]:
                 continue
             batch = batches[content["checkpoint"]["batch_id"]]
@@ -303,20 +332,28 @@ class Judge:
                 ticker = picks[metric["pick_id"]]["ticker"]
                 true = self.truth.figures(ticker, run_date, baseline, session)
                 self.counted["figures on their day"] += 1
-                if abs(Fraction(metric["absolute_return_pct"]) - true.absolute) <= NEARLY:
+                as_of = restated_as_of(sources.get(metric.get("close_id", "")))
+                by = ROUNDED_PCT if as_of else NEARLY
+                if abs(Fraction(metric["absolute_return_pct"]) - true.absolute) <= by:
                     continue
                 self.counted["figures wrong on their day"] += 1
                 told = f"{content['at']} {run_date} {session} {ticker}: {metric['absolute_return_pct']:.10}"
-                if metric["unusual_move"] != "true" and self._raw_move(ticker, baseline, session) >= MARKED:
+                moved = self._raw_move(ticker, baseline, session, as_of or session)
+                if metric["unusual_move"] != "true" and moved >= MARKED:
                     self.wrong("wrong and unmarked", f"{told}, not {float(true.absolute):.6f}")
 
-    def _raw_move(self, ticker: str, baseline: date, session: date) -> Fraction:
-        """The largest move between two sessions at which a split came into force, as it looks without the split."""
+    def _raw_move(self, ticker: str, baseline: date, session: date, as_of: date) -> Fraction:
+        """
+        The largest move between two sessions at which a split came into force, as it looks without the split.
+
+        A price that was restated for a split after its session moved by that split, too.
+        """
         days = list(self.truth.sessions(ticker))
         moves = []
         for day, _ in self.truth.splits(ticker, baseline, session):
             eve = days[days.index(day) - 1]
             moves.append(abs(self.truth.close(ticker, day) / self.truth.close(ticker, eve) - 1))
+        moves += [abs(1 / factor - 1) for _, factor in self.truth.splits(ticker, session, as_of)]
         return max(moves, default=Fraction(1))
 
     # The rest
