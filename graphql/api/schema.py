@@ -159,7 +159,9 @@ class Close:
     trading_day: date = column("The session.")
     open: Decimal | None = column("The session's first price, if the source gave it.")
     close: Decimal = column("The session's last price.")
-    source: str = column("Where it was read.")
+    source: str = column(
+        "Where it was read. It ends in `, restated as of` and a day where the price is one of that day's shares."
+    )
     read_at: datetime = column("When it was read.")
 
 
