@@ -33,7 +33,6 @@ from app.errors import (
     ProviderError,
     ProviderUnavailable,
     QuestionInProgress,
-    QuotaSpent,
     TryAgainAt,
     UnknownTicker,
     UnusableAnswer,
@@ -159,10 +158,6 @@ async def _run(tools: Context, run_date: date, questions: int, *, by_hand: bool)
                 else:
                     await _store(tools, run_date, chosen, readings, again=by_hand)
                 return
-    except QuotaSpent as spent:
-        if calendar.today(spent.at) == run_date:
-            raise
-        await fail(FailureReason.PROVIDER_ERROR, str(spent))  # the Monday would be over, and its row not say why
     except MissingClose as missing:
         await fail(FailureReason.MISSING_CLOSE, str(missing))
     except UnusableAnswer as error:
@@ -438,6 +433,8 @@ async def miss(conn: Conn, tools: Context, run_date: date) -> bool:
     """Record a Monday that is over; return False if it has a row."""
     asked = await generations.of(conn, SERIES, run_date)
     failure = "The Monday was over before its batch was made." if asked else "Nobody was there to ask on that Monday."
+    if asked and await tools.prices.ledger.was_spent(conn, calendar.at(run_date + timedelta(days=1), time(0))):
+        failure = "The quota of prices was spent, and the Monday was over before its batch was made."
     return await _record_failed(conn, tools, _failed(tools, run_date, FailureReason.MISSED, failure))
 
 

@@ -276,6 +276,20 @@ class Ledger:
             max(next_allowed(times, self.limits, now), rested or now),
         )
 
+    async def was_spent(self, conn: AsyncConnection[Any], moment: datetime) -> bool:
+        """Return whether the day's quota was spent at a past moment: by our count, or by the provider's last word."""
+        day = self.limits[-1]
+        cursor = await conn.execute(
+            """
+            SELECT count(*), (array_agg(outcome ORDER BY at DESC, id DESC) FILTER (WHERE outcome IS NOT NULL))[1]
+            FROM operations.provider_requests
+            WHERE provider = %s AND at > %s AND at <= %s
+            """,
+            (self.provider, moment - day.length, moment),
+        )
+        requests, last = await cursor.fetchone() or (0, None)
+        return requests >= day.requests or last == Outcome.QUOTA_SPENT
+
     async def outcomes(self, conn: AsyncConnection[Any], now: datetime) -> dict[tuple[str, str], int]:
         """Return how many requests there were, by function and outcome; those without one any more were `cut_off`."""
         cursor = await conn.execute(

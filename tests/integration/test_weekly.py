@@ -841,15 +841,20 @@ async def test_a_spent_quota_is_waited_for(house):
 async def test_a_quota_that_is_spent_until_the_monday_is_over(house):
     """The row says so: that the Monday was over would be no reason."""
     notice = {"Information": "We have detected your API key as AVKEY4711 and 25 requests per day."}
+    earlier = MONDAY - timedelta(days=7)
+    house.clock.time = new_york(earlier)
+    await house.begin()
     house.world.instead = [says(notice) for _ in range(2)]
     house.clock.time = new_york(MONDAY, 22, 30)
-    with pytest.raises(QuotaSpent) as spent:
-        await house.begin()
-    house.clock.time = spent.value.at
+    for _ in range(2):
+        with pytest.raises(QuotaSpent) as spent:
+            await house.begin()
+        house.clock.time = spent.value.at
     await house.begin()
+    assert (await reconcile.look_after(house.tools)).missed == 1
     batch = await house.batch()
-    assert (batch.status, batch.failure_reason) == ("failed", "PROVIDER_ERROR")
-    assert batch.failure.startswith("Alpha Vantage says that the day's quota is spent:")
+    assert (batch.status, batch.failure_reason) == ("failed", "MISSED")
+    assert batch.failure == "The quota of prices was spent, and the Monday was over before its batch was made."
 
 
 @pytest.mark.parametrize(
