@@ -406,6 +406,22 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
             ["standins", "--now", "2026-11-16T09:00"], 2, "is no time such as 2026-11-16T09:00:00-05:00", id="no time"
         ),
         pytest.param(["standins", "--closed", "Friday"], 2, "'Friday' are no days such as", id="no days"),
+        # The kind: what decides about chance twice, or not at all.
+        pytest.param(["rehearse", "--odd", "a", "--calm"], 2, "--odd and --calm contradict each other", id="odd, calm"),
+        pytest.param(["rehearse", "--calm", "--odd=a", "--faults", os.devnull], 2, "--odd and --calm", id="calm, odd"),
+        pytest.param(["rehearse", "--odd", ""], 2, "--odd needs a seed", id="an empty seed"),
+        pytest.param(["rehearse", "--odd="], 2, "--odd needs a seed", id="an empty seed after ="),
+        pytest.param(["rehearse", "--odd", " ", "--calm"], 2, "--odd needs a seed", id="a blank seed"),
+        pytest.param(
+            ["standins", "--odd", "a", "--hostile", "b"],
+            2,
+            "--hostile: not allowed with argument --odd",
+            id="odd, hostile",
+        ),
+        pytest.param(["standins", "--hostile=b", "--odd=a"], 2, "--odd: not allowed with", id="hostile, odd"),
+        pytest.param(["standins", "--odd", ""], 2, "--odd: a seed is a text", id="standins, an empty seed"),
+        pytest.param(["standins", "--hostile", ""], 2, "--hostile: a seed is a text", id="an empty hostile seed"),
+        pytest.param(["standins", "--hostile", "  "], 2, "--hostile: a seed is a text", id="a blank hostile seed"),
         pytest.param(["standins", "--faults", "none.json"], 1, "none.json: No such file or directory.", id="no script"),
         pytest.param(["show"], 1, "with `--rehearsal` this command looks at what `make run` made", id="no record"),
         pytest.param(["show", "2026-11-24"], 1, "Its week began on 2026-11-23.", id="a Tuesday"),
