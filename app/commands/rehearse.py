@@ -34,7 +34,9 @@ _LOG = Path(".alpha-monday") / "rehearsal.log"
 )
 @click.option("--faults", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A script of faults.")
 @click.option("--no-serve", is_flag=True, help="Only live through the weeks.")
-def rehearse(weeks: int, until: datetime | None, calm: bool, odd: str | None, faults: Path | None, no_serve: bool) -> None:
+def rehearse(
+    weeks: int, until: datetime | None, calm: bool, odd: str | None, faults: Path | None, no_serve: bool
+) -> None:
     """Live through past Mondays with played providers, then serve the record.
 
     Now and then a provider lies, as providers do; `alpha-monday standins --help` lists the faults of a script. With

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 from random import SystemRandom
 from uuid import uuid4
 
+import click
 import httpx
 import psycopg
 import pytest
+from click.testing import CliRunner
 from commands import ALPHA_MONDAY, environment, run, served, standins
 from psycopg.conninfo import make_conninfo
 
@@ -425,6 +428,25 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         pytest.param(["standins", "--faults", "none.json"], 1, "none.json: No such file or directory.", id="no script"),
         pytest.param(["show"], 1, "with `--rehearsal` this command looks at what `make run` made", id="no record"),
         pytest.param(["show", "2026-11-24"], 1, "Its week began on 2026-11-23.", id="a Tuesday"),
+        pytest.param(["checkpoint", "retake", "2026-11-24", "4"], 1, "2026-11-24 is a Tuesday", id="retake, a Tuesday"),
+        pytest.param(
+            ["checkpoint", "correct", "2026-11-29", "0", "MSFT", "--reason", "So."],
+            1,
+            "2026-11-29 is a Sunday, and batches are of Mondays. Its week began on 2026-11-23.",
+            id="correct, a Sunday",
+        ),
+        pytest.param(
+            ["pick", "end", "2026-11-25", "MSFT", "--last-session", "2026-11-24", "--value", "1", "--source", "8-K"],
+            1,
+            "2026-11-25 is a Wednesday",
+            id="end, a Wednesday",
+        ),
+        pytest.param(
+            ["pick", "rename", "2026-11-27", "MSFT", "KO", "--from", "2026-11-24", "--source", "8-K", "--force"],
+            1,
+            "2026-11-27 is a Friday",
+            id="rename, a Friday",
+        ),
         pytest.param(["sell"], 2, "No such command 'sell'", id="no such command"),
         pytest.param(["db", "down"], 0, "", id="nothing to stop"),
     ],
@@ -447,6 +469,26 @@ def test_every_command_has_help_with_an_example(tmp_path, command):
     done = run(*command, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert re.search(rf"Examples?:.*alpha-monday {' '.join(command)}", done.stdout, re.DOTALL)
+
+
+# The kind: an example that the command itself refuses, as one with "[--force]" at its end.
+@pytest.mark.parametrize("command", [[], *commands()], ids=lambda command: " ".join(command) or "alpha-monday")
+def test_every_example_can_be_copied(tmp_path, monkeypatch, command):
+    """The shell takes it as it stands, and the command understands each word."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("faults.json", "alpha-monday.jsonl"):
+        (tmp_path / name).write_text("[]")
+    said = CliRunner().invoke(group, [*command, "--help"]).output if command != ["standins"] else ""
+    examples = [line.strip() for line in said.splitlines() if line.startswith("      alpha-monday ")]
+    for example in examples:
+        assert not re.search(r"[][<>…]|\.\.\.", example), example
+        words = shlex.split(example.partition(" | ")[0], comments=True)[1:]
+        context: click.Context = group.make_context("alpha-monday", words)
+        while isinstance(context.command, click.Group) and context.protected_args:
+            name, inner, rest = context.command.resolve_command(context, [*context.protected_args, *context.args])
+            assert inner
+            context = inner.make_context(name, rest, parent=context)
+    assert examples or command == ["standins"]
 
 
 def test_help_names_every_command_and_its_purpose_in_full(tmp_path):

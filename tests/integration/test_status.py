@@ -586,7 +586,9 @@ def test_lasting(span, said):
         ),
         pytest.param("AAPL: no close yet.", " (PROVIDER_ERROR): AAPL: no close yet.", id="a colon"),
         pytest.param("It was given up", " (PROVIDER_ERROR): It was given up.", id="no mark at its end"),
-        pytest.param("Asked us to slow down: Wait!", " (PROVIDER_ERROR): Asked us to slow down: Wait!", id="another mark"),
+        pytest.param(
+            "Asked us to slow down: Wait!", " (PROVIDER_ERROR): Asked us to slow down: Wait!", id="another mark"
+        ),
         pytest.param("A notice: retry (soon)", " (PROVIDER_ERROR): A notice: retry (soon).", id="a parenthesis last"),
         pytest.param("Cut in the middle. ", " (PROVIDER_ERROR): Cut in the middle.", id="a blank last"),
         pytest.param("", " (PROVIDER_ERROR).", id="nothing"),
