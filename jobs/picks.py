@@ -11,7 +11,7 @@ from app.domain import prompt
 from app.domain.calendar import Calendar, asked_since, checkpoint_date, due_at, refuse_other_days, today
 from app.domain.model import SERIES, Batch, Ending, Pick, Renaming
 from app.domain.returns import plain
-from app.domain.text import storable
+from app.domain.text import as_sentence, storable
 from app.domain.tickers import Fit, Tickers, fit
 from app.errors import ConfigurationError, MissingClose, ProviderError, Refused, TryAgainAt, UnknownTicker
 from app.store import batches, checkpoints, closes
@@ -134,9 +134,11 @@ async def _compare(
             f"Alpha Vantage does not know {new}. Check the ticker, or try again when it is listed. {_FORCE}"
         ) from None
     except ConfigurationError as error:  # trying again is no use
-        raise Refused(f"The closes of {new} could not be read: {error} {_FORCE}") from None
+        raise Refused(f"The closes of {new} could not be read: {as_sentence(str(error))} {_FORCE}") from None
     except (ProviderError, TryAgainAt) as error:
-        raise Refused(f"The closes of {new} could not be read: {error} Try again later. {_FORCE}") from None
+        raise Refused(
+            f"The closes of {new} could not be read: {as_sentence(str(error))} Try again later. {_FORCE}"
+        ) from None
     if found.fits:
         return
     old = f"{found.old.ticker} closed at {plain(found.old.close)} on {found.old.trading_day}"

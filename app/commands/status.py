@@ -12,7 +12,7 @@ from app.commands.terminal import asynchronous, clock, lasting, local, opened
 from app.core import settings
 from app.domain import calendar
 from app.domain.model import BatchStatus, FailureReason
-from app.domain.text import printable
+from app.domain.text import as_sentence, printable
 from app.ops import snapshot
 from app.ops.snapshot import MessageState, OperatorSnapshot, PendingCheckpoint, SkippedCheckpoint
 from app.providers import model_ends
@@ -198,7 +198,7 @@ def notes(state: OperatorSnapshot) -> Iterator[str]:
     for one in state.past.missed:
         if one.started:
             over = f"The Monday {one.run_date} was begun, but over before its batch was stored"
-            yield f"{over}: {_sentence(one.failure)}"
+            yield f"{over}: {as_sentence(one.failure)}"
     if state.past.unrecorded:
         yield f"{_mondays(state.past.unrecorded)} missed; a service that runs records that within a minute."
     for batch in state.past.late_batches:
@@ -319,11 +319,11 @@ def _needs_of_the_monday(state: OperatorSnapshot) -> Iterator[str]:
             yield f"The Monday {monday.run_date} has neither a batch nor a job: {makes}, until it is over in New York."
     elif batch and batch.status == BatchStatus.FAILED and lasts:
         yield (
-            f"The Monday {batch.run_date} failed ({batch.failure_reason}): {_sentence(batch.failure)} "
+            f"The Monday {batch.run_date} failed ({batch.failure_reason}): {as_sentence(batch.failure or '')} "
             "`alpha-monday pick` runs it again, until it is over in New York."
         )
     elif batch and batch.failure_reason == FailureReason.CONFIGURATION:
-        failed = f"The Monday {batch.run_date} failed: {_sentence(batch.failure)}"
+        failed = f"The Monday {batch.run_date} failed: {as_sentence(batch.failure or '')}"
         yield f"{failed} The next begins on {local(state.next_run_at)}."
 
 
@@ -335,13 +335,7 @@ def _lacks(skipped: SkippedCheckpoint) -> str:
     name = _name(skipped.day, skipped.run_date).capitalize()
     if not skipped.note:
         return f"{name} has no prices ({skipped.reason})."
-    return f"{name} has no prices ({skipped.reason}): {_sentence(skipped.note)}"
-
-
-def _sentence(text: str | None) -> str:
-    """Return a stored text as a sentence, which ends in one mark and not in two."""
-    said = (text or "").rstrip()
-    return said if said.endswith((".", "!", "?")) else f"{said}."
+    return f"{name} has no prices ({skipped.reason}): {as_sentence(skipped.note)}"
 
 
 def _mondays(days: Sequence[date]) -> str:

@@ -806,6 +806,7 @@ async def test_the_command_without_a_key(house, database, tmp_path, options, sto
         pytest.param({"Information": QUOTA.format(key="x")}, True, id="the day's quota"),
         pytest.param({"Information": BURST}, True, id="too fast"),
         pytest.param({"Note": "Something new."}, True, id="an unknown notice"),
+        pytest.param({"Note": "Something new, without an end"}, True, id="a notice without a mark at its end"),
     ],
 )
 async def test_when_a_rename_may_be_tried_again(house, reply, again):
@@ -816,7 +817,7 @@ async def test_when_a_rename_may_be_tried_again(house, reply, again):
     house.world.instead = [says(reply)] * 9
     with pytest.raises(Refused, match="The closes of KO could not be read: ") as refused:
         await renamed(house, WEDNESDAY)
-    assert ("Try again later." in str(refused.value)) == again
+    assert (". Try again later. With --force" in str(refused.value)) == again
 
 
 async def test_what_is_told_while_it_asks(house):
