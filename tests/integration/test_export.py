@@ -514,7 +514,7 @@ def test_the_command_refuses_a_name(database, tmp_path, commanded, name, options
         pytest.param("picks.", "'picks.' does not", id="a full stop"),
         pytest.param(" ", "' ' does not", id="a blank"),
         pytest.param("picks.csv\n", r"'picks.csv\n' does not", id="a line's end"),
-        pytest.param("-.", "'-.' does not", id="nearly the standard output"),
+        pytest.param("csv.-", "'csv.-' does not", id="nearly the standard output"),
     ],
 )
 def test_what_is_wrong_with_a_name(database, commanded, file, says):
