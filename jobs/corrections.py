@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from app.database.pools import Pool, transaction
 from app.domain import measurement, prompt, splits
-from app.domain.calendar import FORTNIGHT, checkpoint_date
+from app.domain.calendar import FORTNIGHT, checkpoint_date, refuse_other_days
 from app.domain.measurement import Course
 from app.domain.model import SERIES, Batch, Checkpoint, CheckpointStatus, Close, Pick, PickMetric, Split
 from app.domain.text import storable
@@ -40,6 +40,7 @@ async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str,
     """
     if not reason.strip() or storable(reason) != reason:
         raise Refused("--reason must say why, in plain text.")
+    refuse_other_days(run_date)
     async with transaction(pool) as conn:
         found = await batches.on(conn, SERIES, run_date)
         if found is None or found.trading_day is None:
@@ -49,18 +50,20 @@ async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str,
         used = await _used(conn, batch, day, ticker)
         name = await _name_at(conn, batch, ticker, used)
         newest = await closes.newest(conn, name, used.trading_day)
+        # After a rename, the reading may be under the old ticker, and the newest one under the new ticker.
+        reading = f"{used.ticker} was read as {used.close} for {used.trading_day}"
+        is_same_name = name == used.ticker
         if newest is None or newest.close == used.close:
-            raise Refused(
-                f"{ticker} was read as {used.close} for {used.trading_day}, and nothing else was read since. "
-                f"`alpha-monday closes {name}` shows all readings."
-            )
+            nothing = "nothing else was read since" if is_same_name else f"{name} was not read as anything else"
+            raise Refused(f"{reading}, and {nothing}. `alpha-monday closes {name}` shows all readings.")
         is_restated = splits.is_restated(used, newest, await _splits_of(conn, batch, ticker))
         # A baseline of later shares than the prices that it is compared with is never needed.
         if is_restated or (day == 0 and splits.shares_of(newest.source, newest.trading_day) > newest.trading_day):
+            now = f"is now {newest.close}" if is_same_name else f"{name} is now {newest.close}"
             raise Refused(
-                f"{ticker} was read as {used.close} for {used.trading_day} and is now {newest.close}: the same price, "
-                "restated for a split after that session, which the figures count already. Adopting it would count "
-                f"the split twice. `alpha-monday closes {name}` shows all readings and splits."
+                f"{reading} and {now}: the same price, restated for a split after that session, which the figures "
+                f"count already. Adopting it would count the split twice. "
+                f"`alpha-monday closes {name}` shows all readings and splits."
             )
         return await _put_right(conn, batch, ticker, {(day, ticker): newest}, reason, at)
 

@@ -1,15 +1,17 @@
 """What a person records of a pick whose share stopped trading, or trades under another ticker."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal
 
+from app.core import settings
 from app.database.pools import Pool, transaction
 from app.domain import prompt
-from app.domain.calendar import Calendar, asked_since, checkpoint_date, due_at, today
+from app.domain.calendar import Calendar, asked_since, checkpoint_date, due_at, refuse_other_days, today
 from app.domain.model import SERIES, Batch, Ending, Pick, Renaming
 from app.domain.returns import plain
-from app.domain.text import storable
+from app.domain.text import as_sentence, storable
 from app.domain.tickers import Fit, Tickers, fit
 from app.errors import ConfigurationError, MissingClose, ProviderError, Refused, TryAgainAt, UnknownTicker
 from app.store import batches, checkpoints, closes
@@ -34,8 +36,11 @@ async def end(
 
     Later days use the value, marked `ended`. Returns how many skipped days are looked at again. Raises Refused.
     """
-    if not calendar.is_session(last_session) or last_session >= today(at):
-        raise Refused(f"--last-session must be a past session of the exchange; {last_session} is none.")
+    wanted = "--last-session must be a past session of the exchange"
+    if not calendar.is_session(last_session):
+        raise Refused(f"{wanted}; {last_session} is no session.")
+    if last_session >= today(at):
+        raise Refused(f"{wanted}; {last_session} is {'today' if last_session == today(at) else 'to come'}.")
     if not source.strip() or storable(source) != source:
         raise Refused("--source must say where this is known from, in plain text.")
     async with transaction(pool) as conn:
@@ -57,28 +62,30 @@ async def rename(
     source: str,
     *,
     force: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> int:
     """
     Follow a pick's share to the ticker that it has from `from_session` on, as `source` says; the journal keeps the old.
 
     The closes under both tickers must fit around that session; what is not stored is asked for. With `force` they are
-    not compared, and the pick's later metrics are marked `unusual_move`. Returns how many skipped days are looked at
-    again. Raises Refused.
+    not compared, and the pick's later metrics are marked `unusual_move`. `tell` is told what is asked for, before it
+    is. Returns how many skipped days are looked at again. Raises Refused.
     """
     new_ticker = prompt.as_ticker(new)
     if new_ticker is None:
         raise Refused(f"{prompt.in_one_form(new)[:20]!r} is not a ticker.")
-    if not tools.calendar.is_session(from_session) or from_session > today(tools.now()):
-        raise Refused(
-            f"--from must be a session of the exchange, today's at the latest; {from_session} is none. "
-            "Give the first session on which the share trades under the new ticker."
-        )
+    wanted = "--from must be a session of the exchange, today's at the latest"
+    give = "Give the first session on which the share trades under the new ticker."
+    if not tools.calendar.is_session(from_session):
+        raise Refused(f"{wanted}; {from_session} is no session. {give}")
+    if from_session > today(tools.now()):
+        raise Refused(f"{wanted}; {from_session} is a later one. Record the new ticker on that day.")
     if not source.strip() or storable(source) != source:
         raise Refused("--source must say where this is known from, in plain text.")
     async with tools.pool.connection() as conn:
         batch, pick, share = await _to_be_renamed(conn, run_date, ticker, new_ticker, from_session)
     if not force:
-        await _compare(tools, batch, share, new_ticker, from_session)
+        await _compare(tools, batch, share, new_ticker, from_session, tell)
     renaming = Renaming(pick_id=pick.id, from_session=from_session, source=source.strip(), forced=force)
     at = tools.now()
     async with transaction(tools.pool) as conn:
@@ -94,7 +101,9 @@ async def _to_be_renamed(
     batch, pick = await _found(conn, run_date, ticker)
     shares = await batches.tickers_of(conn, batch.id)
     share = shares.pop(pick.id)
-    present = {batch.benchmark_symbol, *(other.ticker for other in await batches.picks_of(conn, batch.id))}
+    if new == batch.benchmark_symbol:
+        raise Refused(f"{new} is the benchmark of {run_date}; no pick can have its ticker.")
+    present = {other.ticker for other in await batches.picks_of(conn, batch.id)}
     if new in present or any(other.reaches(new, from_session) for other in shares.values()):
         raise Refused(f"{new} stands in the batch of {run_date} already.")
     if batch.trading_day and from_session <= batch.trading_day:
@@ -114,16 +123,22 @@ async def _to_be_renamed(
     return batch, pick, share
 
 
-async def _compare(tools: Context, batch: Batch, share: Tickers, new: str, from_session: date) -> None:
+async def _compare(
+    tools: Context, batch: Batch, share: Tickers, new: str, from_session: date, tell: Callable[[str], None]
+) -> None:
     """Refuse a new ticker whose closes do not fit those under the old one, asking for what is not stored."""
     try:
-        found = await _asked_until_they_fit(tools, batch, share, new, from_session)
+        found = await _asked_until_they_fit(tools, batch, share, new, from_session, tell)
     except UnknownTicker:
         raise Refused(
             f"Alpha Vantage does not know {new}. Check the ticker, or try again when it is listed. {_FORCE}"
         ) from None
-    except (ProviderError, ConfigurationError, TryAgainAt) as error:
-        raise Refused(f"The closes of {new} could not be read: {error} Try again later. {_FORCE}") from None
+    except ConfigurationError as error:  # trying again is no use
+        raise Refused(f"The closes of {new} could not be read: {as_sentence(str(error))} {_FORCE}") from None
+    except (ProviderError, TryAgainAt) as error:
+        raise Refused(
+            f"The closes of {new} could not be read: {as_sentence(str(error))} Try again later. {_FORCE}"
+        ) from None
     if found.fits:
         return
     old = f"{found.old.ticker} closed at {plain(found.old.close)} on {found.old.trading_day}"
@@ -141,9 +156,14 @@ async def _compare(tools: Context, batch: Batch, share: Tickers, new: str, from_
 _FORCE = "With --force it is recorded without comparing closes, and later figures of the pick are marked unusualMove."
 
 
-async def _asked_until_they_fit(tools: Context, batch: Batch, share: Tickers, new: str, from_session: date) -> Fit:
+async def _asked_until_they_fit(
+    tools: Context, batch: Batch, share: Tickers, new: str, from_session: date, tell: Callable[[str], None]
+) -> Fit:
     """Return whether the closes under two tickers fit; while the stored ones do not, ask for more."""
     found = await _stored(tools, batch, share, new, from_session)
+    if not found.fits:
+        settings.refuse_without_price_key(tools.prices.key)
+        tell(f"Asking Alpha Vantage for {new}. (If it does not know {new}, this takes some minutes.)")
     for session in (from_session, tools.calendar.session_before(from_session)):
         if not found.fits:
             with suppress(MissingClose):
@@ -169,6 +189,7 @@ async def _stored(tools: Context, batch: Batch, share: Tickers, new: str, from_s
 
 
 async def _found(conn: Conn, run_date: date, ticker: str) -> tuple[Batch, Pick]:
+    refuse_other_days(run_date)
     batch = await batches.on(conn, SERIES, run_date)
     if batch is None:
         raise Refused(f"There is no batch of {run_date}.")

@@ -7,6 +7,7 @@ import click
 from app.commands.terminal import DAY, Commands, asynchronous, clock, record, say
 from app.core import settings
 from app.database import pools
+from app.domain import calendar
 from app.domain.model import CHECKPOINT_DAYS, SERIES, CheckpointStatus
 from app.errors import Refused
 from app.store import batches, checkpoints
@@ -40,6 +41,7 @@ async def correct(run_date: datetime, day: int, ticker: str, reason: str) -> Non
     Example:
       alpha-monday checkpoint correct 2026-11-02 0 MSFT --reason "The provider's first close was a misprint."
     """
+    calendar.refuse_other_days(run_date.date())
     async with record(settings.load()) as pool:
         corrected = await corrections.adopt(pool, clock.now(), run_date.date(), day, ticker, reason)
     say(f"Corrected: {corrected} checkpoints.")
@@ -58,6 +60,7 @@ async def retake(run_date: datetime, day: int) -> None:
     Example:
       alpha-monday checkpoint retake 2026-11-02 4
     """
+    calendar.refuse_other_days(run_date.date())
     async with record(settings.load()) as pool:
         async with pools.transaction(pool) as conn:
             batch = await batches.on(conn, SERIES, run_date.date())

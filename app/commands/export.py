@@ -46,14 +46,18 @@ class Exported:
 @click.command()
 @click.argument("file", type=click.Path(allow_dash=True, dir_okay=False, path_type=Path), default="-")
 @click.option(
-    "--format", "form", type=click.Choice(list(FORMS)), help="Of the standard output; a FILE has that of its ending."
+    "--format",
+    "form",
+    type=click.Choice(list(FORMS)),
+    help="The format of the standard output, CSV if it is left out. A FILE has that of its ending.",
 )
 @click.option("--force", is_flag=True, help="Write over FILE if it is there.")
 @of_the_rehearsal
 def export(file: Path, form: str | None, force: bool, of_the_rehearsal: bool) -> None:
     """Write all of the record as rows, one for each pick and each morning, into FILE or the standard output.
 
-    FILE ends in .csv or .json; any other name is refused, so that no file looks like what it is not.
+    FILE ends in .csv or .json; any other name is refused, so that no file looks like what it is not. Without FILE, or
+    with `-` in its place, the standard output is written; --format chooses its format.
 
     It is what `/export.csv` and `/export.json` give: docs/export.md says what each column means. All of it is of one
     moment, and nobody has to stop for it. FILE takes its name when it is complete. Ends with the journal's head.
@@ -86,10 +90,22 @@ def _form(file: Path, form: str | None) -> str:
     ending = file.suffix[1:].lower()
     if ending not in FORMS:
         endings = " or ".join(f".{name}" for name in FORMS)
-        raise Refused(f"An export is CSV or JSON, so FILE must end in {endings}, not as {file.name} does.")
+        raise Refused(
+            f"FILE must end in {endings}, as in picks.csv; {_misnamed(file)}. "
+            "For the standard output, write `-` in its place and choose with --format."
+        )
     if form not in (None, ending):
         raise Refused(f"{file.name} would not hold what its name says: --format is {form}. Leave --format out.")
     return ending
+
+
+def _misnamed(file: Path) -> str:
+    """Return what is wrong with a name that does not end as an export does."""
+    if not file.name:
+        return "this one is empty"
+    if file.name.lower() in {f".{form}" for form in FORMS}:
+        return f"{file.name!r} has no name before its ending"
+    return f"{file.name!r} does not"
 
 
 async def _ready(address: str, *, rehearsal: bool) -> None:

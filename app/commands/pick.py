@@ -8,7 +8,7 @@ import click
 
 from app.commands import tables
 from app.commands.terminal import DAY, Commands, asynchronous, clock, local, record, say
-from app.core import settings
+from app.core import logging, settings
 from app.database import pools, rehearsed
 from app.domain import calendar, returns
 from app.domain.calendar import Calendar
@@ -16,6 +16,10 @@ from app.domain.model import QUESTIONS_PER_MONDAY, SERIES, Batch, BatchStatus
 from app.errors import ProviderError, Refused
 from app.store import batches, generations
 from jobs import picks, queue, queue_tables, weekly
+from jobs.context import RealClock
+
+# Waits of fewer seconds are not worth a line.
+_LONG_WAIT = 2.0
 
 
 @click.group(cls=Commands, invoke_without_command=True)
@@ -90,6 +94,7 @@ async def end(run_date: datetime, ticker: str, last_session: datetime, value: st
     Example:
       alpha-monday pick end 2026-11-02 ABC --last-session 2026-11-06 --value 54.20 --source "8-K of 2026-11-06"
     """
+    calendar.refuse_other_days(run_date.date())
     configuration = settings.load()
     try:
         price = returns.price(value, ticker, last_session.date())
@@ -100,6 +105,16 @@ async def end(run_date: datetime, ticker: str, last_session: datetime, value: st
     async with record(configuration) as pool:
         again = await picks.end(pool, sessions, clock.now(), day, ticker, last, price, source)
     say(f"Recorded. {again} skipped days are looked at again.")
+
+
+class _TellingClock(RealClock):
+    """A clock that tells the terminal of longer waits, so that a command that asks again does not seem to hang."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Say how long it waits, if that is more than a moment; then wait."""
+        if seconds >= _LONG_WAIT:
+            say(f"The next request to Alpha Vantage is in {seconds:.0f} s.")
+        await super().sleep(seconds)
 
 
 @pick.command()
@@ -123,15 +138,23 @@ async def rename(
 
     Closes and splits count under the new ticker from that session on, and under the old one before it. The closes
     around that session must fit: the new ticker's last close before it is the old one's, or its first close since is
-    less than a tenth away. What is not stored is asked of Alpha Vantage. With --force nothing is compared.
+    less than a tenth away. What is not stored is asked of Alpha Vantage, which needs ALPHA_VANTAGE_API_KEY. A ticker
+    that it does not know takes some minutes: it is asked five times before that is believed. With --force nothing is
+    asked or compared.
 
     \b
-    Example:
-      alpha-monday pick rename 2026-11-02 FB META --from 2026-11-09 --source "8-K of 2026-11-06" [--force]
+    Examples:
+      alpha-monday pick rename 2026-11-02 FB META --from 2026-11-09 --source "8-K of 2026-11-06"
+      alpha-monday pick rename 2026-11-02 FB META --from 2026-11-09 --source "8-K of 2026-11-06" --force
     """
+    calendar.refuse_other_days(run_date.date())
     configuration = settings.load()
+    # Its progress is told in plain lines; the log adds only what went wrong.
+    logging.configure("WARNING", clock.now, configuration.keys)
     async with record(configuration) as pool:
         await rehearsed.refuse(pool)
-        async with queue.handed(queue.app, configuration, pool, clock) as tools:
-            again = await picks.rename(tools, run_date.date(), ticker, new, from_session.date(), source, force=force)
+        async with queue.handed(queue.app, configuration, pool, _TellingClock()) as tools:
+            again = await picks.rename(
+                tools, run_date.date(), ticker, new, from_session.date(), source, force=force, tell=say
+            )
     say(f"Recorded. {again} skipped days are looked at again.")

@@ -29,10 +29,14 @@ _LOG = Path(".alpha-monday") / "rehearsal.log"
 @click.option("--weeks", type=click.IntRange(1, 520), default=12, show_default=True, help="How many Mondays.")
 @click.option("--until", type=DAY, help="Stop at the end of this day and serve the record as it stood.")
 @click.option("--calm", is_flag=True, help="Let the providers behave.")
-@click.option("--odd", metavar="SEED", default="", help="Let one request in four go wrong, in every way that is known.")
+@click.option(
+    "--odd", metavar="SEED", help="Let one request in four go wrong, in every way that is known. Not with --calm."
+)
 @click.option("--faults", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A script of faults.")
 @click.option("--no-serve", is_flag=True, help="Only live through the weeks.")
-def rehearse(weeks: int, until: datetime | None, calm: bool, odd: str, faults: Path | None, no_serve: bool) -> None:
+def rehearse(
+    weeks: int, until: datetime | None, calm: bool, odd: str | None, faults: Path | None, no_serve: bool
+) -> None:
     """Live through past Mondays with played providers, then serve the record.
 
     Now and then a provider lies, as providers do; `alpha-monday standins --help` lists the faults of a script. With
@@ -45,12 +49,16 @@ def rehearse(weeks: int, until: datetime | None, calm: bool, odd: str, faults: P
       alpha-monday rehearse --calm --faults faults.json
       alpha-monday rehearse --odd a-seed
     """
+    if odd is not None and not odd.strip():
+        raise click.UsageError("--odd needs a seed, a text of any kind such as a-seed; it is empty.")
+    if odd and calm:
+        raise click.UsageError("--odd and --calm contradict each other: leave one of them out.")
     configuration = settings.load()
     listener = None if no_serve else _listen(configuration)
     span = rehearsal.span(weeks, until.date() if until else None, clock.now())
     address = rehearsal.database(configuration)
     run_until_stopped(asyncio.run, lambda _: apply_migrations(address, quiet=True))
-    with rehearsal.played(configuration, address, calm=calm, odd=odd, faults=faults) as provided:
+    with rehearsal.played(configuration, address, calm=calm, odd=odd or "", faults=faults) as provided:
         run_until_stopped(uvloop.run, lambda signals: _rehearse(provided, span, signals))
         if listener:
             terminal.configure_log(configuration)
@@ -110,7 +118,7 @@ async def _rehearse(provided: Settings, span: rehearsal.Span, signals: StopSigna
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def standins(arguments: tuple[str, ...]) -> None:
-    """Play both providers on loopback, faults on command included: a server to test any client against.
+    """Serve simulators of both providers on loopback, with faults on request, to test any client against.
 
     \b
     Example:

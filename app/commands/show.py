@@ -1,13 +1,13 @@
 """`alpha-monday show` and `alpha-monday closes`: the record as tables."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import click
 
 from app.commands import tables
 from app.commands.terminal import DAY, asynchronous, opened
 from app.core import settings
-from app.domain import prompt
+from app.domain import calendar, prompt
 from app.domain.calendar import Calendar
 from app.domain.model import SERIES
 from app.errors import Refused
@@ -26,11 +26,8 @@ async def show(run_date: datetime | None, of_the_rehearsal: bool) -> None:
       alpha-monday show
       alpha-monday show 2026-11-16
     """
-    if run_date and run_date.weekday() != 0:
-        monday = run_date.date() - timedelta(days=run_date.weekday())
-        raise Refused(
-            f"{run_date:%Y-%m-%d} is a {run_date:%A}, and batches are of Mondays. Its week began on {monday}."
-        )
+    if run_date:
+        calendar.refuse_other_days(run_date.date())
     configuration = settings.load()
     async with opened(configuration, rehearsal=of_the_rehearsal) as pool:
         async with pool.connection() as conn:

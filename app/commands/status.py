@@ -12,7 +12,7 @@ from app.commands.terminal import asynchronous, clock, lasting, local, opened
 from app.core import settings
 from app.domain import calendar
 from app.domain.model import BatchStatus, FailureReason
-from app.domain.text import printable
+from app.domain.text import as_sentence, printable
 from app.ops import snapshot
 from app.ops.snapshot import MessageState, OperatorSnapshot, PendingCheckpoint, SkippedCheckpoint
 from app.providers import model_ends
@@ -169,7 +169,7 @@ def _monday(state: OperatorSnapshot) -> str:
         case None:
             return "no batch"
         case batch if batch.status == BatchStatus.FAILED:
-            return f"failed ({batch.failure_reason}: {batch.failure})"
+            return f"failed ({batch.failure_reason}): {batch.failure}"
         case batch:
             return f"{batch.status}{', late' if batch.late else ''}"
 
@@ -197,7 +197,8 @@ def notes(state: OperatorSnapshot) -> Iterator[str]:
         yield f"{_mondays(away)} missed while the service was down."
     for one in state.past.missed:
         if one.started:
-            yield f"The Monday {one.run_date} was begun, but over before its batch was stored: {one.failure}"
+            over = f"The Monday {one.run_date} was begun, but over before its batch was stored"
+            yield f"{over}: {as_sentence(one.failure)}"
     if state.past.unrecorded:
         yield f"{_mondays(state.past.unrecorded)} missed; a service that runs records that within a minute."
     for batch in state.past.late_batches:
@@ -318,11 +319,12 @@ def _needs_of_the_monday(state: OperatorSnapshot) -> Iterator[str]:
             yield f"The Monday {monday.run_date} has neither a batch nor a job: {makes}, until it is over in New York."
     elif batch and batch.status == BatchStatus.FAILED and lasts:
         yield (
-            f"The Monday {batch.run_date} failed ({batch.failure_reason}: {batch.failure}). "
+            f"The Monday {batch.run_date} failed ({batch.failure_reason}): {as_sentence(batch.failure or '')} "
             "`alpha-monday pick` runs it again, until it is over in New York."
         )
     elif batch and batch.failure_reason == FailureReason.CONFIGURATION:
-        yield f"The Monday {batch.run_date} failed: {batch.failure} The next begins on {local(state.next_run_at)}."
+        failed = f"The Monday {batch.run_date} failed: {as_sentence(batch.failure or '')}"
+        yield f"{failed} The next begins on {local(state.next_run_at)}."
 
 
 def _name(day: int | None, run_date: date | None) -> str:
@@ -330,8 +332,10 @@ def _name(day: int | None, run_date: date | None) -> str:
 
 
 def _lacks(skipped: SkippedCheckpoint) -> str:
-    said = f"{skipped.reason}: {skipped.note}"
-    return f"{_name(skipped.day, skipped.run_date).capitalize()} has no prices ({said})."
+    name = _name(skipped.day, skipped.run_date).capitalize()
+    if not skipped.note:
+        return f"{name} has no prices ({skipped.reason})."
+    return f"{name} has no prices ({skipped.reason}): {as_sentence(skipped.note)}"
 
 
 def _mondays(days: Sequence[date]) -> str:

@@ -48,7 +48,7 @@ async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal
     \b
     Examples:
       alpha-monday verify
-      alpha-monday verify --head 812:3fa2...
+      alpha-monday verify --head 812:3fa2c1d09b7e4856a1f0c3d2e5b498776655443322110ffeeddccbbaa9988776
       alpha-monday verify --from https://alpha-monday.example
     """
     if url and of_the_rehearsal:

@@ -7,7 +7,7 @@ shown, for it may be a secret.
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -165,11 +165,19 @@ def refuse_without_keys(settings: Settings) -> None:
     """Refuse settings without which nothing can be picked or priced, naming all that is missing."""
     keys = {"OPENAI_API_KEY": settings.openai_api_key, "ALPHA_VANTAGE_API_KEY": settings.alpha_vantage_api_key}
     if missing := [name for name, value in keys.items() if not value]:
-        raise ConfigurationError(
-            f"{' and '.join(missing)} must be set to the key{'s' if missing[1:] else ''} that the provider"
-            f"{'s' if missing[1:] else ''} gave you, for example {missing[0]}=abc123. "
-            "(`alpha-monday rehearse` needs none.)"
-        )
+        raise ConfigurationError(f"{_missing_keys(missing)} (`alpha-monday rehearse` needs none.)")
+
+
+def refuse_without_price_key(key: str) -> None:
+    """Refuse an empty key of Alpha Vantage, before it is asked for prices."""
+    if not key:
+        raise ConfigurationError(_missing_keys(["ALPHA_VANTAGE_API_KEY"]))
+
+
+def _missing_keys(names: Sequence[str]) -> str:
+    many = "s" if names[1:] else ""
+    wanted = f"must be set to the key{many} that the provider{many} gave you"
+    return f"{' and '.join(names)} {wanted}, for example {names[0]}=abc123."
 
 
 def _text(name: str, environment: Mapping[str, str] | None) -> str:

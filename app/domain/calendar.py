@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import holidays
 
 from app.domain.model import CHECKPOINT_DAYS
+from app.errors import Refused
 
 TIME_ZONE = "America/New_York"
 NEW_YORK = ZoneInfo(TIME_ZONE)
@@ -74,6 +75,13 @@ def latest_run_date(now: datetime) -> date:
     """Return the newest Monday whose nine o'clock is not after `now`."""
     monday = today(now) - _DAY * today(now).weekday()
     return monday if due_at(monday) <= now else monday - 7 * _DAY
+
+
+def refuse_other_days(run_date: date) -> None:
+    """Raise Refused for the date of a batch that is no Monday, naming the Monday of its week."""
+    if run_date.weekday() != 0:
+        monday = run_date - _DAY * run_date.weekday()
+        raise Refused(f"{run_date} is a {run_date:%A}, and batches are of Mondays. Its week began on {monday}.")
 
 
 def next_run_at(now: datetime) -> datetime:

@@ -61,6 +61,12 @@ def quotable(text: str, secrets: Iterable[str]) -> str:
     return storable(redact(text, secrets))
 
 
+def as_sentence(text: str) -> str:
+    """Return a text to which another sentence is added, so that it ends in one mark: notices are cut, or have none."""
+    said = text.rstrip()
+    return said if said.endswith((".", "!", "?")) else f"{said}."
+
+
 def one_line(text: object) -> str:
     """Return a text (often an error's) on one line, so that it is one line of a log or of a terminal."""
     return " ".join(str(text).split())

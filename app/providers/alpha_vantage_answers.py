@@ -110,6 +110,8 @@ def _refuse_other_symbol(answer: dict[str, Any], ticker: str) -> None:
     for name, symbol in _said_about(answer):
         if _plain_name(name) not in _NAMES_OF_A_SYMBOL or symbol is None:
             continue
+        if symbol is AMBIGUOUS:
+            raise ProviderUnavailable(f"{ticker}: Alpha Vantage's answer names two symbols.")
         if not isinstance(symbol, str) or _one_form(symbol) != _one_form(ticker):
             raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered about {described(symbol)} instead.")
 

@@ -318,6 +318,12 @@ def _moment(text: str) -> datetime:
     raise ArgumentTypeError(f"{text!r} is no time such as 2026-11-16T09:00:00-05:00")
 
 
+def _seed(text: str) -> str:
+    if not text.strip():
+        raise ArgumentTypeError("a seed is a text of any kind such as a-seed; this one is empty")
+    return text
+
+
 def _days(text: str) -> list[date]:
     try:
         return [date.fromisoformat(day) for day in text.split(",") if day]
@@ -327,7 +333,10 @@ def _days(text: str) -> list[date]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the stand-ins as a process."""
-    about = "Play Alpha Vantage and OpenAI on loopback. The first line printed is the address."
+    about = (
+        "Serve simulators of Alpha Vantage and OpenAI on loopback, with faults on request. "
+        "The first line printed is the address."
+    )
     known = "Faults: " + "; ".join(f"{provider}: {', '.join(faults)}" for provider, faults in EVERY.items())
     parser = ArgumentParser(
         prog="alpha-monday standins",
@@ -342,11 +351,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="a script of faults, as JSON: a list of rules with provider, fault "
         "and, if wanted, function, symbol, since, until, times",
     )
-    parser.add_argument("--hostile", metavar="SEED", default="", help="let things go wrong now and then")
-    parser.add_argument(
+    # Each decides alone what goes wrong by chance.
+    chance = parser.add_mutually_exclusive_group()
+    chance.add_argument("--hostile", type=_seed, metavar="SEED", help="let things go wrong now and then")
+    chance.add_argument(
         "--odd",
+        type=_seed,
         metavar="SEED",
-        default="",
         help="let one request in four go wrong, in every way that is known of providers, in a market with more splits",
     )
     parser.add_argument("--log", type=Path, help="the file to which requests are logged, a JSON object a line")
@@ -365,7 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ConfigurationError(f"The stand-ins cannot start: {what}: {reason}.") from None
     clock = os.environ.get(CLOCK)
     now = told_by(clock) if clock else from_(given.now or RealClock().now())
-    script = Script(rules, given.hostile)
+    script = Script(rules, given.hostile or "")
     odd = OddProviders(given.odd) if given.odd else None
     market = Market(Calendar(given.closed), splits_often=SPLITS_OFTEN) if odd else Market(Calendar(given.closed))
     think = thinking_in(clock) if clock else None

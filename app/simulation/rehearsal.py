@@ -108,8 +108,11 @@ def played(
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     closed = ",".join(map(str, settings.market_closed_days))
-    options = ["--log", str(log), "--closed", closed, "--hostile", "" if calm or odd else _SEED]
-    options += ["--odd", odd]
+    options = ["--log", str(log), "--closed", closed]
+    if odd:
+        options += ["--odd", odd]
+    elif not calm:
+        options += ["--hostile", _SEED]
     if faults:
         read(faults.read_bytes(), EVERY)  # refused here, in one line, rather than there
         options += ["--faults", str(faults)]

@@ -121,7 +121,9 @@ class House:
     def _play(self, hostile: str, rules: list[dict[str, Any]]) -> subprocess.Popen[bytes]:
         script = self.folder / "faults.json"
         script.write_text(json.dumps(rules))
-        options = ["--hostile", hostile, "--faults", str(script), "--log", str(self.requests)]
+        options = ["--faults", str(script), "--log", str(self.requests)]
+        if hostile:
+            options += ["--hostile", hostile]
         return subprocess.Popen(
             [sys.executable, "-m", "app.simulation.provider_simulators", "--until-input-ends", *options],
             env={**os.environ, CLOCK: self.address},

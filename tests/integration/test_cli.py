@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 from random import SystemRandom
 from uuid import uuid4
 
+import click
 import httpx
 import psycopg
 import pytest
+from click.testing import CliRunner
 from commands import ALPHA_MONDAY, environment, run, served, standins
 from psycopg.conninfo import make_conninfo
 
@@ -406,9 +409,44 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
             ["standins", "--now", "2026-11-16T09:00"], 2, "is no time such as 2026-11-16T09:00:00-05:00", id="no time"
         ),
         pytest.param(["standins", "--closed", "Friday"], 2, "'Friday' are no days such as", id="no days"),
+        # The kind: what decides about chance twice, or not at all.
+        pytest.param(["rehearse", "--odd", "a", "--calm"], 2, "--odd and --calm contradict each other", id="odd, calm"),
+        pytest.param(["rehearse", "--calm", "--odd=a", "--faults", os.devnull], 2, "--odd and --calm", id="calm, odd"),
+        pytest.param(["rehearse", "--odd", ""], 2, "--odd needs a seed", id="an empty seed"),
+        pytest.param(["rehearse", "--odd="], 2, "--odd needs a seed", id="an empty seed after ="),
+        pytest.param(["rehearse", "--odd", " ", "--calm"], 2, "--odd needs a seed", id="a blank seed"),
+        pytest.param(
+            ["standins", "--odd", "a", "--hostile", "b"],
+            2,
+            "--hostile: not allowed with argument --odd",
+            id="odd, hostile",
+        ),
+        pytest.param(["standins", "--hostile=b", "--odd=a"], 2, "--odd: not allowed with", id="hostile, odd"),
+        pytest.param(["standins", "--odd", ""], 2, "--odd: a seed is a text", id="standins, an empty seed"),
+        pytest.param(["standins", "--hostile", ""], 2, "--hostile: a seed is a text", id="an empty hostile seed"),
+        pytest.param(["standins", "--hostile", "  "], 2, "--hostile: a seed is a text", id="a blank hostile seed"),
         pytest.param(["standins", "--faults", "none.json"], 1, "none.json: No such file or directory.", id="no script"),
         pytest.param(["show"], 1, "with `--rehearsal` this command looks at what `make run` made", id="no record"),
         pytest.param(["show", "2026-11-24"], 1, "Its week began on 2026-11-23.", id="a Tuesday"),
+        pytest.param(["checkpoint", "retake", "2026-11-24", "4"], 1, "2026-11-24 is a Tuesday", id="retake, a Tuesday"),
+        pytest.param(
+            ["checkpoint", "correct", "2026-11-29", "0", "MSFT", "--reason", "So."],
+            1,
+            "2026-11-29 is a Sunday, and batches are of Mondays. Its week began on 2026-11-23.",
+            id="correct, a Sunday",
+        ),
+        pytest.param(
+            ["pick", "end", "2026-11-25", "MSFT", "--last-session", "2026-11-24", "--value", "1", "--source", "8-K"],
+            1,
+            "2026-11-25 is a Wednesday",
+            id="end, a Wednesday",
+        ),
+        pytest.param(
+            ["pick", "rename", "2026-11-27", "MSFT", "KO", "--from", "2026-11-24", "--source", "8-K", "--force"],
+            1,
+            "2026-11-27 is a Friday",
+            id="rename, a Friday",
+        ),
         pytest.param(["sell"], 2, "No such command 'sell'", id="no such command"),
         pytest.param(["db", "down"], 0, "", id="nothing to stop"),
     ],
@@ -431,6 +469,30 @@ def test_every_command_has_help_with_an_example(tmp_path, command):
     done = run(*command, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert re.search(rf"Examples?:.*alpha-monday {' '.join(command)}", done.stdout, re.DOTALL)
+
+
+# The kind: an example that the command itself refuses, as one with "[--force]" at its end.
+@pytest.mark.parametrize("words", [[], *commands()], ids=lambda words: " ".join(words) or "alpha-monday")
+def test_every_example_can_be_copied(tmp_path, monkeypatch, words):
+    """The shell takes it as it stands, and the command understands each word of it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("faults.json", "monday.zip"):
+        (tmp_path / name).write_text("[]")
+    said = CliRunner().invoke(group, [*words, "--help"]).output
+    # Before it may stand a setting, and around it the shell's way to keep its output.
+    form = r"^    (?:[A-Z_]+=\S+ )?(?:export [A-Z_]+=\"\$\()?(alpha-monday .+?)(?:\)\")?$"
+    examples = re.findall(form, said, re.MULTILINE)
+    if words == ["standins"]:
+        examples = re.findall(r"Example: (alpha-monday .+?)\. ", " ".join(said.split()))
+    assert examples
+    for example in examples:
+        assert not re.search(r"[][<>…]|\.\.\.", example.partition(" | ")[0]), example
+        command: click.Command = group
+        rest = shlex.split(example.partition(" | ")[0], comments=True)[1:]
+        while isinstance(command, click.Group) and rest and rest[0] in command.commands:
+            command, rest = command.commands[rest[0]], rest[1:]
+        assert command is not group
+        command.make_context(str(command.name), rest)  # raises UsageError
 
 
 def test_help_names_every_command_and_its_purpose_in_full(tmp_path):

@@ -223,6 +223,7 @@ async def test_a_correction_of_a_correction(house):
 
 
 REFUSED = [
+    pytest.param(2, "NVDA", TUESDAY, "2026-10-27 is a Tuesday, and batches are of Mondays. Its week", id="a Tuesday"),
     pytest.param(2, "NVDA", MONDAY, "NVDA was read as 7.0000 for 2026-10-27, and nothing else was read", id="no other"),
     pytest.param(1, "MSFT", MONDAY, "MSFT was read as 3.0000 for 2026-10-26, and nothing else", id="another day's"),
     pytest.param(2, "KO", MONDAY, "KO is no pick of 2026-10-26; its picks: MSFT, AAPL, NVDA.", id="no pick"),

@@ -499,8 +499,33 @@ def test_the_command_refuses_a_name(database, tmp_path, commanded, name, options
     fits = (
         "Leave --format out" if name.lower().endswith((".csv", ".json")) and "--format" in options else "FILE must end"
     )
-    assert fits in said.err or name == ".csv"
+    assert fits in said.err
     assert [path.read_text() for path in tmp_path.iterdir()] == (["mine"] if "--force" in options else [])
+
+
+# The kind: the text of a refusal that is made of the name.
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        pytest.param("", "this one is empty", id="empty"),
+        pytest.param("no/such/.csv", "'.csv' has no name before its ending", id="only an ending"),
+        pytest.param(".JSON", "'.JSON' has no name before its ending", id="only an ending in capitals"),
+        pytest.param("picks.xlsx", "'picks.xlsx' does not", id="another ending"),
+        pytest.param("picks.", "'picks.' does not", id="a full stop"),
+        pytest.param(" ", "' ' does not", id="a blank"),
+        pytest.param("picks.csv\n", r"'picks.csv\n' does not", id="a line's end"),
+        pytest.param("csv.-", "'csv.-' does not", id="nearly the standard output"),
+    ],
+)
+def test_what_is_wrong_with_a_name(database, commanded, file, says):
+    """It is said plainly, with what would fit and how to have the standard output."""
+    said = commanded("export", file, DATABASE_URL=database)
+    assert (said.code, said.out, said.err) == (
+        1,
+        "",
+        f"alpha-monday: FILE must end in .csv or .json, as in picks.csv; {says}. "
+        "For the standard output, write `-` in its place and choose with --format.\n",
+    )
 
 
 @pytest.mark.long

@@ -79,7 +79,7 @@ async def test_a_failed_monday_and_a_spent_quota(tmp_path):
         monday = calendar.latest_run_date(RealClock().now())
         lasts = monday == calendar.today(RealClock().now())
         code, said = lived.status()
-        assert f"Monday {monday}: failed (MISSED: It is only a test.)" in said
+        assert f"Monday {monday}: failed (MISSED): It is only a test." in said
         assert (code, lived.health()) == (1 if lasts else 0, (200, WELL))
         assert said[-1].endswith("runs it again, until it is over in New York." if lasts else "Nothing needs a person.")
 
@@ -181,7 +181,7 @@ async def test_a_provider_that_is_down(house):
     await reconcile.look_after(house.tools)
     stands = await snapshot.for_operator(house.tools.pool, settings.load({}), house.clock)
     assert list(status.notes(stands)) == [
-        "Day 1 of 2026-10-26 has no prices (PROVIDER_ERROR: Alpha Vantage answered 503.). Upkeep has it looked at "
+        "Day 1 of 2026-10-26 has no prices (PROVIDER_ERROR): Alpha Vantage answered 503. Upkeep has it looked at "
         "again once a day."
     ]
     assert list(status.needs(stands)) == []

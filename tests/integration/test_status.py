@@ -264,7 +264,7 @@ async def test_a_failed_monday(house, words, alive):
     await alive()
     _, _, to_do = await words()
     assert len(to_do) == 1
-    assert to_do[0].startswith("The Monday 2026-10-26 failed (NO_USABLE_ANSWER: 3 questions brought no usable answer.")
+    assert to_do[0].startswith("The Monday 2026-10-26 failed (NO_USABLE_ANSWER): 3 questions brought no usable answer.")
     assert to_do[0].endswith(" `alpha-monday pick` runs it again, until it is over in New York.")
     house.clock.time = new_york(TUESDAY)
     await reconcile.look_after(house.tools)
@@ -394,7 +394,7 @@ async def test_a_skipped_checkpoint(house, words, alive):
     await alive()
     _, notes, to_do = await words()
     lacks = (
-        "Day 1 of 2026-10-26 has no prices (MISSING_CLOSE: AAPL: no close of 2026-10-26 by the last time of asking.)."
+        "Day 1 of 2026-10-26 has no prices (MISSING_CLOSE): AAPL: no close of 2026-10-26 by the last time of asking."
     )
     assert notes == [f"{lacks} Upkeep has it looked at again once a day."]
     assert to_do == []
@@ -573,3 +573,30 @@ def test_an_unmigrated_database(empty, commanded):
 def test_lasting(span, said):
     """Two units are enough."""
     assert lasting(span) == said
+
+
+# The kind: a stored text, a sentence of its own, inside of a sentence of ours.
+@pytest.mark.parametrize(
+    ("note", "said"),
+    [
+        pytest.param(
+            "Alpha Vantage cannot be reached (ConnectError).",
+            " (PROVIDER_ERROR): Alpha Vantage cannot be reached (ConnectError).",
+            id="parentheses",
+        ),
+        pytest.param("AAPL: no close yet.", " (PROVIDER_ERROR): AAPL: no close yet.", id="a colon"),
+        pytest.param("It was given up", " (PROVIDER_ERROR): It was given up.", id="no mark at its end"),
+        pytest.param(
+            "Asked us to slow down: Wait!", " (PROVIDER_ERROR): Asked us to slow down: Wait!", id="another mark"
+        ),
+        pytest.param("A notice: retry (soon)", " (PROVIDER_ERROR): A notice: retry (soon).", id="a parenthesis last"),
+        pytest.param("Cut in the middle. ", " (PROVIDER_ERROR): Cut in the middle.", id="a blank last"),
+        pytest.param("", " (PROVIDER_ERROR).", id="nothing"),
+    ],
+)
+def test_a_note_inside_of_a_sentence(note, said):
+    """It ends in one mark."""
+    skipped = snapshot.SkippedCheckpoint(
+        run_date=MONDAY, day=1, due_at=new_york(TUESDAY), reason="PROVIDER_ERROR", note=note
+    )
+    assert status._lacks(skipped) == f"Day 1 of 2026-10-26 has no prices{said}"

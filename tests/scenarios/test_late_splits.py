@@ -151,7 +151,7 @@ def allows(house: House, per_day: int) -> None:
     ],
 )
 async def test_room(house, room, asked):
-    """It never takes what a Monday needs: what does not fit is asked for the next day."""
+    """It leaves twelve requests of the day's quota unused; what does not fit is asked for the next day."""
     batch = await a_completed_batch(house)
     await house.rows("DELETE FROM operations.provider_requests")
     allows(house, room)

@@ -34,6 +34,7 @@ from app.domain.model import Batch, JournalKind
 from app.errors import Misfit, Refused, TryAgainAt
 from app.ops.verify import api, verify
 from app.ops.verify import database as database_of
+from app.simulation.faults import BAD_KEY, BURST, PREMIUM, QUOTA
 from app.store import batches, journal
 from app.web.feeds.export import Wanted, parts
 from jobs import corrections, daily, picks, prices, splits
@@ -311,9 +312,44 @@ async def test_a_day_that_is_corrected_to_the_new_ticker(house, database):
         (3, "KO", "3.09", "1.0200"),
         (4, "KO", "3.09", "1.0200"),
     ]
-    with pytest.raises(Refused, match="`alpha-monday closes MSFT` shows all"):
+    said = "^MSFT was read as 3.0000 for 2026-10-27, and nothing else was read since. `alpha-monday closes MSFT` shows"
+    with pytest.raises(Refused, match=said):
         await corrections.adopt(tools.pool, tools.now(), MONDAY, 2, "KO", "Nothing else was read.")
     await it_verifies(house, database)
+
+
+# The kind: a reading named by another ticker than that under which it was read.
+@pytest.mark.parametrize(
+    ("ticker", "day", "says"),
+    [
+        pytest.param("KO", 0, "MSFT was read as 3.0000 for 2026-10-23, and nothing else was", id="the baseline"),
+        pytest.param("KO", 1, "MSFT was read as 3.0000 for 2026-10-26, and nothing else was", id="before the rename"),
+        pytest.param("KO", 4, "KO was read as 3.09 for 2026-10-29, and nothing else was", id="after it"),
+        pytest.param("AAPL", 4, "AAPL was read as 80.0000 for 2026-10-29, and nothing else was", id="another pick"),
+        pytest.param("SPY", 1, "SPY was read as 600.0000 for 2026-10-26, and nothing else was", id="the benchmark"),
+    ],
+)
+async def test_the_ticker_that_a_reading_has(house, ticker, day, says):
+    """It is that under which it was read."""
+    await computed_before(house)
+    with pytest.raises(Refused) as refused:
+        await corrections.adopt(house.tools.pool, house.tools.now(), MONDAY, day, ticker, "So.")
+    assert str(refused.value).startswith(says)
+
+
+async def test_the_ticker_of_a_reading_whose_session_has_another_now(house):
+    """Day 3 rests on MSFT's reading, and KO's of that session is the same."""
+    batch = await house.a_batch()
+    trades(house, "KO", BASELINE, "3.0000")
+    await mornings(house, batch, 1, 2, 3)
+    house.clock.time = new_york(THURSDAY, 12)
+    await renamed(house, WEDNESDAY)
+    with pytest.raises(Refused) as refused:
+        await corrections.adopt(house.tools.pool, house.tools.now(), MONDAY, 3, "KO", "So.")
+    assert str(refused.value) == (
+        "MSFT was read as 3.0000 for 2026-10-28, and KO was not read as anything else. "
+        "`alpha-monday closes KO` shows all readings."
+    )
 
 
 async def test_a_split_learnt_late_before_and_after_the_rename(house, database):
@@ -683,12 +719,14 @@ async def test_where_a_new_ticker_is_shown(house, database, tmp_path):
 # As an operator says it
 
 
-async def commanded(house: House, database: str, tmp_path: Path, *arguments: object) -> tuple[int, str]:
+async def commanded(
+    house: House, database: str, tmp_path: Path, *arguments: object, key: str = ALPHA_VANTAGE_KEY
+) -> tuple[int, str]:
     done = await asyncio.to_thread(
         run, "pick", "rename", *arguments, cwd=tmp_path, DATABASE_URL=database,
-        ALPHA_VANTAGE_API_KEY=ALPHA_VANTAGE_KEY, ALPHA_VANTAGE_BASE_URL=house.provider.url,
+        ALPHA_VANTAGE_API_KEY=key, ALPHA_VANTAGE_BASE_URL=house.provider.url,
     )  # fmt: skip
-    assert "Traceback" not in done.stderr
+    assert ("Traceback" in done.stderr, done.stdout) == (False, "")
     return done.returncode, done.stderr.strip()
 
 
@@ -699,15 +737,17 @@ async def test_the_command_asks_the_provider(house, database, tmp_path):
     house.clock.time = new_york(THURSDAY, 8)
     facts = ("MSFT", "KO", "--from", WEDNESDAY, "--source", SOURCE)
     code, said = await commanded(house, database, tmp_path, MONDAY, *facts)
-    assert (code, said[:84]) == (
+    asking = "Asking Alpha Vantage for {0}. (If it does not know {0}, this takes some minutes.)"
+    assert (code, said.splitlines()[0], said.splitlines()[-1][:84]) == (
         1,
+        asking.format("KO"),
         "alpha-monday: KO closed at 60.0000 on 2026-10-28, but MSFT closed at 3.0000 on 2026-",
     )
     assert house.asked.count("KO") == 1
     trades(house, "BRK.B", BASELINE, "3.01")
     facts = ("MSFT", "BRK.B", "--from", WEDNESDAY, "--source", SOURCE)
     assert await commanded(house, database, tmp_path, MONDAY, *facts) == (
-        0, "Recorded. 0 skipped days are looked at again."
+        0, f"{asking.format('BRK.B')}\nRecorded. 0 skipped days are looked at again."
     )  # fmt: skip
     requests = await house.rows(
         "SELECT symbol, outcome FROM operations.provider_requests WHERE symbol IN ('KO', 'BRK.B') ORDER BY 1"
@@ -723,3 +763,88 @@ async def test_a_rehearsal_is_refused(house, database, tmp_path):
     facts = ("MSFT", "KO", "--from", MONDAY, "--source", SOURCE, "--force")
     code, said = await commanded(house, database, tmp_path, MONDAY, *facts)
     assert (code, "This database holds a rehearsal" in said) == (1, True)
+
+
+# The kind: a request that cannot succeed. Without a key nothing is asked, and nothing that needs no request is refused.
+@pytest.mark.parametrize(
+    ("options", "stored", "code"),
+    [
+        pytest.param([], False, 1, id="something must be asked"),
+        pytest.param(["--force"], False, 0, id="by force"),
+        pytest.param([], True, 0, id="what is stored fits"),
+    ],
+)
+@pytest.mark.parametrize("key", ["", "  "], ids=["not set", "blank"])
+async def test_the_command_without_a_key(house, database, tmp_path, options, stored, code, key):
+    """It names the setting at once, and only where the key is needed; the model's key never is."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1, 2)
+    trades(house, "KO", BASELINE, "3.00")
+    house.clock.time = new_york(THURSDAY, 8)
+    if stored:
+        await prices.closes_of(house.tools, ["KO"], WEDNESDAY)
+    house.provider.requests.clear()
+    facts = ("MSFT", "KO", "--from", WEDNESDAY, "--source", SOURCE, *options)
+    done, said = await commanded(house, database, tmp_path, MONDAY, *facts, key=key)
+    assert (done, house.provider.requests) == (code, [])
+    assert said == (
+        "alpha-monday: The closes of KO could not be read: ALPHA_VANTAGE_API_KEY must be set to the key that the "
+        "provider gave you, for example ALPHA_VANTAGE_API_KEY=abc123. With --force it is recorded without comparing "
+        "closes, and later figures of the pick are marked unusualMove."
+        if code
+        else "Recorded. 0 skipped days are looked at again."
+    )
+
+
+# The kind: what trying again does not help, and what it does.
+@pytest.mark.parametrize(
+    ("reply", "again"),
+    [
+        pytest.param({"Error Message": BAD_KEY}, False, id="an invalid key"),
+        pytest.param({"Information": "The API key is inactive."}, False, id="a key that is inactive"),
+        pytest.param({"Information": PREMIUM}, False, id="a premium function"),
+        pytest.param({"Information": QUOTA.format(key="x")}, True, id="the day's quota"),
+        pytest.param({"Information": BURST}, True, id="too fast"),
+        pytest.param({"Note": "Something new."}, True, id="an unknown notice"),
+        pytest.param({"Note": "Something new, without an end"}, True, id="a notice without a mark at its end"),
+    ],
+)
+async def test_when_a_rename_may_be_tried_again(house, reply, again):
+    """To try again later is only said where that may help."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1, 2)
+    house.clock.time = new_york(THURSDAY, 8)
+    house.world.instead = [says(reply)] * 9
+    with pytest.raises(Refused, match="The closes of KO could not be read: ") as refused:
+        await renamed(house, WEDNESDAY)
+    assert (". Try again later. With --force" in str(refused.value)) == again
+
+
+async def test_what_is_told_while_it_asks(house):
+    """One line, before the first request; none where nothing is asked."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1, 2)
+    trades(house, "KO", BASELINE, "3.00")
+    house.clock.time = new_york(THURSDAY, 8)
+    house.provider.requests.clear()
+    told: list[tuple[str, int]] = []
+    await picks.rename(
+        house.tools, MONDAY, "MSFT", "KO", WEDNESDAY, SOURCE,
+        tell=lambda line: told.append((line, len(house.provider.requests))),
+    )  # fmt: skip
+    assert told == [("Asking Alpha Vantage for KO. (If it does not know KO, this takes some minutes.)", 0)]
+    await picks.rename(
+        house.tools, MONDAY, "KO", "BRK.B", THURSDAY, SOURCE, force=True, tell=lambda line: told.append((line, 0))
+    )
+    assert len(told) == 1
+
+
+async def test_a_longer_wait_is_told(house, database, tmp_path):
+    """An answer that cannot be read is asked for again, and the terminal says when."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1, 2)
+    trades(house, "KO", BASELINE, "3.00")
+    house.world.instead = [Reply(b"<html>", status=500)] * 2
+    facts = ("MSFT", "KO", "--from", WEDNESDAY, "--source", SOURCE)
+    code, said = await commanded(house, database, tmp_path, MONDAY, *facts)
+    assert (code, "The next request to Alpha Vantage is in " in said) == (0, True), said

@@ -382,6 +382,27 @@ def test_an_answer_whose_member_stands_there_twice(text):
     assert type(meaning(text)) is ProviderUnavailable
 
 
+# The kind: an answer whose own words say two things about whose it is.
+@pytest.mark.parametrize(
+    "about",
+    [
+        pytest.param('"Meta Data": {"2. Symbol": "IBM", "2. Symbol": "GE"}', id="both wanted and another"),
+        pytest.param('"Meta Data": {"2. Symbol": "GE", "2. Symbol": "IBM"}', id="the other way round"),
+        pytest.param('"Meta Data": {"2. Symbol": "IBM", "2. Symbol": null}', id="one of them null"),
+        pytest.param('"Meta Data": {"Ticker": "IBM", "Ticker": "ibm"}', id="two spellings"),
+        pytest.param('"symbol": "IBM", "symbol": "GE"', id="at the top"),
+        pytest.param('"symbol": "IBM", "symbol": 5', id="a number"),
+    ],
+)
+@pytest.mark.parametrize("reader", [read_bars, read_splits])
+def test_an_answer_that_names_two_symbols(about, reader):
+    """It is refused by these words, and not by one that reads like a ticker's name."""
+    text = f'{{{about}, "Time Series (Daily)": {{"2026-10-23": {{"4. close": "1"}}}}, "data": []}}'
+    with pytest.raises(ProviderUnavailable) as refused:
+        reader(text.encode(), "IBM", KEY, NOW)
+    assert str(refused.value) == "IBM: Alpha Vantage's answer names two symbols."
+
+
 @pytest.mark.parametrize(
     "text",
     [
