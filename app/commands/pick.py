@@ -60,7 +60,7 @@ async def _pick() -> None:
             job = await weekly.begin_again(conn, clock.now(), again + QUESTIONS_PER_MONDAY)
         say(f"Job {job} makes the batch of {run_date}; waiting for it. (Ctrl-C does not stop the job.)")
         batch = await _awaited(pool, run_date, batch, job)
-        await tables.show(pool, batch, Calendar(configuration.market_closed_days))
+        await tables.show(pool, batch, Calendar(configuration.market_closed_days), clock.now())
         if batch.status == BatchStatus.FAILED:
             sys.exit(1)
 

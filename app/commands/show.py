@@ -5,7 +5,7 @@ from datetime import datetime
 import click
 
 from app.commands import tables
-from app.commands.terminal import DAY, asynchronous, opened
+from app.commands.terminal import DAY, asynchronous, clock, opened
 from app.core import settings
 from app.domain import calendar, prompt
 from app.domain.calendar import Calendar
@@ -34,7 +34,7 @@ async def show(run_date: datetime | None, of_the_rehearsal: bool) -> None:
             batch = await (batches.on(conn, SERIES, run_date.date()) if run_date else batches.newest(conn, SERIES))
         if batch is None:
             raise Refused(f"There is no batch of {run_date:%Y-%m-%d}." if run_date else "There is no batch yet.")
-        await tables.show(pool, batch, Calendar(configuration.market_closed_days))
+        await tables.show(pool, batch, Calendar(configuration.market_closed_days), clock.now())
 
 
 @click.command("closes")

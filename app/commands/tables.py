@@ -1,6 +1,7 @@
 """The record, and whatever else has rows, as tables on a terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -33,8 +34,12 @@ out = Console(soft_wrap=True, highlight=False)
 _UNUSUAL = "!"
 
 
-async def show(pool: Pool, batch: Batch, sessions: Calendar) -> None:
-    """Print a batch: its picks, how their shares stood day by day, and whether each call is right."""
+async def show(pool: Pool, batch: Batch, sessions: Calendar, now: datetime) -> None:
+    """
+    Print a batch: its picks, how their shares stood day by day, and whether each call is right.
+
+    Figures that were due before `now` are overdue; what is made up knows no such time.
+    """
     async with pool.connection() as conn:
         picks = await batches.picks_of(conn, batch.id)
         taken = await checkpoints.of(conn, batch.id)
@@ -57,17 +62,16 @@ async def show(pool: Pool, batch: Batch, sessions: Calendar) -> None:
         benchmark = f"{batch.benchmark_initial_price:f}" if one.day == 0 else _percent(one.benchmark_return_pct)
         if one.benchmark_unusual_move:
             benchmark = f"{benchmark} {_UNUSUAL}"
-        note = one.note or ("" if one.day else f"closes of {one.trading_day}")
-        table.add_row(str(one.day), str(one.checkpoint_date), benchmark, *cells, note)
+        table.add_row(str(one.day), str(one.checkpoint_date), benchmark, *cells, _note(one))
     out.print(table)
     out.print("In the table: each share's change since day 0, whatever the call.")
-    for line in _calls(batch, picks, taken, metrics):
+    for line in _calls(batch, picks, taken, metrics, tickers):
         out.print(line)
     if batch.status == BatchStatus.ACTIVE:
-        out.print(_next_figures(batch, taken, sessions))
+        out.print(_next_figures(batch, taken, sessions, None if made_up else now))
     marks = [metric.unusual_move for day in metrics.values() for metric in day.values()]
     if any([*marks, *(one.benchmark_unusual_move for one in taken)]):
-        out.print(f"{_UNUSUAL} The figure holds a move of a tenth or more in one session that no split explains.")
+        out.print(f"{_UNUSUAL} The figure holds a move of a tenth or more in one session that no known split explains.")
 
 
 def _calls(
@@ -75,6 +79,7 @@ def _calls(
     picks: Sequence[Pick],
     taken: Sequence[Checkpoint],
     metrics: Mapping[UUID, Mapping[UUID, PickMetric]],
+    tickers: Mapping[UUID, str],
 ) -> Iterator[str]:
     """Say of each pick whether its call is right: at the result, or so far."""
     computed = [one for one in taken if one.day and one.status == CheckpointStatus.COMPUTED]
@@ -93,7 +98,9 @@ def _calls(
         favour = -metric.vs_benchmark_pct if pick.action is Action.SELL else metric.vs_benchmark_pct
         right = "right" if favour > 0 else "wrong"
         against = f"points in the call's favour against {batch.benchmark_symbol}"
-        yield f"{pick.action} {pick.ticker}: {right}{so_far}, {signed(favour).replace(MINUS, '-')} {against}"
+        mark = f" {_UNUSUAL}" if metric.unusual_move or last.benchmark_unusual_move else ""
+        points = f"{signed(favour).replace(MINUS, '-')} {against}{mark}"
+        yield f"{_head(pick, tickers)}: {right}{so_far}, {points}"
 
 
 def result_of(batch: Batch, taken: Sequence[Checkpoint]) -> Checkpoint | None:
@@ -105,13 +112,22 @@ def result_of(batch: Batch, taken: Sequence[Checkpoint]) -> Checkpoint | None:
     return last if last.status == CheckpointStatus.COMPUTED else None
 
 
-def _next_figures(batch: Batch, taken: Sequence[Checkpoint], sessions: Calendar) -> str:
+def _note(one: Checkpoint) -> str:
+    """Return what there is to say of a day; why it was skipped at first, where it got its figures later."""
+    if one.status == CheckpointStatus.COMPUTED and one.skipped_at:
+        return f"skipped at first: {one.note or one.skip_reason}"
+    return one.note or ("" if one.day else f"closes of {one.trading_day}")
+
+
+def _next_figures(batch: Batch, taken: Sequence[Checkpoint], sessions: Calendar, now: datetime | None) -> str:
     days = {one.day for one in taken}
     day = sessions.first_with_figures(batch.run_date, [day for day in FORTNIGHT if day not in days])
     if day is None:
         end = local(due_at(batch.run_date, CHECKPOINT_DAYS))
         return f"Next figures: none, no session is left. The fortnight ends on {end}."
-    return f"Next figures: day {day}, {local(due_at(batch.run_date, day))}."
+    due = due_at(batch.run_date, day)
+    overdue = "overdue since " if now and due < now else ""
+    return f"Next figures: day {day}, {overdue}{local(due)}."
 
 
 def _table(*columns: str) -> Table:

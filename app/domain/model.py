@@ -64,8 +64,8 @@ class FailureReason(DescribedEnum):
     MISSED = "MISSED", "Nobody was there to ask that Monday."
     NO_USABLE_ANSWER = "NO_USABLE_ANSWER", "The model gave no answer that keeps the rules."
     MISSING_CLOSE = "MISSING_CLOSE", "A price of the baseline session could not be had."
-    PROVIDER_ERROR = "PROVIDER_ERROR", "A provider could not be reached, or refused."
-    CONFIGURATION = "CONFIGURATION", "A key or a setting was missing or wrong."
+    PROVIDER_ERROR = "PROVIDER_ERROR", "A provider did not give what was asked of it."
+    CONFIGURATION = "CONFIGURATION", "A key, an account or a setting was not as it must be."
 
 
 class CheckpointStatus(DescribedEnum):

@@ -7,13 +7,16 @@ not rounded; zeros after the second decimal are left out.
 
 import decimal
 import re
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+from typing import Any
 
 from app.domain.calendar import NEW_YORK
 
 MINUS = "\N{MINUS SIGN}"
 _CENTS = Decimal("0.01")
+_SHORT = Decimal("0.0001")
 _DATE = re.compile(r"(?<![\w-])2[0-9]{3}-[0-9]{2}-[0-9]{2}(?![\w-])")
 _BELOW_ZERO = re.compile(r"(?<![\w.-])-(?=[0-9]+\.)")
 _CONTEXT = Context(prec=200, rounding=ROUND_HALF_EVEN)
@@ -41,6 +44,18 @@ def price(figure: str) -> str:
     """Return a price in full, with at least two decimals."""
     whole, _, fraction = figure.partition(".")
     return f"{int(whole):,}.{fraction.rstrip('0').ljust(2, '0')}"
+
+
+def shortened(figure: str) -> str:
+    """Return a figure to four decimals at most; a text that is no figure stays as it is."""
+    try:
+        value = Decimal(figure)
+    except InvalidOperation:
+        return figure
+    if not value.is_finite() or -value.as_tuple().exponent <= 4:  # type: ignore[operator]
+        return figure
+    with decimal.localcontext(_CONTEXT):
+        return f"{value.quantize(_SHORT):f}"
 
 
 def direction(figure: str | Decimal) -> str:
@@ -87,6 +102,12 @@ def _in_full(found: re.Match[str]) -> str:
         return day(found[0])
     except ValueError:
         return found[0]
+
+
+def share(pick: Mapping[str, Any]) -> str:
+    """Return a pick's ticker, and the one that the model chose where that is another."""
+    ticker, picked_as = pick["ticker"], pick["pickedAs"]
+    return ticker if ticker == picked_as else f"{ticker} (picked as {picked_as})"
 
 
 def listed(words: list[str]) -> str:

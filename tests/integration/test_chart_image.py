@@ -68,7 +68,7 @@ async def test_what_it_says(database, pool, monday, line):
     assert told(batch) == line
     svg = whole(batch, rehearsed=False)
     assert line in svg
-    assert ("A provider could not be reached, or refused." in svg) == (monday == "2026-01-19")
+    assert ("A provider did not give what was asked of it." in svg) == (monday == "2026-01-19")
     assert ("Percentage points in the call's favour against SPY: above zero, the call is right" in svg) == (
         monday != "2026-01-19"
     )

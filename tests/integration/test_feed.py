@@ -162,7 +162,7 @@ async def test_a_correction_brings_a_result_up_again(database, service):
         feed = await read(later)
     first = entries(feed)[0]
     assert text(first, "title") == "The picks of Monday 5 January 2026: 3 of 3 calls right"
-    assert "Put right: KO, current_price, from 67.05 to 66.05. A misprint." in words(first)
+    assert "Put right: KO, price, from 67.05 to 66.05. A misprint." in words(first)
     after = {text(entry, "id"): text(entry, "updated") for entry in entries(feed)}
     changed = {name for name in after if before[name] != after[name]}
     assert (before.keys(), changed) == (after.keys(), {text(first, "id")})

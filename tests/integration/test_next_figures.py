@@ -4,8 +4,9 @@ When the next figures come: the next checkpoint that a session precedes, in ever
 The kind: a promise of a time at which nothing can come. After every Friday's figures the pages promised a checkpoint on
 Sunday, which is always skipped. The members tried are in `CASES`: weekends, holidays on a Monday and on a Friday, a
 closure that was announced on short notice, a change of the clocks, a gap, a batch that just began, and the days on
-which no figures are left at all. Read and found right as they were: the next Monday's picks, which come on holidays
-too; the times of retried jobs and of the quota.
+which no figures are left at all. A time that is over is a member too: pages, which are kept until the record moves, say
+"due", which stays true, and `show`, which knows the time, says since when they are overdue (`OVERDUE`). Read and found
+right as they were: the next Monday's picks, which are due on holidays too; the times of retried jobs and of the quota.
 """
 
 from datetime import date, datetime, timedelta
@@ -19,8 +20,9 @@ from job_tools import house as house
 from pages_served import one, pages_on, parsed, text
 from test_api_cache import living
 
-from app.commands import status
+from app.commands import status, tables
 from app.core import settings
+from app.database.rehearsed import CLOCK
 from app.domain.calendar import NEW_YORK, Calendar
 from app.domain.model import BatchStatus
 from app.ops import snapshot
@@ -96,8 +98,8 @@ def test_nothing_is_promised_of_what_is_over(state):
 @pytest.mark.parametrize(
     ("monday", "last", "words"),
     [
-        pytest.param(RUNNING, 5, "Tue 3 Feb 2026, 09:00 in New York", id="a weekend"),
-        pytest.param(UNRESOLVED, 5, "Wed 21 Jan 2026, 09:00 in New York", id="a weekend and a holiday"),
+        pytest.param(RUNNING, 5, "due Tue 3 Feb 2026, 09:00 in New York", id="a weekend"),
+        pytest.param(UNRESOLVED, 5, "due Wed 21 Jan 2026, 09:00 in New York", id="a weekend and a holiday"),
         pytest.param(
             RUNNING,
             12,
@@ -147,9 +149,9 @@ def test_in_show(database, commanded):
         for day in range(1, 6):
             record.checkpoint(batch, picks, day)
     said = commanded("show", DATABASE_URL=database).out
-    assert "Next figures: day 8, Tuesday, 2026-02-03 09:00 in New York." in said
+    assert "Next figures: day 8, overdue since Tuesday, 2026-02-03 09:00 in New York." in said
     said = commanded("show", DATABASE_URL=database, MARKET_CLOSED_DAYS=str(CLOSED)).out
-    assert "Next figures: day 9, Wednesday, 2026-02-04 09:00 in New York." in said
+    assert "Next figures: day 9, overdue since Wednesday, 2026-02-04 09:00 in New York." in said
     with psycopg.connect(database) as conn:
         for day in range(6, 13):
             conn.execute(
@@ -160,6 +162,48 @@ def test_in_show(database, commanded):
             )
     said = commanded("show", DATABASE_URL=database).out
     assert "Next figures: none, no session is left. The fortnight ends on Monday, 2026-02-09 09:00 in New York." in said
+
+
+# The hours since the run date, and what `show` says; day 1 is stored.
+OVERDUE = [
+    pytest.param(24, "day 2, Wednesday, 2026-10-28 09:00 in New York.", id="not due yet"),
+    pytest.param(47, "day 2, Wednesday, 2026-10-28 09:00 in New York.", id="an hour before"),
+    pytest.param(48, "day 2, Wednesday, 2026-10-28 09:00 in New York.", id="at that very time"),
+    pytest.param(49, "day 2, overdue since Wednesday, 2026-10-28 09:00 in New York.", id="an hour after"),
+    pytest.param(24 * 8, "day 2, overdue since Wednesday, 2026-10-28 09:00 in New York.", id="a week of mornings"),
+    pytest.param(24 * 60, "day 2, overdue since Wednesday, 2026-10-28 09:00 in New York.", id="after the fortnight"),
+]
+
+
+@pytest.mark.parametrize(("hours", "words"), OVERDUE)
+async def test_in_show_at_a_time(database, pool, capsys, hours, words):
+    """What was due before now is overdue."""
+    with psycopg.connect(database) as conn:
+        record = Record(conn)
+        batch, picks = record.batch("main", MONDAY, ACTIVE, "AAPL SELL, KO BUY, XOM SELL")
+        record.checkpoint(batch, picks, 1)
+    await tables.show(pool, batch, Calendar(), new_york(MONDAY, 9) + timedelta(hours=hours))
+    assert f"Next figures: {words}" in capsys.readouterr().out.splitlines()
+
+
+async def test_in_show_of_a_rehearsal(database, pool, capsys):
+    """What is made up is not late: its days are not those of now."""
+    with psycopg.connect(database) as conn:
+        batch, _ = Record(conn).batch("main", MONDAY, ACTIVE, "AAPL SELL, KO BUY, XOM SELL")
+        conn.execute(CLOCK)
+    await tables.show(pool, batch, Calendar(), new_york(MONDAY, 9) + timedelta(days=5))
+    assert "overdue" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("notice", "marked"), [("", True), ("Made up.", False)], ids=["real", "rehearsed"])
+async def test_a_browser_may_call_them_overdue(database, pool, notice, marked):
+    """Only the time of real figures is marked for the script that compares it with the reader's clock."""
+    with psycopg.connect(database) as conn:
+        Record(conn).batch("main", RUNNING, ACTIVE, "AAPL SELL, KO BUY, XOM SELL")
+    async with pages_on(pool, notice) as browser:
+        page = (await browser.get("/")).text
+    assert (" data-ahead data-due>Tue 27 Jan 2026, 09:00</time>" in page) == marked
+    assert "due <time" in page
 
 
 @pytest.mark.parametrize(

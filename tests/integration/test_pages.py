@@ -124,7 +124,7 @@ async def test_in_the_middle_of_a_fortnight(browser, database):
         assert text(one(item, "h3")) == f"{pick['action']} {pick['ticker']}"
         right = "right so far" if pick["latestMetric"]["hit"] else "wrong so far"
         assert f"points: {right}" in text(item)
-    assert "Next figuresFri 30 Jan 2026, 09:00 in New York" in text(one(found, "dl"))
+    assert "Next figuresdue Fri 30 Jan 2026, 09:00 in New York" in text(one(found, "dl"))
 
 
 async def test_a_completed_fortnight(browser, database):
@@ -173,7 +173,7 @@ async def test_a_failed_monday(browser, database):
     """Why there are no picks, in a headline and in the record's own sentence; what was asked stays there to be read."""
     plant(database)
     found = await page(browser, f"/batches/{FAILED}")
-    assert heading(found) == "No picks: a provider did not answer."
+    assert heading(found) == "No picks: a provider did not give what was asked of it."
     main = text(one(found, "main"))
     assert 'The model said "429".' in main
     assert "No answer yet." in main
@@ -186,7 +186,7 @@ async def test_a_missed_monday(browser, record):
     assert heading(found) == "This Monday was missed."
     main = text(one(found, "main"))
     assert "Nobody was there." in main
-    assert "The next picks come on Mon 9 Feb 2026, 09:00 in New York." in main
+    assert "The next picks are due on Mon 9 Feb 2026, 09:00 in New York." in main
 
 
 async def test_a_late_batch(browser, record, database):
@@ -247,6 +247,62 @@ async def test_a_corrected_figure(browser, database):
     ]
     (day,) = [item for item in one(found, "ol", class_="strip") if text(one(item, "span", class_="no")) == "3"]
     assert "corrected" in text(day)
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "after", "figure", "shown"),
+    [
+        pytest.param(
+            "vs_benchmark_pct", "-74.9512345678901234567890123", "1.2345678901234567890123456789",
+            "KO change less the benchmark's, whatever the call, %", ["-74.9512", "1.2346"],
+            id="against the benchmark",
+        ),
+        pytest.param(
+            "absolute_return_pct", "0.00000000000000000000000001", "-3", "KO change, whatever the call, %",
+            ["0.0000", "-3"],
+            id="next to nothing",
+        ),
+        pytest.param(
+            "return_from_open_pct", "1.00001", "1.00002", "KO change from the open, whatever the call, %",
+            ["1.00001", "1.00002"],
+            id="alike to four decimals",
+        ),
+        pytest.param("current_price", "272.1025", None, "KO price", ["272.1025", "nothing"], id="a price"),
+        pytest.param("split_factor", "1", "0.3333333333", "KO split factor", ["1", "0.3333"], id="a factor"),
+        pytest.param("unusual_move", "false", "true", "KO unusual move", ["false", "true"], id="a mark"),
+        pytest.param("note", "KO: 1.23456 %", None, "KO note", ["KO: 1.23456 %", "nothing"], id="words"),
+    ],
+)  # fmt: skip
+async def test_a_correction_can_be_read(browser, database, field, before, after, figure, shown):
+    """The figure by name; four decimals at most, where these tell it apart, and the whole of it at hand."""
+    plant(database)
+    with psycopg.connect(database) as conn:
+        conn.execute("SET session_replication_role = replica")
+        conn.execute(
+            "UPDATE corrections SET field = %s, ticker = 'KO', before = %s, after = %s", (field, before, after)
+        )
+    table = one(await page(browser, "/batches/2026-01-05"), "table", class_="corrections")
+    for row in one(table, "tbody"):
+        assert [text(cell) for cell in row][1:4] == [figure, *shown]
+        for cell, whole, words in zip(list(row)[2:4], (before, after), shown, strict=True):
+            told = [found.get("title") for found in cell.iter("data")]
+            assert told == ([] if whole in (None, words) else [whole])
+
+
+@pytest.mark.parametrize("reason", list(FailureReason))
+async def test_why_a_monday_failed(browser, database, reason):
+    """The headline is true of every cause of its kind: an account out of credit is no service that was not set up."""
+    plant(database)
+    change(database, f"UPDATE batches SET failure_reason = '{reason}' WHERE failure IS NOT NULL")
+    headings = {
+        "MISSED": "This Monday was missed.",
+        "NO_USABLE_ANSWER": "No picks: the model gave no usable answer.",
+        "MISSING_CLOSE": "No picks: a price was missing.",
+        "PROVIDER_ERROR": "No picks: a provider did not give what was asked of it.",
+        "CONFIGURATION": "No picks: a key, an account or a setting was not as it must be.",
+    }
+    assert heading(await page(browser, f"/batches/{FAILED}")) == headings[reason]
+    assert headings[reason] in text(one(await page(browser, "/batches"), "main"))
 
 
 async def test_a_day_that_was_computed_later(browser, record):

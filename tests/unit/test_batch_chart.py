@@ -38,7 +38,10 @@ def test_what_a_batch_says():
         {
             "runDate": "2026-01-05",
             "benchmarkSymbol": "SPY",
-            "picks": [{"ticker": "KO", "action": "SELL"}, {"ticker": "MSFT", "action": "BUY"}],
+            "picks": [
+                {"ticker": "KO", "pickedAs": "KO", "action": "SELL"},
+                {"ticker": "MSFT", "pickedAs": "MSFT", "action": "BUY"},
+            ],
             "checkpoints": [
                 {"day": 0, "status": "COMPUTED", "skipReason": None, "metrics": []},
                 {"day": 1, "status": "COMPUTED", "skipReason": "MISSING_CLOSE", "metrics": metrics},

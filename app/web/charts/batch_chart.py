@@ -18,6 +18,7 @@ from math import ceil, floor, log10
 from typing import Any, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from app.domain.model import CHECKPOINT_DAYS
 from app.web.formatting import day as in_full
@@ -25,15 +26,23 @@ from app.web.formatting import listed, short_day, signed
 
 DASHES = (None, "7 4", "2 3.5")
 _STYLES = len(DASHES)
+# How many letters of a ticker are written on a drawing, and how wide a letter is, in sizes of the text.
+_LONGEST = 8
+_LETTER = 0.62
 WHY = {"MARKET_CLOSED": "closed", "MISSING_CLOSE": "no price", "PROVIDER_ERROR": "no price"}
 
 
 class Line(Struct, frozen=True):
-    """A pick's course: for each morning that has figures, the percentage points in the call's favour."""
+    """
+    A pick's course: for each morning that has figures, the percentage points in the call's favour.
+
+    `picked_as` is the ticker that the model chose, where the share has another one now.
+    """
 
     ticker: str
     action: str
     points: Mapping[int, Decimal]
+    picked_as: str | None = None
 
 
 class Fortnight(Struct, frozen=True):
@@ -94,7 +103,12 @@ def of_batch(batch: Mapping[str, Any]) -> Fortnight:
     """Return what is drawn of a batch as the API tells it."""
     taken = batch["checkpoints"]
     lines = [
-        Line(pick["ticker"], pick["action"], {0: Decimal(0), **_points(pick["ticker"], taken)})
+        Line(
+            pick["ticker"],
+            pick["action"],
+            {0: Decimal(0), **_points(pick["ticker"], taken)},
+            None if pick["pickedAs"] == pick["ticker"] else pick["pickedAs"],
+        )
         for pick in batch["picks"]
     ]
     skipped = {one["day"]: WHY[one["skipReason"]] for one in taken if one["status"] == "SKIPPED"}
@@ -112,6 +126,7 @@ def _points(ticker: str, checkpoints: Sequence[Mapping[str, Any]]) -> dict[int, 
 
 def drawn(fortnight: Fortnight, look: Look = WIDE, name: str = "chart") -> str:
     """Return a fortnight as SVG; `name` tells it from other drawings of the same page."""
+    look = _with_room(look, fortnight.lines)
     scale = Scale(look, ticks([float(value) for line in fortnight.lines for value in line.points.values()]))
     return element(
         "svg",
@@ -127,6 +142,16 @@ def drawn(fortnight: Fortnight, look: Look = WIDE, name: str = "chart") -> str:
         font_size=look.text,
         **({"font_family": "sans-serif"} if look.palette else {}),
     )
+
+
+def _with_room(look: Look, lines: Sequence[Line]) -> Look:
+    """Return a look with room at its right for the names that renamed shares had before."""
+    longest = max((len(_before(line)) for line in lines), default=0)
+    return replace(look, right=look.right + ceil(longest * look.text * _LETTER))
+
+
+def _before(line: Line) -> str:
+    return f" ({line.picked_as[:_LONGEST]})" if line.picked_as else ""
 
 
 def ticks(values: Sequence[float], about: int = 5) -> list[float]:
@@ -146,9 +171,14 @@ def in_words(fortnight: Fortnight) -> str:
     known = [line for line in fortnight.lines if len(line.points) > 1]
     if not known:
         return "No morning has figures yet."
-    ends = [f"{line.action} {line.ticker} {signed(_last(line)[1])} on day {_last(line)[0]}" for line in known]
+    ends = [f"{_told_as(line)} {signed(_last(line)[1])} on day {_last(line)[0]}" for line in known]
     gaps = f" Days without figures: {listed([str(day) for day in fortnight.skipped])}." if fortnight.skipped else ""
     return f"{listed(ends)}.{gaps}"
+
+
+def _told_as(line: Line) -> str:
+    named = f"{line.action} {line.ticker}"
+    return f"{named} (picked as {line.picked_as})" if line.picked_as else named
 
 
 def _told(fortnight: Fortnight, name: str) -> Iterator[str]:
@@ -292,9 +322,9 @@ def _ends(fortnight: Fortnight, scale: Scale) -> Iterator[tuple[float, float, st
     for number, line in enumerate(fortnight.lines):
         day, value = _last(line)
         if day:
-            name = element("tspan", escape(line.ticker[:8]), font_weight="650")
+            name = element("tspan", escape(line.ticker[:_LONGEST]), font_weight="650")
             colour = f"pick-{number % _STYLES + 1}"
-            words = f"{escape(line.action)} {name} {signed(value)}"
+            words = f"{escape(line.action)} {name}{escape(_before(line))} {signed(value)}"
             yield scale.x(day) + 6, scale.y(float(value)), colour, words
 
 

@@ -25,12 +25,15 @@ from api.schema import schema
 from app.web.charts import png as render
 from app.web.charts.batch_chart import LIGHT, Look, drawn, element, of_batch
 from app.web.formatting import day as in_full
+from app.web.formatting import share
 from app.web.refusals import unanswered
 from app.web.routes import BATCH_CHART, RUN_DATE
 
 # What sites that show links ask for, in pixels.
 WIDTH, HEIGHT = 1200, 630
 MARGIN = 64
+# The letters that a line has room for at its full size; longer ones are written smaller.
+LONGEST = 74
 CHART = Look(WIDTH - 2 * MARGIN, 384, text=20, left=54, right=232, top=20, bottom=64, palette=LIGHT)
 # A picture has some 40 KB.
 MOST = 64
@@ -105,12 +108,13 @@ class Pictures:
 
 def whole(batch: Node, *, rehearsed: bool) -> str:
     """Return the picture as SVG: what it is about, the chart, and whose it is."""
+    line = told(batch)
     return element(
         "svg",
         element("rect", width=WIDTH, height=HEIGHT, fill=LIGHT["paper"]),
         _line("Alpha Monday", 68, 22, "faint", weight=600),
         _line(in_full(batch["runDate"]), 117, 42, "ink", weight=600),
-        _line(told(batch), 160, 26, "faint"),
+        _line(line, 160, min(26, 26 * LONGEST // len(line)), "faint"),
         *_middle(batch),
         _line("Rehearsed: all of it is made up", 68, 22, "pick-2", weight=600, right=True) if rehearsed else "",
         xmlns="http://www.w3.org/2000/svg",
@@ -123,7 +127,7 @@ def whole(batch: Node, *, rehearsed: bool) -> str:
 
 def told(batch: Node) -> str:
     """Return what there is to say of a Monday in one line."""
-    picks = ", ".join(f"{pick['action']} {pick['ticker']}" for pick in batch["picks"])
+    picks = ", ".join(f"{pick['action']} {share(pick)}" for pick in batch["picks"])
     late = " (late)" if batch["late"] and batch["picks"] else ""
     if batch["result"]:
         hits = sum(pick["result"]["hit"] for pick in batch["picks"])

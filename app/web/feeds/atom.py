@@ -24,7 +24,8 @@ from msgspec import Struct
 from api.engine import Engine
 from api.persisted import BY_NAME
 from app.web.formatting import day as in_full
-from app.web.formatting import listed, price, signed
+from app.web.formatting import listed, price, share, signed
+from app.web.pages import corrected
 from app.web.refusals import unanswered
 from app.web.routes import BATCH, FEED, FRONT
 
@@ -44,6 +45,7 @@ _IDS = UUID("da0a5cbf-79c8-489d-93c7-109637edacb1")
 # What XML 1.0 cannot hold, not even escaped.
 _UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MADE = ("BATCH", "FAILURE")
+_UNUSUAL = "with a move of a tenth or more in one session that no known split explains"
 
 Node = Mapping[str, Any]
 
@@ -135,7 +137,7 @@ def _entries(batch: Node) -> Iterator[Entry]:
 def _made(batch: Node, made: list[Node]) -> Entry:
     """Return the entry of a Monday's picks; a Monday that failed and was run again keeps its entry."""
     failed = batch["status"] == "FAILED"
-    picks = listed([f"{pick['action']} {pick['ticker']}" for pick in batch["picks"]])
+    picks = listed([f"{pick['action']} {pick['pickedAs']}" for pick in batch["picks"]])
     later = [one for one in batch["journal"] if one["kind"] == "PICK_RENAMED"]
     corrections = _corrections(batch, 0)
     return Entry(
@@ -155,9 +157,10 @@ def _told_of_picks(batch: Node) -> Iterator[Element]:
         yield _element("p", batch["failure"])
         return
     for pick in batch["picks"]:
-        yield _element("h3", f"{pick['action']} {pick['ticker']}")
+        now = "" if pick["ticker"] == pick["pickedAs"] else f" (now {pick['ticker']})"
+        yield _element("h3", f"{pick['action']} {pick['pickedAs']}{now}")
         yield _element("p", pick["reasoning"])
-    prices = [f"{pick['ticker']} {price(pick['initialPrice'])}" for pick in batch["picks"]]
+    prices = [f"{pick['pickedAs']} {price(pick['initialPrice'])}" for pick in batch["picks"]]
     benchmark = f"{batch['benchmarkSymbol']} {price(batch['benchmarkInitialPrice'])}"
     yield _element("p", f"Closes of {in_full(batch['tradingDay'])}: {listed([*prices, benchmark])}.")
     if batch["late"]:
@@ -194,6 +197,8 @@ def _told_of_result(batch: Node, result: Node | None) -> Iterator[Element]:
         )
         return
     benchmark = f"{batch['benchmarkSymbol']} {signed(result['benchmarkReturnPct'])} %"
+    if result["benchmarkUnusualMove"]:
+        benchmark = f"{benchmark} ({_UNUSUAL})"
     yield _element("p", f"At the close of {in_full(result['tradingDay'])}, since the baseline; {benchmark}:")
     picks = Element(_xhtml("ul"))
     for pick in batch["picks"]:
@@ -201,7 +206,8 @@ def _told_of_result(batch: Node, result: Node | None) -> Iterator[Element]:
         right = "right" if figures["hit"] else "wrong"
         points = f"{signed(figures['alphaPct'])} points in the call's favour against {batch['benchmarkSymbol']}"
         directional = f"{signed(figures['directionalReturnPct'])} % in its direction"
-        picks.append(_element("li", f"{pick['action']} {pick['ticker']}: {right}, {directional}, {points}"))
+        line = f"{pick['action']} {share(pick)}: {right}, {directional}, {points}"
+        picks.append(_element("li", f"{line} ({_UNUSUAL})" if figures["unusualMove"] else line))
     yield picks
     yield _element("p", "Without dividends and costs.")
 
@@ -212,8 +218,10 @@ def _corrections(batch: Node, day: int) -> list[Node]:
 
 def _told_of_corrections(corrections: Iterable[Node]) -> Iterator[Element]:
     for made in corrections:
-        whose = f"{made['ticker']}, {made['field']}" if made["ticker"] else made["field"]
-        yield _element("p", f"Put right: {whose}, from {made['before']} to {made['after']}. {made['reason']}")
+        figure = corrected.named(made["field"])
+        whose = f"{made['ticker']}, {figure}" if made["ticker"] else figure
+        before, after = corrected.shown(made)
+        yield _element("p", f"Put right: {whose}, from {before} to {after}. {made['reason']}")
 
 
 def _told_of(entry: Node) -> Element:

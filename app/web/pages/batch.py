@@ -18,8 +18,8 @@ FAILED = {
     "MISSED": "This Monday was missed.",
     "NO_USABLE_ANSWER": "No picks: the model gave no usable answer.",
     "MISSING_CLOSE": "No picks: a price was missing.",
-    "PROVIDER_ERROR": "No picks: a provider did not answer.",
-    "CONFIGURATION": "No picks: the service was not set up.",
+    "PROVIDER_ERROR": "No picks: a provider did not give what was asked of it.",
+    "CONFIGURATION": "No picks: a key, an account or a setting was not as it must be.",
 }
 
 # What the last look at the whole record found, as a headline; None before the first.
@@ -96,6 +96,24 @@ def standing(pick: Told) -> Told | None:
     """Return the figures a pick is judged by: those of the result, or the last ones that there are."""
     found: Told | None = pick["result"] or pick["latestMetric"]
     return found
+
+
+def benchmark_unusual(batch: Told) -> bool:
+    """Return whether the benchmark's newest change holds a move that no split explains."""
+    last = batch["latestCheckpoint"]
+    return any(one["benchmarkUnusualMove"] for one in batch["checkpoints"] if last and one["day"] == last["day"])
+
+
+def unusual(batch: Told, metric: Told) -> bool:
+    """Return whether the points of a pick's newest figures hold a move that no split explains, of either side."""
+    last = batch["result"] or batch["latestCheckpoint"]
+    return bool(metric["unusualMove"] or last["benchmarkUnusualMove"])
+
+
+def any_unusual(told: Sequence[Told]) -> bool:
+    """Return whether any pick of these batches has such points."""
+    standings = [(batch, standing(pick)) for batch in told for pick in batch["picks"]]
+    return any(metric and unusual(batch, metric) for batch, metric in standings)
 
 
 def strip(batch: Told, sessions: Calendar) -> list[Morning]:

@@ -30,6 +30,7 @@ from app.domain.model import CHECKPOINT_DAYS
 from app.web import formatting, routes
 from app.web.charts import batch_chart, record_charts
 from app.web.pages import batch as batches
+from app.web.pages import corrected
 from app.web.routes import Route
 
 FOLDER = Path(__file__).parent
@@ -101,6 +102,7 @@ class Site:
             "chart": batch_chart,
             "drawings": record_charts,
             "batches": batches,
+            "corrected": corrected,
             "asking": asking,
             "public": public.rstrip("/"),
             "routes": routes,

@@ -1,6 +1,7 @@
 // While a page is open it follows the record: what is new takes the place of what was, without a reload. Everything can
 // be read without this script.
 const stream = "/live/journal";
+const grace = 30 * 60_000; // milliseconds until figures that were due are called overdue
 const pause = 60_000; // milliseconds between looks where no stream can be had
 let source;
 let looking = 0;
@@ -8,10 +9,13 @@ let looking = 0;
 const main = () => document.getElementById("main");
 const seen = () => Number(main().dataset.seq ?? -1);
 
-// Times to come are told as distances too; the page itself says nothing that hangs on the time of day.
+// Times to come are told as distances too, and figures that are late as overdue; the page itself says nothing that hangs
+// on the time of day.
 function tellTimes() {
   for (const time of document.querySelectorAll("time[data-ahead]")) {
-    const words = distance(new Date(time.dateTime) - Date.now());
+    const ahead = new Date(time.dateTime) - Date.now();
+    const late = "due" in time.dataset && ahead < -grace;
+    const words = late ? "overdue" : distance(ahead);
     let told = time.nextElementSibling?.classList.contains("ahead") ? time.nextElementSibling : null;
     if (!words) {
       told?.remove();
