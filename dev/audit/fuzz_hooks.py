@@ -119,7 +119,8 @@ class Sendable(Visitor):
         name, value = node.name.value, node.value
         if name == "first" and isinstance(value, IntValueNode) and int(value.value) in INTS:
             return ArgumentNode(name=node.name, value=nodes.Int(int(value.value) % self.most + 1))
-        if isinstance(value, StringValueNode):
+        # An ID may be written as a number, too.
+        if isinstance(value, StringValueNode) or (name == "id" and isinstance(value, IntValueNode)):
             return ArgumentNode(name=node.name, value=self.text(name, value.value))
         return None
 
