@@ -995,21 +995,27 @@ async def check_answer(tools: Context, done: Generation, case: Case, key: str) -
         assert text is None or can_be_stored(storable(text))
     if done.accepted:
         with as_deep_as_it_takes():
-            lists = members(parsed(text_of(case.body)), "choices")
-        choices = [choice for choices in lists if isinstance(choices, list) for choice in choices]
-        messages = [message for choice in choices for message in members(choice, "message")]
-        contents = [content for message in messages for content in members(message, "content")]
-        texts = [
-            "".join(one) if isinstance(one, list) and all(isinstance(part, str) for part in one) else one
-            for one in contents
-        ]
-        assert done.answer in [isinstance(text, str) and text.replace(key, "***") for text in texts], (
-            "the answer is not the body's"
-        )
+            body = json.loads(text_of(case.body), object_pairs_hook=pairs, parse_int=float)
+            texts = [text.replace(key, "***") for choices in members(body, "choices") for text in texts_in(choices)]
+        assert done.answer in texts, "the answer is not the body's"
         check_ideas((done.answer or "").strip("\ufeff"))
     async with tools.pool.connection() as conn:
         assert await generations.claim(conn, a_question(tools, done.attempt, done.id))
     await weekly._complete(tools, done)
+
+
+def pairs(members: list[tuple[str, Json]]) -> Object:
+    return Object(map(list, members))
+
+
+def texts_in(value: Json) -> list[str]:
+    """Every text within a value, however deep; and texts that follow each other in a list, joined."""
+    if isinstance(value, str):
+        return [value]
+    inner = [place[at] for place, at in slots(value) if isinstance(place[at], str)]
+    lists = [value, *(place[at] for place, at in slots(value))]
+    whole = [one for one in lists if isinstance(one, list) and all(isinstance(part, str) for part in one)]
+    return inner + ["".join(one) for one in whole]
 
 
 def text_of(body: bytes) -> str:
