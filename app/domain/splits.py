@@ -107,15 +107,13 @@ def _begins(bar: Bar, following: Bar | None, known: Mapping[date, Sequence[Close
     next_first = known[following.trading_day][0]
     with decimal.localcontext(CONTEXT):
         ratio, next_ratio = first.close / bar.close, next_first.close / following.close
-        # A next one that was itself first read restated has changed by less, and says nothing.
-        same = abs(ratio / next_ratio - ONE) <= _NEAR or not _is_as_traded(next_first)
-        return abs(ratio - ONE) > _NEAR and same
+    # A next one that was itself first read restated has changed by less, and says nothing.
+    same = not _differs(ratio, next_ratio) or not _is_as_traded(next_first)
+    return _differs(first.close, bar.close) and same
 
 
 def _restated_since(bar: Bar, readings: Sequence[Close], today: date) -> date | None:
     """Return since when a bar is read as it is, if its session was read as something else before."""
-    if not readings:
-        return None
     fresh = next((one for one in readings if _is_as_traded(one)), None)
     if fresh and not _differs(fresh.close, bar.close):
         return None

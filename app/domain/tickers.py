@@ -133,4 +133,4 @@ def _is_near(last: Close, first: Close, factors: Sequence[Split], from_session: 
     counted = [one for one in factors if one.effective_date >= from_session]
     with decimal.localcontext(CONTEXT):
         price = first.close * splits.factor(counted, last.trading_day, first.trading_day)
-        return abs(price - last.close) < splits.SUSPICIOUS * last.close
+    return not splits.is_large(last.close, price)
