@@ -5,8 +5,8 @@ The build context: which files of this checkout an engine is given to build the 
     python3 dev/image/context.py --left-out   name the files beside the program's that stay out
 
 .dockerignore names every file that goes in, so that nothing else can: a key, an editor's copy, a
-local module. A pattern would not do, because a key may stand in `secrets.py`. A part of the program
-is what git tracks. The list holds for `make image`, for `fly deploy` and for an engine that is
+local module. A pattern would not do, because a key may stand in a Python module. A part of the
+program is what git tracks. The list holds for `make image`, for `fly deploy` and for an engine that is
 called directly, and an engine needs no git to read it.
 
 Needs git, and nothing but Python: `make image` calls it before there is a virtual environment.
