@@ -12,6 +12,7 @@ from app.commands import migrate, server
 from app.commands.cli import group
 from app.core import settings
 from app.main import create_app
+from jobs import worker
 from jobs.queue import DRAIN
 
 HOUSE = Path(__file__).parents[2]
@@ -193,3 +194,29 @@ def test_visitors_are_led_to_https():
     """By the proxy: the checks go past it, and are not redirected."""
     assert SERVICE["force_https"] is True
     assert not [check for check in CHECKS if "headers" in check]
+
+
+def page(name: str) -> str:
+    """Return one of the operator's pages in one line."""
+    return " ".join((HOUSE / "docs" / "operate" / name).read_text().split())
+
+
+def test_the_page_on_upgrades_says_the_same():
+    """The strategy, the checks and the times that an operator waits for."""
+    text = page("upgrade.md")
+    assert f'`strategy = "{DEPLOY["strategy"]}"`' in text
+    assert " and ".join(f"`{check['path']}`" for check in CHECKS) in text
+    assert seconds(DEPLOY["wait_timeout"]) == 300
+    assert "within the five minutes of `wait_timeout`" in text
+    waits = (
+        f"requests have {server.LAST_REQUESTS} seconds, then jobs {DRAIN:g}, of the platform's {FLY['kill_timeout']}"
+    )
+    assert waits in text
+
+
+def test_the_page_on_health_says_what_starts_a_worker_again():
+    """The process itself, and how soon; nothing of the platform's but the restart policy, which this file has."""
+    text = page("monitoring.md")
+    assert f"{worker.PAUSE:g} seconds; {worker.PAUSE_OF_THE_FAILING:g} if it fails over and over" in text
+    (restart,) = FLY["restart"]
+    assert f'`[[restart]] policy = "{restart["policy"]}"`' in text
