@@ -7,7 +7,8 @@ In the order of `strategy = "bluegreen"`, which fly.toml sets:
 
 1. The old version serves (blue). The release command of the new one migrates under it.
 2. A new version whose worker fails is started beside it (green). It answers `/live` and never passes `/health`, so no
-   request goes to it. It is killed; the old version goes on, and works on the newer schema.
+   request goes to it. It is killed; the old version goes on, and works on the newer schema. So it does after a new
+   version that ends at its start, for want of a setting.
 3. The new version is started beside the old one. Both work on the queue at the same time. Its checks pass, the requests
    move to it, and only then is the old one stopped.
 4. The way back: the old version takes over in the same manner, on the newer schema.
@@ -139,6 +140,13 @@ class Rehearsal:
         self.works(1, "after that version was killed, the old one works on the newer schema")
         self.goes_on()
 
+    def ends(self, before: Container, after: Container) -> None:
+        """See a version end at its start; the one before serves and works."""
+        code = after.ended()
+        self.check("a version that lacks a setting ends at its start", code == 1, after.log().strip().splitlines()[-1])
+        self.check("meanwhile the old one is well", before.status("/health") == 200)
+        self.works(1, "the old one works")
+
     def hand_over(self, before: Container, after: Container, to: str, signal: str) -> None:
         """Let another serve once all of its checks pass, beside the one before; then stop that one."""
         healthy = after.healthy()
@@ -203,7 +211,8 @@ def rehearse(old: str, new: str) -> int:
         rehearsal = Rehearsal(check, address, asker)
         rehearsal.migrate(new)
         rehearsal.fails(blue, stack.enter_context(serving(broken, free_port(), **settings)))
-        check("it tells the same history on the newer schema", history(blue) == before)
+        rehearsal.ends(blue, stack.enter_context(serving(new, free_port(), DATABASE_URL=address)))
+        check("the old one tells the same history on the newer schema", history(blue) == before)
         green = stack.enter_context(serving(new, free_port(), **settings))
         rehearsal.hand_over(blue, green, "the new one", "TERM")
         back = stack.enter_context(serving(old, free_port(), **settings))
