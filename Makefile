@@ -18,7 +18,7 @@ ENGINE ?= $(shell for each in podman docker; do $$each info >/dev/null 2>&1 && e
 BUILDER ?= $(or $(ENGINE),$(shell command -v buildah))
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve graphiql test test-long test-pgbouncer chaos audit screenshots bench image image-test image-upgrade migrate db-up db-down db-reset schema fmt fmt-check lint lock clean
+.PHONY: help run serve graphiql test test-long test-pgbouncer chaos audit screenshots bench image image-files image-test image-upgrade migrate db-up db-down db-reset schema fmt fmt-check lint lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,13 +103,17 @@ schema: $(READY) ## Print the API's schema anew
 bench: $(READY) ## Measure us beside PostGraphile and Mercurius; needs wrk, and for the two Node
 	@$(BIN)/python dev/bench/run.py $(ARGS)
 
+image-files: ## List anew, in .dockerignore, the files that the image is made of
+	@$(PYTHON) dev/image/context.py
+
 image: ## Build the image alpha-monday:VERSION, or IMAGE=...; IMAGE_BUILD_ARGS go to the engine
 	@test -n "$(BUILDER)" || { echo "Neither podman, docker nor buildah answers. On Debian: apt-get install podman"; exit 1; }
+	@! command -v $(PYTHON) >/dev/null || $(PYTHON) dev/image/context.py --left-out
 	@$(BUILDER) build $(if $(filter docker,$(notdir $(BUILDER))),,--format=docker) --file=Containerfile --tag=$(IMAGE) \
 	  --build-arg=VERSION=$(VERSION) --build-arg=REVISION=$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown) $(IMAGE_BUILD_ARGS) .
 
-image-test: $(READY) ## Try the image out: strictly confined, on a real Postgres, ten thousand queries
-	@ENGINE=$(ENGINE) $(BIN)/python dev/image/smoke.py $(IMAGE)
+image-test: $(READY) ## Try the image out: strictly confined, on a real Postgres, ten thousand queries, planted keys
+	@ENGINE=$(ENGINE) $(BIN)/python dev/image/smoke.py $(IMAGE) --build-args="$(IMAGE_BUILD_ARGS)"
 
 image-upgrade: $(READY) ## Rehearse the upgrade from the image OLD to IMAGE and back, under queries
 	@ENGINE=$(ENGINE) $(BIN)/python dev/image/upgrade.py $(or $(OLD),$(IMAGE)) $(IMAGE)

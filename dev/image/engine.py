@@ -111,9 +111,19 @@ class Container:
         done = asked("logs", self.name, check=False)
         return done.stdout + done.stderr
 
-    def terminate(self) -> None:
-        """Send SIGTERM, as a platform does that wants its machine back."""
-        asked("kill", "--signal=TERM", self.name)
+    def status(self, path: str) -> int | None:
+        """Return the status of one answer, or None where there is none."""
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}{path}", timeout=5).status_code
+        return None
+
+    def terminate(self, signal: str = "TERM") -> None:
+        """Send a signal that asks for an end, as a platform does that wants its machine back."""
+        asked("kill", f"--signal={signal}", self.name)
+
+    def kill(self) -> None:
+        """End it at once, as a platform does with a machine whose checks never pass."""
+        asked("kill", "--signal=KILL", self.name)
 
     def ended(self) -> int | None:
         """Wait for its end; return its exit code, or None where it does not end."""

@@ -8,19 +8,24 @@ Each line is a check or a figure; the exit code is 1 when a check failed. Needs 
 
 import argparse
 import json
+import os
 import re
+import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from uuid import uuid4
 
 import clients
 import httpx
+import planted
 from checks import KEYS, Checks
 from database import database, fill, free_port, server
-from engine import Container, contents, facts, isolate, once, serving
+from engine import Container, asked, contents, engine, facts, isolate, once, serving
 
 HOUSE = Path(__file__).parents[2]
 REQUESTS = 10_000
@@ -173,11 +178,71 @@ def logged(check: Checks, service: Container) -> None:
     check("its log tells its life", events[0] == "alive" and events[-1] == "stopped", ", ".join(Counter(events)))
 
 
-def smoke(image: str) -> int:
+def search(image: str, folder: Path, marker: str) -> list[str]:
+    """Return where the marker stands in an image."""
+    saved = folder / "image.tar"
+    asked("save", "--output", str(saved), image)
+    try:
+        return planted.found(saved, marker)
+    finally:
+        saved.unlink()
+
+
+def keys_stay_out(check: Checks, build_args: str) -> None:
+    """Build an image with `make image` from a copy of this checkout with planted keys; look for them."""
+    marker, name = f"planted-{uuid4().hex}", f"alpha-monday:planted-{uuid4().hex[:8]}"
+    with tempfile.TemporaryDirectory(prefix="am-image-") as temporary:
+        folder, copied = Path(temporary), Path(temporary) / "checkout"
+        planted.copy(HOUSE, copied)
+        planted.plant(copied, folder / "outside", marker)
+        command = ["make", "-C", str(copied), "image", f"IMAGE={name}", f"ENGINE={engine()}"]
+        environment = {**os.environ, **dict.fromkeys(KEYS, marker), "DATABASE_URL": f"postgresql://{marker}@localhost/"}
+        try:
+            done = subprocess.run(
+                [*command, f"IMAGE_BUILD_ARGS={build_args}"],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            well = not done.returncode
+            check("an image is built from a checkout with planted keys", well, "" if well else done.stderr[-2000:])
+            if not well:
+                return
+            number = len(planted.FILES) + len(planted.LINKS)
+            found = search(name, folder, marker)
+            check(
+                f"none of {number} planted files is in a layer of it, nor the keys of the environment", not found, found
+            )
+            told = [file for file in ("app/notes.py", "jobs/prod.toml") if f"Not in the image: {file}." in done.stderr]
+            check("`make image` names what stays out", len(told) == 2, ", ".join(told))
+            hidden = with_a_hidden_key(name, folder / "control", marker)
+            check("the search finds a key in a layer below", search(hidden, folder, marker) == ["/key"])
+            asked("rmi", "--force", hidden, check=False)
+        finally:
+            asked("rmi", "--force", name, check=False)
+
+
+def with_a_hidden_key(image: str, folder: Path, marker: str) -> str:
+    """Return an image with a file that a later layer replaces: a container of it does not show it."""
+    folder.mkdir()
+    (folder / "key").write_text(marker)
+    (folder / "empty").touch()
+    (folder / "Containerfile").write_text(f"FROM {image}\nCOPY key /key\n")
+    below, name = f"{image}-below", f"{image}-control"
+    asked("build", "--quiet", f"--tag={below}", f"--file={folder / 'Containerfile'}", str(folder))
+    (folder / "Containerfile").write_text(f"FROM {below}\nCOPY empty /key\n")
+    asked("build", "--quiet", f"--tag={name}", f"--file={folder / 'Containerfile'}", str(folder))
+    asked("rmi", below, check=False)
+    return name
+
+
+def smoke(image: str, build_args: str) -> int:
     """Check everything; return how much failed."""
     check = Checks()
     built(check, image)
     refusals(check, image)
+    keys_stay_out(check, build_args)
     with server() as postgres:
         with database(postgres) as address:
             rehearsed(check, image, address)
@@ -197,6 +262,7 @@ def smoke(image: str) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image")
-    image = parser.parse_args().image
+    parser.add_argument("--build-args", default="", help="what `make image` needs as IMAGE_BUILD_ARGS")
+    given = parser.parse_args()
     isolate()
-    sys.exit(1 if smoke(image) else 0)
+    sys.exit(1 if smoke(given.image, given.build_args) else 0)

@@ -5,7 +5,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
 import yaml
 from containerfile import environment, last, stages
 
@@ -15,6 +14,7 @@ from app.main import create_app
 HOUSE = Path(__file__).parents[2]
 ALL = [one for stage in stages() for one in stage]
 RUNS = [one.text for one in ALL if one.name == "RUN"]
+LISTED = [line[1:] for line in (HOUSE / ".dockerignore").read_text().splitlines() if line.startswith("!")]
 PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())
 
 
@@ -96,51 +96,22 @@ def test_the_wheel_is_built_with_what_the_project_names():
     assert f"{wanted} " in (HOUSE / "dev/image/requirements.lock").read_text()
 
 
-def let_in(path: str) -> bool:
-    """Return whether a file goes into the build, as engines read .dockerignore: the last line that fits decides."""
-    inside = True
-    for line in (HOUSE / ".dockerignore").read_text().splitlines():
-        pattern = re.escape(line.removeprefix("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
-        if line and not line.startswith("#") and re.fullmatch(f"{pattern}(/.*)?", path):
-            inside = line.startswith("!")
-    return inside
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        *(".env", "app/.env", ".git/config", ".alpha-monday/postgres/data/base", ".venv/bin/python", "key.pem"),
-        *("graphql/api/graphiql/node_modules/react/LICENSE", "app/__pycache__/cli.cpython-313.pyc", "fly.toml"),
-        *("docs/images/home-light.png", "CITATION.cff"),
-    ],
-)
-def test_what_stays_out_of_the_build(path):
-    """Secrets, the history, what a build left and what the service does not need."""
-    assert not let_in(path)
-
-
 def test_what_goes_into_the_build():
-    """Everything that is copied, and not much beside it."""
+    """Of everything that is copied, .dockerignore names at least a part, and all that it names is copied."""
+    copied = set()
     for one in ALL:
         if one.name == "COPY" and "--from" not in one.text:
             *sources, _ = one.text.split()
-            for source in sources:
-                assert (HOUSE / source).exists()
-                assert let_in(source), source
-    assert let_in("LICENSE")
-    assert let_in("migrations/0001_record.up.sql")
-    assert let_in("app/core/settings.toml")
+            copied.update(sources)
+    for source in copied:
+        assert any(f"{name}/".startswith(f"{source}/") for name in LISTED), source
+    for name in LISTED:
+        assert any(f"{name}/".startswith(f"{source}/") for source in copied), name
 
 
 def test_the_wheel_finds_all_that_it_is_made_of():
     """Every package and every folder that pyproject.toml puts into the wheel is copied for it."""
-    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
     copied = {one.text.split()[0] for one in ALL if one.name == "COPY"}
-    made_of = [*wheel["packages"], *wheel["force-include"]]
+    made_of = PROJECT["tool"]["hatch"]["build"]["only-include"]
     assert {Path(source).parts[0] for source in made_of} <= copied
-    assert all(let_in(source) for source in made_of)
-
-
-def test_both_engines_read_one_file():
-    """Podman asks for .containerignore first, docker and flyctl know .dockerignore only."""
-    assert (HOUSE / ".containerignore").readlink() == Path(".dockerignore")
+    assert all(any(name.startswith(f"{source}/") for name in LISTED) for source in made_of)

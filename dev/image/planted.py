@@ -1,0 +1,129 @@
+"""
+Files that must not get into the image: planted in a copy of the checkout, and searched for.
+
+The search reads every layer of the saved image, including what a later layer deletes or replaces,
+the wheels in it, and the image's own description: its history, environment and labels.
+"""
+
+import io
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import context
+
+# In each folder that goes in, and at the top: keys, settings, what editors leave, copies of a
+# database, local modules; in capitals, hidden, nested, and with the ending of a part of the program.
+FILES = (
+    ".env",
+    ".env.local",
+    ".git-credentials",
+    ".netrc",
+    "app/.env",
+    "app/.ssh/id_ed25519",
+    "app/SECRETS.ENV",
+    "app/commands/secrets.env",
+    "app/core/.secrets.toml",
+    "app/core/settings.local.toml",
+    "app/core/settings.toml.bak",
+    "app/core/settings.toml~",
+    "app/database/migrations/9999_dump.up.sql",
+    "app/database/service-account.json",
+    "app/main.py.orig",
+    "app/notes.py",
+    "app/secrets.env",
+    "app/secrets.py",
+    "app/web/charts/fonts/Keys.ttf",
+    "app/web/pages/files/CREDENTIALS.JSON",
+    "app/web/pages/templates/draft.html",
+    "backup.jsonl",
+    "dev/image/id_rsa",
+    "dev/image/requirements.lock.key",
+    "graphql/.pgpass",
+    "graphql/api/graphiql/.npmrc",
+    "graphql/api/graphiql/keys.js",
+    "graphql/api/graphiql/node_modules/react/id_rsa",
+    "graphql/api/id_rsa",
+    "graphql/api/local_settings.py",
+    "graphql/former_operations/Notes.0a1b2c3d.graphql",
+    "graphql/key.pem",
+    "graphql/operations/Secret.graphql",
+    "graphql/secrets.toml",
+    "jobs/.idea/workspace.xml",
+    "jobs/ID_RSA",
+    "jobs/credentials",
+    "jobs/old/prod.toml",
+    "jobs/prod.toml",
+    "jobs/prod.toml.swp",
+    "migrations/.pg_service.conf",
+    "migrations/9999_dump.up.sql",
+    "migrations/dump.sql",
+    "migrations/server.key",
+)
+
+# Where a symbolic link stands, and what it leads to: a folder and a file outside of the checkout.
+LINKS = {"app/outside": "folder", "graphql/operations/Outside.graphql": "file", "jobs/outside.py": "file"}
+
+# What a build needs beside the program.
+NEEDED = (".dockerignore", "Containerfile", "Makefile", "dev/image/context.py")
+
+
+def copy(house: Path, to: Path, more: tuple[str, ...] = NEEDED) -> None:
+    """Copy what an image is built from."""
+    for name in (*context.listed(house), *more):
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(house / name, to / name)
+    (to / ".containerignore").symlink_to(".dockerignore")
+
+
+def plant(house: Path, outside: Path, marker: str) -> None:
+    """Write every file, with the marker in it as a line of Python; the links lead into `outside`."""
+    content = f'KEY = "{marker}"\n'
+    for name in FILES:
+        path = house / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    (outside / "folder").mkdir(parents=True)
+    for path in (outside / "file", outside / "folder" / "keys.py"):
+        path.write_text(content)
+    for name, target in LINKS.items():
+        (house / name).symlink_to(outside / target)
+
+
+def found(saved: Path, marker: str) -> list[str]:
+    """Return where the marker stands in a saved image: in its description, or in a file of one of its layers."""
+    places = []
+    with tarfile.open(saved) as image:
+        for part in image.getmembers():
+            content = image.extractfile(part) if part.isfile() else None
+            if content is None:
+                continue
+            try:
+                with tarfile.open(fileobj=content) as layer:
+                    places += _in_layer(layer, marker)
+            except tarfile.ReadError:  # no layer: a description
+                content.seek(0)
+                places += _holding(content.read(), part.name, marker)
+    return places
+
+
+def _in_layer(layer: tarfile.TarFile, marker: str) -> Iterator[str]:
+    """Search the files of a layer; of a link, what it leads to."""
+    for member in layer:
+        if marker in member.linkname or marker in member.name:
+            yield f"/{member.name}"
+        content = layer.extractfile(member) if member.isreg() else None
+        if content is not None:
+            yield from _holding(content.read(), f"/{member.name}", marker)
+
+
+def _holding(content: bytes, path: str, marker: str) -> Iterator[str]:
+    """Search a file, and what is packed in it where it is a wheel or another zip."""
+    if marker.encode() in content:
+        yield path
+    if content.startswith(b"PK\3\4") and zipfile.is_zipfile(io.BytesIO(content)):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in archive.namelist():
+                yield from _holding(archive.read(name), f"{path}/{name}", marker)

@@ -1,0 +1,333 @@
+"""
+Which files get into the image, and into the wheel, computed without an engine.
+
+The kind: any file that is not a part of the program. `dev/image/planted.py` has the members that are tried here, and by
+`make image-test` in an image: keys and settings in each folder and at the top, in capitals, hidden, nested, editors'
+copies, copies of a database, local modules, with the ending of a part of the program, and links that lead outside.
+"""
+
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from tracked import tracked as tracked_files
+
+HOUSE = Path(__file__).parents[2]
+IMAGE = HOUSE / "dev" / "image"
+
+
+def module(name: str):
+    """Return a module of dev/image, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, IMAGE / f"{name}.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def context():
+    return module("context")
+
+
+@pytest.fixture(scope="module")
+def planted(context):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "context", context)
+        return module("planted")
+
+
+@pytest.fixture(scope="module")
+def checkout(planted, tmp_path_factory) -> Path:
+    """A copy of what an image is built from, with everything planted in it."""
+    folder = tmp_path_factory.mktemp("image")
+    planted.copy(HOUSE, folder / "checkout", (*planted.NEEDED, ".gitignore"))
+    planted.plant(folder / "checkout", folder / "outside", "planted")
+    return folder / "checkout"
+
+
+def let_in(house: Path, path: str) -> bool:
+    """
+    Return whether a file goes into the build, as engines read .dockerignore: the last line that fits decides.
+
+    Docker, BuildKit, flyctl (moby's patternmatcher) and buildah (containers/storage's fileutils) agree on that. They
+    differ in wildcards inside of a path: there are none, as a test below shows.
+    """
+    inside = True
+    for line in (house / ".dockerignore").read_text().splitlines():
+        pattern = line.removeprefix("!")
+        if line and not line.startswith("#") and (pattern == "*" or f"{path}/".startswith(f"{pattern}/")):
+            inside = line.startswith("!")
+    return inside
+
+
+def files(house: Path) -> set[str]:
+    """Return the files and links of a checkout, and what its links to folders hold."""
+    folders = os.walk(house, followlinks=True)
+    return {str(Path(root, name).relative_to(house)) for root, _, names in folders for name in names}
+
+
+def test_the_list_is_what_git_tracks(context):
+    """A file of the program that is new, renamed or gone is due in the list; an archive has no git."""
+    program = context.program(HOUSE) if (HOUSE / ".git").exists() else context.listed(HOUSE)
+    assert context.LIST.read_text() == context.text(program), "run: make image-files"
+    assert all((HOUSE / name).is_file() for name in program)
+
+
+def test_the_context_is_the_list(context, checkout):
+    """Of a checkout with planted files nothing goes into the build but the program."""
+    inside = {name for name in files(checkout) if let_in(checkout, name)}
+    assert inside == set(context.listed(HOUSE))
+    assert "app/main.py" in inside
+    assert "migrations/0001_record.up.sql" in inside
+
+
+def test_no_planted_file_is_a_part_of_the_program(context, planted):
+    """Otherwise it would replace that part in the copy, and nothing would be tried."""
+    assert not set(context.listed(HOUSE)) & {*planted.FILES, *planted.LINKS}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("app/secrets.env", "jobs/prod.toml", "graphql/api/id_rsa", "app/secrets.py", "App/main.py", "APP/SECRETS.PY"),
+        *(
+            ".git/config",
+            ".alpha-monday/postgres/data/base",
+            ".venv/bin/python",
+            ".gitignore",
+            "fly.toml",
+            "x/app/main.py",
+        ),
+        *("app/main.py.bak", "app/main.pyc", "app/__pycache__/main.cpython-313.pyc", "docs/images/home-light.png"),
+        *(
+            "graphql/api/graphiql/node_modules/react/LICENSE",
+            "migrations/0001_record.up.sql.orig",
+            "dev/image/smoke.py",
+        ),
+    ],
+)
+def test_what_stays_out_of_the_build(path):
+    """Secrets, the history, what a build left and what the service does not need."""
+    assert not let_in(HOUSE, path)
+
+
+def test_engines_cannot_read_the_list_in_two_ways(context):
+    """Everything is left out first; then come names, none with a letter that is a pattern's, and no other line."""
+    lines = [line for line in context.LIST.read_text().splitlines() if not line.startswith("#")]
+    assert lines[0] == "*"
+    assert all(re.fullmatch(r"![A-Za-z0-9_./-]+", line) for line in lines[1:])
+    assert not [line for line in lines if ".." in line or "//" in line or line.startswith(("!/", "!./"))]
+
+
+def test_both_engines_read_one_file():
+    """Podman asks for .containerignore first, docker and flyctl know .dockerignore only."""
+    assert (HOUSE / ".containerignore").readlink() == Path(".dockerignore")
+
+
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def tracked(tmp_path, context) -> Path:
+    """A repository with two files of a program."""
+    git(tmp_path, "init")
+    for name in ("app/main.py", "jobs/weekly.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    git(tmp_path, "add", ".")
+    return tmp_path
+
+
+def test_what_git_does_not_track_is_not_listed(context, tracked):
+    """Neither a local module nor a file that was deleted; a change that is not committed does not matter."""
+    (tracked / "app" / "secrets.py").touch()
+    (tracked / "app" / "main.py").write_text("changed = True\n")
+    (tracked / "jobs" / "weekly.py").unlink()
+    assert context.program(tracked) == ["app/main.py"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        pytest.param("app/id_rsa", "does not end as a file of the program does", id="a key"),
+        pytest.param("jobs/prod.env", "does not end as a file of the program does", id="settings"),
+        pytest.param("app/server.PEM", "does not end as a file of the program does", id="in capitals"),
+        pytest.param("app/a*.py", "would read as a pattern", id="a star in the name"),
+    ],
+)
+def test_a_tracked_file_that_is_no_part_is_refused(context, tracked, name, why):
+    """A key that was added to git by mistake is named, before it is in the list."""
+    (tracked / name).touch()
+    git(tracked, "add", "--force", name)
+    with pytest.raises(context.Refused, match=re.escape(why)) as refused:
+        context.program(tracked)
+    assert name in str(refused.value)
+
+
+def test_a_tracked_link_is_refused(context, tracked):
+    """An engine would follow it, or not."""
+    (tracked / "app" / "keys.py").symlink_to("/etc/hostname")
+    git(tracked, "add", ".")
+    with pytest.raises(context.Refused, match=r"app/keys\.py is a symbolic link"):
+        context.program(tracked)
+
+
+def test_without_git_the_list_is_not_written(context, tmp_path):
+    """One line says what is missing."""
+    with pytest.raises(context.Refused, match="git cannot list the files"):
+        context.program(tmp_path / "none")
+
+
+def test_what_stays_out_is_named(context, checkout):
+    """So that a module which was not added to git is not missed in the image without a word."""
+    left_out = context.left_out(checkout)
+    assert {"app/notes.py", "app/secrets.env", "jobs/prod.toml"} <= set(left_out)
+    assert not set(left_out) & set(context.listed(HOUSE))
+
+
+def wheel(house: Path, to: Path) -> set[str]:
+    """Return the names in the wheel that is built from a checkout."""
+    command = [sys.executable, "-I", "-m", "hatchling", "build", "--target=wheel", f"--directory={to}"]
+    subprocess.run(command, cwd=house, check=True, capture_output=True)
+    (built,) = to.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        return set(archive.namelist())
+
+
+def installed(name: str) -> str:
+    """Return where the wheel puts a file of the program."""
+    moved = re.sub(r"^graphql/", "", name) if name.startswith("graphql/api/") else re.sub(r"^graphql/", "api/", name)
+    return re.sub(r"^migrations/", "app/database/migrations/", moved)
+
+
+# What a build needs, and the installed program does not.
+FOR_THE_BUILD = {"graphql/api/graphiql/package.json", "graphql/api/graphiql/package-lock.json"}
+
+
+def test_the_wheel_holds_the_program(context, tmp_path, planted):
+    """Every file that goes into the build is installed, so that nothing was named by accident."""
+    planted.copy(HOUSE, tmp_path / "checkout")
+    program = {name for name in context.listed(HOUSE) if "/" in name} - {*FOR_THE_BUILD, "dev/image/requirements.lock"}
+    held = wheel(tmp_path / "checkout", tmp_path / "dist")
+    assert {name for name in held if ".dist-info/" not in name} == {installed(name) for name in program}
+
+
+# Python modules, style sheets and the like are told apart by the list of files only: a wheel that is built from the
+# work tree itself, as no target does, would hold these.
+LIKE_A_PART = {"app/notes.py", "app/secrets.py", "app/web/pages/templates/draft.html"}
+
+
+def test_the_wheel_is_a_second_barrier(context, checkout, tmp_path, planted):
+    """Built from a checkout with planted files, it holds none that a look at its name tells apart."""
+    held = wheel(checkout, tmp_path / "dist")
+    likely = {*planted.FILES, *planted.LINKS}
+    got_in = {name for name in likely if installed(name) in held}
+    assert got_in <= {name for name in likely if name.endswith((".py", ".html", ".graphql", ".up.sql"))}, got_in
+    assert got_in >= LIKE_A_PART
+
+
+def test_an_archive_of_the_source_holds_no_key(checkout, tmp_path):
+    """`hatchling build` makes one beside the wheel: it follows the same rules."""
+    command = [sys.executable, "-I", "-m", "hatchling", "build", "--target=sdist", f"--directory={tmp_path}"]
+    subprocess.run(command, cwd=checkout, check=True, capture_output=True)
+    (built,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert not {
+        name for name in names if re.search(r"(?i)secrets\.env|id_rsa|\.pem|\.bak|prod\.toml|credentials", name)
+    }
+
+
+def test_what_the_build_takes_is_named_once(context):
+    """The folders of the list are the folders of the wheel."""
+    project = tomllib.loads((HOUSE / "pyproject.toml").read_text())
+    assert set(project["tool"]["hatch"]["build"]["only-include"]) == set(context.FOLDERS)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    """A repository with our .gitignore: this checkout may be an unpacked archive."""
+    folder = tmp_path_factory.mktemp("ignored")
+    git(folder, "init")
+    (folder / ".gitignore").write_text((HOUSE / ".gitignore").read_text())
+    return folder
+
+
+def ignored(repository: Path, names: list[str]) -> list[str]:
+    """Return the names that git would not add."""
+    command = ["git", "-C", str(repository), "check-ignore", "--stdin"]
+    done = subprocess.run(command, input="\n".join(names), capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".env", "app/.env", ".env.local", "secrets.env", "app/secrets.env", "prod.env", "app/core/.secrets.toml"),
+        *("app/core/settings.local.toml", "server.pem", "dev/server.key", "id_rsa", "jobs/id_ed25519", ".netrc"),
+        *(".pgpass", ".pg_service.conf", "credentials.json", "service-account.json", "dump.sql", "today.zip"),
+        *("backup.jsonl", "app/main.py.bak", "app/main.py~", "app/.main.py.swp", ".git-credentials", ".ssh/config"),
+    ],
+)
+def test_git_ignores(repository, name):
+    """What holds keys or the record, and what editors leave, is not added by `git add .`."""
+    assert ignored(repository, [name]) == [name]
+
+
+def test_git_ignores_no_part_of_the_project(repository):
+    """No file that is tracked fits one of the patterns."""
+    assert ignored(repository, [str(path.relative_to(HOUSE)) for path in tracked_files()]) == []
+
+
+def saved(folder: Path, *layers: dict[str, bytes], description: str = "{}") -> Path:
+    """Write an image as `podman save` does."""
+    path = folder / "image.tar"
+    with tarfile.open(path, "w") as image:
+        parts = {"config.json": description.encode()}
+        for number, layer in enumerate(layers):
+            content = io.BytesIO()
+            with tarfile.open(fileobj=content, mode="w:gz" if number % 2 else "w") as archive:
+                _add(archive, layer)
+            parts[f"{number}.tar"] = content.getvalue()
+        _add(image, parts)
+    return path
+
+
+def _add(archive: tarfile.TarFile, parts: dict[str, bytes]) -> None:
+    for name, content in parts.items():
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+
+
+def zipped(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("app/secrets.py", content)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("layers", "description", "places"),
+    [
+        pytest.param([{"app/a.py": b"KEY = 'planted'"}], "{}", ["/app/a.py"], id="in a layer"),
+        pytest.param([{"key": b"planted"}, {"key": b""}], "{}", ["/key"], id="replaced by a later layer"),
+        pytest.param([{}, {"key": b"planted"}], "{}", ["/key"], id="in a compressed layer"),
+        pytest.param([{"a.pyc": b"\0\1planted\2"}], "{}", ["/a.pyc"], id="in bytecode"),
+        pytest.param([{"a.whl": zipped(b"planted" * 99)}], "{}", ["/a.whl/app/secrets.py"], id="in a wheel"),
+        pytest.param([{}], '{"history": "ARG KEY=planted"}', ["config.json"], id="in the history"),
+        pytest.param([{"app/a.py": b"KEY = 'another'"}], "{}", [], id="nowhere"),
+    ],
+)
+def test_the_search_finds_a_key(planted, tmp_path, layers, description, places):
+    """`make image-test` looks for the marker wherever a saved image may hold it."""
+    assert planted.found(saved(tmp_path, *layers, description=description), "planted") == places
