@@ -42,8 +42,8 @@ def make_pool(
     Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres.
 
     With 0 as `least` it has none before it is asked, and none again after five minutes in which it was not.
-    `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it. Behind a
-    PgBouncer it is off. `limit` is how many seconds a statement may take, 0 being without end.
+    `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it. `limit` is
+    how many seconds a statement may take, 0 being without end.
     `generic` says that a prepared statement's plan serves for any parameters: Postgres, which takes a LIMIT that it
     does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long. And it
     may take a page of an index for as near as any other, or three rows would be gathered in a bitmap and sorted.
@@ -85,9 +85,8 @@ async def alive(conn: AsyncConnection[Any]) -> None:
 @asynccontextmanager
 async def opened(pool: Pool) -> AsyncIterator[Pool]:
     """Open `pool` for the time of the context; one clear line if the database is not there."""
-    await check(
-        pool.conninfo, pooled=issubclass(pool.connection_class, PooledSession)
-    )  # the pool itself would only say that it timed out
+    # The pool itself would only say that it timed out.
+    await check(pool.conninfo, pooled=issubclass(pool.connection_class, PooledSession))
     try:
         await pool.open(wait=True, timeout=10)
     except PoolTimeout:

@@ -21,14 +21,16 @@ A collation never decides an order: the API orders text with COLLATE "C".
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import cache
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import psycopg
-from psycopg import AsyncConnection, Connection, IsolationLevel, pq
+from psycopg import AsyncConnection, AsyncCursor, AsyncTransaction, Connection, IsolationLevel, pq
+from psycopg.abc import Params, Query
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from app.errors import ConfigurationError
 
@@ -254,7 +256,7 @@ def _set(wanted: Mapping[str, str]) -> str:
 def _local(wanted: Mapping[str, str]) -> bytes:
     # A list of names must not be quoted as one name.
     literals = {name: value if name == "search_path" else f"'{value}'" for name, value in wanted.items()}
-    return "".join(f"; SET LOCAL {name} = {literal}" for name, literal in literals.items()).encode()
+    return "; ".join(f"SET LOCAL {name} = {literal}" for name, literal in literals.items()).encode()
 
 
 def refuse_encoding(pgconn: pq.abc.PGconn) -> None:
@@ -319,8 +321,8 @@ class PooledSession(AsyncConnection[Any]):
     """
     A connection to a PgBouncer in transaction mode, which may hand every transaction another session.
 
-    So every transaction says what it needs as it begins, without a further round trip. There is no
-    statement outside of a transaction: `autocommit` is off, whatever is asked for.
+    So every transaction says what it needs when it has begun, and a statement outside of one gets
+    its own.
     """
 
     _needs = b""
@@ -337,7 +339,6 @@ class PooledSession(AsyncConnection[Any]):
         **others: Any,
     ) -> Self:
         """Connect to the address; parameters are as in `Session`."""
-        del autocommit
         wanted = settings(limit=limit, generic=generic)
         given = parameters(conninfo, name, wanted, pooled=True, **others)
         conn = await super().connect(autocommit=True, prepare_threshold=None, **given)
@@ -345,7 +346,6 @@ class PooledSession(AsyncConnection[Any]):
             refuse_encoding(conn.pgconn)
             found = await (await conn.execute(_first({name: wanted[name] for name in _CARRIED}))).fetchone()
             assert found
-            await conn.set_autocommit(False)
             await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
             await conn.set_deferrable(False)
             # Not always: on a server in recovery READ WRITE is refused, and not as a read-only transaction is.
@@ -353,13 +353,41 @@ class PooledSession(AsyncConnection[Any]):
                 await conn.set_read_only(False)
             needed = {name: value for name, value in wanted.items() if name not in _SAID_BY_BEGIN}
             conn._needs = _local({**needed, **_mended(found)})
+            conn.cursor_factory = _PooledCursor
             async with conn.transaction():
                 pass  # what may not be set is refused here
+            await conn.set_autocommit(autocommit)
         return conn
 
-    def _get_tx_start_command(self) -> bytes:
-        # psycopg has no public place for it; tests/scenarios/test_pgbouncer.py would notice another name.
-        return super()._get_tx_start_command() + self._needs
+    @asynccontextmanager
+    async def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> AsyncIterator[AsyncTransaction]:
+        """Begin a transaction, and say what it needs; within another it is a savepoint, and needs no more."""
+        begins = self.info.transaction_status == TransactionStatus.IDLE
+        async with super().transaction(savepoint_name, force_rollback) as transaction:
+            if begins:
+                await self.execute(self._needs)
+            yield transaction
+
+
+class _PooledCursor(AsyncCursor[Any]):
+    """A cursor whose statements never run outside of a transaction of `PooledSession.transaction`."""
+
+    async def execute(self, query: Query, params: Params | None = None, **options: Any) -> Self:
+        """Run a statement, in a transaction of its own where there is none."""
+        if self.connection.info.transaction_status != TransactionStatus.IDLE:
+            return await super().execute(cast(Any, query), params, **options)
+        async with self.connection.transaction():
+            return await super().execute(cast(Any, query), params, **options)
+
+    async def executemany(self, query: Query, params_seq: Iterable[Params], *, returning: bool = False) -> None:
+        """Run a statement for each of some parameters, as `execute` does."""
+        if self.connection.info.transaction_status != TransactionStatus.IDLE:
+            await super().executemany(query, params_seq, returning=returning)
+            return
+        async with self.connection.transaction():
+            await super().executemany(query, params_seq, returning=returning)
 
 
 def connect(address: str, *, name: str = "", autocommit: bool = False, **others: Any) -> Connection[Any]:
