@@ -110,9 +110,9 @@ async def check(conninfo: Any, *, pooled: bool = False) -> None:
 
 def unreachable(conninfo: Any, error: OperationalError) -> ConfigurationError:
     """Return what to say of a database that cannot be reached; libpq's own advice on it is left out."""
-    told = [line.strip() for line in str(error).splitlines() if not line.startswith("\tIs the server running")]
+    told = [line.strip() for line in str(error).splitlines() if not line.startswith("\t")]
     reason = " ".join(told).removeprefix("connection failed: ").rstrip(".")
-    also = "".join(f", and {name} of the environment" for name in sessions.variables())
+    also = "".join(f", and {name} of the environment" for name in sessions.variables(conninfo))
     return ConfigurationError(
         f"The database at {where(conninfo)} cannot be reached: {reason}. Check DATABASE_URL{also}."
     )

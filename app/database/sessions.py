@@ -9,11 +9,12 @@ pooler may drop the packet's `options`.
 
 Left to the operator, because no result depends on it: `role` and `session_authorization` (a login
 role that works as another one is common), `row_security` (the record has no policies), where tables
-lie (`default_tablespace`, `temp_tablespaces`, `default_toast_compression`), what a plan costs
-(`work_mem`, `enable_*`, `geqo`, parallel workers), `lc_messages` (errors are told apart by SQLSTATE;
-no text of Postgres is parsed), `lc_monetary`, `lc_numeric` and `lc_time` (nothing is formatted by
-them), `default_text_search_config`, `xmlbinary` and `xmloption` (not used), `quote_all_identifiers`,
-`password_encryption`, `check_function_bodies`, `event_triggers` (there are none), and logging.
+are stored (`default_tablespace`, `temp_tablespaces`, `default_toast_compression`), what a plan
+costs (`work_mem`, `enable_*`, `geqo`, parallel workers), `lc_messages` (errors are told apart by
+SQLSTATE; no text of Postgres is parsed), `lc_monetary`, `lc_numeric` and `lc_time` (nothing is
+formatted by them), `default_text_search_config`, `xmlbinary` and `xmloption` (not used),
+`quote_all_identifiers`, `password_encryption`, `check_function_bodies`, `event_triggers` (there are
+none), and logging.
 
 A collation never decides an order: the API orders text with COLLATE "C".
 """
@@ -73,7 +74,7 @@ SETTINGS = (
     Setting("statement_timeout", "0", "pools that need a limit say it themselves"),
     Setting("lock_timeout", "0", "migrations have their own"),
     Setting("idle_session_timeout", "0", "a pool's connection lies idle"),
-    # A process that stands still in a transaction holds its locks; after as long its jobs are put back, too.
+    # A process that stands still in a transaction holds its locks; its jobs are put back after as long.
     Setting("idle_in_transaction_session_timeout", "30s", "a frozen process keeps no lock"),
     Setting("exit_on_error", "off", "a refused statement ends no session"),
     # How functions run and how tables are made.
@@ -115,7 +116,7 @@ _lock = threading.Lock()
 
 @cache
 def _libpq() -> dict[str, str]:
-    """Return the variables that libpq reads at every connection, and the parameter that each of them stands for."""
+    """Return the variables that libpq reads at every connection, and what parameter each stands for."""
     named = {o.envvar.decode(): o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
     return {**named, **dict.fromkeys(_MORE_NAMES, "")}
 
@@ -137,16 +138,18 @@ def environment() -> dict[str, str]:
     return {**os.environ, **_withheld}
 
 
-def variables() -> list[str]:
-    """Return the names of libpq's variables that count for an operator's address."""
+def variables(address: str) -> list[str]:
+    """Return the names of libpq's variables that count for an address: none for the embedded server's."""
     with _lock:
         _withhold()
+    if _is_embedded(conninfo_to_dict(address)):
+        return []
     return sorted(name for name in _withheld if name not in _OF_THE_SESSION)
 
 
 @contextmanager
 def _given_back(service: Mapping[str, Any]) -> Iterator[None]:
-    """Let libpq see the variables that name a place, and an address's own service, for the time of the context."""
+    """Let libpq see the variables that name a place, and an address's own service, for a while."""
     seen = {name: value for name, value in _withheld.items() if name not in _OF_THE_SESSION}
     for keyword, name in (("service", "PGSERVICE"), ("servicefile", "PGSERVICEFILE")):
         if keyword in service:
@@ -175,7 +178,12 @@ def place(address: str) -> dict[str, Any]:
         _withhold()
         if _is_embedded(parts):
             # A password file is not looked at: libpq would warn of one that others can read.
-            return {**parts, "passfile": "/nonexistent/pgpass", "sslmode": "disable", "gssencmode": "disable"}
+            return {
+                **parts,
+                "passfile": "/nonexistent/pgpass",
+                "sslmode": "disable",
+                "gssencmode": "disable",
+            }
         with _given_back(parts):
             filled = {
                 option.keyword.decode(): option.val.decode()
@@ -190,7 +198,7 @@ def _is_embedded(parts: Mapping[str, Any]) -> bool:
 
 
 def settings(*, limit: float = 0, generic: bool = False) -> dict[str, str]:
-    """Return what is set on a session; `limit` is how many seconds a statement may take, 0 being without end."""
+    """Return what is set on a session; `limit` is in seconds for a statement, 0 being without end."""
     more = GENERIC if generic else {}
     return {**{one.name: one.value for one in SETTINGS}, "statement_timeout": f"{limit}s", **more}
 
@@ -198,7 +206,11 @@ def settings(*, limit: float = 0, generic: bool = False) -> dict[str, str]:
 def parameters(
     address: str, name: str, wanted: Mapping[str, str], *, pooled: bool = False, **others: Any
 ) -> dict[str, Any]:
-    """Return all that libpq is given for a connection to `address`; `pooled` says that a PgBouncer stands before it."""
+    """
+    Return all that libpq is given for a connection to `address`.
+
+    `pooled` says that a PgBouncer stands before it.
+    """
     parts = place(address)
     # Not in the start-up packet: Postgres would refuse a database of an encoding that it cannot
     # convert, and its words would not say what to do.
@@ -225,7 +237,8 @@ _FOUND = """
     pg_catalog.current_setting('synchronous_commit'),
     pg_catalog.current_setting('transaction_timeout', true),
     pg_catalog.current_setting('session_replication_role'),
-    pg_catalog.current_setting('default_transaction_read_only') = 'on' AND NOT pg_catalog.pg_is_in_recovery()
+    pg_catalog.current_setting('default_transaction_read_only') = 'on'
+        AND NOT pg_catalog.pg_is_in_recovery()
 """
 _REPLICATION = "session_replication_role"
 _READ_ONLY = 3  # the place of the last
@@ -274,7 +287,7 @@ def refuse_encoding(pgconn: pq.abc.PGconn) -> None:
 
 @contextmanager
 def _or_closed(conn: AsyncConnection[Any] | Connection[Any]) -> Iterator[None]:
-    """Close a connection that does not become what it must be; say what to do where that is a right that it lacks."""
+    """Close a connection that cannot be made what it must be; say which right it lacks."""
     user = conn.pgconn.user.decode("utf-8", "replace")
     try:
         yield
@@ -304,7 +317,7 @@ class Session(AsyncConnection[Any]):
         autocommit: bool = False,
         **others: Any,
     ) -> Self:
-        """Connect to the address; `name` is what Postgres shows of it, `limit` and `generic` are as in `settings`."""
+        """Connect; `name` is what Postgres shows of it, `limit` and `generic` are as in `settings`."""
         wanted = settings(limit=limit, generic=generic)
         conn = await super().connect(autocommit=True, **parameters(conninfo, name, wanted, **others))
         with _or_closed(conn):
@@ -344,11 +357,12 @@ class PooledSession(AsyncConnection[Any]):
         conn = await super().connect(autocommit=True, prepare_threshold=None, **given)
         with _or_closed(conn):
             refuse_encoding(conn.pgconn)
-            found = await (await conn.execute(_first({name: wanted[name] for name in _CARRIED}))).fetchone()
+            carried = {name: wanted[name] for name in _CARRIED}
+            found = await (await conn.execute(_first(carried))).fetchone()
             assert found
             await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
             await conn.set_deferrable(False)
-            # Not always: on a server in recovery READ WRITE is refused, and not as a read-only transaction is.
+            # Not always: a server in recovery refuses READ WRITE, with another SQLSTATE than a write.
             if found[_READ_ONLY]:
                 await conn.set_read_only(False)
             needed = {name: value for name, value in wanted.items() if name not in _SAID_BY_BEGIN}
@@ -363,7 +377,7 @@ class PooledSession(AsyncConnection[Any]):
     async def transaction(
         self, savepoint_name: str | None = None, force_rollback: bool = False
     ) -> AsyncIterator[AsyncTransaction]:
-        """Begin a transaction, and say what it needs; within another it is a savepoint, and needs no more."""
+        """Begin a transaction and say what it needs; within another one it is a savepoint."""
         begins = self.info.transaction_status == TransactionStatus.IDLE
         async with super().transaction(savepoint_name, force_rollback) as transaction:
             if begins:
