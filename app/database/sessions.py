@@ -2,18 +2,18 @@
 Sessions: how every connection of ours to Postgres is made, and what is set on it.
 
 Nothing that decides what a statement means or whether a commit lasts is assumed. Such settings can
-come from `postgresql.conf`, ALTER DATABASE, ALTER ROLE, the address, libpq's environment or a
+come from postgresql.conf, ALTER DATABASE, ALTER ROLE, the address, libpq's environment or a
 pooler. `SETTINGS` holds those that we set, each with its reason. They are in the start-up packet,
 so that the first statement already runs under them, and are set again after connecting, because a
-pooler may drop the packet's `options`.
+pooler may drop the packet's options.
 
-Left to the operator, because no result depends on it: `role` and `session_authorization` (a login
-role that works as another one is common), `row_security` (the record has no policies), where tables
-are stored (`default_tablespace`, `temp_tablespaces`, `default_toast_compression`), what a plan
-costs (`work_mem`, `enable_*`, `geqo`, parallel workers), `lc_messages` (errors are told apart by
-SQLSTATE; no text of Postgres is parsed), `lc_monetary`, `lc_numeric` and `lc_time` (nothing is
-formatted by them), `default_text_search_config`, `xmlbinary` and `xmloption` (not used),
-`quote_all_identifiers`, `password_encryption`, `check_function_bodies`, `event_triggers` (there are
+Left to the operator, because no result depends on it: role and session_authorization (a login
+role that works as another one is common), row_security (the record has no policies), where tables
+are stored (default_tablespace, temp_tablespaces, default_toast_compression), what a plan
+costs (work_mem, enable_*, geqo, parallel workers), lc_messages (errors are told apart by
+SQLSTATE; no text of Postgres is parsed), lc_monetary, lc_numeric and lc_time (nothing is
+formatted by them), default_text_search_config, xmlbinary and xmloption (not used),
+quote_all_identifiers, password_encryption, check_function_bodies, event_triggers (there are
 none), and logging.
 
 A collation never decides an order: the API orders text with COLLATE "C".
