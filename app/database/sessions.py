@@ -14,7 +14,8 @@ costs (work_mem, enable_*, geqo, parallel workers), lc_messages (errors are told
 SQLSTATE; no text of Postgres is parsed), lc_monetary, lc_numeric and lc_time (nothing is
 formatted by them), default_text_search_config, xmlbinary and xmloption (not used),
 quote_all_identifiers, password_encryption, check_function_bodies, event_triggers (there are
-none), and logging.
+none), plpgsql.variable_conflict (no name is ambiguous, and only a superuser may set it), and
+logging.
 
 A collation never decides an order: the API orders text with COLLATE "C".
 """
@@ -78,8 +79,7 @@ SETTINGS = (
     Setting("idle_in_transaction_session_timeout", "30s", "a frozen process keeps no lock"),
     Setting("exit_on_error", "off", "a refused statement ends no session"),
     # How functions run and how tables are made.
-    Setting("plpgsql.variable_conflict", "error", "as the guards were written for"),
-    Setting("plpgsql.extra_errors", "none", "the same"),
+    Setting("plpgsql.extra_errors", "none", "as the guards were written for"),
     Setting("default_table_access_method", "heap", "ON CONFLICT and foreign keys need it"),
     Setting("client_min_messages", "notice", "debugging messages with every statement"),
     # Speed.

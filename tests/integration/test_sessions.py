@@ -265,7 +265,6 @@ DEFAULTS = {
     "array_nulls": ("off", "on"),
     "transform_null_equals": ("on", "off"),
     "exit_on_error": ("on", "off"),
-    "plpgsql.variable_conflict": ("use_variable", "error"),
     "plpgsql.extra_errors": ("all", "none"),
     "default_table_access_method": ("elsewhere", "heap"),
     "client_min_messages": ("error", "notice"),
@@ -315,6 +314,15 @@ async def test_defaults_of_the_database_do_not_matter(spoilt):
             assert await (await conn.execute(query)).fetchone() == wanted
     finally:
         await connector.close_async()
+
+
+def test_every_setting_may_be_set_by_any_role(migrated):
+    """A role that is no superuser could not connect otherwise."""
+    names = [setting.name for setting in sessions.SETTINGS] + list(sessions.GENERIC)
+    with psycopg.connect(migrated) as conn:
+        conn.execute("DO $$ BEGIN END $$")  # loads plpgsql, whose settings are then known
+        contexts = dict(conn.execute("SELECT lower(name), context FROM pg_settings").fetchall())
+    assert {name: contexts[name] for name in names} == dict.fromkeys(names, "user")
 
 
 def test_every_setting_has_its_case():
