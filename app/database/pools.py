@@ -112,7 +112,8 @@ def unreachable(conninfo: Any, error: OperationalError) -> ConfigurationError:
     """Return what to say of a database that cannot be reached; libpq's own advice on it is left out."""
     told = [line.strip() for line in str(error).splitlines() if not line.startswith("\t")]
     reason = " ".join(told).removeprefix("connection failed: ").rstrip(".")
-    also = "".join(f", and {name} of the environment" for name in sessions.variables(conninfo))
+    variables = " and ".join(sessions.variables(conninfo))
+    also = f", and of the environment {variables}" if variables else ""
     return ConfigurationError(
         f"The database at {where(conninfo)} cannot be reached: {reason}. Check DATABASE_URL{also}."
     )
