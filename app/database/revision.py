@@ -18,7 +18,8 @@ import structlog
 from psycopg import AsyncConnection, Notify
 
 from app.core import tasks
-from app.database.pools import KEEPALIVES, hang_up
+from app.database.pools import hang_up
+from app.database.sessions import Session
 from app.domain.text import one_line
 
 BEAT = 2.0
@@ -76,13 +77,7 @@ class Revision:
         heard = True
         while not self._leaving:
             try:
-                async with await AsyncConnection.connect(
-                    conninfo,
-                    autocommit=True,
-                    connect_timeout=5,
-                    application_name="alpha-monday announcements",
-                    **KEEPALIVES,
-                ) as conn:
+                async with await Session.connect(conninfo, name="announcements", autocommit=True) as conn:
                     self._conn = conn
                     await conn.execute("LISTEN record")
                     self.moved()  # whatever was announced before, nobody heard
