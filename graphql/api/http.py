@@ -33,6 +33,7 @@ JSON = "application/json"
 METHODS: tuple[Method, ...] = ("GET", "HEAD", "OPTIONS", "POST")
 SLOWEST_BODY = 10  # seconds
 BODY = "alpha_monday.body"  # in a request's scope: its `Body`, if that was read before
+HEAD_ONLY = "alpha_monday.head_only"  # in it if the response's body is not wanted: it was a HEAD
 OUTCOME = "alpha_monday.outcome"  # in it once there is an answer: "answered", or the code of why there is no data
 
 log = structlog.get_logger()
@@ -122,7 +123,7 @@ def routes(
         method = scope["method"]
         accept = b",".join(value for name, value in scope["headers"] if name == b"accept").lower()
         if other := _other(scope, method, accept):
-            await other.to_asgi_response(None, Request(scope), is_head_response=method == "HEAD")(scope, receive, send)
+            await other.to_asgi_response(None, Request(scope))(scope, receive, send)
             return
         try:
             said = await asked(scope, receive)
@@ -133,7 +134,7 @@ def routes(
         status, told = head(found, method, accept)
         start = pairs(told)
         await send({"type": "http.response.start", "status": status, "headers": [*start, *more]})
-        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else found.body})
+        await send({"type": "http.response.body", "body": found.body})
 
     def _other(scope: Any, method: str, accept: bytes) -> Response[Any] | None:
         """Return the response to what asks nothing: a browser gets the page, and a stranger what is allowed."""
