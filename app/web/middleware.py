@@ -15,10 +15,9 @@ from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from api.engine import refused
 from api.fields import refusal
-from api.headers import FORWARDED, REQUEST_ID, Headers, over_https, pairs, safe
+from api.headers import FORWARDED, REQUEST_ID, WEBSOCKET, Headers, over_https, pairs, safe
 from api.http import OUTCOME, head
 from app.web.routes import GRAPHQL, JOURNAL_STREAM, route_of
-from app.web.upgrades import WEBSOCKET
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 # Told of each request: its route, its status, its outcome if it was GraphQL, and for how many seconds it was worked.

@@ -1,11 +1,12 @@
 """
-Requests that offer another protocol (`Upgrade`) are read and answered as HTTP/1.1.
+Requests that offer another protocol, by a header Upgrade, are read and answered as HTTP/1.1.
 
 A server may ignore the offer (RFC 9110, section 7.8), and this one speaks nothing else. llhttp, the
-parser of uvicorn's protocol, cannot be told so: it reports a request with `Upgrade` as complete at
-the end of its head, and parses its body as the next request. So the body would be lost, and whoever
-chooses a body's bytes could have a second request run (https://github.com/Kludex/uvicorn/issues/2722).
-Java's HttpClient and `curl --http2` send `Upgrade: h2c` with every first request.
+parser of uvicorn's protocol, cannot be told so: it reports a request with an offer as complete at
+the end of its head, and parses its body as the next request. So the body would be lost, and a
+client that chooses only a body could have a request of its own run
+(https://github.com/Kludex/uvicorn/issues/2722). Java's HttpClient and `curl --http2` make an offer
+with the first request of every connection.
 
 So the head of such a request is parsed a second time without the offer, by a new parser, which then
 reads the body by its framing. Other requests cost nothing more than in uvicorn's own class.
@@ -19,9 +20,10 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from api.headers import WEBSOCKET
+
 INVALID = "Invalid HTTP request received."
 NO_PROXY = "This server opens no tunnels."
-WEBSOCKET = (b"upgrade", b"websocket")
 
 
 class NoUpgradeProtocol(HttpToolsProtocol):
@@ -140,7 +142,7 @@ def _new_parser(protocol: NoUpgradeProtocol) -> HttpRequestParser:
 
 
 def _names_websocket(offers: list[bytes]) -> bool:
-    """Return whether `Upgrade` headers offer WebSocket, among other protocols or alone."""
+    """Return whether the offers name WebSocket, alone or among other protocols."""
     return b"websocket" in [offer.strip().lower() for offer in b",".join(offers).split(b",")]
 
 

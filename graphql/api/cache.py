@@ -25,7 +25,7 @@ from litestar.utils import normalize_path
 from msgspec import Struct
 
 from api import paths
-from api.headers import FORWARDED, REQUEST_ID, cross_origin, pairs
+from api.headers import FORWARDED, REQUEST_ID, WEBSOCKET, cross_origin, pairs
 from api.http import BODY, HEAD_ONLY, busy, read
 
 # Some 2,000 batches in full; a small machine has 256 MB. No answer may push out more than a sixteenth of the others.
@@ -41,7 +41,7 @@ MOST_AT_ONCE = 64
 PAUSE = 1.0
 
 # What is read of a request by routes, CORS, content negotiation and our headers.
-READ = frozenset({b"accept", b"content-type", b"cookie", b"origin", b"upgrade", FORWARDED})
+READ = frozenset({b"accept", b"content-type", b"cookie", b"origin", FORWARDED, WEBSOCKET[0]})
 _TAG = re.compile(rb'"[^"]*"')
 _OF_THE_BODY = (b"content-type", b"content-length")
 

@@ -21,6 +21,8 @@ SAFE: Headers = (
 ALWAYS_HTTPS = (b"strict-transport-security", b"max-age=31536000")
 FORWARDED = b"x-forwarded-proto"
 REQUEST_ID = b"x-request-id"
+# Marks the handshake of a WebSocket, as HTTP/2 does (RFC 8441). No client can send it: no header begins with a colon.
+WEBSOCKET = (b":protocol", b"websocket")
 # What scripts of other sites may read of a response, besides what the Fetch standard lets them read of every one.
 EXPOSED = (
     "Accept-Post",

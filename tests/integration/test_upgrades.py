@@ -137,6 +137,7 @@ OFFERS = {
     "two": ("Connection: keep-alive, Upgrade", "Upgrade: h2c", "Upgrade: websocket"),
     "nonsense": ("Connection: UPGRADE", "Upgrade: \x80\xff"),
     "no Connection": ("Upgrade: h2c",),
+    "websocket, no Connection": ("Upgrade: websocket",),
     "no Upgrade": ("Connection: Upgrade",),
     "none": (),
 }
@@ -240,6 +241,9 @@ def test_ambiguous_framing_is_refused(offer, framing, sent, service):
         pytest.param([sized(QUERY, *H2C, version="1.0") + SMUGGLED], [ANSWERED], id="HTTP/1.0"),
         pytest.param(late(sized(QUERY, *H2C, version="1.0")), [ANSWERED], id="HTTP/1.0, late"),
         pytest.param(late(sized(QUERY, *H2C, "Expect: 100-continue")), ["100", ANSWERED, ALIVE], id="100-continue"),
+        pytest.param([get("Upgrade: websocket")], [ANSWERED, ALIVE], id="a header that means nothing by itself"),
+        pytest.param([get(*HANDSHAKE, version="1.0")], [ANSWERED], id="a handshake by HTTP/1.0, which has none"),
+        pytest.param([get(":protocol: websocket")], [REFUSED], id="a name that only HTTP/2 has"),
         pytest.param([get() + sized(QUERY, *H2C) + get(*H2C)], [ANSWERED] * 3 + [ALIVE], id="behind a query"),
     ],
 )  # fmt: skip
