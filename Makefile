@@ -67,8 +67,9 @@ define node_and_chromium
 @test -x "$$(command -v $(CHROMIUM))" || { echo "Chromium is missing. On Debian: apt-get install chromium; elsewhere: make $@ CHROMIUM=..."; exit 1; }
 endef
 
-audit: $(READY) ## Run what needs Node, Chromium and the network: packages, contract, clients, GraphiQL, pages
+audit: $(READY) ## Run what needs Node, Chromium, Java and the network: packages, contract, clients, GraphiQL, pages
 	$(node_and_chromium)
+	@javac --version >/dev/null 2>&1 || { echo "A JDK is missing. On Debian: apt-get install default-jdk-headless"; exit 1; }
 	@$(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) dev/audit/node_modules/.package-lock.json dev/audit/.venv/.ready
 	@CHROMIUM="$$(command -v $(CHROMIUM))" node dev/audit/run.mjs
 

@@ -21,6 +21,7 @@ from litestar.exceptions import HTTPException
 
 from api.cache import Cache
 from api.engine import Engine
+from api.headers import EXPOSED
 from api.http import routes
 from api.limits import LONGEST_BODY
 from api.schema import Facts, schema
@@ -244,7 +245,11 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
 
     cors = None
     if settings.cors_allow_origins:
-        cors = CORSConfig(allow_origins=list(settings.cors_allow_origins), allow_methods=["GET", "POST"])
+        cors = CORSConfig(
+            allow_origins=list(settings.cors_allow_origins),
+            allow_methods=["GET", "HEAD", "POST"],
+            expose_headers=list(EXPOSED),
+        )
     litestar = Litestar(
         route_handlers=[
             *routes(engine, notice, marks),
@@ -270,5 +275,6 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         cached_query,
         told=metrics.answered,
         marks=marks,
+        cors=cors,
     )
     return cache

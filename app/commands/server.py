@@ -61,6 +61,7 @@ def run(app: Cache, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         http=TimeoutProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -18,7 +18,7 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import ASGIRouteHandler
 
 from api.headers import pairs
-from api.http import gone
+from api.http import HEAD_ONLY, gone
 from app.core import tasks
 from app.web.routes import JOURNAL_STREAM
 
@@ -97,7 +97,7 @@ class Live:
             status, said = (503, _FULL) if full else (200, _HEADERS)
             told = pairs({**said, **headers})
             await send({"type": "http.response.start", "status": status, "headers": told})
-            if scope["method"] == "GET" and not full:
+            if not full and HEAD_ONLY not in scope:
                 await self._stream(scope, receive, send)
             await send({"type": "http.response.body", "body": b""})
 

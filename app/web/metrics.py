@@ -13,7 +13,7 @@ from itertools import product
 from time import monotonic
 from typing import Any
 
-from litestar import Response, get
+from litestar import Response, route
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 from prometheus_client import (
@@ -157,7 +157,7 @@ class Metrics:
 def metrics_route(metrics: Metrics) -> HTTPRouteHandler:
     """Return the handler of `/metrics`."""
 
-    @get(METRICS.litestar_path, media_type=MEDIA)
+    @route(METRICS.litestar_path, http_method=METRICS.methods, media_type=MEDIA)
     async def text() -> Response[bytes]:
         """Say how everything stands, for Prometheus."""
         return Response(await metrics.text(), media_type=MEDIA, headers={"Cache-Control": "no-store"})

@@ -13,15 +13,21 @@ from typing import Any
 
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from api.headers import FORWARDED, REQUEST_ID, Headers, pairs, safe
-from api.http import OUTCOME
-from app.web.routes import route_of
+from api.engine import refused
+from api.fields import refusal
+from api.headers import FORWARDED, REQUEST_ID, WEBSOCKET, Headers, over_https, pairs, safe
+from api.http import OUTCOME, head
+from app.web.routes import GRAPHQL, JOURNAL_STREAM, route_of
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 # Told of each request: its route, its status, its outcome if it was GraphQL, and for how many seconds it was worked.
 Told = Callable[[str, int, str | None, float], None]
 
 _GIVEN = (REQUEST_ID, b"fly-request-id")
+_NO_WEBSOCKET = (
+    f"There are no subscriptions and no WebSockets here. Send queries over HTTP to {GRAPHQL.path}; "
+    f"{JOURNAL_STREAM.path} says by server-sent events when the record has changed."
+)
 _PLAIN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -39,7 +45,7 @@ class Requests:
             await self.app(scope, receive, send)
             return
         asked = dict(scope["headers"])
-        https = asked.get(FORWARDED) == b"https"
+        https = FORWARDED in asked and over_https(scope["headers"])
         id, began = id_of(asked), perf_counter()
         status, took = 500, None
 
@@ -56,9 +62,11 @@ class Requests:
                 message = {**message, "headers": safe(headers, https=https)}
             await send(message)
 
+        name, value = WEBSOCKET
+        app = _refuse_websocket if asked.get(name) == value else self.app
         bound = bind_contextvars(request=id.decode())  # the context of its own costs four times as much
         try:
-            await self.app(scope, receive, send_on)
+            await app(scope, receive, send_on)
         finally:
             reset_contextvars(**bound)
             self.told(route_of(scope["path"]), status, scope.get(OUTCOME), took or perf_counter() - began)
@@ -68,3 +76,13 @@ def id_of(asked: dict[bytes, bytes]) -> bytes:
     """Return the id that a request came with, or a new one."""
     given = (asked.get(name, b"") for name in _GIVEN)
     return next((id for id in given if _PLAIN.fullmatch(id)), None) or token_hex(16).encode()
+
+
+async def _refuse_websocket(scope: Any, receive: Any, send: Any) -> None:
+    """Answer the handshake of a WebSocket, on any path, in the form of all refusals."""
+    answer = refused(refusal("BAD_REQUEST", _NO_WEBSOCKET))
+    scope[OUTCOME] = answer.refused
+    accept = dict(scope["headers"]).get(b"accept", b"").lower()
+    status, headers = head(answer, scope["method"], accept)
+    await send({"type": "http.response.start", "status": status, "headers": pairs(headers)})
+    await send({"type": "http.response.body", "body": answer.body})

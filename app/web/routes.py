@@ -59,7 +59,7 @@ class Route(Struct, frozen=True):
 
 
 GRAPHQL = Route(paths.GRAPHQL, "graphql", METHODS, Cached.BY_BODY)
-GRAPHIQL_FILE = Route(paths.GRAPHIQL_FILES + "/{file}", "graphql", methods=("GET",))
+GRAPHIQL_FILE = Route(paths.GRAPHIQL_FILES + "/{file}", "graphql")
 
 FRONT = Route("/", "pages", cached=Cached.BY_PATH)
 BATCHES = Route("/batches", "pages", cached=Cached.BY_QUERY)
@@ -75,9 +75,9 @@ EXPORT_JSON = Route("/export.json", "followed")
 
 JOURNAL_STREAM = Route("/live/journal", "stream")
 
-LIVE = Route("/live", "live", methods=("GET",))
-HEALTH = Route("/health", "health", methods=("GET",))
-METRICS = Route("/metrics", "metrics", methods=("GET",))
+LIVE = Route("/live", "live")
+HEALTH = Route("/health", "health")
+METRICS = Route("/metrics", "metrics")
 
 ROBOTS = Route("/robots.txt", _OTHER)
 FAVICON = Route("/favicon.svg", _OTHER)

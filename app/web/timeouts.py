@@ -10,9 +10,10 @@ import asyncio
 import resource
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.web.live import END
+from app.web.upgrades import NoUpgradeProtocol
 
 HEAD_WITHIN = 10.0  # seconds; at most twice that on a connection that had an answer before
 ANSWER_READ_WITHIN = 60.0
@@ -22,7 +23,7 @@ LARGEST = 1024 * 1024  # of a request, in bytes, whatever it is made of
 OURS = 64
 
 
-class TimeoutProtocol(HttpToolsProtocol):
+class TimeoutProtocol(NoUpgradeProtocol):
     """uvicorn's protocol, with an end to its patience. Next to nothing of it is done for each request."""
 
     _seen: RequestResponseCycle | None = None

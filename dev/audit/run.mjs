@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { HOUSE, rehearsed } from "./rehearsed.mjs";
 
-const AUDITS = ["packages", "contract", "http", "fuzz", "export", "client", "graphiql", "pages"];
+const AUDITS = ["packages", "contract", "http", "fuzz", "export", "client", "java", "graphiql", "pages"];
 const DAY = 24 * 3600 * 1000;
 
 // The Thursday's closes are what the Friday's morning shows, so it must have been a session: not Thanksgiving, say.

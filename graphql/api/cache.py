@@ -20,12 +20,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from typing import Any
 
+from litestar.config.cors import CORSConfig
 from litestar.utils import normalize_path
 from msgspec import Struct
 
 from api import paths
-from api.headers import FORWARDED, REQUEST_ID, pairs
-from api.http import BODY, busy, read
+from api.headers import FORWARDED, REQUEST_ID, WEBSOCKET, cross_origin, pairs
+from api.http import BODY, HEAD_ONLY, busy, read
 
 # Some 2,000 batches in full; a small machine has 256 MB. No answer may push out more than a sixteenth of the others.
 MOST = 16 * 1024 * 1024
@@ -40,7 +41,7 @@ MOST_AT_ONCE = 64
 PAUSE = 1.0
 
 # What is read of a request by routes, CORS, content negotiation and our headers.
-READ = frozenset({b"accept", b"content-type", b"cookie", b"origin", FORWARDED})
+READ = frozenset({b"accept", b"content-type", b"cookie", b"origin", FORWARDED, WEBSOCKET[0]})
 _TAG = re.compile(rb'"[^"]*"')
 _OF_THE_BODY = (b"content-type", b"content-length")
 
@@ -84,19 +85,23 @@ class Cache:
         largest: int = LARGEST,
         told: Callable[[str, int], None] = lambda path, status: None,
         marks: Mapping[str, str] = {},
+        cors: CORSConfig | None = None,
     ) -> None:
-        """Take `marks`: headers that a refusal has too, as all responses from behind the cache do."""
+        """Take `marks` and `cors`: headers that a refusal has too, as all responses from behind the cache do."""
         self.app, self.revision, self.also, self.told = app, revision, also, told
         self.most, self.largest = most, largest
         self.hits = self.misses = self.busy = self.unchanged = self.size = self.under_way = 0
         self._kept: OrderedDict[object, Kept] = OrderedDict()
         self._at: int | None = None
-        self._marks = pairs(marks)
+        self._marks, self._cors = pairs(marks), cors
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request to `/graphql`, or to an address of which `also` tells what it hangs on."""
         path, method, query = scope.get("path"), scope.get("method"), scope.get("query_string")
-        asks = method in ("GET", "HEAD")
+        if method == "HEAD":
+            method = "GET"
+            scope, send = {**scope, "method": method, HEAD_ONLY: True}, _head_of(send)
+        asks = method == "GET"
         # Routes take `/graphql/` and `//graphql` for `/graphql`: no spelling may be a way past the limit.
         if path != paths.GRAPHQL and scope["type"] == "http":
             path = normalize_path(path)
@@ -135,7 +140,9 @@ class Cache:
                 await asyncio.sleep(PAUSE)
         self.busy += 1
         self._tell(path, 503)
-        for message in busy(dict(asked).get(b"accept", b""), self._marks):
+        read_of = dict(asked)
+        headers = [*self._marks, *cross_origin(self._cors, read_of.get(b"origin", b""))]
+        for message in busy(read_of.get(b"accept", b""), headers):
             await send(message)
 
     def _tell(self, path: str, status: int) -> None:
@@ -185,6 +192,25 @@ class Cache:
         self.size += size
         while self.size > self.most:
             self.size -= self._kept.popitem(last=False)[1].size
+
+
+def _head_of(send: Any) -> Any:
+    """
+    Return what sends the head of a response, and none of its body.
+
+    So a HEAD is answered on every path as a GET would be, by the same handler, with the same headers.
+    """
+    ended = False
+
+    async def send_head(message: Any) -> None:
+        nonlocal ended
+        if message["type"] == "http.response.start":
+            await send(message)
+        elif not ended:
+            ended = True
+            await send({"type": "http.response.body", "body": b""})
+
+    return send_head
 
 
 def complete(start: dict[str, Any], body: dict[str, Any], method: str) -> Kept:

@@ -15,7 +15,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from litestar import Request, Response, get
+from litestar import Request, Response
+from litestar import route as handler
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
@@ -90,7 +91,7 @@ def documents() -> dict[str, str]:
 def route(files: dict[str, bytes]) -> HTTPRouteHandler:
     """Return the handler of the page's files."""
 
-    @get(list(files), include_in_schema=False, sync_to_thread=False)
+    @handler(list(files), http_method=["GET", "HEAD"], include_in_schema=False, sync_to_thread=False)
     def send(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Send a file, to be kept for good."""
         address = request.scope["path"]

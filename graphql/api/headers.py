@@ -6,6 +6,8 @@ One that says something else of a header is left its word: GraphiQL's page has a
 
 from collections.abc import Mapping, Sequence
 
+from litestar.config.cors import CORSConfig
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 SAFE: Headers = (
@@ -19,6 +21,19 @@ SAFE: Headers = (
 ALWAYS_HTTPS = (b"strict-transport-security", b"max-age=31536000")
 FORWARDED = b"x-forwarded-proto"
 REQUEST_ID = b"x-request-id"
+# Marks the handshake of a WebSocket, as HTTP/2 does (RFC 8441). No client can send it: no header begins with a colon.
+WEBSOCKET = (b":protocol", b"websocket")
+# What scripts of other sites may read of a response, besides what the Fetch standard lets them read of every one.
+EXPOSED = (
+    "Accept-Post",
+    "Allow",
+    "Content-Disposition",
+    "ETag",
+    "Retry-After",
+    "X-Journal-Head",
+    "X-Rehearsed",
+    "X-Request-Id",
+)
 
 
 def pairs(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
@@ -32,3 +47,26 @@ def safe(headers: Headers, *, https: bool = False) -> list[tuple[bytes, bytes]]:
     said = {name for name, _ in given}
     ours = (*SAFE, ALWAYS_HTTPS) if https else SAFE
     return [*given, *(pair for pair in ours if pair[0] not in said)]
+
+
+def over_https(headers: Headers) -> bool:
+    """
+    Return whether the client spoke https, as the proxies in front say.
+
+    Each proxy adds what it was spoken to behind what it was told, in the same line or in another: the
+    first is about the client.
+    """
+    said = b",".join(value for name, value in headers if name == FORWARDED)
+    return said.lower().replace(b",", b" ").split()[:1] == [b"https"]
+
+
+def cross_origin(cors: CORSConfig | None, origin: bytes) -> Headers:
+    """Return the headers by which a script of `origin` may read a response that Litestar does not send."""
+    if not cors or not origin:
+        return ()
+    allowed = dict(cors.simple_headers)
+    if not cors.is_allow_all_origins:
+        if not cors.is_origin_allowed(origin.decode("latin-1")):
+            return ()
+        allowed["Access-Control-Allow-Origin"] = origin.decode("latin-1")
+    return pairs(allowed)

@@ -27,12 +27,14 @@ from api.fields import refusal
 from api.headers import Headers, pairs, safe
 from api.limits import LONGEST_BODY
 from api.persisted import document
+from api.schema import quoted
 
 GRAPHQL = "application/graphql-response+json"
 JSON = "application/json"
 METHODS: tuple[Method, ...] = ("GET", "HEAD", "OPTIONS", "POST")
 SLOWEST_BODY = 10  # seconds
 BODY = "alpha_monday.body"  # in a request's scope: its `Body`, if that was read before
+HEAD_ONLY = "alpha_monday.head_only"  # in it if the response's body is not wanted: it was a HEAD
 OUTCOME = "alpha_monday.outcome"  # in it once there is an answer: "answered", or the code of why there is no data
 
 log = structlog.get_logger()
@@ -122,7 +124,7 @@ def routes(
         method = scope["method"]
         accept = b",".join(value for name, value in scope["headers"] if name == b"accept").lower()
         if other := _other(scope, method, accept):
-            await other.to_asgi_response(None, Request(scope), is_head_response=method == "HEAD")(scope, receive, send)
+            await other.to_asgi_response(None, Request(scope))(scope, receive, send)
             return
         try:
             said = await asked(scope, receive)
@@ -133,7 +135,7 @@ def routes(
         status, told = head(found, method, accept)
         start = pairs(told)
         await send({"type": "http.response.start", "status": status, "headers": [*start, *more]})
-        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else found.body})
+        await send({"type": "http.response.body", "body": found.body})
 
     def _other(scope: Any, method: str, accept: bytes) -> Response[Any] | None:
         """Return the response to what asks nothing: a browser gets the page, and a stranger what is allowed."""
@@ -153,6 +155,9 @@ async def asked(scope: Any, receive: Any) -> Parameters:
     if scope["method"] == "POST":
         return parameters(decoded(await body(scope, receive)))
     query = Request(scope).query_params
+    for name in MEMBERS:
+        if len({*query.getall(name, [])}) > 1:
+            raise refusal("BAD_REQUEST", f"`{name}` stands in the address twice, with different values.")
     said: dict[str, Any] = {name: text for name in MEMBERS if (text := query.get(name))}
     for name in {"variables", "extensions"} & said.keys():
         said[name] = decoded(said[name])
@@ -221,16 +226,51 @@ def decoded(text: str | bytes) -> Any:
     """
     Return what a JSON text says, or refuse it.
 
-    The standard library's decoder, because it lets lone surrogates through: the engine has its own answer to them.
+    The standard library's decoder, because it lets lone surrogates through: the engine has its own answer to them. A
+    byte order mark before the text is ignored, as RFC 8259 (section 8.1) allows: some editors and clients write one.
     """
     try:
-        return json.loads(text if isinstance(text, str) else text.decode(), parse_constant=_no_number)
+        said = text if isinstance(text, str) else text.decode()
+        return _DECODER.decode(said.removeprefix("\ufeff"))
+    except RepeatedError as error:
+        raise refusal("BAD_REQUEST", f"{error} stands in one JSON object twice, with different values.") from None
     except (ValueError, RecursionError):
-        raise refusal("BAD_REQUEST", "That is not JSON.") from None
+        raise refusal("BAD_REQUEST", _why_no_json(text)) from None
+
+
+class RepeatedError(Exception):
+    """An object has two values for one name: readers would not agree on which of them was sent."""
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for name, value in pairs:
+            # 1, 1.0 and true are equal in Python, and three different values in JSON.
+            if repr(value) != repr(found[name]):
+                raise RepeatedError(quoted(name.encode(errors="replace").decode()))
+    return found
 
 
 def _no_number(text: str) -> float:
     raise ValueError(text)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_no_number)
+
+
+def _why_no_json(text: str | bytes) -> str:
+    """Return what to say of a text that is not JSON; for many it is only in another encoding."""
+    if isinstance(text, str):
+        return "That is not JSON."
+    encoding = json.detect_encoding(text)
+    if not encoding.startswith("utf-8"):
+        return f"A body must be in UTF-8; this one is in {encoding[:6].upper()}."
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        return f"A body must be in UTF-8; the byte at {error.start} is none of it."
+    return "That is not JSON."
 
 
 def parameters(said: object) -> Parameters:

@@ -24,6 +24,7 @@ from graphql import (
     SelectionSetNode,
     VariableNode,
     get_named_type,
+    is_introspection_type,
     is_object_type,
     parse,
 )
@@ -40,6 +41,9 @@ DEEPEST = 10
 MOST_FIELDS = 235
 MOST_ALIASES = 50
 MOST_VALUES = 25_000
+# Of introspection, instead of the four above. The standard query with all of its options has 230 fields and tells 513
+# values of a type; clients that add `__typename` to each selection make it 311 fields.
+MOST_SCHEMA_FIELDS = 350
 MOST_TOLD = 550
 DEEPEST_VARIABLES = 5
 
@@ -53,7 +57,9 @@ class Size(Struct, frozen=True):
     How large a selection is with its fragments spread, and how many values its answer may hold.
 
     A page whose `first` is a variable is left out of `values`: `paged` has what one row of it brings, by the variable.
-    What the schema tells of itself is left out too: `told` has what it tells of each type.
+    Introspection is left out of `depth`, `fields`, `aliases` and `values`, because it is deep and long by nature. What
+    it costs is bounded by two numbers of its own: `schema_fields` are its fields, which validation compares with each
+    other, and `told` is what it tells of each type.
     """
 
     depth: int = 0
@@ -61,13 +67,21 @@ class Size(Struct, frozen=True):
     aliases: int = 0
     values: int = 0
     paged: Mapping[str, int] = {}
+    schema_fields: int = 0
     told: int = 0
 
     def __add__(self, other: "Size") -> "Size":
         """Return the size of two selections side by side."""
         paged = {name: self.paged.get(name, 0) + other.paged.get(name, 0) for name in {*self.paged, *other.paged}}
-        sums = self.fields + other.fields, self.aliases + other.aliases, self.values + other.values
-        return Size(max(self.depth, other.depth), *sums, paged, self.told + other.told)
+        return Size(
+            depth=max(self.depth, other.depth),
+            fields=self.fields + other.fields,
+            aliases=self.aliases + other.aliases,
+            values=self.values + other.values,
+            paged=paged,
+            schema_fields=self.schema_fields + other.schema_fields,
+            told=self.told + other.told,
+        )
 
     def check(self) -> None:
         """Refuse a document that is too large to be worked on."""
@@ -77,6 +91,9 @@ class Size(Struct, frozen=True):
             raise exceeded("TOO_MANY_FIELDS", f"The document has {told(self.fields)} fields", MOST_FIELDS)
         if self.aliases > MOST_ALIASES:
             raise exceeded("TOO_MANY_ALIASES", f"The document has {told(self.aliases)} aliases", MOST_ALIASES)
+        if self.schema_fields > MOST_SCHEMA_FIELDS:
+            has = f"The document asks for {told(self.schema_fields)} fields of the schema"
+            raise exceeded("TOO_MANY_FIELDS", has, MOST_SCHEMA_FIELDS)
         if self.told > MOST_TOLD:
             raise exceeded("ANSWER_TOO_LARGE", f"Of each type it may tell {told(self.told)} values", MOST_TOLD)
 
@@ -129,8 +146,11 @@ class Measure:
         definition = self.schema.get_field(parent, name) if is_object_type(parent) else None
         below = self.selection(node.selection_set, get_named_type(definition.type) if definition else None)
         fields, aliases = below.fields + 1, below.aliases + (node.alias is not None)
-        if name in ("__schema", "__type"):  # deep by nature
-            return Size(1, fields, aliases, 1, told=below.values)
+        if name in ("__schema", "__type"):
+            return Size(depth=1, values=1, schema_fields=fields, told=below.values)
+        if name == "__typename" and node.alias is None and parent is not None and is_introspection_type(parent):
+            # However often it stands in a selection, it is one value of an object that is counted already.
+            return Size(depth=1, fields=1)
         own = Size(below.depth + 1, fields, aliases, 1 + cost(definition))
         return own + self.repeated(node, definition, below) if definition else own
 

@@ -172,6 +172,104 @@ async def test_an_address_that_is_no_request(asked, client):
     assert (response.status_code, code(response)) == (400, "BAD_REQUEST")
 
 
+BOM = b"\xef\xbb\xbf"
+BODY = json.dumps({"query": QUERY}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        pytest.param(BOM + BODY, "application/json", id="a byte order mark"),
+        pytest.param(BOM + BODY, "application/json; charset=utf-8", id="a mark and a charset"),
+        pytest.param(BOM + b" \r\n\t" + BODY + b"\n", "application/json", id="a mark and white space"),
+        pytest.param(b"\r\n" + BODY, "application/json", id="white space"),
+        pytest.param(BODY, 'application/json; charset="UTF-8"', id="a charset in quotes"),
+        pytest.param(BODY, "Application/JSON;Charset=Utf8", id="capitals"),
+        pytest.param(BODY, "application/json; v=1; charset=utf-8", id="another parameter"),
+        pytest.param(json.dumps({"query": "\ufeff" + QUERY}).encode(), "application/json", id="a mark in the document"),
+    ],
+)
+async def test_what_clients_put_before_json(body, content_type, client):
+    """A mark of the encoding says nothing that the answer depends on."""
+    response = await client.post("/graphql", content=body, headers={"content-type": content_type})
+    assert (response.status_code, response.json()) == (200, LATEST)
+
+
+async def test_a_mark_before_the_json_in_an_address(client):
+    params = {"query": QUERY, "variables": '\ufeff{"series": "main"}', "extensions": "\ufeff{}"}
+    response = await client.get("/graphql", params=params)
+    assert (response.status_code, response.json()) == (200, LATEST)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (BODY.decode().encode("utf-16"), "A body must be in UTF-8; this one is in UTF-16."),
+        (BODY.decode().encode("utf-16-le"), "A body must be in UTF-8; this one is in UTF-16."),
+        (BODY.decode().encode("utf-16-be"), "A body must be in UTF-8; this one is in UTF-16."),
+        (BODY.decode().encode("utf-32"), "A body must be in UTF-8; this one is in UTF-32."),
+        (b'{"query": "caf\xe9"}', "A body must be in UTF-8; the byte at 14 is none of it."),
+        (BOM + BOM + BODY, "That is not JSON."),
+        (BODY + BOM, "That is not JSON."),
+        (BOM, "That is not JSON."),
+        (b")]}'\n" + BODY, "That is not JSON."),
+    ],
+    ids=[
+        "UTF-16",
+        "UTF-16LE",
+        "UTF-16BE",
+        "UTF-32",
+        "Latin-1",
+        "two marks",
+        "a mark behind",
+        "a mark alone",
+        "a prefix",
+    ],
+)
+async def test_what_is_no_json_in_utf_8(body, said, client):
+    """The refusal says what the encoding is, where that can be told."""
+    response = await client.post("/graphql", content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, code(response)) == (400, "BAD_REQUEST")
+    assert response.json()["errors"][0]["message"] == said
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ('{"query": "{ a }", "query": "{ b }"}', "query"),
+        ('{"query": "{ a }", "\\u0071uery": "{ b }"}', "query"),
+        ('{"query": "{ a }", "variables": {"n": 1}, "variables": {"n": 2}}', "variables"),
+        ('{"query": "{ a }", "variables": {"n": 1, "n": 2}}', "n"),
+        ('{"query": "{ a }", "variables": {"n": [{"m": 1, "m": true}]}}', "m"),
+        ('{"query": "{ a }", "variables": {"n": 1, "n": 1.0}}', "n"),
+        ('{"query": "{ a }", "operationName": "A", "operationName": null}', "operationName"),
+        ('{"query": "{ a }", "extensions": {"a": 1}, "extensions": null}', "extensions"),
+        ('{"query": "{ a }", "\\ud800": 1, "\\ud800": 2}', "?"),
+    ],
+)
+async def test_two_values_for_one_name(body, name, client):
+    """Readers would not agree on which of them was sent, so neither is taken."""
+    response = await client.post("/graphql", content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, code(response)) == (400, "BAD_REQUEST")
+    expected = f'"{name}" stands in one JSON object twice, with different values.'
+    assert response.json()["errors"][0]["message"] == expected
+
+
+async def test_one_value_twice_for_one_name(client):
+    body = json.dumps({"query": QUERY})[:-1] + ', "variables": {"series": "main", "series": "main"}}'
+    response = await client.post("/graphql", content=body, headers={"content-type": "application/json"})
+    assert response.json() == LATEST
+
+
+@pytest.mark.parametrize("name", ["query", "variables", "operationName", "extensions"])
+async def test_two_values_in_an_address(name, client):
+    asked = [("query", QUERY), (name, "a"), (name, "b")]
+    response = await client.get("/graphql", params=asked)
+    assert (response.status_code, code(response)) == (400, "BAD_REQUEST")
+    assert response.json()["errors"][0]["message"] == f"`{name}` stands in the address twice, with different values."
+    assert (await client.get("/graphql", params=[("query", QUERY), ("query", QUERY)])).json() == LATEST
+
+
 async def test_surrogates_in_a_body(client):
     """JSON can escape what no text can hold: an id like that is none, any other text is refused too."""
     body = rb'{"query": "query($id: ID!) { batch(id: $id) { id } }", "variables": {"id": "\ud800"}}'

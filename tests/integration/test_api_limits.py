@@ -3,13 +3,26 @@
 import json
 import re
 import time
+from itertools import count
 from pathlib import Path
 from random import Random
 
 import pytest
 from api_operations import Operations
 from api_records import FACTS, an_id, engine_on
-from graphql import GraphQLSchema, build_schema, get_introspection_query, parse
+from graphql import (
+    FieldNode,
+    GraphQLSchema,
+    NameNode,
+    OperationDefinitionNode,
+    SelectionSetNode,
+    Visitor,
+    build_schema,
+    get_introspection_query,
+    parse,
+    print_ast,
+    visit,
+)
 from psycopg.errors import QueryCanceled
 from test_api_differential import VALUES
 from test_api_operations import OPERATIONS
@@ -24,6 +37,13 @@ from app.domain.calendar import FORTNIGHT
 
 INTROSPECTION = get_introspection_query(
     specified_by_url=True, directive_is_repeatable=True, schema_description=True, input_value_deprecation=True
+)
+EVERYTHING = get_introspection_query(
+    specified_by_url=True,
+    directive_is_repeatable=True,
+    schema_description=True,
+    input_value_deprecation=True,
+    one_of=True,
 )
 PAGE = """batches(first: 100) { nodes { id runDate status late
     picks { ticker action reasoning initialPrice latestMetric { alphaPct hit } }
@@ -59,7 +79,33 @@ HOSTILE = {
     "a bomb in the schema": (
         bomb(40, "__schema", "__Schema"),
         "TOO_MANY_FIELDS",
-        "over a billion fields; the limit is 235.",
+        "over a billion fields of the schema; the limit is 350.",
+    ),
+    "351 repeated fields of the schema": (
+        "{ __schema {" + "description " * 350 + "} }",
+        "TOO_MANY_FIELDS",
+        "351 fields of the schema; the limit is 350.",
+    ),
+    "351 repeated names of types of the schema": (
+        "{ __schema {" + "__typename " * 350 + "} }",
+        "TOO_MANY_FIELDS",
+        "351 fields of the schema; the limit is 350.",
+    ),
+    "a fragment of the schema that nobody spreads": (
+        "{ __typename } fragment F on __Type {" + "name " * 235 + "}",
+        "TOO_MANY_FIELDS",
+        "236 fields; the limit is 235.",
+    ),
+    "introspection beside too many fields": (
+        "{ __schema { description }" + "__typename " * 236 + "}",
+        "TOO_MANY_FIELDS",
+        "236 fields; the limit is 235.",
+    ),
+    "names of types by many names": (
+        "{ __schema { types { fields { type {" + " ".join(f"t{n}: __typename" for n in range(120)) + "} } } } }",
+        "ANSWER_TOO_LARGE",
+        # Of a type: its fields; of each of the usual five: its type, and that one's 120 values.
+        "Of each type it may tell 607 values; the limit is 550.",
     ),
     "240 repeated fields": ("{" + "__typename " * 240 + "}", "TOO_MANY_FIELDS", "240 fields; the limit is 235."),
     "240 repeated selections": (
@@ -224,6 +270,69 @@ async def test_what_people_need_passes(name, pool):
         variables |= {"before": "2025-12-29", "after": "2026-01-12"}
     if name not in LAST:
         variables["first"] = 100
+    answer = json.loads((await engine_on(pool).answer(query, variables)).body)
+    assert "errors" not in answer
+
+
+def with_typename(query: str) -> str:
+    """A document as Apollo Client sends it: `__typename` in every selection but the operation's own."""
+
+    class Adding(Visitor):
+        def leave_selection_set(self, node, _key, parent, *_):
+            if isinstance(parent, OperationDefinitionNode):
+                return None
+            name = FieldNode(name=NameNode(value="__typename"), arguments=(), directives=())
+            return SelectionSetNode(selections=(*node.selections, name))
+
+    return print_ast(visit(parse(query), Adding()))
+
+
+def aliased(query: str) -> str:
+    """A document that gives each field below its root a name of its own."""
+    number = count()
+
+    class Renaming(Visitor):
+        def leave_field(self, node, *_):
+            if node.name.value.startswith("__s"):
+                return None
+            alias = NameNode(value=f"a{next(number)}")
+            return FieldNode(
+                alias=alias, name=node.name, arguments=node.arguments, directives=(), selection_set=node.selection_set
+            )
+
+    return print_ast(visit(parse(query), Renaming()))
+
+
+TYPES = list(enumerate(schema.type_map))
+# The kind: introspection that a tool sends and that costs no more than the standard query. The example is the first.
+INTROSPECTIONS = {
+    "with __typename everywhere": with_typename(INTROSPECTION),
+    "as it is": INTROSPECTION,
+    "as short as it can be": get_introspection_query(descriptions=False),
+    "with every option and __typename": with_typename(EVERYTHING),
+    "with every option": EVERYTHING,
+    "of the depth that older tools ask for": with_typename(get_introspection_query(type_depth=7)),
+    "in other names": aliased(INTROSPECTION),
+    "in other names, with __typename": with_typename(aliased(INTROSPECTION)),
+    "with inline fragments": with_typename("{ __schema { types { ... on __Type { name fields { name } } } } }"),
+    "of one type": with_typename('{ __type(name: "Batch") { name fields { name type { name ofType { name } } } } }'),
+    "of every type, one by one": "{" + " ".join(f't{n}: __type(name: "{name}") {{ name }}' for n, name in TYPES) + "}",
+    "beside the record": INTROSPECTION.replace("{", "{ latestBatch { __typename id } ", 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INTROSPECTIONS)
+async def test_introspection_passes(name, pool):
+    """It is exempt from depth, fields, aliases and values alike; its own limits have room for what tools send."""
+    answer = json.loads((await engine_on(pool).answer(INTROSPECTIONS[name])).body)
+    assert list(answer) == ["data"]
+
+
+@pytest.mark.parametrize("name", [*sorted(OPERATIONS.keys() - {*LAST}), "a page of 100"])
+async def test_what_people_need_passes_with_typename(name, pool):
+    """Also as clients with a cache send it."""
+    query = with_typename({**OPERATIONS, "a page of 100": f"{{ {PAGE} }}"}[name])
+    variables = {"id": str(an_id(4, 1)), "runDate": "2026-01-05", "first": 100}
     answer = json.loads((await engine_on(pool).answer(query, variables)).body)
     assert "errors" not in answer
 

@@ -111,6 +111,31 @@ def test_https_is_kept_to(ask, client):
         assert [headers.get("strict-transport-security") for headers in told] == ["max-age=31536000", None]
 
 
+# What proxies write: each may add its own behind the one before, in one line or in lines of their own.
+FIRST_IS_HTTPS = [
+    [b"https"],
+    [b"https,http"],
+    [b"HTTPS , http"],
+    [b" https"],
+    [b"https", b"http"],
+    [b"https,http,https"],
+    [b", https"],
+    [b"https\t,http"],
+]
+FIRST_IS_NOT = [[], [b""], [b"http"], [b"http,https"], [b"http", b"https"], [b"httpsx"], [b"xhttps"], [b"wss"]]
+
+
+@pytest.mark.parametrize(
+    ("lines", "https"), [*((lines, True) for lines in FIRST_IS_HTTPS), *((lines, False) for lines in FIRST_IS_NOT)]
+)
+def test_the_first_proxy_tells_what_the_client_spoke(lines, https, served):
+    """Those behind it may speak http with each other."""
+    forwarded = b"".join(b"X-Forwarded-Proto: %b\r\n" % line for line in lines)
+    for path in (b"/live", b"/graphql?query={service{version}}", b"/nope"):
+        request = b"GET %b HTTP/1.1\r\nHost: x\r\n%bConnection: close\r\n\r\n" % (path, forwarded)
+        assert (b"strict-transport-security: max-age=31536000\r\n" in raw(served.told, request)) is https
+
+
 def test_too_much_at_once_is_refused_strictly(migrated, tmp_path):
     """Also what is refused at next to no cost."""
     with serving(tmp_path, DATABASE_URL=migrated) as server, psycopg.connect(migrated) as holding:

@@ -16,6 +16,7 @@ from litestar import Litestar
 from processes import serving
 from psycopg.rows import class_row
 
+from api.cache import Cache
 from app.database.revision import Revision
 from app.domain.calendar import due_at
 from app.domain.model import JournalEntry, JournalKind
@@ -78,7 +79,13 @@ async def streamed(pool, **options) -> AsyncIterator[tuple[httpx.AsyncClient, Li
     revision = Revision()
     live = Live(revision.changed, Site(engine_on(pool)).head, **options)
     app = Litestar([live.route({"X-Mark": "1"})], openapi_config=None, logging_config=None)
-    config = uvicorn.Config(app, http=TimeoutProtocol, log_config=None, lifespan="off", timeout_graceful_shutdown=20)
+    config = uvicorn.Config(
+        Cache(app, lambda: None),
+        http=TimeoutProtocol,
+        log_config=None,
+        lifespan="off",
+        timeout_graceful_shutdown=20,
+    )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with (

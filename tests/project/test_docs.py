@@ -118,6 +118,6 @@ def test_the_limits_are_the_codes_own():
     assert told == [
         *(http.LONGEST_BODY // 1024, http.SLOWEST_BODY),
         *(limits.LONGEST_DOCUMENT, limits.MOST_TOKENS, limits.DEEPEST, limits.MOST_FIELDS, limits.MOST_ALIASES),
-        *(limits.MOST_VALUES, limits.MOST_TOLD, limits.DEEPEST_VARIABLES),
+        *(limits.MOST_VALUES, limits.MOST_SCHEMA_FIELDS, limits.MOST_TOLD, limits.DEEPEST_VARIABLES),
         *(MOST_MONDAYS, int(cost), 1, fields.LONGEST_PAGE, READ_LIMIT, cache.MOST_AT_ONCE),
     ]

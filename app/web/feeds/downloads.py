@@ -23,7 +23,7 @@ from api.cache import names
 from api.engine import Answer, Engine, refused
 from api.fields import refusal
 from api.headers import pairs
-from api.http import busy, gone
+from api.http import HEAD_ONLY, busy, gone
 from api.schema import quoted, read_date
 from app.domain.model import SERIES
 from app.domain.text import one_line
@@ -133,7 +133,7 @@ class Downloads:
             (b"content-type", TYPES[form].encode()),
             (b"content-disposition", f'attachment; filename="{called}"'.encode()),
         ]
-        return {"type": "http.response.start", "status": 200, "headers": headers}, scope["method"] == "GET"
+        return {"type": "http.response.start", "status": 200, "headers": headers}, HEAD_ONLY not in scope
 
 
 def asked(said: Iterable[tuple[str, str]], series: Collection[str] = (SERIES,)) -> Wanted:
@@ -194,5 +194,5 @@ async def _first(first: Part, rest: AsyncGenerator[Part]) -> AsyncGenerator[Part
 
 async def _refuse(scope: Any, receive: Any, send: Any, answer: Answer) -> None:
     request = Request[Any, Any, Any](scope)
-    response = unanswered(request, answer).to_asgi_response(None, request, is_head_response=scope["method"] == "HEAD")
+    response = unanswered(request, answer).to_asgi_response(None, request)
     await response(scope, receive, send)
