@@ -7,11 +7,13 @@ connections but what PgBouncer itself carries from session to session: the time 
 transaction that needs more says so itself (`transaction`, `queries.fetcher`).
 """
 
+import asyncio
 import os
 import select
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +21,8 @@ from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from app.core import presence
+from app.core.presence import CONNECT_TIMEOUT, READ_ONLY, RETRY
 from app.errors import ConfigurationError
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
@@ -27,10 +31,10 @@ SEARCH_PATH = "public, queue"
 
 # A half-open connection must not hang a worker for the two hours that TCP would allow.
 KEEPALIVES: dict[str, Any] = {
-    "keepalives_idle": 20,
-    "keepalives_interval": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
     "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
+    "tcp_user_timeout": 10_000,
 }
 _told: WeakKeyDictionary[Pool, Callable[[], None]] = WeakKeyDictionary()
 _ON_EVERY_SESSION = {
@@ -56,6 +60,7 @@ def make_pool(
     limit: int = 0,
     generic: bool = False,
     wait: float = 10,
+    longest: float = 0,
 ) -> Pool:
     """
     Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres.
@@ -66,9 +71,14 @@ def make_pool(
     `generic` says that a prepared statement's plan serves for any parameters: Postgres, which takes a LIMIT that it
     does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long. And it
     may take a page of an index for as near as any other, or three rows would be gathered in a bitmap and sorted.
-    A connection is waited for no longer than `wait` seconds.
+    A connection is waited for no longer than `wait` seconds. `longest` is how many seconds it may be used at a time,
+    0 being without end: then it is ended, because whatever it leads to has fallen silent.
     """
-    kwargs: dict[str, Any] = {**KEEPALIVES, "connect_timeout": 10, "application_name": f"alpha-monday {name}"}
+    kwargs: dict[str, Any] = {
+        **KEEPALIVES,
+        "connect_timeout": CONNECT_TIMEOUT,
+        "application_name": f"alpha-monday {name}",
+    }
     if autocommit:
         kwargs["autocommit"] = True
     if pooled:
@@ -76,8 +86,10 @@ def make_pool(
     else:
         session = {**_ON_EVERY_SESSION, "statement_timeout": f"{limit}s", **(_GENERIC if generic else {})}
         kwargs["options"] = " ".join(f"-c {key}={value.replace(' ', '')}" for key, value in session.items())
-    return AsyncConnectionPool(
+    return ReconnectingPool(
         conninfo,
+        pooled=pooled,
+        longest=longest,
         kwargs=kwargs,
         min_size=least,
         max_size=size,
@@ -86,10 +98,113 @@ def make_pool(
         max_lifetime=600,
         max_idle=300,
         configure=_carry if pooled else None,
-        check=alive,
         name=name,
         open=False,
     )
+
+
+class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
+    """
+    A pool that is back as soon as its database is.
+
+    psycopg's pool waits twice as long after each failed attempt to connect, up to `reconnect_timeout`, and gives up
+    after that until a connection is asked for. So that time is short here, and a pool that has given up is asked.
+    What it meets is reported to `app.core.presence`.
+    """
+
+    def __init__(self, conninfo: str, *, pooled: bool, longest: float, **options: Any) -> None:
+        super().__init__(
+            conninfo,
+            connection_class=_reporting(presence.of(where(conninfo))),
+            check=self._look_at,
+            reconnect_timeout=RETRY,
+            reconnect_failed=self._asked_again,
+            **options,
+        )
+        self._presence, self._longest = presence.of(where(conninfo)), longest
+        self._presence.pooled = pooled
+        self._asking: asyncio.Task[None] | None = None
+        self._emptied_at = 0.0
+
+    @asynccontextmanager
+    async def connection(  # noqa: ASYNC109 - the base class has it
+        self, timeout: float | None = None
+    ) -> AsyncIterator[AsyncConnection[Any]]:
+        """Give a connection; one that cannot write is ended, and not kept for the next that asks."""
+        async with super().connection(timeout) as conn:
+            ending = asyncio.get_running_loop().call_later(self._longest, hang_up, conn) if self._longest else None
+            try:
+                yield conn
+            except READ_ONLY as error:
+                await conn.close()
+                self._presence.failed(error)
+                raise
+            except Error as error:
+                self._presence.failed(error)
+                if conn.closed:
+                    await self._empty()
+                raise
+            finally:
+                if ending:
+                    ending.cancel()
+            if self._presence.is_away:
+                self._presence.worked(conn)
+
+    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the base class has it
+        """Close the pool."""
+        if self._asking:
+            self._asking.cancel()
+        await super().close(timeout)
+
+    async def _look_at(self, conn: AsyncConnection[Any]) -> None:
+        """Raise if a connection that lay in the pool has ended."""
+        try:
+            await alive(conn)
+        except Error:
+            await self._empty()
+            raise
+
+    async def _empty(self) -> None:
+        """
+        Replace all connections that lie in the pool, because one has ended: most likely the others have, too.
+
+        The pool would try one after the other, and wait a second, two, four, ... between them.
+        """
+        if not self.closed and monotonic() - self._emptied_at > 1:
+            self._emptied_at = monotonic()
+            await self.drain()
+
+    async def _asked_again(self, _: Any) -> None:
+        """Ask for a connection, now that the pool has given up and nothing else may ask."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        while not self.closed:
+            stats = self.get_stats()
+            wanted = max(self.min_size, 1 if stats.get("requests_waiting") else 0)
+            if stats["pool_size"] >= wanted:
+                return
+            with suppress(OperationalError):
+                async with self.connection(timeout=RETRY):
+                    return
+
+
+def _reporting(its: presence.Presence) -> type[AsyncConnection[Any]]:
+    """Return a class of connections that report whether they could be made."""
+
+    class Connection(AsyncConnection[Any]):
+        @classmethod
+        async def connect(cls, *conninfo: Any, **options: Any) -> Any:
+            try:
+                conn = await super().connect(*conninfo, **options)
+            except Error as error:
+                its.failed(error, connecting=True)
+                raise
+            its.connected(conn)
+            return conn
+
+    return Connection
 
 
 async def _carry(conn: AsyncConnection[Any]) -> None:
@@ -127,7 +242,7 @@ async def opened(pool: Pool) -> AsyncIterator[Pool]:
 async def check(conninfo: Any) -> None:
     """Refuse, naming the place and the reason, if the database cannot be reached."""
     try:
-        async with await AsyncConnection.connect(conninfo, connect_timeout=10):
+        async with await AsyncConnection.connect(conninfo, connect_timeout=CONNECT_TIMEOUT):
             pass
     except OperationalError as error:
         raise unreachable(conninfo, error) from None

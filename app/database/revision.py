@@ -17,8 +17,9 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection, Notify
 
-from app.core import tasks
-from app.database.pools import KEEPALIVES, hang_up
+from app.core import presence, tasks
+from app.core.presence import CONNECT_TIMEOUT
+from app.database.pools import KEEPALIVES, hang_up, where
 from app.domain.text import one_line
 
 BEAT = 2.0
@@ -74,22 +75,27 @@ class Revision:
     async def _listen(self, conninfo: str) -> None:
         """Hear announcements until it is time to leave, on one connection after another."""
         heard = True
+        database = presence.of(where(conninfo))
         while not self._leaving:
             try:
                 async with await AsyncConnection.connect(
                     conninfo,
                     autocommit=True,
-                    connect_timeout=5,
+                    connect_timeout=CONNECT_TIMEOUT,
                     application_name="alpha-monday announcements",
                     **KEEPALIVES,
                 ) as conn:
                     self._conn = conn
+                    database.connected(conn)
                     await conn.execute("LISTEN record")
                     self.moved()  # whatever was announced before, nobody heard
                     while True:
                         await self._beat(conn)
+                        database.worked(conn)
                         heard = True
             except (psycopg.Error, OSError) as error:
+                if not self._leaving:
+                    database.failed(error, connecting=self._conn is None)
                 if heard and not self._leaving:
                     log.warning("no announcements are heard, no answers kept", reason=one_line(error))
                 heard = False
