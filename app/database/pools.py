@@ -127,8 +127,9 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
         self._emptied_at = 0.0
 
     @asynccontextmanager
-    async def connection(  # noqa: ASYNC109 - the base class has it
-        self, timeout: float | None = None
+    async def connection(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - the base class has it
     ) -> AsyncIterator[AsyncConnection[Any]]:
         """Give a connection; one that cannot write is ended, and not kept for the next that asks."""
         async with super().connection(timeout) as conn:
