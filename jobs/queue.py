@@ -56,6 +56,7 @@ DATABASE_AWAY = timedelta(seconds=5)
 # A job that is refused as too early waits for so long at least; and at most, if Postgres takes it for due already.
 SHORTEST_WAIT = timedelta(seconds=1)
 LONGEST_CORRECTION = timedelta(minutes=1)
+MOST_APART = timedelta(days=2)
 
 MOST_SURPRISES = 5
 
@@ -119,13 +120,9 @@ class Jobs(JobManager):
             await super().retry_job(job, retry_at, priority, queue, lock)
 
     async def _in_postgres_time(self, at: datetime) -> datetime:
-        """
-        Return when Postgres, whose clock decides what is due, will have waited as long as our clock says.
-
-        A simulated clock is Postgres's, too.
-        """
+        """Return when Postgres, whose clock decides what is due, will have waited as long as our clock says."""
         clock = self._clock()
-        if not isinstance(clock, RealClock):
+        if getattr(clock, "is_simulated", False):  # Postgres goes by the same simulated time
             return at
         row = await self.connector.execute_query_one_async("SELECT clock_timestamp() AS now")
         return retried_at(at, ours=clock.now(), postgres=row["now"])
@@ -149,14 +146,17 @@ def retried_at(at: datetime, *, ours: datetime, postgres: datetime) -> datetime:
     Return the time by Postgres's clock at which a job is tried again that waits until `at` by ours.
 
     The wait is what counts: where our clock is behind, `at` is in Postgres's past, and the job would be fetched again
-    at once, over and over. Such a wait is cut into pieces, because our clock may be set right at any moment.
+    at once, over and over; where it is ahead, the job would wait longer. A wait for what Postgres takes for due already
+    is cut into pieces, because our clock may be set right at any moment.
     """
     wait = at - ours
     if wait <= timedelta(0):
-        return postgres
+        return min(at, postgres)
     if at <= postgres:
-        wait = min(wait, LONGEST_CORRECTION)
-    return postgres + max(wait, SHORTEST_WAIT)
+        return postgres + max(SHORTEST_WAIT, min(wait, LONGEST_CORRECTION))
+    if abs(postgres - ours) > MOST_APART:  # no clock is so wrong: it is set to another time on purpose
+        return at
+    return postgres + max(SHORTEST_WAIT, wait)
 
 
 class Queue(procrastinate.App):

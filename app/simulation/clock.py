@@ -113,6 +113,11 @@ class SimulatedClock:
         self._job: ContextVar[int | None] = ContextVar("job", default=None)
         self._asleep: dict[asyncio.Task[Any] | None, datetime] = {}
 
+    @property
+    def is_simulated(self) -> bool:
+        """Return whether the time is another than the real one: Postgres decides by it, too, what is due."""
+        return bool(self.lag)
+
     def now(self) -> datetime:
         """Return the told time, in UTC."""
         now = datetime.now(UTC) - self.lag
