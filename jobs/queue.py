@@ -152,10 +152,11 @@ def retried_at(at: datetime, *, ours: datetime, postgres: datetime) -> datetime:
     wait = at - ours
     if wait <= timedelta(0):
         return min(at, postgres)
+    if abs(postgres - ours) > MOST_APART:
+        # No clock is so wrong: it was set to another time on purpose, and moves when it is told to.
+        return max(at, postgres + SHORTEST_WAIT)
     if at <= postgres:
-        return postgres + max(SHORTEST_WAIT, min(wait, LONGEST_CORRECTION))
-    if abs(postgres - ours) > MOST_APART:  # no clock is so wrong: it is set to another time on purpose
-        return at
+        wait = min(wait, LONGEST_CORRECTION)
     return postgres + max(SHORTEST_WAIT, wait)
 
 
