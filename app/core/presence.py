@@ -87,7 +87,7 @@ class Presence:
         self.pooled = False
         self.reads_only = False
         self._since: float | None = None
-        self._began_at = -inf
+        self._began_at: float | None = None
         self._failed_at = -inf
         self._worked_at: float | None = None
         self._refuses = False
@@ -110,7 +110,7 @@ class Presence:
         if isinstance(cause, psycopg.Error) and (cause.sqlstate or "").startswith(_COLLIDED):
             return
         now = monotonic()
-        if self._since is None and now - self._failed_at > _STEADY:
+        if self._began_at is None:
             self._began_at = now
         self._failed_at, self._worked_at = now, None
         self._refuses = self._refuses or connecting
@@ -126,6 +126,8 @@ class Presence:
             return
         if self._refuses:
             self._refuses, self._failed_at = False, monotonic() - _STEADY
+        if self._since is None:
+            self._began_at = None
         self.worked(conn)
 
     def worked(self, conn: AsyncConnection[Any] | None = None) -> None:
@@ -137,7 +139,7 @@ class Presence:
         if now - self._failed_at < _STEADY:
             return
         log.info("the database is back", database=self.where, away=f"{self._worked_at - self._since:.1f} s")
-        self._since = self._worked_at = None
+        self._since = self._worked_at = self._began_at = None
         self.reads_only = False
 
 

@@ -18,9 +18,8 @@ import structlog
 from psycopg import AsyncConnection, Notify
 
 from app.core import presence, tasks
-from app.core.presence import CONNECT_TIMEOUT
+from app.core.presence import CONNECT_TIMEOUT, why
 from app.database.pools import KEEPALIVES, hang_up, where
-from app.domain.text import one_line
 
 BEAT = 2.0
 SILENCE = 5.0
@@ -97,7 +96,7 @@ class Revision:
                 if not self._leaving:
                     database.failed(error, connecting=self._conn is None)
                 if heard and not self._leaving:
-                    log.warning("no announcements are heard, no answers kept", reason=one_line(error))
+                    log.warning("no announcements are heard, no answers kept", reason=why(error))
                 heard = False
             self._conn, self._sure_until = None, monotonic()
             if not self._leaving:
