@@ -112,10 +112,18 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
     What it meets is reported to `app.core.presence`.
     """
 
-    def __init__(self, conninfo: str, *, pooled: bool, longest: float, **options: Any) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        pooled: bool,
+        longest: float,
+        connection_class: type[AsyncConnection[Any]] = AsyncConnection,
+        **options: Any,
+    ) -> None:
         super().__init__(
             conninfo,
-            connection_class=_reporting(presence.of(where(conninfo))),
+            connection_class=_reporting(connection_class, presence.of(where(conninfo))),
             check=self._look_at,
             reconnect_timeout=RETRY,
             reconnect_failed=self._asked_again,
@@ -191,10 +199,10 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
                     return
 
 
-def _reporting(its: presence.Presence) -> type[AsyncConnection[Any]]:
-    """Return a class of connections that report whether they could be made."""
+def _reporting(made: type[AsyncConnection[Any]], its: presence.Presence) -> type[AsyncConnection[Any]]:
+    """Return the class `made` of connections, which now report whether they could be made."""
 
-    class Connection(AsyncConnection[Any]):
+    class Connection(made):  # type: ignore[valid-type, misc]
         @classmethod
         async def connect(cls, *conninfo: Any, **options: Any) -> Any:
             try:
