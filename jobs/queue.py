@@ -294,13 +294,27 @@ async def _strike(job: Job) -> int:
 MIDDLEWARE = [in_the_log, counted]
 
 
-def connector(conninfo: str) -> PsycopgConnector:
-    """Return a connector for a process: a small pool of the queue's own, so that nothing else can starve it."""
-    return PsycopgConnector(pool_factory=lambda **_: _pool(conninfo))
-
-
 def _pool(conninfo: str) -> pools.Pool:
     return pools.make_pool(conninfo, size=4, name="queue", autocommit=False, longest=LONGEST_OF_QUEUE)
+
+
+class Connector(PsycopgConnector):
+    """Procrastinate's connections: a small pool of the queue's own, so that nothing else can starve it."""
+
+    def __init__(self, address: Callable[[], str]) -> None:
+        super().__init__(pool_factory=lambda **_: _pool(address()))
+        self._address = address
+
+    async def open_async(self, pool: pools.Pool | None = None) -> None:
+        """Make the pool; refuse a database that cannot be reached, or that is not one for the record."""
+        if pool is None:
+            await pools.check(self._address())  # the pool itself would only say that it timed out
+        await super().open_async(pool)
+
+
+def connector(conninfo: str) -> Connector:
+    """Return a connector for a process that knows the queue's address."""
+    return Connector(lambda: conninfo)
 
 
 @asynccontextmanager
@@ -347,7 +361,7 @@ def tools() -> Context:
 
 
 app = Queue(
-    connector=PsycopgConnector(pool_factory=lambda **_: _pool(address_of(settings.load().queue_address))),
+    connector=Connector(lambda: address_of(settings.load().queue_address)),
     import_paths=["jobs.weekly", "jobs.daily", "jobs.late_splits", "jobs.alerts", "jobs.heartbeat"],
     worker_defaults={
         "concurrency": 8,

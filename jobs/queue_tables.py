@@ -233,7 +233,7 @@ async def counts(conn: Conn) -> list[Counted]:
             SELECT task_name AS task, status::text, count(*) AS jobs
             FROM procrastinate_jobs
             GROUP BY task_name, procrastinate_jobs.status
-            ORDER BY task_name, procrastinate_jobs.status
+            ORDER BY task_name COLLATE "C", procrastinate_jobs.status
             """
         )
         return await cursor.fetchall()

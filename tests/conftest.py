@@ -71,7 +71,8 @@ def create(server) -> Callable[..., str]:
     def make(template: str = "template0") -> str:
         name = f"am_{uuid4().hex[:12]}"
         with psycopg.connect(server("postgres"), autocommit=True) as conn:
-            conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            encoding = "ENCODING 'UTF8' LOCALE 'C'" if template == "template0" else ""
+            conn.execute(f"CREATE DATABASE {name} TEMPLATE {template} {encoding}")
         made.append(name)
         return server(name)
 

@@ -27,6 +27,7 @@ from uuid import uuid4
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from app.database import sessions
 from app.errors import ConfigurationError
 
 FOLDER = Path(".alpha-monday") / "postgres"
@@ -90,14 +91,14 @@ class EmbeddedPostgres:
     def database(self, name: str) -> str:
         """Return the connection string of the database called `name`, made if it was not there."""
         there = (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation)  # a moment ago, or this very moment
-        with psycopg.connect(self.address(), autocommit=True) as conn, suppress(*there):
+        with sessions.connect(self.address(), autocommit=True) as conn, suppress(*there):
             conn.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
         return self.address(name)
 
     def answers(self) -> bool:
         """Return whether a server answers on this folder's socket."""
         try:
-            psycopg.connect(self.address(), connect_timeout=2).close()
+            sessions.connect(self.address(), connect_timeout=2).close()
         except psycopg.OperationalError:
             return False
         return True

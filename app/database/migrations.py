@@ -18,15 +18,13 @@ from procrastinate.schema import SchemaManager, migrations_path
 from psycopg import AsyncConnection
 
 from app.core.locks import Lock
+from app.database.sessions import Session
 from app.errors import ConfigurationError
 
 _FILE = re.compile(r"(\d{4})_(\w+)\.up\.sql")
 
 # A statement that waits for a lock blocks whoever comes after it; better to fail and be run again.
 _PATIENCE = "SET LOCAL lock_timeout = '10s'"
-
-# Whatever the database's own settings are, its times can be read.
-_SESSION: dict[str, Any] = {"autocommit": True, "options": "-c datestyle=ISO -c timezone=UTC"}
 
 _HISTORY = """
 CREATE SCHEMA IF NOT EXISTS operations;
@@ -85,7 +83,7 @@ def known(where: Path | None = None) -> list[Migration]:
 
 async def migrate(conninfo: str, at: datetime, down_to: int | None = None) -> list[str]:
     """Bring the database up to date, or back to `down_to`; return what was done, a line each."""
-    async with await AsyncConnection.connect(conninfo, **_SESSION) as conn:
+    async with await Session.connect(conninfo, name="migrations", autocommit=True) as conn:
         return await bring(conn, at, down_to)
 
 
@@ -110,7 +108,7 @@ async def bring(conn: AsyncConnection[Any], at: datetime, down_to: int | None = 
 
 async def status(conninfo: str) -> list[Step]:
     """Return every migration with the time of its application; the database is not changed."""
-    async with await AsyncConnection.connect(conninfo, **_SESSION) as conn:
+    async with await Session.connect(conninfo, name="migrations", autocommit=True) as conn:
         cursor = await conn.execute("SELECT to_regclass('operations.migrations') IS NOT NULL")
         there = bool((await cursor.fetchone() or (False,))[0])
         rows = await _rows(conn, "SELECT number, applied_at FROM operations.migrations") if there else []

@@ -1,10 +1,9 @@
 """
 Connections: one small pool for the queue, another for everything else.
 
-Both reach the record (`public`) and the queue (`queue`) by search_path. Behind PgBouncer in transaction mode, which
-refuses start-up options and may hand every transaction another session, nothing is prepared, and nothing is set on
-connections but what PgBouncer itself carries from session to session: the time zone and the style of dates. A
-transaction that needs more says so itself (`transaction`, `queries.fetcher`).
+How each connection is made and what is set on it stands in `app/database/sessions.py`. Behind PgBouncer in transaction
+mode, which refuses start-up options and may hand every transaction another session, nothing is prepared, and each
+transaction says what it needs as it begins.
 """
 
 import asyncio
@@ -18,35 +17,17 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError
-from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from app.core import presence
-from app.core.presence import CONNECT_TIMEOUT, READ_ONLY, RETRY
+from app.core.presence import READ_ONLY, RETRY
+from app.database import sessions
+from app.database.sessions import PooledSession, Session
 from app.errors import ConfigurationError
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
 
-SEARCH_PATH = "public, queue"
-
-# A half-open connection must not hang a worker for the two hours that TCP would allow.
-KEEPALIVES: dict[str, Any] = {
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-}
 _told: WeakKeyDictionary[Pool, Callable[[], None]] = WeakKeyDictionary()
-_ON_EVERY_SESSION = {
-    "search_path": SEARCH_PATH,
-    "timezone": "UTC",
-    "datestyle": "ISO",
-    "jit": "off",
-    # A process that stands still in a transaction holds its locks; after as long its jobs are put back, too.
-    "idle_in_transaction_session_timeout": "30s",
-}
-_GENERIC = {"plan_cache_mode": "force_generic_plan", "random_page_cost": "1"}
-_CARRIED = "SET timezone = 'UTC'; SET datestyle = 'ISO'"
 
 
 def make_pool(
@@ -67,29 +48,22 @@ def make_pool(
 
     With 0 as `least` it has none before it is asked, and none again after five minutes in which it was not.
     `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it. `limit` is
-    how many seconds a statement may take, 0 being without end; behind a PgBouncer `queries.fetcher` says it to each.
+    how many seconds a statement may take, 0 being without end.
     `generic` says that a prepared statement's plan serves for any parameters: Postgres, which takes a LIMIT that it
     does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long. And it
     may take a page of an index for as near as any other, or three rows would be gathered in a bitmap and sorted.
     A connection is waited for no longer than `wait` seconds. `longest` is how many seconds it may be used at a time,
     0 being without end: then it is ended, because whatever it leads to has fallen silent.
     """
-    kwargs: dict[str, Any] = {
-        **KEEPALIVES,
-        "connect_timeout": CONNECT_TIMEOUT,
-        "application_name": f"alpha-monday {name}",
-    }
-    if autocommit:
+    session: Any = PooledSession if pooled else Session
+    kwargs: dict[str, Any] = {"name": name, "limit": limit, "generic": generic}
+    if autocommit:  # or not a word of it: Procrastinate says it beside these where it listens
         kwargs["autocommit"] = True
-    if pooled:
-        kwargs["prepare_threshold"] = None
-    else:
-        session = {**_ON_EVERY_SESSION, "statement_timeout": f"{limit}s", **(_GENERIC if generic else {})}
-        kwargs["options"] = " ".join(f"-c {key}={value.replace(' ', '')}" for key, value in session.items())
     return ReconnectingPool(
         conninfo,
         pooled=pooled,
         longest=longest,
+        connection_class=session,
         kwargs=kwargs,
         min_size=least,
         max_size=size,
@@ -97,7 +71,6 @@ def make_pool(
         # Managed services end connections after ten minutes.
         max_lifetime=600,
         max_idle=300,
-        configure=_carry if pooled else None,
         name=name,
         open=False,
     )
@@ -216,10 +189,6 @@ def _reporting(made: type[AsyncConnection[Any]], its: presence.Presence) -> type
     return Connection
 
 
-async def _carry(conn: AsyncConnection[Any]) -> None:
-    await conn.execute(_CARRIED)
-
-
 async def alive(conn: AsyncConnection[Any]) -> None:
     """
     Raise if a connection that lay in the pool has ended.
@@ -236,7 +205,8 @@ async def alive(conn: AsyncConnection[Any]) -> None:
 @asynccontextmanager
 async def opened(pool: Pool) -> AsyncIterator[Pool]:
     """Open `pool` for the time of the context; one clear line if the database is not there."""
-    await check(pool.conninfo)  # the pool itself would only say that it timed out
+    # The pool itself would only say that it timed out.
+    await check(pool.conninfo, pooled=issubclass(pool.connection_class, PooledSession))
     try:
         await pool.open(wait=True, timeout=10)
     except PoolTimeout:
@@ -248,10 +218,11 @@ async def opened(pool: Pool) -> AsyncIterator[Pool]:
         await pool.close()
 
 
-async def check(conninfo: Any) -> None:
-    """Refuse, naming the place and the reason, if the database cannot be reached."""
+async def check(conninfo: Any, *, pooled: bool = False) -> None:
+    """Refuse, naming the place and the reason, if the database cannot be reached, or is not one for the record."""
+    session = PooledSession if pooled else Session
     try:
-        async with await AsyncConnection.connect(conninfo, connect_timeout=CONNECT_TIMEOUT):
+        async with await session.connect(conninfo, name="check"):
             pass
     except OperationalError as error:
         raise unreachable(conninfo, error) from None
@@ -259,14 +230,17 @@ async def check(conninfo: Any) -> None:
 
 def unreachable(conninfo: Any, error: OperationalError) -> ConfigurationError:
     """Return what to say of a database that cannot be reached; libpq's own advice on it is left out."""
-    told = [line.strip() for line in str(error).splitlines() if not line.startswith("\tIs the server running")]
+    told = [line.strip() for line in str(error).splitlines() if not line.startswith("\t")]
     reason = " ".join(told).removeprefix("connection failed: ").rstrip(".")
-    return ConfigurationError(f"The database at {where(conninfo)} cannot be reached: {reason}. Check DATABASE_URL.")
+    also = "".join(f", and {name} of the environment" for name in sessions.variables(conninfo))
+    return ConfigurationError(
+        f"The database at {where(conninfo)} cannot be reached: {reason}. Check DATABASE_URL{also}."
+    )
 
 
 def where(conninfo: Any) -> str:
     """Return host, port and name of a database: never its password."""
-    parts = conninfo_to_dict(conninfo)
+    parts = sessions.place(conninfo)
     return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
 
 
@@ -280,7 +254,6 @@ async def transaction(pool: Pool, *, at_once: bool = True) -> AsyncIterator[Asyn
     """
     try:
         async with pool.connection() as conn, conn.transaction():
-            await conn.execute(f"SET LOCAL search_path = {SEARCH_PATH}")
             yield conn
     finally:
         # Also after an error: a commit whose answer was lost is a commit.

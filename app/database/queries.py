@@ -20,7 +20,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from app.database.pools import SEARCH_PATH, Pool, hang_up
+from app.database.pools import Pool, hang_up
 
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
 Names = OrderedDict[str, bytes]
@@ -39,12 +39,10 @@ def fetcher(pool: Pool, *, pooled: bool = False, limit: int = 0) -> Fetch:
     still, is left.
     """
     known: WeakKeyDictionary[AsyncConnection[Any], Names] = WeakKeyDictionary()
-    first = f"SET LOCAL search_path = {SEARCH_PATH}; SET LOCAL jit = off; SET LOCAL statement_timeout = '{limit}s'"
 
     async def ask(conn: AsyncConnection[Any], sql: str, values: list[bytes | None]) -> PGresult:
         if pooled:
             async with conn.transaction():
-                await conn.execute(first)
                 conn.pgconn.send_query_params(sql.encode(), values)
                 return await result(conn.pgconn)
         name = await prepared(conn.pgconn, known.setdefault(conn, OrderedDict()), sql)
@@ -74,7 +72,6 @@ async def standing(pool: Pool, *, limit: int = 0) -> AsyncIterator[Fetch]:
     """
     async with pool.connection() as conn, conn.transaction():
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        await conn.execute(f"SET LOCAL search_path = {SEARCH_PATH}; SET LOCAL jit = off")
         await conn.execute(f"SET LOCAL statement_timeout = '{limit}s'")
         yield fetching(conn, limit)
 

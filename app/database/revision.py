@@ -18,8 +18,9 @@ import structlog
 from psycopg import AsyncConnection, Notify
 
 from app.core import presence, tasks
-from app.core.presence import CONNECT_TIMEOUT, why
-from app.database.pools import KEEPALIVES, hang_up, where
+from app.core.presence import why
+from app.database.pools import hang_up, where
+from app.database.sessions import Session
 
 BEAT = 2.0
 SILENCE = 5.0
@@ -77,13 +78,7 @@ class Revision:
         database = presence.of(where(conninfo))
         while not self._leaving:
             try:
-                async with await AsyncConnection.connect(
-                    conninfo,
-                    autocommit=True,
-                    connect_timeout=CONNECT_TIMEOUT,
-                    application_name="alpha-monday announcements",
-                    **KEEPALIVES,
-                ) as conn:
+                async with await Session.connect(conninfo, name="announcements", autocommit=True) as conn:
                     self._conn = conn
                     database.connected(conn)
                     await conn.execute("LISTEN record")

@@ -66,10 +66,7 @@ _LATE_CHECKPOINT = timedelta(hours=12)
 
 _MAX_JOBS = 10_000
 
-_READ_ONE_MOMENT = f"""
-SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
-SET LOCAL search_path = {pools.SEARCH_PATH}
-"""
+_READ_ONE_MOMENT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _WITHIN_TIME_LIMIT = f"; SET LOCAL statement_timeout = '{TIME_LIMIT}s'"
 
 # What a job or a failure is about: a Monday and, of a checkpoint, its day.

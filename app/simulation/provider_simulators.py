@@ -28,6 +28,7 @@ import psycopg
 import uvicorn
 import uvloop
 
+from app.database.sessions import Session
 from app.domain.calendar import Calendar, today
 from app.domain.model import PICKS_PER_BATCH
 from app.errors import ConfigurationError
@@ -255,7 +256,7 @@ def told_by(conninfo: str) -> Now:
         while real.now() - asked < AWAY:
             try:
                 if connection is None or connection.closed:
-                    connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+                    connection = await Session.connect(conninfo, name="simulators", autocommit=True)
                 row = await (await connection.execute("SELECT told.now()")).fetchone()
                 assert row
                 told: datetime = row[0].astimezone(UTC)
@@ -274,7 +275,7 @@ def thinking_in(conninfo: str) -> Callable[[float], Awaitable[None]]:
 
     async def think(seconds: float) -> None:
         with suppress(psycopg.Error):  # the database is away: the answer comes at once
-            async with await psycopg.AsyncConnection.connect(conninfo) as connection:
+            async with await Session.connect(conninfo, name="simulators") as connection:
                 await connection.execute("UPDATE told.clock SET lag = greatest(0, lag - %s)", (seconds,))
         await RealClock().sleep(0.3)  # until the service has seen it, too
 

@@ -19,7 +19,7 @@ import psycopg
 from msgspec import Struct
 
 from app.core.settings import RECEIVERS, Settings
-from app.database import pools
+from app.database import pools, sessions
 from app.database.embedded import address_of
 from app.domain import calendar
 from app.errors import ConfigurationError
@@ -64,7 +64,7 @@ def database(settings: Settings) -> str:
     """Return the address of the rehearsal's own database; refuse one with a record that was not rehearsed."""
     address = address_of(settings.database_url, "rehearsal")
     try:
-        with psycopg.connect(address) as conn:
+        with sessions.connect(address) as conn:
             if _may_be_live(conn) and _holds_a_record(conn):
                 raise ConfigurationError(
                     "The database of DATABASE_URL holds a live record, and rehearsed and live data never share one. "
@@ -118,7 +118,10 @@ def played(
         options += ["--faults", str(faults)]
     with subprocess.Popen(
         [sys.executable, "-m", "app.simulation.provider_simulators", "--until-input-ends", *options],
-        env={**os.environ, CLOCK: address},  # not an argument: everybody sees those, and this one may hold a password
+        env={
+            **sessions.environment(),
+            CLOCK: address,
+        },  # not an argument: everybody sees those, and this one may hold a password
         stdin=subprocess.PIPE,  # it ends when this does
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C at the terminal is for us, not for it

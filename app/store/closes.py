@@ -58,7 +58,7 @@ async def of(conn: Conn, ticker: str, first: date = date.min, last: date = date.
 
 async def among(conn: Conn, ids: Iterable[object]) -> list[Close]:
     """Return the readings with these ids, by ticker."""
-    return await select(conn, Close, "closes", "WHERE id = ANY(%s) ORDER BY ticker", list(ids))
+    return await select(conn, Close, "closes", 'WHERE id = ANY(%s) ORDER BY ticker COLLATE "C"', list(ids))
 
 
 async def last_read(conn: Conn, ticker: str) -> datetime | None:

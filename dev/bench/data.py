@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import psycopg
 
-from app.database import migrations
+from app.database import migrations, sessions
 from app.database.embedded import EmbeddedPostgres
 
 NEWEST = "2026-11-16"
@@ -23,7 +23,7 @@ def database(postgres: EmbeddedPostgres, batches: int, tell: Callable[[str], Non
     """Return the address of the record with `batches` Mondays; it is made if no earlier run has left it."""
     schema = "".join(step.up for step in migrations.known())
     name = f"bench_{batches}_{hashlib.sha256((MONDAYS + NEWEST + schema).encode()).hexdigest()[:8]}"
-    with psycopg.connect(postgres.address(), autocommit=True) as conn:
+    with sessions.connect(postgres.address(), autocommit=True) as conn:
         if conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone():
             return postgres.address(name)
         tell(f"Writing {batches:,} batches; later runs find them there")
@@ -38,7 +38,7 @@ def database(postgres: EmbeddedPostgres, batches: int, tell: Callable[[str], Non
 def fill(address: str, batches: int) -> None:
     """Migrate an empty database and write `batches` Mondays into it; then let nothing be left to do in it."""
     asyncio.run(migrations.migrate(address, datetime(2020, 1, 1, tzinfo=UTC)))
-    with psycopg.connect(address, autocommit=True) as conn:
+    with sessions.connect(address, autocommit=True) as conn:
         write(conn, batches)
 
 

@@ -18,6 +18,7 @@ import process
 import psycopg
 from psycopg.sql import SQL
 
+from app.database import sessions
 from app.database.embedded import EmbeddedPostgres
 from app.simulation.rehearsal import CLOCK, Span
 
@@ -126,7 +127,7 @@ class House:
             options += ["--hostile", hostile]
         return subprocess.Popen(
             [sys.executable, "-m", "app.simulation.provider_simulators", "--until-input-ends", *options],
-            env={**os.environ, CLOCK: self.address},
+            env={**sessions.environment(), CLOCK: self.address},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -136,8 +137,8 @@ class House:
         for _ in range(2):
             try:
                 if self.conn is None or self.conn.closed:
-                    options = "-c search_path=public,queue,operations -c timezone=UTC -c application_name=chaos"
-                    self.conn = psycopg.connect(self.address, autocommit=True, options=options, connect_timeout=2)
+                    self.conn = sessions.connect(self.address, name="chaos", autocommit=True, connect_timeout=2)
+                    self.conn.execute("SET search_path = public, queue, operations")
                 cursor = self.conn.execute(SQL(sql), values or None)  # type: ignore[arg-type]
                 return cursor.fetchall() if cursor.description else []
             except psycopg.OperationalError as error:

@@ -36,6 +36,7 @@ from psycopg.conninfo import make_conninfo
 
 from app.database import migrations
 from app.database.embedded import FAST, EmbeddedPostgres
+from app.database.sessions import Session
 from jobs.context import RealClock
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -203,8 +204,7 @@ async def _is_200(asked: Awaitable[httpx.Response]) -> bool:
 async def a_job_is_done(house: House) -> bool:
     """Defer a job that has nothing to do; return whether a worker has done it within five seconds."""
     try:
-        async with await psycopg.AsyncConnection.connect(house.address, autocommit=True, connect_timeout=5) as conn:
-            await conn.execute("SET search_path = public, queue")  # the queue's triggers need it
+        async with await Session.connect(house.address, name="outage", autocommit=True) as conn:
             cursor = await conn.execute(_JOB + "RETURNING id", (json.dumps({"alert": str(uuid4())}),))
             found: Any = await cursor.fetchone()
             for _ in range(50):

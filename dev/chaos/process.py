@@ -21,7 +21,7 @@ import psycopg
 
 from app.commands import server
 from app.core import logging, settings
-from app.database import pools
+from app.database import pools, sessions
 from app.errors import ConfigurationError
 from app.main import create_app
 from app.providers import alpha_vantage
@@ -52,7 +52,7 @@ class Clock(told.SimulatedClock):
     def now(self) -> datetime:
         """Return the told time."""
         if self.lag and self.asked and monotonic() - self.asked > STOOD_STILL:
-            with suppress(psycopg.Error), psycopg.connect(self.pool.conninfo, connect_timeout=1) as conn:
+            with suppress(psycopg.Error), sessions.connect(self.pool.conninfo, connect_timeout=1) as conn:
                 ((lag,),) = conn.execute("SELECT lag FROM told.clock").fetchall()
                 self.lag, self.asked = timedelta(seconds=lag), monotonic()
         return super().now()

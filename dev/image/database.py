@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from app.database import sessions
 from app.database.embedded import FAST, EmbeddedPostgres
 
 sys.path.append(str(Path(__file__).parents[2] / "dev" / "bench"))
@@ -42,16 +42,16 @@ def server() -> Iterator[str]:
 def database(server: str) -> Iterator[str]:
     """Give the address of an empty database, which is dropped at the end."""
     name = f"am_image_{uuid4().hex[:8]}"
-    with psycopg.connect(server, autocommit=True) as conn:
+    with sessions.connect(server, autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {name}")
     try:
         yield make_conninfo(**{**conninfo_to_dict(server), "dbname": name})
     finally:
-        with psycopg.connect(server, autocommit=True) as conn:
+        with sessions.connect(server, autocommit=True) as conn:
             conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def fill(address: str) -> None:
     """Write a year of made-up Mondays into a migrated database."""
-    with psycopg.connect(address, autocommit=True) as conn:
+    with sessions.connect(address, autocommit=True) as conn:
         data.write(conn, BATCHES)

@@ -18,11 +18,14 @@ from psycopg_pool import PoolTimeout
 from silent_proxy import Proxy, fatal
 
 from app.core.presence import READ_ONLY
-from app.database import pools
+from app.database import pools, sessions
+from app.database.sessions import Setting
 from app.providers.rate_limiter import Ledger, windows
 from jobs import queue
 from jobs.context import RealClock
 from jobs.queue import AWAY
+
+SHORT = Setting("idle_in_transaction_session_timeout", "100ms", "the test")
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ async def test_a_connection_that_lives_is_not_asked(one, database):
 
 async def test_a_transaction_that_stands_still_is_ended(database, monkeypatch):
     """A process that froze with a lock in its hands does not keep it: the others go on, and it learns of its end."""
-    monkeypatch.setitem(pools._ON_EVERY_SESSION, "idle_in_transaction_session_timeout", "100ms")
+    monkeypatch.setattr(sessions, "SETTINGS", (*sessions.SETTINGS, SHORT))
     lock = "SELECT pg_advisory_xact_lock(1)"
     async with (
         asyncio.timeout(10),

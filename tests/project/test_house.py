@@ -72,7 +72,7 @@ def constants(path: Path) -> list[object]:
 OTHER_NUMBERS = {
     "api.cache": {3},  # KiB
     "api.schema": {3},  # corrections of a checkpoint, as many as one may expect
-    "app.database.pools": {3},  # probes of a silent connection
+    "app.database.sessions": {3},  # probes of a silent connection
     "app.domain.statistics": {3},  # points that a line needs
     "app.providers.rate_limiter": {3},  # requests in flight
     "app.simulation.faults": {15},  # minutes

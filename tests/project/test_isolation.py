@@ -18,6 +18,7 @@ from commands import environment
 from pages import HOUSE
 
 from app.core.settings import Settings
+from app.database import sessions
 from app.database.embedded import FAST, FOLDER, EmbeddedPostgres
 from app.simulation.provider_simulators import CLOCK
 
@@ -255,6 +256,7 @@ def test_a_checkout_that_is_moved_finds_its_server(tmp_path):
 
 def test_the_port_of_another_server_does_not_matter(tmp_path, monkeypatch):
     """PGPORT is for servers that are reached by TCP; it would be part of the socket's name."""
+    monkeypatch.setattr(sessions, "_withheld", {})
     monkeypatch.setenv("PGPORT", "1")
     with kept(tmp_path) as postgres:
         assert postgres.answers()

@@ -16,11 +16,29 @@ import pytest
 from processes import SLOW, ask, change, kill_one, live_through, serving
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from app.database import pools
+from app.database import pools, sessions
 from app.database.embedded import _as_somebody
-from app.database.queries import fetcher
+from app.database.queries import fetcher, standing
 
 pytestmark = pytest.mark.pgbouncer
+
+# Defaults of the database that a transaction can say otherwise.
+UNLIKE_OURS = (
+    "timezone = 'Asia/Kolkata'",
+    "datestyle = 'SQL, DMY'",
+    "jit = on",
+    "default_transaction_isolation = 'repeatable read'",
+    "default_transaction_deferrable = on",
+    "intervalstyle = 'iso_8601'",
+    "bytea_output = 'escape'",
+    "extra_float_digits = '-3'",
+    "array_nulls = off",
+    "transform_null_equals = on",
+    "synchronous_commit = off",
+    "session_replication_role = replica",
+    "lock_timeout = '7s'",
+    "client_encoding = 'LATIN1'",
+)
 
 CONFIGURATION = """
 [databases]
@@ -35,6 +53,9 @@ default_pool_size = 20
 max_client_conn = 500
 logfile = {folder}/pgbouncer.log
 """
+
+# The same, but the tests' own connections would obey them, too.
+FORBIDDING = ("search_path = elsewhere", "default_transaction_read_only = on")
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +96,7 @@ def pooled(bouncer, create, migrated) -> Iterator[dict[str, str]]:
     """The settings that lead through PgBouncer to a database whose own sessions are unlike ours."""
     direct = create(str(conninfo_to_dict(migrated)["dbname"]))
     name = conninfo_to_dict(direct)["dbname"]
-    for setting in ("timezone = 'Asia/Kolkata'", "datestyle = 'SQL, DMY'", "jit = on"):
+    for setting in UNLIKE_OURS:
         change(direct, f"ALTER DATABASE {name} SET {setting}")
     through = make_conninfo(direct, host="127.0.0.1", port=bouncer)
     return {"DATABASE_URL": through, "QUEUE_DATABASE_URL": direct, "DATABASE_POOLED": "true"}
@@ -107,16 +128,71 @@ def test_the_limit_of_a_statement(pooled, tmp_path):
         assert 4.5 < took < 6.5
 
 
+HOLDS = {
+    "search_path": "public, queue",
+    "timezone": "UTC",
+    "datestyle": "ISO, MDY",
+    "jit": "off",
+    "statement_timeout": "5s",
+    "transaction_isolation": "read committed",
+    "transaction_read_only": "off",
+    "transaction_deferrable": "off",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "synchronous_commit": "on",
+    "session_replication_role": "origin",
+    "lock_timeout": "0",
+    "client_encoding": "UTF8",
+    "idle_in_transaction_session_timeout": "30s",
+}
+
+
 async def test_what_holds_in_a_session(pooled):
-    """Search path, time zone, style of dates, JIT and limit are ours in reads; time zone and dates in all that is."""
-    async with pools.opened(pools.make_pool(pooled["DATABASE_URL"], pooled=True, size=3)) as pool:
+    """All that ours need holds in the API's reads, in a transaction, and in a statement without one."""
+    direct = pooled["QUEUE_DATABASE_URL"]
+    for setting in FORBIDDING:
+        change(direct, f"ALTER DATABASE {conninfo_to_dict(direct)['dbname']} SET {setting}")
+    query = f"SELECT {', '.join(f'current_setting({name!r})' for name in HOLDS)}"
+    wanted = tuple(HOLDS.values())
+    async with pools.opened(pools.make_pool(pooled["DATABASE_URL"], pooled=True, size=3, limit=5)) as pool:
         fetch = fetcher(pool, pooled=True, limit=5)
         for _ in range(20):
-            names = ("search_path", "timezone", "datestyle", "jit", "statement_timeout")
-            columns = await fetch(f"SELECT {', '.join(f'current_setting({name!r})' for name in names)}", [])
-            assert columns == [b"public, queue", b"UTC", b"ISO, DMY", b"off", b"5s"]
+            assert tuple(column.decode() for column in await fetch(query, [])) == wanted
+            async with pools.transaction(pool) as conn:
+                assert await (await conn.execute(query)).fetchone() == wanted
             async with pool.connection() as conn:
+                assert await (await conn.execute(query)).fetchone() == wanted
                 (at,) = await (await conn.execute("SELECT timestamptz '2026-11-23 14:00+00'")).fetchone()
             assert at.isoformat() == "2026-11-23T14:00:00+00:00"
+            async with standing(pool, limit=4) as fetch_standing:
+                (isolation,) = await fetch_standing("SELECT current_setting('transaction_isolation')", [])
+            assert isolation == b"repeatable read"
+    with psycopg.connect(direct) as conn:  # of the session nothing was changed
+        assert conn.execute("SHOW session_replication_role").fetchone() == ("replica",)
     with pytest.raises(psycopg.OperationalError, match="unsupported startup parameter"):  # so the setting is needed
         psycopg.connect(pooled["DATABASE_URL"], options="-c statement_timeout=5s")
+
+
+async def test_a_write_without_a_transaction_lasts(pooled):
+    """It is committed at once, also where it is run by a cursor."""
+    async with (
+        pools.opened(pools.make_pool(pooled["DATABASE_URL"], pooled=True, size=2)) as pool,
+        pool.connection() as conn,
+        conn.cursor() as cursor,
+    ):
+        await conn.execute("INSERT INTO operations.queue_migrations VALUES ('a test', now())")
+        await cursor.executemany("DELETE FROM operations.queue_migrations WHERE file = %s", [("a test",)])
+        assert cursor.rowcount == 1
+        assert conn.info.transaction_status.name == "IDLE"
+
+
+async def test_libpqs_variables_behind_a_pgbouncer(pooled, monkeypatch):
+    """PgBouncer refuses start-up parameters that it does not know; libpq would send PGGEQO, PGTZ and PGDATESTYLE."""
+    monkeypatch.setattr(sessions, "_withheld", {})
+    for name in ("PGGEQO", "PGTZ", "PGDATESTYLE", "PGOPTIONS", "PGCLIENTENCODING", "PGAPPNAME"):
+        monkeypatch.setenv(name, "nonsense")
+    async with pools.opened(pools.make_pool(pooled["DATABASE_URL"], pooled=True)) as pool, pool.connection() as conn:
+        assert await (await conn.execute("SHOW timezone")).fetchone() == ("UTC",)
