@@ -56,6 +56,9 @@ VERSION = version("alpha-monday")
 READ_LIMIT = 5
 READ_WAIT = 2
 
+# How long a job may use a connection at a time, in seconds: it holds none while it asks a provider.
+JOB_LIMIT = 60
+
 _MADE_UP = "Rehearsed: every price and every word of this record is made up."
 
 ClockOf = Callable[[pools.Pool, Queue], AbstractAsyncContextManager[Any]]
@@ -89,7 +92,7 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
     direct = settings.queue_address or address
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
-            pools.opened(pools.make_pool(address, pooled=settings.database_pooled, size=12))
+            pools.opened(pools.make_pool(address, pooled=settings.database_pooled, size=12, longest=JOB_LIMIT))
         )
         await migrations.refuse_old(direct)
         queue, connector = the_queue.app, the_queue.connector(direct)

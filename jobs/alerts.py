@@ -22,6 +22,7 @@ from procrastinate import JobContext
 from procrastinate.jobs import Job
 
 from app.core.locks import Lock
+from app.core.presence import is_away
 from app.database.pools import transaction
 from app.database.rehearsed import is_rehearsed
 from app.domain import calendar, splits
@@ -36,7 +37,7 @@ from app.store.rows import Conn, row_of
 from jobs import messages
 from jobs.context import Context
 from jobs.messages import LastMessage, Outcome
-from jobs.queue import Retry, app, is_away, tools
+from jobs.queue import Retry, app, tools
 
 log = structlog.get_logger()
 

@@ -57,6 +57,9 @@ async def look(tools: Context, batch_id: UUID, day: int) -> None:
     days = (calendar.today(tools.now()) - calendar.checkpoint_date(batch.run_date, day)).days
     # Each day begins with another one: a ticker that the provider does not answer for keeps no other from its turn.
     turn = days % len(tickers)
+    begins_at = _begins_at(batch.run_date, day)
+    if tools.now() < begins_at:  # by this process's clock; the one that offered the job was ahead of it
+        raise TryAgainAt(f"The look for late splits begins at {begins_at:%Y-%m-%d %H:%M} UTC.", begins_at)
     for ticker in (*tickers[turn:], *tickers[:turn]):
         if not _is_open(batch, day, tools.now()):
             log.info("the week for late splits is over", day=day, next=ticker)

@@ -6,27 +6,30 @@ connections are made when the app is opened, and a worker started that way makes
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
+from math import inf
+from time import monotonic
 from typing import Any
 
 import procrastinate
-import psycopg
 import structlog
 from procrastinate import BaseRetryStrategy, JobContext, PsycopgConnector, RetryDecision
+from procrastinate.connector import BaseConnector
 from procrastinate.exceptions import ConnectorException, JobAborted
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
-from psycopg_pool import PoolTimeout
 
-from app.core import logging, settings
+from app.core import logging, presence, settings
+from app.core.presence import AWAY as AWAY
+from app.core.presence import is_away as is_away
+from app.core.presence import why
 from app.core.settings import Settings
 from app.database import pools, rehearsed
 from app.database.embedded import address_of
 from app.domain.calendar import Calendar, Clock, today
 from app.domain.journal import timestamp
-from app.domain.text import one_line
 from app.errors import TryAgainAt
 from app.providers import model_ends, rate_limiter
 from app.providers.alpha_vantage import AlphaVantage
@@ -39,6 +42,9 @@ from jobs.context import Context, RealClock
 STALLED_AFTER = 30.0
 HEARTBEAT = 5.0
 
+# What the queue asks of Postgres takes milliseconds; a connection that is used for so long has fallen silent.
+LONGEST_OF_QUEUE = 10.0
+
 # How long a job may go on when the process is told to stop; then it goes back to the queue.
 DRAIN = 20.0
 
@@ -46,21 +52,16 @@ DRAIN = 20.0
 MONDAY_LASTS = timedelta(hours=15)
 
 DATABASE_AWAY = timedelta(seconds=5)
+
+# A job that is refused as too early waits for so long at least; and at most, if Postgres takes it for due already.
+SHORTEST_WAIT = timedelta(seconds=1)
+LONGEST_CORRECTION = timedelta(minutes=1)
+MOST_APART = timedelta(days=2)
+
 MOST_SURPRISES = 5
 
 # A job that begins for the first time so long after it was due tells how late it is.
 LATE = timedelta(minutes=5)
-
-# The last is a process that stood still in a transaction: its connection was ended.
-AWAY = (
-    psycopg.OperationalError,
-    ConnectorException,
-    PoolTimeout,
-    psycopg.errors.IdleInTransactionSessionTimeout,
-)
-
-# What Postgres says of a statement, although psycopg counts it among the troubles of a connection.
-_THERE = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.QueryCanceled)
 
 log = structlog.get_logger()
 
@@ -73,26 +74,62 @@ class Surprise(Exception):
         self.times = times
 
 
-def is_away(error: BaseException) -> bool:
-    """Return whether an error means that the database could not be reached, which is nobody's fault."""
-    cause = (isinstance(error, ConnectorException) and error.__cause__) or error
-    return isinstance(cause, AWAY) and not isinstance(cause, _THERE)
-
-
 class Jobs(JobManager):
-    """Procrastinate's access to its jobs; `lost` is called when the end of one could not be written down."""
+    """
+    Procrastinate's access to its jobs.
+
+    `lost` is called when the end of a job could not be written down. `heard_at` is when Postgres last did what a
+    worker wanted, by the monotonic clock. `clock` is the jobs' clock.
+    """
 
     lost: Callable[[], None] | None = None
+    heard_at: float = -inf
+
+    def __init__(self, connector: BaseConnector, clock: Callable[[], Clock]) -> None:
+        super().__init__(connector)
+        self._clock = clock
+
+    async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
+        """Return the next job that is due, which then belongs to the worker."""
+        job = await super().fetch_job(queues, worker_id)
+        self._heard()
+        return job
+
+    async def update_heartbeat(self, worker_id: int) -> None:
+        """Write down that the worker lives."""
+        await super().update_heartbeat(worker_id)
+        self._heard()
 
     async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
         """Write down that a job has ended."""
         with self._noticing():
             await super().finish_job(job, status, delete_job)
 
-    async def retry_job(self, job: Job, *where: Any, **when: Any) -> None:
-        """Write down that a job is to be tried again."""
+    async def retry_job(
+        self,
+        job: Job,
+        retry_at: datetime | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+        lock: str | None = None,
+    ) -> None:
+        """Write down that a job is to be tried again; `retry_at` is a time of the jobs' own clock."""
         with self._noticing():
-            await super().retry_job(job, *where, **when)
+            if retry_at:
+                retry_at = await self._in_postgres_time(retry_at)
+            await super().retry_job(job, retry_at, priority, queue, lock)
+
+    async def _in_postgres_time(self, at: datetime) -> datetime:
+        """Return when Postgres, whose clock decides what is due, will have waited as long as our clock says."""
+        clock = self._clock()
+        if getattr(clock, "is_simulated", False):  # Postgres goes by the same simulated time
+            return at
+        row = await self.connector.execute_query_one_async("SELECT clock_timestamp() AS now")
+        return retried_at(at, ours=clock.now(), postgres=row["now"])
+
+    def _heard(self) -> None:
+        self.heard_at = monotonic()
+        presence.written()
 
     @contextmanager
     def _noticing(self) -> Iterator[None]:
@@ -104,6 +141,25 @@ class Jobs(JobManager):
             raise
 
 
+def retried_at(at: datetime, *, ours: datetime, postgres: datetime) -> datetime:
+    """
+    Return the time by Postgres's clock at which a job is tried again that waits until `at` by ours.
+
+    The wait is what counts: where our clock is behind, `at` is in Postgres's past, and the job would be fetched again
+    at once, over and over; where it is ahead, the job would wait longer. A wait for what Postgres takes for due already
+    is cut into pieces, because our clock may be set right at any moment.
+    """
+    wait = at - ours
+    if wait <= timedelta(0):
+        return min(at, postgres)
+    if abs(postgres - ours) > MOST_APART:
+        # No clock is so wrong: it was set to another time on purpose, and moves when it is told to.
+        return max(at, postgres + SHORTEST_WAIT)
+    if at <= postgres:
+        wait = min(wait, LONGEST_CORRECTION)
+    return postgres + max(SHORTEST_WAIT, wait)
+
+
 class Queue(procrastinate.App):
     """Procrastinate's App, with the tools that its jobs are handed."""
 
@@ -111,11 +167,14 @@ class Queue(procrastinate.App):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.job_manager: Jobs = Jobs(self.connector)
+        self.job_manager: Jobs = Jobs(self.connector, self._clock)
 
     def now(self) -> datetime:
         """Return the time of the jobs' own clock."""
-        return self.tools.now() if self.tools else RealClock().now()
+        return self._clock().now()
+
+    def _clock(self) -> Clock:
+        return self.tools.clock if self.tools else RealClock()
 
     async def run_worker_async(self, **options: Any) -> None:
         """Run a worker; one that was started on its own, by Procrastinate's command line, makes its tools first."""
@@ -161,11 +220,12 @@ class Retry(BaseRetryStrategy):
     | a message is refused                    | no more; the log says what to change               | messages       |
     | TryAgainAt                              | at the time it says; not a failed attempt          | this strategy  |
     | shut down in the middle                 | at once, by whoever is there                       | this strategy  |
-    | the database was away                   | in 5 seconds, as often as it takes                 | this strategy  |
+    | the database was away or read-only      | in 5 seconds, as often as it takes                 | this strategy  |
     | a surprise                              | after 2, 4, 8, 16 seconds; then the job has failed | this strategy  |
     | its process died                        | put back, 10 times; then the job has failed        | upkeep         |
     | the job has failed                      | a skipped checkpoint, a failed Monday              | upkeep         |
 
+    The wait is by the jobs' own clock, also where that is not Postgres's, which decides what is due (`retried_at`).
     A job that was put back more than once shares a lock with others like it; one that ends in order is free again.
     """
 
@@ -211,7 +271,7 @@ def _tell(error: Exception) -> None:
         case Surprise() if error.times < MOST_SURPRISES:
             log.error("surprise in a job", times=error.times, of=MOST_SURPRISES, exc_info=error.__cause__)
         case _ if is_away(error):
-            log.warning("job waits for the database", reason=one_line(error))
+            log.warning("job waits for the database", reason=why(error))
 
 
 async def counted(job: Callable[[], Awaitable[Any]], context: JobContext, _: Any) -> Any:
@@ -234,11 +294,15 @@ async def _strike(job: Job) -> int:
 MIDDLEWARE = [in_the_log, counted]
 
 
+def _pool(conninfo: str) -> pools.Pool:
+    return pools.make_pool(conninfo, size=4, name="queue", autocommit=False, longest=LONGEST_OF_QUEUE)
+
+
 class Connector(PsycopgConnector):
     """Procrastinate's connections: a small pool of the queue's own, so that nothing else can starve it."""
 
     def __init__(self, address: Callable[[], str]) -> None:
-        super().__init__(pool_factory=lambda **_: pools.make_pool(address(), size=4, name="queue", autocommit=False))
+        super().__init__(pool_factory=lambda **_: _pool(address()))
         self._address = address
 
     async def open_async(self, pool: pools.Pool | None = None) -> None:

@@ -18,17 +18,17 @@ from msgspec.structs import asdict
 from psycopg.types.json import Jsonb
 
 from app.core.locks import Lock
+from app.core.presence import RETRY, is_away, why
 from app.database.pools import transaction
 from app.domain import calendar
 from app.domain.model import SERIES
-from app.domain.text import one_line
 from app.errors import TryAgainAt
 from app.store import batches, checkpoints
 from app.store.checkpoints import Due
 from app.store.rows import Conn, row_of
 from jobs import alerts, daily, heartbeat, late_splits, messages, queue_tables, weekly
 from jobs.context import Context
-from jobs.queue import AWAY, STALLED_AFTER, is_away
+from jobs.queue import STALLED_AFTER
 from jobs.queue_tables import Named
 
 log = structlog.get_logger()
@@ -67,16 +67,20 @@ async def keep(tools: Context, stalled_after: Callable[[], float] = lambda: STAL
 
     How long a worker may be silent is asked each time: it beats more slowly once a rehearsal lives on in real time.
     """
+    waits = False
     with suppress(TryAgainAt):
         while True:
             try:
                 if mended := await look_after(tools, stalled_after()):
                     log.warning("upkeep mended", **asdict(mended))
-            except AWAY as error:
-                log.warning("upkeep waits for the database", reason=one_line(error))
-            except Exception:
-                log.exception("upkeep failed")  # the next round may not; without upkeep no promise is kept
-            await tools.sleep(min(PAUSE, stalled_after() * 2))
+                waits = False
+            except Exception as error:
+                if not is_away(error):
+                    log.exception("upkeep failed")  # the next round may not; without upkeep no promise is kept
+                elif not waits:
+                    log.warning("upkeep waits for the database", reason=why(error))
+                waits = is_away(error)
+            await tools.sleep(RETRY if waits else min(PAUSE, stalled_after() * 2))
 
 
 async def look_after(tools: Context, stalled_after: float = STALLED_AFTER) -> Mended | None:

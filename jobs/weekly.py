@@ -1,7 +1,7 @@
 """A Monday: ask for ideas, look up their prices, and store the batch with its fourteen mornings, all or nothing."""
 
 from collections.abc import Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from uuid import uuid4
 
 import structlog
@@ -53,6 +53,9 @@ log = structlog.get_logger()
 # A question is open for as long as the picker waits, and a little more, for the answer to be stored.
 _STORED_WITHIN = timedelta(seconds=5)
 
+# How far two processes' clocks may be apart for a tick to be waited for.
+_ANOTHER_CLOCK = timedelta(days=1)
+
 # How long a question that the provider did not answer keeps the next waiting, by the number of questions that are left.
 # Three within seconds would lose the Monday to an outage of a minute; these are over before the open, at half past
 # nine.
@@ -67,12 +70,24 @@ async def pick_week(context: JobContext, timestamp: int, questions: int | None =
     """
     Make this Monday's batch, if a Monday has begun and nobody has.
 
-    `timestamp` is the tick's and is not used: the clock says which Monday it is. `questions` is how many may have been
-    asked in all when a failed Monday is run again by hand.
+    `timestamp` is the tick's: it only says whether this process's clock has come to it, and the clock says which Monday
+    it is. `questions` is how many may have been asked in all when a failed Monday is run again by hand.
     """
     assert context.job.id is not None
+    wait_for_tick(timestamp, tools().now())
     async with alerts.quota_watched(tools()):
         await begin(tools(), context.job.id, questions)
+
+
+def wait_for_tick(timestamp: int, now: datetime) -> None:
+    """
+    Raise TryAgainAt if a tick lies ahead of `now`: the process that put it into the queue has another clock.
+
+    Otherwise the tick of nine o'clock would be over before this clock shows nine.
+    """
+    tick = datetime.fromtimestamp(timestamp, UTC)
+    if now < tick <= now + _ANOTHER_CLOCK:
+        raise TryAgainAt(f"The tick of {tick:%Y-%m-%d %H:%M} UTC is ahead of this process's clock.", tick)
 
 
 async def begin(tools: Context, job_id: int, questions: int | None) -> None:

@@ -8,18 +8,22 @@ from typing import Any
 
 import structlog
 
-from app.core import tasks
+from app.core import presence, tasks
+from app.core.presence import RETRY, is_away, why
 from jobs import reconcile
 from jobs.context import Context
-from jobs.queue import STALLED_AFTER, Queue
+from jobs.queue import HEARTBEAT, STALLED_AFTER, Queue
 
 log = structlog.get_logger()
 
 PAUSE = 0.3
 
-# A worker that ends sooner has failed: not even a pool waits so long for a connection.
+# A worker that ends sooner has failed, unless it ended because the database was away.
 LASTING = 15.0
 PAUSE_OF_THE_FAILING = 3.0
+
+# For how long Postgres may do nothing that a worker wants while it counts as alive: two heartbeats are lost by then.
+SILENT = 2 * HEARTBEAT + 2
 
 
 class Worker:
@@ -32,12 +36,22 @@ class Worker:
         self._began = 0.0
         self._failing = False
         self._ending = False
+        self._was_away = False
         queue.job_manager.lost = self.start_anew
 
     @property
     def alive(self) -> bool:
-        """Whether it works: one that fails over and over does not, though it may just be running."""
-        return self._running is not None and not self._running.done() and (not self._failing or self._lasts())
+        """
+        Return whether it works: whether it runs, and Postgres does what it wants.
+
+        One that fails over and over does not, though it may just be running.
+        """
+        if self._running is None or self._running.done():
+            return False
+        if self._failing and not self._lasts():
+            return False
+        heard_at = self.queue.job_manager.heard_at
+        return heard_at >= self._began and monotonic() - heard_at < SILENT
 
     def _lasts(self) -> bool:
         return monotonic() - self._began > LASTING
@@ -51,10 +65,29 @@ class Worker:
             self._began, self._ending = monotonic(), False
             await asyncio.wait([self._running])
             if not self._stopping:
-                self._failing = not (self._ending or self._lasts())
-                error = None if self._running.cancelled() else self._running.exception()
-                log.info("worker starts again", reason=str(error) if error else "it ended")
-                await asyncio.sleep(PAUSE_OF_THE_FAILING if self._failing else PAUSE)
+                await asyncio.sleep(self._pause())
+
+    def _pause(self) -> float:
+        """Return how long to wait until the next worker starts, and say why the last one ended."""
+        assert self._running
+        error = None if self._running.cancelled() else self._running.exception()
+        worked = self.queue.job_manager.heard_at >= self._began
+        if self._met_an_absent_database(error):
+            # Said once: while the database stays away, one worker after another ends of it.
+            if worked or not self._was_away:
+                log.info("worker starts again", reason=why(error) if error else "the database was away")
+            self._was_away, self._failing = True, False
+            return PAUSE if worked else RETRY
+        self._was_away = False
+        self._failing = not (self._ending or self._lasts())
+        log.info("worker starts again", reason=why(error) if error else "it ended")
+        return PAUSE_OF_THE_FAILING if self._failing else PAUSE
+
+    def _met_an_absent_database(self, error: BaseException | None) -> bool:
+        """Return whether the last worker ended because the database was away; without an error a side task ended it."""
+        if error:
+            return is_away(error)
+        return not self._ending and presence.has_failed_since(self._began)
 
     def start_anew(self) -> None:
         """Let the running worker finish its jobs and start another, with the options as they are then."""

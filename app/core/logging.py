@@ -14,6 +14,7 @@ from typing import IO, Any
 import structlog
 from structlog.typing import EventDict, Processor
 
+from app.core.presence import is_away
 from app.domain.journal import timestamp
 from app.domain.text import redact
 from app.errors import AlphaMondayError
@@ -26,6 +27,10 @@ _QUIETER = {
     "uvicorn.error": logging.WARNING,
 }
 
+
+# What psycopg's pool says of each attempt to connect and of each connection that has ended: `app.core.presence` says
+# once that the database is away, with the cause, and once that it is back.
+_OF_EACH_ATTEMPT = ("error connecting in ", "reconnection attempt in ", "discarding closed connection")
 
 # Whose a line is, in the order in which it says so.
 _WHOSE = ("request", "job", "task", "run_date", "day", "batch", "attempt", "step")
@@ -58,6 +63,8 @@ def configure(level: str, now: Callable[[], datetime], secrets: Sequence[str] = 
     )
     last: list[Processor] = [structlog.processors.format_exc_info, without_secrets, render]
     handler = logging.StreamHandler(stream)
+    if level != "DEBUG":
+        handler.addFilter(_is_news)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last], foreign_pre_chain=shared
@@ -74,6 +81,16 @@ def configure(level: str, now: Callable[[], datetime], secrets: Sequence[str] = 
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether a line is more than one of the many that the libraries have for a database that is away."""
+    if record.name == "psycopg.pool":
+        return not str(record.msg).startswith(_OF_EACH_ATTEMPT)
+    if record.name.partition(".")[0] == "procrastinate" and record.exc_info:
+        error = record.exc_info[1]
+        return error is None or not is_away(error)
+    return True
 
 
 def _of_its_job(_: Any, __: str, event: EventDict) -> EventDict:

@@ -6,17 +6,21 @@ mode, which refuses start-up options and may hand every transaction another sess
 transaction says what it needs as it begins.
 """
 
+import asyncio
 import os
 import select
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from app.core import presence
+from app.core.presence import READ_ONLY, RETRY
 from app.database import sessions
 from app.database.sessions import PooledSession, Session
 from app.errors import ConfigurationError
@@ -37,6 +41,7 @@ def make_pool(
     limit: int = 0,
     generic: bool = False,
     wait: float = 10,
+    longest: float = 0,
 ) -> Pool:
     """
     Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres.
@@ -47,14 +52,17 @@ def make_pool(
     `generic` says that a prepared statement's plan serves for any parameters: Postgres, which takes a LIMIT that it
     does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long. And it
     may take a page of an index for as near as any other, or three rows would be gathered in a bitmap and sorted.
-    A connection is waited for no longer than `wait` seconds.
+    A connection is waited for no longer than `wait` seconds. `longest` is how many seconds it may be used at a time,
+    0 being without end: then it is ended, because whatever it leads to has fallen silent.
     """
     session: Any = PooledSession if pooled else Session
     kwargs: dict[str, Any] = {"name": name, "limit": limit, "generic": generic}
     if autocommit:  # or not a word of it: Procrastinate says it beside these where it listens
         kwargs["autocommit"] = True
-    return AsyncConnectionPool(
+    return ReconnectingPool(
         conninfo,
+        pooled=pooled,
+        longest=longest,
         connection_class=session,
         kwargs=kwargs,
         min_size=least,
@@ -63,10 +71,122 @@ def make_pool(
         # Managed services end connections after ten minutes.
         max_lifetime=600,
         max_idle=300,
-        check=alive,
         name=name,
         open=False,
     )
+
+
+class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
+    """
+    A pool that is back as soon as its database is.
+
+    psycopg's pool waits twice as long after each failed attempt to connect, up to `reconnect_timeout`, and gives up
+    after that until a connection is asked for. So that time is short here, and a pool that has given up is asked.
+    What it meets is reported to `app.core.presence`.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        pooled: bool,
+        longest: float,
+        connection_class: type[AsyncConnection[Any]] = AsyncConnection,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            conninfo,
+            connection_class=_reporting(connection_class, presence.of(where(conninfo))),
+            check=self._look_at,
+            reconnect_timeout=RETRY,
+            reconnect_failed=self._asked_again,
+            **options,
+        )
+        self._presence, self._longest = presence.of(where(conninfo)), longest
+        self._presence.pooled = pooled
+        self._asking: asyncio.Task[None] | None = None
+        self._emptied_at = 0.0
+
+    @asynccontextmanager
+    async def connection(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - the base class has it
+    ) -> AsyncIterator[AsyncConnection[Any]]:
+        """Give a connection; one that cannot write is ended, and not kept for the next that asks."""
+        async with super().connection(timeout) as conn:
+            ending = asyncio.get_running_loop().call_later(self._longest, hang_up, conn) if self._longest else None
+            try:
+                yield conn
+            except READ_ONLY as error:
+                await conn.close()
+                self._presence.failed(error)
+                raise
+            except Error as error:
+                self._presence.failed(error)
+                if conn.closed:
+                    await self._empty()
+                raise
+            finally:
+                if ending:
+                    ending.cancel()
+            if self._presence.is_away:
+                self._presence.worked(conn)
+
+    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the base class has it
+        """Close the pool."""
+        if self._asking:
+            self._asking.cancel()
+        await super().close(timeout)
+
+    async def _look_at(self, conn: AsyncConnection[Any]) -> None:
+        """Raise if a connection that lay in the pool has ended."""
+        try:
+            await alive(conn)
+        except Error:
+            await self._empty()
+            raise
+
+    async def _empty(self) -> None:
+        """
+        Replace all connections that lie in the pool, because one has ended: most likely the others have, too.
+
+        The pool would try one after the other, and wait a second, two, four, ... between them.
+        """
+        if not self.closed and monotonic() - self._emptied_at > 1:
+            self._emptied_at = monotonic()
+            await self.drain()
+
+    async def _asked_again(self, _: Any) -> None:
+        """Ask for a connection, now that the pool has given up and nothing else may ask."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        while not self.closed:
+            stats = self.get_stats()
+            wanted = max(self.min_size, 1 if stats.get("requests_waiting") else 0)
+            if stats["pool_size"] >= wanted:
+                return
+            with suppress(OperationalError):
+                async with self.connection(timeout=RETRY):
+                    return
+
+
+def _reporting(made: type[AsyncConnection[Any]], its: presence.Presence) -> type[AsyncConnection[Any]]:
+    """Return the class `made` of connections, which now report whether they could be made."""
+
+    class Connection(made):  # type: ignore[valid-type, misc]
+        @classmethod
+        async def connect(cls, *conninfo: Any, **options: Any) -> Any:
+            try:
+                conn = await super().connect(*conninfo, **options)
+            except Error as error:
+                its.failed(error, connecting=True)
+                raise
+            its.connected(conn)
+            return conn
+
+    return Connection
 
 
 async def alive(conn: AsyncConnection[Any]) -> None:

@@ -17,10 +17,10 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection, Notify
 
-from app.core import tasks
-from app.database.pools import hang_up
+from app.core import presence, tasks
+from app.core.presence import why
+from app.database.pools import hang_up, where
 from app.database.sessions import Session
-from app.domain.text import one_line
 
 BEAT = 2.0
 SILENCE = 5.0
@@ -75,18 +75,23 @@ class Revision:
     async def _listen(self, conninfo: str) -> None:
         """Hear announcements until it is time to leave, on one connection after another."""
         heard = True
+        database = presence.of(where(conninfo))
         while not self._leaving:
             try:
                 async with await Session.connect(conninfo, name="announcements", autocommit=True) as conn:
                     self._conn = conn
+                    database.connected(conn)
                     await conn.execute("LISTEN record")
                     self.moved()  # whatever was announced before, nobody heard
                     while True:
                         await self._beat(conn)
+                        database.worked(conn)
                         heard = True
             except (psycopg.Error, OSError) as error:
+                if not self._leaving:
+                    database.failed(error, connecting=self._conn is None)
                 if heard and not self._leaving:
-                    log.warning("no announcements are heard, no answers kept", reason=one_line(error))
+                    log.warning("no announcements are heard, no answers kept", reason=why(error))
                 heard = False
             self._conn, self._sure_until = None, monotonic()
             if not self._leaving:

@@ -34,18 +34,18 @@ from psycopg.abc import Params, Query
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
+from app.core.presence import CONNECT_TIMEOUT
 from app.errors import ConfigurationError
 
 SEARCH_PATH = "public, queue"
 
 # A half-open connection must not hang a worker for the two hours that TCP would allow.
 KEEPALIVES: dict[str, Any] = {
-    "keepalives_idle": 20,
-    "keepalives_interval": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
     "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
+    "tcp_user_timeout": 10_000,
 }
-CONNECT_TIMEOUT = 5
 
 
 class Setting(NamedTuple):

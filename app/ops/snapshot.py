@@ -23,6 +23,7 @@ from msgspec import Struct, field
 from psycopg import Error
 from psycopg_pool import PoolTimeout
 
+from app.core.presence import AWAY, READ_ONLY, is_away
 from app.core.settings import Settings
 from app.database import pools, rehearsed
 from app.database.embedded import address_of
@@ -40,7 +41,6 @@ from jobs import admin, alerts, heartbeat, queue_tables, reconcile, weekly
 from jobs.admin import Subjects
 from jobs.daily import take_checkpoint
 from jobs.messages import LastMessage
-from jobs.queue import AWAY
 from jobs.queue_tables import NOT_ENDED, Counted, Found, Silent
 from jobs.reconcile import LastRound
 from jobs.worker import Worker
@@ -350,16 +350,21 @@ class MetricsReader:
         self.pool = pool
         self.ledger = ledger
         self.clock = clock
+        self._failed = False
 
     async def read(self) -> MetricsSnapshot | None:
         """Return the snapshot, or None while the database is away or takes too long."""
         try:
             async with _within_time_limit(self.pool) as conn, conn.transaction():
                 await conn.execute(_READ_ONE_MOMENT + _WITHIN_TIME_LIMIT)
-                return await _for_metrics(conn, self.ledger, self.clock.now())
+                snapshot = await _for_metrics(conn, self.ledger, self.clock.now())
         except (Error, PoolTimeout, OSError) as error:
-            log.warning("the metrics lack what Postgres knows", reason=one_line(error))
+            if not self._failed:  # said once, and not four times a minute
+                log.warning("the metrics lack what Postgres knows", reason=one_line(error))
+            self._failed = True
             return None
+        self._failed = False
+        return snapshot
 
 
 @asynccontextmanager
@@ -430,11 +435,15 @@ def _health_of(worker: Worker | None) -> PartHealth:
 
 
 async def _answers(pool: pools.Pool) -> bool:
-    """Return whether the database answers within TIME_LIMIT."""
+    """Return whether the database answers within TIME_LIMIT, and takes writes: a standby counts as away."""
     try:
         async with _within_time_limit(pool) as conn:
-            await conn.execute("SELECT 1")
-    except AWAY:
+            cursor = await conn.execute("SELECT current_setting('transaction_read_only')")
+            if await cursor.fetchone() == ("on",):
+                raise READ_ONLY("the database takes no writes: it is a standby, or was made read-only")
+    except AWAY as error:
+        if not is_away(error):
+            raise
         return False
     return True
 

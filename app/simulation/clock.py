@@ -23,12 +23,13 @@ from procrastinate.periodic import PeriodicDeferrer
 
 from app.core import tasks
 from app.core.locks import Lock
+from app.core.presence import AWAY
 from app.database import rehearsed
 from app.database.pools import Pool
 from app.database.rehearsed import CLOCK
 from app.errors import ConfigurationError, TryAgainAt
 from jobs import queue_tables
-from jobs.queue import AWAY, MIDDLEWARE, MONDAY_LASTS, Queue
+from jobs.queue import MIDDLEWARE, MONDAY_LASTS, Queue
 
 # The one SQL on the queue's tables that does not stand in `jobs.queue_tables`: it changes how the
 # queue's own fetch function reads the time, and `told.leap` must read the jobs inside of Postgres,
@@ -111,6 +112,11 @@ class SimulatedClock:
         self._stopped = False
         self._job: ContextVar[int | None] = ContextVar("job", default=None)
         self._asleep: dict[asyncio.Task[Any] | None, datetime] = {}
+
+    @property
+    def is_simulated(self) -> bool:
+        """Return whether the time is another than the real one: Postgres decides by it, too, what is due."""
+        return bool(self.lag)
 
     def now(self) -> datetime:
         """Return the told time, in UTC."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -37,7 +38,8 @@ from api.compiler import Planner, Root
 from api.fields import refusal
 from api.limits import DEEPEST, Measure, Size, check_variables, exceeded, name_of, parsed
 from api.values import Maker, written
-from app.domain.text import one_line
+from app.core import presence
+from app.core.presence import why
 
 # Runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
@@ -48,6 +50,9 @@ LONGEST_MESSAGE = 500
 
 # The classes of errors with which Postgres says that it is not there, is going, or is full.
 AWAY = ("08", "53", "57P")
+
+# A request that fails may have waited for so long after a failure of the database, in seconds.
+AWAY_LATELY = 5.0
 
 log = structlog.get_logger()
 
@@ -121,7 +126,9 @@ class Engine:
             return refused(error)
         except Exception as error:
             if isinstance(error, OperationalError) and (error.sqlstate or AWAY[0]).startswith(AWAY):
-                log.warning("the database is away", reason=one_line(error))
+                # While the database is away the log has said so, with the cause, and says when it is back.
+                if not presence.has_failed_since(monotonic() - AWAY_LATELY):
+                    log.warning("no connection to the database", reason=why(error))
                 return refused(refusal("SERVICE_UNAVAILABLE", "The record cannot be read right now. Try again soon."))
             if isinstance(error, QueryCanceled):
                 return refused(refusal("OPERATION_TOO_LARGE", "The query took too long. Ask for less at once."))

@@ -116,8 +116,15 @@ async def test_postgres_is_away(tmp_path, seconds):
         heard = until(lambda: asked(lived.database, HEARD), 60)
         assert not [line for line in lived.status()[1] if "No worker" in line]
         print(f"away for {seconds} s: there {there:.1f} s after its return, a worker heard {heard:.1f} s later")
-        if seconds > 3:  # a worker that has only just begun is not yet taken for one that lasts
-            print(f"healthy {until(lambda: lived.health() == (200, WELL), 40):.1f} s later")
+        print(f"healthy {until(lambda: lived.health() == (200, WELL), 40):.1f} s later")
+        # The log says once that it went, with the cause, and once that it is back; what the libraries say is left out.
+        until(lambda: "the database is back" in lived.server.log, 20)
+        assert lived.server.log.count('"the database is away"') == 1
+        assert lived.server.log.count('"the database is back"') == 1
+        assert re.search('"the database is away".*"reason": "connection failed: ', lived.server.log)
+        assert "Database error" not in lived.server.log
+        assert "Traceback" not in lived.server.log
+        assert "error connecting in" not in lived.server.log
 
 
 async def test_a_database_that_falls_silent(database, tmp_path):

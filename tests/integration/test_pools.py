@@ -1,12 +1,28 @@
-"""Connections that lie in a pool: found out when they have ended, and not asked when they have not."""
+"""
+Connections that lie in a pool: found out when they have ended, and not asked when they have not.
+
+And how soon a pool is back after its database was away, and what becomes of a session that cannot write.
+"""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from itertools import pairwise
+from time import monotonic
 
 import psycopg
 import pytest
+from procrastinate.exceptions import ConnectorException
+from psycopg.conninfo import make_conninfo
+from psycopg_pool import PoolTimeout
+from silent_proxy import Proxy, fatal
 
+from app.core.presence import READ_ONLY
 from app.database import pools, sessions
 from app.database.sessions import Setting
+from app.providers.rate_limiter import Ledger, windows
+from jobs import queue
+from jobs.context import RealClock
 from jobs.queue import AWAY
 
 SHORT = Setting("idle_in_transaction_session_timeout", "100ms", "the test")
@@ -60,3 +76,197 @@ async def test_a_transaction_that_stands_still_is_ended(database, monkeypatch):
             await other.execute(lock)
         with pytest.raises(AWAY):
             await frozen.execute("SELECT 'what it would have written'")
+
+
+# A database that is away
+
+
+# How it is away, and what a new connection then gets; the address of the last leads nowhere at all.
+ABSENT = {
+    "connections end at once": b"",
+    "57P01: shuts down": fatal("57P01", "terminating connection due to administrator command"),
+    "57P03: starts up": fatal("57P03", "the database system is starting up"),
+    "53300: takes no more connections": fatal("53300", "sorry, too many clients already"),
+    "28P01: a failover changes the password": fatal("28P01", 'password authentication failed for user "am"'),
+    "08P01: PgBouncer's": fatal("08P01", "no more connections allowed (max_client_conn)"),
+}
+NO_NAME = "no such host"
+
+
+async def attempts_of(pool: pools.Pool, seconds: float) -> list[float]:
+    """When a pool tried to connect: after how many seconds, with the beginning and the end of this time."""
+    began = monotonic()
+    times, seen = [0.0], pool.get_stats()["connections_num"]
+    while (now := monotonic() - began) < seconds:
+        if (number := pool.get_stats()["connections_num"]) != seen:
+            seen = number
+            times.append(now)
+        await asyncio.sleep(0.05)
+    return [*times, seconds]
+
+
+async def used_now_and_then(pool: pools.Pool) -> None:
+    """Be a client that asks for a connection all the time."""
+    while True:
+        with suppress(psycopg.OperationalError):
+            async with pool.connection(timeout=0.5):
+                pass
+        await asyncio.sleep(0.5)
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["idle", "asked"])
+async def test_an_absent_database_is_tried_again_every_few_seconds(database, asked):
+    """However it is away, whether anything asks or not: the waits do not grow. It is there again: so is the pool."""
+    async with AsyncExitStack() as stack:
+        found: dict[str, tuple[Proxy, pools.Pool]] = {}
+        for name in ABSENT:
+            proxy = await stack.enter_async_context(Proxy().leading_to(database))
+            found[name] = proxy, await stack.enter_async_context(pools.opened(pools.make_pool(proxy.address, size=3)))
+        nowhere = pools.make_pool(make_conninfo(database, host="nowhere.invalid"), size=3)
+        await nowhere.open()
+        stack.push_async_callback(nowhere.close)
+        for name, (proxy, _) in found.items():
+            proxy.cut(ABSENT[name])
+        await asyncio.sleep(0.1)  # until their ends have arrived
+        for _, pool in found.values():
+            with pytest.raises(PoolTimeout):
+                async with pool.connection(timeout=0.1):
+                    pass
+        watched = {name: pool for name, (_, pool) in found.items()} | {NO_NAME: nowhere}
+        using = [asyncio.create_task(used_now_and_then(pool)) for pool in watched.values() if asked]
+        attempts = await asyncio.gather(*(attempts_of(pool, 8) for pool in watched.values()))
+        times = dict(zip(watched, attempts, strict=True))
+        for task in using:
+            task.cancel()
+        await asyncio.gather(*using, return_exceptions=True)
+        for name, tries in times.items():
+            assert max(later - earlier for earlier, later in pairwise(tries)) < 5, name
+            # A pool whose waits grow tries three times: after one second, three and seven.
+            assert 5 <= len(tries) - 2 <= 30, (name, tries)
+        for proxy, _ in found.values():
+            proxy.instead = None
+        for name, (_, pool) in found.items():
+            async with pool.connection(timeout=10) as conn:
+                assert await (await conn.execute("SELECT 1")).fetchone() == (1,), name
+
+
+async def test_one_that_waits_when_the_pool_gives_up(database):
+    """Nothing else asks, and the pool gives up: whoever waits gets a connection all the same."""
+    async with Proxy().leading_to(database) as proxy, pools.opened(pools.make_pool(proxy.address, least=0)) as pool:
+        proxy.cut()
+
+        async def asks(after: float, timeout: float) -> bool:
+            await asyncio.sleep(after)
+            with suppress(PoolTimeout):
+                async with pool.connection(timeout=timeout):
+                    return True
+            return False
+
+        async def returns() -> None:
+            await asyncio.sleep(4)
+            proxy.instead = None
+
+        first, second, _ = await asyncio.gather(asks(0, 0.5), asks(2.5, 7), returns())
+        assert (first, second) == (False, True)
+
+
+@pytest.mark.parametrize("size", [2, 8])
+async def test_many_connections_that_ended_in_the_pool(database, size):
+    """The first that asks gets a new one, instead of finding out about one after the other for longer and longer."""
+    async with pools.opened(pools.make_pool(database, size=size, least=size, wait=5)) as pool:
+        await pool.wait()
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE application_name = 'alpha-monday app' AND datname = current_database()"
+            )
+        before = pool.get_stats()["connections_num"]
+        async with pool.connection() as conn:
+            await conn.execute("SELECT 1")
+        while pool.get_stats()["pool_available"] < size:
+            await asyncio.sleep(0.01)
+        # Each is replaced, once.
+        assert pool.get_stats()["connections_num"] - before <= size + 1
+
+
+async def test_a_connection_that_fell_silent_is_ended(database):
+    """What is used for too long is ended: a proxy may have lost its Postgres and keep the connection open."""
+    async with (
+        asyncio.timeout(20),
+        Proxy().leading_to(database) as proxy,
+        pools.opened(pools.make_pool(proxy.address, size=1, longest=0.5)) as pool,
+    ):
+        proxy.silent = True
+        with pytest.raises(psycopg.OperationalError):
+            async with pool.connection() as conn:
+                await conn.execute("SELECT 1")
+        proxy.silent = False
+        async with pool.connection() as conn:
+            await conn.execute("SELECT 1")
+
+
+# A session that cannot write. The kind: whatever writes over a pooled connection.
+
+Writes = Callable[[pools.Pool], Awaitable[object]]
+WRITE = "INSERT INTO operations.mended (kind, times) VALUES ('put_back', 1)"
+
+
+async def alone(pool: pools.Pool) -> None:
+    async with pool.connection() as conn:
+        await conn.execute(WRITE)
+
+
+async def in_a_transaction(pool: pools.Pool) -> None:
+    async with pools.transaction(pool) as conn:
+        await conn.execute(WRITE)
+
+
+async def in_a_savepoint(pool: pools.Pool) -> None:
+    async with pools.transaction(pool) as conn, conn.transaction():
+        await conn.execute(WRITE)
+
+
+async def with_a_lock(pool: pools.Pool) -> None:
+    async with pools.transaction(pool) as conn:
+        await conn.execute("SELECT FROM operations.mended FOR UPDATE")
+
+
+async def in_the_ledger(pool: pools.Pool) -> None:
+    await Ledger(pool, "alphavantage", windows(10, 100, 1000), RealClock()).permit("SPLITS", "KO")
+
+
+@pytest.mark.parametrize("write", [alone, in_a_transaction, in_a_savepoint, with_a_lock, in_the_ledger])
+async def test_a_session_that_cannot_write_is_ended(database, write: Writes):
+    """It fails once, and not until the pool has had it for ten minutes: the next one is made anew."""
+    async with pools.opened(pools.make_pool(database, size=1)) as pool:
+        async with pool.connection() as conn:
+            await conn.execute("SET default_transaction_read_only = on")
+        with pytest.raises(READ_ONLY):
+            await write(pool)
+        await write(pool)
+
+
+async def test_a_session_of_the_queue_that_cannot_write_is_ended(database):
+    """Procrastinate's own pool: fetching, heartbeats, the end of a job."""
+    connector = queue.connector(database)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(queue.app.replace_connector(connector))
+        await stack.enter_async_context(queue.app.open_async())
+        async with connector.pool.connection() as conn:
+            await conn.execute("SET default_transaction_read_only = on")
+            await conn.commit()
+        with pytest.raises(ConnectorException) as failed:
+            await queue.app.job_manager.register_worker()
+        assert queue.is_away(failed.value)
+        assert await queue.app.job_manager.register_worker()
+
+
+async def test_a_session_that_cannot_write_still_reads(database):
+    """Readers are not sent away."""
+    async with pools.opened(pools.make_pool(database, size=1)) as pool:
+        async with pool.connection() as conn:
+            await conn.execute("SET default_transaction_read_only = on")
+            pid = conn.info.backend_pid
+        async with pools.transaction(pool) as conn:
+            await conn.execute("SELECT FROM journal")
+        assert await pid_of(pool) == pid

@@ -7,6 +7,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 
 import psycopg
 import pytest
@@ -457,3 +458,97 @@ async def test_a_worker_that_is_stopped(database, pool, on_record, tmp_path):
         _, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     assert await rows(pool, "SELECT id FROM queue.procrastinate_workers") == []
+
+
+# A clock that is not Postgres's
+
+
+class OtherClock(RealClock):
+    """The system's clock on a machine where it is wrong by so much: negative is behind."""
+
+    def __init__(self, wrong: timedelta) -> None:
+        super().__init__()
+        self.wrong = wrong
+
+    def now(self) -> datetime:
+        return super().now() + self.wrong
+
+
+# The example was 40 seconds behind. The last four are set to another time on purpose, as a test's clock is.
+@pytest.mark.parametrize(
+    ("wrong", "wait", "waits"),
+    [
+        pytest.param(0, 600, 600, id="right"),
+        pytest.param(-1, 1, 1, id="behind by a second"),
+        pytest.param(-40, 40, 40, id="behind by 40 s"),
+        pytest.param(-40, 600, 600, id="behind by 40 s, not due for either"),
+        pytest.param(-40, 0.2, 1, id="no shorter than a second"),
+        pytest.param(-3600, 3600, 60, id="behind by an hour: it may be set right"),
+        pytest.param(-3600, 5, 5, id="behind by an hour, the database was away"),
+        pytest.param(-86_400, 86_400, 60, id="behind by a day"),
+        pytest.param(3600, 5, 5, id="ahead by an hour, the database was away"),
+        pytest.param(3600, 1800, 1800, id="ahead by an hour, a close is not there yet"),
+        pytest.param(86_400, 5, 5, id="ahead by a day"),
+        pytest.param(0, 0, 0, id="shut down: at once"),
+        pytest.param(3600, 0, 0, id="ahead by an hour, shut down: at once"),
+        pytest.param(-3600, 0, -3600, id="behind by an hour, shut down: at once"),
+        pytest.param(-1e8, 1800, 1, id="years behind"),
+        pytest.param(-1e8, 0, -1e8, id="years behind, shut down: at once"),
+        pytest.param(1e8, 1800, 1e8 + 1800, id="years ahead"),
+    ],
+)
+def test_a_wait_is_by_the_clock_of_the_jobs(wrong, wait, waits):
+    """Postgres's clock decides what is due, so what counts is how long the job's own clock wants to wait."""
+    postgres = datetime(2026, 11, 29, 14, tzinfo=UTC)
+    ours = postgres + timedelta(seconds=wrong)
+    again = queue.retried_at(ours + timedelta(seconds=wait), ours=ours, postgres=postgres)
+    assert (again - postgres).total_seconds() == waits
+
+
+@pytest.mark.parametrize(
+    "wrong", [timedelta(seconds=-2), timedelta(seconds=-40), timedelta(hours=-1), timedelta(days=-1)], ids=str
+)
+async def test_a_job_that_postgres_takes_for_due(database, pool, monkeypatch, wrong):
+    """It is refused as too early, waits, and is done when its own clock has come to it: no hot loop, and not lost."""
+    clock = OtherClock(wrong)
+    due = RealClock().now()
+    refused: list[float] = []
+
+    async def take(*_: object, **__: object) -> None:
+        refused.append(monotonic())
+        if clock.now() < due:
+            raise TryAgainAt("The checkpoint is not due.", due)
+
+    monkeypatch.setattr(daily, "take", take)
+    async with ProviderServer() as provider, tools_for(database, pool, clock, provider.url) as tools:
+        async with tools.pool.connection() as conn:
+            await conn.execute("SET search_path = public, queue")
+            await daily.defer(conn, [weekly.Due(batch_id(SERIES, MONDAY), MONDAY, 3)])
+            await conn.execute("UPDATE queue.procrastinate_jobs SET scheduled_at = %s", (due,))
+        running = asyncio.create_task(
+            queue.app.run_worker_async(install_signal_handlers=False, fetch_job_polling_interval=0.1)
+        )
+        await asyncio.sleep(1.5)
+        assert 1 <= len(refused) <= 2
+        clock.wrong = timedelta(0)  # somebody sets it right
+        await rows(pool, "UPDATE queue.procrastinate_jobs SET scheduled_at = NULL WHERE status = 'todo'")
+        while await rows(pool, "SELECT FROM queue.procrastinate_jobs WHERE status <> 'succeeded'"):
+            await asyncio.sleep(0.05)
+        running.cancel()
+        await asyncio.wait([running])
+    assert len(refused) <= 4
+
+
+@pytest.mark.parametrize("ahead", [0.5, 40, 3600], ids="by {} s".format)
+def test_a_tick_that_is_ahead_of_the_clock(ahead):
+    """Another process put it into the queue: nine o'clock is waited for, or the tick would be over before."""
+    tick = new_york(MONDAY)
+    with pytest.raises(TryAgainAt) as later:
+        weekly.wait_for_tick(int(tick.timestamp()), tick - timedelta(seconds=ahead))
+    assert later.value.at == tick
+
+
+@pytest.mark.parametrize("age", [0, 1, 3600, -10_000_000])
+def test_a_tick_that_is_there(age):
+    """What is no tick of another process's is not waited for."""
+    weekly.wait_for_tick(int(NOW.timestamp()), NOW + timedelta(seconds=age))

@@ -11,12 +11,14 @@ from time import monotonic
 import psycopg
 import pytest
 from clocks import HandSetClock
-from job_tools import MONDAY, House, World, new_york, tools_for
+from job_tools import MONDAY, House, World, logged, new_york, tools_for
 from job_tools import house as house
 from provider_server import ProviderServer
+from silent_proxy import Proxy
 
 from app.database import migrations, pools
 from app.database.embedded import FAST, EmbeddedPostgres
+from app.ops import snapshot
 from jobs import daily, queue, worker
 from jobs.worker import Worker, supervised
 
@@ -237,6 +239,72 @@ async def test_postgres_goes_in_the_middle_of_a_morning(clock, seconds):
         assert await house.rows("SELECT day, status FROM checkpoints WHERE day > 0") == [(1, "computed")]
         assert await house.rows("SELECT count(*) FROM pick_checkpoint_metrics") == [(3,)]
         assert len(house.asked) <= 4 + 3  # those under way may be asked once more
+
+
+async def test_a_failover_and_back(clock):
+    """
+    Postgres is a standby for a while: nothing can be written, so it is away, and the worker with it; then it is not.
+
+    The log says so once per change, with the cause, and passes on nothing of what the libraries say each time.
+    """
+    async with a_postgres_of_its_own(clock) as (postgres, house):
+        await mornings(house, 1)
+        with logged("INFO", clock) as lines:
+            async with living(house) as worker:
+                await until(lambda: taken(house, 1))
+                await asyncio.to_thread(postgres.stop)
+                (postgres.data / "standby.signal").touch()
+                await asyncio.to_thread(postgres.start)
+                await until(lambda: house.rows("SELECT 1"))
+
+                async def unwell() -> bool:
+                    health = await snapshot.health(house.tools.pool, worker)
+                    return (health.database, health.worker) == ("away", "away")
+
+                await until(unwell)
+                assert await house.rows("SELECT day FROM checkpoints WHERE day = 1") == [(1,)]  # it can be read
+                await asyncio.sleep(2)
+                assert await unwell()
+                await house.rows("SELECT pg_promote()")
+                await another_morning(house, 2)
+                began = monotonic()
+                await until(lambda: taken(house, 1, 2))
+                print(f"back {monotonic() - began:.1f} s after the promotion")
+
+                async def well() -> bool:
+                    return (await snapshot.health(house.tools.pool, worker)).is_well
+
+                await until(well)
+                await asyncio.sleep(2.5)  # until it is steady
+                await well()
+    told = [line for line in lines if line["event"] in ("the database is away", "the database is back")]
+    assert [line["level"] for line in told] == ["warning", "info"] * (len(told) // 2)
+    assert 1 <= len(told) // 2 <= 3
+    reasons = " ".join(line.get("reason", "") for line in told)
+    assert "read-only" in reasons
+    assert not [line for line in lines if "Database error" in str(line) or "exception" in line]
+    assert len(lines) < 30
+
+
+async def test_a_connection_of_the_queue_that_falls_silent(database, pool, clock, monkeypatch):
+    """A proxy lost its Postgres and keeps the connections open: the worker does not wait for it for ever."""
+    monkeypatch.setattr(queue, "LONGEST_OF_QUEUE", 1.0)
+    async with (
+        Proxy().leading_to(database) as proxy,
+        ProviderServer() as provider,
+        tools_for(proxy.address, pool, clock, provider.url) as tools,
+    ):
+        provider.answers = World(clock)
+        house = House(tools, provider, provider.answers, clock)
+        await mornings(house, 1)
+        async with living(house) as worker:
+            await until(lambda: taken(house, 1))
+            proxy.silent = True
+            await asyncio.sleep(1.5)  # whatever was on its way is lost for good
+            proxy.silent = False
+            await another_morning(house, 2)
+            await until(lambda: taken(house, 1, 2))
+            assert worker.alive
 
 
 # What it leaves behind

@@ -113,3 +113,36 @@ def invariant_of(judge: Any, rows: Any, storm: Any, seen: Any, number: str) -> A
     """Ask a new judge for an invariant."""
     its = judge.Judge(rows, storm[1] / "requests.jsonl", seen)
     return getattr(its, next(name for name in dir(its) if name.startswith(f"inv_{number}_")))
+
+
+# Outages
+
+
+def outage(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run `dev/chaos/outage.py`."""
+    command = [sys.executable, str(CHAOS / "outage.py"), "--folder", str(folder), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.long
+def test_the_service_is_back_soon_after_an_outage(tmp_path):
+    """Stopped and frozen, idle and asked: the table has a row for each, and all parts are back."""
+    done = outage(tmp_path / "outage", "--seconds", "8", "--within", "20")
+    assert done.returncode == 0, done.stdout + done.stderr
+    head, *rows = done.stdout.splitlines()
+    assert head.split()[:6] == ["outage", "kind", "load", "noticed", "API", "/health"]
+    assert [row.split()[2:4] for row in rows] == [
+        ["stopped", "idle"],
+        ["stopped", "load"],
+        ["frozen", "idle"],
+        ["frozen", "load"],
+    ]
+
+
+def test_the_outage_command_says_what_it_does():
+    """`--help` names what can be chosen."""
+    done = subprocess.run(
+        [sys.executable, str(CHAOS / "outage.py"), "--help"], capture_output=True, text=True, check=True
+    )
+    for option in ("--seconds", "--kind", "--load", "--parallel", "--within", "stopped", "frozen"):
+        assert option in done.stdout

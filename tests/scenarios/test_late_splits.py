@@ -101,6 +101,18 @@ async def test_one_that_is_listed_only_by_the_second_sunday(house, price, factor
     assert {row[1] for row in await house.rows(RETURNS) if row[0] > 1} == {Decimal(factor)}
 
 
+@pytest.mark.parametrize("behind", [1, 40, 3600, 86_400], ids="by {} s".format)
+async def test_a_process_whose_clock_is_behind(house, behind):
+    """Another process offered the job: this one waits until its own clock has come to the Sunday, and then asks."""
+    batch = await a_completed_batch(house)
+    await offered(house, FIRST)
+    began = house.clock.time
+    house.clock.time -= timedelta(seconds=behind)
+    times = await until_it_can(house, lambda: late_splits.look(house.tools, batch.id, 20))
+    assert times == [began]
+    assert house.asked_for_splits == ALL
+
+
 async def test_when_it_is_offered(house):
     """From ten on the Sunday to the next Sunday morning, once; what ended in any way is not begun again."""
     await a_completed_batch(house)

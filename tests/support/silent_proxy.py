@@ -1,4 +1,4 @@
-"""A way to Postgres on which nothing arrives when a test says so."""
+"""A way to Postgres on which nothing arrives when a test says so, or whose far end answers in place of Postgres."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,12 +7,30 @@ from contextlib import asynccontextmanager, suppress
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 
+def fatal(state: str, message: str) -> bytes:
+    """What a server says that takes no connection: an error of the protocol."""
+    fields = b"".join(part.encode() + b"\0" for part in ("SFATAL", "VFATAL", f"C{state}", f"M{message}")) + b"\0"
+    return b"E" + (len(fields) + 4).to_bytes(4) + fields
+
+
 class Proxy:
-    """A way to Postgres that can fall silent: everything stays connected and nothing arrives."""
+    """
+    A way to Postgres that can fall silent: everything stays connected and nothing arrives.
+
+    With `instead` it leads nowhere: a new connection gets these bytes and its end, or with b"" only its end.
+    """
 
     def __init__(self) -> None:
         self.silent = False
+        self.instead: bytes | None = None
         self.address = ""
+        self._open: set[asyncio.StreamWriter] = set()
+
+    def cut(self, instead: bytes = b"") -> None:
+        """End all connections, and give new ones these bytes."""
+        self.instead = instead
+        for writer in self._open:
+            writer.transport.abort()
 
     @asynccontextmanager
     async def leading_to(self, database: str) -> AsyncIterator["Proxy"]:
@@ -30,6 +48,13 @@ class Proxy:
                 writer.close()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if self.instead is not None:
+                if self.instead:
+                    await reader.read(65_536)
+                    writer.write(self.instead)
+                writer.close()
+                return
+            self._open.add(writer)
             if host.startswith("/"):
                 there = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
             else:
@@ -38,7 +63,7 @@ class Proxy:
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
         here = server.sockets[0].getsockname()[1]
-        self.address = make_conninfo(database, host="127.0.0.1", port=here)
+        self.address = make_conninfo(database, host="127.0.0.1", port=here, sslmode="disable")
         try:
             yield self
         finally:
