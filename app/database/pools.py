@@ -16,9 +16,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError
-from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from app.database.advice import unreachable, where
 from app.errors import ConfigurationError
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
@@ -131,19 +131,6 @@ async def check(conninfo: Any) -> None:
             pass
     except OperationalError as error:
         raise unreachable(conninfo, error) from None
-
-
-def unreachable(conninfo: Any, error: OperationalError) -> ConfigurationError:
-    """Return what to say of a database that cannot be reached; libpq's own advice on it is left out."""
-    told = [line.strip() for line in str(error).splitlines() if not line.startswith("\tIs the server running")]
-    reason = " ".join(told).removeprefix("connection failed: ").rstrip(".")
-    return ConfigurationError(f"The database at {where(conninfo)} cannot be reached: {reason}. Check DATABASE_URL.")
-
-
-def where(conninfo: Any) -> str:
-    """Return host, port and name of a database: never its password."""
-    parts = conninfo_to_dict(conninfo)
-    return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
 
 
 @asynccontextmanager

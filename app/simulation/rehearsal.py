@@ -20,7 +20,8 @@ from msgspec import Struct
 
 from app.core.settings import RECEIVERS, Settings
 from app.database import pools
-from app.database.embedded import address_of
+from app.database.advice import unreachable
+from app.database.embedded import REHEARSAL, address_of
 from app.domain import calendar
 from app.errors import ConfigurationError
 from app.providers.alpha_vantage import Answer
@@ -62,7 +63,7 @@ def span(weeks: int, until: date | None, now: datetime) -> Span:
 
 def database(settings: Settings) -> str:
     """Return the address of the rehearsal's own database; refuse one with a record that was not rehearsed."""
-    address = address_of(settings.database_url, "rehearsal")
+    address = address_of(settings.database_url, REHEARSAL, make=True)
     try:
         with psycopg.connect(address) as conn:
             if _may_be_live(conn) and _holds_a_record(conn):
@@ -71,7 +72,7 @@ def database(settings: Settings) -> str:
                     "Unset DATABASE_URL to rehearse in the embedded Postgres, or set it to another database."
                 )
     except psycopg.OperationalError as error:
-        raise pools.unreachable(address, error) from None
+        raise unreachable(address, error) from None
     return address
 
 

@@ -353,7 +353,7 @@ ODD_TEXTS = [
     {
         "OPENAI_API_KEY": "1e5",
         "ALPHA_VANTAGE_API_KEY": "true",
-        "OPENAI_MODEL": "'quoted'",
+        "OPENAI_MODEL": "it's 'quoted' within",
         "HOST": "2026-01-05T09:00:00Z",
     },
     {

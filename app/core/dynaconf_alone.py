@@ -1,0 +1,28 @@
+"""
+dynaconf, imported without the variables that it reads while it is imported.
+
+It converts every *_FOR_DYNACONF variable at that moment, and REDIS_PORT_FOR_DYNACONF=x ends the import with a
+traceback. None of them decides a setting of ours (`app.core.settings` says why), so none of them is there meanwhile.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_MARK = "DYNACONF"
+
+
+@contextmanager
+def _without_its_variables() -> Iterator[None]:
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if _MARK in name.upper()}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+with _without_its_variables():
+    from dynaconf import Dynaconf, ValidationError, Validator
+    from dynaconf.loaders import toml_loader
+
+__all__ = ["Dynaconf", "ValidationError", "Validator", "toml_loader"]
