@@ -34,8 +34,9 @@ def migrate(down_to: int | None, yes: bool, only_status: bool) -> None:
     """
     if only_status and down_to is not None:
         raise click.UsageError("--status and --down-to exclude each other.")
-    address = terminal.address(settings.load())
-    asyncio.run(pools.check(address))
+    configuration = settings.load()
+    address = terminal.address(configuration)
+    asyncio.run(terminal.reach(configuration, address))
     if down_to is not None:
         _take_back(address, down_to, yes=yes)
         return

@@ -15,7 +15,7 @@ from app.commands.signals import StopSignals, run_until_stopped
 from app.commands.terminal import DAY, clock, say
 from app.core import logging, settings
 from app.core.settings import Settings
-from app.database.embedded import REHEARSAL, EmbeddedPostgres
+from app.database.embedded import EmbeddedPostgres
 from app.domain import calendar
 from app.domain.calendar import NEW_YORK
 from app.errors import ConfigurationError
@@ -57,7 +57,7 @@ def rehearse(
     listener = None if no_serve else _listen(configuration)
     span = rehearsal.span(weeks, until.date() if until else None, clock.now())
     address = rehearsal.database(configuration)
-    terminal.say_which(configuration, address, REHEARSAL)
+    run_until_stopped(asyncio.run, lambda _: terminal.reach(configuration, address, rehearsal=True))
     run_until_stopped(asyncio.run, lambda _: apply_migrations(address, quiet=True))
     with rehearsal.played(configuration, address, calm=calm, odd=odd or "", faults=faults) as provided:
         run_until_stopped(uvloop.run, lambda signals: _rehearse(provided, span, signals))

@@ -138,29 +138,28 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def address(configuration: Settings, *, rehearsal: bool = False, make: bool = False) -> str:
     """
-    Return the direct address of the record's database, or with `rehearsal` of the embedded rehearsal's; say which.
+    Return the direct address of the record's database, or with `rehearsal` of the embedded rehearsal's.
 
     Where DATABASE_URL is not set, the embedded Postgres of this folder is used; only with `make` it is also made.
     """
-    name = REHEARSAL if rehearsal else LIVE
     direct = "" if rehearsal else configuration.queue_database_url
-    found = direct or address_of(configuration.database_url, name, make=make)
-    say_which(configuration, found, name)
-    return found
+    return direct or address_of(configuration.database_url, REHEARSAL if rehearsal else LIVE, make=make)
 
 
-def say_which(configuration: Settings, found: str, name: str = LIVE) -> None:
-    """Say which database a command works on, beside what it prints."""
+async def reach(configuration: Settings, found: str, *, rehearsal: bool = False) -> None:
+    """Say which database a command works on, beside what it prints; refuse one that cannot be reached."""
+    await pools.check(found)
     if configuration.database_url or configuration.queue_database_url:
         say(f"Database: {where(found)}")
     else:
-        say(f"Database: {name}, in the embedded Postgres of {FOLDER.resolve()}")
+        say(f"Database: {REHEARSAL if rehearsal else LIVE}, in the embedded Postgres of {FOLDER.resolve()}")
 
 
 @asynccontextmanager
 async def opened(configuration: Settings, *, rehearsal: bool = False) -> AsyncIterator[pools.Pool]:
     """Open the record for a short command, or with `rehearsal` the embedded rehearsal's; it must be up to date."""
     found = address(configuration, rehearsal=rehearsal)
+    await reach(configuration, found, rehearsal=rehearsal)
     async with pools.opened(pools.make_pool(found, pooled=configuration.database_pooled)) as pool:
         await refuse_old(configuration, found, rehearsal=rehearsal)
         yield pool
@@ -187,7 +186,7 @@ async def refuse_old(configuration: Settings, found: str, *, rehearsal: bool) ->
 async def record(configuration: Settings) -> AsyncIterator[pools.Pool]:
     """Open the record as the service does, for a command that writes; it must be up to date."""
     direct = address(configuration)
-    await pools.check(direct)
+    await reach(configuration, direct)
     await migrations.refuse_old(direct)
     pool = pools.make_pool(address_of(configuration.database_url), pooled=configuration.database_pooled)
     async with pools.opened(pool) as opened:

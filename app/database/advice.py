@@ -11,11 +11,13 @@ from psycopg import Error, OperationalError, pq, sql
 from psycopg.conninfo import conninfo_to_dict
 
 from app.core.settings import name_of_address
-from app.domain.text import first_line
+from app.domain.text import first_line, one_line
 from app.errors import ConfigurationError
 
 # The folder of the socket of an embedded server (`EmbeddedPostgres.socket`).
 _EMBEDDED = "/tmp/am-"  # noqa: S108
+
+_GONE = re.compile("No such file or directory|Connection refused")
 
 # What Postgres says of a right that is missing, and the statement that gives it.
 _DENIED = re.compile(r"permission denied for (\w+) (.+)")
@@ -58,12 +60,18 @@ def unreachable(conninfo: Any, error: OperationalError) -> ConfigurationError:
     return ConfigurationError(f"The database at {where(conninfo)} cannot be reached: {reason}. {helps}")
 
 
+def unfit(conninfo: Any, error: Error) -> ConfigurationError:
+    """Return what to say of an address with a parameter that cannot be read."""
+    setting = name_of_address(str(conninfo))
+    return ConfigurationError(f"{setting} has a parameter that does not fit: {one_line(error)}.")
+
+
 def _what_helps(conninfo: Any, reason: str) -> str:
     parts = _whole(conninfo)
     setting = name_of_address(str(conninfo))
     user, name = _quoted(user_of(conninfo)), _quoted(str(parts.get("dbname") or user_of(conninfo)))
     as_admin = "As an administrator of that Postgres, run"
-    if str(parts.get("host", "")).startswith(_EMBEDDED):
+    if str(parts.get("host", "")).startswith(_EMBEDDED) and _GONE.search(reason):
         return "The embedded Postgres of that address does not run: `alpha-monday db up` in its folder starts it."
     if "password authentication failed" in reason or "no password supplied" in reason:
         return f"Check the user and the password in {setting}."
@@ -77,6 +85,8 @@ def _what_helps(conninfo: Any, reason: str) -> str:
         return "Postgres allows no more connections: end some, or raise its max_connections."
     if "no pg_hba.conf entry" in reason:
         return f"Postgres refuses this host, user or encryption: allow it in pg_hba.conf, or check {setting}."
+    if "invalid" in reason and "value:" in reason:
+        return f"Check the parameters in {setting}, after its question mark."
     if "SSL" in reason or "certificate" in reason:
         return f"Check sslmode and the certificate in {setting}."
     if "starting up" in reason or "shutting down" in reason:

@@ -15,10 +15,10 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError
+from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError, ProgrammingError
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from app.database.advice import unreachable, where
+from app.database.advice import unfit, unreachable, where
 from app.errors import ConfigurationError
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
@@ -131,6 +131,8 @@ async def check(conninfo: Any) -> None:
             pass
     except OperationalError as error:
         raise unreachable(conninfo, error) from None
+    except ProgrammingError as error:  # of the address itself: a parameter that libpq or psycopg cannot read
+        raise unfit(conninfo, error) from None
 
 
 @asynccontextmanager

@@ -158,8 +158,8 @@ async def _migration(conn: AsyncConnection[Any], address: str) -> int:
     migration = await migrations.last(conn)
     if not migration:
         raise Refused(
-            f"The database {where(address)} has no tables of Alpha Monday, so there is nothing to back up. "
-            "Check that DATABASE_URL names the right database."
+            f"The database {where(address)} holds no record of Alpha Monday, not even its tables, so there is nothing "
+            "to back up. Check that DATABASE_URL names the right database."
         )
     if migration > len(migrations.known()):
         raise Refused(
