@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from app.core.dynaconf_alone import Dynaconf, ValidationError, Validator, toml_loader
+from app.core.dynaconf_alone import Dynaconf, ValidationError, Validator, toml_loader, without_its_variables
 from app.domain.model import TICKER_PATTERN
 from app.domain.text import HIDDEN
 from app.errors import ConfigurationError
@@ -152,8 +152,9 @@ _OPTIONS = {
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
     """Return the settings of the environment (or of a mapping in its place) over those of `settings.toml`."""
-    source = _source(environment)
-    refusal = _refusal(source)
+    with without_its_variables():
+        source = _source(environment)
+        refusal = _refusal(source)
     # Not in an except: Procrastinate's shell prints what an error came from, and that may quote the text.
     if refusal:
         raise ConfigurationError(refusal)

@@ -31,6 +31,9 @@ Guard = Callable[[AsyncConnection[Any]], Awaitable[None]]
 # Tables with their columns.
 Columns = dict[str, list[str]]
 
+# The oldest major version of Postgres that is tested.
+OLDEST = 15
+
 # How its connections are called in pg_stat_activity.
 _NAME = "alpha-monday migrate"
 
@@ -126,6 +129,7 @@ async def bring(
     """
     ours = known()
     _refuse_unknown(down_to, ours)
+    _refuse_too_old(conn)
     await conn.execute("SELECT pg_advisory_lock(%s)", (Lock.MIGRATIONS,))
     # Only where it is not there: even IF NOT EXISTS wants the right to create it.
     if not await _has_history(conn):
@@ -163,6 +167,7 @@ async def losses_on(conn: AsyncConnection[Any], down_to: int) -> list[Loss]:
     The steps are taken back and undone, so that what is dropped is seen in the catalogue and not believed of a text.
     """
     async with conn.transaction(force_rollback=True):
+        await conn.execute(_PATIENCE)
         before = await _columns(conn)
         held = {table: await _count(conn, table) for table in before}
         async with conn.transaction(force_rollback=True):
@@ -177,6 +182,15 @@ async def losses_on(conn: AsyncConnection[Any], down_to: int) -> list[Loss]:
         for table, column in dropped:
             lost += [Loss(table, column, await _count(conn, table, column))]
     return [loss for loss in lost if loss.count > 0]
+
+
+def _refuse_too_old(conn: AsyncConnection[Any]) -> None:
+    found = conn.info.server_version
+    if found < OLDEST * 10_000:
+        raise ConfigurationError(
+            f"The database {where(conn.info.dsn)} runs Postgres {found // 10_000}, and Alpha Monday needs {OLDEST} or "
+            "newer. Set DATABASE_URL to a newer one."
+        )
 
 
 def _refuse_unknown(down_to: int | None, ours: Sequence[Migration]) -> None:
@@ -260,6 +274,7 @@ async def refuse_old(conninfo: str) -> None:
     for sessions of a service while it holds the lock, and a service that has its sessions looks here after that.
     """
     async with await AsyncConnection.connect(conninfo, application_name=_NAME, **_SESSION) as conn:
+        _refuse_too_old(conn)
         try:
             await conn.execute("SET lock_timeout = '10s'")
             await conn.execute("SELECT pg_advisory_lock_shared(%s)", (Lock.MIGRATIONS,))

@@ -17,7 +17,8 @@ from jobs import queue_tables
 _SESSIONS = """
 SELECT application_name, count(*)
 FROM pg_stat_activity
-WHERE datname = current_database() AND application_name LIKE 'alpha-monday%' AND pid <> pg_backend_pid()
+WHERE datname = current_database() AND application_name LIKE 'alpha-monday%%' AND pid <> pg_backend_pid()
+    AND application_name <> %s
 GROUP BY application_name
 ORDER BY application_name
 """
@@ -27,10 +28,10 @@ _LOOKS = 15
 _BETWEEN_LOOKS = 0.2
 
 
-async def refuse_in_use(conn: AsyncConnection[Any]) -> None:
-    """Refuse the database of a connection that another process of ours uses; sets the search path."""
+async def refuse_in_use(conn: AsyncConnection[Any], *, apart_from: str = "") -> None:
+    """Refuse the database of a connection that another process of ours uses, apart from sessions of one name."""
     for _ in range(_LOOKS):
-        users = await _users(conn)
+        users = await _users(conn, apart_from)
         if not users:
             return
         await asyncio.sleep(_BETWEEN_LOOKS)
@@ -40,10 +41,11 @@ async def refuse_in_use(conn: AsyncConnection[Any]) -> None:
     )
 
 
-async def _users(conn: AsyncConnection[Any]) -> list[str]:
+async def _users(conn: AsyncConnection[Any], apart_from: str) -> list[str]:
     async with conn.transaction():
+        await conn.execute("SET LOCAL lock_timeout = '10s'")
         await conn.execute("SELECT pg_stat_clear_snapshot()")  # a transaction would see the same sessions again
-        rows = await (await conn.execute(_SESSIONS)).fetchall()
+        rows = await (await conn.execute(_SESSIONS, [apart_from])).fetchall()
         users = [f"{printable(name)} ({count} session{'' if count == 1 else 's'})" for name, count in rows]
         cursor = await conn.execute("SELECT to_regclass('queue.procrastinate_workers') IS NOT NULL")
         (has_queue,) = await cursor.fetchone() or (False,)

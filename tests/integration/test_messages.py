@@ -1,6 +1,7 @@
 """What commands say of a database that is away, closed, read-only or not ours: one line, with what helps."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -227,10 +228,24 @@ def test_a_folder_that_has_one_is_used_and_named(tmp_path):
             assert (done.returncode, done.stderr.splitlines()[0]) == (0, place), done.stderr
         looked = run("status", "--rehearsal", cwd=tmp_path)
         assert "holds no rehearsal" in the_line(looked.stderr)
-        with psycopg.connect(up.stdout.strip()) as conn:
+        server = make_conninfo(up.stdout.strip(), dbname="postgres")
+        with psycopg.connect(server, autocommit=True) as conn:
             names = conn.execute("SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1").fetchall()
+            conn.execute("ALTER DATABASE alpha_monday RENAME TO rehearsal")
         assert names == [("alpha_monday",), ("postgres",)]
+        looked = run("show", cwd=tmp_path)
+        assert "holds no live record, only a rehearsal" in the_line(looked.stderr)
+        assert "with `--rehearsal` this command looks at what `make run` made" in looked.stderr
     finally:
         run("db", "down", cwd=tmp_path)
     stopped = run("show", cwd=tmp_path, DATABASE_URL=up.stdout.strip())
     assert "`alpha-monday db up` in its folder starts it" in the_line(stopped.stderr)
+
+
+def test_a_postgres_that_is_too_old(empty, capsys, monkeypatch):
+    """It is refused by its version, before a statement fails that it does not know."""
+    monkeypatch.setattr(migrations, "OLDEST", 99)
+    for words in (["migrate"], ["status"]):
+        said = command(capsys, *words, DATABASE_URL=empty)
+        assert said.code == 1
+        assert re.search(r"runs Postgres \d\d, and Alpha Monday needs 99 or newer", the_line(said.err))
