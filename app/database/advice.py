@@ -91,7 +91,11 @@ def _what_helps(conninfo: Any, reason: str) -> str:
         return f"Check sslmode and the certificate in {setting}."
     if "starting up" in reason or "shutting down" in reason:
         return "Wait until Postgres has started, and run this again."
-    return f"Check that Postgres runs there, and the host and port in {setting}."
+    if "resolve host" in reason or "Name or service not known" in reason:
+        return f"Check the host in {setting}."
+    if "timeout" in reason:
+        return f"Check the host and port in {setting}, and that a firewall lets this machine through."
+    return f"Check {setting}."
 
 
 def denied(conninfo: Any, error: Error) -> str:

@@ -166,7 +166,7 @@ class Api:
     async def _read(self, query: str, read: Callable[[Any], T], **variables: object) -> T:
         """Return what `read` makes of the data of an answer."""
         answer = await self._ask(query, variables)
-        if answer.is_redirect:
+        if answer.has_redirect_location:
             target = shown(urljoin(self.url, answer.headers["Location"]))
             raise ConfigurationError(f"{self.shown} leads to {printable(target)}: give that address.")
         try:
@@ -175,8 +175,7 @@ class Api:
                 raise ConfigurationError(f"{self.shown} answers with an object that has two members of one name.")
             said = msgspec.json.decode(answer.content)
             if errors := said.get("errors"):
-                reason = printable(str(errors[0]["message"])[:200])
-                raise ConfigurationError(f"{self.shown} refuses a query: {reason!r}.")
+                raise ConfigurationError(f"{self.shown} refuses a query: {str(errors[0]['message'])[:200]!r}.")
             return read(said["data"])
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
             raise ConfigurationError(

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from uuid import uuid4
 
 import psycopg
 import pytest
-from commands import command, run, without_place
+from commands import BIN, command, environment, run, without_place
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from app.database import advice, migrations
@@ -145,7 +146,9 @@ def test_what_helps_is_named(empty, role, capsys, words, prepared, says):
         ("fe_sendauth: no password supplied", "Check the user and the password in DATABASE_URL."),
         ('FATAL:  database "d" does not exist', "CREATE DATABASE d OWNER u; if it is new."),
         ('FATAL:  role "u" does not exist', "CREATE ROLE u LOGIN PASSWORD '...'; if it is new."),
-        ("Connection refused", "Check that Postgres runs there, and the host and port in DATABASE_URL."),
+        ("Connection refused", "Check DATABASE_URL."),
+        ("failed to resolve host 'h': [Errno -2] Name or service not known", "Check the host in DATABASE_URL."),
+        ("connection timeout expired", "Check the host and port in DATABASE_URL, and that a firewall"),
         ("FATAL:  sorry, too many clients already", "Postgres allows no more connections"),
         ('FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "u"', "allow it in pg_hba.conf"),
         ("server does not support SSL, but SSL was required", "Check sslmode and the certificate in DATABASE_URL."),
@@ -215,6 +218,24 @@ def test_without_a_database_nothing_is_made(tmp_path, capsys, words):
     expected = "There is no rehearsal here" if "--rehearsal" in words else "DATABASE_URL is not set"
     assert expected in line
     assert str(tmp_path) in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", ["healthchecks", "worker", "defer jobs.weekly.pick_week", "shell list_jobs"])
+def test_procrastinates_own_command_line_makes_nothing(tmp_path, words):
+    """The same holds for the queue's tools; they have their own way to say so."""
+    settings = environment(OPENAI_API_KEY="x", ALPHA_VANTAGE_API_KEY="y")
+    done = subprocess.run(
+        [BIN / "procrastinate", "--app=jobs.queue.app", *words.split()],
+        cwd=tmp_path,
+        env=settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert f"DATABASE_URL is not set, and there is no embedded Postgres in {tmp_path}" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

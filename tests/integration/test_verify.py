@@ -341,7 +341,7 @@ async def test_a_database_is_read_in_one_snapshot(copy):
         pytest.param(["--from", "http://127.0.0.1:9/"], "http://127.0.0.1:9/graphql cannot be reached: ", id="nobody"),
         pytest.param(
             ["--from", "nonsense"],
-            "nonsense/graphql cannot be reached: Request URL is missing an 'http://' or 'https://' protocol.\n",
+            "--from takes the http or https address of a service, not 'nonsense'; for example --from https://",
             id="no address",
         ),
     ],
@@ -369,6 +369,21 @@ def test_no_database(tmp_path):
         pytest.param(says({"data": {"service": []}}), "does not answer as Alpha Monday's API does", id="another shape"),
         pytest.param(Reply(status=404, body=b"<html>"), "API does (status 404)", id="no JSON"),
         pytest.param(says({"errors": [{"message": "No\x1b[2J."}]}), r"refuses a query: 'No\x1b[2J.'", id="an error"),
+        pytest.param(
+            Reply(body=b'{"data": {"service": {"journalHead": null}}, "data": {}}'),
+            "two members of one name",
+            id="twice",
+        ),
+        pytest.param(
+            Reply(body=b'{"data": {"service": {"journalHead": null, "journalHead": null}}}'),
+            "two members of one name",
+            id="twice, and the same",
+        ),
+        pytest.param(
+            Reply(status=308, headers={"Location": "https://elsewhere.example/graphql"}, body=b""),
+            "leads to https://elsewhere.example/graphql: give that address",
+            id="another place",
+        ),
     ],
 )
 async def test_another_server(tmp_path, reply, expected):
