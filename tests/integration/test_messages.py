@@ -158,8 +158,8 @@ def test_what_helps_is_named(empty, role, capsys, words, prepared, says):
 )
 def test_why_a_database_cannot_be_reached(reason, helps):
     """Each reason has its own advice; the password is in none."""
-    error = advice.unreachable("postgresql://u:a-password@h:5433/d", psycopg.OperationalError(reason))
-    assert str(error).startswith("The database at h:5433/d cannot be reached: ")
+    error = advice.unreachable("postgresql://u:a-password@h:9/d", psycopg.OperationalError(reason))
+    assert str(error).startswith("The database at h:9/d cannot be reached: ")
     assert helps in str(error)
     assert "a-password" not in str(error)
 
@@ -167,10 +167,10 @@ def test_why_a_database_cannot_be_reached(reason, helps):
 @pytest.mark.parametrize(
     ("address", "place"),
     [
-        ("postgresql://u:p@h:5433/d", "h:5433/d"),
+        ("postgresql://u:p@h:9/d", "h:9/d"),
         ("postgresql://u:p@h/d", "h:5432/d"),
         ("postgresql://u:p@h", "h:5432/u"),
-        ("postgresql://u:p@[::1]:5433/d?sslmode=require", "::1:5433/d"),
+        ("postgresql://u:p@[::1]:9/d?sslmode=require", "::1:9/d"),
         ("host=/run/postgres user=u dbname=d password=p", "/run/postgres:5432/d"),
         ("postgresql:///d", "local socket:5432/d"),
         ("postgresql://u:p@h1:1,h2:2/d", "h1,h2:1,2/d"),

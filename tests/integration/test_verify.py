@@ -677,7 +677,7 @@ def test_a_correction_that_does_not_follow():
     ("url", "says"),
     [
         pytest.param("alpha-monday.example", "not 'alpha-monday.example'; for example --from https://", id="no scheme"),
-        pytest.param("localhost:8080", "not 'localhost:8080'; for example --from https://", id="host and port"),
+        pytest.param("localhost:9", "not 'localhost:9'; for example --from https://", id="host and port"),
         pytest.param("", "not ''; for example", id="empty"),
         pytest.param("  ", "not ''; for example", id="blank"),
         pytest.param("http://", "not 'http://'; for example", id="only a scheme"),
