@@ -92,7 +92,7 @@ db-up: $(READY) ## Start the embedded Postgres and print its address
 	@$(BIN)/alpha-monday db up
 
 db-down: $(READY) ## Stop the embedded Postgres
-	@$(BIN)/alpha-monday db down
+	@$(BIN)/alpha-monday db down $(ARGS)
 
 db-reset: $(READY) ## Delete the rehearsal in the embedded Postgres; a live record only with ARGS=--live-record
 	@$(BIN)/alpha-monday db reset --yes $(ARGS)

@@ -59,7 +59,13 @@ class EmbeddedPostgres:
     """The server of one data folder. Use it as a context, or `start` it and `stop` it."""
 
     def __init__(self, folder: Path = FOLDER, settings: Mapping[str, str] | None = None) -> None:
-        self.folder = folder.resolve()
+        try:
+            self.folder = folder.resolve()
+        except FileNotFoundError:
+            raise ConfigurationError(
+                "The current folder was deleted, so it has no embedded Postgres. Change into another one, "
+                "or set DATABASE_URL."
+            ) from None
         self.data = self.folder / "data"
         self.settings = {"max_connections": "100", "log_min_messages": "warning", **(settings or {})}
         self.process: subprocess.Popen[bytes] | None = None

@@ -66,7 +66,7 @@ def database(settings: Settings) -> str:
     address = address_of(settings.database_url, REHEARSAL, make=True)
     try:
         with psycopg.connect(address) as conn:
-            if _may_be_live(conn) and _holds_a_record(conn):
+            if _may_be_live(conn) and (_holds_a_record(conn) or _is_served(conn)):
                 raise ConfigurationError(
                     "The database of DATABASE_URL holds a live record, and rehearsed and live data never share one. "
                     "Unset DATABASE_URL to rehearse in the embedded Postgres, or set it to another database."
@@ -90,6 +90,15 @@ def _holds_a_record(conn: psycopg.Connection[Any]) -> bool:
         "SELECT EXISTS (SELECT FROM public.batches UNION ALL SELECT FROM public.generations)"
     ).fetchone() or (False,)
     return bool(recorded) or queue_tables.are_used(conn)
+
+
+def _is_served(conn: psycopg.Connection[Any]) -> bool:
+    """Return whether a web server shows the database, which would go on to show it as live."""
+    (served,) = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name = 'alpha-monday api')"
+    ).fetchone() or (False,)
+    return bool(served)
 
 
 @contextmanager

@@ -177,6 +177,14 @@ def test_a_service_without_a_worker_keeps_its_database(filled, tmp_path):
     assert counted(filled) == 1200
 
 
+def test_a_rehearsal_does_not_begin_where_a_server_shows_a_live_record(empty, tmp_path):
+    """There is no row and no job yet; but the server would show the rehearsal as live."""
+    asyncio.run(migrations.migrate(empty, AT))
+    with session(empty, "alpha-monday api"):
+        said = run("rehearse", "--no-serve", cwd=tmp_path, DATABASE_URL=empty)
+    assert (said.returncode, "holds a live record" in said.stderr) == (1, True), said.stderr
+
+
 async def test_a_service_that_starts_meanwhile_is_refused(filled):
     """It waits while migrations are taken back, and then finds that they are; it does not go on without its tables."""
     starting: list[asyncio.Task[None]] = []

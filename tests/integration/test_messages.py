@@ -221,6 +221,21 @@ def test_without_a_database_nothing_is_made(tmp_path, capsys, words):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_was_deleted_is_one_line(tmp_path):
+    """A terminal may still stand in it."""
+    gone = tmp_path / "gone"
+    script = 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$1" status'
+    done = subprocess.run(
+        ["sh", "-c", script, gone, BIN / "alpha-monday"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "The current folder was deleted" in the_line(done.stderr)
+
+
 @pytest.mark.parametrize("words", ["healthchecks", "worker", "defer jobs.weekly.pick_week", "shell list_jobs"])
 def test_procrastinates_own_command_line_makes_nothing(tmp_path, words):
     """The same holds for the queue's tools; they have their own way to say so."""
