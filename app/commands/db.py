@@ -8,6 +8,7 @@ from psycopg import sql
 from app.commands.terminal import Commands, confirm, say
 from app.database.embedded import LIVE, EmbeddedPostgres
 from app.errors import ConfigurationError, Refused
+from jobs import queue_tables
 
 
 @click.group(cls=Commands)
@@ -139,9 +140,8 @@ def _held(address: str) -> _Held:
     with psycopg.connect(address, autocommit=True) as conn:
         tables = conn.execute(
             "SELECT schemaname, tablename FROM pg_tables "
-            "WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'told') "
+            "WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'told', 'queue') "
             "AND NOT (schemaname = 'operations' AND tablename <> 'provider_requests') "
-            "AND NOT (schemaname = 'queue' AND tablename <> 'procrastinate_jobs') "
             "ORDER BY schemaname <> 'public', schemaname, tablename"
         ).fetchall()
         rows = {}
@@ -150,5 +150,7 @@ def _held(address: str) -> _Held:
             (count,) = conn.execute(counting).fetchone() or (0,)
             if count:
                 rows[table] = count
+        if queue_tables.exist(conn) and queue_tables.are_used(conn):
+            rows["jobs"] = queue_tables.count_jobs(conn)
         (rehearsed,) = conn.execute("SELECT to_regclass('told.clock') IS NOT NULL").fetchone() or (False,)
     return _Held(rows, bool(rehearsed))

@@ -21,7 +21,7 @@ def begin() -> None:
     """Let Ctrl-C end the process at once, and forget the variables."""
     for name in _OF_OTHERS:
         os.environ.pop(name, None)
-    # Only at a terminal's or Python's own handling: `nohup` ignores it, and a test's process has its own.
+    # Only in place of Python's own handler: a job in a shell's background ignores the signal.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 

@@ -14,7 +14,7 @@ from app.core.settings import name_of_address
 from app.domain.text import first_line, one_line
 from app.errors import ConfigurationError
 
-# The folder of the socket of an embedded server (`EmbeddedPostgres.socket`).
+# How the folder of an embedded server's socket begins (app/database/embedded.py).
 _EMBEDDED = "/tmp/am-"  # noqa: S108
 
 _GONE = re.compile("No such file or directory|Connection refused")

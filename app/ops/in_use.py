@@ -24,8 +24,8 @@ ORDER BY application_name
 """
 
 # A process that ended a moment ago may still show.
-_LOOKS = 15
-_BETWEEN_LOOKS = 0.2
+_LOOKS = 12
+_BETWEEN_LOOKS = 0.25
 
 
 async def refuse_in_use(conn: AsyncConnection[Any], *, apart_from: str = "") -> None:
@@ -47,9 +47,7 @@ async def _users(conn: AsyncConnection[Any], apart_from: str) -> list[str]:
         await conn.execute("SELECT pg_stat_clear_snapshot()")  # a transaction would see the same sessions again
         rows = await (await conn.execute(_SESSIONS, [apart_from])).fetchall()
         users = [f"{printable(name)} ({count} session{'' if count == 1 else 's'})" for name, count in rows]
-        cursor = await conn.execute("SELECT to_regclass('queue.procrastinate_workers') IS NOT NULL")
-        (has_queue,) = await cursor.fetchone() or (False,)
-        if has_queue:
+        if await queue_tables.are_installed(conn):
             await conn.execute("SET LOCAL search_path = public, queue")
             if await queue_tables.has_live_worker(conn):
                 users.append("a worker that gave a sign of life in the last half minute")
