@@ -1,5 +1,7 @@
 """`alpha-monday db`: the embedded Postgres of this folder."""
 
+import time
+
 import click
 import psycopg
 from msgspec import Struct
@@ -9,6 +11,9 @@ from app.commands.terminal import Commands, confirm, say
 from app.database.embedded import LIVE, EmbeddedPostgres
 from app.errors import ConfigurationError, Refused
 from jobs import queue_tables
+
+_LOOKS = 6
+_BETWEEN_LOOKS = 0.25
 
 
 @click.group(cls=Commands)
@@ -90,16 +95,25 @@ def _refuse_in_use(server: EmbeddedPostgres, otherwise: str, *, owned: bool = Fa
     """Refuse a server that another process needs: the one that started it, or one that is connected to it."""
     if not server.answers():
         return
-    users = server.users()
-    if not owned and not users and not server.is_borrowed:
-        return
-    if owned and not users:
+    users = _users(server)
+    if not users and (owned or not server.is_borrowed):
         return
     by = f"({', '.join(users)}) " if users else ""
     raise Refused(
         f"A service or a command {by}uses the embedded Postgres in {server.folder}. "
         f"Stop it first. Nothing was changed. {otherwise}".rstrip()
     )
+
+
+def _users(server: EmbeddedPostgres) -> list[str]:
+    """Return what of ours uses a server, and goes on to: a session that ended a moment ago may still show."""
+    users = server.users()
+    for _ in range(_LOOKS):
+        if not users:
+            break
+        time.sleep(_BETWEEN_LOOKS)
+        users = server.users()
+    return users
 
 
 class _Held(Struct, frozen=True):
