@@ -96,10 +96,10 @@ db-up: $(READY) ## Start the embedded Postgres and print its address
 	@$(BIN)/alpha-monday db up
 
 db-down: $(READY) ## Stop the embedded Postgres
-	@$(BIN)/alpha-monday db down
+	@$(BIN)/alpha-monday db down $(ARGS)
 
-db-reset: $(READY) ## Delete everything the embedded Postgres holds
-	@$(BIN)/alpha-monday db reset --yes
+db-reset: $(READY) ## Delete the rehearsal in the embedded Postgres; a live record only with ARGS=--live-record
+	@$(BIN)/alpha-monday db reset --yes $(ARGS)
 
 schema: $(READY) ## Print the API's schema anew
 	@$(BIN)/python -m api.schema > graphql/schema.graphql

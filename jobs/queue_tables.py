@@ -291,6 +291,14 @@ async def has_live_worker(conn: Conn) -> bool:
     return bool(lives)
 
 
+async def are_installed(conn: Conn) -> bool:
+    """Return whether the queue's tables are in the database. Needs no search path."""
+    # Instead of job_manager.check_connection_async: no `connection=`.
+    cursor = await conn.execute("SELECT to_regclass('queue.procrastinate_workers') IS NOT NULL")
+    (there,) = await cursor.fetchone() or (False,)
+    return bool(there)
+
+
 # What jobs ask about other jobs of their kind. The API finds jobs by task, but not by arguments.
 
 
@@ -563,3 +571,9 @@ def are_used(conn: psycopg.Connection[Any]) -> bool:
         "SELECT EXISTS (SELECT FROM queue.procrastinate_workers UNION ALL SELECT FROM queue.procrastinate_jobs)"
     ).fetchone() or (False,)
     return bool(used)
+
+
+def count_jobs(conn: psycopg.Connection[Any]) -> int:
+    """Return how many jobs the queue has, those that ended lately included. Needs no search path."""
+    (count,) = conn.execute("SELECT count(*) FROM queue.procrastinate_jobs").fetchone() or (0,)
+    return int(count)

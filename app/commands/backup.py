@@ -36,8 +36,10 @@ def backup(file: Path, force: bool, of_the_rehearsal: bool) -> None:
       alpha-monday backup monday.zip
       alpha-monday backup - | ssh elsewhere 'cat > monday.zip'
     """
-    address = terminal.address(settings.load(), rehearsal=of_the_rehearsal)
+    configuration = settings.load()
     to_stdout = str(file) == "-"
+    address = terminal.address(configuration, rehearsal=of_the_rehearsal)
+    asyncio.run(terminal.reach(configuration, address, rehearsal=of_the_rehearsal))
     try:
         with _stdout() if to_stdout else whole(file.resolve(), force=force) as to, telling() as tell:
             made = asyncio.run(backing_up.write(address, to, clock.now(), tell))
@@ -62,7 +64,9 @@ def restore(file: Path, unverified: bool, of_the_rehearsal: bool) -> None:
     Example:
       DATABASE_URL=postgresql://user:password@host/empty alpha-monday restore monday.zip
     """
-    address = terminal.address(settings.load(), rehearsal=of_the_rehearsal)
+    configuration = settings.load()
+    address = terminal.address(configuration, rehearsal=of_the_rehearsal)
+    asyncio.run(terminal.reach(configuration, address, rehearsal=of_the_rehearsal))
     with telling() as tell:
         made = asyncio.run(backing_up.restore(address, file, clock.now(), tell, unverified=unverified))
     click.echo(_held(f"Restored, as of {made.made_at:%Y-%m-%d %H:%M:%S} UTC", made))

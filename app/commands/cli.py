@@ -4,6 +4,10 @@ The operator's commands. Each has `--help` with an example; 0 means done, 1 refu
 (`verify`, too: 1 is a misfit, 2 that nothing could be found out.)
 """
 
+from app.commands import startup
+
+startup.begin()
+
 import asyncio
 import errno
 import sys
@@ -28,8 +32,12 @@ from app.commands import (
     verify,
 )
 from app.commands.terminal import Commands
+from app.core import settings
+from app.database.advice import denied, unfit, where
 from app.domain.text import first_line, one_line
 from app.errors import AlphaMondayError
+
+startup.done()
 
 
 def main() -> None:
@@ -41,17 +49,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except AlphaMondayError as error:
         sys.exit(f"alpha-monday: {error}")
-    except psycopg.errors.LockNotAvailable:
-        sys.exit(
-            "alpha-monday: Somebody else held a lock that this migration needs, for ten seconds. "
-            "Nothing of it was done: run it again."
-        )
-    except (psycopg.OperationalError, PoolTimeout) as error:
-        sys.exit(f"alpha-monday: The database went away: {one_line(error)}")
-    except psycopg.errors.InsufficientPrivilege as error:
-        sys.exit(f"alpha-monday: {first_line(error)}. Give that right to the user of DATABASE_URL.")
-    except psycopg.Error as error:
-        sys.exit(f"alpha-monday: The database refused: {one_line(error)}")
+    except (psycopg.Error, PoolTimeout) as error:
+        sys.exit(f"alpha-monday: {_of_the_database(error)}")
     except OSError as error:
         if error.errno == errno.ENOSPC and error.filename is None:
             sys.stdout = None  # what could not be written is not tried again at the end
@@ -63,6 +62,37 @@ def main() -> None:
         sys.exit(130)
     except asyncio.CancelledError:
         sys.exit(143)
+
+
+def _of_the_database(error: Exception) -> str:
+    """Return what to say of an error of the database that no command explains itself."""
+    configuration = settings.load()
+    address = configuration.queue_address
+    named = where(address) if address else "of this folder"
+    match error:
+        case psycopg.errors.LockNotAvailable():
+            return (
+                "Another session held a lock that this migration needs, for ten seconds: a long query, a backup or a "
+                "service's transaction. Nothing of this migration was done: run it again."
+            )
+        case psycopg.errors.ReadOnlySqlTransaction():
+            return (
+                f"The database {named} takes no writes ({first_line(error)}). It may be a standby: set DATABASE_URL to "
+                "the primary. Or default_transaction_read_only is on for this user or database."
+            )
+        case psycopg.ProgrammingError(sqlstate=None):
+            return str(unfit(address, error))
+        case psycopg.OperationalError() | PoolTimeout():
+            return f"The database {named} went away: {one_line(error)}"
+        case psycopg.errors.InsufficientPrivilege():
+            return denied(address, error)
+        case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction():
+            return (
+                f"The database {named} is not as Alpha Monday's migrations make it ({first_line(error)}). Check that "
+                "DATABASE_URL names the right database; `alpha-monday migrate --status` lists its migrations."
+            )
+        case _:
+            return f"The database {named} refused: {one_line(error)}"
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -68,8 +68,8 @@ def export(file: Path, form: str | None, force: bool, of_the_rehearsal: bool) ->
       alpha-monday export --format json | jq '.rows[] | select(.result and .hit)'
     """
     configuration = settings.load()
-    address = terminal.address(configuration, rehearsal=of_the_rehearsal)
     chosen = _form(file, form)
+    address = terminal.address(configuration, rehearsal=of_the_rehearsal)
     target = files.stdout() if str(file) == "-" else files.whole(file.resolve(), force=force, public=True)
     asyncio.run(_ready(address, rehearsal=of_the_rehearsal))
     try:
@@ -109,8 +109,9 @@ def _misnamed(file: Path) -> str:
 
 
 async def _ready(address: str, *, rehearsal: bool) -> None:
-    await pools.check(address)
-    await terminal.refuse_old(settings.load(), address, rehearsal=rehearsal)
+    configuration = settings.load()
+    await terminal.reach(configuration, address, rehearsal=rehearsal)
+    await terminal.refuse_old(configuration, address, rehearsal=rehearsal)
 
 
 async def _write(address: str, form: str, to: IO[bytes], tell: Tell) -> Exported:

@@ -170,7 +170,9 @@ async def retry(ids: tuple[int, ...], of_the_rehearsal: bool) -> None:
 
     async def again(conn: Any, id: int, now: datetime) -> str:
         new = await admin.retry(conn, id, now)
-        return f"Job {id} is done again" + (", at once." if new == id else f", as job {new}.")
+        if new == id:
+            return f"Job {id} is back in the queue and runs at once."
+        return f"Job {id} stays as it is. The new job {new}, which does the same, is in the queue."
 
     await _each(ids, again, rehearsal=of_the_rehearsal)
 

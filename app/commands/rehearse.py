@@ -57,6 +57,7 @@ def rehearse(
     listener = None if no_serve else _listen(configuration)
     span = rehearsal.span(weeks, until.date() if until else None, clock.now())
     address = rehearsal.database(configuration)
+    run_until_stopped(asyncio.run, lambda _: terminal.reach(configuration, address, rehearsal=True))
     run_until_stopped(asyncio.run, lambda _: apply_migrations(address, quiet=True))
     with rehearsal.played(configuration, address, calm=calm, odd=odd or "", faults=faults) as provided:
         run_until_stopped(uvloop.run, lambda signals: _rehearse(provided, span, signals))

@@ -33,7 +33,7 @@ def serve(first_migrate: bool, no_worker: bool) -> None:
     if not no_worker:
         settings.refuse_without_keys(configuration)
     listener = server.listen(configuration)
-    _make_ready(configuration, first_migrate)
+    _make_ready(configuration, first_migrate, make=True)
     server.run(create_app(configuration, work=not no_worker), listener)
 
 
@@ -50,7 +50,7 @@ def work(first_migrate: bool) -> None:
     """
     configuration = settings.load()
     settings.refuse_without_keys(configuration)
-    _make_ready(configuration, first_migrate)
+    _make_ready(configuration, first_migrate, make=False)
     uvloop.run(_work(configuration))
 
 
@@ -67,10 +67,11 @@ async def _work(configuration: Settings) -> None:
     log.info("stopped")
 
 
-def _make_ready(configuration: Settings, first_migrate: bool) -> None:
+def _make_ready(configuration: Settings, first_migrate: bool, *, make: bool) -> None:
     """Refuse before anything lives what would otherwise end it with a traceback."""
     terminal.configure_log(configuration)
-    address = terminal.address(configuration)
+    address = terminal.address(configuration, make=make)
+    asyncio.run(terminal.reach(configuration, address))
     if not configuration.database_url:
         say(
             "DATABASE_URL is not set: the record is kept in the embedded Postgres of this folder, on this machine only."

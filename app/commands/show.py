@@ -48,5 +48,7 @@ async def show_closes(ticker: str, of_the_rehearsal: bool) -> None:
     Example:
       alpha-monday closes MSFT
     """
+    if not ticker.strip():
+        raise Refused("TICKER is empty. Give one, for example MSFT.")
     async with opened(settings.load(), rehearsal=of_the_rehearsal) as pool:
         await tables.show_closes(pool, prompt.in_one_form(ticker))

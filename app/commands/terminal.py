@@ -1,6 +1,7 @@
 """What the operator's commands share: the clock, a voice, and the ways to open the record."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
@@ -14,9 +15,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from app.core import logging
 from app.core.settings import Settings
 from app.database import migrations, pools
-from app.database.embedded import address_of
+from app.database.advice import where
+from app.database.embedded import FOLDER, LIVE, REHEARSAL, address_of
 from app.domain.calendar import NEW_YORK
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, Refused
 from jobs.context import RealClock
 
 P = ParamSpec("P")
@@ -124,29 +126,56 @@ def lasting(span: timedelta) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count)
 
 
-def address(configuration: Settings, *, rehearsal: bool = False) -> str:
-    """Return the direct address of the record's database, or with `rehearsal` of the embedded rehearsal's."""
-    if rehearsal:
-        return address_of(configuration.database_url, "rehearsal")
-    return configuration.queue_database_url or address_of(configuration.database_url)
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask whether to go on, unless `yes` was said on the command line; refuse where there is no one to ask."""
+    if yes:
+        return
+    if not sys.stdin or not sys.stdin.isatty():
+        raise Refused("Nothing was changed: this must be confirmed, and no terminal is here to ask at. Add --yes.")
+    if not click.confirm(question, err=True):
+        raise Refused("Nothing was changed.")
+
+
+def address(configuration: Settings, *, rehearsal: bool = False, make: bool = False) -> str:
+    """
+    Return the direct address of the record's database, or with `rehearsal` of the embedded rehearsal's.
+
+    Where DATABASE_URL is not set, the embedded Postgres of this folder is used; only with `make` it is also made.
+    """
+    direct = "" if rehearsal else configuration.queue_database_url
+    return direct or address_of(configuration.database_url, REHEARSAL if rehearsal else LIVE, make=make)
+
+
+async def reach(configuration: Settings, found: str, *, rehearsal: bool = False) -> None:
+    """Say which database a command works on, beside what it prints; refuse one that cannot be reached."""
+    await pools.check(found)
+    if configuration.database_url or configuration.queue_database_url:
+        say(f"Database: {where(found)}")
+    else:
+        say(f"Database: {REHEARSAL if rehearsal else LIVE}, in the embedded Postgres of {FOLDER.resolve()}")
 
 
 @asynccontextmanager
 async def opened(configuration: Settings, *, rehearsal: bool = False) -> AsyncIterator[pools.Pool]:
     """Open the record for a short command, or with `rehearsal` the embedded rehearsal's; it must be up to date."""
-    where = address(configuration, rehearsal=rehearsal)
-    async with pools.opened(pools.make_pool(where, pooled=configuration.database_pooled)) as pool:
-        await refuse_old(configuration, where, rehearsal=rehearsal)
+    found = address(configuration, rehearsal=rehearsal)
+    await reach(configuration, found, rehearsal=rehearsal)
+    async with pools.opened(pools.make_pool(found, pooled=configuration.database_pooled)) as pool:
+        await refuse_old(configuration, found, rehearsal=rehearsal)
         yield pool
 
 
-async def refuse_old(configuration: Settings, where: str, *, rehearsal: bool) -> None:
+async def refuse_old(configuration: Settings, found: str, *, rehearsal: bool) -> None:
     """Refuse a database that is not up to date, and say where a rehearsal is for whoever looks beside it."""
     try:
-        await migrations.refuse_old(where)
+        await migrations.refuse_old(found)
     except ConfigurationError as error:
-        if configuration.database_url or rehearsal:
+        if configuration.database_url:
             raise
+        if rehearsal:
+            raise ConfigurationError(
+                f"{error} (This is a rehearsal's database: `alpha-monday rehearse` brings it up to date.)"
+            ) from None
         raise ConfigurationError(
             f"{error} (DATABASE_URL is not set, so this is the embedded Postgres of this folder; "
             "with `--rehearsal` this command looks at what `make run` made.)"
@@ -156,8 +185,9 @@ async def refuse_old(configuration: Settings, where: str, *, rehearsal: bool) ->
 @asynccontextmanager
 async def record(configuration: Settings) -> AsyncIterator[pools.Pool]:
     """Open the record as the service does, for a command that writes; it must be up to date."""
-    await pools.check(address(configuration))
-    await migrations.refuse_old(address(configuration))
+    direct = address(configuration)
+    await reach(configuration, direct)
+    await migrations.refuse_old(direct)
     pool = pools.make_pool(address_of(configuration.database_url), pooled=configuration.database_pooled)
     async with pools.opened(pool) as opened:
         yield opened

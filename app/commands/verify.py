@@ -12,7 +12,6 @@ from psycopg_pool import PoolTimeout
 from app.commands import terminal
 from app.commands.terminal import asynchronous, clock, say, telling
 from app.core import settings
-from app.database import pools
 from app.domain.text import one_line
 from app.errors import AlphaMondayError, Misfit
 from app.ops import verify as verifying
@@ -51,11 +50,11 @@ async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal
       alpha-monday verify --head 812:3fa2c1d09b7e4856a1f0c3d2e5b498776655443322110ffeeddccbbaa9988776
       alpha-monday verify --from https://alpha-monday.example
     """
-    if url and of_the_rehearsal:
+    if url is not None and of_the_rehearsal:
         raise click.UsageError("--from and --rehearsal exclude each other.")
     try:
         with telling() as tell:
-            async with verifying.api(url, clock.sleep) if url else _snapshot(of_the_rehearsal) as source:
+            async with verifying.api(url, clock.sleep) if url is not None else _snapshot(of_the_rehearsal) as source:
                 found = await verifying.verify(source, [head] if head else [], tell)
     except Misfit:
         raise
@@ -71,7 +70,7 @@ async def _snapshot(of_the_rehearsal: bool) -> AsyncIterator[verifying.Source]:
     """Give the record of the database as it stands."""
     configuration = settings.load()
     address = terminal.address(configuration, rehearsal=of_the_rehearsal)
-    await pools.check(address)
+    await terminal.reach(configuration, address, rehearsal=of_the_rehearsal)
     await terminal.refuse_old(configuration, address, rehearsal=of_the_rehearsal)
     async with verifying.database(address) as source:
         yield source

@@ -14,12 +14,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
-from dynaconf import Dynaconf, ValidationError, Validator
-from dynaconf.loaders import toml_loader
 from msgspec import Meta, Struct
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from app.core.dynaconf_alone import Dynaconf, ValidationError, Validator, toml_loader, without_its_variables
 from app.domain.model import TICKER_PATTERN
 from app.domain.text import HIDDEN
 from app.errors import ConfigurationError
@@ -44,6 +43,11 @@ _Database = Annotated[
 RECEIVERS = frozenset({"alert_webhook_url", "heartbeat_url"})
 SECRETS = frozenset({"database_url", "queue_database_url", "openai_api_key", "alpha_vantage_api_key"}) | RECEIVERS
 _COMMA = re.compile(r"\s*,\s*")
+
+# A shell removes the quotes around a value. A file of variables that Docker or a platform reads keeps them.
+_QUOTES = ('"', "'", "`", "“", "”", "‘", "’")
+_SCHEME = re.compile(r"((?:jdbc:)?[A-Za-z][A-Za-z0-9+.-]{0,30}):/")
+_SCHEMES = ("postgresql", "postgres")
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -148,8 +152,9 @@ _OPTIONS = {
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
     """Return the settings of the environment (or of a mapping in its place) over those of `settings.toml`."""
-    source = _source(environment)
-    refusal = _refusal(source)
+    with without_its_variables():
+        source = _source(environment)
+        refusal = _refusal(source)
     # Not in an except: Procrastinate's shell prints what an error came from, and that may quote the text.
     if refusal:
         raise ConfigurationError(refusal)
@@ -159,6 +164,12 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
 def is_set(name: str, environment: Mapping[str, str] | None = None) -> bool:
     """Return whether the environment (or a mapping in its place) sets a variable; an empty one is not set."""
     return bool(_text(name, environment))
+
+
+def name_of_address(address: str) -> str:
+    """Return the variable that an address of a database comes from, to name in a message."""
+    queue = _text("QUEUE_DATABASE_URL", None)
+    return "QUEUE_DATABASE_URL" if address == queue != _text("DATABASE_URL", None) else "DATABASE_URL"
 
 
 def refuse_without_keys(settings: Settings) -> None:
@@ -196,7 +207,7 @@ def _source(environment: Mapping[str, str] | None) -> Dynaconf:
 
 def _refusal(source: Dynaconf) -> str | None:
     """Return the line that refuses the first setting that does not fit, or None."""
-    source.validators.register(*_validators())
+    source.validators.register(*_validators(source))
     try:
         source.validators.validate()
     except ValidationError as error:
@@ -204,14 +215,14 @@ def _refusal(source: Dynaconf) -> str | None:
     return None
 
 
-def _validators() -> list[Validator]:
+def _validators(source: Dynaconf) -> list[Validator]:
     # Each message is ours, because dynaconf's own quote the value.
     fit = [
         Validator(
             name.upper(),
             must_exist=True,
             condition=_fits(name),
-            messages={"condition": f"{{name}} must be {_wanted(name)}"},
+            messages={"condition": f"{{name}} {_misfit(name, source.get(name.upper()))}"},
         )
         for name in Settings.__struct_fields__
     ]
@@ -229,6 +240,8 @@ def _validators() -> list[Validator]:
 
 def _fits(name: str) -> Callable[[str], bool]:
     def fits(text: str) -> bool:
+        if _is_quoted(name, text) or _holds_its_name(name, text):
+            return False
         try:
             _converted(name, text)
         except (ValueError, ProgrammingError):  # msgspec's is a ValueError, too
@@ -243,21 +256,69 @@ def _is_true(text: str) -> bool:
     return pooled
 
 
+def _is_quoted(name: str, text: str) -> bool:
+    """Return whether quotes stand around a value, or at one end of it; no setting's value has them there."""
+    if "database_url" in name:
+        return text.startswith(_QUOTES)  # its end may be `password='a b'`
+    return text.startswith(_QUOTES) or text.endswith(_QUOTES)
+
+
+def _holds_its_name(name: str, text: str) -> bool:
+    """Return whether a whole line of a file of variables was taken for the value."""
+    return text.upper().startswith((f"{name.upper()}=", f"EXPORT {name.upper()}="))
+
+
+def _misfit(name: str, text: str) -> str:
+    """Return what is wrong with a value that does not fit, where that can be said without showing it."""
+    variable = name.upper()
+    if _is_quoted(name, text):
+        example = f"for example {variable}={_example(name)}"
+        return f"has quotes around its value: remove the quotes, {example}"
+    if _holds_its_name(name, text):
+        return f"holds its own name: remove `{variable}=` from the beginning of its value"
+    if "database_url" in name:
+        return _misfit_of_an_address(name, text)
+    return f"must be {_wanted(name)}"
+
+
+def _misfit_of_an_address(name: str, text: str) -> str:
+    """Return what is wrong with the address of a database; its scheme may be shown, for it is no secret."""
+    example = f"for example {name.upper()}={_example(name)}"
+    scheme = _SCHEME.match(text)
+    if scheme and scheme[1] not in _SCHEMES and "postgres" in text.partition("//")[0].lower():
+        return f"must begin with postgresql://, and not with {scheme[1]}:, {example}"
+    if scheme and scheme[1] in _SCHEMES and not text.startswith(f"{scheme[1]}://"):
+        return f"must begin with {scheme[1]}:// (two slashes), {example}"
+    if scheme and re.search(r"\s", text):
+        return f"has a space or a line break in it: remove it, or write %20 for a space in a password, {example}"
+    return f"must be {_wanted(name)}"
+
+
+def _example(name: str) -> str:
+    metas = [meta for meta in _HINTS[name].__metadata__ if isinstance(meta, Meta)]
+    return str(next(meta.examples[0] for meta in metas if meta.examples))
+
+
 def _wanted(name: str) -> str:
     """Return what a setting must be, with an example."""
     metas = [meta for meta in _HINTS[name].__metadata__ if isinstance(meta, Meta)]
     description = next(meta.description for meta in metas if meta.description)
-    example = next(meta.examples[0] for meta in metas if meta.examples)
-    return f"{description}, for example {name.upper()}={example}"
+    return f"{description}, for example {name.upper()}={_example(name)}"
 
 
 def _refuse_a_raw_password(text: str) -> None:
     """Refuse an address torn apart by a password's own "/" or "@": its pieces would be shown as a host or a port."""
     parts = conninfo_to_dict(text)
+    if re.search(r"\s", text) and _SCHEME.match(text):
+        raise ProgrammingError  # libpq leaves a space after the host out, and takes a line break into a name
     ports = str(parts.get("port") or "5432").split(",")
     name = text.partition("://")[2].partition("/")[2].partition("?")[0]
-    if "@" in name or "@" in str(parts.get("host") or "") or not all(port.isdecimal() for port in ports):
+    if "@" in name or "@" in str(parts.get("host") or "") or not all(map(_is_port, ports)):
         raise ProgrammingError
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 5 and 0 < int(text) <= 65535
 
 
 def _refuse_without_a_host(text: str) -> None:

@@ -28,9 +28,12 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from app.database import sessions
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, Refused
 
 FOLDER = Path(".alpha-monday") / "postgres"
+
+# The names of its databases.
+LIVE, REHEARSAL = "alpha_monday", "rehearsal"
 
 # The file in the folder by which it is known apart from others of the same path.
 _MARK = "mark"
@@ -57,7 +60,13 @@ class EmbeddedPostgres:
     """The server of one data folder. Use it as a context, or `start` it and `stop` it."""
 
     def __init__(self, folder: Path = FOLDER, settings: Mapping[str, str] | None = None) -> None:
-        self.folder = folder.resolve()
+        try:
+            self.folder = folder.resolve()
+        except FileNotFoundError:
+            raise ConfigurationError(
+                "The current folder was deleted, so it has no embedded Postgres. Change into another one, "
+                "or set DATABASE_URL."
+            ) from None
         self.data = self.folder / "data"
         self.settings = {"max_connections": "100", "log_min_messages": "warning", **(settings or {})}
         self.process: subprocess.Popen[bytes] | None = None
@@ -94,6 +103,33 @@ class EmbeddedPostgres:
         with sessions.connect(self.address(), autocommit=True) as conn, suppress(*there):
             conn.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
         return self.address(name)
+
+    def has(self, name: str) -> bool:
+        """Return whether the running server has a database called `name`."""
+        with sessions.connect(self.address(), autocommit=True) as conn:
+            return conn.execute("SELECT FROM pg_database WHERE datname = %s", [name]).rowcount > 0
+
+    def databases(self) -> list[str]:
+        """Return the names of the databases that were made on the running server."""
+        with sessions.connect(self.address(), autocommit=True) as conn:
+            rows = conn.execute(
+                "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY datname"
+            ).fetchall()
+        return [name for (name,) in rows]
+
+    def users(self) -> list[str]:
+        """Return what of ours uses the running server: the names of other processes' sessions, with their database."""
+        with sessions.connect(self.address(), autocommit=True) as conn:
+            rows = conn.execute(
+                "SELECT DISTINCT application_name || ' in ' || datname FROM pg_stat_activity "
+                "WHERE application_name LIKE 'alpha-monday%' AND pid <> pg_backend_pid() ORDER BY 1"
+            ).fetchall()
+        return [name for (name,) in rows]
+
+    @property
+    def is_made(self) -> bool:
+        """Return whether the folder holds the data of a server."""
+        return (self.data / "PG_VERSION").exists()
 
     def answers(self) -> bool:
         """Return whether a server answers on this folder's socket."""
@@ -166,8 +202,13 @@ class EmbeddedPostgres:
         return True
 
     def reset(self) -> None:
-        """Stop the server and delete everything it held."""
+        """Stop the server and delete everything it held; refuse one that another process owns."""
+        if not self.folder.is_dir():
+            return
+        self._take_alone()
         self.stop_running()
+        if self.process:
+            self.process.wait(_PATIENCE)
         shutil.rmtree(self.socket, ignore_errors=True)
         for path in self.folder.glob("*"):
             # The mark stays, and so does the address that `db up` printed: it may stand in a DATABASE_URL.
@@ -177,6 +218,19 @@ class EmbeddedPostgres:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+        self.stop()
+
+    def _take_alone(self) -> None:
+        """Take the lock that the owner of the server holds, so that no other process starts one meanwhile."""
+        if self._lock is None or self._lock.closed:
+            self._lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise Refused(
+                f"Another command runs the embedded Postgres in {self.folder}. Stop that command first (Ctrl-C)."
+            ) from None
 
     def _running(self) -> int | None:
         """
@@ -309,14 +363,50 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
 
 
-def address_of(url: str, name: str = "alpha_monday") -> str:
-    """Return `url`, or if it is empty the address of a database on the embedded server, started and held until exit."""
+def address_of(url: str, name: str = LIVE, *, make: bool = False) -> str:
+    """
+    Return `url`, or if it is empty the address of a database on the embedded server, started and held until exit.
+
+    Only with `make` is a server or a database made that is not there: whatever else looks for a record in the wrong
+    folder must leave nothing behind, and must not take an empty one for the record.
+    """
     if url:
         return url
     if not _held:
-        _held.append(EmbeddedPostgres().start())
-        atexit.register(_held[0].stop)
+        binaries()
+        server = EmbeddedPostgres()
+        if not make and not server.is_made:
+            raise ConfigurationError(_nothing_here(server, name))
+        _held.append(server.start())
+        atexit.register(server.stop)
+    if not make and not _held[0].has(name):
+        raise ConfigurationError(_not_in(_held[0], name))
     return _held[0].database(name)
+
+
+def _nothing_here(server: EmbeddedPostgres, name: str) -> str:
+    if name == REHEARSAL:
+        return (
+            f"There is no rehearsal here: {server.folder} does not exist. `alpha-monday rehearse` makes one; "
+            "run this command in the folder in which it ran, or set DATABASE_URL to its database."
+        )
+    return (
+        f"DATABASE_URL is not set, and there is no embedded Postgres in {server.folder}. "
+        "Set DATABASE_URL to the database of the record, for example "
+        "DATABASE_URL=postgresql://user:password@host:5432/alpha_monday. "
+        "(To try it out without one: `alpha-monday rehearse`.)"
+    )
+
+
+def _not_in(server: EmbeddedPostgres, name: str) -> str:
+    if name == REHEARSAL:
+        return f"The embedded Postgres in {server.folder} holds no rehearsal. `alpha-monday rehearse` makes one."
+    only = ", only a rehearsal" if server.has(REHEARSAL) else ""
+    look = "; with `--rehearsal` this command looks at what `make run` made" if only else ""
+    return (
+        f"DATABASE_URL is not set, and the embedded Postgres in {server.folder} holds no live record{only}. "
+        f"Set DATABASE_URL to the database of the record{look}."
+    )
 
 
 _held: list[EmbeddedPostgres] = []

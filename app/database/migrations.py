@@ -8,20 +8,35 @@ is Postgres's lock, not a row, so a process killed half-way leaves nothing behin
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 from procrastinate.schema import SchemaManager, migrations_path
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, errors, sql
 
 from app.core.locks import Lock
+from app.database.advice import where
 from app.database.sessions import Session
+from app.domain.text import first_line
 from app.errors import ConfigurationError
 
 _FILE = re.compile(r"(\d{4})_(\w+)\.up\.sql")
+
+# Called before anything is taken back, on its connection and in its transaction.
+Guard = Callable[[AsyncConnection[Any]], Awaitable[None]]
+
+# Tables with their columns.
+Columns = dict[str, list[str]]
+
+# The oldest major version of Postgres that is tested.
+OLDEST = 15
+
+# How its connections are called in pg_stat_activity.
+_NAME = "migrate"
 
 # A statement that waits for a lock blocks whoever comes after it; better to fail and be run again.
 _PATIENCE = "SET LOCAL lock_timeout = '10s'"
@@ -55,6 +70,20 @@ class Migration(Struct, frozen=True):
         return hashlib.sha256(self.up.encode()).hexdigest()
 
 
+class Loss(Struct, frozen=True):
+    """What is lost with a migration that is taken back: rows of a table, or the values of one of its columns."""
+
+    table: str
+    column: str | None
+    count: int
+
+    def __str__(self) -> str:
+        table = self.table.removeprefix("public.")
+        if self.column is None:
+            return f"{table}: {self.count:,} row{'' if self.count == 1 else 's'}"
+        return f"{table}.{self.column}: {self.count:,} value{'' if self.count == 1 else 's'}"
+
+
 class Step(Struct, frozen=True):
     """A migration and when it was applied, if it was."""
 
@@ -81,54 +110,185 @@ def known(where: Path | None = None) -> list[Migration]:
     return found
 
 
-async def migrate(conninfo: str, at: datetime, down_to: int | None = None) -> list[str]:
+async def migrate(conninfo: str, at: datetime, down_to: int | None = None, guard: Guard | None = None) -> list[str]:
     """Bring the database up to date, or back to `down_to`; return what was done, a line each."""
-    async with await Session.connect(conninfo, name="migrations", autocommit=True) as conn:
-        return await bring(conn, at, down_to)
+    async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
+        return await bring(conn, at, down_to, guard)
 
 
-async def bring(conn: AsyncConnection[Any], at: datetime, down_to: int | None = None) -> list[str]:
-    """Do the same on a connection. In a transaction all of it is undone with that, and its search_path is changed."""
+async def bring(
+    conn: AsyncConnection[Any], at: datetime, down_to: int | None = None, guard: Guard | None = None
+) -> list[str]:
+    """
+    Do the same on a connection. In a transaction all of it is undone with that, and its search_path is changed.
+
+    All steps back are one transaction. `guard` is called in it before the first of them, when no other process can
+    migrate or start a service: it raises if nothing may be dropped.
+    """
     ours = known()
+    _refuse_unknown(down_to, ours)
+    _refuse_too_old(conn)
+    await conn.execute("SELECT pg_advisory_lock(%s)", (Lock.MIGRATIONS,))
+    # Only where it is not there: even IF NOT EXISTS wants the right to create it.
+    if not await _has_history(conn):
+        await conn.execute(_HISTORY)
+    applied = await _applied(conn, ours)
+    if down_to is None:
+        done = [await _up(conn, step, at) for step in ours if step.number > applied]
+        return done + await _queue(conn, at)
+    _refuse_ahead(applied, ours)
+    steps = [step for step in reversed(ours) if down_to < step.number <= applied]
+    async with conn.transaction():
+        if guard is not None and steps:
+            await guard(conn)
+        return [await _down(conn, step) for step in steps]
+
+
+async def losses(conninfo: str, down_to: int) -> tuple[list[str], list[Loss]]:
+    """Return which migrations `down_to` would take back, and what would be lost with them; nothing is changed."""
+    ours = known()
+    _refuse_unknown(down_to, ours)
+    async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
+        await conn.execute("SELECT pg_advisory_lock(%s)", (Lock.MIGRATIONS,))
+        if not await _has_history(conn):
+            return [], []
+        applied = await _applied(conn, ours)
+        _refuse_ahead(applied, ours)
+        steps = [f"{step.number:04} {step.name}" for step in reversed(ours) if down_to < step.number <= applied]
+        return steps, await losses_on(conn, down_to)
+
+
+async def losses_on(conn: AsyncConnection[Any], down_to: int) -> list[Loss]:
+    """
+    Return what would be lost by going back to `down_to`; the caller holds the lock of migrations.
+
+    The steps are taken back and undone, so that what is dropped is seen in the catalogue and not believed of a text.
+    """
+    async with conn.transaction(force_rollback=True):
+        await conn.execute(_PATIENCE)
+        before = await _columns(conn)
+        held = {table: await _count(conn, table) for table in before}
+        async with conn.transaction(force_rollback=True):
+            applied = {number for (number,) in await _rows(conn, "SELECT number FROM operations.migrations")}
+            for step in reversed(known()):
+                if down_to < step.number and step.number in applied:
+                    await _down(conn, step)
+            after = await _columns(conn)
+            left = {table: await _count(conn, table) for table in after}
+        lost = [Loss(table, None, held[table] - left.get(table, 0)) for table in before]
+        dropped = [(table, column) for table in after for column in before.get(table, []) if column not in after[table]]
+        for table, column in dropped:
+            lost += [Loss(table, column, await _count(conn, table, column))]
+    return [loss for loss in lost if loss.count > 0]
+
+
+def _refuse_too_old(conn: AsyncConnection[Any]) -> None:
+    found = conn.info.server_version
+    if found < OLDEST * 10_000:
+        raise ConfigurationError(
+            f"The database {where(conn.info.dsn)} runs Postgres {found // 10_000}, and Alpha Monday needs {OLDEST} or "
+            "newer. Set DATABASE_URL to a newer one."
+        )
+
+
+def _refuse_unknown(down_to: int | None, ours: Sequence[Migration]) -> None:
     if down_to is not None and not 0 <= down_to <= len(ours):
         raise ConfigurationError(f"--down-to takes a number from 0 to {len(ours)}, not {down_to}.")
-    await conn.execute("SELECT pg_advisory_lock(%s)", (Lock.MIGRATIONS,))
-    await conn.execute(_HISTORY)
-    applied = await _applied(conn, ours)
-    if down_to is not None and applied > len(ours):
+
+
+def _refuse_ahead(applied: int, ours: Sequence[Migration]) -> None:
+    if applied > len(ours):
         raise ConfigurationError(
             f"The database has migration {applied:04}, which this version does not know: "
             "take it back with the version that applied it."
         )
-    if down_to is not None:
-        return [await _down(conn, step) for step in reversed(ours) if down_to < step.number <= applied]
-    done = [await _up(conn, step, at) for step in ours if step.number > applied]
-    return done + await _queue(conn, at)
+
+
+async def _has_history(conn: AsyncConnection[Any]) -> bool:
+    cursor = await conn.execute(
+        "SELECT to_regclass('operations.migrations') IS NOT NULL "
+        "AND to_regclass('operations.queue_migrations') IS NOT NULL"
+    )
+    return bool((await cursor.fetchone() or (False,))[0])
+
+
+async def _columns(conn: AsyncConnection[Any]) -> Columns:
+    """Return the tables of the record and the queue with their columns; the history of migrations is not among them."""
+    found: Columns = {}
+    rows = await _rows(
+        conn,
+        """
+        SELECT nspname || '.' || relname, attname
+        FROM pg_attribute
+        JOIN pg_class ON pg_class.oid = attrelid
+        JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE nspname IN ('public', 'queue', 'operations') AND relkind = 'r' AND attnum > 0 AND NOT attisdropped
+            AND relname NOT IN ('migrations', 'queue_migrations')
+        ORDER BY array_position(ARRAY['public', 'queue', 'operations']::name[], nspname), relname, attnum
+        """,
+    )
+    for table, column in rows:
+        found.setdefault(table, []).append(column)
+    return found
+
+
+async def _count(conn: AsyncConnection[Any], table: str, column: str = "*") -> int:
+    """Return how many rows a table has, or how many values a column."""
+    what = sql.SQL("*") if column == "*" else sql.Identifier(column)
+    statement = sql.SQL("SELECT count({}) FROM {}").format(what, sql.Identifier(*table.split(".")))
+    cursor = await conn.execute(statement)
+    (count,) = await cursor.fetchone() or (0,)
+    return int(count)
 
 
 async def status(conninfo: str) -> list[Step]:
     """Return every migration with the time of its application; the database is not changed."""
-    async with await Session.connect(conninfo, name="migrations", autocommit=True) as conn:
-        cursor = await conn.execute("SELECT to_regclass('operations.migrations') IS NOT NULL")
-        there = bool((await cursor.fetchone() or (False,))[0])
-        rows = await _rows(conn, "SELECT number, applied_at FROM operations.migrations") if there else []
-        at = dict(rows)
-        return [Step(step.number, step.name, at.get(step.number)) for step in known()]
+    async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
+        return await _status(conn)
+
+
+async def _status(conn: AsyncConnection[Any]) -> list[Step]:
+    at = dict(await _rows(conn, "SELECT number, applied_at FROM operations.migrations")) if await _is_ours(conn) else {}
+    return [Step(step.number, step.name, at.get(step.number)) for step in known()]
+
+
+async def _is_ours(conn: AsyncConnection[Any]) -> bool:
+    cursor = await conn.execute("SELECT to_regclass('operations.migrations') IS NOT NULL")
+    return bool((await cursor.fetchone() or (False,))[0])
 
 
 async def last(conn: AsyncConnection[Any]) -> int:
     """Return the number of the last migration that was applied, by whichever version; 0 where none was."""
-    cursor = await conn.execute("SELECT to_regclass('operations.migrations') IS NOT NULL")
-    if not (await cursor.fetchone() or (False,))[0]:
+    if not await _is_ours(conn):
         return 0
     return max((number for (number,) in await _rows(conn, "SELECT number FROM operations.migrations")), default=0)
 
 
 async def refuse_old(conninfo: str) -> None:
-    """Refuse a database that lacks a migration. One that is ahead is fine: migrations work with the code before."""
-    if missing := [step for step in await status(conninfo) if step.applied_at is None]:
+    """
+    Refuse a database that lacks a migration. One that is ahead is fine: migrations work with the code before.
+
+    A process that migrates is waited for, and one that starts now makes it wait: `alpha-monday migrate --down-to` looks
+    for sessions of a service while it holds the lock, and a service that has its sessions looks here after that.
+    """
+    async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
+        _refuse_too_old(conn)
+        try:
+            await conn.execute("SET lock_timeout = '10s'")
+            await conn.execute("SELECT pg_advisory_lock_shared(%s)", (Lock.MIGRATIONS,))
+        except errors.LockNotAvailable:
+            raise ConfigurationError(
+                f"Another process migrates or restores the database {where(conninfo)}. Wait for its end, and try again."
+            ) from None
+        missing = [step for step in await _status(conn) if step.applied_at is None]
+    if missing and missing[0].number == 1:
         raise ConfigurationError(
-            f"The database lacks migration {missing[0].number:04} ({missing[0].name}). "
+            f"The database {where(conninfo)} lacks migration 0001 (record). Run `alpha-monday migrate`, "
+            "or `alpha-monday serve --migrate`, to make the tables there. If it should have them, check DATABASE_URL."
+        )
+    if missing:
+        raise ConfigurationError(
+            f"The database {where(conninfo)} lacks migration {missing[0].number:04} ({missing[0].name}). "
             "Run `alpha-monday migrate`, or `alpha-monday serve --migrate`."
         )
 
@@ -157,7 +317,7 @@ async def _applied(conn: AsyncConnection[Any], ours: Sequence[Migration]) -> int
 
 
 async def _up(conn: AsyncConnection[Any], step: Migration, at: datetime) -> str:
-    async with conn.transaction():
+    async with conn.transaction(), _explained(step):
         await conn.execute(_PATIENCE)
         await conn.execute("SET LOCAL search_path = public")
         await conn.execute(step.up.encode())
@@ -166,6 +326,18 @@ async def _up(conn: AsyncConnection[Any], step: Migration, at: datetime) -> str:
             (step.number, step.name, step.checksum, at),
         )
     return f"{step.number:04} {step.name}: applied"
+
+
+@asynccontextmanager
+async def _explained(step: Migration) -> AsyncIterator[None]:
+    """Say of a name that is taken that another program may have taken it."""
+    try:
+        yield
+    except (errors.DuplicateTable, errors.DuplicateSchema, errors.DuplicateObject, errors.DuplicateFunction) as error:
+        raise ConfigurationError(
+            f"Migration {step.number:04} ({step.name}) cannot be applied: {first_line(error)}. The database seems to "
+            "hold another program's tables. Make an empty database for Alpha Monday, and set DATABASE_URL to it."
+        ) from None
 
 
 async def _down(conn: AsyncConnection[Any], step: Migration) -> str:

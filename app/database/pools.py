@@ -16,12 +16,12 @@ from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError
+from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError, ProgrammingError
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from app.core import presence
 from app.core.presence import READ_ONLY, RETRY
-from app.database import sessions
+from app.database.advice import unfit, unreachable, where
 from app.database.sessions import PooledSession, Session
 from app.errors import ConfigurationError
 
@@ -226,23 +226,8 @@ async def check(conninfo: Any, *, pooled: bool = False) -> None:
             pass
     except OperationalError as error:
         raise unreachable(conninfo, error) from None
-
-
-def unreachable(conninfo: Any, error: OperationalError) -> ConfigurationError:
-    """Return what to say of a database that cannot be reached; libpq's own advice on it is left out."""
-    told = [line.strip() for line in str(error).splitlines() if not line.startswith("\t")]
-    reason = " ".join(told).removeprefix("connection failed: ").rstrip(".")
-    variables = " and ".join(sessions.variables(conninfo))
-    also = f", and of the environment {variables}" if variables else ""
-    return ConfigurationError(
-        f"The database at {where(conninfo)} cannot be reached: {reason}. Check DATABASE_URL{also}."
-    )
-
-
-def where(conninfo: Any) -> str:
-    """Return host, port and name of a database: never its password."""
-    parts = sessions.place(conninfo)
-    return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+    except ProgrammingError as error:  # of the address itself: a parameter that libpq or psycopg cannot read
+        raise unfit(conninfo, error) from None
 
 
 @asynccontextmanager

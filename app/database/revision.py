@@ -19,7 +19,8 @@ from psycopg import AsyncConnection, Notify
 
 from app.core import presence, tasks
 from app.core.presence import why
-from app.database.pools import hang_up, where
+from app.database.advice import where
+from app.database.pools import hang_up
 from app.database.sessions import Session
 
 BEAT = 2.0

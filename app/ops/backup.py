@@ -27,12 +27,14 @@ from msgspec import Struct
 from psycopg import AsyncConnection, sql
 
 from app.database import migrations, pools
+from app.database.advice import where
 from app.database.rehearsed import CLOCK
 from app.domain.text import first_line
 from app.errors import Misfit, Refused
+from app.ops.in_use import refuse_in_use
 from app.ops.verify import Database, Tell, verify
 from app.store import checkpoints
-from jobs import daily, queue_tables
+from jobs import daily
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -101,7 +103,7 @@ class _Newer(Struct):
 async def write(address: str, to: IO[bytes], at: datetime, tell: Tell) -> Manifest:
     """Write a backup of the database at `address`, all of it as it stands now. `tell` hears which table is next."""
     async with pools.snapshot(address, "backup") as conn:
-        migration, present, tables = await _migration(conn), await _present(conn), {}
+        migration, present, tables = await _migration(conn, address), await _present(conn), {}
         with ZipFile(to, "w") as archive:
             for number, table in enumerate(present):
                 tell("tables", number, len(present))
@@ -137,7 +139,8 @@ async def restore(address: str, file: Path, at: datetime, tell: Tell, *, unverif
             await _refuse_full(conn)
             await migrations.bring(conn, at)
             await _refuse_full(conn)  # another restore, which was first to make the tables, may have filled them
-            await _refuse_alive(conn)
+            # A service that waits for its first Monday would go on, and not know in what. Another restore waits here.
+            await refuse_in_use(conn, apart_from="alpha-monday restore")
             await migrations.bring(conn, at, manifest.migration)
             if TOLD in manifest.tables:
                 await conn.execute(CLOCK)
@@ -150,11 +153,14 @@ async def restore(address: str, file: Path, at: datetime, tell: Tell, *, unverif
     return manifest
 
 
-async def _migration(conn: AsyncConnection[Any]) -> int:
+async def _migration(conn: AsyncConnection[Any], address: str) -> int:
     """Return the number of the last migration; refuse a database that has none, or later tables than we know."""
     migration = await migrations.last(conn)
     if not migration:
-        raise Refused("The database holds no record: `alpha-monday migrate` would make room for one.")
+        raise Refused(
+            f"The database {where(address)} holds no record of Alpha Monday, not even its tables, so there is nothing "
+            "to back up. Check that DATABASE_URL names the right database."
+        )
     if migration > len(migrations.known()):
         raise Refused(
             f"The database has migration {migration:04}, which this version does not know: "
@@ -257,13 +263,6 @@ async def _refuse_full(conn: AsyncConnection[Any]) -> None:
                 f"This database is not empty: {table} holds rows. Nothing is ever written over: "
                 "restore into an empty one, and set DATABASE_URL to it."
             )
-
-
-async def _refuse_alive(conn: AsyncConnection[Any]) -> None:
-    """Refuse a database on which a service waits for its first Monday: it would go on, and not know in what."""
-    await conn.execute("SET LOCAL search_path = public, queue")
-    if await queue_tables.has_live_worker(conn):
-        raise Refused("A service runs on this database. Stop it, wait half a minute, and restore again.")
 
 
 async def _fill(conn: AsyncConnection[Any], archive: ZipFile, file: Path, manifest: Manifest, tell: Tell) -> None:

@@ -5,10 +5,12 @@ The database is read in one snapshot. An API goes on recording meanwhile, so its
 then the entries that came in between: a row that differs from its mention must be what one of those says.
 """
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import httpx
 import msgspec
@@ -16,6 +18,8 @@ import msgspec
 from api.paths import GRAPHQL
 from app.database import pools
 from app.domain import journal, model
+from app.domain.text import one_line, printable
+from app.domain.untrusted_json import has_repeated_names
 from app.domain.verification import TABLES, Head, Known, Row, Verification
 from app.errors import ConfigurationError
 from app.store import rows
@@ -118,6 +122,7 @@ class Api:
 
     def __init__(self, client: httpx.AsyncClient, url: str, sleep: Sleep) -> None:
         self.client, self.url, self.sleep = client, url, sleep
+        self.shown = shown(url)
         self._ends: dict[int, str] = {}  # the cursor after an entry, where a page ended
 
     async def head(self) -> Head | None:
@@ -156,19 +161,26 @@ class Api:
                 yield page
             more, before, after = page.more, after, page.end
             if more and after == before:
-                raise ConfigurationError(f"{self.url} gives one page of `{field}` again and again.")
+                raise ConfigurationError(f"{self.shown} gives one page of `{field}` again and again.")
 
     async def _read(self, query: str, read: Callable[[Any], T], **variables: object) -> T:
         """Return what `read` makes of the data of an answer."""
         answer = await self._ask(query, variables)
+        if answer.has_redirect_location:
+            target = shown(urljoin(self.url, answer.headers["Location"]))
+            raise ConfigurationError(f"{self.shown} leads to {printable(target)}: give that address.")
         try:
+            if has_repeated_names(answer.text):
+                # Which of the two counts is not defined: another reader of the same answer may take the other one.
+                raise ConfigurationError(f"{self.shown} answers with an object that has two members of one name.")
             said = msgspec.json.decode(answer.content)
             if errors := said.get("errors"):
-                raise ConfigurationError(f"{self.url} refuses a query: {str(errors[0]['message'])[:200]!r}.")
+                raise ConfigurationError(f"{self.shown} refuses a query: {str(errors[0]['message'])[:200]!r}.")
             return read(said["data"])
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
             raise ConfigurationError(
-                f"{self.url} does not answer as Alpha Monday's API does (status {answer.status_code})."
+                f"{self.shown} does not answer as Alpha Monday's API does (status {answer.status_code}). "
+                "Check the address: `--from` takes that of the service's first page, or of its /graphql."
             ) from None
 
     async def _ask(self, query: str, variables: Mapping[str, object]) -> httpx.Response:
@@ -178,7 +190,7 @@ class Api:
                 answer = await self.client.post(self.url, json={"query": query, "variables": variables})
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 reason = str(error).rstrip(".") or type(error).__name__
-                raise ConfigurationError(f"{self.url} cannot be reached: {reason}.") from None
+                raise ConfigurationError(f"{self.shown} cannot be reached: {reason}.") from None
             if answer.status_code not in _BUSY or not left:
                 break
             told = answer.headers.get("Retry-After", "")
@@ -189,9 +201,48 @@ class Api:
 @asynccontextmanager
 async def api(url: str, sleep: Sleep) -> AsyncIterator[Api]:
     """Give the record that the API at `url` shows, with or without its `/graphql`."""
-    url = url.rstrip("/")
-    async with httpx.AsyncClient(timeout=_PATIENCE) as client:
-        yield Api(client, url if url.endswith(GRAPHQL) else f"{url}{GRAPHQL}", sleep)
+    url = _endpoint(url)
+    try:
+        client = httpx.AsyncClient(timeout=_PATIENCE)
+    except (ValueError, OSError, httpx.InvalidURL) as error:  # a proxy's address, or a file of certificates
+        reason = one_line(error)
+        raise ConfigurationError(
+            f"{shown(url)} cannot be asked: {reason}. Check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and "
+            "SSL_CERT_DIR in the environment."
+        ) from None
+    async with client:
+        yield Api(client, url, sleep)
+
+
+def _endpoint(text: str) -> str:
+    """Return the address of the API at an address that a person wrote; refuse one that cannot be asked."""
+    url = text.strip()
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or an open bracket
+        fits = False
+    if not fits or re.search(r"\s", url) or not url.isprintable():
+        raise ConfigurationError(
+            f"--from takes the http or https address of a service, not {_named(url)}; for example "
+            "--from https://alpha-monday.example or --from http://127.0.0.1:8080"
+        )
+    if parts.query or parts.fragment:
+        raise ConfigurationError("--from takes the address of a service without ? and #, and what follows them.")
+    url = url.rstrip("/#?")
+    return url if url.endswith(GRAPHQL) else f"{url}{GRAPHQL}"
+
+
+def _named(text: str) -> str:
+    """Return a text as a message may quote it: short, printable, without a password."""
+    hidden = re.sub(r"[^/@]*@", "", text)
+    return repr(printable(hidden)[:60])
+
+
+def shown(url: str) -> str:
+    """Return an address without its user and password."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 class Page(NamedTuple, Generic[T]):

@@ -20,7 +20,8 @@ from msgspec import Struct
 
 from app.core.settings import RECEIVERS, Settings
 from app.database import pools, sessions
-from app.database.embedded import address_of
+from app.database.advice import unreachable
+from app.database.embedded import REHEARSAL, address_of
 from app.domain import calendar
 from app.errors import ConfigurationError
 from app.providers.alpha_vantage import Answer
@@ -62,16 +63,16 @@ def span(weeks: int, until: date | None, now: datetime) -> Span:
 
 def database(settings: Settings) -> str:
     """Return the address of the rehearsal's own database; refuse one with a record that was not rehearsed."""
-    address = address_of(settings.database_url, "rehearsal")
+    address = address_of(settings.database_url, REHEARSAL, make=True)
     try:
         with sessions.connect(address) as conn:
-            if _may_be_live(conn) and _holds_a_record(conn):
+            if _may_be_live(conn) and (_holds_a_record(conn) or _is_served(conn)):
                 raise ConfigurationError(
                     "The database of DATABASE_URL holds a live record, and rehearsed and live data never share one. "
                     "Unset DATABASE_URL to rehearse in the embedded Postgres, or set it to another database."
                 )
     except psycopg.OperationalError as error:
-        raise pools.unreachable(address, error) from None
+        raise unreachable(address, error) from None
     return address
 
 
@@ -89,6 +90,15 @@ def _holds_a_record(conn: psycopg.Connection[Any]) -> bool:
         "SELECT EXISTS (SELECT FROM public.batches UNION ALL SELECT FROM public.generations)"
     ).fetchone() or (False,)
     return bool(recorded) or queue_tables.are_used(conn)
+
+
+def _is_served(conn: psycopg.Connection[Any]) -> bool:
+    """Return whether a web server shows the database, which would go on to show it as live."""
+    (served,) = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name = 'alpha-monday api')"
+    ).fetchone() or (False,)
+    return bool(served)
 
 
 @contextmanager

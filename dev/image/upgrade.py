@@ -31,10 +31,11 @@ from uuid import uuid4
 
 import clients
 import httpx
-import psycopg
 from checks import KEYS, Checks
 from database import BATCHES, database, fill, free_port, server
 from engine import Container, asked, isolate, once, serving
+
+from app.database import sessions
 
 FLY = tomllib.loads((Path(__file__).parents[2] / "fly.toml").read_text())
 ROUTING = FLY["http_service"]["checks"][0]["path"]
@@ -166,7 +167,7 @@ class Rehearsal:
     def works(self, workers: int, what: str) -> None:
         """Defer jobs until so many workers have done some; each must be done, once."""
         began, done = time.monotonic(), {}
-        with psycopg.connect(self.address, autocommit=True) as conn:
+        with sessions.connect(self.address, autocommit=True) as conn:
             conn.execute("SET search_path = queue")  # the queue's triggers need it
             while True:
                 jobs = [number for (number,) in conn.execute(DEFER, (20,))]

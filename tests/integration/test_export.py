@@ -15,7 +15,7 @@ import httpx
 import psycopg
 import pytest
 from api_records import FACTS, ODD, an_id, plant, plant_years
-from commands import ALPHA_MONDAY, environment
+from commands import ALPHA_MONDAY, environment, without_place
 from processes import serving, until
 from test_api_cache import Service, a_monday, living, write
 
@@ -440,7 +440,7 @@ async def test_the_command_into_a_pipe(database, tmp_path):
     )
     out, err = await exporting.communicate()
     assert (exporting.returncode, out[:7], out.count(b"\r\n")) == (0, b"series,", 107)
-    assert err.startswith(b"Exported: 106 rows of 4 Mondays. The head: 56:")
+    assert without_place(err.decode()).startswith("Exported: 106 rows of 4 Mondays. The head: 56:")
     cut = await asyncio.create_subprocess_exec(
         "sh", "-c", f"set -o pipefail 2>/dev/null; {ALPHA_MONDAY} export - | true",
         cwd=tmp_path, env=settings, stdout=pipe, stderr=pipe,

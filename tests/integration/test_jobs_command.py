@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from commands import ALPHA_MONDAY, BIN, Said, environment, run
+from commands import ALPHA_MONDAY, BIN, Said, environment, run, without_place
 from job_tools import MONDAY, new_york, rows
 from job_tools import clock as clock
 from job_tools import house as house
@@ -66,7 +66,12 @@ def a_worker(database) -> Callable[[float], int]:
 @pytest.fixture
 def jobs(commanded, database) -> Callable[..., Said]:
     """Run `alpha-monday jobs ...` on the test's database."""
-    return lambda *arguments: commanded("jobs", *arguments, DATABASE_URL=database)
+
+    def said(*arguments: object) -> Said:
+        code, out, err = commanded("jobs", *arguments, DATABASE_URL=database)
+        return Said(code, out, without_place(err))
+
+    return said
 
 
 # list
@@ -200,7 +205,7 @@ def test_retry_what_failed(jobs, a_job, database):
     id = a_job("failed", attempts=5)
     with psycopg.connect(database) as conn:
         conn.execute("INSERT INTO operations.strikes (job_id, surprises) VALUES (%s, 5)", (id,))
-    assert jobs("retry", id) == (0, f"Job {id} is done again, at once.\n", "")
+    assert jobs("retry", id) == (0, f"Job {id} is back in the queue and runs at once.\n", "")
     with psycopg.connect(database) as conn:
         assert conn.execute("SELECT count(*) FROM operations.strikes").fetchone() == (0,)
     assert jobs("list").out.startswith(f"{id}\ttake_checkpoint\ttodo\t")
@@ -211,7 +216,11 @@ async def test_retry_what_was_cancelled_or_aborted(jobs, a_job, pool, status):
     """The queue knows no way back: a new job is put into it, alike in everything, and its number said."""
     at = new_york(MONDAY, 10)
     id = a_job(status, scheduled_at=at, attempts=3, priority=7, lock="l", queue_name="another")
-    assert jobs("retry", id) == (0, f"Job {id} is done again, as job {id + 1}.\n", "")
+    assert jobs("retry", id) == (
+        0,
+        f"Job {id} stays as it is. The new job {id + 1}, which does the same, is in the queue.\n",
+        "",
+    )
     assert await rows(
         pool,
         "SELECT id, status::text, attempts, task_name, args, scheduled_at, priority, lock, queue_name "
@@ -231,8 +240,8 @@ async def test_retry_what_was_to_be_aborted(jobs, a_job, pool):
     code, out, _ = jobs("retry", stalled, failed)
     assert code == 0
     assert out.splitlines() == [
-        f"Job {stalled} is done again, as job {failed + 1}.",
-        f"Job {failed} is done again, as job {failed + 2}.",
+        f"Job {stalled} stays as it is. The new job {failed + 1}, which does the same, is in the queue.",
+        f"Job {failed} stays as it is. The new job {failed + 2}, which does the same, is in the queue.",
     ]
     assert await rows(pool, "SELECT id, status::text FROM queue.procrastinate_jobs ORDER BY id") == [
         (stalled, "aborted"),
@@ -267,7 +276,7 @@ def test_retry_does_what_it_can(jobs, a_job):
     """One refusal does not keep the others from being done; the exit code tells of it. Twice the same is once."""
     failed, done = a_job("failed"), a_job("succeeded", args={})
     code, out, err = jobs("retry", done, failed, failed)
-    assert (code, out) == (1, f"Job {failed} is done again, at once.\n")
+    assert (code, out) == (1, f"Job {failed} is back in the queue and runs at once.\n")
     assert len(err.splitlines()) == 1
 
 
@@ -378,7 +387,7 @@ async def test_a_real_worker_that_is_killed(database, pool, house, on_record, jo
     await rows(pool, "UPDATE queue.procrastinate_workers SET last_heartbeat = last_heartbeat - interval '31 s'")
     code, out, _ = jobs("stalled")
     assert (code, out.split("\t")[:5]) == (1, [str(job), "take_checkpoint", "stalled", "2024-01-08", "2"])
-    assert jobs("retry", job).out == f"Job {job} is done again, at once.\n"
+    assert jobs("retry", job).out == f"Job {job} is back in the queue and runs at once.\n"
     await rows(pool, "DELETE FROM operations.provider_requests")
     house.clock.time = new_york(date(2024, 1, 10))
     await worked()

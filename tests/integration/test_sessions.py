@@ -212,7 +212,7 @@ def test_a_service_that_is_unknown_is_named(embedded, surroundings, port):
     """The refusal says which variable is to be looked at."""
     surroundings.setenv("PGSERVICE", "elsewhere")
     with pytest.raises(
-        ConfigurationError, match=r'service "elsewhere" not found.*DATABASE_URL, and of the environment PGSERVICE'
+        ConfigurationError, match=r'service "elsewhere" not found.*DATABASE_URL.*Of the environment it takes PGSERVICE'
     ) as error:
         asyncio.run(pools.check(f"postgresql://postgres:known@127.0.0.1:{port}/postgres"))
     assert "known" not in str(error.value)

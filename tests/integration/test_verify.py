@@ -341,7 +341,7 @@ async def test_a_database_is_read_in_one_snapshot(copy):
         pytest.param(["--from", "http://127.0.0.1:9/"], "http://127.0.0.1:9/graphql cannot be reached: ", id="nobody"),
         pytest.param(
             ["--from", "nonsense"],
-            "nonsense/graphql cannot be reached: Request URL is missing an 'http://' or 'https://' protocol.\n",
+            "--from takes the http or https address of a service, not 'nonsense'; for example --from https://",
             id="no address",
         ),
     ],
@@ -369,6 +369,21 @@ def test_no_database(tmp_path):
         pytest.param(says({"data": {"service": []}}), "does not answer as Alpha Monday's API does", id="another shape"),
         pytest.param(Reply(status=404, body=b"<html>"), "API does (status 404)", id="no JSON"),
         pytest.param(says({"errors": [{"message": "No\x1b[2J."}]}), r"refuses a query: 'No\x1b[2J.'", id="an error"),
+        pytest.param(
+            Reply(body=b'{"data": {"service": {"journalHead": null}}, "data": {}}'),
+            "two members of one name",
+            id="twice",
+        ),
+        pytest.param(
+            Reply(body=b'{"data": {"service": {"journalHead": null, "journalHead": null}}}'),
+            "two members of one name",
+            id="twice, and the same",
+        ),
+        pytest.param(
+            Reply(status=308, headers={"Location": "https://elsewhere.example/graphql"}, body=b""),
+            "leads to https://elsewhere.example/graphql: give that address",
+            id="another place",
+        ),
     ],
 )
 async def test_another_server(tmp_path, reply, expected):
@@ -655,3 +670,46 @@ def test_a_correction_that_does_not_follow():
     wrong.told[1]["closes"] = []
     with pytest.raises(Misfit, match=r"its figures need .* of closes, which the journal does not have"):
         wrong.doubt()
+
+
+# The kind: what a person writes in place of an address.
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        pytest.param("alpha-monday.example", "not 'alpha-monday.example'; for example --from https://", id="no scheme"),
+        pytest.param("localhost:9", "not 'localhost:9'; for example --from https://", id="host and port"),
+        pytest.param("", "not ''; for example", id="empty"),
+        pytest.param("  ", "not ''; for example", id="blank"),
+        pytest.param("http://", "not 'http://'; for example", id="only a scheme"),
+        pytest.param("https:/alpha-monday.example", "for example --from https://", id="one slash"),
+        pytest.param("ftp://alpha-monday.example", "for example --from https://", id="another scheme"),
+        pytest.param("http://h:port", "for example --from https://", id="no port"),
+        pytest.param("http://h:99999", "for example --from https://", id="a port too large"),
+        pytest.param("http://[::1", "for example --from https://", id="an open bracket"),
+        pytest.param("http://a b", "for example --from https://", id="a blank within"),
+        pytest.param("http://u:secret-word@", "not 'http://'; for example", id="a password, and no host"),
+        pytest.param("http://127.0.0.1:1/?a=b", "without ? and #", id="a query"),
+        pytest.param("http://u:secret-word@127.0.0.1:1", "http://127.0.0.1:1/graphql cannot be reached", id="away"),
+    ],
+)
+def test_an_address_that_is_none(commanded, url, says):
+    """One line, the exit code of what could not be found out, and no database is looked at in its place."""
+    said = commanded("verify", "--from", url)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.count("\n") == 1
+    assert says in said.err
+    assert "secret-word" not in said.err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"HTTP_PROXY": ":::"}, {"ALL_PROXY": "nonsense://x"}, {"SSL_CERT_FILE": "/nonexistent"}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_an_environment_in_which_nothing_can_be_asked(commanded, settings):
+    """The variables that httpx reads are named; there is no traceback."""
+    said = commanded("verify", "--from", "http://127.0.0.1:1", **settings)
+    assert said.code == 2
+    assert "cannot be asked" in said.err
+    assert "HTTP_PROXY" in said.err
+    assert said.err.count("\n") == 1

@@ -76,6 +76,7 @@ OTHER_NUMBERS = {
     "app.domain.statistics": {3},  # points that a line needs
     "app.providers.rate_limiter": {3},  # requests in flight
     "app.simulation.faults": {15},  # minutes
+    "app.database.migrations": {15},  # a version of Postgres
     "app.simulation.market": {3},  # a day of January
     "app.web.charts.batch_chart": {3, 14},  # pixels
     "app.web.charts.record_charts": {14},  # pixels

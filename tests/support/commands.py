@@ -54,6 +54,11 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object, **settings: 
     return Said(ended.value.code or 0, out, err)
 
 
+def without_place(text: str) -> str:
+    """Return what a command said beside the line that names its database."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("Database: "))
+
+
 def run(*arguments: object, cwd: Path, timeout: float = 120, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(

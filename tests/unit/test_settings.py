@@ -205,6 +205,84 @@ def test_an_address_torn_apart_by_its_password(password):
     assert "ret" not in str(refused.value)
 
 
+QUOTED = {
+    "DATABASE_URL": "postgresql://u:s3cr3t@h:5432/d",
+    "QUEUE_DATABASE_URL": "host=h password=s3cr3t",
+    "DATABASE_POOLED": "true",
+    "HOST": "127.0.0.1",
+    "PORT": "8080",
+    "LOG_LEVEL": "INFO",
+    "PUBLIC_URL": "https://alpha-monday.example",
+    "CORS_ALLOW_ORIGINS": "https://a.example,https://b.example",
+    "OPENAI_API_KEY": "sk-s3cr3t",
+    "OPENAI_MODEL": "gpt-5.4-mini",
+    "OPENAI_BASE_URL": "http://localhost:11434/v1",
+    "OPENAI_TEMPERATURE": "0.7",
+    "OPENAI_TIMEOUT": "180",
+    "ALPHA_VANTAGE_API_KEY": "s3cr3t",
+    "ALPHA_VANTAGE_BASE_URL": "https://www.alphavantage.co",
+    "ALPHA_VANTAGE_PER_SECOND": "1",
+    "ALPHA_VANTAGE_PER_MINUTE": "5",
+    "ALPHA_VANTAGE_PER_DAY": "25",
+    "BENCHMARK_SYMBOL": "SPY",
+    "MARKET_CLOSED_DAYS": "2025-01-09,2027-03-01",
+    "ALERT_WEBHOOK_URL": "https://hooks.example/s3cr3t",
+    "HEARTBEAT_URL": "https://ping.example/s3cr3t",
+}
+
+
+def test_every_setting_is_tried_in_quotes():
+    """A new setting belongs to the kind, too."""
+    assert [name.lower() for name in QUOTED] == list(settings.Settings.__struct_fields__)
+
+
+# The kind: what Docker's --env-file and most platforms leave of a line of a file of variables, which a shell removes.
+@pytest.mark.parametrize("quotes", ['""', "''", "``", "“”", "‘’", '"  "'], ids=ascii)
+@pytest.mark.parametrize("name", QUOTED)
+def test_quotes_around_a_value(name, quotes):
+    """The line says what to remove, for every setting, and does not show the value."""
+    half = len(quotes) // 2
+    with pytest.raises(
+        ConfigurationError, match=f"^{name} has quotes around its value: remove the quotes, "
+    ) as refused:
+        settings.load({name: f"{quotes[:half]}{QUOTED[name]}{quotes[half:]}"})
+    assert "s3cr3t" not in str(refused.value)
+    assert refused.value.__context__ is None
+
+
+# The kind: an address that was copied from elsewhere, or only in part.
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('"postgresql://u:s3cr3t@h/d', "has quotes around its value: remove the quotes"),
+        ("postgresql+asyncpg://u:s3cr3t@h/d", "must begin with postgresql://, and not with postgresql+asyncpg:"),
+        ("postgresql+psycopg://u:s3cr3t@h/d", "must begin with postgresql://, and not with postgresql+psycopg:"),
+        ("jdbc:postgresql://h/d?password=s3cr3t", "must begin with postgresql://, and not with jdbc:postgresql:"),
+        ("Postgresql://u:s3cr3t@h/d", "must begin with postgresql://, and not with Postgresql:"),
+        ("postgresql:/u:s3cr3t@h/d", "must begin with postgresql:// (two slashes)"),
+        ("postgresql://u:s3cr3t @h/d", "has a space or a line break in it"),
+        ("postgresql://u:s3cr3t@h /d", "has a space or a line break in it"),
+        ("postgresql://u:s3cr3t@h/d\npostgresql://v@h/d", "has a space or a line break in it"),
+        ("DATABASE_URL=postgresql://u:s3cr3t@h/d", "holds its own name: remove `DATABASE_URL=`"),
+        ("export DATABASE_URL=postgresql://u:s3cr3t@h/d", "holds its own name: remove `DATABASE_URL=`"),
+        ("postgresql://u:s3cr3t@h:99999/d", "must be a Postgres address"),
+        ("postgresql://u:s3cr3t@h:0/d", "must be a Postgres address"),
+        ("mysql://u:s3cr3t@h/d", "must be a Postgres address"),
+    ],
+)
+def test_addresses_that_were_copied(text, says):
+    """What is wrong is named, where that can be said without showing the address."""
+    with pytest.raises(ConfigurationError) as refused:
+        settings.load({"DATABASE_URL": text})
+    assert str(refused.value).startswith(f"DATABASE_URL {says}")
+    assert "s3cr3t" not in str(refused.value)
+
+
+def test_quotes_within_an_address_stay():
+    """In libpq's own form a password with a blank stands in quotes, also at the end."""
+    assert settings.load({"DATABASE_URL": "host=h password='a b'"}).database_url == "host=h password='a b'"
+
+
 def test_the_examples_are_good_values():
     """What a refusal suggests is accepted."""
     bad = {"HOST": None, "OPENAI_MODEL": None}  # any text will do
@@ -353,7 +431,7 @@ ODD_TEXTS = [
     {
         "OPENAI_API_KEY": "1e5",
         "ALPHA_VANTAGE_API_KEY": "true",
-        "OPENAI_MODEL": "'quoted'",
+        "OPENAI_MODEL": "it's 'quoted' within",
         "HOST": "2026-01-05T09:00:00Z",
     },
     {

@@ -1,0 +1,54 @@
+"""
+Whether a service lives on a database: asked before anything is dropped, restored into, or stopped.
+
+A process is seen by its sessions, which are called `alpha-monday ...` in pg_stat_activity: a web server, a worker, a
+rehearsal, a backup. Behind PgBouncer a session may not show, and a worker is then seen by its heartbeats in the queue.
+"""
+
+import asyncio
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from app.domain.text import printable
+from app.errors import Refused
+from jobs import queue_tables
+
+_SESSIONS = """
+SELECT application_name, count(*)
+FROM pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE 'alpha-monday%%' AND pid <> pg_backend_pid()
+    AND application_name <> %s
+GROUP BY application_name
+ORDER BY application_name
+"""
+
+# A process that ended a moment ago may still show.
+_LOOKS = 12
+_BETWEEN_LOOKS = 0.25
+
+
+async def refuse_in_use(conn: AsyncConnection[Any], *, apart_from: str = "") -> None:
+    """Refuse the database of a connection that another process of ours uses, apart from sessions of one name."""
+    for _ in range(_LOOKS):
+        users = await _users(conn, apart_from)
+        if not users:
+            return
+        await asyncio.sleep(_BETWEEN_LOOKS)
+    raise Refused(
+        f"A service runs on this database. Stop it first: it has {', '.join(users)}. (A command such as `backup` "
+        "counts, too, and for half a minute a worker that was killed.) Nothing was changed."
+    )
+
+
+async def _users(conn: AsyncConnection[Any], apart_from: str) -> list[str]:
+    async with conn.transaction():
+        await conn.execute("SET LOCAL lock_timeout = '10s'")
+        await conn.execute("SELECT pg_stat_clear_snapshot()")  # a transaction would see the same sessions again
+        rows = await (await conn.execute(_SESSIONS, [apart_from])).fetchall()
+        users = [f"{printable(name)} ({count} session{'' if count == 1 else 's'})" for name, count in rows]
+        if await queue_tables.are_installed(conn):
+            await conn.execute("SET LOCAL search_path = public, queue")
+            if await queue_tables.has_live_worker(conn):
+                users.append("a worker that gave a sign of life in the last half minute")
+    return users

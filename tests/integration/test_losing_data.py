@@ -1,0 +1,276 @@
+"""What destroys a record: it names the database and what is lost, asks, and is refused while something runs there."""
+
+import asyncio
+import os
+import pty
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+from commands import ALPHA_MONDAY, command, environment, run, served
+
+from app.database import migrations
+from app.errors import ConfigurationError, Refused
+from app.ops import in_use
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+SECRET = "a-password-of-nobody"
+
+# A failed Monday with its journal's entry, a skipped close, an alert, two requests of which one could not be read.
+ROWS = """
+INSERT INTO batches
+    (id, series, run_date, created_at, status, late, failure_reason, failure, benchmark_symbol)
+VALUES (gen_random_uuid(), 'main', '2026-11-16', now(), 'failed', false, 'MISSED', 'It was down.', 'SPY');
+INSERT INTO closes (id, ticker, trading_day, close, source, read_at)
+SELECT gen_random_uuid(), 'SPY', '2026-11-13'::date - number, 1, 'a test', now() FROM generate_series(1, 1200) number;
+INSERT INTO operations.alerts (id, kind, at, text, to_do) VALUES (gen_random_uuid(), 'test', now(), 'a', 'b');
+INSERT INTO operations.provider_requests (provider, function, symbol, at, rest_until, unreadable)
+VALUES ('alphavantage', 'DAILY', 'SPY', now(), now(), '[1]'), ('alphavantage', 'DAILY', 'KO', now(), now(), NULL);
+SET LOCAL search_path = public, queue;
+INSERT INTO procrastinate_jobs (task_name, queue_name) VALUES ('take_checkpoint', 'default');
+"""
+
+
+@pytest.fixture
+def filled(empty) -> str:
+    """The address of a database of one's own with some rows."""
+    asyncio.run(migrations.migrate(empty, AT))
+    with psycopg.connect(empty) as conn:
+        conn.execute(ROWS)
+    return empty
+
+
+def counted(address: str) -> int:
+    with psycopg.connect(address) as conn:
+        return conn.execute("SELECT count(*) FROM closes").fetchone()[0]
+
+
+def name_of(address: str) -> str:
+    with psycopg.connect(address) as conn:
+        return conn.info.dbname
+
+
+# The kind: a step back that loses rows of tables, values of columns, both, or nothing.
+@pytest.mark.parametrize(
+    ("down_to", "lost", "kept"),
+    [
+        pytest.param(0, ["batches: 1 row", "closes: 1,200 rows", "queue.procrastinate_jobs: 1 row"], [], id="all"),
+        pytest.param(1, ["queue.procrastinate_jobs: 1 row"], ["closes", "batches"], id="all but the record"),
+        pytest.param(3, ["operations.provider_requests: 2 rows"], ["procrastinate_jobs"], id="the ledger"),
+        pytest.param(8, ["operations.provider_requests.rest_until: 2 values"], ["closes"], id="a column, and tables"),
+        pytest.param(10, ["operations.alerts: 1 row"], ["rest_until"], id="a table"),
+        pytest.param(12, ["operations.provider_requests.unreadable: 1 value"], ["alerts", "requests: "], id="a column"),
+    ],
+)
+def test_what_would_be_lost_is_named(filled, capsys, down_to, lost, kept):
+    """Each table with its rows, each column with its values, nothing that stays; and nothing is done unasked."""
+    before = counted(filled)
+    said = command(capsys, "migrate", "--down-to", down_to, DATABASE_URL=filled)
+    assert (said.code, said.out) == (1, "")
+    lines = [line.strip() for line in said.err.splitlines()]
+    assert f"/{name_of(filled)}" in lines[0]
+    assert set(lost) <= set(lines)
+    assert not [line for line in lines for name in kept if line.startswith((name, f"operations.{name}"))]
+    assert "Nothing was changed" in lines[-1]
+    assert "--yes" in lines[-1]
+    assert counted(filled) == before
+
+
+def test_what_loses_nothing_says_so(empty, capsys):
+    """An empty database is taken back with --yes, like any other; where nothing is to be done, nothing is asked."""
+    asyncio.run(migrations.migrate(empty, AT))
+    assert "No row is lost." in command(capsys, "migrate", "--down-to", 11, DATABASE_URL=empty).err
+    done = command(capsys, "migrate", "--down-to", 11, "--yes", DATABASE_URL=empty)
+    assert (done.code, done.out.splitlines()) == (0, ["0013 unreadable: taken back", "0012 benchmark_mark: taken back"])
+    again = command(capsys, "migrate", "--down-to", 11, DATABASE_URL=empty)
+    assert (again.code, again.out) == (0, "Nothing is to be taken back: the database has no migration after 0011.\n")
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("n", 1, 1200), ("", 1, 1200), ("y", 0, 1200)])
+def test_a_person_is_asked_at_a_terminal(filled, tmp_path, answer, code, left):
+    """What is not agreed to is not done, and the exit code says so."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [ALPHA_MONDAY, "migrate", "--down-to", "12"],
+        cwd=tmp_path,
+        env=environment(DATABASE_URL=filled),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(theirs)
+    os.write(ours, f"{answer}\n".encode())
+    _, err = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == code, err
+    assert "Take them back? [y/N]" in err
+    assert counted(filled) == left
+    at = [step.number for step in asyncio.run(migrations.status(filled)) if step.applied_at][-1]
+    assert at == (12 if code == 0 else 13)
+
+
+@contextmanager
+def session(address: str, name: str) -> Iterator[None]:
+    """Hold a session as a process of ours has it."""
+    with psycopg.connect(address, application_name=name):
+        yield
+
+
+@contextmanager
+def worker(address: str, seconds: int) -> Iterator[None]:
+    """Let a worker have given its last sign of life so many seconds ago."""
+    with psycopg.connect(address, autocommit=True) as conn:
+        conn.execute(
+            "INSERT INTO queue.procrastinate_workers (last_heartbeat) VALUES (now() - make_interval(secs => %s))",
+            [seconds],
+        )
+        yield
+
+
+# The kind: whatever of ours lives on the database, however it is started.
+USERS = [
+    pytest.param(lambda address: session(address, "alpha-monday api"), "alpha-monday api (1 session)", id="an API"),
+    pytest.param(lambda address: session(address, "alpha-monday queue"), "alpha-monday queue", id="procrastinate's"),
+    pytest.param(lambda address: session(address, "alpha-monday app"), "alpha-monday app", id="a worker or rehearsal"),
+    pytest.param(lambda address: session(address, "alpha-monday backup"), "alpha-monday backup", id="a long backup"),
+    pytest.param(
+        lambda address: session(address, "alpha-monday announcements"), "alpha-monday announcements", id="a listener"
+    ),
+    pytest.param(lambda address: worker(address, 3), "a worker that gave a sign of life", id="behind PgBouncer"),
+]
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """Look for users once or twice: a process that ended a moment ago is not what these tests are about."""
+    monkeypatch.setattr(in_use, "_LOOKS", 2)
+
+
+@pytest.mark.parametrize(("uses", "named"), USERS)
+def test_what_runs_there_keeps_its_database(filled, capsys, quick, uses, named):
+    """Not even --yes takes a record away from a service."""
+    with uses(filled):
+        said = command(capsys, "migrate", "--down-to", 0, "--yes", DATABASE_URL=filled)
+    assert said.code == 1
+    assert "A service runs on this database. Stop it first" in said.err
+    assert named in said.err
+    assert counted(filled) == 1200
+
+
+def test_a_worker_that_is_long_gone_keeps_nothing(filled, capsys):
+    """One that was killed is not waited for, and another program's session is none of ours."""
+    with worker(filled, 60), session(filled, "psql"):
+        said = command(capsys, "migrate", "--down-to", 12, "--yes", DATABASE_URL=filled)
+    assert said.code == 0, said.err
+
+
+def test_a_service_without_a_worker_keeps_its_database(filled, tmp_path):
+    """A real one: its sessions name it."""
+    with served("serve", "--no-worker", cwd=tmp_path, DATABASE_URL=filled):
+        said = run("migrate", "--down-to", "0", "--yes", cwd=tmp_path, DATABASE_URL=filled)
+    assert said.returncode == 1
+    assert "A service runs on this database" in said.stderr
+    assert counted(filled) == 1200
+
+
+def test_a_rehearsal_does_not_begin_where_a_server_shows_a_live_record(empty, tmp_path):
+    """There is no row and no job yet; but the server would show the rehearsal as live."""
+    asyncio.run(migrations.migrate(empty, AT))
+    with session(empty, "alpha-monday api"):
+        said = run("rehearse", "--no-serve", cwd=tmp_path, DATABASE_URL=empty)
+    assert (said.returncode, "holds a live record" in said.stderr) == (1, True), said.stderr
+
+
+async def test_a_service_that_starts_meanwhile_is_refused(filled):
+    """It waits while migrations are taken back, and then finds that they are; it does not go on without its tables."""
+    starting: list[asyncio.Task[None]] = []
+
+    async def guard(conn: psycopg.AsyncConnection) -> None:
+        starting.append(asyncio.create_task(migrations.refuse_old(filled)))
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
+        for _ in range(400):
+            await conn.execute("SELECT pg_stat_clear_snapshot()")
+            if await (await conn.execute(waiting)).fetchone() == (1,):
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError("The service did not wait.")
+
+    await migrations.migrate(filled, AT, 0, guard)
+    with pytest.raises(ConfigurationError, match=r"lacks migration 0001"):
+        await starting[0]
+
+
+async def test_a_guard_that_refuses_keeps_everything(filled):
+    """What is found between the question and the drop: all of it stays."""
+
+    async def guard(_: psycopg.AsyncConnection) -> None:
+        raise Refused("A service was started.")
+
+    with pytest.raises(Refused):
+        await migrations.migrate(filled, AT, 0, guard)
+    assert len([step for step in await migrations.status(filled) if step.applied_at]) == 13
+    assert counted(filled) == 1200
+
+
+async def test_a_step_that_fails_takes_none_back(filled, monkeypatch):
+    """All steps are one transaction: a lock that is missing for the last of them leaves the first as it was."""
+    monkeypatch.setattr(migrations, "_PATIENCE", "SET LOCAL lock_timeout = '50ms'")
+    with psycopg.connect(filled) as conn:
+        conn.execute("LOCK TABLE closes IN ACCESS SHARE MODE")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            await migrations.migrate(filled, AT, 0)
+    assert len([step for step in await migrations.status(filled) if step.applied_at]) == 13
+
+
+# The embedded Postgres of a folder.
+
+
+@pytest.fixture
+def folder(tmp_path) -> Iterator[str]:
+    """Keep an embedded Postgres with a migrated, empty database, and give its address."""
+    up = run("db", "up", cwd=tmp_path)
+    assert up.returncode == 0, up.stderr
+    address = up.stdout.strip()
+    try:
+        assert run("migrate", cwd=tmp_path).returncode == 0
+        yield address
+    finally:
+        run("db", "down", "--yes", cwd=tmp_path)
+
+
+def test_a_live_record_is_not_deleted_by_yes_alone(folder, tmp_path):
+    """A rehearsal can be made again, a live record cannot: `db reset` tells them apart, and names the rows."""
+    with psycopg.connect(folder) as conn:
+        conn.execute(ROWS)
+    refused = run("db", "reset", "--yes", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "alpha_monday: a LIVE record: 1 batches, 1,200 closes" in refused.stderr
+    assert "--live-record" in refused.stderr
+    assert counted(folder) == 1200
+    with session(folder, "alpha-monday app"):
+        for command_ in (("db", "reset", "--yes", "--live-record"), ("db", "down")):
+            refused = run(*command_, cwd=tmp_path)
+            assert refused.returncode == 1
+            assert "alpha-monday app in alpha_monday" in refused.stderr
+    assert counted(folder) == 1200
+    unasked = run("db", "reset", cwd=tmp_path)
+    assert (unasked.returncode, "--yes" in unasked.stderr) == (1, True)
+    assert run("db", "reset", "--yes", "--live-record", cwd=tmp_path).returncode == 0
+    assert not (tmp_path / ".alpha-monday" / "postgres" / "data").exists()
+
+
+def test_a_rehearsal_is_deleted_by_yes_and_not_while_it_runs(tmp_path):
+    """`make db-reset` while `make run` serves would end it without a word."""
+    with served("rehearse", "--weeks", "1", "--until", "2026-10-09", "--calm", cwd=tmp_path):
+        for words in (("db", "reset", "--yes"), ("db", "down")):
+            refused = run(*words, cwd=tmp_path)
+            assert refused.returncode == 1
+            assert "Stop it first" in refused.stderr
+    done = run("db", "reset", "--yes", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "rehearsal: a rehearsal, made up: 1 batches, " in done.stderr
+    assert ", 3 picks, " in done.stderr
