@@ -18,7 +18,7 @@ ENGINE ?= $(shell for each in podman docker; do $$each info >/dev/null 2>&1 && e
 BUILDER ?= $(or $(ENGINE),$(shell command -v buildah))
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve graphiql test test-long test-pgbouncer chaos outage audit screenshots bench image image-files image-test image-upgrade migrate db-up db-down db-reset schema fmt fmt-check lint lock clean
+.PHONY: help run serve graphiql test test-long test-pgbouncer test-dates chaos outage audit screenshots bench image image-files image-test image-upgrade migrate db-up db-down db-reset schema fmt fmt-check lint lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ test-pgbouncer: $(READY) ## Run the tests that need PgBouncer
 	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || { echo "PgBouncer is missing. On Debian: apt-get install pgbouncer"; exit 1; }
 	@$(PYTEST) -m pgbouncer $(ARGS)
 
+test-dates: $(READY) ## Run the tests that know of dates at five other dates; needs libfaketime; ARGS="--help"
+	@$(BIN)/python -X utf8 dev/dates/run.py $(ARGS)
+
 chaos: $(READY) ## Harm the service 200 times at random, then check every promise; ARGS="--help"
 	@$(BIN)/python dev/chaos/run.py $(ARGS)
 
@@ -70,11 +73,11 @@ define node_and_chromium
 @test -x "$$(command -v $(CHROMIUM))" || { echo "Chromium is missing. On Debian: apt-get install chromium; elsewhere: make $@ CHROMIUM=..."; exit 1; }
 endef
 
-audit: $(READY) ## Run what needs Node, Chromium, Java and the network: packages, contract, clients, GraphiQL, pages
+audit: $(READY) ## Run what needs Node, Chromium, Java and the network: packages, contract, clients, pages; DATE=2026-12-02
 	$(node_and_chromium)
 	@javac --version >/dev/null 2>&1 || { echo "A JDK is missing. On Debian: apt-get install default-jdk-headless"; exit 1; }
 	@$(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) dev/audit/node_modules/.package-lock.json dev/audit/.venv/.ready
-	@CHROMIUM="$$(command -v $(CHROMIUM))" node dev/audit/run.mjs
+	@DATE="$(DATE)" CHROMIUM="$$(command -v $(CHROMIUM))" node dev/audit/run.mjs
 
 screenshots: $(READY) ## Make the pictures of the README anew, in docs/images; needs Node and Chromium
 	$(node_and_chromium)

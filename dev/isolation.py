@@ -13,14 +13,27 @@ import time
 KEPT = frozenset({"PATH", "TMPDIR", "CI", "TEST_DATABASE_URL", "FUZZ_SEED"})
 KEPT_BEGINNINGS = ("PYTEST_",)
 
+# What `make test-dates` sets: libfaketime, which moves the clock of every process that it is loaded into. A process
+# that lost these variables would live at another date than the test that started it.
+_CLOCK = ("LD_PRELOAD", "NO_FAKE_STAT")
+_CLOCK_BEGINNING = "FAKETIME"
+
 # No file of the user's decides anything either: ~/.pgpass, ~/.pg_service.conf and ~/.gitconfig are not found.
 NO_HOME = "/nonexistent"
 
 
+def moved_clock() -> dict[str, str]:
+    """Return the variables by which this process's clock was moved to another date; none where it is the real one."""
+    if _CLOCK_BEGINNING not in os.environ:
+        return {}
+    return {name: value for name, value in os.environ.items() if name in _CLOCK or name.startswith(_CLOCK_BEGINNING)}
+
+
 def isolate(*also: str) -> None:
     """Remove every other variable from this process's environment; those that begin with one of `also` stay, too."""
+    clock = moved_clock()
     for name in list(os.environ):
-        if name not in KEPT and not name.startswith((*KEPT_BEGINNINGS, *also)):
+        if name not in KEPT and name not in clock and not name.startswith((*KEPT_BEGINNINGS, *also)):
             del os.environ[name]
     os.environ.setdefault("HOME", NO_HOME)
     os.environ["TZ"] = "UTC"

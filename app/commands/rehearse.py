@@ -54,8 +54,15 @@ def rehearse(
     if odd and calm:
         raise click.UsageError("--odd and --calm contradict each other: leave one of them out.")
     configuration = settings.load()
+    rehearsal.refuse_without_keys(configuration)
+    _refuse_without_effect(configuration, calm=calm, odd=bool(odd), faults=faults)
     listener = None if no_serve else _listen(configuration)
-    span = rehearsal.span(weeks, until.date() if until else None, clock.now())
+    span = rehearsal.span(
+        weeks,
+        until.date() if until else None,
+        clock.now(),
+        has_real_prices=bool(configuration.alpha_vantage_base_url),
+    )
     address = rehearsal.database(configuration)
     run_until_stopped(asyncio.run, lambda _: terminal.reach(configuration, address, rehearsal=True))
     run_until_stopped(asyncio.run, lambda _: apply_migrations(address, quiet=True))
@@ -65,6 +72,29 @@ def rehearse(
             terminal.configure_log(configuration)
             app = create_app(provided, rehearsal.clock_of(span), work=span.until is None)
             server.run(app, listener)
+
+
+_PROVIDERS = {"openai": "OPENAI_BASE_URL", "alphavantage": "ALPHA_VANTAGE_BASE_URL"}
+
+
+def _refuse_without_effect(configuration: Settings, *, calm: bool, odd: bool, faults: Path | None) -> None:
+    """Refuse options about what simulated providers do where none is simulated; say which of two they do not reach."""
+    options = [name for name, given in (("--calm", calm), ("--odd", odd), ("--faults", bool(faults))) if given]
+    simulated = rehearsal.simulated_providers(configuration)
+    if options and not simulated:
+        raise click.UsageError(
+            f"{' and '.join(options)} would have no effect: OPENAI_BASE_URL and ALPHA_VANTAGE_BASE_URL are set, so no "
+            "provider is simulated. Leave out the option, or unset an address."
+        )
+    if faults and (without := rehearsal.concern_of(faults, configuration)):
+        addresses = " and ".join(_PROVIDERS[name] for name in without)
+        raise click.UsageError(
+            f"{faults} has faults of {' and '.join(without)}, which would have no effect: {addresses} is set, so that "
+            "provider is not simulated. Leave them out, or unset the address."
+        )
+    if options and len(simulated) < len(_PROVIDERS):
+        (real,) = _PROVIDERS.keys() - simulated
+        say(f"{' and '.join(options)}: only for {simulated[0]}, for {_PROVIDERS[real]} is set.")
 
 
 def _listen(configuration: Settings) -> socket.socket:
@@ -92,7 +122,7 @@ async def _rehearse(provided: Settings, span: rehearsal.Span, signals: StopSigna
     with _LOG.open("a") as log, terminal.progress() as progress:
         told = clock
         logging.configure(provided.log_level, lambda: told.now(), provided.keys, to=log)
-        await rehearsal.refuse_out_of_reach(provided, span)
+        await rehearsal.refuse_out_of_reach(provided, span, say)
         line, told_of = progress.add_task("", total=1.0), span.begin
         async with living(provided, rehearsal.clock_of(span)) as process:
             told = process.clock  # type: ignore[assignment]

@@ -341,7 +341,15 @@ class EmbeddedPostgres:
 
 
 def _environment() -> dict[str, str]:
-    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+    """Return the server's environment: nothing of this process's, but for a date to which libfaketime moved it."""
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", **_moved_clock()}
+
+
+def _moved_clock() -> dict[str, str]:
+    """Return libfaketime's variables where they are set (`make test-dates`): server and client share one clock."""
+    if "FAKETIME" not in os.environ:
+        return {}
+    return {name: value for name, value in os.environ.items() if name == "LD_PRELOAD" or name.startswith("FAKETIME")}
 
 
 def _as_somebody() -> list[str]:

@@ -84,8 +84,8 @@ class SplitsAnswer(Struct, frozen=True):
 class AlphaVantage:
     """A client of one key, within its limits."""
 
-    def __init__(self, key: str, ledger: Ledger, clock: Clock, base_url: str = "") -> None:
-        self.key, self.ledger, self.clock = key, ledger, clock
+    def __init__(self, key: str, ledger: Ledger, clock: Clock, base_url: str = "", attempts: int = ATTEMPTS) -> None:
+        self.key, self.ledger, self.clock, self.attempts = key, ledger, clock, attempts
         self.base_url = (base_url or BASE_URL).rstrip("/")
         # A cookie that is not ASCII would be kept, and every later request fail with it.
         self.http = httpx.AsyncClient(
@@ -105,9 +105,9 @@ class AlphaVantage:
         Return the latest bars of `ticker`, or that another job got them after `since` and has stored them.
 
         The caller settles the answer's grant in the transaction that stores the bars. Raises ConfigurationError,
-        QuotaSpent, and after five attempts ProviderBusy or ProviderUnavailable; UnknownTicker when all five said so.
+        QuotaSpent, and after the last attempt ProviderBusy or ProviderUnavailable; UnknownTicker when all said so.
         The attempts of all jobs since `begun`, when the bars were first needed, count together: a job that comes after
-        the fifth has one.
+        the last has one.
         """
         answer = await self._asked(DAILY, ticker, since, begun or since, read_bars)
         return answer if isinstance(answer, Shared) else Answer(*answer)
@@ -135,7 +135,7 @@ class AlphaVantage:
             except (ProviderBusy, ProviderUnavailable) as error:
                 # The ledger's count outlives a wait for quota, and this process.
                 failures = await self.ledger.failures(function, ticker, begun)
-                if len(failures) >= ATTEMPTS:
+                if len(failures) >= self.attempts:
                     raise _in_the_end(function, ticker, failures, error) from None
                 pause = _pause(len(failures), error)
                 log.info(

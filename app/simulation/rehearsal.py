@@ -5,13 +5,15 @@ Everything is real but the time and, unless their addresses are set, the provide
 """
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -23,20 +25,28 @@ from app.database import pools, sessions
 from app.database.advice import unreachable
 from app.database.embedded import REHEARSAL, address_of
 from app.domain import calendar
-from app.errors import ConfigurationError
-from app.providers.alpha_vantage import Answer
+from app.domain.model import Bar
+from app.errors import ConfigurationError, ProviderError, QuotaSpent, UnknownTicker
+from app.providers.alpha_vantage import AlphaVantage, Answer
 from app.providers.rate_limiter import Outcome
 from app.simulation.clock import SimulatedClock, has_begun, told
 from app.simulation.faults import read
 from app.simulation.odd_faults import EVERY
 from app.simulation.provider_simulators import CLOCK
 from jobs import queue, queue_tables
-from jobs.context import RealClock
+from jobs.context import Context, RealClock
 
 REQUESTS = Path(".alpha-monday") / "requests.jsonl"
+# The first Monday of which the simulated market has the hundred bars before it that a provider lists.
 EARLIEST = date(2023, 6, 5)
+# With a price provider of one's own its bars decide; this bound only keeps dates within what every part can read.
+_OLDEST = date(1970, 1, 5)
 _KEY = "rehearsed-key-of-nobody"
 _SEED = "a bad day"
+
+# In seconds, between two questions how far the bars of a price provider reach: one answer that is no use is no reason
+# to give up, and more than a minute and a half without a word of use is.
+PAUSES = (3.0, 7.0, 15.0, 30.0)
 
 
 class Span(Struct, frozen=True):
@@ -46,19 +56,35 @@ class Span(Struct, frozen=True):
     until: datetime | None
 
 
-def span(weeks: int, until: date | None, now: datetime) -> Span:
-    """Return the span of `weeks` Mondays, the last one the newest at the end of `until`, or now."""
-    if until and until < EARLIEST + timedelta(weeks=weeks):
-        raise ConfigurationError(
-            f"The made-up market begins in {EARLIEST:%B %Y}: choose a later --until, or fewer --weeks."
-        )
-    end = calendar.at(until, time(23, 59, 59)) if until else now
-    if end > now:
-        raise ConfigurationError(
-            f"--until must be a day before today, for example {calendar.today(now) - timedelta(days=1)}."
-        )
-    monday = calendar.latest_run_date(end) - timedelta(weeks=weeks - 1)
+def span(weeks: int, until: date | None, now: datetime, *, has_real_prices: bool = False) -> Span:
+    """
+    Return the span of `weeks` Mondays, the last one the newest at the end of `until`, or now.
+
+    How far back it may go depends on who has the prices: the simulated market knows its beginning, and a provider is
+    asked later (`refuse_out_of_reach`).
+    """
+    today = calendar.today(now)
+    if until and until >= today:
+        raise ConfigurationError(f"--until must be a day before today, for example {today - timedelta(days=1)}.")
+    end = calendar.at(until, time(23, 59, 59)) if until and until >= _OLDEST else now
+    newest = calendar.latest_run_date(end)
+    oldest = _OLDEST if has_real_prices else EARLIEST
+    if until and (until < _OLDEST or newest < oldest):
+        raise ConfigurationError(_begins_too_early(oldest, has_real_prices, "Choose a later --until"))
+    if (most := (newest - oldest).days // 7 + 1) < weeks:
+        choice = f"Choose {'a later --until, or ' if until else ''}at most --weeks {most}"
+        raise ConfigurationError(_begins_too_early(oldest, has_real_prices, choice))
+    monday = newest - timedelta(weeks=weeks - 1)
     return Span(calendar.due_at(monday) - timedelta(minutes=1), end if until else None)
+
+
+def _begins_too_early(oldest: date, has_real_prices: bool, choice: str) -> str:
+    if has_real_prices:
+        return f"A rehearsal begins on Monday {oldest} or later. {choice}."
+    return (
+        f"The simulated market begins on Monday {oldest}. {choice}; or set ALPHA_VANTAGE_BASE_URL to a server that has "
+        "older prices."
+    )
 
 
 def database(settings: Settings) -> str:
@@ -101,6 +127,29 @@ def _is_served(conn: psycopg.Connection[Any]) -> bool:
     return bool(served)
 
 
+def simulated_providers(settings: Settings) -> list[str]:
+    """Return the names of the providers that are simulated, as a script of faults names them: no address is set."""
+    addresses = {"openai": settings.openai_base_url, "alphavantage": settings.alpha_vantage_base_url}
+    return [name for name, address in addresses.items() if not address]
+
+
+def refuse_without_keys(settings: Settings) -> None:
+    """Refuse a provider's address without the key that the provider is to be asked with."""
+    for provider in ("OPENAI", "ALPHA_VANTAGE"):
+        address, key = f"{provider}_BASE_URL", f"{provider}_API_KEY"
+        if getattr(settings, address.lower()) and not getattr(settings, key.lower()):
+            raise ConfigurationError(
+                f"{address} is set, so {key} must be set, too, to the key for that server; a server that checks no key "
+                f"takes any, such as {key}=abc123. To rehearse with a simulated provider, unset {address}."
+            )
+
+
+def concern_of(faults: Path, settings: Settings) -> list[str]:
+    """Return the providers that a script of faults is about although they are not simulated; refuse a bad script."""
+    named = {rule.provider for rule in read(faults.read_bytes(), EVERY)}
+    return sorted(named.difference(simulated_providers(settings)))
+
+
 @contextmanager
 def played(
     settings: Settings, address: str, *, calm: bool, odd: str = "", faults: Path | None = None, log: Path = REQUESTS
@@ -113,7 +162,7 @@ def played(
     """
     silent = {name: "" for name in RECEIVERS if not os.environ.get(name.upper(), "").strip()}
     settings = msgspec.structs.replace(settings, **silent)
-    if settings.openai_base_url and settings.alpha_vantage_base_url:
+    if not simulated_providers(settings):
         yield msgspec.structs.replace(settings, database_url=address, queue_database_url="")
         return
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -155,33 +204,81 @@ def played(
             process.stdin.close()
 
 
-async def refuse_out_of_reach(settings: Settings, span: Span) -> None:
-    """Refuse weeks that the bars of a real price provider do not reach, before anything is recorded."""
+async def refuse_out_of_reach(
+    settings: Settings, span: Span, tell: Callable[[str], None], pauses: Sequence[float] = PAUSES
+) -> None:
+    """
+    Refuse weeks that the bars of a real price provider do not reach, before anything is recorded.
+
+    It is asked again, after `pauses` of which `tell` is told, as long as its answers are of no use.
+    """
     if settings.alpha_vantage_api_key == _KEY:
         return
     async with pools.opened(pools.make_pool(settings.database_url)) as pool:
         if await has_begun(pool):
             return  # so it was checked
         clock = SimulatedClock(pool, queue.app, span.until)
-        await clock.start(span.begin)
+        await clock.start(span.begin)  # a server that reads the rehearsal's time, as `standins` can, finds it
         in_reach = False
         try:
             async with queue.handed(queue.app, settings, pool, clock) as tools:
-                answer = await tools.prices.bars(tools.benchmark, since=clock.now())
-                assert isinstance(answer, Answer)
-                await tools.prices.ledger.fail(answer.grant, Outcome.REFUSED)  # not stored, so not shared
                 baseline = tools.calendar.session_before(calendar.latest_run_date(span.begin + timedelta(minutes=5)))
-                oldest = answer.bars[0].trading_day
-                if in_reach := oldest <= baseline:
+                bars = await _bars(tools, pauses, tell)
+                if in_reach := bars[0].trading_day <= baseline <= bars[-1].trading_day:
                     return
         finally:
             if not in_reach:  # not begun, whatever the reason: the next time it is checked again
                 async with pool.connection() as conn:
                     await conn.execute("DELETE FROM told.clock")
+                    # They lie at the first Monday, where the next rehearsal begins again: it would find them spent.
+                    await conn.execute("DELETE FROM operations.provider_requests WHERE at >= %s", (span.begin,))
+    oldest, newest = bars[0].trading_day, bars[-1].trading_day
+    if newest < baseline:
+        raise ConfigurationError(
+            f"The bars of ALPHA_VANTAGE_BASE_URL end on {newest}, before the first baseline, {baseline}. "
+            "Choose an earlier --until, or more --weeks."
+        )
     raise ConfigurationError(
         f"The bars of ALPHA_VANTAGE_BASE_URL begin on {oldest}, after the first baseline, {baseline}. "
-        "Rehearse fewer weeks with --weeks."
+        "Rehearse fewer weeks with --weeks, or choose a later --until."
     )
+
+
+async def _bars(tools: Context, pauses: Sequence[float], tell: Callable[[str], None]) -> list[Bar]:
+    """Return the benchmark's bars; refuse when there are none after the last of `pauses`, saying why."""
+    ledger, began = tools.prices.ledger, monotonic()
+    # One attempt at a time: the pauses are ours, so that each can be told, and all of them are bounded.
+    prices = AlphaVantage(tools.prices.key, ledger, tools.clock, tools.prices.base_url, attempts=1)
+    try:
+        for attempt in itertools.count():
+            try:
+                answer = await prices.bars(tools.benchmark, since=tools.now())
+                if isinstance(answer, Answer):
+                    await ledger.fail(answer.grant, Outcome.REFUSED)  # not stored, so not shared
+                    return answer.bars
+                why = "Another process of this rehearsal asks the same."
+            except UnknownTicker as error:
+                why = f"{error} BENCHMARK_SYMBOL names it."
+            except (QuotaSpent, ProviderError) as error:
+                why = str(error)
+            if attempt == len(pauses):
+                raise ConfigurationError(
+                    "How far the bars of ALPHA_VANTAGE_BASE_URL reach could not be learned, in "
+                    f"{attempt + 1} attempts within {monotonic() - began:.0f} s. The last: {why} "
+                    "Nothing was recorded. Check the address, or try again later."
+                )
+            tell(f"How far do the bars of ALPHA_VANTAGE_BASE_URL reach? {why} Next attempt in {pauses[attempt]:.0f} s.")
+            await _forget_rests(tools)
+            await tools.sleep(pauses[attempt])
+    finally:
+        await prices.close()
+    raise AssertionError("unreachable")
+
+
+async def _forget_rests(tools: Context) -> None:
+    """Let the provider be asked again although it said that it is too much: for hours only the ledger would answer."""
+    async with tools.pool.connection() as conn:
+        await conn.execute("UPDATE operations.provider_requests SET rest_until = NULL WHERE rest_until IS NOT NULL")
 
 
 def clock_of(span: Span) -> Callable[[pools.Pool, queue.Queue], AbstractAsyncContextManager[SimulatedClock]]:

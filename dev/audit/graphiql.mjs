@@ -35,10 +35,15 @@ async function audit(name, options, steps, prepare = () => {}) {
   console.log(`  ${name}: ok`);
 }
 
+const LOADING = "GraphiQL is loading…";
+const told = (page) => page.getByRole("status").locator("p:visible").allInnerTexts();
+
 const pane = (page, name) => page.locator(`.graphiql-${name}`);
 
 async function opensWithOurDocuments(page) {
   await page.getByRole("button", { name: "Execute query" }).waitFor();
+  assert.deepEqual(await told(page), []);
+  assert.equal(await page.locator("#graphiql").getAttribute("aria-busy"), "false");
   const tabs = page.locator(".graphiql-tab-button");
   assert.deepEqual(await tabs.allTextContents(), TABS);
   assert.match(await page.getByRole("note").textContent(), /made up/);
@@ -113,10 +118,80 @@ const sent = (route, content) => route.fulfill({
   headers: { "access-control-allow-origin": "*" },
 });
 
-async function onlyHelps(page) {
-  await page.getByText("make graphiql").waitFor();
-  assert.match(await page.locator("#help").textContent(), /^GraphiQL is out of reach at .* the API answers\.$/);
+// Waits until the page says lines that begin so, and no others.
+async function says(page, ...beginnings) {
+  const isSo = (lines) => lines.length === beginnings.length && lines.every((line, at) => line.startsWith(beginnings[at]));
+  const patience = Date.now() + 20_000;
+  let lines = [];
+  while (!isSo(lines)) {
+    assert.ok(Date.now() < patience, lines.join(" | "));
+    await page.waitForTimeout(50);
+    lines = await told(page);
+  }
 }
+
+async function onlyHelps(page) {
+  await says(page, "GraphiQL could not be loaded. GraphiQL’s scripts come from");
+  assert.match((await told(page))[0], /make graphiql.* The API answers without it/);
+}
+
+const pictured = (name, steps) => async (page, seen) => {
+  await steps(page, seen);
+  await page.screenshot({ path: `${SHOTS}/graphiql-${name}.png` });
+};
+
+// Every moment in which GraphiQL is not there: the page says what it waits for, and what to do when nothing comes.
+const FILES = /\/graphql\/files\//;
+const held = (which) => async (page) => {
+  await page.route((url) => FILES.test(url.href) && which(url.href), () => {});
+};
+const lost = (which) => async (page) => {
+  await page.route((url) => FILES.test(url.href) && which(url.href), (route) => route.abort());
+};
+const broken = (script) => async (page) => {
+  await page.route((url) => url.href === `${origin}/graphql`, (route) => (
+    route.request().method() === "GET" ? route.continue() : route.fulfill({ status: 500, body: "no" })
+  ));
+  await page.addInitScript(script);
+};
+const failedHere = (page) => says(page, "GraphiQL could not be loaded. Reload the page to try again.");
+const waits = (page) => says(page, LOADING, "This takes longer than it should.");
+const isScript = (address) => address.endsWith(".js");
+
+for (const colorScheme of ["light", "dark"]) {
+  const first = async (page) => {
+    await says(page, LOADING);
+    assert.equal(await page.locator("#graphiql").getAttribute("aria-busy"), "true");
+  };
+  await audit(`GraphiQL, loading, ${colorScheme}`, { colorScheme }, pictured(`loading-${colorScheme}`, first), held(isScript));
+  await audit(`GraphiQL, failed, ${colorScheme}`, { colorScheme }, pictured(`failed-${colorScheme}`, failedHere), lost((address) => address.includes("graphiql.min.js")));
+}
+await audit("GraphiQL, its scripts slow", {}, pictured("slow", waits), held(isScript));
+await audit("GraphiQL, its style slow", {}, waits, held((address) => address.endsWith("graphiql.min.css")));
+await audit("GraphiQL, our own script lost", {}, waits, lost((address) => address.endsWith("start.js")));
+await audit("GraphiQL, React lost", {}, failedHere, lost((address) => address.includes("/react@")));
+await audit("GraphiQL, everything lost", {}, waits, lost(() => true));
+await audit("GraphiQL, the API out of order", {}, async (page) => {
+  await page.getByRole("button", { name: "Execute query" }).waitFor();
+  assert.deepEqual(await told(page), []);
+}, broken(() => {}));
+await audit("GraphiQL, a browser without what it needs", {}, failedHere, broken(() => delete globalThis.AbortSignal.timeout && delete globalThis.JSON.parse));
+await audit("GraphiQL, it throws when it opens", {}, failedHere, broken(() => {
+  Object.defineProperty(globalThis, "GraphiQL", { get: () => thrower, set: () => {} });
+  const thrower = () => { throw new Error("as a test wants it"); };
+  thrower.createFetcher = () => () => ({});
+}));
+await audit("GraphiQL, without JavaScript", { javaScriptEnabled: false }, pictured("no-script", async (page) => {
+  await says(page, "GraphiQL needs JavaScript. The API answers without it");
+}));
+await audit("GraphiQL, it stops later", {}, async (page) => {
+  await page.getByRole("button", { name: "Execute query" }).waitFor();
+  await page.evaluate(() => {
+    document.getElementById("graphiql").replaceChildren(); // as React leaves it when a part throws
+    setTimeout(() => { throw new Error("as a test wants it"); });
+  });
+  await says(page, "GraphiQL has stopped because of an error.");
+});
 
 await audit("GraphiQL from the CDN", {}, async (page, seen) => {
   await opensWithOurDocuments(page);
@@ -129,7 +204,9 @@ await audit("GraphiQL, the CDN out of reach", { colorScheme: "dark" }, async (pa
   await page.screenshot({ path: `${SHOTS}/out-of-reach.png` });
 }, bare((route) => route.abort()));
 
-await audit("GraphiQL, the CDN silent", {}, onlyHelps, bare(() => {}));
+await audit("GraphiQL, the CDN silent", {}, async (page) => {
+  await says(page, LOADING, "This takes longer than it should. GraphiQL’s scripts come from");
+}, bare(() => {}));
 
 await audit("GraphiQL, the CDN with other bytes", {}, async (page, seen) => {
   await onlyHelps(page);

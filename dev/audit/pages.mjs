@@ -5,6 +5,7 @@ import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
+import { clock } from "./rehearsed.mjs";
 
 const HOUSE = new URL("../..", import.meta.url).pathname;
 const SHOTS = `${HOUSE}dev/audit/shots`;
@@ -127,7 +128,7 @@ for (const colorScheme of ["light", "dark"]) {
 // Lives on in a process of its own, as a worker beside a server does.
 function livesOn() {
   const options = ["rehearse", "--calm", "--weeks", "2", "--until", until, "--no-serve"];
-  const env = { PATH: process.env.PATH, LOG_LEVEL: "ERROR" };
+  const env = { PATH: process.env.PATH, LOG_LEVEL: "ERROR", ...clock() };
   const living = spawn(`${HOUSE}.venv/bin/alpha-monday`, options, { cwd: folder, env, stdio: "inherit" });
   return new Promise((resolve) => living.on("exit", resolve));
 }

@@ -1,34 +1,57 @@
-// `make audit`: rehearses two Mondays in a folder of its own, up to a Thursday, serves them, and lets every audit look at
-// them; the last one lives on until the Friday.
+// `make audit`: rehearses two Mondays in a folder of its own, up to a session, serves them, and lets every audit look at
+// them; the last one lives on to the next morning, which brings that session's closes.
+//
+// Always the same weeks, so that the day on which it runs decides nothing. `make audit DATE=2026-12-02` takes the weeks
+// before that day, and lets the service believe that it is that day.
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { HOUSE, rehearsed } from "./rehearsed.mjs";
 
 const AUDITS = ["packages", "contract", "http", "fuzz", "export", "client", "java", "graphiql", "pages"];
+const USUAL = "2026-10-24";
 const DAY = 24 * 3600 * 1000;
+const PYTHON = `${HOUSE}.venv/bin/python`;
 
-// The Thursday's closes are what the Friday's morning shows, so it must have been a session: not Thanksgiving, say.
-function lastFriday() {
-  const day = new Date(Date.now() - DAY);
-  while (day.getUTCDay() !== 5 || !isSession(new Date(day - DAY))) day.setUTCDate(day.getUTCDate() - 1);
+const date = process.env.DATE || USUAL;
+if (!/^\d{4}-\d\d-\d\d$/.test(date) || Number.isNaN(Date.parse(date))) {
+  console.error(`DATE=${date} is no day such as 2026-12-02.`);
+  process.exit(2);
+}
+if (process.env.DATE) {
+  // Asked once: the offset is counted from the moment of the question, and all processes must share it.
+  const { stdout, stderr, status } = spawnSync(PYTHON, [`${HOUSE}dev/dates/moved_clock.py`, date], { encoding: "utf8" });
+  if (status !== 0) {
+    console.error(stderr.trim());
+    process.exit(1);
+  }
+  process.env.SERVICE_CLOCK = stdout;
+}
+
+const dated = (day) => day.toISOString().slice(0, 10);
+
+// The newest session from Wednesday to Friday whose next morning is over: by then the week's Monday has figures.
+function lastSession() {
+  const day = new Date(Date.parse(date) - 2 * DAY);
+  while (![3, 4, 5].includes(day.getUTCDay()) || !isSession(day)) day.setUTCDate(day.getUTCDate() - 1);
   return day;
 }
 
 function isSession(day) {
   const program = `from datetime import date; from app.domain.calendar import Calendar; print(Calendar().is_session(date.fromisoformat("${dated(day)}")))`;
-  return execFileSync(`${HOUSE}.venv/bin/python`, ["-c", program], { cwd: HOUSE, encoding: "utf8" }).trim() === "True";
+  return execFileSync(PYTHON, ["-c", program], { cwd: HOUSE, encoding: "utf8" }).trim() === "True";
 }
 
-const dated = (day) => day.toISOString().slice(0, 10);
-
+const until = lastSession();
+const livesOnUntil = dated(new Date(until.getTime() + DAY));
 const folder = mkdtempSync(`${tmpdir()}/alpha-monday-audit-`);
 const failed = [];
 try {
-  const { origin, stop } = await rehearsed(folder, 2, dated(new Date(lastFriday() - DAY)));
+  console.log(`Two Mondays up to ${dated(until)}${process.env.DATE ? `, on ${date}` : ""}.`);
+  const { origin, stop } = await rehearsed(folder, 2, dated(until));
   for (const name of AUDITS) {
     console.log(`${name}:`);
-    const { status } = spawnSync(process.execPath, [`${HOUSE}dev/audit/${name}.mjs`, origin, folder, dated(lastFriday())], { stdio: "inherit", timeout: 300_000 });
+    const { status } = spawnSync(process.execPath, [`${HOUSE}dev/audit/${name}.mjs`, origin, folder, livesOnUntil], { stdio: "inherit", timeout: 300_000 });
     if (status !== 0) failed.push(name);
   }
   await stop();

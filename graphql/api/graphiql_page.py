@@ -2,8 +2,8 @@
 GraphiQL's page, under a policy that lets nothing in but what this service sends.
 
 What is ours lies in `graphiql/`, where `make graphiql` brings GraphiQL and React from their packages. Where that was
-not done, the page names the same bytes on a public CDN, and the policy is widened by that host; the page's own help is
-seen when they do not come from there either.
+not done, the page names the same bytes on a public CDN, and the policy is widened by that host. The HTML itself says
+that GraphiQL is loading, and what to do when it does not come: the page is never empty.
 """
 
 import json
@@ -37,9 +37,13 @@ THEIRS = {
 }
 # The one style that GraphiQL puts into the page: its dialogs stop what lies below from scrolling.
 DIALOG = "'sha256-Y/huXlwoYkVyQlxwSVcCi1RCDGDCSVBzDt0hYP9qlTc='"
+API = "The API answers without it: send a query to this address, as POST, in JSON."
 HELP = {
-    True: "GraphiQL needs JavaScript; the API answers without it.",
-    False: f"GraphiQL is out of reach at {CDN}. With npm, <code>make graphiql</code> brings it; the API answers.",
+    True: f"Reload the page to try again. {API}",
+    False: (
+        f"GraphiQL’s scripts come from {CDN}, which is slow, out of reach or blocked here. On the computer that runs "
+        f"the service, <code>make graphiql</code> brings them with npm; restart the service after that. {API}"
+    ),
 }
 MEDIA = {".css": "text/css", ".js": "text/javascript"}
 # A file's address changes with its content.
@@ -59,14 +63,17 @@ def page(notice: str = "", packages: Path = FOLDER / "node_modules") -> Page:
     theirs = _theirs(packages)
     here = bool(theirs)
     (style, css), (start, script) = _ours(FOLDER / "page.css"), _ours(FOLDER / "start.js")
+    no_script, no_script_css = _ours(FOLDER / "no_script.css")
     folder = paths.GRAPHIQL_FILES if here else f"{CDN}/npm"
     tags = [_tag(f"{folder}/{name}", digest) for name, digest in THEIRS.items()]
     html = Template((FOLDER / "page.html").read_text()).substitute(
         robots='<meta name="robots" content="noindex">' if notice else "",
         style=_tag(style, _digest(css)),
+        without_script=_tag(no_script, _digest(no_script_css)),
         banner=f'<p id="banner" role="note">{escape(notice)}</p>' if notice else "",
         documents=escape(json.dumps(documents())),
         help=HELP[here],
+        api=API,
         scripts="\n".join([*tags, _tag(start, _digest(script))]),
     )
     sources = "'self'" if here else f"'self' {CDN}"
@@ -80,7 +87,7 @@ def page(notice: str = "", packages: Path = FOLDER / "node_modules") -> Page:
         "Cache-Control": "no-cache",
         "Vary": "Accept",
     }
-    return Page(html, headers, {**theirs, style: css, start: script})
+    return Page(html, headers, {**theirs, style: css, no_script: no_script_css, start: script})
 
 
 def documents() -> dict[str, str]:

@@ -83,7 +83,31 @@ def test_nothing_is_inline(packages):
     """Every script and style is a file whose hash the page names."""
     html = graphiql_page.page("Rehearsed.", packages).html
     assert re.findall(r"<script(?! defer src=)|<style|style=|\son\w+=|javascript:", html) == []
-    assert html.count("<script") + html.count('rel="stylesheet"') == html.count('integrity="sha256-') == 6
+    assert html.count("<script") + html.count('rel="stylesheet"') == html.count('integrity="sha256-') == 7
+
+
+# The kind: every moment in which GraphiQL is not there. What a browser shows then is tried by dev/audit/graphiql.mjs:
+# scripts that are slow, lost, blocked or changed, no script at all, and a script that throws.
+@pytest.mark.parametrize("here", [pytest.param(True, id="from here"), pytest.param(False, id="from the CDN")])
+def test_the_html_itself_says_how_it_stands(packages, tmp_path_factory, here):
+    """Before any script has come, in a live region: that it loads, and what to do when it does not come."""
+    folder = packages if here else tmp_path_factory.mktemp("none")
+    html = graphiql_page.page(packages=folder).html
+    status, rest = html.split('<div id="status" role="status">')[1].split("</div>", 1)
+    assert "<script" not in html.split('<div id="status"')[0] + status
+    assert "<script" in rest
+    lines = dict(re.findall(r'<p id="(\w+)"(?: hidden)?>(.*?)</p>', status))
+    assert lines["loading"] == "GraphiQL is loading…"
+    for name in ("slow", "failed"):
+        assert ("make graphiql" in lines[name]) is not here
+        assert ("Reload the page" in lines[name]) is here
+        assert "The API answers without it" in lines[name]
+    assert re.findall(r' id="(\w+)" hidden', status) == ["failed", "stopped"]
+    assert re.findall(r"<noscript><p>(.*?)</p></noscript>", status) == [
+        "GraphiQL needs JavaScript. The API answers without it: send a query to this address, as POST, in JSON."
+    ]
+    assert re.search(r'<noscript><link rel="stylesheet" href="[^"]+/no_script.css" integrity=', html)
+    assert '<div id="graphiql" aria-busy="true"' in rest
 
 
 def test_the_notice_is_text(packages):

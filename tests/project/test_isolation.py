@@ -175,7 +175,7 @@ def test_the_tests_ignore_hostile_surroundings(tmp_path, taken):
 def test_a_test_stands_apart(tmp_path):
     """In a folder of its own, with few variables, in UTC; the commands that it starts are those of this checkout."""
     assert Path.cwd() == tmp_path
-    ours = {"HOME", "TZ", *isolation.KEPT}
+    ours = {"HOME", "TZ", *isolation.KEPT, *isolation.moved_clock()}
     assert [name for name in os.environ if name not in ours and not name.startswith(isolation.KEPT_BEGINNINGS)] == []
     assert strftime("%Z") == "UTC"
     program = "import app, jobs, api.schema; print(app.__path__[0], jobs.__path__[0], api.schema.__file__)"

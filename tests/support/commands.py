@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from isolation import NO_HOME
+from isolation import NO_HOME, moved_clock
 
 from app.commands.cli import main
 
@@ -22,12 +22,12 @@ ALPHA_MONDAY = BIN / "alpha-monday"
 
 def environment(**settings: str) -> dict[str, str]:
     """
-    Return an environment with nothing but the path, no home and these settings.
+    Return an environment with nothing but the path, no home, these settings, and the date of `make test-dates`.
 
     A server takes a free port, unless a test chooses where it listens by PORT or HOST.
     """
     port = {} if "HOST" in settings else {"PORT": "0"}
-    return {"PATH": f"{BIN}{os.pathsep}/usr/bin:/bin", "HOME": NO_HOME, **port, **settings}
+    return {"PATH": f"{BIN}{os.pathsep}/usr/bin:/bin", "HOME": NO_HOME, **moved_clock(), **port, **settings}
 
 
 class Said(NamedTuple):

@@ -1,5 +1,20 @@
-// Opens GraphiQL with our documents as its tabs, each with variables that the record has an answer to.
+// Opens GraphiQL with our documents as its tabs, each with variables that the record has an answer to. Until it is there,
+// or when it does not come, the page says so.
 const place = document.getElementById("graphiql");
+const told = document.getElementById("status");
+let isOpen = false;
+
+function opened() {
+  isOpen = true;
+  told.hidden = true;
+  place.setAttribute("aria-busy", "false");
+}
+
+function failed() {
+  told.hidden = false;
+  place.setAttribute("aria-busy", "false");
+  for (const line of told.children) line.hidden = line.id !== (isOpen ? "stopped" : "failed");
+}
 
 async function newest() {
   const query = "{ batches { nodes { runDate picks { id } } } }";
@@ -48,8 +63,15 @@ async function start() {
     defaultEditorToolsVisibility: "variables",
     isHeadersEditorEnabled: false,
   };
-  ReactDOM.createRoot(place).render(React.createElement(GraphiQL, props));
+  function Page() {
+    React.useEffect(opened, []);
+    return React.createElement(GraphiQL, props);
+  }
+  ReactDOM.createRoot(place).render(React.createElement(Page));
 }
 
-if (window.React && window.ReactDOM && window.GraphiQL) start();
-else document.getElementById("help").style.animation = "none";
+// React empties the page when one of its parts throws.
+addEventListener("error", () => setTimeout(() => place.childElementCount === 0 && failed()));
+
+if (window.React && window.ReactDOM && window.GraphiQL) start().catch(failed);
+else failed();

@@ -1,0 +1,134 @@
+"""What `make test-dates` runs, and how it moves the date."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime, time, timedelta
+
+import isolation
+import pytest
+from commands import environment
+from dates import moved_clock, run
+from pages import HOUSE
+
+from app.database import embedded
+from app.domain.calendar import NEW_YORK, Calendar
+
+
+# The kind: what a test may ask for the real time. Each of these would be missed by a list that is kept by hand.
+@pytest.mark.parametrize(
+    "text",
+    [
+        "at = RealClock().now()",
+        "today = datetime.now(UTC).date()",
+        "day = date.today()",
+        "began = time.time()",
+        "conn.execute('SELECT now()')",
+        'with served("rehearse", cwd=tmp_path):',
+        'done = run("status", cwd=tmp_path)',
+        "said = commanded('status')",
+        "with serving(tmp_path, **settings) as one:",
+        "with standins(tmp_path, now) as url:",
+        "with EmbeddedPostgres(folder) as postgres:",
+        "subprocess.run([ALPHA_MONDAY, 'show'])",
+    ],
+)
+def test_what_asks_for_the_real_time_is_run_at_other_dates(text):
+    """However the test does it."""
+    assert run.KNOWS_OF_DATES.search(text)
+
+
+@pytest.mark.parametrize("text", ["clock.time = new_york(MONDAY)", "assert returns.of(a, b) == 1", "returned(x)"])
+def test_what_sets_its_clock_by_hand_is_not(text):
+    """It is the same at every date."""
+    assert not run.KNOWS_OF_DATES.search(text)
+
+
+def test_the_selection():
+    """It holds what uses the real clock, and what is left out is there and would be selected."""
+    chosen = {path.name for path in run.selected()}
+    assert {"test_weekly.py", "test_health.py", "test_cli.py", "test_queue.py", "test_many.py"} <= chosen
+    files = {path.name: path for folder in run.FOLDERS for path in (HOUSE / "tests" / folder).glob("test_*.py")}
+    assert run.LEFT_OUT.keys() <= files.keys()
+    assert all(run.KNOWS_OF_DATES.search(files[name].read_text()) for name in run.LEFT_OUT)
+
+
+def test_the_dates_are_what_they_are_called():
+    """A holiday, both changes of the clocks, a Monday at nine, and the turn of the year; each is passed by the run."""
+    local = {name: date.turn.astimezone(NEW_YORK) for name, date in run.DATES.items()}
+    before = {name: (date.turn - run.LEAD).astimezone(NEW_YORK) for name, date in run.DATES.items()}
+    assert local["holiday"].weekday() < 5
+    assert not Calendar().is_session(local["holiday"].date())
+    shifts = {name: local[name].utcoffset() - before[name].utcoffset() for name in local}
+    assert shifts["spring"] == timedelta(hours=1)
+    assert shifts["autumn"] == timedelta(hours=-1)
+    assert (local["monday"].weekday(), local["monday"].time()) == (0, time(9))
+    assert (local["monday"].date() - local["spring"].date()) == timedelta(days=1)
+    assert local["new-year"].year == before["new-year"].year + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        pytest.param("2026-12-02", datetime(2026, 12, 2, 12, tzinfo=UTC), id="a day: its noon"),
+        pytest.param("2028-02-29T14:00", datetime(2028, 2, 29, 14, tzinfo=UTC), id="a time in UTC"),
+        pytest.param("2026-12-02T00:00", datetime(2026, 12, 2, tzinfo=UTC), id="midnight"),
+        pytest.param("2026-12-02T09:00-05:00", datetime(2026, 12, 2, 14, tzinfo=UTC), id="a time elsewhere"),
+        pytest.param("2026-02-29", None, id="a day that is not there"),
+        pytest.param("tomorrow", None, id="a word"),
+        pytest.param("", None, id="nothing"),
+    ],
+)
+def test_moments(text, at):
+    """A date alone is its noon; what is no date is refused in a sentence."""
+    if at:
+        assert moved_clock.moment(text) == at
+        return
+    with pytest.raises(moved_clock.Unable, match="is no date such as 2026-12-02"):
+        moved_clock.moment(text)
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        pytest.param("FOLDERS", "libfaketime is missing. On Debian: apt-get install faketime", id="the library"),
+        pytest.param("CC", "A C compiler is missing. On Debian: apt-get install gcc libc6-dev", id="the compiler"),
+    ],
+)
+def test_what_is_missing_is_one_line(monkeypatch, missing, says):
+    """With what to do."""
+    monkeypatch.setattr(moved_clock, "FOLDERS", ())
+    if missing == "CC":
+        monkeypatch.setenv("CC", "no-such-compiler")
+    else:
+        monkeypatch.setattr(moved_clock, "_waits", lambda: "")
+    with pytest.raises(moved_clock.Unable) as refused:
+        moved_clock.variables(datetime.now(UTC))
+    assert str(refused.value) == says
+
+
+def test_a_moved_date_is_kept_for_everything_that_is_started(monkeypatch):
+    """The tests, the commands, and Postgres live at one date; without one, nothing of it is passed on."""
+    given = {"LD_PRELOAD": "/nowhere/libfaketime.so", "FAKETIME": "+5s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    for name in [*given, *isolation.moved_clock()]:
+        monkeypatch.delenv(name, raising=False)
+    assert not isolation.moved_clock()
+    assert given.keys().isdisjoint({**environment(), **embedded._environment()})
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PGHOST", "hostile")
+    assert isolation.moved_clock() == given
+    assert given.items() <= environment().items()
+    assert given.items() <= embedded._environment().items()
+    assert "PGHOST" not in embedded._environment()
+    monkeypatch.delenv("FAKETIME")  # a preloaded library of another kind is none of ours
+    assert "LD_PRELOAD" not in {**environment(), **embedded._environment()}
+
+
+def test_an_unknown_date_is_refused():
+    """As an argument, before anything is run."""
+    command = [sys.executable, HOUSE / "dev" / "dates" / "run.py", "--at", "someday"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "'someday' is no date such as 2026-12-02, or 2026-12-02T14:00+00:00.\n",
+    )
