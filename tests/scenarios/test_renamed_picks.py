@@ -20,7 +20,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from api_records import engine_on
-from commands import run
+from commands import run, without_place
 from job_tools import ALPHA_VANTAGE_KEY, MONDAY, House, completes, new_york, until_it_can
 from job_tools import clock as clock
 from job_tools import house as house
@@ -730,7 +730,7 @@ async def commanded(
         ALPHA_VANTAGE_API_KEY=key, ALPHA_VANTAGE_BASE_URL=house.provider.url,
     )  # fmt: skip
     assert ("Traceback" in done.stderr, done.stdout) == (False, "")
-    return done.returncode, done.stderr.strip()
+    return done.returncode, without_place(done.stderr).strip()
 
 
 async def test_the_command_asks_the_provider(house, database, tmp_path):
