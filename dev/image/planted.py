@@ -75,7 +75,6 @@ def copy(house: Path, to: Path, more: tuple[str, ...] = NEEDED) -> None:
     for name in (*context.listed(house), *more):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(house / name, to / name)
-    (to / ".containerignore").symlink_to(".dockerignore")
 
 
 def plant(house: Path, outside: Path, marker: str) -> None:
