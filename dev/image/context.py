@@ -39,7 +39,9 @@ IN_ITS_PLACE = (".containerignore", "Containerfile.containerignore", "Containerf
 HEAD = """\
 # What the image is made of: every file by its name. Nothing else gets in, a file with keys least of all.
 # `make image-files` writes this list, from what git tracks; tests/project/test_image_files.py says when it is due.
+# The first line leaves everything out; so does the second, because buildah's first misses a name with a line's end.
 *
+**/*
 """
 
 
@@ -106,7 +108,7 @@ def listed(house: Path) -> list[str]:
 
 
 def check(house: Path) -> None:
-    """Refuse a checkout of which an engine would not read the list."""
+    """Refuse a checkout of which an engine would not take the listed files, or would take others."""
     if not (house / LIST.name).is_file():
         raise Refused(
             f"{LIST.name} is missing: without it every file here would get into the image. Run: git restore {LIST.name}"
@@ -114,6 +116,13 @@ def check(house: Path) -> None:
     for name in IN_ITS_PLACE:
         if os.path.lexists(house / name):
             raise Refused(f"An engine would read {name} in place of {LIST.name}, which keeps keys out: remove it.")
+    for name in listed(house):
+        path = house / name
+        if path.is_symlink() or path.is_dir():
+            # An engine would take all that a folder of this name holds.
+            raise Refused(f"{name} is no file any more. Run `git restore {name}`, or `make image-files`.")
+        if not path.is_file():
+            raise Refused(f"{name} is missing. Run `git restore {name}`, or `make image-files` if it was removed.")
 
 
 def left_out(house: Path) -> list[str]:

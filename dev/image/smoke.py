@@ -87,7 +87,7 @@ def rehearsed(check: Checks, image: str, address: str) -> None:
         took if not done.returncode else done.stderr,
     )
     done = once(image, "alpha-monday", "verify", "--rehearsal", DATABASE_URL=address)
-    check("the record it made verifies", done.returncode == 0, (done.stdout + done.stderr).strip().splitlines()[-1])
+    check("the record it made verifies", done.returncode == 0, (done.stdout or done.stderr).strip().splitlines()[-1])
 
 
 def migrated(check: Checks, image: str, address: str) -> None:

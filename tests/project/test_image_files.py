@@ -63,7 +63,7 @@ def let_in(house: Path, path: str) -> bool:
     inside = True
     for line in (house / ".dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!")
-        if line and not line.startswith("#") and (pattern == "*" or f"{path}/".startswith(f"{pattern}/")):
+        if line and not line.startswith("#") and (pattern in ("*", "**/*") or f"{path}/".startswith(f"{pattern}/")):
             inside = line.startswith("!")
     return inside
 
@@ -122,8 +122,8 @@ def test_what_stays_out_of_the_build(path):
 def test_engines_cannot_read_the_list_in_two_ways(context):
     """Everything is left out first; then come names, none with a letter that is a pattern's, and no other line."""
     lines = [line for line in context.LIST.read_text().splitlines() if not line.startswith("#")]
-    assert lines[0] == "*"
-    assert all(re.fullmatch(r"![A-Za-z0-9_./-]+", line) for line in lines[1:])
+    assert lines[:2] == ["*", "**/*"]
+    assert all(re.fullmatch(r"![A-Za-z0-9_./-]+", line) for line in lines[2:])
     assert not [line for line in lines if ".." in line or "//" in line or line.startswith(("!/", "!./"))]
 
 
@@ -145,6 +145,26 @@ def test_another_list_is_refused(context, tmp_path, name):
     (tmp_path / ".dockerignore").write_text("*\n")
     (tmp_path / name).write_text(".dockerignore\n")
     with pytest.raises(context.Refused, match=f"would read {re.escape(name)} in place of"):
+        context.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("gone", "is missing"),
+        ("folder", "is no file any more"),
+        ("link", "is no file any more"),
+        ("dangling", "is no file"),
+    ],
+)
+def test_a_listed_name_that_is_no_file_is_refused(context, tmp_path, kind, why):
+    """An engine would take what a folder of that name holds, and the image would lack a part."""
+    (tmp_path / ".dockerignore").write_text(context.text(["main.py"]))
+    if kind == "folder":
+        (tmp_path / "main.py").mkdir()
+    elif kind != "gone":
+        (tmp_path / "main.py").symlink_to("/etc/hostname" if kind == "link" else "nowhere")
+    with pytest.raises(context.Refused, match=f"main.py {why}"):
         context.check(tmp_path)
 
 
