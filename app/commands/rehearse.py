@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
@@ -123,7 +123,7 @@ async def _rehearse(provided: Settings, span: rehearsal.Span, signals: StopSigna
         told = clock
         logging.configure(provided.log_level, lambda: told.now(), provided.keys, to=log)
         await rehearsal.refuse_out_of_reach(provided, span, say)
-        line, told_of = progress.add_task("", total=1.0), span.begin
+        line, told_of = progress.add_task("", total=1.0), span.begin - timedelta(days=1)
         async with living(provided, rehearsal.clock_of(span)) as process:
             told = process.clock  # type: ignore[assignment]
 

@@ -15,15 +15,19 @@ from pathlib import Path
 import context
 
 # In each folder that goes in, and at the top: keys, settings, what editors leave, copies of a
-# database, local modules; in capitals, hidden, nested, and with the ending of a part of the program.
+# database, local modules; in capitals, hidden, nested, with the ending of a part of the program, and with odd letters.
 FILES = (
     ".env",
     ".env.local",
     ".git-credentials",
     ".netrc",
+    "app/#keys.py",
+    "app/*",
     "app/.env",
     "app/.ssh/id_ed25519",
+    "app/My key.py",
     "app/SECRETS.ENV",
+    "app/__pycache__/keys.cpython-313.pyc",
     "app/commands/secrets.env",
     "app/core/.secrets.toml",
     "app/core/settings.local.toml",
@@ -31,8 +35,11 @@ FILES = (
     "app/core/settings.toml~",
     "app/database/migrations/9999_dump.up.sql",
     "app/database/service-account.json",
+    "app/line\nend.py",
     "app/main.py.orig",
+    "app/main.py:Zone.Identifier",
     "app/notes.py",
+    "app/schlüssel.py",
     "app/secrets.env",
     "app/secrets.py",
     "app/web/charts/fonts/Keys.ttf",
@@ -75,7 +82,6 @@ def copy(house: Path, to: Path, more: tuple[str, ...] = NEEDED) -> None:
     for name in (*context.listed(house), *more):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(house / name, to / name)
-    (to / ".containerignore").symlink_to(".dockerignore")
 
 
 def plant(house: Path, outside: Path, marker: str) -> None:

@@ -122,7 +122,7 @@ class Rehearsal:
         began = time.monotonic()
         done = once(image, "alpha-monday", "migrate", *arguments, DATABASE_URL=self.address)
         took = time.monotonic() - began
-        said = (done.stdout + done.stderr).strip().splitlines()
+        said = (done.stdout or done.stderr).strip().splitlines()
         self.check(" ".join(["migrate", *arguments]), done.returncode == 0, f"{took:.1f} s: {', '.join(said)}")
         self.goes_on()
 

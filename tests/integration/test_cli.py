@@ -256,6 +256,8 @@ def test_rehearsed_and_live_data_never_share_a_database(tmp_path, create):
         DATABASE_URL=rehearsed,
     )
     assert done.returncode == 0, done.stderr
+    told = re.findall("Rehearsing the week of (.*)", done.stderr)
+    assert told == ["2026-11-02"]  # the first one, too
     for command in ("serve", "pick"):
         refused = run(command, cwd=tmp_path, DATABASE_URL=rehearsed, PORT="0", **KEYS)
         assert refused.returncode == 1
