@@ -14,9 +14,6 @@ from app.database import sessions
 from app.domain.text import first_line, one_line
 from app.errors import ConfigurationError
 
-# How the folder of an embedded server's socket begins (app/database/embedded.py).
-_EMBEDDED = "/tmp/am-"  # noqa: S108
-
 _GONE = re.compile("No such file or directory|Connection refused")
 
 # What Postgres says of a right that is missing, and the statement that gives it.
@@ -77,7 +74,7 @@ def _what_helps(conninfo: Any, reason: str) -> str:
     setting = name_of_address(str(conninfo))
     user, name = _quoted(user_of(conninfo)), _quoted(str(parts.get("dbname") or user_of(conninfo)))
     as_admin = "As an administrator of that Postgres, run"
-    if str(parts.get("host", "")).startswith(_EMBEDDED) and _GONE.search(reason):
+    if sessions.is_embedded(parts) and _GONE.search(reason):
         return "The embedded Postgres of that address does not run: `alpha-monday db up` in its folder starts it."
     if "password authentication failed" in reason or "no password supplied" in reason:
         return f"Check the user and the password in {setting}."

@@ -122,7 +122,8 @@ class EmbeddedPostgres:
         with sessions.connect(self.address(), autocommit=True) as conn:
             rows = conn.execute(
                 "SELECT DISTINCT application_name || ' in ' || datname FROM pg_stat_activity "
-                "WHERE application_name LIKE 'alpha-monday%' AND pid <> pg_backend_pid() ORDER BY 1"
+                "WHERE starts_with(application_name, %s) AND pid <> pg_backend_pid() ORDER BY 1",
+                [sessions.APPLICATION],
             ).fetchall()
         return [name for (name,) in rows]
 

@@ -107,7 +107,10 @@ _MORE_NAMES = ("PGREQUIRESSL", "PGTZ", "PGDATESTYLE", "PGGEQO")
 # They would change the session and not the place, so they count nowhere.
 _OF_THE_SESSION = ("PGOPTIONS", "PGCLIENTENCODING", "PGAPPNAME", "PGTZ", "PGDATESTYLE", "PGGEQO")
 
-# The socket's folder of an embedded server: its address is the same in every process.
+# How the name of our sessions begins in pg_stat_activity, where `app/ops/in_use.py` looks for them.
+APPLICATION = "alpha-monday"
+
+# The folder of an embedded server's socket, which `EmbeddedPostgres.socket` makes.
 _EMBEDDED = re.compile(r"/tmp/am-\d+-[0-9a-f]{10}")  # noqa: S108
 
 _withheld: dict[str, str] = {}
@@ -142,7 +145,7 @@ def variables(address: str) -> list[str]:
     """Return the names of libpq's variables that count for an address: none for the embedded server's."""
     with _lock:
         _withhold()
-    if _is_embedded(conninfo_to_dict(address)):
+    if is_embedded(conninfo_to_dict(address)):
         return []
     return sorted(name for name in _withheld if name not in _OF_THE_SESSION)
 
@@ -176,7 +179,7 @@ def place(address: str) -> dict[str, Any]:
     parts = dict(conninfo_to_dict(address))
     with _lock:
         _withhold()
-        if _is_embedded(parts):
+        if is_embedded(parts):
             # A password file is not looked at: libpq would warn of one that others can read.
             return {
                 **parts,
@@ -193,8 +196,14 @@ def place(address: str) -> dict[str, Any]:
     return {**filled, **parts}
 
 
-def _is_embedded(parts: Mapping[str, Any]) -> bool:
+def is_embedded(parts: Mapping[str, Any]) -> bool:
+    """Return whether an address, given as parameters of libpq, is that of an embedded server."""
     return bool(_EMBEDDED.fullmatch(str(parts.get("host") or "")))
+
+
+def application_name(name: str) -> str:
+    """Return what Postgres shows of a session: our prefix, and the name of the pool or command."""
+    return f"{APPLICATION} {name}".strip()
 
 
 def settings(*, limit: float = 0, generic: bool = False) -> dict[str, str]:
@@ -222,7 +231,7 @@ def parameters(
         **parts,
         **KEEPALIVES,
         "connect_timeout": CONNECT_TIMEOUT,
-        "application_name": f"alpha-monday {name}".strip(),
+        "application_name": application_name(name),
         **others,
     }
 

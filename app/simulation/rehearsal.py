@@ -121,8 +121,8 @@ def _holds_a_record(conn: psycopg.Connection[Any]) -> bool:
 def _is_served(conn: psycopg.Connection[Any]) -> bool:
     """Return whether a web server shows the database, which would go on to show it as live."""
     (served,) = conn.execute(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity "
-        "WHERE datname = current_database() AND application_name = 'alpha-monday api')"
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s)",
+        [sessions.application_name("api")],
     ).fetchone() or (False,)
     return bool(served)
 

@@ -147,7 +147,7 @@ USERS = [
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Look for users once or twice: a process that ended a moment ago is not what these tests are about."""
-    monkeypatch.setattr(in_use, "_LOOKS", 2)
+    monkeypatch.setattr(in_use, "_ATTEMPTS", 2)
 
 
 @pytest.mark.parametrize(("uses", "named"), USERS)

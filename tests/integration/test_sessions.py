@@ -477,6 +477,6 @@ def test_a_connection_is_seen(text):
 
 def test_the_address_of_an_embedded_server_is_known(embedded):
     """By its socket's folder, also where an operator hands it on as DATABASE_URL."""
-    assert sessions._is_embedded(conninfo_to_dict(embedded.address()))
-    assert not sessions._is_embedded({"host": "/tmp"})
-    assert not sessions._is_embedded({"host": "/var/run/postgresql"})
+    assert sessions.is_embedded(conninfo_to_dict(embedded.address()))
+    assert not sessions.is_embedded({"host": "/tmp"})
+    assert not sessions.is_embedded({"host": "/var/run/postgresql"})
