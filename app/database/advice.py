@@ -11,7 +11,7 @@ from psycopg import Error, OperationalError, pq, sql
 
 from app.core.settings import name_of_address
 from app.database import sessions
-from app.domain.text import first_line, one_line
+from app.domain.text import first_line
 from app.errors import ConfigurationError
 
 _GONE = re.compile("No such file or directory|Connection refused")
@@ -61,12 +61,6 @@ def unreachable(conninfo: Any, error: OperationalError) -> ConfigurationError:
     if variables := sessions.variables(conninfo):
         text = f"{text} Of the environment it takes {' and '.join(variables)}."
     return ConfigurationError(text)
-
-
-def unfit(conninfo: Any, error: Error) -> ConfigurationError:
-    """Return what to say of an address with a parameter that cannot be read."""
-    setting = name_of_address(str(conninfo))
-    return ConfigurationError(f"{setting} has a parameter that does not fit: {one_line(error)}.")
 
 
 def _what_helps(conninfo: Any, reason: str) -> str:

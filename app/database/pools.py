@@ -16,12 +16,12 @@ from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError, ProgrammingError
+from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from app.core import presence
 from app.core.presence import READ_ONLY, RETRY
-from app.database.advice import unfit, unreachable, where
+from app.database.advice import unreachable, where
 from app.database.sessions import PooledSession, Session
 from app.errors import ConfigurationError
 
@@ -226,8 +226,6 @@ async def check(conninfo: Any, *, pooled: bool = False) -> None:
             pass
     except OperationalError as error:
         raise unreachable(conninfo, error) from None
-    except ProgrammingError as error:  # of the address itself: a parameter that libpq or psycopg cannot read
-        raise unfit(conninfo, error) from None
 
 
 @asynccontextmanager
