@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from app.core.dynaconf_alone import Dynaconf, ValidationError, Validator, toml_loader, without_its_variables
+from app.core.isolated_dynaconf import Dynaconf, ValidationError, Validator, toml_loader, without_its_variables
 from app.domain.model import TICKER_PATTERN
 from app.domain.text import HIDDEN
 from app.errors import ConfigurationError
