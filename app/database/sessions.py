@@ -110,7 +110,7 @@ _OF_THE_SESSION = ("PGOPTIONS", "PGCLIENTENCODING", "PGAPPNAME", "PGTZ", "PGDATE
 # How the name of our sessions begins in pg_stat_activity, where `app/ops/in_use.py` looks for them.
 APPLICATION = "alpha-monday"
 
-# The folder of an embedded server's socket, which `EmbeddedPostgres.socket` makes.
+# The folder of an embedded server's socket, as `app/database/embedded.py` makes it.
 _EMBEDDED = re.compile(r"/tmp/am-\d+-[0-9a-f]{10}")  # noqa: S108
 
 _withheld: dict[str, str] = {}
