@@ -13,8 +13,9 @@ from app.database.embedded import LIVE, EmbeddedPostgres
 from app.errors import ConfigurationError, Refused
 from jobs import queue_tables
 
-_LOOKS = 6
-_BETWEEN_LOOKS = 0.25
+# A process that ended a moment ago may still show, so it is looked for again, for one and a half seconds in all.
+_ATTEMPTS = 6
+_PAUSE = 0.25  # seconds
 
 
 @click.group(cls=Commands)
@@ -93,7 +94,12 @@ def reset(yes: bool, live_record: bool) -> None:
 
 
 def _refuse_in_use(server: EmbeddedPostgres, otherwise: str, *, owned: bool = False) -> None:
-    """Refuse a server that another process needs: the one that started it, or one that is connected to it."""
+    """
+    Refuse a server that another process needs: the one that started it, or one that is connected to it.
+
+    `otherwise` ends the refusal: what to do all the same. With `owned` this process has started the server, so only
+    connections count.
+    """
     if not server.answers():
         return
     users = _users(server)
@@ -107,12 +113,12 @@ def _refuse_in_use(server: EmbeddedPostgres, otherwise: str, *, owned: bool = Fa
 
 
 def _users(server: EmbeddedPostgres) -> list[str]:
-    """Return what of ours uses a server, and goes on to: a session that ended a moment ago may still show."""
+    """Return which of our processes use a server, without those that have ended."""
     users = server.users()
-    for _ in range(_LOOKS):
+    for _ in range(_ATTEMPTS):
         if not users:
             break
-        time.sleep(_BETWEEN_LOOKS)
+        time.sleep(_PAUSE)
         users = server.users()
     return users
 

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from commands import ALPHA_MONDAY, command, environment, run, served
 
+from app.commands import db
 from app.database import migrations
 from app.errors import ConfigurationError, Refused
 from app.ops import in_use
@@ -148,6 +149,7 @@ USERS = [
 def quick(monkeypatch) -> None:
     """Look for users once or twice: a process that ended a moment ago is not what these tests are about."""
     monkeypatch.setattr(in_use, "_ATTEMPTS", 2)
+    monkeypatch.setattr(db, "_ATTEMPTS", 2)
 
 
 @pytest.mark.parametrize(("uses", "named"), USERS)
@@ -242,34 +244,34 @@ def folder(tmp_path) -> Iterator[str]:
         run("db", "down", "--yes", cwd=tmp_path)
 
 
-def test_a_live_record_is_not_deleted_by_yes_alone(folder, tmp_path):
+def test_a_live_record_is_not_deleted_by_yes_alone(folder, tmp_path, capsys, quick):
     """A rehearsal can be made again, a live record cannot: `db reset` tells them apart, and names the rows."""
     with psycopg.connect(folder) as conn:
         conn.execute(ROWS)
-    refused = run("db", "reset", "--yes", cwd=tmp_path)
-    assert refused.returncode == 1
-    assert "alpha_monday: a LIVE record: 1 batches, 1,200 closes" in refused.stderr
-    assert "--live-record" in refused.stderr
+    refused = command(capsys, "db", "reset", "--yes")
+    assert refused.code == 1
+    assert "alpha_monday: a LIVE record: 1 batches, 1,200 closes" in refused.err
+    assert "--live-record" in refused.err
     assert counted(folder) == 1200
     with session(folder, "alpha-monday app"):
-        for command_ in (("db", "reset", "--yes", "--live-record"), ("db", "down")):
-            refused = run(*command_, cwd=tmp_path)
-            assert refused.returncode == 1
-            assert "alpha-monday app in alpha_monday" in refused.stderr
+        for words in (("db", "reset", "--yes", "--live-record"), ("db", "down")):
+            refused = command(capsys, *words)
+            assert refused.code == 1
+            assert "alpha-monday app in alpha_monday" in refused.err
     assert counted(folder) == 1200
-    unasked = run("db", "reset", cwd=tmp_path)
-    assert (unasked.returncode, "--yes" in unasked.stderr) == (1, True)
+    unasked = command(capsys, "db", "reset")
+    assert (unasked.code, "--yes" in unasked.err) == (1, True)
     assert run("db", "reset", "--yes", "--live-record", cwd=tmp_path).returncode == 0
     assert not (tmp_path / ".alpha-monday" / "postgres" / "data").exists()
 
 
-def test_a_rehearsal_is_deleted_by_yes_and_not_while_it_runs(tmp_path):
+def test_a_rehearsal_is_deleted_by_yes_and_not_while_it_runs(tmp_path, capsys, quick):
     """`make db-reset` while `make run` serves would end it without a word."""
     with served("rehearse", "--weeks", "1", "--until", "2026-10-09", "--calm", cwd=tmp_path):
         for words in (("db", "reset", "--yes"), ("db", "down")):
-            refused = run(*words, cwd=tmp_path)
-            assert refused.returncode == 1
-            assert "Stop it first" in refused.stderr
+            refused = command(capsys, *words)
+            assert refused.code == 1
+            assert "Stop it first" in refused.err
     done = run("db", "reset", "--yes", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "rehearsal: a rehearsal, made up: 1 batches, " in done.stderr
