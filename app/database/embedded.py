@@ -118,7 +118,7 @@ class EmbeddedPostgres:
         return [name for (name,) in rows]
 
     def users(self) -> list[str]:
-        """Return what of ours uses the running server: the names of other processes' sessions, with their database."""
+        """Return the sessions of our other processes on the running server, as `alpha-monday api in alpha_monday`."""
         with sessions.connect(self.address(), autocommit=True) as conn:
             rows = conn.execute(
                 "SELECT DISTINCT application_name || ' in ' || datname FROM pg_stat_activity "
@@ -350,7 +350,9 @@ def _moved_clock() -> dict[str, str]:
     """Return libfaketime's variables where they are set (`make test-dates`): server and client share one clock."""
     if "FAKETIME" not in os.environ:
         return {}
-    return {name: value for name, value in os.environ.items() if name == "LD_PRELOAD" or name.startswith("FAKETIME")}
+    # The same variables as in dev/isolation.py, which must not be imported here.
+    names = ("LD_PRELOAD", "NO_FAKE_STAT")
+    return {name: value for name, value in os.environ.items() if name in names or name.startswith("FAKETIME")}
 
 
 def _as_somebody() -> list[str]:
@@ -376,8 +378,8 @@ def address_of(url: str, name: str = LIVE, *, make: bool = False) -> str:
     """
     Return `url`, or if it is empty the address of a database on the embedded server, started and held until exit.
 
-    Only with `make` is a server or a database made that is not there: whatever else looks for a record in the wrong
-    folder must leave nothing behind, and must not take an empty one for the record.
+    A server or a database that is not there is made only with `make`. A command that looks for a record in the wrong
+    folder must leave nothing behind, and must not take an empty database for the record. Raises ConfigurationError.
     """
     if url:
         return url
