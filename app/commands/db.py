@@ -137,8 +137,9 @@ class _Held(Struct, frozen=True):
     def __str__(self) -> str:
         if not self.rows:
             return "no rows"
+        kind = "a rehearsal, made up" if self.rehearsed else "a LIVE record"
         counted = ", ".join(f"{count:,} {table}" for table, count in self.rows.items())
-        return f"{'a rehearsal, made up' if self.rehearsed else 'a LIVE record'}: {counted}"
+        return f"{kind}: {counted}"
 
 
 def _say_what_it_holds(server: EmbeddedPostgres) -> bool:

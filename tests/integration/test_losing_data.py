@@ -18,7 +18,6 @@ from app.errors import ConfigurationError, Refused
 from app.ops import in_use
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-SECRET = "a-password-of-nobody"
 
 # A failed Monday with its journal's entry, a skipped close, an alert, two requests of which one could not be read.
 ROWS = """
