@@ -11,7 +11,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from app.database import sessions
-from app.domain.text import printable
+from app.domain.text import counted, printable
 from app.errors import Refused
 from jobs import queue_tables
 
@@ -52,7 +52,7 @@ async def _users(conn: AsyncConnection[Any], apart_from: str | None) -> list[str
         await conn.execute("SET LOCAL lock_timeout = '10s'")
         await conn.execute("SELECT pg_stat_clear_snapshot()")  # a transaction would see the same sessions again
         rows = await (await conn.execute(_SESSIONS, [sessions.APPLICATION, exempt])).fetchall()
-        users = [f"{printable(name)} ({count} session{'' if count == 1 else 's'})" for name, count in rows]
+        users = [f"{printable(name)} ({counted(count, 'session')})" for name, count in rows]
         if await queue_tables.are_installed(conn):
             await conn.execute("SET LOCAL search_path = public, queue")
             if await queue_tables.has_live_worker(conn):
