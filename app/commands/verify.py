@@ -13,6 +13,7 @@ from app.commands import terminal
 from app.commands.terminal import asynchronous, clock, say, telling
 from app.core import settings
 from app.domain.text import one_line
+from app.domain.verification import Verification
 from app.errors import AlphaMondayError, Misfit
 from app.ops import verify as verifying
 
@@ -69,7 +70,7 @@ async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal
         sys.exit(2)
 
 
-def _say_that_it_fits(found: verifying.Verification) -> None:
+def _say_that_it_fits(found: Verification) -> None:
     counted = f"{found.seq:,} entries, {found.rows:,} rows, {found.known.figures:,} figures"
     click.echo(f"Everything fits: {counted}. The head: {f'{found.seq}:{found.hash}' if found.seq else 'none yet'}")
 
