@@ -82,7 +82,8 @@ def reset(yes: bool, live_record: bool) -> None:
         if live and yes and not live_record:
             raise Refused(
                 "A live record cannot be made again, so --yes alone does not delete it, and nothing was deleted. Keep "
-                "it with `alpha-monday backup FILE`, then add --live-record (`make db-reset ARGS=--live-record`)."
+                "it with `alpha-monday backup FILE`, if it can be read, then add --live-record "
+                "(`make db-reset ARGS=--live-record`)."
             )
         what = "the LIVE record, which cannot be made again," if live and not live_record else "everything"
         confirm(f"Delete {what} in {server.folder}?", yes=yes)
@@ -144,7 +145,7 @@ class _Held(Struct, frozen=True):
 
 def _say_what_it_holds(server: EmbeddedPostgres) -> bool:
     """Say what would be deleted; return whether a live record is, or may be, among it."""
-    if not server.is_made:
+    if not server.holds_files:
         return False
     try:
         server.start()

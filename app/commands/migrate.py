@@ -38,6 +38,8 @@ def migrate(down_to: int | None, yes: bool, only_status: bool) -> None:
     configuration = settings.load()
     address = terminal.address(configuration)
     asyncio.run(terminal.reach(configuration, address))
+    if not only_status:
+        asyncio.run(terminal.refuse_two(configuration))
     if down_to is not None:
         _take_back(address, down_to, yes=yes)
         return

@@ -8,6 +8,7 @@ transaction says what it needs as it begins.
 
 import asyncio
 import os
+import secrets
 import select
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -229,6 +230,31 @@ async def check(conninfo: Any, *, pooled: bool = False) -> None:
             pass
     except OperationalError as error:
         raise unreachable(conninfo, error) from None
+    except UnicodeError:  # of the host, which psycopg resolves by Python's own means
+        raise unreachable(
+            conninfo, OperationalError("failed to resolve host: a part of it is empty or too long")
+        ) from None
+
+
+async def refuse_two(conninfo: str, direct: str, *, pooled: bool = False) -> None:
+    """Refuse two addresses that do not lead to one database: a lock that is held in it is seen over both."""
+    await check(conninfo, pooled=pooled)
+    key = secrets.randbits(63)
+    session = PooledSession if pooled else Session
+    async with (
+        await Session.connect(direct, name="check", autocommit=True) as one,
+        await session.connect(conninfo, name="check", autocommit=True) as other,
+        one.transaction(),
+        other.transaction(),
+    ):
+        await one.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+        cursor = await other.execute("SELECT pg_try_advisory_xact_lock(%s)", (key,))
+        (is_free,) = await cursor.fetchone() or (True,)
+    if is_free:
+        raise ConfigurationError(
+            f"DATABASE_URL leads to the database {where(conninfo)}, and QUEUE_DATABASE_URL to another one, "
+            f"{where(direct)}: the record and the queue share one. Set both to the same server and database."
+        )
 
 
 @asynccontextmanager

@@ -512,6 +512,23 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert one_line(done.stderr) == "alpha-monday: The output could not be written: No space left on device"
 
 
+def test_what_fits_and_cannot_be_said_is_no_misfit(tmp_path, create):
+    """Exit code 1 of `verify` means that the record was changed: not a full disk."""
+    database = create()
+    assert run("migrate", cwd=tmp_path, DATABASE_URL=database).returncode == 0
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [ALPHA_MONDAY, "verify"],
+            cwd=tmp_path,
+            env=environment(DATABASE_URL=database),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert one_line(done.stderr).startswith("alpha-monday: Everything fits, and that could not be written:")
+
+
 def test_a_borrowed_server_is_said_to_go(tmp_path):
     """What another command runs does not outlive that, whoever asks."""
     with EmbeddedPostgres(tmp_path / FOLDER):
