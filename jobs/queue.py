@@ -22,9 +22,7 @@ from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
 from app.core import logging, presence, settings
-from app.core.presence import AWAY as AWAY
-from app.core.presence import is_away as is_away
-from app.core.presence import why
+from app.core.presence import is_away, why
 from app.core.settings import Settings
 from app.database import pools, rehearsed
 from app.database.embedded import address_of

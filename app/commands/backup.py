@@ -40,6 +40,7 @@ def backup(file: Path, force: bool, of_the_rehearsal: bool) -> None:
     to_stdout = str(file) == "-"
     address = terminal.address(configuration, rehearsal=of_the_rehearsal)
     asyncio.run(terminal.reach(configuration, address, rehearsal=of_the_rehearsal))
+    asyncio.run(terminal.refuse_live(configuration, address, rehearsal=of_the_rehearsal))
     try:
         with _stdout() if to_stdout else whole(file.resolve(), force=force) as to, telling() as tell:
             made = asyncio.run(backing_up.write(address, to, clock.now(), tell))
@@ -67,6 +68,8 @@ def restore(file: Path, unverified: bool, of_the_rehearsal: bool) -> None:
     configuration = settings.load()
     address = terminal.address(configuration, rehearsal=of_the_rehearsal)
     asyncio.run(terminal.reach(configuration, address, rehearsal=of_the_rehearsal))
+    if not of_the_rehearsal:
+        asyncio.run(terminal.refuse_two(configuration))
     with telling() as tell:
         made = asyncio.run(backing_up.restore(address, file, clock.now(), tell, unverified=unverified))
     click.echo(_held(f"Restored, as of {made.made_at:%Y-%m-%d %H:%M:%S} UTC", made))

@@ -33,7 +33,7 @@ from app.commands import (
 )
 from app.commands.terminal import Commands
 from app.core import settings
-from app.database.advice import denied, unfit, where
+from app.database.advice import denied, where
 from app.domain.text import first_line, one_line
 from app.errors import AlphaMondayError
 
@@ -78,10 +78,8 @@ def _of_the_database(error: Exception) -> str:
         case psycopg.errors.ReadOnlySqlTransaction():
             return (
                 f"The database {named} takes no writes ({first_line(error)}). It may be a standby: set DATABASE_URL to "
-                "the primary. Or default_transaction_read_only is on for this user or database."
+                "the primary."
             )
-        case psycopg.ProgrammingError(sqlstate=None):
-            return str(unfit(address, error))
         case psycopg.OperationalError() | PoolTimeout():
             return f"The database {named} went away: {one_line(error)}"
         case psycopg.errors.InsufficientPrivilege():

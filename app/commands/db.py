@@ -13,8 +13,9 @@ from app.database.embedded import LIVE, EmbeddedPostgres
 from app.errors import ConfigurationError, Refused
 from jobs import queue_tables
 
-_LOOKS = 6
-_BETWEEN_LOOKS = 0.25
+# A process that ended a moment ago may still show, so it is looked for again, for one and a half seconds in all.
+_ATTEMPTS = 6
+_PAUSE = 0.25  # seconds
 
 
 @click.group(cls=Commands)
@@ -81,7 +82,8 @@ def reset(yes: bool, live_record: bool) -> None:
         if live and yes and not live_record:
             raise Refused(
                 "A live record cannot be made again, so --yes alone does not delete it, and nothing was deleted. Keep "
-                "it with `alpha-monday backup FILE`, then add --live-record (`make db-reset ARGS=--live-record`)."
+                "it with `alpha-monday backup FILE`, if it can be read, then add --live-record "
+                "(`make db-reset ARGS=--live-record`)."
             )
         what = "the LIVE record, which cannot be made again," if live and not live_record else "everything"
         confirm(f"Delete {what} in {server.folder}?", yes=yes)
@@ -93,7 +95,12 @@ def reset(yes: bool, live_record: bool) -> None:
 
 
 def _refuse_in_use(server: EmbeddedPostgres, otherwise: str, *, owned: bool = False) -> None:
-    """Refuse a server that another process needs: the one that started it, or one that is connected to it."""
+    """
+    Refuse a server that another process needs: the one that started it, or one that is connected to it.
+
+    `otherwise` ends the refusal: what to do all the same. With `owned` this process has started the server, so only
+    connections count.
+    """
     if not server.answers():
         return
     users = _users(server)
@@ -107,12 +114,12 @@ def _refuse_in_use(server: EmbeddedPostgres, otherwise: str, *, owned: bool = Fa
 
 
 def _users(server: EmbeddedPostgres) -> list[str]:
-    """Return what of ours uses a server, and goes on to: a session that ended a moment ago may still show."""
+    """Return which of our processes use a server, without those that have ended."""
     users = server.users()
-    for _ in range(_LOOKS):
+    for _ in range(_ATTEMPTS):
         if not users:
             break
-        time.sleep(_BETWEEN_LOOKS)
+        time.sleep(_PAUSE)
         users = server.users()
     return users
 
@@ -131,13 +138,14 @@ class _Held(Struct, frozen=True):
     def __str__(self) -> str:
         if not self.rows:
             return "no rows"
+        kind = "a rehearsal, made up" if self.rehearsed else "a LIVE record"
         counted = ", ".join(f"{count:,} {table}" for table, count in self.rows.items())
-        return f"{'a rehearsal, made up' if self.rehearsed else 'a LIVE record'}: {counted}"
+        return f"{kind}: {counted}"
 
 
 def _say_what_it_holds(server: EmbeddedPostgres) -> bool:
     """Say what would be deleted; return whether a live record is, or may be, among it."""
-    if not server.is_made:
+    if not server.holds_files:
         return False
     try:
         server.start()

@@ -38,6 +38,8 @@ def migrate(down_to: int | None, yes: bool, only_status: bool) -> None:
     configuration = settings.load()
     address = terminal.address(configuration)
     asyncio.run(terminal.reach(configuration, address))
+    if not only_status:
+        asyncio.run(terminal.refuse_two(configuration))
     if down_to is not None:
         _take_back(address, down_to, yes=yes)
         return
@@ -65,8 +67,9 @@ def _take_back(address: str, down_to: int, *, yes: bool) -> None:
         click.echo(f"Nothing is to be taken back: the database has no migration after {down_to:04}.")
         return
     say(f"To be taken back from the database {where(address)}: {', '.join(steps)}.")
-    for line in ["Lost with them, for good:", *(f"  {loss}" for loss in lost)] if lost else ["No row is lost."]:
-        say(line)
+    say("Lost with them, for good:" if lost else "No row is lost.")
+    for loss in lost:
+        say(f"  {loss}")
     terminal.confirm("Take them back?", yes=yes)
 
     async def guard(conn: AsyncConnection[Any]) -> None:

@@ -54,7 +54,7 @@ def rehearse(
     if odd and calm:
         raise click.UsageError("--odd and --calm contradict each other: leave one of them out.")
     configuration = settings.load()
-    rehearsal.refuse_without_keys(configuration)
+    rehearsal.refuse_address_without_key(configuration)
     _refuse_without_effect(configuration, calm=calm, odd=bool(odd), faults=faults)
     listener = None if no_serve else _listen(configuration)
     span = rehearsal.span(
@@ -74,9 +74,6 @@ def rehearse(
             server.run(app, listener)
 
 
-_PROVIDERS = {"openai": "OPENAI_BASE_URL", "alphavantage": "ALPHA_VANTAGE_BASE_URL"}
-
-
 def _refuse_without_effect(configuration: Settings, *, calm: bool, odd: bool, faults: Path | None) -> None:
     """Refuse options about what simulated providers do where none is simulated; say which of two they do not reach."""
     options = [name for name, given in (("--calm", calm), ("--odd", odd), ("--faults", bool(faults))) if given]
@@ -86,15 +83,15 @@ def _refuse_without_effect(configuration: Settings, *, calm: bool, odd: bool, fa
             f"{' and '.join(options)} would have no effect: OPENAI_BASE_URL and ALPHA_VANTAGE_BASE_URL are set, so no "
             "provider is simulated. Leave out the option, or unset an address."
         )
-    if faults and (without := rehearsal.concern_of(faults, configuration)):
-        addresses = " and ".join(_PROVIDERS[name] for name in without)
+    if faults and (without := rehearsal.not_simulated_in(faults, configuration)):
+        addresses = " and ".join(rehearsal.ADDRESSES[name] for name in without)
         raise click.UsageError(
             f"{faults} has faults of {' and '.join(without)}, which would have no effect: {addresses} is set, so that "
             "provider is not simulated. Leave them out, or unset the address."
         )
-    if options and len(simulated) < len(_PROVIDERS):
-        (real,) = _PROVIDERS.keys() - simulated
-        say(f"{' and '.join(options)}: only for {simulated[0]}, for {_PROVIDERS[real]} is set.")
+    if options and len(simulated) < len(rehearsal.ADDRESSES):
+        (real,) = rehearsal.ADDRESSES.keys() - simulated
+        say(f"{' and '.join(options)}: only for {simulated[0]}, for {rehearsal.ADDRESSES[real]} is set.")
 
 
 def _listen(configuration: Settings) -> socket.socket:

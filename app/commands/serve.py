@@ -72,6 +72,7 @@ def _make_ready(configuration: Settings, first_migrate: bool, *, make: bool) -> 
     terminal.configure_log(configuration)
     address = terminal.address(configuration, make=make)
     asyncio.run(terminal.reach(configuration, address))
+    asyncio.run(terminal.refuse_two(configuration))
     if not configuration.database_url:
         say(
             "DATABASE_URL is not set: the record is kept in the embedded Postgres of this folder, on this machine only."

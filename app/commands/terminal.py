@@ -14,9 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app.core import logging
 from app.core.settings import Settings
-from app.database import migrations, pools
+from app.database import migrations, pools, rehearsed
 from app.database.advice import where
 from app.database.embedded import FOLDER, LIVE, REHEARSAL, address_of
+from app.database.sessions import Session
 from app.domain.calendar import NEW_YORK
 from app.errors import ConfigurationError, Refused
 from jobs.context import RealClock
@@ -155,6 +156,26 @@ async def reach(configuration: Settings, found: str, *, rehearsal: bool = False)
         say(f"Database: {REHEARSAL if rehearsal else LIVE}, in the embedded Postgres of {FOLDER.resolve()}")
 
 
+async def refuse_two(configuration: Settings) -> None:
+    """Refuse, before anything is written, to have the record in one database and its queue in another."""
+    if configuration.queue_database_url:
+        await pools.refuse_two(
+            configuration.database_url, configuration.queue_database_url, pooled=configuration.database_pooled
+        )
+
+
+async def refuse_live(configuration: Settings, found: str, *, rehearsal: bool) -> None:
+    """Refuse `--rehearsal` where DATABASE_URL leads to a live record: that is not the one that is meant."""
+    if not (rehearsal and configuration.database_url):
+        return
+    async with await Session.connect(found, name="check", autocommit=True) as conn:
+        if not await rehearsed.is_rehearsed_on(conn):
+            raise Refused(
+                f"--rehearsal means a rehearsal's record, and the database {where(found)} of DATABASE_URL holds none. "
+                "Leave --rehearsal out, or unset DATABASE_URL to use the rehearsal of this folder."
+            )
+
+
 @asynccontextmanager
 async def opened(configuration: Settings, *, rehearsal: bool = False) -> AsyncIterator[pools.Pool]:
     """Open the record for a short command, or with `rehearsal` the embedded rehearsal's; it must be up to date."""
@@ -166,7 +187,8 @@ async def opened(configuration: Settings, *, rehearsal: bool = False) -> AsyncIt
 
 
 async def refuse_old(configuration: Settings, found: str, *, rehearsal: bool) -> None:
-    """Refuse a database that is not up to date, and say where a rehearsal is for whoever looks beside it."""
+    """Refuse a database that is not up to date, or not of the kind that is meant; say where a rehearsal is."""
+    await refuse_live(configuration, found, rehearsal=rehearsal)
     try:
         await migrations.refuse_old(found)
     except ConfigurationError as error:
@@ -187,6 +209,7 @@ async def record(configuration: Settings) -> AsyncIterator[pools.Pool]:
     """Open the record as the service does, for a command that writes; it must be up to date."""
     direct = address(configuration)
     await reach(configuration, direct)
+    await refuse_two(configuration)
     await migrations.refuse_old(direct)
     pool = pools.make_pool(address_of(configuration.database_url), pooled=configuration.database_pooled)
     async with pools.opened(pool) as opened:

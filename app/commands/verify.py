@@ -13,6 +13,7 @@ from app.commands import terminal
 from app.commands.terminal import asynchronous, clock, say, telling
 from app.core import settings
 from app.domain.text import one_line
+from app.domain.verification import Verification
 from app.errors import AlphaMondayError, Misfit
 from app.ops import verify as verifying
 
@@ -61,6 +62,15 @@ async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal
     except (AlphaMondayError, psycopg.Error, PoolTimeout) as error:
         say(f"alpha-monday: This could not be verified. {one_line(error)}")
         sys.exit(2)
+    try:
+        _say_that_it_fits(found)
+    except OSError as error:  # 1 would mean that something does not fit
+        say(f"alpha-monday: Everything fits, and that could not be written: {error.strerror}")
+        sys.stdout = None  # not tried again at the end
+        sys.exit(2)
+
+
+def _say_that_it_fits(found: Verification) -> None:
     counted = f"{found.seq:,} entries, {found.rows:,} rows, {found.known.figures:,} figures"
     click.echo(f"Everything fits: {counted}. The head: {f'{found.seq}:{found.hash}' if found.seq else 'none yet'}")
 

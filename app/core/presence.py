@@ -3,9 +3,9 @@ Whether Postgres is there: which errors say that it is away, how soon it is trie
 
 Away is a server that cannot be reached, one that starts up or shuts down, one that takes no more connections, and one
 that takes no writes (a standby, or a primary that the provider has made read-only). All of them end without a change
-to the program, so whatever met one of them is tried again, after `RETRY` seconds at most.
+to the program, so what met one of them is tried again, after `RETRY` seconds at most.
 
-Every pool and every other connection reports here what it meets. So the log has one warning with the cause when a
+Every pool and every other connection reports its errors here. So the log has one warning with the cause when a
 database goes away, and one line when it is back, however many requests and jobs have failed in between.
 """
 
@@ -21,13 +21,13 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from app.domain.text import one_line
 
-# How long nothing of ours waits, at most, before it tries an absent Postgres again: seconds.
+# The longest pause between two attempts to reach an absent Postgres, in seconds.
 RETRY = 3.0
 
-# How long an attempt to connect may take: as long as an address that swallows everything keeps it waiting.
+# How long an attempt to connect may take, in seconds. An address that never answers would keep it waiting for minutes.
 CONNECT_TIMEOUT = 5
 
-# A database that failed in the middle of its work counts as back when it has worked for so long.
+# A database that failed in the middle of its work counts as back when it has worked for this long, in seconds.
 _STEADY = 2.0
 
 # A session that cannot write. It stays as it is when the server is writable again, or when another one is, so it is

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from app.core.dynaconf_alone import Dynaconf, ValidationError, Validator, toml_loader, without_its_variables
+from app.core.isolated_dynaconf import Dynaconf, ValidationError, Validator, toml_loader, without_its_variables
 from app.domain.model import TICKER_PATTERN
 from app.domain.text import HIDDEN
 from app.errors import ConfigurationError
@@ -28,7 +28,7 @@ _URL = r"https?://[^\s]+"
 _Key = Annotated[
     str, Meta(description="the key that the provider gave you", examples=["sk-abc123"], pattern=r"^[!-~]*$")
 ]
-_Base = Annotated[str, Meta(description="an http or https address", pattern=f"^({_URL})?$")]
+_Base = Annotated[str, Meta(description="an http or https address")]
 _Receiver = Annotated[str, Meta(description="an http or https address of a host that can be asked")]
 _Limit = Annotated[int, Meta(ge=1, le=100_000, description="a whole number of requests, 1 or more", examples=["5"])]
 _Database = Annotated[
@@ -41,6 +41,8 @@ _Database = Annotated[
 
 # What leads to a receiver of ours is a secret, too: whoever knows it can speak in our name.
 RECEIVERS = frozenset({"alert_webhook_url", "heartbeat_url"})
+# What must be the address of a host that can be asked, or be shown to others.
+_ADDRESSES = frozenset({"openai_base_url", "alpha_vantage_base_url", "public_url"}) | RECEIVERS
 SECRETS = frozenset({"database_url", "queue_database_url", "openai_api_key", "alpha_vantage_api_key"}) | RECEIVERS
 _COMMA = re.compile(r"\s*,\s*")
 
@@ -48,6 +50,13 @@ _COMMA = re.compile(r"\s*,\s*")
 _QUOTES = ('"', "'", "`", "“", "”", "‘", "’")
 _SCHEME = re.compile(r"((?:jdbc:)?[A-Za-z][A-Za-z0-9+.-]{0,30}):/")
 _SCHEMES = ("postgresql", "postgres")
+
+# What is copied from a page or a chat and not seen: marks without width, and dashes that are not the keyboard's.
+_UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_DASH = re.compile("[\u2010-\u2015\u2212]")
+_COMMENT = re.compile(r"\s#")
+_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})|%00")
+_UNKNOWN = re.compile(r'invalid URI query parameter: "(\w+)"')
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -68,7 +77,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         Meta(
             description="an http or https address without ? and #",
             examples=["https://alpha-monday.example"],
-            pattern=r"^(https?://[^\s?#]+)?$",
+            pattern=r"^[^?#]*$",
         ),
     ]
     cors_allow_origins: Annotated[
@@ -235,12 +244,21 @@ def _validators(source: Dynaconf) -> list[Validator]:
             "for example {name}=postgresql://user:password@host:5432/alpha_monday"
         },
     )
-    return [*fit, direct]
+    both = Validator(
+        "DATABASE_URL",
+        ne="",
+        when=Validator("QUEUE_DATABASE_URL", ne=""),
+        messages={
+            "operations": "{name} must be set when QUEUE_DATABASE_URL is: both lead to one database. Set {name}, for "
+            "example {name}=postgresql://user:password@host:5432/alpha_monday, or unset QUEUE_DATABASE_URL."
+        },
+    )
+    return [*fit, direct, both]
 
 
 def _fits(name: str) -> Callable[[str], bool]:
     def fits(text: str) -> bool:
-        if _is_quoted(name, text) or _holds_its_name(name, text):
+        if _is_quoted(name, text) or _holds_its_name(name, text) or _not_typed(name, text):
             return False
         try:
             _converted(name, text)
@@ -265,17 +283,33 @@ def _is_quoted(name: str, text: str) -> bool:
 
 def _holds_its_name(name: str, text: str) -> bool:
     """Return whether a whole line of a file of variables was taken for the value."""
-    return text.upper().startswith((f"{name.upper()}=", f"EXPORT {name.upper()}="))
+    return bool(re.match(rf"(export\s+)?{name}\s*[=:]", text, re.IGNORECASE))
+
+
+def _not_typed(name: str, text: str) -> str:
+    """Return what is in a value that no keyboard or no shell would have left there; empty if there is nothing."""
+    if unseen := _UNSEEN.search(text):
+        return f"holds a character that cannot be seen, U+{ord(unseen[0]):04X}: type the value anew, {_such_as(name)}"
+    if "database_url" in name:
+        return ""  # a password may have the rest
+    if dash := _DASH.search(text):
+        return (
+            f"holds a dash, U+{ord(dash[0]):04X}, that is not the one on the keyboard: type it anew, {_such_as(name)}"
+        )
+    if _COMMENT.search(text):
+        return f"holds a comment: remove all from the # on, {_such_as(name)}"
+    return ""
 
 
 def _misfit(name: str, text: str) -> str:
     """Return what is wrong with a value that does not fit, where that can be said without showing it."""
     variable = name.upper()
     if _is_quoted(name, text):
-        example = f"for example {variable}={_example(name)}"
-        return f"has quotes around its value: remove the quotes, {example}"
+        return f"has quotes around its value: remove the quotes, {_such_as(name)}"
     if _holds_its_name(name, text):
         return f"holds its own name: remove `{variable}=` from the beginning of its value"
+    if found := _not_typed(name, text):
+        return found
     if "database_url" in name:
         return _misfit_of_an_address(name, text)
     return f"must be {_wanted(name)}"
@@ -283,7 +317,9 @@ def _misfit(name: str, text: str) -> str:
 
 def _misfit_of_an_address(name: str, text: str) -> str:
     """Return what is wrong with the address of a database; its scheme may be shown, for it is no secret."""
-    example = f"for example {name.upper()}={_example(name)}"
+    example = _such_as(name)
+    if text.lower().startswith("psql "):
+        return f"holds a command: remove `psql` and the quotes, so that it begins with postgresql://, {example}"
     scheme = _SCHEME.match(text)
     if scheme and scheme[1] not in _SCHEMES and "postgres" in text.partition("//")[0].lower():
         return f"must begin with postgresql://, and not with {scheme[1]}:, {example}"
@@ -291,7 +327,38 @@ def _misfit_of_an_address(name: str, text: str) -> str:
         return f"must begin with {scheme[1]}:// (two slashes), {example}"
     if scheme and re.search(r"\s", text):
         return f"has a space or a line break in it: remove it, or write %20 for a space in a password, {example}"
+    if scheme and _PERCENT.search(text):
+        return f"has a % that begins no code such as %40: write %25 for a % in a password, {example}"
+    if scheme and _has_another_port(text):
+        return f"has a port that is not a number from 1 to 65535, {example}"
+    if scheme and (unknown := _unknown_parameter(text)):
+        return f"has a parameter that Postgres's library does not know, {unknown}: remove it, {example}"
     return f"must be {_wanted(name)}"
+
+
+def _has_another_port(text: str) -> bool:
+    """Return whether it is the port of an address that does not fit, and no piece of a password."""
+    authority, _, rest = text.partition("://")[2].partition("/")
+    if "@" in rest or authority.count("@") > 1 or (not authority.count("@") and text.count("@")):
+        return False
+    ports = re.findall(r":([^:,\]]*)(?=,|$)", authority.rpartition("@")[2])
+    return any(port and not _is_port(port) for port in ports)
+
+
+def _unknown_parameter(text: str) -> str:
+    """Return the name of a parameter that libpq refuses, if it cannot be a piece of a password."""
+    if "@" in text.partition("?")[2]:
+        return ""
+    try:
+        conninfo_to_dict(text)
+    except ProgrammingError as error:
+        found = _UNKNOWN.search(str(error))
+        return found[1] if found else ""
+    return ""
+
+
+def _such_as(name: str) -> str:
+    return f"for example {name.upper()}={_example(name)}"
 
 
 def _example(name: str) -> str:
@@ -303,7 +370,7 @@ def _wanted(name: str) -> str:
     """Return what a setting must be, with an example."""
     metas = [meta for meta in _HINTS[name].__metadata__ if isinstance(meta, Meta)]
     description = next(meta.description for meta in metas if meta.description)
-    return f"{description}, for example {name.upper()}={_example(name)}"
+    return f"{description}, {_such_as(name)}"
 
 
 def _refuse_a_raw_password(text: str) -> None:
@@ -340,6 +407,6 @@ def _converted(name: str, text: str) -> Any:
         return msgspec.convert(_COMMA.split(text) if text else (), hint, strict=False)
     if "database_url" in name:
         _refuse_a_raw_password(text)
-    if name in RECEIVERS:
+    if name in _ADDRESSES:
         _refuse_without_a_host(text)
     return msgspec.convert(text or (None if type(None) in get_args(meant) else text), hint, strict=False)

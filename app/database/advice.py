@@ -11,11 +11,8 @@ from psycopg import Error, OperationalError, pq, sql
 
 from app.core.settings import name_of_address
 from app.database import sessions
-from app.domain.text import first_line, one_line
+from app.domain.text import first_line
 from app.errors import ConfigurationError
-
-# How the folder of an embedded server's socket begins (app/database/embedded.py).
-_EMBEDDED = "/tmp/am-"  # noqa: S108
 
 _GONE = re.compile("No such file or directory|Connection refused")
 
@@ -66,18 +63,12 @@ def unreachable(conninfo: Any, error: OperationalError) -> ConfigurationError:
     return ConfigurationError(text)
 
 
-def unfit(conninfo: Any, error: Error) -> ConfigurationError:
-    """Return what to say of an address with a parameter that cannot be read."""
-    setting = name_of_address(str(conninfo))
-    return ConfigurationError(f"{setting} has a parameter that does not fit: {one_line(error)}.")
-
-
 def _what_helps(conninfo: Any, reason: str) -> str:
     parts = _whole(conninfo)
     setting = name_of_address(str(conninfo))
     user, name = _quoted(user_of(conninfo)), _quoted(str(parts.get("dbname") or user_of(conninfo)))
     as_admin = "As an administrator of that Postgres, run"
-    if str(parts.get("host", "")).startswith(_EMBEDDED) and _GONE.search(reason):
+    if sessions.is_embedded(parts) and _GONE.search(reason):
         return "The embedded Postgres of that address does not run: `alpha-monday db up` in its folder starts it."
     if "password authentication failed" in reason or "no password supplied" in reason:
         return f"Check the user and the password in {setting}."

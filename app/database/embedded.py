@@ -28,6 +28,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from app.database import sessions
+from app.domain.text import one_line
 from app.errors import ConfigurationError, Refused
 
 FOLDER = Path(".alpha-monday") / "postgres"
@@ -118,18 +119,19 @@ class EmbeddedPostgres:
         return [name for (name,) in rows]
 
     def users(self) -> list[str]:
-        """Return what of ours uses the running server: the names of other processes' sessions, with their database."""
+        """Return the sessions of our other processes on the running server, as `alpha-monday api in alpha_monday`."""
         with sessions.connect(self.address(), autocommit=True) as conn:
             rows = conn.execute(
                 "SELECT DISTINCT application_name || ' in ' || datname FROM pg_stat_activity "
-                "WHERE application_name LIKE 'alpha-monday%' AND pid <> pg_backend_pid() ORDER BY 1"
+                "WHERE starts_with(application_name, %s) AND pid <> pg_backend_pid() ORDER BY 1",
+                [sessions.APPLICATION],
             ).fetchall()
         return [name for (name,) in rows]
 
     @property
-    def is_made(self) -> bool:
-        """Return whether the folder holds the data of a server."""
-        return (self.data / "PG_VERSION").exists()
+    def holds_files(self) -> bool:
+        """Return whether the folder holds the data of a server, or what is left of it."""
+        return self.data.is_dir() and any(self.data.iterdir())
 
     def answers(self) -> bool:
         """Return whether a server answers on this folder's socket."""
@@ -189,7 +191,7 @@ class EmbeddedPostgres:
             self._lock.close()
 
     def stop_running(self) -> bool:
-        """Stop whatever server runs on this folder; return False if there was none."""
+        """Stop whatever server runs on this folder; return False if there was none, refuse if it goes on."""
         self._outliving.unlink(missing_ok=True)
         pid = self._running()
         if pid is None:
@@ -197,7 +199,12 @@ class EmbeddedPostgres:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGINT)
         deadline = time.monotonic() + _PATIENCE
-        while self._running() and time.monotonic() < deadline:
+        while self._running():
+            if time.monotonic() > deadline:
+                raise ConfigurationError(
+                    f"The embedded Postgres in {self.folder} did not stop within {_PATIENCE:.0f} s: it is process "
+                    f"{pid}. Nothing was deleted. Try again."
+                )
             time.sleep(_LOOK)
         return True
 
@@ -210,6 +217,12 @@ class EmbeddedPostgres:
         if self.process:
             self.process.wait(_PATIENCE)
         shutil.rmtree(self.socket, ignore_errors=True)
+        try:
+            # First out of the way: a half of it, left by Ctrl-C, would be taken for a damaged record.
+            if self.data.exists():
+                self.data.rename(self.folder / f"deleted-{uuid4().hex}")
+        except OSError as error:
+            raise ConfigurationError(f"{self.data} cannot be deleted: {error.strerror}. It is all there.") from None
         for path in self.folder.glob("*"):
             # The mark stays, and so does the address that `db up` printed: it may stand in a DATABASE_URL.
             if path.name == _MARK:
@@ -219,6 +232,8 @@ class EmbeddedPostgres:
             else:
                 path.unlink(missing_ok=True)
         self.stop()
+        if left := [*self.folder.glob("deleted-*")]:
+            raise ConfigurationError(f"Not all of it could be deleted. Delete what is left: {left[0]}.")
 
     def _take_alone(self) -> None:
         """Take the lock that the owner of the server holds, so that no other process starts one meanwhile."""
@@ -271,15 +286,23 @@ class EmbeddedPostgres:
         version = self.data / "PG_VERSION"
         ours = subprocess.run([binaries() / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
         major = ours.split()[-1].split(".")[0]
-        if version.exists():
-            if (theirs := version.read_text().strip()) != major:
+        theirs = version.read_text().strip() if version.exists() else ""
+        if self.holds_files and not theirs:
+            # Not ours to clear away: an initdb that was interrupted had another folder.
+            raise ConfigurationError(
+                f"{self.data} is damaged: its file PG_VERSION is missing or empty. Restore the folder from a copy, or "
+                "move it away, or delete it with `alpha-monday db reset`; or set DATABASE_URL. Nothing was changed."
+            )
+        if theirs:
+            if theirs != major:
                 raise ConfigurationError(
                     f"{self.data} was made by Postgres {theirs}, the installed one is {major}. "
                     "Move the folder away, or set DATABASE_URL; nothing in it was touched."
                 )
             return
-        for left in (self.data, *self.folder.glob("initdb-*")):  # by an initdb that was interrupted
-            shutil.rmtree(left, ignore_errors=True)
+        for pattern in ("initdb-*", "deleted-*"):  # of what was interrupted
+            for left in self.folder.glob(pattern):
+                shutil.rmtree(left, ignore_errors=True)
         # Its version file comes first, so only the folder's name can say that an initdb came to its end.
         fresh = Path(tempfile.mkdtemp(prefix="initdb-", dir=self.folder))
         options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions"]
@@ -289,7 +312,7 @@ class EmbeddedPostgres:
             command, capture_output=True, text=True, env=_environment(), cwd="/", preexec_fn=_end_with_parent
         )
         if done.returncode:
-            raise ConfigurationError(f"The embedded Postgres cannot be set up in {self.data}: {done.stderr.strip()}")
+            raise ConfigurationError(f"The embedded Postgres cannot be set up in {self.data}: {one_line(done.stderr)}")
         fresh.rename(self.data)
 
     def _own_socket(self) -> None:
@@ -349,7 +372,9 @@ def _moved_clock() -> dict[str, str]:
     """Return libfaketime's variables where they are set (`make test-dates`): server and client share one clock."""
     if "FAKETIME" not in os.environ:
         return {}
-    return {name: value for name, value in os.environ.items() if name == "LD_PRELOAD" or name.startswith("FAKETIME")}
+    # The same variables as in dev/isolation.py, which must not be imported here.
+    names = ("LD_PRELOAD", "NO_FAKE_STAT")
+    return {name: value for name, value in os.environ.items() if name in names or name.startswith("FAKETIME")}
 
 
 def _as_somebody() -> list[str]:
@@ -375,15 +400,15 @@ def address_of(url: str, name: str = LIVE, *, make: bool = False) -> str:
     """
     Return `url`, or if it is empty the address of a database on the embedded server, started and held until exit.
 
-    Only with `make` is a server or a database made that is not there: whatever else looks for a record in the wrong
-    folder must leave nothing behind, and must not take an empty one for the record.
+    A server or a database that is not there is made only with `make`. A command that looks for a record in the wrong
+    folder must leave nothing behind, and must not take an empty database for the record. Raises ConfigurationError.
     """
     if url:
         return url
     if not _held:
         binaries()
         server = EmbeddedPostgres()
-        if not make and not server.is_made:
+        if not make and not server.holds_files:
             raise ConfigurationError(_nothing_here(server, name))
         _held.append(server.start())
         atexit.register(server.stop)

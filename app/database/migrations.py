@@ -21,7 +21,7 @@ from psycopg import AsyncConnection, errors, sql
 from app.core.locks import Lock
 from app.database.advice import where
 from app.database.sessions import Session
-from app.domain.text import first_line
+from app.domain.text import counted, first_line
 from app.errors import ConfigurationError
 
 _FILE = re.compile(r"(\d{4})_(\w+)\.up\.sql")
@@ -80,8 +80,8 @@ class Loss(Struct, frozen=True):
     def __str__(self) -> str:
         table = self.table.removeprefix("public.")
         if self.column is None:
-            return f"{table}: {self.count:,} row{'' if self.count == 1 else 's'}"
-        return f"{table}.{self.column}: {self.count:,} value{'' if self.count == 1 else 's'}"
+            return f"{table}: {counted(self.count, 'row')}"
+        return f"{table}.{self.column}: {counted(self.count, 'value')}"
 
 
 class Step(Struct, frozen=True):

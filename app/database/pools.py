@@ -8,6 +8,7 @@ transaction says what it needs as it begins.
 
 import asyncio
 import os
+import secrets
 import select
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -16,16 +17,19 @@ from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError, ProgrammingError
+from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from app.core import presence
 from app.core.presence import READ_ONLY, RETRY
-from app.database.advice import unfit, unreachable, where
+from app.database.advice import unreachable, where
 from app.database.sessions import PooledSession, Session
 from app.errors import ConfigurationError
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
+
+# The connections of a pool that end together are found out within this time, in seconds.
+_ENDED_TOGETHER = 1.0
 
 _told: WeakKeyDictionary[Pool, Callable[[], None]] = WeakKeyDictionary()
 
@@ -53,11 +57,11 @@ def make_pool(
     does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long. And it
     may take a page of an index for as near as any other, or three rows would be gathered in a bitmap and sorted.
     A connection is waited for no longer than `wait` seconds. `longest` is how many seconds it may be used at a time,
-    0 being without end: then it is ended, because whatever it leads to has fallen silent.
+    0 being without end: then it is ended, because the server or a proxy before it has fallen silent.
     """
     session: Any = PooledSession if pooled else Session
     kwargs: dict[str, Any] = {"name": name, "limit": limit, "generic": generic}
-    if autocommit:  # or not a word of it: Procrastinate says it beside these where it listens
+    if autocommit:  # otherwise the key is left out: Procrastinate passes it itself where it listens
         kwargs["autocommit"] = True
     return ReconnectingPool(
         conninfo,
@@ -80,9 +84,9 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
     """
     A pool that is back as soon as its database is.
 
-    psycopg's pool waits twice as long after each failed attempt to connect, up to `reconnect_timeout`, and gives up
-    after that until a connection is asked for. So that time is short here, and a pool that has given up is asked.
-    What it meets is reported to `app.core.presence`.
+    psycopg's pool doubles its wait after each failed attempt to connect. After `reconnect_timeout` it gives up, until a
+    connection is asked for. So that time is short here, and `_reconnect` asks when the pool has given up. Errors and
+    new connections are reported to `app.core.presence`.
     """
 
     def __init__(
@@ -97,14 +101,14 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
         super().__init__(
             conninfo,
             connection_class=_reporting(connection_class, presence.of(where(conninfo))),
-            check=self._look_at,
+            check=self._refuse_ended,
             reconnect_timeout=RETRY,
-            reconnect_failed=self._asked_again,
+            reconnect_failed=self._reconnect_again,
             **options,
         )
         self._presence, self._longest = presence.of(where(conninfo)), longest
         self._presence.pooled = pooled
-        self._asking: asyncio.Task[None] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
         self._emptied_at = 0.0
 
     @asynccontextmanager
@@ -134,11 +138,11 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
 
     async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the base class has it
         """Close the pool."""
-        if self._asking:
-            self._asking.cancel()
+        if self._reconnecting:
+            self._reconnecting.cancel()
         await super().close(timeout)
 
-    async def _look_at(self, conn: AsyncConnection[Any]) -> None:
+    async def _refuse_ended(self, conn: AsyncConnection[Any]) -> None:
         """Raise if a connection that lay in the pool has ended."""
         try:
             await alive(conn)
@@ -152,16 +156,16 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
 
         The pool would try one after the other, and wait a second, two, four, ... between them.
         """
-        if not self.closed and monotonic() - self._emptied_at > 1:
+        if not self.closed and monotonic() - self._emptied_at > _ENDED_TOGETHER:
             self._emptied_at = monotonic()
             await self.drain()
 
-    async def _asked_again(self, _: Any) -> None:
-        """Ask for a connection, now that the pool has given up and nothing else may ask."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask())
+    async def _reconnect_again(self, _: Any) -> None:
+        """Ask for a connection: the pool has given up, and tries again only when one is asked for."""
+        if self._reconnecting is None or self._reconnecting.done():
+            self._reconnecting = asyncio.create_task(self._reconnect())
 
-    async def _ask(self) -> None:
+    async def _reconnect(self) -> None:
         while not self.closed:
             stats = self.get_stats()
             wanted = max(self.min_size, 1 if stats.get("requests_waiting") else 0)
@@ -172,18 +176,18 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
                     return
 
 
-def _reporting(made: type[AsyncConnection[Any]], its: presence.Presence) -> type[AsyncConnection[Any]]:
-    """Return the class `made` of connections, which now report whether they could be made."""
+def _reporting(base: type[AsyncConnection[Any]], database: presence.Presence) -> type[AsyncConnection[Any]]:
+    """Return a class of connections like `base`, which reports to `database` whether one could be made."""
 
-    class Connection(made):  # type: ignore[valid-type, misc]
+    class Connection(base):  # type: ignore[valid-type, misc]
         @classmethod
         async def connect(cls, *conninfo: Any, **options: Any) -> Any:
             try:
                 conn = await super().connect(*conninfo, **options)
             except Error as error:
-                its.failed(error, connecting=True)
+                database.failed(error, connecting=True)
                 raise
-            its.connected(conn)
+            database.connected(conn)
             return conn
 
     return Connection
@@ -226,8 +230,31 @@ async def check(conninfo: Any, *, pooled: bool = False) -> None:
             pass
     except OperationalError as error:
         raise unreachable(conninfo, error) from None
-    except ProgrammingError as error:  # of the address itself: a parameter that libpq or psycopg cannot read
-        raise unfit(conninfo, error) from None
+    except UnicodeError:  # of the host, which psycopg resolves by Python's own means
+        raise unreachable(
+            conninfo, OperationalError("failed to resolve host: a part of it is empty or too long")
+        ) from None
+
+
+async def refuse_two(conninfo: str, direct: str, *, pooled: bool = False) -> None:
+    """Refuse two addresses that do not lead to one database: a lock that is held in it is seen over both."""
+    await check(conninfo, pooled=pooled)
+    key = secrets.randbits(63)
+    session = PooledSession if pooled else Session
+    async with (
+        await Session.connect(direct, name="check", autocommit=True) as one,
+        await session.connect(conninfo, name="check", autocommit=True) as other,
+        one.transaction(),
+        other.transaction(),
+    ):
+        await one.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+        cursor = await other.execute("SELECT pg_try_advisory_xact_lock(%s)", (key,))
+        (is_free,) = await cursor.fetchone() or (True,)
+    if is_free:
+        raise ConfigurationError(
+            f"DATABASE_URL leads to the database {where(conninfo)}, and QUEUE_DATABASE_URL to another one, "
+            f"{where(direct)}: the record and the queue share one. Set both to the same server and database."
+        )
 
 
 @asynccontextmanager

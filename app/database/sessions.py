@@ -39,7 +39,8 @@ from app.errors import ConfigurationError
 
 SEARCH_PATH = "public, queue"
 
-# A half-open connection must not hang a worker for the two hours that TCP would allow.
+# A half-open connection must not hang a worker for the two hours that TCP would allow. In seconds;
+# the last is in milliseconds.
 KEEPALIVES: dict[str, Any] = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -75,7 +76,8 @@ SETTINGS = (
     Setting("statement_timeout", "0", "pools that need a limit say it themselves"),
     Setting("lock_timeout", "0", "migrations have their own"),
     Setting("idle_session_timeout", "0", "a pool's connection lies idle"),
-    # A process that stands still in a transaction holds its locks; its jobs are put back after as long.
+    # A process that stands still in a transaction holds its locks; its jobs are put back after the
+    # same time.
     Setting("idle_in_transaction_session_timeout", "30s", "a frozen process keeps no lock"),
     Setting("exit_on_error", "off", "a refused statement ends no session"),
     # How functions run and how tables are made.
@@ -90,11 +92,12 @@ SETTINGS = (
 # What a prepared statement of the API needs: see `make_pool`.
 GENERIC = {"plan_cache_mode": "force_generic_plan", "random_page_cost": "1"}
 
-# What PgBouncer itself carries from one session to another.
-_CARRIED = ("timezone", "datestyle", "standard_conforming_strings")
+# What PgBouncer sets again itself when it gives a client another session.
+_TRACKED_BY_PGBOUNCER = ("timezone", "datestyle", "standard_conforming_strings")
 
-# What BEGIN says, or what concerns a session and not a transaction and so is the PgBouncer's own.
-_SAID_BY_BEGIN = (
+# What SET LOCAL need not say: BEGIN says the first three, and the last concerns the session, which
+# is PgBouncer's own.
+_NOT_SET_LOCALLY = (
     "default_transaction_isolation",
     "default_transaction_read_only",
     "default_transaction_deferrable",
@@ -104,10 +107,13 @@ _SAID_BY_BEGIN = (
 # Names that libpq knows beside those of its connection parameters.
 _MORE_NAMES = ("PGREQUIRESSL", "PGTZ", "PGDATESTYLE", "PGGEQO")
 
-# They would change the session and not the place, so they count nowhere.
+# These say how a session works and not where the database is. They count for no address.
 _OF_THE_SESSION = ("PGOPTIONS", "PGCLIENTENCODING", "PGAPPNAME", "PGTZ", "PGDATESTYLE", "PGGEQO")
 
-# The socket's folder of an embedded server: its address is the same in every process.
+# How the name of our sessions begins in pg_stat_activity, where `app/ops/in_use.py` looks for them.
+APPLICATION = "alpha-monday"
+
+# The folder of an embedded server's socket, as `app/database/embedded.py` makes it.
 _EMBEDDED = re.compile(r"/tmp/am-\d+-[0-9a-f]{10}")  # noqa: S108
 
 _withheld: dict[str, str] = {}
@@ -115,8 +121,8 @@ _lock = threading.Lock()
 
 
 @cache
-def _libpq() -> dict[str, str]:
-    """Return the variables that libpq reads at every connection, and what parameter each stands for."""
+def _variables_of_libpq() -> dict[str, str]:
+    """Return the variables that libpq reads at every connection, each with its parameter."""
     named = {o.envvar.decode(): o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
     return {**named, **dict.fromkeys(_MORE_NAMES, "")}
 
@@ -126,9 +132,9 @@ def _withhold() -> None:
     Take libpq's variables out of this process's environment.
 
     libpq obeys some of them whatever the parameters say: an unknown PGSERVICE fails, PGTZ beats the
-    options. What counts of them for an operator's address is given to libpq as parameters.
+    options. `place` gives libpq those that count for an operator's address as parameters.
     """
-    for name in _libpq():
+    for name in _variables_of_libpq():
         if name in os.environ:
             _withheld[name] = os.environ.pop(name)
 
@@ -139,17 +145,17 @@ def environment() -> dict[str, str]:
 
 
 def variables(address: str) -> list[str]:
-    """Return the names of libpq's variables that count for an address: none for the embedded server's."""
+    """Return which of libpq's variables are set and count: none for an embedded server's address."""
     with _lock:
         _withhold()
-    if _is_embedded(conninfo_to_dict(address)):
+    if is_embedded(conninfo_to_dict(address)):
         return []
     return sorted(name for name in _withheld if name not in _OF_THE_SESSION)
 
 
 @contextmanager
-def _given_back(service: Mapping[str, Any]) -> Iterator[None]:
-    """Let libpq see the variables that name a place, and an address's own service, for a while."""
+def _visible_to_libpq(service: Mapping[str, Any]) -> Iterator[None]:
+    """Let libpq see, in this block, the variables that name a place and an address's own service."""
     seen = {name: value for name, value in _withheld.items() if name not in _OF_THE_SESSION}
     for keyword, name in (("service", "PGSERVICE"), ("servicefile", "PGSERVICEFILE")):
         if keyword in service:
@@ -171,20 +177,20 @@ def place(address: str) -> dict[str, Any]:
     Return where `address` leads and how, as parameters of libpq.
 
     For an operator's address libpq's variables, its service file and its defaults fill in what the
-    address leaves out, in libpq's own order. For the embedded server nothing of them counts.
+    address leaves out, in libpq's own order. None of them counts for an embedded server.
     """
     parts = dict(conninfo_to_dict(address))
     with _lock:
         _withhold()
-        if _is_embedded(parts):
-            # A password file is not looked at: libpq would warn of one that others can read.
+        if is_embedded(parts):
+            # No password file is read: libpq would warn of one that other users can read.
             return {
                 **parts,
                 "passfile": "/nonexistent/pgpass",
                 "sslmode": "disable",
                 "gssencmode": "disable",
             }
-        with _given_back(parts):
+        with _visible_to_libpq(parts):
             filled = {
                 option.keyword.decode(): option.val.decode()
                 for option in pq.Conninfo.get_defaults()
@@ -193,8 +199,14 @@ def place(address: str) -> dict[str, Any]:
     return {**filled, **parts}
 
 
-def _is_embedded(parts: Mapping[str, Any]) -> bool:
+def is_embedded(parts: Mapping[str, Any]) -> bool:
+    """Return whether an address, given as parameters of libpq, is that of an embedded server."""
     return bool(_EMBEDDED.fullmatch(str(parts.get("host") or "")))
+
+
+def application_name(name: str) -> str:
+    """Return what Postgres shows of a session: our prefix, and the name of the pool or command."""
+    return f"{APPLICATION} {name}".strip()
 
 
 def settings(*, limit: float = 0, generic: bool = False) -> dict[str, str]:
@@ -222,7 +234,7 @@ def parameters(
         **parts,
         **KEEPALIVES,
         "connect_timeout": CONNECT_TIMEOUT,
-        "application_name": f"alpha-monday {name}".strip(),
+        "application_name": application_name(name),
         **others,
     }
 
@@ -231,9 +243,9 @@ def _escaped(value: str) -> str:
     return re.sub(r"([\\\s])", r"\\\1", value)
 
 
-# What cannot be in the start-up packet: it is new in a version, or not every role may set it, or it
-# is only wrong at one of its values.
-_FOUND = """
+# What cannot be in the start-up packet, because it is new in a version, or not every role may set it,
+# or only one of its values is wrong. So its value is read first, and corrected only where it is wrong.
+_CURRENT = """
     pg_catalog.current_setting('synchronous_commit'),
     pg_catalog.current_setting('transaction_timeout', true),
     pg_catalog.current_setting('session_replication_role'),
@@ -241,25 +253,25 @@ _FOUND = """
         AND NOT pg_catalog.pg_is_in_recovery()
 """
 _REPLICATION = "session_replication_role"
-_READ_ONLY = 3  # the place of the last
+_READ_ONLY = 3  # the position of the last value
 
 
-def _mended(found: Sequence[Any]) -> dict[str, str]:
-    """Return what else must be set, by what was found."""
+def _corrections(found: Sequence[Any]) -> dict[str, str]:
+    """Return what else must be set, by the values of `_CURRENT`."""
     commit, transaction, replication = found[:_READ_ONLY]
-    mended = {}
+    corrections = {}
     if commit == "off":
-        mended["synchronous_commit"] = "on"  # or an acknowledged commit may be lost
+        corrections["synchronous_commit"] = "on"  # or an acknowledged commit may be lost
     if transaction not in (None, "0"):
-        mended["transaction_timeout"] = "0"  # restoring and exporting take their time
+        corrections["transaction_timeout"] = "0"  # restoring and exporting take their time
     if replication != "origin":
-        mended[_REPLICATION] = "origin"  # or the triggers that guard the record do not fire
-    return mended
+        corrections[_REPLICATION] = "origin"  # or the triggers that guard the record do not fire
+    return corrections
 
 
-def _first(wanted: Mapping[str, str]) -> bytes:
-    """Return the statement that sets what is wanted and finds out what else must be."""
-    return f"SELECT {_FOUND}, {_set({'client_encoding': 'UTF8', **wanted})}".encode()
+def _first_statement(wanted: Mapping[str, str]) -> bytes:
+    """Return the statement that sets what is wanted and reads what may need a correction."""
+    return f"SELECT {_CURRENT}, {_set({'client_encoding': 'UTF8', **wanted})}".encode()
 
 
 def _set(wanted: Mapping[str, str]) -> str:
@@ -286,8 +298,8 @@ def refuse_encoding(pgconn: pq.abc.PGconn) -> None:
 
 
 @contextmanager
-def _or_closed(conn: AsyncConnection[Any] | Connection[Any]) -> Iterator[None]:
-    """Close a connection that cannot be made what it must be; say which right it lacks."""
+def _closed_on_error(conn: AsyncConnection[Any] | Connection[Any]) -> Iterator[None]:
+    """Close a connection on which a setting of ours is refused; name the right that is missing."""
     user = conn.pgconn.user.decode("utf-8", "replace")
     try:
         yield
@@ -320,12 +332,12 @@ class Session(AsyncConnection[Any]):
         """Connect; `name` is what Postgres shows of it, `limit` and `generic` are as in `settings`."""
         wanted = settings(limit=limit, generic=generic)
         conn = await super().connect(autocommit=True, **parameters(conninfo, name, wanted, **others))
-        with _or_closed(conn):
+        with _closed_on_error(conn):
             refuse_encoding(conn.pgconn)
-            found = await (await conn.execute(_first(wanted))).fetchone()
+            found = await (await conn.execute(_first_statement(wanted))).fetchone()
             assert found
-            if mended := _mended(found):
-                await conn.execute(f"SELECT {_set(mended)}".encode())
+            if corrections := _corrections(found):
+                await conn.execute(f"SELECT {_set(corrections)}".encode())
             await conn.set_autocommit(autocommit)
         return conn
 
@@ -334,8 +346,8 @@ class PooledSession(AsyncConnection[Any]):
     """
     A connection to a PgBouncer in transaction mode, which may hand every transaction another session.
 
-    So every transaction says what it needs when it has begun, and a statement outside of one gets
-    its own.
+    So every transaction sets what it needs when it has begun, and a statement outside of one gets a
+    transaction of its own.
     """
 
     _needs = b""
@@ -355,21 +367,21 @@ class PooledSession(AsyncConnection[Any]):
         wanted = settings(limit=limit, generic=generic)
         given = parameters(conninfo, name, wanted, pooled=True, **others)
         conn = await super().connect(autocommit=True, prepare_threshold=None, **given)
-        with _or_closed(conn):
+        with _closed_on_error(conn):
             refuse_encoding(conn.pgconn)
-            carried = {name: wanted[name] for name in _CARRIED}
-            found = await (await conn.execute(_first(carried))).fetchone()
+            carried = {name: wanted[name] for name in _TRACKED_BY_PGBOUNCER}
+            found = await (await conn.execute(_first_statement(carried))).fetchone()
             assert found
             await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
             await conn.set_deferrable(False)
             # Not always: a server in recovery refuses READ WRITE, with another SQLSTATE than a write.
             if found[_READ_ONLY]:
                 await conn.set_read_only(False)
-            needed = {name: value for name, value in wanted.items() if name not in _SAID_BY_BEGIN}
-            conn._needs = _local({**needed, **_mended(found)})
+            needed = {name: value for name, value in wanted.items() if name not in _NOT_SET_LOCALLY}
+            conn._needs = _local({**needed, **_corrections(found)})
             conn.cursor_factory = _PooledCursor
             async with conn.transaction():
-                pass  # what may not be set is refused here
+                pass  # a setting that this role may not set is refused here
             await conn.set_autocommit(autocommit)
         return conn
 
@@ -408,11 +420,11 @@ def connect(address: str, *, name: str = "", autocommit: bool = False, **others:
     """Return a connection for code that is not asynchronous, its session as that of `Session`."""
     wanted = settings()
     conn: Connection[Any] = Connection.connect(autocommit=True, **parameters(address, name, wanted, **others))
-    with _or_closed(conn):
+    with _closed_on_error(conn):
         refuse_encoding(conn.pgconn)
-        found = conn.execute(_first(wanted)).fetchone()
+        found = conn.execute(_first_statement(wanted)).fetchone()
         assert found
-        if mended := _mended(found):
-            conn.execute(f"SELECT {_set(mended)}".encode())
+        if corrections := _corrections(found):
+            conn.execute(f"SELECT {_set(corrections)}".encode())
         conn.autocommit = autocommit
     return conn

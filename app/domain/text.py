@@ -94,3 +94,9 @@ def without_controls(text: str, instead: str) -> str:
 def for_chat(text: str) -> str:
     """Return `text` for a chat: on one line, no markup, and a mention of no one, whatever it quotes."""
     return without_controls(text, " ").translate(_LOOKALIKES)
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number and what it counts, such as `1 row` or `1,200 rows`."""
+    ending = "" if number == 1 else "s"
+    return f"{number:,} {thing}{ending}"

@@ -37,6 +37,7 @@ from app.store import checkpoints
 from jobs import daily
 
 FORMAT = 1
+_RESTORE = "restore"  # how its session is called
 MANIFEST = "manifest.json"
 
 # A rehearsal's clock is what marks its record as made up, so it goes wherever that goes.
@@ -132,7 +133,7 @@ async def restore(address: str, file: Path, at: datetime, tell: Tell, *, unverif
     with _opened(file) as archive:
         manifest = _checked(archive, file, tell)
         async with (
-            pools.opened(pools.make_pool(address, size=1, name="restore")) as pool,
+            pools.opened(pools.make_pool(address, size=1, name=_RESTORE)) as pool,
             pool.connection() as conn,
             conn.transaction(),
         ):
@@ -140,7 +141,7 @@ async def restore(address: str, file: Path, at: datetime, tell: Tell, *, unverif
             await migrations.bring(conn, at)
             await _refuse_full(conn)  # another restore, which was first to make the tables, may have filled them
             # A service that waits for its first Monday would go on, and not know in what. Another restore waits here.
-            await refuse_in_use(conn, apart_from="alpha-monday restore")
+            await refuse_in_use(conn, apart_from=_RESTORE)
             await migrations.bring(conn, at, manifest.migration)
             if TOLD in manifest.tables:
                 await conn.execute(CLOCK)

@@ -37,6 +37,8 @@ from jobs import queue, queue_tables
 from jobs.context import Context, RealClock
 
 REQUESTS = Path(".alpha-monday") / "requests.jsonl"
+# The providers, as a script of faults names them, and the setting that leads to another server than a simulated one.
+ADDRESSES = {"openai": "OPENAI_BASE_URL", "alphavantage": "ALPHA_VANTAGE_BASE_URL"}
 # The first Monday of which the simulated market has the hundred bars before it that a provider lists.
 EARLIEST = date(2023, 6, 5)
 # With a price provider of one's own its bars decide; this bound only keeps dates within what every part can read.
@@ -44,8 +46,8 @@ _OLDEST = date(1970, 1, 5)
 _KEY = "rehearsed-key-of-nobody"
 _SEED = "a bad day"
 
-# In seconds, between two questions how far the bars of a price provider reach: one answer that is no use is no reason
-# to give up, and more than a minute and a half without a word of use is.
+# Seconds between two questions how far the bars of a price provider reach. One useless answer is no reason to give up;
+# five of them within about a minute are.
 PAUSES = (3.0, 7.0, 15.0, 30.0)
 
 
@@ -121,22 +123,21 @@ def _holds_a_record(conn: psycopg.Connection[Any]) -> bool:
 def _is_served(conn: psycopg.Connection[Any]) -> bool:
     """Return whether a web server shows the database, which would go on to show it as live."""
     (served,) = conn.execute(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity "
-        "WHERE datname = current_database() AND application_name = 'alpha-monday api')"
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s)",
+        [sessions.application_name("api")],
     ).fetchone() or (False,)
     return bool(served)
 
 
 def simulated_providers(settings: Settings) -> list[str]:
-    """Return the names of the providers that are simulated, as a script of faults names them: no address is set."""
-    addresses = {"openai": settings.openai_base_url, "alphavantage": settings.alpha_vantage_base_url}
-    return [name for name, address in addresses.items() if not address]
+    """Return the names of the providers that are simulated, because no address is set for them."""
+    return [name for name, address in ADDRESSES.items() if not getattr(settings, address.lower())]
 
 
-def refuse_without_keys(settings: Settings) -> None:
-    """Refuse a provider's address without the key that the provider is to be asked with."""
-    for provider in ("OPENAI", "ALPHA_VANTAGE"):
-        address, key = f"{provider}_BASE_URL", f"{provider}_API_KEY"
+def refuse_address_without_key(settings: Settings) -> None:
+    """Refuse a provider's address without the key for that server. Raises ConfigurationError."""
+    for address in ADDRESSES.values():
+        key = address.replace("BASE_URL", "API_KEY")
         if getattr(settings, address.lower()) and not getattr(settings, key.lower()):
             raise ConfigurationError(
                 f"{address} is set, so {key} must be set, too, to the key for that server; a server that checks no key "
@@ -144,8 +145,8 @@ def refuse_without_keys(settings: Settings) -> None:
             )
 
 
-def concern_of(faults: Path, settings: Settings) -> list[str]:
-    """Return the providers that a script of faults is about although they are not simulated; refuse a bad script."""
+def not_simulated_in(faults: Path, settings: Settings) -> list[str]:
+    """Return the providers that a script of faults names although they are not simulated; refuse a bad script."""
     named = {rule.provider for rule in read(faults.read_bytes(), EVERY)}
     return sorted(named.difference(simulated_providers(settings)))
 
@@ -177,10 +178,8 @@ def played(
         options += ["--faults", str(faults)]
     with subprocess.Popen(
         [sys.executable, "-m", "app.simulation.provider_simulators", "--until-input-ends", *options],
-        env={
-            **sessions.environment(),
-            CLOCK: address,
-        },  # not an argument: everybody sees those, and this one may hold a password
+        # Not an argument: every user of the machine sees those, and the address may hold a password.
+        env={**sessions.environment(), CLOCK: address},
         stdin=subprocess.PIPE,  # it ends when this does
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C at the terminal is for us, not for it
@@ -210,7 +209,8 @@ async def refuse_out_of_reach(
     """
     Refuse weeks that the bars of a real price provider do not reach, before anything is recorded.
 
-    It is asked again, after `pauses` of which `tell` is told, as long as its answers are of no use.
+    While its answers are of no use it is asked again, after each of `pauses`, in seconds; `tell` is called with a line
+    for each. Raises ConfigurationError.
     """
     if settings.alpha_vantage_api_key == _KEY:
         return
@@ -218,7 +218,7 @@ async def refuse_out_of_reach(
         if await has_begun(pool):
             return  # so it was checked
         clock = SimulatedClock(pool, queue.app, span.until)
-        await clock.start(span.begin)  # a server that reads the rehearsal's time, as `standins` can, finds it
+        await clock.start(span.begin)  # so that a server which reads the rehearsal's time, as `standins` can, finds it
         in_reach = False
         try:
             async with queue.handed(queue.app, settings, pool, clock) as tools:
@@ -247,7 +247,7 @@ async def refuse_out_of_reach(
 async def _bars(tools: Context, pauses: Sequence[float], tell: Callable[[str], None]) -> list[Bar]:
     """Return the benchmark's bars; refuse when there are none after the last of `pauses`, saying why."""
     ledger, began = tools.prices.ledger, monotonic()
-    # One attempt at a time: the pauses are ours, so that each can be told, and all of them are bounded.
+    # One attempt at a time: the pauses are ours, so that a person sees each, and their number is bounded.
     prices = AlphaVantage(tools.prices.key, ledger, tools.clock, tools.prices.base_url, attempts=1)
     try:
         for attempt in itertools.count():
@@ -276,7 +276,11 @@ async def _bars(tools: Context, pauses: Sequence[float], tell: Callable[[str], N
 
 
 async def _forget_rests(tools: Context) -> None:
-    """Let the provider be asked again although it said that it is too much: for hours only the ledger would answer."""
+    """
+    Let the provider be asked again although it asked for a rest.
+
+    Otherwise the ledger would refuse every request until the rest is over, which may be hours.
+    """
     async with tools.pool.connection() as conn:
         await conn.execute("UPDATE operations.provider_requests SET rest_until = NULL WHERE rest_until IS NOT NULL")
 

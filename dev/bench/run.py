@@ -32,6 +32,7 @@ from app.database.embedded import FAST, EmbeddedPostgres
 
 sys.path.append(str(Path(__file__).parents[1]))
 import isolation
+from ports import free_port
 
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
@@ -102,8 +103,7 @@ def node(surroundings: dict[str, str]) -> tuple[str, str]:
 @contextmanager
 def running(name: str, batches: int, command: Sequence[str], environment: dict[str, str]) -> Iterator[Server]:
     """Start a server on a free port and end it again."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = [part.replace("PORT", str(port)) for part in command]
     log = (FOLDER / f"{name}-{batches}.log").open("w")
     process = subprocess.Popen(arguments, env={**os.environ, **environment, "PORT": str(port)}, stdout=log, stderr=log)

@@ -18,7 +18,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -41,6 +40,7 @@ from jobs.context import RealClock
 
 sys.path.append(str(Path(__file__).parents[1]))
 import isolation
+from ports import free_port
 
 HOUSE = Path(__file__).parents[2]
 SERVICE = Path(sys.executable).with_name("alpha-monday")
@@ -105,9 +105,8 @@ class House:
 
     def __init__(self, folder: Path, service: Path) -> None:
         self.folder, self.service = folder, service
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        settings = {**FAST, "listen_addresses": "127.0.0.1", "port": str(port), "log_min_messages": "fatal"}
+        port = str(free_port())
+        settings = {**FAST, "listen_addresses": "127.0.0.1", "port": port, "log_min_messages": "fatal"}
         self.postgres = EmbeddedPostgres(folder / "postgres", settings)
         self.address = make_conninfo(host="127.0.0.1", port=port, user="postgres", dbname="outage")
         self.log = folder / "service.log"

@@ -1,7 +1,6 @@
 """A real Postgres that a container reaches: TEST_DATABASE_URL's server, or a throw-away one on a port of loopback."""
 
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,16 +13,12 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from app.database import sessions
 from app.database.embedded import FAST, EmbeddedPostgres
 
-sys.path.append(str(Path(__file__).parents[2] / "dev" / "bench"))
+sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
 import data
+from ports import free_port
 
 BATCHES = 52
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

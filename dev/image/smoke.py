@@ -23,8 +23,9 @@ import clients
 import httpx
 import planted
 from checks import KEYS, Checks
-from database import database, fill, free_port, server
+from database import database, fill, server
 from engine import Container, asked, contents, engine, facts, isolate, once, serving
+from ports import free_port
 
 HOUSE = Path(__file__).parents[2]
 REQUESTS = 10_000

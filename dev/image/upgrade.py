@@ -32,8 +32,9 @@ from uuid import uuid4
 import clients
 import httpx
 from checks import KEYS, Checks
-from database import BATCHES, database, fill, free_port, server
+from database import BATCHES, database, fill, server
 from engine import Container, asked, isolate, once, serving
+from ports import free_port
 
 from app.database import sessions
 

@@ -31,7 +31,6 @@ from graphql import (
 from graphql.execution.collect_fields import FragmentDetails
 from graphql.execution.values import VariableValues
 from msgspec import Struct
-from psycopg import OperationalError
 from psycopg.errors import QueryCanceled
 
 from api.compiler import Planner, Root
@@ -39,7 +38,7 @@ from api.fields import refusal
 from api.limits import DEEPEST, Measure, Size, check_variables, exceeded, name_of, parsed
 from api.values import Maker, written
 from app.core import presence
-from app.core.presence import why
+from app.core.presence import is_away, why
 
 # Runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
@@ -47,9 +46,6 @@ Formatted = Mapping[str, Any]
 
 MOST_ERRORS = 5
 LONGEST_MESSAGE = 500
-
-# The classes of errors with which Postgres says that it is not there, is going, or is full.
-AWAY = ("08", "53", "57P")
 
 # A request that fails may have waited for so long after a failure of the database, in seconds.
 AWAY_LATELY = 5.0
@@ -125,7 +121,7 @@ class Engine:
         except GraphQLError as error:
             return refused(error)
         except Exception as error:
-            if isinstance(error, OperationalError) and (error.sqlstate or AWAY[0]).startswith(AWAY):
+            if is_away(error):
                 # While the database is away the log has said so, with the cause, and says when it is back.
                 if not presence.has_failed_since(monotonic() - AWAY_LATELY):
                     log.warning("no connection to the database", reason=why(error))

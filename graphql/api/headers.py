@@ -53,8 +53,8 @@ def over_https(headers: Headers) -> bool:
     """
     Return whether the client spoke https, as the proxies in front say.
 
-    Each proxy adds what it was spoken to behind what it was told, in the same line or in another: the
-    first is about the client.
+    Each proxy appends the protocol of its own connection, in the same line or in another one: the
+    first is the client's.
     """
     said = b",".join(value for name, value in headers if name == FORWARDED)
     return said.lower().replace(b",", b" ").split()[:1] == [b"https"]

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 import structlog
 from api_records import FACTS, an_id, engine_on, plant
+from psycopg import errors
 
 from api.engine import Engine
 from api.schema import schema
@@ -383,6 +384,32 @@ async def test_a_database_that_is_away(database):
     assert answer.refused == "SERVICE_UNAVAILABLE"
     answer = await engine_on(pool).answer("{ __schema { queryType { name } } }")
     assert json.loads(answer.body) == {"data": {"__schema": {"queryType": {"name": "Query"}}}}
+
+
+# The same judgement as everywhere else, see `tests/unit/test_presence.py`: these are ways in which a read meets it.
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.CannotConnectNow(), "SERVICE_UNAVAILABLE"),
+        (errors.TooManyConnections(), "SERVICE_UNAVAILABLE"),
+        (errors.SerializationFailure("canceling statement due to conflict with recovery"), "SERVICE_UNAVAILABLE"),
+        (errors.IdleInTransactionSessionTimeout(), "SERVICE_UNAVAILABLE"),
+        (errors.TransactionTimeout(), "SERVICE_UNAVAILABLE"),
+        (psycopg.OperationalError("consuming input failed"), "SERVICE_UNAVAILABLE"),
+        (errors.QueryCanceled(), "OPERATION_TOO_LARGE"),
+        (errors.ProgramLimitExceeded(), "INTERNAL_SERVER_ERROR"),
+        (errors.DataCorrupted(), "INTERNAL_SERVER_ERROR"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value,
+)
+async def test_what_an_outage_is(error, code):
+    """503 says that the next try may succeed; 500 that it will not."""
+
+    async def fetch(sql, parameters):
+        raise error
+
+    answer = await Engine(schema, fetch, FACTS).answer("{ latestBatch { id } }")
+    assert answer.refused == code
 
 
 async def test_a_statement_that_is_wrong_is_no_outage(pool):

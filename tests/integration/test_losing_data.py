@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pty
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,13 @@ import psycopg
 import pytest
 from commands import ALPHA_MONDAY, command, environment, run, served
 
+from app.commands import db
 from app.database import migrations
+from app.database.embedded import FAST, EmbeddedPostgres
 from app.errors import ConfigurationError, Refused
 from app.ops import in_use
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-SECRET = "a-password-of-nobody"
 
 # A failed Monday with its journal's entry, a skipped close, an alert, two requests of which one could not be read.
 ROWS = """
@@ -147,7 +149,8 @@ USERS = [
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Look for users once or twice: a process that ended a moment ago is not what these tests are about."""
-    monkeypatch.setattr(in_use, "_LOOKS", 2)
+    monkeypatch.setattr(in_use, "_ATTEMPTS", 2)
+    monkeypatch.setattr(db, "_ATTEMPTS", 2)
 
 
 @pytest.mark.parametrize(("uses", "named"), USERS)
@@ -242,35 +245,131 @@ def folder(tmp_path) -> Iterator[str]:
         run("db", "down", "--yes", cwd=tmp_path)
 
 
-def test_a_live_record_is_not_deleted_by_yes_alone(folder, tmp_path):
+def test_a_live_record_is_not_deleted_by_yes_alone(folder, tmp_path, capsys, quick):
     """A rehearsal can be made again, a live record cannot: `db reset` tells them apart, and names the rows."""
     with psycopg.connect(folder) as conn:
         conn.execute(ROWS)
-    refused = run("db", "reset", "--yes", cwd=tmp_path)
-    assert refused.returncode == 1
-    assert "alpha_monday: a LIVE record: 1 batches, 1,200 closes" in refused.stderr
-    assert "--live-record" in refused.stderr
+    refused = command(capsys, "db", "reset", "--yes")
+    assert refused.code == 1
+    assert "alpha_monday: a LIVE record: 1 batches, 1,200 closes" in refused.err
+    assert "--live-record" in refused.err
     assert counted(folder) == 1200
     with session(folder, "alpha-monday app"):
-        for command_ in (("db", "reset", "--yes", "--live-record"), ("db", "down")):
-            refused = run(*command_, cwd=tmp_path)
-            assert refused.returncode == 1
-            assert "alpha-monday app in alpha_monday" in refused.stderr
+        for words in (("db", "reset", "--yes", "--live-record"), ("db", "down")):
+            refused = command(capsys, *words)
+            assert refused.code == 1
+            assert "alpha-monday app in alpha_monday" in refused.err
     assert counted(folder) == 1200
-    unasked = run("db", "reset", cwd=tmp_path)
-    assert (unasked.returncode, "--yes" in unasked.stderr) == (1, True)
+    unasked = command(capsys, "db", "reset")
+    assert (unasked.code, "--yes" in unasked.err) == (1, True)
     assert run("db", "reset", "--yes", "--live-record", cwd=tmp_path).returncode == 0
     assert not (tmp_path / ".alpha-monday" / "postgres" / "data").exists()
 
 
-def test_a_rehearsal_is_deleted_by_yes_and_not_while_it_runs(tmp_path):
+def test_a_rehearsal_is_deleted_by_yes_and_not_while_it_runs(tmp_path, capsys, quick):
     """`make db-reset` while `make run` serves would end it without a word."""
     with served("rehearse", "--weeks", "1", "--until", "2026-10-09", "--calm", cwd=tmp_path):
         for words in (("db", "reset", "--yes"), ("db", "down")):
-            refused = run(*words, cwd=tmp_path)
-            assert refused.returncode == 1
-            assert "Stop it first" in refused.stderr
+            refused = command(capsys, *words)
+            assert refused.code == 1
+            assert "Stop it first" in refused.err
     done = run("db", "reset", "--yes", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "rehearsal: a rehearsal, made up: 1 batches, " in done.stderr
     assert ", 3 picks, " in done.stderr
+
+
+# The kind: a folder whose data are not whole, so that no server starts on them, and no command may clear them away.
+DAMAGED = {
+    "no PG_VERSION": lambda data: (data / "PG_VERSION").unlink(),
+    "an empty PG_VERSION": lambda data: (data / "PG_VERSION").write_bytes(b""),
+    "another version": lambda data: (data / "PG_VERSION").write_text("14\n"),
+    "no pg_control": lambda data: (data / "global" / "pg_control").unlink(),
+    "only one file": lambda data: (shutil.rmtree(data), data.mkdir(), (data / "base").write_bytes(b"x")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_folder_is_not_cleared_away(tmp_path, damage):
+    """It may be all that is left of a record; only `db reset --live-record` deletes it."""
+    server = EmbeddedPostgres(tmp_path / ".alpha-monday" / "postgres", FAST)
+    with server:
+        pass
+    DAMAGED[damage](server.data)
+    before = sorted(path.name for path in server.data.iterdir())
+    for words in (("db", "up"), ("status",), ("rehearse", "--weeks", "1", "--no-serve"), ("db", "reset", "--yes")):
+        refused = run(*words, cwd=tmp_path)
+        assert refused.returncode == 1, (words, refused.stdout)
+        assert "Traceback" not in refused.stderr
+        assert sorted(path.name for path in server.data.iterdir()) == before
+    done = run("db", "reset", "--yes", "--live-record", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "Deleted.\n"), done.stderr
+    assert not server.data.exists()
+
+
+def test_what_cannot_be_deleted_is_not_said_to_be(tmp_path, monkeypatch):
+    """Exit code 0 and "Deleted." are believed."""
+    server = EmbeddedPostgres(tmp_path, FAST)
+    with server:
+        pass
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    with pytest.raises(ConfigurationError, match="Not all of it could be deleted"):
+        server.reset()
+
+
+# The kind: an option that means the rehearsal, and a DATABASE_URL that leads to a live record.
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("jobs", "cancel", "1"),
+        ("jobs", "retry", "1"),
+        ("jobs", "stalled", "--retry"),
+        ("jobs", "list"),
+        ("status",),
+        ("show",),
+        ("verify",),
+        ("export", "-"),
+        ("backup", "a.zip"),
+    ],
+    ids=" ".join,
+)
+def test_the_rehearsal_is_not_a_live_record(filled, capsys, monkeypatch, tmp_path, words):
+    """Nothing is done to the live one, and nothing of it is shown as a rehearsal's."""
+    monkeypatch.chdir(tmp_path)
+    said = command(capsys, *words, "--rehearsal", DATABASE_URL=filled)
+    assert said.code == (2 if words == ("verify",) else 1)
+    assert "--rehearsal means a rehearsal's record" in said.err
+    assert said.out == ""
+    assert not list(tmp_path.iterdir())
+    with psycopg.connect(filled) as conn:
+        assert conn.execute("SELECT status FROM queue.procrastinate_jobs").fetchall() == [("todo",)]
+
+
+# The kind: two addresses of which the second leads elsewhere. What only reads uses one of them.
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("migrate",),
+        ("migrate", "--down-to", "0", "--yes"),
+        ("work",),  # and `serve`, which gets ready as it does
+        ("checkpoint", "retake", "2026-11-16", "1"),
+        ("pick", "end", "2026-11-16", "KO", "--last-session", "2026-11-17", "--value", "1", "--source", "a test"),
+    ],
+    ids=" ".join,
+)
+def test_record_and_queue_are_in_one_database(filled, create, capsys, words):
+    """Otherwise the one is migrated or dropped, and the other served."""
+    keys = {"OPENAI_API_KEY": "k", "ALPHA_VANTAGE_API_KEY": "k", "PORT": "0"}
+    other = create()
+    said = command(capsys, *words, DATABASE_URL=other, QUEUE_DATABASE_URL=filled, **keys)
+    assert said.code == 1
+    assert "the record and the queue share one" in said.err
+    assert f"/{name_of(filled)}" in said.err
+    assert f"/{name_of(other)}" in said.err
+    assert counted(filled) == 1200
+
+
+def test_two_addresses_of_one_database(filled, capsys):
+    """They need not be the same text."""
+    said = command(capsys, "migrate", DATABASE_URL=filled, QUEUE_DATABASE_URL=f"{filled} connect_timeout=3")
+    assert (said.code, said.out) == (0, "The database is up to date.\n"), said.err

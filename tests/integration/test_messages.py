@@ -12,6 +12,7 @@ import pytest
 from commands import BIN, command, environment, run, without_place
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from app.commands import cli
 from app.database import advice, migrations
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -32,7 +33,6 @@ def role(server) -> Iterator[Callable[[str], str]]:
     yield user_of
     for address in databases:
         with psycopg.connect(address, autocommit=True) as conn:
-            conn.execute("SET default_transaction_read_only = off")
             conn.execute(f"DROP OWNED BY {name}")
     with psycopg.connect(server("postgres"), autocommit=True) as conn:
         conn.execute(f"DROP ROLE {name}")
@@ -86,12 +86,6 @@ def closed(address: str, user: str) -> str:
     return user
 
 
-def read_only(address: str, _: str) -> str:
-    with psycopg.connect(address, autocommit=True) as conn:
-        conn.execute(f"ALTER DATABASE {of(address)[0]} SET default_transaction_read_only = on")
-    return address
-
-
 def of_others(address: str, _: str) -> str:
     with psycopg.connect(address, autocommit=True) as conn:
         conn.execute("CREATE TABLE closes (shop text)")
@@ -111,7 +105,7 @@ def without_usage(address: str, user: str) -> str:
 
 
 def with_a_parameter(address: str, _: str) -> str:
-    return make_conninfo(address, connect_timeout="soon")
+    return make_conninfo(address, channel_binding="maybe")
 
 
 # The kind: a database that does not let us do what the command needs. {0} is its name, {1} the user.
@@ -120,12 +114,11 @@ def with_a_parameter(address: str, _: str) -> str:
     [
         pytest.param(["status"], closed, "run GRANT CONNECT ON DATABASE {0} TO {1};", id="no right to connect"),
         pytest.param(["status"], without_usage, "GRANT USAGE, CREATE ON SCHEMA operations TO {1};", id="no schema"),
-        pytest.param(["migrate"], read_only, "takes no writes", id="read-only"),
         pytest.param(["migrate"], of_others, "another program's tables. Make an empty database", id="another's tables"),
         pytest.param(["show"], with_another_history, "is not as Alpha Monday's migrations make it", id="its history"),
         pytest.param(["backup", "x.zip"], of_others, "holds no record of Alpha Monday", id="nothing to back up"),
         pytest.param(["jobs", "list"], of_others, "lacks migration 0001 (record). Run `alpha-monday", id="new"),
-        pytest.param(["status"], with_a_parameter, "DATABASE_URL has a parameter that does not fit", id="a parameter"),
+        pytest.param(["status"], with_a_parameter, "Check the parameters in DATABASE_URL", id="a parameter"),
     ],
 )
 def test_what_helps_is_named(empty, role, capsys, words, prepared, says):
@@ -136,6 +129,15 @@ def test_what_helps_is_named(empty, role, capsys, words, prepared, says):
     assert said.code == 1
     assert says.format(name, user) in the_line(said.err)
     assert "known" not in said.err
+
+
+def test_a_database_that_takes_no_writes(monkeypatch):
+    """A standby can be read, so a command gets as far as its first write."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:known@h:9/d")
+    error = psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction")
+    line = cli._of_the_database(error)
+    assert line.startswith("The database h:9/d takes no writes (cannot execute INSERT in a read-only transaction)")
+    assert "set DATABASE_URL to the primary" in line
 
 
 # The kind: what libpq and Postgres say of a connection that is not made, as they said it.

@@ -17,13 +17,12 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import PoolTimeout
 from silent_proxy import Proxy, fatal
 
-from app.core.presence import READ_ONLY
+from app.core.presence import AWAY, READ_ONLY, is_away
 from app.database import pools, sessions
 from app.database.sessions import Setting
 from app.providers.rate_limiter import Ledger, windows
 from jobs import queue
 from jobs.context import RealClock
-from jobs.queue import AWAY
 
 SHORT = Setting("idle_in_transaction_session_timeout", "100ms", "the test")
 
@@ -257,7 +256,7 @@ async def test_a_session_of_the_queue_that_cannot_write_is_ended(database):
             await conn.commit()
         with pytest.raises(ConnectorException) as failed:
             await queue.app.job_manager.register_worker()
-        assert queue.is_away(failed.value)
+        assert is_away(failed.value)
         assert await queue.app.job_manager.register_worker()
 
 

@@ -528,9 +528,11 @@ async def test_a_job_that_postgres_takes_for_due(database, pool, monkeypatch, wr
         running = asyncio.create_task(
             queue.app.run_worker_async(install_signal_handlers=False, fetch_job_polling_interval=0.1)
         )
+        while not refused:
+            await asyncio.sleep(0.05)
         await asyncio.sleep(1.5)
-        assert 1 <= len(refused) <= 2
-        clock.wrong = timedelta(0)  # somebody sets it right
+        assert len(refused) <= 2
+        clock.wrong = timedelta(0)  # as when the time service corrects it
         await rows(pool, "UPDATE queue.procrastinate_jobs SET scheduled_at = NULL WHERE status = 'todo'")
         while await rows(pool, "SELECT FROM queue.procrastinate_jobs WHERE status <> 'succeeded'"):
             await asyncio.sleep(0.05)

@@ -86,9 +86,8 @@ class Probed:
     def __init__(self, database: str) -> None:
         self.database, self.told, self.refusal = database, [], ""
 
-    async def ask(
-        self, url: str, span: rehearsal.Span = SPAN, pauses: tuple[float, ...] = QUICKLY, **given: str
-    ) -> None:
+    async def ask(self, url: str) -> None:
+        """Ask the server at `url`, with two short pauses."""
         self.told, self.refusal = [], ""
         keys = {"OPENAI_API_KEY": OPENAI_KEY, "ALPHA_VANTAGE_API_KEY": ALPHA_VANTAGE_KEY}
         limits = {"ALPHA_VANTAGE_PER_SECOND": "100", "ALPHA_VANTAGE_PER_MINUTE": "100"}

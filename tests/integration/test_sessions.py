@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import socket
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from clocks import HandSetClock
 from commands import ALPHA_MONDAY, environment, run, served
 from job_tools import ALPHA_VANTAGE_KEY, OPENAI_KEY
 from pages import HOUSE
+from ports import free_port
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from app.database import pools, sessions
@@ -80,13 +80,12 @@ def surroundings(monkeypatch) -> pytest.MonkeyPatch:
 @pytest.fixture(scope="module")
 def port() -> int:
     """A free port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory, port) -> Iterator[EmbeddedPostgres]:
-    """A server that trusts whoever comes by its socket, and wants a password of the others."""
+    """A server that asks for a password over TCP, and for none over its socket."""
     settings = {**FAST, "listen_addresses": "127.0.0.1", "port": str(port)}
     with EmbeddedPostgres(tmp_path_factory.mktemp("embedded"), settings) as postgres:
         rules = postgres.data / "pg_hba.conf"
@@ -477,6 +476,6 @@ def test_a_connection_is_seen(text):
 
 def test_the_address_of_an_embedded_server_is_known(embedded):
     """By its socket's folder, also where an operator hands it on as DATABASE_URL."""
-    assert sessions._is_embedded(conninfo_to_dict(embedded.address()))
-    assert not sessions._is_embedded({"host": "/tmp"})
-    assert not sessions._is_embedded({"host": "/var/run/postgresql"})
+    assert sessions.is_embedded(conninfo_to_dict(embedded.address()))
+    assert not sessions.is_embedded({"host": "/tmp"})
+    assert not sessions.is_embedded({"host": "/var/run/postgresql"})

@@ -16,6 +16,7 @@ from job_tools import house as house
 from provider_server import ProviderServer
 from silent_proxy import Proxy
 
+from app.core.presence import AWAY
 from app.database import migrations, pools
 from app.database.embedded import FAST, EmbeddedPostgres
 from app.ops import snapshot
@@ -59,7 +60,7 @@ async def until(happens: Callable[[], Awaitable[object]], seconds: float = 30) -
         try:
             if await happens():
                 return
-        except queue.AWAY:
+        except AWAY:
             pass
         assert monotonic() < deadline, "it did not happen"
         await asyncio.sleep(0.05)

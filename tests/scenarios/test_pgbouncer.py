@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from ports import free_port
 from processes import SLOW, ask, change, kill_one, live_through, serving
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -40,6 +41,9 @@ UNLIKE_OURS = (
     "client_encoding = 'LATIN1'",
 )
 
+# The same, but the tests' own connections would obey them, too.
+FORBIDDING = ("search_path = elsewhere", "default_transaction_read_only = on")
+
 CONFIGURATION = """
 [databases]
 * = {there}
@@ -54,9 +58,6 @@ max_client_conn = 500
 logfile = {folder}/pgbouncer.log
 """
 
-# The same, but the tests' own connections would obey them, too.
-FORBIDDING = ("search_path = elsewhere", "default_transaction_read_only = on")
-
 
 @pytest.fixture(scope="session")
 def bouncer(server, tmp_path_factory) -> Iterator[int]:
@@ -65,8 +66,7 @@ def bouncer(server, tmp_path_factory) -> Iterator[int]:
     assert program, "pgbouncer is missing. On Debian: apt-get install pgbouncer"
     folder = tmp_path_factory.mktemp("bouncer")
     there = conninfo_to_dict(server("postgres"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        listen = free.getsockname()[1]
+    listen = free_port()
     known = " ".join(f"{name}={there[name]}" for name in ("host", "port", "user", "password") if there.get(name))
     text = CONFIGURATION.format(there=known, listen=listen, folder=folder)
     (folder / "pgbouncer.ini").write_text(text)

@@ -115,7 +115,7 @@ def test_the_file_names_every_setting():
 )
 def test_values(name, text, value):
     """A text becomes what it means; white space around it does not count."""
-    assert getattr(settings.load({name: text}), name.lower()) == value
+    assert getattr(settings.load({"DATABASE_URL": QUEUE, name: text}), name.lower()) == value
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t\n"])
@@ -265,8 +265,19 @@ def test_quotes_around_a_value(name, quotes):
         ("postgresql://u:s3cr3t@h/d\npostgresql://v@h/d", "has a space or a line break in it"),
         ("DATABASE_URL=postgresql://u:s3cr3t@h/d", "holds its own name: remove `DATABASE_URL=`"),
         ("export DATABASE_URL=postgresql://u:s3cr3t@h/d", "holds its own name: remove `DATABASE_URL=`"),
-        ("postgresql://u:s3cr3t@h:99999/d", "must be a Postgres address"),
-        ("postgresql://u:s3cr3t@h:0/d", "must be a Postgres address"),
+        ("DATABASE_URL = postgresql://u:s3cr3t@h/d", "holds its own name: remove `DATABASE_URL=`"),
+        ("database_url: postgresql://u:s3cr3t@h/d", "holds its own name: remove `DATABASE_URL=`"),
+        ("psql postgresql://u:s3cr3t@h/d", "holds a command: remove `psql`"),
+        ("psql 'postgresql://u:s3cr3t@h/d?sslmode=require'", "holds a command: remove `psql`"),
+        ("postgresql://u:s3cr3t@h:99999/d", "has a port that is not a number from 1 to 65535"),
+        ("postgresql://u:s3cr3t@h:0/d", "has a port that is not a number from 1 to 65535"),
+        ("postgresql://u:s3cr3t@h:port/d", "has a port that is not a number from 1 to 65535"),
+        ("postgresql://u:s3cr3t@h,i:99999/d", "has a port that is not a number from 1 to 65535"),
+        ("postgresql://u:s3cr3t%@h/d", "has a % that begins no code such as %40: write %25 for a % in a password"),
+        ("postgresql://u:%s3cr3t@h/d", "has a % that begins no code such as %40: write %25 for a % in a password"),
+        ("postgresql://u:s3cr3t@h/d?password=s3cr3t%zz", "has a % that begins no code such as %40"),
+        ("postgresql://u:s3cr3t@h/d?schema=public", "has a parameter that Postgres's library does not know, schema:"),
+        ("postgresql://u@h/d?s3cr3t=x@y", "must be a Postgres address"),
         ("mysql://u:s3cr3t@h/d", "must be a Postgres address"),
     ],
 )
@@ -276,6 +287,58 @@ def test_addresses_that_were_copied(text, says):
         settings.load({"DATABASE_URL": text})
     assert str(refused.value).startswith(f"DATABASE_URL {says}")
     assert "s3cr3t" not in str(refused.value)
+
+
+# The kind: what a page, a chat or a file of variables adds to a value, and nobody sees or means: marks without width
+# at either end or within, a typographer's dash, a comment.
+@pytest.mark.parametrize("name", QUOTED)
+@pytest.mark.parametrize(
+    ("before", "after"), [("\ufeff", ""), ("", "\u200b"), ("\u2060", "\u200e"), ("", "\u00ad")], ids=ascii
+)
+def test_marks_that_cannot_be_seen(name, before, after):
+    """The character is named, for every setting, and the value is not shown."""
+    number = rf"U\+{ord(before or after):04X}"
+    with pytest.raises(
+        ConfigurationError, match=rf"^{name} holds a character that cannot be seen, {number}"
+    ) as refused:
+        settings.load({name: f"{before}{QUOTED[name]}{after}"})
+    assert "s3cr3t" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", [name for name in QUOTED if "DATABASE_URL" not in name])
+@pytest.mark.parametrize(
+    ("added", "says"),
+    [
+        ("\u2011", r"holds a dash, U\+2011, that is not the one on the keyboard"),
+        ("\u2013", r"holds a dash, U\+2013, that is not the one on the keyboard"),
+        ("\u2212", r"holds a dash, U\+2212, that is not the one on the keyboard"),
+        (" # mine", "holds a comment: remove all from the # on"),
+        ("\t#mine", "holds a comment: remove all from the # on"),
+    ],
+    ids=ascii,
+)
+def test_dashes_and_comments(name, added, says):
+    """Some settings take any text, and would fail on Monday; the others would be refused for another reason."""
+    with pytest.raises(ConfigurationError, match=f"^{name} {says}") as refused:
+        settings.load({name: f"{QUOTED[name]}{added}"})
+    assert "s3cr3t" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["OPENAI_BASE_URL", "ALPHA_VANTAGE_BASE_URL", "PUBLIC_URL", "ALERT_WEBHOOK_URL"])
+@pytest.mark.parametrize(
+    "text", ["http://h:99999", "http://h:abc/v1", "http://:80", "http://[::1", "https://", "http://h:0/", "http://h/ x"]
+)
+def test_an_address_that_could_never_be_asked(name, text):
+    """Refused at the start, and not on Monday at nine or when a page is shown."""
+    with pytest.raises(ConfigurationError, match=f"^{name} must be an http or https address"):
+        settings.load({name: text})
+
+
+@pytest.mark.parametrize("database", [{}, {"DATABASE_URL": ""}, {"DATABASE_URL": "  "}])
+def test_the_queue_is_in_the_database_of_the_record(database):
+    """Otherwise commands would change the one, and a service would keep its record in the other, embedded one."""
+    with pytest.raises(ConfigurationError, match=r"^DATABASE_URL must be set when QUEUE_DATABASE_URL is"):
+        settings.load({"QUEUE_DATABASE_URL": QUEUE, **database})
 
 
 def test_quotes_within_an_address_stay():
@@ -293,7 +356,7 @@ def test_the_examples_are_good_values():
         with pytest.raises(ConfigurationError) as refused:
             settings.load({name: "not this, surely"})
         example = str(refused.value).rsplit("for example ", 1)[1].removeprefix(f"{name}=")
-        assert settings.load({"QUEUE_DATABASE_URL": QUEUE, name: example})
+        assert settings.load({"DATABASE_URL": QUEUE, "QUEUE_DATABASE_URL": QUEUE, name: example})
 
 
 def test_a_pooled_database_needs_a_direct_connection():
