@@ -37,7 +37,17 @@ def test_what_asks_for_the_real_time_is_run_at_other_dates(text):
     assert run.KNOWS_OF_DATES.search(text)
 
 
-@pytest.mark.parametrize("text", ["clock.time = new_york(MONDAY)", "assert returns.of(a, b) == 1", "returned(x)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "clock.time = new_york(MONDAY)",
+        "at = house.clock.now()",
+        "asyncio.run(ask())",
+        "what a rehearsal writes",
+        "assert returns.of(a, b) == 1",
+        "returned(x)",
+    ],
+)
 def test_what_sets_its_clock_by_hand_is_not(text):
     """It is the same at every date."""
     assert not run.KNOWS_OF_DATES.search(text)
@@ -124,11 +134,41 @@ def test_a_moved_date_is_kept_for_everything_that_is_started(monkeypatch):
     assert "LD_PRELOAD" not in {**environment(), **embedded._environment()}
 
 
-def test_an_unknown_date_is_refused():
-    """As an argument, before anything is run."""
-    command = [sys.executable, HOUSE / "dev" / "dates" / "run.py", "--at", "someday"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (
-        1,
-        "'someday' is no date such as 2026-12-02, or 2026-12-02T14:00+00:00.\n",
-    )
+RUN = [sys.executable, str(HOUSE / "dev" / "dates" / "run.py")]
+
+
+# The kind: what this command cannot do, which it says before any test is run.
+@pytest.mark.parametrize(
+    ("variables", "arguments", "says"),
+    [
+        pytest.param({}, ["--at", "someday"], "'someday' is no date such as 2026-12-02, or 2026-12-0", id="a word"),
+        pytest.param({}, ["--at", ""], "'' is no date such as", id="no moment"),
+        pytest.param({}, ["--at", "2027-02-29"], "'2027-02-29' is no date such as", id="a day that is not there"),
+        pytest.param({}, ["--at", "9999-12-31T23:00-05:00"], "-05:00 is too far away: choose", id="after all dates"),
+        pytest.param({}, ["--at", "0001-01-01"], "choose a moment from 2000 to 2199.", id="before a clock can show"),
+        pytest.param({}, ["--at", "1969-12-31"], "1969-12-31 is too far away", id="before Unix"),
+        pytest.param({}, ["--at", "2999-01-01"], "2999-01-01 is too far away", id="after what a clock can show"),
+        pytest.param(
+            {"TEST_DATABASE_URL": "postgresql://localhost:1/x"},
+            ["--date", "holiday"],
+            "TEST_DATABASE_URL is set, and the clock of its server cannot be moved. Unset it: the tests then start a "
+            "Postgres of their own at each date.",
+            id="another's server",
+        ),
+        pytest.param({"FAKETIME": "+1d"}, [], "FAKETIME must not be set: this command moves", id="a moved clock"),
+        pytest.param(
+            {"FAKETIME_SKIP_CMDS": "postgres", "FAKETIME_NO_CACHE": "1"},
+            [],
+            "FAKETIME_NO_CACHE and FAKETIME_SKIP_CMDS must not be set",
+            id="settings of a moved clock",
+        ),
+        pytest.param({"CC": "no-such-compiler"}, [], "A C compiler is missing.", id="no compiler"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(variables, arguments, says):
+    """With 1, and before any test."""
+    surroundings = {**environment(), **variables}
+    command = [*RUN, *arguments]
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert says in done.stderr
