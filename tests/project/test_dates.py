@@ -1,5 +1,6 @@
 """What `make test-dates` runs, and how it moves the date."""
 
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, time, timedelta
@@ -9,6 +10,7 @@ import pytest
 from commands import environment
 from dates import moved_clock, run
 from pages import HOUSE
+from processes import until
 
 from app.database import embedded
 from app.domain.calendar import NEW_YORK, Calendar
@@ -172,3 +174,41 @@ def test_what_cannot_be_done_is_one_line(variables, arguments, says):
     done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert says in done.stderr
+
+
+SLOW = """
+import pathlib, time, pytest
+
+@pytest.fixture
+def made():
+    pathlib.Path("{folder}/begun").touch()
+    yield
+    pathlib.Path("{folder}/cleaned").touch()
+
+def test_slow(made):
+    time.sleep(60)
+"""
+
+
+# At today's date: `make test` needs no libfaketime.
+UNMOVED = "from dates import run; run.variables = lambda at: dict(); run.main()"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_it_stops_after_its_tests_have_cleaned_up(tmp_path, number):
+    """The exit code names the signal, and the summary the dates that were not run."""
+    slow = tmp_path / "test_slow.py"
+    slow.write_text(SLOW.format(folder=tmp_path))
+    command = [sys.executable, "-c", UNMOVED, "--date", "monday", "--date", "holiday", "--", "-n", "0", str(slow)]
+    surroundings = environment(PYTHONPATH=str(HOUSE / "dev"))
+    with subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, text=True) as process:
+        until(lambda: (tmp_path / "begun").exists(), within=60)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + number
+    assert said.splitlines()[-3:] == [
+        "monday     not run to its end",
+        "holiday    not run to its end",
+        f"Stopped by {number.name}.",
+    ]
+    assert (tmp_path / "cleaned").exists()
