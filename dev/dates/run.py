@@ -68,11 +68,26 @@ LEFT_OUT = {
     "test_headers.py": "looks at headers",
     "test_upgrades.py": "looks at handshakes",
 }
+# In files that are selected: one process for each case, and what it is asked does not depend on the date.
+DESELECTED = tuple(
+    f"tests/integration/test_cli.py::{name}"
+    for name in (
+        "test_ctrl_c_while_modules_are_imported",
+        "test_every_command_has_help_with_an_example",
+        "test_every_example_can_be_copied",
+        "test_misuse",
+        "test_variables_of_others_do_no_harm",
+    )
+)
+
+# Real services, which these tests start at once: they live through the turn itself.
+FIRST = ("test_many.py", "test_health.py")
 
 
 def selected() -> list[Path]:
-    """Return the files of tests that know of dates."""
+    """Return the files of tests that know of dates, in the order in which they are run."""
     files = sorted(path for folder in FOLDERS for path in (HOUSE / "tests" / folder).glob("test_*.py"))
+    files.sort(key=lambda path: path.name not in FIRST)
     return [path for path in files if path.name not in LEFT_OUT and KNOWS_OF_DATES.search(path.read_text())]
 
 
@@ -107,9 +122,10 @@ def run(name: str, begin: datetime, what: str, options: Sequence[str], stop: Sto
     clock = variables(begin)
     # -I: no PYTHON... variable of the user's, and no other checkout's modules from PYTHONPATH.
     command = [sys.executable, "-I", "-X", "utf8", "-m", "pytest", "-q", "--durations=0", "--durations-min=20"]
-    command += ["-m", "not long and not pgbouncer", "-n", "2", "--dist", "loadfile", *options]
+    command += ["-m", "not long and not pgbouncer", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    command += options
     if not any((HOUSE / option.split("::")[0]).exists() for option in options):
-        command += map(str, selected())
+        command += [*map(str, selected()), *(f"--deselect={name}" for name in DESELECTED)]
     last = ""
     with subprocess.Popen(
         command,

@@ -1,5 +1,6 @@
 """What `make test-dates` runs, and how it moves the date."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -57,11 +58,14 @@ def test_what_sets_its_clock_by_hand_is_not(text):
 
 def test_the_selection():
     """It holds what uses the real clock, and what is left out is there and would be selected."""
-    chosen = {path.name for path in run.selected()}
-    assert {"test_weekly.py", "test_health.py", "test_cli.py", "test_queue.py", "test_many.py"} <= chosen
+    chosen = [path.name for path in run.selected()]
+    assert set(chosen[: len(run.FIRST)]) == set(run.FIRST)
+    assert {"test_weekly.py", "test_health.py", "test_cli.py", "test_queue.py", "test_many.py"} <= {*chosen}
     files = {path.name: path for folder in run.FOLDERS for path in (HOUSE / "tests" / folder).glob("test_*.py")}
     assert run.LEFT_OUT.keys() <= files.keys()
     assert all(run.KNOWS_OF_DATES.search(files[name].read_text()) for name in run.LEFT_OUT)
+    for path, _, name in (deselected.partition("::") for deselected in run.DESELECTED):
+        assert re.search(rf"^(async )?def {name}\(", (HOUSE / path).read_text(), re.MULTILINE)
 
 
 def test_the_dates_are_what_they_are_called():
