@@ -49,9 +49,10 @@ class Lived(NamedTuple):
         return answer.status_code, answer.json()
 
     def status(self) -> tuple[int, list[str]]:
-        """What `alpha-monday status` says."""
+        """What `alpha-monday status` says, but for the line that names the database."""
         done = run("status", cwd=self.folder, DATABASE_URL=self.database)
-        return done.returncode, (done.stdout + done.stderr).splitlines()
+        lines = (done.stdout + done.stderr).splitlines()
+        return done.returncode, [line for line in lines if not line.startswith("Database: ")]
 
 
 @asynccontextmanager
