@@ -110,7 +110,7 @@ async def test_postgres_is_away(tmp_path, seconds):
             assert refused.status_code == 503
         code, said = lived.status()
         assert (code, len(said)) == (1, 1)
-        assert re.fullmatch("alpha-monday: The database at .* cannot be reached: .* Check DATABASE_URL.", said[0])
+        assert re.fullmatch("alpha-monday: The database at .* cannot be reached: .* `alpha-monday db up` .*", said[0])
 
         lived.postgres.start()
         there = until(lambda: lived.health()[1]["database"] == "alive", 40)
