@@ -40,7 +40,8 @@ async def end(
     if not calendar.is_session(last_session):
         raise Refused(f"{wanted}; {last_session} is no session.")
     if last_session >= today(at):
-        raise Refused(f"{wanted}; {last_session} is {'today' if last_session == today(at) else 'to come'}.")
+        when = "today in New York" if last_session == today(at) else "to come"
+        raise Refused(f"{wanted}; {last_session} is {when}.")
     if not source.strip() or storable(source) != source:
         raise Refused("--source must say where this is known from, in plain text.")
     async with transaction(pool) as conn:

@@ -67,7 +67,9 @@ def span(weeks: int, until: date | None, now: datetime, *, has_real_prices: bool
     """
     today = calendar.today(now)
     if until and until >= today:
-        raise ConfigurationError(f"--until must be a day before today, for example {today - timedelta(days=1)}.")
+        raise ConfigurationError(
+            f"--until must be a day before today in New York, for example {today - timedelta(days=1)}."
+        )
     end = calendar.at(until, time(23, 59, 59)) if until and until >= _OLDEST else now
     newest = calendar.latest_run_date(end)
     oldest = _OLDEST if has_real_prices else EARLIEST

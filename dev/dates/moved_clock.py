@@ -24,6 +24,9 @@ WAITS = Path(__file__).parent / "waits.c"
 NAMES = ("libfaketimeMT.so.1", "libfaketime.so.1")
 FOLDERS = ("/usr/lib/*/faketime", "/usr/lib64/faketime", "/usr/lib/faketime", "/usr/local/lib/faketime")
 
+# Before them there was nothing for this project to do, and after 2261 Python cannot read a clock.
+YEARS = range(2000, 2200)
+
 _SLOW = 30.0
 # What must hold at the other date: the time and the waits of Python, and a wait that a signal's handler looks at.
 _PROBE = """
@@ -57,6 +60,8 @@ def moment(text: str) -> datetime:
         raise Unable(f"{text!r} is no date such as 2026-12-02, or 2026-12-02T14:00+00:00.") from None
     if at.time() == time() and at.tzinfo is None and len(text) <= len("2026-12-02"):
         at = at.replace(hour=12)
+    if at.year not in YEARS:
+        raise Unable(f"{text} is too far away: choose a moment from {YEARS[0]} to {YEARS[-1]}.")
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 

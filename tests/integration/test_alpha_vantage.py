@@ -533,7 +533,7 @@ async def test_the_dot_is_an_attempt(client, provider):
 
 async def test_at_most_three_in_flight(client, provider):
     """Seven tickers at once are three requests at a time."""
-    slow = Reply(GOOD.body, delay=0.05)
+    slow = Reply(GOOD.body, delay=0.5)
     provider.play(slow)
     asked = client()
     await asyncio.gather(*(asked.bars(ticker, NINE) for ticker in "ABCDEFG"))

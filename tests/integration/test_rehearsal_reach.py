@@ -15,7 +15,7 @@ from job_tools import ALPHA_VANTAGE_KEY, OPENAI_KEY
 from provider_server import ProviderServer, Reply, refusing, says
 
 from app.core import settings
-from app.domain.calendar import Calendar
+from app.domain.calendar import NEW_YORK, Calendar
 from app.errors import ConfigurationError
 from app.simulation import rehearsal
 
@@ -58,6 +58,31 @@ def test_the_span(weeks, until, simulated, real):
         with pytest.raises(ConfigurationError, match=re.escape(expected)) as refusal:
             rehearsal.span(weeks, day, NOW, has_real_prices=has_real_prices)
         assert not (has_real_prices and "simulated market" in str(refusal.value))
+
+
+# The kind: moments at which the date in New York is not the one in UTC, or has just become it.
+@pytest.mark.parametrize(
+    ("now", "newest"),
+    [
+        pytest.param("2026-11-29T00:00:00", "2026-11-27", id="midnight in UTC"),
+        pytest.param("2026-11-29T04:59:59", "2026-11-27", id="the last second of the day in New York"),
+        pytest.param("2026-11-29T05:00:00", "2026-11-28", id="midnight in New York"),
+        pytest.param("2027-03-14T04:59:59", "2027-03-12", id="before the night in which summer time begins"),
+        pytest.param("2027-03-15T04:00:00", "2027-03-14", id="the first midnight of summer time"),
+        pytest.param("2027-11-07T03:59:59", "2027-11-05", id="before the night in which summer time ends"),
+        pytest.param("2027-11-08T04:59:59", "2027-11-06", id="the last second of a day of 25 hours"),
+        pytest.param("2026-12-31T23:59:00", "2026-12-30", id="the last minute of a year in UTC"),
+        pytest.param("2027-01-01T04:59:59", "2026-12-30", id="a new year that has not reached New York"),
+        pytest.param("2028-03-01T04:59:59", "2028-02-28", id="29 February in New York"),
+    ],
+)
+def test_today_is_new_yorks(now, newest):
+    """The newest day that a rehearsal may end with is yesterday in New York, and the refusal of a later one says so."""
+    at, day = datetime.fromisoformat(now).replace(tzinfo=UTC), date.fromisoformat(newest)
+    assert rehearsal.span(1, day, at).until.astimezone(NEW_YORK).date() == day
+    with pytest.raises(ConfigurationError) as refusal:
+        rehearsal.span(1, day + timedelta(days=1), at)
+    assert str(refusal.value) == f"--until must be a day before today in New York, for example {newest}."
 
 
 # What a price provider answers to the question how far its bars reach.

@@ -1,5 +1,7 @@
 """What `make test-dates` runs, and how it moves the date."""
 
+import re
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, time, timedelta
@@ -9,6 +11,7 @@ import pytest
 from commands import environment
 from dates import moved_clock, run
 from pages import HOUSE
+from processes import until
 
 from app.database import embedded
 from app.domain.calendar import NEW_YORK, Calendar
@@ -37,7 +40,17 @@ def test_what_asks_for_the_real_time_is_run_at_other_dates(text):
     assert run.KNOWS_OF_DATES.search(text)
 
 
-@pytest.mark.parametrize("text", ["clock.time = new_york(MONDAY)", "assert returns.of(a, b) == 1", "returned(x)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "clock.time = new_york(MONDAY)",
+        "at = house.clock.now()",
+        "asyncio.run(ask())",
+        "what a rehearsal writes",
+        "assert returns.of(a, b) == 1",
+        "returned(x)",
+    ],
+)
 def test_what_sets_its_clock_by_hand_is_not(text):
     """It is the same at every date."""
     assert not run.KNOWS_OF_DATES.search(text)
@@ -45,11 +58,14 @@ def test_what_sets_its_clock_by_hand_is_not(text):
 
 def test_the_selection():
     """It holds what uses the real clock, and what is left out is there and would be selected."""
-    chosen = {path.name for path in run.selected()}
-    assert {"test_weekly.py", "test_health.py", "test_cli.py", "test_queue.py", "test_many.py"} <= chosen
+    chosen = [path.name for path in run.selected()]
+    assert set(chosen[: len(run.FIRST)]) == set(run.FIRST)
+    assert {"test_weekly.py", "test_health.py", "test_cli.py", "test_queue.py", "test_many.py"} <= {*chosen}
     files = {path.name: path for folder in run.FOLDERS for path in (HOUSE / "tests" / folder).glob("test_*.py")}
     assert run.LEFT_OUT.keys() <= files.keys()
     assert all(run.KNOWS_OF_DATES.search(files[name].read_text()) for name in run.LEFT_OUT)
+    for path, _, name in (deselected.partition("::") for deselected in run.DESELECTED):
+        assert re.search(rf"^(async )?def {name}\(", (HOUSE / path).read_text(), re.MULTILINE)
 
 
 def test_the_dates_are_what_they_are_called():
@@ -124,11 +140,79 @@ def test_a_moved_date_is_kept_for_everything_that_is_started(monkeypatch):
     assert "LD_PRELOAD" not in {**environment(), **embedded._environment()}
 
 
-def test_an_unknown_date_is_refused():
-    """As an argument, before anything is run."""
-    command = [sys.executable, HOUSE / "dev" / "dates" / "run.py", "--at", "someday"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (
-        1,
-        "'someday' is no date such as 2026-12-02, or 2026-12-02T14:00+00:00.\n",
-    )
+RUN = [sys.executable, str(HOUSE / "dev" / "dates" / "run.py")]
+
+
+# The kind: what this command cannot do, which it says before any test is run.
+@pytest.mark.parametrize(
+    ("variables", "arguments", "says"),
+    [
+        pytest.param({}, ["--at", "someday"], "'someday' is no date such as 2026-12-02, or 2026-12-0", id="a word"),
+        pytest.param({}, ["--at", ""], "'' is no date such as", id="no moment"),
+        pytest.param({}, ["--at", "2027-02-29"], "'2027-02-29' is no date such as", id="a day that is not there"),
+        pytest.param({}, ["--at", "9999-12-31T23:00-05:00"], "-05:00 is too far away: choose", id="after all dates"),
+        pytest.param({}, ["--at", "0001-01-01"], "choose a moment from 2000 to 2199.", id="before a clock can show"),
+        pytest.param({}, ["--at", "1969-12-31"], "1969-12-31 is too far away", id="before Unix"),
+        pytest.param({}, ["--at", "2999-01-01"], "2999-01-01 is too far away", id="after what a clock can show"),
+        pytest.param(
+            {"TEST_DATABASE_URL": "postgresql://localhost:1/x"},
+            ["--date", "holiday"],
+            "TEST_DATABASE_URL is set, and the clock of its server cannot be moved. Unset it: the tests then start a "
+            "Postgres of their own at each date.",
+            id="another's server",
+        ),
+        pytest.param({"FAKETIME": "+1d"}, [], "FAKETIME must not be set: this command moves", id="a moved clock"),
+        pytest.param(
+            {"FAKETIME_SKIP_CMDS": "postgres", "FAKETIME_NO_CACHE": "1"},
+            [],
+            "FAKETIME_NO_CACHE and FAKETIME_SKIP_CMDS must not be set",
+            id="settings of a moved clock",
+        ),
+        pytest.param({"CC": "no-such-compiler"}, [], "A C compiler is missing.", id="no compiler"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(variables, arguments, says):
+    """With 1, and before any test."""
+    surroundings = {**environment(), **variables}
+    command = [*RUN, *arguments]
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert says in done.stderr
+
+
+SLOW = """
+import pathlib, time, pytest
+
+@pytest.fixture
+def made():
+    pathlib.Path("{folder}/begun").touch()
+    yield
+    pathlib.Path("{folder}/cleaned").touch()
+
+def test_slow(made):
+    time.sleep(60)
+"""
+
+
+# At today's date: `make test` needs no libfaketime.
+UNMOVED = "from dates import run; run.variables = lambda at: dict(); run.main()"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_it_stops_after_its_tests_have_cleaned_up(tmp_path, number):
+    """The exit code names the signal, and the summary the dates that were not run."""
+    slow = tmp_path / "test_slow.py"
+    slow.write_text(SLOW.format(folder=tmp_path))
+    command = [sys.executable, "-c", UNMOVED, "--date", "monday", "--date", "holiday", "--", "-n", "0", str(slow)]
+    surroundings = environment(PYTHONPATH=str(HOUSE / "dev"))
+    with subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, text=True) as process:
+        until(lambda: (tmp_path / "begun").exists(), within=60)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + number
+    assert said.splitlines()[-3:] == [
+        "monday     not run to its end",
+        "holiday    not run to its end",
+        f"Stopped by {number.name}.",
+    ]
+    assert (tmp_path / "cleaned").exists()
