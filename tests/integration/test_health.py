@@ -51,7 +51,7 @@ class Lived(NamedTuple):
     def status(self) -> tuple[int, list[str]]:
         """What `alpha-monday status` says."""
         done = run("status", cwd=self.folder, DATABASE_URL=self.database)
-        return done.returncode, (done.stdout + done.stderr).splitlines()
+        return done.returncode, (done.stderr + done.stdout).splitlines()
 
 
 @asynccontextmanager
