@@ -39,6 +39,9 @@ LIVE, REHEARSAL = "alpha_monday", "rehearsal"
 # The file in the folder by which it is known apart from others of the same path.
 _MARK = "mark"
 
+# The file whose lock the owner of the server holds. It is never deleted: two processes could lock two files.
+_LOCK = "lock"
+
 # For throw-away data only: nothing is waited for, so a crash of the machine may lose it.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
@@ -157,16 +160,13 @@ class EmbeddedPostgres:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._own_socket()
-            self._lock = (self.folder / "lock").open("w")
+            self._lock = (self.folder / _LOCK).open("w")
         except OSError as error:
             raise ConfigurationError(
                 f"The embedded Postgres cannot be kept in {self.folder}: {error.strerror}. "
                 "Run in a folder of your own, or set DATABASE_URL."
             ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._wait("is owned by another process that does not answer")
+        if not self._owned_soon(self._lock):
             return self
         if self.answers() and self._outliving.exists():
             return self
@@ -225,7 +225,7 @@ class EmbeddedPostgres:
             raise ConfigurationError(f"{self.data} cannot be deleted: {error.strerror}. It is all there.") from None
         for path in self.folder.glob("*"):
             # The mark stays, and so does the address that `db up` printed: it may stand in a DATABASE_URL.
-            if path.name == _MARK:
+            if path.name in (_MARK, _LOCK):
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -238,7 +238,7 @@ class EmbeddedPostgres:
     def _take_alone(self) -> None:
         """Take the lock that the owner of the server holds, so that no other process starts one meanwhile."""
         if self._lock is None or self._lock.closed:
-            self._lock = (self.folder / "lock").open("w")
+            self._lock = (self.folder / _LOCK).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -355,11 +355,20 @@ class EmbeddedPostgres:
             time.sleep(_LOOK)
         raise ConfigurationError(f"The embedded Postgres does not start; the end of {log} says why.")
 
-    def _wait(self, otherwise: str) -> None:
+    def _owned_soon(self, lock: IO[str]) -> bool:
+        """Return whether the server is ours to start; False when the one of another process answers."""
         deadline = time.monotonic() + _PATIENCE
-        while not self.answers():
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            if self.answers():
+                return False
             if time.monotonic() > deadline:
-                raise ConfigurationError(f"The embedded Postgres in {self.folder} {otherwise}.")
+                raise ConfigurationError(
+                    f"Another command of this folder starts or deletes the embedded Postgres in {self.folder}, and "
+                    "does not come to its end. Stop that command, and try again."
+                )
             time.sleep(_LOOK)
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -31,6 +32,27 @@ def test_killed_while_it_is_set_up(tmp_path):
     process.wait()
     assert lives(tmp_path)
     assert not list(tmp_path.glob("initdb-*"))
+
+
+def test_an_owner_that_ends_without_a_server(tmp_path):
+    """`db reset` and a start that fails hold the lock for a while: who waits goes on then, with the same lock."""
+    postgres = EmbeddedPostgres(tmp_path, FAST)
+    holds = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", holds, tmp_path / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as owner,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        assert owner.stdout
+        owner.stdout.readline()
+        started = thread.submit(lives, tmp_path)
+        with pytest.raises(TimeoutError):
+            started.result(0.5)
+        owner.communicate(b"\n")
+        assert started.result(30)
+    postgres.reset()
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "mark"}
 
 
 def test_a_number_that_another_process_has_by_now(tmp_path):

@@ -287,3 +287,12 @@ def test_a_postgres_that_is_too_old(empty, capsys, monkeypatch):
         said = command(capsys, *words, DATABASE_URL=empty)
         assert said.code == 1
         assert re.search(r"runs Postgres \d\d, and Alpha Monday needs 99 or newer", the_line(said.err))
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70, f"{'x' * 64}.example", "ü" * 64], ids=ascii)
+def test_a_host_that_cannot_be_one(capsys, host):
+    """Python raises a UnicodeError for it before anything is asked."""
+    said = command(capsys, "status", DATABASE_URL=f"postgresql://u:s3cr3t@{host}/d")
+    assert said.code == 1
+    assert "Check the host in DATABASE_URL." in the_line(said.err)
+    assert "s3cr3t" not in said.err
