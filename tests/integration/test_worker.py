@@ -139,6 +139,23 @@ async def test_every_connection_killed(house, database):
         await until(lambda: taken(house, 1, 2, 3, 4))
 
 
+async def test_a_worker_that_gets_too_few_connections(house, database):
+    """What listens is refused each time, as where Postgres has no room: the log and Postgres are left in peace."""
+    ended = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE 'LISTEN%'"
+    )
+    with logged("INFO", house.clock) as lines:
+        async with living(house):
+            with psycopg.connect(database, autocommit=True) as conn:
+                deadline = monotonic() + 8
+                while monotonic() < deadline:
+                    conn.execute(ended)
+                    await asyncio.sleep(0.02)
+    started = [line for line in lines if line["event"] == "worker starts again"]
+    assert len(started) == 1
+
+
 async def test_a_worker_whose_row_was_pruned(house):
     """It ends at its next look for a job, and another is there."""
     await mornings(house, 1)
