@@ -137,7 +137,9 @@ def test_a_connection_that_ends_as_postgres_crashes(run, last):
             server.setblocking(False)
             port = server.getsockname()[1]
             connecting = asyncio.create_task(
-                psycopg.AsyncConnection.connect(f"host=127.0.0.1 port={port} sslmode=disable gssencmode=disable user=am")
+                psycopg.AsyncConnection.connect(
+                    f"host=127.0.0.1 port={port} sslmode=disable gssencmode=disable user=am"
+                )
             )
             postgres, _ = await asyncio.get_running_loop().sock_accept(server)
             await asyncio.get_running_loop().sock_recv(postgres, 1000)
