@@ -69,10 +69,8 @@ def is_away(error: BaseException) -> bool:
     return isinstance(cause, AWAY) and not isinstance(cause, _THERE)
 
 
-def _is_of_the_database(error: BaseException) -> bool:
-    """Return whether an error in the middle of the work may mean that the database has gone away."""
-    collided = isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_COLLIDED)
-    return is_away(error) and not collided
+def _collided(error: BaseException) -> bool:
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_COLLIDED)
 
 
 def why(error: BaseException) -> str:
@@ -111,10 +109,10 @@ class Presence:
     def failed(self, error: BaseException, *, connecting: bool = False) -> None:
         """Take note of an error of a connection; say so if it shows that the database has gone away."""
         cause = cause_of(error)
-        if isinstance(cause, _NO_CONNECTION):
+        if isinstance(cause, _NO_CONNECTION) or _collided(cause):
             return
         # Whatever keeps a connection from being made is told here and nowhere else.
-        if not connecting and not _is_of_the_database(cause):
+        if not connecting and not is_away(cause):
             return
         now = monotonic()
         if self._began_at is None:

@@ -125,9 +125,11 @@ async def result(pgconn: PGconn) -> PGresult:
     loop, socket = asyncio.get_running_loop(), pgconn.socket
     answered: asyncio.Future[None] = loop.create_future()
     results: list[PGresult] = []
+    looking: asyncio.TimerHandle | None = None
 
     def leave() -> None:
-        looking.cancel()
+        if looking:
+            looking.cancel()
         loop.remove_reader(socket)
         loop.remove_writer(socket)
 
