@@ -73,11 +73,12 @@ class Worker:
         error = None if self._running.cancelled() else self._running.exception()
         worked = self.queue.job_manager.heard_at >= self._began
         if self._met_an_absent_database(error):
-            # Said once: while the database stays away, one worker after another ends of it.
-            if worked or not self._was_away:
+            # Said once: while the database stays away, or has too few connections, one after another ends of it.
+            is_the_first = not self._was_away or self._lasts()
+            if is_the_first:
                 log.info("worker starts again", reason=why(error) if error else "the database was away")
             self._was_away, self._failing = True, False
-            return PAUSE if worked else RETRY
+            return PAUSE if worked and is_the_first else RETRY
         self._was_away = False
         self._failing = not (self._ending or self._lasts())
         log.info("worker starts again", reason=why(error) if error else "it ended")

@@ -69,6 +69,10 @@ def is_away(error: BaseException) -> bool:
     return isinstance(cause, AWAY) and not isinstance(cause, _THERE)
 
 
+def _collided(error: BaseException) -> bool:
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_COLLIDED)
+
+
 def why(error: BaseException) -> str:
     """Return the cause of an error on one line; libpq's advice on it, which it indents, is left out."""
     return one_line(" ".join(line for line in str(cause_of(error)).splitlines() if not line.startswith("\t")))
@@ -105,9 +109,10 @@ class Presence:
     def failed(self, error: BaseException, *, connecting: bool = False) -> None:
         """Take note of an error of a connection; say so if it shows that the database has gone away."""
         cause = cause_of(error)
-        if not is_away(cause) or isinstance(cause, _NO_CONNECTION):
+        if isinstance(cause, _NO_CONNECTION) or _collided(cause):
             return
-        if isinstance(cause, psycopg.Error) and (cause.sqlstate or "").startswith(_COLLIDED):
+        # Whatever keeps a connection from being made is told here and nowhere else.
+        if not connecting and not is_away(cause):
             return
         now = monotonic()
         if self._began_at is None:

@@ -53,6 +53,8 @@ def _whole(conninfo: Any) -> dict[str, Any]:
 
 def unreachable(conninfo: Any, error: OperationalError) -> ConfigurationError:
     """Return what to say of a database that cannot be reached; libpq's own advice on it is replaced by ours."""
+    if isinstance(error, ConfigurationError):
+        return error
     # libpq's own advice begins with a tab.
     told = [line.strip() for line in str(error).splitlines() if not line.startswith("\t")]
     reason = " ".join(told).removeprefix("connection failed: ").rstrip(".")

@@ -27,6 +27,9 @@ Names = OrderedDict[str, bytes]
 
 # What a session may keep prepared, as psycopg has it: a plan takes up to a megabyte of Postgres's memory.
 MOST_PREPARED = 100
+
+# How often an answer that has not come is looked for without being told of it: seconds.
+LOOK = 0.5
 _numbers = count()
 
 
@@ -112,34 +115,55 @@ async def result(pgconn: PGconn) -> PGresult:
     Wait for what the statement that was sent gives, or raise what Postgres says.
 
     Whoever stops waiting leaves a busy connection behind, which the pool then ends.
+
+    libpq closes the socket as soon as it finds the connection ended, and the next one that is made may have the same
+    number. So the loop stops looking at it in that very call, or it would be the other's that is forgotten.
+
+    The loop is not trusted alone: where Postgres's last words and the end of the connection arrive together, as after a
+    crash, uvloop tells of the words and never of the end.
     """
     loop, socket = asyncio.get_running_loop(), pgconn.socket
     answered: asyncio.Future[None] = loop.create_future()
     results: list[PGresult] = []
+    looking: asyncio.TimerHandle | None = None
+
+    def leave() -> None:
+        if looking:
+            looking.cancel()
+        loop.remove_reader(socket)
+        loop.remove_writer(socket)
+
+    def look() -> None:
+        nonlocal looking
+        looking = loop.call_later(LOOK, look)
+        go_on()
 
     def go_on() -> None:
-        if answered.done():
-            return
         try:
             if not pgconn.flush():
                 loop.remove_writer(socket)
             pgconn.consume_input()
             while not pgconn.is_busy():
                 if (found := pgconn.get_result()) is None:
+                    leave()
                     answered.set_result(None)
                     return
                 results.append(found)
         except psycopg.Error as error:
+            leave()
             answered.set_exception(error)
 
+    is_unsent = pgconn.flush()
+    looking = loop.call_later(LOOK, look)
     loop.add_reader(socket, go_on)
-    if pgconn.flush():
+    if is_unsent:
         loop.add_writer(socket, go_on)
     try:
         await answered
-    finally:
-        loop.remove_reader(socket)
-        loop.remove_writer(socket)
+    except asyncio.CancelledError:
+        if not answered.done() or answered.cancelled():
+            leave()
+        raise
     if results[-1].status == ExecStatus.FATAL_ERROR:
         raise error_from_result(results[-1])
     return results[-1]

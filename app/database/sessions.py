@@ -239,6 +239,14 @@ def parameters(
     }
 
 
+class Unfit(ConfigurationError, psycopg.OperationalError):
+    """
+    The database is there, and is not one for the record.
+
+    While a process runs this counts as away: a person can put it right, and the process goes on.
+    """
+
+
 def _escaped(value: str) -> str:
     return re.sub(r"([\\\s])", r"\\\1", value)
 
@@ -290,7 +298,7 @@ def refuse_encoding(pgconn: pq.abc.PGconn) -> None:
     if encoding == "UTF8":
         return
     name = pgconn.db.decode("utf-8", "replace")
-    raise ConfigurationError(
+    raise Unfit(
         f"The database {name} has the encoding {encoding}, and the record needs UTF8. Create another, "
         f"for example CREATE DATABASE alpha_monday_utf8 TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C', "
         "and set DATABASE_URL to it."
@@ -305,7 +313,7 @@ def _closed_on_error(conn: AsyncConnection[Any] | Connection[Any]) -> Iterator[N
         yield
     except psycopg.errors.InsufficientPrivilege:
         conn.pgconn.finish()
-        raise ConfigurationError(
+        raise Unfit(
             f"{_REPLICATION} is not origin for the user {user}, which switches off the record's guards, "
             f"and that user may not change it. As a superuser: ALTER ROLE {user} RESET {_REPLICATION}, "
             f"and where the database sets it: ALTER DATABASE ... RESET {_REPLICATION}."

@@ -5,20 +5,22 @@ And how soon a pool is back after its database was away, and what becomes of a s
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import pairwise
 from time import monotonic
 
 import psycopg
 import pytest
+import structlog
 from procrastinate.exceptions import ConnectorException
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import PoolTimeout
 from silent_proxy import Proxy, fatal
 
 from app.core.presence import AWAY, READ_ONLY, is_away
 from app.database import pools, sessions
+from app.database.revision import Revision
 from app.database.sessions import Setting
 from app.providers.rate_limiter import Ledger, windows
 from jobs import queue
@@ -269,3 +271,81 @@ async def test_a_session_that_cannot_write_still_reads(database):
         async with pools.transaction(pool) as conn:
             await conn.execute("SELECT FROM journal")
         assert await pid_of(pool) == pid
+
+
+# What a person can do to a database while the service runs, so that connections are refused by what they find. The kind
+# beside these: another password, NOLOGIN, no right to connect, another pg_hba.conf, ALLOW_CONNECTIONS, a limit of
+# connections, a database that is renamed or dropped. Those are Postgres's own refusals (ABSENT).
+UNFIT = {
+    "the guards are off": (
+        ["ALTER ROLE {role} SET session_replication_role = replica"],
+        ["ALTER ROLE {role} RESET session_replication_role"],
+    ),
+    "in another encoding": (
+        [
+            "ALTER DATABASE {name} RENAME TO {name}_kept",
+            "CREATE DATABASE {name} OWNER {role} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'",
+        ],
+        ["DROP DATABASE {name} WITH (FORCE)", "ALTER DATABASE {name}_kept RENAME TO {name}"],
+    ),
+}
+
+
+@asynccontextmanager
+async def a_login(create: Callable[..., str], migrated: str, server: Callable[[str], str]) -> AsyncIterator[str]:
+    """The address of a migrated database for a role without rights, which is dropped with it."""
+    address = create(conninfo_to_dict(migrated)["dbname"])
+    name = str(conninfo_to_dict(address)["dbname"])
+    with psycopg.connect(server("postgres"), autocommit=True) as conn:
+        conn.execute(f"CREATE ROLE {name}_user LOGIN PASSWORD 'known'")
+        conn.execute(f"GRANT CONNECT ON DATABASE {name} TO {name}_user")
+        try:
+            with psycopg.connect(address, autocommit=True) as owner:
+                owner.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}_user")
+            yield make_conninfo(address, user=f"{name}_user", password="known")
+        finally:
+            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            conn.execute(f"DROP ROLE {name}_user")
+
+
+@pytest.mark.parametrize("how", UNFIT)
+async def test_a_database_that_is_no_longer_fit_counts_as_away(create, migrated, server, how):
+    """The log says so once, and once that it is back; pools and what listens go on when it is fit again."""
+    spoil, mend = UNFIT[how]
+
+    async def until(happens: Callable[[], object]) -> None:
+        deadline = monotonic() + 30
+        while not happens():
+            assert monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+    with structlog.testing.capture_logs() as lines:
+        async with a_login(create, migrated, server) as address, pools.opened(pools.make_pool(address)) as pool:
+            names = {"name": conninfo_to_dict(address)["dbname"], "role": conninfo_to_dict(address)["user"]}
+            revision = Revision()
+
+            def said(event: str) -> list[str]:
+                return [str(line.get("reason")) for line in lines if line["event"] == event]
+
+            async with revision.heard(address):
+                await until(lambda: revision.now() is not None)
+                with psycopg.connect(server("postgres"), autocommit=True) as conn:
+                    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s"
+                    conn.execute("ALTER ROLE {role} NOLOGIN".format(**names))
+                    conn.execute(ended, (names["role"],))
+                    await until(lambda: revision.now() is None)
+                    await asyncio.sleep(0.2)  # until the sessions have ended
+                    for statement in spoil:
+                        conn.execute(statement.format(**names))
+                    conn.execute("ALTER ROLE {role} LOGIN".format(**names))
+                    with pytest.raises(PoolTimeout):
+                        async with pool.connection(timeout=4):
+                            pass
+                    assert revision.now() is None
+                    for statement in mend:
+                        conn.execute(statement.format(**names))
+                async with pool.connection(timeout=10) as session:
+                    await session.execute("SELECT FROM journal")
+                await until(lambda: revision.now() is not None)
+                await until(lambda: said("the database is back"))
+    assert len(said("the database is away")) == len(said("the database is back")) == 1

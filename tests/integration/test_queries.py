@@ -1,13 +1,16 @@
 """One statement, asked of libpq itself: its bytes, and what is left of the connection whatever happens."""
 
 import asyncio
+import socket
+import struct
 
 import psycopg
 import pytest
 import uvloop
+from silent_proxy import fatal
 
 from app.database import pools
-from app.database.queries import MOST_PREPARED, fetcher
+from app.database.queries import MOST_PREPARED, fetcher, result
 
 
 def on_both_loops(scenario):
@@ -105,3 +108,52 @@ async def test_a_connection_that_ended_unused(one):
         await other.execute("SELECT pg_terminate_backend(%s)", (int(backend),))
     await asyncio.sleep(0.1)
     assert await fetch("SELECT 1", []) == [b"1"]
+
+
+READY = b"R\0\0\0\x08\0\0\0\0" + b"Z\0\0\0\x05I"
+CRASHED = fatal("57P02", "terminating connection because of crash of another server process")
+
+
+# The kind: how a connection can end under a statement. Beside these: Postgres ends the session (above), the network
+# falls silent (`limit`, and test_pools.py), whoever asks gives up (above).
+@pytest.mark.parametrize(
+    "last",
+    [
+        pytest.param((b"N" + CRASHED[1:], True), id="a notice and a reset"),
+        pytest.param((b"N" + CRASHED[1:], False), id="a notice and an end"),
+        pytest.param((CRASHED, True), id="an error and a reset"),
+        pytest.param((CRASHED[:9], True), id="half a message and a reset"),
+        pytest.param((b"", True), id="a reset"),
+        pytest.param((b"", False), id="an end"),
+    ],
+)
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_connection_that_ends_as_postgres_crashes(run, last):
+    """Its last words and its end arrive together, and what waits is told: a connection that it keeps is lost."""
+    words, resets = last
+
+    async def live() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.setblocking(False)
+            port = server.getsockname()[1]
+            connecting = asyncio.create_task(
+                psycopg.AsyncConnection.connect(
+                    f"host=127.0.0.1 port={port} sslmode=disable gssencmode=disable user=am"
+                )
+            )
+            postgres, _ = await asyncio.get_running_loop().sock_accept(server)
+            await asyncio.get_running_loop().sock_recv(postgres, 1000)
+            postgres.send(READY)
+            conn = await connecting
+            conn.pgconn.send_query_params(b"SELECT 1", None)
+            waiting = asyncio.create_task(result(conn.pgconn))
+            await asyncio.sleep(0.05)
+            if resets:
+                postgres.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            postgres.send(words)
+            postgres.close()
+            with pytest.raises(psycopg.OperationalError):
+                await asyncio.wait_for(waiting, 5)
+            await conn.close()
+
+    run(live())

@@ -14,7 +14,7 @@ from clocks import HandSetClock
 from job_tools import MONDAY, House, World, logged, new_york, tools_for
 from job_tools import house as house
 from provider_server import ProviderServer
-from silent_proxy import Proxy
+from silent_proxy import Proxy, fatal
 
 from app.core.presence import AWAY
 from app.database import migrations, pools
@@ -306,6 +306,35 @@ async def test_a_connection_of_the_queue_that_falls_silent(database, pool, clock
             await another_morning(house, 2)
             await until(lambda: taken(house, 1, 2))
             assert worker.alive
+
+
+async def test_a_worker_that_gets_too_few_connections(database, pool, clock):
+    """
+    Its pool has connections and what listens is refused: one worker after another works for a moment.
+
+    The same as where its role has a CONNECTION LIMIT, Postgres no room, or a PgBouncer a limit of clients.
+    """
+    async with (
+        Proxy().leading_to(database) as proxy,
+        ProviderServer() as provider,
+        tools_for(proxy.address, pool, clock, provider.url) as tools,
+    ):
+        provider.answers = World(clock)
+        house = House(tools, provider, provider.answers, clock)
+        await mornings(house, 1)
+        with logged("INFO", clock) as lines:
+            async with living(house) as worker:
+                await until(lambda: taken(house, 1))
+                proxy.instead = fatal("53300", "sorry, too many clients already")
+                worker.start_anew()
+                await asyncio.sleep(8)
+                proxy.instead = None
+                await another_morning(house, 2)
+                await until(lambda: taken(house, 1, 2))
+        said = [line["reason"] for line in lines if line["event"] == "worker starts again"]
+        assert len(said) == 2, said  # that it ended, and that there was no connection
+        workers = await house.rows("SELECT last_value FROM procrastinate_workers_id_seq")
+        print(said, workers)
 
 
 # What it leaves behind

@@ -11,6 +11,7 @@ from psycopg_pool import PoolTimeout
 
 from app.core import presence
 from app.core.presence import Presence
+from app.database.sessions import Unfit
 
 
 def wrapped(error: BaseException) -> ConnectorException:
@@ -109,6 +110,25 @@ def test_an_outage_is_two_lines(time):
         ("info", "the database is back", "76.0 s"),
     ]
     assert {line["database"] for line in lines} == {"h:5432/am"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unfit("The database has the encoding LATIN1."),
+        errors.InsufficientPrivilege("permission denied to set parameter"),
+        errors.UndefinedObject("no such setting"),
+        errors.InvalidParameterValue("invalid value"),
+        errors.InternalError_("a pooler's own"),
+        psycopg.ProgrammingError("an option that libpq does not know"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_keeps_a_connection_from_being_made_is_told(time, error):
+    """What the pool says of it is left out of the log, so nothing else would."""
+    with structlog.testing.capture_logs() as lines:
+        Presence("h:5432/am").failed(error, connecting=True)
+    assert said(lines) == [("warning", "the database is away", str(error))]
 
 
 def test_one_connection_that_ended_is_no_outage(time):
