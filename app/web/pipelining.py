@@ -7,7 +7,8 @@ the newest request of the connection: a stream with a request behind it went on 
 until a write failed.
 
 Here what has arrived is parsed a piece at a time, and neither parsed nor read on while requests
-wait. The client is held up by TCP, and each of its requests is answered in the end.
+wait. The client is held up by TCP, and each of its requests is answered in the end, also if it
+closes its half of the connection behind them.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ from typing import Any
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.web.live import END
 
 # In bytes. However short requests are, those in one piece take less than a megabyte while they wait.
 PIECE = 4096
@@ -39,6 +42,18 @@ class PipelineProtocol(HttpToolsProtocol):
         if self._answered and not self._answered.response_complete:
             self._answered.disconnected = True
             self._answered.message_event.set()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """
+        Return whether the connection stays until the last request is answered.
+
+        Its client may have closed only its own half, as `nc -N` does. A stream would not end.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.more_body or cycle.response_complete or END in cycle.scope:
+            return False
+        cycle.keep_alive = False
+        return True
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived, as far as there is room for it."""

@@ -108,7 +108,7 @@ class NoUpgradeProtocol(PipelineProtocol):
 
     def _last_cycle(self) -> RequestResponseCycle:
         """Return the cycle of a refusal, with which the connection ends."""
-        return RequestResponseCycle(
+        cycle = RequestResponseCycle(
             scope=_UNKNOWN,
             transport=self.transport,
             flow=self.flow,
@@ -121,6 +121,8 @@ class NoUpgradeProtocol(PipelineProtocol):
             keep_alive=False,
             on_response=self.on_response_complete,
         )
+        cycle.more_body = False  # nothing more is read for it
+        return cycle
 
 
 # What is known of a request whose head could not be parsed: enough for uvicorn to write a response.

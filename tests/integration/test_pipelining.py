@@ -93,6 +93,37 @@ def resident(service: Started) -> int:
     return int(pages) * resource.getpagesize()
 
 
+@pytest.mark.parametrize("count", [1, 30])
+@pytest.mark.parametrize("name", [*REQUESTS, "metrics", "nonsense"])
+def test_a_client_that_closes_its_half(name, count, service):
+    """It has said all that it wants to say, and still reads."""
+    others = {"metrics": "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "nonsense": "nonsense\r\n\r\n"}
+    one = {**REQUESTS, **others}[name].encode()
+    with connected(service) as connection:
+        connection.sendall(one * count)
+        connection.shutdown(socket.SHUT_WR)
+        received = read(connection)
+    assert len(RESPONSE.findall(received)) == (1 if name == "nonsense" else count)
+
+
+@pytest.mark.parametrize("sent", ["", "GET /live HTTP/1.1\r\nHo", SIZED + "\r\n{"], ids=["nothing", "a head", "a body"])
+def test_half_a_request(sent, service):
+    """Nothing more will come: the connection ends at once."""
+    with connected(service) as connection:
+        connection.sendall(sent.encode())
+        connection.shutdown(socket.SHUT_WR)
+        assert read(connection) == b""
+
+
+def test_a_stream_ends_with_its_reader(service):
+    """A reader that leaves cannot be told from one that closes its half."""
+    with connected(service) as connection:
+        connection.sendall(b"GET /live/journal HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 OK")
+        connection.shutdown(socket.SHUT_WR)
+        assert b"HTTP" not in read(connection)
+
+
 @pytest.mark.parametrize("name", REQUESTS)
 def test_a_client_that_leaves(name, service):
     """With requests waiting, in the middle of a response, again and again: nothing fails, and the next is answered."""
