@@ -28,7 +28,6 @@ class TimeoutProtocol(NoUpgradeProtocol):
 
     _seen: RequestResponseCycle | None = None
     _filling: RequestResponseCycle | None = None
-    _answered: RequestResponseCycle | None = None
     _size = 0
     _looking: asyncio.TimerHandle
 
@@ -61,11 +60,6 @@ class TimeoutProtocol(NoUpgradeProtocol):
         if self._answered and END in told:
             self._answered.keep_alive = False  # what was sent behind it, without waiting, may be a stream again
             told[END]()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Begin with a request; `cycle` of the connection is the last that came, which may still have to wait."""
-        self._answered = cycle
-        super()._start_asgi_task(cycle, app)
 
     def _look(self) -> None:
         """Hang up if no head came since the last look: an idle connection would have been closed long before."""

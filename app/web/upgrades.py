@@ -18,24 +18,24 @@ from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from api.headers import WEBSOCKET
+from app.web.pipelining import PipelineProtocol
 
 INVALID = "Invalid HTTP request received."
 NO_PROXY = "This server opens no tunnels."
 
 
-class NoUpgradeProtocol(HttpToolsProtocol):
+class NoUpgradeProtocol(PipelineProtocol):
     """uvicorn's protocol, on which a connection stays HTTP/1.1."""
 
-    def data_received(self, data: bytes) -> None:
-        """Parse what has arrived."""
-        self._unset_keepalive_if_required()
+    def _parse(self, piece: bytes) -> None:
+        """Parse a piece of what has arrived."""
         try:
-            self.parser.feed_data(data)
+            self.parser.feed_data(piece)
         except HttpParserUpgrade as upgrade:
-            self._read_on(memoryview(data)[upgrade.args[0] :])
+            self._read_on(memoryview(piece)[upgrade.args[0] :])
         except HttpParserError:
             self._refuse(400, INVALID)
 
@@ -88,7 +88,7 @@ class NoUpgradeProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, reason: str, *headers: tuple[bytes, bytes]) -> None:
         """Answer what is invalid after the requests before it, then close. Nothing behind it is parsed."""
-        self.parser = _Ignored()  # type: ignore[assignment]
+        self._ignore_the_rest()
         self.logger.warning(reason)
         cycle, queued = self.cycle, bool(self.pipeline) and self.pipeline[0][0] is self.cycle
         if cycle and cycle.more_body and not queued:  # it is in the body of the request that is being answered
@@ -108,7 +108,7 @@ class NoUpgradeProtocol(HttpToolsProtocol):
 
     def _last_cycle(self) -> RequestResponseCycle:
         """Return the cycle of a refusal, with which the connection ends."""
-        return RequestResponseCycle(
+        cycle = RequestResponseCycle(
             scope=_UNKNOWN,
             transport=self.transport,
             flow=self.flow,
@@ -121,17 +121,12 @@ class NoUpgradeProtocol(HttpToolsProtocol):
             keep_alive=False,
             on_response=self.on_response_complete,
         )
+        cycle.more_body = False  # nothing more is read for it
+        return cycle
 
 
 # What is known of a request whose head could not be parsed: enough for uvicorn to write a response.
 _UNKNOWN: Any = {"type": "http", "method": "GET", "http_version": "1.1", "headers": []}
-
-
-class _Ignored:
-    """Stands for the parser of a connection that is about to end."""
-
-    def feed_data(self, data: object) -> None:
-        """Do nothing."""
 
 
 def _new_parser(protocol: NoUpgradeProtocol) -> HttpRequestParser:

@@ -8,6 +8,7 @@ is no GraphQL request at all is 400, 408, 413 or 415 with an `errors` body.
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Literal
@@ -303,8 +304,7 @@ def _told(request: AnyRequest, answer: Answer, more: Mapping[str, str]) -> Respo
 
 def head(answer: Answer, method: str, accept: bytes) -> tuple[int, dict[str, str]]:
     """Return the status and the headers of an answer."""
-    # A client that does not name the newer type may not know it, so `*/*` is not enough.
-    media = GRAPHQL if GRAPHQL.encode() in accept else JSON
+    media = media_of(accept)
     status = status_of(answer.refused, method, media)
     if answer.refused:
         log.info("request refused", code=answer.refused, status=status)
@@ -318,13 +318,34 @@ def head(answer: Answer, method: str, accept: bytes) -> tuple[int, dict[str, str
     }
 
 
+def media_of(accept: bytes) -> str:
+    """
+    Return the media type of an answer, by the values of Accept in small letters.
+
+    A client that does not name the newer type may not know it, so `*/*` is not enough.
+    """
+    if GRAPHQL.encode() not in accept:
+        return JSON
+    if b"q=" not in accept:
+        return GRAPHQL
+    weights = dict.fromkeys((GRAPHQL, JSON), 0.0)
+    for named in accept.decode("latin-1").split(","):
+        kind, *parameters = [part.strip() for part in named.split(";")]
+        if kind in weights:
+            weights[kind] = next((float(part[2:]) for part in parameters if _WEIGHT.fullmatch(part)), 1.0)
+    return GRAPHQL if weights[GRAPHQL] and weights[GRAPHQL] >= weights[JSON] else JSON
+
+
+_WEIGHT = re.compile(r"q=[01](\.[0-9]{0,3})?")
+
+
 def busy(accept: bytes, marks: Headers = ()) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     Return what is sent, at next to no cost, to whom nothing else can be: the start of a response, and its body.
 
     `marks` are headers that every response of this service has.
     """
-    media = GRAPHQL if GRAPHQL.encode() in accept.lower() else JSON
+    media = media_of(accept.lower())
     headers = {"content-type": f"{media}; charset=utf-8", "cache-control": "no-store", **HEADERS[503]}
     headers |= {"content-length": str(len(_BUSY)), "vary": "Accept, Origin"}
     return (

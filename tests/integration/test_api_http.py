@@ -83,12 +83,19 @@ async def test_members_that_say_nothing(more, client):
         pytest.param("application/json", "application/json", id="JSON"),
         pytest.param(GRAPHQL, GRAPHQL, id="GraphQL"),
         pytest.param(f"{GRAPHQL}; charset=utf-8, application/json; q=0.9", GRAPHQL, id="rather GraphQL"),
+        pytest.param(f"application/json, {GRAPHQL};q=0", "application/json", id="GraphQL not at all"),
+        pytest.param(f"{GRAPHQL}; Q=0.000", "application/json", id="only that, not at all"),
+        pytest.param(f"{GRAPHQL};q=0.5, application/json", "application/json", id="rather JSON"),
+        pytest.param(f"application/json;q=0.9, {GRAPHQL};q=0.9", GRAPHQL, id="both alike"),
+        pytest.param(f"*/*;q=0.1,{GRAPHQL};q=0.2", GRAPHQL, id="rather than anything"),
+        pytest.param(f"{GRAPHQL};charset=utf-8;q=0.4,application/json;q=.9;q=x", "application/json", id="odd weights"),
+        pytest.param(f"{GRAPHQL};q=9, application/json;q=0", GRAPHQL, id="a weight that is none"),
         pytest.param(GRAPHQL.upper(), GRAPHQL, id="in capitals"),
         pytest.param("text/html;q=inf,,;", "application/json", id="nonsense"),
     ],
 )
 async def test_the_type_of_an_answer(accept, media, client):
-    """A client gets the newer media type only if it names it; caches are told that it matters."""
+    """A client gets the newer media type only if it names it, and would not rather have the older one."""
     headers = {"accept": accept} if accept else {}
     response = await client.post("/graphql", json={"query": QUERY}, headers=headers)
     assert response.headers["content-type"] == f"{media}; charset=utf-8"

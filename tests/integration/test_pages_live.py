@@ -243,6 +243,26 @@ async def test_it_stops_under_a_stream_with_more_behind_it(pool):
         assert live.streams == 0
 
 
+@pytest.mark.parametrize(
+    "behind",
+    [PATH, "/live/journal?after=1", "/nope", pytest.param("/a b", id="nonsense")],
+)
+@pytest.mark.parametrize("together", [True, False], ids=["together", "later"])
+async def test_a_client_leaves_with_a_request_behind(together, behind, pool, caplog):
+    """Its stream ends with it, and nothing is sent to a connection that is no more."""
+    async with streamed(pool, keep_alive=0.05) as (client, live, _, _):
+        sent = [f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode() for path in (PATH, behind)]
+        _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(b"".join(sent) if together else sent[0])
+        await until(lambda: live.streams == 1)
+        if not together:
+            writer.write(sent[1])
+            await asyncio.sleep(0.1)
+        writer.close()
+        await until(lambda: live.streams == 0)
+        assert "Exception in ASGI application" not in caplog.text
+
+
 async def test_many_streams_are_one_question(database, pool):
     """However many listen, a commit asks the database once."""
     asked = 0

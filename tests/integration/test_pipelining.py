@@ -1,0 +1,137 @@
+"""
+Requests that are sent without waiting for responses: all are answered, few wait, and none is left when the client goes.
+
+The kind: what one connection may take of the service by sending on. The examples were memory (one client made the
+process grow by 40 MB each second), and an error in the log for each client that left with a request behind the one that
+was being answered. A stream is such a request, too: see test_pages_live.py.
+"""
+
+import json
+import re
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from processes import Started, serving
+
+MANY = 160
+H2C = "Connection: Upgrade\r\nUpgrade: h2c\r\n"
+BODY = json.dumps({"query": "{ service { version } }"})
+SIZED = f"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n"
+CHUNKED = "POST /live HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
+REQUESTS = {
+    "a cached response": f"{SIZED}\r\n{BODY}",
+    "an offer": f"{SIZED}{H2C}\r\n{BODY}",
+    "an offer without a body": f"GET /live HTTP/1.1\r\nHost: x\r\n{H2C}\r\n",
+    "no GraphQL": "GET /live HTTP/1.1\r\nHost: x\r\n\r\n",
+    "HEAD": "HEAD /live HTTP/1.1\r\nHost: x\r\n\r\n",
+    "not there": "GET /nope HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a page": "GET /about HTTP/1.1\r\nHost: x\r\n\r\n",
+    "an export": "GET /export.json HTTP/1.1\r\nHost: x\r\n\r\n",
+    "chunks that nobody reads": CHUNKED,
+}
+LAST = "GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+RESPONSE = re.compile(rb"HTTP/1\.1 \d{3} ")
+
+
+@pytest.fixture(scope="module")
+def service(migrated, tmp_path_factory) -> Iterator[Started]:
+    with serving(tmp_path_factory.mktemp("served"), DATABASE_URL=migrated) as one:
+        yield one
+
+
+def connected(service: Started) -> socket.socket:
+    host, port = service.told.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def read(connection: socket.socket) -> bytes:
+    """All that is said until the end."""
+    received = b""
+    with suppress(ConnectionError):
+        while data := connection.recv(65_536):
+            received += data
+    return received
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("together", [True, False], ids=["at once", "apart"])
+def test_all_are_answered(together, name, service):
+    """However many there are: the client is held up, and not refused."""
+    one = REQUESTS[name].encode()
+    pieces = [one * MANY + LAST.encode()] if together else [*[one * 20] * (MANY // 20), LAST.encode()]
+    with connected(service) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        received = read(connection)
+    assert len(RESPONSE.findall(received)) == MANY + 1
+    assert received.count(b"connection: close\r\n") == 1
+
+
+def test_few_wait(service):
+    """A client that sends on and on is held up; the process does not grow with what it sends."""
+    before, began = resident(service), time.monotonic()
+    with connected(service) as connection:
+        reader = Thread(target=read, args=[connection])
+        reader.start()
+        while time.monotonic() - began < 2:
+            connection.sendall(REQUESTS["no GraphQL"].encode() * 100)
+        grown = resident(service) - before
+        connection.shutdown(socket.SHUT_RDWR)
+        reader.join()
+    assert grown < 20_000_000
+
+
+def resident(service: Started) -> int:
+    """The memory of a process, in bytes."""
+    pages = Path(f"/proc/{service.process.pid}/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
+
+
+@pytest.mark.parametrize("count", [1, 30])
+@pytest.mark.parametrize("name", [*REQUESTS, "metrics", "nonsense"])
+def test_a_client_that_closes_its_half(name, count, service):
+    """It has said all that it wants to say, and still reads."""
+    others = {"metrics": "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "nonsense": "nonsense\r\n\r\n"}
+    one = {**REQUESTS, **others}[name].encode()
+    with connected(service) as connection:
+        connection.sendall(one * count)
+        connection.shutdown(socket.SHUT_WR)
+        received = read(connection)
+    assert len(RESPONSE.findall(received)) == (1 if name == "nonsense" else count)
+
+
+@pytest.mark.parametrize("sent", ["", "GET /live HTTP/1.1\r\nHo", SIZED + "\r\n{"], ids=["nothing", "a head", "a body"])
+def test_half_a_request(sent, service):
+    """Nothing more will come: the connection ends at once."""
+    with connected(service) as connection:
+        connection.sendall(sent.encode())
+        connection.shutdown(socket.SHUT_WR)
+        assert read(connection) == b""
+
+
+def test_a_stream_ends_with_its_reader(service):
+    """A reader that leaves cannot be told from one that closes its half."""
+    with connected(service) as connection:
+        connection.sendall(b"GET /live/journal HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 OK")
+        connection.shutdown(socket.SHUT_WR)
+        assert b"HTTP" not in read(connection)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_client_that_leaves(name, service):
+    """With requests waiting, in the middle of a response, again and again: nothing fails, and the next is answered."""
+    for pause in (0, 0.001, 0.003, 0.01):
+        with connected(service) as connection:
+            connection.sendall(REQUESTS[name].encode() * 20)
+            time.sleep(pause)
+    with connected(service) as connection:
+        connection.sendall(LAST.encode())
+        assert read(connection).startswith(b"HTTP/1.1 200 OK")
+    assert "Exception in ASGI application" not in service.log
