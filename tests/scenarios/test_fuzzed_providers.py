@@ -798,7 +798,7 @@ async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPa
                 server.plays(case)
                 clock.time = NOW
                 # All five attempts would say the same, so mostly one is made.
-                monkeypatch.setattr(alpha_vantage, "ATTEMPTS", 1 if case.number % 25 else 5)
+                client.attempts = 1 if case.number % 25 else 5
                 with findings.of(case):
                     try:
                         async with asyncio.timeout(PATIENCE):
