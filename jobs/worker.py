@@ -10,6 +10,7 @@ import structlog
 
 from app.core import presence, tasks
 from app.core.presence import RETRY, is_away, why
+from app.database.advice import where
 from jobs import reconcile
 from jobs.context import Context
 from jobs.queue import HEARTBEAT, STALLED_AFTER, Queue
@@ -88,7 +89,17 @@ class Worker:
         """Return whether the last worker ended because the database was away; without an error a side task ended it."""
         if error:
             return is_away(error)
-        return not self._ending and presence.has_failed_since(self._began)
+        if self._ending:
+            return False
+        return any(database.has_failed_since(self._began) for database in self._databases())
+
+    def _databases(self) -> list[presence.Presence]:
+        """Return the databases of its jobs: the queue's, and the record's, which are often one."""
+        connector: Any = self.queue.connector
+        used = [connector.pool]
+        if self.queue.tools:
+            used.append(self.queue.tools.pool)
+        return [presence.of(where(pool.conninfo)) for pool in used]
 
     def start_anew(self) -> None:
         """Let the running worker finish its jobs and start another, with the options as they are then."""

@@ -101,10 +101,9 @@ class Presence:
         """Return whether the last that is known of it is that it is away."""
         return self._since is not None
 
-    @property
-    def failed_at(self) -> float:
-        """Return when it last failed, by the monotonic clock."""
-        return self._failed_at
+    def has_failed_since(self, moment: float) -> bool:
+        """Return whether it is away, or has failed since `moment` of the monotonic clock."""
+        return self.is_away or self._failed_at >= moment
 
     def failed(self, error: BaseException, *, connecting: bool = False) -> None:
         """Take note of an error of a connection; say so if it shows that the database has gone away."""
@@ -167,8 +166,8 @@ def of(where: str) -> Presence:
 
 
 def has_failed_since(moment: float) -> bool:
-    """Return whether a database of this process is away, or has failed since `moment` of the monotonic clock."""
-    return any(presence.is_away or presence.failed_at >= moment for presence in _known.values())
+    """Return whether any database of this process is away, or has failed since `moment`."""
+    return any(presence.has_failed_since(moment) for presence in _known.values())
 
 
 def written() -> None:
