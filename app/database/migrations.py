@@ -137,7 +137,7 @@ async def bring(
         done = [await _up(conn, step, at) for step in ours if step.number > applied]
         return done + await _queue(conn, at)
     _refuse_ahead(applied, ours)
-    steps = [step for step in reversed(ours) if down_to < step.number <= applied]
+    steps = _steps_back(ours, applied, down_to)
     async with conn.transaction():
         if guard is not None and steps:
             await guard(conn)
@@ -154,7 +154,7 @@ async def losses(conninfo: str, down_to: int) -> tuple[list[str], list[Loss]]:
             return [], []
         applied = await _applied(conn, ours)
         _refuse_ahead(applied, ours)
-        steps = [f"{step.number:04} {step.name}" for step in reversed(ours) if down_to < step.number <= applied]
+        steps = [f"{step.number:04} {step.name}" for step in _steps_back(ours, applied, down_to)]
         return steps, await losses_on(conn, down_to)
 
 
@@ -169,10 +169,8 @@ async def losses_on(conn: AsyncConnection[Any], down_to: int) -> list[Loss]:
         before = await _columns(conn)
         held = {table: await _count(conn, table) for table in before}
         async with conn.transaction(force_rollback=True):
-            applied = {number for (number,) in await _rows(conn, "SELECT number FROM operations.migrations")}
-            for step in reversed(known()):
-                if down_to < step.number and step.number in applied:
-                    await _down(conn, step)
+            for step in _steps_back(known(), await last(conn), down_to):
+                await _down(conn, step)
             after = await _columns(conn)
             left = {table: await _count(conn, table) for table in after}
         lost = [Loss(table, None, held[table] - left.get(table, 0)) for table in before]
@@ -180,6 +178,11 @@ async def losses_on(conn: AsyncConnection[Any], down_to: int) -> list[Loss]:
         for table, column in dropped:
             lost += [Loss(table, column, await _count(conn, table, column))]
     return [loss for loss in lost if loss.count > 0]
+
+
+def _steps_back(ours: Sequence[Migration], applied: int, down_to: int) -> list[Migration]:
+    """Return the migrations to take back, the newest first; `applied` is the number of the last one that is applied."""
+    return [step for step in reversed(ours) if down_to < step.number <= applied]
 
 
 def _refuse_too_old(conn: AsyncConnection[Any]) -> None:
