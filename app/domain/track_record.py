@@ -77,10 +77,15 @@ class Held(Struct, frozen=True, array_like=True):
     vs_benchmark_pct: Decimal | None = None
     absolute_return_pct: Decimal | None = None
 
+    @staticmethod
+    def known(value: Decimal | None) -> Decimal:
+        """Return a figure of a scored batch, which is there."""
+        assert value is not None, "a scored batch has a result"
+        return value
+
     def directed(self, value: Decimal | None) -> Decimal:
         """Return a figure of this pick in its direction: its negative for a SELL."""
-        assert value is not None, "a scored batch has a result"
-        return -value if self.action is Action.SELL else value
+        return -self.known(value) if self.action is Action.SELL else self.known(value)
 
     @property
     def alpha_pct(self) -> Decimal:
@@ -490,7 +495,7 @@ def figures(groups: Sequence[Sequence[Held]]) -> ResultFigures:
         len(groups),
         average([mean([pick.alpha_pct for pick in group]) for group in groups]),
         average([mean([pick.directed(pick.absolute_return_pct) for pick in group]) for group in groups]),
-        average([mean([pick.absolute_return_pct or _ZERO for pick in group]) for group in groups]),
+        average([mean([pick.known(pick.absolute_return_pct) for pick in group]) for group in groups]),
     )
 
 
@@ -579,7 +584,7 @@ def random_actions(scored: Sequence[Fortnight]) -> RandomActions | None:
     whoever reads the record can draw the same.
     """
     picks = [(one.run_date, pick) for one in scored for pick in in_order(one)]
-    lines = [f"{monday} {pick.ticker} {plain(pick.vs_benchmark_pct or _ZERO)}\n" for monday, pick in picks]
+    lines = [f"{monday} {pick.ticker} {plain(pick.known(pick.vs_benchmark_pct))}\n" for monday, pick in picks]
     seed = sha256("".join(lines).encode()).hexdigest()
     found = random_signs([number(pick.alpha_pct) for _, pick in picks], seed, DRAWS)
     if not found:
