@@ -166,7 +166,7 @@ class PickCounts(Struct, frozen=True):
     hits: Annotated[int, Meta(description="How many finished picks were right: their `alphaPct` is above zero.")]
     hit_rate_pct: Annotated[
         Decimal | None,
-        Meta(description="The share of hits, in percent; null without finished picks."),
+        Meta(description="The share of hits, in percent, to six decimal places; null without finished picks."),
     ]
     hit_rate_interval: Annotated[
         Interval | None,
@@ -248,12 +248,16 @@ class WeeklyExcess(Struct, frozen=True):
     beta: Annotated[
         Decimal | None,
         Meta(
-            description="By how much the excess grows with the benchmark's change: the slope of the least squares line."
+            description="By how much the excess grows with the benchmark's change: the slope of the least squares line, "
+            "to six decimal places; null for fewer than two weeks, or if the benchmark's change does not vary."
         ),
     ]
     beyond_beta_pct: Annotated[
         Decimal | None,
-        Meta(description="What remains of the mean when beta's part is taken off: the intercept."),
+        Meta(
+            description="What remains of the mean when beta's part is taken off: the intercept, in percent, to six "
+            "decimal places; null for fewer than three weeks, or if the benchmark's change does not vary."
+        ),
     ]
     beyond_beta_interval: Annotated[
         Interval | None,
@@ -288,9 +292,18 @@ class RandomActions(Struct, frozen=True):
     ]
     below_pct: Annotated[
         Decimal,
-        Meta(description="Percent of the draws with a mean alpha below the record's; equal ones count half."),
+        Meta(
+            description="Percent of the draws with a mean alpha below the record's, to six decimal places; equal ones "
+            "count half. In a draw, each pick's `alphaPct` has its sign or the opposite one."
+        ),
     ]
-    interval: Annotated[Interval, Meta(description="Between which mean alphas 95 % of the draws lie.")]
+    interval: Annotated[
+        Interval,
+        Meta(
+            description="The draws' 26th lowest and 26th highest mean alpha, in percent, to six decimal places: "
+            "25 of the 1,000 lie outside on either side."
+        ),
+    ]
     bins: Annotated[
         Sequence[Bin],
         Meta(
@@ -348,7 +361,10 @@ class Verdict(Struct, frozen=True):
     ] = ()
     next_look: Annotated[
         date | None,
-        Meta(description="When the next look is; null for a part of the series."),
+        Meta(
+            description="The date of the next look; it is past while that look waits for a batch that is active. "
+            "Null for a part of the series, and without a Monday."
+        ),
     ] = None
 
 

@@ -401,7 +401,10 @@ def changed(fortnights, weeks, **values):
     return [replace(one, **values) if n in weeks and one.picks else one for n, one in enumerate(fortnights)]
 
 
-def years(mondays, seed=1, chooser=Chooser()):
+INDIFFERENT = Chooser()
+
+
+def years(mondays, seed=1, chooser=INDIFFERENT):
     """A record with late batches, batches without a middle, ties, and two batches that are still active."""
     made = changed(record(chooser, seed, mondays), (5, 17), late=True)
     made = changed(made, (7, 8, 30), middle_benchmark_pct=None)
@@ -438,7 +441,7 @@ RECORDS = [
     pytest.param(years(110, 3, replace(SKILLED, skill=2.0)), "better than luck", id="two looks, better"),
     pytest.param(years(58, 3, replace(SKILLED, skill=-3.0)), "worse than bad luck", id="worse"),
     pytest.param(changed(years(58), (20,), status="active"), "is held when every batch", id="a look that waits"),
-    pytest.param(changed(years(58), (17,), status="active", late=True), "At the look", id="a late one is not waited for"),
+    pytest.param(changed(years(58), (17,), status="active", late=True), "At the look", id="late ones are not awaited"),
     pytest.param(changed(years(58), range(25), benchmark_pct=None), "a verdict needs 30", id="a look at too few"),
     pytest.param(quiet(56), "weeks that are all alike", id="nothing moves"),
     pytest.param(
