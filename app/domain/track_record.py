@@ -248,7 +248,7 @@ class WeeklyExcess(Struct, frozen=True):
     beta: Annotated[
         Decimal | None,
         Meta(
-            description="By how much the excess grows with the benchmark's change: the slope of the least squares line, "
+            description="By how much the excess grows with the benchmark's change: the least squares line's slope, "
             "to six decimal places; null for fewer than two weeks, or if the benchmark's change does not vary."
         ),
     ]
