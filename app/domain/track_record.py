@@ -77,10 +77,15 @@ class Held(Struct, frozen=True, array_like=True):
     vs_benchmark_pct: Decimal | None = None
     absolute_return_pct: Decimal | None = None
 
+    @staticmethod
+    def known(value: Decimal | None) -> Decimal:
+        """Return a figure of a scored batch, which is there."""
+        assert value is not None, "a scored batch has a result"
+        return value
+
     def directed(self, value: Decimal | None) -> Decimal:
         """Return a figure of this pick in its direction: its negative for a SELL."""
-        assert value is not None, "a scored batch has a result"
-        return -value if self.action is Action.SELL else value
+        return -self.known(value) if self.action is Action.SELL else self.known(value)
 
     @property
     def alpha_pct(self) -> Decimal:
@@ -161,7 +166,7 @@ class PickCounts(Struct, frozen=True):
     hits: Annotated[int, Meta(description="How many finished picks were right: their `alphaPct` is above zero.")]
     hit_rate_pct: Annotated[
         Decimal | None,
-        Meta(description="The share of hits, in percent; null without finished picks."),
+        Meta(description="The share of hits, in percent, to six decimal places; null without finished picks."),
     ]
     hit_rate_interval: Annotated[
         Interval | None,
@@ -243,12 +248,16 @@ class WeeklyExcess(Struct, frozen=True):
     beta: Annotated[
         Decimal | None,
         Meta(
-            description="By how much the excess grows with the benchmark's change: the slope of the least squares line."
+            description="By how much the excess grows with the benchmark's change: the least squares line's slope, "
+            "to six decimal places; null for fewer than two weeks, or if the benchmark's change does not vary."
         ),
     ]
     beyond_beta_pct: Annotated[
         Decimal | None,
-        Meta(description="What remains of the mean when beta's part is taken off: the intercept."),
+        Meta(
+            description="What remains of the mean when beta's part is taken off: the intercept, in percent, to six "
+            "decimal places; null for fewer than three weeks, or if the benchmark's change does not vary."
+        ),
     ]
     beyond_beta_interval: Annotated[
         Interval | None,
@@ -283,9 +292,18 @@ class RandomActions(Struct, frozen=True):
     ]
     below_pct: Annotated[
         Decimal,
-        Meta(description="Percent of the draws with a mean alpha below the record's; equal ones count half."),
+        Meta(
+            description="Percent of the draws with a mean alpha below the record's, to six decimal places; equal ones "
+            "count half. In a draw, each pick's `alphaPct` has its sign or the opposite one."
+        ),
     ]
-    interval: Annotated[Interval, Meta(description="Between which mean alphas 95 % of the draws lie.")]
+    interval: Annotated[
+        Interval,
+        Meta(
+            description="The draws' 26th lowest and 26th highest mean alpha, in percent, to six decimal places: "
+            "25 of the 1,000 lie outside on either side."
+        ),
+    ]
     bins: Annotated[
         Sequence[Bin],
         Meta(
@@ -343,7 +361,10 @@ class Verdict(Struct, frozen=True):
     ] = ()
     next_look: Annotated[
         date | None,
-        Meta(description="When the next look is; null for a part of the series."),
+        Meta(
+            description="The date of the next look; it is past while that look waits for a batch that is active. "
+            "Null for a part of the series, and without a Monday."
+        ),
     ] = None
 
 
@@ -490,7 +511,7 @@ def figures(groups: Sequence[Sequence[Held]]) -> ResultFigures:
         len(groups),
         average([mean([pick.alpha_pct for pick in group]) for group in groups]),
         average([mean([pick.directed(pick.absolute_return_pct) for pick in group]) for group in groups]),
-        average([mean([pick.absolute_return_pct or _ZERO for pick in group]) for group in groups]),
+        average([mean([pick.known(pick.absolute_return_pct) for pick in group]) for group in groups]),
     )
 
 
@@ -579,7 +600,7 @@ def random_actions(scored: Sequence[Fortnight]) -> RandomActions | None:
     whoever reads the record can draw the same.
     """
     picks = [(one.run_date, pick) for one in scored for pick in in_order(one)]
-    lines = [f"{monday} {pick.ticker} {plain(pick.vs_benchmark_pct or _ZERO)}\n" for monday, pick in picks]
+    lines = [f"{monday} {pick.ticker} {plain(pick.known(pick.vs_benchmark_pct))}\n" for monday, pick in picks]
     seed = sha256("".join(lines).encode()).hexdigest()
     found = random_signs([number(pick.alpha_pct) for _, pick in picks], seed, DRAWS)
     if not found:

@@ -228,7 +228,9 @@ class Correction:
 
     id: ID = column("Never changes.")
     checkpoint: "Checkpoint" = related("Where the figure stands.", "checkpoints.id = corrections.checkpoint_id")
-    field: str = column("Which figure.")
+    field: str = column(
+        "Which figure: its column, such as `vs_benchmark_pct`; docs/journal.md lists all that can be corrected."
+    )
     ticker: str | None = column("Whose figure; null if it is the checkpoint's own.")
     before: str | None = column("What it said.")
     after: str | None = column("What it says now.")
@@ -333,7 +335,9 @@ class JournalEntry:
 
     seq: str = column("1, 2, 3 without gaps.")
     kind: model.JournalKind = column("What was recorded.")
-    at: datetime = column("When.")
+    at: datetime = column(
+        "When, by the clock of the process that wrote it, before the entry waited for its turn; it may go back."
+    )
     content: str = column("All of it, as RFC 8785 canonical JSON.")
     previous: str = column("The hash of the entry before; 64 zeros at the first.")
     hash: str = column("SHA-256, in hex, of `previous`, a line feed and `content`.")
