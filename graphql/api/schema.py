@@ -336,7 +336,8 @@ class JournalEntry:
     seq: str = column("1, 2, 3 without gaps.")
     kind: model.JournalKind = column("What was recorded.")
     at: datetime = column(
-        "When, by the clock of the process that wrote it, before the entry waited for its turn; it may go back."
+        "When, by the clock of the process that wrote it, before the entry waited for its turn; so it may go back "
+        "from one entry to the next."
     )
     content: str = column("All of it, as RFC 8785 canonical JSON.")
     previous: str = column("The hash of the entry before; 64 zeros at the first.")
