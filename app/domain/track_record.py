@@ -50,6 +50,8 @@ RISK = 0.05
 LEAST = 30
 DRAWS = 1000
 BINS = 20
+# How many draws lie outside the interval of random actions on either side.
+OUTSIDE = int(DRAWS * RISK / 2)
 NEWEST = 520
 MOST = 5_200
 WEEKS_BETWEEN_LOOKS = 52
@@ -67,6 +69,12 @@ class Finding(DescribedEnum):
     UNDECIDED = "UNDECIDED", "Neither could be told from luck."
 
 
+def known(value: Decimal | None) -> Decimal:
+    """Return a figure of a scored batch, which is there."""
+    assert value is not None, "a scored batch has a result"
+    return value
+
+
 class Held(Struct, frozen=True, array_like=True):
     """A pick with its stored figures at its batch's middle and result, where they are there."""
 
@@ -77,15 +85,10 @@ class Held(Struct, frozen=True, array_like=True):
     vs_benchmark_pct: Decimal | None = None
     absolute_return_pct: Decimal | None = None
 
-    @staticmethod
-    def known(value: Decimal | None) -> Decimal:
-        """Return a figure of a scored batch, which is there."""
-        assert value is not None, "a scored batch has a result"
-        return value
-
     def directed(self, value: Decimal | None) -> Decimal:
         """Return a figure of this pick in its direction: its negative for a SELL."""
-        return -self.known(value) if self.action is Action.SELL else self.known(value)
+        figure = known(value)
+        return -figure if self.action is Action.SELL else figure
 
     @property
     def alpha_pct(self) -> Decimal:
@@ -300,8 +303,8 @@ class RandomActions(Struct, frozen=True):
     interval: Annotated[
         Interval,
         Meta(
-            description="The draws' 26th lowest and 26th highest mean alpha, in percent, to six decimal places: "
-            "25 of the 1,000 lie outside on either side."
+            description=f"The draws' {OUTSIDE + 1}th lowest and {OUTSIDE + 1}th highest mean alpha, in percent, to six "
+            f"decimal places: {OUTSIDE} of the {DRAWS:,} lie outside on either side."
         ),
     ]
     bins: Annotated[
@@ -511,7 +514,7 @@ def figures(groups: Sequence[Sequence[Held]]) -> ResultFigures:
         len(groups),
         average([mean([pick.alpha_pct for pick in group]) for group in groups]),
         average([mean([pick.directed(pick.absolute_return_pct) for pick in group]) for group in groups]),
-        average([mean([pick.known(pick.absolute_return_pct) for pick in group]) for group in groups]),
+        average([mean([known(pick.absolute_return_pct) for pick in group]) for group in groups]),
     )
 
 
@@ -600,7 +603,7 @@ def random_actions(scored: Sequence[Fortnight]) -> RandomActions | None:
     whoever reads the record can draw the same.
     """
     picks = [(one.run_date, pick) for one in scored for pick in in_order(one)]
-    lines = [f"{monday} {pick.ticker} {plain(pick.known(pick.vs_benchmark_pct))}\n" for monday, pick in picks]
+    lines = [f"{monday} {pick.ticker} {plain(known(pick.vs_benchmark_pct))}\n" for monday, pick in picks]
     seed = sha256("".join(lines).encode()).hexdigest()
     found = random_signs([number(pick.alpha_pct) for _, pick in picks], seed, DRAWS)
     if not found:
