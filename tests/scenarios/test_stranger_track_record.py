@@ -346,10 +346,11 @@ def compare(found, ours, where="trackRecord"):
 
 
 AT = "2026-01-05T14:00:00Z"
+BETWEEN = Decimal("7.25")
 
 
 def plant(database, fortnights):
-    """Write batches with their middle (day 6) and result (day 13), among mornings after closed days."""
+    """Write batches with their middle (day 5) and result (day 12), as real weeks have them, and a day 8 between."""
     with psycopg.connect(database) as conn:
         conn.execute("SET session_replication_role = replica")  # figures without prices: the triggers would refuse
 
@@ -372,11 +373,20 @@ def plant(database, fortnights):
                     "picks", id=id, batch_id=batch, position=n, ticker=pick.ticker, action=pick.action,
                     reasoning="It rises.", initial_price=1, initial_close_id=uuid4(), ended=False,
                 )  # fmt: skip
-            days = {6: one.middle_benchmark_pct, 7: None, 13: one.benchmark_pct, 14: None} if has_picks else {}
-            for day, moved in days.items():
+            # Day 8 has figures that enter nothing: the first week ends before it.
+            days = {
+                5: one.middle_benchmark_pct,
+                6: None,
+                7: None,
+                8: BETWEEN,
+                12: one.benchmark_pct,
+                13: None,
+                14: None,
+            }
+            for day, moved in days.items() if has_picks else ():
                 if one.status == "active" and day > 7:
                     continue
-                checkpoint, reason = uuid4(), "MISSING_CLOSE" if day in (6, 13) else "MARKET_CLOSED"
+                checkpoint, reason = uuid4(), "MISSING_CLOSE" if day in (5, 12) else "MARKET_CLOSED"
                 computed = {
                     "trading_day": one.run_date + timedelta(day - 1), "benchmark_price": 1,
                     "benchmark_close_id": uuid4(), "benchmark_split_factor": 1, "benchmark_return_pct": moved,
@@ -388,7 +398,7 @@ def plant(database, fortnights):
                     **(computed if moved is not None else {}),
                 )  # fmt: skip
                 for id, pick in zip(ids, one.picks, strict=True) if moved is not None else []:
-                    figure = pick.vs_benchmark_pct if day == 13 else pick.middle_vs_benchmark_pct
+                    figure = {5: pick.middle_vs_benchmark_pct, 8: BETWEEN, 12: pick.vs_benchmark_pct}[day]
                     add(
                         "pick_checkpoint_metrics", id=uuid4(), checkpoint_id=checkpoint, pick_id=id, current_price=1,
                         close_id=uuid4(), split_factor=1, vs_benchmark_pct=figure, unusual_move=False, ended=False,
