@@ -80,7 +80,11 @@ class PipelineProtocol(HttpToolsProtocol):
         return cycle is None or cycle.response_complete or len(cycle.body) <= HIGH_WATER_LIMIT
 
     def _parse(self, piece: bytes) -> None:
-        """Parse a piece of what has arrived."""
+        """
+        Parse a piece of what has arrived: a subclass says how, and answers what is invalid.
+
+        uvicorn's own way would close the connection at once, before the requests in front are answered.
+        """
         raise NotImplementedError
 
     def _ignore_the_rest(self) -> None:
