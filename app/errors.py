@@ -11,13 +11,17 @@ What can go wrong, by what to do next.
     │   ├── ProviderBusy        it asked us to slow down: wait and try again
     │   ├── ProviderUnavailable no answer, or none that can be read: wait and try again
     │   └── UnknownTicker       it does not know the ticker: choose another
-    ├── Misfit                  the record is not what its journal says: somebody changed one of the two
+    ├── RecordDamaged           a row is not as the record must be: verify it, restore a backup
+    ├── Misfit                  the record is not what its journal says, or breaks a rule: one of the two was changed
     ├── UnusableAnswer          the model's answer breaks a rule: ask again and say which
     └── MissingClose            a session's close is not there yet: ask again later
 """
 
 from collections.abc import Sequence
 from datetime import date, datetime
+
+# What the operator does about a damaged record.
+VERIFY = "Run `alpha-monday verify`: it names the first misfit. Then restore a backup."
 
 
 class AlphaMondayError(Exception):
@@ -73,7 +77,11 @@ class UnknownTicker(ProviderError):
 
 
 class Misfit(AlphaMondayError):
-    """The record, its journal and a copy of its head do not fit together; the text names where and what."""
+    """The record, its journal and a copy of its head do not fit together, or break a rule; the text says where."""
+
+
+class RecordDamaged(AlphaMondayError):
+    """A row of the record is not as it must be; the text names it. Nothing is worked out from it."""
 
 
 class UnusableAnswer(AlphaMondayError):

@@ -131,14 +131,18 @@ async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, re
                 priced = _metric_priced(checkpoint, pick, stood, adopted)
                 course = await courses.of_metric(conn, batch, priced, of_picks[pick.id])
                 counting.append(course)
-                metric = _anew(batch_now, now, pick, stood, priced, course)
+                figures = measurement.of_pick(batch_now, now, pick, priced.current_price, course)
+                metric = replace(priced, **figures)
                 if ticker not in of_picks[pick.id].tickers.all:  # its own moves are not what this is about
                     metric = replace(metric, unusual_move=stood.unusual_move)
                 rows.append((stood, metric, pick.ticker))
-        if found := measurement.corrections(rows, checkpoint, reason, at):
-            used = [reading for (day, _), reading in adopted.items() if day == checkpoint.day]
-            counted = measurement.splits_counted(batch, checkpoint, counting)
-            await corrections.make(conn, batch.id, [(stood, row) for stood, row, _ in rows], found, used, counted, at)
+        used = [reading for (day, _), reading in adopted.items() if day == checkpoint.day]
+        counted = measurement.splits_counted(batch, checkpoint, counting)
+        # The transaction may have waited for the batch, and what it used may have been learnt meanwhile.
+        made_at = measurement.not_before(at, used, counted)
+        if found := measurement.corrections(rows, checkpoint, reason, made_at):
+            stood_and_now = [(stood, row) for stood, row, _ in rows]
+            await corrections.make(conn, batch.id, stood_and_now, found, used, counted, made_at)
             made += 1
     return made
 
@@ -180,12 +184,3 @@ def _priced(batch: Batch, checkpoint: Checkpoint, adopted: Adopted) -> Checkpoin
 def _metric_priced(checkpoint: Checkpoint, pick: Pick, stood: PickMetric, adopted: Adopted) -> PickMetric:
     reading = adopted.get((checkpoint.day, pick.ticker))
     return replace(stood, current_price=reading.close, close_id=reading.id) if reading else stood
-
-
-def _anew(
-    batch: Batch, checkpoint: Checkpoint, pick: Pick, stood: PickMetric, priced: PickMetric, course: Course
-) -> PickMetric:
-    """Return a metric computed anew, from the price that it now has."""
-    if not stood.ended:  # a close that was used stays a close of its session, whatever became of the pick
-        course = replace(course, last_session=None)
-    return replace(priced, **measurement.of_pick(batch, checkpoint, pick, priced.current_price, course))

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
+from msgspec.structs import replace
 from procrastinate.jobs import Job
 from structlog.contextvars import bind_contextvars
 
@@ -39,6 +40,10 @@ log = structlog.get_logger()
 # How long, and how often looked for, older mornings come first.
 _PATIENCE = timedelta(minutes=5)
 _LOOK = 0.5
+
+# How long readings are used after they were looked up. Others may store newer ones meanwhile, and a record in which a
+# figure rests on an older reading than an earlier entry's is taken for a forged one after an hour.
+FRESH = timedelta(minutes=30)
 
 
 @app.task(name="take_checkpoint", retry=Retry())
@@ -116,6 +121,7 @@ async def _take(
     # A second chance has attempts of its own.
     begun = calendar.asked_since(tools.now()) if before else calendar.due_at(batch.run_date, day)
     await _let_older_go_first(tools, batch, day)
+    looked_at = tools.now()
     try:
         bind_contextvars(step="closes")
         tickers = [batch.benchmark_symbol, *(shares[pick.id].at(session) for pick in picks if pick.id not in ended)]
@@ -131,7 +137,7 @@ async def _take(
         await _skip(tools, batch, day, before, SkipReason.PROVIDER_ERROR, str(error))
     else:
         bind_contextvars(step="measure")
-        await _compute(tools, batch, day, before, found)
+        await _compute(tools, batch, day, before, found, looked_at)
 
 
 async def _let_older_go_first(tools: Context, batch: Batch, day: int) -> None:
@@ -159,9 +165,18 @@ def _may_be_retaken(checkpoint: Checkpoint) -> bool:
 
 
 async def _compute(
-    tools: Context, batch: Batch, day: int, before: Checkpoint | None, found: Mapping[str, Close]
+    tools: Context,
+    batch: Batch,
+    day: int,
+    before: Checkpoint | None,
+    found: Mapping[str, Close],
+    looked_at: datetime,
 ) -> None:
-    """Measure and store a checkpoint, with what is known of splits and opens while nobody else touches the batch."""
+    """
+    Measure and store a checkpoint, with what is known of splits and opens while the batch is locked.
+
+    Raises TryAgainAt if it is long since `looked_at`, when the closes that were `found` were looked up.
+    """
     benchmark = found[batch.benchmark_symbol]
     priced = Checkpoint(
         id=before.id if before else uuid4(),
@@ -180,8 +195,12 @@ async def _compute(
     store = checkpoints.retake if before else checkpoints.add
     async with transaction(tools.pool) as conn:
         batch = await batches.hold(conn, batch.id)  # its baseline may have been corrected since
+        if (now := tools.now()) > looked_at + FRESH:
+            raise TryAgainAt("Its closes were looked up long ago.", now)
         ended = _ended(await batches.endings_of(conn, batch.id), benchmark.trading_day)
         picks, checkpoint, metrics, readings, learnt = await _measure(conn, tools.calendar, batch, priced, found, ended)
+        # The transaction may have waited for the batch, and what it used may have been learnt meanwhile.
+        checkpoint = replace(checkpoint, taken_at=measurement.not_before(checkpoint.taken_at, readings, learnt.splits))
         stored = await store(conn, checkpoint, metrics, readings, learnt)
         completed = stored and not before and await _is_completed(conn, batch.id)
     log.info(

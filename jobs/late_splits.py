@@ -61,7 +61,7 @@ async def look(tools: Context, batch_id: UUID, day: int) -> None:
     if tools.now() < begins_at:  # by this process's clock; the one that offered the job was ahead of it
         raise TryAgainAt(f"The look for late splits begins at {begins_at:%Y-%m-%d %H:%M} UTC.", begins_at)
     for ticker in (*tickers[turn:], *tickers[:turn]):
-        if not _is_open(batch, day, tools.now()):
+        if not _is_open(batch.run_date, day, tools.now()):
             log.info("the week for late splits is over", day=day, next=ticker)
             return
         await _ask(tools, batch, day, ticker)
@@ -95,12 +95,9 @@ def _begins_at(run_date: date, day: int) -> datetime:
     return calendar.at(calendar.checkpoint_date(run_date, day), calendar.RETAKE)
 
 
-def _is_open(batch: Batch, day: int, now: datetime) -> bool:
-    return (
-        _begins_at(batch.run_date, day)
-        <= now
-        < calendar.at(calendar.checkpoint_date(batch.run_date, day) + _WEEK, calendar.DUE)
-    )
+def _is_open(run_date: date, day: int, now: datetime) -> bool:
+    end = calendar.at(calendar.checkpoint_date(run_date, day) + _WEEK, calendar.DUE)
+    return _begins_at(run_date, day) <= now < end
 
 
 async def offer(conn: Conn, tools: Context) -> int:
@@ -110,7 +107,7 @@ async def offer(conn: Conn, tools: Context) -> int:
     first = calendar.checkpoint_date(today, -calendar.LATE_SUNDAYS[-1] - _WEEK.days)
     last = calendar.checkpoint_date(today, -calendar.LATE_SUNDAYS[0])
     found = await batches.completed_between(conn, first, last)
-    wanted = [(batch, day) for batch in found for day in calendar.LATE_SUNDAYS if _is_open(batch, day, now)]
+    wanted = [(batch, day) for batch in found for day in calendar.LATE_SUNDAYS if _is_open(batch.run_date, day, now)]
     if not wanted:
         return 0
     known = await queue_tables.jobs_by_checkpoint(conn, look_for_splits.name)

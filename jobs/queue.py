@@ -28,7 +28,7 @@ from app.database import pools, rehearsed
 from app.database.embedded import address_of
 from app.domain.calendar import Calendar, Clock, today
 from app.domain.journal import timestamp
-from app.errors import TryAgainAt
+from app.errors import RecordDamaged, TryAgainAt
 from app.providers import model_ends, rate_limiter
 from app.providers.alpha_vantage import AlphaVantage
 from app.providers.llm import OpenAIPicker
@@ -219,6 +219,7 @@ class Retry(BaseRetryStrategy):
     | TryAgainAt                              | at the time it says; not a failed attempt          | this strategy  |
     | shut down in the middle                 | at once, by whoever is there                       | this strategy  |
     | the database was away or read-only      | in 5 seconds, as often as it takes                 | this strategy  |
+    | a row that it needs is damaged          | the job has failed; the log names the row          | this strategy  |
     | a surprise                              | after 2, 4, 8, 16 seconds; then the job has failed | this strategy  |
     | its process died                        | put back, 10 times; then the job has failed        | upkeep         |
     | the job has failed                      | a skipped checkpoint, a failed Monday              | upkeep         |
@@ -268,6 +269,8 @@ def _tell(error: Exception) -> None:
             log.info("job waits", until=timestamp(error.at), reason=str(error))
         case Surprise() if error.times < MOST_SURPRISES:
             log.error("surprise in a job", times=error.times, of=MOST_SURPRISES, exc_info=error.__cause__)
+        case RecordDamaged():
+            log.error("the record is damaged", reason=str(error))
         case _ if is_away(error):
             log.warning("job waits for the database", reason=why(error))
 
@@ -276,7 +279,7 @@ async def counted(job: Callable[[], Awaitable[Any]], context: JobContext, _: Any
     """Count the surprises of a job where every process can read them: the next attempt may be another's."""
     try:
         return await job()
-    except (TryAgainAt, JobAborted):
+    except (TryAgainAt, JobAborted, RecordDamaged):  # a damaged row stays as it is until a person restores it
         raise
     except Exception as error:
         if is_away(error):

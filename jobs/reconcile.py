@@ -22,7 +22,7 @@ from app.core.presence import RETRY, is_away, why
 from app.database.pools import transaction
 from app.domain import calendar
 from app.domain.model import SERIES
-from app.errors import TryAgainAt
+from app.errors import RecordDamaged, TryAgainAt
 from app.store import batches, checkpoints
 from app.store.checkpoints import Due
 from app.store.rows import Conn, row_of
@@ -91,7 +91,7 @@ async def look_after(tools: Context, stalled_after: float = STALLED_AFTER) -> Me
             return None
         mended = Mended(
             put_back=await _alone(conn, _put_back, stalled_after),
-            given_up=await _alone(conn, _give_up, tools),
+            given_up=await _alone(conn, _give_up, tools) + await _alone(conn, _give_up_monday, tools),
             deferred=await _alone(conn, _defer_due, tools),
             begun=bool(await _alone(conn, _begin_monday, tools)),
             missed=await _alone(conn, _record_missed, tools),
@@ -179,18 +179,34 @@ async def _put_back(conn: Conn, stalled_after: float) -> int:
 
 
 async def _give_up(conn: Conn, tools: Context) -> int:
-    """Let what never succeeds end as the record says: a failed job's checkpoint skipped, its Monday failed."""
+    """Let what never succeeds end as the record says: a failed job's checkpoint skipped."""
     lost = await _lost(conn, tools)
-    given_up = [(due, lost[due]) for due in sorted(lost, key=lambda due: due.batch_id) if lost[due]]
-    for due, _ in given_up:  # all before the first entry: who holds a batch may wait for the journal
-        await batches.hold(conn, due.batch_id)
+    failed = [(due, lost[due]) for due in sorted(lost, key=lambda due: due.batch_id) if lost[due]]
+    # All before the first entry: who holds a batch may wait for the journal.
+    given_up = [(due, job) for due, job in failed if await _is_held(conn, due)]
     for due, job in given_up:
         await daily.give_up(conn, tools, due, _GIVEN_UP.format(job))
+    return len(given_up)
+
+
+async def _is_held(conn: Conn, due: Due) -> bool:
+    """Hold the batch of a checkpoint; of one that is damaged nothing is written, and it keeps no other waiting."""
+    try:
+        await batches.hold(conn, due.batch_id)
+    except RecordDamaged as error:
+        known = {"batch": str(due.batch_id), "day": due.day, "reason": str(error)}
+        log.error("a checkpoint cannot be given up", **known)  # noqa: TRY400 - the reason says all
+        return False
+    return True
+
+
+async def _give_up_monday(conn: Conn, tools: Context) -> int:
+    """Let this Monday have failed if its job has."""
     run_date = await _absent_monday(conn, tools)
     failed = run_date and await weekly.jobs_of(conn, run_date, ["failed"])
     if run_date and failed:
         await weekly.give_up(conn, tools, run_date, _GIVEN_UP.format(failed[-1]))
-    return len(given_up) + bool(failed)
+    return int(bool(failed))
 
 
 async def _defer_due(conn: Conn, tools: Context) -> int:
@@ -234,16 +250,8 @@ async def _begin_monday(conn: Conn, tools: Context) -> bool:
 
 
 async def _record_missed(conn: Conn, tools: Context) -> int:
-    """Give every Monday that is over and has no row one that says so, from the series' first batch on."""
-    known = await batches.run_dates(conn, SERIES)
-    if not known:
-        return 0
-    today, monday, missed = calendar.today(tools.now()), min(known), 0
-    while monday < today:
-        if monday not in known and await weekly.miss(conn, tools, monday):
-            missed += 1
-        monday = calendar.checkpoint_date(monday, 7)
-    return missed
+    """Record the Mondays that are over and have no row."""
+    return await weekly.record_missed(conn, tools)
 
 
 async def _offer_retakes(conn: Conn, tools: Context) -> int:

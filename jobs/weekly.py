@@ -9,6 +9,7 @@ from msgspec.structs import asdict, replace
 from procrastinate import JobContext
 from structlog.contextvars import bind_contextvars
 
+from app.core.locks import Lock
 from app.database.pools import transaction
 from app.domain import calendar, prompt, returns
 from app.domain.model import (
@@ -22,6 +23,7 @@ from app.domain.model import (
     FailureReason,
     Generation,
     Idea,
+    JournalKind,
     Pick,
     batch_id,
 )
@@ -38,12 +40,12 @@ from app.errors import (
     UnusableAnswer,
 )
 from app.providers.llm import Answer
-from app.store import batches, closes, generations
+from app.store import batches, closes, generations, journal
 from app.store.checkpoints import Due
 from app.store.rows import Conn
 from jobs import alerts, queue_tables
 from jobs.context import Context
-from jobs.daily import defer
+from jobs.daily import FRESH, defer
 from jobs.prices import SeemsUnknown, closes_of
 from jobs.queue import Retry, app, tools
 from jobs.queue_tables import LIVE
@@ -61,6 +63,10 @@ _ANOTHER_CLOCK = timedelta(days=1)
 # nine.
 _PAUSES = {1: timedelta(minutes=10)}
 _PAUSE = timedelta(minutes=1)
+
+
+class _MondayIsOver(Exception):
+    """It is too late to ask the model for this Monday."""
 
 
 # Nine in New York is one of the two, whatever the season: the job itself asks which.
@@ -145,6 +151,21 @@ async def jobs_of(
     )
 
 
+async def questions_by_hand(conn: Conn, run_date: date) -> int:
+    """
+    Return how many questions may have been asked in all when a Monday is run by hand now.
+
+    A Monday that failed gets three more than were asked. An earlier run by hand that was cut off before it could record
+    a failure has used these: the journal allows three for each failure, and three more.
+    """
+    batch = await batches.on(conn, SERIES, run_date)
+    if batch is None:
+        return QUESTIONS_PER_MONDAY
+    asked = len(await generations.of(conn, SERIES, run_date))
+    failures = len(await journal.told(conn, batch.id, JournalKind.FAILURE))
+    return min(asked, QUESTIONS_PER_MONDAY * failures) + QUESTIONS_PER_MONDAY
+
+
 async def begin_again(conn: Conn, at: datetime, questions: int | None = None) -> int:
     """Put a weekly job into the queue outside its tick; return its id."""
     job = pick_week.configure().job.evolve(task_kwargs={"timestamp": int(at.timestamp()), "questions": questions})
@@ -159,20 +180,27 @@ async def _run(tools: Context, run_date: date, questions: int, *, by_hand: bool)
     async def fail(reason: FailureReason, failure: str) -> None:
         await _fail(tools, run_date, reason, failure, again=by_hand)
 
+    await _record_missed_first(tools)
     try:
-        while True:
-            generation, chosen = await _choose(tools, run_date, questions)
+        while choice := await _choose(tools, run_date, questions):
+            generation, chosen = choice
+            looked_at = tools.now()
             try:
                 bind_contextvars(step="snapshot")
                 readings = await _priced(tools, chosen, run_date)
             except UnknownTicker as unknown:
                 await _complete(tools, replace(generation, accepted=False, refusal=str(unknown)))
-            else:
-                if calendar.today(tools.now()) != run_date:  # picks are never back-dated
-                    await fail(FailureReason.MISSED, "The Monday was over before its prices were in.")
-                else:
-                    await _store(tools, run_date, chosen, readings, again=by_hand)
+                continue
+            now = tools.now()
+            if calendar.today(now) != run_date:  # picks are never back-dated
+                await fail(FailureReason.MISSED, "The Monday was over before its prices were in.")
                 return
+            if now > looked_at + FRESH:
+                continue  # another process may have stored newer readings meanwhile
+            if await _store(tools, run_date, now, generation, chosen, readings, again=by_hand):
+                return
+    except _MondayIsOver as over:
+        await fail(FailureReason.MISSED, str(over))
     except MissingClose as missing:
         await fail(FailureReason.MISSING_CLOSE, str(missing))
     except UnusableAnswer as error:
@@ -183,9 +211,11 @@ async def _run(tools: Context, run_date: date, questions: int, *, by_hand: bool)
         await fail(FailureReason.PROVIDER_ERROR, str(error))
 
 
-async def _choose(tools: Context, run_date: date, questions: int) -> tuple[Generation, list[Idea]]:
+async def _choose(tools: Context, run_date: date, questions: int) -> tuple[Generation, list[Idea]] | None:
     """
     Return an accepted answer and its ideas: one that was paid for already, or a new one.
+
+    Returns None when another process has made the Monday's batch meanwhile.
 
     Raises QuestionInProgress while another process's question is open; TryAgainAt while a provider that did not answer
     is left alone; UnusableAnswer or ProviderError when all questions are used up; ConfigurationError at once.
@@ -193,13 +223,19 @@ async def _choose(tools: Context, run_date: date, questions: int) -> tuple[Gener
     bind_contextvars(step="choose")
     while True:
         async with tools.pool.connection() as conn:
+            batch = await batches.on(conn, SERIES, run_date)
             asked = await generations.of(conn, SERIES, run_date)
+        if batch and batch.status != BatchStatus.FAILED:
+            log.info("somebody was first")
+            return None
         if accepted := next((one for one in asked if one.accepted), None):
             try:
-                return accepted, prompt.read(accepted.answer or "", tools.benchmark)
+                ideas = prompt.read(accepted.answer or "", tools.benchmark)
+                _refuse_other_benchmark(accepted, tools.benchmark)
             except UnusableAnswer as error:  # another version of this program, or another benchmark, had accepted it
                 await _complete(tools, replace(accepted, accepted=False, refusal=str(error)))
                 continue
+            return accepted, ideas
         last = asked[-1] if asked else None
         if last and last.accepted is None:
             if (lapses := _lapse_of(tools, last)) > tools.now():
@@ -214,6 +250,12 @@ async def _choose(tools: Context, run_date: date, questions: int) -> tuple[Gener
             await _ask(tools, run_date, asked, left=questions - len(asked) - 1)
 
 
+def _refuse_other_benchmark(question: Generation, benchmark: str) -> None:
+    """Raise UnusableAnswer if the model was told that its choice is measured against another benchmark."""
+    if prompt.benchmark_of(question.user_prompt) not in (None, benchmark):
+        raise UnusableAnswer(prompt.BENCHMARK_CHANGED)
+
+
 def _lapse_of(tools: Context, question: Generation) -> datetime:
     """Return until when an open question may still be answered, by the time that this process gives one."""
     return question.asked_at + timedelta(seconds=tools.picker.timeout) + _STORED_WITHIN
@@ -223,15 +265,19 @@ async def _ask(tools: Context, run_date: date, asked: Sequence[Generation], left
     """
     Put one more question, claimed before it is sent, and store what became of it.
 
-    `left` is how many questions remain after it. Raises TryAgainAt if the provider did not answer and some remain.
+    `left` is how many questions remain after it. Raises TryAgainAt if the provider did not answer and some remain, and
+    _MondayIsOver when it is too late to ask.
     """
+    now = tools.now()
+    if calendar.today(now) != run_date:
+        raise _MondayIsOver("The Monday was over before an answer was accepted.")
     refusals = [one.refusal for one in asked if one.answered_at and one.refusal]
     question = Generation(
         id=uuid4(),
         series=SERIES,
         run_date=run_date,
         attempt=len(asked) + 1,
-        asked_at=tools.now(),
+        asked_at=now,
         requested_model=tools.picker.model,
         prompt_version=prompt.PROMPT_VERSION,
         system_prompt=prompt.SYSTEM_PROMPT,
@@ -388,11 +434,23 @@ async def _ended(tools: Context, tickers: Sequence[str], session: date) -> dict[
 
 
 async def _store(
-    tools: Context, run_date: date, chosen: Sequence[Idea], readings: dict[str, Close], *, again: bool
-) -> None:
-    """Store the batch, its picks, its baseline, the journal's entry and the fourteen jobs: all of it or none."""
+    tools: Context,
+    run_date: date,
+    now: datetime,
+    generation: Generation,
+    chosen: Sequence[Idea],
+    readings: dict[str, Close],
+    *,
+    again: bool,
+) -> bool:
+    """
+    Store the batch, its picks, its baseline, the journal's entry and the fourteen jobs: all of it or none.
+
+    `now` is when it was still this Monday, and the batch says so, however long the transaction waits. Returns False if
+    another process has refused the answer meanwhile, so that another one is needed.
+    """
     bind_contextvars(step="store")
-    now, benchmark = tools.now(), readings[tools.benchmark]
+    benchmark = readings[tools.benchmark]
     batch = Batch(
         id=batch_id(SERIES, run_date),
         series=SERIES,
@@ -431,9 +489,13 @@ async def _store(
         benchmark_split_factor=returns.ONE,
     )
     async with transaction(tools.pool) as conn:
+        # Held, so that no other process refuses it between this look and the batch.
+        if not (await generations.hold(conn, generation.id)).accepted:
+            log.info("the answer was refused meanwhile", generation=str(generation.id))
+            return False
         if not await batches.add(conn, batch, picks, baseline, list(readings.values()), again=again):
             log.info("somebody was first")
-            return
+            return True
         await defer(conn, [Due(batch.id, run_date, day) for day in calendar.FORTNIGHT])
     log.info(
         "batch stored",
@@ -442,6 +504,7 @@ async def _store(
         pick_ids=[str(pick.id) for pick in picks],
         benchmark=f"{batch.benchmark_symbol} at {batch.benchmark_initial_price}",
     )
+    return True
 
 
 async def miss(conn: Conn, tools: Context, run_date: date) -> bool:
@@ -451,6 +514,37 @@ async def miss(conn: Conn, tools: Context, run_date: date) -> bool:
     if asked and await tools.prices.ledger.was_spent(conn, calendar.at(run_date + timedelta(days=1), time(0))):
         failure = "The quota of prices was spent, and the Monday was over before its batch was made."
     return await _record_failed(conn, tools, _failed(tools, run_date, FailureReason.MISSED, failure))
+
+
+async def record_missed(conn: Conn, tools: Context) -> int:
+    """Give every Monday that is over and has no row one that says so, from the series' first batch on."""
+    missed = 0
+    for monday in await _missed(conn, tools):
+        missed += await miss(conn, tools, monday)
+    return missed
+
+
+async def _missed(conn: Conn, tools: Context) -> list[date]:
+    """Return the Mondays that are over and have no row, from the series' first batch on."""
+    known = await batches.run_dates(conn, SERIES)
+    today, monday, missed = calendar.today(tools.now()), min(known, default=date.max), []
+    while monday < today:
+        if monday not in known:
+            missed.append(monday)
+        monday = calendar.checkpoint_date(monday, 7)
+    return missed
+
+
+async def _record_missed_first(tools: Context) -> None:
+    """
+    Record the Mondays that were missed before this one has its row: in the journal, none is ever absent between two.
+
+    The lock of upkeep, which does the same, comes before the journal's.
+    """
+    async with transaction(tools.pool) as conn:
+        if await _missed(conn, tools):
+            await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.RECONCILIATION,))
+            await record_missed(conn, tools)
 
 
 async def give_up(conn: Conn, tools: Context, run_date: date, why: str) -> bool:

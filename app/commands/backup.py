@@ -12,6 +12,7 @@ from app.commands import terminal
 from app.commands.files import stdout, whole
 from app.commands.terminal import clock, say, telling
 from app.core import settings
+from app.domain.calendar import Calendar
 from app.errors import ConfigurationError
 from app.ops import backup as backing_up
 
@@ -71,7 +72,15 @@ def restore(file: Path, unverified: bool, of_the_rehearsal: bool) -> None:
     if not of_the_rehearsal:
         asyncio.run(terminal.refuse_two(configuration))
     with telling() as tell:
-        made = asyncio.run(backing_up.restore(address, file, clock.now(), tell, unverified=unverified))
+        restored = backing_up.restore(
+            address,
+            file,
+            clock.now(),
+            tell,
+            sessions=Calendar(configuration.market_closed_days),
+            unverified=unverified,
+        )
+        made = asyncio.run(restored)
     click.echo(_held(f"Restored, as of {made.made_at:%Y-%m-%d %H:%M:%S} UTC", made))
     click.echo("It was not verified: `alpha-monday verify` does that." if unverified else "Everything fits.")
     if backing_up.TOLD in made.tables:

@@ -14,6 +14,7 @@ import sys
 
 import click
 import psycopg
+import structlog
 from psycopg_pool import PoolTimeout
 
 from app.commands import (
@@ -42,6 +43,9 @@ startup.done()
 
 def main() -> None:
     """Run a command; whatever goes wrong is one clear line and an exit code."""
+    # What a command logs that sets up no log of its own does not belong among what it prints.
+    if not structlog.is_configured():
+        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     try:
         sys.exit(group(prog_name="alpha-monday", standalone_mode=False))
     except click.ClickException as error:

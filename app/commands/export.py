@@ -121,7 +121,7 @@ async def _write(address: str, form: str, to: IO[bytes], tell: Tell) -> Exported
         made_up = await rehearsed.is_rehearsed_on(conn)
         cursor = await conn.execute("SELECT count(*) FROM batches WHERE series = %s", [SERIES])
         (total,) = cast(tuple[int], await cursor.fetchone())
-        engine = Engine(schema, fetching(conn), Facts(version("alpha-monday"), made_up, clock.now), kept=1)
+        engine = Engine(schema, fetching(conn), Facts(version("alpha-monday"), made_up, clock.now), kept=1, quiet=True)
         done = Exported(lambda: tell("Mondays", done.mondays, total))
         async with aclosing(parts(engine, Wanted())) as read, aclosing(done.counted(read)) as counted:
             async for piece in written(form, counted, Wanted()):

@@ -12,9 +12,9 @@ from app.core import logging, settings
 from app.database import pools, rehearsed
 from app.domain import calendar, returns
 from app.domain.calendar import Calendar
-from app.domain.model import QUESTIONS_PER_MONDAY, SERIES, Batch, BatchStatus
+from app.domain.model import SERIES, Batch, BatchStatus
 from app.errors import ProviderError, Refused
-from app.store import batches, generations
+from app.store import batches
 from jobs import picks, queue, queue_tables, weekly
 from jobs.context import RealClock
 
@@ -55,9 +55,8 @@ async def _pick() -> None:
                 raise Refused(f"The Monday {run_date} is on its way, in job {on_its_way[0]}.")
             if not await queue_tables.has_live_worker(conn):
                 raise Refused("No worker is running that could do it. Start one with `alpha-monday serve` or `work`.")
-            asked = len(await generations.of(conn, SERIES, run_date))
-            again = asked if batch else 0  # only a Monday that failed gets three more
-            job = await weekly.begin_again(conn, clock.now(), again + QUESTIONS_PER_MONDAY)
+            questions = await weekly.questions_by_hand(conn, run_date)
+            job = await weekly.begin_again(conn, clock.now(), questions)
         say(f"Job {job} makes the batch of {run_date}; waiting for it. (Ctrl-C does not stop the job.)")
         batch = await _awaited(pool, run_date, batch, job)
         await tables.show(pool, batch, Calendar(configuration.market_closed_days), clock.now())

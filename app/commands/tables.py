@@ -15,6 +15,7 @@ from app.database.pools import Pool
 from app.domain.calendar import FORTNIGHT, Calendar, due_at
 from app.domain.model import (
     CHECKPOINT_DAYS,
+    PICKS_PER_BATCH,
     Action,
     Batch,
     BatchStatus,
@@ -25,9 +26,9 @@ from app.domain.model import (
     SkipReason,
 )
 from app.domain.returns import plain
-from app.errors import Refused
+from app.errors import VERIFY, RecordDamaged, Refused
 from app.store import batches, checkpoints, closes, splits
-from app.web.formatting import MINUS, signed
+from app.web.formatting import MINUS, rounded, signed
 
 out = Console(soft_wrap=True, highlight=False)
 
@@ -40,6 +41,12 @@ async def show(pool: Pool, batch: Batch, sessions: Calendar, now: datetime) -> N
 
     Figures that were due before `now` are overdue; what is made up knows no such time.
     """
+    for one in await _of_a_batch(pool, batch, sessions, now):
+        out.print(one)
+
+
+async def _of_a_batch(pool: Pool, batch: Batch, sessions: Calendar, now: datetime) -> list[Table | str]:
+    """Return all that is printed of a batch, so that nothing is printed of one that cannot be shown whole."""
     async with pool.connection() as conn:
         picks = await batches.picks_of(conn, batch.id)
         taken = await checkpoints.of(conn, batch.id)
@@ -48,12 +55,14 @@ async def show(pool: Pool, batch: Batch, sessions: Calendar, now: datetime) -> N
         named |= {one.close_id for day in metrics.values() for one in day.values() if one.close_id}
         tickers = {one.id: one.ticker for one in await closes.among(conn, named)}
         made_up = await rehearsed.is_rehearsed(pool)
-    out.print(f"Batch of Monday {batch.run_date} ({batch.series}): {batch.status}{', late' if batch.late else ''}")
+    _refuse_damaged(batch, picks, taken, metrics, tickers)
+    late = ", late" if batch.late else ""
+    told: list[Table | str] = [f"Batch of Monday {batch.run_date} ({batch.series}): {batch.status}{late}"]
     if made_up:
-        out.print("REHEARSED: every price and every word of it is made up.")
+        told.append("REHEARSED: every price and every word of it is made up.")
     if batch.failure:
-        out.print(f"{batch.failure_reason}: {batch.failure}")
-        return
+        told.append(f"{batch.failure_reason}: {batch.failure}")
+        return told
     table = _table("day", "date", batch.benchmark_symbol, *(_head(pick, tickers) for pick in picks), "note")
     for one in taken:
         cells = [_change(metrics[one.id][pick.id], pick, tickers) if metrics[one.id] else "" for pick in picks]
@@ -63,15 +72,53 @@ async def show(pool: Pool, batch: Batch, sessions: Calendar, now: datetime) -> N
         if one.benchmark_unusual_move:
             benchmark = f"{benchmark} {_UNUSUAL}"
         table.add_row(str(one.day), str(one.checkpoint_date), benchmark, *cells, _note(one))
-    out.print(table)
-    out.print("In the table: each share's change since day 0, whatever the call.")
-    for line in _calls(batch, picks, taken, metrics, tickers):
-        out.print(line)
+    told.append(table)
+    told.append("In the table: each share's change since day 0, whatever the call.")
+    told += _calls(batch, picks, taken, metrics, tickers)
     if batch.status == BatchStatus.ACTIVE:
-        out.print(_next_figures(batch, taken, sessions, None if made_up else now))
+        told.append(_next_figures(batch, taken, sessions, None if made_up else now))
     marks = [metric.unusual_move for day in metrics.values() for metric in day.values()]
     if any([*marks, *(one.benchmark_unusual_move for one in taken)]):
-        out.print(f"{_UNUSUAL} The figure holds a move of a tenth or more in one session that no known split explains.")
+        told.append(
+            f"{_UNUSUAL} The figure holds a move of a tenth or more in one session that no known split explains."
+        )
+    return told
+
+
+def _refuse_damaged(
+    batch: Batch,
+    picks: Sequence[Pick],
+    taken: Sequence[Checkpoint],
+    metrics: Mapping[UUID, Mapping[UUID, PickMetric]],
+    tickers: Mapping[UUID, str],
+) -> None:
+    """Refuse to print a batch whose rows are not those that the record promises."""
+    for problem in _damages(batch, picks, taken, metrics, tickers):
+        raise RecordDamaged(f"The record is damaged: {problem}. {VERIFY}")
+
+
+def _damages(
+    batch: Batch,
+    picks: Sequence[Pick],
+    taken: Sequence[Checkpoint],
+    metrics: Mapping[UUID, Mapping[UUID, PickMetric]],
+    tickers: Mapping[UUID, str],
+) -> Iterator[str]:
+    """Yield in what a batch breaks the promises of the record."""
+    promised = 0 if batch.status == BatchStatus.FAILED else PICKS_PER_BATCH
+    if len(picks) != promised:
+        yield f"{batch.run_date} has {len(picks)} picks, not {promised}"
+    if batch.status == BatchStatus.COMPLETED and len(taken) != 1 + CHECKPOINT_DAYS:
+        yield f"{batch.run_date} lacks checkpoints"
+    for one in taken:
+        measured = one.status == CheckpointStatus.COMPUTED and one.day > 0
+        expected = {pick.id for pick in picks} if measured else set[UUID]()
+        if metrics[one.id].keys() != expected:
+            yield f"day {one.day} of {batch.run_date} lacks figures"
+    named = {pick.initial_close_id for pick in picks}
+    named |= {one.close_id for day in metrics.values() for one in day.values() if one.close_id}
+    if lost := named - tickers.keys():
+        yield f"the reading {min(map(str, lost))} is not there"
 
 
 def _calls(
@@ -149,7 +196,7 @@ def _change(metric: PickMetric, pick: Pick, tickers: Mapping[UUID, str]) -> str:
 
 
 def _percent(value: Any) -> str:
-    return "" if value is None else f"{value:+.2f} %"
+    return "" if value is None else f"{rounded(value):+f} %"
 
 
 async def show_closes(pool: Pool, ticker: str) -> None:

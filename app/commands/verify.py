@@ -2,18 +2,20 @@
 
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from datetime import date, datetime
 
 import click
 import psycopg
 from psycopg_pool import PoolTimeout
 
 from app.commands import terminal
-from app.commands.terminal import asynchronous, clock, say, telling
+from app.commands.terminal import DAY, asynchronous, clock, say, telling
 from app.core import settings
+from app.domain.calendar import Calendar
 from app.domain.text import one_line
-from app.domain.verification import Verification
+from app.domain.verification.chain import Verification
 from app.errors import AlphaMondayError, Misfit
 from app.ops import verify as verifying
 
@@ -32,15 +34,36 @@ class HeadType(click.ParamType[tuple[int, str]]):
 
 
 @click.command()
-@click.option("--head", type=HeadType(), help="A copy of the journal's head: the chain must hold that entry.")
+@click.option(
+    "--head",
+    "heads",
+    type=HeadType(),
+    multiple=True,
+    help="A copy of the journal's head: the chain must hold that entry; may be given several times.",
+)
 @click.option("--from", "url", metavar="URL", help="Verify what the API at URL shows, instead of the database.")
+@click.option(
+    "--closed",
+    "closed",
+    type=DAY,
+    multiple=True,
+    help="A day on which the exchange was closed on short notice; may be given several times.",
+)
 @click.option("--rehearsal", "of_the_rehearsal", is_flag=True, help="Verify the embedded rehearsal's record.")
 @asynchronous
-async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal: bool) -> None:
+async def verify(
+    heads: Sequence[tuple[int, str]],
+    url: str | None,
+    closed: Sequence[datetime],
+    of_the_rehearsal: bool,
+) -> None:
     """Walk the journal's chain, compare every row of the record with it, and name the first misfit.
 
     Figures are computed again from their prices. Ends with the head: keep a copy, and nobody can write the journal
     anew, or cut off its tail, without `--head` telling you. docs/journal.md says what this proves.
+
+    The exchange's holidays are known. A closure that was announced on short notice is not: of the database those of
+    MARKET_CLOSED_DAYS count, and everywhere those of `--closed`.
 
     \b
     Exit code: 0 everything fits, 1 something does not, 2 nothing could be found out.
@@ -50,13 +73,15 @@ async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal
       alpha-monday verify
       alpha-monday verify --head 812:3fa2c1d09b7e4856a1f0c3d2e5b498776655443322110ffeeddccbbaa9988776
       alpha-monday verify --from https://alpha-monday.example
+      alpha-monday verify --from https://alpha-monday.example --closed 2026-11-04 --closed 2026-11-05
     """
     if url is not None and of_the_rehearsal:
         raise click.UsageError("--from and --rehearsal exclude each other.")
     try:
+        sessions = _sessions((day.date() for day in closed), with_setting=url is None)
         with telling() as tell:
             async with verifying.api(url, clock.sleep) if url is not None else _snapshot(of_the_rehearsal) as source:
-                found = await verifying.verify(source, [head] if head else [], tell)
+                found = await verifying.verify(source, heads, tell, sessions)
     except Misfit:
         raise
     except (AlphaMondayError, psycopg.Error, PoolTimeout) as error:
@@ -71,8 +96,16 @@ async def verify(head: tuple[int, str] | None, url: str | None, of_the_rehearsal
 
 
 def _say_that_it_fits(found: Verification) -> None:
-    counted = f"{found.seq:,} entries, {found.rows:,} rows, {found.known.figures:,} figures"
+    counted = f"{found.seq:,} entries, {found.rows:,} rows, {found.state.figures:,} figures"
     click.echo(f"Everything fits: {counted}. The head: {f'{found.seq}:{found.hash}' if found.seq else 'none yet'}")
+
+
+def _sessions(closed: Iterable[date], *, with_setting: bool) -> Calendar:
+    """Return the exchange's calendar; the setting is about the record of the database, not about another service's."""
+    days = {*closed}
+    if with_setting:
+        days |= {*settings.load().market_closed_days}
+    return Calendar(days)
 
 
 @asynccontextmanager

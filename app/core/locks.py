@@ -30,7 +30,8 @@ class Lock(IntEnum):
     JOURNAL = 4_021_970_433
 
     # A round of reconciliation, which one process does at a time. Transaction; other processes do
-    # not wait (`pg_try_advisory_xact_lock`). The simulated clock reads in `pg_locks` whether it is held.
+    # not wait (`pg_try_advisory_xact_lock`), but a Monday that records missed ones first does. The
+    # simulated clock reads in `pg_locks` whether it is held.
     RECONCILIATION = 4_021_970_434
 
     # The start of the simulated clock: its table and its functions. Transaction.

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.errors import error_from_result
+from psycopg.errors import CardinalityViolation, error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
@@ -80,13 +80,29 @@ async def standing(pool: Pool, *, limit: int = 0) -> AsyncIterator[Fetch]:
 
 
 def fetching(conn: AsyncConnection[Any], limit: int = 0) -> Fetch:
-    """Return what runs a statement on a connection of one's own, one at a time."""
+    """
+    Return what runs a statement on a connection of one's own, in its transaction, one at a time.
+
+    A statement that fails leaves the transaction, and the snapshot, as it was.
+    """
+    begun = False
+
+    async def run(sql: bytes) -> None:
+        conn.pgconn.send_query_params(sql, None)
+        await result(conn.pgconn)
 
     async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
+        nonlocal begun
+        if not begun:
+            await run(b"SAVEPOINT before_fetching")
+            begun = True
         leaving = asyncio.get_running_loop().call_later(limit + 1, hang_up, conn) if limit else None
         try:
             conn.pgconn.send_query_params(sql.encode(), [None if one is None else one.encode() for one in parameters])
             row = await result(conn.pgconn)
+        except (psycopg.DataError, CardinalityViolation):
+            await run(b"ROLLBACK TO SAVEPOINT before_fetching")
+            raise
         finally:
             if leaving:
                 leaving.cancel()

@@ -99,6 +99,11 @@ def due_at(run_date: date, day: int = 0) -> datetime:
     return at(checkpoint_date(run_date, day), DUE)
 
 
+def end_of(day: date) -> datetime:
+    """Return the midnight in New York at which a day ends."""
+    return at(day + _DAY, time(0))
+
+
 def ask_again_at(now: datetime) -> datetime | None:
     """Return the next time of this day in New York at which a missing close is asked for, or None after the last."""
     moments = (at(today(now), clock) for clock in ASK_AGAIN)

@@ -125,6 +125,11 @@ def splits_counted(batch: Batch, checkpoint: Checkpoint, courses: Iterable[Cours
     ]
 
 
+def not_before(at: datetime, readings: Iterable[Close], counted: Iterable[Split]) -> datetime:
+    """Return `at`, or when the newest of the readings and splits that figures rest on was read, if that was later."""
+    return max([at, *(one.read_at for one in readings), *(one.read_at for one in counted)])
+
+
 Row = Batch | Pick | Checkpoint | PickMetric
 R = TypeVar("R", Batch, Pick, Checkpoint, PickMetric)
 

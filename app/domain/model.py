@@ -117,7 +117,7 @@ class Close(Struct, frozen=True, kw_only=True):
     id: UUID
     ticker: str
     trading_day: date
-    open: Decimal | None
+    open: Decimal | None = None
     close: Decimal
     source: str
     read_at: datetime
@@ -238,7 +238,7 @@ class PickMetric(Struct, frozen=True, kw_only=True):
     checkpoint_id: UUID
     pick_id: UUID
     current_price: Decimal
-    close_id: UUID | None
+    close_id: UUID | None = None
     split_factor: Decimal
     absolute_return_pct: Decimal
     vs_benchmark_pct: Decimal
@@ -258,9 +258,9 @@ class Correction(Struct, frozen=True, kw_only=True):
     id: UUID
     checkpoint_id: UUID
     field: str
-    ticker: str | None
-    before: str | None
-    after: str | None
+    ticker: str | None = None
+    before: str | None = None
+    after: str | None = None
     reason: str
     made_at: datetime
 

@@ -25,7 +25,16 @@ SYSTEM_PROMPT = (
     f"{CHECKPOINT_DAYS} days."
 )
 
+# How a question begins to tell why earlier answers were refused.
+EARLIER = "Earlier answers could not be used:"
+
 TICKER = re.compile(TICKER_PATTERN)
+
+# How a question names the benchmark: see `user_prompt`.
+_BENCHMARK = re.compile(rf"\bmeasured against ({TICKER.pattern}) for\b")
+
+# Why an accepted answer is refused when the setting was changed after it was asked for.
+BENCHMARK_CHANGED = "The benchmark was changed."
 
 # What servers leave around the JSON although it was asked for alone: see `read`.
 _FENCE = re.compile(r"```[a-z]*\s(.*)```", re.DOTALL | re.IGNORECASE)
@@ -46,8 +55,18 @@ def user_prompt(run_date: date, benchmark: str, refusals: Sequence[str] = ()) ->
         f"to be measured against {benchmark} for the next {CHECKPOINT_DAYS} calendar days. "
         f"{benchmark} itself cannot be chosen."
     )
-    told = "".join(f"\n- {refusal}" for refusal in refusals)
-    return f"{question}\n\nEarlier answers could not be used:{told}\nAnswer anew." if refusals else question
+    return f"{question}\n\n{told(refusals)}" if refusals else question
+
+
+def told(refusals: Sequence[str]) -> str:
+    """Return how a question tells the reasons for which earlier answers were refused."""
+    return "".join((EARLIER, *(f"\n- {refusal}" for refusal in refusals), "\nAnswer anew."))
+
+
+def benchmark_of(user_prompt: str) -> str | None:
+    """Return the benchmark that a question names, if it names one."""
+    named = _BENCHMARK.search(user_prompt)
+    return named[1] if named else None
 
 
 def schema() -> dict[str, object]:

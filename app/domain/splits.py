@@ -5,6 +5,7 @@ Spin-offs are listed as splits by the provider and count as such: the holder is 
 """
 
 import decimal
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -27,6 +28,7 @@ ROUNDING = Decimal("0.01")
 
 # What stands in a reading's source between where it was read and the day of whose shares its price is.
 _RESTATED = ", restated as of "
+_RESTATED_SOURCE = re.compile(rf".*{_RESTATED}(\d{{4}}-\d\d-\d\d)", re.DOTALL | re.ASCII)
 
 # How near the ratio of two readings of one session comes to a split's factor if the split is what lies between them.
 _NEAR = Decimal("0.01")
@@ -55,8 +57,13 @@ def shares_of(source: str, session: date) -> date:
     A price that was read as traded is one of the shares of its session. One that was read in a restated series is
     one of the shares that there were when the series was first read so; splits up to that day are in it already.
     """
-    _, restated, day = source.rpartition(_RESTATED)
-    return date.fromisoformat(day) if restated else session
+    restated = _RESTATED_SOURCE.fullmatch(source)
+    if restated is None:
+        return session
+    try:
+        return date.fromisoformat(restated[1])
+    except ValueError:  # no day of the calendar
+        return session
 
 
 def restated_source(source: str, day: date) -> str:

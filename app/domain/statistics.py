@@ -15,6 +15,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from fractions import Fraction
 from functools import lru_cache
 from hashlib import shake_256
 from operator import add
@@ -28,12 +29,15 @@ PLACES = 6
 # What is left of squares of numbers that are all the same, by rounding, relative to the squares themselves.
 _NOTHING = 1e-20
 
+# Where so little is left of the squares, relative to them, too many of their digits have cancelled out.
+_CANCELLED = 1e-6
+
 
 class Interval(Struct, frozen=True):
     """Between which values something lies, with the confidence that its field says."""
 
-    low: Annotated[Decimal, Meta(description="From here.")]
-    high: Annotated[Decimal, Meta(description="To here.")]
+    low: Annotated[Decimal, Meta(description="Its lower end, to six decimal places.")]
+    high: Annotated[Decimal, Meta(description="Its upper end, to six decimal places.")]
 
 
 class Estimate(Struct, frozen=True):
@@ -63,7 +67,8 @@ class Points(Struct, frozen=True):
     """
     Points (x, y), as their number, means, sums of squares and products about the means, and largest coordinate.
 
-    Adding one at a time keeps the digits that sums of plain squares would lose (Welford 1962).
+    Adding one at a time keeps the digits that sums of plain squares would lose (Welford 1962). `pairs` begins with
+    these points. Others that were made of these share the list, and may have added theirs to it.
     """
 
     count: int = 0
@@ -73,9 +78,13 @@ class Points(Struct, frozen=True):
     xy: float = 0.0
     yy: float = 0.0
     most: float = 0.0
+    pairs: list[tuple[float, float]] = []
 
     def plus(self, x: float, y: float) -> "Points":
         """Return these points and one more."""
+        is_newest = len(self.pairs) == self.count
+        pairs = self.pairs if is_newest else self.pairs[: self.count]
+        pairs.append((x, y))
         count = self.count + 1
         dx, dy = x - self.x, y - self.y
         new_x, new_y = self.x + dx / count, self.y + dy / count
@@ -87,6 +96,7 @@ class Points(Struct, frozen=True):
             self.xy + dx * (y - new_y),
             self.yy + dy * (y - new_y),
             max(self.most, abs(x), abs(y)),
+            pairs,
         )
 
     def mean(self) -> Estimate | None:
@@ -106,8 +116,20 @@ class Points(Struct, frozen=True):
         """
         if self.count < 3 or (slope := self.slope()) is None:
             return None
-        squares = self.yy - slope * self.xy
+        squares = self._off_the_line(slope)
         return self._estimate(self.y - slope * self.x, squares, 1 / self.count + self.x * self.x / self.xx, 2)
+
+    def _off_the_line(self, slope: float) -> float:
+        """
+        Return the sum of squares of the distances, in y, from the least squares line.
+
+        Of points that lie almost on the line, the difference of two floats is only what rounding left of both. Then it
+        is computed with whole numbers, without rounding.
+        """
+        squares = self.yy - slope * self.xy
+        if not math.isfinite(squares) or squares > _CANCELLED * self.yy:
+            return squares
+        return _exactly_off_the_line(self.pairs[: self.count])
 
     def _nothing(self) -> float:
         return _NOTHING * self.count * self.most * self.most
@@ -117,6 +139,23 @@ class Points(Struct, frozen=True):
         square = squares / freedom * weight
         told = squares > self._nothing() and 0 < square < math.inf
         return Estimate(value, math.sqrt(square) if told else None, freedom)
+
+
+def _exactly_off_the_line(pairs: Sequence[tuple[float, float]]) -> float:
+    """
+    Return the sum of squares of the distances, in y, from the least squares line of points whose x vary.
+
+    Every float is a whole number, divided by a power of two; of all of these, the largest is taken out.
+    """
+    ratios = [(x.as_integer_ratio(), y.as_integer_ratio()) for x, y in pairs]
+    scale = max(max(x[1], y[1]) for x, y in ratios)
+    xs = [numerator * (scale // divisor) for (numerator, divisor), _ in ratios]
+    ys = [numerator * (scale // divisor) for _, (numerator, divisor) in ratios]
+    count, x_sum, y_sum = len(pairs), sum(xs), sum(ys)
+    xx = count * sum(x * x for x in xs) - x_sum * x_sum
+    xy = count * sum(x * y for x, y in zip(xs, ys, strict=True)) - x_sum * y_sum
+    yy = count * sum(y * y for y in ys) - y_sum * y_sum
+    return float(Fraction(yy * xx - xy * xy, xx * count * scale * scale))
 
 
 class Draws(Struct, frozen=True):

@@ -32,6 +32,7 @@ batches finds nothing, and its share is not used again. Between looks, the last 
 **Random actions**, the control: the same picks, each with BUY or SELL by the toss of a coin, many times.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
@@ -42,9 +43,10 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from app.domain.model import Action, BatchStatus, DescribedEnum
+from app.domain.model import CHECKPOINT_DAYS, PICKS_PER_BATCH, TICKER_PATTERN, Action, BatchStatus, DescribedEnum
 from app.domain.returns import CONTEXT, plain
 from app.domain.statistics import Interval, Points, fixed, interval, number, random_signs, rounded, wilson
+from app.errors import RecordDamaged
 
 RISK = 0.05
 LEAST = 30
@@ -56,6 +58,7 @@ NEWEST = 520
 MOST = 5_200
 WEEKS_BETWEEN_LOOKS = 52
 
+_TICKER = re.compile(TICKER_PATTERN)
 _WEEK = timedelta(weeks=1)
 _BETWEEN_LOOKS = WEEKS_BETWEEN_LOOKS * _WEEK
 _ZERO = Decimal(0)
@@ -70,8 +73,9 @@ class Finding(DescribedEnum):
 
 
 def known(value: Decimal | None) -> Decimal:
-    """Return a figure of a scored batch, which is there."""
-    assert value is not None, "a scored batch has a result"
+    """Return a figure of a scored batch, which is there. A missing one is never counted as zero."""
+    if value is None:
+        raise RecordDamaged("a scored batch has a pick without figures at its result")
     return value
 
 
@@ -97,7 +101,12 @@ class Held(Struct, frozen=True, array_like=True):
 
 
 class Fortnight(Struct, frozen=True, array_like=True):
-    """A batch as the track record needs it: what became of it, and the benchmark's change at its middle and result."""
+    """
+    A batch as the track record needs it: what became of it, and the benchmark's change at its middle and result.
+
+    `whole` is false for a completed batch that does not have each of its checkpoints once, computed or skipped. A
+    change that should be at a computed checkpoint and is not there is NaN.
+    """
 
     run_date: date
     status: BatchStatus
@@ -105,6 +114,37 @@ class Fortnight(Struct, frozen=True, array_like=True):
     middle_benchmark_pct: Decimal | None = None
     benchmark_pct: Decimal | None = None
     picks: Sequence[Held] = ()
+    whole: bool = True
+
+    def check(self, *, any_picks: bool = False) -> None:
+        """Raise RecordDamaged if a row that a figure needs is missing; `any_picks` if only some picks are asked for."""
+        promised = 0 if self.status is BatchStatus.FAILED else PICKS_PER_BATCH
+        if len(self.picks) > promised or (len(self.picks) < promised and not any_picks):
+            raise RecordDamaged(f"the Monday {self.run_date} has {len(self.picks)} picks and must have {promised}")
+        if not self.whole:
+            days = 1 + CHECKPOINT_DAYS
+            raise RecordDamaged(
+                f"the Monday {self.run_date} is completed and does not have each of its {days} days once, "
+                "computed or skipped"
+            )
+        for pick in self.picks:
+            if not _TICKER.fullmatch(pick.ticker):
+                raise RecordDamaged(
+                    f"the ticker of the row {pick.id} of picks, of the Monday {self.run_date}, is no ticker"
+                )
+            needed = [pick.vs_benchmark_pct, pick.absolute_return_pct] if self.benchmark_pct is not None else []
+            needed += [pick.middle_vs_benchmark_pct] if self.middle_benchmark_pct is not None else []
+            for value in needed:
+                whose = f"{pick.ticker} of the Monday {self.run_date}"
+                if value is None:
+                    raise RecordDamaged(f"{whose} has no figures at a computed checkpoint")
+                if not value.is_finite():
+                    raise RecordDamaged(f"a figure of {whose} at a computed checkpoint is no number")
+        for value in (self.middle_benchmark_pct, self.benchmark_pct):
+            if value is not None and not value.is_finite():
+                raise RecordDamaged(
+                    f"a change of the benchmark of the Monday {self.run_date} is missing, or is no number"
+                )
 
     @property
     def unresolved(self) -> bool:
@@ -174,8 +214,8 @@ class PickCounts(Struct, frozen=True):
     hit_rate_interval: Annotated[
         Interval | None,
         Meta(
-            description="The hit rate's Wilson interval of 95 %. It takes picks for independent, "
-            "which they are not: too narrow."
+            description="The hit rate's Wilson interval of 95 %, in percent, to six decimal places; null without "
+            "finished picks. It takes picks for independent, which they are not: too narrow."
         ),
     ]
 
@@ -243,10 +283,19 @@ class WeeklyExcess(Struct, frozen=True):
         int,
         Meta(description="Scored batches left out: no figures for the last session of their first week."),
     ]
-    mean_pct: Annotated[Decimal | None, Meta(description="The mean over the weeks, to six places.")]
+    mean_pct: Annotated[
+        Decimal | None,
+        Meta(
+            description="The mean of the weeks' `excessPct`, each week counting once, in percent, to six decimal "
+            "places; null without a week."
+        ),
+    ]
     mean_interval: Annotated[
         Interval | None,
-        Meta(description="Its t-interval of 95 %; null for fewer than two weeks, or if all are alike."),
+        Meta(
+            description="The t-interval of `meanPct`, of 95 %, in percent; null for fewer than two weeks, or if all "
+            "are alike."
+        ),
     ]
     beta: Annotated[
         Decimal | None,
@@ -264,7 +313,10 @@ class WeeklyExcess(Struct, frozen=True):
     ]
     beyond_beta_interval: Annotated[
         Interval | None,
-        Meta(description="Its t-interval of 95 %; null for fewer than three weeks, or if nothing varies."),
+        Meta(
+            description="The t-interval of `beyondBetaPct`, of 95 %, in percent; null where that is null, or if all "
+            "weeks lie on a line."
+        ),
     ]
     weeks: Annotated[
         Sequence[Week],
@@ -276,11 +328,27 @@ class WeeklyExcess(Struct, frozen=True):
 
 
 class Bin(Struct, frozen=True):
-    """How many draws have a mean alpha between two values; what lies on the border is of the bin above."""
+    """
+    How many draws have a mean alpha between two values.
 
-    low: Annotated[Decimal, Meta(description="From here.")]
-    high: Annotated[Decimal, Meta(description="To here.")]
-    count: Annotated[int, Meta(description="How many.")]
+    A draw on the border of two bins is of the upper one; the last bin includes its upper edge, the highest draw.
+    """
+
+    low: Annotated[
+        Decimal,
+        Meta(
+            description="The bin's lower edge, in percent, included. It is rounded to six decimal places to be shown; "
+            "draws are counted with the unrounded one."
+        ),
+    ]
+    high: Annotated[
+        Decimal,
+        Meta(
+            description="The bin's upper edge, in percent, to six decimal places: the `low` of the next bin, and not "
+            "included. Of the last bin it is the highest draw, which is included."
+        ),
+    ]
+    count: Annotated[int, Meta(description="How many of the draws lie in the bin.")]
 
 
 class RandomActions(Struct, frozen=True):
@@ -317,7 +385,13 @@ class RandomActions(Struct, frozen=True):
 
 
 class Look(Struct, frozen=True):
-    """A look at the whole series, on a date that its first Monday fixed."""
+    """
+    A look at the whole series, on a date that its first Monday fixed.
+
+    It is held once the series has a Monday of that date or a later one, and no batch that it counts is active, late
+    ones not considered. Until then it waits: neither it nor a later look is there. Figures are those of the record as
+    it is now, corrections made since included, and are rounded to six decimal places.
+    """
 
     number: Annotated[int, Meta(description="Which look, from 1.")]
     on: Annotated[
@@ -333,17 +407,39 @@ class Look(Struct, frozen=True):
     ]
     batches: Annotated[
         int,
-        Meta(description="How many scored batches it counts: those whose fortnight was over."),
+        Meta(
+            description="How many scored batches it counts: those whose Monday lies at least 14 days before its date, "
+            "so that their fortnight was over."
+        ),
     ]
-    weeks: Annotated[int, Meta(description="How many weeks it counts.")]
+    weeks: Annotated[
+        int,
+        Meta(
+            description="How many weeks the batches that it counts make by themselves, as in `weeklyExcess`. In the "
+            "last one, only the newest of these batches has picks."
+        ),
+    ]
     beyond_beta_pct: Annotated[
         Decimal | None,
-        Meta(description="What remained of the mean weekly excess when beta's part was taken off."),
+        Meta(
+            description="What remained of the mean of these weeks' excess when beta's part was taken off: the "
+            "intercept, in percent, to six decimal places. Null for fewer than three weeks, or if the benchmark's "
+            "change does not vary."
+        ),
     ]
-    interval: Annotated[Interval | None, Meta(description="Its t-interval, of 100 less `sharePct` percent.")]
+    interval: Annotated[
+        Interval | None,
+        Meta(
+            description="The t-interval of `beyondBetaPct`, of 100 less `sharePct` percent; null where that is null, "
+            "or if all weeks lie on a line."
+        ),
+    ]
     finding: Annotated[
         Finding | None,
-        Meta(description=f"What it found; null with fewer than {LEAST} scored batches, or if nothing varies."),
+        Meta(
+            description=f"What it found: UNDECIDED if `interval` holds zero. Null with fewer than {LEAST} scored "
+            "batches, or without `interval`."
+        ),
     ]
 
 

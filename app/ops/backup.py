@@ -29,6 +29,7 @@ from psycopg import AsyncConnection, sql
 from app.database import migrations, pools
 from app.database.advice import where
 from app.database.rehearsed import CLOCK
+from app.domain.calendar import Calendar
 from app.domain.text import first_line
 from app.errors import Misfit, Refused
 from app.ops.in_use import refuse_in_use
@@ -123,12 +124,21 @@ async def write(address: str, to: IO[bytes], at: datetime, tell: Tell) -> Manife
     return manifest
 
 
-async def restore(address: str, file: Path, at: datetime, tell: Tell, *, unverified: bool = False) -> Manifest:
+async def restore(
+    address: str,
+    file: Path,
+    at: datetime,
+    tell: Tell,
+    *,
+    sessions: Calendar | None = None,
+    unverified: bool = False,
+) -> Manifest:
     """
     Fill the empty database at `address` from a backup, in one transaction: all of it, or nothing.
 
     The schema is brought to where the backup's was and, with the rows in it, up to date. Every byte is compared with
-    the manifest before, and the record verified after that, unless it is to be restored `unverified`.
+    the manifest before, and the record verified with the exchange's `sessions` after that, unless it is to be restored
+    `unverified`.
     """
     with _opened(file) as archive:
         manifest = _checked(archive, file, tell)
@@ -149,7 +159,7 @@ async def restore(address: str, file: Path, at: datetime, tell: Tell, *, unverif
             await migrations.bring(conn, at)
             await conn.execute("SET LOCAL search_path = public, queue")
             if not unverified:
-                await _verify(conn, manifest, tell)
+                await _verify(conn, manifest, tell, sessions)
             await daily.defer(conn, await checkpoints.awaiting(conn, date.max))
     return manifest
 
@@ -295,10 +305,15 @@ async def _copy_in(conn: AsyncConnection[Any], table: str, archive: ZipFile) -> 
         return cursor.rowcount
 
 
-async def _verify(conn: AsyncConnection[Any], manifest: Manifest, tell: Tell) -> None:
+async def _verify(
+    conn: AsyncConnection[Any],
+    manifest: Manifest,
+    tell: Tell,
+    sessions: Calendar | None,
+) -> None:
     head = _HEAD.fullmatch(manifest.head or "")
     try:
-        await verify(Database(conn), [(int(head[1]), head[2])] if head else [], tell)
+        await verify(Database(conn), [(int(head[1]), head[2])] if head else [], tell, sessions)
     except Misfit as error:
         raise Misfit(
             f"The backup does not verify, so nothing was restored. {error} `--unverified` restores it as it is."

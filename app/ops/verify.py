@@ -14,14 +14,23 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import httpx
 import msgspec
+import psycopg
+from msgspec import Struct
 
+from api.damage import ADVICE, BEGINNING
+from api.damage import CODE as DAMAGED
 from api.paths import GRAPHQL
 from app.database import pools
 from app.domain import journal, model
+from app.domain.calendar import Calendar
 from app.domain.text import one_line, printable
 from app.domain.untrusted_json import has_repeated_names
-from app.domain.verification import TABLES, Head, Known, Row, Verification
-from app.errors import ConfigurationError
+from app.domain.verification.chain import Head, Verification
+from app.domain.verification.entries import TABLES
+from app.domain.verification.entries import Texts as Row
+from app.domain.verification.misfits import Rule, misfit
+from app.domain.verification.state import State
+from app.errors import ConfigurationError, RecordDamaged
 from app.store import rows
 from app.store.journal import head as newest
 from app.store.rows import Conn
@@ -53,27 +62,32 @@ class Source(Protocol):
         """Give the entries after one, in their order."""
         ...
 
-    def rows(self, known: Known) -> AsyncGenerator[tuple[str, Row]]:
+    def rows(self, known: State) -> AsyncGenerator[tuple[str, Row]]:
         """Give the rows of the record, each with its table."""
         ...
 
 
-async def verify(source: Source, heads: Sequence[Head], tell: Tell) -> Verification:
-    """Verify a record; raises Misfit. `tell` hears what is looked at, how many were, and how many there are."""
+async def verify(source: Source, heads: Sequence[Head], tell: Tell, sessions: Calendar | None = None) -> Verification:
+    """
+    Verify a record with the exchange's `sessions`; raises Misfit.
+
+    `tell` hears what is looked at, how many were, and how many there are.
+    """
     head = await source.head()
-    found = Verification([*heads, head] if head else heads)
+    found = Verification([*heads, head] if head else heads, sessions)
     async for entry in source.entries(0):
         found.entry(entry)
         tell("entries", found.seq, head[0] if head else 0)
     found.end_of_chain(open_mondays=source.open_mondays)
     awaited = found.awaited
-    async for table, row in source.rows(found.known):
+    async for table, row in source.rows(found.state):
         found.row(table, row)
         tell("rows", awaited - found.awaited, awaited)
     async for entry in source.entries(found.seq):
         found.entry(entry)
     if doubt := found.doubt():
         raise found.explained(doubt, await _content(source, doubt.seq) if doubt.seq else None)
+    found.finish()
     return found
 
 
@@ -92,20 +106,34 @@ class Database:
 
     async def head(self) -> Head | None:
         """Return the last entry."""
-        entry = await newest(self.conn)
+        try:
+            entry = await newest(self.conn)
+        except (RecordDamaged, psycopg.DataError):
+            return None  # the entries themselves tell what is wrong
         return (entry.seq, entry.hash) if entry else None
 
     async def entries(self, after: int) -> AsyncGenerator[Row]:
         """Give the entries after one, in their order."""
         where = "WHERE seq > %s ORDER BY seq"
-        async for entry in rows.every(self.conn, model.JournalEntry, "journal", where, after):
-            yield {"batch_id": "none", **journal.texts(entry)}
+        async for entry in self._every(Rule.COLUMNS, model.JournalEntry, "journal", where, after):
+            yield {"batch_id": "none", **entry}
 
-    async def rows(self, _: Known) -> AsyncGenerator[tuple[str, Row]]:
+    async def rows(self, _: State) -> AsyncGenerator[tuple[str, Row]]:
         """Give the rows of every table."""
         for table, type_ in TABLES.items():
-            async for row in rows.every(self.conn, type_, table, ""):
-                yield table, journal.texts(row)
+            async for row in self._every(Rule.ROW, type_, table, ""):
+                yield table, row
+
+    async def _every(
+        self, rule: Rule, type_: type[Struct], table: str, where: str, *values: object
+    ) -> AsyncGenerator[Row]:
+        """Give the rows of a table; a misfit of `rule` tells of one that cannot be read."""
+        try:
+            async for row in rows.every(self.conn, type_, table, where, *values):
+                yield journal.texts(row)
+        except psycopg.DataError as error:
+            found = await rows.impossible_time(self.conn, type_, table)
+            raise misfit(rule, found or f"a row of {table} cannot be read: {one_line(error)}") from None
 
 
 @asynccontextmanager
@@ -140,7 +168,7 @@ class Api:
                     yield entry
             self._ends[seq] = page.end
 
-    async def rows(self, known: Known) -> AsyncGenerator[tuple[str, Row]]:
+    async def rows(self, known: State) -> AsyncGenerator[tuple[str, Row]]:
         """Give the rows of every series' batches, and every ticker's readings, as far as the journal names them."""
         asked: list[tuple[str, RowsOf, int, str]]
         asked = [("batches", _rows_of, _BATCHES, series) for series in sorted(known.series)]
@@ -150,6 +178,17 @@ class Api:
             async for page in self._pages(field, rows_of, first=first, whose=whose):
                 for row in page.rows:
                     yield row
+                if field == "batches" and page.more:
+                    await self._refuse_second_batch(page.rows, whose)
+
+    async def _refuse_second_batch(self, told: Sequence[tuple[str, Row]], series: str) -> None:
+        """
+        Ask for the last Monday of a page by its date: two batches of it are then told as damaged.
+
+        The cursor of a page is the date of its last Monday, so that the next page begins after both.
+        """
+        day = [row["run_date"] for table, row in told if table == "batches"][-1]
+        await self._read(_BATCH_ON, lambda data: data["batchOn"]["id"], day=day, series=series)
 
     async def _pages(
         self, field: str, rows_of: Callable[[Node], Iterable[T]], after: str | None = None, **variables: object
@@ -175,9 +214,13 @@ class Api:
                 raise ConfigurationError(f"{self.shown} answers with an object that has two members of one name.")
             said = msgspec.json.decode(answer.content)
             if errors := said.get("errors"):
-                raise ConfigurationError(f"{self.shown} refuses a query: {str(errors[0]['message'])[:200]!r}.")
+                raise _error_of(self.shown, errors)
             return read(said["data"])
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
+            if answer.status_code >= 500:
+                raise ConfigurationError(
+                    f"{self.shown} failed to answer (status {answer.status_code}). Try again later."
+                ) from None
             raise ConfigurationError(
                 f"{self.shown} does not answer as Alpha Monday's API does (status {answer.status_code}). "
                 "Check the address: `--from` takes that of the service's first page, or of its /graphql."
@@ -191,8 +234,12 @@ class Api:
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 reason = str(error).rstrip(".") or type(error).__name__
                 raise ConfigurationError(f"{self.shown} cannot be reached: {reason}.") from None
-            if answer.status_code not in _BUSY or not left:
+            if answer.status_code not in _BUSY:
                 break
+            if not left:
+                raise ConfigurationError(
+                    f"{self.shown} is busy (status {answer.status_code}): it was asked {_TRIES} times. Try again later."
+                )
             told = answer.headers.get("Retry-After", "")
             await self.sleep(min(float(told), _LONGEST_WAIT) if told.isdecimal() else _WAIT)
         return answer
@@ -212,6 +259,17 @@ async def api(url: str, sleep: Sleep) -> AsyncIterator[Api]:
         ) from None
     async with client:
         yield Api(client, url, sleep)
+
+
+def _error_of(shown: str, errors: Sequence[Node]) -> Exception:
+    """Return what to raise for the errors of an answer: a misfit, if they say that the record is damaged."""
+    for error in errors:
+        if error.get("extensions", {}).get("code") == DAMAGED:
+            what = error["message"][:400].removeprefix(BEGINNING)
+            for advice in (ADVICE, "Run `alpha-monday verify`"):  # what an older server says
+                what, _, _ = what.partition(f". {advice}")
+            return misfit(Rule.ROW, f"the API calls the record damaged: {what.rstrip('.')}.")
+    return ConfigurationError(f"{shown} refuses a query: {str(errors[0]['message'])[:200]!r}.")
 
 
 def _endpoint(text: str) -> str:
@@ -336,6 +394,7 @@ _BATCH = (
     f"{_fields('batches')} generations {{ {_fields('generations', 'series', 'run_date')} }} "
     f"picks {{ {_fields('picks', 'batch_id')} }} checkpoints {{ {_CHECKPOINT} }}"
 )
+_BATCH_ON = "query($day: Date!, $series: String!) { batchOn(runDate: $day, series: $series) { id } }"
 QUERIES = {
     "journal": _query("journal", "seq kind at content previous hash"),
     "batches": _query("batches", _BATCH, "series"),

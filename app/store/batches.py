@@ -5,6 +5,7 @@ from datetime import date, datetime
 from uuid import UUID
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from app.domain.model import CHECKPOINT_DAYS, Batch, BatchStatus, Checkpoint, Close, Ending, JournalKind, Pick, Renaming
@@ -88,11 +89,18 @@ async def since(conn: Conn, series: str, run_date: date) -> list[Batch]:
     )
 
 
-async def completed_between(conn: Conn, first: date, last: date) -> list[Batch]:
+class Completed(Struct, frozen=True):
+    """A completed batch, and its Monday: no more of it is read, so that one that is damaged stops no other."""
+
+    id: UUID
+    run_date: date
+
+
+async def completed_between(conn: Conn, first: date, last: date) -> list[Completed]:
     """Return the completed batches with a run date from `first` to `last`, oldest first."""
     return await select(
         conn,
-        Batch,
+        Completed,
         "batches",
         "WHERE status = %s AND run_date BETWEEN %s AND %s ORDER BY run_date",
         BatchStatus.COMPLETED,

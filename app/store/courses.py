@@ -56,9 +56,14 @@ def _entry_day(entries: Mapping[UUID, Close], pick: Pick) -> date | None:
 
 
 async def of_metric(conn: Conn, batch: Batch, metric: PickMetric, course: Course) -> Course:
-    """Return what a metric depends on: of its pick's `course`, the tickers as they were when its close was read."""
+    """
+    Return what a metric depends on: of its pick's `course`, the tickers as they were when its close was read.
+
+    A close that was used stays a close of its session, whatever was recorded since of when the share traded last.
+    """
     if metric.close_id is None:
         return course
+    course = replace(course, last_session=None)
     (reading,) = await closes.among(conn, [metric.close_id])
     if course.tickers.counts(reading.ticker, reading.trading_day):
         return course

@@ -1,6 +1,7 @@
 """Questions to the model: each claimed before it is sent, and completed when its answer arrives."""
 
 from datetime import date, datetime
+from uuid import UUID
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -32,12 +33,21 @@ async def claim(conn: Conn, generation: Generation) -> bool:
     return await insert(conn, "generations", generation, "ON CONFLICT (series, run_date, attempt) DO NOTHING")
 
 
+async def hold(conn: Conn, id: UUID) -> Generation:
+    """Keep other transactions from changing this question until this one ends; return it as it now stands."""
+    (question,) = await select(conn, Generation, "generations", "WHERE id = %s FOR UPDATE", id)
+    return question
+
+
 async def complete(conn: Conn, generation: Generation, at: datetime) -> bool:
     """
     Store what became of a question, with its entry in the journal; return False if that is known already.
 
-    An accepted answer can still be refused when one of its ideas turns out to have no price.
+    An accepted answer can still be refused when one of its ideas turns out to have no price, but not any more when its
+    Monday has the picks that it gave.
     """
+    # A statement of its own: only then does the next see a batch that was committed while the question was waited for.
+    await hold(conn, generation.id)
     cursor = await conn.execute(
         """
         UPDATE generations
@@ -51,6 +61,12 @@ async def complete(conn: Conn, generation: Generation, at: datetime) -> bool:
             refusal = %(refusal)s
         WHERE id = %(id)s AND (accepted IS NULL
                 OR (accepted AND NOT %(accepted)s AND %(answered_at)s::timestamptz IS NOT NULL))
+            AND NOT EXISTS (
+                SELECT FROM batches
+                WHERE batches.series = generations.series
+                    AND batches.run_date = generations.run_date
+                    AND batches.status <> 'failed'
+            )
         """,
         asdict(generation),
     )

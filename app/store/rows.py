@@ -1,5 +1,6 @@
 """Rows become values at one door, and only if they fit; values become rows at another."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -7,6 +8,8 @@ import msgspec
 from msgspec import Struct
 from psycopg import AsyncConnection, sql
 from psycopg.rows import BaseRowFactory, dict_row
+
+from app.errors import VERIFY, RecordDamaged
 
 Conn = AsyncConnection[Any]
 T = TypeVar("T", bound=Struct)
@@ -17,7 +20,19 @@ def row_of(type_: type[T]) -> BaseRowFactory[T]:
 
     def factory(cursor: Any) -> Callable[[Sequence[Any]], T]:
         as_dict = dict_row(cursor)
-        return lambda values: msgspec.convert(as_dict(values), type_)
+
+        def read(values: Sequence[Any]) -> T:
+            row = as_dict(values)
+            try:
+                return msgspec.convert(row, type_)
+            except msgspec.ValidationError as error:
+                raise RecordDamaged(
+                    f"The record is damaged: the row {row.get('id', '')} cannot be read as a "
+                    f"{type_.__name__}: {error}. "
+                    f"{VERIFY}"
+                ) from None
+
+        return read
 
     return factory
 
@@ -71,3 +86,21 @@ async def every(conn: Conn, type_: type[Struct], table: str, where: str, *values
         cursor.itersize = 1000
         async for row in await cursor.execute(statement, values):
             yield row
+
+
+# A time or a date that Postgres has and Python has not: infinite, before Christ, or after the year 9999.
+_NO_TIME = re.compile(r"-?infinity|.* BC|\d{5,}-.*")
+
+
+async def impossible_time(conn: Conn, type_: type[Struct], table: str) -> str:
+    """Return which row of `table` has a time or date that cannot be read, as a sentence says it; empty if none has."""
+    names = [name for name in type_.__struct_fields__ if name == "at" or name.endswith(("_at", "_date", "_day"))]
+    key = type_.__struct_fields__[0]
+    columns = [sql.SQL("{}::text").format(sql.Identifier(name)) for name in (key, *names)]
+    statement = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(columns), sql.Identifier(table))
+    async with conn.cursor() as cursor:
+        async for found, *times in await cursor.execute(statement):
+            for name, time in zip(names, times, strict=True):
+                if time is not None and _NO_TIME.fullmatch(time):
+                    return f"the row {found} of {table} has {name} as {time}"
+    return ""

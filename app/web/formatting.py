@@ -1,6 +1,8 @@
 """
 How figures, dates and times of the API are written for people; the full figure always stands next to it.
 
+A number that is too large to be shown raises one of `TOO_LARGE`.
+
 Returns are rounded to two decimals, half to even, with the sign of the whole figure: +0.00 is above zero. Prices are
 not rounded; zeros after the second decimal are left out.
 """
@@ -19,6 +21,8 @@ _CENTS = Decimal("0.01")
 _SHORT = Decimal("0.0001")
 _DATE = re.compile(r"(?<![\w-])2[0-9]{3}-[0-9]{2}-[0-9]{2}(?![\w-])")
 _BELOW_ZERO = re.compile(r"(?<![\w.-])-(?=[0-9]+\.)")
+# What a number raises that is too large to be written or drawn. A ZeroDivisionError is a mistake of ours.
+TOO_LARGE = (decimal.DecimalException, OverflowError)
 _CONTEXT = Context(prec=200, rounding=ROUND_HALF_EVEN)
 
 
@@ -43,7 +47,7 @@ def rounded(value: Decimal) -> Decimal:
 def price(figure: str) -> str:
     """Return a price in full, with at least two decimals."""
     whole, _, fraction = figure.partition(".")
-    return f"{int(whole):,}.{fraction.rstrip('0').ljust(2, '0')}"
+    return f"{Decimal(whole):,f}.{fraction.rstrip('0').ljust(2, '0')}"
 
 
 def shortened(figure: str) -> str:

@@ -16,8 +16,10 @@ expression whose text is JSON.
 A computed field's column is only the rows that its value is made of. What is selected of the value is found out here
 all the same (`Member`), and written by `api.values`.
 
-A null where the schema promises a value would corrupt the answer in silence. A column is kept from that by its
-constraint; for an expression or a relation, the database's function `absent` raises the field's name instead.
+A null where the schema promises a value would corrupt the answer in silence, and so would a list that is not as the
+record promises it. There the JSON has `BROKEN` instead, a character that no JSON has: for the columns of a row in one
+check, for an expression, a relation or a list in its own. Only then the operation is planned once more, `careful`: what
+is damaged is a marker in the JSON, which names the row, and which `api.damage` replaces as GraphQL says.
 """
 # ruff: noqa: S608 - writing SQL is what this module is for; whatever callers make up travels as a parameter.
 
@@ -49,6 +51,7 @@ from graphql import (
 from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_fields, collect_subfields
 from graphql.execution.values import VariableValues
 from msgspec import Struct
+from msgspec.structs import replace
 from strawberry import UNSET
 
 from api.fields import Argument, Column, Computed, Given, Page, Part, Related, Same, Source
@@ -64,6 +67,20 @@ SENT_AS = {"Int": "bigint", "Boolean": "boolean", "Decimal": "numeric", "Date": 
 
 # Where the values of some parameters come from when the plan runs: from the variables and this process's facts.
 Values = Callable[[VariableValues, Any], Iterable[object]]
+
+
+# The member of a marker: no response key has a space.
+DAMAGED = " damaged"
+
+# What stands in the place of what is damaged, before a careful plan asks what it is: no JSON has this character.
+BROKEN = "\x01"
+_BROKEN = r"E'\x01'"
+
+# What the API can write of these types: from the first to the last, in SQL.
+WRITABLE = {
+    "Date": ("date '0001-01-01'", "date '9999-12-31'"),
+    "DateTime": ("timestamptz '0001-01-01 00:00Z'", "timestamptz '9999-12-31 23:59:59.999999Z'"),
+}
 
 
 class Literal(str):
@@ -107,19 +124,42 @@ class Root(Struct, frozen=True):
     sql: str = ""
     asks: Sequence[tuple[int, Values]] = ()
     made: Made | None = None
+    shown: Member | None = None
+
+
+class Promise(Struct, frozen=True):
+    """
+    What a column of a row must be: there where `needed` holds, and only where `only` does.
+
+    Of a type in `WRITABLE`, it must lie in there. `wrong` are conditions under which it is not as it must be. An
+    expression on the row has only these.
+    """
+
+    column: str = ""
+    needed: str | None = None
+    only: str | None = None
+    type: str = ""
+    wrong: Sequence[str] = ()
 
 
 class Scope(Struct, frozen=True):
-    """Where a selection stands: on which table's rows, in what order, what `$name` means, and which field is joined."""
+    """
+    Where a selection stands: on which table's rows, in what order, what `$name` means, and which field is joined.
+
+    `row` is the SQL, the arguments of `concat`, of what an error calls a row. `sound` is a condition that each of them
+    must fulfil.
+    """
 
     table: str = ""
     order: str | None = None
     names: Mapping[str, str] = {}
     beside: str | None = None
+    row: str = ""
+    sound: str | None = None
 
 
 class Planner:
-    """Plans one operation of a valid document."""
+    """Plans one operation of a valid document; `careful` for one that met a damaged record."""
 
     def __init__(
         self,
@@ -128,7 +168,10 @@ class Planner:
         fragments: dict[str, FragmentDetails],
         switches: dict[str, Any],
         known: Mapping[str, object],
+        *,
+        careful: bool = False,
     ) -> None:
+        self.careful = careful
         self.schema, self.operation, self.fragments, self.known = schema, operation, fragments, known
         self.variables = VariableValues({}, switches)
         self.asks: list[tuple[int, Values]] = []
@@ -150,14 +193,59 @@ class Planner:
             assert definition
             self.asks, self.made = [], None
             json = concat(self.value(query, fields, Scope()))
-            yield Root(key, nodes, is_non_null_type(definition.type), json, self.asks, self.made)
+            shown = self.member(key, query, fields) if self.careful else None
+            yield Root(key, nodes, is_non_null_type(definition.type), json, self.asks, self.made, shown)
 
     def selection(self, type_: GraphQLObjectType, fields: list[FieldDetails], scope: Scope) -> list[str]:
         """Return the JSON object of what is selected on `type_`."""
         pieces: list[str] = []
+        promises: list[Promise] = []
         for key, details in self.collected(type_, fields):
             pieces += [Literal(f'{"," if pieces else ""}"{key}":'), *self.value(type_, details, scope)]
-        return [Literal("{"), *pieces, Literal("}")]
+            promises += self.promised(type_, details, scope)
+        pieces = [Literal("{"), *pieces, Literal("}")]
+        unsound = [] if scope.sound is None else [f"{scope.sound} IS NOT TRUE"]
+        # Of a row that is read with care, each column is checked for itself.
+        checks = [*broken(promises if not self.careful else []), *unsound]
+        if not checks:
+            return pieces
+        found = " OR ".join(checks)
+        if self.careful:
+            return [f"CASE WHEN {found} THEN {self.damaged(scope)} ELSE {concat(pieces)} END"]
+        # One check for all columns of a row: it costs a third of one for each.
+        return [*pieces, f"CASE WHEN {found} THEN {_BROKEN} END"]
+
+    def promised(self, type_: GraphQLObjectType, fields: list[FieldDetails], scope: Scope) -> list[Promise]:
+        """Return what the schema promises of the column that a field shows, or rests on."""
+        definition = type_.fields.get(fields[0].node.name.value)
+        match source_of(definition) if definition else None:
+            case Related(link=str() as link, needed=str() as linked):
+                return [Promise(link, only=linked)]
+            case Column(sql=None) as source:
+                assert definition
+            case Column(wrong=str() as condition):
+                return [Promise(wrong=[condition])]
+            case _:
+                return []
+        name = get_named_type(definition.type).name
+        column = f"{scope.table}.{declared(definition).python_name}"
+        # An enum's CASE has a place for what it must not be.
+        is_needed = is_non_null_type(definition.type) and not is_enum_type(get_named_type(definition.type))
+        needed: str | None = "true" if is_needed else source.needed
+        wrong = [f"{column} IN ('NaN', 'Infinity', '-Infinity')"] if self.careful and name == "Decimal" else []
+        wrong += [source.wrong] if source.wrong else []
+        return [Promise(column, needed, source.only, name, wrong)]
+
+    def damaged(self, scope: Scope, breaks: str = "") -> str:
+        """
+        Return the expression for what the schema promises and the record does not have.
+
+        `breaks` is the SQL, the arguments of `concat`, of what an error says of it.
+        """
+        if not self.careful:
+            return _BROKEN
+        why = f", 'breaks', concat({breaks})" if breaks else ""
+        return f"json_build_object('{DAMAGED}', concat({scope.row or chr(39) * 2}){why})::text"
 
     def collected(
         self, type_: GraphQLObjectType, fields: list[FieldDetails]
@@ -171,31 +259,44 @@ class Planner:
         name = fields[0].node.name.value
         if name == "__typename":
             return [Literal(f'"{parent.name}"')]
-        definition, field = parent.fields[name], f"{parent.name}.{name}"
+        definition, damaged = parent.fields[name], self.damaged(scope)
         target: Any = get_named_type(definition.type)
         match source_of(definition):
             case Column(None):
-                return leaf(field, definition.type, f"{scope.table}.{declared(definition).python_name}", kept=True)
+                written = f"{scope.table}.{declared(definition).python_name}"
+                pieces = leaf(definition.type, written, damaged, kept=not self.careful)
+                return self.unbroken(pieces, parent, fields, scope)
             case Column(sql):
-                return leaf(field, definition.type, expand(sql or "", scope.names))
+                pieces = leaf(definition.type, expand(sql or "", scope.names), damaged)
+                return self.unbroken(pieces, parent, fields, scope)
             case Given(value):
                 self.lasting = False  # what a process knows may hang on the time of day
                 (parameter,) = self.ask(1, lambda _, facts: [value(facts)])
-                return leaf(field, definition.type, f"{parameter}::{SENT_AS.get(target.name, 'text')}")
+                return leaf(definition.type, f"{parameter}::{SENT_AS.get(target.name, 'text')}", damaged)
             case Same():
-                pieces = self.selection(target, fields, scope)
-                return array(pieces, scope.order) if is_many(definition.type) else pieces
+                if not is_many(definition.type):
+                    return self.selection(target, fields, replace(scope, sound=None))
+                rows = replace(scope, row=scope.names["row"], sound=scope.names.get("sound"))
+                return array(self.selection(target, fields, rows), scope.order)
             case Related() if name == scope.beside:
-                return self.selection(target, fields, Scope(table_of(target)))
+                return self.selection(target, fields, Scope(table_of(target), row=row_of(target)))
             case Related() as relation:
                 names = self.arguments(definition, fields[0])
-                return self.related(relation, field, definition.type, fields, names)
+                pieces = self.related(relation, scope, definition.type, fields, names)
+                return self.unbroken(pieces, parent, fields, scope)
             case Page() as page:
                 return self.page(page, target, fields, self.arguments(definition, fields[0]))
             case Computed() as computed:
                 return self.computed(computed, definition, fields)
             case Part():
-                raise TypeError(f"{field} is a part, and stands in no computed value")
+                raise TypeError(f"{parent.name}.{name} is a part, and stands in no computed value")
+
+    def unbroken(
+        self, pieces: list[str], parent: GraphQLObjectType, fields: list[FieldDetails], scope: Scope
+    ) -> list[str]:
+        """Return the JSON of a field, whose column is checked here if it is read with care."""
+        found = " OR ".join(broken(self.promised(parent, fields, scope))) if self.careful else ""
+        return [f"CASE WHEN {found} THEN {self.damaged(scope)} ELSE {concat(pieces)} END"] if found else pieces
 
     def computed(self, computed: Computed, definition: GraphQLField, fields: list[FieldDetails]) -> list[str]:
         """Return the rows that a value is made of; how it is made of them, and what is shown, is noted."""
@@ -229,7 +330,7 @@ class Planner:
     def related(
         self,
         relation: Related,
-        field: str,
+        scope: Scope,
         type_: GraphQLOutputType,
         fields: list[FieldDetails],
         names: Mapping[str, str],
@@ -237,13 +338,32 @@ class Planner:
         """Return the JSON of other rows: all of them, or the first."""
         target: Any = get_named_type(type_)
         rows = f"FROM {table_of(target)} {joined(target, relation)}WHERE {expand(relation.where, names)}"
-        pieces = self.selection(target, fields, Scope(table_of(target), beside=relation.beside))
+        below = Scope(table_of(target), beside=relation.beside, row=row_of(target), sound=relation.sound)
+        pieces = self.selection(target, fields, below)
         if is_many(type_):
             opening, items, closing = array(pieces, relation.order)
-            return [opening, f"(SELECT {items} {rows})", closing]
-        order = f" ORDER BY {relation.order}" if relation.order else ""
-        otherwise = absent(field) if is_non_null_type(type_) else "'null'"
-        return [f"coalesce((SELECT {concat(pieces)} {rows}{order} LIMIT 1), {otherwise})"]
+            if relation.holds is None:
+                return [opening, f"(SELECT {items} {rows})", closing]
+            holds = expand(relation.holds, names)
+            must = f", ', and must have ', {expand(relation.must, names)}" if relation.must else ""
+            damaged = self.damaged(scope, f"'has ', count(*){must}")
+            if self.careful:
+                whole = f"concat('[', {items}, ']')"
+                return [f"(SELECT CASE WHEN {holds} THEN {whole} ELSE {damaged} END {rows})"]
+            return [opening, f"(SELECT CASE WHEN {holds} THEN {items} ELSE {damaged} END {rows})", closing]
+        damaged = self.damaged(scope, "'has no row, and must have one'")
+        otherwise = damaged if is_non_null_type(type_) else "'null'"
+        if relation.needed is not None:
+            link = f"{relation.link} IS NOT NULL OR " if relation.link else ""
+            otherwise = f"CASE WHEN {link}{expand(relation.needed, names)} THEN {damaged} ELSE 'null' END"
+        if relation.order:
+            return [f"coalesce((SELECT {concat(pieces)} {rows} ORDER BY {relation.order} LIMIT 1), {otherwise})"]
+        if self.careful:
+            json = f"string_agg({concat(pieces)}, '')"
+            several = self.damaged(scope, "'has ', count(*), ' rows, and must have one'")
+            return [f"(SELECT CASE count(*) WHEN 0 THEN {otherwise} WHEN 1 THEN {json} ELSE {several} END {rows})"]
+        # Of two rows where there can be one, Postgres makes an error.
+        return [f"coalesce((SELECT {concat(pieces)} {rows}), {otherwise})"]
 
     def page(
         self, page: Page, target: GraphQLObjectType, fields: list[FieldDetails], names: Mapping[str, str]
@@ -264,6 +384,7 @@ class Planner:
         cursor = f"translate(encode(convert_to(concat_ws(' ', {written}), 'UTF8'), 'base64'), chr(10), '')"
         cursors = f"array_agg({cursor} ORDER BY {in_order})"
         infos = {
+            "row": row_of(get_named_type(target.fields["nodes"].type)),
             "cursor": cursor,
             "start": f"({cursors})[1]",
             "end": f"({cursors})[count(*)::integer]",
@@ -271,8 +392,18 @@ class Planner:
             "has_next": f"EXISTS ({onward} OFFSET {names['first']})",
             "has_previous": f"EXISTS ({passed} OFFSET 0)",
         }
+        if page.sound is not None:
+            infos["sound"] = page.sound
         pieces = self.selection(target, fields, Scope(table, in_order, infos))
+        if page.holds is not None:
+            pieces = self.holding(page.holds, page.breaks or "", pieces)
         return [f"(SELECT {concat(pieces)} FROM ({onward} LIMIT {names['first']}) {table} GROUP BY ())"]
+
+    def holding(self, holds: str, breaks: str, pieces: list[str]) -> list[str]:
+        """Return the JSON of a page whose rows together must fulfil a condition; `breaks` says how they do not."""
+        if self.careful:
+            return [f"CASE WHEN ({holds}) IS FALSE THEN {self.damaged(Scope(), breaks)} ELSE {concat(pieces)} END"]
+        return [*pieces, f"CASE WHEN NOT ({holds}) THEN {_BROKEN} END"]
 
     def arguments(self, definition: GraphQLField, at: FieldDetails) -> Mapping[str, str]:
         """
@@ -354,6 +485,12 @@ def table_of(type_: Any) -> str:
     return str(declared(type_).origin.__table__)
 
 
+def row_of(type_: Any) -> str:
+    """Return the SQL of what an error calls a row of a type's table."""
+    origin = declared(type_).origin
+    return f"'the row ', {origin.__row__}, ' of {origin.__table__}'" if origin.__row__ else ""
+
+
 def joined(type_: GraphQLObjectType, relation: Related) -> str:
     """Return what joins the row that stands beside each of a relation's rows."""
     if relation.beside is None:
@@ -361,7 +498,7 @@ def joined(type_: GraphQLObjectType, relation: Related) -> str:
     field = type_.fields[relation.beside]
     beside = source_of(field)
     assert isinstance(beside, Related)
-    return f"JOIN {table_of(get_named_type(field.type))} ON {expand(beside.where, {})} "
+    return f"LEFT JOIN {table_of(get_named_type(field.type))} ON {expand(beside.where, {})} "
 
 
 def is_many(type_: GraphQLOutputType) -> bool:
@@ -374,25 +511,57 @@ def expand(sql: str, names: Mapping[str, str]) -> str:
     return f"({Template(sql).substitute(names)})"
 
 
-def absent(field: str) -> str:
-    """Return the expression that names a field which must have a value and has none, as an error."""
-    return f"absent('{field}')"
+def broken(promises: Iterable[Promise]) -> list[str]:
+    """
+    Return the conditions under which a row breaks one of its promises.
+
+    What several columns depend on is asked once: in Postgres, to begin with an expression costs more than a row.
+    """
+    missing: dict[str, dict[str, None]] = {}
+    unasked: dict[str, dict[str, None]] = {}
+    written: dict[str, dict[str, None]] = {}
+    found: dict[str, None] = {}
+    for one in promises:
+        if one.needed is not None:
+            missing.setdefault(one.needed, {})[f"{one.column} IS NULL"] = None
+        if one.only is not None:
+            unasked.setdefault(one.only, {})[f"{one.column} IS NOT NULL"] = None
+        if one.type in WRITABLE:
+            written.setdefault(one.type, {})[one.column] = None
+        found |= dict.fromkeys(one.wrong)
+    always = list(missing.pop("true", ()))
+    for condition in {**missing, **unasked}:
+        there = " OR ".join(missing.get(condition, {"false": None}))
+        elsewhere = " OR ".join(unasked.get(condition, {"false": None}))
+        found[f"CASE WHEN {condition} THEN {there} ELSE {elsewhere} END"] = None
+    for type_, columns in written.items():
+        (first, last), listed = WRITABLE[type_], ", ".join(columns)
+        found[f"least({listed}) < {first} OR greatest({listed}) > {last}"] = None
+    return [*always, *found]
 
 
-def leaf(field: str, type_: GraphQLOutputType, sql: str, *, kept: bool = False) -> list[str]:
-    """Return the JSON of one value; `kept` says that the table's constraints keep what the schema promises."""
+def leaf(type_: GraphQLOutputType, sql: str, damaged: str, *, kept: bool = False) -> list[str]:
+    """
+    Return the JSON of one value, or `damaged` where it breaks what the schema promises.
+
+    `kept` says that another check keeps it.
+    """
     named: Any = get_named_type(type_)
     if is_enum_type(named):
-        cases = " ".join(f"WHEN '{value.value}' THEN '{name}'" for name, value in named.values.items())
-        text, kept = f"CASE {sql} {cases} END", False
-    else:
-        text = (QUOTED.get(named.name) or BARE[named.name]).format(sql)
+        cases = " ".join(f"WHEN '{value.value}' THEN '\"{name}\"'" for name, value in named.values.items())
+        otherwise = damaged if is_non_null_type(type_) else f"CASE WHEN {sql} IS NULL THEN 'null' ELSE {damaged} END"
+        return [f"CASE {sql} {cases} ELSE {otherwise} END"]
+    text = (QUOTED.get(named.name) or BARE[named.name]).format(sql)
     quoted = named.name not in BARE
     if not is_non_null_type(type_):
         return [f"""coalesce('"' || {text} || '"', 'null')""" if quoted else f"coalesce(({text})::text, 'null')"]
-    if not kept:
-        text = f"coalesce(({text})::text, {absent(field)})"
-    return [Literal('"'), text, Literal('"')] if quoted else [text]
+    if kept:
+        return [Literal('"'), text, Literal('"')] if quoted else [text]
+    if quoted and damaged == _BROKEN:
+        return [Literal('"'), f"coalesce(({text})::text, {damaged})", Literal('"')]
+    # A marker takes the quotes' place, too.
+    whole = f"""'"' || ({text})::text || '"'""" if quoted else f"({text})::text"
+    return [f"coalesce({whole}, {damaged})"]
 
 
 def array(pieces: list[str], order: str | None) -> list[str]:

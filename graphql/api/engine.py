@@ -3,7 +3,7 @@
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -31,14 +31,19 @@ from graphql import (
 from graphql.execution.collect_fields import FragmentDetails
 from graphql.execution.values import VariableValues
 from msgspec import Struct
-from psycopg.errors import QueryCanceled
+from psycopg import DataError
+from psycopg.errors import CardinalityViolation, InvalidTextRepresentation, QueryCanceled
 
 from api.compiler import Planner, Root
+from api.damage import CODE, SUSPICIOUS, DamagedError
+from api.damage import shown as shown_of
 from api.fields import refusal
 from api.limits import DEEPEST, Measure, Size, check_variables, exceeded, name_of, parsed
 from api.values import Maker, written
 from app.core import presence
 from app.core.presence import is_away, why
+from app.domain.text import one_line
+from app.errors import RecordDamaged
 
 # Runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
@@ -46,6 +51,9 @@ Formatted = Mapping[str, Any]
 
 MOST_ERRORS = 5
 LONGEST_MESSAGE = 500
+
+# What Postgres says of rows that are not what they should be.
+UNREADABLE = (DataError, CardinalityViolation)
 
 # A request that fails may have waited for so long after a failure of the database, in seconds.
 AWAY_LATELY = 5.0
@@ -57,12 +65,13 @@ class Answer(Struct, frozen=True):
     """
     The JSON of an answer; if there is no data because the request was refused or failed, the code of why.
 
-    `lasting` says that it stays true until the record moves.
+    `lasting` says that it stays true until the record moves; `damaged` what is said of a damaged record, if it met one.
     """
 
     body: bytes
     refused: str | None = None
     lasting: bool = False
+    damaged: str | None = None
 
 
 class Document(Struct, frozen=True):
@@ -82,6 +91,7 @@ class Plan(Struct, frozen=True):
     sql: str
     introspection: DocumentNode | None
     lasting: bool
+    careful: "Callable[[], Plan] | None" = None
 
     def parameters(self, variables: VariableValues, facts: object) -> tuple[list[str | None], dict[str, Formatted]]:
         """Return the statement's parameters, and the errors of root fields that refuse theirs."""
@@ -101,11 +111,13 @@ class Plan(Struct, frozen=True):
 
 
 class Engine:
-    """Answers operations on a schema of declarations."""
+    """Answers operations on a schema of declarations; a `quiet` one leaves it to the caller to tell of damage."""
 
     # What is kept of the largest document that the limits let through takes a quarter of a megabyte.
-    def __init__(self, schema: GraphQLSchema, fetch: Fetch, facts: object, kept: int = 256) -> None:
-        self.schema, self.fetch, self.facts = schema, fetch, facts
+    def __init__(
+        self, schema: GraphQLSchema, fetch: Fetch, facts: object, kept: int = 256, *, quiet: bool = False
+    ) -> None:
+        self.schema, self.fetch, self.facts, self.quiet = schema, fetch, facts, quiet
         self.maker = Maker()
         self.document = lru_cache(kept)(self._document)
         self.plan = lru_cache(kept)(self._plan)
@@ -158,21 +170,75 @@ class Engine:
         if any(root.non_null for root in plan.roots if root.key in refusals):
             return Answer(encode({"data": None, "errors": errors}))
         answers = dict.fromkeys((root.key for root in plan.roots), b"null")
-        if plan.sql:
-            columns = await self.fetch(plan.sql, parameters)
-            answers |= zip((root.key for root in plan.roots if root.sql), columns, strict=True)
-        for root in plan.roots:
-            if root.made and root.key not in refusals:
-                value = await self.maker.value(root.made.by, answers[root.key], root.made.arguments(variables))
-                answers[root.key] = encode(written(value, root.made.shown.type, root.made.shown))
+        damages: list[DamagedError] = []
+        try:
+            if plan.sql:
+                answers |= await self._columns(plan, parameters, damages)
+            for root in plan.roots:
+                if root.made and root.key not in refusals:
+                    answers[root.key] = await self._made(root, answers[root.key], variables)
+        except DamagedError as error:
+            return self._damaged(None, [error, *damages], errors)
         if plan.introspection:
             told = execute_sync(self.schema, plan.introspection, variable_values=raw)
             answers |= {key: encode(value) for key, value in (told.data or {}).items()}
             errors += [formatted(error, "BAD_USER_INPUT") for error in told.errors or ()]
         answers |= dict.fromkeys(refusals, b"null")
+        if damages:
+            return self._damaged(answers, damages, errors)
         data = b",".join(b'"%b":%b' % (key.encode(), value) for key, value in answers.items())
         rest = b',"errors":' + encode(errors) if errors else b""
         return Answer(b'{"data":{%b}%b}' % (data, rest), lasting=plan.lasting and not errors)
+
+    async def _columns(
+        self, plan: Plan, parameters: Sequence[str | None], damages: list[DamagedError]
+    ) -> dict[str, bytes]:
+        """
+        Return the JSON of the root fields; of a damaged record, with null for what is damaged, which `damages` names.
+
+        Raises DamagedError where nothing can be answered.
+        """
+        roots = [root for root in plan.roots if root.sql]
+        try:
+            columns = await self.fetch(plan.sql, parameters)
+            if not any(text in column for column in columns for text in SUSPICIOUS):
+                return dict(zip((root.key for root in roots), columns, strict=True))
+        except InvalidTextRepresentation:  # a parameter of ours, not a row
+            raise
+        except UNREADABLE as error:
+            log.debug("the record is read again with care", reason=one_line(error))
+        assert plan.careful
+        careful = plan.careful()
+        try:
+            columns = await self.fetch(careful.sql, parameters)
+        except UNREADABLE as error:
+            raise DamagedError((roots[0].key,), f"what `{roots[0].key}` shows") from error
+        answers: dict[str, bytes] = {}
+        for root, column in zip((one for one in careful.roots if one.sql), columns, strict=True):
+            assert root.shown
+            answers[root.key] = column if root.made else encode(shown_of(column, root.shown, damages))
+        return answers
+
+    async def _made(self, root: Root, rows: bytes, variables: VariableValues) -> bytes:
+        """Return the JSON of a computed root field."""
+        assert root.made
+        try:
+            value = await self.maker.value(root.made.by, rows, root.made.arguments(variables))
+        except RecordDamaged as error:
+            raise DamagedError((root.key,), root.made.shown.field, what=str(error)) from error
+        return encode(written(value, root.made.shown.type, root.made.shown))
+
+    def _damaged(
+        self, answers: Mapping[str, bytes] | None, damages: Sequence[DamagedError], errors: Sequence[Formatted]
+    ) -> Answer:
+        """Return the answer of a damaged record, and log what is damaged."""
+        if not self.quiet:
+            first = damages[0]
+            log.error("the record is damaged", damages=len(damages), first=str(first), path=list(first.path))
+        added = [{"message": str(one), "path": list(one.path), "extensions": {"code": CODE}} for one in damages]
+        data = b",".join(b'"%b":%b' % (key.encode(), value) for key, value in (answers or {}).items())
+        shown = b"null" if answers is None else b"{%b}" % data
+        return Answer(b'{"data":%b,"errors":%b}' % (shown, encode([*errors, *added])), damaged=str(damages[0]))
 
     def _document(self, query: str) -> Document:
         try:
@@ -198,6 +264,8 @@ class Engine:
         operation_name: str | None,
         switches: tuple[object, ...],
         known: tuple[object, ...] = (),
+        *,
+        careful: bool = False,
     ) -> Plan:
         document = self.document(query)
         operation = get_operation_ast(document.node, operation_name)
@@ -206,7 +274,7 @@ class Engine:
         by_name = {node.name.value: FragmentDetails(node) for node in fragments}
         switched = dict(zip(document.switches, switches, strict=True))
         named = dict(zip(document.variables, known, strict=True))
-        planner = Planner(self.schema, operation, by_name, switched, named)
+        planner = Planner(self.schema, operation, by_name, switched, named, careful=careful)
         roots = list(planner.roots())
         columns = [root.sql for root in roots if root.sql]
         rest = [node for root in roots if not root.sql for node in root.nodes]
@@ -221,6 +289,7 @@ class Engine:
             f"SELECT {', '.join(columns)}" if columns else "",
             DocumentNode(definitions=(only, *fragments)) if rest else None,
             planner.lasting,
+            partial(self._plan, query, operation_name, switches, known, careful=True),
         )
 
 

@@ -33,9 +33,17 @@ LONGEST_PAGE = 100
 
 
 class Column(Struct, frozen=True):
-    """A value of the row: the column of the field's name, or an expression."""
+    """
+    A value of the row: the column of the field's name, or an expression.
+
+    A row for which `needed` holds, a condition on it, must have a value; one for which `only` does not must have none.
+    `wrong` is a condition on the row under which the value is none that the record can have.
+    """
 
     sql: str | None = None
+    needed: str | None = None
+    only: str | None = None
+    wrong: str | None = None
 
 
 class Given(Struct, frozen=True):
@@ -53,12 +61,22 @@ class Related(Struct, frozen=True):
     The rows `where` a condition holds: all of them in `order`, usually `about` so many, or the first.
 
     `beside` names a field of theirs whose row stands beside each of them, so that `order` may name its columns.
+
+    Where `needed` holds, a condition on the row that has the field, there must be one. `link` is its column that names
+    the other row: where it does, that one must be there, and where `needed` does not hold, it must name none. `holds`
+    is a condition on aggregates of all of them: a list for which it is not true is damaged; `must` is the SQL of what
+    an error says that it must have. `sound` is a condition on each row.
     """
 
     where: str
     order: str | None
     about: int = 1
     beside: str | None = None
+    needed: str | None = None
+    holds: str | None = None
+    link: str | None = None
+    sound: str | None = None
+    must: str | None = None
 
 
 class Key(Struct, frozen=True):
@@ -76,11 +94,18 @@ class Key(Struct, frozen=True):
 
 
 class Page(Struct, frozen=True):
-    """The rows `where` a condition holds, a page at a time, in the order of expressions that are unique together."""
+    """
+    The rows `where` a condition holds, a page at a time, in the order of expressions that are unique together.
+
+    `holds` and `sound` are as in `Related`; `breaks` is the SQL, on aggregates too, of how a page does not hold.
+    """
 
     where: str
     by: Mapping[str, Key]
     newest_first: bool
+    holds: str | None = None
+    sound: str | None = None
+    breaks: str | None = None
 
 
 class Computed(Struct, frozen=True):
@@ -166,11 +191,16 @@ NUMBER = Key(_number, "bigint", str(-(2**63)), str(2**63 - 1))
 ROW_ID = Key(UUID, "uuid", str(UUID(int=0)), str(UUID(int=2**128 - 1)))
 
 
-def table(name: str = "") -> Callable[[type[T]], type[T]]:
-    """Make a class the GraphQL type of a table's rows, described by its docstring."""
+def table(name: str = "", row: str = "") -> Callable[[type[T]], type[T]]:
+    """
+    Make a class the GraphQL type of a table's rows, described by its docstring.
+
+    `row` is the SQL of what an error calls a row, its id if it is left out.
+    """
 
     def declare(cls: type[T]) -> type[T]:
         cls.__table__ = name  # type: ignore[attr-defined]
+        cls.__row__ = row or (f"{name}.id" if name else "")  # type: ignore[attr-defined]
         cls.__annotations__ = {field: _shown_as(type_) for field, type_ in cls.__annotations__.items()}
         return strawberry.type(cls, description=cleandoc(cls.__doc__ or ""))
 
@@ -185,9 +215,16 @@ def describe(*enums: type[Enum]) -> None:
             value.description = decorated[value.name].description
 
 
-def column(description: str, sql: str | None = None) -> Any:
-    """Declare a field that is a column, or an expression on the row."""
-    return _field(description, Column(sql))
+def column(
+    description: str,
+    sql: str | None = None,
+    *,
+    needed: str | None = None,
+    only: str | None = None,
+    wrong: str | None = None,
+) -> Any:
+    """Declare a field that is a column, or an expression on the row; `needed`, `only`, `wrong` are as in `Column`."""
+    return _field(description, Column(sql, needed, only, wrong))
 
 
 def given(description: str, value: Callable[[Any], object]) -> Any:
@@ -207,24 +244,41 @@ def related(
     order: str | None = None,
     about: int = 1,
     beside: str | None = None,
+    needed: str | None = None,
+    holds: str | None = None,
+    link: str | None = None,
+    sound: str | None = None,
+    must: str | None = None,
     **arguments: Argument,
 ) -> Any:
     """
     Declare a field that is other rows: a list, usually `about` so long, or one of them.
 
+    `needed`, `holds`, `link`, `sound` and `must` are as in `Related`.
+
     With `beside`, the field of that name is joined to each of them; every row must have one, and `where` must not name
     that table.
     """
-    return _field(description, Related(where, order, about, beside), arguments)
+    return _field(description, Related(where, order, about, beside, needed, holds, link, sound, must), arguments)
 
 
 def page(
-    description: str, where: str = "true", *, by: Mapping[str, Key], newest_first: bool, **arguments: Argument
+    description: str,
+    where: str = "true",
+    *,
+    by: Mapping[str, Key],
+    newest_first: bool,
+    holds: str | None = None,
+    sound: str | None = None,
+    breaks: str | None = None,
+    **arguments: Argument,
 ) -> Any:
-    """Declare a field that is a list too long to be given whole."""
+    """Declare a field that is a list too long to be given whole; `holds`, `sound` and `breaks` are as in `Page`."""
     first = Argument(int, f"How many at most: 1 to {LONGEST_PAGE}.", DEFAULT_PAGE, _size)
     after = Argument(str | None, "Only what follows this cursor.", convert=lambda text: _position(text, by.values()))
-    return _field(description, Page(where, by, newest_first), {"first": first, "after": after, **arguments})
+    return _field(
+        description, Page(where, by, newest_first, holds, sound, breaks), {"first": first, "after": after, **arguments}
+    )
 
 
 def computed(

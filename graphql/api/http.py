@@ -23,6 +23,7 @@ from litestar.types import Method
 from msgspec import Struct
 
 from api import graphiql_page, paths
+from api.damage import CODE
 from api.engine import Answer, Engine, refused, unexpected
 from api.fields import refusal
 from api.headers import Headers, pairs, safe
@@ -36,7 +37,9 @@ METHODS: tuple[Method, ...] = ("GET", "HEAD", "OPTIONS", "POST")
 SLOWEST_BODY = 10  # seconds
 BODY = "alpha_monday.body"  # in a request's scope: its `Body`, if that was read before
 HEAD_ONLY = "alpha_monday.head_only"  # in it if the response's body is not wanted: it was a HEAD
-OUTCOME = "alpha_monday.outcome"  # in it once there is an answer: "answered", or the code of why there is no data
+OUTCOME = (
+    "alpha_monday.outcome"  # in it once there is an answer: "answered", or the code of why there is none, or not all
+)
 
 log = structlog.get_logger()
 
@@ -132,7 +135,7 @@ def routes(
             found = await engine.answer(said.document(), said.variables, said.operation_name or None)
         except GraphQLError as error:
             found = refused(error)
-        scope[OUTCOME] = found.refused or "answered"
+        scope[OUTCOME] = found.refused or (CODE if found.damaged else "answered")
         status, told = head(found, method, accept)
         start = pairs(told)
         await send({"type": "http.response.start", "status": status, "headers": [*start, *more]})

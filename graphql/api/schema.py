@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import date, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, DecimalException
+from itertools import pairwise
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -49,6 +50,7 @@ from app.domain import calendar, model, prompt
 from app.domain import track_record as track
 from app.domain.journal import timestamp
 from app.domain.returns import plain
+from app.errors import RecordDamaged
 
 
 class Facts(Struct, frozen=True):
@@ -140,10 +142,69 @@ NEXT_CHECKPOINT_AT = f"""
         SELECT FROM checkpoints WHERE checkpoints.batch_id = batches.id AND checkpoints.day = awaited.day)
     ORDER BY awaited.day LIMIT 1"""
 METRIC = "pick_checkpoint_metrics"
-SIGN = f"(SELECT CASE picks.action WHEN 'SELL' THEN -1 ELSE 1 END FROM picks WHERE picks.id = {METRIC}.pick_id)"
-PICKED_AS = "(SELECT closes.ticker FROM closes WHERE closes.id = picks.initial_close_id)"
-DAY = f"(SELECT checkpoints.day FROM checkpoints WHERE checkpoints.id = {METRIC}.checkpoint_id)"
-RUN_DATE = "(SELECT batches.run_date FROM batches WHERE batches.id = picks.batch_id)"
+SIGN = (
+    f"(SELECT CASE picks.action WHEN 'SELL' THEN -1 WHEN 'BUY' THEN 1 END FROM picks WHERE picks.id = {METRIC}.pick_id)"
+)
+
+
+def ticker_of(table: str) -> str:
+    """
+    Return the expression, in which a dollar is written twice, of a row's ticker; null for one that is none.
+
+    (As a condition on the row it would have Postgres look for the row in another way, which takes five times as long.)
+    """
+    return f"substring({table}.ticker, '^{model.TICKER_PATTERN.replace('(', '(?:')}$$')"
+
+
+PICKED_AS = f"(SELECT {ticker_of('closes')} FROM closes WHERE closes.id = picks.initial_close_id)"
+# A pick whose batch is gone comes first, so that no page leaves it out.
+RUN_DATE = "coalesce((SELECT batches.run_date FROM batches WHERE batches.id = picks.batch_id), 'infinity')"
+OF_A_BATCH = "EXISTS (SELECT FROM batches WHERE batches.id = picks.batch_id AND batches.status <> 'failed')"
+
+
+_DAYS = 1 + model.CHECKPOINT_DAYS
+_BITS_OF_DAYS = 2 ** model.CHECKPOINT_DAYS.bit_length() - 1
+_ALL_PLACES = sum(1 << place for place in range(1, 1 + model.PICKS_PER_BATCH))
+
+# What the record promises of rows, as conditions on them: the API answers a row that breaks one as damaged.
+MADE = "batches.status <> 'failed'"
+WITHOUT_PICKS = "batches.status = 'failed'"
+COMPUTED = "checkpoints.status = 'computed'"
+MEASURED = f"({COMPUTED} AND checkpoints.day > 0)"
+OF_NO_STATUS = "checkpoints.status NOT IN ('computed', 'skipped')"
+WAS_SKIPPED = "checkpoints.skip_reason IS NOT NULL"
+# As many rows as there are numbers, with every number among them, have each of them once. (Postgres takes the place of
+# a bit modulo 32, so the numbers' own bits are looked at, too.)
+THREE_PICKS = f"""
+    count(*) = {model.PICKS_PER_BATCH}
+    AND bit_or((picks.position << 8) | (1 << picks.position)) = {model.PICKS_PER_BATCH << 8 | _ALL_PLACES}"""
+EVERY_DAY = f"""
+    count(*) = {_DAYS}
+    AND bit_or((checkpoints.day << 16) | (1 << checkpoints.day)) = {_BITS_OF_DAYS << 16 | 2**_DAYS - 1}"""
+# A day of another status, or skipped for another reason, would be taken for one without figures.
+EACH_SETTLED = """
+    bool_and(coalesce(
+        CASE checkpoints.status WHEN 'computed' THEN checkpoints.skip_reason IS DISTINCT FROM 'MARKET_CLOSED'
+        WHEN 'skipped' THEN checkpoints.skip_reason IN ('MARKET_CLOSED', 'MISSING_CLOSE', 'PROVIDER_ERROR') END,
+    false))"""
+NO_DAY_TWICE = f"""
+    coalesce(sum(1 << checkpoints.day) = bit_or(1 << checkpoints.day)
+        AND bit_or(checkpoints.day) BETWEEN 0 AND {_BITS_OF_DAYS} AND max(checkpoints.day) < {_DAYS}, true)"""
+
+
+def no_ticker(column: str) -> str:
+    """Return the condition under which a column has no ticker in the record's one form."""
+    return f"{column} !~ '^{model.TICKER_PATTERN}$'"
+
+
+def no_price(column: str) -> str:
+    """Return the condition under which a column has a number that no price, or factor of splits, can be."""
+    return f"{column} <= 0"
+
+
+def no_number(column: str) -> str:
+    """Return the condition under which a column has NaN, which Postgres sorts above all, or is infinite."""
+    return f"{column} >= 'Infinity' OR {column} <= '-Infinity'"
 
 
 SERIES = Argument(str, "Whose Mondays: `main`. Another name is refused.", model.SERIES, check=check_series)
@@ -155,23 +216,25 @@ class Close:
     """A reading of one share's session: its raw, as-traded prices, with where and when they were read."""
 
     id: ID = column("Never changes.")
-    ticker: str = column("The share.")
+    ticker: str = column("The share.", wrong=no_ticker("closes.ticker"))
     trading_day: date = column("The session.")
-    open: Decimal | None = column("The session's first price, if the source gave it.")
-    close: Decimal = column("The session's last price.")
+    open: Decimal | None = column("The session's first price, if the source gave it.", wrong=no_price("closes.open"))
+    close: Decimal = column("The session's last price.", wrong=no_price("closes.close"))
     source: str = column(
         "Where it was read. It ends in `, restated as of` and a day where the price is one of that day's shares."
     )
     read_at: datetime = column("When it was read.")
 
 
-@table("splits")
+@table("splits", "concat_ws(' ', splits.ticker, splits.effective_date, splits.read_at)")
 class Split:
     """A reading of one share's split, with where and when it was read; spin-offs are listed among them."""
 
-    ticker: str = column("The share.")
+    ticker: str = column("The share.", wrong=no_ticker("splits.ticker"))
     effective_date: date = column("The first session whose prices are of the new shares.")
-    factor: Decimal = column("How many shares one became; 1 takes back what was read before.")
+    factor: Decimal = column(
+        "How many shares one became; 1 takes back what was read before.", wrong=no_price("splits.factor")
+    )
     source: str = column("Where it was read.")
     read_at: datetime = column("When it was read.")
 
@@ -183,23 +246,36 @@ class PickMetric:
     id: ID = column("Never changes.")
     pick: "Pick" = related("The pick.", f"picks.id = {METRIC}.pick_id")
     checkpoint: "Checkpoint" = related("The checkpoint.", f"checkpoints.id = {METRIC}.checkpoint_id")
-    current_price: Decimal = column("The close of the checkpoint's trading day, or the last value of an ended pick.")
-    close: Close | None = related(
-        "The reading that the price came from; null once the pick has ended.", f"closes.id = {METRIC}.close_id"
+    current_price: Decimal = column(
+        "The close of the checkpoint's trading day, or the last value of an ended pick.",
+        wrong=no_price(f"{METRIC}.current_price"),
     )
-    split_factor: Decimal = column("The product of the split factors since the baseline session; 1 without a split.")
+    close: Close | None = related(
+        "The reading that the price came from; null once the pick has ended.",
+        f"closes.id = {METRIC}.close_id",
+        link=f"{METRIC}.close_id",
+        needed=f"{METRIC}.ended IS NOT TRUE",
+    )
+    split_factor: Decimal = column(
+        "The product of the split factors since the baseline session; 1 without a split.",
+        wrong=no_price(f"{METRIC}.split_factor"),
+    )
     absolute_return_pct: Decimal = column("The share's change since the baseline, whatever the action.")
     vs_benchmark_pct: Decimal = column("`absoluteReturnPct` less the benchmark's change, whatever the action.")
     directional_return_pct: Decimal = column(
         "`absoluteReturnPct` in the pick's direction: its negative for a SELL.",
         f"{SIGN} * {METRIC}.absolute_return_pct",
+        wrong=no_number(f"{METRIC}.absolute_return_pct"),
     )
     alpha_pct: Decimal = column(
         "`vsBenchmarkPct` in the pick's direction: its negative for a SELL. Points in the call's favour.",
         f"{SIGN} * {METRIC}.vs_benchmark_pct",
+        wrong=no_number(f"{METRIC}.vs_benchmark_pct"),
     )
     hit: bool = column(
-        "Whether the call is right: `alphaPct` is above zero.", f"{SIGN} * {METRIC}.vs_benchmark_pct > 0"
+        "Whether the call is right: `alphaPct` is above zero.",
+        f"{SIGN} * {METRIC}.vs_benchmark_pct > 0",
+        wrong=no_number(f"{METRIC}.vs_benchmark_pct"),
     )
     return_from_open_pct: Decimal | None = column(
         "The share's change since `Pick.entryOpen`, whatever the action; null until that is known."
@@ -212,11 +288,11 @@ class PickMetric:
     renamed: bool = column(
         "Whether its price was read under another ticker than `Pick.pickedAs`; without a reading, `Pick.renamed`.",
         f"""
-        coalesce(
-            (SELECT closes.ticker FROM closes WHERE closes.id = {METRIC}.close_id),
-            (SELECT picks.ticker FROM picks WHERE picks.id = {METRIC}.pick_id)
-        ) <> (
-            SELECT closes.ticker FROM picks JOIN closes ON closes.id = picks.initial_close_id
+        CASE WHEN {METRIC}.close_id IS NULL
+            THEN (SELECT {ticker_of("picks")} FROM picks WHERE picks.id = {METRIC}.pick_id)
+            ELSE (SELECT {ticker_of("closes")} FROM closes WHERE closes.id = {METRIC}.close_id)
+        END <> (
+            SELECT {ticker_of("closes")} FROM picks JOIN closes ON closes.id = picks.initial_close_id
             WHERE picks.id = {METRIC}.pick_id
         )""",
     )
@@ -229,13 +305,24 @@ class Correction:
     id: ID = column("Never changes.")
     checkpoint: "Checkpoint" = related("Where the figure stands.", "checkpoints.id = corrections.checkpoint_id")
     field: str = column(
-        "Which figure: its column, such as `vs_benchmark_pct`; docs/journal.md lists all that can be corrected."
+        "Which figure: its column, such as `vs_benchmark_pct`; docs/journal.md lists all that can be corrected.",
+        wrong="corrections.field = ''",
     )
-    ticker: str | None = column("Whose figure; null if it is the checkpoint's own.")
-    before: str | None = column("What it said.")
-    after: str | None = column("What it says now.")
-    reason: str = column("Why.")
-    made_at: datetime = column("When.")
+    ticker: str | None = column(
+        "The ticker of the pick whose figure it is, as it was when the correction was made: a rename since does not "
+        "change it. Null if the figure is the batch's or the checkpoint's own, such as `benchmark_price`.",
+        wrong=no_ticker("corrections.ticker"),
+    )
+    before: str | None = column(
+        "The value before, as the journal writes it: a decimal with all its digits (`-0.0892990`), `true` or `false`, "
+        "or the id of a reading. Null where the column had no value."
+    )
+    after: str | None = column(
+        "The value that the correction gave it, written as `before`. A later correction of the same field may have "
+        "changed it again. Null where the column has no value since."
+    )
+    reason: str = column("Why it was corrected: a split that was learnt, or the operator's words.")
+    made_at: datetime = column("When it was made; the same for all corrections of one journal entry.")
 
 
 @table("checkpoints")
@@ -244,26 +331,49 @@ class Checkpoint:
 
     id: ID = column("Never changes.")
     batch: "Batch" = related("Its batch.", "batches.id = checkpoints.batch_id")
-    day: int = column("0 is the baseline; 1 to 14 are the mornings of the fortnight.")
+    day: int = column(
+        "0 is the baseline; 1 to 14 are the mornings of the fortnight.",
+        wrong=f"checkpoints.day NOT BETWEEN 0 AND {model.CHECKPOINT_DAYS}",
+    )
     checkpoint_date: date = column("The run date plus `day`; due at nine in New York.")
-    trading_day: date | None = column("The session whose closes it uses; null when skipped.")
+    trading_day: date | None = column(
+        "The session whose closes it uses; null when skipped.", needed=COMPUTED, only=COMPUTED
+    )
     status: model.CheckpointStatus = column("Whether it has its prices.")
-    skip_reason: model.SkipReason | None = column("Why it has, or at first had, no prices.")
+    skip_reason: model.SkipReason | None = column(
+        "Why it has, or at first had, no prices.", needed="checkpoints.status = 'skipped'"
+    )
     note: str | None = column("The same in a sentence.")
     taken_at: datetime = column("When it was stored or computed.")
-    skipped_at: datetime | None = column("When it was skipped, also if it was computed later.")
-    benchmark_price: Decimal | None = column("The benchmark's close of the trading day.")
-    benchmark_close: Close | None = related(
-        "The reading that it came from.", "closes.id = checkpoints.benchmark_close_id"
+    skipped_at: datetime | None = column(
+        "When it was skipped, also if it was computed later.", needed=WAS_SKIPPED, only=WAS_SKIPPED
     )
-    benchmark_split_factor: Decimal | None = column("The product of the benchmark's split factors since the baseline.")
+    benchmark_price: Decimal | None = column(
+        "The benchmark's close of the trading day.",
+        needed=COMPUTED,
+        only=COMPUTED,
+        wrong=no_price("checkpoints.benchmark_price"),
+    )
+    benchmark_close: Close | None = related(
+        "The reading that it came from.",
+        "closes.id = checkpoints.benchmark_close_id",
+        link="checkpoints.benchmark_close_id",
+        needed=COMPUTED,
+    )
+    benchmark_split_factor: Decimal | None = column(
+        "The product of the benchmark's split factors since the baseline.",
+        needed=COMPUTED,
+        only=COMPUTED,
+        wrong=no_price("checkpoints.benchmark_split_factor"),
+    )
     benchmark_return_pct: Decimal | None = column(
-        "The benchmark's change since the baseline, in percent; null on day 0."
+        "The benchmark's change since the baseline, in percent; null on day 0.", needed=MEASURED, only=MEASURED
     )
     benchmark_unusual_move: bool | None = column(
         "Whether a move of the benchmark of a tenth or more from one session to the next remains unexplained by "
         "splits. Null where that was not examined: without figures, on day 0, and on checkpoints that were computed "
-        "by an older version."
+        "by an older version.",
+        only=MEASURED,
     )
     metrics: list[PickMetric] = related(
         "How the picks stand, in the model's order; none on day 0.",
@@ -271,6 +381,10 @@ class Checkpoint:
         order="picks.position",
         beside="pick",
         about=model.PICKS_PER_BATCH,
+        holds=f"""
+            CASE WHEN {MEASURED} THEN {THREE_PICKS} AND bool_and(picks.batch_id = checkpoints.batch_id)
+            ELSE count(*) = 0 END""",
+        must=f"CASE WHEN {MEASURED} THEN '{model.PICKS_PER_BATCH}, one of each pick' ELSE 'none' END",
     )
     corrections: list[Correction] = related(
         "What was put right here, oldest first.",
@@ -280,32 +394,81 @@ class Checkpoint:
     )
 
 
+OPENED = "picks.entry_close_id IS NOT NULL"
+
+# How many figures a pick has, and where its last and its result's are: one at each computed checkpoint.
+OF_ITS_BATCH = f"checkpoints.batch_id = picks.batch_id AND {MEASURED}"
+FIGURES = f"(SELECT count(*) FROM checkpoints WHERE checkpoints.batch_id = picks.batch_id AND {MEASURED})"
+LATEST = f"""(
+    SELECT checkpoints.id FROM checkpoints WHERE checkpoints.batch_id = picks.batch_id AND {MEASURED}
+    ORDER BY checkpoints.day DESC LIMIT 1)"""
+# Whether a batch has all of its days: which of them is the result's cannot be told otherwise.
+WHOLE = f"(SELECT {EVERY_DAY} AND {EACH_SETTLED} FROM checkpoints WHERE checkpoints.batch_id = batches.id)"
+NOT_WHOLE = f"batches.status = 'completed' AND NOT {WHOLE}"
+RESULT_OF = f"""(
+    SELECT checkpoints.id FROM batches JOIN checkpoints ON {RESULT} WHERE batches.id = picks.batch_id AND {WHOLE}
+    LIMIT 1)"""
+
+
 @table("picks")
 class Pick:
     """An idea of the model with its initial price: one of a Monday's three."""
 
     id: ID = column("Never changes.")
     batch: "Batch" = related("Its batch.", "batches.id = picks.batch_id")
-    position: int = column("Its place in the model's answer, from 1.")
-    ticker: str = column("The share.")
+    position: int = column(
+        "Its place in the model's answer, from 1.", wrong=f"picks.position NOT BETWEEN 1 AND {model.PICKS_PER_BATCH}"
+    )
+    ticker: str = column("The share.", wrong=no_ticker("picks.ticker"))
     action: model.Action = column("What the model says to do with it.")
     reasoning: str = column("The model's words.")
-    initial_price: Decimal = column("The close of the baseline session, from which every return counts.")
+    initial_price: Decimal = column(
+        "The close of the baseline session, from which every return counts.", wrong=no_price("picks.initial_price")
+    )
     initial_close: Close = related("The reading that it came from.", "closes.id = picks.initial_close_id")
-    entry_open: Decimal | None = column("The open of the first session on or after the run date; null until known.")
-    entry_close: Close | None = related("The reading that it came from.", "closes.id = picks.entry_close_id")
+    entry_open: Decimal | None = column(
+        "The open of the first session on or after the run date; null until known.",
+        needed=OPENED,
+        only=OPENED,
+        wrong=no_price("picks.entry_open"),
+    )
+    entry_close: Close | None = related(
+        "The reading that it came from.",
+        "closes.id = picks.entry_close_id",
+        needed=OPENED,
+    )
     ended: bool = column("Whether it has stopped trading.")
     picked_as: str = column("The ticker that the model chose; `ticker` is the one that the share has now.", PICKED_AS)
-    renamed: bool = column("Whether `ticker` is another one than `pickedAs`.", f"picks.ticker <> {PICKED_AS}")
-    metrics: list[PickMetric] = related("How it stood, by day.", f"{METRIC}.pick_id = picks.id", order=DAY, about=10)
+    renamed: bool = column(
+        "Whether `ticker` is another one than `pickedAs`.",
+        f"picks.ticker <> {PICKED_AS}",
+        wrong=no_ticker("picks.ticker"),
+    )
+    metrics: list[PickMetric] = related(
+        "How it stood, by day.",
+        f"{METRIC}.pick_id = picks.id",
+        order="checkpoints.day",
+        beside="checkpoint",
+        about=10,
+        # Figures of another batch, or of a day that has none, make the sum larger than the number of days ever is.
+        holds=f"coalesce(sum(CASE WHEN {OF_ITS_BATCH} THEN 1 ELSE 100 END), 0) = {FIGURES}",
+        must=f"concat({FIGURES}, ', one at each computed checkpoint of its batch')",
+    )
     latest_metric: PickMetric | None = related(
-        "How it stood last.", f"{METRIC}.pick_id = picks.id", order=f"{DAY} DESC"
+        "How it stood last.",
+        f"{METRIC}.pick_id = picks.id AND {METRIC}.checkpoint_id = {LATEST}",
+        needed=f"{LATEST} IS NOT NULL",
     )
     result: PickMetric | None = related(
         "How it stood at its batch's result.",
-        f"{METRIC}.pick_id = picks.id AND {METRIC}.checkpoint_id = "
-        + f"(SELECT checkpoints.id FROM batches JOIN checkpoints ON {RESULT} WHERE batches.id = picks.batch_id)",
+        f"{METRIC}.pick_id = picks.id AND {METRIC}.checkpoint_id = {RESULT_OF}",
+        needed=f"""
+            {RESULT_OF} IS NOT NULL
+            OR EXISTS (SELECT FROM batches WHERE batches.id = picks.batch_id AND {NOT_WHOLE})""",
     )
+
+
+CLOSED = "generations.accepted IS NOT NULL"
 
 
 @table("generations")
@@ -313,23 +476,25 @@ class Generation:
     """One question put to the model, and what became of it."""
 
     id: ID = column("Never changes.")
-    attempt: int = column("Which question of that Monday, from 1.")
+    attempt: int = column("Which question of that Monday, from 1.", wrong="generations.attempt < 1")
     accepted: bool | None = column("Whether the answer became the picks; null while the question is open.")
-    refusal: str | None = column("Why the answer was not taken.")
+    refusal: str | None = column(
+        "Why the answer was not taken.", needed="generations.accepted IS FALSE", only="generations.accepted IS FALSE"
+    )
     requested_model: str = column("The model that was asked.")
     answered_model: str | None = column("The model that answered, as it names itself.")
     prompt_version: str = column("The version of our prompt.")
     system_prompt: str = column("What the model was told to be.")
     user_prompt: str = column("What it was asked.")
-    answer: str | None = column("What it said, to the letter.")
+    answer: str | None = column("What it said, to the letter.", needed="generations.accepted", only=CLOSED)
     request_id: str | None = column("The provider's name for the exchange.")
     prompt_tokens: int | None = column("The length of the question, as the provider counts.")
     completion_tokens: int | None = column("The length of the answer, as the provider counts.")
     asked_at: datetime = column("When the question was sent.")
-    answered_at: datetime | None = column("When the answer was there.")
+    answered_at: datetime | None = column("When the answer was there.", needed="generations.accepted", only=CLOSED)
 
 
-@table("journal")
+@table("journal", "journal.seq")
 class JournalEntry:
     """One entry of the append-only, hash-chained log of everything that was recorded."""
 
@@ -354,22 +519,48 @@ class Batch:
     created_at: datetime = column("When it was stored.")
     status: model.BatchStatus = column("What became of it.")
     late: bool = column("Whether it was stored at or after the open of the first session it could be traded in.")
-    failure_reason: model.FailureReason | None = column("Why there are no picks.")
-    failure: str | None = column("The same in a sentence.")
-    benchmark_symbol: str = column("What the picks are measured against.")
-    benchmark_initial_price: Decimal | None = column("Its close at the baseline session; null without picks.")
-    benchmark_initial_close: Close | None = related(
-        "The reading that it came from.", "closes.id = batches.benchmark_initial_close_id"
+    failure_reason: model.FailureReason | None = column(
+        "Why there are no picks.", needed=WITHOUT_PICKS, only=WITHOUT_PICKS
     )
-    trading_day: date | None = column("The baseline session, the last one before the run date; null without picks.")
+    failure: str | None = column("The same in a sentence.", needed=WITHOUT_PICKS, only=WITHOUT_PICKS)
+    benchmark_symbol: str = column("What the picks are measured against.", wrong=no_ticker("batches.benchmark_symbol"))
+    benchmark_initial_price: Decimal | None = column(
+        "Its close at the baseline session; null without picks.",
+        needed=MADE,
+        only=MADE,
+        wrong=no_price("batches.benchmark_initial_price"),
+    )
+    benchmark_initial_close: Close | None = related(
+        "The reading that it came from.",
+        "closes.id = batches.benchmark_initial_close_id",
+        link="batches.benchmark_initial_close_id",
+        needed=MADE,
+    )
+    trading_day: date | None = column(
+        "The baseline session, the last one before the run date; null without picks.", needed=MADE, only=MADE
+    )
     picks: list[Pick] = related(
-        "In the model's order.", "picks.batch_id = batches.id", order="picks.position", about=model.PICKS_PER_BATCH
+        "In the model's order.",
+        "picks.batch_id = batches.id",
+        order="picks.position",
+        about=model.PICKS_PER_BATCH,
+        holds=f"CASE WHEN {MADE} THEN {THREE_PICKS} ELSE count(*) = 0 END",
+        must=f"CASE WHEN {MADE} THEN '{model.PICKS_PER_BATCH}, each at a place of its own' ELSE 'none' END",
     )
     checkpoints: list[Checkpoint] = related(
         "By day.",
-        "checkpoints.batch_id = batches.id AND ($no_status OR checkpoints.status = $status)",
+        f"checkpoints.batch_id = batches.id AND ($no_status OR checkpoints.status = $status OR {OF_NO_STATUS})",
         order="checkpoints.day",
         about=1 + model.CHECKPOINT_DAYS,
+        holds=f"""
+            CASE WHEN NOT {MADE} THEN count(*) = 0
+            WHEN $no_status AND batches.status = 'completed' THEN {EVERY_DAY}
+            WHEN NOT $no_status AND batches.status = 'completed' THEN {NO_DAY_TWICE} AND {WHOLE}
+            ELSE {NO_DAY_TWICE} AND (count(*) > 0 OR NOT $no_status) END""",
+        must=f"""
+            CASE WHEN NOT {MADE} THEN 'none' WHEN batches.status = 'completed' AND $no_status
+            THEN '{_DAYS}, one of each day' ELSE 'no day twice, and no other days than 0 to {model.CHECKPOINT_DAYS}'
+            END""",
         status=Argument(model.CheckpointStatus | None, "Only these."),
     )
     latest_checkpoint: Checkpoint | None = related(
@@ -379,7 +570,8 @@ class Batch:
     )
     result: Checkpoint | None = related(
         "The checkpoint of the last session before day 14; null while the batch is open, or if that one was skipped.",
-        RESULT,
+        f"{RESULT} AND {WHOLE}",
+        needed=NOT_WHOLE,
     )
     next_checkpoint_at: datetime | None = column(
         "When the first checkpoint that is not there is due; null unless the batch is active. It may be one without "
@@ -435,15 +627,22 @@ MIDDLE = """
 ASKED = """
     batches.series = $series
     AND ($no_from OR batches.run_date >= $from) AND ($no_to OR batches.run_date <= $to)"""
+# A computed checkpoint that has no change of the benchmark is no checkpoint that was skipped.
+LOST_OF, LOST_OF_RESULT = (
+    f"""CASE WHEN {of}.id IS NULL THEN 'null' ELSE '"NaN"' END""" for of in ("middle", "checkpoints")
+)
 FORTNIGHTS = f"""
     SELECT CASE
     WHEN (SELECT count(*) FROM (SELECT FROM batches WHERE {ASKED} LIMIT {track.MOST + 1}) few) <= {track.MOST}
     THEN (SELECT coalesce('[' || string_agg(concat(
-            '["', to_char(batches.run_date, 'YYYY-MM-DD'), '","', batches.status, '",', batches.late::text,
-            ',', coalesce('"' || middle.benchmark_return_pct || '"', 'null'),
-            ',', coalesce('"' || checkpoints.benchmark_return_pct || '"', 'null'), ',[', (
+            '[', coalesce(to_json(batches.run_date)::text, 'null'),
+            ',', coalesce(to_json(batches.status)::text, 'null'),
+            ',', coalesce(batches.late::text, 'null'),
+            ',', coalesce('"' || middle.benchmark_return_pct || '"', {LOST_OF}),
+            ',', coalesce('"' || checkpoints.benchmark_return_pct || '"', {LOST_OF_RESULT}), ',[', (
                 SELECT string_agg(concat(
-                    '["', picks.id, '","', picks.ticker, '","', picks.action, '"',
+                    '["', picks.id, '",', coalesce(to_json(picks.ticker)::text, 'null'),
+                    ',', coalesce(to_json(picks.action)::text, 'null'),
                     ',', coalesce('"' || halfway.vs_benchmark_pct || '"', 'null'),
                     ',', coalesce('"' || final.vs_benchmark_pct || '"', 'null'),
                     ',', coalesce('"' || final.absolute_return_pct || '"', 'null'), ']'), ',' ORDER BY picks.position)
@@ -451,7 +650,9 @@ FORTNIGHTS = f"""
                 LEFT JOIN {METRIC} halfway ON halfway.checkpoint_id = middle.id AND halfway.pick_id = picks.id
                 LEFT JOIN {METRIC} final ON final.checkpoint_id = checkpoints.id AND final.pick_id = picks.id
                 WHERE picks.batch_id = batches.id AND ($no_action OR picks.action = $action)
-            ), ']]'), ',' ORDER BY batches.run_date) || ']', '[]')
+            ), '],',
+            (CASE batches.status WHEN 'completed' THEN {WHOLE} ELSE true END)::text, ']'),
+            ',' ORDER BY batches.run_date) || ']', '[]')
         FROM batches
         LEFT JOIN checkpoints ON {RESULT}
         LEFT JOIN checkpoints middle ON {MIDDLE}
@@ -467,13 +668,40 @@ def in_order(arguments: Mapping[str, Any]) -> None:
         raise bad_value("BAD_RANGE", f"`to` must not be before `from`: {last} is before {first}.")
 
 
+def unreadable(rows: bytes, error: ValueError) -> str:
+    """Return what of the rows of the track record cannot be read: the first Monday, or the first pick of one."""
+    with suppress(ValueError):
+        for monday in msgspec.json.decode(rows):
+            for pick in monday[5]:
+                with suppress(ValueError):
+                    msgspec.convert(pick, track.Held)
+                    continue
+                return f"the row {pick[0]} of picks, of the Monday {monday[0]}, cannot be read: {error}"
+            with suppress(ValueError):
+                msgspec.convert(monday, track.Fortnight)
+                continue
+            return f"the Monday {monday[0]} cannot be read: {error}"
+    return f"the rows of the track record cannot be read: {error}"
+
+
 def track_record(rows: bytes, arguments: Mapping[str, Any]) -> track.TrackRecord:
     """Return what the Mondays in `rows` come to."""
-    fortnights = msgspec.json.decode(rows, type=list[track.Fortnight] | None)
+    try:
+        fortnights = msgspec.json.decode(rows, type=list[track.Fortnight] | None)
+    except ValueError as error:
+        raise RecordDamaged(unreadable(rows, error)) from None
     if fortnights is None:
         message = f"The track record has over {track.MOST:,} Mondays. Ask for a part of them: `from` and `to`."
         raise refusal("ANSWER_TOO_LARGE", message, limit=track.MOST)
-    return track.track_record(arguments["series"], fortnights, part=any(arguments[name] for name in PART))
+    for one, other in pairwise(fortnights):
+        if one.run_date == other.run_date:
+            raise RecordDamaged(f"the Monday {one.run_date} has two batches")
+    for one in fortnights:
+        one.check(any_picks=arguments["action"] is not None)
+    try:
+        return track.track_record(arguments["series"], fortnights, part=any(arguments[name] for name in PART))
+    except (DecimalException, OverflowError):
+        raise RecordDamaged("the track record has a figure that is too large to be worked with") from None
 
 
 @table()
@@ -502,17 +730,26 @@ class Query:
         "batches.series = $series AND ($no_status OR batches.status = $status)",
         by={"batches.run_date": DATE},
         newest_first=True,
+        holds="count(DISTINCT batches.run_date) = count(*)",
+        breaks="""
+            'has two batches of the Monday ', (
+                SELECT twice FROM unnest(array_agg(batches.run_date)) AS twice GROUP BY twice HAVING count(*) > 1
+                LIMIT 1)""",
         status=Argument(model.BatchStatus | None, "Only these."),
         series=SERIES,
     )
     pick: Pick | None = related(
-        "One pick; null if the id is not known.", "picks.id = $id", id=Argument(ID, "Its id, a UUID.", convert=read_id)
+        "One pick; null if the id is not known.",
+        "picks.id = $id",
+        sound=OF_A_BATCH,
+        id=Argument(ID, "Its id, a UUID.", convert=read_id),
     )
     picks: Connection[Pick] = page(
         "One share's picks in every series, newest first; none if it was never picked.",
         "picks.ticker = $ticker",
         by={RUN_DATE: DATE, "picks.id": ROW_ID},
         newest_first=True,
+        sound=OF_A_BATCH,
         ticker=TICKER,
     )
     closes: Connection[Close] = page(

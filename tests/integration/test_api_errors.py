@@ -361,9 +361,10 @@ async def test_a_promise_that_the_data_breaks(database, pool):
     with structlog.testing.capture_logs() as lines:
         answer = await engine_on(pool).answer("{ latestBatch { picks { initialClose { close } } } }")
     (error,) = json.loads(answer.body)["errors"]
-    assert error["message"] == "Unexpected error."
-    assert error["extensions"] == {"code": "INTERNAL_SERVER_ERROR", "id": lines[0]["error_id"]}
-    assert "Pick.initialClose has no value" in str(lines[0]["exc_info"])
+    assert error["extensions"] == {"code": "RECORD_DAMAGED"}
+    assert error["path"] == ["latestBatch", "picks", 2, "initialClose"]
+    assert f"Pick.initialClose in the row {an_id(4, 10)} of picks" in error["message"]
+    assert lines[-1]["event"] == "the record is damaged"
 
 
 async def test_an_unexpected_error_is_not_told():

@@ -202,8 +202,9 @@ async def test_a_figure_that_is_missing(database, pool):
     past_the_guards(database, "DELETE FROM pick_checkpoint_metrics WHERE pick_id = (SELECT id FROM picks LIMIT 1)")
     with structlog.testing.capture_logs() as lines:
         answer = await engine_on(pool).answer("{ trackRecord { series } }")
-    assert answer.refused == "INTERNAL_SERVER_ERROR"
-    assert "a scored batch has a result" in str(lines[0]["exc_info"])
+    (error,) = json.loads(answer.body)["errors"]
+    assert error["extensions"]["code"] == "RECORD_DAMAGED"
+    assert "has no figures at a computed checkpoint" in lines[-1]["first"]
 
 
 def test_a_null_where_a_value_is_promised():

@@ -200,7 +200,10 @@ async def test_a_late_batch(browser, record, database):
 async def test_a_pick_that_stopped_trading(browser, record, database):
     """An ended pick, a new ticker and an unusual move are marked where their figures stand; so is the old ticker."""
     batch, picks = record.batch("main", WON, BatchStatus.ACTIVE, "NVDA SELL, XOM BUY, AAPL SELL")
-    record.checkpoint(batch, picks, 1, change=lambda _, pick: {"ended": pick.ticker == "XOM", "unusual_move": True})
+    ending = {"ended": True, "close_id": None}
+    record.checkpoint(
+        batch, picks, 1, change=lambda _, pick: {"unusual_move": True, **(ending if pick.ticker == "XOM" else {})}
+    )
     change(database, "UPDATE picks SET ticker = 'NV.X' WHERE ticker = 'NVDA'")
     change(
         database,

@@ -8,6 +8,7 @@ split is learnt later, one before the column was there. (Restated series of SPY:
 import json
 from collections.abc import Sequence
 from datetime import date, timedelta
+from decimal import Decimal
 from uuid import UUID
 
 import pytest
@@ -19,13 +20,15 @@ from msgspec.structs import replace
 
 from app.database import migrations
 from app.database.pools import transaction
-from app.domain import calendar, measurement
+from app.domain import calendar, measurement, returns
 from app.domain.calendar import due_at
-from app.domain.model import Batch, Checkpoint, CheckpointStatus, JournalKind, PickMetric
+from app.domain.model import Batch, Checkpoint, CheckpointStatus, PickMetric, Split
+from app.errors import Misfit
 from app.ops.verify import database as record_at
 from app.ops.verify import verify
-from app.store import batches, checkpoints, courses, journal
-from jobs import daily
+from app.store import batches, checkpoints, corrections, courses, opens, splits
+from app.store.checkpoints import Learnt
+from jobs import daily, weekly
 from jobs.prices import closes_of
 
 MARKS = "SELECT day, benchmark_unusual_move FROM checkpoints WHERE status = 'computed' ORDER BY day"
@@ -87,11 +90,12 @@ async def test_what_the_api_says(house):
 async def as_before(house: House, batch: Batch, day: int) -> None:
     """Store a morning as the version before the column did: the same figures, and nothing about the benchmark."""
     house.clock.time = due_at(batch.run_date, day)
-    session = session_of(day)
+    session = calendar.checkpoint_date(batch.run_date, day - 1)
+    number = 10_000 * (batch.run_date - MONDAY).days + day
     found = await closes_of(house.tools, [batch.benchmark_symbol, *CHOSEN], session)
     benchmark = found[batch.benchmark_symbol]
     priced = Checkpoint(
-        id=an_id(day),
+        id=an_id(number),
         batch_id=batch.id,
         day=day,
         checkpoint_date=calendar.checkpoint_date(batch.run_date, day),
@@ -103,12 +107,14 @@ async def as_before(house: House, batch: Batch, day: int) -> None:
     )
     async with transaction(house.tools.pool) as conn:
         picks = await batches.picks_of(conn, batch.id)
+        opened, entries = await opens.look_up(conn, house.tools.calendar, batch, picks)
+        picks = [opened.get(pick.id, pick) for pick in picks]
         of_picks = await courses.of_picks(conn, batch, picks)
         course = (await courses.of_benchmark(conn, batch)).using(benchmark)
         checkpoint = measurement.of_benchmark(batch, priced, course)
         metrics = [
             PickMetric(
-                id=an_id(100 * day + pick.position),
+                id=an_id(100 * number + pick.position),
                 checkpoint_id=checkpoint.id,
                 pick_id=pick.id,
                 current_price=found[pick.ticker].close,
@@ -120,7 +126,39 @@ async def as_before(house: House, batch: Batch, day: int) -> None:
             for pick in picks
         ]
         stored = replace(checkpoint, benchmark_unusual_move=None)
-        assert await checkpoints.add(conn, stored, metrics, list(found.values()))
+        learnt = Learnt(
+            splits=measurement.splits_counted(batch, checkpoint, [course]),
+            opened=list(opened.values()),
+            filled=await opens.fill(conn, batch, opened, of_picks),
+        )
+        readings = {one.id: one for one in (*found.values(), *entries)}
+        assert await checkpoints.add(conn, stored, metrics, list(readings.values()), learnt)
+
+
+async def correct_as_before(house: House, batch: Batch, stood: Checkpoint) -> None:
+    """Count a small split of the benchmark on one day, as the version before the column did."""
+    now = house.tools.now()
+    assert stood.trading_day
+    split = Split(
+        ticker=batch.benchmark_symbol,
+        effective_date=stood.trading_day,
+        factor=Decimal("1.0050"),
+        source="test",
+        read_at=now,
+    )
+    async with transaction(house.tools.pool) as conn:
+        await splits.add(conn, split)
+        course = await courses.of_benchmark(conn, batch)
+        checkpoint = replace(measurement.of_benchmark(batch, stood, course), benchmark_unusual_move=None)
+        assert checkpoint.benchmark_return_pct
+        rows: list[tuple[measurement.Row, measurement.Row, str | None]] = [(stood, checkpoint, None)]
+        tickers = {pick.id: pick.ticker for pick in await batches.picks_of(conn, batch.id)}
+        for metric in await checkpoints.metrics_of(conn, stood.id):
+            against = returns.CONTEXT.subtract(metric.absolute_return_pct, checkpoint.benchmark_return_pct)
+            rows.append((metric, replace(metric, vs_benchmark_pct=against), tickers[metric.pick_id]))
+        found = measurement.corrections(rows, stood, "A split.", now)
+        changed = [(before, after) for before, after, _ in rows]
+        await corrections.make(conn, batch.id, changed, found, [], [split], now)
 
 
 def an_id(number: int) -> UUID:
@@ -154,6 +192,8 @@ async def test_a_fortnight_from_before_the_column(house, database, prices):
     assert marked == ([(day, "true", "false") for day in range(8, 13)] if moved else [])
     assert await house.rows(MARKS) == old + [(day, False) for day in range(8, 13)]
     assert (await house.batch()).status == "completed"
+    async with transaction(house.tools.pool) as conn:
+        await weekly.record_missed(conn, house.tools)
     async with record_at(database) as source:
         await verify(source, [], lambda *_: None)
 
@@ -183,9 +223,7 @@ async def test_down_and_a_correction_by_the_version_before(house, database):
     assert marked
     assert marked.benchmark_unusual_move
     await migrations.migrate(database, house.tools.now(), 11)
-    async with transaction(house.tools.pool) as conn:
-        recorded = {"checkpoint": replace(marked, benchmark_unusual_move=None)}
-        await journal.append(conn, JournalKind.CORRECTION, house.tools.now(), recorded, batch.id)
+    await correct_as_before(house, batch, replace(marked, benchmark_unusual_move=None))
     await migrations.migrate(database, house.tools.now())
     assert await house.rows(MARKS) == [(0, None), (1, False), (2, None)]
     async with record_at(database) as source:
@@ -208,3 +246,33 @@ async def test_a_move_that_a_correction_finds_on_an_old_day(house, database):
     ) == [(2, None, "true"), (3, None, "true")]
     async with record_at(database) as source:
         await verify(source, [], lambda *_: None)
+
+
+# The first checkpoint with a mark is of the second morning, 13:00 UTC. A month later New York has left summer time, so
+# that 28 days end between two mornings, an hour before the second.
+BACK = [
+    pytest.param(4, 1, True, True, id="the last morning of the 28 days"),
+    pytest.param(4, 2, True, False, id="the first morning after them"),
+    pytest.param(1, 1, True, True, id="within them", marks=pytest.mark.long),
+    pytest.param(5, 1, True, False, id="long after them", marks=pytest.mark.long),
+    pytest.param(1, 1, False, False, id="of a record that the newer version began"),
+    pytest.param(4, 2, False, False, id="long after that", marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize(("weeks", "day", "was_upgraded", "fits"), BACK)
+async def test_the_version_before_comes_back(house, database, weeks, day, was_upgraded, fits):
+    """It computes checkpoints without a mark: for 28 days after the first one, in a record that had such before."""
+    batch = await house.a_batch()
+    await (as_before if was_upgraded else mornings)(house, batch, 1)
+    await mornings(house, batch, *range(2, 15 if weeks > 1 else 8))
+    later = await house.a_batch(MONDAY + timedelta(weeks=weeks))
+    await mornings(house, later, *range(1, day))
+    await as_before(house, later, day)
+    if fits:
+        async with record_at(database) as source:
+            await verify(source, [], lambda *_: None)
+        return
+    with pytest.raises(Misfit, match=r"benchmark_unusual_move is absent, but since 2026-10-2.* \(rule: unusual-move\)"):
+        async with record_at(database) as source:
+            await verify(source, [], lambda *_: None)

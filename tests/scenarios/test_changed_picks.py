@@ -21,7 +21,9 @@ from app.commands.cli import group
 from app.domain.calendar import due_at
 from app.domain.model import Batch
 from app.errors import Refused
-from jobs import daily, picks, queue
+from app.ops.verify import database as opened
+from app.ops.verify import verify
+from jobs import daily, picks, queue, splits
 
 TUESDAY, WEDNESDAY, THURSDAY, FRIDAY = (MONDAY + timedelta(days=days) for days in range(1, 5))
 SATURDAY = MONDAY + timedelta(days=5)
@@ -178,6 +180,24 @@ async def test_a_batch_with_an_ended_pick_is_resolved(house):
     assert [(one["pick"]["ticker"], one["ended"]) for one in shown["result"]["metrics"]] == [
         ("MSFT", True), ("AAPL", False), ("NVDA", False)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("last", [MONDAY, TUESDAY], ids=["on day 1", "on day 2"])
+async def test_a_split_of_days_after_a_last_session_that_is_recorded_late(house, database, last):
+    """Days that were computed from closes keep them, count a split of then, and their corrections have it."""
+    batch = await house.a_batch()
+    await mornings(house, batch, 1, 2, 3, 4)
+    house.clock.time = new_york(FRIDAY, 12)
+    assert await ends(house, last=last) == 0
+    house.world.splits["MSFT"] = [(WEDNESDAY, "2.0000")]
+    house.clock.time = new_york(FRIDAY, 13)
+    await splits.look(house.tools, "MSFT", new_york(FRIDAY, 13), new_york(FRIDAY, 13))
+    await mornings(house, batch, 5)
+    found = await house.rows(METRICS.replace("current_price", "split_factor"))
+    factors = [(day, factor, ended) for day, ticker, factor, ended, *_ in found if ticker == "MSFT"]
+    assert factors == [(1, 1, False), (2, 1, False), (3, 2, False), (4, 2, False), (5, 1, True)]
+    async with opened(database) as source:
+        assert (await verify(source, [], lambda *_: None)).seq == 10
 
 
 async def test_all_picks_ended(house):

@@ -373,29 +373,23 @@ def plant(database, fortnights):
                     "picks", id=id, batch_id=batch, position=n, ticker=pick.ticker, action=pick.action,
                     reasoning="It rises.", initial_price=1, initial_close_id=uuid4(), ended=False,
                 )  # fmt: skip
-            # Day 8 has figures that enter nothing: the first week ends before it.
-            days = {
-                5: one.middle_benchmark_pct,
-                6: None,
-                7: None,
-                8: BETWEEN,
-                12: one.benchmark_pct,
-                13: None,
-                14: None,
-            }
-            for day, moved in days.items() if has_picks else ():
-                if one.status == "active" and day > 7:
-                    continue
-                checkpoint, reason = uuid4(), "MISSING_CLOSE" if day in (5, 12) else "MARKET_CLOSED"
+            # Day 8 has figures that enter nothing: the first week ends before it. All other days are closed.
+            moves = {5: one.middle_benchmark_pct, 8: BETWEEN, 12: one.benchmark_pct}
+            for day in range(8 if one.status == "active" else 15) if has_picks else ():
+                checkpoint, moved = uuid4(), moves.get(day)
+                is_computed, reason = (
+                    day == 0 or moved is not None,
+                    "MISSING_CLOSE" if day in moves else "MARKET_CLOSED",
+                )
                 computed = {
                     "trading_day": one.run_date + timedelta(day - 1), "benchmark_price": 1,
                     "benchmark_close_id": uuid4(), "benchmark_split_factor": 1, "benchmark_return_pct": moved,
                 }  # fmt: skip
                 add(
                     "checkpoints", id=checkpoint, batch_id=batch, day=day, taken_at=AT,
-                    checkpoint_date=one.run_date + timedelta(day), status="skipped" if moved is None else "computed",
-                    skip_reason=reason if moved is None else None, skipped_at=AT if moved is None else None,
-                    **(computed if moved is not None else {}),
+                    checkpoint_date=one.run_date + timedelta(day), status="computed" if is_computed else "skipped",
+                    skip_reason=None if is_computed else reason, skipped_at=None if is_computed else AT,
+                    **(computed if is_computed else {}),
                 )  # fmt: skip
                 for id, pick in zip(ids, one.picks, strict=True) if moved is not None else []:
                     figure = {5: pick.middle_vs_benchmark_pct, 8: BETWEEN, 12: pick.vs_benchmark_pct}[day]
@@ -434,6 +428,28 @@ def quiet(mondays):
     return changed(still, range(mondays), middle_benchmark_pct=nothing, benchmark_pct=nothing)
 
 
+def on_a_line(mondays, slope="0.5000", base="0.1000"):
+    """A record whose weeks lie exactly on a line: each pick's excess is a part of the benchmark's change, and more."""
+    slope, base = Decimal(slope), Decimal(base)
+
+    def in_line(one):
+        if one.middle_benchmark_pct is None or one.benchmark_pct is None:
+            return replace(one, late=True)
+        middle, end = slope * one.middle_benchmark_pct + base, slope * one.benchmark_pct + 2 * base
+        sign = {"BUY": 1, "SELL": -1}
+        picks = [
+            replace(
+                pick,
+                middle_vs_benchmark_pct=sign[pick.action] * middle,
+                vs_benchmark_pct=sign[pick.action] * end,
+            )
+            for pick in one.picks
+        ]
+        return replace(one, picks=picks)
+
+    return [in_line(one) for one in record(Chooser(), 1, mondays)]
+
+
 def scored(mondays):
     """The first batches of a record that are scored."""
     return [one for one in record(Chooser(), 4, 40) if one.benchmark_pct is not None][:mondays]
@@ -454,6 +470,15 @@ RECORDS = [
     pytest.param(changed(years(58), (17,), status="active", late=True), "At the look", id="late ones are not awaited"),
     pytest.param(changed(years(58), range(25), benchmark_pct=None), "a verdict needs 30", id="a look at too few"),
     pytest.param(quiet(56), "weeks that are all alike", id="nothing moves"),
+    pytest.param(on_a_line(58), "weeks that are all alike", id="weeks on a line"),
+    pytest.param(
+        on_a_line(58, "-1.3000", "-0.7000"), "weeks that are all alike", id="weeks on a line that falls",
+        marks=pytest.mark.long,
+    ),
+    pytest.param(on_a_line(58, "0.0010", "3.0000"), "weeks that are all alike", id="on a line that is almost level"),
+    pytest.param(
+        on_a_line(110, "1.0000", "0.0000"), "weeks that are all alike", id="two looks", marks=pytest.mark.long,
+    ),
     pytest.param(
         changed(years(58), range(58), middle_benchmark_pct=Decimal(0), benchmark_pct=Decimal(0)), "never moved",
         id="a benchmark that never moves",

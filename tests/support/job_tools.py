@@ -23,6 +23,7 @@ from provider_server import ProviderServer, Reply, Request, says
 
 from app.core import logging as logs
 from app.core import settings
+from app.database import pools
 from app.database.pools import Pool
 from app.domain import calendar
 from app.domain.calendar import Calendar, today
@@ -89,6 +90,7 @@ class World:
 
     def __init__(self, clock: HandSetClock) -> None:
         self.clock, self.calendar = clock, Calendar()
+        self.prices = dict(PRICES)
         self.closes: dict[tuple[str, date], str] = {}
         self.absent: set[tuple[str, date]] = set()
         self.unknown: set[str] = set()
@@ -114,7 +116,7 @@ class World:
         day, bars = today(self.clock.now()) - timedelta(days=1), {}
         for _ in range(40):
             if self.calendar.is_session(day) and (ticker, day) not in self.absent:
-                price = self.closes.get((ticker, day), PRICES[ticker])
+                price = self.closes.get((ticker, day), self.prices[ticker])
                 bars[str(day)] = {"1. open": self.opens.get((ticker, day), price), "4. close": price}
             day -= timedelta(days=1)
         return bars
@@ -235,10 +237,21 @@ def clock() -> HandSetClock:
 
 
 @pytest.fixture
-async def house(database, pool, clock) -> AsyncIterator[House]:
+async def house(database, clock) -> AsyncIterator[House]:
     """A house whose providers say what the test writes down."""
+    async with house_at(database, clock) as house:
+        yield house
+
+
+@asynccontextmanager
+async def house_at(database: str, clock: HandSetClock) -> AsyncIterator[House]:
+    """A house whose record is in any migrated database."""
     world = World(clock)
-    async with ProviderServer() as provider, tools_for(database, pool, clock, provider.url) as tools:
+    async with (
+        pools.opened(pools.make_pool(database, size=5)) as pool,
+        ProviderServer() as provider,
+        tools_for(database, pool, clock, provider.url) as tools,
+    ):
         provider.answers = world
         yield House(tools, provider, world, clock)
 

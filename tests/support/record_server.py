@@ -15,6 +15,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from api.http import routes
 from app.database import pools
+from app.ops.verify import database as record_at
+from app.ops.verify import verify
 
 UNTIL = "2026-10-30"
 
@@ -36,6 +38,12 @@ async def record_server(database: str) -> AsyncIterator[str]:
             finally:
                 server.should_exit = True
                 await running
+
+
+async def check_record(database: str) -> None:
+    """Check that `alpha-monday verify` finds nothing in the record of a database."""
+    async with record_at(database) as source:
+        await verify(source, [], silent)
 
 
 def copy_of(database: str, create: Callable[..., str]) -> str:

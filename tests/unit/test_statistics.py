@@ -2,6 +2,7 @@
 
 import math
 from decimal import Decimal
+from fractions import Fraction
 from hashlib import shake_256
 from random import Random
 
@@ -135,6 +136,83 @@ def test_what_has_no_answer(pairs, slope, mean, intercept):
         assert (found and found.error is not None) == expected
         if found and not expected:
             assert (found.within(0.05), found.outside()) == (None, None)
+
+
+def on_a_line(count: int, slope: str, base: str, scale: str = "2", seed: int = 1) -> list[tuple[float, float]]:
+    """Points whose decimals lie exactly on a line, each as the floats next to them."""
+    random = Random(seed)
+    xs = [Decimal(f"{random.gauss(0, 1):.10f}") * Decimal(scale) for _ in range(count)]
+    return [(float(x), float(Decimal(base) + Decimal(slope) * x)) for x in xs]
+
+
+def exact_rest(pairs: list[tuple[float, float]]) -> Fraction:
+    """What is left of the squares of y beside the least squares line, by fractions."""
+    xs, ys = ([Fraction(pair[n]) for pair in pairs] for n in (0, 1))
+    x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
+    xx, yy = sum((x - x_mean) ** 2 for x in xs), sum((y - y_mean) ** 2 for y in ys)
+    xy = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
+    return yy - xy * xy / xx
+
+
+# The kind: R, the squares beside the line, is only what rounding left.
+LINES = [
+    pytest.param(on_a_line(52, "0.7310", "-0.1937"), id="a year of weeks"),
+    pytest.param(on_a_line(52, "-1.3", "0.25"), id="falling"),
+    pytest.param(on_a_line(52, "2", "0"), id="through zero"),
+    pytest.param(on_a_line(52, "0.0001", "0.3"), id="almost level"),
+    pytest.param(on_a_line(52, "1.1", "1000.7"), id="far above zero"),
+    pytest.param(on_a_line(52, "1000.3", "-0.1"), id="steep"),
+    pytest.param(on_a_line(52, "0.3333333333333333333333333333", "0.1"), id="of endless decimals"),
+    pytest.param(on_a_line(52, "0.3", "0.1", scale="0.000001"), id="of tiny moves"),
+    pytest.param(on_a_line(3, "0.7", "0.1"), id="three points"),
+    pytest.param(on_a_line(520, "0.9", "-0.2"), id="ten years"),
+    pytest.param(on_a_line(5200, "0.9", "-0.2"), id="a hundred years"),
+    pytest.param([(x + 100.1, 0.3 * (x + 100.1) + 0.1) for x in (0.1, 0.2, 0.7, 1.3)], id="far to the right"),
+    pytest.param([(1.1, 2.2)] * 3 + [(3.3, 6.6)] * 3, id="two places, three times each"),
+]
+
+
+@pytest.mark.parametrize("pairs", LINES)
+def test_points_on_a_line(pairs):
+    """A line that all points lie on has an intercept, and nothing that tells how sure it is."""
+    found = points(pairs).intercept()
+    assert found
+    assert (found.error, found.within(0.05), found.outside()) == (None, None, None)
+    assert found.value == pytest.approx(stats.linregress(*zip(*pairs, strict=True)).intercept, rel=1e-6, abs=1e-6)
+
+
+def test_any_points_on_a_line():
+    """Of many lines and points by chance, not one has an interval."""
+    for seed in range(300):
+        random = Random(seed)
+        slope, base = f"{random.uniform(-2, 2):.6f}", f"{random.uniform(-1, 1):.6f}"
+        found = points(on_a_line(52, slope, base, seed=seed)).intercept()
+        assert found
+        assert found.error is None, seed
+
+
+@pytest.mark.parametrize("off", [1e-3, 1e-5, 1e-7])
+@pytest.mark.parametrize("count", [3, 52, 520])
+def test_points_almost_on_a_line(count, off):
+    """The least that does not lie on the line is told, to the digits of the exact fractions."""
+    pairs = on_a_line(count, "0.731", "-0.2")
+    pairs[1] = (pairs[1][0], pairs[1][1] + off)
+    found, rest = points(pairs).intercept(), exact_rest(pairs)
+    weight = 1 / count + points(pairs).x ** 2 / points(pairs).xx
+    assert found
+    assert found.error == pytest.approx(math.sqrt(rest / (count - 2) * Fraction(weight)), rel=1e-6)
+
+
+def test_points_that_share_their_beginning():
+    """Points that were made of the same ones know only their own."""
+    line = on_a_line(20, "0.5", "0.1")
+    begun = points(line)
+    off, on = begun.plus(9.0, 0.0), begun.plus(8.0, 4.1)
+    further = off.plus(7.0, 3.6)
+    assert begun.intercept().error is on.intercept().error is None
+    assert off.intercept().error > 0
+    assert further.intercept().error == points([*line, (9.0, 0.0), (7.0, 3.6)]).intercept().error
+    assert on.plus(7.0, 3.6).intercept().error is None
 
 
 @PATIENT

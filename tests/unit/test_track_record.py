@@ -1,9 +1,13 @@
 """The track record: every figure of a small one by hand, what stays out of it, and its verdict."""
 
+import re
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
+from pathlib import Path
 from random import Random
 
 import choosers
@@ -49,6 +53,25 @@ NOT_SCORED = [
     without(5, BatchStatus.FAILED, late=True),
     without(6, BatchStatus.ACTIVE, Held("", "IBM", Action.BUY), Held("", "F", Action.SELL)),
 ]
+
+
+RECORD = Path(__file__).parents[2] / "docs" / "record.md"
+
+
+def test_the_example_of_tosses():
+    """The script of docs/record.md prints what stands below it, and comes to the figures of the track record."""
+    found = re.search(r"```python\n(.*?)```\n\nIt says:\n\n```\n(.*?)```", RECORD.read_text(), re.DOTALL)
+    assert found
+    script, expected = found.groups()
+    done = subprocess.run([sys.executable, "-I", "-"], input=script, capture_output=True, text=True, check=True)
+    assert done.stdout == expected
+    ours = track_record("main", SMALL).random_actions
+    assert ours
+    assert f"seed {ours.seed}\n" in expected
+    assert f"belowPct {ours.below_pct}\n" in expected
+    assert f"interval {ours.interval.low} to {ours.interval.high}\n" in expected
+    first, last = ours.bins[0], ours.bins[-1]
+    assert f"from {first.low} to {last.high}: {first.count} in the first, {last.count} in the last\n" in expected
 
 
 def decimals(*texts: str) -> list[Decimal]:

@@ -24,9 +24,9 @@ from api.persisted import BY_NAME
 from api.schema import schema
 from app.web.charts import png as render
 from app.web.charts.batch_chart import LIGHT, Look, drawn, element, of_batch
+from app.web.formatting import TOO_LARGE, share
 from app.web.formatting import day as in_full
-from app.web.formatting import share
-from app.web.refusals import unanswered
+from app.web.refusals import unanswered, unwritable
 from app.web.routes import BATCH_CHART, RUN_DATE
 
 # What sites that show links ask for, in pixels.
@@ -55,7 +55,7 @@ def picture(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
         if not re.fullmatch(RUN_DATE, run_date):
             raise NotFoundException
         answer = await engine.answer(_DOCUMENT, {"runDate": run_date})
-        if answer.refused not in (None, "BAD_DATE", "BAD_USER_INPUT"):
+        if answer.damaged or answer.refused not in (None, "BAD_DATE", "BAD_USER_INPUT"):
             return unanswered(request, answer)
         batch = msgspec.json.decode(answer.body).get("data", {}).get("batchOn")
         if batch is None:
@@ -64,6 +64,8 @@ def picture(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
             png = await pictures.of(answer.body, batch, rehearsed)
         except GraphQLError as error:
             return unanswered(request, refused(error))
+        except TOO_LARGE as error:
+            return unanswered(request, unwritable(error))
         except render.NotDrawn as error:
             return unanswered(request, unexpected(error))
         kept = "no-cache" if answer.lasting else "no-store"

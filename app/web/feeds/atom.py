@@ -23,10 +23,10 @@ from msgspec import Struct
 
 from api.engine import Engine
 from api.persisted import BY_NAME
+from app.web.formatting import TOO_LARGE, listed, price, share, signed
 from app.web.formatting import day as in_full
-from app.web.formatting import listed, price, share, signed
 from app.web.pages import corrected
-from app.web.refusals import unanswered
+from app.web.refusals import unanswered, unwritable
 from app.web.routes import BATCH, FEED, FRONT
 
 _DOCUMENT = BY_NAME["Feed"]
@@ -57,9 +57,12 @@ def feed(engine: Engine, address: str, *, rehearsed: bool) -> HTTPRouteHandler:
     async def send(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Send the feed."""
         answer = await engine.answer(_DOCUMENT)
-        if answer.refused:
+        if answer.refused or answer.damaged:
             return unanswered(request, answer)
-        xml = written(msgspec.json.decode(answer.body)["data"], address.rstrip("/"), rehearsed=rehearsed)
+        try:
+            xml = written(msgspec.json.decode(answer.body)["data"], address.rstrip("/"), rehearsed=rehearsed)
+        except TOO_LARGE as error:
+            return unanswered(request, unwritable(error))
         kept = "no-cache" if answer.lasting else "no-store"
         headers = {"Cache-Control": kept, "Cross-Origin-Resource-Policy": "cross-origin"}
         return Response(xml, media_type=f"{MEDIA}; charset=utf-8", headers=headers)

@@ -20,6 +20,7 @@ from litestar.handlers import ASGIRouteHandler
 from psycopg import OperationalError
 
 from api.cache import names
+from api.damage import CODE
 from api.engine import Answer, Engine, refused
 from api.fields import refusal
 from api.headers import pairs
@@ -27,7 +28,7 @@ from api.http import HEAD_ONLY, busy, gone
 from api.schema import quoted, read_date
 from app.domain.model import SERIES
 from app.domain.text import one_line
-from app.web.feeds.export import FORMAT, ExportStopped, Part, Wanted, parts, written
+from app.web.feeds.export import FORMAT, ExportDamaged, ExportStopped, Part, Wanted, parts, written
 from app.web.refusals import unanswered
 from app.web.routes import EXPORT_CSV, EXPORT_JSON
 
@@ -112,8 +113,13 @@ class Downloads:
                     await send({"type": "http.response.body", "body": b""})
         except (ExportStopped, OperationalError) as error:
             log.warning("an export stopped", reason=one_line(error))
-            if not begun:
-                await _refuse(scope, receive, send, refused(refusal("SERVICE_UNAVAILABLE", AWAY)))
+            if begun:
+                return
+            if isinstance(error, ExportDamaged):
+                answer = refused(refusal(CODE, str(error)))
+                await _refuse(scope, receive, send, Answer(answer.body, damaged=str(error)))
+                return
+            await _refuse(scope, receive, send, refused(refusal("SERVICE_UNAVAILABLE", AWAY)))
 
     def _start(self, form: str, first: Part, scope: Any) -> tuple[dict[str, Any], bool]:
         """Return the start of the response, and whether an export follows."""

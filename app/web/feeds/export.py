@@ -37,6 +37,10 @@ class ExportStopped(AlphaMondayError):
     """The record could not be read to its end; what there is of the export is not all of it."""
 
 
+class ExportDamaged(ExportStopped):
+    """A row of the record is damaged: nothing of it is exported, because a row that is left out would not be missed."""
+
+
 class Wanted(Struct, frozen=True):
     """Which Mondays: of a series, and from and to which run date, both among them; None is without end."""
 
@@ -121,6 +125,8 @@ async def parts(engine: Engine, wanted: Wanted) -> AsyncGenerator[Part]:
     while more:
         answer = await engine.answer(_DOCUMENT, {"first": MONDAYS, "after": after, "series": wanted.series})
         said = msgspec.json.decode(answer.body)
+        if answer.damaged:
+            raise ExportDamaged(answer.damaged)
         if "errors" in said:
             raise ExportStopped(said["errors"][0]["message"])
         page, service = said["data"]["batches"], said["data"]["service"]

@@ -21,7 +21,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
-from api.engine import Engine
+from api.engine import Answer, Engine
 from api.graphiql_page import FOREVER
 from api.http import fail, refuse
 from api.persisted import BY_NAME
@@ -31,6 +31,7 @@ from app.web import formatting, routes
 from app.web.charts import batch_chart, record_charts
 from app.web.pages import batch as batches
 from app.web.pages import corrected
+from app.web.refusals import unwritable
 from app.web.routes import Route
 
 FOLDER = Path(__file__).parent
@@ -200,20 +201,26 @@ class Site:
         answer = await self.engine.answer(BY_NAME["Head"])
         if answer.refused:
             return None
-        found: Mapping[str, Any] = json.loads(answer.body)["data"]["service"]
-        return found["journalHead"] or {}
+        data = json.loads(answer.body)["data"]
+        # A head that is damaged stays so until a restore, which is announced: asking again at once is no use.
+        return (data and data["service"]["journalHead"]) or {}
 
     async def _told(self, name: str, **variables: object) -> Told:
         """Ask the API one of our documents, or raise the problem that it tells of."""
         answer = await self.engine.answer(BY_NAME[name], variables)
         found = json.loads(answer.body)
+        if answer.damaged:
+            raise _damaged(answer)
         if "errors" in found:
             raise _problem(found["errors"][0]["extensions"]["code"])
         return Told(found["data"], answer.lasting)
 
     def _shown(self, template: str, told: Told, **more: object) -> Html:
         head = told.data["service"]["journalHead"] or {}  # None is for pages that follow nothing
-        html = self.environment.get_template(template).render(head=head, **more)
+        try:
+            html = self.environment.get_template(template).render(head=head, **more)
+        except formatting.TOO_LARGE as error:
+            raise _damaged(unwritable(error)) from None
         kept = "no-cache" if told.lasting else "no-store"
         return Response(html, media_type=MediaType.HTML, headers={**SAFE, "Cache-Control": kept})
 
@@ -259,6 +266,11 @@ def _monday(text: str) -> date:
         right = routes.BATCH.url(run_date=monday)
         raise ProblemError(404, f"{formatting.day(found)} is no Monday.", f"Its week began on {monday}: {right}.")
     return found
+
+
+def _damaged(answer: Answer) -> ProblemError:
+    """Return the problem that a damaged record is."""
+    return ProblemError(500, "The record is damaged here.", answer.damaged or "")
 
 
 def _problem(code: str) -> ProblemError:

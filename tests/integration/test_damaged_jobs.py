@@ -1,0 +1,105 @@
+"""
+A job that meets a damaged row fails at once, and keeps nothing else from going on.
+
+The kind: each row of an old batch that a job reads as a value, damaged in a database whose guards were taken away.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import psycopg
+import pytest
+from clocks import HandSetClock
+from job_tools import MONDAY, House, house_at, logged, new_york
+from job_tools import clock as clock
+
+from app.domain.model import SERIES, batch_id
+from jobs import queue, reconcile
+
+NEXT = MONDAY + timedelta(weeks=1)
+TUESDAY = NEXT + timedelta(days=1)
+OLD = f"'{batch_id(SERIES, MONDAY)}'"
+FREE = "ALTER TABLE {} DROP CONSTRAINT {}"
+
+DAMAGES = {
+    "an unknown action of a pick": [
+        FREE.format("picks", "action_is_known"),
+        f"UPDATE picks SET action = 'HOLD' WHERE batch_id = {OLD} AND position = 1",
+    ],
+    "a pick without a price": [
+        "ALTER TABLE picks ALTER initial_price DROP NOT NULL",
+        f"UPDATE picks SET initial_price = NULL WHERE batch_id = {OLD} AND position = 2",
+    ],
+    "a batch of which it is not known whether it is late": [
+        "ALTER TABLE batches ALTER late DROP NOT NULL",
+        f"UPDATE batches SET late = NULL WHERE id = {OLD}",
+    ],
+    "a batch without a benchmark": [
+        "ALTER TABLE batches ALTER benchmark_symbol DROP NOT NULL",
+        f"UPDATE batches SET benchmark_symbol = NULL WHERE id = {OLD}",
+    ],
+    "a batch with an unknown reason of failure": [
+        FREE.format("batches", "failure_reason_is_known"),
+        FREE.format("batches", "failed_has_a_reason"),
+        f"UPDATE batches SET failure_reason = 'HOLIDAY' WHERE id = {OLD}",
+    ],
+}
+
+
+@pytest.fixture
+async def house(create, migrated, clock: HandSetClock, monkeypatch) -> AsyncIterator[House]:
+    """A house on a database of its own, because its guards are taken away."""
+    monkeypatch.setattr(queue.app, "periodic_defaults", {"max_delay": 0})
+    address = create(psycopg.conninfo.conninfo_to_dict(migrated)["dbname"])
+    async with house_at(address, clock) as house:
+        yield house
+
+
+async def damage(house: House, name: str) -> None:
+    async with house.tools.pool.connection() as conn:
+        await conn.execute("SET session_replication_role = replica")
+        for statement in DAMAGES[name]:
+            await conn.execute(statement)
+        await conn.execute("SET session_replication_role = origin")
+
+
+async def works(house: House, days: str) -> None:
+    """Let a worker do these days' jobs, and no others, with what is tried again at once."""
+    of_these = f"(args ->> 'batch_id', (args ->> 'day')::integer) IN ({days})"
+    await house.rows(f"DELETE FROM procrastinate_jobs WHERE NOT {of_these}")
+    for _ in range(3):
+        await house.rows("UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE status = 'todo'")
+        await queue.app.run_worker_async(wait=False, install_signal_handlers=False, listen_notify=False)
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+async def test_a_damaged_batch_stops_no_other(house, name):
+    """Its own checkpoint fails at the first attempt; the younger batch gets its own, and the next Monday its picks."""
+    await house.a_batch()
+    young = await house.a_batch(NEXT, "KO", "BRK.B", "MSFT")
+    await damage(house, name)
+    house.clock.time = new_york(TUESDAY)
+    with logged("INFO", house.clock) as lines:
+        await works(house, f"({OLD}, 8), ('{young.id}', 1)")
+    of_the_old = "SELECT status::text, attempts FROM procrastinate_jobs WHERE args ->> 'day' = '8'"
+    assert await house.rows(of_the_old) == [("failed", 1)]
+    assert [one["reason"].split(":")[0] for one in lines if one["event"] == "the record is damaged"] == [
+        "The record is damaged"
+    ]
+    taken = "SELECT day FROM checkpoints WHERE batch_id = %s AND status = 'computed' ORDER BY day"
+    assert await house.rows(taken, young.id) == [(0,), (1,)]
+
+    # What upkeep does for others does not wait for it either.
+    house.clock.time = new_york(TUESDAY + timedelta(days=1))
+    await reconcile.look_after(house.tools)  # offers the jobs of the days whose jobs are gone
+    await house.rows("UPDATE procrastinate_jobs SET status = 'failed' WHERE status = 'todo'")
+    with logged("INFO", house.clock) as lines:
+        mended = await reconcile.look_after(house.tools)
+    assert mended.given_up >= 1
+    assert await house.rows("SELECT day FROM checkpoints WHERE batch_id = %s AND status = 'skipped'", young.id) == [
+        (2,)
+    ]
+    assert "upkeep failed" not in {one["event"] for one in lines}
+    house.clock.time = new_york(NEXT + timedelta(weeks=1))
+    await house.begin()
+    assert (await house.batch(NEXT + timedelta(weeks=1))).status == "active"

@@ -1,0 +1,117 @@
+"""Renamings without force: docs/journal.md, "Closes that fit", a part of the rule `renaming`."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from stranger.api import Row
+from stranger.known import (
+    ABOUT,
+    Entry,
+    Known,
+    Readings,
+    Share,
+    day_of,
+    moment,
+    product,
+    share_named,
+)
+from stranger.refused import require
+
+HOUR = timedelta(hours=1)
+CENT = Decimal("0.01")
+LARGE = Decimal("0.10")
+
+
+@dataclass
+class Renaming:
+    """A renaming that says that the closes fit."""
+
+    entry: Entry
+    share: Share  # before the renaming
+    new: str
+    baseline: str
+    before: str  # the session before its first one
+    first: str
+
+
+class Renamings:
+    """The renamings without force, kept until all readings are known."""
+
+    def __init__(self, known: Known) -> None:
+        self.known = known
+        self.renamings: list[Renaming] = []
+
+    def take(self, entry: Entry, share: Share | None) -> None:
+        """Remember a renaming. `share` is the pick's before the entry."""
+        renaming = entry.content.get("renaming")
+        if share is None or renaming is None or renaming["forced"] == "true":
+            return
+        pick = entry.content["pick"]
+        first = renaming["from_session"]
+        before = str(self.known.calendar.last_before(day_of(first)))
+        baseline = self.known.batch(pick["batch_id"])["trading_day"]
+        self.renamings.append(Renaming(entry, share, pick["ticker"], baseline, before, first))
+
+    def finish(self, readings: Readings) -> None:
+        """Refuse a renaming whose closes do not fit."""
+        for renaming in self.renamings:
+            moments = times(renaming, readings)
+            fits = any(does_fit(renaming, readings, until) for until in moments)
+            text = f"{renaming.entry.where}: the closes of {renaming.new} do not fit"
+            require(fits, "renaming", text)
+
+
+def times(renaming: Renaming, readings: Readings) -> list[datetime]:
+    """Up to when readings may have been known."""
+    latest = renaming.entry.at + ABOUT
+    earliest = renaming.entry.at - HOUR
+    names = {*renaming.share.all_tickers, renaming.new}
+    read = [
+        moment(row["read_at"])
+        for (ticker, _), rows in readings.closes.items()
+        for row in rows
+        if ticker in names
+    ]
+    return [latest, *(time for time in read if earliest < time <= latest)]
+
+
+def does_fit(renaming: Renaming, readings: Readings, until: datetime) -> bool:
+    """Say whether the closes that were known at a time fit."""
+    old = newest_closes(readings, renaming.share, renaming.baseline, renaming.before, until)
+    if not old:
+        return True
+    last, price = max(old.items())
+    new = newest_closes(readings, share_named(renaming.new), renaming.before, "9999-12-31", until)
+    if last in new and abs(new[last] - price) <= CENT:
+        return True
+    since = [day for day in sorted(new) if day >= renaming.first]
+    if not since:
+        return False
+    day = since[0]
+    splits = {
+        row["effective_date"]: row
+        for row in sorted(readings.splits.get(renaming.new, []), key=read_at)
+        if moment(row["read_at"]) <= until and row["effective_date"] >= renaming.first
+    }
+    factor = product(dict(sorted(splits.items())), last, day)
+    return abs(new[day] * factor - price) < LARGE * price
+
+
+def newest_closes(
+    readings: Readings, share: Share, first: str, last: str, until: datetime
+) -> dict[str, Decimal]:
+    """The closes of a share by session: of each session the reading that was read last."""
+    newest: dict[str, Row] = {}
+    for (ticker, day), rows in readings.closes.items():
+        if not first <= day <= last or ticker not in share.tickers_on(day):
+            continue
+        for row in rows:
+            if moment(row["read_at"]) <= until:
+                newest[day] = max(newest.get(day, row), row, key=read_at)
+    return {day: Decimal(row["close"]) for day, row in newest.items()}
+
+
+def read_at(row: Row) -> str:
+    """When a row was read, to order by."""
+    return row["read_at"]

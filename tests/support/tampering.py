@@ -1,0 +1,161 @@
+"""
+A consistent forger: rewrites the journal of a copied record, and its rows with it.
+
+The chain fits afterwards, and each row equals its last mention. Only the rules can find the forgery.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from _pytest.mark import ParameterSet
+from psycopg import sql
+from record_server import unguarded
+
+from app.domain import journal
+from app.domain.verification.entries import MEMBERS, TABLES, batch_of
+
+Content = dict[str, Any]
+Change = Callable[[list[Content]], list[Content] | None]
+
+_KEYS = {"splits": ("ticker", "effective_date", "read_at")}
+_ID = ("id",)
+
+
+def forge(database: str, change: Change) -> None:
+    """
+    Change the contents of all entries, and write journal and rows so that they fit.
+
+    `change` gets the contents in their order, and edits them or returns others. Their order counts:
+    `seq` is written anew. Rows that no entry mentioned before stay as they are.
+    """
+    with unguarded(database) as conn:
+        _drop_checks(conn)
+        found = conn.execute("SELECT content FROM journal ORDER BY seq").fetchall()
+        contents = [json.loads(content) for (content,) in found]
+        mentioned = set(_last_mentions(contents))
+        changed = change(contents)
+        contents = contents if changed is None else changed
+        _write_journal(conn, contents)
+        _write_rows(conn, mentioned, _last_mentions(contents))
+
+
+def one_of_each_rule(forgeries: Iterable[ParameterSet]) -> list[ParameterSet]:
+    """The first forgery of each rule as it is, and the others for the long run. A rule is the first value."""
+    known, marked = set(), []
+    for forgery in forgeries:
+        rule = forgery.values[0]
+        marks = [pytest.mark.long] if rule in known else []
+        known.add(rule)
+        marked.append(pytest.param(*forgery.values, id=forgery.id, marks=marks))
+    return marked
+
+
+def shifted(text: str, **by: float) -> str:
+    """Return a time of the journal, moved on by so many days, hours, minutes or seconds."""
+    return journal.timestamp(datetime.fromisoformat(text) + timedelta(**by))
+
+
+def rows_of(content: Content) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows that a content holds, each with its table."""
+    for member, table in MEMBERS.items():
+        held = content.get(member, [])
+        for row in held if isinstance(held, list) else [held]:
+            yield table, row
+
+
+def entry_of(contents: Iterable[Content], kind: str, **values: str) -> Content:
+    """
+    Return the first content of a kind whose batch, checkpoint, pick or question has these values.
+
+    `run_date` is that of the batch which the entry is about.
+    """
+    contents = list(contents)
+    mondays = {content["batch"]["id"]: content["batch"]["run_date"] for content in contents if "batch" in content}
+    for content in contents:
+        if content["kind"] == kind and _has(content, values, mondays):
+            return content
+    raise LookupError(f"no {kind} entry has {values}")
+
+
+def _has(content: Content, values: dict[str, str], mondays: dict[str, str]) -> bool:
+    known: dict[str, str] = {}
+    for member in ("batch", "checkpoint", "pick", "generation"):
+        known |= content.get(member, {})
+    if "run_date" not in known:
+        known["run_date"] = mondays.get(known.get("batch_id", ""), "")
+    return all(known.get(name) == value for name, value in values.items())
+
+
+def _drop_checks(conn: psycopg.Connection) -> None:
+    """Drop what would keep a forged row from being written; the database is a copy."""
+    constraints = conn.execute(
+        "SELECT conrelid::regclass::text, conname FROM pg_constraint "
+        "WHERE contype IN ('c', 'u') AND connamespace = 'public'::regnamespace"
+    ).fetchall()
+    for table, name in constraints:
+        conn.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(sql.Identifier(table), sql.Identifier(name)))
+    required = conn.execute(
+        "SELECT table_name, column_name FROM information_schema.columns "
+        "WHERE table_schema = 'public' AND is_nullable = 'NO' AND table_name = ANY(%s)",
+        [list(TABLES)],
+    ).fetchall()
+    for table, column in required:
+        if column not in _KEYS.get(table, _ID):
+            conn.execute(
+                sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL").format(
+                    sql.Identifier(table), sql.Identifier(column)
+                )
+            )
+
+
+def _write_journal(conn: psycopg.Connection, contents: Iterable[Content]) -> None:
+    conn.execute("DELETE FROM journal")
+    before = journal.GENESIS
+    for seq, content in enumerate(contents, 1):
+        content["seq"] = str(seq)
+        text = journal.canonical(content)
+        hashed = journal.digest(before, text)
+        conn.execute(
+            "INSERT INTO journal (seq, kind, at, content, previous, hash, batch_id) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            (seq, content["kind"], content["at"], text, before, hashed, batch_of(content)),
+        )
+        before = hashed
+
+
+def _last_mentions(contents: Iterable[Content]) -> dict[tuple[str, ...], dict[str, str]]:
+    found = {}
+    for content in contents:
+        for table, row in rows_of(content):
+            key = (table, *(row[name] for name in _KEYS.get(table, _ID)))
+            found[key] = row
+    return found
+
+
+def _write_rows(
+    conn: psycopg.Connection,
+    before: set[tuple[str, ...]],
+    now: dict[tuple[str, ...], dict[str, str]],
+) -> None:
+    for table, *key in {*before, *now}:
+        names = _KEYS.get(table, _ID)
+        where = sql.SQL(" AND ").join(
+            sql.SQL("{}::text = {}::{}::text").format(sql.Identifier(name), sql.Placeholder(), sql.SQL(_type_of(name)))
+            for name in names
+        )
+        conn.execute(sql.SQL("DELETE FROM {} WHERE {}").format(sql.Identifier(table), where), key)
+    for (table, *_), said in now.items():
+        # A column that the table does not have stands in the journal alone.
+        row = {n: v for n, v in said.items() if n in TABLES[table].__struct_fields__}
+        columns = sql.SQL(", ").join(map(sql.Identifier, row))
+        values = sql.SQL(", ").join(sql.Placeholder() * len(row))
+        statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})")
+        conn.execute(statement.format(sql.Identifier(table), columns, values), list(row.values()))
+
+
+def _type_of(name: str) -> str:
+    return {"id": "uuid", "effective_date": "date", "read_at": "timestamptz"}.get(name, "text")
