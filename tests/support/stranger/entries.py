@@ -32,11 +32,15 @@ FOUR_WEEKS = timedelta(days=28)
 ON_DAY_ZERO = {"benchmark_price", "benchmark_close_id"}  # of a checkpoint
 
 
-def check_at(entry: Entry, known: Known) -> None:
-    """Rule `at`. `known` does not count this entry's own time yet."""
+def check_hindsight(entry: Entry, known: Known) -> None:
+    """Rule `at`, compared with the entries before. `known` lacks this entry's own time yet."""
     oldest = days_back(known.times)
     hindsight = oldest is not None and entry.at < oldest
     require(not hindsight, "at", f"{entry.where} lies days before the entries before it")
+
+
+def check_at(entry: Entry) -> None:
+    """Rule `at`, compared with the entry's own rows."""
     match entry.kind:
         case "BATCH" | "FAILURE":
             times = [entry.content["batch"]["created_at"]]
@@ -151,7 +155,7 @@ def says_anew(entry: Entry, table: str, was: Row, row: Row) -> bool:
         case "checkpoints", "CHECKPOINT":
             return was["status"] != row["status"]
         case "batches", "FAILURE":
-            return was["created_at"] != row["created_at"]
+            return was["status"] != "failed" or was["created_at"] != row["created_at"]
     return True
 
 

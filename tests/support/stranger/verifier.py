@@ -128,7 +128,7 @@ class Verification:
         if "pick" in content:
             share_before = known.shares.get(content["pick"]["id"])
         known.learn(entry)
-        entries.check_at(entry, known)
+        entries.check_at(entry)
         entries.check_first_mention(entry)
         entries.check_belongs(entry, known)
         questions.check_question(entry, known)
@@ -146,6 +146,7 @@ class Verification:
         entries.check_readings(entry, known)
         entries.check_unchanged(entry)
         entries.check_corrected(entry, known, self.marks.first_with)
+        entries.check_hindsight(entry, known)
         known.remember(entry)
 
     def end_of_chain(self) -> None:
