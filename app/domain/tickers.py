@@ -1,7 +1,7 @@
 """Under which ticker a share is read on which session: a renamed share has one ticker after another."""
 
 import decimal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 from typing import Self
 
@@ -67,6 +67,10 @@ class Tickers(Struct, frozen=True):
     def counts(self, ticker: str, day: date) -> bool:
         """Return whether a reading of `day` under `ticker` is one of this share."""
         return ticker in self.period(day).tickers
+
+    def splits_of(self, readings: Iterable[Split]) -> list[Split]:
+        """Return this share's splits in force, oldest first: of each day those under its ticker of that day."""
+        return splits.in_force(one for one in readings if self.counts(one.ticker, one.effective_date))
 
     def as_read(self, ticker: str, session: date) -> Self:
         """

@@ -1,6 +1,5 @@
 """Readings of splits: shared by all batches, never changed. The newest of a ticker's date is in force."""
 
-from app.domain import splits
 from app.domain.model import Split
 from app.domain.tickers import Tickers
 from app.store.rows import Conn, insert, select
@@ -9,7 +8,7 @@ from app.store.rows import Conn, insert, select
 async def of(conn: Conn, tickers: Tickers) -> list[Split]:
     """Return the splits in force of one share, oldest first: of each day those under the ticker that it had then."""
     found = await select(conn, Split, "splits", "WHERE ticker = ANY(%s)", list(tickers.all))
-    return splits.in_force(one for one in found if tickers.counts(one.ticker, one.effective_date))
+    return tickers.splits_of(found)
 
 
 async def readings(conn: Conn, ticker: str) -> list[Split]:

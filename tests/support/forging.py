@@ -156,7 +156,7 @@ def refigured(contents: Contents) -> Contents:
         held = list(rows_of(content))
         for (table, row), mention in zip(held, mentions, strict=True):
             _agree(row, mention, state)
-            state._learn(0, told.typed(0, table, table, row))
+            state.learn(told.typed(0, table, table, row))
         if content["kind"] == "CORRECTION":
             content["corrections"] = list(_corrections(content, held, stood, state))
         stood |= {(table, row["id"]): dict(row) for table, row in held if "id" in row}

@@ -4,7 +4,7 @@ from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from app.domain import model
@@ -41,14 +41,6 @@ _OF_THE_SERVICE = (JournalKind.GENERATION, JournalKind.BATCH, JournalKind.FAILUR
 Monday = tuple[str, date]
 
 
-class Held(NamedTuple):
-    """A reading that an entry holds: when it was read, which entry holds it first, and its id."""
-
-    read_at: datetime
-    seq: int
-    id: UUID
-
-
 class State:
     """
     What the journal has said so far; `sessions` is the calendar that the rules are checked with.
@@ -59,6 +51,8 @@ class State:
 
     def __init__(self, sessions: Calendar) -> None:
         self.sessions = sessions
+        # A closure on short notice may have been announced, or told to the process, after an entry was made.
+        self.calendars = (sessions, Calendar())
         self.figures = 0
         self.series = {model.SERIES}
         self.tickers = set[str]()
@@ -82,7 +76,6 @@ class State:
         self.metrics_of: dict[UUID, dict[UUID, UUID]] = defaultdict(dict)
         self.metrics_of_pick: dict[UUID, list[UUID]] = defaultdict(list)
         self.failures: Counter[UUID] = Counter()  # the FAILURE entries of each batch
-        self.held: dict[tuple[str, date], list[Held]] = defaultdict(list)
         self.endings: dict[UUID, Ending] = {}
         self.shares: dict[UUID, Tickers] = {}
         # Readings of the record that no entry mentions; known when the rows were read.
@@ -110,7 +103,7 @@ class State:
             mention = Mention(table, row, self.newest(row))
             mentions.append(mention)
         for mention in mentions:
-            self._learn(seq, mention.row)
+            self.learn(mention.row)
         if kind is JournalKind.FAILURE:
             self.failures.update(m.row.id for m in mentions if isinstance(m.row, Batch))
         return mentions
@@ -135,7 +128,8 @@ class State:
             case Split():
                 return self.splits[row.ticker].get((row.effective_date, row.read_at))
 
-    def _learn(self, seq: int, row: AnyRow) -> None:
+    def learn(self, row: AnyRow) -> None:
+        """Take note of a row, which is its newest mention from now on."""
         match row:
             case Generation():
                 self.series.add(row.series)
@@ -161,9 +155,6 @@ class State:
                 self.corrections[row.id] = row
             case Close():
                 self.tickers.add(row.ticker)
-                if row.id not in self.closes:
-                    held = Held(row.read_at, seq, row.id)
-                    self.held[row.ticker, row.trading_day].append(held)
                 self.closes[row.id] = row
             case Split():
                 self.tickers.add(row.ticker)
@@ -241,12 +232,12 @@ class State:
         return batch.status is not BatchStatus.FAILED
 
     def first_sessions(self, run_date: date) -> set[date]:
-        """
-        Return the days that may have been taken for the first session of a Monday's picks.
+        """Return the days that may have been taken for the first session of a Monday's picks."""
+        return {one.session_from(run_date) for one in self.calendars}
 
-        A closure on short notice may have been announced, or told to the process, after the figures were computed.
-        """
-        return {one.session_from(run_date) for one in (self.sessions, Calendar())}
+    def baseline_sessions(self, run_date: date) -> set[date]:
+        """Return the days that may have been taken for the last session before a Monday."""
+        return {one.session_before(run_date) for one in self.calendars}
 
     def if_closed(self, day: date) -> str:
         """Return how to tell the verifier that a session was none."""

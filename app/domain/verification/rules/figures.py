@@ -149,13 +149,8 @@ def shares_of(close: Close) -> date:
 
 def factor(state: State, share: Tickers, after: date, through: date) -> Decimal:
     """Return the product of a share's splits, each read under the ticker that it had on that day."""
-    readings = [
-        split
-        for ticker in share.all
-        for split in state.splits[ticker].values()
-        if share.counts(ticker, split.effective_date)
-    ]
-    return splits.factor(splits.in_force(readings), after, through)
+    readings = (split for ticker in share.all for split in state.splits[ticker].values())
+    return splits.factor(share.splits_of(readings), after, through)
 
 
 def _own_reading(state: State, pick: UUID, close: UUID, session: date, former: UUID | None) -> Close:

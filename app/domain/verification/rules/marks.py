@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from msgspec import Struct
 from msgspec.structs import replace
 
-from app.domain import calendar, splits
+from app.domain import calendar
 from app.domain.calendar import Calendar
 from app.domain.measurement import Course
 from app.domain.model import Batch, Checkpoint, Close, JournalKind, PickMetric, Split
@@ -19,6 +19,7 @@ from app.domain.tickers import Tickers
 from app.domain.verification.entries import Entry, Mention
 from app.domain.verification.misfits import Rule, misfit, truth
 from app.domain.verification.rules.figures import shares_of
+from app.domain.verification.rules.readings import newest_of
 from app.domain.verification.rules.tolerance import ABOUT
 from app.domain.verification.state import State, has_figures, where
 
@@ -257,8 +258,7 @@ def _is_settled(one: Open) -> bool:
 
 def _is_unusual(one: Open, newest: Iterable[Close], readings: Iterable[Split]) -> bool:
     share = one.course.tickers
-    counting = splits.in_force(split for split in readings if share.counts(split.ticker, split.effective_date))
-    return replace(one.course, splits=counting, newest=tuple(newest)).is_unusual(one.session)
+    return replace(one.course, splits=share.splits_of(readings), newest=tuple(newest)).is_unusual(one.session)
 
 
 def _possible(one: Open, closes: dict[str, list[Close]], factors: Iterable[Split]) -> Iterator[bool]:
@@ -284,17 +284,7 @@ def _newest(one: Open, closes: dict[str, list[Close]], until: datetime) -> list[
     """Return the newest readings up to a time, one a session, from the baseline to the end of the fortnight."""
     assert one.batch.trading_day
     first, last = one.batch.trading_day, calendar.checkpoint_date(one.batch.run_date, calendar.FORTNIGHT[-1])
-    newest: dict[date, Close] = {}
-    for period in one.course.tickers.periods:
-        for ticker in period.tickers:
-            of_ticker: dict[date, Close] = {}
-            for close in closes[ticker]:
-                day = close.trading_day
-                if not max(first, period.first) <= day <= min(last, period.last) or close.read_at > until:
-                    continue
-                if day not in of_ticker or of_ticker[day].read_at < close.read_at:
-                    of_ticker[day] = close
-            newest |= of_ticker
+    newest = newest_of(one.course.tickers, closes, first, last, until)
     return [newest[day] for day in sorted(newest) if _SESSIONS.is_session(day)]
 
 

@@ -11,7 +11,6 @@ from datetime import date, datetime, timedelta
 from msgspec import Struct
 
 from app.domain import prompt, tickers
-from app.domain.calendar import Calendar
 from app.domain.model import (
     Batch,
     Checkpoint,
@@ -28,6 +27,7 @@ from app.domain.tickers import Tickers
 from app.domain.verification.entries import Entry
 from app.domain.verification.misfits import Rule, misfit
 from app.domain.verification.rules.questions import ideas_of, names
+from app.domain.verification.rules.readings import newest_of
 from app.domain.verification.rules.tolerance import ABOUT, MEANWHILE
 from app.domain.verification.state import State, where
 from app.errors import UnusableAnswer
@@ -69,11 +69,9 @@ def check(entry: Entry, state: State) -> None:
 def check_end(state: State) -> None:
     """Refuse what the readings of the record contradict, when all rows were told; raises Misfit."""
     closes: Readings = defaultdict(list)
-    for close in {close.id: close for close in (*state.closes.values(), *state.unused_closes)}.values():
+    for close in state.all_closes():
         closes[close.ticker].append(close)
-    factors: dict[str, list[Split]] = {ticker: list(known.values()) for ticker, known in state.splits.items()}
-    for split in state.unused_splits:
-        factors.setdefault(split.ticker, []).append(split)
+    factors = state.all_splits()
     for claim in state.claims:
         if isinstance(claim, Missing):
             _check_missing(claim, closes)
@@ -106,7 +104,7 @@ def _refused(entry: Entry, state: State) -> Iterator[Missing]:
         assert isinstance(question, Generation)
         if not isinstance(former, Generation) or not former.accepted or "benchmark" in (question.refusal or ""):
             continue
-        sessions = {one.session_before(question.run_date) for one in (state.sessions, Calendar())}
+        sessions = state.baseline_sessions(question.run_date)
         if len(sessions) > 1:  # a closure on short notice, of which the process may not have known
             continue
         try:
@@ -127,7 +125,7 @@ def _failed(entry: Entry, state: State) -> Iterator[Missing]:
         if entry.kind is not JournalKind.FAILURE or batch.failure_reason is not FailureReason.MISSING_CLOSE:
             continue
         accepted = next((one for one in state.asked((batch.series, batch.run_date)) if one.accepted), None)
-        sessions = {one.session_before(batch.run_date) for one in (state.sessions, Calendar())}
+        sessions = state.baseline_sessions(batch.run_date)
         if accepted is None or len(sessions) > 1:  # a closure on short notice, of which the process may not have known
             continue
         try:
@@ -189,21 +187,12 @@ def _check_fitting(claim: Fitting, closes: Readings, factors: Sequence[Split]) -
 
 
 def _fits(claim: Fitting, closes: Readings, factors: Sequence[Split], until: datetime) -> bool:
-    before: dict[date, Close] = {}
-    for period in claim.share.periods[:-1]:
-        for ticker in period.tickers:
-            last = min(claim.before, period.last)
-            before |= _newest(closes[ticker], max(claim.baseline, period.first), last, until)
+    # The share's last ticker is the new one, and has no session up to then.
+    before = newest_of(claim.share, closes, claim.baseline, claim.before, until)
     old = [before[day] for day in sorted(before)]
     if not old:
         return True  # an earlier version compared nothing
-    newest = _newest(closes[claim.new], claim.before, date.max, until)
+    newest = newest_of(Tickers.only(claim.new), closes, claim.before, date.max, until)
     new = [newest[day] for day in sorted(newest)]
     known = in_force(split for split in factors if split.read_at <= until)
     return tickers.fit(old, new, known, claim.from_session).fits
-
-
-def _newest(closes: Sequence[Close], first: date, last: date, until: datetime) -> dict[date, Close]:
-    """Return the newest readings up to a time, by session."""
-    of_days = (close for close in closes if first <= close.trading_day <= last and close.read_at <= until)
-    return {close.trading_day: close for close in sorted(of_days, key=lambda close: close.read_at)}

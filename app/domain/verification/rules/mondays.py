@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from app.domain import calendar, prompt
-from app.domain.calendar import Calendar
 from app.domain.model import (
     PICKS_PER_BATCH,
     QUESTIONS_PER_MONDAY,
@@ -116,9 +115,7 @@ def _check_time(place: str, kind: JournalKind, batch: Batch, state: State) -> No
 
 
 def _check_late(place: str, batch: Batch, state: State) -> None:
-    # A closure that is announced on the day itself may not have been known yet.
-    calendars = (state.sessions, Calendar())
-    if batch.late not in {one.is_late(batch.run_date, batch.created_at) for one in calendars}:
+    if batch.late not in {one.is_late(batch.run_date, batch.created_at) for one in state.calendars}:
         opens = calendar.at(state.sessions.session_from(batch.run_date), calendar.OPEN)
         raise misfit(
             Rule.LATE,

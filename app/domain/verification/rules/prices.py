@@ -16,7 +16,7 @@ from msgspec import Struct
 from app.domain import splits
 from app.domain.calendar import today
 from app.domain.model import Batch, Checkpoint, Close, JournalKind, Pick, PickMetric, Split
-from app.domain.verification.entries import AnyRow, Entry, Mention
+from app.domain.verification.entries import Entry, Mention
 from app.domain.verification.misfits import Rule, misfit, truth
 from app.domain.verification.rules.tolerance import ABOUT, MEANWHILE
 from app.domain.verification.state import State, where
@@ -56,8 +56,9 @@ def check(entry: Entry, state: State) -> None:
         for column, id in _first_uses(mention):
             used = state.closes.get(id)
             if used is not None:  # `reading` tells one that the journal does not have
-                _check_use(entry, state, mention.row, column, used)
-                state.uses.append(Use(partial(where, entry, state, mention.row), entry.at, column, used))
+                place = partial(where, entry, state, mention.row)
+                _check_read_before(entry, f"{place()}: {column} is {id}", used)
+                state.uses.append(Use(place, entry.at, column, used))
     for pick in entry.rows(Pick):
         _check_entry_open(entry, state, pick)
     for mention in entry.mentions_of(PickMetric):
@@ -178,19 +179,6 @@ def _first_uses(mention: Mention) -> Iterator[tuple[str, UUID]]:
         was = getattr(mention.before, column, None)
         if now is not None and now != was:
             yield column, now
-
-
-def _check_use(entry: Entry, state: State, row: AnyRow, column: str, close: Close) -> None:
-    place = f"{where(entry, state, row)}: {column} is {close.id}"
-    _check_read_before(entry, place, close)
-    for held in state.held[close.ticker, close.trading_day]:
-        is_earlier = held.seq < entry.seq and held.read_at < entry.at - MEANWHILE
-        if is_earlier and held.read_at > close.read_at:
-            raise misfit(
-                Rule.NEWEST_READING,
-                f"{place}, which was read at {close.read_at}, but entry {held.seq} has a newer reading of "
-                f"{close.ticker} of {close.trading_day}, of {held.read_at}.",
-            )
 
 
 def _check_entry_open(entry: Entry, state: State, pick: Pick) -> None:

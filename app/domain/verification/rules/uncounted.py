@@ -1,6 +1,6 @@
 """Readings of splits: each that is in force is counted by every figure that it concerns."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from functools import partial
@@ -20,7 +20,7 @@ from app.domain.verification.state import State, has_figures, where
 # The entries that compute the figures of a checkpoint, at first or once more.
 _OF_FIGURES = (JournalKind.CHECKPOINT, JournalKind.CORRECTION)
 
-Readings = Mapping[str, Sequence[Split]]
+Readings = Mapping[str, Collection[Split]]
 
 
 class Span(Struct, frozen=True):
@@ -35,13 +35,8 @@ class Span(Struct, frozen=True):
     def counted(self, readings: Readings, tickers: Tickers | None = None) -> list[Split]:
         """Return the readings in force of these days."""
         share = tickers or self.tickers
-        of_share = [
-            split
-            for ticker in share.all
-            for split in readings.get(ticker, ())
-            if share.counts(ticker, split.effective_date)
-        ]
-        return splits.between(splits.in_force(of_share), self.after, self.through)
+        of_its_tickers = (split for ticker in share.all for split in readings.get(ticker, ()))
+        return splits.between(share.splits_of(of_its_tickers), self.after, self.through)
 
 
 class Count(Struct, frozen=True):
@@ -62,7 +57,7 @@ def check(entry: Entry, state: State) -> None:
     if entry.kind not in _OF_FIGURES or checkpoint is None or not has_figures(checkpoint):
         return
     is_new = entry.kind is JournalKind.CHECKPOINT
-    readings = {ticker: [*known.values()] for ticker, known in state.splits.items()}
+    readings = {ticker: known.values() for ticker, known in state.splits.items()}
     spans = [_of_benchmark(checkpoint, state)]
     spans += [_of_metric(metric, state, is_new=is_new) for metric in state.metrics_at(checkpoint.id)]
     counted = set[Split]()
