@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from importlib.metadata import version
 from typing import Any
 from uuid import UUID
 
@@ -9,13 +10,16 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from api.damage import ADVICE, BEGINNING
+from api.engine import Engine
+from api.schema import Facts, schema
 from app.commands.terminal import local
 from app.database import rehearsed
 from app.database.pools import Pool
+from app.database.queries import standing
 from app.domain.calendar import FORTNIGHT, Calendar, due_at
 from app.domain.model import (
     CHECKPOINT_DAYS,
-    PICKS_PER_BATCH,
     Action,
     Batch,
     BatchStatus,
@@ -28,20 +32,36 @@ from app.domain.model import (
 from app.domain.returns import plain
 from app.errors import VERIFY, RecordDamaged, Refused
 from app.store import batches, checkpoints, closes, splits
-from app.web.formatting import MINUS, rounded, signed
+from app.web.formatting import MINUS, TOO_LARGE, rounded, signed
 
 out = Console(soft_wrap=True, highlight=False)
 
 _UNUSUAL = "!"
+
+# What is printed of a Monday, as the API has it.
+_SHOWN = """query ($runDate: Date!, $series: String!) { batchOn(runDate: $runDate, series: $series) {
+    status late failureReason failure benchmarkSymbol benchmarkInitialPrice result { day }
+    picks { ticker pickedAs action initialPrice result { hit } }
+    checkpoints {
+        day checkpointDate tradingDay status skipReason note skippedAt benchmarkPrice benchmarkSplitFactor
+        benchmarkReturnPct benchmarkUnusualMove
+        metrics { currentPrice splitFactor absoluteReturnPct vsBenchmarkPct hit unusualMove ended renamed close { id } }
+    } } }"""
 
 
 async def show(pool: Pool, batch: Batch, sessions: Calendar, now: datetime) -> None:
     """
     Print a batch: its picks, how their shares stood day by day, and whether each call is right.
 
-    Figures that were due before `now` are overdue; what is made up knows no such time.
+    Figures that were due before `now` are overdue; what is made up knows no such time. Raises RecordDamaged, and
+    prints nothing, where the API calls the batch damaged or a number is too large to be shown.
     """
-    for one in await _of_a_batch(pool, batch, sessions, now):
+    await _refuse_damaged(pool, batch, now)
+    try:
+        told = await _of_a_batch(pool, batch, sessions, now)
+    except TOO_LARGE:
+        raise RecordDamaged(f"{BEGINNING}{batch.run_date} has a number too large to be shown. {VERIFY}") from None
+    for one in told:
         out.print(one)
 
 
@@ -55,7 +75,6 @@ async def _of_a_batch(pool: Pool, batch: Batch, sessions: Calendar, now: datetim
         named |= {one.close_id for day in metrics.values() for one in day.values() if one.close_id}
         tickers = {one.id: one.ticker for one in await closes.among(conn, named)}
         made_up = await rehearsed.is_rehearsed(pool)
-    _refuse_damaged(batch, picks, taken, metrics, tickers)
     late = ", late" if batch.late else ""
     told: list[Table | str] = [f"Batch of Monday {batch.run_date} ({batch.series}): {batch.status}{late}"]
     if made_up:
@@ -85,40 +104,14 @@ async def _of_a_batch(pool: Pool, batch: Batch, sessions: Calendar, now: datetim
     return told
 
 
-def _refuse_damaged(
-    batch: Batch,
-    picks: Sequence[Pick],
-    taken: Sequence[Checkpoint],
-    metrics: Mapping[UUID, Mapping[UUID, PickMetric]],
-    tickers: Mapping[UUID, str],
-) -> None:
-    """Refuse to print a batch whose rows are not those that the record promises."""
-    for problem in _damages(batch, picks, taken, metrics, tickers):
-        raise RecordDamaged(f"The record is damaged: {problem}. {VERIFY}")
-
-
-def _damages(
-    batch: Batch,
-    picks: Sequence[Pick],
-    taken: Sequence[Checkpoint],
-    metrics: Mapping[UUID, Mapping[UUID, PickMetric]],
-    tickers: Mapping[UUID, str],
-) -> Iterator[str]:
-    """Yield in what a batch breaks the promises of the record."""
-    promised = 0 if batch.status == BatchStatus.FAILED else PICKS_PER_BATCH
-    if len(picks) != promised:
-        yield f"{batch.run_date} has {len(picks)} picks, not {promised}"
-    if batch.status == BatchStatus.COMPLETED and len(taken) != 1 + CHECKPOINT_DAYS:
-        yield f"{batch.run_date} lacks checkpoints"
-    for one in taken:
-        measured = one.status == CheckpointStatus.COMPUTED and one.day > 0
-        expected = {pick.id for pick in picks} if measured else set[UUID]()
-        if metrics[one.id].keys() != expected:
-            yield f"day {one.day} of {batch.run_date} lacks figures"
-    named = {pick.initial_close_id for pick in picks}
-    named |= {one.close_id for day in metrics.values() for one in day.values() if one.close_id}
-    if lost := named - tickers.keys():
-        yield f"the reading {min(map(str, lost))} is not there"
+async def _refuse_damaged(pool: Pool, batch: Batch, now: datetime) -> None:
+    """Refuse a Monday that the API calls damaged: what is printed of it must not look whole."""
+    async with standing(pool) as fetch:
+        facts = Facts(version("alpha-monday"), rehearsed=False, now=lambda: now)
+        engine = Engine(schema, fetch, facts, kept=1, quiet=True)
+        answer = await engine.answer(_SHOWN, {"runDate": str(batch.run_date), "series": batch.series})
+    if answer.damaged:
+        raise RecordDamaged(answer.damaged.replace(ADVICE, VERIFY))
 
 
 def _calls(
