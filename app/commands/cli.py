@@ -44,7 +44,7 @@ startup.done()
 def main() -> None:
     """Run a command; whatever goes wrong is one clear line and an exit code."""
     # What a command logs that sets up no log of its own does not belong among what it prints.
-    if not structlog.is_configured():
+    if isinstance(structlog.get_config()["logger_factory"], structlog.PrintLoggerFactory):
         structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     try:
         sys.exit(group(prog_name="alpha-monday", standalone_mode=False))

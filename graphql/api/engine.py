@@ -206,7 +206,8 @@ class Engine:
         except InvalidTextRepresentation:  # a parameter of ours, not a row
             raise
         except UNREADABLE as error:
-            log.debug("the record is read again with care", reason=one_line(error))
+            if not self.quiet:
+                log.debug("the record is read again with care", reason=one_line(error))
         assert plan.careful
         careful = plan.careful()
         try:
