@@ -20,7 +20,8 @@ What can go wrong, by what to do next.
 from collections.abc import Sequence
 from datetime import date, datetime
 
-# What the operator does about a damaged record.
+# How a sentence about a damaged record begins, and what its operator does about it.
+DAMAGED = "The record is damaged: "
 VERIFY = "Run `alpha-monday verify`: it names the first misfit. Then restore a backup."
 
 

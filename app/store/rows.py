@@ -9,7 +9,7 @@ from msgspec import Struct
 from psycopg import AsyncConnection, sql
 from psycopg.rows import BaseRowFactory, dict_row
 
-from app.errors import VERIFY, RecordDamaged
+from app.errors import DAMAGED, VERIFY, RecordDamaged
 
 Conn = AsyncConnection[Any]
 T = TypeVar("T", bound=Struct)
@@ -27,9 +27,7 @@ def row_of(type_: type[T]) -> BaseRowFactory[T]:
                 return msgspec.convert(row, type_)
             except msgspec.ValidationError as error:
                 raise RecordDamaged(
-                    f"The record is damaged: the row {row.get('id', '')} cannot be read as a "
-                    f"{type_.__name__}: {error}. "
-                    f"{VERIFY}"
+                    f"{DAMAGED}the row {row.get('id', '')} cannot be read as a {type_.__name__}: {error}. {VERIFY}"
                 ) from None
 
         return read

@@ -11,10 +11,11 @@ from typing import Any
 
 from graphql import get_nullable_type, is_list_type, is_non_null_type
 
+import app.errors
 from api.compiler import BROKEN, DAMAGED, Member
 
 CODE = "RECORD_DAMAGED"
-BEGINNING = "The record is damaged: "
+BEGINNING = app.errors.DAMAGED
 # Read by everyone who reads the record, so it says what its operator can do.
 ADVICE = "Its operator finds the first misfit with `alpha-monday verify`."
 

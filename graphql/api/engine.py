@@ -186,9 +186,8 @@ class Engine:
         answers |= dict.fromkeys(refusals, b"null")
         if damages:
             return self._damaged(answers, damages, errors)
-        data = b",".join(b'"%b":%b' % (key.encode(), value) for key, value in answers.items())
         rest = b',"errors":' + encode(errors) if errors else b""
-        return Answer(b'{"data":{%b}%b}' % (data, rest), lasting=plan.lasting and not errors)
+        return Answer(b'{"data":%b%b}' % (_object(answers), rest), lasting=plan.lasting and not errors)
 
     async def _columns(
         self, plan: Plan, parameters: Sequence[str | None], damages: list[DamagedError]
@@ -237,8 +236,7 @@ class Engine:
             first = damages[0]
             log.error("the record is damaged", damages=len(damages), first=str(first), path=list(first.path))
         added = [{"message": str(one), "path": list(one.path), "extensions": {"code": CODE}} for one in damages]
-        data = b",".join(b'"%b":%b' % (key.encode(), value) for key, value in (answers or {}).items())
-        shown = b"null" if answers is None else b"{%b}" % data
+        shown = b"null" if answers is None else _object(answers)
         return Answer(b'{"data":%b,"errors":%b}' % (shown, encode([*errors, *added])), damaged=str(damages[0]))
 
     def _document(self, query: str) -> Document:
@@ -345,6 +343,11 @@ def unexpected(error: Exception) -> Answer:
     log.error("unexpected error", error_id=error_id, exc_info=error)
     shown = GraphQLError("Unexpected error.", extensions={"code": "INTERNAL_SERVER_ERROR", "id": error_id})
     return refused(shown)
+
+
+def _object(members: Mapping[str, bytes]) -> bytes:
+    """Return the JSON object of members whose values are JSON."""
+    return b"{%b}" % b",".join(b'"%b":%b' % (key.encode(), value) for key, value in members.items())
 
 
 def encode(value: object) -> bytes:
