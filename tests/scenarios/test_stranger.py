@@ -96,7 +96,8 @@ async def test_the_stranger_finds_a_tail_cut_off(rehearsed, create):
     assert await refused(copy, head) == "head"
 
 
-@pytest.mark.parametrize(("rule", "change"), one_of_each_rule(OF_CALM_WEEKS))
+@pytest.mark.long
+@pytest.mark.parametrize(("rule", "change"), OF_CALM_WEEKS)
 async def test_the_stranger_names_the_rule(rehearsed, create, request, rule, change):
     """Rows and chain fit: only the document's rules find it."""
     copy = copy_of(rehearsed, create)
@@ -104,7 +105,8 @@ async def test_the_stranger_names_the_rule(rehearsed, create, request, rule, cha
     assert await refused(copy) == rule_of(request, rule)
 
 
-@pytest.mark.parametrize(("rule", "change"), one_of_each_rule(OF_MOVES))
+@pytest.mark.long
+@pytest.mark.parametrize(("rule", "change"), OF_MOVES)
 async def test_the_stranger_names_the_rule_of_moves(moved, create, request, rule, change):
     """The same of a record with moves and splits."""
     copy = copy_of(moved, create)
