@@ -18,7 +18,7 @@ ENGINE ?= $(shell for each in podman docker; do $$each info >/dev/null 2>&1 && e
 BUILDER ?= $(or $(ENGINE),$(shell command -v buildah))
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve graphiql test test-long test-pgbouncer test-dates chaos outage audit screenshots bench image image-files image-test image-upgrade migrate db-up db-down db-reset schema fmt fmt-check lint lock clean
+.PHONY: help run serve graphiql test test-long test-pgbouncer test-dates chaos outage attack audit screenshots bench image image-files image-test image-upgrade migrate db-up db-down db-reset schema fmt fmt-check lint lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ chaos: $(READY) ## Harm the service 200 times at random, then check every promis
 
 outage: $(READY) ## Take Postgres away and measure how soon the service is back; ARGS="--help"
 	@$(BIN)/python dev/chaos/outage.py $(ARGS)
+
+attack: $(READY) ## Attack the service in sixty ways beside a reader and a due Monday; ARGS="--help"
+	@$(BIN)/python dev/attack/run.py $(ARGS)
 
 define node_and_chromium
 @command -v node >/dev/null || { echo "Node is missing: install Node 20 or newer."; exit 1; }

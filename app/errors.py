@@ -69,6 +69,10 @@ class ProviderUnavailable(ProviderError):
     """The provider did not answer, or not in a form that can be read."""
 
 
+class BodyTooLong(ProviderUnavailable):
+    """The body of an answer has more bytes than are read."""
+
+
 class UnknownTicker(ProviderError):
     """The provider does not know the ticker, or the ticker had stopped trading."""
 

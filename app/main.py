@@ -6,6 +6,7 @@ Only `app.commands` imports it.
 `create_app(settings)` is the service as an ASGI application; `living` is the same without its web server.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from api.cache import Cache
 from api.engine import Engine
 from api.headers import EXPOSED
 from api.http import routes
+from api.lanes import Lanes
 from api.limits import LONGEST_BODY
 from api.schema import Facts, schema
 from app.core.settings import Settings
@@ -36,6 +38,7 @@ from app.ops import snapshot
 from app.providers import model_ends
 from app.web.charts.image import picture
 from app.web.feeds.atom import feed
+from app.web.feeds.downloads import MOST_AT_ONCE as EXPORTS_AT_ONCE
 from app.web.feeds.downloads import downloads
 from app.web.health import health_routes
 from app.web.live import Live
@@ -43,6 +46,7 @@ from app.web.metrics import Life, Metrics, metrics_route
 from app.web.middleware import Requests
 from app.web.pages.site import Site
 from app.web.routes import cached_query
+from app.web.unsent import counted, is_full
 from jobs import queue as the_queue
 from jobs.context import Context, RealClock
 from jobs.queue import Queue
@@ -123,27 +127,51 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
 
 
 @asynccontextmanager
-async def reading(settings: Settings) -> AsyncIterator[tuple[pools.Pool, Fetch]]:
-    """Give the API a pool of its own: however many reads there are, and however slow, jobs find a connection."""
+async def reading(settings: Settings) -> AsyncIterator[tuple[pools.Pool, pools.Pool, Fetch]]:
+    """
+    Give the API a pool of its own: however many reads there are, and however slow, jobs find a connection.
+
+    So do the API's reads beside exports, which have a pool of their own, too: each of them keeps a connection for as
+    long as its client reads. It opens none before one is asked for.
+
+    Its user is API_DATABASE_URL's, where that is set: what a query could do at the worst is then what the reader may.
+    """
+    address, pooled = address_of(settings.api_address), settings.database_pooled
     pool = pools.make_pool(
-        address_of(settings.database_url),
-        pooled=settings.database_pooled,
-        size=8,
+        address,
+        pooled=pooled,
+        size=settings.api_pool_size,
         name="api",
         limit=READ_LIMIT,
         generic=True,
         wait=READ_WAIT,
+        apart=bool(settings.api_database_url),
     )
-    async with pools.opened(pool):
-        yield pool, fetcher(pool, pooled=settings.database_pooled, limit=READ_LIMIT)
+    exports = pools.make_pool(
+        address,
+        pooled=pooled,
+        size=EXPORTS_AT_ONCE,
+        least=0,
+        name="exports",
+        limit=READ_LIMIT,
+        wait=READ_WAIT,
+        apart=bool(settings.api_database_url),
+    )
+    async with pools.opened(pool), exports:
+        yield pool, exports, fetcher(pool, pooled=pooled, limit=READ_LIMIT)
 
 
 @dataclass(frozen=True)
 class Running:
-    """What is open while the service runs; `api_pool` is the pool that `fetch` reads from."""
+    """
+    What is open while the service runs.
+
+    `api_pool` is the pool that `fetch` reads from, `export_pool` that of exports.
+    """
 
     process: Process
     api_pool: pools.Pool
+    export_pool: pools.Pool
     fetch: Fetch
 
 
@@ -158,6 +186,7 @@ class Runtime:
     def __init__(self, *, rehearsed: bool) -> None:
         self.facts = Facts(version=VERSION, rehearsed=rehearsed, now=self.now)
         self._running: Running | None = None
+        self._health: asyncio.Task[snapshot.Health] | None = None
 
     @asynccontextmanager
     async def opened(
@@ -171,9 +200,9 @@ class Runtime:
         try:
             async with (
                 living(settings, clock_of, work=work) as process,
-                reading(settings) as (api_pool, fetch),
+                reading(settings) as (api_pool, export_pool, fetch),
             ):
-                self._running = Running(process, api_pool, fetch)
+                self._running = Running(process, api_pool, export_pool, fetch)
                 yield self._running
         finally:
             self._running = None
@@ -186,9 +215,15 @@ class Runtime:
         return self._running
 
     async def health(self) -> snapshot.Health:
-        """Return whether the database answers and the process's worker lives."""
-        process = self.running.process
-        return await snapshot.health(process.pool, process.worker)
+        """
+        Return whether the database answers and the process's worker lives.
+
+        Requests that come while it is found out wait for the same result: each would take a connection from the jobs.
+        """
+        if self._health is None or self._health.done():
+            process = self.running.process
+            self._health = asyncio.create_task(snapshot.health(process.pool, process.worker))
+        return await asyncio.shield(self._health)
 
     def now(self) -> datetime:
         """Return the time by the process's clock."""
@@ -205,7 +240,7 @@ class Runtime:
     @asynccontextmanager
     async def on_a_snapshot(self) -> AsyncIterator[Engine]:
         """Give an engine that reads the record as it stands now, whatever is written meanwhile."""
-        async with standing(self.running.api_pool, limit=READ_LIMIT) as fetch:
+        async with standing(self.running.export_pool, limit=READ_LIMIT) as fetch:
             yield Engine(schema, fetch, self.facts, kept=1)
 
 
@@ -218,7 +253,7 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
     runtime = Runtime(rehearsed=rehearsed)
     revision = Revision()
     metrics = Metrics(VERSION, rehearsed=rehearsed)
-    engine = Engine(schema, runtime.fetch, runtime.facts)
+    engine = Engine(schema, runtime.fetch, runtime.facts, lanes=Lanes(settings.api_pool_size))
     site = Site(engine, notice, settings.public_url, Calendar(settings.market_closed_days))
     live = Live(revision.changed, site.head)
 
@@ -279,5 +314,8 @@ def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: boo
         told=metrics.answered,
         marks=marks,
         cors=cors,
+        is_full=is_full,
+        counted=counted,
+        address_header=settings.trusted_address_header,
     )
     return cache

@@ -10,7 +10,7 @@ from app.domain import measurement, prompt, splits
 from app.domain.calendar import FORTNIGHT, checkpoint_date, refuse_other_days
 from app.domain.measurement import Course
 from app.domain.model import SERIES, Batch, Checkpoint, CheckpointStatus, Close, Pick, PickMetric, Split
-from app.domain.text import storable
+from app.domain.text import STATED, is_statement
 from app.errors import Refused
 from app.store import batches, checkpoints, closes, corrections, courses
 from app.store.rows import Conn
@@ -38,8 +38,8 @@ async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str,
 
     Returns how many checkpoints were corrected. Raises Refused.
     """
-    if not reason.strip() or storable(reason) != reason:
-        raise Refused("--reason must say why, in plain text.")
+    if not is_statement(reason):
+        raise Refused(f"--reason must say why, {STATED}.")
     refuse_other_days(run_date)
     async with transaction(pool) as conn:
         found = await batches.on(conn, SERIES, run_date)

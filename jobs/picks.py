@@ -11,7 +11,7 @@ from app.domain import prompt
 from app.domain.calendar import Calendar, asked_since, checkpoint_date, due_at, refuse_other_days, today
 from app.domain.model import SERIES, Batch, Ending, Pick, Renaming
 from app.domain.returns import plain
-from app.domain.text import as_sentence, storable
+from app.domain.text import STATED, as_sentence, is_statement
 from app.domain.tickers import Fit, Tickers, fit
 from app.errors import ConfigurationError, MissingClose, ProviderError, Refused, TryAgainAt, UnknownTicker
 from app.store import batches, checkpoints, closes
@@ -42,8 +42,8 @@ async def end(
     if last_session >= today(at):
         when = "today in New York" if last_session == today(at) else "to come"
         raise Refused(f"{wanted}; {last_session} is {when}.")
-    if not source.strip() or storable(source) != source:
-        raise Refused("--source must say where this is known from, in plain text.")
+    if not is_statement(source):
+        raise Refused(f"--source must say where this is known from, {STATED}.")
     async with transaction(pool) as conn:
         batch, pick = await _found(conn, run_date, ticker)
         if batch.trading_day and last_session < batch.trading_day:
@@ -81,8 +81,8 @@ async def rename(
         raise Refused(f"{wanted}; {from_session} is no session. {give}")
     if from_session > today(tools.now()):
         raise Refused(f"{wanted}; {from_session} is a later one. Record the new ticker on that day.")
-    if not source.strip() or storable(source) != source:
-        raise Refused("--source must say where this is known from, in plain text.")
+    if not is_statement(source):
+        raise Refused(f"--source must say where this is known from, {STATED}.")
     async with tools.pool.connection() as conn:
         batch, pick, share = await _to_be_renamed(conn, run_date, ticker, new_ticker, from_session)
     if not force:

@@ -13,19 +13,23 @@ from math import inf
 from time import monotonic
 from typing import Any
 
+import msgspec
 import procrastinate
+import psycopg
 import structlog
 from procrastinate import BaseRetryStrategy, JobContext, PsycopgConnector, RetryDecision
-from procrastinate.connector import BaseConnector
+from procrastinate.connector import BaseConnector, Notify
 from procrastinate.exceptions import ConnectorException, JobAborted
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
 from app.core import logging, presence, settings
-from app.core.presence import is_away, why
+from app.core.presence import cause_of, is_away, is_denied, why
 from app.core.settings import Settings
-from app.database import pools, rehearsed
+from app.database import pools, rehearsed, roles
+from app.database.advice import denied, user_of
 from app.database.embedded import address_of
+from app.database.rights import Need
 from app.domain.calendar import Calendar, Clock, today
 from app.domain.journal import timestamp
 from app.errors import RecordDamaged, TryAgainAt
@@ -50,6 +54,9 @@ DRAIN = 20.0
 MONDAY_LASTS = timedelta(hours=15)
 
 DATABASE_AWAY = timedelta(seconds=5)
+
+# A right was taken from the database's user: a person gives it back, and nothing of the record is given up meanwhile.
+RIGHT_MISSING = timedelta(minutes=1)
 
 # A job that is refused as too early waits for so long at least; and at most, if Postgres takes it for due already.
 SHORTEST_WAIT = timedelta(seconds=1)
@@ -219,6 +226,7 @@ class Retry(BaseRetryStrategy):
     | TryAgainAt                              | at the time it says; not a failed attempt          | this strategy  |
     | shut down in the middle                 | at once, by whoever is there                       | this strategy  |
     | the database was away or read-only      | in 5 seconds, as often as it takes                 | this strategy  |
+    | its user lacks a right                  | TryAgainAt, in 1 minute, as often as it takes      | middleware     |
     | a row that it needs is damaged          | the job has failed; the log names the row          | this strategy  |
     | a surprise                              | after 2, 4, 8, 16 seconds; then the job has failed | this strategy  |
     | its process died                        | put back, 10 times; then the job has failed        | upkeep         |
@@ -265,6 +273,8 @@ async def in_the_log(job: Callable[[], Awaitable[Any]], context: JobContext, _: 
 def _tell(error: Exception) -> None:
     """Say that a job goes back to the queue, until when and why; of one that has failed, Procrastinate does."""
     match error:
+        case TryAgainAt() if error.__cause__ and is_denied(error.__cause__):
+            log.warning("a right is missing", until=timestamp(error.at), reason=str(error))
         case TryAgainAt():
             log.info("job waits", until=timestamp(error.at), reason=str(error))
         case Surprise() if error.times < MOST_SURPRISES:
@@ -284,7 +294,20 @@ async def counted(job: Callable[[], Awaitable[Any]], context: JobContext, _: Any
     except Exception as error:
         if is_away(error):
             raise
+        if is_denied(error):
+            raise TryAgainAt(await _what_is_denied(error), app.now() + RIGHT_MISSING) from error
         raise Surprise(await _strike(context.job)) from error
+
+
+async def _what_is_denied(error: Exception) -> str:
+    """Return which right the jobs lack, with the statement that gives it."""
+    pool, cause = tools().pool, cause_of(error)
+    address = str(pool.conninfo)
+    async with pool.connection() as conn:
+        if statements := await roles.missing(conn, Need.WORK):
+            return roles.lacking(address, user_of(address), Need.WORK, statements)
+    assert isinstance(cause, psycopg.Error)
+    return denied(address, cause)
 
 
 async def _strike(job: Job) -> int:
@@ -311,6 +334,34 @@ class Connector(PsycopgConnector):
         if pool is None:
             await pools.check(self._address())  # the pool itself would only say that it timed out
         await super().open_async(pool)
+
+    async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
+        """
+        Listen for new jobs, and pass over every other notification.
+
+        Each user of the database may send one. Procrastinate ends the worker at a payload that it cannot read, and
+        aborts the job that a payload names; a job whose row says that it is to be aborted it finds without one.
+        """
+
+        async def heard(*, channel: str, payload: str) -> None:
+            if _is_of_a_new_job(payload):
+                await on_notification(channel=channel, payload=payload)
+
+        await super().listen_notify(on_notification=heard, channels=channels)
+
+
+def _is_of_a_new_job(payload: str) -> bool:
+    """Return whether the queue's own trigger may have sent a notification, for a job that was deferred."""
+    try:
+        notification = msgspec.json.decode(payload, type=_NewJob)
+    except msgspec.MsgspecError:
+        return False
+    return notification.type == "job_inserted"
+
+
+class _NewJob(msgspec.Struct):
+    type: str
+    job_id: int
 
 
 def connector(conninfo: str) -> Connector:

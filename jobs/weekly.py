@@ -317,10 +317,12 @@ def _leave_alone(tools: Context, run_date: date, left: int, until: datetime | No
 
 
 def _answered(tools: Context, question: Generation, answer: Answer) -> Generation:
-    """Return the question with its answer, accepted or refused."""
+    """Return the question with its answer, accepted or refused; one that is too long is refused, and stored in part."""
+    text = storable(answer.text or "")
     try:
         if answer.unusable:
             raise UnusableAnswer(answer.unusable)
+        prompt.refuse_too_long(text)
         prompt.read(answer.text or "", tools.benchmark)
         refusal = None
     except UnusableAnswer as error:
@@ -329,7 +331,7 @@ def _answered(tools: Context, question: Generation, answer: Answer) -> Generatio
         question,
         answered_at=tools.now(),
         answered_model=answer.model,
-        answer=answer.text or "",
+        answer=prompt.stored(text),
         request_id=answer.request_id,
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,

@@ -23,6 +23,10 @@ PAUSE = 0.3
 LASTING = 15.0
 PAUSE_OF_THE_FAILING = 3.0
 
+# After one that has failed, the next counts as alive when it has lasted twice as long, and at least so many seconds:
+# the same fault would have ended it by then.
+RECOVERED = 2.0
+
 # For how long Postgres may do nothing that a worker wants while it counts as alive: two heartbeats are lost by then.
 SILENT = 2 * HEARTBEAT + 2
 
@@ -36,6 +40,7 @@ class Worker:
         self._running: asyncio.Task[None] | None = None
         self._began = 0.0
         self._failing = False
+        self._failed_after = 0.0  # seconds
         self._ending = False
         self._was_away = False
         queue.job_manager.lost = self.start_anew
@@ -49,13 +54,19 @@ class Worker:
         """
         if self._running is None or self._running.done():
             return False
-        if self._failing and not self._lasts():
+        if self._failing and not self._has_recovered():
             return False
         heard_at = self.queue.job_manager.heard_at
         return heard_at >= self._began and monotonic() - heard_at < SILENT
 
     def _lasts(self) -> bool:
-        return monotonic() - self._began > LASTING
+        return self._age() > LASTING
+
+    def _has_recovered(self) -> bool:
+        return self._age() > min(LASTING, max(RECOVERED, 2 * self._failed_after))
+
+    def _age(self) -> float:
+        return monotonic() - self._began
 
     async def run(self) -> None:
         """Run workers one after another until stopped: a Postgres restart or a dead heartbeat ends one."""
@@ -82,6 +93,8 @@ class Worker:
             return PAUSE if worked and is_the_first else RETRY
         self._was_away = False
         self._failing = not (self._ending or self._lasts())
+        # The longest of those that failed one after another: a fault may need some time to show.
+        self._failed_after = max(self._failed_after, self._age()) if self._failing else 0.0
         log.info("worker starts again", reason=why(error) if error else "it ended")
         return PAUSE_OF_THE_FAILING if self._failing else PAUSE
 

@@ -66,7 +66,11 @@ def server() -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture(scope="session")
 def create(server) -> Callable[..., str]:
-    """Make a database of one's own, by the name or as a copy; all are dropped with the server."""
+    """
+    Make a database of one's own, by the name or as a copy; all are dropped with the server.
+
+    So are the roles whose names begin with the database's.
+    """
 
     def make(template: str = "template0") -> str:
         name = f"am_{uuid4().hex[:12]}"
@@ -81,6 +85,11 @@ def create(server) -> Callable[..., str]:
     with psycopg.connect(server("postgres"), autocommit=True) as conn:
         for name in made:
             conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        roles = conn.execute(
+            "SELECT rolname FROM pg_roles, unnest(%s::text[]) d WHERE rolname LIKE d || '\\_%%'", (made,)
+        )
+        for (role,) in roles.fetchall():
+            conn.execute(f"DROP ROLE {role}")
 
 
 @pytest.fixture

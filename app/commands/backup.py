@@ -12,6 +12,7 @@ from app.commands import terminal
 from app.commands.files import stdout, whole
 from app.commands.terminal import clock, say, telling
 from app.core import settings
+from app.database.rights import Need
 from app.domain.calendar import Calendar
 from app.errors import ConfigurationError
 from app.ops import backup as backing_up
@@ -42,6 +43,7 @@ def backup(file: Path, force: bool, of_the_rehearsal: bool) -> None:
     address = terminal.address(configuration, rehearsal=of_the_rehearsal)
     asyncio.run(terminal.reach(configuration, address, rehearsal=of_the_rehearsal))
     asyncio.run(terminal.refuse_live(configuration, address, rehearsal=of_the_rehearsal))
+    asyncio.run(terminal.refuse_without(configuration, address, Need.READ_ALL))
     try:
         with _stdout() if to_stdout else whole(file.resolve(), force=force) as to, telling() as tell:
             made = asyncio.run(backing_up.write(address, to, clock.now(), tell))
@@ -58,6 +60,8 @@ def backup(file: Path, force: bool, of_the_rehearsal: bool) -> None:
 def restore(file: Path, unverified: bool, of_the_rehearsal: bool) -> None:
     """Fill an empty database from FILE, which `alpha-monday backup` wrote. Needs no superuser.
 
+    Runs as the user of MIGRATE_DATABASE_URL where that is set, for it makes tables.
+
     Everything is compared with the manifest, restored, brought up to date and verified in one transaction: all of it,
     or nothing. Refused for a database that holds anything, or on which a service runs. What a rehearsal made stays
     marked as made up: `serve` refuses to go on with it, `rehearse` does.
@@ -67,10 +71,13 @@ def restore(file: Path, unverified: bool, of_the_rehearsal: bool) -> None:
       DATABASE_URL=postgresql://user:password@host/empty alpha-monday restore monday.zip
     """
     configuration = settings.load()
-    address = terminal.address(configuration, rehearsal=of_the_rehearsal)
+    if of_the_rehearsal:
+        address = terminal.address(configuration, rehearsal=True)
+    else:
+        address = terminal.owner_address(configuration)
     asyncio.run(terminal.reach(configuration, address, rehearsal=of_the_rehearsal))
     if not of_the_rehearsal:
-        asyncio.run(terminal.refuse_two(configuration))
+        asyncio.run(terminal.refuse_two(configuration, "MIGRATE_DATABASE_URL"))
     with telling() as tell:
         restored = backing_up.restore(
             address,

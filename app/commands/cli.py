@@ -27,13 +27,17 @@ from app.commands import (
     migrate,
     pick,
     rehearse,
+    roles,
     serve,
     show,
     status,
+    terminal,
     verify,
 )
 from app.commands.terminal import Commands
 from app.core import settings
+from app.database import migrations
+from app.database import roles as the_roles
 from app.database.advice import denied, where
 from app.domain.text import first_line, one_line
 from app.errors import AlphaMondayError
@@ -46,6 +50,8 @@ def main() -> None:
     # What a command logs that sets up no log of its own does not belong among what it prints.
     if isinstance(structlog.get_config()["logger_factory"], structlog.PrintLoggerFactory):
         structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    terminal.checked.clear()
+    terminal.reached.clear()
     try:
         sys.exit(group(prog_name="alpha-monday", standalone_mode=False))
     except click.ClickException as error:
@@ -87,7 +93,7 @@ def _of_the_database(error: Exception) -> str:
         case psycopg.OperationalError() | PoolTimeout():
             return f"The database {named} went away: {one_line(error)}"
         case psycopg.errors.InsufficientPrivilege():
-            return denied(address, error)
+            return _of_a_right(address, error)
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction():
             return (
                 f"The database {named} is not as Alpha Monday's migrations make it ({first_line(error)}). Check that "
@@ -95,6 +101,26 @@ def _of_the_database(error: Exception) -> str:
             )
         case _:
             return f"The database {named} refused: {one_line(error)}"
+
+
+# Commands, and an option of commands, that need the owner's rights, and look at no single one before.
+_OF_THE_OWNER = {"migrate", "restore", "--migrate"}
+
+
+def _of_a_right(address: str, error: psycopg.Error) -> str:
+    """Return what to say of a right that was taken away while a command ran, or that no command looks at before."""
+    used = terminal.reached[-1] if terminal.reached else address
+    try:
+        if terminal.checked:
+            used, need = terminal.checked[-1]
+            asyncio.run(the_roles.refuse_without(used, need))
+        elif _OF_THE_OWNER & set(sys.argv[1:]):
+            asyncio.run(migrations.refuse_another_than_the_owner(used, "do this"))
+    except AlphaMondayError as lacking:
+        return str(lacking)
+    except psycopg.Error:
+        pass
+    return denied(used, error)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -108,7 +134,9 @@ def group() -> None:
     """
 
 
-group.add_section("Run", rehearse.rehearse, serve.serve, serve.work, migrate.migrate, db.db, rehearse.standins)
+group.add_section(
+    "Run", rehearse.rehearse, serve.serve, serve.work, migrate.migrate, roles.roles, db.db, rehearse.standins
+)
 group.add_section("Look", status.status, jobs.jobs, show.show, show.show_closes, verify.verify, export.export)
 group.add_section("Act", pick.pick, checkpoint.checkpoint, alert.alert)
 group.add_section("Keep", backup.backup, backup.restore)

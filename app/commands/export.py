@@ -15,8 +15,10 @@ from app.commands import files, terminal
 from app.commands.backup import of_the_rehearsal
 from app.commands.terminal import clock, say, telling
 from app.core import settings
+from app.core.settings import Settings
 from app.database import pools, rehearsed
 from app.database.queries import fetching
+from app.database.rights import Need
 from app.domain.model import SERIES
 from app.errors import ConfigurationError, Refused
 from app.web.feeds.export import FORMS, Part, Wanted, parts, written
@@ -69,7 +71,7 @@ def export(file: Path, form: str | None, force: bool, of_the_rehearsal: bool) ->
     """
     configuration = settings.load()
     chosen = _form(file, form)
-    address = terminal.address(configuration, rehearsal=of_the_rehearsal)
+    address = _address(configuration, rehearsal=of_the_rehearsal)
     target = files.stdout() if str(file) == "-" else files.whole(file.resolve(), force=force, public=True)
     asyncio.run(_ready(address, rehearsal=of_the_rehearsal))
     try:
@@ -81,6 +83,13 @@ def export(file: Path, form: str | None, force: bool, of_the_rehearsal: bool) ->
     click.echo(f"Exported: {counted}. The head: {done.head or 'none yet'}", err=str(file) == "-")
     if done.rehearsed:
         say("This is a rehearsal's record: all of it is made up, and marked so.")
+
+
+def _address(configuration: Settings, *, rehearsal: bool) -> str:
+    """Return the address of the record for the API's user; a PgBouncer's does not do for a snapshot that lasts."""
+    if configuration.api_database_url and not rehearsal and not configuration.database_pooled:
+        return configuration.api_database_url
+    return terminal.address(configuration, rehearsal=rehearsal)
 
 
 def _form(file: Path, form: str | None) -> str:
@@ -112,6 +121,7 @@ async def _ready(address: str, *, rehearsal: bool) -> None:
     configuration = settings.load()
     await terminal.reach(configuration, address, rehearsal=rehearsal)
     await terminal.refuse_old(configuration, address, rehearsal=rehearsal)
+    await terminal.refuse_without(configuration, address, Need.READ_RECORD)
 
 
 async def _write(address: str, form: str, to: IO[bytes], tell: Tell) -> Exported:

@@ -15,6 +15,7 @@ from app.commands import tables
 from app.commands.terminal import Commands, asynchronous, clock, local, opened, say
 from app.core import settings
 from app.database import pools, rehearsed
+from app.database.rights import Need
 from app.domain import calendar
 from app.domain.text import printable
 from app.errors import Refused
@@ -90,7 +91,10 @@ async def show_list(statuses: tuple[str, ...], task: str | None, limit: int, of_
       alpha-monday jobs list --status all --limit 500 | grep 2026-11-16
     """
     wanted = queue_tables.STATUSES if "all" in statuses else statuses or queue_tables.UNFINISHED
-    async with opened(settings.load(), rehearsal=of_the_rehearsal) as pool, pools.transaction(pool) as conn:
+    async with (
+        opened(settings.load(), rehearsal=of_the_rehearsal, need=Need.READ_ALL) as pool,
+        pools.transaction(pool) as conn,
+    ):
         found = await queue_tables.find(conn, wanted, task, limit + 1)
         about = await admin.subjects(conn, found)
     tables.show_rows(_COLUMNS, [_cells(job, about) for job in found[:limit]])
@@ -127,7 +131,10 @@ async def show(id: int, of_the_rehearsal: bool) -> None:
     Example:
       alpha-monday jobs show 17
     """
-    async with opened(settings.load(), rehearsal=of_the_rehearsal) as pool, pools.transaction(pool) as conn:
+    async with (
+        opened(settings.load(), rehearsal=of_the_rehearsal, need=Need.READ_ALL) as pool,
+        pools.transaction(pool) as conn,
+    ):
         job = await admin.get(conn, id)
         events = await queue_tables.events_of(conn, id)
         about = await admin.subjects(conn, [job])
@@ -213,7 +220,7 @@ def _owed(job: Found) -> str:
 async def _each(ids: Sequence[int], act: Callable[..., Any], *, rehearsal: bool) -> None:
     """Act on each job in a transaction of its own, and say what became of it; exit with 1 if one was refused."""
     refused = False
-    async with opened(settings.load(), rehearsal=rehearsal) as pool:
+    async with opened(settings.load(), rehearsal=rehearsal, need=Need.WORK) as pool:
         now = await rehearsed.stands_at(pool) or clock.now()
         for id in dict.fromkeys(ids):
             try:
@@ -241,7 +248,10 @@ async def stalled(put_back: bool, of_the_rehearsal: bool) -> None:
       alpha-monday jobs stalled
       alpha-monday jobs stalled --retry
     """
-    async with opened(settings.load(), rehearsal=of_the_rehearsal) as pool, pools.transaction(pool) as conn:
+    async with (
+        opened(settings.load(), rehearsal=of_the_rehearsal, need=Need.WORK if put_back else Need.READ_ALL) as pool,
+        pools.transaction(pool) as conn,
+    ):
         found = await queue_tables.find(conn, ["stalled"], None, 10_000)
         about = await admin.subjects(conn, found)
         if put_back:

@@ -23,6 +23,10 @@ from app.ops.in_use import refuse_in_use
 def migrate(down_to: int | None, yes: bool, only_status: bool) -> None:
     """Bring the database's schema up to date, or back. Several at once are safe.
 
+    Runs as the user of MIGRATE_DATABASE_URL where that is set, which owns the tables. Where nothing is to be done, no
+    right is needed but to read. Where `alpha-monday roles --apply` was run, new tables get their rights with the
+    migration that makes them.
+
     --down-to names the rows and values that would be lost, and asks. It is refused while a service runs on the
     database. Take a backup first: what is dropped does not come back.
 
@@ -36,10 +40,10 @@ def migrate(down_to: int | None, yes: bool, only_status: bool) -> None:
     if only_status and down_to is not None:
         raise click.UsageError("--status and --down-to exclude each other.")
     configuration = settings.load()
-    address = terminal.address(configuration)
+    address = terminal.owner_address(configuration)
     asyncio.run(terminal.reach(configuration, address))
     if not only_status:
-        asyncio.run(terminal.refuse_two(configuration))
+        asyncio.run(terminal.refuse_two(configuration, "MIGRATE_DATABASE_URL"))
     if down_to is not None:
         _take_back(address, down_to, yes=yes)
         return

@@ -15,6 +15,7 @@ from app.commands.signals import StopSignals, run_until_stopped
 from app.commands.terminal import DAY, clock, say
 from app.core import logging, settings
 from app.core.settings import Settings
+from app.database import migrations
 from app.database.embedded import EmbeddedPostgres
 from app.domain import calendar
 from app.domain.calendar import NEW_YORK
@@ -65,13 +66,18 @@ def rehearse(
     )
     address = rehearsal.database(configuration)
     run_until_stopped(asyncio.run, lambda _: terminal.reach(configuration, address, rehearsal=True))
-    run_until_stopped(asyncio.run, lambda _: apply_migrations(address, quiet=True))
+    run_until_stopped(asyncio.run, lambda _: _make_ready(address))
     with rehearsal.played(configuration, address, calm=calm, odd=odd or "", faults=faults) as provided:
         run_until_stopped(uvloop.run, lambda signals: _rehearse(provided, span, signals))
         if listener:
             terminal.configure_log(configuration)
             app = create_app(provided, rehearsal.clock_of(span), work=span.until is None)
             server.run(app, listener)
+
+
+async def _make_ready(address: str) -> None:
+    await migrations.refuse_another_than_the_owner(address, "rehearse", "DATABASE_URL")
+    await apply_migrations(address, quiet=True)
 
 
 def _refuse_without_effect(configuration: Settings, *, calm: bool, odd: bool, faults: Path | None) -> None:

@@ -10,6 +10,7 @@ import msgspec
 
 from app.commands.terminal import asynchronous, clock, lasting, local, opened
 from app.core import settings
+from app.database.rights import Need
 from app.domain import calendar
 from app.domain.model import BatchStatus, FailureReason
 from app.domain.text import as_sentence, printable
@@ -49,7 +50,7 @@ async def status(as_json: bool, of_the_rehearsal: bool) -> None:
       alpha-monday status --rehearsal
     """
     configuration = settings.load()
-    async with opened(configuration, rehearsal=of_the_rehearsal) as pool:
+    async with opened(configuration, rehearsal=of_the_rehearsal, need=Need.READ_ALL) as pool:
         state = await snapshot.for_operator(pool, configuration, clock)
     to_do, noted = list(needs(state)), list(notes(state))
     if as_json:

@@ -14,9 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app.core import logging
 from app.core.settings import Settings
-from app.database import migrations, pools, rehearsed
+from app.database import migrations, pools, rehearsed, roles
 from app.database.advice import where
 from app.database.embedded import FOLDER, LIVE, REHEARSAL, address_of
+from app.database.rights import Need
 from app.database.sessions import Session
 from app.domain.calendar import NEW_YORK
 from app.errors import ConfigurationError, Refused
@@ -149,6 +150,7 @@ def address(configuration: Settings, *, rehearsal: bool = False, make: bool = Fa
 
 async def reach(configuration: Settings, found: str, *, rehearsal: bool = False) -> None:
     """Say which database a command works on, beside what it prints; refuse one that cannot be reached."""
+    reached.append(found)
     await pools.check(found)
     if configuration.database_url or configuration.queue_database_url:
         say(f"Database: {where(found)}")
@@ -156,12 +158,60 @@ async def reach(configuration: Settings, found: str, *, rehearsal: bool = False)
         say(f"Database: {REHEARSAL if rehearsal else LIVE}, in the embedded Postgres of {FOLDER.resolve()}")
 
 
-async def refuse_two(configuration: Settings) -> None:
-    """Refuse, before anything is written, to have the record in one database and its queue in another."""
-    if configuration.queue_database_url:
-        await pools.refuse_two(
-            configuration.database_url, configuration.queue_database_url, pooled=configuration.database_pooled
-        )
+def owner_address(configuration: Settings, *, make: bool = False) -> str:
+    """Return the direct address of the database for the user that owns its tables: MIGRATE_DATABASE_URL's."""
+    return configuration.migrate_database_url or address(configuration, make=make)
+
+
+# Why two settings whose addresses lead to two databases are refused.
+_ONE_DATABASE = {
+    "QUEUE_DATABASE_URL": "the record and the queue share one",
+    "API_DATABASE_URL": "the API reads the record that the jobs write, and no copy of it",
+    "MIGRATE_DATABASE_URL": "what is migrated is the database of the record",
+}
+
+
+async def refuse_two(configuration: Settings, *more: str) -> None:
+    """
+    Refuse, before anything is written, settings that lead to two databases.
+
+    QUEUE_DATABASE_URL is always compared with DATABASE_URL, and those of `more` with both.
+    """
+    for name in ("QUEUE_DATABASE_URL", *more):
+        found = getattr(configuration, name.lower())
+        if found and not await _lead_to_one(configuration, name, found):
+            raise ConfigurationError(
+                f"DATABASE_URL leads to the database {where(configuration.database_url)}, and {name} to another one, "
+                f"{where(found)}: {_ONE_DATABASE[name]}. Set both to the same server and database."
+            )
+
+
+async def _lead_to_one(configuration: Settings, name: str, found: str) -> bool:
+    """Return whether one more address leads to the database of DATABASE_URL; a PgBouncer stands before that, or not."""
+    pooled = configuration.database_pooled
+    if name == "API_DATABASE_URL":
+        return await pools.share_a_database(configuration.queue_address, found, pooled=pooled)
+    return await pools.share_a_database(found, configuration.database_url, pooled=pooled)
+
+
+async def refuse_without(configuration: Settings, found: str, need: Need) -> None:
+    """
+    Refuse a user that lacks a right for what a command does: here, and later where the right is taken away meanwhile.
+
+    `found` is the direct address of the database; where there is a PgBouncer, the user of DATABASE_URL is looked at,
+    too.
+    """
+    checked.append((found, need))
+    await roles.refuse_without(found, need)
+    if configuration.database_pooled and configuration.database_url != found:
+        await roles.refuse_without(configuration.database_url, need, pooled=True)
+
+
+# The addresses that a command works on, the last one for what it does now.
+reached: list[str] = []
+
+# The users that were looked at, and for what: the last one is the one whose statement is refused.
+checked: list[tuple[str, Need]] = []
 
 
 async def refuse_live(configuration: Settings, found: str, *, rehearsal: bool) -> None:
@@ -177,12 +227,19 @@ async def refuse_live(configuration: Settings, found: str, *, rehearsal: bool) -
 
 
 @asynccontextmanager
-async def opened(configuration: Settings, *, rehearsal: bool = False) -> AsyncIterator[pools.Pool]:
-    """Open the record for a short command, or with `rehearsal` the embedded rehearsal's; it must be up to date."""
+async def opened(
+    configuration: Settings, *, rehearsal: bool = False, need: Need = Need.READ_RECORD
+) -> AsyncIterator[pools.Pool]:
+    """
+    Open the record for a short command, or with `rehearsal` the embedded rehearsal's; it must be up to date.
+
+    `need` is what its user must be allowed.
+    """
     found = address(configuration, rehearsal=rehearsal)
     await reach(configuration, found, rehearsal=rehearsal)
     async with pools.opened(pools.make_pool(found, pooled=configuration.database_pooled)) as pool:
         await refuse_old(configuration, found, rehearsal=rehearsal)
+        await refuse_without(configuration, found, need)
         yield pool
 
 
@@ -211,6 +268,7 @@ async def record(configuration: Settings) -> AsyncIterator[pools.Pool]:
     await reach(configuration, direct)
     await refuse_two(configuration)
     await migrations.refuse_old(direct)
+    await refuse_without(configuration, direct, Need.WORK)
     pool = pools.make_pool(address_of(configuration.database_url), pooled=configuration.database_pooled)
     async with pools.opened(pool) as opened:
         yield opened

@@ -13,6 +13,7 @@ from psycopg_pool import PoolTimeout
 from app.commands import terminal
 from app.commands.terminal import DAY, asynchronous, clock, say, telling
 from app.core import settings
+from app.database.rights import Need
 from app.domain.calendar import Calendar
 from app.domain.text import one_line
 from app.domain.verification.chain import Verification
@@ -115,5 +116,6 @@ async def _snapshot(of_the_rehearsal: bool) -> AsyncIterator[verifying.Source]:
     address = terminal.address(configuration, rehearsal=of_the_rehearsal)
     await terminal.reach(configuration, address, rehearsal=of_the_rehearsal)
     await terminal.refuse_old(configuration, address, rehearsal=of_the_rehearsal)
+    await terminal.refuse_without(configuration, address, Need.READ_RECORD)
     async with verifying.database(address) as source:
         yield source

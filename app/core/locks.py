@@ -19,7 +19,8 @@ from enum import IntEnum
 class Lock(IntEnum):
     """One advisory lock; the comment says what it protects, and at which level it is taken."""
 
-    # The schema, so that processes that start together apply each migration once. Session.
+    # The schema, so that processes that start together apply each migration once. Session. The
+    # rights of the roles are given under it, too.
     MIGRATIONS = 4_021_970_431
 
     # The requests to one provider: reading the earlier ones and granting the next. Transaction.

@@ -14,9 +14,9 @@ from typing import IO, Any
 import structlog
 from structlog.typing import EventDict, Processor
 
-from app.core.presence import is_away
+from app.core.presence import is_away, is_denied, why
 from app.domain.journal import timestamp
-from app.domain.text import redact
+from app.domain.text import redact, shortened
 from app.errors import AlphaMondayError
 
 # What Procrastinate says at INFO of every job's start and end is in our own lines already, and longer.
@@ -27,6 +27,10 @@ _QUIETER = {
     "uvicorn.error": logging.WARNING,
 }
 
+
+# In characters, of each text of a line. Ours are far below it; an error of Postgres quotes the value that it is about,
+# and its traceback, of some 5,000, has its cause at the end.
+LONGEST_TEXT = 10_000
 
 # What psycopg's pool says of each attempt to connect and of each connection that has ended: `app.core.presence` says
 # once that the database is away, with the cause, and once that it is back.
@@ -46,7 +50,7 @@ def configure(level: str, now: Callable[[], datetime], secrets: Sequence[str] = 
         return {**first, **event, **whose}
 
     def without_secrets(_: Any, __: str, event: EventDict) -> EventDict:
-        return {name: _hide(value, secrets) for name, value in event.items()}
+        return {name: _quoted(value, secrets) for name, value in event.items()}
 
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -108,17 +112,23 @@ def _expected(_: Any, __: str, event: EventDict) -> EventDict:
     """Give an error that explains itself as a reason, without the way it took."""
     error = event.get("exc_info")
     error = error[1] if isinstance(error, tuple) else error
+    if error is True:
+        error = sys.exc_info()[1]
     if isinstance(error, AlphaMondayError):
         del event["exc_info"]
         event["reason"] = str(error)
+    elif isinstance(error, BaseException) and is_denied(error):
+        del event["exc_info"]
+        event["reason"] = f"{why(error)}. `alpha-monday roles --check` names the rights that are missing."
     return event
 
 
-def _hide(value: Any, secrets: Sequence[str]) -> Any:
+def _quoted(value: Any, secrets: Sequence[str]) -> Any:
+    """Return a value of a line without secrets, every text in it of a bounded length."""
     if isinstance(value, str):
-        return redact(value, secrets)
+        return shortened(redact(value, secrets), LONGEST_TEXT)
     if isinstance(value, dict):
-        return {name: _hide(item, secrets) for name, item in value.items()}
+        return {name: _quoted(item, secrets) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_hide(item, secrets) for item in value]
+        return [_quoted(item, secrets) for item in value]
     return value

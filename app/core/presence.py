@@ -69,6 +69,11 @@ def is_away(error: BaseException) -> bool:
     return isinstance(cause, AWAY) and not isinstance(cause, _THERE)
 
 
+def is_denied(error: BaseException) -> bool:
+    """Return whether an error means that the database's user lacks a right: a person must give it."""
+    return isinstance(cause_of(error), errors.InsufficientPrivilege)
+
+
 def _collided(error: BaseException) -> bool:
     return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_COLLIDED)
 

@@ -5,6 +5,7 @@ A value that does not fit refuses with one line: the variable, what it must be, 
 shown, for it may be a secret.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from msgspec import Meta, Struct
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from app.core import cores
 from app.core.isolated_dynaconf import Dynaconf, ValidationError, Validator, toml_loader, without_its_variables
 from app.domain.model import TICKER_PATTERN
 from app.domain.text import HIDDEN
@@ -39,12 +41,36 @@ _Database = Annotated[
     ),
 ]
 
+# As many as a Postgres without settings of its own gives to all together.
+MOST_API_CONNECTIONS = 100
+
+# The API's connections where API_CONNECTIONS is not set: two for each core, within these bounds. More than the cores
+# can serve only wait on one another: a kernel that groups tasks by session (CONFIG_SCHED_AUTOGROUP) then leaves a
+# single session of Postgres for up to 0.2 s on the core that the service keeps busy. With four, two are left for
+# other queries beside two heavy operations (`api.lanes`).
+_LEAST_BY_CORES, _MOST_BY_CORES, _FOR_EACH_CORE = 4, 8, 2
+
 # What leads to a receiver of ours is a secret, too: whoever knows it can speak in our name.
 RECEIVERS = frozenset({"alert_webhook_url", "heartbeat_url"})
 # What must be the address of a host that can be asked, or be shown to others.
 _ADDRESSES = frozenset({"openai_base_url", "alpha_vantage_base_url", "public_url"}) | RECEIVERS
-SECRETS = frozenset({"database_url", "queue_database_url", "openai_api_key", "alpha_vantage_api_key"}) | RECEIVERS
+SECRETS = (
+    frozenset(
+        {
+            "database_url",
+            "queue_database_url",
+            "api_database_url",
+            "migrate_database_url",
+            "openai_api_key",
+            "alpha_vantage_api_key",
+        }
+    )
+    | RECEIVERS
+)
 _COMMA = re.compile(r"\s*,\s*")
+
+# The addresses that lead to the database of DATABASE_URL, too.
+_MORE_ADDRESSES = ("QUEUE_DATABASE_URL", "API_DATABASE_URL", "MIGRATE_DATABASE_URL")
 
 # A shell removes the quotes around a value. A file of variables that Docker or a platform reads keeps them.
 _QUOTES = ('"', "'", "`", "“", "”", "‘", "’")
@@ -52,7 +78,7 @@ _SCHEME = re.compile(r"((?:jdbc:)?[A-Za-z][A-Za-z0-9+.-]{0,30}):/")
 _SCHEMES = ("postgresql", "postgres")
 
 # What is copied from a page or a chat and not seen: marks without width, and dashes that are not the keyboard's.
-_UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_UNSEEN = re.compile("[\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _DASH = re.compile("[\u2010-\u2015\u2212]")
 _COMMENT = re.compile(r"\s#")
 _PERCENT = re.compile("%(?![0-9A-Fa-f]{2})|%00")
@@ -64,7 +90,13 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     database_url: _Database
     queue_database_url: _Database
+    api_database_url: _Database
+    migrate_database_url: _Database
     database_pooled: Annotated[bool, Meta(description="true or false", examples=["true"])]
+    api_connections: Annotated[
+        Annotated[int, Meta(ge=1, le=MOST_API_CONNECTIONS)] | None,
+        Meta(description=f"a whole number of connections from 1 to {MOST_API_CONNECTIONS}", examples=["4"]),
+    ]
 
     host: Annotated[str, Meta(description="an address to listen on", examples=["127.0.0.1"])]
     port: Annotated[int, Meta(ge=0, le=65535, description="a port number, 0 to 65535", examples=["8080"])]
@@ -87,9 +119,29 @@ class Settings(Struct, frozen=True, kw_only=True):
             examples=["https://example.org,https://example.com"],
         ),
     ]
+    trusted_address_header: Annotated[
+        str,
+        Meta(
+            description=(
+                "the name of the header in which the proxy in front writes a client's address, but not Forwarded"
+            ),
+            examples=["Fly-Client-IP"],
+            # Forwarded has a form of its own (`for=192.0.2.1;by=...`), in which no address would be found.
+            pattern=r"^(?!(?i:forwarded)$)[A-Za-z0-9-]*$",
+        ),
+    ]
 
     openai_api_key: _Key
-    openai_model: Annotated[str, Meta(description="a model's name", examples=["gpt-5.4-mini"])]
+    openai_model: Annotated[
+        str,
+        # It is stored with every question.
+        Meta(
+            pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",
+            max_length=200,
+            description="a model's name, on one line and of at most 200 characters",
+            examples=["gpt-5.4-mini"],
+        ),
+    ]
     openai_base_url: Annotated[_Base, Meta(examples=["http://localhost:11434/v1"])]
     openai_temperature: Annotated[
         Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="a number from 0 to 2", examples=["0.7"])
@@ -133,6 +185,18 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Return the direct connection's address."""
         return self.queue_database_url or self.database_url
 
+    @property
+    def api_pool_size(self) -> int:
+        """Return how many connections the API may have: as many as are set, or as many as the cores can serve."""
+        if self.api_connections is not None:
+            return self.api_connections
+        return api_connections_for(cores.available())
+
+    @property
+    def api_address(self) -> str:
+        """Return the address over which the API reads; as DATABASE_URL it may be a PgBouncer's."""
+        return self.api_database_url or self.database_url
+
 
 _FILE = Path(__file__).with_name("settings.toml")
 _HINTS = get_type_hints(Settings, include_extras=True)
@@ -170,6 +234,12 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(**{name: _converted(name, source.get(name.upper())) for name in Settings.__struct_fields__})
 
 
+def api_connections_for(number_of_cores: float) -> int:
+    """Return how many connections the API has by default, by the number of cores that its process may use."""
+    by_cores = _FOR_EACH_CORE * min(number_of_cores, _MOST_BY_CORES)
+    return min(_MOST_BY_CORES, max(_LEAST_BY_CORES, math.ceil(by_cores)))
+
+
 def is_set(name: str, environment: Mapping[str, str] | None = None) -> bool:
     """Return whether the environment (or a mapping in its place) sets a variable; an empty one is not set."""
     return bool(_text(name, environment))
@@ -177,8 +247,10 @@ def is_set(name: str, environment: Mapping[str, str] | None = None) -> bool:
 
 def name_of_address(address: str) -> str:
     """Return the variable that an address of a database comes from, to name in a message."""
-    queue = _text("QUEUE_DATABASE_URL", None)
-    return "QUEUE_DATABASE_URL" if address == queue != _text("DATABASE_URL", None) else "DATABASE_URL"
+    for name in _MORE_ADDRESSES:
+        if address == _text(name, None) != _text("DATABASE_URL", None):
+            return name
+    return "DATABASE_URL"
 
 
 def refuse_without_keys(settings: Settings) -> None:
@@ -244,16 +316,19 @@ def _validators(source: Dynaconf) -> list[Validator]:
             "for example {name}=postgresql://user:password@host:5432/alpha_monday"
         },
     )
-    both = Validator(
-        "DATABASE_URL",
-        ne="",
-        when=Validator("QUEUE_DATABASE_URL", ne=""),
-        messages={
-            "operations": "{name} must be set when QUEUE_DATABASE_URL is: both lead to one database. Set {name}, for "
-            "example {name}=postgresql://user:password@host:5432/alpha_monday, or unset QUEUE_DATABASE_URL."
-        },
-    )
-    return [*fit, direct, both]
+    both = [
+        Validator(
+            "DATABASE_URL",
+            ne="",
+            when=Validator(other, ne=""),
+            messages={
+                "operations": f"{{name}} must be set when {other} is: both lead to one database. Set {{name}}, for "
+                f"example {{name}}=postgresql://user:password@host:5432/alpha_monday, or unset {other}."
+            },
+        )
+        for other in _MORE_ADDRESSES
+    ]
+    return [*fit, direct, *both]
 
 
 def _fits(name: str) -> Callable[[str], bool]:

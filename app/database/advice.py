@@ -10,7 +10,7 @@ from typing import Any
 from psycopg import Error, OperationalError, pq, sql
 
 from app.core.settings import name_of_address
-from app.database import sessions
+from app.database import rights, sessions
 from app.domain.text import first_line
 from app.errors import ConfigurationError
 
@@ -21,11 +21,21 @@ _DENIED = re.compile(r"permission denied for (\w+) (.+)")
 _NOT_THE_OWNER = re.compile(r"must be owner of (?:\w+ )?(.+)")
 _GRANTS = {
     "database": "GRANT CREATE ON DATABASE {object} TO {user};",
-    "schema": "GRANT USAGE, CREATE ON SCHEMA {object} TO {user};",
-    "table": "GRANT ALL ON ALL TABLES IN SCHEMA public, queue, operations TO {user};",
-    "sequence": "GRANT ALL ON ALL SEQUENCES IN SCHEMA public, queue, operations TO {user};",
-    "function": "GRANT ALL ON ALL FUNCTIONS IN SCHEMA public, queue, operations TO {user};",
+    "sequence": "GRANT USAGE ON ALL SEQUENCES IN SCHEMA queue TO {user};",
+    "function": "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA queue TO {user};",
 }
+
+# The words that Postgres takes for a name only in quotes (pg_get_keywords(), version 18).
+_KEYWORDS = (
+    " all analyse analyze and any array as asc asymmetric authorization binary both case cast check "
+    " collate collation column concurrently constraint create cross current_catalog current_date "
+    " current_role current_schema current_time current_timestamp current_user default deferrable desc "
+    " distinct do else end except false fetch for foreign freeze from full grant group having ilike in "
+    " initially inner intersect into is isnull join lateral leading left like limit localtime "
+    " localtimestamp natural not notnull null offset on only or order outer overlaps placing primary "
+    " references returning right select session_user similar some symmetric system_user table tablesample "
+    " then to trailing true union unique user using variadic verbose when where window with "
+)
 
 
 def where(conninfo: Any) -> str:
@@ -33,6 +43,11 @@ def where(conninfo: Any) -> str:
     parts = _whole(conninfo)
     host = parts.get("host") or parts.get("hostaddr") or "local socket"
     return f"{host}:{parts.get('port', '')}/{parts.get('dbname') or parts.get('user', '')}"
+
+
+def known_as(conninfo: Any, *, apart: bool) -> str:
+    """Return the name under which it is noted whether a database is there; `apart`, for its user alone."""
+    return f"{where(conninfo)} as {user_of(conninfo)}" if apart else where(conninfo)
 
 
 def user_of(conninfo: Any) -> str:
@@ -68,7 +83,7 @@ def unreachable(conninfo: Any, error: OperationalError) -> ConfigurationError:
 def _what_helps(conninfo: Any, reason: str) -> str:
     parts = _whole(conninfo)
     setting = name_of_address(str(conninfo))
-    user, name = _quoted(user_of(conninfo)), _quoted(str(parts.get("dbname") or user_of(conninfo)))
+    user, name = quoted(user_of(conninfo)), quoted(str(parts.get("dbname") or user_of(conninfo)))
     as_admin = "As an administrator of that Postgres, run"
     if sessions.is_embedded(parts) and _GONE.search(reason):
         return "The embedded Postgres of that address does not run: `alpha-monday db up` in its folder starts it."
@@ -105,18 +120,35 @@ def denied(conninfo: Any, error: Error) -> str:
     as_admin = "As the owner of the database or an administrator, run"
     if found := _DENIED.search(said):
         kind, named = found[1], found[2].strip().strip('"')
-        if grant := _GRANTS.get(kind):
-            return f"{text} {as_admin} {grant.format(object=_quoted(named), user=_quoted(user))}"
+        if grant := _grant(kind, named):
+            return f"{text} {as_admin} {grant.format(object=quoted(named), user=quoted(user))}"
     if _NOT_THE_OWNER.search(said):
         return (
-            f"{text} The tables belong to the user that made them: run this as that user, "
-            f"or as an administrator run REASSIGN OWNED BY ... TO {_quoted(user)};"
+            f"{text} The tables belong to their owner: run this as that user (MIGRATE_DATABASE_URL), "
+            f"or as an administrator run GRANT ... TO {quoted(user)}; with the owner's name."
         )
     return f"{text} Give that right to {user}, or use another user in {name_of_address(str(conninfo))}."
 
 
-def _quoted(name: str) -> str:
+def _grant(kind: str, named: str) -> str:
+    """Return the statement that gives a missing right, no more than the service's role has; empty if it has none."""
+    if kind == "schema":
+        # Migrations make tables in the shared schema. In the others only their owner makes any.
+        return f"GRANT USAGE{', CREATE' if named == rights.SHARED else ''} ON SCHEMA {{object}} TO {{user}};"
+    if kind != "table":
+        return _GRANTS.get(kind, "")
+    for table, given in rights.TABLES.items():
+        if table.partition(".")[2] == named:
+            updates = [f"UPDATE ({', '.join(given.updates)})"] if given.updates else []
+            parts = [*given.service, *updates]
+            return f"GRANT {', '.join(parts)} ON TABLE {table} TO {{user}};" if parts else ""
+    if not named.startswith("procrastinate_"):  # of another program
+        return ""
+    return f"GRANT {', '.join(rights.QUEUE_TABLES.service)} ON ALL TABLES IN SCHEMA queue TO {{user}};"
+
+
+def quoted(name: str) -> str:
     """Return a name as SQL takes it, in quotes only if it needs them."""
-    if re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+    if re.fullmatch(r"[a-z_][a-z0-9_]*", name) and f" {name} " not in _KEYWORDS:
         return name
     return sql.Identifier(name).as_string()

@@ -19,7 +19,9 @@ from procrastinate.schema import SchemaManager, migrations_path
 from psycopg import AsyncConnection, errors, sql
 
 from app.core.locks import Lock
-from app.database.advice import where
+from app.core.settings import name_of_address
+from app.database import roles
+from app.database.advice import quoted, where
 from app.database.sessions import Session
 from app.domain.text import counted, first_line
 from app.errors import ConfigurationError
@@ -131,17 +133,59 @@ async def bring(
     await conn.execute("SELECT pg_advisory_lock(%s)", (Lock.MIGRATIONS,))
     # Only where it is not there: even IF NOT EXISTS wants the right to create it.
     if not await _has_history(conn):
+        await _refuse_another_than_the_owner(conn, "make the tables")
         await conn.execute(_HISTORY)
     applied = await _applied(conn, ours)
     if down_to is None:
-        done = [await _up(conn, step, at) for step in ours if step.number > applied]
+        missing = [step for step in ours if step.number > applied]
+        if missing:
+            await _refuse_another_than_the_owner(conn, f"apply migration {missing[0].number:04} ({missing[0].name})")
+        done = [await _up(conn, step, at) for step in missing]
         return done + await _queue(conn, at)
     _refuse_ahead(applied, ours)
+    if down_to < applied:
+        await _refuse_another_than_the_owner(conn, f"take migration {applied:04} back")
     steps = _steps_back(ours, applied, down_to)
     async with conn.transaction():
         if guard is not None and steps:
             await guard(conn)
         return [await _down(conn, step) for step in steps]
+
+
+async def refuse_another_than_the_owner(conninfo: str, what: str, setting: str = "MIGRATE_DATABASE_URL") -> None:
+    """Refuse a user that may not change the tables of a database; `setting` is where the owner's address belongs."""
+    async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
+        await _refuse_another_than_the_owner(conn, what, setting)
+
+
+async def _refuse_another_than_the_owner(
+    conn: AsyncConnection[Any], what: str, setting: str = "MIGRATE_DATABASE_URL"
+) -> None:
+    """
+    Refuse, before a statement of a migration, a user that may not change the tables that are there.
+
+    In an empty database in which `alpha-monday roles --apply` was run, there is the schema alone, which is the owner's.
+    """
+    cursor = await conn.execute(
+        """
+        SELECT current_user, pg_get_userbyid(coalesce(relowner, nspowner)), relowner IS NOT NULL
+        FROM pg_catalog.pg_namespace
+        LEFT JOIN pg_catalog.pg_class ON relnamespace = pg_namespace.oid AND relname = 'migrations'
+        WHERE nspname = 'operations' AND CASE
+            WHEN relowner IS NULL THEN NOT has_schema_privilege(pg_namespace.oid, 'CREATE')
+            ELSE NOT pg_has_role(relowner, 'USAGE')
+        END
+        """
+    )
+    if found := await cursor.fetchone():
+        user, owner, has_tables = found
+        belongs = "the tables of" if has_tables else "the schema operations of"
+        verb = "belong" if has_tables else "belongs"
+        raise ConfigurationError(
+            f"The user {user} may not {what}: {belongs} the database {where(conn.info.dsn)} {verb} to {owner}. "
+            f"Set {setting} to that user's address, or as an administrator run "
+            f"GRANT {quoted(owner)} TO {quoted(user)};"
+        )
 
 
 async def losses(conninfo: str, down_to: int) -> tuple[list[str], list[Loss]]:
@@ -154,6 +198,8 @@ async def losses(conninfo: str, down_to: int) -> tuple[list[str], list[Loss]]:
             return [], []
         applied = await _applied(conn, ours)
         _refuse_ahead(applied, ours)
+        if down_to < applied:
+            await _refuse_another_than_the_owner(conn, f"take migration {applied:04} back")
         steps = [f"{step.number:04} {step.name}" for step in _steps_back(ours, applied, down_to)]
         return steps, await losses_on(conn, down_to)
 
@@ -226,7 +272,8 @@ async def _columns(conn: AsyncConnection[Any]) -> Columns:
         JOIN pg_class ON pg_class.oid = attrelid
         JOIN pg_namespace ON pg_namespace.oid = relnamespace
         WHERE nspname IN ('public', 'queue', 'operations') AND relkind = 'r' AND attnum > 0 AND NOT attisdropped
-            AND relname NOT IN ('migrations', 'queue_migrations')
+            AND (nspname, relname) NOT IN (
+                ('operations', 'migrations'), ('operations', 'queue_migrations'), ('operations', 'roles'))
         ORDER BY array_position(ARRAY['public', 'queue', 'operations']::name[], nspname), relname, attnum
         """,
     )
@@ -287,7 +334,8 @@ async def refuse_old(conninfo: str) -> None:
     if missing and missing[0].number == 1:
         raise ConfigurationError(
             f"The database {where(conninfo)} lacks migration 0001 (record). Run `alpha-monday migrate`, "
-            "or `alpha-monday serve --migrate`, to make the tables there. If it should have them, check DATABASE_URL."
+            "or `alpha-monday serve --migrate`, to make the tables there. If it should have them, check "
+            f"{name_of_address(conninfo)}."
         )
     if missing:
         raise ConfigurationError(
@@ -328,6 +376,7 @@ async def _up(conn: AsyncConnection[Any], step: Migration, at: datetime) -> str:
             "INSERT INTO operations.migrations (number, name, checksum, applied_at) VALUES (%s, %s, %s, %s)",
             (step.number, step.name, step.checksum, at),
         )
+        await roles.regrant(conn)
     return f"{step.number:04} {step.name}: applied"
 
 
@@ -351,6 +400,7 @@ async def _down(conn: AsyncConnection[Any], step: Migration) -> str:
         await conn.execute("DELETE FROM operations.migrations WHERE number = %s", (step.number,))
         if step.name == "queue":
             await conn.execute("DELETE FROM operations.queue_migrations")
+        await roles.regrant(conn)
     return f"{step.number:04} {step.name}: taken back"
 
 
@@ -361,6 +411,8 @@ async def _queue(conn: AsyncConnection[Any], at: datetime) -> list[str]:
     if not missing:
         return []
     texts = [Path(migrations_path, file).read_text() for file in missing] if applied else [SchemaManager.get_schema()]
+    if applied:
+        await _refuse_another_than_the_owner(conn, f"apply {missing[0]} of the queue")
     async with conn.transaction():
         await conn.execute(_PATIENCE)
         await conn.execute("SET LOCAL search_path = queue")
@@ -368,6 +420,7 @@ async def _queue(conn: AsyncConnection[Any], at: datetime) -> list[str]:
             await conn.execute(text.encode())
         for file in missing:
             await conn.execute("INSERT INTO operations.queue_migrations (file, applied_at) VALUES (%s, %s)", (file, at))
+        await roles.regrant(conn)
     return [f"queue: {', '.join(missing)}" if applied else "queue: installed"]
 
 

@@ -22,7 +22,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from app.core import presence
 from app.core.presence import READ_ONLY, RETRY
-from app.database.advice import unreachable, where
+from app.database.advice import known_as, unreachable, where
 from app.database.sessions import PooledSession, Session
 from app.errors import ConfigurationError
 
@@ -30,6 +30,10 @@ Pool = AsyncConnectionPool[AsyncConnection[Any]]
 
 # The connections of a pool that end together are found out within this time, in seconds.
 _ENDED_TOGETHER = 1.0
+
+# How long a connection that lay in the pool may take to answer, in seconds, where it must be asked whether it lives.
+# The pool's own limit does not end that question: without this one it lasts as long as the network is silent.
+_CHECK = 1.0
 
 _told: WeakKeyDictionary[Pool, Callable[[], None]] = WeakKeyDictionary()
 
@@ -46,6 +50,7 @@ def make_pool(
     generic: bool = False,
     wait: float = 10,
     longest: float = 0,
+    apart: bool = False,
 ) -> Pool:
     """
     Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres.
@@ -57,7 +62,8 @@ def make_pool(
     does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long. And it
     may take a page of an index for as near as any other, or three rows would be gathered in a bitmap and sorted.
     A connection is waited for no longer than `wait` seconds. `longest` is how many seconds it may be used at a time,
-    0 being without end: then it is ended, because the server or a proxy before it has fallen silent.
+    0 being without end: then it is ended, because the server or a proxy before it has fallen silent. `apart` says that
+    its user is another than that of the other pools: where that one cannot connect, the database is there for them.
     """
     session: Any = PooledSession if pooled else Session
     kwargs: dict[str, Any] = {"name": name, "limit": limit, "generic": generic}
@@ -67,6 +73,7 @@ def make_pool(
         conninfo,
         pooled=pooled,
         longest=longest,
+        apart=apart,
         connection_class=session,
         kwargs=kwargs,
         min_size=least,
@@ -95,18 +102,20 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
         *,
         pooled: bool,
         longest: float,
+        apart: bool = False,
         connection_class: type[AsyncConnection[Any]] = AsyncConnection,
         **options: Any,
     ) -> None:
+        database = presence.of(known_as(conninfo, apart=apart))
         super().__init__(
             conninfo,
-            connection_class=_reporting(connection_class, presence.of(where(conninfo))),
+            connection_class=_reporting(connection_class, database),
             check=self._refuse_ended,
             reconnect_timeout=RETRY,
             reconnect_failed=self._reconnect_again,
             **options,
         )
-        self._presence, self._longest = presence.of(where(conninfo)), longest
+        self._presence, self._longest = database, longest
         self._presence.pooled = pooled
         self._reconnecting: asyncio.Task[None] | None = None
         self._emptied_at = 0.0
@@ -202,8 +211,14 @@ async def alive(conn: AsyncConnection[Any]) -> None:
     """
     unread = select.poll()
     unread.register(conn.fileno(), select.POLLIN)
-    if unread.poll(0):
+    if not unread.poll(0):
+        return
+    # Not cancelled: on a connection that died silently a cancellation takes ten seconds.
+    hanging_up = asyncio.get_running_loop().call_later(_CHECK, hang_up, conn)
+    try:
         await AsyncConnectionPool.check_connection(conn)
+    finally:
+        hanging_up.cancel()
 
 
 @asynccontextmanager
@@ -236,25 +251,37 @@ async def check(conninfo: Any, *, pooled: bool = False) -> None:
         ) from None
 
 
-async def refuse_two(conninfo: str, direct: str, *, pooled: bool = False) -> None:
-    """Refuse two addresses that do not lead to one database: a lock that is held in it is seen over both."""
-    await check(conninfo, pooled=pooled)
+# Whether a session holds an advisory lock in this database. The lock's key comes as its two halves, as
+# pg_locks shows them. No right is needed for it, also where the right to call the lock functions was taken away.
+_IS_HELD = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = %s AND objid = %s
+        AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+)
+"""
+
+
+async def share_a_database(direct: str, other: str, *, pooled: bool = False) -> bool:
+    """
+    Return whether two addresses lead to one database: a lock that is held over `direct` is seen over `other`.
+
+    `pooled` says that a PgBouncer stands before `other`.
+    """
+    await check(other, pooled=pooled)
+    await check(direct)
     key = secrets.randbits(63)
     session = PooledSession if pooled else Session
     async with (
         await Session.connect(direct, name="check", autocommit=True) as one,
-        await session.connect(conninfo, name="check", autocommit=True) as other,
+        await session.connect(other, name="check", autocommit=True) as two,
         one.transaction(),
-        other.transaction(),
+        two.transaction(),
     ):
         await one.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
-        cursor = await other.execute("SELECT pg_try_advisory_xact_lock(%s)", (key,))
-        (is_free,) = await cursor.fetchone() or (True,)
-    if is_free:
-        raise ConfigurationError(
-            f"DATABASE_URL leads to the database {where(conninfo)}, and QUEUE_DATABASE_URL to another one, "
-            f"{where(direct)}: the record and the queue share one. Set both to the same server and database."
-        )
+        cursor = await two.execute(_IS_HELD, (key >> 32, key & 0xFFFFFFFF))
+        (is_held,) = await cursor.fetchone() or (False,)
+    return bool(is_held)
 
 
 @asynccontextmanager

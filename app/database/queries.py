@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.errors import CardinalityViolation, error_from_result
+from psycopg.errors import CardinalityViolation, InternalError_, ProgramLimitExceeded, error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
@@ -28,6 +28,9 @@ Names = OrderedDict[str, bytes]
 # What a session may keep prepared, as psycopg has it: a plan takes up to a megabyte of Postgres's memory.
 MOST_PREPARED = 100
 
+# A connection that gave a longer row than this, in bytes, is ended: see `fetcher`.
+LARGEST_KEPT = 16 * 1024 * 1024
+
 # How often an answer that has not come is looked for without being told of it: seconds.
 LOOK = 0.5
 _numbers = count()
@@ -35,7 +38,7 @@ _numbers = count()
 
 def fetcher(pool: Pool, *, pooled: bool = False, limit: int = 0) -> Fetch:
     """
-    Return what runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
+    Return what runs one statement that gives one row or none, and returns its columns as the bytes Postgres wrote.
 
     Parameters are `$1`, `$2`, ... `pooled` says that a PgBouncer stands before Postgres: nothing is prepared then. With
     a `limit`, a Postgres that did not end the statement by itself a second after it, because it or the network stands
@@ -61,7 +64,11 @@ def fetcher(pool: Pool, *, pooled: bool = False, limit: int = 0) -> Fetch:
             finally:
                 if leaving:
                     leaving.cancel()
-        return [row.get_value(0, column) or b"" for column in range(row.nfields)]
+            columns = columns_of(row)
+            # libpq's buffer has grown to the length of the row, and stays so for as long as the connection lives.
+            if sum(map(len, columns)) > LARGEST_KEPT:
+                await conn.close()
+        return columns
 
     return fetch
 
@@ -100,15 +107,22 @@ def fetching(conn: AsyncConnection[Any], limit: int = 0) -> Fetch:
         try:
             conn.pgconn.send_query_params(sql.encode(), [None if one is None else one.encode() for one in parameters])
             row = await result(conn.pgconn)
-        except (psycopg.DataError, CardinalityViolation):
+        except (psycopg.DataError, CardinalityViolation, InternalError_, ProgramLimitExceeded):
             await run(b"ROLLBACK TO SAVEPOINT before_fetching")
             raise
         finally:
             if leaving:
                 leaving.cancel()
-        return [row.get_value(0, column) or b"" for column in range(row.nfields)]
+        return columns_of(row)
 
     return fetch
+
+
+def columns_of(result: PGresult) -> list[bytes]:
+    """Return the columns of a result's one row; none if it has no row."""
+    if not result.ntuples:
+        return []
+    return [result.get_value(0, column) or b"" for column in range(result.nfields)]
 
 
 async def prepared(pgconn: PGconn, known: Names, sql: str) -> bytes:
@@ -151,7 +165,8 @@ async def result(pgconn: PGconn) -> PGresult:
 
     def look() -> None:
         nonlocal looking
-        looking = loop.call_later(LOOK, look)
+        # Pyflakes takes it for undefined because of the `del` below, after which this is never called.
+        looking = loop.call_later(LOOK, look)  # noqa: F821
         go_on()
 
     def go_on() -> None:
@@ -180,6 +195,9 @@ async def result(pgconn: PGconn) -> PGresult:
         if not answered.done() or answered.cancelled():
             leave()
         raise
+    finally:
+        # It refers to itself, and to the results: megabytes would stay until the next full garbage collection.
+        del look
     if results[-1].status == ExecStatus.FATAL_ERROR:
         raise error_from_result(results[-1])
     return results[-1]

@@ -116,6 +116,16 @@ def asked_since(now: datetime) -> datetime:
     return max(moment for moment in moments if moment <= now)
 
 
+def load() -> None:
+    """
+    Load the exchange's holidays, which the first question otherwise does.
+
+    It imports some 300 modules of the package: on the event loop of a service that stops every request for 0.1 s and
+    more.
+    """
+    _holidays(2000)  # any year
+
+
 @lru_cache(maxsize=256)
 def _holidays(year: int) -> frozenset[date]:
     return frozenset(holidays.financial_holidays("NYSE", years=year))

@@ -7,13 +7,14 @@ An answer is refused with a sentence that the model is told when it is asked aga
 import re
 from collections.abc import Sequence
 from datetime import date
+from hashlib import sha256
 
 import msgspec
 from msgspec import Struct
 
 from app.domain import untrusted_json
 from app.domain.model import CHECKPOINT_DAYS, PICKS_PER_BATCH, TICKER_PATTERN, Action, Idea
-from app.domain.text import storable, without_controls
+from app.domain.text import beginning, storable, without_controls
 from app.errors import UnusableAnswer
 
 PROMPT_VERSION = "1"
@@ -40,6 +41,10 @@ BENCHMARK_CHANGED = "The benchmark was changed."
 _FENCE = re.compile(r"```[a-z]*\s(.*)```", re.DOTALL | re.IGNORECASE)
 _THOUGHT = re.compile(r".*?</(?:think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
 LONGEST_REASONING = 4000
+
+# In bytes of UTF-8: what is taken of an answer, and what is stored of one. Three reasonings of the longest kind are at
+# most 48 KB; the rest is room for what a model thinks before its JSON. Rows and entries stay for ever.
+LONGEST_ANSWER = 65_536
 
 
 class _Answer(Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,6 +118,32 @@ def read(answer: str, benchmark: str) -> list[Idea]:
         if ticker == benchmark:
             raise UnusableAnswer(f"{ticker} is the benchmark and cannot be chosen.")
     return ideas
+
+
+def refuse_too_long(answer: str) -> None:
+    """
+    Raise UnusableAnswer for an answer that could not be stored whole.
+
+    So every accepted answer stands in the record to the letter. (Not a part of `read`, which also reads the accepted
+    answers of records that older versions of this program have made.)
+    """
+    size = len(answer.encode())
+    if size > LONGEST_ANSWER:
+        raise UnusableAnswer(f"The answer had {size:,} bytes; at most {LONGEST_ANSWER:,} are read.")
+
+
+def stored(answer: str) -> str:
+    """
+    Return what is stored of an answer: all of it up to LONGEST_ANSWER, else its beginning and a sentence about it.
+
+    The sentence says how many bytes of UTF-8 all of it has, and their SHA-256. No answer with that end is JSON, so none
+    of them keeps the rules of `read`.
+    """
+    whole = answer.encode()
+    if len(whole) <= LONGEST_ANSWER:
+        return answer
+    end = f"\n\nThe answer was cut here. It had {len(whole):,} bytes; their SHA-256 is {sha256(whole).hexdigest()}."
+    return beginning(answer, LONGEST_ANSWER - len(end)) + end
 
 
 def _json_of(answer: str) -> str:

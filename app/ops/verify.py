@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from api.damage import ADVICE, BEGINNING
 from api.damage import CODE as DAMAGED
+from api.guard import TOO_LARGE
 from api.paths import GRAPHQL
 from app.database import pools
 from app.domain import journal, model
@@ -30,7 +31,8 @@ from app.domain.verification.entries import TABLES
 from app.domain.verification.entries import Texts as Row
 from app.domain.verification.misfits import Rule, misfit
 from app.domain.verification.state import State
-from app.errors import ConfigurationError, RecordDamaged
+from app.errors import BodyTooLong, ConfigurationError, ProviderUnavailable, RecordDamaged
+from app.providers import bodies
 from app.store import rows
 from app.store.journal import head as newest
 from app.store.rows import Conn
@@ -47,6 +49,16 @@ _ENTRIES, _BATCHES, _READINGS = 100, 4, 100
 # A busy server is asked this often, with these seconds between where it does not say; an answer may take this long.
 _BUSY = (429, 503)
 _TRIES, _WAIT, _LONGEST_WAIT, _PATIENCE = 6, 5.0, 60.0, 30.0
+
+# In bytes: more than the longest answer that a service gives (api.lengths.MOST_BYTES_OF_ONE).
+LARGEST_BODY = 100_000_000
+
+# What a server says of a page that is too large, or that takes it too long.
+_TOO_LARGE = (TOO_LARGE, "OPERATION_TOO_LARGE")
+
+
+class AnswerTooLargeError(ConfigurationError):
+    """A server does not give an answer, because it is too large."""
 
 
 class Source(Protocol):
@@ -191,16 +203,36 @@ class Api:
         await self._read(_BATCH_ON, lambda data: data["batchOn"]["id"], day=day, series=series)
 
     async def _pages(
-        self, field: str, rows_of: Callable[[Node], Iterable[T]], after: str | None = None, **variables: object
+        self,
+        field: str,
+        rows_of: Callable[[Node], Iterable[T]],
+        after: str | None = None,
+        *,
+        first: int,
+        **variables: object,
     ) -> AsyncGenerator["Page[T]"]:
-        more = True
+        more, size = True, first
         while more:
-            page = await self._read(QUERIES[field], partial(_page, field, rows_of), after=after, **variables)
+            page, size = await self._page(field, rows_of, min(2 * size, first), after=after, **variables)
             if page.rows:
                 yield page
             more, before, after = page.more, after, page.end
             if more and after == before:
                 raise ConfigurationError(f"{self.shown} gives one page of `{field}` again and again.")
+
+    async def _page(
+        self, field: str, rows_of: Callable[[Node], Iterable[T]], first: int, **variables: object
+    ) -> tuple["Page[T]", int]:
+        """Return a page of at most `first` rows, or of half as many where the answer is too large, and how many."""
+        while True:
+            try:
+                page = await self._read(QUERIES[field], partial(_page, field, rows_of), first=first, **variables)
+            except AnswerTooLargeError:
+                if first == 1:
+                    raise
+                first //= 2
+            else:
+                return page, first
 
     async def _read(self, query: str, read: Callable[[Any], T], **variables: object) -> T:
         """Return what `read` makes of the data of an answer."""
@@ -230,7 +262,11 @@ class Api:
         """Return an answer; a server that is busy is asked again when it says."""
         for left in reversed(range(_TRIES)):
             try:
-                answer = await self.client.post(self.url, json={"query": query, "variables": variables})
+                answer = await self._answer({"query": query, "variables": variables})
+            except BodyTooLong as error:
+                raise AnswerTooLargeError(str(error)) from None
+            except ProviderUnavailable as error:
+                raise ConfigurationError(str(error)) from None
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 reason = str(error).rstrip(".") or type(error).__name__
                 raise ConfigurationError(f"{self.shown} cannot be reached: {reason}.") from None
@@ -243,6 +279,15 @@ class Api:
             told = answer.headers.get("Retry-After", "")
             await self.sleep(min(float(told), _LONGEST_WAIT) if told.isdecimal() else _WAIT)
         return answer
+
+    async def _answer(self, message: Mapping[str, object]) -> httpx.Response:
+        """Return an answer whose body was bounded while it was read, and whose text is UTF-8 whatever it says."""
+        async with self.client.stream("POST", self.url, json=message) as answer:
+            parts = bodies.bounded(answer.aiter_raw(), answer.headers, LARGEST_BODY, self.shown)
+            async with aclosing(parts):
+                content = b"".join([part async for part in parts])
+        kept = {name: answer.headers[name] for name in ("Location", "Retry-After") if name in answer.headers}
+        return httpx.Response(answer.status_code, headers=kept, content=content)
 
 
 @asynccontextmanager
@@ -269,7 +314,10 @@ def _error_of(shown: str, errors: Sequence[Node]) -> Exception:
             for advice in (ADVICE, "Run `alpha-monday verify`"):  # what an older server says
                 what, _, _ = what.partition(f". {advice}")
             return misfit(Rule.ROW, f"the API calls the record damaged: {what.rstrip('.')}.")
-    return ConfigurationError(f"{shown} refuses a query: {str(errors[0]['message'])[:200]!r}.")
+    said = f"{shown} refuses a query: {str(errors[0]['message'])[:200]!r}."
+    if any(error.get("extensions", {}).get("code") in _TOO_LARGE for error in errors):
+        return AnswerTooLargeError(said)
+    return ConfigurationError(said)
 
 
 def _endpoint(text: str) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from time import monotonic
@@ -34,6 +34,7 @@ from app.errors import (
     QuotaSpent,
     UnknownTicker,
 )
+from app.providers import bodies
 from app.providers.alpha_vantage_answers import Listed, SaysUnknown, read_bars, read_splits
 from app.providers.rate_limiter import IN_FLIGHT, REST, Grant, Ledger, Outcome, Shared, UnreadableRow
 from app.providers.retry_after import asked_to_wait
@@ -52,7 +53,9 @@ LONGEST_PAUSE = 60.0
 # In seconds: together more than three minutes.
 _PAUSES_IF_UNKNOWN = (5.0, 15.0, 60.0, 120.0)
 _TIME_LIMIT = 30.0
-_LARGEST_BODY = 5_000_000
+# In bytes. What is asked for is some 20 KB; the whole history of a ticker, which a server that ignores a parameter
+# sends, is one or two million.
+LARGEST_BODY = 5_000_000
 _LONGEST_TEXT = 300
 
 T = TypeVar("T")
@@ -92,6 +95,7 @@ class AlphaVantage:
             timeout=httpx.Timeout(10.0),
             follow_redirects=False,
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+            headers=bodies.HEADERS,
         )
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._spelling: dict[str, str] = {}
@@ -241,9 +245,6 @@ async def _body(response: httpx.Response, now: datetime) -> bytes:
         raise ProviderBusy(f"Alpha Vantage answered {response.status_code}.", until)
     if response.status_code != 200:
         raise ProviderUnavailable(f"Alpha Vantage answered {response.status_code}.")
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > _LARGEST_BODY:
-            raise ProviderUnavailable("Alpha Vantage answered with more than anybody asked for.")
-    return bytes(body)
+    parts = bodies.bounded(response.aiter_raw(), response.headers, LARGEST_BODY, "Alpha Vantage")
+    async with aclosing(parts):
+        return b"".join([part async for part in parts])

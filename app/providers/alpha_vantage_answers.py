@@ -37,6 +37,8 @@ _ABOUT = "Meta Data"
 _NAMES_OF_A_SYMBOL = ("symbol", "ticker")
 
 _LONGEST_NOTICE = 200
+# What a notice means is said at its beginning; the longest one that is known has some 400 characters.
+_LONGEST_READ = 2000
 # Two events of one date never came so near to each other; two roundings of one event do.
 _NEARLY = Decimal("0.005")
 # More than the longest factor that is read (`app.domain.returns.price`).
@@ -370,9 +372,10 @@ _PASSING = re.compile(
     r"retry|again\b|temporar|\blater\b|shortly|\bsoon\b|\bbusy\b|maintenance|outage|at the moment|right now"
     r"|\bpeak\b|traffic|capacity|queue|unavailable|could not|cannot|unable"
 )
+# Each repeat is bounded: `\S`, which may be a mark too, and `\W` share a run of marks in very many ways.
 _UNKNOWN = re.compile(
-    r"invalid api call|(invalid|unknown|unsupported|unrecognized|no such)\W+(\w+\W+)?(symbol|ticker)"
-    r"|(symbol|ticker)\W+(\S+\W+)?(is|was|were)?\W*(not|invalid|unknown|unsupported)"
+    r"invalid api call|(invalid|unknown|unsupported|unrecognized|no such)\W{1,5}(\w+\W{1,5})?(symbol|ticker)"
+    r"|(symbol|ticker)\W{1,5}(\S{1,20}\W{1,5})?(is|was|were)?\W{0,5}(not|invalid|unknown|unsupported)"
 )
 
 
@@ -385,11 +388,11 @@ def _notice(answer: dict[str, Any], ticker: str, key: str, now: datetime) -> Alp
     ]
     # Redacted before it is cut: otherwise the beginning of a key could stay.
     text = quotable(" ".join(texts), [key])
-    return _meaning(text, ticker, now) if text.strip() else None
+    return _meaning(text.strip(), ticker, now) if text.strip() else None
 
 
 def _meaning(text: str, ticker: str, now: datetime) -> AlphaMondayError:
-    words, notice = " ".join(text.casefold().split()), text[:_LONGEST_NOTICE]
+    words, notice = " ".join(text[:_LONGEST_READ].casefold().split()), text[:_LONGEST_NOTICE]
     is_of_a_day = _DAY.search(words) and _COUNTED.search(words) and not _THROTTLE.search(words)
     if _DAY_IS_SPENT.search(words) or is_of_a_day:
         return QuotaSpent(f"Alpha Vantage says that the day's quota is spent: {notice}", now + REST)

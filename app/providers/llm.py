@@ -15,7 +15,6 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 from msgspec import Struct
@@ -23,13 +22,21 @@ from msgspec import Struct
 from app.domain import untrusted_json
 from app.domain.calendar import Clock
 from app.domain.prompt import schema
-from app.domain.text import one_line, quotable, redact
+from app.domain.text import one_line, quotable, redact, without_controls
 from app.domain.untrusted_json import AMBIGUOUS
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
 from app.providers.retry_after import asked_to_wait
 
 # In seconds, as OPENAI_TIMEOUT's default.
 DEFAULT_TIMEOUT = 180.0
+
+# In bytes. Three picks with their reasons are some 2 KB, what a model thinks before them seldom more than 100: a body
+# of more is none that we could use, and is not read on.
+LARGEST_BODY = 1_000_000
+_SENDER = "The model's provider"
+
+# We ask for one choice. A body could hold tens of thousands of them.
+_MOST_CHOICES = 10
 
 # How much is kept of an answer that is no completion, of a provider's own words, and of a name or an id.
 LONGEST_ODDITY = 2000
@@ -113,17 +120,8 @@ class OpenAIPicker:
         # 1.5 seconds and 50 MB that nobody needs before the first question.
         openai = await asyncio.to_thread(importlib.import_module, "openai")
         if self._client is None:
-            self._client = openai.AsyncOpenAI(
-                api_key=self.key,
-                base_url=self.base_url or None,
-                max_retries=0,
-                timeout=self.timeout,
-                http_client=openai.DefaultAsyncHttpxClient(
-                    follow_redirects=False,  # elsewhere is not who was asked
-                    # A cookie that is not ASCII would be kept, and every later request fail with it.
-                    cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-                ),
-            )
+            made = importlib.import_module("app.providers.openai_client")
+            self._client = made.client(self.key, self.base_url, self.timeout, LARGEST_BODY, _SENDER)
         # Some model families refuse any temperature but their own.
         extra = {} if self.temperature is None else {"temperature": self.temperature}
         try:
@@ -139,11 +137,13 @@ class OpenAIPicker:
                 )
         except TimeoutError:
             raise ProviderUnavailable(f"The model did not answer within {self.timeout:g} s.") from None
+        except ProviderUnavailable:  # its body is more than is read
+            raise
         except openai.OpenAIError as error:
             now = self.clock.now() if self.clock else None
             raise _meaning(openai, error, self.key, now) from None
         except Exception as error:
-            # The library reads an error's body by the charset that it names, and Python's codecs raise what they like.
+            # Among the library's own are errors of an address to which an answer points.
             raise ProviderUnavailable(f"The model's provider cannot be read ({type(error).__name__}).") from None
         return read(response.content, response.headers.get("x-request-id"), self.key)
 
@@ -192,12 +192,12 @@ def read(body: bytes, request_id: str | None, key: str) -> Answer:
     """
     Return what a 200 holds.
 
-    Of several choices the first that can be used counts; we ask for one.
+    Of several choices the first that can be used counts, of ten at most; we ask for one.
     """
     completion, unusable = _decoded(body)
     choices = _choices(completion)
     if isinstance(choices, list) and choices:
-        read_choices = [_choice(choice, body, key) for choice in choices]
+        read_choices = [_choice(choice, body, key) for choice in choices[:_MOST_CHOICES]]
         chosen = next((one for one in read_choices if not one.unusable), read_choices[0])
         text = chosen.text and redact(chosen.text, [key])
         unusable, by_provider = chosen.unusable, chosen.by_provider
@@ -355,8 +355,15 @@ def _is_unicode(body: bytes) -> bool:
 
 
 def _name(value: Any, key: str) -> str | None:
-    """Return a model's name or a request's id, or None where there is none that is a text."""
-    return redact(value, [key])[:LONGEST_NAME] if isinstance(value, str) and value else None
+    """
+    Return a model's name or a request's id, or None where there is none that is a text.
+
+    It is shown in the middle of our own sentences, on a terminal and in a log: what is not printable, such as a control
+    or a turn of direction, is replaced.
+    """
+    if not isinstance(value, str) or not value:
+        return None
+    return without_controls(redact(value, [key])[:LONGEST_NAME], "\N{REPLACEMENT CHARACTER}")
 
 
 def _tokens(usage: Any, names: Sequence[str]) -> int | None:

@@ -22,10 +22,11 @@ from msgspec import Struct
 
 from app.core.settings import RECEIVERS, Settings
 from app.database import pools, sessions
-from app.database.advice import unreachable
+from app.database.advice import unreachable, user_of, where
 from app.database.embedded import REHEARSAL, address_of
 from app.domain import calendar
 from app.domain.model import Bar
+from app.domain.text import first_line
 from app.errors import ConfigurationError, ProviderError, QuotaSpent, UnknownTicker
 from app.providers.alpha_vantage import AlphaVantage, Answer
 from app.providers.rate_limiter import Outcome
@@ -101,6 +102,11 @@ def database(settings: Settings) -> str:
                     "The database of DATABASE_URL holds a live record, and rehearsed and live data never share one. "
                     "Unset DATABASE_URL to rehearse in the embedded Postgres, or set it to another database."
                 )
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ConfigurationError(
+            f"{first_line(error)}, for the user {user_of(address)} of the database at {where(address)}. A rehearsal "
+            "needs the user that owns the tables. Set DATABASE_URL to that user's address."
+        ) from None
     except psycopg.OperationalError as error:
         raise unreachable(address, error) from None
     return address

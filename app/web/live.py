@@ -3,11 +3,13 @@ A stream of server-sent events, on which an open page hears that the journal has
 
 An event is where the journal stands now (`id` is its newest `seq`), not one for each entry: whoever was away hears once
 and asks the API for what lies between. One task hears of commits and tells all streams; no stream holds a connection to
-the database. Streams are counted: beyond `MOST` a client is refused and looks again now and then.
+the database. Streams are counted, those of one address too: beyond `MOST` or `MOST_OF_AN_ADDRESS` a client is refused
+and looks again now and then.
 """
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -17,12 +19,15 @@ from litestar import asgi
 from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import ASGIRouteHandler
 
+from api.clients import client_of
 from api.headers import pairs
 from api.http import HEAD_ONLY, gone
 from app.core import tasks
 from app.web.routes import JOURNAL_STREAM
 
 MOST = 256
+# An office behind one address has as many pages open; eight such addresses fill all places.
+MOST_OF_AN_ADDRESS = 32
 KEEP_ALIVE = 20.0  # seconds; proxies give up on what is silent for a minute, or half of one
 RETRY = 3000  # milliseconds
 PAUSE = 0.25  # seconds, so that a morning's dozen commits are a few events
@@ -39,7 +44,12 @@ _HEADERS = {
     "cache-control": "no-store",
     "x-accel-buffering": "no",  # or nginx would keep events to itself
 }
-_FULL = {"content-length": "0", "cache-control": "no-store", "retry-after": "60"}
+_FULL = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store", "retry-after": "60"}
+_TOO_MANY = b"All streams are taken right now. Try again in a minute.\n"
+_TOO_MANY_OF_AN_ADDRESS = (
+    f"Your address has {MOST_OF_AN_ADDRESS} streams open, the most that one may have. "
+    "Close one, or try again in a minute.\n"
+).encode()
 
 
 class Live:
@@ -59,6 +69,7 @@ class Live:
     ) -> None:
         self._changed, self._ask, self.most, self.keep_alive = changed, head, most, keep_alive
         self.streams = 0
+        self._of_address: Counter[str] = Counter()
         self._head: Head = {}
         self._news = asyncio.Event()
 
@@ -93,26 +104,36 @@ class Live:
             """Send an event whenever the journal has grown, until the client or the server goes."""
             if scope["method"] not in JOURNAL_STREAM.methods:
                 raise MethodNotAllowedException(headers={"allow": ", ".join(JOURNAL_STREAM.methods)})
-            full = self.streams >= self.most
-            status, said = (503, _FULL) if full else (200, _HEADERS)
-            told = pairs({**said, **headers})
-            await send({"type": "http.response.start", "status": status, "headers": told})
-            if not full and HEAD_ONLY not in scope:
+            refusal = self._refusal(client_of(scope))
+            status, response = (503, _FULL) if refusal else (200, _HEADERS)
+            length = {"content-length": str(len(refusal))} if refusal else {}
+            start = pairs({**response, **length, **headers})
+            await send({"type": "http.response.start", "status": status, "headers": start})
+            if not refusal and HEAD_ONLY not in scope:
                 await self._stream(scope, receive, send)
-            await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": refusal})
 
         return stream
+
+    def _refusal(self, client: str) -> bytes:
+        """Return why the client at an address gets no stream; empty if it gets one."""
+        if self.streams >= self.most:
+            return _TOO_MANY
+        return _TOO_MANY_OF_AN_ADDRESS if self._of_address[client] >= MOST_OF_AN_ADDRESS else b""
 
     async def _stream(self, scope: Any, receive: Any, send: Messages) -> None:
         seen, over = known(scope), asyncio.Event()
         scope[END] = over.set
         leaving = asyncio.create_task(gone(receive))
         leaving.add_done_callback(lambda _: over.set())
+        client = client_of(scope)
         self.streams += 1
+        self._of_address[client] += 1
         try:
             await self._tell(seen, over, send)
         finally:
             self.streams -= 1
+            self._of_address -= Counter([client])  # which also forgets an address without a stream
             leaving.cancel()
 
     async def _tell(self, seen: int, over: asyncio.Event, send: Messages) -> None:

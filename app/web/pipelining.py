@@ -9,6 +9,9 @@ until a write failed.
 Here what has arrived is parsed a piece at a time, and neither parsed nor read on while requests
 wait. The client is held up by TCP, and each of its requests is answered in the end, also if it
 closes its half of the connection behind them.
+
+A request is not begun either while its client has not read the responses before it: its answer
+would be computed, and would then wait in memory, where no limit counts it.
 """
 
 import asyncio
@@ -23,11 +26,16 @@ from app.web.live import END
 PIECE = 4096
 
 
+# In a request's scope: the connection that it came on.
+CONNECTION = "alpha_monday.connection"
+
+
 class PipelineProtocol(HttpToolsProtocol):
     """uvicorn's protocol, in which few requests wait, and each hears that its client has gone."""
 
     _answered: RequestResponseCycle | None = None  # the request that is being answered, or was last
     _arrived = b""  # and not parsed yet; while there is some, nothing is read
+    _waiting: tuple[RequestResponseCycle, Any] | None = None  # for the client to read the responses before
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection."""
@@ -38,10 +46,15 @@ class PipelineProtocol(HttpToolsProtocol):
         """Tell the request that is being answered; the one that came last is told by uvicorn."""
         super().connection_lost(exc)
         self.pipeline.clear()
-        self._arrived = b""
+        self._waiting = None
         if self._answered and not self._answered.response_complete:
             self._answered.disconnected = True
             self._answered.message_event.set()
+        # The parser and the requests refer to this object, and it to them: what they hold of a request would stay in
+        # memory until the next full garbage collection.
+        self._ignore_the_rest()
+        self.headers, self.url = [], b""
+        self.cycle = self._answered = None  # type: ignore[assignment]
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """
@@ -50,7 +63,7 @@ class PipelineProtocol(HttpToolsProtocol):
         Its client may have closed only its own half, as `nc -N` does. A stream would not end.
         """
         cycle = self.cycle
-        if cycle is None or cycle.more_body or cycle.response_complete or END in cycle.scope:
+        if cycle is None or cycle.more_body or cycle.response_complete or self._streams():
             return False
         cycle.keep_alive = False
         return True
@@ -67,10 +80,29 @@ class PipelineProtocol(HttpToolsProtocol):
         while self._arrived and self._has_room():
             piece, self._arrived = self._arrived[:PIECE], self._arrived[PIECE:]
             self._parse(piece)
-        if self._arrived:
+        if not self._arrived and not self.pipeline:  # almost always
+            if self._has_room():
+                self.flow.resume_reading()
+        elif self._streams():
+            self._read_behind_a_stream()
+        elif self._arrived:
             self.flow.pause_reading()
-        elif self._has_room():
-            self.flow.resume_reading()
+
+    def _streams(self) -> bool:
+        """Return whether the response that is being sent is a stream, which has no end of its own."""
+        answered = self._answered
+        return answered is not None and END in answered.scope and not answered.response_complete
+
+    def _read_behind_a_stream(self) -> None:
+        """
+        Read on, though requests wait: only a connection that is read tells that its client has gone.
+
+        Else the stream would hold its place until its next write fails.
+        """
+        if len(self._arrived) > HIGH_WATER_LIMIT:
+            self.transport.abort()
+        else:
+            FlowControl.resume_reading(self.flow)
 
     def _has_room(self) -> bool:
         """Return whether no request waits, and nothing of a body waits that is read."""
@@ -95,7 +127,18 @@ class PipelineProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Begin with an answer; `cycle` of the connection is the request that came last, which may have to wait."""
         self._answered = cycle
-        super()._start_asgi_task(cycle, app)
+        cycle.scope[CONNECTION] = self  # type: ignore[literal-required]
+        if self.flow.write_paused:
+            self._waiting = (cycle, app)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def resume_writing(self) -> None:
+        """Begin with the answer that waited for the client to read."""
+        super().resume_writing()
+        if self._waiting and not self.flow.write_paused:
+            (cycle, app), self._waiting = self._waiting, None
+            self._start_asgi_task(cycle, app)
 
 
 class _Flow(FlowControl):
@@ -106,13 +149,13 @@ class _Flow(FlowControl):
         self._protocol = protocol
 
     def resume_reading(self) -> None:
-        if self._protocol.pipeline:
-            return
-        if self._protocol._arrived:
-            # Not here: uvicorn calls this before it takes from the body what makes room.
-            self._protocol.loop.call_soon(self._protocol._parse_on)
-        else:
+        protocol = self._protocol
+        nothing_waits = not protocol._arrived and not protocol.pipeline
+        if nothing_waits or protocol._streams():
             super().resume_reading()
+        elif not protocol.pipeline:
+            # Not here: uvicorn calls this before it takes from the body what makes room.
+            protocol.loop.call_soon(protocol._parse_on)
 
 
 class _Ignored:

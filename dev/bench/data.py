@@ -42,10 +42,10 @@ def fill(address: str, batches: int) -> None:
         write(conn, batches)
 
 
-def write(conn: psycopg.Connection, batches: int) -> None:
-    """Write `batches` Mondays into a migrated database."""
+def write(conn: psycopg.Connection, batches: int, newest: str = NEWEST) -> None:
+    """Write `batches` Mondays, the newest of them `newest`, into a migrated database."""
     for statement in MONDAYS.strip().split(";\n"):
-        conn.execute(statement.replace("NEWEST", f"date '{NEWEST}'").replace("MONDAYS", str(batches)).encode())
+        conn.execute(statement.replace("NEWEST", f"date '{newest}'").replace("MONDAYS", str(batches)).encode())
     conn.execute("VACUUM (ANALYZE)")
     conn.execute("CHECKPOINT")
 

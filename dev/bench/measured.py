@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
+# The median of fewer runs says nothing of a p99: one run during which the machine was busy would decide it.
+FEWEST_RUNS = 3
 UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # microseconds
 
@@ -151,7 +153,7 @@ def table(samples: Samples, beside: str) -> str:
                 case.server,
                 f"{median(run.load.per_second for run in runs):,.0f}",
                 f"{median(run.load.p50 for run in runs):.2f}",
-                f"{median(run.load.p99 for run in runs):.1f}",
+                spread([run.load.p99 for run in runs], ".1f"),
                 f"{median(run.server for run in runs):,.0f}",
                 f"{median(run.postgres for run in runs):,.0f}",
                 spread([run.cpu for run in runs]),
@@ -180,3 +182,30 @@ class Target:
         kept = median(measured) >= self.bound if self.at_least else median(measured) <= self.bound
         bound = f"{'at least' if self.at_least else 'at most'} {self.bound:g}"
         return f"- {self.says}: {spread(measured, '.2f')}, {bound}: {'kept' if kept else 'MISSED'}"
+
+
+@dataclass(frozen=True)
+class TailTarget:
+    """How slow the slowest requests may be: so many times another server's p99, by the median of all runs."""
+
+    says: str
+    ours: Case
+    theirs: Case
+    bound: float
+
+    def line(self, samples: Samples) -> str:
+        """Return one line with the p99 of every run of both servers, and whether it holds."""
+        if missing := [case.server for case in (self.ours, self.theirs) if case not in samples]:
+            return f"- {self.says}: not measured, {' and '.join(missing)} did not run"
+        ours = [run.load.p99 for run in samples[self.ours]]
+        theirs = [run.load.p99 for run in samples[self.theirs]]
+        times = median(ours) / median(theirs)
+        verdict = "kept" if times <= self.bound else "MISSED"
+        if len(ours) < FEWEST_RUNS:
+            verdict = f"not judged, that takes {FEWEST_RUNS} rounds"
+        return f"- {self.says}: {times:.2f}, at most {self.bound:g}: {verdict}; {_runs(ours)} beside {_runs(theirs)}"
+
+
+def _runs(times: Sequence[float]) -> str:
+    """Return the median of the runs' times in milliseconds, and each run's."""
+    return f"{median(times):.1f} ms ({', '.join(f'{one:.1f}' for one in times)})"

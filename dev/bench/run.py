@@ -1,14 +1,19 @@
 """
 Our numbers beside those of PostGraphile and Mercurius, on the same database and queries, in one run.
 
-Every round runs wrk against every server in turn, so that what else the machine does hits all alike; the table gives
-medians over rounds. The records are kept in .alpha-monday/bench (some 3 GB), so that only the first run writes them.
+Every round runs wrk against every server in turn, so that what else the machine does hits all alike, and every other
+round in the opposite order; the table gives medians over rounds. The records are kept in .alpha-monday/bench (some 3
+GB), so that only the first run writes them.
+
+With --beside, the server of another checkout of this project (a worktree in which `make .venv/.ready` has run) is
+measured in the same rounds, on the same database: so two versions are compared.
 """
 
 import argparse
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,7 +31,7 @@ from pathlib import Path
 import data
 import httpx
 import measured
-from measured import Case, Load, Process, Sample, Target
+from measured import Case, Load, Process, Sample, TailTarget, Target
 
 from app.database.embedded import FAST, EmbeddedPostgres
 
@@ -37,13 +42,18 @@ from ports import free_port
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
 FOLDER = HERE.parents[1] / ".alpha-monday" / "bench"
+DOCUMENT = HERE.parents[1] / "docs" / "bench.md"
 # Nothing but the queries shall work while they are measured.
 POSTGRES = {**FAST, "autovacuum": "off", "wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "1GB"}
 NODE_WANTED = (22, 15)
 SHORT = 520
+# What is promised: how many times the p99 of a peer ours may be, and how many times the cost and the p99 of another
+# version (--beside) this one's.
+P99_BESIDE_PEERS, COST_BESIDE_OTHER, P99_BESIDE_OTHER = 1.2, 1.1, 1.2
 QUERIES = ("latest", "page", "deep page")
 
 OURS, OURS_CACHED, RAW = "Alpha Monday", "Alpha Monday, kept", "raw ASGI, the limit"
+OTHER, OTHER_CACHED = "the other Alpha Monday", "the other Alpha Monday, kept"
 POSTGRAPHILE, MERCURIUS, MERCURIUS_CACHED = "PostGraphile", "Mercurius", "Mercurius, cached"
 
 
@@ -128,10 +138,28 @@ def running(name: str, batches: int, command: Sequence[str], environment: dict[s
         log.close()
 
 
-def started(stack: ExitStack, postgres: EmbeddedPostgres, sizes: Sequence[int], node: str) -> list[Server]:
+def server_of(checkout: Path) -> list[str]:
+    """Return the command that starts the server of a checkout, with the checkout's own Python and packages."""
+    python, program = checkout / ".venv" / "bin" / "python", checkout / "dev" / "bench" / "serve.py"
+    for path, advice in ((program, "name a checkout of Alpha Monday"), (python, "run `make .venv/.ready` in it first")):
+        if not path.exists():
+            raise SystemExit(f"--beside {checkout}: {path.relative_to(checkout)} is missing; {advice}.")
+    return [str(python), str(program), "--port", "PORT"]
+
+
+def version_of(checkout: Path) -> str:
+    """Return the commit of a checkout, and whether files differ from it."""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "no commit"
+
+
+def started(
+    stack: ExitStack, postgres: EmbeddedPostgres, sizes: Sequence[int], node: str, beside: Path | None
+) -> list[Server]:
     """Start everything, each with the requests that it is asked."""
     requests = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="am-bench-")))
     python = [sys.executable, str(HERE / "serve.py"), "--port", "PORT"]
+    other = server_of(beside) if beside else []
     servers = []
 
     def start(name: str, batches: int, command: Sequence[str], **environment: str) -> Server:
@@ -146,6 +174,8 @@ def started(stack: ExitStack, postgres: EmbeddedPostgres, sizes: Sequence[int], 
         address = data.database(postgres, batches, tell)
         url = f"postgresql:///{address.split('dbname=')[1].split()[0]}?host={postgres.socket}&user=postgres"
         ours = start(OURS, batches, [*python, "--uncached"], DATABASE_URL=url)
+        if other:
+            start(OTHER, batches, [*other, "--uncached"], DATABASE_URL=url)
         environment = {"DATABASE": url, "NODE_ENV": "production", "GRAPHILE_ENV": "production"}
         if node:
             start(POSTGRAPHILE, batches, [node, str(PEERS / "postgraphile.js")], **environment)
@@ -154,6 +184,8 @@ def started(stack: ExitStack, postgres: EmbeddedPostgres, sizes: Sequence[int], 
             continue
         if importlib.util.find_spec("api.cache"):
             start(OURS_CACHED, batches, python, DATABASE_URL=url)
+        if other:
+            start(OTHER_CACHED, batches, other, DATABASE_URL=url)
         if node:
             start(MERCURIUS_CACHED, batches, [node, str(PEERS / "mercurius.js")], **environment, CACHE="true")
         asked = [f"{query.replace(' ', '-')}={ours.address(query)},{ours.requests[query]}" for query in QUERIES]
@@ -232,8 +264,8 @@ def sample(server: Server, query: str, seconds: int, connections: int, postmaste
     return Sample(load, *spent, memory(server.pid))
 
 
-def targets(long: int) -> Iterator[Target]:
-    """Give what the README promises."""
+def targets(long: int) -> Iterator[Target | TailTarget]:
+    """Give what the README and docs/bench.md promise."""
     latest, page = QUERIES[:2]
     for query, batches, times in ((latest, SHORT, 2.0), (page, SHORT, 1.7), (latest, long, 2.0), (page, long, 1.7)):
         ours = Case(query, batches, OURS)
@@ -248,6 +280,29 @@ def targets(long: int) -> Iterator[Target]:
     for query in QUERIES:
         short, far = Case(query, SHORT, OURS), Case(query, long, OURS)
         yield Target(f"{query}: {long:,} batches beside {SHORT}", short, far, 1.2, at_least=False)
+    for query in QUERIES:
+        for batches in (SHORT, long):
+            for peer in (POSTGRAPHILE, MERCURIUS):
+                ours, theirs = Case(query, batches, OURS), Case(query, batches, peer)
+                yield TailTarget(f"{query}, {batches:,}: p99 beside {peer}'s", ours, theirs, P99_BESIDE_PEERS)
+        ours, theirs = Case(query, SHORT, OURS_CACHED), Case(query, SHORT, MERCURIUS_CACHED)
+        yield TailTarget(f"{query}, kept: p99 beside {MERCURIUS}'s cache", ours, theirs, P99_BESIDE_PEERS)
+
+
+def comparison(long: int) -> Iterator[Target | TailTarget]:
+    """Give what is expected of this version beside another one: about the same cost, and the same p99."""
+    for query in QUERIES:
+        for batches, name, other in ((SHORT, OURS, OTHER), (long, OURS, OTHER), (SHORT, OURS_CACHED, OTHER_CACHED)):
+            ours, before = Case(query, batches, name), Case(query, batches, other)
+            says = f"{query}, {batches:,}: {name}"
+            yield Target(f"{says}: cost beside the other's", before, ours, COST_BESIDE_OTHER, at_least=False)
+            yield TailTarget(f"{says}: p99 beside the other's", ours, before, P99_BESIDE_OTHER)
+
+
+def document(text: str) -> None:
+    """Write what was measured into docs/bench.md, in place of what stands there after the introduction."""
+    introduction = re.split(r"^\d+ rounds of ", DOCUMENT.read_text(), maxsplit=1, flags=re.MULTILINE)[0]
+    DOCUMENT.write_text(f"{introduction}{text}\n")
 
 
 def main() -> None:
@@ -255,28 +310,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='Examples:\n  make bench\n  make bench ARGS=--quick\n  make bench ARGS="--rounds 12"',
+        epilog="Examples:\n  make bench\n  make bench ARGS=--quick\n"
+        '  make bench ARGS="--rounds 12"\n'
+        '  make bench ARGS="--no-peers --beside ../before"',
     )
-    parser.add_argument("--quick", action="store_true", help="two short rounds with 520 and 5,200 batches")
+    parser.add_argument("--quick", action="store_true", help="three short rounds with 520 and 5,200 batches")
     parser.add_argument("--rounds", type=int, help="how often every server is measured (default: 6)")
     parser.add_argument("--seconds", type=int, help="how long each time (default: 2)")
     parser.add_argument(
         "--connections", type=int, default=8, help="how many ask at once: 8 keep two cores busy, 2 do not (default: 8)"
     )
+    parser.add_argument("--no-peers", action="store_true", help="leave PostGraphile and Mercurius out")
+    parser.add_argument("--beside", type=Path, metavar="FOLDER", help="also measure the server of another checkout")
+    parser.add_argument("--document", action="store_true", help="write the result into docs/bench.md")
     asked = parser.parse_args()
-    rounds, seconds = asked.rounds or (2 if asked.quick else 6), asked.seconds or (1 if asked.quick else 2)
+    if asked.beside:
+        asked.beside = asked.beside.absolute()
+        server_of(asked.beside)
+    rounds, seconds = asked.rounds or (3 if asked.quick else 6), asked.seconds or (1 if asked.quick else 2)
     long = 10 * SHORT if asked.quick else 100 * SHORT
     if not shutil.which("wrk"):
         sys.exit("wrk is missing. On Debian: apt-get install wrk")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
     surroundings = dict(os.environ)
     isolation.isolate()
-    path, why_not = node(surroundings)
+    path, why_not = ("", "--no-peers was given") if asked.no_peers else node(surroundings)
     if why_not:
         tell(f"The peers are left out: {why_not}.")
     with EmbeddedPostgres(FOLDER, POSTGRES) as postgres, ExitStack() as stack:
         assert postgres.process, "another run of the bench is going on"
-        servers = started(stack, postgres, (SHORT, long), path)
+        servers = started(stack, postgres, (SHORT, long), path, asked.beside)
         compare(servers)
         cases = {Case(query, s.batches, s.name): s for query in QUERIES for s in servers}
         samples: dict[Case, list[Sample]] = {case: [] for case in cases}
@@ -285,17 +348,29 @@ def main() -> None:
             wrk(server, case.query, seconds, asked.connections)
         for number in range(1, rounds + 1):
             tell(f"Round {number} of {rounds}, {len(cases) * seconds} seconds")
-            for case, server in cases.items():
+            # Every other round backwards, so that no server always follows the same one.
+            in_order = list(cases.items())[:: 1 if number % 2 else -1]
+            for case, server in in_order:
                 samples[case].append(sample(server, case.query, seconds, asked.connections, postgres.process.pid))
         compare(servers)
     how = f"{rounds} rounds of {seconds} s, {asked.connections} connections, {os.cpu_count()} cores"
-    print(f"{how}: medians (from..to).\n")
-    print(measured.table(samples, OURS))
+    parts = [f"{how}: medians (from..to)."]
+    if asked.beside:
+        checkout = HERE.parents[1]
+        parts.append(f"{OURS} is {version_of(checkout)}, {OTHER} is {version_of(asked.beside)}.")
+    parts.append(measured.table(samples, OURS))
     if why_not:
-        print(f"\nPostGraphile and Mercurius are left out: {why_not}.")
+        parts.append(f"PostGraphile and Mercurius are left out: {why_not}.")
     if not importlib.util.find_spec("api.cache"):
-        print(f"\n{OURS_CACHED}: not yet.")
-    print("\n" + "\n".join(target.line(samples) for target in targets(long)))
+        parts.append(f"{OURS_CACHED}: not yet.")
+    if not asked.no_peers:
+        parts.append("\n".join(target.line(samples) for target in targets(long)))
+    if asked.beside:
+        parts.append("\n".join(target.line(samples) for target in comparison(long)))
+    told = "\n\n".join(parts)
+    print(told)
+    if asked.document:
+        document(told)
 
 
 if __name__ == "__main__":

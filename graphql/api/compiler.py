@@ -23,6 +23,7 @@ is damaged is a marker in the JSON, which names the row, and which `api.damage` 
 """
 # ruff: noqa: S608 - writing SQL is what this module is for; whatever callers make up travels as a parameter.
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import groupby
@@ -55,6 +56,8 @@ from msgspec.structs import replace
 from strawberry import UNSET
 
 from api.fields import Argument, Column, Computed, Given, Page, Part, Related, Same, Source
+from api.guard import row_check
+from api.lengths import LONG, MOST_BYTES
 
 # How a scalar is written: as text that wants quotes around it, or as JSON already; and what a value of ours is sent as.
 QUOTED = {
@@ -159,7 +162,11 @@ class Scope(Struct, frozen=True):
 
 
 class Planner:
-    """Plans one operation of a valid document; `careful` for one that met a damaged record."""
+    """
+    Plans one operation of a valid document; `careful` for one that met a damaged record.
+
+    `most` is how many bytes the long texts of one row may have.
+    """
 
     def __init__(
         self,
@@ -170,8 +177,9 @@ class Planner:
         known: Mapping[str, object],
         *,
         careful: bool = False,
+        most: int = MOST_BYTES,
     ) -> None:
-        self.careful = careful
+        self.careful, self.most = careful, most
         self.schema, self.operation, self.fragments, self.known = schema, operation, fragments, known
         self.variables = VariableValues({}, switches)
         self.asks: list[tuple[int, Values]] = []
@@ -200,10 +208,14 @@ class Planner:
         """Return the JSON object of what is selected on `type_`."""
         pieces: list[str] = []
         promises: list[Promise] = []
+        texts: Counter[str] = Counter()
         for key, details in self.collected(type_, fields):
             pieces += [Literal(f'{"," if pieces else ""}"{key}":'), *self.value(type_, details, scope)]
             promises += self.promised(type_, details, scope)
-        pieces = [Literal("{"), *pieces, Literal("}")]
+            texts.update(long_texts(type_, details, scope))
+        # Postgres makes the pieces in their order, so what ends the statement stands before the long texts.
+        check = [row_check(texts, self.most)] if texts else []
+        pieces = [*check, Literal("{"), *pieces, Literal("}")]
         unsound = [] if scope.sound is None else [f"{scope.sound} IS NOT TRUE"]
         # Of a row that is read with care, each column is checked for itself.
         checks = [*broken(promises if not self.careful else []), *unsound]
@@ -301,12 +313,13 @@ class Planner:
     def computed(self, computed: Computed, definition: GraphQLField, fields: list[FieldDetails]) -> list[str]:
         """Return the rows that a value is made of; how it is made of them, and what is shown, is noted."""
         names = self.arguments(definition, fields[0])
+        at = fields[0]._replace(node=lean(fields[0].node))
 
         def arguments(variables: VariableValues) -> Mapping[str, object]:
-            return given_arguments(definition, fields[0], variables)
+            return given_arguments(definition, at, variables)
 
         def checked(variables: VariableValues, facts: object) -> Iterable[object]:
-            computed.check(given_arguments(definition, fields[0], variables, facts))
+            computed.check(given_arguments(definition, at, variables, facts))
             return ()
 
         self.asks.append((0, checked))
@@ -412,6 +425,7 @@ class Planner:
         So one plan of Postgres serves for all parameters: what would not restrict is not in the statement, and how rare
         a status is, which decides where it is best looked for, can be seen.
         """
+        at = at._replace(node=lean(at.node))
         written = {node.name.value: node.value for node in at.node.arguments or ()}
         names: dict[str, str] = {}
         asked: list[str] = []
@@ -442,6 +456,11 @@ class Planner:
         self.asks.append((count, values))
         self.count += count
         return [f"${number}" for number in range(self.count - count + 1, self.count + 1)]
+
+
+def lean(node: FieldNode) -> FieldNode:
+    """Return a field without what is selected below it: what a plan keeps for arguments and errors."""
+    return FieldNode(name=node.name, alias=node.alias, arguments=node.arguments, loc=node.loc)
 
 
 def given_arguments(
@@ -478,6 +497,22 @@ def source_of(definition: GraphQLField) -> Source:
     """Return where a field's data stands."""
     source: Source = declared(definition).metadata["source"]
     return source
+
+
+def long_texts(type_: GraphQLObjectType, fields: list[FieldDetails], scope: Scope) -> list[str]:
+    """Return the column of a field, if it holds a text that may be long."""
+    definition = type_.fields.get(fields[0].node.name.value)
+    match source_of(definition) if definition else None:
+        case Column(sql=None) if (longest_of(definition) or 0) > LONG:
+            return [f"{scope.table}.{declared(definition).python_name}"]
+        case _:
+            return []
+
+
+def longest_of(definition: Any) -> int | None:
+    """Return how many bytes a field's text can have, where its declaration says that."""
+    longest: int | None = declared(definition).metadata["longest"]
+    return longest
 
 
 def table_of(type_: Any) -> str:

@@ -1,55 +1,76 @@
-"""From a request to the bytes of its answer: parse, validate and plan (kept), one statement, and what is computed."""
+"""
+From a request to the bytes of its answer: parse, validate and plan (remembered), one statement, and what is computed.
 
+What is remembered of a document is small, and no syntax tree: a plan that has to be made anew parses the text again.
+The trees of 256 documents can be a million objects, which each full garbage collection walks (`api.memo`).
+"""
+
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
-from functools import lru_cache, partial
+from functools import partial
 from time import monotonic
 from typing import Any
 from uuid import uuid4
 
 import structlog
 from graphql import (
+    ASTValidationRule,
     DirectiveNode,
     DocumentNode,
-    Executor,
     FragmentDefinitionNode,
     GraphQLError,
     GraphQLSchema,
+    NoFragmentCyclesRule,
     OperationDefinitionNode,
     OperationType,
     SelectionSetNode,
+    ValidationContext,
     VariableDefinitionNode,
     VariableNode,
     Visitor,
     execute_sync,
     get_operation_ast,
+    get_variable_values,
     located_error,
+    specified_rules,
     validate,
     visit,
 )
 from graphql.execution.collect_fields import FragmentDetails
 from graphql.execution.values import VariableValues
 from msgspec import Struct
+from msgspec.structs import replace
 from psycopg import DataError
 from psycopg.errors import CardinalityViolation, InvalidTextRepresentation, QueryCanceled
 
-from api.compiler import Planner, Root
+from api.compiler import Planner, Root, lean
 from api.damage import CODE, SUSPICIOUS, DamagedError
 from api.damage import shown as shown_of
 from api.fields import refusal
-from api.limits import DEEPEST, Measure, Size, check_variables, exceeded, name_of, parsed
+from api.guard import TooLargeError, guarded, is_too_long, too_large
+from api.lanes import CONNECTIONS, Lanes
+from api.lengths import MOST_BYTES, MOST_BYTES_OF_ONE
+from api.limits import DEEPEST, Amount, Measure, Size, check_variables, exceeded, name_of, parsed
+from api.memo import Memo, weight_of
+from api.turns import Turns
 from api.values import Maker, written
 from app.core import presence
 from app.core.presence import is_away, why
 from app.domain.text import one_line
 from app.errors import RecordDamaged
 
-# Runs one statement that gives one row, and returns its columns as the bytes Postgres wrote.
+# Runs one statement that gives one row, and returns its columns as the bytes Postgres wrote; none if it has no row.
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
 Formatted = Mapping[str, Any]
 
 MOST_ERRORS = 5
+
+# Objects that all remembered documents consist of, and all plans: some hundred ordinary operations have room, or ten of
+# the largest. A full garbage collection looks at each of them.
+MOST_KEPT = 16_000
 LONGEST_MESSAGE = 500
 
 # What Postgres says of rows that are not what they should be.
@@ -59,6 +80,14 @@ UNREADABLE = (DataError, CardinalityViolation)
 AWAY_LATELY = 5.0
 
 log = structlog.get_logger()
+
+
+class RefusedError(Exception):
+    """A request gets no data, for these reasons."""
+
+    def __init__(self, errors: Sequence[GraphQLError | Formatted]) -> None:
+        super().__init__()
+        self.errors = errors
 
 
 class Answer(Struct, frozen=True):
@@ -74,24 +103,81 @@ class Answer(Struct, frozen=True):
     damaged: str | None = None
 
 
-class Document(Struct, frozen=True):
-    """A document, what is wrong with it, what its directives name, all of its variables, and its operations' sizes."""
+class Operation(Struct, frozen=True):
+    """One operation of a document: its name, its type, its variables' definitions, and its size."""
 
-    node: DocumentNode
+    name: str | None
+    type: OperationType
+    variables: Sequence[VariableDefinitionNode]
+    size: Size
+
+
+class Document(Struct, frozen=True):
+    """What is wrong with a document, what its directives name, all of its variables, and its operations."""
+
     errors: Sequence[Formatted] = ()
     switches: Sequence[str] = ()
     variables: Sequence[str] = ()
-    sizes: Mapping[str | None, Size] = {}
+    operations: Sequence[Operation] = ()
+    weight: int = 0
+
+    def operation(self, name: str | None) -> Operation | None:
+        """Return the operation of a name, or the only one."""
+        if name is None:
+            return self.operations[0] if len(self.operations) == 1 else None
+        return next((one for one in self.operations if one.name == name), None)
+
+
+class Request(Struct, frozen=True):
+    """
+    A request's variables as the schema has them, and what else its plan depends on beside the document.
+
+    `amount` is how much its answer may hold.
+    """
+
+    variables: VariableValues
+    known: tuple[object, ...]
+    amount: Amount
+
+
+async def never() -> None:
+    """Never return: for a request whose client cannot leave."""
+    await asyncio.get_running_loop().create_future()
+
+
+class Waiting(Struct, frozen=True):
+    """
+    How the request of a client waits for its turn.
+
+    `outside` is a context in which it does not count among the requests under way; `leaves` ends when the client has
+    gone.
+    """
+
+    client: str
+    outside: Callable[[], AbstractContextManager[object]] = nullcontext
+    leaves: Callable[[], Awaitable[object]] = never
 
 
 class Plan(Struct, frozen=True):
-    """An operation's root fields, the statement that answers them, and what is left to graphql-core."""
+    """
+    An operation's root fields, the statement that answers them, and what is left to graphql-core.
+
+    The answer has at most `most` bytes; one that may have more has a plan of its own. `made_of` are the arguments the
+    plan was made with.
+    """
 
     roots: Sequence[Root]
     sql: str
     introspection: DocumentNode | None
     lasting: bool
-    careful: "Callable[[], Plan] | None" = None
+    made_of: tuple[Any, ...] = ()
+    weight: int = 0
+    most: int = MOST_BYTES
+
+    def too_large(self) -> TooLargeError:
+        """Return the error for an answer of this plan that is too long."""
+        made = [root.made is not None for root in self.roots if root.sql]
+        return too_large(self.most, of_answer=not all(made), of_rows=any(made))
 
     def parameters(self, variables: VariableValues, facts: object) -> tuple[list[str | None], dict[str, Formatted]]:
         """Return the statement's parameters, and the errors of root fields that refuse theirs."""
@@ -113,25 +199,55 @@ class Plan(Struct, frozen=True):
 class Engine:
     """Answers operations on a schema of declarations; a `quiet` one leaves it to the caller to tell of damage."""
 
-    # What is kept of the largest document that the limits let through takes a quarter of a megabyte.
     def __init__(
-        self, schema: GraphQLSchema, fetch: Fetch, facts: object, kept: int = 256, *, quiet: bool = False
+        self,
+        schema: GraphQLSchema,
+        fetch: Fetch,
+        facts: object,
+        kept: int = 256,
+        *,
+        quiet: bool = False,
+        lanes: Lanes | None = None,
     ) -> None:
         self.schema, self.fetch, self.facts, self.quiet = schema, fetch, facts, quiet
         self.maker = Maker()
-        self.document = lru_cache(kept)(self._document)
-        self.plan = lru_cache(kept)(self._plan)
+        self.turns = Turns()
+        self.lanes = lanes or Lanes(CONNECTIONS)
+        # Of the service's own requests, which are few: no document of a client pushes these out.
+        self.document = Memo(self._document, kept, MOST_KEPT)
+        self.plan = Memo(self._plan, kept, MOST_KEPT)
+        self.client_document = Memo(self._document, kept, MOST_KEPT)
+        self.client_plan = Memo(self._plan, kept, MOST_KEPT)
 
     async def answer(
-        self, query: str, variables: dict[str, Any] | None = None, operation_name: str | None = None
+        self,
+        query: str,
+        variables: dict[str, Any] | None = None,
+        operation_name: str | None = None,
+        *,
+        client: str | None = None,
+        outside: Callable[[], AbstractContextManager[object]] = nullcontext,
+        leaves: Callable[[], Awaitable[object]] = never,
+        larger: bool = True,
     ) -> Answer:
-        """Answer one request; whatever happens, the answer is JSON and every error in it has a code."""
+        """
+        Answer one request; whatever happens, the answer is JSON and every error in it has a code.
+
+        A request of a `client`, an address, waits for its turn where its document or its plan is not remembered
+        (`Waiting`). The service's own requests have no client, and are validated at once; a heavy one waits for a
+        connection as others do (`api.lanes`).
+
+        Without `larger`, no answer has more than MOST_BYTES, not even one that few rows of an old record make so long.
+        """
+        waiting = None if client is None else Waiting(client, outside, leaves)
         try:
-            return await self._answer(query, variables, operation_name)
+            return await self._answer(query, variables, operation_name, waiting, larger=larger)
         except RecursionError:
             return refused(exceeded("DOCUMENT_TOO_DEEP", "The document has hundreds of levels", DEEPEST))
         except GraphQLError as error:
             return refused(error)
+        except RefusedError as error:
+            return refused(*error.errors)
         except Exception as error:
             if is_away(error):
                 # While the database is away the log has said so, with the cause, and says when it is back.
@@ -142,28 +258,117 @@ class Engine:
                 return refused(refusal("OPERATION_TOO_LARGE", "The query took too long. Ask for less at once."))
             return unexpected(error)
 
-    async def _answer(self, query: str, variables: dict[str, Any] | None, operation_name: str | None) -> Answer:
+    async def _answer(
+        self,
+        query: str,
+        variables: dict[str, Any] | None,
+        operation_name: str | None,
+        waiting: Waiting | None,
+        *,
+        larger: bool,
+    ) -> Answer:
         check_variables(variables)
-        document = self.document(query)
-        operation = get_operation_ast(document.node, operation_name)
-        if operation and operation.operation is not OperationType.QUERY:
-            raise refusal("OPERATION_NOT_SUPPORTED", f"Only queries are answered here, no {operation.operation.value}.")
+        document, plan = self.document.get(query) or self.client_document.get(query), None
+        if document is None:
+            document, plan = await self._new_document(query, variables, operation_name, waiting)
+        request = self._request(document, variables, operation_name)
+        made_of = (query, operation_name, *request.known)
+        if plan is None or plan.made_of != made_of:
+            plan = self.plan.get(*made_of) or self.client_plan.get(*made_of)
+        if plan is None:
+            plan = await self._new_plan(made_of, waiting)
+        client = waiting.client if waiting else ""
+        outside = waiting.outside if waiting else nullcontext
+        try:
+            if not request.amount.is_heavy:
+                return await self._run(plan, request.variables, variables, waiting)
+            async with self.lanes.heavy.turn(client, outside):
+                return await self._run(plan, request.variables, variables, waiting)
+        except TooLargeError:
+            if not (larger and request.amount.is_of_few):
+                raise
+        make = partial(self._plan, *plan.made_of, most=MOST_BYTES_OF_ONE)
+        async with self.lanes.both(client, outside):
+            of_few = await self._in_turn(waiting, (plan.made_of, MOST_BYTES_OF_ONE), make) if waiting else make()
+            return await self._run(of_few, request.variables, variables, waiting)
+
+    async def _new_document(
+        self, query: str, variables: dict[str, Any] | None, operation_name: str | None, waiting: Waiting | None
+    ) -> tuple[Document, Plan | None]:
+        """
+        Remember a document, and with it the plan of its first request; return both.
+
+        The plan may be that of another request, which came first with the same document.
+        """
+        if waiting is None:
+            return self.document(query), None
+        prepare = partial(self._prepared, query, variables, operation_name)
+        document, request, plan = await self._in_turn(waiting, query, prepare)
+        # Of several requests with one document the first has remembered it.
+        if self.client_document.get(query) is None:
+            self.client_document.put(document, query, client=waiting.client)
+            if plan:
+                self.client_plan.put(plan, query, operation_name, *request.known, client=waiting.client)
+        return document, plan
+
+    async def _new_plan(self, made_of: tuple[Any, ...], waiting: Waiting | None) -> Plan:
+        """Remember a plan."""
+        if waiting is None:
+            return self.plan(*made_of)
+        plan = await self._in_turn(waiting, made_of, partial(self._plan, *made_of))
+        if self.client_plan.get(*made_of) is None:
+            self.client_plan.put(plan, *made_of, client=waiting.client)
+        return plan  # type: ignore[no-any-return]
+
+    async def _in_turn(self, waiting: Waiting, key: object, do: Callable[[], Any]) -> Any:
+        """Return the result of work that takes milliseconds, once it is the client's turn."""
+        with waiting.outside():
+            work = asyncio.ensure_future(self.turns.run(waiting.client, key, do))
+            leaving = asyncio.ensure_future(waiting.leaves())
+            try:
+                await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if work.done():
+                    return work.result()
+                raise refusal("SERVICE_UNAVAILABLE", "The client has gone.")
+            finally:
+                work.cancel()
+                leaving.cancel()
+
+    def _request(self, document: Document, variables: dict[str, Any] | None, operation_name: str | None) -> Request:
+        """Return what a document is asked with, or raise what is wrong with it."""
+        operation = document.operation(operation_name)
+        if operation and operation.type is not OperationType.QUERY:
+            raise refusal("OPERATION_NOT_SUPPORTED", f"Only queries are answered here, no {operation.type.value}.")
         if document.errors:
-            return refused(*document.errors)
+            raise RefusedError(document.errors)
         if not operation:
             raise refusal("OPERATION_RESOLUTION_FAILURE", unresolved(operation_name))
-        request = Executor.build(
-            self.schema, document.node, raw_variable_values=variables, operation_name=operation_name
-        )
-        if isinstance(request, list):
-            return refused(*request[:MOST_ERRORS])
-        coerced = request.variable_values.coerced
-        document.sizes[name_of(operation)].check_values(coerced)
+        values = get_variable_values(self.schema, operation.variables, variables or {}, MOST_ERRORS)
+        if isinstance(values, list):
+            raise RefusedError(values[:MOST_ERRORS])
+        coerced = values.coerced
+        amount = operation.size.check_values(coerced)
         switches = tuple(coerced.get(name) for name in document.switches)
-        known = tuple(shown(coerced.get(name)) for name in document.variables)
-        return await self._run(self.plan(query, operation_name, switches, known), request.variable_values, variables)
+        return Request(values, (switches, tuple(shown(coerced.get(name)) for name in document.variables)), amount)
 
-    async def _run(self, plan: Plan, variables: VariableValues, raw: dict[str, Any] | None) -> Answer:
+    def _prepared(
+        self, query: str, variables: dict[str, Any] | None, operation_name: str | None
+    ) -> tuple[Document, Request | None, Plan | None]:
+        """Return all that a request with a new document needs. What is wrong with the request is left to `_request`."""
+        document, tree = self._validated(query)
+        try:
+            request = self._request(document, variables, operation_name)
+        except (GraphQLError, RefusedError):
+            return document, None, None
+        return document, request, self._plan(query, operation_name, *request.known, tree=tree)  # type: ignore[arg-type]
+
+    async def _run(
+        self,
+        plan: Plan,
+        variables: VariableValues,
+        raw: dict[str, Any] | None,
+        waiting: Waiting | None,
+    ) -> Answer:
         """Answer the root fields in their order: from the database, from graphql-core, or with null and an error."""
         parameters, refusals = plan.parameters(variables, self.facts)
         errors = list(refusals.values())
@@ -180,14 +385,17 @@ class Engine:
         except DamagedError as error:
             return self._damaged(None, [error, *damages], errors)
         if plan.introspection:
-            told = execute_sync(self.schema, plan.introspection, variable_values=raw)
-            answers |= {key: encode(value) for key, value in (told.data or {}).items()}
-            errors += [formatted(error, "BAD_USER_INPUT") for error in told.errors or ()]
+            ask = partial(self._introspected, plan.introspection, raw)
+            values, failed = await self._in_turn(waiting, object(), ask) if waiting else ask()
+            answers |= values
+            errors += failed
         answers |= dict.fromkeys(refusals, b"null")
         if damages:
             return self._damaged(answers, damages, errors)
-        rest = b',"errors":' + encode(errors) if errors else b""
-        return Answer(b'{"data":%b%b}' % (_object(answers), rest), lasting=plan.lasting and not errors)
+        # The statement counts neither computed values nor introspection.
+        if sum(map(len, answers.values())) > plan.most:
+            raise plan.too_large()
+        return Answer(body_of(answers, errors), lasting=plan.lasting and not errors)
 
     async def _columns(
         self, plan: Plan, parameters: Sequence[str | None], damages: list[DamagedError]
@@ -199,7 +407,7 @@ class Engine:
         """
         roots = [root for root in plan.roots if root.sql]
         try:
-            columns = await self.fetch(plan.sql, parameters)
+            columns = await self._row(plan, parameters)
             if not any(text in column for column in columns for text in SUSPICIOUS):
                 return dict(zip((root.key for root in roots), columns, strict=True))
         except InvalidTextRepresentation:  # a parameter of ours, not a row
@@ -207,10 +415,9 @@ class Engine:
         except UNREADABLE as error:
             if not self.quiet:
                 log.debug("the record is read again with care", reason=one_line(error))
-        assert plan.careful
-        careful = plan.careful()
+        careful = self._plan(*plan.made_of, careful=True, most=plan.most)
         try:
-            columns = await self.fetch(careful.sql, parameters)
+            columns = await self._row(careful, parameters)
         except UNREADABLE as error:
             raise DamagedError((roots[0].key,), f"what `{roots[0].key}` shows") from error
         answers: dict[str, bytes] = {}
@@ -218,6 +425,18 @@ class Engine:
             assert root.shown
             answers[root.key] = column if root.made else encode(shown_of(column, root.shown, damages))
         return answers
+
+    async def _row(self, plan: Plan, parameters: Sequence[str | None]) -> list[bytes]:
+        """Return the columns of a plan's statement; raises TooLargeError where they are too long to be sent."""
+        try:
+            columns = await self.fetch(plan.sql, parameters)
+        except Exception as error:
+            if is_too_long(error):
+                raise plan.too_large() from None
+            raise
+        if not columns:
+            raise plan.too_large()
+        return columns
 
     async def _made(self, root: Root, rows: bytes, variables: VariableValues) -> bytes:
         """Return the JSON of a computed root field."""
@@ -235,27 +454,51 @@ class Engine:
         if not self.quiet:
             first = damages[0]
             log.error("the record is damaged", damages=len(damages), first=str(first), path=list(first.path))
+        # Each error names a path, and every step of it may be an alias of thousands of letters.
+        if sum(len(str(one)) + sum(len(str(step)) for step in one.path) for one in damages) > MOST_BYTES:
+            raise too_large(MOST_BYTES, of_answer=True, of_rows=False)
         added = [{"message": str(one), "path": list(one.path), "extensions": {"code": CODE}} for one in damages]
-        shown = b"null" if answers is None else _object(answers)
-        return Answer(b'{"data":%b,"errors":%b}' % (shown, encode([*errors, *added])), damaged=str(damages[0]))
+        return Answer(body_of(answers, [*errors, *added]), damaged=str(damages[0]))
+
+    def _introspected(
+        self, document: DocumentNode, raw: dict[str, Any] | None
+    ) -> tuple[dict[str, bytes], list[Formatted]]:
+        """Return the JSON of the introspection fields, and errors; this takes tens of milliseconds."""
+        result = execute_sync(self.schema, document, variable_values=raw)
+        errors = [formatted(error, "BAD_USER_INPUT") for error in result.errors or ()]
+        return {key: encode(value) for key, value in (result.data or {}).items()}, errors
 
     def _document(self, query: str) -> Document:
+        return self._validated(query)[0]
+
+    def _validated(self, query: str) -> "tuple[Document, Tree | None]":
+        """Return what is known of a document, and its tree if it could be measured."""
         try:
             node = parsed(query)
-            measured = Measure(self.schema, node)
-            measured.whole.check()
+            measure = Measure(self.schema, node)
+            measure.check()
         except GraphQLError as error:
-            return Document(DocumentNode(definitions=()), [formatted(error, "GRAPHQL_PARSE_FAILED")])
-        errors = validate(self.schema, node, max_errors=MOST_ERRORS)
-        named = Named()
-        visit(node, named)
-        return Document(
-            node,
+            return Document([formatted(error, "GRAPHQL_PARSE_FAILED")], weight=20), None
+        # A circle of fragments is an error in itself, and has no end that the other rules' work could be measured by.
+        rules = [NoFragmentCyclesRule] if measure.is_circular else specified_rules
+        errors = broken_rules(self.schema, node, rules)
+        node, names = tree = tree_of(node)
+        operations = [one for one in node.definitions if isinstance(one, OperationDefinitionNode)]
+        document = Document(
             [formatted(error, "GRAPHQL_VALIDATION_FAILED") for error in errors],
-            sorted(named.variables),
-            sorted(named.defined),
-            measured.operations,
+            sorted(names.variables),
+            sorted(names.defined),
+            [
+                Operation(
+                    name=name_of(one),
+                    type=one.operation,
+                    variables=() if errors else one.variable_definitions or (),
+                    size=measure.operations[name_of(one)],
+                )
+                for one in operations
+            ],
         )
+        return replace(document, weight=weight_of(document)), tree
 
     def _plan(
         self,
@@ -265,17 +508,20 @@ class Engine:
         known: tuple[object, ...] = (),
         *,
         careful: bool = False,
+        tree: "Tree | None" = None,
+        most: int = MOST_BYTES,
     ) -> Plan:
-        document = self.document(query)
-        operation = get_operation_ast(document.node, operation_name)
+        node, names = tree or tree_of(parsed(query))
+        operation = get_operation_ast(node, operation_name)
         assert operation
-        fragments = [node for node in document.node.definitions if isinstance(node, FragmentDefinitionNode)]
+        fragments = [one for one in node.definitions if isinstance(one, FragmentDefinitionNode)]
         by_name = {node.name.value: FragmentDetails(node) for node in fragments}
-        switched = dict(zip(document.switches, switches, strict=True))
-        named = dict(zip(document.variables, known, strict=True))
-        planner = Planner(self.schema, operation, by_name, switched, named, careful=careful)
+        switched = dict(zip(sorted(names.variables), switches, strict=True))
+        of_variables = dict(zip(sorted(names.defined), known, strict=True))
+        planner = Planner(self.schema, operation, by_name, switched, of_variables, careful=careful, most=most)
         roots = list(planner.roots())
         columns = [root.sql for root in roots if root.sql]
+        of_rows = [root.made is not None for root in roots if root.sql]
         rest = [node for root in roots if not root.sql for node in root.nodes]
         only = OperationDefinitionNode(
             operation=operation.operation,
@@ -283,13 +529,15 @@ class Engine:
             directives=(),
             selection_set=SelectionSetNode(selections=tuple(rest)),
         )
-        return Plan(
-            roots,
-            f"SELECT {', '.join(columns)}" if columns else "",
+        plan = Plan(
+            [replace(root, nodes=[lean(field) for field in root.nodes]) for root in roots],
+            guarded(columns, of_rows, most) if columns else "",
             DocumentNode(definitions=(only, *fragments)) if rest else None,
             planner.lasting,
-            partial(self._plan, query, operation_name, switches, known, careful=True),
+            (query, operation_name, switches, known),
+            most=most,
         )
+        return replace(plan, weight=weight_of(plan))
 
 
 class Named(Visitor):
@@ -309,6 +557,39 @@ class Named(Visitor):
         self.variables |= {
             argument.value.name.value for argument in node.arguments or () if isinstance(argument.value, VariableNode)
         }
+
+
+def broken_rules(
+    schema: GraphQLSchema, document: DocumentNode, rules: Iterable[type[ASTValidationRule]]
+) -> list[GraphQLError]:
+    """
+    Return what is wrong with a document.
+
+    A visitor of graphql-core remembers its own methods, so it never goes without a garbage collection, nor does the
+    tree that it refers to. Each document would leave thousands of objects to the next full collection.
+    """
+    visitors: list[ASTValidationRule] = []
+
+    def remembered(rule: type[ASTValidationRule], context: ValidationContext) -> ASTValidationRule:
+        visitors.append(rule(context))
+        return visitors[-1]
+
+    make: Any = [partial(remembered, rule) for rule in rules]
+    try:
+        return validate(schema, document, make, max_errors=MOST_ERRORS)
+    finally:
+        for visitor in visitors:
+            vars(visitor).clear()
+
+
+Tree = tuple[DocumentNode, Named]
+
+
+def tree_of(document: DocumentNode) -> Tree:
+    """Return a document, and the variables in it."""
+    names = Named()
+    visit(document, names)
+    return document, names
 
 
 def shown(value: object) -> object:
@@ -345,9 +626,22 @@ def unexpected(error: Exception) -> Answer:
     return refused(shown)
 
 
-def _object(members: Mapping[str, bytes]) -> bytes:
-    """Return the JSON object of members whose values are JSON."""
-    return b"{%b}" % b",".join(b'"%b":%b' % (key.encode(), value) for key, value in members.items())
+def body_of(members: Mapping[str, bytes] | None, errors: Sequence[Formatted]) -> bytes:
+    """
+    Return the JSON of an answer whose `data` has these members, each value being JSON already.
+
+    It is joined once: each step in between would hold all of a large answer once more.
+    """
+    parts: list[bytes] = [b'{"data":']
+    if members is None:
+        parts.append(b"null")
+    else:
+        for number, (key, value) in enumerate(members.items()):
+            parts += [b"," if number else b"{", b'"%b":' % key.encode(), value]
+        parts.append(b"}" if members else b"{}")
+    if errors:
+        parts += [b',"errors":', encode(errors)]
+    return b"".join([*parts, b"}"])
 
 
 def encode(value: object) -> bytes:

@@ -24,6 +24,7 @@ from strawberry import ID
 from strawberry.annotation import StrawberryAnnotation
 from strawberry.types.arguments import StrawberryArgument
 
+from api import lengths
 from app.domain.text import storable
 
 T = TypeVar("T")
@@ -222,9 +223,14 @@ def column(
     needed: str | None = None,
     only: str | None = None,
     wrong: str | None = None,
+    longest: int | None = None,
 ) -> Any:
-    """Declare a field that is a column, or an expression on the row; `needed`, `only`, `wrong` are as in `Column`."""
-    return _field(description, Column(sql, needed, only, wrong))
+    """
+    Declare a field that is a column, or an expression on the row.
+
+    `needed`, `only` and `wrong` are as in `Column`; `longest` is how many bytes a text can have.
+    """
+    return _field(description, Column(sql, needed, only, wrong), longest=longest)
 
 
 def given(description: str, value: Callable[[Any], object]) -> Any:
@@ -330,8 +336,9 @@ def _shown_as(declared: Any) -> Any:
     return declared
 
 
-def _field(description: str, source: Source, arguments: Mapping[str, Argument] = {}) -> Any:
-    field = cast(Any, strawberry.field(description=description, metadata={"source": source, "arguments": arguments}))
+def _field(description: str, source: Source, arguments: Mapping[str, Argument] = {}, longest: int | None = None) -> Any:
+    metadata = {"source": source, "arguments": arguments, "longest": longest}
+    field = cast(Any, strawberry.field(description=description, metadata=metadata))
     field.arguments = [
         StrawberryArgument(name, None, StrawberryAnnotation(a.type), description=a.description, default=a.default)
         for name, a in arguments.items()
@@ -363,15 +370,19 @@ class PageInfo:
 
     has_next_page: bool = column("Whether rows follow this page.", "$has_next")
     has_previous_page: bool = column("Whether rows come before this page.", "$has_previous")
-    start_cursor: str | None = column("The cursor of the page's first row; null when the page is empty.", "$start")
-    end_cursor: str | None = column("The cursor of the page's last row; null when the page is empty.", "$end")
+    start_cursor: str | None = column(
+        "The cursor of the page's first row; null when the page is empty.", "$start", longest=lengths.WORD
+    )
+    end_cursor: str | None = column(
+        "The cursor of the page's last row; null when the page is empty.", "$end", longest=lengths.WORD
+    )
 
 
 @table()
 class Edge(Generic[T]):
     """A row of a page and its cursor."""
 
-    cursor: str = column("Give it as `after` to go on from here.", "$cursor")
+    cursor: str = column("Give it as `after` to go on from here.", "$cursor", longest=lengths.WORD)
     node: T = same("The row.")
 
 

@@ -10,6 +10,8 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -23,6 +25,7 @@ from litestar.types import Method
 from msgspec import Struct
 
 from api import graphiql_page, paths
+from api.clients import client_of
 from api.damage import CODE
 from api.engine import Answer, Engine, refused, unexpected
 from api.fields import refusal
@@ -35,8 +38,14 @@ GRAPHQL = "application/graphql-response+json"
 JSON = "application/json"
 METHODS: tuple[Method, ...] = ("GET", "HEAD", "OPTIONS", "POST")
 SLOWEST_BODY = 10  # seconds
+# Parameters of an address. A request has four at most here, and shared links bring some of other services; thousands
+# would take milliseconds to parse.
+MOST_PARAMETERS = 100
+# How much of an Accept header is read, in bytes: browsers send some 150.
+LONGEST_ACCEPT = 4096
 BODY = "alpha_monday.body"  # in a request's scope: its `Body`, if that was read before
 HEAD_ONLY = "alpha_monday.head_only"  # in it if the response's body is not wanted: it was a HEAD
+PLACE = "alpha_monday.place"  # in it if requests are counted: a context in which this one is not
 OUTCOME = (
     "alpha_monday.outcome"  # in it once there is an answer: "answered", or the code of why there is none, or not all
 )
@@ -132,7 +141,14 @@ def routes(
             return
         try:
             said = await asked(scope, receive)
-            found = await engine.answer(said.document(), said.variables, said.operation_name or None)
+            found = await engine.answer(
+                said.document(),
+                said.variables,
+                said.operation_name or None,
+                client=client_of(scope),
+                outside=scope.get(PLACE, nullcontext),
+                leaves=partial(gone, receive),
+            )
         except GraphQLError as error:
             found = refused(error)
         scope[OUTCOME] = found.refused or (CODE if found.damaged else "answered")
@@ -171,16 +187,20 @@ async def asked(scope: Any, receive: Any) -> Parameters:
 async def body(scope: Any, receive: Any) -> bytes:
     """Return the JSON text of a request, or refuse another content type and what is too long."""
     headers = dict(scope["headers"])
-    if headers.get(b"content-type") != JSON.encode():
-        kind, options = Request(scope).content_type
-        if kind != JSON or options.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
-            raise refusal("UNSUPPORTED_MEDIA_TYPE", f"The body must be {JSON} in UTF-8.")
+    if headers.get(b"content-type") != JSON.encode() and not is_json(scope):
+        raise refusal("UNSUPPORTED_MEDIA_TYPE", f"The body must be {JSON} in UTF-8.")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise refusal("UNSUPPORTED_MEDIA_TYPE", "The body must not be compressed.")
     found = scope.get(BODY) or await read(receive)
     if found.refused:
         raise refusal(found.refused, UNREAD[found.refused])
     return found.text
+
+
+def is_json(scope: Any) -> bool:
+    """Return whether the type of a request's body is JSON in UTF-8, however that is written."""
+    kind, options = Request(scope).content_type
+    return kind == JSON and options.get("charset", "utf-8").lower() in ("utf-8", "utf8")
 
 
 async def read(receive: Any) -> Body:
@@ -327,6 +347,7 @@ def media_of(accept: bytes) -> str:
 
     A client that does not name the newer type may not know it, so `*/*` is not enough.
     """
+    accept = accept[:LONGEST_ACCEPT]
     if GRAPHQL.encode() not in accept:
         return JSON
     if b"q=" not in accept:
@@ -342,22 +363,48 @@ def media_of(accept: bytes) -> str:
 _WEIGHT = re.compile(r"q=[01](\.[0-9]{0,3})?")
 
 
-def busy(accept: bytes, marks: Headers = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+def busy(
+    accept: bytes, marks: Headers = (), reason: bytes | None = None, status: int = 503
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     Return what is sent, at next to no cost, to whom nothing else can be: the start of a response, and its body.
 
-    `marks` are headers that every response of this service has.
+    `marks` are headers that every response of this service has, `reason` is a body in place of the usual one.
     """
+    body = reason or _BUSY
     media = media_of(accept.lower())
-    headers = {"content-type": f"{media}; charset=utf-8", "cache-control": "no-store", **HEADERS[503]}
-    headers |= {"content-length": str(len(_BUSY)), "vary": "Accept, Origin"}
+    headers = {"content-type": f"{media}; charset=utf-8", "cache-control": "no-store", **HEADERS.get(status, {})}
+    headers |= {"content-length": str(len(body)), "vary": "Accept, Origin"}
     return (
-        {"type": "http.response.start", "status": 503, "headers": safe([*pairs(headers), *marks])},
-        {"type": "http.response.body", "body": _BUSY},
+        {"type": "http.response.start", "status": status, "headers": safe([*pairs(headers), *marks])},
+        {"type": "http.response.body", "body": body},
     )
 
 
-_BUSY = refused(refusal("SERVICE_UNAVAILABLE", "Too much is asked right now. Try again soon.")).body
+def too_many_parameters(accept: bytes, marks: Headers = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is sent to a client whose address has more parameters than MOST_PARAMETERS."""
+    return busy(accept, marks, _TOO_MANY_PARAMETERS, 400)
+
+
+def unread(accept: bytes, marks: Headers = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is sent in place of a response while clients leave too much of theirs unread."""
+    return busy(accept, marks, _UNREAD)
+
+
+def unavailable(reason: str) -> bytes:
+    """Return the body of a refusal to serve a client right now."""
+    return refused(refusal("SERVICE_UNAVAILABLE", reason)).body
+
+
+_TOO_MANY_PARAMETERS = refused(
+    refusal(
+        "BAD_REQUEST",
+        f"The address has more parameters than it may have; the limit is {MOST_PARAMETERS}. Send only those that the "
+        "documentation names.",
+    )
+).body
+_BUSY = unavailable("Too much is asked right now. Try again soon.")
+_UNREAD = unavailable("Too many responses are not read by the clients that asked for them. Try again soon.")
 
 
 def status_of(code: str | None, method: str, media: str) -> int:

@@ -26,6 +26,7 @@ from strawberry import ID
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types.scalar import ScalarDefinition
 
+from api import lengths
 from api.fields import (
     DATE,
     NUMBER,
@@ -49,6 +50,7 @@ from api.fields import (
 from app.domain import calendar, model, prompt
 from app.domain import track_record as track
 from app.domain.journal import timestamp
+from app.domain.prompt import LONGEST_ANSWER
 from app.domain.returns import plain
 from app.errors import RecordDamaged
 
@@ -216,12 +218,13 @@ class Close:
     """A reading of one share's session: its raw, as-traded prices, with where and when they were read."""
 
     id: ID = column("Never changes.")
-    ticker: str = column("The share.", wrong=no_ticker("closes.ticker"))
+    ticker: str = column("The share.", wrong=no_ticker("closes.ticker"), longest=lengths.TICKER)
     trading_day: date = column("The session.")
     open: Decimal | None = column("The session's first price, if the source gave it.", wrong=no_price("closes.open"))
     close: Decimal = column("The session's last price.", wrong=no_price("closes.close"))
     source: str = column(
-        "Where it was read. It ends in `, restated as of` and a day where the price is one of that day's shares."
+        "Where it was read. It ends in `, restated as of` and a day where the price is one of that day's shares.",
+        longest=lengths.SENTENCE,
     )
     read_at: datetime = column("When it was read.")
 
@@ -230,12 +233,12 @@ class Close:
 class Split:
     """A reading of one share's split, with where and when it was read; spin-offs are listed among them."""
 
-    ticker: str = column("The share.", wrong=no_ticker("splits.ticker"))
+    ticker: str = column("The share.", wrong=no_ticker("splits.ticker"), longest=lengths.TICKER)
     effective_date: date = column("The first session whose prices are of the new shares.")
     factor: Decimal = column(
         "How many shares one became; 1 takes back what was read before.", wrong=no_price("splits.factor")
     )
-    source: str = column("Where it was read.")
+    source: str = column("Where it was read.", longest=lengths.SENTENCE)
     read_at: datetime = column("When it was read.")
 
 
@@ -307,21 +310,27 @@ class Correction:
     field: str = column(
         "Which figure: its column, such as `vs_benchmark_pct`; docs/journal.md lists all that can be corrected.",
         wrong="corrections.field = ''",
+        longest=lengths.WORD,
     )
     ticker: str | None = column(
         "The ticker of the pick whose figure it is, as it was when the correction was made: a rename since does not "
         "change it. Null if the figure is the batch's or the checkpoint's own, such as `benchmark_price`.",
         wrong=no_ticker("corrections.ticker"),
+        longest=lengths.TICKER,
     )
     before: str | None = column(
         "The value before, as the journal writes it: a decimal with all its digits (`-0.0892990`), `true` or `false`, "
-        "or the id of a reading. Null where the column had no value."
+        "or the id of a reading. Null where the column had no value.",
+        longest=lengths.WORD,
     )
     after: str | None = column(
         "The value that the correction gave it, written as `before`. A later correction of the same field may have "
-        "changed it again. Null where the column has no value since."
+        "changed it again. Null where the column has no value since.",
+        longest=lengths.WORD,
     )
-    reason: str = column("Why it was corrected: a split that was learnt, or the operator's words.")
+    reason: str = column(
+        "Why it was corrected: a split that was learnt, or the operator's words.", longest=lengths.STATEMENT
+    )
     made_at: datetime = column("When it was made; the same for all corrections of one journal entry.")
 
 
@@ -343,7 +352,7 @@ class Checkpoint:
     skip_reason: model.SkipReason | None = column(
         "Why it has, or at first had, no prices.", needed="checkpoints.status = 'skipped'"
     )
-    note: str | None = column("The same in a sentence.")
+    note: str | None = column("The same in a sentence.", longest=lengths.REASON)
     taken_at: datetime = column("When it was stored or computed.")
     skipped_at: datetime | None = column(
         "When it was skipped, also if it was computed later.", needed=WAS_SKIPPED, only=WAS_SKIPPED
@@ -419,9 +428,9 @@ class Pick:
     position: int = column(
         "Its place in the model's answer, from 1.", wrong=f"picks.position NOT BETWEEN 1 AND {model.PICKS_PER_BATCH}"
     )
-    ticker: str = column("The share.", wrong=no_ticker("picks.ticker"))
+    ticker: str = column("The share.", wrong=no_ticker("picks.ticker"), longest=lengths.TICKER)
     action: model.Action = column("What the model says to do with it.")
-    reasoning: str = column("The model's words.")
+    reasoning: str = column("The model's words.", longest=lengths.REASONING)
     initial_price: Decimal = column(
         "The close of the baseline session, from which every return counts.", wrong=no_price("picks.initial_price")
     )
@@ -438,7 +447,11 @@ class Pick:
         needed=OPENED,
     )
     ended: bool = column("Whether it has stopped trading.")
-    picked_as: str = column("The ticker that the model chose; `ticker` is the one that the share has now.", PICKED_AS)
+    picked_as: str = column(
+        "The ticker that the model chose; `ticker` is the one that the share has now.",
+        PICKED_AS,
+        longest=lengths.TICKER,
+    )
     renamed: bool = column(
         "Whether `ticker` is another one than `pickedAs`.",
         f"picks.ticker <> {PICKED_AS}",
@@ -471,6 +484,10 @@ class Pick:
 CLOSED = "generations.accepted IS NOT NULL"
 
 
+# In characters: more than three picks with the longest reasonings, and what a page shows of an answer.
+BEGINNING_LENGTH = 16_384
+
+
 @table("generations")
 class Generation:
     """One question put to the model, and what became of it."""
@@ -479,15 +496,30 @@ class Generation:
     attempt: int = column("Which question of that Monday, from 1.", wrong="generations.attempt < 1")
     accepted: bool | None = column("Whether the answer became the picks; null while the question is open.")
     refusal: str | None = column(
-        "Why the answer was not taken.", needed="generations.accepted IS FALSE", only="generations.accepted IS FALSE"
+        "Why the answer was not taken.",
+        needed="generations.accepted IS FALSE",
+        only="generations.accepted IS FALSE",
+        longest=lengths.REASON,
     )
-    requested_model: str = column("The model that was asked.")
-    answered_model: str | None = column("The model that answered, as it names itself.")
-    prompt_version: str = column("The version of our prompt.")
-    system_prompt: str = column("What the model was told to be.")
-    user_prompt: str = column("What it was asked.")
-    answer: str | None = column("What it said, to the letter.", needed="generations.accepted", only=CLOSED)
-    request_id: str | None = column("The provider's name for the exchange.")
+    requested_model: str = column("The model that was asked.", longest=lengths.PROVIDER_NAME)
+    answered_model: str | None = column("The model that answered, as it names itself.", longest=lengths.PROVIDER_NAME)
+    prompt_version: str = column("The version of our prompt.", longest=lengths.WORD)
+    system_prompt: str = column("What the model was told to be.", longest=lengths.SYSTEM)
+    user_prompt: str = column("What it was asked.", longest=lengths.USER_PROMPT)
+    answer: str | None = column(
+        f"What it said, to the letter. An answer of more than {LONGEST_ANSWER:,} bytes is refused: of that, its "
+        "beginning, and a sentence that says its length and SHA-256. Earlier versions stored all of it.",
+        needed="generations.accepted",
+        only=CLOSED,
+        longest=lengths.MODEL_ANSWER,
+    )
+    answer_beginning: str | None = column(
+        f"The first {BEGINNING_LENGTH:,} characters of `answer`.",
+        f"left(generations.answer, {BEGINNING_LENGTH})",
+        longest=4 * BEGINNING_LENGTH,
+    )
+    answer_bytes: int | None = column("How many bytes of UTF-8 `answer` has.", "octet_length(generations.answer)")
+    request_id: str | None = column("The provider's name for the exchange.", longest=lengths.PROVIDER_NAME)
     prompt_tokens: int | None = column("The length of the question, as the provider counts.")
     completion_tokens: int | None = column("The length of the answer, as the provider counts.")
     asked_at: datetime = column("When the question was sent.")
@@ -498,15 +530,15 @@ class Generation:
 class JournalEntry:
     """One entry of the append-only, hash-chained log of everything that was recorded."""
 
-    seq: str = column("1, 2, 3 without gaps.")
+    seq: str = column("1, 2, 3 without gaps.", longest=lengths.NUMBER)
     kind: model.JournalKind = column("What was recorded.")
     at: datetime = column(
         "When, by the clock of the process that wrote it, before the entry waited for its turn; so it may go back "
         "from one entry to the next."
     )
-    content: str = column("All of it, as RFC 8785 canonical JSON.")
-    previous: str = column("The hash of the entry before; 64 zeros at the first.")
-    hash: str = column("SHA-256, in hex, of `previous`, a line feed and `content`.")
+    content: str = column("All of it, as RFC 8785 canonical JSON.", longest=lengths.ENTRY)
+    previous: str = column("The hash of the entry before; 64 zeros at the first.", longest=lengths.HASH)
+    hash: str = column("SHA-256, in hex, of `previous`, a line feed and `content`.", longest=lengths.HASH)
 
 
 @table("batches")
@@ -514,7 +546,7 @@ class Batch:
     """One Monday's picks of one series, with the benchmark they are measured against."""
 
     id: ID = column("Never changes.")
-    series: str = column("Whose Monday: a model and its prompt.")
+    series: str = column("Whose Monday: a model and its prompt.", longest=lengths.WORD)
     run_date: date = column("The Monday, a date in New York.")
     created_at: datetime = column("When it was stored.")
     status: model.BatchStatus = column("What became of it.")
@@ -522,8 +554,12 @@ class Batch:
     failure_reason: model.FailureReason | None = column(
         "Why there are no picks.", needed=WITHOUT_PICKS, only=WITHOUT_PICKS
     )
-    failure: str | None = column("The same in a sentence.", needed=WITHOUT_PICKS, only=WITHOUT_PICKS)
-    benchmark_symbol: str = column("What the picks are measured against.", wrong=no_ticker("batches.benchmark_symbol"))
+    failure: str | None = column(
+        "The same in a sentence.", needed=WITHOUT_PICKS, only=WITHOUT_PICKS, longest=lengths.FAILURE
+    )
+    benchmark_symbol: str = column(
+        "What the picks are measured against.", wrong=no_ticker("batches.benchmark_symbol"), longest=lengths.TICKER
+    )
     benchmark_initial_price: Decimal | None = column(
         "Its close at the baseline session; null without picks.",
         needed=MADE,

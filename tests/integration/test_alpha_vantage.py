@@ -5,6 +5,7 @@ import json
 import logging
 import time
 import traceback
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, date, datetime, timedelta
@@ -14,6 +15,7 @@ from email.utils import format_datetime
 import pytest
 import structlog
 from clocks import HandSetClock
+from hostile_bodies import compressed, endless, endless_headers, plain
 from job_tools import logged
 from provider_server import CUT, CUT_IN_THE_BODY, HANGING, STALLED, Reply, refusing, says
 from provider_server import provider as provider
@@ -28,7 +30,7 @@ from app.errors import (
     UnknownTicker,
 )
 from app.providers import alpha_vantage
-from app.providers.alpha_vantage import LEAVE_LASTS, AlphaVantage, Answer
+from app.providers.alpha_vantage import ATTEMPTS, LEAVE_LASTS, AlphaVantage, Answer
 from app.providers.rate_limiter import Ledger, Outcome, Shared, Window, windows
 
 KEY = "ABC123XYZ"
@@ -78,8 +80,9 @@ async def client(pool, clock, provider) -> AsyncIterator[Client]:
     """Make clients of the provider, by default one without limits."""
     async with AsyncExitStack() as stack:
 
-        def make(base_url: str = "", limits: list[Window] = NO_LIMITS) -> AlphaVantage:
-            made = AlphaVantage(KEY, Ledger(pool, "alphavantage", limits, clock), clock, base_url or provider.url)
+        def make(base_url: str = "", limits: list[Window] = NO_LIMITS, attempts: int = ATTEMPTS) -> AlphaVantage:
+            ledger = Ledger(pool, "alphavantage", limits, clock)
+            made = AlphaVantage(KEY, ledger, clock, base_url or provider.url, attempts)
             stack.push_async_callback(made.close)
             return made
 
@@ -219,12 +222,46 @@ async def test_a_hanging_connection(client, provider, pool, monkeypatch, hanging
     assert await outcomes(pool) == ["failed"] * 5
 
 
-async def test_too_much_of_an_answer(client, provider, monkeypatch):
-    """An answer without an end is not read to its end."""
-    monkeypatch.setattr(alpha_vantage, "_LARGEST_BODY", 1000)
-    provider.play(Reply(b" " * 1001))
-    with pytest.raises(ProviderUnavailable, match="more than anybody asked for"):
-        await client().bars("IBM", NINE)
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        pytest.param(plain(20_000_000), "more than 5,000,000 bytes", id="plain", marks=pytest.mark.long),
+        pytest.param(endless(), "more than 5,000,000 bytes", id="in chunks without an end"),
+        pytest.param(compressed(100_000_000), "more than 5,000,000 bytes", id="gzip"),
+        pytest.param(
+            compressed(100_000_000, b"deflate"), "more than 5,000,000 bytes", id="deflate", marks=pytest.mark.long
+        ),
+        pytest.param(
+            endless(more=b"Content-Encoding: br\r\n"),
+            "Alpha Vantage compressed its answer in a way that was not asked for",
+            id="another coding",
+        ),
+        pytest.param(endless(500), "answered 500", id="of an error nothing is read", marks=pytest.mark.long),
+        pytest.param(endless_headers(), "cannot be reached", id="headers without an end", marks=pytest.mark.long),
+        pytest.param(endless_headers(b"a"), "cannot be reached", id="one header without an end"),
+    ],
+)
+async def test_too_much_of_an_answer(client, provider, reply, error):
+    """An answer without an end is not read to its end, and little of it is held."""
+    one = client(attempts=1)
+    provider.play(GOOD)
+    await one.bars("MSFT", NINE)
+    provider.play(reply)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProviderUnavailable, match=error):
+            await one.bars("IBM", NINE)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16_000_000, f"{peak:,} bytes"
+
+
+async def test_no_compression_is_asked_for(client, provider):
+    """Its bodies are small."""
+    provider.play(GOOD)
+    await client().bars("IBM", NINE)
+    assert [request.headers["accept-encoding"] for request in provider.requests] == ["identity"]
 
 
 async def test_the_burst_text_is_told_from_the_quota(client, provider, pool):

@@ -21,7 +21,8 @@ from clocks import HandSetClock
 from commands import environment
 from silent_proxy import Proxy
 
-from api.cache import LARGEST, MOST, MOST_AT_ONCE, OVERHEAD, Cache, names
+from api.cache import LARGEST, MOST, MOST_AT_ONCE, MOST_OF_AN_ADDRESS, OVERHEAD, Cache, names
+from api.clients import client_of
 from api.limits import LONGEST_BODY
 from app.core import settings
 from app.database import pools
@@ -170,6 +171,146 @@ async def test_what_tells_requests_apart(service):
         assert service.counts == (hits, len(apart))
 
 
+# The kind: a text that a client may write as it likes, and that means nothing, or what another text means.
+VARIED = {
+    "a cookie": {"cookie": "a=1"},
+    "another cookie": {"cookie": "b=2; c=3"},
+    "http": {"x-forwarded-proto": "http"},
+    "http in capitals": {"x-forwarded-proto": "HTTP, https"},
+    "no protocol": {"x-forwarded-proto": "nonsense"},
+    "any type": {"accept": "*/*;q=0.5"},
+    "JSON": {"accept": "application/json;q=0.3"},
+    "other types": {"accept": "image/png, x/y;level=1"},
+    "the newer type, unwanted": {"accept": f"{GRAPHQL};q=0"},
+    "a browser's languages": {"accept-language": "de"},
+    "a long type": {"accept": "x/" + "y" * 2_000},
+    "a charset": {"content-type": "application/json; charset=UTF-8"},
+    "a type in capitals": {"content-type": "Application/JSON"},
+    "a type with spaces": {"content-type": "application/json ; charset=utf-8"},
+    "no compression": {"content-encoding": "identity"},
+    "an address": {"x-forwarded-for": "192.0.2.1"},
+    "an id": {"x-request-id": "abc"},
+}
+
+
+@pytest.mark.parametrize("origin", [None, FRIEND, STRANGER])
+async def test_what_does_not_tell_requests_apart(origin, service):
+    """The same response, byte for byte and header for header, though it is computed once."""
+    same = {"origin": origin} if origin else {}
+    first = await service.tell(HEAD, **same)
+    expected = {**first.headers, "x-request-id": None}
+    for name, headers in VARIED.items():
+        answer = await service.client.post("/graphql", json={"query": HEAD}, headers={**same, **headers})
+        assert (answer.status_code, answer.content) == (200, first.content), name
+        assert {**answer.headers, "x-request-id": None} == expected, name
+    assert service.counts == (len(VARIED), 1)
+    assert len(service.cache._kept) == 1
+
+
+@pytest.mark.parametrize("stranger", [STRANGER, "null", "https://friend.example.stranger.example", "x" * 3_000, ""])
+async def test_origins_that_are_not_allowed_are_one(stranger, service):
+    """However they are called; none is named by the response of another."""
+    await service.tell(HEAD, origin="https://first.example")
+    answer = await service.tell(HEAD, origin=stranger)
+    assert "access-control-allow-origin" not in answer.headers
+    assert service.counts[1] <= (1 if stranger else 2)
+    assert (await service.tell(HEAD, origin=FRIEND)).headers["access-control-allow-origin"] == FRIEND
+
+
+async def test_all_origins_are_one_where_all_are_allowed(database):
+    """Also to a client that has cookies, to which Litestar alone would name its own origin."""
+    async with living(database, CORS_ALLOW_ORIGINS="*") as service:
+        for number in range(4):
+            headers = {"origin": f"https://{number}.example", **({"cookie": f"a={number}"} if number % 2 == 0 else {})}
+            answer = await service.tell(HEAD, **headers)
+            assert answer.headers["access-control-allow-origin"] == "*"
+            assert answer.headers["vary"] == "Accept, Origin"
+        assert service.counts == (3, 1)
+
+
+async def test_an_empty_origin_is_none(database):
+    """Litestar takes it for none: the next client, which has an origin, must not get the response to it."""
+    async with living(database, CORS_ALLOW_ORIGINS="*") as service:
+        assert "access-control-allow-origin" not in (await service.tell(HEAD, origin="")).headers
+        answer = await service.tell(HEAD, origin="https://one.example")
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-origin" not in (await service.tell(HEAD)).headers
+
+
+async def test_https_is_told_apart_from_http(service):
+    """Over https a browser is told to come by https again, from the cache too; over http it never is."""
+    for value, secure in [
+        ("https", True),
+        ("http", False),
+        ("HTTPS,http", True),
+        ("http, https", False),
+        (" https ", True),
+    ]:
+        answer = await service.tell(HEAD, **{"x-forwarded-proto": value})
+        assert ("strict-transport-security" in answer.headers) is secure
+    assert service.counts == (3, 2)
+
+
+async def test_a_page_is_one_however_it_is_accepted(service):
+    """HTML for browsers and programs alike; JSON where a program asks the first page for that alone."""
+    kinds = ["text/html", "text/html, application/json", "TEXT/HTML;q=0.1", "application/json", "application/vnd.json"]
+    for accept in kinds * 2:
+        answer = await service.client.get("/", headers={"accept": accept})
+        wants_json = "json" in accept and "html" not in accept
+        assert answer.headers["content-type"].startswith("application/json" if wants_json else "text/html")
+
+
+async def test_meanings_are_not_collected(service):
+    """However many texts a client writes."""
+    for number in range(600):
+        await service.tell(HEAD, accept=f"x/{number}", origin=f"https://{number}.example")
+    assert len(service.cache._meanings) <= 256
+    assert (service.counts, len(service.cache._kept)) == ((599, 1), 1)
+
+
+async def test_one_address_leaves_room_for_others():
+    """However many requests it has under way; what is kept is sent to it all the same."""
+    go_on, reached = asyncio.Event(), 0
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal reached
+        reached += 1
+        if scope["query_string"] != b"1_kept":
+            await go_on.wait()
+        await answering(scope, receive, send)
+
+    cache = Cache(slow, lambda: 1)
+    async with at(cache, "192.0.2.1") as greedy, at(cache, "192.0.2.2") as other:
+        await greedy.get("/graphql?1_kept")
+        asking = [asyncio.create_task(greedy.get(f"/graphql?1_{number}")) for number in range(MOST_AT_ONCE * 2)]
+        await until(lambda: reached == MOST_OF_AN_ADDRESS + 1)
+        assert (await greedy.get("/graphql?1_kept")).status_code == 200
+        answer = asyncio.create_task(other.get("/graphql?1_other"))
+        await until(lambda: cache.busy == MOST_AT_ONCE * 2 - MOST_OF_AN_ADDRESS)
+        go_on.set()
+        assert (await answer).status_code == 200
+        statuses = [answer.status_code for answer in await asyncio.gather(*asking)]
+    assert (statuses.count(200), statuses.count(503)) == (MOST_OF_AN_ADDRESS, MOST_AT_ONCE * 2 - MOST_OF_AN_ADDRESS)
+    assert (cache.under_way, cache._of_address) == (0, {})
+
+
+async def test_clients_behind_a_proxy_are_told_apart():
+    """By the header that is trusted, and by no other."""
+    seen_at: list[str] = []
+
+    async def looking(scope: Any, receive: Any, send: Any) -> None:
+        seen_at.append(client_of(scope))
+        await unavailable(scope, receive, send)
+
+    for header, expected in (("Fly-Client-IP", ["192.0.2.7", "127.0.0.1"]), ("", ["127.0.0.1", "127.0.0.1"])):
+        seen_at.clear()
+        async with at(Cache(looking, lambda: 1, address_header=header), "127.0.0.1") as client:
+            for name in ("fly-client-ip", "x-forwarded-for"):
+                for path in ("/graphql?1", "/export.csv"):
+                    await client.get(path, headers={name: "192.0.2.7"})
+        assert seen_at == [expected[0]] * 2 + [expected[1]] * 2
+
+
 async def test_a_kept_body_of_another_type_is_still_refused(service):
     """The type of a body is part of what is asked."""
     body = json.dumps({"query": HEAD})
@@ -270,14 +411,21 @@ async def test_no_other_spelling_is_a_way_past_the_limit(method, path):
         await answering(scope, receive, send)
 
     cache = Cache(slow, lambda: 1, lambda path, _: b"" if path in ("/record", "/feed.atom") else None)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(cache), base_url="http://test") as client:
-        under_way = [asyncio.create_task(client.request(method, f"http://test{path}?1")) for _ in range(MOST_AT_ONCE)]
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(at(cache, f"192.0.2.{number}")) for number in range(3)]
+        asking = [clients[number % 2] for number in range(MOST_AT_ONCE)]
+        under_way = [asyncio.create_task(client.request(method, f"http://test{path}?1")) for client in asking]
         await until(lambda: len(reached) == MOST_AT_ONCE)
         assert cache.under_way == MOST_AT_ONCE
-        assert (await client.request(method, f"http://test{path}?1")).status_code == 503
+        assert (await clients[2].request(method, f"http://test{path}?1")).status_code == 503
         go_on.set()
         assert {one.status_code for one in await asyncio.gather(*under_way)} == {200}
     assert (len(reached), cache.busy, cache.under_way) == (MOST_AT_ONCE, 1, 0)
+
+
+def at(cache: Cache, address: str) -> httpx.AsyncClient:
+    """A client at an address."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(cache, client=(address, 1)), base_url="http://test")
 
 
 async def test_a_head_says_what_its_get_says(service):
@@ -375,7 +523,7 @@ async def test_it_keeps_no_more_than_it_may():
         assert await hits("60000_d", "60000_d") == [False, False]
         many = [f"1_{number}" for number in range(200)]
         assert not any(await hits(*many))
-        assert len(cache._kept) == 100_000 // (OVERHEAD + 1 + len("1_199") + len("accept*/*")) == cache.size // 3_087
+        assert len(cache._kept) == 100_000 // (OVERHEAD + 1 + len("1_199")) == cache.size // 3_078
     assert LARGEST * 16 == MOST
 
 
@@ -640,7 +788,13 @@ async def newest(address: str) -> int:
         return seen(await client.post("/graphql", json={"query": HEAD}))
 
 
-@pytest.mark.parametrize("cut", [False, True], ids=["undisturbed", "the listeners' connections ended"])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param(False, id="undisturbed", marks=pytest.mark.long),
+        pytest.param(True, id="the listeners' connections ended"),
+    ],
+)
 async def test_no_answer_is_older_than_its_notification(cut, database, pool):
     """Many readers on two processes while a writer commits: what was announced, every new request sees."""
     with serving(DATABASE_URL=database) as one, serving(DATABASE_URL=database) as two:

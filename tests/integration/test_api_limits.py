@@ -12,6 +12,7 @@ from api_operations import Operations
 from api_records import FACTS, an_id, engine_on
 from graphql import (
     FieldNode,
+    GraphQLError,
     GraphQLSchema,
     NameNode,
     OperationDefinitionNode,
@@ -195,6 +196,106 @@ async def test_a_hostile_document(name):
     assert len(message) < 600
     if "the limit is" in message:
         assert f"; the limit is {limit:,}." in message
+
+
+# The kind: one response name that occurs so often in one selection set that validation compares it for long. Each shape
+# is within all other limits. The first is the plainest example; how often the name occurs is worked by hand.
+REPEATED = {
+    "a field": ("{" + "service { version } " * 115 + "}", "service", 115),
+    "one more than the limit": ("{" + "__typename " * 21 + "}", "__typename", 21),
+    "an alias": ("{" + "x: service { version } " * 21 + "}", "x", 21),
+    "an alias and a field": (
+        "{" + "version: __typename " * 20 + "...F }" + "fragment F on Query { version: __typename }",
+        "version",
+        21,
+    ),
+    "below a repeated field": ("{" + "latestBatch { id late runDate id id } " * 7 + "}", "id", 21),
+    "three levels down": ("{" + "latestBatch { picks { batch { id id id } batch { id id } } } " * 5 + "}", "id", 25),
+    "by fragments": (
+        "{" + " ".join(f"...F{n}" for n in range(21)) + "}"
+        + " ".join(f"fragment F{n} on Query {{ service {{ version }} }}" for n in range(21)),
+        "service",
+        21,
+    ),
+    "by fragments in fragments": (
+        "{ ...F0 }"
+        + " ".join(f"fragment F{n} on Query {{ ...F{n + 1} __typename }}" for n in range(20))
+        + "fragment F20 on Query { __typename }",
+        "__typename",
+        21,
+    ),
+    "by inline fragments": ("{" + "... on Query { __typename ... { __typename } } " * 11 + "}", "__typename", 22),
+    "by inline fragments in inline fragments": ("{" + "... { __typename " * 21 + "}" * 22, "__typename", 21),
+    "half by a fragment": (
+        "{ latestBatch { ...B " + "id " * 11 + "} } fragment B on Batch {" + "id " * 11 + "}",
+        "id",
+        22,
+    ),
+    "in a fragment that is not used": ("{ __typename } fragment B on Batch {" + "id " * 21 + "}", "id", 21),
+    "in the second operation": ("query A { __typename } query B {" + "__typename " * 21 + "}", "__typename", 21),
+    "of the schema": ("{ __schema {" + "types { name } " * 21 + "} }", "types", 21),
+    "of the schema, multiplied": ("{" + "__schema { types { name name name } } " * 7 + "}", "name", 21),
+    "of one type": ("{" + '__type(name: "Batch") { name } ' * 21 + "}", "__type", 21),
+    "a field that is not there": ("{" + "nope " * 21 + "}", "nope", 21),
+    "below a field that is not there": ("{" + "nope { a a a } " * 7 + "}", "a", 21),
+    "on types that exclude each other": (
+        "{ latestBatch {" + "... on Batch { id } ... on Pick { id } " * 11 + "} }",
+        "id",
+        22,
+    ),
+    "with arguments": ("{" + "batches(first: 3) { nodes { id } } " * 21 + "}", "batches", 21),
+    "with directives": ("{" + "__typename @include(if: true) " * 21 + "}", "__typename", 21),
+    "with other arguments": (
+        "{" + " ".join(f"a: batches(first: {n}) {{ nodes {{ id }} }}" for n in range(21)) + "}",
+        "a",
+        21,
+    ),
+    "a long name": ("{" + f"{'a' * 700} " * 21 + "}", "a" * 40, 21),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REPEATED)
+async def test_a_repeated_response_name(name, monkeypatch):
+    """It is refused before validation, which would compare each with each other; the message says what to do."""
+    query, repeated, times = REPEATED[name]
+    monkeypatch.setattr("api.engine.validate", None)
+    code, message, limit = await an_error(query)
+    assert (code, limit) == ("TOO_MANY_FIELDS", 20)
+    assert message == (
+        f"The response name `{repeated}` occurs {times} times in one selection set; the limit is 20. "
+        "Ask for each field once."
+    )
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        pytest.param("{" + "__typename " * 20 + "}", id="as often as the limit"),
+        pytest.param(
+            "{" + " ".join(f"a{n}: latestBatch {{ id }}" for n in range(40)) + "}",
+            id="in selection sets of other fields",
+        ),
+        pytest.param("{ latestBatch {" + "...B " * 40 + "} } fragment B on Batch { id }", id="one fragment, often"),
+        pytest.param(
+            " ".join(f"query Q{n} {{ __typename }}" for n in range(30)) + "{ __typename }", id="in other operations"
+        ),
+        pytest.param("{ latestBatch { ...B } } fragment B on Batch { picks { batch { ...B } } }", id="a circle"),
+        pytest.param(
+            "{ ...A } fragment A on Query { ...B ...A } fragment B on Query { ...A ...B latestBatch { id } }",
+            id="two circles",
+        ),
+    ],
+)
+def test_what_is_not_repeated(query):
+    Measure(schema, parse(query)).check()
+
+
+def test_fragments_are_counted():
+    """Validation compares all fragments of a selection set with each other."""
+    fragments = " ".join(f"fragment F{n} on Query {{ a{n}: __typename }}" for n in range(31))
+    with pytest.raises(GraphQLError, match="The document has 31 fragments; the limit is 30") as refused:
+        Measure(schema, parse(f"{{ {' '.join(f'...F{n}' for n in range(31))} }} {fragments}")).check()
+    assert refused.value.extensions == {"code": "TOO_MANY_FRAGMENTS", "limit": 30}
 
 
 @pytest.mark.parametrize(
@@ -443,11 +544,46 @@ async def test_measuring_is_linear(seed, monkeypatch):
         assert 0 < count <= query.count("...") + len(query.split())
 
 
+ROOTS = "service { version } latestBatch { id late series status } batches { nodes { id } }"
+WORST = {
+    "aliases with an argument": "{"
+    + " ".join(f'a{n}: batchOn(runDate: "2026-01-05") {{ id runDate late }}' for n in range(50))
+    + "}",
+    "arguments": "{" + 'batches(first: 1, after: "x", series: "y") { nodes { id } } ' * 20 + "}",
+    "introspection by many names": "{"
+    + " ".join(f"a{n}: __schema {{ types {{ name fields {{ name }} }} }}" for n in range(60))
+    + "}",
+    "fragments of the same fields": "{"
+    + " ".join(f"...F{n}" for n in range(19))
+    + "}"
+    + " ".join(f"fragment F{n} on Query {{ {ROOTS} }}" for n in range(19)),
+    "one fragment in many operations": " ".join(f"query Q{n}($v: Int) {{ ...F }}" for n in range(60))
+    + "fragment F on Query { batches(first: $v) { nodes { id } } }",
+    "nested repetition": "{" + "latestBatch { picks { id ticker action batch { id } } } " * 20 + "}",
+    "an argument, often": "{ batches(" + " ".join(f"first: {n}" for n in range(300)) + ") { nodes { id } } }",
+    "an argument of many members": "{ batches(first: {"
+    + " ".join(f"a{n}: 1" for n in range(300))
+    + "}) { nodes { id } } }",
+    "suggestions": "{" + " ".join(f"latestBatc{n}" for n in range(200)) + "}",
+    "directives that are not there": "{" + "__typename " + "@nope " * 480 + "}",
+    "variables that are not used": f"query({' '.join(f'$v{n}: Int' for n in range(240))}) {{ __typename }}",
+}
+
+
 @pytest.mark.long
 async def test_no_document_takes_long():
-    """CPU from text to refusal: 50 ms for the hostile, and random ones may not take much more either."""
+    """CPU from text to refusal: 50 ms for the hostile, and random ones may not take much more."""
     for name, (query, _, _) in HOSTILE.items():
         assert await cpu(query) < 0.05, name
+    # The worst that a search over shapes found within all limits.
+    for name, query in WORST.items():
+        Measure(schema, parse(query)).check()
+        times = []
+        for _ in range(3):
+            start = time.process_time()
+            Engine(schema, given_up, FACTS)._prepared(query, None, None)
+            times.append(time.process_time() - start)
+        assert min(times) < 0.05, name
     random = Random(0)
     for _ in range(100):
         query = nasty(random)

@@ -14,16 +14,20 @@ from app.database import pools
 from app.database.queries import fetcher
 
 # What becomes of which text of the engine's or the planner's source; the text stands there once.
-KEPT = "self.plan = lru_cache(kept)(self._plan)"
-KEY = "self.plan = lambda q, n, s, k, kept={}: kept.setdefault((%s), self._plan(q, n, s, k))"
+KEPT = "self.plan = Memo(self._plan, kept, MOST_KEPT)"
+# A memory that does not look at all of its four arguments.
+KEY = """self.plan = type("Some", (Memo,), {
+            "get": lambda self, q, n, s, k: Memo.get(self, KEY),
+            "put": lambda self, result, q, n, s, k: Memo.put(self, result, KEY),
+        })(self._plan, kept, MOST_KEPT)"""
 MUTANTS = {
     "@skip is ignored": (
-        "node = parsed(query)",
-        """node = parsed(query.replace("@skip(if: true)", " " * 15))""",
+        "tree_of(parsed(query))",
+        """tree_of(parsed(query.replace("@skip(if: true)", " " * 15)))""",
     ),
     "@include is inverted at fragments": (
-        "node = parsed(query)",
-        r"""node = parsed(__import__("re").sub(r"(\.\.\.\w+) @include", r"\1 @skip   ", query))""",
+        "tree_of(parsed(query))",
+        r"""tree_of(parsed(__import__("re").sub(r"(\.\.\.\w+) @include", r"\1 @skip   ", query)))""",
     ),
     "an alias is not used": ('"{key}":', '"{details[0].node.name.value}":'),
     "only the first of merged selections counts": (
@@ -35,28 +39,28 @@ MUTANTS = {
         "return sorted(found.grouped_field_set.items())",
     ),
     "a variable's default is ignored": (
-        "coerced = request.variable_values.coerced",
-        "coerced = {n: v for n, v in request.variable_values.coerced.items() if n in (variables or {})}",
+        "coerced = values.coerced",
+        "coerced = {n: v for n, v in values.coerced.items() if n in (variables or {})}",
     ),
     "a variable that is null counts as left out": (
-        "raw_variable_values=variables",
-        "raw_variable_values={n: v for n, v in (variables or {}).items() if v is not None}",
+        "operation.variables, variables or {}",
+        "operation.variables, {n: v for n, v in (variables or {}).items() if v is not None}",
     ),
     "a variable that is left out counts as null": (
-        "raw_variable_values=variables",
-        "raw_variable_values={**dict.fromkeys(document.variables), **(variables or {})}",
+        "operation.variables, variables or {}",
+        "operation.variables, {**dict.fromkeys(document.variables), **(variables or {})}",
     ),
     "an argument that is null counts as left out": ('return "NULL"', "return ''"),
     "__typename is the root's": ('"{parent.name}"', '"Query"'),
-    "plans are kept whatever the directives' variables": (KEPT, KEY % "q, n, k"),
-    "plans are kept whatever the enums' values": (KEPT, KEY % "q, n, s"),
-    "plans are kept whatever the operation": (KEPT, KEY % "q, s, k"),
+    "plans are kept whatever the directives' variables": (KEPT, KEY.replace("KEY", "q, n, k")),
+    "plans are kept whatever the enums' values": (KEPT, KEY.replace("KEY", "q, n, s")),
+    "plans are kept whatever the operation": (KEPT, KEY.replace("KEY", "q, s, k")),
     "the first operation is answered": (
-        "get_operation_ast(document.node, operation_name)\n        assert operation",
-        "next(node for node in document.node.definitions if isinstance(node, OperationDefinitionNode))",
+        "get_operation_ast(node, operation_name)\n        assert operation",
+        "next(one for one in node.definitions if isinstance(one, OperationDefinitionNode))",
     ),
     "a list has no order": ("array(pieces, relation.order)", "array(pieces, None)"),
-    "the latest is any": ('order = f" ORDER BY {relation.order}" if relation.order else ""', 'order = ""'),
+    "the latest is any": ("{rows} ORDER BY {relation.order} LIMIT 1", "{rows} LIMIT 1"),
     "the error of a refused field is lost": ("errors = list(refusals.values())", "errors = []"),
     "a refused field that must not be null is null": ("if root.non_null and root.key in errors:", "if False:"),
     "what must be null as a whole is empty": ('{"data": None, "errors": errors}', '{"data": {}, "errors": errors}'),
@@ -65,7 +69,7 @@ MUTANTS = {
     "a cursor's own row comes again": ("({keys}) {beyond} ({start})", "({keys}) {beyond}= ({start})"),
     "hasPreviousPage leaves out the cursor's row": ("{before}= (", "{before} ("),
     "startCursor is the last": ("({cursors})[1]", "({cursors})[count(*)::integer]"),
-    "an enum says its value": ("THEN '{name}'", "THEN '{value.value}'"),
+    "an enum says its value": (r"""THEN '\"{name}\"'""", r"""THEN '\"{value.value}\"'"""),
     "an argument is sent as it came": ("argument.convert(value)", "value"),
     "text is not escaped": ('"String": "to_json(({})::text)"', """"String": "'\\"' || {} || '\\"'\""""),
     "times lose digits": ("SS.US", "SS.MS"),
@@ -74,8 +78,8 @@ MUTANTS = {
     "a computed value's type is its field": ("if member.name else member.field", "if member.name else member.key"),
     "a computed null is empty": ("return None\n    bare", "return {}\n    bare"),
     "arguments of a computed value are not looked at": (
-        "computed.check(given_arguments(definition, fields[0], variables, facts))",
-        "given_arguments(definition, fields[0], variables, facts)",
+        "computed.check(given_arguments(definition, at, variables, facts))",
+        "given_arguments(definition, at, variables, facts)",
     ),
     "an argument is not checked against the facts": ("if facts is not None:", "if False:"),
     "a computed value is made without its arguments": (

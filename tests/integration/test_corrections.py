@@ -250,7 +250,9 @@ async def test_what_is_refused(house, day, ticker, run_date, says):
     assert (await house.journal(), await house.rows(FIGURES)) == before
 
 
-@pytest.mark.parametrize("reason", ["", " ", "a NUL \0", "half a \ud800"])
+@pytest.mark.parametrize(
+    "reason", ["", " ", "a NUL \0", "half a \ud800", "a" * 1001, "two\nlines", "an escape \x1b[2J", "a turn \u202e"]
+)
 async def test_a_reason_that_cannot_be_stored(house, reason):
     """It is published, so it must be there, and be text."""
     with pytest.raises(Refused, match="--reason must say why"):

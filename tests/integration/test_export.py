@@ -320,10 +320,10 @@ async def test_an_export_is_of_one_moment(database, pool):
 class Client:
     """A client of an ASGI application that reads when it wants to."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, address: str = "test") -> None:
         self.scope = {
             "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
-            "headers": [], "root_path": "", "scheme": "http", "server": ("test", 80), "client": ("test", 1),
+            "headers": [], "root_path": "", "scheme": "http", "server": ("test", 80), "client": (address, 1),
             "http_version": "1.1",
         }  # fmt: skip
         self.reads, self.gone = asyncio.Event(), asyncio.Event()
@@ -347,7 +347,7 @@ class Client:
 
 async def test_few_at_once(service):
     """Whoever comes while others are still reading is told when to come again; then there is room."""
-    clients = [Client("/export.csv") for _ in range(downloads.MOST_AT_ONCE)]
+    clients = [Client("/export.csv", f"192.0.2.{number}") for number in range(downloads.MOST_AT_ONCE)]
     asking = [asyncio.create_task(service.cache(one.scope, one.receive, one.send)) for one in clients]
     for client in clients:
         await client.begun.wait()
@@ -359,6 +359,30 @@ async def test_few_at_once(service):
     await asyncio.gather(*asking)
     assert all(client.whole for client in clients)
     assert (await service.client.get("/export.csv")).status_code == 200
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+async def test_one_address_leaves_a_place_for_another(form, service):
+    """Its next export is refused, and says why; another address gets one, and so does it when one has ended."""
+    slow = [Client(f"/export.{form}", "192.0.2.1") for _ in range(downloads.MOST_AT_ONCE - 1)]
+    asking = [asyncio.create_task(service.cache(one.scope, one.receive, one.send)) for one in slow]
+    for client in slow:
+        await client.begun.wait()
+    one_more, other = Client("/export.csv", "192.0.2.1"), Client("/export.json", "192.0.2.2")
+    for client in (one_more, other):
+        client.reads.set()
+        await service.cache(client.scope, client.receive, client.send)
+    assert one_more.got[0]["status"] == 503
+    assert dict(one_more.got[0]["headers"])[b"retry-after"] == b"5"
+    assert b"Your address has 2 of the exports that are under way" in one_more.got[1]["body"]
+    assert (other.got[0]["status"], other.whole) == (200, True)
+    for client in slow:
+        client.reads.set()
+    await asyncio.gather(*asking)
+    again = Client("/export.csv", "192.0.2.1")
+    again.reads.set()
+    await service.cache(again.scope, again.receive, again.send)
+    assert (again.got[0]["status"], again.whole) == (200, True)
 
 
 @pytest.mark.parametrize("how", ["gone", "stalled"])
@@ -389,7 +413,7 @@ async def test_a_database_that_goes_away(database, pool, service):
     with psycopg.connect(database, autocommit=True) as conn:
         ended = conn.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE application_name = 'alpha-monday api' AND state = 'idle in transaction'"
+            "WHERE application_name = 'alpha-monday exports' AND state = 'idle in transaction'"
         )
         assert ended.rowcount == 1
     client.reads.set()

@@ -29,6 +29,7 @@ from app.domain.model import SERIES, batch_id
 from app.ops import snapshot
 from jobs import daily, reconcile
 from jobs.context import RealClock
+from jobs.worker import LASTING
 
 WELL = {"database": "alive", "worker": "alive"}
 HEARD = "SELECT FROM procrastinate_workers WHERE last_heartbeat > now() - interval '6 s'"
@@ -128,6 +129,7 @@ async def test_postgres_is_away(tmp_path, seconds):
         assert "error connecting in" not in lived.server.log
 
 
+@pytest.mark.long
 async def test_a_database_that_falls_silent(database, tmp_path):
     """Nothing arrives and nothing ends: that it is away is said while whoever asks still listens."""
     async with AsyncExitStack() as stack:
@@ -162,6 +164,11 @@ async def test_a_worker_that_fails_over_and_over(tmp_path):
             " One that runs has another within a minute, or its log says why not: `worker starts again`."
         )
         assert "worker starts again" in lived.server.log
+
+        # Once the cause is removed, it is away for as long as the next worker takes to prove that it lasts.
+        change(lived.database, "ALTER FUNCTION queue.gone RENAME TO procrastinate_fetch_job_v2")
+        took = until(lambda: lived.health() == (200, WELL), 60)
+        assert took < LASTING
 
 
 def test_a_server_without_a_worker(database, tmp_path):

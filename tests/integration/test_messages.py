@@ -113,7 +113,7 @@ def with_a_parameter(address: str, _: str) -> str:
     ("words", "prepared", "says"),
     [
         pytest.param(["status"], closed, "run GRANT CONNECT ON DATABASE {0} TO {1};", id="no right to connect"),
-        pytest.param(["status"], without_usage, "GRANT USAGE, CREATE ON SCHEMA operations TO {1};", id="no schema"),
+        pytest.param(["status"], without_usage, "run GRANT USAGE ON SCHEMA operations TO {1};", id="no schema"),
         pytest.param(["migrate"], of_others, "another program's tables. Make an empty database", id="another's tables"),
         pytest.param(["show"], with_another_history, "is not as Alpha Monday's migrations make it", id="its history"),
         pytest.param(["backup", "x.zip"], of_others, "holds no record of Alpha Monday", id="nothing to back up"),

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from silent_proxy import Proxy
 
 from api.cache import Cache
+from app.core import settings
 from app.database import pools
 from app.domain.model import SERIES, batch_id
 from app.ops.snapshot import MetricsReader
@@ -291,7 +292,7 @@ def test_requests_are_counted(database, tmp_path):
     assert more("http_requests_total", "live", "4xx") == 1
     assert more("http_request_duration_seconds_count", "graphql") == 3
     assert told["cache_answers"] == {(): 4}
-    assert told["pool_limit_connections"] == {("api",): 8, ("app",): 12, ("queue",): 4}
+    assert told["pool_limit_connections"] == {("api",): settings.load({}).api_pool_size, ("app",): 12, ("queue",): 4}
 
 
 def test_names_are_as_prometheus_wants_them(database, tmp_path):

@@ -200,6 +200,27 @@ async def test_streams_are_counted(pool):
             assert (await events.part())["retry"] == "3000"
 
 
+async def test_streams_are_counted_by_address(pool, monkeypatch):
+    """One address has a part of the places only, and is told so; another one still has a place."""
+    monkeypatch.setattr("app.web.live.MOST_OF_AN_ADDRESS", 2)
+    async with streamed(pool, keep_alive=0.05) as (client, live, _, _):
+        async with listening(client) as first, listening(client):
+            await first.part()
+            await until(lambda: live.streams == 2)
+            full = await client.get(PATH)
+            assert (full.status_code, full.headers["retry-after"]) == (503, "60")
+            assert full.text.startswith("Your address has")
+            async with (
+                httpx.AsyncClient(
+                    base_url=client.base_url, transport=httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+                ) as other,
+                listening(other) as events,
+            ):
+                assert (await events.part())["retry"] == "3000"
+        await until(lambda: live.streams == 0)
+        assert not live._of_address
+
+
 async def test_silence_is_broken(pool):
     """A word now and then keeps proxies from hanging up."""
     async with streamed(pool, keep_alive=0.05) as (client, _, _, _), listening(client) as events:
@@ -249,8 +270,8 @@ async def test_it_stops_under_a_stream_with_more_behind_it(pool):
 )
 @pytest.mark.parametrize("together", [True, False], ids=["together", "later"])
 async def test_a_client_leaves_with_a_request_behind(together, behind, pool, caplog):
-    """Its stream ends with it, and nothing is sent to a connection that is no more."""
-    async with streamed(pool, keep_alive=0.05) as (client, live, _, _):
+    """Its stream ends with it, at once, and nothing is sent to a connection that is no more."""
+    async with streamed(pool, keep_alive=600) as (client, live, _, _):
         sent = [f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode() for path in (PATH, behind)]
         _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
         writer.write(b"".join(sent) if together else sent[0])

@@ -62,6 +62,40 @@ async def test_a_connection_that_lives_is_not_asked(one, database):
     assert last == "SELECT 'the last that was asked'"
 
 
+# What Postgres sends without being asked: then a connection that lies in the pool must be asked whether it lives.
+UNASKED = {
+    "a notice": b"SNOTICE\0C00000\0Mhello\0\0",
+    "a warning": b"SWARNING\0C01000\0Mhello\0\0",
+    "a changed setting": b"application_name\0other\0",
+    "a standby that was promoted": b"in_hot_standby\0off\0",
+    "a notification": (1).to_bytes(4) + b"record\0\0",
+}
+TYPES = {"a notice": b"N", "a warning": b"N", "a notification": b"A"}
+
+
+@pytest.mark.parametrize("what", UNASKED)
+async def test_a_connection_with_unread_words_on_a_silent_network(database, what):
+    """The question whether it lives has a limit of its own: whoever wants a connection gets an error in time."""
+    message = TYPES.get(what, b"S") + (len(UNASKED[what]) + 4).to_bytes(4) + UNASKED[what]
+    async with (
+        asyncio.timeout(20),
+        Proxy().leading_to(database) as proxy,
+        pools.opened(pools.make_pool(proxy.address, size=1, wait=0.2)) as pool,
+    ):
+        pid = await pid_of(pool)
+        proxy.tell(message)
+        await asyncio.sleep(0.05)
+        assert await pid_of(pool) == pid  # it lives, and says so
+        proxy.tell(message)
+        await asyncio.sleep(0.05)
+        proxy.silent = True
+        began = monotonic()
+        with pytest.raises(PoolTimeout):
+            await pid_of(pool)
+        assert monotonic() - began < 5
+        proxy.silent = False
+
+
 async def test_a_transaction_that_stands_still_is_ended(database, monkeypatch):
     """A process that froze with a lock in its hands does not keep it: the others go on, and it learns of its end."""
     monkeypatch.setattr(sessions, "SETTINGS", (*sessions.SETTINGS, SHORT))
@@ -115,7 +149,9 @@ async def used_now_and_then(pool: pools.Pool) -> None:
         await asyncio.sleep(0.5)
 
 
-@pytest.mark.parametrize("asked", [False, True], ids=["idle", "asked"])
+@pytest.mark.parametrize(
+    "asked", [pytest.param(False, id="idle"), pytest.param(True, id="asked", marks=pytest.mark.long)]
+)
 async def test_an_absent_database_is_tried_again_every_few_seconds(database, asked):
     """However it is away, whether anything asks or not: the waits do not grow. It is there again: so is the pool."""
     async with AsyncExitStack() as stack:

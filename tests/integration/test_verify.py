@@ -15,6 +15,7 @@ import msgspec
 import psycopg
 import pytest
 from commands import environment, run
+from hostile_bodies import compressed, endless, of_charset, plain
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from job_tools import MONDAY, House, until_it_can
@@ -39,7 +40,7 @@ from record_server import (
 
 from app.database import pools
 from app.domain import calendar, journal, model
-from app.errors import Misfit
+from app.errors import ConfigurationError, Misfit
 from app.ops.verify import Api, Database, api, database, verify
 from app.store import batches, generations
 from jobs import daily, picks
@@ -395,6 +396,32 @@ async def test_another_server(tmp_path, reply, expected):
     assert code == 2
     assert expected in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        pytest.param(
+            compressed(110_000_000),
+            "answered with more than 100,000,000 bytes",
+            id="a large body in gzip",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            endless(more=b"Content-Encoding: br\r\n"), "in a way that was not asked for", id="in another coding"
+        ),
+        pytest.param(of_charset(b"zlib", 50_000_000), "API does (status 400)", id="in a charset that decompresses"),
+        pytest.param(plain(200_000_000), "more than 100,000,000 bytes", id="a large body", marks=pytest.mark.long),
+        pytest.param(endless(), "more than 100,000,000 bytes", id="without an end", marks=pytest.mark.long),
+    ],
+)
+async def test_a_body_of_another_server(reply, expected):
+    """It is read up to a limit, however it comes."""
+    async with ProviderServer() as provider, api(provider.url, asyncio.sleep) as source:
+        provider.answers = lambda _: reply
+        with pytest.raises(ConfigurationError) as refused:
+            await source.head()
+    assert expected in str(refused.value)
 
 
 async def test_a_busy_server():

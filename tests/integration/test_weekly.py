@@ -658,10 +658,10 @@ def named(model: str, **headers: str) -> Reply:
     [
         pytest.param("gpt\0", "gpt\N{REPLACEMENT CHARACTER}", id="NUL"),
         pytest.param("gpt\ud800", "gpt\N{REPLACEMENT CHARACTER}", id="a lone surrogate"),
-        pytest.param("g" * 1_000_000, "g" * 200, id="a megabyte"),
+        pytest.param("g" * 900_000, "g" * 200, id="nearly a megabyte"),
         pytest.param("\N{ROCKET}" * 300, "\N{ROCKET}" * 200, id="rockets"),
         pytest.param("", None, id="empty"),
-        pytest.param("a\nb\x1b[0m", "a\nb\x1b[0m", id="control characters"),
+        pytest.param("a\nb\x1b[0m", "a\ufffdb\ufffd[0m", id="control characters"),
     ],
 )
 async def test_a_name_of_any_characters(house, model, stored):

@@ -226,6 +226,7 @@ async def test_postgres_goes_in_the_middle_of_a_monday(clock, seconds):
         ]
 
 
+@pytest.mark.long
 @lasting(1, long=(60,))
 async def test_postgres_goes_in_the_middle_of_a_morning(clock, seconds):
     """While the prices are asked for: every pick is measured, once."""
@@ -311,6 +312,7 @@ async def test_a_connection_of_the_queue_that_falls_silent(database, pool, clock
                     await asyncio.sleep(0.05)
 
 
+@pytest.mark.long
 async def test_a_worker_that_gets_too_few_connections(database, pool, clock):
     """
     Its pool has connections and what listens is refused: one worker after another works for a moment.

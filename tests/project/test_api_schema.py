@@ -81,7 +81,8 @@ type Split {
 }
 type Generation {
   id: ID! attempt: Int! accepted: Boolean refusal: String requestedModel: String! answeredModel: String
-  promptVersion: String! systemPrompt: String! userPrompt: String! answer: String requestId: String
+  promptVersion: String! systemPrompt: String! userPrompt: String! answer: String
+  answerBeginning: String answerBytes: Int requestId: String
   promptTokens: Int completionTokens: Int askedAt: DateTime! answeredAt: DateTime
 }
 type Correction {

@@ -12,12 +12,14 @@ import pytest
 from graphql import parse, validate
 from pages import shouted
 
-from api import cache, fields, http, limits
+from api import cache, fields, http, lanes, lengths, limits, turns
 from api.schema import schema
 from app.domain.model import Action, BatchStatus
 from app.domain.track_record import MOST as MOST_MONDAYS
 from app.domain.track_record import Fortnight, Held, track_record
 from app.main import READ_LIMIT
+from app.web import live, received, timeouts, unsent, upgrades
+from app.web.feeds import downloads
 
 HOUSE = Path(__file__).parents[2]
 RECORD = (HOUSE / "docs" / "record.md").read_text()
@@ -109,6 +111,26 @@ def test_every_code_of_an_error_is_told():
     assert shouted(API) == given
 
 
+def test_the_limits_of_connections_are_the_codes_own():
+    """So is each number in the table of connections."""
+    table = API.split("These hold for each connection")[1].split("\n\n")[1]
+    told = [
+        int(number) for number in re.findall(r"(?<![\w`])\d+(?= |,)", re.sub(r"\| [^|]* \|$", "", table, flags=re.M))
+    ]
+    megabyte = 1024 * 1024
+    assert told == [
+        *(upgrades.LARGEST_HEAD // 1024, upgrades.MOST_HEADERS, timeouts.HEAD_WITHIN, upgrades.LARGEST_HEAD // 1024),
+        *(unsent.PACE // 1024, unsent.CREDIT),
+        *(unsent.MOST_UNSENT // megabyte, unsent.MOST_OF_AN_ADDRESS // megabyte),
+        *(received.MOST_RECEIVED // megabyte, received.SMALL // 1024),
+        *(timeouts.MOST_CONNECTIONS, timeouts.OURS),
+        *(live.MOST, live.MOST_OF_AN_ADDRESS),
+        *(downloads.MOST_AT_ONCE, downloads.MOST_OF_AN_ADDRESS),
+    ]
+    assert f"for\n{unsent.STALLED:.0f} s are disconnected" in API
+    assert f"up to {unsent.SMALL // 1024} KB is always sent" in API
+
+
 def test_the_limits_are_the_codes_own():
     """Each number in the table of limits is the one that is checked."""
     table = API.split("## Limits")[1].split("## Caching")[0]
@@ -116,8 +138,17 @@ def test_the_limits_are_the_codes_own():
     told = [int(number.replace(",", "")) for row in rows for number in re.findall(r"\d[\d,]*", row)]
     (cost,) = re.findall(r"cost=([\d_]+)", (HOUSE / "graphql" / "api" / "schema.py").read_text())
     assert told == [
-        *(http.LONGEST_BODY // 1024, http.SLOWEST_BODY),
+        *(http.LONGEST_BODY // 1024, http.SLOWEST_BODY, http.MOST_PARAMETERS),
         *(limits.LONGEST_DOCUMENT, limits.MOST_TOKENS, limits.DEEPEST, limits.MOST_FIELDS, limits.MOST_ALIASES),
-        *(limits.MOST_VALUES, limits.MOST_SCHEMA_FIELDS, limits.MOST_TOLD, limits.DEEPEST_VARIABLES),
-        *(MOST_MONDAYS, int(cost), 1, fields.LONGEST_PAGE, READ_LIMIT, cache.MOST_AT_ONCE),
+        *(limits.MOST_OCCURRENCES, limits.MOST_FRAGMENTS, limits.MOST_VALUES, limits.MOST_MEASURED_BYTES),
+        *(lengths.MOST_BYTES, lengths.MOST_BYTES_OF_ROWS),
+        *(limits.MOST_SCHEMA_FIELDS, limits.MOST_TOLD, limits.MOST_TOLD_BYTES, limits.DEEPEST_VARIABLES),
+        *(MOST_MONDAYS, int(cost), 1, fields.LONGEST_PAGE, READ_LIMIT, lanes.MOST_WAITING, lanes.LONGEST_WAIT),
+        *(cache.MOST_AT_ONCE, cache.MOST_OF_AN_ADDRESS, turns.MOST_OF_ONE, turns.MOST_WAITING),
+    ]
+    text = API.split("### Large answers")[1].split("### New documents")[0]
+    told = [int(number.replace(",", "")) for number in re.findall(r"\d+(?:,\d+)+", text)]
+    assert told == [
+        *(limits.MOST_BYTES_OF_FEW, lengths.MOST_BYTES_OF_ONE),
+        *(limits.HEAVY_VALUES, limits.HEAVY_BYTES),
     ]

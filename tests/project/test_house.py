@@ -49,11 +49,13 @@ def test_one_module_has_the_sql_on_the_queues_tables():
     """Procrastinate owns them; when it changes one, there is one place to look."""
     named_by = {
         "jobs.queue_tables": "all of it",
+        "app.database.advice": "knows the queue's tables by their names, to name one grant for all of them",
         "app.simulation.clock": "changes how the queue's fetch function reads the time, in a rehearsal's database",
     }
     assert {module for module, path in SOURCES.items() if "procrastinate_" in path.read_text()} == set(named_by)
     striking = {module for module, path in SOURCES.items() if "operations.strikes" in path.read_text()}
-    assert striking == {"jobs.queue_tables", "jobs.strikes"}
+    # The table of rights names every table.
+    assert striking == {"jobs.queue_tables", "jobs.strikes", "app.database.rights"}
 
 
 def test_one_module_names_the_time_zone():
@@ -74,11 +76,13 @@ OTHER_NUMBERS = {
     "api.schema": {3},  # corrections of a checkpoint, as many as one may expect
     "app.database.sessions": {3},  # probes of a silent connection
     "app.domain.statistics": {3},  # points that a line needs
+    "app.domain.text": {3},  # bytes that base64 writes at a time, escapes one around another
     "app.providers.rate_limiter": {3},  # requests in flight
     "app.simulation.faults": {15},  # minutes
     "app.database.migrations": {15},  # a version of Postgres
     "app.simulation.market": {3},  # a day of January
     "app.web.charts.batch_chart": {3, 14},  # pixels
+    "app.web.feeds.downloads": {3},  # exports at once
     "app.web.charts.record_charts": {14},  # pixels
     "jobs.messages": {15},  # seconds
     "jobs.queue": {15},  # hours

@@ -28,7 +28,7 @@ PORT = re.compile(
     (?: (?: \b127\.0\.0\.1 | \blocalhost | \b0\.0\.0\.0 | \[::1?\] ) ["']? [:,] \s* ["']?
       | \bport \b ["']? \s* [=:] \s* ["']?
       | --port [\s=,"']+
-    ) (\d+)
+    ) (\d+) (?! \d | \.\d )  # and no other address
     """,
     re.VERBOSE | re.IGNORECASE,
 )

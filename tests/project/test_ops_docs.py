@@ -13,6 +13,7 @@ from app.commands.cli import group
 from app.core.settings import Settings
 from app.database import migrations
 from app.domain.model import FailureReason, SkipReason
+from app.web.feeds import downloads
 from jobs.reconcile import Mended
 
 OPS = HOUSE / "docs" / "operate"
@@ -139,7 +140,7 @@ def test_what_needs_no_coordination_is_named_right():
 
 def test_the_connections_of_a_server_are_counted_right(database, tmp_path):
     """A real server has the pools that the page on several machines adds up, in name and size, and no others."""
-    with serving(tmp_path, DATABASE_URL=database) as server:
+    with serving(tmp_path, DATABASE_URL=database, API_CONNECTIONS="8") as server:
         told = httpx.get(f"{server.told}/metrics").text
         limits = dict(re.findall(r'^alpha_monday_pool_limit_connections\{pool="(\w+)"\} (\d+)', told, re.MULTILINE))
         expected = {f"alpha-monday {name}" for name in (*limits, "announcements", "metrics")}
@@ -147,4 +148,5 @@ def test_the_connections_of_a_server_are_counted_right(database, tmp_path):
     for name, size in limits.items():
         assert re.search(rf"of {size} for [^(]*\(`{name}`\)", PAGES["scale.md"]), name
     (most,) = re.findall(r"^\| `alpha-monday serve` \|.* (\d+) \|$", PAGES["scale.md"], re.MULTILINE)
-    assert int(most) == sum(map(int, limits.values())) + 2
+    # Beside these pools one connection listens, one is for `/metrics`, and each export has one.
+    assert int(most) == sum(map(int, limits.values())) + 2 + downloads.MOST_AT_ONCE

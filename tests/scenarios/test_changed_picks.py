@@ -235,9 +235,15 @@ ENDS_REFUSED = [
     pytest.param({"last": date(2026, 10, 31)}, "of the exchange; 2026-10-31 is no session.", id="a Saturday to come"),
     pytest.param({"last": date(2026, 10, 25)}, "of the exchange; 2026-10-25 is no session.", id="a Sunday"),
     pytest.param({"last": date(2026, 10, 22)}, "MSFT was priced on 2026-10-23; it cannot have ended", id="before"),
-    pytest.param({"source": " \n"}, "--source must say where this is known from, in plain text.", id="no source"),
+    pytest.param(
+        {"source": " \n"},
+        "--source must say where this is known from, in plain text on one line, of at most 1,000 characters.",
+        id="no source",
+    ),
     pytest.param({"source": "a\0b"}, "--source must say where this is known from", id="a NUL"),
     pytest.param({"source": "a\ud800b"}, "--source must say where this is known from", id="a lone surrogate"),
+    pytest.param({"source": "a" * 1001}, "--source must say where this is known from", id="a long one"),
+    pytest.param({"source": "a\x1b[2Jb"}, "--source must say where this is known from", id="a control"),
 ]
 
 
@@ -366,7 +372,11 @@ async def test_an_ended_pick_that_is_renamed_stays_ended(house):
         pytest.param({"first": date(2026, 12, 15)}, "latest; 2026-12-15 is a later one. Record", id="far to come"),
         pytest.param({"first": date(2026, 10, 23)}, "--from must be after 2026-10-23, the session at", id="baseline"),
         pytest.param({"first": date(2026, 10, 22)}, "--from must be after 2026-10-23, the session at", id="before it"),
-        pytest.param({"source": " \n"}, "--source must say where this is known from, in plain text.", id="no source"),
+        pytest.param(
+            {"source": " \n"},
+            "--source must say where this is known from, in plain text on one line, of at most 1,000 characters.",
+            id="no source",
+        ),
         pytest.param({"source": "a\0b"}, "--source must say where this is known from", id="a NUL in the source"),
         pytest.param({"source": "a\ud800b"}, "--source must say where this is known from", id="a surrogate in it"),
     ],

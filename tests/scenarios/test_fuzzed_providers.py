@@ -655,7 +655,8 @@ REASONS = {
     "a status": r"answered \d+\.|InternalServerError",
     "a notice": "notice in place of data",
     "no text": "that is no text",
-    "too long": "more than anybody",
+    "too long": r"more than [\d,]+ bytes",
+    "compressed": "was not asked for|is not (gzip|deflate)|ends within its (gzip|deflate)",
     "slow down": "slow down",
     "the key": "not accept the key",
     "premium": "asks for a premium key",
@@ -876,6 +877,7 @@ async def test_alpha_vantage_at_length(pool, monkeypatch):
 
 WELL_FORMED = re.compile(r"[A-Z]{1,5}(\.[A-Z])?")
 REFUSALS = {
+    "more than is stored": r"^The answer had [\d,]+ bytes; at most 65,536 are read\.$",
     "no choices": "had no choices",
     "truncated": "was truncated",
     "refused": "The model refused",

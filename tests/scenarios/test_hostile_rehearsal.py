@@ -463,6 +463,7 @@ def telling(tmp_path_factory, create) -> Iterator[Hostile]:
         process.stdin.close()
 
 
+@pytest.mark.long
 def test_the_keys_were_told(telling):
     """Each of the faults that say a key has happened, and the record has room for what was said."""
     faults = Counter((one["provider"], one["fault"]) for one in telling.requests if one["fault"])

@@ -6,7 +6,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import httpx
@@ -20,11 +20,12 @@ from silent_proxy import Proxy
 
 from api.cache import MOST_AT_ONCE, PAUSE
 from api.http import routes
+from app.core import settings
 from app.main import READ_LIMIT, READ_WAIT
-from app.web import timeouts
+from app.web import timeouts, unsent
 
 QUICK = "{ service { journalHead { seq } } }"
-READS = 8  # connections that the API has
+READS = settings.load({}).api_pool_size  # connections that the API has
 
 # What a busy machine may add, in seconds.
 NOISE = 3.0
@@ -230,8 +231,9 @@ async def test_a_database_that_stands_still(database, tmp_path):
 @pytest.fixture
 async def patient(pool, monkeypatch) -> AsyncIterator[str]:
     """The API behind our protocol, which has little patience here."""
-    for name, seconds in (("HEAD_WITHIN", 0.4), ("ANSWER_READ_WITHIN", 0.4)):
-        monkeypatch.setattr(timeouts, name, seconds)
+    monkeypatch.setattr(timeouts, "HEAD_WITHIN", 0.4)
+    monkeypatch.setattr(unsent, "CREDIT", 0.8)
+    monkeypatch.setattr(unsent, "LOOK_EVERY", 0.2)
     app = Litestar(routes(engine_on(pool)), openapi_config=None, logging_config=None)
     config = uvicorn.Config(
         app, http=timeouts.TimeoutProtocol, lifespan="off", log_config=None, access_log=False, timeout_keep_alive=1
@@ -304,6 +306,61 @@ async def test_an_answer_that_is_not_read(count, patient, database):
         said, _ = await asyncio.to_thread(ended, client)
     assert said.startswith(b"HTTP/1.1 200 OK")
     assert len(said) < 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("pace", "whole"),
+    [
+        pytest.param(0, False, id="nothing"),
+        pytest.param(10, False, id="a byte now and then"),
+        pytest.param(1_500_000, True, id="slowly, but on and on"),
+    ],
+)
+async def test_a_slow_reader(pace, whole, patient, database, monkeypatch):
+    """The pace is measured: a client that reads faster than it must gets its answer, however long that takes."""
+    monkeypatch.setattr(unsent, "PACE", 500_000)
+    change(database, GENERATED)
+    with connection(patient, 4096) as client:
+        client.sendall(request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }'))
+        size = await asyncio.to_thread(read_slowly, client, pace)
+    assert (size > 3_000_000) is whole
+
+
+def read_slowly(client: socket.socket, pace: int) -> int:
+    """Read so many bytes a second for some seconds, then all that is there; return how many they were."""
+    began, size = time.monotonic(), 0
+    with suppress(ConnectionError, TimeoutError):
+        while size < 3_000_000 and (passed := time.monotonic() - began) < 4:
+            if size >= passed * pace:
+                time.sleep(0.01)
+                continue
+            data = client.recv(int(passed * pace) - size + 1)
+            if not data:
+                return size
+            size += len(data)
+        client.settimeout(0.5)
+        while data := client.recv(65_536):
+            size += len(data)
+    return size
+
+
+async def test_one_address_has_a_part_of_the_connections(patient, monkeypatch):
+    """Of an address that has as many as it may, the oldest without a request gives way; others are let in."""
+    monkeypatch.setattr(timeouts, "room_of_an_address", lambda: 3)
+    monkeypatch.setattr(timeouts, "HEAD_WITHIN", 30)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connection(patient)) for _ in range(3)]
+        await asyncio.sleep(timeouts.SETTLED + 0.2)
+        clients.append(stack.enter_context(connection(patient)))
+        other = stack.enter_context(socket.socket())
+        other.bind(("127.0.0.2", 0))
+        other.settimeout(30)
+        url = urlsplit(patient)
+        other.connect((url.hostname, url.port))
+        for client in (*clients[1:], other):
+            client.sendall(request(QUICK))
+            assert (await asyncio.to_thread(client.recv, 15)).startswith(b"HTTP/1.1 200 OK")
+        assert (await asyncio.to_thread(ended, clients[0]))[0] == b""
 
 
 async def test_no_more_connections_than_there_is_room_for(patient, monkeypatch):

@@ -1,6 +1,7 @@
 """
 A record in which everything has happened that a journal can hold, made by the real jobs against a
-provider server.
+provider server. The jobs run as the service's role, which has no right but to add to the record and
+to change what a job changes.
 
 Its Mondays, each by the name of the constant; picks are a SELL, a BUY and a SELL:
 
@@ -52,6 +53,7 @@ import pytest
 from clocks import HandSetClock
 from job_tools import House, an_answer, completes, house_at, new_york, until_it_can
 from provider_server import FOR_EVER, Reply
+from three_roles import applied
 
 from app.database import migrations
 from app.domain.calendar import FORTNIGHT
@@ -127,7 +129,8 @@ def eventful(create: Callable[..., str]) -> str:
 async def _made(address: str) -> None:
     clock = HandSetClock(new_york(REFUSED))
     await migrations.migrate(address, clock.now())
-    async with house_at(address, clock) as house:
+    roles = await applied(address)
+    async with house_at(roles.service, clock) as house:
         house.world.prices |= PRICES
         await Story(house).live()
 

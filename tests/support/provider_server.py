@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -36,7 +36,8 @@ class Reply:
     """
     What to answer: `body` as it is, after `delay` seconds.
 
-    `cut` ends the connection where the answer promised more, `stalled` leaves it open there.
+    `cut` ends the connection where the answer promised more, `stalled` leaves it open there. `raw` gives all that is
+    sent in place of a head and a body, part by part, for as long as the client takes it.
     """
 
     body: bytes = b""
@@ -45,6 +46,7 @@ class Reply:
     delay: float = 0
     cut: bool = False
     stalled: bool = False
+    raw: Callable[[], Iterable[bytes]] | None = None
 
     def on_the_wire(self) -> bytes:
         """The reply's bytes; one that is cut or stalled promises more than it holds."""
@@ -128,7 +130,11 @@ class ProviderServer:
             await asyncio.sleep(reply.delay)
         finally:
             self._in_flight -= 1
-        if reply.status:
+        if reply.raw:
+            for part in reply.raw():
+                writer.write(part)
+                await writer.drain()
+        elif reply.status:
             writer.write(reply.on_the_wire())
             await writer.drain()
         if reply.stalled:

@@ -32,6 +32,11 @@ class Proxy:
         for writer in self._open:
             writer.transport.abort()
 
+    def tell(self, message: bytes) -> None:
+        """Send a message to every client, as Postgres does without being asked."""
+        for writer in self._open:
+            writer.write(message)
+
     @asynccontextmanager
     async def leading_to(self, database: str) -> AsyncIterator["Proxy"]:
         parts = conninfo_to_dict(database)

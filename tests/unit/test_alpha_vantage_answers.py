@@ -5,6 +5,7 @@ Each table is a kind of fault: the first case is the one that was met, the other
 """
 
 import json
+import time
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -38,6 +39,20 @@ def meaning(answer: object) -> AlphaMondayError:
         bars(answer)
     assert KEY not in str(raised.value)
     return raised.value
+
+
+@pytest.mark.parametrize("name", ["Note", "Information", "Error Message", "detail"])
+@pytest.mark.parametrize(
+    "text",
+    ["symbol" + "!" * 400, "ticker" + "! " * 20_000, "invalid" + "." * 200_000, "api key" + "-" * 200_000,
+     "symbol" * 100_000, "this is a premium " * 50_000, "daily " * 100_000, " " * 4_000_000 + "!"],
+    ids=["marks", "marks and spaces", "dots", "dashes", "one word", "an advertisement", "a day", "spaces"],
+)  # fmt: skip
+def test_a_notice_that_takes_long(name, text):
+    """What a notice means is found in a time that grows with its length, and only its beginning counts."""
+    begun = time.process_time()
+    meaning({name: text})
+    assert time.process_time() - begun < 1
 
 
 # Notices: a throttle, whatever it advertises

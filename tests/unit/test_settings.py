@@ -14,13 +14,15 @@ import pytest
 from dynaconf import default_settings
 from rich.pretty import pretty_repr
 
-from app.core import settings
+from app.core import cores, settings
 from app.errors import ConfigurationError
 from app.providers import llm
 
 SECRETS = {
     "DATABASE_URL": "postgresql://user:first-secret@db.example:5432/alpha",
     "QUEUE_DATABASE_URL": "postgresql://user:second-secret@db.example:5433/alpha",
+    "API_DATABASE_URL": "postgresql://reader:seventh-secret@db.example:5432/alpha",
+    "MIGRATE_DATABASE_URL": "postgresql://owner:eighth-secret@db.example:5432/alpha",
     "OPENAI_API_KEY": "sk-third-secret",
     "ALPHA_VANTAGE_API_KEY": "FOURTH-secret",
     "ALERT_WEBHOOK_URL": "https://hooks.example/fifth-secret",
@@ -35,12 +37,16 @@ def test_defaults():
     assert msgspec.structs.asdict(settings.load({})) == {
         "database_url": "",
         "queue_database_url": "",
+        "api_database_url": "",
+        "migrate_database_url": "",
         "database_pooled": False,
+        "api_connections": None,
         "host": "127.0.0.1",
         "port": 8080,
         "log_level": "INFO",
         "public_url": "",
         "cors_allow_origins": (),
+        "trusted_address_header": "",
         "openai_api_key": "",
         "openai_model": "gpt-5.4-mini",
         "openai_base_url": "",
@@ -84,6 +90,9 @@ def test_the_file_names_every_setting():
         ("PUBLIC_URL", "https://alpha-monday.example/", "https://alpha-monday.example/"),
         ("QUEUE_DATABASE_URL", QUEUE, QUEUE),
         ("DATABASE_POOLED", "false", False),
+        ("API_CONNECTIONS", "1", 1),
+        ("API_CONNECTIONS", " 4 ", 4),
+        ("API_CONNECTIONS", "100", 100),
         ("HOST", "0.0.0.0", "0.0.0.0"),
         ("HOST", "::", "::"),
         ("PORT", "0", 0),
@@ -127,12 +136,31 @@ def test_an_empty_text_is_not_set(text):
 
 A_DATABASE = "must be a Postgres address, a password's @ written %40 and its / %2F, for example {}=postgresql://user:password@host:5432/alpha_monday"
 SECONDS = "must be a number of seconds above 0 and up to 1800, for example {}=180"
+CONNECTIONS = "must be a whole number of connections from 1 to 100, for example {}=4"
+NOT_A_NUMBER_OF_CONNECTIONS = (
+    "0",
+    "-1",
+    "101",
+    "2.5",
+    "many",
+    "nan",
+    "inf",
+    "1e9",
+    "４",
+    "0x4",
+    "4 connections",
+    "auto",
+)
 A_KEY = "must be the key that the provider gave you, for example {}=sk-abc123"
 AN_ADDRESS = "must be an http or https address, for example {}="
 A_LIMIT = "must be a whole number of requests, 1 or more, for example {}=5"
 A_RECEIVER = "must be an http or https address of a host that can be asked, for example {}=https://"
 A_PLACE = "must be an http or https address without ? and #, for example {}=https://alpha-monday.example"
 DATES = "must be dates with commas between them, for example {}=2025-01-09,2027-03-01"
+A_HEADER = (
+    "must be the name of the header in which the proxy in front writes a client's address, but not Forwarded, "
+    "for example {}=Fly-Client-IP"
+)
 ORIGINS = "must be origins, without a / after the host, with commas between them, for example {}=https://example.org,https://example.com"
 
 
@@ -144,6 +172,11 @@ ORIGINS = "must be origins, without a / after the host, with commas between them
         ("QUEUE_DATABASE_URL", "user:s3cr3t@host", A_DATABASE),
         ("DATABASE_POOLED", "s3cr3t", "must be true or false, for example {}=true"),
         ("DATABASE_POOLED", "2", "must be true or false, for example {}=true"),
+        *[("API_CONNECTIONS", text, CONNECTIONS) for text in NOT_A_NUMBER_OF_CONNECTIONS],
+        *[
+            ("TRUSTED_ADDRESS_HEADER", text, A_HEADER)
+            for text in ("Forwarded", "FORWARDED", "X-Real-IP: 1", "A,B", "X_Y")
+        ],
         ("PORT", "s3cr3t", "must be a port number, 0 to 65535, for example {}=8080"),
         ("PORT", "65536", "must be a port number, 0 to 65535, for example {}=8080"),
         ("PORT", "-1", "must be a port number, 0 to 65535, for example {}=8080"),
@@ -196,6 +229,21 @@ def test_refused_values(name, text, line):
     assert refused.value.__context__ is None  # Procrastinate's shell prints all of an error's chain
 
 
+@pytest.mark.parametrize(
+    ("number_of_cores", "connections"),
+    [(0.1, 4), (1, 4), (2, 4), (2.5, 5), (3, 6), (3.9, 8), (4, 8), (64, 8), (float("inf"), 8)],
+)
+def test_the_default_number_of_the_api_s_connections(number_of_cores, connections):
+    """Two for each core that the process may use, at least four and at most eight."""
+    assert settings.api_connections_for(number_of_cores) == connections
+
+
+def test_the_number_of_the_api_s_connections():
+    """A number that is set goes before the number of cores."""
+    assert settings.load({"API_CONNECTIONS": "3"}).api_pool_size == 3
+    assert settings.load({}).api_pool_size == settings.api_connections_for(cores.available())
+
+
 @pytest.mark.parametrize("password", ["s3/cret", "s3c@ret", "s3@c/ret", "53/c@ret"])
 def test_an_address_torn_apart_by_its_password(password):
     """It would show its pieces as the host or the port that cannot be reached."""
@@ -208,12 +256,16 @@ def test_an_address_torn_apart_by_its_password(password):
 QUOTED = {
     "DATABASE_URL": "postgresql://u:s3cr3t@h:5432/d",
     "QUEUE_DATABASE_URL": "host=h password=s3cr3t",
+    "API_DATABASE_URL": "postgresql://reader:s3cr3t@h:5432/d",
+    "MIGRATE_DATABASE_URL": "postgresql://owner:s3cr3t@h:5432/d",
     "DATABASE_POOLED": "true",
+    "API_CONNECTIONS": "4",
     "HOST": "127.0.0.1",
     "PORT": "8080",
     "LOG_LEVEL": "INFO",
     "PUBLIC_URL": "https://alpha-monday.example",
     "CORS_ALLOW_ORIGINS": "https://a.example,https://b.example",
+    "TRUSTED_ADDRESS_HEADER": "Fly-Client-IP",
     "OPENAI_API_KEY": "sk-s3cr3t",
     "OPENAI_MODEL": "gpt-5.4-mini",
     "OPENAI_BASE_URL": "http://localhost:11434/v1",
@@ -334,11 +386,12 @@ def test_an_address_that_could_never_be_asked(name, text):
         settings.load({name: text})
 
 
+@pytest.mark.parametrize("name", ["QUEUE_DATABASE_URL", "API_DATABASE_URL", "MIGRATE_DATABASE_URL"])
 @pytest.mark.parametrize("database", [{}, {"DATABASE_URL": ""}, {"DATABASE_URL": "  "}])
-def test_the_queue_is_in_the_database_of_the_record(database):
+def test_every_address_is_of_the_database_of_the_record(database, name):
     """Otherwise commands would change the one, and a service would keep its record in the other, embedded one."""
-    with pytest.raises(ConfigurationError, match=r"^DATABASE_URL must be set when QUEUE_DATABASE_URL is"):
-        settings.load({"QUEUE_DATABASE_URL": QUEUE, **database})
+    with pytest.raises(ConfigurationError, match=rf"^DATABASE_URL must be set when {name} is"):
+        settings.load({name: QUEUE, **database})
 
 
 def test_quotes_within_an_address_stay():
@@ -667,3 +720,27 @@ def test_a_wrong_setting_is_one_line_on_the_terminal():
     assert "PORT must be a port number, 0 to 65535, for example PORT=8080" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "s3cr3t" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("m" * 201, "must be a model's name, on one line and of at most 200 characters"),
+        ("gpt\n5", "must be a model's name, on one line and of at most 200 characters"),
+        ("gpt\x1b[2J5", "must be a model's name, on one line and of at most 200 characters"),
+        ("gpt\u202e5", "holds a character that cannot be seen, U+202E"),
+        ("gpt\u20665", "holds a character that cannot be seen, U+2066"),
+        ("gpt\u061c5", "holds a character that cannot be seen, U+061C"),
+        ("gpt\u20285", "holds a character that cannot be seen, U+2028"),
+    ],
+)
+def test_a_name_of_a_model_that_cannot_be_shown(model, says):
+    """It is stored with every question and shown on every page of a Monday."""
+    with pytest.raises(ConfigurationError) as refused:
+        settings.load({"OPENAI_MODEL": model})
+    assert f"OPENAI_MODEL {says}" in str(refused.value)
+
+
+def test_the_longest_name_of_a_model():
+    """Two hundred characters."""
+    assert settings.load({"OPENAI_MODEL": "m" * 200}).openai_model == "m" * 200

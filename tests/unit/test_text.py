@@ -1,7 +1,12 @@
 """Texts from outside: what each cleaning removes, and what it leaves alone."""
 
+import json
 import re
 import time
+from base64 import b64encode, encodebytes, urlsafe_b64encode
+from html import escape
+from time import process_time
+from urllib.parse import quote, quote_plus, unquote
 
 import pytest
 from hypothesis import given, settings
@@ -168,3 +173,121 @@ def test_whatever_comes_in_can_be_shown(said):
     assert text.without_controls(said, "?").isprintable()
     assert text.for_chat(said).isprintable()
     assert not set("<>@") & set(text.for_chat(said))
+
+
+@pytest.mark.parametrize(
+    ("given_text", "most", "expected"),
+    [
+        ("abc", 3, "abc"), ("abc", 2, "ab"), ("a\u4e2d", 3, "a"), ("a\u4e2d", 4, "a\u4e2d"), ("\U0001f600", 3, ""),
+        ("", 5, ""), ("abc", 0, ""),
+    ],
+)  # fmt: skip
+def test_beginning(given_text, most, expected):
+    """Whole characters alone, as many as fit."""
+    assert text.beginning(given_text, most) == expected
+
+
+@given(said=ANY, most=st.integers(60, 100))
+def test_shortened(said, most):
+    """Its two ends, never more than was asked for."""
+    short = text.shortened(said, most)
+    assert len(short) <= most
+    assert short == said or (said.startswith(short[:10]) and said.endswith(short[-10:]))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("8-K of 2026-11-06", True), ("\u00e9\u4e2d", True), ("a" * 1000, True), ("a" * 1001, False), ("", False),
+        ("  ", False), ("a\nb", False), ("a\tb", False), ("a\0", False), ("a\ud800", False), ("\x1b[2J", False),
+        ("\u202egpj", False), ("\u2066a", False),
+    ],
+)  # fmt: skip
+def test_is_statement(said, expected):
+    """One line of printable text."""
+    assert text.is_statement(said) is expected
+
+
+# The kind: a secret as others write it down when they repeat what they were sent.
+OF_A_KEY = "sk-Proj/Ab+9=_~z&Q"
+ENCODED = {
+    "in a URL": quote(OF_A_KEY, safe=""),
+    "in a URL, small digits": quote(OF_A_KEY, safe="").replace("%2F", "%2f").replace("%2B", "%2b"),
+    "in a form": quote_plus(OF_A_KEY),
+    "in a URL, all of it": "".join(f"%{ord(letter):02X}" for letter in OF_A_KEY),
+    "in a URL, some of it": OF_A_KEY.replace("P", "%50").replace("z", "%7a"),
+    "in a URL, twice": quote(quote(OF_A_KEY, safe=""), safe=""),
+    "in JSON, a slash": OF_A_KEY.replace("/", "\\/"),
+    "in JSON, all of it": "".join(f"\\u{ord(letter):04x}" for letter in OF_A_KEY),
+    "in JSON, some of it": OF_A_KEY.replace("&", "\\u0026").replace("+", "\\u002B"),
+    "in JSON in JSON": OF_A_KEY.replace("/", "\\\\\\/").replace("&", "\\\\u0026"),
+    "in a program's source": OF_A_KEY.replace("A", "\\x41").replace("Q", "\\u{51}"),
+    "in HTML": OF_A_KEY.replace("&", "&amp;").replace("+", "&#43;").replace("/", "&#x2F;"),
+    "in a URL in JSON": quote(OF_A_KEY, safe="").replace("%", "\\u0025"),
+    "in HTML in a URL": quote(OF_A_KEY.replace("&", "&amp;"), safe=""),
+    "in hexadecimal digits": OF_A_KEY.encode().hex(),
+    "in large hexadecimal digits": OF_A_KEY.encode().hex().upper(),
+    **{
+        f"in base64, behind {before} bytes": b64encode(b"u:"[:before] + OF_A_KEY.encode() + b"!").decode()
+        for before in range(3)
+    },
+    "in base64, alone": b64encode(OF_A_KEY.encode()).decode(),
+    "in base64 of a URL": urlsafe_b64encode(b"Bearer " + OF_A_KEY.encode()).decode(),
+    "in base64 in a URL": quote(b64encode(b"user:" + OF_A_KEY.encode()).decode(), safe=""),
+    "in base64 in JSON": b64encode(b"a" + OF_A_KEY.encode()).decode().replace("/", "\\/"),
+    "in base64 on lines": encodebytes(b"x" * 50 + OF_A_KEY.encode() + b"x" * 50).decode(),
+    "in base64 on lines in JSON": json.dumps(encodebytes(b"x" * 50 + OF_A_KEY.encode() + b"x" * 50).decode())[1:-1],
+}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_a_secret_in_an_encoding(name):
+    """Nothing of it is left, and what stands around it is."""
+    left = text.redact(f"The key '{ENCODED[name]}' is wrong: 100 % sure.", ["another-secret", OF_A_KEY])
+    assert left.startswith("The key '")
+    assert left.endswith("' is wrong: 100 % sure.")
+    assert text.HIDDEN in left
+    shown = left.removeprefix("The key '").removesuffix("' is wrong: 100 % sure.")
+    if "base64" not in name:
+        assert shown == text.HIDDEN
+        return
+    plain = unquote(shown.replace("\\/", "/").replace("\\n", "\n")).translate(str.maketrans("-_", "+/"))
+    for part in plain.split(text.HIDDEN):
+        assert len("".join(part.split())) < 5 or part.strip().startswith(("eHh4", "QmVh", "dXNl", "h4eH", "4eHh"))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "%41%42 &amp; \\u0041 \\/ 100% &c. \\",
+        "c2stUHJvag==",
+        OF_A_KEY[:-1],
+        quote(OF_A_KEY[1:], safe=""),
+        "%ZZ &#99999999; \\U99999999",
+    ],
+    ids=["escapes", "a part of it in base64", "not all of it", "not all of it in a URL", "no characters"],
+)
+def test_what_is_no_secret_stays_as_it_is(said):
+    assert text.redact(said, [OF_A_KEY, "another-secret"]) == said
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["pass word&more", "s\u00e9cret-cl\u00e9", "p%41ss%2Fword", "key\U0001f511-and-more", 'a\\b"c/d-e'],
+)
+@pytest.mark.parametrize(
+    "encode",
+    [quote_plus, lambda secret: quote(secret, safe=""), json.dumps, lambda one: json.dumps(quote(one)), escape, repr],
+    ids=["form", "URL", "JSON", "URL in JSON", "HTML", "repr"],
+)
+def test_any_secret_in_any_encoding(encode, secret):
+    said = text.redact(f"<{encode(secret)}>", [secret])
+    assert set(said.replace(text.HIDDEN, "")) <= set("<>\"'")
+
+
+def test_redact_of_a_long_text_in_encodings():
+    """Also where a provider repeats a key a hundred thousand times, or sends nothing but escapes."""
+    began = process_time()
+    assert text.redact(quote(OF_A_KEY, safe="") * 5_000, [OF_A_KEY]) == text.HIDDEN * 5_000
+    assert text.redact("%25" * 300_000, [OF_A_KEY]) == "%25" * 300_000
+    assert process_time() - began < 20

@@ -22,6 +22,7 @@ from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
 from api.engine import Engine
+from api.halving import halved
 from api.persisted import BY_NAME
 from app.web.formatting import TOO_LARGE, listed, price, share, signed
 from app.web.formatting import day as in_full
@@ -56,7 +57,7 @@ def feed(engine: Engine, address: str, *, rehearsed: bool) -> HTTPRouteHandler:
     @route(FEED.path, http_method=FEED.methods, include_in_schema=False)
     async def send(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Send the feed."""
-        answer = await engine.answer(_DOCUMENT)
+        answer, _ = await halved(engine, _DOCUMENT, MOST)
         if answer.refused or answer.damaged:
             return unanswered(request, answer)
         try:

@@ -1,12 +1,14 @@
 """
 `/export.csv` and `/export.json`: an export as it is read, without keeping more of it than a part.
 
-An export holds a connection of the API's from its first byte to its last, and a snapshot of the record with it. So only
-a few are under way at once, one that nobody reads is left after a while, and one that nobody waits for at once. What
-was left, or could not be read to its end, ends without the end that HTTP gives an answer: nobody takes it for whole.
+An export holds a connection from its first byte to its last, and a snapshot of the record with it. So exports have a
+pool of their own; only a few are under way at once, and fewer of one address; one that is not read is left after a
+while, and one whose client has gone at once. What was left, or could not be read to its end, ends without the end that
+HTTP gives an answer: no client takes it for whole.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import date
@@ -20,11 +22,12 @@ from litestar.handlers import ASGIRouteHandler
 from psycopg import OperationalError
 
 from api.cache import names
+from api.clients import client_of
 from api.damage import CODE
 from api.engine import Answer, Engine, refused
 from api.fields import refusal
 from api.headers import pairs
-from api.http import HEAD_ONLY, busy, gone
+from api.http import HEAD_ONLY, busy, gone, unavailable
 from api.schema import quoted, read_date
 from app.domain.model import SERIES
 from app.domain.text import one_line
@@ -32,7 +35,10 @@ from app.web.feeds.export import FORMAT, ExportDamaged, ExportStopped, Part, Wan
 from app.web.refusals import unanswered
 from app.web.routes import EXPORT_CSV, EXPORT_JSON
 
-MOST_AT_ONCE = 2
+# Exports have a pool of so many connections (`app.main.reading`). One address has fewer: its slow readers leave a place
+# for another. How slow a reader may be: see app/web/unsent.py.
+MOST_AT_ONCE = 3
+MOST_OF_AN_ADDRESS = 2
 # How long a client may not take what is there for it, in seconds. Postgres itself would not wait for 30.
 STALLED = 20.0
 EXPORTS = {"csv": EXPORT_CSV, "json": EXPORT_JSON}
@@ -46,7 +52,9 @@ log = structlog.get_logger()
 
 
 def downloads(
-    standing: Standing, headers: Mapping[str, str] = {}, series: Collection[str] = (SERIES,)
+    standing: Standing,
+    headers: Mapping[str, str] = {},
+    series: Collection[str] = (SERIES,),
 ) -> Sequence[ASGIRouteHandler]:
     """
     Return the handlers of exports.
@@ -82,6 +90,7 @@ class Downloads:
     ) -> None:
         self.standing, self.headers, self.series = standing, headers, series
         self.under_way = 0
+        self._of_address: Counter[str] = Counter()
 
     async def answer(self, form: str, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request: with the export, with why there is none, or with what it said before."""
@@ -91,17 +100,33 @@ class Downloads:
         except GraphQLError as error:
             await _refuse(scope, receive, send, refused(error))
             return
-        if self.under_way >= MOST_AT_ONCE:
-            for message in busy(accept):
+        client = client_of(scope)
+        if refusal := self._refusal(client):
+            for message in busy(accept, reason=refusal):
                 await send(message)
             return
         self.under_way += 1
+        self._of_address[client] += 1
         try:
-            await self._export(form, wanted, scope, receive, send)
+            is_whole = await self._export(form, wanted, scope, receive, send)
         finally:
             self.under_way -= 1
+            self._of_address -= Counter([client])  # which also forgets an address without an export
+        if is_whole:
+            # Not before its place is free: a client may ask for the next export as soon as it has this one.
+            await send({"type": "http.response.body", "body": b""})
 
-    async def _export(self, form: str, wanted: Wanted, scope: Any, receive: Any, send: Any) -> None:
+    def _refusal(self, client: str) -> bytes | None:
+        """Return why the client at an address gets no export; None if it gets one."""
+        if self.under_way >= MOST_AT_ONCE:
+            return unavailable(f"{MOST_AT_ONCE} exports are under way, the most that there may be. Try again soon.")
+        if self._of_address[client] >= MOST_OF_AN_ADDRESS:
+            has = f"Your address has {MOST_OF_AN_ADDRESS} of the exports that are under way"
+            return unavailable(f"{has}, the most that one may have. Try again when one of them has ended.")
+        return None
+
+    async def _export(self, form: str, wanted: Wanted, scope: Any, receive: Any, send: Any) -> bool:
+        """Send an export but for its end, or why there is none; return whether it may end as a whole."""
         begun = False
         try:
             async with self.standing() as engine, aclosing(parts(engine, wanted)) as read:
@@ -109,17 +134,17 @@ class Downloads:
                 start, more = self._start(form, first, scope)
                 begun = True
                 await send(start)
-                if not more or await _sent(written(form, _first(first, read), wanted), receive, send):
-                    await send({"type": "http.response.body", "body": b""})
+                return not more or await _sent(written(form, _first(first, read), wanted), receive, send)
         except (ExportStopped, OperationalError) as error:
             log.warning("an export stopped", reason=one_line(error))
             if begun:
-                return
+                return False
             if isinstance(error, ExportDamaged):
                 answer = refused(refusal(CODE, str(error)))
                 await _refuse(scope, receive, send, Answer(answer.body, damaged=str(error)))
-                return
+                return False
             await _refuse(scope, receive, send, refused(refusal("SERVICE_UNAVAILABLE", AWAY)))
+            return False
 
     def _start(self, form: str, first: Part, scope: Any) -> tuple[dict[str, Any], bool]:
         """Return the start of the response, and whether an export follows."""

@@ -20,14 +20,16 @@ import msgspec
 from msgspec import Struct
 
 from api.engine import Engine
+from api.halving import halved
 from api.persisted import BY_NAME
 from app.domain.model import SERIES
 from app.errors import AlphaMondayError
 
 # Of what an export holds and how it is written: a reader of another one must look at docs/export.md again.
 FORMAT = 1
-# Some 600 rows: what an export takes of memory, and how long it keeps others from being answered at a time.
-MONDAYS = 20
+# Some 200 rows: what an export takes of memory, and how long it keeps others from being answered at a time. The slowest
+# client that is not disconnected (app/web/unsent.py) takes them in less time than it may be silent for.
+MONDAYS = 5
 _DOCUMENT = BY_NAME["Export"]
 
 Node = Mapping[str, Any]
@@ -121,9 +123,11 @@ class Part(Struct, frozen=True):
 async def parts(engine: Engine, wanted: Wanted) -> AsyncGenerator[Part]:
     """Give an export part by part, at least one; raises ExportStopped. `engine` reads one snapshot."""
     after = _just_after(wanted.end)
-    more = True
+    first, more = MONDAYS, True
     while more:
-        answer = await engine.answer(_DOCUMENT, {"first": MONDAYS, "after": after, "series": wanted.series})
+        answer, first = await halved(
+            engine, _DOCUMENT, min(2 * first, MONDAYS), {"after": after, "series": wanted.series}
+        )
         said = msgspec.json.decode(answer.body)
         if answer.damaged:
             raise ExportDamaged(answer.damaged)

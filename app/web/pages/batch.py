@@ -231,6 +231,12 @@ def model(batch: Told) -> str:
     return ""
 
 
+def is_cut(question: Told) -> bool:
+    """Return whether a page shows only the beginning of a question's answer."""
+    bytes_of_all: int = question["answerBytes"]
+    return bytes_of_all > len(question["answerBeginning"].encode())
+
+
 def splits(batch: Told) -> list[str]:
     """Return the split factors that the newest figures count with."""
     factors: dict[str, Decimal] = {}

@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from api.engine import Answer, Engine
 from api.graphiql_page import FOREVER
+from api.guard import TOO_LARGE
 from api.http import fail, refuse
 from api.persisted import BY_NAME
 from app.domain.calendar import Calendar
@@ -60,6 +61,18 @@ class ProblemError(Exception):
     def __init__(self, status: int, title: str, advice: str) -> None:
         super().__init__(title)
         self.status, self.title, self.advice = status, title, advice
+
+
+def _with_beginning(document: str) -> str:
+    """Return a document that asks for the beginning of an answer in place of all of it."""
+    shorter, times = re.subn(r"\banswer\b", "answerBeginning answerBytes", document)
+    if times != 1:
+        raise ValueError(f"The page's document asks {times} times for `answer`, and must ask once.")
+    return shorter
+
+
+# A page shows the beginning of an answer alone: a record of an older version can hold one of 30 MB.
+_DOCUMENTS = {**BY_NAME, "Monday": _with_beginning(BY_NAME["Monday"])}
 
 
 class Told(Struct, frozen=True):
@@ -207,7 +220,7 @@ class Site:
 
     async def _told(self, name: str, **variables: object) -> Told:
         """Ask the API one of our documents, or raise the problem that it tells of."""
-        answer = await self.engine.answer(BY_NAME[name], variables)
+        answer = await self.engine.answer(_DOCUMENTS[name], variables, larger=False)
         found = json.loads(answer.body)
         if answer.damaged:
             raise _damaged(answer)
@@ -275,6 +288,8 @@ def _damaged(answer: Answer) -> ProblemError:
 
 def _problem(code: str) -> ProblemError:
     """Return the problem that an error of the API is to somebody who looks at pages."""
+    if code == TOO_LARGE:
+        return ProblemError(503, "This page is too large to be shown.", "The API gives its parts one by one: /graphql.")
     match STATUS.get(code, 500):
         case 400:
             newest = routes.BATCHES.path

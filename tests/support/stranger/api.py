@@ -32,6 +32,9 @@ Row = dict[str, str]
 Key = tuple[str, object]
 
 
+TOO_LARGE = {"ANSWER_TOO_LARGE", "OPERATION_TOO_LARGE"}
+
+
 class DamagedError(RuntimeError):
     """The API cannot show a row, because it is not what the schema promises."""
 
@@ -56,11 +59,21 @@ def post(url: str, body: bytes) -> dict:
             time.sleep(float(error.headers.get("Retry-After", "1")))
 
 
+def ask(url: str, query: str, variables: dict) -> dict:
+    """One page. If the answer is too large, half as many rows, down to one."""
+    while True:
+        answer = post(url, json.dumps({"query": query, "variables": variables}).encode())
+        codes = [error["extensions"]["code"] for error in answer.get("errors", [])]
+        if not TOO_LARGE.intersection(codes) or variables["first"] == 1:
+            return answer
+        variables = {**variables, "first": variables["first"] // 2}
+
+
 def pages(url: str, query: str, **variables: object) -> Iterator[dict]:
     """All nodes of a connection, page after page."""
     more = True
     while more:
-        answer = post(url, json.dumps({"query": query, "variables": variables}).encode())
+        answer = ask(url, query, variables)
         for error in answer.get("errors", []):
             if error["extensions"]["code"] == "RECORD_DAMAGED":
                 raise DamagedError(error["message"])
@@ -77,7 +90,7 @@ def entries(url: str, after: str | None = None) -> tuple[list[dict], str | None]
     more = True
     while more:
         variables = {"first": 100, "after": after}
-        answer = post(url, json.dumps({"query": ENTRIES, "variables": variables}).encode())
+        answer = ask(url, ENTRIES, variables)
         page = answer["data"]["journal"]
         found += page["nodes"]
         more = page["pageInfo"]["hasNextPage"]
