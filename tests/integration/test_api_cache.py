@@ -632,6 +632,7 @@ async def test_a_head_that_nobody_announced(service, pool):
     assert seen(await service.tell(HEAD)) == 1
 
 
+@pytest.mark.long
 async def test_silence_is_noticed_and_ends(database, pool):
     """Unsure at most five seconds after the network died without a word, sure again soon after it is back."""
     async with Proxy().leading_to(database) as proxy:
@@ -650,7 +651,7 @@ async def test_silence_is_noticed_and_ends(database, pool):
             await until(lambda: revision.now() > before + 1, within=UNDER_WAY)
 
 
-@pytest.mark.parametrize("silent_for", [0.05, BEAT + 0.3, SILENCE + 1])
+@pytest.mark.parametrize("silent_for", [0.05, BEAT + 0.3, pytest.param(SILENCE + 1, marks=pytest.mark.long)])
 async def test_leaving_while_the_network_is_silent(database, silent_for):
     """Whether a beat is waited for, its answer or a new connection: whoever leaves does so at once, without a word."""
     async with Proxy().leading_to(database) as proxy:

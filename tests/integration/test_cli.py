@@ -354,7 +354,7 @@ def test_the_stand_ins_are_not_told_the_password_where_all_can_see(tmp_path, cre
     assert not any(b"dbname" in command for command in commands)
 
 
-@pytest.mark.parametrize("line", ["Rehearsed:", "Serving GraphQL"])
+@pytest.mark.parametrize("line", ["Rehearsed:", pytest.param("Serving GraphQL", marks=pytest.mark.long)])
 def test_a_signal_between_the_rehearsal_and_the_service_is_heard(tmp_path, create, line):
     """The loop that lived through the weeks is closed then, and the service's is not there yet."""
     command = [ALPHA_MONDAY, "rehearse", "--weeks", "1", "--until", "2026-10-09"]

@@ -205,6 +205,7 @@ async def test_a_restart_of_postgres(clock, seconds):
             await until(lambda: taken(house, 1, 2))
 
 
+@pytest.mark.long
 @lasting(1, long=(60,))
 async def test_postgres_goes_in_the_middle_of_a_monday(clock, seconds):
     """While the model thinks: one batch in the end, and the question that nobody heard the answer to is told of."""
@@ -288,6 +289,7 @@ async def test_a_failover_and_back(clock):
     assert len(lines) < 30
 
 
+@pytest.mark.long
 async def test_a_connection_of_the_queue_that_falls_silent(database, pool, clock, monkeypatch):
     """A proxy lost its Postgres and keeps the connections open: the worker does not wait for it for ever."""
     monkeypatch.setattr(queue, "LONGEST_OF_QUEUE", 1.0)
