@@ -20,8 +20,8 @@ LARGEST = 1024 * 1024  # of a request, in bytes, whatever it is made of
 
 # Files that no client may take from Postgres, the providers and the log.
 OURS = 64
-# Each open connection takes some 25 KB, whatever it asks for: together at most 100 MB.
-MOST_CONNECTIONS = 4000
+# Each takes 25 KB at rest, and some 70 KB with a request that was begun and not ended: together some 200 MB.
+MOST_CONNECTIONS = 3000
 # How long, in seconds, a connection is there before it gives way to another one while it has no request.
 SETTLED = 1.0
 
