@@ -552,6 +552,13 @@ def grants(lacking: Iterable[Right], user: str) -> list[str]:
 async def excess(conn: AsyncConnection[Any], kind: Kind, name: str) -> list[str]:
     """Return what the service's or the reader's role has beyond its rights, a sentence each."""
     found = await _catalogue(conn)
+    return await _excess(conn, found, await _held(conn, found, name), kind, name)
+
+
+async def _excess(
+    conn: AsyncConnection[Any], found: _Catalogue, held: Iterable[Right], kind: Kind, name: str
+) -> list[str]:
+    """Return the same of a catalogue that was read; `held` are all rights that the role has."""
     ((is_superuser, makes_roles, makes_databases, replicates, bypasses),) = await _rows(
         conn,
         "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls "
@@ -581,7 +588,7 @@ async def excess(conn: AsyncConnection[Any], kind: Kind, name: str) -> list[str]
     owned = [table.object for table in found.tables if table.owner == name]
     if owned:
         return [*lines, f"{name} owns {len(owned)} tables, {owned[0]} among them: an owner has every right."]
-    beyond = await _held(conn, found, name) - _granted(found, kind)
+    beyond = set(held) - _granted(found, kind)
     # One right on some columns is named once, as that on the whole table.
     by_object = sorted({right._replace(column="") for right in beyond})
     for (what, object_), group in groupby(by_object, key=lambda right: right.on):
@@ -599,9 +606,9 @@ async def check(conn: AsyncConnection[Any], names: Names) -> list[str]:
         name = names.of(kind)
         if name not in known:
             continue
-        lacking = _wanted(found, need) - await _held(conn, found, name)
-        lines += [f"{name} lacks a right: {statement}" for statement in grants(lacking, name)]
-        lines += await excess(conn, kind, name)
+        held = await _held(conn, found, name)
+        lines += [f"{name} lacks a right: {statement}" for statement in grants(_wanted(found, need) - held, name)]
+        lines += await _excess(conn, found, held, kind, name)
     lines += [
         f"{table.object} belongs to {table.owner}, not to {names.owner}."
         for table in found.tables
