@@ -4,12 +4,12 @@ How large a request's head may be, and what stands around its body: 64 KB, howev
 The kind: bytes of a request that no handler sees, and that were read without a limit of their own.
 """
 
-import socket
 from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 from processes import Started, serving
+from sockets import connected, rest_of
 
 from app.web.upgrades import LARGEST_HEAD, MOST_HEADERS
 
@@ -29,15 +29,11 @@ def service(migrated, tmp_path_factory) -> Iterator[Started]:
 
 def said(service: Started, *pieces: bytes) -> bytes:
     """What a connection says, on which these pieces are sent, until it ends."""
-    host, port = service.told.removeprefix("http://").split(":")
-    received = b""
-    with socket.create_connection((host, int(port)), timeout=20) as connection, suppress(ConnectionError):
+    with connected(service.told) as connection:
         with suppress(ConnectionError):
             for piece in pieces:
                 connection.sendall(piece)
-        while data := connection.recv(65_536):
-            received += data
-    return received
+        return rest_of(connection)
 
 
 def small_headers(size: int) -> bytes:

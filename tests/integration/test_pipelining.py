@@ -12,12 +12,12 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from processes import Started, serving
+from sockets import connected, rest_of
 
 MANY = 160
 H2C = "Connection: Upgrade\r\nUpgrade: h2c\r\n"
@@ -45,30 +45,16 @@ def service(migrated, tmp_path_factory) -> Iterator[Started]:
         yield one
 
 
-def connected(service: Started) -> socket.socket:
-    host, port = service.told.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=20)
-
-
-def read(connection: socket.socket) -> bytes:
-    """All that is said until the end."""
-    received = b""
-    with suppress(ConnectionError):
-        while data := connection.recv(65_536):
-            received += data
-    return received
-
-
 @pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize("together", [True, False], ids=["at once", "apart"])
 def test_all_are_answered(together, name, service):
     """However many there are: the client is held up, and not refused."""
     one = REQUESTS[name].encode()
     pieces = [one * MANY + LAST.encode()] if together else [*[one * 20] * (MANY // 20), LAST.encode()]
-    with connected(service) as connection:
+    with connected(service.told) as connection:
         for piece in pieces:
             connection.sendall(piece)
-        received = read(connection)
+        received = rest_of(connection)
     assert len(RESPONSE.findall(received)) == MANY + 1
     assert received.count(b"connection: close\r\n") == 1
 
@@ -76,8 +62,8 @@ def test_all_are_answered(together, name, service):
 def test_few_wait(service):
     """A client that sends on and on is held up; the process does not grow with what it sends."""
     before, began = resident(service), time.monotonic()
-    with connected(service) as connection:
-        reader = Thread(target=read, args=[connection])
+    with connected(service.told) as connection:
+        reader = Thread(target=rest_of, args=[connection])
         reader.start()
         while time.monotonic() - began < 2:
             connection.sendall(REQUESTS["no GraphQL"].encode() * 100)
@@ -99,39 +85,39 @@ def test_a_client_that_closes_its_half(name, count, service):
     """It has said all that it wants to say, and still reads."""
     others = {"metrics": "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "nonsense": "nonsense\r\n\r\n"}
     one = {**REQUESTS, **others}[name].encode()
-    with connected(service) as connection:
+    with connected(service.told) as connection:
         connection.sendall(one * count)
         connection.shutdown(socket.SHUT_WR)
-        received = read(connection)
+        received = rest_of(connection)
     assert len(RESPONSE.findall(received)) == (1 if name == "nonsense" else count)
 
 
 @pytest.mark.parametrize("sent", ["", "GET /live HTTP/1.1\r\nHo", SIZED + "\r\n{"], ids=["nothing", "a head", "a body"])
 def test_half_a_request(sent, service):
     """Nothing more will come: the connection ends at once."""
-    with connected(service) as connection:
+    with connected(service.told) as connection:
         connection.sendall(sent.encode())
         connection.shutdown(socket.SHUT_WR)
-        assert read(connection) == b""
+        assert rest_of(connection) == b""
 
 
 def test_a_stream_ends_with_its_reader(service):
     """A reader that leaves cannot be told from one that closes its half."""
-    with connected(service) as connection:
+    with connected(service.told) as connection:
         connection.sendall(b"GET /live/journal HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200 OK")
         connection.shutdown(socket.SHUT_WR)
-        assert b"HTTP" not in read(connection)
+        assert b"HTTP" not in rest_of(connection)
 
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_a_client_that_leaves(name, service):
     """With requests waiting, in the middle of a response, again and again: nothing fails, and the next is answered."""
     for pause in (0, 0.001, 0.003, 0.01):
-        with connected(service) as connection:
+        with connected(service.told) as connection:
             connection.sendall(REQUESTS[name].encode() * 20)
             time.sleep(pause)
-    with connected(service) as connection:
+    with connected(service.told) as connection:
         connection.sendall(LAST.encode())
-        assert read(connection).startswith(b"HTTP/1.1 200 OK")
+        assert rest_of(connection).startswith(b"HTTP/1.1 200 OK")
     assert "Exception in ASGI application" not in service.log

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 import pytest
 from processes import Started, serving
+from sockets import connected, rest_of
 
 from app.database import migrations
 from app.web.received import MOST_RECEIVED, SMALL
@@ -54,15 +55,6 @@ def service(create, tmp_path_factory) -> Iterator[Started]:
         yield one
 
 
-def connected(service: Started, address: str) -> socket.socket:
-    host, port = service.told.removeprefix("http://").split(":")
-    client = socket.socket()
-    client.bind((address, 0))
-    client.settimeout(20)
-    client.connect((host, int(port)))
-    return client
-
-
 def is_open(client: socket.socket) -> bool:
     """Whether the service keeps a connection: its end would be there to be read."""
     client.setblocking(False)
@@ -78,12 +70,9 @@ def is_open(client: socket.socket) -> bool:
 
 def answered(service: Started, address: str) -> bytes:
     """The answer to an ordinary client."""
-    with connected(service, address) as client:
+    with connected(service.told, address) as client:
         client.sendall(POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(QUERY) + QUERY)
-        said = b""
-        while data := client.recv(65_536):
-            said += data
-    return said
+        return rest_of(client)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +91,9 @@ def test_requests_that_do_not_end(clients, name, service):
     """What is held has room in the budget, and clients with a small request are answered meanwhile."""
     began = time.monotonic()
     with ExitStack() as stack:
-        sending = [stack.enter_context(connected(service, f"127.0.0.{2 + number % 8}")) for number in range(clients)]
+        sending = [
+            stack.enter_context(connected(service.told, f"127.0.0.{2 + number % 8}")) for number in range(clients)
+        ]
         for client in sending:
             with suppress(ConnectionError):
                 client.sendall(MEMBERS[name])
@@ -119,10 +110,10 @@ def test_requests_that_do_not_end(clients, name, service):
 def test_one_address_cannot_push_out_another(service):
     """The clients of the address that holds most lose their connections, and those of another keep theirs."""
     with ExitStack() as stack:
-        other = stack.enter_context(connected(service, "127.0.0.50"))
+        other = stack.enter_context(connected(service.told, "127.0.0.50"))
         other.sendall(POST + b"Content-Length: 50000\r\n\r\n" + QUERY + b" " * (30_000 - len(QUERY)))
         for _ in range(400):
-            client = stack.enter_context(connected(service, "127.0.0.2"))
+            client = stack.enter_context(connected(service.told, "127.0.0.2"))
             with suppress(ConnectionError):
                 client.sendall(MEMBERS["bodies"])
         other.settimeout(20)
@@ -134,7 +125,7 @@ def test_small_requests_are_not_counted(service):
     """More of them than fit in the budget by number may wait: a body of a few KB takes next to nothing."""
     request = POST + LENGTH + b" " * (SMALL - len(POST + LENGTH))
     with ExitStack() as stack:
-        sending = [stack.enter_context(connected(service, "127.0.0.3")) for _ in range(300)]
+        sending = [stack.enter_context(connected(service.told, "127.0.0.3")) for _ in range(300)]
         for client in sending:
             client.sendall(request)
         assert answered(service, "127.0.0.3").startswith(b"HTTP/1.1 200 OK\r\n")

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from api_records import plant
 from processes import Started, serving
+from sockets import connected, rest_of
 
 from app.database import migrations
 from app.web.unsent import CREDIT, MOST_UNSENT
@@ -27,6 +28,7 @@ NOW = datetime(2026, 11, 1, tzinfo=UTC)
 LONG = 800_000
 QUICK = "{ service { journalHead { seq } } }"
 OWN, OTHER = "127.0.0.1", "127.0.0.2"
+SMALL_BUFFER = 4096
 GENERATIONS = f"""
     INSERT INTO batches
         (id, series, run_date, created_at, status, late, failure_reason, failure, benchmark_symbol)
@@ -82,21 +84,10 @@ def service(create, tmp_path_factory) -> Iterator[Started]:
         conn.execute(GENERATIONS.encode())
     with serving(tmp_path_factory.mktemp("served"), DATABASE_URL=address) as one:
         for request in (*MEMBERS.values(), asked(QUICK)):  # what is loaded once is no growth
-            with connected(one) as client:
+            with connected(one.told, OWN, SMALL_BUFFER) as client:
                 client.sendall(request)
                 assert client.recv(12) == b"HTTP/1.1 200"
         yield one
-
-
-def connected(service: Started, address: str = OWN, buffer: int = 4096) -> socket.socket:
-    """A client's connection, from an address of its own, with room for so many bytes."""
-    host, port = service.told.removeprefix("http://").split(":")
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    client.bind((address, 0))
-    client.settimeout(20)
-    client.connect((host, int(port)))
-    return client
 
 
 def resident(service: Started) -> int:
@@ -115,11 +106,9 @@ def ask_on(client: socket.socket, request: bytes, times: int) -> None:
 def answered(service: Started, address: str, query: str) -> float:
     """Ask as an ordinary client does, on a connection of its own; return how long that took."""
     began = time.monotonic()
-    with connected(service, address, 65_536) as client:
+    with connected(service.told, address, 65_536) as client:
         client.sendall(asked(query, "Connection: close"))
-        said = b""
-        while data := client.recv(65_536):
-            said += data
+        said = rest_of(client)
     assert said.startswith(b"HTTP/1.1 200 OK\r\n"), said[:200]
     assert b'{"data":' in said
     return time.monotonic() - began
@@ -143,7 +132,7 @@ def test_clients_that_read_nothing(clients, name, service):
     slowest = 0.0
     with ExitStack() as stack:
         for _ in range(clients):
-            client = stack.enter_context(connected(service))
+            client = stack.enter_context(connected(service.told, OWN, SMALL_BUFFER))
             ask_on(client, MEMBERS[name], 8)
         for number in range(8):
             most = max(most, resident(service))

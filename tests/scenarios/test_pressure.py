@@ -17,6 +17,7 @@ from api_records import engine_on
 from litestar import Litestar
 from processes import KEYS, SLOW, ask, asked, change, eventually, let_go, pick, providers, serving, settle, started
 from silent_proxy import Proxy
+from sockets import connected
 
 from api.cache import MOST_AT_ONCE, PAUSE
 from api.http import routes
@@ -106,7 +107,7 @@ def address(database, tmp_path):
 
 async def test_a_crowd_with_one_question(address):
     """Three hundred at once, when nothing is kept: all get the answer, though not all of them ask Postgres."""
-    clients = [connection(address) for _ in range(300)]
+    clients = [connected(address) for _ in range(300)]
     for client in clients:
         client.sendall(request(QUICK))
     assert [await asyncio.to_thread(client.recv, 12) for client in clients] == [b"HTTP/1.1 200"] * 300
@@ -121,22 +122,11 @@ def request(query: str) -> bytes:
     return head.encode() + body
 
 
-def connection(address: str, buffer: int = 0) -> socket.socket:
-    """A client's socket, with room for so many bytes."""
-    url = urlsplit(address)
-    one = socket.socket()
-    if buffer:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    one.connect((url.hostname, url.port))
-    one.settimeout(30)
-    return one
-
-
 @pytest.mark.long
 async def test_more_than_may_wait(address, database):
     """Whoever finds as much under way as may be hears of it soon, in the form of all refusals."""
     async with locked(database), AsyncExitStack() as stack:
-        clients = [stack.enter_context(connection(address)) for _ in range(MOST_AT_ONCE + 10)]
+        clients = [stack.enter_context(connected(address)) for _ in range(MOST_AT_ONCE + 10)]
         await asyncio.to_thread(ask, address, SLOW.replace("{", "query Known {", 1))
         for client in clients:
             client.sendall(request(SLOW))
@@ -165,7 +155,7 @@ def whole(client: socket.socket) -> bytes:
 async def test_clients_that_vanish(address, database):
     """A connection to Postgres that they left behind in the middle of a query is free within the query's limit."""
     async with locked(database):
-        clients = [connection(address) for _ in range(READS)]
+        clients = [connected(address) for _ in range(READS)]
         for client in clients:
             client.sendall(request(SLOW))
         await eventually(lambda: active(database) == READS, 5)
@@ -179,7 +169,7 @@ async def test_clients_that_vanish(address, database):
 async def test_clients_that_read_slowly(address, database):
     """Three megabytes, read a byte at a time: Postgres was done with it long ago, and others are answered."""
     change(database, GENERATED)
-    clients = [connection(address, 4096) for _ in range(2 * READS)]
+    clients = [connected(address, buffer=4096) for _ in range(2 * READS)]
     for client in clients:
         client.sendall(request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }'))
     for client in clients:
@@ -265,7 +255,7 @@ def ended(client: socket.socket) -> tuple[bytes, float]:
 )
 async def test_a_head_that_does_not_come(sent, patient):
     """Nobody is waited for without end; what was asked before is answered."""
-    with connection(patient) as client:
+    with connected(patient) as client:
         client.sendall(sent)
         said, took = await asyncio.to_thread(ended, client)
     assert said.count(b"200 OK") == sent.count(b"journalHead")
@@ -274,7 +264,7 @@ async def test_a_head_that_does_not_come(sent, patient):
 
 async def test_a_head_without_end(patient):
     """Headers by the megabyte are not kept."""
-    with connection(patient) as client:
+    with connected(patient) as client:
 
         def send() -> int:
             sent = client.send(b"GET /graphql HTTP/1.1\r\nHost: x\r\n")
@@ -288,7 +278,7 @@ async def test_a_head_without_end(patient):
 
 async def test_a_body_may_be_slower_than_a_head(patient, monkeypatch):
     """A request in progress has limits of its own."""
-    with connection(patient) as client:
+    with connected(patient) as client:
         whole = request(QUICK)
         client.sendall(whole[:-5])
         await asyncio.sleep(1.5)
@@ -300,7 +290,7 @@ async def test_a_body_may_be_slower_than_a_head(patient, monkeypatch):
 async def test_an_answer_that_is_not_read(count, patient, database):
     """It is let go of after a while, with the connection."""
     change(database, GENERATED)
-    with connection(patient, 4096) as client:
+    with connected(patient, buffer=4096) as client:
         client.sendall(count * request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }'))
         await asyncio.sleep(1 + 0.4 + 0.4 + NOISE)
         said, _ = await asyncio.to_thread(ended, client)
@@ -320,7 +310,7 @@ async def test_a_slow_reader(pace, whole, patient, database, monkeypatch):
     """The pace is measured: a client that reads faster than it must gets its answer, however long that takes."""
     monkeypatch.setattr(unsent, "PACE", 500_000)
     change(database, GENERATED)
-    with connection(patient, 4096) as client:
+    with connected(patient, buffer=4096) as client:
         client.sendall(request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }'))
         size = await asyncio.to_thread(read_slowly, client, pace)
     assert (size > 3_000_000) is whole
@@ -349,9 +339,9 @@ async def test_one_address_has_a_part_of_the_connections(patient, monkeypatch):
     monkeypatch.setattr(timeouts, "room_of_an_address", lambda: 3)
     monkeypatch.setattr(timeouts, "HEAD_WITHIN", 30)
     with ExitStack() as stack:
-        clients = [stack.enter_context(connection(patient)) for _ in range(3)]
+        clients = [stack.enter_context(connected(patient)) for _ in range(3)]
         await asyncio.sleep(timeouts.SETTLED + 0.2)
-        clients.append(stack.enter_context(connection(patient)))
+        clients.append(stack.enter_context(connected(patient)))
         other = stack.enter_context(socket.socket())
         other.bind(("127.0.0.2", 0))
         other.settimeout(30)
@@ -366,9 +356,9 @@ async def test_one_address_has_a_part_of_the_connections(patient, monkeypatch):
 async def test_no_more_connections_than_there_is_room_for(patient, monkeypatch):
     """Those that are open stay; one too many is ended at once."""
     monkeypatch.setattr(timeouts, "room", lambda: 3)
-    clients = [connection(patient) for _ in range(3)]
+    clients = [connected(patient) for _ in range(3)]
     await asyncio.sleep(0.1)
-    with connection(patient) as one_too_many:
+    with connected(patient) as one_too_many:
         assert (await asyncio.to_thread(ended, one_too_many))[0] == b""
     clients[0].sendall(request(QUICK))
     assert (await asyncio.to_thread(clients[0].recv, 15)).startswith(b"HTTP/1.1 200 OK")
