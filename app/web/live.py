@@ -9,7 +9,6 @@ and looks again now and then.
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -19,7 +18,7 @@ from litestar import asgi
 from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import ASGIRouteHandler
 
-from api.clients import client_of
+from api.clients import Tally, client_of
 from api.headers import pairs
 from api.http import HEAD_ONLY, gone
 from app.core import tasks
@@ -68,8 +67,7 @@ class Live:
         keep_alive: float = KEEP_ALIVE,
     ) -> None:
         self._changed, self._ask, self.most, self.keep_alive = changed, head, most, keep_alive
-        self.streams = 0
-        self._of_address: Counter[str] = Counter()
+        self._open = Tally()
         self._head: Head = {}
         self._news = asyncio.Event()
 
@@ -115,11 +113,16 @@ class Live:
 
         return stream
 
+    @property
+    def streams(self) -> int:
+        """Return how many streams are open."""
+        return self._open.total
+
     def _refusal(self, client: str) -> bytes:
         """Return why the client at an address gets no stream; empty if it gets one."""
         if self.streams >= self.most:
             return _TOO_MANY
-        return _TOO_MANY_OF_AN_ADDRESS if self._of_address[client] >= MOST_OF_AN_ADDRESS else b""
+        return _TOO_MANY_OF_AN_ADDRESS if self._open.of(client) >= MOST_OF_AN_ADDRESS else b""
 
     async def _stream(self, scope: Any, receive: Any, send: Messages) -> None:
         seen, over = known(scope), asyncio.Event()
@@ -127,13 +130,11 @@ class Live:
         leaving = asyncio.create_task(gone(receive))
         leaving.add_done_callback(lambda _: over.set())
         client = client_of(scope)
-        self.streams += 1
-        self._of_address[client] += 1
+        self._open.add(client, 1)
         try:
             await self._tell(seen, over, send)
         finally:
-            self.streams -= 1
-            self._of_address -= Counter([client])  # which also forgets an address without a stream
+            self._open.add(client, -1)
             leaving.cancel()
 
     async def _tell(self, seen: int, over: asyncio.Event, send: Messages) -> None:

@@ -10,7 +10,7 @@ oldest connection with a request that has not come to its end.
 import asyncio
 from typing import Any
 
-from api.clients import UNKNOWN, group_of
+from api.clients import UNKNOWN, Tally, group_of
 from app.web.unsent import UnsentProtocol
 
 # In bytes: two hundred and fifty of the longest requests.
@@ -20,33 +20,30 @@ MOST_RECEIVED = 16 * 1024 * 1024
 SMALL = 4 * 1024
 
 
-class Received:
+class Received(Tally):
     """What the connections of a process hold: bytes of requests that have not been answered."""
 
     def __init__(self) -> None:
-        self.total = 0
-        self.by_address: dict[str, int] = {}
+        super().__init__()
         # The connections of each address, the one that began to hold first in front.
         self.holding: dict[str, dict[ReceivedProtocol, None]] = {}
 
     def hold(self, connection: "ReceivedProtocol", size: int) -> None:
         """Note that a connection holds `size` bytes."""
-        address, change = connection.sender, size - connection.counted
+        self.add(connection.sender, size - connection.counted)
         connection.counted = size
-        self.total += change
-        self.by_address[address] = self.by_address.get(address, 0) + change
-        others = self.holding.setdefault(address, {})
+        others = self.holding.setdefault(connection.sender, {})
         if size:
             others.setdefault(connection)
         else:
             others.pop(connection, None)
         if not others:
-            del self.holding[address], self.by_address[address]
+            del self.holding[connection.sender]
 
     def make_room(self, new: "ReceivedProtocol") -> None:
         """Disconnect the clients that hold most, until the rest fits in the budget."""
         while self.total > MOST_RECEIVED:
-            greediest = max(self.by_address, key=self.by_address.__getitem__)
+            greediest = max(self.by_client, key=self.of)
             others = self.holding[greediest]
             # A request that has come to its end is being answered, which ends by itself.
             unfinished = (one for one in others if one.is_receiving())

@@ -11,10 +11,9 @@ import asyncio
 import fcntl
 import sys
 import termios
-from collections.abc import Awaitable, Generator
 from typing import Any
 
-from api.clients import client_of
+from api.clients import Tally, client_of
 from api.http import unread
 from app.web.pipelining import CONNECTION
 from app.web.upgrades import NoUpgradeProtocol
@@ -43,12 +42,11 @@ _STAYING = ("access-control-", "x-", "vary", "referrer-policy", "content-securit
 _STAY = tuple(name.encode() for name in _STAYING)
 
 
-class Ledger:
+class Ledger(Tally):
     """What the connections of a process hold: bytes of responses that their clients have not read."""
 
     def __init__(self) -> None:
-        self.total = 0
-        self.by_address: dict[str, int] = {}
+        super().__init__()
         self.holding: set[UnsentProtocol] = set()
         self.refused = 0
         self._sweeping: asyncio.TimerHandle | None = None
@@ -56,13 +54,8 @@ class Ledger:
 
     def hold(self, connection: "UnsentProtocol", address: str, size: int) -> None:
         """Note that a connection holds `size` bytes, for the client at `address`."""
-        if connection.held:
-            self.total -= connection.held
-            left = self.by_address[connection.held_for] - connection.held
-            if left:
-                self.by_address[connection.held_for] = left
-            else:
-                del self.by_address[connection.held_for]
+        self.add(connection.held_for, -connection.held)
+        self.add(address, size)
         connection.held, connection.held_for = size, address
         if not size:
             self.holding.discard(connection)
@@ -71,8 +64,6 @@ class Ledger:
                 self._sweeping.cancel()
                 self._sweeping = None
             return
-        self.total += size
-        self.by_address[address] = self.by_address.get(address, 0) + size
         self.holding.add(connection)
         if not self._sweeping:
             self._sweep_later(connection.loop)
@@ -91,7 +82,7 @@ class Ledger:
         return False
 
     def _fits(self, address: str, size: int) -> bool:
-        held = self.by_address.get(address, 0)
+        held = self.of(address)
         # One response may be larger than an address's share: an entry of an old record is sent whole, or never.
         return self.total + size <= MOST_UNSENT and (not held or held + size <= MOST_OF_AN_ADDRESS)
 
@@ -140,7 +131,7 @@ def counted(scope: Any, send: Any, size: int | None = None) -> Any:
         return send
     if size is not None and not connection.held and (size <= SMALL or not LEDGER.total):
         return send
-    return _Counted(connection, scope, send)
+    return _Counted(connection, scope, send).send
 
 
 def is_full(scope: Any) -> bool:
@@ -153,16 +144,16 @@ class UnsentProtocol(NoUpgradeProtocol):
 
     held = 0  # bytes of responses that the client has not read, as the ledger has them
     held_for = ""  # the address of that client
-    is_small = True  # whether the response that is sent has a place without being asked for
+    is_counted = False  # whether what is sent of the response is counted piece by piece
     read_until = 0.0  # the loop's time at which the credit of a slow client ends
     _written = _largest = 0  # bytes: all, and in one piece, since the client had last read everything
     _outstanding = 0  # bytes: neither sent nor acknowledged by the client's system at the last look
 
     def on_response_complete(self) -> None:
-        """Note what is left of a small response, which was not counted when it was sent."""
-        if self.is_small and self._answered and (left := self.transport.get_write_buffer_size()):
+        """Note what is left of a response that was not counted when it was sent."""
+        if not self.is_counted and self._answered and (left := self.transport.get_write_buffer_size()):
             self.note(self._answered.scope, left)
-        self.is_small = True
+        self.is_counted = False
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -231,11 +222,7 @@ class UnsentProtocol(NoUpgradeProtocol):
 
 
 class _Counted:
-    """
-    Sends one response to a connection, or a refusal in its place.
-
-    A small one, on a connection that holds nothing, is handed on with no coroutine of its own.
-    """
+    """Sends one response to a connection, or a refusal in its place."""
 
     __slots__ = ("_connection", "_refused", "_scope", "_send", "_start")
 
@@ -243,20 +230,13 @@ class _Counted:
         self._connection, self._scope, self._send = connection, scope, send
         self._start: dict[str, Any] | None = None
         self._refused = False
+        connection.is_counted = True
 
-    def __call__(self, message: Any) -> Awaitable[None]:
+    async def send(self, message: Any) -> None:
         """Send a message. The start of a response waits for its first piece, by whose size it is admitted."""
-        connection = self._connection
         if message["type"] == "http.response.start":
-            connection.is_small = not connection.held and _is_small(message)
-            if not connection.is_small:
-                self._start = message
-                return _NOTHING
-        if connection.is_small:
-            return self._send(message)  # type: ignore[no-any-return]
-        return self._pass_on(message)
-
-    async def _pass_on(self, message: Any) -> None:
+            self._start = message
+            return
         if self._refused:
             return
         connection, size = self._connection, len(message.get("body", b""))
@@ -269,24 +249,6 @@ class _Counted:
         await self._send(message)
         if connection.transport.get_write_buffer_size():
             connection.note(self._scope, size)
-
-
-class _Nothing:
-    """What is awaited where there is nothing to wait for."""
-
-    def __await__(self) -> Generator[None]:
-        yield from ()
-
-
-_NOTHING = _Nothing()
-
-
-def _is_small(start: dict[str, Any]) -> bool:
-    """Return whether the response is known to be small before its first piece."""
-    for name, value in start.get("headers", ()):
-        if name == b"content-length":
-            return len(value) < 8 and int(value) <= SMALL
-    return False
 
 
 def _refusal(start: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -27,7 +27,7 @@ from litestar.utils import normalize_path
 from msgspec import Struct
 
 from api import paths
-from api.clients import ADDRESS_HEADER, client_of
+from api.clients import ADDRESS_HEADER, Tally, client_of
 from api.fair_queue import FairQueue
 from api.headers import FORWARDED, REQUEST_ID, WEBSOCKET, Headers, cross_origin, over_https, pairs
 from api.http import (
@@ -79,7 +79,6 @@ class Kept(Struct, frozen=True):
     body: dict[str, Any]
     tag: bytes
     size: int = 0
-    length: int = 0  # of the body, in bytes
 
     async def send(self, send: Any, known: bytes) -> bool:
         """Send the answer, or only that it is what the client knows already; return whether it was that."""
@@ -136,13 +135,14 @@ class Cache:
         """
         Take `marks` and `cors`: headers that a refusal has too, as all responses from behind the cache do.
 
-        `is_full` tells whether clients have left too much unread for a request to be answered, and `address_header`
-        is the header that tells the client's address (see `api.clients`).
+        `is_full` tells whether clients have left too much unread for a request to be answered, and `counted` gives what
+        sends a response so that what is not read of it counts (see app/web/unsent.py). `address_header` is the header
+        that tells the client's address (see `api.clients`).
         """
         self.app, self.revision, self.also, self.told = app, revision, also, told
         self.most, self.largest = most, largest
-        self.hits = self.misses = self.busy = self.unchanged = self.size = self.under_way = 0
-        self._of_address: dict[str, int] = {}
+        self.hits = self.misses = self.busy = self.unchanged = self.size = 0
+        self.places = Tally()  # the requests under way
         # Requests that wait for a place.
         self._waiting: FairQueue[_Turn] = FairQueue()
         self._kept: OrderedDict[object, Kept] = OrderedDict()
@@ -163,7 +163,7 @@ class Cache:
             scope, send = {**scope, "method": method, HEAD_ONLY: True}, _head_of(send)
         asks = method == "GET"
         if query and len(query) > MOST_PARAMETERS and query.count(b"&") >= MOST_PARAMETERS:
-            await self._refuse_parameters(path, scope, send)
+            await self._refuse(too_many_parameters, 400, path, scope["headers"], send)
             return
         # Routes take `/graphql/` and `//graphql` for `/graphql`: no spelling may be a way past the limit.
         if path != paths.GRAPHQL and scope["type"] == "http":
@@ -188,7 +188,7 @@ class Cache:
         read_of = (method, *asked)
         meaning = self._meanings.get(read_of, _UNREAD)
         if meaning == _UNREAD:
-            meaning = self._meaning(read_of, asked)
+            meaning = self._meaning(read_of)
         key = (path, method, query, body, meaning) if body is not None and meaning is not None else None
         kept = self._kept_for(key)
         client = ""
@@ -197,18 +197,20 @@ class Cache:
             if self._has_place(client):
                 self._count(client, 1)
             elif not await self._wait(client, receive):
-                await self._refuse(busy, path, asked, send)
+                self.busy += 1
+                await self._refuse(busy, 503, path, asked, send)
                 return
             elif kept := self._kept_for(key):  # another request has asked for it meanwhile
                 self._count(client, -1)
         if kept:
             self.hits += 1
             self._tell(path, kept.start["status"])
-            self.unchanged += await kept.send(self._counted(scope, send, kept.length), known)
+            self.unchanged += await kept.send(self._counted(scope, send, len(kept.body["body"])), known)
             return
         if self._is_full(scope):
             self._count(client, -1)
-            await self._refuse(unread, path, asked, send)
+            self.busy += 1
+            await self._refuse(unread, 503, path, asked, send)
             return
         self.misses += 1
         if cookies:
@@ -229,7 +231,7 @@ class Cache:
 
     def _has_place(self, client: str) -> bool:
         """Return whether a request of the client at an address may be under way beside those that are."""
-        return self.under_way < MOST_AT_ONCE and self._of_address.get(client, 0) < MOST_OF_AN_ADDRESS
+        return self.places.total < MOST_AT_ONCE and self.places.of(client) < MOST_OF_AN_ADDRESS
 
     async def _wait(self, client: str, receive: Any) -> bool:
         """
@@ -257,35 +259,27 @@ class Cache:
             self._count(turn.client, 1)
             turn.come.set_result(None)
 
-    async def _refuse_parameters(self, path: str, scope: Any, send: Any) -> None:
-        """Refuse an address with too many parameters, before any of them is read."""
-        self._tell(path, 400)
-        read_of = dict(scope["headers"])
-        headers = [*self._marks, *cross_origin(self._cors, read_of.get(b"origin", b""))]
-        for message in too_many_parameters(read_of.get(b"accept", b""), headers):
-            await send(message)
-
-    async def _refuse(self, refusal: Callable[..., Any], path: str, asked: Headers, send: Any) -> None:
-        """Send a refusal, with the headers that all responses have."""
-        self.busy += 1
-        self._tell(path, 503)
+    async def _refuse(self, refusal: Callable[..., Any], status: int, path: str, asked: Headers, send: Any) -> None:
+        """Send a refusal of that status, with the headers that all responses have."""
+        self._tell(path, status)
         read_of = dict(asked)
         headers = [*self._marks, *cross_origin(self._cors, read_of.get(b"origin", b""))]
         for message in refusal(read_of.get(b"accept", b""), headers):
             await send(message)
 
-    def _meaning(self, read_of: tuple[Any, ...], asked: Headers) -> int | None:
+    def _meaning(self, read_of: tuple[Any, ...]) -> int | None:
         """
         Return the number of what a request's headers mean, or None if its response is never kept.
 
         `read_of` are its method and those of its headers that are in READ. There are few meanings, but any number of
         ways to write them: what is remembered of those is bounded.
         """
+        method, *asked = read_of
         number = None
-        if read_of[0] != "POST" or _is_plain_json(asked):
+        if method != "POST" or _is_plain_json(asked):
             origin = next((value for name, value in asked if name == b"origin"), None)  # CORS reads the first one
             meaning = Meaning(
-                accept=_accepted(str(read_of[0]), [value for name, value in asked if name == b"accept"]),
+                accept=_accepted(method, [value for name, value in asked if name == b"accept"]),
                 origin=self._origin(origin),
                 https=over_https(asked),
                 websocket=WEBSOCKET in asked,
@@ -318,13 +312,18 @@ class Cache:
         start: dict[str, Any] = {}
         client, revision, counted = client_of(scope), self._at, True
 
+        def leave() -> None:
+            """Give up the place, if it was not given up before."""
+            nonlocal counted
+            if counted:
+                counted = False
+                self._count(client, -1)
+
         @contextmanager
         def outside() -> Iterator[None]:
             """Give the place to others while this request waits for its turn (`api.turns`, `api.lanes`)."""
             nonlocal counted
-            if counted:
-                self._count(client, -1)
-            counted = False
+            leave()
             try:
                 yield
             finally:
@@ -334,13 +333,11 @@ class Cache:
         scope[PLACE] = outside
 
         async def pass_on(message: Any) -> None:
-            nonlocal start, counted
+            nonlocal start
             if message["type"] == "http.response.start":
                 start = message
                 # Not only when it is sent: a client that does not read keeps no other from being answered.
-                if counted:
-                    self._count(client, -1)
-                counted = False
+                leave()
                 return
             if not start:
                 await send(message)
@@ -354,19 +351,18 @@ class Cache:
         try:
             await self.app(scope, receive, pass_on)
         finally:
-            if counted:
-                self._count(client, -1)
+            leave()
 
     def _count(self, client: str, one: int) -> None:
         """Count a request under way, of the client at an address, or count it no longer."""
-        self.under_way += one
-        left = self._of_address.get(client, 0) + one
-        if left:
-            self._of_address[client] = left
-        else:
-            del self._of_address[client]
+        self.places.add(client, one)
         if one < 0 and self._waiting:
             self._hand_on()
+
+    @property
+    def under_way(self) -> int:
+        """Return how many requests are worked for."""
+        return self.places.total
 
     @property
     def kept(self) -> int:
@@ -380,7 +376,7 @@ class Cache:
             return
         # The id of the request that it was computed for is nobody else's.
         headers = [pair for pair in answer.start["headers"] if pair[0] != REQUEST_ID]
-        self._kept[key] = Kept({**answer.start, "headers": headers}, answer.body, answer.tag, size, answer.length)
+        self._kept[key] = Kept({**answer.start, "headers": headers}, answer.body, answer.tag, size)
         self.size += size
         while self.size > self.most:
             self.size -= self._kept.popitem(last=False)[1].size
@@ -437,7 +433,7 @@ def complete(start: dict[str, Any], body: dict[str, Any], method: str) -> Kept:
         if method == "GET":
             tag = b'"%b"' % sha256(said[b"content-type"] + b"\n" + body["body"]).hexdigest()[:32].encode()
             headers.append((b"etag", tag))
-    return Kept({**start, "headers": headers}, body, tag, size, len(body.get("body", b"")))
+    return Kept({**start, "headers": headers}, body, tag, size)
 
 
 def names(known: bytes, tag: bytes) -> bool:

@@ -91,3 +91,24 @@ def _network(address: IPv6Address) -> str:
     if address in _TRANSLATED:
         return str(IPv4Address(int(address) & 0xFFFF_FFFF))
     return str(IPv6Network((address, _OF_ONE_CLIENT), strict=False))
+
+
+class Tally:
+    """Numbers by client, and their sum; a client whose number is zero has no entry."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.by_client: dict[str, int] = {}
+
+    def of(self, client: str) -> int:
+        """Return the number of a client."""
+        return self.by_client.get(client, 0)
+
+    def add(self, client: str, number: int) -> None:
+        """Add to the number of a client; a negative number takes away."""
+        self.total += number
+        new = self.by_client.get(client, 0) + number
+        if new:
+            self.by_client[client] = new
+        else:
+            self.by_client.pop(client, None)

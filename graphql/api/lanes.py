@@ -16,8 +16,7 @@ from api.fields import refusal
 # The connections of an API that does not say how many it has.
 CONNECTIONS = 8
 
-# How many requests wait for a turn. Each also counts among the requests that the cache lets in at once (64), of which
-# most must stay free for operations that do not wait.
+# How many requests wait for a turn: with answers of a tenth of a second, each of them has its turn in time.
 MOST_WAITING = 16
 
 # How long a request waits, in seconds: as long as one waits for a connection.

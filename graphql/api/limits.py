@@ -146,11 +146,6 @@ class Size(Struct, frozen=True):
     schema_fields: int = 0
     told: Amount = NOTHING
 
-    @property
-    def values(self) -> int:
-        """Return how many values the answer may hold beside pages of a variable length."""
-        return self.amount.values
-
     def __add__(self, other: "Size") -> "Size":
         """Return the size of two selections side by side."""
         names = {*self.paged, *other.paged}

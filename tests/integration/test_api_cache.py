@@ -291,7 +291,7 @@ async def test_one_address_leaves_room_for_others():
         assert (await answer).status_code == 200
         statuses = [answer.status_code for answer in await asyncio.gather(*asking)]
     assert (statuses.count(200), statuses.count(503)) == (MOST_OF_AN_ADDRESS, MOST_AT_ONCE * 2 - MOST_OF_AN_ADDRESS)
-    assert (cache.under_way, cache._of_address) == (0, {})
+    assert (cache.under_way, cache.places.by_client) == (0, {})
 
 
 async def test_clients_behind_a_proxy_are_told_apart():

@@ -337,7 +337,7 @@ def measured(query: str) -> int:
     """How many values an operation without variables is held to bring."""
     document = parse(query)
     (size,) = Measure(schema, document).operations.values()
-    return size.values
+    return size.amount.values
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ async def test_a_script_reads_that_too_much_is_asked(allowed, origin, expected, 
     monkeypatch.setattr("api.cache.PAUSE", 0.01)
     cors = CORSConfig(allow_origins=allowed, expose_headers=["Retry-After"])
     cache = Cache(_unreachable, lambda: 1, cors=cors)
-    cache.under_way = MOST_AT_ONCE
+    cache.places.add("others", MOST_AT_ONCE)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(cache), base_url="http://test") as client:
         headers = {"origin": origin} if origin else {}
         response = await client.post("/graphql", json=QUERY, headers=headers)

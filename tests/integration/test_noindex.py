@@ -72,9 +72,9 @@ async def test_in_every_response(database, rehearsed):
 async def test_in_a_refusal(database):
     """Also where too many are under way, and the request is refused before anything else looks at it."""
     async with living(database, rehearsed=True) as service:
-        service.cache.under_way = MOST_AT_ONCE
+        service.cache.places.add("others", MOST_AT_ONCE)
         answer = await service.client.get("/", headers=BROWSER)
-        service.cache.under_way = 0
+        service.cache.places.add("others", -MOST_AT_ONCE)
     assert (answer.status_code, answer.headers.get_list("x-robots-tag")) == (503, ["noindex"])
     assert answer.headers.get_list("x-rehearsed") == ["true"]
 

@@ -218,7 +218,7 @@ async def test_streams_are_counted_by_address(pool, monkeypatch):
             ):
                 assert (await events.part())["retry"] == "3000"
         await until(lambda: live.streams == 0)
-        assert not live._of_address
+        assert not live._open.by_client
 
 
 async def test_silence_is_broken(pool):

@@ -6,7 +6,7 @@ The kind: what a client, or a proxy in front, may write into the header that nam
 
 import pytest
 
-from api.clients import ADDRESS_HEADER, UNKNOWN, client_of
+from api.clients import ADDRESS_HEADER, UNKNOWN, Tally, client_of
 
 OWN = "192.0.2.1"
 
@@ -83,3 +83,11 @@ def test_it_is_looked_for_once():
     assert client_of(one) == "203.0.113.9"
     one["headers"] = []
     assert client_of(one) == "203.0.113.9"
+
+
+def test_a_tally():
+    """A client whose number is zero is forgotten, or each address that ever came would stay."""
+    tally = Tally()
+    for client, number in [("a", 3), ("b", 2), ("a", -1), ("c", 0), ("b", -2)]:
+        tally.add(client, number)
+    assert (tally.total, tally.by_client, tally.of("a"), tally.of("b")) == (2, {"a": 2}, 2, 0)

@@ -8,7 +8,6 @@ HTTP gives an answer: no client takes it for whole.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import date
@@ -22,7 +21,7 @@ from litestar.handlers import ASGIRouteHandler
 from psycopg import OperationalError
 
 from api.cache import names
-from api.clients import client_of
+from api.clients import Tally, client_of
 from api.damage import CODE
 from api.engine import Answer, Engine, refused
 from api.fields import refusal
@@ -89,8 +88,7 @@ class Downloads:
         series: Collection[str] = (SERIES,),
     ) -> None:
         self.standing, self.headers, self.series = standing, headers, series
-        self.under_way = 0
-        self._of_address: Counter[str] = Counter()
+        self._under_way = Tally()
 
     async def answer(self, form: str, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request: with the export, with why there is none, or with what it said before."""
@@ -105,22 +103,20 @@ class Downloads:
             for message in busy(accept, reason=refusal):
                 await send(message)
             return
-        self.under_way += 1
-        self._of_address[client] += 1
+        self._under_way.add(client, 1)
         try:
             is_whole = await self._export(form, wanted, scope, receive, send)
         finally:
-            self.under_way -= 1
-            self._of_address -= Counter([client])  # which also forgets an address without an export
+            self._under_way.add(client, -1)
         if is_whole:
             # Not before its place is free: a client may ask for the next export as soon as it has this one.
             await send({"type": "http.response.body", "body": b""})
 
     def _refusal(self, client: str) -> bytes | None:
         """Return why the client at an address gets no export; None if it gets one."""
-        if self.under_way >= MOST_AT_ONCE:
+        if self._under_way.total >= MOST_AT_ONCE:
             return unavailable(f"{MOST_AT_ONCE} exports are under way, the most that there may be. Try again soon.")
-        if self._of_address[client] >= MOST_OF_AN_ADDRESS:
+        if self._under_way.of(client) >= MOST_OF_AN_ADDRESS:
             has = f"Your address has {MOST_OF_AN_ADDRESS} of the exports that are under way"
             return unavailable(f"{has}, the most that one may have. Try again when one of them has ended.")
         return None
