@@ -1,10 +1,10 @@
-# Alpha Monday. `make` lists the targets; the first of them prepares everything it needs.
+# Alpha Monday. `make` lists the targets. The first target that needs the virtual environment creates it.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# -I: no PYTHON... variable of the user's, and no other checkout's modules from PYTHONPATH.
+# -I: Python ignores the user's PYTHON... variables, so no modules of another checkout come from PYTHONPATH.
 PYTEST := $(BIN)/python -I -X utf8 -m pytest
 CHROMIUM ?= chromium
 GRAPHIQL := graphql/api/graphiql
@@ -13,7 +13,7 @@ NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-
 UV_VERSION := 0.13.9
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE ?= alpha-monday:$(VERSION)
-# The engine that answers; buildah alone can build an image, and not run it.
+# The first engine that responds. buildah alone can build an image, but not run it.
 ENGINE ?= $(shell for each in podman docker; do $$each info >/dev/null 2>&1 && echo $$each && break; done)
 BUILDER ?= $(or $(ENGINE),$(shell command -v buildah))
 
@@ -30,26 +30,26 @@ $(READY): requirements-dev.lock pyproject.toml
 $(GRAPHIQL_READY): $(GRAPHIQL)/package-lock.json
 	@cd $(GRAPHIQL) && $(NPM_CI) && touch node_modules/.package-lock.json
 
-# For `run` and `serve`: GraphiQL's page finds its files elsewhere, or says so, where npm is missing or out of reach.
+# For `run` and `serve`: without npm, or without its registry, GraphiQL's page loads its files from a public CDN.
 define graphiql_if_npm
-@! command -v npm >/dev/null || test -e $(GRAPHIQL_READY) || echo "Fetching GraphiQL's files with npm (some seconds)..."
-@! command -v npm >/dev/null || $(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) >/dev/null 2>&1 || echo "GraphiQL's files could not be fetched; the page will look for them on a public CDN."
+@! command -v npm >/dev/null || test -e $(GRAPHIQL_READY) || echo "Downloading GraphiQL's files with npm (some seconds)..."
+@! command -v npm >/dev/null || $(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) >/dev/null 2>&1 || echo "GraphiQL's files could not be downloaded; the page will load them from a public CDN."
 endef
 
-graphiql: ## Bring the files of GraphiQL, with npm
+graphiql: ## Download the files of GraphiQL with npm
 	@command -v npm >/dev/null || { echo "npm is missing. On Debian: apt-get install npm"; exit 1; }
 	@$(MAKE) --silent --no-print-directory $(GRAPHIQL_READY)
 
-run: $(READY) ## Rehearse twelve weeks with played providers, then serve them
+run: $(READY) ## Simulate twelve weeks with provider simulators, then serve them
 	$(graphiql_if_npm)
 	@$(BIN)/alpha-monday rehearse
 
-serve: $(READY) ## Serve live; needs the two keys, see docs/operate/settings.md
+serve: $(READY) ## Serve live; needs two API keys, see docs/operate/settings.md
 	$(graphiql_if_npm)
 	@$(BIN)/alpha-monday serve --migrate
 
 test: $(READY) ## Run the tests
-	@$(PYTEST) -m "not long and not pgbouncer" -n 2 --dist loadfile $(ARGS)
+	@$(PYTEST) -m "not long and not pgbouncer" -n 2 --dist loadfile --slow-first --no-loadscope-reorder $(ARGS)
 
 test-long: $(READY) ## Run the tests that take longer
 	@$(PYTEST) -m long -n 2 $(ARGS)
@@ -58,16 +58,16 @@ test-pgbouncer: $(READY) ## Run the tests that need PgBouncer
 	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || { echo "PgBouncer is missing. On Debian: apt-get install pgbouncer"; exit 1; }
 	@$(PYTEST) -m pgbouncer $(ARGS)
 
-test-dates: $(READY) ## Run the tests that know of dates at five other dates; needs libfaketime; ARGS="--help"
+test-dates: $(READY) ## Run the tests that depend on dates at five other dates; needs libfaketime; ARGS="--help"
 	@$(BIN)/python -X utf8 dev/dates/run.py $(ARGS)
 
-chaos: $(READY) ## Harm the service 200 times at random, then check every promise; ARGS="--help"
+chaos: $(READY) ## Damage the running service 200 times at random, then check every promise; ARGS="--help"
 	@$(BIN)/python dev/chaos/run.py $(ARGS)
 
-outage: $(READY) ## Take Postgres away and measure how soon the service is back; ARGS="--help"
+outage: $(READY) ## Stop Postgres and measure how soon the service is back; ARGS="--help"
 	@$(BIN)/python dev/chaos/outage.py $(ARGS)
 
-attack: $(READY) ## Attack the service in sixty ways beside a reader and a due Monday; ARGS="--help"
+attack: $(READY) ## Attack the service in sixty ways while a client reads and a Monday is due; ARGS="--help"
 	@$(BIN)/python dev/attack/run.py $(ARGS)
 
 define node_and_chromium
@@ -76,13 +76,13 @@ define node_and_chromium
 @test -x "$$(command -v $(CHROMIUM))" || { echo "Chromium is missing. On Debian: apt-get install chromium; elsewhere: make $@ CHROMIUM=..."; exit 1; }
 endef
 
-audit: $(READY) ## Run what needs Node, Chromium, Java and the network: packages, contract, clients, pages; DATE=2026-12-02
+audit: $(READY) ## Run the audits of packages, contract, clients and pages; needs Node, Chromium, Java, network; DATE=2026-12-02
 	$(node_and_chromium)
 	@javac --version >/dev/null 2>&1 || { echo "A JDK is missing. On Debian: apt-get install default-jdk-headless"; exit 1; }
 	@$(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) dev/audit/node_modules/.package-lock.json dev/audit/.venv/.ready
 	@DATE="$(DATE)" CHROMIUM="$$(command -v $(CHROMIUM))" node dev/audit/run.mjs
 
-screenshots: $(READY) ## Make the pictures of the README anew, in docs/images; needs Node and Chromium
+screenshots: $(READY) ## Make the pictures of the README in docs/images; needs Node and Chromium
 	$(node_and_chromium)
 	@$(MAKE) --silent --no-print-directory dev/audit/node_modules/.package-lock.json
 	@CHROMIUM="$$(command -v $(CHROMIUM))" node dev/audit/screenshots.mjs
@@ -104,28 +104,28 @@ db-up: $(READY) ## Start the embedded Postgres and print its address
 db-down: $(READY) ## Stop the embedded Postgres
 	@$(BIN)/alpha-monday db down $(ARGS)
 
-db-reset: $(READY) ## Delete the rehearsal in the embedded Postgres; a live record only with ARGS=--live-record
+db-reset: $(READY) ## Delete the rehearsal in the embedded Postgres; with ARGS=--live-record a live record, too
 	@$(BIN)/alpha-monday db reset --yes $(ARGS)
 
-schema: $(READY) ## Print the API's schema anew
+schema: $(READY) ## Print the API's schema into graphql/schema.graphql
 	@$(BIN)/python -m api.schema > graphql/schema.graphql
 
-bench: $(READY) ## Measure us beside PostGraphile and Mercurius; needs wrk, and for the two Node
+bench: $(READY) ## Compare the API's speed with PostGraphile and Mercurius; needs wrk and Node
 	@$(BIN)/python dev/bench/run.py $(ARGS)
 
-image-files: ## List anew, in .dockerignore, the files that the image is made of
+image-files: ## List the files of the image again, in .dockerignore
 	@$(PYTHON) dev/image/context.py
 
-image: ## Build the image alpha-monday:VERSION, or IMAGE=...; IMAGE_BUILD_ARGS go to the engine
-	@test -n "$(BUILDER)" || { echo "Neither podman, docker nor buildah answers. On Debian: apt-get install podman"; exit 1; }
+image: ## Build the image alpha-monday:VERSION, or IMAGE=...; the engine gets IMAGE_BUILD_ARGS
+	@test -n "$(BUILDER)" || { echo "Neither podman nor docker nor buildah responds. On Debian: apt-get install podman"; exit 1; }
 	@! command -v $(PYTHON) >/dev/null || $(PYTHON) dev/image/context.py --left-out
 	@$(BUILDER) build $(if $(filter docker,$(notdir $(BUILDER))),,--format=docker) --file=Containerfile --tag=$(IMAGE) \
 	  --build-arg=VERSION=$(VERSION) --build-arg=REVISION=$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown) $(IMAGE_BUILD_ARGS) .
 
-image-test: $(READY) ## Try the image out: strictly confined, on a real Postgres, ten thousand queries, planted keys
+image-test: $(READY) ## Test the image: confined, with a real Postgres, ten thousand queries, planted keys
 	@ENGINE=$(ENGINE) $(BIN)/python dev/image/smoke.py $(IMAGE) --build-args="$(IMAGE_BUILD_ARGS)"
 
-image-upgrade: $(READY) ## Rehearse the upgrade from the image OLD to IMAGE and back, under queries
+image-upgrade: $(READY) ## Test the upgrade from the image OLD to IMAGE and back, under queries
 	@ENGINE=$(ENGINE) $(BIN)/python dev/image/upgrade.py $(or $(OLD),$(IMAGE)) $(IMAGE)
 
 fmt: $(READY) ## Format the code
@@ -141,7 +141,7 @@ lint: $(READY) ## Check format, style, layers and types
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy
 
-lock: ## Renew the lock files, for every Python from 3.11 on
+lock: ## Renew the lock files, for Python 3.11 and newer
 	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
 	@for lock in "pyproject.toml -o requirements.lock" "pyproject.toml --extra dev -o requirements-dev.lock" \
 	    "dev/audit/requirements.in -o dev/audit/requirements.lock" "dev/image/requirements.in -o dev/image/requirements.lock"; do \
@@ -149,5 +149,5 @@ lock: ## Renew the lock files, for every Python from 3.11 on
 	    --no-header --no-annotate $(ARGS) $$lock || exit 1; done
 	@rm -rf .venv-lock
 
-clean: ## Delete the virtual environment and caches; the embedded Postgres stays
+clean: ## Delete the virtual environment and caches, but not the embedded Postgres
 	@rm -rf $(VENV) dev/audit/.venv .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

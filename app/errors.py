@@ -1,44 +1,50 @@
 """
-What can go wrong, by what to do next.
+The error tree of Alpha Monday, grouped by what the caller does next.
 
     AlphaMondayError
-    ├── ConfigurationError      a person must change something; trying again is no use
-    ├── Refused                 the record's law does not allow it; nothing was stored
-    ├── TryAgainAt              nothing is wrong: it is only too early
-    │   ├── QuestionInProgress  somebody else is asking the model right now
+    ├── ConfigurationError      a person must change something; a retry does not help
+    ├── Refused                 a rule of the record forbids the request; nothing was stored
+    ├── TryAgainAt              not a failure: it is too early
+    │   ├── QuestionInProgress  another process is asking the model at this moment
     │   └── QuotaSpent          the ledger of requests is full
-    ├── ProviderError           the provider did not help
+    ├── ProviderError           the provider did not return what was requested
     │   ├── ProviderBusy        it asked us to slow down: wait and try again
-    │   ├── ProviderUnavailable no answer, or none that can be read: wait and try again
-    │   └── UnknownTicker       it does not know the ticker: choose another
-    ├── RecordDamaged           a row is not as the record must be: verify it, restore a backup
-    ├── Misfit                  the record is not what its journal says, or breaks a rule: one of the two was changed
-    ├── UnusableAnswer          the model's answer breaks a rule: ask again and say which
-    └── MissingClose            a session's close is not there yet: ask again later
+    │   ├── ProviderUnavailable no response, or one that cannot be read: wait and try again
+    │   └── UnknownTicker       it does not know the ticker: choose another one
+    ├── RecordDamaged           a row breaks the record's rules: verify it, restore a backup
+    ├── Discrepancy             verification failed: the record or its journal was changed
+    ├── UnusableAnswer          the model's answer breaks a rule: ask again and give the reason
+    └── MissingClose            the close of a session is not published yet: ask again later
 """
 
 from collections.abc import Sequence
 from datetime import date, datetime
 
-# How a sentence about a damaged record begins, and what its operator does about it.
-DAMAGED = "The record is damaged: "
-VERIFY = "Run `alpha-monday verify`: it names the first misfit. Then restore a backup."
+# The beginning of every message about a damaged record, and the advice for its operator.
+RECORD_DAMAGED_PREFIX = "The record is damaged: "
+RECORD_DAMAGED_ADVICE = (
+    "Run `alpha-monday verify`: it names the first discrepancy. Then restore a backup."
+)
 
 
 class AlphaMondayError(Exception):
-    """Something Alpha Monday can explain: its text is a sentence for whoever reads it."""
+    """Base of all expected errors. Its text is a sentence that can be shown to an operator."""
 
 
 class ConfigurationError(AlphaMondayError):
-    """A setting, a key or the surroundings are not as they must be; the text says what to change."""
+    """A setting, a key or the environment is wrong. The text says what to change."""
 
 
 class Refused(AlphaMondayError):
-    """The record's law does not allow what was asked for."""
+    """A rule of the record forbids the request. Nothing was stored."""
 
 
 class TryAgainAt(AlphaMondayError):
-    """It is too early; `at` says when it no longer is. Never counted as a failed attempt."""
+    """
+    It is too early for the work; `at` is the time at which to try again.
+
+    It never counts as a failed attempt.
+    """
 
     def __init__(self, message: str, at: datetime) -> None:
         super().__init__(message)
@@ -46,7 +52,7 @@ class TryAgainAt(AlphaMondayError):
 
 
 class QuestionInProgress(TryAgainAt):
-    """A question to the model is open; whoever asked it may still get an answer."""
+    """A question to the model is open, and the process that sent it may still get an answer."""
 
 
 class QuotaSpent(TryAgainAt):
@@ -54,11 +60,11 @@ class QuotaSpent(TryAgainAt):
 
 
 class ProviderError(AlphaMondayError):
-    """A provider did not give what it was asked for; the text is safe to store and to show."""
+    """A provider did not return what was requested. The text is safe to store and to show."""
 
 
 class ProviderBusy(ProviderError):
-    """The provider asked us to slow down; `until` when, if it said so."""
+    """The provider asked us to slow down; `until` is the time that it named, if it named one."""
 
     def __init__(self, message: str, until: datetime | None = None) -> None:
         super().__init__(message)
@@ -66,35 +72,39 @@ class ProviderBusy(ProviderError):
 
 
 class ProviderUnavailable(ProviderError):
-    """The provider did not answer, or not in a form that can be read."""
+    """The provider did not respond, or its response cannot be read."""
 
 
 class BodyTooLong(ProviderUnavailable):
-    """The body of an answer has more bytes than are read."""
+    """The body of a response has more bytes than we read."""
 
 
 class UnknownTicker(ProviderError):
-    """The provider does not know the ticker, or the ticker had stopped trading."""
+    """The provider does not know the ticker, or the share stopped trading."""
 
     def __init__(self, message: str, ticker: str) -> None:
         super().__init__(message)
         self.ticker = ticker
 
 
-class Misfit(AlphaMondayError):
-    """The record, its journal and a copy of its head do not fit together, or break a rule; the text says where."""
+class Discrepancy(AlphaMondayError):
+    """
+    Verification failed; the text says where.
+
+    The record, its journal and a copy of the journal's head do not agree, or they break a rule.
+    """
 
 
 class RecordDamaged(AlphaMondayError):
-    """A row of the record is not as it must be; the text names it. Nothing is worked out from it."""
+    """A row breaks the rules of the record; the text names it. No figure is computed from it."""
 
 
 class UnusableAnswer(AlphaMondayError):
-    """The model's answer cannot become three ideas; the text is the refusal it is told."""
+    """The model's answer cannot become three ideas. The text is the refusal for the next prompt."""
 
 
 class MissingClose(AlphaMondayError):
-    """Closes of a session that ended are not there yet."""
+    """A session is over, but closes of these tickers are not published yet."""
 
     def __init__(self, tickers: Sequence[str], session: date) -> None:
         super().__init__(f"{', '.join(tickers)}: no close of {session} yet.")

@@ -1,13 +1,12 @@
 """
-The composition root: builds the pools, the queue, the worker, the reconciler and the handlers of one process.
+The composition root: builds the pools, the queue, the worker and the handlers of one process.
 
-Only `app.commands` imports it.
-
-`create_app(settings)` is the service as an ASGI application; `living` is the same without its web server.
+`create_app(settings)` returns the service as an ASGI application. `open_process` starts the same
+without the web server. Only `app.commands` imports this module.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,34 +19,33 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import ResponseHeader
 from litestar.exceptions import HTTPException
 
-from api.cache import Cache
+from api.cache import ResponseCache
 from api.engine import Engine
-from api.headers import EXPOSED
+from api.fair_semaphore import QuerySemaphores
+from api.headers import EXPOSED_HEADERS
 from api.http import routes
-from api.lanes import Lanes
-from api.limits import LONGEST_BODY
+from api.limits import MAX_BODY_BYTES
 from api.schema import Facts, schema
 from app.core.settings import Settings
 from app.database import migrations, pools, rehearsed
-from app.database.embedded import address_of
-from app.database.queries import Fetch, fetcher, standing
+from app.database.embedded import resolve_database_url
+from app.database.queries import Fetch, pool_fetcher, snapshot_fetcher
 from app.database.revision import Revision
 from app.domain import calendar
 from app.domain.calendar import Calendar, Clock
 from app.ops import snapshot
 from app.providers import model_ends
-from app.web.charts.image import picture
-from app.web.feeds.atom import feed
-from app.web.feeds.downloads import MOST_AT_ONCE as EXPORTS_AT_ONCE
-from app.web.feeds.downloads import downloads
+from app.web.charts.image import chart_image_route
+from app.web.feeds.atom import feed_route
+from app.web.feeds.downloads import MAX_EXPORTS, export_routes
 from app.web.health import health_routes
-from app.web.live import Live
-from app.web.metrics import Life, Metrics, metrics_route
-from app.web.middleware import Requests
+from app.web.journal_stream import JournalStream
+from app.web.metrics import Metrics, ProcessState, metrics_route
+from app.web.middleware import RequestMiddleware
 from app.web.pages.site import Site
 from app.web.routes import cached_query
-from app.web.unsent import counted, is_full
-from jobs import queue as the_queue
+from app.web.unsent_responses import counting_send, make_room
+from jobs import queue as job_queue
 from jobs.context import Context, RealClock
 from jobs.queue import Queue
 from jobs.worker import Worker, supervised
@@ -56,25 +54,31 @@ log = structlog.get_logger()
 
 VERSION = version("alpha-monday")
 
-# How long Postgres works on one query of the API, and how long a query waits for a connection, in seconds.
+# How long Postgres may work on one query of the API, and how long a query waits for a connection,
+# in seconds.
 READ_LIMIT = 5
 READ_WAIT = 2
 
-# How long a job may use a connection at a time, in seconds: it holds none while it asks a provider.
+# How long a job may use a connection at a time, in seconds. A job holds no connection while it
+# waits for a provider.
 JOB_LIMIT = 60
 
-_MADE_UP = "Rehearsed: every price and every word of this record is made up."
+# The connections of the pool that jobs, the health check and the reconciliation share.
+_POOL_SIZE = 12
 
-ClockOf = Callable[[pools.Pool, Queue], AbstractAsyncContextManager[Any]]
+_REHEARSED_NOTICE = "Rehearsed: every price and every word of this record is made up."
+
+# Opens the simulated clock of a rehearsal, in place of the real clock.
+OpenClock = Callable[[pools.Pool, Queue], AbstractAsyncContextManager[Any]]
 
 
 @dataclass(frozen=True)
-class Process:
+class ServiceProcess:
     """
-    What runs in one process, with or without the web server.
+    The parts of one process, with or without the web server.
 
-    `direct` is the database's address without a PgBouncer: LISTEN needs it. `worker` is None where
-    it was switched off.
+    `direct` is the database's address without a PgBouncer, because LISTEN needs a direct
+    connection. `worker` is None if it was switched off.
     """
 
     pool: pools.Pool
@@ -86,37 +90,47 @@ class Process:
 
 
 @asynccontextmanager
-async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> AsyncIterator[Process]:
+async def open_process(
+    settings: Settings, open_clock: OpenClock | None = None, *, work: bool = True
+) -> AsyncIterator[ServiceProcess]:
     """
-    Bring everything but the web server to life, and drain it at the end.
+    Start everything except the web server. At the end, let running jobs finish, and close all.
 
-    `clock_of` gives another clock than the real one: a rehearsal's, in a database that is one.
+    `open_clock` opens the clock of a rehearsal. Without it, raises ConfigurationError if the
+    database has a rehearsal. Without `work` there is no worker.
     """
-    address = address_of(settings.database_url)
+    address = resolve_database_url(settings.database_url)
     direct = settings.queue_address or address
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(
-            pools.opened(pools.make_pool(address, pooled=settings.database_pooled, size=12, longest=JOB_LIMIT))
+        pool = pools.make_pool(
+            address,
+            pooled=settings.database_pooled,
+            max_size=_POOL_SIZE,
+            max_use_seconds=JOB_LIMIT,
         )
-        await migrations.refuse_old(direct)
-        queue, connector = the_queue.app, the_queue.connector(direct)
+        await stack.enter_async_context(pools.opened(pool))
+        await migrations.require_current(direct)
+        queue, connector = job_queue.app, job_queue.make_connector(direct)
         stack.enter_context(queue.replace_connector(connector))
         await stack.enter_async_context(queue.open_async())
         clock: Any = RealClock()
-        if clock_of:
-            clock = await stack.enter_async_context(clock_of(pool, queue))
+        if open_clock:
+            clock = await stack.enter_async_context(open_clock(pool, queue))
         else:
-            await rehearsed.refuse(pool)
-        context = await stack.enter_async_context(the_queue.handed(queue, settings, pool, clock))
+            await rehearsed.refuse_rehearsal(pool)
+        binding = job_queue.bind_context(queue, settings, pool=pool, clock=clock)
+        context = await stack.enter_async_context(binding)
         worker = None
-        if work and not clock_of:
-            model_ends.warn(settings.openai_model, calendar.today(clock.now()))
+        if work and not open_clock:
+            model_ends.log_end_warning(settings.openai_model, calendar.new_york_date(clock.now()))
         if work:
-            options = clock.options if clock_of else dict
+            options = clock.worker_options if open_clock else dict
             worker = await stack.enter_async_context(supervised(queue, context, options))
-            if clock_of:
-                clock.worker_anew = worker.start_anew
-        yield Process(
+        if worker and open_clock:
+            # When the simulated time reaches the present, the clock restarts the worker, which then
+            # gets the options of a worker in real time.
+            clock.restart_worker = worker.restart
+        yield ServiceProcess(
             pool=pool,
             queue_pool=connector.pool,
             direct=direct,
@@ -126,107 +140,118 @@ async def living(settings: Settings, clock_of: ClockOf | None = None, *, work: b
         )
 
 
+@dataclass(frozen=True)
+class ReaderPools:
+    """
+    The connections that read the record for clients.
+
+    Queries of the API use `fetch`, which uses `queries`. Each export keeps a connection of
+    `exports` for as long as its client reads.
+    """
+
+    queries: pools.Pool
+    exports: pools.Pool
+    fetch: Fetch
+
+
 @asynccontextmanager
-async def reading(settings: Settings) -> AsyncIterator[tuple[pools.Pool, pools.Pool, Fetch]]:
+async def open_reader_pools(settings: Settings) -> AsyncIterator[ReaderPools]:
     """
-    Give the API a pool of its own: however many reads there are, and however slow, jobs find a connection.
+    Open the pools that only clients use.
 
-    So do the API's reads beside exports, which have a pool of their own, too: each of them keeps a connection for as
-    long as its client reads. It opens none before one is asked for.
-
-    Its user is API_DATABASE_URL's, where that is set: what a query could do at the worst is then what the reader may.
+    The jobs use another pool, so that many or slow queries of clients never take a connection from
+    them. For the same reason exports and queries have separate pools. The pool of the exports opens
+    its first connection when it is needed. If API_DATABASE_URL is set, both pools connect as its
+    user, so that a query has only the rights of the reader.
     """
-    address, pooled = address_of(settings.api_address), settings.database_pooled
-    pool = pools.make_pool(
+    address, pooled = resolve_database_url(settings.api_address), settings.database_pooled
+    queries = pools.make_pool(
         address,
         pooled=pooled,
-        size=settings.api_pool_size,
+        max_size=settings.api_pool_size,
         name="api",
-        limit=READ_LIMIT,
-        generic=True,
-        wait=READ_WAIT,
-        apart=bool(settings.api_database_url),
+        statement_timeout=READ_LIMIT,
+        generic_plans=True,
+        acquire_timeout=READ_WAIT,
+        separate_user=bool(settings.api_database_url),
     )
     exports = pools.make_pool(
         address,
         pooled=pooled,
-        size=EXPORTS_AT_ONCE,
-        least=0,
+        max_size=MAX_EXPORTS,
+        min_size=0,
         name="exports",
-        limit=READ_LIMIT,
-        wait=READ_WAIT,
-        apart=bool(settings.api_database_url),
+        statement_timeout=READ_LIMIT,
+        acquire_timeout=READ_WAIT,
+        separate_user=bool(settings.api_database_url),
     )
-    async with pools.opened(pool), exports:
-        yield pool, exports, fetcher(pool, pooled=pooled, limit=READ_LIMIT)
+    async with pools.opened(queries), exports:
+        fetch = pool_fetcher(queries, pooled=pooled, statement_timeout=READ_LIMIT)
+        yield ReaderPools(queries, exports, fetch)
 
 
 @dataclass(frozen=True)
-class Running:
-    """
-    What is open while the service runs.
+class RunningService:
+    """The process and the pools of a service that runs."""
 
-    `api_pool` is the pool that `fetch` reads from, `export_pool` that of exports.
-    """
-
-    process: Process
-    api_pool: pools.Pool
-    export_pool: pools.Pool
-    fetch: Fetch
+    process: ServiceProcess
+    reader: ReaderPools
 
 
 class Runtime:
     """
-    What the request handlers read of the running service.
+    Gives the request handlers access to the running service.
 
-    Litestar is given its handlers before its lifespan opens the pools. So the handlers are given
-    methods of this object, and call them when a request comes.
+    Litestar gets its handlers before its lifespan opens the pools. So the handlers get methods of
+    this object, and call them when a request arrives.
     """
 
     def __init__(self, *, rehearsed: bool) -> None:
         self.facts = Facts(version=VERSION, rehearsed=rehearsed, now=self.now)
-        self._running: Running | None = None
+        self._running: RunningService | None = None
         self._health: asyncio.Task[snapshot.Health] | None = None
 
     @asynccontextmanager
     async def opened(
         self,
         settings: Settings,
-        clock_of: ClockOf | None,
+        open_clock: OpenClock | None,
         *,
         work: bool,
-    ) -> AsyncIterator[Running]:
-        """Open everything that the handlers read, and close it at the end."""
+    ) -> AsyncIterator[RunningService]:
+        """Open the process and the pools that the handlers use, and close them at the end."""
         try:
             async with (
-                living(settings, clock_of, work=work) as process,
-                reading(settings) as (api_pool, export_pool, fetch),
+                open_process(settings, open_clock, work=work) as process,
+                open_reader_pools(settings) as reader,
             ):
-                self._running = Running(process, api_pool, export_pool, fetch)
+                self._running = RunningService(process, reader)
                 yield self._running
         finally:
             self._running = None
 
     @property
-    def running(self) -> Running:
-        """Return what is open, or raise RuntimeError before `opened` has begun and after it has ended."""
+    def running(self) -> RunningService:
+        """Return the running service. Raises RuntimeError outside of the context of `opened`."""
         if self._running is None:
             raise RuntimeError("The service is not running: its database pools are not open.")
         return self._running
 
     async def health(self) -> snapshot.Health:
         """
-        Return whether the database answers and the process's worker lives.
+        Return the health of the database and of this process's worker.
 
-        Requests that come while it is found out wait for the same result: each would take a connection from the jobs.
+        Requests that arrive during a check wait for its result, because each check takes a
+        connection from the jobs.
         """
         if self._health is None or self._health.done():
             process = self.running.process
             self._health = asyncio.create_task(snapshot.health(process.pool, process.worker))
+        # A client that disconnects must not cancel the check for the others.
         return await asyncio.shield(self._health)
 
     def now(self) -> datetime:
-        """Return the time by the process's clock."""
+        """Return the time of the process's clock."""
         return self.running.process.clock.now()
 
     def fetch(self, sql: str, parameters: Sequence[str | None]) -> Awaitable[list[bytes]]:
@@ -235,87 +260,128 @@ class Runtime:
 
         Not `async`, because each query that is not cached would pay for one more coroutine.
         """
-        return self.running.fetch(sql, parameters)
+        return self.running.reader.fetch(sql, parameters)
 
     @asynccontextmanager
-    async def on_a_snapshot(self) -> AsyncIterator[Engine]:
-        """Give an engine that reads the record as it stands now, whatever is written meanwhile."""
-        async with standing(self.running.export_pool, limit=READ_LIMIT) as fetch:
-            yield Engine(schema, fetch, self.facts, kept=1)
+    async def snapshot_engine(self) -> AsyncIterator[Engine]:
+        """Provide an engine whose queries all read the record as it is at this moment."""
+        exports = self.running.reader.exports
+        async with snapshot_fetcher(exports, statement_timeout=READ_LIMIT) as fetch:
+            yield Engine(schema, fetch, self.facts, max_documents=1)
 
 
-def create_app(settings: Settings, clock_of: ClockOf | None = None, *, work: bool = True) -> Cache:
-    """Return the service; its lifespan brings the rest to life."""
-    rehearsed = clock_of is not None
-    notice = _MADE_UP if rehearsed else ""
-    # What is made up is marked on every response, and search engines are asked to leave it out.
-    marks = {"X-Rehearsed": "true", "X-Robots-Tag": "noindex"} if rehearsed else {}
+def create_app(
+    settings: Settings, open_clock: OpenClock | None = None, *, work: bool = True
+) -> ResponseCache:
+    """
+    Return the service as an ASGI application; its lifespan opens the pools and starts the worker.
+
+    `open_clock` opens the clock of a rehearsal. Without `work` the process runs no jobs.
+    """
+    rehearsed = open_clock is not None
+    notice = _REHEARSED_NOTICE if rehearsed else ""
+    marks = _response_marks(rehearsed=rehearsed)
     runtime = Runtime(rehearsed=rehearsed)
     revision = Revision()
     metrics = Metrics(VERSION, rehearsed=rehearsed)
-    engine = Engine(schema, runtime.fetch, runtime.facts, lanes=Lanes(settings.api_pool_size))
-    site = Site(engine, notice, settings.public_url, Calendar(settings.market_closed_days))
-    live = Live(revision.changed, site.head)
+    semaphores = QuerySemaphores(settings.api_pool_size)
+    engine = Engine(schema, runtime.fetch, runtime.facts, semaphores=semaphores)
+    site = Site(
+        engine,
+        notice=notice,
+        public_url=settings.public_url,
+        sessions=Calendar(settings.market_closed_days),
+    )
+    stream = JournalStream(revision.wait_for_change, site.journal_head)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with (
-            runtime.opened(settings, clock_of, work=work) as running,
-            snapshot.metrics_reader(settings, running.process.context.prices.ledger, running.process.clock) as reader,
-            revision.heard(running.process.direct),
-            live.following(),
+            runtime.opened(settings, open_clock, work=work) as running,
+            snapshot.metrics_reader(
+                settings, running.process.context.prices.ledger, running.process.clock
+            ) as reader,
+            revision.listen(running.process.direct),
+            stream.run(),
         ):
-            process = running.process
-            pools.tell(process.pool, revision.moved)
-            metrics.life = Life(
-                cache=cache,
-                pools={"app": process.pool, "api": running.api_pool, "queue": process.queue_pool},
-                worker=process.worker,
-                reader=reader,
-            )
+            pools.set_transaction_callback(running.process.pool, revision.mark_changed)
+            metrics.process_state = _process_state(running, cache, reader)
             log.info("alive", version=VERSION, serves=True, works=work, rehearsed=rehearsed)
             try:
                 yield
             finally:
                 log.info("stopping")
-        metrics.life = None
+        metrics.process_state = None
         log.info("stopped")
 
-    cors = None
-    if settings.cors_allow_origins:
-        cors = CORSConfig(
-            allow_origins=list(settings.cors_allow_origins),
-            allow_methods=["GET", "HEAD", "POST"],
-            expose_headers=list(EXPOSED),
-        )
+    cors = _cors_config(settings)
+    handlers = [
+        *routes(engine, notice, marks),
+        *site.routes(),
+        stream.route(marks),
+        feed_route(engine, settings.public_url, rehearsed=rehearsed),
+        chart_image_route(engine, rehearsed=rehearsed),
+        *export_routes(runtime.snapshot_engine, marks, runtime.facts.series),
+        *health_routes(runtime.health),
+        metrics_route(metrics),
+    ]
     litestar = Litestar(
-        route_handlers=[
-            *routes(engine, notice, marks),
-            *site.routes(),
-            live.route(marks),
-            feed(engine, settings.public_url, rehearsed=rehearsed),
-            picture(engine, rehearsed=rehearsed),
-            *downloads(runtime.on_a_snapshot, marks, runtime.facts.series),
-            *health_routes(runtime.health),
-            metrics_route(metrics),
-        ],
+        route_handlers=handlers,
         lifespan=[lifespan],
-        exception_handlers={HTTPException: site.refuse, Exception: site.fail},
+        exception_handlers={
+            HTTPException: site.respond_to_http_error,
+            Exception: site.respond_to_failure,
+        },
         cors_config=cors,
         openapi_config=None,
-        logging_config=None,  # logs are the command's to configure
+        # The command configures the log.
+        logging_config=None,
         response_headers=[ResponseHeader(name=name, value=value) for name, value in marks.items()],
-        request_max_body_size=LONGEST_BODY,
+        request_max_body_size=MAX_BODY_BYTES,
     )
-    cache = Cache(
-        Requests(litestar, metrics.count, marks),
-        revision.now,
+    cache = ResponseCache(
+        RequestMiddleware(litestar, metrics.count, marks),
+        revision.current,
         cached_query,
-        told=metrics.answered,
-        marks=marks,
+        on_response=metrics.count_cached,
+        extra_headers=marks,
         cors=cors,
-        is_full=is_full,
-        counted=counted,
+        make_room=make_room,
+        count_unsent=counting_send,
         address_header=settings.trusted_address_header,
     )
     return cache
+
+
+def _process_state(
+    running: RunningService, cache: ResponseCache, reader: snapshot.MetricsReader
+) -> ProcessState:
+    """Return the parts of this process that `/metrics` reads."""
+    process = running.process
+    return ProcessState(
+        cache=cache,
+        pools={
+            "app": process.pool,
+            "api": running.reader.queries,
+            "queue": process.queue_pool,
+        },
+        worker=process.worker,
+        reader=reader,
+    )
+
+
+def _response_marks(*, rehearsed: bool) -> Mapping[str, str]:
+    """Return headers that mark each response of a rehearsal, and ask search engines to skip it."""
+    if not rehearsed:
+        return {}
+    return {"X-Rehearsed": "true", "X-Robots-Tag": "noindex"}
+
+
+def _cors_config(settings: Settings) -> CORSConfig | None:
+    if not settings.cors_allow_origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(settings.cors_allow_origins),
+        allow_methods=["GET", "HEAD", "POST"],
+        expose_headers=list(EXPOSED_HEADERS),
+    )

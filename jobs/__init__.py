@@ -1,1 +1,1 @@
-"""The only writers: what happens on Mondays, every morning, and after a crash."""
+"""The jobs: the only code that writes the record."""

@@ -1,4 +1,4 @@
-"""What an operator does to the queue's jobs, and what each job is about."""
+"""Commands on the queue's jobs: show, retry and cancel a job, and find its Monday and day."""
 
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -11,113 +11,153 @@ from app.store.rows import Conn
 from jobs import queue_tables, strikes
 from jobs.daily import take_checkpoint
 from jobs.late_splits import look_for_splits
-from jobs.queue_tables import Found
+from jobs.queue_tables import JobRow
 from jobs.weekly import pick_week
 
-# What jobs are about, by job: a Monday and, of a checkpoint, its day.
+# The subject of each job, by the job's id: a Monday and, for a checkpoint or late splits, a day.
 Subjects = dict[int, tuple[date, int | None]]
 
-
-async def get(conn: Conn, id: int) -> Found:
-    """Return a job; refuse an id that is nobody's."""
-    return _refused_if_none(id, await queue_tables.get(conn, id))
+# The tasks whose jobs have a batch and a day as arguments.
+_TASKS_WITH_DAY = (take_checkpoint.name, look_for_splits.name)
 
 
-async def _held(conn: Conn, id: int) -> Found:
-    """Return a job that no other process can change before this transaction ends; refuse an id that is nobody's."""
-    return _refused_if_none(id, await queue_tables.hold(conn, id))
+async def get(conn: Conn, id: int) -> JobRow:
+    """Return a job. Raise Refused if no job has that id."""
+    return _require_job(id, await queue_tables.get_job(conn, id))
 
 
-def _refused_if_none(id: int, job: Found | None) -> Found:
+async def _lock(conn: Conn, id: int) -> JobRow:
+    """Lock a job until the transaction ends, and return it. Raise Refused if no job has that id."""
+    return _require_job(id, await queue_tables.lock_job(conn, id))
+
+
+def _require_job(id: int, job: JobRow | None) -> JobRow:
+    """Return `job`. Raise Refused if it is None."""
     if job is None:
-        raise Refused(f"There is no job {id}: `alpha-monday jobs list` shows those there are.")
+        raise Refused(f"There is no job {id}: `alpha-monday jobs list` shows the jobs.")
     return job
 
 
-# The tasks whose jobs name a batch and a day.
-_OF_A_DAY = (take_checkpoint.name, look_for_splits.name)
+async def subjects(conn: Conn, jobs: Sequence[JobRow]) -> Subjects:
+    """
+    Return the Monday and the day that each job is about.
 
-
-async def subjects(conn: Conn, found: Sequence[Found]) -> Subjects:
-    """Return what jobs are about, by job: a Monday and, of a checkpoint, its day; what names none is left out."""
-    named = {str(batch_id(SERIES, monday)): monday for monday in await batches.run_dates(conn, SERIES)}
-    about: Subjects = {}
-    for job in found:
+    Jobs of other tasks and jobs with unknown arguments are left out.
+    """
+    run_dates = {}
+    for run_date in await batches.list_run_dates(conn, SERIES):
+        run_dates[str(batch_id(SERIES, run_date))] = run_date
+    subjects: Subjects = {}
+    for job in jobs:
         match job.args:
-            case {"timestamp": int(timestamp)} if job.task == pick_week.name and (monday := _monday(timestamp)):
-                about[job.id] = monday, None
-            case {"batch_id": str(batch), "day": int(day)} if job.task in _OF_A_DAY and batch in named:
-                about[job.id] = named[batch], day
-    return about
+            case {"timestamp": int(timestamp)} if job.task == pick_week.name:
+                monday = _monday_of_tick(timestamp)
+                if monday:
+                    subjects[job.id] = monday, None
+            case {"batch_id": str(id), "day": int(day)} if (
+                job.task in _TASKS_WITH_DAY and id in run_dates
+            ):
+                subjects[job.id] = run_dates[id], day
+    return subjects
 
 
-def _monday(timestamp: int) -> date | None:
-    """Return the Monday that a weekly job's tick belongs to."""
+def _monday_of_tick(timestamp: int) -> date | None:
+    """Return the date of a weekly job's tick, or None if that is not a Monday."""
     try:
-        monday = calendar.today(datetime.fromtimestamp(timestamp, calendar.NEW_YORK))
-    except (OverflowError, ValueError, OSError):  # out of any calendar, so not from a tick of ours
+        day = calendar.new_york_date(datetime.fromtimestamp(timestamp, calendar.NEW_YORK))
+    except (OverflowError, ValueError, OSError):
+        # The number is no time, so another program has deferred the job.
         return None
-    return monday if monday.weekday() == 0 else None
+    if day.weekday() != 0:
+        return None
+    return day
 
 
 async def retry(conn: Conn, id: int, now: datetime) -> int:
     """
-    Have a job done again; return the id under which it is.
+    Run a job again. Return its id, or the id of its copy. Raise Refused if it cannot run again.
 
-    The queue knows a way back for `failed` and `doing` only, and none once an abort was asked for: otherwise the same
-    task is deferred with the same arguments, as a new job. What counted against the job is forgotten.
+    The queue can put back a job that failed or is stalled, unless an abort was requested. In all
+    other cases, a new job with the same task and arguments is deferred. The strikes of the job are
+    deleted.
     """
-    job = await _held(conn, id)
-    match job.status:
-        case "todo":
-            raise Refused(f"Job {id} waits already{_until(job)}: nothing is to be retried.")
-        case "doing":
-            raise Refused(
-                f"Job {id} runs, under worker {job.worker_id}, which gave a sign of life {job.silent or 0:.0f} s ago. "
-                "Let it finish; if its service is stopped or dies, it is put back by itself."
-            )
-        case "succeeded":
-            raise Refused(f"Job {id} has succeeded: nothing is left to do.")
+    job = await _lock(conn, id)
+    _refuse_retry_of_unfinished(job)
     if job.status != "stalled":
-        await _refuse_what_would_do_nothing(conn, job, now)
-    await strikes.forget(conn, id)
+        await _refuse_useless_retry(conn, job, now)
+    await strikes.delete(conn, id)
     if job.status in ("failed", "stalled") and not job.abort_requested:
         await queue_tables.retry(conn, id)
         return id
-    if job.status == "stalled":  # whoever asked for its end gets it
+    if job.status == "stalled":
+        # An abort was requested, so this job ends, and its copy runs.
         await queue_tables.abort(conn, id)
     return await queue_tables.defer_copy(conn, id)
 
 
-async def _refuse_what_would_do_nothing(conn: Conn, job: Found, now: datetime) -> None:
-    """Refuse a job whose Monday is over, or that has another like it."""
+def _refuse_retry_of_unfinished(job: JobRow) -> None:
+    """Raise Refused for a job that waits, runs or has succeeded."""
+    match job.status:
+        case "todo":
+            raise Refused(
+                f"Job {job.id} is waiting already{_scheduled_time(job)}: there is nothing to retry."
+            )
+        case "doing":
+            raise Refused(
+                f"Job {job.id} is running under worker {job.worker_id}, which sent its last"
+                f" heartbeat {job.silent or 0:.0f} s ago. Let it finish. If its service stops or"
+                " dies, the job is put back automatically."
+            )
+        case "succeeded":
+            raise Refused(f"Job {job.id} has succeeded: there is nothing to retry.")
+
+
+async def _refuse_useless_retry(conn: Conn, job: JobRow, now: datetime) -> None:
+    """Raise Refused if the job's Monday is over, or if a copy of the job waits or runs."""
     monday, _ = (await subjects(conn, [job])).get(job.id, (None, None))
-    if job.task == pick_week.name and monday and monday < calendar.today(now):
-        raise Refused(f"Job {job.id} belongs to the Monday {monday}, which is over: picks are never back-dated.")
-    if other := await queue_tables.find_duplicate(conn, job.id):
-        raise Refused(f"Job {other} has the same task and arguments as job {job.id}, and waits or runs already.")
+    if job.task == pick_week.name and monday and monday < calendar.new_york_date(now):
+        raise Refused(
+            f"Job {job.id} belongs to the Monday {monday}, which is over: picks are never"
+            " back-dated."
+        )
+    duplicate = await queue_tables.find_duplicate(conn, job.id)
+    if duplicate:
+        raise Refused(
+            f"Job {duplicate} has the same task and arguments as job {job.id}, and waits or runs"
+            " already."
+        )
 
 
-async def cancel(conn: Conn, id: int) -> Found:
-    """Let a job that waits never run; return it as it was."""
-    job = await _held(conn, id)
+async def cancel(conn: Conn, id: int) -> JobRow:
+    """
+    Cancel a waiting job. Return it as it was before.
+
+    Raise Refused for a job that does not wait.
+    """
+    job = await _lock(conn, id)
     match job.status:
         case "doing":
             raise Refused(
-                f"Job {id} runs, under worker {job.worker_id}, and only what waits can be cancelled. Let it finish; "
-                "if it must not, stop its service, which puts it back, and cancel it then."
+                f"Job {id} is running under worker {job.worker_id}, and only a waiting job can be"
+                " cancelled. Let it finish, or stop its service, which puts the job back, and"
+                " cancel it then."
             )
         case "stalled":
             raise Refused(
-                f"Job {id} was left behind by a worker that is gone, and only what waits can be cancelled: "
-                f"`alpha-monday jobs retry {id}` puts it back."
+                f"Job {id} was left behind by a worker that is gone, and only a waiting job can be"
+                f" cancelled: `alpha-monday jobs retry {id}` puts it back."
             )
         case "failed" | "cancelled" | "aborted" | "succeeded":
-            raise Refused(f"Job {id} has ended ({job.status}) and does not run again by itself.")
+            raise Refused(
+                f"Job {id} has ended ({job.status}) and does not run again automatically."
+            )
     await queue_tables.cancel(conn, id)
     return job
 
 
-def _until(job: Found) -> str:
-    at = job.scheduled_at and job.scheduled_at.astimezone(calendar.NEW_YORK)
-    return f", for {at:%A, %Y-%m-%d %H:%M} in New York" if at else ""
+def _scheduled_time(job: JobRow) -> str:
+    """Return the end of a clause with the time for which a job is scheduled, or an empty text."""
+    if job.scheduled_at is None:
+        return ""
+    local = job.scheduled_at.astimezone(calendar.NEW_YORK)
+    return f", for {local:%A, %Y-%m-%d %H:%M} in New York"

@@ -1,10 +1,13 @@
 """
-What an operator is told as soon as it is recorded: docs/operate/alerts-webhook.md is what a receiver reads of it.
+Alerts: messages to an operator about problems, sent as soon as a problem is recorded.
 
-An alert is a row, written with its job in the transaction that records what it is about: it is sent if, and only if,
-that was stored. Sending is at least once; the alert's id stays the same, so that a receiver can drop a repeat. Only a
-spent quota has no transaction of its own: that it is spent follows from the ledger, and the alert's row is what says
-that it was told.
+docs/operate/alerts-webhook.md describes them for receivers. An alert is a row of
+`operations.alerts`. The row and its job are written in the transaction that records the problem, so
+an alert is sent if and only if the problem was stored. An alert is sent at least once; its id stays
+the same, so that a receiver can drop a repetition.
+
+A spent quota is the exception, because no transaction records it. A job that finds the quota spent
+stores the alert in a transaction of its own.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -21,44 +24,63 @@ from msgspec.structs import asdict
 from procrastinate import JobContext
 from procrastinate.jobs import Job
 
+from app.core.availability import is_unavailable
 from app.core.locks import Lock
-from app.core.presence import is_away
 from app.database.pools import transaction
 from app.database.rehearsed import is_rehearsed
 from app.domain import calendar, splits
-from app.domain.journal import timestamp
+from app.domain.journal import format_timestamp
 from app.domain.model import CHECKPOINT_DAYS, Batch, Checkpoint, FailureReason, SkipReason
 from app.domain.text import for_chat
 from app.errors import QuotaSpent
 from app.store import checkpoints
-from app.store.checkpoints import Due, RestsOn
-from app.store.closes import Difference
-from app.store.rows import Conn, row_of
+from app.store.checkpoints import CheckpointReading, DueCheckpoint
+from app.store.closes import ChangedClose
+from app.store.rows import Conn, row_factory
 from jobs import messages
 from jobs.context import Context
-from jobs.messages import LastMessage, Outcome
-from jobs.queue import Retry, app, tools
+from jobs.messages import DeliveryOutcome, LastMessage
+from jobs.queue import RetryPolicy, app, current_context
 
 log = structlog.get_logger()
 
-# An alert that could not be delivered for so long is none any more.
-LASTING = timedelta(days=1)
+# An alert that could not be delivered within this time is given up, because it is no longer news.
+MAX_AGE = timedelta(days=1)
 
-# How long a quota that was found spent must have been free before it is told of once more.
-_FREE = timedelta(hours=1)
+# An alert about a spent quota is stored again only if the quota was free for this long.
+_QUOTA_FREE_TIME = timedelta(hours=1)
 
-_LONGEST_TEXT = 1500
+# Reconciliation gives up an alert only this long after `MAX_AGE`, because the alert's own job may
+# still be sending it.
+_GRACE = timedelta(hours=1)
 
-# How long after its run date a batch's readings are watched: its fortnight, and as long again as the last Sunday on
-# which its splits are asked for is away from its Monday.
-_LOOKED_AFTER = calendar.LATE_SUNDAYS[-1] + CHECKPOINT_DAYS
+# The most characters of `text` and `content`.
+_MAX_TEXT_LENGTH = 1500
 
-# How many sessions an alert about changed readings names; a restated series changes all of them.
-_MOST_SESSIONS = 4
+# Alerts about changed readings cover the batches of the last 41 days: a batch's fortnight, and 27
+# days, which is as long as late splits are requested after a run date.
+_WATCHED_DAYS = calendar.LATE_SPLIT_CHECK_DAYS[-1] + CHECKPOINT_DAYS
+
+# The most sessions that one alert about changed readings names. When the provider restates its
+# prices, the closes of all sessions change.
+_MAX_SESSIONS = 4
+
+# The clause of an alert for each kind of repair, by the field of `ReconcileResult`.
+_REPAIRS = {
+    "put_back": "{} left behind by a process that died",
+    "given_up": "{} given up after failing every time",
+    "deferred": "{} deferred for checkpoints that had none",
+    "begun": "{} begun for this Monday, which had none",
+}
 
 
 class Alert(Struct, frozen=True, kw_only=True):
-    """One thing that an operator is told: `text` is what happened, `to_do` what can be done about it."""
+    """
+    A row of `operations.alerts`: one problem, reported to an operator.
+
+    `text` says what happened, and `to_do` what a person can do about it. `until` is only set for a
+    spent quota: the time until which the quota is known to be spent.
+    """
 
     id: UUID
     kind: str
@@ -71,42 +93,59 @@ class Alert(Struct, frozen=True, kw_only=True):
     until: datetime | None = None
 
 
-@app.task(name="send_alert", retry=Retry(), pass_context=True)
-async def send_alert(context: JobContext, alert: str) -> None:
-    """Send an alert, unless it was delivered or given up."""
-    await send(tools(), UUID(alert), context.job)
+@app.task(name="send_alert", retry=RetryPolicy(), pass_context=True)
+async def send_alert(job_context: JobContext, alert: str) -> None:
+    """Send the alert whose id is `alert`, unless it was delivered or given up."""
+    await send(current_context(), UUID(alert), job_context.job)
 
 
-async def send(tools: Context, id: UUID, job: Job) -> None:
-    """Send an alert, and write down what became of it."""
-    async with transaction(tools.pool, at_once=False) as conn:
-        alert = await _waiting(conn, id)
+async def send(context: Context, id: UUID, job: Job) -> None:
+    """Send an alert, and store the outcome."""
+    async with transaction(context.pool, notify=False) as conn:
+        alert = await _get_waiting(conn, id)
     if alert is None:
-        log.info("this alert was done with already")
+        log.info("alert already delivered or given up")
         return
-    message = payload(alert, rehearsed=await is_rehearsed(tools.pool))
+
+    message = payload(alert, rehearsed=await is_rehearsed(context.pool))
     outcome = await messages.deliver(
-        tools, job, lambda: tools.alerts.post(message, str(alert.id)), alert.at, alert.at + LASTING
+        context,
+        job,
+        send=lambda: context.alerts.post(message, str(alert.id)),
+        created_at=alert.at,
+        deadline=alert.at + MAX_AGE,
     )
-    async with transaction(tools.pool, at_once=False) as conn:
+    async with transaction(context.pool, notify=False) as conn:
         await conn.execute(
-            "UPDATE operations.alerts SET outcome = %s, ended_at = %s WHERE id = %s AND outcome IS NULL",
-            (outcome, tools.now(), id),
+            """
+            UPDATE operations.alerts
+            SET outcome = %s, ended_at = %s
+            WHERE id = %s AND outcome IS NULL
+            """,
+            (outcome, context.now(), id),
         )
 
 
 def payload(alert: Alert, *, rehearsed: bool) -> dict[str, Any]:
-    """Return what a receiver gets; `text` and `content` are the same, each what some chats show of a message."""
-    shown = _shown(f"Alpha Monday{' (rehearsed)' if rehearsed else ''}: {alert.text}", alert.to_do)
+    """
+    Return the JSON document that a receiver gets.
+
+    `text` and `content` have the same value, because some chat services show one of them, and some
+    the other.
+    """
+    sender = "Alpha Monday"
+    if rehearsed:
+        sender = "Alpha Monday (rehearsed)"
+    line = _chat_line(f"{sender}: {alert.text}", alert.to_do)
     return {
         "id": str(alert.id),
         "kind": alert.kind,
-        "at": timestamp(alert.at),
+        "at": format_timestamp(alert.at),
         "run_date": str(alert.run_date) if alert.run_date else None,
         "day": alert.day,
         "reason": alert.reason,
-        "text": shown,
-        "content": shown,
+        "text": line,
+        "content": line,
         "to_do": alert.to_do,
         "rehearsed": rehearsed,
         "service": "alpha-monday",
@@ -114,28 +153,39 @@ def payload(alert: Alert, *, rehearsed: bool) -> dict[str, Any]:
     }
 
 
-def _shown(said: str, to_do: str) -> str:
-    """Return both on one line that fits; what is too long is cut, but never what can be done."""
-    room = _LONGEST_TEXT - len(to_do) - 1
-    said = said if len(said) <= room else f"{said[: room - 1]}…"
-    return for_chat(f"{said} {to_do}")
+def _chat_line(text: str, to_do: str) -> str:
+    """
+    Return `text` and `to_do` on one line of at most 1,500 characters.
+
+    If the line would be longer, only `text` is cut, because `to_do` has the command to run.
+    """
+    room = _MAX_TEXT_LENGTH - len(to_do) - 1
+    if len(text) > room:
+        text = f"{text[: room - 1]}…"
+    return for_chat(f"{text} {to_do}")
 
 
-def about_nothing(at: datetime) -> Alert:
-    """Return an alert about nothing, for whoever tries the receiver."""
-    return Alert(id=uuid4(), kind="test", at=at, text="this is a test.", to_do="Nothing is to be done.")
+def make_test_alert(now: datetime) -> Alert:
+    """Return an alert without a problem: an operator sends it to test the receiver."""
+    return Alert(
+        id=uuid4(),
+        kind="test",
+        at=now,
+        text="this is a test.",
+        to_do="Nothing is to be done.",
+    )
 
 
-async def monday_failed(conn: Conn, tools: Context, batch: Batch) -> None:
-    """Tell that a Monday has no picks, in the transaction that stores it."""
+async def report_monday_failed(conn: Conn, context: Context, batch: Batch) -> None:
+    """Store an alert about a failed Monday, in the transaction that stores its batch."""
     to_do = "`alpha-monday pick` runs it again, until it is over in New York."
     if batch.failure_reason == FailureReason.MISSED:
         to_do = "Picks are never back-dated; `alpha-monday status` says whether a service runs now."
     elif batch.failure_reason == FailureReason.CONFIGURATION:
         to_do = f"Change what it names; then {to_do}"
-    await _tell(
+    await _store(
         conn,
-        tools,
+        context,
         kind="monday_failed",
         run_date=batch.run_date,
         reason=batch.failure_reason,
@@ -144,206 +194,270 @@ async def monday_failed(conn: Conn, tools: Context, batch: Batch) -> None:
     )
 
 
-async def checkpoint_skipped(conn: Conn, tools: Context, due: Due, checkpoint: Checkpoint) -> None:
-    """Tell that a checkpoint has no prices, in the transaction that stores it; a closed market is no news."""
+async def report_checkpoint_skipped(
+    conn: Conn, context: Context, *, due: DueCheckpoint, checkpoint: Checkpoint
+) -> None:
+    """
+    Store an alert about a checkpoint without prices, in the transaction that stores the checkpoint.
+
+    A closed market is no problem and gets no alert.
+    """
     reason = checkpoint.skip_reason
     if reason == SkipReason.MARKET_CLOSED:
         return
-    await _tell(
+    text = f"day {due.day} of the Monday {due.run_date} was skipped ({reason}): {checkpoint.note}"
+    retake = f"`alpha-monday checkpoint retake {due.run_date} {due.day}`"
+    await _store(
         conn,
-        tools,
+        context,
         kind="checkpoint_skipped",
         run_date=due.run_date,
         day=due.day,
         reason=reason,
-        text=f"day {due.day} of the Monday {due.run_date} was skipped ({reason}): {checkpoint.note}",
-        to_do=f"Upkeep looks again once a day, `alpha-monday checkpoint retake {due.run_date} {due.day}` at once.",
+        text=text,
+        to_do=f"Upkeep looks again once a day, {retake} at once.",
     )
 
 
-async def reading_changed(conn: Conn, tools: Context, ticker: str, differences: Sequence[Difference]) -> None:
-    """
-    Tell that closes on which figures rest were read differently, in the transaction that stores the new readings.
-
-    One alert for one answer of the provider, whatever it changed. Batches count that are active, or that were completed
-    up to 27 days ago: an older figure is history, and no person waits for it.
-    """
-    if not differences or not tools.alerts.on:
-        return
-    with _harmless("reading_changed"):
-        async with conn.transaction():
-            after = {one.after.trading_day: one.after.close for one in differences}
-            oldest = calendar.checkpoint_date(calendar.today(tools.now()), -_LOOKED_AFTER)
-            found = await checkpoints.resting_on(conn, ticker, list(after), oldest)
-        changed = sorted(
-            {one for one in found if one.close != after[one.trading_day]},
-            key=lambda one: (one.day > 0, -one.run_date.toordinal(), one.day),
-        )
-        if changed:
-            await _tell_changed(conn, tools, ticker, changed, after)
-
-
-async def _tell_changed(
-    conn: Conn, tools: Context, ticker: str, changed: Sequence[RestsOn], after: Mapping[date, Decimal]
+async def report_changed_readings(
+    conn: Conn, context: Context, *, ticker: str, changes: Sequence[ChangedClose]
 ) -> None:
-    """Tell what rests on readings that changed, the baselines first, and what to do about the first of them."""
-    sentences = [f"{ticker} {_compared(rest, after[session])}" for session, rest in _by_session(changed).items()]
-    first = changed[0]
-    correct = f"`alpha-monday checkpoint correct {first.run_date} {first.day} {first.ticker} --reason TEXT`"
-    to_do = f"If the new reading is right, {correct} adopts it; the same for each day named."
-    if any(splits.is_large(one.close, after[one.trading_day]) for one in changed):
+    """
+    Store an alert if the provider has changed closes that figures use.
+
+    The caller's transaction stores the new readings. One alert reports all changes of one response
+    of the provider. It covers the batches that are active or were completed up to 27 days ago: a
+    person need not react to changes of older figures.
+    """
+    if not changes or not context.alerts.is_configured:
+        return
+    with _log_errors("reading_changed"):
+        new_closes = {change.after.trading_day: change.after.close for change in changes}
+        today = calendar.new_york_date(context.now())
+        oldest = calendar.checkpoint_date(today, -_WATCHED_DAYS)
+        # A savepoint, so that a query that fails does not end the caller's transaction.
+        async with conn.transaction():
+            used = await checkpoints.list_dependent_readings(
+                conn, ticker, sessions=list(new_closes), since=oldest
+            )
+        outdated = {one for one in used if one.close != new_closes[one.trading_day]}
+        if outdated:
+            # Baselines first, because all later days depend on them; then the newest batch.
+            in_order = sorted(
+                outdated, key=lambda one: (one.day > 0, -one.run_date.toordinal(), one.day)
+            )
+            await _store_changed_readings(
+                conn, context, ticker=ticker, outdated=in_order, new_closes=new_closes
+            )
+
+
+async def _store_changed_readings(
+    conn: Conn,
+    context: Context,
+    *,
+    ticker: str,
+    outdated: Sequence[CheckpointReading],
+    new_closes: Mapping[date, Decimal],
+) -> None:
+    """Store the alert about `outdated` readings. Its `to_do` has the command for the first one."""
+    sentences = []
+    for session, readings in _group_by_session(outdated).items():
+        sentences.append(f"{ticker} {_compare(readings, new_closes[session])}")
+
+    first = outdated[0]
+    command = (
+        f"`alpha-monday checkpoint correct {first.run_date} {first.day} {first.ticker}"
+        " --reason TEXT`"
+    )
+    to_do = f"If the new reading is right, {command} adopts it; the same for each day named."
+    if any(splits.is_large_change(one.close, new_closes[one.trading_day]) for one in outdated):
         to_do = (
-            "So large a difference is likely a split, for which the provider restates older prices. Splits are asked "
-            f"for; correct nothing until then. Only if `alpha-monday closes {ticker}` shows none afterwards: {correct}."
+            "So large a difference is likely a split, for which the provider restates older"
+            " prices. Splits are asked for; correct nothing until then."
+            f" Only if `alpha-monday closes {ticker}` shows none afterwards: {command}."
         )
-    await _tell(
+    await _store(
         conn,
-        tools,
+        context,
         kind="reading_changed",
         run_date=first.run_date,
         day=first.day,
-        text=f"the provider now says that {_listed(sentences)}.",
+        text=f"the provider now says that {_join_sentences(sentences)}.",
         to_do=to_do,
     )
 
 
-def _by_session(changed: Sequence[RestsOn]) -> dict[date, list[RestsOn]]:
-    """Return what rests on each session's reading, in the order of the alert."""
-    sessions: dict[date, list[RestsOn]] = {}
-    for one in changed:
-        sessions.setdefault(one.trading_day, []).append(one)
+def _group_by_session(
+    readings: Sequence[CheckpointReading],
+) -> dict[date, list[CheckpointReading]]:
+    """Return the readings by session; the sessions keep the order in which they first appear."""
+    sessions: dict[date, list[CheckpointReading]] = {}
+    for reading in readings:
+        sessions.setdefault(reading.trading_day, []).append(reading)
     return sessions
 
 
-def _compared(rest: Sequence[RestsOn], after: Decimal) -> str:
-    """Return what a session's close is now and was when the figures that rest on it were computed."""
-    before = ", ".join(sorted({str(one.close) for one in rest}))
-    return f"closed at {after} on {rest[0].trading_day}, not at {before} ({_days(rest)})"
+def _compare(readings: Sequence[CheckpointReading], new_close: Decimal) -> str:
+    """
+    Return a clause about one session: its new close, its old closes, and who uses the old ones.
+
+    All `readings` are of the same session.
+    """
+    old_closes = ", ".join(sorted({str(one.close) for one in readings}))
+    session = readings[0].trading_day
+    return f"closed at {new_close} on {session}, not at {old_closes} ({_name_days(readings)})"
 
 
-def _days(rest: Sequence[RestsOn]) -> str:
-    """Return which figures rest on one reading."""
-    return "; ".join(
-        f"the baseline of {one.run_date}" if one.day == 0 else f"day {one.day} of {one.run_date}"
-        for one in dict.fromkeys(rest)
-    )
+def _name_days(readings: Sequence[CheckpointReading]) -> str:
+    """Return the names of the checkpoints that use these readings."""
+    names = []
+    for reading in dict.fromkeys(readings):
+        if reading.day == 0:
+            names.append(f"the baseline of {reading.run_date}")
+        else:
+            names.append(f"day {reading.day} of {reading.run_date}")
+    return "; ".join(names)
 
 
-def _listed(sentences: Sequence[str]) -> str:
-    """Return the first of many sentences, and how many more there are."""
-    more = len(sentences) - _MOST_SESSIONS
-    shown = ", ".join(sentences[:_MOST_SESSIONS])
+def _join_sentences(sentences: Sequence[str]) -> str:
+    """Return the first `_MAX_SESSIONS` sentences, and the number of the others."""
+    first = ", ".join(sentences[:_MAX_SESSIONS])
+    more = len(sentences) - _MAX_SESSIONS
     if more <= 0:
-        return shown
-    return f"{shown}, and {more} more {'session differs' if more == 1 else 'sessions differ'}"
+        return first
+    noun = "session differs" if more == 1 else "sessions differ"
+    return f"{first}, and {more} more {noun}"
 
 
-async def upkeep_mended(conn: Conn, tools: Context, mended: Mapping[str, int]) -> None:
+async def report_repairs(conn: Conn, context: Context, counts: Mapping[str, int]) -> None:
     """
-    Tell what a round of upkeep mended, in its transaction.
+    Store an alert about the repairs of a round of reconciliation, in the round's transaction.
 
-    That a Monday was missed is no news: it has an alert of its own.
+    `counts` has the number of repairs by kind. Missed Mondays are left out, because each one has an
+    alert of its own.
     """
-    words = {
-        "put_back": "{} left behind by a process that died",
-        "given_up": "{} given up after failing every time",
-        "deferred": "{} deferred for checkpoints that had none",
-        "begun": "{} begun for this Monday, which had none",
-    }
-    done = [words[name].format(_jobs(mended[name])) for name in words if mended[name]]
-    if not done:
+    kinds = [kind for kind in _REPAIRS if counts[kind]]
+    if not kinds:
         return
-    await _tell(
+    repairs = [_REPAIRS[kind].format(_count_jobs(counts[kind])) for kind in kinds]
+    await _store(
         conn,
-        tools,
+        context,
         kind="upkeep_mended",
-        reason=", ".join(name.upper() for name in words if mended[name]),
-        text=f"upkeep mended what was broken: {'; '.join(done)}.",
-        to_do="`alpha-monday status` says how everything stands; the log around this time says why.",
+        reason=", ".join(kind.upper() for kind in kinds),
+        text=f"upkeep mended what was broken: {'; '.join(repairs)}.",
+        to_do=(
+            "`alpha-monday status` says how everything stands; the log around this time says why."
+        ),
     )
 
 
-def _jobs(count: int) -> str:
-    return f"{int(count)} job{'' if count == 1 else 's'}"
+def _count_jobs(count: int) -> str:
+    noun = "job" if count == 1 else "jobs"
+    return f"{int(count)} {noun}"
 
 
 @asynccontextmanager
-async def quota_watched(tools: Context) -> AsyncIterator[None]:
-    """Tell when what is done in the context finds the quota spent; it waits for it all the same."""
+async def alert_if_quota_spent(context: Context) -> AsyncIterator[None]:
+    """Store an alert if the code in this context raises QuotaSpent, and raise the error again."""
     try:
         yield
-    except QuotaSpent as spent:
-        if tools.alerts.on:
-            with _harmless("quota_spent"):
-                await _quota_spent(tools, spent)
+    except QuotaSpent as error:
+        if context.alerts.is_configured:
+            with _log_errors("quota_spent"):
+                await _report_spent_quota(context, error)
         raise
 
 
-async def _quota_spent(tools: Context, spent: QuotaSpent) -> None:
-    """Tell that the quota is spent, once until it was free for a while, however many jobs and processes find it so."""
-    now = tools.now()
-    async with transaction(tools.pool, at_once=False) as conn:
+async def _report_spent_quota(context: Context, error: QuotaSpent) -> None:
+    """
+    Store an alert about the spent quota, or extend the last one.
+
+    While the quota stays spent, there is only one alert, even if many jobs and processes find it
+    spent. The next alert is possible after the quota was free for an hour.
+    """
+    now = context.now()
+    async with transaction(context.pool, notify=False) as conn:
+        # Without the lock, two jobs could both find no alert at the same time, and both store one.
         await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.QUOTA_ALERT,))
         cursor = await conn.execute(
             """
             UPDATE operations.alerts
             SET until = greatest(until, %s)
-            WHERE id = (SELECT id FROM operations.alerts WHERE kind = 'quota_spent' ORDER BY at DESC, id LIMIT 1)
+            WHERE
+                id = (
+                    SELECT id
+                    FROM operations.alerts
+                    WHERE kind = 'quota_spent'
+                    ORDER BY at DESC, id
+                    LIMIT 1
+                )
                 AND until > %s
             """,
-            (spent.at, now - _FREE),
+            (error.at, now - _QUOTA_FREE_TIME),
         )
-        if cursor.rowcount == 0:
-            await _tell(
-                conn,
-                tools,
-                kind="quota_spent",
-                text=f"the quota of prices is spent, at first until {_utc(spent.at)}: what needs them waits.",
-                to_do="It goes on by itself; `alpha-monday status` says what is left and what waits.",
-                until=spent.at,
-            )
+        if cursor.rowcount > 0:
+            return
+        text = (
+            f"the quota of prices is spent, at first until {_format_utc(error.at)}: "
+            "what needs them waits."
+        )
+        await _store(
+            conn,
+            context,
+            kind="quota_spent",
+            text=text,
+            to_do="It goes on by itself; `alpha-monday status` says what is left and what waits.",
+            until=error.at,
+        )
 
 
-def _utc(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+def _format_utc(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-async def _tell(conn: Conn, tools: Context, **what: Any) -> None:
-    """Write an alert down and put its job into the queue; whatever goes wrong here takes nothing else with it."""
-    if not tools.alerts.on:
+async def _store(conn: Conn, context: Context, **fields: Any) -> None:
+    """
+    Store an alert with these fields, and defer its job. Do nothing if alerts are off.
+
+    An error is logged. It undoes only the alert, not the rest of the caller's transaction.
+    """
+    if not context.alerts.is_configured:
         return
-    alert = Alert(id=uuid4(), at=tools.now(), **what)
-    with _harmless(alert.kind):
+    alert = Alert(id=uuid4(), at=context.now(), **fields)
+    with _log_errors(alert.kind):
         async with conn.transaction():
-            await _add(conn, alert)
+            await _insert(conn, alert)
             await messages.defer(conn, send_alert, [str(alert.id)])
 
 
 @contextmanager
-def _harmless(kind: str) -> Iterator[None]:
+def _log_errors(kind: str) -> Iterator[None]:
+    """Log an error and do not raise it, unless the database is unavailable."""
     try:
         yield
     except Exception as error:
-        if is_away(error):
+        if is_unavailable(error):
             raise
-        log.exception("an alert was lost", kind=kind)
+        log.exception("alert could not be stored", kind=kind)
 
 
-async def _add(conn: Conn, alert: Alert) -> None:
+async def _insert(conn: Conn, alert: Alert) -> None:
     await conn.execute(
         """
         INSERT INTO operations.alerts (id, kind, at, run_date, day, reason, text, to_do, until)
         VALUES (
-            %(id)s, %(kind)s, %(at)s, %(run_date)s, %(day)s, %(reason)s, %(text)s, %(to_do)s, %(until)s
+            %(id)s, %(kind)s, %(at)s, %(run_date)s, %(day)s,
+            %(reason)s, %(text)s, %(to_do)s, %(until)s
         )
         """,
         asdict(alert),
     )
 
 
-async def _waiting(conn: Conn, id: UUID) -> Alert | None:
-    """Return an alert if it was neither delivered nor given up."""
-    async with conn.cursor(row_factory=row_of(Alert)) as cursor:
+async def _get_waiting(conn: Conn, id: UUID) -> Alert | None:
+    """Return an alert that still has to be sent, or None if it was delivered or given up."""
+    async with conn.cursor(row_factory=row_factory(Alert)) as cursor:
         await cursor.execute(
             """
             SELECT id, kind, at, run_date, day, reason, text, to_do, until
@@ -355,24 +469,34 @@ async def _waiting(conn: Conn, id: UUID) -> Alert | None:
         return await cursor.fetchone()
 
 
-async def keep(conn: Conn, tools: Context, readable: timedelta) -> int:
-    """Defer the alerts whose job was lost, give up those that are old, and forget those that are very old."""
-    now = tools.now()
+async def reconcile(conn: Conn, context: Context, retention: timedelta) -> int:
+    """
+    Give up old alerts, delete those older than `retention`, and defer lost jobs of the others.
+
+    Return the number of jobs that were deferred.
+    """
+    now = context.now()
     await conn.execute(
-        "UPDATE operations.alerts SET outcome = %s, ended_at = %s WHERE outcome IS NULL AND at < %s",
-        (Outcome.GIVEN_UP, now, now - LASTING - _FREE),
+        """
+        UPDATE operations.alerts
+        SET outcome = %s, ended_at = %s
+        WHERE outcome IS NULL AND at < %s
+        """,
+        (DeliveryOutcome.GIVEN_UP, now, now - MAX_AGE - _GRACE),
     )
-    await conn.execute("DELETE FROM operations.alerts WHERE greatest(at, until) < %s", (now - readable,))
+    await conn.execute(
+        "DELETE FROM operations.alerts WHERE greatest(at, until) < %s", (now - retention,)
+    )
     cursor = await conn.execute("SELECT id::text FROM operations.alerts WHERE outcome IS NULL")
     waiting = [id for (id,) in await cursor.fetchall()]
-    lost = await messages.without_a_job(conn, send_alert, waiting)
-    await messages.defer(conn, send_alert, lost)
-    return len(lost)
+    without_job = await messages.find_without_job(conn, send_alert, waiting)
+    await messages.defer(conn, send_alert, without_job)
+    return len(without_job)
 
 
-async def last(conn: Conn) -> LastMessage | None:
+async def get_newest(conn: Conn) -> LastMessage | None:
     """Return the newest alert, or None if there is none."""
-    async with conn.cursor(row_factory=row_of(LastMessage)) as cursor:
+    async with conn.cursor(row_factory=row_factory(LastMessage)) as cursor:
         await cursor.execute(
             """
             SELECT

@@ -1,8 +1,8 @@
 """
-A job's context: what every job of a process shares, and the clock that all code asks for the time.
+The context of the jobs: the objects that all jobs of a process share, the clock among them.
 
-`jobs.queue.handed` builds the context from the settings, keeps it on the queue as `tools` while the
-worker runs, and closes it. A job gets it from `jobs.queue.tools()`.
+`jobs.queue.bind_context` builds the context from the settings, binds it to the queue while the
+worker runs, and closes it. A job gets it from `jobs.queue.current_context`.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from psycopg_pool import AsyncConnectionPool
 from app.domain.calendar import Calendar, Clock
 from app.errors import TryAgainAt
 from app.providers.alpha_vantage import AlphaVantage
-from app.providers.llm import OpenAIPicker
-from app.providers.webhook import Receiver
+from app.providers.llm import ModelClient
+from app.providers.webhook import WebhookReceiver
 
 
 class RealClock:
     """
-    The clock of a live service: the system's time, and waits that take as long as they say.
+    The clock of a live service: it shows the system's time, and waits in real time.
 
-    A rehearsal has `app.simulation.clock.SimulatedClock` instead.
+    A rehearsal uses `app.simulation.clock.SimulatedClock` instead.
     """
 
     def __init__(self) -> None:
@@ -36,46 +36,53 @@ class RealClock:
         return datetime.now(UTC)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for `seconds`. Raise TryAgainAt when `stop` is called before or while it waits."""
+        """Wait for `seconds`. Raise TryAgainAt when `stop` is called before or during the wait."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), seconds)
             raise TryAgainAt("The process was told to stop.", self.now())
 
     def stop(self) -> None:
-        """End every wait on this clock, now and later: the process shuts down."""
+        """End all waits on this clock, also later ones, because the process shuts down."""
         self._stopped.set()
 
 
 @dataclass(frozen=True)
 class Context:
     """
-    What a job needs from outside: one of each, shared by all jobs of a process.
+    The objects that all jobs of a process share.
 
-    `pool` holds connections to the database, which reach the record and the queue. `picker` asks the
-    language model for picks, and `prices` asks Alpha Vantage for prices. `calendar` knows the market's
-    sessions. `benchmark` is the ticker that picks are measured against. `clock` is the real or the
-    simulated clock. `alerts` receives what went wrong, and `heartbeat` a request after each good
-    morning; either may be off.
+    - `pool`: connections to the database with the record and the queue
+    - `model_client`: the client of the language model
+    - `prices`: the client of Alpha Vantage
+    - `calendar`: knows the market's sessions
+    - `benchmark`: the ticker that picks are measured against
+    - `clock`: the real or the simulated clock
+    - `alerts`: the client of the receiver of alerts; it may be off
+    - `heartbeat`: the client of the receiver of heartbeats; it may be off
     """
 
     pool: AsyncConnectionPool[AsyncConnection[Any]]
-    picker: OpenAIPicker
+    model_client: ModelClient
     prices: AlphaVantage
     calendar: Calendar
     benchmark: str
     clock: Clock
-    alerts: Receiver
-    heartbeat: Receiver
+    alerts: WebhookReceiver
+    heartbeat: WebhookReceiver
 
     def now(self) -> datetime:
-        """Return the current time, in UTC. Jobs ask only here: a rehearsal simulates the time."""
+        """
+        Return the current time, in UTC.
+
+        Jobs read the time only here, because a rehearsal simulates it.
+        """
         return self.clock.now()
 
     async def sleep(self, seconds: float) -> None:
         """
         Wait for `seconds` of the clock's time.
 
-        Never called while a connection, a lock or a semaphore is held: another job may need it, and
-        simulated time leaps only when every job waits.
+        Never call it while a connection, a lock or a semaphore is held. Another job may need that,
+        and simulated time jumps ahead only when every job waits.
         """
         await self.clock.sleep(seconds)

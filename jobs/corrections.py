@@ -1,186 +1,367 @@
-"""Figures put right: after a split that was learnt of late, and by hand when a reading proves wrong."""
+"""Corrections of stored figures: after a late split, or when an operator adopts a new reading."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from uuid import UUID
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from app.database.pools import Pool, transaction
 from app.domain import measurement, prompt, splits
-from app.domain.calendar import FORTNIGHT, checkpoint_date, refuse_other_days
-from app.domain.measurement import Course
-from app.domain.model import SERIES, Batch, Checkpoint, CheckpointStatus, Close, Pick, PickMetric, Split
-from app.domain.text import STATED, is_statement
+from app.domain.calendar import MEASURED_DAYS, checkpoint_date, require_monday
+from app.domain.measurement import ShareHistory
+from app.domain.model import (
+    SERIES,
+    Batch,
+    Checkpoint,
+    CheckpointStatus,
+    Close,
+    Pick,
+    PickMetric,
+    Split,
+)
+from app.domain.text import STATEMENT_RULE, is_publishable
 from app.errors import Refused
-from app.store import batches, checkpoints, closes, corrections, courses
+from app.store import batches, checkpoints, closes, corrections, share_histories
 from app.store.rows import Conn
 
-# Readings that figures are to rest on from now on, by day and ticker.
+# The adopted readings, which replace those that the figures use, by day and ticker.
 Adopted = Mapping[tuple[int, str], Close]
 
-# Rows as they stood and as they should be, each with the ticker of its pick.
-Rows = list[tuple[measurement.Row, measurement.Row, str | None]]
+# For each row: the stored row, the corrected row, and the ticker of its pick (None for a batch or a
+# checkpoint).
+Rows = list[tuple[measurement.MeasuredRow, measurement.MeasuredRow, str | None]]
 
 
-async def after_split(conn: Conn, held: Sequence[Batch], ticker: str, since: date, reason: str, at: datetime) -> int:
+async def correct_after_split(
+    conn: Conn,
+    *,
+    locked: Sequence[Batch],
+    ticker: str,
+    since: date,
+    reason: str,
+    now: datetime,
+) -> int:
     """
-    Put right whatever hangs on the splits of `ticker` from `since` on; return how many checkpoints changed.
+    Correct the figures that depend on the splits of `ticker` from the date `since` on.
 
-    All batches are `held` before the first entry is written: a job that holds one of them may wait for the journal.
+    Return how many checkpoints changed. `locked` are the batches with the ticker. The caller has
+    locked all of them before the first journal entry is written, to avoid a deadlock: a job that
+    has locked one of them may wait for the journal.
     """
-    reached = [batch for batch in held if checkpoint_date(batch.run_date, FORTNIGHT[-1]) > since]
-    return sum([await _put_right(conn, batch, ticker, {}, reason, at) for batch in reached])
+    corrected = 0
+    for batch in locked:
+        if checkpoint_date(batch.run_date, MEASURED_DAYS[-1]) > since:
+            correction = _Correction(batch=batch, ticker=ticker, adopted={}, reason=reason, now=now)
+            corrected += await _correct(conn, correction)
+    return corrected
 
 
-async def adopt(pool: Pool, at: datetime, run_date: date, day: int, ticker: str, reason: str) -> int:
+async def adopt(
+    pool: Pool, *, now: datetime, run_date: date, day: int, ticker: str, reason: str
+) -> int:
     """
-    Let the newest reading of a checkpoint's session replace the one that its figures rest on; day 0 is the baseline.
+    Replace the reading that a checkpoint's figures use with the newest reading of the same session.
 
-    Returns how many checkpoints were corrected. Raises Refused.
+    Day 0 is the baseline. Return how many checkpoints were corrected. Raise Refused if no figure
+    uses such a reading, or if the newest reading cannot replace it.
     """
-    if not is_statement(reason):
-        raise Refused(f"--reason must say why, {STATED}.")
-    refuse_other_days(run_date)
+    if not is_publishable(reason):
+        raise Refused(f"--reason must say why, {STATEMENT_RULE}.")
+    require_monday(run_date)
     async with transaction(pool) as conn:
-        found = await batches.on(conn, SERIES, run_date)
-        if found is None or found.trading_day is None:
+        batch = await batches.get_by_run_date(conn, SERIES, run_date)
+        if batch is None or batch.trading_day is None:
             raise Refused(f"There is no batch of {run_date}, or it has no picks.")
-        batch = await batches.hold(conn, found.id)
-        ticker = prompt.in_one_form(ticker)
-        used = await _used(conn, batch, day, ticker)
-        name = await _name_at(conn, batch, ticker, used)
-        newest = await closes.newest(conn, name, used.trading_day)
-        # After a rename, the reading may be under the old ticker, and the newest one under the new ticker.
-        reading = f"{used.ticker} was read as {used.close} for {used.trading_day}"
-        is_same_name = name == used.ticker
-        if newest is None or newest.close == used.close:
-            nothing = "nothing else was read since" if is_same_name else f"{name} was not read as anything else"
-            raise Refused(f"{reading}, and {nothing}. `alpha-monday closes {name}` shows all readings.")
-        is_restated = splits.is_restated(used, newest, await _splits_of(conn, batch, ticker))
-        # A baseline of later shares than the prices that it is compared with is never needed.
-        if is_restated or (day == 0 and splits.shares_of(newest.source, newest.trading_day) > newest.trading_day):
-            now = f"is now {newest.close}" if is_same_name else f"{name} is now {newest.close}"
-            raise Refused(
-                f"{reading} and {now}: the same price, restated for a split after that session, which the figures "
-                f"count already. Adopting it would count the split twice. "
-                f"`alpha-monday closes {name}` shows all readings and splits."
-            )
-        return await _put_right(conn, batch, ticker, {(day, ticker): newest}, reason, at)
+        batch = await batches.lock_for_update(conn, batch.id)
+        ticker = prompt.normalize_ticker(ticker)
+        newest = await _newest_reading(conn, batch, day=day, ticker=ticker)
+        correction = _Correction(
+            batch=batch,
+            ticker=ticker,
+            adopted={(day, ticker): newest},
+            reason=reason,
+            now=now,
+        )
+        return await _correct(conn, correction)
 
 
-async def _splits_of(conn: Conn, batch: Batch, ticker: str) -> Sequence[Split]:
-    """Return the splits of the benchmark or of a pick, under whatever ticker it had."""
+async def _newest_reading(conn: Conn, batch: Batch, *, day: int, ticker: str) -> Close:
+    """
+    Return the newest reading of a day's session, if it can replace the used reading.
+
+    Raise Refused if both have the same price, or if the newest one is the same price restated for a
+    split.
+    """
+    used = await _get_used_reading(conn, batch, day=day, ticker=ticker)
+    # After a rename, the used reading may have the old ticker, and the newest one the new ticker.
+    name = await _ticker_of_session(conn, batch, ticker=ticker, used=used)
+    is_same_name = name == used.ticker
+    newest = await closes.get_newest(conn, name, used.trading_day)
+    before = f"{used.ticker} was read as {used.close} for {used.trading_day}"
+    if newest is None or newest.close == used.close:
+        after = f"{name} was not read as anything else"
+        if is_same_name:
+            after = "nothing else was read since"
+        raise Refused(f"{before}, and {after}. `alpha-monday closes {name}` shows all readings.")
+
+    in_force = await _list_splits(conn, batch, ticker)
+    is_restated = splits.is_restated(used, newest, in_force)
+    # A baseline is in shares of its own session. A reading that counts later splits cannot be one.
+    basis_date = splits.basis_date(newest.source, newest.trading_day)
+    is_restated_baseline = day == 0 and basis_date > newest.trading_day
+    if is_restated or is_restated_baseline:
+        after = f"{name} is now {newest.close}"
+        if is_same_name:
+            after = f"is now {newest.close}"
+        raise Refused(
+            f"{before} and {after}: the same price, restated for a split after that session, which"
+            " the figures count already. Adopting it would count the split twice."
+            f" `alpha-monday closes {name}` shows all readings and splits."
+        )
+    return newest
+
+
+async def _list_splits(conn: Conn, batch: Batch, ticker: str) -> Sequence[Split]:
+    """Return the splits in force of the benchmark or of a pick, under all tickers of the share."""
     if ticker == batch.benchmark_symbol:
-        return (await courses.of_benchmark(conn, batch)).splits
-    (pick,) = [pick for pick in await batches.picks_of(conn, batch.id) if pick.ticker == ticker]
-    return (await courses.of_picks(conn, batch, [pick]))[pick.id].splits
+        return (await share_histories.for_benchmark(conn, batch)).splits
+    picks = await batches.list_picks(conn, batch.id)
+    (pick,) = [pick for pick in picks if pick.ticker == ticker]
+    histories = await share_histories.for_picks(conn, batch, [pick])
+    return histories[pick.id].splits
 
 
-async def _used(conn: Conn, batch: Batch, day: int, ticker: str) -> Close:
-    """Return the reading that the figures of a day rest on."""
-    checkpoint = await checkpoints.at(conn, batch.id, day)
+async def _get_used_reading(conn: Conn, batch: Batch, *, day: int, ticker: str) -> Close:
+    """Return the reading that the figures of a day use. Raise Refused if there is none."""
+    checkpoint = await checkpoints.get(conn, batch.id, day)
     if checkpoint is None or checkpoint.status != CheckpointStatus.COMPUTED:
         raise Refused(f"Day {day} of {batch.run_date} has no prices.")
-    picks = {pick.ticker: pick for pick in await batches.picks_of(conn, batch.id)}
+    picks = {pick.ticker: pick for pick in await batches.list_picks(conn, batch.id)}
     if ticker == batch.benchmark_symbol:
-        id = checkpoint.benchmark_close_id
-    elif (pick := picks.get(ticker)) is None:
+        close_id = checkpoint.benchmark_close_id
+    elif ticker not in picks:
         raise Refused(f"{ticker} is no pick of {batch.run_date}; its picks: {', '.join(picks)}.")
     elif day == 0:
-        id = pick.initial_close_id
+        close_id = picks[ticker].initial_close_id
     else:
-        (id,) = [m.close_id for m in await checkpoints.metrics_of(conn, checkpoint.id) if m.pick_id == pick.id]
-    if id is None:
-        raise Refused(f"{ticker} has ended; its price was recorded by hand and has no reading.")
-    (used,) = await closes.among(conn, [id])
+        metrics = await checkpoints.list_metrics(conn, checkpoint.id)
+        (close_id,) = [one.close_id for one in metrics if one.pick_id == picks[ticker].id]
+    if close_id is None:
+        raise Refused(
+            f"{ticker} has ended; its price was recorded by an operator and has no reading."
+        )
+    (used,) = await closes.list_by_ids(conn, [close_id])
     return used
 
 
-async def _name_at(conn: Conn, batch: Batch, ticker: str, used: Close) -> str:
-    """Return under which ticker a share's session is to be read: as it was, unless a rename says otherwise."""
-    picks = {pick.ticker: pick.id for pick in await batches.picks_of(conn, batch.id)}
-    if ticker not in picks:
+async def _ticker_of_session(conn: Conn, batch: Batch, *, ticker: str, used: Close) -> str:
+    """
+    Return the share's ticker in the session of a used reading.
+
+    It differs from the reading's ticker if a rename was recorded after the reading was used.
+    """
+    pick_ids = {pick.ticker: pick.id for pick in await batches.list_picks(conn, batch.id)}
+    if ticker not in pick_ids:
         return used.ticker
-    share = (await batches.tickers_of(conn, batch.id))[picks[ticker]]
-    return used.ticker if share.counts(used.ticker, used.trading_day) else share.at(used.trading_day)
+    tickers = (await batches.get_tickers(conn, batch.id))[pick_ids[ticker]]
+    if tickers.is_ticker_on(used.ticker, used.trading_day):
+        return used.ticker
+    return tickers.ticker_on(used.trading_day)
 
 
-async def _put_right(conn: Conn, batch: Batch, ticker: str, adopted: Adopted, reason: str, at: datetime) -> int:
-    """Compute every checkpoint of `batch` anew, and record where `ticker` makes it come to something else."""
-    picks = await batches.picks_of(conn, batch.id)
-    batch_now, picks_now = _baseline(batch, picks, adopted)
-    of_benchmark = _with_adopted(await courses.of_benchmark(conn, batch), batch.benchmark_symbol, adopted)
-    courses_of = await courses.of_picks(conn, batch, picks)
-    of_picks = {pick.id: _with_adopted(courses_of[pick.id], pick.ticker, adopted) for pick in picks}
-    made = 0
-    for checkpoint in await checkpoints.of(conn, batch.id):
+class _Correction(Struct, frozen=True, kw_only=True):
+    """
+    The correction of one batch: of the figures that depend on the prices or splits of `ticker`.
+
+    `adopted` are the readings that replace the used ones. It is empty after a split.
+    """
+
+    batch: Batch
+    ticker: str
+    adopted: Adopted
+    reason: str
+    now: datetime
+
+
+async def _correct(conn: Conn, correction: _Correction) -> int:
+    """
+    Compute all checkpoints of a batch again, and store the changes.
+
+    Return how many checkpoints changed.
+    """
+    batch, adopted = correction.batch, correction.adopted
+    picks = await batches.list_picks(conn, batch.id)
+    new_batch, new_picks = _with_new_baseline(batch, picks, adopted)
+    benchmark = await share_histories.for_benchmark(conn, batch)
+    benchmark = _with_adopted(benchmark, batch.benchmark_symbol, adopted)
+    histories: dict[UUID, ShareHistory] = {}
+    stored_histories = await share_histories.for_picks(conn, batch, picks)
+    for pick in picks:
+        histories[pick.id] = _with_adopted(stored_histories[pick.id], pick.ticker, adopted)
+
+    corrected = 0
+    for checkpoint in await checkpoints.list_for_batch(conn, batch.id):
         if checkpoint.status != CheckpointStatus.COMPUTED:
             continue
-        now = _priced(batch, checkpoint, adopted)
-        counting = [of_benchmark]
+        new_checkpoint = _with_new_price(batch, checkpoint, adopted)
+        used_histories = [benchmark]
         rows: Rows
         if checkpoint.day == 0:
-            rows = [(batch, batch_now, None), (checkpoint, now, None)]
-            rows += [(stood, pick, pick.ticker) for stood, pick in zip(picks, picks_now, strict=True)]
+            rows = [(batch, new_batch, None), (checkpoint, new_checkpoint, None)]
+            for pick, new_pick in zip(picks, new_picks, strict=True):
+                rows.append((pick, new_pick, pick.ticker))
         else:
-            now = measurement.of_benchmark(batch_now, now, of_benchmark)
-            now = _marked(checkpoint, now, its_own=ticker == batch.benchmark_symbol)
-            rows = [(checkpoint, now, None)]
-            for stood in await checkpoints.metrics_of(conn, checkpoint.id):
-                pick = next(one for one in picks_now if one.id == stood.pick_id)
-                priced = _metric_priced(checkpoint, pick, stood, adopted)
-                course = await courses.of_metric(conn, batch, priced, of_picks[pick.id])
-                counting.append(course)
-                figures = measurement.of_pick(batch_now, now, pick, priced.current_price, course)
-                metric = replace(priced, **figures)
-                if ticker not in of_picks[pick.id].tickers.all:  # its own moves are not what this is about
-                    metric = replace(metric, unusual_move=stood.unusual_move)
-                rows.append((stood, metric, pick.ticker))
-        used = [reading for (day, _), reading in adopted.items() if day == checkpoint.day]
-        counted = measurement.splits_counted(batch, checkpoint, counting)
-        # The transaction may have waited for the batch, and what it used may have been learnt meanwhile.
-        made_at = measurement.not_before(at, used, counted)
-        if found := measurement.corrections(rows, checkpoint, reason, made_at):
-            stood_and_now = [(stood, row) for stood, row, _ in rows]
-            await corrections.make(conn, batch.id, stood_and_now, found, used, counted, made_at)
-            made += 1
-    return made
+            new_checkpoint = measurement.measure_benchmark(new_batch, new_checkpoint, benchmark)
+            is_about_benchmark = correction.ticker == batch.benchmark_symbol
+            new_checkpoint = _with_benchmark_mark(
+                checkpoint, new_checkpoint, is_about_benchmark=is_about_benchmark
+            )
+            rows, metric_histories = await _recompute_metrics(
+                conn,
+                correction,
+                checkpoint=checkpoint,
+                new_checkpoint=new_checkpoint,
+                new_batch=new_batch,
+                new_picks={pick.id: pick for pick in new_picks},
+                histories=histories,
+            )
+            rows = [(checkpoint, new_checkpoint, None), *rows]
+            used_histories += metric_histories
+        if await _store_changes(
+            conn, correction, checkpoint=checkpoint, rows=rows, histories=used_histories
+        ):
+            corrected += 1
+    return corrected
 
 
-def _with_adopted(course: Course, ticker: str, adopted: Adopted) -> Course:
-    """Return a course whose figures rest on the readings that were adopted for its ticker."""
-    return course.using(*(reading for (_, its), reading in adopted.items() if its == ticker))
-
-
-def _marked(stood: Checkpoint, now: Checkpoint, *, its_own: bool) -> Checkpoint:
+async def _recompute_metrics(
+    conn: Conn,
+    correction: _Correction,
+    *,
+    checkpoint: Checkpoint,
+    new_checkpoint: Checkpoint,
+    new_batch: Batch,
+    new_picks: Mapping[UUID, Pick],
+    histories: Mapping[UUID, ShareHistory],
+) -> tuple[Rows, list[ShareHistory]]:
     """
-    Return `now` with the benchmark's mark as it should be: decided anew only if the benchmark is what this is about.
+    Compute a checkpoint's metrics again.
 
-    One that was never examined (None) stays so, unless a move is found now: that nothing was found corrects nothing.
+    Return the rows (stored and new), and the share histories that the new metrics use.
     """
-    was_examined = stood.benchmark_unusual_move is not None
-    if its_own and (was_examined or now.benchmark_unusual_move):
-        return now
-    return replace(now, benchmark_unusual_move=stood.benchmark_unusual_move)
+    rows: Rows = []
+    metric_histories = []
+    for metric in await checkpoints.list_metrics(conn, checkpoint.id):
+        pick = new_picks[metric.pick_id]
+        new_metric = _with_new_close(metric, correction.adopted.get((checkpoint.day, pick.ticker)))
+        history = await share_histories.for_metric(
+            conn, correction.batch, metric=new_metric, history=histories[pick.id]
+        )
+        metric_histories.append(history)
+        figures = measurement.measure_pick(
+            new_batch,
+            new_checkpoint,
+            pick=pick,
+            price=new_metric.current_price,
+            history=history,
+        )
+        new_metric = replace(new_metric, **figures)
+        # If the correction is about another share, this share's mark for an unusual move stays.
+        if correction.ticker not in histories[pick.id].tickers.all_tickers:
+            new_metric = replace(new_metric, unusual_move=metric.unusual_move)
+        rows.append((metric, new_metric, pick.ticker))
+    return rows, metric_histories
 
 
-def _baseline(batch: Batch, picks: list[Pick], adopted: Adopted) -> tuple[Batch, list[Pick]]:
-    """Return a batch and its picks with the initial prices that they should have."""
-    if reading := adopted.get((0, batch.benchmark_symbol)):
-        batch = replace(batch, benchmark_initial_price=reading.close, benchmark_initial_close_id=reading.id)
-    return batch, [
-        replace(pick, initial_price=reading.close, initial_close_id=reading.id)
-        if (reading := adopted.get((0, pick.ticker)))
-        else pick
-        for pick in picks
-    ]
+async def _store_changes(
+    conn: Conn,
+    correction: _Correction,
+    *,
+    checkpoint: Checkpoint,
+    rows: Rows,
+    histories: Sequence[ShareHistory],
+) -> bool:
+    """
+    Store the changed rows of a checkpoint, with their corrections.
+
+    Return False if no row has changed. `histories` are those that the new figures use.
+    """
+    batch = correction.batch
+    used = [reading for (day, _), reading in correction.adopted.items() if day == checkpoint.day]
+    counted = measurement.counted_splits(batch, checkpoint, histories)
+    # While this transaction waited for the batch, another one may have stored a reading that is
+    # used here. A correction must not be made before its readings.
+    corrected_at = measurement.not_before_readings(correction.now, used, counted)
+    changes = measurement.build_corrections(
+        rows, checkpoint=checkpoint, reason=correction.reason, at=corrected_at
+    )
+    if not changes:
+        return False
+    await corrections.apply(
+        conn,
+        batch.id,
+        rows=[(row, new_row) for row, new_row, _ in rows],
+        corrections=changes,
+        readings=used,
+        splits=counted,
+        at=corrected_at,
+    )
+    return True
 
 
-def _priced(batch: Batch, checkpoint: Checkpoint, adopted: Adopted) -> Checkpoint:
+def _with_adopted(history: ShareHistory, ticker: str, adopted: Adopted) -> ShareHistory:
+    """Return a history with the adopted readings of its ticker."""
+    readings = [reading for (_, name), reading in adopted.items() if name == ticker]
+    return history.with_used(*readings)
+
+
+def _with_benchmark_mark(
+    checkpoint: Checkpoint, new_checkpoint: Checkpoint, *, is_about_benchmark: bool
+) -> Checkpoint:
+    """
+    Return `new_checkpoint` with the right mark for an unusual move of the benchmark.
+
+    The mark changes only if the correction is about the benchmark. A checkpoint of an earlier
+    version has no mark (None). It gets one only if there is an unusual move: a mark that says "no
+    unusual move" would not correct anything.
+    """
+    has_mark = checkpoint.benchmark_unusual_move is not None
+    if is_about_benchmark and (has_mark or new_checkpoint.benchmark_unusual_move):
+        return new_checkpoint
+    return replace(new_checkpoint, benchmark_unusual_move=checkpoint.benchmark_unusual_move)
+
+
+def _with_new_baseline(
+    batch: Batch, picks: Sequence[Pick], adopted: Adopted
+) -> tuple[Batch, list[Pick]]:
+    """Return a batch and its picks with the initial prices of the adopted readings."""
+    reading = adopted.get((0, batch.benchmark_symbol))
+    if reading:
+        batch = replace(
+            batch, benchmark_initial_price=reading.close, benchmark_initial_close_id=reading.id
+        )
+    new_picks = []
+    for pick in picks:
+        reading = adopted.get((0, pick.ticker))
+        new_pick = pick
+        if reading:
+            new_pick = replace(pick, initial_price=reading.close, initial_close_id=reading.id)
+        new_picks.append(new_pick)
+    return batch, new_picks
+
+
+def _with_new_price(batch: Batch, checkpoint: Checkpoint, adopted: Adopted) -> Checkpoint:
+    """Return a checkpoint with the benchmark's price of an adopted reading, if there is one."""
     reading = adopted.get((checkpoint.day, batch.benchmark_symbol))
-    return replace(checkpoint, benchmark_price=reading.close, benchmark_close_id=reading.id) if reading else checkpoint
+    if reading is None:
+        return checkpoint
+    return replace(checkpoint, benchmark_price=reading.close, benchmark_close_id=reading.id)
 
 
-def _metric_priced(checkpoint: Checkpoint, pick: Pick, stood: PickMetric, adopted: Adopted) -> PickMetric:
-    reading = adopted.get((checkpoint.day, pick.ticker))
-    return replace(stood, current_price=reading.close, close_id=reading.id) if reading else stood
+def _with_new_close(metric: PickMetric, reading: Close | None) -> PickMetric:
+    """Return a metric with the price of an adopted reading, if there is one."""
+    if reading is None:
+        return metric
+    return replace(metric, current_price=reading.close, close_id=reading.id)

@@ -1,19 +1,22 @@
-"""A morning's look at a batch: what it measured, or why it could not."""
+"""
+The daily job: takes one checkpoint of a batch.
+
+A checkpoint has the figures of one morning, or the reason why it was skipped.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
+from msgspec import Struct
 from msgspec.structs import replace
 from procrastinate.jobs import Job
 from structlog.contextvars import bind_contextvars
 
 from app.database.pools import transaction
 from app.domain import calendar, measurement
-from app.domain.calendar import Calendar
-from app.domain.measurement import Course
+from app.domain.measurement import ShareHistory
 from app.domain.model import (
     Batch,
     BatchStatus,
@@ -25,310 +28,471 @@ from app.domain.model import (
     PickMetric,
     SkipReason,
 )
-from app.domain.text import storable
+from app.domain.text import make_storable
 from app.errors import ConfigurationError, MissingClose, ProviderError, TryAgainAt
-from app.store import batches, checkpoints, courses, opens
-from app.store.checkpoints import Due, Learnt
+from app.store import batches, checkpoints, opens, share_histories
+from app.store.checkpoints import DueCheckpoint, RelatedChanges
 from app.store.rows import Conn
 from jobs import alerts, queue_tables, splits
 from jobs.context import Context
-from jobs.prices import closes_of
-from jobs.queue import Retry, app, tools
+from jobs.prices import fetch_closes
+from jobs.queue import RetryPolicy, app, current_context
 
 log = structlog.get_logger()
 
-# How long, and how often looked for, older mornings come first.
-_PATIENCE = timedelta(minutes=5)
-_LOOK = 0.5
+# The longest time that a checkpoint waits for older checkpoints.
+_MAX_WAIT_FOR_OLDER = timedelta(minutes=5)
 
-# How long readings are used after they were looked up. Others may store newer ones meanwhile, and a record in which a
-# figure rests on an older reading than an earlier entry's is taken for a forged one after an hour.
-FRESH = timedelta(minutes=30)
+# Seconds between two checks of whether older checkpoints are still being taken.
+_POLL_INTERVAL = 0.5
+
+# For how long readings may be used after they were read from the database. Another process may
+# store newer readings meanwhile, and the verification allows a figure to use a replaced reading for
+# only an hour; after that it reports the figure as forged.
+MAX_READING_AGE = timedelta(minutes=30)
 
 
-@app.task(name="take_checkpoint", retry=Retry())
+@app.task(name="take_checkpoint", retry=RetryPolicy())
 async def take_checkpoint(batch_id: str, day: int, retake: str | None = None) -> None:
     """
-    Take one checkpoint of a batch, or skip it with a reason; a second run finds it done.
+    Compute one checkpoint of a batch, or skip it with a reason.
 
-    `retake` asks for another look at a skipped one; it says when or by whom, so that each asks once.
+    If the checkpoint is already stored, nothing is done. With `retake`, a skipped checkpoint is
+    computed if its prices are available now. The text says when or by whom the retake was
+    requested, so that each request defers only one job.
     """
-    async with alerts.quota_watched(tools()):
-        await take(tools(), UUID(batch_id), day, again=retake is not None)
+    context = current_context()
+    async with alerts.alert_if_quota_spent(context):
+        await take(context, UUID(batch_id), day, retake=retake is not None)
 
 
-async def defer(conn: Conn, due: Sequence[Due]) -> None:
-    """Put a job for each checkpoint into the queue, at its own nine o'clock, in the transaction of `conn`."""
-    await _defer_all(conn, [_job(one) for one in due])
+async def defer_checkpoints(conn: Conn, due: Sequence[DueCheckpoint]) -> None:
+    """Defer a job for each checkpoint, to run when it is due, in the transaction of `conn`."""
+    await _defer_all(conn, [_make_job(one) for one in due])
 
 
-async def defer_retakes(conn: Conn, skipped: Sequence[Due], why: str) -> list[int]:
-    """Put a job for another look at each skipped checkpoint into the queue, in the transaction of `conn`."""
-    return await _defer_all(conn, [_job(one, retake=why) for one in skipped])
+async def defer_retakes(conn: Conn, skipped: Sequence[DueCheckpoint], request: str) -> list[int]:
+    """
+    Defer a retake of each skipped checkpoint, in the transaction of `conn`. Return the jobs' ids.
+
+    `request` says when or by whom the retakes were requested.
+    """
+    return await _defer_all(conn, [_make_job(one, retake=request) for one in skipped])
 
 
-def _job(one: Due, **more: str) -> Job:
-    kwargs = {"batch_id": str(one.batch_id), "day": one.day, **more}
-    # The oldest batch first, its days in the order of their ids; before all a weekly job, whose day is soon over.
-    first = -one.run_date.toordinal()
-    return take_checkpoint.configure(schedule_at=one.at, priority=first).job.evolve(task_kwargs=kwargs)
+def _make_job(due: DueCheckpoint, **more: str) -> Job:
+    # Among jobs that are due, the queue runs the oldest batch first, and the days of a batch in the
+    # order of the jobs' ids. A weekly job has the default priority, 0, and runs before all of them,
+    # because a Monday's batch must be stored before the day is over.
+    template = take_checkpoint.configure(
+        schedule_at=due.due_at, priority=-due.run_date.toordinal()
+    ).job
+    return template.evolve(task_kwargs={"batch_id": str(due.batch_id), "day": due.day, **more})
 
 
 async def _defer_all(conn: Conn, jobs: list[Job]) -> list[int]:
-    deferred = await app.job_manager.batch_defer_jobs_async(jobs, connection=conn) if jobs else []
+    if not jobs:
+        return []
+    deferred = await app.job_manager.batch_defer_jobs_async(jobs, connection=conn)
     return [job.id for job in deferred if job.id is not None]
 
 
-async def take(tools: Context, batch_id: UUID, day: int, *, again: bool = False) -> None:
-    """Take the checkpoint of `day`, if it is due and nobody has; with `again`, also one that lacked prices."""
-    async with tools.pool.connection() as conn:
+async def take(context: Context, batch_id: UUID, day: int, *, retake: bool = False) -> None:
+    """
+    Take the checkpoint of `day`, if it is not stored yet.
+
+    With `retake`, also take one that was skipped because prices were missing. Raise TryAgainAt if
+    the checkpoint is not due yet, or if a close is not available yet.
+    """
+    async with context.pool.connection() as conn:
         batch = await batches.get(conn, batch_id)
-        before = await checkpoints.at(conn, batch_id, day)
-        picks = await batches.picks_of(conn, batch_id)
+        stored = await checkpoints.get(conn, batch_id, day)
+        picks = await batches.list_picks(conn, batch_id)
     if batch is None:
-        log.warning("there is no such batch")
+        log.warning("batch does not exist")
         return
     bind_contextvars(run_date=str(batch.run_date))
-    due = calendar.due_at(batch.run_date, day)
-    session = tools.calendar.trading_day(calendar.checkpoint_date(batch.run_date, day))
-    if before and not (again and _may_be_retaken(before)):
-        log.info("the checkpoint was there already", status=before.status)
-    elif tools.now() < due:
-        raise TryAgainAt(f"The checkpoint is due at {due:%Y-%m-%d %H:%M} UTC.", due)
+    due_at = calendar.due_at(batch.run_date, day)
+    session = context.calendar.trading_day(calendar.checkpoint_date(batch.run_date, day))
+    target = _Target(batch=batch, day=day, stored=stored)
+    if stored and not (retake and _can_be_retaken(stored)):
+        log.info("checkpoint already stored", status=stored.status)
+    elif context.now() < due_at:
+        raise TryAgainAt(f"The checkpoint is due at {due_at:%Y-%m-%d %H:%M} UTC.", due_at)
     elif session is None:
-        eve = calendar.checkpoint_date(batch.run_date, day - 1)
-        await _skip(tools, batch, day, before, SkipReason.MARKET_CLOSED, _no_session(eve))
+        day_before = calendar.checkpoint_date(batch.run_date, day - 1)
+        note = _no_session_note(day_before)
+        await _skip(context, target, reason=SkipReason.MARKET_CLOSED, note=note)
     else:
-        await _take(tools, batch, day, session, before, picks)
-    if day in calendar.SUNDAYS:
+        await _measure_or_skip(context, target, session=session, picks=picks)
+    if day in calendar.SPLIT_CHECK_DAYS:
         bind_contextvars(step="splits")
-        tickers = [pick.ticker for pick in picks if not pick.ended]
-        await splits.look_on_sunday(tools, batch, [batch.benchmark_symbol, *tickers], day)
+        tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if not pick.ended)]
+        await splits.refresh_on_sunday(context, batch, tickers=tickers, day=day)
 
 
-async def _take(
-    tools: Context,
-    batch: Batch,
-    day: int,
-    session: date,
-    before: Checkpoint | None,
-    picks: Sequence[Pick],
+class _Target(Struct, frozen=True, kw_only=True):
+    """
+    A checkpoint that is to be taken.
+
+    `stored` is its row if it was skipped before, and None if it has no row.
+    """
+
+    batch: Batch
+    day: int
+    stored: Checkpoint | None
+
+
+async def _measure_or_skip(
+    context: Context, target: _Target, *, session: date, picks: Sequence[Pick]
 ) -> None:
-    """Compute a checkpoint from the closes of `session`, or skip it with a reason, or have it taken again later."""
-    async with tools.pool.connection() as conn:
-        ended = _ended(await batches.endings_of(conn, batch.id), session)
-        shares = await batches.tickers_of(conn, batch.id)
-    # A second chance has attempts of its own.
-    begun = calendar.asked_since(tools.now()) if before else calendar.due_at(batch.run_date, day)
-    await _let_older_go_first(tools, batch, day)
-    looked_at = tools.now()
+    """Compute a checkpoint from the closes of `session`, or skip it, or raise TryAgainAt."""
+    batch, day = target.batch, target.day
+    async with context.pool.connection() as conn:
+        ended = _filter_ended(await batches.get_endings(conn, batch.id), session)
+        histories = await batches.get_tickers(conn, batch.id)
+    # A retake has its own attempts: the failed requests of the morning do not count against it.
+    needed_since = calendar.due_at(batch.run_date, day)
+    if target.stored:
+        needed_since = calendar.latest_price_request_at(context.now())
+    await _wait_for_older(context, batch, day)
+    read_at = context.now()
+    tickers = [batch.benchmark_symbol]
+    tickers += [histories[pick.id].ticker_on(session) for pick in picks if pick.id not in ended]
     try:
         bind_contextvars(step="closes")
-        tickers = [batch.benchmark_symbol, *(shares[pick.id].at(session) for pick in picks if pick.id not in ended)]
-        found = await closes_of(tools, tickers, session, begun)
+        closes_by_ticker = await fetch_closes(context, tickers, session, needed_since=needed_since)
         bind_contextvars(step="splits")
-        await splits.look_before_measuring(tools, batch, picks, found, begun)
-    except MissingClose as missing:
-        if not before and (later := calendar.ask_again_at(tools.now())):
-            raise TryAgainAt(str(missing), later) from None
-        note = f"{', '.join(missing.tickers)}: no close of {session} by the last time of asking."
-        await _skip(tools, batch, day, before, SkipReason.MISSING_CLOSE, note)
+        await splits.refresh_before_measuring(
+            context,
+            batch=batch,
+            picks=picks,
+            closes_by_ticker=closes_by_ticker,
+            needed_since=needed_since,
+        )
+    except MissingClose as error:
+        retry_at = calendar.next_price_retry_at(context.now())
+        if target.stored is None and retry_at:
+            raise TryAgainAt(str(error), retry_at) from None
+        note = f"{', '.join(error.tickers)}: no close of {session} by the last time of asking."
+        await _skip(context, target, reason=SkipReason.MISSING_CLOSE, note=note)
     except (ProviderError, ConfigurationError) as error:
-        await _skip(tools, batch, day, before, SkipReason.PROVIDER_ERROR, str(error))
+        await _skip(context, target, reason=SkipReason.PROVIDER_ERROR, note=str(error))
     else:
         bind_contextvars(step="measure")
-        await _compute(tools, batch, day, before, found, looked_at)
+        await _compute_and_store(
+            context, target, closes_by_ticker=closes_by_ticker, read_at=read_at
+        )
 
 
-async def _let_older_go_first(tools: Context, batch: Batch, day: int) -> None:
+async def _wait_for_older(context: Context, batch: Batch, day: int) -> None:
     """
-    Wait while a morning of an older batch, or an earlier one of this, is at work.
+    Wait while a checkpoint of an older batch, or an earlier checkpoint of this batch, is taken.
 
-    Two that share too few requests would both go without; and what was missed is made up for in order.
+    If the quota is too small for two checkpoints at the same time, each would get a part of it, and
+    both would fail. The wait also makes sure that missed checkpoints are taken in their order.
     """
-    until = tools.now() + _PATIENCE
-    while tools.now() < until:
-        async with transaction(tools.pool, at_once=False) as conn:
-            task = take_checkpoint.name
-            if not await queue_tables.is_older_checkpoint_running(conn, task, batch.run_date, day):
-                return
-        await tools.sleep(_LOOK)
+    until = context.now() + _MAX_WAIT_FOR_OLDER
+    while context.now() < until:
+        async with transaction(context.pool, notify=False) as conn:
+            is_older_running = await queue_tables.is_older_checkpoint_running(
+                conn, task=take_checkpoint.name, run_date=batch.run_date, day=day
+            )
+        if not is_older_running:
+            return
+        await context.sleep(_POLL_INTERVAL)
 
 
-def _ended(endings: Mapping[UUID, Ending], session: date) -> dict[UUID, Ending]:
+def _filter_ended(endings: Mapping[UUID, Ending], session: date) -> dict[UUID, Ending]:
     """Return the endings of the picks that no longer trade on `session`."""
     return {id: ending for id, ending in endings.items() if ending.last_session < session}
 
 
-def _may_be_retaken(checkpoint: Checkpoint) -> bool:
-    return checkpoint.status == CheckpointStatus.SKIPPED and checkpoint.skip_reason != SkipReason.MARKET_CLOSED
+def _can_be_retaken(checkpoint: Checkpoint) -> bool:
+    if checkpoint.status != CheckpointStatus.SKIPPED:
+        return False
+    return checkpoint.skip_reason != SkipReason.MARKET_CLOSED
 
 
-async def _compute(
-    tools: Context,
-    batch: Batch,
-    day: int,
-    before: Checkpoint | None,
-    found: Mapping[str, Close],
-    looked_at: datetime,
+async def _compute_and_store(
+    context: Context, target: _Target, *, closes_by_ticker: Mapping[str, Close], read_at: datetime
 ) -> None:
     """
-    Measure and store a checkpoint, with what is known of splits and opens while the batch is locked.
+    Compute and store a checkpoint, with the splits and opens that are known in this transaction.
 
-    Raises TryAgainAt if it is long since `looked_at`, when the closes that were `found` were looked up.
+    `closes_by_ticker` are the closes of the session. They were read at `read_at`: raise TryAgainAt
+    if that is too long ago.
     """
-    benchmark = found[batch.benchmark_symbol]
+    priced = _make_priced(target, closes_by_ticker[target.batch.benchmark_symbol], context.now())
+    is_completed = False
+    async with transaction(context.pool) as conn:
+        # Read the batch again under the lock, because the baseline may have been corrected.
+        batch = await batches.lock_for_update(conn, target.batch.id)
+        now = context.now()
+        if now > read_at + MAX_READING_AGE:
+            raise TryAgainAt("Its closes were read too long ago.", now)
+        measured = await _measure(
+            conn, context, batch=batch, priced=priced, closes_by_ticker=closes_by_ticker
+        )
+        if target.stored:
+            is_stored = await checkpoints.retake(
+                conn,
+                measured.checkpoint,
+                metrics=measured.metrics,
+                readings=measured.readings,
+                changes=measured.changes,
+            )
+        else:
+            is_stored = await checkpoints.insert(
+                conn,
+                measured.checkpoint,
+                metrics=measured.metrics,
+                readings=measured.readings,
+                changes=measured.changes,
+            )
+            is_completed = is_stored and await _is_completed(conn, batch.id)
+    _log_computed(batch, measured, is_stored=is_stored)
+    if is_completed:
+        log.info("batch completed")
+
+
+def _make_priced(target: _Target, benchmark: Close, now: datetime) -> Checkpoint:
+    """Return the checkpoint with the benchmark's close. Its returns are computed later."""
+    batch, day, stored = target.batch, target.day, target.stored
     priced = Checkpoint(
-        id=before.id if before else uuid4(),
+        id=uuid4(),
         batch_id=batch.id,
         day=day,
         checkpoint_date=calendar.checkpoint_date(batch.run_date, day),
         trading_day=benchmark.trading_day,
         status=CheckpointStatus.COMPUTED,
-        skip_reason=before.skip_reason if before else None,
-        note=before.note if before else None,
-        taken_at=tools.now(),
-        skipped_at=before.skipped_at if before else None,
+        taken_at=now,
         benchmark_price=benchmark.close,
         benchmark_close_id=benchmark.id,
     )
-    store = checkpoints.retake if before else checkpoints.add
-    async with transaction(tools.pool) as conn:
-        batch = await batches.hold(conn, batch.id)  # its baseline may have been corrected since
-        if (now := tools.now()) > looked_at + FRESH:
-            raise TryAgainAt("Its closes were looked up long ago.", now)
-        ended = _ended(await batches.endings_of(conn, batch.id), benchmark.trading_day)
-        picks, checkpoint, metrics, readings, learnt = await _measure(conn, tools.calendar, batch, priced, found, ended)
-        # The transaction may have waited for the batch, and what it used may have been learnt meanwhile.
-        checkpoint = replace(checkpoint, taken_at=measurement.not_before(checkpoint.taken_at, readings, learnt.splits))
-        stored = await store(conn, checkpoint, metrics, readings, learnt)
-        completed = stored and not before and await _is_completed(conn, batch.id)
+    if stored is None:
+        return priced
+    # A retaken checkpoint still shows when and why it was skipped at first.
+    return replace(
+        priced,
+        id=stored.id,
+        skip_reason=stored.skip_reason,
+        note=stored.note,
+        skipped_at=stored.skipped_at,
+    )
+
+
+def _log_computed(batch: Batch, measured: "_Measured", *, is_stored: bool) -> None:
+    checkpoint = measured.checkpoint
+    pairs = list(zip(measured.picks, measured.metrics, strict=True))
+    event = "checkpoint computed"
+    if not is_stored:
+        event = "checkpoint already stored by another process"
     log.info(
-        "checkpoint computed" if stored else "somebody was first",
-        session=str(benchmark.trading_day),
+        event,
+        session=str(checkpoint.trading_day),
         checkpoint=str(checkpoint.id),
         benchmark_return_pct=f"{checkpoint.benchmark_return_pct:.2f}",
-        vs_benchmark_pct=[
-            f"{pick.ticker} {metric.vs_benchmark_pct:.2f}" for pick, metric in zip(picks, metrics, strict=True)
-        ],
+        vs_benchmark_pct=[f"{pick.ticker} {metric.vs_benchmark_pct:.2f}" for pick, metric in pairs],
     )
-    unusual = [pick.ticker for pick, metric in zip(picks, metrics, strict=True) if metric.unusual_move]
+    tickers = [pick.ticker for pick, metric in pairs if metric.unusual_move]
     if checkpoint.benchmark_unusual_move:
-        unusual.append(batch.benchmark_symbol)
-    for ticker in unusual:
-        log.warning("a move that no split explains", ticker=ticker, checkpoint=str(checkpoint.id))
-    if completed:
-        log.info("batch completed")
+        tickers.append(batch.benchmark_symbol)
+    for ticker in tickers:
+        log.warning("unusual move", ticker=ticker, checkpoint=str(checkpoint.id))
 
 
-async def _is_completed(conn: Conn, id: UUID) -> bool:
-    batch = await batches.get(conn, id)
+async def _is_completed(conn: Conn, batch_id: UUID) -> bool:
+    batch = await batches.get(conn, batch_id)
     return batch is not None and batch.status == BatchStatus.COMPLETED
+
+
+class _Measured(Struct, frozen=True, kw_only=True):
+    """
+    A computed checkpoint, and everything that is stored with it.
+
+    - `picks`: with the opens that became known now
+    - `metrics`: one for each pick, in the same order
+    - `readings`: the closes and opens that were used
+    - `changes`: the splits that the figures use, and the opens that became known now, with the
+      metrics that need them
+    """
+
+    checkpoint: Checkpoint
+    picks: list[Pick]
+    metrics: list[PickMetric]
+    readings: list[Close]
+    changes: RelatedChanges
 
 
 async def _measure(
     conn: Conn,
-    sessions: Calendar,
+    context: Context,
+    *,
     batch: Batch,
     priced: Checkpoint,
-    found: Mapping[str, Close],
-    ended: Mapping[UUID, Ending],
-) -> tuple[list[Pick], Checkpoint, list[PickMetric], list[Close], Learnt]:
-    """Return the picks as they now are, and all figures of a checkpoint with what they rest on."""
-    picks = await batches.picks_of(conn, batch.id)
-    opened, entries = await opens.look_up(conn, sessions, batch, picks)
-    picks = [opened.get(pick.id, pick) for pick in picks]
-    of_benchmark = (await courses.of_benchmark(conn, batch)).using(found[batch.benchmark_symbol])
-    of_picks = dict(await courses.of_picks(conn, batch, picks))
-    checkpoint = measurement.of_benchmark(batch, priced, of_benchmark)
-    session = found[batch.benchmark_symbol].trading_day
-    metrics = []
-    for pick in picks:
-        close = found.get(of_picks[pick.id].tickers.at(session))
-        if close and pick.id not in ended:
-            of_picks[pick.id] = of_picks[pick.id].using(close)
-        metrics.append(_metric(batch, checkpoint, pick, close, ended.get(pick.id), of_picks[pick.id]))
-    learnt = Learnt(
-        splits=measurement.splits_counted(batch, checkpoint, [of_benchmark, *of_picks.values()]),
-        opened=list(opened.values()),
-        filled=await opens.fill(conn, batch, opened, of_picks),
+    closes_by_ticker: Mapping[str, Close],
+) -> _Measured:
+    """Return all figures of a checkpoint, from the closes of its session."""
+    benchmark_close = closes_by_ticker[batch.benchmark_symbol]
+    session = benchmark_close.trading_day
+    ended = _filter_ended(await batches.get_endings(conn, batch.id), session)
+    picks = await batches.list_picks(conn, batch.id)
+    picks_with_open, entries = await opens.find_picks_with_open(
+        conn, context.calendar, batch=batch, picks=picks
     )
-    readings = {close.id: close for close in (*found.values(), *entries)}
-    return picks, checkpoint, metrics, list(readings.values()), learnt
+    picks = [picks_with_open.get(pick.id, pick) for pick in picks]
+    benchmark = await share_histories.for_benchmark(conn, batch)
+    benchmark = benchmark.with_used(benchmark_close)
+    histories = dict(await share_histories.for_picks(conn, batch, picks))
+    checkpoint = measurement.measure_benchmark(batch, priced, benchmark)
+
+    closes: dict[UUID, Close] = {}
+    for pick in picks:
+        close = closes_by_ticker.get(histories[pick.id].tickers.ticker_on(session))
+        if close and pick.id not in ended:
+            closes[pick.id] = close
+            histories[pick.id] = histories[pick.id].with_used(close)
+    metrics = [
+        _measure_pick(
+            batch=batch,
+            checkpoint=checkpoint,
+            pick=pick,
+            close=closes.get(pick.id),
+            ending=ended.get(pick.id),
+            history=histories[pick.id],
+        )
+        for pick in picks
+    ]
+
+    changes = RelatedChanges(
+        splits=measurement.counted_splits(batch, checkpoint, [benchmark, *histories.values()]),
+        picks_with_open=list(picks_with_open.values()),
+        completed_metrics=await opens.complete_metrics(
+            conn, batch, picks_with_open=picks_with_open, histories=histories
+        ),
+    )
+    readings = {close.id: close for close in (*closes_by_ticker.values(), *entries)}
+    # While this transaction waited for the batch, another one may have stored a reading that is
+    # used here. A checkpoint must not be taken before its readings.
+    taken_at = measurement.not_before_readings(
+        checkpoint.taken_at, readings.values(), changes.splits
+    )
+    return _Measured(
+        checkpoint=replace(checkpoint, taken_at=taken_at),
+        picks=picks,
+        metrics=metrics,
+        readings=list(readings.values()),
+        changes=changes,
+    )
 
 
-def _metric(
-    batch: Batch, checkpoint: Checkpoint, pick: Pick, close: Close | None, ending: Ending | None, course: Course
+def _measure_pick(
+    *,
+    batch: Batch,
+    checkpoint: Checkpoint,
+    pick: Pick,
+    close: Close | None,
+    ending: Ending | None,
+    history: ShareHistory,
 ) -> PickMetric:
-    """Return how a pick stands: by its close, or once it has ended by what became of it."""
-    known = ending.value if ending else close and close.close
-    if not known:
-        raise TryAgainAt(f"{pick.ticker} was renamed while its close was read.", checkpoint.taken_at)
+    """Return a pick's metric, from its close or from the last value that an operator recorded."""
+    close_id = None
+    if ending:
+        price = ending.value
+    elif close:
+        price = close.close
+        close_id = close.id
+    else:
+        raise TryAgainAt(
+            f"{pick.ticker} was renamed while its close was read.", checkpoint.taken_at
+        )
+    figures = measurement.measure_pick(batch, checkpoint, pick=pick, price=price, history=history)
     return PickMetric(
         id=uuid4(),
         checkpoint_id=checkpoint.id,
         pick_id=pick.id,
-        current_price=known,
-        close_id=None if ending or close is None else close.id,
+        current_price=price,
+        close_id=close_id,
         ended=ending is not None,
-        **measurement.of_pick(batch, checkpoint, pick, known, course),
+        **figures,
     )
 
 
-async def _skip(
-    tools: Context, batch: Batch, day: int, before: Checkpoint | None, reason: SkipReason, note: str
-) -> None:
-    """Store why a checkpoint has no prices; one that was skipped before stays as it is."""
-    if before:
-        log.info("the checkpoint stays skipped", reason=reason, note=note, checkpoint=str(before.id))
+async def _skip(context: Context, target: _Target, *, reason: SkipReason, note: str) -> None:
+    """
+    Store a checkpoint as skipped, with the reason.
+
+    A retake changes nothing: its checkpoint is already stored as skipped, with its first reason.
+    """
+    batch, stored = target.batch, target.stored
+    if stored:
+        log.info("checkpoint stays skipped", reason=reason, note=note, checkpoint=str(stored.id))
         return
-    due = Due(batch.id, batch.run_date, day)
-    checkpoint = _skipped(due, reason, note, tools.now())
-    async with transaction(tools.pool) as conn:
-        stored = await _add_skipped(conn, tools, due, checkpoint)
-        completed = stored and await _is_completed(conn, batch.id)
-    _tell_skipped(checkpoint, stored=stored)
-    if completed:
+    due = DueCheckpoint(batch.id, batch.run_date, target.day)
+    checkpoint = _make_skipped(due, reason=reason, note=note, now=context.now())
+    async with transaction(context.pool) as conn:
+        is_stored = await _insert_skipped(conn, context, due=due, checkpoint=checkpoint)
+        is_completed = is_stored and await _is_completed(conn, batch.id)
+    _log_skipped(checkpoint, is_stored=is_stored)
+    if is_completed:
         log.info("batch completed")
 
 
-def _tell_skipped(checkpoint: Checkpoint, *, stored: bool, **whose: object) -> None:
-    tell: Any = log.info if checkpoint.skip_reason == SkipReason.MARKET_CLOSED else log.warning
-    tell(
-        "checkpoint skipped" if stored else "somebody was first",
-        reason=checkpoint.skip_reason,
-        note=checkpoint.note,
-        checkpoint=str(checkpoint.id),
-        **whose,
+def _log_skipped(checkpoint: Checkpoint, *, is_stored: bool, **log_context: object) -> None:
+    event = "checkpoint skipped"
+    if not is_stored:
+        event = "checkpoint already stored by another process"
+    fields = {
+        "reason": checkpoint.skip_reason,
+        "note": checkpoint.note,
+        "checkpoint": str(checkpoint.id),
+        **log_context,
+    }
+    # A closed market is expected, so it is no warning.
+    if checkpoint.skip_reason == SkipReason.MARKET_CLOSED:
+        log.info(event, **fields)
+    else:
+        log.warning(event, **fields)
+
+
+async def give_up(conn: Conn, context: Context, due: DueCheckpoint, *, note: str) -> bool:
+    """Skip a checkpoint whose job has failed. Return False if it already has a row."""
+    reason = SkipReason.PROVIDER_ERROR
+    day_before = calendar.checkpoint_date(due.run_date, due.day - 1)
+    if not context.calendar.is_session(day_before):
+        reason, note = SkipReason.MARKET_CLOSED, _no_session_note(day_before)
+    checkpoint = _make_skipped(due, reason=reason, note=note, now=context.now())
+    if not await _insert_skipped(conn, context, due=due, checkpoint=checkpoint):
+        return False
+    # Reconciliation calls this, so the log context does not name the checkpoint.
+    _log_skipped(
+        checkpoint,
+        is_stored=True,
+        run_date=str(due.run_date),
+        day=due.day,
+        batch=str(due.batch_id),
     )
-
-
-async def give_up(conn: Conn, tools: Context, due: Due, why: str) -> bool:
-    """Skip a checkpoint whose job failed; return False if it has a row."""
-    eve = calendar.checkpoint_date(due.run_date, due.day - 1)
-    reason, note = SkipReason.PROVIDER_ERROR, why
-    if not tools.calendar.is_session(eve):
-        reason, note = SkipReason.MARKET_CLOSED, _no_session(eve)
-    checkpoint = _skipped(due, reason, note, tools.now())
-    if not await _add_skipped(conn, tools, due, checkpoint):
-        return False
-    _tell_skipped(checkpoint, stored=True, run_date=str(due.run_date), day=due.day, batch=str(due.batch_id))
     return True
 
 
-async def _add_skipped(conn: Conn, tools: Context, due: Due, checkpoint: Checkpoint) -> bool:
-    """Store a checkpoint without prices, with the alert that tells of it; return False if its day has a row."""
-    if not await checkpoints.add(conn, checkpoint):
+async def _insert_skipped(
+    conn: Conn, context: Context, *, due: DueCheckpoint, checkpoint: Checkpoint
+) -> bool:
+    """Store a skipped checkpoint with its alert. Return False if it already has a row."""
+    if not await checkpoints.insert(conn, checkpoint):
         return False
-    await alerts.checkpoint_skipped(conn, tools, due, checkpoint)
+    await alerts.report_checkpoint_skipped(conn, context, due=due, checkpoint=checkpoint)
     return True
 
 
-def _no_session(eve: date) -> str:
-    return f"{eve} was no session."
+def _no_session_note(day: date) -> str:
+    return f"{day} was no session."
 
 
-def _skipped(due: Due, reason: SkipReason, note: str, now: datetime) -> Checkpoint:
+def _make_skipped(
+    due: DueCheckpoint, *, reason: SkipReason, note: str, now: datetime
+) -> Checkpoint:
     return Checkpoint(
         id=uuid4(),
         batch_id=due.batch_id,
@@ -336,7 +500,7 @@ def _skipped(due: Due, reason: SkipReason, note: str, now: datetime) -> Checkpoi
         checkpoint_date=calendar.checkpoint_date(due.run_date, due.day),
         status=CheckpointStatus.SKIPPED,
         skip_reason=reason,
-        note=storable(note),  # it may quote a provider
+        note=make_storable(note),  # it may quote a provider
         taken_at=now,
         skipped_at=now,
     )

@@ -1,10 +1,14 @@
 """
-A sign of life after each good morning, for a service that watches for silence.
+Heartbeats: a request after each good morning, for a dead man's switch.
 
-A morning is good from nine in New York on, once nothing that is due is missing: every checkpoint that is due has its
-row, none of today's was skipped for want of prices, and if it is a Monday it has its picks. Where no batch is active
-the machine lives all the same, and says so. A morning that becomes good later that day, by the closes of the afternoon
-or by hand, is announced then; one that does not is not. A worker sends it, so silence also means that none lives.
+From 09:00 in New York on, a morning is good if nothing is missing: every checkpoint that is due has
+its row, none of today's checkpoints was skipped because prices were missing, and on a Monday the
+batch has its picks. If no batch is active, every morning is good, and the heartbeat only shows that
+the machine works.
+
+A morning that is not good gets no heartbeat. If it becomes good later that day, after late closes
+or an operator's command, it gets one then. A worker sends the heartbeat, so a missing heartbeat may
+also mean that no worker is alive.
 """
 
 from datetime import date, datetime, time, timedelta
@@ -18,95 +22,133 @@ from app.database.rehearsed import is_rehearsed
 from app.domain import calendar
 from app.domain.model import SERIES, BatchStatus
 from app.store import batches, checkpoints
-from app.store.rows import Conn, row_of
+from app.store.rows import Conn, row_factory
 from jobs import messages
 from jobs.context import Context
-from jobs.messages import LastMessage, Outcome
-from jobs.queue import Retry, app, tools
+from jobs.messages import DeliveryOutcome, LastMessage
+from jobs.queue import RetryPolicy, app, current_context
 
 log = structlog.get_logger()
 
 
-@app.task(name="send_heartbeat", retry=Retry(), pass_context=True)
-async def send_heartbeat(context: JobContext, morning: str) -> None:
-    """Announce a good morning, unless that was done or given up."""
-    await send(tools(), date.fromisoformat(morning), context.job)
+@app.task(name="send_heartbeat", retry=RetryPolicy(), pass_context=True)
+async def send_heartbeat(job_context: JobContext, morning: str) -> None:
+    """Send the heartbeat of a morning, unless it was delivered or given up."""
+    await send(current_context(), date.fromisoformat(morning), job_context.job)
 
 
-async def send(tools: Context, morning: date, job: Job) -> None:
-    """Announce a good morning before its day is over in New York, and write down what became of it."""
-    async with transaction(tools.pool, at_once=False) as conn:
+async def send(context: Context, morning: date, job: Job) -> None:
+    """
+    Send the heartbeat of a morning, and store the outcome.
+
+    After midnight in New York it is given up.
+    """
+    async with transaction(context.pool, notify=False) as conn:
         cursor = await conn.execute(
-            "SELECT at FROM operations.heartbeats WHERE morning = %s AND outcome IS NULL", (morning,)
+            "SELECT at FROM operations.heartbeats WHERE morning = %s AND outcome IS NULL",
+            (morning,),
         )
         waiting = await cursor.fetchone()
     if waiting is None:
-        log.info("this heartbeat was done with already")
+        log.info("heartbeat already delivered or given up")
         return
-    marks = {"X-Rehearsed": "true"} if await is_rehearsed(tools.pool) else {}
-    over = calendar.at(morning + timedelta(days=1), time(0))
-    outcome = await messages.deliver(tools, job, lambda: tools.heartbeat.get(marks), waiting[0], over)
-    async with transaction(tools.pool, at_once=False) as conn:
+
+    headers: dict[str, str] = {}
+    if await is_rehearsed(context.pool):
+        headers["X-Rehearsed"] = "true"
+    outcome = await messages.deliver(
+        context,
+        job,
+        send=lambda: context.heartbeat.get(headers),
+        created_at=waiting[0],
+        deadline=calendar.from_new_york(morning + timedelta(days=1), time(0)),
+    )
+    async with transaction(context.pool, notify=False) as conn:
         await conn.execute(
-            "UPDATE operations.heartbeats SET outcome = %s, ended_at = %s WHERE morning = %s AND outcome IS NULL",
-            (outcome, tools.now(), morning),
+            """
+            UPDATE operations.heartbeats
+            SET outcome = %s, ended_at = %s
+            WHERE morning = %s AND outcome IS NULL
+            """,
+            (outcome, context.now(), morning),
         )
 
 
-async def offer(conn: Conn, tools: Context) -> int:
-    """Put a heartbeat into the queue if the morning is good and nobody has: once a day, whoever asks first."""
-    now = tools.now()
-    today = calendar.today(now)
-    if not tools.heartbeat.on or now < calendar.due_at(today) or await _announced(conn, today):
+async def defer_if_morning_is_good(conn: Conn, context: Context) -> int:
+    """
+    Defer today's heartbeat if the morning is good and the heartbeat has no job. Return 0 or 1.
+
+    All processes call it. The primary key of the table allows one heartbeat a day.
+    """
+    now = context.now()
+    today = calendar.new_york_date(now)
+    if not context.heartbeat.is_configured or now < calendar.due_at(today):
         return 0
-    if not await is_good(conn, now):
+    if await _is_deferred_or_ended(conn, today) or not await is_good_morning(conn, now):
         return 0
+    # The row exists already if its job was lost: then only the job is deferred again.
     await conn.execute(
-        "INSERT INTO operations.heartbeats (morning, at) VALUES (%s, %s) ON CONFLICT DO NOTHING", (today, now)
+        "INSERT INTO operations.heartbeats (morning, at) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+        (today, now),
     )
     await messages.defer(conn, send_heartbeat, [str(today)])
     return 1
 
 
-async def _announced(conn: Conn, morning: date) -> bool:
-    """Return whether a morning was announced, or has a job that will."""
-    cursor = await conn.execute("SELECT outcome FROM operations.heartbeats WHERE morning = %s", (morning,))
+async def _is_deferred_or_ended(conn: Conn, morning: date) -> bool:
+    """Return whether a morning's heartbeat has an outcome, or a job that may still send it."""
+    cursor = await conn.execute(
+        "SELECT outcome FROM operations.heartbeats WHERE morning = %s", (morning,)
+    )
     match await cursor.fetchone():
         case None:
             return False
         case (None,):
-            return not await messages.without_a_job(conn, send_heartbeat, [str(morning)])
+            return not await messages.find_without_job(conn, send_heartbeat, [str(morning)])
         case _:
             return True
 
 
-async def is_good(conn: Conn, now: datetime) -> bool:
+async def is_good_morning(conn: Conn, now: datetime) -> bool:
     """Return whether nothing that is due by `now` is missing."""
-    today = calendar.today(now)
-    if any(due.at <= now for due in await checkpoints.awaiting(conn, today)):
-        return False
-    if any(calendar.checkpoint_date(one.run_date, one.day) == today for one in await checkpoints.skipped(conn)):
-        return False
+    today = calendar.new_york_date(now)
+    for due in await checkpoints.list_due(conn, today):
+        if due.due_at <= now:
+            return False
+    for skipped in await checkpoints.list_skipped(conn):
+        if calendar.checkpoint_date(skipped.run_date, skipped.day) == today:
+            return False
     if calendar.run_date(now) is None:
         return True
-    batch = await batches.on(conn, SERIES, today)
+    batch = await batches.get_by_run_date(conn, SERIES, today)
     return batch is not None and batch.status != BatchStatus.FAILED
 
 
-async def forget(conn: Conn, tools: Context, readable: timedelta) -> int:
-    """Give up the mornings that are over, and forget those that are long over."""
-    now = tools.now()
+async def give_up_and_delete_old(conn: Conn, context: Context, retention: timedelta) -> int:
+    """
+    Give up past heartbeats, and delete those older than `retention`.
+
+    Return the number of deleted heartbeats.
+    """
+    now = context.now()
+    # Yesterday's heartbeat is left out: its job may be running, and gives it up itself.
     await conn.execute(
-        "UPDATE operations.heartbeats SET outcome = %s, ended_at = %s WHERE outcome IS NULL AND morning < %s",
-        (Outcome.GIVEN_UP, now, calendar.today(now) - timedelta(days=1)),
+        """
+        UPDATE operations.heartbeats
+        SET outcome = %s, ended_at = %s
+        WHERE outcome IS NULL AND morning < %s
+        """,
+        (DeliveryOutcome.GIVEN_UP, now, calendar.new_york_date(now) - timedelta(days=1)),
     )
-    cursor = await conn.execute("DELETE FROM operations.heartbeats WHERE at < %s", (now - readable,))
+    cursor = await conn.execute(
+        "DELETE FROM operations.heartbeats WHERE at < %s", (now - retention,)
+    )
     return cursor.rowcount
 
 
-async def last(conn: Conn) -> LastMessage | None:
+async def get_newest(conn: Conn) -> LastMessage | None:
     """Return the newest morning's heartbeat, or None if there is none."""
-    async with conn.cursor(row_factory=row_of(LastMessage)) as cursor:
+    async with conn.cursor(row_factory=row_factory(LastMessage)) as cursor:
         await cursor.execute(
             """
             SELECT

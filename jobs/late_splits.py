@@ -1,10 +1,10 @@
 """
-Splits that are listed late: asked for again on the two Sundays after a batch's fortnight.
+Late splits: splits that are requested on two Sundays after a batch's fortnight.
 
-Spin-offs and small splits are often listed weeks after they came into force. One that is found then corrects the
-figures of completed batches (see `corrections.after_split`). The reconciler offers the jobs, because a batch that was
-made by an older version has none; each is offered once for its batch and Sunday, also later in that week if no
-service ran on the Sunday itself.
+Spin-offs and small splits are often listed weeks after they came into force. Such a split corrects
+the figures of completed batches (see `corrections.correct_after_split`). Reconciliation defers the
+jobs, not the weekly job: so the batches of an older version get them too. Each batch gets one job
+for each Sunday. If no service runs on the Sunday, the job is deferred later in that week.
 """
 
 from datetime import date, datetime, timedelta
@@ -20,103 +20,140 @@ from app.store import batches
 from app.store.rows import Conn
 from jobs import alerts, messages, queue_tables, splits
 from jobs.context import Context
-from jobs.queue import Retry, app, tools
+from jobs.queue import RetryPolicy, app, current_context
 
 log = structlog.get_logger()
 
-# How many requests of the day's quota must be left after each question: a Monday's four (SPY and three picks), and
-# eight more for one proposed ticker that the provider does not know (five attempts, then three other picks). A Monday
-# with more refused tickers than that may have to wait for the quota.
+# Late splits are requested only while more than this many requests of the day's quota are left. A
+# Monday needs four (SPY and three picks), and eight more for one proposed ticker that the provider
+# does not know (five attempts, then three other picks). A Monday with more refused tickers than
+# that may have to wait for the quota.
 RESERVE = 12
 
 _WEEK = timedelta(days=7)
 
 
-@app.task(name="look_for_splits", retry=Retry())
+@app.task(name="look_for_splits", retry=RetryPolicy())
 async def look_for_splits(batch_id: str, day: int) -> None:
-    """Ask once more for the splits of a completed batch's tickers, on a Sunday after its fortnight or in that week."""
-    async with alerts.quota_watched(tools()):
-        await look(tools(), UUID(batch_id), day)
-
-
-async def look(tools: Context, batch_id: UUID, day: int) -> None:
     """
-    Ask for the splits of a batch's tickers that were not asked for since the Sunday `day`, while there is room.
+    Request the splits of a completed batch's tickers.
 
-    Raises TryAgainAt the next day when there is none, when the provider does not answer, or when a split of the
-    fortnight cannot be read; in the end the week is over, and nothing is owed.
+    `day` is the Sunday, as a number of days after the run date. The job runs on that Sunday or
+    later in the week that follows.
     """
-    async with tools.pool.connection() as conn:
+    context = current_context()
+    async with alerts.alert_if_quota_spent(context):
+        await refresh(context, UUID(batch_id), day)
+
+
+async def refresh(context: Context, batch_id: UUID, day: int) -> None:
+    """
+    Request the splits of those tickers of a batch that were not requested since the Sunday `day`.
+
+    Raise TryAgainAt for the next day if too few requests of the quota are left, if the provider
+    does not answer, or if a split of the fortnight cannot be read. When the week is over, return
+    without a request.
+    """
+    async with context.pool.connection() as conn:
         batch = await batches.get(conn, batch_id)
-        picks = await batches.picks_of(conn, batch_id)
+        picks = await batches.list_picks(conn, batch_id)
     if batch is None:
-        log.warning("there is no such batch")
+        log.warning("batch does not exist")
         return
     bind_contextvars(run_date=str(batch.run_date), step="splits")
-    tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if not pick.ended)]
-    days = (calendar.today(tools.now()) - calendar.checkpoint_date(batch.run_date, day)).days
-    # Each day begins with another one: a ticker that the provider does not answer for keeps no other from its turn.
-    turn = days % len(tickers)
     begins_at = _begins_at(batch.run_date, day)
-    if tools.now() < begins_at:  # by this process's clock; the one that offered the job was ahead of it
-        raise TryAgainAt(f"The look for late splits begins at {begins_at:%Y-%m-%d %H:%M} UTC.", begins_at)
-    for ticker in (*tickers[turn:], *tickers[:turn]):
-        if not _is_open(batch.run_date, day, tools.now()):
+    # Another process, whose clock is ahead of this one's, may have deferred the job.
+    if context.now() < begins_at:
+        raise TryAgainAt(
+            f"Late splits are requested from {begins_at:%Y-%m-%d %H:%M} UTC on.", begins_at
+        )
+
+    tickers = [batch.benchmark_symbol, *(pick.ticker for pick in picks if not pick.ended)]
+    # Each day begins with another ticker: otherwise, one ticker for which the provider does not
+    # answer would prevent the requests for all tickers after it.
+    sunday = calendar.checkpoint_date(batch.run_date, day)
+    days = (calendar.new_york_date(context.now()) - sunday).days
+    first = days % len(tickers)
+    for ticker in (*tickers[first:], *tickers[:first]):
+        if not _is_open(batch.run_date, day, context.now()):
             log.info("the week for late splits is over", day=day, next=ticker)
             return
-        await _ask(tools, batch, day, ticker)
+        await _refresh_ticker(context, batch, day=day, ticker=ticker)
 
 
-async def _ask(tools: Context, batch: Batch, day: int, ticker: str) -> None:
-    tomorrow = calendar.at(calendar.today(tools.now()) + timedelta(days=1), calendar.RETAKE)
-    if await _left_today(tools) <= RESERVE:
-        raise TryAgainAt("The day's quota is kept for what cannot wait.", tomorrow)
+async def _refresh_ticker(context: Context, batch: Batch, *, day: int, ticker: str) -> None:
+    now = context.now()
+    tomorrow = calendar.from_new_york(
+        calendar.new_york_date(now) + timedelta(days=1), calendar.RETAKE_TIME
+    )
+    if await _requests_left_today(context) <= RESERVE:
+        raise TryAgainAt("The day's quota is reserved for requests that cannot wait.", tomorrow)
+
     assert batch.trading_day, "a completed batch has a baseline"
-    since = calendar.due_at(batch.run_date, day)
-    needed = splits.NeededDays(batch.trading_day, calendar.checkpoint_date(batch.run_date, calendar.FORTNIGHT[-1]))
+    fortnight_end = calendar.checkpoint_date(batch.run_date, calendar.MEASURED_DAYS[-1])
     try:
-        await splits.look(tools, ticker, since, calendar.asked_since(tools.now()), needed=needed)
+        await splits.refresh(
+            context,
+            ticker,
+            since=calendar.due_at(batch.run_date, day),
+            needed_since=calendar.latest_price_request_at(context.now()),
+            needed=splits.NeededDays(after=batch.trading_day, through=fortnight_end),
+        )
     except TryAgainAt:
         raise
     except AlphaMondayError as error:
-        log.warning("splits not learnt", ticker=ticker, reason=str(error))
+        log.warning("splits not read", ticker=ticker, reason=str(error))
         raise TryAgainAt("The provider did not say which splits there are.", tomorrow) from None
 
 
-async def _left_today(tools: Context) -> int:
-    """Return how many requests the day's limit leaves: the longest of the provider's limits is the last."""
-    async with tools.pool.connection() as conn:
-        left = await tools.prices.ledger.left(conn, tools.now())
-    return left.requests[-1]
+async def _requests_left_today(context: Context) -> int:
+    """Return how many requests are left of the day's limit."""
+    async with context.pool.connection() as conn:
+        remaining = await context.prices.ledger.remaining(conn, context.now())
+    # The limits are in the order of their periods, so the day's limit is the last one.
+    return remaining.requests[-1]
 
 
 def _begins_at(run_date: date, day: int) -> datetime:
-    """Return when a look may begin: after the morning's own questions, whose answers serve it too."""
-    return calendar.at(calendar.checkpoint_date(run_date, day), calendar.RETAKE)
+    """
+    Return the time from which late splits are requested.
+
+    It is after the requests of the morning: a ticker that was requested then is not requested
+    again.
+    """
+    return calendar.from_new_york(calendar.checkpoint_date(run_date, day), calendar.RETAKE_TIME)
 
 
 def _is_open(run_date: date, day: int, now: datetime) -> bool:
-    end = calendar.at(calendar.checkpoint_date(run_date, day) + _WEEK, calendar.DUE)
+    """Return whether `now` is in the week that begins on the Sunday `day`."""
+    next_sunday = calendar.checkpoint_date(run_date, day) + _WEEK
+    end = calendar.from_new_york(next_sunday, calendar.DUE_TIME)
     return _begins_at(run_date, day) <= now < end
 
 
-async def offer(conn: Conn, tools: Context) -> int:
-    """Put a job into the queue for each completed batch and Sunday whose time is there and that never had one."""
-    now = tools.now()
-    today = calendar.today(now)
-    first = calendar.checkpoint_date(today, -calendar.LATE_SUNDAYS[-1] - _WEEK.days)
-    last = calendar.checkpoint_date(today, -calendar.LATE_SUNDAYS[0])
-    found = await batches.completed_between(conn, first, last)
-    wanted = [(batch, day) for batch in found for day in calendar.LATE_SUNDAYS if _is_open(batch.run_date, day, now)]
-    if not wanted:
+async def defer_due(conn: Conn, context: Context) -> int:
+    """
+    Defer a job for each completed batch and Sunday whose week has begun and that has no job.
+
+    Return how many jobs were deferred.
+    """
+    now = context.now()
+    today = calendar.new_york_date(now)
+    sundays = calendar.LATE_SPLIT_CHECK_DAYS
+    first = calendar.checkpoint_date(today, -sundays[-1] - _WEEK.days)
+    last = calendar.checkpoint_date(today, -sundays[0])
+    due: list[tuple[str, int]] = []
+    for batch in await batches.list_completed(conn, first, last):
+        open_days = [day for day in sundays if _is_open(batch.run_date, day, now)]
+        due += [(str(batch.id), day) for day in open_days]
+    if not due:
         return 0
-    known = await queue_tables.jobs_by_checkpoint(conn, look_for_splits.name)
+    with_job = await queue_tables.jobs_by_checkpoint(conn, look_for_splits.name)
+    template = look_for_splits.configure(schedule_at=now, priority=messages.LOWEST_PRIORITY).job
     jobs = [
-        look_for_splits.configure(schedule_at=now, priority=messages.LAST).job.evolve(
-            task_kwargs={"batch_id": str(batch.id), "day": day}
-        )
-        for batch, day in wanted
-        if (str(batch.id), str(day)) not in known
+        template.evolve(task_kwargs={"batch_id": batch_id, "day": day})
+        for batch_id, day in due
+        if (batch_id, str(day)) not in with_job
     ]
     if jobs:
         await app.job_manager.batch_defer_jobs_async(jobs, connection=conn)

@@ -1,8 +1,9 @@
 """
-What alerts and heartbeats have in common: they are sent last, a few at a time, again and again, and then no more.
+The delivery of messages to the operator's receivers: the common part of alerts and heartbeats.
 
-Whoever listens may be slow, away or misconfigured; nothing that is promised waits for that. A message is deferred in
-the transaction of what it is about, and sent by a job of its own that comes after all others.
+A receiver may be slow, unavailable or misconfigured, and no other work may depend on it. So each
+message has its own job. It runs after all other jobs, and is tried again until the message is too
+old. The job is deferred in the transaction that stores the message.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,30 +23,40 @@ from jobs.queue import app
 
 log = structlog.get_logger()
 
-# The jobs that send one, by task, with the argument that names it.
+# The tasks that send messages, each with the argument that identifies its message.
 TASKS = {"send_alert": "alert", "send_heartbeat": "morning"}
 
-# After every checkpoint, of whatever year: theirs is the run date's number, negative.
-LAST = -10_000_000
+# It is lower than the priority of every checkpoint, which is minus the ordinal number of its run
+# date (see `jobs/daily.py`).
+LOWEST_PRIORITY = -10_000_000
 
-# A receiver that hangs must not take all of the worker's slots, in all processes; whoever finds these taken waits.
-_AT_ONCE = 2
-_UNTIL_FREE = timedelta(seconds=15)
+# At most this many messages are sent at the same time, over all processes. A receiver that hangs
+# would otherwise occupy all workers.
+_MAX_CONCURRENT = 2
 
-# The first pause; from then on as long as the message is old, which doubles it, up to the longest.
+# The pause of a message that finds too many others being sent.
+_SLOT_PAUSE = timedelta(seconds=15)
+
+# The first pause between two attempts. Later pauses are as long as the age of the message, so its
+# age doubles with every attempt, until the longest pause is reached.
 _FIRST_PAUSE = timedelta(seconds=30)
-_LONGEST_PAUSE = timedelta(hours=1)
+_MAX_PAUSE = timedelta(hours=1)
 
 
-class Outcome(StrEnum):
-    """What became of a message."""
+class DeliveryOutcome(StrEnum):
+    """How the delivery of a message ended. The values are stored with it."""
 
     DELIVERED = "delivered"
     GIVEN_UP = "given_up"
 
 
 class LastMessage(Struct, frozen=True):
-    """The newest alert or heartbeat: when it arose, its kind, its outcome (None: it waits), and how many wait."""
+    """
+    The newest alert or heartbeat.
+
+    `at` is the time at which it was stored. `outcome` is None while it waits. `waiting` is the
+    number of waiting alerts, or of waiting heartbeats.
+    """
 
     at: datetime
     kind: str
@@ -54,58 +65,82 @@ class LastMessage(Struct, frozen=True):
 
 
 async def defer(conn: Conn, task: Any, names: Sequence[str]) -> None:
-    """Put a job for each message into the queue, in the transaction of `conn`."""
-    jobs = [task.configure(priority=LAST).job.evolve(task_kwargs={TASKS[task.name]: name}) for name in names]
+    """Defer a job for each message, in the transaction of `conn`; `names` identify the messages."""
+    argument = TASKS[task.name]
+    template = task.configure(priority=LOWEST_PRIORITY).job
+    jobs = [template.evolve(task_kwargs={argument: name}) for name in names]
     if jobs:
         await app.job_manager.batch_defer_jobs_async(jobs, connection=conn)
 
 
-async def without_a_job(conn: Conn, task: Any, names: Sequence[str]) -> list[str]:
+async def find_without_job(conn: Conn, task: Any, names: Sequence[str]) -> list[str]:
     """
-    Return which messages have no job that could still send them.
+    Return the messages for which a new job should be deferred, because their job was lost.
 
-    Whoever cancelled one meant it; one that surprised us, or died, every time is not begun again.
+    A message whose job was cancelled gets no new job, because an operator cancelled it on purpose.
+    Nor does one whose job failed with unexpected errors or killed its process: a new job would fail
+    too.
     """
-    return await queue_tables.without_a_job(conn, task.name, TASKS[task.name], names)
+    return await queue_tables.find_without_job(
+        conn, task=task.name, argument=TASKS[task.name], names=names
+    )
 
 
 async def deliver(
-    tools: Context, job: Job, send: Callable[[], Awaitable[int]], begun: datetime, until: datetime
-) -> Outcome:
+    context: Context,
+    job: Job,
+    send: Callable[[], Awaitable[int]],
+    *,
+    created_at: datetime,
+    deadline: datetime,
+) -> DeliveryOutcome:
     """
-    Send a message that is as old as `begun`; return what became of it.
+    Send a message that was stored at `created_at`. Return the outcome.
 
-    Raises TryAgainAt as long as another attempt may succeed before `until`.
+    `send` makes the request and returns the response's status. Raise TryAgainAt as long as another
+    attempt before `deadline` may succeed.
     """
-    if tools.now() >= until:
+    if context.now() >= deadline:
         log.error("message given up", reason="Its time was over before it was sent.")
-        return Outcome.GIVEN_UP
-    await _wait_for_a_slot(tools, job)
+        return DeliveryOutcome.GIVEN_UP
+    await _wait_for_slot(context, job)
     try:
         status = await send()
     except ConfigurationError as error:
-        log.error("message given up", reason=str(error))  # noqa: TRY400 - it explains itself
-        return Outcome.GIVEN_UP
+        # The receiver refused the message; the same request would be refused again.
+        log.error("message given up", reason=str(error))  # noqa: TRY400 - the reason is enough
+        return DeliveryOutcome.GIVEN_UP
     except ProviderError as error:
-        return _again(tools, error, begun, until)
+        return _retry_or_give_up(context, error, created_at=created_at, deadline=deadline)
     log.info("message delivered", status=status)
-    return Outcome.DELIVERED
+    return DeliveryOutcome.DELIVERED
 
 
-async def _wait_for_a_slot(tools: Context, job: Job) -> None:
+async def _wait_for_slot(context: Context, job: Job) -> None:
+    """Raise TryAgainAt if too many other messages are being sent."""
     assert job.id is not None
-    async with tools.pool.connection() as conn:
-        running = await queue_tables.running_before(conn, list(TASKS), job.id)
-    if running >= _AT_ONCE:
-        raise TryAgainAt("Other messages are being sent.", tools.now() + _UNTIL_FREE)
+    # Only older jobs count. If several jobs start at the same time, the oldest ones continue.
+    async with context.pool.connection() as conn:
+        running = await queue_tables.count_running_before(conn, list(TASKS), job.id)
+    if running >= _MAX_CONCURRENT:
+        raise TryAgainAt("Other messages are being sent.", context.now() + _SLOT_PAUSE)
 
 
-def _again(tools: Context, error: ProviderError, begun: datetime, until: datetime) -> Outcome:
-    """Have the message sent again when the receiver says, or after a pause; give it up if that is too late."""
-    pause = min(max(tools.now() - begun, _FIRST_PAUSE), _LONGEST_PAUSE)
-    later = error.until if isinstance(error, ProviderBusy) and error.until else tools.now() + pause
-    if later >= until:
+def _retry_or_give_up(
+    context: Context, error: ProviderError, *, created_at: datetime, deadline: datetime
+) -> DeliveryOutcome:
+    """
+    Raise TryAgainAt for the next attempt.
+
+    If that would be at `deadline` or later, give the message up instead.
+    """
+    now = context.now()
+    age = now - created_at
+    retry_at = now + min(max(age, _FIRST_PAUSE), _MAX_PAUSE)
+    if isinstance(error, ProviderBusy) and error.until:
+        retry_at = error.until  # the receiver's Retry-After
+    if retry_at >= deadline:
         log.error("message given up", reason=str(error))
-        return Outcome.GIVEN_UP
-    log.warning("message not taken", reason=str(error), again=str(later))
-    raise TryAgainAt(str(error), later)
+        return DeliveryOutcome.GIVEN_UP
+    log.warning("message not accepted", reason=str(error), again=str(retry_at))
+    raise TryAgainAt(str(error), retry_at)

@@ -1,30 +1,56 @@
-"""What a person records of a pick whose share stopped trading, or trades under another ticker."""
+"""Commands for a pick whose share stopped trading (`end`) or has a new ticker (`rename`)."""
 
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal
 
+from msgspec import Struct
+
 from app.core import settings
 from app.database.pools import Pool, transaction
 from app.domain import prompt
-from app.domain.calendar import Calendar, asked_since, checkpoint_date, due_at, refuse_other_days, today
+from app.domain.calendar import (
+    Calendar,
+    checkpoint_date,
+    due_at,
+    latest_price_request_at,
+    new_york_date,
+    require_monday,
+)
 from app.domain.model import SERIES, Batch, Ending, Pick, Renaming
-from app.domain.returns import plain
-from app.domain.text import STATED, as_sentence, is_statement
-from app.domain.tickers import Fit, Tickers, fit
-from app.errors import ConfigurationError, MissingClose, ProviderError, Refused, TryAgainAt, UnknownTicker
+from app.domain.returns import format_decimal
+from app.domain.text import STATEMENT_RULE, end_sentence, is_publishable
+from app.domain.tickers import CloseComparison, TickerHistory, compare_closes
+from app.errors import (
+    ConfigurationError,
+    MissingClose,
+    ProviderError,
+    Refused,
+    TryAgainAt,
+    UnknownTicker,
+)
 from app.store import batches, checkpoints, closes
-from app.store import splits as store_of_splits
+from app.store import splits as stored_splits
 from app.store.rows import Conn
 from jobs import daily, prices, splits
 from jobs.context import Context
 
+# The refusal of a source that cannot be published.
+_SOURCE_RULE = f"--source must say where this is known from, {STATEMENT_RULE}."
+
+# The end of a refusal to rename.
+_FORCE_ADVICE = (
+    "With --force it is recorded without comparing closes, and later figures of the pick are"
+    " marked unusualMove."
+)
+
 
 async def end(
     pool: Pool,
+    *,
     calendar: Calendar,
-    at: datetime,
+    now: datetime,
     run_date: date,
     ticker: str,
     last_session: date,
@@ -32,182 +58,280 @@ async def end(
     source: str,
 ) -> int:
     """
-    Record that a pick's share last traded on `last_session` and was worth `value` from then on, as `source` says.
+    Record that a pick's share last traded on `last_session`, and its `value` after that.
 
-    Later days use the value, marked `ended`. Returns how many skipped days are looked at again. Raises Refused.
+    Checkpoints of later sessions use the value, and mark the pick as `ended`. `source` names the
+    publication that says so. Return how many skipped checkpoints are taken again. Raise Refused if
+    the arguments are not valid for this pick.
     """
-    wanted = "--last-session must be a past session of the exchange"
-    if not calendar.is_session(last_session):
-        raise Refused(f"{wanted}; {last_session} is no session.")
-    if last_session >= today(at):
-        when = "today in New York" if last_session == today(at) else "to come"
-        raise Refused(f"{wanted}; {last_session} is {when}.")
-    if not is_statement(source):
-        raise Refused(f"--source must say where this is known from, {STATED}.")
+    _require_past_session(calendar, last_session, now)
+    if not is_publishable(source):
+        raise Refused(_SOURCE_RULE)
     async with transaction(pool) as conn:
-        batch, pick = await _found(conn, run_date, ticker)
+        batch, pick = await _get_pick(conn, run_date, ticker)
         if batch.trading_day and last_session < batch.trading_day:
-            raise Refused(f"{ticker} was priced on {batch.trading_day}; it cannot have ended on {last_session}.")
-        ending = Ending(pick_id=pick.id, last_session=last_session, value=value, source=source.strip())
-        if not await batches.end_pick(conn, pick, ending, at):
-            raise Refused(f"What became of {ticker} is recorded already.")
-        return await _look_again(conn, batch, at)
+            raise Refused(
+                f"{ticker} was priced on {batch.trading_day};"
+                f" it cannot have ended on {last_session}."
+            )
+        ending = Ending(
+            pick_id=pick.id, last_session=last_session, value=value, source=source.strip()
+        )
+        if not await batches.end_pick(conn, pick, ending=ending, at=now):
+            raise Refused(f"The end of {ticker} is recorded already.")
+        return await _defer_retakes(conn, batch, now)
+
+
+def _require_past_session(calendar: Calendar, last_session: date, now: datetime) -> None:
+    """Raise Refused unless `last_session` is a session before today."""
+    rule = "--last-session must be a past session of the exchange"
+    if not calendar.is_session(last_session):
+        raise Refused(f"{rule}; {last_session} is no session.")
+    today = new_york_date(now)
+    if last_session == today:
+        raise Refused(f"{rule}; {last_session} is today in New York.")
+    if last_session > today:
+        raise Refused(f"{rule}; {last_session} is in the future.")
 
 
 async def rename(
-    tools: Context,
+    context: Context,
+    *,
     run_date: date,
     ticker: str,
     new: str,
     from_session: date,
     source: str,
-    *,
     force: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
+    report_progress: Callable[[str], None] = lambda line: None,
 ) -> int:
     """
-    Follow a pick's share to the ticker that it has from `from_session` on, as `source` says; the journal keeps the old.
+    Record that a pick's share has the ticker `new` from `from_session` on.
 
-    The closes under both tickers must fit around that session; what is not stored is asked for. With `force` they are
-    not compared, and the pick's later metrics are marked `unusual_move`. `tell` is told what is asked for, before it
-    is. Returns how many skipped days are looked at again. Raises Refused.
+    The journal still has the old ticker. The last close under the old ticker must fit the first one
+    under the new ticker. Closes that are not stored are requested from the provider; before that,
+    `report_progress` gets a line for the operator. With `force`, the closes are not compared, and
+    the pick's later metrics are marked as an `unusual_move`. `source` names the publication that
+    says so. Return how many skipped checkpoints are taken again. Raise Refused if the arguments are
+    not valid for this pick, or if the closes do not fit.
     """
-    new_ticker = prompt.as_ticker(new)
+    new_ticker = prompt.parse_ticker(new)
     if new_ticker is None:
-        raise Refused(f"{prompt.in_one_form(new)[:20]!r} is not a ticker.")
-    wanted = "--from must be a session of the exchange, today's at the latest"
-    give = "Give the first session on which the share trades under the new ticker."
-    if not tools.calendar.is_session(from_session):
-        raise Refused(f"{wanted}; {from_session} is no session. {give}")
-    if from_session > today(tools.now()):
-        raise Refused(f"{wanted}; {from_session} is a later one. Record the new ticker on that day.")
-    if not is_statement(source):
-        raise Refused(f"--source must say where this is known from, {STATED}.")
-    async with tools.pool.connection() as conn:
-        batch, pick, share = await _to_be_renamed(conn, run_date, ticker, new_ticker, from_session)
+        raise Refused(f"{prompt.normalize_ticker(new)[:20]!r} is not a ticker.")
+    _require_session_up_to_today(context, from_session)
+    if not is_publishable(source):
+        raise Refused(_SOURCE_RULE)
+
+    rename_request = _Rename(
+        run_date=run_date, ticker=ticker, new=new_ticker, from_session=from_session
+    )
+    async with context.pool.connection() as conn:
+        batch, pick, tickers = await _check_rename(conn, rename_request)
     if not force:
-        await _compare(tools, batch, share, new_ticker, from_session, tell)
-    renaming = Renaming(pick_id=pick.id, from_session=from_session, source=source.strip(), forced=force)
-    at = tools.now()
-    async with transaction(tools.pool) as conn:
-        batch, pick, _ = await _to_be_renamed(conn, run_date, ticker, new_ticker, from_session)
-        await batches.rename_pick(conn, pick, new_ticker, renaming, at)
-        return await _look_again(conn, batch, at, from_session)
+        await _require_fitting_closes(
+            context,
+            _ClosesToCompare(
+                batch=batch, tickers=tickers, new=new_ticker, from_session=from_session
+            ),
+            report_progress,
+        )
+    renaming = Renaming(
+        pick_id=pick.id, from_session=from_session, source=source.strip(), forced=force
+    )
+    now = context.now()
+    async with transaction(context.pool) as conn:
+        # Check again, because the batch was not locked during the requests and may have changed.
+        batch, pick, _ = await _check_rename(conn, rename_request)
+        await batches.rename_pick(conn, pick=pick, ticker=new_ticker, renaming=renaming, at=now)
+        return await _defer_retakes(conn, batch, now, first=from_session)
 
 
-async def _to_be_renamed(
-    conn: Conn, run_date: date, ticker: str, new: str, from_session: date
-) -> tuple[Batch, Pick, Tickers]:
-    """Return a pick with its batch and the tickers that it has and had. Raises Refused if the new one cannot follow."""
-    batch, pick = await _found(conn, run_date, ticker)
-    shares = await batches.tickers_of(conn, batch.id)
-    share = shares.pop(pick.id)
+def _require_session_up_to_today(context: Context, from_session: date) -> None:
+    """Raise Refused unless `from_session` is a session and not after today."""
+    rule = "--from must be a session of the exchange, today's at the latest"
+    if not context.calendar.is_session(from_session):
+        raise Refused(
+            f"{rule}; {from_session} is no session."
+            " Give the first session on which the share trades under the new ticker."
+        )
+    if from_session > new_york_date(context.now()):
+        raise Refused(f"{rule}; {from_session} is a later one. Record the new ticker on that day.")
+
+
+class _Rename(Struct, frozen=True, kw_only=True):
+    """The arguments of a rename: the pick by its Monday and ticker, and its `new` ticker."""
+
+    run_date: date
+    ticker: str
+    new: str
+    from_session: date
+
+
+async def _check_rename(conn: Conn, rename_request: _Rename) -> tuple[Batch, Pick, TickerHistory]:
+    """Return a pick with its batch and its tickers. Raise Refused if it cannot be renamed."""
+    run_date, new = rename_request.run_date, rename_request.new
+    from_session = rename_request.from_session
+    batch, pick = await _get_pick(conn, run_date, rename_request.ticker)
+    histories = await batches.get_tickers(conn, batch.id)
+    tickers = histories.pop(pick.id)
     if new == batch.benchmark_symbol:
         raise Refused(f"{new} is the benchmark of {run_date}; no pick can have its ticker.")
-    present = {other.ticker for other in await batches.picks_of(conn, batch.id)}
-    if new in present or any(other.reaches(new, from_session) for other in shares.values()):
-        raise Refused(f"{new} stands in the batch of {run_date} already.")
+
+    current_tickers = {other.ticker for other in await batches.list_picks(conn, batch.id)}
+    is_of_another = any(other.has_ticker_since(new, from_session) for other in histories.values())
+    if new in current_tickers or is_of_another:
+        raise Refused(f"{new} is in the batch of {run_date} already.")
     if batch.trading_day and from_session <= batch.trading_day:
         raise Refused(
-            f"--from must be after {batch.trading_day}, the session at whose close {pick.ticker} was priced; "
-            f"{from_session} is not."
+            f"--from must be after {batch.trading_day}, the session at whose close {pick.ticker}"
+            f" was priced; {from_session} is not."
         )
-    if from_session <= share.since:
+    if from_session <= tickers.renamed_from:
         raise Refused(
-            f"--from must be after {share.since}, from which {pick.ticker} has its ticker; {from_session} is not."
+            f"--from must be after {tickers.renamed_from}, from which {pick.ticker} has its"
+            f" ticker; {from_session} is not."
         )
-    ending = (await batches.endings_of(conn, batch.id)).get(pick.id)
+    ending = (await batches.get_endings(conn, batch.id)).get(pick.id)
     if ending and from_session > ending.last_session:
         raise Refused(
-            f"{pick.ticker} ended on {ending.last_session}; it cannot have another ticker from {from_session} on."
+            f"{pick.ticker} ended on {ending.last_session}; it cannot have another ticker from"
+            f" {from_session} on."
         )
-    return batch, pick, share
+    return batch, pick, tickers
 
 
-async def _compare(
-    tools: Context, batch: Batch, share: Tickers, new: str, from_session: date, tell: Callable[[str], None]
+class _ClosesToCompare(Struct, frozen=True, kw_only=True):
+    """
+    Which closes are compared for a rename.
+
+    They are the closes under `tickers` before `from_session`, and under `new` from that session on.
+    """
+
+    batch: Batch
+    tickers: TickerHistory
+    new: str
+    from_session: date
+
+
+async def _require_fitting_closes(
+    context: Context, selection: _ClosesToCompare, report_progress: Callable[[str], None]
 ) -> None:
-    """Refuse a new ticker whose closes do not fit those under the old one, asking for what is not stored."""
+    """Raise Refused if the closes under the new ticker do not fit those under the old one."""
+    new, from_session = selection.new, selection.from_session
     try:
-        found = await _asked_until_they_fit(tools, batch, share, new, from_session, tell)
+        comparison = await _request_until_they_fit(context, selection, report_progress)
     except UnknownTicker:
         raise Refused(
-            f"Alpha Vantage does not know {new}. Check the ticker, or try again when it is listed. {_FORCE}"
+            f"Alpha Vantage does not know {new}. Check the ticker, or try again when it is listed."
+            f" {_FORCE_ADVICE}"
         ) from None
-    except ConfigurationError as error:  # trying again is no use
-        raise Refused(f"The closes of {new} could not be read: {as_sentence(str(error))} {_FORCE}") from None
+    except ConfigurationError as error:
+        # Without "try again": the same request would fail again.
+        reason = end_sentence(str(error))
+        raise Refused(f"The closes of {new} could not be read: {reason} {_FORCE_ADVICE}") from None
     except (ProviderError, TryAgainAt) as error:
+        reason = end_sentence(str(error))
         raise Refused(
-            f"The closes of {new} could not be read: {as_sentence(str(error))} Try again later. {_FORCE}"
+            f"The closes of {new} could not be read: {reason} Try again later. {_FORCE_ADVICE}"
         ) from None
-    if found.fits:
+    if comparison.fits:
         return
-    old = f"{found.old.ticker} closed at {plain(found.old.close)} on {found.old.trading_day}"
-    if found.first is None:
+
+    old, first = comparison.old, comparison.first
+    old_close = f"{old.ticker} closed at {format_decimal(old.close)} on {old.trading_day}"
+    if first is None:
         raise Refused(
-            f"{new} has no close from {from_session} on yet, and {old}. Try again after the close of {from_session}, "
-            f"or give the session from which {new} trades. {_FORCE}"
+            f"{new} has no close from {from_session} on yet, and {old_close}. Try again after the"
+            f" close of {from_session}, or give the session from which {new} trades."
+            f" {_FORCE_ADVICE}"
         )
     raise Refused(
-        f"{new} closed at {plain(found.first.close)} on {found.first.trading_day}, but {old}: that is no fit. "
-        f"Check the ticker and the session. {_FORCE}"
+        f"{new} closed at {format_decimal(first.close)} on {first.trading_day}, but {old_close}:"
+        f" these do not fit. Check the ticker and the session. {_FORCE_ADVICE}"
     )
 
 
-_FORCE = "With --force it is recorded without comparing closes, and later figures of the pick are marked unusualMove."
+async def _request_until_they_fit(
+    context: Context, selection: _ClosesToCompare, report_progress: Callable[[str], None]
+) -> CloseComparison:
+    """
+    Compare the stored closes.
 
+    If they do not fit, request the closes of the new ticker, then its splits, and compare again
+    after each request.
+    """
+    new, from_session = selection.new, selection.from_session
+    comparison = await _compare_stored(context, selection)
+    if comparison.fits:
+        return comparison
 
-async def _asked_until_they_fit(
-    tools: Context, batch: Batch, share: Tickers, new: str, from_session: date, tell: Callable[[str], None]
-) -> Fit:
-    """Return whether the closes under two tickers fit; while the stored ones do not, ask for more."""
-    found = await _stored(tools, batch, share, new, from_session)
-    if not found.fits:
-        settings.refuse_without_price_key(tools.prices.key)
-        tell(f"Asking Alpha Vantage for {new}. (If it does not know {new}, this takes some minutes.)")
-    for session in (from_session, tools.calendar.session_before(from_session)):
-        if not found.fits:
+    settings.require_price_key(context.prices.key)
+    report_progress(
+        f"Asking Alpha Vantage for {new}. (If it does not know {new}, this takes some minutes.)"
+    )
+    for session in (from_session, context.calendar.session_before(from_session)):
+        if not comparison.fits:
             with suppress(MissingClose):
-                await prices.closes_of(tools, [new], session)
-            found = await _stored(tools, batch, share, new, from_session)
-    if not found.fits and found.first:
+                await prices.fetch_closes(context, [new], session)
+            comparison = await _compare_stored(context, selection)
+    if not comparison.fits and comparison.first:
         # A rename often comes with a split.
-        since = due_at(found.first.trading_day, 1)
-        await splits.look_before_renaming(tools, batch, new, since, asked_since(tools.now()))
-        found = await _stored(tools, batch, share, new, from_session)
-    return found
+        await splits.refresh_before_renaming(
+            context,
+            batch=selection.batch,
+            ticker=new,
+            since=due_at(comparison.first.trading_day, 1),
+            needed_since=latest_price_request_at(context.now()),
+        )
+        comparison = await _compare_stored(context, selection)
+    return comparison
 
 
-async def _stored(tools: Context, batch: Batch, share: Tickers, new: str, from_session: date) -> Fit:
-    """Return whether what is stored under two tickers fits."""
-    assert batch.trading_day
-    async with tools.pool.connection() as conn:
-        before = tools.calendar.session_before(from_session)
-        old = await closes.path(conn, share, batch.trading_day, before)
-        under_new = await closes.path(conn, Tickers.only(new), before, date.max)
-        factors = await store_of_splits.of(conn, Tickers.only(new))
-    return fit(old, under_new, factors, from_session)
+async def _compare_stored(context: Context, selection: _ClosesToCompare) -> CloseComparison:
+    """Compare the stored closes, with the stored splits of the new ticker."""
+    assert selection.batch.trading_day
+    before = context.calendar.session_before(selection.from_session)
+    new_tickers = TickerHistory.unchanged(selection.new)
+    async with context.pool.connection() as conn:
+        old_closes = await closes.list_newest(
+            conn, selection.tickers, first=selection.batch.trading_day, last=before
+        )
+        new_closes = await closes.list_newest(conn, new_tickers, first=before, last=date.max)
+        factors = await stored_splits.list_in_force(conn, new_tickers)
+    return compare_closes(
+        old_closes, new_closes, factors=factors, from_session=selection.from_session
+    )
 
 
-async def _found(conn: Conn, run_date: date, ticker: str) -> tuple[Batch, Pick]:
-    refuse_other_days(run_date)
-    batch = await batches.on(conn, SERIES, run_date)
+async def _get_pick(conn: Conn, run_date: date, ticker: str) -> tuple[Batch, Pick]:
+    """Return a pick with its batch, which is locked. Raise Refused if there is none."""
+    require_monday(run_date)
+    batch = await batches.get_by_run_date(conn, SERIES, run_date)
     if batch is None:
         raise Refused(f"There is no batch of {run_date}.")
-    # A morning that is being stored has read the picks: the journal's last word on them must not be its.
-    await batches.hold(conn, batch.id)
-    ticker = prompt.in_one_form(ticker)
-    picks = await batches.picks_of(conn, batch.id)
-    if pick := next((pick for pick in picks if pick.ticker == ticker), None):
-        return batch, pick
-    known = ", ".join(pick.ticker for pick in picks) or "none"
-    raise Refused(f"{ticker} is no pick of {run_date}; its picks: {known}.")
+    # A job that is storing a checkpoint has already read the picks. Without the lock, its journal
+    # entry with the old state of the picks could follow the entry about this change.
+    await batches.lock_for_update(conn, batch.id)
+    ticker = prompt.normalize_ticker(ticker)
+    picks = await batches.list_picks(conn, batch.id)
+    for pick in picks:
+        if pick.ticker == ticker:
+            return batch, pick
+    tickers = ", ".join(pick.ticker for pick in picks) or "none"
+    raise Refused(f"{ticker} is no pick of {run_date}; its picks: {tickers}.")
 
 
-async def _look_again(conn: Conn, batch: Batch, at: datetime, first: date = date.min) -> int:
-    """Put a job for each skipped day into the queue whose session is not before `first`; return how many."""
+async def _defer_retakes(conn: Conn, batch: Batch, now: datetime, *, first: date = date.min) -> int:
+    """
+    Defer a retake of each skipped checkpoint whose session is `first` or later.
+
+    Return how many were deferred.
+    """
+    # The session of a checkpoint is the day before its date, so the dates after `first` count.
     skipped = [
-        due for due in await checkpoints.skipped(conn, batch.id) if checkpoint_date(due.run_date, due.day) > first
+        due
+        for due in await checkpoints.list_skipped(conn, batch.id)
+        if checkpoint_date(due.run_date, due.day) > first
     ]
-    await daily.defer_retakes(conn, skipped, at.isoformat())
+    await daily.defer_retakes(conn, skipped, now.isoformat())
     return len(skipped)

@@ -1,4 +1,8 @@
-"""Closes for everybody: known ones from the store, others from the provider, one request for all who need it."""
+"""
+Closes for all jobs: read from the database, or requested from the provider.
+
+All jobs that need a ticker's closes at the same time share one request.
+"""
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
@@ -6,121 +10,156 @@ from datetime import date, datetime, timedelta
 import structlog
 
 from app.database.pools import transaction
-from app.domain.calendar import asked_since, today
+from app.domain import calendar
 from app.domain.model import Close
 from app.errors import MissingClose, ProviderUnavailable, UnknownTicker
-from app.providers.alpha_vantage import DAILY, SOURCE, Answer
+from app.providers.alpha_vantage import DAILY, SOURCE, BarsAnswer
 from app.providers.rate_limiter import UnreadableRow
 from app.store import batches, closes
+from app.store.closes import ChangedClose
 from jobs import alerts
 from jobs.context import Context
 
-# A ticker of which bars were read so lately is not unknown, whatever the provider says now.
-_LATELY = timedelta(days=10)
+# The provider sometimes answers by mistake that it does not know a ticker. If its bars were read
+# within this time, the answer is taken for such a mistake, and the request is repeated later.
+_RECENTLY = timedelta(days=10)
 
 log = structlog.get_logger()
 
 
-class SeemsUnknown(ProviderUnavailable):
-    """The provider says that it does not know a ticker of which it had bars lately."""
+class TemporarilyUnknownTicker(ProviderUnavailable):
+    """The provider does not know a ticker, but it returned bars of this ticker recently."""
 
     def __init__(self, message: str, ticker: str) -> None:
         super().__init__(message)
         self.ticker = ticker
 
 
-async def closes_of(
-    tools: Context, tickers: Sequence[str], session: date, begun: datetime | None = None
+async def fetch_closes(
+    context: Context,
+    tickers: Sequence[str],
+    session: date,
+    *,
+    needed_since: datetime | None = None,
 ) -> dict[str, Close]:
     """
-    Return the closes of `session` for all tickers, the benchmark first; `begun` is when they were needed first.
+    Return the closes of `session` by ticker.
 
-    Raises MissingClose naming the tickers that have none yet; without the benchmark's no other is asked for, because
-    nothing can be computed from a day on which the market itself is not there.
+    If the benchmark is among `tickers`, it comes first: if it has no close, no other ticker is
+    requested, because nothing can be computed for a session without the benchmark. Failed requests
+    since `needed_since` count against the limit of attempts. Raise MissingClose with the tickers
+    that have no close yet.
     """
-    found: dict[str, Close] = {}
+    closes_by_ticker: dict[str, Close] = {}
     for ticker in tickers:
-        close = await _close_of(tools, ticker, session, begun)
+        close = await _fetch_close(context, ticker, session, needed_since=needed_since)
         if close:
-            found[ticker] = close
-        elif ticker == tools.benchmark:
-            break
-    missing = [ticker for ticker in tickers if ticker not in found]
-    if tools.benchmark in missing:
-        missing = [tools.benchmark]
+            closes_by_ticker[ticker] = close
+        elif ticker == context.benchmark:
+            raise MissingClose([context.benchmark], session)
+    missing = [ticker for ticker in tickers if ticker not in closes_by_ticker]
     if missing:
         raise MissingClose(missing, session)
-    return found
+    return closes_by_ticker
 
 
-async def _close_of(tools: Context, ticker: str, session: date, begun: datetime | None) -> Close | None:
-    known = await _known(tools, ticker, session)
-    if known:
-        return known
+async def _fetch_close(
+    context: Context, ticker: str, session: date, *, needed_since: datetime | None
+) -> Close | None:
+    """Return the stored close, or request it. Return None if the provider does not have it yet."""
+    stored = await _get_stored(context, ticker, session)
+    if stored:
+        return stored
     try:
-        answer = await tools.prices.bars(ticker, asked_since(tools.now()), begun)
-    except UnknownTicker as unknown:
-        await _refuse_if_known_lately(tools, ticker, unknown)
+        answer = await context.prices.bars(
+            ticker, calendar.latest_price_request_at(context.now()), needed_since
+        )
+    except UnknownTicker as error:
+        await _raise_if_known_recently(context, ticker, error)
         raise
-    if isinstance(answer, Answer):
-        await _keep(tools, ticker, answer, session)
-    return await _known(tools, ticker, session)
+    # If it is not a BarsAnswer, another job has made the same request, and has stored the answer.
+    if isinstance(answer, BarsAnswer):
+        await _store_answer(context, ticker, answer=answer, session=session)
+    return await _get_stored(context, ticker, session)
 
 
-async def _refuse_if_known_lately(tools: Context, ticker: str, unknown: UnknownTicker) -> None:
+async def _raise_if_known_recently(context: Context, ticker: str, error: UnknownTicker) -> None:
     """
-    Raise SeemsUnknown in place of `unknown` for a ticker that the provider knew lately.
+    Raise TemporarilyUnknownTicker in place of `error` for a ticker that the provider knew recently.
 
-    For the benchmark it is enough that the provider ever knew it: without it no Monday can be made.
+    For the benchmark, any earlier reading is enough, because no Monday is possible without it.
     """
-    async with tools.pool.connection() as conn:
-        last_read = await closes.last_read(conn, ticker)
-    if last_read and (ticker == tools.benchmark or last_read >= tools.now() - _LATELY):
-        day = today(last_read)
-        raise SeemsUnknown(f"{unknown} It did on {day}, so it will be asked again.", ticker) from None
+    async with context.pool.connection() as conn:
+        last_read_at = await closes.get_last_read_at(conn, ticker)
+    if last_read_at is None:
+        return
+    if ticker == context.benchmark or last_read_at >= context.now() - _RECENTLY:
+        day = calendar.new_york_date(last_read_at)
+        message = f"{error} It did on {day}, so it will be asked again."
+        raise TemporarilyUnknownTicker(message, ticker) from None
 
 
-async def _known(tools: Context, ticker: str, session: date) -> Close | None:
-    async with tools.pool.connection() as conn:
-        return await closes.newest(conn, ticker, session)
+async def _get_stored(context: Context, ticker: str, session: date) -> Close | None:
+    async with context.pool.connection() as conn:
+        return await closes.get_newest(conn, ticker, session)
 
 
-async def _keep(tools: Context, ticker: str, answer: Answer, session: date) -> None:
-    """Store what was read, from the oldest active baseline on; only bars of sessions that have ended count."""
-    now = tools.now()
-    async with transaction(tools.pool) as conn:
-        oldest = await batches.oldest_active_baseline(conn)
-        # The session before is kept too: a ticker that lacks both is no longer traded.
-        since = min(tools.calendar.session_before(session), oldest or session)
+async def _store_answer(
+    context: Context, ticker: str, *, answer: BarsAnswer, session: date
+) -> None:
+    """
+    Store the bars of an answer, from the oldest active baseline on.
 
-        def is_session_that_ended(day: date) -> bool:
-            return day < today(now) and tools.calendar.is_session(day)
+    Only bars of finished sessions are stored: the provider may also return a bar of today, or of a
+    holiday.
+    """
+    now = context.now()
+    today = calendar.new_york_date(now)
+    async with transaction(context.pool) as conn:
+        oldest = await batches.get_oldest_active_baseline(conn)
+        # The session before is stored too: a ticker without a close of both sessions is no longer
+        # traded (see `jobs/weekly.py`).
+        since = min(context.calendar.session_before(session), oldest or session)
+
+        def is_finished_session(day: date) -> bool:
+            return day < today and context.calendar.is_session(day)
 
         def is_needed(day: date | None) -> bool:
-            return day is not None and since <= day and is_session_that_ended(day)
+            return day is not None and since <= day and is_finished_session(day)
 
-        series = [bar for bar in answer.bars if is_session_that_ended(bar.trading_day)]
+        series = [bar for bar in answer.bars if is_finished_session(bar.trading_day)]
         bars = [bar for bar in series if is_needed(bar.trading_day)]
         unreadable = [row for row in answer.unreadable if is_needed(row.day)]
-        differences = await closes.add_all(conn, ticker, bars, SOURCE, now, series)
-        await alerts.reading_changed(conn, tools, ticker, differences)
-        news = await tools.prices.ledger.answered(conn, answer.grant, unreadable)
-    log.info("closes read", ticker=ticker, session=str(session), bars=len(bars))
-    log_unreadable(DAILY, ticker, news)
-    for difference in differences:
-        if difference.before.close == difference.after.close:
-            continue  # only the open became readable
-        log.warning(
-            "a close was read differently than before",
-            ticker=ticker,
-            session=str(difference.after.trading_day),
-            before=str(difference.before.close),
-            after=str(difference.after.close),
+        changes = await closes.insert_new(
+            conn, ticker=ticker, bars=bars, source=SOURCE, read_at=now, all_bars=series
         )
+        await alerts.report_changed_readings(conn, context, ticker=ticker, changes=changes)
+        new_unreadable = await context.prices.ledger.store_answered(conn, answer.grant, unreadable)
+    log.info("closes read", ticker=ticker, session=str(session), bars=len(bars))
+    log_unreadable(DAILY, ticker, new_unreadable)
+    _log_changes(ticker, changes)
+
+
+def _log_changes(ticker: str, changes: Sequence[ChangedClose]) -> None:
+    for change in changes:
+        # A change with the same close only adds an open that could not be read before.
+        if change.before.close != change.after.close:
+            log.warning(
+                "close changed",
+                ticker=ticker,
+                session=str(change.after.trading_day),
+                before=str(change.before.close),
+                after=str(change.after.close),
+            )
 
 
 def log_unreadable(function: str, ticker: str, rows: Sequence[UnreadableRow]) -> None:
     """Log the rows of an answer that are needed and cannot be read."""
     for row in rows:
-        day = str(row.day) if row.day else None
-        log.warning("a row cannot be read", function=function, ticker=ticker, row_day=day, reason=row.reason)
+        log.warning(
+            "row cannot be read",
+            function=function,
+            ticker=ticker,
+            row_day=str(row.day) if row.day else None,
+            reason=row.reason,
+        )

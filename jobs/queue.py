@@ -1,13 +1,14 @@
 """
-The queue: Procrastinate on our Postgres, its tasks, and when a job is tried again.
+The queue: Procrastinate on the service's Postgres, its tasks, and the retry policy.
 
-`procrastinate --app=jobs.queue.app worker` (and `shell`, `healthchecks`, `defer`) needs nothing but the environment:
-connections are made when the app is opened, and a worker started that way makes its own tools.
+`procrastinate --app=jobs.queue.app worker` (and `shell`, `healthchecks`, `defer`) needs only the
+environment: connections are made when the app is opened, and a worker that is started in this way
+builds its own context.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from math import inf
 from time import monotonic
@@ -23,91 +24,112 @@ from procrastinate.exceptions import ConnectorException, JobAborted
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
-from app.core import logging, presence, settings
-from app.core.presence import cause_of, is_away, is_denied, why
+from app.core import availability, logging, settings
+from app.core.availability import (
+    describe_cause,
+    is_permission_denied,
+    is_unavailable,
+    root_cause,
+)
 from app.core.settings import Settings
 from app.database import pools, rehearsed, roles
-from app.database.advice import denied, user_of
-from app.database.embedded import address_of
+from app.database.advice import get_user, permission_denied_message
+from app.database.embedded import resolve_database_url
 from app.database.rights import Need
-from app.domain.calendar import Calendar, Clock, today
-from app.domain.journal import timestamp
+from app.domain.calendar import Calendar, Clock, new_york_date
+from app.domain.journal import format_timestamp
 from app.errors import RecordDamaged, TryAgainAt
 from app.providers import model_ends, rate_limiter
 from app.providers.alpha_vantage import AlphaVantage
-from app.providers.llm import OpenAIPicker
-from app.providers.webhook import Receiver
+from app.providers.llm import ModelClient
+from app.providers.webhook import WebhookReceiver
 from jobs import strikes
 from jobs.context import Context, RealClock
 
-# How long a process may be silent before its jobs are put back, and how often it gives a sign of life.
+# Seconds without a heartbeat after which a worker's jobs are put back.
 STALLED_AFTER = 30.0
-HEARTBEAT = 5.0
 
-# What the queue asks of Postgres takes milliseconds; a connection that is used for so long has fallen silent.
-LONGEST_OF_QUEUE = 10.0
+# Seconds between two heartbeats of a worker.
+HEARTBEAT_INTERVAL = 5.0
 
-# How long a job may go on when the process is told to stop; then it goes back to the queue.
-DRAIN = 20.0
+# Seconds after which a connection that is still in use counts as hanging: the queue's statements
+# take milliseconds.
+MAX_CONNECTION_USE = 10.0
 
-# A tick is offered until the Monday is over in New York, so that a Monday that begins late still begins.
-MONDAY_LASTS = timedelta(hours=15)
+# Seconds that a running job gets to finish when the process is told to stop. After that it goes
+# back to the queue.
+DRAIN_TIMEOUT = 20.0
 
-DATABASE_AWAY = timedelta(seconds=5)
+# A tick of the weekly job that is late by at most this much still starts the job. From 09:00 it is
+# the rest of Monday in New York: if the service starts late on a Monday, the batch is still made.
+MAX_TICK_DELAY = timedelta(hours=15)
 
-# A right was taken from the database's user: a person gives it back, and nothing of the record is given up meanwhile.
-RIGHT_MISSING = timedelta(minutes=1)
+# The pause before the next attempt of a job while Postgres is unavailable.
+DATABASE_RETRY_DELAY = timedelta(seconds=5)
 
-# A job that is refused as too early waits for so long at least; and at most, if Postgres takes it for due already.
-SHORTEST_WAIT = timedelta(seconds=1)
-LONGEST_CORRECTION = timedelta(minutes=1)
-MOST_APART = timedelta(days=2)
+# The pause before the next attempt of a job if the database's user lacks a right. A person has to
+# grant it, so there is no limit of attempts.
+RIGHT_MISSING_DELAY = timedelta(minutes=1)
 
-MOST_SURPRISES = 5
+# Limits for the conversion of a retry's time; see `retry_time_in_postgres`.
+MIN_RETRY_DELAY = timedelta(seconds=1)
+MAX_DELAY_IF_DUE_IN_POSTGRES = timedelta(minutes=1)
+MAX_CLOCK_DIFFERENCE = timedelta(days=2)
 
-# A job that begins for the first time so long after it was due tells how late it is.
-LATE = timedelta(minutes=5)
+# After this number of unexpected errors, a job is not tried again.
+MAX_UNEXPECTED_FAILURES = 5
+
+# A job whose first attempt starts later than this after its due time logs the delay.
+LATE_AFTER = timedelta(minutes=5)
+
+# The log fields of those arguments that have another name in the log.
+_LOG_FIELDS = {"batch_id": "batch"}
 
 log = structlog.get_logger()
 
 
-class Surprise(Exception):
-    """Something went wrong in a job that nothing here expects; `times` is how often it has by now."""
-
-    def __init__(self, times: int) -> None:
-        super().__init__(f"surprise {times} of {MOST_SURPRISES}")
-        self.times = times
-
-
-class Jobs(JobManager):
+class UnexpectedFailure(Exception):
     """
-    Procrastinate's access to its jobs.
+    A job failed with an error that this module does not expect.
 
-    `lost` is called when the end of a job could not be written down. `heard_at` is when Postgres last did what a
-    worker wanted, by the monotonic clock. `clock` is the jobs' clock.
+    `count` is how many such errors the job has had, this one included.
     """
 
-    lost: Callable[[], None] | None = None
-    heard_at: float = -inf
+    def __init__(self, count: int) -> None:
+        super().__init__(f"unexpected error {count} of {MAX_UNEXPECTED_FAILURES}")
+        self.count = count
+
+
+class QueueJobManager(JobManager):
+    """
+    Procrastinate's job manager, which also reports to the worker's supervisor (`jobs/worker.py`).
+
+    `on_lost_result` is called when the end of a job could not be stored. `last_success_at` is the
+    time of Postgres's last response to a worker's request, by the monotonic clock. `clock` is a
+    function that returns the jobs' clock.
+    """
+
+    on_lost_result: Callable[[], None] | None = None
+    last_success_at: float = -inf
 
     def __init__(self, connector: BaseConnector, clock: Callable[[], Clock]) -> None:
         super().__init__(connector)
         self._clock = clock
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
-        """Return the next job that is due, which then belongs to the worker."""
+        """Assign the next job that is due to the worker. Return it, or None if no job is due."""
         job = await super().fetch_job(queues, worker_id)
-        self._heard()
+        self._record_success()
         return job
 
     async def update_heartbeat(self, worker_id: int) -> None:
-        """Write down that the worker lives."""
+        """Store that the worker is alive."""
         await super().update_heartbeat(worker_id)
-        self._heard()
+        self._record_success()
 
     async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
-        """Write down that a job has ended."""
-        with self._noticing():
+        """Store that a job has ended."""
+        with self._report_lost_result():
             await super().finish_job(job, status, delete_job)
 
     async def retry_job(
@@ -118,240 +140,335 @@ class Jobs(JobManager):
         queue: str | None = None,
         lock: str | None = None,
     ) -> None:
-        """Write down that a job is to be tried again; `retry_at` is a time of the jobs' own clock."""
-        with self._noticing():
+        """Store that a job is to be tried again; `retry_at` is a time of the jobs' own clock."""
+        with self._report_lost_result():
             if retry_at:
-                retry_at = await self._in_postgres_time(retry_at)
-            await super().retry_job(job, retry_at, priority, queue, lock)
+                retry_at = await self._to_postgres_time(retry_at)
+            await super().retry_job(
+                job, retry_at=retry_at, priority=priority, queue=queue, lock=lock
+            )
 
-    async def _in_postgres_time(self, at: datetime) -> datetime:
-        """Return when Postgres, whose clock decides what is due, will have waited as long as our clock says."""
+    async def _to_postgres_time(self, at: datetime) -> datetime:
+        """Convert a time of the jobs' clock to Postgres's clock, which decides what is due."""
         clock = self._clock()
-        if getattr(clock, "is_simulated", False):  # Postgres goes by the same simulated time
+        # In a rehearsal, Postgres uses the same simulated time.
+        if getattr(clock, "is_simulated", False):
             return at
         row = await self.connector.execute_query_one_async("SELECT clock_timestamp() AS now")
-        return retried_at(at, ours=clock.now(), postgres=row["now"])
+        return retry_time_in_postgres(at, job_now=clock.now(), postgres_now=row["now"])
 
-    def _heard(self) -> None:
-        self.heard_at = monotonic()
-        presence.written()
+    def _record_success(self) -> None:
+        self.last_success_at = monotonic()
+        availability.record_write()
 
     @contextmanager
-    def _noticing(self) -> Iterator[None]:
+    def _report_lost_result(self) -> Iterator[None]:
+        """Call `on_lost_result` if Postgres becomes unavailable within the context."""
         try:
             yield
         except ConnectorException as error:
-            if is_away(error) and self.lost:
-                self.lost()
+            if is_unavailable(error) and self.on_lost_result:
+                self.on_lost_result()
             raise
 
 
-def retried_at(at: datetime, *, ours: datetime, postgres: datetime) -> datetime:
+def retry_time_in_postgres(at: datetime, *, job_now: datetime, postgres_now: datetime) -> datetime:
     """
-    Return the time by Postgres's clock at which a job is tried again that waits until `at` by ours.
+    Convert `at`, a time of the jobs' clock until which a job waits, to Postgres's clock.
 
-    The wait is what counts: where our clock is behind, `at` is in Postgres's past, and the job would be fetched again
-    at once, over and over; where it is ahead, the job would wait longer. A wait for what Postgres takes for due already
-    is cut into pieces, because our clock may be set right at any moment.
+    The job waits equally long by both clocks. Without a conversion, a job whose clock is behind
+    would be fetched again at once, over and over, because `at` is in the past for Postgres; and a
+    job whose clock is ahead would wait longer.
+
+    There is one exception: if `at` is in the past for Postgres, the job waits at most a minute and
+    then checks again. The jobs' clock is then behind, and may be corrected at any moment.
     """
-    wait = at - ours
+    wait = at - job_now
     if wait <= timedelta(0):
-        return min(at, postgres)
-    if abs(postgres - ours) > MOST_APART:
-        # No clock is so wrong: it was set to another time on purpose, and moves when it is told to.
-        return max(at, postgres + SHORTEST_WAIT)
-    if at <= postgres:
-        wait = min(wait, LONGEST_CORRECTION)
-    return postgres + max(SHORTEST_WAIT, wait)
+        return min(at, postgres_now)
+    if abs(postgres_now - job_now) > MAX_CLOCK_DIFFERENCE:
+        # No clock is that wrong by accident: a test or a rehearsal controls it, so `at` is kept.
+        return max(at, postgres_now + MIN_RETRY_DELAY)
+    if at <= postgres_now:
+        wait = min(wait, MAX_DELAY_IF_DUE_IN_POSTGRES)
+    return postgres_now + max(MIN_RETRY_DELAY, wait)
 
 
 class Queue(procrastinate.App):
-    """Procrastinate's App, with the tools that its jobs are handed."""
+    """Procrastinate's App, with the context of its jobs."""
 
-    tools: Context | None = None
+    context: Context | None = None
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.job_manager: Jobs = Jobs(self.connector, self._clock)
+        self.job_manager: QueueJobManager = QueueJobManager(self.connector, self._clock)
 
     def now(self) -> datetime:
         """Return the time of the jobs' own clock."""
         return self._clock().now()
 
     def _clock(self) -> Clock:
-        return self.tools.clock if self.tools else RealClock()
+        if self.context is None:
+            return RealClock()
+        return self.context.clock
 
     async def run_worker_async(self, **options: Any) -> None:
-        """Run a worker; one that was started on its own, by Procrastinate's command line, makes its tools first."""
-        if self.tools:
+        """
+        Run a worker.
+
+        If the context is not bound yet, Procrastinate's command line has started the worker. Then
+        the context is built first, with the settings of the environment.
+        """
+        if self.context:
             await super().run_worker_async(**options)
             return
         configuration = settings.load()
-        settings.refuse_without_keys(configuration)
-        logging.configure(configuration.log_level, self.now, configuration.keys)
-        pool = pools.make_pool(address_of(configuration.database_url), pooled=configuration.database_pooled)
-        async with pools.opened(pool), handed(self, configuration, pool, RealClock()):
-            await rehearsed.refuse(pool)
-            model_ends.warn(configuration.openai_model, today(self.now()))
+        settings.require_keys(configuration)
+        logging.configure(configuration.log_level, self.now, configuration.secret_texts)
+        pool = pools.make_pool(
+            resolve_database_url(configuration.database_url), pooled=configuration.database_pooled
+        )
+        async with (
+            pools.opened(pool),
+            bind_context(self, configuration, pool=pool, clock=RealClock()),
+        ):
+            await rehearsed.refuse_rehearsal(pool)
+            model_ends.log_end_warning(configuration.openai_model, new_york_date(self.now()))
             await super().run_worker_async(**options)
 
 
-class Retry(BaseRetryStrategy):
+class RetryPolicy(BaseRetryStrategy):
     """
-    When something that did not succeed is tried again: the whole policy, and who keeps which part of it.
+    The retry policy: when a job that did not succeed is tried again.
 
-    | what happened                           | then                                               | kept by        |
-    |-----------------------------------------|----------------------------------------------------|----------------|
-    | no answer, or none that can be read     | 5 attempts, waits of at most 2, 4, 8, 16 s         | alpha_vantage  |
-    | ... in all 5, on a Monday               | TryAgainAt the next time, as for a close           | weekly         |
-    | the provider asked us to slow down      | the same                                           | alpha_vantage  |
-    | the provider does not know a ticker     | 5 attempts, waits of 5, 15, 60, 120 s; class       | alpha_vantage  |
-    |                                         | shares with a dash and with a dot in turn          |                |
-    | it knew that ticker lately              | as no answer: attempts are used up                 | prices         |
-    | our own limits are reached              | a wait of up to a minute; else TryAgainAt          | ledger         |
-    | the provider says the quota is spent    | TryAgainAt, in an hour, for every job              | ledger         |
-    | a close is not there yet                | TryAgainAt 9:30, 10:30, 12:30, 16:30, 20:30        | weekly, daily  |
-    | attempts or times are used up           | a skipped checkpoint, a failed Monday              | weekly, daily  |
-    | a bad key, a premium endpoint, ...      | the same, at once, saying what to change           | weekly, daily  |
-    | the model's answer cannot be used       | asked again with the reason, 3 questions in all    | weekly         |
-    | a ticker that is unknown or delisted    | the same                                           | weekly         |
-    | a ticker that lacks its close at 20:30  | the same                                           | weekly         |
-    | the model's provider does not answer    | TryAgainAt, in 1 minute, then in 10, or when it    | weekly         |
-    |                                         | says; 3 questions in all                           |                |
-    | a question is open in another process   | TryAgainAt its lapse                               | weekly         |
-    | a checkpoint was skipped                | looked at once a day while the batch is active     | upkeep         |
-    | no room, or no answer, for late splits  | TryAgainAt 10:00 the next day, until its week ends | late_splits    |
-    | a message is not taken for now          | TryAgainAt twice its age, at most an hour; a day   | messages       |
-    | a message is refused                    | no more; the log says what to change               | messages       |
-    | TryAgainAt                              | at the time it says; not a failed attempt          | this strategy  |
-    | shut down in the middle                 | at once, by whoever is there                       | this strategy  |
-    | the database was away or read-only      | in 5 seconds, as often as it takes                 | this strategy  |
-    | its user lacks a right                  | TryAgainAt, in 1 minute, as often as it takes      | middleware     |
-    | a row that it needs is damaged          | the job has failed; the log names the row          | this strategy  |
-    | a surprise                              | after 2, 4, 8, 16 seconds; then the job has failed | this strategy  |
-    | its process died                        | put back, 10 times; then the job has failed        | upkeep         |
-    | the job has failed                      | a skipped checkpoint, a failed Monday              | upkeep         |
+    This list has the whole policy, by the module that decides. Each line has a case, and what
+    follows. TryAgainAt is the error with which a job asks to be tried again at a time.
 
-    The wait is by the jobs' own clock, also where that is not Postgres's, which decides what is due (`retried_at`).
-    A job that was put back more than once shares a lock with others like it; one that ends in order is free again.
+    `alpha_vantage`:
+    - The response cannot be read, or asks to slow down: 5 attempts, with waits of at most 2, 4, 8
+      and 16 seconds.
+    - The ticker is unknown: 5 attempts, with waits of 5, 15, 60 and 120 seconds. Share classes are
+      written with a dash and with a dot in turn.
+
+    `rate_limiter`:
+    - Our own limits are reached: the job waits for up to a minute; if that is not enough,
+      TryAgainAt.
+    - The provider says that the quota is spent: TryAgainAt in an hour, for every job.
+
+    `prices`:
+    - The ticker is unknown, but the provider knew it recently: treated as if all attempts were used
+      up.
+
+    `weekly`:
+    - The model's answer is refused; or a ticker is unknown, is no longer traded, or has no close at
+      20:30: another question with the reason, at most 3 questions in all.
+    - The model's provider does not answer: TryAgainAt in 1 minute, before the last question in 10,
+      or at the time that the provider gives; at most 3 questions in all.
+    - Another process has an open question: TryAgainAt the time at which that question times out.
+    - All attempts for a price are used up: TryAgainAt as for a close that is not available.
+
+    `weekly` and `daily`:
+    - A close is not available yet: TryAgainAt 9:30, 10:30, 12:30, 16:30, 20:30.
+    - It is after the last of these times, or the attempts for a checkpoint are used up: the Monday
+      fails, or the checkpoint is skipped.
+    - The request is wrong (a wrong key, a premium endpoint and so on): the Monday fails, or the
+      checkpoint is skipped, at once. The reason says what to change.
+
+    `late_splits`:
+    - The quota has no room, or there is no response: TryAgainAt 10:00 the next day, until the week
+      is over.
+
+    `messages`:
+    - The receiver did not accept the message for now: TryAgainAt. Each pause is as long as the
+      age of the message, but at most an hour. The message is given up after a day.
+    - The receiver refused the message: it is given up, and the log says what to change.
+
+    This class and its middleware:
+    - The job raised TryAgainAt: at that time. This is not a failed attempt.
+    - The process was stopped during the job: at once, in any process.
+    - The database is unavailable: in 5 seconds, without a limit.
+    - The database's user lacks a right: in 1 minute, without a limit.
+    - A row that the job needs is damaged: the job has failed, and the log names the row.
+    - An unexpected error: in 2, 4, 8, 16 seconds; then the job has failed.
+
+    `reconcile`:
+    - The job's process died: the job is put back. At the tenth death it has failed.
+    - The job has failed: the checkpoint is skipped, or the Monday fails.
+    - A checkpoint was skipped: a retake once a day while the batch is active.
+
+    Waits are measured by the jobs' own clock, although Postgres's clock decides what is due (see
+    `retry_time_in_postgres`). A job whose process died more than once shares one lock with all such
+    jobs, so that they run one at a time (`reconcile`). If such a job raises an error, it did not
+    kill its process, so its next attempt gets its own lock.
     """
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
-        """Return when to try again, or None; times come from the jobs' own clock."""
+        """Return when to try again by the jobs' own clock, or None if the job has failed."""
         now = app.now()
         match exception:
             case asyncio.CancelledError() | JobAborted():
                 at = now
             case TryAgainAt():
                 at = exception.at
-            case Surprise() if exception.times < MOST_SURPRISES:
-                at = now + timedelta(seconds=2.0**exception.times)
-            case _ if is_away(exception):
-                at = now + DATABASE_AWAY
+            case UnexpectedFailure() if exception.count < MAX_UNEXPECTED_FAILURES:
+                at = now + timedelta(seconds=2.0**exception.count)
+            case _ if is_unavailable(exception):
+                at = now + DATABASE_RETRY_DELAY
             case _:
                 return None
-        return RetryDecision(retry_at=at, lock=f"job {job.id}" if job.lock else None)
+        lock = None
+        if job.lock:
+            # Procrastinate cannot remove a lock, so the job gets a lock that no other job has.
+            lock = f"job {job.id}"
+        return RetryDecision(retry_at=at, lock=lock)
 
 
-async def in_the_log(job: Callable[[], Awaitable[Any]], context: JobContext, _: Any) -> Any:
-    """Let every line that a job logs say whose it is, and log what does not end as it should."""
-    known = {"batch" if name == "batch_id" else name: value for name, value in context.job.task_kwargs.items()}
-    known.pop("timestamp", None)
+async def log_job(
+    run_job: Callable[[], Awaitable[Any]], job_context: JobContext, _worker: Any
+) -> Any:
+    """
+    Bind the job's log context while it runs, and log errors and delays.
+
+    A middleware of Procrastinate's worker.
+    """
+    job = job_context.job
+    fields = {_LOG_FIELDS.get(name, name): value for name, value in job.task_kwargs.items()}
+    fields.pop("timestamp", None)
     with structlog.contextvars.bound_contextvars(
-        job=context.job.id, task=context.job.task_name, attempt=context.job.attempts + 1, **known
+        job=job.id, task=job.task_name, attempt=job.attempts + 1, **fields
     ):
-        due = None if "retake" in known else context.job.scheduled_at  # another look is meant to be later
-        if due and not context.job.attempts and app.now() - due > LATE:
-            log.warning("this job is late", due=str(due), late=str(app.now() - due).partition(".")[0])
+        _log_late_start(job)
         try:
-            return await job()
+            return await run_job()
         except Exception as error:
-            _tell(error)
+            _log_error(error)
             raise
 
 
-def _tell(error: Exception) -> None:
-    """Say that a job goes back to the queue, until when and why; of one that has failed, Procrastinate does."""
+def _log_late_start(job: Job) -> None:
+    """Log it if the first attempt of a job starts late."""
+    # A retake is scheduled for the morning of its checkpoint, which may be days ago: never late.
+    if job.attempts or job.scheduled_at is None or "retake" in job.task_kwargs:
+        return
+    delay = app.now() - job.scheduled_at
+    if delay > LATE_AFTER:
+        without_fraction, _, _ = str(delay).partition(".")
+        log.warning("job started late", due=str(job.scheduled_at), late=without_fraction)
+
+
+def _log_error(error: Exception) -> None:
+    """
+    Log the error of a job, and when the job is tried again.
+
+    Procrastinate itself logs that a job has failed.
+    """
     match error:
-        case TryAgainAt() if error.__cause__ and is_denied(error.__cause__):
-            log.warning("a right is missing", until=timestamp(error.at), reason=str(error))
+        case TryAgainAt() if error.__cause__ and is_permission_denied(error.__cause__):
+            log.warning(
+                "the database user lacks a right",
+                until=format_timestamp(error.at),
+                reason=str(error),
+            )
         case TryAgainAt():
-            log.info("job waits", until=timestamp(error.at), reason=str(error))
-        case Surprise() if error.times < MOST_SURPRISES:
-            log.error("surprise in a job", times=error.times, of=MOST_SURPRISES, exc_info=error.__cause__)
+            log.info("job waits", until=format_timestamp(error.at), reason=str(error))
+        case UnexpectedFailure() if error.count < MAX_UNEXPECTED_FAILURES:
+            log.error(
+                "unexpected error in a job",
+                times=error.count,
+                of=MAX_UNEXPECTED_FAILURES,
+                exc_info=error.__cause__,
+            )
         case RecordDamaged():
             log.error("the record is damaged", reason=str(error))
-        case _ if is_away(error):
-            log.warning("job waits for the database", reason=why(error))
+        case _ if is_unavailable(error):
+            log.warning("job waits for the database", reason=describe_cause(error))
 
 
-async def counted(job: Callable[[], Awaitable[Any]], context: JobContext, _: Any) -> Any:
-    """Count the surprises of a job where every process can read them: the next attempt may be another's."""
+async def count_failures(
+    run_job: Callable[[], Awaitable[Any]], job_context: JobContext, _worker: Any
+) -> Any:
+    """
+    Count the unexpected errors of a job, and raise errors that the retry policy understands.
+
+    A middleware of Procrastinate's worker. The count is stored in the database, because the next
+    attempt may run in another process. Raise UnexpectedFailure for an unexpected error, and
+    TryAgainAt if the database's user lacks a right.
+    """
     try:
-        return await job()
-    except (TryAgainAt, JobAborted, RecordDamaged):  # a damaged row stays as it is until a person restores it
+        return await run_job()
+    except (TryAgainAt, JobAborted, RecordDamaged):
+        # RecordDamaged is not counted or retried: the row stays damaged until a person restores it.
         raise
     except Exception as error:
-        if is_away(error):
+        if is_unavailable(error):
             raise
-        if is_denied(error):
-            raise TryAgainAt(await _what_is_denied(error), app.now() + RIGHT_MISSING) from error
-        raise Surprise(await _strike(context.job)) from error
+        if is_permission_denied(error):
+            message = await _permission_message(error)
+            raise TryAgainAt(message, app.now() + RIGHT_MISSING_DELAY) from error
+        raise UnexpectedFailure(await _add_strike(job_context.job)) from error
 
 
-async def _what_is_denied(error: Exception) -> str:
-    """Return which right the jobs lack, with the statement that gives it."""
-    pool, cause = tools().pool, cause_of(error)
+async def _permission_message(error: Exception) -> str:
+    """Return a message that says which right the jobs lack, and which statement grants it."""
+    pool = current_context().pool
     address = str(pool.conninfo)
     async with pool.connection() as conn:
-        if statements := await roles.missing(conn, Need.WORK):
-            return roles.lacking(address, user_of(address), Need.WORK, statements)
+        statements = await roles.missing_grants(conn, Need.WORK)
+    if statements:
+        return roles.missing_rights_message(
+            address, user=get_user(address), need=Need.WORK, statements=statements
+        )
+    cause = root_cause(error)
     assert isinstance(cause, psycopg.Error)
-    return denied(address, cause)
+    return permission_denied_message(address, cause)
 
 
-async def _strike(job: Job) -> int:
-    async with tools().pool.connection() as conn:
-        return await strikes.add_surprise(conn, job.id)
+async def _add_strike(job: Job) -> int:
+    async with current_context().pool.connection() as conn:
+        return await strikes.add_unexpected_failure(conn, job.id)
 
 
-MIDDLEWARE = [in_the_log, counted]
-
-
-def _pool(conninfo: str) -> pools.Pool:
-    return pools.make_pool(conninfo, size=4, name="queue", autocommit=False, longest=LONGEST_OF_QUEUE)
+MIDDLEWARE = [log_job, count_failures]
 
 
 class Connector(PsycopgConnector):
-    """Procrastinate's connections: a small pool of the queue's own, so that nothing else can starve it."""
+    """Procrastinate's connector with a small pool of its own, so that no other work exhausts it."""
 
     def __init__(self, address: Callable[[], str]) -> None:
-        super().__init__(pool_factory=lambda **_: _pool(address()))
+        super().__init__(pool_factory=lambda **_: _make_queue_pool(address()))
         self._address = address
 
     async def open_async(self, pool: pools.Pool | None = None) -> None:
-        """Make the pool; refuse a database that cannot be reached, or that is not one for the record."""
+        """Open the pool. Refuse a database that cannot be reached or cannot hold the record."""
         if pool is None:
-            await pools.check(self._address())  # the pool itself would only say that it timed out
+            # The pool would report a database that cannot be reached only as a timeout.
+            await pools.check(self._address())
         await super().open_async(pool)
 
     async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
         """
-        Listen for new jobs, and pass over every other notification.
+        Listen for new jobs, and ignore all other notifications.
 
-        Each user of the database may send one. Procrastinate ends the worker at a payload that it cannot read, and
-        aborts the job that a payload names; a job whose row says that it is to be aborted it finds without one.
+        Any user of the database may send a notification. Procrastinate ends the worker if it cannot
+        read a payload, and it aborts a job that a payload names. Nothing is lost without those:
+        Procrastinate also finds an abort request in the job's row.
         """
 
-        async def heard(*, channel: str, payload: str) -> None:
-            if _is_of_a_new_job(payload):
+        async def notify_of_new_job(*, channel: str, payload: str) -> None:
+            if _is_new_job(payload):
                 await on_notification(channel=channel, payload=payload)
 
-        await super().listen_notify(on_notification=heard, channels=channels)
+        await super().listen_notify(on_notification=notify_of_new_job, channels=channels)
 
 
-def _is_of_a_new_job(payload: str) -> bool:
-    """Return whether the queue's own trigger may have sent a notification, for a job that was deferred."""
+def _make_queue_pool(conninfo: str) -> pools.Pool:
+    return pools.make_pool(
+        conninfo, max_size=4, name="queue", autocommit=False, max_use_seconds=MAX_CONNECTION_USE
+    )
+
+
+def _is_new_job(payload: str) -> bool:
+    """Return whether a notification has the form of those that the queue's own trigger sends."""
     try:
         notification = msgspec.json.decode(payload, type=_NewJob)
     except msgspec.MsgspecError:
@@ -360,68 +477,77 @@ def _is_of_a_new_job(payload: str) -> bool:
 
 
 class _NewJob(msgspec.Struct):
+    """The payload of a notification about a new job."""
+
     type: str
     job_id: int
 
 
-def connector(conninfo: str) -> Connector:
-    """Return a connector for a process that knows the queue's address."""
+def make_connector(conninfo: str) -> Connector:
+    """Return a connector for a known address; `app` itself takes the address of the settings."""
     return Connector(lambda: conninfo)
 
 
 @asynccontextmanager
-async def handed(queue: Queue, settings: Settings, pool: pools.Pool, clock: Clock) -> AsyncIterator[Context]:
-    """Make the tools that `settings` describe, and hand them to the queue's jobs for the time of the context."""
+async def bind_context(
+    queue: Queue, settings: Settings, *, pool: pools.Pool, clock: Clock
+) -> AsyncIterator[Context]:
+    """
+    Build a context from `settings`, and bind it to the queue until the `async with` block ends.
+
+    Then the clients of the providers are closed; `pool` is left to the caller.
+    """
     limits = rate_limiter.alpha_vantage_limits(settings)
-    tools = Context(
+    ledger = rate_limiter.RequestLedger(pool, provider="alphavantage", limits=limits, clock=clock)
+    context = Context(
         pool=pool,
-        picker=OpenAIPicker(
-            settings.openai_api_key,
-            settings.openai_model,
-            settings.openai_base_url,
-            settings.openai_temperature,
+        model_client=ModelClient(
+            key=settings.openai_api_key,
+            model=settings.openai_model,
+            base_url=settings.openai_base_url,
+            temperature=settings.openai_temperature,
             timeout=settings.openai_timeout,
             clock=clock,
         ),
         prices=AlphaVantage(
-            settings.alpha_vantage_api_key,
-            rate_limiter.Ledger(pool, "alphavantage", limits, clock),
-            clock,
-            settings.alpha_vantage_base_url,
+            key=settings.alpha_vantage_api_key,
+            ledger=ledger,
+            clock=clock,
+            base_url=settings.alpha_vantage_base_url,
         ),
         calendar=Calendar(settings.market_closed_days),
         benchmark=settings.benchmark_symbol,
         clock=clock,
-        alerts=Receiver("ALERT_WEBHOOK_URL", settings.alert_webhook_url, clock),
-        heartbeat=Receiver("HEARTBEAT_URL", settings.heartbeat_url, clock),
+        alerts=WebhookReceiver("ALERT_WEBHOOK_URL", settings.alert_webhook_url, clock),
+        heartbeat=WebhookReceiver("HEARTBEAT_URL", settings.heartbeat_url, clock),
     )
-    queue.tools = tools
-    try:
-        yield tools
-    finally:
-        queue.tools = None
-        await tools.prices.close()
-        await tools.picker.close()
-        await tools.alerts.close()
-        await tools.heartbeat.close()
+    # The stack closes every client, even if one of them raises an error.
+    async with AsyncExitStack() as clients:
+        for client in (context.prices, context.model_client, context.alerts, context.heartbeat):
+            clients.push_async_callback(client.close)
+        queue.context = context
+        try:
+            yield context
+        finally:
+            queue.context = None
 
 
-def tools() -> Context:
-    """Return the tools of the job that asks."""
-    assert app.tools is not None, "a worker runs only with its tools"
-    return app.tools
+def current_context() -> Context:
+    """Return the context of the job that is running."""
+    assert app.context is not None, "a worker runs only with its context"
+    return app.context
 
 
 app = Queue(
-    connector=Connector(lambda: address_of(settings.load().queue_address)),
+    connector=Connector(lambda: resolve_database_url(settings.load().queue_address)),
     import_paths=["jobs.weekly", "jobs.daily", "jobs.late_splits", "jobs.alerts", "jobs.heartbeat"],
     worker_defaults={
         "concurrency": 8,
         "fetch_job_polling_interval": 1.0,
-        "update_heartbeat_interval": HEARTBEAT,
+        "update_heartbeat_interval": HEARTBEAT_INTERVAL,
         "stalled_worker_timeout": STALLED_AFTER,
-        "shutdown_graceful_timeout": DRAIN,
+        "shutdown_graceful_timeout": DRAIN_TIMEOUT,
         "worker_middleware": MIDDLEWARE,
     },
-    periodic_defaults={"max_delay": MONDAY_LASTS.total_seconds()},
+    periodic_defaults={"max_delay": MAX_TICK_DELAY.total_seconds()},
 )

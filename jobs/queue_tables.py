@@ -1,19 +1,20 @@
 """
-The queue's tables: every SQL statement of ours on them, one function for each question.
+All SQL statements of this service on the queue's tables.
 
-The tables belong to Procrastinate. Its own API, the job manager, is used where it gives the same
-answer in the caller's transaction, which is where a method takes `connection=`:
-`get_job_status_async`, `cancel_job_by_id_async` and, wherever jobs are deferred,
-`batch_defer_jobs_async`. Its other methods use the queue's own pool: they run outside of the
-caller's transaction, and a command does not open that pool. A function that replaces such a method
-names it; a comment "no method in the API" means that the API does not answer the question.
+The tables belong to Procrastinate. Its own API, the job manager, is used where a method can work in
+the caller's transaction, because it takes `connection=`: `get_job_status_async`,
+`cancel_job_by_id_async` and `batch_defer_jobs_async`. The other methods use the queue's own pool:
+they run outside of the caller's transaction, and a command does not open that pool. A function
+that replaces such a method has a comment "Instead of" with the method's name. A comment "No method
+in the API" means that the API has nothing for this purpose.
 
-The caller's connection reaches the schema `queue` by its search path (`pools.transaction`), because
-Procrastinate's functions need it. Where a caller has none, the statement names the schema.
+Most functions need a connection with the schema `queue` in its search path (`pools.transaction`),
+because Procrastinate's functions need it. Functions that do not need it say so; their statements
+name the schema.
 
-A job that is `doing` under a worker that is gone, or silent for too long, is called `stalled`.
-Heartbeats and events have real times, in a rehearsal too, so they are compared with Postgres's
-`now()`, and not with the jobs' clock.
+The queue's status of a running job is `doing`. If its worker is gone, or has sent no heartbeat for
+too long, this service calls the job `stalled`. Heartbeats and events have real times, in a
+rehearsal too, so they are compared with Postgres's `now()`, and not with the jobs' clock.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,13 +28,14 @@ from procrastinate.exceptions import ConnectorException, NoResult
 from psycopg import sql
 from psycopg.rows import scalar_row
 
-from app.store.rows import Conn, row_of
+from app.store.rows import Conn, row_factory
 from jobs.queue import STALLED_AFTER, app
 
-# The statuses of jobs that will still run or are running.
+# The statuses of jobs that wait or run.
 LIVE = ("todo", "doing")
 
-# The same as a command shows them: `stalled` is ours, the queue calls such a job `doing`.
+# The statuses that commands show for jobs that have not ended. The queue itself has no status
+# `stalled`: it calls such a job `doing`.
 NOT_ENDED = (*LIVE, "stalled")
 UNFINISHED = (*NOT_ENDED, "failed")
 
@@ -41,18 +43,18 @@ _ENDED = ("failed", "cancelled", "aborted", "succeeded")
 QUEUE_STATUSES = (*LIVE, *_ENDED)
 STATUSES = (*NOT_ENDED, *_ENDED)
 
-# Written into a statement, not passed as a parameter: a partial index serves only constants.
+# A part of a statement, not a parameter: Postgres uses a partial index only for constants.
 _LIVE = sql.SQL(", ").join(sql.Literal(status) for status in LIVE)
 
 
-class Found(Struct, frozen=True):
+class JobRow(Struct, frozen=True):
     """
-    A job as it stands.
+    A job of the queue, with its strikes.
 
-    `silent` is for how many seconds its worker gave no sign of life, None if that is gone.
-
-    `surprises` and `deaths` are what counts against it; the queue's own attempts hold waits and
-    shutdowns, too.
+    `silent` is how many seconds ago its worker sent its last heartbeat, or None if the worker is
+    gone. `surprises` is the number of its unexpected errors, and `deaths` the number of times its
+    process died; too many of either, and the job fails. `attempts` is the queue's own number: it
+    also counts waits and shutdowns, and has no limit.
     """
 
     id: int
@@ -72,63 +74,72 @@ class Found(Struct, frozen=True):
     silent: float | None
 
 
-class Happened(Struct, frozen=True):
+class JobEvent(Struct, frozen=True):
     """
-    One of the events that the queue writes down of a job.
+    An event of a job, as the queue has stored it.
 
-    Its time is real, but for the time at which a job is scheduled: that is the jobs' own.
+    `at` is a real time. Only in the event "scheduled" it is a time of the jobs' clock: the time for
+    which the job is scheduled.
     """
 
     type: str
     at: datetime
 
 
-class Silent(Struct, frozen=True):
-    """A worker, and for how many seconds it gave no sign of life."""
+class WorkerRow(Struct, frozen=True):
+    """A worker; `silent` is how many seconds ago it sent its last heartbeat."""
 
     id: int
     last_heartbeat: datetime
     silent: float
 
     @property
-    def lives(self) -> bool:
-        """Return whether it counts as alive."""
+    def is_alive(self) -> bool:
+        """Return whether the worker's last heartbeat is recent enough."""
         return self.silent <= STALLED_AFTER
 
 
-class Counted(Struct, frozen=True):
-    """How many jobs of a task have a status, the queue's own."""
+class JobCount(Struct, frozen=True):
+    """The number of a task's jobs with one of the queue's own statuses."""
 
     task: str
     status: str
     jobs: int
 
 
-class PutBack(Struct, frozen=True):
-    """A stalled job that was put back or failed, and how many times its process has died."""
+class StalledJob(Struct, frozen=True):
+    """
+    A job that was stalled, and now is put back or has failed.
+
+    `deaths` is the number of times its process has died, this time included.
+    """
 
     id: int
     task: str
     deaths: int
 
 
-# What is there
+# Reading jobs
 
 
-async def find(conn: Conn, statuses: Sequence[str], task: str | None, limit: int) -> list[Found]:
+async def find_jobs(
+    conn: Conn, statuses: Sequence[str], *, task: str | None, limit: int
+) -> list[JobRow]:
     """
-    Return jobs with these statuses, of one task or all: what stalled, runs, failed, waits, then the rest.
+    Return at most `limit` jobs with these statuses, of one task or of all tasks.
 
-    Of those that wait the next one is first, of all others the newest.
+    Stalled jobs come first, then running, failed, waiting ones, then the others. Waiting jobs are
+    in the order in which they will run; all others have the newest first.
     """
     # Instead of job_manager.list_jobs_async: no `connection=`, no `stalled`, one status at a time.
     return await _select(
         conn,
         """
-        WHERE found.status = ANY(%(statuses)s) AND (%(task)s::text IS NULL OR task = %(task)s)
-        ORDER BY array_position(ARRAY['stalled', 'doing', 'failed', 'todo'], found.status) NULLS LAST,
-            CASE WHEN found.status = 'todo' THEN coalesce(scheduled_at, 'epoch') END,
-            CASE WHEN found.status = 'todo' THEN found.id ELSE -found.id END
+        WHERE job_rows.status = ANY(%(statuses)s) AND (%(task)s::text IS NULL OR task = %(task)s)
+        ORDER BY
+            array_position(ARRAY['stalled', 'doing', 'failed', 'todo'], job_rows.status) NULLS LAST,
+            CASE WHEN job_rows.status = 'todo' THEN coalesce(scheduled_at, 'epoch') END,
+            CASE WHEN job_rows.status = 'todo' THEN job_rows.id ELSE -job_rows.id END
         LIMIT %(limit)s
         """,
         statuses=list(statuses),
@@ -137,21 +148,24 @@ async def find(conn: Conn, statuses: Sequence[str], task: str | None, limit: int
     )
 
 
-async def get(conn: Conn, id: int) -> Found | None:
-    """Return a job, or None if there is none of that id."""
-    found = await _select(conn, "WHERE found.id = %(id)s", id=id)
-    return found[0] if found else None
+async def get_job(conn: Conn, id: int) -> JobRow | None:
+    """Return a job, or None if no job has that id."""
+    jobs = await _select(conn, "WHERE job_rows.id = %(id)s", id=id)
+    if not jobs:
+        return None
+    return jobs[0]
 
 
-async def hold(conn: Conn, id: int) -> Found | None:
-    """Return a job that no other process can change before this transaction ends, if it exists."""
-    # No method in the API. Two statements, so that the second sees what was committed while the
-    # first waited for the row.
+async def lock_job(conn: Conn, id: int) -> JobRow | None:
+    """Lock a job until the transaction ends, and return it. Return None if no job has that id."""
+    # No method in the API. With two statements, the second one sees what other transactions
+    # committed while the first one waited for the row.
     await conn.execute("SELECT FROM procrastinate_jobs WHERE id = %s FOR UPDATE", (id,))
-    return await get(conn, id)
+    return await get_job(conn, id)
 
 
-async def _select(conn: Conn, where: str, **values: object) -> list[Found]:
+async def _select(conn: Conn, clauses: str, **values: object) -> list[JobRow]:
+    """Return jobs with their status and strikes; `clauses` end the statement, from WHERE on."""
     statement = """
     SELECT *
     FROM (
@@ -160,7 +174,10 @@ async def _select(conn: Conn, where: str, **values: object) -> list[Found]:
             task_name AS task,
             CASE
                 WHEN jobs.status = 'doing'
-                    AND (workers.id IS NULL OR last_heartbeat < now() - make_interval(secs => %(stalled_after)s))
+                    AND (
+                        workers.id IS NULL
+                        OR last_heartbeat < now() - make_interval(secs => %(stalled_after)s)
+                    )
                     THEN 'stalled'
                 ELSE jobs.status::text
             END AS status,
@@ -179,15 +196,17 @@ async def _select(conn: Conn, where: str, **values: object) -> list[Found]:
         FROM procrastinate_jobs jobs
             LEFT JOIN procrastinate_workers workers ON workers.id = jobs.worker_id
             LEFT JOIN operations.strikes ON strikes.job_id = jobs.id
-    ) found
+    ) AS job_rows
     """
-    async with conn.cursor(row_factory=row_of(Found)) as cursor:
-        await cursor.execute((statement + where).encode(), {"stalled_after": STALLED_AFTER, **values})
+    async with conn.cursor(row_factory=row_factory(JobRow)) as cursor:
+        await cursor.execute(
+            (statement + clauses).encode(), {"stalled_after": STALLED_AFTER, **values}
+        )
         return await cursor.fetchall()
 
 
 async def is_live(conn: Conn, id: int) -> bool:
-    """Return whether a job waits or runs; one that was deleted does neither."""
+    """Return whether a job waits or runs. Return False for a job that was deleted."""
     try:
         with _unwrapped():
             status = await app.job_manager.get_job_status_async(id, connection=conn)
@@ -197,7 +216,11 @@ async def is_live(conn: Conn, id: int) -> bool:
 
 
 async def find_duplicate(conn: Conn, id: int) -> int | None:
-    """Return the oldest other job of the same task and arguments that waits or runs, or None."""
+    """
+    Return the id of the oldest other job of the same task and arguments that waits or runs.
+
+    Return None if there is no such job.
+    """
     # No method in the API.
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
@@ -214,20 +237,26 @@ async def find_duplicate(conn: Conn, id: int) -> int | None:
     return await cursor.fetchone()
 
 
-async def events_of(conn: Conn, id: int) -> list[Happened]:
-    """Return what happened to a job, in order."""
+async def list_events(conn: Conn, id: int) -> list[JobEvent]:
+    """Return the events of a job, oldest first."""
     # No method in the API.
-    async with conn.cursor(row_factory=row_of(Happened)) as cursor:
+    async with conn.cursor(row_factory=row_factory(JobEvent)) as cursor:
         await cursor.execute(
-            "SELECT type::text, at FROM procrastinate_events WHERE job_id = %s ORDER BY procrastinate_events.id", (id,)
+            """
+            SELECT type::text, at
+            FROM procrastinate_events
+            WHERE job_id = %s
+            ORDER BY procrastinate_events.id
+            """,
+            (id,),
         )
         return await cursor.fetchall()
 
 
-async def counts(conn: Conn) -> list[Counted]:
-    """Return how many jobs there are, by task and status."""
+async def count_by_status(conn: Conn) -> list[JobCount]:
+    """Return the number of jobs, by task and status."""
     # Instead of job_manager.list_tasks_async: no `connection=`, and one scan of the table per task.
-    async with conn.cursor(row_factory=row_of(Counted)) as cursor:
+    async with conn.cursor(row_factory=row_factory(JobCount)) as cursor:
         await cursor.execute(
             """
             SELECT task_name AS task, status::text, count(*) AS jobs
@@ -241,9 +270,10 @@ async def counts(conn: Conn) -> list[Counted]:
 
 async def waiting_since(conn: Conn, at: datetime) -> datetime | None:
     """
-    Return when the job that waits longest, although it may run, was due; None if none is at `at`.
+    Return the time since which the longest waiting job is ready to run.
 
-    One without a time was due when it was deferred or put back.
+    Return None if no job is due at `at`. A job without a scheduled time is due as soon as it is
+    deferred or put back.
     """
     # No method in the API.
     cursor = conn.cursor(row_factory=scalar_row)
@@ -266,10 +296,10 @@ async def waiting_since(conn: Conn, at: datetime) -> datetime | None:
 # Workers
 
 
-async def workers(conn: Conn) -> list[Silent]:
-    """Return the workers that have signed on and not off, the one heard last first."""
+async def list_workers(conn: Conn) -> list[WorkerRow]:
+    """Return the registered workers, the one with the newest heartbeat first."""
     # No method in the API: it writes heartbeats and does not read them.
-    async with conn.cursor(row_factory=row_of(Silent)) as cursor:
+    async with conn.cursor(row_factory=row_factory(WorkerRow)) as cursor:
         await cursor.execute(
             """
             SELECT id, last_heartbeat, extract(epoch FROM now() - last_heartbeat)::float8 AS silent
@@ -281,61 +311,72 @@ async def workers(conn: Conn) -> list[Silent]:
 
 
 async def has_live_worker(conn: Conn) -> bool:
-    """Return whether a worker of any process is alive."""
+    """Return whether any process has a live worker."""
     # No method in the API.
     cursor = await conn.execute(
-        "SELECT EXISTS (SELECT FROM procrastinate_workers WHERE last_heartbeat > now() - make_interval(secs => %s))",
+        """
+        SELECT EXISTS (
+            SELECT
+            FROM procrastinate_workers
+            WHERE last_heartbeat > now() - make_interval(secs => %s)
+        )
+        """,
         (STALLED_AFTER,),
     )
-    (lives,) = await cursor.fetchone() or (False,)
-    return bool(lives)
+    (is_alive,) = await cursor.fetchone() or (False,)
+    return bool(is_alive)
 
 
-async def are_installed(conn: Conn) -> bool:
-    """Return whether the queue's tables are in the database. Needs no search path."""
+async def has_tables(conn: Conn) -> bool:
+    """Return whether the queue's tables are in the database. It needs no search path."""
     # Instead of job_manager.check_connection_async: no `connection=`.
     cursor = await conn.execute("SELECT to_regclass('queue.procrastinate_workers') IS NOT NULL")
-    (there,) = await cursor.fetchone() or (False,)
-    return bool(there)
+    (is_there,) = await cursor.fetchone() or (False,)
+    return bool(is_there)
 
 
-# What jobs ask about other jobs of their kind. The API finds jobs by task, but not by arguments.
+# Finding jobs by their arguments. The API can only find jobs by task.
 
 
 async def periodic_jobs(
     conn: Conn,
+    *,
     task: str,
     since: datetime,
     statuses: Sequence[str],
-    *,
     until: datetime | None = None,
     before: int | None = None,
 ) -> list[int]:
     """
     Return the ids of a periodic task's jobs that have one of these statuses, oldest first.
 
-    Only those whose tick is at `since` or later and before `until`, and that are older than job
-    `before`.
+    The jobs have a tick at `since` or later. If `until` is given, the tick is before it; if
+    `before` is given, the job's id is lower.
     """
+    end = None
+    if until:
+        end = int(until.timestamp())
     cursor = await conn.execute(
         """
         SELECT id
         FROM procrastinate_jobs
         WHERE task_name = %s AND status::text = ANY(%s) AND id < coalesce(%s, 9223372036854775807)
-            AND jsonb_typeof(args -> 'timestamp') = 'number' AND args -> 'timestamp' >= to_jsonb(%s::bigint)
+            AND jsonb_typeof(args -> 'timestamp') = 'number'
+            AND args -> 'timestamp' >= to_jsonb(%s::bigint)
             AND args -> 'timestamp' < to_jsonb(coalesce(%s::bigint, 9223372036854775807))
         ORDER BY id
         """,
-        (task, list(statuses), before, int(since.timestamp()), until and int(until.timestamp())),
+        (task, list(statuses), before, int(since.timestamp()), end),
     )
     return [id for (id,) in await cursor.fetchall()]
 
 
-async def is_older_checkpoint_running(conn: Conn, task: str, run_date: date, day: int) -> bool:
+async def is_older_checkpoint_running(conn: Conn, *, task: str, run_date: date, day: int) -> bool:
     """
-    Return whether a job of `task` takes an earlier checkpoint: of an older batch, or an earlier day.
+    Return whether a job of `task` is taking an earlier checkpoint.
 
-    A retake does not count.
+    An earlier checkpoint is of an older batch, or of an earlier day of the same batch. Retakes do
+    not count.
     """
     cursor = await conn.execute(
         """
@@ -350,13 +391,17 @@ async def is_older_checkpoint_running(conn: Conn, task: str, run_date: date, day
     return cursor.rowcount > 0
 
 
-# A checkpoint as a job's arguments name it: batch and day as text, because the arguments of a job
-# that another program deferred may hold anything.
-Named = tuple[str | None, str | None]
+# The batch and the day of a checkpoint, as a job's arguments have them. Both are text, because
+# another program may have deferred a job with any arguments.
+CheckpointKey = tuple[str | None, str | None]
 
 
-async def jobs_by_checkpoint(conn: Conn, task: str) -> dict[Named, tuple[bool, int | None]]:
-    """Return by checkpoint whether it has a live job, and the newest of its jobs that failed."""
+async def jobs_by_checkpoint(conn: Conn, task: str) -> dict[CheckpointKey, tuple[bool, int | None]]:
+    """
+    Return the state of all checkpoints that jobs of `task` are about.
+
+    The value says whether such a job waits or runs, and has the id of the newest failed one.
+    """
     cursor = await conn.execute(
         sql.SQL(
             """
@@ -375,27 +420,36 @@ async def jobs_by_checkpoint(conn: Conn, task: str) -> dict[Named, tuple[bool, i
     return {(batch, day): (live, failed) for batch, day, live, failed in await cursor.fetchall()}
 
 
-async def retakes(conn: Conn, task: str, why: str) -> set[Named]:
-    """Return the checkpoints that have a retake deferred as `why`, or any live retake."""
+async def find_retakes(conn: Conn, task: str, request: str) -> set[CheckpointKey]:
+    """
+    Return the checkpoints that have a retake of this request, or any retake that waits or runs.
+
+    `request` is the argument `retake` of the jobs: it says when or by whom a retake was requested.
+    """
     cursor = await conn.execute(
         sql.SQL(
             """
             SELECT args ->> 'batch_id', args ->> 'day'
             FROM procrastinate_jobs
-            WHERE task_name = %s AND (args ->> 'retake' = %s OR (args ? 'retake' AND status IN ({live})))
+            WHERE task_name = %s
+                AND (args ->> 'retake' = %s OR (args ? 'retake' AND status IN ({live})))
             """
         ).format(live=_LIVE),
-        (task, why),
+        (task, request),
     )
     return set(await cursor.fetchall())
 
 
-async def without_a_job(conn: Conn, task: str, argument: str, names: Sequence[str]) -> list[str]:
+async def find_without_job(
+    conn: Conn, *, task: str, argument: str, names: Sequence[str]
+) -> list[str]:
     """
-    Return which of `names` are the `argument` of no job that may still do its work.
+    Return those of `names` for which a new job should be deferred.
 
-    A cancelled or aborted job counts as one that may: an operator ended it on purpose. So does a
-    job with strikes, even if it failed: it must not begin again.
+    They are the names that no job of `task` has as its `argument`. Jobs that succeeded or failed do
+    not count, but two kinds of ended jobs do. A cancelled or aborted job counts, because an
+    operator ended it on purpose. A failed job with strikes counts, because another job would fail
+    in the same way.
     """
     cursor = await conn.execute(
         sql.SQL(
@@ -406,8 +460,12 @@ async def without_a_job(conn: Conn, task: str, argument: str, names: Sequence[st
                 SELECT
                 FROM procrastinate_jobs
                 WHERE task_name = %(task)s AND args ->> %(argument)s = name
-                    AND (status IN ({live}, 'cancelled', 'aborted')
-                        OR EXISTS (SELECT FROM operations.strikes WHERE job_id = procrastinate_jobs.id))
+                    AND (
+                        status IN ({live}, 'cancelled', 'aborted')
+                        OR EXISTS (
+                            SELECT FROM operations.strikes WHERE job_id = procrastinate_jobs.id
+                        )
+                    )
             )
             """
         ).format(live=_LIVE),
@@ -416,45 +474,52 @@ async def without_a_job(conn: Conn, task: str, argument: str, names: Sequence[st
     return [name for (name,) in await cursor.fetchall()]
 
 
-async def running_before(conn: Conn, tasks: Sequence[str], id: int) -> int:
-    """Return how many running jobs of these tasks are older than job `id`. Needs no search path."""
+async def count_running_before(conn: Conn, tasks: Sequence[str], id: int) -> int:
+    """Return the number of running jobs of these tasks with a lower id. It needs no search path."""
     cursor = await conn.execute(
-        "SELECT FROM queue.procrastinate_jobs WHERE task_name = ANY(%s) AND status = 'doing' AND id < %s",
+        """
+        SELECT
+        FROM queue.procrastinate_jobs
+        WHERE task_name = ANY(%s) AND status = 'doing' AND id < %s
+        """,
         (list(tasks), id),
     )
     return cursor.rowcount
 
 
-# What is done to jobs
+# Changing jobs
 
 
 async def cancel(conn: Conn, id: int) -> None:
-    """Let a job that waits never run."""
+    """Cancel a waiting job."""
     with _unwrapped():
         await app.job_manager.cancel_job_by_id_async(id, connection=conn)
 
 
 async def retry(conn: Conn, id: int) -> None:
-    """Let a job that failed or stalled run again, at once in real and in simulated time."""
-    # Instead of job_manager.retry_job_by_id_async: no `connection=`.
+    """Put a failed or stalled job back into the queue, to run at once."""
+    # Instead of job_manager.retry_job_by_id_async: no `connection=`. Without a time, the job is due
+    # at once in a rehearsal too.
     await conn.execute("SELECT procrastinate_retry_job_v2(%s, NULL, NULL, NULL, NULL)", (id,))
 
 
 async def abort(conn: Conn, id: int) -> None:
-    """End a stalled job for which an abort was requested."""
+    """End a stalled job for which an abort was requested, with the status `aborted`."""
     # Instead of job_manager.finish_job_by_id_async: no `connection=`.
     await conn.execute("SELECT procrastinate_finish_job_v1(%s, 'aborted', false)", (id,))
 
 
 async def defer_copy(conn: Conn, id: int) -> int:
-    """Defer a new job that is like this one was when it was deferred; return its id."""
+    """Defer a new job with the task, arguments and options of an earlier one. Return its id."""
     # Instead of job_manager.batch_defer_jobs_async: it takes only arguments that are a JSON object,
     # and a job that another program deferred may have others.
     cursor = conn.cursor(row_factory=scalar_row)
     await cursor.execute(
         """
         SELECT unnest(procrastinate_defer_jobs_v1(ARRAY[
-            ROW(queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at)::procrastinate_job_to_defer_v1
+            ROW(
+                queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at
+            )::procrastinate_job_to_defer_v1
         ]))
         FROM procrastinate_jobs
         WHERE id = %s
@@ -464,65 +529,74 @@ async def defer_copy(conn: Conn, id: int) -> int:
     return int(await cursor.fetchone() or 0)
 
 
-async def put_back_stalled(conn: Conn, stalled_after: float, most_deaths: int, lock: str) -> list[PutBack]:
+async def put_back_stalled(
+    conn: Conn, *, stalled_after: float, max_deaths: int, lock: str
+) -> list[StalledJob]:
     """
-    Let the stalled jobs run again, at once, and count the death of their process.
+    Count the death of the process of each stalled job, and put the jobs back into the queue.
 
-    From its second death on a job has `lock`; at `most_deaths` it fails instead. A job that another
-    transaction holds is left for the next round.
+    Return these jobs. `stalled_after` is in seconds. A job gets `lock` from its second death on,
+    and at `max_deaths` it fails. A job that another transaction has locked is left for the next
+    round.
     """
     # Instead of job_manager.get_stalled_jobs and retry_job: no `connection=`. Finding, counting and
-    # retrying must be one transaction, or a job could be put back while another process ends it.
-    async with conn.cursor(row_factory=row_of(PutBack)) as cursor:
+    # retrying must be one transaction. Otherwise, a job could be put back while another process
+    # ends it.
+    async with conn.cursor(row_factory=row_factory(StalledJob)) as cursor:
         await cursor.execute(
             """
             WITH stalled AS (
                 SELECT procrastinate_jobs.id, task_name
                 FROM procrastinate_jobs
-                LEFT JOIN procrastinate_workers ON procrastinate_workers.id = procrastinate_jobs.worker_id
+                LEFT JOIN procrastinate_workers
+                    ON procrastinate_workers.id = procrastinate_jobs.worker_id
                 WHERE procrastinate_jobs.status = 'doing'
-                    AND (procrastinate_workers.id IS NULL
-                        OR procrastinate_workers.last_heartbeat < now() - make_interval(secs => %(stalled_after)s))
+                    AND (
+                        procrastinate_workers.id IS NULL
+                        OR procrastinate_workers.last_heartbeat
+                            < now() - make_interval(secs => %(stalled_after)s)
+                    )
                 FOR UPDATE OF procrastinate_jobs SKIP LOCKED
-            ), struck AS (
-                INSERT INTO operations.strikes AS known (job_id, deaths)
+            ), counted AS (
+                INSERT INTO operations.strikes AS stored (job_id, deaths)
                 SELECT id, 1
                 FROM stalled
-                ON CONFLICT (job_id) DO UPDATE SET deaths = known.deaths + 1
+                ON CONFLICT (job_id) DO UPDATE SET deaths = stored.deaths + 1
                 RETURNING job_id, deaths
             )
             SELECT
                 id,
                 task_name AS task,
                 deaths,
-                CASE WHEN deaths < %(most_deaths)s
+                CASE WHEN deaths < %(max_deaths)s
                     THEN procrastinate_retry_job_v2(
                         job_id, NULL, NULL, NULL, CASE WHEN deaths > 1 THEN %(lock)s END
                     )::text
                     ELSE procrastinate_finish_job_v1(job_id, 'failed', false)::text
                 END AS done
-            FROM struck JOIN stalled ON stalled.id = job_id
+            FROM counted JOIN stalled ON stalled.id = job_id
             """,
-            {"stalled_after": stalled_after, "most_deaths": most_deaths, "lock": lock},
+            {"stalled_after": stalled_after, "max_deaths": max_deaths, "lock": lock},
         )
         return await cursor.fetchall()
 
 
-async def sleep_until(conn: Conn, id: int, until: datetime) -> None:
+async def set_sleep_until(conn: Conn, id: int, until: datetime) -> None:
     """
-    Write into a running job's row until when it sleeps, for the simulated clock to read.
+    Store in a running job's row the time until which it sleeps.
 
-    Needs no search path.
+    In a rehearsal, the simulated clock reads it there. It needs no search path.
     """
     # No method in the API.
     await conn.execute(
-        "UPDATE queue.procrastinate_jobs SET scheduled_at = %s WHERE id = %s AND status = 'doing'", (until, id)
+        "UPDATE queue.procrastinate_jobs SET scheduled_at = %s WHERE id = %s AND status = 'doing'",
+        (until, id),
     )
 
 
 async def delete_finished(conn: Conn, older_than: timedelta) -> int:
     """
-    Delete the jobs that ended longer ago than that, and the strikes of jobs that are gone.
+    Delete the jobs that ended longer ago than `older_than`, and the strikes of deleted jobs.
 
     Return how many jobs were deleted.
     """
@@ -532,20 +606,29 @@ async def delete_finished(conn: Conn, older_than: timedelta) -> int:
             """
             DELETE FROM procrastinate_jobs
             WHERE status NOT IN ({live})
-                AND (SELECT max(at) FROM procrastinate_events WHERE job_id = procrastinate_jobs.id) < now() - %s
+                AND (
+                    SELECT max(at) FROM procrastinate_events WHERE job_id = procrastinate_jobs.id
+                ) < now() - %s
             """
         ).format(live=_LIVE),
         (older_than,),
     )
     await conn.execute(
-        "DELETE FROM operations.strikes WHERE NOT EXISTS (SELECT FROM procrastinate_jobs WHERE id = job_id)"
+        """
+        DELETE FROM operations.strikes
+        WHERE NOT EXISTS (SELECT FROM procrastinate_jobs WHERE id = job_id)
+        """
     )
     return cursor.rowcount
 
 
 @contextmanager
 def _unwrapped() -> Iterator[None]:
-    """Raise psycopg's own error where the API wraps it: only those does the command line explain."""
+    """
+    Raise psycopg's own error in place of Procrastinate's error that wraps it.
+
+    The command line can explain only psycopg's errors.
+    """
     try:
         yield
     except ConnectorException as error:
@@ -554,26 +637,36 @@ def _unwrapped() -> Iterator[None]:
         raise
 
 
-# The tables as a whole, on a synchronous connection: a rehearsal asks before any pool exists.
+# The tables as a whole. The connection is synchronous: a rehearsal has no pool yet when it calls
+# these functions.
 
 
-def exist(conn: psycopg.Connection[Any]) -> bool:
-    """Return whether the queue is installed in the database. Needs no search path."""
+def has_tables_sync(conn: psycopg.Connection[Any]) -> bool:
+    """Return whether the queue is installed in the database. It needs no search path."""
     # Instead of job_manager.check_connection: no `connection=`.
-    (there,) = conn.execute("SELECT to_regclass('queue.procrastinate_jobs') IS NOT NULL").fetchone() or (False,)
-    return bool(there)
+    cursor = conn.execute("SELECT to_regclass('queue.procrastinate_jobs') IS NOT NULL")
+    (is_there,) = cursor.fetchone() or (False,)
+    return bool(is_there)
 
 
-def are_used(conn: psycopg.Connection[Any]) -> bool:
-    """Return whether the queue has a job, or a worker that did not sign off. Needs no search path."""
+def is_used_sync(conn: psycopg.Connection[Any]) -> bool:
+    """Return whether the queue has a job or a registered worker. It needs no search path."""
     # No method in the API.
-    (used,) = conn.execute(
-        "SELECT EXISTS (SELECT FROM queue.procrastinate_workers UNION ALL SELECT FROM queue.procrastinate_jobs)"
-    ).fetchone() or (False,)
-    return bool(used)
+    cursor = conn.execute(
+        """
+        SELECT EXISTS (
+            SELECT FROM queue.procrastinate_workers
+            UNION ALL
+            SELECT FROM queue.procrastinate_jobs
+        )
+        """
+    )
+    (is_used,) = cursor.fetchone() or (False,)
+    return bool(is_used)
 
 
-def count_jobs(conn: psycopg.Connection[Any]) -> int:
-    """Return how many jobs the queue has, those that ended lately included. Needs no search path."""
-    (count,) = conn.execute("SELECT count(*) FROM queue.procrastinate_jobs").fetchone() or (0,)
+def count_jobs_sync(conn: psycopg.Connection[Any]) -> int:
+    """Return the number of all jobs, also of jobs that have ended. It needs no search path."""
+    cursor = conn.execute("SELECT count(*) FROM queue.procrastinate_jobs")
+    (count,) = cursor.fetchone() or (0,)
     return int(count)

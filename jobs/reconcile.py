@@ -1,10 +1,11 @@
 """
-What keeps every promise after a crash.
+Reconciliation: repairs what a crash or an outage left undone.
 
-One process at a time, by an advisory lock: puts back the jobs of processes that died, gives up what never succeeds,
-defers due checkpoints that have neither a row nor a job, sees that this Monday's batch is there or on its way and that
-a missed Monday is recorded as such, has skipped checkpoints looked at again once a day, has splits of completed batches
-asked for on two more Sundays, announces good mornings, and forgets old jobs. What it mended is told.
+One process at a time does a round, by an advisory lock. A round puts back the jobs of processes
+that died, and gives up jobs that never succeed. It defers checkpoints that are due and have neither
+a row nor a job. It starts this Monday's run if the weekly job was lost, and records missed Mondays.
+It defers retakes of skipped checkpoints once a day, the jobs for late splits, and heartbeats. It
+deletes old jobs and messages. An alert reports what it has repaired.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,39 +18,57 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from psycopg.types.json import Jsonb
 
+from app.core.availability import MAX_RETRY_PAUSE, describe_cause, is_unavailable
 from app.core.locks import Lock
-from app.core.presence import RETRY, is_away, why
 from app.database.pools import transaction
 from app.domain import calendar
 from app.domain.model import SERIES
 from app.errors import RecordDamaged, TryAgainAt
 from app.store import batches, checkpoints
-from app.store.checkpoints import Due
-from app.store.rows import Conn, row_of
+from app.store.checkpoints import DueCheckpoint
+from app.store.rows import Conn, row_factory
 from jobs import alerts, daily, heartbeat, late_splits, messages, queue_tables, weekly
 from jobs.context import Context
 from jobs.queue import STALLED_AFTER
-from jobs.queue_tables import Named
+from jobs.queue_tables import CheckpointKey
 
 log = structlog.get_logger()
 
-PAUSE = 30.0
+# Seconds between two rounds.
+_INTERVAL = 30.0
 
-# The tick itself begins a Monday; upkeep only does when the tick did not.
-_TICK = timedelta(minutes=1)
+# How long after 09:00 the reconciliation leaves this Monday to the tick of the weekly job.
+_TICK_GRACE = timedelta(minutes=1)
 
-# A job whose process died under it so often is given up. From its second time on it shares a lock with the others of
-# its kind and runs without them, so that what they die of is its own.
-MOST_DEATHS = 10
-_SUSPECTS = "suspects"
+# A job is given up after its process has died this often.
+MAX_DEATHS = 10
 
-# How long a job can be read after its end, and what a given up one leaves in the record.
-READABLE = timedelta(days=30)
-_GIVEN_UP = "Job {} failed, by no fault of the provider; its log says why."
+# From the second death on, a job gets this lock. All such jobs share it, so only one of them runs
+# at a time: if the process dies again, that job is the cause. The name is stored in the queue's
+# column `lock`, and jobs that an earlier version put back have it: it must not change.
+_REPEATED_DEATHS_LOCK = "suspects"
+
+# For how long jobs and messages can be read after their end.
+RETENTION = timedelta(days=30)
+
+# The note of a checkpoint, or the failure of a Monday, whose job has failed. It is stored in the
+# public record.
+_FAILED_JOB_NOTE = "Job {} failed, by no fault of the provider; its log says why."
 
 
-class Mended(Struct, frozen=True):
-    """What a round of upkeep found to do."""
+class ReconcileResult(Struct, frozen=True):
+    """
+    What a round of reconciliation repaired.
+
+    The names of the fields are stored, and metrics show them, so they stay as they are.
+
+    - `put_back`: jobs whose process died, also those that failed at the last death; jobs that send
+      messages are left out
+    - `given_up`: checkpoints that were skipped, and Mondays that failed, because their job failed
+    - `deferred`: checkpoints that had no job
+    - `begun`: whether a weekly job was deferred for this Monday
+    - `missed`: Mondays that were recorded as missed
+    """
 
     put_back: int = 0
     given_up: int = 0
@@ -61,217 +80,297 @@ class Mended(Struct, frozen=True):
         return any(asdict(self).values())
 
 
-async def keep(tools: Context, stalled_after: Callable[[], float] = lambda: STALLED_AFTER) -> None:
+async def run_forever(
+    context: Context, get_stalled_after: Callable[[], float] = lambda: STALLED_AFTER
+) -> None:
     """
-    Look after the promises, two rounds a minute, until told to stop; a database that is away is looked for again.
+    Do two rounds a minute until the process stops.
 
-    How long a worker may be silent is asked each time: it beats more slowly once a rehearsal lives on in real time.
+    While the database is unavailable, try again every three seconds. `get_stalled_after` returns
+    the number of seconds without a heartbeat after which a worker counts as dead. It is called for
+    each round, because the number changes when a rehearsal reaches real time.
     """
-    waits = False
+    is_waiting = False
+    # The clock's sleep raises TryAgainAt when the process stops.
     with suppress(TryAgainAt):
         while True:
             try:
-                if mended := await look_after(tools, stalled_after()):
-                    log.warning("upkeep mended", **asdict(mended))
-                waits = False
+                await _run_and_log(context, get_stalled_after())
+                is_waiting = False
             except Exception as error:
-                if not is_away(error):
-                    log.exception("upkeep failed")  # the next round may not; without upkeep no promise is kept
-                elif not waits:
-                    log.warning("upkeep waits for the database", reason=why(error))
-                waits = is_away(error)
-            await tools.sleep(RETRY if waits else min(PAUSE, stalled_after() * 2))
+                if not is_unavailable(error):
+                    # The next round may succeed. Without reconciliation, lost work stays lost.
+                    log.exception("reconciliation failed")
+                elif not is_waiting:
+                    log.warning(
+                        "reconciliation waits for the database", reason=describe_cause(error)
+                    )
+                is_waiting = is_unavailable(error)
+            if is_waiting:
+                await context.sleep(MAX_RETRY_PAUSE)
+            else:
+                # A rehearsal counts a worker as dead sooner, so it does more rounds.
+                await context.sleep(min(_INTERVAL, get_stalled_after() * 2))
 
 
-async def look_after(tools: Context, stalled_after: float = STALLED_AFTER) -> Mended | None:
-    """Do one round; return what it mended, or None if another process is at it."""
-    async with transaction(tools.pool, at_once=False) as conn:
+async def _run_and_log(context: Context, stalled_after: float) -> None:
+    result = await run_round(context, stalled_after)
+    if result:
+        log.warning("reconciliation repaired", **asdict(result))
+
+
+async def run_round(
+    context: Context, stalled_after: float = STALLED_AFTER
+) -> ReconcileResult | None:
+    """Do one round. Return what it repaired, or None if another process is doing one."""
+    async with transaction(context.pool, notify=False) as conn:
         cursor = await conn.execute("SELECT pg_try_advisory_xact_lock(%s)", (Lock.RECONCILIATION,))
-        if not (await cursor.fetchone() or (False,))[0]:
+        (is_locked,) = await cursor.fetchone() or (False,)
+        if not is_locked:
             return None
-        mended = Mended(
-            put_back=await _alone(conn, _put_back, stalled_after),
-            given_up=await _alone(conn, _give_up, tools) + await _alone(conn, _give_up_monday, tools),
-            deferred=await _alone(conn, _defer_due, tools),
-            begun=bool(await _alone(conn, _begin_monday, tools)),
-            missed=await _alone(conn, _record_missed, tools),
+
+        put_back = await _run_step(conn, _put_back_stalled, stalled_after)
+        given_up = await _run_step(conn, _give_up_checkpoints, context)
+        given_up += await _run_step(conn, _give_up_monday, context)
+        deferred = await _run_step(conn, _defer_checkpoints, context)
+        begun = await _run_step(conn, _start_monday, context)
+        missed = await _run_step(conn, weekly.record_missed_mondays, context)
+        await _run_step(conn, _defer_retakes, context)
+        await _run_step(conn, late_splits.defer_due, context)
+        await _run_step(conn, heartbeat.defer_if_morning_is_good, context)
+        await _run_step(conn, alerts.reconcile, context, retention=RETENTION)
+        await _run_step(conn, heartbeat.give_up_and_delete_old, context, retention=RETENTION)
+        await _run_step(conn, _delete_finished_jobs)
+
+        result = ReconcileResult(
+            put_back=put_back,
+            given_up=given_up,
+            deferred=deferred,
+            begun=bool(begun),
+            missed=missed,
         )
-        await _alone(conn, _offer_retakes, tools)
-        await _alone(conn, late_splits.offer, tools)
-        await _alone(conn, heartbeat.offer, tools)
-        await _alone(conn, alerts.keep, tools, READABLE)
-        await _alone(conn, heartbeat.forget, tools, READABLE)
-        await _alone(conn, _forget)
-        await alerts.upkeep_mended(conn, tools, asdict(mended))
-        await _remember(conn, mended, tools.now())
-        return mended
+        await alerts.report_repairs(conn, context, asdict(result))
+        await _store_result(conn, result, context.now())
+        return result
 
 
-async def _alone(conn: Conn, step: Callable[..., Awaitable[int]], *arguments: object) -> int:
-    """Return what a step of the round mended; one that fails takes nothing else with it."""
+async def _run_step(
+    conn: Conn, step: Callable[..., Awaitable[int]], *arguments: object, **options: object
+) -> int:
+    """
+    Run a step of the round, and return its number of repairs.
+
+    A step that fails counts 0, and undoes only itself.
+    """
     try:
         async with conn.transaction():
-            return await step(conn, *arguments)
+            return await step(conn, *arguments, **options)
     except Exception as error:
-        if is_away(error):
+        if is_unavailable(error):
             raise
-        log.exception("upkeep failed", step=step.__name__.strip("_"))
+        log.exception("reconciliation failed", step=step.__name__.strip("_"))
         return 0
 
 
-async def _remember(conn: Conn, mended: Mended, at: datetime) -> None:
-    """Write down when the last round was, what the last that mended anything mended, and how much that is in all."""
+async def _store_result(conn: Conn, result: ReconcileResult, now: datetime) -> None:
+    """Store the time of the round, its repairs if it has any, and the sums over all rounds."""
+    counts = asdict(result)
+    last_mended_at, mended = None, {}
+    if result:
+        last_mended_at, mended = now, counts
+    # The table has one row: its primary key `one` is always true.
     await conn.execute(
         """
-        INSERT INTO operations.upkeep AS last (last_round_at, last_mended_at, mended)
+        INSERT INTO operations.upkeep AS stored (last_round_at, last_mended_at, mended)
         VALUES (%(at)s, %(mended_at)s, %(mended)s)
         ON CONFLICT (one) DO UPDATE SET
             last_round_at = %(at)s,
-            last_mended_at = coalesce(%(mended_at)s, last.last_mended_at),
-            mended = CASE WHEN %(mended_at)s IS NULL THEN last.mended ELSE %(mended)s END
+            last_mended_at = coalesce(%(mended_at)s, stored.last_mended_at),
+            mended = CASE WHEN %(mended_at)s IS NULL THEN stored.mended ELSE %(mended)s END
         """,
-        {"at": at, "mended_at": at if mended else None, "mended": Jsonb(asdict(mended) if mended else {})},
+        {"at": now, "mended_at": last_mended_at, "mended": Jsonb(mended)},
     )
-    for kind, times in asdict(mended).items():
+    for kind, times in counts.items():
         if times:
             await conn.execute(
-                "INSERT INTO operations.mended AS known (kind, times) VALUES (%s, %s) "
-                "ON CONFLICT (kind) DO UPDATE SET times = known.times + excluded.times",
+                """
+                INSERT INTO operations.mended AS stored (kind, times)
+                VALUES (%s, %s)
+                ON CONFLICT (kind) DO UPDATE SET times = stored.times + excluded.times
+                """,
                 (kind, int(times)),
             )
 
 
 class LastRound(Struct, frozen=True):
-    """When the last round was made, and what the last round that mended something mended."""
+    """The time of the last round; and the time and the repairs of the last round that had any."""
 
     last_round_at: datetime
     last_mended_at: datetime | None
     mended: dict[str, Any]
 
 
-async def last_round(conn: Conn) -> LastRound | None:
-    """Return what the reconciler wrote of its rounds, or None if it never made one."""
-    async with conn.cursor(row_factory=row_of(LastRound)) as cursor:
+async def get_last_round(conn: Conn) -> LastRound | None:
+    """Return what is stored about the last rounds, or None if there was no round yet."""
+    async with conn.cursor(row_factory=row_factory(LastRound)) as cursor:
         await cursor.execute("SELECT last_round_at, last_mended_at, mended FROM operations.upkeep")
         return await cursor.fetchone()
 
 
-async def mended_in_all(conn: Conn) -> dict[str, int]:
-    """Return how often anything was mended, by kind: by all processes, since the first."""
+async def total_repairs(conn: Conn) -> dict[str, int]:
+    """Return the number of repairs by kind, over all processes and rounds."""
     cursor = await conn.execute("SELECT kind, times FROM operations.mended")
-    known = dict(await cursor.fetchall())
-    return {kind: known.get(kind, 0) for kind in Mended.__struct_fields__}
+    stored = dict(await cursor.fetchall())
+    return {kind: stored.get(kind, 0) for kind in ReconcileResult.__struct_fields__}
 
 
-async def _put_back(conn: Conn, stalled_after: float) -> int:
+async def _put_back_stalled(conn: Conn, stalled_after: float) -> int:
     """
-    Put back the jobs whose process is dead: a matter of real time, so of Postgres's own now().
+    Put back the jobs whose process is dead. Return how many, without those that send messages.
 
-    Those that send messages are not counted: what told of them might kill its process over and over.
+    Messages do not count because an alert would report them: if sending alerts kills the process,
+    each round would add an alert, which would kill it again.
     """
-    stalled = await queue_tables.put_back_stalled(conn, stalled_after, MOST_DEATHS, lock=_SUSPECTS)
+    # The statement decides with Postgres's now(), which is real time even in a rehearsal, whether a
+    # process is dead.
+    stalled = await queue_tables.put_back_stalled(
+        conn, stalled_after=stalled_after, max_deaths=MAX_DEATHS, lock=_REPEATED_DEATHS_LOCK
+    )
     for job in stalled:
-        if job.deaths >= MOST_DEATHS:
-            log.error("a job is given up: its process died under it every time", job=job.id, deaths=job.deaths)
+        if job.deaths >= MAX_DEATHS:
+            log.error("job given up: its process died every time", job=job.id, deaths=job.deaths)
         else:
-            log.warning("a job is put back: its process is gone", job=job.id, deaths=job.deaths)
+            log.warning("job put back: its process is gone", job=job.id, deaths=job.deaths)
     return sum(job.task not in messages.TASKS for job in stalled)
 
 
-async def _give_up(conn: Conn, tools: Context) -> int:
-    """Let what never succeeds end as the record says: a failed job's checkpoint skipped."""
-    lost = await _lost(conn, tools)
-    failed = [(due, lost[due]) for due in sorted(lost, key=lambda due: due.batch_id) if lost[due]]
-    # All before the first entry: who holds a batch may wait for the journal.
-    given_up = [(due, job) for due, job in failed if await _is_held(conn, due)]
-    for due, job in given_up:
-        await daily.give_up(conn, tools, due, _GIVEN_UP.format(job))
-    return len(given_up)
+async def _give_up_checkpoints(conn: Conn, context: Context) -> int:
+    """Skip the due checkpoints whose job has failed."""
+    without_job = await _find_without_job(conn, context)
+    # Lock all batches before the first journal entry is written, and always in the same order:
+    # another transaction that has locked a batch may wait for the journal.
+    locked = []
+    for due in sorted(without_job, key=lambda due: due.batch_id):
+        failed_job = without_job[due]
+        if failed_job is not None and await _lock_batch(conn, due):
+            locked.append((due, failed_job))
+    for due, failed_job in locked:
+        await daily.give_up(conn, context, due, note=_FAILED_JOB_NOTE.format(failed_job))
+    return len(locked)
 
 
-async def _is_held(conn: Conn, due: Due) -> bool:
-    """Hold the batch of a checkpoint; of one that is damaged nothing is written, and it keeps no other waiting."""
+async def _lock_batch(conn: Conn, due: DueCheckpoint) -> bool:
+    """Lock the batch of a checkpoint. Return False if its row is damaged."""
     try:
-        await batches.hold(conn, due.batch_id)
+        await batches.lock_for_update(conn, due.batch_id)
     except RecordDamaged as error:
-        known = {"batch": str(due.batch_id), "day": due.day, "reason": str(error)}
-        log.error("a checkpoint cannot be given up", **known)  # noqa: TRY400 - the reason says all
+        log.error(  # noqa: TRY400 - the reason is enough
+            "checkpoint cannot be skipped: its batch is damaged",
+            batch=str(due.batch_id),
+            day=due.day,
+            reason=str(error),
+        )
         return False
     return True
 
 
-async def _give_up_monday(conn: Conn, tools: Context) -> int:
-    """Let this Monday have failed if its job has."""
-    run_date = await _absent_monday(conn, tools)
-    failed = run_date and await weekly.jobs_of(conn, run_date, ["failed"])
-    if run_date and failed:
-        await weekly.give_up(conn, tools, run_date, _GIVEN_UP.format(failed[-1]))
-    return int(bool(failed))
+async def _give_up_monday(conn: Conn, context: Context) -> int:
+    """Record this Monday as failed if its job has failed."""
+    run_date = await _find_monday_without_job(conn, context)
+    if run_date is None:
+        return 0
+    failed_jobs = await weekly.list_jobs(conn, run_date, ["failed"])
+    if not failed_jobs:
+        return 0
+    failure = _FAILED_JOB_NOTE.format(failed_jobs[-1])
+    await weekly.give_up(conn, context, run_date, failure=failure)
+    return 1
 
 
-async def _defer_due(conn: Conn, tools: Context) -> int:
-    """Defer the checkpoints whose time has come that have neither a row nor a job."""
-    lost = [due for due, failed in (await _lost(conn, tools)).items() if failed is None]
-    await daily.defer(conn, lost)
+async def _defer_checkpoints(conn: Conn, context: Context) -> int:
+    """Defer the due checkpoints that have neither a row nor a job."""
+    without_job = await _find_without_job(conn, context)
+    lost = [due for due, failed_job in without_job.items() if failed_job is None]
+    await daily.defer_checkpoints(conn, lost)
     return len(lost)
 
 
-async def _lost(conn: Conn, tools: Context) -> dict[Due, int | None]:
-    """Return the due checkpoints that have neither a row nor a job that waits or runs, each with one that failed."""
-    awaited = await checkpoints.awaiting(conn, calendar.today(tools.now()))
-    if not awaited:
+async def _find_without_job(conn: Conn, context: Context) -> dict[DueCheckpoint, int | None]:
+    """
+    Return the due checkpoints that have neither a row nor a job that waits or runs.
+
+    The value is the id of the newest job that has failed, if there is one.
+    """
+    now = context.now()
+    owed = await checkpoints.list_due(conn, calendar.new_york_date(now))
+    if not owed:
         return {}
     jobs = await queue_tables.jobs_by_checkpoint(conn, daily.take_checkpoint.name)
-    found = {due: jobs.get(_named(due), (False, None)) for due in awaited if due.at <= tools.now()}
-    return {due: failed for due, (live, failed) in found.items() if not live}
+    without_job = {}
+    for due in owed:
+        is_live, failed_job = jobs.get(_key(due), (False, None))
+        if due.due_at <= now and not is_live:
+            without_job[due] = failed_job
+    return without_job
 
 
-def _named(due: Due) -> Named:
+def _key(due: DueCheckpoint) -> CheckpointKey:
+    """Return the key by which the arguments of a checkpoint's jobs name it."""
     return str(due.batch_id), str(due.day)
 
 
-async def _absent_monday(conn: Conn, tools: Context) -> date | None:
-    """Return this Monday if it has neither a batch nor a job that waits or runs."""
-    run_date = calendar.run_date(tools.now() - _TICK)
-    if run_date is None or await batches.on(conn, SERIES, run_date) or await weekly.live_jobs(conn, run_date):
+async def _find_monday_without_job(conn: Conn, context: Context) -> date | None:
+    """
+    Return this Monday if it has neither a batch nor a job that waits or runs.
+
+    Return None before 09:01, because the tick of 09:00 may still start the job.
+    """
+    run_date = calendar.run_date(context.now() - _TICK_GRACE)
+    if run_date is None or await batches.get_by_run_date(conn, SERIES, run_date):
+        return None
+    if await weekly.list_live_jobs(conn, run_date):
         return None
     return run_date
 
 
-async def _begin_monday(conn: Conn, tools: Context) -> bool:
-    """Begin this Monday if its tick was lost."""
-    run_date = await _absent_monday(conn, tools)
-    if run_date is None or await weekly.jobs_of(conn, run_date, ["failed"]):
-        return False
-    await weekly.begin_again(conn, tools.now())
-    late = tools.now() - calendar.due_at(run_date)
-    log.warning("this Monday had not begun", run_date=str(run_date), late=str(late).partition(".")[0])
-    return True
+async def _start_monday(conn: Conn, context: Context) -> int:
+    """Defer a weekly job for this Monday if its tick was lost. Return 1 if so."""
+    run_date = await _find_monday_without_job(conn, context)
+    if run_date is None or await weekly.list_jobs(conn, run_date, ["failed"]):
+        return 0
+    await weekly.defer_run(conn, context.now())
+    delay = context.now() - calendar.due_at(run_date)
+    without_fraction, _, _ = str(delay).partition(".")
+    log.warning(
+        "Monday run deferred by reconciliation", run_date=str(run_date), late=without_fraction
+    )
+    return 1
 
 
-async def _record_missed(conn: Conn, tools: Context) -> int:
-    """Record the Mondays that are over and have no row."""
-    return await weekly.record_missed(conn, tools)
-
-
-async def _offer_retakes(conn: Conn, tools: Context) -> int:
+async def _defer_retakes(conn: Conn, context: Context) -> int:
     """
-    Once a day, when the morning's closes are in, have the skipped checkpoints of active batches looked at again.
+    Defer retakes of skipped checkpoints of active batches, once a day.
 
-    Not while a Monday waits for its prices: what can wait must not use up the requests that it needs.
+    The retakes wait for the requests of the morning, which often bring the missing closes. They
+    also wait while a Monday has no batch yet: they must not use up the requests that it needs.
     """
-    now = tools.now()
-    today = str(calendar.today(now))
-    if now < calendar.at(calendar.today(now), calendar.RETAKE):
+    now = context.now()
+    today = calendar.new_york_date(now)
+    if now < calendar.from_new_york(today, calendar.RETAKE_TIME):
         return 0
     run_date = calendar.run_date(now)
-    if run_date and not await batches.on(conn, SERIES, run_date):
+    if run_date and not await batches.get_by_run_date(conn, SERIES, run_date):
         return 0
-    offered = await queue_tables.retakes(conn, daily.take_checkpoint.name, today)
-    skipped = [one for one in await checkpoints.skipped(conn) if _named(one) not in offered]
-    return len(await daily.defer_retakes(conn, skipped, today))
+    request = str(today)
+    deferred = await queue_tables.find_retakes(conn, daily.take_checkpoint.name, request)
+    skipped = [due for due in await checkpoints.list_skipped(conn) if _key(due) not in deferred]
+    return len(await daily.defer_retakes(conn, skipped, request))
 
 
-async def _forget(conn: Conn) -> int:
-    """Delete the jobs that ended long ago: a matter of real time, as all that the queue writes down of them."""
-    return await queue_tables.delete_finished(conn, READABLE)
+async def _delete_finished_jobs(conn: Conn) -> int:
+    """
+    Delete the jobs that ended longer than RETENTION ago.
+
+    The queue's events have real times, also in a rehearsal, so this compares real times.
+    """
+    return await queue_tables.delete_finished(conn, RETENTION)

@@ -1,8 +1,14 @@
 """
-Splits: when they are asked for, and what is done about one that is learnt.
+Splits: when they are requested from the provider, and how changes are stored.
 
-A ticker's are asked for before a move of a tenth or more is measured, and after one of its sessions was read
-differently from before; on the two Sundays of its fortnight; and on two more Sundays (`late_splits`).
+A ticker's splits are requested
+
+- before a checkpoint is measured, if a price moved by ten percent or more from one session to the
+  next, or if the provider has changed a close;
+- on the two Sundays of a batch's fortnight;
+- on two later Sundays (`jobs/late_splits.py`).
+
+A change of the splits corrects all figures that were computed without it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,15 +19,15 @@ from msgspec import Struct
 
 from app.database.pools import transaction
 from app.domain import calendar, splits
-from app.domain.measurement import Course
+from app.domain.measurement import ShareHistory
 from app.domain.model import Batch, Close, Pick, Split
-from app.domain.returns import ONE, plain
-from app.domain.tickers import Tickers
+from app.domain.returns import ONE, format_decimal
+from app.domain.tickers import TickerHistory
 from app.errors import AlphaMondayError, ProviderError, ProviderUnavailable, TryAgainAt
 from app.providers.alpha_vantage import SPLITS, SPLITS_SOURCE, SplitsAnswer
-from app.providers.alpha_vantage_answers import Listed
-from app.providers.rate_limiter import Outcome, UnreadableRow
-from app.store import batches, courses
+from app.providers.alpha_vantage_answers import ListedSplit
+from app.providers.rate_limiter import RequestOutcome, UnreadableRow
+from app.store import batches, share_histories
 from app.store import splits as store
 from app.store.rows import Conn
 from jobs import corrections
@@ -30,224 +36,342 @@ from jobs.prices import log_unreadable
 
 log = structlog.get_logger()
 
-# How many seconds lie between two answers that a split is no longer listed; both are needed.
-_BEFORE_TAKING_BACK = 61.0
+# Seconds between two requests, if the first answer no longer lists a known split. The split counts
+# as withdrawn only if the second answer does not list it either.
+_SECOND_ANSWER_AFTER = 61.0
 
 
 class NeededDays(Struct, frozen=True):
-    """The days after the session `after`, up to and including `through`, whose splits a figure needs."""
+    """The days whose splits a figure needs: after the day `after`, up to `through` inclusive."""
 
     after: date
     through: date
 
 
-async def look_before_measuring(
-    tools: Context, batch: Batch, picks: Sequence[Pick], found: Mapping[str, Close], begun: datetime
+async def refresh_before_measuring(
+    context: Context,
+    *,
+    batch: Batch,
+    picks: Sequence[Pick],
+    closes_by_ticker: Mapping[str, Close],
+    needed_since: datetime,
 ) -> None:
     """
-    Ask for the splits of each ticker that calls for it before its close in `found` is measured (see `_asked_since`).
+    Request the splits that are needed before the closes of `closes_by_ticker` are measured.
 
-    What cannot be learnt is raised: a figure that may be off by a split is not measured.
+    `_required_requests` says which tickers need a request. Errors of the provider are raised, so
+    that no figure is computed without a split that it may need.
     """
-    async with tools.pool.connection() as conn:
-        of_picks = await courses.of_picks(conn, batch, picks)
-        session = found[batch.benchmark_symbol].trading_day
-        known = {course.tickers.at(session): course for course in of_picks.values()}
-        known[batch.benchmark_symbol] = await courses.of_benchmark(conn, batch)
-        calls = {
-            ticker: await _asked_since(conn, batch, known[ticker].using(close), close)
-            for ticker, close in found.items()
-            if ticker in known  # a pick that is renamed meanwhile is taken again, under its new ticker
-        }
     assert batch.trading_day, "a batch that is measured has a baseline"
-    for ticker, since in calls.items():
-        through = splits.shares_of(found[ticker].source, session)
-        needed = NeededDays(max(batch.trading_day, known[ticker].tickers.period(session).before), through)
-        for name, moment in since.items():
+    session = closes_by_ticker[batch.benchmark_symbol].trading_day
+    histories: dict[str, ShareHistory] = {}
+    requests: dict[str, dict[str, datetime]] = {}
+    async with context.pool.connection() as conn:
+        for history in (await share_histories.for_picks(conn, batch, picks)).values():
+            histories[history.tickers.ticker_on(session)] = history
+        histories[batch.benchmark_symbol] = await share_histories.for_benchmark(conn, batch)
+        for ticker, close in closes_by_ticker.items():
+            # If a pick was renamed after its close was read, the next attempt measures it.
+            if ticker in histories:
+                history = histories[ticker].with_used(close)
+                requests[ticker] = await _required_requests(
+                    conn, batch, history=history, close=close
+                )
+
+    for ticker, times in requests.items():
+        renamed_after = histories[ticker].tickers.period(session).before
+        needed = NeededDays(
+            after=max(batch.trading_day, renamed_after),
+            through=splits.basis_date(closes_by_ticker[ticker].source, session),
+        )
+        for name, since in times.items():
             try:
-                await look(tools, name, moment, begun, needed=needed)
+                await refresh(context, name, since=since, needed_since=needed_since, needed=needed)
             except ProviderError as error:
                 if name == ticker:
                     raise
-                # The provider may no longer list a renamed share's old ticker; the move is marked.
-                log.warning("splits not learnt", ticker=name, reason=str(error))
+                # The provider may no longer know the old ticker of a renamed share. Then the figure
+                # is computed without the split, and is marked as an unusual move.
+                log.warning("splits not read", ticker=name, reason=str(error))
 
 
-async def _asked_since(conn: Conn, batch: Batch, course: Course, close: Close) -> dict[str, datetime]:
+async def _required_requests(
+    conn: Conn, batch: Batch, *, history: ShareHistory, close: Close
+) -> dict[str, datetime]:
     """
-    Return since when a share's splits must have been asked for, before `close` is measured, by ticker.
+    Return the tickers whose splits must be requested before `close` is measured.
 
-    Two things call for it, each once: a move of a tenth or more, on the path of the readings used or of the newest,
-    from the morning after it on; and a session that was read differently from before, from that reading on. The moves
-    of a renamed share are asked for under the ticker that it had then.
+    The value is a time: no request is needed if the splits were already requested after it. There
+    are two reasons for a request:
+
+    - The price moved by ten percent or more from one session to the next, by the used readings or
+      by the newest readings. Then the time is 09:00 on the day after that session, and the ticker
+      is the one that the share had in that session.
+    - The provider has changed a close. Then the time is that of the changed reading.
     """
-    used = splits.path(course.used.values(), course.newest)
-    moved = {*splits.suspicious(course.newest), *splits.suspicious(used)}
-    since = {
-        course.tickers.at(session): calendar.due_at(session, 1)
-        for session in sorted(moved)
-        if session <= close.trading_day
-    }
-    if reread := splits.reread(await courses.readings(conn, batch, close.ticker)):
-        since[close.ticker] = max(reread, since.get(close.ticker, reread))
-    return since
+    used = splits.price_path(history.used.values(), history.newest)
+    moves = {*splits.suspicious_sessions(history.newest), *splits.suspicious_sessions(used)}
+    times: dict[str, datetime] = {}
+    for session in sorted(moves):
+        if session <= close.trading_day:
+            times[history.tickers.ticker_on(session)] = calendar.due_at(session, 1)
+
+    readings = await share_histories.list_readings(conn, batch, close.ticker)
+    changed_at = splits.last_changed_reading_at(readings)
+    if changed_at:
+        times[close.ticker] = max(changed_at, times.get(close.ticker, changed_at))
+    return times
 
 
-async def look_on_sunday(tools: Context, batch: Batch, tickers: Sequence[str], day: int) -> None:
-    """Ask for the splits of a batch's tickers; what cannot be learnt is left to the mornings that measure."""
+async def refresh_on_sunday(
+    context: Context, batch: Batch, *, tickers: Sequence[str], day: int
+) -> None:
+    """
+    Request the splits of a batch's tickers on the Sunday that is `day` of its fortnight.
+
+    Errors of the provider are only logged, because a checkpoint that needs the splits requests them
+    again.
+    """
+    due = calendar.due_at(batch.run_date, day)
     for ticker in tickers:
         try:
-            due = calendar.due_at(batch.run_date, day)
-            await look(tools, ticker, due, due)
+            await refresh(context, ticker, since=due, needed_since=due)
         except TryAgainAt:
             raise
         except AlphaMondayError as error:
-            log.warning("splits not learnt", ticker=ticker, reason=str(error))
+            log.warning("splits not read", ticker=ticker, reason=str(error))
 
 
-async def look_before_renaming(tools: Context, batch: Batch, ticker: str, since: datetime, begun: datetime) -> None:
-    """Ask for the splits of a ticker that a pick of `batch` is to get."""
-    await look(tools, ticker, since, begun, baseline=batch.trading_day)
+async def refresh_before_renaming(
+    context: Context, *, batch: Batch, ticker: str, since: datetime, needed_since: datetime
+) -> None:
+    """Request the splits of a ticker that a pick of `batch` does not have yet."""
+    await refresh(
+        context, ticker, since=since, needed_since=needed_since, baseline=batch.trading_day
+    )
 
 
-async def look(
-    tools: Context,
+async def refresh(
+    context: Context,
     ticker: str,
-    since: datetime,
-    begun: datetime,
     *,
+    since: datetime,
+    needed_since: datetime,
     needed: NeededDays | None = None,
     baseline: date | None = None,
 ) -> None:
     """
-    Ask for a ticker's splits, unless they were asked for after `since`; store what is new.
+    Request a ticker's splits, unless they were already requested after `since`. Store the changes.
 
-    With `needed`: raise ProviderUnavailable if a split of these days cannot be read. A row that could not be read
-    before is asked for again, but only once for each of the day's times of asking. `baseline` is that of a batch that
-    does not hold the ticker yet.
+    Failed requests since `needed_since` count against the limit of attempts. With `needed`, raise
+    ProviderUnavailable if a split of these days cannot be read. If it could not be read in an
+    earlier answer, it is requested again, but only once for each time of the day at which prices
+    are requested. `baseline` is the baseline session of a batch that does not have the ticker yet.
     """
-    unreadable = await _asked(tools, ticker, since, begun, baseline)
+    unreadable = await _request(
+        context, ticker=ticker, since=since, needed_since=needed_since, baseline=baseline
+    )
     if needed is None:
         return
-    again = max(since, calendar.asked_since(tools.now()))
-    if again > since and await _missing(tools, ticker, unreadable, needed):
-        unreadable = await _asked(tools, ticker, again, begun)
-    if missing := await _missing(tools, ticker, unreadable, needed):
-        raise ProviderUnavailable(f"A split that the figure needs cannot be read. {missing[0].reason}")
+    request_time = calendar.latest_price_request_at(context.now())
+    if request_time > since:
+        # The answer may be older than the latest time at which prices are requested. A row that
+        # could not be read then may be readable now.
+        missing = await _find_missing(context, ticker, unreadable=unreadable, needed=needed)
+        if missing:
+            unreadable = await _request(
+                context, ticker=ticker, since=request_time, needed_since=needed_since
+            )
+    missing = await _find_missing(context, ticker, unreadable=unreadable, needed=needed)
+    if missing:
+        raise ProviderUnavailable(
+            f"A split that the figure needs cannot be read. {missing[0].reason}"
+        )
 
 
-async def _asked(
-    tools: Context, ticker: str, since: datetime, begun: datetime, baseline: date | None = None
+async def _request(
+    context: Context,
+    *,
+    ticker: str,
+    since: datetime,
+    needed_since: datetime,
+    baseline: date | None = None,
 ) -> Sequence[UnreadableRow]:
-    answer = await tools.prices.splits(ticker, since, begun)
-    if isinstance(answer, SplitsAnswer) and await _takes_back(tools, ticker, answer):
-        # One list without a split that was listed before may be an old one, kept somewhere on the way.
-        await tools.prices.ledger.fail(answer.grant, Outcome.FAILED)
-        log.info("splits asked for again: one is no longer listed", ticker=ticker)
-        await tools.sleep(_BEFORE_TAKING_BACK)
-        answer = await tools.prices.splits(ticker, tools.now(), begun)
+    """Request the splits, and store the changes. Return the rows that cannot be read."""
+    answer = await context.prices.splits(ticker, since, needed_since)
+    if isinstance(answer, SplitsAnswer) and await _withdraws_a_split(context, ticker, answer):
+        # A single answer without a known split may come from an outdated cache of the provider.
+        await context.prices.ledger.store_failure(answer.grant, RequestOutcome.FAILED)
+        log.info("splits requested again: one is no longer listed", ticker=ticker)
+        await context.sleep(_SECOND_ANSWER_AFTER)
+        answer = await context.prices.splits(ticker, context.now(), needed_since)
     if isinstance(answer, SplitsAnswer):
-        await _keep(tools, ticker, answer, baseline)
+        await _store_answer(context, ticker, answer=answer, baseline=baseline)
     return answer.unreadable
 
 
-async def _takes_back(tools: Context, ticker: str, answer: SplitsAnswer) -> bool:
-    """Return whether an answer lacks a split that is known."""
-    async with tools.pool.connection() as conn:
-        return bool(_gone(answer, await store.of(conn, Tickers.only(ticker))))
+async def _withdraws_a_split(context: Context, ticker: str, answer: SplitsAnswer) -> bool:
+    """Return whether an answer no longer lists a known split."""
+    async with context.pool.connection() as conn:
+        known = await store.list_in_force(conn, TickerHistory.unchanged(ticker))
+    return bool(_find_withdrawn(answer, known))
 
 
-async def _missing(
-    tools: Context, ticker: str, unreadable: Sequence[UnreadableRow], needed: NeededDays
+async def _find_missing(
+    context: Context, ticker: str, *, unreadable: Sequence[UnreadableRow], needed: NeededDays
 ) -> list[UnreadableRow]:
     """
-    Return the rows that may be a split of the `needed` days that no answer held.
+    Return the unreadable rows that may be an unknown split of the `needed` days.
 
-    A row whose day is not known counts only while no split of these days is known: a move that calls for splits would
-    have no explanation but that row.
+    A row without a readable day counts only if no split of these days is known: then it may be the
+    only explanation of the move for which splits were requested.
     """
-    async with tools.pool.connection() as conn:
-        known = splits.between(await store.of(conn, Tickers.only(ticker)), needed.after, needed.through)
-    days = {split.effective_date for split in known if split.factor != ONE}
-    return [
-        row
-        for row in unreadable
-        if row.may_fall_within(needed.after, needed.through) and row.day not in days and (row.day or not days)
-    ]
+    async with context.pool.connection() as conn:
+        in_force = await store.list_in_force(conn, TickerHistory.unchanged(ticker))
+    known = splits.effective_between(in_force, needed.after, needed.through)
+    known_days = {split.effective_date for split in known if split.factor != ONE}
+
+    def may_be_missing(row: UnreadableRow) -> bool:
+        if not row.may_fall_within(needed.after, needed.through):
+            return False
+        if row.day is None:
+            return not known_days
+        return row.day not in known_days
+
+    return [row for row in unreadable if may_be_missing(row)]
 
 
-async def _keep(tools: Context, ticker: str, answer: SplitsAnswer, baseline: date | None = None) -> None:
+async def _store_answer(
+    context: Context, ticker: str, *, answer: SplitsAnswer, baseline: date | None
+) -> None:
     """
-    Store what is new, and put right what was measured without it, all in one transaction.
+    Store the changes, and correct the figures that were computed without them, in one transaction.
 
-    `baseline` is that of a batch that does not hold the ticker yet.
+    `baseline` is the baseline session of a batch that does not have the ticker yet.
     """
-    now = tools.now()
-    async with transaction(tools.pool) as conn:
-        held = await batches.holding(conn, ticker)
-        # Splits up to the earliest baseline change no figure.
-        baselines = [batch.trading_day for batch in held if batch.trading_day]
-        since = min([*baselines, baseline] if baseline else baselines, default=None)
-        known = await store.of(conn, Tickers.only(ticker))
-        learnt = _learnt(ticker, answer, since, known, now)
-        for split in learnt:
-            await store.add(conn, split)
-        reason = " ".join(_told(split) for split in learnt)
-        first = min((split.effective_date for split in learnt), default=None)
-        corrected = await corrections.after_split(conn, held, ticker, first, reason, now) if first else 0
-        unreadable = [row for row in answer.unreadable if since and row.may_fall_within(since, date.max)]
-        news = await tools.prices.ledger.answered(conn, answer.grant, unreadable)
-    log.info("splits read", ticker=ticker, listed=len(answer.splits), learnt=len(learnt))
-    log_unreadable(SPLITS, ticker, news)
-    if learnt:
-        log.warning("split learnt", ticker=ticker, what=reason, corrected_checkpoints=corrected)
+    now = context.now()
+    async with transaction(context.pool) as conn:
+        # `corrections.correct_after_split` needs all batches locked before the journal.
+        locked = await batches.lock_all_with_ticker(conn, ticker)
+        since = _earliest_baseline(locked, baseline)
+        known = await store.list_in_force(conn, TickerHistory.unchanged(ticker))
+        changes = _find_changes(ticker=ticker, answer=answer, since=since, known=known, now=now)
+        for split in changes:
+            await store.insert(conn, split)
+        reason = " ".join(_describe(split) for split in changes)
+        corrected = 0
+        if changes:
+            corrected = await corrections.correct_after_split(
+                conn,
+                locked=locked,
+                ticker=ticker,
+                since=min(split.effective_date for split in changes),
+                reason=reason,
+                now=now,
+            )
+        unreadable = []
+        if since:
+            unreadable = [row for row in answer.unreadable if row.may_fall_within(since, date.max)]
+        new_unreadable = await context.prices.ledger.store_answered(conn, answer.grant, unreadable)
+    log.info("splits read", ticker=ticker, listed=len(answer.splits), learnt=len(changes))
+    log_unreadable(SPLITS, ticker, new_unreadable)
+    if changes:
+        log.warning("splits changed", ticker=ticker, what=reason, corrected_checkpoints=corrected)
 
 
-def _learnt(
-    ticker: str, answer: SplitsAnswer, since: date | None, known: Sequence[Split], now: datetime
+def _earliest_baseline(locked: Sequence[Batch], baseline: date | None) -> date | None:
+    """
+    Return the earliest baseline session, or None if there is none.
+
+    Splits up to that session change no figure.
+    """
+    sessions = [batch.trading_day for batch in locked if batch.trading_day]
+    if baseline:
+        sessions.append(baseline)
+    return min(sessions, default=None)
+
+
+def _find_changes(
+    *,
+    ticker: str,
+    answer: SplitsAnswer,
+    since: date | None,
+    known: Sequence[Split],
+    now: datetime,
 ) -> list[Split]:
     """
-    Return the readings that say something new of days after `since`, also that a split is no longer listed.
+    Return new readings for the splits after `since` that an answer has changed.
 
-    A list that is empty takes nothing back: more likely it is a slip of the provider's than the truth. Nor does one
-    with a row that cannot be read and may be the split.
+    A known split that is no longer listed gets a reading with the factor 1. There are two
+    exceptions: an empty list is more likely an error of the provider, and an unreadable row may be
+    the split.
     """
-    listed = answer.splits
     factors = {split.effective_date: split.factor for split in known}
-    learnt = [
-        Split(ticker=ticker, effective_date=one.effective_date, factor=one.factor, source=_source(one), read_at=now)
-        for one in listed
-        if since and one.effective_date > since and factors.get(one.effective_date, ONE) != one.factor
+    changes = []
+    for listed in answer.splits:
+        if since is None or listed.effective_date <= since:
+            continue
+        if factors.get(listed.effective_date, ONE) != listed.factor:
+            changes.append(
+                Split(
+                    ticker=ticker,
+                    effective_date=listed.effective_date,
+                    factor=listed.factor,
+                    source=_source_of(listed),
+                    read_at=now,
+                )
+            )
+    withdrawn = [
+        Split(
+            ticker=ticker,
+            effective_date=split.effective_date,
+            factor=ONE,
+            source=f"{SPLITS_SOURCE}, no longer listed",
+            read_at=now,
+        )
+        for split in _find_withdrawn(answer, known)
     ]
-    source = f"{SPLITS_SOURCE}, no longer listed"
-    return learnt + [
-        Split(ticker=ticker, effective_date=split.effective_date, factor=ONE, source=source, read_at=now)
-        for split in _gone(answer, known)
-    ]
+    return changes + withdrawn
 
 
-def _gone(answer: SplitsAnswer, known: Sequence[Split]) -> list[Split]:
-    """Return the known splits that an answer takes back."""
-    still = {one.effective_date for one in answer.splits}
-    return [
-        split
-        for split in known
-        if still
-        and split.effective_date not in still
-        and split.factor != ONE
-        and not _may_be_listed(answer.unreadable, split.effective_date)
-    ]
+def _find_withdrawn(answer: SplitsAnswer, known: Sequence[Split]) -> list[Split]:
+    """
+    Return the known splits that an answer no longer lists.
+
+    Return none if the answer lists no split at all.
+    """
+    listed_days = {listed.effective_date for listed in answer.splits}
+    if not listed_days:
+        return []
+
+    def is_withdrawn(split: Split) -> bool:
+        day = split.effective_date
+        if day in listed_days or split.factor == ONE:
+            return False
+        return not _may_be_unreadable(answer.unreadable, day)
+
+    return [split for split in known if is_withdrawn(split)]
 
 
-def _may_be_listed(unreadable: Sequence[UnreadableRow], day: date) -> bool:
+def _may_be_unreadable(unreadable: Sequence[UnreadableRow], day: date) -> bool:
+    """Return whether one of these rows may be about `day`."""
     return any(row.may_fall_within(day - timedelta(days=1), day) for row in unreadable)
 
 
-def _source(listed: Listed) -> str:
-    return SPLITS_SOURCE if listed.text == plain(listed.factor) else f"{SPLITS_SOURCE}, as {listed.text}"
+def _source_of(listed: ListedSplit) -> str:
+    """
+    Return the source of a split.
+
+    It quotes the provider's text if the factor is written differently there.
+    """
+    if listed.text == format_decimal(listed.factor):
+        return SPLITS_SOURCE
+    return f"{SPLITS_SOURCE}, as {listed.text}"
 
 
-def _told(split: Split) -> str:
+def _describe(split: Split) -> str:
+    """Return the sentence that a correction gives as its reason."""
+    day = split.effective_date
     if split.factor == ONE:
-        return f"{split.ticker}: the split of {split.effective_date} is no longer listed."
-    return f"{split.ticker}: a split by {plain(split.factor)} from {split.effective_date} on was learnt."
+        return f"{split.ticker}: the split of {day} is no longer listed."
+    return f"{split.ticker}: a split by {format_decimal(split.factor)} from {day} on was learnt."

@@ -1,10 +1,16 @@
-"""A Monday: ask for ideas, look up their prices, and store the batch with its fourteen mornings, all or nothing."""
+"""
+The weekly job: makes a Monday's batch.
+
+It asks the model for ideas, reads their prices, and stores the batch with its fourteen checkpoint
+jobs, all in one transaction. If that is not possible, it stores the reason.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from uuid import uuid4
 
 import structlog
+from msgspec import Struct
 from msgspec.structs import asdict, replace
 from procrastinate import JobContext
 from structlog.contextvars import bind_contextvars
@@ -27,7 +33,7 @@ from app.domain.model import (
     Pick,
     batch_id,
 )
-from app.domain.text import storable
+from app.domain.text import make_storable
 from app.errors import (
     ConfigurationError,
     MissingClose,
@@ -39,29 +45,32 @@ from app.errors import (
     UnknownTicker,
     UnusableAnswer,
 )
-from app.providers.llm import Answer
+from app.providers.llm import ModelAnswer
 from app.store import batches, closes, generations, journal
-from app.store.checkpoints import Due
+from app.store.checkpoints import DueCheckpoint
 from app.store.rows import Conn
 from jobs import alerts, queue_tables
 from jobs.context import Context
-from jobs.daily import FRESH, defer
-from jobs.prices import SeemsUnknown, closes_of
-from jobs.queue import Retry, app, tools
+from jobs.daily import MAX_READING_AGE, defer_checkpoints
+from jobs.prices import TemporarilyUnknownTicker, fetch_closes
+from jobs.queue import RetryPolicy, app, current_context
 from jobs.queue_tables import LIVE
 
 log = structlog.get_logger()
 
-# A question is open for as long as the picker waits, and a little more, for the answer to be stored.
-_STORED_WITHIN = timedelta(seconds=5)
+# A question stays open for as long as the model's client waits for the answer, plus this time to
+# store it.
+_TIME_TO_STORE = timedelta(seconds=5)
 
-# How far two processes' clocks may be apart for a tick to be waited for.
-_ANOTHER_CLOCK = timedelta(days=1)
+# A tick that lies at most this far in the future is waited for: the clock of the process that
+# deferred the job is ahead of this process's clock.
+_MAX_TICK_LEAD = timedelta(days=1)
 
-# How long a question that the provider did not answer keeps the next waiting, by the number of questions that are left.
-# Three within seconds would lose the Monday to an outage of a minute; these are over before the open, at half past
-# nine.
-_PAUSES = {1: timedelta(minutes=10)}
+# The pause after a question that the provider did not answer: ten minutes before the last question,
+# one minute before the others. Without pauses, an outage of one minute would use up all three
+# questions, and the Monday would fail. With these pauses, the last question is sent before the
+# market opens at 09:30.
+_PAUSE_BEFORE_LAST_QUESTION = timedelta(minutes=10)
 _PAUSE = timedelta(minutes=1)
 
 
@@ -69,64 +78,81 @@ class _MondayIsOver(Exception):
     """It is too late to ask the model for this Monday."""
 
 
-# Nine in New York is one of the two, whatever the season: the job itself asks which.
+# 09:00 in New York is 13:00 UTC in summer and 14:00 UTC in winter. The job starts at both times: in
+# summer the second job finds the batch stored, and in winter the first one finds no Monday due.
 @app.periodic(cron="0 13,14 * * 1")
-@app.task(name="pick_week", retry=Retry(), pass_context=True)
-async def pick_week(context: JobContext, timestamp: int, questions: int | None = None) -> None:
+@app.task(name="pick_week", retry=RetryPolicy(), pass_context=True)
+async def pick_week(job_context: JobContext, timestamp: int, questions: int | None = None) -> None:
     """
-    Make this Monday's batch, if a Monday has begun and nobody has.
+    Make this Monday's batch, if it is Monday after 09:00 in New York and the batch is not stored.
 
-    `timestamp` is the tick's: it only says whether this process's clock has come to it, and the clock says which Monday
-    it is. `questions` is how many may have been asked in all when a failed Monday is run again by hand.
+    `timestamp` is the time of the tick that deferred the job. It is only compared with this
+    process's clock; the clock says which Monday it is. `questions` is set only for a manual run
+    (`alpha-monday pick`): the most questions that the Monday may have in all, earlier ones
+    included. The argument keeps its short name, because queued jobs carry it.
     """
-    assert context.job.id is not None
-    wait_for_tick(timestamp, tools().now())
-    async with alerts.quota_watched(tools()):
-        await begin(tools(), context.job.id, questions)
+    assert job_context.job.id is not None
+    context = current_context()
+    wait_for_tick(timestamp, context.now())
+    async with alerts.alert_if_quota_spent(context):
+        await run_if_due(context, job_context.job.id, questions)
 
 
 def wait_for_tick(timestamp: int, now: datetime) -> None:
     """
-    Raise TryAgainAt if a tick lies ahead of `now`: the process that put it into the queue has another clock.
+    Raise TryAgainAt if a tick is ahead of `now`, this process's time.
 
-    Otherwise the tick of nine o'clock would be over before this clock shows nine.
+    Another process, whose clock is ahead, has deferred such a job. Without the wait, the job of the
+    tick at 09:00 would end before this process's clock shows 09:00.
     """
     tick = datetime.fromtimestamp(timestamp, UTC)
-    if now < tick <= now + _ANOTHER_CLOCK:
-        raise TryAgainAt(f"The tick of {tick:%Y-%m-%d %H:%M} UTC is ahead of this process's clock.", tick)
+    if now < tick <= now + _MAX_TICK_LEAD:
+        raise TryAgainAt(
+            f"The tick of {tick:%Y-%m-%d %H:%M} UTC is ahead of this process's clock.", tick
+        )
 
 
-async def begin(tools: Context, job_id: int, questions: int | None) -> None:
-    """Run the Monday that has begun, unless it is done or on its way in another job."""
-    run_date = calendar.run_date(tools.now())
+async def run_if_due(context: Context, job_id: int, max_questions: int | None) -> None:
+    """
+    Run this Monday if it is due, unless its batch is stored or another job makes it.
+
+    `max_questions` is the argument `questions` of `pick_week`.
+    """
+    run_date = calendar.run_date(context.now())
     if run_date is None:
-        log.info("no Monday has begun")
+        log.info("no Monday run is due")
         return
     bind_contextvars(run_date=str(run_date), batch=str(batch_id(SERIES, run_date)), step="begin")
-    async with transaction(tools.pool) as conn:
-        batch = await batches.on(conn, SERIES, run_date)
-        on_its_way = await live_jobs(conn, run_date, before=job_id)
-    if batch and (batch.status != BatchStatus.FAILED or questions is None):
-        log.info("this Monday has its batch", status=batch.status)
-    elif on_its_way:
-        log.info("this Monday is on its way", other_job=on_its_way)
+    is_manual = max_questions is not None
+    async with transaction(context.pool) as conn:
+        batch = await batches.get_by_run_date(conn, SERIES, run_date)
+        other_jobs = await list_live_jobs(conn, run_date, before=job_id)
+    if batch and (batch.status != BatchStatus.FAILED or not is_manual):
+        log.info("batch already stored", status=batch.status)
+    elif other_jobs:
+        log.info("Monday run already in progress", other_job=other_jobs)
     else:
-        log.info("this Monday begins", by_hand=questions is not None)
-        await _run(tools, run_date, questions or QUESTIONS_PER_MONDAY, by_hand=questions is not None)
+        log.info("Monday run started", by_hand=is_manual)
+        run = _Run(
+            run_date=run_date,
+            max_questions=max_questions or QUESTIONS_PER_MONDAY,
+            is_manual=is_manual,
+        )
+        await _run_monday(context, run)
 
 
-async def live_jobs(
+async def list_live_jobs(
     conn: Conn,
     run_date: date,
     *,
     until: date | None = None,
     before: int | None = None,
 ) -> list[int]:
-    """Return the ids of the weekly jobs of this Monday to `until` that wait or run, older than `before`."""
-    return await jobs_of(conn, run_date, LIVE, until=until, before=before)
+    """Return the ids of the weekly jobs that wait or run (see `list_jobs`)."""
+    return await list_jobs(conn, run_date, LIVE, until=until, before=before)
 
 
-async def jobs_of(
+async def list_jobs(
     conn: Conn,
     run_date: date,
     statuses: Sequence[str],
@@ -135,203 +161,298 @@ async def jobs_of(
     before: int | None = None,
 ) -> list[int]:
     """
-    Return the ids of the weekly jobs that have one of these statuses and are older than `before`.
+    Return the ids of the weekly jobs that have one of these statuses, oldest first.
 
-    Only those of this Monday and later; with `until`, to the end of that day.
-
-    An earlier Monday's job that was left behind as `doing` must not keep all later Mondays from beginning.
+    The jobs have a tick on `run_date` or later, not after the date `until` if it is given, and an
+    id lower than `before` if it is given. Jobs of earlier Mondays are left out, because one that is
+    stuck as `doing` would block every later Monday.
     """
+    end = None
+    if until:
+        end = calendar.end_of_day(until)
     return await queue_tables.periodic_jobs(
         conn,
-        pick_week.name,
-        since=calendar.at(run_date, time(0)),
+        task=pick_week.name,
+        since=calendar.from_new_york(run_date, time(0)),
         statuses=statuses,
-        until=calendar.at(until + timedelta(days=1), time(0)) if until else None,
+        until=end,
         before=before,
     )
 
 
-async def questions_by_hand(conn: Conn, run_date: date) -> int:
+async def max_questions_of_manual_run(conn: Conn, run_date: date) -> int:
     """
-    Return how many questions may have been asked in all when a Monday is run by hand now.
+    Return how many questions a Monday may have in all, if it is run manually now.
 
-    A Monday that failed gets three more than were asked. An earlier run by hand that was cut off before it could record
-    a failure has used these: the journal allows three for each failure, and three more.
+    A Monday may have three questions, and three more after each stored failure: this is a rule of
+    the journal. If a manual run was interrupted before it stored a failure, its questions count
+    against the same three.
     """
-    batch = await batches.on(conn, SERIES, run_date)
+    batch = await batches.get_by_run_date(conn, SERIES, run_date)
     if batch is None:
         return QUESTIONS_PER_MONDAY
-    asked = len(await generations.of(conn, SERIES, run_date))
-    failures = len(await journal.told(conn, batch.id, JournalKind.FAILURE))
-    return min(asked, QUESTIONS_PER_MONDAY * failures) + QUESTIONS_PER_MONDAY
+    question_count = len(await generations.list_by_run_date(conn, SERIES, run_date))
+    failures = len(await journal.list_contents(conn, batch.id, JournalKind.FAILURE))
+    return min(question_count, QUESTIONS_PER_MONDAY * failures) + QUESTIONS_PER_MONDAY
 
 
-async def begin_again(conn: Conn, at: datetime, questions: int | None = None) -> int:
-    """Put a weekly job into the queue outside its tick; return its id."""
-    job = pick_week.configure().job.evolve(task_kwargs={"timestamp": int(at.timestamp()), "questions": questions})
+async def defer_run(conn: Conn, now: datetime, max_questions: int | None = None) -> int:
+    """
+    Defer a weekly job without a tick, to run at once. Return its id.
+
+    `max_questions` is the argument `questions` of `pick_week`.
+    """
+    job = pick_week.configure().job.evolve(
+        task_kwargs={"timestamp": int(now.timestamp()), "questions": max_questions}
+    )
     (deferred,) = await app.job_manager.batch_defer_jobs_async([job], connection=conn)
     assert deferred.id is not None
     return deferred.id
 
 
-async def _run(tools: Context, run_date: date, questions: int, *, by_hand: bool) -> None:
-    """Make the batch of `run_date`, or store why there is none; only `by_hand` does it replace a failed one."""
-
-    async def fail(reason: FailureReason, failure: str) -> None:
-        await _fail(tools, run_date, reason, failure, again=by_hand)
-
-    await _record_missed_first(tools)
-    try:
-        while choice := await _choose(tools, run_date, questions):
-            generation, chosen = choice
-            looked_at = tools.now()
-            try:
-                bind_contextvars(step="snapshot")
-                readings = await _priced(tools, chosen, run_date)
-            except UnknownTicker as unknown:
-                await _complete(tools, replace(generation, accepted=False, refusal=str(unknown)))
-                continue
-            now = tools.now()
-            if calendar.today(now) != run_date:  # picks are never back-dated
-                await fail(FailureReason.MISSED, "The Monday was over before its prices were in.")
-                return
-            if now > looked_at + FRESH:
-                continue  # another process may have stored newer readings meanwhile
-            if await _store(tools, run_date, now, generation, chosen, readings, again=by_hand):
-                return
-    except _MondayIsOver as over:
-        await fail(FailureReason.MISSED, str(over))
-    except MissingClose as missing:
-        await fail(FailureReason.MISSING_CLOSE, str(missing))
-    except UnusableAnswer as error:
-        await fail(FailureReason.NO_USABLE_ANSWER, str(error))
-    except ConfigurationError as error:
-        await fail(FailureReason.CONFIGURATION, str(error))
-    except ProviderError as error:
-        await fail(FailureReason.PROVIDER_ERROR, str(error))
-
-
-async def _choose(tools: Context, run_date: date, questions: int) -> tuple[Generation, list[Idea]] | None:
+class _Run(Struct, frozen=True, kw_only=True):
     """
-    Return an accepted answer and its ideas: one that was paid for already, or a new one.
+    One run of a Monday.
 
-    Returns None when another process has made the Monday's batch meanwhile.
+    `max_questions` is how many questions the Monday may have in all, those of earlier runs
+    included. Only a manual run replaces a failed batch.
+    """
 
-    Raises QuestionInProgress while another process's question is open; TryAgainAt while a provider that did not answer
-    is left alone; UnusableAnswer or ProviderError when all questions are used up; ConfigurationError at once.
+    run_date: date
+    max_questions: int
+    is_manual: bool
+
+
+async def _run_monday(context: Context, run: _Run) -> None:
+    """Make the batch of a Monday, or store why there is none."""
+    await _record_missed_mondays_first(context)
+    try:
+        await _choose_and_store(context, run)
+    except _MondayIsOver as error:
+        await _fail(context, run, reason=FailureReason.MISSED, failure=str(error))
+    except MissingClose as error:
+        await _fail(context, run, reason=FailureReason.MISSING_CLOSE, failure=str(error))
+    except UnusableAnswer as error:
+        await _fail(context, run, reason=FailureReason.NO_USABLE_ANSWER, failure=str(error))
+    except ConfigurationError as error:
+        await _fail(context, run, reason=FailureReason.CONFIGURATION, failure=str(error))
+    except ProviderError as error:
+        await _fail(context, run, reason=FailureReason.PROVIDER_ERROR, failure=str(error))
+
+
+async def _choose_and_store(context: Context, run: _Run) -> None:
+    """
+    Choose picks, read their prices and store the batch.
+
+    Choose again if the provider does not know a ticker, or if a share is no longer traded.
+    """
+    while True:
+        choice = await _choose(context, run)
+        if choice is None:
+            return
+        read_at = context.now()
+        bind_contextvars(step="snapshot")
+        try:
+            readings = await _read_baseline(context, choice.ideas, run.run_date)
+        except UnknownTicker as error:
+            refused = replace(choice.generation, accepted=False, refusal=str(error))
+            await _complete(context, refused)
+            continue
+        now = context.now()
+        if calendar.new_york_date(now) != run.run_date:
+            # A batch of a Monday that is over would be back-dated.
+            raise _MondayIsOver("The Monday was over before its prices were in.")
+        if now > read_at + MAX_READING_AGE:
+            # Another process may have stored newer readings meanwhile.
+            continue
+        if await _store(context, run, choice=choice, readings=readings, now=now):
+            return
+
+
+class _Choice(Struct, frozen=True, kw_only=True):
+    """The ideas of an accepted answer."""
+
+    generation: Generation
+    ideas: list[Idea]
+
+
+async def _choose(context: Context, run: _Run) -> _Choice | None:
+    """
+    Return an accepted answer with its ideas: a stored one, or a new one from the model.
+
+    A stored answer is used first, because it is paid for. Return None if another process has stored
+    the Monday's batch meanwhile. Raise QuestionInProgress while another process's question is open,
+    and TryAgainAt for the pause after a question that the provider did not answer. When no
+    questions are left, raise UnusableAnswer or ProviderUnavailable. If the provider refuses the
+    request because of a setting, raise ConfigurationError without another question.
     """
     bind_contextvars(step="choose")
+    # Each pass of the loop reads what is stored, because another process may have added to it.
     while True:
-        async with tools.pool.connection() as conn:
-            batch = await batches.on(conn, SERIES, run_date)
-            asked = await generations.of(conn, SERIES, run_date)
+        async with context.pool.connection() as conn:
+            batch = await batches.get_by_run_date(conn, SERIES, run.run_date)
+            questions = await generations.list_by_run_date(conn, SERIES, run.run_date)
         if batch and batch.status != BatchStatus.FAILED:
-            log.info("somebody was first")
+            log.info("batch already stored by another process")
             return None
-        if accepted := next((one for one in asked if one.accepted), None):
-            try:
-                ideas = prompt.read(accepted.answer or "", tools.benchmark)
-                _refuse_other_benchmark(accepted, tools.benchmark)
-            except UnusableAnswer as error:  # another version of this program, or another benchmark, had accepted it
-                await _complete(tools, replace(accepted, accepted=False, refusal=str(error)))
-                continue
-            return accepted, ideas
-        last = asked[-1] if asked else None
-        if last and last.accepted is None:
-            if (lapses := _lapse_of(tools, last)) > tools.now():
-                raise QuestionInProgress("A question to the model is open.", lapses)
-            await _complete(
-                tools, replace(last, accepted=False, refusal="No answer was stored: whoever asked was cut off.")
-            )
-        elif last and len(asked) >= questions:
-            told = f"{len(asked)} questions brought no usable answer. The last: {last.refusal}"
-            raise UnusableAnswer(told) if last.answered_at else ProviderUnavailable(told)
+        accepted = next((one for one in questions if one.accepted), None)
+        last = questions[-1] if questions else None
+        if accepted:
+            choice = await _read_accepted(context, accepted)
+            if choice:
+                return choice
+        elif last and last.accepted is None:
+            await _refuse_timed_out(context, last)
+        elif last and len(questions) >= run.max_questions:
+            _raise_no_questions_left(questions)
         else:
-            await _ask(tools, run_date, asked, left=questions - len(asked) - 1)
+            await _ask(context, run, questions)
 
 
-def _refuse_other_benchmark(question: Generation, benchmark: str) -> None:
-    """Raise UnusableAnswer if the model was told that its choice is measured against another benchmark."""
-    if prompt.benchmark_of(question.user_prompt) not in (None, benchmark):
+async def _read_accepted(context: Context, generation: Generation) -> _Choice | None:
+    """Return the ideas of a stored answer, or refuse it and return None."""
+    try:
+        ideas = prompt.parse_answer(generation.answer or "", context.benchmark)
+        _require_same_benchmark(generation, context.benchmark)
+    except UnusableAnswer as error:
+        # Another version of this program has accepted the answer, or the benchmark has changed.
+        refused = replace(generation, accepted=False, refusal=str(error))
+        await _complete(context, refused)
+        return None
+    return _Choice(generation=generation, ideas=ideas)
+
+
+def _require_same_benchmark(question: Generation, benchmark: str) -> None:
+    """Raise UnusableAnswer if the question told the model another benchmark."""
+    if prompt.benchmark_in_prompt(question.user_prompt) not in (None, benchmark):
         raise UnusableAnswer(prompt.BENCHMARK_CHANGED)
 
 
-def _lapse_of(tools: Context, question: Generation) -> datetime:
-    """Return until when an open question may still be answered, by the time that this process gives one."""
-    return question.asked_at + timedelta(seconds=tools.picker.timeout) + _STORED_WITHIN
-
-
-async def _ask(tools: Context, run_date: date, asked: Sequence[Generation], left: int) -> None:
+async def _refuse_timed_out(context: Context, question: Generation) -> None:
     """
-    Put one more question, claimed before it is sent, and store what became of it.
+    Store a refusal for an open question that has timed out.
 
-    `left` is how many questions remain after it. Raises TryAgainAt if the provider did not answer and some remain, and
-    _MondayIsOver when it is too late to ask.
+    Raise QuestionInProgress if it has not timed out yet.
     """
-    now = tools.now()
-    if calendar.today(now) != run_date:
+    # This process's timeout is used; the process that asked may have a different one.
+    model_timeout = timedelta(seconds=context.model_client.timeout)
+    times_out_at = question.asked_at + model_timeout + _TIME_TO_STORE
+    if times_out_at > context.now():
+        raise QuestionInProgress("A question to the model is open.", times_out_at)
+    refusal = "No answer was stored: whoever asked was cut off."
+    await _complete(context, replace(question, accepted=False, refusal=refusal))
+
+
+def _raise_no_questions_left(questions: Sequence[Generation]) -> None:
+    """
+    Raise the error of a Monday that may have no more questions.
+
+    It is UnusableAnswer if the last question was answered, otherwise ProviderUnavailable.
+    """
+    last = questions[-1]
+    message = f"{len(questions)} questions brought no usable answer. The last: {last.refusal}"
+    if last.answered_at:
+        raise UnusableAnswer(message)
+    raise ProviderUnavailable(message)
+
+
+async def _ask(context: Context, run: _Run, questions: Sequence[Generation]) -> None:
+    """
+    Ask the model one more question, and store the outcome.
+
+    The question is committed before it is sent, so that no other process asks it too. `questions`
+    are the Monday's earlier questions. Raise TryAgainAt if the provider did not answer and more
+    questions are allowed, and _MondayIsOver if it is too late to ask.
+    """
+    now = context.now()
+    if calendar.new_york_date(now) != run.run_date:
         raise _MondayIsOver("The Monday was over before an answer was accepted.")
-    refusals = [one.refusal for one in asked if one.answered_at and one.refusal]
+    # The model learns why its answers were refused. Errors of the provider are left out.
+    refusals = [one.refusal for one in questions if one.answered_at and one.refusal]
     question = Generation(
         id=uuid4(),
         series=SERIES,
-        run_date=run_date,
-        attempt=len(asked) + 1,
+        run_date=run.run_date,
+        attempt=len(questions) + 1,
         asked_at=now,
-        requested_model=tools.picker.model,
+        requested_model=context.model_client.model,
         prompt_version=prompt.PROMPT_VERSION,
         system_prompt=prompt.SYSTEM_PROMPT,
-        user_prompt=prompt.user_prompt(run_date, tools.benchmark, refusals),
+        user_prompt=prompt.user_prompt(run.run_date, context.benchmark, refusals),
     )
-    async with tools.pool.connection() as conn:
+    async with context.pool.connection() as conn:
         if not await generations.claim(conn, question):
-            return  # somebody else asks
-    log.info("model asked", question=question.attempt, model=question.requested_model, generation=str(question.id))
+            # Another process asks this question.
+            return
+    log.info(
+        "question sent to the model",
+        question=question.attempt,
+        model=question.requested_model,
+        generation=str(question.id),
+    )
+
+    questions_left = run.max_questions - question.attempt
     try:
-        answer = await tools.picker.ask(question.system_prompt, question.user_prompt)
+        answer = await context.model_client.ask(question.system_prompt, question.user_prompt)
     except ConfigurationError as error:
-        await _complete(tools, replace(question, accepted=False, refusal=str(error)))
+        await _complete(context, replace(question, accepted=False, refusal=str(error)))
         raise
     except (ProviderBusy, ProviderUnavailable) as error:
-        await _complete(tools, replace(question, accepted=False, refusal=str(error)))
-        _leave_alone(tools, run_date, left, error.until if isinstance(error, ProviderBusy) else None)
+        await _complete(context, replace(question, accepted=False, refusal=str(error)))
+        retry_after = None
+        if isinstance(error, ProviderBusy):
+            retry_after = error.until
+        _pause_if_questions_left(
+            context, run, questions_left=questions_left, retry_after=retry_after
+        )
         return
-    await _complete(tools, _answered(tools, question, answer))
-    if answer.by_provider:
-        _leave_alone(tools, run_date, left)
+    await _complete(context, _with_answer(context, question, answer))
+    if answer.is_from_provider:
+        _pause_if_questions_left(context, run, questions_left=questions_left)
 
 
-def _leave_alone(tools: Context, run_date: date, left: int, until: datetime | None = None) -> None:
+def _pause_if_questions_left(
+    context: Context, run: _Run, *, questions_left: int, retry_after: datetime | None = None
+) -> None:
     """
-    Raise when to ask a provider again that did not answer, if any question is left.
+    Raise TryAgainAt for the pause after a question without an answer, if questions are left.
 
-    That is a time of the queue's and no wait of the job's, so that a stop is not delayed. `until` is when the provider
-    asked for; no later than the day's last time of asking for a close, or the questions that are left would be lost.
+    The job goes back to the queue and does not wait itself, so that it does not delay a stop of the
+    process. `retry_after` is the time that the provider gave. It is followed only up to the last
+    price retry of the day (20:30): a longer pause would cost the Monday its remaining questions.
     """
-    if not left:
+    if not questions_left:
         return
-    at = tools.now() + _PAUSES.get(left, _PAUSE)
-    if until:
-        at = max(at, min(until, calendar.at(run_date, calendar.ASK_AGAIN[-1])))
-    raise TryAgainAt("The model's provider did not answer.", at)
+    pause = _PAUSE
+    if questions_left == 1:
+        pause = _PAUSE_BEFORE_LAST_QUESTION
+    retry_at = context.now() + pause
+    if retry_after:
+        latest = calendar.from_new_york(run.run_date, calendar.PRICE_RETRY_TIMES[-1])
+        retry_at = max(retry_at, min(retry_after, latest))
+    raise TryAgainAt("The model's provider did not answer.", retry_at)
 
 
-def _answered(tools: Context, question: Generation, answer: Answer) -> Generation:
-    """Return the question with its answer, accepted or refused; one that is too long is refused, and stored in part."""
-    text = storable(answer.text or "")
+def _with_answer(context: Context, question: Generation, answer: ModelAnswer) -> Generation:
+    """
+    Return the question with its answer, accepted or refused.
+
+    An answer that is too long is refused, and stored in part.
+    """
+    text = make_storable(answer.text or "")
+    refusal = None
     try:
-        if answer.unusable:
-            raise UnusableAnswer(answer.unusable)
-        prompt.refuse_too_long(text)
-        prompt.read(answer.text or "", tools.benchmark)
-        refusal = None
+        if answer.unusable_reason:
+            raise UnusableAnswer(answer.unusable_reason)
+        prompt.require_storable_length(text)
+        prompt.parse_answer(answer.text or "", context.benchmark)
     except UnusableAnswer as error:
         refusal = str(error)
     return replace(
         question,
-        answered_at=tools.now(),
+        answered_at=context.now(),
         answered_model=answer.model,
-        answer=prompt.stored(text),
+        answer=prompt.text_to_store(text),
         request_id=answer.request_id,
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
@@ -340,165 +461,176 @@ def _answered(tools: Context, question: Generation, answer: Answer) -> Generatio
     )
 
 
-async def _complete(tools: Context, generation: Generation) -> None:
-    """Store what became of a question: as it was said, but for what Postgres cannot carry."""
-    said = {name: storable(value) for name, value in asdict(generation).items() if isinstance(value, str)}
-    generation = replace(generation, **said)
-    async with transaction(tools.pool) as conn:
-        if not await generations.complete(conn, generation, tools.now()):
-            log.warning("the question had lapsed, or somebody was first", generation=str(generation.id))
+async def _complete(context: Context, generation: Generation) -> None:
+    """Store the outcome of a question. Replace the characters that Postgres cannot store."""
+    texts = {}
+    for name, value in asdict(generation).items():
+        if isinstance(value, str):
+            texts[name] = make_storable(value)
+    generation = replace(generation, **texts)
+    async with transaction(context.pool) as conn:
+        if not await generations.complete(conn, generation, context.now()):
+            log.warning(
+                "question already completed by another process", generation=str(generation.id)
+            )
             return
     if generation.accepted:
         log.info("answer accepted", model=generation.answered_model)
     else:
-        log.warning("question in vain", refusal=generation.refusal)
+        log.warning("no usable answer", refusal=generation.refusal)
 
 
-async def _priced(tools: Context, chosen: Sequence[Idea], run_date: date) -> dict[str, Close]:
+async def _read_baseline(
+    context: Context, ideas: Sequence[Idea], run_date: date
+) -> dict[str, Close]:
     """
-    Return the closes of the baseline session, the benchmark's first.
+    Return the closes of the baseline session by ticker, the benchmark's first.
 
-    Raises TryAgainAt for what may be there at the day's next time of asking, and after the last one what was missing:
-    MissingClose or ProviderError. UnknownTicker is only ever about a pick: the model is to choose another. After the
-    last time of asking that is also a pick which the provider knew lately, and does not know any more.
+    If a close is missing or a request fails, raise TryAgainAt for the next price retry of the day;
+    after the last one, raise MissingClose or ProviderError. If the provider does not know the
+    ticker of an idea, raise UnknownTicker: the model must choose another one. A ticker that the
+    provider knew recently is requested again all day, so for it UnknownTicker is raised only after
+    the last price retry.
     """
-    failed: MissingClose | ProviderError
+    error: MissingClose | ProviderError
     try:
-        return await _snapshot(tools, chosen, run_date)
+        return await _request_baseline(context, ideas, run_date)
     except UnknownTicker as unknown:
-        if unknown.ticker != tools.benchmark:
+        if unknown.ticker != context.benchmark:
             raise
-        async with tools.pool.connection() as conn:
-            if not await closes.latest(conn, tools.benchmark):
-                raise ConfigurationError(f"{unknown} Set BENCHMARK_SYMBOL to a ticker that it knows.") from None
-        failed = ProviderUnavailable(str(unknown))  # it was priced before: the provider errs
-    except (MissingClose, ProviderError) as error:
-        failed = error
-    if again := calendar.ask_again_at(tools.now()):
-        raise TryAgainAt(str(failed), again) from None
-    if isinstance(failed, SeemsUnknown) and failed.ticker != tools.benchmark:
-        raise UnknownTicker(f"Alpha Vantage does not know {failed.ticker} any more.", failed.ticker) from None
-    raise failed
+        await _require_known_benchmark(context, unknown)
+        # The benchmark had prices before, so the error is the provider's.
+        error = ProviderUnavailable(str(unknown))
+    except (MissingClose, ProviderError) as failure:
+        error = failure
+    retry_at = calendar.next_price_retry_at(context.now())
+    if retry_at:
+        raise TryAgainAt(str(error), retry_at) from None
+    if isinstance(error, TemporarilyUnknownTicker) and error.ticker != context.benchmark:
+        raise UnknownTicker(
+            f"Alpha Vantage does not know {error.ticker} any more.", error.ticker
+        ) from None
+    raise error
 
 
-async def _snapshot(tools: Context, chosen: Sequence[Idea], run_date: date) -> dict[str, Close]:
-    """Return the closes of the baseline session, the benchmark's first; a ticker no longer traded is unknown."""
-    session = tools.calendar.session_before(run_date)
-    tickers = [tools.benchmark, *(idea.ticker for idea in chosen)]
+async def _require_known_benchmark(context: Context, error: UnknownTicker) -> None:
+    """Raise ConfigurationError if no price of the benchmark is stored: the setting is wrong."""
+    async with context.pool.connection() as conn:
+        newest_session = await closes.get_newest_session(conn, context.benchmark)
+    if newest_session is None:
+        raise ConfigurationError(
+            f"{error} Set BENCHMARK_SYMBOL to a ticker that it knows."
+        ) from None
+
+
+async def _request_baseline(
+    context: Context, ideas: Sequence[Idea], run_date: date
+) -> dict[str, Close]:
+    """
+    Return the closes of the baseline session, by ticker.
+
+    Raise UnknownTicker if a share is no longer traded.
+    """
+    session = context.calendar.session_before(run_date)
+    tickers = [context.benchmark, *(idea.ticker for idea in ideas)]
+    needed_since = await _start_of_attempt_limit(context, run_date)
     try:
-        return await closes_of(tools, tickers, session, await _attempts_since(tools, run_date))
-    except MissingClose as missing:
-        picks = [ticker for ticker in missing.tickers if ticker != tools.benchmark]
-        if ended := await _ended(tools, picks, session):
-            # All of them at once: the model has few questions left to choose others.
+        return await fetch_closes(context, tickers, session, needed_since=needed_since)
+    except MissingClose as error:
+        missing = [ticker for ticker in error.tickers if ticker != context.benchmark]
+        ended = await _find_no_longer_traded(context, missing, session)
+        if ended:
+            # One refusal names all of them, because the model has few questions to replace them.
             raise UnknownTicker(" ".join(ended.values()), next(iter(ended))) from None
         raise
 
 
-async def _attempts_since(tools: Context, run_date: date) -> datetime:
+async def _start_of_attempt_limit(context: Context, run_date: date) -> datetime:
     """
-    Return since when attempts at a close count together: five in all, and then one each time.
+    Return the time from which failed requests for a close count against the limit of attempts.
 
-    Each time of asking has five of its own while more than half of the day's requests are left. Then only one more
-    each, because an outage that lasts the whole morning would otherwise use up the requests that the Monday, and the
-    checkpoints of other batches, need once it is over.
+    The limit is five; each price retry after that gets one attempt. While more than half of the
+    day's requests are left, the count begins again at each price retry. Otherwise it begins at
+    09:00, because an outage of a whole morning would use up the requests that this Monday, and the
+    checkpoints of other batches, need after the outage.
     """
-    now, ledger = tools.now(), tools.prices.ledger
-    async with tools.pool.connection() as conn:
-        left = await ledger.left(conn, now)
-    day_left, a_day = left.requests[-1], ledger.limits[-1].requests
-    return calendar.asked_since(now) if 2 * day_left > a_day else calendar.due_at(run_date)
+    now = context.now()
+    ledger = context.prices.ledger
+    async with context.pool.connection() as conn:
+        remaining = await ledger.remaining(conn, now)
+    left_today, per_day = remaining.requests[-1], ledger.limits[-1].requests
+    if 2 * left_today > per_day:
+        return calendar.latest_price_request_at(now)
+    return calendar.due_at(run_date)
 
 
-async def _ended(tools: Context, tickers: Sequence[str], session: date) -> dict[str, str]:
+async def _find_no_longer_traded(
+    context: Context, tickers: Sequence[str], session: date
+) -> dict[str, str]:
     """
-    Return the tickers among those without a close of `session` that are no longer traded, and what shows it.
+    Return the tickers without a close of `session` that are no longer traded, with the reasons.
 
-    One that also lacks the session before is refused at once. One that lacks only `session` may be late at the
-    provider, and is asked for all day; at the last time of asking, an own latest bar that is older than the
-    benchmark's (which has one of `session`) shows that its series ended.
+    If the close of the session before is missing too, the reason is given at once. If only the
+    close of `session` is missing, the provider may be late, and the close is requested again until
+    20:30. At that last price retry, a ticker counts as no longer traded if its newest close is
+    older than the benchmark's.
     """
-    before = tools.calendar.session_before(session)
-    is_last_time = calendar.ask_again_at(tools.now()) is None
-    ended: dict[str, str] = {}
-    async with tools.pool.connection() as conn:
-        benchmarks_last = await closes.latest(conn, tools.benchmark)
+    before = context.calendar.session_before(session)
+    is_last_retry = calendar.next_price_retry_at(context.now()) is None
+    reasons: dict[str, str] = {}
+    async with context.pool.connection() as conn:
+        newest_of_benchmark = await closes.get_newest_session(conn, context.benchmark)
         for ticker in tickers:
-            last = await closes.latest(conn, ticker)
-            if not await closes.newest(conn, ticker, before):
-                ended[ticker] = f"{ticker} has no recent price; it is no longer traded."
-            elif is_last_time and last and benchmarks_last and last < benchmarks_last:
-                ended[ticker] = (
-                    f"{ticker} is taken for no longer traded: its last close is of {last}, "
-                    f"and {tools.benchmark} has one of {benchmarks_last}."
+            newest = await closes.get_newest_session(conn, ticker)
+            if not await closes.get_newest(conn, ticker, before):
+                reasons[ticker] = f"{ticker} has no recent price; it is no longer traded."
+            elif is_last_retry and newest and newest_of_benchmark and newest < newest_of_benchmark:
+                reasons[ticker] = (
+                    f"{ticker} is taken for no longer traded: its last close is of {newest}, "
+                    f"and {context.benchmark} has one of {newest_of_benchmark}."
                 )
-    return ended
+    return reasons
 
 
 async def _store(
-    tools: Context,
-    run_date: date,
-    now: datetime,
-    generation: Generation,
-    chosen: Sequence[Idea],
-    readings: dict[str, Close],
+    context: Context,
+    run: _Run,
     *,
-    again: bool,
+    choice: _Choice,
+    readings: dict[str, Close],
+    now: datetime,
 ) -> bool:
     """
-    Store the batch, its picks, its baseline, the journal's entry and the fourteen jobs: all of it or none.
+    Store the batch, its picks, baseline and journal entry, and defer its fourteen jobs.
 
-    `now` is when it was still this Monday, and the batch says so, however long the transaction waits. Returns False if
-    another process has refused the answer meanwhile, so that another one is needed.
+    All of it is stored, or none of it. `now` was measured while it was still this Monday; the batch
+    gets it as its creation time, even if the transaction has to wait. Return False if another
+    process has refused the answer meanwhile, so that a new answer is needed.
     """
     bind_contextvars(step="store")
-    benchmark = readings[tools.benchmark]
-    batch = Batch(
-        id=batch_id(SERIES, run_date),
-        series=SERIES,
-        run_date=run_date,
-        created_at=now,
-        status=BatchStatus.ACTIVE,
-        late=tools.calendar.is_late(run_date, now),
-        benchmark_symbol=tools.benchmark,
-        benchmark_initial_price=benchmark.close,
-        benchmark_initial_close_id=benchmark.id,
-        trading_day=benchmark.trading_day,
-    )
-    picks = [
-        Pick(
-            id=uuid4(),
-            batch_id=batch.id,
-            position=position,
-            ticker=idea.ticker,
-            action=idea.action,
-            reasoning=idea.reasoning,
-            initial_price=readings[idea.ticker].close,
-            initial_close_id=readings[idea.ticker].id,
-        )
-        for position, idea in enumerate(chosen, 1)
-    ]
-    baseline = Checkpoint(
-        id=uuid4(),
-        batch_id=batch.id,
-        day=0,
-        checkpoint_date=run_date,
-        trading_day=benchmark.trading_day,
-        status=CheckpointStatus.COMPUTED,
-        taken_at=now,
-        benchmark_price=benchmark.close,
-        benchmark_close_id=benchmark.id,
-        benchmark_split_factor=returns.ONE,
-    )
-    async with transaction(tools.pool) as conn:
-        # Held, so that no other process refuses it between this look and the batch.
-        if not (await generations.hold(conn, generation.id)).accepted:
-            log.info("the answer was refused meanwhile", generation=str(generation.id))
+    generation = choice.generation
+    batch = _make_batch(context, run.run_date, benchmark=readings[context.benchmark], now=now)
+    picks = _make_picks(batch, choice.ideas, readings)
+    baseline = _make_baseline(batch, readings[context.benchmark])
+    async with transaction(context.pool) as conn:
+        # The lock prevents another process from refusing the answer before the batch is stored.
+        locked = await generations.lock_for_update(conn, generation.id)
+        if not locked.accepted:
+            log.info("answer refused by another process", generation=str(generation.id))
             return False
-        if not await batches.add(conn, batch, picks, baseline, list(readings.values()), again=again):
-            log.info("somebody was first")
+        is_stored = await batches.insert(
+            conn,
+            batch,
+            picks=picks,
+            baseline=baseline,
+            readings=list(readings.values()),
+            rerun=run.is_manual,
+        )
+        if not is_stored:
+            log.info("batch already stored by another process")
             return True
-        await defer(conn, [Due(batch.id, run_date, day) for day in calendar.FORTNIGHT])
+        due = [DueCheckpoint(batch.id, run.run_date, day) for day in calendar.MEASURED_DAYS]
+        await defer_checkpoints(conn, due)
     log.info(
         "batch stored",
         late=batch.late,
@@ -509,70 +641,139 @@ async def _store(
     return True
 
 
-async def miss(conn: Conn, tools: Context, run_date: date) -> bool:
-    """Record a Monday that is over; return False if it has a row."""
-    asked = await generations.of(conn, SERIES, run_date)
-    failure = "The Monday was over before its batch was made." if asked else "Nobody was there to ask on that Monday."
-    if asked and await tools.prices.ledger.was_spent(conn, calendar.at(run_date + timedelta(days=1), time(0))):
-        failure = "The quota of prices was spent, and the Monday was over before its batch was made."
-    return await _record_failed(conn, tools, _failed(tools, run_date, FailureReason.MISSED, failure))
+def _make_batch(context: Context, run_date: date, *, benchmark: Close, now: datetime) -> Batch:
+    return Batch(
+        id=batch_id(SERIES, run_date),
+        series=SERIES,
+        run_date=run_date,
+        created_at=now,
+        status=BatchStatus.ACTIVE,
+        late=context.calendar.is_late(run_date, now),
+        benchmark_symbol=context.benchmark,
+        benchmark_initial_price=benchmark.close,
+        benchmark_initial_close_id=benchmark.id,
+        trading_day=benchmark.trading_day,
+    )
 
 
-async def record_missed(conn: Conn, tools: Context) -> int:
-    """Give every Monday that is over and has no row one that says so, from the series' first batch on."""
+def _make_picks(batch: Batch, ideas: Sequence[Idea], readings: dict[str, Close]) -> list[Pick]:
+    picks = []
+    for position, idea in enumerate(ideas, 1):
+        reading = readings[idea.ticker]
+        pick = Pick(
+            id=uuid4(),
+            batch_id=batch.id,
+            position=position,
+            ticker=idea.ticker,
+            action=idea.action,
+            reasoning=idea.reasoning,
+            initial_price=reading.close,
+            initial_close_id=reading.id,
+        )
+        picks.append(pick)
+    return picks
+
+
+def _make_baseline(batch: Batch, benchmark: Close) -> Checkpoint:
+    """Return the checkpoint of day 0."""
+    return Checkpoint(
+        id=uuid4(),
+        batch_id=batch.id,
+        day=0,
+        checkpoint_date=batch.run_date,
+        trading_day=benchmark.trading_day,
+        status=CheckpointStatus.COMPUTED,
+        taken_at=batch.created_at,
+        benchmark_price=benchmark.close,
+        benchmark_close_id=benchmark.id,
+        benchmark_split_factor=returns.ONE,
+    )
+
+
+async def record_missed_monday(conn: Conn, context: Context, run_date: date) -> bool:
+    """Record a Monday that is over as missed. Return False if it already has a row."""
+    questions = await generations.list_by_run_date(conn, SERIES, run_date)
+    if not questions:
+        failure = "Nobody was there to ask on that Monday."
+    elif await context.prices.ledger.was_quota_spent(conn, calendar.end_of_day(run_date)):
+        failure = (
+            "The quota of prices was spent, and the Monday was over before its batch was made."
+        )
+    else:
+        failure = "The Monday was over before its batch was made."
+    batch = _make_failed(context, run_date, reason=FailureReason.MISSED, failure=failure)
+    return await _record_failed(conn, context, batch)
+
+
+async def record_missed_mondays(conn: Conn, context: Context) -> int:
+    """
+    Record as missed all Mondays since the first batch that are over and have no row.
+
+    Return how many were recorded.
+    """
     missed = 0
-    for monday in await _missed(conn, tools):
-        missed += await miss(conn, tools, monday)
+    for monday in await _find_missed_mondays(conn, context):
+        missed += await record_missed_monday(conn, context, monday)
     return missed
 
 
-async def _missed(conn: Conn, tools: Context) -> list[date]:
-    """Return the Mondays that are over and have no row, from the series' first batch on."""
-    known = await batches.run_dates(conn, SERIES)
-    today, monday, missed = calendar.today(tools.now()), min(known, default=date.max), []
+async def _find_missed_mondays(conn: Conn, context: Context) -> list[date]:
+    """Return the Mondays since the first batch of the series that are over and have no row."""
+    run_dates = await batches.list_run_dates(conn, SERIES)
+    today = calendar.new_york_date(context.now())
+    monday = min(run_dates, default=date.max)
+    missed = []
     while monday < today:
-        if monday not in known:
+        if monday not in run_dates:
             missed.append(monday)
-        monday = calendar.checkpoint_date(monday, 7)
+        monday += timedelta(days=7)
     return missed
 
 
-async def _record_missed_first(tools: Context) -> None:
+async def _record_missed_mondays_first(context: Context) -> None:
     """
-    Record the Mondays that were missed before this one has its row: in the journal, none is ever absent between two.
+    Record missed Mondays before this Monday gets its row.
 
-    The lock of upkeep, which does the same, comes before the journal's.
+    So the Mondays are in the journal in their order.
     """
-    async with transaction(tools.pool) as conn:
-        if await _missed(conn, tools):
+    async with transaction(context.pool) as conn:
+        if await _find_missed_mondays(conn, context):
+            # Reconciliation records them too. It takes this lock first and then the journal's. With
+            # another order here, the two could wait for each other forever.
             await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.RECONCILIATION,))
-            await record_missed(conn, tools)
+            await record_missed_mondays(conn, context)
 
 
-async def give_up(conn: Conn, tools: Context, run_date: date, why: str) -> bool:
-    """Record a Monday whose job failed: a person must change something."""
-    return await _record_failed(conn, tools, _failed(tools, run_date, FailureReason.CONFIGURATION, why))
+async def give_up(conn: Conn, context: Context, run_date: date, *, failure: str) -> bool:
+    """
+    Record a Monday as failed because its job has failed. Return False if it already has a row.
+
+    The reason is CONFIGURATION, because the record has no reason for an error of the service.
+    """
+    batch = _make_failed(context, run_date, reason=FailureReason.CONFIGURATION, failure=failure)
+    return await _record_failed(conn, context, batch)
 
 
-async def _record_failed(conn: Conn, tools: Context, batch: Batch) -> bool:
-    stored = await _add_failed(conn, tools, batch)
-    if stored:
-        _tell_failed(batch)
-    return stored
+async def _record_failed(conn: Conn, context: Context, batch: Batch) -> bool:
+    is_stored = await _insert_failed(conn, context, batch)
+    if is_stored:
+        _log_failed(batch)
+    return is_stored
 
 
-async def _fail(tools: Context, run_date: date, reason: FailureReason, failure: str, *, again: bool) -> None:
-    batch = _failed(tools, run_date, reason, failure)
-    async with transaction(tools.pool) as conn:
-        if not await _add_failed(conn, tools, batch, again=again):
-            log.info("somebody was first")
+async def _fail(context: Context, run: _Run, *, reason: FailureReason, failure: str) -> None:
+    """Record this run's Monday as failed."""
+    batch = _make_failed(context, run.run_date, reason=reason, failure=failure)
+    async with transaction(context.pool) as conn:
+        if not await _insert_failed(conn, context, batch, rerun=run.is_manual):
+            log.info("batch already stored by another process")
             return
-    _tell_failed(batch)
+    _log_failed(batch)
 
 
-def _tell_failed(batch: Batch) -> None:
+def _log_failed(batch: Batch) -> None:
     log.error(
-        "this Monday failed",
+        "Monday failed",
         reason=batch.failure_reason,
         failure=batch.failure,
         run_date=str(batch.run_date),
@@ -580,24 +781,30 @@ def _tell_failed(batch: Batch) -> None:
     )
 
 
-async def _add_failed(conn: Conn, tools: Context, batch: Batch, *, again: bool = False) -> bool:
-    """Store a Monday without picks, with the alert that tells of it; return False if it has a row."""
-    if not await batches.add_failed(conn, batch, again=again):
+async def _insert_failed(
+    conn: Conn, context: Context, batch: Batch, *, rerun: bool = False
+) -> bool:
+    """
+    Store a failed Monday, with its alert. Return False if it already has a row.
+
+    With `rerun`, it replaces an earlier failure of the same Monday.
+    """
+    if not await batches.insert_failed(conn, batch, rerun=rerun):
         return False
-    await alerts.monday_failed(conn, tools, batch)
+    await alerts.report_monday_failed(conn, context, batch)
     return True
 
 
-def _failed(tools: Context, run_date: date, reason: FailureReason, failure: str) -> Batch:
-    now = tools.now()
+def _make_failed(context: Context, run_date: date, *, reason: FailureReason, failure: str) -> Batch:
+    now = context.now()
     return Batch(
         id=batch_id(SERIES, run_date),
         series=SERIES,
         run_date=run_date,
         created_at=now,
         status=BatchStatus.FAILED,
-        late=tools.calendar.is_late(run_date, now),
+        late=context.calendar.is_late(run_date, now),
         failure_reason=reason,
-        failure=storable(failure),  # it may quote a provider
-        benchmark_symbol=tools.benchmark,
+        failure=make_storable(failure),  # it may quote a provider
+        benchmark_symbol=context.benchmark,
     )

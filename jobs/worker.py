@@ -1,4 +1,8 @@
-"""The supervised worker: it is started again whenever it ends, and stopped once, with time to drain."""
+"""
+The supervised worker of a process.
+
+It is restarted whenever it ends. When the process stops, running jobs get time to finish.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,144 +12,194 @@ from typing import Any
 
 import structlog
 
-from app.core import presence, tasks
-from app.core.presence import RETRY, is_away, why
-from app.database.advice import where
+from app.core import availability, tasks
+from app.core.availability import MAX_RETRY_PAUSE, describe_cause, is_unavailable
+from app.database.advice import display_address
 from jobs import reconcile
 from jobs.context import Context
-from jobs.queue import HEARTBEAT, STALLED_AFTER, Queue
+from jobs.queue import HEARTBEAT_INTERVAL, STALLED_AFTER, Queue
 
 log = structlog.get_logger()
 
-PAUSE = 0.3
+# All times in this module are in seconds.
 
-# A worker that ends sooner has failed, unless it ended because the database was away.
-LASTING = 15.0
-PAUSE_OF_THE_FAILING = 3.0
+# The pause before the next worker starts.
+RESTART_PAUSE = 0.3
+RESTART_PAUSE_AFTER_FAILURE = 3.0
 
-# After one that has failed, the next counts as alive when it has lasted twice as long, and at least so many seconds:
-# the same fault would have ended it by then.
-RECOVERED = 2.0
+# A worker that ends sooner than this has failed, unless the database was unavailable.
+STABLE_AFTER = 15.0
 
-# For how long Postgres may do nothing that a worker wants while it counts as alive: two heartbeats are lost by then.
-SILENT = 2 * HEARTBEAT + 2
+# After a worker has failed, the next worker counts as alive only when it has run for twice as long,
+# and for at least this time: the same error would have ended it by then.
+_MIN_RECOVERY_TIME = 2.0
+
+# If Postgres responds to none of the worker's requests for this long, the worker does not count as
+# alive. It is the time of two lost heartbeats, and two seconds more.
+_MAX_SILENCE = 2 * HEARTBEAT_INTERVAL + 2
 
 
 class Worker:
-    """A process's worker: whether it lives, and a way to start it anew."""
+    """Runs the worker of a process, restarts it, and knows whether it is alive."""
 
     def __init__(self, queue: Queue, options: Callable[[], dict[str, Any]]) -> None:
-        self.queue, self.options = queue, options
+        self.queue = queue
+        self.options = options
         self._stopping = False
         self._running: asyncio.Task[None] | None = None
-        self._began = 0.0
-        self._failing = False
-        self._failed_after = 0.0  # seconds
-        self._ending = False
-        self._was_away = False
-        queue.job_manager.lost = self.start_anew
+        self._started_at = 0.0
+        self._is_failing = False
+        self._failed_after = 0.0
+        self._is_ending = False
+        self._was_database_unavailable = False
+        # If the end of a job could not be stored, the job stays `doing` under the worker's id.
+        # Reconciliation puts it back only when that worker is gone, so the worker is restarted.
+        queue.job_manager.on_lost_result = self.restart
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """
-        Return whether it works: whether it runs, and Postgres does what it wants.
+        Return whether the worker works: it runs, and Postgres answers its requests.
 
-        One that fails over and over does not, though it may just be running.
+        After a failure, a new worker does not count as alive until it has run for some time.
         """
         if self._running is None or self._running.done():
             return False
-        if self._failing and not self._has_recovered():
+        if self._is_failing and not self._has_recovered():
             return False
-        heard_at = self.queue.job_manager.heard_at
-        return heard_at >= self._began and monotonic() - heard_at < SILENT
+        last_success_at = self.queue.job_manager.last_success_at
+        if last_success_at < self._started_at:
+            return False
+        return monotonic() - last_success_at < _MAX_SILENCE
 
-    def _lasts(self) -> bool:
-        return self._age() > LASTING
+    def _is_stable(self) -> bool:
+        return self._age() > STABLE_AFTER
 
     def _has_recovered(self) -> bool:
-        return self._age() > min(LASTING, max(RECOVERED, 2 * self._failed_after))
+        needed = max(_MIN_RECOVERY_TIME, 2 * self._failed_after)
+        return self._age() > min(STABLE_AFTER, needed)
 
     def _age(self) -> float:
-        return monotonic() - self._began
+        """Return for how many seconds the current worker has run."""
+        return monotonic() - self._started_at
 
     async def run(self) -> None:
-        """Run workers one after another until stopped: a Postgres restart or a dead heartbeat ends one."""
+        """
+        Run workers, one after another, until `stop` is called.
+
+        A worker ends on an error, for example when Postgres is restarted.
+        """
         while not self._stopping:
             self._running = asyncio.create_task(
                 self.queue.run_worker_async(install_signal_handlers=False, **self.options())
             )
-            self._began, self._ending = monotonic(), False
+            self._started_at = monotonic()
+            self._is_ending = False
             await asyncio.wait([self._running])
             if not self._stopping:
-                await asyncio.sleep(self._pause())
+                await asyncio.sleep(self._next_pause())
 
-    def _pause(self) -> float:
-        """Return how long to wait until the next worker starts, and say why the last one ended."""
+    def _next_pause(self) -> float:
+        """Return the pause before the next worker starts, and log why the last one ended."""
         assert self._running
-        error = None if self._running.cancelled() else self._running.exception()
-        worked = self.queue.job_manager.heard_at >= self._began
-        if self._met_an_absent_database(error):
-            # Said once: while the database stays away, or has too few connections, one after another ends of it.
-            is_the_first = not self._was_away or self._lasts()
-            if is_the_first:
-                log.info("worker starts again", reason=why(error) if error else "the database was away")
-            self._was_away, self._failing = True, False
-            return PAUSE if worked and is_the_first else RETRY
-        self._was_away = False
-        self._failing = not (self._ending or self._lasts())
-        # The longest of those that failed one after another: a fault may need some time to show.
-        self._failed_after = max(self._failed_after, self._age()) if self._failing else 0.0
-        log.info("worker starts again", reason=why(error) if error else "it ended")
-        return PAUSE_OF_THE_FAILING if self._failing else PAUSE
+        error = None
+        if not self._running.cancelled():
+            error = self._running.exception()
+        if self._has_ended_without_database(error):
+            return self._pause_without_database(error)
 
-    def _met_an_absent_database(self, error: BaseException | None) -> bool:
-        """Return whether the last worker ended because the database was away; without an error a side task ended it."""
+        self._was_database_unavailable = False
+        self._is_failing = not (self._is_ending or self._is_stable())
+        if self._is_failing:
+            # Of several workers that failed one after another, the longest time counts: the error
+            # may need that time to occur.
+            self._failed_after = max(self._failed_after, self._age())
+        else:
+            self._failed_after = 0.0
+        reason = describe_cause(error) if error else "it ended"
+        log.info("worker restarts", reason=reason)
+        if self._is_failing:
+            return RESTART_PAUSE_AFTER_FAILURE
+        return RESTART_PAUSE
+
+    def _pause_without_database(self, error: BaseException | None) -> float:
+        """Return the pause after a worker that ended because the database was unavailable."""
+        has_worked = self.queue.job_manager.last_success_at >= self._started_at
+        # While the database is unavailable, or has too few connections, one worker after another
+        # ends. Only the first one is logged.
+        is_first = not self._was_database_unavailable or self._is_stable()
+        if is_first:
+            reason = describe_cause(error) if error else "the database was unavailable"
+            log.info("worker restarts", reason=reason)
+        self._was_database_unavailable = True
+        self._is_failing = False
+        if has_worked and is_first:
+            return RESTART_PAUSE
+        return MAX_RETRY_PAUSE
+
+    def _has_ended_without_database(self, error: BaseException | None) -> bool:
+        """Return whether the last worker ended because the database was unavailable."""
         if error:
-            return is_away(error)
-        if self._ending:
+            return is_unavailable(error)
+        if self._is_ending:
             return False
-        return any(database.has_failed_since(self._began) for database in self._databases())
+        # Procrastinate may end the worker after an error in one of its side tasks, without raising
+        # that error.
+        return any(
+            database.has_failed_since(self._started_at) for database in self._list_databases()
+        )
 
-    def _databases(self) -> list[presence.Presence]:
-        """Return the databases of its jobs: the queue's, and the record's, which are often one."""
+    def _list_databases(self) -> list[availability.Availability]:
+        """Return the databases of the queue and of the record, which are often the same."""
         connector: Any = self.queue.connector
-        used = [connector.pool]
-        if self.queue.tools:
-            used.append(self.queue.tools.pool)
-        return [presence.of(where(pool.conninfo)) for pool in used]
+        pools = [connector.pool]
+        if self.queue.context:
+            pools.append(self.queue.context.pool)
+        return [availability.for_database(display_address(pool.conninfo)) for pool in pools]
 
-    def start_anew(self) -> None:
-        """Let the running worker finish its jobs and start another, with the options as they are then."""
-        # Once: a second cancel would leave running jobs behind as `doing`.
-        if self._running and not self._ending:
-            self._ending = True
+    def restart(self) -> None:
+        """Let the running worker finish its jobs, and start another with the current options."""
+        # Cancel it only once: a second cancel would leave running jobs behind as `doing`.
+        if self._running and not self._is_ending:
+            self._is_ending = True
             self._running.cancel()
 
     async def stop(self) -> None:
-        """Let running jobs finish within their bound, requeue what did not, and end."""
+        """
+        End the worker.
+
+        Running jobs get DRAIN_TIMEOUT to finish; the others go back to the queue.
+        """
         self._stopping = True
-        if self.queue.tools:
-            self.queue.tools.clock.stop()
-        self.start_anew()
+        if self.queue.context:
+            self.queue.context.clock.stop()
+        self.restart()
         if self._running:
             await asyncio.wait([self._running])
 
 
 @asynccontextmanager
 async def supervised(
-    queue: Queue, tools: Context, options: Callable[[], dict[str, Any]] = dict
+    queue: Queue, context: Context, options: Callable[[], dict[str, Any]] = dict
 ) -> AsyncIterator[Worker]:
-    """Run a worker and the upkeep beside whatever the context does."""
+    """
+    Run a worker and reconciliation in the background, until the end of the `async with` block.
+
+    `options` returns the worker's options. It is called each time a worker starts.
+    """
     worker = Worker(queue, options)
 
-    def stalled_after() -> float:
+    def get_stalled_after() -> float:
         return float(options().get("stalled_worker_timeout", STALLED_AFTER))
 
-    runs = [asyncio.create_task(worker.run()), asyncio.create_task(reconcile.keep(tools, stalled_after))]
+    background = [
+        asyncio.create_task(worker.run()),
+        asyncio.create_task(reconcile.run_forever(context, get_stalled_after)),
+    ]
     try:
         yield worker
     finally:
         await worker.stop()
-        await tasks.end(*runs)
-        # Read, so that an error is not reported as one that nothing has read.
-        await asyncio.gather(*runs, return_exceptions=True)
+        await tasks.cancel_and_wait(*background)
+        # asyncio would log an error of a task if nothing reads its result.
+        await asyncio.gather(*background, return_exceptions=True)

@@ -1,17 +1,17 @@
-"""`alpha-monday alert`: a way to try who is told when something goes wrong."""
+"""`alpha-monday alert`: test the receiver of alerts."""
 
 import click
 
-from app.commands.terminal import Commands, asynchronous, clock
+from app.commands.terminal import CommandGroup, async_command, clock
 from app.core import settings
 from app.errors import ConfigurationError, ProviderError, Refused
-from app.providers.webhook import Receiver
+from app.providers.webhook import WebhookReceiver
 from jobs import alerts
 
 
-@click.group(cls=Commands)
+@click.group(cls=CommandGroup)
 def alert() -> None:
-    """Try the receiver of alerts.
+    """Test the receiver of alerts.
 
     \b
     Example:
@@ -20,30 +20,32 @@ def alert() -> None:
 
 
 @alert.command()
-@asynchronous
+@async_command
 async def test() -> None:
-    """Send an alert of the kind `test` to ALERT_WEBHOOK_URL, once, and print the status of the answer.
+    """Send one alert of the kind `test` to ALERT_WEBHOOK_URL, and print the status of the response.
 
-    Needs no database; the address is not shown. docs/operate/alerts-webhook.md says what a receiver gets.
+    It needs no database, and never prints the address. docs/operate/alerts-webhook.md describes
+    what a receiver gets.
 
     \b
-    Exit code: 0 the receiver took it, 1 it did not.
+    Exit code: 0 the receiver accepted the alert, 1 it did not.
 
     \b
     Example:
       ALERT_WEBHOOK_URL=https://hooks.example.org/abc123 alpha-monday alert test
     """
-    receiver = Receiver("ALERT_WEBHOOK_URL", settings.load().alert_webhook_url, clock)
-    if not receiver.on:
+    receiver = WebhookReceiver("ALERT_WEBHOOK_URL", settings.load().alert_webhook_url, clock)
+    if not receiver.is_configured:
         raise ConfigurationError(
-            "ALERT_WEBHOOK_URL is not set, so nobody is told; for example "
+            "ALERT_WEBHOOK_URL is not set, so alerts are sent to nobody. Set it, for example "
             "ALERT_WEBHOOK_URL=https://hooks.example.org/services/T0/B0/abc123"
         )
-    about_nothing = alerts.about_nothing(clock.now())
+    message = alerts.make_test_alert(clock.now())
+    payload = alerts.payload(message, rehearsed=False)
     try:
-        status = await receiver.post(alerts.payload(about_nothing, rehearsed=False), str(about_nothing.id))
+        status = await receiver.post(payload, str(message.id))
     except ProviderError as error:
-        raise Refused(f"{error} The service would try again, for a day.") from None
+        raise Refused(f"{error} The service would repeat the request for a day.") from None
     finally:
         await receiver.close()
-    click.echo(f"Delivered: ALERT_WEBHOOK_URL answered {status}. The alert's id: {about_nothing.id}")
+    click.echo(f"Delivered: ALERT_WEBHOOK_URL answered {status}. The alert's id: {message.id}")

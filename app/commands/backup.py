@@ -8,30 +8,28 @@ from typing import IO
 
 import click
 
-from app.commands import terminal
-from app.commands.files import stdout, whole
-from app.commands.terminal import clock, say, telling
+from app.commands import files, terminal
+from app.commands.terminal import clock, progress_bar, rehearsal_option, report
 from app.core import settings
 from app.database.rights import Need
 from app.domain.calendar import Calendar
 from app.errors import ConfigurationError
-from app.ops import backup as backing_up
+from app.ops import backup as backups
 
-of_the_rehearsal = click.option(
-    "--rehearsal", "of_the_rehearsal", is_flag=True, help="The record of the embedded rehearsal."
-)
+_REHEARSED = "This is the record of a rehearsal: all of it is made up, and it stays marked as such."
 
 
 @click.command()
 @click.argument("file", type=click.Path(allow_dash=True, dir_okay=False, path_type=Path))
-@click.option("--force", is_flag=True, help="Write over FILE if it is there.")
-@of_the_rehearsal
-def backup(file: Path, force: bool, of_the_rehearsal: bool) -> None:
-    """Write the record, its journal and the ledger of requests into FILE, as they stand at one moment.
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
+@rehearsal_option("Back up the record of the embedded rehearsal.")
+def backup(file: Path, force: bool, rehearsal: bool) -> None:
+    """Write the record, its journal and the ledger of requests into FILE, as of one moment.
 
-    Nobody has to stop for it. FILE is a ZIP archive with a text for each table and a manifest; it takes its name when
-    it is complete, and only its owner may read it. `-` writes to the standard output. The queue is not in it: the jobs
-    that the record needs are deferred anew when it is restored. Ends with the journal's head: keep it elsewhere.
+    The service can run meanwhile. FILE is a ZIP archive with one text file for each table and a
+    manifest. It gets its name when it is complete, and only its owner can read it. `-` writes to
+    the standard output. The backup does not contain the queue: a restore defers the jobs that the
+    record needs. The last line shows the journal's head: store a copy of it in another place.
 
     \b
     Examples:
@@ -40,66 +38,82 @@ def backup(file: Path, force: bool, of_the_rehearsal: bool) -> None:
     """
     configuration = settings.load()
     to_stdout = str(file) == "-"
-    address = terminal.address(configuration, rehearsal=of_the_rehearsal)
-    asyncio.run(terminal.reach(configuration, address, rehearsal=of_the_rehearsal))
-    asyncio.run(terminal.refuse_live(configuration, address, rehearsal=of_the_rehearsal))
-    asyncio.run(terminal.refuse_without(configuration, address, Need.READ_ALL))
+    address = terminal.database_address(configuration, rehearsal=rehearsal)
+    asyncio.run(terminal.check_database(configuration, address, rehearsal=rehearsal))
+    asyncio.run(terminal.require_rehearsal(configuration, address, rehearsal=rehearsal))
+    asyncio.run(terminal.require_rights(configuration, address, Need.READ_ALL))
+    target = _stdout() if to_stdout else files.complete_file(file.resolve(), force=force)
     try:
-        with _stdout() if to_stdout else whole(file.resolve(), force=force) as to, telling() as tell:
-            made = asyncio.run(backing_up.write(address, to, clock.now(), tell))
+        with target as output, progress_bar() as report_progress:
+            writing = backups.write(
+                address=address,
+                output=output,
+                now=clock.now(),
+                report_progress=report_progress,
+            )
+            manifest = asyncio.run(writing)
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigurationError(f"The backup could not be written to {file}: {reason}. Nothing was kept.") from None
-    click.echo(_held("Backed up", made), err=to_stdout)
+        raise ConfigurationError(
+            f"The backup could not be written to {file}: {reason}. No file was left behind."
+        ) from None
+    click.echo(_summary("Backed up", manifest), err=to_stdout)
 
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--unverified", is_flag=True, help="Restore it even if it does not verify.")
-@of_the_rehearsal
-def restore(file: Path, unverified: bool, of_the_rehearsal: bool) -> None:
+@click.option("--unverified", is_flag=True, help="Restore FILE even if it does not verify.")
+@rehearsal_option("Restore into the database of the embedded rehearsal.")
+def restore(file: Path, unverified: bool, rehearsal: bool) -> None:
     """Fill an empty database from FILE, which `alpha-monday backup` wrote. Needs no superuser.
 
-    Runs as the user of MIGRATE_DATABASE_URL where that is set, for it makes tables.
+    The command creates tables, so it uses MIGRATE_DATABASE_URL if that is set.
 
-    Everything is compared with the manifest, restored, brought up to date and verified in one transaction: all of it,
-    or nothing. Refused for a database that holds anything, or on which a service runs. What a rehearsal made stays
-    marked as made up: `serve` refuses to go on with it, `rehearse` does.
+    It compares FILE with its manifest, restores it, applies the missing migrations and verifies the
+    record, all in one transaction: either everything is restored or nothing. It refuses a database
+    that is not empty, or that a service uses. The record of a rehearsal stays marked as made up:
+    `rehearse` continues it, `serve` refuses it.
 
     \b
     Example:
       DATABASE_URL=postgresql://user:password@host/empty alpha-monday restore monday.zip
     """
     configuration = settings.load()
-    if of_the_rehearsal:
-        address = terminal.address(configuration, rehearsal=True)
+    if rehearsal:
+        address = terminal.database_address(configuration, rehearsal=True)
     else:
         address = terminal.owner_address(configuration)
-    asyncio.run(terminal.reach(configuration, address, rehearsal=of_the_rehearsal))
-    if not of_the_rehearsal:
-        asyncio.run(terminal.refuse_two(configuration, "MIGRATE_DATABASE_URL"))
-    with telling() as tell:
-        restored = backing_up.restore(
-            address,
-            file,
-            clock.now(),
-            tell,
+    asyncio.run(terminal.check_database(configuration, address, rehearsal=rehearsal))
+    if not rehearsal:
+        asyncio.run(terminal.refuse_different_databases(configuration, "MIGRATE_DATABASE_URL"))
+    with progress_bar() as report_progress:
+        restoring = backups.restore(
+            address=address,
+            file=file,
+            now=clock.now(),
+            report_progress=report_progress,
             sessions=Calendar(configuration.market_closed_days),
             unverified=unverified,
         )
-        made = asyncio.run(restored)
-    click.echo(_held(f"Restored, as of {made.made_at:%Y-%m-%d %H:%M:%S} UTC", made))
-    click.echo("It was not verified: `alpha-monday verify` does that." if unverified else "Everything fits.")
-    if backing_up.TOLD in made.tables:
-        say("This is a rehearsal's record: all of it is made up, and marked so.")
+        manifest = asyncio.run(restoring)
+    click.echo(_summary(f"Restored, as of {manifest.made_at:%Y-%m-%d %H:%M:%S} UTC", manifest))
+    if unverified:
+        click.echo("It was not verified: run `alpha-monday verify`.")
+    else:
+        click.echo("Everything fits.")
+    if backups.CLOCK_TABLE in manifest.tables:
+        report(_REHEARSED)
 
 
-def _held(done: str, made: backing_up.Manifest) -> str:
-    counted = ", ".join(f"{held.rows:,} {name.partition('.')[2]}" for name, held in made.tables.items())
-    return f"{done}: {counted}. The head: {made.head or 'none yet'}"
+def _summary(done: str, manifest: backups.Manifest) -> str:
+    """Return a line with the number of rows of each table, and the journal's head."""
+    counts = [f"{table.rows:,} {name.partition('.')[2]}" for name, table in manifest.tables.items()]
+    return f"{done}: {', '.join(counts)}. The head: {manifest.head or 'none yet'}"
 
 
 def _stdout() -> AbstractContextManager[IO[bytes]]:
     if sys.stdout.isatty():
-        raise click.UsageError("A backup is nothing to look at: send it to a file or another program.")
-    return stdout()
+        raise click.UsageError(
+            "A backup cannot be shown on a terminal: send it to a file or to another program."
+        )
+    return files.stdout()

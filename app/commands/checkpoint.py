@@ -1,27 +1,38 @@
-"""`alpha-monday checkpoint`: the figures of one checkpoint, computed again or corrected."""
+"""`alpha-monday checkpoint`: take a skipped checkpoint again, or correct its figures."""
 
 from datetime import datetime
 
 import click
 
-from app.commands.terminal import DAY, Commands, asynchronous, clock, record, say
+from app.commands.terminal import (
+    DAY,
+    CommandGroup,
+    async_command,
+    clock,
+    open_live_record,
+    report,
+)
 from app.core import settings
 from app.database import pools
 from app.domain import calendar
 from app.domain.model import CHECKPOINT_DAYS, SERIES, CheckpointStatus
 from app.errors import Refused
 from app.store import batches, checkpoints
+from app.store.rows import Conn
 from jobs import corrections, daily, queue_tables
 
+# The pause between two checks whether the job has ended, in seconds.
+_POLL_INTERVAL = 0.5
 
-@click.group(cls=Commands)
+
+@click.group(cls=CommandGroup)
 def checkpoint() -> None:
-    """Look at a morning again, or put its figures right.
+    """Take a skipped checkpoint again, or correct its figures.
 
     \b
     Examples:
       alpha-monday checkpoint retake 2026-11-02 4
-      alpha-monday checkpoint correct 2026-11-02 0 MSFT --reason "The provider's first close was a misprint."
+      alpha-monday checkpoint correct 2026-11-02 0 MSFT --reason "The first close was wrong."
     """
 
 
@@ -30,57 +41,79 @@ def checkpoint() -> None:
 @click.argument("day", type=click.IntRange(0, CHECKPOINT_DAYS))
 @click.argument("ticker")
 @click.option("--reason", required=True, help="Why; it is published with the correction.")
-@asynchronous
+@async_command
 async def correct(run_date: datetime, day: int, ticker: str, reason: str) -> None:
-    """Let a checkpoint's figures rest on the newest reading of a price; day 0 is the baseline.
+    """Compute a checkpoint's figures again with the newest reading of a price.
 
-    For a first reading that proved wrong: `alpha-monday closes TICKER` shows all of them. What stood there before stays
-    next to it, in the record, the journal and the API.
+    Day 0 is the baseline. Use this command if the first reading was wrong: `alpha-monday closes
+    TICKER` shows all readings. The record, the journal and the API keep the earlier figures beside
+    the new ones.
 
     \b
     Example:
-      alpha-monday checkpoint correct 2026-11-02 0 MSFT --reason "The provider's first close was a misprint."
+      alpha-monday checkpoint correct 2026-11-02 0 MSFT --reason "The first close was wrong."
     """
-    calendar.refuse_other_days(run_date.date())
-    async with record(settings.load()) as pool:
-        corrected = await corrections.adopt(pool, clock.now(), run_date.date(), day, ticker, reason)
-    say(f"Corrected: {corrected} checkpoints.")
+    calendar.require_monday(run_date.date())
+    async with open_live_record(settings.load()) as pool:
+        corrected = await corrections.adopt(
+            pool=pool,
+            now=clock.now(),
+            run_date=run_date.date(),
+            day=day,
+            ticker=ticker,
+            reason=reason,
+        )
+    report(f"Corrected: {corrected} checkpoints.")
 
 
 @checkpoint.command()
 @click.argument("run_date", type=DAY, metavar="RUN_DATE")
 @click.argument("day", type=click.IntRange(1, CHECKPOINT_DAYS))
-@asynchronous
+@async_command
 async def retake(run_date: datetime, day: int) -> None:
-    """Look again at a checkpoint that was skipped for want of prices.
+    """Take a checkpoint again that was skipped because a price was missing.
 
-    The running service does the work; this command asks for it and waits.
+    The command defers a job for the running service, and waits until the job has ended.
 
     \b
     Example:
       alpha-monday checkpoint retake 2026-11-02 4
     """
-    calendar.refuse_other_days(run_date.date())
-    async with record(settings.load()) as pool:
+    calendar.require_monday(run_date.date())
+    async with open_live_record(settings.load()) as pool:
         async with pools.transaction(pool) as conn:
-            batch = await batches.on(conn, SERIES, run_date.date())
-            if batch is None:
-                raise Refused(f"There is no batch of {run_date:%Y-%m-%d}.")
-            if day not in {one.day for one in await checkpoints.skipped(conn, batch.id)}:
-                raise Refused(f"Day {day} of {run_date:%Y-%m-%d} was not skipped for want of prices.")
-            if not await queue_tables.has_live_worker(conn):
-                raise Refused("No worker is running that could do it. Start one with `alpha-monday serve` or `work`.")
-            due = checkpoints.Due(batch.id, batch.run_date, day)
+            due = await _skipped_checkpoint(conn, run_date, day)
             (job,) = await daily.defer_retakes(conn, [due], clock.now().isoformat())
-        while await _lives(pool, job):
-            await clock.sleep(0.5)
+        # A worker runs the job, perhaps in another process. Only the tables show when it has ended.
+        while await _is_live(pool, job):
+            await clock.sleep(_POLL_INTERVAL)
         async with pool.connection() as conn:
-            taken = await checkpoints.at(conn, batch.id, day)
-        if taken is None or taken.status == CheckpointStatus.SKIPPED:
-            raise Refused(f"Day {day} stays skipped; the log of the service says why.")
-        say(f"Day {day} is computed.")
+            taken = await checkpoints.get(conn, due.batch_id, day)
+    if taken is None or taken.status == CheckpointStatus.SKIPPED:
+        raise Refused(f"Day {day} is still skipped. The log of the service says why.")
+    report(f"Day {day} is computed.")
 
 
-async def _lives(pool: pools.Pool, job: int) -> bool:
+async def _skipped_checkpoint(
+    conn: Conn, run_date: datetime, day: int
+) -> checkpoints.DueCheckpoint:
+    """Return a skipped checkpoint that can be retaken; raise Refused if there is none."""
+    batch = await batches.get_by_run_date(conn, SERIES, run_date.date())
+    if batch is None:
+        raise Refused(f"There is no batch of {run_date:%Y-%m-%d}.")
+    skipped = await checkpoints.list_skipped(conn, batch.id)
+    if day not in {checkpoint.day for checkpoint in skipped}:
+        raise Refused(
+            f"Day {day} of {run_date:%Y-%m-%d} was not skipped because of a missing price."
+        )
+    if not await queue_tables.has_live_worker(conn):
+        raise Refused(
+            "No worker is running that could do it. "
+            "Start one with `alpha-monday serve` or `alpha-monday work`."
+        )
+    return checkpoints.DueCheckpoint(batch.id, batch.run_date, day)
+
+
+async def _is_live(pool: pools.Pool, job: int) -> bool:
     async with pools.transaction(pool) as conn:
         return await queue_tables.is_live(conn, job)

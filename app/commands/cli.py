@@ -1,12 +1,13 @@
 """
-The operator's commands. Each has `--help` with an example; 0 means done, 1 refused or failed, 2 misused.
+The operator's commands. Each has `--help` with an example.
 
-(`verify`, too: 1 is a misfit, 2 that nothing could be found out.)
+The exit code of a command is 0 if it has succeeded, 1 if it was refused or failed, and 2 if it was
+used wrongly. `verify` differs: 1 means a discrepancy, 2 that the check could not be completed.
 """
 
 from app.commands import startup
 
-startup.begin()
+startup.before_imports()
 
 import asyncio
 import errno
@@ -34,24 +35,29 @@ from app.commands import (
     terminal,
     verify,
 )
-from app.commands.terminal import Commands
+from app.commands.terminal import CommandGroup
 from app.core import settings
 from app.database import migrations
-from app.database import roles as the_roles
-from app.database.advice import denied, where
+from app.database import roles as database_roles
+from app.database.advice import display_address, permission_denied_message
 from app.domain.text import first_line, one_line
 from app.errors import AlphaMondayError
 
-startup.done()
+startup.after_imports()
+
+# Exit codes of a shell for a process that a signal has ended.
+_EXIT_CODE_SIGINT = 130
+_EXIT_CODE_SIGTERM = 143
 
 
 def main() -> None:
-    """Run a command; whatever goes wrong is one clear line and an exit code."""
-    # What a command logs that sets up no log of its own does not belong among what it prints.
+    """Run a command. Every failure becomes one clear line and an exit code."""
+    # A command without a log of its own writes log lines to standard error, apart from its output.
     if isinstance(structlog.get_config()["logger_factory"], structlog.PrintLoggerFactory):
         structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
-    terminal.checked.clear()
-    terminal.reached.clear()
+    # Tests run several commands in one process.
+    terminal.checked_rights.clear()
+    terminal.used_addresses.clear()
     try:
         sys.exit(group(prog_name="alpha-monday", standalone_mode=False))
     except click.ClickException as error:
@@ -60,83 +66,123 @@ def main() -> None:
     except AlphaMondayError as error:
         sys.exit(f"alpha-monday: {error}")
     except (psycopg.Error, PoolTimeout) as error:
-        sys.exit(f"alpha-monday: {_of_the_database(error)}")
+        sys.exit(f"alpha-monday: {_database_error_message(error)}")
     except OSError as error:
-        if error.errno == errno.ENOSPC and error.filename is None:
-            sys.stdout = None  # what could not be written is not tried again at the end
-            sys.exit(f"alpha-monday: The output could not be written: {error.strerror}")
-        if error.filename is None:
-            raise
-        sys.exit(f"alpha-monday: {error.filename}: {error.strerror}")
+        _exit_after_os_error(error)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        sys.exit(_EXIT_CODE_SIGINT)
     except asyncio.CancelledError:
-        sys.exit(143)
+        sys.exit(_EXIT_CODE_SIGTERM)
 
 
-def _of_the_database(error: Exception) -> str:
-    """Return what to say of an error of the database that no command explains itself."""
+def _exit_after_os_error(error: OSError) -> None:
+    if error.errno == errno.ENOSPC and error.filename is None:
+        # Python would try to write the rest of the output again at its end, and fail once more.
+        sys.stdout = None
+        sys.exit(f"alpha-monday: The output could not be written: {error.strerror}")
+    if error.filename is None:
+        raise error
+    sys.exit(f"alpha-monday: {error.filename}: {error.strerror}")
+
+
+def _database_error_message(error: Exception) -> str:
+    """Return a sentence about an error of the database that no command explains itself."""
     configuration = settings.load()
     address = configuration.queue_address
-    named = where(address) if address else "of this folder"
+    database = display_address(address) if address else "of this folder"
     match error:
         case psycopg.errors.LockNotAvailable():
             return (
-                "Another session held a lock that this migration needs, for ten seconds: a long query, a backup or a "
-                "service's transaction. Nothing of this migration was done: run it again."
+                "Another session held a lock that this migration needs, for ten seconds: a long "
+                "query, a backup or a service's transaction. Nothing of this migration was done: "
+                "run it again."
             )
         case psycopg.errors.ReadOnlySqlTransaction():
             return (
-                f"The database {named} takes no writes ({first_line(error)}). It may be a standby: set DATABASE_URL to "
-                "the primary."
+                f"The database {database} takes no writes ({first_line(error)}). It may be a "
+                "standby: set DATABASE_URL to the primary."
             )
         case psycopg.OperationalError() | PoolTimeout():
-            return f"The database {named} went away: {one_line(error)}"
+            return f"The connection to the database {database} was lost: {one_line(error)}"
         case psycopg.errors.InsufficientPrivilege():
-            return _of_a_right(address, error)
-        case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction():
+            return _permission_error_message(address, error)
+        case (
+            psycopg.errors.UndefinedTable()
+            | psycopg.errors.UndefinedColumn()
+            | psycopg.errors.UndefinedFunction()
+        ):
             return (
-                f"The database {named} is not as Alpha Monday's migrations make it ({first_line(error)}). Check that "
-                "DATABASE_URL names the right database; `alpha-monday migrate --status` lists its migrations."
+                f"The database {database} does not have the schema of Alpha Monday's migrations "
+                f"({first_line(error)}). Check that DATABASE_URL names the right database; "
+                "`alpha-monday migrate --status` lists its migrations."
             )
         case _:
-            return f"The database {named} refused: {one_line(error)}"
+            return f"The database {database} refused: {one_line(error)}"
 
 
-# Commands, and an option of commands, that need the owner's rights, and look at no single one before.
-_OF_THE_OWNER = {"migrate", "restore", "--migrate"}
+# Commands, and an option of commands, that need the rights of the owner. They do not check each
+# right before they begin.
+_NEED_OWNER = {"migrate", "restore", "--migrate"}
 
 
-def _of_a_right(address: str, error: psycopg.Error) -> str:
-    """Return what to say of a right that was taken away while a command ran, or that no command looks at before."""
-    used = terminal.reached[-1] if terminal.reached else address
+def _permission_error_message(address: str, error: psycopg.Error) -> str:
+    """
+    Return a sentence about a missing right.
+
+    Either the right was removed while a command ran, or no command checks it before it begins.
+    """
+    used_address = address
+    if terminal.used_addresses:
+        used_address = terminal.used_addresses[-1]
     try:
-        if terminal.checked:
-            used, need = terminal.checked[-1]
-            asyncio.run(the_roles.refuse_without(used, need))
-        elif _OF_THE_OWNER & set(sys.argv[1:]):
-            asyncio.run(migrations.refuse_another_than_the_owner(used, "do this"))
-    except AlphaMondayError as lacking:
-        return str(lacking)
+        # The checks that a command makes before it begins are made again: their error names the
+        # missing right.
+        if terminal.checked_rights:
+            used_address, need = terminal.checked_rights[-1]
+            asyncio.run(database_roles.require_rights(used_address, need))
+        elif _NEED_OWNER & set(sys.argv[1:]):
+            asyncio.run(migrations.require_owner(used_address, "do this"))
+    except AlphaMondayError as missing_right:
+        return str(missing_right)
     except psycopg.Error:
+        # The check itself has failed, so only the text of the first error is left.
         pass
-    return denied(used, error)
+    return permission_denied_message(used_address, error)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="alpha-monday")
 def group() -> None:
     """Alpha Monday: a public track record of AI stock picks.
 
     \b
-    A first look, without keys or a database:
+    To try it without keys or a database:
       alpha-monday rehearse
     """
 
 
 group.add_section(
-    "Run", rehearse.rehearse, serve.serve, serve.work, migrate.migrate, roles.roles, db.db, rehearse.standins
+    "Run",
+    [
+        rehearse.rehearse,
+        serve.serve,
+        serve.work,
+        migrate.migrate,
+        roles.roles,
+        db.db,
+        rehearse.standins,
+    ],
 )
-group.add_section("Look", status.status, jobs.jobs, show.show, show.show_closes, verify.verify, export.export)
-group.add_section("Act", pick.pick, checkpoint.checkpoint, alert.alert)
-group.add_section("Keep", backup.backup, backup.restore)
+group.add_section(
+    "Look",
+    [
+        status.status,
+        jobs.jobs,
+        show.show,
+        show.show_closes,
+        verify.verify,
+        export.export,
+    ],
+)
+group.add_section("Act", [pick.pick, checkpoint.checkpoint, alert.alert])
+group.add_section("Back up", [backup.backup, backup.restore])

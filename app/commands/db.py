@@ -1,4 +1,4 @@
-"""`alpha-monday db`: the embedded Postgres of this folder."""
+"""`alpha-monday db`: start, stop or delete the embedded Postgres of this folder."""
 
 import time
 
@@ -7,18 +7,27 @@ import psycopg
 from msgspec import Struct
 from psycopg import sql
 
-from app.commands.terminal import Commands, confirm, say
+from app.commands.terminal import CommandGroup, confirm, report
 from app.database import sessions
 from app.database.embedded import LIVE, EmbeddedPostgres
 from app.errors import ConfigurationError, Refused
 from jobs import queue_tables
 
-# A process that ended a moment ago may still show, so it is looked for again, for one and a half seconds in all.
+# The session of a process that has just ended may still be listed. So sessions are read several
+# times, over one and a half seconds in all.
 _ATTEMPTS = 6
 _PAUSE = 0.25  # seconds
 
+# The queue's own tables and the simulated clock are left out: they can be made again.
+_DATA_TABLES = """
+SELECT schemaname, tablename FROM pg_tables
+WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'told', 'queue')
+AND NOT (schemaname = 'operations' AND tablename <> 'provider_requests')
+ORDER BY schemaname <> 'public', schemaname, tablename
+"""
 
-@click.group(cls=Commands)
+
+@click.group(cls=CommandGroup)
 def db() -> None:
     """Start, stop or delete the embedded Postgres of this folder.
 
@@ -31,22 +40,24 @@ def db() -> None:
 
 @db.command()
 def up() -> None:
-    """Start it, until `db down`, and print its address.
+    """Start the embedded Postgres, and print its address. It runs until `alpha-monday db down`.
 
     \b
     Example:
       export DATABASE_URL="$(alpha-monday db up)"
     """
-    server = EmbeddedPostgres().start(outlive=True)
-    click.echo(server.database(LIVE))
-    if not server.outlives:
-        say("Another command of this folder started it, and takes it along when it ends.")
+    server = EmbeddedPostgres().start(detach=True)
+    click.echo(server.ensure_database(LIVE))
+    if not server.is_detached:
+        report("Another command of this folder started it, and stops it when that command ends.")
 
 
 @db.command()
 @click.option("--yes", is_flag=True, help="Stop it even if a service or a command uses it.")
 def down(yes: bool) -> None:
-    """Stop it; what it holds stays. Refused while a service or a command of this folder uses it.
+    """Stop the embedded Postgres, and keep its data.
+
+    Refused while a service or a command of this folder uses it.
 
     \b
     Example:
@@ -54,18 +65,24 @@ def down(yes: bool) -> None:
     """
     server = EmbeddedPostgres()
     if not yes:
-        _refuse_in_use(server, "To stop Postgres all the same, add --yes.")
-    click.echo("Stopped." if server.stop_running() else "It was not running.")
+        _refuse_in_use(server, advice="To stop Postgres anyway, add --yes.")
+    if server.stop_any():
+        click.echo("Stopped.")
+    else:
+        click.echo("It was not running.")
 
 
 @db.command()
-@click.option("--yes", is_flag=True, help="Do not ask. A live record is not deleted by this alone.")
-@click.option("--live-record", is_flag=True, help="Delete a live record, too, which cannot be made again.")
+@click.option("--yes", is_flag=True, help="Do not ask. This alone does not delete a live record.")
+@click.option(
+    "--live-record", is_flag=True, help="Delete a live record, too. It cannot be made again."
+)
 def reset(yes: bool, live_record: bool) -> None:
-    """Stop it and delete everything it holds; say before what that is.
+    """Stop the embedded Postgres and delete all its data, after it has printed what the data are.
 
-    Refused while a service or a command of this folder uses it. A rehearsal can be made again; a live record, which
-    `serve` keeps here where DATABASE_URL is not set, cannot: it is deleted only with --live-record, or when you agree.
+    Refused while a service or a command of this folder uses it. A rehearsal can be made again. A
+    live record cannot: `serve` stores one here if DATABASE_URL is not set. A live record is deleted
+    only with --live-record, or if you confirm it.
 
     \b
     Examples:
@@ -74,106 +91,120 @@ def reset(yes: bool, live_record: bool) -> None:
     """
     server = EmbeddedPostgres()
     if not server.folder.is_dir():
-        click.echo(f"Nothing is to be deleted: {server.folder} does not exist.")
+        click.echo(f"Nothing to delete: {server.folder} does not exist.")
         return
-    _refuse_in_use(server, "")
+    _refuse_in_use(server)
     try:
-        live = _say_what_it_holds(server)
-        if live and yes and not live_record:
-            raise Refused(
-                "A live record cannot be made again, so --yes alone does not delete it, and nothing was deleted. Keep "
-                "it with `alpha-monday backup FILE`, if it can be read, then add --live-record "
-                "(`make db-reset ARGS=--live-record`)."
-            )
-        what = "the LIVE record, which cannot be made again," if live and not live_record else "everything"
-        confirm(f"Delete {what} in {server.folder}?", yes=yes)
-        _refuse_in_use(server, "", owned=True)
+        may_hold_live_record = _print_contents(server)
+        _confirm_reset(
+            server,
+            yes=yes,
+            names_live_record=may_hold_live_record and not live_record,
+        )
+        # Another command may have connected while the operator was asked.
+        _refuse_in_use(server, is_own=True)
         server.reset()
     finally:
+        # If the data were not deleted, Postgres still runs: it was started to read them.
         server.stop()
     click.echo("Deleted.")
 
 
-def _refuse_in_use(server: EmbeddedPostgres, otherwise: str, *, owned: bool = False) -> None:
-    """
-    Refuse a server that another process needs: the one that started it, or one that is connected to it.
-
-    `otherwise` ends the refusal: what to do all the same. With `owned` this process has started the server, so only
-    connections count.
-    """
-    if not server.answers():
+def _confirm_reset(server: EmbeddedPostgres, *, yes: bool, names_live_record: bool) -> None:
+    """Ask before everything is deleted; `--yes` answers the question, but not for a live record."""
+    if not names_live_record:
+        confirm(f"Delete everything in {server.folder}?", yes=yes)
         return
-    users = _users(server)
-    if not users and (owned or not server.is_borrowed):
-        return
-    by = f"({', '.join(users)}) " if users else ""
-    raise Refused(
-        f"A service or a command {by}uses the embedded Postgres in {server.folder}. "
-        f"Stop it first. Nothing was changed. {otherwise}".rstrip()
+    if yes:
+        raise Refused(
+            "A live record cannot be made again, so --yes alone does not delete it, and nothing "
+            "was deleted. Back it up with `alpha-monday backup FILE`, if it can be read, then add "
+            "--live-record (`make db-reset ARGS=--live-record`)."
+        )
+    confirm(
+        f"Delete the LIVE record, which cannot be made again, in {server.folder}?",
+        yes=False,
     )
 
 
-def _users(server: EmbeddedPostgres) -> list[str]:
-    """Return which of our processes use a server, without those that have ended."""
-    users = server.users()
+def _refuse_in_use(server: EmbeddedPostgres, *, advice: str = "", is_own: bool = False) -> None:
+    """
+    Raise Refused if another process has started the server, or is connected to it.
+
+    `advice` is the last sentence of the message. With `is_own`, this process has started the
+    server, so only connections count.
+    """
+    if not server.is_running():
+        return
+    users = _current_sessions(server)
+    if not users and (is_own or not server.is_owned_elsewhere):
+        return
+    named_users = f"({', '.join(users)}) " if users else ""
+    raise Refused(
+        f"A service or a command {named_users}uses the embedded Postgres in {server.folder}. "
+        f"Stop it first. Nothing was changed. {advice}".rstrip()
+    )
+
+
+def _current_sessions(server: EmbeddedPostgres) -> list[str]:
+    """Return our sessions on the server, without those of processes that have just ended."""
+    users = server.list_sessions()
+    # A session that stays after all attempts belongs to a process that is running.
     for _ in range(_ATTEMPTS):
         if not users:
             break
         time.sleep(_PAUSE)
-        users = server.users()
+        users = server.list_sessions()
     return users
 
 
-class _Held(Struct, frozen=True):
-    """What a database holds: its rows by table, and whether a rehearsal made them up."""
+class _DatabaseContents(Struct, frozen=True):
+    """The number of rows in each table of a database, and whether a rehearsal made them."""
 
     rows: dict[str, int]
     rehearsed: bool
 
     @property
-    def live(self) -> bool:
-        """Return whether rows are lost that no command makes again."""
+    def is_live(self) -> bool:
+        """Return whether the database has rows that no command can make again."""
         return bool(self.rows) and not self.rehearsed
 
     def __str__(self) -> str:
         if not self.rows:
             return "no rows"
         kind = "a rehearsal, made up" if self.rehearsed else "a LIVE record"
-        counted = ", ".join(f"{count:,} {table}" for table, count in self.rows.items())
-        return f"{kind}: {counted}"
+        counts = ", ".join(f"{count:,} {table}" for table, count in self.rows.items())
+        return f"{kind}: {counts}"
 
 
-def _say_what_it_holds(server: EmbeddedPostgres) -> bool:
-    """Say what would be deleted; return whether a live record is, or may be, among it."""
-    if not server.holds_files:
+def _print_contents(server: EmbeddedPostgres) -> bool:
+    """Print what would be deleted. Return whether it may include a live record."""
+    if not server.has_data:
         return False
     try:
         server.start()
-        held = {name: _held(server.address(name)) for name in server.databases()}
+        contents = {name: _read_contents(server.address(name)) for name in server.list_databases()}
     except (ConfigurationError, psycopg.Error) as error:
-        say(f"What {server.folder} holds cannot be read, so it counts as a live record: {error}")
+        report(
+            f"The data in {server.folder} cannot be read, so they count as a live record: {error}"
+        )
         return True
-    say(f"The embedded Postgres in {server.folder} holds:")
-    for name, found in held.items():
-        say(f"  {name}: {found}")
-    return any(found.live for found in held.values())
+    report(f"The embedded Postgres in {server.folder} holds:")
+    for name, content in contents.items():
+        report(f"  {name}: {content}")
+    return any(content.is_live for content in contents.values())
 
 
-def _held(address: str) -> _Held:
+def _read_contents(address: str) -> _DatabaseContents:
     with sessions.connect(address, autocommit=True) as conn:
-        tables = conn.execute(
-            "SELECT schemaname, tablename FROM pg_tables "
-            "WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'told', 'queue') "
-            "AND NOT (schemaname = 'operations' AND tablename <> 'provider_requests') "
-            "ORDER BY schemaname <> 'public', schemaname, tablename"
-        ).fetchall()
         rows = {}
-        for schema, table in tables:
-            counting = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, table))
-            (count,) = conn.execute(counting).fetchone() or (0,)
+        for schema, table in conn.execute(_DATA_TABLES).fetchall():
+            count_rows = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, table))
+            (count,) = conn.execute(count_rows).fetchone() or (0,)
             if count:
                 rows[table] = count
-        if queue_tables.exist(conn) and queue_tables.are_used(conn):
-            rows["jobs"] = queue_tables.count_jobs(conn)
-        (rehearsed,) = conn.execute("SELECT to_regclass('told.clock') IS NOT NULL").fetchone() or (False,)
-    return _Held(rows, bool(rehearsed))
+        if queue_tables.has_tables_sync(conn) and queue_tables.is_used_sync(conn):
+            rows["jobs"] = queue_tables.count_jobs_sync(conn)
+        cursor = conn.execute("SELECT to_regclass('told.clock') IS NOT NULL")
+        (rehearsed,) = cursor.fetchone() or (False,)
+    return _DatabaseContents(rows, bool(rehearsed))

@@ -12,57 +12,60 @@ import click
 from api.engine import Engine
 from api.schema import Facts, schema
 from app.commands import files, terminal
-from app.commands.backup import of_the_rehearsal
-from app.commands.terminal import clock, say, telling
+from app.commands.terminal import ReportProgress, clock, progress_bar, rehearsal_option, report
 from app.core import settings
 from app.core.settings import Settings
 from app.database import pools, rehearsed
-from app.database.queries import fetching
+from app.database.queries import connection_fetcher
 from app.database.rights import Need
 from app.domain.model import SERIES
 from app.errors import ConfigurationError, Refused
-from app.web.feeds.export import FORMS, Part, Wanted, parts, written
-
-Tell = Callable[[str, int, int], None]
+from app.web.feeds.export import WRITERS, ExportPart, ExportRange, read_parts, write_export
 
 
-class Exported:
-    """How much was exported, and the journal's head that it was read at; `tell` is called after each part."""
+class ExportProgress:
+    """How much of the record was exported, and the journal's head at that moment."""
 
-    rows = mondays = 0
-    head: str | None = None
-    rehearsed = False
+    def __init__(self, on_part: Callable[[], None]) -> None:
+        """Store `on_part`, which is called after each part."""
+        self.rows = 0
+        self.mondays = 0
+        self.head: str | None = None
+        self.rehearsed = False
+        self._on_part = on_part
 
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self.tell = tell
-
-    async def counted(self, read: AsyncGenerator[Part]) -> AsyncGenerator[Part]:
-        """Hand parts on, and count them."""
-        async for part in read:
+    async def count(self, parts: AsyncGenerator[ExportPart]) -> AsyncGenerator[ExportPart]:
+        """Yield the parts unchanged, and count their rows and Mondays."""
+        async for part in parts:
             yield part
-            self.rows, self.mondays = self.rows + len(part.rows), self.mondays + part.mondays
-            self.head, self.rehearsed = part.head_text, part.rehearsed
-            self.tell()
+            self.rows += len(part.rows)
+            self.mondays += part.mondays
+            self.head = part.head_text
+            self.rehearsed = part.rehearsed
+            self._on_part()
 
 
 @click.command()
-@click.argument("file", type=click.Path(allow_dash=True, dir_okay=False, path_type=Path), default="-")
+@click.argument(
+    "file", type=click.Path(allow_dash=True, dir_okay=False, path_type=Path), default="-"
+)
 @click.option(
     "--format",
     "form",
-    type=click.Choice(list(FORMS)),
-    help="The format of the standard output, CSV if it is left out. A FILE has that of its ending.",
+    type=click.Choice(list(WRITERS)),
+    help="The format of the standard output, CSV by default. A FILE has the format of its ending.",
 )
-@click.option("--force", is_flag=True, help="Write over FILE if it is there.")
-@of_the_rehearsal
-def export(file: Path, form: str | None, force: bool, of_the_rehearsal: bool) -> None:
-    """Write all of the record as rows, one for each pick and each morning, into FILE or the standard output.
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
+@rehearsal_option("Export the record of the embedded rehearsal.")
+def export(file: Path, form: str | None, force: bool, rehearsal: bool) -> None:
+    """Write all of the record as rows, one for each pick and each checkpoint, into FILE.
 
-    FILE ends in .csv or .json; any other name is refused, so that no file looks like what it is not. Without FILE, or
-    with `-` in its place, the standard output is written; --format chooses its format.
+    The name of FILE must end in .csv or .json, and decides the format. Without FILE, or with `-`,
+    the rows go to the standard output, in the format of --format.
 
-    It is what `/export.csv` and `/export.json` give: docs/export.md says what each column means. All of it is of one
-    moment, and nobody has to stop for it. FILE takes its name when it is complete. Ends with the journal's head.
+    The content is that of `/export.csv` and `/export.json`: docs/export.md explains each column.
+    All rows are of one moment, and the service can run meanwhile. FILE gets its name when it is
+    complete. The last line shows the journal's head.
 
     \b
     Examples:
@@ -70,70 +73,107 @@ def export(file: Path, form: str | None, force: bool, of_the_rehearsal: bool) ->
       alpha-monday export --format json | jq '.rows[] | select(.result and .hit)'
     """
     configuration = settings.load()
-    chosen = _form(file, form)
-    address = _address(configuration, rehearsal=of_the_rehearsal)
-    target = files.stdout() if str(file) == "-" else files.whole(file.resolve(), force=force, public=True)
-    asyncio.run(_ready(address, rehearsal=of_the_rehearsal))
+    to_stdout = str(file) == "-"
+    chosen_form = _choose_format(file, form)
+    address = _reader_address(configuration, rehearsal=rehearsal)
+    if to_stdout:
+        target = files.stdout()
+    else:
+        target = files.complete_file(file.resolve(), force=force, public=True)
+    asyncio.run(_check_record(address, rehearsal=rehearsal))
     try:
-        with target as to, telling() as tell:
-            done = asyncio.run(_write(address, chosen, to, tell))
+        with target as output, progress_bar() as report_progress:
+            writing = _write(
+                address=address,
+                form=chosen_form,
+                output=output,
+                report_progress=report_progress,
+            )
+            progress = asyncio.run(writing)
     except OSError as error:
-        raise ConfigurationError(f"The export could not be written to {file}: {error.strerror or error}.") from None
-    counted = f"{done.rows:,} rows of {done.mondays:,} Mondays"
-    click.echo(f"Exported: {counted}. The head: {done.head or 'none yet'}", err=str(file) == "-")
-    if done.rehearsed:
-        say("This is a rehearsal's record: all of it is made up, and marked so.")
+        raise ConfigurationError(
+            f"The export could not be written to {file}: {error.strerror or error}."
+        ) from None
+    counts = f"{progress.rows:,} rows of {progress.mondays:,} Mondays"
+    click.echo(f"Exported: {counts}. The head: {progress.head or 'none yet'}", err=to_stdout)
+    if progress.rehearsed:
+        report("This is the record of a rehearsal: all of it is made up, and marked as such.")
 
 
-def _address(configuration: Settings, *, rehearsal: bool) -> str:
-    """Return the address of the record for the API's user; a PgBouncer's does not do for a snapshot that lasts."""
+def _reader_address(configuration: Settings, *, rehearsal: bool) -> str:
+    """
+    Return the address of the record; it is API_DATABASE_URL if that is set.
+
+    If DATABASE_POOLED is set, it is always the direct address, without a PgBouncer: a long snapshot
+    needs a session that no other client uses.
+    """
     if configuration.api_database_url and not rehearsal and not configuration.database_pooled:
         return configuration.api_database_url
-    return terminal.address(configuration, rehearsal=rehearsal)
+    return terminal.database_address(configuration, rehearsal=rehearsal)
 
 
-def _form(file: Path, form: str | None) -> str:
-    """Return the format of an export into `file`, or refuse a name that promises another one."""
+def _choose_format(file: Path, form: str | None) -> str:
+    """
+    Return the format of an export into `file`.
+
+    Raises Refused if the ending of the name is not a format, or is not the format `form`.
+    """
     if str(file) == "-":
         return form or "csv"
     ending = file.suffix[1:].lower()
-    if ending not in FORMS:
-        endings = " or ".join(f".{name}" for name in FORMS)
+    if ending not in WRITERS:
+        endings = " or ".join(f".{name}" for name in WRITERS)
         raise Refused(
-            f"FILE must end in {endings}, as in picks.csv; {_misnamed(file)}. "
+            f"FILE must end in {endings}, as in picks.csv; {_describe_wrong_name(file)}. "
             "For the standard output, write `-` in its place and choose with --format."
         )
     if form not in (None, ending):
-        raise Refused(f"{file.name} would not hold what its name says: --format is {form}. Leave --format out.")
+        raise Refused(
+            f"{file.name} would not hold what its name says: --format is {form}. "
+            "Leave --format out."
+        )
     return ending
 
 
-def _misnamed(file: Path) -> str:
-    """Return what is wrong with a name that does not end as an export does."""
+def _describe_wrong_name(file: Path) -> str:
+    """Return what is wrong with a name that does not end in the name of a format."""
     if not file.name:
         return "this one is empty"
-    if file.name.lower() in {f".{form}" for form in FORMS}:
+    if file.name.lower() in {f".{form}" for form in WRITERS}:
         return f"{file.name!r} has no name before its ending"
     return f"{file.name!r} does not"
 
 
-async def _ready(address: str, *, rehearsal: bool) -> None:
+async def _check_record(address: str, *, rehearsal: bool) -> None:
     configuration = settings.load()
-    await terminal.reach(configuration, address, rehearsal=rehearsal)
-    await terminal.refuse_old(configuration, address, rehearsal=rehearsal)
-    await terminal.refuse_without(configuration, address, Need.READ_RECORD)
+    await terminal.check_database(configuration, address, rehearsal=rehearsal)
+    await terminal.require_current(configuration, address, rehearsal=rehearsal)
+    await terminal.require_rights(configuration, address, Need.READ_RECORD)
 
 
-async def _write(address: str, form: str, to: IO[bytes], tell: Tell) -> Exported:
+async def _write(
+    *, address: str, form: str, output: IO[bytes], report_progress: ReportProgress
+) -> ExportProgress:
+    """Write the record at `address`, read in one snapshot."""
+    everything = ExportRange()
     async with pools.snapshot(address, "export") as conn:
-        # Whoever reads the other end of a pipe may take a while to look at it.
+        # The reader at the other end of a pipe may pause for minutes, for example in a pager.
         await conn.execute("SET LOCAL idle_in_transaction_session_timeout = '10min'")
-        made_up = await rehearsed.is_rehearsed_on(conn)
+        is_rehearsed = await rehearsed.is_rehearsed_on_connection(conn)
         cursor = await conn.execute("SELECT count(*) FROM batches WHERE series = %s", [SERIES])
         (total,) = cast(tuple[int], await cursor.fetchone())
-        engine = Engine(schema, fetching(conn), Facts(version("alpha-monday"), made_up, clock.now), kept=1, quiet=True)
-        done = Exported(lambda: tell("Mondays", done.mondays, total))
-        async with aclosing(parts(engine, Wanted())) as read, aclosing(done.counted(read)) as counted:
-            async for piece in written(form, counted, Wanted()):
-                to.write(piece)
-    return done
+        engine = Engine(
+            schema,
+            connection_fetcher(conn),
+            Facts(version("alpha-monday"), is_rehearsed, clock.now),
+            max_documents=1,
+            quiet=True,
+        )
+        progress = ExportProgress(lambda: report_progress("Mondays", progress.mondays, total))
+        async with (
+            aclosing(read_parts(engine, everything)) as parts,
+            aclosing(progress.count(parts)) as counted_parts,
+        ):
+            async for piece in write_export(form, counted_parts, everything):
+                output.write(piece)
+    return progress

@@ -1,4 +1,4 @@
-"""Where commands write what is more than a few lines: a file that is whole or not there, or the standard output."""
+"""Writes large outputs of commands to standard output, or to a file that is complete or missing."""
 
 import os
 import sys
@@ -12,47 +12,66 @@ from app.errors import Refused
 
 
 @contextmanager
-def whole(file: Path, *, force: bool, public: bool = False) -> Iterator[IO[bytes]]:
-    """Give a file that takes its name only when all of it is on the disk; its owner's alone, unless it is `public`."""
+def complete_file(file: Path, *, force: bool, public: bool = False) -> Iterator[IO[bytes]]:
+    """
+    Open a file that gets its name only when all of it is on the disk.
+
+    Only its owner can read it, unless it is `public`. Raises Refused if `file` exists and `force`
+    is not set, or if it is not a regular file.
+    """
     if file.exists() and not file.is_file():
-        raise Refused(f"{file} is no file. Choose another name, or `-` for the standard output.")
+        raise Refused(f"{file} is not a file. Choose another name, or `-` for the standard output.")
     if file.exists() and not force:
-        raise Refused(f"{file} is there already. Choose another name, or write over it with --force.")
-    # A name of its own, so that two at once do not write into one; it is its owner's from the beginning.
-    number, part = tempfile.mkstemp(prefix=f"{file.name}.", suffix=".part", dir=file.parent)
+        raise Refused(f"{file} already exists. Choose another name, or overwrite it with --force.")
+    # Each command has its own temporary file, so two commands at once never write into the same
+    # one. From the beginning only its owner can read a file that mkstemp makes.
+    descriptor, temporary = tempfile.mkstemp(
+        prefix=f"{file.name}.", suffix=".part", dir=file.parent
+    )
     try:
-        with open(number, "wb") as to:
-            yield to
-            to.flush()
+        with open(descriptor, "wb") as output:
+            yield output
+            output.flush()
             if public:
-                os.fchmod(to.fileno(), 0o666 & ~_umask())
-            os.fsync(number)
-        os.replace(part, file)
+                os.fchmod(output.fileno(), 0o666 & ~_umask())
+            os.fsync(descriptor)
+        os.replace(temporary, file)
     except BaseException:
-        Path(part).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
+    # The new name is lost in a power failure unless the folder is on the disk, too.
     folder = os.open(file.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
 
 
 def _umask() -> int:
-    """Return what new files of this process are denied; it can only be read by setting it."""
+    """
+    Return the rights that new files of this process do not get.
+
+    The system has no call that only reads the umask, so it is set and restored.
+    """
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
-class _Stream:
-    """A stream that only goes forward: what looks like a file may be appended to by others."""
+class _OutputStream:
+    """
+    A stream that can only be written forward.
 
-    def __init__(self, to: IO[bytes]) -> None:
-        self.write, self.flush = to.write, to.flush
+    The standard output may be a file to which other programs append. This stream cannot seek, so
+    ZipFile writes an archive without going back.
+    """
+
+    def __init__(self, output: IO[bytes]) -> None:
+        self.write = output.write
+        self.flush = output.flush
 
 
 @contextmanager
 def stdout() -> Iterator[IO[bytes]]:
-    """Give the standard output, for bytes."""
-    # A buffer of our own: what cannot be written is known here, and not when Python ends.
-    with open(sys.stdout.fileno(), "wb", closefd=False) as to:
-        yield cast(Any, _Stream(to))
+    """Open the standard output for bytes."""
+    # With a separate buffer a failed write raises here, and not when Python ends.
+    with open(sys.stdout.fileno(), "wb", closefd=False) as output:
+        yield cast(Any, _OutputStream(output))

@@ -1,63 +1,78 @@
-"""`alpha-monday jobs`: what waits, runs and failed, and a way back for what did not come to its end."""
+"""`alpha-monday jobs`: list the queue's jobs, show one, run jobs again, or cancel them."""
 
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import date, datetime
-from typing import Any
 
 import click
 from msgspec.structs import asdict
 
 from app.commands import tables
-from app.commands.terminal import Commands, asynchronous, clock, local, opened, say
+from app.commands.terminal import (
+    CommandGroup,
+    async_command,
+    clock,
+    format_new_york,
+    open_record,
+    rehearsal_option,
+    report,
+)
 from app.core import settings
 from app.database import pools, rehearsed
 from app.database.rights import Need
 from app.domain import calendar
-from app.domain.text import printable
+from app.domain.text import escape_unprintable
 from app.errors import Refused
+from app.store.rows import Conn
 from jobs import admin, queue_tables
 from jobs.admin import Subjects
 from jobs.daily import take_checkpoint
-from jobs.queue_tables import Found
+from jobs.queue_tables import JobRow
 from jobs.weekly import pick_week
 
-_BIGGEST = 2**63 - 1
+# Postgres stores ids as bigint.
+_MAX_ID = 2**63 - 1
+_MAX_STALLED = 10_000
 _COLUMNS = ("id", "task", "status", "Monday", "day", "scheduled (New York)", "attempts")
 
+# click would read an id that begins with a dash as an option. With this setting the id reaches
+# JobIdType, whose message is better.
+_ACCEPT_DASHES = {"ignore_unknown_options": True}
 
-class Misused(click.ClickException):
-    """Words that no command takes: one line, and the exit code that says so."""
+# Acts on one job, and returns a line about the result.
+_Action = Callable[[Conn, int, datetime], Awaitable[str]]
+
+
+class MisuseError(click.ClickException):
+    """An argument that no command accepts. Its message is one line, without click's usage text."""
 
     exit_code = 2
 
 
-class JobId(click.ParamType[int]):
-    """A job's number."""
+class JobIdType(click.ParamType[int]):
+    """The type of an argument that is a job's id."""
 
     name = "ID"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number."""
-        if not re.fullmatch("0*[1-9][0-9]{0,18}", value) or int(value) > _BIGGEST:
-            raise Misused(f"{printable(repr(value))[:40]} is no job's id: ids are whole numbers from 1 to {_BIGGEST}.")
+        """Return the id, or raise MisuseError if Postgres could not store it."""
+        if not re.fullmatch("0*[1-9][0-9]{0,18}", value) or int(value) > _MAX_ID:
+            shown = escape_unprintable(repr(value))[:40]
+            raise MisuseError(
+                f"{shown} is not a job's id: ids are whole numbers from 1 to {_MAX_ID}."
+            )
         return int(value)
 
 
-# What begins with a dash is no option here, but an id that is refused as one.
-_IDS = {"ignore_unknown_options": True}
-
-of_the_rehearsal = click.option(
-    "--rehearsal", "of_the_rehearsal", is_flag=True, help="The jobs of the embedded rehearsal."
-)
+_rehearsal = rehearsal_option("Use the jobs of the embedded rehearsal.")
 
 
-@click.group(cls=Commands)
+@click.group(cls=CommandGroup)
 def jobs() -> None:
-    """List the queue's jobs, show one, do it again or cancel it.
+    """List the queue's jobs, show one, run it again or cancel it.
 
     \b
     Examples:
@@ -72,17 +87,26 @@ def jobs() -> None:
     "statuses",
     type=click.Choice([*queue_tables.STATUSES, "all"]),
     multiple=True,
-    help="Only these; repeatable.",
+    help="Only jobs with this status; may be given several times.",
 )
-@click.option("--task", help="Only this task, for example take_checkpoint.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
-@of_the_rehearsal
-@asynchronous
-async def show_list(statuses: tuple[str, ...], task: str | None, limit: int, of_the_rehearsal: bool) -> None:
-    """Print the jobs that run, failed or wait; the next one, or the newest, first.
+@click.option("--task", help="Only jobs of this task, for example take_checkpoint.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=50,
+    show_default=True,
+    help="The largest number of jobs.",
+)
+@_rehearsal
+@async_command
+async def show_list(
+    statuses: tuple[str, ...], task: str | None, limit: int, rehearsal: bool
+) -> None:
+    """Print the jobs that run, failed or wait.
 
-    On a terminal as a table; elsewhere a line per job, with tabs between id, task, status, Monday, day, scheduled time
-    in New York and attempts, and a dash for what there is not. A stalled job is one whose worker is gone.
+    On a terminal they are a table. Elsewhere each job is a line with tabs between id, task, status,
+    Monday, day, scheduled time in New York and attempts; a dash stands for a value that is missing.
+    A stalled job is one whose worker has stopped.
 
     \b
     Examples:
@@ -90,68 +114,81 @@ async def show_list(statuses: tuple[str, ...], task: str | None, limit: int, of_
       alpha-monday jobs list --status failed --task take_checkpoint
       alpha-monday jobs list --status all --limit 500 | grep 2026-11-16
     """
-    wanted = queue_tables.STATUSES if "all" in statuses else statuses or queue_tables.UNFINISHED
+    wanted: Sequence[str] = statuses or queue_tables.UNFINISHED
+    if "all" in statuses:
+        wanted = queue_tables.STATUSES
     async with (
-        opened(settings.load(), rehearsal=of_the_rehearsal, need=Need.READ_ALL) as pool,
+        open_record(settings.load(), rehearsal=rehearsal, need=Need.READ_ALL) as pool,
         pools.transaction(pool) as conn,
     ):
-        found = await queue_tables.find(conn, wanted, task, limit + 1)
-        about = await admin.subjects(conn, found)
-    tables.show_rows(_COLUMNS, [_cells(job, about) for job in found[:limit]])
-    if not found:
-        say("There is no such job." if statuses or task else "Nothing waits, runs or has failed.")
-    elif len(found) > limit:
-        say(f"There are more than {limit}; --limit shows them.")
+        # One more than is printed, to know whether there are more.
+        rows = await queue_tables.find_jobs(conn, wanted, task=task, limit=limit + 1)
+        subjects = await admin.subjects(conn, rows)
+    tables.show_rows(_COLUMNS, [_cells(job, subjects) for job in rows[:limit]])
+    if len(rows) > limit:
+        report(f"There are more than {limit}; --limit shows them.")
+    elif not rows and (statuses or task):
+        report("There is no such job.")
+    elif not rows:
+        report("No job waits, runs or has failed.")
 
 
-def _cells(job: Found, about: Subjects) -> Sequence[str]:
-    monday, day = about.get(job.id, (None, None))
-    at = job.scheduled_at and job.scheduled_at.astimezone(calendar.NEW_YORK)
+def _cells(job: JobRow, subjects: Subjects) -> Sequence[str]:
+    monday, day = subjects.get(job.id, (None, None))
+    scheduled = ""
+    if job.scheduled_at:
+        scheduled = f"{job.scheduled_at.astimezone(calendar.NEW_YORK):%Y-%m-%d %H:%M}"
     return (
         str(job.id),
-        printable(job.task),
+        escape_unprintable(job.task),
         job.status,
         str(monday or ""),
         "" if day is None else str(day),
-        f"{at:%Y-%m-%d %H:%M}" if at else "",
+        scheduled,
         str(job.attempts),
     )
 
 
-@jobs.command(context_settings=_IDS)
-@click.argument("id", type=JobId())
-@of_the_rehearsal
-@asynchronous
-async def show(id: int, of_the_rehearsal: bool) -> None:
-    """Print everything that is known of a job, its events included.
+@jobs.command(context_settings=_ACCEPT_DASHES)
+@click.argument("id", type=JobIdType())
+@_rehearsal
+@async_command
+async def show(id: int, rehearsal: bool) -> None:
+    """Print everything that the queue stores about a job, its events included.
 
-    Why it failed stands in the service's log, in the lines that name the job.
+    The reason of a failure is in the service's log, in the lines that name the job.
 
     \b
     Example:
       alpha-monday jobs show 17
     """
     async with (
-        opened(settings.load(), rehearsal=of_the_rehearsal, need=Need.READ_ALL) as pool,
+        open_record(settings.load(), rehearsal=rehearsal, need=Need.READ_ALL) as pool,
         pools.transaction(pool) as conn,
     ):
         job = await admin.get(conn, id)
-        events = await queue_tables.events_of(conn, id)
-        about = await admin.subjects(conn, [job])
-    told: dict[str, Any] = asdict(job)
-    told["args"] = json.dumps(job.args)
-    told["scheduled_at"] = job.scheduled_at and local(job.scheduled_at)
-    told["about"] = _about(about.get(id))
-    told["silent"] = None if job.silent is None else f"{job.silent:.0f} s"
-    for name, value in told.items():
+        events = await queue_tables.list_events(conn, id)
+        subjects = await admin.subjects(conn, [job])
+    for name, value in _fields(job, subjects.get(id)).items():
         if value is not None:
-            click.echo(f"{name}: {printable(value)}")
+            click.echo(f"{name}: {escape_unprintable(value)}")
     click.echo("events:")
     for event in events:
         click.echo(f"  {event.at:%Y-%m-%d %H:%M:%S} UTC  {event.type}")
 
 
-def _about(subject: tuple[date, int | None] | None) -> str | None:
+def _fields(job: JobRow, subject: tuple[date, int | None] | None) -> dict[str, object]:
+    """Return the lines of `jobs show` by their names; lines that are None are left out."""
+    fields: dict[str, object] = asdict(job)
+    fields["args"] = json.dumps(job.args)
+    fields["scheduled_at"] = job.scheduled_at and format_new_york(job.scheduled_at)
+    fields["about"] = _describe_subject(subject)
+    if job.silent is not None:
+        fields["silent"] = f"{job.silent:.0f} s"
+    return fields
+
+
+def _describe_subject(subject: tuple[date, int | None] | None) -> str | None:
     match subject:
         case (monday, None):
             return f"the Monday {monday}"
@@ -160,110 +197,129 @@ def _about(subject: tuple[date, int | None] | None) -> str | None:
     return None
 
 
-@jobs.command(context_settings=_IDS)
-@click.argument("ids", metavar="ID...", type=JobId(), nargs=-1, required=True)
-@of_the_rehearsal
-@asynchronous
-async def retry(ids: tuple[int, ...], of_the_rehearsal: bool) -> None:
-    """Have jobs done again that failed, stalled, or were cancelled or aborted.
+@jobs.command(context_settings=_ACCEPT_DASHES)
+@click.argument("ids", metavar="ID...", type=JobIdType(), nargs=-1, required=True)
+@_rehearsal
+@async_command
+async def retry(ids: tuple[int, ...], rehearsal: bool) -> None:
+    """Run jobs again that failed, stalled, or were cancelled or aborted.
 
-    A cancelled or aborted job stays as it is; a new one like it is put into the queue, and its id printed. Refused for
-    a job that waits, runs or has succeeded, for a Monday that is over, and where another job does the same already.
+    A cancelled or aborted job is not changed: a new job with the same task is put into the queue,
+    and its id is printed. Refused for a job that waits, runs or has succeeded, for a Monday that is
+    over, and if another job already does the same.
 
     \b
     Example:
       alpha-monday jobs retry 17 18
     """
 
-    async def again(conn: Any, id: int, now: datetime) -> str:
+    async def retry_job(conn: Conn, id: int, now: datetime) -> str:
         new = await admin.retry(conn, id, now)
         if new == id:
             return f"Job {id} is back in the queue and runs at once."
         return f"Job {id} stays as it is. The new job {new}, which does the same, is in the queue."
 
-    await _each(ids, again, rehearsal=of_the_rehearsal)
+    await _act_on_each(ids, retry_job, rehearsal=rehearsal)
 
 
-@jobs.command(context_settings=_IDS)
-@click.argument("ids", metavar="ID...", type=JobId(), nargs=-1, required=True)
-@of_the_rehearsal
-@asynchronous
-async def cancel(ids: tuple[int, ...], of_the_rehearsal: bool) -> None:
-    """Let jobs that wait never run.
+@jobs.command(context_settings=_ACCEPT_DASHES)
+@click.argument("ids", metavar="ID...", type=JobIdType(), nargs=-1, required=True)
+@_rehearsal
+@async_command
+async def cancel(ids: tuple[int, ...], rehearsal: bool) -> None:
+    """Cancel jobs that wait, so that they never run.
 
-    The record owes a row to every Monday and every checkpoint, so that of one that is due, or becomes due, upkeep
-    defers a new job. Refused for a job that runs or has ended.
+    The record needs a row for every Monday and every checkpoint. So if the Monday or the checkpoint
+    of a cancelled job is due, or becomes due, the reconciliation defers a new job. Refused for a
+    job that runs or has ended.
 
     \b
     Example:
       alpha-monday jobs cancel 17
     """
 
-    async def never(conn: Any, id: int, _: datetime) -> str:
+    async def cancel_job(conn: Conn, id: int, _: datetime) -> str:
         job = await admin.cancel(conn, id)
-        return f"Job {id} is cancelled.{_owed(job)}"
+        return f"Job {id} is cancelled.{_describe_consequence(job)}"
 
-    await _each(ids, never, rehearsal=of_the_rehearsal)
+    await _act_on_each(ids, cancel_job, rehearsal=rehearsal)
 
 
-def _owed(job: Found) -> str:
-    """Return what happens nevertheless."""
+def _describe_consequence(job: JobRow) -> str:
+    """Return a sentence about what happens after a job was cancelled, or an empty text."""
     if job.task == pick_week.name:
-        return " A Monday without a batch is begun again by upkeep, until it is over."
-    if job.task == take_checkpoint.name and isinstance(job.args, dict) and "retake" in job.args:
-        return " A skipped checkpoint of an active batch is looked at again by upkeep tomorrow."
-    if job.task == take_checkpoint.name:
-        return " Its checkpoint is deferred again by upkeep when it is due: the record owes it a row."
-    return ""
+        return " If its Monday has no batch, the reconciliation starts it again until it is over."
+    if job.task != take_checkpoint.name:
+        return ""
+    if isinstance(job.args, dict) and "retake" in job.args:
+        return (
+            " If its batch is active, the reconciliation takes the skipped checkpoint again "
+            "tomorrow."
+        )
+    return (
+        " The reconciliation defers its checkpoint again when it is due, because the record needs "
+        "it."
+    )
 
 
-async def _each(ids: Sequence[int], act: Callable[..., Any], *, rehearsal: bool) -> None:
-    """Act on each job in a transaction of its own, and say what became of it; exit with 1 if one was refused."""
-    refused = False
-    async with opened(settings.load(), rehearsal=rehearsal, need=Need.WORK) as pool:
-        now = await rehearsed.stands_at(pool) or clock.now()
+async def _act_on_each(ids: Sequence[int], action: _Action, *, rehearsal: bool) -> None:
+    """Run an action on each job in its own transaction. Exit with 1 if one of them was refused."""
+    is_refused = False
+    async with open_record(settings.load(), rehearsal=rehearsal, need=Need.WORK) as pool:
+        # The jobs of a rehearsal are scheduled in its simulated time.
+        now = await rehearsed.get_simulated_time(pool) or clock.now()
+        # An id that was given twice is handled once.
         for id in dict.fromkeys(ids):
             try:
                 async with pools.transaction(pool) as conn:
-                    done = await act(conn, id, now)
-                click.echo(done)
+                    line = await action(conn, id, now)
+                click.echo(line)
             except Refused as error:
-                refused = True
-                say(f"alpha-monday: {error}")
-    if refused:
+                is_refused = True
+                report(f"alpha-monday: {error}")
+    if is_refused:
         sys.exit(1)
 
 
 @jobs.command()
-@click.option("--retry", "put_back", is_flag=True, help="Put them back into the queue.")
-@of_the_rehearsal
-@asynchronous
-async def stalled(put_back: bool, of_the_rehearsal: bool) -> None:
-    """Print the jobs whose worker is gone or silent; exit code 1 if there are any and they were not put back.
+@click.option("--retry", "put_back", is_flag=True, help="Put these jobs back into the queue.")
+@_rehearsal
+@async_command
+async def stalled(put_back: bool, rehearsal: bool) -> None:
+    """Print the jobs whose worker has stopped or sends no heartbeats.
 
-    A service that runs finds and puts them back within a minute or two, so they last only where none does.
+    A running service finds such jobs and returns them to the queue within a minute or two. So they
+    remain only where no service runs.
+
+    \b
+    Exit code: 0 there are none, or they were returned to the queue; 1 there are some.
 
     \b
     Examples:
       alpha-monday jobs stalled
       alpha-monday jobs stalled --retry
     """
+    need = Need.WORK if put_back else Need.READ_ALL
     async with (
-        opened(settings.load(), rehearsal=of_the_rehearsal, need=Need.WORK if put_back else Need.READ_ALL) as pool,
+        open_record(settings.load(), rehearsal=rehearsal, need=need) as pool,
         pools.transaction(pool) as conn,
     ):
-        found = await queue_tables.find(conn, ["stalled"], None, 10_000)
-        about = await admin.subjects(conn, found)
+        rows = await queue_tables.find_jobs(conn, ["stalled"], task=None, limit=_MAX_STALLED)
+        subjects = await admin.subjects(conn, rows)
         if put_back:
-            now = await rehearsed.stands_at(pool) or clock.now()
-            for job in found:
-                with suppress(Refused):  # a service was faster
+            now = await rehearsed.get_simulated_time(pool) or clock.now()
+            for job in rows:
+                # Refused means that a running service has already put it back.
+                with suppress(Refused):
                     await admin.retry(conn, job.id, now)
-    if not found:
-        say("No job is stalled.")
+    if not rows:
+        report("No job is stalled.")
         return
-    tables.show_rows(_COLUMNS, [_cells(job, about) for job in found])
+    tables.show_rows(_COLUMNS, [_cells(job, subjects) for job in rows])
     if not put_back:
-        say("`alpha-monday jobs stalled --retry` puts them back, and so does a service that runs.")
+        report(
+            "`alpha-monday jobs stalled --retry` returns them to the queue. "
+            "A running service does so, too."
+        )
         sys.exit(1)
-    say("They are back in the queue.")
+    report("They are back in the queue.")

@@ -1,4 +1,4 @@
-"""`alpha-monday migrate`: the database's schema, up to date or back."""
+"""`alpha-monday migrate`: bring the database's schema up to date, or take migrations back."""
 
 import asyncio
 from typing import Any
@@ -7,28 +7,36 @@ import click
 from psycopg import AsyncConnection
 
 from app.commands import terminal
-from app.commands.terminal import clock, say
+from app.commands.terminal import clock, report
 from app.core import settings
 from app.database import migrations, pools
-from app.database.advice import where
+from app.database.advice import display_address
 from app.database.sessions import Session
 from app.errors import Refused
 from app.ops.in_use import refuse_in_use
 
 
 @click.command()
-@click.option("--down-to", type=click.IntRange(min=0), help="Take back every migration after this number.")
+@click.option(
+    "--down-to", type=click.IntRange(min=0), help="Take back every migration after this number."
+)
 @click.option("--yes", is_flag=True, help="With --down-to: do not ask before data is lost.")
-@click.option("--status", "only_status", is_flag=True, help="Show which migrations are applied; change nothing.")
+@click.option(
+    "--status",
+    "only_status",
+    is_flag=True,
+    help="List the migrations and when they were applied; change nothing.",
+)
 def migrate(down_to: int | None, yes: bool, only_status: bool) -> None:
-    """Bring the database's schema up to date, or back. Several at once are safe.
+    """Bring the database's schema up to date, or take migrations back.
 
-    Runs as the user of MIGRATE_DATABASE_URL where that is set, which owns the tables. Where nothing is to be done, no
-    right is needed but to read. Where `alpha-monday roles --apply` was run, new tables get their rights with the
-    migration that makes them.
+    Several processes may run it at once. It uses MIGRATE_DATABASE_URL if that is set, whose user
+    owns the tables. If all migrations are applied, its user needs only the right to read. If
+    `alpha-monday roles --apply` was run before, the migration of a new table also grants its
+    rights.
 
-    --down-to names the rows and values that would be lost, and asks. It is refused while a service runs on the
-    database. Take a backup first: what is dropped does not come back.
+    --down-to prints the rows and values that would be lost, and asks. It is refused while a service
+    uses the database. Make a backup first: a dropped table cannot be restored without one.
 
     \b
     Examples:
@@ -41,47 +49,68 @@ def migrate(down_to: int | None, yes: bool, only_status: bool) -> None:
         raise click.UsageError("--status and --down-to exclude each other.")
     configuration = settings.load()
     address = terminal.owner_address(configuration)
-    asyncio.run(terminal.reach(configuration, address))
-    if not only_status:
-        asyncio.run(terminal.refuse_two(configuration, "MIGRATE_DATABASE_URL"))
+    asyncio.run(terminal.check_database(configuration, address))
+    if only_status:
+        _print_status(address)
+        return
+    # Before anything is written: a wrong address would migrate the wrong database.
+    asyncio.run(terminal.refuse_different_databases(configuration, "MIGRATE_DATABASE_URL"))
     if down_to is not None:
         _take_back(address, down_to, yes=yes)
         return
-    if not only_status:
-        asyncio.run(apply_migrations(address))
-        return
+    asyncio.run(apply_migrations(address))
+
+
+def _print_status(address: str) -> None:
     for step in asyncio.run(migrations.status(address)):
-        when = f"applied {step.applied_at:%Y-%m-%d %H:%M:%S %Z}" if step.applied_at else "not applied"
+        when = "not applied"
+        if step.applied_at:
+            when = f"applied {step.applied_at:%Y-%m-%d %H:%M:%S %Z}"
         click.echo(f"{step.number:04} {step.name}: {when}")
 
 
 async def apply_migrations(address: str, *, quiet: bool = False) -> None:
-    """Migrate the database and print each step; with `quiet`, beside the output, and only what was done."""
+    """
+    Migrate the database, and print each step.
+
+    With `quiet` the steps go to standard error, and nothing is printed if there were none.
+    """
     await pools.check(address)
-    done = await migrations.migrate(address, clock.now())
-    for line in done or ([] if quiet else ["The database is up to date."]):
-        say(line) if quiet else click.echo(line)
+    steps = await migrations.migrate(address, clock.now())
+    if quiet:
+        for line in steps:
+            report(line)
+        return
+    for line in steps or ["The database is up to date."]:
+        click.echo(line)
 
 
 def _take_back(address: str, down_to: int, *, yes: bool) -> None:
-    """Take migrations back, once it is said what is lost with them and a person has agreed."""
+    """Take migrations back, after the operator has seen what is lost and has agreed."""
     asyncio.run(_refuse_in_use(address))
-    steps, lost = asyncio.run(migrations.losses(address, down_to))
+    steps, losses = asyncio.run(migrations.preview_losses(address, down_to))
     if not steps:
-        click.echo(f"Nothing is to be taken back: the database has no migration after {down_to:04}.")
+        click.echo(f"Nothing to take back: the database has no migration after {down_to:04}.")
         return
-    say(f"To be taken back from the database {where(address)}: {', '.join(steps)}.")
-    say("Lost with them, for good:" if lost else "No row is lost.")
-    for loss in lost:
-        say(f"  {loss}")
+    report(
+        f"Migrations to take back from the database {display_address(address)}: {', '.join(steps)}."
+    )
+    report("Lost with them, for good:" if losses else "No row is lost.")
+    for loss in losses:
+        report(f"  {loss}")
     terminal.confirm("Take them back?", yes=yes)
 
     async def guard(conn: AsyncConnection[Any]) -> None:
+        # Checked again inside the transaction, because a service may have started or written
+        # something before the operator answered.
         await refuse_in_use(conn)
-        if await migrations.losses_on(conn, down_to) != lost:
-            raise Refused("The database was written to meanwhile, so nothing was taken back. Run this again.")
+        if await migrations.preview_losses_on(conn, down_to) != losses:
+            raise Refused(
+                "The data have changed in the meantime, so nothing was taken back. Run this again."
+            )
 
-    for line in asyncio.run(migrations.migrate(address, clock.now(), down_to, guard)):
+    taken_back = migrations.migrate(address, clock.now(), down_to=down_to, guard=guard)
+    for line in asyncio.run(taken_back):
         click.echo(line)
 
 

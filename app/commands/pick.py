@@ -1,4 +1,4 @@
-"""`alpha-monday pick`: this Monday's batch made by hand, and what happens to a pick later."""
+"""`alpha-monday pick`: make this Monday's batch now, and record what happens to a pick later."""
 
 import asyncio
 import sys
@@ -7,7 +7,15 @@ from datetime import date, datetime
 import click
 
 from app.commands import tables
-from app.commands.terminal import DAY, Commands, asynchronous, clock, local, record, say
+from app.commands.terminal import (
+    DAY,
+    CommandGroup,
+    async_command,
+    clock,
+    format_new_york,
+    open_live_record,
+    report,
+)
 from app.core import logging, settings
 from app.database import pools, rehearsed
 from app.domain import calendar, returns
@@ -15,20 +23,24 @@ from app.domain.calendar import Calendar
 from app.domain.model import SERIES, Batch, BatchStatus
 from app.errors import ProviderError, Refused
 from app.store import batches
+from app.store.rows import Conn
 from jobs import picks, queue, queue_tables, weekly
 from jobs.context import RealClock
 
-# Waits of fewer seconds are not worth a line.
+# Waits of fewer seconds are not reported.
 _LONG_WAIT = 2.0
 
+# The pause between two checks whether the batch is stored, in seconds.
+_POLL_INTERVAL = 1
 
-@click.group(cls=Commands, invoke_without_command=True)
+
+@click.group(cls=CommandGroup, invoke_without_command=True)
 @click.pass_context
 def pick(context: click.Context) -> None:
-    """Make this Monday's batch by hand, or run a failed one again.
+    """Make this Monday's batch now, or run a failed one again.
 
-    The running service does the work; this command asks for it and waits. Refused on other days, and when this Monday
-    has its picks.
+    The command defers a job for the running service, and waits until the batch is stored. Refused
+    on other days, and if this Monday already has its picks.
 
     \b
     Example:
@@ -40,79 +52,131 @@ def pick(context: click.Context) -> None:
 
 async def _pick() -> None:
     configuration = settings.load()
-    settings.refuse_without_keys(configuration)
+    settings.require_keys(configuration)
     run_date = calendar.run_date(clock.now())
     if run_date is None:
-        following = local(calendar.next_run_at(clock.now()))
-        raise Refused(f"No Monday has begun: picks are made on Mondays from nine in New York, next on {following}.")
-    async with record(configuration) as pool:
-        await rehearsed.refuse(pool)
+        next_run = format_new_york(calendar.next_run_at(clock.now()))
+        raise Refused(
+            "No Monday has begun: picks are made on Mondays from nine in New York, "
+            f"next on {next_run}."
+        )
+    async with open_live_record(configuration) as pool:
+        # The real model must not be asked about simulated days.
+        await rehearsed.refuse_rehearsal(pool)
         async with pools.transaction(pool) as conn:
-            batch = await batches.on(conn, SERIES, run_date)
-            if batch and batch.status != BatchStatus.FAILED:
-                raise Refused(f"The Monday {run_date} has its picks: batch {batch.id}.")
-            if on_its_way := await weekly.live_jobs(conn, run_date):
-                raise Refused(f"The Monday {run_date} is on its way, in job {on_its_way[0]}.")
-            if not await queue_tables.has_live_worker(conn):
-                raise Refused("No worker is running that could do it. Start one with `alpha-monday serve` or `work`.")
-            questions = await weekly.questions_by_hand(conn, run_date)
-            job = await weekly.begin_again(conn, clock.now(), questions)
-        say(f"Job {job} makes the batch of {run_date}; waiting for it. (Ctrl-C does not stop the job.)")
-        batch = await _awaited(pool, run_date, batch, job)
-        await tables.show(pool, batch, Calendar(configuration.market_closed_days), clock.now())
-        if batch.status == BatchStatus.FAILED:
-            sys.exit(1)
+            earlier = await batches.get_by_run_date(conn, SERIES, run_date)
+            job = await _defer_run(conn, run_date, earlier)
+        report(
+            f"Job {job} makes the batch of {run_date}. Waiting for it. "
+            "(Ctrl-C does not stop the job.)"
+        )
+        batch = await _wait_for_batch(pool, run_date, earlier=earlier, job=job)
+        sessions = Calendar(configuration.market_closed_days)
+        await tables.show(pool, batch, sessions=sessions, now=clock.now())
+    if batch.status == BatchStatus.FAILED:
+        sys.exit(1)
 
 
-async def _awaited(pool: pools.Pool, run_date: date, before: Batch | None, job: int) -> Batch:
-    """Wait until a job has stored the batch of a Monday, or why there is none: not what stood there `before`."""
+async def _defer_run(conn: Conn, run_date: date, earlier: Batch | None) -> int:
+    """
+    Defer the job that makes the batch of a Monday, and return the id of the job.
+
+    `earlier` is the batch that the Monday has already. Raises Refused if that batch has picks, if
+    another job makes the batch, or if no worker runs.
+    """
+    if earlier and earlier.status != BatchStatus.FAILED:
+        raise Refused(f"The Monday {run_date} has its picks: batch {earlier.id}.")
+    live_jobs = await weekly.list_live_jobs(conn, run_date)
+    if live_jobs:
+        raise Refused(f"Job {live_jobs[0]} already makes the batch of the Monday {run_date}.")
+    if not await queue_tables.has_live_worker(conn):
+        raise Refused(
+            "No worker is running that could do it. "
+            "Start one with `alpha-monday serve` or `alpha-monday work`."
+        )
+    questions = await weekly.max_questions_of_manual_run(conn, run_date)
+    return await weekly.defer_run(conn, clock.now(), questions)
+
+
+async def _wait_for_batch(
+    pool: pools.Pool, run_date: date, *, earlier: Batch | None, job: int
+) -> Batch:
+    """
+    Wait until a job has stored the batch of a Monday, and return it; it may have failed, too.
+
+    `earlier` is the batch that was stored before. Raises Refused if the job ends without a batch.
+    """
     while True:
         async with pools.transaction(pool) as conn:
-            on_its_way = job in await weekly.live_jobs(conn, run_date)  # first: it stores the batch before it ends
-            batch = await batches.on(conn, SERIES, run_date)
-            if batch and batch != before:
-                return batch
-            if not on_its_way:
-                raise Refused(f"Job {job} ended without a batch; its log says why.")
-        await clock.sleep(1)
+            # In this order: the job stores the batch before it ends, so a job that has ended
+            # without a batch will never store one.
+            live_jobs = await weekly.list_live_jobs(conn, run_date)
+            batch = await batches.get_by_run_date(conn, SERIES, run_date)
+        if batch and batch != earlier:
+            return batch
+        if job not in live_jobs:
+            raise Refused(f"Job {job} ended without a batch. Its log says why.")
+        await clock.sleep(_POLL_INTERVAL)
 
 
 @pick.command()
 @click.argument("run_date", type=DAY, metavar="RUN_DATE")
 @click.argument("ticker")
-@click.option("--last-session", type=DAY, required=True, help="The last session on which the share traded.")
-@click.option("--value", required=True, help="What a share was worth from then on, for example 54.20.")
-@click.option("--source", required=True, help="Where this is known from.")
-@asynchronous
-async def end(run_date: datetime, ticker: str, last_session: datetime, value: str, source: str) -> None:
-    """Record what became of a pick that stopped trading.
+@click.option(
+    "--last-session", type=DAY, required=True, help="The last session in which the share traded."
+)
+@click.option(
+    "--value", required=True, help="What a share was worth after that, for example 54.20."
+)
+@click.option("--source", required=True, help="Where the value comes from.")
+@async_command
+async def end(
+    run_date: datetime, ticker: str, last_session: datetime, value: str, source: str
+) -> None:
+    """Record the last value of a pick that stopped trading.
 
-    Later days use the value, marked as ended; days that were skipped are looked at again.
+    Later checkpoints use the value, and are marked as ended. Checkpoints that were skipped are
+    taken again.
 
     \b
     Example:
-      alpha-monday pick end 2026-11-02 ABC --last-session 2026-11-06 --value 54.20 --source "8-K of 2026-11-06"
+      alpha-monday pick end 2026-11-02 ABC --last-session 2026-11-06 --value 54.20 --source "8-K"
     """
-    calendar.refuse_other_days(run_date.date())
+    calendar.require_monday(run_date.date())
     configuration = settings.load()
     try:
-        price = returns.price(value, ticker, last_session.date())
+        price = returns.parse_price(value, ticker, last_session.date())
     except ProviderError as error:
         raise Refused(f"--value: {error}") from None
-    sessions = Calendar(configuration.market_closed_days)
-    day, last = run_date.date(), last_session.date()
-    async with record(configuration) as pool:
-        again = await picks.end(pool, sessions, clock.now(), day, ticker, last, price, source)
-    say(f"Recorded. {again} skipped days are looked at again.")
+    async with open_live_record(configuration) as pool:
+        retakes = await picks.end(
+            pool=pool,
+            calendar=Calendar(configuration.market_closed_days),
+            now=clock.now(),
+            run_date=run_date.date(),
+            ticker=ticker,
+            last_session=last_session.date(),
+            value=price,
+            source=source,
+        )
+    report(_retakes_line(retakes))
 
 
-class _TellingClock(RealClock):
-    """A clock that tells the terminal of longer waits, so that a command that asks again does not seem to hang."""
+def _retakes_line(retakes: int) -> str:
+    return f"Recorded. Skipped days that are taken again: {retakes}."
+
+
+class _ReportingClock(RealClock):
+    """
+    The real clock, which also reports long waits on the terminal.
+
+    Without these lines, a command that waits for the rate limit would seem to hang.
+    """
 
     async def sleep(self, seconds: float) -> None:
-        """Say how long it waits, if that is more than a moment; then wait."""
+        """Wait for `seconds`, and report it first if it is more than a moment."""
         if seconds >= _LONG_WAIT:
-            say(f"The next request to Alpha Vantage is in {seconds:.0f} s.")
+            report(f"The next request to Alpha Vantage is in {seconds:.0f} s.")
         await super().sleep(seconds)
 
 
@@ -125,35 +189,49 @@ class _TellingClock(RealClock):
     "from_session",
     type=DAY,
     required=True,
-    help="The first session on which the share trades under the new ticker.",
+    help="The first session in which the share trades under the new ticker.",
 )
-@click.option("--source", required=True, help="Where this is known from.")
-@click.option("--force", is_flag=True, help="Do not compare closes; mark the pick's later figures as an unusual move.")
-@asynchronous
+@click.option("--source", required=True, help="Where the new ticker is announced.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Do not compare closes; mark the pick's later figures as an unusual move.",
+)
+@async_command
 async def rename(
     run_date: datetime, ticker: str, new: str, from_session: datetime, source: str, *, force: bool
 ) -> None:
-    """Follow a pick to its new ticker; the journal keeps the old one.
+    """Record a pick's new ticker. The journal keeps the old one.
 
-    Closes and splits count under the new ticker from that session on, and under the old one before it. The closes
-    around that session must fit: the new ticker's last close before it is the old one's, or its first close since is
-    less than a tenth away. What is not stored is asked of Alpha Vantage, which needs ALPHA_VANTAGE_API_KEY. A ticker
-    that it does not know takes some minutes: it is asked five times before that is believed. With --force nothing is
-    asked or compared.
+    Closes and splits are read under the new ticker from the session of --from on, and under the old
+    one before it. The closes around that session must match: either the new ticker's last close
+    before it equals the old one's, or its first close since then differs by less than ten percent.
+    Closes that are not stored are requested from Alpha Vantage, which needs ALPHA_VANTAGE_API_KEY.
+    If Alpha Vantage does not know a ticker, it is asked five times, which takes some minutes. With
+    --force nothing is requested or compared.
 
     \b
     Examples:
       alpha-monday pick rename 2026-11-02 FB META --from 2026-11-09 --source "8-K of 2026-11-06"
-      alpha-monday pick rename 2026-11-02 FB META --from 2026-11-09 --source "8-K of 2026-11-06" --force
+      alpha-monday pick rename 2026-11-02 FB META --from 2026-11-09 --source "8-K" --force
     """
-    calendar.refuse_other_days(run_date.date())
+    calendar.require_monday(run_date.date())
     configuration = settings.load()
-    # Its progress is told in plain lines; the log adds only what went wrong.
-    logging.configure("WARNING", clock.now, configuration.keys)
-    async with record(configuration) as pool:
-        await rehearsed.refuse(pool)
-        async with queue.handed(queue.app, configuration, pool, _TellingClock()) as tools:
-            again = await picks.rename(
-                tools, run_date.date(), ticker, new, from_session.date(), source, force=force, tell=say
+    # The command reports its progress in plain lines. The log adds only what went wrong.
+    logging.configure("WARNING", clock.now, configuration.secret_texts)
+    async with open_live_record(configuration) as pool:
+        # The real provider must not be asked about simulated days.
+        await rehearsed.refuse_rehearsal(pool)
+        binding = queue.bind_context(queue.app, configuration, pool=pool, clock=_ReportingClock())
+        async with binding as context:
+            retakes = await picks.rename(
+                context=context,
+                run_date=run_date.date(),
+                ticker=ticker,
+                new=new,
+                from_session=from_session.date(),
+                source=source,
+                force=force,
+                report_progress=report,
             )
-    say(f"Recorded. {again} skipped days are looked at again.")
+    report(_retakes_line(retakes))

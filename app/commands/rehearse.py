@@ -1,47 +1,72 @@
-"""`alpha-monday rehearse` and `alpha-monday standins`: the service in a simulated past, and its providers alone."""
+"""`alpha-monday rehearse` and `standins`: a simulated past, and simulators of the providers."""
 
 import asyncio
 import socket
 import sys
-from datetime import datetime, timedelta
+from contextlib import AbstractContextManager, nullcontext
+from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import click
 import uvloop
+from rich.progress import Progress
 
 from app.commands import server, terminal
 from app.commands.migrate import apply_migrations
 from app.commands.signals import StopSignals, run_until_stopped
-from app.commands.terminal import DAY, clock, say
+from app.commands.terminal import DAY, clock, report
 from app.core import logging, settings
 from app.core.settings import Settings
-from app.database import migrations
+from app.database import migrations, pools
 from app.database.embedded import EmbeddedPostgres
 from app.domain import calendar
-from app.domain.calendar import NEW_YORK
+from app.domain.calendar import NEW_YORK, Clock
+from app.domain.text import pluralize
 from app.errors import ConfigurationError
-from app.main import create_app, living
+from app.main import create_app, open_process
 from app.simulation import provider_simulators, rehearsal
+from app.simulation.clock import SimulatedClock
 
 _LOG = Path(".alpha-monday") / "rehearsal.log"
 
 
 @click.command()
-@click.option("--weeks", type=click.IntRange(1, 520), default=12, show_default=True, help="How many Mondays.")
-@click.option("--until", type=DAY, help="Stop at the end of this day and serve the record as it stood.")
-@click.option("--calm", is_flag=True, help="Let the providers behave.")
 @click.option(
-    "--odd", metavar="SEED", help="Let one request in four go wrong, in every way that is known. Not with --calm."
+    "--weeks",
+    type=click.IntRange(1, 520),
+    default=12,
+    show_default=True,
+    help="The number of Mondays.",
 )
-@click.option("--faults", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A script of faults.")
-@click.option("--no-serve", is_flag=True, help="Only live through the weeks.")
+@click.option(
+    "--until", type=DAY, help="Stop at the end of this day, and serve the record as of then."
+)
+@click.option("--calm", is_flag=True, help="Simulate providers that never fail.")
+@click.option(
+    "--odd",
+    metavar="SEED",
+    help="Inject a fault into one request in four, of every kind that is known. Not with --calm.",
+)
+@click.option(
+    "--faults",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file with a script of faults.",
+)
+@click.option("--no-serve", is_flag=True, help="Only simulate the weeks, do not serve them.")
 def rehearse(
-    weeks: int, until: datetime | None, calm: bool, odd: str | None, faults: Path | None, no_serve: bool
+    weeks: int,
+    until: datetime | None,
+    calm: bool,
+    odd: str | None,
+    faults: Path | None,
+    no_serve: bool,
 ) -> None:
-    """Live through past Mondays with played providers, then serve the record.
+    """Simulate past Mondays with provider simulators, then serve the record.
 
-    Now and then a provider lies, as providers do; `alpha-monday standins --help` lists the faults of a script. With
-    --odd all of them happen, at one request in four, in a market with more splits than usual.
+    Now and then a simulated provider fails or returns wrong data, as real ones do;
+    `alpha-monday standins --help` lists the faults of a script. With --odd all faults happen, at
+    one request in four, in a market with more splits than usual.
 
     \b
     Needs no keys and no database. Examples:
@@ -51,108 +76,185 @@ def rehearse(
       alpha-monday rehearse --odd a-seed
     """
     if odd is not None and not odd.strip():
-        raise click.UsageError("--odd needs a seed, a text of any kind such as a-seed; it is empty.")
+        raise click.UsageError(
+            "--odd needs a seed, a text of any kind such as a-seed; this one is empty."
+        )
     if odd and calm:
         raise click.UsageError("--odd and --calm contradict each other: leave one of them out.")
     configuration = settings.load()
     rehearsal.refuse_address_without_key(configuration)
     _refuse_without_effect(configuration, calm=calm, odd=bool(odd), faults=faults)
-    listener = None if no_serve else _listen(configuration)
-    span = rehearsal.span(
-        weeks,
-        until.date() if until else None,
-        clock.now(),
-        has_real_prices=bool(configuration.alpha_vantage_base_url),
+    opening: AbstractContextManager[socket.socket | None] = nullcontext()
+    if not no_serve:
+        # Before the weeks are simulated, so that a port that is in use is reported at once.
+        opening = _listen(configuration)
+    with opening as listener:
+        span = rehearsal.choose_span(
+            weeks=weeks,
+            until=until.date() if until else None,
+            now=clock.now(),
+            has_real_prices=bool(configuration.alpha_vantage_base_url),
+        )
+        address = _open_database(configuration)
+        simulators = rehearsal.running_simulators(
+            configuration, address, calm=calm, odd=odd or "", faults=faults
+        )
+        with simulators as simulated:
+            run_until_stopped(uvloop.run, lambda signals: _rehearse(simulated, span, signals))
+            if listener:
+                terminal.configure_log(configuration)
+                # A rehearsal that ended in the past has no jobs left to run.
+                app = create_app(simulated, rehearsal.clock_factory(span), work=span.until is None)
+                server.run(app, listener)
+
+
+def _open_database(configuration: Settings) -> str:
+    """Return the address of the rehearsal's database, after it was checked and migrated."""
+    address = rehearsal.database_address(configuration)
+    run_until_stopped(
+        asyncio.run,
+        lambda _: terminal.check_database(configuration, address, rehearsal=True),
     )
-    address = rehearsal.database(configuration)
-    run_until_stopped(asyncio.run, lambda _: terminal.reach(configuration, address, rehearsal=True))
-    run_until_stopped(asyncio.run, lambda _: _make_ready(address))
-    with rehearsal.played(configuration, address, calm=calm, odd=odd or "", faults=faults) as provided:
-        run_until_stopped(uvloop.run, lambda signals: _rehearse(provided, span, signals))
-        if listener:
-            terminal.configure_log(configuration)
-            app = create_app(provided, rehearsal.clock_of(span), work=span.until is None)
-            server.run(app, listener)
+    run_until_stopped(asyncio.run, lambda _: _prepare_database(address))
+    return address
 
 
-async def _make_ready(address: str) -> None:
-    await migrations.refuse_another_than_the_owner(address, "rehearse", "DATABASE_URL")
+async def _prepare_database(address: str) -> None:
+    await migrations.require_owner(address, "rehearse", "DATABASE_URL")
     await apply_migrations(address, quiet=True)
 
 
-def _refuse_without_effect(configuration: Settings, *, calm: bool, odd: bool, faults: Path | None) -> None:
-    """Refuse options about what simulated providers do where none is simulated; say which of two they do not reach."""
-    options = [name for name, given in (("--calm", calm), ("--odd", odd), ("--faults", bool(faults))) if given]
+def _refuse_without_effect(
+    configuration: Settings, *, calm: bool, odd: bool, faults: Path | None
+) -> None:
+    """
+    Raise UsageError for options about simulated providers that would have no effect.
+
+    If only one of the two providers is simulated, print that the options apply to that one.
+    """
+    is_set = {"--calm": calm, "--odd": odd, "--faults": bool(faults)}
+    options = " and ".join(name for name, value in is_set.items() if value)
     simulated = rehearsal.simulated_providers(configuration)
     if options and not simulated:
         raise click.UsageError(
-            f"{' and '.join(options)} would have no effect: OPENAI_BASE_URL and ALPHA_VANTAGE_BASE_URL are set, so no "
-            "provider is simulated. Leave out the option, or unset an address."
+            f"{options} would have no effect: OPENAI_BASE_URL and ALPHA_VANTAGE_BASE_URL are set, "
+            "so no provider is simulated. Leave out the option, or unset an address."
         )
-    if faults and (without := rehearsal.not_simulated_in(faults, configuration)):
-        addresses = " and ".join(rehearsal.ADDRESSES[name] for name in without)
-        raise click.UsageError(
-            f"{faults} has faults of {' and '.join(without)}, which would have no effect: {addresses} is set, so that "
-            "provider is not simulated. Leave them out, or unset the address."
-        )
-    if options and len(simulated) < len(rehearsal.ADDRESSES):
-        (real,) = rehearsal.ADDRESSES.keys() - simulated
-        say(f"{' and '.join(options)}: only for {simulated[0]}, for {rehearsal.ADDRESSES[real]} is set.")
+    if faults:
+        _refuse_faults_without_effect(configuration, faults)
+    if options and len(simulated) < len(rehearsal.ADDRESS_SETTINGS):
+        (real,) = rehearsal.ADDRESS_SETTINGS.keys() - simulated
+        setting = rehearsal.ADDRESS_SETTINGS[real]
+        report(f"{options}: only for {simulated[0]}, because {setting} is set.")
+
+
+def _refuse_faults_without_effect(configuration: Settings, faults: Path) -> None:
+    unsimulated = rehearsal.unsimulated_providers(faults, configuration)
+    if not unsimulated:
+        return
+    addresses = " and ".join(rehearsal.ADDRESS_SETTINGS[name] for name in unsimulated)
+    raise click.UsageError(
+        f"{faults} has faults of {' and '.join(unsimulated)}, which would have no effect: "
+        f"{addresses} is set, so that provider is not simulated. Leave them out, or unset the "
+        "address."
+    )
 
 
 def _listen(configuration: Settings) -> socket.socket:
-    """Take the port; where it is only the default and in use, another one, so that rehearsals can run side by side."""
+    """
+    Open the listening socket.
+
+    If PORT is not set and the default port is in use, another port is chosen, so that several
+    rehearsals can run at once.
+    """
     if settings.is_set("PORT"):
         return server.listen(configuration)
-    if not configuration.database_url and EmbeddedPostgres().is_borrowed:
-        # Another process of this folder owns the Postgres, and stops it when it ends: this one would lose it.
+    if not configuration.database_url and EmbeddedPostgres().is_owned_elsewhere:
+        # The process that has started the embedded Postgres stops it when it ends, and this
+        # rehearsal would then fail.
         raise ConfigurationError(
-            "A rehearsal or a service of this folder is running already, and its Postgres stops with it. "
-            "Use that one, stop it first, or run this one in another folder."
+            "A rehearsal or a service of this folder is running already, and its Postgres stops "
+            "with it. Use that one, stop it first, or run this one in another folder."
         )
     listener = server.listen_nearby(configuration)
     port = listener.getsockname()[1]
     if port != configuration.port:
-        say(
-            f"Port {configuration.port} is in use: the rehearsal will be served on port {port} instead. "
-            "Set PORT to choose another."
+        report(
+            f"Port {configuration.port} is in use: the rehearsal will be served on port {port} "
+            "instead. Set PORT to choose another."
         )
     return listener
 
 
-async def _rehearse(provided: Settings, span: rehearsal.Span, signals: StopSignals) -> None:
+class _RehearsalProgress:
+    """Shows how far a rehearsal is: as a bar on a terminal, elsewhere as a line for each week."""
+
+    def __init__(
+        self, progress: Progress, span: rehearsal.RehearsalSpan, signals: StopSignals
+    ) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=1.0)
+        self._signals = signals
+        self._reported_monday = (span.begin - timedelta(days=1)).date()
+
+    def update(self, begin: datetime, now: datetime, end: datetime) -> None:
+        """Show the simulated time `now`. Raise CancelledError after a stop signal."""
+        self._signals.check()
+        if not sys.stderr.isatty():
+            self._report_week(now)
+        done = 1.0
+        if now < end:
+            done = (now - begin) / (end - begin)
+        self._progress.update(
+            self._task,
+            completed=done,
+            description=f"Rehearsing {now.astimezone(NEW_YORK):%a %d %b %Y}",
+        )
+
+    def _report_week(self, now: datetime) -> None:
+        monday = calendar.latest_run_date(now)
+        if monday > self._reported_monday:
+            self._reported_monday = monday
+            report(f"Rehearsing the week of {monday}")
+
+
+async def _rehearse(
+    configuration: Settings, span: rehearsal.RehearsalSpan, signals: StopSignals
+) -> None:
+    """Run the service in simulated time until the end of the span, and print a summary."""
     _LOG.parent.mkdir(exist_ok=True)
-    with _LOG.open("a") as log, terminal.progress() as progress:
-        told = clock
-        logging.configure(provided.log_level, lambda: told.now(), provided.keys, to=log)
-        await rehearsal.refuse_out_of_reach(provided, span, say)
-        line, told_of = progress.add_task("", total=1.0), span.begin - timedelta(days=1)
-        async with living(provided, rehearsal.clock_of(span)) as process:
-            told = process.clock  # type: ignore[assignment]
+    # Appended, because a later rehearsal may continue this one.
+    with _LOG.open("a") as log, terminal.make_progress() as bar:
+        log_clock: Clock = clock
+        # The lambda reads `log_clock` for each line: as soon as the rehearsal runs, the lines of
+        # the log have the simulated time.
+        logging.configure(
+            configuration.log_level, lambda: log_clock.now(), configuration.secret_texts, to=log
+        )
+        await rehearsal.refuse_out_of_reach(configuration, span, report)
+        progress = _RehearsalProgress(bar, span, signals)
+        async with open_process(configuration, rehearsal.clock_factory(span)) as process:
+            log_clock = process.clock
+            simulated_clock = cast(SimulatedClock, process.clock)
+            await rehearsal.wait_for_end(simulated_clock, span, progress.update)
+            count, first, last = await _mondays(process.pool)
+    if first and first < calendar.new_york_date(span.begin):
+        report("This continued an earlier rehearsal; `alpha-monday db reset` deletes it.")
+    mondays = pluralize(count, "Monday")
+    report(f"Rehearsed: {mondays}, {first} to {last}. All of it is made up. Log: {_LOG}")
 
-            def tell(begin: datetime, now: datetime, end: datetime) -> None:
-                nonlocal told_of
-                signals.check()
-                done = 1.0 if now >= end else (now - begin) / (end - begin)
-                if not sys.stderr.isatty() and (monday := calendar.latest_run_date(now)) > told_of.date():
-                    told_of = calendar.due_at(monday)
-                    say(f"Rehearsing the week of {monday}")
-                progress.update(line, completed=done, description=f"Rehearsing {now.astimezone(NEW_YORK):%a %d %b %Y}")
 
-            await rehearsal.catch_up(process.clock, span, tell)  # type: ignore[arg-type]
-            async with process.pool.connection() as conn:
-                cursor = await conn.execute("SELECT count(*), min(run_date), max(run_date) FROM batches")
-                count, first, last = await cursor.fetchone() or (0, None, None)
-    if first and first < calendar.today(span.begin):
-        say("This went on with the rehearsal that was there; `alpha-monday db reset` forgets it.")
-    mondays = f"{count} Monday{'' if count == 1 else 's'}, {first} to {last}"
-    say(f"Rehearsed: {mondays}. All of it is made up. Log: {_LOG}")
+async def _mondays(pool: pools.Pool) -> tuple[int, date | None, date | None]:
+    """Return the number of Mondays in the record, the first one and the last one."""
+    async with pool.connection() as conn:
+        cursor = await conn.execute("SELECT count(*), min(run_date), max(run_date) FROM batches")
+        return await cursor.fetchone() or (0, None, None)
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def standins(arguments: tuple[str, ...]) -> None:
-    """Serve simulators of both providers on loopback, with faults on request, to test any client against.
+    """Serve simulators of both providers on loopback, with faults on request, to test any client.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`alpha-monday serve` and `alpha-monday work`: the service, live."""
+"""`alpha-monday serve` and `alpha-monday work`: the live service."""
 
 import asyncio
 import shlex
@@ -10,98 +10,131 @@ import uvloop
 
 from app.commands import server, terminal
 from app.commands.migrate import apply_migrations
-from app.commands.terminal import say
+from app.commands.terminal import report
 from app.core import settings
 from app.core.settings import Settings
 from app.database import migrations, pools, rehearsed, roles
-from app.database.advice import user_of
+from app.database.advice import get_user
 from app.database.rights import Need
-from app.main import VERSION, create_app, living
+from app.main import VERSION, create_app, open_process
 
 log = structlog.get_logger()
 
 
 @click.command()
-@click.option("--migrate", "first_migrate", is_flag=True, help="Bring the database up to date first.")
-@click.option("--no-worker", is_flag=True, help="Serve only: `alpha-monday work` runs the jobs. Needs no keys.")
+@click.option(
+    "--migrate", "first_migrate", is_flag=True, help="Bring the database up to date first."
+)
+@click.option(
+    "--no-worker",
+    is_flag=True,
+    help="Serve only; `alpha-monday work` runs the jobs. Needs no keys.",
+)
 def serve(first_migrate: bool, no_worker: bool) -> None:
     """Serve the API and run the jobs, live.
 
     \b
-    Needs OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY, unless it serves only. Examples:
+    Needs OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY, except with --no-worker. Examples:
       alpha-monday serve --migrate
       alpha-monday serve --no-worker
     """
     configuration = settings.load()
     if not no_worker:
-        settings.refuse_without_keys(configuration)
-    listener = server.listen(configuration)
-    _make_ready(configuration, first_migrate, serves=True, works=not no_worker)
-    server.run(create_app(configuration, work=not no_worker), listener)
+        settings.require_keys(configuration)
+    # The port is opened first: if it is in use, the command prints one clear line and has done
+    # nothing else.
+    with server.listen(configuration) as listener:
+        _check_everything(configuration, first_migrate, serves=True, works=not no_worker)
+        server.run(create_app(configuration, work=not no_worker), listener)
 
 
 @click.command()
-@click.option("--migrate", "first_migrate", is_flag=True, help="Bring the database up to date first.")
+@click.option(
+    "--migrate", "first_migrate", is_flag=True, help="Bring the database up to date first."
+)
 def work(first_migrate: bool) -> None:
-    """Run the jobs and keep their promises, without a web server.
+    """Run the jobs and the reconciliation, without a web server.
 
-    Any number of these, and of `alpha-monday serve`, share one Postgres.
+    Any number of these processes, and of `alpha-monday serve`, can share one Postgres.
 
     \b
     Needs OPENAI_API_KEY and ALPHA_VANTAGE_API_KEY. Example:
       alpha-monday work --migrate
     """
     configuration = settings.load()
-    settings.refuse_without_keys(configuration)
-    _make_ready(configuration, first_migrate, serves=False, works=True)
+    settings.require_keys(configuration)
+    _check_everything(configuration, first_migrate, serves=False, works=True)
     uvloop.run(_work(configuration))
 
 
 async def _work(configuration: Settings) -> None:
-    told_to_stop = asyncio.Event()
+    """Run the worker until Ctrl-C or SIGTERM, then let it finish its jobs."""
+    stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
-    async with living(configuration):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with open_process(configuration):
         log.info("alive", version=VERSION, serves=False, works=True, rehearsed=False)
-        say("Working: jobs and upkeep, no web server (Ctrl-C stops)")
-        await told_to_stop.wait()
-        say("Stopping: running jobs are finished or put back")
+        report("Working: jobs and reconciliation, no web server (Ctrl-C stops)")
+        await stop.wait()
+        report("Stopping: running jobs end or return to the queue")
         log.info("stopping")
     log.info("stopped")
 
 
-def _make_ready(configuration: Settings, first_migrate: bool, *, serves: bool, works: bool) -> None:
-    """Refuse before anything lives what would otherwise end it with a traceback."""
+def _check_everything(
+    configuration: Settings, first_migrate: bool, *, serves: bool, works: bool
+) -> None:
+    """
+    Check the database and the rights of its users before the service starts.
+
+    With `first_migrate` the database is migrated before its schema is checked. Without these checks
+    the same problems would end the running service with a traceback.
+    """
     terminal.configure_log(configuration)
-    address = terminal.address(configuration, make=serves)
-    asyncio.run(terminal.reach(configuration, address))
-    more = [*(["API_DATABASE_URL"] if serves else []), *(["MIGRATE_DATABASE_URL"] if first_migrate else [])]
-    asyncio.run(terminal.refuse_two(configuration, *more))
+    # Only `serve` creates an embedded Postgres: `work` in a wrong folder must leave nothing behind.
+    address = terminal.database_address(configuration, create=serves)
+    asyncio.run(terminal.check_database(configuration, address))
+    names = []
+    if serves:
+        names.append("API_DATABASE_URL")
+    if first_migrate:
+        names.append("MIGRATE_DATABASE_URL")
+    asyncio.run(terminal.refuse_different_databases(configuration, *names))
     if not configuration.database_url:
-        say(
-            "DATABASE_URL is not set: the record is kept in the embedded Postgres of this folder, on this machine only."
+        report(
+            "DATABASE_URL is not set: the record is stored in the embedded Postgres of this "
+            "folder, on this machine only."
         )
     if first_migrate:
         asyncio.run(apply_migrations(terminal.owner_address(configuration)))
-    asyncio.run(_check(address))
+    asyncio.run(_check_record(address))
     asyncio.run(_check_rights(configuration, address, serves=serves, works=works))
 
 
-async def _check(address: str) -> None:
+async def _check_record(address: str) -> None:
     async with pools.opened(pools.make_pool(address)) as pool:
-        await migrations.refuse_old(address)
-        await rehearsed.refuse(pool)
+        await migrations.require_current(address)
+        await rehearsed.refuse_rehearsal(pool)
 
 
-async def _check_rights(configuration: Settings, address: str, *, serves: bool, works: bool) -> None:
-    """Refuse a user that lacks a right; say it where the user of the API may do more than read."""
-    await terminal.refuse_without(configuration, address, Need.WORK if works else Need.READ_ALL)
+async def _check_rights(
+    configuration: Settings, address: str, *, serves: bool, works: bool
+) -> None:
+    """
+    Raise ConfigurationError if a user lacks a right.
+
+    Prints a warning if the API's user can do more than read the record.
+    """
+    need = Need.WORK if works else Need.READ_ALL
+    await terminal.require_rights(configuration, address, need)
     reader, pooled = configuration.api_database_url, configuration.database_pooled
     if not (serves and reader):
         return
-    await roles.refuse_without(reader, Need.READ_RECORD, pooled=pooled)
-    if await roles.more_than_reads(reader, pooled=pooled):
-        say(
-            f"The user {user_of(reader)} of API_DATABASE_URL may do more than read the record, so it is no boundary: "
-            f"`alpha-monday roles --check --reader {shlex.quote(user_of(reader))}` says what."
+    await roles.require_rights(reader, Need.READ_RECORD, pooled=pooled)
+    if await roles.can_do_more_than_read(reader, pooled=pooled):
+        user = get_user(reader)
+        report(
+            f"The user {user} of API_DATABASE_URL has more rights than to read the record, so it "
+            "does not protect the record. "
+            f"`alpha-monday roles --check --reader {shlex.quote(user)}` lists these rights."
         )

@@ -9,54 +9,69 @@ from contextlib import suppress
 
 import uvicorn
 
-from api.cache import Cache
+from api.cache import ResponseCache
 from api.paths import GRAPHQL
-from app.commands.terminal import say
+from app.commands.terminal import report
 from app.core.settings import Settings
 from app.domain import calendar
 from app.errors import ConfigurationError
 from app.web.timeouts import TimeoutProtocol
 
-# How long a thread may keep the interpreter from the event loop, in seconds: the one that validates documents
-# (`api.turns`) computes without a pause. Python's 5 ms would be added to every step of a request.
+# How long a thread may keep Python's interpreter from the event loop, in seconds. The thread that
+# validates documents (`api.fair_executor`) computes without a pause, so that Python's default of
+# 5 ms would be added to every step of a request.
 SWITCH_INTERVAL = 0.0005
 
-# What uvicorn waits for requests when told to stop; the worker then has its own time to drain.
+# How long uvicorn waits for running requests when it is stopped, in seconds. After that, the worker
+# has its own time to finish its jobs.
 LAST_REQUESTS = 10
 
-# What the system keeps of what was sent to one client, in bytes (Linux takes twice as many). Without a limit it is 4 MB
-# for each client that does not read, and the machine may have 512 MB.
+# How many bytes the system buffers of the responses to one client (Linux takes twice as many). By
+# default it is up to 4 MB for each client that does not read, and the machine may have 512 MB.
 SEND_BUFFER = 128 * 1024
 
-# How many ports after the one that is in use are tried before the system chooses one.
+# How many ports after the one that is in use are tried, before the system chooses a port.
 NEXT_PORTS = 19
 _CHOSEN_BY_THE_SYSTEM = 0
 
 
 def listen(configuration: Settings) -> socket.socket:
-    """Take the port before anything else is done, so that a taken one is one clear line."""
+    """
+    Return a socket that listens on HOST and PORT.
+
+    Commands call it before they do anything else. If the port is in use, they then print one clear
+    line.
+    """
     try:
-        return _open(configuration.host, configuration.port)
+        return _open_listener(configuration.host, configuration.port)
     except OSError as error:
         raise _refusal(configuration, error) from None
 
 
 def listen_nearby(configuration: Settings) -> socket.socket:
-    """Take the port, or the next free one if it is in use: for a service whose port was not chosen."""
+    """
+    Return a socket that listens on PORT, or on the next free port if that is in use.
+
+    For a service whose port was not chosen by the operator.
+    """
     last = min(configuration.port + NEXT_PORTS, 65535)
     for port in (*range(configuration.port, last + 1), _CHOSEN_BY_THE_SYSTEM):
         try:
-            return _open(configuration.host, port)
+            return _open_listener(configuration.host, port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise _refusal(configuration, error) from None
-    return listen(configuration)  # nothing is free: refuse with the reason
+    # No port is free. This attempt fails, too, and raises the refusal.
+    return listen(configuration)
 
 
-def _open(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _open_listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET
+    if ":" in host:
+        family = socket.AF_INET6
     listener = socket.create_server((host, port), family=family, backlog=2048)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # its connections inherit it
+    # The connections inherit the buffer size of the listening socket.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     return listener
 
 
@@ -68,52 +83,61 @@ def _refusal(configuration: Settings, error: OSError) -> ConfigurationError:
     )
 
 
-class Server(uvicorn.Server):
+class WebServer(uvicorn.Server):
     """
-    uvicorn's server, which keeps out of the garbage collector what the process has when it begins to serve.
+    uvicorn's server, which excludes all objects that exist at its start from garbage collections.
 
-    All of it stays to the end, and to look through it stopped all requests for 60 ms, every second under load.
+    These objects live until the process ends. Examining all of them stopped the requests for 60 ms,
+    every second under load.
     """
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and let the collector look only at what comes after."""
-        # Before the port answers: a full collection takes a tenth of a second.
-        keep_all()
+        """Start the server, and exclude all present objects from later garbage collections."""
+        # Before the port accepts requests: a full collection takes a tenth of a second.
+        collect_and_freeze()
         await super().startup(sockets=sockets)
-        # What the start has opened and imported stays, too, and is little: this takes milliseconds.
-        keep_all()
+        # The objects that the start has created also live until the process ends. There are few of
+        # them, so this takes milliseconds.
+        collect_and_freeze()
 
 
-def keep_all() -> None:
-    """Collect the garbage that there is, and keep all other objects out of every later collection."""
+def collect_and_freeze() -> None:
+    """Collect the present garbage, and exclude all other objects from every later collection."""
     gc.collect()
     gc.freeze()
 
 
-def run(app: Cache, listener: socket.socket) -> None:
+def run(app: ResponseCache, listener: socket.socket) -> None:
     """Serve `app` on `listener` until Ctrl-C or SIGTERM."""
-    config = uvicorn.Config(
+    server = WebServer(_server_config(app))
+    # Before the address is printed, because the reader of that line may send a signal at once. The
+    # handler sets a flag and raises nothing, even when uvicorn raises the signal again at its end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.handle_exit)
+    host, port = listener.getsockname()[:2]
+    origin = f"http://{host}:{port}"
+    report(f"Serving GraphQL at {origin}{GRAPHQL} and pages at {origin} (Ctrl-C stops)")
+    # Otherwise the first request that needs the holidays would load them, and stop all requests for
+    # more than 0.1 s.
+    calendar.load_holidays()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    # uvicorn raises SystemExit if the application's lifespan fails at the start.
+    with suppress(SystemExit):
+        server.run([listener])
+    if not server.started:
+        raise ConfigurationError("The service did not start. The log says why.")
+
+
+def _server_config(app: ResponseCache) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         http=TimeoutProtocol,
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        # uvicorn would believe X-Forwarded-For of every client on this machine. See graphql/api/clients.py.
+        # uvicorn would trust X-Forwarded-For of every client on this machine. The service has its
+        # own rule, see graphql/api/clients.py.
         proxy_headers=False,
         timeout_graceful_shutdown=LAST_REQUESTS,
     )
-    server = Server(config)
-    # From before the address is told: whoever reads it may send a signal at once. It sets a flag and raises nothing,
-    # not even when uvicorn, drained, raises the signal once more.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, server.handle_exit)
-    host, port = listener.getsockname()[:2]
-    origin = f"http://{host}:{port}"
-    say(f"Serving GraphQL at {origin}{GRAPHQL} and pages at {origin} (Ctrl-C stops)")
-    calendar.load()
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    with suppress(SystemExit):  # uvicorn's word for a service that did not start
-        server.run([listener])
-    if not server.started:
-        raise ConfigurationError("The service did not start; the log says why.")

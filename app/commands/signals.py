@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM for a command that must first end what it started."""
+"""Ctrl-C and SIGTERM for a command that must end what it has started before it exits."""
 
 import asyncio
 import signal
@@ -10,15 +10,17 @@ from typing import Any
 
 class StopSignals:
     """
-    Remembers the first stop signal (Ctrl-C or SIGTERM), and cancels the work that runs.
+    Remembers the first stop signal (Ctrl-C or SIGTERM), and cancels the running work.
 
-    The signal is remembered because a cancellation can get lost: `asyncio.wait_for` of Python 3.11 drops one that
-    arrives together with the result that it waits for. Long work therefore also calls `check` now and then.
+    The signal is remembered because a cancellation can get lost: in Python 3.11, `asyncio.wait_for`
+    ignores a cancellation that arrives together with the result that it waits for. So long work
+    also calls `check` from time to time.
     """
 
     def __init__(self) -> None:
         self.first: int | None = None
-        self._cancel: Callable[[], object] | None = None  # set while the work runs
+        # Set while the work runs.
+        self._cancel: Callable[[], object] | None = None
 
     def check(self) -> None:
         """Raise `CancelledError` if a stop signal has arrived."""
@@ -28,12 +30,16 @@ class StopSignals:
     @contextmanager
     def handled(self) -> Iterator[None]:
         """
-        Handle the stop signals in this block, and put the earlier handlers back after it.
+        Handle the stop signals in this block, and restore the earlier handlers after it.
 
-        The loop's own handlers are no help: they are called too late, or still catch signals when the loop is closed.
-        An exception raised in a signal handler could hit any task of the loop.
+        The event loop's own handlers do not help: they are called too late, or still catch signals
+        when the loop is closed. An exception raised in a signal handler could hit any task of the
+        loop.
         """
-        earlier = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        earlier = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:
@@ -41,7 +47,7 @@ class StopSignals:
                 signal.signal(number, handler)
 
     async def cancelling(self, work: Callable[["StopSignals"], Coroutine[Any, Any, None]]) -> None:
-        """Do `work`, which a stop signal cancels, also one that arrived before the loop ran."""
+        """Run `work`. A stop signal cancels it, even one that arrived before the loop ran."""
         task = asyncio.current_task()
         loop = asyncio.get_running_loop()
         assert task
@@ -50,7 +56,8 @@ class StopSignals:
             self.check()
             await work(self)
         finally:
-            self._cancel = None  # the loop is about to close
+            # The loop is about to close, and must not be called any more.
+            self._cancel = None
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.first is None:
@@ -64,9 +71,11 @@ def run_until_stopped(
     work: Callable[[StopSignals], Coroutine[Any, Any, None]],
 ) -> None:
     """
-    Let `run` run `work`, and cancel it when a stop signal arrives, so that what it started also ends.
+    Run `work` with `run`, such as `asyncio.run`, and cancel it when a stop signal arrives.
 
-    Then raises what `main` turns into the exit code: `KeyboardInterrupt` after Ctrl-C, `CancelledError` after SIGTERM.
+    The cancellation lets the work end what it has started. After that, this raises
+    `KeyboardInterrupt` for Ctrl-C or `CancelledError` for SIGTERM, which `main` turns into the exit
+    code.
     """
     signals = StopSignals()
     try:

@@ -1,36 +1,44 @@
 """
-The first moment of a command, before its modules are imported: imported first, and it imports nothing of ours.
+The first module that a command imports: it prepares the process for the other imports.
 
-The imports take a second. Ctrl-C ends them without a traceback, and no variable that was meant for another program
-ends them with one.
+It imports no module of the project. The imports take about a second. In that time Ctrl-C must end
+the process without a traceback, and a variable that was set for another program must not end it.
 """
 
 import os
 import signal
 from types import FrameType
 
-# Variables of the libraries that we use, each of which ends the import or the start with a traceback where its value
-# does not fit: psycopg's choice of its own implementation, a folder for the metrics of several processes, and the
-# number of processes of uvicorn. None of them decides anything of ours: one process, psycopg's own libpq.
-_OF_OTHERS = ("PSYCOPG_IMPL", "PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir", "WEB_CONCURRENCY")
+# Variables of libraries that we use. A wrong value of any of them ends the import or the start with
+# a traceback: psycopg's choice of its implementation, a folder for the metrics of several
+# processes, and uvicorn's number of processes. The service needs none of them, because it always
+# runs in one process with psycopg's own libpq.
+_LIBRARY_VARIABLES = (
+    "PSYCOPG_IMPL",
+    "PROMETHEUS_MULTIPROC_DIR",
+    "prometheus_multiproc_dir",
+    "WEB_CONCURRENCY",
+)
 
-_INTERRUPTED = 130
+# A shell's exit code for a process that Ctrl-C has ended.
+_EXIT_CODE_INTERRUPTED = 130
 
 
-def begin() -> None:
-    """Let Ctrl-C end the process at once, and forget the variables."""
-    for name in _OF_OTHERS:
+def before_imports() -> None:
+    """Remove the libraries' variables, and let Ctrl-C end the process at once."""
+    for name in _LIBRARY_VARIABLES:
         os.environ.pop(name, None)
-    # Only in place of Python's own handler: a job in a shell's background ignores the signal.
+    # Only Python's own handler is replaced: a job in the background of a shell ignores the signal.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end)
+        signal.signal(signal.SIGINT, _exit)
 
 
-def done() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt again: the command cleans up."""
-    if signal.getsignal(signal.SIGINT) is _end:
+def after_imports() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again, so that the command can clean up."""
+    if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _end(number: int, frame: FrameType | None) -> None:
-    os._exit(_INTERRUPTED)  # nothing is there yet that would have to be ended
+def _exit(number: int, frame: FrameType | None) -> None:
+    # Nothing has been started yet that would need an orderly end.
+    os._exit(_EXIT_CODE_INTERRUPTED)

@@ -1,4 +1,4 @@
-"""`alpha-monday status`: the state of the service in words, and what a person must do about it."""
+"""`alpha-monday status`: prints the state of the service, and what a person must do."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -8,40 +8,72 @@ from typing import Any
 import click
 import msgspec
 
-from app.commands.terminal import asynchronous, clock, lasting, local, opened
+from app.commands.terminal import (
+    async_command,
+    clock,
+    format_duration,
+    format_new_york,
+    open_record,
+    rehearsal_option,
+)
 from app.core import settings
 from app.database.rights import Need
 from app.domain import calendar
-from app.domain.model import BatchStatus, FailureReason
-from app.domain.text import as_sentence, printable
+from app.domain.model import Batch, BatchStatus, FailureReason
+from app.domain.text import end_sentence, escape_unprintable
 from app.ops import snapshot
-from app.ops.snapshot import MessageState, OperatorSnapshot, PendingCheckpoint, SkippedCheckpoint
+from app.ops.snapshot import (
+    MessageState,
+    Monday,
+    OperatorSnapshot,
+    PastProblems,
+    PendingCheckpoint,
+    SkippedCheckpoint,
+)
 from app.providers import model_ends
+from app.store.checkpoints import ComputedCheckpoint
+from jobs.queue_tables import WorkerRow
 
-# Upkeep makes a round a minute: what it has not seen to after some is in nobody's hands.
-_PATIENCE = timedelta(minutes=10)
-_JUST_NOW = timedelta(minutes=2)
-# A close is asked for until the evening, a spent quota is free again in a day.
-_LONGEST_MORNING = timedelta(hours=36)
-_RETAKEN = timedelta(days=2)
-# A model's end is a note at first, and soon enough a person's.
-_URGENT = timedelta(weeks=2)
+# The reconciliation runs at least once a minute. If it has not repaired something after this time,
+# it will probably not repair it any more.
+_OVERDUE_AFTER = timedelta(minutes=10)
+
+# If no worker runs, but the last round is not older than this, the service is probably restarting
+# its worker at the moment.
+_RECENT_ROUND = timedelta(minutes=2)
+
+# A job requests a missing close until the evening, and a quota that is used up is renewed within a
+# day.
+_LONGEST_WAIT_FOR_PRICES = timedelta(hours=36)
+
+# A skipped checkpoint is retaken once a day. After this time, so after two attempts, a person must
+# act.
+_RETAKE_PERIOD = timedelta(days=2)
+
+# The end of a model is a note at first. When it is this near, a person must act.
+_URGENT_BEFORE_MODEL_END = timedelta(weeks=2)
+
+# How many overdue checkpoints are listed one by one.
+_MAX_OVERDUE_LINES = 5
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print all of it as one JSON document, for scripts.")
-@click.option("--rehearsal", "of_the_rehearsal", is_flag=True, help="How the embedded rehearsal stands.")
-@asynchronous
-async def status(as_json: bool, of_the_rehearsal: bool) -> None:
-    """Say what runs, what is next, what waits, what succeeded last, and what needs a person.
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print everything as one JSON document, for scripts."
+)
+@rehearsal_option("Show the state of the embedded rehearsal.")
+@async_command
+async def status(as_json: bool, rehearsal: bool) -> None:
+    """Show what runs, what comes next, what waits, what succeeded last, and what you must do.
 
-    Lines that begin with `note:` explain what went otherwise than it should have; `to do:` is for a person.
+    Lines that begin with `note:` report problems that need no action. Lines that begin with
+    `to do:` say what you must do.
 
     \b
     The last line is "All is well." only if nothing is wrong at this moment.
 
     \b
-    Exit code: 0 nothing needs a person, 1 something does.
+    Exit code: 0 no action is needed, 1 there is something to do.
 
     \b
     Examples:
@@ -50,44 +82,67 @@ async def status(as_json: bool, of_the_rehearsal: bool) -> None:
       alpha-monday status --rehearsal
     """
     configuration = settings.load()
-    async with opened(configuration, rehearsal=of_the_rehearsal, need=Need.READ_ALL) as pool:
-        state = await snapshot.for_operator(pool, configuration, clock)
-    to_do, noted = list(needs(state)), list(notes(state))
+    async with open_record(configuration, rehearsal=rehearsal, need=Need.READ_ALL) as pool:
+        state = await snapshot.read_for_operator(pool, configuration, clock)
     if as_json:
-        outcome = {"notes": noted, "to_do": to_do, "well": not to_do and not _is_overdue(state)}
-        click.echo(msgspec.json.encode(document(state) | outcome))
+        _print_json(state)
     else:
-        for line in facts(state):
-            click.echo(printable(line))
-        for mark, lines in (("note", noted), ("to do", to_do)):
-            for line in lines:
-                click.echo(f"{mark}: {printable(line)}")
-        if not to_do:
-            click.echo("Nothing needs a person." if _is_troubled(state) else "All is well.")
-    if to_do:
+        _print_lines(state)
+    if list(to_dos(state)):
         sys.exit(1)
 
 
+def _print_json(state: OperatorSnapshot) -> None:
+    to_do = list(to_dos(state))
+    # `well` is less strict than the printed "All is well.": a problem that the service solves by
+    # itself, such as a quota that is used up, leaves it true.
+    summary = {
+        "notes": list(notes(state)),
+        "to_do": to_do,
+        "well": not to_do and not _is_overdue(state),
+    }
+    click.echo(msgspec.json.encode(document(state) | summary))
+
+
+def _print_lines(state: OperatorSnapshot) -> None:
+    # Lines quote texts of providers. An escape sequence in such a text must not reach the terminal.
+    for line in facts(state):
+        click.echo(escape_unprintable(line))
+    for line in notes(state):
+        click.echo(f"note: {escape_unprintable(line)}")
+    to_do = list(to_dos(state))
+    for line in to_do:
+        click.echo(f"to do: {escape_unprintable(line)}")
+    if to_do:
+        return
+    if _has_problem(state):
+        click.echo("No action is needed.")
+    else:
+        click.echo("All is well.")
+
+
 def _is_overdue(state: OperatorSnapshot) -> bool:
-    """Return whether a checkpoint has been overdue for longer than a worker needs to come to it."""
-    return any(state.at - one.due_at > _PATIENCE for one in state.work.overdue)
+    """Return whether a checkpoint has been overdue for longer than a worker needs to take it."""
+    return any(state.at - checkpoint.due_at > _OVERDUE_AFTER for checkpoint in state.work.overdue)
 
 
-def _is_troubled(state: OperatorSnapshot) -> bool:
-    """Return whether something is wrong at this moment, although it needs no person."""
+def _has_problem(state: OperatorSnapshot) -> bool:
+    """Return whether something is wrong at this moment, even if it needs no action."""
     work, batch = state.work, state.record.monday.batch
-    without_picks = batch is not None and batch.status == BatchStatus.FAILED
-    waits = bool(work.overdue or work.skipped or work.stalled) or state.quota_is_spent
-    return waits or without_picks or bool(state.past.unrecorded)
+    if work.overdue or work.skipped or work.stalled or state.quota_is_spent:
+        return True
+    if batch is not None and batch.status == BatchStatus.FAILED:
+        return True
+    return bool(state.past.unrecorded)
 
 
 def document(state: OperatorSnapshot) -> dict[str, Any]:
-    """Return what `--json` prints of the snapshot. Scripts read its keys: they never change."""
+    """Return what `--json` prints of the snapshot. Scripts read its keys, so they never change."""
     monday = state.record.monday
     return {
         "at": state.at,
         "rehearsed": state.rehearsed,
-        "standing_still": state.clock_stopped,
+        "standing_still": state.is_behind_real_time,
         "workers": state.queue.workers,
         "upkeep": state.queue.reconciler,
         "monday": monday.run_date,
@@ -102,9 +157,9 @@ def document(state: OperatorSnapshot) -> dict[str, Any]:
         "quota": state.providers.quota,
         "allowed": [limit.requests for limit in state.providers.limits],
         "last_batch": state.last_batch,
-        "last_checkpoint": state.last_checkpoint,
+        "last_checkpoint": state.last_checkpoint and _taken_document(state.last_checkpoint),
         "journal_head": state.record.journal_head,
-        "past": state.past,
+        "past": _past_document(state.past),
         "skipped": state.work.skipped,
         "alerts": state.messages.alerts,
         "heartbeat": state.messages.heartbeat,
@@ -112,235 +167,411 @@ def document(state: OperatorSnapshot) -> dict[str, Any]:
     }
 
 
+def _past_document(past: PastProblems) -> dict[str, Any]:
+    return {
+        "missed": past.missed,
+        "unrecorded": past.unrecorded,
+        "late_batches": past.delayed_batches,
+        "late_checkpoints": [
+            _taken_document(checkpoint) for checkpoint in past.delayed_checkpoints
+        ],
+    }
+
+
+def _taken_document(checkpoint: ComputedCheckpoint) -> dict[str, Any]:
+    return {
+        "run_date": checkpoint.run_date,
+        "day": checkpoint.day,
+        "taken_at": checkpoint.taken_at,
+        "again": checkpoint.was_skipped,
+    }
+
+
+# The state: one line for each part
+
+
 def facts(state: OperatorSnapshot) -> Iterator[str]:
-    """Say how everything is, a line each."""
-    yield f"now: {local(state.at)}{' (rehearsed: all of it is made up)' if state.rehearsed else ''}"
-    heard = [
-        f"number {one.id}, heard {one.silent:.0f} s ago{'' if one.lives else ' (silent)'}"
-        for one in state.queue.workers
-    ]
-    yield f"workers: {'; '.join(heard) or 'none'}"
-    yield f"upkeep: {_upkeep(state)}"
-    yield f"Monday {state.record.monday.run_date}: {_monday(state)}"
-    yield f"next Monday: {local(state.next_run_at)}"
-    yield f"next checkpoints: {_next_checkpoints(state)}"
-    yield f"jobs: {', '.join(f'{one.jobs} {one.task} {one.status}' for one in state.queue.jobs) or 'none'}"
+    """Yield one line for each part of the service, with its state."""
+    yield _now_line(state)
+    workers = [_describe_worker(worker) for worker in state.queue.workers]
+    yield f"workers: {'; '.join(workers) or 'none'}"
+    yield f"reconciliation: {_describe_reconciliation(state)}"
+    monday = state.record.monday
+    yield f"Monday {monday.run_date}: {_describe_monday(monday)}"
+    yield f"next Monday: {format_new_york(state.next_run_at)}"
+    yield f"next checkpoints: {_describe_next_checkpoints(state)}"
+    jobs = [f"{count.jobs} {count.task} {count.status}" for count in state.queue.jobs]
+    yield f"jobs: {', '.join(jobs) or 'none'}"
     yield f"overdue: {len(state.work.overdue) or 'none'}"
-    allowed = [limit.requests for limit in state.providers.limits]
-    left = zip(state.providers.quota.requests, allowed, ("second", "minute", "day"), strict=True)
-    until = f"; spent until {local(state.providers.quota.next_at)}" if state.quota_is_spent else ""
-    yield f"Alpha Vantage leaves: {', '.join(f'{one} of {of} a {per}' for one, of, per in left)}{until}"
-    last = state.last_batch
-    yield f"last batch: {f'{last.run_date}, made {local(last.created_at)}' if last else 'none yet'}"
-    taken = state.last_checkpoint
-    yield f"last checkpoint: {f'{_name(taken.day, taken.run_date)}, {local(taken.taken_at)}' if taken else 'none yet'}"
-    yield f"alerts: {_messages(state.messages.alerts, 'ALERT_WEBHOOK_URL')}"
-    yield f"heartbeat: {_messages(state.messages.heartbeat, 'HEARTBEAT_URL')}"
+    yield f"Alpha Vantage requests left: {_describe_quota(state)}"
+    yield f"last batch: {_describe_last_batch(state)}"
+    yield f"last checkpoint: {_describe_last_checkpoint(state)}"
+    yield f"alerts: {_describe_messages(state.messages.alerts, 'ALERT_WEBHOOK_URL')}"
+    yield f"heartbeat: {_describe_messages(state.messages.heartbeat, 'HEARTBEAT_URL')}"
     head = state.record.journal_head
-    yield f"journal: {f'{head.seq}:{head.hash}' if head else 'empty'}"
+    if head:
+        yield f"journal: {head.seq}:{head.hash}"
+    else:
+        yield "journal: empty"
 
 
-def _messages(messages: MessageState, setting: str) -> str:
-    on = "on" if messages.enabled else f"off, {setting} is not set here"
-    if messages.last_at is None:
-        return f"{on}; none yet" if messages.enabled else on
-    kind = (messages.kind or "").replace("_", " ")
-    outcome = (messages.outcome or "waiting").replace("_", " ")
-    waiting = f"; {messages.waiting} waiting" if messages.waiting else ""
-    return f"{on}; last {kind}, {local(messages.last_at)}: {outcome}{waiting}"
+def _now_line(state: OperatorSnapshot) -> str:
+    line = f"now: {format_new_york(state.at)}"
+    if state.rehearsed:
+        line += " (rehearsed: all of it is made up)"
+    return line
 
 
-def _upkeep(state: OperatorSnapshot) -> str:
+def _describe_worker(worker: WorkerRow) -> str:
+    line = f"number {worker.id}, heartbeat {worker.silent:.0f} s ago"
+    if not worker.is_alive:
+        line += " (silent)"
+    return line
+
+
+def _describe_reconciliation(state: OperatorSnapshot) -> str:
     reconciler = state.queue.reconciler
     if reconciler is None:
-        return "never made a round"
-    rounds = f"last round {lasting(state.at - reconciler.last_round_at)} ago"
+        return "it has never run"
+    last_round = f"last round {format_duration(state.at - reconciler.last_round_at)} ago"
     if reconciler.last_mended_at is None:
-        return rounds
-    done = {name.replace("_", " "): what for name, what in reconciler.mended.items() if what}
-    mended = ", ".join(name if what is True else f"{what} {name}" for name, what in done.items())
-    return f"{rounds}; mended last {local(reconciler.last_mended_at)}: {mended}"
+        return last_round
+    repairs = []
+    for name, count in reconciler.mended.items():
+        if count:
+            words = name.replace("_", " ")
+            # `begun` (today's Monday was started) is true or false, not a number.
+            repairs.append(words if count is True else f"{count} {words}")
+    repaired_at = format_new_york(reconciler.last_mended_at)
+    return f"{last_round}; last repairs {repaired_at}: {', '.join(repairs)}"
 
 
-def _monday(state: OperatorSnapshot) -> str:
-    monday = state.record.monday
-    match monday.batch:
-        case None if monday.job:
-            return f"on its way, in job {monday.job}"
-        case None:
-            return "no batch"
-        case batch if batch.status == BatchStatus.FAILED:
-            return f"failed ({batch.failure_reason}): {batch.failure}"
-        case batch:
-            return f"{batch.status}{', late' if batch.late else ''}"
+def _describe_monday(monday: Monday) -> str:
+    batch = monday.batch
+    if batch is None and monday.job:
+        return f"job {monday.job} makes its batch"
+    if batch is None:
+        return "no batch"
+    if batch.status == BatchStatus.FAILED:
+        return f"failed ({batch.failure_reason}): {batch.failure}"
+    if batch.late:
+        return f"{batch.status}, late"
+    return str(batch.status)
 
 
-def _next_checkpoints(state: OperatorSnapshot) -> str:
+def _describe_next_checkpoints(state: OperatorSnapshot) -> str:
     checkpoints = state.work.next_checkpoints
     if not checkpoints:
         return "none"
     figures = state.work.next_figures
     if figures == checkpoints:
-        return _due(checkpoints)
-    # The day before it is no session, so it is always skipped: a person waits for the figures.
-    return f"{_due(checkpoints)}, without figures; next figures: {_due(figures) if figures else 'none'}"
+        return _describe_due(checkpoints)
+    # The day before the next checkpoint has no session, so this checkpoint will be skipped. A
+    # person who waits for figures wants to know the first checkpoint that has some.
+    next_figures = _describe_due(figures) if figures else "none"
+    return f"{_describe_due(checkpoints)}, without figures; next figures: {next_figures}"
 
 
-def _due(checkpoints: Sequence[PendingCheckpoint]) -> str:
-    names = ", ".join(_name(one.day, one.run_date) for one in checkpoints)
-    return f"{names}: {local(checkpoints[0].due_at)}"
+def _describe_due(checkpoints: Sequence[PendingCheckpoint]) -> str:
+    names = ", ".join(_name(checkpoint.day, checkpoint.run_date) for checkpoint in checkpoints)
+    return f"{names}: {format_new_york(checkpoints[0].due_at)}"
+
+
+def _describe_quota(state: OperatorSnapshot) -> str:
+    quota = state.providers.quota
+    allowed = [limit.requests for limit in state.providers.limits]
+    windows = zip(quota.requests, allowed, ("second", "minute", "day"), strict=True)
+    line = ", ".join(f"{left} of {limit} a {window}" for left, limit, window in windows)
+    if state.quota_is_spent:
+        line += f"; used up until {format_new_york(quota.next_at)}"
+    return line
+
+
+def _describe_last_batch(state: OperatorSnapshot) -> str:
+    batch = state.last_batch
+    if batch is None:
+        return "none yet"
+    return f"{batch.run_date}, made {format_new_york(batch.created_at)}"
+
+
+def _describe_last_checkpoint(state: OperatorSnapshot) -> str:
+    taken = state.last_checkpoint
+    if taken is None:
+        return "none yet"
+    return f"{_name(taken.day, taken.run_date)}, {format_new_york(taken.taken_at)}"
+
+
+def _describe_messages(messages: MessageState, setting: str) -> str:
+    line = "on" if messages.enabled else f"off, {setting} is not set here"
+    if messages.last_at is None and messages.enabled:
+        return f"{line}; none yet"
+    if messages.last_at is None:
+        return line
+    kind = (messages.kind or "").replace("_", " ")
+    outcome = (messages.outcome or "waiting").replace("_", " ")
+    line += f"; last {kind}, {format_new_york(messages.last_at)}: {outcome}"
+    if messages.waiting:
+        line += f"; {messages.waiting} waiting"
+    return line
+
+
+# Notes: problems that need no action
 
 
 def notes(state: OperatorSnapshot) -> Iterator[str]:
-    """Explain what went otherwise than it should have, and what is being done about it."""
-    away = [one.run_date for one in state.past.missed if not one.started]
-    if away:
-        yield f"{_mondays(away)} missed while the service was down."
-    for one in state.past.missed:
-        if one.started:
-            over = f"The Monday {one.run_date} was begun, but over before its batch was stored"
-            yield f"{over}: {as_sentence(one.failure)}"
-    if state.past.unrecorded:
-        yield f"{_mondays(state.past.unrecorded)} missed; a service that runs records that within a minute."
-    for batch in state.past.late_batches:
-        yield f"The batch of Monday {batch.run_date} was late by {lasting(snapshot.late_by(batch))}."
-    if late := state.past.late_checkpoints:
-        worst = max(late, key=lambda one: one.late_by)
-        yield (
-            f"{_count(len(late), 'checkpoint')} {'was' if len(late) == 1 else 'were'} taken late in the last four "
-            f"weeks, {_name(worst.day, worst.run_date)} by {lasting(worst.late_by)}."
-        )
-    yield from _overdue(state)
-    if (warning := _of_the_model(state)) and not _is_urgent(state):
+    """Yield the problems that need no action, and what the service does about them."""
+    yield from _notes_on_mondays(state)
+    yield from _notes_on_late_checkpoints(state)
+    yield from _notes_on_overdue_checkpoints(state)
+    warning = _model_warning(state)
+    if warning and not _is_model_end_urgent(state):
         yield warning
     if state.quota_is_spent:
-        until = local(state.providers.quota.next_at)
-        yield f"The quota of Alpha Vantage is spent until {until}: what needs prices waits."
-    if stalled := state.work.stalled:
-        yield (
-            f"{_count(len(stalled), 'job')} stalled, left behind by a worker that is gone: a service that runs "
-            "puts such jobs back within two minutes, and so does `alpha-monday jobs stalled --retry`."
-        )
-    if done := [str(job.id) for job in state.work.failed if not job.owed]:
-        yield f"Failed, but nothing is owed for it: job{'s' if done[1:] else ''} {', '.join(done)}."
-    for messages, name in ((state.messages.alerts, "alert"), (state.messages.heartbeat, "heartbeat")):
+        until = format_new_york(state.providers.quota.next_at)
+        yield f"The quota of Alpha Vantage is used up until {until}. Jobs that need prices wait."
+    yield from _notes_on_jobs(state)
+    for messages, name in (
+        (state.messages.alerts, "alert"),
+        (state.messages.heartbeat, "heartbeat"),
+    ):
         if messages.outcome == "given_up":
-            yield f"The last {name} was given up: the service's log says why (`message given up`)."
+            yield f"The last {name} was given up. The service's log says why (`message given up`)."
     for skipped in state.work.skipped:
-        if state.at - skipped.due_at <= _RETAKEN:
-            yield f"{_lacks(skipped)} Upkeep has it looked at again once a day."
+        if state.at - skipped.due_at <= _RETAKE_PERIOD:
+            yield f"{_describe_skipped(skipped)} The reconciliation retakes it once a day."
 
 
-def _overdue(state: OperatorSnapshot) -> Iterator[str]:
-    told = 5
-    for one in state.work.overdue[:told]:
-        name, late = _name(one.day, one.run_date), lasting(state.at - one.due_at)
-        yield f"{name.capitalize()} is overdue by {late}; {_in_hand(one, state)}."
-    if (more := len(state.work.overdue) - told) > 0:
-        yield f"{_count(more, 'more checkpoint')} {'is' if more == 1 else 'are'} overdue, dated later."
+def _notes_on_mondays(state: OperatorSnapshot) -> Iterator[str]:
+    past = state.past
+    missed_while_down = [monday.run_date for monday in past.missed if not monday.started]
+    if missed_while_down:
+        yield f"{_mondays_missed(missed_while_down)} while the service was down."
+    for monday in past.missed:
+        if monday.started:
+            yield (
+                f"The Monday {monday.run_date} was begun, but it was over before its batch was "
+                f"stored: {end_sentence(monday.failure)}"
+            )
+    if past.unrecorded:
+        yield f"{_mondays_missed(past.unrecorded)}. A running service records that within a minute."
+    for batch in past.delayed_batches:
+        delay = format_duration(snapshot.delay_of_batch(batch))
+        yield f"The batch of Monday {batch.run_date} was made {delay} after it was due."
 
 
-def _in_hand(one: PendingCheckpoint, state: OperatorSnapshot) -> str:
-    if one.job is None:
-        return "a service that runs defers a job for it within a minute"
-    if one.next_attempt_at and one.next_attempt_at > state.at:
-        return f"job {one.job} tries it on {local(one.next_attempt_at)}"
-    return f"job {one.job} is to do it"
+def _notes_on_late_checkpoints(state: OperatorSnapshot) -> Iterator[str]:
+    delayed = state.past.delayed_checkpoints
+    if not delayed:
+        return
+    most_delayed = max(delayed, key=lambda checkpoint: checkpoint.late_by)
+    verb = "was" if len(delayed) == 1 else "were"
+    yield (
+        f"{_count(len(delayed), 'checkpoint')} {verb} taken late in the last four weeks. The "
+        f"longest delay: {_name(most_delayed.day, most_delayed.run_date)}, "
+        f"{format_duration(most_delayed.late_by)}."
+    )
 
 
-def needs(state: OperatorSnapshot) -> Iterator[str]:
-    """Say what a person must do."""
-    workers, reconciler = state.queue.workers, state.queue.reconciler
+def _notes_on_overdue_checkpoints(state: OperatorSnapshot) -> Iterator[str]:
+    overdue = state.work.overdue
+    for checkpoint in overdue[:_MAX_OVERDUE_LINES]:
+        delay = format_duration(state.at - checkpoint.due_at)
+        yield (
+            f"{_name(checkpoint.day, checkpoint.run_date).capitalize()} is overdue by {delay}; "
+            f"{_describe_next_attempt(checkpoint, state)}."
+        )
+    more = len(overdue) - _MAX_OVERDUE_LINES
+    if more > 0:
+        verb = "is" if more == 1 else "are"
+        yield f"{_count(more, 'later checkpoint')} {verb} overdue, too."
+
+
+def _describe_next_attempt(checkpoint: PendingCheckpoint, state: OperatorSnapshot) -> str:
+    if checkpoint.job is None:
+        return "a running service defers a job for it within a minute"
+    if checkpoint.next_attempt_at and checkpoint.next_attempt_at > state.at:
+        next_attempt = format_new_york(checkpoint.next_attempt_at)
+        return f"job {checkpoint.job} tries to take it on {next_attempt}"
+    return f"job {checkpoint.job} takes it"
+
+
+def _notes_on_jobs(state: OperatorSnapshot) -> Iterator[str]:
+    stalled = state.work.stalled
+    if stalled:
+        yield (
+            f"{_count(len(stalled), 'job')} stalled, because the worker has stopped. A running "
+            "service puts such jobs back within two minutes. To put them back at once, run "
+            "`alpha-monday jobs stalled --retry`."
+        )
+    not_owed = [str(job.id) for job in state.work.failed if not job.owed]
+    if len(not_owed) == 1:
+        yield f"Job {not_owed[0]} has failed, but its work is no longer needed."
+    elif not_owed:
+        yield f"Jobs {', '.join(not_owed)} have failed, but their work is no longer needed."
+
+
+# What a person must do
+
+
+def to_dos(state: OperatorSnapshot) -> Iterator[str]:
+    """Yield what a person must do."""
     if not state.queue.has_worker:
-        start = "`alpha-monday rehearse`" if state.rehearsed else "`alpha-monday serve` or `alpha-monday work`"
-        heard = maybe = ""
-        if workers:
-            heard = f" (the last was heard {lasting(timedelta(seconds=workers[0].silent))} ago)"
-        elif reconciler:  # it signed off
-            heard = f" (upkeep's last round was {lasting(state.at - reconciler.last_round_at)} ago)"
-        if reconciler and state.at - reconciler.last_round_at < _JUST_NOW:
-            maybe = " One that runs has another within a minute, or its log says why not: `worker starts again`."
-        yield f"No worker runs{heard}, so nothing is picked or measured: start the service, {start}.{maybe}"
-    elif not state.clock_stopped and _without_upkeep(state):
+        yield _to_do_without_worker(state)
+    elif not state.is_behind_real_time and _is_without_reconciliation(state):
         yield (
-            f"A worker runs, but no upkeep ({_upkeep(state)}): only that of `alpha-monday serve` or `work` has one. "
-            "Where that runs, its log says what keeps it, `upkeep failed`."
+            f"A worker runs, but no reconciliation ({_describe_reconciliation(state)}): only the "
+            "workers of `alpha-monday serve` and `alpha-monday work` run it. If one of them runs, "
+            "its log says what is wrong (`reconciliation failed`)."
         )
-    yield from _needs_of_the_monday(state)
-    if (warning := _of_the_model(state)) and _is_urgent(state):
+    yield from _to_dos_of_the_monday(state)
+    warning = _model_warning(state)
+    if warning and _is_model_end_urgent(state):
         yield warning
-    if stuck := [one for one in state.work.overdue if _is_stuck(one, state)]:
-        one, more = stuck[0], f", and {len(stuck) - 1} more are" if stuck[1:] else ""
-        by = f"; `alpha-monday jobs show {one.job}`" if one.job else ", and no job is about it"
-        late = lasting(state.at - one.due_at)
-        yield (
-            f"{_name(one.day, one.run_date).capitalize()} is overdue by {late}{more}, although a worker runs{by}. "
-            "The service's log says why."
-        )
+    yield from _to_dos_of_stuck_checkpoints(state)
     for job in state.work.failed:
         if job.owed:
-            what = f"{job.task}, {_name(job.day, job.run_date)}"
-            yield f"Job {job.id} ({what}) has failed: `alpha-monday jobs show {job.id}`, then `jobs retry {job.id}`."
-    for skipped in state.work.skipped:
-        if state.at - skipped.due_at > _RETAKEN:
             yield (
-                f"{_lacks(skipped)} `alpha-monday checkpoint retake {skipped.run_date} {skipped.day}` looks again; "
-                "a pick that stopped trading is ended with `alpha-monday pick end`."
+                f"Job {job.id} ({job.task}, {_name(job.day, job.run_date)}) has failed: run "
+                f"`alpha-monday jobs show {job.id}`, then `alpha-monday jobs retry {job.id}`."
+            )
+    for skipped in state.work.skipped:
+        if state.at - skipped.due_at > _RETAKE_PERIOD:
+            yield (
+                f"{_describe_skipped(skipped)} To retake it, run "
+                f"`alpha-monday checkpoint retake {skipped.run_date} {skipped.day}`. If the share "
+                "stopped trading, record that with `alpha-monday pick end`."
             )
 
 
-def _of_the_model(state: OperatorSnapshot) -> str | None:
-    """Return what to say of a model that ends; a rehearsal's model is played, and does not."""
-    return None if state.rehearsed else model_ends.warning(state.model.name, calendar.today(state.at))
-
-
-def _is_urgent(state: OperatorSnapshot) -> bool:
-    end = state.model.ends_on
-    return end is not None and end - calendar.today(state.at) <= _URGENT
-
-
-def _is_stuck(one: PendingCheckpoint, state: OperatorSnapshot) -> bool:
-    """Return whether a worker and upkeep had every chance with an overdue checkpoint."""
-    if not state.queue.has_worker or state.quota_is_spent or (one.job and not one.attempts):
-        return False
-    return state.at - one.due_at > (_LONGEST_MORNING if one.job else _PATIENCE)
-
-
-def _without_upkeep(state: OperatorSnapshot) -> bool:
-    reconciler = state.queue.reconciler
-    return reconciler is None or state.at - reconciler.last_round_at > _PATIENCE
-
-
-def _needs_of_the_monday(state: OperatorSnapshot) -> Iterator[str]:
-    monday, batch = state.record.monday, state.record.monday.batch
-    lasts = monday.run_date == calendar.today(state.at)
-    if batch is None and lasts and monday.job is None:
-        if state.at - calendar.due_at(monday.run_date) > _PATIENCE:
-            makes = "`alpha-monday pick` makes it" if state.queue.has_worker else "a service that runs makes it"
-            yield f"The Monday {monday.run_date} has neither a batch nor a job: {makes}, until it is over in New York."
-    elif batch and batch.status == BatchStatus.FAILED and lasts:
-        yield (
-            f"The Monday {batch.run_date} failed ({batch.failure_reason}): {as_sentence(batch.failure or '')} "
-            "`alpha-monday pick` runs it again, until it is over in New York."
+def _to_do_without_worker(state: OperatorSnapshot) -> str:
+    workers, reconciler = state.queue.workers, state.queue.reconciler
+    start = "`alpha-monday serve` or `alpha-monday work`"
+    if state.rehearsed:
+        start = "`alpha-monday rehearse`"
+    last_seen = ""
+    if workers:
+        silence = format_duration(timedelta(seconds=workers[0].silent))
+        last_seen = f" (the last heartbeat was {silence} ago)"
+    elif reconciler:
+        # A worker that is stopped with SIGTERM removes its own row, so the last round shows when a
+        # worker ran last.
+        since_round = format_duration(state.at - reconciler.last_round_at)
+        last_seen = f" (the last round of the reconciliation was {since_round} ago)"
+    restart_hint = ""
+    if reconciler and state.at - reconciler.last_round_at < _RECENT_ROUND:
+        restart_hint = (
+            " If the service runs, it starts another worker within a minute. If it does not, look "
+            "for `worker restarts` in its log."
         )
-    elif batch and batch.failure_reason == FailureReason.CONFIGURATION:
-        failed = f"The Monday {batch.run_date} failed: {as_sentence(batch.failure or '')}"
-        yield f"{failed} The next begins on {local(state.next_run_at)}."
+    return (
+        f"No worker runs{last_seen}, so nothing is picked or measured: start the service, "
+        f"{start}.{restart_hint}"
+    )
+
+
+def _is_without_reconciliation(state: OperatorSnapshot) -> bool:
+    reconciler = state.queue.reconciler
+    return reconciler is None or state.at - reconciler.last_round_at > _OVERDUE_AFTER
+
+
+def _to_dos_of_the_monday(state: OperatorSnapshot) -> Iterator[str]:
+    monday = state.record.monday
+    is_today = monday.run_date == calendar.new_york_date(state.at)
+    if monday.batch is None:
+        since_due = state.at - calendar.due_at(monday.run_date)
+        if is_today and monday.job is None and since_due > _OVERDUE_AFTER:
+            remedy = "A service that is started before midnight in New York makes its batch."
+            if state.queue.has_worker:
+                remedy = "To make its batch, run `alpha-monday pick` before midnight in New York."
+            yield f"The Monday {monday.run_date} has neither a batch nor a job. {remedy}"
+        return
+    yield from _to_dos_of_a_failed_batch(monday.batch, state, is_today=is_today)
+
+
+def _to_dos_of_a_failed_batch(
+    batch: Batch, state: OperatorSnapshot, *, is_today: bool
+) -> Iterator[str]:
+    failure = end_sentence(batch.failure or "")
+    if batch.status == BatchStatus.FAILED and is_today:
+        yield (
+            f"The Monday {batch.run_date} failed ({batch.failure_reason}): {failure} "
+            "To run it again, use `alpha-monday pick` before midnight in New York."
+        )
+    elif batch.failure_reason == FailureReason.CONFIGURATION:
+        # A wrong setting makes the next Monday fail, too.
+        yield (
+            f"The Monday {batch.run_date} failed: {failure} "
+            f"The next Monday begins on {format_new_york(state.next_run_at)}."
+        )
+
+
+def _to_dos_of_stuck_checkpoints(state: OperatorSnapshot) -> Iterator[str]:
+    stuck = [checkpoint for checkpoint in state.work.overdue if _is_stuck(checkpoint, state)]
+    if not stuck:
+        return
+    first = stuck[0]
+    delay = format_duration(state.at - first.due_at)
+    sentences = [
+        f"{_name(first.day, first.run_date).capitalize()} is overdue by {delay}, although a worker "
+        "runs."
+    ]
+    if len(stuck) > 1:
+        verb = "is" if len(stuck) == 2 else "are"
+        sentences.append(f"{_count(len(stuck) - 1, 'other checkpoint')} {verb} overdue, too.")
+    if first.job:
+        sentences.append(
+            f"To find the reason, run `alpha-monday jobs show {first.job}` and read the service's "
+            "log."
+        )
+    else:
+        sentences.append("It has no job. The service's log says why.")
+    yield " ".join(sentences)
+
+
+def _is_stuck(checkpoint: PendingCheckpoint, state: OperatorSnapshot) -> bool:
+    """Return whether the service had enough time for an overdue checkpoint, but did not take it."""
+    if not state.queue.has_worker or state.quota_is_spent:
+        return False
+    # After an outage, a job without an attempt only waits for its turn.
+    if checkpoint.job and not checkpoint.attempts:
+        return False
+    limit = _LONGEST_WAIT_FOR_PRICES if checkpoint.job else _OVERDUE_AFTER
+    return state.at - checkpoint.due_at > limit
+
+
+def _model_warning(state: OperatorSnapshot) -> str | None:
+    """Return a warning if the model ends soon. A rehearsal's model is simulated, and never ends."""
+    if state.rehearsed:
+        return None
+    return model_ends.end_warning(state.model.name, calendar.new_york_date(state.at))
+
+
+def _is_model_end_urgent(state: OperatorSnapshot) -> bool:
+    end = state.model.ends_on
+    return end is not None and end - calendar.new_york_date(state.at) <= _URGENT_BEFORE_MODEL_END
+
+
+# Words
 
 
 def _name(day: int | None, run_date: date | None) -> str:
-    return f"the Monday {run_date}" if day is None else f"day {day} of {run_date}"
+    if day is None:
+        return f"the Monday {run_date}"
+    return f"day {day} of {run_date}"
 
 
-def _lacks(skipped: SkippedCheckpoint) -> str:
+def _describe_skipped(skipped: SkippedCheckpoint) -> str:
     name = _name(skipped.day, skipped.run_date).capitalize()
     if not skipped.note:
         return f"{name} has no prices ({skipped.reason})."
-    return f"{name} has no prices ({skipped.reason}): {as_sentence(skipped.note)}"
+    return f"{name} has no prices ({skipped.reason}): {end_sentence(skipped.note)}"
 
 
-def _mondays(days: Sequence[date]) -> str:
-    return f"The Monday{'s' if days[1:] else ''} {', '.join(map(str, days))} {'were' if days[1:] else 'was'}"
+def _mondays_missed(days: Sequence[date]) -> str:
+    """Return the sentence that these Mondays were missed, without its end."""
+    if len(days) == 1:
+        return f"The Monday {days[0]} was missed"
+    return f"The Mondays {', '.join(map(str, days))} were missed"
 
 
 def _count(count: int, thing: str) -> str:

@@ -1,4 +1,4 @@
-"""The record, and whatever else has rows, as tables on a terminal."""
+"""The record, and other rows, as tables on a terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -6,18 +6,19 @@ from importlib.metadata import version
 from typing import Any
 from uuid import UUID
 
+from msgspec import Struct
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from api.damage import ADVICE, BEGINNING
+from api.damage import DAMAGE_ADVICE, DAMAGE_PREFIX
 from api.engine import Engine
 from api.schema import Facts, schema
-from app.commands.terminal import local
+from app.commands.terminal import format_new_york
 from app.database import rehearsed
 from app.database.pools import Pool
-from app.database.queries import standing
-from app.domain.calendar import FORTNIGHT, Calendar, due_at
+from app.database.queries import snapshot_fetcher
+from app.domain.calendar import MEASURED_DAYS, Calendar, due_at
 from app.domain.model import (
     CHECKPOINT_DAYS,
     Action,
@@ -25,167 +26,300 @@ from app.domain.model import (
     BatchStatus,
     Checkpoint,
     CheckpointStatus,
+    Close,
     Pick,
     PickMetric,
     SkipReason,
+    Split,
 )
-from app.domain.returns import plain
-from app.errors import VERIFY, RecordDamaged, Refused
+from app.domain.returns import format_decimal
+from app.errors import RECORD_DAMAGED_ADVICE, RecordDamaged, Refused
 from app.store import batches, checkpoints, closes, splits
-from app.web.formatting import MINUS, TOO_LARGE, rounded, signed
+from app.web.formatting import MINUS, TOO_LARGE_ERRORS, rounded, signed
 
-out = Console(soft_wrap=True, highlight=False)
+console = Console(soft_wrap=True, highlight=False)
 
+# Printed beside a figure that contains an unusual move.
 _UNUSUAL = "!"
 
-# What is printed of a Monday, as the API has it.
-_SHOWN = """query ($runDate: Date!, $series: String!) { batchOn(runDate: $runDate, series: $series) {
-    status late failureReason failure benchmarkSymbol benchmarkInitialPrice result { day }
-    picks { ticker pickedAs action initialPrice result { hit } }
-    checkpoints {
-        day checkpointDate tradingDay status skipReason note skippedAt benchmarkPrice benchmarkSplitFactor
-        benchmarkReturnPct benchmarkUnusualMove
-        metrics { currentPrice splitFactor absoluteReturnPct vsBenchmarkPct hit unusualMove ended renamed close { id } }
-    } } }"""
+# What is printed of a batch, as a query. The API checks these fields for damage.
+_PRINTED_FIELDS = """query ($runDate: Date!, $series: String!) {
+    batchOn(runDate: $runDate, series: $series) {
+        status late failureReason failure benchmarkSymbol benchmarkInitialPrice result { day }
+        picks { ticker pickedAs action initialPrice result { hit } }
+        checkpoints {
+            day checkpointDate tradingDay status skipReason note skippedAt
+            benchmarkPrice benchmarkSplitFactor benchmarkReturnPct benchmarkUnusualMove
+            metrics {
+                currentPrice splitFactor absoluteReturnPct vsBenchmarkPct hit
+                unusualMove ended renamed close { id }
+            }
+        }
+    }
+}"""
+
+
+class _BatchRecord(Struct, frozen=True):
+    """
+    A batch with its rows.
+
+    `metrics` has the figures of each checkpoint by pick, and `tickers` the ticker of each reading
+    that the figures use. Both use ids as keys.
+    """
+
+    batch: Batch
+    picks: Sequence[Pick]
+    checkpoints: Sequence[Checkpoint]
+    metrics: Mapping[UUID, Mapping[UUID, PickMetric]]
+    tickers: Mapping[UUID, str]
+    rehearsed: bool
+
+    @property
+    def has_unusual_move(self) -> bool:
+        """Return whether a figure holds an unusual move."""
+        if any(checkpoint.benchmark_unusual_move for checkpoint in self.checkpoints):
+            return True
+        for by_pick in self.metrics.values():
+            if any(metric.unusual_move for metric in by_pick.values()):
+                return True
+        return False
 
 
 async def show(pool: Pool, batch: Batch, sessions: Calendar, now: datetime) -> None:
     """
-    Print a batch: its picks, how their shares stood day by day, and whether each call is right.
+    Print a batch: its picks, the changes of their shares by day, and whether each call is right.
 
-    Figures that were due before `now` are overdue; what is made up knows no such time. Raises RecordDamaged, and
-    prints nothing, where the API calls the batch damaged or a number is too large to be shown.
+    Figures that were due before `now` are marked as overdue, except in a rehearsal, whose time is
+    simulated. Raises RecordDamaged, and prints nothing, if the API calls the batch damaged or a
+    number is too large to be shown.
     """
     await _refuse_damaged(pool, batch, now)
     try:
-        told = await _of_a_batch(pool, batch, sessions, now)
-    except TOO_LARGE:
-        raise RecordDamaged(f"{BEGINNING}{batch.run_date} has a number too large to be shown. {VERIFY}") from None
-    for one in told:
-        out.print(one)
-
-
-async def _of_a_batch(pool: Pool, batch: Batch, sessions: Calendar, now: datetime) -> list[Table | str]:
-    """Return all that is printed of a batch, so that nothing is printed of one that cannot be shown whole."""
-    async with pool.connection() as conn:
-        picks = await batches.picks_of(conn, batch.id)
-        taken = await checkpoints.of(conn, batch.id)
-        metrics = {one.id: {m.pick_id: m for m in await checkpoints.metrics_of(conn, one.id)} for one in taken}
-        named = {pick.initial_close_id for pick in picks}
-        named |= {one.close_id for day in metrics.values() for one in day.values() if one.close_id}
-        tickers = {one.id: one.ticker for one in await closes.among(conn, named)}
-        made_up = await rehearsed.is_rehearsed(pool)
-    late = ", late" if batch.late else ""
-    told: list[Table | str] = [f"Batch of Monday {batch.run_date} ({batch.series}): {batch.status}{late}"]
-    if made_up:
-        told.append("REHEARSED: every price and every word of it is made up.")
-    if batch.failure:
-        told.append(f"{batch.failure_reason}: {batch.failure}")
-        return told
-    table = _table("day", "date", batch.benchmark_symbol, *(_head(pick, tickers) for pick in picks), "note")
-    for one in taken:
-        cells = [_change(metrics[one.id][pick.id], pick, tickers) if metrics[one.id] else "" for pick in picks]
-        if one.day == 0:
-            cells = [plain(pick.initial_price) for pick in picks]
-        benchmark = f"{batch.benchmark_initial_price:f}" if one.day == 0 else _percent(one.benchmark_return_pct)
-        if one.benchmark_unusual_move:
-            benchmark = f"{benchmark} {_UNUSUAL}"
-        table.add_row(str(one.day), str(one.checkpoint_date), benchmark, *cells, _note(one))
-    told.append(table)
-    told.append("In the table: each share's change since day 0, whatever the call.")
-    told += _calls(batch, picks, taken, metrics, tickers)
-    if batch.status == BatchStatus.ACTIVE:
-        told.append(_next_figures(batch, taken, sessions, None if made_up else now))
-    marks = [metric.unusual_move for day in metrics.values() for metric in day.values()]
-    if any([*marks, *(one.benchmark_unusual_move for one in taken)]):
-        told.append(
-            f"{_UNUSUAL} The figure holds a move of a tenth or more in one session that no known split explains."
-        )
-    return told
+        record = await _read_batch(pool, batch)
+        # All lines are made before the first one is printed, so that nothing is printed of a
+        # damaged batch.
+        lines = list(_batch_lines(record, sessions, now))
+    except TOO_LARGE_ERRORS:
+        raise RecordDamaged(
+            f"{DAMAGE_PREFIX}{batch.run_date} has a number too large to be shown. "
+            f"{RECORD_DAMAGED_ADVICE}"
+        ) from None
+    for line in lines:
+        console.print(line)
 
 
 async def _refuse_damaged(pool: Pool, batch: Batch, now: datetime) -> None:
-    """Refuse a Monday that the API calls damaged: what is printed of it must not look whole."""
-    async with standing(pool) as fetch:
+    """Raise RecordDamaged if the API reports the batch as damaged: it must not look complete."""
+    async with snapshot_fetcher(pool) as fetch:
         facts = Facts(version("alpha-monday"), rehearsed=False, now=lambda: now)
-        engine = Engine(schema, fetch, facts, kept=1, quiet=True)
-        answer = await engine.answer(_SHOWN, {"runDate": str(batch.run_date), "series": batch.series})
-    if answer.damaged:
-        raise RecordDamaged(answer.damaged.replace(ADVICE, VERIFY))
+        engine = Engine(schema, fetch, facts, max_documents=1, quiet=True)
+        result = await engine.execute(
+            _PRINTED_FIELDS, {"runDate": str(batch.run_date), "series": batch.series}
+        )
+    if result.damage:
+        raise RecordDamaged(result.damage.replace(DAMAGE_ADVICE, RECORD_DAMAGED_ADVICE))
 
 
-def _calls(
-    batch: Batch,
-    picks: Sequence[Pick],
-    taken: Sequence[Checkpoint],
-    metrics: Mapping[UUID, Mapping[UUID, PickMetric]],
-    tickers: Mapping[UUID, str],
-) -> Iterator[str]:
-    """Say of each pick whether its call is right: at the result, or so far."""
-    computed = [one for one in taken if one.day and one.status == CheckpointStatus.COMPUTED]
-    if not computed:
+async def _read_batch(pool: Pool, batch: Batch) -> _BatchRecord:
+    async with pool.connection() as conn:
+        picks = await batches.list_picks(conn, batch.id)
+        taken = await checkpoints.list_for_batch(conn, batch.id)
+        metrics = {}
+        for checkpoint in taken:
+            rows = await checkpoints.list_metrics(conn, checkpoint.id)
+            metrics[checkpoint.id] = {row.pick_id: row for row in rows}
+        close_ids = {pick.initial_close_id for pick in picks}
+        for by_pick in metrics.values():
+            close_ids |= {row.close_id for row in by_pick.values() if row.close_id}
+        readings = await closes.list_by_ids(conn, close_ids)
+        return _BatchRecord(
+            batch=batch,
+            picks=picks,
+            checkpoints=taken,
+            metrics=metrics,
+            tickers={reading.id: reading.ticker for reading in readings},
+            rehearsed=await rehearsed.is_rehearsed_on_connection(conn),
+        )
+
+
+def _batch_lines(record: _BatchRecord, sessions: Calendar, now: datetime) -> Iterator[Table | str]:
+    """Yield everything that is printed of a batch, in order."""
+    batch = record.batch
+    late = ", late" if batch.late else ""
+    yield f"Batch of Monday {batch.run_date} ({batch.series}): {batch.status}{late}"
+    if record.rehearsed:
+        yield "REHEARSED: every price and every word of it is made up."
+    if batch.failure:
+        yield f"{batch.failure_reason}: {batch.failure}"
+        return
+    yield _checkpoint_table(record)
+    yield (
+        "Day 0 shows prices. Later days show each share's change since day 0, for BUY and SELL "
+        "alike."
+    )
+    yield from _call_lines(record)
+    if batch.status == BatchStatus.ACTIVE:
+        # The days of a rehearsal are simulated, so they cannot be compared with the real time.
+        yield _next_figures_line(record, sessions, None if record.rehearsed else now)
+    if record.has_unusual_move:
+        yield (
+            f"{_UNUSUAL} The figure holds a move of a tenth or more in one session that no known "
+            "split explains."
+        )
+
+
+def _checkpoint_table(record: _BatchRecord) -> Table:
+    """Return a table with a row for each checkpoint and a column for each pick."""
+    pick_columns = [_pick_title(pick, record.tickers) for pick in record.picks]
+    table = _table(["day", "date", record.batch.benchmark_symbol, *pick_columns, "note"])
+    for checkpoint in record.checkpoints:
+        cells = [
+            str(checkpoint.day),
+            str(checkpoint.checkpoint_date),
+            _benchmark_cell(record.batch, checkpoint),
+            *_pick_cells(record, checkpoint),
+            _note(checkpoint),
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def _benchmark_cell(batch: Batch, checkpoint: Checkpoint) -> str:
+    if checkpoint.day == 0:
+        cell = f"{batch.benchmark_initial_price:f}"
+    else:
+        cell = _percent(checkpoint.benchmark_return_pct)
+    if checkpoint.benchmark_unusual_move:
+        return f"{cell} {_UNUSUAL}"
+    return cell
+
+
+def _pick_cells(record: _BatchRecord, checkpoint: Checkpoint) -> list[str]:
+    """Return the picks' initial prices for day 0, and their changes for later days."""
+    if checkpoint.day == 0:
+        return [format_decimal(pick.initial_price) for pick in record.picks]
+    metrics = record.metrics[checkpoint.id]
+    if not metrics:
+        return ["" for _ in record.picks]
+    return [_change(metrics[pick.id], pick, record.tickers) for pick in record.picks]
+
+
+def _call_lines(record: _BatchRecord) -> Iterator[str]:
+    """
+    Yield a line for each pick: whether its call is right.
+
+    This is decided by the batch's result, or by the last computed checkpoint if there is no result.
+    """
+    batch = record.batch
+    measured = [
+        checkpoint
+        for checkpoint in record.checkpoints
+        if checkpoint.day and checkpoint.status == CheckpointStatus.COMPUTED
+    ]
+    if not measured:
         yield "No call is right or wrong yet: there are no figures."
         return
-    last = computed[-1]
-    result = result_of(batch, taken)
+    last = measured[-1]
+    result = result_of(batch, record.checkpoints)
     if result:
         yield f"The result, of day {last.day}, closes of {last.trading_day}:"
     elif batch.status == BatchStatus.COMPLETED:
         yield f"Unresolved: the last session has no figures. So far, on day {last.day}:"
     so_far = "" if result else " so far"
-    for pick in picks:
-        metric = metrics[last.id][pick.id]
-        favour = -metric.vs_benchmark_pct if pick.action is Action.SELL else metric.vs_benchmark_pct
-        right = "right" if favour > 0 else "wrong"
-        against = f"points in the call's favour against {batch.benchmark_symbol}"
-        mark = f" {_UNUSUAL}" if metric.unusual_move or last.benchmark_unusual_move else ""
-        points = f"{signed(favour).replace(MINUS, '-')} {against}{mark}"
-        yield f"{_head(pick, tickers)}: {right}{so_far}, {points}"
+    for pick in record.picks:
+        metric = record.metrics[last.id][pick.id]
+        title = _pick_title(pick, record.tickers)
+        points = _points_in_favour(metric, pick)
+        is_right = "right" if points > 0 else "wrong"
+        mark = ""
+        if metric.unusual_move or last.benchmark_unusual_move:
+            mark = f" {_UNUSUAL}"
+        yield (
+            f"{title}: {is_right}{so_far}, {signed(points).replace(MINUS, '-')} points in the "
+            f"call's favour against {batch.benchmark_symbol}{mark}"
+        )
+
+
+def _points_in_favour(metric: PickMetric, pick: Pick) -> Any:
+    """Return the pick's alpha in percentage points: a SELL gains what its share loses."""
+    if pick.action is Action.SELL:
+        return -metric.vs_benchmark_pct
+    return metric.vs_benchmark_pct
 
 
 def result_of(batch: Batch, taken: Sequence[Checkpoint]) -> Checkpoint | None:
-    """Return a completed batch's checkpoint of the last session before day 14; None if that one was skipped."""
-    sessions = [one for one in taken if one.day and one.skip_reason != SkipReason.MARKET_CLOSED]
-    if batch.status != BatchStatus.COMPLETED or not sessions:
+    """
+    Return a completed batch's checkpoint of the last session before day 14.
+
+    Returns None if the batch is not completed, or if that checkpoint was skipped.
+    """
+    after_sessions = [
+        checkpoint
+        for checkpoint in taken
+        if checkpoint.day and checkpoint.skip_reason != SkipReason.MARKET_CLOSED
+    ]
+    if batch.status != BatchStatus.COMPLETED or not after_sessions:
         return None
-    last = max(sessions, key=lambda one: one.day)
-    return last if last.status == CheckpointStatus.COMPUTED else None
+    last = max(after_sessions, key=lambda checkpoint: checkpoint.day)
+    if last.status != CheckpointStatus.COMPUTED:
+        return None
+    return last
 
 
-def _note(one: Checkpoint) -> str:
-    """Return what there is to say of a day; why it was skipped at first, where it got its figures later."""
-    if one.status == CheckpointStatus.COMPUTED and one.skipped_at:
-        return f"skipped at first: {one.note or one.skip_reason}"
-    return one.note or ("" if one.day else f"closes of {one.trading_day}")
+def _note(checkpoint: Checkpoint) -> str:
+    """Return the note of a checkpoint; for a retake, the reason why it was skipped at first."""
+    if checkpoint.status == CheckpointStatus.COMPUTED and checkpoint.skipped_at:
+        return f"skipped at first: {checkpoint.note or checkpoint.skip_reason}"
+    if checkpoint.note:
+        return checkpoint.note
+    if checkpoint.day == 0:
+        return f"closes of {checkpoint.trading_day}"
+    return ""
 
 
-def _next_figures(batch: Batch, taken: Sequence[Checkpoint], sessions: Calendar, now: datetime | None) -> str:
-    days = {one.day for one in taken}
-    day = sessions.first_with_figures(batch.run_date, [day for day in FORTNIGHT if day not in days])
+def _next_figures_line(record: _BatchRecord, sessions: Calendar, now: datetime | None) -> str:
+    """Return a line about the next checkpoint with figures; `now` is None in a rehearsal."""
+    run_date = record.batch.run_date
+    taken_days = {checkpoint.day for checkpoint in record.checkpoints}
+    open_days = [day for day in MEASURED_DAYS if day not in taken_days]
+    day = sessions.first_measured_day(run_date, open_days)
     if day is None:
-        end = local(due_at(batch.run_date, CHECKPOINT_DAYS))
+        end = format_new_york(due_at(run_date, CHECKPOINT_DAYS))
         return f"Next figures: none, no session is left. The fortnight ends on {end}."
-    due = due_at(batch.run_date, day)
-    overdue = "overdue since " if now and due < now else ""
-    return f"Next figures: day {day}, {overdue}{local(due)}."
+    due = due_at(run_date, day)
+    overdue = ""
+    if now and due < now:
+        overdue = "overdue since "
+    return f"Next figures: day {day}, {overdue}{format_new_york(due)}."
 
 
-def _table(*columns: str) -> Table:
-    """Return a table that is complete on any terminal: what is too long for a narrow one is folded, never cut off."""
+def _table(columns: Sequence[str]) -> Table:
+    """Return a table that wraps long cells."""
+    # rich would cut them off on a narrow terminal.
     return Table(*(Column(name, overflow="fold") for name in columns))
 
 
-def _head(pick: Pick, tickers: Mapping[UUID, str]) -> str:
+def _pick_title(pick: Pick, tickers: Mapping[UUID, str]) -> str:
+    title = f"{pick.action} {pick.ticker}"
     picked_as = tickers[pick.initial_close_id]
-    return f"{pick.action} {pick.ticker}" + (f" (picked as {picked_as})" if picked_as != pick.ticker else "")
+    if picked_as != pick.ticker:
+        title += f" (picked as {picked_as})"
+    return title
 
 
 def _change(metric: PickMetric, pick: Pick, tickers: Mapping[UUID, str]) -> str:
-    """Return a pick's change on a day, with its marks; `tickers` are those of the readings."""
-    under = tickers[metric.close_id] if metric.close_id else pick.ticker
-    renamed = under != tickers[pick.initial_close_id]
-    marks = [_UNUSUAL] * metric.unusual_move + ["ended"] * metric.ended + ["renamed"] * renamed
-    return " ".join([_percent(metric.absolute_return_pct), *marks])
+    """Return a pick's change with its marks; `tickers` has the ticker of each reading."""
+    ticker = pick.ticker
+    if metric.close_id:
+        ticker = tickers[metric.close_id]
+    parts = [_percent(metric.absolute_return_pct)]
+    if metric.unusual_move:
+        parts.append(_UNUSUAL)
+    if metric.ended:
+        parts.append("ended")
+    if ticker != tickers[pick.initial_close_id]:
+        parts.append("renamed")
+    return " ".join(parts)
 
 
 def _percent(value: Any) -> str:
@@ -193,37 +327,69 @@ def _percent(value: Any) -> str:
 
 
 async def show_closes(pool: Pool, ticker: str) -> None:
-    """Print every reading of a ticker's prices and splits; a second reading that differs is marked."""
+    """
+    Print every reading of a ticker's prices and splits.
+
+    A second reading of a session, which differs from the first, is marked.
+    """
     async with pool.connection() as conn:
-        readings = await closes.of(conn, ticker)
-        factors = await splits.readings(conn, ticker)
+        readings = await closes.list_by_ticker(conn, ticker)
+        factors = await splits.list_readings(conn, ticker)
     if not readings:
-        raise Refused(f"Nothing was read of {ticker}: it is no pick and no benchmark of this record.")
-    out.print(f"{ticker}, as read from {', '.join(sorted({one.source for one in readings}))}")
-    table = _table("session", "close", "open", "read at (UTC)", "")
-    before = None
-    for one in readings:
-        again = before is not None and before.trading_day == one.trading_day
-        opened = "" if one.open is None else plain(one.open)
-        mark = "read differently" if again else ""
-        table.add_row(str(one.trading_day), plain(one.close), opened, f"{one.read_at:%Y-%m-%d %H:%M:%S}", mark)
-        before = one
-    out.print(table)
+        raise Refused(
+            f"There are no readings of {ticker}: it is no pick and no benchmark of this record."
+        )
+    sources = sorted({reading.source for reading in readings})
+    console.print(f"{ticker}, as read from {', '.join(sources)}")
+    console.print(_closes_table(readings))
     if factors:
-        table = _table("split from", "factor", "source", "read at (UTC)")
-        for split in factors:
-            table.add_row(
-                str(split.effective_date), plain(split.factor), split.source, f"{split.read_at:%Y-%m-%d %H:%M:%S}"
-            )
-        out.print(table)
+        console.print(_splits_table(factors))
+
+
+def _closes_table(readings: Sequence[Close]) -> Table:
+    table = _table(["session", "close", "open", "read at (UTC)", ""])
+    earlier = None
+    for reading in readings:
+        mark = ""
+        if earlier is not None and earlier.trading_day == reading.trading_day:
+            mark = "read differently"
+        cells = [
+            str(reading.trading_day),
+            format_decimal(reading.close),
+            "" if reading.open is None else format_decimal(reading.open),
+            f"{reading.read_at:%Y-%m-%d %H:%M:%S}",
+            mark,
+        ]
+        table.add_row(*cells)
+        earlier = reading
+    return table
+
+
+def _splits_table(factors: Sequence[Split]) -> Table:
+    table = _table(["split from", "factor", "source", "read at (UTC)"])
+    for split in factors:
+        cells = [
+            str(split.effective_date),
+            format_decimal(split.factor),
+            split.source,
+            f"{split.read_at:%Y-%m-%d %H:%M:%S}",
+        ]
+        table.add_row(*cells)
+    return table
 
 
 def show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows as a table on a terminal, anywhere else a line each, with tabs between, for grep and cut."""
-    if not out.is_terminal:
-        out.file.writelines("\t".join(cell or "-" for cell in row) + "\n" for row in rows)
+    """
+    Print rows as a table on a terminal.
+
+    Elsewhere each row is a line with tabs between its cells, for grep and cut. A dash stands for an
+    empty cell.
+    """
+    if not console.is_terminal:
+        console.file.writelines("\t".join(cell or "-" for cell in row) + "\n" for row in rows)
         return
-    table = _table(*columns)
+    table = _table(columns)
     for row in rows:
-        table.add_row(*map(Text, row))  # as it stands: brackets are no markup here
-    out.print(table)
+        # As plain text: rich would read brackets as markup.
+        table.add_row(*map(Text, row))
+    console.print(table)

@@ -1,4 +1,4 @@
-"""What the operator's commands share: the clock, a voice, and the ways to open the record."""
+"""Functions that the operator's commands share: for options, for output, and to open the record."""
 
 import asyncio
 import sys
@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from app.core import logging
 from app.core.settings import Settings
 from app.database import migrations, pools, rehearsed, roles
-from app.database.advice import where
-from app.database.embedded import FOLDER, LIVE, REHEARSAL, address_of
+from app.database.advice import display_address
+from app.database.embedded import FOLDER, LIVE, REHEARSAL, resolve_database_url
 from app.database.rights import Need
 from app.database.sessions import Session
 from app.domain.calendar import NEW_YORK
@@ -25,50 +25,83 @@ from jobs.context import RealClock
 
 P = ParamSpec("P")
 
+# Called with what is counted, how many are done, and how many there are.
+ReportProgress = Callable[[str, int, int], None]
 
-class Day(click.DateTime):
-    """A day, as 2026-11-16."""
+clock = RealClock()
+
+# The direct addresses of the databases that this command has checked. The last one is the database
+# that the command works on now: messages about errors of the database name it.
+used_addresses: list[str] = []
+
+# The addresses whose users this command has checked for rights, each with the need. If Postgres
+# refuses a statement later, the user of the last address has sent that statement.
+checked_rights: list[tuple[str, Need]] = []
+
+# The last part of the message when two settings lead to two databases: why they must not.
+_REASONS_FOR_ONE_DATABASE = {
+    "QUEUE_DATABASE_URL": "the record and the queue share one database",
+    "API_DATABASE_URL": "the API reads the record that the jobs write, not a copy of it",
+    "MIGRATE_DATABASE_URL": "migrations change the database of the record",
+}
+
+
+# The command line
+
+
+class DayType(click.DateTime):
+    """The type of an argument that is a day, such as 2026-11-16."""
 
     def __init__(self) -> None:
         super().__init__(["%Y-%m-%d"])
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """Return what help calls it."""
+        """Return the placeholder of such an argument in help texts."""
         return "YYYY-MM-DD"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return its midnight."""
+        """Return midnight of the day, or fail with a sentence that shows the form of a day."""
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter:
-            self.fail(f"{value!r} is no day such as 2026-11-16.", param, ctx)
+            self.fail(f"{value!r} is not a day such as 2026-11-16.", param, ctx)
 
 
-class Commands(click.Group):
-    """Commands whose help says in full what each of them does, under the headings they are `sorted_by`."""
+DAY = DayType()
 
-    sorted_by: Mapping[str, Sequence[str]] = {}
 
-    def add_section(self, heading: str, *commands: click.Command) -> None:
-        """Add commands, in this order, under a heading of their own."""
+class CommandGroup(click.Group):
+    """
+    A group of commands whose help shows the whole first sentence of each command.
+
+    click alone cuts these sentences off. The commands are listed under the headings of `sections`.
+    """
+
+    sections: Mapping[str, Sequence[str]] = {}
+
+    def add_section(self, heading: str, commands: Sequence[click.Command]) -> None:
+        """Add commands in this order, under a heading."""
         for command in commands:
             self.add_command(command)
-        self.sorted_by = {**self.sorted_by, heading: [str(command.name) for command in commands]}
+        self.sections = {**self.sections, heading: [str(command.name) for command in commands]}
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write them down."""
-        for heading, names in (self.sorted_by or {"Commands": list(self.commands)}).items():
+        """Write the commands into the help text."""
+        sections = self.sections or {"Commands": list(self.commands)}
+        for heading, names in sections.items():
             with formatter.section(heading):
-                formatter.write_dl([(name, self.commands[name].get_short_help_str(1000)) for name in names])
+                formatter.write_dl(
+                    [(name, self.commands[name].get_short_help_str(limit=1000)) for name in names]
+                )
 
 
-DAY = Day()
+def rehearsal_option(help_text: str) -> Callable[[Any], Any]:
+    """Return the option `--rehearsal`, which chooses the record of the embedded rehearsal."""
+    return click.option("--rehearsal", is_flag=True, help=help_text)
 
-clock = RealClock()
 
-
-def asynchronous(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Let a command be a coroutine."""
+def async_command(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Return a function for click that runs the coroutine `command` to its end."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -77,47 +110,61 @@ def asynchronous(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P,
     return run
 
 
-def say(line: str) -> None:
-    """Tell whoever watches, beside what the command prints."""
+# Output
+
+
+def report(line: str) -> None:
+    """Print a line for the operator on standard error, apart from the output of the command."""
     click.echo(line, err=True)
 
 
 def configure_log(configuration: Settings) -> None:
-    """Let the log of this process go to the terminal."""
-    logging.configure(configuration.log_level, clock.now, configuration.keys)
+    """Write the log of this process to the terminal."""
+    logging.configure(configuration.log_level, clock.now, configuration.secret_texts)
 
 
-def progress() -> Progress:
-    """Return a bar that shows how far something is."""
+def make_progress() -> Progress:
+    """Return a progress bar on standard error, which is shown only on a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
     )
-    console = Console(stderr=True)  # in a log or in cron's mail a bar is no help
-    return Progress(*columns, console=console, refresh_per_second=10, disable=not console.is_terminal)
+    # In a log or in cron's mail a bar would only be noise.
+    console = Console(stderr=True)
+    return Progress(
+        *columns,
+        console=console,
+        refresh_per_second=10,
+        disable=not console.is_terminal,
+    )
 
 
 @contextmanager
-def telling() -> Iterator[Callable[[str, int, int], None]]:
-    """Show how far something is: what is looked at, how many were, and how many there are."""
-    with progress() as bar:
-        line = bar.add_task("Reading")
+def progress_bar() -> Iterator[ReportProgress]:
+    """Show a progress bar, and provide the function that updates it."""
+    with make_progress() as progress:
+        task = progress.add_task("Reading")
 
-        def tell(what: str, done: int, total: int) -> None:
-            bar.update(line, description=f"{done:,} of {total:,} {what}", completed=done, total=total)
+        def report_progress(what: str, done: int, total: int) -> None:
+            progress.update(
+                task,
+                description=f"{done:,} of {total:,} {what}",
+                completed=done,
+                total=total,
+            )
 
-        yield tell
+        yield report_progress
 
 
-def local(at: datetime) -> str:
-    """Return a moment as New York's clocks show it."""
+def format_new_york(at: datetime) -> str:
+    """Return a time as New York's clocks show it, for example for a line of `status`."""
     return f"{at.astimezone(NEW_YORK):%A, %Y-%m-%d %H:%M} in New York"
 
 
-def lasting(span: timedelta) -> str:
-    """Return how long something lasts, in its two largest units."""
+def format_duration(span: timedelta) -> str:
+    """Return a duration in its two largest units, for example "5 h 3 min"; at least "0 s"."""
     seconds = max(0, round(span.total_seconds()))
     if seconds < 60:
         return f"{seconds} s"
@@ -129,146 +176,179 @@ def lasting(span: timedelta) -> str:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask whether to go on, unless `yes` was said on the command line; refuse where there is no one to ask."""
+    """
+    Ask the operator whether to continue, unless `yes` was given on the command line.
+
+    Raises Refused if the answer is no, or if there is no terminal to ask on.
+    """
     if yes:
         return
+    # A process that was started without a standard input has None as stdin.
     if not sys.stdin or not sys.stdin.isatty():
-        raise Refused("Nothing was changed: this must be confirmed, and no terminal is here to ask at. Add --yes.")
+        raise Refused(
+            "Nothing was changed. This needs a confirmation, and there is no terminal to ask on. "
+            "Add --yes."
+        )
     if not click.confirm(question, err=True):
         raise Refused("Nothing was changed.")
 
 
-def address(configuration: Settings, *, rehearsal: bool = False, make: bool = False) -> str:
+# The database
+
+
+def database_address(
+    configuration: Settings, *, rehearsal: bool = False, create: bool = False
+) -> str:
     """
-    Return the direct address of the record's database, or with `rehearsal` of the embedded rehearsal's.
+    Return the direct address of the record's database, without a PgBouncer.
 
-    Where DATABASE_URL is not set, the embedded Postgres of this folder is used; only with `make` it is also made.
+    With `rehearsal` it is the database of the embedded rehearsal, unless DATABASE_URL is set. If
+    DATABASE_URL is not set, it is in the embedded Postgres of this folder, which must exist; with
+    `create` it is created.
     """
-    direct = "" if rehearsal else configuration.queue_database_url
-    return direct or address_of(configuration.database_url, REHEARSAL if rehearsal else LIVE, make=make)
+    if not rehearsal and configuration.queue_database_url:
+        return configuration.queue_database_url
+    name = _embedded_name(rehearsal=rehearsal)
+    return resolve_database_url(configuration.database_url, name, create=create)
 
 
-async def reach(configuration: Settings, found: str, *, rehearsal: bool = False) -> None:
-    """Say which database a command works on, beside what it prints; refuse one that cannot be reached."""
-    reached.append(found)
-    await pools.check(found)
+def _embedded_name(*, rehearsal: bool) -> str:
+    """Return the name of a database of the embedded Postgres."""
+    if rehearsal:
+        return REHEARSAL
+    return LIVE
+
+
+def owner_address(configuration: Settings, *, create: bool = False) -> str:
+    """Return MIGRATE_DATABASE_URL if it is set, otherwise the direct address of the database."""
+    return configuration.migrate_database_url or database_address(configuration, create=create)
+
+
+async def check_database(configuration: Settings, address: str, *, rehearsal: bool = False) -> None:
+    """Connect to the database of a command, and print its name before any other output."""
+    used_addresses.append(address)
+    await pools.check(address)
     if configuration.database_url or configuration.queue_database_url:
-        say(f"Database: {where(found)}")
-    else:
-        say(f"Database: {REHEARSAL if rehearsal else LIVE}, in the embedded Postgres of {FOLDER.resolve()}")
+        report(f"Database: {display_address(address)}")
+        return
+    name = _embedded_name(rehearsal=rehearsal)
+    report(f"Database: {name}, in the embedded Postgres of {FOLDER.resolve()}")
 
 
-def owner_address(configuration: Settings, *, make: bool = False) -> str:
-    """Return the direct address of the database for the user that owns its tables: MIGRATE_DATABASE_URL's."""
-    return configuration.migrate_database_url or address(configuration, make=make)
-
-
-# Why two settings whose addresses lead to two databases are refused.
-_ONE_DATABASE = {
-    "QUEUE_DATABASE_URL": "the record and the queue share one",
-    "API_DATABASE_URL": "the API reads the record that the jobs write, and no copy of it",
-    "MIGRATE_DATABASE_URL": "what is migrated is the database of the record",
-}
-
-
-async def refuse_two(configuration: Settings, *more: str) -> None:
+async def refuse_different_databases(configuration: Settings, *names: str) -> None:
     """
-    Refuse, before anything is written, settings that lead to two databases.
+    Raise ConfigurationError if two settings lead to different databases.
 
-    QUEUE_DATABASE_URL is always compared with DATABASE_URL, and those of `more` with both.
+    QUEUE_DATABASE_URL and each setting of `names` are compared with DATABASE_URL, if they are set.
+    Commands call this before they write anything.
     """
-    for name in ("QUEUE_DATABASE_URL", *more):
-        found = getattr(configuration, name.lower())
-        if found and not await _lead_to_one(configuration, name, found):
-            raise ConfigurationError(
-                f"DATABASE_URL leads to the database {where(configuration.database_url)}, and {name} to another one, "
-                f"{where(found)}: {_ONE_DATABASE[name]}. Set both to the same server and database."
-            )
+    for name in ("QUEUE_DATABASE_URL", *names):
+        address = getattr(configuration, name.lower())
+        if not address or await _is_same_database(configuration, name, address):
+            continue
+        raise ConfigurationError(
+            "DATABASE_URL leads to the database "
+            f"{display_address(configuration.database_url)}, and {name} to another one, "
+            f"{display_address(address)}: {_REASONS_FOR_ONE_DATABASE[name]}. "
+            "Set both to the same server and database."
+        )
 
 
-async def _lead_to_one(configuration: Settings, name: str, found: str) -> bool:
-    """Return whether one more address leads to the database of DATABASE_URL; a PgBouncer stands before that, or not."""
+async def _is_same_database(configuration: Settings, name: str, address: str) -> bool:
+    """Return whether the setting `name` leads to the database of DATABASE_URL."""
     pooled = configuration.database_pooled
     if name == "API_DATABASE_URL":
-        return await pools.share_a_database(configuration.queue_address, found, pooled=pooled)
-    return await pools.share_a_database(found, configuration.database_url, pooled=pooled)
+        # One of the two addresses must be direct, and this one may lead through a PgBouncer.
+        return await pools.is_same_database(configuration.queue_address, address, pooled=pooled)
+    return await pools.is_same_database(address, configuration.database_url, pooled=pooled)
 
 
-async def refuse_without(configuration: Settings, found: str, need: Need) -> None:
+async def require_rights(configuration: Settings, address: str, need: Need) -> None:
     """
-    Refuse a user that lacks a right for what a command does: here, and later where the right is taken away meanwhile.
+    Raise ConfigurationError if the user of `address` lacks a right that the command needs.
 
-    `found` is the direct address of the database; where there is a PgBouncer, the user of DATABASE_URL is looked at,
-    too.
+    `address` is the direct address of the database. Behind a PgBouncer the user of DATABASE_URL is
+    checked, too. The check is remembered: if a right is removed while the command runs, the message
+    can name it.
     """
-    checked.append((found, need))
-    await roles.refuse_without(found, need)
-    if configuration.database_pooled and configuration.database_url != found:
-        await roles.refuse_without(configuration.database_url, need, pooled=True)
+    checked_rights.append((address, need))
+    await roles.require_rights(address, need)
+    if configuration.database_pooled and configuration.database_url != address:
+        await roles.require_rights(configuration.database_url, need, pooled=True)
 
 
-# The addresses that a command works on, the last one for what it does now.
-reached: list[str] = []
-
-# The users that were looked at, and for what: the last one is the one whose statement is refused.
-checked: list[tuple[str, Need]] = []
-
-
-async def refuse_live(configuration: Settings, found: str, *, rehearsal: bool) -> None:
-    """Refuse `--rehearsal` where DATABASE_URL leads to a live record: that is not the one that is meant."""
+async def require_rehearsal(configuration: Settings, address: str, *, rehearsal: bool) -> None:
+    """Raise Refused if `--rehearsal` is used with a DATABASE_URL that leads to a live record."""
     if not (rehearsal and configuration.database_url):
         return
-    async with await Session.connect(found, name="check", autocommit=True) as conn:
-        if not await rehearsed.is_rehearsed_on(conn):
-            raise Refused(
-                f"--rehearsal means a rehearsal's record, and the database {where(found)} of DATABASE_URL holds none. "
-                "Leave --rehearsal out, or unset DATABASE_URL to use the rehearsal of this folder."
-            )
+    async with await Session.connect(address, name="check", autocommit=True) as conn:
+        if await rehearsed.is_rehearsed_on_connection(conn):
+            return
+    raise Refused(
+        f"--rehearsal asks for the record of a rehearsal, and the database "
+        f"{display_address(address)} of DATABASE_URL does not hold one. Leave --rehearsal out, or "
+        "unset DATABASE_URL to use the rehearsal of this folder."
+    )
 
 
-@asynccontextmanager
-async def opened(
-    configuration: Settings, *, rehearsal: bool = False, need: Need = Need.READ_RECORD
-) -> AsyncIterator[pools.Pool]:
+async def require_current(configuration: Settings, address: str, *, rehearsal: bool) -> None:
     """
-    Open the record for a short command, or with `rehearsal` the embedded rehearsal's; it must be up to date.
+    Raise an error if the database lacks a migration, or has a live record and not a rehearsal.
 
-    `need` is what its user must be allowed.
+    The error is ConfigurationError in the first case and Refused in the second. If the database is
+    in the embedded Postgres, the message also says where the other record is.
     """
-    found = address(configuration, rehearsal=rehearsal)
-    await reach(configuration, found, rehearsal=rehearsal)
-    async with pools.opened(pools.make_pool(found, pooled=configuration.database_pooled)) as pool:
-        await refuse_old(configuration, found, rehearsal=rehearsal)
-        await refuse_without(configuration, found, need)
-        yield pool
-
-
-async def refuse_old(configuration: Settings, found: str, *, rehearsal: bool) -> None:
-    """Refuse a database that is not up to date, or not of the kind that is meant; say where a rehearsal is."""
-    await refuse_live(configuration, found, rehearsal=rehearsal)
+    await require_rehearsal(configuration, address, rehearsal=rehearsal)
     try:
-        await migrations.refuse_old(found)
+        await migrations.require_current(address)
     except ConfigurationError as error:
         if configuration.database_url:
             raise
         if rehearsal:
             raise ConfigurationError(
-                f"{error} (This is a rehearsal's database: `alpha-monday rehearse` brings it up to date.)"
+                f"{error} (This is the database of a rehearsal: `alpha-monday rehearse` brings it "
+                "up to date.)"
             ) from None
         raise ConfigurationError(
-            f"{error} (DATABASE_URL is not set, so this is the embedded Postgres of this folder; "
-            "with `--rehearsal` this command looks at what `make run` made.)"
+            f"{error} (DATABASE_URL is not set, so this is the embedded Postgres of this folder. "
+            "With `--rehearsal` this command uses the record of `make run`.)"
         ) from None
 
 
 @asynccontextmanager
-async def record(configuration: Settings) -> AsyncIterator[pools.Pool]:
-    """Open the record as the service does, for a command that writes; it must be up to date."""
-    direct = address(configuration)
-    await reach(configuration, direct)
-    await refuse_two(configuration)
-    await migrations.refuse_old(direct)
-    await refuse_without(configuration, direct, Need.WORK)
-    pool = pools.make_pool(address_of(configuration.database_url), pooled=configuration.database_pooled)
+async def open_record(
+    configuration: Settings, *, rehearsal: bool = False, need: Need = Need.READ_RECORD
+) -> AsyncIterator[pools.Pool]:
+    """
+    Open the record for a short command; with `rehearsal` the record of the embedded rehearsal.
+
+    Its database must have all migrations, and the user must have the rights of `need`.
+    """
+    address = database_address(configuration, rehearsal=rehearsal)
+    await check_database(configuration, address, rehearsal=rehearsal)
+    pool = pools.make_pool(address, pooled=configuration.database_pooled)
+    async with pools.opened(pool) as opened:
+        await require_current(configuration, address, rehearsal=rehearsal)
+        await require_rights(configuration, address, need)
+        yield opened
+
+
+@asynccontextmanager
+async def open_live_record(configuration: Settings) -> AsyncIterator[pools.Pool]:
+    """
+    Open the live record as the service does, for a command that changes it.
+
+    Its database must have all migrations, and the user must have the rights of a worker.
+    """
+    direct = database_address(configuration)
+    await check_database(configuration, direct)
+    # The command defers jobs: the queue and the record must be in one transaction.
+    await refuse_different_databases(configuration)
+    await migrations.require_current(direct)
+    await require_rights(configuration, direct, Need.WORK)
+    pool = pools.make_pool(
+        resolve_database_url(configuration.database_url),
+        pooled=configuration.database_pooled,
+    )
     async with pools.opened(pool) as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""`alpha-monday verify`: the record, compared with its journal."""
+"""`alpha-monday verify`: check the record against its journal."""
 
 import re
 import sys
@@ -11,27 +11,40 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from app.commands import terminal
-from app.commands.terminal import DAY, asynchronous, clock, say, telling
+from app.commands.terminal import (
+    DAY,
+    async_command,
+    clock,
+    progress_bar,
+    rehearsal_option,
+    report,
+)
 from app.core import settings
 from app.database.rights import Need
 from app.domain.calendar import Calendar
 from app.domain.text import one_line
-from app.domain.verification.chain import Verification
-from app.errors import AlphaMondayError, Misfit
-from app.ops import verify as verifying
+from app.domain.verification.chain import Head, Verification
+from app.errors import AlphaMondayError, Discrepancy
+from app.ops import verify as verification
+
+# The exit code when the check could not be completed. 1 would mean that there is a discrepancy.
+_EXIT_CODE_UNKNOWN = 2
 
 
-class HeadType(click.ParamType[tuple[int, str]]):
-    """A copy of the journal's head, as `verify` prints it."""
+class HeadType(click.ParamType[Head]):
+    """The type of an option that is a copy of the journal's head, as `verify` prints it."""
 
     name = "SEQ:HASH"
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, str]:
-        """Return the entry's number and its hash."""
-        told = re.fullmatch(r"0*([1-9][0-9]{0,17}):([0-9a-f]{64})", value.strip().lower())
-        if told is None:
-            self.fail(f"{value!r} is no head of a journal, such as 812:3f...: a number and 64 hexadecimal digits.")
-        return int(told[1]), told[2]
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Head:
+        """Return the number of the entry and its hash."""
+        match = re.fullmatch(r"0*([1-9][0-9]{0,17}):([0-9a-f]{64})", value.strip().lower())
+        if match is None:
+            self.fail(
+                f"{value!r} is not the head of a journal, such as 812:3f...: a number and 64 "
+                "hexadecimal digits."
+            )
+        return int(match[1]), match[2]
 
 
 @click.command()
@@ -40,9 +53,14 @@ class HeadType(click.ParamType[tuple[int, str]]):
     "heads",
     type=HeadType(),
     multiple=True,
-    help="A copy of the journal's head: the chain must hold that entry; may be given several times.",
+    help="A copy of the journal's head: the chain must contain it; may be given several times.",
 )
-@click.option("--from", "url", metavar="URL", help="Verify what the API at URL shows, instead of the database.")
+@click.option(
+    "--from",
+    "url",
+    metavar="URL",
+    help="Verify the record that the API at URL shows, instead of the database.",
+)
 @click.option(
     "--closed",
     "closed",
@@ -50,59 +68,76 @@ class HeadType(click.ParamType[tuple[int, str]]):
     multiple=True,
     help="A day on which the exchange was closed on short notice; may be given several times.",
 )
-@click.option("--rehearsal", "of_the_rehearsal", is_flag=True, help="Verify the embedded rehearsal's record.")
-@asynchronous
+@rehearsal_option("Verify the record of the embedded rehearsal.")
+@async_command
 async def verify(
-    heads: Sequence[tuple[int, str]],
+    heads: Sequence[Head],
     url: str | None,
     closed: Sequence[datetime],
-    of_the_rehearsal: bool,
+    rehearsal: bool,
 ) -> None:
-    """Walk the journal's chain, compare every row of the record with it, and name the first misfit.
+    """Check the journal's chain, compare every row with it, and name the first discrepancy.
 
-    Figures are computed again from their prices. Ends with the head: keep a copy, and nobody can write the journal
-    anew, or cut off its tail, without `--head` telling you. docs/journal.md says what this proves.
+    All figures are computed again from their prices. The last line shows the journal's head. Keep a
+    copy of it: with `--head`, this command detects a journal that was written again, or whose end
+    was cut off. docs/journal.md says what this proves.
 
-    The exchange's holidays are known. A closure that was announced on short notice is not: of the database those of
-    MARKET_CLOSED_DAYS count, and everywhere those of `--closed`.
+    The command knows the exchange's holidays, but not closures that were announced on short notice.
+    Those of MARKET_CLOSED_DAYS apply to the database only, those of `--closed` always.
 
     \b
-    Exit code: 0 everything fits, 1 something does not, 2 nothing could be found out.
+    Exit code: 0 everything fits, 1 there is a discrepancy, 2 the check could not be completed.
 
     \b
     Examples:
       alpha-monday verify
-      alpha-monday verify --head 812:3fa2c1d09b7e4856a1f0c3d2e5b498776655443322110ffeeddccbbaa9988776
+      alpha-monday verify --head 8:3fa2c1d09b7e4856a1f0c3d2e5b498776655443322110ffeeddccbbaa9988776
       alpha-monday verify --from https://alpha-monday.example
-      alpha-monday verify --from https://alpha-monday.example --closed 2026-11-04 --closed 2026-11-05
+      alpha-monday verify --from https://alpha-monday.example --closed 2026-11-04
     """
-    if url is not None and of_the_rehearsal:
+    if url is not None and rehearsal:
         raise click.UsageError("--from and --rehearsal exclude each other.")
     try:
-        sessions = _sessions((day.date() for day in closed), with_setting=url is None)
-        with telling() as tell:
-            async with verifying.api(url, clock.sleep) if url is not None else _snapshot(of_the_rehearsal) as source:
-                found = await verifying.verify(source, heads, tell, sessions)
-    except Misfit:
+        closed_days = [day.date() for day in closed]
+        sessions = _exchange_calendar(closed_days, with_setting=url is None)
+        with progress_bar() as report_progress:
+            async with _open_source(url, rehearsal=rehearsal) as source:
+                result = await verification.verify(
+                    source=source,
+                    heads=heads,
+                    report_progress=report_progress,
+                    sessions=sessions,
+                )
+    except Discrepancy:
+        # `main` prints it, and exits with 1.
         raise
     except (AlphaMondayError, psycopg.Error, PoolTimeout) as error:
-        say(f"alpha-monday: This could not be verified. {one_line(error)}")
-        sys.exit(2)
+        report(f"alpha-monday: The record could not be verified. {one_line(error)}")
+        sys.exit(_EXIT_CODE_UNKNOWN)
     try:
-        _say_that_it_fits(found)
-    except OSError as error:  # 1 would mean that something does not fit
-        say(f"alpha-monday: Everything fits, and that could not be written: {error.strerror}")
-        sys.stdout = None  # not tried again at the end
-        sys.exit(2)
+        _print_success(result)
+    except OSError as error:
+        report(f"alpha-monday: Everything fits, but that could not be written: {error.strerror}")
+        # Python would try to write the rest of the output again at its end.
+        sys.stdout = None
+        sys.exit(_EXIT_CODE_UNKNOWN)
 
 
-def _say_that_it_fits(found: Verification) -> None:
-    counted = f"{found.seq:,} entries, {found.rows:,} rows, {found.state.figures:,} figures"
-    click.echo(f"Everything fits: {counted}. The head: {f'{found.seq}:{found.hash}' if found.seq else 'none yet'}")
+def _print_success(result: Verification) -> None:
+    counts = f"{result.seq:,} entries, {result.rows:,} rows, {result.state.figures:,} figures"
+    head = "none yet"
+    if result.seq:
+        head = f"{result.seq}:{result.hash}"
+    click.echo(f"Everything fits: {counts}. The head: {head}")
 
 
-def _sessions(closed: Iterable[date], *, with_setting: bool) -> Calendar:
-    """Return the exchange's calendar; the setting is about the record of the database, not about another service's."""
+def _exchange_calendar(closed: Iterable[date], *, with_setting: bool) -> Calendar:
+    """
+    Return the exchange's calendar with the days `closed`.
+
+    With `with_setting` it also has the days of MARKET_CLOSED_DAYS. That setting belongs to the
+    record of the database, and not to the record of another service.
+    """
     days = {*closed}
     if with_setting:
         days |= {*settings.load().market_closed_days}
@@ -110,12 +145,18 @@ def _sessions(closed: Iterable[date], *, with_setting: bool) -> Calendar:
 
 
 @asynccontextmanager
-async def _snapshot(of_the_rehearsal: bool) -> AsyncIterator[verifying.Source]:
-    """Give the record of the database as it stands."""
+async def _open_source(
+    url: str | None, *, rehearsal: bool
+) -> AsyncIterator[verification.RecordSource]:
+    """Open the record to verify: from the API at `url`, or from the database if `url` is None."""
+    if url is not None:
+        async with verification.open_api(url, clock.sleep) as api_source:
+            yield api_source
+        return
     configuration = settings.load()
-    address = terminal.address(configuration, rehearsal=of_the_rehearsal)
-    await terminal.reach(configuration, address, rehearsal=of_the_rehearsal)
-    await terminal.refuse_old(configuration, address, rehearsal=of_the_rehearsal)
-    await terminal.refuse_without(configuration, address, Need.READ_RECORD)
-    async with verifying.database(address) as source:
+    address = terminal.database_address(configuration, rehearsal=rehearsal)
+    await terminal.check_database(configuration, address, rehearsal=rehearsal)
+    await terminal.require_current(configuration, address, rehearsal=rehearsal)
+    await terminal.require_rights(configuration, address, Need.READ_RECORD)
+    async with verification.open_database(address) as source:
         yield source

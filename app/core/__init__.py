@@ -1,1 +1,1 @@
-"""The settings, the log and the advisory locks: what every other module of the service may use."""
+"""Settings, logging, advisory locks and tasks: what every other module of the service may use."""

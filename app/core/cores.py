@@ -1,8 +1,9 @@
 """
-How many cores this process may use.
+How many CPU cores this process may use.
 
-Python knows the machine's cores (`os.cpu_count`) and those that the process's affinity leaves (`sched_getaffinity`).
-A container's share of them (`--cpus=1.5`) is a quota of its control group, which only the kernel's files tell.
+Python knows the machine's cores (`os.cpu_count`), and those that the process's affinity allows
+(`sched_getaffinity`). It does not know the CPU quota of a container (`--cpus=1.5`): that is set on
+the process's control group, and only the kernel's files have it.
 """
 
 import os
@@ -15,57 +16,65 @@ _MEMBERSHIPS = Path("/proc/self/cgroup")
 
 
 def available() -> float:
-    """Return how many cores this process may use: by its affinity and its control groups."""
-    return min(_by_affinity(), quota())
+    """Return how many cores this process may use: the lower limit of affinity and quota."""
+    return min(_cores_by_affinity(), quota())
 
 
 def quota(groups: Path = _CONTROL_GROUPS, memberships: Path = _MEMBERSHIPS) -> float:
     """
-    Return the least quota of this process's control groups, in cores; infinite where there is none.
+    Return the lowest quota of this process's control groups, in cores; infinite if there is none.
 
-    A group's parents limit it, too. In a container, the membership often names a folder of the host, and the
-    container's own group is at the root of what it sees: so the root is always read.
+    The quotas of a group's parents apply, too. Inside a container, `memberships` often names a
+    folder that exists only on the host, while the container's own group is the root folder of
+    `groups`. So the root folder is always read.
     """
     try:
         lines = memberships.read_text().splitlines()
     except OSError:
         return float("inf")
-    found = [float("inf")]
+
+    quotas = [float("inf")]
     for line in lines:
-        # "HIERARCHY:CONTROLLERS:PATH"; the second version has one hierarchy, 0, and names no controllers.
+        # "HIERARCHY:CONTROLLERS:PATH". Version 2 of control groups has a single hierarchy, 0, and
+        # names no controllers.
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0":
-            found += _quotas(groups, path, "cpu.max")
-            found += _quotas(groups / "unified", path, "cpu.max")
+            quotas += _read_quotas(groups, path, "cpu.max")
+            # If both versions are in use, version 2 is mounted in this folder.
+            quotas += _read_quotas(groups / "unified", path, "cpu.max")
         elif "cpu" in controllers.split(","):
-            found += _quotas(groups / controllers, path, "cpu.cfs_quota_us")
-            found += _quotas(groups / "cpu", path, "cpu.cfs_quota_us")
-    return min(found)
+            quotas += _read_quotas(groups / controllers, path, "cpu.cfs_quota_us")
+            quotas += _read_quotas(groups / "cpu", path, "cpu.cfs_quota_us")
+    return min(quotas)
 
 
-def _by_affinity() -> float:
-    if hasattr(os, "sched_getaffinity"):  # macOS has none
+def _cores_by_affinity() -> float:
+    if hasattr(os, "sched_getaffinity"):  # macOS does not have it
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _quotas(hierarchy: Path, path: str, name: str) -> Iterator[float]:
-    """Give the quotas, in cores, of a group and of all its parents."""
+def _read_quotas(hierarchy: Path, path: str, name: str) -> Iterator[float]:
+    """Yield the quotas of a group and of all its parents, in cores."""
     group = PurePosixPath(path.lstrip("/"))
     for folder in (group, *group.parents):
-        # Not readable, no quota, or text that is none: this file limits nothing.
+        # A file that cannot be read, or that has no quota or an invalid one, is ignored.
         with suppress(OSError, ValueError, ZeroDivisionError):
-            yield _quota(hierarchy / folder, name)
+            yield _read_quota(hierarchy / folder, name)
 
 
-def _quota(folder: Path, name: str) -> float:
-    """Return the quota in a group's file: "200000 100000" in the second version, two files in the first."""
-    texts = (folder / name).read_text().split()
+def _read_quota(folder: Path, name: str) -> float:
+    """
+    Return the quota of one group, in cores. Raise ValueError if it has none.
+
+    Version 2 has quota and period in one file, as in "200000 100000"; version 1 has two files.
+    """
+    values = (folder / name).read_text().split()
     if name == "cpu.cfs_quota_us":
-        texts += (folder / "cpu.cfs_period_us").read_text().split()
-    quota, period = texts
-    cores = int(quota) / int(period)
-    if cores <= 0:  # -1: no quota
-        raise ValueError(quota)
+        values += (folder / "cpu.cfs_period_us").read_text().split()
+    limit, period = values
+    cores = int(limit) / int(period)
+    if cores <= 0:  # version 1 writes -1 for no quota
+        raise ValueError(limit)
     return cores

@@ -1,29 +1,33 @@
 """
-dynaconf, without the variables that it reads when it is imported and again when its settings are made.
+Import dynaconf without the environment variables that configure dynaconf itself.
 
-It converts every *_FOR_DYNACONF variable then, and REDIS_PORT_FOR_DYNACONF=x ends that with a traceback. None of them
-decides a setting of ours (`app.core.settings` says why), so none of them is there meanwhile.
+dynaconf reads every *_FOR_DYNACONF variable when it is imported, and again when its settings are
+created. It converts the values, so REDIS_PORT_FOR_DYNACONF=x ends the import with a traceback. None
+of these variables may decide a setting of ours, so this module hides all of them from dynaconf
+while it is imported or used.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_MARK = "DYNACONF"
+_NAME_PART = "DYNACONF"
 
 
 @contextmanager
-def without_its_variables() -> Iterator[None]:
-    """Hide dynaconf's own variables in this block."""
-    hidden = {name: os.environ.pop(name) for name in list(os.environ) if _MARK in name.upper()}
+def without_dynaconf_variables() -> Iterator[None]:
+    """Remove dynaconf's own variables from os.environ until the end of the block."""
+    names = [name for name in os.environ if _NAME_PART in name.upper()]
+    hidden = {name: os.environ.pop(name) for name in names}
     try:
         yield
     finally:
         os.environ.update(hidden)
 
 
-with without_its_variables():
+# Not at the top of the file: this import must happen inside the block.
+with without_dynaconf_variables():
     from dynaconf import Dynaconf, ValidationError, Validator
     from dynaconf.loaders import toml_loader
 
-__all__ = ["Dynaconf", "ValidationError", "Validator", "toml_loader", "without_its_variables"]
+__all__ = ["Dynaconf", "ValidationError", "Validator", "toml_loader", "without_dynaconf_variables"]

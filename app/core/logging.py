@@ -1,8 +1,9 @@
 """
-Logs: structlog for our lines and the libraries', readable on a terminal and JSON elsewhere.
+Logging: structlog formats our own lines and those of the libraries.
 
-A line carries the time of the process's clock (told, in a rehearsal), what happened, and at its end whose it is: the
-request, or the job with its task, run date, day, batch, attempt and step. `docs/operate/log.md` reads one.
+Lines are readable text on a terminal, and JSON elsewhere. Each has the time of the process's clock
+(simulated time in a rehearsal), a level, an event, and at its end the log context: the request, or
+the job with its task, run date, day, batch, attempt and step. docs/operate/log.md explains them.
 """
 
 import logging
@@ -14,121 +15,181 @@ from typing import IO, Any
 import structlog
 from structlog.typing import EventDict, Processor
 
-from app.core.presence import is_away, is_denied, why
-from app.domain.journal import timestamp
-from app.domain.text import redact, shortened
+from app.core.availability import describe_cause, is_permission_denied, is_unavailable
+from app.domain.journal import format_timestamp
+from app.domain.text import redact, shorten_middle
 from app.errors import AlphaMondayError
 
-# What Procrastinate says at INFO of every job's start and end is in our own lines already, and longer.
-_QUIETER = {
+# The lowest level at which a library's lines are logged. At INFO, Procrastinate logs the start and
+# the end of each job, like our own lines, which have more detail; the others log each request.
+_LIBRARY_LEVELS = {
     "procrastinate": logging.WARNING,
     "httpx": logging.WARNING,
     "httpx2": logging.WARNING,
     "uvicorn.error": logging.WARNING,
 }
 
+# The maximum length of each text in a line, in characters. Our own texts are far shorter, but an
+# error of Postgres quotes the value that caused it. A traceback of such an error has about 5,000
+# characters, and it fits, because its cause is at its end.
+MAX_TEXT_LENGTH = 10_000
 
-# In characters, of each text of a line. Ours are far below it; an error of Postgres quotes the value that it is about,
-# and its traceback, of some 5,000, has its cause at the end.
-LONGEST_TEXT = 10_000
+# How psycopg's pool begins its lines about each attempt to connect and each lost connection. They
+# are left out: `app.core.availability` logs one warning with the cause, and one line at the end.
+_POOL_NOISE = (
+    "error connecting in ",
+    "reconnection attempt in ",
+    "discarding closed connection",
+)
 
-# What psycopg's pool says of each attempt to connect and of each connection that has ended: `app.core.presence` says
-# once that the database is away, with the cause, and once that it is back.
-_OF_EACH_ATTEMPT = ("error connecting in ", "reconnection attempt in ", "discarding closed connection")
-
-# Whose a line is, in the order in which it says so.
-_WHOSE = ("request", "job", "task", "run_date", "day", "batch", "attempt", "step")
+# The fields of the log context, in the order in which a line has them.
+_CONTEXT_FIELDS = ("request", "job", "task", "run_date", "day", "batch", "attempt", "step")
 
 
-def configure(level: str, now: Callable[[], datetime], secrets: Sequence[str] = (), to: IO[str] | None = None) -> None:
-    """Send all logs to `to` (standard error by default), with the time that `now` tells and never a secret."""
+def configure(
+    level: str, now: Callable[[], datetime], secrets: Sequence[str] = (), to: IO[str] | None = None
+) -> None:
+    """
+    Configure all logging of this process.
+
+    `level` is the lowest level that is logged. `now` returns the time of a line. `secrets` are
+    replaced in every text. `to` is the output, standard error by default.
+    """
     stream = to or sys.stderr
-
-    def time_of(_: Any, __: str, event: EventDict) -> EventDict:
-        first = {"at": timestamp(now()), "level": event.pop("level"), "event": event.pop("event")}
-        whose = {name: event.pop(name) for name in _WHOSE if name in event}
-        return {**first, **event, **whose}
-
-    def without_secrets(_: Any, __: str, event: EventDict) -> EventDict:
-        return {name: _quoted(value, secrets) for name, value in event.items()}
-
-    shared: list[Processor] = [
+    processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        _of_its_job,
-        time_of,
-        _expected,
+        _add_job_context,
+        _order_fields(now),
+        _shorten_expected_errors,
     ]
-    # A traceback becomes text before secrets are taken out, and shows no locals: they hold addresses with keys.
-    render: Processor = (
-        structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
-        if stream.isatty()
-        else structlog.processors.JSONRenderer(default=str)
-    )
-    last: list[Processor] = [structlog.processors.format_exc_info, without_secrets, render]
+
     handler = logging.StreamHandler(stream)
     if level != "DEBUG":
-        handler.addFilter(_is_news)
+        handler.addFilter(_is_relevant)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last], foreign_pre_chain=shared
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                # A traceback must become text before secrets are redacted. It never shows local
+                # variables, because these hold addresses with keys.
+                structlog.processors.format_exc_info,
+                _redact_secrets(secrets),
+                _renderer(stream),
+            ],
+            foreign_pre_chain=processors,
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    for name, least in _QUIETER.items():
-        logging.getLogger(name).setLevel(max(least, root.level) if root.level > logging.DEBUG else logging.DEBUG)
+    _set_library_levels(root.level)
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *processors,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether a line is more than one of the many that the libraries have for a database that is away."""
+def _set_library_levels(level: int) -> None:
+    for name, lowest in _LIBRARY_LEVELS.items():
+        logger = logging.getLogger(name)
+        if level > logging.DEBUG:
+            logger.setLevel(max(lowest, level))
+        else:
+            logger.setLevel(logging.DEBUG)
+
+
+def _renderer(stream: IO[str]) -> Processor:
+    """Return the last processor, which writes the fields of a line as text."""
+    if stream.isatty():
+        return structlog.dev.ConsoleRenderer(
+            colors=True, exception_formatter=structlog.dev.plain_traceback
+        )
+    return structlog.processors.JSONRenderer(default=str)
+
+
+def _order_fields(now: Callable[[], datetime]) -> Processor:
+    """Return a processor that adds the time, and puts the log context at the end of a line."""
+
+    def order(_: Any, __: str, event: EventDict) -> EventDict:
+        first = {
+            "at": format_timestamp(now()),
+            "level": event.pop("level"),
+            "event": event.pop("event"),
+        }
+        context = {name: event.pop(name) for name in _CONTEXT_FIELDS if name in event}
+        return {**first, **event, **context}
+
+    return order
+
+
+def _redact_secrets(secrets: Sequence[str]) -> Processor:
+    """Return a processor that replaces secrets in all fields, and shortens long texts."""
+
+    def redact_fields(_: Any, __: str, event: EventDict) -> EventDict:
+        return {name: _safe_value(value, secrets) for name, value in event.items()}
+
+    return redact_fields
+
+
+def _safe_value(value: Any, secrets: Sequence[str]) -> Any:
+    """Return a field's value without secrets, and with each text in it shortened."""
+    if isinstance(value, str):
+        return shorten_middle(redact(value, secrets), MAX_TEXT_LENGTH)
+    if isinstance(value, dict):
+        return {name: _safe_value(item, secrets) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_safe_value(item, secrets) for item in value]
+    return value
+
+
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Return False for the libraries' repeated lines about a database that is unavailable."""
     if record.name == "psycopg.pool":
-        return not str(record.msg).startswith(_OF_EACH_ATTEMPT)
+        return not str(record.msg).startswith(_POOL_NOISE)
     if record.name.partition(".")[0] == "procrastinate" and record.exc_info:
         error = record.exc_info[1]
-        return error is None or not is_away(error)
+        return error is None or not is_unavailable(error)
     return True
 
 
-def _of_its_job(_: Any, __: str, event: EventDict) -> EventDict:
-    """Let what Procrastinate says of a job say whose it is as our own lines do: it speaks when the job is over."""
+def _add_job_context(_: Any, __: str, event: EventDict) -> EventDict:
+    """
+    Add the log context to a line that Procrastinate logs about a job.
+
+    It logs such a line after the job has ended, when the job's own log context is no longer bound.
+    """
     job = getattr(event.get("_record"), "job", None)
-    if isinstance(job, dict):
-        about = job.get("task_kwargs") or {}
-        batch, day = about.get("batch_id"), about.get("day")
-        event.update({"batch": batch, "day": day} if batch else {})
-        event.update(job=job.get("id"), task=job.get("task_name"), attempt=job.get("attempts", 0) + 1)
+    if not isinstance(job, dict):
+        return event
+    arguments = job.get("task_kwargs") or {}
+    batch = arguments.get("batch_id")
+    if batch:
+        event.update(batch=batch, day=arguments.get("day"))
+    event.update(job=job.get("id"), task=job.get("task_name"), attempt=job.get("attempts", 0) + 1)
     return event
 
 
-def _expected(_: Any, __: str, event: EventDict) -> EventDict:
-    """Give an error that explains itself as a reason, without the way it took."""
+def _shorten_expected_errors(_: Any, __: str, event: EventDict) -> EventDict:
+    """Log an error that explains itself as a reason, without its traceback."""
     error = event.get("exc_info")
-    error = error[1] if isinstance(error, tuple) else error
+    if isinstance(error, tuple):
+        error = error[1]
     if error is True:
         error = sys.exc_info()[1]
     if isinstance(error, AlphaMondayError):
         del event["exc_info"]
         event["reason"] = str(error)
-    elif isinstance(error, BaseException) and is_denied(error):
+    elif isinstance(error, BaseException) and is_permission_denied(error):
         del event["exc_info"]
-        event["reason"] = f"{why(error)}. `alpha-monday roles --check` names the rights that are missing."
+        event["reason"] = (
+            f"{describe_cause(error)}. `alpha-monday roles --check` names the rights that are "
+            "missing."
+        )
     return event
-
-
-def _quoted(value: Any, secrets: Sequence[str]) -> Any:
-    """Return a value of a line without secrets, every text in it of a bounded length."""
-    if isinstance(value, str):
-        return shortened(redact(value, secrets), LONGEST_TEXT)
-    if isinstance(value, dict):
-        return {name: _quoted(item, secrets) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_quoted(item, secrets) for item in value]
-    return value

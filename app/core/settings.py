@@ -1,8 +1,9 @@
 """
-`settings.toml` and the environment, loaded and validated by dynaconf, converted once into one typed `Settings`.
+The settings: `settings.toml` and the environment, converted into one typed `Settings`.
 
-A value that does not fit refuses with one line: the variable, what it must be, an example. The value itself is never
-shown, for it may be a secret.
+dynaconf loads and validates them. If a value does not fit, `load` raises a ConfigurationError whose
+text is one line: the variable, what it must be, and an example. The value itself is never shown,
+because it may be a secret.
 """
 
 import math
@@ -20,39 +21,56 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
 from app.core import cores
-from app.core.isolated_dynaconf import Dynaconf, ValidationError, Validator, toml_loader, without_its_variables
+from app.core.isolated_dynaconf import (
+    Dynaconf,
+    ValidationError,
+    Validator,
+    toml_loader,
+    without_dynaconf_variables,
+)
 from app.domain.model import TICKER_PATTERN
-from app.domain.text import HIDDEN
+from app.domain.text import REDACTED
 from app.errors import ConfigurationError
 
 _URL = r"https?://[^\s]+"
 
 _Key = Annotated[
-    str, Meta(description="the key that the provider gave you", examples=["sk-abc123"], pattern=r"^[!-~]*$")
-]
-_Base = Annotated[str, Meta(description="an http or https address")]
-_Receiver = Annotated[str, Meta(description="an http or https address of a host that can be asked")]
-_Limit = Annotated[int, Meta(ge=1, le=100_000, description="a whole number of requests, 1 or more", examples=["5"])]
-_Database = Annotated[
     str,
     Meta(
-        description="a Postgres address, a password's @ written %40 and its / %2F",
+        description="the key that the provider gave you",
+        examples=["sk-abc123"],
+        pattern=r"^[!-~]*$",
+    ),
+]
+_Url = Annotated[str, Meta(description="an http or https address")]
+_ReceiverUrl = Annotated[str, Meta(description="an http or https address with a host name")]
+_RequestLimit = Annotated[
+    int, Meta(ge=1, le=100_000, description="a whole number of requests, 1 or more", examples=["5"])
+]
+_DatabaseUrl = Annotated[
+    str,
+    Meta(
+        description="a Postgres address (in a password, write @ as %40 and / as %2F)",
         examples=["postgresql://user:password@host:5432/alpha_monday"],
     ),
 ]
 
-# As many as a Postgres without settings of its own gives to all together.
-MOST_API_CONNECTIONS = 100
+# The default of Postgres's max_connections: the most connections of all its clients together.
+MAX_API_CONNECTIONS = 100
 
-# The API's connections where API_CONNECTIONS is not set: two for each core, within these bounds. More than the cores
-# can serve only wait on one another: a kernel that groups tasks by session (CONFIG_SCHED_AUTOGROUP) then leaves a
-# single session of Postgres for up to 0.2 s on the core that the service keeps busy. With four, two are left for
-# other queries beside two heavy operations (`api.lanes`).
-_LEAST_BY_CORES, _MOST_BY_CORES, _FOR_EACH_CORE = 4, 8, 2
+# If API_CONNECTIONS is not set, the API has two connections for each core, within these bounds.
+# More connections than the cores can serve only wait for one another. With them, a kernel that
+# groups processes by their Unix session (CONFIG_SCHED_AUTOGROUP) may leave one process of Postgres
+# waiting for up to 0.2 s on the core that the service keeps busy. The minimum is four, because two
+# heavy operations may run at once (`api.fair_semaphore`), and other queries then still have two.
+_MIN_DEFAULT_CONNECTIONS = 4
+_MAX_DEFAULT_CONNECTIONS = 8
+_CONNECTIONS_PER_CORE = 2
 
-# What leads to a receiver of ours is a secret, too: whoever knows it can speak in our name.
+# The address of a receiver is a secret, too: a person who knows it can send messages in our name.
 RECEIVERS = frozenset({"alert_webhook_url", "heartbeat_url"})
-# What must be the address of a host that can be asked, or be shown to others.
+
+# Settings that must be an address with a host: the service sends requests there, or shows it.
 _ADDRESSES = frozenset({"openai_base_url", "alpha_vantage_base_url", "public_url"}) | RECEIVERS
 SECRETS = (
     frozenset(
@@ -69,37 +87,44 @@ SECRETS = (
 )
 _COMMA = re.compile(r"\s*,\s*")
 
-# The addresses that lead to the database of DATABASE_URL, too.
-_MORE_ADDRESSES = ("QUEUE_DATABASE_URL", "API_DATABASE_URL", "MIGRATE_DATABASE_URL")
+# The other addresses of the database to which DATABASE_URL leads.
+_OTHER_DATABASE_URLS = ("QUEUE_DATABASE_URL", "API_DATABASE_URL", "MIGRATE_DATABASE_URL")
 
-# A shell removes the quotes around a value. A file of variables that Docker or a platform reads keeps them.
+# A shell removes the quotes around a value. If Docker or a platform reads a file of variables, the
+# quotes stay in the value.
 _QUOTES = ('"', "'", "`", "“", "”", "‘", "’")
 _SCHEME = re.compile(r"((?:jdbc:)?[A-Za-z][A-Za-z0-9+.-]{0,30}):/")
 _SCHEMES = ("postgresql", "postgres")
 
-# What is copied from a page or a chat and not seen: marks without width, and dashes that are not the keyboard's.
-_UNSEEN = re.compile("[\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+# Characters that a value may contain if it was copied from a page or a chat: characters without
+# width, and dashes other than the hyphen-minus.
+_INVISIBLE = re.compile("[\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _DASH = re.compile("[\u2010-\u2015\u2212]")
 _COMMENT = re.compile(r"\s#")
-_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})|%00")
-_UNKNOWN = re.compile(r'invalid URI query parameter: "(\w+)"')
+_INVALID_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})|%00")
+_UNKNOWN_PARAMETER = re.compile(r'invalid URI query parameter: "(\w+)"')
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """Everything that can be set. Texts that are not set are empty."""
+    """All settings. A text that is not set is empty."""
 
-    database_url: _Database
-    queue_database_url: _Database
-    api_database_url: _Database
-    migrate_database_url: _Database
+    database_url: _DatabaseUrl
+    queue_database_url: _DatabaseUrl
+    api_database_url: _DatabaseUrl
+    migrate_database_url: _DatabaseUrl
     database_pooled: Annotated[bool, Meta(description="true or false", examples=["true"])]
     api_connections: Annotated[
-        Annotated[int, Meta(ge=1, le=MOST_API_CONNECTIONS)] | None,
-        Meta(description=f"a whole number of connections from 1 to {MOST_API_CONNECTIONS}", examples=["4"]),
+        Annotated[int, Meta(ge=1, le=MAX_API_CONNECTIONS)] | None,
+        Meta(
+            description=f"a whole number of connections from 1 to {MAX_API_CONNECTIONS}",
+            examples=["4"],
+        ),
     ]
 
     host: Annotated[str, Meta(description="an address to listen on", examples=["127.0.0.1"])]
-    port: Annotated[int, Meta(ge=0, le=65535, description="a port number, 0 to 65535", examples=["8080"])]
+    port: Annotated[
+        int, Meta(ge=0, le=65535, description="a port number, 0 to 65535", examples=["8080"])
+    ]
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"],
         Meta(description="DEBUG, INFO, WARNING or ERROR", examples=["INFO"]),
@@ -123,10 +148,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description=(
-                "the name of the header in which the proxy in front writes a client's address, but not Forwarded"
+                "the name of the header (other than Forwarded) in which your proxy writes a "
+                "client's address"
             ),
             examples=["Fly-Client-IP"],
-            # Forwarded has a form of its own (`for=192.0.2.1;by=...`), in which no address would be found.
+            # Forwarded has another syntax (`for=192.0.2.1;by=...`), which we do not parse.
             pattern=r"^(?!(?i:forwarded)$)[A-Za-z0-9-]*$",
         ),
     ]
@@ -142,152 +168,199 @@ class Settings(Struct, frozen=True, kw_only=True):
             examples=["gpt-5.4-mini"],
         ),
     ]
-    openai_base_url: Annotated[_Base, Meta(examples=["http://localhost:11434/v1"])]
+    openai_base_url: Annotated[_Url, Meta(examples=["http://localhost:11434/v1"])]
     openai_temperature: Annotated[
-        Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="a number from 0 to 2", examples=["0.7"])
+        Annotated[float, Meta(ge=0, le=2)] | None,
+        Meta(description="a number from 0 to 2", examples=["0.7"]),
     ]
     openai_timeout: Annotated[
         float,
-        Meta(gt=0, le=1800, description="a number of seconds above 0 and up to 1800", examples=["180"]),
+        Meta(
+            gt=0,
+            le=1800,
+            description="a number of seconds above 0 and up to 1800",
+            examples=["180"],
+        ),
     ]
 
     alpha_vantage_api_key: _Key
-    alpha_vantage_base_url: Annotated[_Base, Meta(examples=["https://www.alphavantage.co"])]
-    alpha_vantage_per_second: _Limit
-    alpha_vantage_per_minute: _Limit
-    alpha_vantage_per_day: _Limit
+    alpha_vantage_base_url: Annotated[_Url, Meta(examples=["https://www.alphavantage.co"])]
+    alpha_vantage_per_second: _RequestLimit
+    alpha_vantage_per_minute: _RequestLimit
+    alpha_vantage_per_day: _RequestLimit
 
     benchmark_symbol: Annotated[
-        str, Meta(pattern=f"^{TICKER_PATTERN}$", description="a ticker in capitals", examples=["SPY"])
+        str,
+        Meta(pattern=f"^{TICKER_PATTERN}$", description="a ticker in capitals", examples=["SPY"]),
     ]
     market_closed_days: Annotated[
-        tuple[date, ...], Meta(description="dates with commas between them", examples=["2025-01-09,2027-03-01"])
+        tuple[date, ...],
+        Meta(description="dates with commas between them", examples=["2025-01-09,2027-03-01"]),
     ]
 
-    alert_webhook_url: Annotated[_Receiver, Meta(examples=["https://hooks.example.org/services/T0/B0/abc123"])]
-    heartbeat_url: Annotated[_Receiver, Meta(examples=["https://ping.example.org/abc123"])]
+    alert_webhook_url: Annotated[
+        _ReceiverUrl, Meta(examples=["https://hooks.example.org/services/T0/B0/abc123"])
+    ]
+    heartbeat_url: Annotated[_ReceiverUrl, Meta(examples=["https://ping.example.org/abc123"])]
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         values = msgspec.structs.asdict(self)
-        return [(name, HIDDEN if name in SECRETS and value else value) for name, value in values.items()]
+        shown = []
+        for name, value in values.items():
+            is_hidden = name in SECRETS and value
+            shown.append((name, REDACTED if is_hidden else value))
+        return shown
 
     @property
-    def keys(self) -> list[str]:
-        """Return what no log may show: the providers' keys, and all that follows the host in a receiver's address."""
+    def secret_texts(self) -> list[str]:
+        """
+        Return the texts that no log may show.
+
+        They are the providers' keys, the receivers' addresses, and the path and query of these
+        addresses, as they are sent in a request.
+        """
         receivers = [url for url in (self.alert_webhook_url, self.heartbeat_url) if url]
-        return [self.openai_api_key, self.alpha_vantage_api_key, *receivers, *map(_after_the_host, receivers)]
+        return [
+            self.openai_api_key,
+            self.alpha_vantage_api_key,
+            *receivers,
+            *map(_path_and_query, receivers),
+        ]
 
     @property
     def queue_address(self) -> str:
-        """Return the direct connection's address."""
+        """Return the address for the queue and LISTEN, which need a direct connection."""
         return self.queue_database_url or self.database_url
 
     @property
+    def api_address(self) -> str:
+        """Return the address from which the API reads. It may lead to a PgBouncer."""
+        return self.api_database_url or self.database_url
+
+    @property
     def api_pool_size(self) -> int:
-        """Return how many connections the API may have: as many as are set, or as many as the cores can serve."""
+        """Return the API's maximum number of connections: the setting, or two for each core."""
         if self.api_connections is not None:
             return self.api_connections
         return api_connections_for(cores.available())
-
-    @property
-    def api_address(self) -> str:
-        """Return the address over which the API reads; as DATABASE_URL it may be a PgBouncer's."""
-        return self.api_database_url or self.database_url
 
 
 _FILE = Path(__file__).with_name("settings.toml")
 _HINTS = get_type_hints(Settings, include_extras=True)
 
-# What of dynaconf is off, and why: nothing but settings.toml and the variables that it names decides a setting.
+# These options switch off features of dynaconf. Only settings.toml, and the environment variables
+# with the names of the fields of `Settings`, may decide a setting.
 _OPTIONS = {
-    # Its own search for sources. It would read settings.local.toml and .secrets.toml, run a dynaconf_hooks.py, obey
-    # every *_FOR_DYNACONF variable (each replaces an option of this table), and take DYNACONF_PORT for PORT. Its loader
-    # of the environment also parses each text as TOML, whatever auto_cast says: 0x1F becomes 31. `_source` names our
-    # two sources instead. Options that only this search reads, and those that it would switch on (merging, dotted and
-    # nested names such as DATABASE__URL, the environment as a fallback), stay off with it.
+    # No search for sources. It would read settings.local.toml and .secrets.toml, run a
+    # dynaconf_hooks.py, obey every *_FOR_DYNACONF variable (each replaces an option of this table),
+    # and use DYNACONF_PORT for PORT. Its loader of the environment also parses each text as TOML,
+    # even without auto_cast: 0x1F becomes 31. `_load_sources` reads our two sources instead. Other
+    # options have an effect only in this search, so they are not needed here: merging, dotted and
+    # nested names such as DATABASE__URL, the environment as a fallback.
     "dynaconf_skip_loaders": True,
-    # A .env of the folder that the command happens to run in. Without this, LOAD_DOTENV_FOR_DYNACONF switches it on.
+    # No .env file of the current folder. If this option is missing, LOAD_DOTENV_FOR_DYNACONF
+    # decides.
     "load_dotenv": False,
-    # The variable that names more files to load. Without this, ENVVAR_FOR_DYNACONF chooses it.
+    # No variable that names more files to load. If this option is missing, ENVVAR_FOR_DYNACONF
+    # chooses that variable.
     "envvar": "",
-    # "@int 5" and "@format {env[HOME]}" may be passwords; no text is an instruction.
+    # No casts such as "@int 5" and "@format {env[HOME]}": such a text may be a password.
     "auto_cast": False,
-    # Sections such as [development]; ENV_FOR_DYNACONF would choose one.
+    # No sections such as [development]. ENV_FOR_DYNACONF would choose one.
     "environments": False,
-    # Needed because the search for sources is off: toml_loader asks for the current section, and raises an
-    # AttributeError where neither this option nor the search has named one.
+    # The search for sources would name the current section. It is off, so this option names it:
+    # without a name, toml_loader raises an AttributeError.
     "main_env": "main",
 }
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings of the environment (or of a mapping in its place) over those of `settings.toml`."""
-    with without_its_variables():
-        source = _source(environment)
-        refusal = _refusal(source)
-    # Not in an except: Procrastinate's shell prints what an error came from, and that may quote the text.
-    if refusal:
-        raise ConfigurationError(refusal)
-    return Settings(**{name: _converted(name, source.get(name.upper())) for name in Settings.__struct_fields__})
+    """
+    Return the settings: the values of settings.toml, overridden by the environment.
+
+    If `environment` is given, it is used instead of os.environ. Raises ConfigurationError for the
+    first value that does not fit its setting.
+    """
+    with without_dynaconf_variables():
+        source = _load_sources(environment)
+        error = _validation_error(source)
+    # The error is raised outside of an except block. Otherwise Procrastinate's shell would also
+    # print dynaconf's error, which may contain the value.
+    if error:
+        raise ConfigurationError(error)
+    values = {name: _convert(name, source.get(name.upper())) for name in Settings.__struct_fields__}
+    return Settings(**values)
 
 
 def api_connections_for(number_of_cores: float) -> int:
-    """Return how many connections the API has by default, by the number of cores that its process may use."""
-    by_cores = _FOR_EACH_CORE * min(number_of_cores, _MOST_BY_CORES)
-    return min(_MOST_BY_CORES, max(_LEAST_BY_CORES, math.ceil(by_cores)))
+    """Return the API's default number of connections for a process with a number of cores."""
+    by_cores = _CONNECTIONS_PER_CORE * min(number_of_cores, _MAX_DEFAULT_CONNECTIONS)
+    return min(_MAX_DEFAULT_CONNECTIONS, max(_MIN_DEFAULT_CONNECTIONS, math.ceil(by_cores)))
 
 
 def is_set(name: str, environment: Mapping[str, str] | None = None) -> bool:
-    """Return whether the environment (or a mapping in its place) sets a variable; an empty one is not set."""
-    return bool(_text(name, environment))
+    """Return whether a variable has a value, not an empty one, in `environment` or os.environ."""
+    return bool(_read_variable(name, environment))
 
 
-def name_of_address(address: str) -> str:
-    """Return the variable that an address of a database comes from, to name in a message."""
-    for name in _MORE_ADDRESSES:
-        if address == _text(name, None) != _text("DATABASE_URL", None):
+def find_url_variable(address: str) -> str:
+    """Return the name of the variable from which a database address comes, for a message."""
+    main_address = _read_variable("DATABASE_URL")
+    for name in _OTHER_DATABASE_URLS:
+        if address == _read_variable(name) and address != main_address:
             return name
     return "DATABASE_URL"
 
 
-def refuse_without_keys(settings: Settings) -> None:
-    """Refuse settings without which nothing can be picked or priced, naming all that is missing."""
-    keys = {"OPENAI_API_KEY": settings.openai_api_key, "ALPHA_VANTAGE_API_KEY": settings.alpha_vantage_api_key}
-    if missing := [name for name, value in keys.items() if not value]:
-        raise ConfigurationError(f"{_missing_keys(missing)} (`alpha-monday rehearse` needs none.)")
+def require_keys(settings: Settings) -> None:
+    """Raise ConfigurationError if a key is missing that is needed to pick or to read prices."""
+    keys = {
+        "OPENAI_API_KEY": settings.openai_api_key,
+        "ALPHA_VANTAGE_API_KEY": settings.alpha_vantage_api_key,
+    }
+    missing = [name for name, key in keys.items() if not key]
+    if missing:
+        raise ConfigurationError(
+            f"{_missing_keys_message(missing)} (`alpha-monday rehearse` needs none.)"
+        )
 
 
-def refuse_without_price_key(key: str) -> None:
-    """Refuse an empty key of Alpha Vantage, before it is asked for prices."""
+def require_price_key(key: str) -> None:
+    """Raise ConfigurationError if the key for Alpha Vantage is empty."""
     if not key:
-        raise ConfigurationError(_missing_keys(["ALPHA_VANTAGE_API_KEY"]))
+        raise ConfigurationError(_missing_keys_message(["ALPHA_VANTAGE_API_KEY"]))
 
 
-def _missing_keys(names: Sequence[str]) -> str:
-    many = "s" if names[1:] else ""
-    wanted = f"must be set to the key{many} that the provider{many} gave you"
-    return f"{' and '.join(names)} {wanted}, for example {names[0]}=abc123."
+def _missing_keys_message(names: Sequence[str]) -> str:
+    requirement = "must be set to the key that the provider gave you"
+    if len(names) > 1:
+        requirement = "must be set to the keys that the providers gave you"
+    return f"{' and '.join(names)} {requirement}, for example {names[0]}=abc123."
 
 
-def _text(name: str, environment: Mapping[str, str] | None) -> str:
-    given = os.environ if environment is None else environment
-    return given.get(name, "").strip()
+def _read_variable(name: str, environment: Mapping[str, str] | None = None) -> str:
+    if environment is None:
+        environment = os.environ
+    return environment.get(name, "").strip()
 
 
-def _source(environment: Mapping[str, str] | None) -> Dynaconf:
-    """Return dynaconf's settings: the texts of settings.toml, and over them those that the environment sets."""
+def _load_sources(environment: Mapping[str, str] | None) -> Dynaconf:
+    """Return dynaconf's settings: the texts of settings.toml, overridden by the environment."""
     source = Dynaconf(**_OPTIONS)
     toml_loader.load(source, filename=str(_FILE))
     names = [name.upper() for name in Settings.__struct_fields__]
-    source.update({name: _text(name, environment) for name in names if is_set(name, environment)})
+    overrides = {
+        name: _read_variable(name, environment) for name in names if is_set(name, environment)
+    }
+    source.update(overrides)
     return source
 
 
-def _refusal(source: Dynaconf) -> str | None:
-    """Return the line that refuses the first setting that does not fit, or None."""
+def _validation_error(source: Dynaconf) -> str | None:
+    """Return a message about the first value that does not fit its setting, or None."""
     source.validators.register(*_validators(source))
     try:
         source.validators.validate()
@@ -297,47 +370,54 @@ def _refusal(source: Dynaconf) -> str | None:
 
 
 def _validators(source: Dynaconf) -> list[Validator]:
-    # Each message is ours, because dynaconf's own quote the value.
-    fit = [
+    # Each validator has a message of ours, because dynaconf's messages quote the value.
+    field_validators = [
         Validator(
             name.upper(),
             must_exist=True,
             condition=_fits(name),
-            messages={"condition": f"{{name}} {_misfit(name, source.get(name.upper()))}"},
+            messages={"condition": f"{{name}} {_describe_mistake(name, source.get(name.upper()))}"},
         )
         for name in Settings.__struct_fields__
     ]
-    direct = Validator(
+    queue_url_validator = Validator(
         "QUEUE_DATABASE_URL",
         ne="",
         when=Validator("DATABASE_POOLED", condition=_is_true),
         messages={
-            "operations": "{name} must be set when DATABASE_POOLED is true: the queue needs a direct connection, "
-            "for example {name}=postgresql://user:password@host:5432/alpha_monday"
+            "operations": (
+                "{name} must be set when DATABASE_POOLED is true: the queue needs a direct "
+                "connection, for example {name}=postgresql://user:password@host:5432/alpha_monday"
+            )
         },
     )
-    both = [
+    main_url_validators = [
         Validator(
             "DATABASE_URL",
             ne="",
             when=Validator(other, ne=""),
             messages={
-                "operations": f"{{name}} must be set when {other} is: both lead to one database. Set {{name}}, for "
-                f"example {{name}}=postgresql://user:password@host:5432/alpha_monday, or unset {other}."
+                "operations": (
+                    f"{{name}} must be set when {other} is set, and both must lead to the same "
+                    f"database. Set {{name}}, for example "
+                    f"{{name}}=postgresql://user:password@host:5432/alpha_monday, or unset {other}."
+                )
             },
         )
-        for other in _MORE_ADDRESSES
+        for other in _OTHER_DATABASE_URLS
     ]
-    return [*fit, direct, *both]
+    return [*field_validators, queue_url_validator, *main_url_validators]
 
 
 def _fits(name: str) -> Callable[[str], bool]:
+    """Return a function that decides whether a text is a valid value of a setting."""
+
     def fits(text: str) -> bool:
-        if _is_quoted(name, text) or _holds_its_name(name, text) or _not_typed(name, text):
+        if _is_quoted(name, text) or _contains_name(name, text) or _copying_mistake(name, text):
             return False
         try:
-            _converted(name, text)
-        except (ValueError, ProgrammingError):  # msgspec's is a ValueError, too
+            _convert(name, text)
+        except (ValueError, ProgrammingError):  # msgspec's error is a ValueError
             return False
         return True
 
@@ -345,117 +425,191 @@ def _fits(name: str) -> Callable[[str], bool]:
 
 
 def _is_true(text: str) -> bool:
-    pooled: bool = _converted("database_pooled", text)
-    return pooled
+    is_pooled: bool = _convert("database_pooled", text)
+    return is_pooled
 
 
 def _is_quoted(name: str, text: str) -> bool:
-    """Return whether quotes stand around a value, or at one end of it; no setting's value has them there."""
+    """Return whether quotes were left around a value."""
     if "database_url" in name:
-        return text.startswith(_QUOTES)  # its end may be `password='a b'`
+        # A valid address may end in a quote: `host=h password='a b'`.
+        return text.startswith(_QUOTES)
     return text.startswith(_QUOTES) or text.endswith(_QUOTES)
 
 
-def _holds_its_name(name: str, text: str) -> bool:
-    """Return whether a whole line of a file of variables was taken for the value."""
+def _contains_name(name: str, text: str) -> bool:
+    """Return whether a value is a whole line of a file of variables: `NAME=value`."""
     return bool(re.match(rf"(export\s+)?{name}\s*[=:]", text, re.IGNORECASE))
 
 
-def _not_typed(name: str, text: str) -> str:
-    """Return what is in a value that no keyboard or no shell would have left there; empty if there is nothing."""
-    if unseen := _UNSEEN.search(text):
-        return f"holds a character that cannot be seen, U+{ord(unseen[0]):04X}: type the value anew, {_such_as(name)}"
+# The following functions describe a mistake. They never show the value itself: it may be a secret.
+
+
+def _describe_mistake(name: str, text: str) -> str:
+    """
+    Return what is wrong with a value that does not fit its setting.
+
+    The text is the rest of a message that begins with the variable's name.
+    """
+    variable = name.upper()
+    if _is_quoted(name, text):
+        return f"has quotes around its value: remove the quotes, {_for_example(name)}"
+    if _contains_name(name, text):
+        return f"contains its own name: remove `{variable}=` from the beginning of its value"
+    mistake = _copying_mistake(name, text)
+    if not mistake and "database_url" in name:
+        mistake = _address_mistake(name, text)
+    return mistake or f"must be {_description(name)}"
+
+
+def _copying_mistake(name: str, text: str) -> str:
+    """
+    Return the rest of a message about characters that were copied by accident.
+
+    Return an empty text if there are none.
+    """
+    if invisible := _INVISIBLE.search(text):
+        return (
+            f"contains an invisible character, U+{ord(invisible[0]):04X}: type the value again, "
+            f"{_for_example(name)}"
+        )
     if "database_url" in name:
-        return ""  # a password may have the rest
+        return ""  # a password may contain all of the following
     if dash := _DASH.search(text):
         return (
-            f"holds a dash, U+{ord(dash[0]):04X}, that is not the one on the keyboard: type it anew, {_such_as(name)}"
+            f"contains a dash other than -, U+{ord(dash[0]):04X}: type the value again, "
+            f"{_for_example(name)}"
         )
     if _COMMENT.search(text):
-        return f"holds a comment: remove all from the # on, {_such_as(name)}"
+        return f"contains a comment: remove the # and everything after it, {_for_example(name)}"
     return ""
 
 
-def _misfit(name: str, text: str) -> str:
-    """Return what is wrong with a value that does not fit, where that can be said without showing it."""
-    variable = name.upper()
-    if _is_quoted(name, text):
-        return f"has quotes around its value: remove the quotes, {_such_as(name)}"
-    if _holds_its_name(name, text):
-        return f"holds its own name: remove `{variable}=` from the beginning of its value"
-    if found := _not_typed(name, text):
-        return found
-    if "database_url" in name:
-        return _misfit_of_an_address(name, text)
-    return f"must be {_wanted(name)}"
+def _address_mistake(name: str, text: str) -> str:
+    """
+    Return the rest of a message about a mistake in a database address.
 
-
-def _misfit_of_an_address(name: str, text: str) -> str:
-    """Return what is wrong with the address of a database; its scheme may be shown, for it is no secret."""
-    example = _such_as(name)
+    Return an empty text if none of the known mistakes is found.
+    """
+    example = _for_example(name)
     if text.lower().startswith("psql "):
-        return f"holds a command: remove `psql` and the quotes, so that it begins with postgresql://, {example}"
+        return (
+            "contains a command: remove `psql` and the quotes, so that it begins with "
+            f"postgresql://, {example}"
+        )
     scheme = _SCHEME.match(text)
-    if scheme and scheme[1] not in _SCHEMES and "postgres" in text.partition("//")[0].lower():
+    if not scheme:
+        return ""
+    # The scheme may be shown: it is no secret.
+    if scheme[1] not in _SCHEMES and "postgres" in text.partition("//")[0].lower():
         return f"must begin with postgresql://, and not with {scheme[1]}:, {example}"
-    if scheme and scheme[1] in _SCHEMES and not text.startswith(f"{scheme[1]}://"):
+    if scheme[1] in _SCHEMES and not text.startswith(f"{scheme[1]}://"):
         return f"must begin with {scheme[1]}:// (two slashes), {example}"
-    if scheme and re.search(r"\s", text):
-        return f"has a space or a line break in it: remove it, or write %20 for a space in a password, {example}"
-    if scheme and _PERCENT.search(text):
-        return f"has a % that begins no code such as %40: write %25 for a % in a password, {example}"
-    if scheme and _has_another_port(text):
+    if re.search(r"\s", text):
+        return (
+            "has a space or a line break in it: remove it, or write %20 for a space in a "
+            f"password, {example}"
+        )
+    if _INVALID_PERCENT.search(text):
+        return (
+            "has a % that does not begin a valid code such as %40: write %25 for a % in a "
+            f"password, {example}"
+        )
+    if _has_invalid_port(text):
         return f"has a port that is not a number from 1 to 65535, {example}"
-    if scheme and (unknown := _unknown_parameter(text)):
-        return f"has a parameter that Postgres's library does not know, {unknown}: remove it, {example}"
-    return f"must be {_wanted(name)}"
+    if parameter := _unknown_parameter(text):
+        return (
+            f"has a parameter that Postgres's library does not know, {parameter}: remove it, "
+            f"{example}"
+        )
+    return ""
 
 
-def _has_another_port(text: str) -> bool:
-    """Return whether it is the port of an address that does not fit, and no piece of a password."""
+def _has_invalid_port(text: str) -> bool:
+    """Return whether an address has an invalid port that cannot be a part of a password."""
     authority, _, rest = text.partition("://")[2].partition("/")
-    if "@" in rest or authority.count("@") > 1 or (not authority.count("@") and text.count("@")):
+    # If an @ comes after the first slash, or twice before it, the text after a colon may be a part
+    # of a password that was not encoded.
+    if "@" in rest or authority.count("@") > 1:
+        return False
+    if "@" in text and "@" not in authority:
         return False
     ports = re.findall(r":([^:,\]]*)(?=,|$)", authority.rpartition("@")[2])
     return any(port and not _is_port(port) for port in ports)
 
 
 def _unknown_parameter(text: str) -> str:
-    """Return the name of a parameter that libpq refuses, if it cannot be a piece of a password."""
+    """
+    Return the name of a parameter that libpq does not know.
+
+    Return an empty text if there is none, or if the name may be a part of a password.
+    """
     if "@" in text.partition("?")[2]:
         return ""
     try:
         conninfo_to_dict(text)
     except ProgrammingError as error:
-        found = _UNKNOWN.search(str(error))
-        return found[1] if found else ""
+        unknown = _UNKNOWN_PARAMETER.search(str(error))
+        if unknown:
+            return unknown[1]
     return ""
 
 
-def _such_as(name: str) -> str:
-    return f"for example {name.upper()}={_example(name)}"
+def _for_example(name: str) -> str:
+    example = next(meta.examples[0] for meta in _metas(name) if meta.examples)
+    return f"for example {name.upper()}={example}"
 
 
-def _example(name: str) -> str:
-    metas = [meta for meta in _HINTS[name].__metadata__ if isinstance(meta, Meta)]
-    return str(next(meta.examples[0] for meta in metas if meta.examples))
+def _description(name: str) -> str:
+    """Return what the value of a setting must be, with an example."""
+    description = next(meta.description for meta in _metas(name) if meta.description)
+    return f"{description}, {_for_example(name)}"
 
 
-def _wanted(name: str) -> str:
-    """Return what a setting must be, with an example."""
-    metas = [meta for meta in _HINTS[name].__metadata__ if isinstance(meta, Meta)]
-    description = next(meta.description for meta in metas if meta.description)
-    return f"{description}, {_such_as(name)}"
+def _metas(name: str) -> list[Meta]:
+    """Return msgspec's annotations of a setting, which have its description and its example."""
+    return [meta for meta in _HINTS[name].__metadata__ if isinstance(meta, Meta)]
 
 
-def _refuse_a_raw_password(text: str) -> None:
-    """Refuse an address torn apart by a password's own "/" or "@": its pieces would be shown as a host or a port."""
+def _convert(name: str, text: str) -> Any:
+    """
+    Convert the text of a setting to its type.
+
+    Raises ValueError (msgspec's ValidationError is a subclass) or psycopg's ProgrammingError if the
+    text does not fit.
+    """
+    hint = _HINTS[name]
+    type_ = get_args(hint)[0]
+    value: Any = text
+    if get_origin(type_) is tuple:
+        value = ()
+        if text:
+            value = _COMMA.split(text)
+    elif not text and type(None) in get_args(type_):
+        value = None
+
+    if "database_url" in name:
+        _refuse_raw_password(text)
+    if name in _ADDRESSES:
+        _require_host(text)
+    return msgspec.convert(value, hint, strict=False)
+
+
+def _refuse_raw_password(text: str) -> None:
+    """
+    Raise ProgrammingError for a database address with an unencoded "/" or "@" in its password.
+
+    libpq would split the password at that character, and messages would show a part of the password
+    as a host or a port.
+    """
     parts = conninfo_to_dict(text)
     if re.search(r"\s", text) and _SCHEME.match(text):
-        raise ProgrammingError  # libpq leaves a space after the host out, and takes a line break into a name
+        # libpq drops a space after the host, and keeps a line break in a name.
+        raise ProgrammingError
     ports = str(parts.get("port") or "5432").split(",")
-    name = text.partition("://")[2].partition("/")[2].partition("?")[0]
-    if "@" in name or "@" in str(parts.get("host") or "") or not all(map(_is_port, ports)):
+    database = text.partition("://")[2].partition("/")[2].partition("?")[0]
+    host = str(parts.get("host") or "")
+    if "@" in database or "@" in host or not all(map(_is_port, ports)):
         raise ProgrammingError
 
 
@@ -463,25 +617,19 @@ def _is_port(text: str) -> bool:
     return text.isdecimal() and len(text) <= 5 and 0 < int(text) <= 65535
 
 
-def _refuse_without_a_host(text: str) -> None:
-    """Refuse an address that could never be asked: another scheme, no host, a port that is none, or a blank."""
-    if text and not (re.fullmatch(_URL, text) and urlsplit(text).hostname and urlsplit(text).port != 0):
+def _require_host(text: str) -> None:
+    """Raise ValueError for an address without a host, with port 0, or that is not http(s)."""
+    if not text:
+        return
+    if not re.fullmatch(_URL, text):
+        raise ValueError
+    # `urlsplit` itself raises a ValueError for an invalid port.
+    parts = urlsplit(text)
+    if not parts.hostname or parts.port == 0:
         raise ValueError
 
 
-def _after_the_host(url: str) -> str:
-    """Return an address without scheme, host and fragment, as it goes over the wire."""
+def _path_and_query(url: str) -> str:
+    """Return the path and the query of an address, as they are sent in a request."""
     parts = urlsplit(url)
     return urlunsplit(("", "", parts.path, parts.query, ""))
-
-
-def _converted(name: str, text: str) -> Any:
-    hint = _HINTS[name]
-    meant = get_args(hint)[0]
-    if get_origin(meant) is tuple:
-        return msgspec.convert(_COMMA.split(text) if text else (), hint, strict=False)
-    if "database_url" in name:
-        _refuse_a_raw_password(text)
-    if name in _ADDRESSES:
-        _refuse_without_a_host(text)
-    return msgspec.convert(text or (None if type(None) in get_args(meant) else text), hint, strict=False)

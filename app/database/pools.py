@@ -1,9 +1,9 @@
 """
-Connections: one small pool for the queue, another for everything else.
+Connection pools that reconnect, and what is done with their connections.
 
-How each connection is made and what is set on it stands in `app/database/sessions.py`. Behind PgBouncer in transaction
-mode, which refuses start-up options and may hand every transaction another session, nothing is prepared, and each
-transaction says what it needs as it begins.
+`app/database/sessions.py` opens each connection and sets its settings. With `pooled`, connections
+go through a PgBouncer in transaction mode. It refuses start-up options, and each transaction may
+run in another session. So no statement is prepared, and each transaction sets its own settings.
 """
 
 import asyncio
@@ -20,68 +20,104 @@ from weakref import WeakKeyDictionary
 from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from app.core import presence
-from app.core.presence import READ_ONLY, RETRY
-from app.database.advice import known_as, unreachable, where
+from app.core import availability
+from app.core.availability import MAX_RETRY_PAUSE, ReadOnlyError
+from app.database.advice import availability_key, display_address, unreachable_error
 from app.database.sessions import PooledSession, Session
 from app.errors import ConfigurationError
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
 
-# The connections of a pool that end together are found out within this time, in seconds.
-_ENDED_TOGETHER = 1.0
+# If several connections of a pool end together, the pool notices all of them within this time, in
+# seconds. So the idle connections are not replaced twice for the same reason.
+_ENDED_TOGETHER_SECONDS = 1.0
 
-# How long a connection that lay in the pool may take to answer, in seconds, where it must be asked whether it lives.
-# The pool's own limit does not end that question: without this one it lasts as long as the network is silent.
-_CHECK = 1.0
+# The timeout of a check whether an idle connection still works, in seconds. The pool's own timeout
+# does not end such a check: it would last as long as the network is silent.
+_CHECK_TIMEOUT = 1.0
 
-_told: WeakKeyDictionary[Pool, Callable[[], None]] = WeakKeyDictionary()
+# A connection is replaced after this time, in seconds: managed services end connections after ten
+# minutes.
+_MAX_LIFETIME = 600
+
+# After this time, in seconds, a connection above the pool's minimum is closed if it is idle.
+_MAX_IDLE = 300
+
+# Whether any session holds an advisory lock in this database. The parameters are the two halves of
+# the lock's key, as pg_locks shows them. This needs no right, so it also works for a user who may
+# not call the lock functions.
+_IS_LOCK_HELD = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = %s AND objid = %s
+        AND database = (
+            SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
+        )
+)
+"""
+
+_transaction_callbacks: WeakKeyDictionary[Pool, Callable[[], None]] = WeakKeyDictionary()
 
 
 def make_pool(
     conninfo: str,
     *,
     pooled: bool = False,
-    size: int = 10,
-    least: int = 1,
+    max_size: int = 10,
+    min_size: int = 1,
     name: str = "app",
     autocommit: bool = True,
-    limit: int = 0,
-    generic: bool = False,
-    wait: float = 10,
-    longest: float = 0,
-    apart: bool = False,
+    statement_timeout: int = 0,
+    generic_plans: bool = False,
+    acquire_timeout: float = 10,
+    max_use_seconds: float = 0,
+    separate_user: bool = False,
 ) -> Pool:
     """
-    Return an unopened pool of at most `size` connections; `pooled` says that a PgBouncer stands before Postgres.
+    Return a pool of at most `max_size` connections, which is not opened yet.
 
-    With 0 as `least` it has none before it is asked, and none again after five minutes in which it was not.
-    `autocommit` saves a round trip around every single read; Procrastinate sets it itself where it wants it. `limit` is
-    how many seconds a statement may take, 0 being without end.
-    `generic` says that a prepared statement's plan serves for any parameters: Postgres, which takes a LIMIT that it
-    does not know for a tenth of the table, would otherwise plan anew at every execution once the table is long. And it
-    may take a page of an index for as near as any other, or three rows would be gathered in a bitmap and sorted.
-    A connection is waited for no longer than `wait` seconds. `longest` is how many seconds it may be used at a time,
-    0 being without end: then it is ended, because the server or a proxy before it has fallen silent. `apart` says that
-    its user is another than that of the other pools: where that one cannot connect, the database is there for them.
+    - `pooled`: `conninfo` is the address of a PgBouncer.
+    - `min_size`: with 0, the pool opens its first connection for the first request, and closes it
+      again after five idle minutes.
+    - `name`: the name of the pool's sessions in pg_stat_activity.
+    - `autocommit`: a single read needs no transaction, which saves a round trip.
+    - `statement_timeout`: how many seconds a statement may take; 0 means no limit.
+    - `generic_plans`: use one plan of a prepared statement for all parameters (see below).
+    - `acquire_timeout`: how many seconds to wait for a free connection.
+    - `max_use_seconds`: a connection that is in use for longer is ended, because then the server or
+      a proxy no longer responds; 0 means no limit.
+    - `separate_user`: the pool's user differs from the user of the other pools. So if only this
+      user cannot connect, the database still counts as available for the others.
+
+    Without generic plans, Postgres plans a long table's statements again at every execution: it
+    assumes that a LIMIT with an unknown value returns a tenth of the table. With generic plans, the
+    setting random_page_cost is lowered, too: otherwise Postgres would collect three rows in a
+    bitmap and sort them, instead of reading them from the index in order.
     """
-    session: Any = PooledSession if pooled else Session
-    kwargs: dict[str, Any] = {"name": name, "limit": limit, "generic": generic}
-    if autocommit:  # otherwise the key is left out: Procrastinate passes it itself where it listens
-        kwargs["autocommit"] = True
+    session_class: type[AsyncConnection[Any]] = Session
+    if pooled:
+        session_class = PooledSession
+    session_options: dict[str, Any] = {
+        "name": name,
+        "statement_timeout": statement_timeout,
+        "generic_plans": generic_plans,
+    }
+    # Without `autocommit`, the option is left out, because Procrastinate itself passes it for the
+    # connection that listens.
+    if autocommit:
+        session_options["autocommit"] = True
     return ReconnectingPool(
         conninfo,
         pooled=pooled,
-        longest=longest,
-        apart=apart,
-        connection_class=session,
-        kwargs=kwargs,
-        min_size=least,
-        max_size=size,
-        timeout=wait,
-        # Managed services end connections after ten minutes.
-        max_lifetime=600,
-        max_idle=300,
+        max_use_seconds=max_use_seconds,
+        separate_user=separate_user,
+        connection_class=session_class,
+        kwargs=session_options,
+        min_size=min_size,
+        max_size=max_size,
+        timeout=acquire_timeout,
+        max_lifetime=_MAX_LIFETIME,
+        max_idle=_MAX_IDLE,
         name=name,
         open=False,
     )
@@ -89,11 +125,12 @@ def make_pool(
 
 class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
     """
-    A pool that is back as soon as its database is.
+    A pool that works again as soon as its database is available again.
 
-    psycopg's pool doubles its wait after each failed attempt to connect. After `reconnect_timeout` it gives up, until a
-    connection is asked for. So that time is short here, and `_reconnect` asks when the pool has given up. Errors and
-    new connections are reported to `app.core.presence`.
+    psycopg's pool doubles its pause after each failed attempt to connect. After `reconnect_timeout`
+    it does not try again until a connection is requested. So that timeout is short here, and
+    `_reconnect` then requests a connection. Errors and new connections are reported to
+    `app.core.availability`.
     """
 
     def __init__(
@@ -101,136 +138,160 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
         conninfo: str,
         *,
         pooled: bool,
-        longest: float,
-        apart: bool = False,
+        max_use_seconds: float,
+        separate_user: bool = False,
         connection_class: type[AsyncConnection[Any]] = AsyncConnection,
         **options: Any,
     ) -> None:
-        database = presence.of(known_as(conninfo, apart=apart))
+        database = availability.for_database(
+            availability_key(conninfo, separate_user=separate_user)
+        )
         super().__init__(
             conninfo,
-            connection_class=_reporting(connection_class, database),
+            connection_class=_reporting_class(connection_class, database),
             check=self._refuse_ended,
-            reconnect_timeout=RETRY,
-            reconnect_failed=self._reconnect_again,
+            reconnect_timeout=MAX_RETRY_PAUSE,
+            reconnect_failed=self._start_reconnecting,
             **options,
         )
-        self._presence, self._longest = database, longest
-        self._presence.pooled = pooled
+        self._availability = database
+        self._availability.is_pooled = pooled
+        self._max_use_seconds = max_use_seconds
         self._reconnecting: asyncio.Task[None] | None = None
-        self._emptied_at = 0.0
+        self._replaced_at = 0.0
 
     @asynccontextmanager
     async def connection(
         self,
         timeout: float | None = None,  # noqa: ASYNC109 - the base class has it
     ) -> AsyncIterator[AsyncConnection[Any]]:
-        """Give a connection; one that cannot write is ended, and not kept for the next that asks."""
+        """Yield a connection. A connection that turns out to be read-only is closed afterwards."""
         async with super().connection(timeout) as conn:
-            ending = asyncio.get_running_loop().call_later(self._longest, hang_up, conn) if self._longest else None
+            disconnecting = None
+            if self._max_use_seconds:
+                loop = asyncio.get_running_loop()
+                disconnecting = loop.call_later(self._max_use_seconds, disconnect, conn)
             try:
                 yield conn
-            except READ_ONLY as error:
+            except ReadOnlyError as error:
+                # Otherwise the pool would give the same read-only connection to the next request.
                 await conn.close()
-                self._presence.failed(error)
+                self._availability.record_failure(error)
                 raise
             except Error as error:
-                self._presence.failed(error)
+                self._availability.record_failure(error)
                 if conn.closed:
-                    await self._empty()
+                    await self._replace_idle()
                 raise
             finally:
-                if ending:
-                    ending.cancel()
-            if self._presence.is_away:
-                self._presence.worked(conn)
+                if disconnecting:
+                    disconnecting.cancel()
+            if self._availability.has_outage:
+                self._availability.record_success(conn)
 
     async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the base class has it
-        """Close the pool."""
+        """Close the pool and stop reconnecting."""
         if self._reconnecting:
             self._reconnecting.cancel()
         await super().close(timeout)
 
     async def _refuse_ended(self, conn: AsyncConnection[Any]) -> None:
-        """Raise if a connection that lay in the pool has ended."""
+        """Raise an error if an idle connection has ended. The pool then uses another one."""
         try:
-            await alive(conn)
+            await check_alive(conn)
         except Error:
-            await self._empty()
+            await self._replace_idle()
             raise
 
-    async def _empty(self) -> None:
+    async def _replace_idle(self) -> None:
         """
-        Replace all connections that lie in the pool, because one has ended: most likely the others have, too.
+        Replace all idle connections, because one has ended and probably the others have, too.
 
-        The pool would try one after the other, and wait a second, two, four, ... between them.
+        Otherwise the pool would check them one after the other, with pauses of one, two, four, ...
+        seconds between them.
         """
-        if not self.closed and monotonic() - self._emptied_at > _ENDED_TOGETHER:
-            self._emptied_at = monotonic()
+        if not self.closed and monotonic() - self._replaced_at > _ENDED_TOGETHER_SECONDS:
+            self._replaced_at = monotonic()
             await self.drain()
 
-    async def _reconnect_again(self, _: Any) -> None:
-        """Ask for a connection: the pool has given up, and tries again only when one is asked for."""
+    async def _start_reconnecting(self, _: Any) -> None:
+        """Start `_reconnect` unless it runs, because the pool has stopped trying to connect."""
         if self._reconnecting is None or self._reconnecting.done():
             self._reconnecting = asyncio.create_task(self._reconnect())
 
     async def _reconnect(self) -> None:
+        """Request connections until the pool has as many as it needs."""
         while not self.closed:
             stats = self.get_stats()
-            wanted = max(self.min_size, 1 if stats.get("requests_waiting") else 0)
-            if stats["pool_size"] >= wanted:
+            needed = self.min_size
+            if stats.get("requests_waiting"):
+                needed = max(needed, 1)
+            if stats["pool_size"] >= needed:
                 return
             with suppress(OperationalError):
-                async with self.connection(timeout=RETRY):
+                async with self.connection(timeout=MAX_RETRY_PAUSE):
                     return
 
 
-def _reporting(base: type[AsyncConnection[Any]], database: presence.Presence) -> type[AsyncConnection[Any]]:
-    """Return a class of connections like `base`, which reports to `database` whether one could be made."""
+def _reporting_class(
+    base: type[AsyncConnection[Any]], database: availability.Availability
+) -> type[AsyncConnection[Any]]:
+    """Return a subclass of `base` that reports each attempt to connect to `database`."""
 
-    class Connection(base):  # type: ignore[valid-type, misc]
+    class ReportingConnection(base):  # type: ignore[valid-type, misc]
         @classmethod
         async def connect(cls, *conninfo: Any, **options: Any) -> Any:
             try:
                 conn = await super().connect(*conninfo, **options)
             except Error as error:
-                database.failed(error, connecting=True)
+                database.record_failure(error, is_connect_error=True)
                 raise
-            database.connected(conn)
+            database.record_connection(conn)
             return conn
 
-    return Connection
+    return ReportingConnection
 
 
-async def alive(conn: AsyncConnection[Any]) -> None:
+async def check_alive(conn: AsyncConnection[Any]) -> None:
     """
-    Raise if a connection that lay in the pool has ended.
+    Raise an error if an idle connection has ended.
 
-    Its last words and its end can be read without asking: a round trip before every statement would be a quarter of
-    what a read costs.
+    If the server has sent nothing, the connection counts as alive without a query. A round trip
+    before every statement would take a quarter of the time of a read.
     """
-    unread = select.poll()
-    unread.register(conn.fileno(), select.POLLIN)
-    if not unread.poll(0):
+    # A server that ends a connection sends a last message, or closes the socket: in both cases the
+    # socket becomes readable.
+    readable = select.poll()
+    readable.register(conn.fileno(), select.POLLIN)
+    if not readable.poll(0):
         return
-    # Not cancelled: on a connection that died silently a cancellation takes ten seconds.
-    hanging_up = asyncio.get_running_loop().call_later(_CHECK, hang_up, conn)
+
+    # The check is not cancelled instead, because a cancellation takes ten seconds if the network is
+    # silent.
+    disconnecting = asyncio.get_running_loop().call_later(_CHECK_TIMEOUT, disconnect, conn)
     try:
         await AsyncConnectionPool.check_connection(conn)
     finally:
-        hanging_up.cancel()
+        disconnecting.cancel()
 
 
 @asynccontextmanager
 async def opened(pool: Pool) -> AsyncIterator[Pool]:
-    """Open `pool` for the time of the context; one clear line if the database is not there."""
-    # The pool itself would only say that it timed out.
+    """
+    Open `pool` for the time of the context.
+
+    Raises ConfigurationError, with one line that names the reason, if the database cannot be used.
+    """
+    # This comes before the pool is opened, because the pool's error would only say that it timed
+    # out.
     await check(pool.conninfo, pooled=issubclass(pool.connection_class, PooledSession))
     try:
         await pool.open(wait=True, timeout=10)
     except PoolTimeout:
         await pool.close()
-        raise ConfigurationError(f"The database at {where(pool.conninfo)} gives no connection.") from None
+        raise ConfigurationError(
+            f"The database at {display_address(pool.conninfo)} did not give a connection in time."
+        ) from None
     try:
         yield pool
     finally:
@@ -238,85 +299,97 @@ async def opened(pool: Pool) -> AsyncIterator[Pool]:
 
 
 async def check(conninfo: Any, *, pooled: bool = False) -> None:
-    """Refuse, naming the place and the reason, if the database cannot be reached, or is not one for the record."""
-    session = PooledSession if pooled else Session
+    """
+    Connect once, and disconnect.
+
+    Raises ConfigurationError, which names the address and the reason, if the database cannot be
+    reached or cannot hold the record.
+    """
     try:
-        async with await session.connect(conninfo, name="check"):
+        async with await _session_class(pooled).connect(conninfo, name="check"):
             pass
     except OperationalError as error:
-        raise unreachable(conninfo, error) from None
-    except UnicodeError:  # of the host, which psycopg resolves by Python's own means
-        raise unreachable(
+        raise unreachable_error(conninfo, error) from None
+    except UnicodeError:
+        # psycopg resolves the host with Python's own function, which encodes the name first.
+        raise unreachable_error(
             conninfo, OperationalError("failed to resolve host: a part of it is empty or too long")
         ) from None
 
 
-# Whether a session holds an advisory lock in this database. The lock's key comes as its two halves, as
-# pg_locks shows them. No right is needed for it, also where the right to call the lock functions was taken away.
-_IS_HELD = """
-SELECT EXISTS (
-    SELECT FROM pg_catalog.pg_locks
-    WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = %s AND objid = %s
-        AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-)
-"""
+def _session_class(pooled: bool) -> type[Session] | type[PooledSession]:
+    if pooled:
+        return PooledSession
+    return Session
 
 
-async def share_a_database(direct: str, other: str, *, pooled: bool = False) -> bool:
+async def is_same_database(direct: str, other: str, *, pooled: bool = False) -> bool:
     """
-    Return whether two addresses lead to one database: a lock that is held over `direct` is seen over `other`.
+    Return whether two addresses lead to the same database.
 
-    `pooled` says that a PgBouncer stands before `other`.
+    It takes an advisory lock on a connection to `direct`, and looks for that lock on a connection
+    to `other`. `pooled` says that `other` is the address of a PgBouncer.
     """
     await check(other, pooled=pooled)
     await check(direct)
     key = secrets.randbits(63)
-    session = PooledSession if pooled else Session
     async with (
-        await Session.connect(direct, name="check", autocommit=True) as one,
-        await session.connect(other, name="check", autocommit=True) as two,
-        one.transaction(),
-        two.transaction(),
+        await Session.connect(direct, name="check", autocommit=True) as locking,
+        await _session_class(pooled).connect(other, name="check", autocommit=True) as looking,
+        locking.transaction(),
+        looking.transaction(),
     ):
-        await one.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
-        cursor = await two.execute(_IS_HELD, (key >> 32, key & 0xFFFFFFFF))
+        await locking.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+        cursor = await looking.execute(_IS_LOCK_HELD, (key >> 32, key & 0xFFFFFFFF))
         (is_held,) = await cursor.fetchone() or (False,)
     return bool(is_held)
 
 
 @asynccontextmanager
-async def transaction(pool: Pool, *, at_once: bool = True) -> AsyncIterator[AsyncConnection[Any]]:
+async def transaction(pool: Pool, *, notify: bool = True) -> AsyncIterator[AsyncConnection[Any]]:
     """
-    Give a connection in a transaction that reaches the record and the queue.
+    Yield a connection in a transaction, for the record and the queue.
 
-    Its end is told `at_once`, for whoever reads on. Where nobody does, and most times nothing of the record was
-    written, what Postgres announces is soon enough.
+    With `notify`, the pool's transaction callback is called at the end, so that no client of this
+    process gets an old cached response afterwards. Without `notify`, this process learns of the
+    commit from Postgres's notification. That is enough for a transaction that rarely changes the
+    record.
     """
     try:
         async with pool.connection() as conn, conn.transaction():
             yield conn
     finally:
-        # Also after an error: a commit whose answer was lost is a commit.
-        if at_once:
-            _told.get(pool, int)()
+        # The callback is called after an error, too: Postgres may have committed although its
+        # response was lost.
+        if notify:
+            callback = _transaction_callbacks.get(pool)
+            if callback:
+                callback()
 
 
 @asynccontextmanager
 async def snapshot(conninfo: str, name: str) -> AsyncIterator[AsyncConnection[Any]]:
-    """Give a connection that sees the database as it stands now, whatever is written meanwhile, and writes nothing."""
-    async with opened(make_pool(conninfo, size=1, name=name)) as pool, pool.connection() as conn:
+    """Yield a read-only connection that reads one snapshot of the database: no later commits."""
+    pool = make_pool(conninfo, max_size=1, name=name)
+    async with opened(pool), pool.connection() as conn:
         await conn.set_isolation_level(IsolationLevel.REPEATABLE_READ)
         await conn.set_read_only(True)
         async with conn.transaction():
             yield conn
 
 
-def tell(pool: Pool, ended: Callable[[], None]) -> None:
-    """Let `ended` be called when a transaction of this process is over, before whoever ran it goes on."""
-    _told[pool] = ended
+def set_transaction_callback(pool: Pool, callback: Callable[[], None]) -> None:
+    """Call `callback` at the end of each `transaction` of `pool`, before its caller continues."""
+    _transaction_callbacks[pool] = callback
 
 
-def hang_up(conn: AsyncConnection[Any]) -> None:
-    """End a connection for whoever waits on it; closing it would not wake them."""
-    with suppress(OSError, Error), socket.socket(fileno=os.dup(conn.fileno())) as same:
-        same.shutdown(socket.SHUT_RDWR)
+def disconnect(conn: AsyncConnection[Any]) -> None:
+    """
+    End a connection, so that a coroutine that waits for its response gets an error at once.
+
+    If the connection were only closed, the coroutine would not wake up.
+    """
+    # A duplicate of the file descriptor is shut down: closing it leaves the connection's own
+    # descriptor open.
+    with suppress(OSError, Error), socket.socket(fileno=os.dup(conn.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)

@@ -1,72 +1,93 @@
 """
-What every answer of the API costs: one statement, asked of libpq itself.
+The fast path of the API's queries: one statement, sent with libpq directly.
 
-psycopg's cursor, adapters and waiting are made for everything; here parameters travel as text, Postgres infers their
-types, and the answer is one row of bytes. That is a third of the CPU. The pool, its connections and their errors are
-psycopg's.
+psycopg's cursors, adapters and waiting functions serve all purposes. Here parameters are sent as
+text, Postgres infers their types, and the result is one row of bytes: that takes a third of the CPU
+time. The pool, its connections and their errors are psycopg's.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.errors import CardinalityViolation, InternalError_, ProgramLimitExceeded, error_from_result
+from psycopg.errors import (
+    CardinalityViolation,
+    InternalError_,
+    ProgramLimitExceeded,
+    error_from_result,
+)
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from app.database.pools import Pool, hang_up
+from app.database.pools import Pool, disconnect
 
+# A function that runs a statement with parameters `$1`, `$2`, ... The statement returns at most one
+# row. The function returns the row's columns as the bytes that Postgres sent (empty for NULL), or
+# an empty list if there is no row.
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
-Names = OrderedDict[str, bytes]
 
-# What a session may keep prepared, as psycopg has it: a plan takes up to a megabyte of Postgres's memory.
-MOST_PREPARED = 100
+# The names of a session's prepared statements, by their SQL. The least recently used one is first.
+StatementNames = OrderedDict[str, bytes]
 
-# A connection that gave a longer row than this, in bytes, is ended: see `fetcher`.
-LARGEST_KEPT = 16 * 1024 * 1024
+# The maximum number of a session's prepared statements, the same as in psycopg: a plan takes up to
+# a megabyte of Postgres's memory.
+MAX_PREPARED = 100
 
-# How often an answer that has not come is looked for without being told of it: seconds.
-LOOK = 0.5
-_numbers = count()
+# After a row with more bytes than this, the connection is closed: see `pool_fetcher`.
+_MAX_KEPT_BUFFER = 16 * 1024 * 1024
+
+# The interval at which a timer looks for a result, in seconds: see `_ResultReader`.
+_POLL_INTERVAL = 0.5
+
+# The connection is ended this time after `statement_timeout`, in seconds.
+_TIMEOUT_MARGIN = 1
+
+# After these errors a transaction can continue from its savepoint: only the statement failed.
+_STATEMENT_ERRORS = (
+    psycopg.DataError,
+    CardinalityViolation,
+    InternalError_,
+    ProgramLimitExceeded,
+)
+
+_statement_numbers = count()
 
 
-def fetcher(pool: Pool, *, pooled: bool = False, limit: int = 0) -> Fetch:
+def pool_fetcher(pool: Pool, *, pooled: bool = False, statement_timeout: int = 0) -> Fetch:
     """
-    Return what runs one statement that gives one row or none, and returns its columns as the bytes Postgres wrote.
+    Return a function that runs each statement on a connection of `pool`.
 
-    Parameters are `$1`, `$2`, ... `pooled` says that a PgBouncer stands before Postgres: nothing is prepared then. With
-    a `limit`, a Postgres that did not end the statement by itself a second after it, because it or the network stands
-    still, is left.
+    `pooled` says that the pool's address is a PgBouncer's: then no statement is prepared. If
+    Postgres has not ended a statement one second after `statement_timeout` (in seconds; 0 means no
+    limit), because it or the network is silent, the connection is ended.
     """
-    known: WeakKeyDictionary[AsyncConnection[Any], Names] = WeakKeyDictionary()
+    prepared: WeakKeyDictionary[AsyncConnection[Any], StatementNames] = WeakKeyDictionary()
 
-    async def ask(conn: AsyncConnection[Any], sql: str, values: list[bytes | None]) -> PGresult:
+    async def run(conn: AsyncConnection[Any], sql: str, values: list[bytes | None]) -> PGresult:
         if pooled:
             async with conn.transaction():
                 conn.pgconn.send_query_params(sql.encode(), values)
-                return await result(conn.pgconn)
-        name = await prepared(conn.pgconn, known.setdefault(conn, OrderedDict()), sql)
+                return await wait_for_result(conn.pgconn)
+        names = prepared.setdefault(conn, OrderedDict())
+        name = await prepare(conn.pgconn, names, sql)
         conn.pgconn.send_query_prepared(name, values)
-        return await result(conn.pgconn)
+        return await wait_for_result(conn.pgconn)
 
     async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
-        values = [None if value is None else value.encode() for value in parameters]
+        values = _encode(parameters)
         async with pool.connection() as conn:
-            leaving = asyncio.get_running_loop().call_later(limit + 1, hang_up, conn) if limit else None
-            try:
-                row = await ask(conn, sql, values)
-            finally:
-                if leaving:
-                    leaving.cancel()
-            columns = columns_of(row)
-            # libpq's buffer has grown to the length of the row, and stays so for as long as the connection lives.
-            if sum(map(len, columns)) > LARGEST_KEPT:
+            with _disconnected_after(conn, statement_timeout):
+                result = await run(conn, sql, values)
+            columns = _columns_of(result)
+            # libpq's buffer has grown to the length of the row, and it never shrinks while the
+            # connection exists.
+            if sum(map(len, columns)) > _MAX_KEPT_BUFFER:
                 await conn.close()
         return columns
 
@@ -74,130 +95,171 @@ def fetcher(pool: Pool, *, pooled: bool = False, limit: int = 0) -> Fetch:
 
 
 @asynccontextmanager
-async def standing(pool: Pool, *, limit: int = 0) -> AsyncIterator[Fetch]:
+async def snapshot_fetcher(pool: Pool, *, statement_timeout: int = 0) -> AsyncIterator[Fetch]:
     """
-    Give what fetches from the record as it stands at the first statement, whatever is written meanwhile.
+    Yield a function that reads one snapshot of the record, even if the record changes meanwhile.
 
-    It keeps a connection, so it may not last. Nothing is prepared. `limit` is as in `fetcher`.
+    The first statement takes the snapshot. The context uses one connection of the pool, so it must
+    be short. No statement is prepared. `statement_timeout` is the one of `pool_fetcher`.
     """
     async with pool.connection() as conn, conn.transaction():
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        await conn.execute(f"SET LOCAL statement_timeout = '{limit}s'")
-        yield fetching(conn, limit)
+        await conn.execute(f"SET LOCAL statement_timeout = '{statement_timeout}s'")
+        yield connection_fetcher(conn, statement_timeout)
 
 
-def fetching(conn: AsyncConnection[Any], limit: int = 0) -> Fetch:
+def connection_fetcher(conn: AsyncConnection[Any], statement_timeout: int = 0) -> Fetch:
     """
-    Return what runs a statement on a connection of one's own, in its transaction, one at a time.
+    Return a function that runs statements in the transaction of `conn`, one at a time.
 
-    A statement that fails leaves the transaction, and the snapshot, as it was.
+    After a failed statement, the transaction continues with the same snapshot. `statement_timeout`
+    is the one of `pool_fetcher`.
     """
-    begun = False
+    has_savepoint = False
 
     async def run(sql: bytes) -> None:
         conn.pgconn.send_query_params(sql, None)
-        await result(conn.pgconn)
+        await wait_for_result(conn.pgconn)
 
     async def fetch(sql: str, parameters: Sequence[str | None]) -> list[bytes]:
-        nonlocal begun
-        if not begun:
+        nonlocal has_savepoint
+        if not has_savepoint:
             await run(b"SAVEPOINT before_fetching")
-            begun = True
-        leaving = asyncio.get_running_loop().call_later(limit + 1, hang_up, conn) if limit else None
-        try:
-            conn.pgconn.send_query_params(sql.encode(), [None if one is None else one.encode() for one in parameters])
-            row = await result(conn.pgconn)
-        except (psycopg.DataError, CardinalityViolation, InternalError_, ProgramLimitExceeded):
-            await run(b"ROLLBACK TO SAVEPOINT before_fetching")
-            raise
-        finally:
-            if leaving:
-                leaving.cancel()
-        return columns_of(row)
+            has_savepoint = True
+        with _disconnected_after(conn, statement_timeout):
+            try:
+                conn.pgconn.send_query_params(sql.encode(), _encode(parameters))
+                result = await wait_for_result(conn.pgconn)
+            except _STATEMENT_ERRORS:
+                await run(b"ROLLBACK TO SAVEPOINT before_fetching")
+                raise
+        return _columns_of(result)
 
     return fetch
 
 
-def columns_of(result: PGresult) -> list[bytes]:
-    """Return the columns of a result's one row; none if it has no row."""
+@contextmanager
+def _disconnected_after(conn: AsyncConnection[Any], statement_timeout: int) -> Iterator[None]:
+    """End `conn` if the block lasts longer than the timeout plus `_TIMEOUT_MARGIN`."""
+    if not statement_timeout:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    disconnecting = loop.call_later(statement_timeout + _TIMEOUT_MARGIN, disconnect, conn)
+    try:
+        yield
+    finally:
+        disconnecting.cancel()
+
+
+def _encode(parameters: Sequence[str | None]) -> list[bytes | None]:
+    """Return parameters in the form that libpq needs: bytes, or None for NULL."""
+    return [None if text is None else text.encode() for text in parameters]
+
+
+def _columns_of(result: PGresult) -> list[bytes]:
+    """Return the columns of a result's only row, or an empty list if it has no row."""
     if not result.ntuples:
         return []
     return [result.get_value(0, column) or b"" for column in range(result.nfields)]
 
 
-async def prepared(pgconn: PGconn, known: Names, sql: str) -> bytes:
-    """Return the name under which a session knows a statement; the one that was not asked for longest makes room."""
-    if name := known.get(sql):
-        known.move_to_end(sql)
-        return name
-    if len(known) == MOST_PREPARED:
-        pgconn.send_query_params(b"DEALLOCATE %b" % known.popitem(last=False)[1], None)
-        await result(pgconn)
-    name = b"read_%d" % next(_numbers)
+async def prepare(pgconn: PGconn, names: StatementNames, sql: str) -> bytes:
+    """
+    Return the name of a prepared statement, and prepare it if `names` does not have it.
+
+    If the session has `MAX_PREPARED` statements, the least recently used one is deallocated.
+    """
+    known = names.get(sql)
+    if known:
+        names.move_to_end(sql)
+        return known
+    if len(names) == MAX_PREPARED:
+        _, oldest = names.popitem(last=False)
+        pgconn.send_query_params(b"DEALLOCATE %b" % oldest, None)
+        await wait_for_result(pgconn)
+    name = b"read_%d" % next(_statement_numbers)
     pgconn.send_prepare(name, sql.encode())
-    await result(pgconn)
-    known[sql] = name
+    await wait_for_result(pgconn)
+    names[sql] = name
     return name
 
 
-async def result(pgconn: PGconn) -> PGresult:
+async def wait_for_result(pgconn: PGconn) -> PGresult:
     """
-    Wait for what the statement that was sent gives, or raise what Postgres says.
+    Wait for the result of the statement that was sent last, and return it.
 
-    Whoever stops waiting leaves a busy connection behind, which the pool then ends.
-
-    libpq closes the socket as soon as it finds the connection ended, and the next one that is made may have the same
-    number. So the loop stops looking at it in that very call, or it would be the other's that is forgotten.
-
-    The loop is not trusted alone: where Postgres's last words and the end of the connection arrive together, as after a
-    crash, uvloop tells of the words and never of the end.
+    Raises psycopg's error if the statement or the connection fails. If the caller is cancelled, the
+    connection is still busy; the pool then ends it.
     """
-    loop, socket = asyncio.get_running_loop(), pgconn.socket
-    answered: asyncio.Future[None] = loop.create_future()
-    results: list[PGresult] = []
-    looking: asyncio.TimerHandle | None = None
+    return await _ResultReader(pgconn).read()
 
-    def leave() -> None:
-        if looking:
-            looking.cancel()
-        loop.remove_reader(socket)
-        loop.remove_writer(socket)
 
-    def look() -> None:
-        nonlocal looking
-        # Pyflakes takes it for undefined because of the `del` below, after which this is never called.
-        looking = loop.call_later(LOOK, look)  # noqa: F821
-        go_on()
+class _ResultReader:
+    """
+    Reads the results of one statement when the loop reports that the socket is ready.
 
-    def go_on() -> None:
+    libpq closes the socket as soon as it notices that the connection has ended, and the next socket
+    of the process may get the same file descriptor. So the loop must stop watching the descriptor
+    in the same call; a later call would stop watching the other socket.
+
+    The events of the loop are not enough. If Postgres's last message and the end of the connection
+    arrive together, as after a crash, uvloop reports the message and never the end. So a timer
+    looks for a result, too.
+    """
+
+    def __init__(self, pgconn: PGconn) -> None:
+        self._pgconn = pgconn
+        self._socket = pgconn.socket
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._results: list[PGresult] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def read(self) -> PGresult:
+        """Return the last result, or raise its error."""
+        is_unsent = self._pgconn.flush()
+        self._timer = self._loop.call_later(_POLL_INTERVAL, self._poll)
+        self._loop.add_reader(self._socket, self._advance)
+        if is_unsent:
+            self._loop.add_writer(self._socket, self._advance)
         try:
-            if not pgconn.flush():
-                loop.remove_writer(socket)
-            pgconn.consume_input()
-            while not pgconn.is_busy():
-                if (found := pgconn.get_result()) is None:
-                    leave()
-                    answered.set_result(None)
-                    return
-                results.append(found)
-        except psycopg.Error as error:
-            leave()
-            answered.set_exception(error)
+            await self._done
+        except asyncio.CancelledError:
+            if not self._done.done() or self._done.cancelled():
+                self._stop()
+            raise
+        last = self._results[-1]
+        if last.status == ExecStatus.FATAL_ERROR:
+            raise error_from_result(last)
+        return last
 
-    is_unsent = pgconn.flush()
-    looking = loop.call_later(LOOK, look)
-    loop.add_reader(socket, go_on)
-    if is_unsent:
-        loop.add_writer(socket, go_on)
-    try:
-        await answered
-    except asyncio.CancelledError:
-        if not answered.done() or answered.cancelled():
-            leave()
-        raise
-    finally:
-        # It refers to itself, and to the results: megabytes would stay until the next full garbage collection.
-        del look
-    if results[-1].status == ExecStatus.FATAL_ERROR:
-        raise error_from_result(results[-1])
-    return results[-1]
+    def _poll(self) -> None:
+        self._timer = self._loop.call_later(_POLL_INTERVAL, self._poll)
+        self._advance()
+
+    def _advance(self) -> None:
+        """Send the rest of the statement, and read the data that has arrived."""
+        try:
+            if not self._pgconn.flush():
+                self._loop.remove_writer(self._socket)
+            self._pgconn.consume_input()
+            while not self._pgconn.is_busy():
+                result = self._pgconn.get_result()
+                if result is None:
+                    self._stop()
+                    self._done.set_result(None)
+                    return
+                self._results.append(result)
+        except psycopg.Error as error:
+            self._stop()
+            self._done.set_exception(error)
+
+    def _stop(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            # The timer refers to this object. Such a cycle would keep the results in memory until
+            # the next full garbage collection, and they may be megabytes.
+            self._timer = None
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)

@@ -1,4 +1,8 @@
-"""Whether a database holds a rehearsal: rehearsed and live data never share one."""
+"""
+Whether a database contains a rehearsal. Rehearsed and live data never share a database.
+
+The mark is the table of the simulated clock: only a rehearsal creates it.
+"""
 
 from datetime import datetime
 from typing import Any
@@ -8,43 +12,53 @@ from psycopg_pool import AsyncConnectionPool
 
 from app.errors import ConfigurationError
 
-# How far told time is behind, when it was last told, and where it stops. That the table is there is the mark.
-CLOCK = """
+# The schema has its name from "told time", an older term for simulated time. `lag` is the number of
+# seconds by which simulated time is behind real time, `seen` the real time at which that number was
+# stored, and `until` the time at which the rehearsal stops.
+CREATE_CLOCK_TABLE = """
 CREATE SCHEMA IF NOT EXISTS told;
-CREATE TABLE IF NOT EXISTS told.clock (lag float8 NOT NULL, seen timestamptz NOT NULL, until timestamptz);
+CREATE TABLE IF NOT EXISTS told.clock (
+    lag float8 NOT NULL, seen timestamptz NOT NULL, until timestamptz
+);
 """
 
 
 async def is_rehearsed(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> bool:
-    """Return whether the rehearsal's clock stands in the database."""
+    """Return whether the database contains a rehearsal."""
     async with pool.connection() as conn:
-        return await is_rehearsed_on(conn)
+        return await is_rehearsed_on_connection(conn)
 
 
-async def is_rehearsed_on(conn: AsyncConnection[Any]) -> bool:
-    """Return the same over a connection that is there already."""
-    # In the catalogue, for which no right is needed: to_regclass wants the right to use the schema.
+async def is_rehearsed_on_connection(conn: AsyncConnection[Any]) -> bool:
+    """Return whether the database of `conn` contains a rehearsal."""
+    # The query reads the catalogue, which every user may read. The function to_regclass would need
+    # the right USAGE on the schema.
     cursor = await conn.execute(
         """
         SELECT EXISTS (
-            SELECT FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+            SELECT FROM pg_catalog.pg_class
+            JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
             WHERE nspname = 'told' AND relname = 'clock'
         )
         """
     )
-    row = await cursor.fetchone()
-    return bool(row and row[0])
+    (exists,) = await cursor.fetchone() or (False,)
+    return bool(exists)
 
 
-async def stands_at(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> datetime | None:
-    """Return the time at which a rehearsal stands or stood last; None if it lives in real time, or there is none."""
+async def get_simulated_time(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> datetime | None:
+    """
+    Return the simulated time that the database's rehearsal has reached.
+
+    Return None if the rehearsal has caught up with real time, or there is none.
+    """
     async with pool.connection() as conn:
-        return await stands_at_on(conn)
+        return await get_simulated_time_on_connection(conn)
 
 
-async def stands_at_on(conn: AsyncConnection[Any]) -> datetime | None:
-    """Return the same over a connection that is there already."""
-    if not await is_rehearsed_on(conn):
+async def get_simulated_time_on_connection(conn: AsyncConnection[Any]) -> datetime | None:
+    """Return what `get_simulated_time` returns, for the database of `conn`."""
+    if not await is_rehearsed_on_connection(conn):
         return None
     cursor = await conn.execute(
         """
@@ -53,14 +67,15 @@ async def stands_at_on(conn: AsyncConnection[Any]) -> datetime | None:
         WHERE lag > 0
         """
     )
-    row = await cursor.fetchone()
-    return row[0] if row else None
+    (time,) = await cursor.fetchone() or (None,)
+    return time
 
 
-async def refuse(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
-    """Refuse to live in a database that holds a rehearsal."""
+async def refuse_rehearsal(pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
+    """Raise ConfigurationError if the database contains a rehearsal, not a live record."""
     if await is_rehearsed(pool):
         raise ConfigurationError(
             "This database holds a rehearsal, and rehearsed and live data never share one. "
-            "Set DATABASE_URL to another database, or run `alpha-monday rehearse` to go on with the rehearsal."
+            "Set DATABASE_URL to another database, or run `alpha-monday rehearse` to continue the "
+            "rehearsal."
         )

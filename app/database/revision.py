@@ -1,10 +1,13 @@
 """
-Whether the record has moved: a connection of its own hears what Postgres announces at every commit.
+Tracks the record's revision: a dedicated connection LISTENs for the notification of every commit.
 
-Announcements and our own beats travel in one queue, in the order of commits, and arrive when the commit can be seen.
-So a beat that came back proves that everything committed before it was sent has been heard; from then on `Revision` is
-sure for `SILENCE` seconds. Whatever breaks (the connection, the network without a word, a PgBouncer where none should
-be), it knows no revision at most `SILENCE` seconds after the last commit that it could have missed.
+This process also sends notifications to itself, called probes. Postgres delivers notifications in
+the order of the commits. So when a probe arrives, the notifications of all earlier commits have
+arrived, too. `Revision` then knows the revision for `MAX_SILENCE` seconds after it sent the probe.
+
+If anything fails (the connection, a network that is silent, a PgBouncer in place of a direct
+connection), the revision becomes unknown, at most `MAX_SILENCE` seconds after the last commit that
+this process may have missed.
 """
 
 import asyncio
@@ -17,109 +20,145 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection, Notify
 
-from app.core import presence, tasks
-from app.core.presence import why
-from app.database.advice import where
-from app.database.pools import hang_up
+from app.core import availability, tasks
+from app.core.availability import describe_cause
+from app.database.advice import display_address
+from app.database.pools import disconnect
 from app.database.sessions import Session
 
-BEAT = 2.0
-SILENCE = 5.0
-PAUSE = 0.3
+# How long to wait for notifications before the next probe, in seconds.
+PROBE_INTERVAL = 2.0
+
+# How long the revision is known after a probe was sent, in seconds. A connection that is silent for
+# longer is ended.
+MAX_SILENCE = 5.0
+
+# The pause before the next attempt to connect, in seconds.
+_RECONNECT_PAUSE = 0.3
 
 log = structlog.get_logger()
 
 
 class Revision:
-    """How often the record is known to have moved since this process began."""
+    """A counter of the changes of the record that this process knows of, since it started."""
 
     def __init__(self) -> None:
         self._number = 0
+        # The journal's newest number, as the last probe read it.
         self._head: object = None
-        self._moves = asyncio.Event()
-        # Not the loop's time: uvloop's stands still while a callback runs, however long that takes.
-        self._sure_until = monotonic()
+        self._changed = asyncio.Event()
+        # The time is from `time.monotonic` and not from the loop's clock: uvloop's clock does not
+        # advance during a callback, even if the callback takes long.
+        self._known_until = monotonic()
         self._conn: AsyncConnection[Any] | None = None
-        self._leaving = False
+        self._stopping = False
 
-    def now(self) -> int | None:
-        """Return the revision, or None while the record may have moved unheard."""
-        return self._number if monotonic() < self._sure_until else None
+    def current(self) -> int | None:
+        """Return the revision, or None while this process may have missed a change."""
+        if monotonic() >= self._known_until:
+            return None
+        return self._number
 
-    def moved(self) -> None:
-        """Begin a new revision."""
+    def mark_changed(self) -> None:
+        """Begin a new revision, because the record has changed or may have changed."""
         self._number += 1
-        self._moves.set()
+        self._changed.set()
 
-    async def changed(self, since: int) -> int:
-        """Wait until the revision is another than `since`, and return it."""
+    async def wait_for_change(self, since: int) -> int:
+        """Wait until the revision differs from `since`, and return it."""
         while self._number == since:
-            self._moves.clear()
-            await self._moves.wait()
+            self._changed.clear()
+            await self._changed.wait()
         return self._number
 
     @asynccontextmanager
-    async def heard(self, conninfo: str) -> AsyncIterator[None]:
-        """Listen for as long as the context lasts. LISTEN needs a direct connection: PgBouncer would forget it."""
-        self._leaving = False
+    async def listen(self, conninfo: str) -> AsyncIterator[None]:
+        """
+        Receive notifications within the context.
+
+        `conninfo` must be a direct connection: a PgBouncer in transaction mode drops LISTEN.
+        """
+        self._stopping = False
         listening = asyncio.create_task(self._listen(conninfo))
         try:
             yield
         finally:
-            # On a connection that died without a word a cancellation takes ten seconds.
-            self._leaving = True
+            self._stopping = True
+            # The connection is ended first: if its network is silent, a cancellation takes ten
+            # seconds.
             if self._conn:
-                hang_up(self._conn)
-                await asyncio.wait([listening], timeout=PAUSE)
-            await tasks.end(listening)
+                disconnect(self._conn)
+                await asyncio.wait([listening], timeout=_RECONNECT_PAUSE)
+            await tasks.cancel_and_wait(listening)
 
     async def _listen(self, conninfo: str) -> None:
-        """Hear announcements until it is time to leave, on one connection after another."""
-        heard = True
-        database = presence.of(where(conninfo))
-        while not self._leaving:
+        """Receive notifications until the context ends, on one connection after another."""
+        # Only the first error of an outage is logged.
+        was_receiving = True
+        database = availability.for_database(display_address(conninfo))
+        while not self._stopping:
             try:
-                async with await Session.connect(conninfo, name="announcements", autocommit=True) as conn:
+                async with await Session.connect(
+                    conninfo, name="announcements", autocommit=True
+                ) as conn:
                     self._conn = conn
-                    database.connected(conn)
+                    database.record_connection(conn)
                     await conn.execute("LISTEN record")
-                    self.moved()  # whatever was announced before, nobody heard
+                    # Notifications that were sent before LISTEN were missed.
+                    self.mark_changed()
                     while True:
-                        await self._beat(conn)
-                        database.worked(conn)
-                        heard = True
+                        await self._probe(conn)
+                        database.record_success(conn)
+                        was_receiving = True
             except (psycopg.Error, OSError) as error:
-                if not self._leaving:
-                    database.failed(error, connecting=self._conn is None)
-                if heard and not self._leaving:
-                    log.warning("no announcements are heard, no answers kept", reason=why(error))
-                heard = False
-            self._conn, self._sure_until = None, monotonic()
-            if not self._leaving:
-                await asyncio.sleep(PAUSE)
+                if not self._stopping:
+                    database.record_failure(error, is_connect_error=self._conn is None)
+                if was_receiving and not self._stopping:
+                    log.warning(
+                        "no notifications are received, responses are not cached",
+                        reason=describe_cause(error),
+                    )
+                was_receiving = False
+            self._conn = None
+            self._known_until = monotonic()
+            if not self._stopping:
+                await asyncio.sleep(_RECONNECT_PAUSE)
 
-    async def _beat(self, conn: AsyncConnection[Any]) -> None:
-        """Announce something to ourselves, and hear what there is to hear until the next beat."""
-        sent = monotonic()
-        # A query on a connection that died without a word would be waited for, and so would its cancellation.
-        hanging_up = asyncio.get_running_loop().call_later(SILENCE, hang_up, conn)
+    async def _probe(self, conn: AsyncConnection[Any]) -> None:
+        """
+        Send a probe, and receive notifications for `PROBE_INTERVAL` seconds.
+
+        Raises OperationalError if the probe does not arrive.
+        """
+        sent_at = monotonic()
+        # If the network is silent, neither a query nor its cancellation would end.
+        loop = asyncio.get_running_loop()
+        disconnecting = loop.call_later(MAX_SILENCE, disconnect, conn)
         try:
             cursor = await conn.execute(
-                "SELECT (SELECT max(seq) FROM public.journal), pg_notify('record', %s)", (str(sent),)
+                "SELECT (SELECT max(seq) FROM public.journal), pg_notify('record', %s)",
+                (str(sent_at),),
             )
             head = await cursor.fetchone()
-            if head != self._head:  # also where triggers were switched off, as pg_restore may
+            # The record changed without a notification: the triggers that send it may have been
+            # switched off, as in a pg_restore.
+            if head != self._head:
                 self._head = head
-                self.moved()
-            async for notice in conn.notifies(timeout=BEAT):
-                self._hear(notice, conn.info.backend_pid)
+                self.mark_changed()
+            async for notification in conn.notifies(timeout=PROBE_INTERVAL):
+                self._receive(notification, conn.info.backend_pid)
         finally:
-            hanging_up.cancel()
-        if self._sure_until < sent + SILENCE:
-            raise psycopg.OperationalError("What we announced did not come back; is this a direct connection?")
+            disconnecting.cancel()
+        if self._known_until < sent_at + MAX_SILENCE:
+            raise psycopg.OperationalError(
+                "The service's own notification did not arrive; is this a direct connection?"
+            )
 
-    def _hear(self, notice: Notify, ourselves: int) -> None:
-        if not notice.payload:
-            self.moved()
-        elif notice.pid == ourselves:  # others' beats are theirs
-            self._sure_until = float(notice.payload) + SILENCE
+    def _receive(self, notification: Notify, own_pid: int) -> None:
+        if not notification.payload:
+            # Postgres sends an empty payload when the record changes.
+            self.mark_changed()
+        elif notification.pid == own_pid:
+            # A probe of this process. The probes of other processes prove nothing about this
+            # connection.
+            self._known_until = float(notification.payload) + MAX_SILENCE

@@ -1,20 +1,20 @@
 """
-The rights of the three roles: what each may do with every table and function of ours, in this one place.
+The rights of the three roles on every table and function of ours.
 
-The owner migrates: it owns everything here, and needs no entry. The service runs the jobs: it adds
-to the record, and changes only the columns that a job really changes; it can delete nothing of the
-record. The reader answers the API: it reads the record.
+The owner migrates: it owns everything, and needs no entry here. The service runs the jobs: it adds
+rows to the record, and changes only the columns that a job changes; it cannot delete anything from
+the record. The reader answers the API: it reads the record.
 
-`app/database/roles.py` makes SQL of this table, and compares a database with it. A migration that
-adds a table or a function adds it here: a project test says so.
+`app/database/roles.py` builds its SQL from these tables, and compares a database with them. If a
+migration creates a table or a function, add it here; otherwise a test fails.
 """
 
 from enum import StrEnum
 from typing import NamedTuple
 
 
-class Kind(StrEnum):
-    """One of the three roles."""
+class Role(StrEnum):
+    """One of the three roles. The values are options of `alpha-monday roles`, and are stored."""
 
     OWNER = "owner"
     SERVICE = "service"
@@ -22,19 +22,26 @@ class Kind(StrEnum):
 
 
 class Need(StrEnum):
-    """What a command needs: to read the record, to read all of our tables, or to do what a job does."""
+    """The purpose for which a command needs its rights."""
 
     READ_RECORD = "read the record"
     READ_ALL = "read all tables"
     WORK = "run the jobs"
 
 
-class Rights(NamedTuple):
+class Grants(NamedTuple):
+    """The rights that a role gets on a table: on the whole table, and UPDATE on some columns."""
+
+    whole: tuple[str, ...] = ()
+    updates: tuple[str, ...] = ()
+
+
+class TableRights(NamedTuple):
     """
     The rights on one table.
 
-    `service` are its rights on the whole table, and `updates` the columns that it may change. `reader`
-    says whether the reader may read it.
+    `service` are the service's rights on the whole table, and `updates` the columns that it may
+    change. `reader` says whether the reader may read the table.
     """
 
     service: tuple[str, ...] = ()
@@ -46,14 +53,15 @@ _READ = ("SELECT",)
 _ADD = ("SELECT", "INSERT")
 _USE = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
-TABLES: dict[str, Rights] = {
-    # The record. Postgres also takes the right to change one column as the right to lock a row
-    # (SELECT ... FOR UPDATE), which jobs do with batches and generations.
-    "public.closes": Rights(_ADD, reader=True),
-    "public.splits": Rights(_ADD, reader=True),
-    "public.batches": Rights(
+TABLES: dict[str, TableRights] = {
+    # The record. Jobs lock rows of batches and generations (SELECT ... FOR UPDATE); for that, the
+    # right to change one column is enough.
+    "public.closes": TableRights(_ADD, reader=True),
+    "public.splits": TableRights(_ADD, reader=True),
+    "public.batches": TableRights(
         _ADD,
-        # A failed Monday that is run again replaces its row; a batch is completed; a baseline is corrected.
+        # The row of a failed Monday is replaced when that Monday is run again; a batch is
+        # completed; a baseline is corrected.
         updates=(
             "created_at",
             "status",
@@ -67,13 +75,20 @@ TABLES: dict[str, Rights] = {
         ),
         reader=True,
     ),
-    "public.picks": Rights(
+    "public.picks": TableRights(
         _ADD,
         # A pick is renamed, or ends; its open arrives late; its baseline is corrected.
-        updates=("ticker", "ended", "entry_open", "entry_close_id", "initial_price", "initial_close_id"),
+        updates=(
+            "ticker",
+            "ended",
+            "entry_open",
+            "entry_close_id",
+            "initial_price",
+            "initial_close_id",
+        ),
         reader=True,
     ),
-    "public.checkpoints": Rights(
+    "public.checkpoints": TableRights(
         _ADD,
         # A skipped checkpoint is taken again; a figure is corrected.
         updates=(
@@ -88,7 +103,7 @@ TABLES: dict[str, Rights] = {
         ),
         reader=True,
     ),
-    "public.pick_checkpoint_metrics": Rights(
+    "public.pick_checkpoint_metrics": TableRights(
         _ADD,
         # The return from the open arrives late; a figure is corrected.
         updates=(
@@ -102,9 +117,9 @@ TABLES: dict[str, Rights] = {
         ),
         reader=True,
     ),
-    "public.generations": Rights(
+    "public.generations": TableRights(
         _ADD,
-        # The question is stored first, and its answer when it is there.
+        # A row is inserted before its question is sent, and gets the answer afterwards.
         updates=(
             "answered_at",
             "answered_model",
@@ -117,36 +132,42 @@ TABLES: dict[str, Rights] = {
         ),
         reader=True,
     ),
-    "public.corrections": Rights(_ADD, reader=True),
-    "public.journal": Rights(_ADD, reader=True),
-    # What the service notes for itself.
-    "operations.provider_requests": Rights(_ADD, updates=("ended_at", "outcome", "rest_until", "unreadable")),
-    "operations.upkeep": Rights(_ADD, updates=("last_round_at", "last_mended_at", "mended")),
-    "operations.mended": Rights(_ADD, updates=("times",)),
-    "operations.strikes": Rights(_USE),
-    "operations.alerts": Rights(_USE),
-    "operations.heartbeats": Rights(_USE),
-    # Which migrations are applied: every command looks there before it reads.
-    "operations.migrations": Rights(_READ, reader=True),
-    "operations.queue_migrations": Rights(_READ),
+    "public.corrections": TableRights(_ADD, reader=True),
+    "public.journal": TableRights(_ADD, reader=True),
+    # The service's own state.
+    "operations.provider_requests": TableRights(
+        _ADD, updates=("ended_at", "outcome", "rest_until", "unreadable")
+    ),
+    "operations.upkeep": TableRights(_ADD, updates=("last_round_at", "last_mended_at", "mended")),
+    "operations.mended": TableRights(_ADD, updates=("times",)),
+    "operations.strikes": TableRights(_USE),
+    "operations.alerts": TableRights(_USE),
+    "operations.heartbeats": TableRights(_USE),
+    # The applied migrations: every command reads them before it reads the record.
+    "operations.migrations": TableRights(_READ, reader=True),
+    "operations.queue_migrations": TableRights(_READ),
     # The names of the roles, for `alpha-monday migrate`.
-    "operations.roles": Rights(),
-    # Of a rehearsal, which its owner runs: every role reads it, to show that the record is made up.
-    "told.clock": Rights(_READ, reader=True),
+    "operations.roles": TableRights(),
+    # The simulated clock of a rehearsal, which only the owner can run. Every role reads it, to
+    # recognise a simulated record.
+    "told.clock": TableRights(_READ, reader=True),
 }
 
-# Procrastinate's tables come from its installed version, so they are not listed.
-QUEUE = "queue"
-QUEUE_TABLES = Rights(_USE)
+# Procrastinate's tables depend on its installed version, so they are not listed one by one.
+QUEUE_SCHEMA = "queue"
+QUEUE_TABLES = TableRights(_USE)
 
-# The schemas that are ours alone, and the one that other programs may use beside us.
-OURS = ("operations", QUEUE, "told")
-SHARED = "public"
+# The schema of the simulated clock, `told.clock`. Only the database of a rehearsal has it.
+CLOCK_SCHEMA = "told"
 
-# Our functions in the shared schema, each with who may call it. Postgres calls the others for its triggers, and asks
-# for no right then.
-FUNCTIONS: dict[str, tuple[Kind, ...]] = {
-    "absent": (Kind.SERVICE, Kind.READER),
+# The schemas that only this program uses, and the one that other programs may use as well.
+OWN_SCHEMAS = ("operations", QUEUE_SCHEMA, CLOCK_SCHEMA)
+SHARED_SCHEMA = "public"
+
+# Our functions in the shared schema, and the roles that may call each of them. The functions
+# without a role are called by triggers, and a trigger needs no right on its function.
+FUNCTIONS: dict[str, tuple[Role, ...]] = {
+    "absent": (Role.SERVICE, Role.READER),
     "a_computed_checkpoint_never_goes_back": (),
     "an_entry_follows_the_head": (),
     "announce": (),
@@ -157,32 +178,34 @@ FUNCTIONS: dict[str, tuple[Kind, ...]] = {
     "these_never_change": (),
 }
 
-# Where those functions look up names, whatever the session says: a guard of the record that read a temporary table
-# called `journal` would guard nothing.
+# The search_path that these functions use, instead of the one of their caller. Otherwise a trigger
+# that guards the record could read a temporary table with the name `journal`.
 FUNCTION_PATH = "pg_catalog, public, pg_temp"
 
 
-def rights_on(schema: str, table: str) -> Rights | None:
-    """Return the rights on a table; None for one that is not ours."""
-    if schema == QUEUE:
+def rights_on(schema: str, table: str) -> TableRights | None:
+    """Return the rights on a table, or None if it is not one of ours."""
+    if schema == QUEUE_SCHEMA:
         return QUEUE_TABLES
     return TABLES.get(f"{schema}.{table}")
 
 
-def of_table(kind: Kind, rights: Rights) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what a role may do with a whole table, and which of its columns it may change."""
-    match kind:
-        case Kind.SERVICE:
-            return rights.service, rights.updates
-        case Kind.READER if rights.reader:
-            return _READ, ()
-    return (), ()
+def grants_for_role(role: Role, rights: TableRights) -> Grants:
+    """Return the grants of a role on a table: none for the owner, who has every right on it."""
+    if role == Role.SERVICE:
+        return Grants(whole=rights.service, updates=rights.updates)
+    if role == Role.READER and rights.reader:
+        return Grants(whole=_READ)
+    return Grants()
 
 
-def of_need(need: Need, rights: Rights) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the same for a command's need."""
+def grants_for_need(need: Need, rights: TableRights) -> Grants:
+    """Return the grants that a command needs on a table."""
     if need == Need.WORK:
-        return of_table(Kind.SERVICE, rights)
+        return grants_for_role(Role.SERVICE, rights)
     if need == Need.READ_RECORD:
-        return of_table(Kind.READER, rights)
-    return ("SELECT",) if "SELECT" in rights.service else (), ()
+        return grants_for_role(Role.READER, rights)
+    # READ_ALL: the tables that the service may read.
+    if "SELECT" in rights.service:
+        return Grants(whole=_READ)
+    return Grants()

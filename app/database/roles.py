@@ -1,47 +1,54 @@
 """
-The three roles in a database: the SQL that gives them their rights, and what a role has in comparison.
+The three roles in a database: the SQL that grants their rights, and checks of a user's rights.
 
-`statements` reads the catalogue and returns what `alpha-monday roles` prints or applies; running it
-twice changes nothing. `regrant` is the part that needs no administrator: `alpha-monday migrate` runs
-it after each migration, so that a new table has its rights. `missing` compares the user of a
-connection with what a command needs, before the command begins.
+`grant_statements` reads the catalogue and returns what `alpha-monday roles` prints or applies;
+running the statements twice changes nothing. `regrant` is the part that needs no administrator:
+`alpha-monday migrate` runs it after each migration, so that a new table gets its rights.
+`missing_grants` compares the rights of a connection's user with those that a command needs, before
+the command begins.
 
-Roles belong to the whole cluster, so no migration makes them. Their names stand in `operations.roles`,
-which only the owner reads.
+Roles belong to the whole cluster, so no migration creates them. Their names are stored in
+`operations.roles`, which only the owner can read.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct
 from psycopg import AsyncConnection, sql
 
 from app.database import rights
-from app.database.advice import quoted, where
-from app.database.rights import Kind, Need
+from app.database.advice import display_address, quote_identifier
+from app.database.catalogue import (
+    Catalogue,
+    Function,
+    Right,
+    Table,
+    fetch,
+    read_catalogue,
+    read_rights,
+)
+from app.database.rights import Need, Role
 from app.database.sessions import SEARCH_PATH, PooledSession, Session
 from app.errors import ConfigurationError, Refused
 
-# The reader's connections: eight for queries and three for exports of each process that serves, of which a deployment
-# runs two, and room for commands. A reader that opens more takes none from the service.
+# The reader's limit of connections. Each process that serves requests uses eight for queries and
+# three for exports, a deployment runs two such processes, and commands need some. The limit
+# prevents the reader from taking connections that the service needs.
 READER_CONNECTIONS = 40
 
-DEFAULTS = {kind: f"alpha_monday_{kind}" for kind in Kind}
+DEFAULT_NAMES = {role: f"alpha_monday_{role}" for role in Role}
 
-# As long as a name of Postgres may be, in bytes.
-_LONGEST_NAME = 63
-_RESERVED = frozenset({"public", "none", "current_user", "session_user", "current_role"})
+# Postgres's limit on the length of a name, in bytes.
+_MAX_NAME_BYTES = 63
+_RESERVED_NAMES = frozenset({"public", "none", "current_user", "session_user", "current_role"})
 
-# Rights on a table, by the name that has_table_privilege knows. MAINTAIN is new in Postgres 17.
-_TABLE_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
-_MAINTAIN = 170_000
+# The first version of Postgres with the option SET of a membership.
+_FIRST_WITH_SET_OPTION = 160_000
 
-# The first version with the option SET of a membership.
-_SET_OPTION = 160_000
-
-# Roles of Postgres's own that lead around every grant here.
-_MIGHTY = (
+# Predefined roles of Postgres: their members can do more than any grant here allows.
+_POWERFUL_ROLES = (
     "pg_write_all_data",
     "pg_execute_server_program",
     "pg_read_server_files",
@@ -49,521 +56,472 @@ _MIGHTY = (
     "pg_maintain",
 )
 
-_NAMES_TABLE = "CREATE TABLE IF NOT EXISTS operations.roles (kind text PRIMARY KEY, name text NOT NULL)"
+_CREATE_NAMES_TABLE = (
+    "CREATE TABLE IF NOT EXISTS operations.roles (kind text PRIMARY KEY, name text NOT NULL)"
+)
+
+# The order of GRANT statements by the kind of object: without USAGE on its schema, a right on a
+# table is useless.
+_OBJECT_KINDS = ("DATABASE", "SCHEMA", "TABLE", "SEQUENCE", "FUNCTION")
+
+# The purpose of a command with each need. It completes the sentence "The user cannot ...".
+_PURPOSES: Mapping[Need, str] = {
+    Need.READ_RECORD: "read the record",
+    Need.READ_ALL: "read the record, the queue and the service's own tables",
+    Need.WORK: "run the jobs",
+}
 
 
-class Names(Struct, frozen=True):
-    """What the three roles are called."""
+class RoleNames(Struct, frozen=True):
+    """The names of the three roles."""
 
-    owner: str = DEFAULTS[Kind.OWNER]
-    service: str = DEFAULTS[Kind.SERVICE]
-    reader: str = DEFAULTS[Kind.READER]
+    owner: str = DEFAULT_NAMES[Role.OWNER]
+    service: str = DEFAULT_NAMES[Role.SERVICE]
+    reader: str = DEFAULT_NAMES[Role.READER]
 
-    def of(self, kind: Kind) -> str:
-        """Return the name of one."""
-        return str(getattr(self, kind))
+    def name_of(self, role: Role) -> str:
+        """Return the name of one role."""
+        return str(getattr(self, role))
 
-    def refuse_unfit(self) -> None:
-        """Refuse names that Postgres does not take, and one name for two roles."""
-        for kind in Kind:
-            name = self.of(kind)
-            if not name.strip() or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
-                raise Refused(f"--{kind} takes the name of a role, of 1 to {_LONGEST_NAME} bytes that can be printed.")
-            if name.lower() in _RESERVED or name.lower().startswith("pg_"):
-                raise Refused(f"--{kind} cannot be {name}: Postgres keeps that name for itself. Choose another.")
-        if len({self.owner, self.service, self.reader}) < len(Kind):
+    def all(self) -> list[str]:
+        """Return the names of all roles: owner, service, reader."""
+        return [self.name_of(role) for role in Role]
+
+    def refuse_invalid(self) -> None:
+        """Raise Refused if Postgres does not accept a name, or if two names are the same."""
+        for role in Role:
+            name = self.name_of(role)
+            is_too_long = len(name.encode()) > _MAX_NAME_BYTES
+            if not name.strip() or not name.isprintable() or is_too_long:
+                raise Refused(
+                    f"--{role} takes the name of a role, of at most {_MAX_NAME_BYTES} bytes and "
+                    "without unprintable characters."
+                )
+            if name.lower() in _RESERVED_NAMES or name.lower().startswith("pg_"):
+                raise Refused(
+                    f"--{role} cannot be {name}: Postgres reserves that name. Choose another."
+                )
+        if len(set(self.all())) < len(Role):
             raise Refused("--owner, --service and --reader must be three different roles.")
 
 
-class Right(NamedTuple):
-    """A right on an object, as a GRANT says it; `column` is empty for the whole object."""
+async def stored_names(conn: AsyncConnection[Any]) -> RoleNames | None:
+    """
+    Return the names that `alpha-monday roles --apply` stored.
 
-    kind: str
-    object: str
-    right: str
-    column: str = ""
-
-    @property
-    def on(self) -> tuple[str, str]:
-        """Return the object, whichever of its columns the right is on."""
-        return self.kind, self.object
-
-
-# What stands in the catalogue
-
-
-class _Table(NamedTuple):
-    schema: str
-    name: str
-    owner: str
-    columns: list[str]
-
-    @property
-    def object(self) -> str:
-        return f"{quoted(self.schema)}.{quoted(self.name)}"
-
-
-class _Function(NamedTuple):
-    schema: str
-    name: str
-    signature: str
-    owner: str
-
-    @property
-    def object(self) -> str:
-        return f"{quoted(self.schema)}.{quoted(self.name)}({self.signature})"
-
-
-class _Catalogue(NamedTuple):
-    """Our objects as they stand in a database, each with its owner."""
-
-    database: str
-    user: str
-    is_superuser: bool
-    schemas: dict[str, str]
-    tables: list[_Table]
-    sequences: list[str]
-    functions: list[_Function]
-    types: list[tuple[str, str]]
-
-    def owners(self) -> set[str]:
-        """Return who owns a table of ours."""
-        return {table.owner for table in self.tables}
-
-
-async def _rows(conn: AsyncConnection[Any], statement: str, *values: object) -> list[tuple[Any, ...]]:
-    return await (await conn.execute(statement.encode(), values)).fetchall()
-
-
-async def _catalogue(conn: AsyncConnection[Any]) -> _Catalogue:
-    ((database, user, is_superuser),) = await _rows(
-        conn,
-        "SELECT current_database(), current_user, rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user",
-    )
-    schemas = await _rows(
-        conn,
-        "SELECT nspname, pg_get_userbyid(nspowner) FROM pg_catalog.pg_namespace WHERE nspname = ANY(%s)",
-        [*rights.OURS, rights.SHARED],
-    )
-    tables = await _rows(
-        conn,
-        """
-        SELECT nspname, relname, pg_get_userbyid(relowner), array_agg(attname::text ORDER BY attnum)
-        FROM pg_catalog.pg_class
-        JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-        JOIN pg_catalog.pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
-        WHERE relkind IN ('r', 'p') AND (nspname = ANY(%s) OR nspname || '.' || relname = ANY(%s))
-        GROUP BY nspname, relname, relowner
-        ORDER BY nspname, relname
-        """,
-        list(rights.OURS),
-        list(rights.TABLES),
-    )
-    sequences = await _rows(
-        conn,
-        """
-        SELECT format('%%I.%%I', nspname, relname)
-        FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-        WHERE relkind = 'S' AND nspname = %s
-        ORDER BY 1
-        """,
-        rights.QUEUE,
-    )
-    functions = await _rows(
-        conn,
-        """
-        SELECT nspname, proname, pg_get_function_identity_arguments(pg_proc.oid), pg_get_userbyid(proowner)
-        FROM pg_catalog.pg_proc JOIN pg_catalog.pg_namespace ON pg_namespace.oid = pronamespace
-        WHERE nspname = ANY(%s) OR (nspname = %s AND proname = ANY(%s))
-        ORDER BY 1, 2, 3
-        """,
-        list(rights.OURS),
-        rights.SHARED,
-        list(rights.FUNCTIONS),
-    )
-    # A table's own row type, and the arrays of a type, go with them.
-    types = await _rows(
-        conn,
-        """
-        SELECT format('%%I.%%I', nspname, typname), pg_get_userbyid(typowner)
-        FROM pg_catalog.pg_type
-        JOIN pg_catalog.pg_namespace ON pg_namespace.oid = typnamespace
-        LEFT JOIN pg_catalog.pg_class ON pg_class.oid = typrelid
-        WHERE nspname = ANY(%s) AND typcategory <> 'A' AND (typrelid = 0 OR relkind = 'c')
-        ORDER BY 1
-        """,
-        list(rights.OURS),
-    )
-    return _Catalogue(
-        database=database,
-        user=user,
-        is_superuser=is_superuser,
-        schemas=dict(schemas),
-        tables=[_Table(*row) for row in tables],
-        sequences=[name for (name,) in sequences],
-        functions=[_Function(*row) for row in functions],
-        types=[(name, owner) for name, owner in types],
-    )
-
-
-# The SQL
-
-
-async def stored_names(conn: AsyncConnection[Any]) -> Names | None:
-    """Return the names that `alpha-monday roles --apply` stored in the database; None where it never ran."""
+    Return None if it never ran here, or if the current user may not read them.
+    """
     cursor = await conn.execute(
         """
-        SELECT has_schema_privilege(pg_namespace.oid, 'USAGE') AND has_table_privilege(pg_class.oid, 'SELECT')
+        SELECT has_schema_privilege(pg_namespace.oid, 'USAGE')
+            AND has_table_privilege(pg_class.oid, 'SELECT')
         FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
         WHERE nspname = 'operations' AND relname = 'roles'
         """
     )
     if await cursor.fetchone() != (True,):
         return None
-    found = dict(await _rows(conn, "SELECT kind, name FROM operations.roles"))
-    return Names(**found) if set(found) == set(Kind) else None
+    names = dict(await fetch(conn, "SELECT kind, name FROM operations.roles"))
+    if set(names) != set(Role):
+        return None
+    return RoleNames(**names)
 
 
-async def statements(conn: AsyncConnection[Any], names: Names, connections: int = READER_CONNECTIONS) -> list[str]:
+# The SQL that grants the rights
+
+
+async def grant_statements(
+    conn: AsyncConnection[Any], names: RoleNames, connections: int = READER_CONNECTIONS
+) -> list[str]:
     """
-    Return the statements that give the three roles their rights in this database, for one transaction.
+    Return the statements that give the three roles their rights in this database.
 
-    A role that is not there is made. Who owned the tables until now, and is no superuser, becomes a member of the
-    service's role: a service that runs as that user goes on.
+    They are meant for one transaction. They create the roles that do not exist; `connections` is
+    the reader's limit of connections. A former owner of the tables who is not a superuser becomes a
+    member of the service's role, so that a service that runs as that user continues to work.
     """
     await conn.execute(f"SET search_path = {SEARCH_PATH}".encode())
-    found = await _catalogue(conn)
+    catalogue = await read_catalogue(conn)
     former = await stored_names(conn)
-    known = {name for (name,) in await _rows(conn, "SELECT rolname FROM pg_catalog.pg_roles")}
-    gone = sorted({former.service, former.reader} & known - set(_names(names))) if former else []
-    hand_over = await _to_hand_over(conn, found, names)
-    before = await _owners_before(conn, found, names)
+    existing = await _list_roles(conn)
+    obsolete: list[str] = []
+    if former:
+        obsolete = sorted({former.service, former.reader} & existing - set(names.all()))
+    membership_in_owner = await _join_owner(conn, catalogue, names)
+    former_owners = await _list_former_owners(conn, catalogue, names)
+    stored = [
+        f"INSERT INTO operations.roles (kind, name) "
+        f"VALUES ('{role}', {_literal(names.name_of(role))}) "
+        "ON CONFLICT (kind) DO UPDATE SET name = excluded.name"
+        for role in Role
+    ]
+    service = quote_identifier(names.service)
     return [
-        # The types among a function's parameters are named by it.
+        # The search path decides whether the names of types have a schema. The statements contain
+        # the names that this path gives.
         f"SET LOCAL search_path = {SEARCH_PATH}",
-        *_roles(names, connections),
-        *hand_over,
-        *_database(found, names, before, gone),
-        *_schemas(found, names, gone),
-        *_owners(found, names.owner),
-        _NAMES_TABLE,
-        f"ALTER TABLE operations.roles OWNER TO {quoted(names.owner)}",
-        *(
-            f"INSERT INTO operations.roles (kind, name) VALUES ('{kind}', {_literal(names.of(kind))}) "
-            "ON CONFLICT (kind) DO UPDATE SET name = excluded.name"
-            for kind in Kind
-        ),
-        f"REVOKE ALL ON TABLE operations.roles FROM PUBLIC, {_list([names.service, names.reader])}",
-        *_grants(found, names, gone),
-        *(f"GRANT {quoted(names.service)} TO {quoted(name)}" for name in before),
+        *_create_roles(names, connections),
+        *membership_in_owner,
+        *_grants_on_database(catalogue, names, former_owners=former_owners, obsolete=obsolete),
+        *_grants_on_schemas(catalogue, names, obsolete),
+        *_change_owner(catalogue, names.owner),
+        _CREATE_NAMES_TABLE,
+        f"ALTER TABLE operations.roles OWNER TO {quote_identifier(names.owner)}",
+        *stored,
+        "REVOKE ALL ON TABLE operations.roles "
+        f"FROM PUBLIC, {_name_list([names.service, names.reader])}",
+        *_grants_on_objects(catalogue, names, obsolete),
+        *(f"GRANT {service} TO {quote_identifier(name)}" for name in former_owners),
     ]
 
 
-def _names(names: Names) -> list[str]:
-    return [names.of(kind) for kind in Kind]
+async def _list_roles(conn: AsyncConnection[Any]) -> set[str]:
+    rows = await fetch(conn, "SELECT rolname FROM pg_catalog.pg_roles")
+    return {name for (name,) in rows}
 
 
 def _literal(text: str) -> str:
     return sql.Literal(text).as_string()
 
 
-def _roles(names: Names, connections: int) -> Iterator[str]:
-    for kind in Kind:
-        limit = f" CONNECTION LIMIT {connections}" if kind == Kind.READER else ""
-        name = names.of(kind)
+def _name_list(names: Iterable[str]) -> str:
+    return ", ".join(map(quote_identifier, names))
+
+
+def _create_roles(names: RoleNames, connections: int) -> Iterator[str]:
+    for role in Role:
+        name = names.name_of(role)
+        limit = ""
+        if role == Role.READER:
+            limit = f" CONNECTION LIMIT {connections}"
         body = (
-            f"BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {_literal(name)}) "
-            f"THEN CREATE ROLE {quoted(name)} LOGIN{limit}; END IF; END"
+            "BEGIN IF NOT EXISTS "
+            f"(SELECT FROM pg_catalog.pg_roles WHERE rolname = {_literal(name)}) "
+            f"THEN CREATE ROLE {quote_identifier(name)} LOGIN{limit}; END IF; END"
         )
-        # As a literal, because a name may hold whatever would end a dollar quote.
+        # As a literal and not in dollar quotes, which a name could end.
         yield f"DO {_literal(body)}"
 
 
-async def _to_hand_over(conn: AsyncConnection[Any], found: _Catalogue, names: Names) -> list[str]:
-    """Return what a user that is no superuser needs before it can give the tables to the owner: to be a member."""
-    if found.is_superuser or found.user in _names(names):
+async def _join_owner(
+    conn: AsyncConnection[Any], catalogue: Catalogue, names: RoleNames
+) -> list[str]:
+    """
+    Return the statement that makes the current user a member of the owner's role, if needed.
+
+    Only a superuser or a member of that role can make it the owner of the tables.
+    """
+    if catalogue.is_superuser or catalogue.user in names.all():
         return []
-    # From Postgres 16 on, who made a role is a member of it that may not yet become it.
-    how = "SET" if conn.info.server_version >= _SET_OPTION else "MEMBER"
-    is_member = await _rows(
+    # From Postgres 16 on, a user who created a role is a member of it, but may not SET ROLE to it
+    # yet.
+    privilege = "MEMBER"
+    if conn.info.server_version >= _FIRST_WITH_SET_OPTION:
+        privilege = "SET"
+    is_member = await fetch(
         conn,
-        f"SELECT FROM pg_catalog.pg_roles WHERE rolname = %s AND pg_has_role(oid, '{how}')",
-        names.owner,
+        f"SELECT FROM pg_catalog.pg_roles WHERE rolname = %s AND pg_has_role(oid, '{privilege}')",
+        (names.owner,),
     )
-    return [] if is_member else [f"GRANT {quoted(names.owner)} TO {quoted(found.user)}"]
+    if is_member:
+        return []
+    return [f"GRANT {quote_identifier(names.owner)} TO {quote_identifier(catalogue.user)}"]
 
 
-async def _owners_before(conn: AsyncConnection[Any], found: _Catalogue, names: Names) -> list[str]:
-    """Return the users who own a table, will not own it any more, and are no superusers."""
-    leaving = found.owners() - set(_names(names)) - {found.user}
-    rows = await _rows(
+async def _list_former_owners(
+    conn: AsyncConnection[Any], catalogue: Catalogue, names: RoleNames
+) -> list[str]:
+    """
+    Return the users who own tables now and will not own them afterwards.
+
+    Superusers and the current user are left out.
+    """
+    replaced_owners = catalogue.table_owners() - set(names.all()) - {catalogue.user}
+    rows = await fetch(
         conn,
-        "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY(%s) AND NOT rolsuper ORDER BY 1",
-        list(leaving),
+        "SELECT rolname FROM pg_catalog.pg_roles "
+        "WHERE rolname = ANY(%s) AND NOT rolsuper ORDER BY 1",
+        (list(replaced_owners),),
     )
     return [name for (name,) in rows]
 
 
-def _database(found: _Catalogue, names: Names, before: Sequence[str], gone: Sequence[str]) -> Iterator[str]:
-    database, owner = quoted(found.database), quoted(names.owner)
-    both = f"{quoted(names.service)}, {quoted(names.reader)}"
-    staying = {*before} if found.is_superuser else {found.user, *before}
-    keep = "".join(f", {quoted(name)}" for name in sorted(staying - set(_names(names))))
-    # Each of the cluster's roles could connect, take our advisory locks, and make temporary tables.
+def _grants_on_database(
+    catalogue: Catalogue, names: RoleNames, former_owners: Sequence[str], obsolete: Sequence[str]
+) -> Iterator[str]:
+    database = quote_identifier(catalogue.database)
+    also_connecting = {*former_owners}
+    if not catalogue.is_superuser:
+        also_connecting.add(catalogue.user)
+    connecting = [*names.all(), *sorted(also_connecting - set(names.all()))]
+    # Otherwise every role of the cluster could connect, take our advisory locks, and create
+    # temporary tables.
     yield f"REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC"
-    yield f"REVOKE ALL ON DATABASE {database} FROM {_list([names.service, names.reader, *gone])}"
-    yield f"GRANT CONNECT ON DATABASE {database} TO {owner}, {both}{keep}"
-    # For the schemas that migrations make.
-    yield f"GRANT CREATE ON DATABASE {database} TO {owner}"
+    revoked = [names.service, names.reader, *obsolete]
+    yield f"REVOKE ALL ON DATABASE {database} FROM {_name_list(revoked)}"
+    yield f"GRANT CONNECT ON DATABASE {database} TO {_name_list(connecting)}"
+    # Migrations create schemas.
+    yield f"GRANT CREATE ON DATABASE {database} TO {quote_identifier(names.owner)}"
 
 
-def _schemas(found: _Catalogue, names: Names, gone: Sequence[str]) -> Iterator[str]:
-    owner = quoted(names.owner)
-    both = f"{quoted(names.service)}, {quoted(names.reader)}"
-    # A function or a table that a user puts there could stand in for one of ours, or for one of Postgres's.
-    yield f"REVOKE CREATE ON SCHEMA public FROM PUBLIC, {_list([names.service, names.reader, *gone])}"
-    yield f"GRANT USAGE ON SCHEMA public TO {both}"
+def _grants_on_schemas(
+    catalogue: Catalogue, names: RoleNames, obsolete: Sequence[str]
+) -> Iterator[str]:
+    owner = quote_identifier(names.owner)
+    revoked = _name_list([names.service, names.reader, *obsolete])
+    # Otherwise a user could create a function or a table in this schema that is then used instead
+    # of ours or of one of Postgres.
+    yield f"REVOKE CREATE ON SCHEMA public FROM PUBLIC, {revoked}"
+    yield f"GRANT USAGE ON SCHEMA public TO {_name_list([names.service, names.reader])}"
     yield f"GRANT USAGE, CREATE ON SCHEMA public TO {owner}"
-    if "operations" not in found.schemas:
+    if "operations" not in catalogue.schemas:
         yield f"CREATE SCHEMA operations AUTHORIZATION {owner}"
-    for schema in rights.OURS:
-        if schema in found.schemas and found.schemas[schema] != names.owner:
-            yield f"ALTER SCHEMA {quoted(schema)} OWNER TO {owner}"
+    for schema in rights.OWN_SCHEMAS:
+        if schema in catalogue.schemas and catalogue.schemas[schema] != names.owner:
+            yield f"ALTER SCHEMA {quote_identifier(schema)} OWNER TO {owner}"
 
 
-def _owners(found: _Catalogue, owner: str) -> Iterator[str]:
-    """Return what gives every object of ours to the owner; what belongs to a table goes with it."""
-    for table in found.tables:
+def _change_owner(catalogue: Catalogue, owner: str) -> Iterator[str]:
+    """
+    Yield the statements that make a role the owner of our objects.
+
+    The indexes and sequences of a table change their owner together with the table.
+    """
+    new_owner = quote_identifier(owner)
+    for table in catalogue.tables:
         if table.owner != owner:
-            yield f"ALTER TABLE {table.object} OWNER TO {quoted(owner)}"
-    for name, before in found.types:
-        if before != owner:
-            yield f"ALTER TYPE {name} OWNER TO {quoted(owner)}"
-    for function in found.functions:
+            yield f"ALTER TABLE {table.object} OWNER TO {new_owner}"
+    for name, current_owner in catalogue.types.items():
+        if current_owner != owner:
+            yield f"ALTER TYPE {name} OWNER TO {new_owner}"
+    for function in catalogue.functions:
         if function.owner != owner:
-            yield f"ALTER FUNCTION {function.object} OWNER TO {quoted(owner)}"
+            yield f"ALTER FUNCTION {function.object} OWNER TO {new_owner}"
 
 
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(map(quoted, names))
-
-
-def _grants(found: _Catalogue, names: Names, gone: Sequence[str] = ()) -> Iterator[str]:
-    """Return what gives the service and the reader the rights of `rights.TABLES`, and takes all others away."""
-    all_others = f"PUBLIC, {_list([names.service, names.reader, *gone])}"
-    schemas = {*found.schemas, "operations"}
-    for schema in rights.OURS:
-        if schema not in schemas:
+def _grants_on_objects(
+    catalogue: Catalogue, names: RoleNames, obsolete: Sequence[str] = ()
+) -> Iterator[str]:
+    """Yield the statements that revoke all rights, and grant those of `app.database.rights`."""
+    revoked = f"PUBLIC, {_name_list([names.service, names.reader, *obsolete])}"
+    service = quote_identifier(names.service)
+    for schema in rights.OWN_SCHEMAS:
+        if schema not in {*catalogue.schemas, "operations"}:
             continue
-        yield f"REVOKE ALL ON SCHEMA {quoted(schema)} FROM {all_others}"
-        kinds = [Kind.SERVICE] if schema == rights.QUEUE else [Kind.SERVICE, Kind.READER]
-        yield f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {_list(map(names.of, kinds))}"
-    for table in found.tables:
-        yield f"REVOKE ALL ON TABLE {table.object} FROM {all_others}"
-        for kind in (Kind.SERVICE, Kind.READER):
-            yield from _grants_on(table, kind, names.of(kind))
-    for sequence in found.sequences:
-        yield f"REVOKE ALL ON SEQUENCE {sequence} FROM {all_others}"
-        yield f"GRANT USAGE ON SEQUENCE {sequence} TO {quoted(names.service)}"
-    for function in found.functions:
-        yield f"REVOKE ALL ON FUNCTION {function.object} FROM {all_others}"
-        if callers := [names.of(kind) for kind in _callers(function)]:
-            yield f"GRANT EXECUTE ON FUNCTION {function.object} TO {_list(callers)}"
-        if function.schema == rights.SHARED:
+        yield f"REVOKE ALL ON SCHEMA {quote_identifier(schema)} FROM {revoked}"
+        users = [names.service, names.reader]
+        if schema == rights.QUEUE_SCHEMA:
+            users = [names.service]
+        yield f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {_name_list(users)}"
+    for table in catalogue.tables:
+        yield f"REVOKE ALL ON TABLE {table.object} FROM {revoked}"
+        for role in (Role.SERVICE, Role.READER):
+            yield from _grants_on_table(table, role, names.name_of(role))
+    for sequence in catalogue.sequences:
+        yield f"REVOKE ALL ON SEQUENCE {sequence} FROM {revoked}"
+        yield f"GRANT USAGE ON SEQUENCE {sequence} TO {service}"
+    for function in catalogue.functions:
+        yield f"REVOKE ALL ON FUNCTION {function.object} FROM {revoked}"
+        callers = [names.name_of(role) for role in _callers(function)]
+        if callers:
+            yield f"GRANT EXECUTE ON FUNCTION {function.object} TO {_name_list(callers)}"
+        if function.schema == rights.SHARED_SCHEMA:
             yield f"ALTER FUNCTION {function.object} SET search_path = {rights.FUNCTION_PATH}"
 
 
-def _grants_on(table: _Table, kind: Kind, name: str) -> Iterator[str]:
-    known = rights.rights_on(table.schema, table.name)
-    if known is None:
+def _grants_on_table(table: Table, role: Role, name: str) -> Iterator[str]:
+    table_rights = rights.rights_on(table.schema, table.name)
+    if table_rights is None:
         return
-    whole, columns = rights.of_table(kind, known)
-    present = [column for column in columns if column in table.columns]  # not yet, or not any more
-    updates = [f"UPDATE ({', '.join(map(quoted, present))})"] if present else []
-    if given := [*whole, *updates]:
-        yield f"GRANT {', '.join(given)} ON TABLE {table.object} TO {quoted(name)}"
+    grants = rights.grants_for_role(role, table_rights)
+    granted = [*grants.whole]
+    # The schema may be of an older or newer version, in which a column does not exist.
+    columns = [column for column in grants.updates if column in table.columns]
+    if columns:
+        granted.append(f"UPDATE ({_name_list(columns)})")
+    if granted:
+        yield f"GRANT {', '.join(granted)} ON TABLE {table.object} TO {quote_identifier(name)}"
 
 
-def _callers(function: _Function) -> Sequence[Kind]:
-    if function.schema == rights.QUEUE:
-        return (Kind.SERVICE,)
+def _callers(function: Function) -> Sequence[Role]:
+    """Return the roles that may call a function."""
+    if function.schema == rights.QUEUE_SCHEMA:
+        return (Role.SERVICE,)
     return rights.FUNCTIONS.get(function.name, ())
 
 
 async def regrant(conn: AsyncConnection[Any]) -> None:
-    """Give the roles their rights on what a migration has made; where there are no roles, do nothing."""
+    """
+    Grant the roles their rights on the objects that a migration has created.
+
+    If no names are stored, or a role with such a name does not exist, nothing is granted.
+    """
     names = await stored_names(conn)
     if names is None:
         return
-    known = {name for (name,) in await _rows(conn, "SELECT rolname FROM pg_catalog.pg_roles")}
-    if not set(_names(names)) <= known:  # dropped, or a database that was copied to another cluster
+    # The roles may have been dropped, or this database is a copy in another cluster.
+    if not set(names.all()) <= await _list_roles(conn):
         return
-    found = await _catalogue(conn)
-    schemas = [schema for schema in rights.OURS if found.schemas.get(schema, names.owner) != names.owner]
-    for statement in [
-        *(f"ALTER SCHEMA {quoted(schema)} OWNER TO {quoted(names.owner)}" for schema in schemas),
-        *_owners(found, names.owner),
-        *_grants(found, names),
-    ]:
+    catalogue = await read_catalogue(conn)
+    owner = quote_identifier(names.owner)
+    schemas = [
+        schema
+        for schema in rights.OWN_SCHEMAS
+        if catalogue.schemas.get(schema, names.owner) != names.owner
+    ]
+    statements = [
+        *(f"ALTER SCHEMA {quote_identifier(schema)} OWNER TO {owner}" for schema in schemas),
+        *_change_owner(catalogue, names.owner),
+        *_grants_on_objects(catalogue, names),
+    ]
+    for statement in statements:
         await conn.execute(statement.encode())
 
 
-# What a user has
+# Checks of a user's rights
 
 
-async def _held(conn: AsyncConnection[Any], found: _Catalogue, role: str) -> set[Right]:
-    """Return which rights a role has on our objects, be it by a grant, a membership or PUBLIC."""
-    maintain = ("MAINTAIN",) if conn.info.server_version >= _MAINTAIN else ()
-    held = {
-        Right("DATABASE", quoted(found.database), right)
-        for (right,) in await _rows(
-            conn,
-            "SELECT r FROM unnest(%s::text[]) r WHERE has_database_privilege(%s, current_database(), r)",
-            ["CONNECT", "CREATE", "TEMPORARY"],
-            role,
-        )
-    }
-    for schema, right in await _rows(
-        conn,
-        """
-        SELECT nspname, r FROM pg_catalog.pg_namespace, unnest(%s::text[]) r
-        WHERE nspname = ANY(%s) AND has_schema_privilege(%s, pg_namespace.oid, r)
-        """,
-        ["USAGE", "CREATE"],
-        [*rights.OURS, rights.SHARED],
-        role,
-    ):
-        held.add(Right("SCHEMA", quoted(schema), right))
-    ours = [f"{table.schema}.{table.name}" for table in found.tables]
-    for schema, name, right in await _rows(
-        conn,
-        """
-        SELECT nspname, relname, r
-        FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace, unnest(%s::text[]) r
-        WHERE relkind IN ('r', 'p') AND nspname || '.' || relname = ANY(%s)
-            AND has_table_privilege(%s, pg_class.oid, r)
-        """,
-        [*_TABLE_RIGHTS, *maintain],
-        ours,
-        role,
-    ):
-        held.add(Right("TABLE", f"{quoted(schema)}.{quoted(name)}", right))
-    for schema, name, column, right in await _rows(
-        conn,
-        """
-        SELECT nspname, relname, attname, r
-        FROM pg_catalog.pg_class
-        JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-        JOIN pg_catalog.pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped,
-            unnest('{SELECT,INSERT,UPDATE,REFERENCES}'::text[]) r
-        WHERE relkind IN ('r', 'p') AND nspname || '.' || relname = ANY(%s)
-            AND has_column_privilege(%s, pg_class.oid, attnum, r)
-        """,
-        ours,
-        role,
-    ):
-        held.add(Right("TABLE", f"{quoted(schema)}.{quoted(name)}", right, column))
-    for name, right in await _rows(
-        conn,
-        """
-        SELECT format('%%I.%%I', nspname, relname), r
-        FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace, unnest(%s::text[]) r
-        WHERE CASE WHEN relkind = 'S' AND nspname = %s THEN has_sequence_privilege(%s, pg_class.oid, r) END
-        """,
-        ["USAGE", "SELECT", "UPDATE"],
-        rights.QUEUE,
-        role,
-    ):
-        held.add(Right("SEQUENCE", name, right))
-    for schema, name, signature in await _rows(
-        conn,
-        """
-        SELECT nspname, proname, pg_get_function_identity_arguments(pg_proc.oid)
-        FROM pg_catalog.pg_proc JOIN pg_catalog.pg_namespace ON pg_namespace.oid = pronamespace
-        WHERE (nspname = ANY(%s) OR (nspname = %s AND proname = ANY(%s)))
-            AND has_function_privilege(%s, pg_proc.oid, 'EXECUTE')
-        """,
-        list(rights.OURS),
-        rights.SHARED,
-        list(rights.FUNCTIONS),
-        role,
-    ):
-        held.add(Right("FUNCTION", _Function(schema, name, signature, "").object, "EXECUTE"))
-    return held
-
-
-def _wanted(found: _Catalogue, need: Need) -> set[Right]:
-    """Return what a command needs, of what is there."""
-    schemas = {rights.SHARED, "operations", *([] if need == Need.READ_RECORD else [rights.QUEUE])}
-    wanted = {Right("SCHEMA", schema, "USAGE") for schema in schemas & set(found.schemas)}
-    for table in found.tables:
-        known = rights.rights_on(table.schema, table.name)
-        if known is None or table.schema == "told":
+def _needed_rights(catalogue: Catalogue, need: Need) -> set[Right]:
+    """Return the rights that a command needs on the objects that exist."""
+    schemas = {rights.SHARED_SCHEMA, "operations"}
+    if need != Need.READ_RECORD:
+        schemas.add(rights.QUEUE_SCHEMA)
+    needed = {Right("SCHEMA", schema, "USAGE") for schema in schemas & set(catalogue.schemas)}
+    for table in catalogue.tables:
+        table_rights = rights.rights_on(table.schema, table.name)
+        # A right on the simulated clock is allowed (see `_allowed_rights`), but not needed.
+        if table_rights is None or table.schema == rights.CLOCK_SCHEMA:
             continue
-        whole, columns = rights.of_need(need, known)
-        wanted |= {Right("TABLE", table.object, right) for right in whole}
-        wanted |= {Right("TABLE", table.object, "UPDATE", column) for column in columns if column in table.columns}
+        grants = rights.grants_for_need(need, table_rights)
+        needed.update(Right("TABLE", table.object, right) for right in grants.whole)
+        needed.update(
+            Right(kind="TABLE", object=table.object, right="UPDATE", column=column)
+            for column in grants.updates
+            if column in table.columns
+        )
+    caller = Role.READER
     if need == Need.WORK:
-        wanted |= {Right("SEQUENCE", name, "USAGE") for name in found.sequences}
-    for function in found.functions:
-        kinds = _callers(function)
-        is_called = Kind.SERVICE in kinds if need == Need.WORK else Kind.READER in kinds
-        if is_called:
-            wanted.add(Right("FUNCTION", function.object, "EXECUTE"))
-    return wanted
+        caller = Role.SERVICE
+        needed.update(Right("SEQUENCE", name, "USAGE") for name in catalogue.sequences)
+    needed.update(
+        Right("FUNCTION", function.object, "EXECUTE")
+        for function in catalogue.functions
+        if caller in _callers(function)
+    )
+    return needed
 
 
-def _granted(found: _Catalogue, kind: Kind) -> set[Right]:
-    """Return what a role is given, of what is there."""
-    given = _wanted(found, Need.WORK if kind == Kind.SERVICE else Need.READ_RECORD)
-    given.add(Right("DATABASE", quoted(found.database), "CONNECT"))
-    if "told" in found.schemas:
-        given.add(Right("SCHEMA", "told", "USAGE"))
-    for table in found.tables:
-        known = rights.rights_on(table.schema, table.name) or rights.Rights()
-        whole, _ = rights.of_table(kind, known)
-        given |= {Right("TABLE", table.object, right) for right in whole}
-        # A right on the whole table is one on each of its columns.
-        given |= {Right("TABLE", table.object, right, column) for right in whole for column in table.columns}
-    return given
+def _allowed_rights(catalogue: Catalogue, role: Role) -> set[Right]:
+    """Return all rights that the service or the reader should have on the objects that exist."""
+    need = Need.READ_RECORD
+    if role == Role.SERVICE:
+        need = Need.WORK
+    allowed = _needed_rights(catalogue, need)
+    allowed.add(Right("DATABASE", quote_identifier(catalogue.database), "CONNECT"))
+    if rights.CLOCK_SCHEMA in catalogue.schemas:
+        allowed.add(Right("SCHEMA", rights.CLOCK_SCHEMA, "USAGE"))
+    for table in catalogue.tables:
+        table_rights = rights.rights_on(table.schema, table.name) or rights.TableRights()
+        for right in rights.grants_for_role(role, table_rights).whole:
+            allowed.add(Right("TABLE", table.object, right))
+            # A right on the whole table includes each of its columns.
+            allowed.update(
+                Right(kind="TABLE", object=table.object, right=right, column=column)
+                for column in table.columns
+            )
+    return allowed
 
 
-async def missing(conn: AsyncConnection[Any], need: Need) -> list[str]:
-    """Return the statements that give the user of a connection what it lacks for `need`; most users lack nothing."""
-    found = await _catalogue(conn)
-    lacking = _wanted(found, need) - await _held(conn, found, found.user)
-    return grants(lacking, found.user)
+async def missing_grants(conn: AsyncConnection[Any], need: Need) -> list[str]:
+    """Return the statements that grant the user of `conn` the rights that it lacks for `need`."""
+    catalogue = await read_catalogue(conn)
+    missing = _needed_rights(catalogue, need) - await read_rights(conn, catalogue, catalogue.user)
+    return _grants_to_user(missing, catalogue.user)
 
 
-def grants(lacking: Iterable[Right], user: str) -> list[str]:
-    """Return the statements that give rights to a user, one for each object, schemas first."""
-    order = ["DATABASE", "SCHEMA", "TABLE", "SEQUENCE", "FUNCTION"]
-    lines = []
-    by_object = sorted(lacking, key=lambda right: (order.index(right.kind), right.object, right.column, right.right))
-    for (kind, object_), group in groupby(by_object, key=lambda right: right.on):
-        of_it = list(group)
-        parts = [right.right for right in of_it if not right.column]
-        if columns := [quoted(right.column) for right in of_it if right.column]:
-            parts.append(f"UPDATE ({', '.join(columns)})")
-        lines.append(f"GRANT {', '.join(parts)} ON {kind} {object_} TO {quoted(user)};")
+def _grants_to_user(missing: Iterable[Right], user: str) -> list[str]:
+    """Return the statements that grant rights to a user, one for each object, schemas first."""
+    in_order = sorted(
+        missing,
+        key=lambda right: (
+            _OBJECT_KINDS.index(right.kind),
+            right.object,
+            right.column,
+            right.right,
+        ),
+    )
+    statements = []
+    for (kind, object_), group in groupby(in_order, key=lambda right: right.target):
+        of_object = list(group)
+        granted = [right.right for right in of_object if not right.column]
+        columns = [right.column for right in of_object if right.column]
+        if columns:
+            granted.append(f"UPDATE ({_name_list(columns)})")
+        statements.append(
+            f"GRANT {', '.join(granted)} ON {kind} {object_} TO {quote_identifier(user)};"
+        )
+    return statements
+
+
+async def excess_rights(conn: AsyncConnection[Any], role: Role, name: str) -> list[str]:
+    """Return a sentence about each right that a user has beyond those of `role`."""
+    catalogue = await read_catalogue(conn)
+    held = await read_rights(conn, catalogue, name)
+    return await _describe_excess(
+        conn, catalogue, name, allowed=_allowed_rights(catalogue, role), held=held
+    )
+
+
+async def _describe_excess(
+    conn: AsyncConnection[Any],
+    catalogue: Catalogue,
+    name: str,
+    *,
+    allowed: set[Right],
+    held: set[Right],
+) -> list[str]:
+    attributes = await _excess_attributes(conn, name)
+    lines = [
+        f"{name} has {attribute}. Remove it with ALTER ROLE {quote_identifier(name)} NO{attribute};"
+        for attribute in attributes
+    ]
+    # A superuser has every other right, too.
+    if "SUPERUSER" in attributes:
+        return lines
+
+    lines += [
+        f"{name} is a member of {role}. End this with "
+        f"REVOKE {quote_identifier(role)} FROM {quote_identifier(name)};"
+        for role in await _excess_memberships(conn, catalogue, name)
+    ]
+    owned = [table.object for table in catalogue.tables if table.owner == name]
+    if owned:
+        lines.append(
+            f"{name} owns {len(owned)} tables, for example {owned[0]}: an owner has every right."
+        )
+        return lines
+
+    # A right on several columns is named once, like a right on the whole table.
+    excess = {right._replace(column="") for right in held - allowed}
+    for (kind, object_), group in groupby(sorted(excess), key=lambda right: right.target):
+        names = ", ".join(right.right for right in group)
+        lines.append(
+            f"{name} has {names} on the {kind.lower()} {object_}, granted to it or to PUBLIC."
+        )
     return lines
 
 
-async def excess(conn: AsyncConnection[Any], kind: Kind, name: str) -> list[str]:
-    """Return what the service's or the reader's role has beyond its rights, a sentence each."""
-    found = await _catalogue(conn)
-    return await _excess(conn, found, await _held(conn, found, name), kind, name)
+async def _excess_attributes(conn: AsyncConnection[Any], name: str) -> list[str]:
+    """
+    Return the attributes of a role that the service and the reader must not have.
 
-
-async def _excess(
-    conn: AsyncConnection[Any], found: _Catalogue, held: Iterable[Right], kind: Kind, name: str
-) -> list[str]:
-    """Return the same of a catalogue that was read; `held` are all rights that the role has."""
-    ((is_superuser, makes_roles, makes_databases, replicates, bypasses),) = await _rows(
+    They have the names that ALTER ROLE uses.
+    """
+    ((is_superuser, makes_roles, makes_databases, replicates, bypasses),) = await fetch(
         conn,
         "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls "
         "FROM pg_catalog.pg_roles WHERE rolname = %s",
-        name,
+        (name,),
     )
     attributes = {
         "SUPERUSER": is_superuser,
@@ -572,83 +530,86 @@ async def _excess(
         "REPLICATION": replicates,
         "BYPASSRLS": bypasses,
     }
-    lines = [f"{name} is {what}: ALTER ROLE {quoted(name)} NO{what};" for what, has in attributes.items() if has]
-    if is_superuser:
-        return lines
-    # Who is a member of the owner can SET ROLE to it.
-    for (role,) in await _rows(
+    return [attribute for attribute, is_set in attributes.items() if is_set]
+
+
+async def _excess_memberships(
+    conn: AsyncConnection[Any], catalogue: Catalogue, name: str
+) -> list[str]:
+    """
+    Return the roles with more rights of which a role is a member.
+
+    These are superusers, the owners of our tables and some predefined roles of Postgres.
+    """
+    rows = await fetch(
         conn,
-        "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname <> %s AND (rolsuper OR rolname = ANY(%s)) "
+        "SELECT rolname FROM pg_catalog.pg_roles "
+        "WHERE rolname <> %s AND (rolsuper OR rolname = ANY(%s)) "
         "AND pg_has_role(%s, oid, 'MEMBER') ORDER BY 1",
-        name,
-        [*_MIGHTY, *found.owners()],
-        name,
-    ):
-        lines.append(f"{name} is a member of {role}: REVOKE {quoted(role)} FROM {quoted(name)};")
-    owned = [table.object for table in found.tables if table.owner == name]
-    if owned:
-        return [*lines, f"{name} owns {len(owned)} tables, {owned[0]} among them: an owner has every right."]
-    beyond = set(held) - _granted(found, kind)
-    # One right on some columns is named once, as that on the whole table.
-    by_object = sorted({right._replace(column="") for right in beyond})
-    for (what, object_), group in groupby(by_object, key=lambda right: right.on):
-        given = ", ".join(right.right for right in group)
-        lines.append(f"{name} has {given} on the {what.lower()} {object_}, by itself or by PUBLIC.")
-    return lines
+        (name, [*_POWERFUL_ROLES, *catalogue.table_owners()], name),
+    )
+    return [role for (role,) in rows]
 
 
-async def check(conn: AsyncConnection[Any], names: Names) -> list[str]:
-    """Return in what the roles of a database differ from their rights, a sentence each."""
-    known = {name for (name,) in await _rows(conn, "SELECT rolname FROM pg_catalog.pg_roles")}
-    found = await _catalogue(conn)
-    lines = [f"There is no role {names.of(kind)}." for kind in Kind if names.of(kind) not in known]
-    for kind, need in ((Kind.SERVICE, Need.WORK), (Kind.READER, Need.READ_RECORD)):
-        name = names.of(kind)
-        if name not in known:
+async def check(conn: AsyncConnection[Any], names: RoleNames) -> list[str]:
+    """Return a sentence about each right that a role lacks, or that it should not have."""
+    existing = await _list_roles(conn)
+    catalogue = await read_catalogue(conn)
+    lines = [f"There is no role {name}." for name in names.all() if name not in existing]
+    for role, need in ((Role.SERVICE, Need.WORK), (Role.READER, Need.READ_RECORD)):
+        name = names.name_of(role)
+        if name not in existing:
             continue
-        held = await _held(conn, found, name)
-        lines += [f"{name} lacks a right: {statement}" for statement in grants(_wanted(found, need) - held, name)]
-        lines += await _excess(conn, found, held, kind, name)
+        held = await read_rights(conn, catalogue, name)
+        missing = _grants_to_user(_needed_rights(catalogue, need) - held, name)
+        lines += [f"{name} lacks a right: {statement}" for statement in missing]
+        lines += await _describe_excess(
+            conn, catalogue, name, allowed=_allowed_rights(catalogue, role), held=held
+        )
     lines += [
         f"{table.object} belongs to {table.owner}, not to {names.owner}."
-        for table in found.tables
+        for table in catalogue.tables
         if table.owner != names.owner
     ]
     return lines
 
 
-# What a command says
+def missing_rights_message(address: str, user: str, need: Need, statements: Sequence[str]) -> str:
+    """
+    Return a message about rights that a user lacks.
 
-
-_WORDS: Mapping[Need, str] = {
-    Need.READ_RECORD: "reads the record",
-    Need.READ_ALL: "reads the record, the queue and the notes of the service",
-    Need.WORK: "runs the jobs",
-}
-
-
-def lacking(address: str, user: str, need: Need, statements: Sequence[str]) -> str:
-    """Return what to say of a user that lacks rights: the statements that give them, and the command that does."""
-    count = len(statements)
-    more = f" ({count - 1} more: `alpha-monday roles` prints all.)" if count > 1 else ""
+    It has the first of `statements`, which grant these rights. If there are more, it names the
+    command that prints all of them.
+    """
+    remaining = ""
+    if len(statements) > 1:
+        remaining = f" (and {len(statements) - 1} more: `alpha-monday roles` prints all.)"
     return (
-        f"The user {user} of the database {where(address)} lacks a right that a command which {_WORDS[need]} needs. "
-        f"As the owner of the tables run {statements[0]}{more} Or run `alpha-monday roles --apply` as an administrator."
+        f"The user {user} of the database {display_address(address)} cannot {_PURPOSES[need]}, "
+        f"because it lacks a right. As the owner of the tables, run {statements[0]}{remaining} "
+        "Or run `alpha-monday roles --apply` as an administrator."
     )
 
 
-async def refuse_without(address: str, need: Need, *, pooled: bool = False) -> None:
-    """Refuse a user of the database at `address` that lacks a right for `need`, with the statement that gives it."""
-    session = PooledSession if pooled else Session
-    async with await session.connect(address, name="check", autocommit=True) as conn:
-        if found := await missing(conn, need):
-            ((user,),) = await _rows(conn, "SELECT current_user")
-            raise ConfigurationError(lacking(address, user, need, found))
+async def require_rights(address: str, need: Need, *, pooled: bool = False) -> None:
+    """Raise ConfigurationError if the user of an address lacks a right for `need`."""
+    async with await _connect(address, pooled) as conn:
+        statements = await missing_grants(conn, need)
+        if statements:
+            ((user,),) = await fetch(conn, "SELECT current_user")
+            message = missing_rights_message(address, user, need, statements=statements)
+            raise ConfigurationError(message)
 
 
-async def more_than_reads(address: str, *, pooled: bool = False) -> bool:
-    """Return whether the user of an address may do more with the record than the reader's role."""
-    session = PooledSession if pooled else Session
-    async with await session.connect(address, name="check", autocommit=True) as conn:
-        ((user,),) = await _rows(conn, "SELECT current_user")
-        return bool(await excess(conn, Kind.READER, user))
+async def can_do_more_than_read(address: str, *, pooled: bool = False) -> bool:
+    """Return whether the user of an address has rights beyond those of the reader's role."""
+    async with await _connect(address, pooled) as conn:
+        ((user,),) = await fetch(conn, "SELECT current_user")
+        return bool(await excess_rights(conn, Role.READER, user))
+
+
+async def _connect(address: str, pooled: bool) -> AsyncConnection[Any]:
+    session_class: type[Session] | type[PooledSession] = Session
+    if pooled:
+        session_class = PooledSession
+    return await session_class.connect(address, name="check", autocommit=True)

@@ -1,23 +1,31 @@
 """
-Sessions: how every connection of ours to Postgres is made, and what is set on it.
+Postgres sessions: how every connection is made, and which of its settings the service sets.
 
-Nothing that decides what a statement means or whether a commit lasts is assumed. Such settings can
-come from postgresql.conf, ALTER DATABASE, ALTER ROLE, the address, libpq's environment or a
-pooler. `SETTINGS` holds those that we set, each with its reason. They are in the start-up packet,
-so that the first statement already runs under them, and are set again after connecting, because a
-pooler may drop the packet's options.
+In this module, a session is a session of Postgres: the server's side of a connection. It has
+nothing to do with the sessions of the stock exchange.
 
-Left to the operator, because no result depends on it: role and session_authorization (a login
-role that works as another one is common), row_security (the record has no policies), where tables
-are stored (default_tablespace, temp_tablespaces, default_toast_compression), what a plan
-costs (work_mem, enable_*, geqo, parallel workers), lc_messages (errors are told apart by
-SQLSTATE; no text of Postgres is parsed), lc_monetary, lc_numeric and lc_time (nothing is
-formatted by them), default_text_search_config, xmlbinary and xmloption (not used),
-quote_all_identifiers, password_encryption, check_function_bodies, event_triggers (there are
-none), plpgsql.variable_conflict (no name is ambiguous, and only a superuser may set it), and
-logging.
+A setting may come from postgresql.conf, ALTER DATABASE, ALTER ROLE, the address, libpq's
+environment or a pooler. So the service does not rely on any default that decides what a statement
+means, or whether a commit survives a crash. `SETTINGS` lists the settings that it sets, each with
+its reason. They are sent in the start-up packet, so that they apply to the first statement. They
+are set again after connecting, because a pooler may drop the packet's options.
 
-A collation never decides an order: the API orders text with COLLATE "C".
+The operator decides these settings, because no result depends on them:
+
+- role and session_authorization: a login role often works as another role;
+- row_security: the record has no policies;
+- default_tablespace, temp_tablespaces, default_toast_compression: where and how tables are stored;
+- work_mem, enable_*, geqo, parallel workers: what a plan costs;
+- lc_messages: errors are distinguished by their SQLSTATE. Only `app.database.advice` looks for
+  English texts, to give advice about an address;
+- lc_monetary, lc_numeric, lc_time: Postgres formats no number and no time with them for us;
+- default_text_search_config, xmlbinary, xmloption: not used;
+- quote_all_identifiers, password_encryption, check_function_bodies;
+- event_triggers: there are none;
+- plpgsql.variable_conflict: no name is ambiguous, and only a superuser may set it;
+- logging.
+
+The database's collation never decides an order: the API orders text with COLLATE "C".
 """
 
 import os
@@ -34,13 +42,13 @@ from psycopg.abc import Params, Query
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
-from app.core.presence import CONNECT_TIMEOUT
+from app.core.availability import CONNECT_TIMEOUT
 from app.errors import ConfigurationError
 
 SEARCH_PATH = "public, queue"
 
-# A half-open connection must not hang a worker for the two hours that TCP would allow. In seconds;
-# the last is in milliseconds.
+# Without these, a half-open connection could block a worker for the two hours that TCP allows. All
+# are in seconds, except the last, which is in milliseconds.
 KEEPALIVES: dict[str, Any] = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -50,16 +58,16 @@ KEEPALIVES: dict[str, Any] = {
 
 
 class Setting(NamedTuple):
-    """A setting of Postgres, what it must be in every session of ours, and why."""
+    """A setting of Postgres, its value in every session, and the reason why the service sets it."""
 
     name: str
     value: str
-    why: str
+    reason: str
 
 
 SETTINGS = (
-    Setting("search_path", SEARCH_PATH, "names of tables and of the queue's functions"),
-    # What text means, in and out.
+    Setting("search_path", SEARCH_PATH, "the names of tables and of the queue's functions"),
+    # The format of texts that are sent and received.
     Setting("timezone", "UTC", "the text of a timestamptz, and the date that it falls on"),
     Setting("datestyle", "ISO, MDY", "the text of dates and times"),
     Setting("intervalstyle", "postgres", "the text of an interval; psycopg reads no other"),
@@ -68,35 +76,41 @@ SETTINGS = (
     Setting("standard_conforming_strings", "on", "a backslash in a literal is a backslash"),
     Setting("array_nulls", "on", "NULL in the text of an array is a null"),
     Setting("transform_null_equals", "off", "x = NULL is null"),
-    # What a transaction promises.
-    Setting("default_transaction_isolation", "read committed", "locks and ON CONFLICT see commits"),
+    # The isolation of transactions.
+    Setting(
+        "default_transaction_isolation",
+        "read committed",
+        "a statement after a lock sees what was committed while it waited for the lock",
+    ),
     Setting("default_transaction_read_only", "off", "jobs write"),
-    Setting("default_transaction_deferrable", "off", "a snapshot is not waited for"),
-    # How long something may take: a role's limits are for people.
-    Setting("statement_timeout", "0", "pools that need a limit say it themselves"),
-    Setting("lock_timeout", "0", "migrations have their own"),
-    Setting("idle_session_timeout", "0", "a pool's connection lies idle"),
-    # A process that stands still in a transaction holds its locks; its jobs are put back after the
-    # same time.
-    Setting("idle_in_transaction_session_timeout", "30s", "a frozen process keeps no lock"),
-    Setting("exit_on_error", "off", "a refused statement ends no session"),
-    # How functions run and how tables are made.
-    Setting("plpgsql.extra_errors", "none", "as the guards were written for"),
+    Setting("default_transaction_deferrable", "off", "no transaction waits for a snapshot"),
+    # Timeouts. If an administrator sets a timeout for a role, it is meant for people.
+    Setting("statement_timeout", "0", "pools that need a limit set it themselves"),
+    Setting("lock_timeout", "0", "migrations set their own"),
+    Setting("idle_session_timeout", "0", "a pool keeps idle connections"),
+    # A process that hangs in a transaction holds locks. After the same time, its jobs are put back
+    # into the queue.
+    Setting(
+        "idle_in_transaction_session_timeout", "30s", "a process that hangs must not hold a lock"
+    ),
+    Setting("exit_on_error", "off", "an error does not end the session"),
+    # How functions run, and how tables are created.
+    Setting("plpgsql.extra_errors", "none", "the triggers were written without them"),
     Setting("default_table_access_method", "heap", "ON CONFLICT and foreign keys need it"),
-    Setting("client_min_messages", "notice", "debugging messages with every statement"),
+    Setting("client_min_messages", "notice", "with a lower level, every statement sends messages"),
     # Speed.
-    Setting("jit", "off", "our statements are short: compiling takes longer than running"),
-    Setting("plan_cache_mode", "auto", "pools with `generic` say otherwise"),
+    Setting("jit", "off", "compiling takes longer than running our short statements"),
+    Setting("plan_cache_mode", "auto", "pools with `generic_plans` set another"),
 )
 
-# What a prepared statement of the API needs: see `make_pool`.
-GENERIC = {"plan_cache_mode": "force_generic_plan", "random_page_cost": "1"}
+# The settings of a pool with `generic_plans`; `app.database.pools.make_pool` gives the reasons.
+GENERIC_PLAN_SETTINGS = {"plan_cache_mode": "force_generic_plan", "random_page_cost": "1"}
 
-# What PgBouncer sets again itself when it gives a client another session.
+# PgBouncer sets these itself when it assigns another session to a client.
 _TRACKED_BY_PGBOUNCER = ("timezone", "datestyle", "standard_conforming_strings")
 
-# What SET LOCAL need not say: BEGIN says the first three, and the last concerns the session, which
-# is PgBouncer's own.
+# SET LOCAL need not set these. BEGIN has the first three as options. The last one applies to an
+# idle session, and behind a PgBouncer such a session belongs to PgBouncer.
 _NOT_SET_LOCALLY = (
     "default_transaction_isolation",
     "default_transaction_read_only",
@@ -104,64 +118,76 @@ _NOT_SET_LOCALLY = (
     "idle_session_timeout",
 )
 
-# Names that libpq knows beside those of its connection parameters.
-_MORE_NAMES = ("PGREQUIRESSL", "PGTZ", "PGDATESTYLE", "PGGEQO")
+# Variables that libpq reads although no connection parameter belongs to them.
+_MORE_VARIABLES = ("PGREQUIRESSL", "PGTZ", "PGDATESTYLE", "PGGEQO")
 
-# These say how a session works and not where the database is. They count for no address.
-_OF_THE_SESSION = ("PGOPTIONS", "PGCLIENTENCODING", "PGAPPNAME", "PGTZ", "PGDATESTYLE", "PGGEQO")
+# Variables that change the settings of a session. They are never passed on to libpq.
+_SESSION_VARIABLES = ("PGOPTIONS", "PGCLIENTENCODING", "PGAPPNAME", "PGTZ", "PGDATESTYLE", "PGGEQO")
 
-# How the name of our sessions begins in pg_stat_activity, where `app/ops/in_use.py` looks for them.
-APPLICATION = "alpha-monday"
+# The beginning of our sessions' names in pg_stat_activity; `app/ops/in_use.py` looks for it.
+APPLICATION_PREFIX = "alpha-monday"
 
-# The folder of an embedded server's socket, as `app/database/embedded.py` makes it.
-_EMBEDDED = re.compile(r"/tmp/am-\d+-[0-9a-f]{10}")  # noqa: S108
+# The path of an embedded server's socket folder, as `app/database/embedded.py` chooses it.
+_EMBEDDED_SOCKET = re.compile(r"/tmp/am-\d+-[0-9a-f]{10}")  # noqa: S108
 
-_withheld: dict[str, str] = {}
-_lock = threading.Lock()
+# libpq's variables that were removed from this process's environment.
+_removed_variables: dict[str, str] = {}
+# os.environ belongs to the process, so only one thread at a time may change it.
+_environment_lock = threading.Lock()
 
 
 @cache
-def _variables_of_libpq() -> dict[str, str]:
-    """Return the variables that libpq reads at every connection, each with its parameter."""
-    named = {o.envvar.decode(): o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
-    return {**named, **dict.fromkeys(_MORE_NAMES, "")}
+def _names_of_libpq_variables() -> frozenset[str]:
+    """Return the names of all variables that libpq reads at every connection."""
+    options = pq.Conninfo.get_defaults()
+    names = {option.envvar.decode() for option in options if option.envvar}
+    return frozenset(names.union(_MORE_VARIABLES))
 
 
-def _withhold() -> None:
+def _remove_libpq_variables() -> None:
     """
-    Take libpq's variables out of this process's environment.
+    Remove libpq's variables from this process's environment.
 
-    libpq obeys some of them whatever the parameters say: an unknown PGSERVICE fails, PGTZ beats the
-    options. `place` gives libpq those that count for an operator's address as parameters.
+    libpq obeys some of them even if the parameters have another value: an unknown PGSERVICE fails,
+    and PGTZ overrides the options. `resolve_address` adds the values of the other ones to the
+    parameters.
     """
-    for name in _variables_of_libpq():
+    for name in _names_of_libpq_variables():
         if name in os.environ:
-            _withheld[name] = os.environ.pop(name)
+            _removed_variables[name] = os.environ.pop(name)
 
 
-def environment() -> dict[str, str]:
-    """Return the environment that the operator gave this process, for a process that it starts."""
-    return {**os.environ, **_withheld}
+def full_environment() -> dict[str, str]:
+    """Return the environment that this process received, for a process that it starts."""
+    return {**os.environ, **_removed_variables}
 
 
-def variables(address: str) -> list[str]:
-    """Return which of libpq's variables are set and count: none for an embedded server's address."""
-    with _lock:
-        _withhold()
+def libpq_variables(address: str) -> list[str]:
+    """Return the names of libpq's variables that are set and apply to an address, in order."""
+    with _environment_lock:
+        _remove_libpq_variables()
     if is_embedded(conninfo_to_dict(address)):
         return []
-    return sorted(name for name in _withheld if name not in _OF_THE_SESSION)
+    return sorted(name for name in _removed_variables if name not in _SESSION_VARIABLES)
 
 
 @contextmanager
-def _visible_to_libpq(service: Mapping[str, Any]) -> Iterator[None]:
-    """Let libpq see, in this block, the variables that name a place and an address's own service."""
-    seen = {name: value for name, value in _withheld.items() if name not in _OF_THE_SESSION}
+def _visible_to_libpq(parts: Mapping[str, Any]) -> Iterator[None]:
+    """
+    Put libpq's variables back into the environment within the block, except `_SESSION_VARIABLES`.
+
+    `parts` are the parameters of an address. A `service` or `servicefile` in the address replaces
+    PGSERVICE or PGSERVICEFILE.
+    """
+    visible = {
+        name: text for name, text in _removed_variables.items() if name not in _SESSION_VARIABLES
+    }
     for keyword, name in (("service", "PGSERVICE"), ("servicefile", "PGSERVICEFILE")):
-        if keyword in service:
-            seen[name] = str(service[keyword])
-    before = {name: os.environ.get(name) for name in seen}
-    os.environ.update(seen)
+        if keyword in parts:
+            visible[name] = str(parts[keyword])
+
+    before = {name: os.environ.get(name) for name in visible}
+    os.environ.update(visible)
     try:
         yield
     finally:
@@ -172,18 +198,18 @@ def _visible_to_libpq(service: Mapping[str, Any]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def place(address: str) -> dict[str, Any]:
+def resolve_address(address: str) -> dict[str, Any]:
     """
-    Return where `address` leads and how, as parameters of libpq.
+    Return `address` as parameters of libpq, with the parameters that it leaves out.
 
-    For an operator's address libpq's variables, its service file and its defaults fill in what the
-    address leaves out, in libpq's own order. None of them counts for an embedded server.
+    These come from libpq's service file, from its variables and from its defaults, in libpq's own
+    order of precedence. For the address of an embedded server, none of these sources is used.
     """
     parts = dict(conninfo_to_dict(address))
-    with _lock:
-        _withhold()
+    with _environment_lock:
+        _remove_libpq_variables()
         if is_embedded(parts):
-            # No password file is read: libpq would warn of one that other users can read.
+            # No password file: libpq would print a warning if other users can read it.
             return {
                 **parts,
                 "passfile": "/nonexistent/pgpass",
@@ -191,45 +217,57 @@ def place(address: str) -> dict[str, Any]:
                 "gssencmode": "disable",
             }
         with _visible_to_libpq(parts):
-            filled = {
+            # A compiled default is left out, because libpq applies it in any case.
+            supplied = {
                 option.keyword.decode(): option.val.decode()
                 for option in pq.Conninfo.get_defaults()
                 if option.val and option.val != option.compiled
             }
-    return {**filled, **parts}
+    return {**supplied, **parts}
 
 
 def is_embedded(parts: Mapping[str, Any]) -> bool:
-    """Return whether an address, given as parameters of libpq, is that of an embedded server."""
-    return bool(_EMBEDDED.fullmatch(str(parts.get("host") or "")))
+    """Return whether these parameters of libpq are the address of an embedded server."""
+    return bool(_EMBEDDED_SOCKET.fullmatch(str(parts.get("host") or "")))
 
 
 def application_name(name: str) -> str:
-    """Return what Postgres shows of a session: our prefix, and the name of the pool or command."""
-    return f"{APPLICATION} {name}".strip()
+    """Return a session's name in pg_stat_activity: our prefix and `name`, its pool or purpose."""
+    return f"{APPLICATION_PREFIX} {name}".strip()
 
 
-def settings(*, limit: float = 0, generic: bool = False) -> dict[str, str]:
-    """Return what is set on a session; `limit` is in seconds for a statement, 0 being without end."""
-    more = GENERIC if generic else {}
-    return {**{one.name: one.value for one in SETTINGS}, "statement_timeout": f"{limit}s", **more}
+def session_settings(
+    *, statement_timeout: float = 0, generic_plans: bool = False
+) -> dict[str, str]:
+    """
+    Return a session's settings by their names.
+
+    `statement_timeout` is in seconds; 0 means no timeout. With `generic_plans`, the settings
+    include GENERIC_PLAN_SETTINGS.
+    """
+    values = {setting.name: setting.value for setting in SETTINGS}
+    values["statement_timeout"] = f"{statement_timeout}s"
+    if generic_plans:
+        values.update(GENERIC_PLAN_SETTINGS)
+    return values
 
 
-def parameters(
-    address: str, name: str, wanted: Mapping[str, str], *, pooled: bool = False, **others: Any
+def connection_parameters(
+    address: str, name: str, settings: Mapping[str, str], *, pooled: bool = False, **others: Any
 ) -> dict[str, Any]:
     """
-    Return all that libpq is given for a connection to `address`.
+    Return all parameters that libpq gets for a connection to `address`.
 
-    `pooled` says that a PgBouncer stands before it.
+    `name` is the session's name, `settings` are its settings, and `others` are more parameters.
+    `pooled` says that the address leads to a PgBouncer.
     """
-    parts = place(address)
-    # Not in the start-up packet: Postgres would refuse a database of an encoding that it cannot
-    # convert, and its words would not say what to do.
+    parts = resolve_address(address)
+    # The encoding is set after connecting. If it were in the start-up packet and Postgres could not
+    # convert the database's encoding, the error message would not say what to do.
     parts.pop("client_encoding", None)
     if not pooled:  # a PgBouncer refuses options
-        ours = " ".join(f"-c {key}={_escaped(value)}" for key, value in wanted.items())
-        parts["options"] = f"{parts.get('options') or ''} {ours}".strip()
+        options = " ".join(f"-c {key}={_escape_option(value)}" for key, value in settings.items())
+        parts["options"] = f"{parts.get('options') or ''} {options}".strip()
     return {
         **parts,
         **KEEPALIVES,
@@ -239,21 +277,28 @@ def parameters(
     }
 
 
-class Unfit(ConfigurationError, psycopg.OperationalError):
-    """
-    The database is there, and is not one for the record.
-
-    While a process runs this counts as away: a person can put it right, and the process goes on.
-    """
-
-
-def _escaped(value: str) -> str:
+def _escape_option(value: str) -> str:
     return re.sub(r"([\\\s])", r"\\\1", value)
 
 
-# What cannot be in the start-up packet, because it is new in a version, or not every role may set it,
-# or only one of its values is wrong. So its value is read first, and corrected only where it is wrong.
-_CURRENT = """
+class UnsuitableDatabase(ConfigurationError, psycopg.OperationalError):
+    """
+    The database can be reached, but it cannot hold the record.
+
+    It is an OperationalError, so that a running process treats it as an outage: the process tries
+    again, and continues when a person has corrected the cause.
+    """
+
+
+# The values that `_first_statement` reads. The first three settings cannot be in the start-up
+# packet, so a second statement sets them, and only if their values are wrong:
+#
+# - synchronous_commit: only `off` is wrong, and the operator may choose any other value;
+# - transaction_timeout: it exists only from Postgres 17 on;
+# - session_replication_role: not every role may set it.
+#
+# The last value tells a `PooledSession` whether its transactions must request READ WRITE.
+_CURRENT_VALUES = """
     pg_catalog.current_setting('synchronous_commit'),
     pg_catalog.current_setting('transaction_timeout', true),
     pg_catalog.current_setting('session_replication_role'),
@@ -261,62 +306,78 @@ _CURRENT = """
         AND NOT pg_catalog.pg_is_in_recovery()
 """
 _REPLICATION = "session_replication_role"
-_READ_ONLY = 3  # the position of the last value
+_READ_ONLY_POSITION = 3  # the position of the last of `_CURRENT_VALUES`
 
 
-def _corrections(found: Sequence[Any]) -> dict[str, str]:
-    """Return what else must be set, by the values of `_CURRENT`."""
-    commit, transaction, replication = found[:_READ_ONLY]
-    corrections = {}
+def _needed_changes(current: Sequence[Any]) -> dict[str, str]:
+    """Return the settings to change in a session that has these `_CURRENT_VALUES`."""
+    commit, transaction_timeout, replication = current[:_READ_ONLY_POSITION]
+    changes = {}
     if commit == "off":
-        corrections["synchronous_commit"] = "on"  # or an acknowledged commit may be lost
-    if transaction not in (None, "0"):
-        corrections["transaction_timeout"] = "0"  # restoring and exporting take their time
+        # Otherwise a crash of the server could lose an acknowledged commit.
+        changes["synchronous_commit"] = "on"
+    if transaction_timeout not in (None, "0"):
+        # Restores and exports run in long transactions.
+        changes["transaction_timeout"] = "0"
     if replication != "origin":
-        corrections[_REPLICATION] = "origin"  # or the triggers that guard the record do not fire
-    return corrections
+        # Otherwise the triggers that guard the record do not fire.
+        changes[_REPLICATION] = "origin"
+    return changes
 
 
-def _first_statement(wanted: Mapping[str, str]) -> bytes:
-    """Return the statement that sets what is wanted and reads what may need a correction."""
-    return f"SELECT {_CURRENT}, {_set({'client_encoding': 'UTF8', **wanted})}".encode()
+def _first_statement(settings: Mapping[str, str]) -> bytes:
+    """Return the statement that changes settings and reads the `_CURRENT_VALUES`."""
+    calls = _set_config_calls({"client_encoding": "UTF8", **settings})
+    return f"SELECT {_CURRENT_VALUES}, {calls}".encode()
 
 
-def _set(wanted: Mapping[str, str]) -> str:
-    return ", ".join(f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in wanted.items())
+def _set_config_calls(settings: Mapping[str, str]) -> str:
+    return ", ".join(
+        f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in settings.items()
+    )
 
 
-def _local(wanted: Mapping[str, str]) -> bytes:
-    # A list of names must not be quoted as one name.
-    literals = {name: value if name == "search_path" else f"'{value}'" for name, value in wanted.items()}
-    return "; ".join(f"SET LOCAL {name} = {literal}" for name, literal in literals.items()).encode()
+def _set_local_statements(settings: Mapping[str, str]) -> bytes:
+    statements = []
+    for name, value in settings.items():
+        literal = f"'{value}'"
+        if name == "search_path":
+            # The search path is a list of names. In quotes it would be a single name.
+            literal = value
+        statements.append(f"SET LOCAL {name} = {literal}")
+    return "; ".join(statements).encode()
 
 
-def refuse_encoding(pgconn: pq.abc.PGconn) -> None:
-    """Refuse a database that does not keep its text in UTF-8, and say how to make one that does."""
+def require_utf8(pgconn: pq.abc.PGconn) -> None:
+    """Raise UnsuitableDatabase if a database does not have the encoding UTF8."""
     encoding = (pgconn.parameter_status(b"server_encoding") or b"").decode("ascii", "replace")
     if encoding == "UTF8":
         return
     name = pgconn.db.decode("utf-8", "replace")
-    raise Unfit(
-        f"The database {name} has the encoding {encoding}, and the record needs UTF8. Create another, "
-        f"for example CREATE DATABASE alpha_monday_utf8 TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C', "
-        "and set DATABASE_URL to it."
+    raise UnsuitableDatabase(
+        f"The database {name} has the encoding {encoding}, and the record needs UTF8. Create "
+        "another, for example CREATE DATABASE alpha_monday_utf8 TEMPLATE template0 "
+        "ENCODING 'UTF8' LOCALE 'C', and set DATABASE_URL to it."
     )
 
 
 @contextmanager
 def _closed_on_error(conn: AsyncConnection[Any] | Connection[Any]) -> Iterator[None]:
-    """Close a connection on which a setting of ours is refused; name the right that is missing."""
+    """
+    Close `conn` if an error occurs in the block, in which its settings are set.
+
+    Raises UnsuitableDatabase if the user may not set them.
+    """
     user = conn.pgconn.user.decode("utf-8", "replace")
     try:
         yield
     except psycopg.errors.InsufficientPrivilege:
         conn.pgconn.finish()
-        raise Unfit(
-            f"{_REPLICATION} is not origin for the user {user}, which switches off the record's guards, "
-            f"and that user may not change it. As a superuser: ALTER ROLE {user} RESET {_REPLICATION}, "
-            f"and where the database sets it: ALTER DATABASE ... RESET {_REPLICATION}."
+        raise UnsuitableDatabase(
+            f"{_REPLICATION} is not origin for the user {user}, which switches off the triggers "
+            f"that protect the record, and that user may not change it. As a superuser, run ALTER "
+            f"ROLE {user} RESET {_REPLICATION}; if the database sets it, run ALTER DATABASE ... "
+            f"RESET {_REPLICATION}."
         ) from None
     except BaseException:
         conn.pgconn.finish()
@@ -324,7 +385,7 @@ def _closed_on_error(conn: AsyncConnection[Any] | Connection[Any]) -> Iterator[N
 
 
 class Session(AsyncConnection[Any]):
-    """A connection straight to Postgres; what it needs is set for as long as it lasts."""
+    """A direct connection to Postgres. Its settings apply as long as it exists."""
 
     @classmethod
     async def connect(  # type: ignore[override]
@@ -332,33 +393,46 @@ class Session(AsyncConnection[Any]):
         conninfo: str = "",
         *,
         name: str = "",
-        limit: float = 0,
-        generic: bool = False,
+        statement_timeout: float = 0,
+        generic_plans: bool = False,
         autocommit: bool = False,
         **others: Any,
     ) -> Self:
-        """Connect; `name` is what Postgres shows of it, `limit` and `generic` are as in `settings`."""
-        wanted = settings(limit=limit, generic=generic)
-        conn = await super().connect(autocommit=True, **parameters(conninfo, name, wanted, **others))
+        """
+        Connect to `conninfo`, and set the session's settings.
+
+        `name` appears in pg_stat_activity. `session_settings` explains `statement_timeout` and
+        `generic_plans`.
+        """
+        settings = session_settings(
+            statement_timeout=statement_timeout, generic_plans=generic_plans
+        )
+        conn = await super().connect(
+            # In autocommit, no rollback can undo the settings.
+            autocommit=True,
+            **connection_parameters(conninfo, name, settings, **others),
+        )
         with _closed_on_error(conn):
-            refuse_encoding(conn.pgconn)
-            found = await (await conn.execute(_first_statement(wanted))).fetchone()
-            assert found
-            if corrections := _corrections(found):
-                await conn.execute(f"SELECT {_set(corrections)}".encode())
+            require_utf8(conn.pgconn)
+            cursor = await conn.execute(_first_statement(settings))
+            current = await cursor.fetchone()
+            assert current
+            changes = _needed_changes(current)
+            if changes:
+                await conn.execute(f"SELECT {_set_config_calls(changes)}".encode())
             await conn.set_autocommit(autocommit)
         return conn
 
 
 class PooledSession(AsyncConnection[Any]):
     """
-    A connection to a PgBouncer in transaction mode, which may hand every transaction another session.
+    A connection to a PgBouncer in transaction mode.
 
-    So every transaction sets what it needs when it has begun, and a statement outside of one gets a
-    transaction of its own.
+    PgBouncer may run each transaction in another session of Postgres. So every transaction sets its
+    settings when it begins, and a statement outside of a transaction gets a transaction of its own.
     """
 
-    _needs = b""
+    _settings_statement = b""
 
     @classmethod
     async def connect(  # type: ignore[override]
@@ -366,30 +440,36 @@ class PooledSession(AsyncConnection[Any]):
         conninfo: str = "",
         *,
         name: str = "",
-        limit: float = 0,
-        generic: bool = False,
+        statement_timeout: float = 0,
+        generic_plans: bool = False,
         autocommit: bool = False,
         **others: Any,
     ) -> Self:
-        """Connect to the address; parameters are as in `Session`."""
-        wanted = settings(limit=limit, generic=generic)
-        given = parameters(conninfo, name, wanted, pooled=True, **others)
-        conn = await super().connect(autocommit=True, prepare_threshold=None, **given)
+        """Connect to `conninfo`. The parameters are those of `Session.connect`."""
+        settings = session_settings(
+            statement_timeout=statement_timeout, generic_plans=generic_plans
+        )
+        parameters = connection_parameters(conninfo, name, settings, pooled=True, **others)
+        conn = await super().connect(autocommit=True, prepare_threshold=None, **parameters)
         with _closed_on_error(conn):
-            refuse_encoding(conn.pgconn)
-            carried = {name: wanted[name] for name in _TRACKED_BY_PGBOUNCER}
-            found = await (await conn.execute(_first_statement(carried))).fetchone()
-            assert found
+            require_utf8(conn.pgconn)
+            tracked = {name: settings[name] for name in _TRACKED_BY_PGBOUNCER}
+            cursor = await conn.execute(_first_statement(tracked))
+            current = await cursor.fetchone()
+            assert current
             await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
             await conn.set_deferrable(False)
-            # Not always: a server in recovery refuses READ WRITE, with another SQLSTATE than a write.
-            if found[_READ_ONLY]:
+            # READ WRITE is requested only if the default is read-only. A server in recovery refuses
+            # BEGIN READ WRITE, with an SQLSTATE that does not count as read-only here.
+            if current[_READ_ONLY_POSITION]:
                 await conn.set_read_only(False)
-            needed = {name: value for name, value in wanted.items() if name not in _NOT_SET_LOCALLY}
-            conn._needs = _local({**needed, **_corrections(found)})
+
+            local = {name: settings[name] for name in settings if name not in _NOT_SET_LOCALLY}
+            conn._settings_statement = _set_local_statements({**local, **_needed_changes(current)})
             conn.cursor_factory = _PooledCursor
+            # An empty transaction: if this role may not set one of the settings, it fails now.
             async with conn.transaction():
-                pass  # a setting that this role may not set is refused here
+                pass
             await conn.set_autocommit(autocommit)
         return conn
 
@@ -397,26 +477,28 @@ class PooledSession(AsyncConnection[Any]):
     async def transaction(
         self, savepoint_name: str | None = None, force_rollback: bool = False
     ) -> AsyncIterator[AsyncTransaction]:
-        """Begin a transaction and say what it needs; within another one it is a savepoint."""
-        begins = self.info.transaction_status == TransactionStatus.IDLE
+        """Begin a transaction with its settings, or a savepoint if there is a transaction."""
+        is_outermost = self.info.transaction_status == TransactionStatus.IDLE
         async with super().transaction(savepoint_name, force_rollback) as transaction:
-            if begins:
-                await self.execute(self._needs)
+            if is_outermost:
+                await self.execute(self._settings_statement)
             yield transaction
 
 
 class _PooledCursor(AsyncCursor[Any]):
-    """A cursor whose statements never run outside of a transaction of `PooledSession.transaction`."""
+    """A cursor that runs each statement in a transaction of `PooledSession`."""
 
     async def execute(self, query: Query, params: Params | None = None, **options: Any) -> Self:
-        """Run a statement, in a transaction of its own where there is none."""
+        """Run a statement, in a transaction of its own if there is none."""
         if self.connection.info.transaction_status != TransactionStatus.IDLE:
             return await super().execute(cast(Any, query), params, **options)
         async with self.connection.transaction():
             return await super().execute(cast(Any, query), params, **options)
 
-    async def executemany(self, query: Query, params_seq: Iterable[Params], *, returning: bool = False) -> None:
-        """Run a statement for each of some parameters, as `execute` does."""
+    async def executemany(
+        self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
+    ) -> None:
+        """Run a statement once for each of the parameters, in one transaction as in `execute`."""
         if self.connection.info.transaction_status != TransactionStatus.IDLE:
             await super().executemany(query, params_seq, returning=returning)
             return
@@ -424,15 +506,20 @@ class _PooledCursor(AsyncCursor[Any]):
             await super().executemany(query, params_seq, returning=returning)
 
 
-def connect(address: str, *, name: str = "", autocommit: bool = False, **others: Any) -> Connection[Any]:
-    """Return a connection for code that is not asynchronous, its session as that of `Session`."""
-    wanted = settings()
-    conn: Connection[Any] = Connection.connect(autocommit=True, **parameters(address, name, wanted, **others))
+def connect(
+    address: str, *, name: str = "", autocommit: bool = False, **others: Any
+) -> Connection[Any]:
+    """Return a connection for synchronous code, with the same settings as a `Session`."""
+    settings = session_settings()
+    conn: Connection[Any] = Connection.connect(
+        autocommit=True, **connection_parameters(address, name, settings, **others)
+    )
     with _closed_on_error(conn):
-        refuse_encoding(conn.pgconn)
-        found = conn.execute(_first_statement(wanted)).fetchone()
-        assert found
-        if corrections := _corrections(found):
-            conn.execute(f"SELECT {_set(corrections)}".encode())
+        require_utf8(conn.pgconn)
+        current = conn.execute(_first_statement(settings)).fetchone()
+        assert current
+        changes = _needed_changes(current)
+        if changes:
+            conn.execute(f"SELECT {_set_config_calls(changes)}".encode())
         conn.autocommit = autocommit
     return conn

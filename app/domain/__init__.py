@@ -1,1 +1,1 @@
-"""The record's law as code: what its words mean, when things happen, how numbers are made. No I/O."""
+"""The rules of the record as code: its types, its calendar, and its arithmetic. No I/O."""

@@ -1,8 +1,9 @@
 """
-When things happen: New York's time and its sessions.
+The calendar of the record: New York time, and the sessions of the exchange.
 
-The only module that names the time zone. Sessions are the days on which the New York Stock Exchange trades, half days
-included, as the `holidays` package knows them; a closure announced on short notice is added by a setting.
+This is the only module that names the time zone. A session is a day on which the New York Stock
+Exchange trades, half days included. The `holidays` package knows the regular closures; a closure
+that is announced on short notice is added by a setting.
 """
 
 from collections.abc import Iterable
@@ -19,24 +20,33 @@ from app.errors import Refused
 TIME_ZONE = "America/New_York"
 NEW_YORK = ZoneInfo(TIME_ZONE)
 
-DUE = time(9)
-OPEN = time(9, 30)
-# When skipped checkpoints get their daily second chance: after the morning's own, whose answers often bring the close.
-RETAKE = time(10)
-FORTNIGHT = range(1, CHECKPOINT_DAYS + 1)
-# The fortnight's Sundays, whose mornings need no closes: every ticker's splits are asked for.
-SUNDAYS = (6, 13)
-# The two Sundays after it, on which they are asked for once more: small splits and spin-offs are often listed late.
-LATE_SUNDAYS = (20, 27)
+# When a Monday's run begins and when each checkpoint is due.
+DUE_TIME = time(9)
+# When the exchange opens.
+OPEN_TIME = time(9, 30)
+# When skipped checkpoints are tried again each day. It is an hour after the day's regular
+# checkpoints, because their requests often bring the missing close.
+RETAKE_TIME = time(10)
 
-# When a close that was not there at nine is asked for again.
-ASK_AGAIN = (time(9, 30), time(10, 30), time(12, 30), time(16, 30), time(20, 30))
+# The checkpoint days of a batch that are measured; day 0 is the baseline.
+MEASURED_DAYS = range(1, CHECKPOINT_DAYS + 1)
+# The two Sundays of a batch's fortnight. Their checkpoints need no closes, so the day's quota is
+# used to request the splits of every ticker.
+SPLIT_CHECK_DAYS = (6, 13)
+# Two Sundays after the fortnight on which splits are requested again: small splits and spin-offs
+# are often listed late.
+LATE_SPLIT_CHECK_DAYS = (20, 27)
+
+# When a close that was missing at nine is requested again.
+PRICE_RETRY_TIMES = (time(9, 30), time(10, 30), time(12, 30), time(16, 30), time(20, 30))
 
 _DAY = timedelta(days=1)
+_MONDAY = 0
+_SATURDAY = 5
 
 
 class Clock(Protocol):
-    """What tells the time and waits: the real one, or a rehearsal's."""
+    """The source of the time, and the only way to wait: a real clock or a simulated one."""
 
     def now(self) -> datetime:
         """Return the time, in UTC."""
@@ -44,48 +54,58 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """
-        Wait; never while holding a connection, a lock or a semaphore.
+        Wait. The caller must not hold a connection, a lock or a semaphore while it waits.
 
-        Raises TryAgainAt when the process is told to stop meanwhile: what only waits need not be waited for.
+        Raises TryAgainAt when the process has to stop: a job that only waits must not delay the
+        end of the process.
         """
         ...
 
     def stop(self) -> None:
-        """End all waiting."""
+        """End every `sleep` that is under way."""
         ...
 
 
-def at(day: date, clock: time) -> datetime:
-    """Return the moment in UTC at which New York's clocks show `clock` on `day`."""
+def from_new_york(day: date, clock: time) -> datetime:
+    """Return the moment, in UTC, at which the clocks of New York show `clock` on `day`."""
     return datetime.combine(day, clock, NEW_YORK).astimezone(UTC)
 
 
-def today(now: datetime) -> date:
-    """Return the date in New York at `now`."""
+def new_york_date(now: datetime) -> date:
+    """Return the date in New York at the moment `now`."""
     return now.astimezone(NEW_YORK).date()
 
 
 def run_date(now: datetime) -> date | None:
-    """Return the Monday that has begun at `now`, or None before nine and on other days."""
+    """Return the Monday whose run has begun at `now`; None before 09:00 and on other days."""
     local = now.astimezone(NEW_YORK)
-    return local.date() if local.weekday() == 0 and local.time() >= DUE else None
+    if local.weekday() != _MONDAY or local.time() < DUE_TIME:
+        return None
+    return local.date()
 
 
 def latest_run_date(now: datetime) -> date:
-    """Return the newest Monday whose nine o'clock is not after `now`."""
-    monday = today(now) - _DAY * today(now).weekday()
-    return monday if due_at(monday) <= now else monday - 7 * _DAY
+    """Return the latest Monday whose run has begun at `now` or earlier."""
+    today = new_york_date(now)
+    monday = today - _DAY * today.weekday()
+    # On a Monday before nine, the latest run is that of the week before.
+    if due_at(monday) > now:
+        monday -= 7 * _DAY
+    return monday
 
 
-def refuse_other_days(run_date: date) -> None:
-    """Raise Refused for the date of a batch that is no Monday, naming the Monday of its week."""
-    if run_date.weekday() != 0:
-        monday = run_date - _DAY * run_date.weekday()
-        raise Refused(f"{run_date} is a {run_date:%A}, and batches are of Mondays. Its week began on {monday}.")
+def require_monday(run_date: date) -> None:
+    """Raise Refused if the date of a batch is no Monday; the text names the Monday of its week."""
+    if run_date.weekday() == _MONDAY:
+        return
+    monday = run_date - _DAY * run_date.weekday()
+    raise Refused(
+        f"{run_date} is a {run_date:%A}, and batches are of Mondays. Its week began on {monday}."
+    )
 
 
 def next_run_at(now: datetime) -> datetime:
-    """Return the first Monday's nine o'clock after `now`."""
+    """Return the time of the first run after `now`."""
     return due_at(latest_run_date(now), 7)
 
 
@@ -95,35 +115,52 @@ def checkpoint_date(run_date: date, day: int) -> date:
 
 
 def due_at(run_date: date, day: int = 0) -> datetime:
-    """Return when a checkpoint is due, or with day 0 when the Monday begins: at nine, whatever the season."""
-    return at(checkpoint_date(run_date, day), DUE)
+    """
+    Return the time at which a checkpoint is due; of day 0, the time at which the Monday begins.
+
+    It is 09:00 in New York, in summer and in winter.
+    """
+    return from_new_york(checkpoint_date(run_date, day), DUE_TIME)
 
 
-def end_of(day: date) -> datetime:
+def end_of_day(day: date) -> datetime:
     """Return the midnight in New York at which a day ends."""
-    return at(day + _DAY, time(0))
+    return from_new_york(day + _DAY, time(0))
 
 
-def ask_again_at(now: datetime) -> datetime | None:
-    """Return the next time of this day in New York at which a missing close is asked for, or None after the last."""
-    moments = (at(today(now), clock) for clock in ASK_AGAIN)
+def next_price_retry_at(now: datetime) -> datetime | None:
+    """
+    Return the next time after `now` at which a missing close is requested again.
+
+    Only times of the same day in New York count; None after the last one.
+    """
+    today = new_york_date(now)
+    moments = (from_new_york(today, clock) for clock in PRICE_RETRY_TIMES)
     return next((moment for moment in moments if moment > now), None)
 
 
-def asked_since(now: datetime) -> datetime:
-    """Return the last moment up to `now` at which closes were to be asked for: an answer since then still holds."""
-    moments = [at(day, clock) for day in (today(now) - _DAY, today(now)) for clock in (DUE, *ASK_AGAIN)]
+def latest_price_request_at(now: datetime) -> datetime:
+    """
+    Return the latest time, not after `now`, at which a request of closes was due.
+
+    A response that was received after this time is still valid: no newer request is due yet.
+    """
+    today = new_york_date(now)
+    moments = []
+    # Before nine, the latest request was due yesterday.
+    for day in (today - _DAY, today):
+        moments += [from_new_york(day, clock) for clock in (DUE_TIME, *PRICE_RETRY_TIMES)]
     return max(moment for moment in moments if moment <= now)
 
 
-def load() -> None:
+def load_holidays() -> None:
     """
-    Load the exchange's holidays, which the first question otherwise does.
+    Load the holidays of the exchange in advance.
 
-    It imports some 300 modules of the package: on the event loop of a service that stops every request for 0.1 s and
-    more.
+    At its first use the `holidays` package imports about 300 modules. On the event loop of a
+    service, this would block all requests for 0.1 s or more.
     """
-    _holidays(2000)  # any year
+    _holidays(2000)  # the year does not matter
 
 
 @lru_cache(maxsize=256)
@@ -132,17 +169,18 @@ def _holidays(year: int) -> frozenset[date]:
 
 
 class Calendar:
-    """The exchange's sessions, less the days in `closed` that were announced on short notice."""
+    """The sessions of the exchange, without the days in `closed` (closures on short notice)."""
 
     def __init__(self, closed: Iterable[date] = ()) -> None:
         self.closed = frozenset(closed)
 
     def is_session(self, day: date) -> bool:
         """Return whether the exchange trades on `day`; a half day counts."""
-        return day.weekday() < 5 and day not in self.closed and day not in _holidays(day.year)
+        is_weekday = day.weekday() < _SATURDAY
+        return is_weekday and day not in self.closed and day not in _holidays(day.year)
 
     def session_before(self, day: date) -> date:
-        """Return the last session before `day`; before a run date, that is the baseline session."""
+        """Return the last session before `day`; before a run date it is the baseline session."""
         day -= _DAY
         while not self.is_session(day):
             day -= _DAY
@@ -155,15 +193,21 @@ class Calendar:
         return day
 
     def trading_day(self, checkpoint_date: date) -> date | None:
-        """Return the session whose closes a checkpoint uses: the calendar day before it, or None if that was none."""
-        before = checkpoint_date - _DAY
-        return before if self.is_session(before) else None
-
-    def first_with_figures(self, run_date: date, days: Iterable[int]) -> int | None:
         """
-        Return the first of `days` of a fortnight whose checkpoint has a session to measure.
+        Return the session whose closes a checkpoint uses: the calendar day before it.
 
-        The other days' checkpoints are always skipped. None if all of them are.
+        None if that day is no session.
+        """
+        before = checkpoint_date - _DAY
+        if not self.is_session(before):
+            return None
+        return before
+
+    def first_measured_day(self, run_date: date, days: Iterable[int]) -> int | None:
+        """
+        Return the first of a batch's `days` whose checkpoint has a session to measure.
+
+        The checkpoints of the other days are always skipped. None if no day has a session.
         """
         for day in days:
             if self.trading_day(checkpoint_date(run_date, day)):
@@ -171,5 +215,9 @@ class Calendar:
         return None
 
     def is_late(self, run_date: date, created_at: datetime) -> bool:
-        """Return whether `created_at` is at or after the open of the first session on or after the run date."""
-        return created_at >= at(self.session_from(run_date), OPEN)
+        """
+        Return whether a batch was created too late to trade its picks at the first open.
+
+        It is late at or after the open of the first session on or after its run date.
+        """
+        return created_at >= from_new_york(self.session_from(run_date), OPEN_TIME)

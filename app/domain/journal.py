@@ -1,11 +1,13 @@
 """
-The journal's form: canonical JSON and the chain of hashes.
+The form of the journal: canonical JSON, and the chain of hashes.
 
-`content` is RFC 8785 canonical JSON: members sorted by UTF-16 code units, no white space, strings escaped as
-ECMAScript's `JSON.stringify` does, UTF-8. Every value is a string, an object or an array: numbers in plain notation at
-full precision, times as `YYYY-MM-DDTHH:MM:SS.ffffffZ`, dates as `YYYY-MM-DD`, booleans as `true` and `false`; a member
-without a value is left out. `hash` is SHA-256, in hex, of `previous`, a line feed and `content`. docs/journal.md says
-it rule by rule, for whoever writes a verifier.
+`content` is canonical JSON by RFC 8785: members sorted by UTF-16 code units, no white space,
+strings escaped as ECMAScript's `JSON.stringify` does, UTF-8. Every value is a string, an object or
+an array: numbers are in plain notation at full precision, times are `YYYY-MM-DDTHH:MM:SS.ffffffZ`,
+dates are `YYYY-MM-DD`, booleans are `true` and `false`. A member without a value is left out.
+`hash` is the SHA-256, in hex, of `previous`, a line feed and `content`.
+
+docs/journal.md defines this rule by rule, for authors of independent verifiers.
 """
 
 import hashlib
@@ -19,69 +21,97 @@ from uuid import UUID
 import msgspec
 
 from app.domain.model import JournalEntry, JournalKind
-from app.domain.returns import plain
+from app.domain.returns import format_decimal
 
-GENESIS = "0" * 64
+# The `previous` of the first entry.
+GENESIS_HASH = "0" * 64
 
 
-def entry(
+def next_entry(
     after: JournalEntry | None,
     kind: JournalKind,
     at: datetime,
     recorded: Mapping[str, object],
     batch: UUID | None = None,
 ) -> JournalEntry:
-    """Return the entry that follows `after` (None: the first) and records `recorded`."""
-    seq, previous = (after.seq + 1, after.hash) if after else (1, GENESIS)
-    content = canonical({**recorded, "seq": seq, "kind": kind, "at": at})
+    """
+    Return the entry that follows `after`, or the first entry of a journal if `after` is None.
+
+    `recorded` are the members of the content besides `seq`, `kind` and `at`.
+    """
+    seq, previous = 1, GENESIS_HASH
+    if after is not None:
+        seq, previous = after.seq + 1, after.hash
+
+    content = canonical_json({**recorded, "seq": seq, "kind": kind, "at": at})
     return JournalEntry(
-        seq=seq, kind=kind, at=at, content=content, previous=previous, hash=digest(previous, content), batch_id=batch
+        seq=seq,
+        kind=kind,
+        at=at,
+        content=content,
+        previous=previous,
+        hash=entry_hash(previous, content),
+        batch_id=batch,
     )
 
 
-def digest(previous: str, content: str) -> str:
-    """Return the hash of an entry."""
+def entry_hash(previous: str, content: str) -> str:
+    """Return the hash of an entry: SHA-256 of `previous`, a line feed and `content`, in hex."""
     return hashlib.sha256(f"{previous}\n{content}".encode()).hexdigest()
 
 
-def canonical(value: Mapping[str, object]) -> str:
-    """Return `value` as RFC 8785 canonical JSON."""
-    return json.dumps(texts(value), ensure_ascii=False, separators=(",", ":"))
+def canonical_json(value: Mapping[str, object]) -> str:
+    """Return `value` as canonical JSON (RFC 8785)."""
+    return json.dumps(to_texts(value), ensure_ascii=False, separators=(",", ":"))
 
 
-def texts(value: Mapping[str, object]) -> dict[str, Any]:
-    """Return `value` as the journal holds it: every value a text, in order, without the members that have none."""
-    members = sorted(value.items(), key=lambda member: member[0].encode("utf-16-be", "surrogatepass"))
-    return {name: _plain(member) for name, member in members if member is not None}
+def to_texts(value: Mapping[str, object]) -> dict[str, Any]:
+    """
+    Return `value` in the form of the journal, before it is encoded as JSON.
+
+    Every single value is a text, members are sorted, and members without a value are left out.
+    """
+    # RFC 8785 sorts by UTF-16 code units; Python would sort by code points.
+    names = sorted(value, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
+    return {name: _to_plain(value[name]) for name in names if value[name] is not None}
 
 
-def _plain(value: object) -> object:
+def _to_plain(value: object) -> object:
     match value:
         case msgspec.Struct():
-            return texts(msgspec.structs.asdict(value))
+            return to_texts(msgspec.structs.asdict(value))
         case Mapping():
-            return texts(value)
+            return to_texts(value)
         case list() | tuple():
-            return [_plain(item) for item in value]
-    return written(value)
+            return [_to_plain(item) for item in value]
+    return to_text(value)
 
 
-def written(value: object) -> str | None:
-    """Return a single value as the journal writes it; None is no value."""
+def to_text(value: object) -> str | None:
+    """Return a single value as the journal writes it; None means that there is no value."""
     match value:
         case None:
             return None
+        # bool comes before str(): Python would write True.
         case bool():
-            return "true" if value else "false"
+            return format_bool(value)
         case Decimal():
-            return plain(value)
+            return format_decimal(value)
+        # datetime comes before date, because it is a subclass of it.
         case datetime():
-            return timestamp(value)
+            return format_timestamp(value)
         case date():
             return value.isoformat()
     return str(value)
 
 
-def timestamp(at: datetime) -> str:
-    """Return a time as answers and the journal carry it."""
+def format_bool(value: bool) -> str:
+    """Return `true` or `false`, as the journal writes a boolean."""
+    if value:
+        return "true"
+    return "false"
+
+
+def format_timestamp(at: datetime) -> str:
+    """Return a time as responses of the API and the journal write it: UTC with microseconds."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

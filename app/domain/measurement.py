@@ -1,8 +1,8 @@
 """
-How the figures of a checkpoint follow from its prices and the splits since the baseline
-(docs/record.md#how-a-number-is-made).
+The figures of a checkpoint, computed from its prices and the splits since the baseline.
 
-Used when a checkpoint is computed and when it is corrected, so that both come to the same.
+The same functions are used when a checkpoint is computed and when it is corrected, so that both
+give the same figures. Formulas: docs/record.md#how-a-number-is-made.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,146 +15,215 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from app.domain import returns, splits
-from app.domain.journal import written
+from app.domain.journal import to_text
 from app.domain.model import Batch, Checkpoint, Close, Correction, Pick, PickMetric, Split
-from app.domain.tickers import Tickers
+from app.domain.tickers import TickerHistory
 
 
-class Course(Struct, frozen=True):
+class ShareHistory(Struct, frozen=True):
     """
-    What a ticker's figures depend on besides two prices.
+    The inputs of a share's figures besides the two prices.
 
-    `splits` are in force. `used` are the readings that the batch's figures rest on, by session: that of the baseline
-    and those of the computed checkpoints. `newest` are the newest readings of the fortnight's sessions. `entry_day` is
-    the day of whose shares the pick's open is, if that is known; `last_session` is an ended pick's; `tickers` are the
-    share's.
+    - `tickers`: the tickers of the share.
+    - `splits`: its splits in force.
+    - `used`: the readings on which the batch's figures are based, by session: the baseline's and
+      those of the computed checkpoints.
+    - `newest`: the newest readings of the fortnight's sessions.
+    - `entry_basis_date`: the basis date of the pick's entry open (see `splits.basis_date`), if the
+      open is known.
+    - `last_session`: the last session of a pick that ended; None if it did not end.
     """
 
-    tickers: Tickers
+    tickers: TickerHistory
     splits: Sequence[Split]
     used: Mapping[date, Close] = {}
     newest: Sequence[Close] = ()
-    entry_day: date | None = None
+    entry_basis_date: date | None = None
     last_session: date | None = None
 
-    def last(self, session: date) -> date:
-        """Return `session`, or an ended pick's last one if that was before."""
-        return min(session, self.last_session or session)
+    def effective_session(self, session: date) -> date:
+        """Return `session`, or the last session of an ended pick if that was earlier."""
+        if self.last_session is None:
+            return session
+        return min(session, self.last_session)
 
-    def shares_at(self, session: date) -> date:
+    def basis_date(self, session: date) -> date:
         """
-        Return the day of whose shares the price of `session` is, which splits count from or up to.
+        Return the basis date of the price that is used for `session` (see `splits.basis_date`).
 
-        That is the session itself, unless its reading was restated (see `splits.shares_of`); an ended pick had no
-        splits after its last session.
+        For a baseline, splits after this date count; for another price, splits up to this date. It
+        is the session itself, unless its reading is restated. The splits of an ended pick count at
+        most up to its last session.
         """
-        last = self.last(session)
-        reading = self.used.get(session) if last == session else None
-        return splits.shares_of(reading.source, session) if reading else last
+        last = self.effective_session(session)
+        if last != session:
+            return last
+        reading = self.used.get(session)
+        if reading is None:
+            return last
+        return splits.basis_date(reading.source, session)
 
-    def using(self, *readings: Close) -> "Course":
-        """Return this course with the readings that the figures of their sessions are to rest on."""
+    def with_used(self, *readings: Close) -> "ShareHistory":
+        """Return this history with readings that replace the used ones of their sessions."""
         return replace(self, used={**self.used, **{one.trading_day: one for one in readings}})
 
     def is_unusual(self, session: date) -> bool:
         """
-        Return whether the figure of `session` holds a move that no split explains (see `splits.unexplained`).
+        Return whether the figure of `session` contains a move that no split explains.
 
-        Its price may also be another share's, because a rename was forced; then it is marked whatever the prices say.
+        See `splits.has_unexplained_move`. After a forced rename, the price may belong to another
+        share, so the figure is always marked.
         """
-        if self.tickers.forced_from is not None and self.tickers.forced_from <= session:
+        forced_from = self.tickers.forced_from
+        if forced_from is not None and forced_from <= session:
             return True
-        through = self.last(session)
+
+        through = self.effective_session(session)
         used = [self.used[day] for day in sorted(self.used) if day <= through]
         newest = [one for one in self.newest if one.trading_day <= through]
+        # No checkpoint has the close of an ended pick's last session, but the path ends there.
         if used and newest and newest[-1].trading_day > used[-1].trading_day:
-            used.append(newest[-1])  # an ended pick's last session, of which no checkpoint has the close
-        return splits.unexplained(used, self.splits, newest)
+            used.append(newest[-1])
+        return splits.has_unexplained_move(used, self.splits, newest)
 
 
-def of_benchmark(batch: Batch, checkpoint: Checkpoint, course: Course) -> Checkpoint:
+def measure_benchmark(batch: Batch, checkpoint: Checkpoint, history: ShareHistory) -> Checkpoint:
     """Return `checkpoint` with the figures that follow from its benchmark's price."""
     assert batch.benchmark_initial_price
     assert checkpoint.benchmark_price
-    factor = splits.factor(course.splits, course.shares_at(_session(batch)), course.shares_at(_session(checkpoint)))
+    factor = splits.total_factor(
+        history.splits,
+        after=history.basis_date(_session(batch)),
+        through=history.basis_date(_session(checkpoint)),
+    )
     change = returns.return_pct(batch.benchmark_initial_price, checkpoint.benchmark_price, factor)
     return replace(
         checkpoint,
         benchmark_split_factor=factor,
         benchmark_return_pct=change,
-        benchmark_unusual_move=course.is_unusual(_session(checkpoint)),
+        benchmark_unusual_move=history.is_unusual(_session(checkpoint)),
     )
 
 
-def of_pick(batch: Batch, checkpoint: Checkpoint, pick: Pick, price: Decimal, course: Course) -> dict[str, Any]:
-    """Return the columns of a pick's metric that follow from its price, the benchmark's figures being there."""
-    session = _session(checkpoint)
-    factor = splits.factor(course.splits, course.shares_at(_session(batch)), course.shares_at(session))
+def measure_pick(
+    batch: Batch, checkpoint: Checkpoint, pick: Pick, price: Decimal, history: ShareHistory
+) -> dict[str, Any]:
+    """
+    Return the columns of a pick's metric that follow from its price.
+
+    `checkpoint` must have the benchmark's figures already.
+    """
     assert checkpoint.benchmark_return_pct is not None
-    measure = returns.measure(pick.initial_price, price, factor, checkpoint.benchmark_return_pct)
+    session = _session(checkpoint)
+    factor = splits.total_factor(
+        history.splits,
+        after=history.basis_date(_session(batch)),
+        through=history.basis_date(session),
+    )
+    figures = returns.measure_returns(
+        initial=pick.initial_price,
+        current=price,
+        factor=factor,
+        benchmark_return_pct=checkpoint.benchmark_return_pct,
+    )
     return {
         "split_factor": factor,
-        "absolute_return_pct": measure.absolute_return_pct,
-        "vs_benchmark_pct": measure.vs_benchmark_pct,
-        "return_from_open_pct": from_open(pick, price, course, session),
-        "unusual_move": course.is_unusual(session),
+        "absolute_return_pct": figures.absolute_return_pct,
+        "vs_benchmark_pct": figures.vs_benchmark_pct,
+        "return_from_open_pct": return_from_open(
+            pick=pick, price=price, history=history, session=session
+        ),
+        "unusual_move": history.is_unusual(session),
     }
 
 
-def from_open(pick: Pick, price: Decimal, course: Course, session: date) -> Decimal | None:
-    """Return a pick's change in percent since its open, or None while that is not known."""
-    if pick.entry_open is None or course.entry_day is None:
+def return_from_open(
+    pick: Pick, price: Decimal, history: ShareHistory, session: date
+) -> Decimal | None:
+    """Return a pick's change since its entry open, in percent; None while the open is unknown."""
+    if pick.entry_open is None or history.entry_basis_date is None:
         return None
-    factor = splits.factor(course.splits, course.entry_day, course.shares_at(session))
+    factor = splits.total_factor(
+        history.splits, after=history.entry_basis_date, through=history.basis_date(session)
+    )
     return returns.return_pct(pick.entry_open, price, factor)
 
 
 def _session(row: Batch | Checkpoint) -> date:
-    assert row.trading_day, "without prices there are no figures"
+    assert row.trading_day, "a row without prices has no figures"
     return row.trading_day
 
 
-def splits_counted(batch: Batch, checkpoint: Checkpoint, courses: Iterable[Course]) -> list[Split]:
-    """Return the readings of splits that the figures of a checkpoint count on."""
-    return [
-        split
-        for course in courses
-        for split in splits.between(
-            course.splits, course.shares_at(_session(batch)), course.shares_at(_session(checkpoint))
+def counted_splits(
+    batch: Batch, checkpoint: Checkpoint, histories: Iterable[ShareHistory]
+) -> list[Split]:
+    """Return the readings of splits that the figures of a checkpoint count."""
+    counted: list[Split] = []
+    for history in histories:
+        counted += splits.effective_between(
+            history.splits,
+            after=history.basis_date(_session(batch)),
+            through=history.basis_date(_session(checkpoint)),
         )
-    ]
+    return counted
 
 
-def not_before(at: datetime, readings: Iterable[Close], counted: Iterable[Split]) -> datetime:
-    """Return `at`, or when the newest of the readings and splits that figures rest on was read, if that was later."""
+def not_before_readings(
+    at: datetime, readings: Iterable[Close], counted: Iterable[Split]
+) -> datetime:
+    """
+    Return `at`, or the time of the newest reading or split that the figures use, if it is later.
+
+    A transaction may wait for the lock of its batch. Another process may store a reading meanwhile,
+    which the transaction then uses.
+    """
     return max([at, *(one.read_at for one in readings), *(one.read_at for one in counted)])
 
 
-Row = Batch | Pick | Checkpoint | PickMetric
+MeasuredRow = Batch | Pick | Checkpoint | PickMetric
+# A function of a row returns a row of the same type.
 R = TypeVar("R", Batch, Pick, Checkpoint, PickMetric)
 
 
-def only_changed(stood: R, should: R) -> R:
-    """Return `stood` with the columns that differ: a value that only is written otherwise stays as it is."""
-    return replace(stood, **{name: value for name, value in asdict(should).items() if getattr(stood, name) != value})
+def with_changes(stored: R, expected: R) -> R:
+    """
+    Return `stored` with the columns of `expected` that differ.
+
+    If a value is equal but is written in another form, such as 1.0 and 1.00, its stored form stays.
+    """
+    changed = {
+        name: value for name, value in asdict(expected).items() if getattr(stored, name) != value
+    }
+    return replace(stored, **changed)
 
 
-def corrections(
-    rows: Iterable[tuple[Row, Row, str | None]], checkpoint: Checkpoint, reason: str, at: datetime
+def build_corrections(
+    rows: Iterable[tuple[MeasuredRow, MeasuredRow, str | None]],
+    checkpoint: Checkpoint,
+    reason: str,
+    at: datetime,
 ) -> list[Correction]:
-    """Return a correction for each column in which a row, as it stood and as it should be, differs; with its ticker."""
-    return [
-        Correction(
-            id=uuid4(),
-            checkpoint_id=checkpoint.id,
-            field=field,
-            ticker=ticker,
-            before=written(before),
-            after=written(after),
-            reason=reason,
-            made_at=at,
-        )
-        for stood, should, ticker in rows
-        for field, before in asdict(stood).items()
-        if (after := getattr(should, field)) != before
-    ]
+    """
+    Return one correction for each column that changes.
+
+    `rows` are triples: a row as it is stored, the row as it must be, and the ticker of its pick
+    (None for a batch or a checkpoint).
+    """
+    corrections = []
+    for stored, expected, ticker in rows:
+        for field, before in asdict(stored).items():
+            after = getattr(expected, field)
+            if after == before:
+                continue
+            correction = Correction(
+                id=uuid4(),
+                checkpoint_id=checkpoint.id,
+                field=field,
+                ticker=ticker,
+                before=to_text(before),
+                after=to_text(after),
+                reason=reason,
+                made_at=at,
+            )
+            corrections.append(correction)
+    return corrections

@@ -1,4 +1,10 @@
-"""The record's nouns, as frozen values. Each is what one row of its table says; docs/record.md explains them."""
+"""
+The types of the record, as immutable values.
+
+Most of them are one row of a table. Field names are column names and also member names of the
+journal, so they must not change. docs/architecture.md#the-record explains the words, and
+docs/record.md the numbers.
+"""
 
 from datetime import date, datetime
 from decimal import Decimal
@@ -8,35 +14,37 @@ from uuid import UUID, uuid5
 
 from msgspec import Struct
 
+# The only series so far.
 SERIES = "main"
 
-# How many stocks a Monday picks, and on how many mornings after day 0 they are measured.
+# The number of stocks of a batch, and the number of checkpoints after day 0.
 PICKS_PER_BATCH = 3
 CHECKPOINT_DAYS = 14
-# How many questions the model may be asked for them, the first included. A failed Monday that is run again gets as
-# many more.
+# The greatest number of questions to the model for one Monday, the first included. A failed Monday
+# that is run again may use as many more.
 QUESTIONS_PER_MONDAY = 3
 
-# An S&P 500 ticker in the record's one form: BRK.B, never BRK-B.
+# A ticker of the S&P 500 in the form of the record: BRK.B, never BRK-B.
 TICKER_PATTERN = r"[A-Z]{1,5}(\.[A-Z])?"
 
-# The namespace of batch ids: one series and run date always has the same id, so its questions can name it
-# before its row is there, and a repeated Monday could not become a second batch.
+# The namespace of batch ids. A series and a run date always give the same id. So a question can
+# name its batch before that row exists, and a Monday that is run twice cannot get two batches.
 _BATCHES = UUID("8a1c8f0e-6d0b-5c55-9a37-3f0d7a1e6b52")
 
 
 class DescribedEnum(StrEnum):
     """
-    Base of the record's enums: a value is declared once, by its stored text and its description.
+    Base class of the record's enums.
 
-    The API's schema shows the description, so it is written for the API's readers.
+    A value is declared once, with its stored text and its description. The schema of the API shows
+    the description, so it is written for the API's readers.
     """
 
     description: str
 
-    # The default is for type checkers, which take a look-up like `Action("BUY")` for this call.
+    # The default is for type checkers: they take a look-up such as `Action("BUY")` for this call.
     def __new__(cls, text: str, description: str = "") -> Self:
-        """Return a value that is its text and has a description."""
+        """Create a value that equals its text and has a description."""
         member = str.__new__(cls, text)
         member._value_ = text
         member.description = description
@@ -44,59 +52,80 @@ class DescribedEnum(StrEnum):
 
 
 class Action(DescribedEnum):
-    """What to do with a ticker."""
+    """What the model recommends to do with a share."""
 
     BUY = "BUY", "It is expected to do better than the benchmark."
     SELL = "SELL", "It is expected to do worse than the benchmark."
 
 
 class BatchStatus(DescribedEnum):
-    """What became of a batch."""
+    """The status of a batch: whether its 14 days are running, completed, or never began."""
 
-    ACTIVE = "active", "Its fortnight is running."
-    COMPLETED = "completed", "All fifteen checkpoints are there."
-    FAILED = "failed", "No picks were made that Monday."
+    ACTIVE = "active", "The batch has picks, and not all of its fifteen checkpoints are stored yet."
+    COMPLETED = (
+        "completed",
+        "The batch has picks and all of its fifteen checkpoints, day 0 to day 14.",
+    )
+    FAILED = (
+        "failed",
+        "No picks were made on that Monday; `failureReason` and `failure` have the reason.",
+    )
 
 
 class FailureReason(DescribedEnum):
-    """Why a Monday has no picks."""
+    """The reason why no picks were made on a Monday."""
 
-    MISSED = "MISSED", "Nobody was there to ask that Monday."
-    NO_USABLE_ANSWER = "NO_USABLE_ANSWER", "The model gave no answer that keeps the rules."
-    MISSING_CLOSE = "MISSING_CLOSE", "A price of the baseline session could not be had."
-    PROVIDER_ERROR = "PROVIDER_ERROR", "A provider did not give what was asked of it."
-    CONFIGURATION = "CONFIGURATION", "A key, an account or a setting was not as it must be."
+    MISSED = "MISSED", "The Monday ended before its picks were stored."
+    NO_USABLE_ANSWER = "NO_USABLE_ANSWER", "The model gave no answer that follows the rules."
+    MISSING_CLOSE = "MISSING_CLOSE", "A price of the baseline session was not available in time."
+    PROVIDER_ERROR = "PROVIDER_ERROR", "A provider did not return the requested data."
+    CONFIGURATION = "CONFIGURATION", "A key, an account or a setting of the service was wrong."
 
 
 class CheckpointStatus(DescribedEnum):
-    """Whether a checkpoint has its prices."""
+    """Whether a checkpoint has prices and figures."""
 
-    COMPUTED = "computed", "It has all of them."
-    SKIPPED = "skipped", "It has none; `skipReason` says why."
+    COMPUTED = (
+        "computed",
+        "The checkpoint has all prices that it needs, and its figures are stored.",
+    )
+    SKIPPED = "skipped", "The checkpoint has no prices and no figures; `skipReason` has the reason."
 
 
 class SkipReason(DescribedEnum):
-    """Why a checkpoint has no prices."""
+    """The reason why a checkpoint has no prices."""
 
-    MARKET_CLOSED = "MARKET_CLOSED", "The day before it was no session."
-    MISSING_CLOSE = "MISSING_CLOSE", "A close that it needs was not published in time."
-    PROVIDER_ERROR = "PROVIDER_ERROR", "The provider of prices did not help."
+    MARKET_CLOSED = (
+        "MARKET_CLOSED",
+        "The day before the checkpoint was not a session, so there are no closing prices.",
+    )
+    MISSING_CLOSE = (
+        "MISSING_CLOSE",
+        "A closing price that the checkpoint needs was not published in time.",
+    )
+    PROVIDER_ERROR = "PROVIDER_ERROR", "The provider of prices did not return usable data."
 
 
 class JournalKind(DescribedEnum):
-    """What an entry of the journal records."""
+    """The kind of event that an entry of the journal records."""
 
-    GENERATION = "GENERATION", "A question and what became of it."
-    BATCH = "BATCH", "A Monday's picks and their baseline."
-    CHECKPOINT = "CHECKPOINT", "A morning's look at a batch."
-    CORRECTION = "CORRECTION", "A figure that was put right."
-    FAILURE = "FAILURE", "A Monday without picks, and why."
-    PICK_ENDED = "PICK_ENDED", "A share that stopped trading."
-    PICK_RENAMED = "PICK_RENAMED", "A share that has a new ticker."
+    GENERATION = (
+        "GENERATION",
+        "A question to the model, with its outcome: accepted, refused or not answered.",
+    )
+    BATCH = "BATCH", "A batch was stored: its picks, their initial prices and day 0."
+    CHECKPOINT = (
+        "CHECKPOINT",
+        "A checkpoint was computed or skipped; one that was skipped may be computed later.",
+    )
+    CORRECTION = "CORRECTION", "One or more stored figures of a checkpoint were corrected."
+    FAILURE = "FAILURE", "A Monday ended without picks; the entry has the reason."
+    PICK_ENDED = "PICK_ENDED", "The share of a pick stopped trading; the entry has its last value."
+    PICK_RENAMED = "PICK_RENAMED", "The share of a pick has a new ticker from a session on."
 
 
 class Idea(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the model proposed, not yet priced."""
+    """A proposal of the model: a ticker, an action and a reasoning, without a price."""
 
     ticker: str
     action: Action
@@ -104,7 +133,11 @@ class Idea(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Bar(Struct, frozen=True, kw_only=True):
-    """What a provider says of one ticker's session: raw prices, as traded. An open that cannot be read is None."""
+    """
+    A provider's prices of one ticker in one session, raw and as traded.
+
+    `open` is None if it cannot be read.
+    """
 
     trading_day: date
     open: Decimal | None
@@ -112,7 +145,11 @@ class Bar(Struct, frozen=True, kw_only=True):
 
 
 class Close(Struct, frozen=True, kw_only=True):
-    """A reading of one ticker's session: its raw prices, with where and when they were read."""
+    """
+    A reading of one ticker in one session: its raw prices, their source, and the time of reading.
+
+    A reading never changes. If the provider later returns another value, that is a second reading.
+    """
 
     id: UUID
     ticker: str
@@ -127,7 +164,7 @@ class Split(Struct, frozen=True, kw_only=True):
     """
     A reading of one ticker's split: from `effective_date` on, one share is `factor` shares.
 
-    A factor of 1 takes back what was read before.
+    A reading with the factor 1 takes back an earlier one: the provider no longer lists the split.
     """
 
     ticker: str
@@ -139,10 +176,10 @@ class Split(Struct, frozen=True, kw_only=True):
 
 class Batch(Struct, frozen=True, kw_only=True):
     """
-    One Monday's picks of one series, with the benchmark they are measured against.
+    One Monday's picks of one series, with the benchmark against which they are measured.
 
-    `run_date` is the Monday in New York; `trading_day` is the baseline session. A failed batch has neither
-    prices nor a trading day, but a reason (code) and a failure (sentence).
+    `run_date` is the Monday in New York, and `trading_day` is the baseline session. A failed batch
+    has no prices and no trading day, but a `failure_reason` (a code) and a `failure` (a sentence).
     """
 
     id: UUID
@@ -181,9 +218,10 @@ class Pick(Struct, frozen=True, kw_only=True):
 
 class Ending(Struct, frozen=True, kw_only=True):
     """
-    What became of a pick that stopped trading: its last session, and what a share was worth from then on.
+    The end of a pick whose share stopped trading.
 
-    It is kept in the journal's entry of kind PICK_ENDED, where every later figure of the pick leads.
+    After `last_session` a share is worth `value`; all later figures of the pick are computed from
+    it. An ending is not a row of a table: the journal has it, in a PICK_ENDED entry.
     """
 
     pick_id: UUID
@@ -194,10 +232,11 @@ class Ending(Struct, frozen=True, kw_only=True):
 
 class Renaming(Struct, frozen=True, kw_only=True):
     """
-    A pick's new ticker: from which session on its share has it, and where that is known from.
+    A rename of a pick's share: the first session under the new ticker, and the source for it.
 
-    `forced` says that the closes under both tickers were not compared. It is kept in the journal's entry of kind
-    PICK_RENAMED; entries of earlier versions have none, see `app.domain.tickers`.
+    `forced` says that the closes under both tickers were not compared. A renaming is not a row of a
+    table: the journal has it, in a PICK_RENAMED entry. Entries of earlier versions do not contain
+    it (see `app.domain.tickers`).
     """
 
     pick_id: UUID
@@ -208,10 +247,11 @@ class Renaming(Struct, frozen=True, kw_only=True):
 
 class Checkpoint(Struct, frozen=True, kw_only=True):
     """
-    One morning's look at a batch: day 0 is the baseline, days 1 to 14 follow.
+    The measurement of a batch on one morning: day 0 is the baseline, days 1 to 14 follow.
 
-    A skipped one has no prices but a reason; computed later, it keeps `skipped_at` and why. `benchmark_unusual_move`
-    is None where it was not examined: without figures, and on those that were computed before the column was there.
+    A skipped checkpoint has a reason and no prices. If it is computed later, it keeps `skipped_at`
+    and the reason. `benchmark_unusual_move` is None if the benchmark's move was not checked: the
+    checkpoint has no figures, or was computed before the column existed.
     """
 
     id: UUID
@@ -232,7 +272,11 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
 
 
 class PickMetric(Struct, frozen=True, kw_only=True):
-    """One pick at one computed checkpoint of day 1 or later. Returns are in percent; the action does not enter them."""
+    """
+    The figures of one pick at one computed checkpoint of day 1 or later.
+
+    Returns are in percent. They are returns of the share: the action does not change them.
+    """
 
     id: UUID
     checkpoint_id: UUID
@@ -249,10 +293,10 @@ class PickMetric(Struct, frozen=True, kw_only=True):
 
 class Correction(Struct, frozen=True, kw_only=True):
     """
-    A stored figure that was put right: what it said before, what it says now, and why.
+    A correction of a stored figure: its value before and after, and the reason.
 
-    `field` is the column; `ticker` is the pick's, None for a figure of the batch or the checkpoint itself. Figures of
-    the baseline (initial prices) are corrected on day 0.
+    `field` is the column. `ticker` is the pick's ticker, or None for a figure of the batch or of
+    the checkpoint itself. Figures of the baseline (initial prices) are corrected on day 0.
     """
 
     id: UUID
@@ -267,10 +311,10 @@ class Correction(Struct, frozen=True, kw_only=True):
 
 class Generation(Struct, frozen=True, kw_only=True):
     """
-    One question put to the model and what became of it.
+    One question to the model, with its answer and whether it was accepted.
 
-    `accepted` is None while the question is open; a refused answer has a `refusal`, as has a question
-    that got none.
+    `accepted` is None while the question is open. A refused answer has a `refusal`, and so has a
+    question without an answer.
     """
 
     id: UUID
@@ -293,7 +337,7 @@ class Generation(Struct, frozen=True, kw_only=True):
 
 
 class JournalEntry(Struct, frozen=True, kw_only=True):
-    """One entry of the append-only, hash-chained log; `content` is canonical JSON."""
+    """One entry of the journal, the append-only, hash-chained log; `content` is canonical JSON."""
 
     seq: int
     kind: JournalKind

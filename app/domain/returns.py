@@ -1,8 +1,9 @@
 """
-Arithmetic on prices, short enough to check by eye.
+Arithmetic on prices, in functions that are short enough to check by eye.
 
-Every operation is on `Decimal` and rounds to 28 significant digits, half-even, in the order written; the context is set
-here, so that nobody else's can change a figure. Formulas: docs/record.md#how-a-number-is-made.
+Every operation is on `Decimal` and rounds to 28 significant digits, half to even, in the order
+written. The decimal context is set here, so that the context of a caller cannot change a figure.
+Formulas: docs/record.md#how-a-number-is-made.
 """
 
 import decimal
@@ -12,65 +13,92 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from msgspec import Struct
 
-from app.domain.untrusted_json import Odd
+from app.domain.untrusted_json import UnusableValue
 from app.errors import ProviderUnavailable
 
-CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
+DECIMAL_CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
 ONE = Decimal(1)
 
-# Longer than any price that was ever written, and shorter than what a numeric column holds.
+# Longer than any real price, and shorter than the limit of a numeric column of Postgres.
 _PRICE = re.compile(r"[0-9]{1,100}(\.[0-9]{1,100})?")
 
+# The longest value that a message quotes, in characters.
+_MAX_QUOTED = 60
 
-class Measure(Struct, frozen=True):
-    """How a pick did, in percent: by itself, and against the benchmark."""
+
+class PickReturns(Struct, frozen=True):
+    """The change of a pick's share in percent, and its excess over the benchmark's change."""
 
     absolute_return_pct: Decimal
     vs_benchmark_pct: Decimal
 
 
 def return_pct(initial: Decimal, current: Decimal, factor: Decimal = ONE) -> Decimal:
-    """Return the change from `initial` to `current` in percent, after splits by `factor` in all."""
-    with decimal.localcontext(CONTEXT):
+    """
+    Return the change from `initial` to `current` in percent.
+
+    `factor` is the product of the split factors between the two prices: the number of shares that
+    one share has become. Formula: docs/record.md#how-a-number-is-made.
+    """
+    with decimal.localcontext(DECIMAL_CONTEXT):
         return (current * factor - initial) / initial * 100
 
 
-def measure(initial: Decimal, current: Decimal, factor: Decimal, benchmark_return_pct: Decimal) -> Measure:
-    """Return a pick's change and its excess over the benchmark's, in percent."""
-    absolute = return_pct(initial, current, factor)
-    with decimal.localcontext(CONTEXT):
-        return Measure(absolute, absolute - benchmark_return_pct)
-
-
-def price(text: object, ticker: str, session: date, what: str = "price") -> Decimal:
+def measure_returns(
+    initial: Decimal, current: Decimal, factor: Decimal, benchmark_return_pct: Decimal
+) -> PickReturns:
     """
-    Return the price, or `what` it is, that a provider wrote as `text`.
+    Return a pick's change and its excess over the benchmark's change, both in percent.
 
-    Refuses whatever is no finite number above zero, naming ticker and session. Only plain notation counts: what
-    `Decimal` would also take (underscores, exponents, other scripts' digits) no exchange ever wrote.
+    Formulas: docs/record.md#how-a-number-is-made.
+    """
+    absolute = return_pct(initial, current, factor)
+    with decimal.localcontext(DECIMAL_CONTEXT):
+        excess = absolute - benchmark_return_pct
+    return PickReturns(absolute_return_pct=absolute, vs_benchmark_pct=excess)
+
+
+def parse_price(text: object, ticker: str, session: date, what: str = "price") -> Decimal:
+    """
+    Return the price that a provider wrote as `text`.
+
+    Raises ProviderUnavailable for everything but a finite number above zero. The message names the
+    ticker, the session, and `what`, the thing that the value should be. Only plain notation is
+    accepted: an exchange never writes the other forms that `Decimal` takes (underscores, exponents,
+    digits of other scripts).
     """
     if not isinstance(text, str) or not _PRICE.fullmatch(text):
-        raise ProviderUnavailable(f"{ticker}, {session}: {described(text)} is not a {what}.")
+        raise ProviderUnavailable(f"{ticker}, {session}: {describe_value(text)} is not a {what}.")
     value = Decimal(text)
     if value <= 0:
-        raise ProviderUnavailable(f"{ticker}, {session}: a {what} must be above zero, not {described(text)}.")
+        raise ProviderUnavailable(
+            f"{ticker}, {session}: a {what} must be above zero, not {describe_value(text)}."
+        )
     return value
 
 
-def described(text: object) -> str:
+def describe_value(value: object) -> str:
     """
-    Return what stands in place of a value, for a message.
+    Return a short description of a value that a provider sent, for a message.
 
-    A long text is left out and not cut: it might hold a key, and half of a key would no longer be redacted.
+    A long text is described by its length and not cut: it might contain a key, and a part of a key
+    would no longer be recognized and redacted.
     """
-    if isinstance(text, Odd):
-        return text.value
-    if isinstance(text, list | dict):  # perhaps deeper than Python can write down
-        return f"a {type(text).__name__}"
-    written = repr(text)
-    return written if len(written) <= 60 else f"something of {len(written):,} characters"
+    if isinstance(value, UnusableValue):
+        return value.value
+    # The nesting may be deeper than Python's repr can follow.
+    if isinstance(value, list | dict):
+        return f"a {type(value).__name__}"
+    quoted = repr(value)
+    if len(quoted) > _MAX_QUOTED:
+        return f"something of {len(quoted):,} characters"
+    return quoted
 
 
-def plain(value: Decimal) -> str:
-    """Return `value` in plain notation at full precision, as answers and the journal carry it; zero has no sign."""
-    return format(value or abs(value), "f")  # Postgres knows no negative zero
+def format_decimal(value: Decimal) -> str:
+    """
+    Return `value` in plain notation at full precision, as the API and the journal write it.
+
+    Zero has no sign: Postgres stores no negative zero, and what is read back must be equal.
+    """
+    return format(value or abs(value), "f")

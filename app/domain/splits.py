@@ -1,7 +1,8 @@
 """
-Splits: what a provider's factor means, what holds of several readings, and the moves that splits do or do not explain.
+The rules of splits: factors, restated prices, and moves that no split explains.
 
-Spin-offs are listed as splits by the provider and count as such: the holder is credited with what was spun off.
+The provider lists spin-offs as splits, and they count as such: the value of what was spun off is
+added to the holder's return.
 """
 
 import decimal
@@ -16,266 +17,384 @@ from msgspec.structs import replace
 
 from app.domain import calendar
 from app.domain.model import Bar, Close, Split
-from app.domain.returns import CONTEXT, ONE
+from app.domain.returns import DECIMAL_CONTEXT, ONE
 
-# A move from one session to the next that asks for splits. If no split explains it, it is marked: a smaller threshold
-# for the question than for the mark would leave figures that are wrong by a small split without any sign of it.
-SUSPICIOUS = Decimal("0.10")
-UNUSUAL = SUSPICIOUS
+# A move from one session to the next after which splits are requested, and which is marked unless a
+# split explains it. Both thresholds must be equal: with a higher one for the mark, a figure that is
+# wrong because of a small split would carry no sign of it.
+SUSPICIOUS_MOVE = Decimal("0.10")
+UNUSUAL_MOVE = SUSPICIOUS_MOVE
 
-# A cent: two readings of one session that differ by no more are one price, rounded differently.
-ROUNDING = Decimal("0.01")
+# A cent. Two readings of one session that differ by at most this much are one price, rounded
+# differently.
+ROUNDING_TOLERANCE = Decimal("0.01")
 
-# What stands in a reading's source between where it was read and the day of whose shares its price is.
+# In the source of a restated reading, this text stands between the name of the source and the basis
+# date of the price. It is stored: see `restated_source`.
 _RESTATED = ", restated as of "
 _RESTATED_SOURCE = re.compile(rf".*{_RESTATED}(\d{{4}}-\d\d-\d\d)", re.DOTALL | re.ASCII)
 
-# How near the ratio of two readings of one session comes to a split's factor if the split is what lies between them.
-_NEAR = Decimal("0.01")
+# Two ratios count as equal if they differ by at most this fraction. So a split explains why two
+# readings of one session differ, if their ratio is equal to its factor in this sense.
+_RATIO_TOLERANCE = Decimal("0.01")
 
 
-def meant(said: Decimal) -> Decimal:
+def intended_factor(listed: Decimal) -> Decimal:
     """
-    Return the factor that a provider means by `said`: a rounded 1/n means 1/n.
+    Return the exact factor of a listed one: if `listed` is a rounded 1/n, return 1/n.
 
-    Reverse splits come with so many decimals as the provider writes (four): 0.0667 is 1:15. Where no n fits, or more
-    than one does (beyond 1:100 or so), the factor is taken as it was said.
+    The factor of a reverse split has as many decimals as the provider writes (four): 0.0667 is
+    1:15. If no n fits, or if several fit (beyond 1:100 or so), the factor is returned unchanged.
     """
-    with decimal.localcontext(CONTEXT):
-        half = Decimal((0, (5,), int(said.as_tuple().exponent) - 1))
-        if said >= 1 or said <= half:
-            return said
-        first = (1 / (said + half)).to_integral_value(ROUND_CEILING)
-        last = (1 / (said - half)).to_integral_value(ROUND_FLOOR)
-        return 1 / first if first == last and said * first != 1 else said
+    with decimal.localcontext(DECIMAL_CONTEXT):
+        # Half a unit of the last decimal. The exact factor differs from `listed` by at most this.
+        half_unit = Decimal((0, (5,), int(listed.as_tuple().exponent) - 1))
+        if listed >= 1 or listed <= half_unit:
+            return listed
+
+        smallest = (1 / (listed + half_unit)).to_integral_value(ROUND_CEILING)
+        largest = (1 / (listed - half_unit)).to_integral_value(ROUND_FLOOR)
+        is_exact = listed * smallest == 1
+        if smallest != largest or is_exact:
+            return listed
+        return 1 / smallest
 
 
-def shares_of(source: str, session: date) -> date:
+def basis_date(source: str, session: date) -> date:
     """
-    Return the day of whose shares a reading's price is: its session, unless its source says that it was restated.
+    Return the basis date of a price. The price is per share of that day.
 
-    A price that was read as traded is one of the shares of its session. One that was read in a restated series is
-    one of the shares that there were when the series was first read so; splits up to that day are in it already.
+    It is the session of the reading, unless its `source` says that the price is restated. Then it
+    is the day on which the provider's prices were first read in this form: splits up to that day
+    are already in the price.
     """
     restated = _RESTATED_SOURCE.fullmatch(source)
     if restated is None:
         return session
     try:
         return date.fromisoformat(restated[1])
-    except ValueError:  # no day of the calendar
+    except ValueError:  # such as 30 February
         return session
 
 
 def restated_source(source: str, day: date) -> str:
-    """Return the source of a reading in a series that was first read restated on `day` (see `shares_of`)."""
+    """Return the source of a restated reading with the basis date `day`."""
     return f"{source}{_RESTATED}{day}"
 
 
-def restated_since(bars: Sequence[Bar], known: Mapping[date, Sequence[Close]], today: date) -> dict[date, date]:
+def find_restated_sessions(
+    bars: Sequence[Bar], known: Mapping[date, Sequence[Close]], today: date
+) -> dict[date, date]:
     """
-    Return the sessions of an answer whose bars are restated, each with the day on which they were first read so.
+    Return the sessions of a response whose bars are restated, each with its basis date.
 
-    `bars` are all that the answer has and `known` the stored readings of their sessions, oldest first. A provider that
-    restates a series does so from a split backwards, by one ratio:
+    `bars` are all bars of the response. `known` are the stored readings of their sessions, oldest
+    first; a session is known if it has one. A provider that restates its prices divides all prices
+    before a split by one ratio:
 
-    - A session that was read as something else before is restated if the known one before it is, too, or if the next
-      known one changed by the same ratio. Otherwise one price was corrected. Where no earlier session is known, a
-      change that is too large for a correction is a restatement.
-    - A session that was never read before is restated if the known one before it is, and it lies before the day on
-      which the series was first read so.
+    - The bar of a known session may differ from what was read before. It is restated if the bar of
+      the known session before it is restated, or if the bar of the next known session differs by
+      the same ratio. Otherwise the provider has corrected one price. If no earlier session is
+      known, a change that is too large for a correction is a restatement.
+    - The bar of an unknown session is restated if the bar of the known session before it is
+      restated, and if the session lies before the basis date of that bar.
+
+    See docs/record.md#where-the-prices-come-from.
     """
-    days = sorted(bars, key=lambda bar: bar.trading_day)
-    of_known = [bar for bar in days if known.get(bar.trading_day)]
-    begins = {
-        bar.trading_day: _begins(bar, following, known, is_first=bar is of_known[0])
-        for bar, following in zip_longest(of_known, of_known[1:])
+    ordered_bars = sorted(bars, key=lambda bar: bar.trading_day)
+    known_bars = [bar for bar in ordered_bars if known.get(bar.trading_day)]
+    starts_restatement = {
+        bar.trading_day: _starts_restatement(bar, following, known, is_first=bar is known_bars[0])
+        for bar, following in zip_longest(known_bars, known_bars[1:])
     }
+
     restated: dict[date, date] = {}
-    since: date | None = None
-    for bar in days:
+    # The basis date of the latest known session; None while prices are as traded.
+    current_basis: date | None = None
+    for bar in ordered_bars:
         readings = known.get(bar.trading_day)
         if readings:
-            continues = since is not None or begins[bar.trading_day]
-            since = _restated_since(bar, readings, today) if continues else None
-        if since and bar.trading_day < since:
-            restated[bar.trading_day] = since
+            is_candidate = current_basis is not None or starts_restatement[bar.trading_day]
+            current_basis = None
+            if is_candidate:
+                current_basis = _find_basis_date(bar, readings, today)
+        if current_basis and bar.trading_day < current_basis:
+            restated[bar.trading_day] = current_basis
     return restated
 
 
-def _begins(bar: Bar, following: Bar | None, known: Mapping[date, Sequence[Close]], *, is_first: bool) -> bool:
-    """Return whether a known session shows that its series is restated, whatever those before it show."""
+def _starts_restatement(
+    bar: Bar, following: Bar | None, known: Mapping[date, Sequence[Close]], *, is_first: bool
+) -> bool:
+    """
+    Return whether a restatement may begin with the bar of a known session.
+
+    `following` is the bar of the next known session. The sessions before `bar` are not considered;
+    `is_first` says that none of them is known.
+    """
     first = known[bar.trading_day][0]
+    # The first reading of this session was restated already, so it cannot show a new restatement.
+    # But if it is the first known session, a restatement can only begin here.
     if not _is_as_traded(first):
         return is_first
-    if is_first and is_large(first.close, bar.close):
+    if is_first and is_large_change(first.close, bar.close):
         return True
     if following is None:
         return False
+
     next_first = known[following.trading_day][0]
-    with decimal.localcontext(CONTEXT):
-        ratio, next_ratio = first.close / bar.close, next_first.close / following.close
-    # A next one that was itself first read restated has changed by less, and says nothing.
-    same = not _differs(ratio, next_ratio) or not _is_as_traded(next_first)
-    return _differs(first.close, bar.close) and same
+    with decimal.localcontext(DECIMAL_CONTEXT):
+        ratio = first.close / bar.close
+        next_ratio = next_first.close / following.close
+    # If the first reading of the next session was restated already, its ratio is smaller and cannot
+    # be compared.
+    is_same_ratio = not _differs_by_ratio(ratio, next_ratio) or not _is_as_traded(next_first)
+    return _differs_by_ratio(first.close, bar.close) and is_same_ratio
 
 
-def _restated_since(bar: Bar, readings: Sequence[Close], today: date) -> date | None:
-    """Return since when a bar is read as it is, if its session was read as something else before."""
-    fresh = next((one for one in readings if _is_as_traded(one)), None)
-    if fresh and not _differs(fresh.close, bar.close):
+def _find_basis_date(bar: Bar, readings: Sequence[Close], today: date) -> date | None:
+    """
+    Return the basis date of a bar, if it is restated; None if its price is as traded.
+
+    This is the day on which its session was first read with this price. `readings` are the stored
+    readings of the session, oldest first.
+    """
+    as_traded = next((one for one in readings if _is_as_traded(one)), None)
+    if as_traded and not _differs_by_ratio(as_traded.close, bar.close):
         return None
-    same = next((one for one in readings if not _differs(one.close, bar.close)), None)
+    same = next((one for one in readings if not _differs_by_ratio(one.close, bar.close)), None)
     if same is None:
         return today
-    since = shares_of(same.source, same.trading_day)
-    # Versions before this one did not say so in the source.
-    return since if since > same.trading_day else calendar.today(same.read_at)
+    stated = basis_date(same.source, same.trading_day)
+    if stated > same.trading_day:
+        return stated
+    # Earlier versions did not write the basis date into the source.
+    return calendar.new_york_date(same.read_at)
 
 
 def _is_as_traded(close: Close) -> bool:
-    return shares_of(close.source, close.trading_day) == close.trading_day
+    return basis_date(close.source, close.trading_day) == close.trading_day
 
 
-def _differs(one: Decimal, other: Decimal) -> bool:
-    with decimal.localcontext(CONTEXT):
-        return abs(one / other - ONE) > _NEAR
+def _differs_by_ratio(first: Decimal, second: Decimal) -> bool:
+    """Return whether two numbers differ by more than one percent."""
+    with decimal.localcontext(DECIMAL_CONTEXT):
+        return abs(first / second - 1) > _RATIO_TOLERANCE
 
 
-def in_force(readings: Iterable[Split]) -> list[Split]:
-    """Return the newest reading of each effective date, oldest date first; one taken back has the factor 1."""
+def newest_by_effective_date(readings: Iterable[Split]) -> list[Split]:
+    """
+    Return the newest reading of each effective date, oldest date first.
+
+    If the provider took back a split, its newest reading has the factor 1.
+    """
     newest = {one.effective_date: one for one in sorted(readings, key=lambda one: one.read_at)}
     return [newest[day] for day in sorted(newest)]
 
 
-def between(splits: Iterable[Split], after: date, through: date) -> list[Split]:
-    """Return the splits that came into force after the session `after`, up to and including `through`."""
+def effective_between(splits: Iterable[Split], after: date, through: date) -> list[Split]:
+    """Return the splits that came into force after `after`, up to and including `through`."""
     return [one for one in splits if after < one.effective_date <= through]
 
 
-def factor(splits: Iterable[Split], after: date, through: date) -> Decimal:
-    """Return the product of those splits' factors, oldest first: how many shares one became."""
+def total_factor(splits: Iterable[Split], after: date, through: date) -> Decimal:
+    """
+    Return how many shares one share at the end of the day `after` is on the day `through`.
+
+    This is the product of the factors of the splits between these days, multiplied oldest first.
+    """
     product = ONE
-    with decimal.localcontext(CONTEXT):
-        for one in between(splits, after, through):
+    with decimal.localcontext(DECIMAL_CONTEXT):
+        for one in effective_between(splits, after, through):
             product *= one.factor
     return product
 
 
-def suspicious(path: Sequence[Close]) -> list[date]:
-    """Return the sessions of `path` (a ticker's closes, oldest first) that moved enough to ask for splits."""
-    with decimal.localcontext(CONTEXT):
+def suspicious_sessions(path: Sequence[Close]) -> list[date]:
+    """Return the sessions of `path` (closes, oldest first) whose move may come from a split."""
+    with decimal.localcontext(DECIMAL_CONTEXT):
         return [
-            after.trading_day for before, after in pairwise(path) if _moved(before.close, after.close, ONE, SUSPICIOUS)
+            after.trading_day
+            for before, after in pairwise(path)
+            if _has_moved(before.close, after.close, factor=ONE, threshold=SUSPICIOUS_MOVE)
         ]
 
 
-def path(used: Iterable[Close], newest: Iterable[Close]) -> list[Close]:
-    """Return one close a session, oldest first: the one that a figure rests on, else the newest."""
+def price_path(used: Iterable[Close], newest: Iterable[Close]) -> list[Close]:
+    """Return one close per session, oldest first: the used one, or else the newest one."""
     closes = {one.trading_day: one for one in newest}
     closes |= {one.trading_day: one for one in used}
     return [closes[session] for session in sorted(closes)]
 
 
-def reread(readings: Sequence[Close]) -> datetime | None:
+def last_changed_reading_at(readings: Sequence[Close]) -> datetime | None:
     """
-    Return when a session was last read differently from before, by more than a rounding; None if none was.
+    Return when a session was last read with a price that differs by more than rounding.
 
-    `readings` are all of a ticker's, by session and then by time. A provider that restates its series after a split
-    does so; the newest readings alone then show no move.
+    `readings` are all readings of a ticker, ordered by session and then by time. None if no price
+    changed. A provider that restates its prices after a split causes such readings. Then the newest
+    readings alone show no move.
     """
-    return max(
-        (
-            after.read_at
-            for before, after in pairwise(readings)
-            if before.trading_day == after.trading_day and abs(after.close - before.close) > ROUNDING
-        ),
-        default=None,
-    )
+    changed = [
+        after.read_at
+        for before, after in pairwise(readings)
+        if before.trading_day == after.trading_day and _differs_beyond_rounding(before, after)
+    ]
+    return max(changed, default=None)
 
 
-def unexplained(used: Sequence[Close], splits: Sequence[Split], newest: Sequence[Close] = ()) -> bool:
+def _differs_beyond_rounding(before: Close, after: Close) -> bool:
+    return abs(after.close - before.close) > ROUNDING_TOLERANCE
+
+
+def has_unexplained_move(
+    used: Sequence[Close], splits: Sequence[Split], newest: Sequence[Close] = ()
+) -> bool:
     """
-    Return whether a figure holds a move of a tenth or more from one session to the next that no split explains.
+    Return whether a figure contains an unusual move that no split explains.
 
-    `used` are the readings that a batch's figures rest on, oldest first, from the baseline to the figure's own. The
-    figure is the move from the first to the last of them, so these two count as they are. The sessions between them
-    only show whether the share got from one to the other in steps that are usual or explained by splits:
+    A move is unusual if the price changes by 10 % or more from one session to the next. `used` are
+    the readings on which a batch's figures are based, oldest first, from the baseline's reading to
+    the figure's own. `newest` are the newest readings of the sessions.
 
-    - A session that is in `used` is such a step. Its reading may be one of another scale, if a provider restated its
-      series before or after a split came into force. So it may also count as its newest reading, and as what it is
-      on the other side of a known split.
-    - A session that is only in `newest` (a checkpoint that was skipped) may be a step, and may be left out: it can
-      only explain a move.
+    The figure is the change from the first to the last reading of `used`, so these two prices are
+    fixed. The function searches for a path of usual moves from the first to the last, through the
+    sessions between them. After a known split, a move is usual if the split explains it.
 
-    The figure is marked if there is no way in usual steps.
+    - The path must go through each session in `used`. The price of this session may be the used
+      reading, the newest reading, or one of these converted by known splits: the provider may have
+      restated its prices before or after a split came into force.
+    - The path may go through a session that is only in `newest` (its checkpoint was skipped), or
+      leave it out. Such a session can explain a move, but cannot cause one.
+
+    Return True if there is no such path. This is the rule of docs/journal.md#marks; the comments
+    name its points.
     """
-    if len(used) < 2:
+    if len(used) < 2:  # point 2 of the rule
         return False
-    first, *between, last = (_as_traded(one, splits) for one in used)
-    newest = [_as_traded(one, splits) for one in newest]
-    steps = {one.trading_day: one for one in between}
-    inside = {one.trading_day: one for one in newest if first.trading_day < one.trading_day < last.trading_day}
-    with decimal.localcontext(CONTEXT):
-        reached = [(first.trading_day, first.close)]
-        for session in sorted({*steps, *inside}):
-            closes = [known[session] for known in (steps, inside) if session in known]
-            prices = {price for close in closes for price in _on_any_side(close, first.trading_day, splits)}
-            usual = [(session, price) for price in prices if _is_reached(price, session, reached, splits)]
-            reached = usual if session in steps else [*reached, *usual]
-        return not _is_reached(last.close, last.trading_day, reached, splits)
+    first, *between, last = (_as_traded(one, splits) for one in used)  # point 3
+    required = {one.trading_day: one for one in between}
+    newest_between = _between(first, last, [_as_traded(one, splits) for one in newest])
+
+    with decimal.localcontext(DECIMAL_CONTEXT):
+        reached = [(first.trading_day, first.close)]  # point 5
+        for session in sorted({*required, *newest_between}):  # point 6
+            closes = [known[session] for known in (required, newest_between) if session in known]
+            prices = _possible_prices(closes, first.trading_day, splits)
+            next_reached = [
+                (session, price)
+                for price in prices
+                if _is_reached(price, session, reached=reached, splits=splits)
+            ]
+            # If the session may be left out, the prices reached so far stay reached.
+            if session not in required:
+                next_reached = [*reached, *next_reached]
+            reached = next_reached
+        return not _is_reached(  # point 7
+            last.close, last.trading_day, reached=reached, splits=splits
+        )
+
+
+def _between(first: Close, last: Close, closes: Iterable[Close]) -> dict[date, Close]:
+    """Return the closes of the sessions strictly between two others, by session."""
+    return {
+        one.trading_day: one
+        for one in closes
+        if first.trading_day < one.trading_day < last.trading_day
+    }
 
 
 def _as_traded(close: Close, splits: Iterable[Split]) -> Close:
-    """Return a reading with the price that its session had: one that was restated for splits counts without them."""
-    shares = shares_of(close.source, close.trading_day)
-    if shares == close.trading_day:
+    """Return a reading with its price as traded: the factors of a restatement are undone."""
+    basis = basis_date(close.source, close.trading_day)
+    if basis == close.trading_day:
         return close
-    with decimal.localcontext(CONTEXT):
-        return replace(close, close=close.close * factor(splits, close.trading_day, shares))
+    with decimal.localcontext(DECIMAL_CONTEXT):
+        return replace(close, close=close.close * total_factor(splits, close.trading_day, basis))
 
 
 def _is_reached(
-    price: Decimal, session: date, reached: Iterable[tuple[date, Decimal]], splits: Sequence[Split]
+    price: Decimal,
+    session: date,
+    *,
+    reached: Iterable[tuple[date, Decimal]],
+    splits: Sequence[Split],
 ) -> bool:
-    """Return whether a price lies a usual step after one of those that were reached before."""
-    return any(not _moved(before, price, factor(splits, earlier, session), UNUSUAL) for earlier, before in reached)
+    """Return whether a usual move leads to a price from a price that was reached earlier."""
+    return any(
+        not _has_moved(
+            before,
+            price,
+            factor=total_factor(splits, earlier, session),
+            threshold=UNUSUAL_MOVE,
+        )
+        for earlier, before in reached
+    )
 
 
-def _moved(before: Decimal, after: Decimal, by: Decimal, least: Decimal) -> bool:
-    return abs(after * by - before) >= least * before
+def _has_moved(before: Decimal, after: Decimal, *, factor: Decimal, threshold: Decimal) -> bool:
+    """Return whether a price changed by `threshold` (a fraction) or more, apart from a split."""
+    return abs(after * factor - before) >= threshold * before
 
 
-def _on_any_side(close: Close, first: date, splits: Iterable[Split]) -> list[Decimal]:
+def _possible_prices(closes: Iterable[Close], first: date, splits: Sequence[Split]) -> set[Decimal]:
     """
-    Return what a close after the session `first` is on either side of the splits before and after its session.
+    Return the possible prices of one session, of which `closes` are readings.
 
-    A series is restated once a split is in force: what was read before is on its own side of a later split. Otherwise
-    a small split would hide a move of its size in the sessions before it.
+    `first` is the session of the baseline; earlier splits do not count.
     """
-    read_on = calendar.today(close.read_at)
-    later = [one.factor for one in splits if close.trading_day < one.effective_date <= read_on]
-    earlier = [one.factor for one in splits if first < one.effective_date <= close.trading_day]
+    prices = set[Decimal]()
+    for close in closes:
+        prices.update(_with_and_without_splits(close, first, splits))
+    return prices
+
+
+def _with_and_without_splits(close: Close, first: date, splits: Iterable[Split]) -> list[Decimal]:
+    """
+    Return the price of a close, and this price converted by each split near its session.
+
+    The price alone does not show whether the provider had divided it by a split when it was read.
+    For example, a share closes at 100, 100 and 50, because of a 2:1 split before the third session.
+    If the second session is read again after the split and is used, its price is 50. Only its
+    converted price, 100, makes the path from the first session usual.
+    """
+    splits = list(splits)
+    # A price that was read before a split came into force was not divided by it. If such splits
+    # counted, too, a small split would hide a move of its size in the sessions before it.
+    read_on = calendar.new_york_date(close.read_at)
+    later = effective_between(splits, close.trading_day, read_on)
+    earlier = effective_between(splits, first, close.trading_day)
+
+    later_factors = accumulate((one.factor for one in later), mul)
+    earlier_factors = accumulate((one.factor for one in reversed(earlier)), mul)
     return [
         close.close,
-        *(close.close * by for by in accumulate(later, mul)),
-        *(close.close / by for by in accumulate(reversed(earlier), mul)),
+        *(close.close * factor for factor in later_factors),
+        *(close.close / factor for factor in earlier_factors),
     ]
 
 
 def is_restated(used: Close, newest: Close, splits: Iterable[Split]) -> bool:
     """
-    Return whether `newest` is the price of `used`, restated by the provider for splits after their session.
+    Return whether `newest` is the price of `used`, divided by splits after their session.
 
-    Such a reading is never to be counted: the split would count twice.
+    Such a reading must never replace `used`: the split would count twice.
     """
-    with decimal.localcontext(CONTEXT):
+    with decimal.localcontext(DECIMAL_CONTEXT):
         ratio = used.close / newest.close
         later = [one.factor for one in splits if one.effective_date > used.trading_day]
-        off = [abs(ratio / by - ONE) for by in accumulate(later, mul) if by != ONE]
-        return any(one <= _NEAR and one < abs(ratio - ONE) for one in off)
+        factors = [factor for factor in accumulate(later, mul) if factor != ONE]
+        distances = [abs(ratio / factor - ONE) for factor in factors]
+        # The ratio must also be nearer to the factor than to 1, which means no change.
+        distance_to_one = abs(ratio - ONE)
+        return any(one <= _RATIO_TOLERANCE and one < distance_to_one for one in distances)
 
 
-def is_large(before: Decimal, after: Decimal) -> bool:
-    """Return whether two readings of one session differ so much that a split is likely to lie between them."""
-    with decimal.localcontext(CONTEXT):
-        return _moved(before, after, ONE, SUSPICIOUS)
+def is_large_change(before: Decimal, after: Decimal) -> bool:
+    """
+    Return whether two prices differ so much (by 10 % or more) that a split is a likely cause.
+
+    They are two readings of one session, or the closes before and after a rename.
+    """
+    with decimal.localcontext(DECIMAL_CONTEXT):
+        return _has_moved(before, after, factor=ONE, threshold=SUSPICIOUS_MOVE)

@@ -1,8 +1,8 @@
 """
-Texts that come from outside, cleaned for the place they go to: the record, a log, a terminal, a chat.
+Cleaning of texts from outside, for the place they go to: the record, a log, a terminal, a chat.
 
-Each function removes one kind of thing, for one reason. They are pure: what an operator sees of a provider's error,
-what Postgres stores of it and what a log keeps of it are each a composition of these.
+Each function is pure and removes one kind of thing, for one reason. Callers combine them for each
+place: an operator, the record and a log get different forms of a provider's error.
 """
 
 import re
@@ -14,45 +14,49 @@ from functools import cached_property, lru_cache
 from html import unescape
 from typing import NamedTuple
 
-HIDDEN = "***"
+# The text that replaces a secret.
+REDACTED = "***"
 
-# What is set for a server that wants no key, such as "none" or "ollama", is no secret, and stands in honest answers.
-SHORTEST_SECRET = 8
+# In characters. Shorter values, such as "none" or "ollama", are set for a server that needs no key.
+# They are not secret, and normal answers may contain them.
+MIN_SECRET_LENGTH = 8
 
-# In characters: what an operator may state beside a figure, which is published with it and stays for ever.
-LONGEST_STATEMENT = 1000
-STATED = f"in plain text on one line, of at most {LONGEST_STATEMENT:,} characters"
+# In characters. An operator's statement is published beside the figure that it explains, and is
+# stored for ever.
+MAX_STATEMENT_LENGTH = 1000
+STATEMENT_RULE = f"in plain text on one line, of at most {MAX_STATEMENT_LENGTH:,} characters"
 
-# A mention in a chat ("@channel") calls people, and "<...>" is markup there.
+# In a chat, "@channel" notifies people, and "<...>" is markup.
 _LOOKALIKES = str.maketrans({"<": "‹", ">": "›", "@": "＠"})
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
     """
-    Return `text` with `***` in place of every secret, because logs and the record are read by others.
+    Return `text` with `***` in place of every secret.
 
-    A secret is also found as others write it: with the escapes of URLs, JSON and HTML, all or some of its characters,
-    up to three times one around another; in hexadecimal digits; and in base64, alone or within a longer text.
+    Logs and the record are read by other people. A secret is also found in other notations: with
+    the escapes of URLs, JSON and HTML, for all or some of its characters, up to three levels deep;
+    in hexadecimal digits; and in base64, alone or within a longer text.
 
-    Where secrets overlap, all that any of them covers is hidden: otherwise the end of the longer one would stay. A
-    secret of fewer than eight characters is none (SHORTEST_SECRET).
+    If secrets overlap, every character that one of them covers is hidden: otherwise the end of the
+    longer one would stay. A text of fewer than eight characters is no secret (MIN_SECRET_LENGTH).
     """
-    forms = [_forms(secret) for secret in secrets if len(secret) >= SHORTEST_SECRET]
+    forms = [_forms_of(secret) for secret in secrets if len(secret) >= MIN_SECRET_LENGTH]
     if not forms:
         return text
     parts: list[str] = []
     end = 0
-    for begin, until in sorted(_covered(text, forms)):
+    for begin, until in sorted(_covered_parts(text, forms)):
         if begin >= end:
-            parts += (text[end:begin], HIDDEN)
+            parts += (text[end:begin], REDACTED)
         end = max(end, until)
     return "".join([*parts, text[end:]])
 
 
-# How many escapes may stand one around another, as where a URL is quoted in JSON that is quoted in JSON.
-_DEEPEST = 3
+# How many levels of escapes are decoded, such as a URL that is quoted in JSON within JSON.
+_MAX_LEVELS = 3
 
-# One character, as a URL, JSON (or a program's source) and HTML write it.
+# One escaped character in the notation of URLs, of JSON (or source code), or of HTML.
 _ESCAPE = re.compile(
     r"%(?P<url>[0-9A-Fa-f]{2})"
     r"|\\(?:u|x)\{(?P<braces>[0-9A-Fa-f]{1,6})\}"
@@ -65,52 +69,75 @@ _SPACES = {"n": "\n", "r": "\r", "t": "\t"}
 _LOWER = str.maketrans("ABCDEF", "abcdef")
 
 
+class _Base64(NamedTuple):
+    """
+    The part of a base64 text that a secret alone determines.
+
+    `before` and `after` are the numbers of characters next to it (0 or 1) that also contain bits
+    of the secret.
+    """
+
+    text: str
+    before: int
+    after: int
+
+
 class _Forms(NamedTuple):
-    """How a secret may be written, besides escapes: as text, in hexadecimal digits, and in base64."""
+    """The notations of a secret, besides escapes: as text, in hexadecimal digits, in base64."""
 
     texts: tuple[str, ...]
     digits: str
-    base64: tuple[tuple[str, int, int], ...]  # with how many characters before and after hold a part of it
+    base64: tuple[_Base64, ...]
 
 
 @lru_cache(64)
-def _forms(secret: str) -> _Forms:
+def _forms_of(secret: str) -> _Forms:
     data = secret.encode("utf-8", "surrogatepass")
     pairs = secret.encode("utf-16-be", "surrogatepass")
+    units = [int.from_bytes(pairs[at : at + 2]) for at in range(0, len(pairs), 2)]
     texts = [
         secret,
-        secret.replace(" ", "+"),  # as in forms
-        data.decode("latin-1"),  # as a URL's escapes give it, which are of bytes
-        "".join(chr(int.from_bytes(pairs[at : at + 2])) for at in range(0, len(pairs), 2)),  # as those of JSON do
+        # HTML forms write a space as a plus.
+        secret.replace(" ", "+"),
+        # The escapes of a URL are bytes, so decoding them one by one gives this.
+        data.decode("latin-1"),
+        # The escapes of JSON are UTF-16 code units, so decoding them one by one gives this.
+        "".join(map(chr, units)),
     ]
+    # If the secret itself contains escapes, they are decoded together with those around it.
     decoded = secret
-    for _ in range(_DEEPEST):  # a secret that has escapes of its own: they are decoded with the rest
-        decoded = _ESCAPE.sub(_letter, decoded)
+    for _ in range(_MAX_LEVELS):
+        decoded = _ESCAPE.sub(_decode_escape, decoded)
         texts.append(decoded)
-    kept = dict.fromkeys(one for one in texts if len(one) >= SHORTEST_SECRET)
-    return _Forms(tuple(kept), data.hex(), tuple(_in_base64(data, before) for before in range(3)))
+    unique = dict.fromkeys(one for one in texts if len(one) >= MIN_SECRET_LENGTH)
+
+    # Base64 groups three bytes, so the text depends on the position of the secret in its group.
+    base64 = tuple(_in_base64(data, before) for before in range(3))
+    return _Forms(tuple(unique), data.hex(), base64)
 
 
-def _in_base64(data: bytes, before: int) -> tuple[str, int, int]:
-    """
-    Return what of base64 depends on `data` alone, if so many bytes are before it; and the characters at its ends.
-
-    A character has six bits, so the first and the last one may also depend on the bytes around.
-    """
+def _in_base64(data: bytes, before: int) -> _Base64:
+    """Return the base64 characters that depend on `data` alone, after `before` other bytes."""
     whole = b64encode(bytes(before) + data).decode()
+    # A character has six bits, so the first and the last one may also depend on other bytes.
     first = -(-before * 8 // 6)
     last = (before + len(data)) * 8 // 6
-    return whole[first:last], min(before, 1), min((before + len(data)) * 8 % 6, 1)
+    return _Base64(
+        text=whole[first:last],
+        before=min(before, 1),
+        after=min((before + len(data)) * 8 % 6, 1),
+    )
 
 
-def _covered(text: str, forms: Sequence[_Forms]) -> Iterator[tuple[int, int]]:
-    """Give the parts of `text` that secrets cover, however they are written."""
+def _covered_parts(text: str, forms: Sequence[_Forms]) -> Iterator[tuple[int, int]]:
+    """Yield the parts of `text` that secrets cover, in any notation, as (begin, end)."""
     outer: list[_Decoded] = []
-    for _ in range(_DEEPEST + 1):
-        for begin, end in _found(text, forms):
+    for _ in range(_MAX_LEVELS + 1):
+        for begin, end in _unescaped_parts(text, forms):
             for decoded in reversed(outer):
-                begin, end = decoded.before(begin, end)
+                begin, end = decoded.original_place(begin, end)
             yield begin, end
+        # Search first: decoding costs a copy of the text.
         if not _ESCAPE.search(text):
             return
         outer.append(_Decoded(text))
@@ -120,71 +147,104 @@ def _covered(text: str, forms: Sequence[_Forms]) -> Iterator[tuple[int, int]]:
 
 
 class _Decoded:
-    """A text in which each escape is replaced by its character, and where these were before."""
+    """A text in which each escape is replaced by its character; it knows the original places."""
 
-    def __init__(self, given: str) -> None:
-        self._given = given
-        self.text = _ESCAPE.sub(_letter, given)
+    def __init__(self, original: str) -> None:
+        self._original = original
+        self.text = _ESCAPE.sub(_decode_escape, original)
 
     @cached_property
-    def _escapes(self) -> tuple[list[int], list[int]]:
-        """Where the characters of escapes are in the decoded text, and how much longer all up to each were."""
+    def _shifts(self) -> tuple[list[int], list[int]]:
+        """
+        Return the places of decoded escapes, and the shifts between both texts.
+
+        `shifts[n]` is how much longer the first n escapes were than their characters.
+        """
         places, shifts = [], [0]
-        for escape in _ESCAPE.finditer(self._given):
+        for escape in _ESCAPE.finditer(self._original):
             places.append(escape.start() - shifts[-1])
-            shifts.append(shifts[-1] + len(escape[0]) - len(_letter(escape)))
+            shifts.append(shifts[-1] + len(escape[0]) - len(_decode_escape(escape)))
         return places, shifts
 
-    def before(self, begin: int, end: int) -> tuple[int, int]:
-        """Return where a part of the decoded text was before."""
-        places, shifts = self._escapes
+    def original_place(self, begin: int, end: int) -> tuple[int, int]:
+        """Return the place in the original text of a part of the decoded text."""
+        places, shifts = self._shifts
         return begin + shifts[bisect_left(places, begin)], end + shifts[bisect_left(places, end)]
 
 
-def _found(text: str, forms: Sequence[_Forms]) -> Iterator[tuple[int, int]]:
-    """Give the parts of a text that secrets cover, without any of its escapes."""
+def _unescaped_parts(text: str, forms: Sequence[_Forms]) -> Iterator[tuple[int, int]]:
+    """Yield the parts of a text that secrets cover, without decoding its escapes."""
     digits = text.translate(_LOWER)
-    folded = "".join(text.split()).replace("-", "+").replace("_", "/")  # base64 is often broken into lines
-    kept: list[int] = []  # where the characters of `folded` are in the text
+    folded = _Folded(text)
     for form in forms:
         for one in form.texts:
             if one in text:
-                yield from _places(text, one)
+                yield from _occurrences(text, one)
         if form.digits in digits:
-            yield from _places(digits, form.digits)
-        for one, before, after in form.base64:
-            if one not in folded:
-                continue
-            for begin, end in _places(folded, one):
-                kept = kept or [at for at, letter in enumerate(text) if not letter.isspace()]
-                last = end + after
-                while last < len(folded) and folded[last] == "=":
-                    last += 1
-                yield kept[max(begin - before, 0)], kept[min(last, len(kept)) - 1] + 1
+            yield from _occurrences(digits, form.digits)
+        for base64 in form.base64:
+            if base64.text in folded.text:
+                yield from folded.parts(base64)
 
 
-def _letter(escape: re.Match[str]) -> str:
-    """Return the character that an escape stands for, or the escape if that is none."""
+class _Folded:
+    """
+    A text in one form of base64.
+
+    White space is removed, because base64 is often broken into lines, and the URL alphabet is
+    replaced by the standard one.
+    """
+
+    def __init__(self, original: str) -> None:
+        self._original = original
+        self.text = "".join(original.split()).replace("-", "+").replace("_", "/")
+
+    @cached_property
+    def _places(self) -> list[int]:
+        """Return the place in the original text of each character."""
+        return [at for at, letter in enumerate(self._original) if not letter.isspace()]
+
+    def parts(self, base64: _Base64) -> Iterator[tuple[int, int]]:
+        """Yield the parts of the original text that contain a secret in base64."""
+        places = self._places
+        for begin, end in _occurrences(self.text, base64.text):
+            last = end + base64.after
+            while last < len(self.text) and self.text[last] == "=":
+                last += 1
+            yield places[max(begin - base64.before, 0)], places[min(last, len(places)) - 1] + 1
+
+
+def _decode_escape(escape: re.Match[str]) -> str:
+    """Return the character that an escape stands for, or the escape if it stands for none."""
     kind = str(escape.lastgroup)
     text = escape[kind]
     if kind == "itself":
         return text
-    if kind == "space":  # where JSON holds base64 that is broken into lines
+    if kind == "space":  # JSON may contain base64 that is broken into lines
         return _SPACES[text]
     if kind == "name":
         letters = unescape(escape[0])
-        return letters if len(letters) == 1 else escape[0]
-    number = int(text, 10 if kind == "decimal" else 16)
-    return chr(number) if number <= sys.maxunicode else escape[0]
+        # unescape() leaves an unknown name unchanged, and some names stand for two characters.
+        if len(letters) != 1:
+            return escape[0]
+        return letters
+
+    base = 16
+    if kind == "decimal":
+        base = 10
+    number = int(text, base)
+    if number > sys.maxunicode:
+        return escape[0]
+    return chr(number)
 
 
-def _places(text: str, secret: str) -> Iterator[tuple[int, int]]:
-    """Give the parts of `text` that a secret covers; where it overlaps itself, one part for the whole run."""
+def _occurrences(text: str, secret: str) -> Iterator[tuple[int, int]]:
+    """Yield the parts of `text` that a secret covers; occurrences that overlap are one part."""
     begin = text.find(secret)
     while begin >= 0:
         last = begin
-        # The last hit that begins inside of the one before: a step for each hit would take seconds where a provider
-        # answers with megabytes of a secret's only letter.
+        # Jump to the last occurrence that begins inside of the one before. One step per occurrence
+        # would take seconds if a provider answered with megabytes of a secret's only letter.
         while (following := text.rfind(secret, last + 1, last + 2 * len(secret) - 1)) >= 0:
             last = following
         until = last + len(secret)
@@ -192,19 +252,28 @@ def _places(text: str, secret: str) -> Iterator[tuple[int, int]]:
         begin = text.find(secret, until)
 
 
-def storable(text: str) -> str:
-    """Return `text` as Postgres and JSON can carry it: a replacement character for each NUL and lone surrogate."""
+def make_storable(text: str) -> str:
+    """
+    Return `text` in a form that Postgres and JSON can store.
+
+    Each NUL and each lone surrogate becomes a replacement character.
+    """
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def beginning(text: str, most: int) -> str:
-    """Return as much of a text as fits into `most` bytes of UTF-8, cut between two characters."""
+def truncate_bytes(text: str, most: int) -> str:
+    """Return the beginning of a text that fits into `most` bytes of UTF-8, in whole characters."""
     return text.encode()[:most].decode(errors="ignore")
 
 
-def shortened(text: str, most: int) -> str:
-    """Return a text of at most `most` characters: its two ends, and between them how much is left out."""
+def shorten_middle(text: str, most: int) -> str:
+    """
+    Return a text of at most `most` characters.
+
+    A longer text loses its middle; its two ends stay, with the number of omitted characters
+    between them.
+    """
     if len(text) <= most:
         return text
     left_out = f" [... {len(text) - most:,} characters ...] "
@@ -212,52 +281,83 @@ def shortened(text: str, most: int) -> str:
     return f"{text[:half]}{left_out}{text[-half:]}"
 
 
-def quotable(text: str, secrets: Iterable[str]) -> str:
-    """Return what a provider said as we may repeat it: without secrets, for it may echo the key, and storable."""
-    return storable(redact(text, secrets))
+def redact_for_record(text: str, secrets: Iterable[str]) -> str:
+    """
+    Return a provider's text in a form that may be stored and shown.
+
+    Secrets are redacted, because a provider may echo the key.
+    """
+    return make_storable(redact(text, secrets))
 
 
-def as_sentence(text: str) -> str:
-    """Return a text to which another sentence is added, so that it ends in one mark: notices are cut, or have none."""
-    said = text.rstrip()
-    return said if said.endswith((".", "!", "?")) else f"{said}."
+def end_sentence(text: str) -> str:
+    """
+    Return a text that ends with exactly one full stop, exclamation mark or question mark.
+
+    Another sentence can follow then. Providers' messages may lack the mark, or be cut.
+    """
+    sentence = text.rstrip()
+    if sentence.endswith((".", "!", "?")):
+        return sentence
+    return f"{sentence}."
 
 
 def one_line(text: object) -> str:
-    """Return a text (often an error's) on one line, so that it is one line of a log or of a terminal."""
+    """Return a text (often an error's) on one line, for a line of a log or of a terminal."""
     return " ".join(str(text).split())
 
 
 def first_line(text: object) -> str:
-    """Return a text's first line: what follows it in an error of Postgres quotes the row or the statement."""
+    """
+    Return the first line of a text.
+
+    In an error of Postgres, the other lines quote the row or the statement.
+    """
     return next(iter(str(text).splitlines()), "")
 
 
-def printable(text: object) -> str:
+def escape_unprintable(text: object) -> str:
     """
     Return a text for a terminal, with an escape for every character that is not printable.
 
-    Control characters would move the cursor or break the line, and bidirectional ones would turn what follows.
+    Control characters would move the cursor or break the line, and bidirectional ones would reverse
+    the text that follows.
     """
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+    return "".join(map(_escape_letter, str(text)))
 
 
-def without_controls(text: str, instead: str) -> str:
-    """Return `text` with `instead` for every character that is not printable, for a reader who knows no escapes."""
-    return "".join(letter if letter.isprintable() else instead for letter in text)
+def _escape_letter(letter: str) -> str:
+    if letter.isprintable():
+        return letter
+    return ascii(letter)[1:-1]
 
 
-def is_statement(text: str) -> bool:
-    """Return whether a text of an operator can be published: not empty, of at most 1,000 printable characters."""
-    return bool(text.strip()) and len(text) <= LONGEST_STATEMENT and text.isprintable()
+def replace_unprintable(text: str, instead: str) -> str:
+    """
+    Return `text` with `instead` for every character that is not printable.
+
+    It is for readers who would not understand the escapes of `escape_unprintable`.
+    """
+    letters = []
+    for letter in text:
+        if not letter.isprintable():
+            letter = instead
+        letters.append(letter)
+    return "".join(letters)
+
+
+def is_publishable(text: str) -> bool:
+    """Return whether an operator's statement can be published: see STATEMENT_RULE."""
+    return bool(text.strip()) and len(text) <= MAX_STATEMENT_LENGTH and text.isprintable()
 
 
 def for_chat(text: str) -> str:
-    """Return `text` for a chat: on one line, no markup, and a mention of no one, whatever it quotes."""
-    return without_controls(text, " ").translate(_LOOKALIKES)
+    """Return `text` for a chat: one line, without markup, and without mentions of people."""
+    return replace_unprintable(text, " ").translate(_LOOKALIKES)
 
 
-def counted(number: int, thing: str) -> str:
-    """Return a number and what it counts, such as `1 row` or `1,200 rows`."""
-    ending = "" if number == 1 else "s"
-    return f"{number:,} {thing}{ending}"
+def pluralize(number: int, thing: str) -> str:
+    """Return a number with what it counts, such as `1 row` or `1,200 rows`."""
+    if number == 1:
+        return f"{number:,} {thing}"
+    return f"{number:,} {thing}s"

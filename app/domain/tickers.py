@@ -1,4 +1,4 @@
-"""Under which ticker a share is read on which session: a renamed share has one ticker after another."""
+"""The ticker of a share on each session: a renamed share has one ticker after another."""
 
 import decimal
 from collections.abc import Iterable, Sequence
@@ -10,16 +10,18 @@ from msgspec.structs import replace
 
 from app.domain import splits
 from app.domain.model import Close, Split
-from app.domain.returns import CONTEXT
+from app.domain.returns import DECIMAL_CONTEXT
+
+_DAY = timedelta(days=1)
 
 
-class Period(Struct, frozen=True):
+class TickerPeriod(Struct, frozen=True):
     """
     The days from `first` to `last`, both included, on which a share has `tickers`.
 
-    It has one ticker, unless the share was renamed without a date, as `pick rename` once did: then
-    the readings of all of them count, and the last ticker is the one to ask for. `forced` says that
-    the rename which began the period was not compared with the prices.
+    `tickers` has one item, except after a rename without a date, which earlier versions of
+    `pick rename` recorded. Then the readings of all these tickers count, and requests use the last
+    one. `forced` says that the prices were not compared before the rename that began the period.
     """
 
     tickers: tuple[str, ...]
@@ -29,87 +31,104 @@ class Period(Struct, frozen=True):
 
     @property
     def ticker(self) -> str:
-        """Return the ticker to ask for."""
+        """Return the ticker to request."""
         return self.tickers[-1]
 
     @property
     def before(self) -> date:
         """Return the day before the period; `date.min` if it has no first day."""
-        return self.first if self.first == date.min else self.first - timedelta(days=1)
+        if self.first == date.min:
+            return self.first
+        return self.first - _DAY
 
 
-class Tickers(Struct, frozen=True):
+class TickerHistory(Struct, frozen=True):
     """The tickers of one share: periods without a gap, oldest first."""
 
-    periods: tuple[Period, ...]
+    periods: tuple[TickerPeriod, ...]
 
     @classmethod
-    def only(cls, ticker: str) -> Self:
-        """Return the tickers of a share that was never renamed."""
-        return cls((Period((ticker,)),))
+    def unchanged(cls, ticker: str) -> Self:
+        """Return the history of a share that was never renamed."""
+        return cls((TickerPeriod((ticker,)),))
 
-    def renamed(self, ticker: str, from_session: date | None, *, forced: bool = False) -> Self:
-        """Return the tickers after a rename to `ticker` from a session on, or without a date."""
+    def with_rename(self, ticker: str, from_session: date | None, *, forced: bool = False) -> Self:
+        """
+        Return this history with a rename to `ticker`, from a session on.
+
+        Without a session, as in entries of earlier versions, the ticker joins the last period.
+        """
         *earlier, last = self.periods
         if from_session is None:
-            return replace(self, periods=(*earlier, replace(last, tickers=(*last.tickers, ticker))))
-        ended = replace(last, last=from_session - timedelta(days=1))
-        return replace(self, periods=(*earlier, ended, Period((ticker,), first=from_session, forced=forced)))
+            both = replace(last, tickers=(*last.tickers, ticker))
+            return replace(self, periods=(*earlier, both))
+        ended = replace(last, last=from_session - _DAY)
+        current = TickerPeriod((ticker,), first=from_session, forced=forced)
+        return replace(self, periods=(*earlier, ended, current))
 
-    def period(self, day: date) -> Period:
+    def period(self, day: date) -> TickerPeriod:
         """Return the period that `day` belongs to."""
         return next(period for period in self.periods if day <= period.last)
 
-    def at(self, session: date) -> str:
-        """Return the ticker under which `session` is asked for."""
+    def ticker_on(self, session: date) -> str:
+        """Return the ticker under which `session` is requested."""
         return self.period(session).ticker
 
-    def counts(self, ticker: str, day: date) -> bool:
-        """Return whether a reading of `day` under `ticker` is one of this share."""
+    def is_ticker_on(self, ticker: str, day: date) -> bool:
+        """Return whether a reading of `day` under `ticker` belongs to this share."""
         return ticker in self.period(day).tickers
 
-    def splits_of(self, readings: Iterable[Split]) -> list[Split]:
-        """Return this share's splits in force, oldest first: of each day those under its ticker of that day."""
-        return splits.in_force(one for one in readings if self.counts(one.ticker, one.effective_date))
+    def splits_in_force(self, readings: Iterable[Split]) -> list[Split]:
+        """
+        Return the newest reading of each of this share's splits, oldest split first.
+
+        Only readings under a ticker that the share has on their effective date count. If the
+        provider took back a split, its newest reading has the factor 1.
+        """
+        return splits.newest_by_effective_date(
+            one for one in readings if self.is_ticker_on(one.ticker, one.effective_date)
+        )
 
     def as_read(self, ticker: str, session: date) -> Self:
         """
-        Return the tickers as they were when `session` was read under `ticker`.
+        Return the history as it was when `session` was read under `ticker`.
 
-        A metric that was computed before a rename keeps its reading, and with it the splits that belong to it.
+        A metric that was computed before a rename keeps its reading, and so it keeps the splits
+        that belong to that reading. Renames are undone, the last one first, until the
+        ticker fits.
         """
-        share = self
-        while share.periods[1:] and not share.counts(ticker, session):
-            *earlier, last = share.periods[:-1]
-            share = replace(share, periods=(*earlier, replace(last, last=date.max)))
-        return share
+        history = self
+        while len(history.periods) > 1 and not history.is_ticker_on(ticker, session):
+            *earlier, last = history.periods[:-1]
+            history = replace(history, periods=(*earlier, replace(last, last=date.max)))
+        return history
 
-    def reaches(self, ticker: str, day: date) -> bool:
+    def has_ticker_since(self, ticker: str, day: date) -> bool:
         """Return whether the share has `ticker` on `day` or later."""
         return any(ticker in period.tickers and day <= period.last for period in self.periods)
 
     @property
-    def all(self) -> frozenset[str]:
+    def all_tickers(self) -> frozenset[str]:
         """Return every ticker that the share has or had."""
-        return frozenset(ticker for period in self.periods for ticker in period.tickers)
+        return frozenset[str]().union(*(period.tickers for period in self.periods))
 
     @property
-    def since(self) -> date:
-        """Return the session from which the share has its present ticker; `date.min` without a dated rename."""
+    def renamed_from(self) -> date:
+        """Return the first session of the present ticker; `date.min` without a dated rename."""
         return self.periods[-1].first
 
     @property
     def forced_from(self) -> date | None:
-        """Return the session of the first rename that was not compared with the prices."""
+        """Return the first session of the first forced rename; None without one."""
         return next((period.first for period in self.periods if period.forced), None)
 
 
-class Fit(Struct, frozen=True):
+class CloseComparison(Struct, frozen=True):
     """
-    Whether the closes under two tickers can be one share's.
+    Whether the closes under two tickers can belong to one share.
 
-    `old` is the last close under the old ticker; `first` is the first one under the new ticker from the
-    session of the rename on, if there is one.
+    `old` is the last close under the old ticker. `first` is the first close under the new ticker
+    on or after the session of the rename, if there is one.
     """
 
     fits: bool
@@ -117,24 +136,33 @@ class Fit(Struct, frozen=True):
     first: Close | None
 
 
-def fit(old: Sequence[Close], new: Sequence[Close], factors: Sequence[Split], from_session: date) -> Fit:
+def compare_closes(
+    old: Sequence[Close], new: Sequence[Close], factors: Sequence[Split], from_session: date
+) -> CloseComparison:
     """
     Compare the closes of a share before a rename with those under its new ticker.
 
-    They fit if the provider moved the history to the new ticker: its last close before `from_session`
-    is the old ticker's, to a cent. They also fit if the new ticker's first close since is less than a
-    tenth away, after the splits (`factors`) of the new ticker since.
+    `old` and `new` are closes by session, oldest first; `factors` are the splits of the new ticker.
+    The closes fit in two cases. Either the provider moved the history to the new ticker: its close
+    of the session of the last old close is the same, to a cent. Or the new ticker's first close on
+    or after `from_session` differs by less than 10 %, with the splits since then counted.
+
+    Definition: docs/journal.md#closes-that-fit.
     """
     last = old[-1]
     first = next((one for one in new if one.trading_day >= from_session), None)
+
     same_session = [one for one in new if one.trading_day == last.trading_day]
-    is_moved = any(abs(one.close - last.close) <= splits.ROUNDING for one in same_session)
-    is_near = first is not None and _is_near(last, first, factors, from_session)
-    return Fit(fits=is_moved or is_near, old=last, first=first)
+    is_moved = any(abs(one.close - last.close) <= splits.ROUNDING_TOLERANCE for one in same_session)
+    is_near = first is not None and _is_near(
+        last, first, factors=factors, from_session=from_session
+    )
+    return CloseComparison(fits=is_moved or is_near, old=last, first=first)
 
 
-def _is_near(last: Close, first: Close, factors: Sequence[Split], from_session: date) -> bool:
+def _is_near(last: Close, first: Close, *, factors: Sequence[Split], from_session: date) -> bool:
     counted = [one for one in factors if one.effective_date >= from_session]
-    with decimal.localcontext(CONTEXT):
-        price = first.close * splits.factor(counted, last.trading_day, first.trading_day)
-    return not splits.is_large(last.close, price)
+    with decimal.localcontext(DECIMAL_CONTEXT):
+        factor = splits.total_factor(counted, last.trading_day, first.trading_day)
+        price = first.close * factor
+    return not splits.is_large_change(last.close, price)

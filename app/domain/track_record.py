@@ -1,40 +1,48 @@
 """
-The track record: what all picks of a series come to, and whether that can be told from luck.
+The track record: a summary of all picks of a series, and whether they show skill or luck.
 
-**Scored** is a completed batch with a result that was not late. Late and unresolved batches are counted and never
-scored, nor do they enter any figure below. Counts, means, medians, sums and extremes are exact: Decimals, by the
-arithmetic of `returns`. What is inferred is made of floats (`statistics`) and given to six decimal places.
+A batch is **scored** if it is completed, has a result, and was not late. Late batches, and
+completed batches without a result (**unresolved** ones), are counted, but no figure below includes
+them. The picks of scored batches are **finished**. Counts, means, medians, sums and extremes are
+exact: they are Decimals, by the arithmetic of `returns`. Estimates are floats (`statistics`),
+rounded to six decimal places. docs/record.md#every-figure-of-trackrecord defines every figure.
 
-**The weekly excess.** Fortnights of neighbouring Mondays overlap, tickers repeat, and shares move together, so neither
-picks nor batches are independent: a t-test that takes them for such finds skill too often. Hence the calendar-time
-portfolio (Fama, E. F. (1998), Market efficiency, long-term returns, and behavioral finance. Journal of Financial
-Economics 49, 283-306, section 3): week by week, the mean over all picks held in that week. Each pick is held for two
-weeks: from its baseline to its middle, the checkpoint of the last session of its first week, and from there to its
-result. What it adds in a week is the change of its alpha, so that a pick's two weeks add up to its alpha. The weeks do
-not overlap, and are what is counted.
+**The weekly excess.** Fortnights of neighbouring Mondays overlap, tickers repeat, and shares move
+together, so neither picks nor batches are independent. A t-test that assumes independence finds
+skill too often. Hence the calendar-time portfolio (Fama, E. F. (1998), Market efficiency, long-term
+returns, and behavioral finance. Journal of Financial Economics 49, 283-306, section 3): week by
+week, the mean over all picks held in that week. Each pick is held for two weeks: from its baseline
+to its middle, the checkpoint of the last session of its first week, and from there to its result.
+In each week it adds the change of its alpha, so its two weeks add up to its alpha. The weeks do not
+overlap, and they are the observations.
 
-**A batch without a middle.** If the checkpoint of the last session of the first week was skipped, no other day stands
-in for it, as none does for a result: the batch stays out of the weeks (not out of the other figures) and is counted.
+**A batch without a middle.** If the checkpoint of the last session of the first week was skipped,
+no other day replaces it, as no other day replaces a result. The batch is not part of the weeks, but
+the other figures include it.
 
-**Beta.** Whoever only buys shares that move more than the benchmark does better than it while it rises, and knows
-nothing. So the weekly excess is also regressed on the benchmark's change of the same week (Jensen, M. C. (1968), The
-performance of mutual funds. Journal of Finance 23, 389-416): the slope is the beta of the excess, the intercept is what
-remains where the benchmark does not move. The verdict is about the intercept.
+**Beta.** A picker who only buys shares that move more than the benchmark beats it while it rises,
+without any skill. So the weekly excess is regressed on the benchmark's change of the same week
+(Jensen, M. C. (1968), The performance of mutual funds. Journal of Finance 23, 389-416). The slope
+is the beta of the excess, and the intercept is what remains where the benchmark does not move. The
+verdict is about the intercept.
 
-**The verdict** is about the whole series, on dates fixed by its first Monday: every 52 weeks from it. A look counts the
-batches whose fortnight was over by its date, corrections made since included. Who looks often finds something
-sometimes, so the looks share a risk of 5 %: the k-th may be wrong with the probability 5 % / (k (k + 1)), which for all
-looks that will ever be sums to 5 % (alpha spending: Lan, K. K. G. and DeMets, D. L. (1983), Discrete sequential
-boundaries for clinical trials. Biometrika 70, 659-663; that the sum bounds the risk of all is Boole's inequality,
-whatever the looks have in common). It is shared by both sides, better and worse. A look with fewer than 30 scored
-batches finds nothing, and its share is not used again. Between looks, the last one's finding stands.
+**The verdict** is about the whole series. It is made in interim analyses (a `Look` of the API), on
+dates that follow from the first Monday: every 52 weeks after it. An interim analysis counts the
+batches whose fortnight was over by its date, including later corrections. If a record is tested
+often enough, it passes a test at some time by luck alone. So all interim analyses share a risk of 5
+%: the k-th may be wrong with the probability 5 % / (k (k + 1)), and the sum over all k is 5 %
+(alpha spending: Lan, K. K. G. and DeMets, D. L. (1983), Discrete sequential boundaries for clinical
+trials. Biometrika 70, 659-663). That the sum bounds the risk of all is Boole's inequality, which
+also holds for dependent tests. The risk is shared by both sides, better and worse. An interim
+analysis with fewer than 30 scored batches has no finding, and its share of the risk is not used
+again. Between two interim analyses, the finding of the last one stands.
 
-**Random actions**, the control: the same picks, each with BUY or SELL by the toss of a coin, many times.
+**Random actions** are the control: the same picks, each with BUY or SELL at random, many times.
 """
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from decimal import Decimal, localcontext
 from hashlib import sha256
@@ -43,44 +51,82 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from app.domain.model import CHECKPOINT_DAYS, PICKS_PER_BATCH, TICKER_PATTERN, Action, BatchStatus, DescribedEnum
-from app.domain.returns import CONTEXT, plain
-from app.domain.statistics import Interval, Points, fixed, interval, number, random_signs, rounded, wilson
+from app.domain.model import (
+    CHECKPOINT_DAYS,
+    PICKS_PER_BATCH,
+    TICKER_PATTERN,
+    Action,
+    BatchStatus,
+    DescribedEnum,
+)
+from app.domain.returns import DECIMAL_CONTEXT, format_decimal
+from app.domain.statistics import (
+    Interval,
+    Points,
+    draw_random_signs,
+    finite_interval,
+    round_estimate,
+    to_decimal,
+    to_float,
+    wilson_interval,
+)
 from app.errors import RecordDamaged
 
-RISK = 0.05
-LEAST = 30
-DRAWS = 1000
-BINS = 20
+# The risk that an interval misses the true value, and the risk of a wrong verdict.
+SIGNIFICANCE = 0.05
+# With fewer scored batches, an interim analysis has no finding.
+MIN_SCORED_BATCHES = 30
+DRAW_COUNT = 1000
+BIN_COUNT = 20
 # How many draws lie outside the interval of random actions on either side.
-OUTSIDE = int(DRAWS * RISK / 2)
-NEWEST = 520
-MOST = 5_200
+DRAWS_OUTSIDE = int(DRAW_COUNT * SIGNIFICANCE / 2)
+# How many of the newest points and weeks are listed: ten years. Figures use all of them.
+MAX_LISTED = 520
+# A record with more batches is refused: a century. The computation takes time and memory for each.
+MAX_BATCHES = 5_200
 WEEKS_BETWEEN_LOOKS = 52
 
 _TICKER = re.compile(TICKER_PATTERN)
 _WEEK = timedelta(weeks=1)
+_FORTNIGHT = 2 * _WEEK
 _BETWEEN_LOOKS = WEEKS_BETWEEN_LOOKS * _WEEK
 _ZERO = Decimal(0)
 
 
 class Finding(DescribedEnum):
-    """What a look at the track record found."""
+    """The finding of an interim analysis: whether the picks can be distinguished from luck."""
 
-    BETTER = "BETTER", "The picks did better than luck explains."
-    WORSE = "WORSE", "The picks did worse than bad luck explains."
-    UNDECIDED = "UNDECIDED", "Neither could be told from luck."
+    BETTER = (
+        "BETTER",
+        "The picks did better than luck explains: the whole interval lies above zero.",
+    )
+    WORSE = (
+        "WORSE",
+        "The picks did worse than bad luck explains: the whole interval lies below zero.",
+    )
+    UNDECIDED = (
+        "UNDECIDED",
+        "The picks cannot be distinguished from luck: the interval contains zero.",
+    )
 
 
-def known(value: Decimal | None) -> Decimal:
-    """Return a figure of a scored batch, which is there. A missing one is never counted as zero."""
+def require_figure(value: Decimal | None) -> Decimal:
+    """
+    Return a figure of a scored batch; raises RecordDamaged if it is missing.
+
+    A missing figure must never count as zero.
+    """
     if value is None:
         raise RecordDamaged("a scored batch has a pick without figures at its result")
     return value
 
 
-class Held(Struct, frozen=True, array_like=True):
-    """A pick with its stored figures at its batch's middle and result, where they are there."""
+class TrackedPick(Struct, frozen=True, array_like=True):
+    """
+    A pick with its stored figures at the middle and at the result of its batch.
+
+    A figure is None if its checkpoint is not computed.
+    """
 
     id: str
     ticker: str
@@ -89,23 +135,26 @@ class Held(Struct, frozen=True, array_like=True):
     vs_benchmark_pct: Decimal | None = None
     absolute_return_pct: Decimal | None = None
 
-    def directed(self, value: Decimal | None) -> Decimal:
-        """Return a figure of this pick in its direction: its negative for a SELL."""
-        figure = known(value)
-        return -figure if self.action is Action.SELL else figure
+    def in_direction(self, value: Decimal | None) -> Decimal:
+        """Return a figure in the direction of this pick: the negative of `value` for a SELL."""
+        figure = require_figure(value)
+        if self.action is Action.SELL:
+            return -figure
+        return figure
 
     @property
     def alpha_pct(self) -> Decimal:
-        """Return the excess over the benchmark at the result, in the pick's direction."""
-        return self.directed(self.vs_benchmark_pct)
+        """Return the excess over the benchmark at the result, in the direction of the pick."""
+        return self.in_direction(self.vs_benchmark_pct)
 
 
-class Fortnight(Struct, frozen=True, array_like=True):
+class TrackedBatch(Struct, frozen=True, array_like=True):
     """
-    A batch as the track record needs it: what became of it, and the benchmark's change at its middle and result.
+    A batch with the benchmark's change at its middle and at its result.
 
-    `whole` is false for a completed batch that does not have each of its checkpoints once, computed or skipped. A
-    change that should be at a computed checkpoint and is not there is NaN.
+    A change is None if its checkpoint is not computed. It is NaN if a computed checkpoint has no
+    change: such a row is damaged. `has_all_days` is false for a completed batch that does not have
+    each of its checkpoints exactly once.
     """
 
     run_date: date
@@ -113,64 +162,100 @@ class Fortnight(Struct, frozen=True, array_like=True):
     late: bool
     middle_benchmark_pct: Decimal | None = None
     benchmark_pct: Decimal | None = None
-    picks: Sequence[Held] = ()
-    whole: bool = True
+    picks: Sequence[TrackedPick] = ()
+    has_all_days: bool = True
 
-    def check(self, *, any_picks: bool = False) -> None:
-        """Raise RecordDamaged if a row that a figure needs is missing; `any_picks` if only some picks are asked for."""
-        promised = 0 if self.status is BatchStatus.FAILED else PICKS_PER_BATCH
-        if len(self.picks) > promised or (len(self.picks) < promised and not any_picks):
-            raise RecordDamaged(f"the Monday {self.run_date} has {len(self.picks)} picks and must have {promised}")
-        if not self.whole:
-            days = 1 + CHECKPOINT_DAYS
-            raise RecordDamaged(
-                f"the Monday {self.run_date} is completed and does not have each of its {days} days once, "
-                "computed or skipped"
-            )
+    def check(self, *, is_filtered: bool = False) -> None:
+        """
+        Raise RecordDamaged if a row that a figure needs is missing or damaged.
+
+        `is_filtered` says that only some of the picks were selected, so the batch may have fewer.
+        """
+        self._check_rows(is_filtered=is_filtered)
         for pick in self.picks:
-            if not _TICKER.fullmatch(pick.ticker):
-                raise RecordDamaged(
-                    f"the ticker of the row {pick.id} of picks, of the Monday {self.run_date}, is no ticker"
-                )
-            needed = [pick.vs_benchmark_pct, pick.absolute_return_pct] if self.benchmark_pct is not None else []
-            needed += [pick.middle_vs_benchmark_pct] if self.middle_benchmark_pct is not None else []
-            for value in needed:
-                whose = f"{pick.ticker} of the Monday {self.run_date}"
-                if value is None:
-                    raise RecordDamaged(f"{whose} has no figures at a computed checkpoint")
-                if not value.is_finite():
-                    raise RecordDamaged(f"a figure of {whose} at a computed checkpoint is no number")
+            self._check_pick(pick)
         for value in (self.middle_benchmark_pct, self.benchmark_pct):
             if value is not None and not value.is_finite():
                 raise RecordDamaged(
-                    f"a change of the benchmark of the Monday {self.run_date} is missing, or is no number"
+                    f"a change of the benchmark of the Monday {self.run_date} is missing, or is no "
+                    "number"
                 )
 
+    def _check_rows(self, *, is_filtered: bool) -> None:
+        expected = PICKS_PER_BATCH
+        if self.status is BatchStatus.FAILED:
+            expected = 0
+        is_short = len(self.picks) < expected and not is_filtered
+        if len(self.picks) > expected or is_short:
+            raise RecordDamaged(
+                f"the Monday {self.run_date} has {len(self.picks)} picks and must have {expected}"
+            )
+        if not self.has_all_days:
+            days = 1 + CHECKPOINT_DAYS
+            raise RecordDamaged(
+                f"the Monday {self.run_date} is completed and does not have each of its {days} "
+                "days once, computed or skipped"
+            )
+
+    def _check_pick(self, pick: TrackedPick) -> None:
+        if not _TICKER.fullmatch(pick.ticker):
+            raise RecordDamaged(
+                f"row {pick.id} of picks (Monday {self.run_date}) has an invalid ticker"
+            )
+        needed: list[Decimal | None] = []
+        if self.benchmark_pct is not None:
+            needed += [pick.vs_benchmark_pct, pick.absolute_return_pct]
+        if self.middle_benchmark_pct is not None:
+            needed.append(pick.middle_vs_benchmark_pct)
+        for value in needed:
+            name = f"{pick.ticker} of the Monday {self.run_date}"
+            if value is None:
+                raise RecordDamaged(f"{name} has no figures at a computed checkpoint")
+            if not value.is_finite():
+                raise RecordDamaged(f"a figure of {name} at a computed checkpoint is no number")
+
     @property
-    def unresolved(self) -> bool:
-        """Return whether it is completed and has no result."""
+    def is_unresolved(self) -> bool:
+        """Return whether the batch is completed and has no result."""
         return self.status is BatchStatus.COMPLETED and self.benchmark_pct is None
 
     @property
-    def scored(self) -> bool:
-        """Return whether its picks count."""
-        return self.status is BatchStatus.COMPLETED and self.benchmark_pct is not None and not self.late
+    def is_scored(self) -> bool:
+        """Return whether the batch is scored, so that its picks are finished."""
+        has_result = self.status is BatchStatus.COMPLETED and self.benchmark_pct is not None
+        return has_result and not self.late
 
     @property
-    def halves(self) -> Iterator["Half"]:
-        """Return what its picks added in each of its two weeks; nothing without a middle."""
+    def weeks(self) -> Iterator["BatchWeek"]:
+        """Yield what the picks added in each of the batch's two weeks; nothing without a middle."""
         if self.middle_benchmark_pct is None or self.benchmark_pct is None or not self.picks:
             return
-        whole = added(pick.alpha_pct for pick in self.picks)
-        first = added(pick.directed(pick.middle_vs_benchmark_pct) for pick in self.picks)
-        with localcontext(CONTEXT):
-            rest = whole - first, self.benchmark_pct - self.middle_benchmark_pct
-        yield Half(self.run_date, len(self.picks), first, self.middle_benchmark_pct)
-        yield Half(self.run_date + _WEEK, len(self.picks), *rest)
+        total = ordered_sum(pick.alpha_pct for pick in self.picks)
+        first = ordered_sum(pick.in_direction(pick.middle_vs_benchmark_pct) for pick in self.picks)
+        with localcontext(DECIMAL_CONTEXT):
+            second = total - first
+            second_benchmark = self.benchmark_pct - self.middle_benchmark_pct
+        yield BatchWeek(
+            monday=self.run_date,
+            picks=len(self.picks),
+            excess=first,
+            benchmark=self.middle_benchmark_pct,
+        )
+        yield BatchWeek(
+            monday=self.run_date + _WEEK,
+            picks=len(self.picks),
+            excess=second,
+            benchmark=second_benchmark,
+        )
 
 
-class Half(Struct, frozen=True):
-    """One of a batch's two weeks, by its Monday: how many picks, the sum of what they added, the benchmark's change."""
+class BatchWeek(Struct, frozen=True):
+    """
+    One of the two weeks of a batch, named by its Monday.
+
+    `excess` is the sum of what its picks added to their alpha in this week, and `benchmark` is the
+    benchmark's change, both in percent.
+    """
 
     monday: date
     picks: int
@@ -178,630 +263,924 @@ class Half(Struct, frozen=True):
     benchmark: Decimal
 
 
-# What follows, down to `TrackRecord`, is also what the API shows: `type_of` in graphql/api/fields.py
-# makes its types of these structs. Docstrings and descriptions are texts of the schema, so they are
-# written for the API's readers. The API's limit on an answer's size counts a list's `usual_length`.
+# The structs from here to `TrackRecord` are also types of the API: `type_of` in
+# graphql/api/fields.py reads them. Their docstrings and descriptions are texts of the schema,
+# written for the API's readers. The API's limit on the size of an answer counts a list's
+# `usual_length`.
 
 
 class BatchCounts(Struct, frozen=True):
-    """How many Mondays there are, by what became of them."""
+    """The number of batches, by status and by whether they are scored."""
 
-    total: Annotated[int, Meta(description="All of them.")]
-    active: Annotated[int, Meta(description="Those whose fortnight is running.")]
-    completed: Annotated[int, Meta(description="Those with all fifteen checkpoints.")]
-    failed: Annotated[int, Meta(description="Those without picks.")]
+    total: Annotated[int, Meta(description="The number of all batches, of every status.")]
+    active: Annotated[
+        int, Meta(description="The number of batches whose 14 days are still running.")
+    ]
+    completed: Annotated[
+        int, Meta(description="The number of batches that have all fifteen checkpoints.")
+    ]
+    failed: Annotated[int, Meta(description="The number of batches without picks.")]
     late: Annotated[
         int,
-        Meta(description="Those with picks that were stored too late to act on; they are never scored."),
+        Meta(
+            description="The number of batches with picks that were stored too late to trade at "
+            "the first open. They are never scored."
+        ),
     ]
     unresolved: Annotated[
         int,
-        Meta(description="Those that are completed without a result; they are never scored."),
+        Meta(
+            description="The number of completed batches without a result, because the checkpoint "
+            "of their last session was skipped. They are never scored."
+        ),
     ]
-    scored: Annotated[int, Meta(description="Those that count: completed, with a result, and not late.")]
+    scored: Annotated[
+        int,
+        Meta(description="The number of scored batches: completed, with a result, and not late."),
+    ]
 
 
 class PickCounts(Struct, frozen=True):
-    """How many picks there are, and how many were right."""
+    """The number of picks, and how many of them were right."""
 
-    total: Annotated[int, Meta(description="All of them.")]
-    finished: Annotated[int, Meta(description="Those of scored batches; the others enter no figure.")]
-    hits: Annotated[int, Meta(description="How many finished picks were right: their `alphaPct` is above zero.")]
+    total: Annotated[int, Meta(description="The number of picks of all batches.")]
+    finished: Annotated[
+        int,
+        Meta(
+            description="The number of finished picks: the picks of scored batches. The other "
+            "figures count only finished picks."
+        ),
+    ]
+    hits: Annotated[
+        int,
+        Meta(
+            description="The number of finished picks that were right: their `alphaPct` is above "
+            "zero."
+        ),
+    ]
     hit_rate_pct: Annotated[
         Decimal | None,
-        Meta(description="The share of hits, in percent, to six decimal places; null without finished picks."),
+        Meta(
+            description="The share of hits among finished picks, in percent, to six decimal "
+            "places. Null if there are no finished picks."
+        ),
     ]
     hit_rate_interval: Annotated[
         Interval | None,
         Meta(
-            description="The hit rate's Wilson interval of 95 %, in percent, to six decimal places; null without "
-            "finished picks. It takes picks for independent, which they are not: too narrow."
+            description=(
+                "The 95 % Wilson interval of `hitRatePct`, in percent. It treats picks as "
+                "independent, which they are not, so it is too narrow. Null if there are no "
+                "finished picks."
+            )
         ),
     ]
 
 
 class Average(Struct, frozen=True):
-    """What many figures come to, exactly; null of none."""
+    """The exact mean and median of a list of values. Both are null if the list is empty."""
 
-    mean: Annotated[Decimal | None, Meta(description="Their sum, divided by how many there are.")]
+    mean: Annotated[
+        Decimal | None,
+        Meta(
+            description="The arithmetic mean of the values, in their unit. Null if there are no "
+            "values."
+        ),
+    ]
     median: Annotated[
         Decimal | None,
-        Meta(description="The one in the middle, or the mean of the two there."),
+        Meta(
+            description="The median of the values, in their unit: the middle one, or the mean of "
+            "the two middle ones. Null if there are no values."
+        ),
     ]
 
 
 class ResultFigures(Struct, frozen=True):
-    """What results come to, in percent."""
+    """The mean and the median of the figures at the result."""
 
-    count: Annotated[int, Meta(description="How many results.")]
-    alpha_pct: Annotated[Average, Meta(description="Their `alphaPct`.")]
-    directional_return_pct: Annotated[Average, Meta(description="Their `directionalReturnPct`.")]
-    absolute_return_pct: Annotated[Average, Meta(description="Their `absoluteReturnPct`.")]
+    count: Annotated[int, Meta(description="The number of finished picks, or of scored batches.")]
+    alpha_pct: Annotated[
+        Average,
+        Meta(
+            description="The mean and the median of `alphaPct` at the result, in percentage points."
+        ),
+    ]
+    directional_return_pct: Annotated[
+        Average,
+        Meta(
+            description="The mean and the median of `directionalReturnPct` at the result, in "
+            "percent."
+        ),
+    ]
+    absolute_return_pct: Annotated[
+        Average,
+        Meta(
+            description="The mean and the median of `absoluteReturnPct` at the result, in percent."
+        ),
+    ]
 
 
 class PickScore(Struct, frozen=True):
-    """A finished pick and its alpha."""
+    """A finished pick with its alpha."""
 
-    id: Annotated[str, Meta(description="The pick's id.")]
-    run_date: Annotated[date, Meta(description="Its Monday.")]
-    ticker: Annotated[str, Meta(description="The share.")]
-    action: Annotated[Action, Meta(description="What the model said to do with it.")]
-    alpha_pct: Annotated[Decimal, Meta(description="Its `alphaPct` at the result.")]
+    id: Annotated[str, Meta(description="The stable id of the pick. Pass it to `pick(id:)`.")]
+    run_date: Annotated[date, Meta(description="The Monday of the pick's batch.")]
+    ticker: Annotated[str, Meta(description="The ticker that the share has now, such as `NVDA`.")]
+    action: Annotated[
+        Action, Meta(description="The action that the model recommended, BUY or SELL.")
+    ]
+    alpha_pct: Annotated[
+        Decimal,
+        Meta(description="The `alphaPct` of the pick at its batch's result, in percentage points."),
+    ]
 
 
 class CurvePoint(Struct, frozen=True):
-    """A scored batch on the curve of summed alpha."""
+    """One scored batch on the curve of summed alpha."""
 
-    run_date: Annotated[date, Meta(description="Its Monday.")]
-    alpha_pct: Annotated[Decimal, Meta(description="The mean of its picks' alpha at the result.")]
-    sum_pct: Annotated[Decimal, Meta(description="The sum of these means up to this batch.")]
+    run_date: Annotated[date, Meta(description="The Monday of the batch.")]
+    alpha_pct: Annotated[
+        Decimal,
+        Meta(
+            description="The mean alpha of the batch's picks at the result, in percentage points."
+        ),
+    ]
+    sum_pct: Annotated[
+        Decimal,
+        Meta(
+            description="The sum of `alphaPct` over all scored batches up to this one, in "
+            "percentage points."
+        ),
+    ]
 
 
 class Week(Struct, frozen=True):
-    """A week in which picks of scored batches were held, and what they added."""
+    """One calendar week in which picks of scored batches were held."""
 
-    monday: Annotated[date, Meta(description="The week's Monday.")]
+    monday: Annotated[date, Meta(description="The Monday on which the week begins.")]
     picks: Annotated[
         int,
-        Meta(description="How many picks were held: those of this Monday and of the one before."),
+        Meta(
+            description="The number of picks that were held in the week: those of its own Monday "
+            "and of the Monday before."
+        ),
     ]
     excess_pct: Annotated[
         Decimal,
-        Meta(description="By how much their alpha changed in this week, on average."),
+        Meta(
+            description="The mean change of the picks' alpha during the week, in percentage points."
+        ),
     ]
     benchmark_pct: Annotated[
         Decimal,
-        Meta(description="By how much the benchmark's return changed, on average over the same picks."),
+        Meta(
+            description="The mean change of the benchmark's return during the week, over the same "
+            "picks, in percentage points."
+        ),
     ]
 
 
 class WeeklyExcess(Struct, frozen=True):
-    """The calendar-time portfolio (Fama 1998): what all picks held in a week added to their alpha, week by week."""
+    """
+    The excess of the picks over the benchmark by calendar week (the calendar-time portfolio of Fama
+    1998). Weeks do not overlap, so they are nearly independent observations.
+    """
 
-    count: Annotated[int, Meta(description="How many weeks.")]
+    count: Annotated[int, Meta(description="The number of weeks in which picks were held.")]
     without_middle: Annotated[
         int,
-        Meta(description="Scored batches left out: no figures for the last session of their first week."),
+        Meta(
+            description="The number of scored batches that are left out of the weeks, because "
+            "they have no figures at the end of their first week: that checkpoint was skipped."
+        ),
     ]
     mean_pct: Annotated[
         Decimal | None,
         Meta(
-            description="The mean of the weeks' `excessPct`, each week counting once, in percent, to six decimal "
-            "places; null without a week."
+            description="The mean of `Week.excessPct` over all weeks, in percentage points, to "
+            "six decimal places. Null if there is no week."
         ),
     ]
     mean_interval: Annotated[
         Interval | None,
         Meta(
-            description="The t-interval of `meanPct`, of 95 %, in percent; null for fewer than two weeks, or if all "
-            "are alike."
+            description="The 95 % t-interval of `meanPct`, in percentage points. Null for fewer "
+            "than two weeks, or if all weeks are equal."
         ),
     ]
     beta: Annotated[
         Decimal | None,
         Meta(
-            description="By how much the excess grows with the benchmark's change: the least squares line's slope, "
-            "to six decimal places; null for fewer than two weeks, or if the benchmark's change does not vary."
+            description="The slope of the least squares line through the weeks' excess and the "
+            "benchmark's change in the same week, to six decimal places. Null for fewer than "
+            "two weeks, or if the benchmark's change does not vary."
         ),
     ]
     beyond_beta_pct: Annotated[
         Decimal | None,
         Meta(
-            description="What remains of the mean when beta's part is taken off: the intercept, in percent, to six "
-            "decimal places; null for fewer than three weeks, or if the benchmark's change does not vary."
+            description="The intercept of the same line: the weekly excess that `beta` does not "
+            "explain, in percentage points, to six decimal places. Null for fewer than three "
+            "weeks, or if the benchmark's change does not vary."
         ),
     ]
     beyond_beta_interval: Annotated[
         Interval | None,
         Meta(
-            description="The t-interval of `beyondBetaPct`, of 95 %, in percent; null where that is null, or if all "
-            "weeks lie on a line."
+            description=(
+                "The 95 % t-interval of `beyondBetaPct`, in percentage points. Null if "
+                "`beyondBetaPct` is null, or if all weeks lie on one line."
+            )
         ),
     ]
     weeks: Annotated[
         Sequence[Week],
         Meta(
-            description=f"The newest {NEWEST} weeks, oldest first.",
-            extra={"usual_length": NEWEST},
+            description=f"The newest {MAX_LISTED} weeks, oldest first.",
+            extra={"usual_length": MAX_LISTED},
         ),
     ]
 
 
 class Bin(Struct, frozen=True):
     """
-    How many draws have a mean alpha between two values.
-
-    A draw on the border of two bins is of the upper one; the last bin includes its upper edge, the highest draw.
+    One bin of a histogram: the number of draws whose mean alpha lies between two bounds. A draw on
+    the border of two bins belongs to the upper one; the last bin includes its upper bound.
     """
 
     low: Annotated[
         Decimal,
         Meta(
-            description="The bin's lower edge, in percent, included. It is rounded to six decimal places to be shown; "
-            "draws are counted with the unrounded one."
+            description="The lower bound of the bin, in percentage points, which the bin "
+            "includes. It is rounded to six decimal places for display; draws are counted "
+            "with the exact bound."
         ),
     ]
     high: Annotated[
         Decimal,
         Meta(
-            description="The bin's upper edge, in percent, to six decimal places: the `low` of the next bin, and not "
-            "included. Of the last bin it is the highest draw, which is included."
+            description="The upper bound of the bin, in percentage points, to six decimal places. "
+            "It is the `low` of the next bin and not included; the last bin includes it."
         ),
     ]
-    count: Annotated[int, Meta(description="How many of the draws lie in the bin.")]
+    count: Annotated[int, Meta(description="The number of draws in the bin.")]
 
 
 class RandomActions(Struct, frozen=True):
-    """The control: the same picks, each with BUY or SELL by the toss of a coin."""
+    """
+    A control for the choice of actions: the same shares, each with BUY or SELL chosen at random,
+    many times.
+    """
 
-    draws: Annotated[int, Meta(description="How often.")]
+    draws: Annotated[
+        int,
+        Meta(
+            description=f"The number of random draws, {DRAW_COUNT:,}. In each draw every finished "
+            "pick gets BUY or SELL at random."
+        ),
+    ]
     seed: Annotated[
         str,
         Meta(
-            description="What the tosses come from: SHA-256 of the finished picks and their `vsBenchmarkPct`, in hex."
+            description="The seed of the draws: the SHA-256 of the finished picks and their "
+            "`vsBenchmarkPct`, as 64 hexadecimal digits. With it the draws can be repeated, "
+            "see docs/record.md."
         ),
     ]
     below_pct: Annotated[
         Decimal,
         Meta(
-            description="Percent of the draws with a mean alpha below the record's, to six decimal places; equal ones "
-            "count half. In a draw, each pick's `alphaPct` has its sign or the opposite one."
+            description="The percentage of draws whose mean alpha is below the record's own, to "
+            "six decimal places. A draw with an equal mean counts half."
         ),
     ]
     interval: Annotated[
         Interval,
         Meta(
-            description=f"The draws' {OUTSIDE + 1}th lowest and {OUTSIDE + 1}th highest mean alpha, in percent, to six "
-            f"decimal places: {OUTSIDE} of the {DRAWS:,} lie outside on either side."
+            description=(
+                "The middle 95 % of the draws' mean alphas, in percentage points: from the "
+                f"{DRAWS_OUTSIDE + 1}th lowest to the {DRAWS_OUTSIDE + 1}th highest, so that "
+                f"{DRAWS_OUTSIDE} of the {DRAW_COUNT:,} lie outside on either side."
+            )
         ),
     ]
     bins: Annotated[
         Sequence[Bin],
         Meta(
-            description=f"The draws' mean alphas in {BINS} bins of one width, lowest first.",
-            extra={"usual_length": BINS},
+            description=f"A histogram of the draws' mean alphas, in {BIN_COUNT} bins of equal "
+            "width, lowest first.",
+            extra={"usual_length": BIN_COUNT},
         ),
     ]
 
 
 class Look(Struct, frozen=True):
     """
-    A look at the whole series, on a date that its first Monday fixed.
-
-    It is held once the series has a Monday of that date or a later one, and no batch that it counts is active, late
-    ones not considered. Until then it waits: neither it nor a later look is there. Figures are those of the record as
-    it is now, corrections made since included, and are rounded to six decimal places.
+    One interim analysis: the yearly test of skill or luck for the whole series, on a date that the
+    series' first Monday fixes. It is made when two conditions hold: the series has a batch on or
+    after that date, and each batch that the analysis counts is completed or failed. Late batches do
+    not matter for this. Before that, this analysis and later ones are not listed. Its figures are
+    computed from the record as it is now, later corrections included.
     """
 
-    number: Annotated[int, Meta(description="Which look, from 1.")]
+    number: Annotated[int, Meta(description="The number of the interim analysis, from 1.")]
     on: Annotated[
         date,
-        Meta(description=f"Its date: {WEEKS_BETWEEN_LOOKS} weeks times its number after the series' first Monday."),
+        Meta(
+            description=f"The date of the interim analysis: {WEEKS_BETWEEN_LOOKS} weeks times "
+            "`number` after the series' first Monday."
+        ),
     ]
     share_pct: Annotated[
         Decimal,
         Meta(
-            description="The risk that it may take to be wrong, in percent: 5 / (k (k + 1)) "
-            "for the k-th, which sums to 5 for all."
+            description="The significance level that this interim analysis spends, in percent: "
+            "5 / (n (n + 1)), where n is `number`, such as `2.500000` for the first. All interim "
+            "analyses together spend 5 %."
         ),
     ]
     batches: Annotated[
         int,
         Meta(
-            description="How many scored batches it counts: those whose Monday lies at least 14 days before its date, "
-            "so that their fortnight was over."
+            description="The number of scored batches that are counted: those whose Monday lies "
+            "at least 14 days before `on`."
         ),
     ]
     weeks: Annotated[
         int,
         Meta(
-            description="How many weeks the batches that it counts make by themselves, as in `weeklyExcess`. In the "
-            "last one, only the newest of these batches has picks."
+            description="The number of weeks of these batches, as in `weeklyExcess`. In the last "
+            "week only the newest of these batches has picks."
         ),
     ]
     beyond_beta_pct: Annotated[
         Decimal | None,
         Meta(
-            description="What remained of the mean of these weeks' excess when beta's part was taken off: the "
-            "intercept, in percent, to six decimal places. Null for fewer than three weeks, or if the benchmark's "
-            "change does not vary."
+            description="The intercept of the line through these weeks, as in `weeklyExcess`: the "
+            "weekly excess that beta does not explain, in percentage points, to six decimal "
+            "places. Null for fewer than "
+            "three weeks, or if the benchmark's change does not vary."
         ),
     ]
     interval: Annotated[
         Interval | None,
         Meta(
-            description="The t-interval of `beyondBetaPct`, of 100 less `sharePct` percent; null where that is null, "
-            "or if all weeks lie on a line."
+            description="The t-interval of `beyondBetaPct`, in percentage points, with a "
+            "confidence of 100 % minus `sharePct`. Null if `beyondBetaPct` is null, or if "
+            "all weeks lie on one line."
         ),
     ]
     finding: Annotated[
         Finding | None,
         Meta(
-            description=f"What it found: UNDECIDED if `interval` holds zero. Null with fewer than {LEAST} scored "
-            "batches, or without `interval`."
+            description="The finding: `UNDECIDED` if `interval` contains zero, else `BETTER` or "
+            f"`WORSE`. Null with fewer than {MIN_SCORED_BATCHES} scored batches, or if "
+            "`interval` is null."
         ),
     ]
 
 
 class Verdict(Struct, frozen=True):
-    """Whether the series can be told from luck: what the last look found."""
+    """The verdict on skill or luck for the whole series, from its last interim analysis."""
 
     finding: Annotated[
         Finding | None,
-        Meta(description="The last look's finding; null where there is none, and `words` say why."),
+        Meta(
+            description="The finding of the last interim analysis. Null if there is none; `words` "
+            "then gives the reason."
+        ),
     ]
-    words: Annotated[str, Meta(description="The same in plain words.")]
+    words: Annotated[
+        str,
+        Meta(
+            description="The text of the verdict: one or two sentences for people, with its "
+            "interval and the date of the next interim analysis."
+        ),
+    ]
     looks: Annotated[
         Sequence[Look],
         Meta(
-            description="All looks up to now, oldest first; none for a part of the series.",
+            description="All interim analyses that were made so far, oldest first. The list is "
+            "empty for a part of the series.",
             extra={"usual_length": 10},
         ),
     ] = ()
     next_look: Annotated[
         date | None,
         Meta(
-            description="The date of the next look; it is past while that look waits for a batch that is active. "
-            "Null for a part of the series, and without a Monday."
+            description="The date of the next interim analysis. It lies in the past while that "
+            "analysis waits for a batch that is still active. Null for a part of the series, "
+            "or if the series has no batch."
         ),
     ] = None
 
 
 class TrackRecord(Struct, frozen=True):
-    """What all picks of a series, or of a part of it, come to, and whether that can be told from luck."""
+    """
+    The track record of a series, or of a part of it: what its picks achieved, and whether that can
+    be distinguished from luck. docs/record.md defines how each figure is computed.
+    """
 
-    series: Annotated[str, Meta(description="Whose.")]
+    series: Annotated[
+        str,
+        Meta(description="The name of the series whose record this is, such as `main`."),
+    ]
     first_run_date: Annotated[
         date | None,
-        Meta(description="The first Monday that it counts; null of none."),
+        Meta(
+            description="The Monday of the first batch that is counted. Null if there is no batch."
+        ),
     ]
     last_run_date: Annotated[
         date | None,
-        Meta(description="The last Monday that it counts; null of none."),
+        Meta(
+            description="The Monday of the last batch that is counted. Null if there is no batch."
+        ),
     ]
-    batches: Annotated[BatchCounts, Meta(description="How many Mondays.")]
-    picks: Annotated[PickCounts, Meta(description="How many picks.")]
-    pick_results: Annotated[ResultFigures, Meta(description="What finished picks come to.")]
+    batches: Annotated[BatchCounts, Meta(description="The number of batches, by status.")]
+    picks: Annotated[
+        PickCounts, Meta(description="The number of picks, and the share of them that were right.")
+    ]
+    pick_results: Annotated[
+        ResultFigures,
+        Meta(
+            description="The mean and the median of figures at the result, over all finished picks."
+        ),
+    ]
     batch_results: Annotated[
         ResultFigures,
-        Meta(description="What scored batches come to, each being the mean of its picks."),
+        Meta(
+            description="The mean and the median of figures at the result, over all scored "
+            "batches. The figure of a batch is the mean of its picks' figures."
+        ),
     ]
     best: Annotated[
         PickScore | None,
-        Meta(description="The pick with the highest alpha; null without finished picks."),
+        Meta(
+            description="The finished pick with the highest alpha. Null if there are no finished "
+            "picks."
+        ),
     ]
     worst: Annotated[
         PickScore | None,
-        Meta(description="The pick with the lowest alpha; null without finished picks."),
+        Meta(
+            description="The finished pick with the lowest alpha. Null if there are no finished "
+            "picks."
+        ),
     ]
     curve: Annotated[
         Sequence[CurvePoint],
         Meta(
-            description=f"The newest {NEWEST} scored batches, oldest first. The curve adds and never compounds: "
-            "a SELL can lose over 100 %.",
-            extra={"usual_length": NEWEST},
+            description=f"The curve of summed alpha: the newest {MAX_LISTED} scored batches, "
+            "oldest first. The curve is a sum and never compounds, because a SELL can lose "
+            "more than 100 %.",
+            extra={"usual_length": MAX_LISTED},
         ),
     ]
     drawdown_pct: Annotated[
         Decimal,
-        Meta(description="The deepest fall of the whole curve from where it, or zero, stood highest before."),
+        Meta(
+            description="The deepest fall of the whole curve below its earlier peak, or below "
+            "zero if it was never above, in percentage points. It is 0 if the curve never "
+            "falls."
+        ),
     ]
     weekly_excess: Annotated[
         WeeklyExcess,
-        Meta(description="What was added week by week, with its uncertainty."),
+        Meta(
+            description="The excess of the picks over the benchmark week by week, with its "
+            "uncertainty."
+        ),
     ]
     random_actions: Annotated[
         RandomActions | None,
-        Meta(description="Where the mean alpha stands among random actions; null of no picks."),
+        Meta(
+            description="A comparison of the mean alpha with random actions on the same shares. "
+            "Null if there are no finished picks."
+        ),
     ]
-    verdict: Annotated[Verdict, Meta(description="Skill or luck.")]
+    verdict: Annotated[
+        Verdict, Meta(description="The verdict on skill or luck, from the last interim analysis.")
+    ]
 
 
-def track_record(series: str, fortnights: Iterable[Fortnight], *, part: bool = False) -> TrackRecord:
+def compute_track_record(
+    series: str, batches: Iterable[TrackedBatch], *, is_part: bool = False
+) -> TrackRecord:
     """
-    Return what these batches come to.
+    Return the track record of these batches of a series.
 
-    `part` says that some of the series was left out, so that there is no verdict. A batch whose picks were all left out
-    is still counted, but adds nothing.
+    `is_part` says that a part of the series was selected, so there is no verdict. If none of a
+    batch's picks was selected, the batch is counted, but no other figure includes it.
     """
-    every = sorted(fortnights, key=lambda one: one.run_date)
-    scored = [one for one in every if one.scored and one.picks]
-    curve = list(summed(scored))
+    all_batches = sorted(batches, key=lambda one: one.run_date)
+    scored = [one for one in all_batches if one.is_scored and one.picks]
+    first_run_date = last_run_date = None
+    if all_batches:
+        first_run_date, last_run_date = all_batches[0].run_date, all_batches[-1].run_date
+    curve = list(cumulative_curve(scored))
+    groups = [picks_by_ticker(one) for one in scored]
+    one_pick_groups: list[list[TrackedPick]] = []
+    for group in groups:
+        one_pick_groups += [[pick] for pick in group]
+    best, worst = best_and_worst(scored)
     return TrackRecord(
-        series,
-        every[0].run_date if every else None,
-        every[-1].run_date if every else None,
-        counted(every),
-        of_picks(every, scored),
-        figures([[pick] for one in scored for pick in in_order(one)]),
-        figures([in_order(one) for one in scored]),
-        *extremes(scored),
-        curve[-NEWEST:],
-        drawdown(point.sum_pct for point in curve),
-        weekly_excess(scored),
-        random_actions(scored),
-        verdict(every, part=part),
+        series=series,
+        first_run_date=first_run_date,
+        last_run_date=last_run_date,
+        batches=count_batches(all_batches),
+        picks=count_picks(all_batches, scored),
+        pick_results=summarize_results(one_pick_groups),
+        batch_results=summarize_results(groups),
+        best=best,
+        worst=worst,
+        curve=curve[-MAX_LISTED:],
+        drawdown_pct=deepest_fall(point.sum_pct for point in curve),
+        weekly_excess=compute_weekly_excess(scored),
+        random_actions=compare_random_actions(scored),
+        verdict=reach_verdict(all_batches, is_part=is_part),
     )
 
 
-def in_order(fortnight: Fortnight) -> Sequence[Held]:
-    """Return a batch's picks in the order of their tickers, so that no figure hangs on another order."""
-    return sorted(fortnight.picks, key=lambda pick: pick.ticker)
+def picks_by_ticker(batch: TrackedBatch) -> Sequence[TrackedPick]:
+    """Return a batch's picks sorted by ticker, so that no figure depends on the order of rows."""
+    return sorted(batch.picks, key=lambda pick: pick.ticker)
 
 
-def added(values: Iterable[Decimal]) -> Decimal:
-    """Return the sum of values, in the order of their size, so that it hangs on no other."""
-    with localcontext(CONTEXT):
+def ordered_sum(values: Iterable[Decimal]) -> Decimal:
+    """
+    Return the sum of values, added in the order of their absolute value.
+
+    Each addition is rounded, so a fixed order makes the sum independent of the order of rows.
+    """
+    with localcontext(DECIMAL_CONTEXT):
         return sum(sorted(values, key=lambda value: (abs(value), value)), _ZERO)
 
 
 def mean(values: Sequence[Decimal]) -> Decimal:
-    """Return the sum of values, divided by how many there are."""
-    with localcontext(CONTEXT):
-        return added(values) / len(values)
+    """Return the sum of values divided by their number."""
+    with localcontext(DECIMAL_CONTEXT):
+        return ordered_sum(values) / len(values)
 
 
 def median(values: Sequence[Decimal]) -> Decimal:
-    """Return the value in the middle, or the mean of the two there."""
+    """Return the value in the middle, or the mean of the two in the middle."""
     ordered = sorted(values)
     return mean(ordered[(len(values) - 1) // 2 : len(values) // 2 + 1])
 
 
-def average(values: Sequence[Decimal]) -> Average:
-    """Return what values come to."""
-    return Average(mean(values), median(values)) if values else Average(None, None)
+def summarize(values: Sequence[Decimal]) -> Average:
+    """Return the mean and the median of values; both are None without values."""
+    if not values:
+        return Average(mean=None, median=None)
+    return Average(mean=mean(values), median=median(values))
 
 
-def counted(every: Sequence[Fortnight]) -> BatchCounts:
-    """Return how many batches there are of each kind; a failed one has no picks that could be late."""
-    statuses = [one.status for one in every]
+def count_batches(all_batches: Sequence[TrackedBatch]) -> BatchCounts:
+    """Return the number of batches by status, of late ones, unresolved ones and scored ones."""
+    statuses = [one.status for one in all_batches]
+    # A failed batch has no picks that could be late.
+    late = [one for one in all_batches if one.late and one.status is not BatchStatus.FAILED]
     return BatchCounts(
-        total=len(every),
+        total=len(all_batches),
         active=statuses.count(BatchStatus.ACTIVE),
         completed=statuses.count(BatchStatus.COMPLETED),
         failed=statuses.count(BatchStatus.FAILED),
-        late=sum(one.late and one.status is not BatchStatus.FAILED for one in every),
-        unresolved=sum(one.unresolved for one in every),
-        scored=sum(one.scored for one in every),
+        late=len(late),
+        unresolved=sum(one.is_unresolved for one in all_batches),
+        scored=sum(one.is_scored for one in all_batches),
     )
 
 
-def of_picks(every: Sequence[Fortnight], scored: Sequence[Fortnight]) -> PickCounts:
+def count_picks(all_batches: Sequence[TrackedBatch], scored: Sequence[TrackedBatch]) -> PickCounts:
     """
-    Return how many picks there are, how many count, and how many of these are hits.
+    Return how many picks there are, how many of them are finished, and how many of these are hits.
 
-    The interval (Wilson 1927) takes picks for independent, which they are not: the true uncertainty is larger.
+    The interval of the hit rate (Wilson 1927) assumes that picks are independent. They are not, so
+    the true uncertainty is larger.
     """
     finished = sum(len(one.picks) for one in scored)
-    hits = sum(pick.alpha_pct > 0 for one in scored for pick in one.picks)
-    found = wilson(hits, finished, RISK)
+    hits = 0
+    for one in scored:
+        hits += sum(pick.alpha_pct > 0 for pick in one.picks)
+    rate = interval = None
+    bounds = wilson_interval(hits, finished, SIGNIFICANCE)
+    if bounds:
+        low, high = bounds
+        rate = to_decimal(100 * hits / finished)
+        interval = finite_interval(100 * low, 100 * high)
     return PickCounts(
-        total=sum(len(one.picks) for one in every),
+        total=sum(len(one.picks) for one in all_batches),
         finished=finished,
         hits=hits,
-        hit_rate_pct=fixed(100 * hits / finished) if finished else None,
-        hit_rate_interval=interval(100 * found[0], 100 * found[1]) if found else None,
+        hit_rate_pct=rate,
+        hit_rate_interval=interval,
     )
 
 
-def figures(groups: Sequence[Sequence[Held]]) -> ResultFigures:
-    """Return what groups of picks come to, each being worth the mean of its picks."""
+def summarize_results(groups: Sequence[Sequence[TrackedPick]]) -> ResultFigures:
+    """Return the mean and median over groups of picks; a group's value is the mean of its picks."""
+
+    def of_groups(figure: Callable[[TrackedPick], Decimal]) -> Average:
+        return summarize([mean([figure(pick) for pick in group]) for group in groups])
+
     return ResultFigures(
-        len(groups),
-        average([mean([pick.alpha_pct for pick in group]) for group in groups]),
-        average([mean([pick.directed(pick.absolute_return_pct) for pick in group]) for group in groups]),
-        average([mean([known(pick.absolute_return_pct) for pick in group]) for group in groups]),
+        count=len(groups),
+        alpha_pct=of_groups(lambda pick: pick.alpha_pct),
+        directional_return_pct=of_groups(lambda pick: pick.in_direction(pick.absolute_return_pct)),
+        absolute_return_pct=of_groups(lambda pick: require_figure(pick.absolute_return_pct)),
     )
 
 
-def extremes(scored: Sequence[Fortnight]) -> tuple[PickScore | None, PickScore | None]:
-    """Return the best and the worst pick; of several that are alike, the oldest."""
-    scores = [
-        PickScore(pick.id, one.run_date, pick.ticker, pick.action, pick.alpha_pct)
-        for one in scored
-        for pick in in_order(one)
-    ]
-    if not scores:
-        return None, None
-    return max(scores, key=lambda score: score.alpha_pct), min(scores, key=lambda score: score.alpha_pct)
+def best_and_worst(scored: Sequence[TrackedBatch]) -> tuple[PickScore | None, PickScore | None]:
+    """Return the picks with the highest and the lowest alpha; of equal ones the oldest."""
+    scores = []
+    for batch in scored:
+        for pick in picks_by_ticker(batch):
+            score = PickScore(
+                id=pick.id,
+                run_date=batch.run_date,
+                ticker=pick.ticker,
+                action=pick.action,
+                alpha_pct=pick.alpha_pct,
+            )
+            scores.append(score)
+    # Of equal scores, max() and min() return the first one.
+    best = max(scores, key=_alpha_of, default=None)
+    worst = min(scores, key=_alpha_of, default=None)
+    return best, worst
 
 
-def summed(scored: Iterable[Fortnight]) -> Iterator[CurvePoint]:
+def _alpha_of(score: PickScore) -> Decimal:
+    return score.alpha_pct
+
+
+def cumulative_curve(scored: Iterable[TrackedBatch]) -> Iterator[CurvePoint]:
     """
-    Return the sum of the batches' alpha, each the mean of its picks'.
+    Yield the sum of the batches' alphas after each batch; a batch's alpha is its picks' mean alpha.
 
-    A SELL can lose more than all, so what would be left could not be multiplied: the curve adds, and never compounds.
+    A SELL can lose more than 100 %, and a product could not continue after that. So the curve is a
+    sum, and never compounds.
     """
     total = _ZERO
     for one in scored:
         alpha = mean([pick.alpha_pct for pick in one.picks])
-        with localcontext(CONTEXT):
+        with localcontext(DECIMAL_CONTEXT):
             total += alpha
-        yield CurvePoint(one.run_date, alpha, total)
+        yield CurvePoint(run_date=one.run_date, alpha_pct=alpha, sum_pct=total)
 
 
-def drawdown(sums: Iterable[Decimal]) -> Decimal:
-    """Return the deepest fall of a curve that begins at zero from where it stood highest before, at least zero."""
+def deepest_fall(sums: Iterable[Decimal]) -> Decimal:
+    """
+    Return the deepest fall of a curve below its highest earlier value; 0 if it never falls.
+
+    The curve begins at zero.
+    """
     highest = deepest = _ZERO
-    with localcontext(CONTEXT):
+    with localcontext(DECIMAL_CONTEXT):
         for total in sums:
             highest = max(highest, total)
             deepest = max(deepest, highest - total)
     return deepest
 
 
-def weeks_of(halves: Iterable[Half]) -> Sequence[Week]:
-    """Return the mean over all picks held in each week; the benchmark's change is the mean over the same picks."""
-    by_monday: dict[date, list[Half]] = {}
-    for half in halves:
-        by_monday.setdefault(half.monday, []).append(half)
-    return [_week(monday, held) for monday, held in sorted(by_monday.items())]
+def combine_weeks(parts: Iterable[BatchWeek]) -> Sequence[Week]:
+    """
+    Return the calendar-time portfolio: the mean over all picks held in each week, oldest first.
+
+    The benchmark's change is the mean over the same picks.
+    """
+    by_monday: dict[date, list[BatchWeek]] = {}
+    for part in parts:
+        by_monday.setdefault(part.monday, []).append(part)
+    return [_combine_week(monday, parts) for monday, parts in sorted(by_monday.items())]
 
 
-def _week(monday: date, held: Sequence[Half]) -> Week:
-    picks = sum(half.picks for half in held)
-    with localcontext(CONTEXT):
-        excess = added(half.excess for half in held) / picks
-        benchmark = added(half.benchmark * half.picks for half in held) / picks
-    return Week(monday, picks, excess, benchmark)
+def _combine_week(monday: date, parts: Sequence[BatchWeek]) -> Week:
+    picks = sum(part.picks for part in parts)
+    with localcontext(DECIMAL_CONTEXT):
+        excess = ordered_sum(part.excess for part in parts) / picks
+        benchmark = ordered_sum(part.benchmark * part.picks for part in parts) / picks
+    return Week(monday=monday, picks=picks, excess_pct=excess, benchmark_pct=benchmark)
 
 
-def plus(points: Points, week: Week) -> Points:
-    """Return points with a week's: the benchmark's change, and the excess."""
-    return points.plus(number(week.benchmark_pct), number(week.excess_pct))
+def with_week(points: Points, week: Week) -> Points:
+    """Return `points` and a point for a week: x is the benchmark's change, and y is the excess."""
+    return points.with_point(to_float(week.benchmark_pct), to_float(week.excess_pct))
 
 
-def weekly_excess(scored: Sequence[Fortnight]) -> WeeklyExcess:
+def _batch_weeks(batches: Iterable[TrackedBatch]) -> Iterator[BatchWeek]:
+    for batch in batches:
+        yield from batch.weeks
+
+
+def compute_weekly_excess(scored: Sequence[TrackedBatch]) -> WeeklyExcess:
     """Return the calendar-time portfolio of these batches, with intervals of 95 %."""
-    weeks = weeks_of(half for one in scored for half in one.halves)
+    weeks = combine_weeks(_batch_weeks(scored))
     points = Points()
     for week in weeks:
-        points = plus(points, week)
-    across, beyond = points.mean(), points.intercept()
+        points = with_week(points, week)
+
+    mean_pct = mean_interval = beyond_beta_pct = beyond_beta_interval = None
+    if weeks:
+        mean_pct = round_estimate(points.y)
+    weekly_mean = points.estimate_mean()
+    if weekly_mean:
+        mean_interval = weekly_mean.interval(SIGNIFICANCE)
+    intercept = points.estimate_intercept()
+    if intercept:
+        beyond_beta_pct = round_estimate(intercept.value)
+        beyond_beta_interval = intercept.interval(SIGNIFICANCE)
     return WeeklyExcess(
         count=len(weeks),
-        without_middle=sum(not any(one.halves) for one in scored),
-        mean_pct=rounded(points.y) if weeks else None,
-        mean_interval=across.within(RISK) if across else None,
-        beta=rounded(points.slope()),
-        beyond_beta_pct=rounded(beyond.value) if beyond else None,
-        beyond_beta_interval=beyond.within(RISK) if beyond else None,
-        weeks=weeks[-NEWEST:],
+        without_middle=sum(not any(one.weeks) for one in scored),
+        mean_pct=mean_pct,
+        mean_interval=mean_interval,
+        beta=round_estimate(points.slope()),
+        beyond_beta_pct=beyond_beta_pct,
+        beyond_beta_interval=beyond_beta_interval,
+        weeks=weeks[-MAX_LISTED:],
     )
 
 
-def random_actions(scored: Sequence[Fortnight]) -> RandomActions | None:
+def compare_random_actions(scored: Sequence[TrackedBatch]) -> RandomActions | None:
     """
-    Return where the mean alpha stands among those of random actions; None without finished picks.
+    Return where the mean alpha ranks among those of random actions; None without finished picks.
 
-    The seed is the SHA-256, in hex, of a line `RUN_DATE TICKER VS_BENCHMARK_PCT` for each pick (figures as the API has
-    them, a line feed after each), Mondays in their order and tickers in theirs. So it changes with every result, and
-    whoever reads the record can draw the same.
+    The seed is the SHA-256, in hex, of one line `RUN_DATE TICKER VS_BENCHMARK_PCT` for each pick,
+    ordered by run date and ticker, with figures as the API writes them and a line feed after each
+    line. So it changes with every result, and every reader of the record can repeat the draws.
+    Definition: docs/record.md#every-figure-of-trackrecord.
     """
-    picks = [(one.run_date, pick) for one in scored for pick in in_order(one)]
-    lines = [f"{monday} {pick.ticker} {plain(known(pick.vs_benchmark_pct))}\n" for monday, pick in picks]
+    lines, alphas = [], []
+    for batch in scored:
+        for pick in picks_by_ticker(batch):
+            figure = format_decimal(require_figure(pick.vs_benchmark_pct))
+            lines.append(f"{batch.run_date} {pick.ticker} {figure}\n")
+            alphas.append(to_float(pick.alpha_pct))
     seed = sha256("".join(lines).encode()).hexdigest()
-    found = random_signs([number(pick.alpha_pct) for _, pick in picks], seed, DRAWS)
-    if not found:
+    draws = draw_random_signs(alphas, seed, DRAW_COUNT)
+    if not draws:
         return None
-    bins = [Bin(fixed(low), fixed(high), size) for low, high, size in found.bins(BINS)]
-    low, high = found.middle(RISK)
+    low, high = draws.central_range(SIGNIFICANCE)
     return RandomActions(
-        draws=DRAWS,
+        draws=DRAW_COUNT,
         seed=seed,
-        below_pct=fixed(100 * found.below()),
-        interval=Interval(fixed(low), fixed(high)),
-        bins=bins,
+        below_pct=to_decimal(100 * draws.share_below()),
+        interval=Interval(to_decimal(low), to_decimal(high)),
+        bins=[
+            Bin(low=to_decimal(edge), high=to_decimal(next_edge), count=size)
+            for edge, next_edge, size in draws.bins(BIN_COUNT)
+        ],
     )
 
 
-def share(look: int) -> float:
-    """Return how probable a wrong finding of the k-th look may be; over all k, it sums to `RISK`."""
-    return RISK / (look * (look + 1))
-
-
-def looks(every: Sequence[Fortnight]) -> Iterator[Look]:
+def significance_spent(number: int) -> float:
     """
-    Return the looks at a whole series, in the order of its Mondays, that could be held so far.
+    Return the risk of a wrong finding that the interim analysis `number` (from 1) may take.
 
-    A look is held once the record has reached its date and no batch that it counts is active. Of the week that is just
-    over by then, only the batch before it has a result.
+    The sum over all numbers is `SIGNIFICANCE` (Lan and DeMets 1983).
     """
-    scored = {one.run_date: one for one in every if one.scored}
+    return SIGNIFICANCE / (number * (number + 1))
+
+
+def interim_analyses(all_batches: Sequence[TrackedBatch]) -> Iterator[Look]:
+    """
+    Yield the interim analyses of a whole series that were held so far, in order.
+
+    `all_batches` is sorted by run date. An interim analysis is held once the record has reached its
+    date and no batch that it counts is active. In the last week before its date, only the picks of
+    the newest of these batches are held.
+    """
+    scored = {one.run_date: one for one in all_batches if one.is_scored}
     mondays = list(scored)
-    weeks = iter([*weeks_of(half for one in scored.values() for half in one.halves), None])
-    points, week = Points(), next(weeks)
-    open_ = (one.run_date for one in every if one.status is BatchStatus.ACTIVE and not one.late)
-    active = min(open_, default=date.max)
-    for nth in count(1):
-        on = every[0].run_date + nth * _BETWEEN_LOOKS
-        newest = on - 2 * _WEEK
-        if on > every[-1].run_date or active <= newest:
+    weeks = combine_weeks(_batch_weeks(scored.values()))
+    # Late batches are never scored, so no analysis waits for them.
+    active = (
+        one.run_date for one in all_batches if one.status is BatchStatus.ACTIVE and not one.late
+    )
+    first_active = min(active, default=date.max)
+
+    points, used = Points(), 0
+    for number in count(1):
+        analysis_date = all_batches[0].run_date + number * _BETWEEN_LOOKS
+        last_counted_monday = analysis_date - _FORTNIGHT
+        if analysis_date > all_batches[-1].run_date or first_active <= last_counted_monday:
             return
-        while week and week.monday <= newest:
-            points, week = plus(points, week), next(weeks)
-        ending = list(scored[newest].halves)[1:] if newest in scored else []
-        seen = plus(points, _week(ending[0].monday, ending)) if ending else points
-        yield look(nth, on, bisect_right(mondays, newest), seen)
+        while used < len(weeks) and weeks[used].monday <= last_counted_monday:
+            points = with_week(points, weeks[used])
+            used += 1
+        # In the week after `last_counted_monday`, picks of the next batch are held, too. That batch
+        # is not counted, so this week is computed from the last counted batch alone.
+        counted_points = points
+        last_batch = scored.get(last_counted_monday)
+        if last_batch is not None:
+            # A batch has two weeks, or none if it has no middle.
+            for second_week in list(last_batch.weeks)[1:]:
+                week = _combine_week(second_week.monday, [second_week])
+                counted_points = with_week(points, week)
+        batches = bisect_right(mondays, last_counted_monday)
+        yield analyse(number, analysis_date, batches=batches, points=counted_points)
 
 
-def look(nth: int, on: date, batches: int, points: Points) -> Look:
-    """Return what the look at these weeks finds."""
-    found = points.intercept()
-    chance = found.outside() if found else None
-    finding = None
-    if batches >= LEAST and found and chance is not None:
-        sign = Finding.BETTER if found.value > 0 else Finding.WORSE
-        finding = sign if chance <= share(nth) else Finding.UNDECIDED
+def analyse(number: int, analysis_date: date, *, batches: int, points: Points) -> Look:
+    """
+    Return an interim analysis, with its finding.
+
+    `batches` is the number of scored batches that are counted, and `points` are their weeks.
+    """
+    spent = significance_spent(number)
+    intercept = points.estimate_intercept()
+    finding = value = interval = None
+    if intercept:
+        value = round_estimate(intercept.value)
+        interval = intercept.interval(spent)
+        probability = intercept.p_value()
+        if batches >= MIN_SCORED_BATCHES and probability is not None:
+            finding = _finding(intercept.value, is_significant=probability <= spent)
     return Look(
-        number=nth,
-        on=on,
-        share_pct=fixed(100 * share(nth)),
+        number=number,
+        on=analysis_date,
+        share_pct=to_decimal(100 * spent),
         batches=batches,
         weeks=points.count,
-        beyond_beta_pct=rounded(found.value) if found else None,
-        interval=found.within(share(nth)) if found else None,
+        beyond_beta_pct=value,
+        interval=interval,
         finding=finding,
     )
 
 
-def verdict(every: Sequence[Fortnight], *, part: bool = False) -> Verdict:
-    """Return what the last look at a series found, in words."""
-    if part:
-        return Verdict(None, _PART)
-    if not every:
-        return Verdict(None, "There is nothing to judge: the series has no Monday yet.")
-    held = list(looks(every))
-    following = every[0].run_date + (len(held) + 1) * _BETWEEN_LOOKS
-    then = f"The {'next' if held else 'first'} look is on {following}."
-    if following <= every[-1].run_date:
-        then = f"The look of {following} is held when every batch that it counts is completed."
-    return Verdict(held[-1].finding if held else None, f"{told_of(every, held)} {then}", held, following)
+def _finding(value: float, *, is_significant: bool) -> Finding:
+    if not is_significant:
+        return Finding.UNDECIDED
+    if value > 0:
+        return Finding.BETTER
+    return Finding.WORSE
 
 
-_PART = (
-    "Only the whole series gets a verdict: among parts that are chosen after their results are known, some look "
-    "skilled by luck alone. The intervals of this part are given."
+# The texts of the verdict are defined in docs/record.md#every-figure-of-trackrecord: independent
+# verifiers compare them.
+_VERDICT_OF_A_PART = (
+    "Only the whole series gets a verdict: among parts that are chosen after their results are "
+    "known, some look skilled by luck alone. The intervals of this part are given."
 )
+_VERDICT_WITHOUT_A_BATCH = "There is nothing to judge: the series has no Monday yet."
+_FINDINGS = {
+    Finding.BETTER: "the picks did better than luck explains",
+    Finding.WORSE: "the picks did worse than bad luck explains",
+    Finding.UNDECIDED: "the record could not be told from luck",
+}
 
 
-def told_of(every: Sequence[Fortnight], held: Sequence[Look]) -> str:
-    """Return in plain words what the last look found."""
+def reach_verdict(all_batches: Sequence[TrackedBatch], *, is_part: bool = False) -> Verdict:
+    """Return the verdict on a series: its interim analyses, and the finding of the last one."""
+    if is_part:
+        return Verdict(finding=None, words=_VERDICT_OF_A_PART)
+    if not all_batches:
+        return Verdict(finding=None, words=_VERDICT_WITHOUT_A_BATCH)
+
+    held = list(interim_analyses(all_batches))
+    next_date = all_batches[0].run_date + (len(held) + 1) * _BETWEEN_LOOKS
+    finding, first_or_next = None, "first"
+    if held:
+        finding, first_or_next = held[-1].finding, "next"
+    next_sentence = f"The {first_or_next} look is on {next_date}."
+    if next_date <= all_batches[-1].run_date:
+        next_sentence = (
+            f"The look of {next_date} is held when every batch that it counts is completed."
+        )
+    return Verdict(
+        finding=finding,
+        words=f"{describe_finding(all_batches, held)} {next_sentence}",
+        looks=held,
+        next_look=next_date,
+    )
+
+
+def describe_finding(all_batches: Sequence[TrackedBatch], held: Sequence[Look]) -> str:
+    """Return a sentence about the last interim analysis in `held`; it may be empty."""
     if not held:
-        there = sum(one.scored for one in every)
-        return f"Too early to tell skill from luck: {there} scored {'batch' if there == 1 else 'batches'} so far."
+        batches = sum(one.is_scored for one in all_batches)
+        noun = "batches"
+        if batches == 1:
+            noun = "batch"
+        return f"Too early to tell skill from luck: {batches} scored {noun} so far."
     last = held[-1]
-    if last.batches < LEAST:
-        return f"The look of {last.on} found {last.batches} scored batches; a verdict needs {LEAST}."
+    if last.batches < MIN_SCORED_BATCHES:
+        return (
+            f"The look of {last.on} found {last.batches} scored batches; a verdict needs "
+            f"{MIN_SCORED_BATCHES}."
+        )
     if not last.finding or last.beyond_beta_pct is None or last.interval is None:
-        return f"The look of {last.on} found weeks that are all alike, or a benchmark that never moved: no verdict."
-    words = {
-        Finding.BETTER: "the picks did better than luck explains",
-        Finding.WORSE: "the picks did worse than bad luck explains",
-        Finding.UNDECIDED: "the record could not be told from luck",
-    }
-    value, low, high = (f"{of:+.2f}" for of in (last.beyond_beta_pct, last.interval.low, last.interval.high))
+        return (
+            f"The look of {last.on} found weeks that are all alike, or a benchmark that never "
+            "moved: no verdict."
+        )
+    value = f"{last.beyond_beta_pct:+.2f}"
+    low, high = f"{last.interval.low:+.2f}", f"{last.interval.high:+.2f}"
     return (
-        f"At the look of {last.on}, over {last.weeks} weeks, {words[last.finding]}: beyond the benchmark and its beta, "
-        f"they added {value} % a week, with an interval from {low} to {high} %."
+        f"At the look of {last.on}, over {last.weeks} weeks, {_FINDINGS[last.finding]}: beyond the "
+        f"benchmark and its beta, they added {value} % a week, with an interval from {low} to "
+        f"{high} %."
     )

@@ -1,10 +1,11 @@
 """
-JSON from outside, decoded so that one odd value does not cost the whole answer, and nothing odd passes unseen.
+A JSON decoder for input from outside: one bad value does not make the whole document unusable.
 
-Python's decoder, and msgspec's, take the last of several members with one name and say nothing. A provider that wrote
-two closes for one session would decide by their order which of them is published. RFC 8259 (section 4) leaves open what
-such an object means, so nothing here guesses: the member's value becomes AMBIGUOUS, which no reader takes for a value,
-and every other member stays as it was sent.
+Python's decoder, and msgspec's, silently take the last of several members with one name. If a
+provider wrote two closes for one session, their order would decide which of them is published.
+RFC 8259 (section 4) leaves the meaning of such an object open, so this module does not guess: the
+member gets the value AMBIGUOUS, which no caller accepts, and every other member stays as it was
+sent.
 """
 
 import json
@@ -12,58 +13,68 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Final
 
-# Python itself refuses to convert more digits than about 4,300, and with them the whole answer.
-_MOST_DIGITS = 1000
+# Python refuses to convert numbers of more than about 4,300 digits, and with them the document.
+_MAX_DIGITS = 1000
 
 
-class Odd(Enum):
-    """A value that was sent, but says nothing that can be relied on."""
+class UnusableValue(Enum):
+    """A value that was sent, but cannot be used; the member's value describes it in a message."""
 
     AMBIGUOUS = "two values for one name"
     TOO_LONG = "a number of more than 1,000 digits"
 
 
-AMBIGUOUS: Final = Odd.AMBIGUOUS
+AMBIGUOUS: Final = UnusableValue.AMBIGUOUS
 
 
 def decode(body: bytes | str) -> Any:
     """
-    Return the value that `body` holds; a member that stands there twice, with different values, is AMBIGUOUS.
+    Return the value of the JSON document `body`.
 
-    Two members of one name with the same value are one member. Bytes that are no UTF-8 become replacement characters:
-    where they stand in a text that is needed, its reader refuses it. Raises ValueError for what is not JSON, and
-    RecursionError for what is nested too deeply.
+    A member that stands in an object twice, with different values, becomes AMBIGUOUS; with equal
+    values it is one member. Bytes that are not UTF-8 become replacement characters; a caller that
+    needs the text refuses it.
+
+    Raises ValueError if `body` is not JSON, and RecursionError if it is nested too deeply.
     """
-    text = body.decode(json.detect_encoding(body), errors="replace") if isinstance(body, bytes) else body
-    return json.loads(text, object_pairs_hook=_members, parse_int=_whole_number)
+    if isinstance(body, bytes):
+        body = body.decode(json.detect_encoding(body), errors="replace")
+    return json.loads(body, object_pairs_hook=_merge_members, parse_int=_parse_integer)
 
 
 def has_repeated_names(text: str) -> bool:
-    """Return whether an object in `text` has two members of one name, the same value or not. Raises as `decode`."""
+    """
+    Return whether an object in `text` has two members of one name, with equal values or not.
+
+    Raises the same errors as `decode`.
+    """
     repeated = False
 
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def check_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal repeated
-        found = dict(pairs)
-        repeated = repeated or len(found) < len(pairs)
-        return found
+        members = dict(pairs)
+        repeated = repeated or len(members) < len(pairs)
+        return members
 
-    json.loads(text, object_pairs_hook=members, parse_int=_whole_number)
+    json.loads(text, object_pairs_hook=check_members, parse_int=_parse_integer)
     return repeated
 
 
-def _members(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _merge_members(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
     for name, value in pairs:
-        same = name not in found or _is_same(found[name], value)
-        found[name] = value if same else AMBIGUOUS
-    return found
+        if name in members and not _is_equal(members[name], value):
+            value = AMBIGUOUS
+        members[name] = value
+    return members
 
 
-def _is_same(before: Any, after: Any) -> bool:
-    # 1, 1.0 and true are equal in Python, and three different values in JSON.
+def _is_equal(before: Any, after: Any) -> bool:
+    # 1, 1.0 and true are equal in Python, but they are three different values in JSON.
     return type(before) is type(after) and before == after
 
 
-def _whole_number(digits: str) -> int | Odd:
-    return int(digits) if len(digits) <= _MOST_DIGITS else Odd.TOO_LONG
+def _parse_integer(digits: str) -> int | UnusableValue:
+    if len(digits) > _MAX_DIGITS:
+        return UnusableValue.TOO_LONG
+    return int(digits)

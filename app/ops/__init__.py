@@ -1,1 +1,4 @@
-"""How the service stands, `verify` and `backup`: what an operator asks, for the commands and for monitoring."""
+"""
+How the service stands, `verify` and `backup`: what an operator asks, for the commands and for
+monitoring.
+"""

@@ -1,12 +1,13 @@
 """
-A backup: the record, its journal and the ledger of requests in one file, as they stood at one moment.
+A backup: the record, its journal and the ledger of requests in one file, as of one moment.
 
-The file is a ZIP archive that can be read without us: for each table a text, as Postgres's COPY writes it, and at the
-end `manifest.json`, so that a file that was cut off has none. The queue is not in it: the jobs that the record needs
-are deferred anew.
+The file is a ZIP archive, which can be read without Alpha Monday. It contains one text file for
+each table, in the format of Postgres's COPY. Its last file is `manifest.json`, so an archive that
+was cut off has no manifest. The backup does not contain the queue: a restore defers the jobs that
+the record needs.
 
-A restore inserts rows in the order in which they refer to each other, the journal's in theirs, and changes none. So no
-guard of the record has to be switched off: each of them judges every row once more.
+A restore inserts a row after the rows that it refers to, and the journal in its own order. It
+changes no row. So the triggers that protect the record stay switched on, and check every row again.
 """
 
 import re
@@ -27,26 +28,28 @@ from msgspec import Struct
 from psycopg import AsyncConnection, sql
 
 from app.database import migrations, pools
-from app.database.advice import where
-from app.database.rehearsed import CLOCK
+from app.database.advice import display_address
+from app.database.rehearsed import CREATE_CLOCK_TABLE
 from app.domain.calendar import Calendar
 from app.domain.text import first_line
-from app.errors import Misfit, Refused
+from app.errors import Discrepancy, Refused
 from app.ops.in_use import refuse_in_use
-from app.ops.verify import Database, Tell, verify
+from app.ops.verify import DatabaseRecord, ReportProgress, verify
 from app.store import checkpoints
 from jobs import daily
 
 FORMAT = 1
-_RESTORE = "restore"  # how its session is called
 MANIFEST = "manifest.json"
 
-# A rehearsal's clock is what marks its record as made up, so it goes wherever that goes.
-TOLD = "told.clock"
+# The name of a restore's session in Postgres.
+_RESTORE = "restore"
 
-# What rows refer to comes before them.
+# This table marks a record as made by a rehearsal, so it is always backed up with the record.
+CLOCK_TABLE = "told.clock"
+
+# The tables of a backup. A table comes after the tables that its rows refer to.
 TABLES = (
-    TOLD,
+    CLOCK_TABLE,
     "public.closes",
     "public.splits",
     "public.batches",
@@ -60,26 +63,41 @@ TABLES = (
 )
 
 _ABOUT = (
-    "A backup of Alpha Monday: `alpha-monday restore` reads it. Each .tsv holds a table in the text format of "
-    "PostgreSQL's COPY: a line with the columns' names, then a line for each row, a tab between columns, \\N for what "
-    "there is not, and \\t, \\n, \\r and \\\\ for a tab, a line feed, a carriage return and a backslash."
+    "A backup of Alpha Monday: `alpha-monday restore` reads it. Each .tsv holds a table in the "
+    "text format of PostgreSQL's COPY: a line with the columns' names, then a line for each row, "
+    "a tab between columns, \\N for what there is not, and \\t, \\n, \\r and \\\\ for a tab, "
+    "a line feed, a carriage return and a backslash."
 )
 _BLOCK = 1 << 16
 _HEAD = re.compile(r"([1-9][0-9]{0,17}):([0-9a-f]{64})")
 
-# What reading an archive raises when a byte of it is not what was written.
-_DAMAGE = (BadZipFile, zlib.error, EOFError, RuntimeError, LookupError, ValueError, OSError, struct.error)
+# The errors that zipfile and the decoders raise when a byte of an archive has changed.
+_DAMAGE_ERRORS = (
+    BadZipFile,
+    zlib.error,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    OSError,
+    struct.error,
+)
 
 
-class Written(Struct, frozen=True):
-    """What was written of a table: how many rows, and the SHA-256 of its file."""
+class BackedUpTable(Struct, frozen=True):
+    """One table of a backup: its number of rows, and the SHA-256 of its file."""
 
     rows: int
     sha256: str
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """What a backup holds, and of what: `head` is the newest entry's number and hash, `made_at` the moment."""
+    """
+    What a backup contains.
+
+    `head` is the number and the hash of the journal's newest entry, as `812:3f...`, and None for an
+    empty journal. `made_at` is the time of the backup, `migration` the number of the last one.
+    """
 
     about: str = _ABOUT
     format: int = FORMAT
@@ -87,92 +105,124 @@ class Manifest(Struct, frozen=True, kw_only=True):
     made_at: datetime
     migration: int
     head: str | None
-    tables: dict[str, Written]
+    tables: dict[str, BackedUpTable]
 
     @property
     def rows(self) -> int:
-        """Return how many rows it holds."""
+        """Return the number of rows of all tables."""
         return sum(table.rows for table in self.tables.values())
 
 
-class _Newer(Struct):
-    """What every format says of itself."""
+class _AnyManifest(Struct):
+    """The fields that the manifest of every format has."""
 
     format: int
     software: str
 
 
-async def write(address: str, to: IO[bytes], at: datetime, tell: Tell) -> Manifest:
-    """Write a backup of the database at `address`, all of it as it stands now. `tell` hears which table is next."""
+async def write(
+    address: str, output: IO[bytes], now: datetime, report_progress: ReportProgress
+) -> Manifest:
+    """Write a backup of the database at `address`, as of one moment. Return its manifest."""
     async with pools.snapshot(address, "backup") as conn:
-        migration, present, tables = await _migration(conn, address), await _present(conn), {}
-        with ZipFile(to, "w") as archive:
-            for number, table in enumerate(present):
-                tell("tables", number, len(present))
-                with archive.open(_named(f"{table}.tsv", at), "w", force_zip64=True) as member:
+        migration = await _last_migration(conn, address)
+        names = await _existing_tables(conn)
+        tables = {}
+        with ZipFile(output, "w") as archive:
+            for number, table in enumerate(names):
+                report_progress("tables", number, len(names))
+                member_info = _member_info(f"{table}.tsv", now)
+                with archive.open(member_info, "w", force_zip64=True) as member:
                     tables[table] = await _copy_out(conn, table, member)
-            head = await Database(conn).head()
+            head = await DatabaseRecord(conn).head()
             manifest = Manifest(
                 software=version("alpha-monday"),
-                made_at=at,
+                made_at=now,
                 migration=migration,
                 head=f"{head[0]}:{head[1]}" if head else None,
                 tables=tables,
             )
-            archive.writestr(_named(MANIFEST, at), msgspec.json.format(msgspec.json.encode(manifest)))
-    tell("tables", len(present), len(present))
+            text = msgspec.json.format(msgspec.json.encode(manifest))
+            archive.writestr(_member_info(MANIFEST, now), text)
+    report_progress("tables", len(names), len(names))
     return manifest
 
 
 async def restore(
     address: str,
     file: Path,
-    at: datetime,
-    tell: Tell,
+    now: datetime,
+    report_progress: ReportProgress,
     *,
     sessions: Calendar | None = None,
     unverified: bool = False,
 ) -> Manifest:
     """
-    Fill the empty database at `address` from a backup, in one transaction: all of it, or nothing.
+    Fill the empty database at `address` from a backup, in one transaction. Return the manifest.
 
-    The schema is brought to where the backup's was and, with the rows in it, up to date. Every byte is compared with
-    the manifest before, and the record verified with the exchange's `sessions` after that, unless it is to be restored
-    `unverified`.
+    First every byte is compared with the manifest. Then the schema is migrated to the backup's
+    migration, the rows are inserted, and the missing migrations are applied. Then the record is
+    verified with the exchange's `sessions`, unless `unverified` is set, and the jobs of its
+    checkpoints are deferred.
     """
-    with _opened(file) as archive:
-        manifest = _checked(archive, file, tell)
+    with _open_archive(file) as archive:
+        manifest = _read_manifest(archive, file, report_progress)
         async with (
-            pools.opened(pools.make_pool(address, size=1, name=_RESTORE)) as pool,
+            pools.opened(pools.make_pool(address, max_size=1, name=_RESTORE)) as pool,
             pool.connection() as conn,
             conn.transaction(),
         ):
-            await _refuse_full(conn)
-            await migrations.bring(conn, at)
-            await _refuse_full(conn)  # another restore, which was first to make the tables, may have filled them
-            # A service that waits for its first Monday would go on, and not know in what. Another restore waits here.
-            await refuse_in_use(conn, apart_from=_RESTORE)
-            await migrations.bring(conn, at, manifest.migration)
-            if TOLD in manifest.tables:
-                await conn.execute(CLOCK)
-            await _fill(conn, archive, file, manifest, tell)
-            await migrations.bring(conn, at)
+            await _prepare_schema(conn, manifest, now)
+            await _fill(
+                conn=conn,
+                archive=archive,
+                file=file,
+                manifest=manifest,
+                report_progress=report_progress,
+            )
+            await migrations.migrate_connection(conn, now)
             await conn.execute("SET LOCAL search_path = public, queue")
             if not unverified:
-                await _verify(conn, manifest, tell, sessions)
-            await daily.defer(conn, await checkpoints.awaiting(conn, date.max))
+                await _verify(conn, manifest, report_progress=report_progress, sessions=sessions)
+            await daily.defer_checkpoints(conn, await checkpoints.list_due(conn, date.max))
     return manifest
 
 
-async def _migration(conn: AsyncConnection[Any], address: str) -> int:
-    """Return the number of the last migration; refuse a database that has none, or later tables than we know."""
-    migration = await migrations.last(conn)
+async def _prepare_schema(conn: AsyncConnection[Any], manifest: Manifest, now: datetime) -> None:
+    """
+    Migrate an empty database to the migration of a backup.
+
+    Raises Refused if the database has rows, or if a service uses it.
+    """
+    await _refuse_filled(conn)
+    # This creates the tables, which are then locked against another restore. Afterwards the schema
+    # goes back to the migration of the backup.
+    await migrations.migrate_connection(conn, now)
+    # Checked again, because another restore may have created and filled the tables first.
+    await _refuse_filled(conn)
+    # A service that waits for its first Monday would otherwise continue with the restored record.
+    # Another restore waits for the locks, so its session does not count.
+    await refuse_in_use(conn, ignore=_RESTORE)
+    await migrations.migrate_connection(conn, now, manifest.migration)
+    if CLOCK_TABLE in manifest.tables:
+        await conn.execute(CREATE_CLOCK_TABLE)
+
+
+async def _last_migration(conn: AsyncConnection[Any], address: str) -> int:
+    """
+    Return the number of the last applied migration.
+
+    Raises Refused for a database without our tables, or with migrations that this version does not
+    have.
+    """
+    migration = await migrations.get_last_applied(conn)
     if not migration:
         raise Refused(
-            f"The database {where(address)} holds no record of Alpha Monday, not even its tables, so there is nothing "
-            "to back up. Check that DATABASE_URL names the right database."
+            f"The database {display_address(address)} holds no record of Alpha Monday, not even "
+            "its tables, so there is nothing to back up. Check that DATABASE_URL names the right "
+            "database."
         )
-    if migration > len(migrations.known()):
+    if migration > len(migrations.load_migrations()):
         raise Refused(
             f"The database has migration {migration:04}, which this version does not know: "
             "back it up with the version that applied it."
@@ -180,8 +230,8 @@ async def _migration(conn: AsyncConnection[Any], address: str) -> int:
     return migration
 
 
-async def _present(conn: AsyncConnection[Any]) -> list[str]:
-    """Return those of our tables that are there."""
+async def _existing_tables(conn: AsyncConnection[Any]) -> list[str]:
+    """Return the tables of TABLES that exist, in that order."""
     cursor = await conn.execute(
         "SELECT name FROM unnest(%s::text[]) WITH ORDINALITY known (name, place) "
         "WHERE to_regclass(name) IS NOT NULL ORDER BY place",
@@ -190,63 +240,67 @@ async def _present(conn: AsyncConnection[Any]) -> list[str]:
     return [name for (name,) in await cursor.fetchall()]
 
 
-def _table(name: str) -> sql.Identifier:
-    return sql.Identifier(*name.split("."))
+def _identifier(table: str) -> sql.Identifier:
+    return sql.Identifier(*table.split("."))
 
 
-def _named(name: str, at: datetime) -> ZipInfo:
-    member = ZipInfo(name, at.timetuple()[:6])
+def _member_info(name: str, modified_at: datetime) -> ZipInfo:
+    member = ZipInfo(name, modified_at.timetuple()[:6])
     member.compress_type = ZIP_DEFLATED
     return member
 
 
-async def _copy_out(conn: AsyncConnection[Any], table: str, member: IO[bytes]) -> Written:
-    # By the first column, because the journal's guard takes its entries in their order.
+async def _copy_out(conn: AsyncConnection[Any], table: str, member: IO[bytes]) -> BackedUpTable:
+    """Copy a table into a file of the archive."""
+    # Ordered by the first column, because a trigger of the journal accepts entries only in their
+    # order.
     statement = sql.SQL("COPY (SELECT * FROM {} ORDER BY 1) TO STDOUT (HEADER, ENCODING 'UTF8')")
     digest = sha256()
     async with conn.cursor() as cursor:
-        async with cursor.copy(statement.format(_table(table))) as lines:
+        async with cursor.copy(statement.format(_identifier(table))) as lines:
             async for line in lines:
                 digest.update(line)
                 member.write(line)
-        return Written(cursor.rowcount, digest.hexdigest())
+        return BackedUpTable(cursor.rowcount, digest.hexdigest())
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[ZipFile]:
+def _open_archive(file: Path) -> Iterator[ZipFile]:
     with file.open("rb") as opened:
         if opened.read(4) != b"PK\3\4":
-            raise Refused(f"{file} is no backup of Alpha Monday. Nothing was restored.")
+            raise Refused(f"{file} is not a backup of Alpha Monday. Nothing was restored.")
         try:
             archive = ZipFile(opened)
-        except _DAMAGE:
-            raise Refused(f"{file} was cut off or damaged: its end is missing. Nothing was restored.") from None
+        except _DAMAGE_ERRORS:
+            raise Refused(
+                f"{file} was cut off or damaged: its end is missing. Nothing was restored."
+            ) from None
         with archive:
             yield archive
 
 
-def _checked(archive: ZipFile, file: Path, tell: Tell) -> Manifest:
-    """Return the manifest of an archive in which every byte of every table is what was written."""
+def _read_manifest(archive: ZipFile, file: Path, report_progress: ReportProgress) -> Manifest:
+    """Compare every byte of the archive's tables with its manifest, and return the manifest."""
     if MANIFEST not in archive.namelist():
-        raise Refused(f"{file} has no {MANIFEST}: no backup of Alpha Monday, or one that never came to its end.")
-    at = MANIFEST
+        raise Refused(
+            f"{file} has no {MANIFEST}: it is not a backup of Alpha Monday, or it is incomplete."
+        )
+    # The part that is being read, for the message about damage.
+    part = MANIFEST
     try:
         text = archive.read(MANIFEST)
-        newer = msgspec.json.decode(text, type=_Newer)
-        if newer.format != FORMAT:
-            raise Refused(
-                f"{file} has format {newer.format}, which this version does not read: "
-                f"restore it with version {newer.software}, which wrote it."
-            )
+        _refuse_other_format(text, file)
         manifest = msgspec.json.decode(text, type=Manifest)
-        for number, (at, written) in enumerate(manifest.tables.items()):
-            tell("tables compared", number, len(manifest.tables))
-            with archive.open(f"{at}.tsv") as member:
-                if _sum(member) != written.sha256:
+        for number, (part, table) in enumerate(manifest.tables.items()):
+            report_progress("tables compared", number, len(manifest.tables))
+            with archive.open(f"{part}.tsv") as member:
+                if _sha256_of(member) != table.sha256:
                     raise BadZipFile
-    except (*_DAMAGE, msgspec.MsgspecError):
-        raise Refused(f"{file} is damaged: {at} is not what was written. Nothing was restored.") from None
-    if manifest.migration > len(migrations.known()):
+    except (*_DAMAGE_ERRORS, msgspec.MsgspecError):
+        raise Refused(
+            f"{file} is damaged: {part} is not what was written. Nothing was restored."
+        ) from None
+    if manifest.migration > len(migrations.load_migrations()):
         raise Refused(
             f"{file} has migration {manifest.migration:04}, which this version does not know: "
             f"restore it with version {manifest.software}, which wrote it."
@@ -254,41 +308,74 @@ def _checked(archive: ZipFile, file: Path, tell: Tell) -> Manifest:
     return manifest
 
 
-def _sum(member: IO[bytes]) -> str:
+def _refuse_other_format(text: bytes, file: Path) -> None:
+    manifest = msgspec.json.decode(text, type=_AnyManifest)
+    if manifest.format != FORMAT:
+        raise Refused(
+            f"{file} has format {manifest.format}, which this version does not read: "
+            f"restore it with version {manifest.software}, which wrote it."
+        )
+
+
+def _sha256_of(member: IO[bytes]) -> str:
     digest = sha256()
     while block := member.read(_BLOCK):
         digest.update(block)
     return digest.hexdigest()
 
 
-async def _refuse_full(conn: AsyncConnection[Any]) -> None:
-    """Refuse a database that holds anything that a backup would, and let nobody write until we have."""
-    there = await _present(conn)
-    if TOLD in there:
-        raise Refused("This database holds a rehearsal. Restore into an empty one: set DATABASE_URL to it.")
-    for table in there:
-        await conn.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(_table(table)))
-        cursor = await conn.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(_table(table)))
+async def _refuse_filled(conn: AsyncConnection[Any]) -> None:
+    """
+    Raise Refused if a table of a backup has rows in this database.
+
+    The tables are locked against writes until the end of the transaction.
+    """
+    tables = await _existing_tables(conn)
+    if CLOCK_TABLE in tables:
+        raise Refused(
+            "This database holds a rehearsal. Restore into an empty one: set DATABASE_URL to it."
+        )
+    for table in tables:
+        await conn.execute(
+            sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(_identifier(table))
+        )
+        cursor = await conn.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(_identifier(table)))
         if await cursor.fetchone() is not None:
             raise Refused(
-                f"This database is not empty: {table} holds rows. Nothing is ever written over: "
+                f"This database is not empty: {table} holds rows. A restore never overwrites rows: "
                 "restore into an empty one, and set DATABASE_URL to it."
             )
 
 
-async def _fill(conn: AsyncConnection[Any], archive: ZipFile, file: Path, manifest: Manifest, tell: Tell) -> None:
-    there = await _present(conn)
-    if set(there) != set(manifest.tables):
-        odd = ", ".join(sorted(set(there) ^ set(manifest.tables)))
-        raise Refused(f"{file} does not hold the tables of migration {manifest.migration:04}: {odd}.")
-    for number, table in enumerate(there):
-        tell("tables", number, len(there))
+async def _fill(
+    *,
+    conn: AsyncConnection[Any],
+    archive: ZipFile,
+    file: Path,
+    manifest: Manifest,
+    report_progress: ReportProgress,
+) -> None:
+    """Insert the rows of all tables."""
+    tables = await _existing_tables(conn)
+    if set(tables) != set(manifest.tables):
+        different = ", ".join(sorted(set(tables) ^ set(manifest.tables)))
+        raise Refused(
+            f"{file} does not hold the tables of migration {manifest.migration:04}: {different}."
+        )
+    for number, table in enumerate(tables):
+        report_progress("tables", number, len(tables))
         try:
-            if await _copy_in(conn, table, archive) != manifest.tables[table].rows:
-                raise Refused(f"{file} is damaged: {table} has other rows than its manifest says.")
+            rows = await _copy_in(conn, table, archive)
         except (psycopg.DataError, psycopg.IntegrityError) as error:
-            reason = first_line(error)
-            raise Refused(f"{table} of {file} does not fit the record: {reason}. Nothing was restored.") from None
+            raise Refused(
+                f"{table} of {file} does not fit the record: {first_line(error)}. "
+                "Nothing was restored."
+            ) from None
+        if rows != manifest.tables[table].rows:
+            raise Refused(
+                f"{file} is damaged: {table} has another number of rows than its manifest says."
+            )
+    # The next request must get an id that the backup does not have.
     await conn.execute(
         "SELECT setval(pg_get_serial_sequence('operations.provider_requests', 'id'), max(id)) "
         "FROM operations.provider_requests"
@@ -296,9 +383,10 @@ async def _fill(conn: AsyncConnection[Any], archive: ZipFile, file: Path, manife
 
 
 async def _copy_in(conn: AsyncConnection[Any], table: str, archive: ZipFile) -> int:
-    statement = sql.SQL("COPY {} FROM STDIN (HEADER MATCH, ENCODING 'UTF8')").format(_table(table))
+    """Insert the rows of one table. Return their number."""
+    statement = sql.SQL("COPY {} FROM STDIN (HEADER MATCH, ENCODING 'UTF8')")
     async with conn.cursor() as cursor:
-        async with cursor.copy(statement) as copy:
+        async with cursor.copy(statement.format(_identifier(table))) as copy:
             with archive.open(f"{table}.tsv") as member:
                 while block := member.read(_BLOCK):
                     await copy.write(block)
@@ -308,13 +396,23 @@ async def _copy_in(conn: AsyncConnection[Any], table: str, archive: ZipFile) -> 
 async def _verify(
     conn: AsyncConnection[Any],
     manifest: Manifest,
-    tell: Tell,
+    *,
+    report_progress: ReportProgress,
     sessions: Calendar | None,
 ) -> None:
-    head = _HEAD.fullmatch(manifest.head or "")
+    """Verify the restored record, and that its journal contains the head of the backup."""
+    heads = []
+    if match := _HEAD.fullmatch(manifest.head or ""):
+        heads.append((int(match[1]), match[2]))
     try:
-        await verify(Database(conn), [(int(head[1]), head[2])] if head else [], tell, sessions)
-    except Misfit as error:
-        raise Misfit(
-            f"The backup does not verify, so nothing was restored. {error} `--unverified` restores it as it is."
+        await verify(
+            source=DatabaseRecord(conn),
+            heads=heads,
+            report_progress=report_progress,
+            sessions=sessions,
+        )
+    except Discrepancy as error:
+        raise Discrepancy(
+            f"The backup does not verify, so nothing was restored. {error} "
+            "`--unverified` restores it without this check."
         ) from None

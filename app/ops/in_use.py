@@ -1,8 +1,9 @@
 """
-Whether a service lives on a database: asked before anything is dropped, restored into, or stopped.
+Checks whether a service uses a database, before tables are dropped, filled or migrated back.
 
-A process is seen by its sessions, which are called `alpha-monday ...` in pg_stat_activity: a web server, a worker, a
-rehearsal, a backup. Behind PgBouncer a session may not show, and a worker is then seen by its heartbeats in the queue.
+A process (a web server, a worker, a rehearsal, or a command such as `backup`) is recognized by its
+sessions: their names in pg_stat_activity begin with `alpha-monday`. Behind a PgBouncer a session
+may not be listed. A worker is then recognized by its heartbeats in the queue.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from app.database import sessions
-from app.domain.text import counted, printable
+from app.domain.text import escape_unprintable, pluralize
 from app.errors import Refused
 from jobs import queue_tables
 
@@ -24,37 +25,44 @@ GROUP BY application_name
 ORDER BY application_name
 """
 
-# A process that ended a moment ago may still show, so it is looked for again, for three seconds in all.
+# The session of a process that has just ended may still be listed. So sessions are read several
+# times, over three seconds in all.
 _ATTEMPTS = 12
 _PAUSE = 0.25  # seconds
 
 
-async def refuse_in_use(conn: AsyncConnection[Any], *, apart_from: str | None = None) -> None:
+async def refuse_in_use(conn: AsyncConnection[Any], *, ignore: str | None = None) -> None:
     """
-    Refuse the database of a connection while another process of ours uses it.
+    Raise Refused while another process of the service uses the database of a connection.
 
-    Sessions that were connected with the name `apart_from` do not count. Raises Refused, which names the users.
+    Sessions with the name `ignore` do not count. The message names the processes.
     """
     for _ in range(_ATTEMPTS):
-        users = await _users(conn, apart_from)
+        users = await _list_users(conn, ignore)
         if not users:
             return
         await asyncio.sleep(_PAUSE)
     raise Refused(
-        f"A service runs on this database. Stop it first: it has {', '.join(users)}. (A command such as `backup` "
-        "counts, too, and for half a minute a worker that was killed.) Nothing was changed."
+        f"A service runs on this database. Stop it first: it has {', '.join(users)}. (A command "
+        "such as `backup` counts, too, and so does a killed worker for half a minute.) "
+        "Nothing was changed."
     )
 
 
-async def _users(conn: AsyncConnection[Any], apart_from: str | None) -> list[str]:
-    exempt = None if apart_from is None else sessions.application_name(apart_from)
+async def _list_users(conn: AsyncConnection[Any], ignore: str | None) -> list[str]:
+    """Return a description of each process that uses the database."""
+    ignored = None if ignore is None else sessions.application_name(ignore)
     async with conn.transaction():
         await conn.execute("SET LOCAL lock_timeout = '10s'")
-        await conn.execute("SELECT pg_stat_clear_snapshot()")  # a transaction would see the same sessions again
-        rows = await (await conn.execute(_SESSIONS, [sessions.APPLICATION, exempt])).fetchall()
-        users = [f"{printable(name)} ({counted(count, 'session')})" for name, count in rows]
-        if await queue_tables.are_installed(conn):
+        # A transaction would otherwise see the same sessions at every attempt.
+        await conn.execute("SELECT pg_stat_clear_snapshot()")
+        cursor = await conn.execute(_SESSIONS, [sessions.APPLICATION_PREFIX, ignored])
+        rows = await cursor.fetchall()
+        users = [
+            f"{escape_unprintable(name)} ({pluralize(count, 'session')})" for name, count in rows
+        ]
+        if await queue_tables.has_tables(conn):
             await conn.execute("SET LOCAL search_path = public, queue")
             if await queue_tables.has_live_worker(conn):
-                users.append("a worker that gave a sign of life in the last half minute")
+                users.append("a worker with a heartbeat in the last half minute")
     return users

@@ -1,15 +1,17 @@
 """
 The status snapshot: the state of the service at one moment, as Postgres knows it.
 
-`alpha-monday status` and `/metrics` read it here, so each question to the database is written once.
-`StatusSnapshot` holds the parts that a person and a machine both need. `OperatorSnapshot` adds what
-only a person needs: lists of jobs and checkpoints, messages, and what went wrong before.
-`MetricsSnapshot` adds counts over the whole record. Each is read in one read-only transaction. The
-result is the same in every process and after a restart. `/health` reads less, in every process for
-itself: whether the database answers, and whether the process's own worker is alive.
+`alpha-monday status` and `/metrics` both read it with this module. `StatusSnapshot` holds the parts
+that a person and a machine both need. `OperatorSnapshot` adds what only a person needs: lists of
+jobs and checkpoints, messages, and what went wrong before. `MetricsSnapshot` adds counts over the
+whole record. Each is read in one read-only transaction. The result is the same in every process and
+after a restart.
 
-All times are the jobs' own, which a rehearsal simulates. Only the age of a worker's heartbeat is
-measured in real time.
+`/health` shows less. Each process determines for itself whether the database responds, and whether
+its own worker is alive.
+
+All times are times of the jobs' clock, which is simulated in a rehearsal. Only the age of a
+worker's heartbeat is measured in real time.
 """
 
 import asyncio
@@ -23,53 +25,63 @@ from msgspec import Struct, field
 from psycopg import Error
 from psycopg_pool import PoolTimeout
 
-from app.core.presence import AWAY, READ_ONLY, is_away
+from app.core.availability import UNAVAILABLE_ERRORS, ReadOnlyError, is_unavailable
 from app.core.settings import Settings
 from app.database import pools, rehearsed
-from app.database.embedded import address_of
+from app.database.embedded import resolve_database_url
 from app.domain import calendar
 from app.domain.calendar import Clock
 from app.domain.model import CHECKPOINT_DAYS, SERIES, Batch, BatchStatus, FailureReason
 from app.domain.text import one_line
 from app.providers.model_ends import announced_end
-from app.providers.rate_limiter import LONGEST_WAIT, Ledger, Left, Window, alpha_vantage_limits
+from app.providers.rate_limiter import (
+    MAX_WAIT,
+    RateLimit,
+    RemainingRequests,
+    RequestLedger,
+    alpha_vantage_limits,
+)
 from app.store import batches, checkpoints, generations, journal
-from app.store.checkpoints import Computed, Due, Lateness
-from app.store.generations import Asked
+from app.store.checkpoints import ComputedCheckpoint, DueCheckpoint, Lateness
+from app.store.generations import GenerationCounts
 from app.store.rows import Conn
 from jobs import admin, alerts, heartbeat, queue_tables, reconcile, weekly
 from jobs.admin import Subjects
 from jobs.daily import take_checkpoint
 from jobs.messages import LastMessage
-from jobs.queue_tables import NOT_ENDED, Counted, Found, Silent
+from jobs.queue_tables import NOT_ENDED, JobCount, JobRow, WorkerRow
 from jobs.reconcile import LastRound
 from jobs.worker import Worker
 
-# How long `/metrics` and `/health` wait for a connection, and how long they then use it: seconds.
+# In seconds: how long `/metrics` and `/health` wait for a connection, and also how long they may
+# use the connection.
 TIME_LIMIT = 2
 
 # The buckets of the lateness of checkpoints, in seconds: from a minute to two days.
 LATENESS_BUCKETS = (60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 172_800.0)
 
-# The newest Monday's state while it has no batch. One that has a batch has the batch's status.
+# The state of the newest Monday while it has no batch: it is before the first Monday of the record,
+# no job makes its batch, or a job makes it. Later its state is the batch's status.
 NOT_BEGUN, ABSENT, UNDER_WAY = "not_begun", "absent", "under_way"
 MONDAY_STATES = (NOT_BEGUN, ABSENT, UNDER_WAY, *BatchStatus)
 
-# How far `Past` reaches back.
-_MISSED_SINCE = timedelta(weeks=13)
-_LATE_SINCE = timedelta(weeks=4)
+# How long a missed Monday and a delayed batch or checkpoint stay in `PastProblems`.
+_MISSED_PERIOD = timedelta(weeks=13)
+_DELAYED_PERIOD = timedelta(weeks=4)
 
-# A batch is late after ten minutes. A checkpoint is late only after half a day, because until then
-# the provider may not have the close yet, although the service runs.
-_LATE_BATCH = timedelta(minutes=10)
-_LATE_CHECKPOINT = timedelta(hours=12)
+# A batch is delayed if it was stored more than ten minutes after its due time. (Its mark `late` is
+# something else: it depends on the open of the market.) A checkpoint is delayed only after half a
+# day, because until then the provider may not have the close yet, although the service runs.
+_MAX_BATCH_DELAY = timedelta(minutes=10)
+_MAX_CHECKPOINT_DELAY = timedelta(hours=12)
 
+# The largest number of unfinished jobs that a snapshot reads, and of failed jobs.
 _MAX_JOBS = 10_000
 
-_READ_ONE_MOMENT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
-_WITHIN_TIME_LIMIT = f"; SET LOCAL statement_timeout = '{TIME_LIMIT}s'"
+_SNAPSHOT_MODE = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+_STATEMENT_TIMEOUT = f"; SET LOCAL statement_timeout = '{TIME_LIMIT}s'"
 
-# What a job or a failure is about: a Monday and, of a checkpoint, its day.
+# What a job or a failure is about: a Monday, and the day if it is about a checkpoint.
 _Subject = tuple[date | None, int | None]
 
 log = structlog.get_logger()
@@ -81,18 +93,18 @@ log = structlog.get_logger()
 class QueueState(Struct, frozen=True):
     """The queue: its workers, the reconciler's last round, and the jobs by task and status."""
 
-    workers: list[Silent]
+    workers: list[WorkerRow]
     reconciler: LastRound | None
-    jobs: list[Counted]
+    jobs: list[JobCount]
 
     @property
     def has_worker(self) -> bool:
         """Return whether a worker is alive."""
-        return any(worker.lives for worker in self.workers)
+        return any(worker.is_alive for worker in self.workers)
 
 
 class Monday(Struct, frozen=True):
-    """The newest Monday whose run has started: its batch, and the oldest job that is to make it."""
+    """The newest Monday whose run has started, its batch, and the job that makes the batch."""
 
     run_date: date
     batch: Batch | None
@@ -100,7 +112,7 @@ class Monday(Struct, frozen=True):
 
 
 class JournalHead(Struct, frozen=True):
-    """The journal's last entry."""
+    """The newest entry of the journal."""
 
     seq: int
     hash: str
@@ -109,25 +121,25 @@ class JournalHead(Struct, frozen=True):
 
 class RecordState(Struct, frozen=True):
     """
-    The record.
+    The state of the record.
 
-    `overdue` and `coming` are the checkpoints of active batches that have no row: those that are
-    due, and those of the next 14 days, each oldest first. `without_prices` are the checkpoints of
-    active batches that were skipped for lack of prices.
+    All checkpoints here belong to active batches. `overdue` are due and have no row. `upcoming` are
+    due within the next 14 days. Both are in the order of their due times. `skipped` were skipped
+    because a price was missing.
     """
 
     monday: Monday
-    overdue: list[Due]
-    coming: list[Due]
-    without_prices: list[Due]
+    overdue: list[DueCheckpoint]
+    upcoming: list[DueCheckpoint]
+    skipped: list[DueCheckpoint]
     journal_head: JournalHead | None
 
 
 class ProviderState(Struct, frozen=True):
-    """Alpha Vantage: the limits on requests per second, minute and day, and what they leave."""
+    """Alpha Vantage: the limits per second, minute and day, and how many requests remain."""
 
-    limits: Sequence[Window]
-    quota: Left
+    limits: Sequence[RateLimit]
+    quota: RemainingRequests
 
 
 class StatusSnapshot(Struct, frozen=True, kw_only=True):
@@ -140,8 +152,8 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
 
     @property
     def quota_is_spent(self) -> bool:
-        """Return whether the quota is used up for longer than a job waits by itself."""
-        return self.providers.quota.next_at - self.at > LONGEST_WAIT
+        """Return whether a request must wait longer than MAX_WAIT, so that its job is deferred."""
+        return self.providers.quota.next_at - self.at > MAX_WAIT
 
     @property
     def next_run_at(self) -> datetime:
@@ -149,8 +161,10 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         return calendar.next_run_at(self.at)
 
     def seconds_since(self, moment: datetime | None) -> float | None:
-        """Return how many seconds ago a moment was."""
-        return None if moment is None else (self.at - moment).total_seconds()
+        """Return the seconds from `moment` until this snapshot, or None if `moment` is None."""
+        if moment is None:
+            return None
+        return (self.at - moment).total_seconds()
 
 
 # The parts that only a person needs. `field(name=...)` is the key in `status --json`, which never
@@ -159,9 +173,9 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
 
 class PendingCheckpoint(Struct, frozen=True):
     """
-    A checkpoint without a row, with the job that is to take it, if there is one.
+    A checkpoint without a row, with the job that takes it, if there is one.
 
-    `attempts` is how often that job was tried, `next_attempt_at` when it is tried next.
+    `attempts` is the number of attempts of that job, `next_attempt_at` the time of the next one.
     """
 
     run_date: date
@@ -169,11 +183,16 @@ class PendingCheckpoint(Struct, frozen=True):
     due_at: datetime
     job: int | None
     attempts: int
-    next_attempt_at: datetime | None = field(name="tried_at")
+    next_attempt_at: datetime | None = field(default=None, name="tried_at")
 
 
 class FailedJob(Struct, frozen=True):
-    """A job that failed; `owed` says that its work remains and that no other job does it."""
+    """
+    A job that failed. `owed` is true if the record still needs its work.
+
+    That is so if its Monday or checkpoint has neither a row nor another job, or if the checkpoint
+    was skipped because a price was missing.
+    """
 
     id: int
     task: str
@@ -183,7 +202,7 @@ class FailedJob(Struct, frozen=True):
 
 
 class SkippedCheckpoint(Struct, frozen=True):
-    """A checkpoint of an active batch that lacks its prices, and why."""
+    """A checkpoint of an active batch that was skipped because a price was missing."""
 
     run_date: date
     day: int
@@ -192,14 +211,14 @@ class SkippedCheckpoint(Struct, frozen=True):
     note: str
 
 
-class Work(Struct, frozen=True):
+class WorkState(Struct, frozen=True):
     """
     Checkpoints and jobs that may need attention.
 
-    `next_checkpoints` are those that are due next, all at the same time; `next_figures` are the
-    first of them, or after them, that a session precedes: the others are always skipped. `overdue`
-    are due and have no row. `skipped` lack their prices. `stalled` are the ids of the jobs that a dead worker left
-    behind.
+    `next_checkpoints` are due next, all at the same time. `next_figures` are the next checkpoints
+    that will have figures, because the day before has a session; a checkpoint after a day without a
+    session is always skipped. `overdue` are due and have no row. `skipped` were skipped because a
+    price was missing. `stalled` are the ids of the jobs whose worker has stopped.
     """
 
     next_checkpoints: list[PendingCheckpoint]
@@ -212,9 +231,10 @@ class Work(Struct, frozen=True):
 
 class MessageState(Struct, frozen=True):
     """
-    Alerts or heartbeats: whether their address is set here, how many wait, and the last one.
+    The state of the alerts, or of the heartbeats.
 
-    `last_at` is when that arose; `outcome` is None while it waits.
+    `enabled` is true if their address is set in this process. `last_at` is the time at which the
+    last message was created; its `outcome` is None while it waits.
     """
 
     enabled: bool = field(name="on")
@@ -232,45 +252,47 @@ class Messages(Struct, frozen=True):
 
 
 class ModelState(Struct, frozen=True):
-    """The model that is set here, and the day on which its provider ends it, where one is announced."""
+    """
+    The model of the settings. `ends_on` is its announced last day, or None if none is announced.
+    """
 
     name: str
     ends_on: date | None
 
 
 class MissedMonday(Struct, frozen=True):
-    """A Monday that was over before it had picks; `started` says that the model had been asked."""
+    """A Monday that ended before its batch was stored. `started` is true if the model was asked."""
 
     run_date: date
     started: bool = field(name="asked")
     failure: str
 
 
-class Past(Struct, frozen=True):
-    """What did not happen in time; `unrecorded` are Mondays that are over and have no row yet."""
+class PastProblems(Struct, frozen=True):
+    """What did not happen in time. `unrecorded` are Mondays that are over and have no row yet."""
 
     missed: list[MissedMonday]
     unrecorded: list[date]
-    late_batches: list[Batch]
-    late_checkpoints: list[Computed]
+    delayed_batches: list[Batch]
+    delayed_checkpoints: list[ComputedCheckpoint]
 
 
 class OperatorSnapshot(StatusSnapshot, frozen=True, kw_only=True):
     """
     The state of the service for a person: `alpha-monday status`.
 
-    `clock_stopped` says that this is a rehearsal whose time is not the real one. `last_batch` is
+    `is_behind_real_time` is true for a rehearsal that has not reached the present. `last_batch` is
     the newest batch with picks, `last_checkpoint` the computed checkpoint that was taken last.
     """
 
     rehearsed: bool
-    clock_stopped: bool
+    is_behind_real_time: bool
     model: ModelState
-    work: Work
+    work: WorkState
     last_batch: Batch | None
-    last_checkpoint: Computed | None
+    last_checkpoint: ComputedCheckpoint | None
     messages: Messages
-    past: Past
+    past: PastProblems
 
 
 # The parts that only a machine needs
@@ -280,23 +302,23 @@ class Totals(Struct, frozen=True):
     """
     Counts over the whole record and the whole ledger.
 
-    `mondays` and `checkpoints` are counted by status and reason, `requests` by function and
-    outcome, `lateness` by status, and `mended`, what the reconciler repaired, by kind.
+    `mondays` and `checkpoints` are counted by status and reason, `lateness` by status, `requests`
+    by function and outcome, and the `repairs` of the reconciliation by kind.
     """
 
     mondays: Mapping[tuple[str, str], int]
     checkpoints: Mapping[tuple[str, str], int]
     lateness: Mapping[str, Lateness]
     requests: Mapping[tuple[str, str], int]
-    generations: Asked
-    mended: Mapping[str, int]
+    generations: GenerationCounts
+    repairs: Mapping[str, int]
 
 
 class MetricsSnapshot(StatusSnapshot, frozen=True, kw_only=True):
     """
     The state of the service for a machine: `/metrics`.
 
-    `waiting_since` is when the job was due that waits longest although it may run.
+    `waiting_since` is the due time of the job that has been ready to run for the longest time.
     """
 
     waiting_since: datetime | None
@@ -311,56 +333,64 @@ class MetricsSnapshot(StatusSnapshot, frozen=True, kw_only=True):
             return monday.batch.status
         if monday.job:
             return UNDER_WAY
-        # A Monday before the first batch of all was not missed, unless that Monday is today.
-        is_expected = self.totals.mondays or monday.run_date == calendar.today(self.at)
-        return ABSENT if is_expected else NOT_BEGUN
+        # An empty record has missed no earlier Monday. Only today's Monday counts as absent.
+        if self.totals.mondays or monday.run_date == calendar.new_york_date(self.at):
+            return ABSENT
+        return NOT_BEGUN
 
 
 # How snapshots are read
 
 
-async def for_operator(pool: pools.Pool, settings: Settings, clock: Clock) -> OperatorSnapshot:
-    """Return the state of the service for a person, in a stopped rehearsal at its own time."""
-    ledger = Ledger(pool, "alphavantage", alpha_vantage_limits(settings), clock)
+async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) -> OperatorSnapshot:
+    """
+    Return the state of the service for a person.
+
+    The time of the snapshot is the time that the database's rehearsal has reached, or the time of
+    `clock` if there is none or it has reached the present.
+    """
+    ledger = RequestLedger(pool, "alphavantage", limits=alpha_vantage_limits(settings), clock=clock)
     async with pool.connection() as conn, conn.transaction():
-        await conn.execute(_READ_ONE_MOMENT)
-        stopped_at = await rehearsed.stands_at_on(conn)
-        at = stopped_at or clock.now()
-        record = await _record(conn, at)
+        await conn.execute(_SNAPSHOT_MODE)
+        simulated_time = await rehearsed.get_simulated_time_on_connection(conn)
+        at = simulated_time or clock.now()
+        sessions = calendar.Calendar(settings.market_closed_days)
+        record = await _read_record(conn, at)
         return OperatorSnapshot(
             at=at,
-            queue=await _queue(conn),
+            queue=await _read_queue(conn),
             record=record,
-            providers=await _providers(conn, ledger, at),
-            rehearsed=await rehearsed.is_rehearsed_on(conn),
-            clock_stopped=stopped_at is not None,
+            providers=await _read_providers(conn, ledger, at),
+            rehearsed=await rehearsed.is_rehearsed_on_connection(conn),
+            is_behind_real_time=simulated_time is not None,
             model=ModelState(settings.openai_model, announced_end(settings.openai_model)),
-            work=await _work(conn, record, at, calendar.Calendar(settings.market_closed_days)),
-            last_batch=await batches.newest_made(conn, SERIES),
-            last_checkpoint=next(iter(await checkpoints.computed(conn, most=1)), None),
-            messages=await _messages(conn, settings),
-            past=await _past(conn, at),
+            work=await _read_work(conn, record, at=at, sessions=sessions),
+            last_batch=await batches.get_newest_with_picks(conn, SERIES),
+            last_checkpoint=next(iter(await checkpoints.list_computed(conn, limit=1)), None),
+            messages=await _read_messages(conn, settings),
+            past=await _read_past(conn, at),
         )
 
 
 class MetricsReader:
-    """Reads the snapshot for `/metrics`, within TIME_LIMIT and over a pool of its own."""
+    """Reads the snapshot for `/metrics`, within TIME_LIMIT and with its own pool."""
 
-    def __init__(self, pool: pools.Pool, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, pool: pools.Pool, ledger: RequestLedger, clock: Clock) -> None:
         self.pool = pool
         self.ledger = ledger
         self.clock = clock
         self._failed = False
 
     async def read(self) -> MetricsSnapshot | None:
-        """Return the snapshot, or None while the database is away or takes too long."""
+        """Return the snapshot, or None while the database is unavailable or too slow."""
         try:
-            async with _within_time_limit(self.pool) as conn, conn.transaction():
-                await conn.execute(_READ_ONE_MOMENT + _WITHIN_TIME_LIMIT)
-                snapshot = await _for_metrics(conn, self.ledger, self.clock.now())
+            async with _limited_connection(self.pool) as conn, conn.transaction():
+                await conn.execute(_SNAPSHOT_MODE + _STATEMENT_TIMEOUT)
+                snapshot = await _read_for_metrics(conn, self.ledger, self.clock.now())
         except (Error, PoolTimeout, OSError) as error:
-            if not self._failed:  # said once, and not four times a minute
-                log.warning("the metrics lack what Postgres knows", reason=one_line(error))
+            # Logged once for an outage, not at every scrape.
+            if not self._failed:
+                log.warning("metrics not read from Postgres", reason=one_line(error))
             self._failed = True
             return None
         self._failed = False
@@ -370,43 +400,44 @@ class MetricsReader:
 @asynccontextmanager
 async def metrics_reader(
     settings: Settings,
-    ledger: Ledger,
+    ledger: RequestLedger,
     clock: Clock,
 ) -> AsyncIterator[MetricsReader]:
     """
-    Give `/metrics` one connection of its own, so that it takes none from the jobs or the API.
+    Provide the reader for `/metrics`.
 
-    The connection is made at the first request.
+    It has a connection that neither the jobs nor the API use, so `/metrics` responds also when they
+    use all of theirs. The connection is made at the first request.
     """
     pool = pools.make_pool(
-        address_of(settings.database_url),
+        resolve_database_url(settings.database_url),
         pooled=settings.database_pooled,
-        size=1,
-        least=0,
+        max_size=1,
+        min_size=0,
         name="metrics",
-        wait=TIME_LIMIT,
+        acquire_timeout=TIME_LIMIT,
     )
     async with pool:
         yield MetricsReader(pool, ledger, clock)
 
 
-async def _for_metrics(conn: Conn, ledger: Ledger, at: datetime) -> MetricsSnapshot:
+async def _read_for_metrics(conn: Conn, ledger: RequestLedger, at: datetime) -> MetricsSnapshot:
     return MetricsSnapshot(
         at=at,
-        queue=await _queue(conn),
-        record=await _record(conn, at),
-        providers=await _providers(conn, ledger, at),
+        queue=await _read_queue(conn),
+        record=await _read_record(conn, at),
+        providers=await _read_providers(conn, ledger, at),
         waiting_since=await queue_tables.waiting_since(conn, at),
-        newest_checkpoint_at=await checkpoints.newest_at(conn),
-        totals=await _totals(conn, ledger, at),
+        newest_checkpoint_at=await checkpoints.get_last_taken_at(conn),
+        totals=await _read_totals(conn, ledger, at),
     )
 
 
 class PartHealth(StrEnum):
-    """The health of a part of the service."""
+    """The health of a part of the service. The values are those of `/health`, which are stable."""
 
     ALIVE = "alive"
-    AWAY = "away"
+    UNAVAILABLE = "away"
     SWITCHED_OFF = "switched off"
 
 
@@ -418,148 +449,188 @@ class Health(Struct, frozen=True):
 
     @property
     def is_well(self) -> bool:
-        """Return whether no part is away; a worker that was switched off is not missed."""
-        return PartHealth.AWAY not in (self.database, self.worker)
+        """Return whether no part is unavailable; a worker that is switched off does not count."""
+        return PartHealth.UNAVAILABLE not in (self.database, self.worker)
 
 
 async def health(pool: pools.Pool, worker: Worker | None) -> Health:
-    """Return the health of a process; `worker` is None where it was switched off."""
-    database = PartHealth.ALIVE if await _answers(pool) else PartHealth.AWAY
-    return Health(database=database, worker=_health_of(worker))
+    """Return the health of a process; `worker` is None if it was switched off."""
+    database = PartHealth.UNAVAILABLE
+    if await _is_database_available(pool):
+        database = PartHealth.ALIVE
+    return Health(database=database, worker=_worker_health(worker))
 
 
-def _health_of(worker: Worker | None) -> PartHealth:
+def _worker_health(worker: Worker | None) -> PartHealth:
     if worker is None:
         return PartHealth.SWITCHED_OFF
-    return PartHealth.ALIVE if worker.alive else PartHealth.AWAY
+    if worker.is_alive:
+        return PartHealth.ALIVE
+    return PartHealth.UNAVAILABLE
 
 
-async def _answers(pool: pools.Pool) -> bool:
-    """Return whether the database answers within TIME_LIMIT, and takes writes: a standby counts as away."""
+async def _is_database_available(pool: pools.Pool) -> bool:
+    """
+    Return whether the database responds within TIME_LIMIT and takes writes.
+
+    A standby takes no writes, so it counts as unavailable.
+    """
     try:
-        async with _within_time_limit(pool) as conn:
+        async with _limited_connection(pool) as conn:
             cursor = await conn.execute("SELECT current_setting('transaction_read_only')")
             if await cursor.fetchone() == ("on",):
-                raise READ_ONLY("the database takes no writes: it is a standby, or was made read-only")
-    except AWAY as error:
-        if not is_away(error):
+                # Raised inside `_limited_connection`, so that the pool closes this session and
+                # records the outage. It is caught below.
+                raise ReadOnlyError(
+                    "the database takes no writes: it is a standby, or was made read-only"
+                )
+    except UNAVAILABLE_ERRORS as error:
+        if not is_unavailable(error):
             raise
         return False
     return True
 
 
 @asynccontextmanager
-async def _within_time_limit(pool: pools.Pool) -> AsyncIterator[Conn]:
-    """Give a connection within TIME_LIMIT; hang it up if it is still used after as long again."""
+async def _limited_connection(pool: pools.Pool) -> AsyncIterator[Conn]:
+    """
+    Provide a connection, and disconnect it if it is in use for longer than TIME_LIMIT.
+
+    Raises PoolTimeout if the pool has no connection within TIME_LIMIT.
+    """
     async with pool.connection(timeout=TIME_LIMIT) as conn:
-        # Not cancelled: on a connection that died silently a cancellation takes ten seconds.
-        hanging_up = asyncio.get_running_loop().call_later(TIME_LIMIT, pools.hang_up, conn)
+        # The connection is ended, and the task is not cancelled: if the server no longer responds,
+        # psycopg needs ten seconds to cancel a query.
+        timer = asyncio.get_running_loop().call_later(TIME_LIMIT, pools.disconnect, conn)
         try:
             yield conn
         finally:
-            hanging_up.cancel()
+            timer.cancel()
 
 
 # How each part is read
 
 
-async def _queue(conn: Conn) -> QueueState:
+async def _read_queue(conn: Conn) -> QueueState:
     return QueueState(
-        workers=await queue_tables.workers(conn),
-        reconciler=await reconcile.last_round(conn),
-        jobs=await queue_tables.counts(conn),
+        workers=await queue_tables.list_workers(conn),
+        reconciler=await reconcile.get_last_round(conn),
+        jobs=await queue_tables.count_by_status(conn),
     )
 
 
-async def _record(conn: Conn, at: datetime) -> RecordState:
+async def _read_record(conn: Conn, at: datetime) -> RecordState:
     run_date = calendar.latest_run_date(at)
-    weekly_jobs = await weekly.live_jobs(conn, run_date, until=run_date)
+    weekly_jobs = await weekly.list_live_jobs(conn, run_date, until=run_date)
     monday = Monday(
         run_date=run_date,
-        batch=await batches.on(conn, SERIES, run_date),
+        batch=await batches.get_by_run_date(conn, SERIES, run_date),
         job=weekly_jobs[0] if weekly_jobs else None,
     )
-    pending = await checkpoints.awaiting(conn, calendar.checkpoint_date(calendar.today(at), CHECKPOINT_DAYS))
+    pending = await checkpoints.list_due(
+        conn, calendar.checkpoint_date(calendar.new_york_date(at), CHECKPOINT_DAYS)
+    )
     head = await journal.head(conn)
     return RecordState(
         monday=monday,
-        overdue=[due for due in pending if due.at <= at],
-        coming=[due for due in pending if due.at > at],
-        without_prices=await checkpoints.skipped(conn),
+        overdue=[due for due in pending if due.due_at <= at],
+        upcoming=[due for due in pending if due.due_at > at],
+        skipped=await checkpoints.list_skipped(conn),
         journal_head=JournalHead(head.seq, head.hash, head.at) if head else None,
     )
 
 
-async def _providers(conn: Conn, ledger: Ledger, at: datetime) -> ProviderState:
-    return ProviderState(limits=ledger.limits, quota=await ledger.left(conn, at))
+async def _read_providers(conn: Conn, ledger: RequestLedger, at: datetime) -> ProviderState:
+    return ProviderState(limits=ledger.limits, quota=await ledger.remaining(conn, at))
 
 
-async def _totals(conn: Conn, ledger: Ledger, at: datetime) -> Totals:
+async def _read_totals(conn: Conn, ledger: RequestLedger, at: datetime) -> Totals:
     return Totals(
-        mondays=await batches.counts(conn, SERIES),
-        checkpoints=await checkpoints.counts(conn),
-        lateness=await checkpoints.lateness(conn, LATENESS_BUCKETS),
-        requests=await ledger.outcomes(conn, at),
-        generations=await generations.asked(conn),
-        mended=await reconcile.mended_in_all(conn),
+        mondays=await batches.count_by_status(conn, SERIES),
+        checkpoints=await checkpoints.count_by_status(conn),
+        lateness=await checkpoints.get_lateness(conn, LATENESS_BUCKETS),
+        requests=await ledger.count_outcomes(conn, at),
+        generations=await generations.count_outcomes(conn),
+        repairs=await reconcile.total_repairs(conn),
     )
 
 
-async def _work(conn: Conn, record: RecordState, at: datetime, sessions: calendar.Calendar) -> Work:
-    unfinished = await queue_tables.find(conn, NOT_ENDED, None, _MAX_JOBS)
-    failed = await queue_tables.find(conn, ("failed",), None, _MAX_JOBS)
+async def _read_work(
+    conn: Conn, record: RecordState, *, at: datetime, sessions: calendar.Calendar
+) -> WorkState:
+    unfinished = await queue_tables.find_jobs(conn, NOT_ENDED, task=None, limit=_MAX_JOBS)
+    failed = await queue_tables.find_jobs(conn, ("failed",), task=None, limit=_MAX_JOBS)
     subjects = await admin.subjects(conn, [*unfinished, *failed])
-    overdue = _with_jobs(record.overdue, unfinished, subjects)
-    coming = _with_jobs(record.coming, unfinished, subjects)
-    next_at = coming[0].due_at if coming else None
-    measured = [one for one in coming if sessions.first_with_figures(one.run_date, [one.day])]
-    figures_at = measured[0].due_at if measured else None
-    owed = _owed(record, [*overdue, *coming], calendar.today(at))
-    return Work(
-        next_checkpoints=[checkpoint for checkpoint in coming if checkpoint.due_at == next_at],
-        next_figures=[checkpoint for checkpoint in measured if checkpoint.due_at == figures_at],
+    overdue = _pair_with_jobs(record.overdue, unfinished, subjects)
+    upcoming = _pair_with_jobs(record.upcoming, unfinished, subjects)
+    with_figures = [
+        checkpoint
+        for checkpoint in upcoming
+        if sessions.first_measured_day(checkpoint.run_date, [checkpoint.day])
+    ]
+    owed = _owed_subjects(record, [*overdue, *upcoming], calendar.new_york_date(at))
+    return WorkState(
+        next_checkpoints=_due_first(upcoming),
+        next_figures=_due_first(with_figures),
         overdue=overdue,
-        skipped=await _skipped(conn, record.without_prices),
+        skipped=await _read_skipped(conn, record.skipped),
         stalled=[job.id for job in unfinished if job.status == "stalled"],
-        failed=[_failed(job, subjects, owed) for job in failed],
+        failed=[_failed_job(job, subjects, owed) for job in failed],
     )
 
 
-def _with_jobs(
-    pending: Sequence[Due],
-    jobs: Sequence[Found],
+def _due_first(checkpoints: Sequence[PendingCheckpoint]) -> list[PendingCheckpoint]:
+    """Return those of the checkpoints, in the order of their due times, that are due first."""
+    return [checkpoint for checkpoint in checkpoints if checkpoint.due_at == checkpoints[0].due_at]
+
+
+def _pair_with_jobs(
+    pending: Sequence[DueCheckpoint],
+    jobs: Sequence[JobRow],
     subjects: Subjects,
 ) -> list[PendingCheckpoint]:
-    """Return the checkpoints without a row, each with the job that is to take it."""
-    taking = [job for job in jobs if job.task == take_checkpoint.name and job.id in subjects]
-    by_subject = {subjects[job.id]: job for job in taking}
-    found = []
-    for due in pending:
-        job = by_subject.get((due.run_date, due.day))
-        checkpoint = PendingCheckpoint(
-            run_date=due.run_date,
-            day=due.day,
-            due_at=due.at,
-            job=job.id if job else None,
-            attempts=job.attempts if job else 0,
-            next_attempt_at=job.scheduled_at if job else None,
+    """Return the checkpoints without a row, each with the job that takes it."""
+    by_subject = {}
+    for job in jobs:
+        if job.task == take_checkpoint.name and job.id in subjects:
+            by_subject[subjects[job.id]] = job
+    return [_pending_checkpoint(due, by_subject.get((due.run_date, due.day))) for due in pending]
+
+
+def _pending_checkpoint(due: DueCheckpoint, job: JobRow | None) -> PendingCheckpoint:
+    if job is None:
+        return PendingCheckpoint(
+            run_date=due.run_date, day=due.day, due_at=due.due_at, job=None, attempts=0
         )
-        found.append(checkpoint)
-    return found
+    return PendingCheckpoint(
+        run_date=due.run_date,
+        day=due.day,
+        due_at=due.due_at,
+        job=job.id,
+        attempts=job.attempts,
+        next_attempt_at=job.scheduled_at,
+    )
 
 
-def _owed(record: RecordState, pending: Sequence[PendingCheckpoint], today: date) -> set[_Subject]:
-    """Return what is still to be done although no job is to do it."""
+def _owed_subjects(
+    record: RecordState, pending: Sequence[PendingCheckpoint], today: date
+) -> set[_Subject]:
+    """
+    Return the Mondays and checkpoints whose failed job a person must know of.
+
+    These are today's Monday and the `pending` checkpoints if they have no job, and the checkpoints
+    that were skipped because a price was missing.
+    """
     without_job = [checkpoint for checkpoint in pending if checkpoint.job is None]
     owed: set[_Subject] = {(checkpoint.run_date, checkpoint.day) for checkpoint in without_job}
-    owed |= {(due.run_date, due.day) for due in record.without_prices}
+    owed |= {(due.run_date, due.day) for due in record.skipped}
     monday = record.monday
     if monday.run_date == today and monday.batch is None and monday.job is None:
         owed.add((monday.run_date, None))
     return owed
 
 
-def _failed(job: Found, subjects: Subjects, owed: set[_Subject]) -> FailedJob:
+def _failed_job(job: JobRow, subjects: Subjects, owed: set[_Subject]) -> FailedJob:
     run_date, day = subjects.get(job.id, (None, None))
     return FailedJob(
         id=job.id,
@@ -570,32 +641,38 @@ def _failed(job: Found, subjects: Subjects, owed: set[_Subject]) -> FailedJob:
     )
 
 
-async def _skipped(conn: Conn, without_prices: Sequence[Due]) -> list[SkippedCheckpoint]:
-    found = []
-    for due in without_prices:
-        row = await checkpoints.at(conn, due.batch_id, due.day)
+async def _read_skipped(
+    conn: Conn, checkpoints_without_price: Sequence[DueCheckpoint]
+) -> list[SkippedCheckpoint]:
+    skipped = []
+    for due in checkpoints_without_price:
+        row = await checkpoints.get(conn, due.batch_id, due.day)
         if row is None:
             continue
         checkpoint = SkippedCheckpoint(
             run_date=due.run_date,
             day=due.day,
-            due_at=due.at,
+            due_at=due.due_at,
             reason=row.skip_reason or "",
             note=row.note or "",
         )
-        found.append(checkpoint)
-    return found
+        skipped.append(checkpoint)
+    return skipped
 
 
-async def _messages(conn: Conn, settings: Settings) -> Messages:
+async def _read_messages(conn: Conn, settings: Settings) -> Messages:
     return Messages(
-        alerts=_message_state(settings.alert_webhook_url, await alerts.last(conn)),
-        heartbeat=_message_state(settings.heartbeat_url, await heartbeat.last(conn)),
+        alerts=_message_state(settings.alert_webhook_url, await alerts.get_newest(conn)),
+        heartbeat=_message_state(settings.heartbeat_url, await heartbeat.get_newest(conn)),
     )
 
 
 def _message_state(receiver: str, last: LastMessage | None) -> MessageState:
-    """Return the state of one kind of message; `receiver` is its address, empty where it is switched off."""
+    """
+    Return the state of one kind of message.
+
+    `receiver` is the address that the messages are sent to, empty if none is set.
+    """
     if last is None:
         return MessageState(enabled=bool(receiver))
     return MessageState(
@@ -607,25 +684,30 @@ def _message_state(receiver: str, last: LastMessage | None) -> MessageState:
     )
 
 
-async def _past(conn: Conn, at: datetime) -> Past:
-    today = calendar.today(at)
-    recorded = await batches.run_dates(conn, SERIES)
-    first = min(recorded, default=today)
-    over = {first + timedelta(days=day) for day in range(0, (today - first).days, 7)}
-    recent = await batches.since(conn, SERIES, today - _MISSED_SINCE)
+async def _read_past(conn: Conn, at: datetime) -> PastProblems:
+    today = calendar.new_york_date(at)
+    recorded_mondays = await batches.list_run_dates(conn, SERIES)
+    first_monday = min(recorded_mondays, default=today)
+    # Every Monday since the first one of the record, except today.
+    past_mondays = {
+        first_monday + timedelta(days=days) for days in range(0, (today - first_monday).days, 7)
+    }
+    recent = await batches.list_since(conn, SERIES, today - _MISSED_PERIOD)
     missed = [batch for batch in recent if batch.failure_reason == FailureReason.MISSED]
-    late = [batch for batch in recent if _is_late(batch)]
-    computed = await checkpoints.computed(conn, at - _LATE_SINCE)
-    return Past(
-        missed=[await _missed(conn, batch) for batch in missed],
-        unrecorded=sorted(over - recorded),
-        late_batches=[batch for batch in late if batch.run_date >= today - _LATE_SINCE],
-        late_checkpoints=[checkpoint for checkpoint in computed if _is_taken_late(checkpoint)],
+    delayed = [batch for batch in recent if _is_delayed(batch)]
+    computed = await checkpoints.list_computed(conn, at - _DELAYED_PERIOD)
+    return PastProblems(
+        missed=[await _read_missed_monday(conn, batch) for batch in missed],
+        unrecorded=sorted(past_mondays - recorded_mondays),
+        delayed_batches=[batch for batch in delayed if batch.run_date >= today - _DELAYED_PERIOD],
+        delayed_checkpoints=[
+            checkpoint for checkpoint in computed if _is_delayed_checkpoint(checkpoint)
+        ],
     )
 
 
-async def _missed(conn: Conn, batch: Batch) -> MissedMonday:
-    questions = await generations.of(conn, SERIES, batch.run_date)
+async def _read_missed_monday(conn: Conn, batch: Batch) -> MissedMonday:
+    questions = await generations.list_by_run_date(conn, SERIES, batch.run_date)
     return MissedMonday(
         run_date=batch.run_date,
         started=bool(questions),
@@ -633,15 +715,16 @@ async def _missed(conn: Conn, batch: Batch) -> MissedMonday:
     )
 
 
-def _is_late(batch: Batch) -> bool:
-    return batch.status != BatchStatus.FAILED and late_by(batch) > _LATE_BATCH
+def _is_delayed(batch: Batch) -> bool:
+    return batch.status != BatchStatus.FAILED and delay_of_batch(batch) > _MAX_BATCH_DELAY
 
 
-def _is_taken_late(checkpoint: Computed) -> bool:
-    # One that was skipped at first is late because its prices arrived late.
-    return checkpoint.late_by > _LATE_CHECKPOINT and not checkpoint.again
+def _is_delayed_checkpoint(checkpoint: ComputedCheckpoint) -> bool:
+    # A checkpoint that was skipped at first is delayed because its prices arrived late, not because
+    # of the service.
+    return checkpoint.late_by > _MAX_CHECKPOINT_DELAY and not checkpoint.was_skipped
 
 
-def late_by(batch: Batch) -> timedelta:
-    """Return how long after its Monday's nine o'clock a batch was made."""
+def delay_of_batch(batch: Batch) -> timedelta:
+    """Return how long after its due time (nine o'clock in New York) a batch was stored."""
     return batch.created_at - calendar.due_at(batch.run_date)

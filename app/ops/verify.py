@@ -1,12 +1,21 @@
 """
-What `alpha-monday verify` reads: the database of the record, or anybody's API; both give the same entries and rows.
+The two sources that `alpha-monday verify` can read: a database and an API. Both show equal rows.
 
-The database is read in one snapshot. An API goes on recording meanwhile, so its journal is read first, then its rows,
-then the entries that came in between: a row that differs from its mention must be what one of those says.
+The database is read in one snapshot. While an API is read, its service continues to record. So the
+journal is read first, then the rows, and then the entries that were added in the meantime. A row
+that differs from its last mention must be equal to a mention in one of these entries.
 """
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -17,99 +26,129 @@ import msgspec
 import psycopg
 from msgspec import Struct
 
-from api.damage import ADVICE, BEGINNING
-from api.damage import CODE as DAMAGED
+from api.damage import DAMAGE_ADVICE, DAMAGE_PREFIX, DAMAGED_CODE
 from api.guard import TOO_LARGE
 from api.paths import GRAPHQL
 from app.database import pools
 from app.domain import journal, model
 from app.domain.calendar import Calendar
-from app.domain.text import one_line, printable
+from app.domain.text import escape_unprintable, one_line
 from app.domain.untrusted_json import has_repeated_names
 from app.domain.verification.chain import Head, Verification
-from app.domain.verification.entries import TABLES
-from app.domain.verification.entries import Texts as Row
-from app.domain.verification.misfits import Rule, misfit
-from app.domain.verification.state import State
+from app.domain.verification.discrepancies import Rule, discrepancy
+from app.domain.verification.entries import TABLES, TextRow
+from app.domain.verification.state import JournalState
 from app.errors import BodyTooLong, ConfigurationError, ProviderUnavailable, RecordDamaged
 from app.providers import bodies
 from app.store import rows
-from app.store.journal import head as newest
+from app.store.journal import head as newest_head
 from app.store.rows import Conn
 
 T = TypeVar("T")
 Node = dict[str, Any]
-RowsOf = Callable[[Node], Iterable[tuple[str, Row]]]
+TableRow = tuple[str, TextRow]
 Sleep = Callable[[float], Awaitable[None]]
-Tell = Callable[[str, int, int], None]
 
-# How many to ask for at once: a batch has some sixty rows.
-_ENTRIES, _BATCHES, _READINGS = 100, 4, 100
+# Called with what is counted, how many are done, and how many there are.
+ReportProgress = Callable[[str, int, int], None]
 
-# A busy server is asked this often, with these seconds between where it does not say; an answer may take this long.
-_BUSY = (429, 503)
-_TRIES, _WAIT, _LONGEST_WAIT, _PATIENCE = 6, 5.0, 60.0, 30.0
+# The page sizes of the queries. A batch has about sixty rows.
+_ENTRIES_PER_PAGE = 100
+_BATCHES_PER_PAGE = 4
+_READINGS_PER_PAGE = 100
 
-# In bytes: more than the longest answer that a service gives (api.lengths.MOST_BYTES_OF_ONE).
+# A request that a busy server refuses is repeated this often. The waits, in seconds, are those of
+# the server's Retry-After, up to a limit, or this default.
+_BUSY_STATUSES = (429, 503)
+_ATTEMPTS = 6
+_DEFAULT_WAIT = 5.0
+_MAX_WAIT = 60.0
+
+# How long a request may wait for a part of its response, in seconds.
+_TIMEOUT = 30.0
+
+# In bytes: more than the longest answer that a service gives (api.lengths.MAX_LONG_RESULT_BYTES).
 LARGEST_BODY = 100_000_000
 
-# What a server says of a page that is too large, or that takes it too long.
-_TOO_LARGE = (TOO_LARGE, "OPERATION_TOO_LARGE")
+# The error codes of a page that is too large, or that takes the server too long.
+_TOO_LARGE_CODES = (TOO_LARGE, "OPERATION_TOO_LARGE")
+
+# The advice that older servers give about a damaged record, instead of DAMAGE_ADVICE.
+_OLDER_DAMAGE_ADVICE = ("Its operator finds the first misfit", "Run `alpha-monday verify`")
 
 
 class AnswerTooLargeError(ConfigurationError):
-    """A server does not give an answer, because it is too large."""
+    """A server refuses a query because its answer would be too large."""
 
 
-class Source(Protocol):
-    """Where entries and rows come from, each value a text."""
+class RecordSource(Protocol):
+    """
+    A source of entries and rows, with every value as a text.
+
+    `open_mondays` is true if the source shows the questions of a Monday that has no batch yet.
+    """
 
     open_mondays: bool
 
     async def head(self) -> Head | None:
-        """Return the journal's newest entry, as the source says."""
+        """Return the number and the hash of the newest entry, None for an empty journal."""
         ...
 
-    def entries(self, after: int) -> AsyncGenerator[Row]:
-        """Give the entries after one, in their order."""
+    def entries(self, after: int) -> AsyncGenerator[TextRow]:
+        """Yield the entries after the number `after`, in their order."""
         ...
 
-    def rows(self, known: State) -> AsyncGenerator[tuple[str, Row]]:
-        """Give the rows of the record, each with its table."""
+    def rows(self, state: JournalState) -> AsyncGenerator[TableRow]:
+        """Yield the rows of the record, each with its table; `state` is that of the journal."""
         ...
 
 
-async def verify(source: Source, heads: Sequence[Head], tell: Tell, sessions: Calendar | None = None) -> Verification:
+async def verify(
+    source: RecordSource,
+    heads: Sequence[Head],
+    report_progress: ReportProgress,
+    sessions: Calendar | None = None,
+) -> Verification:
     """
-    Verify a record with the exchange's `sessions`; raises Misfit.
+    Verify a record with the exchange's `sessions`, and return the finished verification.
 
-    `tell` hears what is looked at, how many were, and how many there are.
+    `heads` are copies of the journal's head that the chain must contain. Raises Discrepancy for the
+    first one that is found.
     """
     head = await source.head()
-    found = Verification([*heads, head] if head else heads, sessions)
+    verification = Verification([*heads, head] if head else heads, sessions)
     async for entry in source.entries(0):
-        found.entry(entry)
-        tell("entries", found.seq, head[0] if head else 0)
-    found.end_of_chain(open_mondays=source.open_mondays)
-    awaited = found.awaited
-    async for table, row in source.rows(found.state):
-        found.row(table, row)
-        tell("rows", awaited - found.awaited, awaited)
-    async for entry in source.entries(found.seq):
-        found.entry(entry)
-    if doubt := found.doubt():
-        raise found.explained(doubt, await _content(source, doubt.seq) if doubt.seq else None)
-    found.finish()
-    return found
+        verification.add_entry(entry)
+        report_progress("entries", verification.seq, head[0] if head else 0)
+    verification.end_chain(open_mondays=source.open_mondays)
+    row_count = verification.unread_rows
+    async for table, row in source.rows(verification.state):
+        verification.add_row(table, row)
+        report_progress("rows", row_count - verification.unread_rows, row_count)
+    # The entries that the service of an API has recorded in the meantime.
+    async for entry in source.entries(verification.seq):
+        verification.add_entry(entry)
+    mismatch = verification.first_mismatch()
+    if mismatch:
+        content = None
+        if mismatch.seq:
+            content = await _content_of_entry(source, mismatch.seq)
+        raise verification.explain_mismatch(mismatch, content)
+    verification.check_whole_record()
+    return verification
 
 
-async def _content(source: Source, seq: int) -> str:
+async def _content_of_entry(source: RecordSource, seq: int) -> str:
     async with aclosing(source.entries(seq - 1)) as entries:
-        return (await anext(entries))["content"]
+        entry = await anext(entries)
+    return entry["content"]
 
 
-class Database:
-    """The record of a database, in one transaction."""
+# The record of a database
+
+
+class DatabaseRecord:
+    """The record of a database, read in one transaction."""
 
     open_mondays = True
 
@@ -117,116 +156,164 @@ class Database:
         self.conn = conn
 
     async def head(self) -> Head | None:
-        """Return the last entry."""
+        """Return the number and the hash of the journal's newest entry."""
         try:
-            entry = await newest(self.conn)
+            entry = await newest_head(self.conn)
         except (RecordDamaged, psycopg.DataError):
-            return None  # the entries themselves tell what is wrong
-        return (entry.seq, entry.hash) if entry else None
+            # The same error is found again when the entries are read, and is then explained.
+            return None
+        if entry is None:
+            return None
+        return entry.seq, entry.hash
 
-    async def entries(self, after: int) -> AsyncGenerator[Row]:
-        """Give the entries after one, in their order."""
+    async def entries(self, after: int) -> AsyncGenerator[TextRow]:
+        """Yield the entries after the number `after`, in their order."""
         where = "WHERE seq > %s ORDER BY seq"
-        async for entry in self._every(Rule.COLUMNS, model.JournalEntry, "journal", where, after):
+        entries = self._stream(
+            Rule.COLUMNS, model.JournalEntry, "journal", where=where, values=[after]
+        )
+        async for entry in entries:
             yield {"batch_id": "none", **entry}
 
-    async def rows(self, _: State) -> AsyncGenerator[tuple[str, Row]]:
-        """Give the rows of every table."""
+    async def rows(self, _: JournalState) -> AsyncGenerator[TableRow]:
+        """Yield the rows of every table."""
         for table, type_ in TABLES.items():
-            async for row in self._every(Rule.ROW, type_, table, ""):
+            async for row in self._stream(Rule.ROW, type_, table):
                 yield table, row
 
-    async def _every(
-        self, rule: Rule, type_: type[Struct], table: str, where: str, *values: object
-    ) -> AsyncGenerator[Row]:
-        """Give the rows of a table; a misfit of `rule` tells of one that cannot be read."""
+    async def _stream(
+        self,
+        rule: Rule,
+        type_: type[Struct],
+        table: str,
+        *,
+        where: str = "",
+        values: Sequence[object] = (),
+    ) -> AsyncGenerator[TextRow]:
+        """Yield the rows of a table. Raise a Discrepancy of `rule` for an unreadable row."""
         try:
-            async for row in rows.every(self.conn, type_, table, where, *values):
-                yield journal.texts(row)
+            async for row in rows.stream_rows(
+                self.conn, type_, table=table, where=where, values=values
+            ):
+                yield journal.to_texts(row)
         except psycopg.DataError as error:
-            found = await rows.impossible_time(self.conn, type_, table)
-            raise misfit(rule, found or f"a row of {table} cannot be read: {one_line(error)}") from None
+            unreadable_time = await rows.find_unreadable_time(self.conn, type_, table)
+            reason = unreadable_time or f"a row of {table} cannot be read: {one_line(error)}"
+            raise discrepancy(rule, reason) from None
 
 
 @asynccontextmanager
-async def database(address: str) -> AsyncIterator[Database]:
-    """Give the record at `address` as it stands now, whatever is recorded meanwhile."""
+async def open_database(address: str) -> AsyncIterator[DatabaseRecord]:
+    """Open the record of the database at `address`, as of now, in one snapshot."""
     async with pools.snapshot(address, "verify") as conn:
-        yield Database(conn)
+        yield DatabaseRecord(conn)
 
 
-class Api:
-    """The record that an API shows."""
+# The record of an API
 
-    open_mondays = False  # its questions hang on their batch
+
+class ApiRecord:
+    """The record that an API shows; its rows are read page by page."""
+
+    # The API shows questions only as part of their batch.
+    open_mondays = False
 
     def __init__(self, client: httpx.AsyncClient, url: str, sleep: Sleep) -> None:
-        self.client, self.url, self.sleep = client, url, sleep
-        self.shown = shown(url)
-        self._ends: dict[int, str] = {}  # the cursor after an entry, where a page ended
+        self.client = client
+        self.url = url
+        self.sleep = sleep
+        self.display_url = without_password(url)
+        # The cursors of pages that were read, by the number of their last entry. Entries after a
+        # number are read from the nearest page before it.
+        self._cursors: dict[int, str] = {}
 
     async def head(self) -> Head | None:
-        """Return what the service calls its newest entry."""
-        return await self._read("{ service { journalHead { seq hash } } }", _head)
+        """Return the number and the hash of the entry that the service calls its newest."""
+        return await self._query("{ service { journalHead { seq hash } } }", _to_head)
 
-    async def entries(self, after: int) -> AsyncGenerator[Row]:
-        """Give the entries after one, in their order."""
-        seq = max((seq for seq in self._ends if seq <= after), default=0)
-        start = self._ends.get(seq)
-        async for page in self._pages("journal", lambda entry: [journal.texts(entry)], start, first=_ENTRIES):
+    async def entries(self, after: int) -> AsyncGenerator[TextRow]:
+        """Yield the entries after the number `after`, in their order."""
+        seq = max((seq for seq in self._cursors if seq <= after), default=0)
+        pages = self._pages(
+            "journal",
+            _entry_texts,
+            after=self._cursors.get(seq),
+            first=_ENTRIES_PER_PAGE,
+        )
+        async for page in pages:
             for entry in page.rows:
                 seq += 1
                 if seq > after:
                     yield entry
-            self._ends[seq] = page.end
+            self._cursors[seq] = page.end
 
-    async def rows(self, known: State) -> AsyncGenerator[tuple[str, Row]]:
-        """Give the rows of every series' batches, and every ticker's readings, as far as the journal names them."""
-        asked: list[tuple[str, RowsOf, int, str]]
-        asked = [("batches", _rows_of, _BATCHES, series) for series in sorted(known.series)]
-        asked += [("closes", _close, _READINGS, ticker) for ticker in sorted(known.tickers)]
-        asked += [("splits", _split, _READINGS, ticker) for ticker in sorted(known.tickers)]
-        for field, rows_of, first, whose in asked:
-            async for page in self._pages(field, rows_of, first=first, whose=whose):
+    async def rows(self, state: JournalState) -> AsyncGenerator[TableRow]:
+        """Yield the rows of every series and ticker that the journal mentions."""
+        for series in sorted(state.series):
+            pages = self._pages("batches", _batch_rows, first=_BATCHES_PER_PAGE, parent=series)
+            async for page in pages:
                 for row in page.rows:
                     yield row
-                if field == "batches" and page.more:
-                    await self._refuse_second_batch(page.rows, whose)
+                if page.has_more:
+                    await self._refuse_second_batch(page.rows, series)
+        for field, to_rows in (("closes", _close_rows), ("splits", _split_rows)):
+            for ticker in sorted(state.tickers):
+                pages = self._pages(field, to_rows, first=_READINGS_PER_PAGE, parent=ticker)
+                async for page in pages:
+                    for row in page.rows:
+                        yield row
 
-    async def _refuse_second_batch(self, told: Sequence[tuple[str, Row]], series: str) -> None:
+    async def _refuse_second_batch(self, page: Sequence[TableRow], series: str) -> None:
         """
-        Ask for the last Monday of a page by its date: two batches of it are then told as damaged.
+        Raise Discrepancy if the last Monday of a page has two batches.
 
-        The cursor of a page is the date of its last Monday, so that the next page begins after both.
+        The cursor of a page is the date of its last Monday. So if a Monday had two batches, and one
+        of them were the last of a page, the next page would skip the other. A query for the date
+        finds both, and the API reports them as damaged.
         """
-        day = [row["run_date"] for table, row in told if table == "batches"][-1]
-        await self._read(_BATCH_ON, lambda data: data["batchOn"]["id"], day=day, series=series)
+        run_dates = [row["run_date"] for table, row in page if table == "batches"]
+        await self._query(
+            _BATCH_ON, lambda data: data["batchOn"]["id"], day=run_dates[-1], series=series
+        )
 
     async def _pages(
         self,
         field: str,
-        rows_of: Callable[[Node], Iterable[T]],
+        to_rows: Callable[[Node], Iterable[T]],
         after: str | None = None,
         *,
         first: int,
         **variables: object,
-    ) -> AsyncGenerator["Page[T]"]:
-        more, size = True, first
-        while more:
-            page, size = await self._page(field, rows_of, min(2 * size, first), after=after, **variables)
+    ) -> AsyncGenerator["_ResultPage[T]"]:
+        """Yield the pages of a list with at most `first` rows each, beginning after a cursor."""
+        has_more, size = True, first
+        while has_more:
+            # After a page that had to be smaller, the next one may be twice as large.
+            page, size = await self._page(
+                field, to_rows, min(2 * size, first), after=after, **variables
+            )
             if page.rows:
                 yield page
-            more, before, after = page.more, after, page.end
-            if more and after == before:
-                raise ConfigurationError(f"{self.shown} gives one page of `{field}` again and again.")
+            has_more = page.has_more
+            if has_more and page.end == after:
+                raise ConfigurationError(
+                    f"{self.display_url} returns the same page of `{field}` again and again."
+                )
+            after = page.end
 
     async def _page(
-        self, field: str, rows_of: Callable[[Node], Iterable[T]], first: int, **variables: object
-    ) -> tuple["Page[T]", int]:
-        """Return a page of at most `first` rows, or of half as many where the answer is too large, and how many."""
+        self, field: str, to_rows: Callable[[Node], Iterable[T]], first: int, **variables: object
+    ) -> tuple["_ResultPage[T]", int]:
+        """
+        Return a page, and the number of rows that was requested.
+
+        This is `first`, or less: as long as the answer is too large, the number is halved.
+        """
         while True:
             try:
-                page = await self._read(QUERIES[field], partial(_page, field, rows_of), first=first, **variables)
+                page = await self._query(
+                    QUERIES[field], partial(_to_page, field, to_rows), first=first, **variables
+                )
             except AnswerTooLargeError:
                 if first == 1:
                     raise
@@ -234,177 +321,246 @@ class Api:
             else:
                 return page, first
 
-    async def _read(self, query: str, read: Callable[[Any], T], **variables: object) -> T:
-        """Return what `read` makes of the data of an answer."""
-        answer = await self._ask(query, variables)
-        if answer.has_redirect_location:
-            target = shown(urljoin(self.url, answer.headers["Location"]))
-            raise ConfigurationError(f"{self.shown} leads to {printable(target)}: give that address.")
-        try:
-            if has_repeated_names(answer.text):
-                # Which of the two counts is not defined: another reader of the same answer may take the other one.
-                raise ConfigurationError(f"{self.shown} answers with an object that has two members of one name.")
-            said = msgspec.json.decode(answer.content)
-            if errors := said.get("errors"):
-                raise _error_of(self.shown, errors)
-            return read(said["data"])
-        except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
-            if answer.status_code >= 500:
-                raise ConfigurationError(
-                    f"{self.shown} failed to answer (status {answer.status_code}). Try again later."
-                ) from None
+    async def _query(self, query: str, convert: Callable[[Any], T], **variables: object) -> T:
+        """
+        Send a query, and return its data after `convert` was applied to it.
+
+        Raises Discrepancy if the API calls the record damaged, and ConfigurationError if the server
+        is not a usable API of this service.
+        """
+        response = await self._request(query, variables)
+        if response.has_redirect_location:
+            target = without_password(urljoin(self.url, response.headers["Location"]))
             raise ConfigurationError(
-                f"{self.shown} does not answer as Alpha Monday's API does (status {answer.status_code}). "
-                "Check the address: `--from` takes that of the service's first page, or of its /graphql."
-            ) from None
-
-    async def _ask(self, query: str, variables: Mapping[str, object]) -> httpx.Response:
-        """Return an answer; a server that is busy is asked again when it says."""
-        for left in reversed(range(_TRIES)):
-            try:
-                answer = await self._answer({"query": query, "variables": variables})
-            except BodyTooLong as error:
-                raise AnswerTooLargeError(str(error)) from None
-            except ProviderUnavailable as error:
-                raise ConfigurationError(str(error)) from None
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                reason = str(error).rstrip(".") or type(error).__name__
-                raise ConfigurationError(f"{self.shown} cannot be reached: {reason}.") from None
-            if answer.status_code not in _BUSY:
-                break
-            if not left:
+                f"{self.display_url} redirects to {escape_unprintable(target)}: use that address."
+            )
+        try:
+            if has_repeated_names(response.text):
+                # JSON does not define which of the two members counts: another reader of the same
+                # response may use the other one.
                 raise ConfigurationError(
-                    f"{self.shown} is busy (status {answer.status_code}): it was asked {_TRIES} times. Try again later."
+                    f"{self.display_url} answers with an object that has two members of one name."
                 )
-            told = answer.headers.get("Retry-After", "")
-            await self.sleep(min(float(told), _LONGEST_WAIT) if told.isdecimal() else _WAIT)
-        return answer
+            result = msgspec.json.decode(response.content)
+            if errors := result.get("errors"):
+                raise _to_exception(self.display_url, errors)
+            return convert(result["data"])
+        except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
+            raise self._unusable_response(response) from None
 
-    async def _answer(self, message: Mapping[str, object]) -> httpx.Response:
-        """Return an answer whose body was bounded while it was read, and whose text is UTF-8 whatever it says."""
-        async with self.client.stream("POST", self.url, json=message) as answer:
-            parts = bodies.bounded(answer.aiter_raw(), answer.headers, LARGEST_BODY, self.shown)
+    def _unusable_response(self, response: httpx.Response) -> ConfigurationError:
+        if response.status_code >= 500:
+            return ConfigurationError(
+                f"{self.display_url} failed to answer (status {response.status_code}). "
+                "Try again later."
+            )
+        return ConfigurationError(
+            f"{self.display_url} does not answer as Alpha Monday's API does (status "
+            f"{response.status_code}). Check the address: `--from` takes that of the service's "
+            "first page, or of its /graphql."
+        )
+
+    async def _request(self, query: str, variables: Mapping[str, object]) -> httpx.Response:
+        """Return a response. If the server is busy, the request is repeated after a wait."""
+        message = {"query": query, "variables": variables}
+        for attempt in range(1, _ATTEMPTS + 1):
+            response = await self._send(message)
+            if response.status_code not in _BUSY_STATUSES:
+                return response
+            if attempt < _ATTEMPTS:
+                await self.sleep(_wait_before_retry(response))
+        raise ConfigurationError(
+            f"{self.display_url} is busy (status {response.status_code}): it was asked {_ATTEMPTS} "
+            "times. Try again later."
+        )
+
+    async def _send(self, message: Mapping[str, object]) -> httpx.Response:
+        """Send a request and return its response; raise ConfigurationError if there is none."""
+        try:
+            return await self._read_response(message)
+        except BodyTooLong as error:
+            raise AnswerTooLargeError(str(error)) from None
+        except ProviderUnavailable as error:
+            raise ConfigurationError(str(error)) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = str(error).rstrip(".") or type(error).__name__
+            raise ConfigurationError(f"{self.display_url} cannot be reached: {reason}.") from None
+
+    async def _read_response(self, message: Mapping[str, object]) -> httpx.Response:
+        """
+        Send a request, and return its response with a body of limited length.
+
+        The returned response has only two of the headers. Without a Content-Type its text is
+        decoded as UTF-8, which JSON requires, even if the server names another encoding.
+        """
+        async with self.client.stream("POST", self.url, json=message) as response:
+            parts = bodies.bounded_parts(
+                response.aiter_raw(),
+                response.headers,
+                max_bytes=LARGEST_BODY,
+                sender=self.display_url,
+            )
             async with aclosing(parts):
                 content = b"".join([part async for part in parts])
-        kept = {name: answer.headers[name] for name in ("Location", "Retry-After") if name in answer.headers}
-        return httpx.Response(answer.status_code, headers=kept, content=content)
+        headers = {}
+        for name in ("Location", "Retry-After"):
+            if name in response.headers:
+                headers[name] = response.headers[name]
+        return httpx.Response(response.status_code, headers=headers, content=content)
+
+
+def _wait_before_retry(response: httpx.Response) -> float:
+    """Return how long to wait before a refused request is repeated, in seconds."""
+    retry_after = response.headers.get("Retry-After", "")
+    if not retry_after.isdecimal():
+        return _DEFAULT_WAIT
+    return min(float(retry_after), _MAX_WAIT)
 
 
 @asynccontextmanager
-async def api(url: str, sleep: Sleep) -> AsyncIterator[Api]:
-    """Give the record that the API at `url` shows, with or without its `/graphql`."""
-    url = _endpoint(url)
+async def open_api(url: str, sleep: Sleep) -> AsyncIterator[ApiRecord]:
+    """Open the record that the API at `url` shows; the address may lack its `/graphql`."""
+    url = _parse_address(url)
     try:
-        client = httpx.AsyncClient(timeout=_PATIENCE)
-    except (ValueError, OSError, httpx.InvalidURL) as error:  # a proxy's address, or a file of certificates
-        reason = one_line(error)
+        client = httpx.AsyncClient(timeout=_TIMEOUT)
+    except (ValueError, OSError, httpx.InvalidURL) as error:
+        # The address of a proxy is wrong, or a file of certificates.
         raise ConfigurationError(
-            f"{shown(url)} cannot be asked: {reason}. Check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and "
-            "SSL_CERT_DIR in the environment."
+            f"{without_password(url)} cannot be asked: {one_line(error)}. Check HTTP_PROXY, "
+            "HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR in the environment."
         ) from None
     async with client:
-        yield Api(client, url, sleep)
+        yield ApiRecord(client, url, sleep)
 
 
-def _error_of(shown: str, errors: Sequence[Node]) -> Exception:
-    """Return what to raise for the errors of an answer: a misfit, if they say that the record is damaged."""
+def _to_exception(display_url: str, errors: Sequence[Node]) -> Exception:
+    """Return the exception for an answer's errors: a Discrepancy if the record is damaged."""
     for error in errors:
-        if error.get("extensions", {}).get("code") == DAMAGED:
-            what = error["message"][:400].removeprefix(BEGINNING)
-            for advice in (ADVICE, "Run `alpha-monday verify`"):  # what an older server says
-                what, _, _ = what.partition(f". {advice}")
-            return misfit(Rule.ROW, f"the API calls the record damaged: {what.rstrip('.')}.")
-    said = f"{shown} refuses a query: {str(errors[0]['message'])[:200]!r}."
-    if any(error.get("extensions", {}).get("code") in _TOO_LARGE for error in errors):
-        return AnswerTooLargeError(said)
-    return ConfigurationError(said)
+        if _error_code(error) == DAMAGED_CODE:
+            damage = error["message"][:400].removeprefix(DAMAGE_PREFIX)
+            for advice in (DAMAGE_ADVICE, *_OLDER_DAMAGE_ADVICE):
+                damage, _, _ = damage.partition(f". {advice}")
+            return discrepancy(Rule.ROW, f"the API calls the record damaged: {damage.rstrip('.')}.")
+    message = f"{display_url} refuses a query: {str(errors[0]['message'])[:200]!r}."
+    if any(_error_code(error) in _TOO_LARGE_CODES for error in errors):
+        return AnswerTooLargeError(message)
+    return ConfigurationError(message)
 
 
-def _endpoint(text: str) -> str:
-    """Return the address of the API at an address that a person wrote; refuse one that cannot be asked."""
+def _error_code(error: Node) -> object:
+    return error.get("extensions", {}).get("code")
+
+
+def _parse_address(text: str) -> str:
+    """Return the address of an API's /graphql; raise ConfigurationError if it is unusable."""
     url = text.strip()
     try:
         parts = urlsplit(url)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, or an open bracket
-        fits = False
-    if not fits or re.search(r"\s", url) or not url.isprintable():
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        # The port is not a number, or a bracket is not closed.
+        is_usable = False
+    if not is_usable or re.search(r"\s", url) or not url.isprintable():
         raise ConfigurationError(
-            f"--from takes the http or https address of a service, not {_named(url)}; for example "
-            "--from https://alpha-monday.example or --from http://127.0.0.1:8080"
+            f"--from takes the http or https address of a service, not {_quote_address(url)}; for "
+            "example --from https://alpha-monday.example or --from http://127.0.0.1:8080"
         )
     if parts.query or parts.fragment:
-        raise ConfigurationError("--from takes the address of a service without ? and #, and what follows them.")
+        raise ConfigurationError(
+            "--from takes the address of a service without ? and #, and what follows them."
+        )
     url = url.rstrip("/#?")
-    return url if url.endswith(GRAPHQL) else f"{url}{GRAPHQL}"
+    if url.endswith(GRAPHQL):
+        return url
+    return f"{url}{GRAPHQL}"
 
 
-def _named(text: str) -> str:
-    """Return a text as a message may quote it: short, printable, without a password."""
-    hidden = re.sub(r"[^/@]*@", "", text)
-    return repr(printable(hidden)[:60])
+def _quote_address(text: str) -> str:
+    """Return a text for a message: short, printable, without a password."""
+    without_user = re.sub(r"[^/@]*@", "", text)
+    return repr(escape_unprintable(without_user)[:60])
 
 
-def shown(url: str) -> str:
-    """Return an address without its user and password."""
+def without_password(url: str) -> str:
+    """Return an address without its user, its password and its query."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-class Page(NamedTuple, Generic[T]):
-    """What a page holds, the cursor of its end, and whether more follows."""
+# How an API's answers become rows
+
+
+class _ResultPage(NamedTuple, Generic[T]):
+    """The rows of a page, the cursor of its end, and whether another page follows."""
 
     rows: list[T]
     end: str
-    more: bool
+    has_more: bool
 
 
-def _page(field: str, rows_of: Callable[[Node], Iterable[T]], data: Node) -> Page[T]:
-    page, info = data[field], data[field]["pageInfo"]
-    return Page([row for node in page["nodes"] for row in rows_of(node)], info["endCursor"], info["hasNextPage"])
+def _to_page(field: str, to_rows: Callable[[Node], Iterable[T]], data: Node) -> _ResultPage[T]:
+    page = data[field]
+    page_rows: list[T] = []
+    for node in page["nodes"]:
+        page_rows.extend(to_rows(node))
+    page_info = page["pageInfo"]
+    return _ResultPage(page_rows, page_info["endCursor"], page_info["hasNextPage"])
 
 
-def _head(data: Node) -> Head | None:
+def _to_head(data: Node) -> Head | None:
     head = data["service"]["journalHead"]
-    return (int(head["seq"]), str(head["hash"])) if head else None
+    if not head:
+        return None
+    return int(head["seq"]), str(head["hash"])
 
 
-def _rows_of(batch: Node) -> Iterable[tuple[str, Row]]:
-    """Yield a batch and every row that hangs on it."""
-    yield _row("batches", batch)
-    whose = {"batch_id": batch["id"]}
+def _entry_texts(entry: Node) -> Iterable[TextRow]:
+    return [journal.to_texts(entry)]
+
+
+def _batch_rows(batch: Node) -> Iterable[TableRow]:
+    """Yield a batch and every row that belongs to it."""
+    yield _to_row("batches", batch)
     for question in batch["generations"]:
-        yield _row("generations", question, series=batch["series"], run_date=batch["runDate"])
+        yield _to_row("generations", question, series=batch["series"], run_date=batch["runDate"])
     for pick in batch["picks"]:
-        yield _row("picks", pick, **whose)
+        yield _to_row("picks", pick, batch_id=batch["id"])
     for checkpoint in batch["checkpoints"]:
-        yield _row("checkpoints", checkpoint, **whose)
-        for table, field in (("pick_checkpoint_metrics", "metrics"), ("corrections", "corrections")):
-            for node in checkpoint[field]:
-                yield _row(table, node, checkpoint_id=checkpoint["id"])
+        yield _to_row("checkpoints", checkpoint, batch_id=batch["id"])
+        for metric in checkpoint["metrics"]:
+            yield _to_row("pick_checkpoint_metrics", metric, checkpoint_id=checkpoint["id"])
+        for correction in checkpoint["corrections"]:
+            yield _to_row("corrections", correction, checkpoint_id=checkpoint["id"])
 
 
-def _close(node: Node) -> Iterable[tuple[str, Row]]:
-    return [_row("closes", node)]
+def _close_rows(node: Node) -> Iterable[TableRow]:
+    return [_to_row("closes", node)]
 
 
-def _split(node: Node) -> Iterable[tuple[str, Row]]:
-    return [_row("splits", node)]
+def _split_rows(node: Node) -> Iterable[TableRow]:
+    return [_to_row("splits", node)]
 
 
-def _row(table: str, node: Node, **whose: str) -> tuple[str, Row]:
-    """Return the row that an answer's object shows; `whose` are the columns that hang on where it stood."""
-    row: dict[str, object] = dict(whose)
+def _to_row(table: str, node: Node, **parent_columns: str) -> TableRow:
+    """
+    Return the row that an object of an answer shows, with its table.
+
+    `parent_columns` are the columns that the object does not have, because they follow from the
+    object that contains it.
+    """
+    row: dict[str, object] = dict(parent_columns)
     for column in TABLES[table].__struct_fields__:
-        if column not in whose:
-            value = node[_name(column)]
-            row[column] = value["id"] if value and column in _LINKS else value
+        if column in parent_columns:
+            continue
+        value = node[_field_name(column)]
+        row[column] = value["id"] if value and column in _LINKS else value
     if "status" in row:
-        row["status"] = str(row["status"]).lower()  # enums' names are in capitals, the record's words are not
-    return table, journal.texts(row)
+        # The values of an enum are in capitals in the API, and in small letters in the record.
+        row["status"] = str(row["status"]).lower()
+    return table, journal.to_texts(row)
 
 
-# The columns that an API shows as another object with an id.
+# The columns that the API shows as another object with an id.
 _LINKS = {
     "pick_id",
     "close_id",
@@ -415,37 +571,60 @@ _LINKS = {
 }
 
 
-def _name(column: str) -> str:
-    """Return the name of a column's field in the API."""
-    first, *others = column.removesuffix("_id" if column in _LINKS else "").split("_")
+def _field_name(column: str) -> str:
+    """Return the name of a column's field in the API, for example `close` for close_id."""
+    name = column
+    if column in _LINKS:
+        name = column.removesuffix("_id")
+    first, *others = name.split("_")
     return first + "".join(map(str.capitalize, others))
 
 
-def _fields(table: str, *less: str) -> str:
-    columns = [column for column in TABLES[table].__struct_fields__ if column not in less]
-    return " ".join(f"{_name(column)} {{ id }}" if column in _LINKS else _name(column) for column in columns)
+# The queries
 
 
-def _query(field: str, fields: str, whose: str = "") -> str:
-    """Return the query for a page of a list; `whose` is the argument that chooses among several."""
-    declared, given = (", $whose: String!", f", {whose}: $whose") if whose else ("", "")
+def _fields(table: str, *left_out: str) -> str:
+    """Return a selection of all columns of a table, except those that are left out."""
+    fields = []
+    for column in TABLES[table].__struct_fields__:
+        if column in left_out:
+            continue
+        name = _field_name(column)
+        fields.append(f"{name} {{ id }}" if column in _LINKS else name)
+    return " ".join(fields)
+
+
+def _list_query(field: str, fields: str, parent: str = "") -> str:
+    """
+    Return the query for a page of a list.
+
+    `parent` is the name of the argument that chooses a series or a ticker.
+    """
+    declaration = argument = ""
+    if parent:
+        declaration = ", $parent: String!"
+        argument = f", {parent}: $parent"
     page = f"nodes {{ {fields} }} pageInfo {{ hasNextPage endCursor }}"
-    asked = f"{field}(first: $first, after: $after{given}) {{ {page} }}"
-    return f"query($first: Int!, $after: String{declared}) {{ {asked} }}"
+    selection = f"{field}(first: $first, after: $after{argument}) {{ {page} }}"
+    return f"query($first: Int!, $after: String{declaration}) {{ {selection} }}"
 
 
 _CHECKPOINT = (
-    f"{_fields('checkpoints', 'batch_id')} metrics {{ {_fields('pick_checkpoint_metrics', 'checkpoint_id')} }} "
+    f"{_fields('checkpoints', 'batch_id')} "
+    f"metrics {{ {_fields('pick_checkpoint_metrics', 'checkpoint_id')} }} "
     f"corrections {{ {_fields('corrections', 'checkpoint_id')} }}"
 )
 _BATCH = (
-    f"{_fields('batches')} generations {{ {_fields('generations', 'series', 'run_date')} }} "
+    f"{_fields('batches')} "
+    f"generations {{ {_fields('generations', 'series', 'run_date')} }} "
     f"picks {{ {_fields('picks', 'batch_id')} }} checkpoints {{ {_CHECKPOINT} }}"
 )
-_BATCH_ON = "query($day: Date!, $series: String!) { batchOn(runDate: $day, series: $series) { id } }"
+_BATCH_ON = (
+    "query($day: Date!, $series: String!) { batchOn(runDate: $day, series: $series) { id } }"
+)
 QUERIES = {
-    "journal": _query("journal", "seq kind at content previous hash"),
-    "batches": _query("batches", _BATCH, "series"),
-    "closes": _query("closes", _fields("closes"), "ticker"),
-    "splits": _query("splits", _fields("splits"), "ticker"),
+    "journal": _list_query("journal", "seq kind at content previous hash"),
+    "batches": _list_query("batches", _BATCH, parent="series"),
+    "closes": _list_query("closes", _fields("closes"), parent="ticker"),
+    "splits": _list_query("splits", _fields("splits"), parent="ticker"),
 }

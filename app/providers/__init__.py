@@ -1,1 +1,1 @@
-"""Where ideas and prices come from: one module per vendor, complete; and the ledger that keeps their limits."""
+"""Clients of vendors (the model, prices, webhooks), and the ledger that enforces their limits."""

@@ -1,21 +1,23 @@
 """
-Prices from Alpha Vantage: raw daily bars, one request per ticker; and the splits that it lists.
+A client of Alpha Vantage: raw daily bars, one request per ticker, and the splits that it lists.
 
-`TIME_SERIES_DAILY` (`outputsize=compact`) is the latest 100 raw bars, each with its own date; `SPLITS` is a ticker's
-splits, and it seems its spin-offs, with factors of four decimals. What an answer means is in
-`app/providers/alpha_vantage_answers.py`. The text of the daily-quota notice echoes the key, so every provider text is
-redacted before it goes anywhere.
+`TIME_SERIES_DAILY` with `outputsize=compact` returns the latest 100 raw bars, each with its own
+date. `SPLITS` returns a ticker's splits, and apparently its spin-offs, with factors of four
+decimals. `app/providers/alpha_vantage_answers.py` interprets the responses.
+
+The notice about the daily quota repeats the key, so every text of the provider is redacted before
+it leaves this module.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from time import monotonic
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeVar
 
 import httpx
 import structlog
@@ -24,7 +26,7 @@ from msgspec.structs import replace
 
 from app.domain.calendar import Clock
 from app.domain.model import Bar
-from app.domain.text import quotable
+from app.domain.text import redact_for_record
 from app.errors import (
     AlphaMondayError,
     ConfigurationError,
@@ -35,9 +37,22 @@ from app.errors import (
     UnknownTicker,
 )
 from app.providers import bodies
-from app.providers.alpha_vantage_answers import Listed, SaysUnknown, read_bars, read_splits
-from app.providers.rate_limiter import IN_FLIGHT, REST, Grant, Ledger, Outcome, Shared, UnreadableRow
-from app.providers.retry_after import asked_to_wait
+from app.providers.alpha_vantage_answers import (
+    ListedSplit,
+    MaybeUnknownTicker,
+    read_bars,
+    read_splits,
+)
+from app.providers.rate_limiter import (
+    COOLDOWN,
+    MAX_IN_FLIGHT,
+    AlreadyAnswered,
+    Grant,
+    RequestLedger,
+    RequestOutcome,
+    UnreadableRow,
+)
+from app.providers.retry_after import parse_retry_after
 
 BASE_URL = "https://www.alphavantage.co"
 DAILY = "TIME_SERIES_DAILY"
@@ -45,31 +60,45 @@ SPLITS = "SPLITS"
 SOURCE = "alphavantage TIME_SERIES_DAILY"
 SPLITS_SOURCE = "alphavantage SPLITS"
 
-# Leave that is older than so many seconds is not used: whoever slept on it would collide with what was granted since.
-LEAVE_LASTS = 1.0
+# A grant older than this is not used: if the process was suspended after the grant, its request
+# would collide with requests that the ledger has granted since.
+GRANT_LIFETIME_SECONDS = 1.0
 
-ATTEMPTS = 5
-LONGEST_PAUSE = 60.0
-# In seconds: together more than three minutes.
-_PAUSES_IF_UNKNOWN = (5.0, 15.0, 60.0, 120.0)
+MAX_ATTEMPTS = 5
+_MAX_PAUSE_SECONDS = 60.0
+# The pauses between attempts for a ticker that seems to be unknown: more than three minutes in all.
+_UNKNOWN_TICKER_PAUSES = (5.0, 15.0, 60.0, 120.0)
 _TIME_LIMIT = 30.0
-# In bytes. What is asked for is some 20 KB; the whole history of a ticker, which a server that ignores a parameter
-# sends, is one or two million.
-LARGEST_BODY = 5_000_000
-_LONGEST_TEXT = 300
+# In bytes. The expected body is some 20 KB. A server that ignores `outputsize` sends the whole
+# history of a ticker, which is one or two million bytes and still readable.
+MAX_BODY_BYTES = 5_000_000
+_MAX_TEXT_LENGTH = 300
 
 T = TypeVar("T")
-# What makes rows of a body, given the ticker, the key and the time; and those that cannot be read.
-Reader: TypeAlias = Callable[[bytes, str, str, datetime], tuple[list[T], list[UnreadableRow]]]
+
+
+class RowReader(Protocol[T]):
+    """A function that returns the rows of a body, and the rows of it that cannot be read."""
+
+    def __call__(
+        self, body: bytes, ticker: str, key: str, now: datetime
+    ) -> tuple[list[T], list[UnreadableRow]]:
+        """Return the rows of a response about `ticker`, without `key` in any text."""
+
 
 log = structlog.get_logger()
 
-# httpx tells every address at INFO, and ours hold the key; whoever sets up the logs need not know that.
+# httpx logs every address at INFO, and ours contain the key. The filter is set here, so that it
+# holds however the process configures its logging.
 logging.getLogger("httpx").addFilter(lambda record: "apikey=" not in record.getMessage())
 
 
-class Answer(Struct, frozen=True):
-    """The bars of one ticker, oldest first, the rows that cannot be read, and the grant that is still to be settled."""
+class BarsAnswer(Struct, frozen=True):
+    """
+    The bars of one ticker, oldest first, and the rows that cannot be read.
+
+    The caller has to store the outcome of the request under `grant`.
+    """
 
     grant: Grant
     bars: list[Bar]
@@ -77,174 +106,266 @@ class Answer(Struct, frozen=True):
 
 
 class SplitsAnswer(Struct, frozen=True):
-    """The splits that are listed for one ticker, oldest first; otherwise as Answer."""
+    """
+    The splits that are listed for one ticker, oldest first, and the rows that cannot be read.
+
+    The caller has to store the outcome of the request under `grant`.
+    """
 
     grant: Grant
-    splits: list[Listed]
+    splits: list[ListedSplit]
     unreadable: list[UnreadableRow] = []
 
 
 class AlphaVantage:
-    """A client of one key, within its limits."""
+    """A client for one key, within the limits of its ledger."""
 
-    def __init__(self, key: str, ledger: Ledger, clock: Clock, base_url: str = "", attempts: int = ATTEMPTS) -> None:
-        self.key, self.ledger, self.clock, self.attempts = key, ledger, clock, attempts
+    def __init__(
+        self,
+        key: str,
+        ledger: RequestLedger,
+        clock: Clock,
+        base_url: str = "",
+        attempts: int = MAX_ATTEMPTS,
+    ) -> None:
+        self.key = key
+        self.ledger = ledger
+        self.clock = clock
+        self.attempts = attempts
         self.base_url = (base_url or BASE_URL).rstrip("/")
-        # A cookie that is not ASCII would be kept, and every later request fail with it.
         self.http = httpx.AsyncClient(
             timeout=httpx.Timeout(10.0),
             follow_redirects=False,
+            # No cookies: the client would store one that is not ASCII, and every later request
+            # would fail.
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             headers=bodies.HEADERS,
         )
-        self._slots = asyncio.Semaphore(IN_FLIGHT)
-        self._spelling: dict[str, str] = {}
+        self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._spellings: dict[str, str] = {}
 
     async def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         await self.http.aclose()
 
-    async def bars(self, ticker: str, since: datetime, begun: datetime | None = None) -> Answer | Shared:
+    async def bars(
+        self, ticker: str, since: datetime, needed_since: datetime | None = None
+    ) -> BarsAnswer | AlreadyAnswered:
         """
-        Return the latest bars of `ticker`, or that another job got them after `since` and has stored them.
+        Return the latest bars of `ticker`, or AlreadyAnswered if any job got them after `since`.
 
-        The caller settles the answer's grant in the transaction that stores the bars. Raises ConfigurationError,
-        QuotaSpent, and after the last attempt ProviderBusy or ProviderUnavailable; UnknownTicker when all said so.
-        The attempts of all jobs since `begun`, when the bars were first needed, count together: a job that comes after
-        the last has one.
+        In the second case that job has stored the bars. The caller stores the outcome of a
+        BarsAnswer in the transaction that stores its bars.
+
+        `needed_since` is when the bars were first needed (default: `since`). The attempts of all
+        jobs and processes since then count together. A job that starts when all attempts are used
+        up still makes one.
+
+        Raises ConfigurationError and QuotaSpent. After the last attempt it raises ProviderBusy or
+        ProviderUnavailable, or UnknownTicker if in every attempt the provider answered that it does
+        not know the ticker.
         """
-        answer = await self._asked(DAILY, ticker, since, begun or since, read_bars)
-        return answer if isinstance(answer, Shared) else Answer(*answer)
+        answer = await self._request(
+            DAILY,
+            ticker=ticker,
+            since=since,
+            needed_since=needed_since or since,
+            reader=read_bars,
+        )
+        if isinstance(answer, AlreadyAnswered):
+            return answer
+        return BarsAnswer(*answer)
 
-    async def splits(self, ticker: str, since: datetime, begun: datetime | None = None) -> SplitsAnswer | Shared:
+    async def splits(
+        self, ticker: str, since: datetime, needed_since: datetime | None = None
+    ) -> SplitsAnswer | AlreadyAnswered:
         """
-        Return the splits that are listed for `ticker`; otherwise as `bars`.
+        Return the splits that are listed for `ticker`; parameters and errors are those of `bars`.
 
-        Never raises UnknownTicker: splits are asked for only of tickers that had bars.
+        It never raises UnknownTicker: splits are requested only for tickers that had bars.
         """
-        answer = await self._asked(SPLITS, ticker, since, begun or since, read_splits)
-        return answer if isinstance(answer, Shared) else SplitsAnswer(*answer)
+        answer = await self._request(
+            SPLITS,
+            ticker=ticker,
+            since=since,
+            needed_since=needed_since or since,
+            reader=read_splits,
+        )
+        if isinstance(answer, AlreadyAnswered):
+            return answer
+        return SplitsAnswer(*answer)
 
-    async def _asked(
-        self, function: str, ticker: str, since: datetime, begun: datetime, reader: Reader[T]
-    ) -> tuple[Grant, list[T], list[UnreadableRow]] | Shared:
+    async def _request(
+        self,
+        function: str,
+        *,
+        ticker: str,
+        since: datetime,
+        needed_since: datetime,
+        reader: RowReader[T],
+    ) -> tuple[Grant, list[T], list[UnreadableRow]] | AlreadyAnswered:
         while True:
-            symbol = await self._spelling_of(function, ticker, begun)
-            permit = await self.ledger.permit(function, ticker, since)
-            if isinstance(permit, Shared):
-                return permit
+            symbol = await self._choose_spelling(function, ticker, needed_since)
+            grant = await self.ledger.acquire(function, ticker, since)
+            if isinstance(grant, AlreadyAnswered):
+                return grant
             try:
-                async with self._outcome_of(permit):
-                    return permit, *await self._read(function, ticker, symbol, reader, permit)
+                async with self._storing_failures(grant):
+                    rows, unreadable = await self._read(
+                        function, ticker=ticker, symbol=symbol, reader=reader, grant=grant
+                    )
+                    return grant, rows, unreadable
             except (ProviderBusy, ProviderUnavailable) as error:
-                # The ledger's count outlives a wait for quota, and this process.
-                failures = await self.ledger.failures(function, ticker, begun)
+                # The attempts are counted in the ledger, because the count must survive a wait for
+                # quota and the end of this process.
+                failures = await self.ledger.failures(function, ticker, needed_since)
                 if len(failures) >= self.attempts:
-                    raise _in_the_end(function, ticker, failures, error) from None
+                    raise _final_error(
+                        function, ticker=ticker, failures=failures, error=error
+                    ) from None
                 pause = _pause(len(failures), error)
                 log.info(
-                    "provider asked again soon", ticker=ticker, attempt=len(failures), reason=str(error), pause=pause
+                    "provider request failed, retrying",
+                    ticker=ticker,
+                    attempt=len(failures),
+                    reason=str(error),
+                    pause=pause,
                 )
                 await self.clock.sleep(pause)
 
     @asynccontextmanager
-    async def _outcome_of(self, grant: Grant) -> AsyncIterator[None]:
-        """Write down the outcome of a request that failed; that of an answer is the caller's to write."""
+    async def _storing_failures(self, grant: Grant) -> AsyncIterator[None]:
+        """Store the outcome of the request if it fails. The caller stores that of a success."""
         try:
             yield
-        except QuotaSpent as spent:
-            await self.ledger.fail(grant, Outcome.QUOTA_SPENT, spent.at)
+        except QuotaSpent as error:
+            await self.ledger.store_failure(grant, RequestOutcome.QUOTA_SPENT, error.at)
             raise
-        except ProviderBusy as busy:
-            # An hour at most, whatever it says: one odd answer must not cost a Monday.
-            longest = self.clock.now() + REST
-            await self.ledger.fail(grant, Outcome.FAILED, busy.until and min(busy.until, longest))
+        except ProviderBusy as error:
+            # The pause is at most an hour, even if the response asks for a longer one: one wrong
+            # response must not cost a Monday.
+            latest = self.clock.now() + COOLDOWN
+            paused_until = error.until and min(error.until, latest)
+            await self.ledger.store_failure(grant, RequestOutcome.FAILED, paused_until)
             raise
         except ConfigurationError:
-            await self.ledger.fail(grant, Outcome.REFUSED)
+            await self.ledger.store_failure(grant, RequestOutcome.REJECTED)
             raise
-        except SaysUnknown:
-            await self.ledger.fail(grant, Outcome.UNKNOWN)
+        except MaybeUnknownTicker:
+            await self.ledger.store_failure(grant, RequestOutcome.UNKNOWN_TICKER)
             raise
         except AlphaMondayError:
-            await self.ledger.fail(grant, Outcome.FAILED)
+            await self.ledger.store_failure(grant, RequestOutcome.FAILED)
             raise
 
     async def _read(
-        self, function: str, ticker: str, symbol: str, reader: Reader[T], grant: Grant
+        self, function: str, *, ticker: str, symbol: str, reader: RowReader[T], grant: Grant
     ) -> tuple[list[T], list[UnreadableRow]]:
-        size = {"outputsize": "compact"} if function == DAILY else {}
-        body = await self._get({"function": function, "symbol": symbol, **size}, grant)
+        """Send one request, and return the rows of its response."""
+        parameters = {"function": function, "symbol": symbol}
+        if function == DAILY:
+            parameters["outputsize"] = "compact"
+        body = await self._get(parameters, grant)
         try:
-            rows, unreadable = reader(body, ticker, self.key, self.clock.now())
-        except ProviderUnavailable as error:  # it may quote what was answered
-            raise type(error)(self._quotable(str(error))) from None
-        self._spelling[ticker] = symbol
-        return rows, [replace(row, reason=self._quotable(row.reason)) for row in unreadable]
+            rows, unreadable = reader(body, ticker, key=self.key, now=self.clock.now())
+        except ProviderUnavailable as error:
+            # The error may quote the response.
+            raise type(error)(self._redact(str(error))) from None
+        # The response could be read, so this spelling is right.
+        self._spellings[ticker] = symbol
+        return rows, [replace(row, reason=self._redact(row.reason)) for row in unreadable]
 
-    def _quotable(self, text: str) -> str:
-        return quotable(text, [self.key])[:_LONGEST_TEXT]
+    def _redact(self, text: str) -> str:
+        return redact_for_record(text, [self.key])[:_MAX_TEXT_LENGTH]
 
-    async def _spelling_of(self, function: str, ticker: str, begun: datetime) -> str:
+    async def _choose_spelling(self, function: str, ticker: str, needed_since: datetime) -> str:
         """
-        Return how to ask for `ticker`: a class share with a dash, or with a dot if that is what worked last.
+        Return the spelling of `ticker` for the next request.
 
-        Each time that the provider did not know it, the next attempt has the other spelling.
+        Only class shares such as BRK.B have two: with a dash, and with a dot. The first attempt
+        uses the spelling that worked last. Whenever the provider answers that the ticker is
+        unknown, the next attempt uses the other spelling.
         """
         spellings = [ticker.replace(".", "-"), ticker]
         if spellings[0] == ticker:
             return ticker
-        if self._spelling.get(ticker) == ticker:
+        if self._spellings.get(ticker) == ticker:
             spellings.reverse()
-        unknown = (await self.ledger.failures(function, ticker, begun)).count(Outcome.UNKNOWN)
-        return spellings[unknown % 2]
+        failures = await self.ledger.failures(function, ticker, needed_since)
+        return spellings[failures.count(RequestOutcome.UNKNOWN_TICKER) % 2]
 
     async def _get(self, parameters: dict[str, str], grant: Grant) -> bytes:
+        """Send a request, and return the body of its response."""
         try:
             async with self._slots, asyncio.timeout(_TIME_LIMIT):
                 request = self.http.build_request(
                     "GET", f"{self.base_url}/query", params={**parameters, "apikey": self.key}
                 )
-                if monotonic() - grant.at > LEAVE_LASTS:
-                    raise ProviderUnavailable("This process stood still between its leave to ask and the request.")
+                # Checked directly before the request is sent, because the process may have been
+                # suspended at any point before.
+                if monotonic() - grant.granted_at_monotonic > GRANT_LIFETIME_SECONDS:
+                    raise ProviderUnavailable(
+                        "This process stood still between its leave to ask and the request."
+                    )
                 response = await self.http.send(request, stream=True)
                 try:
-                    return await _body(response, self.clock.now())
+                    return await _read_body(response, self.clock.now())
                 finally:
                     await response.aclose()
         except TimeoutError:
-            raise ProviderUnavailable(f"Alpha Vantage did not answer within {_TIME_LIMIT:.0f} s.") from None
+            raise ProviderUnavailable(
+                f"Alpha Vantage did not answer within {_TIME_LIMIT:.0f} s."
+            ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            # The error's own text may hold the address, and with it the key.
-            raise ProviderUnavailable(f"Alpha Vantage cannot be reached ({type(error).__name__}).") from None
+            # Only the class is named: the error's own text may contain the address, and so the key.
+            raise ProviderUnavailable(
+                f"Alpha Vantage cannot be reached ({type(error).__name__})."
+            ) from None
 
 
 def _pause(failures: int, error: ProviderError) -> float:
     """
-    Return how long to wait before the next attempt.
+    Return the seconds to wait before the next attempt, with jitter.
 
-    An answer that the ticker is unknown is given time: a minute of nonsense must not become a fact.
+    If the provider answered that the ticker is unknown, the pauses are longer: it may give this
+    answer wrongly for a minute, and the record must not store it as a fact.
     """
-    if isinstance(error, SaysUnknown):
-        return _PAUSES_IF_UNKNOWN[failures - 1] * random.uniform(0.9, 1.1)  # noqa: S311
-    return min(LONGEST_PAUSE, 2.0**failures) * random.uniform(0.5, 1)  # noqa: S311
+    if isinstance(error, MaybeUnknownTicker):
+        return _UNKNOWN_TICKER_PAUSES[failures - 1] * random.uniform(0.9, 1.1)  # noqa: S311
+    return min(_MAX_PAUSE_SECONDS, 2.0**failures) * random.uniform(0.5, 1)  # noqa: S311
 
 
-def _in_the_end(function: str, ticker: str, failures: Sequence[str], error: ProviderError) -> ProviderError:
-    """Return what to raise after the last attempt: that the ticker is unknown only if every attempt said so."""
-    if not isinstance(error, SaysUnknown):
+def _final_error(
+    function: str, *, ticker: str, failures: Sequence[str], error: ProviderError
+) -> ProviderError:
+    """
+    Return the error to raise after the last attempt.
+
+    It is UnknownTicker only if the provider gave that answer to every attempt.
+    """
+    if not isinstance(error, MaybeUnknownTicker):
         return error
-    if function == DAILY and set(failures[:ATTEMPTS]) == {Outcome.UNKNOWN}:
+    if function == DAILY and set(failures[:MAX_ATTEMPTS]) == {RequestOutcome.UNKNOWN_TICKER}:
         return UnknownTicker(f"Alpha Vantage does not know {ticker}.", ticker)
     return ProviderUnavailable(str(error))
 
 
-async def _body(response: httpx.Response, now: datetime) -> bytes:
-    until = asked_to_wait(response.headers.get("Retry-After", ""), now)
+async def _read_body(response: httpx.Response, now: datetime) -> bytes:
+    """
+    Return the body of a response with status 200.
+
+    Raises ProviderBusy or ProviderUnavailable if the status is another one.
+    """
+    until = parse_retry_after(response.headers.get("Retry-After", ""), now)
     if response.status_code == 429 or (response.status_code == 503 and until):
         raise ProviderBusy(f"Alpha Vantage answered {response.status_code}.", until)
     if response.status_code != 200:
         raise ProviderUnavailable(f"Alpha Vantage answered {response.status_code}.")
-    parts = bodies.bounded(response.aiter_raw(), response.headers, LARGEST_BODY, "Alpha Vantage")
+    parts = bodies.bounded_parts(
+        response.aiter_raw(),
+        headers=response.headers,
+        max_bytes=MAX_BODY_BYTES,
+        sender="Alpha Vantage",
+    )
     async with aclosing(parts):
         return b"".join([part async for part in parts])

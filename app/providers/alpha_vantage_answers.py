@@ -1,17 +1,21 @@
 """
-What an answer of Alpha Vantage means: pure functions of its bytes.
+The interpretation of Alpha Vantage's responses: pure functions of their bytes.
 
-Every answer is HTTP 200, errors included, so only the members tell what it is. Three rules decide:
+Alpha Vantage reports its own errors with HTTP 200, too, so only the members of the JSON object tell
+data, a notice and an error apart. There are three rules:
 
-- Data that can be read counts, whatever stands beside it. A row that cannot be read concerns its own day alone.
-- Only what proves that asking again is of no use is a ConfigurationError: the key is invalid, or the function is for
-  premium keys. Alpha Vantage advertises its premium plans in every notice, so that word alone proves nothing.
-- An answer that it does not know the ticker, or an empty one, proves nothing by itself (see SaysUnknown).
+- Readable data is used, even if the response contains a notice as well. A row that cannot be read
+  affects only its own day.
+- A ConfigurationError is raised only if the notice proves that the same request will fail again:
+  the key is invalid, or the function is for premium keys. Alpha Vantage advertises its premium
+  plans in every notice, so the word "premium" alone proves nothing.
+- One response that says that the ticker is unknown, or is empty, proves nothing (see
+  MaybeUnknownTicker).
 """
 
 import decimal
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import reduce
@@ -25,74 +29,106 @@ from msgspec.structs import replace
 from app.domain import splits
 from app.domain.calendar import NEW_YORK
 from app.domain.model import Bar
-from app.domain.returns import CONTEXT, described, price
-from app.domain.text import quotable
+from app.domain.returns import DECIMAL_CONTEXT, describe_value, parse_price
+from app.domain.text import redact_for_record
 from app.domain.untrusted_json import AMBIGUOUS, decode
-from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable, QuotaSpent
-from app.providers.rate_limiter import REST, UnreadableRow
+from app.errors import (
+    AlphaMondayError,
+    ConfigurationError,
+    ProviderBusy,
+    ProviderUnavailable,
+    QuotaSpent,
+)
+from app.providers.rate_limiter import COOLDOWN, UnreadableRow
 
+# Members of a response.
 _BARS = "Time Series (Daily)"
 _SPLITS = "data"
-_ABOUT = "Meta Data"
-_NAMES_OF_A_SYMBOL = ("symbol", "ticker")
+_META_DATA = "Meta Data"
+_SYMBOL_MEMBERS = ("symbol", "ticker")
 
-_LONGEST_NOTICE = 200
-# What a notice means is said at its beginning; the longest one that is known has some 400 characters.
-_LONGEST_READ = 2000
-# Two events of one date never came so near to each other; two roundings of one event do.
-_NEARLY = Decimal("0.005")
-# More than the longest factor that is read (`app.domain.returns.price`).
-_MOST_DIGITS = 300
-_LIKE_A_DAY = re.compile(r"\s*([0-9]{4})[-/. ]?([0-9]{1,2})[-/. ]?([0-9]{1,2})(?![0-9])")
-# More rows than that are no slip any more: the answer is not what was asked for.
-_MOST_UNREADABLE = 1000
+_MAX_NOTICE_LENGTH = 200
+# The meaning of a notice is in its first sentences; the longest known one has some 400 characters.
+_MAX_NOTICE_READ = 2000
+# Two factors of one date whose relative difference is smaller are two roundings of one event. No
+# two different events of one date are known whose factors were so close.
+_ROUNDING_TOLERANCE = Decimal("0.005")
+# Digits of precision, more than the longest factor that `app.domain.returns.parse_price` reads.
+_ROUNDING_PRECISION = 300
+_DATE_IN_OTHER_SPELLING = re.compile(
+    r"\s*([0-9]{4})[-/. ]?([0-9]{1,2})[-/. ]?([0-9]{1,2})(?![0-9])"
+)
+# A response with more unreadable rows than this is refused: it is not what was requested.
+_MAX_UNREADABLE = 1000
 
 Row = TypeVar("Row")
 
 
-class SaysUnknown(ProviderUnavailable):
+class MaybeUnknownTicker(ProviderUnavailable):
     """
-    The answer says that the ticker is unknown, or says nothing at all.
+    The response says that the ticker is unknown, or contains nothing.
 
-    Alpha Vantage also says so of tickers that it knows, for a minute or an hour: only the same answer again and again
-    makes a fact of it.
+    At times Alpha Vantage sends such a response for a minute or an hour about tickers that it
+    knows. Only the same response in every attempt proves that the ticker is unknown.
     """
 
 
-class Listed(Struct, frozen=True):
-    """A date's splits as they were listed: `text` has the factors as written, `factor` is what they mean."""
+class ListedSplit(Struct, frozen=True):
+    """
+    All splits of one date.
+
+    `text` has the factors as the provider wrote them, `factor` is their product.
+    """
 
     effective_date: date
     factor: Decimal
     text: str
 
 
-def read_bars(body: bytes, ticker: str, key: str, now: datetime) -> tuple[list[Bar], list[UnreadableRow]]:
-    """Return the bars of an answer, oldest first, and the rows that cannot be read; or raise what it is instead."""
-    answer = _object(body, ticker)
+def read_bars(
+    body: bytes, ticker: str, key: str, now: datetime
+) -> tuple[list[Bar], list[UnreadableRow]]:
+    """
+    Return the bars of a response, oldest first, and the rows that cannot be read.
+
+    If there are no bars, raises the error that the response reports. `key` is removed from its
+    text.
+    """
+    answer = _decode_object(body, ticker)
     try:
         _refuse_other_symbol(answer, ticker)
-        return _bars(answer, ticker)
+        return _read_bars(answer, ticker)
     except ProviderUnavailable as error:
-        raise _notice(answer, ticker, key, now) or error from None
+        # A notice, if there is one, says why there are no bars.
+        notice = _parse_notice(answer, ticker=ticker, key=key, now=now)
+        raise notice or error from None
 
 
-def read_splits(body: bytes, ticker: str, key: str, now: datetime) -> tuple[list[Listed], list[UnreadableRow]]:
-    """Return the splits of an answer, oldest first, and the rows that cannot be read; or raise what it is instead."""
-    answer = _object(body, ticker)
+def read_splits(
+    body: bytes, ticker: str, key: str, now: datetime
+) -> tuple[list[ListedSplit], list[UnreadableRow]]:
+    """
+    Return the splits of a response, oldest first, and the rows that cannot be read.
+
+    If there is no list of splits, raises the error that the response reports. `key` is removed from
+    its text.
+    """
+    answer = _decode_object(body, ticker)
     try:
         _refuse_other_symbol(answer, ticker)
-        listed, unreadable = _splits(answer, ticker)
+        listed, unreadable = _read_splits(answer, ticker)
     except ProviderUnavailable as error:
-        raise _notice(answer, ticker, key, now) or error from None
-    refusal = _notice(answer, ticker, key, now)
-    # An empty list beside a refusal is no answer that the ticker had no splits.
-    if not listed and isinstance(refusal, ProviderBusy | QuotaSpent | ConfigurationError):
-        raise refusal
+        notice = _parse_notice(answer, ticker=ticker, key=key, now=now)
+        raise notice or error from None
+    notice = _parse_notice(answer, ticker=ticker, key=key, now=now)
+    # An empty list does not mean that the ticker had no splits if a notice says that the request
+    # was rejected.
+    if not listed and isinstance(notice, ProviderBusy | QuotaSpent | ConfigurationError):
+        raise notice
     return listed, unreadable
 
 
-def _object(body: bytes, ticker: str) -> dict[str, Any]:
+def _decode_object(body: bytes, ticker: str) -> dict[str, Any]:
     try:
         answer = decode(body)
     except (ValueError, RecursionError):
@@ -102,314 +138,460 @@ def _object(body: bytes, ticker: str) -> dict[str, Any]:
     return answer
 
 
-# Whose answer it is.
+# The symbol and the time zone of a response.
 
 
 def _refuse_other_symbol(answer: dict[str, Any], ticker: str) -> None:
-    """Refuse an answer that names another symbol than `ticker`; one that names none is accepted."""
-    if answer.get(_ABOUT) is AMBIGUOUS:
+    """
+    Raise ProviderUnavailable if the response is about a symbol other than `ticker`.
+
+    A response without a symbol is accepted.
+    """
+    if answer.get(_META_DATA) is AMBIGUOUS:
         raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered about two things at once.")
-    for name, symbol in _said_about(answer):
-        if _plain_name(name) not in _NAMES_OF_A_SYMBOL or symbol is None:
+    for name, symbol in _descriptive_members(answer):
+        if _plain_name(name) not in _SYMBOL_MEMBERS or symbol is None:
             continue
         if symbol is AMBIGUOUS:
             raise ProviderUnavailable(f"{ticker}: Alpha Vantage's answer names two symbols.")
-        if not isinstance(symbol, str) or _one_form(symbol) != _one_form(ticker):
-            raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered about {described(symbol)} instead.")
+        if not isinstance(symbol, str) or _normalized(symbol) != _normalized(ticker):
+            raise ProviderUnavailable(
+                f"{ticker}: Alpha Vantage answered about {describe_value(symbol)} instead."
+            )
 
 
-def _said_about(answer: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return the members of an answer and of the objects in it, but for its rows."""
+def _descriptive_members(answer: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the members of a response and of the objects in it, except the members of its rows."""
     members = list(answer.items())
     for name, value in answer.items():
-        objects = value if isinstance(value, list) and name != _SPLITS else [value]
-        members += [item for one in objects if isinstance(one, dict) and name != _BARS for item in one.items()]
+        if name == _BARS:
+            continue
+        # A list of objects may describe the response, too, unless it is the list of splits.
+        is_other_list = isinstance(value, list) and name != _SPLITS
+        elements = value if is_other_list else [value]
+        for element in elements:
+            if isinstance(element, dict):
+                members += element.items()
     return members
 
 
 def _plain_name(name: str) -> str:
-    """Return a member's name without its number: "2. Symbol" is "symbol"."""
+    """Return a member's name without its number: "2. Symbol" becomes "symbol"."""
     return re.sub(r"^\s*[0-9]+\.\s*", "", name).strip().casefold()
 
 
-def _one_form(symbol: str) -> str:
+def _normalized(symbol: str) -> str:
+    """Return a symbol in one spelling: BRK-B and brk.b are both BRK.B."""
     return symbol.upper().replace("-", ".")
 
 
 def _refuse_other_time_zone(answer: dict[str, Any], ticker: str) -> None:
-    """Refuse bars whose days are those of another time zone; a name that is not known says nothing."""
-    about = answer.get(_ABOUT)
-    members = about.items() if isinstance(about, dict) else ()
-    for name, zone in members:
-        if _plain_name(name) == "time zone" and isinstance(zone, str) and _is_elsewhere(zone):
-            raise ProviderUnavailable(f"{ticker}: Alpha Vantage answered without a daily series of New York's days.")
+    """
+    Raise ProviderUnavailable if the days of the bars are days of another time zone.
+
+    A zone whose name is unknown is ignored.
+    """
+    meta_data = answer.get(_META_DATA)
+    if not isinstance(meta_data, dict):
+        return
+    for name, zone in meta_data.items():
+        if _plain_name(name) == "time zone" and isinstance(zone, str) and _is_other_zone(zone):
+            raise ProviderUnavailable(
+                f"{ticker}: Alpha Vantage answered without a daily series of New York's days."
+            )
 
 
-def _is_elsewhere(zone: str) -> bool:
+def _is_other_zone(name: str) -> bool:
+    """Return whether `name` is a known time zone whose offsets differ from New York's."""
     try:
-        known = ZoneInfo(zone)
+        zone = ZoneInfo(name)
     except (ValueError, OSError, KeyError):
         return False
+    # Zones with several names, such as US/Eastern, are recognised by their offsets.
     winter, summer = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)
     return any(
-        moment.astimezone(known).utcoffset() != moment.astimezone(NEW_YORK).utcoffset() for moment in (winter, summer)
+        moment.astimezone(zone).utcoffset() != moment.astimezone(NEW_YORK).utcoffset()
+        for moment in (winter, summer)
     )
 
 
-# Its rows.
+# The rows of a response.
 
 
-def _bars(answer: dict[str, Any], ticker: str) -> tuple[list[Bar], list[UnreadableRow]]:
+def _read_bars(answer: dict[str, Any], ticker: str) -> tuple[list[Bar], list[UnreadableRow]]:
     series = answer.get(_BARS)
     if not isinstance(series, dict) or not series:
-        raise _without(answer, ticker, "a daily series")
+        raise _missing_data_error(answer, ticker, "a daily series")
     _refuse_other_time_zone(answer, ticker)
-    rows = [_bar(name, values, ticker) for name, values in series.items()]
-    unreadable = _few(rows, ticker)
-    # A session that is there in two spellings is not known, whichever of them can be read.
-    spoilt = {row.day for row in unreadable}
-    bars = [row for row in rows if isinstance(row, Bar) and row.trading_day not in spoilt]
+    rows = [_read_bar(name, values, ticker) for name, values in series.items()]
+    unreadable = _unreadable_rows(rows, ticker)
+    # A session may be listed twice, with two spellings of its day. If one of the two rows cannot be
+    # read, the session's close is unknown, even if the other row can be read.
+    ambiguous_days = {row.day for row in unreadable}
+    bars = [row for row in rows if isinstance(row, Bar) and row.trading_day not in ambiguous_days]
     if not bars:
         raise ProviderUnavailable(unreadable[0].reason)
     return sorted(bars, key=lambda bar: bar.trading_day), unreadable
 
 
-def _bar(name: str, values: object, ticker: str) -> Bar | UnreadableRow:
-    day = _day(name)
+def _read_bar(name: str, values: object, ticker: str) -> Bar | UnreadableRow:
+    day = _parse_day(name)
     if day is None:
-        return UnreadableRow(_likely_day(name), f"{ticker}: {described(name)} is not a day.")
+        return UnreadableRow(_guess_day(name), f"{ticker}: {describe_value(name)} is not a day.")
     if not isinstance(values, dict):
-        return UnreadableRow(day, f"{ticker}, {day}: {described(values)} is not a bar.")
+        return UnreadableRow(day, f"{ticker}, {day}: {describe_value(values)} is not a bar.")
     try:
-        close = price(values.get("4. close"), ticker, day)
+        close = parse_price(values.get("4. close"), ticker, day)
     except ProviderUnavailable as error:
         return UnreadableRow(day, str(error))
     try:
-        opened = price(values.get("1. open"), ticker, day)
+        opening = parse_price(values.get("1. open"), ticker, day)
     except ProviderUnavailable:
-        opened = None  # few figures need it, and they wait for a reading that has it
-    return Bar(trading_day=day, open=opened, close=close)
+        # Few figures need the opening price, and they wait for a reading that has one.
+        opening = None
+    return Bar(trading_day=day, open=opening, close=close)
 
 
-def _splits(answer: dict[str, Any], ticker: str) -> tuple[list[Listed], list[UnreadableRow]]:
+def _read_splits(
+    answer: dict[str, Any], ticker: str
+) -> tuple[list[ListedSplit], list[UnreadableRow]]:
     data = answer.get(_SPLITS)
     if not isinstance(data, list):
-        raise _without(answer, ticker, "a list of splits")
-    rows = _placed([_split(row, ticker) for row in data])
-    unreadable = _few(rows, ticker)
+        raise _missing_data_error(answer, ticker, "a list of splits")
+    rows = _limit_undated_rows([_read_split(row, ticker) for row in data])
+    unreadable = _unreadable_rows(rows, ticker)
     texts: dict[date, list[str]] = {}
     for row in rows:
-        if isinstance(row, Listed):
+        if isinstance(row, ListedSplit):
             texts.setdefault(row.effective_date, []).append(row.text)
-    spoilt = {row.day for row in unreadable}
-    listed = [_together(day, factors) for day, factors in sorted(texts.items()) if day not in spoilt]
+    # The factor of a day is unknown if one of its rows cannot be read.
+    incomplete_days = {row.day for row in unreadable}
+    listed = [
+        _combine(day, factors)
+        for day, factors in sorted(texts.items())
+        if day not in incomplete_days
+    ]
+    # A row without a day could be about any day. If there is nothing but such rows, the list says
+    # nothing about any split, so it is an error, and the request is repeated.
     if unreadable and not listed and all(row.day is None for row in unreadable):
         raise ProviderUnavailable(unreadable[0].reason)
     return listed, unreadable
 
 
-def _split(row: object, ticker: str) -> Listed | UnreadableRow:
+def _read_split(row: object, ticker: str) -> ListedSplit | UnreadableRow:
     if not isinstance(row, dict):
-        return UnreadableRow(None, f"{ticker}: {described(row)} is not a split.")
-    named = row.get("effective_date")
-    day = _day(named)
+        return UnreadableRow(None, f"{ticker}: {describe_value(row)} is not a split.")
+    text = row.get("effective_date")
+    day = _parse_day(text)
     if day is None:
-        likely, reason = _likely_day(named), f"{ticker}: {described(named)} is not a split's day."
-        return UnreadableRow(likely, reason, None if likely else _year_end(named))
-    text = row.get("split_factor")
+        guess = _guess_day(text)
+        reason = f"{ticker}: {describe_value(text)} is not a split's day."
+        return UnreadableRow(guess, reason, None if guess else _guess_year_end(text))
+    factor = row.get("split_factor")
     try:
-        return Listed(day, price(text, ticker, day, "factor"), str(text))
+        return ListedSplit(day, parse_price(factor, ticker, day, what="factor"), str(factor))
     except ProviderUnavailable as error:
         return UnreadableRow(day, str(error))
 
 
-def _together(day: date, texts: Sequence[str]) -> Listed:
+def _combine(day: date, texts: Sequence[str]) -> ListedSplit:
     """
-    Return what the factors of one date mean together: a reverse split and a spin-off multiply.
+    Return the product of one date's factors, for example of a reverse split and a spin-off.
 
-    Equal factors are one, however many decimals they have, also where one was rounded to fewer. Which of the texts is
-    kept, and their order, does not depend on the order of the rows, so that a list in another order brings no new
-    reading.
+    Equal factors count once, also if they are written with different numbers of decimals or if one
+    is a rounding of the other. The order of the rows makes no difference, because the same list in
+    another order must not become a new reading.
     """
-    by_value: dict[Decimal, str] = {}
+    text_by_value: dict[Decimal, str] = {}
     for text in sorted(texts, key=lambda text: (len(text), text)):
-        by_value.setdefault(splits.meant(Decimal(text)), text)
-    # The most exact first, so that one that only is it with fewer decimals is left out.
+        text_by_value.setdefault(splits.intended_factor(Decimal(text)), text)
+
+    # The factor with the most decimals comes first, so that its roundings are left out, not itself.
+    most_exact_first = sorted(
+        text_by_value,
+        key=lambda value: (_decimal_places(text_by_value[value]), value),
+        reverse=True,
+    )
     factors: list[Decimal] = []
-    for value in sorted(by_value, key=lambda value: (_decimals(by_value[value]), value), reverse=True):
-        if not any(_is_rounded(by_value[value], by_value[other]) for other in factors):
+    for value in most_exact_first:
+        chosen = (text_by_value[factor] for factor in factors)
+        if not _is_rounding_of_any(text_by_value[value], chosen):
             factors.append(value)
     factors.sort()
-    kept = [by_value[value] for value in factors]
-    with decimal.localcontext(CONTEXT):
-        return Listed(day, reduce(mul, factors), " and ".join(kept))
+
+    with decimal.localcontext(DECIMAL_CONTEXT):
+        product = reduce(mul, factors)
+    return ListedSplit(day, product, " and ".join(text_by_value[value] for value in factors))
 
 
-def _decimals(text: str) -> int:
+def _decimal_places(text: str) -> int:
     return len(text.partition(".")[2])
 
 
-def _is_rounded(text: str, other: str) -> bool:
-    """Return whether `text` is what `other` is with fewer decimals, and nearly the same: 4 is 4.0001, but not 3.6."""
+def _is_rounding_of_any(text: str, others: Iterable[str]) -> bool:
+    return any(_is_rounding_of(text, other) for other in others)
+
+
+def _is_rounding_of(text: str, other: str) -> bool:
+    """
+    Return whether `text` is `other` with fewer decimals, and nearly the same value.
+
+    4 is a rounding of 4.0001, but not of 3.6.
+    """
     value, exact = Decimal(text), Decimal(other)
-    with decimal.localcontext(CONTEXT, prec=_MOST_DIGITS):
-        is_near = abs(value - exact) < _NEARLY * exact
-        return is_near and round(exact, _decimals(text)) == value
+    with decimal.localcontext(DECIMAL_CONTEXT, prec=_ROUNDING_PRECISION):
+        is_near = abs(value - exact) < _ROUNDING_TOLERANCE * exact
+        return is_near and round(exact, _decimal_places(text)) == value
 
 
-def _placed(rows: Sequence[Listed | UnreadableRow]) -> list[Listed | UnreadableRow]:
-    """Return the rows, those without a day with the latest day that they can have: the list has the newest first."""
-    days = [_day_of(row) for row in rows]
+def _limit_undated_rows(
+    rows: Sequence[ListedSplit | UnreadableRow],
+) -> list[ListedSplit | UnreadableRow]:
+    """
+    Return the rows, with the latest possible day for each row that has no day.
+
+    The provider lists the newest row first, so a row without a day is not newer than the row above
+    it. If the rows that have a day are in another order, this does not hold, and the rows are
+    returned unchanged.
+    """
+    days = [_row_day(row) for row in rows]
     dated = [day for day in days if day]
     if dated != sorted(dated, reverse=True):
         return list(rows)
-    placed: list[Listed | UnreadableRow] = []
+    limited: list[ListedSplit | UnreadableRow] = []
     latest: date | None = None
     for row, day in zip(rows, days, strict=True):
         latest = day or latest
-        placed.append(replace(row, not_after=_earlier(row.not_after, latest)) if _is_undated(row) else row)
-    return placed
+        if _is_undated(row):
+            limited.append(replace(row, not_after=_earlier(row.not_after, latest)))
+        else:
+            limited.append(row)
+    return limited
 
 
 def _earlier(one: date | None, other: date | None) -> date | None:
     return min((day for day in (one, other) if day), default=None)
 
 
-def _day_of(row: Listed | UnreadableRow) -> date | None:
-    return row.effective_date if isinstance(row, Listed) else row.day
+def _row_day(row: ListedSplit | UnreadableRow) -> date | None:
+    if isinstance(row, ListedSplit):
+        return row.effective_date
+    return row.day
 
 
-def _is_undated(row: Listed | UnreadableRow) -> TypeGuard[UnreadableRow]:
+def _is_undated(row: ListedSplit | UnreadableRow) -> TypeGuard[UnreadableRow]:
     return isinstance(row, UnreadableRow) and row.day is None
 
 
-def _few(rows: Sequence[Row | UnreadableRow], ticker: str) -> list[UnreadableRow]:
-    """Return the rows that cannot be read, by their days; refuse an answer that has too many of them."""
+def _unreadable_rows(rows: Sequence[Row | UnreadableRow], ticker: str) -> list[UnreadableRow]:
+    """
+    Return the unreadable rows, ordered by day.
+
+    Raises ProviderUnavailable if they are too many.
+    """
     unreadable = [row for row in rows if isinstance(row, UnreadableRow)]
-    if len(unreadable) > _MOST_UNREADABLE:
-        raise ProviderUnavailable(f"{ticker}: {len(unreadable):,} rows cannot be read. {unreadable[0].reason}")
+    if len(unreadable) > _MAX_UNREADABLE:
+        raise ProviderUnavailable(
+            f"{ticker}: {len(unreadable):,} rows cannot be read. {unreadable[0].reason}"
+        )
     return sorted(unreadable, key=lambda row: row.day or date.max)
 
 
-def _day(text: object) -> date | None:
-    """Return the day that `text` names, in one spelling only: no session can be there twice unseen."""
+def _parse_day(text: object) -> date | None:
+    """
+    Return the day that `text` names in the form 2026-11-16, or None.
+
+    Only this spelling is accepted: with two spellings of one day, a session could be listed twice
+    without being noticed.
+    """
+    if not isinstance(text, str):
+        return None
     try:
-        day = date.fromisoformat(text) if isinstance(text, str) else None
+        day = date.fromisoformat(text)
     except ValueError:
         return None
     return day if str(day) == text else None
 
 
-def _likely_day(text: object) -> date | None:
-    """Return the day that a text in another spelling seems to name, to tell whether its row would be needed."""
-    found = _LIKE_A_DAY.match(text) if isinstance(text, str) else None
+def _guess_day(text: object) -> date | None:
+    """
+    Return the day that a text in another spelling probably names, or None.
+
+    It is only used to decide whether a figure needs the row.
+    """
+    if not isinstance(text, str):
+        return None
+    match = _DATE_IN_OTHER_SPELLING.match(text)
+    if match is None:
+        return None
+    year, month, day = map(int, match.groups())
     try:
-        return date(*(int(number) for number in found.groups())) if found else None
+        return date(year, month, day)
     except ValueError:
         return None
 
 
-def _year_end(text: object) -> date | None:
-    """Return the end of the year that a text seems to name which is no day: 1999-02-30 is at least not of today."""
-    found = re.match(r"\s*([12][0-9]{3})[-/.]", text) if isinstance(text, str) else None
-    return date(int(found[1]), 12, 31) if found else None
+def _guess_year_end(text: object) -> date | None:
+    """
+    Return the last day of the year that a text probably names, or None.
+
+    A text such as 1999-02-30 is not a date, but its row is certainly not from a later year.
+    """
+    if not isinstance(text, str):
+        return None
+    match = re.match(r"\s*([12][0-9]{3})[-/.]", text)
+    if match is None:
+        return None
+    return date(int(match[1]), 12, 31)
 
 
-def _without(answer: dict[str, Any], ticker: str, what: str) -> ProviderUnavailable:
-    """Return the error for an answer without `what` was asked for."""
+def _missing_data_error(answer: dict[str, Any], ticker: str, expected: str) -> ProviderUnavailable:
+    """Return the error for a response that does not contain the `expected` data."""
     if AMBIGUOUS in (answer.get(_BARS), answer.get(_SPLITS)):
-        return ProviderUnavailable(f"{ticker}: Alpha Vantage answered with two things in the place of {what}.")
-    error = SaysUnknown if _says_nothing(answer) else ProviderUnavailable
-    return error(f"{ticker}: Alpha Vantage answered without {what}.")
+        return ProviderUnavailable(
+            f"{ticker}: Alpha Vantage answered with two things in the place of {expected}."
+        )
+    error_class = MaybeUnknownTicker if _is_empty(answer) else ProviderUnavailable
+    return error_class(f"{ticker}: Alpha Vantage answered without {expected}.")
 
 
-def _says_nothing(answer: dict[str, Any]) -> bool:
-    """Return whether an answer is empty but for what it is about."""
-    rest = {name: value for name, value in answer.items() if name != _ABOUT and _plain_name(name) != "symbol"}
+def _is_empty(answer: dict[str, Any]) -> bool:
+    """Return whether a response contains nothing except its symbol and metadata."""
+    rest = {
+        name: value
+        for name, value in answer.items()
+        if name != _META_DATA and _plain_name(name) != "symbol"
+    }
     return all(value is None or value == {} or value == [] for value in rest.values())
 
 
-# Its notices.
+# The notices that Alpha Vantage sends in place of data.
 
 
-# The day's quota is spent, in so many words; then it does not matter what else the text advises.
-_DAY_IS_SPENT = re.compile(
+# If these words say that the day's quota is spent, the rest of the notice does not matter.
+_QUOTA_SPENT = re.compile(
     r"\b(reach|exceed|exhaust|used up|use up|spent|hit|over)[^.;,(:]{0,40}"
     r"(\bdaily\b|per day|\ba day\b|day's|today|24[ -]hour)"
-    r"|(\bdaily\b|per[- ]day|day's|24[ -]hour)[^.;,(:]{0,40}(reached|exceeded|exhausted|used up|spent)"
+    r"|(\bdaily\b|per[- ]day|day's|24[ -]hour)[^.;,(:]{0,40}"
+    r"(reached|exceeded|exhausted|used up|spent)"
 )
-# A throttle's words. The text about a burst also mentions the day's limit, so these come before `_DAY`.
+# Words of a notice that we send too many requests in a short time. Such a notice also mentions the
+# day's limit, so `_DAY` counts only if none of these words is found.
 _THROTTLE = re.compile(
-    r"(\bper|/|\beach|\bevery|\ba|\bone)[- ]?(second|sec|minute|min)\b|(second|minute)[- ]level|frequen|sparing"
-    r"|spread|slow|too (many|fast|often|quick|soon)|throttl|concurren|simultaneous|in parallel|bandwidth"
+    r"(\bper|/|\beach|\bevery|\ba|\bone)[- ]?(second|sec|minute|min)\b"
+    r"|(second|minute)[- ]level|frequen|sparing"
+    r"|spread|slow|too (many|fast|often|quick|soon)|throttl|concurren|simultaneous|in parallel"
+    r"|bandwidth"
     r"|burst|call volume|pacing|back(ing)?[- ]?off|high (load|traffic|demand|volume)|overload"
 )
 _DAY = re.compile(
-    r"detected your api key|per[- ]day|/ ?day\b|\ba day\b|\bdaily\b|day's|today|24[ -]hour|tomorrow|midnight"
+    r"detected your api key|per[- ]day|/ ?day\b|\ba day\b|\bdaily\b|day's|today|24[ -]hour"
+    r"|tomorrow|midnight"
     r"|per[- ]hour|hourly|per[- ]month|monthly|quota|credits"
 )
-# What a day's limit counts: "today's data" or a "daily series" is no word about a quota.
-_COUNTED = re.compile(r"\brequests\b|\b(api )?calls\b|limit|quota|credits|allowance|detected your api key")
+# The things that a daily limit counts. Without one of these words, "today's data" or a "daily
+# series" says nothing about a quota.
+_COUNTED_THINGS = re.compile(
+    r"\brequests\b|\b(api )?calls\b|limit|quota|credits|allowance|detected your api key"
+)
 _LIMIT = re.compile(r"\blimits?\b|rate[- ]limit")
 _PAUSE = re.compile(
-    r"\b(in|after|for|wait|least) (about |another )?(?P<number>[0-9]{1,4}) ?(?P<unit>s|m|h)(ec|in|our|\b)"
+    r"\b(in|after|for|wait|least) (about |another )?"
+    r"(?P<number>[0-9]{1,4}) ?(?P<unit>s|m|h)(ec|in|our|\b)"
 )
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
-# Of the key and of premium functions only these words are proof: "is invalid or missing", "is a premium endpoint".
+# Only these words prove that the key is invalid, for example "is invalid or missing".
 _BAD_KEY = re.compile(
-    r"api[- _]?key\W+(parameter\W+)?(is|was|are)\W+(\w+\W+){0,2}?(invalid|missing|incorrect|wrong|inactive|revoked)"
+    r"api[- _]?key\W+(parameter\W+)?(is|was|are)\W+(\w+\W+){0,2}?"
+    r"(invalid|missing|incorrect|wrong|inactive|revoked)"
     r"|(invalid|missing|incorrect|unknown)\W+(or \w+\W+)?(the\W+|your\W+)?api[- _]?key"
 )
-# What is premium must be what was asked for: an advertisement says the same of speed, of more requests and the like.
+# Only these words prove that the function is for premium keys: the endpoint itself must be called
+# premium, because advertisements use that word for speed, more requests and other things.
 _PREMIUM = re.compile(
-    r"\bthis( \w+)?,? (is|was|has become) an?( \w+)? premium([- ]only)?( api)? (endpoint|function)"
+    r"\bthis( \w+)?,? (is|was|has become) an?( \w+)? premium([- ]only)?( api)? "
+    r"(endpoint|function)"
     r"|^an?( \w+)? premium( api)? (endpoint|function)\b"
-    r"|(endpoint|function|parameter|outputsize|time_series_daily|splits)\b[^.;,:]{0,30} (is|are|has become)"
-    r"( an?| now| only)*( \w+)? premium([- ]only)?( api)? (endpoint|feature|function|parameter|data|service)"
+    r"|(endpoint|function|parameter|outputsize|time_series_daily|splits)\b[^.;,:]{0,30} "
+    r"(is|are|has become)"
+    r"( an?| now| only)*( \w+)? premium([- ]only)?( api)? "
+    r"(endpoint|feature|function|parameter|data|service)"
 )
-# Whoever says this too expects another answer of the same request: it is no proof any more.
-_PASSING = re.compile(
-    r"retry|again\b|temporar|\blater\b|shortly|\bsoon\b|\bbusy\b|maintenance|outage|at the moment|right now"
+# A notice with one of these words says that the same request may succeed later, so it proves
+# neither an invalid key nor a premium function.
+_TEMPORARY = re.compile(
+    r"retry|again\b|temporar|\blater\b|shortly|\bsoon\b|\bbusy\b|maintenance|outage"
+    r"|at the moment|right now"
     r"|\bpeak\b|traffic|capacity|queue|unavailable|could not|cannot|unable"
 )
-# Each repeat is bounded: `\S`, which may be a mark too, and `\W` share a run of marks in very many ways.
+# Each repetition is bounded: `\S` and `\W` both match punctuation, so without a bound a long run of
+# punctuation could be divided between them in very many ways, and the search would take very long.
 _UNKNOWN = re.compile(
-    r"invalid api call|(invalid|unknown|unsupported|unrecognized|no such)\W{1,5}(\w+\W{1,5})?(symbol|ticker)"
-    r"|(symbol|ticker)\W{1,5}(\S{1,20}\W{1,5})?(is|was|were)?\W{0,5}(not|invalid|unknown|unsupported)"
+    r"invalid api call"
+    r"|(invalid|unknown|unsupported|unrecognized|no such)\W{1,5}(\w+\W{1,5})?(symbol|ticker)"
+    r"|(symbol|ticker)\W{1,5}(\S{1,20}\W{1,5})?(is|was|were)?\W{0,5}"
+    r"(not|invalid|unknown|unsupported)"
 )
 
 
-def _notice(answer: dict[str, Any], ticker: str, key: str, now: datetime) -> AlphaMondayError | None:
-    """Return what the texts of an answer mean that stand there in place of data, or None without any."""
+def _parse_notice(
+    answer: dict[str, Any], *, ticker: str, key: str, now: datetime
+) -> AlphaMondayError | None:
+    """Return the error that the texts of a response report, or None if it has no texts."""
     texts = [
         value
         for name, value in answer.items()
         if isinstance(value, str) and name not in (_BARS, _SPLITS) and _plain_name(name) != "symbol"
     ]
-    # Redacted before it is cut: otherwise the beginning of a key could stay.
-    text = quotable(" ".join(texts), [key])
-    return _meaning(text.strip(), ticker, now) if text.strip() else None
+    # The key is removed before the text is shortened: otherwise the beginning of a key that is cut
+    # in two could remain.
+    text = redact_for_record(" ".join(texts), [key]).strip()
+    if not text:
+        return None
+    return _classify_notice(text, ticker, now)
 
 
-def _meaning(text: str, ticker: str, now: datetime) -> AlphaMondayError:
-    words, notice = " ".join(text[:_LONGEST_READ].casefold().split()), text[:_LONGEST_NOTICE]
-    is_of_a_day = _DAY.search(words) and _COUNTED.search(words) and not _THROTTLE.search(words)
-    if _DAY_IS_SPENT.search(words) or is_of_a_day:
-        return QuotaSpent(f"Alpha Vantage says that the day's quota is spent: {notice}", now + REST)
+def _classify_notice(text: str, ticker: str, now: datetime) -> AlphaMondayError:
+    """
+    Return the error that a notice reports.
+
+    The order of the tests matters: notices about limits also advertise premium plans.
+    """
+    words = " ".join(text[:_MAX_NOTICE_READ].casefold().split())
+    notice = text[:_MAX_NOTICE_LENGTH]
+    is_daily = _DAY.search(words) and _COUNTED_THINGS.search(words) and not _THROTTLE.search(words)
+    if _QUOTA_SPENT.search(words) or is_daily:
+        return QuotaSpent(
+            f"Alpha Vantage says that the day's quota is spent: {notice}", now + COOLDOWN
+        )
     if _THROTTLE.search(words) or _LIMIT.search(words):
-        return ProviderBusy(f"Alpha Vantage asked us to slow down: {notice}", now + _rest(words))
-    is_passing = _PASSING.search(words)
-    if _BAD_KEY.search(words) and not is_passing:
-        return ConfigurationError("Alpha Vantage does not accept the key: set ALPHA_VANTAGE_API_KEY to a valid one.")
-    if _PREMIUM.search(words) and not is_passing:
+        return ProviderBusy(
+            f"Alpha Vantage asked us to slow down: {notice}", now + _requested_pause(words)
+        )
+    is_temporary = _TEMPORARY.search(words)
+    if _BAD_KEY.search(words) and not is_temporary:
+        return ConfigurationError(
+            "Alpha Vantage does not accept the key: set ALPHA_VANTAGE_API_KEY to a valid one."
+        )
+    if _PREMIUM.search(words) and not is_temporary:
         return ConfigurationError(f"Alpha Vantage asks for a premium key for this: {notice}")
     if _UNKNOWN.search(words):
-        return SaysUnknown(f"{ticker}: Alpha Vantage answered as if it did not know the ticker: {notice}")
+        return MaybeUnknownTicker(
+            f"{ticker}: Alpha Vantage answered as if it did not know the ticker: {notice}"
+        )
     return ProviderUnavailable(f"Alpha Vantage answered with a notice in place of data: {notice}")
 
 
-def _rest(words: str) -> timedelta:
-    """Return how long to leave the provider alone: as long as it says, else for the unit of the limit that it names."""
-    if pause := _PAUSE.search(words):
-        return timedelta(seconds=min(int(pause["number"]) * _SECONDS[pause["unit"]] + 1, 86_400))
-    return timedelta(seconds=2 if "second" in words and "minute" not in words else 61)
+def _requested_pause(words: str) -> timedelta:
+    """
+    Return how long the notice asks us to wait, at most a day.
+
+    If it names no time to wait, this is two seconds after a notice about a limit per second, and 61
+    seconds after any other.
+    """
+    if match := _PAUSE.search(words):
+        seconds = int(match["number"]) * _SECONDS[match["unit"]]
+        return timedelta(seconds=min(seconds + 1, 86_400))
+    if "second" in words and "minute" not in words:
+        return timedelta(seconds=2)
+    return timedelta(seconds=61)

@@ -1,9 +1,11 @@
 """
-Bodies of responses from outside, bounded while they are read.
+Size limits for response bodies from other servers, enforced while a body is read.
 
-A client library reads a body whole, decompresses it without a limit, and decodes an error's text by whatever charset
-its header names: one megabyte of gzip was 6.2 GB of memory, and `charset=zlib` inflates a body once more. So no body
-gets to a library, or to us, but through here. What counts is both what came over the wire and what it became.
+A client library reads a whole body, decompresses it without a limit, and decodes the text of an
+error with any charset that its header names. One megabyte of gzip became 6.2 GB of memory, and
+`charset=zlib` decompresses a body a second time. So every body passes through `bounded_parts`
+before a library or our own code reads it. The limit applies to the bytes on the wire and to the
+decompressed bytes.
 """
 
 import asyncio
@@ -12,56 +14,74 @@ from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 
 from app.errors import BodyTooLong, ProviderUnavailable
 
-# What we ask for. Bodies are small, and a compressed one could be any size.
+# Request headers: we ask for an uncompressed body. Bodies are small, and a compressed one could
+# decompress to any size.
 HEADERS = {"Accept-Encoding": "identity"}
 
-# Servers and proxies that compress all the same use one of these; the header's other names need libraries.
-_DEFLATE = ("gzip", "x-gzip", "deflate")
-# Both the formats that these names stand for, told apart by their first bytes.
+# Servers and proxies that compress a body nevertheless use one of these. The other methods (br,
+# zstd) need libraries.
+_DEFLATE_CODINGS = ("gzip", "x-gzip", "deflate")
+# zlib detects by the first bytes which of the two formats it reads.
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
-# In bytes: what a part of a body counts at least. A server can send each byte as a chunk of its own, and a chunk costs
-# some 30 µs however small it is: this bounds a body's time, too. A server that sends token by token stays far below.
-_LEAST_PART = 32
-# After so many parts others have their turn: parts that arrived together are given without a pause.
-_TURN = 64
+# In bytes: a smaller part of a body counts as this many. A server can send every byte as a separate
+# chunk, and even the smallest chunk costs some 30 µs of CPU. So this limits the CPU time of a body,
+# too. A server that sends its answer token by token stays far below the limit.
+_MIN_PART_SIZE = 32
+# After this many parts the event loop runs other tasks. Otherwise parts that arrived together would
+# be processed without a pause.
+_PARTS_PER_TURN = 64
 
 
-async def bounded(
-    parts: AsyncIterable[bytes], headers: Mapping[str, str], most: int, sender: str
+async def bounded_parts(
+    parts: AsyncIterable[bytes], headers: Mapping[str, str], max_bytes: int, sender: str
 ) -> AsyncGenerator[bytes]:
     """
-    Give the parts of a body as they arrive, decompressed.
+    Yield the parts of a body as they arrive, decompressed.
 
-    `sender` is the subject of an error's sentence. Raises BodyTooLong for a body of more than `most` bytes, as it comes
-    or decompressed, and ProviderUnavailable for one that is compressed in a way that is not read.
+    `sender` is the subject of an error's sentence. Raises BodyTooLong for a body of more than
+    `max_bytes` bytes, compressed or decompressed. Raises ProviderUnavailable for a body that is
+    damaged or compressed with an unsupported method.
     """
     coding = headers.get("content-encoding", "").strip().lower()
-    if coding not in ("", "identity", *_DEFLATE):
-        # Not named: the header could hold anything, a key too.
-        raise ProviderUnavailable(f"{sender} compressed its answer in a way that was not asked for.")
-    inflate = zlib.decompressobj(_GZIP_OR_ZLIB) if coding in _DEFLATE else None
-    too_long = BodyTooLong(f"{sender} answered with more than {most:,} bytes; the rest was not read.")
-    came = given = count = 0
+    if coding not in ("", "identity", *_DEFLATE_CODINGS):
+        # The error does not quote the header: it could contain anything, a key too.
+        raise ProviderUnavailable(
+            f"{sender} compressed its answer in a way that was not asked for."
+        )
+    decompressor = None
+    if coding in _DEFLATE_CODINGS:
+        decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
+    too_long = BodyTooLong(
+        f"{sender} answered with more than {max_bytes:,} bytes; the rest was not read."
+    )
+
+    received = yielded = count = 0
     async for part in parts:
-        came += max(len(part), _LEAST_PART)
+        received += max(len(part), _MIN_PART_SIZE)
         count += 1
-        if came > most:
+        if received > max_bytes:
             raise too_long
-        if count % _TURN == 0:
+        if count % _PARTS_PER_TURN == 0:
             await asyncio.sleep(0)
-        if inflate is not None and inflate.eof:
-            continue  # nothing is read behind the end, where the decompressor would keep it
-        if inflate is not None:
-            # One byte more than may come: never all that the part could become.
+
+        if decompressor is not None:
+            # Bytes after the end of the compressed data are dropped: the decompressor would
+            # collect them in memory.
+            if decompressor.eof:
+                continue
+            # Decompress at most one byte more than the limit allows, not the whole part.
             try:
-                part = inflate.decompress(part, most - given + 1)
+                part = decompressor.decompress(part, max_bytes - yielded + 1)
             except zlib.error:
-                raise ProviderUnavailable(f"{sender} answered with a body that is not {coding}.") from None
-        given += len(part)
-        if given > most:
+                raise ProviderUnavailable(
+                    f"{sender} answered with a body that is not {coding}."
+                ) from None
+        yielded += len(part)
+        if yielded > max_bytes:
             raise too_long
         if part:
             yield part
-    if inflate is not None and not inflate.eof:
+
+    if decompressor is not None and not decompressor.eof:
         raise ProviderUnavailable(f"{sender} answered with a body that ends within its {coding}.")

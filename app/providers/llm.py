@@ -1,19 +1,21 @@
 """
-Ideas from a language model, over OpenAI's chat completions or any server that speaks them.
+Questions to a language model, through OpenAI's chat completions or any compatible server.
 
-One question is one request: the queue does the retrying, so the library's own is switched off. The model's text is
-returned as it came; `app.domain.prompt` decides whether it can become ideas.
+One question is one request. The queue repeats failed questions, so the library's own retries are
+switched off. The model's text is returned unchanged; `app.domain.prompt` decides whether it can
+become ideas.
 
-Only the text is needed. Each member of a completion is read by itself, because servers differ in all others: what
-cannot be read of the model's name, the request's id or the counts of tokens is None, and never costs the text. An
-answer without a usable text says in `unusable` why, in a sentence that is true of what came.
+Only the text is required. Compatible servers differ in every other member of a completion, so each
+member is read on its own: a model's name, a request id or a token count that cannot be read is
+None, and the text is still used. If an answer has no usable text, `unusable_reason` says why, in a
+sentence.
 """
 
 import asyncio
 import importlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,57 +23,70 @@ from msgspec import Struct
 
 from app.domain import untrusted_json
 from app.domain.calendar import Clock
-from app.domain.prompt import schema
-from app.domain.text import one_line, quotable, redact, without_controls
+from app.domain.prompt import answer_schema
+from app.domain.text import one_line, redact, redact_for_record, replace_unprintable
 from app.domain.untrusted_json import AMBIGUOUS
 from app.errors import AlphaMondayError, ConfigurationError, ProviderBusy, ProviderUnavailable
-from app.providers.retry_after import asked_to_wait
+from app.providers.retry_after import parse_retry_after
 
-# In seconds, as OPENAI_TIMEOUT's default.
-DEFAULT_TIMEOUT = 180.0
+# The default of OPENAI_TIMEOUT.
+DEFAULT_TIMEOUT_SECONDS = 180.0
 
-# In bytes. Three picks with their reasons are some 2 KB, what a model thinks before them seldom more than 100: a body
-# of more is none that we could use, and is not read on.
-LARGEST_BODY = 1_000_000
+# Three picks with their reasons have some 2 KB, and the text of a model that reasons before it
+# answers seldom has more than 100 KB. A longer body could not be used, so it is not read to its
+# end.
+MAX_BODY_BYTES = 1_000_000
+# The subject of an error's sentence, "The model's provider answered ...".
 _SENDER = "The model's provider"
 
-# We ask for one choice. A body could hold tens of thousands of them.
-_MOST_CHOICES = 10
+# We ask for one choice, but a body could contain tens of thousands.
+_MAX_CHOICES = 10
 
-# How much is kept of an answer that is no completion, of a provider's own words, and of a name or an id.
-LONGEST_ODDITY = 2000
-LONGEST_REASON = 500
-LONGEST_NAME = 200
+# The largest number of characters that are stored of a body that is not a completion, of a
+# provider's own words, and of a name or an id.
+MAX_ODD_BODY_LENGTH = 2000
+MAX_REASON_LENGTH = 500
+MAX_NAME_LENGTH = 200
+_MAX_ERROR_LENGTH = 300
 
-# What the columns of the counts hold.
-_MOST_TOKENS = 2**31
+# The columns of the token counts are 32-bit integers.
+_TOKENS_LIMIT = 2**31
 
-# Servers follow OpenAI's older names of the counts, or the newer.
+# Some servers use OpenAI's older names of the counts, some the newer ones.
 _PROMPT_TOKENS = ("prompt_tokens", "input_tokens")
 _COMPLETION_TOKENS = ("completion_tokens", "output_tokens")
 
-# Parts of a message that hold its text; others hold what the model thought, a picture or a sound.
+# Types of a message's parts that contain its text. Other types contain the model's reasoning, a
+# picture or a sound.
 _TEXT_PARTS = ("text", "output_text")
 
-# How servers spell that a content filter stopped an answer, or that it broke off; in small letters, with underscores.
+# Values of `finish_reason`, after `_normalized_reason`: a content filter stopped the answer, or it
+# was truncated.
 _FILTERED = ("content_filter", "content_filtered", "safety", "prohibited_content", "blocklist")
-_BROKE_OFF = ("length", "max_tokens", "max_output_tokens")
-_MAY_BE_FILTERED = (400, 403, 422, 451)
-_FILTERED_QUESTION = re.compile(r"content[ _-]?filter|content management policy|ResponsibleAIPolicyViolation", re.I)
+_TRUNCATED = ("length", "max_tokens", "max_output_tokens")
+# Statuses with which a content filter may refuse a question, and the words that it then uses.
+_FILTER_STATUSES = (400, 403, 422, 451)
+_FILTERED_QUESTION = re.compile(
+    r"content[ _-]?filter|content management policy|ResponsibleAIPolicyViolation", re.I
+)
 
-# Only these errors of a request prove that the same request will fail again, unless their words say that it may not.
-_FOR_GOOD = (400, 402, 405, 406, 410, 411, 413, 414, 415, 422, 431, 451)
-_PASSING = re.compile(r"re-?try\b|try(ing)? again|temporar|overload|at capacity|timed? ?-?out|\bbusy\b", re.I)
+# With these statuses the same request will fail again, unless the error's text says otherwise. With
+# any other status it may succeed later.
+_PERMANENT_STATUSES = (400, 402, 405, 406, 410, 411, 413, 414, 415, 422, 431, 451)
+_TEMPORARY = re.compile(
+    r"re-?try\b|try(ing)? again|temporar|overload|at capacity|timed? ?-?out|\bbusy\b", re.I
+)
 
-_TWICE = "The answer's {} stood there twice, with different values."
+_DUPLICATE_MEMBER = "The answer's {} stood there twice, with different values."
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class ModelAnswer(Struct, frozen=True, kw_only=True):
     """
-    What came back for one question.
+    The response to one question.
 
-    `unusable` says why its text cannot be read at all, for instance truncation. `by_provider` says that it was the
-    provider, or a relay, that spoke in the model's place: the same question may be answered some time later.
+    `unusable_reason` is a sentence that says why the text cannot be used, such as truncation.
+    `is_from_provider` is True if the provider or a relay answered in place of the model: then the
+    same question may be answered later.
     """
 
     text: str | None
@@ -79,16 +94,16 @@ class Answer(Struct, frozen=True, kw_only=True):
     request_id: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
-    unusable: str | None = None
-    by_provider: bool = False
+    unusable_reason: str | None = None
+    is_from_provider: bool = False
 
 
-class OpenAIPicker:
+class ModelClient:
     """
-    A client of one key and one model.
+    A client for one key and one model.
 
-    `timeout` is how many seconds a question may take. `clock` tells until when a Retry-After asks to wait; without a
-    clock, nothing does.
+    `timeout` limits a whole question, in seconds. `clock` turns a `Retry-After` into a time;
+    without a clock, the header is ignored.
     """
 
     def __init__(
@@ -98,132 +113,189 @@ class OpenAIPicker:
         base_url: str = "",
         temperature: float | None = None,
         *,
-        timeout: float = DEFAULT_TIMEOUT,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
         clock: Clock | None = None,
     ) -> None:
-        self.key, self.model, self.base_url, self.temperature = key, model, base_url, temperature
-        self.timeout, self.clock = timeout, clock
+        self.key = key
+        self.model = model
+        self.base_url = base_url
+        self.temperature = temperature
+        self.timeout = timeout
+        self.clock = clock
         self._client: Any = None
 
     async def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         if self._client:
             await self._client.close()
 
-    async def ask(self, system: str, user: str) -> Answer:
+    async def ask(self, system: str, user: str) -> ModelAnswer:
         """
-        Put one question to the model.
+        Send one question to the model, and return its answer.
 
-        Raises ConfigurationError (key, model, billing, a request the server does not take), ProviderBusy and
-        ProviderUnavailable.
+        Raises ConfigurationError (key, model, billing, or a request that the server does not
+        accept), ProviderBusy and ProviderUnavailable.
         """
-        # 1.5 seconds and 50 MB that nobody needs before the first question.
+        # Imported here and in a thread: the import takes 1.5 seconds and 50 MB, which nothing needs
+        # before the first question.
         openai = await asyncio.to_thread(importlib.import_module, "openai")
         if self._client is None:
-            made = importlib.import_module("app.providers.openai_client")
-            self._client = made.client(self.key, self.base_url, self.timeout, LARGEST_BODY, _SENDER)
-        # Some model families refuse any temperature but their own.
-        extra = {} if self.temperature is None else {"temperature": self.temperature}
+            openai_client = importlib.import_module("app.providers.openai_client")
+            self._client = openai_client.make_client(
+                key=self.key,
+                base_url=self.base_url,
+                timeout=self.timeout,
+                max_bytes=MAX_BODY_BYTES,
+                sender=_SENDER,
+            )
         try:
             async with asyncio.timeout(self.timeout):
-                response = await self._client.chat.completions.with_raw_response.create(
-                    model=self.model,
-                    messages=[{"role": "system", "content": system}, {"role": "user", "content": user}],
-                    response_format={
-                        "type": "json_schema",
-                        "json_schema": {"name": "picks", "schema": schema(), "strict": True},
-                    },
-                    **extra,
-                )
+                response = await self._create_completion(system, user)
         except TimeoutError:
-            raise ProviderUnavailable(f"The model did not answer within {self.timeout:g} s.") from None
-        except ProviderUnavailable:  # its body is more than is read
+            raise ProviderUnavailable(
+                f"The model did not answer within {self.timeout:g} s."
+            ) from None
+        except ProviderUnavailable:
+            # The body is longer than MAX_BODY_BYTES, or damaged.
             raise
         except openai.OpenAIError as error:
             now = self.clock.now() if self.clock else None
-            raise _meaning(openai, error, self.key, now) from None
+            raise _classify(openai, error=error, key=self.key, now=now) from None
         except Exception as error:
-            # Among the library's own are errors of an address to which an answer points.
-            raise ProviderUnavailable(f"The model's provider cannot be read ({type(error).__name__}).") from None
-        return read(response.content, response.headers.get("x-request-id"), self.key)
+            # The library also raises errors of other packages, for example for the address to which
+            # a redirect points.
+            raise ProviderUnavailable(
+                f"The model's provider cannot be read ({type(error).__name__})."
+            ) from None
+        return parse_completion(response.content, response.headers.get("x-request-id"), self.key)
+
+    async def _create_completion(self, system: str, user: str) -> Any:
+        # Some model families refuse any temperature except their own.
+        options = {}
+        if self.temperature is not None:
+            options["temperature"] = self.temperature
+        return await self._client.chat.completions.with_raw_response.create(
+            model=self.model,
+            messages=[
+                {"role": "system", "content": system},
+                {"role": "user", "content": user},
+            ],
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "picks", "schema": answer_schema(), "strict": True},
+            },
+            **options,
+        )
 
 
-def _meaning(openai: Any, error: Any, key: str, now: datetime | None) -> AlphaMondayError:
-    """Return what an error of the library means for us."""
-    text = quotable(str(error), [key])[:300]
-    if (
-        isinstance(error, openai.APIStatusError)
-        and error.status_code in _MAY_BE_FILTERED
-        and _FILTERED_QUESTION.search(f"{error} {error.code} {error.body}")
-    ):
+def _classify(openai: Any, *, error: Any, key: str, now: datetime | None) -> AlphaMondayError:
+    """
+    Return our error for an error of the library.
+
+    The order of the tests matters: a content filter may use the statuses of a bad request, and
+    spent credit has the status of a rate limit.
+    """
+    text = redact_for_record(str(error), [key])[:_MAX_ERROR_LENGTH]
+    if _is_filtered_question(openai, error):
         return ProviderUnavailable(f"The provider's content filter stopped the question: {text}")
     if isinstance(error, openai.AuthenticationError):
-        return ConfigurationError("The model's provider does not accept the key: set OPENAI_API_KEY to a valid one.")
+        return ConfigurationError(
+            "The model's provider does not accept the key: set OPENAI_API_KEY to a valid one."
+        )
+    # A 403 without a JSON body is a web page of a proxy or a firewall, so the same request may
+    # succeed later.
     if isinstance(error, openai.PermissionDeniedError) and isinstance(error.body, dict):
-        return ConfigurationError(f"The model's provider does not allow this: check OPENAI_API_KEY. {text}")
+        return ConfigurationError(
+            f"The model's provider does not allow this: check OPENAI_API_KEY. {text}"
+        )
     if isinstance(error, openai.NotFoundError):
-        return ConfigurationError(f"The model's provider does not know what was asked for: check OPENAI_MODEL. {text}")
-    until = _asked_to_wait(error, now) if now else None
+        return ConfigurationError(
+            f"The model's provider does not know what was asked for: check OPENAI_MODEL. {text}"
+        )
+    until = _retry_time(error, now) if now else None
     if isinstance(error, openai.RateLimitError):
         if getattr(error, "code", None) == "insufficient_quota":
-            return ConfigurationError("The account at the model's provider is out of credit: see its billing page.")
+            return ConfigurationError(
+                "The account at the model's provider is out of credit: see its billing page."
+            )
         return ProviderBusy(f"The model's provider asked us to slow down: {text}", until)
-    if isinstance(error, openai.APIStatusError) and error.status_code in _FOR_GOOD and not _PASSING.search(str(error)):
+    if _is_permanent(openai, error):
         return ConfigurationError(f"The model's provider refused the request: {text}")
     message = f"The model's provider did not answer ({type(error).__name__}): {text}"
-    return ProviderBusy(message, until) if until else ProviderUnavailable(message)
+    if until:
+        return ProviderBusy(message, until)
+    return ProviderUnavailable(message)
 
 
-def _asked_to_wait(error: Any, now: datetime) -> datetime | None:
-    """Return until when the answer behind an error asks us to wait, if there was one and it does."""
+def _is_filtered_question(openai: Any, error: Any) -> bool:
+    """Return whether the provider's content filter refused the question."""
+    if not isinstance(error, openai.APIStatusError) or error.status_code not in _FILTER_STATUSES:
+        return False
+    return bool(_FILTERED_QUESTION.search(f"{error} {error.code} {error.body}"))
+
+
+def _is_permanent(openai: Any, error: Any) -> bool:
+    """Return whether the same request will fail again."""
+    if not isinstance(error, openai.APIStatusError):
+        return False
+    return error.status_code in _PERMANENT_STATUSES and not _TEMPORARY.search(str(error))
+
+
+def _retry_time(error: Any, now: datetime) -> datetime | None:
+    """Return the time of the `Retry-After` header in an error's response, or None without one."""
     response = getattr(error, "response", None)
-    return asked_to_wait(response.headers.get("retry-after", ""), now) if response is not None else None
+    if response is None:
+        return None
+    return parse_retry_after(response.headers.get("retry-after", ""), now)
 
 
-class _Content(Struct, frozen=True):
-    """What one choice of a completion holds: its text, or why it has none that can be used."""
+class _ChoiceContent(Struct, frozen=True):
+    """The text of one choice of a completion, or the reason why it has no usable text."""
 
     text: str | None
-    unusable: str | None = None
-    by_provider: bool = False
+    unusable_reason: str | None = None
+    is_from_provider: bool = False
 
 
-def read(body: bytes, request_id: str | None, key: str) -> Answer:
+def parse_completion(body: bytes, request_id: str | None, key: str) -> ModelAnswer:
     """
-    Return what a 200 holds.
+    Return the answer in the body of a response with status 200.
 
-    Of several choices the first that can be used counts, of ten at most; we ask for one.
+    We ask for one choice. If there are several, the first usable one of the first ten is used.
     """
-    completion, unusable = _decoded(body)
+    completion, unusable_reason = _decode(body)
     choices = _choices(completion)
     if isinstance(choices, list) and choices:
-        read_choices = [_choice(choice, body, key) for choice in choices[:_MOST_CHOICES]]
-        chosen = next((one for one in read_choices if not one.unusable), read_choices[0])
-        text = chosen.text and redact(chosen.text, [key])
-        unusable, by_provider = chosen.unusable, chosen.by_provider
+        contents = [_read_choice(choice, body, key) for choice in choices[:_MAX_CHOICES]]
+        content = next((one for one in contents if not one.unusable_reason), contents[0])
+        text = content.text and redact(content.text, [key])
+        unusable_reason = content.unusable_reason
+        is_from_provider = content.is_from_provider
     else:
-        text, by_provider = quotable(body.decode(errors="replace"), [key])[:LONGEST_ODDITY], True
-        unusable = unusable or _why_no_choices(completion, choices, key)
+        text = redact_for_record(body.decode(errors="replace"), [key])[:MAX_ODD_BODY_LENGTH]
+        unusable_reason = unusable_reason or _explain_missing_choices(completion, choices, key)
+        is_from_provider = True
     members = completion if isinstance(completion, dict) else {}
     usage = members.get("usage")
-    return Answer(
+    return ModelAnswer(
         text=text,
-        model=_name(members.get("model"), key),
-        request_id=_name(request_id, key),
-        prompt_tokens=_tokens(usage, _PROMPT_TOKENS),
-        completion_tokens=_tokens(usage, _COMPLETION_TOKENS),
-        unusable=unusable,
-        by_provider=by_provider,
+        model=_parse_name(members.get("model"), key),
+        request_id=_parse_name(request_id, key),
+        prompt_tokens=_token_count(usage, _PROMPT_TOKENS),
+        completion_tokens=_token_count(usage, _COMPLETION_TOKENS),
+        unusable_reason=unusable_reason,
+        is_from_provider=is_from_provider,
     )
 
 
-def _decoded(body: bytes) -> tuple[Any, str | None]:
-    """Return the value of a body, or None and why it has none."""
+def _decode(body: bytes) -> tuple[Any, str | None]:
+    """Return the JSON value of a body and None, or None and a sentence that says what is wrong."""
     try:
         return untrusted_json.decode(body), None
     except RecursionError:
         return None, "The provider's answer was JSON that is nested too deeply."
-    except ValueError:  # every error of a decoder is one
+    except ValueError:
+        # Every error of a decoder is a ValueError. The first character tells the usual cases apart.
         start = body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if start == b"":
         return None, "The provider's answer was empty."
@@ -234,16 +306,20 @@ def _decoded(body: bytes) -> tuple[Any, str | None]:
 
 def _choices(completion: Any) -> Any:
     choices = completion.get("choices") if isinstance(completion, dict) else None
-    # A server that gives one choice may leave out the list.
-    return [choices] if isinstance(choices, dict) and "message" in choices else choices
+    # A server that returns one choice may leave out the list around it.
+    if isinstance(choices, dict) and "message" in choices:
+        return [choices]
+    return choices
 
 
-def _why_no_choices(completion: Any, choices: Any, key: str) -> str:
+def _explain_missing_choices(completion: Any, choices: Any, key: str) -> str:
     if not isinstance(completion, dict):
         return "The provider answered with JSON that is no completion."
     if choices is AMBIGUOUS:
-        return _TWICE.format("list of choices")
-    error = _error_of(completion, key, completion.get("message"), completion.get("detail"))
+        return _DUPLICATE_MEMBER.format("list of choices")
+    # Servers without a member `error` put its words into one of these.
+    alternatives = (completion.get("message"), completion.get("detail"))
+    error = _describe_error(completion, key, alternatives)
     if error and not choices:
         return error
     if choices is None or choices == []:
@@ -251,91 +327,115 @@ def _why_no_choices(completion: Any, choices: Any, key: str) -> str:
     return "The answer's choices were no list."
 
 
-def _error_of(members: dict[str, Any], key: str, *otherwise: Any) -> str | None:
+def _describe_error(
+    members: dict[str, Any], key: str, alternatives: Iterable[object] = ()
+) -> str | None:
     """
-    Return what a provider's or a relay's error in a 200 says, or None where there is none.
+    Return a sentence with the error in a response with status 200, or None if it has no error.
 
-    `otherwise` are values that hold its words on servers that have no member `error`.
+    `alternatives` are the values that contain the error's text on servers without a member `error`.
     """
     error = members.get("error")
     inner = error if isinstance(error, dict) else {}
-    words = (inner.get("message"), error, inner.get("code"), *otherwise)
-    text = next((word for word in words if isinstance(word, str) and word.strip()), None)
+    candidates = (inner.get("message"), error, inner.get("code"), *alternatives)
+    texts = (text for text in candidates if isinstance(text, str) and text.strip())
+    text = next(texts, None)
     if text:
-        # Without the key before it is cut, or a part of it would stay.
-        return f"The provider answered with an error: {one_line(redact(text, [key]))[:LONGEST_REASON]}"
-    return "The provider answered with an error that it does not explain." if error else None
+        # The key is removed before the text is cut; otherwise a part of the key could remain.
+        shown = one_line(redact(text, [key]))[:MAX_REASON_LENGTH]
+        return f"The provider answered with an error: {shown}"
+    if error:
+        return "The provider answered with an error that it does not explain."
+    return None
 
 
-def _choice(choice: Any, body: bytes, key: str) -> _Content:
-    """Return what a choice holds. A text that broke off, or that the provider stopped, is not used."""
+def _read_choice(choice: Any, body: bytes, key: str) -> _ChoiceContent:
+    """Return the content of a choice. A text that was truncated or filtered is unusable."""
     members = choice if isinstance(choice, dict) else {}
-    message, reason = members.get("message"), _spelled_alike(members.get("finish_reason"))
+    message = members.get("message")
     if message is AMBIGUOUS:
-        return _Content(None, _TWICE.format("message"))
+        return _ChoiceContent(None, _DUPLICATE_MEMBER.format("message"))
     if isinstance(message, str):
         message = {"content": message}
     if not isinstance(message, dict):
-        return _Content(None, _error_of(members, key) or "The answer's choice had no message.", by_provider=True)
+        error = _describe_error(members, key)
+        return _ChoiceContent(
+            None, error or "The answer's choice had no message.", is_from_provider=True
+        )
+
     content = message.get("content")
     text = _text(content)
-    refusal = _text(message.get("refusal")) or _refusal_among(content)
-    unusable = None
-    if reason in _BROKE_OFF:
-        unusable = "The answer was truncated."
+    refusal = _text(message.get("refusal")) or _refusal_part(content)
+    reason = _normalized_reason(members.get("finish_reason"))
+    unusable_reason = None
+    if reason in _TRUNCATED:
+        unusable_reason = "The answer was truncated."
     elif reason in _FILTERED:
-        unusable = "The provider's content filter stopped the answer."
+        unusable_reason = "The provider's content filter stopped the answer."
     elif refusal and refusal.strip():
-        unusable = f"The model refused: {redact(refusal, [key])[:LONGEST_REASON]}"
-    elif not text and (error := _error_of(members, key)):
-        return _Content(None, error, by_provider=True)
+        unusable_reason = f"The model refused: {redact(refusal, [key])[:MAX_REASON_LENGTH]}"
     elif not text:
-        unusable = _why_no_text(members, message)
-    elif "\N{REPLACEMENT CHARACTER}" in text and not _is_unicode(body):
-        unusable = "The answer held bytes that are no UTF-8."
-    return _Content(text or refusal, unusable)
+        if error := _describe_error(members, key):
+            return _ChoiceContent(None, error, is_from_provider=True)
+        unusable_reason = _explain_missing_text(members, message)
+    elif "\N{REPLACEMENT CHARACTER}" in text and not _is_valid_unicode(body):
+        unusable_reason = "The answer held bytes that are no UTF-8."
+    return _ChoiceContent(text or refusal, unusable_reason)
 
 
-def _spelled_alike(reason: Any) -> str:
-    """Return why an answer ended in one spelling of it, empty where nothing says why."""
-    return reason.casefold().replace("-", "_") if isinstance(reason, str) else ""
+def _normalized_reason(reason: Any) -> str:
+    """Return a `finish_reason` in lower case with underscores; empty if it is not a text."""
+    if not isinstance(reason, str):
+        return ""
+    return reason.casefold().replace("-", "_")
 
 
 def _text(content: Any) -> str | None:
-    """Return the text of a message's content: a text itself, or the text parts of a list, one after the other."""
+    """Return the text of a message's content: a string, or the joined text parts of a list."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else [content]
-    texts = [text for part in parts if (text := _text_of_part(part)) is not None]
-    return "".join(texts) if texts else None
+    texts = [text for text in map(_text_of_part, parts) if text is not None]
+    if not texts:
+        return None
+    return "".join(texts)
 
 
 def _text_of_part(part: Any) -> str | None:
     if isinstance(part, str):
         return part
-    if not isinstance(part, dict) or not _is_text(part.get("type")):
+    if not isinstance(part, dict) or not _is_text_type(part.get("type")):
         return None
     text = part.get("text", part.get("content"))
-    value = text.get("value") if isinstance(text, dict) else text
-    return value if isinstance(value, str) else None
+    # Some servers wrap the text into an object with the member `value`.
+    if isinstance(text, dict):
+        text = text.get("value")
+    return text if isinstance(text, str) else None
 
 
-def _is_text(kind: Any) -> bool:
-    """Return whether a part of this type holds text; one without a type does."""
-    return not kind or (isinstance(kind, str) and kind.casefold() in _TEXT_PARTS)
+def _is_text_type(part_type: Any) -> bool:
+    """Return whether a part of this type contains text; a part without a type does."""
+    if not part_type:
+        return True
+    return isinstance(part_type, str) and part_type.casefold() in _TEXT_PARTS
 
 
-def _refusal_among(content: Any) -> str | None:
-    """Return the refusal that stands among the parts of a content."""
+def _refusal_part(content: Any) -> str | None:
+    """Return the refusal among the parts of a content, or None without one."""
     parts = content if isinstance(content, list) else [content]
-    refusals = (part.get("refusal") for part in parts if isinstance(part, dict) and part.get("type") == "refusal")
-    return next((refusal for refusal in refusals if isinstance(refusal, str) and refusal), None)
+    for part in parts:
+        if not isinstance(part, dict) or part.get("type") != "refusal":
+            continue
+        refusal = part.get("refusal")
+        if isinstance(refusal, str) and refusal:
+            return refusal
+    return None
 
 
-def _why_no_text(choice: dict[str, Any], message: dict[str, Any]) -> str:
+def _explain_missing_text(choice: dict[str, Any], message: dict[str, Any]) -> str:
     content = message.get("content")
     if content is AMBIGUOUS:
-        return _TWICE.format("content")
+        return _DUPLICATE_MEMBER.format("content")
     if message.get("tool_calls") or message.get("function_call"):
         return "The answer was a call of a tool, without a text."
     if choice.get("finish_reason") in ("tool_calls", "function_call"):
@@ -345,8 +445,13 @@ def _why_no_text(choice: dict[str, Any], message: dict[str, Any]) -> str:
     return "The answer's content held no text."
 
 
-def _is_unicode(body: bytes) -> bool:
-    """Return whether a body is the encoding that it seems to be, without a byte that had to be replaced."""
+def _is_valid_unicode(body: bytes) -> bool:
+    """
+    Return whether a body can be decoded in its Unicode encoding without replacing a byte.
+
+    If it is, the model itself has written the replacement character in its text; otherwise our
+    decoder has inserted it.
+    """
     try:
         body.decode(json.detect_encoding(body))
     except UnicodeError:
@@ -354,28 +459,32 @@ def _is_unicode(body: bytes) -> bool:
     return True
 
 
-def _name(value: Any, key: str) -> str | None:
+def _parse_name(value: Any, key: str) -> str | None:
     """
-    Return a model's name or a request's id, or None where there is none that is a text.
+    Return a model's name or a request id, or None if the value is not a text.
 
-    It is shown in the middle of our own sentences, on a terminal and in a log: what is not printable, such as a control
-    or a turn of direction, is replaced.
+    The name is shown within our own sentences, on a terminal and in a log, so characters that are
+    not printable, such as controls and marks of text direction, are replaced.
     """
     if not isinstance(value, str) or not value:
         return None
-    return without_controls(redact(value, [key])[:LONGEST_NAME], "\N{REPLACEMENT CHARACTER}")
+    return replace_unprintable(redact(value, [key])[:MAX_NAME_LENGTH], "\N{REPLACEMENT CHARACTER}")
 
 
-def _tokens(usage: Any, names: Sequence[str]) -> int | None:
-    """Return the first count that can be read under one of its names."""
+def _token_count(usage: Any, names: Sequence[str]) -> int | None:
+    """Return the first readable count among the members `names` of `usage`."""
     members = usage if isinstance(usage, dict) else {}
-    return next((count for name in names if (count := _count(members.get(name))) is not None), None)
+    for name in names:
+        count = _parse_count(members.get(name))
+        if count is not None:
+            return count
+    return None
 
 
-def _count(value: Any) -> int | None:
-    """Return a whole number that the column holds, however it was written, or None: metadata is never guessed."""
+def _parse_count(value: Any) -> int | None:
+    """Return a whole number that fits the column, or None: a count is never estimated."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not 0 <= value < _MOST_TOKENS or value != int(value):
+    if not 0 <= value < _TOKENS_LIMIT or value != int(value):
         return None
     return int(value)

@@ -1,9 +1,10 @@
 """
-Until when OpenAI serves its models, as far as an end is announced.
+Announced shutdown dates of OpenAI's models.
 
-The table is that of the installed library, the docstring of the type ChatModel in openai 3.54.0, which takes it from
-https://developers.openai.com/api/docs/deprecations. It is written out here because a docstring is no interface, and
-importing the library takes a second and a half; a test compares the two, so that an upgrade shows what has changed.
+The table is a copy of the docstring of the type ChatModel in the installed library (openai 3.54.0),
+which has it from https://developers.openai.com/api/docs/deprecations. It is copied because a
+docstring is not an interface, and because importing the library takes a second and a half. A test
+compares the copy with the docstring, so that an upgrade of the library shows what has changed.
 """
 
 import re
@@ -11,8 +12,8 @@ from datetime import date, timedelta
 
 import structlog
 
-# How long before its end a model is warned of.
-SOON = timedelta(days=60)
+# A warning starts this long before a model ends.
+WARNING_PERIOD = timedelta(days=60)
 
 _ANNOUNCED = {
     "2024-09-13": "gpt-3.5-turbo-16k gpt-3.5-turbo-0301 gpt-3.5-turbo-0613 gpt-3.5-turbo-16k-0613",
@@ -29,55 +30,76 @@ _ANNOUNCED = {
         "gpt-4o-mini-audio-preview gpt-4o-mini-audio-preview-2024-12-17"
     ),
     "2026-07-23": (
-        "gpt-5.1-codex gpt-5.1-chat-latest gpt-5-chat-latest gpt-4o-search-preview gpt-4o-mini-search-preview "
+        "gpt-5.1-codex gpt-5.1-chat-latest gpt-5-chat-latest gpt-4o-search-preview "
+        "gpt-4o-mini-search-preview "
         "gpt-4o-search-preview-2025-03-11 gpt-4o-mini-search-preview-2025-03-11"
     ),
     "2026-08-10": "gpt-5.3-chat-latest gpt-5.2-chat-latest",
     "2026-09-28": "gpt-3.5-turbo-1106",
     "2026-10-23": (
-        "gpt-4.1-nano gpt-4.1-nano-2025-04-14 o4-mini o4-mini-2025-04-16 o3-mini o3-mini-2025-01-31 o1 o1-2024-12-17 "
-        "gpt-4o-2024-05-13 gpt-4-turbo gpt-4-turbo-2024-04-09 gpt-4-1106-preview gpt-4 gpt-4-0613 gpt-3.5-turbo "
+        "gpt-4.1-nano gpt-4.1-nano-2025-04-14 o4-mini o4-mini-2025-04-16 o3-mini "
+        "o3-mini-2025-01-31 o1 o1-2024-12-17 "
+        "gpt-4o-2024-05-13 gpt-4-turbo gpt-4-turbo-2024-04-09 gpt-4-1106-preview gpt-4 gpt-4-0613 "
+        "gpt-3.5-turbo "
         "gpt-3.5-turbo-0125"
     ),
     "2026-12-11": (
-        "gpt-5 gpt-5-mini gpt-5-nano gpt-5-2025-08-07 gpt-5-mini-2025-08-07 gpt-5-nano-2025-08-07 o3 o3-2025-04-16"
+        "gpt-5 gpt-5-mini gpt-5-nano gpt-5-2025-08-07 gpt-5-mini-2025-08-07 gpt-5-nano-2025-08-07 "
+        "o3 o3-2025-04-16"
     ),
     "2027-01-14": (
-        "gpt-4.1 gpt-4.1-mini gpt-4.1-2025-04-14 gpt-4.1-mini-2025-04-14 gpt-4o gpt-4o-2024-11-20 gpt-4o-2024-08-06 "
+        "gpt-4.1 gpt-4.1-mini gpt-4.1-2025-04-14 gpt-4.1-mini-2025-04-14 gpt-4o gpt-4o-2024-11-20 "
+        "gpt-4o-2024-08-06 "
         "gpt-4o-mini gpt-4o-mini-2024-07-18"
     ),
     "2027-01-20": "gpt-audio-mini gpt-audio-mini-2025-12-15",
     "2027-04-01": "gpt-5.4-nano gpt-5.4-nano-2026-03-17 gpt-5.1 gpt-5.1-2025-11-13",
 }
-ENDS = {name: date.fromisoformat(day) for day, names in _ANNOUNCED.items() for name in names.split()}
 
-# A snapshot is named after the day on which it was made: in OpenAI's form, and in the one of other platforms.
-_SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")
+
+def _by_model() -> dict[str, date]:
+    ends: dict[str, date] = {}
+    for day, names in _ANNOUNCED.items():
+        ends |= dict.fromkeys(names.split(), date.fromisoformat(day))
+    return ends
+
+
+ANNOUNCED_ENDS = _by_model()
+
+# The name of a snapshot ends with its date, in OpenAI's form or in the form of other platforms.
+_SNAPSHOT_DATE = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")
 
 log = structlog.get_logger()
 
 
 def announced_end(model: str) -> date | None:
     """
-    Return the day on which a model ends, or None where none is announced.
+    Return the day on which OpenAI shuts down a model, or None if no day is announced.
 
-    A relay's prefix ("openai/gpt-4o") and suffix ("gpt-4o:online") do not count, nor does the case. A fine-tuned model
-    ("ft:gpt-4o:acme::id") ends with the one that it was made of. A snapshot that the
-    table does not name ends, as far as anything is announced, with the model that it is one of.
+    A relay's prefix ("openai/gpt-4o") and suffix ("gpt-4o:online") are ignored, and so is the case.
+    A fine-tuned model ("ft:gpt-4o:acme::id") ends with its base model. A snapshot that the table
+    does not list ends with the model that it is a snapshot of.
     """
     name = model.strip().lower().rpartition("/")[2].removeprefix("ft:").partition(":")[0]
-    return ENDS.get(name) or ENDS.get(_SNAPSHOT.sub("", name))
+    return ANNOUNCED_ENDS.get(name) or ANNOUNCED_ENDS.get(_SNAPSHOT_DATE.sub("", name))
 
 
-def warning(model: str, today: date) -> str | None:
-    """Return what to say of a model that ends soon, or has ended, or None."""
+def end_warning(model: str, today: date) -> str | None:
+    """
+    Return a sentence that warns of a model's end, or None if none is needed.
+
+    The warning begins WARNING_PERIOD before the end of a model, and continues after its end.
+    """
     end = announced_end(model)
-    if end is None or end - today > SOON:
+    if end is None or end - today > WARNING_PERIOD:
         return None
-    return f"OpenAI {'ends' if today < end else 'ended'} {model} on {end}: set OPENAI_MODEL to another model."
+    verb = "ends" if today < end else "ended"
+    return f"OpenAI {verb} {model} on {end}: set OPENAI_MODEL to another model."
 
 
-def warn(model: str, today: date) -> None:
-    """Log it when a model ends soon, or has ended."""
-    if advice := warning(model, today):
-        log.warning("the model ends", model=model, end=str(announced_end(model)), advice=advice)
+def log_end_warning(model: str, today: date) -> None:
+    """Log a warning if a model ends soon or has ended."""
+    if advice := end_warning(model, today):
+        log.warning(
+            "OpenAI retires the model", model=model, end=str(announced_end(model)), advice=advice
+        )

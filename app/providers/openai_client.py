@@ -1,7 +1,8 @@
 """
-The client of the OpenAI library, with bounded bodies.
+The OpenAI library's client, with bounded response bodies.
 
-Imported when the first question is asked: the library takes 1.5 seconds and 50 MB.
+This module is imported when the first question is sent: importing the library takes 1.5 seconds and
+50 MB.
 """
 
 from collections.abc import AsyncIterator
@@ -17,15 +18,18 @@ from app.providers import bodies
 
 class _BoundedStream(httpx2.AsyncByteStream):
     """
-    The body of a response, bounded, in place of the one that the library would read whole.
+    The body of a response, limited in its length; it replaces the stream of the library.
 
-    Of an error only its beginning is given where it cannot be read whole: its status says more than its body.
+    The body of an error response that is too long or damaged ends early, without an exception,
+    because the status of the error matters more than its body.
     """
 
-    def __init__(self, response: httpx2.Response, most: int, sender: str) -> None:
+    def __init__(self, response: httpx2.Response, max_bytes: int, sender: str) -> None:
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         self._stream = response.stream
-        self._parts = bodies.bounded(self._stream, dict(response.headers), most, sender)
+        self._parts = bodies.bounded_parts(
+            self._stream, headers=dict(response.headers), max_bytes=max_bytes, sender=sender
+        )
         self._is_error = response.is_error
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -41,14 +45,22 @@ class _BoundedStream(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-def client(key: str, base_url: str, timeout: float, most: int, sender: str) -> openai.AsyncOpenAI:
-    """Return a client that reads at most `most` bytes of a body, of a success and of an error alike."""
+def make_client(
+    *, key: str, base_url: str, timeout: float, max_bytes: int, sender: str
+) -> openai.AsyncOpenAI:
+    """
+    Return a client that reads at most `max_bytes` bytes of any response body.
 
-    async def bound(response: httpx2.Response) -> None:
-        response.stream = _BoundedStream(response, most, sender)
-        # Decompressed by the stream. And the text of an error is UTF-8 whatever charset is named: among Python's are
-        # some that decompress, and some that take a time that grows with the square of a text.
+    `timeout` is in seconds. `sender` is the subject of an error's sentence.
+    """
+
+    async def limit_body(response: httpx2.Response) -> None:
+        response.stream = _BoundedStream(response, max_bytes, sender)
+        # The stream has decompressed the body, so the library must not do it again.
         response.headers.pop("content-encoding", None)
+        # The text of an error is always read as UTF-8, even if the response names another charset.
+        # Some of Python's charsets decompress a text, and some need a time that grows with the
+        # square of its length.
         response.encoding = "utf-8"
 
     return openai.AsyncOpenAI(
@@ -58,11 +70,12 @@ def client(key: str, base_url: str, timeout: float, most: int, sender: str) -> o
         timeout=timeout,
         default_headers=bodies.HEADERS,
         http_client=openai.DefaultAsyncHttpxClient(
-            follow_redirects=False,  # elsewhere is not who was asked
-            # A cookie that is not ASCII would be kept, and every later request fail with it.
+            # A redirect would lead to a server that is not in the settings.
+            follow_redirects=False,
+            # The client would store a cookie that is not ASCII, and every later request would fail.
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-            # A hook sees a response before its body is read. (A transport of our own would do without the proxies of
-            # the environment.)
-            event_hooks={"response": [bound]},
+            # A hook gets a response before its body is read. (With a transport instead of a hook,
+            # the library would ignore the proxies of the environment.)
+            event_hooks={"response": [limit_body]},
         ),
     )

@@ -1,17 +1,22 @@
 """
-The ledger of requests: a provider's limits, held across processes and restarts.
+The rate limiter: a stored ledger of the requests to a provider.
 
-Every request is granted, in one short transaction under an advisory lock, before it is sent. Whether it may go is a
-pure function of the earlier requests' times and now. The ledger also knows who is asking for what and what was answered
-lately, so that one request serves everybody who needs it; how often that failed; and until when the provider wants to
-be left alone.
+The ledger enforces the limits of a key across processes and restarts. Every request needs a grant,
+which is stored in one short transaction under an advisory lock before the request is sent. Whether
+a request is allowed is a pure function of the times of the earlier requests and the current time.
 
-It believes the clock. A request that lies in the future was written down before the clock was set back, by as much at
-least: it is moved back by that, so that nobody waits for hours that were never there. A clock that is set forward makes
-requests look older than they are; if the provider then says that it is too much, its word holds.
+The ledger also knows which requests are open and which were answered recently, so that one request
+serves all jobs that need it; how often a request has failed; and until when the provider wants no
+requests.
+
+It trusts the clock. If a stored request lies more than a minute in the future, the clock was set
+back since then, by at least that much. The stored times are then moved back, too; otherwise jobs
+would wait for hours without need. If the clock is set forward, requests look older than they are,
+and the provider may answer that its limit is exceeded. Then no request is sent for the time that
+the provider asks for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from itertools import takewhile
@@ -29,51 +34,62 @@ from app.core.settings import Settings
 from app.domain.calendar import Clock
 from app.errors import QuotaSpent
 
-# A job waits this long by itself; for longer it goes back to the queue.
-LONGEST_WAIT = timedelta(seconds=62)
+# A job waits this long for a grant itself; for a longer wait it goes back to the queue.
+MAX_WAIT = timedelta(seconds=62)
 
-# A request without an outcome after this long was cut off with its process.
-LAPSE = timedelta(seconds=60)
+# A request that has no outcome after this time was cut off: its process has ended. It is also how
+# far in the future a stored request may lie before the clock counts as set back.
+CUT_OFF_AFTER = timedelta(seconds=60)
 
-# At most so many requests are open at once, in all processes: one that had leave and waited to be sent would be late,
-# and two that waited would go out together.
-IN_FLIGHT = 3
+# The number of requests that may be open at once, in all processes. The client of each process
+# sends at most as many at once: if more were granted, some would wait for the client after their
+# grant, and would then be sent too late and together with others.
+MAX_IN_FLIGHT = 3
 
-# How long to leave a provider alone that says the day's quota is spent although our own count is not.
-REST = timedelta(hours=1)
+# For this time no requests are sent after the provider says that the day's quota is spent, even if
+# our own count disagrees. It is also the longest pause that the provider can ask for.
+COOLDOWN = timedelta(hours=1)
 
 log = structlog.get_logger()
 
 
-class Window(Struct, frozen=True):
-    """At most `requests` in any `length`."""
+class RateLimit(Struct, frozen=True):
+    """At most `requests` requests in any period of `length`."""
 
     requests: int
     length: timedelta
 
 
-class Outcome(StrEnum):
-    """What became of a request."""
+class RequestOutcome(StrEnum):
+    """The outcome of a request, as it is stored."""
 
     ANSWERED = "answered"
-    REFUSED = "refused"
+    # The same request would fail again: the key is invalid, or the function is for premium keys.
+    REJECTED = "refused"
     FAILED = "failed"
-    UNKNOWN = "unknown"
+    # The provider answered that it does not know the ticker, or sent an empty answer.
+    UNKNOWN_TICKER = "unknown"
     QUOTA_SPENT = "quota_spent"
 
 
 class Grant(Struct, frozen=True):
-    """Leave to send one request, given at `at` of this process's monotonic clock; `id` is where its outcome goes."""
+    """
+    The permission to send one request.
+
+    `id` is the request's row in the ledger. `granted_at_monotonic` is the time of the grant on the
+    monotonic clock of this process, in seconds.
+    """
 
     id: int
-    at: float
+    granted_at_monotonic: float
 
 
 class UnreadableRow(Struct, frozen=True):
     """
-    A row of an answer that cannot be read: which day it is about, and what is wrong with it.
+    A row of a response that cannot be read: its day and a sentence that says what is wrong with it.
 
-    The day may not be known; then `not_after` is the latest that it can be, if that is known.
+    If `day` is None, the day is unknown. Then `not_after` is the latest possible day, or None if
+    that is unknown, too.
     """
 
     day: date | None
@@ -81,129 +97,185 @@ class UnreadableRow(Struct, frozen=True):
     not_after: date | None = None
 
     def may_fall_within(self, after: date, through: date) -> bool:
-        """Return whether this row may be about a day after `after`, up to and including `through`."""
+        """Return whether the row may be about a day after `after`, `through` included."""
         if self.day:
             return after < self.day <= through
         return self.not_after is None or after < self.not_after
 
 
-class Shared(Struct, frozen=True):
-    """No request is needed: the same was answered lately, but for the rows that could not be read."""
+class AlreadyAnswered(Struct, frozen=True):
+    """
+    The result if no request is needed, because the same one was answered recently.
+
+    `unreadable` are the rows of that response that could not be read.
+    """
 
     unreadable: tuple[UnreadableRow, ...] = ()
 
 
-class Later(Struct, frozen=True):
-    """Not now: ask for leave again at `at`."""
+class _NotYet(Struct, frozen=True):
+    """The decision that no request is allowed before the time `at`."""
 
     at: datetime
 
 
-class Left(Struct, frozen=True):
-    """How many requests each limit leaves, in their order, and when the next one may go out."""
+class RemainingRequests(Struct, frozen=True):
+    """
+    How many requests each limit still allows, and when the next one is allowed.
+
+    `requests` is in the order of the ledger's limits.
+    """
 
     requests: list[int]
     next_at: datetime
 
 
-def windows(per_second: int, per_minute: int, per_day: int) -> list[Window]:
-    """Return a provider's limits with a margin for clocks and networks that are not exact."""
+def rate_limits(per_second: int, per_minute: int, per_day: int) -> list[RateLimit]:
+    """
+    Return a provider's limits, the longest period last.
+
+    The periods are a little longer than nominal: clocks and networks are not exact.
+    """
     return [
-        Window(per_second, timedelta(seconds=1.1)),
-        Window(per_minute, timedelta(seconds=61)),
-        Window(per_day, timedelta(days=1, seconds=1)),
+        RateLimit(per_second, timedelta(seconds=1.1)),
+        RateLimit(per_minute, timedelta(seconds=61)),
+        RateLimit(per_day, timedelta(days=1, seconds=1)),
     ]
 
 
-def alpha_vantage_limits(settings: Settings) -> list[Window]:
-    """Return the limits of Alpha Vantage's key, as the settings give them."""
-    return windows(
+def alpha_vantage_limits(settings: Settings) -> list[RateLimit]:
+    """Return the limits of Alpha Vantage's key from the settings."""
+    return rate_limits(
         per_second=settings.alpha_vantage_per_second,
         per_minute=settings.alpha_vantage_per_minute,
         per_day=settings.alpha_vantage_per_day,
     )
 
 
-def next_allowed(times: Sequence[datetime], limits: Sequence[Window], now: datetime) -> datetime:
+def next_allowed_at(
+    times: Sequence[datetime], limits: Sequence[RateLimit], now: datetime
+) -> datetime:
     """
-    Return when the next request may go out, given the `times` of earlier ones, newest first.
+    Return when the next request is allowed, `now` at the earliest.
 
-    A time in the near future (another machine's clock) counts as any other: it is waited for.
+    `times` are the times of earlier requests, newest first. A time in the near future, from the
+    clock of another machine, counts like any other: the next request waits for it.
     """
-    full = (times[limit.requests - 1] + limit.length for limit in limits if len(times) >= limit.requests)
-    return max([now, *full])
+    return max([now, *_exhausted_until(times, limits)])
 
 
-def _rows(stored: object) -> tuple[UnreadableRow, ...]:
+def _exhausted_until(times: Sequence[datetime], limits: Sequence[RateLimit]) -> Iterator[datetime]:
+    """Yield, for each limit with enough known requests, when it allows the next request."""
+    for limit in limits:
+        if len(times) >= limit.requests:
+            yield times[limit.requests - 1] + limit.length
+
+
+def _unreadable_rows(stored: object) -> tuple[UnreadableRow, ...]:
     return convert(stored or (), tuple[UnreadableRow, ...])
 
 
-class Ledger:
-    """One provider's requests."""
+class RequestLedger:
+    """The requests to one provider, stored in `operations.provider_requests`."""
 
     def __init__(
-        self, pool: AsyncConnectionPool[AsyncConnection[Any]], provider: str, limits: Sequence[Window], clock: Clock
+        self,
+        pool: AsyncConnectionPool[AsyncConnection[Any]],
+        provider: str,
+        limits: Sequence[RateLimit],
+        clock: Clock,
     ) -> None:
-        self.pool, self.provider, self.limits, self.clock = pool, provider, limits, clock
+        self.pool = pool
+        self.provider = provider
+        self.limits = limits
+        self.clock = clock
 
-    async def permit(self, function: str, symbol: str, since: datetime | None = None) -> Grant | Shared:
+    async def acquire(
+        self, function: str, symbol: str, since: datetime | None = None
+    ) -> Grant | AlreadyAnswered:
         """
-        Wait for leave to ask `function` about `symbol`, or learn that it was answered after `since`.
+        Wait until a request for `function` and `symbol` is allowed, and return its grant.
 
-        Raises QuotaSpent when the wait would be long.
+        Return AlreadyAnswered if the same request was answered after `since`. Raises QuotaSpent if
+        the wait would be longer than MAX_WAIT.
         """
         while True:
-            match await self._decide(function, symbol, since):
-                case Later(at) if at - self.clock.now() > LONGEST_WAIT:
-                    raise QuotaSpent(
-                        f"The quota of {self.provider} is spent until {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC.", at
-                    )
-                case Later(at):
-                    await self.clock.sleep((at - self.clock.now()).total_seconds())
-                case decision:
-                    return decision
+            decision = await self._decide(function, symbol, since)
+            if not isinstance(decision, _NotYet):
+                return decision
+            wait = decision.at - self.clock.now()
+            if wait > MAX_WAIT:
+                until = f"{decision.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+                raise QuotaSpent(
+                    f"The quota of {self.provider} is spent until {until} UTC.", decision.at
+                )
+            await self.clock.sleep((decision.at - self.clock.now()).total_seconds())
 
-    async def _decide(self, function: str, symbol: str, since: datetime | None) -> Grant | Shared | Later:
+    async def _decide(
+        self, function: str, symbol: str, since: datetime | None
+    ) -> Grant | AlreadyAnswered | _NotYet:
         async with self.pool.connection() as conn, conn.transaction():
             await conn.execute(
-                "SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (Lock.RATE_LIMITER.keyed, self.provider)
+                "SELECT pg_advisory_xact_lock(%s, hashtext(%s))",
+                (Lock.RATE_LIMITER.first_key, self.provider),
             )
-            now, began = self.clock.now(), monotonic()
-            times = await self._times(conn)
-            if times and times[0] - now > LAPSE:
-                times = await self._set_back(conn, times[0] - now, now)
-            match await self._last(conn, function, symbol):
-                case (at, Outcome.ANSWERED, ended_at, unreadable) if since and ended_at >= since:
-                    return Shared(_rows(unreadable))
-                case (at, None, *_) if abs(now - at) < LAPSE:
-                    return Later(now + timedelta(seconds=1))
-            if await self._open(conn, now) >= IN_FLIGHT:
-                return Later(now + timedelta(seconds=1))
-            at = max(next_allowed(times, self.limits, now), await self._rested(conn) or now)
-            if at > now:
-                return Later(at)
-            cursor = await conn.execute(
-                "INSERT INTO operations.provider_requests (provider, function, symbol, at) VALUES (%s, %s, %s, %s) "
-                "RETURNING id",
-                (self.provider, function, symbol, now),
-            )
-            (id,) = await cursor.fetchone() or (0,)
-            return Grant(id, began)
+            # Read under the lock: the wait for it may have been long.
+            now, granted_at = self.clock.now(), monotonic()
+            times = await self._request_times(conn)
+            if times and times[0] - now > CUT_OFF_AFTER:
+                times = await self._move_times_back(conn, times[0] - now, now)
 
-    async def settle(self, conn: AsyncConnection[Any], grant: Grant, outcome: Outcome) -> None:
-        """Write down what became of a request: an answer, in the transaction that stores what it said."""
+            match await self._newest_request(conn, function, symbol):
+                case (_, RequestOutcome.ANSWERED, ended_at, unreadable) if (
+                    since and ended_at >= since
+                ):
+                    return AlreadyAnswered(_unreadable_rows(unreadable))
+                case (at, None, *_) if abs(now - at) < CUT_OFF_AFTER:
+                    # The same request is open: its response will serve this job, too.
+                    return _NotYet(now + timedelta(seconds=1))
+            if await self._count_open(conn, now) >= MAX_IN_FLIGHT:
+                return _NotYet(now + timedelta(seconds=1))
+
+            paused_until = await self._paused_until(conn)
+            allowed_at = max(next_allowed_at(times, self.limits, now), paused_until or now)
+            if allowed_at > now:
+                return _NotYet(allowed_at)
+            row_id = await self._insert_request(conn, function, symbol, now=now)
+            return Grant(row_id, granted_at)
+
+    async def _insert_request(
+        self, conn: AsyncConnection[Any], function: str, symbol: str, *, now: datetime
+    ) -> int:
+        cursor = await conn.execute(
+            "INSERT INTO operations.provider_requests (provider, function, symbol, at) "
+            "VALUES (%s, %s, %s, %s) RETURNING id",
+            (self.provider, function, symbol, now),
+        )
+        (row_id,) = await cursor.fetchone() or (0,)
+        return int(row_id)
+
+    async def store_outcome(
+        self, conn: AsyncConnection[Any], grant: Grant, outcome: RequestOutcome
+    ) -> None:
+        """
+        Store the outcome of a request, unless it has one.
+
+        The outcome ANSWERED is stored in the transaction that stores the content of the response.
+        """
         await conn.execute(
-            "UPDATE operations.provider_requests SET outcome = %s, ended_at = %s WHERE id = %s AND outcome IS NULL",
+            "UPDATE operations.provider_requests SET outcome = %s, ended_at = %s "
+            "WHERE id = %s AND outcome IS NULL",
             (outcome, self.clock.now(), grant.id),
         )
 
-    async def answered(
+    async def store_answered(
         self, conn: AsyncConnection[Any], grant: Grant, unreadable: Sequence[UnreadableRow]
     ) -> list[UnreadableRow]:
         """
-        Settle an answer with the rows of it that are needed and cannot be read.
+        Store that a request was answered, and which rows that a figure needs cannot be read.
 
-        Return those of them that the answer before did not have: only they are news.
+        Return those of the rows that the previous response to the same request did not have: only
+        they are worth a log line.
         """
         cursor = await conn.execute(
             """
@@ -214,33 +286,52 @@ class Ledger:
             ORDER BY before.at DESC, before.id DESC
             LIMIT 1
             """,
-            (grant.id, Outcome.ANSWERED),
+            (grant.id, RequestOutcome.ANSWERED),
         )
-        row = await cursor.fetchone()
-        before = _rows(row[0]) if row else ()
-        await self.settle(conn, grant, Outcome.ANSWERED)
+        previous = await cursor.fetchone()
+        known = _unreadable_rows(previous[0]) if previous else ()
+        await self.store_outcome(conn, grant, RequestOutcome.ANSWERED)
         if unreadable:
             await conn.execute(
                 "UPDATE operations.provider_requests SET unreadable = %s WHERE id = %s",
                 (Jsonb(to_builtins(unreadable)), grant.id),
             )
-        return [row for row in unreadable if row not in before]
+        return [row for row in unreadable if row not in known]
 
-    async def fail(self, grant: Grant, outcome: Outcome, rest_until: datetime | None = None) -> None:
-        """Write down that a request brought nothing, and until when the provider is left alone for it."""
+    async def store_failure(
+        self, grant: Grant, outcome: RequestOutcome, paused_until: datetime | None = None
+    ) -> None:
+        """
+        Store the outcome of a request that failed.
+
+        With `paused_until`, no request to the provider is allowed before that time.
+        """
         async with self.pool.connection() as conn, conn.transaction():
-            rested = await self._rested(conn)
-            await self.settle(conn, grant, outcome)
-            if rest_until is None:
+            previously_paused_until = await self._paused_until(conn)
+            await self.store_outcome(conn, grant, outcome)
+            if paused_until is None:
                 return
             await conn.execute(
-                "UPDATE operations.provider_requests SET rest_until = %s WHERE id = %s", (rest_until, grant.id)
+                "UPDATE operations.provider_requests SET rest_until = %s WHERE id = %s",
+                (paused_until, grant.id),
             )
-        if rested is None or rested <= self.clock.now():  # of several that were under way, one says it
-            log.warning("the provider is left alone", provider=self.provider, until=str(rest_until), outcome=outcome)
+        # Several open requests may get the same response; only the first of them logs the pause.
+        if previously_paused_until is None or previously_paused_until <= self.clock.now():
+            log.warning(
+                "provider requests paused",
+                provider=self.provider,
+                until=str(paused_until),
+                outcome=outcome,
+            )
 
-    async def _set_back(self, conn: AsyncConnection[Any], by: timedelta, now: datetime) -> list[datetime]:
-        """Move what lies in the future back, as somebody did with the clock; return the times as they are now."""
+    async def _move_times_back(
+        self, conn: AsyncConnection[Any], by: timedelta, now: datetime
+    ) -> list[datetime]:
+        """
+        Move the times of requests that lie in the future back by `by`: the clock was set back.
+
+        Return the times of all requests after the change, newest first.
+        """
         await conn.execute(
             """
             UPDATE operations.provider_requests
@@ -249,49 +340,76 @@ class Ledger:
             """,
             {"provider": self.provider, "by": by, "now": now},
         )
-        log.warning("the clock was set back, and the ledger with it", provider=self.provider, by=str(by))
-        return await self._times(conn)
+        log.warning("clock set back, ledger adjusted", provider=self.provider, by=str(by))
+        return await self._request_times(conn)
 
-    async def failures(self, function: str, symbol: str, begun: datetime) -> list[str]:
-        """Return how a question has failed in a row, in all processes, since `begun`: the outcomes, newest first."""
+    async def failures(self, function: str, symbol: str, since: datetime) -> list[str]:
+        """
+        Return the outcomes of the failed attempts at a request, newest first.
+
+        These are the attempts of all processes since `since`, or since the last attempt that was
+        answered if that is later.
+        """
         async with self.pool.connection() as conn:
             cursor = await conn.execute(
                 """
                 SELECT outcome
                 FROM operations.provider_requests
-                WHERE provider = %s AND function = %s AND symbol = %s AND at >= %s AND outcome = ANY(%s)
+                WHERE provider = %s AND function = %s AND symbol = %s AND at >= %s
+                    AND outcome = ANY(%s)
                 ORDER BY at DESC, id DESC
                 """,
-                (self.provider, function, symbol, begun, [Outcome.FAILED, Outcome.UNKNOWN, Outcome.ANSWERED]),
+                (
+                    self.provider,
+                    function,
+                    symbol,
+                    since,
+                    [RequestOutcome.FAILED, RequestOutcome.UNKNOWN_TICKER, RequestOutcome.ANSWERED],
+                ),
             )
             outcomes = [outcome for (outcome,) in await cursor.fetchall()]
-            return list(takewhile(lambda outcome: outcome != Outcome.ANSWERED, outcomes))
+        return list(takewhile(lambda outcome: outcome != RequestOutcome.ANSWERED, outcomes))
 
-    async def left(self, conn: AsyncConnection[Any], now: datetime) -> Left:
-        """Return what is left at `now`; nothing is granted."""
-        times, rested = await self._times(conn), await self._rested(conn)
-        used = [sum(at > now - limit.length for at in times) for limit in self.limits]
-        return Left(
-            [max(0, limit.requests - count) for limit, count in zip(self.limits, used, strict=True)],
-            max(next_allowed(times, self.limits, now), rested or now),
-        )
+    async def remaining(self, conn: AsyncConnection[Any], now: datetime) -> RemainingRequests:
+        """Return how many requests are left at `now`. It does not reserve them."""
+        times = await self._request_times(conn)
+        paused_until = await self._paused_until(conn)
+        remaining = []
+        for limit in self.limits:
+            used = sum(at > now - limit.length for at in times)
+            remaining.append(max(0, limit.requests - used))
+        next_at = max(next_allowed_at(times, self.limits, now), paused_until or now)
+        return RemainingRequests(remaining, next_at)
 
-    async def was_spent(self, conn: AsyncConnection[Any], moment: datetime) -> bool:
-        """Return whether the day's quota was spent at a past moment: by our count, or by the provider's last word."""
+    async def was_quota_spent(self, conn: AsyncConnection[Any], moment: datetime) -> bool:
+        """
+        Return whether the day's quota was spent at a past moment.
+
+        It was spent if our own count says so, or if the provider's last response before that moment
+        said so.
+        """
         day = self.limits[-1]
         cursor = await conn.execute(
             """
-            SELECT count(*), (array_agg(outcome ORDER BY at DESC, id DESC) FILTER (WHERE outcome IS NOT NULL))[1]
+            SELECT
+                count(*),
+                (array_agg(outcome ORDER BY at DESC, id DESC) FILTER (WHERE outcome IS NOT NULL))[1]
             FROM operations.provider_requests
             WHERE provider = %s AND at > %s AND at <= %s
             """,
             (self.provider, moment - day.length, moment),
         )
-        requests, last = await cursor.fetchone() or (0, None)
-        return requests >= day.requests or last == Outcome.QUOTA_SPENT
+        requests, last_outcome = await cursor.fetchone() or (0, None)
+        return requests >= day.requests or last_outcome == RequestOutcome.QUOTA_SPENT
 
-    async def outcomes(self, conn: AsyncConnection[Any], now: datetime) -> dict[tuple[str, str], int]:
-        """Return how many requests there were, by function and outcome; those without one any more were `cut_off`."""
+    async def count_outcomes(
+        self, conn: AsyncConnection[Any], now: datetime
+    ) -> dict[tuple[str, str], int]:
+        """
+        Return the number of requests by function and outcome.
+
+        The outcome of a request whose process ended without storing one is `cut_off`.
+        """
         cursor = await conn.execute(
             """
             SELECT function, coalesce(outcome, 'cut_off'), count(*)
@@ -299,11 +417,13 @@ class Ledger:
             WHERE provider = %s AND (outcome IS NOT NULL OR at < %s)
             GROUP BY 1, 2
             """,
-            (self.provider, now - LAPSE),
+            (self.provider, now - CUT_OFF_AFTER),
         )
         return {(function, outcome): count for function, outcome, count in await cursor.fetchall()}
 
-    async def _last(self, conn: AsyncConnection[Any], function: str, symbol: str) -> tuple[Any, ...] | None:
+    async def _newest_request(
+        self, conn: AsyncConnection[Any], function: str, symbol: str
+    ) -> tuple[Any, ...] | None:
         cursor = await conn.execute(
             """
             SELECT at, outcome, ended_at, unreadable
@@ -316,26 +436,29 @@ class Ledger:
         )
         return await cursor.fetchone()
 
-    async def _open(self, conn: AsyncConnection[Any], now: datetime) -> int:
+    async def _count_open(self, conn: AsyncConnection[Any], now: datetime) -> int:
         cursor = await conn.execute(
-            "SELECT count(*) FROM operations.provider_requests WHERE provider = %s AND outcome IS NULL "
-            "AND at > %s AND at < %s",
-            (self.provider, now - LAPSE, now + LAPSE),
+            "SELECT count(*) FROM operations.provider_requests "
+            "WHERE provider = %s AND outcome IS NULL AND at > %s AND at < %s",
+            (self.provider, now - CUT_OFF_AFTER, now + CUT_OFF_AFTER),
         )
         (count,) = await cursor.fetchone() or (0,)
         return int(count)
 
-    async def _times(self, conn: AsyncConnection[Any]) -> list[datetime]:
+    async def _request_times(self, conn: AsyncConnection[Any]) -> list[datetime]:
+        """Return the times of the newest requests, newest first, as many as any limit needs."""
         cursor = await conn.execute(
-            "SELECT at FROM operations.provider_requests WHERE provider = %s ORDER BY at DESC LIMIT %s",
+            "SELECT at FROM operations.provider_requests WHERE provider = %s "
+            "ORDER BY at DESC LIMIT %s",
             (self.provider, max(limit.requests for limit in self.limits)),
         )
         return [at for (at,) in await cursor.fetchall()]
 
-    async def _rested(self, conn: AsyncConnection[Any]) -> datetime | None:
-        """Return until when the provider is left alone because of what it said."""
+    async def _paused_until(self, conn: AsyncConnection[Any]) -> datetime | None:
+        """Return the time before which no request may be sent to the provider, or None."""
         cursor = await conn.execute(
-            "SELECT max(rest_until) FROM operations.provider_requests WHERE provider = %s", (self.provider,)
+            "SELECT max(rest_until) FROM operations.provider_requests WHERE provider = %s",
+            (self.provider,),
         )
         row = await cursor.fetchone()
         return row[0] if row else None

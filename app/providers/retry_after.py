@@ -1,13 +1,26 @@
-"""What a `Retry-After` means."""
+"""The `Retry-After` header of an HTTP response."""
 
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 
+_MAX_WAIT = timedelta(days=1)
 
-def asked_to_wait(text: str, now: datetime) -> datetime | None:
-    """Return until when a `Retry-After` asks us to wait: a day at most, and not at all if it cannot be read."""
+
+def parse_retry_after(text: str, now: datetime) -> datetime | None:
+    """
+    Return the time until which a `Retry-After` header asks us to wait, one day at most.
+
+    `text` is a number of seconds or an HTTP date. Return None for a time that has passed and for a
+    text that cannot be parsed.
+    """
     try:
-        until = now + timedelta(seconds=int(text)) if text.isdecimal() else parsedate_to_datetime(text)
-        return min(until, now + timedelta(days=1)) if until > now else None
+        if text.isdecimal():
+            until = now + timedelta(seconds=int(text))
+        else:
+            until = parsedate_to_datetime(text)
+        # A date without a time zone cannot be compared with `now`: that is the TypeError below.
+        if until <= now:
+            return None
+        return min(until, now + _MAX_WAIT)
     except (ValueError, TypeError, OverflowError):
         return None

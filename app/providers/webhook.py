@@ -1,9 +1,9 @@
 """
-Whoever is told by HTTP: the receiver of alerts, and the service that waits for heartbeats.
+Outgoing HTTP messages: alerts to a webhook, and requests to a heartbeat monitor.
 
-An address may hold a secret, so no text that leaves this module names it, and the libraries' own lines about a request
-are not logged. Redirects are not followed: a message goes to the host that was set and to no other. Of an answer only
-its head is read.
+An address may contain a secret. So no error text of this module contains the address, and the log
+lines of the HTTP libraries about these requests are suppressed. Redirects are not followed: a
+message is sent only to the configured host. Only the head of a response is read.
 """
 
 import asyncio
@@ -20,78 +20,116 @@ import msgspec
 
 from app.domain.calendar import Clock
 from app.errors import ConfigurationError, ProviderBusy, ProviderUnavailable
-from app.providers.retry_after import asked_to_wait
+from app.providers.retry_after import parse_retry_after
 
-TIME_LIMIT = 10.0
+TIMEOUT_SECONDS = 10.0
 
-# What asks for another attempt, besides the server's own troubles: a time-out, too early, too many.
-_AGAIN = (408, 425, 429)
+# Besides 5xx, these statuses mean that another attempt may succeed: 408 request timeout, 425 too
+# early, 429 too many requests.
+_RETRY_STATUSES = (408, 425, 429)
 
-_ours: ContextVar[bool] = ContextVar("ours", default=False)
+# True while a request of this module runs. A log record of a library does not say which module sent
+# the request, so the filter reads it from the context.
+_is_our_request: ContextVar[bool] = ContextVar("ours", default=False)
 for _name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"):
-    logging.getLogger(_name).addFilter(lambda _: not _ours.get())
+    logging.getLogger(_name).addFilter(lambda _: not _is_our_request.get())
 
 
-class Receiver:
-    """Who listens at the address of `setting`; without an address it is off."""
+class WebhookReceiver:
+    """
+    The server at the address of one setting.
+
+    `setting` is the name of the setting, for error texts. With an empty `url` nothing can be sent,
+    and `is_configured` is False.
+    """
 
     def __init__(self, setting: str, url: str, clock: Clock) -> None:
-        self.setting, self.on, self._url, self.clock = setting, bool(url), url, clock
-        self._http = _client() if url else None
+        self.setting = setting
+        self.is_configured = bool(url)
+        self.clock = clock
+        self._url = url
+        self._http: httpx.AsyncClient | None = None
+        if url:
+            self._http = _make_client()
 
     async def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         if self._http:
             await self._http.aclose()
 
     async def post(self, message: Mapping[str, Any], key: str) -> int:
         """
-        Send a JSON, with the `key` by which a receiver knows a repeat; return the status of the answer.
+        Send `message` as JSON, and return the status of the response.
 
-        Raises ProviderBusy or ProviderUnavailable if another attempt may succeed, otherwise ConfigurationError.
+        The receiver recognises a repeated message by its `key`, the header `Idempotency-Key`.
+        Raises ProviderBusy or ProviderUnavailable if another attempt may succeed, otherwise
+        ConfigurationError.
         """
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         return await self._send("POST", content=msgspec.json.encode(message), headers=headers)
 
-    async def get(self, marks: Mapping[str, str] = MappingProxyType({})) -> int:
-        """Ask for the address itself, with `marks` as headers; otherwise as `post`."""
-        return await self._send("GET", headers=marks)
+    async def get(self, headers: Mapping[str, str] = MappingProxyType({})) -> int:
+        """Send a GET request with `headers`, and return the status. Raises the errors of `post`."""
+        return await self._send("GET", headers=headers)
 
-    async def _send(self, method: str, **more: Any) -> int:
+    async def _send(self, method: str, **options: Any) -> int:
         if self._http is None:
             raise ConfigurationError(f"{self.setting} is not set.")
-        ours = _ours.set(True)
+        token = _is_our_request.set(True)
         try:
-            async with asyncio.timeout(TIME_LIMIT), self._http.stream(method, self._url, **more) as answer:
-                return self._read(answer.status_code, answer.headers.get("Retry-After", ""))
+            async with (
+                asyncio.timeout(TIMEOUT_SECONDS),
+                self._http.stream(method, self._url, **options) as response,
+            ):
+                retry_after = response.headers.get("Retry-After", "")
+                return self._check_status(response.status_code, retry_after)
         except TimeoutError:
-            raise ProviderUnavailable(f"{self.setting} did not answer within {TIME_LIMIT:.0f} s.") from None
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, UnicodeError):
-            raise ConfigurationError(f"{self.setting} cannot be asked as it stands: check the address.") from None
-        except httpx.HTTPError as error:  # its own text may hold the address
-            raise ProviderUnavailable(f"{self.setting} cannot be reached ({type(error).__name__}).") from None
+            raise ProviderUnavailable(
+                f"{self.setting} did not answer within {TIMEOUT_SECONDS:.0f} s."
+            ) from None
+        except (
+            httpx.InvalidURL,
+            httpx.UnsupportedProtocol,
+            httpx.LocalProtocolError,
+            UnicodeError,
+        ):
+            raise ConfigurationError(
+                f"{self.setting} cannot be asked as it stands: check the address."
+            ) from None
+        except httpx.HTTPError as error:
+            # Only the class is named: the error's own text may contain the address.
+            raise ProviderUnavailable(
+                f"{self.setting} cannot be reached ({type(error).__name__})."
+            ) from None
         finally:
-            _ours.reset(ours)
+            _is_our_request.reset(token)
 
-    def _read(self, status: int, retry_after: str) -> int:
-        said = f"{self.setting} answered {status}"
+    def _check_status(self, status: int, retry_after: str) -> int:
+        """Return the status if it is one of success; otherwise raise the error for that status."""
         if 200 <= status < 300:
             return status
-        if status in _AGAIN or status >= 500:
-            raise _again(said, asked_to_wait(retry_after, self.clock.now()))
+        sentence = f"{self.setting} answered {status}"
+        if status in _RETRY_STATUSES or status >= 500:
+            raise _retryable_error(sentence, parse_retry_after(retry_after, self.clock.now()))
         if 300 <= status < 400:
-            raise ConfigurationError(f"{said}, a redirect, which is not followed: set it to where that leads.")
-        raise ConfigurationError(f"{said}: it does not take what is sent; check the address.")
+            raise ConfigurationError(
+                f"{sentence}, a redirect, which is not followed: set it to where that leads."
+            )
+        raise ConfigurationError(f"{sentence}: it does not take what is sent; check the address.")
 
 
-def _client() -> httpx.AsyncClient:
+def _make_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        timeout=httpx.Timeout(TIME_LIMIT),
+        timeout=httpx.Timeout(TIMEOUT_SECONDS),
         follow_redirects=False,
         headers={"User-Agent": "alpha-monday"},
+        # No cookies: one that is not ASCII would make every later request fail.
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
     )
 
 
-def _again(said: str, until: datetime | None) -> ProviderBusy | ProviderUnavailable:
-    return ProviderBusy(f"{said}.", until) if until else ProviderUnavailable(f"{said}.")
+def _retryable_error(sentence: str, until: datetime | None) -> ProviderBusy | ProviderUnavailable:
+    """Return the error for a failed request that may succeed later."""
+    if until:
+        return ProviderBusy(f"{sentence}.", until)
+    return ProviderUnavailable(f"{sentence}.")

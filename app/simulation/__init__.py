@@ -1,6 +1,8 @@
 """
-The rehearsal: months lived through in seconds, with real parts and played providers.
+The rehearsal: a simulated past of weeks or months, served by the real service within seconds.
 
-`clock` tells the time, `market` makes the prices, `providers` answers in the providers' place, `rehearsal` puts them to
-work. Nothing outside knows whether it is rehearsed.
+`clock` provides the simulated time, `market` generates the prices, `provider_simulators` answers
+requests in place of the providers, and `rehearsal` starts and connects them. `faults`, `odd_faults`
+and `odd_providers` inject errors and wrong data. The rest of the service is the same in a rehearsal
+and in production.
 """

@@ -1,13 +1,16 @@
 """
-Told time: real time minus a lag that only ever shrinks.
+Simulated time: real time minus a lag that only becomes smaller.
 
-It flows at its real pace while anything is at work. When every job waits it leaps to the first moment at which one is
-due; when the lag is used up, told time is real time, and the same process goes on living. With an end (`until`) it
-stands still there. All processes that share the database share one told time, and any of them makes the leap.
+Simulated time runs at the pace of real time while any job is at work. When every job waits, it
+jumps ahead to the first moment at which a job is due. When the lag is 0, simulated time is real
+time, and the same process goes on as a live service. With an end (`until`) the time stops there.
+All processes that share the database share one simulated time, and any of them makes the jump.
 
-Postgres is told once: Procrastinate's fetch function decides what is due by an unqualified `now()`, and in this
-database that one function finds `told.now()` first. Heartbeats and stalled jobs stay real, as they must. The row in
-`told.clock` also marks the database as rehearsed.
+The schema `told` of a rehearsal's database contains the clock: the table `told.clock`, and the
+functions `told.now` (the simulated time) and `told.leap` (the jump). Procrastinate's fetch function
+calls `now()` without a schema, and in such a database its search path finds `told.now()` first. So
+it chooses due jobs by simulated time. Heartbeats and the detection of stalled jobs use real time,
+because they are about real processes. The table also marks the database as rehearsed.
 """
 
 import asyncio
@@ -22,53 +25,64 @@ from procrastinate import JobContext
 from procrastinate.periodic import PeriodicDeferrer
 
 from app.core import tasks
+from app.core.availability import UNAVAILABLE_ERRORS
 from app.core.locks import Lock
-from app.core.presence import AWAY
 from app.database import rehearsed
 from app.database.pools import Pool
-from app.database.rehearsed import CLOCK
+from app.database.rehearsed import CREATE_CLOCK_TABLE
 from app.errors import ConfigurationError, TryAgainAt
 from jobs import queue_tables
-from jobs.queue import MIDDLEWARE, MONDAY_LASTS, Queue
+from jobs.queue import MAX_TICK_DELAY, MIDDLEWARE, Queue
 
-# The one SQL on the queue's tables that does not stand in `jobs.queue_tables`: it changes how the
-# queue's own fetch function reads the time, and `told.leap` must read the jobs inside of Postgres,
-# between its lock and its update. Only the database of a rehearsal has it.
-INSTALL = f"""
+# The only SQL on the queue's tables outside `jobs.queue_tables`: it changes how the queue's own
+# fetch function reads the time, and `told.leap` must read the jobs inside Postgres, between its
+# lock and its update. Only the database of a rehearsal has it.
+INSTALL_SQL = f"""
 CREATE OR REPLACE FUNCTION told.now() RETURNS timestamptz LANGUAGE sql STABLE
 AS 'SELECT least(pg_catalog.now() - make_interval(secs => lag), until) FROM told.clock';
 
 DO $$
 DECLARE
-    asks regprocedure;
+    fetch_function regprocedure;
 BEGIN
-    FOR asks IN SELECT oid FROM pg_proc
+    FOR fetch_function IN SELECT oid FROM pg_proc
         WHERE proname ~ '^procrastinate_fetch_job' AND pronamespace = 'queue'::regnamespace
     LOOP
-        EXECUTE format('ALTER FUNCTION %s SET search_path = told, pg_catalog, queue', asks);
+        EXECUTE format(
+            'ALTER FUNCTION %s SET search_path = told, pg_catalog, queue', fetch_function
+        );
     END LOOP;
 END $$;
 
--- Leap to the first event, unless a job may be at work: running and not asleep, or waiting and due. One that waits for
--- another's lock is not. A round of upkeep is at work, too: by its lock.
+-- Jump to the first event, and return the lag after it. An event is the next tick, the time at
+-- which a job is due, or the end of a job's sleep. An event in the past, or at the epoch, means
+-- that something may be at work, so there is no jump: a job runs and does not sleep, a job is due,
+-- or a round of reconciliation runs (it holds an advisory lock). A due job that waits for another
+-- job's lock does not count.
 CREATE OR REPLACE FUNCTION told.leap(tick timestamptz) RETURNS float8 LANGUAGE plpgsql AS $$
 DECLARE
     event timestamptz;
-    answer float8;
+    new_lag float8;
 BEGIN
-    PERFORM FROM told.clock FOR UPDATE;  -- one at a time; the next statement sees what is committed by now
+    -- One jump at a time. The next statement sees everything that is committed by now.
+    PERFORM FROM told.clock FOR UPDATE;
     SELECT least(tick, min(coalesce(scheduled_at, 'epoch'))) INTO event
         FROM queue.procrastinate_jobs AS jobs
         WHERE status = 'doing' OR (status = 'todo' AND NOT EXISTS (
-            SELECT FROM queue.procrastinate_jobs AS others WHERE others.lock = jobs.lock AND others.status = 'doing'));
-    IF EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = {Lock.RECONCILIATION:d}) THEN
+            SELECT FROM queue.procrastinate_jobs AS others
+            WHERE others.lock = jobs.lock AND others.status = 'doing'));
+    IF EXISTS (
+        SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = {Lock.RECONCILIATION:d}
+    ) THEN
         event := 'epoch';
     END IF;
     UPDATE told.clock
-        SET lag = greatest(0, least(lag, extract(epoch FROM clock_timestamp() - event))), seen = clock_timestamp()
-        WHERE lag > extract(epoch FROM clock_timestamp() - event) OR seen < clock_timestamp() - interval '1 s';
-    SELECT lag INTO answer FROM told.clock;
-    RETURN answer;
+        SET lag = greatest(0, least(lag, extract(epoch FROM clock_timestamp() - event))),
+            seen = clock_timestamp()
+        WHERE lag > extract(epoch FROM clock_timestamp() - event)
+            OR seen < clock_timestamp() - interval '1 s';
+    SELECT lag INTO new_lag FROM told.clock;
+    RETURN new_lag;
 END $$;
 """  # noqa: S608 - the only value in it is a number of ours
 _BEGIN = """
@@ -76,171 +90,244 @@ INSERT INTO told.clock (lag, seen)
 SELECT greatest(0, extract(epoch FROM clock_timestamp() - %s::timestamptz)), clock_timestamp()
 WHERE NOT EXISTS (SELECT FROM told.clock)
 """
-# Where told time stood still it goes on from there; otherwise five seconds after the last sign of life, however long
-# the pause was. At lag 0 a pause was a real outage, and nothing hides it.
-_LIVED = "SELECT least(seen - make_interval(secs => lag), until) FROM told.clock WHERE lag > 0"
-_GO_ON = """
+# The simulated time that an earlier rehearsal of this database has reached.
+_REACHED = "SELECT least(seen - make_interval(secs => lag), until) FROM told.clock WHERE lag > 0"
+# A rehearsal that stopped at its end continues from there. Any other rehearsal continues five
+# seconds after the time at which its clock was `seen` last, even if it was stopped for days. With
+# lag 0 the database is live already: nothing is changed, so that the pause counts as a real outage.
+_CONTINUE = """
 UPDATE told.clock
 SET lag = CASE
-        WHEN until < clock_timestamp() - make_interval(secs => lag) THEN extract(epoch FROM clock_timestamp() - until)
+        WHEN until < clock_timestamp() - make_interval(secs => lag)
+            THEN extract(epoch FROM clock_timestamp() - until)
         ELSE lag + greatest(0, extract(epoch FROM clock_timestamp() - seen) - 5)
     END,
     seen = clock_timestamp(),
     until = NULL
 WHERE lag > 0
 """
-_END = "UPDATE told.clock SET until = %s WHERE lag > 0"
+_SET_END = "UPDATE told.clock SET until = %s WHERE lag > 0"
 _LAG = "SELECT lag FROM told.clock"
+_JUMP = "SELECT told.leap(%s)"
 
-# Told time waits for a dead process's jobs, so a rehearsal notices a death sooner than production would.
-STALLED_AFTER = 6.0
-HEARTBEAT = 1.0
+# Simulated time waits for the jobs of a dead process, so a rehearsal detects a dead process sooner
+# than production does.
+STALLED_AFTER_SECONDS = 6.0
+HEARTBEAT_SECONDS = 1.0
 CONCURRENCY = 32
 
-BEAT = 0.003
-STRIDE = timedelta(hours=6)  # the longest leap, so that upkeep gets its turns
+# How often the clock tries to jump.
+POLL_SECONDS = 0.003
+# At real pace nothing jumps, so sleeping code looks at the time less often.
+_REAL_POLL_SECONDS = 0.5
+# The longest jump, so that reconciliation gets its turns.
+MAX_JUMP = timedelta(hours=6)
 
 
 class SimulatedClock:
-    """The rehearsal's clock: one told time for every process that shares the database."""
+    """
+    The clock of a rehearsal: one simulated time for every process that shares the database.
+
+    `finished` is done when simulated time has reached real time or its end. If the clock has
+    failed, `finished` has its exception. `restart_worker` is called when simulated time has reached
+    real time, because the worker then needs other options.
+    """
 
     def __init__(self, pool: Pool, queue: Queue, until: datetime | None = None) -> None:
-        self.pool, self.queue, self.until = pool, queue, until
+        self.pool = pool
+        self.queue = queue
+        self.until = until
         self.lag = timedelta(0)
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.worker_anew: Callable[[], None] = lambda: None
-        self._stopped = False
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.restart_worker: Callable[[], None] = lambda: None
+        self._is_stopped = False
+        # The id of the job that runs in the current context.
         self._job: ContextVar[int | None] = ContextVar("job", default=None)
-        self._asleep: dict[asyncio.Task[Any] | None, datetime] = {}
+        # For each sleeping task that is not a job of the queue: the time at which it wakes up.
+        self._sleeping: dict[asyncio.Task[Any] | None, datetime] = {}
 
     @property
     def is_simulated(self) -> bool:
-        """Return whether the time is another than the real one: Postgres decides by it, too, what is due."""
+        """Return whether the time is simulated. If so, Postgres uses it to choose due jobs."""
         return bool(self.lag)
 
     def now(self) -> datetime:
-        """Return the told time, in UTC."""
+        """Return the simulated time, in UTC."""
         now = datetime.now(UTC) - self.lag
-        return min(now, self.until) if self.until else now
+        if self.until:
+            return min(now, self.until)
+        return now
 
     async def sleep(self, seconds: float) -> None:
-        """Wait in told time: a job tells the queue until when, anything else only its own process."""
+        """
+        Wait for `seconds` of simulated time.
+
+        The end of a job's sleep is stored in the queue, where all processes see it. The end of any
+        other sleep is known to this process only. Raises TryAgainAt when the process stops.
+        """
         until = self.now() + timedelta(seconds=seconds)
-        if job := self._job.get():
+        if job_id := self._job.get():
             async with self.pool.connection() as conn:
-                await queue_tables.sleep_until(conn, job, until)
+                await queue_tables.set_sleep_until(conn, job_id, until)
         else:
-            self._asleep[asyncio.current_task()] = until
-        while (left := (until - self.now()).total_seconds()) > 0:
-            if self._stopped:
+            self._sleeping[asyncio.current_task()] = until
+        while (remaining := (until - self.now()).total_seconds()) > 0:
+            if self._is_stopped:
                 raise TryAgainAt("The process was told to stop.", self.now())
-            # A leap is looked for every beat; at real pace nothing leaps.
-            await asyncio.sleep(min(left, BEAT if self.lag else 0.5))
+            poll_seconds = POLL_SECONDS if self.lag else _REAL_POLL_SECONDS
+            await asyncio.sleep(min(remaining, poll_seconds))
 
     def stop(self) -> None:
-        """End all waiting."""
-        self._stopped = True
+        """End every sleep of this process."""
+        self._is_stopped = True
 
-    def options(self) -> dict[str, Any]:
-        """Return what the worker needs besides, as long as the told time is not the real one."""
+    def worker_options(self) -> dict[str, Any]:
+        """Return the worker's additional options while the time is simulated."""
         if not self.lag:
             return {}
         return {
-            "worker_middleware": [*MIDDLEWARE, self._in_its_time],
+            "worker_middleware": [*MIDDLEWARE, self._run_when_due],
             "fetch_job_polling_interval": 0.01,
             "concurrency": CONCURRENCY,
-            "update_heartbeat_interval": HEARTBEAT,
-            "stalled_worker_timeout": STALLED_AFTER,
+            "update_heartbeat_interval": HEARTBEAT_SECONDS,
+            "stalled_worker_timeout": STALLED_AFTER_SECONDS,
         }
 
     async def start(self, begin: datetime) -> None:
-        """Begin at `begin`, or go on where an earlier rehearsal of this database stopped."""
+        """
+        Begin at `begin`, or continue where an earlier rehearsal of this database stopped.
+
+        Raises ConfigurationError if the earlier rehearsal has passed `until` or has reached the
+        present.
+        """
         async with self.pool.connection() as conn, conn.transaction():
             await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.SIMULATED_CLOCK,))
-            await conn.execute(CLOCK)
-            await conn.execute(INSTALL)
-            lived = await (await conn.execute(_LIVED)).fetchone()
-            if self.until and lived and lived[0] > self.until:
+            await conn.execute(CREATE_CLOCK_TABLE)
+            await conn.execute(INSTALL_SQL)
+            cursor = await conn.execute(_REACHED)
+            row = await cursor.fetchone()
+            if self.until and row and row[0] > self.until:
                 raise ConfigurationError(
-                    f"This rehearsal has lived until {lived[0]:%Y-%m-%d %H:%M} UTC already; --until cannot go back. "
-                    "`alpha-monday db reset` forgets it."
+                    f"This rehearsal has reached {row[0]:%Y-%m-%d %H:%M} UTC already; "
+                    "--until cannot go back. `alpha-monday db reset` deletes it."
                 )
             await conn.execute(_BEGIN, (begin,))
-            await conn.execute(_GO_ON)
-            await conn.execute(_END, (self.until,))
-        await self._read(_LAG)
+            await conn.execute(_CONTINUE)
+            await conn.execute(_SET_END, (self.until,))
+        await self._update_lag(_LAG)
         if self.until and not self.lag:
-            raise ConfigurationError("This rehearsal has arrived at the present; --until can no longer stop it before.")
+            raise ConfigurationError(
+                "This rehearsal has reached the present; --until can no longer stop it earlier."
+            )
 
-    async def live(self) -> None:
-        """Offer the queue its ticks, and leap when all is quiet, until told time is real or has come to its end."""
-        defaults, self.queue.periodic_defaults = self.queue.periodic_defaults, {"max_delay": 0}  # the real time's ticks
-        ticks = PeriodicDeferrer(self.queue.periodic_registry, max_delay=MONDAY_LASTS.total_seconds())
+    async def run(self) -> None:
+        """Defer periodic jobs and jump ahead until the time is real or has reached its end."""
+        # The worker would defer periodic jobs by real time. With `max_delay` 0 it defers none of
+        # them: only `_step` does.
+        defaults = self.queue.periodic_defaults
+        self.queue.periodic_defaults = {"max_delay": 0}
+        deferrer = PeriodicDeferrer(
+            self.queue.periodic_registry, max_delay=MAX_TICK_DELAY.total_seconds()
+        )
         try:
-            while self.lag and not (self.until and self.now() >= self.until):
-                with suppress(*AWAY):  # the database is away: time goes on as it does
-                    await self._beat(ticks)
-                await asyncio.sleep(BEAT)
+            while self.lag and not self._has_reached_end():
+                # While the database is unavailable, the time goes on at the pace of real time.
+                with suppress(*UNAVAILABLE_ERRORS):
+                    await self._step(deferrer)
+                await asyncio.sleep(POLL_SECONDS)
         except Exception as error:
-            if not self.over.done():
-                self.over.set_exception(error)  # nothing would ever leap again: whoever waits must know
+            # Without this task nothing jumps any more, so the code that waits for the end must get
+            # the error.
+            self._fail(error)
         finally:
             self.queue.periodic_defaults = defaults
         if not self.lag:
-            self.worker_anew()
-        if not self.over.done():
-            self.over.set_result(None)
+            self.restart_worker()
+        if not self.finished.done():
+            self.finished.set_result(None)
 
-    async def _beat(self, ticks: PeriodicDeferrer) -> None:
+    def _has_reached_end(self) -> bool:
+        return bool(self.until and self.now() >= self.until)
+
+    def _fail(self, error: Exception) -> None:
+        """Make `finished` raise `error`, unless it is done already."""
+        if not self.finished.done():
+            self.finished.set_exception(error)
+
+    async def _step(self, deferrer: PeriodicDeferrer) -> None:
+        """Defer the periodic jobs that are due, then jump if nothing is at work."""
         now = self.now()
-        await ticks.defer_jobs(ticks.get_previous_tasks(at=now.timestamp()))
-        tick = now + min(STRIDE, timedelta(seconds=ticks.get_next_tick(at=now.timestamp())))
-        if any(until <= self.now() for task, until in self._asleep.items() if task and not task.done()):
-            await self._read(_LAG)  # somebody has woken up and may be at work
+        await deferrer.defer_jobs(deferrer.get_previous_tasks(at=now.timestamp()))
+        next_tick = timedelta(seconds=deferrer.get_next_tick(at=now.timestamp()))
+        tick = now + min(MAX_JUMP, next_tick)
+        if self._has_awake_task():
+            await self._update_lag(_LAG)
+        elif self.until:
+            await self._update_lag(_JUMP, min(tick, self.until))
         else:
-            await self._read("SELECT told.leap(%s)", min(tick, self.until) if self.until else tick)
+            await self._update_lag(_JUMP, tick)
 
-    async def _in_its_time(self, job: Callable[[], Awaitable[Any]], context: JobContext, _: Any) -> Any:
-        """Refuse to run a job before its told time, and remember whose sleep is whose."""
-        await self._read(_LAG)  # another process may have leapt
-        due = context.job.scheduled_at
+    def _has_awake_task(self) -> bool:
+        """Return whether a task of this process has ended its sleep and so may be at work."""
+        now = self.now()
+        return any(
+            until <= now for task, until in self._sleeping.items() if task and not task.done()
+        )
+
+    async def _run_when_due(
+        self, run_job: Callable[[], Awaitable[Any]], job_context: JobContext, _: Any
+    ) -> Any:
+        """
+        Run a job, and remember its id for `sleep`. This is a middleware of the worker.
+
+        Raises RuntimeError if the queue starts the job before the simulated time at which it is
+        due.
+        """
+        # Another process may have made a jump since the lag was read last.
+        await self._update_lag(_LAG)
+        due = job_context.job.scheduled_at
         if due and due > self.now():
-            early = RuntimeError(f"Job {context.job.id} ran at {self.now()}, before its time, {due}.")
-            if not self.over.done():
-                self.over.set_exception(early)
-            raise early
-        self._job.set(context.job.id)
-        return await job()
+            error = RuntimeError(
+                f"Job {job_context.job.id} ran at {self.now()}, before its time, {due}."
+            )
+            self._fail(error)
+            raise error
+        self._job.set(job_context.job.id)
+        return await run_job()
 
-    async def _read(self, sql: str, *values: object) -> None:
-        ((lag,),) = await self._ask(sql, *values)
+    async def _update_lag(self, sql: str, *parameters: object) -> None:
+        """Set the lag to the result of `sql`."""
+        ((lag,),) = await self._fetch(sql, *parameters)
         self.lag = timedelta(seconds=lag)
 
-    async def _ask(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    async def _fetch(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         async with self.pool.connection() as conn:
-            cursor = await conn.execute(sql.encode(), values)
-            return await cursor.fetchall() if cursor.description else []
+            cursor = await conn.execute(sql.encode(), parameters)
+            if not cursor.description:
+                return []
+            return await cursor.fetchall()
 
 
-async def has_begun(pool: Pool) -> bool:
-    """Return whether a rehearsal of this database has a time to go on from."""
+async def has_rehearsal_to_continue(pool: Pool) -> bool:
+    """Return whether the database has a rehearsal that was started before."""
     async with pool.connection() as conn:
-        if not await rehearsed.is_rehearsed_on(conn):
+        if not await rehearsed.is_rehearsed_on_connection(conn):
             return False
-        return await (await conn.execute("SELECT FROM told.clock")).fetchone() is not None
+        cursor = await conn.execute("SELECT FROM told.clock")
+        return await cursor.fetchone() is not None
 
 
 @asynccontextmanager
-async def told(
+async def running_clock(
     pool: Pool, queue: Queue, begin: datetime, until: datetime | None = None
 ) -> AsyncIterator[SimulatedClock]:
-    """Tell the time for as long as the context lasts."""
+    """Start a simulated clock, and stop it when the context ends."""
     clock = SimulatedClock(pool, queue, until)
     await clock.start(begin)
-    living = asyncio.create_task(clock.live())
+    running = asyncio.create_task(clock.run())
     try:
         yield clock
     finally:
-        await tasks.end(living)
+        await tasks.cancel_and_wait(running)
         with suppress(asyncio.CancelledError, psycopg.Error):
-            living.result()
+            running.result()

@@ -1,14 +1,16 @@
 """
-What providers do wrong: every fault by name, a script of them, and a chance of them.
+Fault injection: the faults of providers by name, and the choice of the fault for each request.
 
-A fault makes of the good answer the bad one, byte for byte as providers are known to give it. A script is a list of
-rules, as JSON; the first that fits a request decides:
+A fault is a function that turns a correct reply into a wrong one, with exactly the bytes that
+providers are known to send. A fault script is a list of rules in JSON. The first rule that matches
+a request chooses its fault:
 
     [{"provider": "alphavantage", "fault": "late_bar", "symbol": "MSFT",
       "since": "2026-11-03T00:00:00-05:00", "until": "2026-11-03T16:15:00-05:00"},
      {"provider": "openai", "fault": "refusal", "times": 2}]
 
-`function`, `symbol`, `since`, `until` and `times` may be left out: whatever is asked, always, without end.
+`function`, `symbol`, `since`, `until` and `times` are optional. Without them a rule matches every
+function and symbol, at any time, without a limit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,42 +27,51 @@ from app.domain import calendar
 from app.errors import ConfigurationError
 from app.simulation.market import Market
 
+# Notices and errors in Alpha Vantage's own words.
 BURST = (
-    "Thank you for using Alpha Vantage! Please consider spreading out your free API requests more sparingly "
-    "(1 request per second). You may subscribe to any of the premium plans at https://www.alphavantage.co/premium/ to "
-    "lift the free key rate limit (25 requests per day) and instantly remove all daily rate limits."
+    "Thank you for using Alpha Vantage! Please consider spreading out your free API requests more "
+    "sparingly (1 request per second). You may subscribe to any of the premium plans at "
+    "https://www.alphavantage.co/premium/ to lift the free key rate limit (25 requests per day) "
+    "and instantly remove all daily rate limits."
 )
 QUOTA = (
-    "We have detected your API key as {key} and our standard API rate limit is 25 requests per day. Please subscribe "
-    "to any of the premium plans at https://www.alphavantage.co/premium/ to instantly remove all daily rate limits."
+    "We have detected your API key as {key} and our standard API rate limit is 25 requests per "
+    "day. Please subscribe to any of the premium plans at https://www.alphavantage.co/premium/ to "
+    "instantly remove all daily rate limits."
 )
 PREMIUM = (
-    "Thank you for using Alpha Vantage! This is a premium endpoint. You may subscribe to any of the premium plans at "
-    "https://www.alphavantage.co/premium/ to instantly unlock all premium endpoints"
+    "Thank you for using Alpha Vantage! This is a premium endpoint. You may subscribe to any of "
+    "the premium plans at https://www.alphavantage.co/premium/ to instantly unlock all premium "
+    "endpoints"
 )
 NOTE = (
-    "Thank you for using Alpha Vantage! Our standard API call frequency is 5 calls per minute and 500 calls per day. "
-    "Please visit https://www.alphavantage.co/premium/ if you would like to target a higher API call frequency."
+    "Thank you for using Alpha Vantage! Our standard API call frequency is 5 calls per minute and "
+    "500 calls per day. Please visit https://www.alphavantage.co/premium/ if you would like to "
+    "target a higher API call frequency."
 )
 UNKNOWN = (
-    "Invalid API call. Please retry or visit the documentation (https://www.alphavantage.co/documentation/) for "
-    "TIME_SERIES_DAILY."
+    "Invalid API call. Please retry or visit the documentation "
+    "(https://www.alphavantage.co/documentation/) for TIME_SERIES_DAILY."
 )
 BAD_KEY = (
     "the parameter apikey is invalid or missing. Please claim your free API key on "
     "(https://www.alphavantage.co/support/#api-key). It should take less than 20 seconds."
 )
-# How late a late split is listed.
-_LISTED_LATE = timedelta(days=5)
-HTML = b"<!DOCTYPE html><html><head><title>Sorry</title></head><body><h1>Something went wrong</h1></body></html>"
+# With the fault `late_split`, a split is not listed until this long after its day.
+_LATE_SPLIT_DELAY = timedelta(days=5)
+HTML = (
+    b"<!DOCTYPE html><html><head><title>Sorry</title></head>"
+    b"<body><h1>Something went wrong</h1></body></html>"
+)
 SERIES = "Time Series (Daily)"
 
 
-class Reply(Struct, frozen=True, kw_only=True):
+class SimulatedReply(Struct, frozen=True, kw_only=True):
     """
-    What goes over the wire. `cut` ends it half-way, `hang` never begins it, `trickle` sends it byte by byte.
+    The reply that a simulator sends.
 
-    `thinks` is for how many seconds of a rehearsal's time it is thought about first.
+    `cut` closes the connection half-way through the body, `hang` sends nothing, and `trickle` sends
+    the body byte by byte. `thinking_seconds` is simulated time that passes before the reply.
     """
 
     status: int = 200
@@ -69,14 +80,16 @@ class Reply(Struct, frozen=True, kw_only=True):
     cut: bool = False
     hang: bool = False
     trickle: bool = False
-    thinks: float = 0.0
+    thinking_seconds: float = 0.0
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class SimulatedRequest(Struct, frozen=True, kw_only=True):
     """
-    A request, as far as faults care: to whom, for what, with which key, about what, and when.
+    The parts of a request that faults depend on.
 
-    `market` is there where it is known: some faults tell of other tickers or of splits.
+    `symbol` is in the provider's spelling, and empty in a request to the model. `at` is the time of
+    the request. `market` is set in requests for prices: some faults need the bars of another ticker
+    or the splits of a ticker.
     """
 
     provider: str
@@ -87,77 +100,149 @@ class Asked(Struct, frozen=True, kw_only=True):
     market: Market | None = None
 
 
-Fault = Callable[[Reply, Asked], Reply]
+Fault = Callable[[SimulatedReply, SimulatedRequest], SimulatedReply]
+# The daily series of an answer, newest first: the members of a bar by the day of its session.
+Series = dict[str, dict[str, str]]
+# The list of splits of an answer, newest first.
+Splits = list[dict[str, str]]
+# The picks in the answer of a model.
+Picks = list[dict[str, Any]]
 
 
-def said(answer: object, status: int = 200) -> Reply:
-    """Return a reply that says `answer` in JSON."""
-    return Reply(status=status, body=msgspec.json.encode(answer))
+def json_reply(answer: object, status: int = 200) -> SimulatedReply:
+    """Return a reply with `answer` as JSON."""
+    return SimulatedReply(status=status, body=msgspec.json.encode(answer))
 
 
-def notice(member: str, text: str) -> Fault:
-    """Return a fault that answers with a notice, which may hold the key."""
-    return lambda _, asked: said({member: text.format(key=asked.key)})
+def answer_notice(member: str, text: str) -> Fault:
+    """Return a fault that answers with a notice; `{key}` in `text` becomes the request's key."""
+    return lambda _, request: json_reply({member: text.format(key=request.key)})
 
 
-def error(status: int, message: str, code: str | None = None) -> Fault:
-    """Return a fault that answers with an error as OpenAI writes it."""
-    told = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
-    return lambda *_: said(told, status)
+def answer_error(status: int, message: str, code: str | None = None) -> Fault:
+    """Return a fault that answers with an error in OpenAI's format."""
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    return lambda *_: json_reply({"error": error}, status)
 
 
-def bars(change: Callable[[dict[str, dict[str, str]], Asked], Any]) -> Fault:
-    """Return a fault that changes the daily series, newest first."""
+def change_bars(change: Callable[[Series, SimulatedRequest], Any]) -> Fault:
+    """Return a fault that replaces the daily series by the result of `change`."""
 
-    def fault(good: Reply, asked: Asked) -> Reply:
+    def fault(good: SimulatedReply, request: SimulatedRequest) -> SimulatedReply:
         answer = msgspec.json.decode(good.body)
         if SERIES not in answer:
             return good
-        return said({**answer, SERIES: change(answer[SERIES], asked)})
+        return json_reply({**answer, SERIES: change(answer[SERIES], request)})
 
     return fault
 
 
-def splits(change: Callable[[list[dict[str, str]], Asked], Any]) -> Fault:
-    """Return a fault that changes the list of splits, newest first."""
+def change_splits(change: Callable[[Splits, SimulatedRequest], Any]) -> Fault:
+    """Return a fault that replaces the list of splits by the result of `change`."""
 
-    def fault(good: Reply, asked: Asked) -> Reply:
+    def fault(good: SimulatedReply, request: SimulatedRequest) -> SimulatedReply:
         answer = msgspec.json.decode(good.body)
-        return said({**answer, "data": change(answer["data"], asked)}) if "data" in answer else good
+        if "data" not in answer:
+            return good
+        return json_reply({**answer, "data": change(answer["data"], request)})
 
     return fault
 
 
-def _old(split: dict[str, str], asked: Asked) -> bool:
-    return date.fromisoformat(split["effective_date"]) < calendar.today(asked.at) - _LISTED_LATE
+def change_picks(change: Callable[[Picks], object]) -> Fault:
+    """Return a fault that replaces the model's answer by the result of `change`, as JSON."""
+
+    def change_content(choice: dict[str, Any], picks: Picks) -> None:
+        choice["message"]["content"] = msgspec.json.encode(change(picks)).decode()
+
+    return change_choice(change_content)
 
 
-def content(change: Callable[[list[dict[str, Any]]], object]) -> Fault:
-    """Return a fault that changes what the model picked."""
-    return choice(lambda one, picks: one["message"].update(content=msgspec.json.encode(change(picks)).decode()))
+def change_choice(change: Callable[[dict[str, Any], Picks], Any]) -> Fault:
+    """Return a fault that calls `change` to change the model's choice in place."""
 
-
-def choice(change: Callable[[dict[str, Any], list[dict[str, Any]]], Any]) -> Fault:
-    """Return a fault that changes the model's choice in place."""
-
-    def fault(good: Reply, _: Asked) -> Reply:
+    def fault(good: SimulatedReply, _: SimulatedRequest) -> SimulatedReply:
         answer = msgspec.json.decode(good.body)
-        change(answer["choices"][0], msgspec.json.decode(answer["choices"][0]["message"]["content"])["picks"])
-        return said(answer)
+        choice = answer["choices"][0]
+        picks = msgspec.json.decode(choice["message"]["content"])["picks"]
+        change(choice, picks)
+        return json_reply(answer)
 
     return fault
 
 
-def _last(**values: Any) -> Fault:
-    return bars(lambda series, _: {day: {**bar, **(values if n == 0 else {})} for n, (day, bar) in _numbered(series)})
+def change_each_split(change: Callable[[dict[str, str]], dict[str, Any]]) -> Fault:
+    """Return a fault that replaces each listed split by the result of `change`."""
+    return change_splits(lambda listed, _: [change(split) for split in listed])
 
 
-def _numbered(series: dict[str, dict[str, str]]) -> list[tuple[int, tuple[str, dict[str, str]]]]:
-    return list(enumerate(series.items()))
+def _change_newest_bar(values: dict[str, Any]) -> Fault:
+    """Return a fault that sets members of the newest bar."""
+
+    def change(series: Series, _: SimulatedRequest) -> dict[str, Any]:
+        newest = next(iter(series), None)
+        if newest is None:
+            return {}
+        return {**series, newest: {**series[newest], **values}}
+
+    return change_bars(change)
 
 
-def _first(**values: str) -> Fault:
-    return content(lambda picks: {"picks": [{**picks[0], **values}, *picks[1:]]})
+def _change_first_pick(**values: str) -> Fault:
+    """Return a fault that sets members of the first pick."""
+    return change_picks(lambda picks: {"picks": [{**picks[0], **values}, *picks[1:]]})
+
+
+def _without_late_splits(listed: Splits, request: SimulatedRequest) -> Splits:
+    newest = calendar.new_york_date(request.at) - _LATE_SPLIT_DELAY
+    return [split for split in listed if date.fromisoformat(split["effective_date"]) < newest]
+
+
+def _each_split_twice(listed: Splits, _: SimulatedRequest) -> Splits:
+    return [*listed, *({**split, "split_factor": "7.0000"} for split in listed)]
+
+
+def _with_bar_of_today(series: Series, request: SimulatedRequest) -> Series:
+    """Return the series with a copy of its newest bar as the bar of today, before the session."""
+    today = str(calendar.new_york_date(request.at))
+    return {today: next(iter(series.values())), **series}
+
+
+def _sorted_by_volume(series: Series, _: SimulatedRequest) -> Series:
+    return dict(sorted(series.items(), key=lambda item: item[1]["5. volume"]))
+
+
+def _without_closes(series: Series, _: SimulatedRequest) -> Series:
+    return {day: {"1. open": bar["1. open"]} for day, bar in series.items()}
+
+
+def _key_as_closes(series: Series, request: SimulatedRequest) -> Series:
+    return {day: {**bar, "4. close": request.key} for day, bar in series.items()}
+
+
+def _without_newest_bars(count: int) -> Fault:
+    return change_bars(lambda series, _: dict(list(series.items())[count:]))
+
+
+def _answer_bad_openai_key(good: SimulatedReply, request: SimulatedRequest) -> SimulatedReply:
+    message = f"Incorrect API key provided: {request.key}."
+    return answer_error(401, message, "invalid_api_key")(good, request)
+
+
+def _refuse(choice: dict[str, Any], _: Picks) -> None:
+    refusal = "I can't help with that."
+    choice["message"] = {"role": "assistant", "content": None, "refusal": refusal}
+
+
+def _set_content(content: str | None) -> Fault:
+    return change_choice(lambda choice, _: choice["message"].update(content=content))
+
+
+def _add_surrogate(choice: dict[str, Any], picks: Picks) -> None:
+    """Begin the first reasoning with half of a surrogate pair, which is not a character."""
+    text = msgspec.json.encode({"picks": picks}).decode()
+    text = text.replace('"reasoning":"', '"reasoning":"\\ud800 ', 1)
+    choice["message"]["content"] = text
 
 
 ANYWHERE: dict[str, Fault] = {
@@ -166,84 +251,79 @@ ANYWHERE: dict[str, Fault] = {
     "truncated_body": lambda good, _: replace(good, body=good.body[: len(good.body) // 2]),
     "list": lambda good, _: replace(good, body=b"[1, 2, 3]"),
     "gzip": lambda good, _: replace(good, headers={**good.headers, "content-encoding": "gzip"}),
-    "http_429": error(429, "Rate limit reached.", "rate_limit_exceeded"),
-    "http_500": error(500, "The server had an error while processing your request."),
-    "http_503": error(503, "The engine is currently overloaded."),
-    "redirect": lambda good, _: replace(good, status=302, headers={"location": "https://example.org/"}),
+    "http_429": answer_error(429, "Rate limit reached.", "rate_limit_exceeded"),
+    "http_500": answer_error(500, "The server had an error while processing your request."),
+    "http_503": answer_error(503, "The engine is currently overloaded."),
+    "redirect": lambda good, _: replace(
+        good, status=302, headers={"location": "https://example.org/"}
+    ),
     "cut": lambda good, _: replace(good, cut=True),
     "hang": lambda good, _: replace(good, hang=True),
     "slow": lambda good, _: replace(good, trickle=True),
 }
 ALPHA_VANTAGE: dict[str, Fault] = {
     **ANYWHERE,
-    "unknown": notice("Error Message", UNKNOWN),
-    "bad_key": notice("Error Message", BAD_KEY),
-    "burst": notice("Information", BURST),
-    "quota": notice("Information", QUOTA),
-    "premium": notice("Information", PREMIUM),
-    "note": notice("Note", NOTE),
-    "information": notice("Information", "We are upgrading our systems. Your key {key} will work again soon."),
-    "empty": lambda *_: said({}),
-    "no_bars": bars(lambda *_: {}),
-    "series_is_text": bars(lambda *_: "none"),
-    "bars_are_text": bars(lambda series, _: dict.fromkeys(series, "none")),
-    "bad_date": bars(lambda series, _: {f"{day}T00": bar for day, bar in series.items()}),
-    "late_bar": bars(lambda series, _: dict(list(series.items())[1:])),
-    "partial_bar": bars(lambda series, asked: {str(calendar.today(asked.at)): next(iter(series.values())), **series}),
-    "delisted": bars(lambda series, _: dict(list(series.items())[30:])),
-    "out_of_order": bars(lambda series, _: dict(sorted(series.items(), key=lambda item: item[1]["5. volume"]))),
-    "no_close": bars(lambda series, _: {day: {"1. open": bar["1. open"]} for day, bar in series.items()}),
-    "close_is_a_number": _last(**{"4. close": 244.84}),
-    "close_is_zero": _last(**{"4. close": "0.0000"}),
-    "close_is_negative": _last(**{"4. close": "-244.8400"}),
-    "close_is_not_a_number": _last(**{"4. close": "NaN"}),
-    "close_is_scientific": _last(**{"4. close": "2.4484e2"}),
-    "close_has_a_comma": _last(**{"4. close": "1,244.84"}),
-    "no_splits": splits(lambda *_: []),
-    "late_split": splits(lambda listed, asked: [one for one in listed if _old(one, asked)]),
-    "splits_are_text": splits(lambda *_: "none"),
-    "split_twice": splits(lambda listed, _: [*listed, *({**one, "split_factor": "7.0000"} for one in listed)]),
-    "factor_is_zero": splits(lambda listed, _: [{**one, "split_factor": "0.0000"} for one in listed]),
-    "factor_is_a_number": splits(lambda listed, _: [{**one, "split_factor": 2} for one in listed]),
-    "close_is_the_key": bars(
-        lambda series, asked: {day: {**bar, "4. close": asked.key} for day, bar in series.items()}
+    "unknown": answer_notice("Error Message", UNKNOWN),
+    "bad_key": answer_notice("Error Message", BAD_KEY),
+    "burst": answer_notice("Information", BURST),
+    "quota": answer_notice("Information", QUOTA),
+    "premium": answer_notice("Information", PREMIUM),
+    "note": answer_notice("Note", NOTE),
+    "information": answer_notice(
+        "Information", "We are upgrading our systems. Your key {key} will work again soon."
     ),
+    "empty": lambda *_: json_reply({}),
+    "no_bars": change_bars(lambda *_: {}),
+    "series_is_text": change_bars(lambda *_: "none"),
+    "bars_are_text": change_bars(lambda series, _: dict.fromkeys(series, "none")),
+    "bad_date": change_bars(lambda series, _: {f"{day}T00": bar for day, bar in series.items()}),
+    "late_bar": _without_newest_bars(1),
+    "partial_bar": change_bars(_with_bar_of_today),
+    "delisted": _without_newest_bars(30),
+    "out_of_order": change_bars(_sorted_by_volume),
+    "no_close": change_bars(_without_closes),
+    "close_is_a_number": _change_newest_bar({"4. close": 244.84}),
+    "close_is_zero": _change_newest_bar({"4. close": "0.0000"}),
+    "close_is_negative": _change_newest_bar({"4. close": "-244.8400"}),
+    "close_is_not_a_number": _change_newest_bar({"4. close": "NaN"}),
+    "close_is_scientific": _change_newest_bar({"4. close": "2.4484e2"}),
+    "close_has_a_comma": _change_newest_bar({"4. close": "1,244.84"}),
+    "no_splits": change_splits(lambda *_: []),
+    "late_split": change_splits(_without_late_splits),
+    "splits_are_text": change_splits(lambda *_: "none"),
+    "split_twice": change_splits(_each_split_twice),
+    "factor_is_zero": change_each_split(lambda split: {**split, "split_factor": "0.0000"}),
+    "factor_is_a_number": change_each_split(lambda split: {**split, "split_factor": 2}),
+    "close_is_the_key": change_bars(_key_as_closes),
 }
 OPENAI: dict[str, Fault] = {
     **ANYWHERE,
-    "bad_key": lambda _, asked: error(401, f"Incorrect API key provided: {asked.key}.", "invalid_api_key")(_, asked),
-    "unknown_model": error(404, "The model does not exist.", "model_not_found"),
-    "bad_request": error(400, "Unsupported value: 'temperature'.", "unsupported_value"),
-    "no_credit": error(429, "You exceeded your current quota.", "insufficient_quota"),
-    "no_choices": lambda *_: said({"error": {"message": "upstream failed", "code": 502}}),
-    "truncated": choice(lambda one, _: one.update(finish_reason="length")),
-    "refusal": choice(
-        lambda one, _: one.update(message={"role": "assistant", "content": None, "refusal": "I can't help with that."})
-    ),
-    "no_content": choice(lambda one, _: one["message"].update(content=None)),
-    "prose": choice(lambda one, _: one["message"].update(content="Sure! My three picks are Apple, Ford and 3M.")),
-    "two_picks": content(lambda picks: {"picks": picks[:2]}),
-    "four_picks": content(lambda picks: {"picks": [*picks, picks[0]]}),
-    "repeated": content(lambda picks: {"picks": [picks[0], picks[0], picks[1]]}),
-    "benchmark": _first(ticker="SPY"),
-    "unknown_action": _first(action="HOLD"),
-    "bad_ticker": _first(ticker="Apple Inc."),
-    "no_reasoning": _first(reasoning="   "),
-    "nul": _first(reasoning="It will rise.\0"),
-    "surrogate": choice(lambda one, picks: one["message"].update(content=_with_surrogate(picks))),
-    "extra_member": content(lambda picks: {"picks": picks, "confidence": "high"}),
-    "unknown_ticker": _first(ticker="ZZZZ"),
+    "bad_key": _answer_bad_openai_key,
+    "unknown_model": answer_error(404, "The model does not exist.", "model_not_found"),
+    "bad_request": answer_error(400, "Unsupported value: 'temperature'.", "unsupported_value"),
+    "no_credit": answer_error(429, "You exceeded your current quota.", "insufficient_quota"),
+    "no_choices": lambda *_: json_reply({"error": {"message": "upstream failed", "code": 502}}),
+    "truncated": change_choice(lambda choice, _: choice.update(finish_reason="length")),
+    "refusal": change_choice(_refuse),
+    "no_content": _set_content(None),
+    "prose": _set_content("Sure! My three picks are Apple, Ford and 3M."),
+    "two_picks": change_picks(lambda picks: {"picks": picks[:2]}),
+    "four_picks": change_picks(lambda picks: {"picks": [*picks, picks[0]]}),
+    "repeated": change_picks(lambda picks: {"picks": [picks[0], picks[0], picks[1]]}),
+    "benchmark": _change_first_pick(ticker="SPY"),
+    "unknown_action": _change_first_pick(action="HOLD"),
+    "bad_ticker": _change_first_pick(ticker="Apple Inc."),
+    "no_reasoning": _change_first_pick(reasoning="   "),
+    "nul": _change_first_pick(reasoning="It will rise.\0"),
+    "surrogate": change_choice(_add_surrogate),
+    "extra_member": change_picks(lambda picks: {"picks": picks, "confidence": "high"}),
+    "unknown_ticker": _change_first_pick(ticker="ZZZZ"),
 }
 FAULTS = {"alphavantage": ALPHA_VANTAGE, "openai": OPENAI}
 
 
-def _with_surrogate(picks: list[dict[str, Any]]) -> str:
-    text = msgspec.json.encode({"picks": picks}).decode()
-    return text.replace('"reasoning":"', '"reasoning":"\\ud800 ', 1)
-
-
-class Rule(Struct, frozen=True, forbid_unknown_fields=True):
-    """When which fault happens."""
+class FaultRule(Struct, frozen=True, forbid_unknown_fields=True):
+    """One rule of a fault script: which requests get `fault`, and how many of them."""
 
     provider: str
     fault: str
@@ -253,66 +333,109 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
     until: datetime | None = None
     times: int | None = None
 
-    def fits(self, asked: Asked) -> bool:
-        """Return whether this rule is about a request."""
+    def matches(self, request: SimulatedRequest) -> bool:
+        """Return whether this rule applies to a request, whether or not `times` is used up."""
         return (
-            self.provider == asked.provider
-            and self.function in (None, asked.function)
-            and self.symbol in (None, asked.symbol)
-            and (self.since is None or self.since <= asked.at)
-            and (self.until is None or asked.at < self.until)
+            self.provider == request.provider
+            and self.function in (None, request.function)
+            and self.symbol in (None, request.symbol)
+            and (self.since is None or self.since <= request.at)
+            and (self.until is None or request.at < self.until)
         )
 
 
-def read(text: bytes, known: Mapping[str, Mapping[str, Fault]]) -> list[Rule]:
-    """Return the rules of a script; refuse one that names what is not `known`."""
+def read_script(text: bytes, known: Mapping[str, Mapping[str, Fault]]) -> list[FaultRule]:
+    """
+    Return the rules of a script.
+
+    Raises ConfigurationError if the script is not a list of rules, or if it names a provider or a
+    fault that is not in `known`.
+    """
     try:
-        rules = msgspec.json.decode(text, type=list[Rule])
-    except msgspec.DecodeError as wrong:
-        raise ConfigurationError(f"The script of faults is not as it must be: {wrong}.") from None
+        rules = msgspec.json.decode(text, type=list[FaultRule])
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(f"The script of faults cannot be read: {error}.") from None
     for rule in rules:
         if rule.provider not in known:
-            raise ConfigurationError(f"{rule.provider!r} is no provider: alphavantage or openai.")
+            raise ConfigurationError(
+                f"{rule.provider!r} is not a provider: alphavantage or openai."
+            )
         if rule.fault not in known[rule.provider]:
             names = ", ".join(known[rule.provider])
-            raise ConfigurationError(f"{rule.fault!r} is no fault of {rule.provider}: {names}.")
+            raise ConfigurationError(f"{rule.fault!r} is not a fault of {rule.provider}: {names}.")
     return rules
 
 
-class Script:
-    """What goes wrong: by rules, and with a seed now and then by chance."""
+class FaultScript:
+    """Chooses the fault of each request: by the rules, and with a `seed` also at random."""
 
-    def __init__(self, rules: Sequence[Rule] = (), seed: str = "") -> None:
-        self.rules, self.seed = rules, seed
+    def __init__(self, rules: Sequence[FaultRule] = (), seed: str = "") -> None:
+        self.rules = rules
+        self.seed = seed
+        # How often each rule has been used.
         self._used = [0] * len(rules)
 
-    def fault(self, asked: Asked) -> str | None:
-        """Return the name of the fault of a request, or None; each call uses one of a rule's `times`."""
-        for number, rule in enumerate(self.rules):
-            if rule.fits(asked) and (rule.times is None or self._used[number] < rule.times):
-                self._used[number] += 1
+    def next_fault(self, request: SimulatedRequest) -> str | None:
+        """
+        Return the name of the fault of a request, or None.
+
+        Each call uses up one of the `times` of the first rule that matches.
+        """
+        for index, rule in enumerate(self.rules):
+            is_used_up = rule.times is not None and self._used[index] >= rule.times
+            if rule.matches(request) and not is_used_up:
+                self._used[index] += 1
                 return rule.fault
-        return self._by_chance(asked) if self.seed else None
+        if not self.seed:
+            return None
+        return self._draw_fault(request)
 
-    def _by_chance(self, asked: Asked) -> str | None:
-        chance = Random(f"{self.seed}/{asked.provider}/{asked.symbol}/{asked.at}")  # noqa: S311
-        if asked.provider == "openai":
-            return chance.choice(_MODEL_SLIPS) if chance.random() < 0.25 else None
-        if chance.random() < 0.04:
-            return chance.choice(_PASSING)
-        if asked.function == "SPLITS":
-            return "late_split" if Random(f"{self.seed}/{asked.symbol}").random() < 0.3 else None  # noqa: S311
-        return self._of_the_morning(asked)
+    def _draw_fault(self, request: SimulatedRequest) -> str | None:
+        rng = Random(f"{self.seed}/{request.provider}/{request.symbol}/{request.at}")  # noqa: S311
+        if request.provider == "openai":
+            return rng.choice(_MODEL_FAULTS) if rng.random() < 0.25 else None
+        if rng.random() < 0.04:
+            return rng.choice(_PASSING_FAULTS)
+        if request.function != "SPLITS":
+            return self._draw_fault_of_morning(request)
+        # Whether a ticker's splits are listed late does not change with time.
+        is_late = Random(f"{self.seed}/{request.symbol}").random() < 0.3  # noqa: S311
+        return "late_split" if is_late else None
 
-    def _of_the_morning(self, asked: Asked) -> str | None:
-        """Return what is wrong with a ticker's bars all morning: late for some, never there for a few."""
-        day = calendar.today(asked.at)
-        draw = Random(f"{self.seed}/{asked.symbol}/{day}").random()  # noqa: S311
-        if draw < 0.01 or (draw < 0.05 and asked.at < calendar.at(day, time(16, 15))):
+    def _draw_fault_of_morning(self, request: SimulatedRequest) -> str | None:
+        """
+        Return the fault of a ticker's bars, or None; it is the same for the whole morning.
+
+        Some bars arrive late, and a few do not arrive at all.
+        """
+        day = calendar.new_york_date(request.at)
+        draw = Random(f"{self.seed}/{request.symbol}/{day}").random()  # noqa: S311
+        arrival = calendar.from_new_york(day, time(16, 15))
+        if draw < 0.01 or (draw < 0.05 and request.at < arrival):
             return "late_bar"
-        return "partial_bar" if draw > 0.9 else None
+        if draw > 0.9:
+            return "partial_bar"
+        return None
 
 
-# What happens to everybody now and then. Nothing hangs here: a hang takes its real time even in told time.
-_PASSING = ("burst", "http_500", "http_503", "html", "truncated_body", "cut", "information", "empty")
-_MODEL_SLIPS = ("two_picks", "repeated", "benchmark", "refusal", "truncated", "prose", "unknown_ticker", "http_500")
+# Faults of any request. `hang` is left out, because it takes real time even in a rehearsal.
+_PASSING_FAULTS = (
+    "burst",
+    "http_500",
+    "http_503",
+    "html",
+    "truncated_body",
+    "cut",
+    "information",
+    "empty",
+)
+_MODEL_FAULTS = (
+    "two_picks",
+    "repeated",
+    "benchmark",
+    "refusal",
+    "truncated",
+    "prose",
+    "unknown_ticker",
+    "http_500",
+)

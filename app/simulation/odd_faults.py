@@ -1,8 +1,9 @@
 """
-Odd answers from public bug reports: each is readable in part, right in part, or says less than it seems to.
+Odd faults: answers that are partly readable, partly right, or misleading.
 
-The faults of `app.simulation.faults` spoil an answer as a whole. Those here leave most of it as it was, so a reader
-must decide what still counts. No fault changes the market: `app.simulation.market` stays the truth.
+They come from public bug reports. The faults of `app.simulation.faults` make the whole answer
+unusable. Odd faults leave most of it unchanged, so the code that reads the answer must decide which
+parts to use. No fault changes the market: the bars of `app.simulation.market` are the correct ones.
 """
 
 from collections.abc import Callable
@@ -15,56 +16,76 @@ import msgspec
 from msgspec.structs import replace
 
 from app.domain import calendar
-from app.domain.splits import meant
+from app.domain.splits import intended_factor
 from app.simulation.faults import (
     FAULTS,
     SERIES,
     UNKNOWN,
-    Asked,
     Fault,
-    Reply,
-    bars,
-    choice,
-    notice,
-    said,
-    splits,
+    Picks,
+    Series,
+    SimulatedReply,
+    SimulatedRequest,
+    Splits,
+    answer_notice,
+    change_bars,
+    change_choice,
+    change_splits,
+    json_reply,
 )
-from app.simulation.market import MARKET, SHARES, as_listed
+from app.simulation.market import BENCHMARK_TICKER, SHARES, alpha_vantage_bar
 
+# Notices whose words no rule of `app.providers.alpha_vantage_answers` was written for.
 THROTTLE_PREMIUM = (
-    "Minute-level rate limit exceeded for the free tier. Please wait, or subscribe to a premium plan at "
-    "https://www.alphavantage.co/premium/ for a higher limit."
+    "Minute-level rate limit exceeded for the free tier. Please wait, or subscribe to a premium "
+    "plan at https://www.alphavantage.co/premium/ for a higher limit."
 )
 THROTTLE_PLAN = (
-    "You have exceeded the rate limit per minute for your plan, 5 requests per MINUTE. Please upgrade to one of the "
-    "premium plans, or try again in a minute."
+    "You have exceeded the rate limit per minute for your plan, 5 requests per MINUTE. Please "
+    "upgrade to one of the premium plans, or try again in a minute."
 )
 THROTTLE_BURSTY = (
-    "Burst pattern detected: please spread your requests over time. Premium members are not throttled this way."
+    "Burst pattern detected: please spread your requests over time. Premium members are not "
+    "throttled this way."
 )
-UNHEARD_OF = "We are seeing exceptionally high demand. Your request was queued and could not be served in time."
-ERROR_UNHEARD_OF = "Our data warehouse is being refreshed. Please retry your request in a few moments."
+UNHEARD_OF = (
+    "We are seeing exceptionally high demand. Your request was queued and could not be served in "
+    "time."
+)
+ERROR_UNHEARD_OF = (
+    "Our data warehouse is being refreshed. Please retry your request in a few moments."
+)
 
-# How long after its day a split is first listed; the late split of `app.simulation.faults` has five days. Twelve days
-# after the first Tuesday of a fortnight its second Sunday is over.
-VERY_LATE = timedelta(days=12)
+# With the fault "very_late_split", a split is not listed until this long after its day. (With
+# "late_split" of `app.simulation.faults` it is five days.) Twelve days after the first Tuesday of a
+# fortnight its second Sunday is over.
+VERY_LATE_SPLIT_DELAY = timedelta(days=12)
 
-# A correction of a close by the provider, in the currency of the bars.
+# The amount by which the provider corrects a close, in the currency of the bars.
 CORRECTED_BY = Decimal("0.03")
 
-# How long a model may think, in seconds: longer than the time that a question once had.
-THOUGHT = 90.0
+# How long the simulated model takes to answer, in seconds of simulated time. An earlier version
+# allowed less time for a question.
+THINKING_SECONDS = 90.0
 
-# A factor that a provider wrote with four decimals and that means 1/n cannot be written as two factors.
-_ROUNDED = ("0.0667", "0.3333")
+# These factors mean 1/n and are rounded to four decimals, so they are not the product of two
+# factors with four decimals.
+_ROUNDED_FACTORS = ("0.0667", "0.3333")
+
+TextChange = Callable[[str, dict[str, Any], SimulatedRequest], str]
 
 
-def raw(change: Callable[[str, dict[str, Any], Asked], str]) -> Fault:
-    """Return a fault that changes the text of an answer, to what no encoder would write."""
+def change_text(change: TextChange) -> Fault:
+    """
+    Return a fault that replaces the text of an answer.
 
-    def fault(good: Reply, asked: Asked) -> Reply:
+    `change` receives the text, the decoded answer and the request. Its result may be JSON that no
+    encoder would write, such as an object with a member twice.
+    """
+
+    def fault(good: SimulatedReply, request: SimulatedRequest) -> SimulatedReply:
         text = good.body.decode()
-        return replace(good, body=change(text, msgspec.json.decode(text), asked).encode())
+        return replace(good, body=change(text, msgspec.json.decode(text), request).encode())
 
     return fault
 
@@ -73,216 +94,274 @@ def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _session_twice(text: str, answer: dict[str, Any], _: Asked) -> str:
-    """Return the text with another bar of the newest session behind it: the last is the wrong one."""
+def _add_member(text: str, *, before: str, name: str, value: str) -> str:
+    """Return JSON text with the member `"name":"value"` added after the first `before`."""
+    return text.replace(before, f'{before},"{name}":"{value}"', 1)
+
+
+def _session_twice(text: str, answer: dict[str, Any], _: SimulatedRequest) -> str:
+    """Return the text with a second, wrong bar of the newest session after the right one."""
     if not answer.get(SERIES):
         return text
     day, bar = next(iter(answer[SERIES].items()))
-    once = f'"{day}":{_json(bar)}'
-    other = {**bar, "4. close": f"{Decimal(bar['4. close']) * Decimal('1.6162'):.4f}"}
-    return text.replace(once, f'{once},"{day}":{_json(other)}', 1)
+    right_bar = f'"{day}":{_json(bar)}'
+    wrong_close = f"{Decimal(bar['4. close']) * Decimal('1.6162'):.4f}"
+    wrong_bar = f'"{day}":{_json({**bar, "4. close": wrong_close})}'
+    return text.replace(right_bar, f"{right_bar},{wrong_bar}", 1)
 
 
-def _close_twice(text: str, answer: dict[str, Any], _: Asked) -> str:
+def _close_twice(text: str, answer: dict[str, Any], _: SimulatedRequest) -> str:
     if not answer.get(SERIES):
         return text
     bar = next(iter(answer[SERIES].values()))
-    once = f'"4. close":"{bar["4. close"]}"'
-    return text.replace(once, f'{once},"4. close":"{Decimal(bar["4. close"]) / 2:.4f}"', 1)
+    close = bar["4. close"]
+    wrong_close = f"{Decimal(close) / 2:.4f}"
+    return _add_member(text, before=f'"4. close":"{close}"', name="4. close", value=wrong_close)
 
 
-def _symbol_twice(text: str, answer: dict[str, Any], asked: Asked) -> str:
+def _symbol_twice(text: str, answer: dict[str, Any], request: SimulatedRequest) -> str:
     name = "2. Symbol" if SERIES in answer else "symbol"
-    once = f'"{name}":"{asked.symbol}"'
-    return text.replace(once, f'{once},"{name}":"{_other(asked)}"', 1)
+    other = _other_ticker(request)
+    return _add_member(text, before=f'"{name}":"{request.symbol}"', name=name, value=other)
 
 
-def _factor_twice(text: str, answer: dict[str, Any], _: Asked) -> str:
+def _factor_twice(text: str, answer: dict[str, Any], _: SimulatedRequest) -> str:
     if not answer.get("data"):
         return text
-    once = f'"split_factor":"{answer["data"][0]["split_factor"]}"'
-    return text.replace(once, f'{once},"split_factor":"7.0000"', 1)
+    factor = answer["data"][0]["split_factor"]
+    before = f'"split_factor":"{factor}"'
+    return _add_member(text, before=before, name="split_factor", value="7.0000")
 
 
-def _other(asked: Asked) -> str:
-    """Return another ticker than the one that was asked about."""
-    others = [ticker for ticker in SHARES if ticker not in (MARKET, asked.symbol.replace("-", "."))]
-    return Random(f"other/{asked.symbol}/{calendar.today(asked.at)}").choice(others)  # noqa: S311
+def _other_ticker(request: SimulatedRequest) -> str:
+    """Return a ticker other than the requested one. It is the same for a whole day."""
+    excluded = (BENCHMARK_TICKER, _ticker(request))
+    others = [ticker for ticker in SHARES if ticker not in excluded]
+    rng = Random(f"other/{request.symbol}/{calendar.new_york_date(request.at)}")  # noqa: S311
+    return rng.choice(others)
 
 
-def _other_symbol(good: Reply, asked: Asked) -> Reply:
-    """Return the answer about another ticker, which it names."""
-    answer, other = msgspec.json.decode(good.body), _other(asked)
-    if asked.market is None:
+def _ticker(request: SimulatedRequest) -> str:
+    """Return the requested ticker in the market's spelling, with a dot."""
+    return request.symbol.replace("-", ".")
+
+
+def _other_symbol(good: SimulatedReply, request: SimulatedRequest) -> SimulatedReply:
+    """Return a correct answer about another ticker, with the symbol of that ticker."""
+    if request.market is None:
         return good
+    answer, other = msgspec.json.decode(good.body), _other_ticker(request)
+    today = calendar.new_york_date(request.at)
     if SERIES in answer:
-        last = calendar.today(asked.at) - timedelta(days=1)
-        listed = {str(day): as_listed(bar) for day, bar in reversed(asked.market.bars(other, last))}
-        return said({"Meta Data": {**answer["Meta Data"], "2. Symbol": other}, SERIES: listed})
+        bars = request.market.bars(other, today - timedelta(days=1))
+        series = {str(day): alpha_vantage_bar(bar) for day, bar in reversed(bars)}
+        return json_reply(
+            {"Meta Data": {**answer["Meta Data"], "2. Symbol": other}, SERIES: series}
+        )
     if "data" in answer:
-        found = reversed(asked.market.splits(other, calendar.today(asked.at)))
-        data = [{"effective_date": str(day), "split_factor": factor} for day, factor in found]
-        return said({"symbol": other, "data": data})
+        listed = reversed(request.market.splits(other, today))
+        data = [{"effective_date": str(day), "split_factor": factor} for day, factor in listed]
+        return json_reply({"symbol": other, "data": data})
     return good
 
 
-def _nth(number: int, **values: str) -> Fault:
-    """Return a fault that changes one bar, counted from the newest."""
-    return bars(
-        lambda series, _: {
-            day: {**bar, **(values if place == number else {})} for place, (day, bar) in enumerate(series.items())
-        }
-    )
+def _change_bar(index: int, values: dict[str, str]) -> Fault:
+    """Return a fault that sets members of one bar; index 0 is the newest."""
+
+    def change(series: Series, _: SimulatedRequest) -> Series:
+        if index >= len(series):
+            return series
+        day = list(series)[index]
+        return {**series, day: {**series[day], **values}}
+
+    return change_bars(change)
 
 
-def _with_a_saturday(series: dict[str, dict[str, str]], asked: Asked) -> dict[str, dict[str, str]]:
-    day = calendar.today(asked.at) - timedelta(days=1)
+def _add_saturday(series: Series, request: SimulatedRequest) -> Series:
+    """Return the series with a bar of the last Saturday before today."""
+    day = calendar.new_york_date(request.at) - timedelta(days=1)
     while day.weekday() != 5:
         day -= timedelta(days=1)
-    odd = dict.fromkeys(("1. open", "2. high", "3. low", "4. close"), "90.0000")
-    return dict(sorted({**series, str(day): {**odd, "5. volume": "0"}}.items(), reverse=True))
+    bar = dict.fromkeys(("1. open", "2. high", "3. low", "4. close"), "90.0000")
+    with_saturday = {**series, str(day): {**bar, "5. volume": "0"}}
+    return dict(sorted(with_saturday.items(), reverse=True))
 
 
-def _restated(series: dict[str, dict[str, str]], asked: Asked) -> dict[str, dict[str, str]]:
-    """Return the series with every bar before a split divided by its factor, once the split's own session is there."""
-    if asked.market is None or not series:
+def _restate(series: Series, request: SimulatedRequest) -> Series:
+    """
+    Return the series restated for splits.
+
+    As soon as the series has the session of a split, every bar before it is divided by the factor.
+    """
+    if request.market is None or not series:
         return series
     newest = date.fromisoformat(max(series))
-    known = asked.market.splits(asked.symbol.replace("-", "."), newest)
-    return {day: _divided(bar, date.fromisoformat(day), known) for day, bar in series.items()}
+    listed = request.market.splits(_ticker(request), newest)
+    return {day: _divide(bar, date.fromisoformat(day), listed) for day, bar in series.items()}
 
 
-def _divided(bar: dict[str, str], day: date, known: list[tuple[date, str]]) -> dict[str, str]:
+def _divide(bar: dict[str, str], day: date, listed: list[tuple[date, str]]) -> dict[str, str]:
     factor = Decimal(1)
-    for effective, text in known:
-        if day < effective:
-            factor *= meant(Decimal(text))
+    for effective_date, text in listed:
+        if day < effective_date:
+            factor *= intended_factor(Decimal(text))
     if factor == 1:
         return bar
-    return {name: text if name == "5. volume" else f"{Decimal(text) / factor:.4f}" for name, text in bar.items()}
+    divided = {name: f"{Decimal(text) / factor:.4f}" for name, text in bar.items()}
+    return {**divided, "5. volume": bar["5. volume"]}
 
 
-def _baseline_corrected(series: dict[str, dict[str, str]], asked: Asked) -> dict[str, dict[str, str]]:
-    """Return the series with another close of the week's baseline session, from Tuesday on."""
-    today = calendar.today(asked.at)
+def _correct_baseline(series: Series, request: SimulatedRequest) -> Series:
+    """Return, from Tuesday on, the series with a changed close of the week's baseline session."""
+    today = calendar.new_york_date(request.at)
     monday = today - timedelta(days=today.weekday())
     sessions = [day for day in series if day < str(monday)]
     if not sessions or today == monday:
         return series
-    bar = series[max(sessions)]
-    return {**series, max(sessions): {**bar, "4. close": f"{Decimal(bar['4. close']) + CORRECTED_BY:.4f}"}}
+    baseline = max(sessions)
+    bar = series[baseline]
+    close = f"{Decimal(bar['4. close']) + CORRECTED_BY:.4f}"
+    return {**series, baseline: {**bar, "4. close": close}}
 
 
-def _is_listed(split: dict[str, str], asked: Asked, late: timedelta) -> bool:
-    return date.fromisoformat(split["effective_date"]) + late < calendar.today(asked.at)
+def _unreadable_factor(listed: Splits, _: SimulatedRequest) -> Splits:
+    """Return the splits with an unreadable factor in the newest row."""
+    return [{**split, "split_factor": "n/a"} for split in listed[:1]] + listed[1:]
 
 
-def _in_two(split: dict[str, str]) -> list[dict[str, str]]:
-    """Return a split as two rows of one day whose product is its factor, or three where it is rounded."""
-    if split["split_factor"] in _ROUNDED:
+def _split_in_two(listed: Splits, _: SimulatedRequest) -> Splits:
+    rows: Splits = []
+    for split in listed:
+        rows += _rows_with_same_product(split)
+    return rows
+
+
+def _rows_with_same_product(split: dict[str, str]) -> Splits:
+    """
+    Return a split as two rows of one day whose product is its factor.
+
+    For a rounded factor there are three rows: the factor itself, and two whose product is 1.
+    """
+    if split["split_factor"] in _ROUNDED_FACTORS:
         factors = [split["split_factor"], "8.0000", "0.1250"]
     else:
         factors = [f"{Decimal(split['split_factor']) * 8:.4f}", "0.1250"]
     return [{**split, "split_factor": factor} for factor in factors]
 
 
-def _with_old(*factors: str) -> Fault:
-    more = [{"effective_date": "1999-06-28", "split_factor": factor} for factor in factors]
-    return splits(lambda listed, _: [*listed, *more])
+def _without_very_late_splits(listed: Splits, request: SimulatedRequest) -> Splits:
+    newest = calendar.new_york_date(request.at) - VERY_LATE_SPLIT_DELAY
+    return [split for split in listed if date.fromisoformat(split["effective_date"]) < newest]
 
 
-def _not_utf_8(good: Reply, _: Asked) -> Reply:
+def _add_old_splits(*factors: str) -> Fault:
+    """Return a fault that adds splits of one day long ago, one for each factor."""
+    old = [{"effective_date": "1999-06-28", "split_factor": factor} for factor in factors]
+    return change_splits(lambda listed, _: [*listed, *old])
+
+
+def _break_utf_8(good: SimulatedReply, _: SimulatedRequest) -> SimulatedReply:
     """Return the answer with a byte of another encoding in its last text."""
     place = good.body.rindex(b'"')
     return replace(good, body=good.body[:place] + b"\xe9" + good.body[place:])
 
 
-def _usage(**counts: Any) -> Fault:
-    def fault(good: Reply, _: Asked) -> Reply:
+def _change_usage(**counts: Any) -> Fault:
+    """Return a fault that sets token counts."""
+
+    def fault(good: SimulatedReply, _: SimulatedRequest) -> SimulatedReply:
         answer = msgspec.json.decode(good.body)
-        return said({**answer, "usage": {**answer["usage"], **counts}})
+        return json_reply({**answer, "usage": {**answer["usage"], **counts}})
 
     return fault
 
 
-def _usage_is(value: object) -> Fault:
-    return lambda good, _: said({**msgspec.json.decode(good.body), "usage": value})
+def _replace_usage(value: object) -> Fault:
+    return lambda good, _: json_reply({**msgspec.json.decode(good.body), "usage": value})
 
 
-def _without_usage(good: Reply, _: Asked) -> Reply:
+def _without_usage(good: SimulatedReply, _: SimulatedRequest) -> SimulatedReply:
     answer = msgspec.json.decode(good.body)
     del answer["usage"]
-    return said(answer)
+    return json_reply(answer)
 
 
-def _in_parts(one: dict[str, Any], _: object) -> None:
-    text = one["message"]["content"]
+def _split_content(choice: dict[str, Any], _: Picks) -> None:
+    """Replace the text of the answer by two parts."""
+    text = choice["message"]["content"]
     half = len(text) // 2
-    one["message"]["content"] = [{"type": "text", "text": text[:half]}, {"type": "text", "text": text[half:]}]
+    choice["message"]["content"] = [
+        {"type": "text", "text": text[:half]},
+        {"type": "text", "text": text[half:]},
+    ]
 
 
-def _member_twice(name: str, other: str) -> Fault:
-    """Return a fault that names a member of the first pick twice, with two values."""
-
-    def change(one: dict[str, Any], picks: list[dict[str, Any]]) -> None:
-        once = f'"{name}":"{picks[0][name]}"'
-        text = one["message"]["content"]
-        one["message"]["content"] = text.replace(once, f'{once},"{name}":"{other}"', 1)
-
-    return choice(change)
+def _fence_content(choice: dict[str, Any], _: Picks) -> None:
+    """Put the answer into a Markdown code block."""
+    choice["message"]["content"] = f"```json\n{choice['message']['content']}\n```"
 
 
-def _filtered(one: dict[str, Any], _: object) -> None:
-    one.update(finish_reason="content_filter", message={"role": "assistant", "content": "", "refusal": None})
+def _duplicate_pick_member(name: str, value: str) -> Fault:
+    """Return a fault that adds a member to the first pick that it already has, with `value`."""
+
+    def change(choice: dict[str, Any], picks: Picks) -> None:
+        message = choice["message"]
+        before = f'"{name}":"{picks[0][name]}"'
+        message["content"] = _add_member(message["content"], before=before, name=name, value=value)
+
+    return change_choice(change)
 
 
-ALPHA_VANTAGE: dict[str, Fault] = {
-    "throttle_premium": notice("Information", THROTTLE_PREMIUM),
-    "throttle_plan": notice("Note", THROTTLE_PLAN),
-    "throttle_bursty": notice("Information", THROTTLE_BURSTY),
-    "unheard_of": notice("Information", UNHEARD_OF),
-    "error_unheard_of": notice("Error Message", ERROR_UNHEARD_OF),
-    "unknown_once": notice("Error Message", UNKNOWN),
-    "unknown_for_good": notice("Error Message", UNKNOWN),
-    "empty_object": lambda *_: said({}),
-    "session_twice": raw(_session_twice),
-    "close_twice": raw(_close_twice),
-    "symbol_twice": raw(_symbol_twice),
-    "factor_twice": raw(_factor_twice),
+def _filter_content(choice: dict[str, Any], _: Picks) -> None:
+    choice["finish_reason"] = "content_filter"
+    choice["message"] = {"role": "assistant", "content": "", "refusal": None}
+
+
+ODD_ALPHA_VANTAGE_FAULTS: dict[str, Fault] = {
+    "throttle_premium": answer_notice("Information", THROTTLE_PREMIUM),
+    "throttle_plan": answer_notice("Note", THROTTLE_PLAN),
+    "throttle_bursty": answer_notice("Information", THROTTLE_BURSTY),
+    "unheard_of": answer_notice("Information", UNHEARD_OF),
+    "error_unheard_of": answer_notice("Error Message", ERROR_UNHEARD_OF),
+    "unknown_once": answer_notice("Error Message", UNKNOWN),
+    "unknown_for_good": answer_notice("Error Message", UNKNOWN),
+    "empty_object": lambda *_: json_reply({}),
+    "session_twice": change_text(_session_twice),
+    "close_twice": change_text(_close_twice),
+    "symbol_twice": change_text(_symbol_twice),
+    "factor_twice": change_text(_factor_twice),
     "other_symbol": _other_symbol,
-    "old_bar_open_zero": _nth(62, **{"1. open": "0.0000"}),
-    "old_bar_close_unreadable": _nth(71, **{"4. close": "None"}),
-    "open_zero": _nth(0, **{"1. open": "0.0000"}),
-    "close_unreadable": _nth(0, **{"4. close": "None"}),
-    "saturday_bar": bars(_with_a_saturday),
-    "restated": bars(_restated),
-    "baseline_corrected": bars(_baseline_corrected),
-    "delisted_lately": bars(lambda series, _: dict(list(series.items())[2:])),
-    "old_splits_clash": _with_old("2.0000", "3.0000"),
-    "old_split_unreadable": _with_old("0.0000"),
-    "split_unreadable": splits(lambda listed, _: [{**one, "split_factor": "n/a"} for one in listed[:1]] + listed[1:]),
-    "split_in_two": splits(lambda listed, _: [row for one in listed for row in _in_two(one)]),
-    "very_late_split": splits(lambda listed, asked: [one for one in listed if _is_listed(one, asked, VERY_LATE)]),
-    "not_utf_8": _not_utf_8,
+    "old_bar_open_zero": _change_bar(62, {"1. open": "0.0000"}),
+    "old_bar_close_unreadable": _change_bar(71, {"4. close": "None"}),
+    "open_zero": _change_bar(0, {"1. open": "0.0000"}),
+    "close_unreadable": _change_bar(0, {"4. close": "None"}),
+    "saturday_bar": change_bars(_add_saturday),
+    "restated": change_bars(_restate),
+    "baseline_corrected": change_bars(_correct_baseline),
+    "delisted_lately": change_bars(lambda series, _: dict(list(series.items())[2:])),
+    "old_splits_clash": _add_old_splits("2.0000", "3.0000"),
+    "old_split_unreadable": _add_old_splits("0.0000"),
+    "split_unreadable": change_splits(_unreadable_factor),
+    "split_in_two": change_splits(_split_in_two),
+    "very_late_split": change_splits(_without_very_late_splits),
+    "not_utf_8": _break_utf_8,
 }
-OPENAI: dict[str, Fault] = {
-    "usage_float": _usage(prompt_tokens=14417.92),
-    "usage_negative": _usage(prompt_tokens=-1, completion_tokens=-1),
-    "usage_text": _usage(prompt_tokens="many"),
-    "usage_huge": _usage(prompt_tokens=2**63),
-    "usage_null": _usage_is(None),
-    "usage_list": _usage_is([1, 2]),
+ODD_OPENAI_FAULTS: dict[str, Fault] = {
+    "usage_float": _change_usage(prompt_tokens=14417.92),
+    "usage_negative": _change_usage(prompt_tokens=-1, completion_tokens=-1),
+    "usage_text": _change_usage(prompt_tokens="many"),
+    "usage_huge": _change_usage(prompt_tokens=2**63),
+    "usage_null": _replace_usage(None),
+    "usage_list": _replace_usage([1, 2]),
     "usage_absent": _without_usage,
-    "content_parts": choice(_in_parts),
-    "fenced": choice(
-        lambda one, _: one["message"].update(content="```json\n{}\n```".replace("{}", one["message"]["content"]))
-    ),
-    "thinks": lambda good, _: replace(good, thinks=THOUGHT),
-    "content_filter": choice(_filtered),
-    "ticker_twice": _member_twice("ticker", "WMT"),
-    "action_twice": _member_twice("action", "HOLD"),
-    "not_utf_8": _not_utf_8,
+    "content_parts": change_choice(_split_content),
+    "fenced": change_choice(_fence_content),
+    "thinks": lambda good, _: replace(good, thinking_seconds=THINKING_SECONDS),
+    "content_filter": change_choice(_filter_content),
+    "ticker_twice": _duplicate_pick_member("ticker", "WMT"),
+    "action_twice": _duplicate_pick_member("action", "HOLD"),
+    "not_utf_8": _break_utf_8,
 }
-ODD_FAULTS = {"alphavantage": ALPHA_VANTAGE, "openai": OPENAI}
+ODD_FAULTS = {"alphavantage": ODD_ALPHA_VANTAGE_FAULTS, "openai": ODD_OPENAI_FAULTS}
 # Every fault that a script can name, by provider.
-EVERY = {provider: {**FAULTS[provider], **odd} for provider, odd in ODD_FAULTS.items()}
+ALL_FAULTS = {provider: {**FAULTS[provider], **odd} for provider, odd in ODD_FAULTS.items()}

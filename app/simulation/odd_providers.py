@@ -1,13 +1,17 @@
 """
-Providers that err in every known way, at one request in four, by a seed.
+Chooses odd faults at random: for one request in four, and reproducibly for the same seed.
 
-What passes is drawn for each request. What does not pass within a request is drawn for what it is about, because no
-provider changes its mind between two requests: how a ticker's splits are listed and whether its series is restated, for
-the whole market; a late bar or an unreadable close, for a ticker and a morning; a delisted or unknown ticker, for a
-quarter of a year; a key that is refused or a quota that is spent, for a day.
+There are three kinds of faults:
 
-Only the last two kinds can cost a Monday for good: `PERMANENT` names them. A model has three questions on a Monday, so
-its third one never meets a passing fault: three in a row would be an outage, which is a script's to play.
+- A passing fault is chosen for each request.
+- A lasting fault is chosen for the subject of a request, because a provider gives the same wrong
+  answer to two requests with the same subject. How a ticker's splits are listed, and whether its
+  series is restated, never changes. A late bar or an unreadable close lasts a morning.
+- A permanent fault can make a Monday fail; `PERMANENT` lists them. A delisted or unknown ticker
+  lasts a quarter of a year, a refused key or a spent quota lasts a day.
+
+A Monday has three questions to the model. The third one never gets a passing fault that makes the
+answer unusable: three such faults in a row would be an outage, which a fault script can simulate.
 """
 
 from collections import Counter
@@ -17,48 +21,56 @@ from typing import NamedTuple
 
 from app.domain import calendar
 from app.domain.model import QUESTIONS_PER_MONDAY
-from app.simulation.faults import Asked, Fault, bars
-from app.simulation.market import MARKET
-from app.simulation.odd_faults import EVERY, VERY_LATE
+from app.simulation.faults import Fault, Series, SimulatedRequest, change_bars
+from app.simulation.market import BENCHMARK_TICKER
+from app.simulation.odd_faults import ALL_FAULTS, VERY_LATE_SPLIT_DELAY
 
-# One request in four.
-OFTEN = 0.25
+# The chance of a passing fault per request, and of most lasting faults.
+FAULT_CHANCE = 0.25
 
-# So that the few tickers that are held at a time meet enough splits in a year.
-SPLITS_OFTEN = 0.012
+# The chance of a split per share and session. It is so high that the few tickers of the active
+# batches have enough splits in a year.
+SPLIT_CHANCE = 0.012
 
-# Drawn for one request, whatever it asks of the price provider; then what only bars or only splits can have.
+# Passing faults of any request for prices, and those of requests for bars or for splits only.
 ANY_REQUEST = (
-    "throttle_premium", "throttle_plan", "throttle_bursty", "unheard_of", "error_unheard_of", "unknown_once",
-    "empty_object", "symbol_twice", "other_symbol", "not_utf_8", "burst", "note", "information", "http_429", "http_500",
-    "http_503", "html", "truncated_body", "cut",
+    "throttle_premium", "throttle_plan", "throttle_bursty", "unheard_of", "error_unheard_of",
+    "unknown_once", "empty_object", "symbol_twice", "other_symbol", "not_utf_8", "burst", "note",
+    "information", "http_429", "http_500", "http_503", "html", "truncated_body", "cut",
 )  # fmt: skip
 BARS = (
-    "no_bars", "session_twice", "close_twice", "saturday_bar", "old_bar_open_zero", "old_bar_close_unreadable",
-    "open_zero",
+    "no_bars", "session_twice", "close_twice", "saturday_bar", "old_bar_open_zero",
+    "old_bar_close_unreadable", "open_zero",
 )  # fmt: skip
 SPLITS = ("old_splits_clash", "old_split_unreadable", "split_unreadable", "factor_twice")
-# Drawn for a question: what must not cost the answer, and what does.
+# Passing faults of a question. With a fault of METADATA the answer is still usable, with one of
+# SLIPS it is not.
 METADATA = (
-    "usage_float", "usage_negative", "usage_text", "usage_huge", "usage_null", "usage_list", "usage_absent",
-    "content_parts", "fenced", "thinks",
+    "usage_float", "usage_negative", "usage_text", "usage_huge", "usage_null", "usage_list",
+    "usage_absent", "content_parts", "fenced", "thinks",
 )  # fmt: skip
 SLIPS = (
-    "content_filter", "ticker_twice", "action_twice", "not_utf_8", "http_500", "http_503", "refusal", "truncated",
-    "two_picks",
+    "content_filter", "ticker_twice", "action_twice", "not_utf_8", "http_500", "http_503",
+    "refusal", "truncated", "two_picks",
 )  # fmt: skip
 
-# What ends a Monday for good, by provider; the judge of a rehearsal accepts no other reason.
+# The faults that can make a Monday fail, by provider. The checker of a rehearsal accepts a failed
+# Monday for no other reason.
 PERMANENT = {
     "alphavantage": ("unknown_for_good", "delisted_lately", "bad_key", "premium", "quota"),
     "openai": ("bad_key", "no_credit"),
 }
-_LOST_DAYS = {"alphavantage": ("bad_key", "premium", "quota"), "openai": ("bad_key", "no_credit")}
-_QUARTER = 13 * 7
-_LOST = {"alphavantage": 0.02, "openai": 0.05}
+_FAULTS_OF_A_DAY = {
+    "alphavantage": ("bad_key", "premium", "quota"),
+    "openai": ("bad_key", "no_credit"),
+}
+_FAULT_OF_A_DAY_CHANCE = {"alphavantage": 0.02, "openai": 0.05}
+# The chance that a ticker is delisted in a quarter, and the chance that it is unknown.
+_GONE_CHANCE = 0.015
+_QUARTER_DAYS = 13 * 7
 
 
-class Named(NamedTuple):
+class NamedFault(NamedTuple):
     """A fault and its name."""
 
     name: str
@@ -66,136 +78,173 @@ class Named(NamedTuple):
 
 
 class OddProviders:
-    """What goes wrong with which request, by a seed."""
+    """Chooses the faults of each request by a seed."""
 
     def __init__(self, seed: str) -> None:
         self.seed = seed
-        self._asked: Counter[tuple[str, str, date]] = Counter()
-        self._told: dict[str, date] = {}
+        # How many requests there were of each kind: function, symbol and day.
+        self._counts: Counter[tuple[str, str, date]] = Counter()
+        # The day of the newest correct answer with bars, by symbol.
+        self._last_correct: dict[str, date] = {}
+        # Faults of questions in a random order (see `_draw_for_question`).
         self._deck: list[str] = []
 
-    def faults(self, asked: Asked) -> list[Named]:
+    def faults(self, request: SimulatedRequest) -> list[NamedFault]:
         """Return the faults of a request, in the order in which they change its answer."""
-        self._asked[_about(asked)] += 1
-        if lost := self._of_the_day(asked):
-            return [_known(asked.provider, lost)]
-        if asked.provider == "openai":
-            return self._of_a_question(asked)
-        if asked.symbol == _as_asked(MARKET):
+        self._counts[_kind(request)] += 1
+        if name := self._fault_of_day(request):
+            return [_named(request.provider, name)]
+        if request.provider == "openai":
+            return self._draw_for_question(request)
+
+        is_for_splits = request.function == "SPLITS"
+        if request.symbol == _symbol(BENCHMARK_TICKER):
             lasting = []
-        elif self._is_gone(asked, "unknown_for_good"):
-            return [_known(asked.provider, "unknown_for_good")]
+        elif self._is_gone(request, "unknown_for_good"):
+            return [_named(request.provider, "unknown_for_good")]
+        elif is_for_splits:
+            lasting = self._lasting_faults_of_splits(request)
         else:
-            lasting = self._of_splits(asked) if asked.function == "SPLITS" else self._of_bars(asked)
-        if asked.function != "SPLITS":
-            lasting += self._of_the_morning(asked)
-        passing = self._passing(asked)
-        if asked.function != "SPLITS" and not passing and not lasting:
-            self._told[asked.symbol] = calendar.today(asked.at)
+            lasting = self._lasting_faults_of_bars(request)
+        if not is_for_splits:
+            lasting += self._faults_of_morning(request)
+        passing = self._draw_passing(request)
+        if not is_for_splits and not passing and not lasting:
+            self._last_correct[request.symbol] = calendar.new_york_date(request.at)
         return lasting + passing
 
     def listed_after(self, ticker: str) -> timedelta:
         """Return how long after its day a split of `ticker` is first listed."""
-        draw = self._draw("listed", _as_asked(ticker))
-        if draw < OFTEN:
+        draw = self._draw("listed", _symbol(ticker))
+        if draw < FAULT_CHANCE:
             return timedelta(days=6)
-        return VERY_LATE + timedelta(days=1) if draw < 2 * OFTEN else timedelta(0)
+        if draw < 2 * FAULT_CHANCE:
+            return VERY_LATE_SPLIT_DELAY + timedelta(days=1)
+        return timedelta(0)
 
     def questions_on(self, day: date) -> int:
         """Return how many questions the model was asked on a day."""
-        return sum(count for (_, symbol, asked_on), count in self._asked.items() if not symbol and asked_on == day)
+        total = 0
+        for (_, symbol, request_day), count in self._counts.items():
+            # Only a request to the model has no symbol.
+            if not symbol and request_day == day:
+                total += count
+        return total
 
     def _draw(self, *about: object) -> float:
+        """Return a random number from 0 to 1 that depends only on the seed and on `about`."""
         return Random("/".join(map(str, (self.seed, *about)))).random()  # noqa: S311
 
-    def _chance(self, asked: Asked) -> Random:
-        """Return the chances of a request: by its place among those of its day, for two runs ask at other moments."""
-        return Random(f"{self.seed}/passing/{_about(asked)}/{self._asked[_about(asked)]}")  # noqa: S311
+    def _request_rng(self, request: SimulatedRequest) -> Random:
+        """
+        Return the random generator of a request.
 
-    def _of_the_day(self, asked: Asked) -> str | None:
-        day = calendar.today(asked.at)
-        if self._draw("lost", asked.provider, day) >= _LOST[asked.provider]:
+        It depends on the kind of the request and on its number among the requests of that kind. It
+        does not depend on the time, because two runs send the same request at different moments.
+        """
+        kind = _kind(request)
+        return Random(f"{self.seed}/passing/{kind}/{self._counts[kind]}")  # noqa: S311
+
+    def _fault_of_day(self, request: SimulatedRequest) -> str | None:
+        day, provider = calendar.new_york_date(request.at), request.provider
+        if self._draw("lost", provider, day) >= _FAULT_OF_A_DAY_CHANCE[provider]:
             return None
-        return Random(f"{self.seed}/how/{asked.provider}/{day}").choice(_LOST_DAYS[asked.provider])  # noqa: S311
+        rng = Random(f"{self.seed}/how/{provider}/{day}")  # noqa: S311
+        return rng.choice(_FAULTS_OF_A_DAY[provider])
 
-    def _of_a_question(self, asked: Asked) -> list[Named]:
-        chance = self._chance(asked)
-        if chance.random() >= OFTEN:
+    def _draw_for_question(self, request: SimulatedRequest) -> list[NamedFault]:
+        rng = self._request_rng(request)
+        if rng.random() >= FAULT_CHANCE:
             return []
-        fitting = METADATA if self._asked[_about(asked)] >= QUESTIONS_PER_MONDAY else (*METADATA, *SLIPS)
-        # There are few questions in a year: none of these comes again before each has come.
-        if not set(self._deck) & set(fitting):
-            self._deck = chance.sample((*METADATA, *SLIPS), len(METADATA) + len(SLIPS))
-        name = next(one for one in self._deck if one in fitting)
+        allowed: tuple[str, ...] = (*METADATA, *SLIPS)
+        if self._counts[_kind(request)] >= QUESTIONS_PER_MONDAY:
+            allowed = METADATA
+        # A year has few questions, so the faults are drawn like cards from a deck: none repeats
+        # before each has occurred.
+        if not set(self._deck) & set(allowed):
+            self._deck = rng.sample((*METADATA, *SLIPS), len(METADATA) + len(SLIPS))
+        name = next(fault for fault in self._deck if fault in allowed)
         self._deck.remove(name)
-        return [_known("openai", name)]
+        return [_named("openai", name)]
 
-    def _is_gone(self, asked: Asked, how: str) -> bool:
-        return self._draw(how, asked.symbol, _quarter(calendar.today(asked.at))) < 0.015
+    def _is_gone(self, request: SimulatedRequest, fault: str) -> bool:
+        """Return whether a ticker has `fault` (unknown or delisted) in the quarter of a request."""
+        quarter = _quarter_start(calendar.new_york_date(request.at))
+        return self._draw(fault, request.symbol, quarter) < _GONE_CHANCE
 
-    def _of_splits(self, asked: Asked) -> list[Named]:
+    def _lasting_faults_of_splits(self, request: SimulatedRequest) -> list[NamedFault]:
         names = []
-        if late := self.listed_after(asked.symbol):
-            names.append("late_split" if late < VERY_LATE else "very_late_split")
-        if self._draw("in two", asked.symbol) < OFTEN:
+        if delay := self.listed_after(request.symbol):
+            names.append("late_split" if delay < VERY_LATE_SPLIT_DELAY else "very_late_split")
+        if self._draw("in two", request.symbol) < FAULT_CHANCE:
             names.append("split_in_two")
-        return [_known("alphavantage", name) for name in names]
+        return [_named("alphavantage", name) for name in names]
 
-    def _of_bars(self, asked: Asked) -> list[Named]:
-        found = []
-        if self._draw("restated", asked.symbol) < OFTEN:
-            found.append(_known("alphavantage", "restated"))
-        if self._is_gone(asked, "delisted_lately"):
-            found.append(Named("delisted_lately", _ended_before(_quarter(calendar.today(asked.at)))))
-        return found
+    def _lasting_faults_of_bars(self, request: SimulatedRequest) -> list[NamedFault]:
+        faults = []
+        if self._draw("restated", request.symbol) < FAULT_CHANCE:
+            faults.append(_named("alphavantage", "restated"))
+        if self._is_gone(request, "delisted_lately"):
+            quarter = _quarter_start(calendar.new_york_date(request.at))
+            faults.append(NamedFault("delisted_lately", _end_series_before(quarter)))
+        return faults
 
-    def _of_the_morning(self, asked: Asked) -> list[Named]:
-        """Return what is wrong with a ticker's bars all morning, or for some days of the week."""
-        day = calendar.today(asked.at)
+    def _faults_of_morning(self, request: SimulatedRequest) -> list[NamedFault]:
+        """Return the faults of a ticker's bars that last a morning, or some days of the week."""
+        day = calendar.new_york_date(request.at)
         monday = day - timedelta(days=day.weekday())
         names = []
-        # Only what was told rightly before is corrected; otherwise the correction would be the first reading.
-        told = self._told.get(asked.symbol, date.min)
-        if told >= monday - timedelta(days=2) and self._draw("corrected", asked.symbol, monday) < OFTEN:
+        # Only a close that was read correctly before can be corrected; otherwise the service would
+        # read the changed close first, and there would be no correction.
+        last_correct = self._last_correct.get(request.symbol, date.min)
+        was_read = last_correct >= monday - timedelta(days=2)
+        if was_read and self._draw("corrected", request.symbol, monday) < FAULT_CHANCE:
             names.append("baseline_corrected")
-        draw = self._draw("morning", asked.symbol, day)
-        if draw < 0.02 and _before(asked.at, time(13)):
+        draw = self._draw("morning", request.symbol, day)
+        if draw < 0.02 and _is_before(request.at, time(13)):
             names.append("late_bar")
-        elif 0.02 <= draw < 0.03 and _before(asked.at, time(11)):
+        elif 0.02 <= draw < 0.03 and _is_before(request.at, time(11)):
             names.append("close_unreadable")
         elif draw > 0.9:
             names.append("partial_bar")
-        return [_known("alphavantage", name) for name in names]
+        return [_named("alphavantage", name) for name in names]
 
-    def _passing(self, asked: Asked) -> list[Named]:
-        chance = self._chance(asked)
-        if chance.random() >= OFTEN:
+    def _draw_passing(self, request: SimulatedRequest) -> list[NamedFault]:
+        rng = self._request_rng(request)
+        if rng.random() >= FAULT_CHANCE:
             return []
-        more = SPLITS if asked.function == "SPLITS" else BARS
-        return [_known(asked.provider, chance.choice((*ANY_REQUEST, *more)))]
+        specific = SPLITS if request.function == "SPLITS" else BARS
+        return [_named(request.provider, rng.choice((*ANY_REQUEST, *specific)))]
 
 
-def _known(provider: str, name: str) -> Named:
-    return Named(name, EVERY[provider][name])
+def _named(provider: str, name: str) -> NamedFault:
+    return NamedFault(name, ALL_FAULTS[provider][name])
 
 
-def _about(asked: Asked) -> tuple[str, str, date]:
-    return asked.function, asked.symbol, calendar.today(asked.at)
+def _kind(request: SimulatedRequest) -> tuple[str, str, date]:
+    """Return what a request is about: its function, its symbol and its day."""
+    return request.function, request.symbol, calendar.new_york_date(request.at)
 
 
-def _as_asked(ticker: str) -> str:
+def _symbol(ticker: str) -> str:
+    """Return a ticker in Alpha Vantage's spelling, with a dash."""
     return ticker.replace(".", "-")
 
 
-def _before(at: datetime, clock: time) -> bool:
-    return at < calendar.at(calendar.today(at), clock)
+def _is_before(moment: datetime, clock_time: time) -> bool:
+    """Return whether a moment is before `clock_time` of its day in New York."""
+    return moment < calendar.from_new_york(calendar.new_york_date(moment), clock_time)
 
 
-def _quarter(day: date) -> date:
-    """Return the first day of the quarter of a year that a day is in, counted in weeks."""
-    return date.fromordinal(day.toordinal() // _QUARTER * _QUARTER)
+def _quarter_start(day: date) -> date:
+    """Return the first day of the 13 weeks that contain a day."""
+    return date.fromordinal(day.toordinal() // _QUARTER_DAYS * _QUARTER_DAYS)
 
 
-def _ended_before(day: date) -> Fault:
-    """Return a fault that ends the series before a day."""
-    return bars(lambda series, _: {session: bar for session, bar in series.items() if session < str(day)})
+def _end_series_before(day: date) -> Fault:
+    """Return a fault that removes the bars from `day` on."""
+
+    def change(series: Series, _: SimulatedRequest) -> Series:
+        return {session: bar for session, bar in series.items() if session < str(day)}
+
+    return change_bars(change)

@@ -1,12 +1,16 @@
 """
-Stand-ins for both providers: a process on loopback that speaks their protocols.
+Simulators of both providers: a process on loopback that responds with their protocols.
 
-`GET /query` is Alpha Vantage's (`TIME_SERIES_DAILY` and `SPLITS`, its notices and errors as HTTP 200, its limits kept),
-and `POST /v1/chat/completions` is OpenAI's. Prices are the made-up market's; ideas read like a model's. The time is the
-rehearsal's told time, asked of its database, a given one, or the real one. Every request is logged to a file before it
-is answered, a JSON object a line, so that counts survive a kill. What goes wrong is in `faults`.
+`GET /query` simulates Alpha Vantage: `TIME_SERIES_DAILY` and `SPLITS`, with notices and errors as
+HTTP 200, and with its limits. `POST /v1/chat/completions` simulates OpenAI. The prices are those of
+the simulated market, and the ideas are written like a model's. `app.simulation.faults` describes
+the faults that can be injected.
 
-    alpha-monday standins --port 8090 --now 2026-11-23T14:00:00+00:00 --faults faults.json --log requests.jsonl
+The time is the simulated time of a rehearsal's database, or starts at a given time, or is real.
+Every request is logged to a file before it is answered, one JSON object per line, so that no
+request is missing from the file if the process is killed.
+
+    alpha-monday standins --port 8090 --now 2026-11-23T14:00:00+00:00 --faults faults.json
 """
 
 import asyncio
@@ -29,7 +33,7 @@ import uvicorn
 import uvloop
 
 from app.database.sessions import Session
-from app.domain.calendar import Calendar, today
+from app.domain.calendar import Calendar, new_york_date
 from app.domain.model import PICKS_PER_BATCH
 from app.errors import ConfigurationError
 from app.simulation.faults import (
@@ -38,124 +42,154 @@ from app.simulation.faults import (
     QUOTA,
     SERIES,
     UNKNOWN,
-    Asked,
-    Reply,
-    Script,
-    error,
-    read,
-    said,
+    FaultScript,
+    SimulatedReply,
+    SimulatedRequest,
+    answer_error,
+    json_reply,
+    read_script,
 )
-from app.simulation.market import MARKET, SHARES, Market, as_listed
-from app.simulation.odd_faults import EVERY
-from app.simulation.odd_providers import SPLITS_OFTEN, Named, OddProviders
+from app.simulation.market import BENCHMARK_TICKER, SHARES, Market, alpha_vantage_bar
+from app.simulation.odd_faults import ALL_FAULTS
+from app.simulation.odd_providers import SPLIT_CHANCE, NamedFault, OddProviders
 from jobs.context import RealClock
 
+# Alpha Vantage's limits of a free key: PER_DAY requests a day, and GAP between two requests.
 PER_DAY = 25
-
-# The variable with the address of the database whose told time it is.
-CLOCK = "REHEARSAL_CLOCK"
 GAP = timedelta(seconds=1)
-HANG = 120.0
-TRICKLE = 0.2
-AWAY = timedelta(seconds=5)
+
+# The environment variable with the address of the database whose simulated time is used. It is not
+# an argument, because every user of the machine can read the arguments of a process.
+CLOCK_VARIABLE = "REHEARSAL_CLOCK"
+
+# In seconds: how long the fault `hang` waits for the client to give up, and the pause between two
+# bytes of the fault `slow`.
+HANG_SECONDS = 120.0
+TRICKLE_SECONDS = 0.2
+# How long a request waits for a database that is unavailable.
+_DATABASE_TIMEOUT = timedelta(seconds=5)
 
 Now = Callable[[], Awaitable[datetime]]
+Sleep = Callable[[float], Awaitable[None]]
 
 
-class StandIns:
-    """An ASGI app in both providers' place."""
+class ProviderSimulators:
+    """
+    An ASGI app that answers like both providers.
+
+    `now` returns the time of a request. `script` chooses the fault of a request; if it chooses
+    none, `odd` does. `pass_time` lets simulated time pass before a slow answer; without it, slow
+    answers are sent at once. If `limits` is False, Alpha Vantage's limits do not apply.
+    """
 
     def __init__(
         self,
         market: Market,
         now: Now,
         log: Path | None = None,
-        script: Script | None = None,
+        script: FaultScript | None = None,
         *,
         odd: OddProviders | None = None,
-        think: Callable[[float], Awaitable[None]] | None = None,
+        pass_time: Sleep | None = None,
         limits: bool = True,
     ) -> None:
-        self.market, self.now, self.odd, self.think, self.limits = market, now, odd, think, limits
-        self.script = script or Script()
+        self.market = market
+        self.now = now
+        self.script = script or FaultScript()
+        self.odd = odd
+        self.pass_time = pass_time
+        self.limits = limits
+        # Not buffered, so that a request is in the file before it is answered.
         self._log = log.open("ab", buffering=0) if log else None
+        # The times of the latest requests within the limits, the newest last.
         self._recent: deque[datetime] = deque(maxlen=PER_DAY)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request, rightly or with the fault that the script has for it."""
+        """Answer one request, correctly or with its faults."""
         if scope["type"] != "http":
             return
-        at, body = await self.now(), b""
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
-        reply = self.reply(scope, body, at)
-        if reply.thinks and self.think:
-            await self.think(reply.thinks)
+        now = await self.now()
+        body = await _read_request_body(receive)
+        reply = self.reply(scope, body, now)
+        if reply.thinking_seconds and self.pass_time:
+            await self.pass_time(reply.thinking_seconds)
         if reply.hang:
             with suppress(TimeoutError):
-                await asyncio.wait_for(receive(), HANG)  # until the other side gives up
+                await asyncio.wait_for(receive(), HANG_SECONDS)
             return
-        headers = {**reply.headers, "content-length": len(reply.body), "x-request-id": f"req_{at.timestamp():.6f}"}
-        encoded = [(name.encode(), str(value).encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": reply.status, "headers": encoded})
-        rest = reply.body[: len(reply.body) // 2] if reply.cut else reply.body
-        slowly = int(HANG / TRICKLE) if reply.trickle else 0
-        for byte in rest[:slowly]:
-            await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
-            with suppress(TimeoutError):
-                await asyncio.wait_for(receive(), TRICKLE)
-                return  # the other side gave up
-        await send({"type": "http.response.body", "body": rest[slowly:], "more_body": reply.cut})
+        request_id = f"req_{now.timestamp():.6f}"
+        await _send_reply(reply, request_id, receive=receive, send=send)
 
-    def reply(self, scope: Any, body: bytes, at: datetime) -> Reply:
-        """Return the reply to a request, and log it."""
+    def reply(self, scope: Any, body: bytes, now: datetime) -> SimulatedReply:
+        """Return the reply to a request, and log the request."""
         match scope["method"], scope["path"]:
             case "GET", "/query":
-                query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
-                symbol = query.get("symbol", "")
-                function, key = query.get("function", ""), query.get("apikey", "")
-                asked = Asked(
-                    provider="alphavantage", function=function, key=key, symbol=symbol, at=at, market=self.market
-                )
-                refused, good = self._alpha_vantage(asked)
+                request = self._parse_price_request(scope, now)
+                refusal, reply = self._answer_alpha_vantage(request)
             case "POST", "/v1/chat/completions":
-                key = dict(scope["headers"]).get(b"authorization", b"").decode().removeprefix("Bearer ")
-                asked = Asked(provider="openai", key=key, symbol="", at=at)
-                refused, good = self._openai(body, asked)
+                request = SimulatedRequest(
+                    provider="openai", key=_bearer_key(scope), symbol="", at=now
+                )
+                refusal, reply = self._answer_openai(body, request)
             case _:
-                return error(404, "Not found.")(said({}), Asked(provider="", key="", symbol="", at=at))
-        faults = [] if refused else self._faults(asked)
-        self._write(asked, refused, "+".join(one.name for one in faults) or None)
-        for one in faults:
-            good = one.fault(good, asked)
-        return good
+                request = SimulatedRequest(provider="", key="", symbol="", at=now)
+                return answer_error(404, "Not found.")(json_reply({}), request)
+        faults = [] if refusal else self._choose_faults(request)
+        self._log_request(request, refusal, "+".join(fault.name for fault in faults) or None)
+        for fault in faults:
+            reply = fault.fault(reply, request)
+        return reply
 
-    def _faults(self, asked: Asked) -> list[Named]:
-        """Return what the script has for a request; without a word of it, what goes wrong by chance."""
-        if name := self.script.fault(asked):
-            return [Named(name, EVERY[asked.provider][name])]
-        return self.odd.faults(asked) if self.odd else []
+    def _parse_price_request(self, scope: Any, now: datetime) -> SimulatedRequest:
+        parsed = parse_qs(scope["query_string"].decode())
+        query = {name: values[0] for name, values in parsed.items()}
+        return SimulatedRequest(
+            provider="alphavantage",
+            function=query.get("function", ""),
+            key=query.get("apikey", ""),
+            symbol=query.get("symbol", ""),
+            at=now,
+            market=self.market,
+        )
 
-    def _alpha_vantage(self, asked: Asked) -> tuple[str | None, Reply]:
-        if not asked.key:
-            return "bad_key", said({"Error Message": BAD_KEY})
-        if self.limits and self._recent and asked.at - self._recent[-1] < GAP:
-            return "burst", said({"Information": BURST})
-        if self.limits and len(self._recent) == PER_DAY and asked.at - self._recent[0] < timedelta(days=1):
-            return "quota", said({"Information": QUOTA.format(key=asked.key)})
-        self._recent.append(asked.at)
-        ticker = asked.symbol.replace("-", ".")
+    def _choose_faults(self, request: SimulatedRequest) -> list[NamedFault]:
+        """Return the script's fault for a request; if there is none, the random faults."""
+        if name := self.script.next_fault(request):
+            return [NamedFault(name, ALL_FAULTS[request.provider][name])]
+        if self.odd:
+            return self.odd.faults(request)
+        return []
+
+    def _answer_alpha_vantage(self, request: SimulatedRequest) -> tuple[str | None, SimulatedReply]:
+        """Return the correct reply, and the name of the refusal if it is one."""
+        if not request.key:
+            return "bad_key", json_reply({"Error Message": BAD_KEY})
+        if self._is_burst(request.at):
+            return "burst", json_reply({"Information": BURST})
+        if self._is_quota_spent(request.at):
+            return "quota", json_reply({"Information": QUOTA.format(key=request.key)})
+        self._recent.append(request.at)
+        ticker = request.symbol.replace("-", ".")
         answers = {"TIME_SERIES_DAILY": self._daily, "SPLITS": self._splits}
-        if asked.function not in answers or ticker not in SHARES:
-            return "unknown", said({"Error Message": UNKNOWN})
-        return None, said(answers[asked.function](asked.symbol, ticker, asked.at))
+        if request.function not in answers or ticker not in SHARES:
+            return "unknown", json_reply({"Error Message": UNKNOWN})
+        answer = answers[request.function](request.symbol, ticker, request.at)
+        return None, json_reply(answer)
 
-    def _daily(self, symbol: str, ticker: str, at: datetime) -> dict[str, Any]:
-        """Return the latest 100 bars, newest first, as of a time at which today's session has not begun."""
-        bars = self.market.bars(ticker, today(at) - timedelta(days=1))
+    def _is_burst(self, now: datetime) -> bool:
+        return bool(self.limits and self._recent and now - self._recent[-1] < GAP)
+
+    def _is_quota_spent(self, now: datetime) -> bool:
+        is_full = self.limits and len(self._recent) == PER_DAY
+        return is_full and now - self._recent[0] < timedelta(days=1)
+
+    def _daily(self, symbol: str, ticker: str, now: datetime) -> dict[str, Any]:
+        """
+        Return the latest 100 bars, newest first.
+
+        The newest is yesterday's: the service requests prices before today's session begins.
+        """
+        bars = self.market.bars(ticker, new_york_date(now) - timedelta(days=1))
         return {
             "Meta Data": {
                 "1. Information": "Daily Prices (open, high, low, close) and Volumes",
@@ -164,32 +198,34 @@ class StandIns:
                 "4. Output Size": "Compact",
                 "5. Time Zone": "US/Eastern",
             },
-            SERIES: {str(day): as_listed(bar) for day, bar in reversed(bars)},
+            SERIES: {str(day): alpha_vantage_bar(bar) for day, bar in reversed(bars)},
         }
 
-    def _splits(self, symbol: str, ticker: str, at: datetime) -> dict[str, Any]:
+    def _splits(self, symbol: str, ticker: str, now: datetime) -> dict[str, Any]:
         """Return the splits up to today, newest first."""
-        listed = reversed(self.market.splits(ticker, today(at)))
-        return {
-            "symbol": symbol,
-            "data": [{"effective_date": str(day), "split_factor": factor} for day, factor in listed],
-        }
+        listed = reversed(self.market.splits(ticker, new_york_date(now)))
+        data = [{"effective_date": str(day), "split_factor": factor} for day, factor in listed]
+        return {"symbol": symbol, "data": data}
 
-    def _openai(self, body: bytes, asked: Asked) -> tuple[str | None, Reply]:
-        if not asked.key:
-            return "bad_key", error(401, "You didn't provide an API key.")(said({}), asked)
-        request = msgspec.json.decode(body)
-        # With `odd` some tickers are gone for good: the model has other ideas when it is asked again.
-        before = self.odd.questions_on(today(asked.at)) if self.odd else 0
-        seed = f"{self.market.seed}/{before}" if before else self.market.seed
-        content = msgspec.json.encode({"picks": ideas(today(asked.at), seed)}).decode()
+    def _answer_openai(
+        self, body: bytes, request: SimulatedRequest
+    ) -> tuple[str | None, SimulatedReply]:
+        """Return the correct reply, and the name of the refusal if it is one."""
+        if not request.key:
+            refusal = answer_error(401, "You didn't provide an API key.")
+            return "bad_key", refusal(json_reply({}), request)
+        model = msgspec.json.decode(body)["model"]
+        day = new_york_date(request.at)
+        picks = ideas(day, self._ideas_seed(day))
+        content = msgspec.json.encode({"picks": picks}).decode()
+        # A token has four characters, approximately.
         prompt_tokens, completion_tokens = len(body) // 4, len(content) // 4
         message = {"role": "assistant", "content": content, "refusal": None}
         completion: dict[str, Any] = {
-            "id": f"chatcmpl-{today(asked.at)}",
+            "id": f"chatcmpl-{day}",
             "object": "chat.completion",
-            "created": int(asked.at.timestamp()),
-            "model": f"{request['model']}-2026-03-17",
+            "created": int(request.at.timestamp()),
+            "model": f"{model}-2026-03-17",
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": {
                 "prompt_tokens": prompt_tokens,
@@ -197,106 +233,196 @@ class StandIns:
                 "total_tokens": prompt_tokens + completion_tokens,
             },
         }
-        return None, said(completion)
+        return None, json_reply(completion)
 
-    def _write(self, asked: Asked, refused: str | None, fault: str | None) -> None:
-        if self._log:
-            line = {
-                "provider": asked.provider, "at": asked.at, "function": asked.function, "symbol": asked.symbol
-            }  # fmt: skip
-            self._log.write(msgspec.json.encode({**line, "refused": refused, "fault": fault}) + b"\n")
+    def _ideas_seed(self, day: date) -> str:
+        """
+        Return the seed of the model's ideas.
+
+        With `odd` some tickers stay unknown, so each question of a day must get other ideas.
+        """
+        earlier_questions = self.odd.questions_on(day) if self.odd else 0
+        if not earlier_questions:
+            return self.market.seed
+        return f"{self.market.seed}/{earlier_questions}"
+
+    def _log_request(
+        self, request: SimulatedRequest, refusal: str | None, fault: str | None
+    ) -> None:
+        if self._log is None:
+            return
+        line = {
+            "provider": request.provider,
+            "at": request.at,
+            "function": request.function,
+            "symbol": request.symbol,
+            "refused": refusal,
+            "fault": fault,
+        }
+        self._log.write(msgspec.json.encode(line) + b"\n")
+
+
+async def _read_request_body(receive: Any) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def _send_reply(reply: SimulatedReply, request_id: str, receive: Any, send: Any) -> None:
+    headers = {
+        **reply.headers,
+        "content-length": len(reply.body),
+        "x-request-id": request_id,
+    }
+    encoded = [(name.encode(), str(value).encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": reply.status, "headers": encoded})
+    body = reply.body
+    if reply.cut:
+        body = body[: len(body) // 2]
+    if reply.trickle:
+        count = int(HANG_SECONDS / TRICKLE_SECONDS)
+        for byte in body[:count]:
+            await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
+            with suppress(TimeoutError):
+                # The only message that can arrive says that the client has given up.
+                await asyncio.wait_for(receive(), TRICKLE_SECONDS)
+                return
+        body = body[count:]
+    # With `cut`, this is only half of the body. `more_body` is then true, so that the connection
+    # ends without the other half.
+    await send({"type": "http.response.body", "body": body, "more_body": reply.cut})
+
+
+def _bearer_key(scope: Any) -> str:
+    """Return the key in the Authorization header, empty without one."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    return headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
 
 
 _BUY = (
-    "{name} goes into the next two weeks with {tailwind}, and the market still prices in a slowdown. "
-    "Positioning is light after the last pullback, which leaves room for a re-rating against the index.",
+    "{name} goes into the next two weeks with {tailwind}, and the market still prices in a "
+    "slowdown. Positioning is light after the last pullback, which leaves room for a re-rating "
+    "against the index.",
     "Estimates for {name} have been moving up on {tailwind}. The shares have lagged their sector, "
     "and a catch-up is more likely than a further slide over a fortnight.",
-    "I expect {name} to do better than the index: {tailwind} should outweigh {headwind} in the near term, "
-    "and the chart has held its 50-day average.",
-    "{name} combines {tailwind} with a balance sheet that cushions surprises. Nervous tapes reward that.",
+    "I expect {name} to do better than the index: {tailwind} should outweigh {headwind} in the "
+    "near term, and the chart has held its 50-day average.",
+    "{name} combines {tailwind} with a balance sheet that cushions surprises. Nervous tapes reward "
+    "that.",
 )
 _SELL = (
-    "{name} faces {headwind}, which consensus has been slow to reflect. After a strong run the risk over "
-    "the next two weeks lies to the downside.",
+    "{name} faces {headwind}, which consensus has been slow to reflect. After a strong run the "
+    "risk over the next two weeks lies to the downside.",
     "The optimism about {tailwind} at {name} looks fully priced, while {headwind} is not. "
     "I expect it to do worse than the index.",
-    "Momentum in {name} has faded. With {headwind} ahead, holders have reason to take profits before the next report.",
-    "At this valuation {name} needs everything to go right; with {headwind} that is unlikely within a fortnight.",
+    "Momentum in {name} has faded. With {headwind} ahead, holders have reason to take profits "
+    "before the next report.",
+    "At this valuation {name} needs everything to go right; with {headwind} that is unlikely "
+    "within a fortnight.",
 )
 
 
 def ideas(monday: date, seed: str) -> list[dict[str, str]]:
-    """Return three ideas for a Monday that read like a model's."""
-    chance = Random(f"{seed}/ideas/{monday}")  # noqa: S311
-    chosen = chance.sample([ticker for ticker in SHARES if ticker != MARKET], PICKS_PER_BATCH)
-    return [_idea(ticker, chance) for ticker in chosen]
+    """Return three ideas for a Monday in the words of a model."""
+    rng = Random(f"{seed}/ideas/{monday}")  # noqa: S311
+    candidates = [ticker for ticker in SHARES if ticker != BENCHMARK_TICKER]
+    return [_make_idea(ticker, rng) for ticker in rng.sample(candidates, PICKS_PER_BATCH)]
 
 
-def _idea(ticker: str, chance: Random) -> dict[str, str]:
-    share, buy = SHARES[ticker], chance.random() < 0.65
-    words = chance.choice(_BUY if buy else _SELL)
-    reasoning = words.format(name=share.name, tailwind=share.tailwind, headwind=share.headwind)
-    return {"ticker": ticker, "action": "BUY" if buy else "SELL", "reasoning": reasoning}
+def _make_idea(ticker: str, rng: Random) -> dict[str, str]:
+    share = SHARES[ticker]
+    action, templates = "SELL", _SELL
+    if rng.random() < 0.65:
+        action, templates = "BUY", _BUY
+    reasoning = rng.choice(templates).format(
+        name=share.name, tailwind=share.tailwind, headwind=share.headwind
+    )
+    return {"ticker": ticker, "action": action, "reasoning": reasoning}
 
 
-def told_by(conninfo: str) -> Now:
+def database_time(conninfo: str) -> Now:
     """
-    Return what asks the rehearsal's database for the time.
+    Return a function that returns the simulated time of a rehearsal's database.
 
-    While that is away it is waited for, and then time goes on from the last answer: told time leaps between answers.
+    While the database is unavailable, a request waits for up to five seconds, because simulated
+    time may have jumped in the meantime. After that, the last known lag is used.
     """
     lag = timedelta(0)
     connection: psycopg.AsyncConnection[Any] | None = None
-    real = RealClock()
+    real_clock = RealClock()
 
     async def now() -> datetime:
         nonlocal connection, lag
-        asked = real.now()
-        while real.now() - asked < AWAY:
+        start = real_clock.now()
+        while real_clock.now() - start < _DATABASE_TIMEOUT:
             try:
                 if connection is None or connection.closed:
                     connection = await Session.connect(conninfo, name="simulators", autocommit=True)
                 row = await (await connection.execute("SELECT told.now()")).fetchone()
                 assert row
-                told: datetime = row[0].astimezone(UTC)
-                lag = real.now() - told
+                simulated: datetime = row[0].astimezone(UTC)
+                lag = real_clock.now() - simulated
                 break
             except psycopg.Error:
                 connection = None
-                await real.sleep(0.05)
-        return asked - lag
+                await real_clock.sleep(0.05)
+        return start - lag
 
     return now
 
 
-def thinking_in(conninfo: str) -> Callable[[float], Awaitable[None]]:
-    """Return what lets seconds of a rehearsal pass at once: a real answer would take its real time."""
+def simulated_sleep(conninfo: str) -> Sleep:
+    """
+    Return a function that lets seconds of a rehearsal's simulated time pass.
 
-    async def think(seconds: float) -> None:
-        with suppress(psycopg.Error):  # the database is away: the answer comes at once
+    It moves the clock forward and does not wait: while a job waits for an answer, simulated time
+    runs at the pace of real time, so waiting would take as long in real time.
+    """
+
+    async def sleep(seconds: float) -> None:
+        # While the database is unavailable, no simulated time passes.
+        with suppress(psycopg.Error):
             async with await Session.connect(conninfo, name="simulators") as connection:
-                await connection.execute("UPDATE told.clock SET lag = greatest(0, lag - %s)", (seconds,))
-        await RealClock().sleep(0.3)  # until the service has seen it, too
+                await connection.execute(
+                    "UPDATE told.clock SET lag = greatest(0, lag - %s)", (seconds,)
+                )
+        # By then the service has read the new lag, too.
+        await RealClock().sleep(0.3)
 
-    return think
+    return sleep
 
 
-def from_(start: datetime) -> Now:
-    """Return what tells the time that begins at `start` and goes on from there."""
-    real = RealClock()
-    lag = real.now() - start
+def time_from(start: datetime) -> Now:
+    """Return a function that returns the time of a clock that shows `start` now."""
+    real_clock = RealClock()
+    lag = real_clock.now() - start
 
     async def now() -> datetime:
-        return real.now() - lag
+        return real_clock.now() - lag
 
     return now
 
 
-async def serve(app: StandIns, listener: socket.socket, *, until_input_ends: bool) -> None:
-    """Answer requests until told to stop, or until standard input ends: it is the starter's, and ends with it."""
-    # What uvicorn would log as errors are the faults that were asked for.
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", server_header=False, timeout_graceful_shutdown=1)
+async def serve(
+    app: ProviderSimulators, listener: socket.socket, *, until_input_ends: bool
+) -> None:
+    """
+    Answer requests until the process is stopped.
+
+    With `until_input_ends` it also stops when standard input ends. That is a pipe from the process
+    that started this one, so this process ends when that one does.
+    """
+    # uvicorn would log injected faults as errors.
+    config = uvicorn.Config(
+        app,
+        log_level="critical",
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve([listener]))
     if until_input_ends:
@@ -307,16 +433,18 @@ async def serve(app: StandIns, listener: socket.socket, *, until_input_ends: boo
 
 def _port(text: str) -> int:
     with suppress(ValueError):
-        if 0 <= (number := int(text)) <= 65535:
+        number = int(text)
+        if 0 <= number <= 65535:
             return number
-    raise ArgumentTypeError(f"{text!r} is no number from 0 to 65535")
+    raise ArgumentTypeError(f"{text!r} is not a number from 0 to 65535")
 
 
 def _moment(text: str) -> datetime:
     with suppress(ValueError):
-        if (moment := datetime.fromisoformat(text)).tzinfo:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo:
             return moment
-    raise ArgumentTypeError(f"{text!r} is no time such as 2026-11-16T09:00:00-05:00")
+    raise ArgumentTypeError(f"{text!r} is not a time such as 2026-11-16T09:00:00-05:00")
 
 
 def _seed(text: str) -> str:
@@ -329,63 +457,107 @@ def _days(text: str) -> list[date]:
     try:
         return [date.fromisoformat(day) for day in text.split(",") if day]
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} are no days such as 2026-11-16,2026-11-17") from None
+        raise ArgumentTypeError(f"{text!r} are not days such as 2026-11-16,2026-11-17") from None
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the stand-ins as a process."""
-    about = (
+def _make_parser() -> ArgumentParser:
+    description = (
         "Serve simulators of Alpha Vantage and OpenAI on loopback, with faults on request. "
         "The first line printed is the address."
     )
-    known = "Faults: " + "; ".join(f"{provider}: {', '.join(faults)}" for provider, faults in EVERY.items())
+    known = "; ".join(f"{provider}: {', '.join(faults)}" for provider, faults in ALL_FAULTS.items())
     parser = ArgumentParser(
         prog="alpha-monday standins",
-        description=about,
-        epilog=f"Example: alpha-monday standins --port 8090 --faults faults.json. {known}.",
+        description=description,
+        epilog=f"Example: alpha-monday standins --port 8090 --faults faults.json. Faults: {known}.",
     )
-    parser.add_argument("--port", type=_port, default=0, help="where to listen on 127.0.0.1; 0: any free port")
-    parser.add_argument("--now", type=_moment, help="the time at the start, with its offset from UTC")
+    parser.add_argument(
+        "--port", type=_port, default=0, help="the port on 127.0.0.1; 0: any free port"
+    )
+    parser.add_argument(
+        "--now", type=_moment, help="the time at the start, with its offset from UTC"
+    )
     parser.add_argument(
         "--faults",
         type=Path,
-        help="a script of faults, as JSON: a list of rules with provider, fault "
-        "and, if wanted, function, symbol, since, until, times",
+        help="a fault script in JSON: a list of rules with provider and fault, and optionally "
+        "function, symbol, since, until, times",
     )
-    # Each decides alone what goes wrong by chance.
-    chance = parser.add_mutually_exclusive_group()
-    chance.add_argument("--hostile", type=_seed, metavar="SEED", help="let things go wrong now and then")
-    chance.add_argument(
+    # Each of these two chooses all random faults, so they exclude each other.
+    random_faults = parser.add_mutually_exclusive_group()
+    random_faults.add_argument(
+        "--hostile",
+        type=_seed,
+        metavar="SEED",
+        help="inject typical faults into some requests, at random",
+    )
+    random_faults.add_argument(
         "--odd",
         type=_seed,
         metavar="SEED",
-        help="let one request in four go wrong, in every way that is known of providers, in a market with more splits",
+        help="inject every known kind of fault, at random, into one request in four, in a market "
+        "with more splits",
     )
-    parser.add_argument("--log", type=Path, help="the file to which requests are logged, a JSON object a line")
-    parser.add_argument("--no-limits", action="store_true", help="answer however often they are asked")
     parser.add_argument(
-        "--closed", type=_days, default="", help="sessions called off on short notice, with commas between them"
+        "--log", type=Path, help="the file to which requests are logged, one JSON object per line"
     )
-    parser.add_argument("--until-input-ends", action="store_true", help="end when standard input does")
-    given = parser.parse_args(arguments)
+    parser.add_argument(
+        "--no-limits", action="store_true", help="do not limit the number of requests"
+    )
+    parser.add_argument(
+        "--closed",
+        type=_days,
+        default="",
+        help="days on which the exchange is closed on short notice, separated by commas",
+    )
+    parser.add_argument(
+        "--until-input-ends", action="store_true", help="stop when standard input ends"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Run the simulators as a process.
+
+    Raises ConfigurationError if the fault script cannot be read or the port cannot be used.
+    """
+    options = _make_parser().parse_args(arguments)
+    rules = []
     try:
-        rules = read(given.faults.read_bytes(), EVERY) if given.faults else []
-        listener = socket.create_server(("127.0.0.1", given.port))
-    except OSError as wrong:
-        reason = (wrong.strerror or str(wrong)).split(" (while")[0]
-        what = wrong.filename or f"port {given.port}"
-        raise ConfigurationError(f"The stand-ins cannot start: {what}: {reason}.") from None
-    clock = os.environ.get(CLOCK)
-    now = told_by(clock) if clock else from_(given.now or RealClock().now())
-    script = Script(rules, given.hostile or "")
-    odd = OddProviders(given.odd) if given.odd else None
-    market = Market(Calendar(given.closed), splits_often=SPLITS_OFTEN) if odd else Market(Calendar(given.closed))
-    think = thinking_in(clock) if clock else None
-    app = StandIns(market, now, given.log, script, odd=odd, think=think, limits=not given.no_limits)
+        if options.faults:
+            rules = read_script(options.faults.read_bytes(), ALL_FAULTS)
+        listener = socket.create_server(("127.0.0.1", options.port))
+    except OSError as error:
+        # create_server adds "(while attempting to bind on address ...)" to the reason.
+        reason = (error.strerror or str(error)).split(" (while")[0]
+        subject = error.filename or f"port {options.port}"
+        raise ConfigurationError(f"The simulators cannot start: {subject}: {reason}.") from None
+
+    now = time_from(options.now or RealClock().now())
+    pass_time: Sleep | None = None
+    if clock_database := os.environ.get(CLOCK_VARIABLE):
+        now = database_time(clock_database)
+        pass_time = simulated_sleep(clock_database)
+    odd: OddProviders | None = None
+    market = Market(Calendar(options.closed))
+    if options.odd:
+        odd = OddProviders(options.odd)
+        market = Market(Calendar(options.closed), split_chance=SPLIT_CHANCE)
+    app = ProviderSimulators(
+        market=market,
+        now=now,
+        log=options.log,
+        script=FaultScript(rules, options.hostile or ""),
+        odd=odd,
+        pass_time=pass_time,
+        limits=not options.no_limits,
+    )
     with suppress(KeyboardInterrupt, BrokenPipeError):
+        # Written without a buffer: the process that started this one waits for the line.
         os.write(1, f"http://127.0.0.1:{listener.getsockname()[1]}\n".encode())
-        # asyncio itself would leave Nagle on: 40 ms an answer
-        uvloop.run(serve(app, listener, until_input_ends=given.until_input_ends))
+        # uvloop switches Nagle's algorithm off; with asyncio's loop an answer takes 40 ms longer.
+        uvloop.run(serve(app, listener, until_input_ends=options.until_input_ends))
 
 
 if __name__ == "__main__":

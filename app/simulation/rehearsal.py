@@ -1,7 +1,7 @@
 """
-A rehearsal: the Mondays of some weeks and all of their mornings, lived through in told time, and then served.
+A rehearsal: the service runs through weeks in simulated time, and then serves their record.
 
-Everything is real but the time and, unless their addresses are set, the providers.
+Everything is real except the time and the providers. A provider whose address is set is real, too.
 """
 
 import asyncio
@@ -22,287 +22,411 @@ from msgspec import Struct
 
 from app.core.settings import RECEIVERS, Settings
 from app.database import pools, sessions
-from app.database.advice import unreachable, user_of, where
-from app.database.embedded import REHEARSAL, address_of
+from app.database.advice import display_address, get_user, unreachable_error
+from app.database.embedded import REHEARSAL, resolve_database_url
 from app.domain import calendar
 from app.domain.model import Bar
 from app.domain.text import first_line
 from app.errors import ConfigurationError, ProviderError, QuotaSpent, UnknownTicker
-from app.providers.alpha_vantage import AlphaVantage, Answer
-from app.providers.rate_limiter import Outcome
-from app.simulation.clock import SimulatedClock, has_begun, told
-from app.simulation.faults import read
-from app.simulation.odd_faults import EVERY
-from app.simulation.provider_simulators import CLOCK
+from app.providers.alpha_vantage import AlphaVantage, BarsAnswer
+from app.providers.rate_limiter import RequestOutcome
+from app.simulation.clock import SimulatedClock, has_rehearsal_to_continue, running_clock
+from app.simulation.faults import read_script
+from app.simulation.odd_faults import ALL_FAULTS
+from app.simulation.provider_simulators import CLOCK_VARIABLE
 from jobs import queue, queue_tables
 from jobs.context import Context, RealClock
 
-REQUESTS = Path(".alpha-monday") / "requests.jsonl"
-# The providers, as a script of faults names them, and the setting that leads to another server than a simulated one.
-ADDRESSES = {"openai": "OPENAI_BASE_URL", "alphavantage": "ALPHA_VANTAGE_BASE_URL"}
-# The first Monday of which the simulated market has the hundred bars before it that a provider lists.
-EARLIEST = date(2023, 6, 5)
-# With a price provider of one's own its bars decide; this bound only keeps dates within what every part can read.
-_OLDEST = date(1970, 1, 5)
-_KEY = "rehearsed-key-of-nobody"
-_SEED = "a bad day"
+REQUEST_LOG = Path(".alpha-monday") / "requests.jsonl"
+# The providers, by their name in a fault script, and the setting with the address of another
+# server than a simulator.
+ADDRESS_SETTINGS = {"openai": "OPENAI_BASE_URL", "alphavantage": "ALPHA_VANTAGE_BASE_URL"}
+# The first Monday at which the simulated market has the hundred bars that a provider lists.
+EARLIEST_MONDAY = date(2023, 6, 5)
+# With a real price provider, its bars decide how early a rehearsal can begin. This bound only keeps
+# dates within what all parts of the service can represent.
+_OLDEST_MONDAY = date(1970, 1, 5)
+_SIMULATED_KEY = "rehearsed-key-of-nobody"
+# The seed of the faults of an ordinary rehearsal.
+_FAULT_SEED = "a bad day"
 
-# Seconds between two questions how far the bars of a price provider reach. One useless answer is no reason to give up;
-# five of them within about a minute are.
+# The seconds between the attempts to learn how far back the bars of a price provider reach. After
+# five useless responses within about a minute the rehearsal is refused.
 PAUSES = (3.0, 7.0, 15.0, 30.0)
 
 
-class Span(Struct, frozen=True):
-    """The time that a rehearsal lives through: from just before its first Monday until its end, or the present."""
+class RehearsalSpan(Struct, frozen=True):
+    """
+    The simulated time of a rehearsal.
+
+    It begins just before its first Monday, and ends at `until`; None means that it goes on to the
+    present.
+    """
 
     begin: datetime
     until: datetime | None
 
 
-def span(weeks: int, until: date | None, now: datetime, *, has_real_prices: bool = False) -> Span:
+def choose_span(
+    weeks: int, until: date | None, now: datetime, *, has_real_prices: bool = False
+) -> RehearsalSpan:
     """
-    Return the span of `weeks` Mondays, the last one the newest at the end of `until`, or now.
+    Return the span of `weeks` Mondays.
 
-    How far back it may go depends on who has the prices: the simulated market knows its beginning, and a provider is
-    asked later (`refuse_out_of_reach`).
+    The last Monday is the newest one at the end of the day `until`, or now if `until` is None. How
+    early the span may begin depends on the price provider: the beginning of the simulated market is
+    known, and the bars of a real provider are requested later, by `refuse_out_of_reach`.
+
+    Raises ConfigurationError if `until` is not before today, or if the span begins too early.
     """
-    today = calendar.today(now)
+    today = calendar.new_york_date(now)
     if until and until >= today:
+        example = today - timedelta(days=1)
         raise ConfigurationError(
-            f"--until must be a day before today in New York, for example {today - timedelta(days=1)}."
+            f"--until must be a day before today in New York, for example {example}."
         )
-    end = calendar.at(until, time(23, 59, 59)) if until and until >= _OLDEST else now
+    end = now
+    if until and until >= _OLDEST_MONDAY:
+        end = calendar.from_new_york(until, time(23, 59, 59))
     newest = calendar.latest_run_date(end)
-    oldest = _OLDEST if has_real_prices else EARLIEST
-    if until and (until < _OLDEST or newest < oldest):
-        raise ConfigurationError(_begins_too_early(oldest, has_real_prices, "Choose a later --until"))
-    if (most := (newest - oldest).days // 7 + 1) < weeks:
-        choice = f"Choose {'a later --until, or ' if until else ''}at most --weeks {most}"
-        raise ConfigurationError(_begins_too_early(oldest, has_real_prices, choice))
-    monday = newest - timedelta(weeks=weeks - 1)
-    return Span(calendar.due_at(monday) - timedelta(minutes=1), end if until else None)
+    oldest = _OLDEST_MONDAY if has_real_prices else EARLIEST_MONDAY
+    if until and (until < _OLDEST_MONDAY or newest < oldest):
+        raise ConfigurationError(
+            _explain_too_early(oldest, has_real_prices, "Choose a later --until")
+        )
+    possible_weeks = (newest - oldest).days // 7 + 1
+    if possible_weeks < weeks:
+        advice = f"Choose at most --weeks {possible_weeks}"
+        if until:
+            advice = f"Choose a later --until, or at most --weeks {possible_weeks}"
+        raise ConfigurationError(_explain_too_early(oldest, has_real_prices, advice))
+    first_monday = newest - timedelta(weeks=weeks - 1)
+    begin = calendar.due_at(first_monday) - timedelta(minutes=1)
+    return RehearsalSpan(begin, end if until else None)
 
 
-def _begins_too_early(oldest: date, has_real_prices: bool, choice: str) -> str:
+def _explain_too_early(oldest: date, has_real_prices: bool, advice: str) -> str:
     if has_real_prices:
-        return f"A rehearsal begins on Monday {oldest} or later. {choice}."
+        return f"A rehearsal begins on Monday {oldest} or later. {advice}."
     return (
-        f"The simulated market begins on Monday {oldest}. {choice}; or set ALPHA_VANTAGE_BASE_URL to a server that has "
-        "older prices."
+        f"The simulated market begins on Monday {oldest}. {advice}; or set ALPHA_VANTAGE_BASE_URL "
+        "to a server that has older prices."
     )
 
 
-def database(settings: Settings) -> str:
-    """Return the address of the rehearsal's own database; refuse one with a record that was not rehearsed."""
-    address = address_of(settings.database_url, REHEARSAL, make=True)
+def database_address(settings: Settings) -> str:
+    """
+    Return the address of the rehearsal's database; create the embedded Postgres if none is set.
+
+    Raises ConfigurationError if the database holds a live record, if its user may not own a
+    rehearsal's tables, or if it is unreachable.
+    """
+    address = resolve_database_url(settings.database_url, REHEARSAL, create=True)
     try:
         with sessions.connect(address) as conn:
-            if _may_be_live(conn) and (_holds_a_record(conn) or _is_served(conn)):
+            if _may_be_live(conn) and (_has_record(conn) or _has_web_server(conn)):
                 raise ConfigurationError(
-                    "The database of DATABASE_URL holds a live record, and rehearsed and live data never share one. "
-                    "Unset DATABASE_URL to rehearse in the embedded Postgres, or set it to another database."
+                    "The database of DATABASE_URL holds a live record, and rehearsed and live data "
+                    "never share one. Unset DATABASE_URL to rehearse in the embedded Postgres, or "
+                    "set it to another database."
                 )
     except psycopg.errors.InsufficientPrivilege as error:
         raise ConfigurationError(
-            f"{first_line(error)}, for the user {user_of(address)} of the database at {where(address)}. A rehearsal "
-            "needs the user that owns the tables. Set DATABASE_URL to that user's address."
+            f"{first_line(error)}, for the user {get_user(address)} of the database at "
+            f"{display_address(address)}. A rehearsal needs the user that owns the tables. "
+            "Set DATABASE_URL to that user's address."
         ) from None
     except psycopg.OperationalError as error:
-        raise unreachable(address, error) from None
+        raise unreachable_error(address, error) from None
     return address
 
 
 def _may_be_live(conn: psycopg.Connection[Any]) -> bool:
-    """Return whether the database has this project's tables, and no mark of a rehearsal."""
-    (ours,) = conn.execute(
+    """Return whether the database has this project's tables, and no clock of a rehearsal."""
+    (has_tables_only,) = conn.execute(
         "SELECT to_regclass('told.clock') IS NULL AND to_regclass('public.batches') IS NOT NULL"
     ).fetchone() or (False,)
-    return bool(ours) and queue_tables.exist(conn)
+    return bool(has_tables_only) and queue_tables.has_tables_sync(conn)
 
 
-def _holds_a_record(conn: psycopg.Connection[Any]) -> bool:
-    """Return whether a service lives on the database, or did: it may still wait for its first Monday."""
-    (recorded,) = conn.execute(
+def _has_record(conn: psycopg.Connection[Any]) -> bool:
+    """
+    Return whether a service works on the database, or has worked.
+
+    Its queue counts, too: the service may still wait for its first Monday.
+    """
+    (has_rows,) = conn.execute(
         "SELECT EXISTS (SELECT FROM public.batches UNION ALL SELECT FROM public.generations)"
     ).fetchone() or (False,)
-    return bool(recorded) or queue_tables.are_used(conn)
+    return bool(has_rows) or queue_tables.is_used_sync(conn)
 
 
-def _is_served(conn: psycopg.Connection[Any]) -> bool:
-    """Return whether a web server shows the database, which would go on to show it as live."""
-    (served,) = conn.execute(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s)",
+def _has_web_server(conn: psycopg.Connection[Any]) -> bool:
+    """
+    Return whether a web server uses the database.
+
+    Such a server would show the rehearsal as a live record.
+    """
+    (is_served,) = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name = %s)",
         [sessions.application_name("api")],
     ).fetchone() or (False,)
-    return bool(served)
+    return bool(is_served)
 
 
 def simulated_providers(settings: Settings) -> list[str]:
-    """Return the names of the providers that are simulated, because no address is set for them."""
-    return [name for name, address in ADDRESSES.items() if not getattr(settings, address.lower())]
+    """Return the names of the providers that are simulated: those without a set address."""
+    return [name for name, setting in ADDRESS_SETTINGS.items() if not _value_of(settings, setting)]
+
+
+def _value_of(settings: Settings, setting: str) -> Any:
+    return getattr(settings, setting.lower())
 
 
 def refuse_address_without_key(settings: Settings) -> None:
-    """Refuse a provider's address without the key for that server. Raises ConfigurationError."""
-    for address in ADDRESSES.values():
-        key = address.replace("BASE_URL", "API_KEY")
-        if getattr(settings, address.lower()) and not getattr(settings, key.lower()):
+    """Raise ConfigurationError if a provider's address is set without the key for that server."""
+    for address_setting in ADDRESS_SETTINGS.values():
+        key_setting = address_setting.replace("BASE_URL", "API_KEY")
+        if _value_of(settings, address_setting) and not _value_of(settings, key_setting):
             raise ConfigurationError(
-                f"{address} is set, so {key} must be set, too, to the key for that server; a server that checks no key "
-                f"takes any, such as {key}=abc123. To rehearse with a simulated provider, unset {address}."
+                f"{address_setting} is set, so {key_setting} must be set, too, to the key for that "
+                f"server; a server that checks no key takes any, such as {key_setting}=abc123. To "
+                f"rehearse with a simulated provider, unset {address_setting}."
             )
 
 
-def not_simulated_in(faults: Path, settings: Settings) -> list[str]:
-    """Return the providers that a script of faults names although they are not simulated; refuse a bad script."""
-    named = {rule.provider for rule in read(faults.read_bytes(), EVERY)}
+def unsimulated_providers(faults: Path, settings: Settings) -> list[str]:
+    """
+    Return the providers that a fault script names although they are not simulated.
+
+    Raises ConfigurationError for a script that cannot be read.
+    """
+    named = {rule.provider for rule in read_script(faults.read_bytes(), ALL_FAULTS)}
     return sorted(named.difference(simulated_providers(settings)))
 
 
 @contextmanager
-def played(
-    settings: Settings, address: str, *, calm: bool, odd: str = "", faults: Path | None = None, log: Path = REQUESTS
+def running_simulators(
+    settings: Settings,
+    address: str,
+    *,
+    calm: bool,
+    odd: str = "",
+    faults: Path | None = None,
+    log: Path = REQUEST_LOG,
 ) -> Iterator[Settings]:
     """
-    Start stand-ins for the providers whose address is not set; give the settings that lead to them.
+    Start simulators of the providers without an address; yield the rehearsal's settings.
 
-    Things go wrong now and then unless they are to be `calm`, or at one request in four by the seed `odd`, and as the
-    script of `faults` says. Nobody is told of it whose address does not stand in the environment.
+    `address` is the database's. Faults are injected at random unless `calm`, or by the seed `odd`
+    into one request in four, and by the fault script `faults`. Alerts and heartbeats are sent only
+    if their address is set in the environment itself.
+
+    Raises ConfigurationError if the simulators do not start or the script cannot be read.
     """
-    silent = {name: "" for name in RECEIVERS if not os.environ.get(name.upper(), "").strip()}
-    settings = msgspec.structs.replace(settings, **silent)
+    # A rehearsal must not send its messages to the receivers of a live service.
+    silenced = {name: "" for name in RECEIVERS if not os.environ.get(name.upper(), "").strip()}
+    settings = msgspec.structs.replace(settings, **silenced)
     if not simulated_providers(settings):
         yield msgspec.structs.replace(settings, database_url=address, queue_database_url="")
         return
+
     log.parent.mkdir(parents=True, exist_ok=True)
-    closed = ",".join(map(str, settings.market_closed_days))
-    options = ["--log", str(log), "--closed", closed]
-    if odd:
-        options += ["--odd", odd]
-    elif not calm:
-        options += ["--hostile", _SEED]
-    if faults:
-        read(faults.read_bytes(), EVERY)  # refused here, in one line, rather than there
-        options += ["--faults", str(faults)]
+    command = _simulators_command(settings, calm=calm, odd=odd, faults=faults, log=log)
     with subprocess.Popen(
-        [sys.executable, "-m", "app.simulation.provider_simulators", "--until-input-ends", *options],
-        # Not an argument: every user of the machine sees those, and the address may hold a password.
-        env={**sessions.environment(), CLOCK: address},
-        stdin=subprocess.PIPE,  # it ends when this does
+        command,
+        # The address is not an argument, because every user of the machine can read those of a
+        # process, and the address may contain a password.
+        env={**sessions.full_environment(), CLOCK_VARIABLE: address},
+        # The pipe ends with this process, and then the simulators end.
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C at the terminal is for us, not for it
+        # Ctrl-C at the terminal reaches this process only.
+        start_new_session=True,
     ) as process:
         assert process.stdout
         assert process.stdin
-        base = process.stdout.readline().decode().strip()
-        if not base:
-            raise ConfigurationError("The stand-ins for the providers did not start.")
+        base_url = process.stdout.readline().decode().strip()
+        if not base_url:
+            raise ConfigurationError("The simulators of the providers did not start.")
         try:
-            yield msgspec.structs.replace(
-                settings,
-                database_url=address,
-                queue_database_url="",
-                openai_api_key=settings.openai_api_key if settings.openai_base_url else _KEY,
-                openai_base_url=settings.openai_base_url or f"{base}/v1",
-                alpha_vantage_api_key=settings.alpha_vantage_api_key if settings.alpha_vantage_base_url else _KEY,
-                alpha_vantage_base_url=settings.alpha_vantage_base_url or base,
-            )
+            yield _with_simulators(settings, address, base_url)
         finally:
             process.stdin.close()
 
 
+def _simulators_command(
+    settings: Settings, *, calm: bool, odd: str, faults: Path | None, log: Path
+) -> list[str]:
+    closed_days = ",".join(map(str, settings.market_closed_days))
+    command = [sys.executable, "-m", "app.simulation.provider_simulators", "--until-input-ends"]
+    command += ["--log", str(log), "--closed", closed_days]
+    if odd:
+        command += ["--odd", odd]
+    elif not calm:
+        command += ["--hostile", _FAULT_SEED]
+    if faults:
+        # Read here too: this process can report a bad script in one line.
+        read_script(faults.read_bytes(), ALL_FAULTS)
+        command += ["--faults", str(faults)]
+    return command
+
+
+def _with_simulators(settings: Settings, address: str, base_url: str) -> Settings:
+    """Return the settings with the simulators' address in place of each address that is not set."""
+    settings = msgspec.structs.replace(settings, database_url=address, queue_database_url="")
+    if not settings.openai_base_url:
+        settings = msgspec.structs.replace(
+            settings, openai_api_key=_SIMULATED_KEY, openai_base_url=f"{base_url}/v1"
+        )
+    if not settings.alpha_vantage_base_url:
+        settings = msgspec.structs.replace(
+            settings, alpha_vantage_api_key=_SIMULATED_KEY, alpha_vantage_base_url=base_url
+        )
+    return settings
+
+
 async def refuse_out_of_reach(
-    settings: Settings, span: Span, tell: Callable[[str], None], pauses: Sequence[float] = PAUSES
+    settings: Settings,
+    span: RehearsalSpan,
+    report: Callable[[str], None],
+    pauses: Sequence[float] = PAUSES,
 ) -> None:
     """
-    Refuse weeks that the bars of a real price provider do not reach, before anything is recorded.
+    Raise ConfigurationError if a real price provider has no bars for the first Monday.
 
-    While its answers are of no use it is asked again, after each of `pauses`, in seconds; `tell` is called with a line
-    for each. Raises ConfigurationError.
+    This is checked before anything is recorded. If a response cannot be used, the bars are
+    requested again after each of `pauses`, in seconds. Before each pause, `report` is called with a
+    line for the user.
     """
-    if settings.alpha_vantage_api_key == _KEY:
+    if settings.alpha_vantage_api_key == _SIMULATED_KEY:
         return
     async with pools.opened(pools.make_pool(settings.database_url)) as pool:
-        if await has_begun(pool):
-            return  # so it was checked
+        if await has_rehearsal_to_continue(pool):
+            # The bars were checked when the rehearsal began.
+            return
         clock = SimulatedClock(pool, queue.app, span.until)
-        await clock.start(span.begin)  # so that a server which reads the rehearsal's time, as `standins` can, finds it
-        in_reach = False
+        # Started for the check, because a price server may use the rehearsal's time, as the
+        # simulators of `alpha-monday standins` can.
+        await clock.start(span.begin)
+        is_in_reach = False
         try:
-            async with queue.handed(queue.app, settings, pool, clock) as tools:
-                baseline = tools.calendar.session_before(calendar.latest_run_date(span.begin + timedelta(minutes=5)))
-                bars = await _bars(tools, pauses, tell)
-                if in_reach := bars[0].trading_day <= baseline <= bars[-1].trading_day:
-                    return
+            async with queue.bind_context(queue.app, settings, pool=pool, clock=clock) as context:
+                first_monday = calendar.latest_run_date(span.begin + timedelta(minutes=5))
+                baseline = context.calendar.session_before(first_monday)
+                bars = await _fetch_benchmark_bars(context, pauses, report)
+                oldest, newest = bars[0].trading_day, bars[-1].trading_day
+                is_in_reach = oldest <= baseline <= newest
         finally:
-            if not in_reach:  # not begun, whatever the reason: the next time it is checked again
-                async with pool.connection() as conn:
-                    await conn.execute("DELETE FROM told.clock")
-                    # They lie at the first Monday, where the next rehearsal begins again: it would find them spent.
-                    await conn.execute("DELETE FROM operations.provider_requests WHERE at >= %s", (span.begin,))
-    oldest, newest = bars[0].trading_day, bars[-1].trading_day
+            # Also after an unexpected error: the next start must check again.
+            if not is_in_reach:
+                await _forget_start(pool, span)
     if newest < baseline:
         raise ConfigurationError(
-            f"The bars of ALPHA_VANTAGE_BASE_URL end on {newest}, before the first baseline, {baseline}. "
-            "Choose an earlier --until, or more --weeks."
+            f"The bars of ALPHA_VANTAGE_BASE_URL end on {newest}, before the first baseline, "
+            f"{baseline}. Choose an earlier --until, or more --weeks."
         )
-    raise ConfigurationError(
-        f"The bars of ALPHA_VANTAGE_BASE_URL begin on {oldest}, after the first baseline, {baseline}. "
-        "Rehearse fewer weeks with --weeks, or choose a later --until."
+    if baseline < oldest:
+        raise ConfigurationError(
+            f"The bars of ALPHA_VANTAGE_BASE_URL begin on {oldest}, after the first baseline, "
+            f"{baseline}. Rehearse fewer weeks with --weeks, or choose a later --until."
+        )
+
+
+async def _forget_start(pool: pools.Pool, span: RehearsalSpan) -> None:
+    """Delete what `refuse_out_of_reach` has stored for a rehearsal that does not begin."""
+    async with pool.connection() as conn:
+        await conn.execute("DELETE FROM told.clock")
+        # The requests have the time of the first Monday. The next rehearsal begins at the same
+        # time, and would find its quota used up.
+        await conn.execute("DELETE FROM operations.provider_requests WHERE at >= %s", (span.begin,))
+
+
+async def _fetch_benchmark_bars(
+    context: Context, pauses: Sequence[float], report: Callable[[str], None]
+) -> list[Bar]:
+    """
+    Return the benchmark's bars.
+
+    Raises ConfigurationError with the last reason if there are none after the last of `pauses`.
+    """
+    ledger, start = context.prices.ledger, monotonic()
+    # The client makes one attempt per call. The pauses are made here, so that the user sees each of
+    # them and their number is bounded.
+    prices = AlphaVantage(
+        key=context.prices.key,
+        ledger=ledger,
+        clock=context.clock,
+        base_url=context.prices.base_url,
+        attempts=1,
     )
-
-
-async def _bars(tools: Context, pauses: Sequence[float], tell: Callable[[str], None]) -> list[Bar]:
-    """Return the benchmark's bars; refuse when there are none after the last of `pauses`, saying why."""
-    ledger, began = tools.prices.ledger, monotonic()
-    # One attempt at a time: the pauses are ours, so that a person sees each, and their number is bounded.
-    prices = AlphaVantage(tools.prices.key, ledger, tools.clock, tools.prices.base_url, attempts=1)
     try:
         for attempt in itertools.count():
             try:
-                answer = await prices.bars(tools.benchmark, since=tools.now())
-                if isinstance(answer, Answer):
-                    await ledger.fail(answer.grant, Outcome.REFUSED)  # not stored, so not shared
+                answer = await prices.bars(context.benchmark, since=context.now())
+                if isinstance(answer, BarsAnswer):
+                    # These bars are not stored, so no job may use this request instead of its own.
+                    await ledger.store_failure(answer.grant, RequestOutcome.REJECTED)
                     return answer.bars
-                why = "Another process of this rehearsal asks the same."
+                reason = "Another process of this rehearsal sent the same request."
             except UnknownTicker as error:
-                why = f"{error} BENCHMARK_SYMBOL names it."
+                reason = f"{error} BENCHMARK_SYMBOL names it."
             except (QuotaSpent, ProviderError) as error:
-                why = str(error)
+                reason = str(error)
             if attempt == len(pauses):
                 raise ConfigurationError(
                     "How far the bars of ALPHA_VANTAGE_BASE_URL reach could not be learned, in "
-                    f"{attempt + 1} attempts within {monotonic() - began:.0f} s. The last: {why} "
+                    f"{attempt + 1} attempts within {monotonic() - start:.0f} s. "
+                    f"The last: {reason} "
                     "Nothing was recorded. Check the address, or try again later."
                 )
-            tell(f"How far do the bars of ALPHA_VANTAGE_BASE_URL reach? {why} Next attempt in {pauses[attempt]:.0f} s.")
-            await _forget_rests(tools)
-            await tools.sleep(pauses[attempt])
+            report(
+                f"How far do the bars of ALPHA_VANTAGE_BASE_URL reach? {reason} "
+                f"Next attempt in {pauses[attempt]:.0f} s."
+            )
+            await _clear_pause(context)
+            await context.sleep(pauses[attempt])
     finally:
         await prices.close()
     raise AssertionError("unreachable")
 
 
-async def _forget_rests(tools: Context) -> None:
+async def _clear_pause(context: Context) -> None:
     """
-    Let the provider be asked again although it asked for a rest.
+    Allow requests although the provider asked for a pause.
 
-    Otherwise the ledger would refuse every request until the rest is over, which may be hours.
+    Otherwise the ledger would refuse every request until the pause is over, which may be hours.
     """
-    async with tools.pool.connection() as conn:
-        await conn.execute("UPDATE operations.provider_requests SET rest_until = NULL WHERE rest_until IS NOT NULL")
+    async with context.pool.connection() as conn:
+        await conn.execute(
+            "UPDATE operations.provider_requests SET rest_until = NULL WHERE rest_until IS NOT NULL"
+        )
 
 
-def clock_of(span: Span) -> Callable[[pools.Pool, queue.Queue], AbstractAsyncContextManager[SimulatedClock]]:
-    """Return what makes the rehearsal's clock for a process."""
-    return lambda pool, its_queue: told(pool, its_queue, span.begin, span.until)
+def clock_factory(
+    span: RehearsalSpan,
+) -> Callable[[pools.Pool, queue.Queue], AbstractAsyncContextManager[SimulatedClock]]:
+    """Return a function that runs the rehearsal's clock in a process."""
+    return lambda pool, job_queue: running_clock(
+        pool, job_queue, begin=span.begin, until=span.until
+    )
 
 
-async def catch_up(clock: SimulatedClock, span: Span, tell: Callable[[datetime, datetime, datetime], None]) -> None:
-    """Wait until told time has come to its end or is the present, calling `tell(begin, now, end)` now and then."""
-    begin, real = clock.now(), RealClock()
-    while not clock.over.done():
-        tell(begin, clock.now(), span.until or real.now())
-        await asyncio.wait([clock.over], timeout=0.1)
-    clock.over.result()
-    tell(begin, clock.now(), clock.now())
+async def wait_for_end(
+    clock: SimulatedClock,
+    span: RehearsalSpan,
+    report: Callable[[datetime, datetime, datetime], None],
+) -> None:
+    """
+    Wait until simulated time has reached its end or the present.
+
+    `report(begin, now, end)` is called several times a second. If the clock has failed, raises its
+    error.
+    """
+    begin, real_clock = clock.now(), RealClock()
+    while not clock.finished.done():
+        report(begin, clock.now(), span.until or real_clock.now())
+        await asyncio.wait([clock.finished], timeout=0.1)
+    clock.finished.result()
+    report(begin, clock.now(), clock.now())

@@ -1,6 +1,6 @@
 """
-Where the record is kept: one module per aggregate, each question a function with its SQL inside.
+The SQL of the record: one module per aggregate, one function per question or change.
 
-Functions take a connection, so that a caller decides what is one transaction. Whatever is recorded writes its entry in
-the journal in that same transaction.
+Every function takes a connection, so the caller decides what is one transaction. A function that
+changes the record also writes its journal entry, in the same transaction.
 """

@@ -1,23 +1,35 @@
-"""Batches and their picks."""
+"""Batches and their picks: store, complete and query them; record endings and renames of picks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from typing import Any
 from uuid import UUID
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from app.domain.model import CHECKPOINT_DAYS, Batch, BatchStatus, Checkpoint, Close, Ending, JournalKind, Pick, Renaming
-from app.domain.tickers import Tickers
+from app.domain.model import (
+    CHECKPOINT_DAYS,
+    Batch,
+    BatchStatus,
+    Checkpoint,
+    Close,
+    Ending,
+    JournalKind,
+    Pick,
+    Renaming,
+)
+from app.domain.tickers import TickerHistory
 from app.store import journal
-from app.store.rows import Conn, insert, select
+from app.store.rows import Conn, insert_row, select_row, select_rows
 
-# Whichever constraint notices first: a Monday's id is always the same, so two at once may collide on that, too.
-_FIRST_RUN = "ON CONFLICT DO NOTHING"
+# For a first run. This clause names no constraint: a Monday's batch always has the same id, so two
+# transactions may conflict on the id as well as on the run date.
+_KEEP_EXISTING = "ON CONFLICT DO NOTHING"
 
-# A failed Monday that is run again keeps its row; nothing else is ever replaced.
-_SECOND_RUN = """
+# If a failed Monday is run again, its row is replaced. A row with another status is never replaced.
+_REPLACE_FAILED = """
 ON CONFLICT ON CONSTRAINT one_batch_per_run_date DO UPDATE SET
     created_at = excluded.created_at,
     status = excluded.status,
@@ -32,141 +44,179 @@ WHERE batches.status = 'failed'
 """
 
 
-async def add(
+class CompletedBatch(Struct, frozen=True):
+    """
+    The id and the run date of a completed batch.
+
+    It has no other columns, so that a damaged batch does not prevent the others from being read.
+    """
+
+    id: UUID
+    run_date: date
+
+
+async def insert(
     conn: Conn,
     batch: Batch,
     picks: Sequence[Pick],
     baseline: Checkpoint,
     readings: Sequence[Close],
     *,
-    again: bool = False,
+    rerun: bool = False,
 ) -> bool:
     """
-    Store a batch with its picks and its baseline, and the journal's entry; return False if its Monday has one.
+    Insert a batch with its picks and its day 0, and the journal entry.
 
-    With `again` a failed Monday is run again, by hand: its row is replaced.
+    Return False if its series already has a batch for that run date. With `rerun`, a batch that
+    failed is replaced: an operator runs that Monday again. `readings` are the closes that day 0
+    uses; only the journal entry gets them, because they are already stored.
     """
-    if not await insert(conn, "batches", batch, _SECOND_RUN if again else _FIRST_RUN):
+    if not await _insert_batch(conn, batch, rerun=rerun):
         return False
+    # After the batch: the rows of picks and checkpoints refer to it.
     for pick in picks:
-        await insert(conn, "picks", pick)
-    await insert(conn, "checkpoints", baseline)
+        await insert_row(conn, "picks", pick)
+    await insert_row(conn, "checkpoints", baseline)
+
     recorded = {"batch": batch, "picks": picks, "checkpoint": baseline, "closes": readings}
-    await journal.append(conn, JournalKind.BATCH, batch.created_at, recorded, batch.id)
+    await journal.append(
+        conn, JournalKind.BATCH, at=batch.created_at, recorded=recorded, batch_id=batch.id
+    )
     return True
 
 
-async def add_failed(conn: Conn, batch: Batch, *, again: bool = False) -> bool:
-    """Store a Monday without picks, with its reason and the journal's entry; return False if it has a row (see add)."""
-    if not await insert(conn, "batches", batch, _SECOND_RUN if again else _FIRST_RUN):
+async def insert_failed(conn: Conn, batch: Batch, *, rerun: bool = False) -> bool:
+    """
+    Insert a Monday that has no picks, with the reason, and the journal entry.
+
+    Return False if its series already has a batch for that run date. With `rerun`, a batch that
+    failed before is replaced.
+    """
+    if not await _insert_batch(conn, batch, rerun=rerun):
         return False
-    await journal.append(conn, JournalKind.FAILURE, batch.created_at, {"batch": batch}, batch.id)
+    await journal.append(
+        conn,
+        JournalKind.FAILURE,
+        at=batch.created_at,
+        recorded={"batch": batch},
+        batch_id=batch.id,
+    )
     return True
+
+
+async def _insert_batch(conn: Conn, batch: Batch, *, rerun: bool) -> bool:
+    on_conflict = _KEEP_EXISTING
+    if rerun:
+        on_conflict = _REPLACE_FAILED
+    return await insert_row(conn, "batches", batch, on_conflict=on_conflict)
 
 
 async def get(conn: Conn, id: UUID) -> Batch | None:
-    """Return the batch with this id."""
-    found = await select(conn, Batch, "batches", "WHERE id = %s", id)
-    return found[0] if found else None
+    """Return the batch with this id, or None."""
+    return await select_row(conn, Batch, table="batches", where="WHERE id = %s", values=(id,))
 
 
-async def on(conn: Conn, series: str, run_date: date) -> Batch | None:
-    """Return the batch of a Monday."""
-    found = await select(conn, Batch, "batches", "WHERE series = %s AND run_date = %s", series, run_date)
-    return found[0] if found else None
-
-
-async def newest(conn: Conn, series: str) -> Batch | None:
-    """Return the batch of the newest run date, whatever its status."""
-    found = await select(conn, Batch, "batches", "WHERE series = %s ORDER BY run_date DESC LIMIT 1", series)
-    return found[0] if found else None
-
-
-async def since(conn: Conn, series: str, run_date: date) -> list[Batch]:
-    """Return the batches from a Monday on, whatever their status, oldest first."""
-    return await select(
-        conn, Batch, "batches", "WHERE series = %s AND run_date >= %s ORDER BY run_date", series, run_date
-    )
-
-
-class Completed(Struct, frozen=True):
-    """A completed batch, and its Monday: no more of it is read, so that one that is damaged stops no other."""
-
-    id: UUID
-    run_date: date
-
-
-async def completed_between(conn: Conn, first: date, last: date) -> list[Completed]:
-    """Return the completed batches with a run date from `first` to `last`, oldest first."""
-    return await select(
-        conn,
-        Completed,
-        "batches",
-        "WHERE status = %s AND run_date BETWEEN %s AND %s ORDER BY run_date",
-        BatchStatus.COMPLETED,
-        first,
-        last,
-    )
-
-
-async def newest_made(conn: Conn, series: str) -> Batch | None:
-    """Return the newest batch that has picks."""
-    found = await select(
-        conn, Batch, "batches", "WHERE series = %s AND status <> 'failed' ORDER BY run_date DESC LIMIT 1", series
-    )
-    return found[0] if found else None
-
-
-async def picks_of(conn: Conn, batch_id: UUID) -> list[Pick]:
-    """Return a batch's picks in the model's order."""
-    return await select(conn, Pick, "picks", "WHERE batch_id = %s ORDER BY position", batch_id)
-
-
-async def end_pick(conn: Conn, pick: Pick, ending: Ending, at: datetime) -> bool:
-    """Record what became of a pick, with the journal's entry; return False if that is recorded already."""
-    cursor = await conn.execute("UPDATE picks SET ended = true WHERE id = %s AND NOT ended", (pick.id,))
-    if cursor.rowcount == 0:
-        return False
-    recorded = {"pick": replace(pick, ended=True), "ending": ending}
-    await journal.append(conn, JournalKind.PICK_ENDED, at, recorded, pick.batch_id)
-    return True
-
-
-async def rename_pick(conn: Conn, pick: Pick, ticker: str, renaming: Renaming, at: datetime) -> None:
-    """Follow a pick's new ticker; the journal's entry keeps the old one, and from which session the new one holds."""
-    await conn.execute("UPDATE picks SET ticker = %s WHERE id = %s", (ticker, pick.id))
-    recorded = {"pick": replace(pick, ticker=ticker), "before": pick.ticker, "renaming": renaming}
-    await journal.append(conn, JournalKind.PICK_RENAMED, at, recorded, pick.batch_id)
-
-
-async def endings_of(conn: Conn, batch_id: UUID) -> dict[UUID, Ending]:
-    """Return what became of a batch's ended picks, by pick: the last word where there are several."""
-    told = await journal.told(conn, batch_id, JournalKind.PICK_ENDED)
-    endings = [msgspec.convert(content["ending"], Ending, strict=False) for content in told]
-    return {ending.pick_id: ending for ending in endings}
-
-
-async def tickers_of(conn: Conn, batch_id: UUID) -> dict[UUID, Tickers]:
-    """Return under which tickers each pick of a batch is read, by its id."""
-    tickers: dict[UUID, Tickers] = {}
-    for content in await journal.told(conn, batch_id, JournalKind.PICK_RENAMED):
-        pick_id, ticker = UUID(content["pick"]["id"]), content["pick"]["ticker"]
-        share = tickers.get(pick_id) or Tickers.only(content["before"])
-        if "renaming" in content:
-            renaming = msgspec.convert(content["renaming"], Renaming, strict=False)
-            tickers[pick_id] = share.renamed(ticker, renaming.from_session, forced=renaming.forced)
-        else:  # an entry of an earlier version
-            tickers[pick_id] = share.renamed(ticker, None)
-    return {pick.id: tickers.get(pick.id, Tickers.only(pick.ticker)) for pick in await picks_of(conn, batch_id)}
-
-
-async def holding(conn: Conn, ticker: str) -> list[Batch]:
-    """Return the batches that have `ticker` as a pick, now or formerly, or as benchmark; hold them (see `hold`)."""
-    return await select(
+async def get_by_run_date(conn: Conn, series: str, run_date: date) -> Batch | None:
+    """Return the batch of the Monday `run_date`, with any status, or None."""
+    return await select_row(
         conn,
         Batch,
-        "batches",
-        """
+        table="batches",
+        where="WHERE series = %s AND run_date = %s",
+        values=(series, run_date),
+    )
+
+
+async def get_newest(conn: Conn, series: str) -> Batch | None:
+    """Return the batch with the newest run date, with any status, or None."""
+    return await select_row(
+        conn,
+        Batch,
+        table="batches",
+        where="WHERE series = %s ORDER BY run_date DESC LIMIT 1",
+        values=(series,),
+    )
+
+
+async def get_newest_with_picks(conn: Conn, series: str) -> Batch | None:
+    """Return the newest batch that has picks, or None."""
+    return await select_row(
+        conn,
+        Batch,
+        table="batches",
+        where="WHERE series = %s AND status <> 'failed' ORDER BY run_date DESC LIMIT 1",
+        values=(series,),
+    )
+
+
+async def list_since(conn: Conn, series: str, run_date: date) -> list[Batch]:
+    """Return the batches of `run_date` and later, with any status, oldest first."""
+    return await select_rows(
+        conn,
+        Batch,
+        table="batches",
+        where="WHERE series = %s AND run_date >= %s ORDER BY run_date",
+        values=(series, run_date),
+    )
+
+
+async def list_completed(conn: Conn, first: date, last: date) -> list[CompletedBatch]:
+    """Return the completed batches with a run date from `first` to `last`, oldest first."""
+    return await select_rows(
+        conn,
+        CompletedBatch,
+        table="batches",
+        where="WHERE status = %s AND run_date BETWEEN %s AND %s ORDER BY run_date",
+        values=(BatchStatus.COMPLETED, first, last),
+    )
+
+
+async def list_run_dates(conn: Conn, series: str) -> set[date]:
+    """Return the run dates for which a series has a batch, with any status."""
+    cursor = await conn.execute("SELECT run_date FROM batches WHERE series = %s", (series,))
+    return {run_date for (run_date,) in await cursor.fetchall()}
+
+
+async def get_oldest_active_baseline(conn: Conn) -> date | None:
+    """Return the earliest baseline session of all active batches, or None if none is active."""
+    cursor = await conn.execute(
+        "SELECT min(trading_day) FROM batches WHERE status = %s", (BatchStatus.ACTIVE,)
+    )
+    (session,) = await cursor.fetchone() or (None,)
+    return session
+
+
+async def count_by_status(conn: Conn, series: str) -> dict[tuple[str, str], int]:
+    """Return the number of batches by status and failure reason, which only failed ones have."""
+    cursor = await conn.execute(
+        "SELECT status, coalesce(failure_reason, ''), count(*) FROM batches "
+        "WHERE series = %s GROUP BY 1, 2",
+        (series,),
+    )
+    return {(status, reason): count for status, reason, count in await cursor.fetchall()}
+
+
+async def lock_for_update(conn: Conn, id: UUID) -> Batch:
+    """Lock a batch until the transaction ends, and return its current row."""
+    # For FOR UPDATE, the right to update a single column is enough: see `app.database.rights`.
+    (batch,) = await select_rows(
+        conn, Batch, table="batches", where="WHERE id = %s FOR UPDATE", values=(id,)
+    )
+    return batch
+
+
+async def lock_all_with_ticker(conn: Conn, ticker: str) -> list[Batch]:
+    """
+    Lock the batches that use a ticker until the transaction ends, and return their rows.
+
+    A batch uses it for its benchmark, for a pick, or for a pick before that pick was renamed.
+    """
+    # In the order of their ids, so that two transactions that lock several batches cannot deadlock.
+    return await select_rows(
+        conn,
+        Batch,
+        table="batches",
+        where="""
         WHERE trading_day IS NOT NULL AND (benchmark_symbol = %s
             OR EXISTS (SELECT FROM picks WHERE picks.batch_id = batches.id AND picks.ticker = %s)
             OR EXISTS (SELECT FROM journal WHERE journal.batch_id = batches.id AND kind = %s
@@ -174,28 +224,12 @@ async def holding(conn: Conn, ticker: str) -> list[Batch]:
         ORDER BY id
         FOR UPDATE
         """,
-        ticker,
-        ticker,
-        JournalKind.PICK_RENAMED,
-        ticker,
+        values=(ticker, ticker, JournalKind.PICK_RENAMED, ticker),
     )
 
 
-async def oldest_active_baseline(conn: Conn) -> date | None:
-    """Return the earliest baseline session that an active batch still needs."""
-    cursor = await conn.execute("SELECT min(trading_day) FROM batches WHERE status = %s", (BatchStatus.ACTIVE,))
-    row = await cursor.fetchone()
-    return row[0] if row else None
-
-
-async def hold(conn: Conn, id: UUID) -> Batch:
-    """Keep other transactions from changing this batch until this one ends; return it as it now stands."""
-    (batch,) = await select(conn, Batch, "batches", "WHERE id = %s FOR UPDATE", id)
-    return batch
-
-
 async def complete(conn: Conn, id: UUID) -> bool:
-    """Mark an active batch completed if all of its checkpoints are there; return whether it was this one."""
+    """Set an active batch to completed if it has all checkpoints. Return whether it was set."""
     cursor = await conn.execute(
         """
         UPDATE batches
@@ -203,20 +237,85 @@ async def complete(conn: Conn, id: UUID) -> bool:
         WHERE id = %s AND status = 'active'
             AND (SELECT count(*) FROM checkpoints WHERE checkpoints.batch_id = batches.id) = %s
         """,
+        # All days from 0 to 14.
         (id, 1 + CHECKPOINT_DAYS),
     )
     return cursor.rowcount == 1
 
 
-async def run_dates(conn: Conn, series: str) -> set[date]:
-    """Return the Mondays of a series that have a row."""
-    cursor = await conn.execute("SELECT run_date FROM batches WHERE series = %s", (series,))
-    return {run_date for (run_date,) in await cursor.fetchall()}
-
-
-async def counts(conn: Conn, series: str) -> dict[tuple[str, str], int]:
-    """Return how many Mondays of a series have a row, by status and, of the failed, by reason."""
-    cursor = await conn.execute(
-        "SELECT status, coalesce(failure_reason, ''), count(*) FROM batches WHERE series = %s GROUP BY 1, 2", (series,)
+async def list_picks(conn: Conn, batch_id: UUID) -> list[Pick]:
+    """Return a batch's picks in the order in which the model gave them."""
+    return await select_rows(
+        conn,
+        Pick,
+        table="picks",
+        where="WHERE batch_id = %s ORDER BY position",
+        values=(batch_id,),
     )
-    return {(status, reason): count for status, reason, count in await cursor.fetchall()}
+
+
+async def end_pick(conn: Conn, pick: Pick, ending: Ending, at: datetime) -> bool:
+    """
+    Record that a pick's share stopped trading, with the journal entry.
+
+    Return False if this is recorded already.
+    """
+    # If two transactions record an ending, only one of them changes the row: the condition is false
+    # for the other.
+    cursor = await conn.execute(
+        "UPDATE picks SET ended = true WHERE id = %s AND NOT ended", (pick.id,)
+    )
+    if cursor.rowcount == 0:
+        return False
+    recorded = {"pick": replace(pick, ended=True), "ending": ending}
+    await journal.append(
+        conn, JournalKind.PICK_ENDED, at=at, recorded=recorded, batch_id=pick.batch_id
+    )
+    return True
+
+
+async def rename_pick(
+    conn: Conn, pick: Pick, ticker: str, renaming: Renaming, at: datetime
+) -> None:
+    """
+    Give a pick another ticker, with the journal entry.
+
+    The entry has the old ticker, and the first session in which the share has the new one.
+    """
+    await conn.execute("UPDATE picks SET ticker = %s WHERE id = %s", (ticker, pick.id))
+    recorded = {"pick": replace(pick, ticker=ticker), "before": pick.ticker, "renaming": renaming}
+    await journal.append(
+        conn, JournalKind.PICK_RENAMED, at=at, recorded=recorded, batch_id=pick.batch_id
+    )
+
+
+async def get_endings(conn: Conn, batch_id: UUID) -> dict[UUID, Ending]:
+    """Return how each ended pick of a batch ended, by the pick's id."""
+    contents = await journal.list_contents(conn, batch_id, JournalKind.PICK_ENDED)
+    endings = [msgspec.convert(content["ending"], Ending, strict=False) for content in contents]
+    # The oldest entry comes first, so the newest ending of a pick replaces an earlier one.
+    return {ending.pick_id: ending for ending in endings}
+
+
+async def get_tickers(conn: Conn, batch_id: UUID) -> dict[UUID, TickerHistory]:
+    """Return the tickers of each pick of a batch over time, by the pick's id."""
+    histories: dict[UUID, TickerHistory] = {}
+    for content in await journal.list_contents(conn, batch_id, JournalKind.PICK_RENAMED):
+        pick_id = UUID(content["pick"]["id"])
+        history = histories.get(pick_id) or TickerHistory.unchanged(content["before"])
+        histories[pick_id] = _with_rename(history, content)
+
+    # A pick without a rename has had one ticker all the time.
+    for pick in await list_picks(conn, batch_id):
+        histories.setdefault(pick.id, TickerHistory.unchanged(pick.ticker))
+    return histories
+
+
+def _with_rename(history: TickerHistory, content: Mapping[str, Any]) -> TickerHistory:
+    """Return `history` with the rename that the content of a journal entry records."""
+    ticker = content["pick"]["ticker"]
+    if "renaming" not in content:
+        # An earlier version did not record the first session of the new ticker.
+        return history.with_rename(ticker, None)
+    renaming = msgspec.convert(content["renaming"], Renaming, strict=False)
+    return history.with_rename(ticker, renaming.from_session, forced=renaming.forced)

@@ -1,4 +1,4 @@
-"""Checkpoints and the metrics of their picks."""
+"""Checkpoints and the metrics of their picks: store, retake, list and count them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -8,30 +8,44 @@ from uuid import UUID
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from app.domain.calendar import DUE, TIME_ZONE, due_at
-from app.domain.model import CHECKPOINT_DAYS, Checkpoint, Close, JournalKind, Pick, PickMetric, Split
+from app.domain import calendar
+from app.domain.model import (
+    CHECKPOINT_DAYS,
+    Batch,
+    Checkpoint,
+    Close,
+    JournalKind,
+    Pick,
+    PickMetric,
+    Split,
+)
 from app.store import batches, journal
-from app.store.rows import Conn, insert, row_of, select
+from app.store.rows import Conn, insert_row, row_factory, select_row, select_rows
 
 
-class Due(Struct, frozen=True):
-    """A checkpoint that is to be taken."""
+class DueCheckpoint(Struct, frozen=True):
+    """
+    A checkpoint of a batch by its day, and when it is due.
+
+    It may have no row yet, or a row that says that it was skipped.
+    """
 
     batch_id: UUID
     run_date: date
     day: int
 
     @property
-    def at(self) -> datetime:
-        """Return when it is due."""
-        return due_at(self.run_date, self.day)
+    def due_at(self) -> datetime:
+        """Return when it is due: 09:00 in New York on its checkpoint date."""
+        return calendar.due_at(self.run_date, self.day)
 
 
-class RestsOn(Struct, frozen=True):
+class CheckpointReading(Struct, frozen=True):
     """
-    A checkpoint, and the reading that its figures rest on: the session, and the close as it was read then.
+    A reading that a checkpoint's figures depend on, with its session and its close.
 
-    `ticker` is the present one of the share, which may have been renamed since.
+    `ticker` is the share's current ticker. The reading itself may have an earlier ticker of the
+    share, if the share was renamed.
     """
 
     run_date: date
@@ -41,98 +55,81 @@ class RestsOn(Struct, frozen=True):
     ticker: str
 
 
-class Computed(Struct, frozen=True):
-    """A checkpoint that was computed, and when; `again` says that it was skipped at first."""
+class ComputedCheckpoint(Struct, frozen=True):
+    """When a checkpoint was computed. `was_skipped` is true if it was skipped at first."""
 
     run_date: date
     day: int
     taken_at: datetime
-    again: bool
+    was_skipped: bool
 
     @property
     def late_by(self) -> timedelta:
-        """Return how long after its time it was taken."""
-        return self.taken_at - due_at(self.run_date, self.day)
+        """Return how long after its due time it was taken."""
+        return self.taken_at - calendar.due_at(self.run_date, self.day)
 
 
 class Lateness(Struct, frozen=True):
-    """How late checkpoints were: how many by at most so many seconds, how many at all, and all their seconds."""
+    """
+    How late checkpoints were, as a cumulative histogram.
 
-    within: Mapping[float, int]
+    `count_by_bound` has, for each bound in seconds, the number of checkpoints that were late by at
+    most that bound. `count` is the number of all checkpoints, and `seconds` the sum of their
+    lateness.
+    """
+
+    count_by_bound: Mapping[float, int]
     count: int = 0
     seconds: float = 0.0
 
 
-class Learnt(Struct, frozen=True):
+class RelatedChanges(Struct, frozen=True):
     """
-    What else a computed checkpoint brought: the `splits` that its figures count on, and opens.
+    The rows that are journaled together with a computed checkpoint, besides its own figures.
 
-    `opened` are the picks whose open became known, as they are now; `filled` the earlier metrics that could now be
-    completed.
+    `splits` are the readings of splits that its figures use; they are already stored. The other
+    rows are updated. `picks_with_open` are the picks whose open became known, with that open.
+    `completed_metrics` are earlier metrics of these picks, with their return from the open.
     """
 
     splits: Sequence[Split] = ()
-    opened: Sequence[Pick] = ()
-    filled: Sequence[PickMetric] = ()
+    picks_with_open: Sequence[Pick] = ()
+    completed_metrics: Sequence[PickMetric] = ()
 
 
-async def add(
+async def insert(
     conn: Conn,
     checkpoint: Checkpoint,
     metrics: Sequence[PickMetric] = (),
     readings: Sequence[Close] = (),
-    learnt: Learnt = Learnt(),  # noqa: B008 - frozen
+    changes: RelatedChanges = RelatedChanges(),  # noqa: B008 - frozen
 ) -> bool:
     """
-    Store a checkpoint with its metrics and the journal's entry; return False if its day is stored already.
+    Insert a checkpoint with its metrics, and the journal entry.
 
-    The transaction that stores the last absent day completes the batch, and its entry says so.
+    Return False if that day of the batch is stored already. If it was the last missing day, the
+    batch becomes completed in the same transaction, and the journal entry has the batch, too.
     """
-    await batches.hold(conn, checkpoint.batch_id)
-    if not await insert(conn, "checkpoints", checkpoint, "ON CONFLICT DO NOTHING"):
+    # If two transactions stored the last two missing days without the lock, neither would see the
+    # other's day, and the batch would never be completed.
+    await batches.lock_for_update(conn, checkpoint.batch_id)
+    # Two jobs may take the same checkpoint: a job is put back if its worker seems to be dead.
+    if not await insert_row(conn, "checkpoints", checkpoint, on_conflict="ON CONFLICT DO NOTHING"):
         return False
-    completed = await batches.complete(conn, checkpoint.batch_id)
-    await _record(
+
+    completed_batch = None
+    if await batches.complete(conn, checkpoint.batch_id):
+        completed_batch = await batches.get(conn, checkpoint.batch_id)
+    await _store_figures(conn, metrics, changes)
+    await _append_entry(
         conn,
         checkpoint,
-        metrics,
-        readings,
-        learnt,
-        batch=await batches.get(conn, checkpoint.batch_id) if completed else None,
+        metrics=metrics,
+        readings=readings,
+        changes=changes,
+        completed_batch=completed_batch,
     )
     return True
-
-
-async def _record(
-    conn: Conn,
-    checkpoint: Checkpoint,
-    metrics: Sequence[PickMetric],
-    readings: Sequence[Close],
-    learnt: Learnt,
-    **more: object,
-) -> None:
-    """Store what a checkpoint brought, and the journal's entry."""
-    for metric in metrics:
-        await insert(conn, "pick_checkpoint_metrics", metric)
-    for pick in learnt.opened:
-        await conn.execute(
-            "UPDATE picks SET entry_open = %s, entry_close_id = %s WHERE id = %s",
-            (pick.entry_open, pick.entry_close_id, pick.id),
-        )
-    for metric in learnt.filled:
-        await conn.execute(
-            "UPDATE pick_checkpoint_metrics SET return_from_open_pct = %s WHERE id = %s",
-            (metric.return_from_open_pct, metric.id),
-        )
-    recorded = {
-        "checkpoint": checkpoint,
-        "metrics": [*metrics, *learnt.filled],
-        "closes": readings,
-        "splits": learnt.splits or None,
-        "picks": learnt.opened or None,
-        **more,
-    }
-    await journal.append(conn, JournalKind.CHECKPOINT, checkpoint.taken_at, recorded, checkpoint.batch_id)
 
 
 async def retake(
@@ -140,14 +137,16 @@ async def retake(
     checkpoint: Checkpoint,
     metrics: Sequence[PickMetric],
     readings: Sequence[Close],
-    learnt: Learnt = Learnt(),  # noqa: B008 - frozen
+    changes: RelatedChanges = RelatedChanges(),  # noqa: B008 - frozen
 ) -> bool:
     """
-    Store what a skipped checkpoint turned out to be; return False if it is no longer skipped.
+    Turn a skipped checkpoint into a computed one. Return False if it is no longer skipped.
 
-    The row keeps when and why it was skipped; the journal keeps the entry of the skip and gets another.
+    The row still has the time and the reason of the skip. The journal gets another entry, after the
+    one of the skip.
     """
-    await batches.hold(conn, checkpoint.batch_id)
+    await batches.lock_for_update(conn, checkpoint.batch_id)
+    # The condition lets only one of several retakes change the row.
     cursor = await conn.execute(
         """
         UPDATE checkpoints
@@ -165,13 +164,66 @@ async def retake(
     )
     if cursor.rowcount == 0:
         return False
-    await _record(conn, checkpoint, metrics, readings, learnt)
+
+    await _store_figures(conn, metrics, changes)
+    await _append_entry(conn, checkpoint, metrics=metrics, readings=readings, changes=changes)
     return True
 
 
-async def skipped(conn: Conn, batch_id: UUID | None = None) -> list[Due]:
-    """Return the checkpoints of a batch, or of every active one, that were skipped although there was a session."""
-    return await _due(
+async def _store_figures(
+    conn: Conn, metrics: Sequence[PickMetric], changes: RelatedChanges
+) -> None:
+    """Insert a checkpoint's metrics, and update the picks and metrics in `changes`."""
+    for metric in metrics:
+        await insert_row(conn, "pick_checkpoint_metrics", metric)
+    for pick in changes.picks_with_open:
+        await conn.execute(
+            "UPDATE picks SET entry_open = %s, entry_close_id = %s WHERE id = %s",
+            (pick.entry_open, pick.entry_close_id, pick.id),
+        )
+    for metric in changes.completed_metrics:
+        await conn.execute(
+            "UPDATE pick_checkpoint_metrics SET return_from_open_pct = %s WHERE id = %s",
+            (metric.return_from_open_pct, metric.id),
+        )
+
+
+async def _append_entry(
+    conn: Conn,
+    checkpoint: Checkpoint,
+    *,
+    metrics: Sequence[PickMetric],
+    readings: Sequence[Close],
+    changes: RelatedChanges,
+    completed_batch: Batch | None = None,
+) -> None:
+    """Append a checkpoint's journal entry."""
+    # A member that is None is left out of the entry.
+    rows_by_member = {
+        "checkpoint": checkpoint,
+        "metrics": [*metrics, *changes.completed_metrics],
+        "closes": readings,
+        "splits": changes.splits or None,
+        "picks": changes.picks_with_open or None,
+        "batch": completed_batch,
+    }
+    await journal.append(
+        conn,
+        JournalKind.CHECKPOINT,
+        at=checkpoint.taken_at,
+        recorded=rows_by_member,
+        batch_id=checkpoint.batch_id,
+    )
+
+
+async def list_skipped(conn: Conn, batch_id: UUID | None = None) -> list[DueCheckpoint]:
+    """
+    Return the checkpoints that were skipped although the exchange traded, oldest first.
+
+    With `batch_id`, these are the checkpoints of that batch; otherwise, of all active batches.
+    """
+    # On a day without a session there is nothing to retake, so MARKET_CLOSED is not listed.
+    return await _select_due(
         conn,
         """
         SELECT batches.id AS batch_id, batches.run_date, checkpoints.day
@@ -180,29 +232,50 @@ async def skipped(conn: Conn, batch_id: UUID | None = None) -> list[Due]:
             AND (batches.id = %s OR (%s::uuid IS NULL AND batches.status = 'active'))
         ORDER BY batches.run_date, checkpoints.day
         """,
-        batch_id,
-        batch_id,
+        values=(batch_id, batch_id),
     )
 
 
-async def at(conn: Conn, batch_id: UUID, day: int) -> Checkpoint | None:
-    """Return a batch's checkpoint of a day."""
-    found = await select(conn, Checkpoint, "checkpoints", "WHERE batch_id = %s AND day = %s", batch_id, day)
-    return found[0] if found else None
+async def get(conn: Conn, batch_id: UUID, day: int) -> Checkpoint | None:
+    """Return a batch's checkpoint of a day from 0 to 14, or None if it has no row yet."""
+    return await select_row(
+        conn,
+        Checkpoint,
+        table="checkpoints",
+        where="WHERE batch_id = %s AND day = %s",
+        values=(batch_id, day),
+    )
 
 
-async def of(conn: Conn, batch_id: UUID) -> list[Checkpoint]:
-    """Return a batch's checkpoints by day."""
-    return await select(conn, Checkpoint, "checkpoints", "WHERE batch_id = %s ORDER BY day", batch_id)
+async def list_for_batch(conn: Conn, batch_id: UUID) -> list[Checkpoint]:
+    """Return a batch's checkpoints, day 0 first."""
+    return await select_rows(
+        conn,
+        Checkpoint,
+        table="checkpoints",
+        where="WHERE batch_id = %s ORDER BY day",
+        values=(batch_id,),
+    )
 
 
-async def metrics_of(conn: Conn, checkpoint_id: UUID) -> list[PickMetric]:
-    """Return a checkpoint's metrics."""
-    return await select(conn, PickMetric, "pick_checkpoint_metrics", "WHERE checkpoint_id = %s", checkpoint_id)
+async def list_metrics(conn: Conn, checkpoint_id: UUID) -> list[PickMetric]:
+    """Return a checkpoint's metrics, in no particular order."""
+    return await select_rows(
+        conn,
+        PickMetric,
+        table="pick_checkpoint_metrics",
+        where="WHERE checkpoint_id = %s",
+        values=(checkpoint_id,),
+    )
 
 
-async def readings_used(conn: Conn, batch_id: UUID) -> dict[UUID | None, list[UUID]]:
-    """Return the readings that a batch's figures after day 0 rest on, by pick; the benchmark's by None."""
+async def get_used_reading_ids(conn: Conn, batch_id: UUID) -> dict[UUID | None, list[UUID]]:
+    """
+    Return the ids of the readings that a batch's figures after day 0 depend on.
+
+    The keys of the dict are the ids of the picks, and None for the benchmark.
+    """
+    # A skipped checkpoint has no readings, and the metric of a pick that ended has none.
     cursor = await conn.execute(
         """
         SELECT pick_id, pick_checkpoint_metrics.close_id
@@ -221,16 +294,22 @@ async def readings_used(conn: Conn, batch_id: UUID) -> dict[UUID | None, list[UU
     return used
 
 
-async def resting_on(conn: Conn, ticker: str, sessions: Sequence[date], since: date) -> list[RestsOn]:
+async def list_dependent_readings(
+    conn: Conn, ticker: str, sessions: Sequence[date], since: date
+) -> list[CheckpointReading]:
     """
-    Return the checkpoints whose figures rest on a reading of one of a ticker's sessions: day 0 where it is a baseline.
+    Return the readings of a ticker's sessions on which figures depend, each with its checkpoint.
 
-    Only those of batches with a run date of `since` or later; the newest batch first, its days in their order.
+    If several figures of a checkpoint depend on a reading, it is returned several times. The
+    reading of a pick's initial price belongs to day 0. Only batches with a run date of `since` or
+    later are searched. The newest batch comes first, with its days in order.
     """
-    async with conn.cursor(row_factory=row_of(RestsOn)) as cursor:
+    # If no pick uses the reading, the benchmark does, and a benchmark cannot be renamed.
+    async with conn.cursor(row_factory=row_factory(CheckpointReading)) as cursor:
         await cursor.execute(
             """
-            SELECT run_date, day, closes.trading_day, closes.close, coalesce(picks.ticker, closes.ticker) AS ticker
+            SELECT run_date, day, closes.trading_day, closes.close,
+                coalesce(picks.ticker, closes.ticker) AS ticker
             FROM (
                 SELECT batch_id, day, benchmark_close_id AS close_id, NULL AS pick_id
                 FROM checkpoints
@@ -252,9 +331,14 @@ async def resting_on(conn: Conn, ticker: str, sessions: Sequence[date], since: d
         return await cursor.fetchall()
 
 
-async def awaiting(conn: Conn, on: date) -> list[Due]:
-    """Return the checkpoints of active batches whose date is up to `on` and that have no row, oldest first."""
-    return await _due(
+async def list_due(conn: Conn, until: date) -> list[DueCheckpoint]:
+    """
+    Return the checkpoints with a date up to `until` that have no row yet, oldest first.
+
+    Only active batches have such checkpoints.
+    """
+    # A checkpoint has no row before it is taken, so the days are generated.
+    return await _select_due(
         conn,
         """
         SELECT batches.id AS batch_id, batches.run_date, day
@@ -262,34 +346,48 @@ async def awaiting(conn: Conn, on: date) -> list[Due]:
         WHERE batches.status = 'active'
             AND batches.run_date + day <= %s
             AND NOT EXISTS (
-                SELECT FROM checkpoints WHERE checkpoints.batch_id = batches.id AND checkpoints.day = day.day
+                SELECT FROM checkpoints
+                WHERE checkpoints.batch_id = batches.id AND checkpoints.day = day.day
             )
         ORDER BY batches.run_date + day, batches.run_date
         """,
-        CHECKPOINT_DAYS,
-        on,
+        values=(CHECKPOINT_DAYS, until),
     )
 
 
-async def computed(conn: Conn, since: datetime | None = None, most: int | None = None) -> list[Computed]:
-    """Return the computed checkpoints of day 1 or later that were taken `since` or later, the last taken first."""
-    async with conn.cursor(row_factory=row_of(Computed)) as cursor:
+async def list_computed(
+    conn: Conn, since: datetime | None = None, limit: int | None = None
+) -> list[ComputedCheckpoint]:
+    """
+    Return the computed checkpoints of day 1 or later, the one that was taken last first.
+
+    With `since`, these are only the checkpoints that were taken at that time or later; with
+    `limit`, at most that many.
+    """
+    # In Postgres, LIMIT NULL means no limit.
+    async with conn.cursor(row_factory=row_factory(ComputedCheckpoint)) as cursor:
         await cursor.execute(
             """
-            SELECT batches.run_date, checkpoints.day, checkpoints.taken_at, checkpoints.skipped_at IS NOT NULL AS again
+            SELECT batches.run_date, checkpoints.day, checkpoints.taken_at,
+                checkpoints.skipped_at IS NOT NULL AS was_skipped
             FROM checkpoints JOIN batches ON batches.id = checkpoints.batch_id
             WHERE checkpoints.status = 'computed' AND checkpoints.day > 0
                 AND checkpoints.taken_at >= coalesce(%s, '-infinity'::timestamptz)
-            ORDER BY checkpoints.taken_at DESC, checkpoints.checkpoint_date DESC, batches.run_date DESC
+            ORDER BY checkpoints.taken_at DESC, checkpoints.checkpoint_date DESC,
+                batches.run_date DESC
             LIMIT %s
             """,
-            (since, most),
+            (since, limit),
         )
         return await cursor.fetchall()
 
 
-async def counts(conn: Conn) -> dict[tuple[str, str], int]:
-    """Return how many checkpoints of day 1 or later there are, by status and, of the skipped, by reason."""
+async def count_by_status(conn: Conn) -> dict[tuple[str, str], int]:
+    """
+    Return the number of checkpoints of day 1 or later, by status and skip reason.
+
+    The skip reason is empty unless the checkpoint is skipped.
+    """
     cursor = await conn.execute(
         """
         SELECT status, CASE WHEN status = 'skipped' THEN skip_reason ELSE '' END, count(*)
@@ -301,19 +399,22 @@ async def counts(conn: Conn) -> dict[tuple[str, str], int]:
     return {(status, reason): count for status, reason, count in await cursor.fetchall()}
 
 
-async def newest_at(conn: Conn) -> datetime | None:
-    """Return when the newest checkpoint was taken, a batch's baseline included."""
+async def get_last_taken_at(conn: Conn) -> datetime | None:
+    """Return when the last checkpoint was taken (day 0 included), or None if there is none."""
     cursor = await conn.execute("SELECT max(taken_at) FROM checkpoints")
-    row = await cursor.fetchone()
-    return row[0] if row else None
+    (taken_at,) = await cursor.fetchone() or (None,)
+    return taken_at
 
 
-async def lateness(conn: Conn, steps: Sequence[float]) -> dict[str, Lateness]:
+async def get_lateness(conn: Conn, bounds: Sequence[float]) -> dict[str, Lateness]:
     """
-    Return how late the checkpoints of day 1 or later were, by what they were at first: computed or skipped.
+    Return how late the checkpoints of day 1 or later were, by their first status.
 
-    One that was skipped counts with the time of that, whatever it became: what was counted once stays as it is.
+    `bounds` are the upper bounds of the histogram's buckets, in seconds. The first status is
+    "computed" or "skipped". If a checkpoint was skipped at first, the time of the skip counts, even
+    if the checkpoint was computed later: a counter of the metrics must never decrease.
     """
+    # Postgres converts 09:00 in New York for each date, because of daylight saving time.
     cursor = await conn.execute(
         """
         WITH taken AS (
@@ -324,21 +425,23 @@ async def lateness(conn: Conn, steps: Sequence[float]) -> dict[str, Lateness]:
             FROM checkpoints
             WHERE day > 0
         )
-        SELECT status, step, count(*) FILTER (WHERE late <= step), count(*), sum(late)
-        FROM taken CROSS JOIN unnest(%(steps)s::float8[]) AS step
-        GROUP BY status, step
-        ORDER BY status, step
+        SELECT status, bound, count(*) FILTER (WHERE late <= bound), count(*), sum(late)
+        FROM taken CROSS JOIN unnest(%(bounds)s::float8[]) AS bound
+        GROUP BY status, bound
+        ORDER BY status, bound
         """,
-        {"due": DUE, "zone": TIME_ZONE, "steps": list(steps)},
+        {"due": calendar.DUE_TIME, "zone": calendar.TIME_ZONE, "bounds": list(bounds)},
     )
-    found: dict[str, Lateness] = {}
-    for status, step, within, count, seconds in await cursor.fetchall():
-        before = found.get(status, Lateness({}))
-        found[status] = Lateness({**before.within, step: within}, count, seconds)
-    return found
+    lateness: dict[str, Lateness] = {}
+    for status, bound, count_up_to_bound, count, seconds in await cursor.fetchall():
+        # A status has one row for each bound, so its counts are collected.
+        lateness_so_far = lateness.get(status, Lateness(count_by_bound={}))
+        count_by_bound = {**lateness_so_far.count_by_bound, bound: count_up_to_bound}
+        lateness[status] = Lateness(count_by_bound, count=count, seconds=seconds)
+    return lateness
 
 
-async def _due(conn: Conn, sql: str, *values: object) -> list[Due]:
-    async with conn.cursor(row_factory=row_of(Due)) as cursor:
-        await cursor.execute(sql.encode(), values)
+async def _select_due(conn: Conn, query: str, values: Sequence[object]) -> list[DueCheckpoint]:
+    async with conn.cursor(row_factory=row_factory(DueCheckpoint)) as cursor:
+        await cursor.execute(query.encode(), values)
         return await cursor.fetchall()

@@ -1,4 +1,8 @@
-"""Readings of prices: shared by all batches, never changed. A second reading stands beside the first."""
+"""
+Readings of prices. All batches share them, and none is ever changed.
+
+If a provider later reports another price for a session, that is a second reading beside the first.
+"""
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
@@ -7,108 +11,152 @@ from uuid import uuid4
 from msgspec import Struct
 
 from app.domain import splits
-from app.domain.calendar import today
+from app.domain.calendar import new_york_date
 from app.domain.model import Bar, Close
-from app.domain.tickers import Tickers
-from app.store.rows import Conn, insert, select
+from app.domain.tickers import TickerHistory
+from app.store.rows import Conn, insert_row, select_row, select_rows
 
 
-class Difference(Struct, frozen=True):
-    """A provider's second word on a session."""
+class ChangedClose(Struct, frozen=True):
+    """Two readings of one session: `after` is new, and differs from `before`, the last one."""
 
     before: Close
     after: Close
 
 
-async def newest(conn: Conn, ticker: str, session: date) -> Close | None:
-    """Return the newest reading of `ticker`'s session."""
-    found = await select(
+async def get_newest(conn: Conn, ticker: str, session: date) -> Close | None:
+    """Return the newest reading of a ticker's session, or None."""
+    return await select_row(
         conn,
         Close,
-        "closes",
-        "WHERE ticker = %s AND trading_day = %s ORDER BY read_at DESC LIMIT 1",
-        ticker,
-        session,
+        table="closes",
+        where="WHERE ticker = %s AND trading_day = %s ORDER BY read_at DESC LIMIT 1",
+        values=(ticker, session),
     )
-    return found[0] if found else None
 
 
-async def latest(conn: Conn, ticker: str) -> date | None:
-    """Return the newest session of which a close of `ticker` was ever read."""
+async def get_newest_session(conn: Conn, ticker: str) -> date | None:
+    """Return the newest session for which a close of `ticker` was read, or None."""
     cursor = await conn.execute("SELECT max(trading_day) FROM closes WHERE ticker = %s", (ticker,))
-    row = await cursor.fetchone()
-    return row[0] if row else None
+    (session,) = await cursor.fetchone() or (None,)
+    return session
 
 
-async def path(conn: Conn, tickers: Tickers, first: date, last: date) -> list[Close]:
-    """Return the newest readings from `first` to `last` of a share; of a period's tickers the last counts most."""
+async def get_last_read_at(conn: Conn, ticker: str) -> datetime | None:
+    """Return the time of the last stored reading of `ticker`, or None."""
+    cursor = await conn.execute("SELECT max(read_at) FROM closes WHERE ticker = %s", (ticker,))
+    (read_at,) = await cursor.fetchone() or (None,)
+    return read_at
+
+
+async def list_newest(conn: Conn, tickers: TickerHistory, first: date, last: date) -> list[Close]:
+    """
+    Return the newest reading of each session of a share from `first` to `last`, oldest session
+    first.
+
+    A period of the history may list several tickers. If a session has readings of more than one of
+    them, the newest reading of the last one is used.
+    """
     newest: dict[date, Close] = {}
     for period in tickers.periods:
         for ticker in period.tickers:
-            readings = await of(conn, ticker, max(first, period.first), min(last, period.last))
-            newest |= {one.trading_day: one for one in readings}
+            readings = await list_by_ticker(
+                conn,
+                ticker,
+                first=max(first, period.first),
+                last=min(last, period.last),
+            )
+            # The oldest reading comes first, so the newest one of a session replaces the others.
+            newest |= {reading.trading_day: reading for reading in readings}
     return [newest[session] for session in sorted(newest)]
 
 
-async def of(conn: Conn, ticker: str, first: date = date.min, last: date = date.max) -> list[Close]:
-    """Return all readings of `ticker`'s sessions from `first` to `last`, in their order."""
-    where = "WHERE ticker = %s AND trading_day BETWEEN %s AND %s ORDER BY trading_day, read_at"
-    return await select(conn, Close, "closes", where, ticker, first, last)
+async def list_by_ticker(
+    conn: Conn, ticker: str, first: date = date.min, last: date = date.max
+) -> list[Close]:
+    """Return all readings of a ticker's sessions from `first` to `last`, by session and time."""
+    return await select_rows(
+        conn,
+        Close,
+        table="closes",
+        where="WHERE ticker = %s AND trading_day BETWEEN %s AND %s ORDER BY trading_day, read_at",
+        values=(ticker, first, last),
+    )
 
 
-async def among(conn: Conn, ids: Iterable[object]) -> list[Close]:
-    """Return the readings with these ids, by ticker."""
-    return await select(conn, Close, "closes", 'WHERE id = ANY(%s) ORDER BY ticker COLLATE "C"', list(ids))
+async def list_by_ids(conn: Conn, ids: Iterable[object]) -> list[Close]:
+    """Return the readings with these ids, by ticker; ids that are None are ignored."""
+    # COLLATE "C" makes the order independent of the database's collation.
+    return await select_rows(
+        conn,
+        Close,
+        table="closes",
+        where='WHERE id = ANY(%s) ORDER BY ticker COLLATE "C"',
+        values=(list(ids),),
+    )
 
 
-async def last_read(conn: Conn, ticker: str) -> datetime | None:
-    """Return when a close of `ticker` was stored last."""
-    cursor = await conn.execute("SELECT max(read_at) FROM closes WHERE ticker = %s", (ticker,))
-    row = await cursor.fetchone()
-    return row[0] if row else None
-
-
-async def add_all(
+async def insert_new(
     conn: Conn,
     ticker: str,
     bars: Sequence[Bar],
     source: str,
     read_at: datetime,
-    series: Sequence[Bar] = (),
-) -> list[Difference]:
+    all_bars: Sequence[Bar] = (),
+) -> list[ChangedClose]:
     """
-    Store what `bars` say that is not yet known; return where they differ from what was said before.
+    Insert a reading for each of `bars` that is new or differs from its session's newest reading.
 
-    `series` is all that their answer has, which tells whether it is restated: such a reading says so in its source.
+    Return the readings that differ from an earlier one. `all_bars` are all bars of the provider's
+    response (`bars` if empty). They show whether the provider restated a session after a split. The
+    source of such a reading has the day on which the restated price was first read.
     """
-    whole = series or bars
-    known: dict[date, list[Close]] = {}
-    for close in await select(
-        conn,
-        Close,
-        "closes",
-        "WHERE ticker = %s AND trading_day = ANY(%s) ORDER BY read_at",
-        ticker,
-        [bar.trading_day for bar in whole],
-    ):
-        known.setdefault(close.trading_day, []).append(close)
-    restated = splits.restated_since(whole, known, today(read_at))
-    differences = []
+    response_bars = all_bars or bars
+    known = await _list_by_session(conn, ticker, [bar.trading_day for bar in response_bars])
+    restated = splits.find_restated_sessions(response_bars, known, new_york_date(read_at))
+    changed = []
     for bar in bars:
-        before = known[bar.trading_day][-1] if bar.trading_day in known else None
-        # An open that cannot be read this time takes nothing back.
+        before = None
+        if bar.trading_day in known:
+            before = known[bar.trading_day][-1]
+        # If the open of a bar cannot be read, the bar does not replace a reading that has an open.
         if before and before.close == bar.close and bar.open in (None, before.open):
             continue
+
+        reading_source = source
         since = restated.get(bar.trading_day)
+        if since:
+            reading_source = splits.restated_source(source, since)
         reading = Close(
             id=uuid4(),
             ticker=ticker,
             trading_day=bar.trading_day,
             open=bar.open,
             close=bar.close,
-            source=splits.restated_source(source, since) if since else source,
+            source=reading_source,
             read_at=read_at,
         )
-        if await insert(conn, "closes", reading, "ON CONFLICT DO NOTHING") and before:
-            differences.append(Difference(before, reading))
-    return differences
+        # Another transaction may have stored a reading of the same time.
+        is_inserted = await insert_row(
+            conn, "closes", reading, on_conflict="ON CONFLICT DO NOTHING"
+        )
+        if is_inserted and before:
+            changed.append(ChangedClose(before=before, after=reading))
+    return changed
+
+
+async def _list_by_session(
+    conn: Conn, ticker: str, sessions: Sequence[date]
+) -> dict[date, list[Close]]:
+    """Return the readings of a ticker's sessions, oldest first, by session."""
+    readings = await select_rows(
+        conn,
+        Close,
+        table="closes",
+        where="WHERE ticker = %s AND trading_day = ANY(%s) ORDER BY read_at",
+        values=(ticker, list(sessions)),
+    )
+    by_session: dict[date, list[Close]] = {}
+    for reading in readings:
+        by_session.setdefault(reading.trading_day, []).append(reading)
+    return by_session

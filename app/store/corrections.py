@@ -1,13 +1,26 @@
-"""Corrections: stored figures that are put right in the open, next to what they said before."""
+"""
+Corrections: replace stored figures, and keep their old values.
+
+Each change of a figure has a row in `corrections` with the old value, the new value and the reason.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from app.domain.measurement import Row, only_changed
-from app.domain.model import Batch, Checkpoint, Close, Correction, JournalKind, Pick, PickMetric, Split
+from app.domain.measurement import MeasuredRow, with_changes
+from app.domain.model import (
+    Batch,
+    Checkpoint,
+    Close,
+    Correction,
+    JournalKind,
+    Pick,
+    PickMetric,
+    Split,
+)
 from app.store import journal
-from app.store.rows import Conn, insert, update
+from app.store.rows import Conn, insert_row, update_row
 
 _TABLES = {
     Batch: "batches",
@@ -17,34 +30,51 @@ _TABLES = {
 }
 
 
-async def make(
+async def apply(
     conn: Conn,
     batch_id: UUID,
-    rows: Sequence[tuple[Row, Row]],
+    rows: Sequence[tuple[MeasuredRow, MeasuredRow]],
     corrections: Sequence[Correction],
     readings: Sequence[Close],
     splits: Sequence[Split],
     at: datetime,
 ) -> None:
     """
-    Put the `rows` of one checkpoint right, as they stood and as they should be, with the journal's entry.
+    Correct one checkpoint, with the journal entry.
 
-    Postgres refuses a figure's change without its correction.
+    `rows` are pairs: the stored row, and the row with the new figures. They include the
+    checkpoint's own row, even if it does not change. The new figures depend on `readings` and
+    `splits`.
     """
+    # The corrections come first: a trigger refuses to change a figure that has no correction yet.
     for correction in corrections:
-        await insert(conn, "corrections", correction)
-    changed = [(stood, only_changed(stood, should)) for stood, should in rows if stood != should]  # type: ignore[type-var]
-    for stood, should in changed:
-        await update(conn, _TABLES[type(should)], stood, should)
-    now = [should for _, should in changed]
+        await insert_row(conn, "corrections", correction)
+
+    changed: list[MeasuredRow] = []
+    for stored, computed in rows:
+        if stored == computed:
+            continue
+        after = with_changes(stored, computed)  # type: ignore[type-var]
+        await update_row(conn, _TABLES[type(after)], before=stored, after=after)
+        changed.append(after)
+
+    # The entry has the checkpoint even if only a pick changed: the checkpoint shows which figures
+    # the entry is about.
+    checkpoint = next(
+        with_changes(stored, computed)  # type: ignore[type-var]
+        for stored, computed in rows
+        if isinstance(stored, Checkpoint)
+    )
+    batches = [row for row in changed if isinstance(row, Batch)]
+    picks = [row for row in changed if isinstance(row, Pick)]
+    metrics = [row for row in changed if isinstance(row, PickMetric)]
     recorded = {
         "corrections": corrections,
-        "batch": next((one for one in now if isinstance(one, Batch)), None),
-        "picks": [one for one in now if isinstance(one, Pick)] or None,
-        # Changed or not: it says whose figures these are.
-        "checkpoint": next(only_changed(stood, should) for stood, should in rows if isinstance(stood, Checkpoint)),  # type: ignore[type-var]
-        "metrics": [one for one in now if isinstance(one, PickMetric)] or None,
+        "batch": next(iter(batches), None),
+        "picks": picks or None,
+        "checkpoint": checkpoint,
+        "metrics": metrics or None,
         "closes": readings or None,
         "splits": splits or None,
     }
-    await journal.append(conn, JournalKind.CORRECTION, at, recorded, batch_id)
+    await journal.append(conn, JournalKind.CORRECTION, at=at, recorded=recorded, batch_id=batch_id)

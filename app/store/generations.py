@@ -1,4 +1,8 @@
-"""Questions to the model: each claimed before it is sent, and completed when its answer arrives."""
+"""
+Generations: questions to the model with their answers.
+
+A question is stored before it is sent, and completed when its outcome is known.
+"""
 
 from datetime import date, datetime
 from uuid import UUID
@@ -8,11 +12,15 @@ from msgspec.structs import asdict
 
 from app.domain.model import Generation, JournalKind, batch_id
 from app.store import journal
-from app.store.rows import Conn, insert, row_of, select
+from app.store.rows import Conn, insert_row, row_factory, select_rows
 
 
-class Asked(Struct, frozen=True):
-    """What became of all questions: answers accepted and refused, no answer at all; and the tokens they took."""
+class GenerationCounts(Struct, frozen=True):
+    """
+    How many questions had each outcome, over the whole record, and how many tokens they used.
+
+    `accepted` and `refused` count answers; `failed` counts questions without an answer.
+    """
 
     accepted: int
     refused: int
@@ -21,33 +29,53 @@ class Asked(Struct, frozen=True):
     completion_tokens: int
 
 
-async def of(conn: Conn, series: str, run_date: date) -> list[Generation]:
-    """Return the questions of a Monday, in their order."""
-    return await select(
-        conn, Generation, "generations", "WHERE series = %s AND run_date = %s ORDER BY attempt", series, run_date
+async def list_by_run_date(conn: Conn, series: str, run_date: date) -> list[Generation]:
+    """Return the questions for the Monday `run_date`, in the order of their attempts."""
+    return await select_rows(
+        conn,
+        Generation,
+        table="generations",
+        where="WHERE series = %s AND run_date = %s ORDER BY attempt",
+        values=(series, run_date),
     )
 
 
 async def claim(conn: Conn, generation: Generation) -> bool:
-    """Store an open question before it is sent; return False if somebody else asks it already."""
-    return await insert(conn, "generations", generation, "ON CONFLICT (series, run_date, attempt) DO NOTHING")
+    """
+    Insert a question without an outcome, before it is sent.
+
+    Return False if another process has already stored a question with the same attempt number.
+    """
+    # The constraint one_generation_per_attempt decides which of several processes may send it.
+    return await insert_row(
+        conn,
+        "generations",
+        generation,
+        on_conflict="ON CONFLICT (series, run_date, attempt) DO NOTHING",
+    )
 
 
-async def hold(conn: Conn, id: UUID) -> Generation:
-    """Keep other transactions from changing this question until this one ends; return it as it now stands."""
-    (question,) = await select(conn, Generation, "generations", "WHERE id = %s FOR UPDATE", id)
-    return question
+async def lock_for_update(conn: Conn, id: UUID) -> Generation:
+    """Lock a question until the transaction ends, and return its current row."""
+    (generation,) = await select_rows(
+        conn, Generation, table="generations", where="WHERE id = %s FOR UPDATE", values=(id,)
+    )
+    return generation
 
 
 async def complete(conn: Conn, generation: Generation, at: datetime) -> bool:
     """
-    Store what became of a question, with its entry in the journal; return False if that is known already.
+    Store a question's outcome with its journal entry. Return False if it already has an outcome.
 
-    An accepted answer can still be refused when one of its ideas turns out to have no price, but not any more when its
-    Monday has the picks that it gave.
+    There is one exception: an accepted answer can be refused afterwards, if one of its ideas has no
+    price. This is possible only until its Monday has a batch with picks.
     """
-    # A statement of its own: only then does the next see a batch that was committed while the question was waited for.
-    await hold(conn, generation.id)
+    # The lock needs a separate statement, because a statement sees only what was committed before
+    # it started. So the UPDATE sees a batch that was committed while this transaction waited for
+    # the lock.
+    await lock_for_update(conn, generation.id)
+    # A question that was given up without an answer cannot get an answer afterwards, because its
+    # `accepted` is false, and no longer null.
     cursor = await conn.execute(
         """
         UPDATE generations
@@ -72,14 +100,20 @@ async def complete(conn: Conn, generation: Generation, at: datetime) -> bool:
     )
     if cursor.rowcount == 0:
         return False
-    recorded = {"generation": generation}
-    await journal.append(conn, JournalKind.GENERATION, at, recorded, batch_id(generation.series, generation.run_date))
+
+    await journal.append(
+        conn,
+        JournalKind.GENERATION,
+        at=at,
+        recorded={"generation": generation},
+        batch_id=batch_id(generation.series, generation.run_date),
+    )
     return True
 
 
-async def asked(conn: Conn) -> Asked:
-    """Return what became of all questions that are no longer open."""
-    async with conn.cursor(row_factory=row_of(Asked)) as cursor:
+async def count_outcomes(conn: Conn) -> GenerationCounts:
+    """Return the outcomes of all questions that are no longer open, and their tokens."""
+    async with conn.cursor(row_factory=row_factory(GenerationCounts)) as cursor:
         await cursor.execute(
             """
             SELECT
@@ -91,5 +125,5 @@ async def asked(conn: Conn) -> Asked:
             FROM generations
             """
         )
-        (found,) = await cursor.fetchall()
-        return found
+        (counts,) = await cursor.fetchall()
+        return counts

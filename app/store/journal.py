@@ -1,4 +1,4 @@
-"""The journal's entries: appended one at a time, each after the last."""
+"""The journal: append an entry after the last one, and read entries."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -10,33 +10,44 @@ import msgspec
 from app.core.locks import Lock
 from app.domain import journal
 from app.domain.model import JournalEntry, JournalKind
-from app.store.rows import Conn, insert, select
+from app.store.rows import Conn, insert_row, select_row, select_rows
 
 
 async def append(
-    conn: Conn, kind: JournalKind, at: datetime, recorded: Mapping[str, object], batch_id: UUID | None
+    conn: Conn,
+    kind: JournalKind,
+    *,
+    at: datetime,
+    recorded: Mapping[str, object],
+    batch_id: UUID | None,
 ) -> JournalEntry:
     """
-    Write the entry that records `recorded`, in the transaction that stores it.
+    Append an entry with the rows in `recorded`, in the transaction that stores these rows.
 
-    Takes the journal's lock until that transaction ends, so it comes last in it.
+    Call this last in the transaction: it takes the journal's lock, for which every other writer
+    waits until the transaction ends.
     """
     await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.JOURNAL,))
-    # A statement of its own: only then does it see what was committed while the lock was waited for.
-    entry = journal.entry(await head(conn), kind, at, recorded, batch_id)
-    await insert(conn, "journal", entry)
+    # The head is read by a separate statement, because a statement sees only what was committed
+    # before it started. So it sees entries that were committed while this transaction waited.
+    last = await head(conn)
+    entry = journal.next_entry(last, kind=kind, at=at, recorded=recorded, batch=batch_id)
+    await insert_row(conn, "journal", entry)
     return entry
 
 
-async def told(conn: Conn, batch_id: UUID, kind: JournalKind) -> list[dict[str, Any]]:
-    """Return the contents of a batch's entries of one kind, oldest first."""
-    entries = await select(
-        conn, JournalEntry, "journal", "WHERE batch_id = %s AND kind = %s ORDER BY seq", batch_id, kind
+async def list_contents(conn: Conn, batch_id: UUID, kind: JournalKind) -> list[dict[str, Any]]:
+    """Return the decoded contents of a batch's entries of one kind, oldest first."""
+    entries = await select_rows(
+        conn,
+        JournalEntry,
+        table="journal",
+        where="WHERE batch_id = %s AND kind = %s ORDER BY seq",
+        values=(batch_id, kind),
     )
     return [msgspec.json.decode(entry.content) for entry in entries]
 
 
 async def head(conn: Conn) -> JournalEntry | None:
-    """Return the last entry."""
-    entries = await select(conn, JournalEntry, "journal", "ORDER BY seq DESC LIMIT 1")
-    return entries[0] if entries else None
+    """Return the newest entry, or None if the journal is empty."""
+    return await select_row(conn, JournalEntry, table="journal", where="ORDER BY seq DESC LIMIT 1")

@@ -1,4 +1,8 @@
-"""Rows become values at one door, and only if they fit; values become rows at another."""
+"""
+Convert rows to structs, and structs to rows.
+
+`row_factory` validates each row: a row that does not fit its struct raises `RecordDamaged`.
+"""
 
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -6,99 +10,151 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
 from psycopg import AsyncConnection, sql
 from psycopg.rows import BaseRowFactory, dict_row
 
-from app.errors import DAMAGED, VERIFY, RecordDamaged
+from app.errors import RECORD_DAMAGED_ADVICE, RECORD_DAMAGED_PREFIX, RecordDamaged
 
 Conn = AsyncConnection[Any]
 T = TypeVar("T", bound=Struct)
 
+# How many rows `stream_rows` fetches at a time: so few that a long table needs little memory.
+_ROWS_PER_FETCH = 1000
 
-def row_of(type_: type[T]) -> BaseRowFactory[T]:
-    """Return a row factory that makes a `type_` of each row."""
+# A time or a date that Postgres can store and Python cannot represent: infinite, before Christ, or
+# after the year 9999.
+_UNREADABLE_TIME = re.compile(r"-?infinity|.* BC|\d{5,}-.*")
+
+
+def row_factory(type_: type[T]) -> BaseRowFactory[T]:
+    """
+    Return a psycopg row factory that converts each row to a `type_`.
+
+    It raises RecordDamaged for a row whose values do not fit `type_`.
+    """
 
     def factory(cursor: Any) -> Callable[[Sequence[Any]], T]:
         as_dict = dict_row(cursor)
 
-        def read(values: Sequence[Any]) -> T:
+        def convert(values: Sequence[Any]) -> T:
             row = as_dict(values)
             try:
                 return msgspec.convert(row, type_)
             except msgspec.ValidationError as error:
                 raise RecordDamaged(
-                    f"{DAMAGED}the row {row.get('id', '')} cannot be read as a {type_.__name__}: {error}. {VERIFY}"
+                    f"{RECORD_DAMAGED_PREFIX}the row {row.get('id', '')} cannot be read as a "
+                    f"{type_.__name__}: {error}. {RECORD_DAMAGED_ADVICE}"
                 ) from None
 
-        return read
+        return convert
 
     return factory
 
 
-def columns_of(type_: type[Struct]) -> sql.Composed:
-    """Return the columns of `type_`'s table, as it names them."""
+def column_list(type_: type[Struct]) -> sql.Composed:
+    """Return the names of `type_`'s fields, which are the columns of its table, for a statement."""
     return sql.SQL(", ").join(map(sql.Identifier, type_.__struct_fields__))
 
 
-async def insert(conn: Conn, table: str, row: Struct, otherwise: str = "") -> bool:
-    """Store `row`; `otherwise` is what to do on a conflict. Return whether a row was written."""
-    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) {}").format(
-        sql.Identifier(table),
-        columns_of(type(row)),
-        sql.SQL(", ").join(map(sql.Placeholder, row.__struct_fields__)),
-        sql.SQL(otherwise),
+async def insert_row(conn: Conn, table: str, row: Struct, *, on_conflict: str = "") -> bool:
+    """
+    Insert `row` into `table`. Return False if a conflict prevented it.
+
+    `on_conflict` is the statement's ON CONFLICT clause. Without one, a conflict raises an error.
+    """
+    statement = sql.SQL("INSERT INTO {table} ({columns}) VALUES ({values}) {on_conflict}").format(
+        table=sql.Identifier(table),
+        columns=column_list(type(row)),
+        values=sql.SQL(", ").join(map(sql.Placeholder, row.__struct_fields__)),
+        on_conflict=sql.SQL(on_conflict),
     )
-    cursor = await conn.execute(statement, msgspec.structs.asdict(row))
+    cursor = await conn.execute(statement, asdict(row))
     return cursor.rowcount == 1
 
 
-async def update(conn: Conn, table: str, before: Struct, after: Struct) -> None:
-    """Write the columns in which `after` differs from `before`, the row with the same id."""
-    changed = [name for name in after.__struct_fields__ if getattr(after, name) != getattr(before, name)]
-    assignments = [sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in changed]
+async def update_row(conn: Conn, table: str, *, before: Struct, after: Struct) -> None:
+    """Write those columns of the row with `after`'s id in which `after` differs from `before`."""
+    # The statement sets only the changed columns: if it set a figure that has no correction, a
+    # trigger would refuse it.
+    changed = [
+        name for name in after.__struct_fields__ if getattr(after, name) != getattr(before, name)
+    ]
+    assignments = [
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in changed
+    ]
     statement = sql.SQL("UPDATE {} SET {} WHERE id = %(id)s").format(
         sql.Identifier(table), sql.SQL(", ").join(assignments)
     )
-    await conn.execute(statement, msgspec.structs.asdict(after))
+    await conn.execute(statement, asdict(after))
 
 
-async def select(conn: Conn, type_: type[T], table: str, where: str, *values: Any) -> list[T]:
-    """Return the rows of `table` that `where` (with its order) asks for."""
-    statement = sql.SQL("SELECT {} FROM {} {}").format(
-        columns_of(type_),
-        sql.Identifier(table),
-        sql.SQL(where),
-    )
-    async with conn.cursor(row_factory=row_of(type_)) as cursor:
-        return await (await cursor.execute(statement, values)).fetchall()
-
-
-async def every(conn: Conn, type_: type[Struct], table: str, where: str, *values: Any) -> AsyncIterator[dict[str, Any]]:
+async def select_rows(
+    conn: Conn, type_: type[T], *, table: str, where: str = "", values: Sequence[Any] = ()
+) -> list[T]:
     """
-    Give the rows of `table` that `where` (with its order) asks for as they stand there, whether they fit or not.
+    Return the rows of `table` that match `where`.
 
-    They come a few at a time, so it takes a transaction.
+    `where` is everything after the table's name: WHERE, ORDER BY, LIMIT, FOR UPDATE. `values` are
+    its parameters.
     """
-    statement = sql.SQL("SELECT {} FROM {} {}").format(columns_of(type_), sql.Identifier(table), sql.SQL(where))
+    statement = _select_statement(type_, table, where)
+    async with conn.cursor(row_factory=row_factory(type_)) as cursor:
+        await cursor.execute(statement, values)
+        return await cursor.fetchall()
+
+
+async def select_row(
+    conn: Conn, type_: type[T], *, table: str, where: str, values: Sequence[Any] = ()
+) -> T | None:
+    """Return the first row of `table` that matches `where` (see `select_rows`), or None."""
+    rows = await select_rows(conn, type_, table=table, where=where, values=values)
+    if not rows:
+        return None
+    return rows[0]
+
+
+async def stream_rows(
+    conn: Conn, type_: type[Struct], *, table: str, where: str = "", values: Sequence[Any] = ()
+) -> AsyncIterator[dict[str, Any]]:
+    """
+    Yield the rows of `table` that match `where` (see `select_rows`) as dicts, without validation.
+
+    The rows come from a server-side cursor, a few at a time, so `conn` must be in a transaction.
+    """
+    statement = _select_statement(type_, table, where)
     async with conn.cursor(f"every_{table}", row_factory=dict_row) as cursor:
-        cursor.itersize = 1000
+        cursor.itersize = _ROWS_PER_FETCH
         async for row in await cursor.execute(statement, values):
             yield row
 
 
-# A time or a date that Postgres has and Python has not: infinite, before Christ, or after the year 9999.
-_NO_TIME = re.compile(r"-?infinity|.* BC|\d{5,}-.*")
+def _select_statement(type_: type[Struct], table: str, where: str) -> sql.Composed:
+    return sql.SQL("SELECT {} FROM {} {}").format(
+        column_list(type_), sql.Identifier(table), sql.SQL(where)
+    )
 
 
-async def impossible_time(conn: Conn, type_: type[Struct], table: str) -> str:
-    """Return which row of `table` has a time or date that cannot be read, as a sentence says it; empty if none has."""
-    names = [name for name in type_.__struct_fields__ if name == "at" or name.endswith(("_at", "_date", "_day"))]
+async def find_unreadable_time(conn: Conn, type_: type[Struct], table: str) -> str:
+    """
+    Return a clause that names the first row of `table` with a time or date Python cannot represent.
+
+    Return an empty text if there is no such row. Times are read as text, because psycopg raises an
+    error for such a value.
+    """
+    names = [
+        name
+        for name in type_.__struct_fields__
+        if name == "at" or name.endswith(("_at", "_date", "_day"))
+    ]
     key = type_.__struct_fields__[0]
     columns = [sql.SQL("{}::text").format(sql.Identifier(name)) for name in (key, *names)]
-    statement = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(columns), sql.Identifier(table))
+    statement = sql.SQL("SELECT {} FROM {}").format(
+        sql.SQL(", ").join(columns), sql.Identifier(table)
+    )
     async with conn.cursor() as cursor:
-        async for found, *times in await cursor.execute(statement):
+        async for row_id, *times in await cursor.execute(statement):
             for name, time in zip(names, times, strict=True):
-                if time is not None and _NO_TIME.fullmatch(time):
-                    return f"the row {found} of {table} has {name} as {time}"
+                if time is not None and _UNREADABLE_TIME.fullmatch(time):
+                    return f"the row {row_id} of {table} has {name} as {time}"
     return ""

@@ -1,21 +1,38 @@
-"""Readings of splits: shared by all batches, never changed. The newest of a ticker's date is in force."""
+"""
+Readings of splits. All batches share them, and none is ever changed.
+
+If a ticker's split was read several times for the same date, the newest reading is in force.
+"""
 
 from app.domain.model import Split
-from app.domain.tickers import Tickers
-from app.store.rows import Conn, insert, select
+from app.domain.tickers import TickerHistory
+from app.store.rows import Conn, insert_row, select_rows
 
 
-async def of(conn: Conn, tickers: Tickers) -> list[Split]:
-    """Return the splits in force of one share, oldest first: of each day those under the ticker that it had then."""
-    found = await select(conn, Split, "splits", "WHERE ticker = ANY(%s)", list(tickers.all))
-    return tickers.splits_of(found)
+async def list_in_force(conn: Conn, tickers: TickerHistory) -> list[Split]:
+    """Return the splits in force of one share, oldest first, by the share's ticker on each day."""
+    # SQL need not sort the readings: `splits_in_force` chooses the newest ones and sorts them.
+    readings = await select_rows(
+        conn,
+        Split,
+        table="splits",
+        where="WHERE ticker = ANY(%s)",
+        values=(list(tickers.all_tickers),),
+    )
+    return tickers.splits_in_force(readings)
 
 
-async def readings(conn: Conn, ticker: str) -> list[Split]:
-    """Return everything that was read of a ticker's splits, by date and reading."""
-    return await select(conn, Split, "splits", "WHERE ticker = %s ORDER BY effective_date, read_at", ticker)
+async def list_readings(conn: Conn, ticker: str) -> list[Split]:
+    """Return all readings of a ticker's splits, by effective date, then by time of reading."""
+    return await select_rows(
+        conn,
+        Split,
+        table="splits",
+        where="WHERE ticker = %s ORDER BY effective_date, read_at",
+        values=(ticker,),
+    )
 
 
-async def add(conn: Conn, split: Split) -> bool:
-    """Store a reading; return False if the same was read at that time already."""
-    return await insert(conn, "splits", split, "ON CONFLICT DO NOTHING")
+async def insert(conn: Conn, split: Split) -> bool:
+    """Insert a reading. Return False if the same reading with that time is already stored."""
+    return await insert_row(conn, "splits", split, on_conflict="ON CONFLICT DO NOTHING")

@@ -1,1 +1,1 @@
-"""What is served over HTTP besides the API: pages, charts, feeds, live updates, health and metrics."""
+"""Everything that is served over HTTP besides the API: pages, charts, feeds, health and metrics."""

@@ -1,10 +1,11 @@
 """
-How figures, dates and times of the API are written for people; the full figure always stands next to it.
+Format the API's figures, dates and times for people.
 
-A number that is too large to be shown raises one of `TOO_LARGE`.
+Pages and feeds round returns to two decimals, half to even, and show the sign of the unrounded
+figure: a figure slightly above zero is +0.00. Prices are not rounded; only zeros after the second
+decimal are removed. Wherever a rounded figure is shown, the full figure can be seen as well.
 
-Returns are rounded to two decimals, half to even, with the sign of the whole figure: +0.00 is above zero. Prices are
-not rounded; zeros after the second decimal are left out.
+A number that is too large to be formatted raises one of `TOO_LARGE_ERRORS`.
 """
 
 import decimal
@@ -18,103 +19,132 @@ from app.domain.calendar import NEW_YORK
 
 MINUS = "\N{MINUS SIGN}"
 _CENTS = Decimal("0.01")
-_SHORT = Decimal("0.0001")
+_FOUR_DECIMALS = Decimal("0.0001")
 _DATE = re.compile(r"(?<![\w-])2[0-9]{3}-[0-9]{2}-[0-9]{2}(?![\w-])")
-_BELOW_ZERO = re.compile(r"(?<![\w.-])-(?=[0-9]+\.)")
-# What a number raises that is too large to be written or drawn. A ZeroDivisionError is a mistake of ours.
-TOO_LARGE = (decimal.DecimalException, OverflowError)
+_MINUS_OF_A_NUMBER = re.compile(r"(?<![\w.-])-(?=[0-9]+\.)")
+
+# What formatting or drawing raises for a number that is too large. ZeroDivisionError is not among
+# them: it would be a programming error of ours.
+TOO_LARGE_ERRORS = (decimal.DecimalException, OverflowError)
+
+# The default context has 28 digits, and figures of the record may have more.
 _CONTEXT = Context(prec=200, rounding=ROUND_HALF_EVEN)
 
 
 def signed(figure: str | Decimal) -> str:
-    """Return a figure with its sign, to two decimals."""
+    """Return a figure with its sign, rounded to two decimals, as in +1,234.57."""
     value = Decimal(figure)
-    sign = "+" if value > 0 else MINUS if value < 0 else ""
-    return f"{sign}{rounded(value.copy_abs()):,f}"  # abs() would round to 28 digits
+    # Not abs(value), which rounds to the 28 digits of the default context.
+    digits = f"{rounded(value.copy_abs()):,f}"
+    if value > 0:
+        return f"+{digits}"
+    if value < 0:
+        return f"{MINUS}{digits}"
+    return digits
 
 
-def plain(figure: str) -> str:
-    """Return a figure that is never below zero, to two decimals and without a sign."""
+def unsigned(figure: str) -> str:
+    """Return a figure that is never negative, rounded to two decimals and without a sign."""
     return f"{rounded(Decimal(figure)):,f}"
 
 
 def rounded(value: Decimal) -> Decimal:
-    """Return a figure to two decimals, half to even."""
+    """Return a figure rounded to two decimals, half to even."""
     with decimal.localcontext(_CONTEXT):
         return value.quantize(_CENTS)
 
 
 def price(figure: str) -> str:
-    """Return a price in full, with at least two decimals."""
+    """Return a price unrounded, with at least two decimals, as in 807.10 or 0.00012."""
     whole, _, fraction = figure.partition(".")
-    return f"{Decimal(whole):,f}.{fraction.rstrip('0').ljust(2, '0')}"
+    decimals = fraction.rstrip("0").ljust(2, "0")
+    return f"{Decimal(whole):,f}.{decimals}"
 
 
-def shortened(figure: str) -> str:
-    """Return a figure to four decimals at most; a text that is no figure stays as it is."""
+def at_most_four_decimals(text: str) -> str:
+    """Return a figure rounded to four decimals. Text that is not a figure is returned unchanged."""
     try:
-        value = Decimal(figure)
+        value = Decimal(text)
     except InvalidOperation:
-        return figure
+        return text
     if not value.is_finite() or -value.as_tuple().exponent <= 4:  # type: ignore[operator]
-        return figure
+        return text
     with decimal.localcontext(_CONTEXT):
-        return f"{value.quantize(_SHORT):f}"
+        return f"{value.quantize(_FOUR_DECIMALS):f}"
 
 
 def direction(figure: str | Decimal) -> str:
-    """Return whether a figure is `up`, `down` or `level`."""
+    """Return `up`, `down` or `level`: whether a figure is above, below or equal to zero."""
     value = Decimal(figure)
-    return "up" if value > 0 else "down" if value < 0 else "level"
+    if value > 0:
+        return "up"
+    if value < 0:
+        return "down"
+    return "level"
 
 
-def day(text: str | date) -> str:
+def long_date(day: str | date) -> str:
     """Return a date in full, as in Monday 23 November 2026."""
-    found = text if isinstance(text, date) else date.fromisoformat(text)
-    return f"{found:%A} {found.day} {found:%B %Y}"
+    parsed = _to_date(day)
+    return f"{parsed:%A} {parsed.day} {parsed:%B %Y}"
 
 
-def short_day(text: str | date) -> str:
-    """Return a date in short, as in Mon 23 Nov."""
-    found = text if isinstance(text, date) else date.fromisoformat(text)
-    return f"{found:%a} {found.day} {found:%b}"
+def short_date(day: str | date) -> str:
+    """Return a date in short and without its year, as in Mon 23 Nov."""
+    parsed = _to_date(day)
+    return f"{parsed:%a} {parsed.day} {parsed:%b}"
 
 
-def after(text: str, days: int) -> date:
-    """Return the date `days` after another."""
+def _to_date(day: str | date) -> date:
+    if isinstance(day, date):
+        return day
+    return date.fromisoformat(day)
+
+
+def add_days(text: str, days: int) -> date:
+    """Return the date that is `days` after the ISO date in `text`."""
     return date.fromisoformat(text) + timedelta(days=days)
 
 
-def moment(text: str | datetime) -> str:
-    """Return a time as New York's clocks show it, as in Tue 24 Nov 2026, 09:00."""
-    found = (text if isinstance(text, datetime) else datetime.fromisoformat(text)).astimezone(NEW_YORK)
-    return f"{found:%a} {found.day} {found:%b %Y, %H:%M}"
+def new_york_time(time: str | datetime) -> str:
+    """Return a time in the time zone of New York, as in Tue 24 Nov 2026, 09:00."""
+    if not isinstance(time, datetime):
+        time = datetime.fromisoformat(time)
+    local = time.astimezone(NEW_YORK)
+    return f"{local:%a} {local.day} {local:%b %Y, %H:%M}"
 
 
-def utc(text: str) -> str:
-    """Return a time in UTC to the second, as in 2026-11-24 14:00:03."""
+def utc_time(text: str) -> str:
+    """Return a time of the API in UTC, to the second, as in 2026-11-24 14:00:03."""
     return text.replace("T", " ")[:19]
 
 
-def sentence(text: str) -> str:
-    """Return a sentence of the record with its dates in full, and what is below zero with a true minus sign."""
-    return _BELOW_ZERO.sub(MINUS, _DATE.sub(_in_full, text))
+def format_sentence(text: str) -> str:
+    """Return a sentence of the record with its dates in full and with typographic minus signs."""
+    with_dates = _DATE.sub(_replace_date, text)
+    return _MINUS_OF_A_NUMBER.sub(MINUS, with_dates)
 
 
-def _in_full(found: re.Match[str]) -> str:
+def _replace_date(match: re.Match[str]) -> str:
     try:
-        return day(found[0])
-    except ValueError:
-        return found[0]
+        return long_date(match[0])
+    except ValueError:  # such as 2026-02-30
+        return match[0]
 
 
-def share(pick: Mapping[str, Any]) -> str:
-    """Return a pick's ticker, and the one that the model chose where that is another."""
+def ticker_label(pick: Mapping[str, Any]) -> str:
+    """Return the ticker of a pick's share; if it was renamed, also the ticker that was picked."""
     ticker, picked_as = pick["ticker"], pick["pickedAs"]
-    return ticker if ticker == picked_as else f"{ticker} (picked as {picked_as})"
+    if ticker == picked_as:
+        return str(ticker)
+    return f"{ticker} (picked as {picked_as})"
 
 
-def listed(words: list[str]) -> str:
-    """Return words as a sentence lists them."""
-    *most, last = words or [""]
-    return f"{', '.join(most)} and {last}" if most else last
+def join_words(words: list[str]) -> str:
+    """Return words as an enumeration, as in "AAPL, KO and XOM"."""
+    if not words:
+        return ""
+    *most, last = words
+    if not most:
+        return last
+    return f"{', '.join(most)} and {last}"

@@ -1,4 +1,4 @@
-"""Health checks: `/live` for the process, `/health` for the database and this process's worker."""
+"""Health checks: `/live` for the process; `/health` for the database and this process's worker."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -10,17 +10,23 @@ from app.web.routes import HEALTH, LIVE
 
 
 def health_routes(check: Callable[[], Awaitable[Health]]) -> Sequence[HTTPRouteHandler]:
-    """Return the handlers of `/live` and `/health`; `check` asks for the health at each request."""
+    """Return the handlers of `/live` and `/health`. Each request to `/health` calls `check`."""
 
-    @route(LIVE.litestar_path, http_method=LIVE.methods, media_type=MediaType.JSON, sync_to_thread=False)
+    @route(
+        LIVE.litestar_path,
+        http_method=LIVE.methods,
+        media_type=MediaType.JSON,
+        sync_to_thread=False,
+    )
     def live() -> dict[str, str]:
-        """Say that the process answers."""
+        """Answer, which shows that the process runs and its event loop is not blocked."""
         return {"status": "alive"}
 
     @route(HEALTH.litestar_path, http_method=HEALTH.methods, media_type=MediaType.JSON)
     async def health() -> Response[Health]:
-        """Say whether the database and this process's worker are alive."""
+        """Answer with the state of the database and of this process's worker: 200 or 503."""
         state = await check()
-        return Response(state, status_code=200 if state.is_well else 503)
+        status_code = 200 if state.is_well else 503
+        return Response(state, status_code=status_code)
 
     return [live, health]

@@ -1,88 +1,140 @@
 """
-Every request that is worked for: its id in the log and in its answer, the headers that are on all answers, its count.
+The middleware of every request that is not answered from the response cache.
 
-It stands behind the kept answers, so that one of those costs nothing of this: they carry the headers already, log
-nothing, and count themselves. The id is the client's or the proxy's own where that is short and plain.
+It gives the request an id, for the log and for the response, adds the headers that every response
+has, and reports the request to the metrics.
+
+It is installed behind the response cache, so that cached responses do not pay for any of this. They
+already have the headers, they log nothing, and the cache counts them. The id of a request is the
+one that the client or the proxy sent, if it is short and has only plain characters.
 """
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from secrets import token_hex
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from api.engine import refused
-from api.fields import refusal
-from api.headers import FORWARDED, REQUEST_ID, WEBSOCKET, Headers, over_https, pairs, safe
-from api.http import OUTCOME, head
-from app.web.routes import GRAPHQL, JOURNAL_STREAM, route_of
+from api.engine import error_result
+from api.fields import api_error
+from api.headers import (
+    FORWARDED_PROTO,
+    REQUEST_ID,
+    WEBSOCKET,
+    Headers,
+    encode_headers,
+    is_https,
+    with_security_headers,
+)
+from api.http import OUTCOME, response_head
+from app.web.routes import GRAPHQL, JOURNAL_STREAM, route_label
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
-# Told of each request: its route, its status, its outcome if it was GraphQL, and for how many seconds it was worked.
-Told = Callable[[str, int, str | None, float], None]
 
-_GIVEN = (REQUEST_ID, b"fly-request-id")
+
+class RequestObserver(Protocol):
+    """Is called after each request."""
+
+    def __call__(self, *, route: str, status: int, outcome: str | None, seconds: float) -> None:
+        """
+        Count a request with the metrics label of its route, and the status of its response.
+
+        `outcome` is the outcome of a GraphQL request (`api.http.OUTCOME`); None for other requests.
+        `seconds` is the time until the response began.
+        """
+
+
+_ID_HEADERS = (REQUEST_ID, b"fly-request-id")
+_PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _NO_WEBSOCKET = (
     f"There are no subscriptions and no WebSockets here. Send queries over HTTP to {GRAPHQL.path}; "
-    f"{JOURNAL_STREAM.path} says by server-sent events when the record has changed."
+    f"{JOURNAL_STREAM.path} sends a server-sent event when the record has changed."
 )
-_PLAIN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
-class Requests:
-    """Hands requests on to the service behind it."""
+class RequestMiddleware:
+    """ASGI middleware that gives requests an id, adds headers to responses, and counts both."""
 
-    def __init__(self, app: App, told: Told, marks: Mapping[str, str] = {}) -> None:
-        """Take `marks`: headers that every response has, those of refusals and errors too."""
-        self.app, self.told = app, told
-        self.marks: Headers = pairs(marks)
+    def __init__(
+        self,
+        app: App,
+        on_request: RequestObserver,
+        extra_headers: Mapping[str, str] = {},
+    ) -> None:
+        """Wrap `app`. `extra_headers` are added to every response, also to refusals and errors."""
+        self.app = app
+        self.on_request = on_request
+        self.extra_headers: Headers = encode_headers(extra_headers)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Have a request answered."""
+        """Pass a request to the wrapped application."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        asked = dict(scope["headers"])
-        https = FORWARDED in asked and over_https(scope["headers"])
-        id, began = id_of(asked), perf_counter()
-        status, took = 500, None
 
-        async def send_on(message: Any) -> None:
-            nonlocal status, took
+        request_headers = dict(scope["headers"])
+        https = FORWARDED_PROTO in request_headers and is_https(scope["headers"])
+        id = request_id(request_headers)
+        started_at = perf_counter()
+        status = 500
+        seconds = None
+
+        async def send_with_headers(message: Any) -> None:
+            nonlocal status, seconds
             if message["type"] == "http.response.start":
-                # Until here: how fast a client reads is no measure of ours.
-                status, took = message["status"], perf_counter() - began
-                made = list(message.get("headers", ()))
-                headers: Headers = [*made, (REQUEST_ID, id)]
-                if self.marks:
-                    named = {name for name, _ in made}
-                    headers = [*headers, *(mark for mark in self.marks if mark[0] not in named)]
-                message = {**message, "headers": safe(headers, https=https)}
+                status = message["status"]
+                # The time ends here, because the speed of the client does not matter.
+                seconds = perf_counter() - started_at
+                headers = self._response_headers(message, id)
+                message = {**message, "headers": with_security_headers(headers, https=https)}
             await send(message)
 
         name, value = WEBSOCKET
-        app = _refuse_websocket if asked.get(name) == value else self.app
-        bound = bind_contextvars(request=id.decode())  # the context of its own costs four times as much
+        app = _refuse_websocket if request_headers.get(name) == value else self.app
+        # structlog's context manager would cost four times as much as these two calls.
+        tokens = bind_contextvars(request=id.decode())
         try:
-            await app(scope, receive, send_on)
+            await app(scope, receive, send_with_headers)
         finally:
-            reset_contextvars(**bound)
-            self.told(route_of(scope["path"]), status, scope.get(OUTCOME), took or perf_counter() - began)
+            reset_contextvars(**tokens)
+            self.on_request(
+                route=route_label(scope["path"]),
+                status=status,
+                outcome=scope.get(OUTCOME),
+                seconds=seconds or perf_counter() - started_at,
+            )
+
+    def _response_headers(self, start: Any, id: bytes) -> Headers:
+        """Return the headers of a response start, with the request's id and the extra headers."""
+        headers = list(start.get("headers", ()))
+        names = {name for name, _ in headers}
+        headers.append((REQUEST_ID, id))
+        headers += [header for header in self.extra_headers if header[0] not in names]
+        return headers
 
 
-def id_of(asked: dict[bytes, bytes]) -> bytes:
-    """Return the id that a request came with, or a new one."""
-    given = (asked.get(name, b"") for name in _GIVEN)
-    return next((id for id in given if _PLAIN.fullmatch(id)), None) or token_hex(16).encode()
+def request_id(headers: dict[bytes, bytes]) -> bytes:
+    """Return the id in a request's headers if it is short and plain, otherwise a new one."""
+    for name in _ID_HEADERS:
+        value = headers.get(name, b"")
+        if _PLAIN_ID.fullmatch(value):
+            return value
+    return token_hex(16).encode()
 
 
 async def _refuse_websocket(scope: Any, receive: Any, send: Any) -> None:
-    """Answer the handshake of a WebSocket, on any path, in the form of all refusals."""
-    answer = refused(refusal("BAD_REQUEST", _NO_WEBSOCKET))
-    scope[OUTCOME] = answer.refused
+    """Refuse the handshake of a WebSocket, on any path, with an error in the form of the API's."""
+    result = error_result(api_error("BAD_REQUEST", _NO_WEBSOCKET))
+    scope[OUTCOME] = result.error_code
     accept = dict(scope["headers"]).get(b"accept", b"").lower()
-    status, headers = head(answer, scope["method"], accept)
-    await send({"type": "http.response.start", "status": status, "headers": pairs(headers)})
-    await send({"type": "http.response.body", "body": answer.body})
+    status, headers = response_head(result, scope["method"], accept)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": encode_headers(headers),
+        }
+    )
+    await send({"type": "http.response.body", "body": result.body})

@@ -1,17 +1,17 @@
 """
-Requests that a client sends without waiting for the responses before them.
+Pipelined requests: requests that a client sends without waiting for the responses before them.
 
-uvicorn parses all that has arrived, queues the requests, and reads on with each response: one
-client could fill the memory with requests that wait. And when a client leaves, uvicorn tells only
-the newest request of the connection: a stream with a request behind it went on without a reader,
-until a write failed.
+uvicorn parses everything that has arrived, queues the requests, and continues to read after each
+response. So one client could fill the memory with waiting requests. And when a client disconnects,
+uvicorn tells only the newest request of the connection. So a stream with another request after it
+would continue without a reader until a write fails.
 
-Here what has arrived is parsed a piece at a time, and neither parsed nor read on while requests
-wait. The client is held up by TCP, and each of its requests is answered in the end, also if it
-closes its half of the connection behind them.
+The protocol in this module parses the bytes that have arrived in small pieces. While a request
+waits, it neither parses nor reads. TCP then slows the client down. Each request is still answered,
+also if the client closes its half of the connection after the last one.
 
-A request is not begun either while its client has not read the responses before it: its answer
-would be computed, and would then wait in memory, where no limit counts it.
+A request is also not started before its client has read the earlier responses. Otherwise its
+response would be computed and would wait in memory, where no limit counts it.
 """
 
 import asyncio
@@ -20,92 +20,107 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.web.live import END
+from app.web.journal_stream import END_STREAM
 
-# In bytes. However short requests are, those in one piece take less than a megabyte while they wait.
+# The size of the pieces, in bytes. One piece contains few requests: even if they are the shortest
+# possible and all of them wait, they take less than a megabyte.
 PIECE = 4096
 
-
-# In a request's scope: the connection that it came on.
+# A key in a request's scope: the protocol of the connection on which the request came.
 CONNECTION = "alpha_monday.connection"
 
 
 class PipelineProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, in which few requests wait, and each hears that its client has gone."""
+    """
+    uvicorn's protocol with a limit of waiting requests.
 
-    _answered: RequestResponseCycle | None = None  # the request that is being answered, or was last
-    _arrived = b""  # and not parsed yet; while there is some, nothing is read
-    _waiting: tuple[RequestResponseCycle, Any] | None = None  # for the client to read the responses before
+    When the client disconnects, the active request is told, and waiting requests are dropped.
+    """
+
+    # The request that is being answered, or the last one that was answered. uvicorn's `cycle` is
+    # the request that arrived last, which may still be waiting.
+    _answered: RequestResponseCycle | None = None
+    # The bytes that have arrived and are not parsed yet. While there are any, nothing more is read.
+    _arrived = b""
+    # A request, with its application, that waits for the client to read the responses before it.
+    _waiting: tuple[RequestResponseCycle, Any] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection."""
+        """Give a new connection its own flow control."""
         super().connection_made(transport)
-        self.flow = _Flow(self)
+        self.flow = _PipelineFlowControl(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the request that is being answered; the one that came last is told by uvicorn."""
+        """Tell the active request that the client has disconnected, and drop the waiting ones."""
         super().connection_lost(exc)
         self.pipeline.clear()
         self._waiting = None
+        # uvicorn tells only the request that arrived last.
         if self._answered and not self._answered.response_complete:
             self._answered.disconnected = True
             self._answered.message_event.set()
-        # The parser and the requests refer to this object, and it to them: what they hold of a request would stay in
-        # memory until the next full garbage collection.
+        # The parser and the requests refer to this object and this object refers to them: without
+        # these lines, all of them stay in memory until the next full garbage collection.
         self._ignore_the_rest()
         self.headers, self.url = [], b""
         self.cycle = self._answered = None  # type: ignore[assignment]
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """
-        Return whether the connection stays until the last request is answered.
+        Return whether the connection stays open until the last request is answered.
 
-        Its client may have closed only its own half, as `nc -N` does. A stream would not end.
+        The client may have closed only its own half, as `nc -N` does. For a stream the connection
+        is closed, because a stream would not end.
         """
         cycle = self.cycle
-        if cycle is None or cycle.more_body or cycle.response_complete or self._streams():
+        if cycle is None or cycle.more_body or cycle.response_complete or self._is_streaming():
             return False
         cycle.keep_alive = False
         return True
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has arrived, as far as there is room for it."""
+        """Parse the bytes that have arrived until a request has to wait."""
         self._arrived += data
-        self._parse_on()
+        self._continue_parsing()
 
-    def _parse_on(self) -> None:
+    def _continue_parsing(self) -> None:
         if self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
         while self._arrived and self._has_room():
             piece, self._arrived = self._arrived[:PIECE], self._arrived[PIECE:]
             self._parse(piece)
-        if not self._arrived and not self.pipeline:  # almost always
+        # Almost always, everything is parsed and nothing waits.
+        if not self._arrived and not self.pipeline:
             if self._has_room():
                 self.flow.resume_reading()
-        elif self._streams():
+        elif self._is_streaming():
             self._read_behind_a_stream()
         elif self._arrived:
             self.flow.pause_reading()
 
-    def _streams(self) -> bool:
-        """Return whether the response that is being sent is a stream, which has no end of its own."""
+    def _is_streaming(self) -> bool:
+        """Return whether the active response is a stream, which has no end of its own."""
         answered = self._answered
-        return answered is not None and END in answered.scope and not answered.response_complete
+        return (
+            answered is not None and END_STREAM in answered.scope and not answered.response_complete
+        )
 
     def _read_behind_a_stream(self) -> None:
         """
-        Read on, though requests wait: only a connection that is read tells that its client has gone.
+        Continue to read although requests wait, up to a limit.
 
-        Else the stream would hold its place until its next write fails.
+        A disconnect is noticed only on a connection that is read. Without reading, the stream would
+        keep its place until its next write fails.
         """
         if len(self._arrived) > HIGH_WATER_LIMIT:
             self.transport.abort()
         else:
+            # Not `self.flow.resume_reading`, which does not read while requests wait.
             FlowControl.resume_reading(self.flow)
 
     def _has_room(self) -> bool:
-        """Return whether no request waits, and nothing of a body waits that is read."""
+        """Return whether no request waits, and little of the current body is unread."""
         if self.pipeline:
             return False
         cycle = self.cycle
@@ -113,19 +128,20 @@ class PipelineProtocol(HttpToolsProtocol):
 
     def _parse(self, piece: bytes) -> None:
         """
-        Parse a piece of what has arrived: a subclass says how, and answers what is invalid.
+        Parse a piece of the bytes. A subclass implements this, and answers invalid requests.
 
-        uvicorn's own way would close the connection at once, before the requests in front are answered.
+        After an invalid request, uvicorn's own implementation would close the connection before the
+        earlier requests are answered.
         """
         raise NotImplementedError
 
     def _ignore_the_rest(self) -> None:
-        """Parse nothing more of a connection that is about to end."""
+        """Stop parsing: the connection is about to be closed."""
         self._arrived = b""
-        self.parser = _Ignored()  # type: ignore[assignment]
+        self.parser = _IgnoringParser()  # type: ignore[assignment]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Begin with an answer; `cycle` of the connection is the request that came last, which may have to wait."""
+        """Start the next request, or let it wait until its client has read earlier responses."""
         self._answered = cycle
         cycle.scope[CONNECTION] = self  # type: ignore[literal-required]
         if self.flow.write_paused:
@@ -134,15 +150,16 @@ class PipelineProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def resume_writing(self) -> None:
-        """Begin with the answer that waited for the client to read."""
+        """Start the request that waited for the client to read."""
         super().resume_writing()
         if self._waiting and not self.flow.write_paused:
-            (cycle, app), self._waiting = self._waiting, None
+            cycle, app = self._waiting
+            self._waiting = None
             self._start_asgi_task(cycle, app)
 
 
-class _Flow(FlowControl):
-    """Reads on only when all that has arrived before is parsed, and no request waits."""
+class _PipelineFlowControl(FlowControl):
+    """Resumes reading only when everything that arrived before is parsed and no request waits."""
 
     def __init__(self, protocol: PipelineProtocol) -> None:
         super().__init__(protocol.transport)
@@ -151,15 +168,16 @@ class _Flow(FlowControl):
     def resume_reading(self) -> None:
         protocol = self._protocol
         nothing_waits = not protocol._arrived and not protocol.pipeline
-        if nothing_waits or protocol._streams():
+        if nothing_waits or protocol._is_streaming():
             super().resume_reading()
         elif not protocol.pipeline:
-            # Not here: uvicorn calls this before it takes from the body what makes room.
-            protocol.loop.call_soon(protocol._parse_on)
+            # Only in the next step of the event loop: uvicorn calls this method before it removes
+            # the part of the body that the application has read, so there is no room yet.
+            protocol.loop.call_soon(protocol._continue_parsing)
 
 
-class _Ignored:
-    """Stands for the parser of a connection that is about to end."""
+class _IgnoringParser:
+    """The parser of a connection that is about to be closed."""
 
     def feed_data(self, data: object) -> None:
         """Do nothing."""

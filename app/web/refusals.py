@@ -1,29 +1,40 @@
-"""What is said where there is nothing to follow: the same errors, in the same form, as the API's."""
+"""The responses of pages, charts and feeds when there is nothing to show: the API's own errors."""
 
 from typing import Any
 
 import structlog
 from litestar import Request, Response
 
-from api.damage import ADVICE, BEGINNING, CODE
-from api.engine import Answer, refused
-from api.fields import refusal
-from api.http import head
+from api.damage import DAMAGE_ADVICE, DAMAGE_PREFIX, DAMAGED_CODE
+from api.engine import GraphQLResult, error_result
+from api.fields import api_error
+from api.http import response_head
 from app.domain.text import one_line
 
 log = structlog.get_logger()
 
 
-def unanswered(request: Request[Any, Any, Any], answer: Answer) -> Response[bytes]:
-    """Return the response that says why there is no answer; never a 200, which GraphQL would have for some."""
-    status, headers = head(answer, request.method, request.headers.get("accept", "").lower().encode())
+def error_response(request: Request[Any, Any, Any], result: GraphQLResult) -> Response[bytes]:
+    """
+    Return the response that explains why a resource cannot be sent. It has the form of API errors.
+
+    Its status is never 200, which GraphQL over HTTP prescribes for some of these errors: a client
+    of a feed or a picture would take the error for the resource.
+    """
+    accept = request.headers.get("accept", "").lower().encode()
+    status, headers = response_head(result, request.method, accept)
     if status < 400:
-        status = 500 if answer.damaged else 503
-    return Response(answer.body, status_code=status, headers=headers)
+        status = 500 if result.damage else 503
+    return Response(result.body, status_code=status, headers=headers)
 
 
-def unwritable(error: Exception) -> Answer:
-    """Return the answer in place of one with a number that is too large to be written for people, and log it."""
-    said = f"{BEGINNING}a number is too large to be shown. {ADVICE}"
-    log.error("the record is damaged", damages=1, first=said, reason=one_line(error))
-    return Answer(refused(refusal(CODE, said)).body, damaged=said)
+def too_large_number_result(error: Exception) -> GraphQLResult:
+    """
+    Log that the record contains a number too large to be formatted, and return the error for it.
+
+    `error` is one of `app.web.formatting.TOO_LARGE_ERRORS`.
+    """
+    message = f"{DAMAGE_PREFIX}a number is too large to be shown. {DAMAGE_ADVICE}"
+    log.error("the record is damaged", damages=1, first=message, reason=one_line(error))
+    body = error_result(api_error(DAMAGED_CODE, message)).body
+    return GraphQLResult(body, damage=message)

@@ -1,9 +1,9 @@
 """
-Every path of the service, in one table.
+The table of all paths of the service.
 
-Handlers and links take their path from it. The label that a request has in the metrics, and
-whether its response is cached, follow from it too. tests/integration/test_routes.py compares it
-with the handlers, and with the paths that pages, feed, scripts and documents name.
+Handlers and links take their paths from this table. It also determines the metrics label of a
+request, and whether the response is cached. tests/integration/web/test_routes.py compares the table
+with the handlers, and with the paths in pages, feed, scripts and documents.
 """
 
 import re
@@ -15,9 +15,9 @@ from msgspec import Struct
 from api import paths
 from api.http import METHODS
 
-# The form of a parameter, by its name. One that is not here is any text without a slash.
+# The pattern of a path parameter, by its name. Any other parameter matches text without a slash.
 RUN_DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
-_FORMS = {"run_date": RUN_DATE, "file": ".+"}
+_PARAMETER_PATTERNS = {"run_date": RUN_DATE, "file": ".+"}
 _PARAMETER = re.compile(r"{(\w+)}")
 _OTHER = "other"
 
@@ -26,22 +26,34 @@ class Cached(Enum):
     """Which requests to one path share a cached response, if method and headers are the same."""
 
     NEVER = auto()
-    BY_PATH = auto()  # all: shared links carry parameters of other services, which change nothing
-    BY_QUERY = auto()  # those with the same query string
-    BY_BODY = auto()  # those with the same query string and body; `api.cache` knows of them itself
+    # All requests. Links that people share often have parameters of other services, such as
+    # utm_source. These do not change the page, so they must not cause another cached response.
+    BY_PATH = auto()
+    # Requests with the same query string.
+    BY_QUERY = auto()
+    # Requests with the same query string and body. `api.cache` handles them itself.
+    BY_BODY = auto()
 
 
 class Route(Struct, frozen=True):
-    """A path with its parameters in braces, and how requests to it are handled."""
+    """
+    A path, with its parameters in braces, and how requests to it are counted and cached.
+
+    `label` is the value of the metrics label `route`. Several routes may share one label.
+    """
 
     path: str
-    label: str  # the value of the metrics' label `route`; several routes may share one
+    label: str
     methods: tuple[Method, ...] = ("GET", "HEAD")
     cached: Cached = Cached.NEVER
 
     @property
     def litestar_path(self) -> str:
-        """Return the path as Litestar writes it. Handlers check the form of a parameter."""
+        """
+        Return the path in the syntax of Litestar.
+
+        Litestar does not check the pattern of a parameter; the handlers do.
+        """
         return _PARAMETER.sub(r"{\1:str}", self.path)
 
     @property
@@ -50,15 +62,16 @@ class Route(Struct, frozen=True):
         text, *rest = _PARAMETER.split(self.path)
         pattern = re.escape(text)
         for name, text in zip(rest[::2], rest[1::2], strict=True):
-            pattern += _FORMS.get(name, "[^/]+") + re.escape(text)
+            pattern += _PARAMETER_PATTERNS.get(name, "[^/]+")
+            pattern += re.escape(text)
         return re.compile(pattern)
 
     def url(self, **values: object) -> str:
-        """Return the path with these values in place of its parameters."""
+        """Return the path with its parameters replaced by `values`."""
         return self.path.format(**values)
 
 
-GRAPHQL = Route(paths.GRAPHQL, "graphql", METHODS, Cached.BY_BODY)
+GRAPHQL = Route(paths.GRAPHQL, "graphql", methods=METHODS, cached=Cached.BY_BODY)
 GRAPHIQL_FILE = Route(paths.GRAPHIQL_FILES + "/{file}", "graphql")
 
 FRONT = Route("/", "pages", cached=Cached.BY_PATH)
@@ -103,55 +116,76 @@ ROUTES = (
     FAVICON,
 )
 
-# The values of the metrics' label, in the order in which they are shown.
+# The values of the metrics label `route`, in the order in which `/metrics` shows them.
 LABELS = tuple(dict.fromkeys(route.label for route in ROUTES))
 
-_FIXED = {route.path: route.cached for route in ROUTES if not _PARAMETER.search(route.path)}
-_PATTERNS = [
+
+def _has_parameters(route: Route) -> bool:
+    return _PARAMETER.search(route.path) is not None
+
+
+_CACHED_BY_PATH = {route.path: route.cached for route in ROUTES if not _has_parameters(route)}
+_CACHED_BY_PATTERN = [
     (route.pattern, route.cached)
     for route in ROUTES
-    if _PARAMETER.search(route.path) and route.cached is not Cached.NEVER
+    if _has_parameters(route) and route.cached is not Cached.NEVER
 ]
 
 
 def _labels() -> tuple[dict[str, str], dict[str, str]]:
     """
-    Return labels by the first segment of a path.
+    Return two mappings from the first segment of a path to its label.
 
-    The first are of paths with that segment alone, the second of paths with more segments.
+    The first mapping is for paths with only one segment, the second for paths with more.
     """
-    alone: dict[str, str] = {}
-    below: dict[str, str] = {}
+    single: dict[str, str] = {}
+    nested: dict[str, str] = {}
     for route in ROUTES:
         _, first, *more = route.path.split("/")
-        labels = below if more else alone
-        labels[first] = route.label
-    # An unknown path, such as `/record/2026`, has the label of the routes that begin as it does.
-    alone, below = {**below, **alone}, {**alone, **below}
-    del below[""]  # of `/`, which `//metrics` does not begin with: its first segment is empty
-    return alone, below
+        if more:
+            nested[first] = route.label
+        else:
+            single[first] = route.label
+    # An unknown path, such as `/record/2026`, gets the label of the routes with the same first
+    # segment.
+    single, nested = {**nested, **single}, {**single, **nested}
+    # The path `/` has one empty segment. A path with an empty first segment and a second one, such
+    # as `//metrics`, is unknown, and its label is "other".
+    del nested[""]
+    return single, nested
 
 
-_ALONE, _BELOW = _labels()
+_SINGLE_SEGMENT_LABELS, _NESTED_LABELS = _labels()
 
 
-def route_of(path: str) -> str:
-    """Return the label of a path: one of `LABELS`, whatever clients ask for."""
+def route_label(path: str) -> str:
+    """Return the metrics label of a path: always one of `LABELS`, whatever path a client sends."""
     before, *segments = path.split("/", 2)
     if before or not segments:
         return _OTHER
-    labels = _BELOW if len(segments) > 1 else _ALONE
-    return labels.get(segments[0], _OTHER)
+    if len(segments) > 1:
+        return _NESTED_LABELS.get(segments[0], _OTHER)
+    return _SINGLE_SEGMENT_LABELS.get(segments[0], _OTHER)
 
 
 def cached_query(path: str, query: bytes) -> bytes | None:
-    """Return what of a query string a cached response depends on; None if `path` is not cached."""
-    cached = _FIXED.get(path)
+    """
+    Return the part of the query string that distinguishes cached responses of `path`.
+
+    It is empty if the query string does not matter. Return None if `path` is not cached.
+    """
+    cached = _CACHED_BY_PATH.get(path)
     if cached is None:
-        for pattern, of_pattern in _PATTERNS:
-            if pattern.fullmatch(path):
-                cached = of_pattern
-                break
+        cached = _match_pattern(path)
     if cached is Cached.BY_PATH:
         return b""
-    return query if cached is Cached.BY_QUERY else None
+    if cached is Cached.BY_QUERY:
+        return query
+    return None
+
+
+def _match_pattern(path: str) -> Cached | None:
+    for pattern, cached in _CACHED_BY_PATTERN:
+        if pattern.fullmatch(path):
+            return cached
+    return None

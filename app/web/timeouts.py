@@ -1,9 +1,10 @@
 """
-Connection timeouts: how long a client may take to send its request, and how many connections it may have.
+Connection timeouts, and how many connections there may be.
 
-uvicorn gives an idle connection five seconds, but only after its first answer, and neither bounds nor times what comes
-before a body: a client that sends nothing, or headers without end, would be kept for ever. How slowly a response may be
-read is seen to in app/web/unsent.py. Floods are the business of a proxy in front.
+uvicorn closes an idle connection after five seconds, but only after its first response. It limits
+neither the size of a head nor the time until the head is complete: a client that sends nothing, or
+headers without end, would keep its connection for ever. app/web/unsent_responses.py limits how
+slowly a client may read a response. A proxy in front of the service has to stop floods.
 """
 
 import asyncio
@@ -12,109 +13,132 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.web.live import END
-from app.web.received import ReceivedProtocol
+from app.web.journal_stream import END_STREAM
+from app.web.received_requests import ReceivedProtocol
 
-HEAD_WITHIN = 10.0  # seconds; at most twice that on a connection that had an answer before
-LARGEST = 1024 * 1024  # of a request, in bytes, whatever it is made of
+# How long a client may take to send a head, in seconds. The check runs at this interval, so on a
+# connection that had a response before, a client has up to twice this time.
+HEAD_TIMEOUT = 10.0
+# The most bytes of one request, including bytes that are parsed and not stored.
+MAX_REQUEST_BYTES = 1024 * 1024
 
-# Files that no client may take from Postgres, the providers and the log.
-OURS = 64
-# Each takes 25 KB at rest, and some 70 KB with a request that was begun and not ended: together some 200 MB.
-MOST_CONNECTIONS = 3000
-# How long, in seconds, a connection is there before it gives way to another one while it has no request.
-SETTLED = 1.0
+# File descriptors that connections of clients must leave for Postgres, the providers and the log.
+RESERVED_FILES = 64
+# A connection takes 25 KB when it is idle, and about 70 KB with an incomplete request. So all of
+# them take about 200 MB at most.
+MAX_CONNECTIONS = 3000
+# How old a connection without a request must be before it may be closed to make room, in seconds. A
+# new connection needs this time to send its request.
+MIN_AGE = 1.0
 
-# The open connections by the address of the client, oldest first; one for the process, as its files are.
+# The open connections by the address of the client, oldest first. There is one mapping for the
+# process, because the limit of open files is a limit of the process.
 _BY_ADDRESS: "dict[str, dict[TimeoutProtocol, None]]" = {}
 
 
 class TimeoutProtocol(ReceivedProtocol):
-    """uvicorn's protocol, with an end to its patience. Next to nothing of it is done for each request."""
+    """
+    uvicorn's protocol with timeouts: it closes connections of clients that send too slowly.
 
+    It has one timer for each connection and none for a request, because a timer for each request
+    would cost more.
+    """
+
+    # The request that had arrived at the last check.
     _seen: RequestResponseCycle | None = None
+    # The request to which the bytes belong that are counted in `_size`.
     _filling: RequestResponseCycle | None = None
     _size = 0
-    _opened = 0.0
-    _looking: asyncio.TimerHandle
+    _opened_at = 0.0
+    _check_timer: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, if there is room for it."""
+        """Take a new connection, and close another one if there are too many."""
         super().connection_made(transport)
-        self._opened = self.loop.time()
-        others = _BY_ADDRESS.setdefault(self.sender, {})
-        if len(self.connections) > room():
+        self._opened_at = self.loop.time()
+        same_address = _BY_ADDRESS.setdefault(self.address, {})
+        if len(self.connections) > max_connections():
             _make_room(max(_BY_ADDRESS.values(), key=len), self)
-        elif len(others) >= room_of_an_address():
-            _make_room(others, self)
-        others[self] = None
-        self._looking = self.loop.call_later(HEAD_WITHIN, self._look)
+        elif len(same_address) >= max_connections_per_address():
+            _make_room(same_address, self)
+        same_address[self] = None
+        self._check_timer = self.loop.call_later(HEAD_TIMEOUT, self._check)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget a connection."""
+        """Stop the timer, and forget the connection."""
         super().connection_lost(exc)
-        self._looking.cancel()
+        self._check_timer.cancel()
         self._seen = self._filling = None
-        others = _BY_ADDRESS[self.sender]
-        others.pop(self, None)
-        if not others:
-            del _BY_ADDRESS[self.sender]
+        same_address = _BY_ADDRESS[self.address]
+        same_address.pop(self, None)
+        if not same_address:
+            del _BY_ADDRESS[self.address]
 
     def data_received(self, data: bytes) -> None:
-        """Read on; hang up on a request that does not end."""
+        """Parse the bytes. Close the connection if one request has become too large."""
         super().data_received(data)
         if self.cycle is not self._filling:
             self._filling, self._size = self.cycle, 0
             return
         self._size += len(data)
-        if self._size > LARGEST:
+        if self._size > MAX_REQUEST_BYTES:
             self.transport.abort()
 
     def shutdown(self) -> None:
-        """End a connection when its request has been answered; a stream, which has no end of its own, now."""
+        """Close the connection when its request is answered. End a stream at once."""
         super().shutdown()
-        told: dict[str, Any] = dict(self._answered.scope) if self._answered else {}
-        if self._answered and END in told:
-            self._answered.keep_alive = False  # what was sent behind it, without waiting, may be a stream again
-            told[END]()
-
-    def _look(self) -> None:
-        """Hang up if no head came since the last look: an idle connection would have been closed long before."""
-        if self._unread():
-            # How slowly it may be read is seen to where it is counted; see app/web/unsent.py.
-            self._looking = self.loop.call_later(HEAD_WITHIN, self._look)
+        if not self._answered:
             return
-        if self.cycle is self._seen and (self.cycle is None or self.cycle.response_complete):
-            self.transport.abort()
-        self._seen = self.cycle
-        self._looking = self.loop.call_later(HEAD_WITHIN, self._look)
+        scope: dict[str, Any] = dict(self._answered.scope)
+        if END_STREAM in scope:
+            # The next request on this connection may ask for another stream, so it is not answered.
+            self._answered.keep_alive = False
+            scope[END_STREAM]()
 
-    def gives_way(self) -> bool:
-        """Return whether this connection has no complete request, and was there for a while."""
-        return self.is_receiving() and not self._unread() and self.loop.time() - self._opened >= SETTLED
+    def _check(self) -> None:
+        """
+        Close the connection if no head has arrived since the last check.
 
-    def _unread(self) -> bool:
-        """Return whether an answer is on its way: a connection that is to be closed still has something to send."""
+        Between two requests, uvicorn itself closes an idle connection earlier.
+        """
+        # While a response is being sent, app/web/unsent_responses.py limits how long that may take.
+        if not self._is_sending():
+            if self.cycle is self._seen and (self.cycle is None or self.cycle.response_complete):
+                self.transport.abort()
+            self._seen = self.cycle
+        self._check_timer = self.loop.call_later(HEAD_TIMEOUT, self._check)
+
+    def may_be_closed(self) -> bool:
+        """Return whether this connection has no complete request, and is not new."""
+        return (
+            self.is_receiving()
+            and not self._is_sending()
+            and self.loop.time() - self._opened_at >= MIN_AGE
+        )
+
+    def _is_sending(self) -> bool:
+        """Return whether unsent bytes of a response exist, or the connection is being closed."""
         return self.transport.is_closing() or bool(self.transport.get_write_buffer_size())
 
 
-def room() -> int:
-    """Return how many connections there may be: each takes memory, and is one of the files that may be open."""
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OURS
-    return min(max(files, OURS), MOST_CONNECTIONS)
+def max_connections() -> int:
+    """Return the most connections that memory and the limit of open files allow."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_FILES
+    return min(max(files, RESERVED_FILES), MAX_CONNECTIONS)
 
 
-def room_of_an_address() -> int:
-    """Return how many connections the clients of one address may have: others are let in, too."""
-    return max(room() // 2, OURS)
+def max_connections_per_address() -> int:
+    """Return how many connections one address may have: half of all, to leave room for others."""
+    return max(max_connections() // 2, RESERVED_FILES)
 
 
-def _make_room(others: dict[TimeoutProtocol, None], new: TimeoutProtocol) -> None:
+def _make_room(same_address: dict[TimeoutProtocol, None], new: TimeoutProtocol) -> None:
     """
-    End the oldest of the other connections that has no complete request, or else the newest of them.
+    Close one of the connections of an address: the oldest one that may be closed.
 
-    If the new one belongs to the address that has most, it is the newest.
+    If none may be closed, close the newest one. If the new connection comes from this address, it
+    is the newest one.
     """
-    newest = new if others is _BY_ADDRESS[new.sender] else next(reversed(others))
-    old = next((one for one in others if one.gives_way()), newest)
-    old.transport.abort()
+    newest = new if same_address is _BY_ADDRESS[new.address] else next(reversed(same_address))
+    oldest = next((one for one in same_address if one.may_be_closed()), newest)
+    oldest.transport.abort()

@@ -1,4 +1,4 @@
-"""The one reader: what an ordinary client asks, one request after another, and how long each took."""
+"""The one reader: the requests of an ordinary client, one after another, and how long each took."""
 
 import asyncio
 import time
@@ -12,20 +12,28 @@ from hashlib import sha256
 from itertools import count, cycle
 from pathlib import Path
 
-from client import Closed, connected, persisted, query, request
+from client import (
+    ConnectionClosed,
+    http_request,
+    open_connection,
+    persisted_query,
+    query_request,
+)
 
 OPERATIONS = Path(__file__).parents[2] / "graphql" / "operations"
 
-# The reader's address: another one than every attacker's.
+# The reader's address, which no attacker has.
 SOURCE = "127.0.200.1"
 
-# What a reader waits between two requests, and for an answer at most, in seconds.
+# In seconds: the pause between two requests, and the longest wait for a response.
 PAUSE = 0.01
-LONGEST = 30.0
+TIMEOUT = 30.0
 
 # How many requests go over one connection.
 REQUESTS_PER_CONNECTION = 9
 
+# The names of the requests, as the report shows them; "kept query" is one that the response cache
+# answers.
 PATHS = (
     "front page",
     "batch page",
@@ -39,103 +47,122 @@ PATHS = (
 )
 
 
-# An export is long by nature, and a document that is new waits for its validation, in turns by client.
+# Requests that may take longer: an export is long by nature, and a new document waits for its
+# validation, in turns by client.
 EXPORT, NEW_DOCUMENT = "export", "new document"
 
-# The stream is opened, and the first export asked for, so long after the attack began; an export that was refused is
-# asked for again after that time, too. In seconds.
-SETTLED = 1.0
+# In seconds: the stream is opened, and the first export requested, this long after the attack
+# began; an export is also requested again after this time.
+SETTLE_TIME = 1.0
 
 
 @dataclass
-class Measured:
-    """How long the answers of one reader took, in seconds by what was asked, and what went wrong."""
+class ReaderMeasurements:
+    """The times of one reader's responses, in seconds by the request's name, and its errors."""
 
-    took: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     errors: Counter[str] = field(default_factory=Counter)
 
     @property
     def all(self) -> list[float]:
-        """Return what all answers took, but for those that may take longer."""
-        return [one for name, times in self.took.items() if name not in (EXPORT, NEW_DOCUMENT) for one in times]
+        """Return the times of all responses, except those that may take longer."""
+        times: list[float] = []
+        for name, of_request in self.seconds.items():
+            if name not in (EXPORT, NEW_DOCUMENT):
+                times += of_request
+        return times
 
 
-def percentile(times: list[float], part: float) -> float:
-    """Return the time within which `part` of all answers came, by nearest rank; 0 of none."""
+def percentile(times: list[float], share: float) -> float:
+    """
+    Return the time within which a `share` of all responses came, 0 without any.
+
+    It is the nearest rank; `share` is between 0 and 1.
+    """
     if not times:
         return 0.0
-    return sorted(times)[min(len(times) - 1, int(len(times) * part))]
+    return sorted(times)[min(len(times) - 1, int(len(times) * share))]
 
 
 _numbers = count()
 
 
 def requests(newest: date, mondays: int) -> Iterator[tuple[str, bytes]]:
-    """Give what the reader asks, in turn, with its name; without end."""
-    kept = (OPERATIONS / "LatestBatch.graphql").read_text()
-    page = "query($after:String){batches(first:5,after:$after){nodes{id runDate status picks{ticker action}}}}"
+    """Yield the reader's requests with their names, in turn and without end."""
+    persisted = (OPERATIONS / "LatestBatch.graphql").read_text()
+    persisted_hash = sha256(persisted.encode()).hexdigest()
+    page = (
+        "query($after:String){batches(first:5,after:$after)"
+        "{nodes{id runDate status picks{ticker action}}}}"
+    )
     for name in cycle(PATHS):
         number = next(_numbers)
         monday = newest - timedelta(weeks=number % mondays)
         match name:
             case "front page":
-                yield name, request("GET", "/")
+                yield name, http_request("GET", "/")
             case "batch page":
-                yield name, request("GET", f"/batches/{monday}")
+                yield name, http_request("GET", f"/batches/{monday}")
             case "record":
-                yield name, request("GET", "/record")
+                yield name, http_request("GET", "/record")
             case "/live" | "/health":
-                yield name, request("GET", name)
+                yield name, http_request("GET", name)
             case "kept query":
-                yield name, persisted(sha256(kept.encode()).hexdigest())
+                yield name, persisted_query(persisted_hash)
             case "new variables":
                 day = monday + timedelta(days=number % 7)
-                yield name, query(page, after=b64encode(str(day).encode()).decode())
+                yield name, query_request(page, after=b64encode(str(day).encode()).decode())
             case "new document":
-                yield name, query(f"{{r{number}:latestBatch{{id runDate picks{{ticker action}}}}}}")
+                document = f"{{r{number}:latestBatch{{id runDate picks{{ticker action}}}}}}"
+                yield name, query_request(document)
             case _:
-                yield name, request("GET", "/feed.atom")
+                yield name, http_request("GET", "/feed.atom")
 
 
-async def read(port: int, source: str, asked: Iterator[tuple[str, bytes]], measured: Measured) -> None:
-    """Read until cancelled."""
+async def read(
+    port: int,
+    source: str,
+    reader_requests: Iterator[tuple[str, bytes]],
+    measured: ReaderMeasurements,
+) -> None:
+    """Send requests one after another until cancelled."""
+    name = ""
     while True:
         try:
-            async with asyncio.timeout(LONGEST), connected(port, source) as conn:
+            async with asyncio.timeout(TIMEOUT), open_connection(port, source) as conn:
                 for _ in range(REQUESTS_PER_CONNECTION):
-                    name, message = next(asked)
-                    began = time.monotonic()
+                    name, message = next(reader_requests)
+                    start = time.monotonic()
                     try:
                         await conn.send(message)
-                        answer = await conn.answer()
-                    except (OSError, TimeoutError, asyncio.CancelledError):
-                        measured.took[name].append(time.monotonic() - began)
-                        raise
-                    measured.took[name].append(time.monotonic() - began)
-                    if answer.outcome != "200":
-                        measured.errors[f"{name}: {answer.outcome}"] += 1
+                        response = await conn.read_response()
+                    finally:
+                        # Also when it failed or was cancelled: the reader has waited this long.
+                        measured.seconds[name].append(time.monotonic() - start)
+                    if response.outcome != "200":
+                        measured.errors[f"{name}: {response.outcome}"] += 1
                     await asyncio.sleep(PAUSE)
         except TimeoutError:
             measured.errors[f"{name}: no answer"] += 1
-        except Closed:
+        except ConnectionClosed:
             measured.errors[f"{name}: hung up on"] += 1
         except OSError as error:
             measured.errors[f"connection: {type(error).__name__}"] += 1
             await asyncio.sleep(0.1)
 
 
-async def export(port: int, source: str, measured: Measured) -> None:
+async def read_exports(port: int, source: str, measured: ReaderMeasurements) -> None:
     """Read exports until cancelled."""
     while True:
-        await asyncio.sleep(SETTLED)
-        began = time.monotonic()
+        await asyncio.sleep(SETTLE_TIME)
+        start = time.monotonic()
         try:
-            async with asyncio.timeout(LONGEST), connected(port, source) as conn:
-                await conn.send(request("GET", "/export.csv"))
-                answer = await conn.answer()
-            measured.took[EXPORT].append(time.monotonic() - began)
-            if answer.outcome != "200":
-                measured.errors[f"{EXPORT}: {answer.outcome}"] += 1
+            async with asyncio.timeout(TIMEOUT), open_connection(port, source) as conn:
+                await conn.send(http_request("GET", "/export.csv"))
+                response = await conn.read_response()
+            measured.seconds[EXPORT].append(time.monotonic() - start)
+            if response.outcome != "200":
+                measured.errors[f"{EXPORT}: {response.outcome}"] += 1
         except TimeoutError:
             measured.errors[f"{EXPORT}: no answer"] += 1
         except OSError as error:
@@ -143,19 +170,24 @@ async def export(port: int, source: str, measured: Measured) -> None:
 
 
 @dataclass
-class Stream:
-    """A stream that the reader holds open: when its events came, by the monotonic clock."""
+class ReaderStream:
+    """
+    A stream that the reader keeps open.
+
+    `events` has the times of its events on the monotonic clock. `ended` says why it ended, empty
+    while it is open.
+    """
 
     events: list[float] = field(default_factory=list)
     ended: str = ""
 
 
-async def listen(port: int, source: str, stream: Stream) -> None:
-    """Hold a stream open until cancelled, and note when events come."""
-    await asyncio.sleep(SETTLED)
+async def read_stream(port: int, source: str, stream: ReaderStream) -> None:
+    """Keep a stream open until cancelled, and note when events come."""
+    await asyncio.sleep(SETTLE_TIME)
     try:
-        async with connected(port, source) as conn:
-            await conn.send(request("GET", "/live/journal"))
+        async with open_connection(port, source) as conn:
+            await conn.send(http_request("GET", "/live/journal"))
             while True:
                 data = await conn.read()
                 if data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200"):
@@ -163,18 +195,22 @@ async def listen(port: int, source: str, stream: Stream) -> None:
                     return
                 if b"data:" in data:
                     stream.events.append(time.monotonic())
+    except ConnectionClosed:
+        stream.ended = "hung up on"
     except OSError as error:
-        stream.ended = "hung up on" if isinstance(error, Closed) else type(error).__name__
+        stream.ended = type(error).__name__
 
 
 @asynccontextmanager
-async def reading(port: int, source: str, asked: Iterator[tuple[str, bytes]]) -> AsyncIterator[tuple[Measured, Stream]]:
-    """Read and listen beside whatever the context does."""
-    measured, stream = Measured(), Stream()
+async def reading(
+    port: int, source: str, reader_requests: Iterator[tuple[str, bytes]]
+) -> AsyncIterator[tuple[ReaderMeasurements, ReaderStream]]:
+    """Let the reader work while the context lasts."""
+    measured, stream = ReaderMeasurements(), ReaderStream()
     tasks = [
-        asyncio.create_task(read(port, source, asked, measured)),
-        asyncio.create_task(export(port, source, measured)),
-        asyncio.create_task(listen(port, source, stream)),
+        asyncio.create_task(read(port, source, reader_requests=reader_requests, measured=measured)),
+        asyncio.create_task(read_exports(port, source, measured)),
+        asyncio.create_task(read_stream(port, source, stream)),
     ]
     try:
         yield measured, stream

@@ -1,8 +1,9 @@
 """
-The service that is attacked: one process with web server and worker, as `alpha-monday serve` starts it.
+The attacked service: one process with web server and worker, as `alpha-monday serve` starts it.
 
-Its time is simulated: it leaps from job to job until the moment that the file `--leap-until` names, and from then on
-goes at its real pace. So each attack has a Monday that becomes due, seconds after the attack began.
+Its time is simulated: it jumps from job to job until the moment in the file `--leap-until`, and
+from then on runs at the pace of real time. So each attack has a Monday that becomes due seconds
+after the attack began.
 """
 
 import argparse
@@ -25,61 +26,82 @@ from app.simulation import clock as simulated
 from jobs.context import RealClock
 from jobs.queue import MIDDLEWARE, Queue
 
-# How often the clock looks for a tick of cron at real pace, in seconds.
-BEAT = 0.05
-LEAPING_BEAT = 0.003
-# As the service has it in production, but for the polling: a second for each job would make every leap long.
-POLLING = 0.1
+# In seconds: how often the clock looks for periodic jobs, at real pace and while it jumps.
+REAL_POLL_SECONDS = 0.05
+JUMP_POLL_SECONDS = 0.003
+# Jobs are fetched more often than in production: a second for each job would make every jump long.
+FETCH_SECONDS = 0.1
 
 
-class Clock(simulated.SimulatedClock):
-    """Simulated time that leaps until a given moment, and then goes at its real pace."""
+class AttackClock(simulated.SimulatedClock):
+    """Simulated time that jumps until the moment in `jump_file`, and then runs at real pace."""
 
-    leap_until: Path
+    jump_file: Path
 
-    def options(self) -> dict[str, Any]:
-        """Return the worker's options: those of production, with jobs that run in simulated time."""
-        return {"worker_middleware": [*MIDDLEWARE, self._in_its_time], "fetch_job_polling_interval": POLLING}
+    def worker_options(self) -> dict[str, Any]:
+        """Return the worker's additional options: otherwise it works as in production."""
+        return {
+            "worker_middleware": [*MIDDLEWARE, self._run_when_due],
+            "fetch_job_polling_interval": FETCH_SECONDS,
+        }
 
-    async def _beat(self, ticks: PeriodicDeferrer) -> None:
-        now, until = self.now(), datetime.fromisoformat(self.leap_until.read_text())
-        await ticks.defer_jobs(ticks.get_previous_tasks(at=now.timestamp()))
-        if now >= until:
-            simulated.BEAT = BEAT
-            await self._read(simulated._LAG)  # the model's time to think is taken from it
+    async def _step(self, deferrer: PeriodicDeferrer) -> None:
+        now, jump_until = self.now(), datetime.fromisoformat(self.jump_file.read_text())
+        await deferrer.defer_jobs(deferrer.get_previous_tasks(at=now.timestamp()))
+        if now >= jump_until:
+            simulated.POLL_SECONDS = REAL_POLL_SECONDS
+            # The simulated model moves the clock by the time that it thinks.
+            await self._update_lag(simulated._LAG)
             return
-        simulated.BEAT = LEAPING_BEAT
-        tick = now + min(simulated.STRIDE, timedelta(seconds=ticks.get_next_tick(at=now.timestamp())))
-        await self._read("SELECT told.leap(%s)", min(tick, until))
+        simulated.POLL_SECONDS = JUMP_POLL_SECONDS
+        next_tick = timedelta(seconds=deferrer.get_next_tick(at=now.timestamp()))
+        tick = now + min(simulated.MAX_JUMP, next_tick)
+        await self._update_lag(simulated._JUMP, min(tick, jump_until))
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python dev/attack/service.py"
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python dev/attack/service.py",
     )
-    parser.add_argument("--begin", type=datetime.fromisoformat, required=True, help="the simulated time at the start")
-    parser.add_argument("--leap-until", type=Path, required=True, help="the file that says until when time leaps")
-    given = parser.parse_args()
+    parser.add_argument(
+        "--begin",
+        type=datetime.fromisoformat,
+        required=True,
+        help="the simulated time at the start",
+    )
+    parser.add_argument(
+        "--leap-until",
+        type=Path,
+        required=True,
+        help="the file with the moment until which time jumps",
+    )
+    options = parser.parse_args()
     configuration = settings.load(os.environ)
     clock: Any = RealClock()
-    Clock.leap_until = given.leap_until
-    simulated.SimulatedClock = Clock  # type: ignore[misc]
-    logging.configure("INFO", lambda: clock.now(), configuration.keys, sys.stdout)
+    AttackClock.jump_file = options.leap_until
+    simulated.SimulatedClock = AttackClock  # type: ignore[misc]
+    logging.configure(
+        "INFO", lambda: clock.now(), secrets=configuration.secret_texts, to=sys.stdout
+    )
 
     @asynccontextmanager
-    async def clock_of(pool: pools.Pool, queue: Queue) -> AsyncIterator[simulated.SimulatedClock]:
+    async def open_clock(pool: pools.Pool, queue: Queue) -> AsyncIterator[simulated.SimulatedClock]:
         nonlocal clock
-        async with simulated.told(pool, queue, given.begin.astimezone(UTC)) as its_clock:
-            its_clock.over.add_done_callback(_end_loudly)
-            clock = its_clock
-            yield its_clock
+        begin = options.begin.astimezone(UTC)
+        async with simulated.running_clock(pool, queue, begin) as simulated_clock:
+            simulated_clock.finished.add_done_callback(_exit_on_failure)
+            clock = simulated_clock
+            yield simulated_clock
 
-    server.run(create_app(configuration, clock_of), server.listen(configuration))
+    server.run(create_app(configuration, open_clock), server.listen(configuration))
 
 
-def _end_loudly(over: "asyncio.Future[None]") -> None:
-    if not over.cancelled() and (error := over.exception()):
+def _exit_on_failure(finished: "asyncio.Future[None]") -> None:
+    """End the process at once if the clock failed, so that the run notices."""
+    if not finished.cancelled() and (error := finished.exception()):
         print(f"The clock broke: {error!r}", flush=True)
         os._exit(4)
 

@@ -1,54 +1,75 @@
-"""Open the exports as most people will, with pandas, and compare every figure with the API's."""
+"""Opens the exports with pandas, as most users do, and compares every figure with the API's."""
 
 import io
 import json
 import sys
 import urllib.request
+from collections.abc import Iterator
 from decimal import Decimal
+from typing import Any
 
 import pandas
 
 QUERY = """{ batches(first: 20) { nodes { runDate picks { ticker metrics {
-    checkpoint { day benchmarkReturnPct } currentPrice absoluteReturnPct vsBenchmarkPct alphaPct hit } } } } }"""
-FIGURES = {
+    checkpoint { day benchmarkReturnPct }
+    currentPrice absoluteReturnPct vsBenchmarkPct alphaPct hit } } } } }"""
+# The fields of the API, and the columns of the exports.
+COLUMNS = {
     "currentPrice": "current_price",
     "absoluteReturnPct": "absolute_return_pct",
     "vsBenchmarkPct": "vs_benchmark_pct",
     "alphaPct": "alpha_pct",
 }
+KEY = ["run_date", "day", "ticker"]
 
 
-def read(address: str, body: bytes | None = None) -> bytes:
-    """Return what an address answers."""
-    request = urllib.request.Request(address, body, {"content-type": "application/json"} if body else {})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return answer.read()
+def fetch(address: str, body: bytes | None = None) -> bytes:
+    """Return the response's body of a GET, or of a POST with `body` as JSON."""
+    headers = {"content-type": "application/json"} if body else {}
+    request = urllib.request.Request(address, body, headers)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return response.read()
 
 
-def compare(origin: str) -> int:
-    """Return how many figures of the API were found in both exports, to the last digit."""
-    text = read(f"{origin}/export.csv")
-    whole = pandas.read_csv(io.BytesIO(text), dtype=dict.fromkeys(FIGURES.values(), str))
-    numbers = pandas.read_csv(io.BytesIO(text))
-    told = pandas.DataFrame(json.loads(read(f"{origin}/export.json"))["rows"])
-    assert len(whole) == len(numbers) == len(told) > 0
-    keys = ["run_date", "day", "ticker"]
-    by_key, as_numbers = whole.set_index(keys).sort_index(), numbers.set_index(keys).sort_index()
-    in_json = told.set_index(keys).sort_index()
-    answer = json.loads(read(f"{origin}/graphql", json.dumps({"query": QUERY}).encode()))
-    compared = 0
+def read_metrics(origin: str) -> Iterator[tuple[tuple[str, int, str], dict[str, Any]]]:
+    """Yield the metrics of the API, each with its run date, day and ticker."""
+    answer = json.loads(fetch(f"{origin}/graphql", json.dumps({"query": QUERY}).encode()))
     for batch in answer["data"]["batches"]["nodes"]:
         for pick in batch["picks"]:
             for metric in pick["metrics"]:
-                at = (batch["runDate"], metric["checkpoint"]["day"], pick["ticker"])
-                for field, column in FIGURES.items():
-                    value = metric[field]
-                    assert by_key.loc[at, column] == in_json.loc[at, column] == value, (at, column)
-                    assert abs(Decimal(as_numbers.loc[at, column]) - Decimal(value)) < Decimal("1e-9"), (at, column)
-                    compared += 1
-                assert bool(as_numbers.loc[at, "hit"]) is bool(in_json.loc[at, "hit"]) is metric["hit"]
-    mean = numbers[numbers.result == True].alpha_pct.mean()  # noqa: E712 - as docs/export.md has it
-    assert (mean == mean) == any(row.get("result") for row in told.to_dict("records"))
+                yield (batch["runDate"], metric["checkpoint"]["day"], pick["ticker"]), metric
+
+
+def compare(origin: str) -> int:
+    """
+    Return how many figures of the API are in both exports, to the last digit.
+
+    Raises AssertionError for a figure that differs.
+    """
+    text = fetch(f"{origin}/export.csv")
+    # As text for the comparison of every digit, and as most users read it, with numbers.
+    texts = pandas.read_csv(io.BytesIO(text), dtype=dict.fromkeys(COLUMNS.values(), str))
+    numbers = pandas.read_csv(io.BytesIO(text))
+    rows = pandas.DataFrame(json.loads(fetch(f"{origin}/export.json"))["rows"])
+    assert len(texts) == len(numbers) == len(rows) > 0
+    from_csv, from_json = texts.set_index(KEY).sort_index(), rows.set_index(KEY).sort_index()
+    as_numbers = numbers.set_index(KEY).sort_index()
+
+    compared = 0
+    for key, metric in read_metrics(origin):
+        for field, column in COLUMNS.items():
+            value = metric[field]
+            assert from_csv.loc[key, column] == from_json.loc[key, column] == value, (key, column)
+            difference = abs(Decimal(as_numbers.loc[key, column]) - Decimal(value))
+            assert difference < Decimal("1e-9"), (key, column)
+            compared += 1
+        hits = (bool(as_numbers.loc[key, "hit"]), bool(from_json.loc[key, "hit"]))
+        assert hits == (metric["hit"], metric["hit"]), key
+
+    mean = numbers[numbers.result == True].alpha_pct.mean()  # noqa: E712
+    has_results = any(row.get("result") for row in rows.to_dict("records"))
+    # The mean of no rows is NaN, the only value that differs from itself.
+    assert (mean == mean) == has_results
     return compared
 
 

@@ -1,16 +1,20 @@
 """
-What the schema cannot say, for schemathesis, which reads this file by SCHEMATHESIS_HOOKS (`make audit`, fuzz.mjs).
+Hooks for schemathesis: rules of the API that the schema cannot express.
+
+schemathesis reads this file because of SCHEMATHESIS_HOOKS (`make audit`, fuzz.mjs). The rules are:
 
 - `first` is 1 to 100;
-- `after` is a cursor that this list gave;
-- a text holds no NUL;
+- `after` is a cursor of the same list;
+- a text contains no NUL;
 - an id, a ticker, a series or a Monday is one that the record could have;
-- `from` is no later than `to`;
-- an answer may hold 25,000 values, and no list but a page is longer than 20: pages are made smaller accordingly.
+- `from` is not later than `to`;
+- an answer has at most 25,000 values, and no list except a page is longer than 20: pages are made
+  smaller accordingly.
 
-A value that only breaks one of these is replaced by one that does not; one that breaks the schema itself (of another
-type, too large for an Int, null or missing where it must be) stays. An id, a ticker, a series or a Monday is replaced
-by one that the record holds, so that queries find something.
+A value that breaks only one of these rules is replaced by one that keeps it. A value that breaks
+the schema itself (another type, too large for an Int, null or missing where a value is required)
+stays. An id, a ticker, a series or a Monday is replaced by one of the record, so that queries find
+something.
 """
 
 import json
@@ -37,9 +41,12 @@ from graphql import (
 )
 from schemathesis.graphql import nodes
 
-LONGEST_PAGE, LONGEST_LIST, MOST_VALUES = 100, 20, 25_000
+MAX_PAGE, MAX_LIST, MAX_VALUES = 100, 20, 25_000
 INTS = range(-(2**31), 2**31)
-RECORD = "{ batches { edges { cursor node { id series runDate picks { id ticker } } } } journal { edges { cursor } } }"
+RECORD = """{
+    batches { edges { cursor node { id series runDate picks { id ticker } } } }
+    journal { edges { cursor } }
+}"""
 LISTS = """query($ticker: String!) {
     picks(ticker: $ticker) { edges { cursor } }
     closes(ticker: $ticker) { edges { cursor } }
@@ -49,62 +56,75 @@ LISTS = """query($ticker: String!) {
 
 @schemathesis.hook
 def filter_body(context: schemathesis.HookContext, body: DocumentNode) -> bool:
-    """Leave out what holds too much even with pages of one row."""
-    return values(context, body) <= MOST_VALUES
+    """Leave out a query whose answer is too large even with pages of one row."""
+    return count_values(context, body) <= MAX_VALUES
 
 
 @schemathesis.hook
 def map_body(context: schemathesis.HookContext, body: DocumentNode) -> DocumentNode:
-    """Put what can be sent in the place of what only the schema lets through."""
+    """Replace values that only the schema allows by values that the API accepts."""
     operation: Any = context.operation
-    most = min(LONGEST_PAGE, MOST_VALUES // values(context, body))
-    return visit(body, Sendable(operation.definition.field_name, most, recorded(operation.base_url)))
+    max_rows = min(MAX_PAGE, MAX_VALUES // count_values(context, body))
+    known = read_record(operation.base_url)
+    return visit(body, ArgumentReplacer(operation.definition.field_name, max_rows, known))
 
 
-def values(context: schemathesis.HookContext, body: DocumentNode) -> int:
-    """Return how many values an answer may hold with pages of one row."""
+def count_values(context: schemathesis.HookContext, body: DocumentNode) -> int:
+    """Return how many values an answer may have with pages of one row."""
     operation: Any = context.operation
     types = TypeInfo(operation.schema.client_schema)
-    counting = Counting(types)
-    visit(body, TypeInfoVisitor(types, counting))
-    return counting.values
+    counter = ValueCounter(types)
+    visit(body, TypeInfoVisitor(types, counter))
+    return counter.values
 
 
-class Counting(Visitor):
-    """Counts the values of an answer: one for each field, in each row that it stands in."""
+class ValueCounter(Visitor):
+    """Counts the values of an answer: one for each field, in each row that contains it."""
 
     def __init__(self, types: TypeInfo) -> None:
         super().__init__()
-        self.types, self.values, self.rows = types, 0, [1]
+        self.types = types
+        self.values = 0
+        # The number of rows at each level of the selection.
+        self.rows = [1]
 
     def enter_field(self, node: FieldNode, *_: object) -> None:
-        """Count a field, and go into its rows; a page's have their number from `first`."""
+        """Count a field, and enter its rows. A page counts as one row."""
         self.values += self.rows[-1]
-        many = is_list_type(get_nullable_type(self.types.get_type())) and node.name.value not in ("nodes", "edges")
-        self.rows.append(self.rows[-1] * (LONGEST_LIST if many else 1))
+        is_list = is_list_type(get_nullable_type(self.types.get_type()))
+        is_page = node.name.value in ("nodes", "edges")
+        # The lists of the schema are at most this long; the length of a page is chosen later.
+        factor = MAX_LIST if is_list and not is_page else 1
+        self.rows.append(self.rows[-1] * factor)
 
     def leave_field(self, *_: object) -> None:
-        """Go back to the rows around a field."""
+        """Leave the rows of a field."""
         self.rows.pop()
 
 
-class Sendable(Visitor):
-    """Replaces the values of arguments below one root field, whose page may have `most` rows."""
+class ArgumentReplacer(Visitor):
+    """Replaces the values of arguments of one root field, whose page may have `max_rows` rows."""
 
-    def __init__(self, root: str, most: int, record: dict[str, list[str]]) -> None:
+    def __init__(self, root: str, max_rows: int, record: dict[str, list[str]]) -> None:
         super().__init__()
-        self.root, self.most, self.record = root, most, record
+        self.root = root
+        self.max_rows = max_rows
+        self.record = record
 
     def enter_field(self, node: FieldNode, *_: object) -> FieldNode | None:
-        """Turn a range around that ends before it begins."""
-        ends = {argument.name.value: argument for argument in node.arguments or ()}
-        first, last = ends.get("from"), ends.get("to")
-        texts = [end.value.value for end in (first, last) if end and isinstance(end.value, StringValueNode)]
-        if not (first and last) or texts == sorted(texts):
+        """Swap the ends of a range that ends before it begins."""
+        by_name = {argument.name.value: argument for argument in node.arguments or ()}
+        first, last = by_name.get("from"), by_name.get("to")
+        if first is None or last is None:
             return None
-        turned = {"from": last.value, "to": first.value}
+        values = (first.value, last.value)
+        texts = [value.value for value in values if isinstance(value, StringValueNode)]
+        if texts == sorted(texts):
+            return None
+        swapped = {"from": last.value, "to": first.value}
         arguments = [
-            ArgumentNode(name=one.name, value=turned.get(one.name.value, one.value)) for one in node.arguments or ()
+            ArgumentNode(name=argument.name, value=swapped.get(argument.name.value, argument.value))
+            for argument in node.arguments or ()
         ]
         return FieldNode(
             alias=node.alias,
@@ -115,48 +135,65 @@ class Sendable(Visitor):
         )
 
     def enter_argument(self, node: ArgumentNode, *_: object) -> ArgumentNode | None:
-        """Replace a value by another of its type."""
+        """Replace a value by another one of its type."""
         name, value = node.name.value, node.value
         if name == "first" and isinstance(value, IntValueNode) and int(value.value) in INTS:
-            return ArgumentNode(name=node.name, value=nodes.Int(int(value.value) % self.most + 1))
+            rows = int(value.value) % self.max_rows + 1
+            return ArgumentNode(name=node.name, value=nodes.Int(rows))
         # An ID may be written as a number, too.
         if isinstance(value, StringValueNode) or (name == "id" and isinstance(value, IntValueNode)):
-            return ArgumentNode(name=node.name, value=self.text(name, value.value))
+            return ArgumentNode(name=node.name, value=self._replace_text(name, value.value))
         return None
 
-    def text(self, name: str, text: str) -> ValueNode:
-        """Return one of the record's values of this argument; a cursor that no list gave is left out."""
+    def _replace_text(self, name: str, text: str) -> ValueNode:
+        """
+        Return one of the record's values for an argument.
+
+        A cursor of a list without any becomes null; another text loses its NUL characters.
+        """
         known = self.record.get(f"{self.root}.{name}") or self.record.get(name, [])
+        # A checksum, so that the same text always becomes the same value.
         if known:
             return nodes.String(known[crc32(text.encode()) % len(known)])
-        return nodes.Null if name == "after" else nodes.String(text.replace("\0", ""))
+        if name == "after":
+            return nodes.Null
+        return nodes.String(text.replace("\0", ""))
 
 
 @cache
-def recorded(url: str) -> dict[str, list[str]]:
-    """Return what the record holds of each argument, or each list's argument."""
-    told = ask(url, RECORD)
-    batches = [edge["node"] for edge in told["batches"]["edges"]]
-    picks = [pick for batch in batches for pick in batch["picks"]]
+def read_record(url: str) -> dict[str, list[str]]:
+    """Return the record's values for each argument, or for each argument of a list."""
+    data = fetch(url, RECORD)
+    batches = [edge["node"] for edge in data["batches"]["edges"]]
+    picks: list[dict[str, str]] = []
+    for batch in batches:
+        picks += batch["picks"]
     tickers = sorted({pick["ticker"] for pick in picks})
-    lists = [told, *(ask(url, LISTS, ticker=ticker) for ticker in tickers)]
+    answers = [data, *(fetch(url, LISTS, ticker=ticker) for ticker in tickers)]
     return {
         "batch.id": [batch["id"] for batch in batches],
         "pick.id": [pick["id"] for pick in picks],
         "series": sorted({batch["series"] for batch in batches}),
         "runDate": [batch["runDate"] for batch in batches],
         "ticker": tickers,
-        **{f"{name}.after": list(cursors(lists, name)) for name in ("batches", "journal", "picks", "closes", "splits")},
+        **{
+            f"{name}.after": cursors(answers, name)
+            for name in ("batches", "journal", "picks", "closes", "splits")
+        },
     }
 
 
-def cursors(lists: Iterable[dict[str, Any]], name: str) -> Iterable[str]:
-    """Return the cursors of all lists of a name."""
-    return (edge["cursor"] for told in lists if name in told for edge in told[name]["edges"])
+def cursors(answers: Iterable[dict[str, Any]], name: str) -> list[str]:
+    """Return the cursors of the lists `name` in all answers."""
+    found: list[str] = []
+    for answer in answers:
+        if name in answer:
+            found += [edge["cursor"] for edge in answer[name]["edges"]]
+    return found
 
 
-def ask(url: str, query: str, **variables: str) -> dict[str, Any]:
-    """Return the data of one query's answer."""
+def fetch(url: str, query: str, **variables: str) -> dict[str, Any]:
+    """Return the data of a query's answer."""
     body = json.dumps({"query": query, "variables": variables}).encode()
     with urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=10) as answer:
         data: dict[str, Any] = json.load(answer)["data"]

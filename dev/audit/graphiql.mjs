@@ -97,7 +97,7 @@ for (const [colorScheme, other] of [["light", "Dark"], ["dark", "Light"]]) {
 
 // The page as it is where nobody ran `make graphiql`, with what the CDN does.
 const packages = `${HOUSE}graphql/api/graphiql/node_modules`;
-const program = "import json, pathlib; from api.graphiql_page import page; bare = page('Rehearsed: made up.', pathlib.Path('no'));"
+const program = "import json, pathlib; from api.graphiql_page import build_page; bare = build_page('Rehearsed: made up.', pathlib.Path('no'));"
   + " print(json.dumps([bare.html, bare.headers]))";
 const env = { PATH: process.env.PATH };
 const [body, headers] = JSON.parse(execFileSync(`${HOUSE}.venv/bin/python`, ["-c", program], { cwd: HOUSE, env }));

@@ -96,15 +96,15 @@ for (const colorScheme of ["light", "dark"]) {
   assert.equal(await page.getByRole("link", { name: "History" }).getAttribute("aria-current"), "page");
   await page.getByRole("heading", { level: 2 }).nth(1).getByRole("link").click();
   assert.equal(page.url(), `${origin}${PAGES.before}`);
-  await page.getByText("What it answered, to the letter").last().click();
+  await page.getByText("Answer, word for word").last().click();
   await page.locator("details[open] pre").waitFor();
-  await page.getByRole("link", { name: "How to check all of it" }).click();
+  await page.getByRole("link", { name: "How to check the whole journal" }).click();
   assert.equal(await page.locator("[data-origin]").textContent(), origin);
   await page.goBack();
   await page.getByRole("navigation", { name: "Neighbouring Mondays" }).getByRole("link").last().click();
   assert.equal(page.url(), `${origin}${PAGES.running}`);
   await page.goto(`${origin}/batches/2026-01-06`);
-  await page.getByRole("heading", { level: 1, name: "Tuesday 6 January 2026 is no Monday." }).waitFor();
+  await page.getByRole("heading", { level: 1, name: "Tuesday 6 January 2026 is not a Monday." }).waitFor();
   await accessible(page, "no Monday");
   await close();
   console.log("  navigation: ok");

@@ -1,9 +1,10 @@
 """
-A record of any length for the bench: as many Mondays as asked for, the newest always the same.
+A record of any length for the bench; its newest Monday is always the same.
 
-A batch has what a real one has: three picks with some 300 characters of reasoning, fifteen checkpoints of which four
-are of closed days, thirty metrics with 28 digits, the readings that all of it rests on, a question with its answer,
-and seventeen entries of the journal (whose chain is not real: no query of the bench asks for it).
+A batch is like a real one: three picks with some 300 characters of reasoning, fifteen checkpoints
+of which four are of closed days, thirty metrics with 28 digits, the readings that all figures use,
+a question with its answer, and seventeen entries of the journal. (The hashes of the journal are no
+valid chain, because no query of the bench checks them.)
 """
 
 import asyncio
@@ -19,24 +20,34 @@ from app.database.embedded import EmbeddedPostgres
 NEWEST = "2026-11-16"
 
 
-def database(postgres: EmbeddedPostgres, batches: int, tell: Callable[[str], None]) -> str:
-    """Return the address of the record with `batches` Mondays; it is made if no earlier run has left it."""
-    schema = "".join(step.up for step in migrations.known())
+def ensure_database(postgres: EmbeddedPostgres, batches: int, report: Callable[[str], None]) -> str:
+    """
+    Return the address of the record with `batches` Mondays; write it if no earlier run has.
+
+    The name of the database contains a hash of everything that the record depends on.
+    """
+    schema = "".join(step.up for step in migrations.load_migrations())
     name = f"bench_{batches}_{hashlib.sha256((MONDAYS + NEWEST + schema).encode()).hexdigest()[:8]}"
     with sessions.connect(postgres.address(), autocommit=True) as conn:
         if conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone():
             return postgres.address(name)
-        tell(f"Writing {batches:,} batches; later runs find them there")
-        others = conn.execute("SELECT datname FROM pg_database WHERE datname LIKE %s", (f"bench\\_{batches}\\_%",))
+        report(f"Writing {batches:,} batches; later runs find them there")
+        others = conn.execute(
+            "SELECT datname FROM pg_database WHERE datname LIKE %s", (f"bench\\_{batches}\\_%",)
+        )
         for (other,) in [*others.fetchall(), ("unfinished",)]:
             conn.execute(f"DROP DATABASE IF EXISTS {other}")
-        fill(postgres.database("unfinished"), batches)
+        fill(postgres.ensure_database("unfinished"), batches)
         conn.execute(f"ALTER DATABASE unfinished RENAME TO {name}")
     return postgres.address(name)
 
 
 def fill(address: str, batches: int) -> None:
-    """Migrate an empty database and write `batches` Mondays into it; then let nothing be left to do in it."""
+    """
+    Migrate an empty database and write `batches` Mondays into it.
+
+    It is vacuumed and checkpointed, so that Postgres has nothing left to do in it.
+    """
     asyncio.run(migrations.migrate(address, datetime(2020, 1, 1, tzinfo=UTC)))
     with sessions.connect(address, autocommit=True) as conn:
         write(conn, batches)
@@ -45,28 +56,36 @@ def fill(address: str, batches: int) -> None:
 def write(conn: psycopg.Connection, batches: int, newest: str = NEWEST) -> None:
     """Write `batches` Mondays, the newest of them `newest`, into a migrated database."""
     for statement in MONDAYS.strip().split(";\n"):
-        conn.execute(statement.replace("NEWEST", f"date '{newest}'").replace("MONDAYS", str(batches)).encode())
+        conn.execute(
+            statement.replace("NEWEST", f"date '{newest}'")
+            .replace("MONDAYS", str(batches))
+            .encode()
+        )
     conn.execute("VACUUM (ANALYZE)")
     conn.execute("CHECKPOINT")
 
 
-# `k` counts Mondays back from the newest, so that two records of different length agree on what both hold. Triggers,
-# which would look at each row, are off; constraints hold.
+# `k` counts Mondays back from the newest, so that two records of different length agree on what
+# both hold. Triggers, which would look at each row, are off; constraints hold.
 MONDAYS = """
 SET session_replication_role = replica;
 SET timezone = 'UTC';
 CREATE TEMP TABLE weeks AS
-    SELECT k, md5('batch' || k)::uuid AS id, NEWEST - 7 * k AS run_date FROM generate_series(0, MONDAYS - 1) k;
+    SELECT k, md5('batch' || k)::uuid AS id, NEWEST - 7 * k AS run_date
+    FROM generate_series(0, MONDAYS - 1) k;
 CREATE TEMP TABLE chosen AS
     SELECT
         weeks.*, position, md5('pick' || k || position)::uuid AS pick_id,
         chr(65 + place / 676) || chr(65 + place / 26 % 26) || chr(65 + place % 26) AS ticker,
         80 + place * 0.37 AS price
-    FROM weeks, generate_series(1, 3) position, LATERAL (SELECT (k * 3 + position) % 1500 AS place) places;
+    FROM
+        weeks, generate_series(1, 3) position,
+        LATERAL (SELECT (k * 3 + position) % 1500 AS place) places;
 CREATE TEMP TABLE mornings AS
     SELECT
         weeks.*, day, md5('checkpoint' || k || '/' || day)::uuid AS checkpoint_id,
-        run_date + day - CASE day WHEN 0 THEN 3 ELSE 1 END AS session, day IN (6, 7, 13, 14) AS closed,
+        run_date + day - CASE day WHEN 0 THEN 3 ELSE 1 END AS session,
+        day IN (6, 7, 13, 14) AS closed,
         round((day * 977 + k * 31) % 601 / 97.0 - 3, 27) AS moved
     FROM weeks, generate_series(0, 14) day;
 INSERT INTO closes (id, ticker, trading_day, open, close, source, read_at)
@@ -76,29 +95,36 @@ INSERT INTO closes (id, ticker, trading_day, open, close, source, read_at)
     FROM (SELECT DISTINCT session FROM mornings WHERE NOT closed) sessions;
 INSERT INTO closes (id, ticker, trading_day, open, close, source, read_at)
     SELECT
-        md5(ticker || session)::uuid, ticker, session, round(price + 1.5, 4), round(price + day * 0.11, 4),
-        'alpha_vantage', session + 1 + time '13:00:04.000020'
+        md5(ticker || session)::uuid, ticker, session, round(price + 1.5, 4),
+        round(price + day * 0.11, 4), 'alpha_vantage', session + 1 + time '13:00:04.000020'
     FROM chosen JOIN mornings USING (k) WHERE NOT closed;
 INSERT INTO batches (
         id, series, run_date, created_at, status, late, benchmark_symbol, benchmark_initial_price,
         benchmark_initial_close_id, trading_day)
     SELECT
-        id, 'main', run_date, run_date + time '14:00:20.123456', 'completed', false, 'SPY', 688.4100,
-        md5('SPY' || run_date - 3)::uuid, run_date - 3
+        id, 'main', run_date, run_date + time '14:00:20.123456', 'completed', false, 'SPY',
+        688.4100, md5('SPY' || run_date - 3)::uuid, run_date - 3
     FROM weeks;
 INSERT INTO picks (
-        id, batch_id, position, ticker, action, reasoning, initial_price, initial_close_id, entry_open, entry_close_id,
-        ended)
+        id, batch_id, position, ticker, action, reasoning, initial_price, initial_close_id,
+        entry_open, entry_close_id, ended)
     SELECT
         pick_id, id, position, ticker, CASE WHEN (k + position) % 3 = 0 THEN 'SELL' ELSE 'BUY' END,
-        left('Margins at ' || ticker || ' widened for the third quarter in a row while "peers" cut their guidance; '
-            || repeat('orders grow faster than shipments, buybacks shrink the float, and the market still prices a '
-                || 'slowdown. ', 3), 270 + k % 60),
-        round(price, 4), md5(ticker || run_date - 3)::uuid, round(price + 1.5, 4), md5(ticker || run_date)::uuid, false
+        left(
+            'Margins at ' || ticker || ' widened for the third quarter in a row while "peers" cut '
+            || 'their guidance; '
+            || repeat(
+                'orders grow faster than shipments, buybacks shrink the float, and the market '
+                || 'still prices a slowdown. ',
+                3),
+            270 + k % 60),
+        round(price, 4), md5(ticker || run_date - 3)::uuid, round(price + 1.5, 4),
+        md5(ticker || run_date)::uuid, false
     FROM chosen;
 INSERT INTO checkpoints (
-        id, batch_id, day, checkpoint_date, trading_day, status, skip_reason, note, taken_at, skipped_at,
-        benchmark_price, benchmark_close_id, benchmark_split_factor, benchmark_return_pct)
+        id, batch_id, day, checkpoint_date, trading_day, status, skip_reason, note, taken_at,
+        skipped_at, benchmark_price, benchmark_close_id, benchmark_split_factor,
+        benchmark_return_pct)
     SELECT
         checkpoint_id, id, day, run_date + day, session, 'computed', NULL, NULL,
         run_date + day + time '13:00:05.250001', NULL, 688.4100, md5('SPY' || session)::uuid, 1,
@@ -106,24 +132,27 @@ INSERT INTO checkpoints (
     FROM mornings WHERE NOT closed
     UNION ALL
     SELECT
-        checkpoint_id, id, day, run_date + day, NULL, 'skipped', 'MARKET_CLOSED', 'The day before was no session.',
-        run_date + day + time '13:00:05.250001', run_date + day + time '13:00:05.250001', NULL, NULL, NULL, NULL
+        checkpoint_id, id, day, run_date + day, NULL, 'skipped', 'MARKET_CLOSED',
+        'The day before was no session.', run_date + day + time '13:00:05.250001',
+        run_date + day + time '13:00:05.250001', NULL, NULL, NULL, NULL
     FROM mornings WHERE closed;
 INSERT INTO pick_checkpoint_metrics (
-        id, checkpoint_id, pick_id, current_price, close_id, split_factor, absolute_return_pct, vs_benchmark_pct,
-        return_from_open_pct, unusual_move, ended)
+        id, checkpoint_id, pick_id, current_price, close_id, split_factor, absolute_return_pct,
+        vs_benchmark_pct, return_from_open_pct, unusual_move, ended)
     SELECT
         md5('metric' || k || '/' || day || '/' || position)::uuid, checkpoint_id, pick_id,
-        round(price + day * 0.11, 4), md5(ticker || session)::uuid, 1, moved * position, moved * (position - 1),
-        round(moved * position / 1.1, 27), false, false
+        round(price + day * 0.11, 4), md5(ticker || session)::uuid, 1, moved * position,
+        moved * (position - 1), round(moved * position / 1.1, 27), false, false
     FROM chosen JOIN mornings USING (k) WHERE NOT closed AND day > 0;
 INSERT INTO generations (
-        id, series, run_date, attempt, asked_at, answered_at, requested_model, answered_model, prompt_version,
-        system_prompt, user_prompt, answer, request_id, prompt_tokens, completion_tokens, accepted)
+        id, series, run_date, attempt, asked_at, answered_at, requested_model, answered_model,
+        prompt_version, system_prompt, user_prompt, answer, request_id, prompt_tokens,
+        completion_tokens, accepted)
     SELECT
-        md5('generation' || k)::uuid, 'main', run_date, 1, run_date + time '14:00:01', run_date + time '14:00:09',
-        'gpt-5.4-mini', 'gpt-5.4-mini-2026-03-17', '1', repeat('You choose three shares of the index. ', 20),
-        'Today is ' || run_date || '.', '{"picks":"' || repeat('a reason and another one ', 40) || '"}',
+        md5('generation' || k)::uuid, 'main', run_date, 1, run_date + time '14:00:01',
+        run_date + time '14:00:09', 'gpt-5.4-mini', 'gpt-5.4-mini-2026-03-17', '1',
+        repeat('You choose three shares of the index. ', 20), 'Today is ' || run_date || '.',
+        '{"picks":"' || repeat('a reason and another one ', 40) || '"}',
         'req_' || md5('request' || k), 812, 301, true
     FROM weeks;
 INSERT INTO journal (seq, kind, at, content, previous, hash, batch_id)
@@ -134,8 +163,9 @@ INSERT INTO journal (seq, kind, at, content, previous, hash, batch_id)
         SELECT
             id, part, run_date + greatest(part - 2, 0) + time '14:00:21' AS at,
             CASE part WHEN 1 THEN 'GENERATION' WHEN 2 THEN 'BATCH' ELSE 'CHECKPOINT' END AS kind,
-            format('{"at":"%s","checkpoint":{"batch_id":"%s","day":"%s","note":"%s"},"kind":"%s"}', run_date, id, part,
-                repeat('every figure of the morning ', 8), part) AS content
+            format(
+                '{"at":"%s","checkpoint":{"batch_id":"%s","day":"%s","note":"%s"},"kind":"%s"}',
+                run_date, id, part, repeat('every figure of the morning ', 8), part) AS content
         FROM weeks, generate_series(1, 17) part
     ) entries
 """

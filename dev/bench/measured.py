@@ -1,24 +1,31 @@
-"""What is measured and how it is told: wrk's words, the kernel's accounts of processes, and the table. No I/O."""
+"""
+The measurements and their text: wrk's output, the kernel's accounts of processes, and the table.
+
+This module does no I/O.
+"""
 
 import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
-# The median of fewer runs says nothing of a p99: one run during which the machine was busy would decide it.
-FEWEST_RUNS = 3
+# The median of fewer runs says nothing of a p99: one run during which the machine was busy would
+# decide it.
+MIN_RUNS = 3
+# wrk's units in milliseconds.
 UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
-TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # microseconds
+# The kernel's unit of CPU time, in microseconds.
+TICK = 1e6 / os.sysconf("SC_CLK_TCK")
 
 
-@dataclass(frozen=True)
-class Load:
-    """What wrk says of one run; times in milliseconds."""
+@dataclass(frozen=True, kw_only=True)
+class WrkResult:
+    """The result of one run of wrk; times in milliseconds."""
 
     requests: int
     per_second: float
@@ -27,24 +34,28 @@ class Load:
     failed: int
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One run: what wrk saw, CPU in microseconds per request, and the server's memory in MB."""
+@dataclass(frozen=True, kw_only=True)
+class RunSample:
+    """One run: wrk's result, CPU in microseconds per request, and the server's memory in MB."""
 
-    load: Load
+    load: WrkResult
     server: float
     postgres: float
     memory: float
 
     @property
     def cpu(self) -> float:
-        """Return what a request cost in all."""
+        """Return the CPU time of a request in all."""
         return self.server + self.postgres
 
 
-@dataclass(frozen=True)
-class Process:
-    """A process as /proc tells it: whose child it is, and its ticks, those of children that have ended included."""
+@dataclass(frozen=True, kw_only=True)
+class ProcessStat:
+    """
+    A process from /proc: its id, its parent's id and its CPU time in ticks.
+
+    The ticks include those of its children that have ended.
+    """
 
     pid: int
     parent: int
@@ -52,71 +63,97 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Case:
-    """One row: a query, on a record of so many batches, at one server."""
+class BenchCase:
+    """One row of the table: a query, on a record of so many batches, at one server."""
 
     query: str
     batches: int
     server: str
 
 
-Samples = Mapping[Case, Sequence[Sample]]
+Samples = Mapping[BenchCase, Sequence[RunSample]]
 
 
-def load(text: str) -> Load:
-    """Read what wrk printed."""
+def parse_wrk(text: str) -> WrkResult:
+    """Return the result that wrk printed. Raises ValueError for any other text."""
     percentiles = {
-        n: float(value) * UNITS[unit] for n, value, unit in re.findall(r"(\d+)%\s+([\d.]+)(us|ms|s|m)\b", text)
+        percent: float(value) * UNITS[unit]
+        for percent, value, unit in re.findall(r"(\d+)%\s+([\d.]+)(us|ms|s|m)\b", text)
     }
     requests = re.search(r"(\d+) requests in", text)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     if not requests or not rate or not {"50", "99"} <= percentiles.keys():
         raise ValueError(f"wrk said: {text.strip()}")
+    return WrkResult(
+        requests=int(requests[1]),
+        per_second=float(rate[1]),
+        p50=percentiles["50"],
+        p99=percentiles["99"],
+        failed=_count_failed(text),
+    )
+
+
+def _count_failed(text: str) -> int:
+    """Return how many requests failed. wrk prints these lines only if any did."""
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
-    failed = sum(int(number) for found in (refused, broken) if found for number in found.groups())
-    return Load(int(requests[1]), float(rate[1]), percentiles["50"], percentiles["99"], failed)
+    broken = re.search(
+        r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text
+    )
+    failed = 0
+    for match in (refused, broken):
+        if match:
+            failed += sum(map(int, match.groups()))
+    return failed
 
 
-def process(stat: str) -> Process:
-    """Read a /proc/PID/stat. (A program's name, in parentheses, may hold anything.)"""
+def parse_stat(stat: str) -> ProcessStat:
+    """Return the process of a /proc/PID/stat."""
+    # The second field is the program's name in parentheses, which may contain anything.
     head, _, tail = stat.rpartition(")")
     fields = tail.split()
-    return Process(int(head.split(" ", 1)[0]), int(fields[1]), sum(int(ticks) for ticks in fields[11:15]))
+    return ProcessStat(
+        pid=int(head.split(" ", 1)[0]),
+        parent=int(fields[1]),
+        ticks=sum(map(int, fields[11:15])),
+    )
 
 
-def tree(processes: Iterable[Process], root: int) -> list[Process]:
-    """Return a process and all below it."""
+def process_tree(processes: Iterable[ProcessStat], root: int) -> list[ProcessStat]:
+    """Return a process and all its descendants."""
     children = defaultdict(list)
-    for one in processes:
-        children[one.parent].append(one)
-        if one.pid == root:
-            children[None].append(one)
-    found = list(children[None])
-    for one in found:
-        found += children[one.pid]
+    found: list[ProcessStat] = []
+    for process in processes:
+        children[process.parent].append(process)
+        if process.pid == root:
+            found.append(process)
+    # The list grows while the loop goes through it.
+    for process in found:
+        found += children[process.pid]
     return found
 
 
-def ticks(processes: Iterable[Process], root: int) -> int:
-    """Return the CPU time of a process and of all that it ever started and waited for."""
-    return sum(one.ticks for one in tree(processes, root))
+def cpu_ticks(processes: Iterable[ProcessStat], root: int) -> int:
+    """Return the CPU time of a process and of all its descendants, ended ones included."""
+    return sum(process.ticks for process in process_tree(processes, root))
 
 
-def values(answer: Any) -> tuple[int, str]:
+def fingerprint(answer: Any) -> tuple[int, str]:
     """
-    Return how many values an answer holds and a checksum of them, whatever their names and order.
+    Return how many values an answer contains, and a checksum of them.
 
-    Cursors are each server's own; names of enums and ways of writing a time differ.
+    Names and order do not count, nor do cursors, which each server makes in its own way. Values of
+    enums and times are compared in one spelling.
     """
-    leaves = sorted(leaf for leaf in _leaves(answer))
+    # Sorted, because servers return members in another order and nest them in another way.
+    leaves = sorted(_leaves(answer))
     return len(leaves), hashlib.sha256("\n".join(leaves).encode()).hexdigest()[:12]
 
 
-def _leaves(value: Any) -> Iterable[str]:
+def _leaves(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from () if name == "endCursor" else _leaves(inner)
+            if name != "endCursor":
+                yield from _leaves(inner)
     elif isinstance(value, list):
         for inner in value:
             yield from _leaves(inner)
@@ -126,86 +163,102 @@ def _leaves(value: Any) -> Iterable[str]:
         yield str(value).casefold()
 
 
-def ratios(samples: Samples, ours: Case, theirs: Case) -> list[float]:
-    """Return how many times what `ours` cost `theirs` did, round by round."""
+def cost_ratios(samples: Samples, ours: BenchCase, theirs: BenchCase) -> list[float]:
+    """Return how many times the cost of `ours` the cost of `theirs` is, round by round."""
+    # Within a round both servers had the same disturbances, so ratios spread less than costs.
     return [b.cpu / a.cpu for a, b in zip(samples[ours], samples[theirs], strict=True)]
 
 
 def spread(numbers: Sequence[float], form: str = ",.0f") -> str:
-    """Return the median, and from where to where."""
+    """Return the median of numbers with their minimum and maximum."""
     return f"{median(numbers):{form}} ({min(numbers):{form}}..{max(numbers):{form}})"
 
 
-def table(samples: Samples, beside: str) -> str:
-    """Return all rows as a Markdown table; the last column is the cost beside that of one server."""
+def make_table(samples: Samples, reference: str) -> str:
+    """Return all rows as Markdown; one column compares the cost with that of server `reference`."""
     head = ["query", "batches", "server", "requests/s", "p50 ms", "p99 ms"]
-    head += ["server CPU µs", "Postgres CPU µs", "CPU µs together", f"times {beside}", "memory MB"]
+    head += ["server CPU µs", "Postgres CPU µs", "CPU µs together", f"times {reference}"]
+    head += ["memory MB"]
     lines = [head, ["---"] * 3 + ["--:"] * (len(head) - 3)]
-    for case, runs in samples.items():
-        reference = Case(case.query, case.batches, beside)
-        times = (
-            f"{spread(ratios(samples, reference, case), '.2f')}" if reference in samples and reference != case else ""
-        )
-        lines.append(
-            [
-                case.query,
-                f"{case.batches:,}",
-                case.server,
-                f"{median(run.load.per_second for run in runs):,.0f}",
-                f"{median(run.load.p50 for run in runs):.2f}",
-                spread([run.load.p99 for run in runs], ".1f"),
-                f"{median(run.server for run in runs):,.0f}",
-                f"{median(run.postgres for run in runs):,.0f}",
-                spread([run.cpu for run in runs]),
-                times,
-                f"{max(run.memory for run in runs):,.0f}",
-            ]
-        )
+    lines += [_make_row(samples, case, reference) for case in samples]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-@dataclass(frozen=True)
-class Target:
-    """Something that shall hold: how many times one case costs another, and the bound that this keeps."""
+def _make_row(samples: Samples, case: BenchCase, reference: str) -> list[str]:
+    runs = samples[case]
+    reference_case = BenchCase(case.query, case.batches, reference)
+    ratio = ""
+    if reference_case in samples and reference_case != case:
+        ratio = spread(cost_ratios(samples, reference_case, case), ".2f")
+    return [
+        case.query,
+        f"{case.batches:,}",
+        case.server,
+        f"{median(run.load.per_second for run in runs):,.0f}",
+        f"{median(run.load.p50 for run in runs):.2f}",
+        spread([run.load.p99 for run in runs], ".1f"),
+        f"{median(run.server for run in runs):,.0f}",
+        f"{median(run.postgres for run in runs):,.0f}",
+        spread([run.cpu for run in runs]),
+        ratio,
+        f"{max(run.memory for run in runs):,.0f}",
+    ]
 
-    says: str
-    ours: Case
-    theirs: Case
+
+def _missing_servers(samples: Samples, ours: BenchCase, theirs: BenchCase) -> str:
+    """Return the names of the servers of two cases that were not measured, empty if both were."""
+    return " and ".join(case.server for case in (ours, theirs) if case not in samples)
+
+
+@dataclass(frozen=True)
+class CostTarget:
+    """A bound for how many times the cost of `ours` the cost of `theirs` is."""
+
+    title: str
+    ours: BenchCase
+    theirs: BenchCase
     bound: float
+    # False for a ratio that must not be larger than the bound.
     at_least: bool = True
 
     def line(self, samples: Samples) -> str:
-        """Return one line that says what was measured and whether it holds."""
-        if missing := [case.server for case in (self.ours, self.theirs) if case not in samples]:
-            return f"- {self.says}: not measured, {' and '.join(missing)} did not run"
-        measured = ratios(samples, self.ours, self.theirs)
-        kept = median(measured) >= self.bound if self.at_least else median(measured) <= self.bound
-        bound = f"{'at least' if self.at_least else 'at most'} {self.bound:g}"
-        return f"- {self.says}: {spread(measured, '.2f')}, {bound}: {'kept' if kept else 'MISSED'}"
+        """Return one line with the measured ratio, and whether the target is kept."""
+        if missing := _missing_servers(samples, self.ours, self.theirs):
+            return f"- {self.title}: not measured, {missing} did not run"
+        ratios = cost_ratios(samples, self.ours, self.theirs)
+        if self.at_least:
+            is_kept, bound = median(ratios) >= self.bound, f"at least {self.bound:g}"
+        else:
+            is_kept, bound = median(ratios) <= self.bound, f"at most {self.bound:g}"
+        verdict = "kept" if is_kept else "MISSED"
+        return f"- {self.title}: {spread(ratios, '.2f')}, {bound}: {verdict}"
 
 
 @dataclass(frozen=True)
 class TailTarget:
-    """How slow the slowest requests may be: so many times another server's p99, by the median of all runs."""
+    """A bound for how many times the p99 of `theirs` the p99 of `ours` is: medians of all runs."""
 
-    says: str
-    ours: Case
-    theirs: Case
+    title: str
+    ours: BenchCase
+    theirs: BenchCase
     bound: float
 
     def line(self, samples: Samples) -> str:
-        """Return one line with the p99 of every run of both servers, and whether it holds."""
-        if missing := [case.server for case in (self.ours, self.theirs) if case not in samples]:
-            return f"- {self.says}: not measured, {' and '.join(missing)} did not run"
+        """Return one line with the p99 of every run of both servers, and whether it is kept."""
+        if missing := _missing_servers(samples, self.ours, self.theirs):
+            return f"- {self.title}: not measured, {missing} did not run"
         ours = [run.load.p99 for run in samples[self.ours]]
         theirs = [run.load.p99 for run in samples[self.theirs]]
-        times = median(ours) / median(theirs)
-        verdict = "kept" if times <= self.bound else "MISSED"
-        if len(ours) < FEWEST_RUNS:
-            verdict = f"not judged, that takes {FEWEST_RUNS} rounds"
-        return f"- {self.says}: {times:.2f}, at most {self.bound:g}: {verdict}; {_runs(ours)} beside {_runs(theirs)}"
+        ratio = median(ours) / median(theirs)
+        verdict = "kept" if ratio <= self.bound else "MISSED"
+        if len(ours) < MIN_RUNS:
+            verdict = f"not judged, that takes {MIN_RUNS} rounds"
+        return (
+            f"- {self.title}: {ratio:.2f}, at most {self.bound:g}: {verdict}; "
+            f"{_format_runs(ours)} beside {_format_runs(theirs)}"
+        )
 
 
-def _runs(times: Sequence[float]) -> str:
-    """Return the median of the runs' times in milliseconds, and each run's."""
+def _format_runs(times: Sequence[float]) -> str:
+    """Return the median of times in milliseconds, and each of them."""
     return f"{median(times):.1f} ms ({', '.join(f'{one:.1f}' for one in times)})"

@@ -1,10 +1,10 @@
 """
-The limit: an ASGI application that sends the same bytes for the same request and does nothing else.
+The upper limit: an ASGI application that sends stored bytes for each path and does nothing else.
 
     python dev/bench/raw.py --port 8080 latest=http://127.0.0.1:8081/graphql,latest.json
 
-posts the file once, and from then on answers `/latest` with the status, headers and body that came, under the same
-uvicorn as the service's. It does not even read what it is asked.
+posts the file once, and then answers `/latest` with the status, headers and body of that response,
+under the same uvicorn as the service's. It does not read the requests.
 """
 
 import argparse
@@ -14,23 +14,15 @@ from typing import Any
 import httpx
 import uvicorn
 
-NOT_OURS = {"date", "server", "connection"}  # uvicorn's own
+# Headers that uvicorn adds itself.
+UVICORN_HEADERS = {"date", "server", "connection"}
 
 
-def sends(answers: dict[str, httpx.Response]) -> Any:
-    """Return the application."""
-    messages = {
-        f"/{name}": (
-            {
-                "type": "http.response.start",
-                "status": answer.status_code,
-                "headers": [pair for pair in answer.headers.raw if pair[0].decode().lower() not in NOT_OURS],
-            },
-            {"type": "http.response.body", "body": answer.content},
-        )
-        for name, answer in answers.items()
-    }
+def make_app(responses: dict[str, httpx.Response]) -> Any:
+    """Return the application that sends `responses`, each at the path of its name."""
+    messages = {f"/{name}": _to_messages(response) for name, response in responses.items()}
 
+    # As little work as an ASGI application can do.
     async def app(scope: Any, _: Any, send: Any) -> None:
         start, body = messages[scope["path"]]
         await send(start)
@@ -39,19 +31,37 @@ def sends(answers: dict[str, httpx.Response]) -> Any:
     return app
 
 
-def asked(what: str) -> tuple[str, httpx.Response]:
-    """Return the name of a request and what its server answers."""
-    name, _, rest = what.partition("=")
+def _to_messages(response: httpx.Response) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a response as the two messages of ASGI."""
+    headers = [
+        pair for pair in response.headers.raw if pair[0].decode().lower() not in UVICORN_HEADERS
+    ]
+    start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
+    return start, {"type": "http.response.body", "body": response.content}
+
+
+def fetch_response(argument: str) -> tuple[str, httpx.Response]:
+    """Return the name in an argument NAME=URL,FILE, and the response to a POST of the file."""
+    name, _, rest = argument.partition("=")
     url, _, file = rest.partition(",")
-    return name, httpx.post(url, content=Path(file).read_bytes(), headers={"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    return name, httpx.post(url, content=Path(file).read_bytes(), headers=headers)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("asked", nargs="+", metavar="NAME=URL,FILE")
-    given = parser.parse_args()
+    parser.add_argument("requests", nargs="+", metavar="NAME=URL,FILE")
+    options = parser.parse_args()
     uvicorn.run(
-        sends(dict(map(asked, given.asked))), port=given.port, lifespan="off", log_config=None, access_log=False,
-        server_header=False, loop="uvloop", http="httptools",
-    )  # fmt: skip
+        make_app(dict(map(fetch_response, options.requests))),
+        port=options.port,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        loop="uvloop",
+        http="httptools",
+    )

@@ -1,12 +1,13 @@
 """
-Our numbers beside those of PostGraphile and Mercurius, on the same database and queries, in one run.
+Our numbers beside those of PostGraphile and Mercurius: the same database, queries and run.
 
-Every round runs wrk against every server in turn, so that what else the machine does hits all alike, and every other
-round in the opposite order; the table gives medians over rounds. The records are kept in .alpha-monday/bench (some 3
-GB), so that only the first run writes them.
+Every round runs wrk against every server in turn, so that other work of the machine affects all
+alike, and every other round in the opposite order. The table gives medians over rounds. The records
+are stored in .alpha-monday/bench (some 3 GB), so that only the first run writes them.
 
-With --beside, the server of another checkout of this project (a worktree in which `make .venv/.ready` has run) is
-measured in the same rounds, on the same database: so two versions are compared.
+With --beside, the server of another checkout of this project (a worktree in which
+`make .venv/.ready` has run) is measured in the same rounds, on the same database: so two versions
+are compared.
 """
 
 import argparse
@@ -26,14 +27,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from itertools import product
 from pathlib import Path
 
 import data
 import httpx
 import measured
-from measured import Case, Load, Process, Sample, TailTarget, Target
+from measured import BenchCase, CostTarget, ProcessStat, RunSample, TailTarget, WrkResult
 
-from app.database.embedded import FAST, EmbeddedPostgres
+from app.database.embedded import FAST_SETTINGS, EmbeddedPostgres
 
 sys.path.append(str(Path(__file__).parents[1]))
 import isolation
@@ -43,23 +45,31 @@ HERE = Path(__file__).parent
 PEERS = HERE / "peers"
 FOLDER = HERE.parents[1] / ".alpha-monday" / "bench"
 DOCUMENT = HERE.parents[1] / "docs" / "bench.md"
-# Nothing but the queries shall work while they are measured.
-POSTGRES = {**FAST, "autovacuum": "off", "wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "1GB"}
-NODE_WANTED = (22, 15)
+# Postgres does no work of its own while queries are measured.
+POSTGRES = {
+    **FAST_SETTINGS,
+    "autovacuum": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "1GB",
+}
+MIN_NODE_VERSION = (22, 15)
+# The number of batches of the shorter record.
 SHORT = 520
-# What is promised: how many times the p99 of a peer ours may be, and how many times the cost and the p99 of another
-# version (--beside) this one's.
+# The bounds that are promised: our p99 as a multiple of a peer's, and the cost and the p99 of this
+# version as multiples of another version's (--beside).
 P99_BESIDE_PEERS, COST_BESIDE_OTHER, P99_BESIDE_OTHER = 1.2, 1.1, 1.2
 QUERIES = ("latest", "page", "deep page")
 
+# "kept" in a name means: with the response cache.
 OURS, OURS_CACHED, RAW = "Alpha Monday", "Alpha Monday, kept", "raw ASGI, the limit"
 OTHER, OTHER_CACHED = "the other Alpha Monday", "the other Alpha Monday, kept"
 POSTGRAPHILE, MERCURIUS, MERCURIUS_CACHED = "PostGraphile", "Mercurius", "Mercurius, cached"
 
 
 @dataclass
-class Server:
-    """A running server: its process, its address and the files with the requests it is asked."""
+class BenchServer:
+    """A running server: its process, its address and the files with the requests for it."""
 
     name: str
     batches: int
@@ -68,66 +78,78 @@ class Server:
     requests: dict[str, Path] = field(default_factory=dict)
 
     def address(self, query: str) -> str:
-        """Return where a query is posted."""
-        return f"{self.url}/{query.replace(' ', '-')}" if self.name == RAW else f"{self.url}/graphql"
+        """Return the address to which a query is posted."""
+        if self.name == RAW:
+            return f"{self.url}/{query.replace(' ', '-')}"
+        return f"{self.url}/graphql"
 
-    def answer(self, query: str) -> object:
-        """Ask once, and return what comes."""
-        content = self.requests[query].read_bytes()
-        answer = httpx.post(
-            self.address(query), content=content, headers={"Content-Type": "application/json"}, timeout=60
+    def fetch_answer(self, query: str) -> object:
+        """Post a query once, and return the answer. Raises SystemExit for an answer with errors."""
+        response = httpx.post(
+            self.address(query),
+            content=self.requests[query].read_bytes(),
+            headers={"Content-Type": "application/json"},
+            timeout=60,
         )
-        said = answer.raise_for_status().json()
-        if "errors" in said:
-            raise SystemExit(f"{self.name} answers {query} with {said['errors']}")
-        return said
+        answer = response.raise_for_status().json()
+        if "errors" in answer:
+            raise SystemExit(f"{self.name} answers {query} with {answer['errors']}")
+        return answer
 
 
-def tell(line: str) -> None:
-    """Say on the terminal what goes on."""
+def report(line: str) -> None:
+    """Print a line of progress."""
     print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
 
 
-def node(surroundings: dict[str, str]) -> tuple[str, str]:
+def install_peers(npm_environment: dict[str, str]) -> tuple[str, str]:
     """
-    Install the peers; return the path of a Node that runs them, or nothing and why not.
+    Install the peers; return the path of a Node that runs them, or an empty path and the reason.
 
-    npm finds its settings and its way to the network in `surroundings`.
+    npm needs its settings and its proxy from `npm_environment`.
     """
     if not shutil.which("npm"):
         return "", "npm is missing. On Debian: apt-get install npm"
     lock, installed = PEERS / "package-lock.json", PEERS / "node_modules" / ".package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        tell("Installing the peers (once)")
+        report("Installing the peers (once)")
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        if subprocess.run(command, cwd=PEERS, stdout=sys.stderr, env=surroundings).returncode:
+        done = subprocess.run(command, cwd=PEERS, stdout=sys.stderr, env=npm_environment)
+        if done.returncode:
             return "", "npm could not install them, see above"
         installed.touch()
-    for path in [*map(str, PEERS.glob("node_modules/node-linux-*/bin/node")), shutil.which("node") or ""]:
-        version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout if path else ""
-        if tuple(int(part) for part in version.strip("v\n").split(".")[:2] if part) >= NODE_WANTED:
+    # The peers' packages include a Node; without it the system's may be new enough.
+    candidates = [*map(str, PEERS.glob("node_modules/node-linux-*/bin/node"))]
+    if system_node := shutil.which("node"):
+        candidates.append(system_node)
+    for path in candidates:
+        if _node_version(path) >= MIN_NODE_VERSION:
             return path, ""
-    return "", f"Node {'.'.join(map(str, NODE_WANTED))} or newer is needed"
+    return "", f"Node {'.'.join(map(str, MIN_NODE_VERSION))} or newer is needed"
+
+
+def _node_version(path: str) -> tuple[int, ...]:
+    done = subprocess.run([path, "--version"], capture_output=True, text=True)
+    parts = done.stdout.strip("v\n").split(".")
+    return tuple(int(part) for part in parts[:2] if part)
 
 
 @contextmanager
-def running(name: str, batches: int, command: Sequence[str], environment: dict[str, str]) -> Iterator[Server]:
-    """Start a server on a free port and end it again."""
+def running_server(
+    name: str, batches: int, command: Sequence[str], environment: dict[str, str]
+) -> Iterator[BenchServer]:
+    """Start a server on a free port, which replaces `PORT` in the command, and stop it again."""
     port = free_port()
     arguments = [part.replace("PORT", str(port)) for part in command]
+    # A file and not a pipe: the output is not read while the server runs.
     log = (FOLDER / f"{name}-{batches}.log").open("w")
-    process = subprocess.Popen(arguments, env={**os.environ, **environment, "PORT": str(port)}, stdout=log, stderr=log)
+    process = subprocess.Popen(
+        arguments, env={**os.environ, **environment, "PORT": str(port)}, stdout=log, stderr=log
+    )
     try:
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        else:
+        if not _wait_until_listening(process, port):
             raise SystemExit(f"{name} does not start; {log.name} says why.")
-        yield Server(name, batches, process.pid, f"http://127.0.0.1:{port}")
+        yield BenchServer(name, batches, pid=process.pid, url=f"http://127.0.0.1:{port}")
     finally:
         process.terminate()
         try:
@@ -138,175 +160,297 @@ def running(name: str, batches: int, command: Sequence[str], environment: dict[s
         log.close()
 
 
-def server_of(checkout: Path) -> list[str]:
-    """Return the command that starts the server of a checkout, with the checkout's own Python and packages."""
+def _wait_until_listening(process: "subprocess.Popen[bytes]", port: int) -> bool:
+    """Return whether a process listens on a port within a minute."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
+
+
+def server_command(checkout: Path) -> list[str]:
+    """
+    Return the command that starts the server of a checkout, with its own Python and packages.
+
+    Raises SystemExit if something is missing.
+    """
     python, program = checkout / ".venv" / "bin" / "python", checkout / "dev" / "bench" / "serve.py"
-    for path, advice in ((program, "name a checkout of Alpha Monday"), (python, "run `make .venv/.ready` in it first")):
+    for path, advice in (
+        (program, "name a checkout of Alpha Monday"),
+        (python, "run `make .venv/.ready` in it first"),
+    ):
         if not path.exists():
-            raise SystemExit(f"--beside {checkout}: {path.relative_to(checkout)} is missing; {advice}.")
+            raise SystemExit(
+                f"--beside {checkout}: {path.relative_to(checkout)} is missing; {advice}."
+            )
     return [str(python), str(program), "--port", "PORT"]
 
 
-def version_of(checkout: Path) -> str:
-    """Return the commit of a checkout, and whether files differ from it."""
+def describe_version(checkout: Path) -> str:
+    """Return the commit of a checkout, with "-dirty" if files differ from it."""
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "no commit"
 
 
-def started(
-    stack: ExitStack, postgres: EmbeddedPostgres, sizes: Sequence[int], node: str, beside: Path | None
-) -> list[Server]:
-    """Start everything, each with the requests that it is asked."""
-    requests = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="am-bench-")))
-    python = [sys.executable, str(HERE / "serve.py"), "--port", "PORT"]
-    other = server_of(beside) if beside else []
-    servers = []
+class ServerGroup:
+    """
+    All servers of a run, started in the context of `stack`.
 
-    def start(name: str, batches: int, command: Sequence[str], **environment: str) -> Server:
-        server = stack.enter_context(running(name, batches, command, environment))
-        servers.append(server)
+    `node` is the path of Node, empty without peers; `beside` is another checkout.
+    """
+
+    def __init__(
+        self, stack: ExitStack, postgres: EmbeddedPostgres, *, node: str, beside: Path | None
+    ) -> None:
+        self.stack = stack
+        self.postgres = postgres
+        self.node = node
+        self.other = server_command(beside) if beside else []
+        self.servers: list[BenchServer] = []
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="am-bench-"))
+        self._requests = Path(folder)
+
+    def start_for(self, batches: int) -> None:
+        """Start every server on the record with so many batches."""
+        address = data.ensure_database(self.postgres, batches, report)
+        name = address.split("dbname=")[1].split()[0]
+        url = f"postgresql:///{name}?host={self.postgres.socket}&user=postgres"
+        python = [sys.executable, str(HERE / "serve.py"), "--port", "PORT"]
+        ours = self._start(OURS, batches, [*python, "--uncached"], DATABASE_URL=url)
+        if self.other:
+            self._start(OTHER, batches, [*self.other, "--uncached"], DATABASE_URL=url)
+        environment = {"DATABASE": url, "NODE_ENV": "production", "GRAPHILE_ENV": "production"}
+        mercurius = [self.node, str(PEERS / "mercurius.js")]
+        if self.node:
+            postgraphile = [self.node, str(PEERS / "postgraphile.js")]
+            self._start(POSTGRAPHILE, batches, postgraphile, **environment)
+            self._start(MERCURIUS, batches, mercurius, **environment)
+        # The speed of a response cache does not depend on the length of the record.
+        if batches > SHORT:
+            return
+        if importlib.util.find_spec("api.cache"):
+            self._start(OURS_CACHED, batches, python, DATABASE_URL=url)
+        if self.other:
+            self._start(OTHER_CACHED, batches, self.other, DATABASE_URL=url)
+        if self.node:
+            self._start(MERCURIUS_CACHED, batches, mercurius, **environment, CACHE="true")
+        raw = [sys.executable, str(HERE / "raw.py"), "--port", "PORT"]
         for query in QUERIES:
-            server.requests[query] = requests / f"{name}-{batches}-{query}.json"
-            server.requests[query].write_text(json.dumps(request(server, query)))
+            raw.append(f"{query.replace(' ', '-')}={ours.address(query)},{ours.requests[query]}")
+        self._start(RAW, batches, raw)
+
+    def _start(
+        self, name: str, batches: int, command: Sequence[str], **environment: str
+    ) -> BenchServer:
+        server = self.stack.enter_context(
+            running_server(name, batches, command=command, environment=environment)
+        )
+        self.servers.append(server)
+        for query in QUERIES:
+            server.requests[query] = self._requests / f"{name}-{batches}-{query}.json"
+            server.requests[query].write_text(json.dumps(make_request(server, query)))
         return server
 
-    for batches in sizes:
-        address = data.database(postgres, batches, tell)
-        url = f"postgresql:///{address.split('dbname=')[1].split()[0]}?host={postgres.socket}&user=postgres"
-        ours = start(OURS, batches, [*python, "--uncached"], DATABASE_URL=url)
-        if other:
-            start(OTHER, batches, [*other, "--uncached"], DATABASE_URL=url)
-        environment = {"DATABASE": url, "NODE_ENV": "production", "GRAPHILE_ENV": "production"}
-        if node:
-            start(POSTGRAPHILE, batches, [node, str(PEERS / "postgraphile.js")], **environment)
-            start(MERCURIUS, batches, [node, str(PEERS / "mercurius.js")], **environment)
-        if batches > SHORT:  # what is kept does not hang on how much there is
-            continue
-        if importlib.util.find_spec("api.cache"):
-            start(OURS_CACHED, batches, python, DATABASE_URL=url)
-        if other:
-            start(OTHER_CACHED, batches, other, DATABASE_URL=url)
-        if node:
-            start(MERCURIUS_CACHED, batches, [node, str(PEERS / "mercurius.js")], **environment, CACHE="true")
-        asked = [f"{query.replace(' ', '-')}={ours.address(query)},{ours.requests[query]}" for query in QUERIES]
-        start(RAW, batches, [sys.executable, str(HERE / "raw.py"), "--port", "PORT", *asked])
-    return servers
+
+def make_request(server: BenchServer, query: str) -> dict[str, object]:
+    """Return the body of a query's request to a server."""
+    prefix = "postgraphile-" if server.name == POSTGRAPHILE else ""
+    document = (HERE / "queries" / f"{prefix}{query.split()[-1]}.graphql").read_text()
+    variables: dict[str, object] = {}
+    if query == "deep page":
+        variables["after"] = middle_cursor(server)
+    return {"query": document, "variables": variables}
 
 
-def request(server: Server, query: str) -> dict[str, object]:
-    """Return what a server is asked."""
-    file = f"{'postgraphile-' if server.name == POSTGRAPHILE else ''}{query.split()[-1]}.graphql"
-    variables = {"after": middle(server)} if query == "deep page" else {}
-    return {"query": (HERE / "queries" / file).read_text(), "variables": variables}
-
-
-def middle(server: Server) -> str:
-    """Return the cursor of the Monday in the middle of the record. (PostGraphile's only it can write.)"""
-    back = server.batches // 2
+def middle_cursor(server: BenchServer) -> str:
+    """Return the cursor of the Monday in the middle of the record."""
+    offset = server.batches // 2
     if server.name != POSTGRAPHILE:
-        return b64encode(f"{date.fromisoformat(data.NEWEST) - timedelta(weeks=back)}".encode()).decode()
+        monday = date.fromisoformat(data.NEWEST) - timedelta(weeks=offset)
+        return b64encode(str(monday).encode()).decode()
+    # Only PostGraphile itself can make its cursors.
     document = (
         '{ allBatches(condition: { series: "main" }, orderBy: RUN_DATE_DESC, first: 1, offset: %d)'
         " { pageInfo { endCursor } } }"
     )
-    answer = httpx.post(server.address(""), json={"query": document % back}, timeout=60).raise_for_status().json()
+    response = httpx.post(server.address(""), json={"query": document % offset}, timeout=60)
+    answer = response.raise_for_status().json()
     return answer["data"]["allBatches"]["pageInfo"]["endCursor"]
 
 
-def compare(servers: Sequence[Server]) -> None:
-    """Refuse to go on unless all servers hold the same values in their answers."""
-    for query in QUERIES:
-        for batches in {server.batches for server in servers}:
-            found = {s.name: measured.values(s.answer(query)) for s in servers if s.batches == batches}
-            if len(set(found.values())) != 1:
-                raise SystemExit(f"The answers to {query} with {batches} batches differ: {found}")
-            count, checksum = found[OURS]
-            tell(f"{query}, {batches:,} batches: the same {count} values ({checksum}) from {'; '.join(found)}")
+def compare_answers(servers: Sequence[BenchServer]) -> None:
+    """Raise SystemExit unless the answers of all servers contain the same values."""
+    sizes = {server.batches for server in servers}
+    for query, batches in product(QUERIES, sizes):
+        fingerprints = {
+            server.name: measured.fingerprint(server.fetch_answer(query))
+            for server in servers
+            if server.batches == batches
+        }
+        if len(set(fingerprints.values())) != 1:
+            raise SystemExit(
+                f"The answers to {query} with {batches} batches differ: {fingerprints}"
+            )
+        count, checksum = fingerprints[OURS]
+        names = "; ".join(fingerprints)
+        report(f"{query}, {batches:,} batches: the same {count} values ({checksum}) from {names}")
 
 
-def processes() -> list[Process]:
-    """Return what the kernel knows of all processes."""
-    found = []
+def read_processes() -> list[ProcessStat]:
+    """Return all processes of the machine."""
+    processes = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            found.append(measured.process(path.read_text()))
+            processes.append(measured.parse_stat(path.read_text()))
         except (FileNotFoundError, ProcessLookupError):
+            # It has ended since the folder was listed.
             continue
-    return found
+    return processes
 
 
-def memory(pid: int) -> float:
-    """Return the resident memory of a process and all below it, in MB."""
-    pages = sum(int(Path(f"/proc/{one.pid}/statm").read_text().split()[1]) for one in measured.tree(processes(), pid))
+def resident_memory(pid: int) -> float:
+    """Return the resident memory of a process and all its descendants, in MB."""
+    pages = 0
+    for process in measured.process_tree(read_processes(), pid):
+        pages += int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def wrk(server: Server, query: str, seconds: int, connections: int) -> Load:
-    """Ask a query for so many seconds."""
+def run_wrk(server: BenchServer, query: str, *, seconds: int, connections: int) -> WrkResult:
+    """Send a query again and again for so many seconds."""
+    # One thread: with more, wrk would take the cores of the server and of Postgres.
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "--latency"]
     command += ["-s", str(HERE / "post.lua"), server.address(query)]
     environment = {**os.environ, "BODY": str(server.requests[query])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    return measured.load(done.stdout)
+    return measured.parse_wrk(done.stdout)
 
 
-def sample(server: Server, query: str, seconds: int, connections: int, postmaster: int) -> Sample:
-    """Measure one run."""
-    before = processes()
-    load = wrk(server, query, seconds, connections)
-    after = processes()
+def measure(
+    server: BenchServer, query: str, *, seconds: int, connections: int, postmaster: int
+) -> RunSample:
+    """Measure one run. Raises SystemExit if a request failed."""
+    # The difference of the CPU times before and after is the cost of the run, Postgres's included.
+    before = read_processes()
+    load = run_wrk(server, query, seconds=seconds, connections=connections)
+    after = read_processes()
     if load.failed:
-        raise SystemExit(f"{server.name} failed {load.failed} of {load.requests} requests of {query}")
-    spent = [
-        (measured.ticks(after, pid) - measured.ticks(before, pid)) * measured.TICK / load.requests
-        for pid in (server.pid, postmaster)
-    ]
-    return Sample(load, *spent, memory(server.pid))
-
-
-def targets(long: int) -> Iterator[Target | TailTarget]:
-    """Give what the README and docs/bench.md promise."""
-    latest, page = QUERIES[:2]
-    for query, batches, times in ((latest, SHORT, 2.0), (page, SHORT, 1.7), (latest, long, 2.0), (page, long, 1.7)):
-        ours = Case(query, batches, OURS)
-        yield Target(
-            f"{query}, {batches:,}: PostGraphile's cost beside ours", ours, Case(query, batches, POSTGRAPHILE), times
+        raise SystemExit(
+            f"{server.name} failed {load.failed} of {load.requests} requests of {query}"
         )
-        yield Target(f"{query}, {batches:,}: Mercurius's cost beside ours", ours, Case(query, batches, MERCURIUS), 1.3)
-    for query in QUERIES:
-        ours = Case(query, SHORT, OURS_CACHED)
-        yield Target(f"{query}, kept: beside the limit", Case(query, SHORT, RAW), ours, 1.5, at_least=False)
-        yield Target(f"{query}, kept: Mercurius's cache beside ours", ours, Case(query, SHORT, MERCURIUS_CACHED), 1.0)
-    for query in QUERIES:
-        short, far = Case(query, SHORT, OURS), Case(query, long, OURS)
-        yield Target(f"{query}: {long:,} batches beside {SHORT}", short, far, 1.2, at_least=False)
-    for query in QUERIES:
-        for batches in (SHORT, long):
-            for peer in (POSTGRAPHILE, MERCURIUS):
-                ours, theirs = Case(query, batches, OURS), Case(query, batches, peer)
-                yield TailTarget(f"{query}, {batches:,}: p99 beside {peer}'s", ours, theirs, P99_BESIDE_PEERS)
-        ours, theirs = Case(query, SHORT, OURS_CACHED), Case(query, SHORT, MERCURIUS_CACHED)
-        yield TailTarget(f"{query}, kept: p99 beside {MERCURIUS}'s cache", ours, theirs, P99_BESIDE_PEERS)
+
+    def cpu_per_request(pid: int) -> float:
+        ticks = measured.cpu_ticks(after, pid) - measured.cpu_ticks(before, pid)
+        return ticks * measured.TICK / load.requests
+
+    return RunSample(
+        load=load,
+        server=cpu_per_request(server.pid),
+        postgres=cpu_per_request(postmaster),
+        memory=resident_memory(server.pid),
+    )
 
 
-def comparison(long: int) -> Iterator[Target | TailTarget]:
-    """Give what is expected of this version beside another one: about the same cost, and the same p99."""
+def targets(long: int) -> Iterator[CostTarget | TailTarget]:
+    """Yield what the README and docs/bench.md promise; `long` is the size of the longer record."""
+    yield from _peer_cost_targets(long)
+    yield from _cache_targets()
     for query in QUERIES:
-        for batches, name, other in ((SHORT, OURS, OTHER), (long, OURS, OTHER), (SHORT, OURS_CACHED, OTHER_CACHED)):
-            ours, before = Case(query, batches, name), Case(query, batches, other)
-            says = f"{query}, {batches:,}: {name}"
-            yield Target(f"{says}: cost beside the other's", before, ours, COST_BESIDE_OTHER, at_least=False)
-            yield TailTarget(f"{says}: p99 beside the other's", ours, before, P99_BESIDE_OTHER)
+        yield CostTarget(
+            f"{query}: {long:,} batches beside {SHORT}",
+            ours=BenchCase(query, SHORT, OURS),
+            theirs=BenchCase(query, long, OURS),
+            bound=1.2,
+            at_least=False,
+        )
+    for query in QUERIES:
+        yield from _tail_targets(query, long)
 
 
-def document(text: str) -> None:
-    """Write what was measured into docs/bench.md, in place of what stands there after the introduction."""
-    introduction = re.split(r"^\d+ rounds of ", DOCUMENT.read_text(), maxsplit=1, flags=re.MULTILINE)[0]
+def _peer_cost_targets(long: int) -> Iterator[CostTarget]:
+    latest, page, _ = QUERIES
+    for query, batches, postgraphile_bound in (
+        (latest, SHORT, 2.0),
+        (page, SHORT, 1.7),
+        (latest, long, 2.0),
+        (page, long, 1.7),
+    ):
+        for peer, bound in ((POSTGRAPHILE, postgraphile_bound), (MERCURIUS, 1.3)):
+            yield CostTarget(
+                f"{query}, {batches:,}: {peer}'s cost beside ours",
+                ours=BenchCase(query, batches, OURS),
+                theirs=BenchCase(query, batches, peer),
+                bound=bound,
+            )
+
+
+def _cache_targets() -> Iterator[CostTarget]:
+    for query in QUERIES:
+        cached = BenchCase(query, SHORT, OURS_CACHED)
+        yield CostTarget(
+            f"{query}, kept: beside the limit",
+            ours=BenchCase(query, SHORT, RAW),
+            theirs=cached,
+            bound=1.5,
+            at_least=False,
+        )
+        yield CostTarget(
+            f"{query}, kept: Mercurius's cache beside ours",
+            ours=cached,
+            theirs=BenchCase(query, SHORT, MERCURIUS_CACHED),
+            bound=1.0,
+        )
+
+
+def _tail_targets(query: str, long: int) -> Iterator[TailTarget]:
+    for batches, peer in product((SHORT, long), (POSTGRAPHILE, MERCURIUS)):
+        yield TailTarget(
+            f"{query}, {batches:,}: p99 beside {peer}'s",
+            ours=BenchCase(query, batches, OURS),
+            theirs=BenchCase(query, batches, peer),
+            bound=P99_BESIDE_PEERS,
+        )
+    yield TailTarget(
+        f"{query}, kept: p99 beside {MERCURIUS}'s cache",
+        ours=BenchCase(query, SHORT, OURS_CACHED),
+        theirs=BenchCase(query, SHORT, MERCURIUS_CACHED),
+        bound=P99_BESIDE_PEERS,
+    )
+
+
+def comparison(long: int) -> Iterator[CostTarget | TailTarget]:
+    """Yield the bounds beside another version: about the same cost, and the same p99."""
+    pairs = ((SHORT, OURS, OTHER), (long, OURS, OTHER), (SHORT, OURS_CACHED, OTHER_CACHED))
+    for query, (batches, name, other_name) in product(QUERIES, pairs):
+        this = BenchCase(query, batches, name)
+        other = BenchCase(query, batches, other_name)
+        title = f"{query}, {batches:,}: {name}"
+        yield CostTarget(
+            f"{title}: cost beside the other's",
+            ours=other,
+            theirs=this,
+            bound=COST_BESIDE_OTHER,
+            at_least=False,
+        )
+        yield TailTarget(
+            f"{title}: p99 beside the other's", ours=this, theirs=other, bound=P99_BESIDE_OTHER
+        )
+
+
+def write_document(text: str) -> None:
+    """Write the result into docs/bench.md, in place of everything after the introduction."""
+    introduction, *_ = re.split(
+        r"^\d+ rounds of ", DOCUMENT.read_text(), maxsplit=1, flags=re.MULTILINE
+    )
     DOCUMENT.write_text(f"{introduction}{text}\n")
 
 
-def main() -> None:
-    """Run it and print the table."""
+def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -314,63 +458,128 @@ def main() -> None:
         '  make bench ARGS="--rounds 12"\n'
         '  make bench ARGS="--no-peers --beside ../before"',
     )
-    parser.add_argument("--quick", action="store_true", help="three short rounds with 520 and 5,200 batches")
-    parser.add_argument("--rounds", type=int, help="how often every server is measured (default: 6)")
-    parser.add_argument("--seconds", type=int, help="how long each time (default: 2)")
     parser.add_argument(
-        "--connections", type=int, default=8, help="how many ask at once: 8 keep two cores busy, 2 do not (default: 8)"
+        "--quick", action="store_true", help="three short rounds with 520 and 5,200 batches"
     )
-    parser.add_argument("--no-peers", action="store_true", help="leave PostGraphile and Mercurius out")
-    parser.add_argument("--beside", type=Path, metavar="FOLDER", help="also measure the server of another checkout")
-    parser.add_argument("--document", action="store_true", help="write the result into docs/bench.md")
-    asked = parser.parse_args()
-    if asked.beside:
-        asked.beside = asked.beside.absolute()
-        server_of(asked.beside)
-    rounds, seconds = asked.rounds or (3 if asked.quick else 6), asked.seconds or (1 if asked.quick else 2)
-    long = 10 * SHORT if asked.quick else 100 * SHORT
-    if not shutil.which("wrk"):
-        sys.exit("wrk is missing. On Debian: apt-get install wrk")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
-    surroundings = dict(os.environ)
-    isolation.isolate()
-    path, why_not = ("", "--no-peers was given") if asked.no_peers else node(surroundings)
-    if why_not:
-        tell(f"The peers are left out: {why_not}.")
-    with EmbeddedPostgres(FOLDER, POSTGRES) as postgres, ExitStack() as stack:
-        assert postgres.process, "another run of the bench is going on"
-        servers = started(stack, postgres, (SHORT, long), path, asked.beside)
-        compare(servers)
-        cases = {Case(query, s.batches, s.name): s for query in QUERIES for s in servers}
-        samples: dict[Case, list[Sample]] = {case: [] for case in cases}
-        tell(f"Warming up {len(cases)} cases")
-        for case, server in cases.items():
-            wrk(server, case.query, seconds, asked.connections)
-        for number in range(1, rounds + 1):
-            tell(f"Round {number} of {rounds}, {len(cases) * seconds} seconds")
-            # Every other round backwards, so that no server always follows the same one.
-            in_order = list(cases.items())[:: 1 if number % 2 else -1]
-            for case, server in in_order:
-                samples[case].append(sample(server, case.query, seconds, asked.connections, postgres.process.pid))
-        compare(servers)
-    how = f"{rounds} rounds of {seconds} s, {asked.connections} connections, {os.cpu_count()} cores"
-    parts = [f"{how}: medians (from..to)."]
-    if asked.beside:
-        checkout = HERE.parents[1]
-        parts.append(f"{OURS} is {version_of(checkout)}, {OTHER} is {version_of(asked.beside)}.")
-    parts.append(measured.table(samples, OURS))
-    if why_not:
-        parts.append(f"PostGraphile and Mercurius are left out: {why_not}.")
+    parser.add_argument(
+        "--rounds", type=int, help="how often every server is measured (default: 6)"
+    )
+    parser.add_argument("--seconds", type=int, help="the length of each run (default: 2)")
+    parser.add_argument(
+        "--connections",
+        type=int,
+        default=8,
+        help="the number of clients: 8 keep two cores busy, 2 do not (default: 8)",
+    )
+    parser.add_argument(
+        "--no-peers", action="store_true", help="leave PostGraphile and Mercurius out"
+    )
+    parser.add_argument(
+        "--beside", type=Path, metavar="FOLDER", help="also measure the server of another checkout"
+    )
+    parser.add_argument(
+        "--document", action="store_true", help="write the result into docs/bench.md"
+    )
+    options = parser.parse_args()
+    options.rounds = options.rounds or (3 if options.quick else 6)
+    options.seconds = options.seconds or (1 if options.quick else 2)
+    if options.beside:
+        options.beside = options.beside.absolute()
+        # Refused before anything is started.
+        server_command(options.beside)
+    return options
+
+
+def measure_all(
+    servers: Sequence[BenchServer], postmaster: int, options: argparse.Namespace
+) -> dict[BenchCase, list[RunSample]]:
+    """Measure every case in every round."""
+    cases = {
+        BenchCase(query, server.batches, server.name): server
+        for query, server in product(QUERIES, servers)
+    }
+    samples: dict[BenchCase, list[RunSample]] = {case: [] for case in cases}
+    # The first run of a case fills caches and prepares statements, so it is not measured.
+    report(f"Warming up {len(cases)} cases")
+    for case, server in cases.items():
+        run_wrk(server, case.query, seconds=options.seconds, connections=options.connections)
+    for number in range(1, options.rounds + 1):
+        seconds = len(cases) * options.seconds
+        report(f"Round {number} of {options.rounds}, {seconds} seconds")
+        in_order = list(cases.items())
+        # Every other round backwards, so that no server always follows the same one.
+        if number % 2 == 0:
+            in_order.reverse()
+        for case, server in in_order:
+            samples[case].append(
+                measure(
+                    server,
+                    case.query,
+                    seconds=options.seconds,
+                    connections=options.connections,
+                    postmaster=postmaster,
+                )
+            )
+    return samples
+
+
+def make_result(
+    samples: dict[BenchCase, list[RunSample]],
+    *,
+    long: int,
+    why_no_peers: str,
+    options: argparse.Namespace,
+) -> str:
+    """Return the whole result as Markdown."""
+    parts = [
+        f"{options.rounds} rounds of {options.seconds} s, {options.connections} connections, "
+        f"{os.cpu_count()} cores: medians (from..to)."
+    ]
+    if options.beside:
+        this, other = describe_version(HERE.parents[1]), describe_version(options.beside)
+        parts.append(f"{OURS} is {this}, {OTHER} is {other}.")
+    parts.append(measured.make_table(samples, OURS))
+    if why_no_peers:
+        parts.append(f"PostGraphile and Mercurius are left out: {why_no_peers}.")
     if not importlib.util.find_spec("api.cache"):
         parts.append(f"{OURS_CACHED}: not yet.")
-    if not asked.no_peers:
+    if not options.no_peers:
         parts.append("\n".join(target.line(samples) for target in targets(long)))
-    if asked.beside:
+    if options.beside:
         parts.append("\n".join(target.line(samples) for target in comparison(long)))
-    told = "\n\n".join(parts)
-    print(told)
-    if asked.document:
-        document(told)
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Run everything and print the result."""
+    options = _parse_options()
+    long = 10 * SHORT if options.quick else 100 * SHORT
+    if not shutil.which("wrk"):
+        sys.exit("wrk is missing. On Debian: apt-get install wrk")
+    # SIGTERM raises SystemExit, so that everything that was started is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
+    # npm needs the variables that isolate() removes.
+    npm_environment = dict(os.environ)
+    isolation.isolate()
+    node, why_no_peers = "", "--no-peers was given"
+    if not options.no_peers:
+        node, why_no_peers = install_peers(npm_environment)
+    if why_no_peers:
+        report(f"The peers are left out: {why_no_peers}.")
+    with EmbeddedPostgres(FOLDER, POSTGRES) as postgres, ExitStack() as stack:
+        assert postgres.process, "another run of the bench is going on"
+        group = ServerGroup(stack, postgres, node=node, beside=options.beside)
+        for batches in (SHORT, long):
+            group.start_for(batches)
+        # Only servers with the same answers can be compared. Checked again at the end, because a
+        # server could begin to fail under load.
+        compare_answers(group.servers)
+        samples = measure_all(group.servers, postgres.process.pid, options)
+        compare_answers(group.servers)
+    result = make_result(samples, long=long, why_no_peers=why_no_peers, options=options)
+    print(result)
+    if options.document:
+        write_document(result)
 
 
 if __name__ == "__main__":

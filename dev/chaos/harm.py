@@ -1,4 +1,4 @@
-"""The kinds of harm that are done, each at a random moment to something random."""
+"""The kinds of harm; each is done at a random moment to a random target."""
 
 import json
 import os
@@ -7,17 +7,18 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock_time
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import psycopg
-from house import LONGEST_DRAIN, House, Process
+from installation import MAX_DRAIN, Installation, ServiceProcess
 from process import NOT_STARTED
 
-from app.simulation.rehearsal import Span
+from app.simulation.rehearsal import RehearsalSpan
 
-# How often each kind is done, in a hundred.
+# How often each kind is done, per hundred.
 KINDS = {
     "SIGKILL of a process": 25,
     "SIGTERM of a process": 11,
@@ -31,186 +32,248 @@ KINDS = {
 }
 
 
-class Harm(Exception):
-    """Nobody was there to be harmed."""
+class NoTarget(Exception):
+    """There is nothing that a kind of harm can be done to."""
 
 
 class Storm:
-    """Everything that is done to a house, from one seed."""
+    """
+    All harm that is done to an installation, drawn from one seed.
 
-    def __init__(self, house: House, span: Span, chance: Random, count: int, log: Path) -> None:
-        self.house, self.span, self.chance, self.log = house, span, chance, log
+    `problems` collects sentences about processes that behaved wrongly, and `failed_starts` counts
+    those that ended without being harmed.
+    """
+
+    def __init__(
+        self,
+        *,
+        installation: Installation,
+        span: RehearsalSpan,
+        rng: Random,
+        count: int,
+        log: Path,
+    ) -> None:
+        self.installation = installation
+        self.span = span
+        self.rng = rng
+        self.log = log
         self.done: Counter[str] = Counter()
-        self.moments: list[float] = []  # when the database was harmed
-        kinds = [kind for kind, often in KINDS.items() for _ in range(often)]
-        whole, rest = divmod(count, len(kinds))
-        each = list(KINDS) if rest >= len(KINDS) else []  # however few: every kind
-        self.left = kinds * whole + each + chance.sample(kinds, rest - len(each))
-        chance.shuffle(self.left)
-        self._later: list[tuple[float, Callable[[], None]]] = []
-        self.odd: list[str] = []
-        self.ended_by_itself = 0
+        # When the database was harmed, on the monotonic clock.
+        self.database_harmed_at: list[float] = []
+        self.remaining = _draw_kinds(rng, count)
+        # Actions that follow a harm, with the time at which they are due.
+        self._scheduled: list[tuple[float, Callable[[], None]]] = []
+        self.problems: list[str] = []
+        self.failed_starts = 0
 
     @property
-    def over(self) -> bool:
-        """Return whether all harm is done, and what was to follow of it."""
-        return not self.left and not self._later
+    def is_over(self) -> bool:
+        """Return whether all harm is done, and every action that follows it."""
+        return not self.remaining and not self._scheduled
 
     def strike(self) -> None:
-        """Do the next harm that can be done."""
-        for at, kind in enumerate(self.left):
+        """Do the first remaining harm that has a target now."""
+        for index, kind in enumerate(self.remaining):
             try:
-                told = self.house.now()
-                what = self._do(kind)
-            except (Harm, psycopg.OperationalError):
-                continue  # nobody there, or the database is away; another one fits
-            self.done[self.left.pop(at)] += 1
+                now = self.installation.now()
+                target = self._do(kind)
+            except (NoTarget, psycopg.OperationalError):
+                # There is no target, or the database is away: another kind may be possible.
+                continue
+            self.done[self.remaining.pop(index)] += 1
+            line = {"at": datetime.now(UTC).isoformat(), "told": str(now), kind: target}
             with self.log.open("a") as log:
-                log.write(json.dumps({"at": datetime.now(UTC).isoformat(), "told": str(told), kind: what}) + "\n")
+                log.write(json.dumps(line) + "\n")
             return
 
     def tend(self) -> None:
-        """Do what is due: start again, go on; and start whoever ended by himself."""
-        due = [one for one in self._later if one[0] <= time.monotonic()]
-        self._later = [one for one in self._later if one not in due]
-        for _, act in due:
-            act()
-        for one in self.house.processes:
-            if one.living is not None and not one.there and not one.expected_to_end:
-                self._ended(one)
+        """Run the scheduled actions that are due, and start processes that ended by themselves."""
+        due = [entry for entry in self._scheduled if entry[0] <= time.monotonic()]
+        self._scheduled = [entry for entry in self._scheduled if entry not in due]
+        for _, action in due:
+            action()
+        for service_process in self.installation.processes:
+            has_ended = service_process.running is not None and not service_process.is_alive
+            if has_ended and not service_process.is_expected_to_end:
+                self._handle_end(service_process)
 
-    def _after(self, seconds: float, act: Callable[[], None]) -> None:
-        self._later.append((time.monotonic() + seconds, act))
+    def _schedule(self, seconds: float, action: Callable[[], None]) -> None:
+        self._scheduled.append((time.monotonic() + seconds, action))
 
-    def _ended(self, one: Process) -> None:
-        """Somebody ended whom nobody told to: he may, if he was just starting and found no database."""
-        one.expected_to_end = True
-        code, harmed = one.living.exitcode, [at for at in self.moments if at >= one.began - 5]
-        self.ended_by_itself += 1
-        if code != NOT_STARTED or not harmed:
-            self.odd.append(f"{one.name} ended by itself with {code} at {datetime.now(UTC)}")
-        self._after(0.3, lambda: one.start(self.span))
+    def _handle_end(self, service_process: ServiceProcess) -> None:
+        """
+        Start a process again that ended by itself.
+
+        It may do so only if it was starting and found no database; otherwise it is a problem.
+        """
+        service_process.is_expected_to_end = True
+        code = service_process.running.exitcode
+        # An outage just before the start may still last.
+        since = service_process.started_at - 5
+        was_database_harmed = any(at >= since for at in self.database_harmed_at)
+        self.failed_starts += 1
+        if code != NOT_STARTED or not was_database_harmed:
+            self.problems.append(
+                f"{service_process.name} ended by itself with {code} at {datetime.now(UTC)}"
+            )
+        self._schedule(0.3, lambda: service_process.start(self.span))
 
     def _do(self, kind: str) -> object:
-        awake = [one for one in self.house.processes if one.awake]
+        """Do one harm; return its target for the log. Raises NoTarget without one."""
         match kind:
             case "SIGKILL of a process":
-                return self._kill(self._one(awake))
+                return self._kill(self._choose_process())
             case "SIGTERM of a process":
-                return self.stop(self._one(awake))
+                return self.stop(self._choose_process())
             case "SIGSTOP of a process, SIGCONT seconds later":
-                return self._freeze(self._one(awake))
+                return self._suspend(self._choose_process())
             case "SIGKILL of Postgres":
                 return self._kill_postgres()
             case "SIGKILL of a Postgres backend":
-                self.moments.append(time.monotonic())
+                # Postgres restarts all backends after one was killed, so this is a short outage.
+                self.database_harmed_at.append(time.monotonic())
                 return self._kill_backend()
             case "connections terminated":
-                self.moments.append(time.monotonic())
-                return self._terminate()
+                self.database_harmed_at.append(time.monotonic())
+                return self._terminate_connections()
             case "jobs deleted, waiting":
-                return self._delete("todo")
+                return self._delete_jobs("todo")
             case "jobs deleted, running":
-                return self._delete("doing")
+                return self._delete_jobs("doing")
             case _:
-                count = self.chance.choice((1, 1, 3))
-                return self._rows(
-                    "DELETE FROM procrastinate_workers WHERE id IN "
-                    "(SELECT id FROM procrastinate_workers ORDER BY random() LIMIT %s) RETURNING id",
-                    count,
-                )
+                return self._delete_workers()
 
-    def _one(self, awake: list[Process]) -> Process:
-        if not awake:
-            raise Harm
-        return self.chance.choice(awake)
+    def _choose_process(self) -> ServiceProcess:
+        unharmed = [one for one in self.installation.processes if one.is_unharmed]
+        if not unharmed:
+            raise NoTarget
+        return self.rng.choice(unharmed)
 
-    def _rows(self, sql: str, *values: object) -> list[Any]:
-        found = self.house.rows(sql, *values)
-        if not found:
-            raise Harm
-        return [list(map(str, row)) for row in found]
+    def _fetch_rows(self, sql: str, *parameters: object) -> list[Any]:
+        rows = self.installation.fetch_rows(sql, *parameters)
+        if not rows:
+            raise NoTarget
+        return [list(map(str, row)) for row in rows]
 
-    def _kill(self, one: Process) -> str:
-        one.signal(signal.SIGKILL)
-        self._after(self.chance.uniform(0, 1.2), lambda: one.start(self.span))
-        return one.name
+    def _kill(self, service_process: ServiceProcess) -> str:
+        service_process.signal(signal.SIGKILL)
+        self._schedule(self.rng.uniform(0, 1.2), lambda: service_process.start(self.span))
+        return service_process.name
 
-    def stop(self, one: Process) -> str:
-        """Stop a process as an operator does; it must end in time, and starts again."""
-        if one.there:
-            one.signal(signal.SIGTERM)
-        asked = time.monotonic()
+    def stop(self, service_process: ServiceProcess) -> str:
+        """Stop a process as an operator does. It must end in time, and is started again."""
+        if service_process.is_alive:
+            service_process.signal(signal.SIGTERM)
+        stopped_at = time.monotonic()
 
-        def again() -> None:
-            if one.there and time.monotonic() - asked < LONGEST_DRAIN:
-                self._after(0.1, again)
+        def restart_when_ended() -> None:
+            if service_process.is_alive and time.monotonic() - stopped_at < MAX_DRAIN:
+                self._schedule(0.1, restart_when_ended)
                 return
-            if one.there:
-                self.odd.append(f"{one.name} did not end within {LONGEST_DRAIN:.0f} s of SIGTERM")
-                one.living.kill()
-            one.living.join()
-            if one.living.exitcode not in (0, -signal.SIGTERM):  # the latter while it is just beginning
-                self.odd.append(f"{one.name} ended with {one.living.exitcode} after SIGTERM")
-            one.start(self.span)
+            if service_process.is_alive:
+                self.problems.append(
+                    f"{service_process.name} did not end within {MAX_DRAIN:.0f} s of SIGTERM"
+                )
+                service_process.running.kill()
+            service_process.running.join()
+            # A process that is just starting has no handler yet, and ends by the signal itself.
+            if service_process.running.exitcode not in (0, -signal.SIGTERM):
+                self.problems.append(
+                    f"{service_process.name} ended with {service_process.running.exitcode} "
+                    "after SIGTERM"
+                )
+            service_process.start(self.span)
 
-        self._after(0.1, again)
-        return one.name
+        self._schedule(0.1, restart_when_ended)
+        return service_process.name
 
-    def _freeze(self, one: Process) -> str:
-        one.signal(signal.SIGSTOP)
-        seconds = self.chance.uniform(0.5, 6)
-        self._after(seconds, lambda: one.signal(signal.SIGCONT))
-        return f"{one.name} for {seconds:.1f} s"
+    def _suspend(self, service_process: ServiceProcess) -> str:
+        service_process.signal(signal.SIGSTOP)
+        seconds = self.rng.uniform(0.5, 6)
+        self._schedule(seconds, lambda: service_process.signal(signal.SIGCONT))
+        return f"{service_process.name} for {seconds:.1f} s"
 
     def _kill_postgres(self) -> str:
-        if self.house.postgres.process is None or self.house.postgres.process.poll() is not None:
-            raise Harm
-        self.house.kill_postgres()
-        seconds = self.chance.choice((0.0, 0.5, 2.0))
+        postgres = self.installation.postgres
+        if postgres.process is None or postgres.process.poll() is not None:
+            raise NoTarget
+        self.installation.kill_postgres()
+        seconds = self.rng.choice((0.0, 0.5, 2.0))
 
-        def again() -> None:
-            self.house.postgres.start()
-            self.moments.append(time.monotonic())
+        def restart() -> None:
+            postgres.start()
+            self.database_harmed_at.append(time.monotonic())
 
-        self.moments.append(time.monotonic() + seconds)
-        self._after(seconds, again)
+        self.database_harmed_at.append(time.monotonic() + seconds)
+        self._schedule(seconds, restart)
         return f"away for {seconds} s"
 
     def _kill_backend(self) -> object:
-        ((pid,), *_) = self._rows(
-            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() "
+        ((pid,), *_) = self._fetch_rows(
+            "SELECT pid FROM pg_stat_activity "
+            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() "
             "ORDER BY random() LIMIT 1"
         )
         os.kill(int(pid), signal.SIGKILL)
         return pid
 
-    def _terminate(self) -> object:
-        return self._rows(
-            "SELECT pid, pg_terminate_backend(pid), application_name, left(query, 80) FROM pg_stat_activity "
-            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY random() LIMIT %s",
-            self.chance.choice((1, 2, 5)),
+    def _terminate_connections(self) -> object:
+        return self._fetch_rows(
+            "SELECT pid, pg_terminate_backend(pid), application_name, left(query, 80) "
+            "FROM pg_stat_activity "
+            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() "
+            "ORDER BY random() LIMIT %s",
+            self.rng.choice((1, 2, 5)),
         )
 
-    def _delete(self, status: str) -> object:
-        return self._rows(
-            "DELETE FROM procrastinate_jobs WHERE id IN (SELECT id FROM procrastinate_jobs WHERE status = %s "
-            "ORDER BY random() LIMIT %s) RETURNING id, task_name, args",
+    def _delete_jobs(self, status: str) -> object:
+        return self._fetch_rows(
+            "DELETE FROM procrastinate_jobs WHERE id IN "
+            "(SELECT id FROM procrastinate_jobs WHERE status = %s ORDER BY random() LIMIT %s) "
+            "RETURNING id, task_name, args",
             status,
-            self.chance.choice((1, 2)),
+            self.rng.choice((1, 2)),
+        )
+
+    def _delete_workers(self) -> object:
+        return self._fetch_rows(
+            "DELETE FROM procrastinate_workers WHERE id IN "
+            "(SELECT id FROM procrastinate_workers ORDER BY random() LIMIT %s) RETURNING id",
+            self.rng.choice((1, 1, 3)),
         )
 
 
-def hanging(chance: Random, first: date) -> list[dict[str, Any]]:
-    """Return the stand-ins' script: in a year, providers that hang, trickle or break off every few days."""
-    rules = []
+def _draw_kinds(rng: Random, count: int) -> list[str]:
+    """Return the kinds of `count` harms in a random order, with the shares of KINDS."""
+    hundred: list[str] = []
+    for kind, times in KINDS.items():
+        hundred += [kind] * times
+    whole, rest = divmod(count, len(hundred))
+    # Every kind at least once, if the number allows it.
+    each = list(KINDS) if rest >= len(KINDS) else []
+    kinds = hundred * whole + each + rng.sample(hundred, rest - len(each))
+    rng.shuffle(kinds)
+    return kinds
+
+
+def slow_provider_rules(rng: Random, first: date) -> list[dict[str, Any]]:
+    """
+    Return a fault script of a year, for the simulators.
+
+    Every few days a provider sends no answer, sends it slowly, or breaks it off.
+    """
+    rules: list[dict[str, Any]] = []
     for day in range(366):
-        since = datetime.combine(first + timedelta(days=day), datetime.min.time(), UTC) + timedelta(hours=12)
-        window = {"since": since.isoformat(), "until": (since + timedelta(hours=12)).isoformat(), "times": 1}
-        if chance.random() < 0.15:
-            rules.append(
-                {"provider": "alphavantage", "fault": chance.choice(("hang", "hang", "slow", "cut")), **window}
-            )
-        if chance.random() < 0.15:
-            rules.append({"provider": "openai", "fault": chance.choice(("hang", "slow", "cut")), **window})
+        noon = datetime.combine(first + timedelta(days=day), clock_time(12), UTC)
+        window = {
+            "since": noon.isoformat(),
+            "until": (noon + timedelta(hours=12)).isoformat(),
+            "times": 1,
+        }
+        if rng.random() < 0.15:
+            fault = rng.choice(("hang", "hang", "slow", "cut"))
+            rules.append({"provider": "alphavantage", "fault": fault, **window})
+        if rng.random() < 0.15:
+            fault = rng.choice(("hang", "slow", "cut"))
+            rules.append({"provider": "openai", "fault": fault, **window})
     return rules

@@ -1,13 +1,15 @@
 """
-Outages: for how long the service stays away after its Postgres is back.
+Outages: how soon the service works again after its Postgres is back.
 
-Each case has a Postgres and a service of its own (`alpha-monday serve`, with its worker). Postgres is taken away for a
-given time and comes back; from that moment on the API and `/health` are asked several times a second, and a job waits
-in the queue. The table says how many seconds after the return each of the three works again, for good.
+Each case has its own Postgres and its own service (`alpha-monday serve`, with its worker). Postgres
+is taken away for a given time and comes back. From that moment on the API and `/health` are
+requested several times a second, and a job waits in the queue. The table shows after how many
+seconds each of the three works again without a further failure.
 
 Kinds of outage:
   stopped  Postgres is shut down: connections end, new ones are refused
-  frozen   Postgres stands still (SIGSTOP): connections stay open and nothing answers, new ones are accepted
+  frozen   Postgres is suspended (SIGSTOP): connections stay open without an answer, and new ones
+           are accepted
 
     python dev/chaos/outage.py --seconds 20 75 150 400
 """
@@ -24,7 +26,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -34,7 +36,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from app.database import migrations
-from app.database.embedded import FAST, EmbeddedPostgres
+from app.database.embedded import FAST_SETTINGS, EmbeddedPostgres
 from app.database.sessions import Session
 from jobs.context import RealClock
 
@@ -42,71 +44,93 @@ sys.path.append(str(Path(__file__).parents[1]))
 import isolation
 from ports import free_port
 
-HOUSE = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[2]
 SERVICE = Path(sys.executable).with_name("alpha-monday")
 STOPPED, FROZEN = "stopped", "frozen"
 IDLE, LOAD = "idle", "load"
 
-# How often each part is asked once Postgres is back, and how often a client asks under load: seconds.
-PROBE = 0.25
-REQUEST = 0.2
+# In seconds: the interval between two probes of a part once Postgres is back, and between two
+# requests of the client that makes the load.
+PROBE_INTERVAL = 0.25
+LOAD_INTERVAL = 0.2
 
-# A part counts as back when it has worked for so long without a failure; it is waited for no longer than that.
+# In seconds: a part is back when it has worked for this long without a failure, and the case ends
+# after the longest wait all the same.
 STEADY = 10.0
-LONGEST = 600.0
+MAX_WAIT = 600.0
 
-_JOB = "INSERT INTO queue.procrastinate_jobs (queue_name, task_name, args) VALUES ('default', 'send_alert', %s) "
+_DEFER_JOB = (
+    "INSERT INTO queue.procrastinate_jobs (queue_name, task_name, args) "
+    "VALUES ('default', 'send_alert', %s) RETURNING id"
+)
 _numbers = count()
 
 
 @dataclass
-class Part:
-    """One part of the service, as it was seen after the return of Postgres."""
+class ServicePart:
+    """
+    One part of the service after the return of Postgres.
 
-    back: float | None = None
-    seen_until: float = 0.0
+    `back_after` is since when it works, in seconds after the return; None while it does not.
+    """
 
-    def see(self, at: float, works: bool) -> None:
-        """Remember what was seen `at` so many seconds after the return."""
-        self.seen_until = at
-        if not works:
-            self.back = None
-        elif self.back is None:
-            self.back = at
+    back_after: float | None = None
+    probed_until: float = 0.0
+
+    def record(self, seconds: float, is_working: bool) -> None:
+        """Record a probe, `seconds` after the return of Postgres."""
+        self.probed_until = seconds
+        if not is_working:
+            self.back_after = None
+        elif self.back_after is None:
+            self.back_after = seconds
 
     @property
     def is_steady(self) -> bool:
         """Return whether it has worked for long enough."""
-        return self.back is not None and self.seen_until - self.back >= STEADY
+        return self.back_after is not None and self.probed_until - self.back_after >= STEADY
 
     def __str__(self) -> str:
-        return "never" if self.back is None else f"{self.back:.1f}"
+        return "never" if self.back_after is None else f"{self.back_after:.1f}"
 
 
 @dataclass
-class Case:
-    """One outage, and what came of it."""
+class OutageCase:
+    """
+    One outage and its measurements.
+
+    `noticed_after` is when `/health` reported the outage, in seconds; it is measured under load
+    only. `log_lines` has the number of lines of the service's log by level.
+    """
 
     seconds: float
     kind: str
     load: str
-    parts: dict[str, Part] = field(default_factory=lambda: {name: Part() for name in ("api", "health", "worker")})
-    noticed: float | None = None
-    lines: Counter[str] = field(default_factory=Counter)
+    parts: dict[str, ServicePart] = field(
+        default_factory=lambda: {name: ServicePart() for name in ("api", "health", "worker")}
+    )
+    noticed_after: float | None = None
+    log_lines: Counter[str] = field(default_factory=Counter)
 
     @property
     def name(self) -> str:
-        """Return what the case is called in its folder and in the progress."""
+        """Return the case's name in its folder and in the progress."""
         return f"{self.kind}-{self.seconds:g}s-{self.load}"
 
 
-class House:
-    """A Postgres and a service of one case."""
+class OutageInstallation:
+    """The Postgres and the service of one case."""
 
-    def __init__(self, folder: Path, service: Path) -> None:
-        self.folder, self.service = folder, service
+    def __init__(self, folder: Path, program: Path) -> None:
+        self.folder = folder
+        self.program = program
         port = str(free_port())
-        settings = {**FAST, "listen_addresses": "127.0.0.1", "port": port, "log_min_messages": "fatal"}
+        settings = {
+            **FAST_SETTINGS,
+            "listen_addresses": "127.0.0.1",
+            "port": port,
+            "log_min_messages": "fatal",
+        }
         self.postgres = EmbeddedPostgres(folder / "postgres", settings)
         self.address = make_conninfo(host="127.0.0.1", port=port, user="postgres", dbname="outage")
         self.log = folder / "service.log"
@@ -114,46 +138,52 @@ class House:
         self.url = ""
 
     async def start(self) -> None:
-        """Start both; return when the service is well."""
+        """Start both, and return when the service listens."""
         await asyncio.to_thread(self.postgres.start)
-        await asyncio.to_thread(self.postgres.database, "outage")
+        await asyncio.to_thread(self.postgres.ensure_database, "outage")
         await migrations.migrate(self.address, RealClock().now())
-        # Nothing listens on port 1: whatever the jobs of today want to ask, no provider answers.
-        providers = {"OPENAI_BASE_URL": "http://127.0.0.1:1/v1", "ALPHA_VANTAGE_BASE_URL": "http://127.0.0.1:1"}
-        keys = {"OPENAI_API_KEY": "nobodys", "ALPHA_VANTAGE_API_KEY": "nobodys"}
+        # Nothing listens on port 1, so the jobs of today get no answer from any provider.
+        providers = {
+            "OPENAI_BASE_URL": "http://127.0.0.1:1/v1",
+            "ALPHA_VANTAGE_BASE_URL": "http://127.0.0.1:1",
+            "OPENAI_API_KEY": "nobodys",
+            "ALPHA_VANTAGE_API_KEY": "nobodys",
+        }
         with self.log.open("wb") as output:
             self.process = await asyncio.create_subprocess_exec(
-                self.service,
+                self.program,
                 "serve",
                 cwd=self.folder,
-                env={**os.environ, "DATABASE_URL": self.address, "PORT": "0", **providers, **keys},
+                env={**os.environ, "DATABASE_URL": self.address, "PORT": "0", **providers},
                 stdout=output,
                 stderr=output,
             )
-        said = "Serving GraphQL at "
-        while said not in self.log.read_text():
+        # The service prints its address when it listens, with the port that it was given.
+        prefix = "Serving GraphQL at "
+        while prefix not in self.log.read_text():
             await asyncio.sleep(0.1)
             if self.process.returncode is not None:
                 raise SystemExit(f"The service did not start: {self.log.read_text()}")
-        line = next(line for line in self.log.read_text().splitlines() if line.startswith(said))
-        self.url = line.removeprefix(said).split("/graphql")[0]
+        lines = self.log.read_text().splitlines()
+        line = next(line for line in lines if line.startswith(prefix))
+        self.url = line.removeprefix(prefix).split("/graphql")[0]
 
-    async def take_away(self, kind: str) -> None:
-        """Take Postgres away."""
+    async def take_postgres_away(self, kind: str) -> None:
+        """Begin an outage of Postgres."""
         if kind == STOPPED:
             await asyncio.to_thread(self.postgres.stop)
         else:
-            self._signal(signal.SIGSTOP)
+            self._signal_postgres(signal.SIGSTOP)
 
-    async def bring_back(self, kind: str) -> None:
-        """Bring Postgres back."""
+    async def bring_postgres_back(self, kind: str) -> None:
+        """End an outage of Postgres."""
         if kind == STOPPED:
             await asyncio.to_thread(self.postgres.start)
         else:
-            self._signal(signal.SIGCONT)
+            self._signal_postgres(signal.SIGCONT)
 
-    def _signal(self, number: signal.Signals) -> None:
-        """Send a signal to the server and all of its children."""
+    def _signal_postgres(self, number: signal.Signals) -> None:
+        """Send a signal to the server and to all of its children."""
         assert self.postgres.process
         pid = self.postgres.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -161,8 +191,8 @@ class House:
             with suppress(ProcessLookupError):
                 os.kill(each, number)
 
-    async def end(self) -> None:
-        """End both."""
+    async def stop(self) -> None:
+        """Stop both."""
         if self.process and self.process.returncode is None:
             self.process.terminate()
             try:
@@ -170,44 +200,52 @@ class House:
             except TimeoutError:
                 self.process.kill()
                 await self.process.wait()
+        # A suspended server could not be stopped.
         with suppress(OSError, AssertionError):
-            self._signal(signal.SIGCONT)
+            self._signal_postgres(signal.SIGCONT)
         await asyncio.to_thread(self.postgres.stop)
 
-    def lines_since(self, start: int) -> Counter[str]:
-        """Return how many lines of the log there are by level, from byte `start` on."""
+    def count_log_lines(self, start: int) -> Counter[str]:
+        """Return the number of log lines by level, from byte `start` on."""
         levels: Counter[str] = Counter()
         for line in self.log.read_bytes()[start:].decode().splitlines():
+            # Lines that are no JSON do not count.
             with suppress(ValueError, KeyError, TypeError):
                 levels[json.loads(line)["level"]] += 1
         return levels
 
 
-async def api_answers(client: httpx.AsyncClient) -> bool:
-    """Return whether the API answers a query that no cache has."""
-    return await _is_200(client.post("/graphql", json={"query": f"{{ q{next(_numbers)}: latestBatch {{ id }} }}"}))
+async def is_api_working(client: httpx.AsyncClient) -> bool:
+    """Return whether the API answers a query that is in no cache."""
+    query = f"{{ q{next(_numbers)}: latestBatch {{ id }} }}"
+    return await _is_200(client.post("/graphql", json={"query": query}))
 
 
-async def is_well(client: httpx.AsyncClient) -> bool:
-    """Return whether `/health` says that all is well."""
+async def is_healthy(client: httpx.AsyncClient) -> bool:
+    """Return whether `/health` answers 200."""
     return await _is_200(client.get("/health"))
 
 
-async def _is_200(asked: Awaitable[httpx.Response]) -> bool:
+async def _is_200(response: Awaitable[httpx.Response]) -> bool:
     try:
-        return (await asked).status_code == 200
+        return (await response).status_code == 200
     except httpx.HTTPError:
         return False
 
 
-async def a_job_is_done(house: House) -> bool:
-    """Defer a job that has nothing to do; return whether a worker has done it within five seconds."""
+async def is_worker_working(installation: OutageInstallation) -> bool:
+    """Defer a job without any work; return whether it has succeeded within five seconds."""
+    arguments = json.dumps({"alert": str(uuid4())})
     try:
-        async with await Session.connect(house.address, name="outage", autocommit=True) as conn:
-            cursor = await conn.execute(_JOB + "RETURNING id", (json.dumps({"alert": str(uuid4())}),))
-            found: Any = await cursor.fetchone()
+        async with await Session.connect(
+            installation.address, name="outage", autocommit=True
+        ) as conn:
+            cursor = await conn.execute(_DEFER_JOB, (arguments,))
+            row: Any = await cursor.fetchone()
             for _ in range(50):
-                cursor = await conn.execute("SELECT status::text FROM queue.procrastinate_jobs WHERE id = %s", found)
+                cursor = await conn.execute(
+                    "SELECT status::text FROM queue.procrastinate_jobs WHERE id = %s", row
+                )
                 if await cursor.fetchone() == ("succeeded",):
                     return True
                 await asyncio.sleep(0.1)
@@ -216,125 +254,212 @@ async def a_job_is_done(house: House) -> bool:
     return False
 
 
-async def watched(part: Part, ask: Callable[[], Awaitable[bool]], began: float, over: Callable[[], bool]) -> None:
-    """Ask a part of the service again and again, until all parts are steady."""
-    while not over():
-        works = await ask()
-        part.see(time.monotonic() - began, works)
-        await asyncio.sleep(PROBE)
+async def probe(
+    part: ServicePart,
+    *,
+    is_working: Callable[[], Awaitable[bool]],
+    start: float,
+    is_over: Callable[[], bool],
+) -> None:
+    """Probe a part of the service again and again until the case is over."""
+    while not is_over():
+        result = await is_working()
+        part.record(time.monotonic() - start, result)
+        await asyncio.sleep(PROBE_INTERVAL)
 
 
-async def used(client: httpx.AsyncClient) -> None:
-    """Be a client that asks some times a second, whether it is answered or not."""
-    asking: set[asyncio.Task[bool]] = set()
+async def make_load(client: httpx.AsyncClient) -> None:
+    """Send requests several times a second, whether they are answered or not, until cancelled."""
+    open_requests: set[asyncio.Task[bool]] = set()
     try:
         while True:
-            task = asyncio.create_task(api_answers(client))
-            asking.add(task)
-            task.add_done_callback(asking.discard)
-            await asyncio.sleep(REQUEST)
+            task = asyncio.create_task(is_api_working(client))
+            open_requests.add(task)
+            task.add_done_callback(open_requests.discard)
+            await asyncio.sleep(LOAD_INTERVAL)
     finally:
-        for task in asking:
+        for task in open_requests:
             task.cancel()
 
 
-async def lived(case: Case, house: House, say: Callable[[str], None]) -> None:
-    """Live through one outage."""
+async def run_case(
+    case: OutageCase, installation: OutageInstallation, report: Callable[[str], None]
+) -> None:
+    """Run one outage, and write its measurements into `case`."""
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=house.url, timeout=15, limits=limits) as client:
-        while not (await is_well(client) and await a_job_is_done(house)):
+    async with httpx.AsyncClient(base_url=installation.url, timeout=15, limits=limits) as client:
+        while not (await is_healthy(client) and await is_worker_working(installation)):
             await asyncio.sleep(0.2)
-        using = asyncio.create_task(used(client)) if case.load == LOAD else None
-        await asyncio.sleep(3)
-        start = house.log.stat().st_size
-        await house.take_away(case.kind)
-        gone = time.monotonic()
-        say(f"{case.name}: Postgres is away")
+        load: asyncio.Task[None] | None = None
         if case.load == LOAD:
-            while await is_well(client):
-                await asyncio.sleep(PROBE)
-            case.noticed = time.monotonic() - gone
-        await asyncio.sleep(max(0.0, gone + case.seconds - time.monotonic()))
-        await house.bring_back(case.kind)
-        began = time.monotonic()
-        say(f"{case.name}: Postgres is back")
-        api, health, worker = case.parts["api"], case.parts["health"], case.parts["worker"]
+            load = asyncio.create_task(make_load(client))
+        # Some seconds of ordinary operation before the outage.
+        await asyncio.sleep(3)
+        log_start = installation.log.stat().st_size
+        await _pass_outage(case, installation, client, report=report)
+        await _probe_until_steady(case, installation, client)
+        case.log_lines = installation.count_log_lines(log_start)
+        if load:
+            load.cancel()
+            await asyncio.wait([load])
+    results = ", ".join(f"{part} ({name})" for name, part in case.parts.items())
+    report(f"{case.name}: back after {results} s")
 
-        def over() -> bool:
-            return all(part.is_steady for part in case.parts.values()) or time.monotonic() - began > LONGEST
 
-        await asyncio.gather(
-            watched(api, lambda: api_answers(client), began, over),
-            watched(health, lambda: is_well(client), began, over),
-            watched(worker, lambda: a_job_is_done(house), began, over),
+async def _pass_outage(
+    case: OutageCase,
+    installation: OutageInstallation,
+    client: httpx.AsyncClient,
+    *,
+    report: Callable[[str], None],
+) -> None:
+    """Take Postgres away for the seconds of the case."""
+    await installation.take_postgres_away(case.kind)
+    start = time.monotonic()
+    report(f"{case.name}: Postgres is away")
+    if case.load == LOAD:
+        while await is_healthy(client):
+            await asyncio.sleep(PROBE_INTERVAL)
+        case.noticed_after = time.monotonic() - start
+    await asyncio.sleep(max(0.0, start + case.seconds - time.monotonic()))
+    await installation.bring_postgres_back(case.kind)
+
+
+async def _probe_until_steady(
+    case: OutageCase, installation: OutageInstallation, client: httpx.AsyncClient
+) -> None:
+    """Probe all parts until all of them are steady, or for MAX_WAIT at most."""
+    start = time.monotonic()
+
+    def is_over() -> bool:
+        are_steady = all(part.is_steady for part in case.parts.values())
+        return are_steady or time.monotonic() - start > MAX_WAIT
+
+    probes: dict[str, Callable[[], Awaitable[bool]]] = {
+        "api": lambda: is_api_working(client),
+        "health": lambda: is_healthy(client),
+        "worker": lambda: is_worker_working(installation),
+    }
+    await asyncio.gather(
+        *(
+            probe(case.parts[name], is_working=is_working, start=start, is_over=is_over)
+            for name, is_working in probes.items()
         )
-        case.lines = house.lines_since(start)
-        if using:
-            using.cancel()
-            await asyncio.wait([using])
-    say(f"{case.name}: back after {', '.join(f'{part} ({name})' for name, part in case.parts.items())} s")
+    )
 
 
-async def run(cases: list[Case], folder: Path, service: Path, parallel: int) -> None:
-    """Live through all outages, some at a time, the longest first."""
-    began, slots = time.monotonic(), asyncio.Semaphore(parallel)
+async def run_cases(cases: list[OutageCase], *, folder: Path, program: Path, parallel: int) -> None:
+    """Run all outages, `parallel` at a time, the longest first."""
+    start, slots = time.monotonic(), asyncio.Semaphore(parallel)
 
-    def say(what: str) -> None:
-        print(f"{time.monotonic() - began:5.0f} s  {what}", file=sys.stderr, flush=True)
+    def report(line: str) -> None:
+        print(f"{time.monotonic() - start:5.0f} s  {line}", file=sys.stderr, flush=True)
 
-    async def one(case: Case) -> None:
+    async def run_one(case: OutageCase) -> None:
         async with slots:
             (folder / case.name).mkdir(parents=True)
-            house = House(folder / case.name, service)
+            installation = OutageInstallation(folder / case.name, program)
             try:
-                await house.start()
-                await lived(case, house, say)
+                await installation.start()
+                await run_case(case, installation, report)
             finally:
-                await house.end()
+                await installation.stop()
 
-    await asyncio.gather(*(one(case) for case in sorted(cases, key=lambda case: -case.seconds)))
+    # The longest cases decide the total time, so they start first.
+    longest_first = sorted(cases, key=lambda case: -case.seconds)
+    await asyncio.gather(*map(run_one, longest_first))
 
 
-def table(cases: list[Case]) -> str:
-    """Return what was measured: seconds after the return of Postgres, and lines of the log of the whole outage."""
-    head = f"{'outage':>8}  {'kind':8} {'load':5} {'noticed':>8} {'API':>7} {'/health':>8} {'worker':>7}  log lines"
-    rows = [head]
+def make_table(cases: list[OutageCase]) -> str:
+    """
+    Return the measurements as text.
+
+    Times are seconds after the return of Postgres; log lines are those of the whole outage.
+    """
+    rows = [
+        f"{'outage':>8}  {'kind':8} {'load':5} {'noticed':>8} {'API':>7} {'/health':>8} "
+        f"{'worker':>7}  log lines"
+    ]
     for case in cases:
-        noticed = "" if case.noticed is None else f"{case.noticed:.1f}"
+        noticed = "" if case.noticed_after is None else f"{case.noticed_after:.1f}"
         api, health, worker = map(str, case.parts.values())
-        said = ", ".join(f"{number} {level}" for level, number in sorted(case.lines.items())) or "none"
+        lines = ", ".join(f"{number} {level}" for level, number in sorted(case.log_lines.items()))
         rows.append(
-            f"{case.seconds:>6g} s  {case.kind:8} {case.load:5} {noticed:>8} {api:>7} {health:>8} {worker:>7}  {said}"
+            f"{case.seconds:>6g} s  {case.kind:8} {case.load:5} {noticed:>8} {api:>7} {health:>8} "
+            f"{worker:>7}  {lines or 'none'}"
         )
     return "\n".join(rows)
 
 
-def main() -> int:
-    """Run from the command line; 0 if every part was back within the given bound."""
+def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python dev/chaos/outage.py"
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python dev/chaos/outage.py",
     )
-    parser.add_argument("--seconds", type=float, nargs="+", default=[20], help="how long Postgres is away (20)")
-    parser.add_argument("--kind", nargs="+", choices=(STOPPED, FROZEN), default=[STOPPED, FROZEN], help="(both)")
-    parser.add_argument("--load", nargs="+", choices=(IDLE, LOAD), default=[IDLE, LOAD], help="with clients? (both)")
-    parser.add_argument("--parallel", type=int, default=4, help="how many cases at a time (4)")
-    parser.add_argument("--within", type=float, default=10.0, help="seconds within which all must be back (10)")
-    parser.add_argument("--service", type=Path, default=SERVICE, help="the alpha-monday to measure (this one)")
-    parser.add_argument("--folder", type=Path, default=HOUSE / ".alpha-monday" / "outage", help="where logs are kept")
-    given = parser.parse_args()
-    isolation.isolate()  # all that is started here inherits this environment
-    shutil.rmtree(given.folder, ignore_errors=True)
-    given.folder.mkdir(parents=True)
-    cases = [Case(seconds, kind, load) for seconds in given.seconds for kind in given.kind for load in given.load]
-    asyncio.run(run(cases, given.folder.resolve(), given.service.absolute(), given.parallel))
-    print(table(cases))
-    late = [
-        case.name
-        for case in cases
-        if any(part.back is None or part.back > given.within for part in case.parts.values())
+    parser.add_argument(
+        "--seconds", type=float, nargs="+", default=[20], help="how long Postgres is away (20)"
+    )
+    parser.add_argument(
+        "--kind",
+        nargs="+",
+        choices=(STOPPED, FROZEN),
+        default=[STOPPED, FROZEN],
+        help="the kind of outage (both)",
+    )
+    parser.add_argument(
+        "--load",
+        nargs="+",
+        choices=(IDLE, LOAD),
+        default=[IDLE, LOAD],
+        help="without or with requests of a client (both)",
+    )
+    parser.add_argument(
+        "--parallel", type=int, default=4, help="the number of cases that run at a time (4)"
+    )
+    parser.add_argument(
+        "--within", type=float, default=10.0, help="seconds within which all parts must work (10)"
+    )
+    parser.add_argument(
+        "--service", type=Path, default=SERVICE, help="the alpha-monday to measure (this one)"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=PROJECT / ".alpha-monday" / "outage",
+        help="the folder for logs",
+    )
+    return parser.parse_args()
+
+
+def _is_late(case: OutageCase, limit: float) -> bool:
+    """Return whether a part of the service was not back within `limit` seconds."""
+    return any(part.back_after is None or part.back_after > limit for part in case.parts.values())
+
+
+def main() -> int:
+    """Run from the command line; return 0 if every part was back within the given bound."""
+    options = _parse_options()
+    # Every process that is started here inherits this environment.
+    isolation.isolate()
+    shutil.rmtree(options.folder, ignore_errors=True)
+    options.folder.mkdir(parents=True)
+    cases = [
+        OutageCase(seconds, kind, load)
+        for seconds, kind, load in product(options.seconds, options.kind, options.load)
     ]
+    asyncio.run(
+        run_cases(
+            cases,
+            folder=options.folder.resolve(),
+            program=options.service.absolute(),
+            parallel=options.parallel,
+        )
+    )
+    print(make_table(cases))
+    late = [case.name for case in cases if _is_late(case, options.within)]
     if late:
-        print(f"Not back within {given.within:g} s: {', '.join(late)}. Logs: {given.folder}")
+        print(f"Not back within {options.within:g} s: {', '.join(late)}. Logs: {options.folder}")
     return 1 if late else 0
 
 

@@ -1,7 +1,8 @@
 """
-One of the processes that are harmed: the real service, web server included, in told time.
+One of the processes that are harmed: the real service, web server included, in simulated time.
 
-Its time-outs are short, because told time waits for whatever hangs and for a dead process's jobs.
+Its timeouts are short, because simulated time waits for every open request and for the jobs of a
+dead process.
 """
 
 import asyncio
@@ -25,74 +26,92 @@ from app.database import pools, sessions
 from app.errors import ConfigurationError
 from app.main import create_app
 from app.providers import alpha_vantage
-from app.simulation import clock as told
-from app.simulation.rehearsal import Span
+from app.simulation import clock as simulated
+from app.simulation.rehearsal import RehearsalSpan
 from jobs.context import RealClock
 from jobs.queue import Queue
 
-LONGEST_LEAP = timedelta(hours=1)  # a job deleted by hand is found at the next stop
-STALLED_AFTER, HEARTBEAT = 2.0, 0.3
-STOOD_STILL = 0.4
-TIME_LIMIT = 2.5  # of both providers, in seconds
+# Reconciliation runs at the end of every jump, so a deleted job is found within an hour.
+MAX_JUMP = timedelta(hours=1)
+STALLED_AFTER_SECONDS, HEARTBEAT_SECONDS = 2.0, 0.3
+# In seconds: a clock that was not updated for longer belongs to a process that was suspended.
+SUSPENDED_AFTER = 0.4
+# The timeout of a request to a provider, in seconds.
+PROVIDER_TIMEOUT = 2.5
 
-# How it ends when it did not start, and when its clock broke: a job ran early, or nothing would ever leap again.
-NOT_STARTED, CLOCK_BROKE = 3, 4
+# Exit codes: the service could not start, and its clock failed (a job ran early, or nothing would
+# ever jump again).
+NOT_STARTED, CLOCK_FAILED = 3, 4
 
 
-class Clock(told.SimulatedClock):
+class ChaosClock(simulated.SimulatedClock):
     """
-    A told clock that asks for the time anew before anything else is done when its process stood still.
+    A simulated clock that reads the lag again after its process was suspended.
 
-    Otherwise it would be days behind until its next beat, as if somebody had set it back: the ledger believes
-    that, and moves everybody's requests with it.
+    Otherwise it would be days behind until its next step, as if the clock of the machine had been
+    set back. The ledger of requests trusts the clock, and would move the stored times of all
+    requests back with it.
     """
 
-    asked = 0.0
+    updated_at = 0.0
 
     def now(self) -> datetime:
-        """Return the told time."""
-        if self.lag and self.asked and monotonic() - self.asked > STOOD_STILL:
-            with suppress(psycopg.Error), sessions.connect(self.pool.conninfo, connect_timeout=1) as conn:
+        """Return the simulated time."""
+        is_outdated = monotonic() - self.updated_at > SUSPENDED_AFTER
+        if self.lag and self.updated_at and is_outdated:
+            with (
+                suppress(psycopg.Error),
+                sessions.connect(self.pool.conninfo, connect_timeout=1) as conn,
+            ):
                 ((lag,),) = conn.execute("SELECT lag FROM told.clock").fetchall()
-                self.lag, self.asked = timedelta(seconds=lag), monotonic()
+                self.lag = timedelta(seconds=lag)
+                self.updated_at = monotonic()
         return super().now()
 
-    async def _read(self, sql: str, *values: object) -> None:
-        await super()._read(sql, *values)
-        self.asked = monotonic()
+    async def _update_lag(self, sql: str, *parameters: object) -> None:
+        await super()._update_lag(sql, *parameters)
+        self.updated_at = monotonic()
 
 
-def live(given: Mapping[str, str], span: Span, said: Path, tell: Connection) -> None:
-    """Serve and work until told to stop; the log goes to `said`, the port to `tell`."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nobody outlives the run
-    output = said.open("a", buffering=1)
+def serve(
+    environment: Mapping[str, str], span: RehearsalSpan, log: Path, connection: Connection
+) -> None:
+    """Serve and work until stopped; the log is appended to `log`, the port is sent once."""
+    # PR_SET_PDEATHSIG: the kernel kills this process when the run that started it ends.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    output = log.open("a", buffering=1)
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
-    told.STRIDE, told.STALLED_AFTER, told.HEARTBEAT = LONGEST_LEAP, STALLED_AFTER, HEARTBEAT
-    told.SimulatedClock = Clock  # type: ignore[misc]
-    alpha_vantage._TIME_LIMIT = TIME_LIMIT
-    configuration = settings.load({**given, "OPENAI_TIMEOUT": str(TIME_LIMIT)})
-    clock: RealClock | told.SimulatedClock = RealClock()
-    logging.configure("INFO", lambda: clock.now(), configuration.keys, output)
+    simulated.MAX_JUMP = MAX_JUMP
+    simulated.STALLED_AFTER_SECONDS = STALLED_AFTER_SECONDS
+    simulated.HEARTBEAT_SECONDS = HEARTBEAT_SECONDS
+    simulated.SimulatedClock = ChaosClock  # type: ignore[misc]
+    alpha_vantage._TIME_LIMIT = PROVIDER_TIMEOUT
+    configuration = settings.load({**environment, "OPENAI_TIMEOUT": str(PROVIDER_TIMEOUT)})
+    clock: RealClock | simulated.SimulatedClock = RealClock()
+    logging.configure("INFO", lambda: clock.now(), secrets=configuration.secret_texts, to=output)
 
     @asynccontextmanager
-    async def clock_of(pool: pools.Pool, queue: Queue) -> AsyncIterator[told.SimulatedClock]:
+    async def open_clock(pool: pools.Pool, queue: Queue) -> AsyncIterator[simulated.SimulatedClock]:
         nonlocal clock
-        async with told.told(pool, queue, span.begin, span.until) as its_clock:
-            its_clock.over.add_done_callback(_end_loudly)
-            clock = its_clock
-            yield its_clock
+        async with simulated.running_clock(
+            pool, queue, begin=span.begin, until=span.until
+        ) as simulated_clock:
+            simulated_clock.finished.add_done_callback(_exit_on_failure)
+            clock = simulated_clock
+            yield simulated_clock
 
     listener = server.listen(configuration)
-    tell.send(listener.getsockname()[1])
+    connection.send(listener.getsockname()[1])
     try:
-        server.run(create_app(configuration, clock_of), listener)
+        server.run(create_app(configuration, open_clock), listener)
     except ConfigurationError as error:
         print(error, flush=True)
         sys.exit(NOT_STARTED)
 
 
-def _end_loudly(over: "asyncio.Future[None]") -> None:
-    if not over.cancelled() and (error := over.exception()):
+def _exit_on_failure(finished: "asyncio.Future[None]") -> None:
+    """End the process at once if the clock failed, so that the run notices."""
+    if not finished.cancelled() and (error := finished.exception()):
         print(f"The clock broke: {error!r}", flush=True)
-        os._exit(CLOCK_BROKE)
+        os._exit(CLOCK_FAILED)

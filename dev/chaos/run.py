@@ -1,169 +1,265 @@
 """
-Chaos: the service lives through Mondays while it is harmed at random, and then every promise is checked.
+Chaos: the service lives through Mondays while it is harmed at random; then promises are checked.
 
-Three processes of the real service share one Postgres, in told time, with providers that lie and hang. From a seed
-they are killed, stopped and frozen; Postgres and its connections are killed; jobs and workers are deleted. Then comes a
-calm of some days, and the record, the queue and the providers' own log must be as if nothing had happened.
+Three processes of the real service share one Postgres, in simulated time, with providers that send
+wrong answers or none. Drawn from a seed, processes are killed, stopped and suspended; Postgres and
+its connections are killed; jobs and workers are deleted. After some calm days the record, the queue
+and the providers' log must be as if nothing had happened.
 
     python dev/chaos/run.py --seed 7 --faults 200
 """
 
 import argparse
 import asyncio
-import datetime as dt
 import random
 import shutil
 import sys
 import time
 from contextlib import suppress
+from datetime import time as clock_time
 from datetime import timedelta
 from pathlib import Path
 
 import psycopg
-from harm import Storm, hanging
-from house import House
-from judge import Judge, Misfit, Seen, faults_of
+from checker import InvariantBroken, InvariantChecker, Observations, count_faults
+from harm import Storm, slow_provider_rules
+from installation import Installation
 
 from app.database import migrations
 from app.domain import calendar
-from app.simulation.rehearsal import EARLIEST, Span
+from app.simulation.rehearsal import EARLIEST_MONDAY, RehearsalSpan
 
 sys.path.append(str(Path(__file__).parents[1]))
 import isolation
 
-HOUSE = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[2]
 
-# How long the calm may take, in real time.
-PATIENCE = 120.0
+# How long the calm may take, in seconds of real time.
+CALM_TIMEOUT = 120.0
+# Seconds between two observations of the installation.
+OBSERVE_INTERVAL = 0.5
+# Seconds between two lines of progress that go to a file.
+PROGRESS_INTERVAL = 10
 
-_AT_WORK = "SELECT 1 FROM procrastinate_jobs WHERE status = 'doing' OR (status = 'todo' AND scheduled_at <= told.now())"
+_JOB_AT_WORK = (
+    "SELECT 1 FROM procrastinate_jobs "
+    "WHERE status = 'doing' OR (status = 'todo' AND scheduled_at <= told.now())"
+)
 
 
-class Run:
-    """One storm, from its seed to the verdict."""
+class ChaosRun:
+    """One storm, from its seed to the verdict. `calm` is simulated time, `pause` real seconds."""
 
-    def __init__(self, seed: int, faults: int, mondays: int, calm: int, pause: float, folder: Path) -> None:
-        self.faults, self.mondays, self.calm, self.pause = faults, mondays, timedelta(days=calm), pause
-        self.chance = random.Random(seed)
-        first = EARLIEST + timedelta(weeks=self.chance.randrange(100))
-        self.span = Span(calendar.due_at(first) - timedelta(minutes=1), None)
-        self.house = House(folder, str(seed), hanging(self.chance, first))
-        self.storm = Storm(self.house, self.span, self.chance, faults, folder / "harm.jsonl")
+    def __init__(
+        self,
+        *,
+        seed: int,
+        faults: int,
+        mondays: int,
+        calm: timedelta,
+        pause: float,
+        folder: Path,
+    ) -> None:
+        self.faults = faults
+        self.mondays = mondays
+        self.calm = calm
+        self.pause = pause
+        self.rng = random.Random(seed)
+        first = EARLIEST_MONDAY + timedelta(weeks=self.rng.randrange(100))
+        self.span = RehearsalSpan(calendar.due_at(first) - timedelta(minutes=1), None)
+        rules = slow_provider_rules(self.rng, first)
+        self.installation = Installation(folder, str(seed), rules)
+        self.storm = Storm(
+            installation=self.installation,
+            span=self.span,
+            rng=self.rng,
+            count=faults,
+            log=folder / "harm.jsonl",
+        )
         self.heads: set[tuple[int, str]] = set()
-        self.told, self.began, self.looked, self.said = self.span.begin, time.monotonic(), 0.0, 0.0
+        self.simulated_now = self.span.begin
+        self.started_at = time.monotonic()
+        self.observed_at = 0.0
+        self.progress_at = 0.0
 
-    def live(self) -> None:
-        """Live through the storm and the calm after it."""
-        asyncio.run(migrations.migrate(self.house.address, self.span.begin))
-        for one in self.house.processes:
-            one.start(self.span)
-        while not self.house.rows("SELECT 1 WHERE to_regclass('told.clock') IS NOT NULL"):
+    def run(self) -> None:
+        """Let the installation live through the storm and the calm after it."""
+        asyncio.run(migrations.migrate(self.installation.address, self.span.begin))
+        for service_process in self.installation.processes:
+            service_process.start(self.span)
+        has_clock = "SELECT 1 WHERE to_regclass('told.clock') IS NOT NULL"
+        while not self.installation.fetch_rows(has_clock):
             time.sleep(0.1)
         next_strike = time.monotonic() + 2
-        while not self.storm.over or self.told < self.span.begin + timedelta(weeks=self.mondays):
-            if time.monotonic() >= next_strike and self._behind():
+        end = self.span.begin + timedelta(weeks=self.mondays)
+        while not self.storm.is_over or self.simulated_now < end:
+            if time.monotonic() >= next_strike and self._is_harm_due():
                 self.storm.strike()
-                next_strike = time.monotonic() + self.chance.expovariate(1 / self.pause)
-            self._look("Storm", 0.02)
-        self._calm()
+                next_strike = time.monotonic() + self.rng.expovariate(1 / self.pause)
+            self._observe("Storm", 0.02)
+        self._run_calm()
 
-    def _behind(self) -> bool:
-        """Return whether more harm is to be done by now: where the machine is slow it must not all fall on one day."""
-        lived = (self.told - self.span.begin) / timedelta(weeks=self.mondays)
-        return bool(self.storm.left) and self.storm.done.total() < 5 + lived * self.faults
+    def _is_harm_due(self) -> bool:
+        """
+        Return whether more harm must be done by now.
 
-    def _calm(self) -> None:
-        """Have everybody start anew with an end to told time, and wait for it."""
-        for one in self.house.processes:
-            self.storm.stop(one)
-        end = calendar.at(calendar.today(self.house.now() + self.calm), dt.time(23, 30))
-        self.span = self.storm.span = Span(self.span.begin, end)
-        while not self.storm.over:
-            self._look("Calm", 0.02)
-        give_up = time.monotonic() + PATIENCE
-        while self.told < end or self.house.rows(_AT_WORK):
-            if time.monotonic() > give_up:
-                self.storm.odd.append(f"told time has come no further than {self.told} in {PATIENCE:.0f} s of calm")
+        The harm is spread over simulated time. On a slow machine all of it would otherwise happen
+        within one day.
+        """
+        share = (self.simulated_now - self.span.begin) / timedelta(weeks=self.mondays)
+        is_behind = self.storm.done.total() < 5 + share * self.faults
+        return bool(self.storm.remaining) and is_behind
+
+    def _run_calm(self) -> None:
+        """Restart all processes with an end of simulated time, and wait for the end."""
+        for service_process in self.installation.processes:
+            self.storm.stop(service_process)
+        last_day = calendar.new_york_date(self.installation.now() + self.calm)
+        end = calendar.from_new_york(last_day, clock_time(23, 30))
+        self.span = self.storm.span = RehearsalSpan(self.span.begin, end)
+        while not self.storm.is_over:
+            self._observe("Calm", 0.02)
+        deadline = time.monotonic() + CALM_TIMEOUT
+        while self.simulated_now < end or self.installation.fetch_rows(_JOB_AT_WORK):
+            if time.monotonic() > deadline:
+                self.storm.problems.append(
+                    f"simulated time has come no further than {self.simulated_now} "
+                    f"in {CALM_TIMEOUT:.0f} s of calm"
+                )
                 return
-            self._look("Calm", 0.05)
-        # Two of them may have lived through the calm before the third had started.
-        while any(one.unwell() for one in self.house.processes) and time.monotonic() < give_up:
+            self._observe("Calm", 0.05)
+        # Two processes may have lived through the calm before the third one was ready.
+        problems = self._health_problems()
+        while problems and time.monotonic() < deadline:
             time.sleep(0.1)
-        self.storm.odd += [f"{one.name} is not well: {said}" for one in self.house.processes if (said := one.unwell())]
+            problems = self._health_problems()
+        self.storm.problems += problems
 
-    def _look(self, when: str, pause: float) -> None:
-        """Tend to what is due; now and then tell how far it is and take down the journal's head."""
+    def _health_problems(self) -> list[str]:
+        problems = [(one.name, one.health_problem()) for one in self.installation.processes]
+        return [f"{name} is not well: {problem}" for name, problem in problems if problem]
+
+    def _observe(self, phase: str, pause: float) -> None:
+        """Run scheduled actions; from time to time note the journal's head and print progress."""
         self.storm.tend()
         time.sleep(pause)
-        if time.monotonic() < self.looked + 0.5:
+        if time.monotonic() < self.observed_at + OBSERVE_INTERVAL:
             return
-        self.looked = time.monotonic()
-        with suppress(psycopg.OperationalError):  # it is away
-            self.told = self.house.now()
-            self.heads |= set(self.house.rows("SELECT seq, hash FROM journal ORDER BY seq DESC LIMIT 1"))
-        self.heads |= {head for one in self.house.processes if (head := one.head())}
-        line = f"{when}: {self.told.astimezone(calendar.NEW_YORK):%a %d %b %Y %H:%M}, "
-        line += f"{self.storm.done.total()} harms, {self.looked - self.began:.0f} s"
+        self.observed_at = time.monotonic()
+        # The database may be away.
+        with suppress(psycopg.OperationalError):
+            self.simulated_now = self.installation.now()
+            newest = "SELECT seq, hash FROM journal ORDER BY seq DESC LIMIT 1"
+            self.heads |= set(self.installation.fetch_rows(newest))
+        for service_process in self.installation.processes:
+            if head := service_process.journal_head():
+                self.heads.add(head)
+        self._print_progress(phase)
+
+    def _print_progress(self, phase: str) -> None:
+        local = self.simulated_now.astimezone(calendar.NEW_YORK)
+        seconds = self.observed_at - self.started_at
+        line = (
+            f"{phase}: {local:%a %d %b %Y %H:%M}, {self.storm.done.total()} harms, {seconds:.0f} s"
+        )
         if sys.stderr.isatty():
             print(f"\r{line:<70}", end="", file=sys.stderr, flush=True)
-        elif self.looked > self.said + 10:
-            self.said = self.looked
+        elif self.observed_at > self.progress_at + PROGRESS_INTERVAL:
+            self.progress_at = self.observed_at
             print(line, file=sys.stderr, flush=True)
 
-    def verdict(self) -> bool:
-        """Tell what was survived, and of each invariant whether it holds."""
+    def check(self) -> bool:
+        """Print what was survived and each invariant; return whether all of them hold."""
         print("\nHarm done, and what the providers did:")
         for kind, count in self.storm.done.most_common():
             print(f"  {count:4}  {kind}")
-        print(f"  {self.storm.ended_by_itself:4}  starts in vain, for want of a database")
+        print(f"  {self.storm.failed_starts:4}  starts in vain, for want of a database")
         assert self.span.until
-        seen = Seen(self.span.until, self.heads, self.storm.done, self.storm.odd, self.house.verify)
-        judge = Judge(self.house.rows, self.house.requests, seen)
-        for fault, count in faults_of(judge.requests).most_common():
+        observed = Observations(
+            end=self.span.until,
+            heads=self.heads,
+            harm=self.storm.done,
+            problems=self.storm.problems,
+            verify=self.installation.verify,
+        )
+        checker = InvariantChecker(
+            self.installation.fetch_rows, self.installation.request_log, observed
+        )
+        for fault, count in count_faults(checker.requests).most_common():
             print(f"  {count:4}  {fault}")
         print("\nInvariants:")
-        holds = True
-        for name, ask in judge.invariants():
+        all_hold = True
+        for name, check in checker.invariants():
             try:
-                print(f"  ok    {name}: {ask()}", flush=True)
-            except Misfit as misfit:
-                holds = False
-                print(f"  FAIL  {name}: {misfit}", flush=True)
+                print(f"  ok    {name}: {check()}", flush=True)
+            except InvariantBroken as error:
+                all_hold = False
+                print(f"  FAIL  {name}: {error}", flush=True)
         print()
-        for line in judge.lateness():
+        for line in checker.lateness():
             print(line)
-        return holds
+        return all_hold
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python dev/chaos/run.py",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=None, help="the seed of everything random; it is printed"
+    )
+    parser.add_argument("--faults", type=int, default=200, help="the number of harms (200)")
+    parser.add_argument(
+        "--mondays", type=int, default=10, help="the number of Mondays, at least (10)"
+    )
+    parser.add_argument(
+        "--calm", type=int, default=3, help="days of simulated time for the recovery (3)"
+    )
+    parser.add_argument(
+        "--pause", type=float, default=0.7, help="seconds between two harms, on average (0.7)"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=PROJECT / ".alpha-monday" / "chaos",
+        help="the folder for logs",
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="do not delete the folder when all promises hold"
+    )
+    return parser.parse_args()
 
 
 def main() -> int:
-    """Run from the command line; 0 if every promise was kept."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="python dev/chaos/run.py"
-    )
-    parser.add_argument("--seed", type=int, default=None, help="what to draw everything from; printed")
-    parser.add_argument("--faults", type=int, default=200, help="how many harms at least (200)")
-    parser.add_argument("--mondays", type=int, default=10, help="how many Mondays at least (10)")
-    parser.add_argument("--calm", type=int, default=3, help="told days to recover in (3)")
-    parser.add_argument("--pause", type=float, default=0.7, help="seconds between two harms, on average (0.7)")
-    parser.add_argument("--folder", type=Path, default=HOUSE / ".alpha-monday" / "chaos", help="where logs are kept")
-    parser.add_argument("--keep", action="store_true", help="keep the folder also when all is well")
-    given = parser.parse_args()
-    isolation.isolate()  # all that is started here inherits this environment
-    seed = random.randrange(100_000) if given.seed is None else given.seed
-    folder = (given.folder / str(seed)).resolve()
+    """Run from the command line; return 0 if every promise was kept."""
+    options = _parse_options()
+    # Every process that is started here inherits this environment.
+    isolation.isolate()
+    seed = random.randrange(100_000) if options.seed is None else options.seed
+    folder = (options.folder / str(seed)).resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     print(f"Seed {seed}. Logs: {folder}", flush=True)
-    run = Run(seed, given.faults, given.mondays, given.calm, given.pause, folder)
+    run = ChaosRun(
+        seed=seed,
+        faults=options.faults,
+        mondays=options.mondays,
+        calm=timedelta(days=options.calm),
+        pause=options.pause,
+        folder=folder,
+    )
     try:
-        run.live()
-        holds = run.verdict()
+        run.run()
+        all_hold = run.check()
     finally:
-        run.house.end()
-    if holds and not given.keep:
+        run.installation.stop()
+    if all_hold and not options.keep:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"{'Every promise was kept' if holds else 'BROKEN'}: seed {seed}, {time.monotonic() - run.began:.0f} s.")
-    return 0 if holds else 1
+    verdict = "Every promise was kept" if all_hold else "BROKEN"
+    print(f"{verdict}: seed {seed}, {time.monotonic() - run.started_at:.0f} s.")
+    return 0 if all_hold else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What was found, a line each; and what a service under test is given."""
+"""Printed checks and figures, one line each; and the settings of a service under test."""
 
-# Providers that nobody reaches: what the service asks of them on a Monday is the rehearsal's to try.
+# Providers at addresses where nothing listens: only the rehearsal's providers answer.
 KEYS = {
     "OPENAI_API_KEY": "made-up",
     "ALPHA_VANTAGE_API_KEY": "made-up",
@@ -10,15 +10,22 @@ KEYS = {
 
 
 class Checks:
-    """What was found, a line each, and whether all of it was well."""
+    """Prints checks, and counts how many failed."""
 
-    failed = 0
+    def __init__(self) -> None:
+        self.failed = 0
 
-    def __call__(self, what: str, well: object, found: object = "") -> None:
-        """Print a check."""
-        self.failed += not well
-        print(f"{'ok  ' if well else 'FAIL'}  {what}{f': {found}' if found != '' else ''}", flush=True)
+    def __call__(self, title: str, passed: object, details: object = "") -> None:
+        """Print a check with its details."""
+        verdict = "ok  "
+        if not passed:
+            self.failed += 1
+            verdict = "FAIL"
+        line = f"{verdict}  {title}"
+        if details != "":
+            line += f": {details}"
+        print(line, flush=True)
 
-    def figure(self, what: str, found: object) -> None:
-        """Print what was measured."""
-        print(f"      {what}: {found}", flush=True)
+    def figure(self, title: str, value: object) -> None:
+        """Print a measured value."""
+        print(f"      {title}: {value}", flush=True)

@@ -1,4 +1,6 @@
-"""Those who ask the service: many at once, one after another without a pause, and one who is slow."""
+"""
+Clients of the service: many at once, one without a pause, and a slow one.
+"""
 
 import asyncio
 import json
@@ -13,101 +15,128 @@ from pathlib import Path
 import httpx
 
 OPERATIONS = Path(__file__).parents[2] / "graphql" / "operations"
-HEAD = "POST /graphql HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+HEAD = (
+    "POST /graphql HTTP/1.1\r\nHost: service\r\n"
+    "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+)
 
 
 def operation(name: str, **variables: object) -> dict[str, object]:
-    """Return the request for one of the documents that people need."""
+    """Return the body of a request with one of the documents in graphql/operations."""
     return {"query": (OPERATIONS / f"{name}.graphql").read_text(), "variables": variables}
 
 
-def requests(number: int) -> Iterator[dict[str, object]]:
-    """Yield so many: half may be kept answers, a quarter are asked anew, a quarter are documents never seen before."""
-    latest, page, monday = operation("LatestBatch"), operation("Batches"), operation("BatchOn", runDate="2026-11-16")
-    journal = operation("Journal")
+def make_requests(number: int) -> Iterator[dict[str, object]]:
+    """
+    Yield the bodies of so many requests.
+
+    Half of them may come from the response cache, a quarter have new variables, and a quarter are
+    documents that no request had before.
+    """
+    latest, page = operation("LatestBatch"), operation("Batches")
+    monday, journal = operation("BatchOn", runDate="2026-11-16"), operation("Journal")
     for count in range(number):
-        if count % 2:
-            yield latest if count % 4 == 1 else monday
-        elif count % 4:
-            yield {**(page if count % 8 == 2 else journal), "variables": {"first": 20, "count": count}}
-        else:
+        if count % 4 == 0:
             yield {**monday, "query": f"# {count}\n{monday['query']}"}
+        elif count % 4 == 2:
+            request = page if count % 8 == 2 else journal
+            yield {**request, "variables": {"first": 20, "count": count}}
+        else:
+            yield latest if count % 4 == 1 else monday
 
 
-def ask(url: str, number: int, at_once: int = 8) -> tuple[float, Counter[str]]:
-    """Ask so many times; return the seconds it took, and how often what was the answer."""
-    answers: Counter[str] = Counter()
-    pending = requests(number)
+def send_requests(url: str, number: int, at_once: int = 8) -> tuple[float, Counter[str]]:
+    """
+    Send so many requests; return the seconds that it took, and a count of the outcomes.
 
-    async def one_of_them(client: httpx.AsyncClient) -> None:
+    The outcome is "answered", or the beginning of a response with errors.
+    """
+    outcomes: Counter[str] = Counter()
+    pending = make_requests(number)
+
+    async def send_pending(client: httpx.AsyncClient) -> None:
         for request in pending:
-            answer = await client.post("/graphql", json=request)
-            answers["answered" if "errors" not in answer.json() else answer.text[:200]] += 1
+            response = await client.post("/graphql", json=request)
+            outcome = "answered"
+            if "errors" in response.json():
+                outcome = response.text[:200]
+            outcomes[outcome] += 1
 
-    async def all_of_them() -> None:
+    async def send_all() -> None:
         async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-            await asyncio.gather(*(one_of_them(client) for _ in range(at_once)))
+            await asyncio.gather(*(send_pending(client) for _ in range(at_once)))
 
-    began = time.monotonic()
-    asyncio.run(all_of_them())
-    return time.monotonic() - began, answers
+    start = time.monotonic()
+    asyncio.run(send_all())
+    return time.monotonic() - start, outcomes
 
 
-class Asking(threading.Thread):
-    """Asks without a pause whoever serves at the time; what was not answered in full is kept."""
+class ConstantClient(threading.Thread):
+    """
+    A client that sends requests without a pause, to the service at `url`.
+
+    `failures` has every request without a complete response. `slowest` is in seconds.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
-        self.url, self.answered, self.slowest = url, 0, 0.0
+        self.url = url
+        self.answered = 0
+        self.slowest = 0.0
         self.failures: list[str] = []
-        self._over = threading.Event()
+        self._is_over = threading.Event()
 
     def run(self) -> None:
-        """Ask until it is over, by one connection for each answer, so that a switch is a switch at once."""
-        requested = list(requests(400))
-        while not self._over.is_set():
-            began, url = time.monotonic(), self.url
+        """Send requests until stopped, each on a new connection, so that a switch acts at once."""
+        requests = list(make_requests(400))
+        while not self._is_over.is_set():
+            start, url = time.monotonic(), self.url
+            request = requests[self.answered % len(requests)]
             try:
-                answer = httpx.post(f"{url}/graphql", json=requested[self.answered % 400], timeout=10)
-                if answer.status_code != 200 or "errors" in answer.json():
-                    raise ValueError(f"{answer.status_code} {answer.text[:200]}")
+                response = httpx.post(f"{url}/graphql", json=request, timeout=10)
+                if response.status_code != 200 or "errors" in response.json():
+                    raise ValueError(f"{response.status_code} {response.text[:200]}")
             except (httpx.TransportError, ValueError) as error:
                 self.failures.append(f"{url}: {error!r}")
             self.answered += 1
-            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.slowest = max(self.slowest, time.monotonic() - start)
 
     def switch(self, url: str) -> None:
-        """Ask somebody else; return when the last answer of the one before is there."""
+        """Send requests to another service; return when none to the former one is open."""
+        # The second response after the switch belongs to a request that was sent after it.
         self.url, answered = url, self.answered
         while self.answered < answered + 2:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """Ask no more."""
-        self._over.set()
+        """Stop sending requests."""
+        self._is_over.set()
         self.join()
 
 
 @contextmanager
-def asking(url: str) -> Iterator[Asking]:
-    """Let somebody ask without a pause."""
-    somebody = Asking(url)
-    somebody.start()
+def constant_client(url: str) -> Iterator[ConstantClient]:
+    """Let a client send requests without a pause while the context lasts."""
+    client = ConstantClient(url)
+    client.start()
     try:
-        yield somebody
+        yield client
     finally:
-        somebody.stop()
+        client.stop()
 
 
-class Slow:
-    """A client whose request is under way: its head and half of its body were sent."""
+class SlowClient:
+    """A client whose request is under way: it has sent the head and a part of the body."""
 
     def __init__(self, url: str) -> None:
         self._body = json.dumps(operation("BatchOn", runDate="2026-11-16")).encode()
-        self._socket = socket.create_connection(("127.0.0.1", httpx.URL(url).port or 80), timeout=30)
+        self._socket = socket.create_connection(
+            ("127.0.0.1", httpx.URL(url).port or 80), timeout=30
+        )
+        # The service has read the head and waits for the body: the request is under way.
         self._socket.sendall(HEAD.format(len(self._body)).encode() + self._body[:100])
 
-    def rest(self) -> str:
-        """Send the rest; return the answer in full, until the other side hangs up."""
+    def finish(self) -> str:
+        """Send the rest of the body; return the whole response, until the connection ends."""
         self._socket.sendall(self._body[100:])
         return b"".join(iter(lambda: self._socket.recv(65_536), b"")).decode()

@@ -1,4 +1,9 @@
-"""Read inside the container: what the image holds (`contents`), and what its first process may do (`process`). JSON."""
+"""
+Runs inside the container, and prints JSON.
+
+The argument is `contents`, for the contents of the image, or `process`, for the rights of the first
+process.
+"""
 
 import importlib.util
 import json
@@ -16,20 +21,27 @@ PLACES = ("/", "/tmp", "/var/tmp", "/alpha-monday", "/usr/local/lib/python3.13")
 
 
 def sizes() -> Counter[str]:
-    """Return the bytes of all files, by Python package, the rest of Python, and Debian."""
-    found: Counter[str] = Counter()
+    """Return the bytes of all files: by Python package, of the rest of Python, and of Debian."""
+    totals: Counter[str] = Counter()
     for root, folders, files in os.walk("/"):
+        # Folders of the kernel have no files of the image.
         if root == "/":
             folders[:] = [name for name in folders if name not in ("proc", "sys", "dev")]
-        _, there, package = root.partition("/alpha-monday/lib/python3.13/site-packages/")
-        other = "Python" if root.startswith("/usr/local") else "Debian"
-        part = package.split("/")[0].removesuffix(".libs") if there else other
-        found[part] += sum(os.lstat(f"{root}/{file}").st_size for file in files)
-    return found
+        _, is_package, path = root.partition("/alpha-monday/lib/python3.13/site-packages/")
+        part = "Python" if root.startswith("/usr/local") else "Debian"
+        if is_package:
+            part = path.split("/")[0].removesuffix(".libs")
+        totals[part] += sum(os.lstat(f"{root}/{file}").st_size for file in files)
+    return totals
 
 
 def contents() -> dict[str, object]:
-    """Return what there is of what should not be, what there is of what must be, and how large everything is."""
+    """
+    Return what the image contains.
+
+    `unwanted` has programs and packages that must not be there, `certificates` and `zones` are
+    counts of what must be there, and `sizes` is in bytes.
+    """
     return {
         "unwanted": [*filter(shutil.which, PROGRAMS), *filter(importlib.util.find_spec, PACKAGES)],
         "certificates": ssl.create_default_context().cert_store_stats()["x509_ca"],
@@ -39,17 +51,22 @@ def contents() -> dict[str, object]:
 
 
 def process() -> dict[str, object]:
-    """Return what the first process is, what it may do, its processor time in seconds and its memory in MB."""
-    told = dict(line.split(":", 1) for line in Path("/proc/1/status").read_text().splitlines())
+    """
+    Return the command of the first process, its rights, and its use of resources.
+
+    `processor` is in seconds, `memory` in MB.
+    """
+    status = dict(line.split(":", 1) for line in Path("/proc/1/status").read_text().splitlines())
+    users = f"{status['Uid']} {status['Gid']}".split()
+    ticks = Path("/proc/1/stat").read_text().split(") ")[1].split()[11:13]
     return {
         "command": Path("/proc/1/cmdline").read_text().split("\0")[1:-1],
-        "users": [int(number) for name in ("Uid", "Gid") for number in told[name].split()],
-        "capabilities": int(told["CapEff"], 16) | int(told["CapPrm"], 16),
-        "may gain more": told["NoNewPrivs"].strip() != "1",
+        "users": [int(number) for number in users],
+        "capabilities": int(status["CapEff"], 16) | int(status["CapPrm"], 16),
+        "may gain more": status["NoNewPrivs"].strip() != "1",
         "writable": [place for place in (*PLACES, Path.cwd()) if os.access(place, os.W_OK)],
-        "processor": sum(map(int, Path("/proc/1/stat").read_text().split(") ")[1].split()[11:13]))
-        / os.sysconf("SC_CLK_TCK"),
-        "memory": int(told["VmRSS"].split()[0]) / 1024,
+        "processor": sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"),
+        "memory": int(status["VmRSS"].split()[0]) / 1024,
     }
 
 

@@ -1,8 +1,8 @@
 """
 Files that must not get into the image: planted in a copy of the checkout, and searched for.
 
-The search reads every layer of the saved image, including what a later layer deletes or replaces,
-the wheels in it, and the image's own description: its history, environment and labels.
+The search reads every layer of the saved image, including files that a later layer deletes or
+replaces, the wheels in it, and the image's description: its history, environment and labels.
 """
 
 import io
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import context
 
-# In each folder that goes in, and at the top: keys, settings, what editors leave, copies of a
-# database, local modules; in capitals, hidden, nested, with the ending of a part of the program, and with odd letters.
+# In each folder that goes in, and at the top: keys, settings, files of editors, copies of a
+# database, local modules; in capitals, hidden, nested, with a suffix of the program's files, and
+# with unusual characters.
 FILES = (
     ".env",
     ".env.local",
@@ -70,36 +71,46 @@ FILES = (
     "migrations/server.key",
 )
 
-# Where a symbolic link stands, and what it leads to: a folder and a file outside of the checkout.
-LINKS = {"app/outside": "folder", "graphql/operations/Outside.graphql": "file", "jobs/outside.py": "file"}
+# Symbolic links, and their targets: a folder and a file outside of the checkout.
+LINKS = {
+    "app/outside": "folder",
+    "graphql/operations/Outside.graphql": "file",
+    "jobs/outside.py": "file",
+}
 
-# What a build needs beside the program.
+# The files that a build needs besides the program.
 NEEDED = (".dockerignore", "Containerfile", "Makefile", "dev/image/context.py")
 
 
-def copy(house: Path, to: Path, more: tuple[str, ...] = NEEDED) -> None:
-    """Copy what an image is built from."""
-    for name in (*context.listed(house), *more):
+def copy_checkout(project: Path, to: Path, more: tuple[str, ...] = NEEDED) -> None:
+    """Copy the files from which an image is built."""
+    for name in (*context.read_list(project), *more):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(house / name, to / name)
+        shutil.copy2(project / name, to / name)
 
 
-def plant(house: Path, outside: Path, marker: str) -> None:
-    """Write every file, with the marker in it as a line of Python; the links lead into `outside`."""
+def plant(checkout: Path, outside: Path, marker: str) -> None:
+    """
+    Write every planted file, with the marker in a line of Python. The links lead into `outside`.
+    """
     content = f'KEY = "{marker}"\n'
     for name in FILES:
-        path = house / name
+        path = checkout / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     (outside / "folder").mkdir(parents=True)
     for path in (outside / "file", outside / "folder" / "keys.py"):
         path.write_text(content)
     for name, target in LINKS.items():
-        (house / name).symlink_to(outside / target)
+        (checkout / name).symlink_to(outside / target)
 
 
-def found(saved: Path, marker: str) -> list[str]:
-    """Return where the marker stands in a saved image: in its description, or in a file of one of its layers."""
+def find_marker(saved: Path, marker: str) -> list[str]:
+    """
+    Return the places of the marker in a saved image.
+
+    A place is a part of its description, or a file in one of its layers.
+    """
     places = []
     with tarfile.open(saved) as image:
         for part in image.getmembers():
@@ -108,28 +119,29 @@ def found(saved: Path, marker: str) -> list[str]:
                 continue
             try:
                 with tarfile.open(fileobj=content) as layer:
-                    places += _in_layer(layer, marker)
-            except tarfile.ReadError:  # no layer: a description
+                    places += _search_layer(layer, marker)
+            except tarfile.ReadError:
+                # The part is no layer, but a description.
                 content.seek(0)
-                places += _holding(content.read(), part.name, marker)
+                places += _search_file(content.read(), part.name, marker)
     return places
 
 
-def _in_layer(layer: tarfile.TarFile, marker: str) -> Iterator[str]:
-    """Search the files of a layer; of a link, what it leads to."""
+def _search_layer(layer: tarfile.TarFile, marker: str) -> Iterator[str]:
+    """Search the files of a layer, their names, and the targets of links."""
     for member in layer:
         if marker in member.linkname or marker in member.name:
             yield f"/{member.name}"
         content = layer.extractfile(member) if member.isreg() else None
         if content is not None:
-            yield from _holding(content.read(), f"/{member.name}", marker)
+            yield from _search_file(content.read(), f"/{member.name}", marker)
 
 
-def _holding(content: bytes, path: str, marker: str) -> Iterator[str]:
-    """Search a file, and what is packed in it where it is a wheel or another zip."""
+def _search_file(content: bytes, path: str, marker: str) -> Iterator[str]:
+    """Search a file, and the files in it if it is a wheel or another zip."""
     if marker.encode() in content:
         yield path
     if content.startswith(b"PK\3\4") and zipfile.is_zipfile(io.BytesIO(content)):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for name in archive.namelist():
-                yield from _holding(archive.read(name), f"{path}/{name}", marker)
+                yield from _search_file(archive.read(name), f"{path}/{name}", marker)

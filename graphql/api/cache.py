@@ -1,17 +1,24 @@
 """
-Kept answers: the bytes of an answer, for as long as the record has not moved since it was asked for.
+The response cache: sends the bytes of an earlier response while the record has not changed since.
 
-In front of routing, because a hit must not cost what routing does. The key is everything of a request that an answer
-depends on: path, method, query string and body as they came, and what the headers mean that are read anywhere behind.
-Of a header its meaning is in the key, and never its text: a client could write one text after the other, and each
-would be computed and kept. What is read of headers is listed in `_meaning`; cookies are read nowhere, and removed. The
-pages depend on the record as answers do, and are kept with them.
+It stands in front of the routes, so that a hit does not pay the cost of routing. It also caches the
+pages, because they depend on the record, too.
 
-What is guaranteed: an answer is kept only if the record did not move from before it was asked for until it was there,
-and is gone with the next announcement. So once a process has heard of a commit, it never again sends a kept answer from
-before it. Until it hears, which takes as long as a notification does, it may; where announcements fail to come, for at
-most the five seconds that `revision` stays sure of itself (app/database/revision.py). Answers that are not kept are
-read from Postgres when they are asked for.
+**The key** of a request contains everything that its response depends on: the path without
+superfluous slashes, the method, the body, and the query string or the part of it that changes a
+page. It does not contain headers, because a client could send the same header in one spelling after
+the other, and a response would be computed and cached for each. Instead it contains their meaning
+(`HeaderMeaning`): what they change in a response. `READ_HEADERS` lists the headers that change
+anything. Cookies are not among them: no code of ours uses them, and `_serve` removes them from each
+request that it passes on.
+
+**The guarantee.** A response is cached only if the record did not change between the request and
+the end of the response, and only until the next notification of a change. So a process that has
+received the notification of a commit never again sends a cached response from before that commit.
+Before the notification arrives, the process may still send an old response. If notifications fail,
+that ends after five seconds: for longer, `revision` does not trust its last information
+(app/database/revision.py). Responses that are not cached are read from Postgres when they are
+requested.
 """
 
 import asyncio
@@ -20,70 +27,94 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from litestar.config.cors import CORSConfig
 from litestar.utils import normalize_path
 from msgspec import Struct
 
 from api import paths
-from api.clients import ADDRESS_HEADER, Tally, client_of
+from api.clients import ADDRESS_HEADER, ClientCounter, client_address
 from api.fair_queue import FairQueue
-from api.headers import FORWARDED, REQUEST_ID, WEBSOCKET, Headers, cross_origin, over_https, pairs
+from api.headers import (
+    FORWARDED_PROTO,
+    REQUEST_ID,
+    WEBSOCKET,
+    Headers,
+    cors_headers,
+    encode_headers,
+    is_https,
+)
 from api.http import (
     BODY,
     HEAD_ONLY,
-    MOST_PARAMETERS,
-    PLACE,
-    busy,
-    gone,
+    MAX_PARAMETERS,
+    WHILE_WAITING,
     is_json,
-    media_of,
-    read,
-    too_many_parameters,
-    unread,
+    media_type_of,
+    read_body,
+    too_many_parameters_messages,
+    unavailable_messages,
+    unread_messages,
+    wait_for_disconnect,
 )
 
-# Some 2,000 batches in full; a small machine has 256 MB. No answer may push out more than a sixteenth of the others.
-MOST = 16 * 1024 * 1024
-LARGEST = MOST // 16
-# What an entry takes besides its texts: measured, and rounded up.
-OVERHEAD = 3 * 1024
+# The size of the cache, in bytes. It has room for about 2,000 batches in full; a small machine has
+# 256 MB. One response may fill at most a sixteenth of the cache.
+MAX_BYTES = 16 * 1024 * 1024
+MAX_RESPONSE_BYTES = MAX_BYTES // 16
+# The memory that a cached response takes besides its texts, in bytes: measured, and rounded up.
+OVERHEAD_BYTES = 3 * 1024
 
-# How many answers that were not kept may be under way. A further request waits for its turn, and is refused after some
-# seconds, here, where it costs next to nothing: work put into a request that is refused in the end is lost to the
-# others, and so is the time for refusing hundreds of clients that come again at once.
-MOST_AT_ONCE = 64
-PAUSE = 1.0  # seconds
-# How many of them may be of one address: however many requests it sends, others are answered.
-MOST_OF_AN_ADDRESS = MOST_AT_ONCE // 2
+# How many requests without a cached response may be active. A further request waits for its turn,
+# and is refused after WAIT_SECONDS. It waits here, because waiting here costs almost nothing: work
+# for a request that is refused later would be wasted. It is not refused without a wait, because
+# hundreds of clients would repeat their requests immediately, and refusing them costs time, too.
+MAX_CONCURRENT = 64
+WAIT_SECONDS = 1.0
+# How many active requests one address may have, so that it cannot take all places.
+MAX_CONCURRENT_PER_CLIENT = MAX_CONCURRENT // 2
 
-# What is read of a request by routes, CORS, content negotiation and our headers.
-READ = frozenset({b"accept", b"content-encoding", b"content-type", b"origin", FORWARDED, WEBSOCKET[0]})
-# The meanings of so many requests' headers are remembered, if these have at most so many bytes.
-_REMEMBERED = 256
-_UNREAD = -1  # the meaning of headers that are not remembered
-_LONGEST = 1024
-# How much of If-None-Match is read, in bytes: some two hundred tags.
-_LONGEST_TAGS = 8 * 1024
+# The request headers that change a response. Routes, CORS and content negotiation read them, and so
+# does the code that adds our own headers to each response.
+READ_HEADERS = frozenset(
+    {b"accept", b"content-encoding", b"content-type", b"origin", FORWARDED_PROTO, WEBSOCKET[0]}
+)
+# For how many combinations of headers the id of their meaning is cached.
+_MAX_CACHED_HEADERS = 256
+# The most bytes of one combination that is cached.
+_MAX_HEADER_BYTES = 1024
+# Stands for the id of a combination that is not cached.
+_NOT_CACHED = -1
+# How much of If-None-Match is read, in bytes: about two hundred tags.
+_MAX_IF_NONE_MATCH_BYTES = 8 * 1024
 _TAG = re.compile(rb'"[^"]*"')
-_OF_THE_BODY = (b"content-type", b"content-length")
+# The headers that describe a body. A 304 has no body, and does not have them.
+_BODY_HEADERS = (b"content-type", b"content-length")
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class Kept(Struct, frozen=True):
-    """An answer as it is sent, and the tag that a later request may name it by."""
+class CompleteResponse(Struct, frozen=True):
+    """
+    The two ASGI messages of a response, its ETag, and its size in the cache.
+
+    `tag` is empty if the response has no ETag. `size` is 0 if the response must not be cached.
+    """
 
     start: dict[str, Any]
     body: dict[str, Any]
     tag: bytes
     size: int = 0
 
-    async def send(self, send: Any, known: bytes) -> bool:
-        """Send the answer, or only that it is what the client knows already; return whether it was that."""
-        if known and self.tag and names(known, self.tag):
-            headers = [pair for pair in self.start["headers"] if pair[0] not in _OF_THE_BODY]
+    async def send(self, send: Any, if_none_match: bytes) -> bool:
+        """
+        Send the response, or 304 if the client already has it.
+
+        Return whether a 304 was sent.
+        """
+        if if_none_match and self.tag and matches_etag(if_none_match, self.tag):
+            headers = [pair for pair in self.start["headers"] if pair[0] not in _BODY_HEADERS]
             await send({"type": "http.response.start", "status": 304, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
             return True
@@ -92,351 +123,491 @@ class Kept(Struct, frozen=True):
         return False
 
 
-class Meaning(Struct, frozen=True):
-    """What the headers of a request mean for its response."""
+class HeaderMeaning(Struct, frozen=True):
+    """What the headers of a request change in its response."""
 
-    accept: tuple[str, bool, bool]  # see `_accepted`
-    origin: bytes | None  # one that is allowed by name; of all others only that there is one
+    # See `_accept_meaning`.
+    accept: tuple[str, bool, bool]
+    # See `_origin_meaning`.
+    origin: bytes | None
     https: bool
     websocket: bool
 
 
-class _Turn:
-    """A request that waits for a place, which it has when its turn has `come`."""
-
-    __slots__ = ("client", "come")
-
-    def __init__(self, client: str, come: "asyncio.Future[None]") -> None:
-        self.client, self.come = client, come
-
-
-class Cache:
+class _RelevantHeaders(NamedTuple):
     """
-    Answers what it has kept, and hands on the rest; counts both.
+    The headers of a request that the cache reads.
 
-    `busy` are the requests refused because too many were under way, `unchanged` the answers that clients knew already.
-    Of an address that is not the API's, `told` hears what was answered here, and with which status.
+    `relevant` are those in READ_HEADERS, and `if_none_match` all values of If-None-Match.
+    """
+
+    relevant: list[tuple[bytes, bytes]]
+    if_none_match: bytes
+    has_cookies: bool
+
+
+class _Waiter:
+    """A request that waits for a place, and the future that is done when it has one."""
+
+    __slots__ = ("client", "place")
+
+    def __init__(self, client: str, place: "asyncio.Future[None]") -> None:
+        self.client = client
+        self.place = place
+
+
+class ResponseCache:
+    """
+    An ASGI application that sends cached responses and passes other requests on.
+
+    `hits` and `misses` count the requests with and without a cached response, `refusals` the
+    requests that were refused because no place or no memory was free, and `unchanged` the responses
+    304.
     """
 
     def __init__(
         self,
         app: App,
         revision: Callable[[], int | None],
-        also: Callable[[str, bytes], bytes | None] = lambda path, query: None,
-        most: int = MOST,
-        largest: int = LARGEST,
-        told: Callable[[str, int], None] = lambda path, status: None,
-        marks: Mapping[str, str] = {},
+        relevant_query: Callable[[str, bytes], bytes | None] = lambda path, query: None,
+        *,
+        max_bytes: int = MAX_BYTES,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        on_response: Callable[[str, int], None] = lambda path, status: None,
+        extra_headers: Mapping[str, str] = {},
         cors: CORSConfig | None = None,
-        is_full: Callable[[Any], bool] = lambda scope: False,
-        counted: Callable[..., Any] = lambda scope, send, size=None: send,
+        make_room: Callable[[Any], bool] = lambda scope: True,
+        count_unsent: Callable[..., Any] = lambda scope, send, size=None: send,
         address_header: str = "",
     ) -> None:
         """
-        Take `marks` and `cors`: headers that a refusal has too, as all responses from behind the cache do.
+        Set the cache up in front of `app`.
 
-        `is_full` tells whether clients have left too much unread for a request to be answered, and `counted` gives what
-        sends a response so that what is not read of it counts (see app/web/unsent.py). `address_header` is the header
-        that tells the client's address (see `api.clients`).
+        - `revision` returns the revision of the record, or None while it is not known.
+        - `relevant_query` gets the path and the query string of a GET. It returns the part of the
+          query string on which the response depends, or None if the response is not cached.
+        - `on_response` is called with the path and the status of each response that the cache sends
+          itself, except those of the API.
+        - `extra_headers` and `cors` give refusals the headers that responses of `app` have.
+        - `make_room` returns whether there is memory for one more response. It may disconnect
+          clients that do not read theirs (app/web/unsent_responses.py).
+        - `count_unsent` wraps `send`, so that the unread bytes of a response are counted
+          (app/web/unsent_responses.py).
+        - `address_header` names the header with the client's address (`api.clients`).
         """
-        self.app, self.revision, self.also, self.told = app, revision, also, told
-        self.most, self.largest = most, largest
-        self.hits = self.misses = self.busy = self.unchanged = self.size = 0
-        self.places = Tally()  # the requests under way
-        # Requests that wait for a place.
-        self._waiting: FairQueue[_Turn] = FairQueue()
-        self._kept: OrderedDict[object, Kept] = OrderedDict()
-        self._at: int | None = None
-        self._marks, self._cors = pairs(marks), cors
-        self._is_full, self._counted = is_full, counted
+        self.app = app
+        self.revision = revision
+        self.relevant_query = relevant_query
+        self.on_response = on_response
+        self.max_bytes = max_bytes
+        self.max_response_bytes = max_response_bytes
+        self.hits = self.misses = self.refusals = self.unchanged = self.size = 0
+        self.active_by_client = ClientCounter()
+        self._waiting: FairQueue[_Waiter] = FairQueue()
+        self._cached: OrderedDict[object, CompleteResponse] = OrderedDict()
+        # The revision of the record to which the cached responses belong.
+        self._cached_revision: int | None = None
+        self._extra_headers = encode_headers(extra_headers)
+        self._cors = cors
+        self._make_room = make_room
+        self._count_unsent = count_unsent
         self._address_header = address_header.lower().encode()
+        # For each cached combination of headers: the id of its meaning, or None if a request with
+        # these headers is never cached.
         self._meanings: dict[object, int | None] = {}
-        self._numbers: dict[Meaning, int] = {}
+        # For each meaning: its id.
+        self._meaning_ids: dict[HeaderMeaning, int] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request to `/graphql`, or to an address of which `also` tells what it hangs on."""
+        """Serve a request. For the paths of the API and of pages, the cache is used."""
         if self._address_header:
             scope[ADDRESS_HEADER] = self._address_header
         path, method, query = scope.get("path"), scope.get("method"), scope.get("query_string")
         if method == "HEAD":
             method = "GET"
-            scope, send = {**scope, "method": method, HEAD_ONLY: True}, _head_of(send)
-        asks = method == "GET"
-        if query and len(query) > MOST_PARAMETERS and query.count(b"&") >= MOST_PARAMETERS:
-            await self._refuse(too_many_parameters, 400, path, scope["headers"], send)
+            scope = {**scope, "method": method, HEAD_ONLY: True}
+            send = _send_head_only(send)
+        if query and len(query) > MAX_PARAMETERS and query.count(b"&") >= MAX_PARAMETERS:
+            await self._refuse(
+                too_many_parameters_messages, path, scope["headers"], status=400, send=send
+            )
             return
-        # Routes take `/graphql/` and `//graphql` for `/graphql`: no spelling may be a way past the limit.
+        # Routes treat `/graphql/` and `//graphql` as `/graphql`. No spelling of the path may bypass
+        # the limit of active requests.
         if path != paths.GRAPHQL and scope["type"] == "http":
             path = normalize_path(path)
-        if path != paths.GRAPHQL and asks:
-            query = self.also(path, query)
-        if scope["type"] != "http" or query is None or not (asks or (method == "POST" and path == paths.GRAPHQL)):
-            await self.app(scope, receive, self._counted(scope, send))
+        if path != paths.GRAPHQL and method == "GET":
+            query = self.relevant_query(path, query)
+        is_cached_path = method == "GET" or (method == "POST" and path == paths.GRAPHQL)
+        if scope["type"] != "http" or query is None or not is_cached_path:
+            await self.app(scope, receive, self._count_unsent(scope, send))
             return
-        body: bytes | None = b""
+        await self._serve(path, method, query, scope=scope, receive=receive, send=send)
+
+    async def _serve(
+        self, path: str, method: str, query: bytes, *, scope: Any, receive: Any, send: Any
+    ) -> None:
+        """Serve a request whose response may be cached."""
+        text: bytes | None = b""
         if method == "POST":
-            found = scope[BODY] = await read(receive)
-            body = None if found.refused else found.text
-        asked, known, cookies = [], b"", False
-        for pair in scope["headers"]:
-            if pair[0] in READ:
-                asked.append(pair)
-            elif pair[0] == b"if-none-match":
-                known = b"%b,%b" % (known, pair[1])
-            elif pair[0] == b"cookie":
-                cookies = True
-        read_of = (method, *asked)
-        meaning = self._meanings.get(read_of, _UNREAD)
-        if meaning == _UNREAD:
-            meaning = self._meaning(read_of)
-        key = (path, method, query, body, meaning) if body is not None and meaning is not None else None
-        kept = self._kept_for(key)
+            body = scope[BODY] = await read_body(receive)
+            text = None if body.error_code else body.text
+        headers = _relevant_headers(scope)
+        method_and_headers = (method, *headers.relevant)
+        meaning = self._meanings.get(method_and_headers, _NOT_CACHED)
+        if meaning == _NOT_CACHED:
+            meaning = self._meaning_of(method_and_headers)
+        key = None
+        if text is not None and meaning is not None:
+            key = (path, method, query, text, meaning)
+        cached = self._get_cached(key)
         client = ""
-        if kept is None:
-            client = client_of(scope)
-            if self._has_place(client):
-                self._count(client, 1)
-            elif not await self._wait(client, receive):
-                self.busy += 1
-                await self._refuse(busy, 503, path, asked, send)
+        if cached is None:
+            client = client_address(scope)
+            if self._is_place_free(client):
+                self._count_active(client, 1)
+            elif not await self._wait_for_place(client, receive):
+                self.refusals += 1
+                await self._refuse(
+                    unavailable_messages, path, headers.relevant, status=503, send=send
+                )
                 return
-            elif kept := self._kept_for(key):  # another request has asked for it meanwhile
-                self._count(client, -1)
-        if kept:
+            else:
+                # Another request may have produced the response meanwhile.
+                cached = self._get_cached(key)
+                if cached:
+                    self._count_active(client, -1)
+        if cached:
             self.hits += 1
-            self._tell(path, kept.start["status"])
-            self.unchanged += await kept.send(self._counted(scope, send, len(kept.body["body"])), known)
+            self._report(path, cached.start["status"])
+            counted_send = self._count_unsent(scope, send, len(cached.body["body"]))
+            is_unchanged = await cached.send(counted_send, headers.if_none_match)
+            self.unchanged += is_unchanged
             return
-        if self._is_full(scope):
-            self._count(client, -1)
-            self.busy += 1
-            await self._refuse(unread, 503, path, asked, send)
+        if not self._make_room(scope):
+            self._count_active(client, -1)
+            self.refusals += 1
+            await self._refuse(unread_messages, path, headers.relevant, status=503, send=send)
             return
         self.misses += 1
-        if cookies:
-            # No code of ours reads them, but Litestar's CORS names the origin to a client that sends some.
+        if headers.has_cookies:
+            # No code of ours uses cookies. But Litestar's CORS writes the origin into the response
+            # to a request with cookies, and that response would then be cached for all origins.
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
-        await self._ask(key, known, scope, receive, self._counted(scope, send))
+        await self._pass_on(
+            key,
+            headers.if_none_match,
+            scope=scope,
+            receive=receive,
+            send=self._count_unsent(scope, send),
+        )
 
-    def _kept_for(self, key: object) -> Kept | None:
-        """Return the kept answer to a request, if there is one."""
+    def _get_cached(self, key: object) -> CompleteResponse | None:
+        """Return the cached response to a request, if there is one."""
         revision = self.revision()
-        if revision != self._at:
-            self._kept.clear()
-            self.size, self._at = 0, revision
-        kept = self._kept.get(key) if key else None
-        if kept:
-            self._kept.move_to_end(key)
-        return kept
+        if revision != self._cached_revision:
+            self._cached.clear()
+            self.size, self._cached_revision = 0, revision
+        cached = self._cached.get(key) if key else None
+        if cached:
+            self._cached.move_to_end(key)
+        return cached
 
-    def _has_place(self, client: str) -> bool:
-        """Return whether a request of the client at an address may be under way beside those that are."""
-        return self.places.total < MOST_AT_ONCE and self.places.of(client) < MOST_OF_AN_ADDRESS
+    def _is_place_free(self, client: str) -> bool:
+        """Return whether one more request of a client may be active."""
+        if self.active_by_client.total >= MAX_CONCURRENT:
+            return False
+        return self.active_by_client.count_for(client) < MAX_CONCURRENT_PER_CLIENT
 
-    async def _wait(self, client: str, receive: Any) -> bool:
+    async def _wait_for_place(self, client: str, receive: Any) -> bool:
         """
-        Wait for a place, for PAUSE at most; return whether the request has one, which is counted.
+        Wait for a place, for WAIT_SECONDS at most.
 
-        The request of a client that has gone gives up its turn.
+        Return whether the request got a place; then it counts as active. A request whose client has
+        disconnected gets none.
         """
-        own = _Turn(client, asyncio.get_running_loop().create_future())
-        self._waiting.add(client, own)
-        leaving = asyncio.ensure_future(gone(receive))
+        waiter = _Waiter(client, asyncio.get_running_loop().create_future())
+        self._waiting.add(client, waiter)
+        disconnect = asyncio.ensure_future(wait_for_disconnect(receive))
         is_taken = False
         try:
-            await asyncio.wait({own.come, leaving}, timeout=PAUSE, return_when=asyncio.FIRST_COMPLETED)
-            is_taken = own.come.done() and not leaving.done()
+            await asyncio.wait(
+                {waiter.place, disconnect},
+                timeout=WAIT_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            is_taken = waiter.place.done() and not disconnect.done()
             return is_taken
         finally:
-            leaving.cancel()
-            self._waiting.remove(client, own)
-            if own.come.done() and not is_taken:
-                self._count(client, -1)
+            disconnect.cancel()
+            self._waiting.remove(client, waiter)
+            # The place may have been given in the same step of the event loop in which the wait
+            # ended. Then it is given back.
+            if waiter.place.done() and not is_taken:
+                self._count_active(client, -1)
 
-    def _hand_on(self) -> None:
-        """Give the places that are free to the requests that wait, in turns by client."""
-        while turn := self._waiting.next(self._has_place):
-            self._count(turn.client, 1)
-            turn.come.set_result(None)
+    def _give_free_places(self) -> None:
+        """Give the free places to the requests that wait, in turns by client."""
+        while waiter := self._waiting.take_next(self._is_place_free):
+            self._count_active(waiter.client, 1)
+            waiter.place.set_result(None)
 
-    async def _refuse(self, refusal: Callable[..., Any], status: int, path: str, asked: Headers, send: Any) -> None:
-        """Send a refusal of that status, with the headers that all responses have."""
-        self._tell(path, status)
-        read_of = dict(asked)
-        headers = [*self._marks, *cross_origin(self._cors, read_of.get(b"origin", b""))]
-        for message in refusal(read_of.get(b"accept", b""), headers):
+    async def _refuse(
+        self,
+        make_messages: Callable[..., Any],
+        path: str,
+        headers: Headers,
+        *,
+        status: int,
+        send: Any,
+    ) -> None:
+        """Send a refusal with the headers that all responses have."""
+        self._report(path, status)
+        values = dict(headers)
+        extra_headers = [
+            *self._extra_headers,
+            *cors_headers(self._cors, values.get(b"origin", b"")),
+        ]
+        for message in make_messages(values.get(b"accept", b""), extra_headers):
             await send(message)
 
-    def _meaning(self, read_of: tuple[Any, ...]) -> int | None:
+    def _meaning_of(self, method_and_headers: tuple[Any, ...]) -> int | None:
         """
-        Return the number of what a request's headers mean, or None if its response is never kept.
+        Return the id of the meaning of a request's headers; None if the request is never cached.
 
-        `read_of` are its method and those of its headers that are in READ. There are few meanings, but any number of
-        ways to write them: what is remembered of those is bounded.
+        `method_and_headers` is the method, followed by the headers that are in READ_HEADERS. There
+        are few meanings, but clients can send any number of spellings. So only a limited number of
+        spellings is cached.
         """
-        method, *asked = read_of
-        number = None
-        if method != "POST" or _is_plain_json(asked):
-            origin = next((value for name, value in asked if name == b"origin"), None)  # CORS reads the first one
-            meaning = Meaning(
-                accept=_accepted(method, [value for name, value in asked if name == b"accept"]),
-                origin=self._origin(origin),
-                https=over_https(asked),
-                websocket=WEBSOCKET in asked,
-            )
-            number = self._numbers.setdefault(meaning, len(self._numbers))
-        if sum(len(value) for _, value in asked) <= _LONGEST:
-            if len(self._meanings) >= _REMEMBERED:
+        method, *headers = method_and_headers
+        meaning_id = None
+        if method != "POST" or _is_plain_json(headers):
+            meaning = self._parse_meaning(method, headers)
+            meaning_id = self._meaning_ids.setdefault(meaning, len(self._meaning_ids))
+        if sum(len(value) for _, value in headers) <= _MAX_HEADER_BYTES:
+            if len(self._meanings) >= _MAX_CACHED_HEADERS:
                 self._meanings.clear()
-            self._meanings[read_of] = number
-        return number
+            self._meanings[method_and_headers] = meaning_id
+        return meaning_id
 
-    def _origin(self, origin: bytes | None) -> bytes | None:
-        """Return an origin that CORS allows by name; empty for any other, whose responses are all alike."""
-        if not origin or not self._cors:  # Litestar takes an empty one for none
+    def _parse_meaning(self, method: str, headers: Headers) -> HeaderMeaning:
+        # If there are several origins, CORS reads the first one.
+        origins = (value for name, value in headers if name == b"origin")
+        accept = [value for name, value in headers if name == b"accept"]
+        return HeaderMeaning(
+            accept=_accept_meaning(method, accept),
+            origin=self._origin_meaning(next(origins, None)),
+            https=is_https(headers),
+            websocket=WEBSOCKET in headers,
+        )
+
+    def _origin_meaning(self, origin: bytes | None) -> bytes | None:
+        """
+        Return an origin that CORS allows by name, and an empty text for any other origin.
+
+        The responses to all other origins are equal. None means that the origin changes nothing.
+        """
+        # To Litestar, an empty origin is the same as none.
+        if not origin or not self._cors:
             return None
-        if self._cors.is_allow_all_origins or not self._cors.is_origin_allowed(origin.decode("latin-1")):
+        if self._cors.is_allow_all_origins:
+            return b""
+        if not self._cors.is_origin_allowed(origin.decode("latin-1")):
             return b""
         return origin
 
-    def _tell(self, path: str, status: int) -> None:
+    def _report(self, path: str, status: int) -> None:
         if path != paths.GRAPHQL:
-            self.told(path, status)
+            self.on_response(path, status)
 
-    async def _ask(self, key: Any, known: bytes, scope: Any, receive: Any, send: Any) -> None:
+    async def _pass_on(
+        self, key: Any, if_none_match: bytes, *, scope: Any, receive: Any, send: Any
+    ) -> None:
         """
-        Hand a request on, and keep its answer if that is worth it and still true.
+        Pass a request on, and cache its response if it is cacheable and still current.
 
-        The request has a place, which it gives up when its answer is there.
+        The request has a place, which it releases when its response begins.
         """
         start: dict[str, Any] = {}
-        client, revision, counted = client_of(scope), self._at, True
+        place = _Place(self, client_address(scope))
+        revision = self._cached_revision
+        scope[WHILE_WAITING] = place.released_while_waiting
 
-        def leave() -> None:
-            """Give up the place, if it was not given up before."""
-            nonlocal counted
-            if counted:
-                counted = False
-                self._count(client, -1)
-
-        @contextmanager
-        def outside() -> Iterator[None]:
-            """Give the place to others while this request waits for its turn (`api.turns`, `api.lanes`)."""
-            nonlocal counted
-            leave()
-            try:
-                yield
-            finally:
-                self._count(client, 1)
-                counted = True
-
-        scope[PLACE] = outside
-
-        async def pass_on(message: Any) -> None:
+        async def forward(message: Any) -> None:
             nonlocal start
             if message["type"] == "http.response.start":
+                # The first message is sent later, because the ETag depends on the body.
                 start = message
-                # Not only when it is sent: a client that does not read keeps no other from being answered.
-                leave()
+                # The place is released now and not after sending: a client that does not read must
+                # not make another one wait.
+                place.release()
                 return
             if not start:
                 await send(message)
                 return
-            answer = complete(start, message, scope["method"])
+            response = add_cache_headers(start, message, scope["method"])
             start = {}
-            if answer.size and key and revision is not None and self.revision() == revision:
-                self._keep(key, answer)
-            self.unchanged += await answer.send(send, known)
+            is_cacheable = response.size > 0 and key is not None
+            is_current = revision is not None and self.revision() == revision
+            if is_cacheable and is_current:
+                self._store(key, response)
+            is_unchanged = await response.send(send, if_none_match)
+            # Not in one statement: Python would read the counter before the wait, and the counts of
+            # other requests would be lost.
+            self.unchanged += is_unchanged
 
         try:
-            await self.app(scope, receive, pass_on)
+            await self.app(scope, receive, forward)
         finally:
-            leave()
+            place.release()
 
-    def _count(self, client: str, one: int) -> None:
-        """Count a request under way, of the client at an address, or count it no longer."""
-        self.places.add(client, one)
-        if one < 0 and self._waiting:
-            self._hand_on()
-
-    @property
-    def under_way(self) -> int:
-        """Return how many requests are worked for."""
-        return self.places.total
+    def _count_active(self, client: str, change: int) -> None:
+        """Count a request of a client as active (1), or no longer (-1)."""
+        self.active_by_client.add(client, change)
+        if change < 0 and self._waiting:
+            self._give_free_places()
 
     @property
-    def kept(self) -> int:
-        """Return how many answers are kept."""
-        return len(self._kept)
+    def active_requests(self) -> int:
+        """Return how many requests are active."""
+        return self.active_by_client.total
 
-    def _keep(self, key: Any, answer: Kept) -> None:
+    @property
+    def entry_count(self) -> int:
+        """Return how many responses are cached."""
+        return len(self._cached)
+
+    def _store(self, key: Any, response: CompleteResponse) -> None:
         _, _, query, body, _ = key
-        size = answer.size + len(query) + len(body)
-        if size > self.largest or key in self._kept:
+        size = response.size + len(query) + len(body)
+        if size > self.max_response_bytes or key in self._cached:
             return
-        # The id of the request that it was computed for is nobody else's.
-        headers = [pair for pair in answer.start["headers"] if pair[0] != REQUEST_ID]
-        self._kept[key] = Kept({**answer.start, "headers": headers}, answer.body, answer.tag, size)
+        # The header with the request's id belongs only to the request that computed the response.
+        headers = [pair for pair in response.start["headers"] if pair[0] != REQUEST_ID]
+        start = {**response.start, "headers": headers}
+        self._cached[key] = CompleteResponse(start, response.body, tag=response.tag, size=size)
         self.size += size
-        while self.size > self.most:
-            self.size -= self._kept.popitem(last=False)[1].size
+        while self.size > self.max_bytes:
+            _, oldest = self._cached.popitem(last=False)
+            self.size -= oldest.size
 
 
-def _is_plain_json(asked: Headers) -> bool:
-    """Return whether a body is JSON that is not compressed: anything else is refused, and never kept."""
-    encodings = {value.lower() for name, value in asked if name == b"content-encoding"}
-    return encodings <= {b"identity"} and is_json({"type": "http", "headers": asked})
+class _Place:
+    """The place of one active request. The request can release it for a time, or finally."""
+
+    def __init__(self, cache: ResponseCache, client: str) -> None:
+        self._cache = cache
+        self._client = client
+        self._is_occupied = True
+
+    def release(self) -> None:
+        """Release the place if the request still has it."""
+        if self._is_occupied:
+            self._is_occupied = False
+            self._cache._count_active(self._client, -1)
+
+    @contextmanager
+    def released_while_waiting(self) -> Iterator[None]:
+        """Release the place while the request waits elsewhere, and take it again afterwards."""
+        self.release()
+        try:
+            yield
+        finally:
+            self._cache._count_active(self._client, 1)
+            self._is_occupied = True
 
 
-def _accepted(method: str, values: list[bytes]) -> tuple[str, bool, bool]:
+def _relevant_headers(scope: Any) -> _RelevantHeaders:
+    """Return the headers that the cache reads, in one pass, because this runs for every request."""
+    relevant: list[tuple[bytes, bytes]] = []
+    if_none_match = b""
+    has_cookies = False
+    for pair in scope["headers"]:
+        if pair[0] in READ_HEADERS:
+            relevant.append(pair)
+        elif pair[0] == b"if-none-match":
+            if_none_match = b"%b,%b" % (if_none_match, pair[1])
+        elif pair[0] == b"cookie":
+            has_cookies = True
+    return _RelevantHeaders(relevant, if_none_match, has_cookies)
+
+
+def _is_plain_json(headers: Headers) -> bool:
     """
-    Return what the values of Accept mean: the API's media type, whether HTML is wanted, and whether only JSON is.
+    Return whether a body is uncompressed JSON.
 
-    The first page, which may be answered in JSON, reads the first value alone. A POST never has HTML for an answer.
+    The API refuses any other body, and the refusal is never cached.
+    """
+    encodings = {value.lower() for name, value in headers if name == b"content-encoding"}
+    return encodings <= {b"identity"} and is_json({"type": "http", "headers": headers})
+
+
+def _accept_meaning(method: str, values: list[bytes]) -> tuple[str, bool, bool]:
+    """
+    Return what the values of Accept change in a response.
+
+    The first part is the media type of the API. The second is whether the client accepts HTML, and
+    the third whether it accepts JSON and not HTML. The third part is for the home page, which has a
+    JSON form and reads only the first value. The response to a POST is never HTML.
     """
     lowered = b",".join(values).lower()
     if method == "POST":
-        return media_of(lowered), False, False
+        return media_type_of(lowered), False, False
     first = values[0] if values else b""
-    return media_of(lowered), b"text/html" in lowered, b"json" in first and b"html" not in first
+    only_json = b"json" in first and b"html" not in first
+    return media_type_of(lowered), b"text/html" in lowered, only_json
 
 
-def _head_of(send: Any) -> Any:
+def _send_head_only(send: Any) -> Any:
     """
-    Return what sends the head of a response, and none of its body.
+    Return a `send` that sends the head of a response and drops its body.
 
-    So a HEAD is answered on every path as a GET would be, by the same handler, with the same headers.
+    So for every path, the handler of GET also serves HEAD, with the same headers.
     """
-    ended = False
+    has_ended = False
 
     async def send_head(message: Any) -> None:
-        nonlocal ended
+        nonlocal has_ended
         if message["type"] == "http.response.start":
             await send(message)
-        elif not ended:
-            ended = True
+        elif not has_ended:
+            has_ended = True
             await send({"type": "http.response.body", "body": b""})
 
     return send_head
 
 
-def complete(start: dict[str, Any], body: dict[str, Any], method: str) -> Kept:
-    """Return an answer with the headers that are ours to give; one that may be kept has a size."""
-    # Litestar's CORS says `Origin` in place of what we said, and only to some; a cache between must know of both.
-    headers = [(name.lower(), value) for name, value in start.get("headers", ()) if name.lower() != b"vary"]
+def add_cache_headers(start: dict[str, Any], body: dict[str, Any], method: str) -> CompleteResponse:
+    """Return a response with the headers Vary and ETag; its size is above 0 if it is cacheable."""
+    # For some requests, Litestar's CORS replaces our Vary header with its own. Caches between the
+    # service and the client must know that responses depend on both Accept and Origin.
+    headers = [
+        (name.lower(), value) for name, value in start.get("headers", ()) if name.lower() != b"vary"
+    ]
     headers.append((b"vary", b"Accept, Origin"))
-    said = dict(headers)
+    values = dict(headers)
     tag, size = b"", 0
-    # The engine alone knows what lasts, and says it as it says it to every cache.
-    if start["status"] == 200 and said.get(b"cache-control") == b"no-cache" and not body.get("more_body"):
-        size = OVERHEAD + len(body["body"])
+    # Only the engine knows whether a result is cacheable. The header Cache-Control says so, which
+    # other caches read, too.
+    is_cacheable = start["status"] == 200 and values.get(b"cache-control") == b"no-cache"
+    if is_cacheable and not body.get("more_body"):
+        size = OVERHEAD_BYTES + len(body["body"])
         if method == "GET":
-            tag = b'"%b"' % sha256(said[b"content-type"] + b"\n" + body["body"]).hexdigest()[:32].encode()
+            tag = _etag(values[b"content-type"], body["body"])
             headers.append((b"etag", tag))
-    return Kept({**start, "headers": headers}, body, tag, size)
+    return CompleteResponse({**start, "headers": headers}, body, tag=tag, size=size)
 
 
-def names(known: bytes, tag: bytes) -> bool:
-    """Return whether the values of If-None-Match name `tag`; compared weakly, as that header is."""
-    known = known[:_LONGEST_TAGS]
-    return tag in _TAG.findall(known) or known.strip(b", ") == b"*"
+def _etag(content_type: bytes, body: bytes) -> bytes:
+    digest = sha256(content_type + b"\n" + body).hexdigest()
+    return f'"{digest[:32]}"'.encode()
+
+
+def matches_etag(if_none_match: bytes, tag: bytes) -> bool:
+    """
+    Return whether the values of If-None-Match contain `tag`.
+
+    The comparison is weak, as RFC 9110 (section 13.1.2) prescribes for this header.
+    """
+    values = if_none_match[:_MAX_IF_NONE_MATCH_BYTES]
+    return tag in _TAG.findall(values) or values.strip(b", ") == b"*"

@@ -1,27 +1,38 @@
 """
-From a GraphQL selection to SQL: one statement, one column for each root field, the column's text being its JSON.
+Compiles the selection of a GraphQL operation to SQL.
+
+An operation becomes one statement with one column for each root field. The text of a column is the
+JSON of the field:
 
     { latestBatch { runDate picks { ticker } } }
 
     SELECT coalesce((SELECT concat('{"runDate":', to_json(batches.run_date), ',"picks":[',
-        (SELECT string_agg(concat('{"ticker":', to_json((picks.ticker)::text), '}'), ',' ORDER BY picks.position)
+        (SELECT string_agg(concat('{"ticker":', to_json((picks.ticker)::text), '}'), ','
+                ORDER BY picks.position)
          FROM picks WHERE (picks.batch_id = batches.id)), ']}')
       FROM batches WHERE (batches.series = $1) ORDER BY batches.run_date DESC LIMIT 1), 'null')
 
-What a selection means (fragments, merging, @skip, aliases, coercion) is graphql-core's to say. Arguments become
-parameters, so a plan hangs on nothing but the document, the operation, the variables that directives name, and of the
-others which are null and what enums say: the planner is shown no more. SQL is built from pieces: a `Literal`, or an
-expression whose text is JSON.
+graphql-core defines what a selection means (fragments, merging, @skip, aliases, coercion).
+Arguments become parameters. The planner sees, and a plan depends on, only four things:
 
-A computed field's column is only the rows that its value is made of. What is selected of the value is found out here
-all the same (`Member`), and written by `api.values`.
+- the document
+- the operation
+- the values of the variables that directives name
+- of each other variable: whether it is null, and its value if that is an enum's
 
-A null where the schema promises a value would corrupt the answer in silence, and so would a list that is not as the
-record promises it. There the JSON has `BROKEN` instead, a character that no JSON has: for the columns of a row in one
-check, for an expression, a relation or a list in its own. Only then the operation is planned once more, `careful`: what
-is damaged is a marker in the JSON, which names the row, and which `api.damage` replaces as GraphQL says.
+SQL is built from pieces. A piece is a `KnownText`, or an expression whose value is JSON text.
+
+The column of a computed field contains only the rows from which its value is computed. The planner
+also collects what the operation selects of the value (`Member`); `api.computed_values` writes it.
+
+**Damaged records.** A null where the schema promises a value would corrupt the response silently,
+and so would a list that breaks what the record promises. In such a place the SQL writes
+`DAMAGE_CHARACTER`, which JSON never contains. There is one check for all columns of a row, and one
+for each expression, relation and list. If the character occurs in a result, the operation is
+planned again with `diagnose`. This slower plan writes a marker in each damaged place. A marker is a
+JSON object that names the row, and `api.damage` replaces it as GraphQL prescribes.
 """
-# ruff: noqa: S608 - writing SQL is what this module is for; whatever callers make up travels as a parameter.
+# ruff: noqa: S608 - writing SQL is what this module is for; values of callers travel as parameters.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,123 +60,176 @@ from graphql import (
     is_list_type,
     is_non_null_type,
 )
-from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_fields, collect_subfields
+from graphql.execution.collect_fields import (
+    FieldDetails,
+    FragmentDetails,
+    collect_fields,
+    collect_subfields,
+)
 from graphql.execution.values import VariableValues
 from msgspec import Struct
 from msgspec.structs import replace
 from strawberry import UNSET
 
-from api.fields import Argument, Column, Computed, Given, Page, Part, Related, Same, Source
-from api.guard import row_check
-from api.lengths import LONG, MOST_BYTES
+from api.fields import (
+    Argument,
+    Column,
+    Computed,
+    FromService,
+    Paginated,
+    Related,
+    Same,
+    Source,
+    ValuePart,
+)
+from api.guard import row_bytes_check
+from api.lengths import LONG, MAX_RESULT_BYTES
 
-# How a scalar is written: as text that wants quotes around it, or as JSON already; and what a value of ours is sent as.
-QUOTED = {
+# The SQL that writes a scalar: as text that needs quotes around it, or as complete JSON.
+QUOTED_SCALARS = {
     "ID": "{}",
     "Decimal": "{}",
     "DateTime": """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')""",
 }
-BARE = {"Int": "{}", "Boolean": "({})::text", "String": "to_json(({})::text)", "Date": "to_json({})"}
-SENT_AS = {"Int": "bigint", "Boolean": "boolean", "Decimal": "numeric", "Date": "date", "DateTime": "timestamptz"}
+JSON_SCALARS = {
+    "Int": "{}",
+    "Boolean": "({})::text",
+    "String": "to_json(({})::text)",
+    "Date": "to_json({})",
+}
+# The type of a parameter that carries a value of the service.
+PARAMETER_TYPES = {
+    "Int": "bigint",
+    "Boolean": "boolean",
+    "Decimal": "numeric",
+    "Date": "date",
+    "DateTime": "timestamptz",
+}
 
-# Where the values of some parameters come from when the plan runs: from the variables and this process's facts.
+# Returns the values of a group of parameters when the plan runs. Its arguments are the variables
+# and the facts: what the process knows and the database does not (`api.schema.Facts`).
 Values = Callable[[VariableValues, Any], Iterable[object]]
 
 
-# The member of a marker: no response key has a space.
-DAMAGED = " damaged"
+# The key that only markers have: no response key contains a space.
+MARKER_KEY = " damaged"
 
-# What stands in the place of what is damaged, before a careful plan asks what it is: no JSON has this character.
-BROKEN = "\x01"
-_BROKEN = r"E'\x01'"
+# The character that an ordinary plan writes in a damaged place. JSON never contains it.
+DAMAGE_CHARACTER = "\x01"
+_DAMAGE_CHARACTER_SQL = r"E'\x01'"
 
-# What the API can write of these types: from the first to the last, in SQL.
+# The lowest and the highest value that the API can write of each of these types, in SQL.
 WRITABLE = {
     "Date": ("date '0001-01-01'", "date '9999-12-31'"),
     "DateTime": ("timestamptz '0001-01-01 00:00Z'", "timestamptz '9999-12-31 23:59:59.999999Z'"),
 }
 
+# Postgres takes at most 100 arguments in one call.
+_MAX_SQL_ARGUMENTS = 100
 
-class Literal(str):
-    """Text of the answer that is known beforehand. It holds GraphQL names only, so nothing in it needs escaping."""
+
+class KnownText(str):
+    """
+    Text of the response that is known when the plan is made.
+
+    It contains only GraphQL names and punctuation, so nothing in it needs escaping.
+    """
 
     __slots__ = ()
 
 
 class Member(Struct, frozen=True):
     """
-    One member of a value's JSON: its key, the field it shows and that one's type, and what is selected of an object.
+    One member of a value's JSON: its key, the field that it shows, and the type of that field.
 
-    Its `name` is the attribute's; a `__typename` has none, and a type's name for a field.
+    `field` is the field's full name, such as `Batch.picks`. `attribute` is the name of the
+    attribute of the computed value. `children` are the members of an object; None for a value that
+    is not an object. The member for `__typename` has only a key and `typename`, the name of the
+    type.
     """
 
     key: str
-    field: str
+    field: str = ""
     type: Any = None
-    name: str = ""
-    below: "Sequence[Member] | None" = None
+    attribute: str = ""
+    children: "Sequence[Member] | None" = None
+    typename: str = ""
 
 
-class Made(Struct, frozen=True):
-    """How a computed root field is made: by whom, of which arguments, and what is shown of it."""
+class ComputedRoot(Struct, frozen=True):
+    """
+    How to compute and write a computed root field: its source, its arguments, what is selected.
+    """
 
-    by: Computed
+    source: Computed
     arguments: Callable[[VariableValues], Mapping[str, object]]
-    shown: Member
+    selected: Member
 
 
 class Root(Struct, frozen=True):
     """
-    A root field: its response key and nodes, the SQL of its JSON (none: introspection), and what that asks for.
+    A root field: its response key and nodes, the SQL of its JSON, and the parameters of that SQL.
 
-    If it is `made`, its SQL is only of the rows that the value is made of.
+    An introspection field has no SQL. The SQL of a `computed` field returns only its rows.
+    `parameters` has a pair for each group of parameters: how many they are, and the function that
+    returns their values.
     """
 
     key: str
     nodes: Sequence[FieldNode]
     non_null: bool
     sql: str = ""
-    asks: Sequence[tuple[int, Values]] = ()
-    made: Made | None = None
-    shown: Member | None = None
+    parameters: Sequence[tuple[int, Values]] = ()
+    computed: ComputedRoot | None = None
+    selected: Member | None = None
 
 
-class Promise(Struct, frozen=True):
+class ColumnRule(Struct, frozen=True):
     """
-    What a column of a row must be: there where `needed` holds, and only where `only` does.
+    What the schema promises of one column of a row.
 
-    Of a type in `WRITABLE`, it must lie in there. `wrong` are conditions under which it is not as it must be. An
-    expression on the row has only these.
+    - `required_if`: where this condition is true, the column must have a value.
+    - `allowed_if`: where this condition is not true, the column must be null. None allows a value
+      everywhere.
+    - `type`: if it is in `WRITABLE`, the value must lie in that range.
+    - `invalid_if`: all of these conditions must be false or null.
+
+    A rule for an expression on the row has only `invalid_if`.
     """
 
     column: str = ""
-    needed: str | None = None
-    only: str | None = None
+    required_if: str | None = None
+    allowed_if: str | None = None
     type: str = ""
-    wrong: Sequence[str] = ()
+    invalid_if: Sequence[str] = ()
 
 
 class Scope(Struct, frozen=True):
     """
-    Where a selection stands: on which table's rows, in what order, what `$name` means, and which field is joined.
+    The context of a selection: the table of its rows, their order, and the SQL of each `$name`.
 
-    `row` is the SQL, the arguments of `concat`, of what an error calls a row. `sound` is a condition that each of them
-    must fulfil.
+    `join` is the field whose row the statement already joins to each row. `row_name` is the SQL, as
+    arguments of concat(), of the text that names a row in an error message. `row_valid_if` is a
+    condition that each row must fulfil.
     """
 
     table: str = ""
     order: str | None = None
     names: Mapping[str, str] = {}
-    beside: str | None = None
-    row: str = ""
-    sound: str | None = None
+    join: str | None = None
+    row_name: str = ""
+    row_valid_if: str | None = None
 
 
 class Planner:
     """
-    Plans one operation of a valid document; `careful` for one that met a damaged record.
+    Plans one operation of a valid document.
 
-    `most` is how many bytes the long texts of one row may have.
+    - `directive_values`: the values of the variables that directives name.
+    - `known_variables`: for each variable None if it is null, the value of an enum, or an ellipsis
+      for any other value, which the planner must not see.
+    - `diagnose`: whether the plan names each damaged place of the record.
+    - `max_row_bytes`: the most bytes that the long texts of one row may have together.
     """
 
     def __init__(
@@ -173,367 +237,611 @@ class Planner:
         schema: GraphQLSchema,
         operation: OperationDefinitionNode,
         fragments: dict[str, FragmentDetails],
-        switches: dict[str, Any],
-        known: Mapping[str, object],
         *,
-        careful: bool = False,
-        most: int = MOST_BYTES,
+        directive_values: dict[str, Any],
+        known_variables: Mapping[str, object],
+        diagnose: bool = False,
+        max_row_bytes: int = MAX_RESULT_BYTES,
     ) -> None:
-        self.careful, self.most = careful, most
-        self.schema, self.operation, self.fragments, self.known = schema, operation, fragments, known
-        self.variables = VariableValues({}, switches)
-        self.asks: list[tuple[int, Values]] = []
-        self.count = 0
-        self.made: Made | None = None
-        self.lasting = True
+        self.schema = schema
+        self.operation = operation
+        self.fragments = fragments
+        self.variables = VariableValues({}, directive_values)
+        self.known_variables = known_variables
+        self.diagnose = diagnose
+        self.max_row_bytes = max_row_bytes
+        # These two belong to the root field that is being planned.
+        self.parameters: list[tuple[int, Values]] = []
+        self.computed_root: ComputedRoot | None = None
+        # These two belong to the whole operation.
+        self.parameter_count = 0
+        self.is_cacheable = True
 
     def roots(self) -> Iterable[Root]:
-        """Return the operation's root fields, in its order."""
+        """Return the operation's root fields, in the order of the document."""
         query = self.schema.query_type
         assert query
-        collected = collect_fields(self.schema, self.fragments, self.variables, query, self.operation)
+        collected = collect_fields(
+            schema=self.schema,
+            fragments=self.fragments,
+            variable_values=self.variables,
+            runtime_type=query,
+            operation=self.operation,
+        )
         for key, fields in collected.grouped_field_set.items():
             nodes = [details.node for details in fields]
-            if nodes[0].name.value in ("__schema", "__type"):
+            name = nodes[0].name.value
+            if name in ("__schema", "__type"):
                 yield Root(key, nodes, non_null=False)
                 continue
-            definition = self.schema.get_field(query, nodes[0].name.value)
+            definition = self.schema.get_field(query, name)
             assert definition
-            self.asks, self.made = [], None
-            json = concat(self.value(query, fields, Scope()))
-            shown = self.member(key, query, fields) if self.careful else None
-            yield Root(key, nodes, is_non_null_type(definition.type), json, self.asks, self.made, shown)
+            self.parameters, self.computed_root = [], None
+            sql = concat(self.field_pieces(query, fields, Scope()))
+            selected = self.selected_member(key, query, fields) if self.diagnose else None
+            yield Root(
+                key=key,
+                nodes=nodes,
+                non_null=is_non_null_type(definition.type),
+                sql=sql,
+                parameters=self.parameters,
+                computed=self.computed_root,
+                selected=selected,
+            )
 
-    def selection(self, type_: GraphQLObjectType, fields: list[FieldDetails], scope: Scope) -> list[str]:
-        """Return the JSON object of what is selected on `type_`."""
+    def selection_pieces(
+        self, type_: GraphQLObjectType, fields: list[FieldDetails], scope: Scope
+    ) -> list[str]:
+        """Return the pieces of the JSON object that shows what is selected on `type_`."""
         pieces: list[str] = []
-        promises: list[Promise] = []
-        texts: Counter[str] = Counter()
-        for key, details in self.collected(type_, fields):
-            pieces += [Literal(f'{"," if pieces else ""}"{key}":'), *self.value(type_, details, scope)]
-            promises += self.promised(type_, details, scope)
-            texts.update(long_texts(type_, details, scope))
-        # Postgres makes the pieces in their order, so what ends the statement stands before the long texts.
-        check = [row_check(texts, self.most)] if texts else []
-        pieces = [*check, Literal("{"), *pieces, Literal("}")]
-        unsound = [] if scope.sound is None else [f"{scope.sound} IS NOT TRUE"]
-        # Of a row that is read with care, each column is checked for itself.
-        checks = [*broken(promises if not self.careful else []), *unsound]
-        if not checks:
-            return pieces
-        found = " OR ".join(checks)
-        if self.careful:
-            return [f"CASE WHEN {found} THEN {self.damaged(scope)} ELSE {concat(pieces)} END"]
-        # One check for all columns of a row: it costs a third of one for each.
-        return [*pieces, f"CASE WHEN {found} THEN {_BROKEN} END"]
+        rules: list[ColumnRule] = []
+        long_columns: Counter[str] = Counter()
+        for key, details in self.selected_fields(type_, fields):
+            if pieces:
+                pieces.append(KnownText(","))
+            pieces.append(KnownText(f'"{key}":'))
+            pieces += self.field_pieces(type_, details, scope)
+            rules += self.column_rules(type_, details, scope)
+            long_columns.update(long_text_columns(type_, details, scope))
+        # Postgres evaluates the pieces in their order. The check aborts the statement if the long
+        # texts are too long, so it comes before them.
+        check = [row_bytes_check(long_columns, self.max_row_bytes)] if long_columns else []
+        pieces = [*check, KnownText("{"), *pieces, KnownText("}")]
+        return self.with_row_check(pieces, rules, scope)
 
-    def promised(self, type_: GraphQLObjectType, fields: list[FieldDetails], scope: Scope) -> list[Promise]:
-        """Return what the schema promises of the column that a field shows, or rests on."""
+    def with_row_check(
+        self, pieces: list[str], rules: Sequence[ColumnRule], scope: Scope
+    ) -> list[str]:
+        """Return the pieces of a row's JSON with the checks of the row."""
+        # A diagnosing plan checks each column for itself (`with_field_check`).
+        violations = [] if self.diagnose else rule_violations(rules)
+        if scope.row_valid_if is not None:
+            violations.append(f"{scope.row_valid_if} IS NOT TRUE")
+        if not violations:
+            return pieces
+        damage_condition = " OR ".join(violations)
+        if self.diagnose:
+            damage = self.damage_sql(scope)
+            return [f"CASE WHEN {damage_condition} THEN {damage} ELSE {concat(pieces)} END"]
+        # One check for all columns of a row costs a third of one check for each column.
+        return [*pieces, f"CASE WHEN {damage_condition} THEN {_DAMAGE_CHARACTER_SQL} END"]
+
+    def column_rules(
+        self, type_: GraphQLObjectType, fields: list[FieldDetails], scope: Scope
+    ) -> list[ColumnRule]:
+        """Return what the schema promises of the column that a field shows or depends on."""
         definition = type_.fields.get(fields[0].node.name.value)
         match source_of(definition) if definition else None:
-            case Related(link=str() as link, needed=str() as linked):
-                return [Promise(link, only=linked)]
+            case Related(foreign_key=str() as foreign_key, required_if=str() as condition):
+                return [ColumnRule(foreign_key, allowed_if=condition)]
             case Column(sql=None) as source:
                 assert definition
-            case Column(wrong=str() as condition):
-                return [Promise(wrong=[condition])]
+            case Column(invalid_if=str() as condition):
+                return [ColumnRule(invalid_if=[condition])]
             case _:
                 return []
-        name = get_named_type(definition.type).name
+        named_type = get_named_type(definition.type)
         column = f"{scope.table}.{declared(definition).python_name}"
-        # An enum's CASE has a place for what it must not be.
-        is_needed = is_non_null_type(definition.type) and not is_enum_type(get_named_type(definition.type))
-        needed: str | None = "true" if is_needed else source.needed
-        wrong = [f"{column} IN ('NaN', 'Infinity', '-Infinity')"] if self.careful and name == "Decimal" else []
-        wrong += [source.wrong] if source.wrong else []
-        return [Promise(column, needed, source.only, name, wrong)]
+        required_if = source.required_if
+        # An enum needs no check for null: the CASE that writes it has a branch for unknown values.
+        if is_non_null_type(definition.type) and not is_enum_type(named_type):
+            required_if = "true"
+        invalid_if: list[str] = []
+        # Only a diagnosing plan needs this check. In the result of an ordinary plan, `api.damage`
+        # finds the text of such a number (`SUSPICIOUS`).
+        if self.diagnose and named_type.name == "Decimal":
+            invalid_if.append(f"{column} IN ('NaN', 'Infinity', '-Infinity')")
+        if source.invalid_if:
+            invalid_if.append(source.invalid_if)
+        rule = ColumnRule(
+            column=column,
+            required_if=required_if,
+            allowed_if=source.allowed_if,
+            type=named_type.name,
+            invalid_if=invalid_if,
+        )
+        return [rule]
 
-    def damaged(self, scope: Scope, breaks: str = "") -> str:
+    def damage_sql(self, scope: Scope, problem: str = "") -> str:
         """
-        Return the expression for what the schema promises and the record does not have.
+        Return the SQL of what the JSON contains in a damaged place.
 
-        `breaks` is the SQL, the arguments of `concat`, of what an error says of it.
+        `problem` is the SQL, as arguments of concat(), of what the error says about the damage.
         """
-        if not self.careful:
-            return _BROKEN
-        why = f", 'breaks', concat({breaks})" if breaks else ""
-        return f"json_build_object('{DAMAGED}', concat({scope.row or chr(39) * 2}){why})::text"
+        if not self.diagnose:
+            return _DAMAGE_CHARACTER_SQL
+        row_name = scope.row_name or "''"
+        members = f"'{MARKER_KEY}', concat({row_name})"
+        if problem:
+            members += f", 'problem', concat({problem})"
+        return f"json_build_object({members})::text"
 
-    def collected(
+    def selected_fields(
         self, type_: GraphQLObjectType, fields: list[FieldDetails]
     ) -> Iterable[tuple[str, list[FieldDetails]]]:
-        """Return what is selected on `type_`, merged, by response key."""
-        found = collect_subfields(self.schema, self.fragments, self.variables, self.operation, type_, fields)
-        return found.grouped_field_set.items()
+        """Return the fields that are selected on `type_`, merged, by response key."""
+        collected = collect_subfields(
+            schema=self.schema,
+            fragments=self.fragments,
+            variable_values=self.variables,
+            operation=self.operation,
+            return_type=type_,
+            field_details_list=fields,
+        )
+        return collected.grouped_field_set.items()
 
-    def value(self, parent: GraphQLObjectType, fields: list[FieldDetails], scope: Scope) -> list[str]:
-        """Return the JSON of one field."""
-        name = fields[0].node.name.value
-        if name == "__typename":
-            return [Literal(f'"{parent.name}"')]
-        definition, damaged = parent.fields[name], self.damaged(scope)
-        target: Any = get_named_type(definition.type)
-        match source_of(definition):
-            case Column(None):
-                written = f"{scope.table}.{declared(definition).python_name}"
-                pieces = leaf(definition.type, written, damaged, kept=not self.careful)
-                return self.unbroken(pieces, parent, fields, scope)
-            case Column(sql):
-                pieces = leaf(definition.type, expand(sql or "", scope.names), damaged)
-                return self.unbroken(pieces, parent, fields, scope)
-            case Given(value):
-                self.lasting = False  # what a process knows may hang on the time of day
-                (parameter,) = self.ask(1, lambda _, facts: [value(facts)])
-                return leaf(definition.type, f"{parameter}::{SENT_AS.get(target.name, 'text')}", damaged)
-            case Same():
-                if not is_many(definition.type):
-                    return self.selection(target, fields, replace(scope, sound=None))
-                rows = replace(scope, row=scope.names["row"], sound=scope.names.get("sound"))
-                return array(self.selection(target, fields, rows), scope.order)
-            case Related() if name == scope.beside:
-                return self.selection(target, fields, Scope(table_of(target), row=row_of(target)))
-            case Related() as relation:
-                names = self.arguments(definition, fields[0])
-                pieces = self.related(relation, scope, definition.type, fields, names)
-                return self.unbroken(pieces, parent, fields, scope)
-            case Page() as page:
-                return self.page(page, target, fields, self.arguments(definition, fields[0]))
-            case Computed() as computed:
-                return self.computed(computed, definition, fields)
-            case Part():
-                raise TypeError(f"{parent.name}.{name} is a part, and stands in no computed value")
-
-    def unbroken(
-        self, pieces: list[str], parent: GraphQLObjectType, fields: list[FieldDetails], scope: Scope
+    def field_pieces(
+        self, parent: GraphQLObjectType, fields: list[FieldDetails], scope: Scope
     ) -> list[str]:
-        """Return the JSON of a field, whose column is checked here if it is read with care."""
-        found = " OR ".join(broken(self.promised(parent, fields, scope))) if self.careful else ""
-        return [f"CASE WHEN {found} THEN {self.damaged(scope)} ELSE {concat(pieces)} END"] if found else pieces
-
-    def computed(self, computed: Computed, definition: GraphQLField, fields: list[FieldDetails]) -> list[str]:
-        """Return the rows that a value is made of; how it is made of them, and what is shown, is noted."""
-        names = self.arguments(definition, fields[0])
-        at = fields[0]._replace(node=lean(fields[0].node))
-
-        def arguments(variables: VariableValues) -> Mapping[str, object]:
-            return given_arguments(definition, at, variables)
-
-        def checked(variables: VariableValues, facts: object) -> Iterable[object]:
-            computed.check(given_arguments(definition, at, variables, facts))
-            return ()
-
-        self.asks.append((0, checked))
-        parent = self.schema.query_type
-        assert parent
-        self.made = Made(computed, arguments, self.member("", parent, fields))
-        return [expand(computed.rows, names)]
-
-    def member(self, key: str, parent: GraphQLObjectType, fields: list[FieldDetails]) -> Member:
-        """Return what is selected of a field of a value."""
+        """Return the pieces of the JSON of one field."""
         name = fields[0].node.name.value
         if name == "__typename":
-            return Member(key, parent.name)
+            return [KnownText(f'"{parent.name}"')]
         definition = parent.fields[name]
         target: Any = get_named_type(definition.type)
-        below = None
-        if not is_leaf_type(target):
-            below = [self.member(key, target, details) for key, details in self.collected(target, fields)]
-        return Member(key, f"{parent.name}.{name}", definition.type, declared(definition).python_name, below)
+        match source_of(definition):
+            case Column() as column:
+                pieces = self.column_pieces(column, definition, scope)
+                return self.with_field_check(pieces, parent, fields, scope=scope)
+            case FromService() as source:
+                return self.service_pieces(source, definition, scope)
+            case Same():
+                return self.same_row_pieces(definition, target, fields, scope=scope)
+            case Related() if name == scope.join:
+                joined = Scope(table_of(target), row_name=row_name_sql(target))
+                return self.selection_pieces(target, fields, joined)
+            case Related() as relation:
+                pieces = self.related_pieces(relation, definition, fields, scope=scope)
+                return self.with_field_check(pieces, parent, fields, scope=scope)
+            case Paginated() as page:
+                return self.page_pieces(page, definition, fields)
+            case Computed() as computed:
+                return self.computed_pieces(computed, definition, fields)
+            case ValuePart():
+                raise TypeError(f"{parent.name}.{name} is not inside a computed value")
 
-    def related(
+    def with_field_check(
+        self,
+        pieces: list[str],
+        parent: GraphQLObjectType,
+        fields: list[FieldDetails],
+        *,
+        scope: Scope,
+    ) -> list[str]:
+        """Return the pieces of a field, with the check of its column if the plan diagnoses."""
+        if not self.diagnose:
+            return pieces
+        violations = rule_violations(self.column_rules(parent, fields, scope))
+        if not violations:
+            return pieces
+        damage_condition = " OR ".join(violations)
+        return [
+            f"CASE WHEN {damage_condition} THEN {self.damage_sql(scope)} ELSE {concat(pieces)} END"
+        ]
+
+    def column_pieces(self, column: Column, definition: GraphQLField, scope: Scope) -> list[str]:
+        """Return the pieces of the JSON of a column, or of an expression on the row."""
+        if column.sql is not None:
+            sql = expand(column.sql, scope.names)
+            return leaf_pieces(definition.type, sql, self.damage_sql(scope))
+        sql = f"{scope.table}.{declared(definition).python_name}"
+        # In an ordinary plan, the check of the whole row covers this column.
+        is_checked = not self.diagnose
+        return leaf_pieces(definition.type, sql, self.damage_sql(scope), is_checked=is_checked)
+
+    def service_pieces(
+        self, source: FromService, definition: GraphQLField, scope: Scope
+    ) -> list[str]:
+        """Return the pieces of the JSON of a value that the process knows; it is a parameter."""
+        # Such a value may depend on the time of day.
+        self.is_cacheable = False
+        (parameter,) = self.add_parameters(1, lambda _, facts: [source.value(facts)])
+        type_ = PARAMETER_TYPES.get(get_named_type(definition.type).name, "text")
+        return leaf_pieces(definition.type, f"{parameter}::{type_}", self.damage_sql(scope))
+
+    def same_row_pieces(
+        self,
+        definition: GraphQLField,
+        target: Any,
+        fields: list[FieldDetails],
+        *,
+        scope: Scope,
+    ) -> list[str]:
+        """
+        Return the pieces of the JSON of a nested object that shows the same row as its parent.
+
+        A list shows the same rows.
+        """
+        if not is_many(definition.type):
+            return self.selection_pieces(target, fields, replace(scope, row_valid_if=None))
+        rows = replace(
+            scope, row_name=scope.names["row_name"], row_valid_if=scope.names.get("row_valid_if")
+        )
+        return array_pieces(self.selection_pieces(target, fields, rows), scope.order)
+
+    def computed_pieces(
+        self, computed: Computed, definition: GraphQLField, fields: list[FieldDetails]
+    ) -> list[str]:
+        """
+        Return the SQL of the rows from which a value is computed.
+
+        Sets `computed_root`, which says how the value is computed and what is selected of it.
+        """
+        names = self.argument_sql(definition, fields[0])
+        details = fields[0]._replace(node=without_selections(fields[0].node))
+
+        def arguments(variables: VariableValues) -> Mapping[str, object]:
+            return argument_values(definition, details, variables)
+
+        def check(variables: VariableValues, facts: object) -> Iterable[object]:
+            computed.check(argument_values(definition, details, variables, facts=facts))
+            return ()
+
+        # A group without parameters: its function only checks the arguments when the plan runs.
+        self.parameters.append((0, check))
+        query = self.schema.query_type
+        assert query
+        # The engine writes the key of a root field, so this member needs none.
+        selected = self.selected_member("", query, fields)
+        self.computed_root = ComputedRoot(computed, arguments, selected)
+        return [expand(computed.rows, names)]
+
+    def selected_member(
+        self, key: str, parent: GraphQLObjectType, fields: list[FieldDetails]
+    ) -> Member:
+        """Return a field as a member, with the members that are selected of its value."""
+        name = fields[0].node.name.value
+        if name == "__typename":
+            return Member(key, typename=parent.name)
+        definition = parent.fields[name]
+        target: Any = get_named_type(definition.type)
+        children = None
+        if not is_leaf_type(target):
+            children = [
+                self.selected_member(key, target, details)
+                for key, details in self.selected_fields(target, fields)
+            ]
+        return Member(
+            key=key,
+            field=f"{parent.name}.{name}",
+            type=definition.type,
+            attribute=declared(definition).python_name,
+            children=children,
+        )
+
+    def related_pieces(
         self,
         relation: Related,
-        scope: Scope,
-        type_: GraphQLOutputType,
+        definition: GraphQLField,
         fields: list[FieldDetails],
-        names: Mapping[str, str],
+        *,
+        scope: Scope,
     ) -> list[str]:
-        """Return the JSON of other rows: all of them, or the first."""
-        target: Any = get_named_type(type_)
-        rows = f"FROM {table_of(target)} {joined(target, relation)}WHERE {expand(relation.where, names)}"
-        below = Scope(table_of(target), beside=relation.beside, row=row_of(target), sound=relation.sound)
-        pieces = self.selection(target, fields, below)
-        if is_many(type_):
-            opening, items, closing = array(pieces, relation.order)
-            if relation.holds is None:
-                return [opening, f"(SELECT {items} {rows})", closing]
-            holds = expand(relation.holds, names)
-            must = f", ', and must have ', {expand(relation.must, names)}" if relation.must else ""
-            damaged = self.damaged(scope, f"'has ', count(*){must}")
-            if self.careful:
-                whole = f"concat('[', {items}, ']')"
-                return [f"(SELECT CASE WHEN {holds} THEN {whole} ELSE {damaged} END {rows})"]
-            return [opening, f"(SELECT CASE WHEN {holds} THEN {items} ELSE {damaged} END {rows})", closing]
-        damaged = self.damaged(scope, "'has no row, and must have one'")
-        otherwise = damaged if is_non_null_type(type_) else "'null'"
-        if relation.needed is not None:
-            link = f"{relation.link} IS NOT NULL OR " if relation.link else ""
-            otherwise = f"CASE WHEN {link}{expand(relation.needed, names)} THEN {damaged} ELSE 'null' END"
+        """Return the pieces of the JSON of the related rows: of all of them, or of the first."""
+        names = self.argument_sql(definition, fields[0])
+        target: Any = get_named_type(definition.type)
+        table = table_of(target)
+        rows = f"FROM {table} {join_sql(target, relation)}WHERE {expand(relation.where, names)}"
+        inner_scope = Scope(
+            table,
+            join=relation.join,
+            row_name=row_name_sql(target),
+            row_valid_if=relation.row_valid_if,
+        )
+        pieces = self.selection_pieces(target, fields, inner_scope)
+        if is_many(definition.type):
+            return self.related_list_pieces(relation, pieces, rows, names=names, scope=scope)
+        otherwise = self.missing_row_sql(relation, definition.type, names=names, scope=scope)
         if relation.order:
-            return [f"coalesce((SELECT {concat(pieces)} {rows} ORDER BY {relation.order} LIMIT 1), {otherwise})"]
-        if self.careful:
+            row = f"SELECT {concat(pieces)} {rows} ORDER BY {relation.order} LIMIT 1"
+            return [f"coalesce(({row}), {otherwise})"]
+        if self.diagnose:
             json = f"string_agg({concat(pieces)}, '')"
-            several = self.damaged(scope, "'has ', count(*), ' rows, and must have one'")
-            return [f"(SELECT CASE count(*) WHEN 0 THEN {otherwise} WHEN 1 THEN {json} ELSE {several} END {rows})"]
-        # Of two rows where there can be one, Postgres makes an error.
+            several = self.damage_sql(scope, "'has ', count(*), ' rows, and must have one'")
+            cases = f"WHEN 0 THEN {otherwise} WHEN 1 THEN {json} ELSE {several}"
+            return [f"(SELECT CASE count(*) {cases} END {rows})"]
+        # If there are two rows where there must be one, Postgres raises CardinalityViolation.
         return [f"coalesce((SELECT {concat(pieces)} {rows}), {otherwise})"]
 
-    def page(
-        self, page: Page, target: GraphQLObjectType, fields: list[FieldDetails], names: Mapping[str, str]
+    def related_list_pieces(
+        self,
+        relation: Related,
+        pieces: list[str],
+        rows: str,
+        *,
+        names: Mapping[str, str],
+        scope: Scope,
     ) -> list[str]:
-        """Return the JSON of a connection: one row of aggregates over the rows of a page."""
-        table, keys = table_of(get_named_type(target.fields["nodes"].type)), ", ".join(page.by)
-        beyond, before, order = ("<", ">", "DESC") if page.newest_first else (">", "<", "ASC")
-        after = [f"split_part({names['after']}, ' ', {n})::{key.type}" for n, key in enumerate(page.by.values(), 1)]
-        edge = [key.highest if page.newest_first else key.lowest for key in page.by.values()]
-        # One comparison with or without a cursor, so that it stays an index condition in a generic plan.
-        start = ", ".join(f"coalesce({value}, '{end}')" for value, end in zip(after, edge, strict=True))
-        in_order = ", ".join(f"{key} {order}" for key in page.by)
-        every = f"SELECT * FROM {table} WHERE {expand(page.where, names)}"
-        onward = f"{every} AND ({keys}) {beyond} ({start}) ORDER BY {in_order}"
-        passed = f"{every} AND ({keys}) {before}= ({', '.join(after)}) ORDER BY {in_order}"
-        written = ", ".join(key.written.format(sql) for sql, key in page.by.items())
-        # Postgres breaks base64 into lines.
-        cursor = f"translate(encode(convert_to(concat_ws(' ', {written}), 'UTF8'), 'base64'), chr(10), '')"
-        cursors = f"array_agg({cursor} ORDER BY {in_order})"
-        infos = {
-            "row": row_of(get_named_type(target.fields["nodes"].type)),
-            "cursor": cursor,
-            "start": f"({cursors})[1]",
-            "end": f"({cursors})[count(*)::integer]",
-            # Without OFFSET, Postgres drops an EXISTS's order and may look for the cursor from one end of the table.
-            "has_next": f"EXISTS ({onward} OFFSET {names['first']})",
-            "has_previous": f"EXISTS ({passed} OFFSET 0)",
+        """Return the pieces of the JSON array of all related rows, with the check of the list."""
+        opening, items, closing = array_pieces(pieces, relation.order)
+        if relation.valid_if is None:
+            return [opening, f"(SELECT {items} {rows})", closing]
+        problem = "'has ', count(*)"
+        if relation.expected:
+            problem += f", ', and must have ', {expand(relation.expected, names)}"
+        damage = self.damage_sql(scope, problem)
+        valid_if = expand(relation.valid_if, names)
+        if self.diagnose:
+            # The marker takes the place of the whole array, brackets included.
+            whole = f"concat('[', {items}, ']')"
+            return [f"(SELECT CASE WHEN {valid_if} THEN {whole} ELSE {damage} END {rows})"]
+        checked = f"(SELECT CASE WHEN {valid_if} THEN {items} ELSE {damage} END {rows})"
+        return [opening, checked, closing]
+
+    def missing_row_sql(
+        self,
+        relation: Related,
+        type_: GraphQLOutputType,
+        *,
+        names: Mapping[str, str],
+        scope: Scope,
+    ) -> str:
+        """Return the SQL of a relation's JSON if the related row is missing: null, or damage."""
+        damage = self.damage_sql(scope, "'has no row, and must have one'")
+        if relation.required_if is not None:
+            condition = expand(relation.required_if, names)
+            if relation.foreign_key:
+                condition = f"{relation.foreign_key} IS NOT NULL OR {condition}"
+            return f"CASE WHEN {condition} THEN {damage} ELSE 'null' END"
+        return damage if is_non_null_type(type_) else "'null'"
+
+    def page_pieces(
+        self, page: Paginated, definition: GraphQLField, fields: list[FieldDetails]
+    ) -> list[str]:
+        """
+        Return the SQL of the JSON of a connection: one row of aggregates over a page's rows.
+        """
+        names = self.argument_sql(definition, fields[0])
+        target: Any = get_named_type(definition.type)
+        node_type = get_named_type(target.fields["nodes"].type)
+        table = table_of(node_type)
+        queries = PageQueries(page, table, names)
+        meanings = {
+            "row_name": row_name_sql(node_type),
+            "cursor": queries.cursor,
+            "start": f"({queries.cursors})[1]",
+            "end": f"({queries.cursors})[count(*)::integer]",
+            # Without OFFSET, Postgres ignores the ORDER BY inside EXISTS, and may scan the table
+            # from one end to the cursor.
+            "has_next": f"EXISTS ({queries.following} OFFSET {names['first']})",
+            "has_previous": f"EXISTS ({queries.preceding} OFFSET 0)",
         }
-        if page.sound is not None:
-            infos["sound"] = page.sound
-        pieces = self.selection(target, fields, Scope(table, in_order, infos))
-        if page.holds is not None:
-            pieces = self.holding(page.holds, page.breaks or "", pieces)
-        return [f"(SELECT {concat(pieces)} FROM ({onward} LIMIT {names['first']}) {table} GROUP BY ())"]
+        if page.row_valid_if is not None:
+            meanings["row_valid_if"] = page.row_valid_if
+        pieces = self.selection_pieces(target, fields, Scope(table, queries.order, meanings))
+        if page.valid_if is not None:
+            pieces = self.with_page_check(page.valid_if, page.problem or "", pieces)
+        rows = f"{queries.following} LIMIT {names['first']}"
+        return [f"(SELECT {concat(pieces)} FROM ({rows}) {table} GROUP BY ())"]
 
-    def holding(self, holds: str, breaks: str, pieces: list[str]) -> list[str]:
-        """Return the JSON of a page whose rows together must fulfil a condition; `breaks` says how they do not."""
-        if self.careful:
-            return [f"CASE WHEN ({holds}) IS FALSE THEN {self.damaged(Scope(), breaks)} ELSE {concat(pieces)} END"]
-        return [*pieces, f"CASE WHEN NOT ({holds}) THEN {_BROKEN} END"]
+    def with_page_check(self, valid_if: str, problem: str, pieces: list[str]) -> list[str]:
+        """Return the pieces of a page whose rows together must fulfil a condition."""
+        if self.diagnose:
+            damage = self.damage_sql(Scope(), problem)
+            return [f"CASE WHEN ({valid_if}) IS FALSE THEN {damage} ELSE {concat(pieces)} END"]
+        return [*pieces, f"CASE WHEN NOT ({valid_if}) THEN {_DAMAGE_CHARACTER_SQL} END"]
 
-    def arguments(self, definition: GraphQLField, at: FieldDetails) -> Mapping[str, str]:
+    def argument_sql(self, definition: GraphQLField, details: FieldDetails) -> Mapping[str, str]:
         """
-        Return what stands for each argument of a field: NULL for one that is left out, an enum's value, or a parameter.
+        Return the SQL of each argument of a field, and of whether it was left out.
 
-        So one plan of Postgres serves for all parameters: what would not restrict is not in the statement, and how rare
-        a status is, which decides where it is best looked for, can be seen.
+        - An argument that is left out, or null, is NULL. Then the condition on it is constant, and
+          Postgres removes it when it plans.
+        - An enum is a constant. So Postgres sees how rare a status is, and plans for that.
+        - Any other value is a parameter. So one plan of Postgres serves for all of these values.
         """
-        at = at._replace(node=lean(at.node))
-        written = {node.name.value: node.value for node in at.node.arguments or ()}
+        details = details._replace(node=without_selections(details.node))
+        nodes = {node.name.value: node.value for node in details.node.arguments or ()}
         names: dict[str, str] = {}
-        asked: list[str] = []
+        parameters: list[str] = []
         arguments: Mapping[str, Argument] = declared(definition).metadata["arguments"]
         for (name, argument), key in zip(arguments.items(), definition.args, strict=True):
-            optional = argument.default is UNSET and not is_non_null_type(definition.args[key].type)
-            text = self.constant(written.get(key), definition.args[key].type) if optional else ""
-            names |= {name: text, f"no_{name}": str(text == "NULL").lower()}
-            asked += [] if text else [name]
+            type_ = definition.args[key].type
+            text = ""
+            if argument.default is UNSET and not is_non_null_type(type_):
+                text = self.constant_sql(nodes.get(key), type_)
+            names[name] = text
+            names[f"no_{name}"] = str(text == "NULL").lower()
+            if not text:
+                parameters.append(name)
+        if not parameters:
+            return names
 
         def values(variables: VariableValues, facts: object) -> Iterable[object]:
-            given = given_arguments(definition, at, variables, facts)
-            return (given[name] for name in asked)
+            converted = argument_values(definition, details, variables, facts=facts)
+            return (converted[name] for name in parameters)
 
-        return {**names, **dict(zip(asked, self.ask(len(asked), values), strict=True))} if asked else names
+        numbered = self.add_parameters(len(parameters), values)
+        return {**names, **dict(zip(parameters, numbered, strict=True))}
 
-    def constant(self, value: ValueNode | None, type_: Any) -> str:
-        """Return the SQL of an optional argument that is null or a known value of an enum, or nothing."""
-        known = self.known.get(value.name.value, ...) if isinstance(value, VariableNode) else value
-        if known is None or isinstance(known, NullValueNode):
+    def constant_sql(self, node: ValueNode | None, type_: Any) -> str:
+        """
+        Return the SQL of an optional argument that is null or a known value of an enum.
+
+        For any other value the text is empty: it becomes a parameter.
+        """
+        value: object = node
+        if isinstance(node, VariableNode):
+            value = self.known_variables.get(node.name.value, ...)
+        if value is None or isinstance(value, NullValueNode):
             return "NULL"
-        if isinstance(known, EnumValueNode):
-            return f"'{type_.values[known.value].value}'"
-        return f"'{known.value}'" if isinstance(known, Enum) else ""
+        if isinstance(value, EnumValueNode):
+            return f"'{type_.values[value.value].value}'"
+        if isinstance(value, Enum):
+            return f"'{value.value}'"
+        return ""
 
-    def ask(self, count: int, values: Values) -> Sequence[str]:
-        """Return `count` new parameters, which get their values when the plan runs."""
-        self.asks.append((count, values))
-        self.count += count
-        return [f"${number}" for number in range(self.count - count + 1, self.count + 1)]
+    def add_parameters(self, count: int, values: Values) -> Sequence[str]:
+        """
+        Return the SQL of `count` new parameters (`$1`, `$2`, ...).
+
+        `values` returns their values when the plan runs.
+        """
+        self.parameters.append((count, values))
+        first = self.parameter_count + 1
+        self.parameter_count += count
+        return [f"${number}" for number in range(first, first + count)]
 
 
-def lean(node: FieldNode) -> FieldNode:
-    """Return a field without what is selected below it: what a plan keeps for arguments and errors."""
+class PageQueries:
+    """
+    The SQL of a page: the rows after the cursor, the rows up to it, and the cursor of each row.
+
+    `following` selects the rows after the cursor, and `preceding` the rows up to and including it.
+    `cursor` is the cursor of one row, and `cursors` the array of the cursors of all rows.
+    """
+
+    def __init__(self, page: Paginated, table: str, names: Mapping[str, str]) -> None:
+        after_operator, before_operator, direction = (">", "<", "ASC")
+        if page.descending:
+            after_operator, before_operator, direction = ("<", ">", "DESC")
+        keys = ", ".join(page.sort_keys)
+        self.order = ", ".join(f"{key} {direction}" for key in page.sort_keys)
+        cursor_values = [
+            f"split_part({names['after']}, ' ', {position})::{key.type}"
+            for position, key in enumerate(page.sort_keys.values(), 1)
+        ]
+        all_rows = f"SELECT * FROM {table} WHERE {expand(page.where, names)}"
+        start = self._start_position(page, cursor_values)
+        after_condition = f"({keys}) {after_operator} ({start})"
+        self.following = f"{all_rows} AND {after_condition} ORDER BY {self.order}"
+        cursor_position = ", ".join(cursor_values)
+        before_condition = f"({keys}) {before_operator}= ({cursor_position})"
+        self.preceding = f"{all_rows} AND {before_condition} ORDER BY {self.order}"
+        texts = ", ".join(key.text_sql.format(sql) for sql, key in page.sort_keys.items())
+        row_position = f"concat_ws(' ', {texts})"
+        # Postgres breaks base64 into lines, so the line feeds are removed.
+        base64 = f"encode(convert_to({row_position}, 'UTF8'), 'base64')"
+        self.cursor = f"translate({base64}, chr(10), '')"
+        self.cursors = f"array_agg({self.cursor} ORDER BY {self.order})"
+
+    @staticmethod
+    def _start_position(page: Paginated, cursor_values: Sequence[str]) -> str:
+        """
+        Return the position after which the page begins.
+
+        Without a cursor, that is a position before all rows. The SQL is the same in both cases, so
+        that a generic plan of Postgres can use the index.
+        """
+        keys = page.sort_keys.values()
+        edges = [key.highest if page.descending else key.lowest for key in keys]
+        pairs = zip(cursor_values, edges, strict=True)
+        return ", ".join(f"coalesce({value}, '{edge}')" for value, edge in pairs)
+
+
+def without_selections(node: FieldNode) -> FieldNode:
+    """
+    Return a field without its selections.
+
+    A plan keeps these nodes for arguments and errors, and must stay small.
+    """
     return FieldNode(name=node.name, alias=node.alias, arguments=node.arguments, loc=node.loc)
 
 
-def given_arguments(
+def argument_values(
     definition: GraphQLField,
-    at: FieldDetails,
+    details: FieldDetails,
     variables: VariableValues,
     facts: object = None,
 ) -> Mapping[str, object]:
     """
-    Return all arguments of a field by their names, converted; None for one that is left out.
+    Return the converted value of each argument of a field, by name; None if it was left out.
 
-    With `facts`, each value is also checked against them.
+    If `facts` (`api.schema.Facts`) are given, each value is also checked against them.
     """
-    given = get_argument_values(definition, at.node, variables, at.fragment_variable_values)
+    coerced = get_argument_values(
+        type_def=definition,
+        node=details.node,
+        variable_values=variables,
+        fragment_variable_values=details.fragment_variable_values,
+    )
     arguments: Mapping[str, Argument] = declared(definition).metadata["arguments"]
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     for (name, argument), key in zip(arguments.items(), definition.args, strict=True):
-        value = given.get(key)
+        value = coerced.get(key)
         if value is None:
-            found[name] = None
+            values[name] = None
             continue
-        found[name] = argument.convert(value)
+        values[name] = argument.convert(value)
         if facts is not None:
-            argument.check(found[name], facts)
-    return found
+            argument.check(values[name], facts)
+    return values
 
 
 def declared(definition: Any) -> Any:
-    """Return the Strawberry declaration behind a type or field of the schema."""
+    """Return the Strawberry declaration of a type or field of the schema."""
     return definition.extensions["strawberry-definition"]
 
 
 def source_of(definition: GraphQLField) -> Source:
-    """Return where a field's data stands."""
+    """Return the declared source of a field's data."""
     source: Source = declared(definition).metadata["source"]
     return source
 
 
-def long_texts(type_: GraphQLObjectType, fields: list[FieldDetails], scope: Scope) -> list[str]:
-    """Return the column of a field, if it holds a text that may be long."""
+def long_text_columns(
+    type_: GraphQLObjectType, fields: list[FieldDetails], scope: Scope
+) -> list[str]:
+    """Return a list with the field's column if its text may be long, otherwise an empty list."""
     definition = type_.fields.get(fields[0].node.name.value)
     match source_of(definition) if definition else None:
-        case Column(sql=None) if (longest_of(definition) or 0) > LONG:
+        case Column(sql=None) if (max_bytes_of(definition) or 0) > LONG:
             return [f"{scope.table}.{declared(definition).python_name}"]
         case _:
             return []
 
 
-def longest_of(definition: Any) -> int | None:
-    """Return how many bytes a field's text can have, where its declaration says that."""
-    longest: int | None = declared(definition).metadata["longest"]
-    return longest
+def max_bytes_of(definition: Any) -> int | None:
+    """Return the most bytes that a field's text can have; None if its declaration has no limit."""
+    max_bytes: int | None = declared(definition).metadata["max_bytes"]
+    return max_bytes
 
 
 def table_of(type_: Any) -> str:
-    """Return the table whose rows a type shows, or nothing."""
+    """Return the table whose rows a type shows; an empty text for a type without a table."""
     return str(declared(type_).origin.__table__)
 
 
-def row_of(type_: Any) -> str:
-    """Return the SQL of what an error calls a row of a type's table."""
+def row_name_sql(type_: Any) -> str:
+    """
+    Return the SQL, as arguments of concat(), of the text that names a row in an error message.
+
+    It is empty for a type without a table.
+    """
     origin = declared(type_).origin
-    return f"'the row ', {origin.__row__}, ' of {origin.__table__}'" if origin.__row__ else ""
-
-
-def joined(type_: GraphQLObjectType, relation: Related) -> str:
-    """Return what joins the row that stands beside each of a relation's rows."""
-    if relation.beside is None:
+    if not origin.__row_name__:
         return ""
-    field = type_.fields[relation.beside]
-    beside = source_of(field)
-    assert isinstance(beside, Related)
-    return f"LEFT JOIN {table_of(get_named_type(field.type))} ON {expand(beside.where, {})} "
+    return f"'the row ', {origin.__row_name__}, ' of {origin.__table__}'"
+
+
+def join_sql(type_: GraphQLObjectType, relation: Related) -> str:
+    """Return the JOIN for a relation's `join`, or an empty text if it has none."""
+    if relation.join is None:
+        return ""
+    field = type_.fields[relation.join]
+    joined = source_of(field)
+    assert isinstance(joined, Related)
+    return f"LEFT JOIN {table_of(get_named_type(field.type))} ON {expand(joined.where, {})} "
 
 
 def is_many(type_: GraphQLOutputType) -> bool:
@@ -542,74 +850,105 @@ def is_many(type_: GraphQLOutputType) -> bool:
 
 
 def expand(sql: str, names: Mapping[str, str]) -> str:
-    """Return `sql` with what its `$names` mean."""
+    """Return `sql` in parentheses, with each `$name` replaced by its SQL in `names`."""
     return f"({Template(sql).substitute(names)})"
 
 
-def broken(promises: Iterable[Promise]) -> list[str]:
+def rule_violations(rules: Iterable[ColumnRule]) -> list[str]:
     """
-    Return the conditions under which a row breaks one of its promises.
+    Return the conditions under which a row breaks one of the rules.
 
-    What several columns depend on is asked once: in Postgres, to begin with an expression costs more than a row.
+    A condition on which several columns depend is evaluated only once: in Postgres, each further
+    expression costs more in set-up than in its evaluation for one row. Dicts are used as ordered
+    sets.
     """
     missing: dict[str, dict[str, None]] = {}
-    unasked: dict[str, dict[str, None]] = {}
-    written: dict[str, dict[str, None]] = {}
-    found: dict[str, None] = {}
-    for one in promises:
-        if one.needed is not None:
-            missing.setdefault(one.needed, {})[f"{one.column} IS NULL"] = None
-        if one.only is not None:
-            unasked.setdefault(one.only, {})[f"{one.column} IS NOT NULL"] = None
-        if one.type in WRITABLE:
-            written.setdefault(one.type, {})[one.column] = None
-        found |= dict.fromkeys(one.wrong)
+    unexpected: dict[str, dict[str, None]] = {}
+    limited: dict[str, dict[str, None]] = {}
+    violations: dict[str, None] = {}
+    for rule in rules:
+        if rule.required_if is not None:
+            missing.setdefault(rule.required_if, {})[f"{rule.column} IS NULL"] = None
+        if rule.allowed_if is not None:
+            unexpected.setdefault(rule.allowed_if, {})[f"{rule.column} IS NOT NULL"] = None
+        if rule.type in WRITABLE:
+            limited.setdefault(rule.type, {})[rule.column] = None
+        violations |= dict.fromkeys(rule.invalid_if)
     always = list(missing.pop("true", ()))
-    for condition in {**missing, **unasked}:
-        there = " OR ".join(missing.get(condition, {"false": None}))
-        elsewhere = " OR ".join(unasked.get(condition, {"false": None}))
-        found[f"CASE WHEN {condition} THEN {there} ELSE {elsewhere} END"] = None
-    for type_, columns in written.items():
-        (first, last), listed = WRITABLE[type_], ", ".join(columns)
-        found[f"least({listed}) < {first} OR greatest({listed}) > {last}"] = None
-    return [*always, *found]
+    for condition in {**missing, **unexpected}:
+        if_true = " OR ".join(missing.get(condition, {"false": None}))
+        otherwise = " OR ".join(unexpected.get(condition, {"false": None}))
+        violations[f"CASE WHEN {condition} THEN {if_true} ELSE {otherwise} END"] = None
+    for type_, columns in limited.items():
+        first, last = WRITABLE[type_]
+        listed = ", ".join(columns)
+        violations[f"least({listed}) < {first} OR greatest({listed}) > {last}"] = None
+    return [*always, *violations]
 
 
-def leaf(type_: GraphQLOutputType, sql: str, damaged: str, *, kept: bool = False) -> list[str]:
+def leaf_pieces(
+    type_: GraphQLOutputType, sql: str, damage: str, *, is_checked: bool = False
+) -> list[str]:
     """
-    Return the JSON of one value, or `damaged` where it breaks what the schema promises.
+    Return the pieces of the JSON of one value, or `damage` where it breaks the schema's promise.
 
-    `kept` says that another check keeps it.
+    With `is_checked`, a value that must not be null needs no check here: another check covers it.
     """
     named: Any = get_named_type(type_)
     if is_enum_type(named):
-        cases = " ".join(f"WHEN '{value.value}' THEN '\"{name}\"'" for name, value in named.values.items())
-        otherwise = damaged if is_non_null_type(type_) else f"CASE WHEN {sql} IS NULL THEN 'null' ELSE {damaged} END"
-        return [f"CASE {sql} {cases} ELSE {otherwise} END"]
-    text = (QUOTED.get(named.name) or BARE[named.name]).format(sql)
-    quoted = named.name not in BARE
+        return [_enum_sql(type_, sql, damage)]
+    needs_quotes = named.name not in JSON_SCALARS
+    scalar = QUOTED_SCALARS[named.name] if needs_quotes else JSON_SCALARS[named.name]
+    text = scalar.format(sql)
     if not is_non_null_type(type_):
-        return [f"""coalesce('"' || {text} || '"', 'null')""" if quoted else f"coalesce(({text})::text, 'null')"]
-    if kept:
-        return [Literal('"'), text, Literal('"')] if quoted else [text]
-    if quoted and damaged == _BROKEN:
-        return [Literal('"'), f"coalesce(({text})::text, {damaged})", Literal('"')]
-    # A marker takes the quotes' place, too.
-    whole = f"""'"' || ({text})::text || '"'""" if quoted else f"({text})::text"
-    return [f"coalesce({whole}, {damaged})"]
+        if needs_quotes:
+            return [f"""coalesce('"' || {text} || '"', 'null')"""]
+        return [f"coalesce(({text})::text, 'null')"]
+    if is_checked:
+        if needs_quotes:
+            return [KnownText('"'), text, KnownText('"')]
+        return [text]
+    if needs_quotes and damage == _DAMAGE_CHARACTER_SQL:
+        return [KnownText('"'), f"coalesce(({text})::text, {damage})", KnownText('"')]
+    # A marker takes the place of the quotes, too.
+    whole = f"({text})::text"
+    if needs_quotes:
+        whole = f"""'"' || {whole} || '"'"""
+    return [f"coalesce({whole}, {damage})"]
 
 
-def array(pieces: list[str], order: str | None) -> list[str]:
-    """Return the JSON array of the rows that `pieces` write, in `order`."""
-    return [Literal("["), f"string_agg({concat(pieces)}, ','{f' ORDER BY {order}' if order else ''})", Literal("]")]
+def _enum_sql(type_: GraphQLOutputType, sql: str, damage: str) -> str:
+    """Return the SQL of the name of an enum's value, or `damage` for an unknown value."""
+    named: Any = get_named_type(type_)
+    cases = " ".join(
+        f"WHEN '{value.value}' THEN '\"{name}\"'" for name, value in named.values.items()
+    )
+    otherwise = damage
+    if not is_non_null_type(type_):
+        otherwise = f"CASE WHEN {sql} IS NULL THEN 'null' ELSE {damage} END"
+    return f"CASE {sql} {cases} ELSE {otherwise} END"
+
+
+def array_pieces(pieces: list[str], order: str | None) -> list[str]:
+    """Return the three pieces of the JSON array of rows: its brackets, and its items in `order`."""
+    ordering = f" ORDER BY {order}" if order else ""
+    items = f"string_agg({concat(pieces)}, ','{ordering})"
+    return [KnownText("["), items, KnownText("]")]
 
 
 def concat(pieces: list[str]) -> str:
-    """Return one expression for all the pieces. (Postgres takes at most 100 arguments.)"""
+    """Return one SQL expression for the text of all pieces."""
     parts: list[str] = []
-    for literal, group in groupby(pieces, lambda piece: isinstance(piece, Literal)):
+    for is_known, group in groupby(pieces, lambda piece: isinstance(piece, KnownText)):
         run = list(group)
-        parts += [f"'{''.join(run)}'"] if literal else run
-    while len(parts) > 100:
-        parts = [f"concat({', '.join(parts[at : at + 100])})" for at in range(0, len(parts), 100)]
-    return parts[0] if len(parts) == 1 else f"concat({', '.join(parts)})"
+        if is_known:
+            parts.append(f"'{''.join(run)}'")
+        else:
+            parts += run
+    while len(parts) > _MAX_SQL_ARGUMENTS:
+        starts = range(0, len(parts), _MAX_SQL_ARGUMENTS)
+        groups = [parts[start : start + _MAX_SQL_ARGUMENTS] for start in starts]
+        parts = [f"concat({', '.join(group)})" for group in groups]
+    if len(parts) == 1:
+        return parts[0]
+    return f"concat({', '.join(parts)})"

@@ -1,8 +1,8 @@
 """
-A damaged record: what stands in an answer where the record breaks what the schema promises.
+Damaged records: what a response contains where the record breaks what the schema promises.
 
-The JSON of a careful plan has a marker there. As GraphQL says, the nearest field above it that may be null becomes
-null, and an error names the field; the rest of the answer stays.
+The JSON of a diagnosing plan has a marker in such a place. As GraphQL prescribes, the nearest field
+above it that may be null becomes null, and an error names the field; the rest of the data stays.
 """
 
 import json
@@ -12,41 +12,54 @@ from typing import Any
 from graphql import get_nullable_type, is_list_type, is_non_null_type
 
 import app.errors
-from api.compiler import BROKEN, DAMAGED, Member
+from api.compiler import DAMAGE_CHARACTER, MARKER_KEY, Member
 
-CODE = "RECORD_DAMAGED"
-BEGINNING = app.errors.DAMAGED
-# Read by everyone who reads the record, so it says what its operator can do.
-ADVICE = "Its operator finds the first misfit with `alpha-monday verify`."
+DAMAGED_CODE = "RECORD_DAMAGED"
+DAMAGE_PREFIX = app.errors.RECORD_DAMAGED_PREFIX
+# Every reader of the record may see this, so it says what the operator can do.
+DAMAGE_ADVICE = "Its operator finds the first discrepancy with `alpha-monday verify`."
 
-# What an answer has where the record is damaged, or where a number is none: only such an answer is looked at again.
-SUSPICIOUS = (BROKEN.encode(), b'"NaN"', b'nfinity"')
+# The texts that show damage in the result of an ordinary plan: the character for damage, and the
+# beginning or end of a number that is not finite. Then the operation is planned and run again with
+# markers.
+SUSPICIOUS = (DAMAGE_CHARACTER.encode(), b'"NaN"', b'nfinity"')
 
 Path = tuple[str | int, ...]
 
 
 class DamagedError(Exception):
     """
-    A field breaks its promise at a path of the answer.
+    The record is damaged at a path of the response: a field breaks what the schema promises.
 
-    `breaks` says in which way; `what` says all of it in place of the field and its row.
+    The message is made from `field`, `row` and `problem`, or is `text` if that is given.
     """
 
-    def __init__(self, path: Path, field: str, row: str = "", breaks: str = "", *, what: str = "") -> None:
-        where = f" in {row}" if row else ""
-        said = what or f"{field}{where} {breaks or 'is not what the schema promises'}"
-        super().__init__(f"{BEGINNING}{said}. {ADVICE}")
+    def __init__(
+        self, path: Path, field: str, row: str = "", problem: str = "", *, text: str = ""
+    ) -> None:
+        if not text:
+            place = f"{field} in {row}" if row else field
+            text = f"{place} {problem or 'is not what the schema promises'}"
+        super().__init__(f"{DAMAGE_PREFIX}{text}. {DAMAGE_ADVICE}")
         self.path = path
 
 
-def shown(text: bytes, member: Member, errors: list[DamagedError]) -> Any:
-    """Return the value of a root field's JSON, with null for what is damaged; raise what leaves no value at all."""
-    return _value(json.loads(text), member.type, member, (member.key,), errors)
+def replace_markers(text: bytes, member: Member, errors: list[DamagedError]) -> Any:
+    """
+    Return the value of a root field's JSON, with null in place of what is damaged.
+
+    Each damage is appended to `errors`. Raises DamagedError if the root field itself must not be
+    null.
+    """
+    return _nullable_value(json.loads(text), member.type, member, path=(member.key,), errors=errors)
 
 
-def _value(value: Any, type_: Any, member: Member, path: Path, errors: list[DamagedError]) -> Any:
+def _nullable_value(
+    value: Any, type_: Any, member: Member, *, path: Path, errors: list[DamagedError]
+) -> Any:
+    """Return a value, or null if it is damaged and its type allows null."""
     try:
-        return _whole(value, get_nullable_type(type_), member, path, errors)
+        return _whole_value(value, get_nullable_type(type_), member, path=path, errors=errors)
     except DamagedError as error:
         if is_non_null_type(type_):
             raise
@@ -54,22 +67,39 @@ def _value(value: Any, type_: Any, member: Member, path: Path, errors: list[Dama
         return None
 
 
-def _whole(value: Any, type_: Any, member: Member, path: Path, errors: list[DamagedError]) -> Any:
-    if isinstance(value, dict) and DAMAGED in value:
-        raise DamagedError(path, member.field, value[DAMAGED], value.get("breaks", ""))
+def _whole_value(
+    value: Any, type_: Any, member: Member, *, path: Path, errors: list[DamagedError]
+) -> Any:
+    """Return a value with its parts; raises DamagedError if it is damaged as a whole."""
+    if isinstance(value, dict) and MARKER_KEY in value:
+        raise DamagedError(
+            path, member.field, row=value[MARKER_KEY], problem=value.get("problem", "")
+        )
     if value is None or member.type is None:
         return value
-    found: list[DamagedError] = []
+    # Errors inside a value count only if the value itself stays. If it becomes null, there is only
+    # the error of the value.
+    inner_errors: list[DamagedError] = []
     if is_list_type(type_):
-        result: Any = [_value(one, type_.of_type, member, (*path, nth), found) for nth, one in enumerate(value)]
-    elif member.below is None:
+        result: Any = [
+            _nullable_value(
+                item, type_.of_type, member, path=(*path, position), errors=inner_errors
+            )
+            for position, item in enumerate(value)
+        ]
+    elif member.children is None:
         result = value
     else:
-        result = dict(_members(value, member.below, path, found))
-    errors += found
+        result = dict(_members(value, member.children, path=path, errors=inner_errors))
+    errors += inner_errors
     return result
 
 
-def _members(value: Any, below: Sequence[Member], path: Path, errors: list[DamagedError]) -> Iterator[tuple[str, Any]]:
-    for one in below:
-        yield one.key, _value(value[one.key], one.type, one, (*path, one.key), errors)
+def _members(
+    value: Any, children: Sequence[Member], *, path: Path, errors: list[DamagedError]
+) -> Iterator[tuple[str, Any]]:
+    for member in children:
+        shown = _nullable_value(
+            value[member.key], member.type, member, path=(*path, member.key), errors=errors
+        )
+        yield member.key, shown

@@ -1,8 +1,10 @@
 """
-From a request to the bytes of its answer: parse, validate and plan (remembered), one statement, and what is computed.
+Executes GraphQL requests: parse, validate and plan (all cached), run one statement, compute values.
 
-What is remembered of a document is small, and no syntax tree: a plan that has to be made anew parses the text again.
-The trees of 256 documents can be a million objects, which each full garbage collection walks (`api.memo`).
+The caches contain no complete syntax tree, because each full garbage collection visits all objects
+(`api.memo`), and the trees of 256 documents can be a million objects. They contain only the nodes
+that are needed again: definitions of variables, root fields with their arguments, and the fields of
+introspection. To plan an operation again, the engine parses the document again.
 """
 
 import asyncio
@@ -20,6 +22,7 @@ from graphql import (
     ASTValidationRule,
     DirectiveNode,
     DocumentNode,
+    FieldNode,
     FragmentDefinitionNode,
     GraphQLError,
     GraphQLSchema,
@@ -46,65 +49,77 @@ from msgspec.structs import replace
 from psycopg import DataError
 from psycopg.errors import CardinalityViolation, InvalidTextRepresentation, QueryCanceled
 
-from api.compiler import Planner, Root, lean
-from api.damage import CODE, SUSPICIOUS, DamagedError
-from api.damage import shown as shown_of
-from api.fields import refusal
-from api.guard import TooLargeError, guarded, is_too_long, too_large
-from api.lanes import CONNECTIONS, Lanes
-from api.lengths import MOST_BYTES, MOST_BYTES_OF_ONE
-from api.limits import DEEPEST, Amount, Measure, Size, check_variables, exceeded, name_of, parsed
+from api.compiler import Planner, Root, without_selections
+from api.computed_values import ValueComputer, to_json
+from api.damage import DAMAGED_CODE, SUSPICIOUS, DamagedError, replace_markers
+from api.fair_executor import FairExecutor
+from api.fair_semaphore import DEFAULT_CONNECTIONS, QuerySemaphores
+from api.fields import api_error
+from api.guard import TooLargeError, is_too_long, limit_result_bytes, too_large
+from api.lengths import MAX_LONG_RESULT_BYTES, MAX_RESULT_BYTES
+from api.limits import (
+    MAX_DEPTH,
+    Amount,
+    DocumentMeasure,
+    Size,
+    check_variables,
+    exceeded,
+    name_of,
+    parse_document,
+)
 from api.memo import Memo, weight_of
-from api.turns import Turns
-from api.values import Maker, written
-from app.core import presence
-from app.core.presence import is_away, why
+from app.core import availability
+from app.core.availability import describe_cause, is_unavailable
 from app.domain.text import one_line
 from app.errors import RecordDamaged
 
-# Runs one statement that gives one row, and returns its columns as the bytes Postgres wrote; none if it has no row.
+# Runs a statement that returns one row, and returns the columns as the bytes that Postgres wrote;
+# an empty list if there is no row.
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
-Formatted = Mapping[str, Any]
+FormattedError = Mapping[str, Any]
 
-MOST_ERRORS = 5
+MAX_ERRORS = 5
 
-# Objects that all remembered documents consist of, and all plans: some hundred ordinary operations have room, or ten of
-# the largest. A full garbage collection looks at each of them.
-MOST_KEPT = 16_000
-LONGEST_MESSAGE = 500
+# The limit of each of the engine's four caches, in objects (`api.memo`): a full garbage collection
+# visits each of them. A cache has room for more than a hundred ordinary operations, or for ten of
+# the largest.
+MAX_CACHED_OBJECTS = 16_000
+MAX_MESSAGE_LENGTH = 500
 
-# What Postgres says of rows that are not what they should be.
-UNREADABLE = (DataError, CardinalityViolation)
+# The errors of Postgres for rows that break what the record promises.
+ROW_ERRORS = (DataError, CardinalityViolation)
 
-# A request that fails may have waited for so long after a failure of the database, in seconds.
-AWAY_LATELY = 5.0
+# A request waits for a connection. So it may fail up to this long after the database did.
+RECENT_FAILURE_SECONDS = 5.0
 
 log = structlog.get_logger()
 
 
-class RefusedError(Exception):
-    """A request gets no data, for these reasons."""
+class InvalidRequestError(Exception):
+    """The request is invalid, for the reasons in `errors`; its response has no data."""
 
-    def __init__(self, errors: Sequence[GraphQLError | Formatted]) -> None:
+    def __init__(self, errors: Sequence[GraphQLError | FormattedError]) -> None:
         super().__init__()
         self.errors = errors
 
 
-class Answer(Struct, frozen=True):
+class GraphQLResult(Struct, frozen=True):
     """
-    The JSON of an answer; if there is no data because the request was refused or failed, the code of why.
+    The JSON of a response to a GraphQL request.
 
-    `lasting` says that it stays true until the record moves; `damaged` what is said of a damaged record, if it met one.
+    `error_code` is the code of the first error if the request was invalid or failed; then there is
+    no data. `is_cacheable` is true if the result is the same until the record changes. `damage` is
+    the message of the first error about a damaged record, or None.
     """
 
     body: bytes
-    refused: str | None = None
-    lasting: bool = False
-    damaged: str | None = None
+    error_code: str | None = None
+    is_cacheable: bool = False
+    damage: str | None = None
 
 
 class Operation(Struct, frozen=True):
-    """One operation of a document: its name, its type, its variables' definitions, and its size."""
+    """One operation of a document: its name, its type, its variables and its size."""
 
     name: str | None
     type: OperationType
@@ -113,321 +128,429 @@ class Operation(Struct, frozen=True):
 
 
 class Document(Struct, frozen=True):
-    """What is wrong with a document, what its directives name, all of its variables, and its operations."""
+    """
+    What is cached of a document: its errors, its variables and its operations.
 
-    errors: Sequence[Formatted] = ()
-    switches: Sequence[str] = ()
+    `directive_variables` are the names of the variables that directives name, and `variables` the
+    names of all variables, both sorted. `weight` is the number of objects that it consists of
+    (`api.memo`).
+    """
+
+    errors: Sequence[FormattedError] = ()
+    directive_variables: Sequence[str] = ()
     variables: Sequence[str] = ()
     operations: Sequence[Operation] = ()
     weight: int = 0
 
     def operation(self, name: str | None) -> Operation | None:
-        """Return the operation of a name, or the only one."""
-        if name is None:
-            return self.operations[0] if len(self.operations) == 1 else None
-        return next((one for one in self.operations if one.name == name), None)
+        """
+        Return the operation with a name; without a name, the document's only operation.
+
+        Returns None if there is no such operation.
+        """
+        if name is not None:
+            return next((one for one in self.operations if one.name == name), None)
+        if len(self.operations) == 1:
+            return self.operations[0]
+        return None
 
 
-class Request(Struct, frozen=True):
+class PreparedRequest(Struct, frozen=True):
     """
-    A request's variables as the schema has them, and what else its plan depends on beside the document.
+    The coerced variables of a request, and the estimated size of its response.
 
-    `amount` is how much its answer may hold.
+    `plan_values` are the last two parts of a plan's key: the values of the variables that
+    directives name, and for each variable what the planner may know of it (`known_value`).
     """
 
     variables: VariableValues
-    known: tuple[object, ...]
+    plan_values: tuple[object, ...]
     amount: Amount
 
 
 async def never() -> None:
-    """Never return: for a request whose client cannot leave."""
+    """Never return: for a request whose client cannot disconnect."""
     await asyncio.get_running_loop().create_future()
 
 
-class Waiting(Struct, frozen=True):
+class ClientRequest(Struct, frozen=True):
     """
-    How the request of a client waits for its turn.
+    The client of a request, an address, and how the request waits for its turn.
 
-    `outside` is a context in which it does not count among the requests under way; `leaves` ends when the client has
-    gone.
+    The request waits inside the context `while_waiting`, in which it does not count as active.
+    `wait_for_disconnect` returns when the client has disconnected.
     """
 
     client: str
-    outside: Callable[[], AbstractContextManager[object]] = nullcontext
-    leaves: Callable[[], Awaitable[object]] = never
+    while_waiting: Callable[[], AbstractContextManager[object]] = nullcontext
+    wait_for_disconnect: Callable[[], Awaitable[object]] = never
 
 
 class Plan(Struct, frozen=True):
     """
-    An operation's root fields, the statement that answers them, and what is left to graphql-core.
+    The plan of an operation: its root fields, its statement, and the document of its introspection.
 
-    The answer has at most `most` bytes; one that may have more has a plan of its own. `made_of` are the arguments the
-    plan was made with.
+    graphql-core executes `introspection`. The response has at most `max_bytes` bytes; a longer
+    response needs a plan of its own. `plan_key` has the arguments from which the plan was made.
+    `weight` is the number of objects that it consists of (`api.memo`).
     """
 
     roots: Sequence[Root]
     sql: str
     introspection: DocumentNode | None
-    lasting: bool
-    made_of: tuple[Any, ...] = ()
+    is_cacheable: bool
+    plan_key: tuple[Any, ...] = ()
     weight: int = 0
-    most: int = MOST_BYTES
+    max_bytes: int = MAX_RESULT_BYTES
 
     def too_large(self) -> TooLargeError:
-        """Return the error for an answer of this plan that is too long."""
-        made = [root.made is not None for root in self.roots if root.sql]
-        return too_large(self.most, of_answer=not all(made), of_rows=any(made))
+        """Return the error for a response of this plan that is too long."""
+        are_computed = [root.computed is not None for root in self.roots if root.sql]
+        return too_large(
+            self.max_bytes,
+            has_returned_columns=not all(are_computed),
+            has_computed_columns=any(are_computed),
+        )
 
-    def parameters(self, variables: VariableValues, facts: object) -> tuple[list[str | None], dict[str, Formatted]]:
-        """Return the statement's parameters, and the errors of root fields that refuse theirs."""
+    def parameter_values(
+        self, variables: VariableValues, facts: object
+    ) -> tuple[list[str | None], dict[str, FormattedError]]:
+        """
+        Return the statement's parameters, and the errors of root fields with invalid arguments.
+
+        The errors are by response key.
+        """
         parameters: list[str | None] = []
-        errors: dict[str, Formatted] = {}
+        errors: dict[str, FormattedError] = {}
         for root in self.roots:
-            for count, values in root.asks:
+            for count, values in root.parameters:
                 try:
-                    parameters += [None if value is None else str(value) for value in list(values(variables, facts))]
+                    parameters += [
+                        None if value is None else str(value) for value in values(variables, facts)
+                    ]
                 except GraphQLError as error:
                     located = located_error(error, root.nodes, [root.key])
-                    errors.setdefault(root.key, formatted(located, "BAD_USER_INPUT"))
+                    errors.setdefault(root.key, format_error(located, "BAD_USER_INPUT"))
                     parameters += [None] * count
             if root.non_null and root.key in errors:
+                # There will be no data at all, so no statement is run.
                 break
         return parameters, errors
 
 
 class Engine:
-    """Answers operations on a schema of declarations; a `quiet` one leaves it to the caller to tell of damage."""
+    """
+    Executes operations on a schema whose fields declare their sources (`api.fields`).
+
+    - `fetch` runs a statement.
+    - `facts` are what the process knows and the database does not (`api.schema.Facts`).
+    - `max_documents` limits each cache.
+    - A `quiet` engine does not log damage, because its caller reports it.
+    """
 
     def __init__(
         self,
         schema: GraphQLSchema,
         fetch: Fetch,
         facts: object,
-        kept: int = 256,
+        max_documents: int = 256,
         *,
         quiet: bool = False,
-        lanes: Lanes | None = None,
+        semaphores: QuerySemaphores | None = None,
     ) -> None:
-        self.schema, self.fetch, self.facts, self.quiet = schema, fetch, facts, quiet
-        self.maker = Maker()
-        self.turns = Turns()
-        self.lanes = lanes or Lanes(CONNECTIONS)
-        # Of the service's own requests, which are few: no document of a client pushes these out.
-        self.document = Memo(self._document, kept, MOST_KEPT)
-        self.plan = Memo(self._plan, kept, MOST_KEPT)
-        self.client_document = Memo(self._document, kept, MOST_KEPT)
-        self.client_plan = Memo(self._plan, kept, MOST_KEPT)
+        self.schema = schema
+        self.fetch = fetch
+        self.facts = facts
+        self.quiet = quiet
+        self.value_computer = ValueComputer()
+        self.executor = FairExecutor()
+        self.semaphores = semaphores or QuerySemaphores(DEFAULT_CONNECTIONS)
+        # The service's own documents, which are few, have caches of their own: so documents of
+        # clients cannot evict them.
+        self.own_documents = Memo(self._document, max_documents, MAX_CACHED_OBJECTS)
+        self.own_plans = Memo(self._plan, max_documents, MAX_CACHED_OBJECTS)
+        self.client_documents = Memo(self._document, max_documents, MAX_CACHED_OBJECTS)
+        self.client_plans = Memo(self._plan, max_documents, MAX_CACHED_OBJECTS)
 
-    async def answer(
+    async def execute(
         self,
         query: str,
         variables: dict[str, Any] | None = None,
         operation_name: str | None = None,
         *,
         client: str | None = None,
-        outside: Callable[[], AbstractContextManager[object]] = nullcontext,
-        leaves: Callable[[], Awaitable[object]] = never,
-        larger: bool = True,
-    ) -> Answer:
+        while_waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+        wait_for_disconnect: Callable[[], Awaitable[object]] = never,
+        allow_long: bool = True,
+    ) -> GraphQLResult:
         """
-        Answer one request; whatever happens, the answer is JSON and every error in it has a code.
+        Execute one request. The result is always JSON, and every error in it has a code.
 
-        A request of a `client`, an address, waits for its turn where its document or its plan is not remembered
-        (`Waiting`). The service's own requests have no client, and are validated at once; a heavy one waits for a
-        connection as others do (`api.lanes`).
+        A request of a `client`, an address, waits for its turn if its document or its plan is not
+        cached (`ClientRequest`). The service's own requests have no client, and are validated at
+        once; a heavy one waits for a connection as others do (`api.fair_semaphore`).
 
-        Without `larger`, no answer has more than MOST_BYTES, not even one that few rows of an old record make so long.
+        With `allow_long`, a response with few rows may be longer than MAX_RESULT_BYTES, because
+        earlier versions stored very long texts. Without it, such a response is refused, too.
         """
-        waiting = None if client is None else Waiting(client, outside, leaves)
+        request = None
+        if client is not None:
+            request = ClientRequest(client, while_waiting, wait_for_disconnect)
         try:
-            return await self._answer(query, variables, operation_name, waiting, larger=larger)
+            return await self._execute(
+                query, variables, operation_name, request=request, allow_long=allow_long
+            )
         except RecursionError:
-            return refused(exceeded("DOCUMENT_TOO_DEEP", "The document has hundreds of levels", DEEPEST))
+            return error_result(
+                exceeded("DOCUMENT_TOO_DEEP", "The document has hundreds of levels", MAX_DEPTH)
+            )
         except GraphQLError as error:
-            return refused(error)
-        except RefusedError as error:
-            return refused(*error.errors)
+            return error_result(error)
+        except InvalidRequestError as error:
+            return error_result(*error.errors)
         except Exception as error:
-            if is_away(error):
-                # While the database is away the log has said so, with the cause, and says when it is back.
-                if not presence.has_failed_since(monotonic() - AWAY_LATELY):
-                    log.warning("no connection to the database", reason=why(error))
-                return refused(refusal("SERVICE_UNAVAILABLE", "The record cannot be read right now. Try again soon."))
-            if isinstance(error, QueryCanceled):
-                return refused(refusal("OPERATION_TOO_LARGE", "The query took too long. Ask for less at once."))
-            return unexpected(error)
+            return _failure_result(error)
 
-    async def _answer(
+    async def _execute(
         self,
         query: str,
         variables: dict[str, Any] | None,
         operation_name: str | None,
-        waiting: Waiting | None,
         *,
-        larger: bool,
-    ) -> Answer:
+        request: ClientRequest | None,
+        allow_long: bool,
+    ) -> GraphQLResult:
         check_variables(variables)
-        document, plan = self.document.get(query) or self.client_document.get(query), None
+        document = self.own_documents.get(query) or self.client_documents.get(query)
+        plan = None
         if document is None:
-            document, plan = await self._new_document(query, variables, operation_name, waiting)
-        request = self._request(document, variables, operation_name)
-        made_of = (query, operation_name, *request.known)
-        if plan is None or plan.made_of != made_of:
-            plan = self.plan.get(*made_of) or self.client_plan.get(*made_of)
+            document, plan = await self._new_document(
+                query, variables, operation_name, request=request
+            )
+        prepared = self._prepare(document, variables, operation_name)
+        plan_key = (query, operation_name, *prepared.plan_values)
+        if plan is None or plan.plan_key != plan_key:
+            plan = self.own_plans.get(*plan_key) or self.client_plans.get(*plan_key)
         if plan is None:
-            plan = await self._new_plan(made_of, waiting)
-        client = waiting.client if waiting else ""
-        outside = waiting.outside if waiting else nullcontext
+            plan = await self._new_plan(plan_key, request)
+        # The service's own requests wait as one client.
+        waiting = request or ClientRequest(client="")
+        run = partial(
+            self._run, variables=prepared.variables, raw_variables=variables, request=request
+        )
         try:
-            if not request.amount.is_heavy:
-                return await self._run(plan, request.variables, variables, waiting)
-            async with self.lanes.heavy.turn(client, outside):
-                return await self._run(plan, request.variables, variables, waiting)
+            if not prepared.amount.is_heavy:
+                return await run(plan)
+            async with self.semaphores.heavy.turn(waiting.client, waiting.while_waiting):
+                return await run(plan)
         except TooLargeError:
-            if not (larger and request.amount.is_of_few):
+            if not (allow_long and prepared.amount.has_few_rows):
                 raise
-        make = partial(self._plan, *plan.made_of, most=MOST_BYTES_OF_ONE)
-        async with self.lanes.both(client, outside):
-            of_few = await self._in_turn(waiting, (plan.made_of, MOST_BYTES_OF_ONE), make) if waiting else make()
-            return await self._run(of_few, request.variables, variables, waiting)
+        # This response has few rows. It can only be so long because of texts that earlier versions
+        # stored, so it may have MAX_LONG_RESULT_BYTES.
+        async with self.semaphores.long_turn(waiting.client, waiting.while_waiting):
+            return await run(await self._long_plan(plan, request))
+
+    async def _long_plan(self, plan: Plan, request: ClientRequest | None) -> Plan:
+        """Return a plan of the same operation for a longer response. It is not cached."""
+        make_plan = partial(self._plan, *plan.plan_key, max_bytes=MAX_LONG_RESULT_BYTES)
+        if request is None:
+            return make_plan()
+        key = (plan.plan_key, MAX_LONG_RESULT_BYTES)
+        return await self._in_turn(request, key, make_plan)  # type: ignore[no-any-return]
 
     async def _new_document(
-        self, query: str, variables: dict[str, Any] | None, operation_name: str | None, waiting: Waiting | None
+        self,
+        query: str,
+        variables: dict[str, Any] | None,
+        operation_name: str | None,
+        *,
+        request: ClientRequest | None,
     ) -> tuple[Document, Plan | None]:
         """
-        Remember a document, and with it the plan of its first request; return both.
+        Validate and cache a document, and the plan of its first request; return both.
 
-        The plan may be that of another request, which came first with the same document.
+        Requests with the same document share this work. So the plan may belong to another request,
+        which has other variables or another operation.
         """
-        if waiting is None:
-            return self.document(query), None
-        prepare = partial(self._prepared, query, variables, operation_name)
-        document, request, plan = await self._in_turn(waiting, query, prepare)
-        # Of several requests with one document the first has remembered it.
-        if self.client_document.get(query) is None:
-            self.client_document.put(document, query, client=waiting.client)
+        if request is None:
+            return self.own_documents(query), None
+        work = partial(
+            self._document_and_plan,
+            query=query,
+            variables=variables,
+            operation_name=operation_name,
+        )
+        document, prepared, plan = await self._in_turn(request, query, work)
+        # If several requests shared the work, the first one has already cached the document.
+        if self.client_documents.get(query) is None:
+            self.client_documents.put(document, query, client=request.client)
             if plan:
-                self.client_plan.put(plan, query, operation_name, *request.known, client=waiting.client)
+                plan_key = (query, operation_name, *prepared.plan_values)
+                self.client_plans.put(plan, *plan_key, client=request.client)
         return document, plan
 
-    async def _new_plan(self, made_of: tuple[Any, ...], waiting: Waiting | None) -> Plan:
-        """Remember a plan."""
-        if waiting is None:
-            return self.plan(*made_of)
-        plan = await self._in_turn(waiting, made_of, partial(self._plan, *made_of))
-        if self.client_plan.get(*made_of) is None:
-            self.client_plan.put(plan, *made_of, client=waiting.client)
+    async def _new_plan(self, plan_key: tuple[Any, ...], request: ClientRequest | None) -> Plan:
+        """Make a plan and cache it."""
+        if request is None:
+            return self.own_plans(*plan_key)
+        plan = await self._in_turn(request, plan_key, partial(self._plan, *plan_key))
+        if self.client_plans.get(*plan_key) is None:
+            self.client_plans.put(plan, *plan_key, client=request.client)
         return plan  # type: ignore[no-any-return]
 
-    async def _in_turn(self, waiting: Waiting, key: object, do: Callable[[], Any]) -> Any:
-        """Return the result of work that takes milliseconds, once it is the client's turn."""
-        with waiting.outside():
-            work = asyncio.ensure_future(self.turns.run(waiting.client, key, do))
-            leaving = asyncio.ensure_future(waiting.leaves())
+    async def _in_turn(
+        self, request: ClientRequest, key: object, function: Callable[[], Any]
+    ) -> Any:
+        """
+        Run `function`, which takes milliseconds, when it is the client's turn; return its result.
+
+        Raises SERVICE_UNAVAILABLE if the client disconnects meanwhile.
+        """
+        with request.while_waiting():
+            work = asyncio.ensure_future(self.executor.run(request.client, key, function))
+            disconnect = asyncio.ensure_future(request.wait_for_disconnect())
             try:
-                await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({work, disconnect}, return_when=asyncio.FIRST_COMPLETED)
                 if work.done():
                     return work.result()
-                raise refusal("SERVICE_UNAVAILABLE", "The client has gone.")
+                raise api_error("SERVICE_UNAVAILABLE", "The client has disconnected.")
             finally:
                 work.cancel()
-                leaving.cancel()
+                disconnect.cancel()
 
-    def _request(self, document: Document, variables: dict[str, Any] | None, operation_name: str | None) -> Request:
-        """Return what a document is asked with, or raise what is wrong with it."""
+    def _prepare(
+        self, document: Document, variables: dict[str, Any] | None, operation_name: str | None
+    ) -> PreparedRequest:
+        """
+        Return the coerced variables of a request.
+
+        Raises GraphQLError or InvalidRequestError if the request is invalid.
+        """
         operation = document.operation(operation_name)
         if operation and operation.type is not OperationType.QUERY:
-            raise refusal("OPERATION_NOT_SUPPORTED", f"Only queries are answered here, no {operation.type.value}.")
+            raise api_error(
+                "OPERATION_NOT_SUPPORTED",
+                f"This API executes only queries, no {operation.type.value}.",
+            )
         if document.errors:
-            raise RefusedError(document.errors)
+            raise InvalidRequestError(document.errors)
         if not operation:
-            raise refusal("OPERATION_RESOLUTION_FAILURE", unresolved(operation_name))
-        values = get_variable_values(self.schema, operation.variables, variables or {}, MOST_ERRORS)
+            raise api_error("OPERATION_RESOLUTION_FAILURE", _no_operation_message(operation_name))
+        values = get_variable_values(
+            schema=self.schema,
+            var_def_nodes=operation.variables,
+            inputs=variables or {},
+            max_errors=MAX_ERRORS,
+        )
         if isinstance(values, list):
-            raise RefusedError(values[:MOST_ERRORS])
+            raise InvalidRequestError(values[:MAX_ERRORS])
         coerced = values.coerced
         amount = operation.size.check_values(coerced)
-        switches = tuple(coerced.get(name) for name in document.switches)
-        return Request(values, (switches, tuple(shown(coerced.get(name)) for name in document.variables)), amount)
+        directive_values = tuple(coerced.get(name) for name in document.directive_variables)
+        known = tuple(known_value(coerced.get(name)) for name in document.variables)
+        return PreparedRequest(values, (directive_values, known), amount)
 
-    def _prepared(
+    def _document_and_plan(
         self, query: str, variables: dict[str, Any] | None, operation_name: str | None
-    ) -> tuple[Document, Request | None, Plan | None]:
-        """Return all that a request with a new document needs. What is wrong with the request is left to `_request`."""
-        document, tree = self._validated(query)
+    ) -> tuple[Document, PreparedRequest | None, Plan | None]:
+        """
+        Return what a request with a new document needs: the document, its variables and its plan.
+
+        For an invalid request, only the document is returned. The caller calls `_prepare` for each
+        request that waits for the document, which raises the error.
+        """
+        document, parsed = self._validate(query)
         try:
-            request = self._request(document, variables, operation_name)
-        except (GraphQLError, RefusedError):
+            prepared = self._prepare(document, variables, operation_name)
+        except (GraphQLError, InvalidRequestError):
             return document, None, None
-        return document, request, self._plan(query, operation_name, *request.known, tree=tree)  # type: ignore[arg-type]
+        plan_key: Any = (query, operation_name, *prepared.plan_values)
+        return document, prepared, self._plan(*plan_key, parsed=parsed)
 
     async def _run(
         self,
         plan: Plan,
+        *,
         variables: VariableValues,
-        raw: dict[str, Any] | None,
-        waiting: Waiting | None,
-    ) -> Answer:
-        """Answer the root fields in their order: from the database, from graphql-core, or with null and an error."""
-        parameters, refusals = plan.parameters(variables, self.facts)
-        errors = list(refusals.values())
-        if any(root.non_null for root in plan.roots if root.key in refusals):
-            return Answer(encode({"data": None, "errors": errors}))
-        answers = dict.fromkeys((root.key for root in plan.roots), b"null")
-        damages: list[DamagedError] = []
+        raw_variables: dict[str, Any] | None,
+        request: ClientRequest | None,
+    ) -> GraphQLResult:
+        """
+        Run a plan and return its result.
+
+        The value of each root field comes from the database or from graphql-core; with an error it
+        is null.
+        """
+        parameters, argument_errors = plan.parameter_values(variables, self.facts)
+        errors = list(argument_errors.values())
+        if any(root.non_null for root in plan.roots if root.key in argument_errors):
+            return GraphQLResult(encode_json({"data": None, "errors": errors}))
+        # The members keep the order of the document.
+        members = dict.fromkeys((root.key for root in plan.roots), b"null")
+        damage_errors: list[DamagedError] = []
         try:
             if plan.sql:
-                answers |= await self._columns(plan, parameters, damages)
+                members |= await self._columns(plan, parameters, damage_errors)
             for root in plan.roots:
-                if root.made and root.key not in refusals:
-                    answers[root.key] = await self._made(root, answers[root.key], variables)
+                if root.computed and root.key not in argument_errors:
+                    members[root.key] = await self._compute(root, members[root.key], variables)
         except DamagedError as error:
-            return self._damaged(None, [error, *damages], errors)
+            return self._damaged_result(None, [error, *damage_errors], errors)
         if plan.introspection:
-            ask = partial(self._introspected, plan.introspection, raw)
-            values, failed = await self._in_turn(waiting, object(), ask) if waiting else ask()
-            answers |= values
+            introspected, failed = await self._introspect(
+                plan.introspection, raw_variables, request
+            )
+            members |= introspected
             errors += failed
-        answers |= dict.fromkeys(refusals, b"null")
-        if damages:
-            return self._damaged(answers, damages, errors)
-        # The statement counts neither computed values nor introspection.
-        if sum(map(len, answers.values())) > plan.most:
+        members |= dict.fromkeys(argument_errors, b"null")
+        if damage_errors:
+            return self._damaged_result(members, damage_errors, errors)
+        # The statement limits neither computed values nor introspection.
+        if sum(map(len, members.values())) > plan.max_bytes:
             raise plan.too_large()
-        return Answer(body_of(answers, errors), lasting=plan.lasting and not errors)
+        is_cacheable = plan.is_cacheable and not errors
+        return GraphQLResult(join_body(members, errors), is_cacheable=is_cacheable)
 
     async def _columns(
-        self, plan: Plan, parameters: Sequence[str | None], damages: list[DamagedError]
+        self, plan: Plan, parameters: Sequence[str | None], damage_errors: list[DamagedError]
     ) -> dict[str, bytes]:
         """
-        Return the JSON of the root fields; of a damaged record, with null for what is damaged, which `damages` names.
+        Return the JSON of the root fields that have SQL.
 
-        Raises DamagedError where nothing can be answered.
+        If the record is damaged, the JSON has null in each damaged place, and the errors are added
+        to `damage_errors`. Raises DamagedError if nothing can be returned.
         """
         roots = [root for root in plan.roots if root.sql]
         try:
-            columns = await self._row(plan, parameters)
-            if not any(text in column for column in columns for text in SUSPICIOUS):
+            columns = await self._fetch_row(plan, parameters)
+            if not any(map(_is_suspicious, columns)):
                 return dict(zip((root.key for root in roots), columns, strict=True))
-        except InvalidTextRepresentation:  # a parameter of ours, not a row
+        except InvalidTextRepresentation:
+            # This is about a parameter, not about a row.
             raise
-        except UNREADABLE as error:
+        except ROW_ERRORS as error:
             if not self.quiet:
-                log.debug("the record is read again with care", reason=one_line(error))
-        careful = self._plan(*plan.made_of, careful=True, most=plan.most)
+                log.debug("the record is read again to diagnose damage", reason=one_line(error))
+        diagnosis = self._plan(*plan.plan_key, diagnose=True, max_bytes=plan.max_bytes)
         try:
-            columns = await self._row(careful, parameters)
-        except UNREADABLE as error:
-            raise DamagedError((roots[0].key,), f"what `{roots[0].key}` shows") from error
-        answers: dict[str, bytes] = {}
-        for root, column in zip((one for one in careful.roots if one.sql), columns, strict=True):
-            assert root.shown
-            answers[root.key] = column if root.made else encode(shown_of(column, root.shown, damages))
-        return answers
+            columns = await self._fetch_row(diagnosis, parameters)
+        except ROW_ERRORS as error:
+            first = roots[0].key
+            raise DamagedError((first,), f"what `{first}` shows") from error
+        diagnosed_roots = (root for root in diagnosis.roots if root.sql)
+        members: dict[str, bytes] = {}
+        for root, column in zip(diagnosed_roots, columns, strict=True):
+            assert root.selected
+            members[root.key] = column
+            if not root.computed:
+                members[root.key] = encode_json(
+                    replace_markers(column, root.selected, damage_errors)
+                )
+        return members
 
-    async def _row(self, plan: Plan, parameters: Sequence[str | None]) -> list[bytes]:
-        """Return the columns of a plan's statement; raises TooLargeError where they are too long to be sent."""
+    async def _fetch_row(self, plan: Plan, parameters: Sequence[str | None]) -> list[bytes]:
+        """Return the columns of a plan's statement; raises TooLargeError if they are too long."""
         try:
             columns = await self.fetch(plan.sql, parameters)
         except Exception as error:
@@ -438,212 +561,340 @@ class Engine:
             raise plan.too_large()
         return columns
 
-    async def _made(self, root: Root, rows: bytes, variables: VariableValues) -> bytes:
+    async def _compute(self, root: Root, rows: bytes, variables: VariableValues) -> bytes:
         """Return the JSON of a computed root field."""
-        assert root.made
+        computed = root.computed
+        assert computed
+        arguments = computed.arguments(variables)
+        selected = computed.selected
         try:
-            value = await self.maker.value(root.made.by, rows, root.made.arguments(variables))
+            value = await self.value_computer.value(computed.source, rows, arguments)
         except RecordDamaged as error:
-            raise DamagedError((root.key,), root.made.shown.field, what=str(error)) from error
-        return encode(written(value, root.made.shown.type, root.made.shown))
+            raise DamagedError((root.key,), selected.field, text=str(error)) from error
+        return encode_json(to_json(value, selected.type, selected))
 
-    def _damaged(
-        self, answers: Mapping[str, bytes] | None, damages: Sequence[DamagedError], errors: Sequence[Formatted]
-    ) -> Answer:
-        """Return the answer of a damaged record, and log what is damaged."""
+    def _damaged_result(
+        self,
+        members: Mapping[str, bytes] | None,
+        damage_errors: Sequence[DamagedError],
+        errors: Sequence[FormattedError],
+    ) -> GraphQLResult:
+        """Return the result of a request that found damage, and log the damage."""
         if not self.quiet:
-            first = damages[0]
-            log.error("the record is damaged", damages=len(damages), first=str(first), path=list(first.path))
-        # Each error names a path, and every step of it may be an alias of thousands of letters.
-        if sum(len(str(one)) + sum(len(str(step)) for step in one.path) for one in damages) > MOST_BYTES:
-            raise too_large(MOST_BYTES, of_answer=True, of_rows=False)
-        added = [{"message": str(one), "path": list(one.path), "extensions": {"code": CODE}} for one in damages]
-        return Answer(body_of(answers, [*errors, *added]), damaged=str(damages[0]))
+            log.error(
+                "the record is damaged",
+                damages=len(damage_errors),
+                first=str(damage_errors[0]),
+                path=list(damage_errors[0].path),
+            )
+        # Each error names a path, and every step of a path may be an alias of thousands of letters.
+        if sum(map(_error_length, damage_errors)) > MAX_RESULT_BYTES:
+            raise too_large(MAX_RESULT_BYTES, has_returned_columns=True, has_computed_columns=False)
+        formatted = [
+            {"message": str(one), "path": list(one.path), "extensions": {"code": DAMAGED_CODE}}
+            for one in damage_errors
+        ]
+        body = join_body(members, [*errors, *formatted])
+        return GraphQLResult(body, damage=str(damage_errors[0]))
 
-    def _introspected(
-        self, document: DocumentNode, raw: dict[str, Any] | None
-    ) -> tuple[dict[str, bytes], list[Formatted]]:
-        """Return the JSON of the introspection fields, and errors; this takes tens of milliseconds."""
-        result = execute_sync(self.schema, document, variable_values=raw)
-        errors = [formatted(error, "BAD_USER_INPUT") for error in result.errors or ()]
-        return {key: encode(value) for key, value in (result.data or {}).items()}, errors
+    async def _introspect(
+        self,
+        document: DocumentNode,
+        raw_variables: dict[str, Any] | None,
+        request: ClientRequest | None,
+    ) -> tuple[dict[str, bytes], list[FormattedError]]:
+        """Return the JSON of the introspection fields, and errors; a client waits for its turn."""
+        introspect = partial(self._introspect_now, document, raw_variables)
+        if request is None:
+            return introspect()
+        # A new object as the key is equal to no other key, so requests do not share this work.
+        return await self._in_turn(request, object(), introspect)  # type: ignore[no-any-return]
+
+    def _introspect_now(
+        self, document: DocumentNode, raw_variables: dict[str, Any] | None
+    ) -> tuple[dict[str, bytes], list[FormattedError]]:
+        """
+        Return the JSON of the introspection fields, and errors. This takes tens of milliseconds.
+        """
+        result = execute_sync(self.schema, document, variable_values=raw_variables)
+        errors = [format_error(error, "BAD_USER_INPUT") for error in result.errors or ()]
+        return {key: encode_json(value) for key, value in (result.data or {}).items()}, errors
 
     def _document(self, query: str) -> Document:
-        return self._validated(query)[0]
+        document, _ = self._validate(query)
+        return document
 
-    def _validated(self, query: str) -> "tuple[Document, Tree | None]":
-        """Return what is known of a document, and its tree if it could be measured."""
+    def _validate(self, query: str) -> "tuple[Document, ParsedDocument | None]":
+        """
+        Return what is cached of a document, and its syntax tree.
+
+        There is no tree if the document cannot be parsed or exceeds a limit.
+        """
         try:
-            node = parsed(query)
-            measure = Measure(self.schema, node)
+            node = parse_document(query)
+            measure = DocumentMeasure(self.schema, node)
             measure.check()
         except GraphQLError as error:
-            return Document([formatted(error, "GRAPHQL_PARSE_FAILED")], weight=20), None
-        # A circle of fragments is an error in itself, and has no end that the other rules' work could be measured by.
-        rules = [NoFragmentCyclesRule] if measure.is_circular else specified_rules
-        errors = broken_rules(self.schema, node, rules)
-        node, names = tree = tree_of(node)
-        operations = [one for one in node.definitions if isinstance(one, OperationDefinitionNode)]
+            return Document([format_error(error, "GRAPHQL_PARSE_FAILED")], weight=20), None
+        # A document with circular fragments is invalid. The work that the other rules would do for
+        # it has no limit, so only the rule for circles runs.
+        rules: Iterable[type[ASTValidationRule]] = specified_rules
+        if measure.is_circular:
+            rules = [NoFragmentCyclesRule]
+        errors = validation_errors(self.schema, node, rules)
+        parsed = collect_variables(node)
+        operations = [
+            Operation(
+                name=name_of(one),
+                type=one.operation,
+                variables=() if errors else one.variable_definitions or (),
+                size=measure.operations[name_of(one)],
+            )
+            for one in node.definitions
+            if isinstance(one, OperationDefinitionNode)
+        ]
         document = Document(
-            [formatted(error, "GRAPHQL_VALIDATION_FAILED") for error in errors],
-            sorted(names.variables),
-            sorted(names.defined),
-            [
-                Operation(
-                    name=name_of(one),
-                    type=one.operation,
-                    variables=() if errors else one.variable_definitions or (),
-                    size=measure.operations[name_of(one)],
-                )
-                for one in operations
-            ],
+            errors=[format_error(error, "GRAPHQL_VALIDATION_FAILED") for error in errors],
+            directive_variables=sorted(parsed.directive_variables),
+            variables=sorted(parsed.variables),
+            operations=operations,
         )
-        return replace(document, weight=weight_of(document)), tree
+        return replace(document, weight=weight_of(document)), parsed
 
     def _plan(
         self,
         query: str,
         operation_name: str | None,
-        switches: tuple[object, ...],
+        directive_values: tuple[object, ...],
         known: tuple[object, ...] = (),
         *,
-        careful: bool = False,
-        tree: "Tree | None" = None,
-        most: int = MOST_BYTES,
+        diagnose: bool = False,
+        parsed: "ParsedDocument | None" = None,
+        max_bytes: int = MAX_RESULT_BYTES,
     ) -> Plan:
-        node, names = tree or tree_of(parsed(query))
-        operation = get_operation_ast(node, operation_name)
+        parsed = parsed or collect_variables(parse_document(query))
+        operation = get_operation_ast(parsed.document, operation_name)
         assert operation
-        fragments = [one for one in node.definitions if isinstance(one, FragmentDefinitionNode)]
-        by_name = {node.name.value: FragmentDetails(node) for node in fragments}
-        switched = dict(zip(sorted(names.variables), switches, strict=True))
-        of_variables = dict(zip(sorted(names.defined), known, strict=True))
-        planner = Planner(self.schema, operation, by_name, switched, of_variables, careful=careful, most=most)
+        fragments = [
+            one for one in parsed.document.definitions if isinstance(one, FragmentDefinitionNode)
+        ]
+        planner = Planner(
+            self.schema,
+            operation,
+            {node.name.value: FragmentDetails(node) for node in fragments},
+            directive_values=dict(
+                zip(sorted(parsed.directive_variables), directive_values, strict=True)
+            ),
+            known_variables=dict(zip(sorted(parsed.variables), known, strict=True)),
+            diagnose=diagnose,
+            max_row_bytes=max_bytes,
+        )
         roots = list(planner.roots())
         columns = [root.sql for root in roots if root.sql]
-        of_rows = [root.made is not None for root in roots if root.sql]
-        rest = [node for root in roots if not root.sql for node in root.nodes]
-        only = OperationDefinitionNode(
-            operation=operation.operation,
-            variable_definitions=operation.variable_definitions,
-            directives=(),
-            selection_set=SelectionSetNode(selections=tuple(rest)),
-        )
+        are_computed = [root.computed is not None for root in roots if root.sql]
+        sql = limit_result_bytes(columns, are_computed, max_bytes) if columns else ""
         plan = Plan(
-            [replace(root, nodes=[lean(field) for field in root.nodes]) for root in roots],
-            guarded(columns, of_rows, most) if columns else "",
-            DocumentNode(definitions=(only, *fragments)) if rest else None,
-            planner.lasting,
-            (query, operation_name, switches, known),
-            most=most,
+            roots=[
+                replace(root, nodes=[without_selections(node) for node in root.nodes])
+                for root in roots
+            ],
+            sql=sql,
+            introspection=introspection_document(operation, roots, fragments),
+            is_cacheable=planner.is_cacheable,
+            plan_key=(query, operation_name, directive_values, known),
+            max_bytes=max_bytes,
         )
         return replace(plan, weight=weight_of(plan))
 
 
-class Named(Visitor):
-    """Finds the variables that directives name, and all that are defined."""
+class ParsedDocument(Struct, frozen=True):
+    """
+    The syntax tree of a document, with the names of its variables.
+
+    `variables` are those that it defines, `directive_variables` those that its directives name.
+    """
+
+    document: DocumentNode
+    variables: set[str]
+    directive_variables: set[str]
+
+
+class VariableCollector(Visitor):
+    """Collects the variables that a document defines, and those that its directives name."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.directive_variables: set[str] = set()
         self.variables: set[str] = set()
-        self.defined: set[str] = set()
 
     def enter_variable_definition(self, node: VariableDefinitionNode, *_: object) -> None:
-        """Note a variable."""
-        self.defined.add(node.variable.name.value)
+        """Collect a defined variable."""
+        self.variables.add(node.variable.name.value)
 
     def enter_directive(self, node: DirectiveNode, *_: object) -> None:
-        """Note the variables among a directive's arguments."""
-        self.variables |= {
-            argument.value.name.value for argument in node.arguments or () if isinstance(argument.value, VariableNode)
-        }
+        """Collect the variables that are arguments of a directive."""
+        for argument in node.arguments or ():
+            if isinstance(argument.value, VariableNode):
+                self.directive_variables.add(argument.value.name.value)
 
 
-def broken_rules(
+def collect_variables(document: DocumentNode) -> ParsedDocument:
+    """Return a document with the names of its variables."""
+    collector = VariableCollector()
+    visit(document, collector)
+    return ParsedDocument(document, collector.variables, collector.directive_variables)
+
+
+def validation_errors(
     schema: GraphQLSchema, document: DocumentNode, rules: Iterable[type[ASTValidationRule]]
 ) -> list[GraphQLError]:
     """
-    Return what is wrong with a document.
+    Return the validation errors of a document.
 
-    A visitor of graphql-core remembers its own methods, so it never goes without a garbage collection, nor does the
-    tree that it refers to. Each document would leave thousands of objects to the next full collection.
+    A visitor of graphql-core refers to its own methods, and to the syntax tree. So only a garbage
+    collection could remove it, and each document would leave thousands of objects to the next full
+    collection. That is why the visitors are emptied here.
     """
     visitors: list[ASTValidationRule] = []
 
-    def remembered(rule: type[ASTValidationRule], context: ValidationContext) -> ASTValidationRule:
+    def make_visitor(
+        rule: type[ASTValidationRule], context: ValidationContext
+    ) -> ASTValidationRule:
         visitors.append(rule(context))
         return visitors[-1]
 
-    make: Any = [partial(remembered, rule) for rule in rules]
+    makers: Any = [partial(make_visitor, rule) for rule in rules]
     try:
-        return validate(schema, document, make, max_errors=MOST_ERRORS)
+        return validate(schema, document, makers, max_errors=MAX_ERRORS)
     finally:
         for visitor in visitors:
             vars(visitor).clear()
 
 
-Tree = tuple[DocumentNode, Named]
+def introspection_document(
+    operation: OperationDefinitionNode,
+    roots: Sequence[Root],
+    fragments: Sequence[FragmentDefinitionNode],
+) -> DocumentNode | None:
+    """
+    Return the document of an operation's introspection fields, which graphql-core executes.
+
+    Returns None if the operation has no such field.
+    """
+    nodes: list[FieldNode] = []
+    for root in roots:
+        if not root.sql:
+            nodes += root.nodes
+    if not nodes:
+        return None
+    introspection_operation = OperationDefinitionNode(
+        operation=operation.operation,
+        variable_definitions=operation.variable_definitions,
+        directives=(),
+        selection_set=SelectionSetNode(selections=tuple(nodes)),
+    )
+    return DocumentNode(definitions=(introspection_operation, *fragments))
 
 
-def tree_of(document: DocumentNode) -> Tree:
-    """Return a document, and the variables in it."""
-    names = Named()
-    visit(document, names)
-    return document, names
+def _is_suspicious(column: bytes) -> bool:
+    """Return whether a column may contain damage, so that it must be read again with markers."""
+    return any(text in column for text in SUSPICIOUS)
 
 
-def shown(value: object) -> object:
-    """Return what the planner is shown of a variable's value: that it is null, or one of a few; else an ellipsis."""
-    return value if value is None or isinstance(value, Enum) else ...
+def known_value(value: object) -> object:
+    """
+    Return what the planner may know of a variable: None if it is null, or the value of an enum.
+
+    For any other value that is an ellipsis, so that one plan serves for all of these values.
+    """
+    if value is None or isinstance(value, Enum):
+        return value
+    return ...
 
 
-def unresolved(operation_name: str | None) -> str:
-    """Say why no operation could be chosen."""
+def _no_operation_message(operation_name: str | None) -> str:
     if operation_name is None:
-        return "Give `operationName`: the document does not hold exactly one operation."
-    return f'The document holds no operation named "{operation_name}".'
+        return "Send `operationName`: the document does not have exactly one operation."
+    return f'The document has no operation named "{operation_name}".'
 
 
-def formatted(error: GraphQLError, code: str) -> Formatted:
-    """Return an error as clients see it, with a code of its own or this one."""
-    shown = error.formatted
-    if len(error.message) > LONGEST_MESSAGE:  # it quotes what was sent
-        shown = {**shown, "message": f"{error.message[:LONGEST_MESSAGE]}..."}
-    return {**shown, "extensions": {"code": code, **(error.extensions or {})}}
+def _error_length(error: DamagedError) -> int:
+    return len(str(error)) + sum(len(str(step)) for step in error.path)
 
 
-def refused(*errors: GraphQLError | Formatted) -> Answer:
-    """Return the answer to a request that gets no data."""
-    shown = [formatted(error, "BAD_USER_INPUT") if isinstance(error, GraphQLError) else error for error in errors]
-    return Answer(encode({"errors": shown}), shown[0]["extensions"]["code"])
+def format_error(error: GraphQLError, default_code: str) -> FormattedError:
+    """Return an error in the form that clients get, with its own code or the default one."""
+    formatted = error.formatted
+    if len(error.message) > MAX_MESSAGE_LENGTH:
+        # The message quotes the document or a variable.
+        message = f"{error.message[:MAX_MESSAGE_LENGTH]}..."
+        formatted = {**formatted, "message": message}
+    return {**formatted, "extensions": {"code": default_code, **(error.extensions or {})}}
 
 
-def unexpected(error: Exception) -> Answer:
-    """Return the answer when we are at fault: an id that leads to the log, and nothing of what happened."""
+def error_result(*errors: GraphQLError | FormattedError) -> GraphQLResult:
+    """Return the result of a request that gets no data."""
+    formatted = [
+        format_error(error, "BAD_USER_INPUT") if isinstance(error, GraphQLError) else error
+        for error in errors
+    ]
+    return GraphQLResult(encode_json({"errors": formatted}), formatted[0]["extensions"]["code"])
+
+
+def _failure_result(error: Exception) -> GraphQLResult:
+    """Return the result of a valid request that failed."""
+    if is_unavailable(error):
+        # While the database is unavailable, the log already has the cause, and it will have the
+        # end.
+        if not availability.any_has_failed_since(monotonic() - RECENT_FAILURE_SECONDS):
+            log.warning("no connection to the database", reason=describe_cause(error))
+        message = "The record cannot be read right now. Try again soon."
+        return error_result(api_error("SERVICE_UNAVAILABLE", message))
+    if isinstance(error, QueryCanceled):
+        message = "The query took too long. Ask for less at once."
+        return error_result(api_error("OPERATION_TOO_LARGE", message))
+    return unexpected_error_result(error)
+
+
+def unexpected_error_result(error: Exception) -> GraphQLResult:
+    """
+    Return the result of a request that failed because of a fault of the service; log the error.
+
+    Of the error, the result contains only an id. The log has the whole error under this id.
+    """
     error_id = uuid4().hex
     log.error("unexpected error", error_id=error_id, exc_info=error)
-    shown = GraphQLError("Unexpected error.", extensions={"code": "INTERNAL_SERVER_ERROR", "id": error_id})
-    return refused(shown)
+    return error_result(api_error("INTERNAL_SERVER_ERROR", "Unexpected error.", id=error_id))
 
 
-def body_of(members: Mapping[str, bytes] | None, errors: Sequence[Formatted]) -> bytes:
+def join_body(members: Mapping[str, bytes] | None, errors: Sequence[FormattedError]) -> bytes:
     """
-    Return the JSON of an answer whose `data` has these members, each value being JSON already.
+    Return the JSON of a response whose `data` has these members; each value is JSON already.
 
-    It is joined once: each step in between would hold all of a large answer once more.
+    With None in place of the members, `data` is null. All parts are joined at once, because each
+    intermediate step would copy a large response.
     """
     parts: list[bytes] = [b'{"data":']
     if members is None:
         parts.append(b"null")
     else:
-        for number, (key, value) in enumerate(members.items()):
-            parts += [b"," if number else b"{", b'"%b":' % key.encode(), value]
-        parts.append(b"}" if members else b"{}")
+        parts.append(b"{")
+        separator = b""
+        for key, value in members.items():
+            parts += [separator, b'"%b":' % key.encode(), value]
+            separator = b","
+        parts.append(b"}")
     if errors:
-        parts += [b',"errors":', encode(errors)]
-    return b"".join([*parts, b"}"])
+        parts += [b',"errors":', encode_json(errors)]
+    parts.append(b"}")
+    return b"".join(parts)
 
 
-def encode(value: object) -> bytes:
-    """Return JSON; a caller's lone surrogates, which a message may quote, are written as escapes."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
+def encode_json(value: object) -> bytes:
+    """
+    Return JSON in UTF-8.
+
+    Lone surrogates, which a message may quote from a request, are written as escapes.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace")

@@ -1,7 +1,8 @@
 """
-A queue in turns by client: the first item of every client comes before the second one of any.
+A queue that takes turns by client: the first item of each client comes before any second item.
 
-So what a client waits for depends on the number of other clients, and not on how much each of them asks for.
+So the time that a client waits depends on the number of other clients, and not on how much each of
+them requests.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,15 @@ Item = TypeVar("Item")
 
 
 class FairQueue(Generic[Item]):
-    """Items that wait, by the client that each belongs to; an item is any object with a hash, and waits once."""
+    """
+    Waiting items, grouped by the client that each belongs to.
+
+    An item is any hashable object; it can be in the queue only once.
+    """
 
     def __init__(self) -> None:
         self._size = 0
-        # In the order of the clients' turns. A client without an item has no entry.
+        # Sorted by the clients' turns. A client without an item has no entry.
         self._by_client: dict[str, dict[Item, None]] = {}
 
     def __len__(self) -> int:
@@ -26,17 +31,17 @@ class FairQueue(Generic[Item]):
         """Return how many items of a client wait."""
         return len(self._by_client.get(client, ()))
 
-    def longest(self) -> str:
+    def busiest_client(self) -> str:
         """Return the client with the most items; the queue must not be empty."""
         return max(self._by_client, key=self.count)
 
     def add(self, client: str, item: Item) -> None:
-        """Let an item wait behind all others of its client."""
+        """Add an item behind all other items of its client."""
         self._by_client.setdefault(client, {})[item] = None
         self._size += 1
 
     def remove(self, client: str, item: Item) -> None:
-        """Let an item wait no longer, if it does."""
+        """Remove an item, if it is in the queue."""
         items = self._by_client.get(client, {})
         if item not in items:
             return
@@ -45,9 +50,13 @@ class FairQueue(Generic[Item]):
         if not items:
             del self._by_client[client]
 
-    def next(self, has_turn: Callable[[str], bool] = lambda client: True) -> Item | None:
-        """Remove and return the item whose turn it is, of the clients that may have a turn; None if there is none."""
-        client = next((client for client in self._by_client if has_turn(client)), None)
+    def take_next(self, may_take: Callable[[str], bool] = lambda client: True) -> Item | None:
+        """
+        Remove and return the item whose turn it is, or None if there is none.
+
+        Clients for which `may_take` is false are passed over, and keep their turn.
+        """
+        client = next((client for client in self._by_client if may_take(client)), None)
         if client is None:
             return None
         items = self._by_client.pop(client)
@@ -55,11 +64,12 @@ class FairQueue(Generic[Item]):
         del items[item]
         self._size -= 1
         if items:
-            self._by_client[client] = items  # behind all others
+            # A dict keeps the order of insertion, so this client is now behind all others.
+            self._by_client[client] = items
         return item
 
-    def last(self, client: str) -> Item:
-        """Remove and return the item of a client that has waited for the shortest time."""
+    def take_newest(self, client: str) -> Item:
+        """Remove and return the newest item of a client; the client must have one."""
         item = next(reversed(self._by_client[client]))
         self.remove(client, item)
         return item

@@ -1,10 +1,15 @@
 """
-How a GraphQL type says where its data stands. Nothing here knows the domain, and none of it runs when a query does.
+How a GraphQL type declares where its data comes from.
 
-`@table` names a type's table; each field is one line: what it is, and its source. SQL names a column by its table
-(`picks.ticker`), an argument by a dollar (`$status`), and whether it was left out by a no before it (`$no_status`).
-Nested selects shadow outer ones, so `batches.id` is always the nearest batch's. (So no table can be related to itself
-without an alias.)
+Nothing here depends on the domain. `@table` names the table of a type. Each field is one
+declaration: its description and its source. The compiler (`api.compiler`) reads the sources and
+builds the SQL.
+
+In the SQL of a source, a column has the name of its table before it (`picks.ticker`), and an
+argument has a dollar before it (`$status`). `$no_status` is true if the argument is null or left
+out. A table in a nested SELECT hides the same table of the outer ones, so `batches.id` is always
+the id of the nearest batch. For the same reason a table can be related to itself only under an
+alias.
 """
 
 from base64 import b64decode
@@ -25,217 +30,288 @@ from strawberry.annotation import StrawberryAnnotation
 from strawberry.types.arguments import StrawberryArgument
 
 from api import lengths
-from app.domain.text import storable
+from app.domain.text import make_storable
 
 T = TypeVar("T")
 
-DEFAULT_PAGE = 20
-LONGEST_PAGE = 100
+DEFAULT_PAGE_SIZE = 20
+MAX_PAGE_SIZE = 100
 
 
 class Column(Struct, frozen=True):
     """
-    A value of the row: the column of the field's name, or an expression.
+    A value of the row: the column of the field's name, or the expression `sql`.
 
-    A row for which `needed` holds, a condition on it, must have a value; one for which `only` does not must have none.
-    `wrong` is a condition on the row under which the value is none that the record can have.
+    The other three are conditions on the row, in SQL:
+
+    - `required_if`: where it is true, the value must not be null.
+    - `allowed_if`: where it is not true, the value must be null. None allows a value everywhere.
+    - `invalid_if`: where it is true, no record can have this value.
     """
 
     sql: str | None = None
-    needed: str | None = None
-    only: str | None = None
-    wrong: str | None = None
+    required_if: str | None = None
+    allowed_if: str | None = None
+    invalid_if: str | None = None
 
 
-class Given(Struct, frozen=True):
-    """A value that this process knows: a function of its facts, asked when the query runs."""
+class FromService(Struct, frozen=True):
+    """
+    A value that the process knows, and not the database.
+
+    When the query runs, `value` gets the facts (`api.schema.Facts`) and returns the value.
+    """
 
     value: Callable[[Any], object]
 
 
 class Same(Struct, frozen=True):
-    """Another view of the same row; in a list, of the same rows."""
+    """A nested object that shows the same row as its parent; a list shows the same rows."""
 
 
 class Related(Struct, frozen=True):
     """
-    The rows `where` a condition holds: all of them in `order`, usually `about` so many, or the first.
+    The rows for which the condition `where` is true: all of them, or only the first.
 
-    `beside` names a field of theirs whose row stands beside each of them, so that `order` may name its columns.
+    All strings are SQL.
 
-    Where `needed` holds, a condition on the row that has the field, there must be one. `link` is its column that names
-    the other row: where it does, that one must be there, and where `needed` does not hold, it must name none. `holds`
-    is a condition on aggregates of all of them: a list for which it is not true is damaged; `must` is the SQL of what
-    an error says that it must have. `sound` is a condition on each row.
+    - `order` sorts the rows; `usual_length` is how many there usually are.
+    - `join` names a field of the target type. Its row is joined to each of the rows, so that
+      `order` may name its columns.
+    - `required_if` is a condition on the row that has the field: where it is true, a related row
+      must exist.
+    - `foreign_key` is the column of that row that names the related row. Where it is set, the
+      related row must exist; where `required_if` is not true, it must be null.
+    - `valid_if` is a condition on aggregates over all related rows. A list for which it is not true
+      is damaged. `expected` describes in the error what the list must contain.
+    - `row_valid_if` is a condition that each related row must fulfil.
     """
 
     where: str
     order: str | None
-    about: int = 1
-    beside: str | None = None
-    needed: str | None = None
-    holds: str | None = None
-    link: str | None = None
-    sound: str | None = None
-    must: str | None = None
+    usual_length: int = 1
+    join: str | None = None
+    required_if: str | None = None
+    valid_if: str | None = None
+    foreign_key: str | None = None
+    row_valid_if: str | None = None
+    expected: str | None = None
 
 
 class Key(Struct, frozen=True):
     """
-    One part of what a cursor holds: how it is read and which type it is in SQL.
+    One part of a cursor: the function that parses it, and its type in SQL.
 
-    `lowest` and `highest` lie before and after all values; `written` is the SQL of its text.
+    `lowest` is below all values of a column, and `highest` above all of them. `text_sql` is the SQL
+    that writes a value as text.
     """
 
-    read: Callable[[str], object]
+    parse: Callable[[str], object]
     type: str
     lowest: str
     highest: str
-    written: str = "({})::text"
+    text_sql: str = "({})::text"
 
 
-class Page(Struct, frozen=True):
+class Paginated(Struct, frozen=True):
     """
-    The rows `where` a condition holds, a page at a time, in the order of expressions that are unique together.
+    The rows for which `where` is true, one page at a time.
 
-    `holds` and `sound` are as in `Related`; `breaks` is the SQL, on aggregates too, of how a page does not hold.
+    `sort_keys` are the expressions that sort the rows; together they are unique. `valid_if` and
+    `row_valid_if` are as in `Related`; `problem` is the SQL, aggregates allowed, of the text that
+    says in which way a page is not valid.
     """
 
     where: str
-    by: Mapping[str, Key]
-    newest_first: bool
-    holds: str | None = None
-    sound: str | None = None
-    breaks: str | None = None
+    sort_keys: Mapping[str, Key]
+    descending: bool
+    valid_if: str | None = None
+    row_valid_if: str | None = None
+    problem: str | None = None
 
 
 class Computed(Struct, frozen=True):
     """
-    A value that a function makes of rows, whose parts the fields of its type show: their `Part`s, at whatever depth.
+    A value that a function computes from rows; the fields of its type are its parts (`ValuePart`).
 
-    `rows` is the SQL of one text, whatever `value` reads; `value` gets it as bytes, and the field's arguments by their
-    names. It must hang on nothing else, for what it returned is kept, and it is called in a thread. `check` may refuse
-    arguments beforehand. It is worth `cost` values of an answer.
+    - `rows` is the SQL of one text in the form that `compute` reads.
+    - `compute` gets this text as bytes, and the arguments of the field by name. It runs in a
+      thread. Its result must depend on nothing else, because results are cached.
+    - `check` raises an error for invalid arguments, before the rows are read.
+    - `cost` is the number of values of a response as which the field counts.
     """
 
     rows: str
-    value: Callable[[bytes, Mapping[str, Any]], object]
+    compute: Callable[[bytes, Mapping[str, Any]], object]
     check: Callable[[Mapping[str, Any]], None]
     cost: int
 
 
-class Part(Struct, frozen=True):
-    """An attribute of a value, under the field's name; in a list, usually `about` so many."""
+class ValuePart(Struct, frozen=True):
+    """
+    An attribute of a computed value, under the field's name.
 
-    about: int = 1
+    If it is a list, it usually has `usual_length` items.
+    """
+
+    usual_length: int = 1
 
 
-Source = Column | Given | Same | Related | Page | Computed | Part
+Source = Column | FromService | Same | Related | Paginated | Computed | ValuePart
 
 
-def refusal(code: str, message: str, **more: object) -> GraphQLError:
-    """Return the error for a caller's mistake, with its code."""
-    return GraphQLError(message, extensions={"code": code, **more})
+def api_error(code: str, message: str, **extensions: object) -> GraphQLError:
+    """Return a GraphQL error with this code in its extensions."""
+    return GraphQLError(message, extensions={"code": code, **extensions})
 
 
 def bad_value(code: str, message: str) -> GraphQLError:
-    """Return the error for an argument's value; tools know by the classification that the mistake is the caller's."""
-    return refusal(code, message, classification="ValidationError")
+    """
+    Return the error for an unusable value of an argument.
+
+    The classification tells other programs that the caller made the mistake.
+    """
+    return api_error(code, message, classification="ValidationError")
 
 
-def parameter(value: Any) -> object:
-    """Return what Postgres gets for an argument: an enum's value, or a text without what no text there can hold."""
+def to_parameter(value: Any) -> object:
+    """
+    Return the value that Postgres gets for an argument; for an enum, its stored text.
+
+    Raises BAD_TEXT for characters that no text of Postgres can hold.
+    """
     value = getattr(value, "value", value)
-    if isinstance(value, str) and storable(value) != value:
-        raise bad_value("BAD_TEXT", "A text must hold neither NUL nor lone surrogates.")
+    if isinstance(value, str) and make_storable(value) != value:
+        raise bad_value("BAD_TEXT", "A text must contain neither NUL nor lone surrogates.")
     return value
 
 
-def any_value(value: object, facts: Any) -> None:
+def accept_any(value: object, facts: Any) -> None:
     """Accept every value."""
 
 
 class Argument(Struct, frozen=True):
     """
-    An argument of a field, and what Postgres gets for its value.
+    An argument of a field, and how its value becomes a parameter of the statement.
 
-    `convert` refuses a value that is wrong in itself; `check` one that does not fit what this
-    process knows, its facts.
+    `convert` returns the parameter, and raises an error for a value that is never valid. `check`
+    raises an error for a value that is not valid in this process (`api.schema.Facts`).
     """
 
     type: Any
     description: str
     default: Any = strawberry.UNSET
-    convert: Callable[[Any], object] = parameter
-    check: Callable[[Any, Any], None] = any_value
+    convert: Callable[[Any], object] = to_parameter
+    check: Callable[[Any, Any], None] = accept_any
 
 
-def _number(text: str) -> int:
-    if not -(2**63) <= (value := int(text)) < 2**63:
+def _parse_bigint(text: str) -> int:
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
         raise ValueError(text)
     return value
 
 
-def _moment(text: str) -> str:
+def _parse_timestamp(text: str) -> str:
     return datetime.fromisoformat(text).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-DATE = Key(date.fromisoformat, "date", "-infinity", "infinity", "to_char({}, 'YYYY-MM-DD')")
-TIME = Key(
-    _moment,
-    "timestamptz",
-    "-infinity",
-    "infinity",
-    """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')""",
+DATE = Key(
+    parse=date.fromisoformat,
+    type="date",
+    lowest="-infinity",
+    highest="infinity",
+    text_sql="to_char({}, 'YYYY-MM-DD')",
 )
-NUMBER = Key(_number, "bigint", str(-(2**63)), str(2**63 - 1))
-ROW_ID = Key(UUID, "uuid", str(UUID(int=0)), str(UUID(int=2**128 - 1)))
+TIME = Key(
+    parse=_parse_timestamp,
+    type="timestamptz",
+    lowest="-infinity",
+    highest="infinity",
+    text_sql="""to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')""",
+)
+NUMBER = Key(
+    parse=_parse_bigint,
+    type="bigint",
+    lowest=str(-(2**63)),
+    highest=str(2**63 - 1),
+)
+ROW_ID = Key(
+    parse=UUID,
+    type="uuid",
+    lowest=str(UUID(int=0)),
+    highest=str(UUID(int=2**128 - 1)),
+)
 
 
-def table(name: str = "", row: str = "") -> Callable[[type[T]], type[T]]:
+def table(
+    name: str = "", row_name: str = "", *, type_name: str | None = None
+) -> Callable[[type[T]], type[T]]:
     """
-    Make a class the GraphQL type of a table's rows, described by its docstring.
+    Make a class the GraphQL type of a table's rows; its docstring becomes the description.
 
-    `row` is the SQL of what an error calls a row, its id if it is left out.
+    `row_name` is the SQL of the text that names a row in an error message; by default it is the
+    row's id. `type_name` is the name of the type in the schema; by default it is the name of the
+    class.
     """
 
     def declare(cls: type[T]) -> type[T]:
+        default_row_name = f"{name}.id" if name else ""
         cls.__table__ = name  # type: ignore[attr-defined]
-        cls.__row__ = row or (f"{name}.id" if name else "")  # type: ignore[attr-defined]
-        cls.__annotations__ = {field: _shown_as(type_) for field, type_ in cls.__annotations__.items()}
-        return strawberry.type(cls, description=cleandoc(cls.__doc__ or ""))
+        cls.__row_name__ = row_name or default_row_name  # type: ignore[attr-defined]
+        cls.__annotations__ = {
+            field: _strawberry_annotation(type_) for field, type_ in cls.__annotations__.items()
+        }
+        return strawberry.type(cls, name=type_name, description=_description_of(cls))
 
     return declare
 
 
-def describe(*enums: type[Enum]) -> None:
-    """Make enums of ours GraphQL enums: each has a docstring, and each of its values a `description`."""
+def describe_enums(*enums: type[Enum]) -> None:
+    """
+    Make enums of the domain GraphQL enums.
+
+    Each enum has a docstring, and each of its values a `description`.
+    """
     for enum in enums:
-        decorated: Any = strawberry.enum(enum, description=cleandoc(enum.__doc__ or ""))
+        decorated: Any = strawberry.enum(enum, description=_description_of(enum))
         for value in decorated.__strawberry_definition__.values:
             value.description = decorated[value.name].description
+
+
+def _description_of(cls: type) -> str:
+    """Return the docstring of a class with one line for each paragraph."""
+    # Where the source breaks a line has no meaning for the readers of the schema.
+    paragraphs = cleandoc(cls.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
 
 
 def column(
     description: str,
     sql: str | None = None,
     *,
-    needed: str | None = None,
-    only: str | None = None,
-    wrong: str | None = None,
-    longest: int | None = None,
+    required_if: str | None = None,
+    allowed_if: str | None = None,
+    invalid_if: str | None = None,
+    max_bytes: int | None = None,
 ) -> Any:
     """
-    Declare a field that is a column, or an expression on the row.
+    Declare a field that is a column, or the expression `sql` on the row.
 
-    `needed`, `only` and `wrong` are as in `Column`; `longest` is how many bytes a text can have.
+    The conditions are as in `Column`; `max_bytes` is how many bytes a text can have.
     """
-    return _field(description, Column(sql, needed, only, wrong), longest=longest)
+    source = Column(
+        sql=sql,
+        required_if=required_if,
+        allowed_if=allowed_if,
+        invalid_if=invalid_if,
+    )
+    return _field(description, source, max_bytes=max_bytes)
 
 
-def given(description: str, value: Callable[[Any], object]) -> Any:
-    """Declare a field whose value this process knows."""
-    return _field(description, Given(value))
+def from_service(description: str, value: Callable[[Any], object]) -> Any:
+    """Declare a field whose value the process knows."""
+    return _field(description, FromService(value))
 
 
 def same(description: str) -> Any:
@@ -248,56 +324,92 @@ def related(
     where: str = "true",
     *,
     order: str | None = None,
-    about: int = 1,
-    beside: str | None = None,
-    needed: str | None = None,
-    holds: str | None = None,
-    link: str | None = None,
-    sound: str | None = None,
-    must: str | None = None,
+    usual_length: int = 1,
+    join: str | None = None,
+    required_if: str | None = None,
+    valid_if: str | None = None,
+    foreign_key: str | None = None,
+    row_valid_if: str | None = None,
+    expected: str | None = None,
     **arguments: Argument,
 ) -> Any:
     """
-    Declare a field that is other rows: a list, usually `about` so long, or one of them.
+    Declare a field that consists of other rows: a list, or one row.
 
-    `needed`, `holds`, `link`, `sound` and `must` are as in `Related`.
-
-    With `beside`, the field of that name is joined to each of them; every row must have one, and `where` must not name
-    that table.
+    The parameters are as in `Related`. With `join`, every related row must have the row that is
+    joined, and `where` must not name the table of that row.
     """
-    return _field(description, Related(where, order, about, beside, needed, holds, link, sound, must), arguments)
+    source = Related(
+        where=where,
+        order=order,
+        usual_length=usual_length,
+        join=join,
+        required_if=required_if,
+        valid_if=valid_if,
+        foreign_key=foreign_key,
+        row_valid_if=row_valid_if,
+        expected=expected,
+    )
+    return _field(description, source, arguments)
 
 
 def page(
     description: str,
     where: str = "true",
     *,
-    by: Mapping[str, Key],
-    newest_first: bool,
-    holds: str | None = None,
-    sound: str | None = None,
-    breaks: str | None = None,
+    sort_keys: Mapping[str, Key],
+    descending: bool,
+    valid_if: str | None = None,
+    row_valid_if: str | None = None,
+    problem: str | None = None,
     **arguments: Argument,
 ) -> Any:
-    """Declare a field that is a list too long to be given whole; `holds`, `sound` and `breaks` are as in `Page`."""
-    first = Argument(int, f"How many at most: 1 to {LONGEST_PAGE}.", DEFAULT_PAGE, _size)
-    after = Argument(str | None, "Only what follows this cursor.", convert=lambda text: _position(text, by.values()))
-    return _field(
-        description, Page(where, by, newest_first, holds, sound, breaks), {"first": first, "after": after, **arguments}
+    """
+    Declare a field that is a list too long to be returned whole: a cursor connection.
+
+    The parameters are as in `Paginated`. The field gets the arguments `first` and `after`.
+    """
+    first = Argument(
+        type=int,
+        description=f"The greatest number of rows on the page, from 1 to {MAX_PAGE_SIZE}.",
+        default=DEFAULT_PAGE_SIZE,
+        convert=_check_page_size,
     )
+    after = Argument(
+        type=str | None,
+        description=(
+            "Return only rows after this cursor, an `endCursor` of the same list. Null, the "
+            "default, returns the first page."
+        ),
+        convert=lambda text: _decode_cursor(text, sort_keys.values()),
+    )
+    source = Paginated(
+        where=where,
+        sort_keys=sort_keys,
+        descending=descending,
+        valid_if=valid_if,
+        row_valid_if=row_valid_if,
+        problem=problem,
+    )
+    return _field(description, source, {"first": first, "after": after, **arguments})
 
 
 def computed(
     description: str,
     rows: str,
-    value: Callable[[bytes, Mapping[str, Any]], Struct],
+    compute: Callable[[bytes, Mapping[str, Any]], Struct],
     *,
     check: Callable[[Mapping[str, Any]], None],
     cost: int,
     arguments: Mapping[str, Argument],
 ) -> Any:
-    """Declare a field of the root whose value, a struct of the domain, a function makes of rows."""
-    return _field(description, Computed(rows, value, check, cost), arguments)
+    """
+    Declare a field of the root whose value a function computes from rows.
+
+    The value is a struct of the domain. The parameters are as in `Computed`.
+    """
+    source = Computed(rows=rows, compute=compute, check=check, cost=cost)
+    return _field(description, source, arguments)
 
 
 @cache
@@ -306,8 +418,10 @@ def type_of(struct: type[Struct]) -> type[Any]:
     Return the GraphQL type that shows each attribute of a struct of the domain under its name.
 
     The struct declares everything: its docstring describes the type, and the description in a
-    field's annotation the field. A list's annotation also says, as `usual_length`, how many items
-    there usually are. A field named `id` is an ID.
+    field's annotation describes the field. A list's annotation also says, as `usual_length`, how
+    many items there usually are. A field named `id` is an ID.
+
+    Raises TypeError for a field without a description.
     """
     annotations: dict[str, Any] = {}
     fields: dict[str, Any] = {}
@@ -315,49 +429,70 @@ def type_of(struct: type[Struct]) -> type[Any]:
     for name in struct.__struct_fields__:
         if get_origin(hints[name]) is not Annotated:
             raise TypeError(f"{struct.__name__}.{name} has no description")
-        declared, meta = get_args(hints[name])
-        about = meta.extra["usual_length"] if get_origin(declared) is Sequence else 1
-        annotations[name] = ID if name == "id" else declared
-        fields[name] = _field(meta.description, Part(about))
+        declared_type, meta = get_args(hints[name])
+        is_list = get_origin(declared_type) is Sequence
+        usual_length = meta.extra["usual_length"] if is_list else 1
+        annotations[name] = ID if name == "id" else declared_type
+        fields[name] = _field(meta.description, ValuePart(usual_length))
     body = {"__doc__": struct.__doc__, "__annotations__": annotations, **fields}
     return table()(type(struct.__name__, (), body))
 
 
-def _shown_as(declared: Any) -> Any:
-    """Return an annotation as Strawberry needs it: with the types of structs, and with lists for sequences."""
-    if isinstance(declared, type) and issubclass(declared, Struct):
-        return type_of(declared)
-    if get_origin(declared) is Sequence:
-        (item,) = get_args(declared)
-        return list[_shown_as(item)]  # type: ignore[misc]
-    if isinstance(declared, UnionType):
-        (value,) = (one for one in get_args(declared) if one is not NoneType)
-        return _shown_as(value) | None
-    return declared
+def _strawberry_annotation(declared_type: Any) -> Any:
+    """
+    Return an annotation in the form that Strawberry needs.
+
+    Structs become GraphQL types, and sequences become lists.
+    """
+    if isinstance(declared_type, type) and issubclass(declared_type, Struct):
+        return type_of(declared_type)
+    if get_origin(declared_type) is Sequence:
+        (item,) = get_args(declared_type)
+        return list[_strawberry_annotation(item)]  # type: ignore[misc]
+    if isinstance(declared_type, UnionType):
+        (value,) = (one for one in get_args(declared_type) if one is not NoneType)
+        return _strawberry_annotation(value) | None
+    return declared_type
 
 
-def _field(description: str, source: Source, arguments: Mapping[str, Argument] = {}, longest: int | None = None) -> Any:
-    metadata = {"source": source, "arguments": arguments, "longest": longest}
+def _field(
+    description: str,
+    source: Source,
+    arguments: Mapping[str, Argument] = {},
+    max_bytes: int | None = None,
+) -> Any:
+    metadata = {"source": source, "arguments": arguments, "max_bytes": max_bytes}
     field = cast(Any, strawberry.field(description=description, metadata=metadata))
     field.arguments = [
-        StrawberryArgument(name, None, StrawberryAnnotation(a.type), description=a.description, default=a.default)
-        for name, a in arguments.items()
+        StrawberryArgument(
+            python_name=name,
+            graphql_name=None,
+            type_annotation=StrawberryAnnotation(argument.type),
+            description=argument.description,
+            default=argument.default,
+        )
+        for name, argument in arguments.items()
     ]
     return field
 
 
-def _size(first: int) -> int:
-    if not 1 <= first <= LONGEST_PAGE:
-        raise bad_value("BAD_PAGE_SIZE", f"`first` must be 1 to {LONGEST_PAGE}, not {first}.")
+def _check_page_size(first: int) -> int:
+    if not 1 <= first <= MAX_PAGE_SIZE:
+        raise bad_value("BAD_PAGE_SIZE", f"`first` must be 1 to {MAX_PAGE_SIZE}, not {first}.")
     return first
 
 
-def _position(cursor: str, keys: Iterable[Key]) -> str:
-    """Return what a cursor holds, or refuse what this list never wrote."""
+def _decode_cursor(cursor: str, keys: Iterable[Key]) -> str:
+    """
+    Return the position that a cursor contains: its values, separated by spaces.
+
+    Raises BAD_CURSOR for a cursor that this list never returned.
+    """
     try:
         position = b64decode(cursor, validate=True).decode()
         parts = zip(keys, position.split(" "), strict=True)
-        if " ".join(str(key.read(part)) for key, part in parts) == position:
+        # Each value is parsed, formatted and compared, so that a position has only one form.
+        if " ".join(str(key.parse(part)) for key, part in parts) == position:
             return position
     except ValueError:
         pass
@@ -366,30 +501,42 @@ def _position(cursor: str, keys: Iterable[Key]) -> str:
 
 @table()
 class PageInfo:
-    """Where a page stands in its list."""
+    """The position of a page in its list."""
 
-    has_next_page: bool = column("Whether rows follow this page.", "$has_next")
-    has_previous_page: bool = column("Whether rows come before this page.", "$has_previous")
+    has_next_page: bool = column("True if the list has rows after this page.", "$has_next")
+    has_previous_page: bool = column("True if the list has rows before this page.", "$has_previous")
     start_cursor: str | None = column(
-        "The cursor of the page's first row; null when the page is empty.", "$start", longest=lengths.WORD
+        "The cursor of the first row of the page. Null if the page is empty.",
+        "$start",
+        max_bytes=lengths.WORD,
     )
     end_cursor: str | None = column(
-        "The cursor of the page's last row; null when the page is empty.", "$end", longest=lengths.WORD
+        "The cursor of the last row of the page; pass it as `after` to read the next page. Null if "
+        "the page is empty.",
+        "$end",
+        max_bytes=lengths.WORD,
     )
 
 
 @table()
 class Edge(Generic[T]):
-    """A row of a page and its cursor."""
+    """One row of a page, together with its cursor."""
 
-    cursor: str = column("Give it as `after` to go on from here.", "$cursor", longest=lengths.WORD)
-    node: T = same("The row.")
+    cursor: str = column(
+        "The position of the row in its list. Pass it as `after` to read the rows that follow.",
+        "$cursor",
+        max_bytes=lengths.WORD,
+    )
+    node: T = same("The row itself, without its cursor.")
 
 
-@table()
-class Connection(Generic[T]):
-    """A page of a list."""
+# The schema calls this type Connection. Another class of this project has that name already.
+@table(type_name="Connection")
+class CursorConnection(Generic[T]):
+    """One page of a list that is too long to return whole."""
 
-    edges: list[Edge[T]] = same("The page's rows, each with its cursor.")
-    nodes: list[T] = same("The page's rows.")
-    page_info: PageInfo = same("Where the page stands in its list.")
+    edges: list[Edge[T]] = same("The rows of the page, each together with its cursor.")
+    nodes: list[T] = same("The rows of the page, without their cursors.")
+    page_info: PageInfo = same(
+        "The position of the page in its list, with the cursors of its first and last row."
+    )

@@ -1,9 +1,10 @@
 """
-GraphiQL's page, under a policy that lets nothing in but what this service sends.
+GraphiQL's page, under a policy that allows only what this service sends.
 
-What is ours lies in `graphiql/`, where `make graphiql` brings GraphiQL and React from their packages. Where that was
-not done, the page names the same bytes on a public CDN, and the policy is widened by that host. The HTML itself says
-that GraphiQL is loading, and what to do when it does not come: the page is never empty.
+Our own files are in `graphiql/`, where `make graphiql` also puts GraphiQL and React from their
+packages. If the packages are missing, the page loads the same bytes from a public CDN, and the
+policy also allows that host. The HTML itself says that GraphiQL is loading, and what to do if it
+does not load: the page is never empty.
 """
 
 import json
@@ -21,104 +22,148 @@ from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
 from api import paths
-from api.persisted import BY_NAME
+from api.persisted import DOCUMENTS_BY_NAME
 
 CDN = "https://cdn.jsdelivr.net"
 FOLDER = Path(__file__).parent / "graphiql"
-FIRST = "LatestBatch"
-LAST = ("Front", "Head", "History", "Monday", "Record", "Chart", "Export", "Feed")  # what we ask ourselves
+FIRST_DOCUMENT = "LatestBatch"
+# Documents of the pages, the feed, the exports and the command line. They come last.
+OWN_DOCUMENTS = (
+    "Front",
+    "Head",
+    "History",
+    "Monday",
+    "Record",
+    "Chart",
+    "Export",
+    "Feed",
+)
 
-# Packages' files, in the order in which a browser needs them; they are served, and run, only if their SHA-256 is this.
-THEIRS = {
+# The files of packages, sorted as a browser needs them. They are served and executed only if their
+# SHA-256 is this.
+PACKAGE_FILES = {
     "graphiql@3.9.0/graphiql.min.css": "vd3VCqxb2w7dg+XIYrov7Z2ylk5MddRlWrYrCn1b1zA=",
     "react@18.3.1/umd/react.production.min.js": "2Unxw2h67a3O2shSYYZfKbF80nOZfn9rK/xTsvnUxN0=",
-    "react-dom@18.3.1/umd/react-dom.production.min.js": "NfT5dPSyvNRNpzljNH+JUuNB+DkJ5EmCJ9Tia5j2bw0=",
+    "react-dom@18.3.1/umd/react-dom.production.min.js": (
+        "NfT5dPSyvNRNpzljNH+JUuNB+DkJ5EmCJ9Tia5j2bw0="
+    ),
     "graphiql@3.9.0/graphiql.min.js": "ozCivh0jiUhoQKnQqDR2fZCDoj8QWHng3lTk/Og9NRM=",
 }
-# The one style that GraphiQL puts into the page: its dialogs stop what lies below from scrolling.
-DIALOG = "'sha256-Y/huXlwoYkVyQlxwSVcCi1RCDGDCSVBzDt0hYP9qlTc='"
-API = "The API answers without it: send a query to this address, as POST, in JSON."
+# The only inline style of GraphiQL: while a dialog is open, the page below does not scroll.
+DIALOG_STYLE_HASH = "'sha256-Y/huXlwoYkVyQlxwSVcCi1RCDGDCSVBzDt0hYP9qlTc='"
+API_HINT = "The API answers without it: send a query to this address, as POST, in JSON."
+# What the page says if GraphiQL does not load, by whether the service sends the files itself.
 HELP = {
-    True: f"Reload the page to try again. {API}",
+    True: f"Reload the page to try again. {API_HINT}",
     False: (
-        f"GraphiQL’s scripts come from {CDN}, which is slow, out of reach or blocked here. On the computer that runs "
-        f"the service, <code>make graphiql</code> brings them with npm; restart the service after that. {API}"
+        f"GraphiQL’s scripts come from {CDN}, which is slow, unreachable or blocked. On the "
+        "computer that runs the service, <code>make graphiql</code> installs them with npm; then "
+        f"restart the service. {API_HINT}"
     ),
 }
-MEDIA = {".css": "text/css", ".js": "text/javascript"}
-# A file's address changes with its content.
-FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
+MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
+# The address of a file contains its version or its hash, so its content never changes.
+IMMUTABLE_HEADERS = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
-class Page(Struct, frozen=True):
-    """GraphiQL's page, its headers, and the files it asks for here, by address."""
+class GraphiQLPage(Struct, frozen=True):
+    """GraphiQL's page, its headers, and the files that the service sends for it, by address."""
 
     html: str
     headers: dict[str, str]
     files: dict[str, bytes]
 
 
-def page(notice: str = "", packages: Path = FOLDER / "node_modules") -> Page:
-    """Return the page that says `notice` above everything else."""
-    theirs = _theirs(packages)
-    here = bool(theirs)
-    (style, css), (start, script) = _ours(FOLDER / "page.css"), _ours(FOLDER / "start.js")
-    no_script, no_script_css = _ours(FOLDER / "no_script.css")
-    folder = paths.GRAPHIQL_FILES if here else f"{CDN}/npm"
-    tags = [_tag(f"{folder}/{name}", digest) for name, digest in THEIRS.items()]
+def build_page(notice: str = "", packages: Path = FOLDER / "node_modules") -> GraphiQLPage:
+    """Return the page; it shows `notice` above everything else."""
+    package_files = _read_package_files(packages)
+    has_packages = bool(package_files)
+    style, css = _read_own_file(FOLDER / "page.css")
+    start, script = _read_own_file(FOLDER / "start.js")
+    no_script, no_script_css = _read_own_file(FOLDER / "no_script.css")
+    folder = paths.GRAPHIQL_FILES if has_packages else f"{CDN}/npm"
+    tags = [_tag(f"{folder}/{name}", digest) for name, digest in PACKAGE_FILES.items()]
     html = Template((FOLDER / "page.html").read_text()).substitute(
         robots='<meta name="robots" content="noindex">' if notice else "",
         style=_tag(style, _digest(css)),
         without_script=_tag(no_script, _digest(no_script_css)),
         banner=f'<p id="banner" role="note">{escape(notice)}</p>' if notice else "",
         documents=escape(json.dumps(documents())),
-        help=HELP[here],
-        api=API,
+        help=HELP[has_packages],
+        api=API_HINT,
         scripts="\n".join([*tags, _tag(start, _digest(script))]),
     )
-    sources = "'self'" if here else f"'self' {CDN}"
-    policy = (
-        f"default-src 'none'; script-src {sources}; style-src {sources} {DIALOG}; connect-src 'self'; "
-        "font-src data:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
     headers = {
-        "Content-Security-Policy": policy,
+        "Content-Security-Policy": _policy("'self'" if has_packages else f"'self' {CDN}"),
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cache-Control": "no-cache",
         "Vary": "Accept",
     }
-    return Page(html, headers, {**theirs, style: css, no_script: no_script_css, start: script})
+    files = {**package_files, style: css, no_script: no_script_css, start: script}
+    return GraphiQLPage(html, headers, files)
+
+
+def _policy(sources: str) -> str:
+    """Return the Content-Security-Policy of the page, with scripts and styles from `sources`."""
+    return (
+        f"default-src 'none'; script-src {sources}; style-src {sources} {DIALOG_STYLE_HASH}; "
+        "connect-src 'self'; font-src data:; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
 
 
 def documents() -> dict[str, str]:
-    """Return the documents by name: the newest Monday in full, what else people need, and what we ask ourselves."""
-    return {name: BY_NAME[name] for name in sorted(BY_NAME, key=lambda name: (name != FIRST, name in LAST, name))}
+    """
+    Return the documents of `graphql/operations` by name, in the order of GraphiQL's tabs.
+
+    The newest Monday in full comes first, and the service's own documents come last.
+    """
+
+    def tab_order(name: str) -> tuple[bool, bool, str]:
+        return name != FIRST_DOCUMENT, name in OWN_DOCUMENTS, name
+
+    return {name: DOCUMENTS_BY_NAME[name] for name in sorted(DOCUMENTS_BY_NAME, key=tab_order)}
 
 
 def route(files: dict[str, bytes]) -> HTTPRouteHandler:
     """Return the handler of the page's files."""
 
-    @handler(list(files), http_method=["GET", "HEAD"], include_in_schema=False, sync_to_thread=False)
+    @handler(
+        list(files), http_method=["GET", "HEAD"], include_in_schema=False, sync_to_thread=False
+    )
     def send(request: Request[Any, Any, Any]) -> Response[bytes]:
-        """Send a file, to be kept for good."""
+        """Send a file, which browsers may cache for ever."""
         address = request.scope["path"]
-        return Response(files[address], media_type=MEDIA[Path(address).suffix], headers=FOREVER)
+        return Response(
+            files[address],
+            media_type=MEDIA_TYPES[Path(address).suffix],
+            headers=IMMUTABLE_HEADERS,
+        )
 
     return send
 
 
-def _theirs(packages: Path) -> dict[str, bytes]:
-    """Return the packages' files by address: all of them, or none where one is missing or another version's."""
-    found = {}
-    for name, digest in THEIRS.items():
+def _read_package_files(packages: Path) -> dict[str, bytes]:
+    """
+    Return the files of the packages by address.
+
+    If one is missing or has another version, the result is empty: the CDN then sends all of them.
+    """
+    files = {}
+    for name, digest in PACKAGE_FILES.items():
+        # npm's folders have no version in their names.
         file = packages / re.sub("@[^/]+", "", name)
-        if not file.is_file() or _digest(content := file.read_bytes()) != digest:
+        if not file.is_file():
             return {}
-        found[f"{paths.GRAPHIQL_FILES}/{name}"] = content
-    return found
+        content = file.read_bytes()
+        if _digest(content) != digest:
+            return {}
+        files[f"{paths.GRAPHIQL_FILES}/{name}"] = content
+    return files
 
 
-def _ours(file: Path) -> tuple[str, bytes]:
+def _read_own_file(file: Path) -> tuple[str, bytes]:
+    """Return the address of one of our files, which contains its hash, and its content."""
     content = file.read_bytes()
     return f"{paths.GRAPHIQL_FILES}/{sha256(content).hexdigest()[:12]}/{file.name}", content
 
@@ -128,6 +173,7 @@ def _digest(content: bytes) -> str:
 
 
 def _tag(address: str, digest: str) -> str:
+    """Return the HTML element that loads a style or a script, checked by its SHA-256."""
     checked = f'="{address}" integrity="sha256-{digest}" crossorigin'
     if address.endswith(".css"):
         return f'<link rel="stylesheet" href{checked}>'

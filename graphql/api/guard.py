@@ -1,12 +1,13 @@
 """
-The limit on the bytes of an answer, inside the statement that makes it.
+Limits the bytes of a response, inside the statement that writes it.
 
-libpq holds a row as a whole before Python can count its bytes, so Postgres counts them, and sends no row that is too
-long. Two checks bound what it does before that:
+libpq reads a whole row into memory before Python can count its bytes. So Postgres counts them, and
+does not send a row that is too long. Two earlier checks bound the work of Postgres:
 
-- `row_check` stops the statement at the first row whose long texts are too long, before they are written: fifty
-  aliases of one long text would take a gigabyte of Postgres's memory. It reads lengths, not the texts themselves.
-- What all texts together can be is measured before the statement is run (`api.limits`).
+- Before the statement is run, `api.limits` estimates how many bytes all texts can have together.
+- `row_bytes_check` aborts the statement at the first row whose long texts are too long, before they
+  are written: fifty aliases of one long text would take a gigabyte of Postgres's memory. It reads
+  the lengths, not the texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,80 +15,103 @@ from collections.abc import Mapping, Sequence
 from graphql import GraphQLError
 from psycopg.errors import DivisionByZero, InternalError_, ProgramLimitExceeded
 
-from api.lengths import MOST_BYTES_OF_ROWS
+from api.lengths import MAX_SOURCE_BYTES
 
-# What Postgres says of a text that would have over a gigabyte, among other errors of the same classes.
+# Parts of Postgres's messages about a text of over a gigabyte. Other errors have the same classes.
 _OVER_A_GIGABYTE = ("string buffer", "invalid memory alloc request size")
 
-
-# The code of an answer that is refused for its size.
+# The code of a response that is refused for its size.
 TOO_LARGE = "ANSWER_TOO_LARGE"
 
 
 class TooLargeError(GraphQLError):
-    """An answer, or the rows that it is made of, has more bytes than it may have."""
+    """A response, or the rows from which it is computed, has more bytes than allowed."""
 
 
 def is_too_long(error: Exception) -> bool:
-    """Return whether an error of a statement says that `row_check` stopped it, or that a text had over a gigabyte."""
+    """
+    Return whether a statement failed because of the length of its texts.
+
+    Either `row_bytes_check` aborted it, or a text had more than a gigabyte.
+    """
     if isinstance(error, DivisionByZero):
         return True
     is_limit = isinstance(error, ProgramLimitExceeded | InternalError_)
     return is_limit and any(text in str(error) for text in _OVER_A_GIGABYTE)
 
 
-def row_check(texts: Mapping[str, int], most: int) -> str:
+def row_bytes_check(columns: Mapping[str, int], max_bytes: int) -> str:
     """
-    Return an expression without a value that ends the statement if the long texts of a row have over `most` bytes.
+    Return a SQL expression that aborts the statement if a row's long texts are too long.
 
-    `texts` are columns, each with how often it is selected. `octet_length` does not read a text that Postgres stores
-    apart from its row. A division by zero is the only error that an expression can raise; nothing else here divides.
+    Otherwise its value is null. `columns` has, for each column, how often it is selected.
+    `octet_length` does not read a text that Postgres stores apart from its row. The expression
+    divides by zero, because SQL has no function that raises an error. No other expression of the
+    API divides, so `is_too_long` recognises the error.
     """
-    if len(texts) == 1:
-        # The usual case, at half the cost of a sum: rows are many.
-        ((text, times),) = texts.items()
-        length = f"octet_length({text})"
-        return f"CASE WHEN {length} > {most // times} THEN (1 / (0 * {length}))::text END"
-    total = " + ".join(f"{times} * coalesce(octet_length({text}), 0)::bigint" for text, times in texts.items())
-    return f"CASE WHEN {total} > {most} THEN (1 / (0 * ({total})))::text END"
+    if len(columns) == 1:
+        # The usual case, at half the cost of a sum. There are many rows.
+        ((column, times),) = columns.items()
+        length = f"octet_length({column})"
+        return f"CASE WHEN {length} > {max_bytes // times} THEN (1 / (0 * {length}))::text END"
+    total = " + ".join(
+        f"{times} * coalesce(octet_length({column}), 0)::bigint"
+        for column, times in columns.items()
+    )
+    return f"CASE WHEN {total} > {max_bytes} THEN (1 / (0 * ({total})))::text END"
 
 
-def guarded(columns: Sequence[str], of_rows: Sequence[bool], most: int) -> str:
+def limit_result_bytes(columns: Sequence[str], are_computed: Sequence[bool], max_bytes: int) -> str:
     """
-    Return the statement of one row of `columns`, or of no row if they have over `most` bytes.
+    Return a statement that selects one row of `columns`, or no row if the row is too long.
 
-    `of_rows` says which of the columns are rows that a computed field is made of; they have a limit of their own.
-    OFFSET 0 has Postgres make each column once: it may neither merge the two levels nor move the condition.
+    `are_computed` says for each column whether it contains the rows of a computed field. All of
+    these together may have MAX_SOURCE_BYTES, and all other columns `max_bytes`. Because of OFFSET
+    0, Postgres evaluates each column only once: it can neither merge the two levels of the
+    statement nor move the condition to the inner one.
     """
-    sent = [f"c{number}" for number, made in enumerate(of_rows, 1) if not made]
-    read = [f"c{number}" for number, made in enumerate(of_rows, 1) if made]
-    conditions = [_at_most(sent, most), _at_most(read, MOST_BYTES_OF_ROWS)]
-    made = ", ".join(f"{column} AS c{number}" for number, column in enumerate(columns, 1))
-    names = ", ".join(f"c{number}" for number in range(1, len(columns) + 1))
+    returned: list[str] = []
+    computed: list[str] = []
+    for number, is_computed in enumerate(are_computed, 1):
+        group = computed if is_computed else returned
+        group.append(f"c{number}")
+    conditions = [_at_most(returned, max_bytes), _at_most(computed, MAX_SOURCE_BYTES)]
     condition = " AND ".join(filter(None, conditions))
-    return f"SELECT {names} FROM (SELECT {made} OFFSET 0) answer WHERE {condition}"  # noqa: S608
+    named = ", ".join(f"{column} AS c{number}" for number, column in enumerate(columns, 1))
+    names = ", ".join(f"c{number}" for number in range(1, len(columns) + 1))
+    return f"SELECT {names} FROM (SELECT {named} OFFSET 0) answer WHERE {condition}"  # noqa: S608
 
 
-def _at_most(names: Sequence[str], most: int) -> str:
+def _at_most(names: Sequence[str], max_bytes: int) -> str:
     if not names:
         return ""
     total = " + ".join(f"coalesce(octet_length({name}), 0)::bigint" for name in names)
-    return f"{total} <= {most}"
+    return f"{total} <= {max_bytes}"
 
 
-def too_large(most: int, *, of_answer: bool, of_rows: bool) -> TooLargeError:
-    """Return the error for an answer that is too long, or for the rows that a computed field is made of."""
-    answer = f"The answer has more bytes than it may have; the limit is {most:,}. {_ADVICE}"
-    rows = "The rows that a track record is made of have more bytes than they may have; the limit is "
-    rows = f"{rows}{MOST_BYTES_OF_ROWS:,}. Ask for a part of the Mondays (`from`, `to`), or for fewer track records."
-    if not of_rows:
-        return _error(answer, most)
-    if not of_answer:
-        return _error(rows, MOST_BYTES_OF_ROWS)
-    return _error(f"{answer} Or: {rows}", most)
+def too_large(
+    max_bytes: int, *, has_returned_columns: bool, has_computed_columns: bool
+) -> TooLargeError:
+    """
+    Return the error for a statement whose columns are too long.
 
-
-_ADVICE = "Ask for fewer rows (a smaller `first`), or for each long text once."
+    If it has both kinds of columns, the message names both limits, because the statement does not
+    say which one was exceeded.
+    """
+    response_message = (
+        f"The response has more bytes than allowed; the limit is {max_bytes:,}. "
+        "Ask for fewer rows (a smaller `first`), or select each long text only once."
+    )
+    rows_message = (
+        "The rows from which a track record is computed have more bytes than allowed; the limit is "
+        f"{MAX_SOURCE_BYTES:,}. Ask for a part of the Mondays (`from`, `to`), or for fewer track "
+        "records."
+    )
+    if not has_computed_columns:
+        return _error(response_message, max_bytes)
+    if not has_returned_columns:
+        return _error(rows_message, MAX_SOURCE_BYTES)
+    return _error(f"{response_message} Or: {rows_message}", max_bytes)
 
 
 def _error(message: str, limit: int) -> TooLargeError:

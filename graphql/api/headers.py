@@ -1,7 +1,8 @@
 """
-What every response says to browsers: next to nothing may be done with it.
+The headers that every response has. They limit what browsers may do with a response.
 
-One that says something else of a header is left its word: GraphiQL's page has a policy of its own.
+If a response has one of these headers already, its own value stays: GraphiQL's page has its own
+Content-Security-Policy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,21 +11,24 @@ from litestar.config.cors import CORSConfig
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-SAFE: Headers = (
+SECURITY_HEADERS: Headers = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    # Other sites' scripts read answers by CORS or not at all.
+    # Scripts of other sites may read responses only through CORS.
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-# A year. Only to whom https was spoken: over http it must not be said, and a rehearsal on loopback has no https.
-ALWAYS_HTTPS = (b"strict-transport-security", b"max-age=31536000")
-FORWARDED = b"x-forwarded-proto"
+# One year. It is sent only over https: over http the specification forbids it (RFC 6797), and a
+# rehearsal on loopback has no https.
+STRICT_TRANSPORT_SECURITY = (b"strict-transport-security", b"max-age=31536000")
+FORWARDED_PROTO = b"x-forwarded-proto"
 REQUEST_ID = b"x-request-id"
-# Marks the handshake of a WebSocket, as HTTP/2 does (RFC 8441). No client can send it: no header begins with a colon.
+# Marks the handshake of a WebSocket, as HTTP/2 does (RFC 8441). No client can send it, because the
+# name of a header cannot begin with a colon.
 WEBSOCKET = (b":protocol", b"websocket")
-# What scripts of other sites may read of a response, besides what the Fetch standard lets them read of every one.
-EXPOSED = (
+# The headers that scripts of other sites may read, besides those that the Fetch standard always
+# allows.
+EXPOSED_HEADERS = (
     "Accept-Post",
     "Allow",
     "Content-Disposition",
@@ -36,32 +40,38 @@ EXPOSED = (
 )
 
 
-def pairs(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Return headers as ASGI wants them: pairs of bytes, the names in small letters."""
+def encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return headers in the form of ASGI: pairs of bytes, the names in lower case."""
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
-def safe(headers: Headers, *, https: bool = False) -> list[tuple[bytes, bytes]]:
-    """Return `headers`, in small letters, with those of ours that they lack."""
-    given = [(name.lower(), value) for name, value in headers]
-    said = {name for name, _ in given}
-    ours = (*SAFE, ALWAYS_HTTPS) if https else SAFE
-    return [*given, *(pair for pair in ours if pair[0] not in said)]
+def with_security_headers(headers: Headers, *, https: bool = False) -> list[tuple[bytes, bytes]]:
+    """Return `headers`, names in lower case, and those security headers that they lack."""
+    lowered = [(name.lower(), value) for name, value in headers]
+    names = {name for name, _ in lowered}
+    defaults = [*SECURITY_HEADERS]
+    if https:
+        defaults.append(STRICT_TRANSPORT_SECURITY)
+    return [*lowered, *(pair for pair in defaults if pair[0] not in names)]
 
 
-def over_https(headers: Headers) -> bool:
+def is_https(headers: Headers) -> bool:
     """
-    Return whether the client spoke https, as the proxies in front say.
+    Return whether the client used https, as the proxies in front report.
 
-    Each proxy appends the protocol of its own connection, in the same line or in another one: the
-    first is the client's.
+    Each proxy appends the protocol of its own connection, on the same line or on another one. So
+    the first value is the client's.
     """
-    said = b",".join(value for name, value in headers if name == FORWARDED)
-    return said.lower().replace(b",", b" ").split()[:1] == [b"https"]
+    protocols = b",".join(value for name, value in headers if name == FORWARDED_PROTO)
+    return protocols.lower().replace(b",", b" ").split()[:1] == [b"https"]
 
 
-def cross_origin(cors: CORSConfig | None, origin: bytes) -> Headers:
-    """Return the headers by which a script of `origin` may read a response that Litestar does not send."""
+def cors_headers(cors: CORSConfig | None, origin: bytes) -> Headers:
+    """
+    Return the CORS headers for a response that Litestar does not send.
+
+    With them a script of `origin` may read the response, if `cors` allows this origin.
+    """
     if not cors or not origin:
         return ()
     allowed = dict(cors.simple_headers)
@@ -69,4 +79,4 @@ def cross_origin(cors: CORSConfig | None, origin: bytes) -> Headers:
         if not cors.is_origin_allowed(origin.decode("latin-1")):
             return ()
         allowed["Access-Control-Allow-Origin"] = origin.decode("latin-1")
-    return pairs(allowed)
+    return encode_headers(allowed)

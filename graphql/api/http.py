@@ -1,9 +1,10 @@
 """
-GraphQL over HTTP, as the specification of that name has it.
+GraphQL over HTTP, as the specification of that name defines it.
 
-A request error (the document, the operation's name or the variables are wrong) has no `data`; its status is 400 where
-the client asked for `application/graphql-response+json`, and 200 otherwise, as clients of the older type expect. What
-is no GraphQL request at all is 400, 408, 413 or 415 with an `errors` body.
+A request error means that the document, the operation's name or the variables are wrong. Its
+response has no `data`. Its status is 400 if the client accepts `application/graphql-response+json`,
+and otherwise 200, as clients of the older media type expect. A request that is not a GraphQL
+request at all gets 400, 408, 413 or 415 with an `errors` body.
 """
 
 import asyncio
@@ -25,35 +26,38 @@ from litestar.types import Method
 from msgspec import Struct
 
 from api import graphiql_page, paths
-from api.clients import client_of
-from api.damage import CODE
-from api.engine import Answer, Engine, refused, unexpected
-from api.fields import refusal
-from api.headers import Headers, pairs, safe
-from api.limits import LONGEST_BODY
-from api.persisted import document
-from api.schema import quoted
+from api.clients import client_address
+from api.damage import DAMAGED_CODE
+from api.engine import Engine, GraphQLResult, error_result, unexpected_error_result
+from api.fields import api_error
+from api.headers import Headers, encode_headers, with_security_headers
+from api.limits import MAX_BODY_BYTES
+from api.persisted import resolve_document
+from api.schema import quote_value
 
 GRAPHQL = "application/graphql-response+json"
 JSON = "application/json"
 METHODS: tuple[Method, ...] = ("GET", "HEAD", "OPTIONS", "POST")
-SLOWEST_BODY = 10  # seconds
-# Parameters of an address. A request has four at most here, and shared links bring some of other services; thousands
-# would take milliseconds to parse.
-MOST_PARAMETERS = 100
-# How much of an Accept header is read, in bytes: browsers send some 150.
-LONGEST_ACCEPT = 4096
-BODY = "alpha_monday.body"  # in a request's scope: its `Body`, if that was read before
-HEAD_ONLY = "alpha_monday.head_only"  # in it if the response's body is not wanted: it was a HEAD
-PLACE = "alpha_monday.place"  # in it if requests are counted: a context in which this one is not
-OUTCOME = (
-    "alpha_monday.outcome"  # in it once there is an answer: "answered", or the code of why there is none, or not all
-)
+BODY_TIMEOUT = 10  # seconds
+# The most parameters of a URL. A request needs four at most, and shared links contain some of other
+# services. Thousands would take milliseconds to parse.
+MAX_PARAMETERS = 100
+# How much of an Accept header is read, in bytes: browsers send about 150.
+MAX_ACCEPT_BYTES = 4096
+
+# Keys in a request's scope. The request's `Body`, if it was already read.
+BODY = "alpha_monday.body"
+# Present if the request was a HEAD, so that the response must have no body.
+HEAD_ONLY = "alpha_monday.head_only"
+# A context in which the request does not count as active (`api.cache`).
+WHILE_WAITING = "alpha_monday.place"
+# The outcome of a GraphQL request: "answered", or the error code if the data is missing or damaged.
+OUTCOME = "alpha_monday.outcome"
 
 log = structlog.get_logger()
 
-# The codes that have a status of their own; any other refusal is a request error.
-STATUS = {
+# The HTTP status of the codes that have one. Any other code is a request error.
+STATUS_BY_CODE = {
     "BAD_REQUEST": 400,
     "NOT_FOUND": 404,
     "METHOD_NOT_ALLOWED": 405,
@@ -63,9 +67,10 @@ STATUS = {
     "INTERNAL_SERVER_ERROR": 500,
     "SERVICE_UNAVAILABLE": 503,
 }
-CODES = {status: code for code, status in STATUS.items()}
-CLOSE = {"connection": "close"}  # or the rest of the body would still be read
-HEADERS = {
+CODE_BY_STATUS = {status: code for code, status in STATUS_BY_CODE.items()}
+# Closes the connection. Otherwise the server would still read the rest of the body.
+CLOSE = {"connection": "close"}
+HEADERS_BY_STATUS = {
     405: {"allow": "POST"},
     408: CLOSE,
     413: CLOSE,
@@ -77,7 +82,7 @@ MEMBERS = ("query", "variables", "operationName", "extensions")
 AnyRequest = Request[Any, Any, Any]
 
 
-class Persisted(Struct, frozen=True, rename="camel"):
+class PersistedQuery(Struct, frozen=True, rename="camel"):
     """The document that a client names by its hash."""
 
     version: Literal[1]
@@ -85,13 +90,13 @@ class Persisted(Struct, frozen=True, rename="camel"):
 
 
 class Extensions(Struct, frozen=True, rename="camel"):
-    """What a GraphQL request says beyond the specification; the rest is left unread."""
+    """The extensions of a GraphQL request; unknown ones are ignored."""
 
-    persisted_query: Persisted | None = None
+    persisted_query: PersistedQuery | None = None
 
 
-class Parameters(Struct, frozen=True, rename="camel"):
-    """What a GraphQL request says."""
+class GraphQLParameters(Struct, frozen=True, rename="camel"):
+    """The parameters of a GraphQL request."""
 
     query: str | None = None
     variables: dict[str, Any] | None = None
@@ -99,23 +104,23 @@ class Parameters(Struct, frozen=True, rename="camel"):
     extensions: Extensions | None = None
 
     def document(self) -> str:
-        """Return the document, sent or named."""
+        """Return the document that was sent or named."""
         persisted = self.extensions and self.extensions.persisted_query
-        return document(self.query, persisted.sha256_hash if persisted else None)
+        return resolve_document(self.query, persisted.sha256_hash if persisted else None)
 
 
 class Body(Struct, frozen=True):
-    """A request's body, or the code of why it was not read to its end."""
+    """A request's body, or the error code if it could not be read completely."""
 
     text: bytes
-    refused: str | None = None
+    error_code: str | None = None
 
 
-# What is said of a body that was not read to its end.
-UNREAD = {
+# The messages for a body that could not be read completely, by error code.
+BODY_MESSAGES = {
     "BAD_REQUEST": "The body could not be read.",
-    "PAYLOAD_TOO_LARGE": f"A body has at most {LONGEST_BODY // 1024} KB.",
-    "REQUEST_TIMEOUT": f"A body must be there within {SLOWEST_BODY} seconds.",
+    "PAYLOAD_TOO_LARGE": f"A body has at most {MAX_BODY_BYTES // 1024} KB.",
+    "REQUEST_TIMEOUT": f"A body must arrive within {BODY_TIMEOUT} seconds.",
 }
 
 
@@ -123,168 +128,209 @@ def routes(
     engine: Engine, notice: str = "", headers: Mapping[str, str] = {}
 ) -> list[ASGIRouteHandler | HTTPRouteHandler]:
     """
-    Return the handlers of `/graphql`; GraphiQL's page says `notice` above everything else.
+    Return the handlers of `/graphql` and of GraphiQL's files.
 
-    It speaks ASGI itself, because what Litestar does for a handler costs as much as the engine and the driver together.
-    `headers` go with every response.
+    GraphiQL's page shows `notice` above everything else. `headers` go with every response. The
+    handler of `/graphql` speaks ASGI itself, because what Litestar does for a handler costs as much
+    as the engine and the database driver together.
     """
-    graphiql = graphiql_page.page(notice)
-    more = pairs(headers)
+    graphiql = graphiql_page.build_page(notice)
+    encoded_headers = encode_headers(headers)
 
     @asgi(paths.GRAPHQL, copy_scope=False)
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        """Answer the query in the address or the body; a browser that asks nothing gets GraphiQL."""
+    async def handle(scope: Any, receive: Any, send: Any) -> None:
+        """Execute the query in the URL or the body; a browser without a query gets GraphiQL."""
         method = scope["method"]
         accept = b",".join(value for name, value in scope["headers"] if name == b"accept").lower()
-        if other := _other(scope, method, accept):
-            await other.to_asgi_response(None, Request(scope))(scope, receive, send)
+        response = _response_without_query(scope, method, accept)
+        if response:
+            await response.to_asgi_response(None, Request(scope))(scope, receive, send)
             return
         try:
-            said = await asked(scope, receive)
-            found = await engine.answer(
-                said.document(),
-                said.variables,
-                said.operation_name or None,
-                client=client_of(scope),
-                outside=scope.get(PLACE, nullcontext),
-                leaves=partial(gone, receive),
+            parameters = await read_parameters(scope, receive)
+            result = await engine.execute(
+                parameters.document(),
+                parameters.variables,
+                parameters.operation_name or None,
+                client=client_address(scope),
+                while_waiting=scope.get(WHILE_WAITING, nullcontext),
+                wait_for_disconnect=partial(wait_for_disconnect, receive),
             )
         except GraphQLError as error:
-            found = refused(error)
-        scope[OUTCOME] = found.refused or (CODE if found.damaged else "answered")
-        status, told = head(found, method, accept)
-        start = pairs(told)
-        await send({"type": "http.response.start", "status": status, "headers": [*start, *more]})
-        await send({"type": "http.response.body", "body": found.body})
+            result = error_result(error)
+        scope[OUTCOME] = _outcome_of(result)
+        status, result_headers = response_head(result, method, accept)
+        start = [*encode_headers(result_headers), *encoded_headers]
+        await send({"type": "http.response.start", "status": status, "headers": start})
+        await send({"type": "http.response.body", "body": result.body})
 
-    def _other(scope: Any, method: str, accept: bytes) -> Response[Any] | None:
-        """Return the response to what asks nothing: a browser gets the page, and a stranger what is allowed."""
+    def _response_without_query(scope: Any, method: str, accept: bytes) -> Response[Any] | None:
+        """
+        Return the response to a request that has no query: GraphiQL's page, or the allowed methods.
+
+        Returns None for a request that has to be executed.
+        """
         if method not in METHODS:
             raise MethodNotAllowedException(headers={"allow": ", ".join(METHODS)})
         if method == "OPTIONS":
             return Response(None, status_code=204, headers={**headers, "Allow": ", ".join(METHODS)})
-        if method == "POST" or b"text/html" not in accept or {*MEMBERS} & Request(scope).query_params.keys():
+        if method == "POST" or b"text/html" not in accept:
             return None
-        return Response(graphiql.html, media_type="text/html", headers={**headers, **graphiql.headers})
+        if {*MEMBERS} & Request(scope).query_params.keys():
+            return None
+        return Response(
+            graphiql.html, media_type="text/html", headers={**headers, **graphiql.headers}
+        )
 
-    return [answer, graphiql_page.route(graphiql.files)]
+    return [handle, graphiql_page.route(graphiql.files)]
 
 
-async def asked(scope: Any, receive: Any) -> Parameters:
-    """Return what a request says, in its address or its body, or refuse what is no GraphQL request."""
+def _outcome_of(result: GraphQLResult) -> str:
+    if result.error_code:
+        return result.error_code
+    return DAMAGED_CODE if result.damage else "answered"
+
+
+async def read_parameters(scope: Any, receive: Any) -> GraphQLParameters:
+    """
+    Return the parameters of a GraphQL request, from its body (POST) or its URL.
+
+    Raises GraphQLError if it is not a GraphQL request.
+    """
     if scope["method"] == "POST":
-        return parameters(decoded(await body(scope, receive)))
+        return parse_parameters(decode_json(await read_json_body(scope, receive)))
     query = Request(scope).query_params
     for name in MEMBERS:
         if len({*query.getall(name, [])}) > 1:
-            raise refusal("BAD_REQUEST", f"`{name}` stands in the address twice, with different values.")
-    said: dict[str, Any] = {name: text for name in MEMBERS if (text := query.get(name))}
-    for name in {"variables", "extensions"} & said.keys():
-        said[name] = decoded(said[name])
-    return parameters(said)
+            raise api_error(
+                "BAD_REQUEST", f"The address has `{name}` twice, with different values."
+            )
+    members: dict[str, Any] = {name: query[name] for name in MEMBERS if query.get(name)}
+    for name in {"variables", "extensions"} & members.keys():
+        members[name] = decode_json(members[name])
+    return parse_parameters(members)
 
 
-async def body(scope: Any, receive: Any) -> bytes:
-    """Return the JSON text of a request, or refuse another content type and what is too long."""
+async def read_json_body(scope: Any, receive: Any) -> bytes:
+    """
+    Return the JSON text of a request.
+
+    Raises GraphQLError for another content type, and for a body that is too long or too late.
+    """
     headers = dict(scope["headers"])
+    # The usual spelling is compared first: parsing a content type costs more.
     if headers.get(b"content-type") != JSON.encode() and not is_json(scope):
-        raise refusal("UNSUPPORTED_MEDIA_TYPE", f"The body must be {JSON} in UTF-8.")
+        raise api_error("UNSUPPORTED_MEDIA_TYPE", f"The body must be {JSON} in UTF-8.")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise refusal("UNSUPPORTED_MEDIA_TYPE", "The body must not be compressed.")
-    found = scope.get(BODY) or await read(receive)
-    if found.refused:
-        raise refusal(found.refused, UNREAD[found.refused])
-    return found.text
+        raise api_error("UNSUPPORTED_MEDIA_TYPE", "The body must not be compressed.")
+    body = scope.get(BODY) or await read_body(receive)
+    if body.error_code:
+        raise api_error(body.error_code, BODY_MESSAGES[body.error_code])
+    return body.text
 
 
 def is_json(scope: Any) -> bool:
-    """Return whether the type of a request's body is JSON in UTF-8, however that is written."""
+    """Return whether the content type of a request is JSON in UTF-8, in any spelling."""
     kind, options = Request(scope).content_type
     return kind == JSON and options.get("charset", "utf-8").lower() in ("utf-8", "utf8")
 
 
-async def read(receive: Any) -> Body:
+async def read_body(receive: Any) -> Body:
     """
     Read a request's body.
 
-    Almost every body is there with its headers, so its time limit is a bare timer: `asyncio.timeout` costs a tenth of
-    what a kept answer does.
+    Almost every body arrives with its headers. So its time limit is a bare timer, because
+    `asyncio.timeout` costs a tenth of what a cached response costs.
     """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
     assert task
-    late = False
+    is_late = False
 
     def stop() -> None:
-        nonlocal late
-        late = task.cancel()
+        nonlocal is_late
+        is_late = task.cancel()
 
-    timer = loop.call_later(SLOWEST_BODY, stop)
+    timer = loop.call_later(BODY_TIMEOUT, stop)
     parts: list[bytes] = []
-    size, more = 0, True
+    size = 0
+    has_more = True
     try:
-        while more:
+        while has_more:
             message = await receive()
             if message["type"] != "http.request":
                 return Body(b"", "BAD_REQUEST")
             parts.append(message.get("body", b""))
-            more = message.get("more_body", False)
+            has_more = message.get("more_body", False)
             size += len(parts[-1])
-            if size > LONGEST_BODY:
+            if size > MAX_BODY_BYTES:
                 return Body(b"", "PAYLOAD_TOO_LARGE")
     except asyncio.CancelledError:
-        if not late or task.uncancel():
+        # If another caller has cancelled the task, too, `uncancel` returns a number above zero.
+        if not is_late or task.uncancel():
             raise
         return Body(b"", "REQUEST_TIMEOUT")
     finally:
         timer.cancel()
+    # Joining would copy a body that arrived in one part.
     return Body(parts[0] if len(parts) == 1 else b"".join(parts))
 
 
-async def gone(receive: Any) -> None:
-    """Wait until the client of a request that was read has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def wait_for_disconnect(receive: Any) -> None:
+    """Wait until the client of a request whose body was read has disconnected."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
 
 
-def decoded(text: str | bytes) -> Any:
+def decode_json(text: str | bytes) -> Any:
     """
-    Return what a JSON text says, or refuse it.
+    Return the value of a JSON text; raises BAD_REQUEST if it is not JSON.
 
-    The standard library's decoder, because it lets lone surrogates through: the engine has its own answer to them. A
-    byte order mark before the text is ignored, as RFC 8259 (section 8.1) allows: some editors and clients write one.
+    This uses the standard library's decoder, because it lets lone surrogates through: the engine
+    has an error of its own for them. A byte order mark before the text is ignored, as RFC 8259
+    (section 8.1) allows: some editors and clients write one.
     """
     try:
-        said = text if isinstance(text, str) else text.decode()
-        return _DECODER.decode(said.removeprefix("\ufeff"))
-    except RepeatedError as error:
-        raise refusal("BAD_REQUEST", f"{error} stands in one JSON object twice, with different values.") from None
+        decoded = text if isinstance(text, str) else text.decode()
+        return _DECODER.decode(decoded.removeprefix("\ufeff"))
+    except RepeatedNameError as error:
+        raise api_error(
+            "BAD_REQUEST", f"One JSON object has {error} twice, with different values."
+        ) from None
     except (ValueError, RecursionError):
-        raise refusal("BAD_REQUEST", _why_no_json(text)) from None
+        raise api_error("BAD_REQUEST", _describe_bad_json(text)) from None
 
 
-class RepeatedError(Exception):
-    """An object has two values for one name: readers would not agree on which of them was sent."""
+class RepeatedNameError(Exception):
+    """
+    A JSON object has two different values for one name.
+
+    Different parsers would return different ones.
+    """
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        for name, value in pairs:
+def _build_object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(members)
+    if len(result) < len(members):
+        for name, value in members:
             # 1, 1.0 and true are equal in Python, and three different values in JSON.
-            if repr(value) != repr(found[name]):
-                raise RepeatedError(quoted(name.encode(errors="replace").decode()))
-    return found
+            if repr(value) != repr(result[name]):
+                raise RepeatedNameError(quote_value(name.encode(errors="replace").decode()))
+    return result
 
 
-def _no_number(text: str) -> float:
+def _refuse_constant(text: str) -> float:
+    # Python's decoder accepts NaN and Infinity, which JSON does not have.
     raise ValueError(text)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_no_number)
+_DECODER = json.JSONDecoder(object_pairs_hook=_build_object, parse_constant=_refuse_constant)
 
 
-def _why_no_json(text: str | bytes) -> str:
-    """Return what to say of a text that is not JSON; for many it is only in another encoding."""
+def _describe_bad_json(text: str | bytes) -> str:
+    """Return the message for a text that is not JSON. It names the encoding if that is wrong."""
     if isinstance(text, str):
         return "That is not JSON."
     encoding = json.detect_encoding(text)
@@ -293,124 +339,158 @@ def _why_no_json(text: str | bytes) -> str:
     try:
         text.decode()
     except UnicodeDecodeError as error:
-        return f"A body must be in UTF-8; the byte at {error.start} is none of it."
+        return f"A body must be in UTF-8; the byte at {error.start} is not valid in it."
     return "That is not JSON."
 
 
-def parameters(said: object) -> Parameters:
-    """Return the request that a JSON value is, or refuse it, naming the member that does not fit."""
-    if isinstance(said, list):
-        raise refusal("BAD_REQUEST", "Requests are answered one at a time: send an object, not a list.")
+def parse_parameters(value: object) -> GraphQLParameters:
+    """
+    Return the parameters in a JSON value.
+
+    Raises BAD_REQUEST, and names the member that does not fit.
+    """
+    if isinstance(value, list):
+        raise api_error(
+            "BAD_REQUEST", "Requests are answered one at a time: send an object, not a list."
+        )
     try:
-        return msgspec.convert(said, Parameters)
+        return msgspec.convert(value, GraphQLParameters)
     except msgspec.ValidationError as error:
-        raise refusal("BAD_REQUEST", f"That is no GraphQL request: {error}.") from None
+        raise api_error("BAD_REQUEST", f"This is not a GraphQL request: {error}.") from None
 
 
-def refuse(request: AnyRequest, error: HTTPException) -> Response[bytes]:
-    """Return the response to a request that no handler answers, in the form of all others."""
-    code = CODES.get(error.status_code, "BAD_REQUEST" if error.status_code < 500 else "INTERNAL_SERVER_ERROR")
-    answer = refused(refusal(code, f"{HTTPStatus(error.status_code).phrase}."))
-    return _told(request, answer, error.headers or {})
+def handle_http_exception(request: AnyRequest, error: HTTPException) -> Response[bytes]:
+    """Return the response to a request that no handler serves, in the form of all other errors."""
+    default = "BAD_REQUEST" if error.status_code < 500 else "INTERNAL_SERVER_ERROR"
+    code = CODE_BY_STATUS.get(error.status_code, default)
+    result = error_result(api_error(code, f"{HTTPStatus(error.status_code).phrase}."))
+    return _error_response(request, result, error.headers or {})
 
 
-def fail(request: AnyRequest, error: Exception) -> Response[bytes]:
-    """Return the response to a request on which a handler of ours failed."""
-    return _told(request, unexpected(error), {})
+def handle_unexpected_exception(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """Return the response to a request whose handler failed."""
+    return _error_response(request, unexpected_error_result(error), {})
 
 
-def _told(request: AnyRequest, answer: Answer, more: Mapping[str, str]) -> Response[bytes]:
-    request.scope[OUTCOME] = answer.refused  # type: ignore[literal-required]
-    status, headers = head(answer, request.method, request.headers.get("accept", "").lower().encode())
-    return Response(answer.body, status_code=status, headers={**headers, **more})
+def _error_response(
+    request: AnyRequest, result: GraphQLResult, more_headers: Mapping[str, str]
+) -> Response[bytes]:
+    request.scope[OUTCOME] = result.error_code  # type: ignore[literal-required]
+    accept = request.headers.get("accept", "").lower().encode()
+    status, headers = response_head(result, request.method, accept)
+    return Response(result.body, status_code=status, headers={**headers, **more_headers})
 
 
-def head(answer: Answer, method: str, accept: bytes) -> tuple[int, dict[str, str]]:
-    """Return the status and the headers of an answer."""
-    media = media_of(accept)
-    status = status_of(answer.refused, method, media)
-    if answer.refused:
-        log.info("request refused", code=answer.refused, status=status)
+def response_head(result: GraphQLResult, method: str, accept: bytes) -> tuple[int, dict[str, str]]:
+    """Return the status and the headers of a result."""
+    media_type = media_type_of(accept)
+    status = status_of(result.error_code, method, media_type)
+    if result.error_code:
+        log.info("request refused", code=result.error_code, status=status)
     return status, {
-        "Content-Type": f"{media}; charset=utf-8",
-        "Content-Length": str(len(answer.body)),
+        "Content-Type": f"{media_type}; charset=utf-8",
+        "Content-Length": str(len(result.body)),
         "Vary": "Accept",
-        # What lasts may be stored, and is asked for again with its ETag each time.
-        "Cache-Control": "no-cache" if answer.lasting else "no-store",
-        **HEADERS.get(status, {}),
+        # `no-cache` lets a client store the response; it sends the ETag each time to revalidate it.
+        "Cache-Control": "no-cache" if result.is_cacheable else "no-store",
+        **HEADERS_BY_STATUS.get(status, {}),
     }
 
 
-def media_of(accept: bytes) -> str:
+def media_type_of(accept: bytes) -> str:
     """
-    Return the media type of an answer, by the values of Accept in small letters.
+    Return the media type of a response for the values of Accept, which are in lower case.
 
-    A client that does not name the newer type may not know it, so `*/*` is not enough.
+    A client gets the newer type only if it names that type. `*/*` is not enough, because the client
+    may not know the newer type.
     """
-    accept = accept[:LONGEST_ACCEPT]
+    accept = accept[:MAX_ACCEPT_BYTES]
     if GRAPHQL.encode() not in accept:
         return JSON
     if b"q=" not in accept:
         return GRAPHQL
     weights = dict.fromkeys((GRAPHQL, JSON), 0.0)
-    for named in accept.decode("latin-1").split(","):
-        kind, *parameters = [part.strip() for part in named.split(";")]
+    for item in accept.decode("latin-1").split(","):
+        kind, *parameters = [part.strip() for part in item.split(";")]
         if kind in weights:
-            weights[kind] = next((float(part[2:]) for part in parameters if _WEIGHT.fullmatch(part)), 1.0)
-    return GRAPHQL if weights[GRAPHQL] and weights[GRAPHQL] >= weights[JSON] else JSON
+            weights[kind] = _weight_in(parameters)
+    if weights[GRAPHQL] and weights[GRAPHQL] >= weights[JSON]:
+        return GRAPHQL
+    return JSON
 
 
 _WEIGHT = re.compile(r"q=[01](\.[0-9]{0,3})?")
 
 
-def busy(
-    accept: bytes, marks: Headers = (), reason: bytes | None = None, status: int = 503
+def _weight_in(parameters: list[str]) -> float:
+    """Return the weight `q` among the parameters of a media type; 1 if there is none."""
+    weights = (float(part[2:]) for part in parameters if _WEIGHT.fullmatch(part))
+    return next(weights, 1.0)
+
+
+def unavailable_messages(
+    accept: bytes, extra_headers: Headers = (), body: bytes | None = None, status: int = 503
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """
-    Return what is sent, at next to no cost, to whom nothing else can be: the start of a response, and its body.
+    Return the two ASGI messages of a refusal that costs almost nothing.
 
-    `marks` are headers that every response of this service has, `reason` is a body in place of the usual one.
+    `extra_headers` are headers that every response of this service has. `body` replaces the usual
+    body.
     """
-    body = reason or _BUSY
-    media = media_of(accept.lower())
-    headers = {"content-type": f"{media}; charset=utf-8", "cache-control": "no-store", **HEADERS.get(status, {})}
-    headers |= {"content-length": str(len(body)), "vary": "Accept, Origin"}
-    return (
-        {"type": "http.response.start", "status": status, "headers": safe([*pairs(headers), *marks])},
-        {"type": "http.response.body", "body": body},
-    )
+    body = body or _BUSY_BODY
+    media_type = media_type_of(accept.lower())
+    headers = {
+        "content-type": f"{media_type}; charset=utf-8",
+        "cache-control": "no-store",
+        **HEADERS_BY_STATUS.get(status, {}),
+        "content-length": str(len(body)),
+        "vary": "Accept, Origin",
+    }
+    start = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": with_security_headers([*encode_headers(headers), *extra_headers]),
+    }
+    return start, {"type": "http.response.body", "body": body}
 
 
-def too_many_parameters(accept: bytes, marks: Headers = ()) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what is sent to a client whose address has more parameters than MOST_PARAMETERS."""
-    return busy(accept, marks, _TOO_MANY_PARAMETERS, 400)
+def too_many_parameters_messages(
+    accept: bytes, extra_headers: Headers = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the messages for a URL with more parameters than MAX_PARAMETERS."""
+    return unavailable_messages(accept, extra_headers, body=_TOO_MANY_PARAMETERS_BODY, status=400)
 
 
-def unread(accept: bytes, marks: Headers = ()) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what is sent in place of a response while clients leave too much of theirs unread."""
-    return busy(accept, marks, _UNREAD)
+def unread_messages(
+    accept: bytes, extra_headers: Headers = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the messages for a request for which unread responses leave no memory."""
+    return unavailable_messages(accept, extra_headers, _UNREAD_BODY)
 
 
-def unavailable(reason: str) -> bytes:
-    """Return the body of a refusal to serve a client right now."""
-    return refused(refusal("SERVICE_UNAVAILABLE", reason)).body
+def unavailable_body(message: str) -> bytes:
+    """Return the body of a temporary refusal, with the code SERVICE_UNAVAILABLE."""
+    return error_result(api_error("SERVICE_UNAVAILABLE", message)).body
 
 
-_TOO_MANY_PARAMETERS = refused(
-    refusal(
+_TOO_MANY_PARAMETERS_BODY = error_result(
+    api_error(
         "BAD_REQUEST",
-        f"The address has more parameters than it may have; the limit is {MOST_PARAMETERS}. Send only those that the "
-        "documentation names.",
+        f"The address has more parameters than allowed; the limit is {MAX_PARAMETERS}. Send only "
+        "those that the documentation names.",
     )
 ).body
-_BUSY = unavailable("Too much is asked right now. Try again soon.")
-_UNREAD = unavailable("Too many responses are not read by the clients that asked for them. Try again soon.")
+_BUSY_BODY = unavailable_body("Too many requests are in progress. Try again soon.")
+_UNREAD_BODY = unavailable_body(
+    "Too many responses are not read by the clients that requested them. Try again soon."
+)
 
 
-def status_of(code: str | None, method: str, media: str) -> int:
-    """Return the status of an answer that was refused with `code`, or was not."""
+def status_of(code: str | None, method: str, media_type: str) -> int:
+    """Return the HTTP status of a result with this error code, or without one."""
     if code is None:
         return 200
     if code == "OPERATION_NOT_SUPPORTED" and method != "POST":
         return 405
-    return STATUS.get(code, 400 if media == GRAPHQL else 200)
+    # A request error has a status of its own only in the newer media type.
+    return STATUS_BY_CODE.get(code, 400 if media_type == GRAPHQL else 200)

@@ -1,13 +1,16 @@
 """
-How much one document may ask for: measured before anything else works on it, and refused by name and number.
+Limits what one document may ask for, before any other work is done for it.
 
-Each fragment is measured once, however often it is spread, so a bomb of fragments costs no more to refuse than to
-read. The limits leave room for GraphiQL's own introspection and for a page of a hundred batches with their picks;
-`MOST_OCCURRENCES` and `MOST_FRAGMENTS` bound what validation costs: it compares the fields of one response name, and
-the fragments of one selection set, with each other.
+A document over a limit is refused; the error names the limit and the value. Each fragment is
+measured only once, even if it is spread many times. So a document whose nested fragments would
+select billions of fields is refused as fast as it is parsed. The limits leave room for GraphiQL's
+own introspection and for a page of a hundred batches with their picks. `MAX_OCCURRENCES` and
+`MAX_FRAGMENTS` bound the cost of validation: it compares all fields with the same response name,
+and all fragments of one selection set, with each other.
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from graphql import (
@@ -31,40 +34,53 @@ from graphql import (
 )
 from msgspec import Struct
 
-from api.compiler import longest_of, source_of
-from api.fields import DEFAULT_PAGE, LONGEST_PAGE, Computed, Page, Part, Related, Source, refusal
-from api.lengths import MOST_BYTES, SENTENCE
+from api.compiler import max_bytes_of, source_of
+from api.fields import (
+    DEFAULT_PAGE_SIZE,
+    MAX_PAGE_SIZE,
+    Computed,
+    Paginated,
+    Related,
+    Source,
+    ValuePart,
+    api_error,
+)
+from api.lengths import MAX_RESULT_BYTES, SENTENCE
 
-# In bytes, for the body of any request to the service. Nothing else below measures a body: they measure a document.
-LONGEST_BODY = 64 * 1024
-LONGEST_DOCUMENT = 16_000
-MOST_TOKENS = 1_000
-DEEPEST = 10
-MOST_FIELDS = 235
-MOST_ALIASES = 50
-# Occurrences of one response name in one selection set, with its fragments spread: validation compares each with each
-# other, so the time grows with the square of their number. A client that spreads a fragment of its own for each part of
-# a page repeats `id` and `__typename` once for each.
-MOST_OCCURRENCES = 20
-MOST_VALUES = 25_000
-# What the values of an answer can come to, in bytes: names, and texts of the length that their columns can have. It
-# bounds what Postgres works on before it knows how long an answer is: a tenth of a second. It leaves room for a page of
-# a hundred entries of the journal, and for all entries of twelve Mondays.
-MOST_MEASURED_BYTES = 32 * 1024 * 1024
-# Of introspection, instead of the four above. The standard query with all of its options has 230 fields and tells 513
-# values of a type; clients that add `__typename` to each selection make it 311 fields.
-MOST_SCHEMA_FIELDS = 350
-MOST_TOLD = 550
-MOST_TOLD_BYTES = 50_000
-DEEPEST_VARIABLES = 5
+# The body of any request to the service, in bytes. Everything below measures a document instead.
+MAX_BODY_BYTES = 64 * 1024
+MAX_DOCUMENT_CHARACTERS = 16_000
+MAX_TOKENS = 1_000
+MAX_DEPTH = 10
+MAX_FIELDS = 235
+MAX_ALIASES = 50
+# Occurrences of one response name in one selection set, with its fragments spread. Validation
+# compares each occurrence with each other one, so its time grows with the square of their number. A
+# client that spreads a fragment of its own for each part of a page repeats `id` and `__typename`
+# once for each.
+MAX_OCCURRENCES = 20
+MAX_VALUES = 25_000
+# The estimated size of a response, in bytes: all names, and each text with the greatest length that
+# its column can have. This limits the work of Postgres before it knows the real length of a
+# response, to a tenth of a second. It leaves room for a page of a hundred entries of the journal,
+# and for all entries of twelve Mondays.
+MAX_ESTIMATED_BYTES = 32 * 1024 * 1024
+# For introspection, instead of the four limits above. The standard query with all of its options
+# has 230 fields and returns 513 values for a type; clients that add `__typename` to each selection
+# make it 311 fields.
+MAX_INTROSPECTION_FIELDS = 350
+MAX_INTROSPECTION_VALUES = 550
+MAX_INTROSPECTION_BYTES = 50_000
+MAX_VARIABLES_DEPTH = 5
 
-# Fragments of a document: validation compares all that stand in one selection set with each other.
-MOST_FRAGMENTS = 30
+# Fragments of a document: validation compares all fragments of one selection set with each other.
+MAX_FRAGMENTS = 30
 
-# Characters that a message quotes of a name.
-LONGEST_NAME = 40
-# What one value of a type takes in an answer besides its name, in bytes, where its column does not say it.
-BYTES = {
+# How many characters of a name a message quotes.
+MAX_QUOTED_NAME = 40
+# The most bytes of one value in a response, without its name, by its type. They are used for a
+# field whose declaration has no `max_bytes`.
+BYTES_BY_TYPE = {
     "Boolean": 5,
     "Int": 11,
     "Date": 12,
@@ -75,54 +91,61 @@ BYTES = {
     # Texts of computed values: the longest is a verdict's sentence.
     "String": SENTENCE,
 }
-# An enum's value, or the brackets of an object or a list.
+# The bytes of the value of an enum, or of the brackets of an object or a list.
 OTHER_BYTES = 24
-# A letter of a name counts more than one of a text: a name is always as long as it is, and a text seldom as long as it
-# can be. So the names of an answer cannot come to more than MOST_BYTES.
-NAME_LETTER = MOST_MEASURED_BYTES // MOST_BYTES
+# The bytes as which one character of a name counts. It counts more than a character of a text: a
+# name always has its full length, and a text is usually shorter than it can be. With this number,
+# the names of a response cannot take more than MAX_RESULT_BYTES.
+BYTES_PER_NAME_CHARACTER = MAX_ESTIMATED_BYTES // MAX_RESULT_BYTES
 # The quotes, the colon and the comma around a name.
 NAME_BYTES = 4
-# What introspection tells of something in a sentence; its other texts are names.
-TOLD_BYTES = {"description": 120}
+# The average bytes of the sentences that introspection returns, by field. Its other texts are
+# names.
+INTROSPECTION_BYTES = {"description": 180}
 
-# An operation that is measured to have at most so many bytes can only be refused for its length if the record holds a
-# text that is longer than a new one can be. Such an operation may have a longer answer (MOST_BYTES_OF_ONE): one entry
-# of the journal, one question, one Monday in full.
-MOST_BYTES_OF_FEW = 1_000_000
+# If an operation has at most this many estimated bytes, its response can only be too long because
+# the record contains a text that is longer than a new one can be. Such an operation may have a
+# longer response (MAX_LONG_RESULT_BYTES): one entry of the journal, one question, one Monday in
+# full.
+MAX_BYTES_OF_FEW_ROWS = 1_000_000
 
-# From here on an operation takes turns with others of its kind (`api.lanes`). A Monday in full has 1,200 values, a page
-# of a hundred with picks 3,400, a track record some 7,000.
+# An operation with more values or more estimated bytes than these is heavy, and takes turns with
+# other heavy ones (`api.fair_semaphore`). A Monday in full
+# has 1,200 values, a page of a hundred with picks 3,400, a track record about 7,000.
 HEAVY_VALUES = 12_500
 HEAVY_BYTES = 8_000_000
 
-# How long a type's lists about itself are, on average; the others have one item or none. How many types there are has
-# no say: what is told is limited for each, so that a schema may grow and still be read by the same queries.
-TOLD = {"fields": 5, "enumValues": 2}
+# The average length of the lists that a type returns about itself; its other lists have one item or
+# none. The number of types does not count: the limits of introspection are for each type, so that a
+# schema may grow and still be read by the same queries.
+INTROSPECTION_LENGTHS = {"fields": 5, "enumValues": 2}
 
 
 class Amount(Struct, frozen=True):
-    """How many values an answer may hold, and how many bytes they can come to."""
+    """How many values a response may contain, and how many bytes they can come to."""
 
     values: int = 0
     bytes: int = 0
 
     def __add__(self, other: "Amount") -> "Amount":
-        """Return what two answers hold together."""
+        """Return the amount of two responses together."""
         return Amount(self.values + other.values, self.bytes + other.bytes)
 
     def times(self, rows: int) -> "Amount":
-        """Return what so many rows hold."""
+        """Return the amount of `rows` rows, if this is the amount of one."""
         return Amount(self.values * rows, self.bytes * rows)
 
     @property
     def is_heavy(self) -> bool:
-        """Return whether the operation takes turns with others that are heavy."""
+        """Return whether the operation takes turns with other heavy ones."""
         return self.values > HEAVY_VALUES or self.bytes > HEAVY_BYTES
 
     @property
-    def is_of_few(self) -> bool:
-        """Return whether only texts that are longer than new ones can make the answer too large."""
-        return self.bytes <= MOST_BYTES_OF_FEW
+    def has_few_rows(self) -> bool:
+        """
+        Return whether the response can only be too long because of texts of earlier versions.
+        """
+        return self.bytes <= MAX_BYTES_OF_FEW_ROWS
 
 
 NOTHING = Amount()
@@ -130,12 +153,14 @@ NOTHING = Amount()
 
 class Size(Struct, frozen=True):
     """
-    How large a selection is with its fragments spread, and how much its answer may hold.
+    The size of a selection with its fragments spread, and the estimated amount of its response.
 
-    A page whose `first` is a variable is left out of `amount`: `paged` has what one row of it brings, by the variable.
-    Introspection is left out of `depth`, `fields`, `aliases` and `amount`, because it is deep and long by nature. What
-    it costs is bounded by numbers of its own: `schema_fields` are its fields, which validation compares with each
-    other, and `told` is what it tells of each type.
+    A page whose `first` is a variable is not part of `amount`: `paged` has the amount of one of its
+    rows, by the name of the variable.
+
+    Introspection is not part of `depth`, `fields`, `aliases` and `amount`, because it is deep and
+    long by nature. It has limits of its own: `introspection_fields` are its fields, which
+    validation compares with each other, and `introspection` is what it returns for each type.
     """
 
     depth: int = 0
@@ -143,101 +168,145 @@ class Size(Struct, frozen=True):
     aliases: int = 0
     amount: Amount = NOTHING
     paged: Mapping[str, Amount] = {}
-    schema_fields: int = 0
-    told: Amount = NOTHING
+    introspection_fields: int = 0
+    introspection: Amount = NOTHING
 
     def __add__(self, other: "Size") -> "Size":
         """Return the size of two selections side by side."""
         names = {*self.paged, *other.paged}
-        paged = {name: self.paged.get(name, NOTHING) + other.paged.get(name, NOTHING) for name in names}
+        paged = {
+            name: self.paged.get(name, NOTHING) + other.paged.get(name, NOTHING) for name in names
+        }
         return Size(
             depth=max(self.depth, other.depth),
             fields=self.fields + other.fields,
             aliases=self.aliases + other.aliases,
             amount=self.amount + other.amount,
             paged=paged,
-            schema_fields=self.schema_fields + other.schema_fields,
-            told=self.told + other.told,
+            introspection_fields=self.introspection_fields + other.introspection_fields,
+            introspection=self.introspection + other.introspection,
         )
 
     def check(self) -> None:
-        """Refuse a document that is too large to be worked on."""
-        if self.depth > DEEPEST:
-            raise exceeded("DOCUMENT_TOO_DEEP", f"The document has {told(self.depth)} levels", DEEPEST)
-        if self.fields > MOST_FIELDS:
-            raise exceeded("TOO_MANY_FIELDS", f"The document has {told(self.fields)} fields", MOST_FIELDS)
-        if self.aliases > MOST_ALIASES:
-            raise exceeded("TOO_MANY_ALIASES", f"The document has {told(self.aliases)} aliases", MOST_ALIASES)
-        if self.schema_fields > MOST_SCHEMA_FIELDS:
-            has = f"The document asks for {told(self.schema_fields)} fields of the schema"
-            raise exceeded("TOO_MANY_FIELDS", has, MOST_SCHEMA_FIELDS)
-        if self.told.values > MOST_TOLD:
-            raise exceeded("ANSWER_TOO_LARGE", f"Of each type it may tell {told(self.told.values)} values", MOST_TOLD)
-        if self.told.bytes > MOST_TOLD_BYTES:
-            has = f"Of each type it may tell {told(self.told.bytes)} bytes"
-            raise exceeded("ANSWER_TOO_LARGE", has, MOST_TOLD_BYTES, "Ask for each text once, under a short name.")
+        """Raise the error for the first limit that a document of this size exceeds."""
+        if self.depth > MAX_DEPTH:
+            has = f"The document has {format_count(self.depth)} levels"
+            raise exceeded("DOCUMENT_TOO_DEEP", has, MAX_DEPTH)
+        if self.fields > MAX_FIELDS:
+            has = f"The document has {format_count(self.fields)} fields"
+            raise exceeded("TOO_MANY_FIELDS", has, MAX_FIELDS)
+        if self.aliases > MAX_ALIASES:
+            has = f"The document has {format_count(self.aliases)} aliases"
+            raise exceeded("TOO_MANY_ALIASES", has, MAX_ALIASES)
+        if self.introspection_fields > MAX_INTROSPECTION_FIELDS:
+            count = format_count(self.introspection_fields)
+            has = f"The document asks for {count} fields of the schema"
+            raise exceeded("TOO_MANY_FIELDS", has, MAX_INTROSPECTION_FIELDS)
+        if self.introspection.values > MAX_INTROSPECTION_VALUES:
+            count = format_count(self.introspection.values)
+            has = f"The response may have {count} values for each type"
+            raise exceeded("ANSWER_TOO_LARGE", has, MAX_INTROSPECTION_VALUES)
+        if self.introspection.bytes > MAX_INTROSPECTION_BYTES:
+            count = format_count(self.introspection.bytes)
+            raise exceeded(
+                "ANSWER_TOO_LARGE",
+                f"The response may have {count} bytes for each type",
+                MAX_INTROSPECTION_BYTES,
+                advice="Ask for each text once, under a short name.",
+            )
 
     def check_values(self, variables: Mapping[str, Any]) -> Amount:
-        """Return how much an answer may hold with these variables; refuse an operation that may ask for too much."""
-        pages = (brought.times(rows(variables.get(name))) for name, brought in self.paged.items())
+        """
+        Return the estimated amount of a response with these variables.
+
+        Raises ANSWER_TOO_LARGE if it exceeds a limit.
+        """
+        pages = (
+            one_row.times(limit_rows(variables.get(name))) for name, one_row in self.paged.items()
+        )
         amount = sum(pages, self.amount)
-        if amount.values > MOST_VALUES:
-            raise exceeded("ANSWER_TOO_LARGE", f"The answer may hold {told(amount.values)} values", MOST_VALUES)
-        if amount.bytes > MOST_MEASURED_BYTES:
-            has = f"The answer may have {told(amount.bytes)} bytes, by how long its texts can be"
-            advice = "Ask for fewer rows (a smaller `first`), and for each long text once."
-            raise exceeded("ANSWER_TOO_LARGE", has, MOST_MEASURED_BYTES, advice)
+        if amount.values > MAX_VALUES:
+            has = f"The response may have {format_count(amount.values)} values"
+            raise exceeded("ANSWER_TOO_LARGE", has, MAX_VALUES)
+        if amount.bytes > MAX_ESTIMATED_BYTES:
+            count = format_count(amount.bytes)
+            raise exceeded(
+                "ANSWER_TOO_LARGE",
+                f"The response may have {count} bytes, by how long its texts can be",
+                MAX_ESTIMATED_BYTES,
+                advice="Ask for fewer rows (a smaller `first`), and for each long text once.",
+            )
         return amount
 
 
-class Measure:
+class DocumentMeasure:
     """Measures the selections of a document, valid or not."""
 
     def __init__(self, schema: GraphQLSchema, document: DocumentNode) -> None:
         self.schema = schema
-        nodes = [node for node in document.definitions if isinstance(node, FragmentDefinitionNode)]
-        self.fragments = {node.name.value: node for node in nodes}
-        self.fragment_count = len(nodes)
-        self.known: dict[str, Size] = {}
-        self.unfinished: set[str] = set()
+        fragments = [one for one in document.definitions if isinstance(one, FragmentDefinitionNode)]
+        operations = [
+            one for one in document.definitions if isinstance(one, OperationDefinitionNode)
+        ]
+        self.fragments = {node.name.value: node for node in fragments}
+        self.fragment_count = len(fragments)
+        self.measured: dict[str, Size] = {}
+        self.in_progress: set[str] = set()
         self.is_circular = False
-        operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
-        sizes = [self.selection(node.selection_set, schema.query_type) for node in operations]
+        sizes = [self.selection_size(node.selection_set, schema.query_type) for node in operations]
         self.operations = dict(zip(map(name_of, operations), sizes, strict=True))
-        # Fragments that no operation spreads have no say in an answer, but validation works on them too.
-        unused = [name for name in self.fragments if name not in self.known]
-        self.whole = sum((*sizes, *map(self.fragment, unused)), Size())
+        # Fragments that no operation spreads add nothing to a response, but validation checks them,
+        # too.
+        unused = [name for name in self.fragments if name not in self.measured]
+        self.whole = sum((*sizes, *map(self.fragment_size, unused)), Size())
         starts = [*operations, *(self.fragments[name] for name in unused)]
         self.roots = [node.selection_set for node in starts]
 
     def check(self) -> None:
-        """Refuse a document that is too large to be worked on."""
+        """Raise the error for the first limit that the document exceeds."""
         self.whole.check()
-        if self.fragment_count > MOST_FRAGMENTS:
-            has = f"The document has {self.fragment_count} fragments"
-            raise exceeded("TOO_MANY_FRAGMENTS", has, MOST_FRAGMENTS, "Send the operations in several documents.")
-        # Spread, a circle never ends. Validation refuses it.
+        if self.fragment_count > MAX_FRAGMENTS:
+            raise exceeded(
+                "TOO_MANY_FRAGMENTS",
+                f"The document has {self.fragment_count} fragments",
+                MAX_FRAGMENTS,
+                advice="Send the operations in several documents.",
+            )
+        # Spreading circular fragments would never end. Validation refuses such a document.
         if not self.is_circular:
             self.check_occurrences()
 
     def check_occurrences(self) -> None:
         """
-        Refuse a response name that occurs too often in one selection set.
+        Raise TOO_MANY_FIELDS for a response name that occurs too often in one selection set.
 
-        Each merged selection set is looked at once, so the work is at most that of the fields that `whole` counts: call
-        this for a document whose `whole` is within its limits.
+        Each merged selection set is visited once, so this visits no more fields than `whole`
+        counts. Call it only for a document whose `whole` is within its limits.
         """
         pending = [[root] for root in self.roots]
         while pending:
-            for name, nodes in self.merged(pending.pop()).items():
-                if len(nodes) > MOST_OCCURRENCES:
-                    has = f"The response name `{name[:LONGEST_NAME]}` occurs {len(nodes)} times in one selection set"
-                    raise exceeded("TOO_MANY_FIELDS", has, MOST_OCCURRENCES, "Ask for each field once.")
-                if below := [node.selection_set for node in nodes if node.selection_set]:
+            for name, nodes in self.merge_fields(pending.pop()).items():
+                if len(nodes) > MAX_OCCURRENCES:
+                    quoted = name[:MAX_QUOTED_NAME]
+                    raise exceeded(
+                        "TOO_MANY_FIELDS",
+                        f"The response name `{quoted}` occurs {len(nodes)} times in one selection "
+                        "set",
+                        MAX_OCCURRENCES,
+                        advice="Ask for each field once.",
+                    )
+                below = [node.selection_set for node in nodes if node.selection_set]
+                if below:
                     pending.append(below)
 
-    def merged(self, selection_sets: Iterable[SelectionSetNode]) -> dict[str, list[FieldNode]]:
-        """Return the fields of selection sets by response name; a fragment is spread once, as execution does."""
+    def merge_fields(
+        self, selection_sets: Iterable[SelectionSetNode]
+    ) -> dict[str, list[FieldNode]]:
+        """
+        Return the fields of selection sets by response name.
+
+        A fragment is spread only once, as in execution.
+        """
         fields: dict[str, list[FieldNode]] = {}
         spread: set[str] = set()
         pending = list(selection_sets)
@@ -249,140 +318,201 @@ class Measure:
                     pending.append(node.selection_set)
                 elif isinstance(node, FragmentSpreadNode) and node.name.value not in spread:
                     spread.add(node.name.value)
-                    if fragment := self.fragments.get(node.name.value):
+                    fragment = self.fragments.get(node.name.value)
+                    if fragment:
                         pending.append(fragment.selection_set)
         return fields
 
-    def fragment(self, name: str) -> Size:
-        """Return the size of a fragment; validation has its own words for one that is not there or holds itself."""
-        if name in self.unfinished:
+    def fragment_size(self, name: str) -> Size:
+        """
+        Return the size of a fragment.
+
+        Validation reports a fragment that does not exist or that contains itself.
+        """
+        if name in self.in_progress:
             self.is_circular = True
-        if name not in self.known:
-            self.known[name] = Size()
+        if name not in self.measured:
+            self.measured[name] = Size()
             if node := self.fragments.get(name):
-                self.unfinished.add(name)
+                self.in_progress.add(name)
                 parent = self.schema.get_type(node.type_condition.name.value)
-                self.known[name] = self.selection(node.selection_set, parent)
-                self.unfinished.remove(name)
-        return self.known[name]
+                self.measured[name] = self.selection_size(node.selection_set, parent)
+                self.in_progress.remove(name)
+        return self.measured[name]
 
-    def selection(self, selections: SelectionSetNode | None, parent: Any) -> Size:
+    def selection_size(self, selection_set: SelectionSetNode | None, parent: Any) -> Size:
         """Return the size of what is selected on a type."""
-        return sum((self.one(node, parent) for node in (selections.selections if selections else ())), Size())
+        if selection_set is None:
+            return Size()
+        return sum((self.node_size(node, parent) for node in selection_set.selections), Size())
 
-    def one(self, node: SelectionNode, parent: Any) -> Size:
-        """Return the size of a field, or of a fragment that stands in its place."""
+    def node_size(self, node: SelectionNode, parent: Any) -> Size:
+        """Return the size of a field or of a fragment."""
         if isinstance(node, FragmentSpreadNode):
-            return self.fragment(node.name.value)
+            return self.fragment_size(node.name.value)
         if isinstance(node, InlineFragmentNode):
             condition = node.type_condition
-            return self.selection(
-                node.selection_set, self.schema.get_type(condition.name.value) if condition else parent
-            )
+            type_ = self.schema.get_type(condition.name.value) if condition else parent
+            return self.selection_size(node.selection_set, type_)
         assert isinstance(node, FieldNode)
+        return self.field_size(node, parent)
+
+    def field_size(self, node: FieldNode, parent: Any) -> Size:
+        """Return the size of a field with what is selected of it."""
         name = node.name.value
         definition = self.schema.get_field(parent, name) if is_object_type(parent) else None
-        below = self.selection(node.selection_set, get_named_type(definition.type) if definition else None)
-        fields, aliases = below.fields + 1, below.aliases + (node.alias is not None)
+        type_ = get_named_type(definition.type) if definition else None
+        below = self.selection_size(node.selection_set, type_)
+        fields = below.fields + 1
         key = (node.alias or node.name).value
+        name_bytes = BYTES_PER_NAME_CHARACTER * len(key)
         if name in ("__schema", "__type"):
-            return Size(depth=1, amount=Amount(1, NAME_LETTER * len(key)), schema_fields=fields, told=below.amount)
-        if name == "__typename" and node.alias is None and parent is not None and is_introspection_type(parent):
-            # However often it stands in a selection, it is one value of an object that is counted already.
+            return Size(
+                depth=1,
+                amount=Amount(1, name_bytes),
+                introspection_fields=fields,
+                introspection=below.amount,
+            )
+        is_introspection = parent is not None and is_introspection_type(parent)
+        if name == "__typename" and node.alias is None and is_introspection:
+            # All of its occurrences in a selection make one value, of an object that is counted
+            # already.
             return Size(depth=1, fields=1)
-        amount = Amount(1 + cost(definition), NAME_LETTER * len(key) + NAME_BYTES + bytes_of(name, definition))
-        own = Size(below.depth + 1, fields, aliases, amount)
-        return own + self.repeated(node, definition, below) if definition else own
+        own = Size(
+            depth=below.depth + 1,
+            fields=fields,
+            aliases=below.aliases + (node.alias is not None),
+            amount=Amount(
+                values=1 + cost_of(definition),
+                bytes=name_bytes + NAME_BYTES + bytes_of(name, definition),
+            ),
+        )
+        if definition is None:
+            return own
+        return own + self.rows_size(node, definition, below)
 
-    def repeated(self, node: FieldNode, definition: GraphQLField, below: Size) -> Size:
-        """Return the values below a field, once for each of its rows."""
-        most = sum((of.times(LONGEST_PAGE) for of in below.paged.values()), below.amount)
+    def rows_size(self, node: FieldNode, definition: GraphQLField, below: Size) -> Size:
+        """Return the amount of a field's selection, once for each of its rows."""
         first = page_size(node, definition)
         if isinstance(first, VariableNode):
-            return Size(paged={first.name.value: most})
-        times = length(node.name.value, definition) if first is None else first
-        paged = {name: of.times(times) for name, of in below.paged.items()}
+            # Pages inside a page are counted with the greatest page size.
+            inner = (one_row.times(MAX_PAGE_SIZE) for one_row in below.paged.values())
+            return Size(paged={first.name.value: sum(inner, below.amount)})
+        times = first
+        if times is None:
+            times = usual_length_of(node.name.value, definition)
+        paged = {name: one_row.times(times) for name, one_row in below.paged.items()}
         return Size(amount=below.amount.times(times), paged=paged)
 
 
 def name_of(operation: OperationDefinitionNode) -> str | None:
-    """Return the name of an operation, if it has one."""
+    """Return the name of an operation, or None if it has none."""
     return operation.name.value if operation.name else None
 
 
 def page_size(node: FieldNode, definition: GraphQLField) -> VariableNode | int | None:
-    """Return what a page's `first` is, or None for what is no page."""
-    if not isinstance(source(definition), Page):
+    """Return the `first` of a page, a number or a variable; None for a field that is not a page."""
+    if not isinstance(field_source(definition), Paginated):
         return None
-    given = next((argument.value for argument in node.arguments or () if argument.name.value == "first"), None)
-    if isinstance(given, VariableNode):
-        return given
-    return rows(int(given.value[:9]) if isinstance(given, IntValueNode) else None)
+    values = (argument.value for argument in node.arguments or () if argument.name.value == "first")
+    first = next(values, None)
+    if isinstance(first, VariableNode):
+        return first
+    if isinstance(first, IntValueNode):
+        # Nine digits are enough for any number up to the limit. Parsing more of them would cost
+        # time.
+        return limit_rows(int(first.value[:9]))
+    return limit_rows(None)
 
 
-def rows(first: int | None) -> int:
-    """Return how many rows a page may have; a number out of bounds is refused where the page is."""
-    return DEFAULT_PAGE if first is None else max(0, min(first, LONGEST_PAGE))
+def limit_rows(first: int | None) -> int:
+    """
+    Return how many rows a page may have.
+
+    A number out of bounds is refused later, when the arguments are checked.
+    """
+    if first is None:
+        return DEFAULT_PAGE_SIZE
+    return max(0, min(first, MAX_PAGE_SIZE))
 
 
-def length(name: str, definition: GraphQLField) -> int:
+def usual_length_of(name: str, definition: GraphQLField) -> int:
     """Return about how many items a field has."""
-    stands = source(definition)
-    return stands.about if isinstance(stands, Related | Part) else TOLD.get(name, 1) if stands is None else 1
+    source = field_source(definition)
+    if source is None:
+        return INTROSPECTION_LENGTHS.get(name, 1)
+    if isinstance(source, Related | ValuePart):
+        return source.usual_length
+    return 1
 
 
-def cost(definition: GraphQLField | None) -> int:
-    """Return how many values a field is worth beside those it shows: the work of making it."""
-    stands = source(definition) if definition else None
-    return stands.cost if isinstance(stands, Computed) else 0
+def cost_of(definition: GraphQLField | None) -> int:
+    """
+    Return how many values a field counts as, besides those it shows: the work of computing it.
+    """
+    source = field_source(definition) if definition else None
+    return source.cost if isinstance(source, Computed) else 0
 
 
 def bytes_of(name: str, definition: GraphQLField | None) -> int:
-    """Return how many bytes a value of a field can have; of an object, those of its brackets."""
+    """Return how many bytes a value of a field can have; for an object, those of its brackets."""
     if definition is None:
         return OTHER_BYTES
-    stands = source(definition)
-    if stands is None:
-        return TOLD_BYTES.get(name, OTHER_BYTES)
-    longest = longest_of(definition)
-    return BYTES.get(get_named_type(definition.type).name, OTHER_BYTES) if longest is None else longest
+    if field_source(definition) is None:
+        return INTROSPECTION_BYTES.get(name, OTHER_BYTES)
+    max_bytes = max_bytes_of(definition)
+    if max_bytes is None:
+        return BYTES_BY_TYPE.get(get_named_type(definition.type).name, OTHER_BYTES)
+    return max_bytes
 
 
-def source(definition: GraphQLField) -> Source | None:
-    """Return where a field's data stands, or None for what the schema tells of itself."""
+def field_source(definition: GraphQLField) -> Source | None:
+    """Return the source of a field's data, or None for a field of introspection."""
     return source_of(definition) if definition.extensions else None
 
 
-def exceeded(code: str, has: str, limit: int, advice: str = "") -> GraphQLError:
-    """Return the error for what is over a limit, with its number, and what to do."""
-    return refusal(code, f"{has}; the limit is {limit:,}. {advice}".rstrip(), limit=limit)
+def exceeded(code: str, has: str, limit: int, *, advice: str = "") -> GraphQLError:
+    """Return the error for an exceeded limit; its message contains the limit and the advice."""
+    message = f"{has}; the limit is {limit:,}. {advice}".rstrip()
+    return api_error(code, message, limit=limit)
 
 
-def told(number: int) -> str:
-    """Return a number in words that stay short: spread fragments multiply without end."""
-    return f"{number:,}" if number < 10**9 else "over a billion"
+def format_count(number: int) -> str:
+    """Return a number for a message. It stays short: fragments can multiply it without end."""
+    if number >= 10**9:
+        return "over a billion"
+    return f"{number:,}"
 
 
-def parsed(query: str) -> DocumentNode:
-    """Return the document of a text, or refuse a text that is none or is too long."""
-    if len(query) > LONGEST_DOCUMENT:
-        raise exceeded("DOCUMENT_TOO_LONG", f"The document has {len(query):,} characters", LONGEST_DOCUMENT)
+def parse_document(query: str) -> DocumentNode:
+    """
+    Return the syntax tree of a document.
+
+    Raises GraphQLError for a syntax error, and for a document that is too long or too deep.
+    """
+    if len(query) > MAX_DOCUMENT_CHARACTERS:
+        has = f"The document has {len(query):,} characters"
+        raise exceeded("DOCUMENT_TOO_LONG", has, MAX_DOCUMENT_CHARACTERS)
     try:
-        return unlinked(parse(query, max_lexical_tokens=MOST_TOKENS))
+        return unlink_tokens(parse(query, max_lexical_tokens=MAX_TOKENS))
     except GraphQLError as error:
+        # graphql-core has no codes for these two errors, so its messages tell them apart.
         if "Document contains more than" in error.message[:50]:
-            raise exceeded("TOO_MANY_TOKENS", f"The document has over {MOST_TOKENS:,} tokens", MOST_TOKENS) from None
+            has = f"The document has over {MAX_TOKENS:,} tokens"
+            raise exceeded("TOO_MANY_TOKENS", has, MAX_TOKENS) from None
         if "Document is nested too deeply" in error.message[:50]:
-            raise exceeded("DOCUMENT_TOO_DEEP", "The document has over a hundred levels", DEEPEST) from None
+            has = "The document has over a hundred levels"
+            raise exceeded("DOCUMENT_TOO_DEEP", has, MAX_DEPTH) from None
         raise
 
 
-def unlinked(document: DocumentNode) -> DocumentNode:
+def unlink_tokens(document: DocumentNode) -> DocumentNode:
     """
-    Cut the chain of a document's tokens, which nothing here reads, and return the document.
+    Cut the chain of a document's tokens, which no code here reads, and return the document.
 
-    Each token refers to its neighbours. So one node that is kept keeps all tokens, and a document that is forgotten
-    would stay until a full garbage collection, which is how these became frequent.
+    Each token refers to its neighbours. So one cached node would keep all tokens in memory. And a
+    document that nothing refers to any more would stay until a full garbage collection, and many
+    such documents would make full collections frequent.
     """
     token = document.loc.start_token if document.loc else None
     while token:
@@ -393,14 +523,19 @@ def unlinked(document: DocumentNode) -> DocumentNode:
 
 
 def check_variables(variables: Mapping[str, Any] | None) -> None:
-    """Refuse variables that nest deeper than any type here."""
+    """Raise VARIABLES_TOO_DEEP for variables that nest deeper than any type of the schema."""
     layer: list[Any] = [variables]
-    for _ in range(DEEPEST_VARIABLES + 1):
-        layer = [inner for value in layer for inner in inside(value)]
+    for _ in range(MAX_VARIABLES_DEPTH + 1):
+        layer = list(chain.from_iterable(map(items_of, layer)))
     if layer:
-        raise exceeded("VARIABLES_TOO_DEEP", f"The variables have over {DEEPEST_VARIABLES} levels", DEEPEST_VARIABLES)
+        has = f"The variables have over {MAX_VARIABLES_DEPTH} levels"
+        raise exceeded("VARIABLES_TOO_DEEP", has, MAX_VARIABLES_DEPTH)
 
 
-def inside(value: Any) -> Iterable[Any]:
-    """Return what a JSON value holds."""
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+def items_of(value: Any) -> Iterable[Any]:
+    """Return the values that a JSON object or list contains; nothing for other values."""
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, list):
+        return value
+    return ()

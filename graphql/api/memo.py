@@ -1,9 +1,9 @@
 """
-Remembered results of a function, bounded by their number and by how many objects they are made of.
+A cache of a function's results, limited by their number and by how many objects they consist of.
 
-A full garbage collection walks all objects that may refer to each other, and stops the process meanwhile. The syntax
-tree of one long document is thousands of objects. So what counts here is the number of objects: a plan has few, and a
-long text.
+A full garbage collection visits all objects that can refer to each other, and stops the process
+meanwhile. The syntax tree of one long document has thousands of objects. So the limit counts
+objects. A plan has few of them, and a long text.
 """
 
 import gc
@@ -18,15 +18,15 @@ from msgspec import Struct
 
 from api.fields import Source
 
-# Characters of a text that weigh as much as an object.
-CHARACTERS = 256
+# This many characters of a text count as one object.
+CHARACTERS_PER_OBJECT = 256
 
-# What many results refer to, and no result holds for itself alone.
+# Objects to which many results refer. They do not belong to one result, so they are not counted.
 _SHARED = GraphQLSchema | GraphQLNamedType | GraphQLField | Source | Enum | type
 
 
 class Weighed(Protocol):
-    """A result that knows how many objects it is made of."""
+    """A result with a weight: the number of objects of which it consists."""
 
     @property
     def weight(self) -> int:
@@ -37,33 +37,34 @@ Result = TypeVar("Result", bound=Weighed)
 Arguments = tuple[Any, ...]
 
 
-class Info(NamedTuple):
-    """How many results were made, how many are remembered, and what those weigh."""
+class CacheInfo(NamedTuple):
+    """How many results were made, how many are cached, and the weight of the cached ones."""
 
     misses: int
     currsize: int
     weight: int
 
 
-class Entry(Struct, frozen=True, gc=False):
-    """A remembered result, what it weighs, and the client whose request it was made for."""
+class MemoEntry(Struct, frozen=True, gc=False):
+    """A cached result, its weight, and the client for whose request it was made."""
 
     result: Any
     weight: int
     client: str
 
 
-class Part:
-    """Some of the remembered results, by client."""
+class Segment:
+    """A part of the cached results, grouped by client."""
 
     def __init__(self) -> None:
-        self.entries: dict[Arguments, Entry] = {}
+        self.entries: dict[Arguments, MemoEntry] = {}
         self.weight = 0
-        # In the order in which the clients came last: of two with as much, the one that has been away for longer loses.
+        # Sorted by the time of each client's last request. If two clients have the same number or
+        # weight of results, a result of the client with the older request is removed first.
         self._by_client: OrderedDict[str, OrderedDict[Arguments, None]] = OrderedDict()
         self._weights: dict[str, int] = {}
 
-    def add(self, arguments: Arguments, entry: Entry) -> None:
+    def add(self, arguments: Arguments, entry: MemoEntry) -> None:
         """Add a result, the newest of its client."""
         self.entries[arguments] = entry
         self._by_client.setdefault(entry.client, OrderedDict())[arguments] = None
@@ -71,7 +72,7 @@ class Part:
         self._weights[entry.client] = self._weights.get(entry.client, 0) + entry.weight
         self.weight += entry.weight
 
-    def use(self, arguments: Arguments, client: str) -> None:
+    def touch(self, arguments: Arguments, client: str) -> None:
         """Make a result the newest of its client."""
         self._by_client[client].move_to_end(arguments)
         self._by_client.move_to_end(client)
@@ -86,38 +87,51 @@ class Part:
         if not results:
             del self._by_client[entry.client], self._weights[entry.client]
 
-    def remove_one(self, *, heaviest: bool) -> None:
-        """Remove the oldest result of the client that has the most results, or the heaviest ones."""
-        most = max(self._by_client, key=self._weights.__getitem__ if heaviest else self._count_of)
-        self.remove(next(iter(self._by_client[most])))
+    def evict(self, *, by_weight: bool) -> None:
+        """
+        Remove the oldest result of the client with the most results.
 
-    def _count_of(self, client: str) -> int:
+        With `by_weight`, it is the client whose results have the greatest weight.
+        """
+        size_of = self._weights.__getitem__ if by_weight else self._count_for
+        largest_client = max(self._by_client, key=size_of)
+        oldest = next(iter(self._by_client[largest_client]))
+        self.remove(oldest)
+
+    def _count_for(self, client: str) -> int:
         return len(self._by_client[client])
 
 
 class Memo(Generic[Result]):
     """
-    Remembers results by the arguments they were made of, the first of which is a text.
+    Caches results by the arguments from which they were made; the first argument is a text.
 
-    Where there is no room, results that were not asked for again make room first, down to a quarter of all: however
-    many clients send one new document after the other, the documents that others come back to stay. Of the results
-    that make room, the client that has the most of them, or the heaviest ones, loses its oldest one.
+    It is a segmented cache. A result that is requested a second time moves from the new segment to
+    the used one. When there is no more room, new results are removed first, until they take a
+    quarter of the cache. So clients that send one new document after the other do not remove the
+    documents that other clients use again. Within a segment, the oldest result of the client with
+    the most results, or with the greatest weight, is removed.
     """
 
-    def __init__(self, make: Callable[..., Result], most: int, heaviest: int) -> None:
-        self.make, self.most, self.heaviest = make, most, heaviest
-        self._new, self._used = Part(), Part()
+    def __init__(self, make: Callable[..., Result], max_results: int, max_weight: int) -> None:
+        self.make = make
+        self.max_results = max_results
+        self.max_weight = max_weight
+        self._new = Segment()
+        self._used = Segment()
         self._misses = 0
 
     def __call__(self, *arguments: Any) -> Result:
-        """Return the result, made now if it is not remembered."""
-        found = self.get(*arguments)
-        return self.put(self.make(*arguments), *arguments) if found is None else found
+        """Return the cached result, or make it now."""
+        cached = self.get(*arguments)
+        if cached is None:
+            return self.put(self.make(*arguments), *arguments)
+        return cached
 
     def get(self, *arguments: Any) -> Result | None:
-        """Return the result if it is remembered."""
+        """Return the result if it is cached, otherwise None."""
         if entry := self._used.entries.get(arguments):
-            self._used.use(arguments, entry.client)
+            self._used.touch(arguments, entry.client)
         elif entry := self._new.entries.get(arguments):
             self._new.remove(arguments)
             self._used.add(arguments, entry)
@@ -126,32 +140,35 @@ class Memo(Generic[Result]):
         return entry.result  # type: ignore[no-any-return]
 
     def put(self, result: Result, *arguments: Any, client: str = "") -> Result:
-        """Remember a new result, and forget others that there is no room for."""
+        """Cache a new result, evict others until there is room, and return the result."""
         self._misses += 1
-        for part in (self._new, self._used):
-            if arguments in part.entries:
-                part.remove(arguments)
-        weight = result.weight + len(arguments[0]) // CHARACTERS
-        self._new.add(arguments, Entry(result, weight, client))
-        while self._count() > self.most:
-            few = len(self._new.entries) <= self.most // 4
-            self._part(few=few).remove_one(heaviest=False)
-        while self._weight() > self.heaviest and self._count() > 1:
-            few = self._new.weight <= self.heaviest // 4
-            self._part(few=few).remove_one(heaviest=True)
+        for segment in (self._new, self._used):
+            if arguments in segment.entries:
+                segment.remove(arguments)
+        weight = result.weight + len(arguments[0]) // CHARACTERS_PER_OBJECT
+        self._new.add(arguments, MemoEntry(result, weight, client))
+        while self._count() > self.max_results:
+            has_few_new = len(self._new.entries) <= self.max_results // 4
+            self._segment_to_evict(has_few_new=has_few_new).evict(by_weight=False)
+        # A single result may be heavier than allowed.
+        while self._weight() > self.max_weight and self._count() > 1:
+            has_few_new = self._new.weight <= self.max_weight // 4
+            self._segment_to_evict(has_few_new=has_few_new).evict(by_weight=True)
         return result
 
     def results(self) -> list[Result]:
-        """Return all that is remembered."""
-        return [entry.result for part in (self._new, self._used) for entry in part.entries.values()]
+        """Return all cached results."""
+        entries = [*self._new.entries.values(), *self._used.entries.values()]
+        return [entry.result for entry in entries]
 
-    def cache_info(self) -> Info:
-        """Return how much was made and is remembered."""
-        return Info(self._misses, self._count(), self._weight())
+    def cache_info(self) -> CacheInfo:
+        """Return how many results were made, how many are cached, and their weight."""
+        return CacheInfo(self._misses, self._count(), self._weight())
 
-    def _part(self, *, few: bool) -> Part:
-        """Return the part that makes room: the new results, unless there are few of them and others."""
-        return self._used if few and self._used.entries else self._new
+    def _segment_to_evict(self, *, has_few_new: bool) -> Segment:
+        if has_few_new and self._used.entries:
+            return self._used
+        return self._new
 
     def _count(self) -> int:
         return len(self._new.entries) + len(self._used.entries)
@@ -161,17 +178,20 @@ class Memo(Generic[Result]):
 
 
 def weight_of(result: object) -> int:
-    """Return how many objects a result consists of, as the garbage collector counts."""
-    found: dict[int, object] = {}
+    """Return how many objects a result consists of, as the garbage collector counts them."""
+    visited: dict[int, object] = {}
     pending = [result]
-    texts = 0
+    characters = 0
     while pending:
         one = pending.pop()
         if isinstance(one, str):
-            texts += len(one)
-        if not gc.is_tracked(one) or isinstance(one, _SHARED) or id(one) in found:
+            characters += len(one)
+        if not gc.is_tracked(one) or isinstance(one, _SHARED) or id(one) in visited:
             continue
-        found[id(one)] = one
-        # A function also refers to its module.
-        pending += (one.__closure__ or ()) if isinstance(one, FunctionType) else gc.get_referents(one)
-    return len(found) + texts // CHARACTERS
+        visited[id(one)] = one
+        if isinstance(one, FunctionType):
+            # A function also refers to its module. Only the objects in its closure belong to it.
+            pending += one.__closure__ or ()
+        else:
+            pending += gc.get_referents(one)
+    return len(visited) + characters // CHARACTERS_PER_OBJECT

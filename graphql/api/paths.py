@@ -1,4 +1,4 @@
-"""The API's own paths. The table of all paths of the service, app/web/routes.py, takes them from here."""
+"""The paths of the API. The table of all paths of the service, app/web/routes.py, imports them."""
 
 GRAPHQL = "/graphql"
 GRAPHIQL_FILES = f"{GRAPHQL}/files"

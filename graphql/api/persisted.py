@@ -1,41 +1,54 @@
 """
-The documents of `graphql/operations`: a client may name one by the SHA-256 of its file instead of sending it.
+Persisted documents: a client may name a file of `graphql/operations` by the SHA-256 of its text.
 
-Nothing that clients send is ever added. One that offers to register a document (as Apollo's do) gets its answer.
+The service never stores a document that a client sends. A client that offers to register one, as
+Apollo's clients do, gets the result of its document.
 """
 
 from hashlib import sha256
 from pathlib import Path
 
-from api.fields import refusal
+from api.fields import api_error
 
-_INSIDE = Path(__file__).parent / "operations"  # where the wheel has them
-FOLDER = _INSIDE if _INSIDE.exists() else Path(__file__).parents[1] / "operations"
+# The wheel has the documents inside the package; the source tree has them beside it.
+_IN_PACKAGE = Path(__file__).parent / "operations"
+_IN_SOURCE_TREE = Path(__file__).parents[1] / "operations"
+OPERATIONS_FOLDER = _IN_PACKAGE if _IN_PACKAGE.exists() else _IN_SOURCE_TREE
 
 
-def hash_of(text: str) -> str:
-    """Return the SHA-256 of a document, in hex: what `sha256sum` says of its file."""
+def document_hash(text: str) -> str:
+    """Return the SHA-256 of a document in hex, as `sha256sum` prints it for its file."""
     return sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-# Read once, for all who ask or show them, by the name of the file and of its operation.
-BY_NAME = {file.stem: file.read_text("utf-8") for file in sorted(FOLDER.glob("*.graphql"))}
-DOCUMENTS = {hash_of(text): text for text in BY_NAME.values()}
-# A client that was built for an earlier version of a document still asks for it by the hash of that version.
-_FORMER_FILES = (FOLDER.parent / "former_operations").glob("*.graphql")
-FORMER = {hash_of(text): text for text in (file.read_text("utf-8") for file in _FORMER_FILES)}
+def _read_documents(folder: Path) -> dict[str, str]:
+    return {file.stem: file.read_text("utf-8") for file in sorted(folder.glob("*.graphql"))}
 
 
-def document(query: str | None, name: str | None) -> str:
-    """Return the document that was sent, or that `name` is the hash of."""
+# Each file is named after its operation. The files are read once, when the process starts.
+DOCUMENTS_BY_NAME = _read_documents(OPERATIONS_FOLDER)
+DOCUMENTS_BY_HASH = {document_hash(text): text for text in DOCUMENTS_BY_NAME.values()}
+# A client that was built for an earlier version of a document still sends the hash of that version.
+_FORMER_DOCUMENTS = _read_documents(OPERATIONS_FOLDER.parent / "former_operations")
+FORMER_DOCUMENTS_BY_HASH = {document_hash(text): text for text in _FORMER_DOCUMENTS.values()}
+
+
+def resolve_document(query: str | None, name: str | None) -> str:
+    """
+    Return the document that was sent as `query`, or whose hash is `name`.
+
+    Raises PERSISTED_QUERY_NOT_FOUND for an unknown hash, and BAD_REQUEST if there is neither a
+    document nor a hash, or if they do not match.
+    """
     if query is None and name is None:
-        raise refusal("BAD_REQUEST", "That is no GraphQL request: it has no `query`.")
+        raise api_error("BAD_REQUEST", "This is not a GraphQL request: it has no `query`.")
     if query is None:
         sha256_hash = str(name).lower()
-        if found := DOCUMENTS.get(sha256_hash) or FORMER.get(sha256_hash):
-            return found
-        # Apollo's clients wait for exactly this, and send the document then.
-        raise refusal("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound")
-    if name is not None and hash_of(query) != name.lower():
-        raise refusal("BAD_REQUEST", "`sha256Hash` is not the hash of `query`.")
+        document = DOCUMENTS_BY_HASH.get(sha256_hash) or FORMER_DOCUMENTS_BY_HASH.get(sha256_hash)
+        if document:
+            return document
+        # Apollo's clients wait for exactly this message, and send the document then.
+        raise api_error("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound")
+    if name is not None and document_hash(query) != name.lower():
+        raise api_error("BAD_REQUEST", "`sha256Hash` is not the hash of `query`.")
     return query

@@ -1,12 +1,13 @@
 """
-What the world can read: each type is a table, each field says what it is and where it stands.
+The declarations of the API: each type is a table, and each field has a description and a source.
 
-The track record's types are not declared here: they are the structs of `app.domain.track_record`,
-and `Query` names the outermost one. Enums are the domain's, too.
+The types of the track record are not declared here. They are the structs of
+`app.domain.track_record`, and `Query` names the outermost one. The enums come from the domain, too.
 
-Printed by `make schema` to `graphql/schema.graphql`, the contract.
+Descriptions are written for the readers of the API. `make schema` prints the schema to
+`graphql/schema.graphql`, the contract.
 """
-# ruff: noqa: S608 - declarations are SQL, put together from nothing but each other.
+# ruff: noqa: S608 - the SQL of declarations is built from other declarations, never from input.
 
 import re
 import sys
@@ -33,34 +34,68 @@ from api.fields import (
     ROW_ID,
     TIME,
     Argument,
-    Connection,
+    CursorConnection,
     Edge,
+    api_error,
     bad_value,
     column,
     computed,
-    describe,
-    given,
+    describe_enums,
+    from_service,
     page,
-    parameter,
-    refusal,
     related,
     same,
     table,
+    to_parameter,
 )
 from app.domain import calendar, model, prompt
 from app.domain import track_record as track
-from app.domain.journal import timestamp
-from app.domain.prompt import LONGEST_ANSWER
-from app.domain.returns import plain
+from app.domain.journal import format_timestamp
+from app.domain.prompt import MAX_ANSWER_BYTES
+from app.domain.returns import format_decimal
 from app.errors import RecordDamaged
+
+DESCRIPTION = """
+The public record of Alpha Monday, read-only: every Monday a language model picks three S&P 500
+stocks, and each pick is measured against SPY on the 14 mornings that follow.
+
+Start with `latestBatch`. Percentages are in percent (`1.5` means 1.5 %), prices are in US dollars,
+and every decimal is a string at full precision. Dates are dates in New York; times are in UTC.
+
+Glossary:
+
+- **series**: the Mondays of one model and its prompt. Today there is one, `main`.
+- **batch**: the picks of one Monday in one series, with the benchmark that they are measured
+  against. A Monday on which no picks were made is a batch with the status `FAILED`.
+- **run date**: the Monday of a batch.
+- **pick**: one share of a batch, with the action BUY or SELL and the model's reasoning.
+- **session**: a day on which the New York Stock Exchange trades.
+- **baseline session**: the last session before the run date. Its closing prices are the initial
+  prices, from which returns count.
+- **benchmark**: what picks are measured against; SPY by default.
+- **checkpoint**: one morning's measurement of a batch. Day 0 is the baseline; days 1 to 14 follow.
+- **metric**: the figures of one pick at one computed checkpoint.
+- **result**: the checkpoint of the last session before day 14.
+- **alpha**: a pick's return minus the benchmark's, with the sign reversed for a SELL.
+- **reading**: a price or a split as a provider returned it once, with its source and time. A
+  reading never changes; a later, different value is a second reading.
+- **correction**: the replacement of a stored figure, with the value before, the reason and the
+  time.
+- **generation**: one question to the model, with its answer.
+- **journal**: the append-only, hash-chained log of everything that was recorded.
+- **scored**: a completed batch that has a result and was not stored late. Only scored batches
+  count in the track record.
+- **interim analysis**: the yearly test of skill or luck, on a date that was fixed in advance. The
+  API calls it a look (the type `Look`).
+""".strip()
 
 
 class Facts(Struct, frozen=True):
     """
-    What the process that answers knows and the database does not.
+    What the process knows and the database does not.
 
     `series` are the names of all series that the record may have. A query about another one is
-    refused without a look into the database.
+    refused before the database is read.
     """
 
     version: str
@@ -69,7 +104,7 @@ class Facts(Struct, frozen=True):
     series: Collection[str] = (model.SERIES,)
 
 
-describe(
+ENUMS = (
     model.BatchStatus,
     model.FailureReason,
     model.CheckpointStatus,
@@ -78,42 +113,48 @@ describe(
     model.JournalKind,
     track.Finding,
 )
+describe_enums(*ENUMS)
 
 
-# How much of a value that is refused its error quotes.
-_QUOTED = 40
-_AN_ID = "f1e5a5c6-3a5f-5f0b-9c3c-0a51e9a3a0d4"
+# How many characters of a refused value its error quotes.
+_MAX_QUOTED = 40
+_EXAMPLE_ID = "f1e5a5c6-3a5f-5f0b-9c3c-0a51e9a3a0d4"
 
 
-def quoted(text: str) -> str:
-    """Return a refused value as its error quotes it."""
-    return f'"{text[:_QUOTED]}{"..." if len(text) > _QUOTED else ""}"'
+def quote_value(text: str) -> str:
+    """Return a refused value in quotes, for an error message; a long one is cut."""
+    ending = "..." if len(text) > _MAX_QUOTED else ""
+    return f'"{text[:_MAX_QUOTED]}{ending}"'
 
 
-def read_id(text: str) -> UUID:
-    """Return the id that a text is, or refuse what cannot be one."""
+def parse_id(text: str) -> UUID:
+    """Return the UUID that a text contains; raises BAD_ID for any other text."""
     with suppress(ValueError):
-        found = UUID(text)
-        # UUID() also reads other forms, which the API never writes.
-        if str(found) == text.lower():
-            return found
-    message = "An id is a UUID with hyphens, as the fields `id` have it, such as"
-    raise bad_value("BAD_ID", f"{message} {_AN_ID}, not {quoted(text)}.")
+        parsed = UUID(text)
+        # UUID() also accepts other forms, which the API never returns.
+        if str(parsed) == text.lower():
+            return parsed
+    message = "An id is a UUID with hyphens, as the fields `id` return it, such as"
+    raise bad_value("BAD_ID", f"{message} {_EXAMPLE_ID}, not {quote_value(text)}.")
 
 
-def read_ticker(text: str) -> str:
-    """Return a ticker in the record's one form, or refuse every other text, naming what would fit."""
-    parameter(text)
+def parse_ticker(text: str) -> str:
+    """
+    Return a ticker in the record's form.
+
+    Raises BAD_TICKER for any other text; the message names the ticker that was probably meant.
+    """
+    to_parameter(text)
     if re.fullmatch(model.TICKER_PATTERN, text):
         return text
     form = "A ticker is written in capitals, a class of shares after a dot, such as NVDA or BRK.B"
-    meant = prompt.as_ticker(text)
+    meant = prompt.parse_ticker(text)
     hint = f" Ask for {meant}." if meant else ""
-    raise bad_value("BAD_TICKER", f"{form}, not {quoted(text)}.{hint}")
+    raise bad_value("BAD_TICKER", f"{form}, not {quote_value(text)}.{hint}")
 
 
-def read_monday(day: date) -> date:
-    """Return a Monday, or refuse another day, naming the Monday of its week."""
+def require_monday(day: date) -> date:
+    """Return a Monday; raises BAD_DATE for another day and names the Monday of its week."""
     if day.weekday() == 0:
         return day
     monday = day - timedelta(days=day.weekday())
@@ -124,715 +165,1054 @@ def read_monday(day: date) -> date:
 
 
 def check_series(name: str, facts: Facts) -> None:
-    """Refuse a series that the record cannot have, naming those that it may have."""
+    """Raise BAD_SERIES for an unknown series; the message names the known ones."""
     if name not in facts.series:
         known = ", ".join(facts.series)
-        raise bad_value("BAD_SERIES", f"There is no series {quoted(name)}. The series: {known}.")
+        raise bad_value(
+            "BAD_SERIES", f"There is no series {quote_value(name)}. The series: {known}."
+        )
 
 
-# A batch's checkpoint of the last session before day 14. If that one was skipped, no earlier day stands in for it.
-RESULT = """
-    checkpoints.batch_id = batches.id AND checkpoints.status = 'computed' AND batches.status = 'completed'
+# Conditions and expressions in SQL from which the declarations below are built.
+
+# The checkpoint of the last session before day 14. If that one was skipped, the batch has no
+# result: no earlier day takes its place.
+IS_RESULT = """
+    checkpoints.batch_id = batches.id
+    AND checkpoints.status = 'computed' AND batches.status = 'completed'
     AND checkpoints.day = (
         SELECT max(open_day.day) FROM checkpoints open_day
         WHERE open_day.batch_id = batches.id AND open_day.day > 0
             AND open_day.skip_reason IS DISTINCT FROM 'MARKET_CLOSED')"""
 NEXT_CHECKPOINT_AT = f"""
-    SELECT (batches.run_date + awaited.day + time '{calendar.DUE}') AT TIME ZONE '{calendar.TIME_ZONE}'
-    FROM generate_series({calendar.FORTNIGHT[0]}, {calendar.FORTNIGHT[-1]}) AS awaited (day)
+    SELECT (batches.run_date + awaited.day + time '{calendar.DUE_TIME}')
+        AT TIME ZONE '{calendar.TIME_ZONE}'
+    FROM generate_series({calendar.MEASURED_DAYS[0]}, {calendar.MEASURED_DAYS[-1]}) AS awaited (day)
     WHERE batches.status = 'active' AND NOT EXISTS (
-        SELECT FROM checkpoints WHERE checkpoints.batch_id = batches.id AND checkpoints.day = awaited.day)
+        SELECT FROM checkpoints
+        WHERE checkpoints.batch_id = batches.id AND checkpoints.day = awaited.day)
     ORDER BY awaited.day LIMIT 1"""
-METRIC = "pick_checkpoint_metrics"
-SIGN = (
-    f"(SELECT CASE picks.action WHEN 'SELL' THEN -1 WHEN 'BUY' THEN 1 END FROM picks WHERE picks.id = {METRIC}.pick_id)"
+METRICS = "pick_checkpoint_metrics"
+DIRECTION_SIGN = f"""(
+    SELECT CASE picks.action WHEN 'SELL' THEN -1 WHEN 'BUY' THEN 1 END
+    FROM picks WHERE picks.id = {METRICS}.pick_id)"""
+
+
+def valid_ticker_sql(table: str) -> str:
+    """
+    Return the SQL of a row's ticker, which is null for a text that is not a ticker.
+
+    The dollar of the pattern is doubled, because a single one would name an argument. This is an
+    expression and not a condition on the row: with a condition, Postgres chooses another plan for
+    finding the row, which takes five times as long.
+    """
+    pattern = model.TICKER_PATTERN.replace("(", "(?:")
+    return f"substring({table}.ticker, '^{pattern}$$')"
+
+
+PICKED_TICKER = (
+    f"(SELECT {valid_ticker_sql('closes')} FROM closes WHERE closes.id = picks.initial_close_id)"
+)
+# A pick whose batch is missing is sorted first, so that no page leaves it out.
+PICK_RUN_DATE = (
+    "coalesce((SELECT batches.run_date FROM batches WHERE batches.id = picks.batch_id), 'infinity')"
+)
+HAS_BATCH = (
+    "EXISTS (SELECT FROM batches WHERE batches.id = picks.batch_id AND batches.status <> 'failed')"
 )
 
 
-def ticker_of(table: str) -> str:
-    """
-    Return the expression, in which a dollar is written twice, of a row's ticker; null for one that is none.
+_DAY_COUNT = 1 + model.CHECKPOINT_DAYS
+_DAY_BITS = 2 ** model.CHECKPOINT_DAYS.bit_length() - 1
+_POSITION_BITS = sum(1 << position for position in range(1, 1 + model.PICKS_PER_BATCH))
 
-    (As a condition on the row it would have Postgres look for the row in another way, which takes five times as long.)
-    """
-    return f"substring({table}.ticker, '^{model.TICKER_PATTERN.replace('(', '(?:')}$$')"
-
-
-PICKED_AS = f"(SELECT {ticker_of('closes')} FROM closes WHERE closes.id = picks.initial_close_id)"
-# A pick whose batch is gone comes first, so that no page leaves it out.
-RUN_DATE = "coalesce((SELECT batches.run_date FROM batches WHERE batches.id = picks.batch_id), 'infinity')"
-OF_A_BATCH = "EXISTS (SELECT FROM batches WHERE batches.id = picks.batch_id AND batches.status <> 'failed')"
-
-
-_DAYS = 1 + model.CHECKPOINT_DAYS
-_BITS_OF_DAYS = 2 ** model.CHECKPOINT_DAYS.bit_length() - 1
-_ALL_PLACES = sum(1 << place for place in range(1, 1 + model.PICKS_PER_BATCH))
-
-# What the record promises of rows, as conditions on them: the API answers a row that breaks one as damaged.
-MADE = "batches.status <> 'failed'"
-WITHOUT_PICKS = "batches.status = 'failed'"
-COMPUTED = "checkpoints.status = 'computed'"
-MEASURED = f"({COMPUTED} AND checkpoints.day > 0)"
-OF_NO_STATUS = "checkpoints.status NOT IN ('computed', 'skipped')"
+# What the record promises about rows, as conditions: the API reports a row that breaks one as
+# damaged.
+HAS_PICKS = "batches.status <> 'failed'"
+IS_FAILED = "batches.status = 'failed'"
+IS_COMPUTED = "checkpoints.status = 'computed'"
+HAS_FIGURES = f"({IS_COMPUTED} AND checkpoints.day > 0)"
+HAS_UNKNOWN_STATUS = "checkpoints.status NOT IN ('computed', 'skipped')"
 WAS_SKIPPED = "checkpoints.skip_reason IS NOT NULL"
-# As many rows as there are numbers, with every number among them, have each of them once. (Postgres takes the place of
-# a bit modulo 32, so the numbers' own bits are looked at, too.)
-THREE_PICKS = f"""
+# Each number exists exactly once if there are as many rows as numbers, and every number occurs. The
+# bit at the position of a number says that the number occurs. Postgres takes a position modulo 32,
+# so a number above 31 would set the bit of another one. To find such numbers, their own bits are
+# compared, too, in the higher bits.
+HAS_THREE_PICKS = f"""
     count(*) = {model.PICKS_PER_BATCH}
-    AND bit_or((picks.position << 8) | (1 << picks.position)) = {model.PICKS_PER_BATCH << 8 | _ALL_PLACES}"""
-EVERY_DAY = f"""
-    count(*) = {_DAYS}
-    AND bit_or((checkpoints.day << 16) | (1 << checkpoints.day)) = {_BITS_OF_DAYS << 16 | 2**_DAYS - 1}"""
-# A day of another status, or skipped for another reason, would be taken for one without figures.
-EACH_SETTLED = """
+    AND bit_or((picks.position << 8) | (1 << picks.position))
+        = {model.PICKS_PER_BATCH << 8 | _POSITION_BITS}"""
+HAS_EVERY_DAY = f"""
+    count(*) = {_DAY_COUNT}
+    AND bit_or((checkpoints.day << 16) | (1 << checkpoints.day))
+        = {_DAY_BITS << 16 | 2**_DAY_COUNT - 1}"""
+# Without this condition, a day with an unknown status or skip reason would count as a day without
+# figures.
+HAS_ONLY_KNOWN_STATES = """
     bool_and(coalesce(
-        CASE checkpoints.status WHEN 'computed' THEN checkpoints.skip_reason IS DISTINCT FROM 'MARKET_CLOSED'
-        WHEN 'skipped' THEN checkpoints.skip_reason IN ('MARKET_CLOSED', 'MISSING_CLOSE', 'PROVIDER_ERROR') END,
+        CASE checkpoints.status
+            WHEN 'computed' THEN checkpoints.skip_reason IS DISTINCT FROM 'MARKET_CLOSED'
+            WHEN 'skipped' THEN
+                checkpoints.skip_reason IN ('MARKET_CLOSED', 'MISSING_CLOSE', 'PROVIDER_ERROR')
+        END,
     false))"""
-NO_DAY_TWICE = f"""
+HAS_NO_DAY_TWICE = f"""
     coalesce(sum(1 << checkpoints.day) = bit_or(1 << checkpoints.day)
-        AND bit_or(checkpoints.day) BETWEEN 0 AND {_BITS_OF_DAYS} AND max(checkpoints.day) < {_DAYS}, true)"""
+        AND bit_or(checkpoints.day) BETWEEN 0 AND {_DAY_BITS}
+        AND max(checkpoints.day) < {_DAY_COUNT}, true)"""
 
 
-def no_ticker(column: str) -> str:
-    """Return the condition under which a column has no ticker in the record's one form."""
+def is_not_a_ticker(column: str) -> str:
+    """Return the condition that a column is not a ticker in the record's form."""
     return f"{column} !~ '^{model.TICKER_PATTERN}$'"
 
 
-def no_price(column: str) -> str:
-    """Return the condition under which a column has a number that no price, or factor of splits, can be."""
+def is_not_a_price(column: str) -> str:
+    """Return the condition that a column has a number that no price or split factor can have."""
     return f"{column} <= 0"
 
 
-def no_number(column: str) -> str:
-    """Return the condition under which a column has NaN, which Postgres sorts above all, or is infinite."""
+def is_not_a_number(column: str) -> str:
+    """
+    Return the condition that a column is NaN or infinite.
+
+    Postgres sorts NaN above all other numbers, so the first comparison covers it.
+    """
     return f"{column} >= 'Infinity' OR {column} <= '-Infinity'"
 
 
-SERIES = Argument(str, "Whose Mondays: `main`. Another name is refused.", model.SERIES, check=check_series)
-TICKER = Argument(str, "The share, in capitals, as in `NVDA` or `BRK.B`.", convert=read_ticker)
+SERIES = Argument(
+    str,
+    "The name of the series, such as `main`. A name that the record does not have is refused.",
+    model.SERIES,
+    check=check_series,
+)
+TICKER = Argument(
+    str,
+    "The ticker of the share, in capital letters, such as `NVDA` or `BRK.B`. Any other form is "
+    "refused.",
+    convert=parse_ticker,
+)
 
 
 @table("closes")
 class Close:
-    """A reading of one share's session: its raw, as-traded prices, with where and when they were read."""
+    """
+    A reading of one share's prices in one session: raw prices, as traded, with their source and
+    the time at which they were read.
+    """
 
-    id: ID = column("Never changes.")
-    ticker: str = column("The share.", wrong=no_ticker("closes.ticker"), longest=lengths.TICKER)
-    trading_day: date = column("The session.")
-    open: Decimal | None = column("The session's first price, if the source gave it.", wrong=no_price("closes.open"))
-    close: Decimal = column("The session's last price.", wrong=no_price("closes.close"))
-    source: str = column(
-        "Where it was read. It ends in `, restated as of` and a day where the price is one of that day's shares.",
-        longest=lengths.SENTENCE,
+    id: ID = column("The stable id of the reading, a UUID.")
+    ticker: str = column(
+        "The ticker of the share, such as `NVDA`.",
+        invalid_if=is_not_a_ticker("closes.ticker"),
+        max_bytes=lengths.TICKER,
     )
-    read_at: datetime = column("When it was read.")
+    trading_day: date = column("The session in which these prices were traded.")
+    open: Decimal | None = column(
+        "The first price of the session, in US dollars. Null if the source did not give it.",
+        invalid_if=is_not_a_price("closes.open"),
+    )
+    close: Decimal = column(
+        "The last price of the session, in US dollars, not adjusted for later splits or dividends.",
+        invalid_if=is_not_a_price("closes.close"),
+    )
+    source: str = column(
+        "The source of the reading, such as `alphavantage TIME_SERIES_DAILY`. It ends in `, "
+        "restated as of` and a date if the provider had divided the price by a later split; the "
+        "price is then for one share as of that date.",
+        max_bytes=lengths.SENTENCE,
+    )
+    read_at: datetime = column("The time at which the prices were read from the source.")
 
 
 @table("splits", "concat_ws(' ', splits.ticker, splits.effective_date, splits.read_at)")
 class Split:
-    """A reading of one share's split, with where and when it was read; spin-offs are listed among them."""
+    """
+    A reading of one split of a share, with its source and the time at which it was read.
+    Spin-offs are listed as splits, too.
+    """
 
-    ticker: str = column("The share.", wrong=no_ticker("splits.ticker"), longest=lengths.TICKER)
-    effective_date: date = column("The first session whose prices are of the new shares.")
-    factor: Decimal = column(
-        "How many shares one became; 1 takes back what was read before.", wrong=no_price("splits.factor")
+    ticker: str = column(
+        "The ticker of the share, such as `NVDA`.",
+        invalid_if=is_not_a_ticker("splits.ticker"),
+        max_bytes=lengths.TICKER,
     )
-    source: str = column("Where it was read.", longest=lengths.SENTENCE)
-    read_at: datetime = column("When it was read.")
+    effective_date: date = column("The first session whose prices are prices of the new shares.")
+    factor: Decimal = column(
+        "The number of new shares for one old share: `4.0000` for a split of 4:1. A factor of 1 "
+        "revokes an earlier reading of the same date.",
+        invalid_if=is_not_a_price("splits.factor"),
+    )
+    source: str = column(
+        "The source of the reading, such as `alphavantage SPLITS`.", max_bytes=lengths.SENTENCE
+    )
+    read_at: datetime = column("The time at which the split was read from the source.")
 
 
 @table("pick_checkpoint_metrics")
 class PickMetric:
-    """One pick at one computed checkpoint after day 0; returns are in percent, without dividends and costs."""
+    """
+    The figures of one pick at one computed checkpoint after day 0. Returns are in percent,
+    without dividends and costs.
+    """
 
-    id: ID = column("Never changes.")
-    pick: "Pick" = related("The pick.", f"picks.id = {METRIC}.pick_id")
-    checkpoint: "Checkpoint" = related("The checkpoint.", f"checkpoints.id = {METRIC}.checkpoint_id")
+    id: ID = column("The stable id of the metric, a UUID.")
+    pick: "Pick" = related(
+        "The pick that these figures belong to.", f"picks.id = {METRICS}.pick_id"
+    )
+    checkpoint: "Checkpoint" = related(
+        "The checkpoint at which the pick was measured.",
+        f"checkpoints.id = {METRICS}.checkpoint_id",
+    )
     current_price: Decimal = column(
-        "The close of the checkpoint's trading day, or the last value of an ended pick.",
-        wrong=no_price(f"{METRIC}.current_price"),
+        "The closing price of the share on the checkpoint's trading day, in US dollars. If the "
+        "pick has ended, it is the last value that was recorded for it.",
+        invalid_if=is_not_a_price(f"{METRICS}.current_price"),
     )
     close: Close | None = related(
-        "The reading that the price came from; null once the pick has ended.",
-        f"closes.id = {METRIC}.close_id",
-        link=f"{METRIC}.close_id",
-        needed=f"{METRIC}.ended IS NOT TRUE",
+        "The reading that supplied `currentPrice`. Null if the pick has ended.",
+        f"closes.id = {METRICS}.close_id",
+        foreign_key=f"{METRICS}.close_id",
+        required_if=f"{METRICS}.ended IS NOT TRUE",
     )
     split_factor: Decimal = column(
-        "The product of the split factors since the baseline session; 1 without a split.",
-        wrong=no_price(f"{METRIC}.split_factor"),
+        "The product of the share's split factors since the baseline session: the number of "
+        "today's shares for one share of the baseline. It is 1 without a split.",
+        invalid_if=is_not_a_price(f"{METRICS}.split_factor"),
     )
-    absolute_return_pct: Decimal = column("The share's change since the baseline, whatever the action.")
-    vs_benchmark_pct: Decimal = column("`absoluteReturnPct` less the benchmark's change, whatever the action.")
+    absolute_return_pct: Decimal = column(
+        "The return of the share since the baseline, in percent, adjusted for splits. The action "
+        "does not change its sign."
+    )
+    vs_benchmark_pct: Decimal = column(
+        "`absoluteReturnPct` minus the benchmark's return, in percentage points. The action does "
+        "not change its sign."
+    )
     directional_return_pct: Decimal = column(
-        "`absoluteReturnPct` in the pick's direction: its negative for a SELL.",
-        f"{SIGN} * {METRIC}.absolute_return_pct",
-        wrong=no_number(f"{METRIC}.absolute_return_pct"),
+        "The return in the direction of the pick, in percent: `absoluteReturnPct` for a BUY, its "
+        "negative for a SELL.",
+        f"{DIRECTION_SIGN} * {METRICS}.absolute_return_pct",
+        invalid_if=is_not_a_number(f"{METRICS}.absolute_return_pct"),
     )
     alpha_pct: Decimal = column(
-        "`vsBenchmarkPct` in the pick's direction: its negative for a SELL. Points in the call's favour.",
-        f"{SIGN} * {METRIC}.vs_benchmark_pct",
-        wrong=no_number(f"{METRIC}.vs_benchmark_pct"),
+        "The excess over the benchmark in the direction of the pick, in percentage points: "
+        "`vsBenchmarkPct` for a BUY, its negative for a SELL. If it is above zero, the call is "
+        "right.",
+        f"{DIRECTION_SIGN} * {METRICS}.vs_benchmark_pct",
+        invalid_if=is_not_a_number(f"{METRICS}.vs_benchmark_pct"),
     )
     hit: bool = column(
-        "Whether the call is right: `alphaPct` is above zero.",
-        f"{SIGN} * {METRIC}.vs_benchmark_pct > 0",
-        wrong=no_number(f"{METRIC}.vs_benchmark_pct"),
+        "True if the call is right at this checkpoint, that is if `alphaPct` is above zero. The "
+        "share's return is then above the benchmark's for a BUY, and below it for a SELL.",
+        f"{DIRECTION_SIGN} * {METRICS}.vs_benchmark_pct > 0",
+        invalid_if=is_not_a_number(f"{METRICS}.vs_benchmark_pct"),
     )
     return_from_open_pct: Decimal | None = column(
-        "The share's change since `Pick.entryOpen`, whatever the action; null until that is known."
+        "The return of the share since `Pick.entryOpen`, in percent, adjusted for splits. The "
+        "action does not change its sign. Null until `Pick.entryOpen` is known."
     )
     unusual_move: bool = column(
-        "Whether a move of a tenth or more from one session to the next, since the baseline, remains unexplained by "
-        "splits; a quarter or more on figures that an older version computed."
+        "True if the price moved by 10 % or more from one session to the next since the baseline, "
+        "and no known split explains the move. For figures that an older version computed, the "
+        "threshold is 25 %."
     )
-    ended: bool = column("Whether the pick had stopped trading by then.")
+    ended: bool = column("True if the share had stopped trading before this checkpoint.")
     renamed: bool = column(
-        "Whether its price was read under another ticker than `Pick.pickedAs`; without a reading, `Pick.renamed`.",
+        "True if `currentPrice` was read under another ticker than `Pick.pickedAs`. Without a "
+        "reading it is equal to `Pick.renamed`.",
         f"""
-        CASE WHEN {METRIC}.close_id IS NULL
-            THEN (SELECT {ticker_of("picks")} FROM picks WHERE picks.id = {METRIC}.pick_id)
-            ELSE (SELECT {ticker_of("closes")} FROM closes WHERE closes.id = {METRIC}.close_id)
+        CASE WHEN {METRICS}.close_id IS NULL
+            THEN (SELECT {valid_ticker_sql("picks")} FROM picks WHERE picks.id = {METRICS}.pick_id)
+            ELSE (
+                SELECT {valid_ticker_sql("closes")} FROM closes
+                WHERE closes.id = {METRICS}.close_id
+            )
         END <> (
-            SELECT {ticker_of("closes")} FROM picks JOIN closes ON closes.id = picks.initial_close_id
-            WHERE picks.id = {METRIC}.pick_id
+            SELECT {valid_ticker_sql("closes")}
+            FROM picks JOIN closes ON closes.id = picks.initial_close_id
+            WHERE picks.id = {METRICS}.pick_id
         )""",
     )
 
 
 @table("corrections")
 class Correction:
-    """A stored figure that was put right, with what it said before."""
+    """
+    The replacement of one stored figure, with the values before and after it, the reason and
+    the time.
+    """
 
-    id: ID = column("Never changes.")
-    checkpoint: "Checkpoint" = related("Where the figure stands.", "checkpoints.id = corrections.checkpoint_id")
+    id: ID = column("The stable id of the correction, a UUID.")
+    checkpoint: "Checkpoint" = related(
+        "The checkpoint that the figure belongs to. Initial prices belong to day 0.",
+        "checkpoints.id = corrections.checkpoint_id",
+    )
     field: str = column(
-        "Which figure: its column, such as `vs_benchmark_pct`; docs/journal.md lists all that can be corrected.",
-        wrong="corrections.field = ''",
-        longest=lengths.WORD,
+        "The figure that was corrected, by the name of its database column, such as "
+        "`vs_benchmark_pct` for `PickMetric.vsBenchmarkPct`. docs/journal.md lists all columns "
+        "that can be corrected.",
+        invalid_if="corrections.field = ''",
+        max_bytes=lengths.WORD,
     )
     ticker: str | None = column(
-        "The ticker of the pick whose figure it is, as it was when the correction was made: a rename since does not "
-        "change it. Null if the figure is the batch's or the checkpoint's own, such as `benchmark_price`.",
-        wrong=no_ticker("corrections.ticker"),
-        longest=lengths.TICKER,
+        "The ticker of the pick whose figure was corrected, as it was at the time of the "
+        "correction, such as `NVDA`. Null if the figure belongs to the batch or the checkpoint "
+        "itself, such as `benchmark_price`.",
+        invalid_if=is_not_a_ticker("corrections.ticker"),
+        max_bytes=lengths.TICKER,
     )
     before: str | None = column(
-        "The value before, as the journal writes it: a decimal with all its digits (`-0.0892990`), `true` or `false`, "
-        "or the id of a reading. Null where the column had no value.",
-        longest=lengths.WORD,
+        "The value before the correction, as the journal writes it: a decimal with all of its "
+        "digits (`-0.0892990`), `true` or `false`, or the id of a reading. Null if the column had "
+        "no value.",
+        max_bytes=lengths.WORD,
     )
     after: str | None = column(
-        "The value that the correction gave it, written as `before`. A later correction of the same field may have "
-        "changed it again. Null where the column has no value since.",
-        longest=lengths.WORD,
+        "The value after the correction, written like `before`. A later correction of the same "
+        "field may have changed it again. Null if the correction removed the value.",
+        max_bytes=lengths.WORD,
     )
     reason: str = column(
-        "Why it was corrected: a split that was learnt, or the operator's words.", longest=lengths.STATEMENT
+        "The reason for the correction in a sentence: a split that arrived late, or a statement "
+        "of the operator.",
+        max_bytes=lengths.STATEMENT,
     )
-    made_at: datetime = column("When it was made; the same for all corrections of one journal entry.")
+    made_at: datetime = column(
+        "The time of the correction. All corrections of one journal entry have the same time."
+    )
 
 
 @table("checkpoints")
 class Checkpoint:
-    """One morning's look at a batch."""
+    """
+    One morning's measurement of a batch, due at 09:00 in New York. Day 0 is the baseline; days
+    1 to 14 follow.
+    """
 
-    id: ID = column("Never changes.")
-    batch: "Batch" = related("Its batch.", "batches.id = checkpoints.batch_id")
+    id: ID = column("The stable id of the checkpoint, a UUID.")
+    batch: "Batch" = related(
+        "The batch that the checkpoint belongs to.", "batches.id = checkpoints.batch_id"
+    )
     day: int = column(
-        "0 is the baseline; 1 to 14 are the mornings of the fortnight.",
-        wrong=f"checkpoints.day NOT BETWEEN 0 AND {model.CHECKPOINT_DAYS}",
+        "The number of days since the run date: 0 for the baseline, then 1 to 14.",
+        invalid_if=f"checkpoints.day NOT BETWEEN 0 AND {model.CHECKPOINT_DAYS}",
     )
-    checkpoint_date: date = column("The run date plus `day`; due at nine in New York.")
+    checkpoint_date: date = column(
+        "The date on which the checkpoint is due at 09:00 in New York: the run date plus `day` "
+        "days."
+    )
     trading_day: date | None = column(
-        "The session whose closes it uses; null when skipped.", needed=COMPUTED, only=COMPUTED
+        "The session whose closing prices the checkpoint uses. Null if the status is `SKIPPED`.",
+        required_if=IS_COMPUTED,
+        allowed_if=IS_COMPUTED,
     )
-    status: model.CheckpointStatus = column("Whether it has its prices.")
+    status: model.CheckpointStatus = column(
+        "The status of the checkpoint: `COMPUTED` with prices, `SKIPPED` without."
+    )
     skip_reason: model.SkipReason | None = column(
-        "Why it has, or at first had, no prices.", needed="checkpoints.status = 'skipped'"
+        "The reason why the checkpoint was skipped, as a code. It stays if the checkpoint was "
+        "computed later. Null if it was never skipped.",
+        required_if="checkpoints.status = 'skipped'",
     )
-    note: str | None = column("The same in a sentence.", longest=lengths.REASON)
-    taken_at: datetime = column("When it was stored or computed.")
+    note: str | None = column(
+        "The reason why the checkpoint was skipped, in a sentence for people. Null if it was "
+        "never skipped.",
+        max_bytes=lengths.REASON,
+    )
+    taken_at: datetime = column(
+        "The time at which the checkpoint was stored, or computed if that was later."
+    )
     skipped_at: datetime | None = column(
-        "When it was skipped, also if it was computed later.", needed=WAS_SKIPPED, only=WAS_SKIPPED
+        "The time at which the checkpoint was skipped. It stays if the checkpoint was computed "
+        "later. Null if it was never skipped.",
+        required_if=WAS_SKIPPED,
+        allowed_if=WAS_SKIPPED,
     )
     benchmark_price: Decimal | None = column(
-        "The benchmark's close of the trading day.",
-        needed=COMPUTED,
-        only=COMPUTED,
-        wrong=no_price("checkpoints.benchmark_price"),
+        "The benchmark's closing price on the trading day, in US dollars. Null if the status is "
+        "`SKIPPED`.",
+        required_if=IS_COMPUTED,
+        allowed_if=IS_COMPUTED,
+        invalid_if=is_not_a_price("checkpoints.benchmark_price"),
     )
     benchmark_close: Close | None = related(
-        "The reading that it came from.",
+        "The reading that supplied `benchmarkPrice`. Null if the status is `SKIPPED`.",
         "closes.id = checkpoints.benchmark_close_id",
-        link="checkpoints.benchmark_close_id",
-        needed=COMPUTED,
+        foreign_key="checkpoints.benchmark_close_id",
+        required_if=IS_COMPUTED,
     )
     benchmark_split_factor: Decimal | None = column(
-        "The product of the benchmark's split factors since the baseline.",
-        needed=COMPUTED,
-        only=COMPUTED,
-        wrong=no_price("checkpoints.benchmark_split_factor"),
+        "The product of the benchmark's split factors since the baseline session; 1 without a "
+        "split. Null if the status is `SKIPPED`.",
+        required_if=IS_COMPUTED,
+        allowed_if=IS_COMPUTED,
+        invalid_if=is_not_a_price("checkpoints.benchmark_split_factor"),
     )
     benchmark_return_pct: Decimal | None = column(
-        "The benchmark's change since the baseline, in percent; null on day 0.", needed=MEASURED, only=MEASURED
+        "The benchmark's return since the baseline, in percent, adjusted for splits. Null on day "
+        "0, or if the status is `SKIPPED`.",
+        required_if=HAS_FIGURES,
+        allowed_if=HAS_FIGURES,
     )
     benchmark_unusual_move: bool | None = column(
-        "Whether a move of the benchmark of a tenth or more from one session to the next remains unexplained by "
-        "splits. Null where that was not examined: without figures, on day 0, and on checkpoints that were computed "
-        "by an older version.",
-        only=MEASURED,
+        "True if the benchmark moved by 10 % or more from one session to the next since the "
+        "baseline, and no known split explains the move. Null if this was not examined: on day "
+        "0, on skipped checkpoints, and on checkpoints that an older version computed.",
+        allowed_if=HAS_FIGURES,
     )
     metrics: list[PickMetric] = related(
-        "How the picks stand, in the model's order; none on day 0.",
-        f"{METRIC}.checkpoint_id = checkpoints.id",
+        "The figures of each pick at this checkpoint, in the order of the model's answer. The "
+        "list is empty on day 0, or if the status is `SKIPPED`.",
+        f"{METRICS}.checkpoint_id = checkpoints.id",
         order="picks.position",
-        beside="pick",
-        about=model.PICKS_PER_BATCH,
-        holds=f"""
-            CASE WHEN {MEASURED} THEN {THREE_PICKS} AND bool_and(picks.batch_id = checkpoints.batch_id)
-            ELSE count(*) = 0 END""",
-        must=f"CASE WHEN {MEASURED} THEN '{model.PICKS_PER_BATCH}, one of each pick' ELSE 'none' END",
+        join="pick",
+        usual_length=model.PICKS_PER_BATCH,
+        valid_if=f"""
+            CASE WHEN {HAS_FIGURES}
+                THEN {HAS_THREE_PICKS} AND bool_and(picks.batch_id = checkpoints.batch_id)
+                ELSE count(*) = 0 END""",
+        expected=f"""
+            CASE WHEN {HAS_FIGURES}
+                THEN '{model.PICKS_PER_BATCH}, one of each pick' ELSE 'none' END""",
     )
     corrections: list[Correction] = related(
-        "What was put right here, oldest first.",
+        "The corrections of figures of this checkpoint, oldest first. Those of day 0 also cover "
+        "the initial prices.",
         "corrections.checkpoint_id = checkpoints.id",
         order="corrections.made_at, corrections.id",
-        about=3,
+        usual_length=3,
     )
 
 
-OPENED = "picks.entry_close_id IS NOT NULL"
+HAS_ENTRY_OPEN = "picks.entry_close_id IS NOT NULL"
 
-# How many figures a pick has, and where its last and its result's are: one at each computed checkpoint.
-OF_ITS_BATCH = f"checkpoints.batch_id = picks.batch_id AND {MEASURED}"
-FIGURES = f"(SELECT count(*) FROM checkpoints WHERE checkpoints.batch_id = picks.batch_id AND {MEASURED})"
-LATEST = f"""(
-    SELECT checkpoints.id FROM checkpoints WHERE checkpoints.batch_id = picks.batch_id AND {MEASURED}
+# A pick has one metric at each computed checkpoint after day 0 of its batch. These conditions and
+# expressions find the number of its metrics, and the checkpoints of its latest metric and of its
+# result.
+IS_MEASURED_DAY_OF_BATCH = f"checkpoints.batch_id = picks.batch_id AND {HAS_FIGURES}"
+FIGURE_COUNT = f"(SELECT count(*) FROM checkpoints WHERE {IS_MEASURED_DAY_OF_BATCH})"
+LATEST_CHECKPOINT_ID = f"""(
+    SELECT checkpoints.id FROM checkpoints WHERE {IS_MEASURED_DAY_OF_BATCH}
     ORDER BY checkpoints.day DESC LIMIT 1)"""
-# Whether a batch has all of its days: which of them is the result's cannot be told otherwise.
-WHOLE = f"(SELECT {EVERY_DAY} AND {EACH_SETTLED} FROM checkpoints WHERE checkpoints.batch_id = batches.id)"
-NOT_WHOLE = f"batches.status = 'completed' AND NOT {WHOLE}"
-RESULT_OF = f"""(
-    SELECT checkpoints.id FROM batches JOIN checkpoints ON {RESULT} WHERE batches.id = picks.batch_id AND {WHOLE}
+# Whether a batch has all of its days. If one is missing, another day may be taken for the result.
+IS_COMPLETE = f"""(
+    SELECT {HAS_EVERY_DAY} AND {HAS_ONLY_KNOWN_STATES}
+    FROM checkpoints WHERE checkpoints.batch_id = batches.id)"""
+IS_INCOMPLETE = f"batches.status = 'completed' AND NOT {IS_COMPLETE}"
+RESULT_CHECKPOINT_ID = f"""(
+    SELECT checkpoints.id FROM batches JOIN checkpoints ON {IS_RESULT}
+    WHERE batches.id = picks.batch_id AND {IS_COMPLETE}
     LIMIT 1)"""
 
 
 @table("picks")
 class Pick:
-    """An idea of the model with its initial price: one of a Monday's three."""
+    """One of the three shares that the model picked on a Monday, with its initial price."""
 
-    id: ID = column("Never changes.")
-    batch: "Batch" = related("Its batch.", "batches.id = picks.batch_id")
+    id: ID = column("The stable id of the pick, a UUID. Pass it to `pick(id:)`.")
+    batch: "Batch" = related("The batch that the pick belongs to.", "batches.id = picks.batch_id")
     position: int = column(
-        "Its place in the model's answer, from 1.", wrong=f"picks.position NOT BETWEEN 1 AND {model.PICKS_PER_BATCH}"
+        "The place of the pick in the model's answer, from 1 to 3.",
+        invalid_if=f"picks.position NOT BETWEEN 1 AND {model.PICKS_PER_BATCH}",
     )
-    ticker: str = column("The share.", wrong=no_ticker("picks.ticker"), longest=lengths.TICKER)
-    action: model.Action = column("What the model says to do with it.")
-    reasoning: str = column("The model's words.", longest=lengths.REASONING)
+    ticker: str = column(
+        "The ticker that the share has now, such as `NVDA`. `pickedAs` is the ticker that the "
+        "model chose.",
+        invalid_if=is_not_a_ticker("picks.ticker"),
+        max_bytes=lengths.TICKER,
+    )
+    action: model.Action = column("The action that the model recommends, BUY or SELL.")
+    reasoning: str = column(
+        "The model's reasoning for the pick, in its own words.", max_bytes=lengths.REASONING
+    )
     initial_price: Decimal = column(
-        "The close of the baseline session, from which every return counts.", wrong=no_price("picks.initial_price")
+        "The closing price of the share in the baseline session, in US dollars. Returns count "
+        "from this price.",
+        invalid_if=is_not_a_price("picks.initial_price"),
     )
-    initial_close: Close = related("The reading that it came from.", "closes.id = picks.initial_close_id")
+    initial_close: Close = related(
+        "The reading that supplied `initialPrice`.", "closes.id = picks.initial_close_id"
+    )
     entry_open: Decimal | None = column(
-        "The open of the first session on or after the run date; null until known.",
-        needed=OPENED,
-        only=OPENED,
-        wrong=no_price("picks.entry_open"),
+        "The opening price, in US dollars, of the first session on or after the run date: the "
+        "first price at which the pick could be traded. Null until it is known.",
+        required_if=HAS_ENTRY_OPEN,
+        allowed_if=HAS_ENTRY_OPEN,
+        invalid_if=is_not_a_price("picks.entry_open"),
     )
     entry_close: Close | None = related(
-        "The reading that it came from.",
+        "The reading of that session's prices, which supplied `entryOpen`. Null until it is known.",
         "closes.id = picks.entry_close_id",
-        needed=OPENED,
+        required_if=HAS_ENTRY_OPEN,
     )
-    ended: bool = column("Whether it has stopped trading.")
+    ended: bool = column(
+        "True if the share has stopped trading. Its last value was then recorded by a person, "
+        "with the source."
+    )
     picked_as: str = column(
-        "The ticker that the model chose; `ticker` is the one that the share has now.",
-        PICKED_AS,
-        longest=lengths.TICKER,
+        "The ticker that the model chose. It differs from `ticker` if the share was renamed.",
+        PICKED_TICKER,
+        max_bytes=lengths.TICKER,
     )
     renamed: bool = column(
-        "Whether `ticker` is another one than `pickedAs`.",
-        f"picks.ticker <> {PICKED_AS}",
-        wrong=no_ticker("picks.ticker"),
+        "True if the share now has another ticker than `pickedAs`.",
+        f"picks.ticker <> {PICKED_TICKER}",
+        invalid_if=is_not_a_ticker("picks.ticker"),
     )
     metrics: list[PickMetric] = related(
-        "How it stood, by day.",
-        f"{METRIC}.pick_id = picks.id",
+        "The figures of the pick at each computed checkpoint after day 0, earliest day first.",
+        f"{METRICS}.pick_id = picks.id",
         order="checkpoints.day",
-        beside="checkpoint",
-        about=10,
-        # Figures of another batch, or of a day that has none, make the sum larger than the number of days ever is.
-        holds=f"coalesce(sum(CASE WHEN {OF_ITS_BATCH} THEN 1 ELSE 100 END), 0) = {FIGURES}",
-        must=f"concat({FIGURES}, ', one at each computed checkpoint of its batch')",
+        join="checkpoint",
+        usual_length=10,
+        # A metric of another batch, or of a day without figures, counts as 100, so that the sum is
+        # larger than any number of days.
+        valid_if=f"""
+            coalesce(sum(CASE WHEN {IS_MEASURED_DAY_OF_BATCH} THEN 1 ELSE 100 END), 0)
+            = {FIGURE_COUNT}""",
+        expected=f"concat({FIGURE_COUNT}, ', one at each computed checkpoint of its batch')",
     )
     latest_metric: PickMetric | None = related(
-        "How it stood last.",
-        f"{METRIC}.pick_id = picks.id AND {METRIC}.checkpoint_id = {LATEST}",
-        needed=f"{LATEST} IS NOT NULL",
+        "The figures of the pick at the newest computed checkpoint. Null while there is none.",
+        f"{METRICS}.pick_id = picks.id AND {METRICS}.checkpoint_id = {LATEST_CHECKPOINT_ID}",
+        required_if=f"{LATEST_CHECKPOINT_ID} IS NOT NULL",
     )
     result: PickMetric | None = related(
-        "How it stood at its batch's result.",
-        f"{METRIC}.pick_id = picks.id AND {METRIC}.checkpoint_id = {RESULT_OF}",
-        needed=f"""
-            {RESULT_OF} IS NOT NULL
-            OR EXISTS (SELECT FROM batches WHERE batches.id = picks.batch_id AND {NOT_WHOLE})""",
+        "The figures of the pick at its batch's result. Null while the batch has no result.",
+        f"{METRICS}.pick_id = picks.id AND {METRICS}.checkpoint_id = {RESULT_CHECKPOINT_ID}",
+        required_if=f"""
+            {RESULT_CHECKPOINT_ID} IS NOT NULL
+            OR EXISTS (
+                SELECT FROM batches WHERE batches.id = picks.batch_id AND {IS_INCOMPLETE})""",
     )
 
 
-CLOSED = "generations.accepted IS NOT NULL"
+IS_CLOSED = "generations.accepted IS NOT NULL"
 
-
-# In characters: more than three picks with the longest reasonings, and what a page shows of an answer.
+# The length of `answerBeginning`, in characters. An answer with three picks and the longest
+# reasonings is shorter. A page shows no more of an answer than this.
 BEGINNING_LENGTH = 16_384
 
 
 @table("generations")
 class Generation:
-    """One question put to the model, and what became of it."""
+    """One question to the model, with its answer and whether the answer was accepted."""
 
-    id: ID = column("Never changes.")
-    attempt: int = column("Which question of that Monday, from 1.", wrong="generations.attempt < 1")
-    accepted: bool | None = column("Whether the answer became the picks; null while the question is open.")
-    refusal: str | None = column(
-        "Why the answer was not taken.",
-        needed="generations.accepted IS FALSE",
-        only="generations.accepted IS FALSE",
-        longest=lengths.REASON,
+    id: ID = column("The stable id of the question, a UUID.")
+    attempt: int = column(
+        "The number of the question among those of the same Monday, from 1.",
+        invalid_if="generations.attempt < 1",
     )
-    requested_model: str = column("The model that was asked.", longest=lengths.PROVIDER_NAME)
-    answered_model: str | None = column("The model that answered, as it names itself.", longest=lengths.PROVIDER_NAME)
-    prompt_version: str = column("The version of our prompt.", longest=lengths.WORD)
-    system_prompt: str = column("What the model was told to be.", longest=lengths.SYSTEM)
-    user_prompt: str = column("What it was asked.", longest=lengths.USER_PROMPT)
+    accepted: bool | None = column(
+        "True if the answer became the batch's picks, false if it was refused or did not arrive. "
+        "Null while the question is open."
+    )
+    refusal: str | None = column(
+        "The reason why the answer was refused or did not arrive, in a sentence. Null unless "
+        "`accepted` is false.",
+        required_if="generations.accepted IS FALSE",
+        allowed_if="generations.accepted IS FALSE",
+        max_bytes=lengths.REASON,
+    )
+    requested_model: str = column(
+        "The name of the model that was requested.", max_bytes=lengths.PROVIDER_NAME
+    )
+    answered_model: str | None = column(
+        "The name of the model that answered, as the provider reports it. Null if it was not "
+        "reported.",
+        max_bytes=lengths.PROVIDER_NAME,
+    )
+    prompt_version: str = column(
+        "The version of the prompt that was sent, such as `1`.", max_bytes=lengths.WORD
+    )
+    system_prompt: str = column(
+        "The system prompt that was sent: the instructions that set the model's role and the form "
+        "of its answer.",
+        max_bytes=lengths.SYSTEM,
+    )
+    user_prompt: str = column(
+        "The user prompt that was sent: the question of that Monday. A later attempt also "
+        "contains the reasons why earlier answers were refused.",
+        max_bytes=lengths.USER_PROMPT,
+    )
     answer: str | None = column(
-        f"What it said, to the letter. An answer of more than {LONGEST_ANSWER:,} bytes is refused: of that, its "
-        "beginning, and a sentence that says its length and SHA-256. Earlier versions stored all of it.",
-        needed="generations.accepted",
-        only=CLOSED,
-        longest=lengths.MODEL_ANSWER,
+        "The model's answer, exactly as it was stored. Null while the question is open, or if no "
+        f"answer arrived. An answer of more than {MAX_ANSWER_BYTES:,} bytes is refused; only its "
+        "beginning is stored, with a sentence that gives its length and SHA-256. Earlier versions "
+        "stored longer answers whole.",
+        required_if="generations.accepted",
+        allowed_if=IS_CLOSED,
+        max_bytes=lengths.MODEL_ANSWER,
     )
     answer_beginning: str | None = column(
-        f"The first {BEGINNING_LENGTH:,} characters of `answer`.",
+        f"The first {BEGINNING_LENGTH:,} characters of `answer`. Null if `answer` is null.",
         f"left(generations.answer, {BEGINNING_LENGTH})",
-        longest=4 * BEGINNING_LENGTH,
+        max_bytes=4 * BEGINNING_LENGTH,
     )
-    answer_bytes: int | None = column("How many bytes of UTF-8 `answer` has.", "octet_length(generations.answer)")
-    request_id: str | None = column("The provider's name for the exchange.", longest=lengths.PROVIDER_NAME)
-    prompt_tokens: int | None = column("The length of the question, as the provider counts.")
-    completion_tokens: int | None = column("The length of the answer, as the provider counts.")
-    asked_at: datetime = column("When the question was sent.")
-    answered_at: datetime | None = column("When the answer was there.", needed="generations.accepted", only=CLOSED)
+    answer_bytes: int | None = column(
+        "The length of `answer` in bytes of UTF-8. Null if `answer` is null.",
+        "octet_length(generations.answer)",
+    )
+    request_id: str | None = column(
+        "The id that the provider gave the request. Null if the provider gave none.",
+        max_bytes=lengths.PROVIDER_NAME,
+    )
+    prompt_tokens: int | None = column(
+        "The number of tokens in both prompts, as the provider counted them. Null if the provider "
+        "did not report it."
+    )
+    completion_tokens: int | None = column(
+        "The number of tokens in the model's answer, as the provider counted them. Null if the "
+        "provider did not report it."
+    )
+    asked_at: datetime = column("The time at which the question was sent.")
+    answered_at: datetime | None = column(
+        "The time at which the answer arrived. Null while the question is open, or if no answer "
+        "arrived.",
+        required_if="generations.accepted",
+        allowed_if=IS_CLOSED,
+    )
 
 
 @table("journal", "journal.seq")
 class JournalEntry:
-    """One entry of the append-only, hash-chained log of everything that was recorded."""
+    """
+    One entry of the journal: the append-only, hash-chained log of everything that was recorded.
+    """
 
-    seq: str = column("1, 2, 3 without gaps.", longest=lengths.NUMBER)
-    kind: model.JournalKind = column("What was recorded.")
-    at: datetime = column(
-        "When, by the clock of the process that wrote it, before the entry waited for its turn; so it may go back "
-        "from one entry to the next."
+    seq: str = column(
+        "The number of the entry, as a string of digits. The first entry is 1, and no number is "
+        "missing.",
+        max_bytes=lengths.NUMBER,
     )
-    content: str = column("All of it, as RFC 8785 canonical JSON.", longest=lengths.ENTRY)
-    previous: str = column("The hash of the entry before; 64 zeros at the first.", longest=lengths.HASH)
-    hash: str = column("SHA-256, in hex, of `previous`, a line feed and `content`.", longest=lengths.HASH)
+    kind: model.JournalKind = column("The kind of event that the entry records.")
+    at: datetime = column(
+        "The time of the recorded event, by the clock of the process that wrote the entry. "
+        "Entries are numbered in the order in which they were stored, so `at` may be earlier than "
+        "that of the entry before."
+    )
+    content: str = column(
+        "The complete entry as JSON in canonical form (RFC 8785). docs/journal.md describes its "
+        "members.",
+        max_bytes=lengths.ENTRY,
+    )
+    previous: str = column(
+        "The `hash` of the entry before it, 64 hexadecimal digits. It is 64 zeros for the first "
+        "entry.",
+        max_bytes=lengths.HASH,
+    )
+    hash: str = column(
+        "The SHA-256 of `previous`, a line feed and `content`, as 64 hexadecimal digits.",
+        max_bytes=lengths.HASH,
+    )
 
 
 @table("batches")
 class Batch:
-    """One Monday's picks of one series, with the benchmark they are measured against."""
+    """The picks of one Monday in one series, with the benchmark that they are measured against."""
 
-    id: ID = column("Never changes.")
-    series: str = column("Whose Monday: a model and its prompt.", longest=lengths.WORD)
-    run_date: date = column("The Monday, a date in New York.")
-    created_at: datetime = column("When it was stored.")
-    status: model.BatchStatus = column("What became of it.")
-    late: bool = column("Whether it was stored at or after the open of the first session it could be traded in.")
+    id: ID = column("The stable id of the batch, a UUID. Pass it to `batch(id:)`.")
+    series: str = column(
+        "The name of the series that the batch belongs to, such as `main`.", max_bytes=lengths.WORD
+    )
+    run_date: date = column("The Monday of the batch, a date in New York, such as `2026-11-23`.")
+    created_at: datetime = column("The time at which the batch was stored.")
+    status: model.BatchStatus = column(
+        "The status of the batch: `ACTIVE` while its 14 days are running, `COMPLETED` after them, "
+        "`FAILED` if no picks were made."
+    )
+    late: bool = column(
+        "True if the batch was stored at or after the open (09:30 in New York) of the first "
+        "session in which its picks could be traded. A late batch is never scored."
+    )
     failure_reason: model.FailureReason | None = column(
-        "Why there are no picks.", needed=WITHOUT_PICKS, only=WITHOUT_PICKS
+        "The reason why no picks were made, as a code. Null unless the status is `FAILED`.",
+        required_if=IS_FAILED,
+        allowed_if=IS_FAILED,
     )
     failure: str | None = column(
-        "The same in a sentence.", needed=WITHOUT_PICKS, only=WITHOUT_PICKS, longest=lengths.FAILURE
+        "The reason why no picks were made, in a sentence for people. Null unless the status is "
+        "`FAILED`.",
+        required_if=IS_FAILED,
+        allowed_if=IS_FAILED,
+        max_bytes=lengths.FAILURE,
     )
     benchmark_symbol: str = column(
-        "What the picks are measured against.", wrong=no_ticker("batches.benchmark_symbol"), longest=lengths.TICKER
+        "The ticker of the benchmark that the picks are measured against, such as `SPY`.",
+        invalid_if=is_not_a_ticker("batches.benchmark_symbol"),
+        max_bytes=lengths.TICKER,
     )
     benchmark_initial_price: Decimal | None = column(
-        "Its close at the baseline session; null without picks.",
-        needed=MADE,
-        only=MADE,
-        wrong=no_price("batches.benchmark_initial_price"),
+        "The benchmark's closing price in the baseline session, in US dollars. Null if the status "
+        "is `FAILED`.",
+        required_if=HAS_PICKS,
+        allowed_if=HAS_PICKS,
+        invalid_if=is_not_a_price("batches.benchmark_initial_price"),
     )
     benchmark_initial_close: Close | None = related(
-        "The reading that it came from.",
+        "The reading that supplied `benchmarkInitialPrice`. Null if the status is `FAILED`.",
         "closes.id = batches.benchmark_initial_close_id",
-        link="batches.benchmark_initial_close_id",
-        needed=MADE,
+        foreign_key="batches.benchmark_initial_close_id",
+        required_if=HAS_PICKS,
     )
     trading_day: date | None = column(
-        "The baseline session, the last one before the run date; null without picks.", needed=MADE, only=MADE
+        "The baseline session: the last session before the run date. Null if the status is "
+        "`FAILED`.",
+        required_if=HAS_PICKS,
+        allowed_if=HAS_PICKS,
     )
     picks: list[Pick] = related(
-        "In the model's order.",
+        "The three picks of the batch, in the order of the model's answer. The list is empty if "
+        "the status is `FAILED`.",
         "picks.batch_id = batches.id",
         order="picks.position",
-        about=model.PICKS_PER_BATCH,
-        holds=f"CASE WHEN {MADE} THEN {THREE_PICKS} ELSE count(*) = 0 END",
-        must=f"CASE WHEN {MADE} THEN '{model.PICKS_PER_BATCH}, each at a place of its own' ELSE 'none' END",
+        usual_length=model.PICKS_PER_BATCH,
+        valid_if=f"CASE WHEN {HAS_PICKS} THEN {HAS_THREE_PICKS} ELSE count(*) = 0 END",
+        expected=f"""
+            CASE WHEN {HAS_PICKS}
+                THEN '{model.PICKS_PER_BATCH}, each at a place of its own' ELSE 'none' END""",
     )
     checkpoints: list[Checkpoint] = related(
-        "By day.",
-        f"checkpoints.batch_id = batches.id AND ($no_status OR checkpoints.status = $status OR {OF_NO_STATUS})",
+        "The daily measurements of the batch that are stored so far, day 0 first. The list is "
+        "empty if the status is `FAILED`.",
+        # A day with an unknown status is never filtered out, so that it is reported as damaged.
+        f"""
+            checkpoints.batch_id = batches.id
+            AND ($no_status OR checkpoints.status = $status OR {HAS_UNKNOWN_STATUS})""",
         order="checkpoints.day",
-        about=1 + model.CHECKPOINT_DAYS,
-        holds=f"""
-            CASE WHEN NOT {MADE} THEN count(*) = 0
-            WHEN $no_status AND batches.status = 'completed' THEN {EVERY_DAY}
-            WHEN NOT $no_status AND batches.status = 'completed' THEN {NO_DAY_TWICE} AND {WHOLE}
-            ELSE {NO_DAY_TWICE} AND (count(*) > 0 OR NOT $no_status) END""",
-        must=f"""
-            CASE WHEN NOT {MADE} THEN 'none' WHEN batches.status = 'completed' AND $no_status
-            THEN '{_DAYS}, one of each day' ELSE 'no day twice, and no other days than 0 to {model.CHECKPOINT_DAYS}'
-            END""",
-        status=Argument(model.CheckpointStatus | None, "Only these."),
+        usual_length=1 + model.CHECKPOINT_DAYS,
+        valid_if=f"""
+            CASE WHEN NOT {HAS_PICKS} THEN count(*) = 0
+            WHEN $no_status AND batches.status = 'completed' THEN {HAS_EVERY_DAY}
+            WHEN NOT $no_status AND batches.status = 'completed'
+                THEN {HAS_NO_DAY_TWICE} AND {IS_COMPLETE}
+            ELSE {HAS_NO_DAY_TWICE} AND (count(*) > 0 OR NOT $no_status) END""",
+        expected=f"""
+            CASE WHEN NOT {HAS_PICKS} THEN 'none'
+            WHEN batches.status = 'completed' AND $no_status
+                THEN '{_DAY_COUNT}, one of each day'
+            ELSE 'no day twice, and no other days than 0 to {model.CHECKPOINT_DAYS}' END""",
+        status=Argument(
+            model.CheckpointStatus | None,
+            "Return only checkpoints with this status. Null, the default, returns all of them.",
+        ),
     )
     latest_checkpoint: Checkpoint | None = related(
-        "The last computed one after day 0.",
-        "checkpoints.batch_id = batches.id AND checkpoints.status = 'computed' AND checkpoints.day > 0",
+        "The newest computed checkpoint after day 0, with the current figures. Null while there "
+        "is none.",
+        f"checkpoints.batch_id = batches.id AND {IS_COMPUTED} AND checkpoints.day > 0",
         order="checkpoints.day DESC",
     )
     result: Checkpoint | None = related(
-        "The checkpoint of the last session before day 14; null while the batch is open, or if that one was skipped.",
-        f"{RESULT} AND {WHOLE}",
-        needed=NOT_WHOLE,
+        "The checkpoint of the last session before day 14, with the final figures. Null while the "
+        "batch is active, or if that checkpoint was skipped.",
+        f"{IS_RESULT} AND {IS_COMPLETE}",
+        required_if=IS_INCOMPLETE,
     )
     next_checkpoint_at: datetime | None = column(
-        "When the first checkpoint that is not there is due; null unless the batch is active. It may be one without "
-        "figures, because the day before it is no session.",
+        "The time at which the next checkpoint is due. Null unless the status is `ACTIVE`. That "
+        "checkpoint may have no figures, because the day before it may not be a session.",
         NEXT_CHECKPOINT_AT,
     )
     generations: list[Generation] = related(
-        "The questions put to the model that Monday, in their order.",
+        "The questions that the model was asked for this batch, with its answers, in the order in "
+        "which they were asked.",
         "generations.series = batches.series AND generations.run_date = batches.run_date",
         order="generations.attempt",
-        about=model.QUESTIONS_PER_MONDAY,
+        usual_length=model.QUESTIONS_PER_MONDAY,
     )
     journal: list[JournalEntry] = related(
-        "What the journal says of it, oldest first.", "journal.batch_id = batches.id", order="journal.seq", about=20
+        "The journal entries about this batch, oldest first.",
+        "journal.batch_id = batches.id",
+        order="journal.seq",
+        usual_length=20,
     )
 
 
 @table()
 class JournalEdge(Edge[JournalEntry]):
-    """An entry of a page and its cursor."""
+    """One journal entry of a page, together with its cursor."""
 
 
 @table()
-class JournalConnection(Connection[JournalEntry]):
-    """A page of the journal."""
+class JournalConnection(CursorConnection[JournalEntry]):
+    """One page of the journal's entries, oldest first."""
 
-    # Narrower than a connection's edges, which is sound where nothing is ever written.
-    edges: list[JournalEdge] = same("The page's entries, each with its cursor.")  # type: ignore[assignment]
+    # mypy forbids a narrower type than the parent's. It is safe here, because nothing writes it.
+    edges: list[JournalEdge] = same(  # type: ignore[assignment]
+        "The entries of the page, each together with its cursor."
+    )
 
 
 @table()
 class Service:
-    """What answers here, and what it knows of itself."""
+    """The process that answers this request."""
 
-    version: str = given("The software's version.", lambda facts: facts.version)
-    rehearsed: bool = given("Whether the record was made up for a rehearsal.", lambda facts: facts.rehearsed)
-    next_run_at: datetime = given(
-        "The next Monday at nine in New York.", lambda facts: calendar.next_run_at(facts.now())
+    version: str = from_service(
+        "The version of the software, such as `1.4.0`.", lambda facts: facts.version
+    )
+    rehearsed: bool = from_service(
+        "True if the record is a rehearsal: a simulated past that the real service shows. Its "
+        "picks and prices are made up.",
+        lambda facts: facts.rehearsed,
+    )
+    next_run_at: datetime = from_service(
+        "The time of the next weekly run: the next Monday at 09:00 in New York.",
+        lambda facts: calendar.next_run_at(facts.now()),
     )
     journal_head: JournalEntry | None = related(
-        "The journal's newest entry: keep its hash, and no one can rewrite what came before.", order="journal.seq DESC"
+        "The newest entry of the journal. Keep its `hash`: with it you can prove later that no "
+        "earlier entry was changed. Null while the journal is empty.",
+        order="journal.seq DESC",
     )
 
 
-# One text of all batches, or of none if they are more than can be worked out in time. A batch's middle is its
-# checkpoint of the last session of its first week.
-MIDDLE = """
+# The rows of the track record: one JSON text with all batches that are selected, or `null` if there
+# are more than can be computed in time.
+
+# The middle of a batch is its checkpoint of the last session of its first week.
+IS_MIDDLE = """
     middle.batch_id = batches.id AND middle.status = 'computed'
     AND middle.day = (
         SELECT max(open_day.day) FROM checkpoints open_day
         WHERE open_day.batch_id = batches.id AND open_day.day BETWEEN 1 AND 7
             AND open_day.skip_reason IS DISTINCT FROM 'MARKET_CLOSED')"""
-ASKED = """
+IS_SELECTED = """
     batches.series = $series
     AND ($no_from OR batches.run_date >= $from) AND ($no_to OR batches.run_date <= $to)"""
-# A computed checkpoint that has no change of the benchmark is no checkpoint that was skipped.
-LOST_OF, LOST_OF_RESULT = (
-    f"""CASE WHEN {of}.id IS NULL THEN 'null' ELSE '"NaN"' END""" for of in ("middle", "checkpoints")
-)
-FORTNIGHTS = f"""
+# A missing checkpoint is null. A computed checkpoint without the benchmark's change is damaged, and
+# must not be taken for a missing one: it becomes NaN, which the track record refuses.
+MISSING_MIDDLE = """CASE WHEN middle.id IS NULL THEN 'null' ELSE '"NaN"' END"""
+MISSING_RESULT = """CASE WHEN checkpoints.id IS NULL THEN 'null' ELSE '"NaN"' END"""
+TRACK_RECORD_ROWS = f"""
     SELECT CASE
-    WHEN (SELECT count(*) FROM (SELECT FROM batches WHERE {ASKED} LIMIT {track.MOST + 1}) few) <= {track.MOST}
+    WHEN (
+        SELECT count(*)
+        FROM (SELECT FROM batches WHERE {IS_SELECTED} LIMIT {track.MAX_BATCHES + 1}) few
+    ) <= {track.MAX_BATCHES}
     THEN (SELECT coalesce('[' || string_agg(concat(
             '[', coalesce(to_json(batches.run_date)::text, 'null'),
             ',', coalesce(to_json(batches.status)::text, 'null'),
             ',', coalesce(batches.late::text, 'null'),
-            ',', coalesce('"' || middle.benchmark_return_pct || '"', {LOST_OF}),
-            ',', coalesce('"' || checkpoints.benchmark_return_pct || '"', {LOST_OF_RESULT}), ',[', (
+            ',', coalesce('"' || middle.benchmark_return_pct || '"', {MISSING_MIDDLE}),
+            ',', coalesce('"' || checkpoints.benchmark_return_pct || '"', {MISSING_RESULT}), ',[', (
                 SELECT string_agg(concat(
                     '["', picks.id, '",', coalesce(to_json(picks.ticker)::text, 'null'),
                     ',', coalesce(to_json(picks.action)::text, 'null'),
                     ',', coalesce('"' || halfway.vs_benchmark_pct || '"', 'null'),
                     ',', coalesce('"' || final.vs_benchmark_pct || '"', 'null'),
-                    ',', coalesce('"' || final.absolute_return_pct || '"', 'null'), ']'), ',' ORDER BY picks.position)
+                    ',', coalesce('"' || final.absolute_return_pct || '"', 'null'), ']'
+                ), ',' ORDER BY picks.position)
                 FROM picks
-                LEFT JOIN {METRIC} halfway ON halfway.checkpoint_id = middle.id AND halfway.pick_id = picks.id
-                LEFT JOIN {METRIC} final ON final.checkpoint_id = checkpoints.id AND final.pick_id = picks.id
+                LEFT JOIN {METRICS} halfway
+                    ON halfway.checkpoint_id = middle.id AND halfway.pick_id = picks.id
+                LEFT JOIN {METRICS} final
+                    ON final.checkpoint_id = checkpoints.id AND final.pick_id = picks.id
                 WHERE picks.batch_id = batches.id AND ($no_action OR picks.action = $action)
             ), '],',
-            (CASE batches.status WHEN 'completed' THEN {WHOLE} ELSE true END)::text, ']'),
+            (CASE batches.status WHEN 'completed' THEN {IS_COMPLETE} ELSE true END)::text, ']'),
             ',' ORDER BY batches.run_date) || ']', '[]')
         FROM batches
-        LEFT JOIN checkpoints ON {RESULT}
-        LEFT JOIN checkpoints middle ON {MIDDLE}
-        WHERE {ASKED})
+        LEFT JOIN checkpoints ON {IS_RESULT}
+        LEFT JOIN checkpoints middle ON {IS_MIDDLE}
+        WHERE {IS_SELECTED})
     ELSE 'null' END"""
-PART = ("from", "to", "action")
+# With one of these arguments the track record is about a part of the series.
+PART_ARGUMENTS = ("from", "to", "action")
 
 
-def in_order(arguments: Mapping[str, Any]) -> None:
-    """Refuse a range of Mondays that ends before it begins."""
+def check_range(arguments: Mapping[str, Any]) -> None:
+    """Raise BAD_RANGE for a range of Mondays that ends before it begins."""
     first, last = arguments["from"], arguments["to"]
     if first and last and last < first:
         raise bad_value("BAD_RANGE", f"`to` must not be before `from`: {last} is before {first}.")
 
 
-def unreadable(rows: bytes, error: ValueError) -> str:
-    """Return what of the rows of the track record cannot be read: the first Monday, or the first pick of one."""
+def describe_unreadable(rows: bytes, error: ValueError) -> str:
+    """Return which of the rows of the track record cannot be parsed: a Monday, or a pick of one."""
     with suppress(ValueError):
         for monday in msgspec.json.decode(rows):
             for pick in monday[5]:
-                with suppress(ValueError):
-                    msgspec.convert(pick, track.Held)
-                    continue
-                return f"the row {pick[0]} of picks, of the Monday {monday[0]}, cannot be read: {error}"
-            with suppress(ValueError):
-                msgspec.convert(monday, track.Fortnight)
-                continue
-            return f"the Monday {monday[0]} cannot be read: {error}"
+                if not _is_convertible(pick, track.TrackedPick):
+                    return (
+                        f"the row {pick[0]} of picks, of the Monday {monday[0]}, "
+                        f"cannot be read: {error}"
+                    )
+            if not _is_convertible(monday, track.TrackedBatch):
+                return f"the Monday {monday[0]} cannot be read: {error}"
     return f"the rows of the track record cannot be read: {error}"
 
 
-def track_record(rows: bytes, arguments: Mapping[str, Any]) -> track.TrackRecord:
-    """Return what the Mondays in `rows` come to."""
+def _is_convertible(value: object, type_: type[Struct]) -> bool:
     try:
-        fortnights = msgspec.json.decode(rows, type=list[track.Fortnight] | None)
+        msgspec.convert(value, type_)
+    except ValueError:
+        return False
+    return True
+
+
+def compute_track_record(rows: bytes, arguments: Mapping[str, Any]) -> track.TrackRecord:
+    """
+    Return the track record of the batches in `rows`, the text that TRACK_RECORD_ROWS returns.
+
+    Raises ANSWER_TOO_LARGE for too many batches, and RecordDamaged for rows that break what the
+    record promises.
+    """
+    try:
+        batches = msgspec.json.decode(rows, type=list[track.TrackedBatch] | None)
     except ValueError as error:
-        raise RecordDamaged(unreadable(rows, error)) from None
-    if fortnights is None:
-        message = f"The track record has over {track.MOST:,} Mondays. Ask for a part of them: `from` and `to`."
-        raise refusal("ANSWER_TOO_LARGE", message, limit=track.MOST)
-    for one, other in pairwise(fortnights):
-        if one.run_date == other.run_date:
+        raise RecordDamaged(describe_unreadable(rows, error)) from None
+    if batches is None:
+        message = (
+            f"The track record has over {track.MAX_BATCHES:,} Mondays. "
+            "Ask for a part of them: `from` and `to`."
+        )
+        raise api_error("ANSWER_TOO_LARGE", message, limit=track.MAX_BATCHES)
+    for one, following in pairwise(batches):
+        if one.run_date == following.run_date:
             raise RecordDamaged(f"the Monday {one.run_date} has two batches")
-    for one in fortnights:
-        one.check(any_picks=arguments["action"] is not None)
+    for one in batches:
+        one.check(is_filtered=arguments["action"] is not None)
+    is_part = any(arguments[name] for name in PART_ARGUMENTS)
     try:
-        return track.track_record(arguments["series"], fortnights, part=any(arguments[name] for name in PART))
+        return track.compute_track_record(arguments["series"], batches, is_part=is_part)
     except (DecimalException, OverflowError):
-        raise RecordDamaged("the track record has a figure that is too large to be worked with") from None
+        raise RecordDamaged(
+            "the track record has a figure that is too large to be worked with"
+        ) from None
 
 
 @table()
 class Query:
-    """Everything that can be asked."""
+    """The read-only entry points of the API. Start with `latestBatch`."""
 
     latest_batch: Batch | None = related(
-        "The newest Monday, whatever became of it.",
+        "The newest batch of a series, whatever its status is. Null while the series has no batch.",
         "batches.series = $series",
         order="batches.run_date DESC",
         series=SERIES,
     )
     batch: Batch | None = related(
-        "One batch; null if the id is not known.",
+        "The batch with an id. Null if no batch has this id.",
         "batches.id = $id",
-        id=Argument(ID, "Its id, a UUID.", convert=read_id),
+        id=Argument(ID, "The id of the batch, a UUID as `Batch.id` returns it.", convert=parse_id),
     )
     batch_on: Batch | None = related(
-        "The batch of one Monday; null if that Monday has none.",
+        "The batch of one Monday. Null if the series has no batch for that Monday.",
         "batches.run_date = $run_date AND batches.series = $series",
-        run_date=Argument(date, "The Monday; another day is refused.", convert=read_monday),
+        run_date=Argument(
+            date,
+            "The Monday of the batch, such as `2026-11-23`. A day that is not a Monday is refused.",
+            convert=require_monday,
+        ),
         series=SERIES,
     )
-    batches: Connection[Batch] = page(
-        "The Mondays, newest first.",
+    batches: CursorConnection[Batch] = page(
+        "A page of the batches of a series, newest Monday first.",
         "batches.series = $series AND ($no_status OR batches.status = $status)",
-        by={"batches.run_date": DATE},
-        newest_first=True,
-        holds="count(DISTINCT batches.run_date) = count(*)",
-        breaks="""
+        sort_keys={"batches.run_date": DATE},
+        descending=True,
+        valid_if="count(DISTINCT batches.run_date) = count(*)",
+        problem="""
             'has two batches of the Monday ', (
-                SELECT twice FROM unnest(array_agg(batches.run_date)) AS twice GROUP BY twice HAVING count(*) > 1
+                SELECT twice FROM unnest(array_agg(batches.run_date)) AS twice
+                GROUP BY twice HAVING count(*) > 1
                 LIMIT 1)""",
-        status=Argument(model.BatchStatus | None, "Only these."),
+        status=Argument(
+            model.BatchStatus | None,
+            "Return only batches with this status. Null, the default, returns all of them.",
+        ),
         series=SERIES,
     )
     pick: Pick | None = related(
-        "One pick; null if the id is not known.",
+        "The pick with an id. Null if no pick has this id.",
         "picks.id = $id",
-        sound=OF_A_BATCH,
-        id=Argument(ID, "Its id, a UUID.", convert=read_id),
+        row_valid_if=HAS_BATCH,
+        id=Argument(ID, "The id of the pick, a UUID as `Pick.id` returns it.", convert=parse_id),
     )
-    picks: Connection[Pick] = page(
-        "One share's picks in every series, newest first; none if it was never picked.",
+    picks: CursorConnection[Pick] = page(
+        "A page of the picks of one share in every series, newest first. The page is empty if the "
+        "share was never picked.",
         "picks.ticker = $ticker",
-        by={RUN_DATE: DATE, "picks.id": ROW_ID},
-        newest_first=True,
-        sound=OF_A_BATCH,
+        sort_keys={PICK_RUN_DATE: DATE, "picks.id": ROW_ID},
+        descending=True,
+        row_valid_if=HAS_BATCH,
         ticker=TICKER,
     )
-    closes: Connection[Close] = page(
-        "All readings of one share's prices, newest session first. A session that was read differently has several.",
+    closes: CursorConnection[Close] = page(
+        "A page of all readings of one share's prices, newest session first. A session has "
+        "several readings if the provider later returned other prices for it.",
         "closes.ticker = $ticker",
-        by={"closes.trading_day": DATE, "closes.read_at": TIME},
-        newest_first=True,
+        sort_keys={"closes.trading_day": DATE, "closes.read_at": TIME},
+        descending=True,
         ticker=TICKER,
     )
-    splits: Connection[Split] = page(
-        "All readings of one share's splits, newest first.",
+    splits: CursorConnection[Split] = page(
+        "A page of all readings of one share's splits, newest first.",
         "splits.ticker = $ticker",
-        by={"splits.effective_date": DATE, "splits.read_at": TIME},
-        newest_first=True,
+        sort_keys={"splits.effective_date": DATE, "splits.read_at": TIME},
+        descending=True,
         ticker=TICKER,
     )
     journal: JournalConnection = page(
-        "The journal, oldest first.",
+        "A page of the journal, oldest entry first.",
         "$no_kind OR journal.kind = $kind",
-        by={"journal.seq": NUMBER},
-        newest_first=False,
-        kind=Argument(model.JournalKind | None, "Only these."),
+        sort_keys={"journal.seq": NUMBER},
+        descending=False,
+        kind=Argument(
+            model.JournalKind | None,
+            "Return only entries of this kind. Null, the default, returns all of them.",
+        ),
     )
     track_record: track.TrackRecord = computed(
-        "What all Mondays of a series come to, or those of a part: skill or luck.",
-        FORTNIGHTS,
-        track_record,
-        check=in_order,
+        "The track record of a series, or of a part of it: hit rate, returns, intervals, and the "
+        "verdict on skill or luck.",
+        TRACK_RECORD_ROWS,
+        compute_track_record,
+        check=check_range,
         cost=5_000,
         arguments={
             "series": SERIES,
-            "from": Argument(date | None, "Only Mondays on this day or later."),
-            "to": Argument(date | None, "Only Mondays up to this day."),
-            "action": Argument(model.Action | None, "Only these picks."),
+            "from": Argument(
+                date | None,
+                "Count only Mondays on or after this date. Null sets no lower limit. With this "
+                "argument there is no verdict.",
+            ),
+            "to": Argument(
+                date | None,
+                "Count only Mondays on or before this date. Null sets no upper limit. With this "
+                "argument there is no verdict.",
+            ),
+            "action": Argument(
+                model.Action | None,
+                "Count only picks with this action. Null counts both actions. With this argument "
+                "there is no verdict.",
+            ),
         },
     )
-    service: Service = same("What answers here.")
+    service: Service = same(
+        "The process that answers this request: its version, its next run and the head of the "
+        "journal."
+    )
 
 
 class NotADateError(ValueError):
-    """What should be a date is none. (graphql-core adds the place and the value, and passes the code on.)"""
+    """
+    A value of the scalar `Date` is not a date.
+
+    graphql-core adds the location and the value to the message, and passes the code on.
+    """
 
     extensions: ClassVar = {"code": "BAD_DATE"}
 
 
-def read_date(text: object) -> date:
-    """Return the date that is written as `YYYY-MM-DD`, or refuse any other form of it."""
+def parse_date(text: object) -> date:
+    """
+    Return the date that a text in the form `YYYY-MM-DD` contains.
+
+    Raises NotADateError for any other text, also for other forms that `fromisoformat` accepts.
+    """
     if isinstance(text, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
         with suppress(ValueError):
             return date.fromisoformat(text)
@@ -841,22 +1221,37 @@ def read_date(text: object) -> date:
 
 SCALARS: dict[object, ScalarDefinition] = {
     Decimal: strawberry.scalar(
-        name="Decimal", description="A number as text, in plain notation and at full precision.", serialize=plain
+        name="Decimal",
+        description=(
+            "A decimal number as a string, in plain notation and at full precision, such as "
+            '`"-0.0892990"`. It is never a float.'
+        ),
+        serialize=format_decimal,
     ),
     date: strawberry.scalar(
-        name="Date", description="A date as `YYYY-MM-DD`.", serialize=date.isoformat, parse_value=read_date
+        name="Date",
+        description="A date as a string in the form `YYYY-MM-DD`, such as `2026-11-23`.",
+        serialize=date.isoformat,
+        parse_value=parse_date,
     ),
     datetime: strawberry.scalar(
-        name="DateTime", description="A time in UTC as `YYYY-MM-DDTHH:MM:SS.ffffffZ`.", serialize=timestamp
+        name="DateTime",
+        description="A time in UTC as a string in the form `YYYY-MM-DDTHH:MM:SS.ffffffZ`, such as "
+        "`2026-11-23T14:00:00.008207Z`.",
+        serialize=format_timestamp,
     ),
 }
-schema: GraphQLSchema = strawberry.Schema(Query, config=StrawberryConfig(scalar_map=SCALARS))._schema
+schema: GraphQLSchema = strawberry.Schema(
+    Query, config=StrawberryConfig(scalar_map=SCALARS)
+)._schema
+# Strawberry has no parameter for the description of a schema.
+schema.description = DESCRIPTION
 
 
-def printed() -> str:
-    """Return the schema as text."""
+def print_sdl() -> str:
+    """Return the schema in GraphQL's schema definition language."""
     return f"{print_schema(schema)}\n"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(printed())
+    sys.stdout.write(print_sdl())

@@ -15,7 +15,7 @@ from graphql import (
 )
 from graphql.utilities import lexicographic_sort_schema
 
-from api.schema import printed, schema
+from api.schema import print_sdl, schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +24,9 @@ type Query {
   latestBatch(series: String! = "main"): Batch
   batch(id: ID!): Batch
   batchOn(runDate: Date!, series: String! = "main"): Batch
-  batches(first: Int! = 20, after: String, status: BatchStatus, series: String! = "main"): BatchConnection!
+  batches(
+    first: Int! = 20, after: String, status: BatchStatus, series: String! = "main"
+  ): BatchConnection!
   pick(id: ID!): Pick
   picks(ticker: String!, first: Int! = 20, after: String): PickConnection!
   closes(ticker: String!, first: Int! = 20, after: String): CloseConnection!
@@ -43,10 +45,13 @@ type SplitConnection { edges: [SplitEdge!]! nodes: [Split!]! pageInfo: PageInfo!
 type SplitEdge { cursor: String! node: Split! }
 type JournalConnection { edges: [JournalEdge!]! nodes: [JournalEntry!]! pageInfo: PageInfo! }
 type JournalEdge { cursor: String! node: JournalEntry! }
-type PageInfo { hasNextPage: Boolean! hasPreviousPage: Boolean! startCursor: String endCursor: String }
+type PageInfo {
+  hasNextPage: Boolean! hasPreviousPage: Boolean! startCursor: String endCursor: String
+}
 type Batch {
   id: ID! series: String! runDate: Date! createdAt: DateTime! status: BatchStatus! late: Boolean!
-  failureReason: FailureReason failure: String benchmarkSymbol: String! benchmarkInitialPrice: Decimal
+  failureReason: FailureReason failure: String benchmarkSymbol: String!
+  benchmarkInitialPrice: Decimal
   benchmarkInitialClose: Close tradingDay: Date
   picks: [Pick!]!
   checkpoints(status: CheckpointStatus): [Checkpoint!]!
@@ -57,7 +62,8 @@ type Batch {
   journal: [JournalEntry!]!
 }
 type Pick {
-  id: ID! batch: Batch! position: Int! ticker: String! action: Action! reasoning: String! initialPrice: Decimal!
+  id: ID! batch: Batch! position: Int! ticker: String! action: Action! reasoning: String!
+  initialPrice: Decimal!
   initialClose: Close! entryOpen: Decimal entryClose: Close ended: Boolean!
   pickedAs: String! renamed: Boolean!
   metrics: [PickMetric!]! latestMetric: PickMetric result: PickMetric
@@ -65,28 +71,34 @@ type Pick {
 type Checkpoint {
   id: ID! batch: Batch! day: Int! checkpointDate: Date! tradingDay: Date status: CheckpointStatus!
   skipReason: SkipReason note: String takenAt: DateTime! skippedAt: DateTime
-  benchmarkPrice: Decimal benchmarkClose: Close benchmarkSplitFactor: Decimal benchmarkReturnPct: Decimal
+  benchmarkPrice: Decimal benchmarkClose: Close benchmarkSplitFactor: Decimal
+  benchmarkReturnPct: Decimal
   benchmarkUnusualMove: Boolean metrics: [PickMetric!]! corrections: [Correction!]!
 }
 type PickMetric {
-  id: ID! pick: Pick! checkpoint: Checkpoint! currentPrice: Decimal! close: Close splitFactor: Decimal!
-  absoluteReturnPct: Decimal! vsBenchmarkPct: Decimal! directionalReturnPct: Decimal! alphaPct: Decimal! hit: Boolean!
+  id: ID! pick: Pick! checkpoint: Checkpoint! currentPrice: Decimal! close: Close
+  splitFactor: Decimal!
+  absoluteReturnPct: Decimal! vsBenchmarkPct: Decimal! directionalReturnPct: Decimal!
+  alphaPct: Decimal! hit: Boolean!
   returnFromOpenPct: Decimal unusualMove: Boolean! ended: Boolean! renamed: Boolean!
 }
 type Close {
-  id: ID! ticker: String! tradingDay: Date! open: Decimal close: Decimal! source: String! readAt: DateTime!
+  id: ID! ticker: String! tradingDay: Date! open: Decimal close: Decimal! source: String!
+  readAt: DateTime!
 }
 type Split {
   ticker: String! effectiveDate: Date! factor: Decimal! source: String! readAt: DateTime!
 }
 type Generation {
-  id: ID! attempt: Int! accepted: Boolean refusal: String requestedModel: String! answeredModel: String
+  id: ID! attempt: Int! accepted: Boolean refusal: String requestedModel: String!
+  answeredModel: String
   promptVersion: String! systemPrompt: String! userPrompt: String! answer: String
   answerBeginning: String answerBytes: Int requestId: String
   promptTokens: Int completionTokens: Int askedAt: DateTime! answeredAt: DateTime
 }
 type Correction {
-  id: ID! checkpoint: Checkpoint! field: String! ticker: String before: String after: String reason: String!
+  id: ID! checkpoint: Checkpoint! field: String! ticker: String before: String after: String
+  reason: String!
   madeAt: DateTime!
 }
 type JournalEntry {
@@ -102,7 +114,9 @@ type TrackRecord {
 type BatchCounts {
   total: Int! active: Int! completed: Int! failed: Int! late: Int! unresolved: Int! scored: Int!
 }
-type PickCounts { total: Int! finished: Int! hits: Int! hitRatePct: Decimal hitRateInterval: Interval }
+type PickCounts {
+  total: Int! finished: Int! hits: Int! hitRatePct: Decimal hitRateInterval: Interval
+}
 type ResultFigures {
   count: Int! alphaPct: Average! directionalReturnPct: Average! absoluteReturnPct: Average!
 }
@@ -115,11 +129,14 @@ type WeeklyExcess {
   beta: Decimal beyondBetaPct: Decimal beyondBetaInterval: Interval weeks: [Week!]!
 }
 type Week { monday: Date! picks: Int! excessPct: Decimal! benchmarkPct: Decimal! }
-type RandomActions { draws: Int! seed: String! belowPct: Decimal! interval: Interval! bins: [Bin!]! }
+type RandomActions {
+  draws: Int! seed: String! belowPct: Decimal! interval: Interval! bins: [Bin!]!
+}
 type Bin { low: Decimal! high: Decimal! count: Int! }
 type Verdict { finding: Finding words: String! looks: [Look!]! nextLook: Date }
 type Look {
-  number: Int! on: Date! sharePct: Decimal! batches: Int! weeks: Int! beyondBetaPct: Decimal interval: Interval
+  number: Int! on: Date! sharePct: Decimal! batches: Int! weeks: Int! beyondBetaPct: Decimal
+  interval: Interval
   finding: Finding
 }
 type Service { version: String! rehearsed: Boolean! nextRunAt: DateTime! journalHead: JournalEntry }
@@ -145,35 +162,109 @@ OURS = {
 def names_and_types(sdl: str) -> dict[str, str]:
     """A schema without its descriptions, in the order of the alphabet."""
     bare = build_schema(re.sub(r'""".*?"""', "", sdl, flags=re.DOTALL))
-    return {name: print_type(type_) for name, type_ in lexicographic_sort_schema(bare).type_map.items()}
+    return {
+        name: print_type(type_) for name, type_ in lexicographic_sort_schema(bare).type_map.items()
+    }
 
 
 def test_is_the_contract():
-    """Names, types, nullability, arguments and defaults are those that were promised, and no others."""
-    assert names_and_types(printed()) == names_and_types(CONTRACT)
+    """
+    Names, types, nullability, arguments and defaults are those that were promised, and no others.
+    """
+    assert names_and_types(print_sdl()) == names_and_types(CONTRACT)
 
 
 def test_the_printed_schema_is_current():
     """What is committed is what is served."""
     committed = (ROOT / "graphql" / "schema.graphql").read_text()
-    assert committed == printed(), "The schema has changed: run `make schema`, and read the difference."
+    assert committed == print_sdl(), (
+        "The schema has changed: run `make schema`, and read the difference."
+    )
 
 
 def described():
+    """Every type, field, argument and enum value of ours, with its name."""
     for name, type_ in OURS.items():
         yield name, type_
-        for member in () if is_scalar_type(type_) else type_.values if is_enum_type(type_) else type_.fields:
-            inner = type_.values[member] if is_enum_type(type_) else type_.fields[member]
+        if is_scalar_type(type_):
+            continue
+        members = type_.values if is_enum_type(type_) else type_.fields
+        for member, inner in members.items():
             yield f"{name}.{member}", inner
             for argument, of in getattr(inner, "args", {}).items():
                 yield f"{name}.{member}({argument})", of
 
 
+# The fewest words of a description: a shorter one says nothing that the name does not say.
+MIN_WORDS = 5
+# Words of the project's former private vocabulary. Names in backticks may contain them.
+BANNED = re.compile(
+    r"\b(told|somebody|nobody|whoever|what became of|comes? to|learnt|put right|"
+    r"only these|from here|how often|by hand|kept|in hindsight|a look)\b",
+    re.IGNORECASE,
+)
+
+
+def is_sentence(description: str) -> bool:
+    """Whether a description is one or more sentences of some length."""
+    first, last = description[:1], description[-1:]
+    return (
+        (first.isupper() or first == "`") and last == "." and len(description.split()) >= MIN_WORDS
+    )
+
+
 def test_everything_is_described():
-    """Each type, field, argument and value says in a sentence what it is."""
-    wordless = [name for name, thing in described() if not (thing.description or "").endswith(".")]
-    assert wordless == []
+    """Each type, field, argument and value has a description in full sentences."""
+    found = {name: thing.description or "" for name, thing in described()}
+    assert {name: text for name, text in found.items() if not is_sentence(text)} == {}
     assert any(is_object_type(type_) for type_ in OURS.values())
+    assert "Batch.checkpoints(status)" in found
+
+
+def test_descriptions_use_standard_terms():
+    found = {
+        name: match[0]
+        for name, thing in described()
+        if (match := BANNED.search(re.sub("`[^`]*`", "", thing.description or "")))
+    }
+    assert found == {}
+
+
+# What a client should learn from some descriptions that once had no content.
+CONTENTS = {
+    "Query": "Start with `latestBatch`",
+    "TrackRecord.series": "whose record this is",
+    "Batch.id": "Pass it to `batch(id:)`",
+    "Batch.status": "`FAILED` if no picks were made",
+    "Batch.failure": "in a sentence",
+    "Batch.checkpoints": "day 0 first",
+    "Batch.latestCheckpoint": "Null while there is none",
+    "Batch.nextCheckpointAt": "Null unless the status is `ACTIVE`",
+    "Checkpoint.metrics": "The list is empty on day 0",
+    "Pick.entryClose": "which supplied `entryOpen`",
+    "PickMetric.hit": "above the benchmark's for a BUY, and below it for a SELL",
+    "Correction.field": "such as `vs_benchmark_pct`",
+    "Generation.systemPrompt": "instructions",
+    "Generation.promptTokens": "Null if the provider did not report it",
+    "JournalEntry.at": "The time of the recorded event",
+    "BatchCounts.total": "of every status",
+    "Interval.low": "in the unit of the parent field",
+    "RandomActions.draws": "The number of random draws",
+    "Look.sharePct": "significance level that this interim analysis spends",
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_description_has_content(name):
+    assert CONTENTS[name] in dict(described())[name].description
+
+
+def test_the_schema_has_a_glossary():
+    """It explains the words of the record, one in each line, and where to start."""
+    words = re.findall(r"^- \*\*([a-z -]+)\*\*: ", schema.description, re.MULTILINE)
+    assert {"series", "batch", "pick", "checkpoint", "result", "reading", "journal"} <= {*words}
+    assert "Start with `latestBatch`" in schema.description
+    assert schema.description in print_sdl()
 
 
 def test_only_reads():
@@ -182,7 +273,9 @@ def test_only_reads():
 
 
 def test_graphql_core_is_not_shadowed():
-    """The folder `graphql` is a source root: as a package it would hide the library of that name."""
+    """
+    The folder `graphql` is a source root: as a package it would hide the library of that name.
+    """
     assert not (ROOT / "graphql" / "__init__.py").exists()
     assert "site-packages" in graphql.__file__
 

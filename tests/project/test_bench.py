@@ -35,20 +35,24 @@ Transfer/sec:     37.56MB
 """
 FAILED = WRK.replace(
     "Requests/sec",
-    "  Socket errors: connect 0, read 2, write 0, timeout 3\n  Non-2xx or 3xx responses: 13\nRequests/sec",
+    "  Socket errors: connect 0, read 2, write 0, timeout 3\n"
+    "  Non-2xx or 3xx responses: 13\nRequests/sec",
 )
 
 
 def test_what_wrk_says():
     """Units become milliseconds; whatever failed is counted."""
-    assert measured.load(WRK) == measured.Load(requests=7901, per_second=2624.92, p50=0.89, p99=1200.0, failed=0)
-    assert measured.load(FAILED).failed == 18
+    assert measured.parse_wrk(WRK) == measured.WrkResult(
+        requests=7901, per_second=2624.92, p50=0.89, p99=1200.0, failed=0
+    )
+    assert measured.parse_wrk(FAILED).failed == 18
     with pytest.raises(ValueError, match="unable to connect"):
-        measured.load("unable to connect to 127.0.0.1:1 Connection refused")
+        measured.parse_wrk("unable to connect to 127.0.0.1:1 Connection refused")
 
 
 STATS = [
-    # A name may hold spaces and parentheses; 11 + 7 ticks of its own, 5 + 3 of children that have ended.
+    # A name may hold spaces and parentheses; 11 + 7 ticks of its own, 5 + 3 of children that have
+    # ended.
     "100 (post) gres (x) S 1 100 100 0 -1 4194560 1 2 3 4 11 7 5 3 20 0 1 0 99 1 1 1",
     "101 (backend) S 100 101 101 0 -1 0 0 0 0 0 20 10 0 0 20 0 1 0 99 1 1 1",
     "102 (grandchild) S 101 101 101 0 -1 0 0 0 0 0 1 1 0 0 20 0 1 0 99 1 1 1",
@@ -58,33 +62,54 @@ STATS = [
 
 def test_the_cpu_of_a_process_and_all_below_it():
     """Children that run and those that have ended are counted, strangers are not."""
-    processes = [measured.process(stat) for stat in STATS]
-    assert [one.pid for one in measured.tree(processes, 100)] == [100, 101, 102]
-    assert measured.ticks(processes, 100) == 26 + 30 + 2
-    assert measured.ticks(processes, 101) == 32
+    processes = [measured.parse_stat(stat) for stat in STATS]
+    assert [one.pid for one in measured.process_tree(processes, 100)] == [100, 101, 102]
+    assert measured.cpu_ticks(processes, 100) == 26 + 30 + 2
+    assert measured.cpu_ticks(processes, 101) == 32
 
 
 def test_a_backend_that_ends_keeps_its_cpu():
     """What a child used moves to the account of its parent, and the sum stays."""
     ended = STATS[0].replace("5 3 20", "37 3 20")
-    assert measured.ticks([measured.process(ended)], 100) == measured.ticks(map(measured.process, STATS), 100)
+    assert measured.cpu_ticks([measured.parse_stat(ended)], 100) == measured.cpu_ticks(
+        map(measured.parse_stat, STATS), 100
+    )
 
 
 def test_the_same_values_in_another_shape():
-    """Names, order, cursors, enums' case and ways of writing a time do not count; a value that differs does."""
-    ours = {"batch": {"at": "2026-11-16T14:00:20.100000Z", "status": "COMPLETED", "picks": [{"n": 1}, {"n": None}]}}
-    theirs = {"all": [{"s": "completed", "p": {"b": None, "a": 1}, "t": "2026-11-16 15:00:20.1+01", "endCursor": "x"}]}
-    assert measured.values(ours) == measured.values(theirs)
-    assert measured.values(ours)[0] == 4
-    assert measured.values(ours) != measured.values({**ours, "more": False})
+    """
+    Names, order, cursors, enums' case and ways of writing a time do not count; a value that differs
+    does.
+    """
+    ours = {
+        "batch": {
+            "at": "2026-11-16T14:00:20.100000Z",
+            "status": "COMPLETED",
+            "picks": [{"n": 1}, {"n": None}],
+        }
+    }
+    theirs = {
+        "all": [
+            {
+                "s": "completed",
+                "p": {"b": None, "a": 1},
+                "t": "2026-11-16 15:00:20.1+01",
+                "endCursor": "x",
+            }
+        ]
+    }
+    assert measured.fingerprint(ours) == measured.fingerprint(theirs)
+    assert measured.fingerprint(ours)[0] == 4
+    assert measured.fingerprint(ours) != measured.fingerprint({**ours, "more": False})
 
 
 def a_sample(server: float, postgres: float, p99: float = 9.0):
     """A run that cost so much."""
-    return measured.Sample(measured.Load(1000, 500.0, 2.0, p99, 0), server, postgres, 94.4)
+    load = measured.WrkResult(requests=1000, per_second=500.0, p50=2.0, p99=p99, failed=0)
+    return measured.RunSample(load=load, server=server, postgres=postgres, memory=94.4)
 
 
-OURS, THEIRS, RAW = (measured.Case("latest", 520, name) for name in ("Ours", "Theirs", "Raw"))
+OURS, THEIRS, RAW = (measured.BenchCase("latest", 520, name) for name in ("Ours", "Theirs", "Raw"))
 SAMPLES = {
     OURS: [a_sample(100, 100), a_sample(150, 150, 7.0), a_sample(110, 130, 80.0)],
     THEIRS: [a_sample(300, 100), a_sample(500, 250), a_sample(400, 200)],
@@ -92,26 +117,41 @@ SAMPLES = {
 
 
 def test_the_table():
-    """Medians with their spread; ratios are taken within a round, so that a slow round is slow for both."""
-    _, _, ours, theirs = measured.table(SAMPLES, "Ours").splitlines()
-    assert ours == "| latest | 520 | Ours | 500 | 2.00 | 9.0 (7.0..80.0) | 110 | 130 | 240 (200..300) |  | 94 |"
+    """
+    Medians with their spread; ratios are taken within a round, so that a slow round is slow for
+    both.
+    """
+    _, _, ours, theirs = measured.make_table(SAMPLES, "Ours").splitlines()
+    assert (
+        ours == "| latest | 520 | Ours | 500 | 2.00 | 9.0 (7.0..80.0) | 110 | 130 | 240 (200..300) "
+        "|  | 94 |"
+    )
     assert theirs == (
-        "| latest | 520 | Theirs | 500 | 2.00 | 9.0 (9.0..9.0) | 400 | 200 | 600 (400..750) | 2.50 (2.00..2.50) | 94 |"
+        "| latest | 520 | Theirs | 500 | 2.00 | 9.0 (9.0..9.0) | 400 | 200 | 600 (400..750) "
+        "| 2.50 (2.00..2.50) | 94 |"
     )
 
 
 def test_targets():
     """A target says whether it was kept, or that it was not measured."""
-    kept = measured.Target("theirs beside ours", OURS, THEIRS, 2.0)
+    kept = measured.CostTarget("theirs beside ours", OURS, THEIRS, 2.0)
     assert kept.line(SAMPLES) == "- theirs beside ours: 2.50 (2.00..2.50), at least 2: kept"
-    missed = measured.Target("theirs beside ours", OURS, THEIRS, 1.2, at_least=False)
+    missed = measured.CostTarget("theirs beside ours", OURS, THEIRS, 1.2, at_least=False)
     assert missed.line(SAMPLES) == "- theirs beside ours: 2.50 (2.00..2.50), at most 1.2: MISSED"
-    assert measured.Target("raw", RAW, OURS, 1.5).line(SAMPLES) == "- raw: not measured, Raw did not run"
+    assert (
+        measured.CostTarget("raw", RAW, OURS, 1.5).line(SAMPLES)
+        == "- raw: not measured, Raw did not run"
+    )
 
 
-# The p99 of each run, ours and theirs, and what is said of them where at most 1.2 times theirs is promised.
+# The p99 of each run, ours and theirs, and what is said of them where at most 1.2 times theirs is
+# promised.
 TAILS = {
-    "as slow": ([9, 9, 9], [9, 9, 9], "1.00, at most 1.2: kept; 9.0 ms (9.0, 9.0, 9.0) beside 9.0 ms (9.0, 9.0, 9.0)"),
+    "as slow": (
+        [9, 9, 9],
+        [9, 9, 9],
+        "1.00, at most 1.2: kept; 9.0 ms (9.0, 9.0, 9.0) beside 9.0 ms (9.0, 9.0, 9.0)",
+    ),
     "at the bound": ([12, 12, 12], [10, 10, 10], "1.20, at most 1.2: kept;"),
     "over it": (
         [158, 196, 108],
@@ -128,7 +168,10 @@ TAILS = {
 @pytest.mark.parametrize(("ours", "theirs", "said"), TAILS.values(), ids=TAILS)
 def test_the_p99_that_is_promised(ours, theirs, said):
     """The median of all runs counts, each run is shown, and fewer than three say nothing."""
-    samples = {OURS: [a_sample(1, 1, p99) for p99 in ours], THEIRS: [a_sample(1, 1, p99) for p99 in theirs]}
+    samples = {
+        OURS: [a_sample(1, 1, p99) for p99 in ours],
+        THEIRS: [a_sample(1, 1, p99) for p99 in theirs],
+    }
     line = measured.TailTarget("p99", OURS, THEIRS, 1.2).line(samples)
     assert line.startswith(f"- p99: {said}")
 
@@ -150,8 +193,11 @@ def run():
 
 
 def test_every_promise_is_judged_in_the_document(run):
-    """What `make bench` promises and what docs/bench.md judges is the same, and both name the p99 of every query."""
-    promised = [target.says for target in run.targets(52_000)]
+    """
+    What `make bench` promises and what docs/bench.md judges is the same, and both name the p99 of
+    every query.
+    """
+    promised = [target.title for target in run.targets(52_000)]
     document = run.DOCUMENT.read_text()
     assert [line for line in promised if f"- {line}: " not in document] == []
     for query in ("latest", "page", "deep page"):
@@ -165,7 +211,10 @@ def test_every_promise_is_judged_in_the_document(run):
     [
         ([], "dev/bench/serve.py is missing; name a checkout of Alpha Monday."),
         (["README.md"], "dev/bench/serve.py is missing; name a checkout of Alpha Monday."),
-        (["dev/bench/serve.py"], ".venv/bin/python is missing; run `make .venv/.ready` in it first."),
+        (
+            ["dev/bench/serve.py"],
+            ".venv/bin/python is missing; run `make .venv/.ready` in it first.",
+        ),
     ],
     ids=["an empty folder", "another project", "a checkout without its packages"],
 )
@@ -175,15 +224,24 @@ def test_a_folder_that_holds_no_server(run, tmp_path, files, line):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(SystemExit) as refused:
-        run.server_of(tmp_path)
+        run.server_command(tmp_path)
     assert str(refused.value) == f"--beside {tmp_path}: {line}"
 
 
 def test_another_version_is_measured_like_this_one(run):
     """Of each case of ours, what it costs and its p99 beside the other's are judged."""
-    judged = {target.says for target in run.comparison(52_000)}
-    for case in ("latest, 520", "page, 520", "deep page, 520", "latest, 52,000", "page, 52,000", "deep page, 52,000"):
-        assert {f"{case}: Alpha Monday: {what} beside the other's" for what in ("cost", "p99")} <= judged
+    judged = {target.title for target in run.comparison(52_000)}
+    for case in (
+        "latest, 520",
+        "page, 520",
+        "deep page, 520",
+        "latest, 52,000",
+        "page, 52,000",
+        "deep page, 52,000",
+    ):
+        assert {
+            f"{case}: Alpha Monday: {what} beside the other's" for what in ("cost", "p99")
+        } <= judged
     assert len(judged) == 2 * (6 + 3)
 
 

@@ -1,4 +1,8 @@
-"""A small storm, and that the judge of storms sees what does not hold. `make chaos` is the large one."""
+"""
+A small storm, and that the checker of storms finds what does not hold.
+
+`make chaos` is the large one.
+"""
 
 import importlib.util
 import subprocess
@@ -20,7 +24,10 @@ SEED, HARMS = "5", 9
 
 @pytest.fixture(scope="module")
 def storm(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """One harm of each kind in the first days of two overlapping batches; what was said, and the folder."""
+    """
+    One harm of each kind in the first days of two overlapping batches; what was said, and the
+    folder.
+    """
     folder = tmp_path_factory.mktemp("chaos")
     options = [
         "--seed",
@@ -47,7 +54,10 @@ def storm(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
 
 
 def test_every_promise_is_kept_in_a_small_storm(storm):
-    """Processes, connections and Postgres are killed and frozen, jobs deleted; nothing of it shows afterwards."""
+    """
+    Processes, connections and Postgres are killed and frozen, jobs deleted; nothing of it shows
+    afterwards.
+    """
     done, folder = storm
     print(done.stdout, done.stderr)
     assert done.returncode == 0
@@ -56,13 +66,13 @@ def test_every_promise_is_kept_in_a_small_storm(storm):
     assert "2 Mondays" in done.stdout
 
 
-# The judge
+# The checker
 
 
 @pytest.fixture(scope="module")
-def judge() -> Any:
-    """The judge, which is no part of a package."""
-    spec = importlib.util.spec_from_file_location("chaos_judge", CHAOS / "judge.py")
+def checker() -> Any:
+    """The checker, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location("chaos_checker", CHAOS / "checker.py")
     assert spec
     assert spec.loader
     sys.modules[spec.name] = found = importlib.util.module_from_spec(spec)
@@ -78,40 +88,61 @@ def aftermath(storm) -> Iterator[str]:
 
 
 WRONGS = [
-    ("1", "UPDATE batches SET run_date = run_date + 7 WHERE run_date = (SELECT max(run_date) FROM batches)"),
+    (
+        "1",
+        "UPDATE batches SET run_date = run_date + 7 "
+        "WHERE run_date = (SELECT max(run_date) FROM batches)",
+    ),
     ("2", "DELETE FROM checkpoints WHERE day = 2"),
     ("3", "UPDATE pick_checkpoint_metrics SET vs_benchmark_pct = vs_benchmark_pct + 1e-20"),
     ("4", "UPDATE closes SET close = close + 0.01 WHERE id = (SELECT id FROM closes LIMIT 1)"),
     ("5", "DELETE FROM journal WHERE seq = (SELECT max(seq) FROM journal)"),
     (
         "7",
-        "INSERT INTO provider_requests (provider, function, symbol, at) SELECT provider, function, symbol, "
-        "at + interval '0.9 s' FROM provider_requests LIMIT 1",
+        "INSERT INTO provider_requests (provider, function, symbol, at) "
+        "SELECT provider, function, symbol, at + interval '0.9 s' FROM provider_requests LIMIT 1",
     ),
     ("9", "DELETE FROM generations WHERE run_date = (SELECT max(run_date) FROM batches)"),
-    ("A", "UPDATE procrastinate_jobs SET status = 'doing' WHERE id = (SELECT min(id) FROM procrastinate_jobs)"),
+    (
+        "A",
+        "UPDATE procrastinate_jobs SET status = 'doing' "
+        "WHERE id = (SELECT min(id) FROM procrastinate_jobs)",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("invariant", "wrong"), WRONGS, ids=[one for one, _ in WRONGS])
-def test_the_judge_sees_what_is_wrong(storm, judge, aftermath, invariant, wrong):
-    """Each invariant holds after the storm, and no longer does when a little of what it is about is changed."""
-    with psycopg.connect(aftermath, options="-c search_path=public,queue,operations -c timezone=UTC") as conn:
+def test_the_checker_finds_what_is_wrong(storm, checker, aftermath, invariant, wrong):
+    """
+    Each invariant holds after the storm, and no longer does when a little of what it is about is
+    changed.
+    """
+    with psycopg.connect(
+        aftermath, options="-c search_path=public,queue,operations -c timezone=UTC"
+    ) as conn:
         rows = lambda sql: conn.execute(sql).fetchall()  # noqa: E731
         ((until,),) = rows("SELECT until FROM told.clock")
         heads = set(rows("SELECT seq, hash FROM journal"))
-        seen = judge.Seen(until.astimezone(UTC), heads, Counter(SIGSTOP=HARMS), [], None)
-        conn.execute("SET session_replication_role = replica")  # the record's own guards would refuse
-        invariant_of(judge, rows, storm, seen, invariant)()
+        seen = checker.Observations(
+            end=until.astimezone(UTC),
+            heads=heads,
+            harm=Counter(SIGSTOP=HARMS),
+            problems=[],
+            verify=None,
+        )
+        conn.execute(
+            "SET session_replication_role = replica"
+        )  # the record's own guards would refuse
+        invariant_of(checker, rows=rows, storm=storm, seen=seen, number=invariant)()
         conn.execute(wrong)
-        with pytest.raises(judge.Misfit):
-            invariant_of(judge, rows, storm, seen, invariant)()
+        with pytest.raises(checker.InvariantBroken):
+            invariant_of(checker, rows=rows, storm=storm, seen=seen, number=invariant)()
         conn.rollback()
 
 
-def invariant_of(judge: Any, rows: Any, storm: Any, seen: Any, number: str) -> Any:
-    """Ask a new judge for an invariant."""
-    its = judge.Judge(rows, storm[1] / "requests.jsonl", seen)
+def invariant_of(checker: Any, *, rows: Any, storm: Any, seen: Any, number: str) -> Any:
+    """The function of an invariant, of a new checker."""
+    its = checker.InvariantChecker(rows, storm[1] / "requests.jsonl", seen)
     return getattr(its, next(name for name in dir(its) if name.startswith(f"inv_{number}_")))
 
 
@@ -142,7 +173,10 @@ def test_the_service_is_back_soon_after_an_outage(tmp_path):
 def test_the_outage_command_says_what_it_does():
     """`--help` names what can be chosen."""
     done = subprocess.run(
-        [sys.executable, str(CHAOS / "outage.py"), "--help"], capture_output=True, text=True, check=True
+        [sys.executable, str(CHAOS / "outage.py"), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for option in ("--seconds", "--kind", "--load", "--parallel", "--within", "stopped", "frozen"):
         assert option in done.stdout

@@ -10,14 +10,15 @@ import isolation
 import pytest
 from commands import environment
 from dates import moved_clock, run
-from pages import HOUSE
+from document_text import HOUSE
 from processes import until
 
 from app.database import embedded
 from app.domain.calendar import NEW_YORK, Calendar
 
 
-# The kind: what a test may ask for the real time. Each of these would be missed by a list that is kept by hand.
+# The kind: what a test may ask for the real time. Each of these would be missed by a list that is
+# kept by hand.
 @pytest.mark.parametrize(
     "text",
     [
@@ -37,14 +38,14 @@ from app.domain.calendar import NEW_YORK, Calendar
 )
 def test_what_asks_for_the_real_time_is_run_at_other_dates(text):
     """However the test does it."""
-    assert run.KNOWS_OF_DATES.search(text)
+    assert run.USES_REAL_TIME.search(text)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "clock.time = new_york(MONDAY)",
-        "at = house.clock.now()",
+        "at = harness.clock.now()",
         "asyncio.run(ask())",
         "what a rehearsal writes",
         "assert returns.of(a, b) == 1",
@@ -53,25 +54,41 @@ def test_what_asks_for_the_real_time_is_run_at_other_dates(text):
 )
 def test_what_sets_its_clock_by_hand_is_not(text):
     """It is the same at every date."""
-    assert not run.KNOWS_OF_DATES.search(text)
+    assert not run.USES_REAL_TIME.search(text)
 
 
 def test_the_selection():
     """It holds what uses the real clock, and what is left out is there and would be selected."""
-    chosen = [path.name for path in run.selected()]
-    assert set(chosen[: len(run.FIRST)]) == set(run.FIRST)
-    assert {"test_weekly.py", "test_health.py", "test_cli.py", "test_queue.py", "test_many.py"} <= {*chosen}
-    files = {path.name: path for folder in run.FOLDERS for path in (HOUSE / "tests" / folder).glob("test_*.py")}
-    assert run.LEFT_OUT.keys() <= files.keys()
-    assert all(run.KNOWS_OF_DATES.search(files[name].read_text()) for name in run.LEFT_OUT)
+    tests = HOUSE / "tests"
+    chosen = [str(path.relative_to(tests)) for path in run.select_tests()]
+    assert set(chosen[: len(run.RUN_FIRST)]) == set(run.RUN_FIRST)
+    assert {
+        "integration/commands/test_cli.py",
+        "integration/jobs/test_queue.py",
+        "integration/jobs/test_weekly.py",
+        "integration/web/test_health.py",
+        "scenarios/test_many_machines.py",
+    } <= {*chosen}
+    files = {
+        str(path.relative_to(tests)): path
+        for folder in run.FOLDERS
+        for path in (tests / folder).rglob("test_*.py")
+    }
+    assert run.EXCLUDED.keys() <= files.keys()
+    assert all(run.USES_REAL_TIME.search(files[name].read_text()) for name in run.EXCLUDED)
     for path, _, name in (deselected.partition("::") for deselected in run.DESELECTED):
         assert re.search(rf"^(async )?def {name}\(", (HOUSE / path).read_text(), re.MULTILINE)
 
 
 def test_the_dates_are_what_they_are_called():
-    """A holiday, both changes of the clocks, a Monday at nine, and the turn of the year; each is passed by the run."""
-    local = {name: date.turn.astimezone(NEW_YORK) for name, date in run.DATES.items()}
-    before = {name: (date.turn - run.LEAD).astimezone(NEW_YORK) for name, date in run.DATES.items()}
+    """
+    A holiday, both changes of the clocks, a Monday at nine, and the turn of the year; each is
+    passed by the run.
+    """
+    local = {name: date.moment.astimezone(NEW_YORK) for name, date in run.DATES.items()}
+    before = {
+        name: (date.moment - run.LEAD_TIME).astimezone(NEW_YORK) for name, date in run.DATES.items()
+    }
     assert local["holiday"].weekday() < 5
     assert not Calendar().is_session(local["holiday"].date())
     shifts = {name: local[name].utcoffset() - before[name].utcoffset() for name in local}
@@ -88,7 +105,9 @@ def test_the_dates_are_what_they_are_called():
         pytest.param("2026-12-02", datetime(2026, 12, 2, 12, tzinfo=UTC), id="a day: its noon"),
         pytest.param("2028-02-29T14:00", datetime(2028, 2, 29, 14, tzinfo=UTC), id="a time in UTC"),
         pytest.param("2026-12-02T00:00", datetime(2026, 12, 2, tzinfo=UTC), id="midnight"),
-        pytest.param("2026-12-02T09:00-05:00", datetime(2026, 12, 2, 14, tzinfo=UTC), id="a time elsewhere"),
+        pytest.param(
+            "2026-12-02T09:00-05:00", datetime(2026, 12, 2, 14, tzinfo=UTC), id="a time elsewhere"
+        ),
         pytest.param("2026-02-29", None, id="a day that is not there"),
         pytest.param("tomorrow", None, id="a word"),
         pytest.param("", None, id="nothing"),
@@ -97,17 +116,25 @@ def test_the_dates_are_what_they_are_called():
 def test_moments(text, at):
     """A date alone is its noon; what is no date is refused in a sentence."""
     if at:
-        assert moved_clock.moment(text) == at
+        assert moved_clock.parse_moment(text) == at
         return
-    with pytest.raises(moved_clock.Unable, match="is no date such as 2026-12-02"):
-        moved_clock.moment(text)
+    with pytest.raises(moved_clock.ClockError, match="is no date such as 2026-12-02"):
+        moved_clock.parse_moment(text)
 
 
 @pytest.mark.parametrize(
     ("missing", "says"),
     [
-        pytest.param("FOLDERS", "libfaketime is missing. On Debian: apt-get install faketime", id="the library"),
-        pytest.param("CC", "A C compiler is missing. On Debian: apt-get install gcc libc6-dev", id="the compiler"),
+        pytest.param(
+            "FOLDERS",
+            "libfaketime is missing. On Debian: apt-get install faketime",
+            id="the library",
+        ),
+        pytest.param(
+            "CC",
+            "A C compiler is missing. On Debian: apt-get install gcc libc6-dev",
+            id="the compiler",
+        ),
     ],
 )
 def test_what_is_missing_is_one_line(monkeypatch, missing, says):
@@ -116,15 +143,21 @@ def test_what_is_missing_is_one_line(monkeypatch, missing, says):
     if missing == "CC":
         monkeypatch.setenv("CC", "no-such-compiler")
     else:
-        monkeypatch.setattr(moved_clock, "_waits", lambda: "")
-    with pytest.raises(moved_clock.Unable) as refused:
-        moved_clock.variables(datetime.now(UTC))
+        monkeypatch.setattr(moved_clock, "_compile_waits", lambda: "")
+    with pytest.raises(moved_clock.ClockError) as refused:
+        moved_clock.clock_variables(datetime.now(UTC))
     assert str(refused.value) == says
 
 
 def test_a_moved_date_is_kept_for_everything_that_is_started(monkeypatch):
-    """The tests, the commands, and Postgres live at one date; without one, nothing of it is passed on."""
-    given = {"LD_PRELOAD": "/nowhere/libfaketime.so", "FAKETIME": "+5s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    """
+    The tests, the commands, and Postgres live at one date; without one, nothing of it is passed on.
+    """
+    given = {
+        "LD_PRELOAD": "/nowhere/libfaketime.so",
+        "FAKETIME": "+5s",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
     for name in [*given, *isolation.moved_clock()]:
         monkeypatch.delenv(name, raising=False)
     assert not isolation.moved_clock()
@@ -147,21 +180,51 @@ RUN = [sys.executable, str(HOUSE / "dev" / "dates" / "run.py")]
 @pytest.mark.parametrize(
     ("variables", "arguments", "says"),
     [
-        pytest.param({}, ["--at", "someday"], "'someday' is no date such as 2026-12-02, or 2026-12-0", id="a word"),
+        pytest.param(
+            {},
+            ["--at", "someday"],
+            "'someday' is no date such as 2026-12-02, or 2026-12-0",
+            id="a word",
+        ),
         pytest.param({}, ["--at", ""], "'' is no date such as", id="no moment"),
-        pytest.param({}, ["--at", "2027-02-29"], "'2027-02-29' is no date such as", id="a day that is not there"),
-        pytest.param({}, ["--at", "9999-12-31T23:00-05:00"], "-05:00 is too far away: choose", id="after all dates"),
-        pytest.param({}, ["--at", "0001-01-01"], "choose a moment from 2000 to 2199.", id="before a clock can show"),
+        pytest.param(
+            {},
+            ["--at", "2027-02-29"],
+            "'2027-02-29' is no date such as",
+            id="a day that is not there",
+        ),
+        pytest.param(
+            {},
+            ["--at", "9999-12-31T23:00-05:00"],
+            "-05:00 is too far away: choose",
+            id="after all dates",
+        ),
+        pytest.param(
+            {},
+            ["--at", "0001-01-01"],
+            "choose a moment from 2000 to 2199.",
+            id="before a clock can show",
+        ),
         pytest.param({}, ["--at", "1969-12-31"], "1969-12-31 is too far away", id="before Unix"),
-        pytest.param({}, ["--at", "2999-01-01"], "2999-01-01 is too far away", id="after what a clock can show"),
+        pytest.param(
+            {},
+            ["--at", "2999-01-01"],
+            "2999-01-01 is too far away",
+            id="after what a clock can show",
+        ),
         pytest.param(
             {"TEST_DATABASE_URL": "postgresql://localhost:1/x"},
             ["--date", "holiday"],
-            "TEST_DATABASE_URL is set, and the clock of its server cannot be moved. Unset it: the tests then start a "
-            "Postgres of their own at each date.",
+            "TEST_DATABASE_URL is set, and the clock of its server cannot be moved. "
+            "Unset it: the tests then start a Postgres of their own at each date.",
             id="another's server",
         ),
-        pytest.param({"FAKETIME": "+1d"}, [], "FAKETIME must not be set: this command moves", id="a moved clock"),
+        pytest.param(
+            {"FAKETIME": "+1d"},
+            [],
+            "FAKETIME must not be set: this command moves",
+            id="a moved clock",
+        ),
         pytest.param(
             {"FAKETIME_SKIP_CMDS": "postgres", "FAKETIME_NO_CACHE": "1"},
             [],
@@ -175,7 +238,9 @@ def test_what_cannot_be_done_is_one_line(variables, arguments, says):
     """With 1, and before any test."""
     surroundings = {**environment(), **variables}
     command = [*RUN, *arguments]
-    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=surroundings, capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert says in done.stderr
 
@@ -195,15 +260,29 @@ def test_slow(made):
 
 
 # At today's date: `make test` needs no libfaketime.
-UNMOVED = "from dates import run; run.variables = lambda at: dict(); run.main()"
+UNMOVED = "from dates import run; run.clock_variables = lambda at: dict(); run.main()"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
+)
 def test_it_stops_after_its_tests_have_cleaned_up(tmp_path, number):
     """The exit code names the signal, and the summary the dates that were not run."""
     slow = tmp_path / "test_slow.py"
     slow.write_text(SLOW.format(folder=tmp_path))
-    command = [sys.executable, "-c", UNMOVED, "--date", "monday", "--date", "holiday", "--", "-n", "0", str(slow)]
+    command = [
+        sys.executable,
+        "-c",
+        UNMOVED,
+        "--date",
+        "monday",
+        "--date",
+        "holiday",
+        "--",
+        "-n",
+        "0",
+        str(slow),
+    ]
     surroundings = environment(PYTHONPATH=str(HOUSE / "dev"))
     with subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, text=True) as process:
         until(lambda: (tmp_path / "begun").exists(), within=60)

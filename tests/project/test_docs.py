@@ -1,4 +1,4 @@
-"""What the readers' pages say is so."""
+"""The pages for readers agree with the code."""
 
 import json
 import re
@@ -9,16 +9,16 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from document_text import capital_words
 from graphql import parse, validate
-from pages import shouted
 
-from api import cache, fields, http, lanes, lengths, limits, turns
+from api import cache, fair_executor, fair_semaphore, fields, http, lengths, limits
 from api.schema import schema
 from app.domain.model import Action, BatchStatus
-from app.domain.track_record import MOST as MOST_MONDAYS
-from app.domain.track_record import Fortnight, Held, track_record
+from app.domain.track_record import MAX_BATCHES as MOST_MONDAYS
+from app.domain.track_record import TrackedBatch, TrackedPick, compute_track_record
 from app.main import READ_LIMIT
-from app.web import live, received, timeouts, unsent, upgrades
+from app.web import journal_stream, received_requests, request_parsing, timeouts, unsent_responses
 from app.web.feeds import downloads
 
 HOUSE = Path(__file__).parents[2]
@@ -28,66 +28,83 @@ ROWS = re.findall(r"^\| `(\w+)` \| (.+?) \| (-?[0-9.]+) \|$", RECORD, re.MULTILI
 
 
 def test_the_worked_example_is_there():
-    """Every figure of a metric has its line."""
+    """Every figure of a metric has a row."""
     assert [name for name, *_ in ROWS] == [
-        "splitFactor", "benchmarkReturnPct", "absoluteReturnPct", "vsBenchmarkPct", "returnFromOpenPct"
-    ]  # fmt: skip
+        "splitFactor",
+        "benchmarkReturnPct",
+        "absoluteReturnPct",
+        "vsBenchmarkPct",
+        "returnFromOpenPct",
+    ]
 
 
 @pytest.mark.parametrize(("name", "formula", "value"), ROWS, ids=[name for name, *_ in ROWS])
 def test_the_worked_example(name, formula, value):
-    """Each line's formula, evaluated as it is written, gives its value to the last digit."""
+    """The formula of each row, evaluated as it is written, gives its value to the last digit."""
     values = {name: Decimal(value) for name, _, value in ROWS}
     with localcontext(Context(prec=28, rounding=ROUND_HALF_EVEN)):
         if name == "vsBenchmarkPct":
             computed = values["absoluteReturnPct"] - values["benchmarkReturnPct"]
         else:
-            written = re.match(r"[0-9.() */-]+", formula)[0]
-            computed = eval(re.sub(r"[0-9.]+", r"Decimal('\g<0>')", written))
+            expression = re.match(r"[0-9.() */-]+", formula)[0]
+            computed = eval(re.sub(r"[0-9.]+", r"Decimal('\g<0>')", expression))
     assert format(computed, "f") == value
 
 
 MONDAYS = re.findall(
-    r"^\| (\S+) \| ([A-Z.]+) (BUY|SELL) \| (\S+), (\S+) \| (\S+) \| (\S+) \| (\S+) \| (\S+), (\S+) \|$",
+    r"^\| (\S+) \| ([A-Z.]+) (BUY|SELL) \| (\S+), (\S+) \| (\S+) \| (\S+) \| (\S+) \| (\S+), (\S+) "
+    r"\|$",
     RECORD,
     re.MULTILINE,
 )
 
 
-def fortnight(rows: list[tuple[str, ...]]) -> Fortnight:
-    """A batch of the track record's example, from its picks' rows."""
+def fortnight(rows: list[tuple[str, ...]]) -> TrackedBatch:
+    """Return a batch of the track record's example from the rows of its picks."""
     picks = [
-        Held("", ticker, Action(action), Decimal(middle), Decimal(result), Decimal(0))
+        TrackedPick("", ticker, Action(action), Decimal(middle), Decimal(result), Decimal(0))
         for _, ticker, action, middle, result, *_ in rows
     ]
     *_, middle, result = rows[0]
     status = BatchStatus.COMPLETED
-    return Fortnight(date.fromisoformat(rows[0][0]), status, False, Decimal(middle), Decimal(result), picks)
+    return TrackedBatch(
+        date.fromisoformat(rows[0][0]), status, False, Decimal(middle), Decimal(result), picks
+    )
 
 
 def test_the_track_records_example():
-    """What the table's picks add, and what is said to follow from it, is what the code makes of it."""
+    """The code computes what the table of picks shows, and what the text concludes from it."""
     batches = [fortnight(list(rows)) for _, rows in groupby(MONDAYS, key=lambda row: row[0])]
     assert [len(batch.picks) for batch in batches] == [3, 3]
     for row, pick in zip(MONDAYS, [pick for batch in batches for pick in batch.picks], strict=True):
-        first = pick.directed(pick.middle_vs_benchmark_pct)
-        assert [Decimal(told) for told in row[5:8]] == [pick.alpha_pct, first, pick.alpha_pct - first]
-    found = track_record("main", batches)
-    said = " ".join(RECORD[RECORD.index("Three hits of six") : RECORD.index("**The verdict**")].split())
+        first = pick.in_direction(pick.middle_vs_benchmark_pct)
+        assert [Decimal(figure) for figure in row[5:8]] == [
+            pick.alpha_pct,
+            first,
+            pick.alpha_pct - first,
+        ]
+    record = compute_track_record("main", batches)
+    text = " ".join(
+        RECORD[RECORD.index("Three hits of six") : RECORD.index("**The verdict**")].split()
+    )
     for interval in (
-        found.picks.hit_rate_interval, found.weekly_excess.mean_interval, found.weekly_excess.beyond_beta_interval,
-    ):  # fmt: skip
-        assert f"{interval.low} to {interval.high}" in said
+        record.picks.hit_rate_interval,
+        record.weekly_excess.mean_interval,
+        record.weekly_excess.beyond_beta_interval,
+    ):
+        assert f"{interval.low} to {interval.high}" in text
     weeks = re.findall(r"^\| (\S+) \| (\d) \| .*= (\S+) \| .*?([\d/]+) \|$", RECORD, re.MULTILINE)
-    assert [(str(week.monday), str(week.picks)) for week in found.weekly_excess.weeks] == [row[:2] for row in weeks]
-    for week, (*_, excess, market) in zip(found.weekly_excess.weeks, weeks, strict=True):
+    assert [(str(week.monday), str(week.picks)) for week in record.weekly_excess.weeks] == [
+        row[:2] for row in weeks
+    ]
+    for week, (*_, excess, market) in zip(record.weekly_excess.weeks, weeks, strict=True):
         assert (float(week.excess_pct), float(week.benchmark_pct)) == pytest.approx(
             (float(Fraction(excess)), float(Fraction(market)))
         )
 
 
 def test_the_pages_name_what_there_is():
-    """Whatever is written like a field of the API is one."""
+    """Every word in the form of an API field is one."""
     fields = {name for type_ in schema.type_map.values() for name in getattr(type_, "fields", {})}
     named = set(re.findall(r"`([a-z]+[A-Z]\w+)`", RECORD))
     assert named
@@ -95,9 +112,11 @@ def test_the_pages_name_what_there_is():
 
 
 def test_the_queries_on_the_pages_are_valid():
-    """Each query that a page shows, alone or in a request, fits the schema."""
+    """Each query on a page, alone or in a request, is valid."""
     queries = re.findall(r"^```graphql\n(.*?)^```", API, re.DOTALL | re.MULTILINE)
-    queries += [json.loads(body)["query"] for body in re.findall(r"-d '(\{.*\})'$", API, re.MULTILINE)]
+    queries += [
+        json.loads(body)["query"] for body in re.findall(r"-d '(\{.*\})'$", API, re.MULTILINE)
+    ]
     queries += re.findall(r"^```\n(\{ \w+ \{.*\})\n```", RECORD, re.MULTILINE)
     assert len(queries) == 3
     for query in queries:
@@ -105,50 +124,95 @@ def test_the_queries_on_the_pages_are_valid():
 
 
 def test_every_code_of_an_error_is_told():
-    """The page on the API names each code that the API's modules give, and none that they do not."""
+    """The page on the API names all error codes of the API's modules, and no others."""
     sources = "".join(path.read_text() for path in sorted((HOUSE / "graphql" / "api").glob("*.py")))
-    given = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', sources))
-    assert shouted(API) == given
+    codes = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', sources))
+    assert capital_words(API) == codes
 
 
 def test_the_limits_of_connections_are_the_codes_own():
-    """So is each number in the table of connections."""
+    """Each number in the table of connections is a constant of the code."""
     table = API.split("These hold for each connection")[1].split("\n\n")[1]
-    told = [
-        int(number) for number in re.findall(r"(?<![\w`])\d+(?= |,)", re.sub(r"\| [^|]* \|$", "", table, flags=re.M))
+    documented = [
+        int(number)
+        for number in re.findall(
+            r"(?<![\w`])\d+(?= |,)", re.sub(r"\| [^|]* \|$", "", table, flags=re.M)
+        )
     ]
     megabyte = 1024 * 1024
-    assert told == [
-        *(upgrades.LARGEST_HEAD // 1024, upgrades.MOST_HEADERS, timeouts.HEAD_WITHIN, upgrades.LARGEST_HEAD // 1024),
-        *(unsent.PACE // 1024, unsent.CREDIT),
-        *(unsent.MOST_UNSENT // megabyte, unsent.MOST_OF_AN_ADDRESS // megabyte),
-        *(received.MOST_RECEIVED // megabyte, received.SMALL // 1024),
-        *(timeouts.MOST_CONNECTIONS, timeouts.OURS),
-        *(live.MOST, live.MOST_OF_AN_ADDRESS),
-        *(downloads.MOST_AT_ONCE, downloads.MOST_OF_AN_ADDRESS),
+    assert documented == [
+        *(
+            request_parsing.MAX_HEAD_BYTES // 1024,
+            request_parsing.MAX_HEADERS,
+            timeouts.HEAD_TIMEOUT,
+            request_parsing.MAX_HEAD_BYTES // 1024,
+        ),
+        *(unsent_responses.MIN_PACE // 1024, unsent_responses.CREDIT),
+        *(
+            unsent_responses.MAX_UNSENT // megabyte,
+            unsent_responses.MAX_UNSENT_PER_ADDRESS // megabyte,
+        ),
+        *(received_requests.MAX_RECEIVED // megabyte, received_requests.SMALL_REQUEST // 1024),
+        *(timeouts.MAX_CONNECTIONS, timeouts.RESERVED_FILES),
+        *(journal_stream.MAX_STREAMS, journal_stream.MAX_STREAMS_PER_ADDRESS),
+        *(downloads.MAX_EXPORTS, downloads.MAX_EXPORTS_PER_ADDRESS),
     ]
-    assert f"for\n{unsent.STALLED:.0f} s are disconnected" in API
-    assert f"up to {unsent.SMALL // 1024} KB is always sent" in API
+    text = " ".join(API.split())
+    assert (
+        f"lost {unsent_responses.STALL_TIME:.0f} s of their credit or more are disconnected" in text
+    )
+    assert f"up to {unsent_responses.SMALL_RESPONSE // 1024} KB is always sent" in text
 
 
 def test_the_limits_are_the_codes_own():
-    """Each number in the table of limits is the one that is checked."""
+    """Each number in the table of limits is a constant of the code."""
     table = API.split("## Limits")[1].split("## Caching")[0]
     rows = re.findall(r"^\| [^|]+ \| ([^|]+) \| `", table, re.MULTILINE)
-    told = [int(number.replace(",", "")) for row in rows for number in re.findall(r"\d[\d,]*", row)]
-    (cost,) = re.findall(r"cost=([\d_]+)", (HOUSE / "graphql" / "api" / "schema.py").read_text())
-    assert told == [
-        *(http.LONGEST_BODY // 1024, http.SLOWEST_BODY, http.MOST_PARAMETERS),
-        *(limits.LONGEST_DOCUMENT, limits.MOST_TOKENS, limits.DEEPEST, limits.MOST_FIELDS, limits.MOST_ALIASES),
-        *(limits.MOST_OCCURRENCES, limits.MOST_FRAGMENTS, limits.MOST_VALUES, limits.MOST_MEASURED_BYTES),
-        *(lengths.MOST_BYTES, lengths.MOST_BYTES_OF_ROWS),
-        *(limits.MOST_SCHEMA_FIELDS, limits.MOST_TOLD, limits.MOST_TOLD_BYTES, limits.DEEPEST_VARIABLES),
-        *(MOST_MONDAYS, int(cost), 1, fields.LONGEST_PAGE, READ_LIMIT, lanes.MOST_WAITING, lanes.LONGEST_WAIT),
-        *(cache.MOST_AT_ONCE, cache.MOST_OF_AN_ADDRESS, turns.MOST_OF_ONE, turns.MOST_WAITING),
+    documented = [
+        int(number.replace(",", "")) for row in rows for number in re.findall(r"\d[\d,]*", row)
     ]
-    text = API.split("### Large answers")[1].split("### New documents")[0]
-    told = [int(number.replace(",", "")) for number in re.findall(r"\d+(?:,\d+)+", text)]
-    assert told == [
-        *(limits.MOST_BYTES_OF_FEW, lengths.MOST_BYTES_OF_ONE),
+    (cost,) = re.findall(r"cost=([\d_]+)", (HOUSE / "graphql" / "api" / "schema.py").read_text())
+    assert documented == [
+        *(http.MAX_BODY_BYTES // 1024, http.BODY_TIMEOUT, http.MAX_PARAMETERS),
+        *(
+            limits.MAX_DOCUMENT_CHARACTERS,
+            limits.MAX_TOKENS,
+            limits.MAX_DEPTH,
+            limits.MAX_FIELDS,
+            limits.MAX_ALIASES,
+        ),
+        *(
+            limits.MAX_OCCURRENCES,
+            limits.MAX_FRAGMENTS,
+            limits.MAX_VALUES,
+            limits.MAX_ESTIMATED_BYTES,
+        ),
+        *(lengths.MAX_RESULT_BYTES, lengths.MAX_SOURCE_BYTES),
+        *(
+            limits.MAX_INTROSPECTION_FIELDS,
+            limits.MAX_INTROSPECTION_VALUES,
+            limits.MAX_INTROSPECTION_BYTES,
+            limits.MAX_VARIABLES_DEPTH,
+        ),
+        *(
+            MOST_MONDAYS,
+            int(cost),
+            1,
+            fields.MAX_PAGE_SIZE,
+            READ_LIMIT,
+            fair_semaphore.MAX_WAITING,
+            fair_semaphore.WAIT_TIMEOUT,
+        ),
+        *(
+            cache.MAX_CONCURRENT,
+            cache.MAX_CONCURRENT_PER_CLIENT,
+            fair_executor.MAX_WAITING_PER_CLIENT,
+            fair_executor.MAX_WAITING,
+        ),
+    ]
+    text = API.split("### Large responses")[1].split("### New documents")[0]
+    documented = [int(number.replace(",", "")) for number in re.findall(r"\d+(?:,\d+)+", text)]
+    assert documented == [
+        *(limits.MAX_BYTES_OF_FEW_ROWS, lengths.MAX_LONG_RESULT_BYTES),
         *(limits.HEAVY_VALUES, limits.HEAVY_BYTES),
     ]

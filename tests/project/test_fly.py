@@ -1,4 +1,4 @@
-"""What fly.toml says holds for the image and for the service: the platform itself cannot be asked from here."""
+"""fly.toml agrees with the image and the service. The platform itself cannot be asked from here."""
 
 import re
 import tomllib
@@ -7,29 +7,32 @@ from pathlib import Path
 import pytest
 from containerfile import CONTAINERFILE, environment, words
 
-from api.cache import MOST, MOST_AT_ONCE
+from api.cache import MAX_BYTES, MAX_CONCURRENT
 from app.commands import migrate, server
 from app.commands.cli import group
 from app.core import settings
 from app.main import create_app
 from jobs import worker
-from jobs.queue import DRAIN
+from jobs.queue import DRAIN_TIMEOUT
 
 HOUSE = Path(__file__).parents[2]
 FLY = tomllib.loads((HOUSE / "fly.toml").read_text())
 SERVICE, DEPLOY = FLY["http_service"], FLY["deploy"]
 
-# The proxy's checks decide whether a machine gets requests. The others, by name, do not; a deployment waits for both.
+# The proxy's checks decide whether a machine gets requests. The others, by name, do not; a
+# deployment waits for both.
 ROUTING, OTHERS = SERVICE["checks"], FLY["checks"]
 CHECKS = [*ROUTING, *OTHERS.values()]
 checks = pytest.mark.parametrize("check", CHECKS, ids=[check["path"] for check in CHECKS])
 
 # What flyctl reads, of what could be of use here; it passes over anything else without a word.
 KNOWN = {
-    "": "app primary_region kill_signal kill_timeout build deploy env http_service checks restart vm metrics",
+    "": "app primary_region kill_signal kill_timeout build deploy env http_service checks restart "
+    "vm metrics",
     "build": "dockerfile",
     "deploy": "release_command release_command_timeout strategy wait_timeout",
-    "http_service": "internal_port force_https auto_stop_machines auto_start_machines min_machines_running "
+    "http_service": "internal_port force_https auto_stop_machines auto_start_machines "
+    "min_machines_running "
     "concurrency checks",
     "concurrency": "type soft_limit hard_limit",
     "checks": "method path interval timeout grace_period headers",
@@ -41,36 +44,36 @@ KNOWN = {
 
 
 def seconds(text: str) -> int:
-    """Read a time as flyctl does, of those that stand here."""
+    """Parse a duration as flyctl does, in the units that the file uses."""
     number, unit = re.fullmatch(r"(\d+)(s|m)", text).groups()
     return int(number) * {"s": 1, "m": 60}[unit]
 
 
 def unknown(table: dict[str, object], name: str = "") -> list[str]:
-    """Return the keys of a table, and of those in it, that flyctl would not read."""
-    found = [f"{name}.{key}" for key in table if key not in KNOWN[name].split()]
+    """Return the keys of a table, and of the tables in it, that flyctl would not read."""
+    unread = [f"{name}.{key}" for key in table if key not in KNOWN[name].split()]
     for key, value in table.items():
         if (name, key) == ("", "checks"):  # at the top, each has a name of its own
-            found += [slip for check in value.values() for slip in unknown(check, "named check")]
+            unread += [slip for check in value.values() for slip in unknown(check, "named check")]
             continue
         for inner in value if isinstance(value, list) else [value]:
             if isinstance(inner, dict) and key != "env" and key in KNOWN:
-                found += unknown(inner, key)
-    return found
+                unread += unknown(inner, key)
+    return unread
 
 
 def routes() -> set[str]:
-    """Return the service's addresses."""
+    """Return the paths of the service."""
     return {route.path for route in create_app(settings.load({}), work=False).app.app.routes}
 
 
 def test_every_key_is_read():
-    """A slip of the pen is no setting."""
+    """A misspelt key would have no effect."""
     assert unknown(FLY) == []
 
 
 def test_a_key_that_flyctl_does_not_read_is_found():
-    """In a table, in one of a list, in a named check, and at the top."""
+    """In a table, in a list of tables, in a named check, and at the top."""
     slips = {
         "kil_timeout": 60,
         "http_service": {"checks": [{"grace": "1s"}]},
@@ -87,30 +90,38 @@ def test_a_key_that_flyctl_does_not_read_is_found():
 
 
 def test_ports_agree():
-    """The proxy, the scraper, the image and the service mean one port, and it is open to more than loopback."""
+    """
+    The proxy, the scraper, the image and the service use one port, which is open to other hosts.
+    """
     image = environment()
     loaded = settings.load({**image, **FLY["env"]})
-    ports = {SERVICE["internal_port"], FLY["metrics"]["port"], *(check["port"] for check in OTHERS.values())}
+    ports = {
+        SERVICE["internal_port"],
+        FLY["metrics"]["port"],
+        *(check["port"] for check in OTHERS.values()),
+    }
     assert ports == {loaded.port} == {int(words("EXPOSE")[0])}
     assert loaded.host == "0.0.0.0"
 
 
 def test_the_environment_holds_settings_and_no_secrets():
-    """Whatever is set here is a setting; what must not be read by others is `fly secrets set`'s."""
+    """Every variable is a setting and no secret; secrets are set with `fly secrets set`."""
     names = {name.lower() for name in FLY["env"]}
     assert names <= set(settings.Settings.__struct_fields__)
     assert not names & settings.SECRETS
 
 
 def test_requests_are_routed_by_whether_the_process_answers():
-    """A worker that is away takes no request from the only machine; whether it is well is another check's to ask."""
+    """
+    The only machine gets requests even if its worker is unavailable, which another check tests.
+    """
     assert [check["path"] for check in ROUTING] == ["/live"]
     assert [check["path"] for check in OTHERS.values()] == ["/health"]
 
 
 @checks
 def test_a_check_asks_a_route(check):
-    """By a method that the service answers, and without a redirect."""
+    """With a method that the service supports, and without a redirect."""
     assert check["path"] in routes()
     assert check["method"] == "GET"
 
@@ -121,20 +132,20 @@ def test_metrics_are_a_route():
 
 
 def test_a_check_at_the_top_says_what_the_proxy_would_know():
-    """Its type, which flyctl wants, and its port."""
+    """It has a type, which flyctl requires, and a port."""
     assert {check["type"] for check in OTHERS.values()} == {"http"}
     assert all(isinstance(check["port"], int) for check in OTHERS.values())
 
 
 def test_requests_and_jobs_have_their_time_to_end():
-    """Requests are waited for, then jobs; the platform's patience is longer, and no longer than it may be."""
+    """The platform waits longer than requests and jobs together may take, within its own limit."""
     assert FLY["kill_signal"] == "SIGTERM"
-    assert server.LAST_REQUESTS + DRAIN < FLY["kill_timeout"] <= 300
+    assert server.LAST_REQUESTS + DRAIN_TIMEOUT < FLY["kill_timeout"] <= 300
 
 
 @checks
 def test_a_check_is_patient(check):
-    """`/health` takes up to four seconds to say that the database has fallen silent; checks do not overlap."""
+    """`/health` needs up to four seconds to notice a silent database, and checks do not overlap."""
     assert 4 < seconds(check["timeout"]) < seconds(check["interval"])
     assert seconds(check["timeout"]) <= 60
     assert seconds(check["interval"]) >= 2
@@ -143,19 +154,25 @@ def test_a_check_is_patient(check):
 
 @checks
 def test_a_deployment_waits_for_a_check(check):
-    """Longer than a slow start and some checks take, so that one that fails by chance does not end a deployment."""
-    assert seconds(check["grace_period"]) + 4 * seconds(check["interval"]) < seconds(DEPLOY["wait_timeout"])
+    """
+    It waits longer than a slow start and some checks, so that one failed check does not end it.
+    """
+    assert seconds(check["grace_period"]) + 4 * seconds(check["interval"]) < seconds(
+        DEPLOY["wait_timeout"]
+    )
 
 
 def test_a_deployment_that_fails_leaves_the_old_version():
-    """Blue/green starts the new one beside it. flyctl refuses that without a check, and with a volume."""
+    """
+    Blue/green starts the new version beside the old one. It needs a check, and refuses a volume.
+    """
     assert DEPLOY["strategy"] == "bluegreen"
     assert CHECKS
     assert "mounts" not in FLY
 
 
 def test_the_release_command_is_a_command():
-    """It migrates, and fits the image: there is no entry point before it."""
+    """It migrates, and the image has no entry point that would come before it."""
     program, *command = DEPLOY["release_command"].split()
     assert program == "alpha-monday" == words("CMD")[0]
     assert command == ["migrate"]
@@ -164,59 +181,74 @@ def test_the_release_command_is_a_command():
 
 
 def test_one_machine_always_runs():
-    """Nothing stops it for want of requests, and it is started again however its process ends."""
+    """
+    The platform does not stop it when there are no requests, and restarts it after every exit.
+    """
     assert SERVICE["auto_stop_machines"] == "off"
     assert SERVICE["min_machines_running"] == 1
     assert [restart["policy"] for restart in FLY["restart"]] == ["always"]
 
 
 def test_nothing_is_kept_on_the_machine():
-    """The record is Postgres's: there is no volume, and the image is built from our Containerfile."""
+    """
+    There is no volume, because the record is in Postgres.
+
+    The image is built from our Containerfile.
+    """
     assert not {"mounts", "files", "statics"} & set(FLY)
     assert HOUSE / FLY["build"]["dockerfile"] == CONTAINERFILE
 
 
 def test_the_service_decides_who_is_refused():
-    """More requests come through than it answers at once, so that its own words are heard; some still wait outside."""
+    """
+    The proxy lets more requests through than the service answers at once, so that the service can
+    refuse them itself.
+    """
     limits = SERVICE["concurrency"]
     assert limits["type"] == "requests"
-    assert MOST_AT_ONCE < limits["soft_limit"] < limits["hard_limit"]
+    assert MAX_CONCURRENT < limits["soft_limit"] < limits["hard_limit"]
 
 
 def test_kept_answers_leave_room():
-    """All that may be kept is a small part of the machine's memory."""
+    """The response cache uses a small part of the machine's memory."""
     (machine,) = FLY["vm"]
     megabytes = int(re.fullmatch(r"(\d+)mb", machine["memory"])[1])
-    assert megabytes * 2**20 >= 16 * MOST
+    assert megabytes * 2**20 >= 16 * MAX_BYTES
 
 
 def test_visitors_are_led_to_https():
-    """By the proxy: the checks go past it, and are not redirected."""
+    """The proxy redirects them. The checks go past the proxy, so they are not redirected."""
     assert SERVICE["force_https"] is True
     assert not [check for check in CHECKS if "headers" in check]
 
 
 def page(name: str) -> str:
-    """Return one of the operator's pages in one line."""
+    """Return one of the operator's pages as one line."""
     return " ".join((HOUSE / "docs" / "operate" / name).read_text().split())
 
 
 def test_the_page_on_upgrades_says_the_same():
-    """The strategy, the checks and the times that an operator waits for."""
+    """It has the strategy, the checks and the times of this file."""
     text = page("upgrade.md")
     assert f'`strategy = "{DEPLOY["strategy"]}"`' in text
     assert " and ".join(f"`{check['path']}`" for check in CHECKS) in text
     assert seconds(DEPLOY["wait_timeout"]) == 300
     assert "within the five minutes of `wait_timeout`" in text
     waits = (
-        f"requests have {server.LAST_REQUESTS} seconds, then jobs {DRAIN:g}, of the platform's {FLY['kill_timeout']}"
+        f"Running requests have {server.LAST_REQUESTS} seconds to end, and then running jobs have "
+        f"{DRAIN_TIMEOUT:g}. The platform would kill the process after {FLY['kill_timeout']}."
     )
     assert waits in text
 
 
 def test_the_page_on_health_says_what_starts_a_worker_again():
-    """The process itself, and how soon; nothing of the platform's but the restart policy, which this file has."""
+    """
+    The process does, and the page says how soon. Of the platform only the restart policy does.
+    """
     text = page("monitoring.md")
-    assert f"{worker.PAUSE:g} seconds; {worker.PAUSE_OF_THE_FAILING:g} if it fails over and over" in text
+    assert (
+        f"{worker.RESTART_PAUSE:g} seconds; {worker.RESTART_PAUSE_AFTER_FAILURE:g} if it fails "
+        "repeatedly" in text
+    )
     (restart,) = FLY["restart"]
     assert f'`[[restart]] policy = "{restart["policy"]}"`' in text

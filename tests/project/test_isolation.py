@@ -1,4 +1,7 @@
-"""Tests and tools depend on nothing outside of their own folder and process, and two checkouts never meet."""
+"""
+Tests and tools depend on nothing outside of their own folder and process, and two checkouts do not
+affect each other.
+"""
 
 import os
 import re
@@ -15,12 +18,12 @@ import isolation
 import psycopg
 import pytest
 from commands import environment
-from pages import HOUSE
+from document_text import HOUSE
 
 from app.core.settings import Settings
 from app.database import sessions
-from app.database.embedded import FAST, FOLDER, EmbeddedPostgres
-from app.simulation.provider_simulators import CLOCK
+from app.database.embedded import FAST_SETTINGS, FOLDER, EmbeddedPostgres
+from app.simulation.provider_simulators import CLOCK_VARIABLE
 
 # What names a port to listen on or to connect to: behind an address, as an argument, as a setting.
 PORT = re.compile(
@@ -47,28 +50,30 @@ SOMEWHERE = {
     ("dev/bench/raw.py", "8080"): EXAMPLE,
     ("dev/bench/raw.py", "8081"): EXAMPLE,
     ("dev/bench/serve.py", "8080"): EXAMPLE,
-    ("tests/integration/test_cli.py", "8080"): TEXT,
+    ("tests/integration/commands/test_cli.py", "8080"): TEXT,
     ("tests/project/test_bench.py", "8184"): TEXT,
     ("tests/project/test_readme.py", "8080"): TEXT,
 }
 # Settings are read there, and no more: any number may stand in it.
-NOTHING_LISTENS = "tests/unit/test_settings.py"
+NOTHING_LISTENS = "tests/unit/core/test_settings.py"
 WRITTEN_HERE = ("tests/project/test_isolation.py", "8080")  # in HOSTILE, with a listener on it
 
 
 def test_no_test_and_no_tool_has_a_fixed_port():
-    """It could be taken, by `make run` above all; and no exception is left that nothing needs any more."""
+    """Another process could use it, for example `make run`. Every exception is still needed."""
     found = {
         (str(path.relative_to(HOUSE)), port)
         for path in programs(HOUSE / "tests", HOUSE / "dev")
         for port in PORT.findall(path.read_text())
     }
-    fixed = {(path, port) for path, port in found if port not in ANYWHERE and path != NOTHING_LISTENS}
+    fixed = {
+        (path, port) for path, port in found if port not in ANYWHERE and path != NOTHING_LISTENS
+    }
     assert fixed == SOMEWHERE.keys() | {WRITTEN_HERE}
 
 
 def programs(*folders: Path) -> Iterator[Path]:
-    """Give every program below some folders, without what npm and pip have brought there."""
+    """Yield every program below some folders, without the packages of npm and pip."""
     for folder in folders:
         for path in sorted(folder.rglob("*")):
             brought = {"node_modules", ".venv", "generated"} & set(path.parts)
@@ -89,11 +94,12 @@ def programs(*folders: Path) -> Iterator[Path]:
     ],
 )
 def test_a_fixed_port_is_seen(text):
-    """However it is written."""
+    """In every form of writing it."""
     assert PORT.findall(text) == ["8080"]
 
 
-# Every setting of the product with a value that would be refused, and what would lead its libraries astray.
+# Every setting of the product with a value that would be refused, and what would lead its libraries
+# astray.
 HOSTILE = {
     **{name.upper(): "hostile" for name in Settings.__struct_fields__},
     "PORT": "8080",
@@ -102,7 +108,7 @@ HOSTILE = {
     "SETTINGS_FILE_FOR_DYNACONF": "hostile.toml",
     "OPENAI_ORG_ID": "hostile",
     "OPENAI_CUSTOM_HEADERS": "authorization: hostile",
-    CLOCK: "host=hostile",
+    CLOCK_VARIABLE: "host=hostile",
     "PROCRASTINATE_APP": "hostile",
     "PGHOST": "127.0.0.1",
     "PGHOSTADDR": "127.0.0.1",
@@ -135,17 +141,18 @@ HOSTILE = {
     "XDG_CONFIG_HOME": "hostile",
 }
 
-# Quick ones of each shelf: settings, the command line, Postgres, HTTP in and out, times, git, the width of a table.
+# Quick ones of each shelf: settings, the command line, Postgres, HTTP in and out, times, git, the
+# width of a table.
 QUICK = [
-    "tests/unit/test_settings.py::test_the_environment",
-    "tests/unit/test_settings.py::test_a_wrong_setting_is_one_line_on_the_terminal",
-    "tests/unit/test_calendar.py::test_sessions",
-    "tests/integration/test_alpha_vantage.py::test_a_daily_series",
-    "tests/integration/test_cli.py::test_misuse[future]",
-    "tests/integration/test_jobs_command.py::test_list",
-    "tests/integration/test_llm.py::test_a_good_answer",
-    "tests/integration/test_webhook.py::test_a_post",
-    "tests/scenarios/test_many.py::test_a_server_without_a_worker_is_healthy",
+    "tests/unit/core/test_settings.py::test_the_environment",
+    "tests/unit/core/test_settings.py::test_a_wrong_setting_is_one_line_on_the_terminal",
+    "tests/unit/domain/test_calendar.py::test_sessions",
+    "tests/integration/providers/test_alpha_vantage.py::test_a_daily_series",
+    "tests/integration/commands/test_cli.py::test_misuse[future]",
+    "tests/integration/commands/test_jobs.py::test_list",
+    "tests/integration/providers/test_llm.py::test_a_good_answer",
+    "tests/integration/providers/test_webhook.py::test_a_post",
+    "tests/scenarios/test_many_machines.py::test_a_server_without_a_worker_is_healthy",
     "tests/project/test_house.py::test_no_tracked_file_names_a_registry_or_a_machine",
     "tests/project/test_isolation.py::test_a_test_stands_apart",
 ]
@@ -153,7 +160,7 @@ QUICK = [
 
 @pytest.fixture
 def taken() -> Iterator[None]:
-    """Listen where `make run` would, unless it does so already."""
+    """Listen on the port of `make run`, unless it runs already."""
     with ExitStack() as stack:
         with suppress(OSError):
             stack.enter_context(socket.create_server(("127.0.0.1", 8080)))
@@ -161,36 +168,82 @@ def taken() -> Iterator[None]:
 
 
 def test_the_tests_ignore_hostile_surroundings(tmp_path, taken):
-    """Wrong settings, proxies and Postgres variables, another checkout before ours, another zone, a narrow terminal."""
+    """
+    Wrong settings, proxies and Postgres variables, another checkout on the path, another time zone,
+    a narrow terminal.
+    """
     other = tmp_path / "other"
     for name in ("app", "jobs", "api", "commands", "isolation"):
         (other / name).mkdir(parents=True)
-        (other / name / "__init__.py").write_text(f"raise SystemExit('This is the {name} of another checkout.')")
-    hostile = {**HOSTILE, "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(other)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *QUICK]
-    done = subprocess.run(command, cwd=HOUSE, env=hostile, capture_output=True, text=True, timeout=120, check=False)
+        (other / name / "__init__.py").write_text(
+            f"raise SystemExit('This is the {name} of another checkout.')"
+        )
+    hostile = {
+        **HOSTILE,
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(other),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        *QUICK,
+    ]
+    done = subprocess.run(
+        command, cwd=HOUSE, env=hostile, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_test_stands_apart(tmp_path):
-    """In a folder of its own, with few variables, in UTC; the commands that it starts are those of this checkout."""
+    """
+    It runs in its own folder, with few variables, in UTC.
+
+    The commands that it starts belong to this checkout.
+    """
     assert Path.cwd() == tmp_path
-    ours = {"HOME", "TZ", *isolation.KEPT, *isolation.moved_clock()}
-    assert [name for name in os.environ if name not in ours and not name.startswith(isolation.KEPT_BEGINNINGS)] == []
+    ours = {"HOME", "TZ", *isolation.ALLOWED, *isolation.moved_clock()}
+    assert [
+        name
+        for name in os.environ
+        if name not in ours and not name.startswith(isolation.ALLOWED_PREFIXES)
+    ] == []
     assert strftime("%Z") == "UTC"
-    program = "import app, jobs, api.schema; print(app.__path__[0], jobs.__path__[0], api.schema.__file__)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    program = (
+        "import app, jobs, api.schema; print(app.__path__[0], jobs.__path__[0], "
+        "api.schema.__file__)"
     )
-    assert done.stdout.split() == [str(HOUSE / part) for part in ("app", "jobs", "graphql/api/schema.py")]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [
+        str(HOUSE / part) for part in ("app", "jobs", "graphql/api/schema.py")
+    ]
 
 
 def test_another_encoding_is_refused():
-    """It holds from the start of a process; nothing can be done about it later."""
+    """A process has one encoding from its start, which cannot be changed later."""
     variables = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", __file__]
     done = subprocess.run(
-        command, cwd=HOUSE, env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
+        command,
+        cwd=HOUSE,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "Files would not be read as UTF-8: set PYTHONUTF8=1." in done.stderr
@@ -200,7 +253,10 @@ def test_another_encoding_is_refused():
 
 
 def test_two_checkouts_have_two_servers(tmp_path):
-    """Each finds what it has written itself: an original, and its copy with all that the original's server holds."""
+    """
+    An original and its copy, with all files of the original's server, each read only what they have
+    written.
+    """
     second = tmp_path / "second"
     first = tmp_path.joinpath("backup", *second.parts[1:])  # whose path ends like the other's
     first.mkdir(parents=True)
@@ -212,11 +268,11 @@ def test_two_checkouts_have_two_servers(tmp_path):
             assert copy.socket != original.socket
             remember(copy, "copy")
             assert (remembered(original), remembered(copy)) == (["one"], ["one", "copy"])
-        assert original.answers()
+        assert original.is_running()
 
 
 def test_a_symbolic_link_leads_to_the_same_server(tmp_path):
-    """It is one checkout under two names."""
+    """It is one checkout with two names."""
     (tmp_path / "one").mkdir()
     (tmp_path / "link").symlink_to("one")
     with kept(tmp_path / "one") as original, kept(tmp_path / "link") as same:
@@ -224,11 +280,13 @@ def test_a_symbolic_link_leads_to_the_same_server(tmp_path):
         assert same.address() == original.address()
         remember(same, "through the link")
         assert remembered(original) == ["through the link"]
-    assert not original.answers()
+    assert not original.is_running()
 
 
 def test_a_new_checkout_in_the_place_of_another(tmp_path):
-    """The old one's server still runs, as it may for a minute after its folder was deleted: nobody is led to it."""
+    """
+    The old server may run for a minute after its folder was deleted. No command connects to it.
+    """
     (tmp_path / "one").mkdir()
     with kept(tmp_path / "one") as old:
         address = old.address()
@@ -242,29 +300,33 @@ def test_a_new_checkout_in_the_place_of_another(tmp_path):
 
 
 def test_a_checkout_that_is_moved_finds_its_server(tmp_path):
-    """One that outlives its starter is ended under its new name; two servers on the same data would ruin it."""
+    """
+    A running server is stopped under its new path, because two servers would damage the same data.
+    """
     (tmp_path / "one").mkdir()
-    before = EmbeddedPostgres(tmp_path / "one" / FOLDER, FAST).start(outlive=True)
+    before = EmbeddedPostgres(tmp_path / "one" / FOLDER, FAST_SETTINGS).start(detach=True)
     remember(before, "before the move")
     before.stop()
     (tmp_path / "one").rename(tmp_path / "two")
     with kept(tmp_path / "two") as after:
         assert before.process
-        before.process.wait(10)  # with an error, for it misses a file by its old name; the next start recovers
+        before.process.wait(
+            10
+        )  # with an error, for it misses a file by its old name; the next start recovers
         assert remembered(after) == ["before the move"]
 
 
 def test_the_port_of_another_server_does_not_matter(tmp_path, monkeypatch):
-    """PGPORT is for servers that are reached by TCP; it would be part of the socket's name."""
-    monkeypatch.setattr(sessions, "_withheld", {})
+    """PGPORT is meant for servers on TCP; it would change the name of the socket."""
+    monkeypatch.setattr(sessions, "_removed_variables", {})
     monkeypatch.setenv("PGPORT", "1")
     with kept(tmp_path) as postgres:
-        assert postgres.answers()
+        assert postgres.is_running()
 
 
 def kept(checkout: Path) -> EmbeddedPostgres:
     """The embedded Postgres of a checkout."""
-    return EmbeddedPostgres(checkout / FOLDER, FAST)
+    return EmbeddedPostgres(checkout / FOLDER, FAST_SETTINGS)
 
 
 def remember(postgres: EmbeddedPostgres, word: str) -> None:

@@ -1,4 +1,4 @@
-"""The licence stands wherever the software goes: the repository, the wheel, the image, the citation."""
+"""The licence is part of the repository, the wheel, the image and the citation."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import zipfile
 
 import yaml
 from containerfile import last, stages
-from pages import HOUSE
+from document_text import HOUSE
 
 PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
 CITATION = yaml.safe_load((HOUSE / "CITATION.cff").read_text())
@@ -16,14 +16,28 @@ LICENSE = (HOUSE / "LICENSE").read_text()
 # The keys of the Citation File Format 1.2.0.
 REQUIRED = {"authors", "cff-version", "message", "title"}
 OPTIONAL = {
-    "abstract", "commit", "contact", "date-released", "doi", "identifiers", "keywords", "license", "license-url",
-    "preferred-citation", "references", "repository", "repository-artifact", "repository-code", "type", "url",
+    "abstract",
+    "commit",
+    "contact",
+    "date-released",
+    "doi",
+    "identifiers",
+    "keywords",
+    "license",
+    "license-url",
+    "preferred-citation",
+    "references",
+    "repository",
+    "repository-artifact",
+    "repository-code",
+    "type",
+    "url",
     "version",
-}  # fmt: skip
+}
 
 
 def test_the_wheel_carries_the_licence(tmp_path):
-    """A wheel that is built from here says MIT and who wrote it, and has the text of LICENSE."""
+    """A wheel names MIT and the author, and contains the text of LICENSE."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
     subprocess.run(build, cwd=HOUSE, capture_output=True, check=True)
     (path,) = tmp_path.glob("*.whl")
@@ -31,7 +45,11 @@ def test_the_wheel_carries_the_licence(tmp_path):
         folder = f"alpha_monday-{PROJECT['version']}.dist-info"
         assert wheel.read(f"{folder}/licenses/LICENSE").decode() == LICENSE
         metadata = wheel.read(f"{folder}/METADATA").decode().splitlines()
-    assert {"License-Expression: MIT", "License-File: LICENSE", "Author: Alpha Monday contributors"} <= set(metadata)
+    assert {
+        "License-Expression: MIT",
+        "License-File: LICENSE",
+        "Author: Alpha Monday contributors",
+    } <= set(metadata)
     assert f"Project-URL: Source, {PROJECT['urls']['Source']}" in metadata
 
 
@@ -41,14 +59,18 @@ def test_the_licence_is_mit():
 
 
 def test_the_image_carries_the_licence():
-    """The wheel of the image is built with LICENSE beside it, and the image's label names the licence."""
-    copied = {source for one in stages()[1] if one.name == "COPY" for source in one.text.split()[:-1]}
+    """The image's wheel is built with LICENSE, and its label names the licence."""
+    copied = {
+        source for one in stages()[1] if one.name == "COPY" for source in one.text.split()[:-1]
+    }
     assert "LICENSE" in copied
     assert 'org.opencontainers.image.licenses="MIT"' in last("LABEL")
 
 
 def test_the_citation_is_of_this_version():
-    """CITATION.cff has the keys of its format, and pyproject.toml's version, licence and address."""
+    """
+    CITATION.cff has the keys of its format, and pyproject.toml's version, licence and address.
+    """
     assert CITATION["cff-version"] == "1.2.0"
     assert REQUIRED <= set(CITATION) <= REQUIRED | OPTIONAL
     assert CITATION["authors"] == PROJECT["authors"]

@@ -34,7 +34,7 @@ NOT_OURS = {
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HOUSE)))
 def test_every_reference_leads_somewhere(file):
-    """Each link, path, module, test and name that the file refers to is there."""
+    """Each link, path, module, test and name that the file refers to exists."""
     wrong = {
         str(reference): why
         for reference in references(file)
@@ -44,7 +44,7 @@ def test_every_reference_leads_somewhere(file):
 
 
 def test_every_exception_is_needed():
-    """What is excepted is referred to somewhere, and would be missed."""
+    """Each exception is used somewhere, and would be reported as missing."""
     needed = set()
     for file in FILES:
         needed |= {one.words for one in references(file) if one.words in NOT_OURS and missing(one)}
@@ -59,22 +59,36 @@ DOCUMENT = HOUSE / "docs" / "sample.md"
     [
         pytest.param("See [it](record.md).", {}, id="a link from the document's folder"),
         pytest.param("See [it](docs/record.md).", {1: "no such file"}, id="a link from the top"),
-        pytest.param("1\n[it](record.md#what-happens)\n[it](record.md#law)", {3: "heading"}, id="a heading"),
+        pytest.param(
+            "1\n[it](record.md#what-happens)\n[it](record.md#law)", {3: "heading"}, id="a heading"
+        ),
         pytest.param('<img src="images/none.png">', {1: "no such file"}, id="a picture"),
         pytest.param("[it]: ../nowhere.md", {1: "no such file"}, id="a link at the end"),
         pytest.param("[it](https://example.org/docs/none.md)", {}, id="another site"),
-        pytest.param("`app/domain/model.py`, `app/record/model.py`", {1: "no such file"}, id="a path"),
-        pytest.param("`migrations/*.sql` and `migrations/*.txt`", {1: "no such file"}, id="a form of names"),
-        pytest.param("`docs/record.md#what-happens` `docs/record.md#law`", {1: "heading"}, id="a path's heading"),
-        pytest.param("[`model.py`](../app/domain/model.py)", {}, id="a label that is short for its link"),
-        pytest.param("```\ncp docs/none.md .\n```\n`docs/none.md`", {4: "no such file"}, id="behind a block"),
+        pytest.param(
+            "`app/domain/model.py`, `app/record/model.py`", {1: "no such file"}, id="a path"
+        ),
+        pytest.param(
+            "`migrations/*.sql` and `migrations/*.txt`", {1: "no such file"}, id="a form of names"
+        ),
+        pytest.param(
+            "`docs/record.md#what-happens` `docs/record.md#law`",
+            {1: "heading"},
+            id="a path's heading",
+        ),
+        pytest.param(
+            "[`model.py`](../app/domain/model.py)", {}, id="a label that is short for its link"
+        ),
+        pytest.param(
+            "```\ncp docs/none.md .\n```\n`docs/none.md`", {4: "no such file"}, id="behind a block"
+        ),
         pytest.param("`app.domain.model.Batch`", {}, id="a dotted name"),
         pytest.param("`app.domain.model.Law`", {1: "has no Law"}, id="a dotted name of nothing"),
         pytest.param("as `test_house` and `test_law` show", {1: "no such test"}, id="a test"),
     ],
 )
 def test_a_document(text, found):
-    """What is there is passed; what is not there is named, with its line and the reason."""
+    """Existing references are accepted; others are reported with their line and the reason."""
     assert_found(in_markdown(DOCUMENT, text), found)
 
 
@@ -82,25 +96,41 @@ def test_a_document(text, found):
     ("text", "found"),
     [
         pytest.param('"""Law: docs/record.md."""', {}, id="a docstring"),
-        pytest.param('"""Law: record.md, Numbers."""', {1: "no such file"}, id="a file without its folder"),
+        pytest.param(
+            '"""Law: record.md, Numbers."""', {1: "no such file"}, id="a file without its folder"
+        ),
         pytest.param("x = 1  # see docs/none.md", {1: "no such file"}, id="a comment"),
         pytest.param("x = 'docs/none.md'", {}, id="a string is no prose"),
-        pytest.param('def f():\n    """One.\n\n    As api.plan does."""', {4: "has no plan"}, id="a module"),
-        pytest.param("# as `batch_chart` is\n# and `inference` was", {2: "nothing of ours"}, id="a module's last name"),
-        pytest.param("# `queries.fetcher`\n\n# `queries.law`", {3: "has no law"}, id="a name in a module"),
+        pytest.param(
+            'def f():\n    """One.\n\n    As api.plan does."""', {4: "has no plan"}, id="a module"
+        ),
+        pytest.param(
+            "# as `batch_chart` is\n# and `inference` was",
+            {2: "nothing of ours"},
+            id="a module's last name",
+        ),
+        pytest.param(
+            "# `queries.pool_fetcher`\n\n# `queries.law`",
+            {3: "has no law"},
+            id="a name in a module",
+        ),
         pytest.param('def f(law):\n    """Return `law`."""', {}, id="a name of its own"),
-        pytest.param("# `asyncio.timeout`\n# `asyncio.law`", {2: "asyncio has no law"}, id="a name of Python"),
+        pytest.param(
+            "# `asyncio.timeout`\n# `asyncio.law`", {2: "asyncio has no law"}, id="a name of Python"
+        ),
     ],
 )
 def test_a_module(text, found, tmp_path):
-    """A docstring and a comment are held to the same."""
+    """The same rules apply to docstrings and comments."""
     file = tmp_path / "sample.py"
     file.write_text(text)
     assert_found(in_python(file, text), found)
 
 
 def test_other_comments():
-    """So is what stands after a hash in a Makefile, and behind slashes in a script."""
+    """
+    The same rules apply to comments after a hash in a Makefile, and after slashes in a script.
+    """
     (hash_,) = in_lines(HOUSE / "Makefile", "all:\n\ttrue # docs/none.md")
     assert (hash_.line, hash_.words) == (2, "docs/none.md")
     (slashes,) = in_lines(HOUSE / "x.mjs", "// docs/none.md\nfetch('docs/other.md')")
@@ -108,7 +138,9 @@ def test_other_comments():
 
 
 def assert_found(references, found):
-    """What is missing is what was expected: on these lines, with these words in the reason."""
+    """
+    The missing references are the expected ones: on these lines, with these words in the reason.
+    """
     reasons = {one.line: why for one in references if (why := missing(one))}
     assert reasons.keys() == found.keys()
     for line, why in reasons.items():

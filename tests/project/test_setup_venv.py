@@ -11,17 +11,21 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from pages import HOUSE
+from document_text import HOUSE
 
 SCRIPT = HOUSE / "dev" / "setup_venv.py"
 # An in-tree backend, so that the project's own installation needs no package and no index.
 BACKEND = """
 import zipfile
+
+METADATA = "Metadata-Version: 2.1\\nName: tried\\nVersion: 1.0\\n"
+WHEEL = "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+
 def build_editable(folder, config_settings=None, metadata_directory=None):
     name = "tried-1.0-py3-none-any.whl"
     with zipfile.ZipFile(f"{folder}/{name}", "w") as wheel:
-        wheel.writestr("tried-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: tried\\nVersion: 1.0\\n")
-        wheel.writestr("tried-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("tried-1.0.dist-info/METADATA", METADATA)
+        wheel.writestr("tried-1.0.dist-info/WHEEL", WHEEL)
         wheel.writestr("tried-1.0.dist-info/RECORD", "")
     return name
 """
@@ -38,7 +42,7 @@ version = "1.0"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A project of its own with the script and an empty lock file."""
+    """A folder with the script, a project and an empty lock file."""
     (tmp_path / "dev").mkdir()
     shutil.copy(SCRIPT, tmp_path / "dev")
     (tmp_path / "backend.py").write_text(BACKEND)
@@ -48,20 +52,23 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def wheel(folder: Path, name: str) -> str:
-    """Write a small package; return its line in a lock file."""
+    """Write a small package. Return its line for a lock file."""
     path = folder / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{name}.py", "")
-        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         archive.writestr(
-            f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            f"{name}-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
     return f"{name}==1.0 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
 
 def begin(checkout: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start the script as the Makefile does, with no settings of pip's but those given."""
+    """Start the script as the Makefile does, with only the given settings of pip."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     return subprocess.Popen(
         [sys.executable, "dev/setup_venv.py", "--venv", "made"],
@@ -73,10 +80,10 @@ def begin(checkout: Path, **environment: str) -> subprocess.Popen[str]:
 
 
 def set_up(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the script to its end."""
+    """Run the script until it ends."""
     process = begin(checkout, **environment)
-    _, said = process.communicate(timeout=120)
-    return subprocess.CompletedProcess(process.args, process.returncode, None, said)
+    _, output = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, None, output)
 
 
 def test_it_says_each_step_and_counts_packages(checkout):
@@ -91,32 +98,39 @@ def test_it_says_each_step_and_counts_packages(checkout):
     ]  # fmt: skip
     assert (checkout / "made" / ".ready").exists()
     listed = subprocess.run(
-        [checkout / "made" / "bin" / "python", "-c", "import first, second, third"], cwd="/", check=False
+        [checkout / "made" / "bin" / "python", "-c", "import first, second, third"],
+        cwd="/",
+        check=False,
     )
     assert listed.returncode == 0
 
 
 def test_two_at_once(checkout):
-    """The second waits for the first, and finds everything ready."""
+    """The second process waits for the first one, and finds everything ready."""
     processes = [begin(checkout) for _ in range(2)]
-    said = sorted(process.communicate(timeout=120)[1] for process in processes)
+    output = sorted(process.communicate(timeout=120)[1] for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
-    assert said[0] == "Another `make` is setting it up. Waiting for it.\n"
-    assert "[4/4]" in said[1]
+    assert output[0] == "Another `make` is setting it up. Waiting for it to finish.\n"
+    assert "[4/4]" in output[1]
 
 
+@pytest.mark.long
 def test_after_one_that_fails(checkout):
-    """The second waits for the first, and tries it itself."""
+    """The second process waits for the first one, and then tries itself."""
     (checkout / "requirements-dev.lock").write_text(f"absent==1.0 --hash=sha256:{'0' * 64}\n")
     processes = [begin(checkout, PIP_NO_INDEX="1") for _ in range(2)]
-    said = [process.communicate(timeout=120)[1] for process in processes]
+    output = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [1, 1]
-    assert sum("Waiting for it." in one for one in said) == 1
-    assert ["Downloading the packages failed" in one for one in said] == [True, True]
+    assert sum("Waiting for it to finish." in one for one in output) == 1
+    assert ["Downloading the packages failed" in one for one in output] == [True, True]
 
 
 def test_without_a_network_it_shows_what_pip_says(checkout):
-    """Pip's error stands there in full, then the step and what to check; nothing counts as ready."""
+    """
+    It shows pip's error in full, then the step and what to check.
+
+    The environment does not count as ready.
+    """
     (checkout / "requirements-dev.lock").write_text(f"absent==1.0 --hash=sha256:{'0' * 64}\n")
     done = set_up(checkout, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="0")
     assert done.returncode == 1
@@ -127,28 +141,37 @@ def test_without_a_network_it_shows_what_pip_says(checkout):
 
 
 def test_a_python_that_is_too_old_is_named():
-    """The message repeats what was asked of make, with another Python."""
+    """The message repeats the target of make, with another Python."""
     program = (
         "import runpy, sys; sys.version_info = (3, 9, 2, 'final', 0); "
         "sys.argv = ['setup_venv.py', '--venv', 'made', '--goals', 'run']; "
         f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert done.stderr == (
-        "Python 3.11 or newer is needed, Python 3.9.2 was found. Choose another with: make PYTHON=python3.12 run\n"
+        "Python 3.11 or newer is needed, this is Python 3.9.2. Choose another with: make "
+        "PYTHON=python3.12 run\n"
     )
 
 
 def test_an_old_python_can_read_it():
-    """Its syntax is Python 3.7's, and no annotation is evaluated, so that it comes as far as its own message."""
+    """The syntax is that of Python 3.7, so that an old Python can print the message."""
     tree = ast.parse(SCRIPT.read_text(), feature_version=(3, 7))
-    assert not [node for node in ast.walk(tree) if getattr(node, "annotation", None) or getattr(node, "returns", None)]
+    assert not [
+        node
+        for node in ast.walk(tree)
+        if getattr(node, "annotation", None) or getattr(node, "returns", None)
+    ]
 
 
 def test_help_has_an_example_that_fits():
-    """The example is a command with the script's own options."""
-    done = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, check=True)
+    """The example uses options that the script has."""
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--help"], capture_output=True, text=True, check=True
+    )
     options, _, example = done.stdout.partition("Example: ")
     program, script, *arguments = example.split()
     assert (program, HOUSE / script) == ("python3", SCRIPT)

@@ -1,4 +1,4 @@
-"""The workflows: what they run is pinned, what they may do is little, and a release goes its way step by step."""
+"""The workflows pin what they run, have few rights, and release in a fixed order."""
 
 import re
 from pathlib import Path
@@ -12,23 +12,29 @@ WORKFLOWS = sorted(FOLDER.glob("*.yml"))
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_actions_are_pinned(path):
-    """Each action is a commit, with the version that it is; a workflow of ours is this commit's own."""
+    """
+    Each action is pinned to a commit, and a comment names its version.
+
+    Our own workflow is that of this commit.
+    """
     used = re.findall(r"uses: (.*)", path.read_text())
     assert used
     for action in used:
-        assert re.fullmatch(r"[\w/.-]+@[0-9a-f]{40} # v?\d+(\.\d+)+|\./\.github/workflows/\w+\.yml", action), action
+        assert re.fullmatch(
+            r"[\w/.-]+@[0-9a-f]{40} # v?\d+(\.\d+)+|\./\.github/workflows/\w+\.yml", action
+        ), action
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_workflows_may_read_and_no_more(path):
-    """What a job needs beyond that, it says itself."""
+    """A job that needs more rights declares them itself."""
     workflow = yaml.safe_load(path.read_text())
     assert workflow["permissions"] == {"contents": "read"}
     assert all(job.get("timeout-minutes", "uses" in job) for job in workflow["jobs"].values())
 
 
 def test_a_release_is_tested_pushed_once_and_let_go_by_a_person():
-    """The steps of a release, each after the other; no tag of an image ever moves."""
+    """The steps of a release in their order. No tag of an image ever moves."""
     jobs = yaml.safe_load((FOLDER / "release.yml").read_text())["jobs"]
     assert [(name, job.get("needs")) for name, job in jobs.items()] == [
         ("version", None), ("ci", "version"), ("image", "ci"), ("deploy", "image")

@@ -1,14 +1,15 @@
 """
 Answers that nobody wrote: mutated bodies of both providers, over real HTTP, to the real clients.
 
-The examples are what providers are known to answer: a good answer and every fault of `app.simulation.faults`. A case is
-one of them after a few mutations of its JSON (for the model also of the JSON within its content), of its bytes and of
-what carries them. Whatever comes out of it, it is data that stands in the body, word for word, or an error of a known
-class whose text can be stored. All cases go through the whole client, ledger and library included, and what is kept of
-them is stored as the jobs store it.
+The examples are what providers are known to answer: a good answer and every fault of
+`app.simulation.faults`. A case is one of them after a few mutations of its JSON (for the model also
+of the JSON within its content), of its bytes and of what carries them. Whatever comes out of it, it
+is data that stands in the body, word for word, or an error of a known class whose text can be
+stored. All cases go through the whole client, ledger and library included, and what is kept of them
+is stored as the jobs store it.
 
-Case n of a seed is always the same; `FUZZ_SEED` in the environment sets another seed. What is wrong is collected with
-the number of its case, so that one run tells all.
+Case n of a seed is always the same; `FUZZ_SEED` in the environment sets another seed. What is wrong
+is collected with the number of its case, so that one run tells all.
 """
 
 import asyncio
@@ -34,12 +35,12 @@ from uuid import UUID, uuid4
 import pytest
 import structlog
 from clocks import HandSetClock
-from job_tools import BASELINE, MONDAY, logged, new_york
+from job_context import BASELINE, MONDAY, logged, new_york
 
 from app.domain import prompt
 from app.domain.calendar import Calendar
 from app.domain.model import SERIES, Generation
-from app.domain.text import storable
+from app.domain.text import make_storable
 from app.errors import (
     AlphaMondayError,
     ConfigurationError,
@@ -50,15 +51,15 @@ from app.errors import (
 )
 from app.providers import alpha_vantage
 from app.providers.alpha_vantage import AlphaVantage
-from app.providers.llm import OpenAIPicker
-from app.providers.rate_limiter import Ledger, windows
-from app.providers.webhook import Receiver
-from app.simulation.faults import FAULTS, Asked, Reply, said
+from app.providers.llm import ModelClient
+from app.providers.rate_limiter import RequestLedger, rate_limits
+from app.providers.webhook import WebhookReceiver
+from app.simulation.faults import FAULTS, SimulatedReply, SimulatedRequest, json_reply
 from app.simulation.faults import SERIES as DAILY_SERIES
 from app.simulation.market import Market
-from app.simulation.provider_simulators import StandIns
+from app.simulation.provider_simulators import ProviderSimulators
 from app.store import generations
-from app.store.closes import newest
+from app.store.closes import get_newest
 from jobs import prices as closes
 from jobs import weekly
 from jobs.context import Context
@@ -68,7 +69,7 @@ FEW, MANY = 300, 10_000
 
 TICKER, BENCHMARK = "AAPL", "SPY"
 NOW = new_york(MONDAY)
-NOBODY = Receiver("ALERT_WEBHOOK_URL", "", HandSetClock(NOW))
+NOBODY = WebhookReceiver("ALERT_WEBHOOK_URL", "", HandSetClock(NOW))
 # Long enough that no piece of them stands anywhere by chance.
 KEYS = {"alphavantage": "K7QZ4XW9J2VB8RTM", "openai": "sk-proj-Zq8vX3kR7wJ5tB2nM9cL"}
 PIECE = 8  # so much of a key in one piece is too much
@@ -97,7 +98,10 @@ def parsed(text: str) -> Json:
 
 
 def mutable(text: str) -> Json:
-    """`text` parsed for mutation; ValueError where it is no JSON, or so deep that it is mutated enough."""
+    """
+    `text` parsed for mutation; ValueError where it is no JSON, or so deep that it is mutated
+    enough.
+    """
     if re.search(r"\[{20}|(\[?\{\"a\":){20}", text):
         raise ValueError(text)
     return parsed(text)
@@ -109,7 +113,11 @@ def written(value: Json) -> str:
         case Raw():
             return str(value)
         case Object():
-            return "{" + ", ".join(f"{written(name)}: {written(member)}" for name, member in value) + "}"
+            return (
+                "{"
+                + ", ".join(f"{written(name)}: {written(member)}" for name, member in value)
+                + "}"
+            )
         case list():
             return "[" + ", ".join(map(written, value)) + "]"
     return json.dumps(value)
@@ -148,9 +156,44 @@ STRANGE = [
     "\U0001f4c8",
 ]
 NUMBERS = [
-    *("NaN", "nan", "Infinity", "-Infinity", "-5", "0", "0.0000", "-0", "+5", "1e3", "1E+400", "1_000", "1,000.5"),
-    *("0x10", "1.", ".5", "00012.5", "5", "0.1", "1/3", "１２.５", "٣٤", "244.8400", " 5", "5 ", "5\n", ""),
-    *("123456789.123456789123456789123456789", "9" * 200, "9" * 140_000, f"0.{'0' * 17_000}1", "5" * 5_000_000),
+    *(
+        "NaN",
+        "nan",
+        "Infinity",
+        "-Infinity",
+        "-5",
+        "0",
+        "0.0000",
+        "-0",
+        "+5",
+        "1e3",
+        "1E+400",
+        "1_000",
+        "1,000.5",
+    ),
+    *(
+        "0x10",
+        "1.",
+        ".5",
+        "00012.5",
+        "5",
+        "0.1",
+        "1/3",
+        "１２.５",
+        "٣٤",
+        "244.8400",
+        " 5",
+        "5 ",
+        "5\n",
+        "",
+    ),
+    *(
+        "123456789.123456789123456789123456789",
+        "9" * 200,
+        "9" * 140_000,
+        f"0.{'0' * 17_000}1",
+        "5" * 5_000_000,
+    ),
 ]
 NAMES = [
     "",
@@ -166,7 +209,21 @@ NAMES = [
     "error",
 ]
 TICKERS = [
-    *("SPY", "spy", "AAPL", "aapl", "BRK-B", "brk.b", "A", "TOOLONG", "ﬃ", "ΑAPL", "$AAPL", "AAPL.US", "123"),
+    *(
+        "SPY",
+        "spy",
+        "AAPL",
+        "aapl",
+        "BRK-B",
+        "brk.b",
+        "A",
+        "TOOLONG",
+        "ﬃ",
+        "ΑAPL",
+        "$AAPL",
+        "AAPL.US",
+        "123",
+    ),
     *("BRK.BB", " KO ", "KO\n", "K\0"),
 ]
 
@@ -199,9 +256,13 @@ def strange_value(chance: Random, key: str) -> Json:
                 [None, True, False, 0, -1, 5, 244.84, 0.1, 2**31 - 1, 2**31, 2**63, 2**64, 10**400]
             ),
             lambda *_: Raw(
-                chance.choice(["NaN", "-Infinity", "1e999", "1e-999", "-0.0", "9" * 5000, "01", "0x1", "'a'"])
+                chance.choice(
+                    ["NaN", "-Infinity", "1e999", "1e-999", "-0.0", "9" * 5000, "01", "0x1", "'a'"]
+                )
             ),
-            lambda *_: chance.choice([[], Object(), [None], ["a", 5], Object([["a", 5]]), [[]], ""]),
+            lambda *_: chance.choice(
+                [[], Object(), [None], ["a", 5], Object([["a", 5]]), [[]], ""]
+            ),
             lambda *_: deep(chance),
         ]
     )(chance, key)
@@ -216,7 +277,14 @@ def deep(chance: Random) -> Raw:
 
 def strange_name(name: str, chance: Random, key: str) -> str:
     """Another name for a member; a date may be written in another form."""
-    forms = [strange_text(chance, key), name.upper(), f"{name} ", f"{name}\0", name[:-1], chance.choice(NAMES)]
+    forms = [
+        strange_text(chance, key),
+        name.upper(),
+        f"{name} ",
+        f"{name}\0",
+        name[:-1],
+        chance.choice(NAMES),
+    ]
     if re.fullmatch(r"20[0-9]{2}-(0[1-9]|1[0-2])-[0-3][0-9]", name):
         year, month, day = map(int, name.split("-"))
         week = BASELINE.replace(year=year, month=month, day=min(day or 1, 28)).isocalendar()
@@ -228,7 +296,14 @@ def strange_name(name: str, chance: Random, key: str) -> str:
             f"{year}-{month}-{day}",
             "2026-10-26",
         ]
-        forms += ["2026-02-30", "0000-00-00", "9999-12-31", "2026-10-22", "2026-10-23", "２０２６-10-23"]
+        forms += [
+            "2026-02-30",
+            "0000-00-00",
+            "9999-12-31",
+            "2026-10-22",
+            "2026-10-23",
+            "２０２６-10-23",
+        ]
     return chance.choice(forms)
 
 
@@ -248,9 +323,14 @@ def mutate(value: Json, chance: Random, key: str) -> Json:
             case 1:
                 member[0] = strange_name(member[0], chance, key)
             case 2:  # the same under another name, or the same name again
-                owner.insert(chance.randrange(len(owner) + 1), [strange_name(member[0], chance, key), member[1]])
+                owner.insert(
+                    chance.randrange(len(owner) + 1),
+                    [strange_name(member[0], chance, key), member[1]],
+                )
             case 3:
-                owner.insert(chance.randrange(len(owner) + 1), [member[0], strange_value(chance, key)])
+                owner.insert(
+                    chance.randrange(len(owner) + 1), [member[0], strange_value(chance, key)]
+                )
             case 4:
                 chance.shuffle(owner)
         return value
@@ -290,7 +370,10 @@ def mutated_bytes(body: bytes, chance: Random) -> bytes:
     at, length = chance.randrange(len(body) + 1), chance.randrange(1, 40)
     match chance.randrange(11):
         case 0:
-            return bytes(byte ^ (1 << chance.randrange(8)) if chance.random() < 0.002 else byte for byte in body)
+            return bytes(
+                byte ^ (1 << chance.randrange(8)) if chance.random() < 0.002 else byte
+                for byte in body
+            )
         case 1:
             return body[:at] + body[at + length :]
         case 2:
@@ -302,16 +385,35 @@ def mutated_bytes(body: bytes, chance: Random) -> bytes:
         case 5:
             return body[:at] + bytes([chance.randrange(256)]) + body[at + 1 :]
         case 6:
-            encodings = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "utf-8-sig", "cp037", "latin-1"]
+            encodings = [
+                "utf-16",
+                "utf-16-le",
+                "utf-16-be",
+                "utf-32",
+                "utf-7",
+                "utf-8-sig",
+                "cp037",
+                "latin-1",
+            ]
             return body.decode(errors="replace").encode(chance.choice(encodings), errors="replace")
         case 7:
             return chance.choice(
-                [body + body, b")]}'\n" + body, b"callback(" + body + b");", body + b"\0", b"\n" * 99 + body]
+                [
+                    body + body,
+                    b")]}'\n" + body,
+                    b"callback(" + body + b");",
+                    body + b"\0",
+                    b"\n" * 99 + body,
+                ]
             )
         case 8:  # the same JSON, told letter by letter
             return re.sub(rb'[A-Za-z0-9](?=[^"]*":)', lambda one: b"\\u%04x" % ord(one[0]), body)
         case 9:
-            return b" " * chance.choice([100, 100_000, 6_000_000]) + body if chance.random() < 0.1 else body + b"}"
+            return (
+                b" " * chance.choice([100, 100_000, 6_000_000]) + body
+                if chance.random() < 0.1
+                else body + b"}"
+            )
     return body.replace(b'"', b"'") if chance.random() < 0.5 else body.replace(b"\\", b"")
 
 
@@ -328,10 +430,43 @@ class Case:
     frame: str = "length"
 
 
-STATUSES = [201, 202, 204, 206, 301, 302, 304, 307, 308, 400, 401, 402, 403, 404, 405, 408, 409, 410, 413, 418, 422]
+STATUSES = [
+    201,
+    202,
+    204,
+    206,
+    301,
+    302,
+    304,
+    307,
+    308,
+    400,
+    401,
+    402,
+    403,
+    404,
+    405,
+    408,
+    409,
+    410,
+    413,
+    418,
+    422,
+]
 STATUSES += [429, 429, 451, 499, 500, 502, 503, 504, 520, 529, 599, 600, 999]
 CHARSETS = [
-    *("utf-8", "utf-16", "latin-1", "ascii", "utf-7", "idna", "punycode", "undefined", "unicode_escape", "base64"),
+    *(
+        "utf-8",
+        "utf-16",
+        "latin-1",
+        "ascii",
+        "utf-7",
+        "idna",
+        "punycode",
+        "undefined",
+        "unicode_escape",
+        "base64",
+    ),
     *("hex", "zlib", "rot13", "nonsense", "\xff"),
 ]
 TYPES = [
@@ -367,7 +502,14 @@ LOCATIONS = [
     "http://127.0.0.1:1/",
     "ftp://127.0.0.1/",
 ]
-LOCATIONS += ["http://127.0.0.1:99999/", "javascript:x", "https:", "http://127.0.0.1:1/\xff", "?a=\x80", "http://\xad/"]
+LOCATIONS += [
+    "http://127.0.0.1:99999/",
+    "javascript:x",
+    "https:",
+    "http://127.0.0.1:1/\xff",
+    "?a=\x80",
+    "http://\xad/",
+]
 
 
 def carried_otherwise(case: Case, chance: Random, key: str) -> None:
@@ -377,20 +519,35 @@ def carried_otherwise(case: Case, chance: Random, key: str) -> None:
             case.status = chance.choice(STATUSES)
         case 1:
             case.headers["content-type"] = chance.choice(
-                [chance.choice(TYPES), f"{chance.choice(TYPES[:3])}; charset={chance.choice(CHARSETS)}"]
+                [
+                    chance.choice(TYPES),
+                    f"{chance.choice(TYPES[:3])}; charset={chance.choice(CHARSETS)}",
+                ]
             )
             case.status = chance.choice([200, 200, 400, 404, 429, 500])
         case 2:
             case.headers["content-encoding"], case.sent = encoded(case.body, chance)
         case 3:
             name = chance.choice(
-                ["location", "set-cookie", "retry-after", "x-request-id", "x-should-retry", "x-odd", "date"]
+                [
+                    "location",
+                    "set-cookie",
+                    "retry-after",
+                    "x-request-id",
+                    "x-should-retry",
+                    "x-odd",
+                    "date",
+                ]
             )
             case.headers[name] = chance.choice(
                 [key, f"a={key}; path=/", "-1", "9" * 99, "true", "\xff\xfe", "", "x" * 9000, ";=;"]
             )
         case _:
-            case.frame = chance.choice(FRAMES) if chance.random() < 0.97 else chance.choice(["hang", "trickle"])
+            case.frame = (
+                chance.choice(FRAMES)
+                if chance.random() < 0.97
+                else chance.choice(["hang", "trickle"])
+            )
 
 
 def encoded(body: bytes, chance: Random) -> tuple[str, bytes]:
@@ -422,20 +579,26 @@ def encoded(body: bytes, chance: Random) -> tuple[str, bytes]:
 SPLITS = {"symbol": TICKER, "data": [{"effective_date": "2024-06-10", "split_factor": "10.0000"}]}
 
 
-def good(provider: str) -> Reply:
+def good(provider: str) -> SimulatedReply:
     """The usual answer of the rehearsal's stand-in."""
     headers = [(b"authorization", f"Bearer {KEYS['openai']}".encode())]
     query = f"function=TIME_SERIES_DAILY&symbol={TICKER}&apikey={KEYS['alphavantage']}".encode()
     at = {"alphavantage": ("GET", "/query"), "openai": ("POST", "/v1/chat/completions")}[provider]
     scope = {"method": at[0], "path": at[1], "query_string": query, "headers": headers}
-    return StandIns(Market(Calendar()), None, limits=False).reply(scope, b'{"model": "gpt-5.4-mini"}', NOW)
+    return ProviderSimulators(Market(Calendar()), None, limits=False).reply(
+        scope, b'{"model": "gpt-5.4-mini"}', NOW
+    )
 
 
-def examples(provider: str) -> list[tuple[str, Reply]]:
+def examples(provider: str) -> list[tuple[str, SimulatedReply]]:
     """Every answer that is known, by name; the good one is the first."""
     first = good(provider)
-    asked = Asked(provider=provider, key=KEYS[provider], symbol=TICKER, at=NOW)
-    more = {"splits": said(SPLITS), "no_quote": said({"Global Quote": {}})} if provider == "alphavantage" else {}
+    asked = SimulatedRequest(provider=provider, key=KEYS[provider], symbol=TICKER, at=NOW)
+    more = (
+        {"splits": json_reply(SPLITS), "no_quote": json_reply({"Global Quote": {}})}
+        if provider == "alphavantage"
+        else {}
+    )
     known = {name: fault(first, asked) for name, fault in FAULTS[provider].items()}
     return [("good", first), *known.items(), *more.items()]
 
@@ -446,10 +609,17 @@ def cases(provider: str, count: int, seed: str = SEED) -> Iterator[Case]:
     for number in range(count):
         chance = Random(f"{seed}/{provider}/{number}")
         untouched = number < len(known)
-        name, reply = known[number] if untouched else known[0] if chance.random() < 0.6 else chance.choice(known)
+        if untouched:
+            name, reply = known[number]
+        elif chance.random() < 0.6:
+            name, reply = known[0]
+        else:
+            name, reply = chance.choice(known)
         case = Case(number, name, reply.body, status=reply.status, headers={**reply.headers})
         if reply.cut or reply.hang or reply.trickle:
-            kind = "hang" if reply.hang else "trickle" if reply.trickle else "cut"
+            kind = "cut"
+            if reply.hang or reply.trickle:
+                kind = "hang" if reply.hang else "trickle"
             case.frame = kind if untouched or kind == "cut" else "length"
         if not untouched:
             case.name = f"~{name}"
@@ -458,7 +628,9 @@ def cases(provider: str, count: int, seed: str = SEED) -> Iterator[Case]:
         if not untouched and chance.random() < 0.2:
             carried_otherwise(case, chance, key)
         if case.status // 100 == 3 or "location" in case.headers:
-            case.headers["location"] = chance.choice(LOCATIONS)  # never beyond loopback: the library follows
+            case.headers["location"] = chance.choice(
+                LOCATIONS
+            )  # never beyond loopback: the library follows
         if case.frame == "short" and case.sent == case.body:
             case.body = case.body[: len(case.body) // 2]  # all that is said to be there
         yield case
@@ -480,11 +652,18 @@ def mutated(body: bytes, chance: Random, key: str, provider: str) -> bytes:
 
 
 def mutated_within(value: Json, chance: Random, key: str, provider: str) -> Json:
-    """Change one thing; more often than not where it matters: in the newest bars, or in what the model picked."""
+    """
+    Change one thing; more often than not where it matters: in the newest bars, or in what the model
+    picked.
+    """
     if provider == "alphavantage":
         for one in objects(value):
             for member in one:
-                if member[0] == DAILY_SERIES and isinstance(member[1], Object) and len(member[1]) > 3:
+                if (
+                    member[0] == DAILY_SERIES
+                    and isinstance(member[1], Object)
+                    and len(member[1]) > 3
+                ):
                     del member[1][chance.choice([2, 3, 3, 100]) :]
         return mutate(value, chance, key)
     for holder, place in slots(value):
@@ -495,7 +674,9 @@ def mutated_within(value: Json, chance: Random, key: str, provider: str) -> Json
             except ValueError:
                 continue
             if chance.random() < 0.1:
-                holder[place] = mutated_bytes(text.encode(errors="replace"), chance).decode(errors="surrogateescape")
+                holder[place] = mutated_bytes(text.encode(errors="replace"), chance).decode(
+                    errors="surrogateescape"
+                )
             else:
                 holder[place] = written(mutated_picks(picks, chance, key))
             return value
@@ -504,11 +685,15 @@ def mutated_within(value: Json, chance: Random, key: str, provider: str) -> Json
 
 def mutated_picks(picks: Json, chance: Random, key: str) -> Json:
     if chance.random() < 0.35:
-        named = [member for one in objects(picks) for member in one if member[0] in ("ticker", "action")]
+        named = [
+            member for one in objects(picks) for member in one if member[0] in ("ticker", "action")
+        ]
         if named:
             member = chance.choice(named)
             member[1] = (
-                chance.choice(TICKERS) if member[0] == "ticker" else chance.choice(["SELL", "BUY", "buy", "HOLD"])
+                chance.choice(TICKERS)
+                if member[0] == "ticker"
+                else chance.choice(["SELL", "BUY", "buy", "HOLD"])
             )
             return picks
     return mutate(picks, chance, key)
@@ -518,7 +703,9 @@ def mutated_picks(picks: Json, chance: Random, key: str) -> Json:
 
 
 class Mouth:
-    """Answers every request with `case`, over connections that stay open where the case lets them."""
+    """
+    Answers every request with `case`, over connections that stay open where the case lets them.
+    """
 
     def __init__(self) -> None:
         self.case = Case(-1, "none", b"")
@@ -576,23 +763,35 @@ def wire(case: Case, frame: str, stays: bool) -> bytes:
     if frame in ("chunked", "bad_chunk"):
         headers["transfer-encoding"] = "chunked"
     elif frame != "close":
-        headers["content-length"] = str({"cut": len(body) + 100, "short": len(body) // 2}.get(frame, len(body)))
+        headers["content-length"] = str(
+            {"cut": len(body) + 100, "short": len(body) // 2}.get(frame, len(body))
+        )
     if frame == "long_header":
         headers["x-long"] = "x" * 200_000
     lines = [f"{name}: {text}" for name, text in headers.items()]
     if frame == "two_lengths":
         lines.append(f"content-length: {len(body) + 1}")
-    head = "\r\n".join([f"HTTP/1.1 {case.status} Reason", *lines, "", ""]).encode("latin-1", errors="replace")
+    head = "\r\n".join([f"HTTP/1.1 {case.status} Reason", *lines, "", ""]).encode(
+        "latin-1", errors="replace"
+    )
     match frame:
         case "garbage":
             return b"\x16\x03\x01" + body[:500] + b"\r\n\r\n"
         case "early_hints":
-            head = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n" + head
+            head = (
+                b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n" + head
+            )
         case "bad_chunk":
             return head + b"5\r\nabcde\r\nZZ\r\n" + body
         case "chunked":
-            pieces = [body[start : start + 1000] for start in range(0, min(len(body), 5000), 1000)] + [body[5000:]]
-            return head + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces if one) + b"0\r\n\r\n"
+            pieces = [
+                body[start : start + 1000] for start in range(0, min(len(body), 5000), 1000)
+            ] + [body[5000:]]
+            return (
+                head
+                + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces if one)
+                + b"0\r\n\r\n"
+            )
     return head + body
 
 
@@ -626,8 +825,14 @@ class Findings:
             yield
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
-            told = f"{type(error).__name__} at {os.path.basename(where.filename)}:{where.lineno}: {str(error)[:300]!r}"
-            about = f"case {case.number} ({case.name}, {case.status}, {case.frame}, {case.headers!r:.200})"
+            told = (
+                f"{type(error).__name__} at {os.path.basename(where.filename)}:{where.lineno}: "
+                f"{str(error)[:300]!r}"
+            )
+            about = (
+                f"case {case.number} ({case.name}, {case.status}, {case.frame}, "
+                f"{case.headers!r:.200})"
+            )
             self.wrong.append(f"{told}\n    {about}\n    {case.body[:300]!r}")
 
     def add(self, case: Case, kind: str) -> None:
@@ -636,11 +841,16 @@ class Findings:
 
     def report(self, provider: str) -> None:
         """Print what was seen; fail if anything is wrong."""
-        print(f"\n{provider}, seed {SEED}: {self.seen.total()} cases, {self.mutated.total()} of them mutated")
+        print(
+            f"\n{provider}, seed {SEED}: {self.seen.total()} cases, {self.mutated.total()} of them "
+            f"mutated"
+        )
         for kind, number in self.seen.most_common():
             print(f"{number:7}  {kind}")
         kinds = Counter(re.sub(r"\d+", "#", one.split("\n")[0])[:120] for one in self.wrong)
-        told = "\n".join([*(f"{number:5}  {kind}" for kind, number in kinds.most_common(30)), *self.wrong[:15]])
+        told = "\n".join(
+            [*(f"{number:5}  {kind}" for kind, number in kinds.most_common(30)), *self.wrong[:15]]
+        )
         assert not self.wrong, f"{len(self.wrong)} wrong with seed {SEED}:\n{told}"
 
 
@@ -721,7 +931,13 @@ def members(value: Json, name: str) -> list[Json]:
 
 PLAIN = re.compile(r"[0-9]+(\.[0-9]+)?")
 SHORT = re.compile(r"[0-9]{1,100}(\.[0-9]{1,100})?")
-OF_ALPHA_VANTAGE = (UnknownTicker, ConfigurationError, QuotaSpent, ProviderBusy, ProviderUnavailable)
+OF_ALPHA_VANTAGE = (
+    UnknownTicker,
+    ConfigurationError,
+    QuotaSpent,
+    ProviderBusy,
+    ProviderUnavailable,
+)
 SAYS_WHY = {
     UnknownTicker: r"(?i)invalid api call|symbol|\{\}|\[\]|null|^\{\"Meta Data",
     QuotaSpent: r"(?i)detected your api key|day|quota|daily",
@@ -732,11 +948,17 @@ SAYS_WHY = {
 def leniently(body: bytes) -> Json:
     """The body as JSON, also where bytes of it are no UTF-8, or a number is too long to be read."""
     text = body.decode(json.detect_encoding(body), errors="replace")
-    return json.loads(text, object_pairs_hook=lambda pairs: Object(map(list, pairs)), parse_int=float)
+    return json.loads(
+        text, object_pairs_hook=lambda pairs: Object(map(list, pairs)), parse_int=float
+    )
 
 
 def prices_of(body: bytes) -> dict[str, list[tuple[list[str], list[str]]]]:
-    """What the body says, by day: the texts under open and close. Days that it names twice have two."""
+    """
+    What the body says, by day: the texts under open and close.
+
+    Days that it names twice have two.
+    """
     with as_deep_as_it_takes():
         series = members(leniently(body), DAILY_SERIES)[-1]
     found: dict[str, list[tuple[list[str], list[str]]]] = {}
@@ -747,12 +969,17 @@ def prices_of(body: bytes) -> dict[str, list[tuple[list[str], list[str]]]]:
 
 def is_written(price: Decimal, texts: list[Json]) -> bool:
     """Whether a price is, digit by digit, one of these texts, and a price."""
-    plain = [text for text in texts if isinstance(text, str) and text.isascii() and PLAIN.fullmatch(text)]
+    plain = [
+        text for text in texts if isinstance(text, str) and text.isascii() and PLAIN.fullmatch(text)
+    ]
     return price > 0 and price.as_tuple() in [Decimal(text).as_tuple() for text in plain]
 
 
 def check_bars(answer: Any, body: bytes) -> None:
-    """Every bar stands in the body under its day, and every other day of the body is told as unreadable."""
+    """
+    Every bar stands in the body under its day, and every other day of the body is told as
+    unreadable.
+    """
     stated, bars = prices_of(body), answer.bars
     opens = {day: [text for opens, _ in said_ for text in opens] for day, said_ in stated.items()}
     ends = {day: [text for _, ends in said_ for text in ends] for day, said_ in stated.items()}
@@ -760,11 +987,16 @@ def check_bars(answer: Any, body: bytes) -> None:
     assert days == sorted(days)
     assert set(days) <= set(stated), "other days than the body's"
     for day in set(stated) - set(days):
-        assert any(row.day is None or str(row.day) in (day, day[:10]) or day in row.reason for row in answer.unreadable)
+        assert any(
+            row.day is None or str(row.day) in (day, day[:10]) or day in row.reason
+            for row in answer.unreadable
+        )
     for bar in bars:
         day = str(bar.trading_day)
         if bar.open is None:
-            assert not are_one(opens[day]) or not is_price(opens[day][0]), f"{day}: an open that can be read"
+            assert not are_one(opens[day]) or not is_price(opens[day][0]), (
+                f"{day}: an open that can be read"
+            )
         else:
             assert is_written(bar.open, opens[day]), f"{day}: no such open"
         assert is_written(bar.close, ends[day]), f"{day}: no such close"
@@ -780,14 +1012,24 @@ def is_price(text: Json) -> bool:
 
 
 async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPatch) -> Findings:
-    clock, key, findings, log = HandSetClock(NOW), KEYS["alphavantage"], Findings(), structlog.get_logger()
+    clock, key, findings, log = (
+        HandSetClock(NOW),
+        KEYS["alphavantage"],
+        Findings(),
+        structlog.get_logger(),
+    )
     monkeypatch.setattr(alpha_vantage, "_TIME_LIMIT", TIME_LIMIT)
     async with mouth() as (server, address):
         with logged("INFO", clock) as lines:
-            client = AlphaVantage(key, Ledger(pool, "alphavantage", windows(1000, 1000, 1000), clock), clock, address)
-            tools = Context(
+            client = AlphaVantage(
+                key,
+                RequestLedger(pool, "alphavantage", rate_limits(1000, 1000, 1000), clock),
+                clock,
+                address,
+            )
+            context = Context(
                 pool,
-                OpenAIPicker("", "", timeout=TIME_LIMIT, clock=clock),
+                ModelClient("", "", timeout=TIME_LIMIT, clock=clock),
                 client,
                 Calendar(),
                 BENCHMARK,
@@ -810,16 +1052,20 @@ async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPa
                         check_error(error, key, case.body)
                         if why := SAYS_WHY.get(type(error)):
                             with as_deep_as_it_takes():
-                                assert re.search(why, written(leniently(case.body))), "the body says no such thing"
+                                assert re.search(why, written(leniently(case.body))), (
+                                    "the body says no such thing"
+                                )
                     else:
                         findings.add(case, "some bars" if answer.unreadable else "bars")
                         check_bars(answer, case.body)
                         clock.time = NOW + timedelta(seconds=case.number)
-                        # A ticker for every fifty cases: readings are never deleted, and all are looked through.
-                        kept_as = (
-                            f"A{ascii_uppercase[case.number // 50 % 26]}{ascii_uppercase[case.number // 1300 % 26]}"
+                        # A ticker for every fifty cases: readings are never deleted, and all are
+                        # looked through.
+                        letters = (case.number // 50 % 26, case.number // 1300 % 26)
+                        kept_as = "A" + "".join(ascii_uppercase[index] for index in letters)
+                        await closes._store_answer(
+                            context, kept_as, answer=answer, session=BASELINE
                         )
-                        await closes._keep(tools, kept_as, answer, BASELINE)
                         await check_closes(pool, kept_as, answer.bars)
                 async with pool.connection() as conn:
                     await conn.execute("DELETE FROM operations.provider_requests")
@@ -836,7 +1082,7 @@ async def check_closes(pool: Any, ticker: str, bars: list[Any]) -> None:
     async with pool.connection() as conn:
         for bar in bars:
             if since <= bar.trading_day < MONDAY and Calendar().is_session(bar.trading_day):
-                stored = await newest(conn, ticker, bar.trading_day)
+                stored = await get_newest(conn, ticker, bar.trading_day)
                 assert stored
                 assert bar.open in (None, stored.open)
                 assert stored.close == bar.close
@@ -863,7 +1109,9 @@ async def check_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyP
 
 
 async def test_alpha_vantage(pool, monkeypatch):
-    """Whatever Alpha Vantage says, it is bars that stand in its answer, or an error of a known class."""
+    """
+    Whatever Alpha Vantage says, it is bars that stand in its answer, or an error of a known class.
+    """
     await check_alpha_vantage(FEW, pool, monkeypatch)
 
 
@@ -920,7 +1168,7 @@ RARE = {
 
 def check_ideas(answer: str) -> None:
     """An accepted answer obeys every rule, and its ideas are what it says."""
-    chosen, said_ = prompt.read(answer, BENCHMARK), json.loads(answer)["picks"]
+    chosen, said_ = prompt.parse_answer(answer, BENCHMARK), json.loads(answer)["picks"]
     assert len(chosen) == len(said_) == len({idea.ticker for idea in chosen}) == 3
     for idea, pick in zip(chosen, said_, strict=True):
         assert set(pick) == {"ticker", "action", "reasoning"}
@@ -935,14 +1183,14 @@ def check_ideas(answer: str) -> None:
         assert can_be_stored(idea.reasoning)
 
 
-def a_question(tools: Context, attempt: int, id_: UUID) -> Generation:
+def a_question(context: Context, attempt: int, id_: UUID) -> Generation:
     return Generation(
         id=id_,
         series=SERIES,
         run_date=MONDAY,
         attempt=attempt,
-        asked_at=tools.now(),
-        requested_model=tools.picker.model,
+        asked_at=context.now(),
+        requested_model=context.model_client.model,
         prompt_version="1",
         system_prompt="system",
         user_prompt="user",
@@ -950,13 +1198,20 @@ def a_question(tools: Context, attempt: int, id_: UUID) -> Generation:
 
 
 async def fuzz_openai(count: int, pool: Any) -> Findings:
-    clock, key, findings, log = HandSetClock(NOW), KEYS["openai"], Findings(), structlog.get_logger()
+    clock, key, findings, log = (
+        HandSetClock(NOW),
+        KEYS["openai"],
+        Findings(),
+        structlog.get_logger(),
+    )
     completed: list[Generation] = []
     async with mouth() as (server, address):
         with logged("INFO", clock) as lines:
-            picker = OpenAIPicker(key, "gpt-5.4-mini", f"{address}/v1", timeout=TIME_LIMIT, clock=clock)
-            prices = AlphaVantage("", Ledger(pool, "alphavantage", [], clock), clock)
-            tools = Context(pool, picker, prices, Calendar(), BENCHMARK, clock, NOBODY, NOBODY)
+            picker = ModelClient(
+                key, "gpt-5.4-mini", f"{address}/v1", timeout=TIME_LIMIT, clock=clock
+            )
+            prices = AlphaVantage("", RequestLedger(pool, "alphavantage", [], clock), clock)
+            context = Context(pool, picker, prices, Calendar(), BENCHMARK, clock, NOBODY, NOBODY)
             for case in cases("openai", count):
                 server.plays(case)
                 with findings.of(case):
@@ -965,12 +1220,19 @@ async def fuzz_openai(count: int, pool: Any) -> Findings:
                             answer = await picker.ask("system", "user")
                     except AlphaMondayError as error:
                         log.warning("in vain", exc_info=error)
-                        findings.add(case, kind_of_error(error, ConfigurationError, ProviderBusy, ProviderUnavailable))
+                        findings.add(
+                            case,
+                            kind_of_error(
+                                error, ConfigurationError, ProviderBusy, ProviderUnavailable
+                            ),
+                        )
                         check_error(error, key, case.body)
                     else:
-                        done = weekly._answered(tools, a_question(tools, case.number + 1, uuid4()), answer)
+                        done = weekly._with_answer(
+                            context, a_question(context, case.number + 1, uuid4()), answer
+                        )
                         findings.add(case, kind_of_answer(done))
-                        await check_answer(tools, done, case, key)
+                        await check_answer(context, done, case, key)
                         completed.append(done)
             await picker.close()
             await prices.close()
@@ -990,20 +1252,24 @@ def kind_of_answer(done: Generation) -> str:
     return f"refused: {reasons[0]}"
 
 
-async def check_answer(tools: Context, done: Generation, case: Case, key: str) -> None:
+async def check_answer(context: Context, done: Generation, case: Case, key: str) -> None:
     """An answer is stored as it is, but for what Postgres cannot carry, and without the key."""
     for text in (done.answer, done.refusal, done.answered_model, done.request_id):
         assert not holds(text, key, case.body), "it holds the key"
-        assert text is None or can_be_stored(storable(text))
+        assert text is None or can_be_stored(make_storable(text))
     if done.accepted:
         with as_deep_as_it_takes():
             body = json.loads(text_of(case.body), object_pairs_hook=pairs, parse_int=float)
-            texts = [text.replace(key, "***") for choices in members(body, "choices") for text in texts_in(choices)]
+            texts = [
+                text.replace(key, "***")
+                for choices in members(body, "choices")
+                for text in texts_in(choices)
+            ]
         assert done.answer in texts, "the answer is not the body's"
         check_ideas((done.answer or "").strip("\ufeff"))
-    async with tools.pool.connection() as conn:
-        assert await generations.claim(conn, a_question(tools, done.attempt, done.id))
-    await weekly._complete(tools, done)
+    async with context.pool.connection() as conn:
+        assert await generations.claim(conn, a_question(context, done.attempt, done.id))
+    await weekly._complete(context, done)
 
 
 def pairs(members: list[tuple[str, Json]]) -> Object:
@@ -1011,12 +1277,16 @@ def pairs(members: list[tuple[str, Json]]) -> Object:
 
 
 def texts_in(value: Json) -> list[str]:
-    """Every text within a value, however deep; and texts that follow each other in a list, joined."""
+    """
+    Every text within a value, however deep; and texts that follow each other in a list, joined.
+    """
     if isinstance(value, str):
         return [value]
     inner = [place[at] for place, at in slots(value) if isinstance(place[at], str)]
     lists = [value, *(place[at] for place, at in slots(value))]
-    whole = [one for one in lists if isinstance(one, list) and all(isinstance(part, str) for part in one)]
+    whole = [
+        one for one in lists if isinstance(one, list) and all(isinstance(part, str) for part in one)
+    ]
     return inner + ["".join(one) for one in whole]
 
 
@@ -1027,18 +1297,23 @@ def text_of(body: bytes) -> str:
 async def check_record(pool: Any, completed: list[Generation], key: str) -> None:
     """All that was completed is there, in the table and in the journal, and the key is not."""
     async with pool.connection() as conn:
-        stored = {one.id: one for one in await generations.of(conn, SERIES, MONDAY)}
+        stored = {one.id: one for one in await generations.list_by_run_date(conn, SERIES, MONDAY)}
         cursor = await conn.execute("SELECT count(*) FROM journal")
         assert await cursor.fetchone() == (len(completed),)
-        cursor = await conn.execute("SELECT count(*) FROM journal WHERE strpos(content, %s) > 0", (key,))
+        cursor = await conn.execute(
+            "SELECT count(*) FROM journal WHERE strpos(content, %s) > 0", (key,)
+        )
         assert await cursor.fetchone() == (0,)
     for one in completed:
         kept = stored[one.id]
         assert (kept.answer, kept.refusal) == (
-            storable(one.answer or ""),
-            one.refusal and storable(one.refusal),
+            make_storable(one.answer or ""),
+            one.refusal and make_storable(one.refusal),
         )
-        assert (kept.prompt_tokens, kept.completion_tokens) == (one.prompt_tokens, one.completion_tokens)
+        assert (kept.prompt_tokens, kept.completion_tokens) == (
+            one.prompt_tokens,
+            one.completion_tokens,
+        )
         assert kept.accepted is one.accepted
         assert key not in (kept.answer or "") + (kept.refusal or "") + (kept.answered_model or "")
 
@@ -1048,8 +1323,14 @@ async def check_openai(count: int, pool: Any) -> None:
     findings.report("OpenAI")
     assert findings.seen.total() == count
     important = ["accepted", "ProviderBusy: slow down"]
-    important += [f"ConfigurationError: {reason}" for reason in ["the key", "the model", "refused", "out of credit"]]
-    important += [f"ProviderUnavailable: {reason}" for reason in ["no connection", "a status", "no answer in time"]]
+    important += [
+        f"ConfigurationError: {reason}"
+        for reason in ["the key", "the model", "refused", "out of credit"]
+    ]
+    important += [
+        f"ProviderUnavailable: {reason}"
+        for reason in ["no connection", "a status", "no answer in time"]
+    ]
     important += [f"refused: {reason}" for reason in REFUSALS if reason not in RARE]
     assert [kind for kind in important if not findings.seen[kind]] == []
     assert findings.mutated["accepted"] > count / 20
@@ -1057,7 +1338,10 @@ async def check_openai(count: int, pool: Any) -> None:
 
 
 async def test_openai(pool):
-    """Whatever the model's provider says, it is three good ideas, a refusal with its reason, or a known error."""
+    """
+    Whatever the model's provider says, it is three good ideas, a refusal with its reason, or a
+    known error.
+    """
     await check_openai(FEW, pool)
 
 

@@ -1,8 +1,9 @@
 """
 One odd answer of Alpha Vantage's, or one odd row in it: what it costs, and what it must not cost.
 
-Each kind of fault has the case that was met and further members of it; how every answer is read by itself is in
-`tests/unit/test_alpha_vantage_answers.py`. It is the Monday before New York's clocks go back and its fortnight.
+Each kind of fault has the case that was met and further members of it; how every answer is read by
+itself is in `tests/unit/providers/test_alpha_vantage_answers.py`. It is the Monday before New
+York's clocks go back and its fortnight.
 """
 
 import copy
@@ -13,9 +14,18 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from job_tools import BASELINE, CHOSEN, MONDAY, House, logged, new_york, tools_for, until_it_can
-from job_tools import clock as clock
-from job_tools import house as house
+from job_context import (
+    BASELINE,
+    CHOSEN,
+    MONDAY,
+    JobHarness,
+    logged,
+    new_york,
+    open_context,
+    run_until_done,
+)
+from job_context import clock as clock
+from job_context import harness as harness
 from provider_server import Reply, Request, says
 
 from app.database import migrations
@@ -23,21 +33,33 @@ from app.domain.calendar import due_at
 from app.domain.model import Batch
 from app.errors import ProviderUnavailable, UnknownTicker
 from jobs import daily, splits
-from jobs.prices import SeemsUnknown, closes_of
+from jobs.prices import TemporarilyUnknownTicker, fetch_closes
 
 TUESDAY, WEDNESDAY = MONDAY + timedelta(days=1), MONDAY + timedelta(days=2)
 
 SERIES = "Time Series (Daily)"
-INVALID = says({"Error Message": "Invalid API call. Please retry or visit the documentation for TIME_SERIES_DAILY."})
-MINUTE_LEVEL = says({"Information": "Minute-level rate limit exceeded. Please visit our premium plan page."})
+INVALID = says(
+    {
+        "Error Message": "Invalid API call. Please retry or visit the documentation for "
+        "TIME_SERIES_DAILY."
+    }
+)
+MINUTE_LEVEL = says(
+    {"Information": "Minute-level rate limit exceeded. Please visit our premium plan page."}
+)
 
 Change = Callable[[dict[str, Any]], Any]
 
 
-def odd(house: House, function: str, ticker: str, change: Change, times: int | None = None) -> list[Request]:
-    """Change what is answered about a ticker, at first or always; return the requests that got it, to come."""
+def odd(
+    harness: JobHarness, function: str, ticker: str, change: Change, times: int | None = None
+) -> list[Request]:
+    """
+    Change what is answered about a ticker, at first or always; return the requests that got it, to
+    come.
+    """
     asked: list[Request] = []
-    before = house.provider.answers
+    before = harness.provider.answers
 
     def answers(request: Request) -> Reply:
         good = before(request)
@@ -49,7 +71,7 @@ def odd(house: House, function: str, ticker: str, change: Change, times: int | N
         changed = change(json.loads(good.body))
         return changed if isinstance(changed, Reply) else says(changed)
 
-    house.provider.answers = answers
+    harness.provider.answers = answers
     return asked
 
 
@@ -59,7 +81,10 @@ def bar(day: date, **values: object) -> Change:
     def change(answer: dict[str, Any]) -> dict[str, Any]:
         named = {"opened": "1. open", "close": "4. close"}
         new = {named[name]: value for name, value in values.items()}
-        return {**answer, SERIES: {**answer[SERIES], str(day): {**answer[SERIES].get(str(day), {}), **new}}}
+        return {
+            **answer,
+            SERIES: {**answer[SERIES], str(day): {**answer[SERIES].get(str(day), {}), **new}},
+        }
 
     return change
 
@@ -72,21 +97,26 @@ def split(day: date | str, factor: object) -> dict[str, object]:
     return {"effective_date": str(day), "split_factor": factor}
 
 
-async def morning(house: House, batch: Batch, day: int, *, again: bool = False) -> list[dict[str, Any]]:
+async def morning(
+    harness: JobHarness, batch: Batch, day: int, *, again: bool = False
+) -> list[dict[str, Any]]:
     """Take a checkpoint as the queue would, to its end; return the log."""
-    house.clock.time = max(house.clock.time, due_at(batch.run_date, day))
-    with logged("WARNING", house.clock) as lines:
-        await until_it_can(house, lambda: daily.take(house.tools, batch.id, day, again=again))
+    harness.clock.time = max(harness.clock.time, due_at(batch.run_date, day))
+    with logged("WARNING", harness.clock) as lines:
+        await run_until_done(
+            harness, lambda: daily.take(harness.context, batch.id, day, retake=again)
+        )
     return lines
 
 
 def told(lines: list[dict[str, Any]]) -> list[str]:
-    return [line["reason"] for line in lines if line["event"] == "a row cannot be read"]
+    return [line["reason"] for line in lines if line["event"] == "row cannot be read"]
 
 
-async def status_of(house: House, day: int, run_date: date = MONDAY) -> tuple[Any, ...]:
-    ((status, reason, note),) = await house.rows(
-        "SELECT checkpoints.status, skip_reason, note FROM checkpoints JOIN batches ON batches.id = batch_id "
+async def status_of(harness: JobHarness, day: int, run_date: date = MONDAY) -> tuple[Any, ...]:
+    ((status, reason, note),) = await harness.rows(
+        "SELECT checkpoints.status, skip_reason, note FROM checkpoints JOIN batches ON batches.id "
+        "= batch_id "
         "WHERE day = %s AND run_date = %s",
         day,
         run_date,
@@ -94,10 +124,11 @@ async def status_of(house: House, day: int, run_date: date = MONDAY) -> tuple[An
     return status, reason, note
 
 
-async def returns_of(house: House, day: int) -> dict[str, Decimal]:
-    found = await house.rows(
+async def returns_of(harness: JobHarness, day: int) -> dict[str, Decimal]:
+    found = await harness.rows(
         "SELECT ticker, absolute_return_pct FROM pick_checkpoint_metrics metric "
-        "JOIN picks ON picks.id = pick_id JOIN checkpoints ON checkpoints.id = checkpoint_id WHERE day = %s",
+        "JOIN picks ON picks.id = pick_id JOIN checkpoints ON checkpoints.id = checkpoint_id WHERE "
+        "day = %s",
         day,
     )
     return dict(found)
@@ -111,25 +142,31 @@ async def returns_of(house: House, day: int) -> dict[str, Decimal]:
     "reply",
     [
         pytest.param(MINUTE_LEVEL, id="a minute-level limit, with a premium plan"),
-        pytest.param(says({"Error Message": "Too many requests. Go premium."}), id="an error that is a throttle"),
+        pytest.param(
+            says({"Error Message": "Too many requests. Go premium."}),
+            id="an error that is a throttle",
+        ),
         pytest.param(says({"message": "Bandwidth is kept for premium keys."}), id="a message"),
         pytest.param(says({"Information": "This is new. Premium!"}), id="a notice in new words"),
         pytest.param(says({"Information": ["premium"]}), id="a notice that is a list"),
         pytest.param(INVALID, id="an invalid call"),
         pytest.param(says({}), id="nothing"),
         pytest.param(says({"Meta Data": {}, SERIES: {}}), id="an empty series"),
-        pytest.param(says({"Meta Data": {"2. Symbol": "GE"}, SERIES: {str(BASELINE): {}}}), id="another symbol"),
+        pytest.param(
+            says({"Meta Data": {"2. Symbol": "GE"}, SERIES: {str(BASELINE): {}}}),
+            id="another symbol",
+        ),
         pytest.param(says({"Weekly Time Series": {}, "Meta Data": {}}), id="another series"),
     ],
 )
-async def test_one_odd_answer_on_a_monday(house, ticker, reply):
+async def test_one_odd_answer_on_a_monday(harness, ticker, reply):
     """Neither the Monday nor a question is lost."""
-    asked = odd(house, "TIME_SERIES_DAILY", ticker, lambda _: reply, times=1)
-    await house.begin()
-    assert (await house.batch()).status == "active"
+    asked = odd(harness, "TIME_SERIES_DAILY", ticker, lambda _: reply, times=1)
+    await harness.begin()
+    assert (await harness.batch()).status == "active"
     assert len(asked) == 1
-    assert len(house.questions) == 1
-    assert await house.rows("SELECT accepted FROM generations") == [(True,)]
+    assert len(harness.questions) == 1
+    assert await harness.rows("SELECT accepted FROM generations") == [(True,)]
 
 
 @pytest.mark.parametrize(
@@ -137,29 +174,38 @@ async def test_one_odd_answer_on_a_monday(house, ticker, reply):
     [
         pytest.param(Reply(status=429, headers={"retry-after": "86400"}), id="a day, in a header"),
         pytest.param(Reply(status=503, headers={"retry-after": "999999"}), id="eleven days"),
-        pytest.param(Reply(status=429, headers={"retry-after": "Tue, 27 Oct 2026 13:00:00 GMT"}), id="a date"),
-        pytest.param(says({"Note": "Too many requests. Please wait 1440 minutes."}), id="a day, in minutes"),
+        pytest.param(
+            Reply(status=429, headers={"retry-after": "Tue, 27 Oct 2026 13:00:00 GMT"}), id="a date"
+        ),
+        pytest.param(
+            says({"Note": "Too many requests. Please wait 1440 minutes."}), id="a day, in minutes"
+        ),
         pytest.param(says({"Note": "Rate limit. Retry after 9999 h."}), id="a year"),
-        pytest.param(says({"Note": "Too many requests per minute; try again in 20 hours."}), id="until tomorrow"),
+        pytest.param(
+            says({"Note": "Too many requests per minute; try again in 20 hours."}),
+            id="until tomorrow",
+        ),
     ],
 )
-async def test_one_answer_that_asks_for_a_long_rest(house, reply):
+async def test_one_answer_that_asks_for_a_long_rest(harness, reply):
     """It is asked again an hour later, on the same Monday."""
-    house.world.instead = [reply]
-    times = await until_it_can(house, house.begin)
+    harness.world.instead = [reply]
+    times = await run_until_done(harness, harness.begin)
     assert [time - new_york(MONDAY) < timedelta(minutes=61) for time in times] == [True]
-    assert (await house.batch()).status == "active"
+    assert (await harness.batch()).status == "active"
 
 
-@pytest.mark.parametrize("reply", [INVALID, says({}), MINUTE_LEVEL, says({"symbol": "NVDA"}), says({"symbol": "GE"})])
-async def test_one_odd_answer_about_splits(house, reply):
+@pytest.mark.parametrize(
+    "reply", [INVALID, says({}), MINUTE_LEVEL, says({"symbol": "NVDA"}), says({"symbol": "GE"})]
+)
+async def test_one_odd_answer_about_splits(harness, reply):
     """A four for one is asked for again, and counted: (1.75 * 4 - 7) / 7 = 0, not -75 %."""
-    batch = await house.a_batch()
-    house.world.closes["NVDA", MONDAY] = "1.7500"
-    house.world.splits["NVDA"] = [(MONDAY, "4.0000")]
-    odd(house, "SPLITS", "NVDA", lambda _: reply, times=1)
-    await morning(house, batch, 1)
-    assert (await returns_of(house, 1))["NVDA"] == 0
+    batch = await harness.make_batch()
+    harness.world.closes["NVDA", MONDAY] = "1.7500"
+    harness.world.splits["NVDA"] = [(MONDAY, "4.0000")]
+    odd(harness, "SPLITS", "NVDA", lambda _: reply, times=1)
+    await morning(harness, batch, 1)
+    assert (await returns_of(harness, 1))["NVDA"] == 0
 
 
 @pytest.mark.parametrize(
@@ -170,51 +216,61 @@ async def test_one_odd_answer_about_splits(house, reply):
         pytest.param([("2026-10-27", "2.0000")], id="with another since"),
     ],
 )
-async def test_one_list_without_a_split_that_was_learnt(house, rows):
-    """It takes nothing back, not for a day and not in a correction: a second answer must say the same."""
-    batch = await house.a_batch()
-    house.world.closes["NVDA", MONDAY] = "6.7000"
-    house.world.splits["NVDA"] = [(MONDAY, "1.0500")]
-    await morning(house, batch, 1)
-    house.clock.time = due_at(MONDAY, 6)
-    await splits.look_on_sunday(house.tools, batch, ["NVDA"], 6)
-    right = await returns_of(house, 1)
-    odd(house, "SPLITS", "NVDA", rows_of_splits(*(split(*row) for row in rows)), times=1)
-    house.clock.time = due_at(MONDAY, 13)
-    await splits.look_on_sunday(house.tools, batch, ["NVDA"], 13)
-    assert house.asked_for_splits[-2:] == ["NVDA", "NVDA"]
-    assert await returns_of(house, 1) == right
-    house.clock.forward(days=1)
-    odd(house, "SPLITS", "NVDA", rows_of_splits(split("1999-05-03", "2.0000")))
-    await splits.look(house.tools, "NVDA", house.clock.now(), house.clock.now())
-    assert (await returns_of(house, 1))["NVDA"] < -4
+async def test_one_list_without_a_split_that_was_learnt(harness, rows):
+    """
+    It takes nothing back, not for a day and not in a correction: a second answer must say the same.
+    """
+    batch = await harness.make_batch()
+    harness.world.closes["NVDA", MONDAY] = "6.7000"
+    harness.world.splits["NVDA"] = [(MONDAY, "1.0500")]
+    await morning(harness, batch, 1)
+    harness.clock.time = due_at(MONDAY, 6)
+    await splits.refresh_on_sunday(harness.context, batch, tickers=["NVDA"], day=6)
+    right = await returns_of(harness, 1)
+    odd(harness, "SPLITS", "NVDA", rows_of_splits(*(split(*row) for row in rows)), times=1)
+    harness.clock.time = due_at(MONDAY, 13)
+    await splits.refresh_on_sunday(harness.context, batch, tickers=["NVDA"], day=13)
+    assert harness.asked_for_splits[-2:] == ["NVDA", "NVDA"]
+    assert await returns_of(harness, 1) == right
+    harness.clock.forward(days=1)
+    odd(harness, "SPLITS", "NVDA", rows_of_splits(split("1999-05-03", "2.0000")))
+    await splits.refresh(
+        harness.context, "NVDA", since=harness.clock.now(), needed_since=harness.clock.now()
+    )
+    assert (await returns_of(harness, 1))["NVDA"] < -4
 
 
-async def test_splits_that_are_never_listed(house):
-    """An answer that the ticker is unknown is never the answer that it had no split: nothing is measured."""
-    batch = await house.a_batch()
-    house.world.closes["NVDA", MONDAY] = "1.7500"
-    asked = odd(house, "SPLITS", "NVDA", lambda _: INVALID)
-    await morning(house, batch, 1)
-    assert (await status_of(house, 1))[:2] == ("skipped", "PROVIDER_ERROR")
+async def test_splits_that_are_never_listed(harness):
+    """
+    An answer that the ticker is unknown is never the answer that it had no split: nothing is
+    measured.
+    """
+    batch = await harness.make_batch()
+    harness.world.closes["NVDA", MONDAY] = "1.7500"
+    asked = odd(harness, "SPLITS", "NVDA", lambda _: INVALID)
+    await morning(harness, batch, 1)
+    assert (await status_of(harness, 1))[:2] == ("skipped", "PROVIDER_ERROR")
     assert len(asked) == 5
 
 
-async def test_a_ticker_that_was_read_lately_is_not_unknown(house):
-    """It is, when its bars are older than ten days; the benchmark is not while any bar of it was ever stored."""
-    await house.a_batch()
-    house.world.unknown |= {"SPY", "AAPL", "KO"}
+async def test_a_ticker_that_was_read_lately_is_not_unknown(harness):
+    """
+    It is, when its bars are older than ten days; the benchmark is not while any bar of it was ever
+    stored.
+    """
+    await harness.make_batch()
+    harness.world.unknown |= {"SPY", "AAPL", "KO"}
     for days, ticker, error in (
-        (9, "AAPL", SeemsUnknown),
+        (9, "AAPL", TemporarilyUnknownTicker),
         (9, "KO", UnknownTicker),
         (11, "AAPL", UnknownTicker),
-        (11, "SPY", SeemsUnknown),
-        (400, "SPY", SeemsUnknown),
+        (11, "SPY", TemporarilyUnknownTicker),
+        (400, "SPY", TemporarilyUnknownTicker),
     ):
-        house.clock.time = new_york(MONDAY + timedelta(days=days))
-        session = house.tools.calendar.session_before(MONDAY + timedelta(days=days))
+        harness.clock.time = new_york(MONDAY + timedelta(days=days))
+        session = harness.context.calendar.session_before(MONDAY + timedelta(days=days))
         with pytest.raises((ProviderUnavailable, UnknownTicker)) as raised:
-            await closes_of(house.tools, [ticker], session)
+            await fetch_closes(harness.context, [ticker], session)
         assert type(raised.value) is error, (days, ticker)
         assert str(raised.value).startswith(f"Alpha Vantage does not know {ticker}.")
 
@@ -228,149 +284,189 @@ LONG_AGO = date(2026, 9, 1)
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(bar(LONG_AGO, opened="0.0000", close="0.0000"), id="no price of three months ago"),
+        pytest.param(
+            bar(LONG_AGO, opened="0.0000", close="0.0000"), id="no price of three months ago"
+        ),
         pytest.param(bar(LONG_AGO, close=None), id="no close"),
         pytest.param(bar(LONG_AGO, close=12.5), id="a number"),
         pytest.param(lambda answer: {**answer, SERIES: {**answer[SERIES], "n/a": {}}}, id="no day"),
-        pytest.param(lambda answer: {**answer, SERIES: {**answer[SERIES], str(LONG_AGO): "none"}}, id="a text"),
-        pytest.param(lambda answer: {**answer, SERIES: {**answer[SERIES], "2026-08-29": {}}}, id="a Saturday"),
-        pytest.param(lambda answer: {**answer, SERIES: {**answer[SERIES], str(TUESDAY): {}}}, id="today"),
-        pytest.param(lambda answer: {**answer, SERIES: {**answer[SERIES], "2026-10-25": {}}}, id="Sunday"),
-        pytest.param(lambda answer: {**answer, "Note": "Our premium plans have no rate limit."}, id="and a note"),
+        pytest.param(
+            lambda answer: {**answer, SERIES: {**answer[SERIES], str(LONG_AGO): "none"}},
+            id="a text",
+        ),
+        pytest.param(
+            lambda answer: {**answer, SERIES: {**answer[SERIES], "2026-08-29": {}}}, id="a Saturday"
+        ),
+        pytest.param(
+            lambda answer: {**answer, SERIES: {**answer[SERIES], str(TUESDAY): {}}}, id="today"
+        ),
+        pytest.param(
+            lambda answer: {**answer, SERIES: {**answer[SERIES], "2026-10-25": {}}}, id="Sunday"
+        ),
+        pytest.param(
+            lambda answer: {**answer, "Note": "Our premium plans have no rate limit."},
+            id="and a note",
+        ),
     ],
 )
-async def test_a_bar_that_is_not_needed(house, change):
+async def test_a_bar_that_is_not_needed(harness, change):
     """It costs nothing: one request, the figures, and not a line."""
-    batch = await house.a_batch()
-    asked = odd(house, "TIME_SERIES_DAILY", "SPY", change)
-    lines = await morning(house, batch, 1)
-    assert (await status_of(house, 1))[0] == "computed"
+    batch = await harness.make_batch()
+    asked = odd(harness, "TIME_SERIES_DAILY", "SPY", change)
+    lines = await morning(harness, batch, 1)
+    assert (await status_of(harness, 1))[0] == "computed"
     assert len(asked) == 1
     assert told(lines) == []
 
 
-async def test_a_bar_that_is_needed(house, clock, database, pool):
-    """It is asked for at the set times, once each; it is told once, in whichever process; and comes to be read."""
-    batch = await house.a_batch()
-    asked = odd(house, "TIME_SERIES_DAILY", "AAPL", bar(MONDAY, close="0.0000"), times=8)
-    lines = await morning(house, batch, 1)
-    assert (await status_of(house, 1))[:2] == ("skipped", "MISSING_CLOSE")
+async def test_a_bar_that_is_needed(harness, clock, database, pool):
+    """
+    It is asked for at the set times, once each; it is told once, in whichever process; and comes to
+    be read.
+    """
+    batch = await harness.make_batch()
+    asked = odd(harness, "TIME_SERIES_DAILY", "AAPL", bar(MONDAY, close="0.0000"), times=8)
+    lines = await morning(harness, batch, 1)
+    assert (await status_of(harness, 1))[:2] == ("skipped", "MISSING_CLOSE")
     assert len(asked) == 6
     assert told(lines) == ["AAPL, 2026-10-26: a price must be above zero, not '0.0000'."]
-    async with tools_for(database, pool, clock, house.provider.url) as tools:  # another process
-        again = House(tools, house.provider, house.world, clock)
+    async with open_context(
+        database, pool, clock, harness.provider.url
+    ) as context:  # another process
+        again = JobHarness(context, harness.provider, harness.world, clock)
         clock.time = new_york(WEDNESDAY)
         assert told(await morning(again, batch, 2)) == []
         clock.time = new_york(WEDNESDAY, 10)
         assert told(await morning(again, batch, 1, again=True)) == []
         clock.time = new_york(WEDNESDAY, 11)
         await morning(again, batch, 1, again=True)
-    assert [(await status_of(house, day))[0] for day in (1, 2)] == ["computed", "computed"]
-    assert [unreadable for (unreadable,) in await house.rows(
-        "SELECT unreadable -> 0 ->> 'day' FROM operations.provider_requests WHERE unreadable IS NOT NULL"
+    assert [(await status_of(harness, day))[0] for day in (1, 2)] == ["computed", "computed"]
+    assert [unreadable for (unreadable,) in await harness.rows(
+        "SELECT unreadable -> 0 ->> 'day' FROM operations.provider_requests WHERE unreadable IS "
+        "NOT NULL"
     )] == [str(MONDAY)] * 8  # fmt: skip
 
 
 @pytest.mark.parametrize("opened", ["0.0000", None, "NaN", 12.5, "n/a"])
-async def test_an_open_that_is_needed(house, opened):
+async def test_an_open_that_is_needed(harness, opened):
     """The morning is measured without it, and it is filled in once it can be read."""
-    batch = await house.a_batch()
-    odd(house, "TIME_SERIES_DAILY", "AAPL", bar(MONDAY, opened=opened), times=1)
-    await morning(house, batch, 1)
+    batch = await harness.make_batch()
+    odd(harness, "TIME_SERIES_DAILY", "AAPL", bar(MONDAY, opened=opened), times=1)
+    await morning(harness, batch, 1)
     query = "SELECT entry_open FROM picks WHERE ticker = 'AAPL'"
-    assert (await status_of(house, 1))[0] == "computed"
-    assert await house.rows(query) == [(None,)]
-    await morning(house, batch, 2)
-    assert await house.rows(query) == [(80,)]
-    odd(house, "TIME_SERIES_DAILY", "AAPL", bar(MONDAY, opened=opened))
-    await morning(house, batch, 3)
+    assert (await status_of(harness, 1))[0] == "computed"
+    assert await harness.rows(query) == [(None,)]
+    await morning(harness, batch, 2)
+    assert await harness.rows(query) == [(80,)]
+    odd(harness, "TIME_SERIES_DAILY", "AAPL", bar(MONDAY, opened=opened))
+    await morning(harness, batch, 3)
     readings = "SELECT open FROM closes WHERE ticker = 'AAPL' AND trading_day = %s ORDER BY read_at"
-    assert await house.rows(readings, MONDAY) == [(None,), (80,)]
+    assert await harness.rows(readings, MONDAY) == [(None,), (80,)]
 
 
 @pytest.mark.parametrize(
     "rows",
     [
-        pytest.param([split("1999-05-03", "0.5"), split("1999-05-03", "2.3")], id="two of 1999 on one date"),
+        pytest.param(
+            [split("1999-05-03", "0.5"), split("1999-05-03", "2.3")], id="two of 1999 on one date"
+        ),
         pytest.param([split("1999-05-03", "0.0000")], id="zero"),
         pytest.param([split("1999-05-03", None)], id="no factor"),
-        pytest.param([split("1999-05-03", "4:1"), split("1999-05-03", "4")], id="one of two of a date"),
+        pytest.param(
+            [split("1999-05-03", "4:1"), split("1999-05-03", "4")], id="one of two of a date"
+        ),
         pytest.param([split("1999/05/03", "4")], id="another spelling"),
         pytest.param([split("1999-02-30", "4"), split("1987-01-05", "2")], id="no such day"),
-        pytest.param([split("2001-05-03", "2"), None, "4:1", {}], id="rows that are none, at the end"),
+        pytest.param(
+            [split("2001-05-03", "2"), None, "4:1", {}], id="rows that are none, at the end"
+        ),
     ],
 )
-async def test_a_split_that_is_not_needed(house, rows):
+async def test_a_split_that_is_not_needed(harness, rows):
     """It costs nothing: one request, and the figures with the split that is needed."""
-    batch = await house.a_batch()
-    house.world.closes["NVDA", MONDAY] = "1.7500"
-    asked = odd(house, "SPLITS", "NVDA", rows_of_splits(split(MONDAY, "4.0000"), *rows))
-    lines = await morning(house, batch, 1)
-    assert (await returns_of(house, 1))["NVDA"] == 0
+    batch = await harness.make_batch()
+    harness.world.closes["NVDA", MONDAY] = "1.7500"
+    asked = odd(harness, "SPLITS", "NVDA", rows_of_splits(split(MONDAY, "4.0000"), *rows))
+    lines = await morning(harness, batch, 1)
+    assert (await returns_of(harness, 1))["NVDA"] == 0
     assert len(asked) == 1
     assert told(lines) == []
 
 
-async def test_rows_without_a_day_beside_the_split_that_is_needed(house):
+async def test_rows_without_a_day_beside_the_split_that_is_needed(harness):
     """The move has its explanation: the figure is measured, and the rows are told once."""
-    batch = await house.a_batch()
-    house.world.closes |= {("NVDA", MONDAY): "1.7500", ("NVDA", TUESDAY): "2.1000"}
+    batch = await harness.make_batch()
+    harness.world.closes |= {("NVDA", MONDAY): "1.7500", ("NVDA", TUESDAY): "2.1000"}
     rows = [split(MONDAY, "4.0000"), None, split(None, "2"), split("0000-00-00", "2")]
-    odd(house, "SPLITS", "NVDA", rows_of_splits(*rows))
-    assert len(told(await morning(house, batch, 1))) == 3
-    assert told(await morning(house, batch, 2)) == []
-    assert (await returns_of(house, 1))["NVDA"] == 0
+    odd(harness, "SPLITS", "NVDA", rows_of_splits(*rows))
+    assert len(told(await morning(harness, batch, 1))) == 3
+    assert told(await morning(harness, batch, 2)) == []
+    assert (await returns_of(harness, 1))["NVDA"] == 0
 
 
 UNREADABLE = [
     pytest.param([split(MONDAY, "0.0000")], "above zero, not '0.0000'.", id="zero"),
     pytest.param([split(MONDAY, 4)], "NVDA, 2026-10-26: 4 is not a factor.", id="a number"),
     pytest.param([split(MONDAY, "4:1")], "'4:1' is not a factor.", id="a ratio"),
-    pytest.param([split(MONDAY, "4"), split(MONDAY, "4,0")], "'4,0' is not a factor.", id="one of two of the date"),
-    pytest.param([split("2026/10/26", "4")], "'2026/10/26' is not a split's day.", id="another spelling"),
-    pytest.param([split("Monday", "4")], "'Monday' is not a split's day.", id="a day that may be that one"),
+    pytest.param(
+        [split(MONDAY, "4"), split(MONDAY, "4,0")],
+        "'4,0' is not a factor.",
+        id="one of two of the date",
+    ),
+    pytest.param(
+        [split("2026/10/26", "4")], "'2026/10/26' is not a split's day.", id="another spelling"
+    ),
+    pytest.param(
+        [split("Monday", "4")], "'Monday' is not a split's day.", id="a day that may be that one"
+    ),
     pytest.param([{"split_factor": "4"}], "None is not a split's day.", id="no day"),
 ]
 
 
 @pytest.mark.parametrize(("rows", "what"), UNREADABLE)
-async def test_a_split_that_is_needed(house, rows, what):
-    """Nothing is measured without it, in any batch; it is asked for again later, and then it counts."""
-    house.clock.time = new_york(MONDAY)
-    first = await house.a_batch(MONDAY - timedelta(days=7))
-    second = await house.a_batch(MONDAY)
-    house.world.closes["NVDA", MONDAY] = "1.7500"
-    house.world.splits["NVDA"] = [(MONDAY, "4.0000")]
-    asked = odd(house, "SPLITS", "NVDA", rows_of_splits(*rows, split("1999-05-03", "2")), times=1)
-    lines = [*await morning(house, first, 8), *await morning(house, second, 1)]
+async def test_a_split_that_is_needed(harness, rows, what):
+    """
+    Nothing is measured without it, in any batch; it is asked for again later, and then it counts.
+    """
+    harness.clock.time = new_york(MONDAY)
+    first = await harness.make_batch(MONDAY - timedelta(days=7))
+    second = await harness.make_batch(MONDAY)
+    harness.world.closes["NVDA", MONDAY] = "1.7500"
+    harness.world.splits["NVDA"] = [(MONDAY, "4.0000")]
+    asked = odd(harness, "SPLITS", "NVDA", rows_of_splits(*rows, split("1999-05-03", "2")), times=1)
+    lines = [*await morning(harness, first, 8), *await morning(harness, second, 1)]
     for run_date, day in ((first.run_date, 8), (second.run_date, 1)):
-        status, reason, note = await status_of(house, day, run_date)
+        status, reason, note = await status_of(harness, day, run_date)
         assert (status, reason) == ("skipped", "PROVIDER_ERROR")
         assert note.startswith("A split that the figure needs cannot be read. NVDA")
         assert what in note
     assert len(asked) == 1
     assert len(told(lines)) == 1
-    house.clock.time = new_york(TUESDAY, 10)
-    await morning(house, first, 8, again=True)
-    await morning(house, second, 1, again=True)
-    assert (await status_of(house, 8, first.run_date))[0] == "computed"
-    assert (await returns_of(house, 1))["NVDA"] == 0
+    harness.clock.time = new_york(TUESDAY, 10)
+    await morning(harness, first, 8, again=True)
+    await morning(harness, second, 1, again=True)
+    assert (await status_of(harness, 8, first.run_date))[0] == "computed"
+    assert (await returns_of(harness, 1))["NVDA"] == 0
 
 
-async def test_a_split_that_stays_unreadable(house):
+async def test_a_split_that_stays_unreadable(harness):
     """It is asked for once at each of the day's times, and told once."""
-    batch = await house.a_batch()
-    house.world.closes["NVDA", MONDAY] = "1.7500"
-    asked = odd(house, "SPLITS", "NVDA", rows_of_splits(split(MONDAY, "four"), split("1999-05-03", "2")))
-    lines = await morning(house, batch, 1)
+    batch = await harness.make_batch()
+    harness.world.closes["NVDA", MONDAY] = "1.7500"
+    asked = odd(
+        harness, "SPLITS", "NVDA", rows_of_splits(split(MONDAY, "four"), split("1999-05-03", "2"))
+    )
+    lines = await morning(harness, batch, 1)
     for hour in (9, 10, 10, 10, 12, 12):
-        house.clock.time = max(house.clock.time, new_york(TUESDAY, hour, 31))
-        lines += await morning(house, batch, 1, again=True)
-    assert [request.query["symbol"] for request in asked] == ["NVDA"] * 4  # 9:00, 9:30, 10:30, 12:30
+        harness.clock.time = max(harness.clock.time, new_york(TUESDAY, hour, 31))
+        lines += await morning(harness, batch, 1, again=True)
+    assert [request.query["symbol"] for request in asked] == [
+        "NVDA"
+    ] * 4  # 9:00, 9:30, 10:30, 12:30
     assert told(lines) == ["NVDA, 2026-10-26: 'four' is not a factor."]
     # On Sunday nothing is measured, and so nothing is wrong.
-    await morning(house, batch, 6)
-    assert (await status_of(house, 6))[:2] == ("skipped", "MARKET_CLOSED")
+    await morning(harness, batch, 6)
+    assert (await status_of(harness, 6))[:2] == ("skipped", "MARKET_CLOSED")
 
 
 @pytest.mark.parametrize(
@@ -378,56 +474,68 @@ async def test_a_split_that_stays_unreadable(house):
     [
         pytest.param([split(MONDAY, "4,0"), split("1999-05-03", "2")], id="its factor"),
         pytest.param([split("2026-10-26 ", "4"), split("1999-05-03", "2")], id="its day"),
-        pytest.param([split(MONDAY, "4"), split(MONDAY, "x"), split("1999-05-03", "2")], id="a second row"),
+        pytest.param(
+            [split(MONDAY, "4"), split(MONDAY, "x"), split("1999-05-03", "2")], id="a second row"
+        ),
         pytest.param([], id="all"),
     ],
 )
-async def test_a_split_that_was_read_before(house, rows):
+async def test_a_split_that_was_read_before(harness, rows):
     """It stays in force, and is not taken back."""
-    batch = await house.a_batch()
-    house.world.closes |= {("NVDA", MONDAY): "1.7500", ("NVDA", TUESDAY): "2.1000"}
-    house.world.splits["NVDA"] = [(MONDAY, "4.0000")]
-    await morning(house, batch, 1)
-    odd(house, "SPLITS", "NVDA", rows_of_splits(*rows))
-    await morning(house, batch, 2)
-    assert (await returns_of(house, 2))["NVDA"] == 20  # (2.1 * 4 - 7) / 7
-    assert await house.rows("SELECT factor FROM splits") == [(4,)]
+    batch = await harness.make_batch()
+    harness.world.closes |= {("NVDA", MONDAY): "1.7500", ("NVDA", TUESDAY): "2.1000"}
+    harness.world.splits["NVDA"] = [(MONDAY, "4.0000")]
+    await morning(harness, batch, 1)
+    odd(harness, "SPLITS", "NVDA", rows_of_splits(*rows))
+    await morning(harness, batch, 2)
+    assert (await returns_of(harness, 2))["NVDA"] == 20  # (2.1 * 4 - 7) / 7
+    assert await harness.rows("SELECT factor FROM splits") == [(4,)]
 
 
-async def test_a_reverse_split_and_a_spin_off_of_one_day(house):
+async def test_a_reverse_split_and_a_spin_off_of_one_day(harness):
     """Two factors multiply: 62.66 * 0.1 * 1.253 = 7.851298, up from 7 by 12.16 %."""
-    batch = await house.a_batch()
-    house.world.closes["NVDA", MONDAY] = "62.6600"
-    house.world.splits["NVDA"] = [(MONDAY, "0.1000"), (MONDAY, "1.2530")]
-    await morning(house, batch, 1)
-    assert (await returns_of(house, 1))["NVDA"] == Decimal("12.16140000")
-    assert await house.rows("SELECT factor, source FROM splits") == [
+    batch = await harness.make_batch()
+    harness.world.closes["NVDA", MONDAY] = "62.6600"
+    harness.world.splits["NVDA"] = [(MONDAY, "0.1000"), (MONDAY, "1.2530")]
+    await morning(harness, batch, 1)
+    assert (await returns_of(harness, 1))["NVDA"] == Decimal("12.16140000")
+    assert await harness.rows("SELECT factor, source FROM splits") == [
         (Decimal("0.12530000"), "alphavantage SPLITS, as 0.1000 and 1.2530")
     ]
-    house.world.splits["NVDA"].reverse()
-    house.world.closes["NVDA", TUESDAY] = "80.0000"
-    await morning(house, batch, 2)
-    assert len(await house.rows("SELECT factor FROM splits")) == 1
+    harness.world.splits["NVDA"].reverse()
+    harness.world.closes["NVDA", TUESDAY] = "80.0000"
+    await morning(harness, batch, 2)
+    assert len(await harness.rows("SELECT factor FROM splits")) == 1
 
 
 # A name that stands there twice, and what is about something else
 
 
 @pytest.mark.parametrize("doubled", ["bar", "close"])
-async def test_a_session_with_two_closes(house, doubled):
-    """The close is missing until it is told once: 84.00 or 129.30, whichever came last, is never published."""
-    batch = await house.a_batch()
+async def test_a_session_with_two_closes(harness, doubled):
+    """
+    The close is missing until it is told once: 84.00 or 129.30, whichever came last, is never
+    published.
+    """
+    batch = await harness.make_batch()
 
     def twice(answer: dict[str, Any]) -> Reply:
         marked = copy.deepcopy(answer)
         marked[SERIES][str(MONDAY)] = "MARK"
-        one, two = '"1. open": "80.0000", "4. close": "84.0000"', '"1. open": "80.0000", "4. close": "129.3000"'
-        text = f'{{{one}, "4. close": "129.3000"}}' if doubled == "close" else f'{{{one}}}, "{MONDAY}": {{{two}}}'
+        one, two = (
+            '"1. open": "80.0000", "4. close": "84.0000"',
+            '"1. open": "80.0000", "4. close": "129.3000"',
+        )
+        text = (
+            f'{{{one}, "4. close": "129.3000"}}'
+            if doubled == "close"
+            else f'{{{one}}}, "{MONDAY}": {{{two}}}'
+        )
         return Reply(json.dumps(marked).replace('"MARK"', text).encode())
 
-    odd(house, "TIME_SERIES_DAILY", "AAPL", twice, times=1)
-    lines = await morning(house, batch, 1)
-    assert (await returns_of(house, 1))["AAPL"] == 0
+    odd(harness, "TIME_SERIES_DAILY", "AAPL", twice, times=1)
+    lines = await morning(harness, batch, 1)
+    assert (await returns_of(harness, 1))["AAPL"] == 0
     assert ["two values for one name" in reason for reason in told(lines)] == [True]
 
 
@@ -441,32 +549,35 @@ async def test_a_session_with_two_closes(house, doubled):
         pytest.param(date(2026, 11, 26), id="a holiday to come"),
     ],
 )
-async def test_a_bar_of_no_session(house, clock, database, pool, day):
+async def test_a_bar_of_no_session(harness, clock, database, pool, day):
     """It is not stored, and enters no figure."""
-    await house.a_batch()
+    await harness.make_batch()
     closed = {"MARKET_CLOSED_DAYS": "2026-10-29"}
-    async with tools_for(database, pool, clock, house.provider.url, **closed) as tools:
-        odd(house, "TIME_SERIES_DAILY", "AAPL", bar(day, opened="90.0000", close="90.0000"))
+    async with open_context(database, pool, clock, harness.provider.url, **closed) as context:
+        odd(harness, "TIME_SERIES_DAILY", "AAPL", bar(day, opened="90.0000", close="90.0000"))
         clock.time = new_york(date(2026, 11, 2))
-        found = await closes_of(tools, ["SPY", *CHOSEN], date(2026, 10, 30))
+        found = await fetch_closes(context, ["SPY", *CHOSEN], date(2026, 10, 30))
     assert found["AAPL"].close == 80
-    assert await house.rows("SELECT trading_day FROM closes WHERE close = 90") == []
+    assert await harness.rows("SELECT trading_day FROM closes WHERE close = 90") == []
 
 
 # From the database as it was
 
 
-async def test_a_ledger_from_before(house, database):
-    """A fortnight that runs goes on after the migration; what was answered before counts as read in full."""
-    batch = await house.a_batch()
-    await morning(house, batch, 1)
+async def test_a_ledger_from_before(harness, database):
+    """
+    A fortnight that runs goes on after the migration; what was answered before counts as read in
+    full.
+    """
+    batch = await harness.make_batch()
+    await morning(harness, batch, 1)
     rows = "SELECT id, symbol, at, ended_at, outcome FROM operations.provider_requests ORDER BY id"
-    before = await house.rows(rows)
-    (number,) = [step.number for step in migrations.known() if step.name == "unreadable"]
-    await migrations.migrate(database, house.clock.now(), number - 1)
-    await migrations.migrate(database, house.clock.now())
-    assert await house.rows(rows) == before
-    await morning(house, batch, 2)
-    assert (await status_of(house, 2))[0] == "computed"
+    before = await harness.rows(rows)
+    (number,) = [step.number for step in migrations.load_migrations() if step.name == "unreadable"]
+    await migrations.migrate(database, harness.clock.now(), number - 1)
+    await migrations.migrate(database, harness.clock.now())
+    assert await harness.rows(rows) == before
+    await morning(harness, batch, 2)
+    assert (await status_of(harness, 2))[0] == "computed"
     columns = "SELECT DISTINCT unreadable FROM operations.provider_requests"
-    assert await house.rows(columns) == [(None,)]
+    assert await harness.rows(columns) == [(None,)]

@@ -1,8 +1,9 @@
 """
-The service down for hours, days and weeks; both changes of New York's clocks, and a half day.
+The service is stopped for hours, days and weeks; New York's clocks change twice; and one session is
+a half day.
 
-One record of twelve weeks, lived in told time by real processes. Between two of them its clock is moved on by hand, as
-an outage does: a mere pause of a rehearsal is no time at all.
+Real processes run one record of twelve weeks in simulated time. Between two of them the test moves
+the simulated clock ahead, as an outage does: a mere pause of a rehearsal takes no simulated time.
 """
 
 import json
@@ -20,7 +21,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 from commands import ALPHA_MONDAY, environment, run, standins, without_place
-from job_tools import new_york
+from job_context import new_york
 from judged import Series, series_of
 from processes import until
 from psycopg.rows import dict_row
@@ -33,16 +34,21 @@ GONE, BACK = date(2025, 12, 10), date(2026, 1, 14)
 MISSED = [date(2025, 12, 15) + timedelta(weeks=week) for week in range(5)]
 END = date(2026, 1, 20)
 
-# From when to when nobody was there; the first two began in the last moment of a day.
+# The outages, without any process; the first two begin at the end of a day.
 OUTAGES = [
     pytest.param(new_york(LATE, 0), new_york(LATE, 14), id="Sunday to Monday 14:00"),
-    pytest.param(new_york(SLEPT + timedelta(days=1), 0), new_york(date(2025, 11, 20), 10, 15), id="Monday to Thursday"),
+    pytest.param(
+        new_york(SLEPT + timedelta(days=1), 0),
+        new_york(date(2025, 11, 20), 10, 15),
+        id="Monday to Thursday",
+    ),
     pytest.param(new_york(GONE + timedelta(days=1), 0), new_york(BACK, 11), id="five weeks"),
 ]
 AGAIN = [moment.values[1] for moment in OUTAGES]
 
 CHECKPOINTS = """
-SELECT run_date, day, checkpoint_date, checkpoints.trading_day, checkpoints.status::text, skip_reason, taken_at,
+SELECT run_date, day, checkpoint_date, checkpoints.trading_day, checkpoints.status::text,
+    skip_reason, taken_at,
     benchmark_price::text AS benchmark,
     (SELECT json_object_agg(ticker, current_price::text) FROM pick_checkpoint_metrics
         JOIN picks ON picks.id = pick_id WHERE checkpoint_id = checkpoints.id) AS prices
@@ -53,14 +59,17 @@ ORDER BY taken_at
 
 
 class Record:
-    """A rehearsal's record, the folder that it is lived in, and what `status` said of it on the way."""
+    """
+    A rehearsal's record, the folder in which it runs, and what `status` printed after each
+    outage.
+    """
 
     def __init__(self, folder: Path, address: str) -> None:
         self.folder, self.address = folder, address
-        self.said: list[list[str]] = []
+        self.statuses: list[list[str]] = []
 
     def live(self, weeks: int, until: date) -> None:
-        """Live through weeks up to the end of a day, or go on until then."""
+        """Run through weeks up to the end of a day, or continue until then."""
         done = run(
             "rehearse", "--weeks", weeks, "--until", until, "--calm", "--no-serve",
             cwd=self.folder, DATABASE_URL=self.address,
@@ -68,19 +77,20 @@ class Record:
         assert done.returncode == 0, done.stderr
 
     def be_away_until(self, back: datetime) -> None:
-        """Let it be later at once, with nobody there."""
+        """Move the simulated clock ahead while no process runs."""
         with psycopg.connect(self.address) as conn:
             conn.execute(
-                "UPDATE told.clock SET until = NULL, lag = extract(epoch FROM clock_timestamp() - %s::timestamptz), "
+                "UPDATE told.clock SET until = NULL, lag = extract(epoch FROM "
+                "clock_timestamp() - %s::timestamptz), "
                 "seen = clock_timestamp()",
                 (back,),
             )
 
     def look(self) -> None:
-        """Remember what `status` says."""
+        """Store what `status` prints."""
         done = CliRunner().invoke(status, env={"DATABASE_URL": self.address})
-        assert (done.exit_code, without_place(done.stderr)) == (1, "")  # nobody is there
-        self.said.append(done.stdout.splitlines())
+        assert (done.exit_code, without_place(done.stderr)) == (1, "")  # no process runs
+        self.statuses.append(done.stdout.splitlines())
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         with psycopg.connect(self.address, row_factory=dict_row) as conn:
@@ -88,13 +98,15 @@ class Record:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """What the stand-ins were asked, by their own log."""
-        lines = map(json.loads, (self.folder / ".alpha-monday" / "requests.jsonl").read_text().splitlines())
+        """Return the requests to the simulators, by their own log."""
+        lines = map(
+            json.loads, (self.folder / ".alpha-monday" / "requests.jsonl").read_text().splitlines()
+        )
         return [{**line, "at": datetime.fromisoformat(line["at"])} for line in lines]
 
     @property
     def questions(self) -> int:
-        """How often the model was asked, by the stand-ins' log."""
+        """Return how often the model was asked, by the simulators' log."""
         if not (self.folder / ".alpha-monday" / "requests.jsonl").exists():
             return 0
         return sum(one["provider"] == "openai" for one in self.requests)
@@ -115,54 +127,62 @@ def record(tmp_path_factory, create) -> Record:
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory, record) -> Iterator[dict[str, Series]]:
-    """The prices of everything that was picked, as the stand-ins tell them to anybody: the last hundred sessions."""
+    """The prices of all picked shares, as the simulators return them: the last hundred sessions."""
     tickers = {one["ticker"] for one in record.rows("SELECT DISTINCT ticker FROM picks")}
     with standins(tmp_path_factory.mktemp("market"), f"{END}T20:00:00+00:00") as url:
         yield {ticker: series_of(url, ticker) for ticker in ("SPY", *tickers)}
 
 
-def notes(said: list[str]) -> list[str]:
-    return [line for line in said if line.startswith(("note: ", "to do: "))]
+def notes(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith(("note: ", "to do: "))]
 
 
 def during(record: Record, gone: datetime, back: datetime) -> list[dict[str, Any]]:
-    """The checkpoints that were due while nobody was there, in the order in which they were taken."""
-    return [one for one in record.rows(CHECKPOINTS) if gone <= new_york(one["checkpoint_date"]) < back]
+    """
+    Return the checkpoints that became due during an outage, in the order in which they were
+    taken.
+    """
+    return [
+        one for one in record.rows(CHECKPOINTS) if gone <= new_york(one["checkpoint_date"]) < back
+    ]
 
 
 # The service down
 
 
 def test_sunday_to_monday_afternoon(record):
-    """The Monday is made at two, and is late; the one after it is not."""
+    """The batch of that Monday is stored at two, and is late; the next one is not."""
     (late, slept) = record.rows(
-        "SELECT run_date, late, status::text, created_at FROM batches WHERE run_date IN (%s, %s) ORDER BY run_date",
+        "SELECT run_date, late, status::text, created_at FROM batches WHERE run_date IN (%s, "
+        "%s) ORDER BY run_date",
         *(LATE, SLEPT),
     )
     assert (late["late"], slept["late"]) == (True, False)
     assert timedelta(0) < late["created_at"] - new_york(LATE, 14) < timedelta(minutes=2)
-    away, back = record.said[:2]
+    away, back = record.statuses[:2]
     assert away[0] == "now: Monday, 2025-11-10 14:00 in New York (rehearsed: all of it is made up)"
     assert "Monday 2025-11-10: no batch" in away
     assert [line.split(" by ")[0] for line in notes(away)[:2]] == [
         "note: Day 14 of 2025-10-27 is overdue",
         "note: Day 7 of 2025-11-03 is overdue",
     ]
-    assert notes(away)[2].startswith("to do: No worker runs (upkeep's last round was 1")
+    assert notes(away)[2].startswith(
+        "to do: No worker runs (the last round of the reconciliation was 1"
+    )
     assert notes(away)[3:] == [
-        "to do: The Monday 2025-11-10 has neither a batch nor a job: a service that runs makes it, until it is over in "
-        "New York."
+        "to do: The Monday 2025-11-10 has neither a batch nor a job. A service that is started "
+        "before midnight in New York makes its batch."
     ]
-    assert notes(back)[0] == "note: The batch of Monday 2025-11-10 was late by 5 h."
-    assert len(notes(back)) == 2  # and that nobody is there now
+    assert notes(back)[0] == "note: The batch of Monday 2025-11-10 was made 5 h after it was due."
+    assert len(notes(back)) == 2  # and that no process runs now
 
 
 def test_monday_to_thursday(record):
-    """Three mornings of two batches are overdue, and are made up for as soon as somebody is there."""
+    """Three checkpoints of two batches are overdue, and are taken as soon as a process runs."""
     batch = record.rows("SELECT created_at FROM batches WHERE run_date = %s", SLEPT)[0]
     last = max(one["at"] for one in record.rows("SELECT at FROM journal WHERE at < %s", AGAIN[1]))
-    assert batch["created_at"] == last  # so it might have gone some minutes after its batch
-    away, back = record.said[2:4]
+    assert batch["created_at"] == last  # so it may have been stopped some minutes after its batch
+    away, back = record.statuses[2:4]
     assert away[0].startswith("now: Thursday, 2025-11-20 10:15 in New York")
     assert "overdue: 6" in away
     assert [line.split("; job")[0] for line in notes(away)[1:6]] == [
@@ -172,15 +192,18 @@ def test_monday_to_thursday(record):
         "note: Day 2 of 2025-11-17 is overdue by 1 d 1 h",
         "note: Day 10 of 2025-11-10 is overdue by 1 h 15 min",
     ]
-    assert notes(away)[6] == "note: 1 more checkpoint is overdue, dated later."
-    assert notes(away)[7].startswith("to do: No worker runs (upkeep's last round was 2 d 1")
+    assert notes(away)[6] == "note: 1 later checkpoint is overdue, too."
+    assert notes(away)[7].startswith(
+        "to do: No worker runs (the last round of the reconciliation was 2 d 1"
+    )
     assert notes(back)[0] == (
-        "note: 4 checkpoints were taken late in the last four weeks, day 1 of 2025-11-17 by 2 d 1 h."
+        "note: 4 checkpoints were taken late in the last four weeks. The longest delay: day 1 of "
+        "2025-11-17, 2 d 1 h."
     )
 
 
 def test_five_weeks(record):
-    """Five Mondays have failed, once and for good; the Monday after them is one like any other."""
+    """Five Mondays have failed for ever; the Monday after them is normal."""
     missed = record.rows(
         "SELECT run_date, status::text, failure_reason, failure, created_at FROM batches "
         "WHERE failure_reason IS NOT NULL ORDER BY run_date"
@@ -190,14 +213,20 @@ def test_five_weeks(record):
         assert (one["status"], one["failure_reason"]) == ("failed", "MISSED")
         assert one["failure"] == "Nobody was there to ask on that Monday."
         assert timedelta(0) < one["created_at"] - AGAIN[2] < timedelta(minutes=2)
-    away, back = record.said[4:]
+    away, back = record.statuses[4:]
     dates = ", ".join(map(str, MISSED))
-    assert f"note: The Mondays {dates} were missed; a service that runs records that within a minute." in away
+    assert (
+        f"note: The Mondays {dates} were missed. A running service records that within a minute."
+        in away
+    )
     assert "overdue: 17" in away
-    assert notes(away)[-1].startswith("to do: No worker runs (upkeep's last round was 34 d 1")
+    assert notes(away)[-1].startswith(
+        "to do: No worker runs (the last round of the reconciliation was 34 d 1"
+    )
     assert notes(back)[:2] == [
         f"note: The Mondays {dates} were missed while the service was down.",
-        "note: 11 checkpoints were taken late in the last four weeks, day 3 of 2025-12-08 by 34 d 2 h.",
+        "note: 11 checkpoints were taken late in the last four weeks. The longest delay: day 3 of "
+        "2025-12-08, 34 d 2 h.",
     ]
     assert len(notes(back)) == 3
     (after,) = record.rows("SELECT late, created_at FROM batches WHERE run_date = '2026-01-19'")
@@ -206,14 +235,21 @@ def test_five_weeks(record):
 
 @pytest.mark.parametrize(("gone", "back"), OUTAGES)
 def test_what_was_missed_is_made_up_for(record, series, gone, back):
-    """At once, the oldest batch first and its days in order, each with the closes of its own session."""
+    """
+    Missed checkpoints are taken at once, the oldest batch first and its days in order, each
+    with the closes of its own session.
+    """
     missed = during(record, gone, back)
     assert missed
     for one in missed:
         eve = one["checkpoint_date"] - timedelta(days=1)
         assert timedelta(0) < one["taken_at"] - back < timedelta(minutes=5)
         if eve not in series["SPY"].closes:
-            assert (one["status"], one["skip_reason"], one["trading_day"]) == ("skipped", "MARKET_CLOSED", None)
+            assert (one["status"], one["skip_reason"], one["trading_day"]) == (
+                "skipped",
+                "MARKET_CLOSED",
+                None,
+            )
             continue
         assert (one["status"], one["trading_day"]) == ("computed", eve)
         assert one["benchmark"] == series["SPY"].closes[eve]
@@ -224,34 +260,52 @@ def test_what_was_missed_is_made_up_for(record, series, gone, back):
 
 
 def test_next_mornings_are_on_their_day(record):
-    """Whatever was due while somebody was there was taken within minutes of its own nine o'clock."""
+    """Checkpoints that become due while a process runs are taken within minutes of nine o'clock."""
     away = [one["checkpoint_date"] for outage in OUTAGES for one in during(record, *outage.values)]
     others = [one for one in record.rows(CHECKPOINTS) if one["checkpoint_date"] not in away]
     assert len(others) > 60
     for one in others:
-        assert timedelta(0) <= one["taken_at"] - new_york(one["checkpoint_date"]) < timedelta(minutes=5), one
+        assert (
+            timedelta(0)
+            <= one["taken_at"] - new_york(one["checkpoint_date"])
+            < timedelta(minutes=5)
+        ), one
 
 
 def test_nothing_twice_and_within_the_quota(record):
-    """One question a Monday, one entry of the journal for whatever happened, and by the stand-ins' log no limit hit."""
+    """
+    There is one question a Monday and one journal entry for each event, and by the simulators'
+    log no limit was exceeded.
+    """
     picked = record.rows("SELECT run_date FROM batches WHERE failure_reason IS NULL")
-    asked = Counter(one["provider"] for one in record.requests)
-    assert asked["openai"] == len(picked) == 8
+    requests_by_provider = Counter(one["provider"] for one in record.requests)
+    assert requests_by_provider["openai"] == len(picked) == 8
     entries = record.rows(
         "SELECT kind::text, count(*), count(DISTINCT content::json -> 'checkpoint' ->> 'id') "
         "FILTER (WHERE kind = 'CHECKPOINT') AS checkpoints FROM journal GROUP BY kind ORDER BY kind"
     )
-    ((taken,),) = [one.values() for one in record.rows("SELECT count(*) FROM checkpoints WHERE day > 0")]
+    ((taken,),) = [
+        one.values() for one in record.rows("SELECT count(*) FROM checkpoints WHERE day > 0")
+    ]
     assert [tuple(one.values()) for one in entries] == [
         ("BATCH", 8, 0),
         ("CHECKPOINT", taken, taken),
         ("FAILURE", 5, 0),
         ("GENERATION", 8, 0),
     ]
-    granted = [one["at"] for one in record.rows("SELECT at FROM operations.provider_requests ORDER BY at")]
-    prices = sorted((one for one in record.requests if one["provider"] == "alphavantage"), key=lambda one: one["at"])
-    # On a machine that is too busy two requests may arrive closer together than they had leave to be sent.
-    assert Counter(one["refused"] for one in prices) - Counter({None: len(prices), "burst": 2}) == Counter()
+    granted = [
+        one["at"] for one in record.rows("SELECT at FROM operations.provider_requests ORDER BY at")
+    ]
+    prices = sorted(
+        (one for one in record.requests if one["provider"] == "alphavantage"),
+        key=lambda one: one["at"],
+    )
+    # On a machine that is too busy two requests may arrive closer together than they had leave to
+    # be sent.
+    assert (
+        Counter(one["refused"] for one in prices) - Counter({None: len(prices), "burst": 2})
+        == Counter()
+    )
     prices = [one for one in prices if not one["refused"]]
     for times in (granted, [one["at"] for one in prices]):
         for count, seconds in ((1, 1), (5, 60), (25, 86_400)):
@@ -259,18 +313,22 @@ def test_nothing_twice_and_within_the_quota(record):
             assert min(gaps) >= timedelta(seconds=seconds)
     for back in AGAIN:  # one request a ticker brings every day of it
         once = Counter(
-            (one["function"], one["symbol"]) for one in prices if 0 <= (one["at"] - back).total_seconds() < 600
+            (one["function"], one["symbol"])
+            for one in prices
+            if 0 <= (one["at"] - back).total_seconds() < 600
         )
         assert set(once.values()) == {1}
         assert len([function for function, _ in once if function == "TIME_SERIES_DAILY"]) <= 7
-    assert {one["status"] for one in record.rows("SELECT status::text FROM queue.procrastinate_jobs")} == {
+    assert {
+        one["status"] for one in record.rows("SELECT status::text FROM queue.procrastinate_jobs")
+    } == {
         "succeeded",
         "todo",
     }
 
 
 def test_all_of_it_fits(record):
-    """`verify` finds nothing, and the log tells of no surprise."""
+    """`verify` finds nothing, and the log has no unexpected error."""
     done = run("verify", cwd=record.folder, DATABASE_URL=record.address)
     assert (done.returncode, done.stdout.split(":")[0]) == (0, "Everything fits"), done.stderr
     assert "Traceback" not in (record.folder / ".alpha-monday" / "rehearsal.log").read_text()
@@ -282,9 +340,13 @@ def test_all_of_it_fits(record):
 
 
 def hours(record: Record, *run_dates: date) -> list[str]:
-    """When these Mondays began and their mornings were due and taken, by the hour, up to the last one's day 1."""
+    """
+    Return when these Mondays began, and when their checkpoints were due and taken, by the hour,
+    up to the last one's day 1.
+    """
     begun = record.rows(
-        "SELECT created_at, created_at AS due, 'Monday ' || run_date AS what FROM batches WHERE run_date = ANY(%s)",
+        "SELECT created_at, created_at AS due, 'Monday ' || run_date AS what FROM batches "
+        "WHERE run_date = ANY(%s)",
         list(run_dates),
     )
     mornings = record.rows(
@@ -292,7 +354,8 @@ def hours(record: Record, *run_dates: date) -> list[str]:
         SELECT taken_at, scheduled_at AS due, 'day ' || day || ' of ' || run_date AS what
         FROM batches
         JOIN checkpoints ON batch_id = batches.id
-        JOIN queue.procrastinate_jobs ON args ->> 'batch_id' = batches.id::text AND args ->> 'day' = day::text
+        JOIN queue.procrastinate_jobs ON args ->> 'batch_id' = batches.id::text AND args ->>
+            'day' = day::text
         WHERE run_date = ANY(%s) AND checkpoint_date <= %s
         """,
         list(run_dates),
@@ -301,15 +364,19 @@ def hours(record: Record, *run_dates: date) -> list[str]:
     lines = []
     for happened, due, what in (one.values() for one in (*begun, *mornings)):
         hour = happened.replace(minute=0, second=0, microsecond=0)
-        # A job that waits for leave to ask says so on its own row, so its due time may be a minute later by now.
+        # A job that waits for leave to ask says so on its own row, so its due time may be a minute
+        # later by now.
         assert timedelta(0) <= due - hour < timedelta(minutes=5)
         assert happened - hour < timedelta(minutes=5)
-        lines.append(f"{hour.astimezone(NEW_YORK):%Y-%m-%d %a %H:%M %Z} {hour.astimezone(UTC):%H:%M} UTC {what}")
+        lines.append(
+            f"{hour.astimezone(NEW_YORK):%Y-%m-%d %a %H:%M %Z} {hour.astimezone(UTC):%H:%M} "
+            f"UTC {what}"
+        )
     return sorted(lines)
 
 
 def test_clocks_go_back(record):
-    """Nine in New York before and after the second of November, which is an hour later in UTC."""
+    """Jobs run at nine in New York before and after 2 November, which is an hour later in UTC."""
     assert hours(record, date(2025, 10, 27), date(2025, 11, 3)) == [
         "2025-10-27 Mon 09:00 EDT 13:00 UTC Monday 2025-10-27",
         "2025-10-28 Tue 09:00 EDT 13:00 UTC day 1 of 2025-10-27",
@@ -326,7 +393,7 @@ def test_clocks_go_back(record):
 
 
 def test_clocks_go_forward(tmp_path, create):
-    """Nine in New York before and after the eighth of March, which is an hour earlier in UTC."""
+    """Jobs run at nine in New York before and after 8 March, which is an hour earlier in UTC."""
     spring = Record(tmp_path, create())
     spring.live(2, date(2026, 3, 10))
     assert hours(spring, date(2026, 3, 2), date(2026, 3, 9)) == [
@@ -345,16 +412,21 @@ def test_clocks_go_forward(tmp_path, create):
 
 
 def test_the_half_day_after_thanksgiving(record, series):
-    """The half day is a session like any other: its closes are Saturday's checkpoint, and a batch's result."""
+    """
+    A half day is a normal session: its closes are used for Saturday's checkpoint, and for a
+    batch's result.
+    """
     half = date(2025, 11, 28)
-    fortnights = [one for one in record.rows(CHECKPOINTS) if one["run_date"] in (SLEPT, date(2025, 11, 24))]
+    fortnights = [
+        one for one in record.rows(CHECKPOINTS) if one["run_date"] in (SLEPT, date(2025, 11, 24))
+    ]
     table = [
         f"{one['checkpoint_date']:%a %m-%d} day {one['day']} of {one['run_date']:%m-%d}: "
         f"{one['skip_reason'] or 'closes of {:%a %m-%d}'.format(one['trading_day'])}"
         for one in fortnights
         if date(2025, 11, 26) <= one["checkpoint_date"] <= date(2025, 12, 2)
     ]
-    # What was no session is told at once, and in any order.
+    # A day without a session is recorded at once, and in any order.
     assert sorted(table, key=lambda line: (line[4:9], line.split(":")[0][-5:])) == [
         "Wed 11-26 day 9 of 11-17: closes of Tue 11-25",
         "Wed 11-26 day 2 of 11-24: closes of Tue 11-25",
@@ -382,19 +454,33 @@ CUT = (False, "No answer was stored: whoever asked was cut off.", False)
 
 
 def cut(record: Record) -> float:
-    """Live until the model is asked and does not answer, then say stop; how long it took to be gone."""
+    """
+    Run until the model is asked and does not answer, then stop the process; return how long it
+    took to stop.
+    """
     faults = record.folder / "faults.json"
     faults.write_text(json.dumps([{"provider": "openai", "fault": "hang"}]))
-    asked = record.questions
+    questions_before = record.questions
     process = subprocess.Popen(
-        [ALPHA_MONDAY, "rehearse", "--weeks", "1", "--until", "2026-10-05", "--calm", "--no-serve", "--faults", faults],
+        [
+            ALPHA_MONDAY,
+            "rehearse",
+            "--weeks",
+            "1",
+            "--until",
+            "2026-10-05",
+            "--calm",
+            "--no-serve",
+            "--faults",
+            faults,
+        ],
         cwd=record.folder,
         env=environment(DATABASE_URL=record.address),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        until(lambda: record.questions > asked, 30)
+        until(lambda: record.questions > questions_before, 30)
         time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
@@ -405,10 +491,14 @@ def cut(record: Record) -> float:
         process.wait()
 
 
-def told(record: Record) -> list[tuple[Any, ...]]:
-    """What became of the questions: accepted, why not, and whether there was an answer; by rows and by the journal."""
+def outcomes(record: Record) -> list[tuple[Any, ...]]:
+    """
+    Return the outcomes of the questions from the rows and from the journal: accepted, why not,
+    and whether there was an answer.
+    """
     rows = record.rows(
-        "SELECT accepted, refusal, answered_at IS NOT NULL AS answered FROM generations ORDER BY attempt"
+        "SELECT accepted, refusal, answered_at IS NOT NULL AS answered FROM generations ORDER "
+        "BY attempt"
     )
     journal = [
         json.loads(one["content"])["generation"]
@@ -423,45 +513,58 @@ def weekly_jobs(record: Record) -> list[tuple[str, int]]:
     return [
         (one["status"], one["attempts"])
         for one in record.rows(
-            "SELECT status::text, attempts FROM queue.procrastinate_jobs WHERE task_name = 'pick_week' ORDER BY id"
+            "SELECT status::text, attempts FROM queue.procrastinate_jobs WHERE task_name = "
+            "'pick_week' ORDER BY id"
         )
     ]
 
 
 @pytest.mark.long
 def test_told_to_stop_in_the_middle_of_a_question(tmp_path, create):
-    """It is gone within its bound, the job waits, and the next process asks once more when the question has lapsed."""
+    """
+    The process stops within its time limit, the job waits, and the next process asks once more
+    when the question has lapsed.
+    """
     monday = Record(tmp_path, create())
     took = cut(monday)
     print(f"gone {took:.1f} s after SIGTERM")
     assert took < DRAIN + REQUESTS
     assert weekly_jobs(monday) == [("todo", 1)]
     assert monday.rows("SELECT accepted FROM generations") == [{"accepted": None}]
-    assert monday.rows("SELECT FROM journal UNION ALL SELECT FROM operations.provider_requests") == []
+    assert (
+        monday.rows("SELECT FROM journal UNION ALL SELECT FROM operations.provider_requests") == []
+    )
     assert monday.rows("SELECT FROM queue.procrastinate_workers") == []  # it signed off
 
     monday.live(1, date(2026, 10, 5))
     assert monday.questions == 2
-    assert told(monday) == [CUT, (True, None, True)]
+    assert outcomes(monday) == [CUT, (True, None, True)]
     first, second = monday.rows("SELECT asked_at FROM generations ORDER BY attempt")
     assert timedelta(seconds=185) <= second["asked_at"] - first["asked_at"] < timedelta(seconds=240)
     assert {status for status, _ in weekly_jobs(monday)} == {"succeeded"}
-    kinds = [one["kind"] for one in monday.rows("SELECT kind::text FROM journal ORDER BY seq LIMIT 3")]
+    kinds = [
+        one["kind"] for one in monday.rows("SELECT kind::text FROM journal ORDER BY seq LIMIT 3")
+    ]
     assert kinds == ["GENERATION", "GENERATION", "BATCH"]
-    ledger = monday.rows("SELECT outcome, count(*) FROM operations.provider_requests GROUP BY outcome")
+    ledger = monday.rows(
+        "SELECT outcome, count(*) FROM operations.provider_requests GROUP BY outcome"
+    )
     assert [tuple(one.values()) for one in ledger] == [("answered", 4)]
     assert run("verify", cwd=tmp_path, DATABASE_URL=monday.address).returncode == 0
 
 
 @pytest.mark.long
 def test_told_to_stop_three_times(tmp_path, create):
-    """Three questions are all that a Monday has, whoever cut them off: it has failed, and says why."""
+    """
+    A Monday has only three questions, even if a stop interrupted them: it has failed, with the
+    reason.
+    """
     monday = Record(tmp_path, create())
     for _ in range(3):
         assert cut(monday) < DRAIN + REQUESTS
     monday.live(1, date(2026, 10, 5))
     assert monday.questions == 3
-    assert told(monday) == [CUT] * 3
+    assert outcomes(monday) == [CUT] * 3
     (batch,) = monday.rows("SELECT status::text, failure_reason, failure FROM batches")
     assert tuple(batch.values()) == (
         "failed",

@@ -1,4 +1,7 @@
-"""The API under pressure, over real sockets: what is slow ends, what is too much is told so, and no job waits."""
+"""
+The API under pressure, over real sockets: slow requests end, excess requests are refused, and no
+job waits.
+"""
 
 import asyncio
 import json
@@ -15,15 +18,28 @@ import pytest
 import uvicorn
 from api_records import engine_on
 from litestar import Litestar
-from processes import KEYS, SLOW, ask, asked, change, eventually, let_go, pick, providers, serving, settle, started
+from processes import (
+    KEYS,
+    SLOW,
+    ask,
+    change,
+    eventually,
+    make_jobs_due,
+    pick,
+    providers,
+    query_rows,
+    serving,
+    settle,
+    started,
+)
 from silent_proxy import Proxy
 from sockets import connected
 
-from api.cache import MOST_AT_ONCE, PAUSE
+from api.cache import MAX_CONCURRENT, WAIT_SECONDS
 from api.http import routes
 from app.core import settings
 from app.main import READ_LIMIT, READ_WAIT
-from app.web import timeouts, unsent
+from app.web import timeouts, unsent_responses
 
 QUICK = "{ service { journalHead { seq } } }"
 READS = settings.load({}).api_pool_size  # connections that the API has
@@ -34,7 +50,7 @@ NOISE = 3.0
 
 @asynccontextmanager
 async def locked(database: str) -> AsyncIterator[None]:
-    """Let whoever reads corrections wait, and nobody else."""
+    """Block every reader of corrections, and nothing else."""
     async with await psycopg.AsyncConnection.connect(database) as conn:
         await conn.execute("LOCK TABLE corrections IN ACCESS EXCLUSIVE MODE")
         yield
@@ -42,24 +58,30 @@ async def locked(database: str) -> AsyncIterator[None]:
 
 
 async def timed(client: httpx.AsyncClient, query: str) -> tuple[httpx.Response, float]:
-    """An answer, and how long it took."""
+    """Return a response, and how long it took."""
     began = time.monotonic()
     answer = await client.post("/graphql", json={"query": query})
     return answer, time.monotonic() - began
 
 
 def client_of(address: str) -> httpx.AsyncClient:
-    """A client with as many connections as it wants."""
-    return httpx.AsyncClient(base_url=address, timeout=30, limits=httpx.Limits(max_connections=None))
+    """Return a client without a limit on its connections."""
+    return httpx.AsyncClient(
+        base_url=address, timeout=30, limits=httpx.Limits(max_connections=None)
+    )
 
 
 def code(answer: httpx.Response) -> str:
-    return str(answer.json()["errors"][0]["extensions"]["code"]) if "errors" in answer.json() else "answered"
+    return (
+        str(answer.json()["errors"][0]["extensions"]["code"])
+        if "errors" in answer.json()
+        else "answered"
+    )
 
 
 def active(database: str) -> int:
-    """How many statements of the API are running."""
-    (row,) = asked(
+    """Return how many statements of the API are running."""
+    (row,) = query_rows(
         database,
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
         "AND application_name = 'alpha-monday api' AND state <> 'idle'",
@@ -68,18 +90,23 @@ def active(database: str) -> int:
 
 
 async def test_slow_queries_hold_up_no_job(database, pool, tmp_path):
-    """Of 64 slow queries as many run as have a connection, the rest is told to come again; a job runs meanwhile."""
+    """
+    Of 64 slow queries, as many run as there are connections; the others are refused, and a job
+    runs meanwhile.
+    """
     await settle(pool)
     async with providers() as (provider, world):
         await pick(database, pool, provider, world)
         there = {"OPENAI_BASE_URL": provider.url, "ALPHA_VANTAGE_BASE_URL": provider.url, **KEYS}
-        with started("serve", cwd=tmp_path, says="Serving GraphQL at ", DATABASE_URL=database, **there) as server:
-            async with locked(database), client_of(server.told) as client:
+        with started(
+            "serve", cwd=tmp_path, says="Serving GraphQL at ", DATABASE_URL=database, **there
+        ) as server:
+            async with locked(database), client_of(server.address) as client:
                 asking = [asyncio.create_task(timed(client, SLOW)) for _ in range(64)]
                 await eventually(lambda: active(database) == READS, 5)
-                let_go(database, "args ->> 'day' = '13'")  # a Sunday's: nothing to ask
+                make_jobs_due(database, "args ->> 'day' = '13'")  # a Sunday's: nothing to ask
                 sundays = "SELECT FROM checkpoints WHERE day = 13"
-                took = await eventually(lambda: len(asked(database, sundays)) == 2, READ_LIMIT)
+                took = await eventually(lambda: len(query_rows(database, sundays)) == 2, READ_LIMIT)
                 print(f"two jobs {took:.2f} s after they were due")
                 health = await client.get("/health")
                 assert (health.status_code, health.elapsed.total_seconds() < NOISE) == (200, True)
@@ -100,33 +127,41 @@ async def test_slow_queries_hold_up_no_job(database, pool, tmp_path):
 
 @pytest.fixture
 def address(database, tmp_path):
-    """A server, and the address of its database."""
+    """Return the address of a server, and the address of its database."""
     with serving(tmp_path, DATABASE_URL=database) as one:
-        yield one.told
+        yield one.address
 
 
 async def test_a_crowd_with_one_question(address):
-    """Three hundred at once, when nothing is kept: all get the answer, though not all of them ask Postgres."""
+    """
+    Of three hundred requests at once without a cache, all are answered, but not all reach
+    Postgres.
+    """
     clients = [connected(address) for _ in range(300)]
     for client in clients:
         client.sendall(request(QUICK))
-    assert [await asyncio.to_thread(client.recv, 12) for client in clients] == [b"HTTP/1.1 200"] * 300
+    assert [await asyncio.to_thread(client.recv, 12) for client in clients] == [
+        b"HTTP/1.1 200"
+    ] * 300
     for client in clients:
         client.close()
 
 
 def request(query: str) -> bytes:
-    """A request as it goes over the wire."""
+    """Return the bytes of a request."""
     body = json.dumps({"query": query}).encode()
-    head = f"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+        f"{len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 
 @pytest.mark.long
 async def test_more_than_may_wait(address, database):
-    """Whoever finds as much under way as may be hears of it soon, in the form of all refusals."""
+    """A request above the limit is refused soon, in the usual form."""
     async with locked(database), AsyncExitStack() as stack:
-        clients = [stack.enter_context(connected(address)) for _ in range(MOST_AT_ONCE + 10)]
+        clients = [stack.enter_context(connected(address)) for _ in range(MAX_CONCURRENT + 10)]
         await asyncio.to_thread(ask, address, SLOW.replace("{", "query Known {", 1))
         for client in clients:
             client.sendall(request(SLOW))
@@ -137,15 +172,17 @@ async def test_more_than_may_wait(address, database):
         for refusal in refusals:
             head, body = refusal.split(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 503 ")
-            assert {b"retry-after: 5", b"content-type: application/json; charset=utf-8"} <= set(head.split(b"\r\n"))
+            assert {b"retry-after: 5", b"content-type: application/json; charset=utf-8"} <= set(
+                head.split(b"\r\n")
+            )
             assert json.loads(body)["errors"][0]["extensions"]["code"] == "SERVICE_UNAVAILABLE"
-        assert PAUSE <= took < PAUSE + NOISE
+        assert WAIT_SECONDS <= took < WAIT_SECONDS + NOISE
         answered = [await asyncio.to_thread(client.recv, 12) for client in clients[:-10]]
-    assert Counter(answered) == {b"HTTP/1.1 200": READS, b"HTTP/1.1 503": MOST_AT_ONCE - READS}
+    assert Counter(answered) == {b"HTTP/1.1 200": READS, b"HTTP/1.1 503": MAX_CONCURRENT - READS}
 
 
 def whole(client: socket.socket) -> bytes:
-    """A refusal, to its last bracket."""
+    """Return a complete refusal."""
     said = b""
     while not said.endswith(b"]}"):
         said += client.recv(4096)
@@ -153,7 +190,10 @@ def whole(client: socket.socket) -> bytes:
 
 
 async def test_clients_that_vanish(address, database):
-    """A connection to Postgres that they left behind in the middle of a query is free within the query's limit."""
+    """
+    The connection to Postgres of a client that disconnected is free within the time limit of a
+    query.
+    """
     async with locked(database):
         clients = [connected(address) for _ in range(READS)]
         for client in clients:
@@ -167,11 +207,13 @@ async def test_clients_that_vanish(address, database):
 
 
 async def test_clients_that_read_slowly(address, database):
-    """Three megabytes, read a byte at a time: Postgres was done with it long ago, and others are answered."""
+    """While clients read three megabytes byte by byte, Postgres is idle and others are answered."""
     change(database, GENERATED)
     clients = [connected(address, buffer=4096) for _ in range(2 * READS)]
     for client in clients:
-        client.sendall(request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }'))
+        client.sendall(
+            request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }')
+        )
     for client in clients:
         assert await asyncio.to_thread(client.recv, 1) == b"H"
     await eventually(lambda: active(database) == 0, 1)
@@ -180,7 +222,11 @@ async def test_clients_that_read_slowly(address, database):
         for client in clients:
             assert client.recv(1)
         answer = await asyncio.to_thread(ask, address, QUICK)
-        assert (answer.status_code, answer.elapsed.total_seconds() < NOISE, active(database)) == (200, True, 0)
+        assert (answer.status_code, answer.elapsed.total_seconds() < NOISE, active(database)) == (
+            200,
+            True,
+            0,
+        )
     for client in clients:
         client.close()
 
@@ -189,23 +235,30 @@ GENERATED = """
     INSERT INTO batches
         (id, series, run_date, created_at, status, late, failure_reason, failure, benchmark_symbol)
     VALUES
-        (gen_random_uuid(), 'main', '2026-01-05', now(), 'failed', false, 'MISSED', 'Nobody was there.', 'SPY');
+        (gen_random_uuid(), 'main', '2026-01-05', now(), 'failed', false, 'MISSED',
+         'Nobody was there.', 'SPY');
     INSERT INTO generations
-        (id, series, run_date, attempt, asked_at, requested_model, prompt_version, system_prompt, user_prompt)
+        (id, series, run_date, attempt, asked_at, requested_model, prompt_version,
+         system_prompt, user_prompt)
     VALUES
-        (gen_random_uuid(), 'main', '2026-01-05', 1, now(), 'a-model', '1', repeat('x', 3000000), 'Go.')
+        (gen_random_uuid(), 'main', '2026-01-05', 1, now(), 'a-model', '1',
+         repeat('x', 3000000), 'Go.')
 """
 
 
 @pytest.mark.long
 async def test_a_database_that_stands_still(database, tmp_path):
-    """Nothing arrives, nothing ends: the API says so within its limits, and answers again soon after."""
+    """
+    The connections stay open and nothing arrives: the API reports it within its limits, and
+    recovers soon.
+    """
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Proxy().leading_to(database))
         server = await asyncio.to_thread(
-            stack.enter_context, serving(tmp_path, DATABASE_URL=proxy.address, QUEUE_DATABASE_URL=database)
+            stack.enter_context,
+            serving(tmp_path, DATABASE_URL=proxy.address, QUEUE_DATABASE_URL=database),
         )
-        client = await stack.enter_async_context(client_of(server.told))
+        client = await stack.enter_async_context(client_of(server.address))
         assert code((await timed(client, QUICK))[0]) == "answered"
         proxy.silent = True
         answers = await asyncio.gather(*[timed(client, f"query Q{n} {QUICK}") for n in range(40)])
@@ -215,18 +268,26 @@ async def test_a_database_that_stands_still(database, tmp_path):
         proxy.silent, began = False, time.monotonic()
         while code((await timed(client, f"query Again {QUICK}"))[0]) != "answered":
             assert time.monotonic() - began < 20
-        print(f"503 after at most {slowest:.2f} s, answers again {time.monotonic() - began:.2f} s after")
+        print(
+            f"503 after at most {slowest:.2f} s, answers again {time.monotonic() - began:.2f} s "
+            "after"
+        )
 
 
 @pytest.fixture
 async def patient(pool, monkeypatch) -> AsyncIterator[str]:
-    """The API behind our protocol, which has little patience here."""
-    monkeypatch.setattr(timeouts, "HEAD_WITHIN", 0.4)
-    monkeypatch.setattr(unsent, "CREDIT", 0.8)
-    monkeypatch.setattr(unsent, "LOOK_EVERY", 0.2)
+    """Serve the API with our protocol and short timeouts."""
+    monkeypatch.setattr(timeouts, "HEAD_TIMEOUT", 0.4)
+    monkeypatch.setattr(unsent_responses, "CREDIT", 0.8)
+    monkeypatch.setattr(unsent_responses, "SWEEP_INTERVAL", 0.2)
     app = Litestar(routes(engine_on(pool)), openapi_config=None, logging_config=None)
     config = uvicorn.Config(
-        app, http=timeouts.TimeoutProtocol, lifespan="off", log_config=None, access_log=False, timeout_keep_alive=1
+        app,
+        http=timeouts.TimeoutProtocol,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=1,
     )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         running = uvicorn.Server(config)
@@ -237,7 +298,7 @@ async def patient(pool, monkeypatch) -> AsyncIterator[str]:
 
 
 def ended(client: socket.socket) -> tuple[bytes, float]:
-    """What a connection said until it was ended, and when that was."""
+    """Return what a connection sent until it was closed, and when that was."""
     began, said = time.monotonic(), b""
     with suppress(ConnectionError):
         while data := client.recv(65_536):
@@ -254,7 +315,7 @@ def ended(client: socket.socket) -> tuple[bytes, float]:
     ],
 )
 async def test_a_head_that_does_not_come(sent, patient):
-    """Nobody is waited for without end; what was asked before is answered."""
+    """The service does not wait for ever; earlier requests are answered."""
     with connected(patient) as client:
         client.sendall(sent)
         said, took = await asyncio.to_thread(ended, client)
@@ -263,7 +324,7 @@ async def test_a_head_that_does_not_come(sent, patient):
 
 
 async def test_a_head_without_end(patient):
-    """Headers by the megabyte are not kept."""
+    """Megabytes of headers are not kept."""
     with connected(patient) as client:
 
         def send() -> int:
@@ -288,10 +349,12 @@ async def test_a_body_may_be_slower_than_a_head(patient, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 3], ids=["one answer", "one after another"])
 async def test_an_answer_that_is_not_read(count, patient, database):
-    """It is let go of after a while, with the connection."""
+    """It is given up after a while, with its connection."""
     change(database, GENERATED)
     with connected(patient, buffer=4096) as client:
-        client.sendall(count * request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }'))
+        client.sendall(
+            count * request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }')
+        )
         await asyncio.sleep(1 + 0.4 + 0.4 + NOISE)
         said, _ = await asyncio.to_thread(ended, client)
     assert said.startswith(b"HTTP/1.1 200 OK")
@@ -307,17 +370,22 @@ async def test_an_answer_that_is_not_read(count, patient, database):
     ],
 )
 async def test_a_slow_reader(pace, whole, patient, database, monkeypatch):
-    """The pace is measured: a client that reads faster than it must gets its answer, however long that takes."""
-    monkeypatch.setattr(unsent, "PACE", 500_000)
+    """
+    The pace is measured: a client that reads fast enough gets its whole answer, however long
+    that takes.
+    """
+    monkeypatch.setattr(unsent_responses, "MIN_PACE", 500_000)
     change(database, GENERATED)
     with connected(patient, buffer=4096) as client:
-        client.sendall(request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }'))
+        client.sendall(
+            request('{ batchOn(runDate: "2026-01-05") { generations { systemPrompt } } }')
+        )
         size = await asyncio.to_thread(read_slowly, client, pace)
     assert (size > 3_000_000) is whole
 
 
 def read_slowly(client: socket.socket, pace: int) -> int:
-    """Read so many bytes a second for some seconds, then all that is there; return how many they were."""
+    """Read so many bytes a second for some seconds, then the rest; return how many they were."""
     began, size = time.monotonic(), 0
     with suppress(ConnectionError, TimeoutError):
         while size < 3_000_000 and (passed := time.monotonic() - began) < 4:
@@ -335,12 +403,15 @@ def read_slowly(client: socket.socket, pace: int) -> int:
 
 
 async def test_one_address_has_a_part_of_the_connections(patient, monkeypatch):
-    """Of an address that has as many as it may, the oldest without a request gives way; others are let in."""
-    monkeypatch.setattr(timeouts, "room_of_an_address", lambda: 3)
-    monkeypatch.setattr(timeouts, "HEAD_WITHIN", 30)
+    """
+    An address at its limit loses its oldest connection without a request; other addresses are
+    accepted.
+    """
+    monkeypatch.setattr(timeouts, "max_connections_per_address", lambda: 3)
+    monkeypatch.setattr(timeouts, "HEAD_TIMEOUT", 30)
     with ExitStack() as stack:
         clients = [stack.enter_context(connected(patient)) for _ in range(3)]
-        await asyncio.sleep(timeouts.SETTLED + 0.2)
+        await asyncio.sleep(timeouts.MIN_AGE + 0.2)
         clients.append(stack.enter_context(connected(patient)))
         other = stack.enter_context(socket.socket())
         other.bind(("127.0.0.2", 0))
@@ -354,8 +425,8 @@ async def test_one_address_has_a_part_of_the_connections(patient, monkeypatch):
 
 
 async def test_no_more_connections_than_there_is_room_for(patient, monkeypatch):
-    """Those that are open stay; one too many is ended at once."""
-    monkeypatch.setattr(timeouts, "room", lambda: 3)
+    """Open connections stay open; a connection above the limit is closed at once."""
+    monkeypatch.setattr(timeouts, "max_connections", lambda: 3)
     clients = [connected(patient) for _ in range(3)]
     await asyncio.sleep(0.1)
     with connected(patient) as one_too_many:

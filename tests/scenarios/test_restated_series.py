@@ -1,10 +1,11 @@
 """
 Series that the provider restates: the move that is examined is the move that is published.
 
-The kind: what a provider says of a session changes after figures rest on it. Each case tells the fortnight's first
-mornings: what the provider says of which session from which morning on, which splits it lists, and which mornings have
-no close. NVDA (or SPY) begins at 1000. Figures are worked by hand, as fractions. No case ends with a wrong figure that
-is not marked, and none with a mark that stays on a right one.
+The kind: what a provider says of a session changes after figures rest on it. Each case tells the
+fortnight's first mornings: what the provider says of which session from which morning on, which
+splits it lists, and which mornings have no close. NVDA (or SPY) begins at 1000. Figures are worked
+by hand, as fractions. No case ends with a wrong figure that is not marked, and none with a mark
+that stays on a right one.
 """
 
 from collections.abc import Mapping
@@ -13,13 +14,13 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from job_tools import BASELINE, MONDAY, House, until_it_can
-from job_tools import clock as clock
-from job_tools import house as house
+from job_context import BASELINE, MONDAY, JobHarness, run_until_done
+from job_context import clock as clock
+from job_context import harness as harness
 
 from app.domain.calendar import due_at
 from app.domain.model import Batch
-from app.ops.verify import database as record_at
+from app.ops.verify import open_database as record_at
 from app.ops.verify import verify
 from jobs import corrections, daily
 
@@ -47,18 +48,34 @@ ORDER BY day
 """
 
 
-async def figures(house: House, ticker: str = "NVDA") -> list[tuple[int, Fraction, Fraction, bool]]:
-    """By day: the factor, the change since the baseline as a share (exact, where decimals end), and the mark."""
-    rows = await (house.rows(OF_BENCHMARK) if ticker == "SPY" else house.rows(FIGURES, ticker))
-    return [(day, Fraction(factor), Fraction(change) / 100, mark) for day, factor, change, mark in rows]
+async def figures(
+    harness: JobHarness, ticker: str = "NVDA"
+) -> list[tuple[int, Fraction, Fraction, bool]]:
+    """
+    By day: the factor, the change since the baseline as a share (exact, where decimals end), and
+    the mark.
+    """
+    rows = await (harness.rows(OF_BENCHMARK) if ticker == "SPY" else harness.rows(FIGURES, ticker))
+    return [
+        (day, Fraction(factor), Fraction(change) / 100, mark) for day, factor, change, mark in rows
+    ]
 
 
-def near(found: list[tuple[int, Fraction, Fraction, bool]], expected: Mapping[int, tuple[str, str, bool]]) -> bool:
+def near(
+    found: list[tuple[int, Fraction, Fraction, bool]], expected: Mapping[int, tuple[str, str, bool]]
+) -> bool:
     """Whether figures are those expected: day, factor, share of the baseline price, mark."""
-    wanted = [(day, Fraction(factor), of(share) - 1, mark) for day, (factor, share, mark) in expected.items()]
+    wanted = [
+        (day, Fraction(factor), of(share) - 1, mark)
+        for day, (factor, share, mark) in expected.items()
+    ]
     return len(found) == len(wanted) and all(
-        (day, mark) == (its_day, its_mark) and abs(factor - its) < TINY and abs(change - other) < TINY
-        for (day, factor, change, mark), (its_day, its, other, its_mark) in zip(found, wanted, strict=True)
+        (day, mark) == (its_day, its_mark)
+        and abs(factor - its) < TINY
+        and abs(change - other) < TINY
+        for (day, factor, change, mark), (its_day, its, other, its_mark) in zip(
+            found, wanted, strict=True
+        )
     )
 
 
@@ -71,34 +88,37 @@ def of(share: str) -> Fraction:
     return Fraction(price) / Fraction(initial)
 
 
-async def a_batch(house: House, ticker: str = "NVDA") -> Batch:
+async def make_batch(harness: JobHarness, ticker: str = "NVDA") -> Batch:
     """A batch in which a ticker begins at 1000, and stays there."""
     for number in range(-60, 40):
-        house.world.closes[ticker, BASELINE + timedelta(days=number)] = "1000"
-    return await house.a_batch()
+        harness.world.closes[ticker, BASELINE + timedelta(days=number)] = "1000"
+    return await harness.make_batch()
 
 
-def said(house: House, ticker: str, of_days: Mapping[int, str]) -> None:
-    """Let the provider say from now on that the sessions of these days closed so; the last price lasts."""
+def said(harness: JobHarness, ticker: str, of_days: Mapping[int, str]) -> None:
+    """
+    Let the provider say from now on that the sessions of these days closed so; the last price
+    lasts.
+    """
     for day, price in of_days.items():
-        house.world.closes[ticker, session_of(day)] = price
+        harness.world.closes[ticker, session_of(day)] = price
     last = max(of_days)
     for number in range(1, 20):
         later = session_of(last) + timedelta(days=number)
         if last:
-            house.world.closes[ticker, later] = of_days[last]
+            harness.world.closes[ticker, later] = of_days[last]
 
 
-async def take(house: House, batch: Batch, day: int, *, again: bool = False) -> list[str]:
+async def take(harness: JobHarness, batch: Batch, day: int, *, retake: bool = False) -> list[str]:
     """Take a morning as the queue would; return whose splits were asked for."""
-    before = len(house.asked_for_splits)
-    house.clock.time = max(house.clock.time, due_at(batch.run_date, day))
-    await until_it_can(house, lambda: daily.take(house.tools, batch.id, day, again=again))
-    return house.asked_for_splits[before:]
+    before = len(harness.asked_for_splits)
+    harness.clock.time = max(harness.clock.time, due_at(batch.run_date, day))
+    await run_until_done(harness, lambda: daily.take(harness.context, batch.id, day, retake=retake))
+    return harness.asked_for_splits[before:]
 
 
 async def told(
-    house: House,
+    harness: JobHarness,
     batch: Batch,
     ticker: str,
     *,
@@ -107,22 +127,25 @@ async def told(
     without: tuple[int, ...] = (),
     until: int = 5,
 ) -> dict[int, list[str]]:
-    """Tell a case morning by morning; a morning in `without` has no close until the next day, and is then retaken."""
+    """
+    Tell a case morning by morning; a morning in `without` has no close until the next day, and is
+    then retaken.
+    """
     asked: dict[int, list[str]] = {}
     for day in range(1, until + 1):
         if day in says:
-            said(house, ticker, says[day])
+            said(harness, ticker, says[day])
         if day in lists:
-            house.world.splits[ticker] = [(session_of(its), factor) for its, factor in lists[day]]
+            harness.world.splits[ticker] = [(session_of(its), factor) for its, factor in lists[day]]
         if day in without:
-            house.world.absent.add((ticker, session_of(day)))
-        asked[day] = await take(house, batch, day)
+            harness.world.absent.add((ticker, session_of(day)))
+        asked[day] = await take(harness, batch, day)
         for missed in without:
             if missed == day - 1:
-                house.world.absent.discard((ticker, session_of(missed)))
-                house.clock.forward(hours=1)
-                house.provider.requests.clear()
-                await take(house, batch, missed, again=True)
+                harness.world.absent.discard((ticker, session_of(missed)))
+                harness.clock.forward(hours=1)
+                harness.provider.requests.clear()
+                await take(harness, batch, missed, retake=True)
     return {day: tickers for day, tickers in asked.items() if tickers}
 
 
@@ -150,7 +173,13 @@ CASES = [
     pytest.param("NVDA", PLAIN, {1: TEN}, (), RIGHT, {2: ["NVDA"]}, id="not restated, 10:1"),
     pytest.param("NVDA", RESTATED, {1: TEN}, (), RIGHT, {2: ["NVDA"]}, id="restated, 10:1"),
     pytest.param(
-        "NVDA", RESTATED, {}, (), WRONG, {2: ["NVDA"]}, id="restated, not listed: marked from the first morning on"
+        "NVDA",
+        RESTATED,
+        {},
+        (),
+        WRONG,
+        {2: ["NVDA"]},
+        id="restated, not listed: marked from the first morning on",
     ),
     pytest.param(
         "NVDA",
@@ -163,10 +192,16 @@ CASES = [
     ),
     pytest.param(
         "NVDA",
-        {1: {1: "1010"}, 2: {2: "1020"}, 3: {0: "100", 1: "101", 2: "102", 3: "100.5"}, 4: {4: "101"}},
+        {
+            1: {1: "1010"},
+            2: {2: "1020"},
+            3: {0: "100", 1: "101", 2: "102", 3: "100.5"},
+            4: {4: "101"},
+        },
         {1: [(3, "10.0000")]},
         (2,),
-        # Day 2 is computed on Thursday, from a reading of the new scale, which says so: the split counts in it.
+        # Day 2 is computed on Thursday, from a reading of the new scale, which says so: the split
+        # counts in it.
         {
             1: ("1", "1010/1000", False),
             2: ("10", "1020/1000", False),
@@ -196,7 +231,9 @@ CASES = [
         id="by a dividend: asked once, nothing else",
     ),
     pytest.param("SPY", RESTATED, {1: TEN}, (), RIGHT, {2: ["SPY"]}, id="the benchmark"),
-    pytest.param("SPY", RESTATED, {}, (), WRONG, {2: ["SPY"]}, id="the benchmark, not listed: marked as well"),
+    pytest.param(
+        "SPY", RESTATED, {}, (), WRONG, {2: ["SPY"]}, id="the benchmark, not listed: marked as well"
+    ),
     pytest.param(
         "NVDA",
         {1: {1: "1010"}, 2: {0: "500", 1: "505", 2: "502"}, 4: {4: "100.8"}},
@@ -214,7 +251,11 @@ CASES = [
     ),
     pytest.param(
         "NVDA",
-        {1: {1: "1010"}, 2: {0: "100", 1: "101", 2: "100.5"}, 3: {0: "1000", 1: "1010", 2: "1005", 3: "1007"}},
+        {
+            1: {1: "1010"},
+            2: {0: "100", 1: "101", 2: "100.5"},
+            3: {0: "1000", 1: "1010", 2: "1005", 3: "1007"},
+        },
         {},
         (),
         # What was published on Tuesday is wrong and marked; the next figures are right.
@@ -245,77 +286,108 @@ CASES = [
 
 
 @pytest.mark.parametrize(("ticker", "says", "lists", "without", "expected", "asked"), CASES)
-async def test_a_restated_series(house, database, ticker, says, lists, without, expected, asked):
-    """Right from the first morning on if the split is listed, marked from the first on if not; nothing asked twice."""
-    batch = await a_batch(house, ticker)
-    assert await told(house, batch, ticker, says=says, lists=lists, without=without) == asked
-    assert near(await figures(house, ticker), expected)
-    assert await house.rows("SELECT count(*) FROM corrections") == [(0,)]
+async def test_a_restated_series(harness, database, ticker, says, lists, without, expected, asked):
+    """
+    Right from the first morning on if the split is listed, marked from the first on if not; nothing
+    asked twice.
+    """
+    batch = await make_batch(harness, ticker)
+    assert await told(harness, batch, ticker, says=says, lists=lists, without=without) == asked
+    assert near(await figures(harness, ticker), expected)
+    assert await harness.rows("SELECT count(*) FROM corrections") == [(0,)]
     async with record_at(database) as source:
         await verify(source, [], lambda *_: None)
 
 
 @pytest.mark.parametrize("ticker", ["NVDA", "SPY"])
-async def test_a_split_that_is_listed_three_days_late(house, ticker):
-    """-89.95 %, marked from the first morning on; when the split is learnt, figures and marks of all days are right."""
-    batch = await a_batch(house, ticker)
-    assert await told(house, batch, ticker, says=RESTATED, lists={}) == {2: [ticker]}
-    assert near(await figures(house, ticker), WRONG)
-    assert (await figures(house, ticker))[1][2] == Fraction("-0.8995")
-    house.world.splits[ticker] = [(session_of(2), "10.0000")]
-    assert await take(house, batch, 6) == ALL
-    assert near(await figures(house, ticker), RIGHT)
-    marks = "SELECT day, before, after FROM corrections JOIN checkpoints ON checkpoints.id = checkpoint_id "
-    assert await house.rows(marks + "WHERE field LIKE '%%unusual_move' ORDER BY day") == [
+async def test_a_split_that_is_listed_three_days_late(harness, ticker):
+    """
+    -89.95 %, marked from the first morning on; when the split is learnt, figures and marks of all
+    days are right.
+    """
+    batch = await make_batch(harness, ticker)
+    assert await told(harness, batch, ticker, says=RESTATED, lists={}) == {2: [ticker]}
+    assert near(await figures(harness, ticker), WRONG)
+    assert (await figures(harness, ticker))[1][2] == Fraction("-0.8995")
+    harness.world.splits[ticker] = [(session_of(2), "10.0000")]
+    assert await take(harness, batch, 6) == ALL
+    assert near(await figures(harness, ticker), RIGHT)
+    marks = (
+        "SELECT day, before, after FROM corrections JOIN checkpoints ON checkpoints.id = "
+        "checkpoint_id "
+    )
+    assert await harness.rows(marks + "WHERE field LIKE '%%unusual_move' ORDER BY day") == [
         (day, "true", "false") for day in (2, 3, 4, 5)
     ]
-    assert await take(house, batch, 7) == []
-    assert await take(house, batch, 8) == []
-    assert near(await figures(house, ticker), RIGHT | {8: ("10", "1010/1000", False)})
+    assert await take(harness, batch, 7) == []
+    assert await take(harness, batch, 8) == []
+    assert near(await figures(harness, ticker), RIGHT | {8: ("10", "1010/1000", False)})
 
 
-async def test_a_bar_of_a_saturday(house):
+async def test_a_bar_of_a_saturday(harness):
     """An older version kept one, of 90 after 1000: it marks nothing, and asks for nothing."""
-    batch = await a_batch(house)
-    await told(house, batch, "NVDA", says={1: {1: "1010"}}, lists={})
+    batch = await make_batch(harness)
+    await told(harness, batch, "NVDA", says={1: {1: "1010"}}, lists={})
     saturday = MONDAY + timedelta(days=5)
-    await house.rows(
+    await harness.rows(
         "INSERT INTO closes (id, ticker, trading_day, close, source, read_at) "
         "VALUES (gen_random_uuid(), 'NVDA', %s, 90, 'test', %s)",
         saturday,
         due_at(MONDAY, 6),
     )
-    assert await take(house, batch, 6) == ALL
-    assert await take(house, batch, 7) == []
-    assert await take(house, batch, 8) == []
-    assert [mark for *_, mark in await figures(house)] == [False] * 6
+    assert await take(harness, batch, 6) == ALL
+    assert await take(harness, batch, 7) == []
+    assert await take(harness, batch, 8) == []
+    assert [mark for *_, mark in await figures(harness)] == [False] * 6
 
 
-async def test_a_reading_of_another_scale_is_not_adopted(house):
+async def test_a_reading_of_another_scale_is_not_adopted(harness):
     """It would count the split twice; one that was corrected as well may be."""
-    batch = await a_batch(house)
-    await told(house, batch, "NVDA", says=RESTATED, lists={1: TEN})
-    adopts = lambda day: corrections.adopt(house.tools.pool, house.tools.now(), MONDAY, day, "NVDA", "A misprint.")  # noqa: E731
+    batch = await make_batch(harness)
+    await told(harness, batch, "NVDA", says=RESTATED, lists={1: TEN})
+    adopts = lambda day: corrections.adopt(  # noqa: E731
+        harness.context.pool,
+        now=harness.context.now(),
+        run_date=MONDAY,
+        day=day,
+        ticker="NVDA",
+        reason="A misprint.",
+    )
     with pytest.raises(corrections.Refused, match=r"restated for a split after that session"):
         await adopts(0)
-    with pytest.raises(corrections.Refused, match=r"NVDA was read as 1010 for 2026-10-26 and is now 101: .*twice"):
+    with pytest.raises(
+        corrections.Refused, match=r"NVDA was read as 1010 for 2026-10-26 and is now 101: .*twice"
+    ):
         await adopts(1)
-    assert near(await figures(house), RIGHT)
+    assert near(await figures(harness), RIGHT)
 
 
-async def test_a_wrong_reading_that_is_adopted_takes_its_mark_with_it(house):
-    """A misprint of 100 on Tuesday marks it and all later days, as it was never read again; then it is."""
-    batch = await a_batch(house)
+async def test_a_wrong_reading_that_is_adopted_takes_its_mark_with_it(harness):
+    """
+    A misprint of 100 on Tuesday marks it and all later days, as it was never read again; then it
+    is.
+    """
+    batch = await make_batch(harness)
     says = {1: {1: "1010"}, 2: {2: "100"}, 3: {3: "1020"}}
-    assert await told(house, batch, "NVDA", says=says, lists={}) == {2: ["NVDA"], 3: ["NVDA"]}
-    assert [mark for *_, mark in await figures(house)] == [False, True, True, True, True]
-    said(house, "NVDA", {2: "1015"})
-    said(house, "NVDA", {3: "1020"})
-    await take(house, batch, 6)
-    await take(house, batch, 8)
-    assert await corrections.adopt(house.tools.pool, house.tools.now(), MONDAY, 2, "NVDA", "A misprint.") == 4
+    assert await told(harness, batch, "NVDA", says=says, lists={}) == {2: ["NVDA"], 3: ["NVDA"]}
+    assert [mark for *_, mark in await figures(harness)] == [False, True, True, True, True]
+    said(harness, "NVDA", {2: "1015"})
+    said(harness, "NVDA", {3: "1020"})
+    await take(harness, batch, 6)
+    await take(harness, batch, 8)
+    assert (
+        await corrections.adopt(
+            harness.context.pool,
+            now=harness.context.now(),
+            run_date=MONDAY,
+            day=2,
+            ticker="NVDA",
+            reason="A misprint.",
+        )
+        == 4
+    )
     assert near(
-        await figures(house),
+        await figures(harness),
         {1: ("1", "1010/1000", False), 2: ("1", "1015/1000", False)}
         | dict.fromkeys((3, 4, 5, 8), ("1", "1020/1000", False)),
     )

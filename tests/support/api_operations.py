@@ -1,9 +1,18 @@
-"""Random valid operations over any schema: fragments, directives, aliases, variables, several operations."""
+"""
+Random valid operations over any schema: fragments, directives, aliases, variables, several
+operations.
+"""
 
 from random import Random
 from typing import Any
 
-from graphql import get_named_type, is_enum_type, is_leaf_type, is_non_null_type, is_required_argument
+from graphql import (
+    get_named_type,
+    is_enum_type,
+    is_leaf_type,
+    is_non_null_type,
+    is_required_argument,
+)
 
 MISSING = object()
 INTROSPECTION = (
@@ -14,7 +23,9 @@ INTROSPECTION = (
 
 
 class Operations:
-    """Makes one operation after the other; `values` holds what may be sent for each argument's name."""
+    """
+    Makes one operation after the other; `values` holds what may be sent for each argument's name.
+    """
 
     def __init__(self, schema: Any, values: dict[str, list[Any]], seed: int) -> None:
         self.schema, self.values, self.random = schema, values, Random(seed)
@@ -36,12 +47,20 @@ class Operations:
         self.allow_fragments = self.chance(0.6)
         for name in names:
             self.variables = {}
-            body = self.selection(self.schema.query_type, self.random.choice([2, 3, 4, 5]), root=True)
-            declared = ", ".join(f"${n}: {type_}{default}" for n, (type_, default, _) in self.variables.items())
+            body = self.selection(
+                self.schema.query_type, self.random.choice([2, 3, 4, 5]), root=True
+            )
+            declared = ", ".join(
+                f"${n}: {type_}{default}" for n, (type_, default, _) in self.variables.items()
+            )
             texts.append(f"query {name}{f'({declared})' if declared else ''} {body}")
-            given |= {n: value for n, (_, _, value) in self.variables.items() if value is not MISSING}
+            given |= {
+                n: value for n, (_, _, value) in self.variables.items() if value is not MISSING
+            }
             self.allow_fragments = self.allow_fragments and not several
-        chosen = self.random.choice(names) if several else self.random.choice([names[0] or None, None])
+        chosen = (
+            self.random.choice(names) if several else self.random.choice([names[0] or None, None])
+        )
         if self.chance(0.02):
             chosen = "Nope"
         return "\n".join([*texts, *self.fragments]), given, chosen
@@ -88,7 +107,9 @@ class Operations:
         if choice < 0.75:
             return self.variable(str(argument.type), value)
         if choice < 0.85:
-            return self.variable(str(named), MISSING if self.chance(0.6) else value, f" = {literal}")
+            return self.variable(
+                str(named), MISSING if self.chance(0.6) else value, f" = {literal}"
+            )
         if non_null and is_required_argument(argument):
             return self.variable(str(argument.type), value)
         # A nullable variable, also where a default makes that valid and only its null fails.
@@ -110,7 +131,11 @@ class Operations:
             if done and self.chance(0.15):  # the same field again, to be merged
                 head, name = self.random.choice(done)
             else:
-                fields = [n for n, f in type_.fields.items() if depth > 1 or is_leaf_type(get_named_type(f.type))]
+                fields = [
+                    n
+                    for n, f in type_.fields.items()
+                    if depth > 1 or is_leaf_type(get_named_type(f.type))
+                ]
                 if not fields:
                     return "__typename"
                 name = self.random.choice(fields)
@@ -124,7 +149,10 @@ class Operations:
 
         parts = [one() for _ in range(self.random.choice([1, 1, 2, 2, 3, 4]))]
         if self.chance(0.12):
-            parts.append(f"... {self.random.choice(['', f'on {type_.name}'])}{self.directive()} {{ {one()} }}")
+            parts.append(
+                f"... {self.random.choice(['', f'on {type_.name}'])}{self.directive()} {{ {one()} "
+                f"}}"
+            )
         if self.allow_fragments and self.chance(0.15):
             at, name = len(self.fragments), f"F{len(self.fragments)}"
             self.fragments.append("")

@@ -1,9 +1,10 @@
 """
 A whole record, the same every time: what the API's tests read.
 
-Series `main`: a completed batch with a result, a completed one that stays unresolved, a failed Monday, and an active
-batch with a gap at day 4. Series `second`: a completed batch on the first of these Mondays, with a pick that ended, a
-split, a checkpoint that was skipped first, and a share that `main` picked too.
+Series `main`: a completed batch with a result, a completed one that stays unresolved, a failed
+Monday, and an active batch with a gap at day 4. Series `second`: a completed batch on the first of
+these Mondays, with a pick that ended, a split, a checkpoint that was skipped first, and a share
+that `main` picked too.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +19,9 @@ from msgspec.structs import asdict
 from api.engine import Engine
 from api.schema import Facts, schema
 from app.database import pools
-from app.database.queries import fetcher
+from app.database.queries import pool_fetcher
 from app.domain import journal, returns
-from app.domain.calendar import FORTNIGHT, Calendar, checkpoint_date, due_at
+from app.domain.calendar import MEASURED_DAYS, Calendar, checkpoint_date, due_at
 from app.domain.model import (
     Action,
     Batch,
@@ -66,8 +67,14 @@ class Record:
         columns, places = ", ".join(row), ", ".join(["%s"] * len(row))
         self.conn.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", list(row.values()))
 
-    def write(self, kind: JournalKind, at: datetime, recorded: dict[str, object], batch: UUID | None = None) -> None:
-        self.head = journal.entry(self.head, kind, at, recorded, batch)
+    def write(
+        self,
+        kind: JournalKind,
+        at: datetime,
+        recorded: dict[str, object],
+        batch: UUID | None = None,
+    ) -> None:
+        self.head = journal.next_entry(self.head, kind, at, recorded, batch)
         self.add("journal", **asdict(self.head))
 
     def close(self, ticker: str, session: date) -> Close:
@@ -90,24 +97,33 @@ class Record:
             self.add("closes", **asdict(reading))
         return self.closes[ticker, session]
 
-    def question(self, series: str, run_date: date, attempt: int, batch: UUID, **became: object) -> None:
+    def question(
+        self, series: str, run_date: date, attempt: int, batch: UUID, **became: object
+    ) -> None:
         generation = Generation(
             id=self.next(2), series=series, run_date=run_date, attempt=attempt,
-            asked_at=due_at(run_date) + timedelta(seconds=attempt), requested_model="gpt-test", prompt_version="1",
+            asked_at=due_at(run_date) + timedelta(seconds=attempt), requested_model="gpt-test",
+            prompt_version="1",
             system_prompt="You choose.", user_prompt=f"Today is {run_date}.", **became,
         )  # fmt: skip
         self.add("generations", **asdict(generation))
         if generation.answered_at:
-            self.write(JournalKind.GENERATION, generation.answered_at, {"generation": generation}, batch)
+            self.write(
+                JournalKind.GENERATION, generation.answered_at, {"generation": generation}, batch
+            )
 
-    def batch(self, series: str, run_date: date, status: BatchStatus, ideas: str) -> tuple[Batch, list[Pick]]:
+    def batch(
+        self, series: str, run_date: date, status: BatchStatus, ideas: str
+    ) -> tuple[Batch, list[Pick]]:
         """A batch with its picks and day 0; `ideas` reads `AAPL BUY, KO SELL`."""
         session = self.calendar.session_before(run_date)
         at = due_at(run_date) + timedelta(seconds=20, microseconds=123456)
         benchmark = self.close("SPY", session)
         batch = Batch(
-            id=self.next(3), series=series, run_date=run_date, created_at=at, status=status, late=False,
-            benchmark_symbol="SPY", benchmark_initial_price=benchmark.close, benchmark_initial_close_id=benchmark.id,
+            id=self.next(3), series=series, run_date=run_date, created_at=at, status=status,
+            late=False,
+            benchmark_symbol="SPY", benchmark_initial_price=benchmark.close,
+            benchmark_initial_close_id=benchmark.id,
             trading_day=session,
         )  # fmt: skip
         self.add("batches", **asdict(batch))
@@ -117,15 +133,19 @@ class Record:
             ticker, action = idea.split()
             reading = self.close(ticker, session)
             pick = Pick(
-                id=self.next(4), batch_id=batch.id, position=position, ticker=ticker, action=Action(action),
-                reasoning=ODD if position == 1 else f"{ticker} looks right.", initial_price=reading.close,
-                initial_close_id=reading.id, entry_open=reading.close + 1 if position == 2 else None,
+                id=self.next(4), batch_id=batch.id, position=position, ticker=ticker,
+                action=Action(action),
+                reasoning=ODD if position == 1 else f"{ticker} looks right.",
+                initial_price=reading.close,
+                initial_close_id=reading.id,
+                entry_open=reading.close + 1 if position == 2 else None,
                 entry_close_id=reading.id if position == 2 else None,
             )  # fmt: skip
             self.add("picks", **asdict(pick))
             picks.insert(0, pick)
         day_zero = Checkpoint(
-            id=self.next(5), batch_id=batch.id, day=0, checkpoint_date=run_date, trading_day=session,
+            id=self.next(5), batch_id=batch.id, day=0, checkpoint_date=run_date,
+            trading_day=session,
             status=CheckpointStatus.COMPUTED, taken_at=at, benchmark_price=benchmark.close,
             benchmark_close_id=benchmark.id, benchmark_split_factor=Decimal(1),
         )  # fmt: skip
@@ -137,17 +157,32 @@ class Record:
         self, batch: Batch, picks: list[Pick], day: int, missing: bool = False, late: bool = False,
         change: Callable[[PickMetric, Pick], dict[str, object]] = lambda metric, pick: {},
     ) -> UUID:  # fmt: skip
-        """A morning: skipped after a closed day or when `missing`, else computed; `late` was skipped first."""
+        """
+        A morning: skipped after a closed day or when `missing`, else computed; `late` was skipped
+        first.
+        """
         on = checkpoint_date(batch.run_date, day)
-        session, at = self.calendar.trading_day(on), due_at(batch.run_date, day) + timedelta(seconds=5)
+        session, at = (
+            self.calendar.trading_day(on),
+            due_at(batch.run_date, day) + timedelta(seconds=5),
+        )
         row: dict[str, object] = {
-            "id": self.next(5), "batch_id": batch.id, "day": day, "checkpoint_date": on, "taken_at": at,
+            "id": self.next(5), "batch_id": batch.id, "day": day, "checkpoint_date": on,
+            "taken_at": at,
             "status": CheckpointStatus.COMPUTED,
         }  # fmt: skip
         if session is None:
-            row |= {"skip_reason": SkipReason.MARKET_CLOSED, "skipped_at": at, "note": "No session."}
+            row |= {
+                "skip_reason": SkipReason.MARKET_CLOSED,
+                "skipped_at": at,
+                "note": "No session.",
+            }
         elif missing or late:
-            row |= {"skip_reason": SkipReason.MISSING_CLOSE, "skipped_at": at, "note": 'No close of "KO".'}
+            row |= {
+                "skip_reason": SkipReason.MISSING_CLOSE,
+                "skipped_at": at,
+                "note": 'No close of "KO".',
+            }
         if session is None or missing:
             row["status"] = CheckpointStatus.SKIPPED
             self.add("checkpoints", **row)
@@ -156,16 +191,21 @@ class Record:
         benchmark = self.close("SPY", session)
         measured = returns.return_pct(batch.benchmark_initial_price, benchmark.close)
         row |= {
-            "trading_day": session, "benchmark_price": benchmark.close, "benchmark_close_id": benchmark.id,
+            "trading_day": session, "benchmark_price": benchmark.close,
+            "benchmark_close_id": benchmark.id,
             "benchmark_split_factor": Decimal(1), "benchmark_return_pct": measured,
         }  # fmt: skip
         self.add("checkpoints", **row)
         for pick in picks:
             reading = self.close(pick.ticker, session)
-            measure = returns.measure(pick.initial_price, reading.close, Decimal(1), measured)
+            measure = returns.measure_returns(
+                pick.initial_price, reading.close, Decimal(1), measured
+            )
             metric = PickMetric(
-                id=self.next(6), checkpoint_id=row["id"], pick_id=pick.id, current_price=reading.close,
-                close_id=reading.id, split_factor=Decimal(1), unusual_move=False, ended=False, **asdict(measure),
+                id=self.next(6), checkpoint_id=row["id"], pick_id=pick.id,
+                current_price=reading.close,
+                close_id=reading.id, split_factor=Decimal(1), unusual_move=False, ended=False,
+                **asdict(measure),
             )  # fmt: skip
             if pick.entry_open:
                 after_open = returns.return_pct(pick.entry_open, reading.close)
@@ -175,36 +215,80 @@ class Record:
         return row["id"]
 
 
+# Where the record's rows come from, each table after those that it refers to. An entry of the
+# journal must follow the one before it; the order of the other rows is as they were written.
+SOURCES = {
+    "closes": "closes",
+    "generations": "generations",
+    "batches": "batches",
+    "picks": "picks",
+    "checkpoints": "checkpoints",
+    "pick_checkpoint_metrics": "pick_checkpoint_metrics",
+    "corrections": "corrections",
+    "journal": "(SELECT * FROM journal ORDER BY seq)",
+}
+_PLANTED: dict[str, bytes] = {}
+
+
 def plant(address: str) -> None:
-    """Write the whole record."""
+    """
+    Write the whole record: row by row the first time in a process, and the same rows later on.
+    """
     with psycopg.connect(address) as conn:
-        record = Record(conn)
-        _won(record)
-        _second(record)
-        _unresolved(record)
-        _failed(record)
-        _running(record)
+        for table, rows in _PLANTED.items():
+            with conn.cursor().copy(f"COPY {table} FROM STDIN") as copy:
+                copy.write(rows)
+        if _PLANTED:
+            return
+        found = [conn.execute(f"SELECT FROM {table} LIMIT 1").fetchone() for table in SOURCES]
+        _write_record(conn)
+        if found == [None] * len(SOURCES):
+            _PLANTED.update({table: _rows_of(conn, source) for table, source in SOURCES.items()})
+
+
+def _rows_of(conn: psycopg.Connection, source: str) -> bytes:
+    with conn.cursor().copy(f"COPY {source} TO STDOUT") as copy:
+        return b"".join(map(bytes, copy))
+
+
+def _write_record(conn: psycopg.Connection) -> None:
+    record = Record(conn)
+    _won(record)
+    _second(record)
+    _unresolved(record)
+    _failed(record)
+    _running(record)
 
 
 def _won(record: Record) -> None:
     answered = due_at(WON) + timedelta(seconds=9)
     batch_id = an_id(3, 1)
     record.question(
-        "main", WON, 1, batch_id, accepted=False, answer='{"picks": []}', answered_at=answered, refusal='No "picks".'
+        "main",
+        WON,
+        1,
+        batch_id,
+        accepted=False,
+        answer='{"picks": []}',
+        answered_at=answered,
+        refusal='No "picks".',
     )
     record.question(
-        "main", WON, 2, batch_id, accepted=True, answer=f'{{"picks": "{ODD!r}"}}', answered_at=answered,
-        answered_model="gpt-test-2025", request_id="req_1", prompt_tokens=812, completion_tokens=301,
+        "main", WON, 2, batch_id, accepted=True, answer=f'{{"picks": "{ODD!r}"}}',
+        answered_at=answered,
+        answered_model="gpt-test-2025", request_id="req_1", prompt_tokens=812,
+        completion_tokens=301,
     )  # fmt: skip
     batch, picks = record.batch("main", WON, BatchStatus.COMPLETED, "AAPL BUY, KO SELL, BRK.B BUY")
     assert batch.id == batch_id
-    for day in FORTNIGHT:
+    for day in MEASURED_DAYS:
         checkpoint = record.checkpoint(batch, picks, day, missing=day == 4)
         if day == 3:
             for field, before in (("note", None), ("benchmark_price", "690.1")):
                 made = due_at(WON, 9)
                 correction = {
-                    "id": record.next(7), "checkpoint_id": checkpoint, "field": field, "ticker": None, "before": before,
+                    "id": record.next(7), "checkpoint_id": checkpoint, "field": field,
+                    "ticker": None, "before": before,
                     "after": "690", "reason": "It's what the source says now.", "made_at": made,
                 }  # fmt: skip
                 record.add("corrections", **correction)
@@ -217,17 +301,21 @@ def _second(record: Record) -> None:
             return {"ended": True, "close_id": None, "current_price": Decimal("125.50")}
         return {"split_factor": Decimal(2), "unusual_move": True} if pick.ticker == "NVDA" else {}
 
-    batch, picks = record.batch("second", WON, BatchStatus.COMPLETED, "NVDA SELL, XOM BUY, AAPL SELL")
+    batch, picks = record.batch(
+        "second", WON, BatchStatus.COMPLETED, "NVDA SELL, XOM BUY, AAPL SELL"
+    )
     record.conn.execute("UPDATE picks SET ended = true WHERE id = %s", [picks[1].id])
-    for day in FORTNIGHT:
+    for day in MEASURED_DAYS:
         record.checkpoint(batch, picks, day, late=day == 12, change=change)
     ended = {"pick": picks[1].id, "value": Decimal("125.50")}
     record.write(JournalKind.PICK_ENDED, due_at(WON, 14), ended, batch.id)
 
 
 def _unresolved(record: Record) -> None:
-    batch, picks = record.batch("main", UNRESOLVED, BatchStatus.COMPLETED, "MSFT SELL, AAPL BUY, NVDA BUY")
-    for day in FORTNIGHT:
+    batch, picks = record.batch(
+        "main", UNRESOLVED, BatchStatus.COMPLETED, "MSFT SELL, AAPL BUY, NVDA BUY"
+    )
+    for day in MEASURED_DAYS:
         record.checkpoint(batch, picks, day, missing=day == 12)
 
 
@@ -235,26 +323,33 @@ def _failed(record: Record) -> None:
     at, batch_id = due_at(FAILED, 1), record.next(3)
     record.question("main", FAILED, 1, batch_id)
     failed = Batch(
-        id=batch_id, series="main", run_date=FAILED, created_at=at, status=BatchStatus.FAILED, late=True,
-        failure_reason=FailureReason.PROVIDER_ERROR, failure='The model said "429".', benchmark_symbol="SPY",
+        id=batch_id, series="main", run_date=FAILED, created_at=at, status=BatchStatus.FAILED,
+        late=True,
+        failure_reason=FailureReason.PROVIDER_ERROR, failure='The model said "429".',
+        benchmark_symbol="SPY",
     )  # fmt: skip
     record.add("batches", **asdict(failed))
     record.write(JournalKind.FAILURE, at, {"batch": failed}, batch_id)
 
 
 def _running(record: Record) -> None:
-    batch, picks = record.batch("main", RUNNING, BatchStatus.ACTIVE, "AAPL SELL, BRK.B BUY, XOM SELL")
+    batch, picks = record.batch(
+        "main", RUNNING, BatchStatus.ACTIVE, "AAPL SELL, BRK.B BUY, XOM SELL"
+    )
     for day in (5, 1, 3, 2):
         record.checkpoint(batch, picks, day)
 
 
 def engine_on(pool: pools.Pool, facts: Facts = FACTS) -> Engine:
     """The engine as the service has it."""
-    return Engine(schema, fetcher(pool), facts)
+    return Engine(schema, pool_fetcher(pool), facts)
 
 
 def plant_years(address: str, mondays: int = 400) -> None:
-    """Write as many rows as years would: for query plans only, so without the triggers that would look at each."""
+    """
+    Write as many rows as years would: for query plans only, so without the triggers that would look
+    at each.
+    """
     with psycopg.connect(address, autocommit=True) as conn:
         for statement in YEARS.strip().split(";\n"):
             conn.execute(statement.replace("MONDAYS", str(mondays)).encode())
@@ -265,7 +360,8 @@ YEARS = """
 SET session_replication_role = replica;
 INSERT INTO closes (id, ticker, trading_day, close, source, read_at)
     SELECT
-        md5(n::text)::uuid, 'A' || chr(65 + n % 26) || chr(65 + n % 7), date '2001-01-01' + n, 1, 'test',
+        md5(n::text)::uuid, 'A' || chr(65 + n % 26) || chr(65 + n % 7), date '2001-01-01' + n, 1,
+        'test',
         timestamptz '2030-01-01'
     FROM generate_series(1, MONDAYS * 4) n;
 INSERT INTO batches (
@@ -276,29 +372,36 @@ INSERT INTO batches (
         CASE WHEN n < MONDAYS THEN 'completed' ELSE 'active' END, false, 'SPY', 1,
         md5(n::text)::uuid, date '2000-12-29' + 7 * n
     FROM generate_series(1, MONDAYS) n, unnest(ARRAY['main', 'second']) series;
-INSERT INTO picks (id, batch_id, position, ticker, action, reasoning, initial_price, initial_close_id, ended)
+INSERT INTO picks (id, batch_id, position, ticker, action, reasoning, initial_price,
+initial_close_id, ended)
     SELECT
-        md5(id::text || n)::uuid, id, n, chr(64 + n) || chr((65 + (run_date - date '2001-01-01') / 7 % 26)::integer),
+        md5(id::text || n)::uuid, id, n, chr(64 + n) || chr((65 + (run_date - date '2001-01-01') / 7
+        % 26)::integer),
         'BUY', 'It rises.', 1, benchmark_initial_close_id, false
     FROM batches, generate_series(1, 3) n;
 INSERT INTO checkpoints (
         id, batch_id, day, checkpoint_date, trading_day, status, taken_at, benchmark_price,
         benchmark_close_id, benchmark_split_factor, benchmark_return_pct)
     SELECT
-        md5(id::text || 'day' || day)::uuid, id, day, run_date + day, run_date + day - 1, 'computed', now(), 1,
+        md5(id::text || 'day' || day)::uuid, id, day, run_date + day, run_date + day - 1,
+        'computed', now(), 1,
         benchmark_initial_close_id, 1, CASE WHEN day > 0 THEN 1 END
     FROM batches, generate_series(0, 14) day;
 INSERT INTO pick_checkpoint_metrics (
-        id, checkpoint_id, pick_id, current_price, close_id, split_factor, absolute_return_pct, vs_benchmark_pct,
+        id, checkpoint_id, pick_id, current_price, close_id, split_factor, absolute_return_pct,
+        vs_benchmark_pct,
         unusual_move, ended)
     SELECT
-        md5(picks.id::text || checkpoints.id)::uuid, checkpoints.id, picks.id, 1, initial_close_id, 1, 1, 1,
+        md5(picks.id::text || checkpoints.id)::uuid, checkpoints.id, picks.id, 1, initial_close_id,
+        1, 1, 1,
         false, false
     FROM picks JOIN checkpoints USING (batch_id) WHERE day > 0;
 INSERT INTO corrections (id, checkpoint_id, field, reason, made_at)
-    SELECT md5(n::text)::uuid, md5(n::text)::uuid, 'note', 'Because.', now() FROM generate_series(1, MONDAYS * 4) n;
+    SELECT md5(n::text)::uuid, md5(n::text)::uuid, 'note', 'Because.', now() FROM generate_series(1,
+    MONDAYS * 4) n;
 INSERT INTO generations (
-        id, series, run_date, attempt, asked_at, requested_model, prompt_version, system_prompt, user_prompt)
+        id, series, run_date, attempt, asked_at, requested_model, prompt_version, system_prompt,
+        user_prompt)
     SELECT md5(id::text)::uuid, series, run_date, 1, created_at, 'm', '1', 's', 'u' FROM batches;
 INSERT INTO journal (seq, kind, at, content, previous, hash, batch_id)
     SELECT

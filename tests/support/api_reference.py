@@ -1,8 +1,9 @@
 """
-The plain way to answer: graphql-core executes every field, with one statement for each relation and level.
+The plain way to answer: graphql-core executes every field, with one statement for each relation and
+level.
 
-It reads the same declarations as the planner, so it finds what the planner does wrong with them, not what is wrong in
-them: expressions have tests of their own.
+It reads the same declarations as the planner, so it finds what the planner does wrong with them,
+not what is wrong in them: expressions have tests of their own.
 """
 
 from base64 import b64encode
@@ -16,9 +17,9 @@ from psycopg.rows import dict_row
 from strawberry.dataloader import DataLoader
 
 from api.compiler import declared, expand, is_many, source_of, table_of
-from api.engine import formatted
-from api.fields import Column, Computed, Given, Page, Part, Related, Same
-from app.domain.journal import timestamp
+from api.engine import format_error
+from api.fields import Column, Computed, FromService, Paginated, Related, Same, ValuePart
+from app.domain.journal import format_timestamp
 
 
 class Reference:
@@ -28,13 +29,19 @@ class Reference:
         self.schema, self.conn, self.facts = schema, conn, facts
         self.loaders: dict[Any, DataLoader] = {}
 
-    async def answer(self, query: str, variables: Any = None, operation_name: str | None = None) -> dict[str, Any]:
+    async def execute(
+        self, query: str, variables: Any = None, operation_name: str | None = None
+    ) -> dict[str, Any]:
         self.loaders = {}
         result = execute(
-            self.schema, parse(query), variable_values=variables, operation_name=operation_name, middleware=[self]
+            self.schema,
+            parse(query),
+            variable_values=variables,
+            operation_name=operation_name,
+            middleware=[self],
         )
         result = await result if hasattr(result, "__await__") else result
-        errors = [formatted(error, "BAD_USER_INPUT") for error in result.errors or ()]
+        errors = [format_error(error, "BAD_USER_INPUT") for error in result.errors or ()]
         if result.data is None and all(error.path is None for error in result.errors or ()):
             return {"errors": errors}
         return {"data": result.data, **({"errors": errors} if errors else {})}
@@ -46,7 +53,9 @@ class Reference:
         definition = info.parent_type.fields[info.field_name]
         declaration = declared(definition)
         arguments = {}
-        for camel, (name, argument) in zip(definition.args, declaration.metadata["arguments"].items(), strict=True):
+        for camel, (name, argument) in zip(
+            definition.args, declaration.metadata["arguments"].items(), strict=True
+        ):
             arguments[name] = None if args.get(camel) is None else argument.convert(args[camel])
             if arguments[name] is not None:
                 argument.check(arguments[name], self.facts)
@@ -55,22 +64,24 @@ class Reference:
             case Column():
                 value = row[declaration.python_name]
                 return str(value) if isinstance(value, UUID) else value
-            case Given(value):
+            case FromService(value):
                 return value(self.facts)
             case Same():
                 return row[declaration.python_name] if row else {}
-            case Part():
+            case ValuePart():
                 return getattr(row, declaration.python_name)
             case Computed() as computed:
                 computed.check(arguments)
                 return self.computed(computed, arguments)
-            case Page() as page:
+            case Paginated() as page:
                 return self.page(page, get_named_type(target.fields["nodes"].type), arguments)
             case Related() as relation:
                 key = (info.parent_type.name, info.field_name, tuple(arguments.items()))
                 if key not in self.loaders:
                     parent = table_of(info.parent_type)
-                    self.loaders[key] = DataLoader(lambda of: self.rows(parent, of, target, relation, arguments))
+                    self.loaders[key] = DataLoader(
+                        lambda of: self.rows(parent, of, target, relation, arguments)
+                    )
                 found = self.loaders[key].load(row["ctid"] if row else "")
                 return self.shown(found, is_many(definition.type))
 
@@ -91,7 +102,9 @@ class Reference:
 
     async def query(self, sql: str, *values: Any) -> list[dict[str, Any]]:
         cursor = AsyncRawCursor(self.conn, row_factory=dict_row)
-        sent = [value if isinstance(value, list) or value is None else str(value) for value in values]
+        sent = [
+            value if isinstance(value, list) or value is None else str(value) for value in values
+        ]
         return await (await cursor.execute(sql.encode(), sent)).fetchall()
 
     async def rows(
@@ -100,8 +113,8 @@ class Reference:
         """For each row of `parent` (its ctid), the related rows."""
         names = named(arguments, 2)
         order = relation.order
-        if relation.beside:  # looked up for each row, where the engine joins it
-            field = target.fields[relation.beside]
+        if relation.join:  # looked up for each row, where the engine joins it
+            field = target.fields[relation.join]
             other = table_of(get_named_type(field.type))
             order = f"(SELECT {order} FROM {other} WHERE {expand(source_of(field).where, {})})"
         nth = f"row_number() OVER ({f'ORDER BY {order}' if order else ''}) AS nth"
@@ -120,26 +133,44 @@ class Reference:
         """The value itself; its parts are its attributes."""
         sql = f"SELECT {expand(computed.rows, named(arguments, 1))} AS found"
         (row,) = await self.query(sql, *arguments.values())
-        return computed.value(row["found"].encode(), arguments)
+        return computed.compute(row["found"].encode(), arguments)
 
-    async def page(self, page: Page, target: Any, arguments: dict[str, Any]) -> Any:
+    async def page(self, page: Paginated, target: Any, arguments: dict[str, Any]) -> Any:
         """All rows, cut in Python."""
         first, after = arguments.pop("first"), arguments.pop("after")
         names = named(arguments, 1)
-        keys = ", ".join(f"{sql} AS key_{n}" for n, sql in enumerate(page.by))
-        sql = f"SELECT {self.columns(target)}, {keys} FROM {table_of(target)} WHERE {expand(page.where, names)}"
+        keys = ", ".join(f"{sql} AS key_{n}" for n, sql in enumerate(page.sort_keys))
+        sql = (
+            f"SELECT {self.columns(target)}, {keys} FROM {table_of(target)} WHERE "
+            f"{expand(page.where, names)}"
+        )
 
         def place(row: dict[str, Any]) -> tuple[Any, ...]:
-            values = (row[f"key_{n}"] for n in range(len(page.by)))
-            return tuple(timestamp(value) if isinstance(value, datetime) else value for value in values)
+            values = (row[f"key_{n}"] for n in range(len(page.sort_keys)))
+            return tuple(
+                format_timestamp(value) if isinstance(value, datetime) else value
+                for value in values
+            )
 
-        rows = sorted(await self.query(sql, *arguments.values()), key=place, reverse=page.newest_first)
+        rows = sorted(
+            await self.query(sql, *arguments.values()), key=place, reverse=page.descending
+        )
         beyond = rows
         if after is not None:
-            start = tuple(key.read(part) for key, part in zip(page.by.values(), after.split(" "), strict=True))
-            beyond = [row for row in rows if (place(row) < start if page.newest_first else place(row) > start)]
+            start = tuple(
+                key.parse(part)
+                for key, part in zip(page.sort_keys.values(), after.split(" "), strict=True)
+            )
+            beyond = [
+                row
+                for row in rows
+                if (place(row) < start if page.descending else place(row) > start)
+            ]
         nodes = beyond[:first]
-        edges = [{"cursor": b64encode(" ".join(map(str, place(row))).encode()).decode(), "node": row} for row in nodes]
+        edges = [
+            {"cursor": b64encode(" ".join(map(str, place(row))).encode()).decode(), "node": row}
+            for row in nodes
+        ]
         info = {
             "has_next_page": len(beyond) > first,
             "has_previous_page": len(beyond) < len(rows),

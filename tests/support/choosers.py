@@ -1,9 +1,10 @@
 """
-Choosers, simulated: what a chooser of a stated kind makes of a stated market, as the track record gets it.
+Choosers, simulated: what a chooser of a stated kind makes of a stated market, as the track record
+gets it.
 
-The market moves by a normal return each week, and a share by beta times that and something of its own (Student's t with
-five degrees of freedom, so that single weeks are wild). Figures are of the initial price, as the record's are, so that
-a fortnight's second week stands on its first.
+The market moves by a normal return each week, and a share by beta times that and something of its
+own (Student's t with five degrees of freedom, so that single weeks are wild). Figures are of the
+initial price, as the record's are, so that a fortnight's second week stands on its first.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from app.domain.model import Action, BatchStatus
-from app.domain.track_record import Fortnight, Held
+from app.domain.track_record import TrackedBatch, TrackedPick
 
 FIRST = date(2020, 1, 6)
 
@@ -24,8 +25,9 @@ class Chooser(Struct, frozen=True):
     """
     What it picks and what it knows, in a market whose mean week is `drift` percent.
 
-    `kept` is how probable it is that a Monday's pick is last Monday's again, with its action; `buys` that an action is
-    BUY; `skill` is what it knows beforehand of each week's own move of a share, in percent.
+    `kept` is how probable it is that a Monday's pick is last Monday's again, with its action;
+    `buys` that an action is BUY; `skill` is what it knows beforehand of each week's own move of a
+    share, in percent.
     """
 
     buys: float = 0.5
@@ -43,7 +45,7 @@ KINDS = {
 SKILLED = Chooser(skill=0.5)
 
 
-def record(chooser: Chooser, seed: int, mondays: int) -> list[Fortnight]:
+def record(chooser: Chooser, seed: int, mondays: int) -> list[TrackedBatch]:
     """A record of so many Mondays: one in twenty has failed, one in twenty is unresolved."""
     random = Random(seed)
     market = [random.gauss(chooser.drift, 2.2) for _ in range(mondays + 1)]
@@ -55,11 +57,15 @@ def record(chooser: Chooser, seed: int, mondays: int) -> list[Fortnight]:
         became = random.random()
         on = FIRST + timedelta(weeks=week)
         if became < 0.05:
-            made.append(Fortnight(on, BatchStatus.FAILED, False))
+            made.append(TrackedBatch(on, BatchStatus.FAILED, False))
             continue
         last = None if became < 0.1 else two(market[week], market[week + 1])
         held = [measured(chooser, random, pick, week, market, own) for pick in picks]
-        made.append(Fortnight(on, BatchStatus.COMPLETED, False, exact(market[week]), last and exact(last), held))
+        made.append(
+            TrackedBatch(
+                on, BatchStatus.COMPLETED, False, exact(market[week]), last and exact(last), held
+            )
+        )
     return made
 
 
@@ -81,8 +87,10 @@ def chosen(
 def measured(
     chooser: Chooser, random: Random, pick: tuple[str, Action], week: int, market: list[float],
     own: dict[tuple[str, int], float],
-) -> Held:  # fmt: skip
-    """What became of a pick: a share's own move in a week is the same for everybody who holds it."""
+) -> TrackedPick:  # fmt: skip
+    """
+    What became of a pick: a share's own move in a week is the same for everybody who holds it.
+    """
     ticker, action = pick
     beta = chooser.beta or 0.5 + (ord(ticker[1]) * 26 + ord(ticker[2])) % 11 / 10
     moves = []
@@ -92,7 +100,7 @@ def measured(
         known = -chooser.skill if action is Action.SELL else chooser.skill
         moves.append(beta * market[at] + own[ticker, at] + known)
     whole = two(*moves)
-    return Held(
+    return TrackedPick(
         str(UUID(int=week)), ticker, action, exact(moves[0] - market[week]),
         exact(whole - two(market[week], market[week + 1])), exact(whole),
     )  # fmt: skip

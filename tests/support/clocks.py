@@ -6,7 +6,11 @@ from datetime import datetime, timedelta
 
 
 class HandSetClock:
-    """Tells `time`. `slept` holds how long it was slept on; `meanwhile` is what happens during the next sleep."""
+    """
+    Tells `time`.
+
+    `slept` holds how long it was slept on; `meanwhile` is what happens during the next sleep.
+    """
 
     def __init__(self, time: datetime) -> None:
         self.time = time

@@ -1,4 +1,4 @@
-"""The commands as an operator starts them: real processes, with a clean environment."""
+"""Runs the commands as an operator does: as processes, with a clean environment."""
 
 import os
 import re
@@ -22,45 +22,61 @@ ALPHA_MONDAY = BIN / "alpha-monday"
 
 def environment(**settings: str) -> dict[str, str]:
     """
-    Return an environment with nothing but the path, no home, these settings, and the date of `make test-dates`.
+    Return an environment with only the path, these settings, and the date of `make test-dates`.
 
-    A server takes a free port, unless a test chooses where it listens by PORT or HOST.
+    A server uses a free port, unless a test sets PORT or HOST.
     """
     port = {} if "HOST" in settings else {"PORT": "0"}
-    return {"PATH": f"{BIN}{os.pathsep}/usr/bin:/bin", "HOME": NO_HOME, **moved_clock(), **port, **settings}
+    return {
+        "PATH": f"{BIN}{os.pathsep}/usr/bin:/bin",
+        "HOME": NO_HOME,
+        **moved_clock(),
+        **port,
+        **settings,
+    }
 
 
-class Said(NamedTuple):
-    """What a command left: its exit code, its output, and what it said beside that."""
+class CommandResult(NamedTuple):
+    """The result of a command: its exit code, its standard output, and its standard error."""
 
-    code: int
-    out: str
-    err: str
+    exit_code: int
+    output: str
+    error: str
 
 
-def command(capsys: pytest.CaptureFixture[str], *arguments: object, **settings: str) -> Said:
-    """Run a command to its end in this process, which is quicker; nothing of the environment but these settings."""
+def command(
+    capsys: pytest.CaptureFixture[str], *arguments: object, **settings: str
+) -> CommandResult:
+    """
+    Run a command in this process, which is faster than a process of its own.
+
+    The command sees no environment variables except `settings`.
+    """
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "argv", ["alpha-monday", *map(str, arguments)])
         for name, value in settings.items():
             patched.setenv(name, value)
         capsys.readouterr()
-        # In a thread, for a test may have a loop of its own.
+        # In a thread, because the test may run in an event loop, and the command starts its own.
         with ThreadPoolExecutor(1) as thread, pytest.raises(SystemExit) as ended:
             thread.submit(main).result()
     out, err = capsys.readouterr()
     if isinstance(ended.value.code, str):  # what Python itself would print
-        return Said(1, out, f"{err}{ended.value.code}\n")
-    return Said(ended.value.code or 0, out, err)
+        return CommandResult(1, out, f"{err}{ended.value.code}\n")
+    return CommandResult(ended.value.code or 0, out, err)
 
 
 def without_place(text: str) -> str:
-    """Return what a command said beside the line that names its database."""
-    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("Database: "))
+    """Return the standard error of a command without the line that names its database."""
+    return "".join(
+        line for line in text.splitlines(keepends=True) if not line.startswith("Database: ")
+    )
 
 
-def run(*arguments: object, cwd: Path, timeout: float = 120, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+def run(
+    *arguments: object, cwd: Path, timeout: float = 300, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as a process, until it ends."""
     return subprocess.run(
         [ALPHA_MONDAY, *map(str, arguments)],
         cwd=cwd,
@@ -74,7 +90,7 @@ def run(*arguments: object, cwd: Path, timeout: float = 120, **settings: str) ->
 
 @contextmanager
 def served(*arguments: object, cwd: Path, **settings: str) -> Iterator[str]:
-    """Start a serving command on a free port, give its address, and stop it with SIGTERM."""
+    """Start a serving command on a free port, yield its address, and stop it with SIGTERM."""
     process = subprocess.Popen(
         [ALPHA_MONDAY, *map(str, arguments)],
         cwd=cwd,
@@ -84,26 +100,34 @@ def served(*arguments: object, cwd: Path, **settings: str) -> Iterator[str]:
         text=True,
     )
     assert process.stderr
-    said = []
+    lines = []
     try:
         for line in process.stderr:
-            said.append(line)
+            lines.append(line)
             if address := re.search(r"http://\S+?(?=/graphql)", line):
                 break
         else:
-            raise AssertionError("".join(said))
+            raise AssertionError("".join(lines))
         yield address[0]
     finally:
         process.send_signal(signal.SIGTERM)
-        said.append(process.communicate(timeout=60)[1])
-    assert process.returncode in (0, -signal.SIGTERM), "".join(said)
+        lines.append(process.communicate(timeout=60)[1])
+    assert process.returncode in (0, -signal.SIGTERM), "".join(lines)
 
 
 @contextmanager
 def standins(cwd: Path, now: str) -> Iterator[str]:
-    """Start the providers' stand-ins at a time of their own; give their address."""
+    """Start the provider simulators at a given time, and yield their address."""
     with subprocess.Popen(
-        [sys.executable, "-m", "app.simulation.provider_simulators", "--now", now, "--no-limits", "--until-input-ends"],
+        [
+            sys.executable,
+            "-m",
+            "app.simulation.provider_simulators",
+            "--now",
+            now,
+            "--no-limits",
+            "--until-input-ends",
+        ],
         cwd=cwd,
         env=environment(),
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The Containerfile, read without an engine: its instructions, by stage."""
+"""Reads the instructions of the Containerfile by stage, without an engine."""
 
 import json
 import re
@@ -9,7 +9,7 @@ CONTAINERFILE = Path(__file__).parents[2] / "Containerfile"
 
 
 class Instruction(NamedTuple):
-    """One instruction, its lines joined."""
+    """One instruction, with its lines joined."""
 
     name: str
     text: str
@@ -19,12 +19,12 @@ def stages() -> list[list[Instruction]]:
     """Return the instructions of each stage, FROM first."""
     text = re.sub(r"^#.*\n", "", CONTAINERFILE.read_text(), flags=re.MULTILINE)
     lines = filter(None, re.sub(r"\\\n\s*", "", text).splitlines())
-    found: list[list[Instruction]] = []
+    result: list[list[Instruction]] = []
     for name, _, rest in (line.partition(" ") for line in lines):
         if name == "FROM":
-            found.append([])
-        found[-1].append(Instruction(name, rest.strip()))
-    return found
+            result.append([])
+        result[-1].append(Instruction(name, rest.strip()))
+    return result
 
 
 def last(name: str) -> str:
@@ -33,11 +33,16 @@ def last(name: str) -> str:
 
 
 def words(name: str) -> list[str]:
-    """Return the words of the final stage's last such instruction: its list where it is written as one."""
+    """
+    Return the words of the last such instruction of the final stage, also if it is written as a
+    list.
+    """
     text = last(name)
     return json.loads(text) if text.startswith("[") else text.split()
 
 
 def environment() -> dict[str, str]:
-    """Return what the final stage sets for the service."""
-    return dict(pair.split("=", 1) for one in stages()[-1] if one.name == "ENV" for pair in one.text.split())
+    """Return the variables that the final stage sets for the service."""
+    return dict(
+        pair.split("=", 1) for one in stages()[-1] if one.name == "ENV" for pair in one.text.split()
+    )

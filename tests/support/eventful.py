@@ -1,21 +1,22 @@
 """
-A record in which everything has happened that a journal can hold, made by the real jobs against a
-provider server. The jobs run as the service's role, which has no right but to add to the record and
-to change what a job changes.
+A record with every kind of event that a journal can contain.
 
-Its Mondays, each by the name of the constant; picks are a SELL, a BUY and a SELL:
+The real jobs make it, against a provider server. They run as the service's role, which has only the
+rights to add to the record and to change what a job changes.
+
+These are its Mondays, each by the name of its constant. The picks are a SELL, a BUY and a SELL:
 
 - `REFUSED`, 2026-10-19 (MSFT, AAPL, NVDA), completed. The first answer has two picks and is
-  refused; the second question tells the refusal, and its answer is accepted. NVDA is split four for
-  one on `SPLIT_AT_ONCE`, counted on its first day. The AAPL factor 1.05 of `TAKEN_BACK` is learnt
-  on the first Sunday, which corrects days 3 to 5, and is taken back (factor 1) on the second, which
-  corrects days 3 to 12.
+  refused; the second question contains the refusal, and its answer is accepted. NVDA is split four
+  for one on `SPLIT_AT_ONCE`, counted on its first day. The AAPL factor 1.05 of `TAKEN_BACK` becomes
+  known on the first Sunday, which corrects days 3 to 5, and is taken back (factor 1) on the second,
+  which corrects days 3 to 12.
 - `UNKNOWN`, 2026-10-26 (KO, BRK.B, JPM), completed. The first answer is accepted, and refused
   later: ZZZZ is unknown. JPM falls by an eighth on `LISTED_LATE`, marked as unusual; the split by
-  1.1290 is learnt on day 20, which corrects the completed batch and takes the marks away. New
+  1.1290 becomes known on day 20, which corrects the completed batch and takes the marks away. New
   York's clocks go back on day 6.
 - `RUN_AGAIN`, 2026-11-02 (GE, T, MMM), completed. Three answers are refused: the Monday fails
-  (NO_USABLE_ANSWER), and is run again by hand on the same morning; the fourth question brings the
+  (NO_USABLE_ANSWER), and is run again manually on the same morning; the fourth question brings the
   batch. GE rises by a fifth on `UNEXPLAINED`: unusual from then on, never explained.
 - `MISSED`, 2026-11-09, failed. The service was away; Tuesday's reconciliation recorded it.
 - `LATE`, 2026-11-16 (XOM, CVX, COP), completed. XOM's baseline close comes at 10:30, so the batch
@@ -29,17 +30,17 @@ Its Mondays, each by the name of the constant; picks are a SELL, a BUY and a SEL
   reading, and day 11 and 12 are marked.
 - `ADOPTED`, 2026-11-30 (WMT, TGT, COST), completed. SPY falls by an eighth on `BENCHMARK_FELL`:
   benchmarkUnusualMove from day 3 on, here and in `CHANGED` from day 10 on. The first reading of WMT
-  of day 2 and that of TGT's baseline are replaced by newer ones, by hand. COST is split ten for one
-  on `RESTATED`: the series is restated; its session of day 9 is skipped at first, and computed from
-  a reading of the restated series.
+  of day 2 and that of TGT's baseline are replaced by newer ones, manually. COST is split ten for
+  one on `RESTATED`: the series is restated; its session of day 9 is skipped at first, and computed
+  from a reading of the restated series.
 - `OPENED_LATER`, 2026-12-07 (PG, PEP, PM), active, with day 14 to come. The first question gets no
   answer (503), the second is accepted. PG's open of Monday cannot be read on day 1; day 2 brings
   it, and fills day 1's return from open. PEP has the factor 1.05 from a day after the record's end
-  on: a split that nothing counts.
+  on: a split that no figure counts.
 - `OPEN`, 2026-12-14 (MSFT, KO, GE), active, with days 7 to 14 to come.
 - `ASKED`, 2026-12-21: a question without an answer so far.
 
-Readings that nothing used: those of the sessions before a share's own baseline, which an answer
+No figure uses these readings: those of the sessions before a share's own baseline, which an answer
 brings, and second readings (TGT, WMT, COST).
 """
 
@@ -51,12 +52,19 @@ from decimal import Decimal
 
 import pytest
 from clocks import HandSetClock
-from job_tools import House, an_answer, completes, house_at, new_york, until_it_can
+from job_context import (
+    JobHarness,
+    make_answer,
+    make_completion,
+    new_york,
+    open_harness,
+    run_until_done,
+)
 from provider_server import FOR_EVER, Reply
 from three_roles import applied
 
 from app.database import migrations
-from app.domain.calendar import FORTNIGHT
+from app.domain.calendar import MEASURED_DAYS
 from app.domain.model import BatchStatus
 from app.store import checkpoints
 from jobs import corrections, daily, late_splits, picks, reconcile, weekly
@@ -115,36 +123,38 @@ PRICES = {
 }
 DAY = timedelta(days=1)
 
-Event = Callable[[House], Awaitable[None]]
+Event = Callable[[JobHarness], Awaitable[None]]
 
 
 @pytest.fixture(scope="session")
-def eventful(create: Callable[..., str]) -> str:
-    """The address of that record's database: read it, and copy it (`record_server.copy_of`) to change it."""
-    address = create()
-    asyncio.run(_made(address))
-    return address
+def eventful(made_once: Callable[..., str]) -> str:
+    """
+    Return the address of that record's database.
+
+    Tests only read it; they change a copy (`record_server.copy_of`).
+    """
+    return made_once("eventful", lambda address: asyncio.run(_made(address)))
 
 
 async def _made(address: str) -> None:
     clock = HandSetClock(new_york(REFUSED))
     await migrations.migrate(address, clock.now())
     roles = await applied(address)
-    async with house_at(roles.service, clock) as house:
-        house.world.prices |= PRICES
-        await Story(house).live()
+    async with open_harness(roles.service, clock) as harness:
+        harness.world.prices |= PRICES
+        await Story(harness).live()
 
 
 class Story:
     """
     What happens, day by day; each day's events come in the order of their hours.
 
-    An event is a method with a day in its name: one that begins with "early" comes before that day's mornings, one with
-    "late" after them.
+    An event is a method with a day in its name: one that begins with "early" comes before that
+    day's mornings, one with "late" after them.
     """
 
-    def __init__(self, house: House) -> None:
-        self.house, self.world, self.tools = house, house.world, house.tools
+    def __init__(self, harness: JobHarness) -> None:
+        self.harness, self.world, self.context = harness, harness.world, harness.context
 
     async def live(self) -> None:
         """Live from the first Monday to the last."""
@@ -158,11 +168,17 @@ class Story:
     async def _day(self, day: date) -> None:
         """The early events of a day, its mornings, its Monday, and the later events."""
         await self._happens(day, "early")
-        async with self.tools.pool.connection() as conn:
-            due = [one for one in await checkpoints.awaiting(conn, day) if day in _days_of(one.run_date)]
+        async with self.context.pool.connection() as conn:
+            due = [
+                one
+                for one in await checkpoints.list_due(conn, day)
+                if day in _days_of(one.run_date)
+            ]
         self._at(day, 9)
         for one in due:
-            await until_it_can(self.house, lambda one=one: daily.take(self.tools, one.batch_id, one.day))
+            await run_until_done(
+                self.harness, lambda one=one: daily.take(self.context, one.batch_id, one.day)
+            )
         if day in PICKS:
             await self._monday(day)
         await self._happens(day, "late")
@@ -173,26 +189,26 @@ class Story:
             await event()
 
     def _at(self, day: date, hour: int, minute: int = 0) -> None:
-        clock = self.house.clock
+        clock = self.harness.clock
         clock.time = max(clock.time, new_york(day, hour, minute))
 
     async def _monday(self, day: date) -> None:
         answers = {
-            REFUSED: [an_answer("MSFT", "AAPL")],
-            UNKNOWN: [an_answer("KO", "ZZZZ", "JPM")],
-            RUN_AGAIN: ["Buy low.", an_answer("GE", "SPY", "T"), an_answer("GE", "GE", "T")],
+            REFUSED: [make_answer("MSFT", "AAPL")],
+            UNKNOWN: [make_answer("KO", "ZZZZ", "JPM")],
+            RUN_AGAIN: ["Buy low.", make_answer("GE", "SPY", "T"), make_answer("GE", "GE", "T")],
         }
-        replies = [completes(answer) for answer in answers.get(day, [])]
+        replies = [make_completion(answer) for answer in answers.get(day, [])]
         if day == OPENED_LATER:
             replies = [Reply(status=503)]
-        self.world.model = [*replies, completes(an_answer(*PICKS[day]))]
-        await until_it_can(self.house, self.house.begin)
+        self.world.model = [*replies, make_completion(make_answer(*PICKS[day]))]
+        await run_until_done(self.harness, self.harness.begin)
         if day == RUN_AGAIN:
-            batch = await self.house.batch(day)
+            batch = await self.harness.batch(day)
             assert batch is not None
             assert batch.status == BatchStatus.FAILED
-            await until_it_can(self.house, lambda: self.house.begin(2, 6))
-        batch = await self.house.batch(day)
+            await run_until_done(self.harness, lambda: self.harness.begin(2, 6))
+        batch = await self.harness.batch(day)
         assert batch is not None
         assert batch.status == BatchStatus.ACTIVE, batch
 
@@ -215,7 +231,10 @@ class Story:
         self._trades("SPY", BENCHMARK_FELL, "534.4300")
         self._trades("COST", RESTATED, "102.0000")
         self._trades("PM", date(2026, 12, 10), "126.5000")
-        for ticker, (monday, opened) in {"NVDA": (REFUSED, "7.0500"), "KO": (UNKNOWN, "59.8000")}.items():
+        for ticker, (monday, opened) in {
+            "NVDA": (REFUSED, "7.0500"),
+            "KO": (UNKNOWN, "59.8000"),
+        }.items():
             world.opens[ticker, monday] = opened
         world.opens["PG", OPENED_LATER] = "n/a"
         world.splits["AAPL"] = [(date(2020, 8, 31), "4.0000")]
@@ -226,9 +245,11 @@ class Story:
         world.absent |= {("COST", date(2026, 12, 8))}
 
     async def _again(self, run_date: date, day: int) -> None:
-        batch = await self.house.batch(run_date)
+        batch = await self.harness.batch(run_date)
         assert batch is not None
-        await until_it_can(self.house, lambda: daily.take(self.tools, batch.id, day, again=True))
+        await run_until_done(
+            self.harness, lambda: daily.take(self.context, batch.id, day, retake=True)
+        )
 
     # Splits
 
@@ -247,9 +268,9 @@ class Story:
         """Day 20 of `UNKNOWN`."""
         self.world.splits["JPM"] = [(LISTED_LATE, "1.1290")]
         self._at(UNKNOWN + 20 * DAY, 10)
-        batch = await self.house.batch(UNKNOWN)
+        batch = await self.harness.batch(UNKNOWN)
         assert batch is not None
-        await until_it_can(self.house, lambda: late_splits.look(self.tools, batch.id, 20))
+        await run_until_done(self.harness, lambda: late_splits.refresh(self.context, batch.id, 20))
 
     async def _early_12_13(self) -> None:
         """A split that comes into force after all that is measured here."""
@@ -258,23 +279,23 @@ class Story:
     # A Monday without a service, and mornings that fail
 
     async def _late_11_10(self) -> None:
-        mended = await reconcile.look_after(self.tools)
+        mended = await reconcile.run_round(self.context)
         assert mended is not None
         assert mended.missed == 1
 
     async def _early_11_16(self) -> None:
         """XOM's close of Friday comes at half past ten."""
-        world, clock = self.world, self.house.clock
+        world, clock = self.world, self.harness.clock
 
         def answers(request: object) -> Reply:
             if clock.now() >= new_york(LATE, 10, 30):
                 world.absent.discard(("XOM", date(2026, 11, 13)))
             return world(request)
 
-        self.house.provider.answers = answers
+        self.harness.provider.answers = answers
 
     async def _late_11_16(self) -> None:
-        self.house.provider.answers = self.world
+        self.harness.provider.answers = self.world
 
     async def _early_11_18(self) -> None:
         self.world.instead = [Reply(status=503)] * 5
@@ -296,21 +317,43 @@ class Story:
     async def _late_11_26(self) -> None:
         """Day 3 of `CHANGED` was skipped: INTC has ended."""
         self._at(THANKSGIVING, 21)
-        tools, value = self.tools, Decimal("31.5")
+        context, value = self.context, Decimal("31.5")
         await picks.end(
-            tools.pool, tools.calendar, tools.now(), CHANGED, "INTC", LAST_SESSION, value, "8-K of 2026-11-25"
+            context.pool,
+            calendar=context.calendar,
+            now=context.now(),
+            run_date=CHANGED,
+            ticker="INTC",
+            last_session=LAST_SESSION,
+            value=value,
+            source="8-K of 2026-11-25",
         )
         await self._again(CHANGED, 3)
 
     async def _early_12_02(self) -> None:
         self.world.unknown.add("FB")
         self._at(date(2026, 12, 2), 8)
-        await picks.rename(self.tools, CHANGED, "FB", "META", META_FROM, "8-K of 2026-11-30")
+        await picks.rename(
+            self.context,
+            run_date=CHANGED,
+            ticker="FB",
+            new="META",
+            from_session=META_FROM,
+            source="8-K of 2026-11-30",
+        )
 
     async def _late_12_03(self) -> None:
         """Day 10 was computed this morning."""
         self._at(date(2026, 12, 3), 12)
-        await picks.rename(self.tools, CHANGED, "TWTR", "X", X_FROM, "A notice of 2026-12-03", force=True)
+        await picks.rename(
+            self.context,
+            run_date=CHANGED,
+            ticker="TWTR",
+            new="X",
+            from_session=X_FROM,
+            source="A notice of 2026-12-03",
+            force=True,
+        )
 
     # Readings that prove wrong
 
@@ -321,9 +364,29 @@ class Story:
 
     async def _late_12_04(self) -> None:
         self._at(date(2026, 12, 4), 12)
-        pool, now = self.tools.pool, self.tools.now
-        assert await corrections.adopt(pool, now(), ADOPTED, 2, "WMT", "The exchange says 92.70.") == 1
-        assert await corrections.adopt(pool, now(), ADOPTED, 0, "TGT", "The exchange says 137.20.") > 1
+        pool, now = self.context.pool, self.context.now
+        assert (
+            await corrections.adopt(
+                pool,
+                now=now(),
+                run_date=ADOPTED,
+                day=2,
+                ticker="WMT",
+                reason="The exchange says 92.70.",
+            )
+            == 1
+        )
+        assert (
+            await corrections.adopt(
+                pool,
+                now=now(),
+                run_date=ADOPTED,
+                day=0,
+                ticker="TGT",
+                reason="The exchange says 137.20.",
+            )
+            > 1
+        )
 
     # A restated series
 
@@ -347,17 +410,17 @@ class Story:
     async def _question_without_answer(self) -> None:
         self.world.model = [Reply(delay=FOR_EVER)]
         self._at(ASKED, 9)
-        self.house.provider.requests.clear()
-        self.house.provider.asked.clear()
+        self.harness.provider.requests.clear()
+        self.harness.provider.asked.clear()
         async with asyncio.TaskGroup() as group:
             asking = group.create_task(self._begin_until_cancelled())
-            await self.house.provider.asked.wait()
+            await self.harness.provider.asked.wait()
             asking.cancel()
 
     async def _begin_until_cancelled(self) -> None:
         with suppress(asyncio.CancelledError):
-            await weekly.begin(self.tools, 3, None)
+            await weekly.run_if_due(self.context, 3, None)
 
 
 def _days_of(run_date: date) -> list[date]:
-    return [run_date + day * DAY for day in FORTNIGHT]
+    return [run_date + day * DAY for day in MEASURED_DAYS]

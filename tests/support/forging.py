@@ -1,9 +1,9 @@
 """
-What forgeries of a whole record are made of: rows by what they are about, and figures that follow from them.
+The parts of a forgery of a whole record: finding rows by their facts, and computing figures again.
 
-`rows` and `entries` find what a change is about. `refigured` computes all prices and figures anew, as they follow from
-the readings, splits and endings that entries mention, and lets corrections say what their entries change: then nothing
-but what was forged shows the forgery.
+`rows` and `entries` find the rows that a change is about. `refigured` computes all prices and
+figures again from the readings, splits and endings that the entries mention, and makes corrections
+fit the changes of their entries. Then only the forged facts themselves show the forgery.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,11 +16,11 @@ from tampering import Change, Content, rows_of
 from app.domain import model, returns
 from app.domain.calendar import Calendar
 from app.domain.model import JournalKind
-from app.domain.verification import entries as told
-from app.domain.verification.entries import TABLES, Entry, Mention
+from app.domain.verification import entries as parsing
+from app.domain.verification.entries import TABLES, Mention, ParsedEntry
 from app.domain.verification.rules import figures
 from app.domain.verification.rules.changes import CORRECTABLE
-from app.domain.verification.state import State
+from app.domain.verification.state import JournalState
 
 Contents = list[Content]
 Row = dict[str, str]
@@ -28,7 +28,7 @@ Value = str | None | Callable[[str], str]
 
 
 class Names:
-    """What the ids of a journal stand for."""
+    """The facts that belong to the ids of a journal."""
 
     def __init__(self, contents: Iterable[Content]) -> None:
         self.run_dates: dict[str, str] = {}  # of a batch
@@ -46,7 +46,10 @@ class Names:
                     self.tickers.setdefault(row["id"], set()).add(row["ticker"])
 
     def are(self, table: str, row: Row, **facts: object) -> bool:
-        """Whether a row is of this `run_date`, `day` and `ticker`, and its other columns have these values."""
+        """
+        Whether a row is of this `run_date`, `day` and `ticker`, and its other columns have these
+        values.
+        """
         batch, day = row.get("batch_id", row.get("id", "")), row.get("day")
         if "checkpoint_id" in row:
             batch, day = self.days[row["checkpoint_id"]]
@@ -66,7 +69,8 @@ def rows(contents: Contents, table: str, *, kind: str | None = None, **facts: ob
     """
     All mentions of the rows with these facts, in their order; at least one.
 
-    A fact is `run_date`, `day`, `ticker` (any that the pick ever has), or a column. `kind` is that of the entry.
+    A fact is `run_date`, `day`, `ticker` (any that the pick ever has), or a column. `kind` is that
+    of the entry.
     """
     names = Names(contents)
     found = [
@@ -81,9 +85,16 @@ def rows(contents: Contents, table: str, *, kind: str | None = None, **facts: ob
 
 
 def entries(contents: Contents, kind: str, **facts: object) -> Contents:
-    """All entries of a kind whose question, checkpoint, pick or batch has these facts (see `rows`); at least one."""
+    """
+    All entries of a kind whose question, checkpoint, pick or batch has these facts (see `rows`); at
+    least one.
+    """
     names = Names(contents)
-    found = [content for content in contents if content["kind"] == kind and _is_about(content, names, facts)]
+    found = [
+        content
+        for content in contents
+        if content["kind"] == kind and _is_about(content, names, facts)
+    ]
     assert found, f"no {kind} entry with {facts}"
     return found
 
@@ -91,14 +102,16 @@ def entries(contents: Contents, kind: str, **facts: object) -> Contents:
 def _is_about(content: Content, names: Names, facts: dict[str, object]) -> bool:
     for member in ("generation", "checkpoint", "pick", "batch"):
         if member in content:
-            return names.are(told.MEMBERS[member], content[member], **facts)
+            return names.are(parsing.MEMBERS[member], content[member], **facts)
     raise LookupError(content["kind"])
 
 
 # Changes
 
 
-def edited(table: str, values: dict[str, Value], *, nth: int | None = None, **facts: object) -> Change:
+def edited(
+    table: str, values: dict[str, Value], *, nth: int | None = None, **facts: object
+) -> Change:
     """
     A change of all mentions of the rows with these facts, or of the `nth` alone.
 
@@ -141,7 +154,7 @@ def all_of(*changes: Change) -> Change:
 
 
 def forged_id(text: str) -> str:
-    """An id for a row that a forger makes up, the same for the same text."""
+    """Return an id for an invented row; it is the same for the same text."""
     return str(uuid5(model.batch_id("forged", date.min), text))
 
 
@@ -149,14 +162,16 @@ def forged_id(text: str) -> str:
 
 
 def refigured(contents: Contents) -> Contents:
-    """The contents with all prices and figures computed anew; what is the same number keeps its text."""
-    state, stood, kept = State(Calendar()), dict[tuple[str, str], Row](), Contents()
+    """
+    Return the contents with all prices and figures computed again; an equal number keeps its text.
+    """
+    state, stood, kept = JournalState(Calendar()), dict[tuple[str, str], Row](), Contents()
     for content in contents:
         mentions = _taken(content, state)
         held = list(rows_of(content))
         for (table, row), mention in zip(held, mentions, strict=True):
             _agree(row, mention, state)
-            state.learn(told.typed(0, table, table, row))
+            state.add_row(parsing.parse_row(0, table, table, row))
         if content["kind"] == "CORRECTION":
             content["corrections"] = list(_corrections(content, held, stood, state))
         stood |= {(table, row["id"]): dict(row) for table, row in held if "id" in row}
@@ -165,31 +180,44 @@ def refigured(contents: Contents) -> Contents:
     return kept
 
 
-def _taken(content: Content, state: State) -> list[Mention]:
+def _taken(content: Content, state: JournalState) -> list[Mention]:
     kind = JournalKind(content["kind"])
-    mentions = state.take(0, kind, content)
-    ending, renaming = told.ending_of(0, content), told.renaming_of(0, content)
-    at = told.time_of(0, content)
-    state.take_event(
-        Entry(seq=0, kind=kind, at=at, content=content, mentions=mentions, ending=ending, renaming=renaming)
+    mentions = state.add_rows(0, kind, content)
+    ending, renaming = parsing.parse_ending(0, content), parsing.parse_renaming(0, content)
+    at = parsing.entry_time(0, content)
+    state.add_event(
+        ParsedEntry(
+            seq=0,
+            kind=kind,
+            at=at,
+            content=content,
+            mentions=mentions,
+            ending=ending,
+            renaming=renaming,
+        )
     )
     return mentions
 
 
-def _agree(row: Row, mention: Mention, state: State) -> None:
+def _agree(row: Row, mention: Mention, state: JournalState) -> None:
     """Write each figure that is another number than before."""
     try:
-        for name, value in figures._figures(mention, state):
+        for name, value in figures.expected_figures(mention, state):
             if name not in row or Decimal(row[name]) != value:
-                row[name] = returns.plain(value)
+                row[name] = returns.format_decimal(value)
     except (LookupError, ArithmeticError):
         pass  # what it depends on was forged away
 
 
 def _corrections(
-    content: Content, held: list[tuple[str, Row]], stood: dict[tuple[str, str], Row], state: State
+    content: Content,
+    held: list[tuple[str, Row]],
+    stood: dict[tuple[str, str], Row],
+    state: JournalState,
 ) -> Iterator[Row]:
-    """Yield a correction for each column that changes: those that there were first, then new ones."""
+    """
+    Yield a correction for each column that changes: those that there were first, then new ones.
+    """
     there = {(one["field"], one.get("ticker")): one for one in content["corrections"]}
     example = content["corrections"][0]
     changes = dict(_changes(held, stood, state))
@@ -202,7 +230,7 @@ def _corrections(
 
 
 def _changes(
-    held: list[tuple[str, Row]], stood: dict[tuple[str, str], Row], state: State
+    held: list[tuple[str, Row]], stood: dict[tuple[str, str], Row], state: JournalState
 ) -> Iterator[tuple[tuple[str, str | None], tuple[str | None, str | None]]]:
     for table, row in held:
         before = stood.get((table, row.get("id", "")))

@@ -1,8 +1,12 @@
-"""Responses of a hostile provider, made while they are sent: none of them is ever held whole on either side."""
+"""
+Responses of a hostile provider, made while they are sent: none of them is ever held whole on either
+side.
+"""
 
 import bz2
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 
 from provider_server import Reply
 
@@ -44,7 +48,10 @@ def compressed(size: int, coding: bytes = b"gzip", status: int = 200, times: int
     bits = {b"gzip": 31, b"deflate": 15}.get(coding.split(b",")[0].strip(), 31)
 
     def parts() -> Iterator[bytes]:
-        yield HEAD % (status, b"") + b"Content-Encoding: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % coding
+        yield (
+            HEAD % (status, b"")
+            + b"Content-Encoding: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % coding
+        )
         packers = [zlib.compressobj(9, zlib.DEFLATED, bits) for _ in range(times)]
         for _ in range(size // PART):
             yield from _chunk(_packed(packers, b" " * PART))
@@ -70,15 +77,28 @@ def _chunk(data: bytes) -> Iterator[bytes]:
 
 def of_charset(charset: bytes, size: int, status: int = 400) -> Reply:
     """An error whose charset is one of Python's codecs that decompress, or that take long."""
-    packed = {
-        b"zlib": lambda: zlib.compress(b" " * size, 9),
-        b"bz2": lambda: bz2.compress(b" " * size),
-    }.get(charset, lambda: b"a-" + b"b" * size)()
 
     def parts() -> Iterator[bytes]:
-        yield HEAD % (status, b"; charset=" + charset) + b"Content-Length: %d\r\n\r\n" % len(packed) + packed
+        # Not before it is asked for: to compress 900 MB takes seconds, also where no test is run.
+        packed = _encoded(charset, size)
+        yield (
+            HEAD % (status, b"; charset=" + charset)
+            + b"Content-Length: %d\r\n\r\n" % len(packed)
+            + packed
+        )
 
     return sent(parts)
+
+
+@cache
+def _encoded(charset: bytes, size: int) -> bytes:
+    packers = {b"zlib": partial(zlib.compressobj, 9), b"bz2": bz2.BZ2Compressor}
+    if charset not in packers:
+        return b"a-" + b"b" * size
+    packer = packers[charset]()
+    # In parts: what is sent may not cost the memory that is measured.
+    packed = [packer.compress(b" " * PART) for _ in range(size // PART)]
+    return b"".join([*packed, packer.compress(b" " * (size % PART)), packer.flush()])
 
 
 def endless_headers(line: bytes = b"X-More: and more\r\n") -> Reply:

@@ -1,4 +1,6 @@
-"""What a judge of a rehearsal knows: the stand-ins' series as they tell them to anybody, and arithmetic of its own."""
+"""
+What a checker of rehearsals uses: the series of the provider simulators, and its own arithmetic.
+"""
 
 from datetime import date
 from decimal import Decimal
@@ -15,7 +17,7 @@ class Series(NamedTuple):
     splits: dict[date, Decimal]
 
     def factor(self, after: date, through: date) -> Decimal:
-        """How many shares one became after a session, up to and including another."""
+        """Return how many shares one became after a session, up to and including another."""
         product = Decimal(1)
         for day, factor in sorted(self.splits.items()):
             if after < day <= through:
@@ -24,7 +26,7 @@ class Series(NamedTuple):
 
 
 def series_of(url: str, ticker: str) -> Series:
-    """Everything about a ticker."""
+    """Return the series of a ticker, as the simulators serve it to every client."""
     bars = _ask(url, ticker, "TIME_SERIES_DAILY")["Time Series (Daily)"]
     listed = _ask(url, ticker, "SPLITS")["data"]
     return Series(
@@ -39,6 +41,6 @@ def _ask(url: str, ticker: str, function: str) -> Any:
     return httpx.get(f"{url}/query", params=query).json()
 
 
-def _factor(said: str) -> Decimal:
-    """A reverse split comes rounded to four decimals: 0.0667 is one for fifteen."""
-    return {"0.0667": Decimal(1) / 15, "0.3333": Decimal(1) / 3}.get(said, Decimal(said))
+def _factor(listed: str) -> Decimal:
+    """Return a split's factor. A reverse split is rounded to four decimals: 0.0667 is 1:15."""
+    return {"0.0667": Decimal(1) / 15, "0.3333": Decimal(1) / 3}.get(listed, Decimal(listed))

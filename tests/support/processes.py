@@ -1,4 +1,4 @@
-"""Several processes of one record: workers and servers as they are started, and Mondays for them to work on."""
+"""Several processes that share one record: workers, servers, and Mondays for them to work on."""
 
 import asyncio
 import signal
@@ -16,7 +16,7 @@ import httpx
 import psycopg
 from clocks import HandSetClock
 from commands import ALPHA_MONDAY, environment
-from job_tools import ALPHA_VANTAGE_KEY, CHOSEN, OPENAI_KEY, World, new_york, tools_for
+from job_context import ALPHA_VANTAGE_KEY, CHOSEN, OPENAI_KEY, World, new_york, open_context
 from provider_server import ProviderServer, Reply, Request
 
 from app.database.pools import Pool
@@ -29,18 +29,29 @@ from jobs.context import RealClock
 KEYS = {"OPENAI_API_KEY": OPENAI_KEY, "ALPHA_VANTAGE_API_KEY": ALPHA_VANTAGE_KEY}
 QUICKLY = {f"ALPHA_VANTAGE_PER_{span}": "100000" for span in ("SECOND", "MINUTE", "DAY")}
 
-# Reads a table that no job of a market's closed day needs: locked, it makes a slow query of this one only.
+# Reads a table that no job of a market's closed day needs: locked, it makes a slow query of this
+# one only.
 SLOW = "{ latestBatch { checkpoints { corrections { field } } } }"
 
-WAITING = "SELECT FROM procrastinate_jobs WHERE task_name = 'take_checkpoint' AND status IN ('todo', 'doing')"
+WAITING = (
+    "SELECT FROM procrastinate_jobs WHERE task_name = 'take_checkpoint' AND status IN "
+    "('todo', "
+    "'doing')"
+)
 DOING = "SELECT FROM procrastinate_jobs WHERE task_name = 'take_checkpoint' AND status = 'doing'"
 
 
 class Started:
-    """A process of ours that said it was there; what it says is in a file."""
+    """
+    A process that has started; its log is in a file.
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, told: str) -> None:
-        self.process, self._log, self.told = process, log, told
+    `address` is what follows `says` in the line that the process printed: a server's address.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, address: str) -> None:
+        self.process = process
+        self.address = address
+        self._log = log
 
     @property
     def log(self) -> str:
@@ -52,11 +63,14 @@ class Started:
 
 
 @contextmanager
-def started(*arguments: str, cwd: Path, says: str, quiet: bool = True, **settings: str) -> Iterator[Started]:
+def started(
+    *arguments: str, cwd: Path, says: str, quiet: bool = True, **settings: str
+) -> Iterator[Started]:
     """
-    Start a command, wait for the line that `says` begins, and stop it: it must end well, unless it was killed.
+    Start a command, wait for its line that begins with `says`, and stop it at the end.
 
-    With `quiet` nothing surprised it.
+    It must end with code 0, unless it was killed. With `quiet` its log must have no unexpected
+    error.
     """
     path = cwd / f"{'-'.join(arguments)}-{time.monotonic_ns()}.log"
     with path.open("wb") as log:
@@ -65,7 +79,9 @@ def started(*arguments: str, cwd: Path, says: str, quiet: bool = True, **setting
         )
     try:
         until(lambda: says in path.read_text() or process.poll() is not None, 60)
-        (line,) = [line for line in path.read_text().splitlines() if line.startswith(says)] or [None]
+        (line,) = [line for line in path.read_text().splitlines() if line.startswith(says)] or [
+            None
+        ]
         assert line, path.read_text()
         yield Started(process, path, line.removeprefix(says).split("/graphql")[0])
         if process.poll() is None:
@@ -79,7 +95,7 @@ def started(*arguments: str, cwd: Path, says: str, quiet: bool = True, **setting
 
 
 def serving(cwd: Path, **settings: str) -> Any:
-    """Start a server without a worker; it needs no keys."""
+    """Start a server without a worker, which needs no keys."""
     return started("serve", "--no-worker", cwd=cwd, says="Serving GraphQL at ", **settings)
 
 
@@ -89,7 +105,7 @@ def working(cwd: Path, **settings: str) -> Any:
 
 
 def until(true: Callable[[], Any], within: float) -> float:
-    """Wait for something to become true; return how long it took."""
+    """Wait until a condition is true. Return how many seconds that took."""
     began = time.monotonic()
     while not true():
         assert time.monotonic() - began < within
@@ -97,8 +113,8 @@ def until(true: Callable[[], Any], within: float) -> float:
     return time.monotonic() - began
 
 
-def asked(database: str, query: str, *values: object) -> list[tuple[Any, ...]]:
-    """What a statement gives."""
+def query_rows(database: str, query: str, *values: object) -> list[tuple[Any, ...]]:
+    """Return the rows of a query."""
     with psycopg.connect(database, options="-c search_path=public,queue") as conn:
         return conn.execute(query.encode(), values).fetchall()
 
@@ -110,13 +126,13 @@ def change(database: str, statement: str) -> None:
 
 
 def mondays() -> list[date]:
-    """Two Mondays whose fortnights are over, with two missed ones and this week's after them."""
+    """Two Mondays whose fortnights are over, two missed ones, and this week's."""
     this = calendar.latest_run_date(RealClock().now())
     return [this - timedelta(weeks=weeks) for weeks in (4, 3)]
 
 
 class Slow(World):
-    """Providers that take their time."""
+    """Providers that respond slowly."""
 
     slow = 0.0
 
@@ -126,7 +142,7 @@ class Slow(World):
 
 @asynccontextmanager
 async def providers() -> AsyncIterator[tuple[ProviderServer, Slow]]:
-    """Both providers, as of now."""
+    """Both providers, with the present time."""
     async with ProviderServer() as provider:
         world = Slow(HandSetClock(RealClock().now()))
         provider.answers = world
@@ -139,9 +155,10 @@ _BEFORE_NINE = timedelta(seconds=90)
 
 async def settle(pool: Pool, weeks: int = 0) -> None:
     """
-    Let this week's Monday, or an earlier one, have failed, so that nobody asks about it.
+    Let this week's Monday, or an earlier one, have failed, so that no job asks the model about it.
 
-    On a Monday just before nine it waits: what the test starts would soon begin a Monday that nobody settled.
+    Just before nine on a Monday this waits: otherwise the processes of the test would start that
+    Monday.
     """
     left = calendar.next_run_at(RealClock().now()) - RealClock().now()
     if left < _BEFORE_NINE:
@@ -159,38 +176,45 @@ async def settle(pool: Pool, weeks: int = 0) -> None:
         benchmark_symbol="SPY",
     )
     async with pool.connection() as conn, conn.transaction():
-        await batches.add_failed(conn, failed)
+        await batches.insert_failed(conn, failed)
 
 
 async def pick(database: str, pool: Pool, provider: ProviderServer, world: World) -> None:
-    """Make the batches of the two Mondays, as they were made then; their mornings wait until they are let go."""
-    async with tools_for(database, pool, world.clock, provider.url) as tools:
+    """
+    Make the batches of the two Mondays with their own times.
+
+    Their checkpoint jobs wait until `make_jobs_due` is called.
+    """
+    async with open_context(database, pool, world.clock, provider.url) as context:
         for monday in mondays():
             world.clock.time = new_york(monday)
-            await weekly.begin(tools, 1, None)
+            await weekly.run_if_due(context, 1, None)
     change(database, "UPDATE procrastinate_jobs SET scheduled_at = now() + interval '1 day'")
     change(database, "DELETE FROM operations.provider_requests")
     world.clock.time = RealClock().now()
     provider.requests.clear()
 
 
-def let_go(database: str, which: str = "true") -> None:
-    """Let all mornings be due, or those that a condition holds for."""
+def make_jobs_due(database: str, which: str = "true") -> None:
+    """Make all jobs due, or those that match the condition `which`."""
     change(database, f"UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE {which}")
 
 
 def left(database: str) -> list[tuple[str, int, int]]:
-    """The jobs that checkpoints are made of: status, attempts, how many."""
-    return asked(
+    """Return the checkpoint jobs by status and attempts, with their number."""
+    return query_rows(
         database,
-        "SELECT status::text, attempts, count(*) FROM procrastinate_jobs WHERE task_name = 'take_checkpoint' "
+        "SELECT status::text, attempts, count(*) FROM procrastinate_jobs WHERE task_name = "
+        "'take_checkpoint' "
         "GROUP BY 1, 2 ORDER BY 1, 2",
     )
 
 
 def recorded(database: str) -> list[tuple[date, int, int]]:
-    """Each batch that is completed, how many checkpoints it has, and how many entries of the journal tell of them."""
-    return asked(
+    """
+    Return each completed batch, its number of checkpoints, and the number of their journal entries.
+    """
+    return query_rows(
         database,
         """
         SELECT run_date,
@@ -202,7 +226,7 @@ def recorded(database: str) -> list[tuple[date, int, int]]:
 
 
 async def eventually(true: Callable[[], Any], within: float) -> float:
-    """Wait for something to become true, while others go on; return how long it took."""
+    """Wait until a condition is true, while other tasks run. Return how many seconds that took."""
     began = time.monotonic()
     while not true():
         assert time.monotonic() - began < within
@@ -211,21 +235,24 @@ async def eventually(true: Callable[[], Any], within: float) -> float:
 
 
 def ask(address: str, query: str) -> httpx.Response:
-    """Ask a server."""
+    """Send a query to a server."""
     return httpx.post(f"{address}/graphql", json={"query": query}, timeout=30)
 
 
 async def live_through(cwd: Path, database: str, pool: Pool, **settings: str) -> None:
     """
-    Two servers and two workers: every morning of two Mondays is taken once, by both workers, and both servers know.
-
-    `settings` lead the processes to `database`.
+    Two servers and two workers: each checkpoint is taken once, by both workers together, and both
+    servers show it. `settings` lead the processes to `database`.
     """
     await settle(pool)
     async with providers() as (provider, world):
         await pick(database, pool, provider, world)
         world.slow = 0.3
-        there = {"OPENAI_BASE_URL": f"{provider.url}/v1", "ALPHA_VANTAGE_BASE_URL": provider.url, **settings}
+        there = {
+            "OPENAI_BASE_URL": f"{provider.url}/v1",
+            "ALPHA_VANTAGE_BASE_URL": provider.url,
+            **settings,
+        }
         with (
             serving(cwd, **settings) as one,
             serving(cwd, **settings) as two,
@@ -233,24 +260,31 @@ async def live_through(cwd: Path, database: str, pool: Pool, **settings: str) ->
             working(cwd, **there) as four,
         ):
             for server in (one, two):
-                health = httpx.get(f"{server.told}/health")
+                health = httpx.get(f"{server.address}/health")
                 assert (health.status_code, health.json()["worker"]) == (200, "switched off")
-            let_go(database)
-            took = await eventually(lambda: not asked(database, WAITING), 60)
+            make_jobs_due(database)
+            took = await eventually(lambda: not query_rows(database, WAITING), 60)
             print(f"28 jobs in {took:.1f} s")
             assert left(database) == [("succeeded", 1, 28)]
             assert recorded(database) == [(monday, 14, 14) for monday in mondays()]
             assert all("checkpoint computed" in worker.log for worker in (three, four))
-            bars = Counter(one.query["symbol"] for one in provider.requests if "DAILY" in one.query["function"])
+            bars = Counter(
+                one.query["symbol"] for one in provider.requests if "DAILY" in one.query["function"]
+            )
             assert bars == dict.fromkeys(["SPY", *CHOSEN], 1)
             await a_change_is_seen(cwd, database, one, two, **settings)
 
 
-async def a_change_is_seen(cwd: Path, database: str, one: Started, two: Started, **settings: str) -> None:
-    """What a third process changes, both servers answer within a second of its commit, whatever they had kept."""
+async def a_change_is_seen(
+    cwd: Path, database: str, one: Started, two: Started, **settings: str
+) -> None:
+    """
+    Both servers show the change of a third process within a second of its commit, whatever they had
+    cached.
+    """
     query = f'{{ batchOn(runDate: "{mondays()[0]}") {{ picks {{ ticker }} }} }}'
     for server in (one, two):
-        before = [ask(server.told, query).json() for _ in range(3)]
+        before = [ask(server.address, query).json() for _ in range(3)]
         assert [pick["ticker"] for pick in before[2]["data"]["batchOn"]["picks"]] == list(CHOSEN)
     since = calendar.Calendar().session_from(mondays()[0])  # the Monday itself may be a holiday
     renaming = await asyncio.create_subprocess_exec(
@@ -259,28 +293,37 @@ async def a_change_is_seen(cwd: Path, database: str, one: Started, two: Started,
         cwd=cwd,
         env=environment(**settings),
     )
-    await eventually(lambda: asked(database, "SELECT FROM picks WHERE ticker = 'META'"), 20)
-    took = await eventually(lambda: all("META" in ask(server.told, query).text for server in (one, two)), 1)
+    await eventually(lambda: query_rows(database, "SELECT FROM picks WHERE ticker = 'META'"), 20)
+    took = await eventually(
+        lambda: all("META" in ask(server.address, query).text for server in (one, two)), 1
+    )
     print(f"seen by both {took:.3f} s after the commit")
     assert await renaming.wait() == 0
 
 
 async def kill_one(cwd: Path, database: str, pool: Pool, **settings: str) -> None:
-    """Kill one of two workers in the middle of its jobs: the other does them, and each morning is taken once."""
+    """
+    Kill one of two workers while it runs jobs: the other one takes over, and each checkpoint is
+    taken once.
+    """
     await settle(pool)
     async with providers() as (provider, world):
         await pick(database, pool, provider, world)
         world.slow = 1.5
-        there = {"OPENAI_BASE_URL": provider.url, "ALPHA_VANTAGE_BASE_URL": provider.url, **settings}
+        there = {
+            "OPENAI_BASE_URL": provider.url,
+            "ALPHA_VANTAGE_BASE_URL": provider.url,
+            **settings,
+        }
         with working(cwd, **there) as killed, working(cwd, **there):
-            let_go(database)
+            make_jobs_due(database)
             await eventually(lambda: ("doing", 0, 16) in left(database), 20)
             killed.kill()
             began = time.monotonic()
             world.slow = 0
-            await eventually(lambda: not asked(database, DOING), 150)
+            await eventually(lambda: not query_rows(database, DOING), 150)
             print(f"put back {time.monotonic() - began:.1f} s after the kill")
-            await eventually(lambda: not asked(database, WAITING), 60)
+            await eventually(lambda: not query_rows(database, WAITING), 60)
             print(f"all done {time.monotonic() - began:.1f} s after the kill")
         assert {status for status, _, _ in left(database)} == {"succeeded"}
         assert recorded(database) == [(monday, 14, 14) for monday in mondays()]

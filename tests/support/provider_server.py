@@ -1,4 +1,7 @@
-"""A provider on loopback that answers what a test tells it to, oddities of the wire included, and keeps what it got."""
+"""
+A provider on loopback that answers what a test tells it to, oddities of the wire included, and
+keeps what it got.
+"""
 
 import asyncio
 import json
@@ -36,8 +39,9 @@ class Reply:
     """
     What to answer: `body` as it is, after `delay` seconds.
 
-    `cut` ends the connection where the answer promised more, `stalled` leaves it open there. `raw` gives all that is
-    sent in place of a head and a body, part by part, for as long as the client takes it.
+    `cut` ends the connection where the answer promised more, `stalled` leaves it open there. `raw`
+    gives all that is sent in place of a head and a body, part by part, for as long as the client
+    takes it.
     """
 
     body: bytes = b""
@@ -52,7 +56,9 @@ class Reply:
         """The reply's bytes; one that is cut or stalled promises more than it holds."""
         headers = {"content-type": "application/json", "connection": "close", **self.headers}
         headers["content-length"] = str(len(self.body) + (100 if self.cut or self.stalled else 0))
-        head = f"HTTP/1.1 {self.status} Reason\r\n" + "".join(f"{name}: {text}\r\n" for name, text in headers.items())
+        head = f"HTTP/1.1 {self.status} Reason\r\n" + "".join(
+            f"{name}: {text}\r\n" for name, text in headers.items()
+        )
         return head.encode("latin-1") + b"\r\n" + self.body
 
 
@@ -70,7 +76,10 @@ CUT = Reply(status=0)
 
 
 class ProviderServer:
-    """Plays `answers` (or, told by `play`, one reply after another, the last for ever) and records `requests`."""
+    """
+    Plays `answers` (or, told by `play`, one reply after another, the last for ever) and records
+    `requests`.
+    """
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -117,7 +126,9 @@ class ProviderServer:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head.rstrip().split("\r\n")
         method, target, _ = first.split(" ")
-        headers = {name.lower(): text.strip() for name, _, text in (line.partition(":") for line in lines)}
+        headers = {
+            name.lower(): text.strip() for name, _, text in (line.partition(":") for line in lines)
+        }
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         address = urlsplit(target)
         request = Request(method, address.path, dict(parse_qsl(address.query)), headers, body)

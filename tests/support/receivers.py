@@ -1,11 +1,11 @@
-"""Whoever is told: a receiver on loopback whose address holds a secret, and a house that tells it."""
+"""A receiver of messages on loopback, whose address holds a secret, and a harness that uses it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from job_tools import House, World, the_time_it_says, tools_for
+from job_context import JobHarness, World, open_context, run_attempt
 from provider_server import ProviderServer, Reply
 
 from jobs import queue
@@ -14,8 +14,8 @@ SECRET = "T024BE91L-x9Yq0vWm"
 TAKEN = Reply(status=204)
 
 
-class Told(ProviderServer):
-    """A receiver that takes everything unless it is told otherwise by `play`."""
+class MessageReceiver(ProviderServer):
+    """A receiver that accepts all messages, unless `play` sets other responses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,56 +23,65 @@ class Told(ProviderServer):
 
     @property
     def alerts(self) -> list[dict[str, Any]]:
-        """The alerts that arrived, in their order."""
+        """The alerts that arrived, in order."""
         return [request.json for request in self.requests if request.method == "POST"]
 
     @property
     def heartbeats(self) -> int:
-        """How many heartbeats arrived."""
+        """The number of heartbeats that arrived."""
         return sum(request.method == "GET" for request in self.requests)
 
 
 @pytest.fixture
-async def receiver() -> AsyncIterator[Told]:
-    """Who is told."""
-    async with Told() as server:
+async def receiver() -> AsyncIterator[MessageReceiver]:
+    """The receiver of alerts and heartbeats."""
+    async with MessageReceiver() as server:
         yield server
 
 
 @pytest.fixture
-async def house(database, pool, clock, receiver, monkeypatch) -> AsyncIterator[House]:
-    """A house whose providers say what the test writes down, and which tells the receiver; no real Monday ticks."""
+async def harness(database, pool, clock, receiver, monkeypatch) -> AsyncIterator[JobHarness]:
+    """
+    A harness whose alerts and heartbeats go to the receiver. No tick of the real Monday is offered.
+    """
     monkeypatch.setattr(queue.app, "periodic_defaults", {"max_delay": 0})
     world = World(clock)
     addresses = {
         "ALERT_WEBHOOK_URL": f"{receiver.url}/hooks/{SECRET}?key={SECRET}",
         "HEARTBEAT_URL": f"{receiver.url}/ping/{SECRET}",
     }
-    async with ProviderServer() as provider, tools_for(database, pool, clock, provider.url, **addresses) as tools:
+    async with (
+        ProviderServer() as provider,
+        open_context(database, pool, clock, provider.url, **addresses) as context,
+    ):
         provider.answers = world
-        yield House(tools, provider, world, clock)
+        yield JobHarness(context, provider, world, clock)
 
 
 MESSAGES = "task_name IN ('send_alert', 'send_heartbeat')"
 
 
-async def told(house: House) -> None:
-    """Let a worker send what is to be sent now, and nothing else."""
+async def send_due_messages(harness: JobHarness) -> None:
+    """Run a worker that sends the messages that are due, and nothing else."""
     later = "UPDATE procrastinate_jobs SET scheduled_at = now() + interval '1 year'"
-    await house.rows(f"{later} WHERE status = 'todo' AND NOT {MESSAGES}")
+    await harness.rows(f"{later} WHERE status = 'todo' AND NOT {MESSAGES}")
     await queue.app.run_worker_async(wait=False, install_signal_handlers=False, listen_notify=False)
 
 
-async def told_again(house: House) -> None:
-    """Let what was put off be due, in Postgres's time too, and send it."""
-    await house.rows(f"UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE status = 'todo' AND {MESSAGES}")
-    await told(house)
+async def send_postponed_messages(harness: JobHarness) -> None:
+    """Make the messages that wait due, in Postgres's time too, and send them."""
+    await harness.rows(
+        f"UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE status = 'todo' AND {MESSAGES}"
+    )
+    await send_due_messages(harness)
 
 
-async def pauses(house: House, send: Callable[[], Awaitable[None]]) -> list[timedelta]:
-    """Run `send()` as the queue would, at the times that it says; return the pauses between them."""
+async def retry_pauses(harness: JobHarness, send: Callable[[], Awaitable[None]]) -> list[timedelta]:
+    """
+    Run `send()` as the queue does, at the times that it asks for. Return the pauses between them.
+    """
     found = []
-    while later := await the_time_it_says(send):
-        found.append(later - house.clock.time)
-        house.clock.time = later
+    while later := await run_attempt(send):
+        found.append(later - harness.clock.time)
+        harness.clock.time = later
     return found

@@ -1,4 +1,4 @@
-"""A record's API on loopback, without the rest of the service, and copies of a rehearsal to change."""
+"""Serve the API of a record without the rest of the service; copy and change a rehearsal."""
 
 import asyncio
 import socket
@@ -15,21 +15,21 @@ from psycopg.conninfo import conninfo_to_dict
 
 from api.http import routes
 from app.database import pools
-from app.ops.verify import database as record_at
+from app.ops.verify import open_database as record_at
 from app.ops.verify import verify
 
 UNTIL = "2026-10-30"
 
 
 def app_on(pool: pools.Pool) -> Litestar:
-    """The API on a pool."""
+    """Return an application with the API alone, on a pool."""
     return Litestar(routes(engine_on(pool)), openapi_config=None, logging_config=None)
 
 
 @asynccontextmanager
 async def record_server(database: str) -> AsyncIterator[str]:
-    """Serve the record of a database; the address."""
-    async with pools.opened(pools.make_pool(database, size=4)) as pool:
+    """Serve the record of a database, and yield the address."""
+    async with pools.opened(pools.make_pool(database, max_size=4)) as pool:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             server = uvicorn.Server(uvicorn.Config(app_on(pool), log_config=None, lifespan="off"))
             running = asyncio.create_task(server.serve([listener]))
@@ -41,49 +41,53 @@ async def record_server(database: str) -> AsyncIterator[str]:
 
 
 async def check_record(database: str) -> None:
-    """Check that `alpha-monday verify` finds nothing in the record of a database."""
+    """Raise an error if `alpha-monday verify` finds a discrepancy in a database."""
     async with record_at(database) as source:
         await verify(source, [], silent)
 
 
 def copy_of(database: str, create: Callable[..., str]) -> str:
-    """A copy of a database nobody is connected to."""
+    """Copy a database that has no connections, and return the address of the copy."""
     return create(conninfo_to_dict(database)["dbname"])
 
 
 @contextmanager
 def unguarded(database: str):
-    """A connection on which no trigger, key or check of a hash holds."""
+    """Yield a connection without triggers, foreign keys and the check of the journal's hashes."""
     with psycopg.connect(database) as conn:
-        conn.execute("ALTER TABLE journal DROP CONSTRAINT IF EXISTS hash_is_of_previous_and_content")
+        conn.execute(
+            "ALTER TABLE journal DROP CONSTRAINT IF EXISTS hash_is_of_previous_and_content"
+        )
         conn.execute("SET session_replication_role = replica")
         yield conn
 
 
 def changed(copy: str, statements: str) -> None:
-    """Change a copy, triggers off."""
+    """Run statements, separated by "; ", on a copy, without triggers. Each changes a row."""
     with unguarded(copy) as conn:
         for statement in statements.split("; "):
             assert conn.execute(statement.encode()).rowcount > 0
 
 
 def silent(*_: object) -> None:
-    """Hear nothing."""
+    """Ignore the progress of a verification."""
 
 
 @pytest.fixture(scope="session")
-def rehearsed(tmp_path_factory, create) -> str:
-    """Four Mondays, the last of them in its first week; the address of their database."""
-    address = create()
-    done = run(
-        "rehearse", "--weeks", 4, "--until", UNTIL, "--calm", "--no-serve",
-        cwd=tmp_path_factory.mktemp("rehearsal"), DATABASE_URL=address,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return address
+def rehearsed(tmp_path_factory, made_once) -> str:
+    """The address of a rehearsal of four Mondays, the last of them in its first week."""
+
+    def rehearse(address: str) -> None:
+        done = run(
+            "rehearse", "--weeks", 4, "--until", UNTIL, "--calm", "--no-serve",
+            cwd=tmp_path_factory.mktemp("rehearsal"), DATABASE_URL=address,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    return made_once("rehearsed", rehearse)
 
 
-# Each changes the 12th of October: its second pick, the third morning, what was asked.
+# Each change is one of 12 October: its second pick, its day 3, or its question.
 BATCH = "(SELECT id FROM batches WHERE run_date = '2026-10-12')"
 PICK = f"(SELECT id FROM picks WHERE batch_id = {BATCH} AND position = 2)"
 DAY = f"(SELECT id FROM checkpoints WHERE batch_id = {BATCH} AND day = 3)"
@@ -92,7 +96,8 @@ METRIC = f"checkpoint_id = {DAY} AND pick_id = {PICK}"
 CHANGES = [
     pytest.param(
         f"UPDATE picks SET reasoning = overlay(reasoning PLACING '#' FROM 70) WHERE id = {PICK}",
-        r"The pick [A-Z.]+ of 2026-10-12 \(picks, [0-9a-f-]{36}\): reasoning is .*#.* in the record, but .* in the "
+        r"The pick [A-Z.]+ of 2026-10-12 \(picks, [0-9a-f-]{36}\): reasoning is .*#.* in the "
+        r"record, but .* in the "
         r"journal \(entry \d+\)\. The record was changed after it was journalled\.",
         id="one character of a reasoning",
     ),
@@ -107,8 +112,10 @@ CHANGES = [
         id="a time",
     ),
     pytest.param(
-        f"UPDATE checkpoints SET skip_reason = 'MISSING_CLOSE' WHERE batch_id = {BATCH} AND day = 6",
-        r"Day 6 of 2026-10-12 .*: skip_reason is 'MISSING_CLOSE' in the record, but 'MARKET_CLOSED' in the journal",
+        f"UPDATE checkpoints SET skip_reason = 'MISSING_CLOSE' WHERE batch_id = {BATCH} AND "
+        "day = 6",
+        r"Day 6 of 2026-10-12 .*: skip_reason is 'MISSING_CLOSE' in the record, but "
+        r"'MARKET_CLOSED' in the journal",
         id="a skip reason",
     ),
     pytest.param(

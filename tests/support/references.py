@@ -27,15 +27,32 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from pages import anchors
+from document_text import anchors
 from tracked import HOUSE, tracked
 
 TOP = ("app", "jobs", "graphql", "migrations", "tests", "dev", "docs", ".github", ".ci")
-ENDINGS = ("css", "graphql", "html", "in", "js", "lock", "lua", "md", "mjs", "py", "sql", "toml", "ts", "yml")
+ENDINGS = (
+    "css",
+    "graphql",
+    "html",
+    "in",
+    "js",
+    "lock",
+    "lua",
+    "md",
+    "mjs",
+    "py",
+    "sql",
+    "toml",
+    "ts",
+    "yml",
+)
 ROOTS = {"app": HOUSE / "app", "jobs": HOUSE / "jobs", "api": HOUSE / "graphql" / "api"}
 
 _BLOCK = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
-_LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|\b(?:href|src|srcset)=\"([^\"]+)\"|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
+_LINK = re.compile(
+    r"\]\(\s*<?([^)\s>]+)|\b(?:href|src|srcset)=\"([^\"]+)\"|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE
+)
 _LABELLED = re.compile(r"\[[^\]]*\]\([^)]*\)")
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|//")
 _PATH = re.compile(
@@ -51,7 +68,7 @@ _SAID = re.compile(r"--[^\n]*|#[^\n]*|\"\"\".*?\"\"\"", re.DOTALL)
 
 
 class Reference(NamedTuple):
-    """What a file refers to: where it says so, the kind, and the words."""
+    """A reference of a file: its line, its kind, and its words."""
 
     file: Path
     line: int
@@ -64,7 +81,7 @@ class Reference(NamedTuple):
 
 @cache
 def references(file: Path) -> tuple[Reference, ...]:
-    """Return everything that a file's text refers to."""
+    """Return every reference in a file's text."""
     readers = {".md": in_markdown, ".py": in_python}
     reader = readers.get(file.suffix, in_lines)
     return tuple(reader(file, file.read_text()))
@@ -74,13 +91,13 @@ def in_markdown(file: Path, text: str) -> Iterator[Reference]:
     """
     Return a document's links, paths, modules and tests.
 
-    Blocks of code are left out: they are typed, printed or applied, and have tests of their own.
+    Blocks of code are left out, because they have tests of their own.
     """
     prose = _BLOCK.sub(blanked, text)
-    for found in _LINK.finditer(prose):
-        target = next(group for group in found.groups() if group)
+    for match in _LINK.finditer(prose):
+        target = next(group for group in match.groups() if group)
         if not _ELSEWHERE.match(target):
-            yield Reference(file, line_of(prose, found.start()), "link", target)
+            yield Reference(file, line_of(prose, match.start()), "link", target)
     # What a link's label says, its target says in full.
     yield from found_in(file, 1, _LABELLED.sub(blanked, prose))
 
@@ -89,37 +106,72 @@ def in_python(file: Path, text: str) -> Iterator[Reference]:
     """Return what the docstrings and comments of a module refer to."""
     for line, prose in prose_of(text):
         yield from found_in(file, line, prose)
-        for found in _NAME.finditer(prose):
-            words = found[1]
-            if not _PATH.fullmatch(words) and not _MODULE.fullmatch(words) and not _TEST.fullmatch(words):
-                yield Reference(file, line + line_of(prose, found.start()) - 1, "name", words)
+        for match in _NAME.finditer(prose):
+            words = match[1]
+            if (
+                not _PATH.fullmatch(words)
+                and not _MODULE.fullmatch(words)
+                and not _TEST.fullmatch(words)
+            ):
+                yield Reference(file, line + line_of(prose, match.start()) - 1, "name", words)
 
 
 def in_lines(file: Path, text: str) -> Iterator[Reference]:
-    """Return what the comments of another file refer to: those after a hash, or a line that begins with slashes."""
+    """
+    Return the references in the comments of another kind of file: after a hash, or on a line that
+    begins with slashes.
+    """
     comment = r"^\s*//.*" if file.suffix in (".js", ".mjs") else r"(?:^|(?<=\s))#.*"
     for number, line in enumerate(text.splitlines(), 1):
-        for found in re.findall(comment, line):
-            yield from found_in(file, number, found)
+        for match in re.findall(comment, line):
+            yield from found_in(file, number, match)
 
 
 def found_in(file: Path, first: int, prose: str) -> Iterator[Reference]:
-    """Return the paths, modules and tests that a text names; it begins on the line `first`."""
+    """Return the paths, modules and tests that a text names. It begins on the line `first`."""
     for kind, pattern in (("path", _PATH), ("module", _MODULE), ("test", _TEST)):
-        for found in pattern.finditer(prose):
-            yield Reference(file, first + line_of(prose, found.start()) - 1, kind, found[0])
+        for match in pattern.finditer(prose):
+            yield Reference(file, first + line_of(prose, match.start()) - 1, kind, match[0])
 
 
-def prose_of(text: str) -> Iterator[tuple[int, str]]:
-    """Return the docstrings and comments of a module, each with its line; neighbouring comments are one text."""
+@cache
+def prose_of(text: str) -> tuple[tuple[int, str], ...]:
+    """
+    Return the docstrings and comments of a module, each with its line.
+
+    Neighbouring comments are one text.
+    """
+    return (*_docstrings(text), *_comments(text))
+
+
+def _docstrings(text: str) -> Iterator[tuple[int, str]]:
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+    # Not `ast.get_source_segment`, which splits the whole text for each of them.
+    lines = text.split("\n")
+    for node in ast.walk(tree_of(text)):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
             docstring = node.body[0]
-            yield docstring.lineno, ast.get_source_segment(text, docstring) or ""
+            segment = lines[docstring.lineno - 1 : docstring.end_lineno]
+            yield docstring.lineno, "\n".join(segment).lstrip()
+
+
+@cache
+def tree_of(text: str) -> ast.Module:
+    """Return the syntax tree of a module."""
+    return ast.parse(text)
+
+
+@cache
+def tokens_of(text: str) -> tuple[tokenize.TokenInfo, ...]:
+    """Return the tokens of a module that are names, strings or comments."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return tuple(token for token in tokens if token.type != tokenize.OP)
+
+
+def _comments(text: str) -> Iterator[tuple[int, str]]:
     lines: list[str] = []
     last = 0
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    for token in tokens_of(text):
         if token.type != tokenize.COMMENT:
             continue
         if lines and token.start[0] != last + 1:
@@ -136,19 +188,21 @@ def line_of(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1
 
 
-def blanked(found: re.Match[str]) -> str:
-    """Return only the line feeds of what was found, so that all that follows keeps its line."""
-    return "\n" * found[0].count("\n")
+def blanked(match: re.Match[str]) -> str:
+    """Return only the line feeds of a match, so that the text after it keeps its line."""
+    return "\n" * match[0].count("\n")
 
 
 @cache
 def missing(reference: Reference) -> str | None:
-    """Return why a reference leads nowhere, or None."""
+    """Return why a reference leads nowhere, or None if it leads somewhere."""
     return _MISSING[reference.kind](reference)
 
 
 def missing_link(reference: Reference) -> str | None:
-    """Return what a link lacks: the file or the heading. A link leaves from the folder of its document."""
+    """
+    Return which part of a link is missing: the file or the heading. It is relative to its document.
+    """
     path, _, anchor = reference.words.partition("#")
     target = reference.file.parent / path if path else reference.file
     if not target.exists():
@@ -157,7 +211,7 @@ def missing_link(reference: Reference) -> str | None:
 
 
 def missing_path(reference: Reference) -> str | None:
-    """Return what a path lacks: the file or the heading."""
+    """Return which part of a path is missing: the file or the heading."""
     path, _, anchor = reference.words.partition("#")
     for folder in (HOUSE, reference.file.parent):
         for target in folder.glob(path.rstrip("/.")):
@@ -175,13 +229,15 @@ def missing_heading(target: Path, anchor: str) -> str | None:
 
 
 def missing_module(reference: Reference) -> str | None:
-    """Return what a dotted name lacks: the module, or the name in it."""
+    """Return which part of a dotted name is missing: the module, or the name in it."""
     package, *names = reference.words.split(".")
     place = ROOTS[package]
     while names and ((place / names[0]).is_dir() or (place / f"{names[0]}.py").is_file()):
         place = place / names.pop(0)
     module = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-    return next((f"{module.name} has no {name}" for name in names if name not in words_of(module)), None)
+    return next(
+        (f"{module.name} has no {name}" for name in names if name not in words_of(module)), None
+    )
 
 
 def missing_test(reference: Reference) -> str | None:
@@ -190,12 +246,16 @@ def missing_test(reference: Reference) -> str | None:
 
 
 def missing_name(reference: Reference) -> str | None:
-    """Return whether a word between backticks names nothing of ours, and nothing of Python."""
+    """Return whether a word between backticks is no name of our code and no name of Python."""
     first, *rest = reference.words.split(".")
     if {first, *rest} <= words_of(reference.file):
         return None
     if not rest:
-        known = first in modules() or first in stored() or first in declared(tests=is_for_us(reference.file))
+        known = (
+            first in modules()
+            or first in stored()
+            or first in declared(tests=is_for_us(reference.file))
+        )
         return None if known else "nothing of ours has this name"
     if first in modules():
         there = set().union(*map(words_of, modules()[first]))
@@ -217,32 +277,37 @@ _MISSING: dict[str, Callable[[Reference], str | None]] = {
 
 @cache
 def words_of(file: Path) -> frozenset[str]:
-    """Return the words of a module's code: its names, and what its strings hold but for docstrings."""
+    """Return the names in a module's code, and the words of its strings except docstrings."""
     text = file.read_text()
     words: set[str] = set()
     docstrings = {line for line, prose in prose_of(text) if not prose.startswith("#")}
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    for token in tokens_of(text):
         if token.type == tokenize.NAME:
             words.add(token.string)
-        elif token.type not in (tokenize.COMMENT, tokenize.OP) and token.start[0] not in docstrings:
+        elif token.type != tokenize.COMMENT and token.start[0] not in docstrings:
             words.update(_WORD.findall(token.string))
     return frozenset(words)
 
 
 @cache
 def modules() -> dict[str, list[Path]]:
-    """Return our modules by the last part of their names; a package stands for all of its modules."""
-    found: dict[str, list[Path]] = {}
+    """
+    Return our modules by the last part of their names. A package stands for all of its modules.
+    """
+    by_name: dict[str, list[Path]] = {}
     for file in tracked():
         if file.suffix == ".py":
-            found.setdefault(file.stem, []).append(file)
-            found.setdefault(file.parent.name, []).append(file)
-    return found
+            by_name.setdefault(file.stem, []).append(file)
+            by_name.setdefault(file.parent.name, []).append(file)
+    return by_name
 
 
 @cache
 def stored() -> frozenset[str]:
-    """Return the words of our tables and of the API's schema: names of columns, types and fields, and values."""
+    """
+    Return the words of our tables and of the API's schema: names of columns, types and fields, and
+    values.
+    """
     words: set[str] = set()
     for file in tracked():
         if file.suffix in (".sql", ".graphql"):
@@ -252,21 +317,25 @@ def stored() -> frozenset[str]:
 
 @cache
 def declared(*, tests: bool) -> frozenset[str]:
-    """Return what modules and classes of ours declare: with or without those of tests and tools."""
+    """
+    Return the names that our modules and classes declare, with or without those of tests and tools.
+    """
     names: set[str] = set()
     for file in tracked():
         if file.suffix == ".py" and (tests or not is_for_us(file)):
-            names |= declared_in(ast.parse(file.read_text()))
+            names |= declared_in(tree_of(file.read_text()))
     return frozenset(names)
 
 
 def is_for_us(file: Path) -> bool:
-    """Return whether a file is a test or a tool, which the service itself knows nothing of."""
+    """Return whether a file is a test or a tool, and not part of the service."""
     return any(file.is_relative_to(HOUSE / folder) for folder in ("tests", "dev"))
 
 
 def declared_in(tree: ast.AST) -> set[str]:
-    """Return a module's functions, classes and constants, their fields, and the attributes that are set."""
+    """
+    Return a module's functions, classes, constants and fields, and the attributes that it sets.
+    """
     names: set[str] = set()
     for node in ast.walk(tree):
         match node:
@@ -285,14 +354,16 @@ def assigned(statement: ast.stmt) -> set[str]:
     if not isinstance(statement, ast.Assign | ast.AnnAssign):
         return set()
     targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+    return {
+        node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)
+    }
 
 
 @cache
 def tests() -> frozenset[str]:
     """Return the names of all tests and of the modules that hold them."""
-    found: set[str] = set()
+    names: set[str] = set()
     for file in (HOUSE / "tests").rglob("test_*.py"):
-        found.add(file.stem)
-        found |= declared_in(ast.parse(file.read_text()))
-    return frozenset(found)
+        names.add(file.stem)
+        names |= declared_in(tree_of(file.read_text()))
+    return frozenset(names)

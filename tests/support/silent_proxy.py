@@ -1,4 +1,4 @@
-"""A way to Postgres on which nothing arrives when a test says so, or whose far end answers in place of Postgres."""
+"""A proxy in front of Postgres that can become silent, or respond in place of Postgres."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,16 +8,20 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 
 def fatal(state: str, message: str) -> bytes:
-    """What a server says that takes no connection: an error of the protocol."""
-    fields = b"".join(part.encode() + b"\0" for part in ("SFATAL", "VFATAL", f"C{state}", f"M{message}")) + b"\0"
+    """Return the protocol's error message of a server that refuses a connection."""
+    fields = (
+        b"".join(part.encode() + b"\0" for part in ("SFATAL", "VFATAL", f"C{state}", f"M{message}"))
+        + b"\0"
+    )
     return b"E" + (len(fields) + 4).to_bytes(4) + fields
 
 
 class Proxy:
     """
-    A way to Postgres that can fall silent: everything stays connected and nothing arrives.
+    A proxy in front of Postgres.
 
-    With `instead` it leads nowhere: a new connection gets these bytes and its end, or with b"" only its end.
+    While `silent` is true, connections stay open, but no data arrives. If `instead` is set, a new
+    connection does not lead to Postgres: it receives these bytes and is closed.
     """
 
     def __init__(self) -> None:
@@ -27,18 +31,19 @@ class Proxy:
         self._open: set[asyncio.StreamWriter] = set()
 
     def cut(self, instead: bytes = b"") -> None:
-        """End all connections, and give new ones these bytes."""
+        """End all connections, and send these bytes to new ones."""
         self.instead = instead
         for writer in self._open:
             writer.transport.abort()
 
     def tell(self, message: bytes) -> None:
-        """Send a message to every client, as Postgres does without being asked."""
+        """Send a message to every client, as Postgres does for a notice."""
         for writer in self._open:
             writer.write(message)
 
     @asynccontextmanager
     async def leading_to(self, database: str) -> AsyncIterator["Proxy"]:
+        """Run the proxy in front of a database; `address` is then the proxy's."""
         parts = conninfo_to_dict(database)
         host, port = str(parts["host"]), parts.get("port", 5432)
         tasks: set[asyncio.Task[None]] = set()
@@ -64,7 +69,12 @@ class Proxy:
                 there = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
             else:
                 there = await asyncio.open_connection(host, int(port))
-            tasks.update({asyncio.create_task(carry(reader, there[1])), asyncio.create_task(carry(there[0], writer))})
+            tasks.update(
+                {
+                    asyncio.create_task(carry(reader, there[1])),
+                    asyncio.create_task(carry(there[0], writer)),
+                }
+            )
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
         here = server.sockets[0].getsockname()[1]
@@ -76,4 +86,4 @@ class Proxy:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.sleep(0.05)  # what is closed goes one turn of the loop later
+            await asyncio.sleep(0.05)  # a closed transport ends in a later turn of the loop

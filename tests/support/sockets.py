@@ -1,4 +1,4 @@
-"""Clients that speak to a server by bytes alone, on a connection of their own."""
+"""Clients that send bytes to a server, each on its own connection."""
 
 import socket
 from contextlib import suppress
@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 
 def connected(address: str, source: str = "", buffer: int = 0) -> socket.socket:
-    """A connection to the server at an address, from a source address, with room for so many bytes."""
+    """Connect to a server, from a source address, with a receive buffer of so many bytes."""
     url = urlsplit(address)
     client = socket.socket()
     if buffer:
@@ -19,7 +19,7 @@ def connected(address: str, source: str = "", buffer: int = 0) -> socket.socket:
 
 
 def rest_of(client: socket.socket) -> bytes:
-    """All that is received until the connection ends."""
+    """Return everything that is received until the connection ends."""
     received = b""
     with suppress(ConnectionError):
         while data := client.recv(65_536):

@@ -1,7 +1,8 @@
 """
-A consistent forger: rewrites the journal of a copied record, and its rows with it.
+Consistent forgeries: they rewrite the journal of a copied record together with its rows.
 
-The chain fits afterwards, and each row equals its last mention. Only the rules can find the forgery.
+Afterwards the chain fits, and each row equals its last mention. So only the rules can find the
+forgery.
 """
 
 import json
@@ -16,7 +17,7 @@ from psycopg import sql
 from record_server import unguarded
 
 from app.domain import journal
-from app.domain.verification.entries import MEMBERS, TABLES, batch_of
+from app.domain.verification.entries import MEMBERS, TABLES, entry_batch_id
 
 Content = dict[str, Any]
 Change = Callable[[list[Content]], list[Content] | None]
@@ -27,10 +28,10 @@ _ID = ("id",)
 
 def forge(database: str, change: Change) -> None:
     """
-    Change the contents of all entries, and write journal and rows so that they fit.
+    Change the contents of all entries, and write the journal and the rows so that they fit.
 
-    `change` gets the contents in their order, and edits them or returns others. Their order counts:
-    `seq` is written anew. Rows that no entry mentioned before stay as they are.
+    `change` gets the contents in their order, and edits them or returns others. `seq` is written
+    again in their new order. Rows that no entry mentioned before do not change.
     """
     with unguarded(database) as conn:
         _drop_checks(conn)
@@ -44,7 +45,11 @@ def forge(database: str, change: Change) -> None:
 
 
 def one_of_each_rule(forgeries: Iterable[ParameterSet]) -> list[ParameterSet]:
-    """The first forgery of each rule as it is, and the others for the long run. A rule is the first value."""
+    """
+    Return the forgeries, with all but the first of each rule marked as long.
+
+    The rule is the first value of a forgery.
+    """
     known, marked = set(), []
     for forgery in forgeries:
         rule = forgery.values[0]
@@ -55,12 +60,12 @@ def one_of_each_rule(forgeries: Iterable[ParameterSet]) -> list[ParameterSet]:
 
 
 def shifted(text: str, **by: float) -> str:
-    """Return a time of the journal, moved on by so many days, hours, minutes or seconds."""
-    return journal.timestamp(datetime.fromisoformat(text) + timedelta(**by))
+    """Return a time of the journal, later by so many days, hours, minutes or seconds."""
+    return journal.format_timestamp(datetime.fromisoformat(text) + timedelta(**by))
 
 
 def rows_of(content: Content) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the rows that a content holds, each with its table."""
+    """Yield the rows of a content, each with its table."""
     for member, table in MEMBERS.items():
         held = content.get(member, [])
         for row in held if isinstance(held, list) else [held]:
@@ -71,10 +76,14 @@ def entry_of(contents: Iterable[Content], kind: str, **values: str) -> Content:
     """
     Return the first content of a kind whose batch, checkpoint, pick or question has these values.
 
-    `run_date` is that of the batch which the entry is about.
+    `run_date` is that of the entry's batch.
     """
     contents = list(contents)
-    mondays = {content["batch"]["id"]: content["batch"]["run_date"] for content in contents if "batch" in content}
+    mondays = {
+        content["batch"]["id"]: content["batch"]["run_date"]
+        for content in contents
+        if "batch" in content
+    }
     for content in contents:
         if content["kind"] == kind and _has(content, values, mondays):
             return content
@@ -91,13 +100,17 @@ def _has(content: Content, values: dict[str, str], mondays: dict[str, str]) -> b
 
 
 def _drop_checks(conn: psycopg.Connection) -> None:
-    """Drop what would keep a forged row from being written; the database is a copy."""
+    """Drop the constraints that a forged row may break; the database is a copy."""
     constraints = conn.execute(
         "SELECT conrelid::regclass::text, conname FROM pg_constraint "
         "WHERE contype IN ('c', 'u') AND connamespace = 'public'::regnamespace"
     ).fetchall()
     for table, name in constraints:
-        conn.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(sql.Identifier(table), sql.Identifier(name)))
+        conn.execute(
+            sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(
+                sql.Identifier(table), sql.Identifier(name)
+            )
+        )
     required = conn.execute(
         "SELECT table_name, column_name FROM information_schema.columns "
         "WHERE table_schema = 'public' AND is_nullable = 'NO' AND table_name = ANY(%s)",
@@ -114,15 +127,15 @@ def _drop_checks(conn: psycopg.Connection) -> None:
 
 def _write_journal(conn: psycopg.Connection, contents: Iterable[Content]) -> None:
     conn.execute("DELETE FROM journal")
-    before = journal.GENESIS
+    before = journal.GENESIS_HASH
     for seq, content in enumerate(contents, 1):
         content["seq"] = str(seq)
-        text = journal.canonical(content)
-        hashed = journal.digest(before, text)
+        text = journal.canonical_json(content)
+        hashed = journal.entry_hash(before, text)
         conn.execute(
             "INSERT INTO journal (seq, kind, at, content, previous, hash, batch_id) "
             "VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            (seq, content["kind"], content["at"], text, before, hashed, batch_of(content)),
+            (seq, content["kind"], content["at"], text, before, hashed, entry_batch_id(content)),
         )
         before = hashed
 
@@ -144,17 +157,20 @@ def _write_rows(
     for table, *key in {*before, *now}:
         names = _KEYS.get(table, _ID)
         where = sql.SQL(" AND ").join(
-            sql.SQL("{}::text = {}::{}::text").format(sql.Identifier(name), sql.Placeholder(), sql.SQL(_type_of(name)))
+            sql.SQL("{}::text = {}::{}::text").format(
+                sql.Identifier(name), sql.Placeholder(), sql.SQL(_type_of(name))
+            )
             for name in names
         )
         conn.execute(sql.SQL("DELETE FROM {} WHERE {}").format(sql.Identifier(table), where), key)
-    for (table, *_), said in now.items():
-        # A column that the table does not have stands in the journal alone.
-        row = {n: v for n, v in said.items() if n in TABLES[table].__struct_fields__}
+    for (table, *_), values in now.items():
+        # A forged column that the table does not have is only in the journal.
+        row = {n: v for n, v in values.items() if n in TABLES[table].__struct_fields__}
         columns = sql.SQL(", ").join(map(sql.Identifier, row))
-        values = sql.SQL(", ").join(sql.Placeholder() * len(row))
+        placeholders = sql.SQL(", ").join(sql.Placeholder() * len(row))
         statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})")
-        conn.execute(statement.format(sql.Identifier(table), columns, values), list(row.values()))
+        statement = statement.format(sql.Identifier(table), columns, placeholders)
+        conn.execute(statement, list(row.values()))
 
 
 def _type_of(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The files of the repository: those that git tracks, or would."""
+"""The files of the repository: those that git tracks, or would track."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,10 @@ HOUSE = Path(__file__).parents[2]
 
 
 def tracked() -> list[Path]:
-    """Return the files that git tracks or would; in an unpacked archive, all but what a build leaves."""
+    """
+    Return the files that git tracks or would track; in an unpacked archive, all except those of a
+    build.
+    """
     listed = subprocess.run(
         # git's settings are out of reach, which may say that this folder of another user's is safe.
         ["git", "-c", "safe.directory=*", "ls-files", "-co", "--exclude-standard"],

@@ -1,8 +1,8 @@
 """
-A verification under way: the entries in their order, then the rows, then what was journalled meanwhile.
+One verification: the entries in their order, then the rows, then entries that are newer.
 
-Every row of the record equals its last mention, and every last mention has its row. Rows that the
-journal need not mention: a question that is still open, and readings that nothing used.
+Every row of the record must equal its last mention, and every last mention must have its row. The
+journal need not mention a question that is still open, nor a reading that no figure used.
 """
 
 import hashlib
@@ -15,210 +15,291 @@ from app.domain import journal
 from app.domain.calendar import Calendar
 from app.domain.model import Close, Split
 from app.domain.verification import entries
-from app.domain.verification.entries import TABLES, Entry, Texts, key_of, shortened
-from app.domain.verification.misfits import Rule, misfit
-from app.domain.verification.rules import absences, check, figures, marks, missing, prices, uncounted
-from app.domain.verification.state import State
-from app.errors import Misfit
+from app.domain.verification.discrepancies import Rule, discrepancy
+from app.domain.verification.entries import (
+    TABLES,
+    ParsedEntry,
+    TextRow,
+    first_difference,
+    row_key,
+    show_difference,
+)
+from app.domain.verification.rules import (
+    check,
+    counted_splits,
+    figures,
+    gaps,
+    marks,
+    price_claims,
+    prices,
+)
+from app.domain.verification.state import JournalState
+from app.errors import Discrepancy
 
+# An entry's number and hash: what a copy of the journal's head consists of.
 Head = tuple[int, str]
 
+# The tables of readings: the journal need not mention a reading that no figure used.
+_READINGS = ("closes", "splits")
 
-class Doubt(NamedTuple):
-    """A row that does not fit: as the record has it, if it has; and the entry of its last mention, if any."""
+_SEQ_BYTES = 8
 
-    mark: bytes
-    row: tuple[str, Texts] | None
+
+class Mismatch(NamedTuple):
+    """
+    A row that does not equal its last mention.
+
+    `row` is its table and its values in the record, None if the record does not have it. `seq` is
+    the entry of its last mention, None if no entry mentions it.
+    """
+
+    digest: bytes
+    row: tuple[str, TextRow] | None
     seq: int | None
 
 
 class Verification:
     """
-    A verification under way.
+    A verification in progress; every method may raise Discrepancy.
 
-    `heads` are copies of the journal's head: the chain must hold these entries with these hashes.
-    `sessions` is the calendar that the rules are checked with. Every method may raise Misfit.
+    `heads` are copies of the journal's head: the chain must contain these entries with these
+    hashes. `sessions` is the calendar with which the rules are checked. `seq` and `hash` are those
+    of the newest entry, and `rows` is the number of rows that were added.
     """
 
     def __init__(self, heads: Sequence[Head] = (), sessions: Calendar | None = None) -> None:
         self.seq = 0
-        self.hash = journal.GENESIS
+        self.hash = journal.GENESIS_HASH
         self.rows = 0
-        self.state = State(sessions or Calendar())
+        self.state = JournalState(sessions or Calendar())
         self._heads = list(heads)
-        # By a row's mark: the entry that mentions it last, and its fingerprint.
+        # By the digest of a row: the entry of its last mention, and the fingerprint of the row
+        # there. Both are bytes, because a record may have millions of rows: see `_pack_mention`.
         self._last: dict[bytes, bytes] = {}
-        self._doubted: dict[bytes, Doubt] = {}
-        self._walked = False
-        self._need_not: set[bytes] = set()
+        # By the digest of a row: rows that differed from their last mention when they were added.
+        self._mismatches: dict[bytes, Mismatch] = {}
+        self._has_all_entries = False
+        # The digests of questions whose rows the source cannot show.
+        self._not_shown: set[bytes] = set()
 
     @property
-    def awaited(self) -> int:
-        """Return how many rows the journal mentions that were not read yet."""
+    def unread_rows(self) -> int:
+        """Return the number of rows that the journal mentions and that were not added yet."""
         return len(self._last)
 
-    def entry(self, entry: Texts) -> None:
-        """Take the next entry of the chain."""
+    def add_entry(self, entry: TextRow) -> None:
+        """Check the next entry of the chain, and add it."""
         seq = self.seq + 1
+        # The order of these checks is the order of the rules in docs/journal.md#the-rules.
         entries.check_complete(seq, entry)
-        content = self._linked(seq, entry)
+        content = self._check_link(seq, entry)
         entries.check_columns(seq, entry, content)
-        kind = entries.kind_of(seq, content)
-        mentions = self.state.take(seq, kind, content)
+        kind = entries.entry_kind(seq, content)
+        mentions = self.state.add_rows(seq, kind, content)
         entries.check_repeats(seq, mentions)
-        for _, table, texts in entries.rows_of(content):
-            self._mention(seq, table, texts)
-        taken = Entry(
+        for _, table, texts in entries.iter_rows(content):
+            self._add_mention(seq, table, texts)
+
+        parsed = ParsedEntry(
             seq=seq,
             kind=kind,
-            at=entries.time_of(seq, content),
+            at=entries.entry_time(seq, content),
             content=content,
             mentions=mentions,
-            ending=entries.ending_of(seq, content),
-            renaming=entries.renaming_of(seq, content),
+            ending=entries.parse_ending(seq, content),
+            renaming=entries.parse_renaming(seq, content),
         )
-        check(taken, self.state)
+        check(parsed, self.state)
         self.seq, self.hash = seq, entry["hash"]
 
-    def end_of_chain(self, *, open_mondays: bool = True) -> None:
+    def end_chain(self, *, open_mondays: bool = True) -> None:
         """
-        Take note that all entries were read; rows follow, and then the entries that came meanwhile.
+        Note that all entries were added. The rows are added next, and then newer entries.
 
-        `open_mondays`: whether the rows will hold questions whose batch is not there yet.
+        The newer entries are those that were written while the rows were read. `open_mondays` says
+        whether the rows will include questions whose batch is not stored yet.
         """
-        self._walked = self.state.rows_are_told = True
+        self._has_all_entries = True
+        self.state.rows_are_read = True
         if not open_mondays:
             ids = self.state.questions_without_batch()
-            self._need_not = {mark("generations", {"id": str(id)}) for id in ids}
+            self._not_shown = {row_digest("generations", {"id": str(id)}) for id in ids}
         if self._heads:
-            raise misfit(
+            raise discrepancy(
                 Rule.HEAD,
-                f"The journal ends at entry {self.seq}, before entry {self._heads[0][0]}, of which a "
-                "copy was kept. Its tail was cut off.",
+                f"The journal ends at entry {self.seq}, before entry {self._heads[0][0]}, of which "
+                "there is a copy. Its tail was cut off.",
             )
 
-    def row(self, table: str, row: Texts) -> None:
-        """Take a row of the record; what differs may yet be mentioned by an entry that came meanwhile."""
-        self.rows += 1
-        if missing := [name for name in entries.key_names(table) if name not in row]:
-            raise misfit(Rule.ROW, f"a row of {table} has no {missing[0]}")
-        its = mark(table, row)
-        last = self._last.pop(its, b"")
-        is_reading = table in ("closes", "splits")
-        need_not = is_reading or (table == "generations" and "accepted" not in row)
-        if last[8:] == fingerprint(row):
-            return
-        if last or not need_not:
-            self._doubted[its] = Doubt(its, (table, row), int.from_bytes(last[:8]) or None)
-        elif is_reading:
-            self._take_unused(table, row)
+    def add_row(self, table: str, row: TextRow) -> None:
+        """
+        Add a row of the record.
 
-    def _take_unused(self, table: str, row: Texts) -> None:
-        """Take note of a reading that no entry mentions: some rules ask what the record knew."""
-        what = f"A row of {table}"
-        reading = entries.converted(what, dict(row), TABLES[table], "no reading")
+        A row that differs from its last mention is no discrepancy yet: an entry that was written
+        while the rows were read may mention it.
+        """
+        self.rows += 1
+        missing = [name for name in entries.key_columns(table) if name not in row]
+        if missing:
+            raise discrepancy(Rule.ROW, f"a row of {table} has no {missing[0]}")
+
+        digest = row_digest(table, row)
+        last = self._last.pop(digest, None)
+        if last is not None:
+            seq, mentioned = _unpack_mention(last)
+            if mentioned != fingerprint(row):
+                self._mismatches[digest] = Mismatch(digest, (table, row), seq)
+            return
+
+        is_open_question = table == "generations" and "accepted" not in row
+        if table in _READINGS:
+            self._add_unused_reading(table, row)
+        elif not is_open_question:
+            self._mismatches[digest] = Mismatch(digest, (table, row), None)
+
+    def _add_unused_reading(self, table: str, row: TextRow) -> None:
+        """Add a reading that no entry mentions: some rules need all readings of the record."""
+        subject = f"A row of {table}"
+        reading = entries.parse_struct(
+            dict(row), TABLES[table], subject=subject, problem="no reading"
+        )
         if isinstance(reading, Close):
-            prices.check_restated(f"{what}, {self.state.name(reading)}", reading)
+            prices.check_restated(f"{subject}, {self.state.name(reading)}", reading)
             self.state.unused_closes.append(reading)
         if isinstance(reading, Split):
             self.state.unused_splits.append(reading)
 
-    def doubt(self) -> Doubt | None:
-        """Return the first misfit between rows and mentions, when everything was read."""
-        gone = (Doubt(its, None, int.from_bytes(last[:8])) for its, last in self._last.items())
-        doubts = [*self._doubted.values()]
-        doubts += [one for one in gone if one.mark not in self._need_not]
-        return min(doubts, key=lambda doubt: doubt.seq or self.seq + 1, default=None)
+    def first_mismatch(self) -> Mismatch | None:
+        """
+        Return the first row that does not equal its last mention, after everything was added.
 
-    def finish(self) -> None:
-        """Check the rules about the whole journal and record, when all was read and nothing is doubted."""
-        absences.check_end(self.state)
+        They are ordered by the entry of the last mention; rows that no entry mentions come last.
+        """
+        mismatches = [*self._mismatches.values()]
+        for digest, last in self._last.items():
+            if digest not in self._not_shown:
+                seq, _ = _unpack_mention(last)
+                mismatches.append(Mismatch(digest, None, seq))
+        return min(mismatches, key=lambda one: one.seq or self.seq + 1, default=None)
+
+    def check_whole_record(self) -> None:
+        """Check the rules about the whole journal and record, after `first_mismatch` found none."""
+        gaps.check_end(self.state)
         figures.check_end(self.state)
         prices.check_end(self.state)
-        missing.check_end(self.state)
+        price_claims.check_end(self.state)
         marks.check_end(self.state)
-        uncounted.check_end(self.state)
+        counted_splits.check_end(self.state)
 
-    def explained(self, doubt: Doubt, content: str | None) -> Misfit:
-        """Return what is to be said of a doubt, given the content of its entry."""
-        seq = doubt.seq or 0
-        mentions = []
-        if content:
-            rows = entries.rows_of(entries.decoded(seq, content))
-            mentions = [(table, texts) for _, table, texts in rows]
-        mentioned = next((one for one in mentions if mark(*one) == doubt.mark), None)
-        table, row = doubt.row or mentioned or ("", {})
-        name = f"{self._name(table, row)} ({table}, {key_of(table, row)})"
-        if doubt.row is None:
-            return misfit(
+    def explain_mismatch(self, mismatch: Mismatch, content: str | None) -> Discrepancy:
+        """
+        Return the error for a mismatch.
+
+        `content` is the content of the entry `mismatch.seq`; None if no entry mentions the row.
+        """
+        mentioned = self._find_mention(mismatch, content)
+        table, row = mismatch.row or mentioned or ("", {})
+        name = f"{self._name(table, row)} ({table}, {row_key(table, row)})"
+        if mismatch.row is None:
+            return discrepancy(
                 Rule.ROW,
-                f"{name} is not in the record, though entry {doubt.seq} of the journal records it. It was taken out.",
+                f"{name} is not in the record, though entry {mismatch.seq} of the journal records "
+                "it. It was taken out.",
             )
         if mentioned is None:
-            return misfit(
+            return discrepancy(
                 Rule.ROW,
                 f"{name} is in the record, but no entry of the journal records it. "
-                "It was written past the journal, or the journal's tail was cut off.",
+                "It was written without the journal, or the journal's tail was cut off.",
             )
+
         journalled = mentioned[1]
-        field = min(name for name in {*row, *journalled} if row.get(name) != journalled.get(name))
-        here, there = shortened(row.get(field), journalled.get(field))
-        return misfit(
+        field = first_difference(row, journalled)
+        here, there = show_difference(row.get(field), journalled.get(field))
+        return discrepancy(
             Rule.ROW,
-            f"{name}: {field} is {here} in the record, but {there} in the journal (entry {doubt.seq}). "
-            "The record was changed after it was journalled.",
+            f"{name}: {field} is {here} in the record, but {there} in the journal (entry "
+            f"{mismatch.seq}). The record was changed after it was journalled.",
         )
 
-    def _name(self, table: str, row: Texts) -> str:
-        """Return what a person calls a row of the record, which may have any values."""
+    def _find_mention(self, mismatch: Mismatch, content: str | None) -> tuple[str, TextRow] | None:
+        """Return the table and the row of the last mention, from the content of its entry."""
+        if not content:
+            return None
+        members = entries.parse_content(mismatch.seq or 0, content)
+        for _, table, texts in entries.iter_rows(members):
+            if row_digest(table, texts) == mismatch.digest:
+                return table, texts
+        return None
+
+    def _name(self, table: str, row: TextRow) -> str:
+        """Return the name of a row of the record for a message; the row may have any values."""
         try:
             typed = msgspec.convert(row, TABLES[table], strict=False)
         except (msgspec.ValidationError, ValueError, ArithmeticError):
             return "A row"
         return self.state.name(typed)
 
-    def _linked(self, seq: int, entry: Texts) -> dict[str, Any]:
-        """Return the content of an entry that is the next link of the chain."""
-        where = f"Entry {seq} of the journal"
+    def _check_link(self, seq: int, entry: TextRow) -> dict[str, Any]:
+        """Raise Discrepancy unless the entry is the next link; return its content's members."""
+        place = f"Entry {seq} of the journal"
         if entry["seq"] != str(seq):
-            raise misfit(Rule.CHAIN, f"{where} is not there: after entry {seq - 1} comes {entry['seq']}.")
-        if entry["previous"] != self.hash:
-            raise misfit(
-                Rule.CHAIN,
-                f"{where} follows the hash {entry['previous']}, but that of entry {seq - 1} is "
-                f"{self.hash}. One of the two was changed, or what stood between them was taken out.",
+            raise discrepancy(
+                Rule.CHAIN, f"{place} is not there: after entry {seq - 1} comes {entry['seq']}."
             )
-        if entry["hash"] != (hashed := journal.digest(self.hash, entry["content"])):
-            raise misfit(
+        if entry["previous"] != self.hash:
+            raise discrepancy(
                 Rule.CHAIN,
-                f"{where} has the hash {entry['hash']}, but its content gives {hashed}. "
+                f"{place} follows the hash {entry['previous']}, but entry {seq - 1} has the hash "
+                f"{self.hash}. One of the two was changed, or what stood between them was taken "
+                "out.",
+            )
+        expected = journal.entry_hash(self.hash, entry["content"])
+        if entry["hash"] != expected:
+            raise discrepancy(
+                Rule.CHAIN,
+                f"{place} has the hash {entry['hash']}, but its content gives {expected}. "
                 "It was changed after it was written.",
             )
+        self._check_heads(seq, entry["hash"])
+        return entries.parse_content(seq, entry["content"])
+
+    def _check_heads(self, seq: int, hash: str) -> None:
+        """Raise Discrepancy if a copy of this entry has another hash."""
         for head in [head for head in self._heads if head[0] == seq]:
             self._heads.remove(head)
-            if head[1] != entry["hash"]:
-                raise misfit(
+            if head[1] != hash:
+                raise discrepancy(
                     Rule.HEAD,
-                    f"{where} has the hash {entry['hash']}, but the copy of it says {head[1]}. "
-                    "The journal was written anew after the copy was made.",
+                    f"Entry {seq} of the journal has the hash {hash}, but the copy of it says "
+                    f"{head[1]}. The journal was written anew after the copy was made.",
                 )
-        return entries.decoded(seq, entry["content"])
 
-    def _mention(self, seq: int, table: str, row: Texts) -> None:
-        its = mark(table, row)
-        if not self._walked:
-            self._last[its] = seq.to_bytes(8) + fingerprint(row)
+    def _add_mention(self, seq: int, table: str, row: TextRow) -> None:
+        digest = row_digest(table, row)
+        if not self._has_all_entries:
+            self._last[digest] = _pack_mention(seq, row)
             return
-        doubt = self._doubted.get(its)
-        if doubt and doubt.row == (table, row):
-            del self._doubted[its]
+        # An entry that was written while the rows were read: it explains a row that differed.
+        mismatch = self._mismatches.get(digest)
+        if mismatch and mismatch.row == (table, row):
+            del self._mismatches[digest]
 
 
-def mark(table: str, row: Texts) -> bytes:
-    """Return what a row of the record is known by, in little space."""
-    return hashlib.sha256(f"{table} {key_of(table, row)}".encode()).digest()[:16]
+def _pack_mention(seq: int, row: TextRow) -> bytes:
+    return seq.to_bytes(_SEQ_BYTES) + fingerprint(row)
 
 
-def fingerprint(row: Texts) -> bytes:
-    """Return what tells a row from every other."""
-    return hashlib.sha256(journal.canonical(row).encode()).digest()
+def _unpack_mention(packed: bytes) -> tuple[int, bytes]:
+    """Return the number of the entry, and the fingerprint of the row."""
+    return int.from_bytes(packed[:_SEQ_BYTES]), packed[_SEQ_BYTES:]
+
+
+def row_digest(table: str, row: TextRow) -> bytes:
+    """Return 16 bytes that identify a row of the record by its table and its key."""
+    return hashlib.sha256(f"{table} {row_key(table, row)}".encode()).digest()[:16]
+
+
+def fingerprint(row: TextRow) -> bytes:
+    """Return 32 bytes that are equal only for rows with equal values."""
+    return hashlib.sha256(journal.canonical_json(row).encode()).digest()

@@ -1,8 +1,9 @@
 """
-What an entry of the journal holds, as values of the record.
+The content of a journal entry, as values of the record.
 
-An entry comes as the journal writes it: every value a text, members without a value left out.
-Its rows become the types of `app.domain.model`, and only if they have exactly the journal's form.
+An entry arrives as the journal writes it: every value is a text, and members without a value are
+left out. Its rows become the types of `app.domain.model`, if they have exactly the form of the
+journal.
 """
 
 import json
@@ -31,10 +32,10 @@ from app.domain.model import (
     Renaming,
     Split,
 )
-from app.domain.verification.misfits import Rule, misfit
+from app.domain.verification.discrepancies import Rule, discrepancy
 
-# A row as the journal and the API write it: each value a text.
-Texts = Mapping[str, str]
+# A row in the form of the journal and of the API: each value is a text.
+TextRow = Mapping[str, str]
 AnyRow = Generation | Batch | Pick | Checkpoint | PickMetric | Correction | Close | Split
 R = TypeVar("R", bound=AnyRow)
 
@@ -49,7 +50,7 @@ TABLES: Mapping[str, type[AnyRow]] = {
     "splits": Split,
 }
 
-# Under which name an entry holds the rows of a table.
+# The members of an entry that hold rows, each with its table.
 MEMBERS = {
     "generation": "generations",
     "batch": "batches",
@@ -62,10 +63,11 @@ MEMBERS = {
     "splits": "splits",
 }
 # The members that are lists of rows; the others are one row each.
-_LISTS = frozenset({"picks", "metrics", "corrections", "closes", "splits"})
+_LIST_MEMBERS = frozenset({"picks", "metrics", "corrections", "closes", "splits"})
 
-# Which members an entry of a kind must have, and which it may have, besides `seq`, `kind` and `at`.
-_MEMBERS_OF = {
+# For each kind of entry, the members that it must have and those that it may have, besides `seq`,
+# `kind` and `at`.
+_MEMBERS_BY_KIND = {
     JournalKind.GENERATION: ({"generation"}, set[str]()),
     JournalKind.BATCH: ({"batch", "picks", "checkpoint", "closes"}, set[str]()),
     JournalKind.FAILURE: ({"batch"}, set[str]()),
@@ -77,12 +79,12 @@ _MEMBERS_OF = {
     JournalKind.PICK_ENDED: ({"pick", "ending"}, set[str]()),
     JournalKind.PICK_RENAMED: ({"pick", "before"}, {"renaming"}),
 }
-_OF_EVERY_ENTRY = {"seq", "kind", "at"}
+_COMMON_MEMBERS = {"seq", "kind", "at"}
 
-# What can be mentioned more than once by one entry: a split that two figures count.
+# One entry may mention these rows more than once: two figures can use one reading.
 _MAY_REPEAT = (Close, Split)
 
-# Prices and factors, in every table, are above zero.
+# The prices and factors of every table. The rule `row-form` has a set of columns for each form.
 _ABOVE_ZERO = frozenset(
     {
         "benchmark_initial_price",
@@ -98,22 +100,27 @@ _ABOVE_ZERO = frozenset(
         "value",
     }
 )
-_NOT_BELOW_ZERO = frozenset({"prompt_tokens", "completion_tokens", "day"})
-_FROM_ONE = frozenset({"attempt", "position"})
+_AT_LEAST_ZERO = frozenset({"prompt_tokens", "completion_tokens", "day"})
+_AT_LEAST_ONE = frozenset({"attempt", "position"})
 _TICKERS = frozenset({"ticker", "benchmark_symbol"})
 _NOT_EMPTY = frozenset({"source", "series", "reason", "reasoning"})
 
+# The longest value that a message quotes, and how much of the equal text before the first
+# difference it shows; in characters.
+_MAX_QUOTED = 60
+_CONTEXT_BEFORE = 20
+
 
 class Mention(Struct, frozen=True):
-    """A row that an entry holds: its table, its values, and those of the mention before, if there is one."""
+    """A row that an entry holds: its table, its values, and its values in its earlier mention."""
 
     table: str
     row: AnyRow
     before: AnyRow | None
 
 
-class Entry(Struct, frozen=True):
-    """An entry of the journal with the rows that it mentions."""
+class ParsedEntry(Struct, frozen=True):
+    """An entry of the journal with the rows that it mentions, as values of the record."""
 
     seq: int
     kind: JournalKind
@@ -124,53 +131,59 @@ class Entry(Struct, frozen=True):
     renaming: Renaming | None = None
 
     def rows(self, type_: type[R]) -> list[R]:
-        """Return the rows of a type, in the entry's order."""
+        """Return the rows of a type, in the order of the entry."""
         return [mention.row for mention in self.mentions if isinstance(mention.row, type_)]
 
     def mentions_of(self, type_: type[AnyRow]) -> list[Mention]:
-        """Return the mentions of a type's rows, in the entry's order."""
+        """Return the mentions of rows of a type, in the order of the entry."""
         return [mention for mention in self.mentions if isinstance(mention.row, type_)]
 
-    def one(self, type_: type[R]) -> R | None:
-        """Return the first row of a type, if there is one."""
+    def first_row(self, type_: type[R]) -> R | None:
+        """Return the first row of a type; None without one."""
         return next(iter(self.rows(type_)), None)
 
 
-def decoded(seq: int, content: str) -> dict[str, Any]:
-    """Return what canonical JSON says; there is only one way to write it."""
-    try:
-        found = json.loads(content)
-        if isinstance(found, dict) and journal.canonical(found) == content:
-            return found
-    except (ValueError, RecursionError):
-        pass
-    raise misfit(
+def parse_content(seq: int, content: str) -> dict[str, Any]:
+    """
+    Return the members of an entry's content.
+
+    Raises Discrepancy if it is not canonical JSON. A value has only one canonical form, so the
+    content must equal its own encoding.
+    """
+    # A forged content may be any text, also one that is nested too deeply for the decoder.
+    with suppress(ValueError, RecursionError):
+        members = json.loads(content)
+        if isinstance(members, dict) and journal.canonical_json(members) == content:
+            return members
+    raise discrepancy(
         Rule.CANONICAL,
-        f"Entry {seq} of the journal is not canonical JSON. Alpha Monday did not write it so.",
+        f"Entry {seq} of the journal is not canonical JSON. Alpha Monday did not write it in this "
+        "form.",
     )
 
 
-def check_complete(seq: int, entry: Texts) -> None:
-    """Refuse an entry that lacks one of its columns."""
+def check_complete(seq: int, entry: TextRow) -> None:
+    """Raise Discrepancy for an entry that lacks one of its columns."""
     for name in ("seq", "kind", "at", "content", "previous", "hash"):
         if name not in entry:
-            raise misfit(Rule.COLUMNS, f"Entry {seq} of the journal: it has no {name}.")
+            raise discrepancy(Rule.COLUMNS, f"Entry {seq} of the journal: it has no {name}.")
 
 
-def check_columns(seq: int, entry: Texts, content: Mapping[str, Any]) -> None:
-    """Refuse an entry whose columns say something else than its content."""
-    expected = {**content, "batch_id": batch_of(content)}
+def check_columns(seq: int, entry: TextRow, content: Mapping[str, Any]) -> None:
+    """Raise Discrepancy for an entry whose columns differ from its content."""
+    expected = {**content, "batch_id": entry_batch_id(content)}
     for name in ("seq", "kind", "at", "batch_id"):
-        if name in entry and entry[name] != expected.get(name):
-            here, there = shortened(entry[name], expected.get(name))
-            raise misfit(
-                Rule.COLUMNS,
-                f"Entry {seq} of the journal: its {name} is {here}, but its content says {there}.",
-            )
+        if name not in entry or entry[name] == expected.get(name):
+            continue
+        here, there = show_difference(entry[name], expected.get(name))
+        raise discrepancy(
+            Rule.COLUMNS,
+            f"Entry {seq} of the journal: its {name} is {here}, but its content says {there}.",
+        )
 
 
-def batch_of(content: Mapping[str, Any]) -> str | None:
-    """Return the id of the batch that an entry is about."""
+def entry_batch_id(content: Mapping[str, Any]) -> str | None:
+    """Return the id of the batch that an entry belongs to; None if the content names none."""
     match content:
         case (
             {"batch": {"id": str(id)}}
@@ -179,151 +192,235 @@ def batch_of(content: Mapping[str, Any]) -> str | None:
             | {"picks": [{"batch_id": str(id)}, *_]}
         ):
             return id
+        # The batch of a question may not be stored yet, but its id is known.
         case {"generation": {"series": str(series), "run_date": str(run_date)}}:
             with suppress(ValueError):
                 return str(model.batch_id(series, date.fromisoformat(run_date)))
     return None
 
 
-def kind_of(seq: int, content: Mapping[str, Any]) -> JournalKind:
-    """Return the kind of an entry, which must have the members of that kind and no others."""
-    where = f"Entry {seq} of the journal"
+def entry_kind(seq: int, content: Mapping[str, Any]) -> JournalKind:
+    """
+    Return the kind of an entry.
+
+    Raises Discrepancy if it is unknown, or if the entry does not have exactly its members.
+    """
+    place = f"Entry {seq} of the journal"
     try:
         kind = JournalKind(content.get("kind", ""))
     except ValueError:
-        raise misfit(
+        raise discrepancy(
             Rule.MEMBERS,
-            f"{where} has the kind {content.get('kind')!r}, which this version does not know.",
+            f"{place} has the kind {content.get('kind')!r}, which this version does not know.",
         ) from None
-    needed, allowed = _MEMBERS_OF[kind]
-    missing = sorted((needed | _OF_EVERY_ENTRY) - content.keys())
+
+    needed, allowed = _MEMBERS_BY_KIND[kind]
+    missing = sorted((needed | _COMMON_MEMBERS) - content.keys())
     if missing:
-        raise misfit(Rule.MEMBERS, f"{where}: a {kind} entry without {' and '.join(missing)}.")
-    unknown = sorted(content.keys() - needed - allowed - _OF_EVERY_ENTRY)
+        raise discrepancy(Rule.MEMBERS, f"{place}: a {kind} entry without {' and '.join(missing)}.")
+    unknown = sorted(content.keys() - needed - allowed - _COMMON_MEMBERS)
     if unknown:
-        raise misfit(Rule.MEMBERS, f"{where}: a {kind} entry does not have {' and '.join(map(repr, unknown))}.")
+        raise discrepancy(
+            Rule.MEMBERS,
+            f"{place}: a {kind} entry does not have {' and '.join(map(repr, unknown))}.",
+        )
     for member in sorted(content.keys() & MEMBERS.keys()):
-        if isinstance(content[member], list) != (member in _LISTS):
-            shape = "a list of rows" if member in _LISTS else "one row"
-            raise misfit(Rule.MEMBERS, f"{where}: what it calls {member} is not {shape}.")
+        _check_shape(place, member, content[member])
     return kind
 
 
-def time_of(seq: int, content: Mapping[str, Any]) -> datetime:
-    """Return the time that an entry says it was made."""
-    try:
+def _check_shape(place: str, member: str, value: object) -> None:
+    """Raise Discrepancy for a list in place of one row, or one row in place of a list."""
+    is_list = member in _LIST_MEMBERS
+    if isinstance(value, list) == is_list:
+        return
+    shape = "one row"
+    if is_list:
+        shape = "a list of rows"
+    raise discrepancy(Rule.MEMBERS, f"{place}: its member {member} is not {shape}.")
+
+
+def entry_time(seq: int, content: Mapping[str, Any]) -> datetime:
+    """Return the `at` of an entry; raises Discrepancy if it does not have the journal's form."""
+    # A forged value may be no text at all, or a time that no calendar has.
+    with suppress(ValueError, TypeError, OverflowError):
         at = datetime.fromisoformat(content["at"])
-        if journal.timestamp(at) == content["at"]:
+        if journal.format_timestamp(at) == content["at"]:
             return at
-    except (ValueError, TypeError, OverflowError):
-        pass
-    raise misfit(Rule.ROW_FORM, f"Entry {seq} of the journal has {content['at']!r} as its at, which is no time.")
+    raise discrepancy(
+        Rule.ROW_FORM,
+        f"Entry {seq} of the journal has {content['at']!r} as its at, which is no time.",
+    )
 
 
-def rows_of(content: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield the rows that an entry holds, as it writes them, each with its member and its table."""
+def iter_rows(content: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield the rows of an entry as (member, table, row), in the form in which it holds them."""
     for member, table in MEMBERS.items():
-        held = content.get(member, [])
-        for row in held if isinstance(held, list) else [held]:
+        rows = content.get(member, [])
+        if not isinstance(rows, list):
+            rows = [rows]
+        for row in rows:
             yield member, table, row
 
 
-def typed(seq: int, member: str, table: str, texts: Any) -> AnyRow:
-    """Return a row of an entry as a value of its type, which must have exactly the form of the journal."""
-    what = f"Entry {seq} of the journal: what it calls {member}"
-    return converted(what, texts, TABLES[table], f"no row of {table}")
+def parse_row(seq: int, member: str, table: str, texts: Any) -> AnyRow:
+    """Return a row of an entry as a value; raises Discrepancy if its form is not the journal's."""
+    subject = f"Entry {seq} of the journal: its member {member}"
+    return parse_struct(texts, TABLES[table], subject=subject, problem=f"no row of {table}")
 
 
 S = TypeVar("S", bound=Struct)
 
 
-def converted(what: str, texts: Any, type_: type[S], none: str) -> S:
+def parse_struct(texts: Any, type_: type[S], *, subject: str, problem: str) -> S:
     """
-    Return the value that these texts write; raises the misfit that `what` is `none`.
+    Return the value of `type_` that these texts represent.
 
-    Only one text writes a value, so the value must be written as these texts again.
+    A value has only one form, so the texts must equal the texts of the value; otherwise this
+    function raises Discrepancy. The message begins with `subject`, which names the texts, and may
+    contain `problem`, such as "no reading".
     """
     if not isinstance(texts, dict) or not all(isinstance(one, str) for one in texts.values()):
-        raise misfit(Rule.ROW_FORM, f"{what} is {none}.")
+        raise discrepancy(Rule.ROW_FORM, f"{subject} is {problem}.")
     try:
         row = msgspec.convert(texts, type_, strict=False)
-        again = journal.texts(msgspec.structs.asdict(row))
+        expected = journal.to_texts(msgspec.structs.asdict(row))
     except (msgspec.ValidationError, ValueError, ArithmeticError) as error:
-        raise misfit(Rule.ROW_FORM, f"{what} is {none}: {error}.") from None
-    if again != texts:
-        name = min(name for name in {*again, *texts} if again.get(name) != texts.get(name))
-        here, there = shortened(texts.get(name), again.get(name))
-        raise misfit(Rule.ROW_FORM, f"{what} has {name} as {here}, which is written {there}.")
+        raise discrepancy(Rule.ROW_FORM, f"{subject} is {problem}: {error}.") from None
+
+    if expected != texts:
+        name = first_difference(texts, expected)
+        here, there = show_difference(texts.get(name), expected.get(name))
+        raise discrepancy(
+            Rule.ROW_FORM, f"{subject} has {name} as {here}, which is written {there}."
+        )
     for name, value in msgspec.structs.asdict(row).items():
-        if (problem := _problem(name, value)) is not None:
-            raise misfit(Rule.ROW_FORM, f"{what} has {name} as {texts[name]!r}, which is {problem}.")
+        value_problem = _value_problem(name, value)
+        if value_problem is not None:
+            raise discrepancy(
+                Rule.ROW_FORM, f"{subject} has {name} as {texts[name]!r}, which is {value_problem}."
+            )
     return row
 
 
-def _problem(name: str, value: object) -> str | None:
-    """Return what is wrong with a value that every row of the column's name must not have."""
-    if isinstance(value, Decimal):
-        if not value.is_finite():
-            return "no number"
-        if name in _ABOVE_ZERO and value <= 0:
-            return "not above zero"
-    if isinstance(value, int) and not isinstance(value, bool):
-        least = 1 if name in _FROM_ONE else 0
-        if name in _FROM_ONE | _NOT_BELOW_ZERO and value < least:
-            return f"below {least}"
-    if name in _TICKERS and isinstance(value, str) and not re.fullmatch(model.TICKER_PATTERN, value):
+def first_difference(texts: TextRow, others: TextRow) -> str:
+    """Return the first name, by the alphabet, of a member in which two rows differ."""
+    names = {*texts, *others}
+    return min(name for name in names if texts.get(name) != others.get(name))
+
+
+def _value_problem(name: str, value: object) -> str | None:
+    """
+    Return why a column of this name must not have this value; None if it may.
+
+    Definition: docs/journal.md#the-values-of-a-row.
+    """
+    # A bool is an int for Python.
+    match value:
+        case Decimal():
+            return _decimal_problem(name, value)
+        case int() if not isinstance(value, bool):
+            return _integer_problem(name, value)
+        case str():
+            return _text_problem(name, value)
+    return None
+
+
+def _decimal_problem(name: str, value: Decimal) -> str | None:
+    if not value.is_finite():
+        return "no number"
+    if name in _ABOVE_ZERO and value <= 0:
+        return "not above zero"
+    return None
+
+
+def _integer_problem(name: str, value: int) -> str | None:
+    if name in _AT_LEAST_ONE and value < 1:
+        return "below 1"
+    if name in _AT_LEAST_ZERO and value < 0:
+        return "below 0"
+    return None
+
+
+def _text_problem(name: str, value: str) -> str | None:
+    if name in _TICKERS and not re.fullmatch(model.TICKER_PATTERN, value):
         return "no ticker"
-    if name in _NOT_EMPTY and isinstance(value, str) and not value.strip():
+    if name in _NOT_EMPTY and not value.strip():
         return "empty"
     return None
 
 
 def check_repeats(seq: int, mentions: Sequence[Mention]) -> None:
-    """Refuse an entry that mentions one row twice."""
+    """Raise Discrepancy for an entry that mentions one row twice."""
     seen = set[tuple[str, UUID]]()
     for mention in mentions:
         if isinstance(mention.row, _MAY_REPEAT):
             continue
         key = (mention.table, mention.row.id)
         if key in seen:
-            raise misfit(Rule.MEMBERS, f"Entry {seq} of the journal mentions {key[1]} of {key[0]} twice.")
+            raise discrepancy(
+                Rule.MEMBERS, f"Entry {seq} of the journal mentions {key[1]} of {key[0]} twice."
+            )
         seen.add(key)
 
 
-def ending_of(seq: int, content: Mapping[str, Any]) -> Ending | None:
-    """Return the ending of a pick that an entry records, if it records one."""
+def parse_ending(seq: int, content: Mapping[str, Any]) -> Ending | None:
+    """Return the ending of a pick that an entry records; None if it records none."""
     if "ending" not in content:
         return None
-    what = f"Entry {seq} of the journal: what it calls ending"
-    return converted(what, content["ending"], Ending, "none of a pick")
+    subject = f"Entry {seq} of the journal: its member ending"
+    return parse_struct(content["ending"], Ending, subject=subject, problem="no ending of a pick")
 
 
-def renaming_of(seq: int, content: Mapping[str, Any]) -> Renaming | None:
-    """Return the renaming of a pick that an entry records, if it records one."""
+def parse_renaming(seq: int, content: Mapping[str, Any]) -> Renaming | None:
+    """Return the renaming of a pick that an entry records; None if it records none."""
     if "renaming" not in content:
         return None
-    what = f"Entry {seq} of the journal: what it calls renaming"
-    return converted(what, content["renaming"], Renaming, "none of a pick from a session on")
+    subject = f"Entry {seq} of the journal: its member renaming"
+    return parse_struct(
+        content["renaming"], Renaming, subject=subject, problem="no renaming of a pick"
+    )
 
 
-def key_names(table: str) -> tuple[str, ...]:
-    """Return the columns by which a row of a table is known."""
-    return ("ticker", "effective_date", "read_at") if table == "splits" else ("id",)
+def key_columns(table: str) -> tuple[str, ...]:
+    """Return the columns that identify a row of a table."""
+    if table == "splits":
+        return ("ticker", "effective_date", "read_at")
+    return ("id",)
 
 
-def key_of(table: str, row: Texts) -> str:
-    """Return what a row is known by in its table."""
-    return " ".join(row[name] for name in key_names(table))
+def row_key(table: str, row: TextRow) -> str:
+    """Return the text that identifies a row in its table."""
+    return " ".join(row[name] for name in key_columns(table))
 
 
-def shortened(*given: str | None) -> Iterator[str]:
-    """Yield texts that differ, shortened to the part around their first difference."""
-    texts = [text or "" for text in given]
-    letters = enumerate(zip(*texts, strict=False))
-    start = next((at for at, same in letters if len(set(same)) > 1), 0)
-    start = max(0, start - 20) if max(map(len, texts)) > 60 else 0
-    for text in given:
-        shown = (text or "")[start : start + 60]
-        before = "..." if start > 0 else ""
-        after = "..." if start + 60 < len(text or "") else ""
-        yield "absent" if text is None else f"{before}{shown!r}{after}"
+def show_difference(first: str | None, second: str | None) -> tuple[str, str]:
+    """
+    Return two texts that differ, in a form for a message.
+
+    Long texts are cut to the part around their first difference; a missing one is `absent`.
+    """
+    start = 0
+    if max(len(first or ""), len(second or "")) > _MAX_QUOTED:
+        start = max(0, _first_different_letter(first or "", second or "") - _CONTEXT_BEFORE)
+    return _quote_part(first, start), _quote_part(second, start)
+
+
+def _first_different_letter(first: str, second: str) -> int:
+    """Return the place of the first difference; 0 if one text is the beginning of the other."""
+    for place, (here, there) in enumerate(zip(first, second, strict=False)):
+        if here != there:
+            return place
+    return 0
+
+
+def _quote_part(text: str | None, start: int) -> str:
+    if text is None:
+        return "absent"
+    end = start + _MAX_QUOTED
+    quoted = repr(text[start:end])
+    if start > 0:
+        quoted = f"...{quoted}"
+    if end < len(text):
+        quoted = f"{quoted}..."
+    return quoted

@@ -1,1 +1,1 @@
-"""Charts as SVG, and the PNG of each Monday's course that a shared link shows."""
+"""Charts as SVG, and the PNG image of a Monday's chart for shared links."""

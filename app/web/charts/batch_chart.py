@@ -1,12 +1,12 @@
 """
-A fortnight as a drawing: each call's points in its favour against the benchmark, morning by morning.
+The chart of a batch: the points in each call's favour against the benchmark, day by day.
 
-The benchmark is the zero line, and a SELL's line rises when its share falls behind: up is right for every pick. A line
-is only drawn between mornings that follow each other; days without figures are shaded, and the dots that lead over them
-say that nothing was measured there. Everything is told without colour too: by dashes, marks and the names at the ends.
+The benchmark is the zero line, and the line of a SELL rises when its share does worse: up is right
+for every pick. A solid or dashed line connects only consecutive days. Days without figures are
+shaded, and a dotted line leads across them, which shows that nothing was measured there. Nothing is
+expressed by colour alone: dashes, marks and labels at the ends distinguish the picks as well.
 
-Pure: SVG from values. On a page, colours are classes that its style sheet knows; with a palette they are written into
-the drawing, which then needs nothing else.
+All functions are pure: they return SVG for values.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,29 +14,34 @@ from datetime import date, timedelta
 from decimal import Decimal
 from html import escape
 from itertools import pairwise
-from math import ceil, floor, log10
-from typing import Any, Protocol
+from math import ceil
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from app.domain.model import CHECKPOINT_DAYS
-from app.web.formatting import day as in_full
-from app.web.formatting import listed, short_day, signed
+from app.web.charts import svg
+from app.web.charts.layout import WIDE, Layout, draw_gridlines, round_ticks
+from app.web.formatting import join_words, long_date, short_date, signed
 
+# The dashes of the picks, in their order.
 DASHES = (None, "7 4", "2 3.5")
 _STYLES = len(DASHES)
-# How many letters of a ticker are written on a drawing, and how wide a letter is, in sizes of the text.
-_LONGEST = 8
-_LETTER = 0.62
-WHY = {"MARKET_CLOSED": "closed", "MISSING_CLOSE": "no price", "PROVIDER_ERROR": "no price"}
+_DOTTED = "0.1 5"
+# How many letters of a ticker are written on a drawing, and the width of a letter as a multiple of
+# the size of the text.
+_MAX_LETTERS = 8
+_LETTER_WIDTH = 0.62
+# The words on a shaded day, by the reason why the checkpoint was skipped.
+SKIP_WORDS = {"MARKET_CLOSED": "closed", "MISSING_CLOSE": "no price", "PROVIDER_ERROR": "no price"}
 
 
-class Line(Struct, frozen=True):
+class PickLine(Struct, frozen=True):
     """
-    A pick's course: for each morning that has figures, the percentage points in the call's favour.
+    The line of one pick: the percentage points in the call's favour, by day.
 
-    `picked_as` is the ticker that the model chose, where the share has another one now.
+    `picked_as` is the ticker that the model chose, if the share has another ticker now.
     """
 
     ticker: str
@@ -44,340 +49,378 @@ class Line(Struct, frozen=True):
     points: Mapping[int, Decimal]
     picked_as: str | None = None
 
+    @property
+    def last_day(self) -> int:
+        """Return the last day that has figures; 0 if only the baseline is known."""
+        return max(self.points)
 
-class Fortnight(Struct, frozen=True):
-    """What is drawn of a batch; `skipped` says of days without figures why, in a word or two."""
+    @property
+    def last_points(self) -> Decimal:
+        """Return the points of the last day that has figures."""
+        return self.points[self.last_day]
+
+    def y(self, day: int, scale: "Scale") -> float:
+        """Return the vertical position of a day's points."""
+        return scale.y(float(self.points[day]))
+
+
+class BatchChart(Struct, frozen=True):
+    """The contents of the chart. `skipped` has a word or two for each day without figures."""
 
     run_date: date
     benchmark: str
-    lines: Sequence[Line]
+    lines: Sequence[PickLine]
     skipped: Mapping[int, str] = {}
 
 
-class Look(Struct, frozen=True):
-    """The measures of a drawing in its own units, and its colours, unless a style sheet knows them."""
-
-    width: int
-    height: int
-    text: float = 13
-    left: int = 44
-    right: int = 172
-    top: int = 14
-    bottom: int = 46
-    palette: Mapping[str, str] | None = None
-
-    def paint(self, **colours: str) -> dict[str, str]:
-        """Return the attributes that give an element's `stroke` or `fill` its colour."""
-        if self.palette is not None:
-            return {what: self.palette[name] for what, name in colours.items()}
-        return {"class": " ".join(f"{what}-{name}" for what, name in colours.items())}
-
-
-WIDE = Look(960, 340)
-NARROW = Look(358, 280, text=12, left=36, right=146)
-# For drawings that are seen by themselves. The same colours as the style sheet's, by light.
-LIGHT = {
-    "pick-1": "#1f4e8c", "pick-2": "#a4460c", "pick-3": "#5b3f8f",
-    "ink": "#1b1f24", "faint": "#59616c", "rule": "#d9d8d3", "shade": "#efeeea", "paper": "#fbfaf7",
-}  # fmt: skip
-
-
 class Scale(Struct, frozen=True):
-    """Where days and percentage points lie on a drawing."""
+    """The positions of days and percentage points on a drawing."""
 
-    look: Look
+    layout: Layout
     ticks: Sequence[float]
 
     def x(self, day: float) -> float:
-        """Return the place of a day."""
-        return round(self.look.left + day / CHECKPOINT_DAYS * (self.look.width - self.look.left - self.look.right), 1)
+        """Return the horizontal position of a day."""
+        layout = self.layout
+        span = layout.width - layout.left - layout.right
+        return round(layout.left + day / CHECKPOINT_DAYS * span, 1)
 
     def y(self, value: float) -> float:
-        """Return the place of a value."""
+        """Return the vertical position of a value."""
         low, high = self.ticks[0], self.ticks[-1]
-        span = self.look.height - self.look.top - self.look.bottom
-        return round(self.look.top + (high - value) / (high - low) * span, 1)
+        span = self.layout.height - self.layout.top - self.layout.bottom
+        return round(self.layout.top + (high - value) / (high - low) * span, 1)
+
+    @property
+    def bottom(self) -> float:
+        """Return the vertical position of the lower edge of the plot."""
+        return self.layout.height - self.layout.bottom
 
 
-def of_batch(batch: Mapping[str, Any]) -> Fortnight:
-    """Return what is drawn of a batch as the API tells it."""
-    taken = batch["checkpoints"]
+def chart_of_batch(batch: Mapping[str, Any]) -> BatchChart:
+    """Return the chart of a batch, as the API returns the batch."""
+    checkpoints = batch["checkpoints"]
     lines = [
-        Line(
-            pick["ticker"],
-            pick["action"],
-            {0: Decimal(0), **_points(pick["ticker"], taken)},
-            None if pick["pickedAs"] == pick["ticker"] else pick["pickedAs"],
+        PickLine(
+            ticker=pick["ticker"],
+            action=pick["action"],
+            points={0: Decimal(0), **_points(pick["ticker"], checkpoints)},
+            picked_as=_former_name(pick),
         )
         for pick in batch["picks"]
     ]
-    skipped = {one["day"]: WHY[one["skipReason"]] for one in taken if one["status"] == "SKIPPED"}
-    return Fortnight(date.fromisoformat(batch["runDate"]), batch["benchmarkSymbol"], lines, skipped)
+    skipped = {
+        checkpoint["day"]: SKIP_WORDS[checkpoint["skipReason"]]
+        for checkpoint in checkpoints
+        if checkpoint["status"] == "SKIPPED"
+    }
+    return BatchChart(
+        run_date=date.fromisoformat(batch["runDate"]),
+        benchmark=batch["benchmarkSymbol"],
+        lines=lines,
+        skipped=skipped,
+    )
+
+
+def _former_name(pick: Mapping[str, Any]) -> str | None:
+    """Return the ticker that the model chose, or None if the share still has it."""
+    if pick["pickedAs"] == pick["ticker"]:
+        return None
+    return str(pick["pickedAs"])
 
 
 def _points(ticker: str, checkpoints: Sequence[Mapping[str, Any]]) -> dict[int, Decimal]:
-    return {
-        one["day"]: Decimal(metric["alphaPct"])
-        for one in checkpoints
-        for metric in one["metrics"]
-        if metric["pick"]["ticker"] == ticker
-    }
+    points = {}
+    for checkpoint in checkpoints:
+        for metric in checkpoint["metrics"]:
+            if metric["pick"]["ticker"] == ticker:
+                points[checkpoint["day"]] = Decimal(metric["alphaPct"])
+    return points
 
 
-def drawn(fortnight: Fortnight, look: Look = WIDE, name: str = "chart") -> str:
-    """Return a fortnight as SVG; `name` tells it from other drawings of the same page."""
-    look = _with_room(look, fortnight.lines)
-    scale = Scale(look, ticks([float(value) for line in fortnight.lines for value in line.points.values()]))
-    return element(
+def draw(chart: BatchChart, layout: Layout = WIDE, name: str = "chart") -> str:
+    """Return the chart as SVG. `name` makes its ids different from those of other charts."""
+    layout = _with_room_for_labels(layout, chart.lines)
+    values: list[float] = []
+    for line in chart.lines:
+        values += map(float, line.points.values())
+    scale = Scale(layout, round_ticks(values))
+    courses: list[str] = []
+    for number, line in enumerate(chart.lines):
+        courses += _draw_course(line, number, scale)
+    font = {}
+    if layout.palette:
+        # A drawing outside of a page has no style sheet that sets the font.
+        font["font_family"] = "sans-serif"
+    return svg.element(
         "svg",
-        *_told(fortnight, name),
-        *_days(fortnight, scale),
-        *_names(fortnight, scale),
-        *(part for number, line in enumerate(fortnight.lines) for part in _course(line, number, scale)),
-        *_nothing_yet(fortnight, scale),
+        *_title_and_description(chart, name),
+        *_draw_days(chart, scale),
+        *_draw_labels(chart, scale),
+        *courses,
+        *_draw_nothing_yet(chart, scale),
         xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {look.width} {look.height}",
+        viewBox=f"0 0 {layout.width} {layout.height}",
         role="img",
-        aria_labelledby=f"{name}-title {name}-told",
-        font_size=look.text,
-        **({"font_family": "sans-serif"} if look.palette else {}),
+        aria_labelledby=f"{name}-title {name}-description",
+        font_size=layout.text,
+        **font,
     )
 
 
-def _with_room(look: Look, lines: Sequence[Line]) -> Look:
-    """Return a look with room at its right for the names that renamed shares had before."""
-    longest = max((len(_before(line)) for line in lines), default=0)
-    return replace(look, right=look.right + ceil(longest * look.text * _LETTER))
+def _with_room_for_labels(layout: Layout, lines: Sequence[PickLine]) -> Layout:
+    """Return the layout with more room at the right for the former tickers of renamed shares."""
+    longest = max((len(_former_ticker(line)) for line in lines), default=0)
+    return replace(layout, right=layout.right + ceil(longest * layout.text * _LETTER_WIDTH))
 
 
-def _before(line: Line) -> str:
-    return f" ({line.picked_as[:_LONGEST]})" if line.picked_as else ""
+def _former_ticker(line: PickLine) -> str:
+    if not line.picked_as:
+        return ""
+    return f" ({line.picked_as[:_MAX_LETTERS]})"
 
 
-def ticks(values: Sequence[float], about: int = 5) -> list[float]:
-    """Return round numbers at even distances, from below the least value to above the greatest, zero among them."""
-    low, high = min([*values, 0.0]), max([*values, 0.0])
-    if low == high:
-        return [-1.0, 0.0, 1.0]
-    rough = max(high - low, 1.0) / about
-    unit = 10.0 ** floor(log10(rough))
-    step = unit * next(times for times in (1, 2, 5, 10) if unit * times >= rough)
-    first, last = floor(low / step), ceil(high / step)
-    return [round(number * step, 10) for number in range(first, last + 1)]
-
-
-def in_words(fortnight: Fortnight) -> str:
-    """Return what a drawing shows, for whoever does not see it."""
-    known = [line for line in fortnight.lines if len(line.points) > 1]
-    if not known:
+def describe(chart: BatchChart) -> str:
+    """Return a text for readers who do not see the chart: where each line ends, and the gaps."""
+    measured = [line for line in chart.lines if line.last_day]
+    if not measured:
         return "No morning has figures yet."
-    ends = [f"{_told_as(line)} {signed(_last(line)[1])} on day {_last(line)[0]}" for line in known]
-    gaps = f" Days without figures: {listed([str(day) for day in fortnight.skipped])}." if fortnight.skipped else ""
-    return f"{listed(ends)}.{gaps}"
+    ends = [
+        f"{_line_name(line)} {signed(line.last_points)} on day {line.last_day}" for line in measured
+    ]
+    text = f"{join_words(ends)}."
+    if chart.skipped:
+        days = join_words([str(day) for day in chart.skipped])
+        text += f" Days without figures: {days}."
+    return text
 
 
-def _told_as(line: Line) -> str:
-    named = f"{line.action} {line.ticker}"
-    return f"{named} (picked as {line.picked_as})" if line.picked_as else named
+def _line_name(line: PickLine) -> str:
+    name = f"{line.action} {line.ticker}"
+    if line.picked_as:
+        return f"{name} (picked as {line.picked_as})"
+    return name
 
 
-def _told(fortnight: Fortnight, name: str) -> Iterator[str]:
+def _title_and_description(chart: BatchChart, name: str) -> Iterator[str]:
     title = (
-        f"Percentage points in the call's favour against {fortnight.benchmark}, for each pick of "
-        f"{in_full(fortnight.run_date)}: above zero, the call is right"
+        f"Percentage points in the call's favour against {chart.benchmark}, for each pick of "
+        f"{long_date(chart.run_date)}: above zero, the call is right"
     )
-    yield element("title", escape(title, quote=False), id=f"{name}-title")
-    yield element("desc", escape(in_words(fortnight)), id=f"{name}-told")
+    yield svg.element("title", escape(title, quote=False), id=f"{name}-title")
+    yield svg.element("desc", escape(describe(chart), quote=False), id=f"{name}-description")
 
 
-def _days(fortnight: Fortnight, scale: Scale) -> Iterator[str]:
-    """Shade the days without figures, and draw the scales."""
-    look = scale.look
-    half = (scale.x(1) - scale.x(0)) / 2
-    floor_at = look.height - look.bottom
-    for day in fortnight.skipped:
-        begin, end = max(scale.x(day) - half, look.left), min(scale.x(day) + half, look.width - look.right)
-        yield rect(begin, look.top, end - begin, floor_at - look.top, **look.paint(fill="shade"))
-    yield from ground(scale)
-    for day in range(0, CHECKPOINT_DAYS + 1, 1 if look.width > 500 else 7):
-        yield from _day(fortnight, day, scale)
-    yield from _reasons(fortnight, scale)
+def _draw_days(chart: BatchChart, scale: Scale) -> Iterator[str]:
+    """Shade the days without figures, and draw the axes."""
+    layout = scale.layout
+    half_a_day = (scale.x(1) - scale.x(0)) / 2
+    for day in chart.skipped:
+        left = max(scale.x(day) - half_a_day, layout.left)
+        right = min(scale.x(day) + half_a_day, layout.width - layout.right)
+        yield svg.rect(
+            x=left,
+            y=layout.top,
+            width=right - left,
+            height=scale.bottom - layout.top,
+            **layout.paint(fill="shade"),
+        )
+    yield from draw_gridlines(scale)
+    for day in range(CHECKPOINT_DAYS + 1):
+        # On a narrow drawing there is only room for the Mondays.
+        if _is_wide(layout) or day % 7 == 0:
+            yield from _draw_day_label(chart, day, scale)
+    yield from _draw_skip_words(chart, scale)
 
 
-class Upright(Protocol):
-    """What tells the height of values on a drawing."""
-
-    @property
-    def look(self) -> Look:
-        """Return the measures of the drawing."""
-        ...
-
-    @property
-    def ticks(self) -> Sequence[float]:
-        """Return the values that are marked."""
-        ...
-
-    def y(self, value: float) -> float:
-        """Return the height of a value."""
-        ...
+def _is_wide(layout: Layout) -> bool:
+    return layout.width > 500
 
 
-def ground(scale: Upright, *, signs: bool = True) -> Iterator[str]:
-    """Draw a line at each tick, the one at zero in ink."""
-    look = scale.look
-    for value in scale.ticks:
-        colour = "ink" if value == 0 else "rule"
-        yield rule(look.left, scale.y(value), look.width - look.right, scale.y(value), **look.paint(stroke=colour))
-        yield labelled(value, look.left - 8, scale.y(value) + look.text * 0.35, "end", look, signs=signs)
-
-
-def labelled(value: float, x: float, y: float, anchor: str, look: Look, *, signs: bool = True) -> str:
-    """Write a tick's value."""
-    shown = f"{value:+g}" if signs and value else f"{value:g}"
-    return text(shown.replace("-", "\N{MINUS SIGN}"), x, y, anchor, look.paint(fill="faint"))
-
-
-def _day(fortnight: Fortnight, day: int, scale: Scale) -> Iterator[str]:
-    """Write a day's number, and under Mondays its date."""
-    look = scale.look
-    under = look.height - look.bottom + look.text * 1.5
-    yield text(str(day), scale.x(day), under, "middle", look.paint(fill="faint"))
+def _draw_day_label(chart: BatchChart, day: int, scale: Scale) -> Iterator[str]:
+    """Write the number of a day, and below it the date of a Monday."""
+    layout = scale.layout
+    y = scale.bottom + layout.text * 1.5
+    x = scale.x(day)
+    yield svg.text(str(day), x=x, y=y, anchor="middle", paint=layout.paint(fill="faint"))
     if day % 7 == 0:
+        # The dates at both ends must not reach beyond the drawing.
         anchor = {0: "start", 7: "middle", CHECKPOINT_DAYS: "end"}[day]
-        on = short_day(fortnight.run_date + timedelta(days=day))[0 if look.width > 500 else 4 :]
-        yield text(on, scale.x(day), under + look.text * 1.35, anchor, look.paint(fill="ink"))
-
-
-def _reasons(fortnight: Fortnight, scale: Scale) -> Iterator[str]:
-    """Write into each run of shaded days why they have no figures."""
-    look = scale.look
-    for days, why in runs(fortnight.skipped):
-        at = (scale.x(days[0]) + scale.x(days[-1])) / 2
-        turned = f"rotate(-90 {at:.1f} {look.height - look.bottom - 6})"
-        yield text(
-            why,
-            at + look.text * 0.35,
-            look.height - look.bottom - 6,
-            "start",
-            look.paint(fill="faint"),
-            transform=turned,
+        label = short_date(chart.run_date + timedelta(days=day))
+        if not _is_wide(layout):
+            label = label[len("Mon ") :]
+        yield svg.text(
+            label,
+            x=x,
+            y=y + layout.text * 1.35,
+            anchor=anchor,
+            paint=layout.paint(fill="ink"),
         )
 
 
-def runs(skipped: Mapping[int, str]) -> list[tuple[list[int], str]]:
-    """Return the runs of neighbouring days that were skipped for one reason."""
-    found: list[tuple[list[int], str]] = []
-    for day, why in sorted(skipped.items()):
-        if found and found[-1][0][-1] == day - 1 and found[-1][1] == why:
-            found[-1][0].append(day)
-        else:
-            found.append(([day], why))
-    return found
+def _draw_skip_words(chart: BatchChart, scale: Scale) -> Iterator[str]:
+    """Write into each group of shaded days why they have no figures, from bottom to top."""
+    layout = scale.layout
+    y = scale.bottom - 6
+    for days, words in group_days(chart.skipped):
+        middle = (scale.x(days[0]) + scale.x(days[-1])) / 2
+        yield svg.text(
+            words,
+            x=middle + layout.text * 0.35,
+            y=y,
+            anchor="start",
+            paint=layout.paint(fill="faint"),
+            transform=f"rotate(-90 {middle:.1f} {y})",
+        )
 
 
-def _course(line: Line, number: int, scale: Scale) -> Iterator[str]:
-    """Draw a pick's line from morning to morning, and a mark on each."""
+def group_days(skipped: Mapping[int, str]) -> list[tuple[list[int], str]]:
+    """Return the groups of consecutive days that have the same words, in the order of days."""
+    groups: list[tuple[list[int], str]] = []
+    for day, words in sorted(skipped.items()):
+        if groups:
+            days, words_before = groups[-1]
+            if days[-1] == day - 1 and words_before == words:
+                days.append(day)
+                continue
+        groups.append(([day], words))
+    return groups
+
+
+def _draw_course(line: PickLine, number: int, scale: Scale) -> Iterator[str]:
+    """Draw the line of a pick, and a mark on each day."""
     colour = f"pick-{number % _STYLES + 1}"
     days = sorted(line.points)
     for before, day in pairwise(days):
-        follows = day == before + 1
-        yield rule(
-            scale.x(before),
-            _y(line, before, scale),
-            scale.x(day),
-            _y(line, day, scale),
-            stroke_width=2.25 if follows else 1.25,
+        if day == before + 1:
+            width, dashes = 2.25, DASHES[number % _STYLES]
+        else:
+            width, dashes = 1.25, _DOTTED
+        yield svg.line(
+            x1=scale.x(before),
+            y1=line.y(before, scale),
+            x2=scale.x(day),
+            y2=line.y(day, scale),
+            stroke_width=width,
             stroke_linecap="round",
-            stroke_dasharray=DASHES[number % _STYLES] if follows else "0.1 5",
-            **scale.look.paint(stroke=colour),
+            stroke_dasharray=dashes,
+            **scale.layout.paint(stroke=colour),
         )
     for day in days[1:]:
-        yield _mark(number, scale.x(day), _y(line, day, scale), scale.look.paint(fill=colour))
+        yield _mark(
+            number,
+            x=scale.x(day),
+            y=line.y(day, scale),
+            paint=scale.layout.paint(fill=colour),
+        )
 
 
-def _mark(number: int, x: float, y: float, paint: Mapping[str, str]) -> str:
-    """Draw a dot, a square or a triangle: each pick has its own."""
+def _mark(number: int, *, x: float, y: float, paint: Mapping[str, str]) -> str:
+    """Return the mark of a pick: a circle, a square or a triangle."""
     if number % _STYLES == 0:
-        return element("circle", cx=x, cy=y, r=3.4, **paint)
+        return svg.element("circle", cx=x, cy=y, r=3.4, **paint)
     if number % _STYLES == 1:
-        return rect(x - 3, y - 3, 6, 6, **paint)
-    return element("path", d=f"M{x} {y - 4.2:.1f}l4 7h-8z", **paint)
+        return svg.rect(x=x - 3, y=y - 3, width=6, height=6, **paint)
+    return svg.element("path", d=f"M{x} {y - 4.2:.1f}l4 7h-8z", **paint)
 
 
-def _names(fortnight: Fortnight, scale: Scale) -> Iterator[str]:
-    """Write at each line's end whose it is and where it stands, without one name covering another."""
-    look = scale.look
-    named = list(_ends(fortnight, scale))
-    places = spread([wish for _, wish, _, _ in named], look.text * 1.35, look.top, look.height - look.bottom)
-    for (x, wish, colour, words), at in zip(named, places, strict=True):
-        edge = look.width - look.right
-        yield rule(x, wish, edge, wish, stroke_width="1", **look.paint(stroke="rule"))
-        yield rule(edge, wish, edge + 8, at, stroke_width="1", **look.paint(stroke="faint"))
-        yield text(words, edge + 12, at + look.text * 0.35, "start", look.paint(fill=colour))
+class _EndLabel(Struct, frozen=True):
+    """The label at the end of a line. `y` is where the line ends; the label may have to move."""
+
+    x: float
+    y: float
+    colour: str
+    markup: str
 
 
-def _ends(fortnight: Fortnight, scale: Scale) -> Iterator[tuple[float, float, str, str]]:
-    """Yield the end of each line, the benchmark's first: where it is, its colour, and its name."""
-    yield scale.x(CHECKPOINT_DAYS), scale.y(0), "ink", element("tspan", escape(fortnight.benchmark), font_weight="650")
-    for number, line in enumerate(fortnight.lines):
-        day, value = _last(line)
-        if day:
-            name = element("tspan", escape(line.ticker[:_LONGEST]), font_weight="650")
-            colour = f"pick-{number % _STYLES + 1}"
-            words = f"{escape(line.action)} {name}{escape(_before(line))} {signed(value)}"
-            yield scale.x(day) + 6, scale.y(float(value)), colour, words
+def _draw_labels(chart: BatchChart, scale: Scale) -> Iterator[str]:
+    """Write at the end of each line its name and its points. No label covers another one."""
+    layout = scale.layout
+    labels = list(_end_labels(chart, scale))
+    positions = spread(
+        [label.y for label in labels],
+        distance=layout.text * 1.35,
+        top=layout.top,
+        bottom=scale.bottom,
+    )
+    edge = layout.width - layout.right
+    for label, y in zip(labels, positions, strict=True):
+        # One line leads from the end to the edge of the plot, and a second one to the label.
+        yield svg.line(
+            x1=label.x,
+            y1=label.y,
+            x2=edge,
+            y2=label.y,
+            stroke_width="1",
+            **layout.paint(stroke="rule"),
+        )
+        yield svg.line(
+            x1=edge,
+            y1=label.y,
+            x2=edge + 8,
+            y2=y,
+            stroke_width="1",
+            **layout.paint(stroke="faint"),
+        )
+        yield svg.text(
+            label.markup,
+            x=edge + 12,
+            y=y + layout.text * 0.35,
+            anchor="start",
+            paint=layout.paint(fill=label.colour),
+        )
 
 
-def spread(wanted: Sequence[float], apart: float, top: float, bottom: float) -> list[float]:
-    """Return places at least so far apart, in the same order, as near as can be to those that are wanted."""
+def _end_labels(chart: BatchChart, scale: Scale) -> Iterator[_EndLabel]:
+    """Yield the label of the benchmark, then the label of each line that has figures."""
+    yield _EndLabel(
+        x=scale.x(CHECKPOINT_DAYS),
+        y=scale.y(0),
+        colour="ink",
+        markup=svg.element("tspan", escape(chart.benchmark), font_weight="650"),
+    )
+    for number, line in enumerate(chart.lines):
+        if not line.last_day:
+            continue
+        ticker = svg.element("tspan", escape(line.ticker[:_MAX_LETTERS]), font_weight="650")
+        former = escape(_former_ticker(line))
+        yield _EndLabel(
+            x=scale.x(line.last_day) + 6,
+            y=line.y(line.last_day, scale),
+            colour=f"pick-{number % _STYLES + 1}",
+            markup=f"{escape(line.action)} {ticker}{former} {signed(line.last_points)}",
+        )
+
+
+def spread(wanted: Sequence[float], *, distance: float, top: float, bottom: float) -> list[float]:
+    """
+    Return positions that are at least `distance` apart, close to the `wanted` ones.
+
+    The order stays the same. Positions are first moved down from `top`, then up from `bottom`.
+    """
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     placed: list[float] = []
+    highest = top
     for index in order:
-        placed.append(max(wanted[index], placed[-1] + apart if placed else top))
-    limit = bottom
-    for at in reversed(range(len(placed))):
-        placed[at] = min(placed[at], limit)
-        limit = placed[at] - apart
-    found = dict(zip(order, placed, strict=True))
-    return [round(found[index], 1) for index in range(len(wanted))]
+        placed.append(max(wanted[index], highest))
+        highest = placed[-1] + distance
+    lowest = bottom
+    for place in reversed(range(len(placed))):
+        placed[place] = min(placed[place], lowest)
+        lowest = placed[place] - distance
+    by_index = dict(zip(order, placed, strict=True))
+    return [round(by_index[index], 1) for index in range(len(wanted))]
 
 
-def _nothing_yet(fortnight: Fortnight, scale: Scale) -> Iterator[str]:
-    if not any(_last(line)[0] for line in fortnight.lines):
-        look = scale.look
-        middle = (look.left + look.width - look.right) / 2
-        yield text("No morning has figures yet.", middle, scale.y(0) - look.text, "middle", look.paint(fill="faint"))
-
-
-def _last(line: Line) -> tuple[int, Decimal]:
-    day = max(line.points)
-    return day, line.points[day]
-
-
-def _y(line: Line, day: int, scale: Scale) -> float:
-    return scale.y(float(line.points[day]))
-
-
-def rule(x1: float, y1: float, x2: float, y2: float, **attributes: Any) -> str:
-    """Return a line."""
-    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, **attributes)
-
-
-def rect(x: float, y: float, width: float, height: float, **attributes: Any) -> str:
-    """Return a rectangle."""
-    return element("rect", x=round(x, 1), y=round(y, 1), width=round(width, 1), height=round(height, 1), **attributes)
-
-
-def text(inside: str, x: float, y: float, anchor: str, paint: Mapping[str, str], **attributes: Any) -> str:
-    """Return a text; `inside` is markup."""
-    return element("text", inside, x=round(x, 1), y=round(y, 1), text_anchor=anchor, **attributes, **paint)
-
-
-def element(name: str, *inside: str, **attributes: Any) -> str:
-    """Return an element with what is inside it, which is markup, and those attributes that have a value."""
-    said = "".join(
-        f' {key.replace("_", "-")}="{escape(value) if isinstance(value, str) else value}"'
-        for key, value in attributes.items()
-        if value is not None
+def _draw_nothing_yet(chart: BatchChart, scale: Scale) -> Iterator[str]:
+    """Write that there are no figures yet, if there are none."""
+    if any(line.last_day for line in chart.lines):
+        return
+    layout = scale.layout
+    yield svg.text(
+        "No morning has figures yet.",
+        x=(layout.left + layout.width - layout.right) / 2,
+        y=scale.y(0) - layout.text,
+        anchor="middle",
+        paint=layout.paint(fill="faint"),
     )
-    return f"<{name}{said}>{''.join(inside)}</{name}>"

@@ -1,8 +1,8 @@
 """
-`/batches/{run_date}/chart.png`: a Monday's chart, the page's own, as the picture that goes with a shared link.
+`/batches/{run_date}/chart.png`: the chart of a Monday as an image, for previews of shared links.
 
-Nothing is written on it but what is made of names, dates and figures, so two small fonts hold all of its letters, and
-it looks the same wherever it is made. A picture is kept for as long as the API says the same of its Monday.
+The image contains only names, dates and figures, so two small fonts have all of its letters, and it
+looks the same on every machine. An image is cached for as long as the API returns the same batch.
 """
 
 import asyncio
@@ -18,145 +18,201 @@ from litestar import Request, Response, route
 from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
 
-from api.engine import Engine, refused, unexpected
-from api.fields import refusal
-from api.persisted import BY_NAME
+from api.engine import Engine, error_result, unexpected_error_result
+from api.fields import api_error
+from api.persisted import DOCUMENTS_BY_NAME
 from api.schema import schema
-from app.web.charts import png as render
-from app.web.charts.batch_chart import LIGHT, Look, drawn, element, of_batch
-from app.web.formatting import TOO_LARGE, share
-from app.web.formatting import day as in_full
-from app.web.refusals import unanswered, unwritable
+from app.web.charts import png, svg
+from app.web.charts.batch_chart import chart_of_batch, draw
+from app.web.charts.layout import LIGHT_COLOURS, Layout
+from app.web.formatting import TOO_LARGE_ERRORS, long_date, ticker_label
+from app.web.refusals import error_response, too_large_number_result
 from app.web.routes import BATCH_CHART, RUN_DATE
 
-# What sites that show links ask for, in pixels.
+# The size of an image for previews of links, in pixels, as other sites require it.
 WIDTH, HEIGHT = 1200, 630
 MARGIN = 64
-# The letters that a line has room for at its full size; longer ones are written smaller.
-LONGEST = 74
-CHART = Look(WIDTH - 2 * MARGIN, 384, text=20, left=54, right=232, top=20, bottom=64, palette=LIGHT)
-# A picture has some 40 KB.
-MOST = 64
-# Those that wait for theirs, each a tenth of a second, are under way: they may not keep everybody else from an answer.
-MOST_WAITING = 16
-_DOCUMENT = BY_NAME["Chart"]
+# The most letters of a summary in its full size. A longer summary is written in a smaller size.
+FULL_SIZE_LETTERS = 74
+_SUMMARY_SIZE = 26
+CHART_LAYOUT = Layout(
+    width=WIDTH - 2 * MARGIN,
+    height=384,
+    text=20,
+    left=54,
+    right=232,
+    top=20,
+    bottom=64,
+    palette=LIGHT_COLOURS,
+)
+# How many images are cached. An image has about 40 KB.
+MAX_CACHED = 64
+# How many requests may wait for their image. Each image takes a tenth of a second, and waiting
+# requests count as active, so they must not take the places of all other requests.
+MAX_WAITING = 16
+_DOCUMENT = DOCUMENTS_BY_NAME["Chart"]
+# Errors of the API for a date that is not a Monday of the record, or not a date at all.
+_NO_SUCH_MONDAY = ("BAD_DATE", "BAD_USER_INPUT")
 
 Node = Mapping[str, Any]
 
 
-def picture(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
-    """Return the handler of the pictures; in a rehearsal each says that it is made up."""
-    pictures = Pictures()
+def chart_image_route(engine: Engine, *, rehearsed: bool) -> HTTPRouteHandler:
+    """Return the handler of the images. In a rehearsal, each image is marked as made up."""
+    images = ChartImages()
 
     @route(BATCH_CHART.litestar_path, http_method=BATCH_CHART.methods, include_in_schema=False)
     async def send(request: Request[Any, Any, Any]) -> Response[bytes]:
-        """Send the picture of a Monday."""
+        """Send the image of a Monday."""
         run_date = request.path_params["run_date"]
         if not re.fullmatch(RUN_DATE, run_date):
             raise NotFoundException
-        answer = await engine.answer(_DOCUMENT, {"runDate": run_date})
-        if answer.damaged or answer.refused not in (None, "BAD_DATE", "BAD_USER_INPUT"):
-            return unanswered(request, answer)
-        batch = msgspec.json.decode(answer.body).get("data", {}).get("batchOn")
+        result = await engine.execute(_DOCUMENT, {"runDate": run_date})
+        if result.damage or result.error_code not in (None, *_NO_SUCH_MONDAY):
+            return error_response(request, result)
+        batch = msgspec.json.decode(result.body).get("data", {}).get("batchOn")
         if batch is None:
             raise NotFoundException
         try:
-            png = await pictures.of(answer.body, batch, rehearsed)
+            image = await images.get(result.body, batch, rehearsed)
         except GraphQLError as error:
-            return unanswered(request, refused(error))
-        except TOO_LARGE as error:
-            return unanswered(request, unwritable(error))
-        except render.NotDrawn as error:
-            return unanswered(request, unexpected(error))
-        kept = "no-cache" if answer.lasting else "no-store"
-        headers = {"Cache-Control": kept, "Cross-Origin-Resource-Policy": "cross-origin"}
-        return Response(png, media_type="image/png", headers=headers)
+            return error_response(request, error_result(error))
+        except TOO_LARGE_ERRORS as error:
+            return error_response(request, too_large_number_result(error))
+        except png.RenderError as error:
+            return error_response(request, unexpected_error_result(error))
+        headers = {
+            "Cache-Control": "no-cache" if result.is_cacheable else "no-store",
+            # Other sites may show the image.
+            "Cross-Origin-Resource-Policy": "cross-origin",
+        }
+        return Response(image, media_type="image/png", headers=headers)
 
     return send
 
 
-class Pictures:
-    """Makes pictures, one at a time and beside the loop, and keeps those that were asked for last."""
+class ChartImages:
+    """Makes images one at a time, outside of the event loop, and caches those used last."""
 
-    def __init__(self, most_waiting: int = MOST_WAITING) -> None:
-        self.most_waiting, self.waiting = most_waiting, 0
-        self._kept: OrderedDict[bytes, bytes] = OrderedDict()
+    def __init__(self, max_waiting: int = MAX_WAITING) -> None:
+        self.max_waiting = max_waiting
+        self.waiting = 0
+        self._cached: OrderedDict[bytes, bytes] = OrderedDict()
         self._one_at_a_time = asyncio.Semaphore()
 
-    async def of(self, said: bytes, batch: Node, rehearsed: bool) -> bytes:
+    async def get(self, key: bytes, batch: Node, rehearsed: bool) -> bytes:
         """
-        Return the picture of what the API `said` of a Monday, which is `batch`.
+        Return the image of `batch`.
 
-        Raises SERVICE_UNAVAILABLE when too many wait for theirs.
+        `key` is the API's response from which `batch` was read. Raises SERVICE_UNAVAILABLE if too
+        many requests wait for an image.
         """
-        if said not in self._kept:
-            await self._draw(said, batch, rehearsed)
-        self._kept.move_to_end(said)
-        return self._kept[said]
+        if key not in self._cached:
+            await self._draw(key, batch, rehearsed)
+        self._cached.move_to_end(key)
+        return self._cached[key]
 
-    async def _draw(self, said: bytes, batch: Node, rehearsed: bool) -> None:
-        if self.waiting >= self.most_waiting:
-            raise refusal("SERVICE_UNAVAILABLE", "Too many pictures are being drawn right now. Try again soon.")
+    async def _draw(self, key: bytes, batch: Node, rehearsed: bool) -> None:
+        if self.waiting >= self.max_waiting:
+            raise api_error(
+                "SERVICE_UNAVAILABLE",
+                "Too many images are being drawn right now. Try again soon.",
+            )
         self.waiting += 1
         try:
             async with self._one_at_a_time:
-                if said not in self._kept:
-                    self._kept[said] = await asyncio.to_thread(render.png, whole(batch, rehearsed=rehearsed))
+                # Another request may have drawn the same image while this one waited.
+                if key not in self._cached:
+                    drawing = chart_image_svg(batch, rehearsed=rehearsed)
+                    self._cached[key] = await asyncio.to_thread(png.render_png, drawing)
         finally:
             self.waiting -= 1
-        if len(self._kept) > MOST:
-            self._kept.popitem(last=False)
+        if len(self._cached) > MAX_CACHED:
+            self._cached.popitem(last=False)
 
 
-def whole(batch: Node, *, rehearsed: bool) -> str:
-    """Return the picture as SVG: what it is about, the chart, and whose it is."""
-    line = told(batch)
-    return element(
+def chart_image_svg(batch: Node, *, rehearsed: bool) -> str:
+    """Return the image of a batch as SVG: headings, summary and chart."""
+    summary = summary_line(batch)
+    summary_size = min(_SUMMARY_SIZE, _SUMMARY_SIZE * FULL_SIZE_LETTERS // len(summary))
+    parts = [
+        svg.element("rect", width=WIDTH, height=HEIGHT, fill=LIGHT_COLOURS["paper"]),
+        _text_line("Alpha Monday", y=68, size=22, colour="faint", weight=600),
+        _text_line(long_date(batch["runDate"]), y=117, size=42, colour="ink", weight=600),
+        _text_line(summary, y=160, size=summary_size, colour="faint"),
+        *_draw_middle(batch),
+    ]
+    if rehearsed:
+        parts.append(
+            _text_line(
+                "Rehearsed: all of it is made up",
+                y=68,
+                size=22,
+                colour="pick-2",
+                weight=600,
+                right=True,
+            )
+        )
+    return svg.element(
         "svg",
-        element("rect", width=WIDTH, height=HEIGHT, fill=LIGHT["paper"]),
-        _line("Alpha Monday", 68, 22, "faint", weight=600),
-        _line(in_full(batch["runDate"]), 117, 42, "ink", weight=600),
-        _line(line, 160, min(26, 26 * LONGEST // len(line)), "faint"),
-        *_middle(batch),
-        _line("Rehearsed: all of it is made up", 68, 22, "pick-2", weight=600, right=True) if rehearsed else "",
+        *parts,
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         width=WIDTH,
         height=HEIGHT,
-        font_family=render.FAMILY,
+        font_family=png.FAMILY,
     )
 
 
-def told(batch: Node) -> str:
-    """Return what there is to say of a Monday in one line."""
-    picks = ", ".join(f"{pick['action']} {share(pick)}" for pick in batch["picks"])
+def summary_line(batch: Node) -> str:
+    """Return the picks of a batch and their result in one line."""
+    picks = ", ".join(f"{pick['action']} {ticker_label(pick)}" for pick in batch["picks"])
     late = " (late)" if batch["late"] and batch["picks"] else ""
     if batch["result"]:
         hits = sum(pick["result"]["hit"] for pick in batch["picks"])
         return f"{picks}{late}: {hits} of {len(batch['picks'])} calls right"
-    return f"{picks}{late}: unresolved" if batch["status"] == "COMPLETED" else f"{picks or 'No picks'}{late}"
+    if batch["status"] == "COMPLETED":
+        return f"{picks}{late}: unresolved"
+    return f"{picks or 'No picks'}{late}"
 
 
-def _middle(batch: Node) -> Iterator[str]:
+def _draw_middle(batch: Node) -> Iterator[str]:
+    """Draw the chart with its heading; for a batch without picks, write why there are none."""
     if not batch["picks"]:
-        yield _line(_why(batch["failureReason"]), 340, 34, "ink")
+        yield _text_line(_failure_text(batch["failureReason"]), y=340, size=34, colour="ink")
         return
     points = f"Percentage points in the call's favour against {batch['benchmarkSymbol']}"
-    yield _line(f"{points}: above zero, the call is right", 212, 18, "faint")
-    inside = drawn(of_batch(batch), CHART)
-    yield element("svg", inside, x=MARGIN, y=214, width=CHART.width, height=CHART.height)
+    yield _text_line(f"{points}: above zero, the call is right", y=212, size=18, colour="faint")
+    yield svg.element(
+        "svg",
+        draw(chart_of_batch(batch), CHART_LAYOUT),
+        x=MARGIN,
+        y=214,
+        width=CHART_LAYOUT.width,
+        height=CHART_LAYOUT.height,
+    )
 
 
-def _why(reason: str) -> str:
-    """Return what the schema says of a reason; the sentence of the record itself may hold letters that no font has."""
+def _failure_text(reason: str) -> str:
+    """
+    Return the schema's description of a failure reason.
+
+    Not the record's own sentence: it may quote a provider, with letters that the fonts do not have.
+    """
     reasons = schema.type_map["FailureReason"]
     assert isinstance(reasons, GraphQLEnumType)
     return reasons.values[reason].description or reason
 
 
-def _line(text: str, y: int, size: int, colour: str, *, weight: int = 400, right: bool = False) -> str:
-    x, anchor = (WIDTH - MARGIN, "end") if right else (MARGIN, "start")
-    return element(
+def _text_line(
+    text: str, *, y: int, size: int, colour: str, weight: int = 400, right: bool = False
+) -> str:
+    """Return a line of text at the left margin; with `right`, at the right margin."""
+    if right:
+        x, anchor = WIDTH - MARGIN, "end"
+    else:
+        x, anchor = MARGIN, "start"
+    return svg.element(
         "text",
         escape(text, quote=False),
         x=x,
@@ -164,5 +220,5 @@ def _line(text: str, y: int, size: int, colour: str, *, weight: int = 400, right
         font_size=size,
         font_weight=weight,
         text_anchor=anchor,
-        fill=LIGHT[colour],
+        fill=LIGHT_COLOURS[colour],
     )

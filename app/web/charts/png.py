@@ -1,8 +1,9 @@
 """
-SVG to PNG, by resvg, in a process of its own: `python -m app.web.charts.png < picture.svg > picture.png`.
+Converts SVG to PNG with resvg: `python -m app.web.charts.png < in.svg > out.png`.
 
-Drawing takes a tenth of a second in which the library lets nothing else of its process run. A process that does only
-this starts as fast, gives its memory back, and takes nobody along if it fails.
+The conversion takes a tenth of a second, in which the library blocks its whole process. So it runs
+in a separate process. That process starts quickly and releases its memory when it ends, and if it
+fails, the service is not affected.
 """
 
 import os
@@ -14,39 +15,57 @@ import resvg_py
 
 FONTS = [str(file) for file in sorted((Path(__file__).parent / "fonts").glob("*.ttf"))]
 FAMILY = "Inter"
-WITHIN = 10.0  # seconds
+RENDER_TIMEOUT = 10.0  # seconds
+# The priority of the process: requests and jobs go first.
 NICE = 10
 
 
-class NotDrawn(Exception):
-    """A picture could not be made; the text says why."""
+class RenderError(Exception):
+    """An image could not be made; the text explains why."""
 
 
-def png(svg: str) -> bytes:
-    """Return the picture that an SVG describes; raises NotDrawn. Call it in a thread."""
+def render_png(svg: str) -> bytes:
+    """
+    Return the image of an SVG as PNG.
+
+    It waits for another process, so call it in a thread. Raises RenderError.
+    """
     command = (sys.executable, "-P", "-m", "app.web.charts.png")
     try:
-        done = subprocess.run(command, input=svg.encode(), capture_output=True, timeout=WITHIN, check=False)
+        done = subprocess.run(
+            command,
+            input=svg.encode(),
+            capture_output=True,
+            timeout=RENDER_TIMEOUT,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        raise NotDrawn(f"It took longer than {WITHIN:g} seconds.") from None
+        raise RenderError(f"It took longer than {RENDER_TIMEOUT:g} seconds.") from None
     if done.returncode:
         lines = done.stderr.decode(errors="replace").splitlines()
-        raise NotDrawn(lines[-1] if lines else f"The process that drew ended with {done.returncode}.")
+        # The last line of a traceback is the error.
+        reason = lines[-1] if lines else f"The process that drew ended with {done.returncode}."
+        raise RenderError(reason)
     return done.stdout
 
 
-def drawn(svg: str) -> bytes:
-    """Draw here, and keep everything else of this process waiting; raises ValueError."""
-    picture: bytes = resvg_py.svg_to_bytes(
-        svg_string=svg, skip_system_fonts=True, font_files=FONTS, font_family=FAMILY, sans_serif_family=FAMILY
+def render_in_this_process(svg: str) -> bytes:
+    """Return the image of an SVG as PNG, and block this process meanwhile. Raises ValueError."""
+    image: bytes = resvg_py.svg_to_bytes(
+        svg_string=svg,
+        skip_system_fonts=True,
+        font_files=FONTS,
+        font_family=FAMILY,
+        sans_serif_family=FAMILY,
     )
-    return picture
+    return image
 
 
 def main() -> None:
-    """Draw what comes in."""
+    """Read an SVG from the standard input, and write its image to the standard output."""
     os.nice(NICE)
-    sys.stdout.buffer.write(drawn(sys.stdin.read()))
+    svg = sys.stdin.read()
+    sys.stdout.buffer.write(render_in_this_process(svg))
 
 
 if __name__ == "__main__":

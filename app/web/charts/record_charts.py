@@ -1,7 +1,9 @@
 """
-The whole record as drawings: the summed curve, the weeks, intervals, and where the record stands among random calls.
+The charts of the whole record: the sum of points, the weeks, intervals, and random calls.
 
-Pure, as `batch_chart` is, whose measures and colours these share.
+All functions are pure: they return SVG for values of the API. Layouts and colours are those of
+`app.web.charts.layout`. In each function, `name` makes the ids of the drawing different from those
+of other drawings on the page.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,39 +13,58 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from app.web.charts.batch_chart import NARROW, WIDE, Look, ground, labelled, rule, text, ticks
-from app.web.charts.batch_chart import element as drawn_element
-from app.web.charts.batch_chart import rect as rectangle
-from app.web.formatting import short_day, signed
+from app.web.charts import svg
+from app.web.charts.layout import NARROW, WIDE, Layout, draw_gridlines, round_ticks, tick_text
+from app.web.formatting import short_date, signed
 
-SHAPES = {
+# By the class of the element that contains the drawing on the page.
+LAYOUTS = {
     "wide": replace(WIDE, height=260, right=72, bottom=30),
     "narrow": replace(NARROW, height=220, right=52, bottom=30),
 }
 
+# The height of one row of an interval chart, and where its label and its bar are in it.
+_ROW_HEIGHT = 46
+_ROW_LABEL = 14
+_ROW_BAR = 28
 
-class Plane(Struct, frozen=True):
-    """Where values lie on a drawing: across between `low` and `high`, upwards between the first and the last tick."""
 
-    look: Look
+class PlotArea(Struct, frozen=True):
+    """
+    The positions of values on a drawing.
+
+    The horizontal axis has the values from `low` to `high`, and the vertical axis those from the
+    first to the last of `ticks`.
+    """
+
+    layout: Layout
     low: float
     high: float
     ticks: Sequence[float]
 
     def x(self, value: float) -> float:
-        """Return the place of a value across."""
-        span = self.look.width - self.look.left - self.look.right
-        return round(self.look.left + (value - self.low) / ((self.high - self.low) or 1) * span, 1)
+        """Return the horizontal position of a value."""
+        layout = self.layout
+        span = layout.width - layout.left - layout.right
+        # If all values are the same, the divisor must not be 0.
+        share = (value - self.low) / ((self.high - self.low) or 1)
+        return round(layout.left + share * span, 1)
 
     def y(self, value: float) -> float:
-        """Return the height of a value."""
-        span = self.look.height - self.look.top - self.look.bottom
+        """Return the vertical position of a value."""
+        layout = self.layout
+        span = layout.height - layout.top - layout.bottom
         low, high = self.ticks[0], self.ticks[-1]
-        return round(self.look.top + (high - value) / (high - low) * span, 1)
+        return round(layout.top + (high - value) / (high - low) * span, 1)
+
+    @property
+    def label_y(self) -> float:
+        """Return the baseline of the labels below the plot."""
+        return self.layout.height - self.layout.bottom + self.layout.text * 1.5
 
 
-class Whisker(Struct, frozen=True):
-    """A value with the interval it may as well be in, as texts of the API."""
+class IntervalRow(Struct, frozen=True):
+    """A row of an interval chart: a value with the ends of its interval, as texts of the API."""
 
     name: str
     value: str
@@ -51,150 +72,274 @@ class Whisker(Struct, frozen=True):
     high: str
 
 
-def whisker(name: str, value: str | None, interval: Mapping[str, str] | None) -> list[Whisker]:
-    """Return a value with its interval in a list, or none of them where one is not known."""
-    return [Whisker(name, value, interval["low"], interval["high"])] if value is not None and interval else []
+def interval_rows(
+    name: str, value: str | None, interval: Mapping[str, str] | None
+) -> list[IntervalRow]:
+    """Return a list with one row; an empty list if the value or its interval is not known."""
+    if value is None or not interval:
+        return []
+    return [IntervalRow(name, value, low=interval["low"], high=interval["high"])]
 
 
-def curve(points: Sequence[Mapping[str, Any]], look: Look, name: str) -> str:
-    """Draw the sum of every batch's points, Monday by Monday."""
-    sums = [0.0, *(float(one["sumPct"]) for one in points)]
-    plane = Plane(look, 0, len(points), ticks(sums))
-    path = " ".join(f"{'M' if not at else 'L'}{plane.x(at)} {plane.y(value)}" for at, value in enumerate(sums))
+def draw_sum(points: Sequence[Mapping[str, Any]], layout: Layout, name: str) -> str:
+    """Draw the sum of the batches' points, Monday by Monday. `points` is `trackRecord.curve`."""
+    sums = [0.0, *(float(point["sumPct"]) for point in points)]
+    area = PlotArea(layout, low=0, high=len(points), ticks=round_ticks(sums))
+    steps = []
+    for position, value in enumerate(sums):
+        command = "L" if position else "M"
+        steps.append(f"{command}{area.x(position)} {area.y(value)}")
     last = points[-1]["sumPct"]
+    course = svg.element(
+        "path",
+        d=" ".join(steps),
+        fill="none",
+        stroke_width=2,
+        stroke_linejoin="round",
+        **layout.paint(stroke="accent"),
+    )
+    label = svg.text(
+        signed(last),
+        x=area.x(len(points)) + 8,
+        y=area.y(sums[-1]) + layout.text * 0.35,
+        anchor="start",
+        paint=layout.paint(fill="accent"),
+    )
     return _svg(
-        look,
-        name,
-        "The sum of every batch's points, Monday by Monday",
-        f"After {len(points)} scored batches the sum is {signed(last)} percentage points.",
-        *ground(plane),
-        *_ends(plane, points, "runDate"),
-        drawn_element(
-            "path", d=path, fill="none", stroke_width=2, stroke_linejoin="round", **look.paint(stroke="accent")
-        ),
-        text(
-            signed(last),
-            plane.x(len(points)) + 8,
-            plane.y(sums[-1]) + look.text * 0.35,
-            "start",
-            look.paint(fill="accent"),
+        [*draw_gridlines(area), *_draw_range(area, points, "runDate"), course, label],
+        layout=layout,
+        name=name,
+        title="The sum of every batch's points, Monday by Monday",
+        description=(
+            f"After {len(points)} scored batches the sum is {signed(last)} percentage points."
         ),
     )
 
 
-def weeks(held: Sequence[Mapping[str, Any]], look: Look, name: str) -> str:
-    """Draw what each week's picks added, as bars up and down."""
-    values = [float(one["excessPct"]) for one in held]
-    plane = Plane(look, 0, len(held), ticks(values))
-    wide = max(1.0, (plane.x(1) - plane.x(0)) * 0.7)
-    up = sum(value > 0 for value in values)
+def draw_weeks(weeks: Sequence[Mapping[str, Any]], layout: Layout, name: str) -> str:
+    """Draw the points that each week added. `weeks` is `trackRecord.weeklyExcess.weeks`."""
+    values = [float(week["excessPct"]) for week in weeks]
+    area = PlotArea(layout, low=0, high=len(weeks), ticks=round_ticks(values))
+    bar_width = max(1.0, (area.x(1) - area.x(0)) * 0.7)
+    bars = []
+    for number, value in enumerate(values):
+        left = area.x(number + 0.5) - bar_width / 2
+        bars.append(_draw_bar(area, left=left, width=bar_width, value=value))
+    above_zero = sum(value > 0 for value in values)
     return _svg(
-        look,
-        name,
-        "Percentage points in the calls' favour that each week added to the picks held in it, on average",
-        f"{up} of {len(values)} weeks were above zero.",
-        *ground(plane),
-        *_ends(plane, held, "monday"),
-        *(_bar(plane, plane.x(at + 0.5) - wide / 2, wide, value) for at, value in enumerate(values)),
+        [*draw_gridlines(area), *_draw_range(area, weeks, "monday"), *bars],
+        layout=layout,
+        name=name,
+        title=(
+            "Percentage points in the calls' favour that each week added to the picks held in it, "
+            "on average"
+        ),
+        description=f"{above_zero} of {len(values)} weeks were above zero.",
     )
 
 
-def _bar(plane: Plane, x: float, width: float, value: float) -> str:
-    top, bottom = sorted((plane.y(value), plane.y(0)))
-    colour = plane.look.paint(fill="accent" if value > 0 else "bar")
-    return rectangle(x, top, width, max(bottom - top, 0.5), **colour)
+def _draw_bar(area: PlotArea, *, left: float, width: float, value: float) -> str:
+    top, bottom = sorted((area.y(value), area.y(0)))
+    colour = "accent" if value > 0 else "bar"
+    return svg.rect(
+        x=left,
+        y=top,
+        width=width,
+        height=max(bottom - top, 0.5),
+        **area.layout.paint(fill=colour),
+    )
 
 
-def random(control: Mapping[str, Any], mean: str, look: Look, name: str) -> str:
-    """Draw how often random calls came to which mean, and where the record's own stands among them."""
+def draw_random_calls(control: Mapping[str, Any], mean: str, layout: Layout, name: str) -> str:
+    """
+    Draw how often random calls have each mean, and where the record's own `mean` is among them.
+
+    `control` is `trackRecord.randomActions`.
+    """
     bins = control["bins"]
-    counts = [float(one["count"]) for one in bins]
-    at = float(mean)
-    low, high = min(float(bins[0]["low"]), at), max(float(bins[-1]["high"]), at)
-    plane = Plane(look, low, high, ticks(counts))
-    anchor = "start" if plane.x(at) < look.width / 2 else "end"
-    beside = 6 if anchor == "start" else -6
+    own = float(mean)
+    area = PlotArea(
+        layout,
+        low=min(float(bins[0]["low"]), own),
+        high=max(float(bins[-1]["high"]), own),
+        ticks=round_ticks([float(one["count"]) for one in bins]),
+    )
+    below = signed(control["belowPct"]).lstrip("+")
     return _svg(
-        look,
-        name,
-        f"Mean points of {control['draws']} draws of random calls on the same picks",
-        f"The record's own mean, {signed(mean)}, is above {signed(control['belowPct']).lstrip('+')} % of them.",
-        *ground(plane, signs=False),
-        *(_bin(plane, one) for one in bins),
-        *_marks(plane),
-        rule(plane.x(at), look.top, plane.x(at), plane.y(0), stroke_width=2, **look.paint(stroke="accent")),
-        text(
-            f"the record {signed(mean)}", plane.x(at) + beside, look.top + look.text, anchor, look.paint(fill="accent")
-        ),
+        [
+            *draw_gridlines(area, signs=False),
+            *(_draw_bin(area, one) for one in bins),
+            *_draw_value_labels(area),
+            *_draw_own_mean(area, mean),
+        ],
+        layout=layout,
+        name=name,
+        title=f"Mean points of {control['draws']} draws of random calls on the same picks",
+        description=f"The record's own mean, {signed(mean)}, is above {below} % of them.",
     )
 
 
-def _bin(plane: Plane, one: Mapping[str, Any]) -> str:
-    left, right, top = plane.x(float(one["low"])), plane.x(float(one["high"])), plane.y(float(one["count"]))
-    return rectangle(left + 0.5, top, max(right - left - 1, 0.5), plane.y(0) - top, **plane.look.paint(fill="bar"))
+def _draw_own_mean(area: PlotArea, mean: str) -> Iterator[str]:
+    """Draw a vertical line at the record's mean, with a label beside it."""
+    layout = area.layout
+    x = area.x(float(mean))
+    yield svg.line(
+        x1=x,
+        y1=layout.top,
+        x2=x,
+        y2=area.y(0),
+        stroke_width=2,
+        **layout.paint(stroke="accent"),
+    )
+    # The label is on that side of the line where there is more room.
+    if x < layout.width / 2:
+        anchor, label_x = "start", x + 6
+    else:
+        anchor, label_x = "end", x - 6
+    yield svg.text(
+        f"the record {signed(mean)}",
+        x=label_x,
+        y=layout.top + layout.text,
+        anchor=anchor,
+        paint=layout.paint(fill="accent"),
+    )
 
 
-def _marks(plane: Plane) -> Iterator[str]:
-    """Write under a drawing what lies where across."""
-    look = plane.look
-    for value in ticks([plane.low, plane.high], 4 if look.width < 500 else 8):
-        if plane.low <= value <= plane.high:
-            yield labelled(value, plane.x(value), look.height - look.bottom + look.text * 1.5, "middle", look)
+def _draw_bin(area: PlotArea, one: Mapping[str, Any]) -> str:
+    left, right = area.x(float(one["low"])), area.x(float(one["high"]))
+    top = area.y(float(one["count"]))
+    return svg.rect(
+        x=left + 0.5,
+        y=top,
+        width=max(right - left - 1, 0.5),
+        height=area.y(0) - top,
+        **area.layout.paint(fill="bar"),
+    )
 
 
-def whiskers(rows: Sequence[Whisker], about: float, look: Look, name: str, title: str) -> str:
-    """Draw values as dots on their intervals, beside the line of what would be nothing: `about`."""
-    ends = [float(end) - about for row in rows for end in (row.low, row.high)]
-    across = ticks(ends)
-    look = replace(look, height=int(look.top + 46 * len(rows) + 34), left=24, right=24, bottom=30)
-    plane = Plane(look, across[0], across[-1], [0, 1])
+def _draw_value_labels(area: PlotArea) -> Iterator[str]:
+    """Write some values below the plot."""
+    layout = area.layout
+    count = 8
+    if layout.width < 500:
+        count = 4
+    for value in round_ticks([area.low, area.high], count):
+        if area.low <= value <= area.high:
+            yield svg.text(
+                tick_text(value),
+                x=area.x(value),
+                y=area.label_y,
+                anchor="middle",
+                paint=layout.paint(fill="faint"),
+            )
+
+
+def draw_intervals(
+    rows: Sequence[IntervalRow], *, luck: float, layout: Layout, name: str, title: str
+) -> str:
+    """
+    Draw values as dots on their intervals, with a dark line at `luck`.
+
+    `luck` is the value that mere luck would have: 0 points, or 50 % of the calls.
+    """
+    ends: list[float] = []
+    for row in rows:
+        ends += [float(row.low) - luck, float(row.high) - luck]
+    ticks = round_ticks(ends)
+    height = int(layout.top + _ROW_HEIGHT * len(rows) + 34)
+    layout = replace(layout, height=height, left=24, right=24, bottom=30)
+    area = PlotArea(layout, low=ticks[0], high=ticks[-1], ticks=[0, 1])
+    drawn_rows: list[str] = []
+    for number, row in enumerate(rows):
+        top = layout.top + _ROW_HEIGHT * number
+        drawn_rows += _draw_interval(row, area, luck=luck, top=top)
+    description = " ".join(
+        f"{row.name}: {signed(row.value)}, between {signed(row.low)} and {signed(row.high)}."
+        for row in rows
+    )
     return _svg(
-        look,
-        name,
-        title,
-        " ".join(f"{row.name}: {signed(row.value)}, between {signed(row.low)} and {signed(row.high)}." for row in rows),
-        *(rule(plane.x(value), look.top, plane.x(value), look.height - look.bottom,
-            **look.paint(stroke="ink" if value == 0 else "rule")) for value in across),
-        *(labelled(value + about, plane.x(value), look.height - look.bottom + look.text * 1.5, "middle", look,
-            signs=not about) for value in across),
-        *(part for number, row in enumerate(rows) for part in _whisker(row, about, plane, look.top + 46 * number + 14)),
-    )  # fmt: skip
+        [*_draw_vertical_lines(area, ticks), *_draw_shifted_labels(area, ticks, luck), *drawn_rows],
+        layout=layout,
+        name=name,
+        title=title,
+        description=description,
+    )
 
 
-def _whisker(row: Whisker, about: float, plane: Plane, y: float) -> Iterator[str]:
-    look = plane.look
-    low, value, high = (float(one) - about for one in (row.low, row.value, row.high))
-    yield text(
+def _draw_vertical_lines(area: PlotArea, ticks: Sequence[float]) -> Iterator[str]:
+    layout = area.layout
+    for value in ticks:
+        colour = "ink" if value == 0 else "rule"
+        yield svg.line(
+            x1=area.x(value),
+            y1=layout.top,
+            x2=area.x(value),
+            y2=layout.height - layout.bottom,
+            **layout.paint(stroke=colour),
+        )
+
+
+def _draw_shifted_labels(area: PlotArea, ticks: Sequence[float], luck: float) -> Iterator[str]:
+    """Write below the plot the values of ticks, which count from `luck`."""
+    for value in ticks:
+        # Only differences have signs, so there are none if luck is 50 %.
+        yield svg.text(
+            tick_text(value + luck, signs=not luck),
+            x=area.x(value),
+            y=area.label_y,
+            anchor="middle",
+            paint=area.layout.paint(fill="faint"),
+        )
+
+
+def _draw_interval(row: IntervalRow, area: PlotArea, *, luck: float, top: float) -> Iterator[str]:
+    layout = area.layout
+    low, value, high = (float(text) - luck for text in (row.low, row.value, row.high))
+    bar_y = top + _ROW_BAR
+    # A label that begins far to the right would reach beyond the drawing.
+    anchor = "start" if area.x(low) < layout.width * 0.6 else "end"
+    yield svg.text(
         escape(row.name),
-        plane.x(low),
-        y,
-        "start" if plane.x(low) < look.width * 0.6 else "end",
-        {"class": "fill-ink halo"},
+        x=area.x(low),
+        y=top + _ROW_LABEL,
+        anchor=anchor,
+        paint={"class": "fill-ink halo"},
     )
-    yield rule(
-        plane.x(low), y + 14, plane.x(high), y + 14, stroke_width=4, stroke_linecap="round", **look.paint(stroke="bar")
+    yield svg.line(
+        x1=area.x(low),
+        y1=bar_y,
+        x2=area.x(high),
+        y2=bar_y,
+        stroke_width=4,
+        stroke_linecap="round",
+        **layout.paint(stroke="bar"),
     )
-    yield drawn_element("circle", cx=plane.x(value), cy=y + 14, r=5.5, **look.paint(fill="accent"))
+    yield svg.element("circle", cx=area.x(value), cy=bar_y, r=5.5, **layout.paint(fill="accent"))
 
 
-def _ends(plane: Plane, points: Sequence[Mapping[str, Any]], when: str) -> Iterator[str]:
-    """Write under a drawing when it begins and ends."""
-    look = plane.look
-    y = look.height - look.bottom + look.text * 1.5
-    for at, anchor, one in ((plane.low, "start", points[0]), (plane.high, "end", points[-1])):
-        on = one[when]
-        yield text(f"{short_day(on)[4:]} {on[:4]}", plane.x(at), y, anchor, look.paint(fill="faint"))
+def _draw_range(area: PlotArea, rows: Sequence[Mapping[str, Any]], key: str) -> Iterator[str]:
+    """Write below the plot the dates of its first and its last row. `key` is the date's name."""
+    for value, anchor, row in ((area.low, "start", rows[0]), (area.high, "end", rows[-1])):
+        day = row[key]
+        day_and_month = short_date(day)[len("Mon ") :]
+        yield svg.text(
+            f"{day_and_month} {day[:4]}",
+            x=area.x(value),
+            y=area.label_y,
+            anchor=anchor,
+            paint=area.layout.paint(fill="faint"),
+        )
 
 
-def _svg(look: Look, name: str, title: str, told: str, *inside: str) -> str:
-    return drawn_element(
+def _svg(content: Sequence[str], *, layout: Layout, name: str, title: str, description: str) -> str:
+    return svg.element(
         "svg",
-        drawn_element("title", escape(title), id=f"{name}-title"),
-        drawn_element("desc", escape(told), id=f"{name}-told"),
-        *inside,
+        svg.element("title", escape(title), id=f"{name}-title"),
+        svg.element("desc", escape(description), id=f"{name}-description"),
+        *content,
         xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {look.width} {look.height}",
+        viewBox=f"0 0 {layout.width} {layout.height}",
         role="img",
-        aria_labelledby=f"{name}-title {name}-told",
-        font_size=look.text,
+        aria_labelledby=f"{name}-title {name}-description",
+        font_size=layout.text,
     )

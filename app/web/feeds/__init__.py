@@ -1,1 +1,1 @@
-"""What others follow the record by: exports of all of it, and a feed of what is new."""
+"""Exports of the whole record, and an Atom feed of what is new."""

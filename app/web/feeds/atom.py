@@ -1,12 +1,17 @@
 """
-The feed, as RFC 4287 has it: an entry when a Monday's picks are made or fail, and one when their result stands, or
-that there is none. A figure that is put right, or a pick that is renamed, brings its entry up again.
+The Atom feed (RFC 4287): an entry for each Monday's picks, and an entry for each Monday's result.
 
-It is the document `Feed`, written as Atom. Ids come from the journal, whose entries never change: they are this
-record's and no other's (a rehearsal's batches have the ids of the real ones), wherever it is served. Every entry names
-the entry of the journal that tells of it, which was the journal's head at that moment: readers that keep it hold a
-copy against which `alpha-monday verify --head` checks the journal. The head of now stands beside it, where it makes no
-reader believe that the entry is new.
+A Monday that failed has an entry with the reason, and a fortnight that ended without a result has
+an entry that says so. A correction or a renamed pick updates its entry, so that feed readers show
+the entry again. The feed is the API's response to the document `Feed`, written as Atom.
+
+The ids of entries are made from hashes of the journal, whose entries never change. So an id belongs
+to one record only, at every address: the batches of a rehearsal have the same ids as the real ones,
+but its journal has other hashes. Each entry of the feed names the journal entry that records its
+event, which was the head of the journal at that time. So a feed reader that stores the entry has a
+copy of a head, and `alpha-monday verify --head` checks the journal against it. Each entry also has
+the current head, in an element that feed readers do not compare, so it does not make an entry look
+new.
 """
 
 import re
@@ -22,57 +27,79 @@ from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
 from api.engine import Engine
-from api.halving import halved
-from api.persisted import BY_NAME
-from app.web.formatting import TOO_LARGE, listed, price, share, signed
-from app.web.formatting import day as in_full
-from app.web.pages import corrected
-from app.web.refusals import unanswered, unwritable
+from api.page_halving import execute_halving_page
+from api.persisted import DOCUMENTS_BY_NAME
+from app.web.formatting import (
+    TOO_LARGE_ERRORS,
+    join_words,
+    long_date,
+    price,
+    signed,
+    ticker_label,
+)
+from app.web.pages import correction_text
+from app.web.refusals import error_response, too_large_number_result
 from app.web.routes import BATCH, FEED, FRONT
 
-_DOCUMENT = BY_NAME["Feed"]
-MOST = 50
-MEDIA = "application/atom+xml"
-ATOM = "http://www.w3.org/2005/Atom"
-XHTML = "http://www.w3.org/1999/xhtml"
-# Elements of our own: `head` and `entry`, each the number and the hash of a journal's entry.
-OURS = "urn:uuid:7d125464-81aa-4b7e-afbb-8fc101430442"
+_DOCUMENT = DOCUMENTS_BY_NAME["Feed"]
+MAX_ENTRIES = 50
+MEDIA_TYPE = "application/atom+xml"
+ATOM_NAMESPACE = "http://www.w3.org/2005/Atom"
+XHTML_NAMESPACE = "http://www.w3.org/1999/xhtml"
+# The namespace of our own elements `head` and `entry`: each is the number and the hash of an entry
+# of the journal.
+JOURNAL_NAMESPACE = "urn:uuid:7d125464-81aa-4b7e-afbb-8fc101430442"
 
-register_namespace("", ATOM)
-register_namespace("x", XHTML)
-register_namespace("journal", OURS)
+register_namespace("", ATOM_NAMESPACE)
+register_namespace("x", XHTML_NAMESPACE)
+register_namespace("journal", JOURNAL_NAMESPACE)
 
+# The namespace of all ids. It must never change: feed readers know entries by their ids.
 _IDS = UUID("da0a5cbf-79c8-489d-93c7-109637edacb1")
-# What XML 1.0 cannot hold, not even escaped.
-_UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_MADE = ("BATCH", "FAILURE")
+# Characters that XML 1.0 cannot contain, not even escaped.
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# The kinds of journal entries with which a Monday gets its picks, or fails.
+_RUN_KINDS = ("BATCH", "FAILURE")
 _UNUSUAL = "with a move of a tenth or more in one session that no known split explains"
 
 Node = Mapping[str, Any]
 
 
-def feed(engine: Engine, address: str, *, rehearsed: bool) -> HTTPRouteHandler:
-    """Return the handler of the feed; its links begin with `address`, and in a rehearsal it says that it is made up."""
+def feed_route(engine: Engine, address: str, *, rehearsed: bool) -> HTTPRouteHandler:
+    """
+    Return the handler of the feed.
+
+    Links begin with `address`, the public address of the service. The feed of a rehearsal is marked
+    as made up.
+    """
 
     @route(FEED.path, http_method=FEED.methods, include_in_schema=False)
     async def send(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Send the feed."""
-        answer, _ = await halved(engine, _DOCUMENT, MOST)
-        if answer.refused or answer.damaged:
-            return unanswered(request, answer)
+        result, _ = await execute_halving_page(engine, _DOCUMENT, MAX_ENTRIES)
+        if result.error_code or result.damage:
+            return error_response(request, result)
+        data = msgspec.json.decode(result.body)["data"]
         try:
-            xml = written(msgspec.json.decode(answer.body)["data"], address.rstrip("/"), rehearsed=rehearsed)
-        except TOO_LARGE as error:
-            return unanswered(request, unwritable(error))
-        kept = "no-cache" if answer.lasting else "no-store"
-        headers = {"Cache-Control": kept, "Cross-Origin-Resource-Policy": "cross-origin"}
-        return Response(xml, media_type=f"{MEDIA}; charset=utf-8", headers=headers)
+            xml = render_feed(data, address.rstrip("/"), rehearsed=rehearsed)
+        except TOO_LARGE_ERRORS as error:
+            return error_response(request, too_large_number_result(error))
+        headers = {
+            "Cache-Control": "no-cache" if result.is_cacheable else "no-store",
+            # Scripts of other sites may read the feed.
+            "Cross-Origin-Resource-Policy": "cross-origin",
+        }
+        return Response(xml, media_type=f"{MEDIA_TYPE}; charset=utf-8", headers=headers)
 
     return send
 
 
-class Entry(Struct, frozen=True):
-    """An entry before it is written: `journal` is the journal's entry that tells of it, where that is known."""
+class FeedEntry(Struct, frozen=True):
+    """
+    The parts of an entry of the feed. `content` are XHTML elements.
+
+    `journal` is the journal entry that records the event, or None if it is not known.
+    """
 
     id: UUID
     title: str
@@ -84,40 +111,62 @@ class Entry(Struct, frozen=True):
     content: list[Element]
 
 
-def written(told: Node, address: str = "", *, rehearsed: bool = False) -> bytes:
+def render_feed(data: Node, address: str = "", *, rehearsed: bool = False) -> bytes:
     """
-    Return the feed of what the API told.
+    Return the feed as XML. `data` is the API's response to the document `Feed`.
 
-    Links begin with `address`, the public one; without it they are relative, and mean the address that the feed was
-    read from. What a request calls its host is never written: an answer is kept for everybody.
+    Links begin with `address`. Without it they are relative, to the address from which the feed was
+    read. The Host header of a request is never used, because the response is cached for all
+    clients.
     """
-    head, first = told["service"]["journalHead"], told["journal"]["nodes"]
-    batches = told["batches"]["nodes"]
-    entries = sorted((entry for one in batches for entry in _entries(one)), key=lambda entry: entry.updated)[-MOST:]
+    head = data["service"]["journalHead"]
+    # An empty journal has no hash that distinguishes it from others.
+    first_hash = ""
+    if data["journal"]["nodes"]:
+        first_hash = data["journal"]["nodes"][0]["hash"]
+    entries: list[FeedEntry] = []
+    for batch in data["batches"]["nodes"]:
+        entries += _batch_entries(batch)
+    entries = sorted(entries, key=lambda entry: entry.updated)[-MAX_ENTRIES:]
+    # RFC 4287 requires a time, also of an empty feed.
+    newest_update = "1970-01-01T00:00:00Z"
+    if entries:
+        newest_update = entries[-1].updated
+
     feed = Element(_atom("feed"), {"xml:lang": "en"})
-    # Before the first entry of a journal there is nothing by which to tell it from others.
-    _add(feed, "id", uuid5(_IDS, first[0]["hash"] if first else "").urn)
-    _add(feed, "title", "Alpha Monday, rehearsed: all of it is made up" if rehearsed else "Alpha Monday")
-    _add(feed, "subtitle", "Three stocks that a language model picks every Monday, and what became of them. No advice.")
-    _add(feed, "updated", entries[-1].updated if entries else "1970-01-01T00:00:00Z")
+    _add(feed, "id", uuid5(_IDS, first_hash).urn)
+    title, entry_prefix = "Alpha Monday", ""
+    if rehearsed:
+        title, entry_prefix = "Alpha Monday, rehearsed: all of it is made up", "Made up: "
+    _add(feed, "title", title)
+    _add(
+        feed,
+        "subtitle",
+        "Three stocks that a language model picks every Monday, and their results. Not advice.",
+    )
+    _add(feed, "updated", newest_update)
     _add(feed, "generator", "Alpha Monday", version=version("alpha-monday"))
     _add(SubElement(feed, _atom("author")), "name", "Alpha Monday")
-    _add(feed, "link", rel="self", type=MEDIA, href=f"{address}{FEED.path}")
+    _add(feed, "link", rel="self", type=MEDIA_TYPE, href=f"{address}{FEED.path}")
     _add(feed, "link", rel="alternate", type="text/html", href=f"{address}{FRONT.path}")
     if rehearsed:
-        # For readers and aggregators that keep no HTTP header: what is made up is not for search engines.
+        # Search engines must not index made-up entries. Aggregators do not pass on the HTTP header
+        # that says so.
         SubElement(feed, _xhtml("meta"), {"name": "robots", "content": "noindex"})
     _add_journal(feed, "head", head)
     for entry in reversed(entries):
-        _write(feed, entry, address, head, "Made up: " if rehearsed else "")
+        _add_entry(feed, entry, address=address, head=head, prefix=entry_prefix)
     xml: bytes = tostring(feed, "utf-8", xml_declaration=True)
     return xml
 
 
-def _write(feed: Element, entry: Entry, address: str, head: Node | None, before: str) -> None:
+def _add_entry(
+    feed: Element, entry: FeedEntry, *, address: str, head: Node | None, prefix: str
+) -> None:
+    """Add an entry to the feed. `prefix` is added before its title."""
     element = SubElement(feed, _atom("entry"))
     _add(element, "id", entry.id.urn)
-    _add(element, "title", before + entry.title)
+    _add(element, "title", prefix + entry.title)
     _add(element, "published", entry.published)
     _add(element, "updated", entry.updated)
     _add(element, "category", term=entry.term)
@@ -128,132 +177,201 @@ def _write(feed: Element, entry: Entry, address: str, head: Node | None, before:
     SubElement(content, _xhtml("div")).extend(entry.content)
 
 
-def _entries(batch: Node) -> Iterator[Entry]:
-    """Yield what the feed says of a Monday: that its picks were made, or failed; and once it is over its result."""
-    made = [entry for entry in batch["journal"] if entry["kind"] in _MADE]
-    if not made:
+def _batch_entries(batch: Node) -> Iterator[FeedEntry]:
+    """Yield the entries of a batch: its picks or its failure, and once it is over its result."""
+    run_entries = [entry for entry in batch["journal"] if entry["kind"] in _RUN_KINDS]
+    if not run_entries:
         return
-    yield _made(batch, made)
+    yield _picks_entry(batch, run_entries)
     if batch["status"] == "COMPLETED":
-        yield _result(batch, made[0]["hash"])
+        yield _result_entry(batch, first_hash=run_entries[0]["hash"])
 
 
-def _made(batch: Node, made: list[Node]) -> Entry:
-    """Return the entry of a Monday's picks; a Monday that failed and was run again keeps its entry."""
-    failed = batch["status"] == "FAILED"
-    picks = listed([f"{pick['action']} {pick['pickedAs']}" for pick in batch["picks"]])
-    later = [one for one in batch["journal"] if one["kind"] == "PICK_RENAMED"]
-    corrections = _corrections(batch, 0)
-    return Entry(
-        id=uuid5(_IDS, f"{made[0]['hash']} made"),
-        title=f"{'No picks' if failed else picks} on {in_full(batch['runDate'])}",
+def _picks_entry(batch: Node, run_entries: list[Node]) -> FeedEntry:
+    """
+    Return the entry of a Monday's picks, or of its failure.
+
+    `run_entries` are the journal entries of its runs. A Monday that failed and was run again later
+    keeps its entry: the id is made from the first of them.
+    """
+    first, last = run_entries[0], run_entries[-1]
+    if batch["status"] == "FAILED":
+        picks, term = "No picks", "failed"
+    else:
+        picks = join_words([f"{pick['action']} {pick['pickedAs']}" for pick in batch["picks"]])
+        term = "picks"
+    renames = [entry["at"] for entry in batch["journal"] if entry["kind"] == "PICK_RENAMED"]
+    corrections = _corrections(batch, day=0)
+    corrected = [correction["madeAt"] for correction in corrections]
+    return FeedEntry(
+        id=uuid5(_IDS, f"{first['hash']} made"),
+        title=f"{picks} on {long_date(batch['runDate'])}",
         path=BATCH.url(run_date=batch["runDate"]),
-        published=made[0]["at"],
-        updated=max([made[-1]["at"], *(one["at"] for one in later), *(one["madeAt"] for one in corrections)]),
-        term="failed" if failed else "picks",
-        journal=made[-1],
-        content=[*_told_of_picks(batch), *_told_of_corrections(corrections), _told_of(made[-1])],
+        published=first["at"],
+        updated=max([last["at"], *renames, *corrected]),
+        term=term,
+        journal=last,
+        content=[
+            *_picks_content(batch),
+            *_corrections_content(corrections),
+            _journal_note(last),
+        ],
     )
 
 
-def _told_of_picks(batch: Node) -> Iterator[Element]:
+def _picks_content(batch: Node) -> Iterator[Element]:
     if batch["status"] == "FAILED":
         yield _element("p", batch["failure"])
         return
     for pick in batch["picks"]:
-        now = "" if pick["ticker"] == pick["pickedAs"] else f" (now {pick['ticker']})"
-        yield _element("h3", f"{pick['action']} {pick['pickedAs']}{now}")
+        # The model's reasoning is about the ticker that it chose.
+        heading = f"{pick['action']} {pick['pickedAs']}"
+        if pick["ticker"] != pick["pickedAs"]:
+            heading += f" (now {pick['ticker']})"
+        yield _element("h3", heading)
         yield _element("p", pick["reasoning"])
-    prices = [f"{pick['pickedAs']} {price(pick['initialPrice'])}" for pick in batch["picks"]]
-    benchmark = f"{batch['benchmarkSymbol']} {price(batch['benchmarkInitialPrice'])}"
-    yield _element("p", f"Closes of {in_full(batch['tradingDay'])}: {listed([*prices, benchmark])}.")
+    closes = [f"{pick['pickedAs']} {price(pick['initialPrice'])}" for pick in batch["picks"]]
+    closes.append(f"{batch['benchmarkSymbol']} {price(batch['benchmarkInitialPrice'])}")
+    yield _element("p", f"Closes of {long_date(batch['tradingDay'])}: {join_words(closes)}.")
     if batch["late"]:
-        yield _element("p", "Late: stored after the open of the first session it could be traded in, and not scored.")
+        yield _element(
+            "p",
+            "Late: the picks were stored after the open of the first session in which they could "
+            "be traded. They are not scored.",
+        )
 
 
-def _result(batch: Node, whose: str) -> Entry:
-    """Return the entry of how a fortnight ended; one without a result may still get it."""
+def _result_entry(batch: Node, *, first_hash: str) -> FeedEntry:
+    """
+    Return the entry of how a fortnight ended.
+
+    A fortnight without a result may get one later, and keeps its entry. `first_hash` is the hash of
+    the journal entry with which the batch began.
+    """
     result = batch["result"]
-    over = max(one["skippedAt"] or one["takenAt"] for one in batch["checkpoints"])
-    corrections = _corrections(batch, result["day"]) if result else []
-    taken = [one for one in batch["journal"] if one["kind"] == "CHECKPOINT"]
-    own = [one for one in taken if one["at"] == (result["takenAt"] if result else over)]
-    hits = sum(pick["result"]["hit"] for pick in batch["picks"]) if result else 0
-    outcome = f"{hits} of {len(batch['picks'])} calls right" if result else "unresolved"
-    return Entry(
-        id=uuid5(_IDS, f"{whose} result"),
-        title=f"The picks of {in_full(batch['runDate'])}: {outcome}",
+    ended_at = max(
+        checkpoint["skippedAt"] or checkpoint["takenAt"] for checkpoint in batch["checkpoints"]
+    )
+    if result:
+        hits = sum(pick["result"]["hit"] for pick in batch["picks"])
+        outcome = f"{hits} of {len(batch['picks'])} calls right"
+        term = "result"
+        recorded_at = result["takenAt"]
+        corrections = _corrections(batch, day=result["day"])
+    else:
+        outcome = term = "unresolved"
+        recorded_at = ended_at
+        corrections = []
+    journal = _checkpoint_entry(batch, recorded_at)
+    corrected = [correction["madeAt"] for correction in corrections]
+    content = [*_result_content(batch, result), *_corrections_content(corrections)]
+    if journal:
+        content.append(_journal_note(journal))
+    return FeedEntry(
+        id=uuid5(_IDS, f"{first_hash} result"),
+        title=f"The picks of {long_date(batch['runDate'])}: {outcome}",
         path=BATCH.url(run_date=batch["runDate"]),
-        published=over,
-        updated=max([over, *([result["takenAt"]] if result else []), *(one["madeAt"] for one in corrections)]),
-        term="result" if result else "unresolved",
-        journal=own[-1] if own else None,
-        content=[
-            *_told_of_result(batch, result), *_told_of_corrections(corrections), *([_told_of(own[-1])] if own else []),
-        ],
-    )  # fmt: skip
+        published=ended_at,
+        updated=max([ended_at, recorded_at, *corrected]),
+        term=term,
+        journal=journal,
+        content=content,
+    )
 
 
-def _told_of_result(batch: Node, result: Node | None) -> Iterator[Element]:
+def _checkpoint_entry(batch: Node, at: str) -> Node | None:
+    """Return the newest journal entry of a checkpoint with the time `at`, if there is one."""
+    found = None
+    for entry in batch["journal"]:
+        if entry["kind"] == "CHECKPOINT" and entry["at"] == at:
+            found = entry
+    return found
+
+
+def _result_content(batch: Node, result: Node | None) -> Iterator[Element]:
     if result is None:
         yield _element(
-            "p", "The fortnight is over, and its last session has no figures: no earlier day stands in for it."
+            "p",
+            "The fortnight is over, and its last session has no figures. No earlier day is used in "
+            "its place.",
         )
         return
-    benchmark = f"{batch['benchmarkSymbol']} {signed(result['benchmarkReturnPct'])} %"
+    symbol = batch["benchmarkSymbol"]
+    benchmark = f"{symbol} {signed(result['benchmarkReturnPct'])} %"
     if result["benchmarkUnusualMove"]:
-        benchmark = f"{benchmark} ({_UNUSUAL})"
-    yield _element("p", f"At the close of {in_full(result['tradingDay'])}, since the baseline; {benchmark}:")
+        benchmark += f" ({_UNUSUAL})"
+    yield _element(
+        "p", f"From the baseline to the close of {long_date(result['tradingDay'])}; {benchmark}:"
+    )
     picks = Element(_xhtml("ul"))
     for pick in batch["picks"]:
-        figures = pick["result"]
-        right = "right" if figures["hit"] else "wrong"
-        points = f"{signed(figures['alphaPct'])} points in the call's favour against {batch['benchmarkSymbol']}"
-        directional = f"{signed(figures['directionalReturnPct'])} % in its direction"
-        line = f"{pick['action']} {share(pick)}: {right}, {directional}, {points}"
-        picks.append(_element("li", f"{line} ({_UNUSUAL})" if figures["unusualMove"] else line))
+        picks.append(_element("li", _pick_result(pick, symbol)))
     yield picks
     yield _element("p", "Without dividends and costs.")
 
 
-def _corrections(batch: Node, day: int) -> list[Node]:
-    return [made for one in batch["checkpoints"] if one["day"] == day for made in one["corrections"]]
+def _pick_result(pick: Node, benchmark: str) -> str:
+    figures = pick["result"]
+    right = "right" if figures["hit"] else "wrong"
+    directional = f"{signed(figures['directionalReturnPct'])} % in its direction"
+    points = f"{signed(figures['alphaPct'])} points in the call's favour against {benchmark}"
+    line = f"{pick['action']} {ticker_label(pick)}: {right}, {directional}, {points}"
+    if figures["unusualMove"]:
+        line += f" ({_UNUSUAL})"
+    return line
 
 
-def _told_of_corrections(corrections: Iterable[Node]) -> Iterator[Element]:
-    for made in corrections:
-        figure = corrected.named(made["field"])
-        whose = f"{made['ticker']}, {figure}" if made["ticker"] else figure
-        before, after = corrected.shown(made)
-        yield _element("p", f"Put right: {whose}, from {before} to {after}. {made['reason']}")
+def _corrections(batch: Node, *, day: int) -> list[Node]:
+    """Return the corrections of the checkpoint of a day."""
+    for checkpoint in batch["checkpoints"]:
+        if checkpoint["day"] == day:
+            return list(checkpoint["corrections"])
+    return []
 
 
-def _told_of(entry: Node) -> Element:
-    return _element("p", f"The journal tells of it in entry {entry['seq']}:{entry['hash']}.")
+def _corrections_content(corrections: Iterable[Node]) -> Iterator[Element]:
+    for correction in corrections:
+        figure = correction_text.figure_name(correction["field"])
+        if correction["ticker"]:
+            figure = f"{correction['ticker']}, {figure}"
+        before, after = correction_text.before_and_after(correction)
+        yield _element(
+            "p", f"Corrected: {figure}, from {before} to {after}. {correction['reason']}"
+        )
+
+
+def _journal_note(entry: Node) -> Element:
+    return _element("p", f"Recorded in journal entry {entry['seq']}:{entry['hash']}.")
 
 
 def _add(parent: Element, name: str, text: str | None = None, **attributes: str) -> None:
-    SubElement(parent, _atom(name), attributes).text = None if text is None else _writable(text)
+    """Add an Atom element to `parent`."""
+    element = SubElement(parent, _atom(name), attributes)
+    if text is not None:
+        element.text = _xml_text(text)
 
 
 def _add_journal(parent: Element, name: str, entry: Node | None) -> None:
+    """Add an element of our own, with the number and hash of a journal entry, if there is one."""
     if entry:
-        SubElement(parent, f"{{{OURS}}}{name}").text = f"{entry['seq']}:{entry['hash']}"
+        element = SubElement(parent, f"{{{JOURNAL_NAMESPACE}}}{name}")
+        element.text = f"{entry['seq']}:{entry['hash']}"
 
 
 def _element(name: str, text: str) -> Element:
+    """Return an XHTML element with a text."""
     element = Element(_xhtml(name))
-    element.text = _writable(text)
+    element.text = _xml_text(text)
     return element
 
 
-def _writable(text: str) -> str:
-    return _UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+def _xml_text(text: str) -> str:
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _atom(name: str) -> str:
-    return f"{{{ATOM}}}{name}"
+    return f"{{{ATOM_NAMESPACE}}}{name}"
 
 
 def _xhtml(name: str) -> str:
-    return f"{{{XHTML}}}{name}"
+    return f"{{{XHTML_NAMESPACE}}}{name}"

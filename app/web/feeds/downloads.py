@@ -1,10 +1,11 @@
 """
-`/export.csv` and `/export.json`: an export as it is read, without keeping more of it than a part.
+`/export.csv` and `/export.json`: exports over HTTP.
 
-An export holds a connection from its first byte to its last, and a snapshot of the record with it. So exports have a
-pool of their own; only a few are under way at once, and fewer of one address; one that is not read is left after a
-while, and one whose client has gone at once. What was left, or could not be read to its end, ends without the end that
-HTTP gives an answer: no client takes it for whole.
+The service reads and sends an export part by part, so it never takes more memory than one part. It
+has a database connection, with a snapshot of the record, from its first byte to its last. So
+exports have their own connection pool. Only a few are sent at once, and fewer to one address. An
+export ends early if its client does not read it for READ_TIMEOUT seconds, or disconnects. An
+incomplete export does not have the end that HTTP requires, so that clients notice it.
 """
 
 import asyncio
@@ -20,206 +21,276 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import ASGIRouteHandler
 from psycopg import OperationalError
 
-from api.cache import names
-from api.clients import Tally, client_of
-from api.damage import CODE
-from api.engine import Answer, Engine, refused
-from api.fields import refusal
-from api.headers import pairs
-from api.http import HEAD_ONLY, busy, gone, unavailable
-from api.schema import quoted, read_date
+from api.cache import matches_etag
+from api.clients import ClientCounter, client_address
+from api.damage import DAMAGED_CODE
+from api.engine import Engine, GraphQLResult, error_result
+from api.fields import api_error
+from api.headers import encode_headers
+from api.http import HEAD_ONLY, unavailable_body, unavailable_messages, wait_for_disconnect
+from api.schema import parse_date, quote_value
 from app.domain.model import SERIES
 from app.domain.text import one_line
-from app.web.feeds.export import FORMAT, ExportDamaged, ExportStopped, Part, Wanted, parts, written
-from app.web.refusals import unanswered
+from app.web.feeds.export import (
+    FORMAT_VERSION,
+    ExportDamaged,
+    ExportPart,
+    ExportRange,
+    ExportStopped,
+    read_parts,
+    write_export,
+)
+from app.web.refusals import error_response
 from app.web.routes import EXPORT_CSV, EXPORT_JSON
 
-# Exports have a pool of so many connections (`app.main.reading`). One address has fewer: its slow readers leave a place
-# for another. How slow a reader may be: see app/web/unsent.py.
-MOST_AT_ONCE = 3
-MOST_OF_AN_ADDRESS = 2
-# How long a client may not take what is there for it, in seconds. Postgres itself would not wait for 30.
-STALLED = 20.0
-EXPORTS = {"csv": EXPORT_CSV, "json": EXPORT_JSON}
-TYPES = {"csv": "text/csv; charset=utf-8; header=present", "json": "application/json; charset=utf-8"}
+# The size of the connection pool of exports (`app.main.open_reader_pools`). One address gets fewer,
+# so that its slow readers leave a place for another client. How slowly a client may read is limited
+# in app/web/unsent_responses.py.
+MAX_EXPORTS = 3
+MAX_EXPORTS_PER_ADDRESS = 2
+# How long a client may read nothing, in seconds. Postgres would end the idle transaction after 30.
+READ_TIMEOUT = 20.0
+EXPORT_ROUTES = {"csv": EXPORT_CSV, "json": EXPORT_JSON}
+CONTENT_TYPES = {
+    "csv": "text/csv; charset=utf-8; header=present",
+    "json": "application/json; charset=utf-8",
+}
+PARAMETERS = ("from", "to", "series")
 
-AWAY = "The record cannot be read right now. Try again soon."
+UNAVAILABLE = "The record cannot be read right now. Try again soon."
 
-Standing = Callable[[], AbstractAsyncContextManager[Engine]]
+# Returns a context manager that gives an engine on one snapshot of the record.
+OpenSnapshot = Callable[[], AbstractAsyncContextManager[Engine]]
 
 log = structlog.get_logger()
 
 
-def downloads(
-    standing: Standing,
+def export_routes(
+    open_snapshot: OpenSnapshot,
     headers: Mapping[str, str] = {},
     series: Collection[str] = (SERIES,),
 ) -> Sequence[ASGIRouteHandler]:
     """
     Return the handlers of exports.
 
-    `standing` gives an engine on one snapshot, `headers` go with every export, and `series` are
-    those that may be asked for.
+    `headers` are added to every export. `series` are the names that a client may request.
     """
-    downloads = Downloads(standing, pairs(headers), series)
-    return [_route(downloads, form) for form in TYPES]
+    handler = ExportHandler(open_snapshot, encode_headers(headers), series)
+    return [_route(handler, format_name) for format_name in EXPORT_ROUTES]
 
 
-def _route(downloads: "Downloads", form: str) -> ASGIRouteHandler:
-    route = EXPORTS[form]
+def _route(handler: "ExportHandler", format_name: str) -> ASGIRouteHandler:
+    route = EXPORT_ROUTES[format_name]
 
     @asgi(route.path, copy_scope=False)
     async def export(scope: Any, receive: Any, send: Any) -> None:
-        """Send all of the record."""
+        """Send the whole record."""
         if scope["method"] not in route.methods:
             raise MethodNotAllowedException(headers={"allow": ", ".join(route.methods)})
-        await downloads.answer(form, scope, receive, send)
+        await handler.respond(format_name, scope=scope, receive=receive, send=send)
 
     return export
 
 
-class Downloads:
-    """Sends exports, a few at once."""
+class ExportHandler:
+    """Answers requests for exports, and limits how many are sent at once."""
 
     def __init__(
         self,
-        standing: Standing,
+        open_snapshot: OpenSnapshot,
         headers: Sequence[tuple[bytes, bytes]],
         series: Collection[str] = (SERIES,),
     ) -> None:
-        self.standing, self.headers, self.series = standing, headers, series
-        self._under_way = Tally()
+        self.open_snapshot = open_snapshot
+        self.headers = headers
+        self.series = series
+        self._active = ClientCounter()
 
-    async def answer(self, form: str, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request: with the export, with why there is none, or with what it said before."""
-        accept = dict(scope["headers"]).get(b"accept", b"")
+    async def respond(self, format_name: str, *, scope: Any, receive: Any, send: Any) -> None:
+        """Send the export that a request asks for, or the reason why it is refused."""
         try:
-            wanted = asked(Request(scope).query_params.multi_items(), self.series)
+            export_range = parse_parameters(Request(scope).query_params.multi_items(), self.series)
         except GraphQLError as error:
-            await _refuse(scope, receive, send, refused(error))
+            await _send_error(scope, receive, send, result=error_result(error))
             return
-        client = client_of(scope)
+        client = client_address(scope)
         if refusal := self._refusal(client):
-            for message in busy(accept, reason=refusal):
+            accept = dict(scope["headers"]).get(b"accept", b"")
+            for message in unavailable_messages(accept, body=refusal):
                 await send(message)
             return
-        self._under_way.add(client, 1)
+        self._active.add(client, 1)
         try:
-            is_whole = await self._export(form, wanted, scope, receive, send)
+            is_complete = await self._send_export(
+                format_name, export_range, scope=scope, receive=receive, send=send
+            )
         finally:
-            self._under_way.add(client, -1)
-        if is_whole:
-            # Not before its place is free: a client may ask for the next export as soon as it has this one.
+            self._active.add(client, -1)
+        if is_complete:
+            # This must follow the release of the place: a client may request its next export as
+            # soon as this one has ended.
             await send({"type": "http.response.body", "body": b""})
 
     def _refusal(self, client: str) -> bytes | None:
-        """Return why the client at an address gets no export; None if it gets one."""
-        if self._under_way.total >= MOST_AT_ONCE:
-            return unavailable(f"{MOST_AT_ONCE} exports are under way, the most that there may be. Try again soon.")
-        if self._under_way.of(client) >= MOST_OF_AN_ADDRESS:
-            has = f"Your address has {MOST_OF_AN_ADDRESS} of the exports that are under way"
-            return unavailable(f"{has}, the most that one may have. Try again when one of them has ended.")
+        """Return the response body for a client that may have no further export, else None."""
+        if self._active.total >= MAX_EXPORTS:
+            return unavailable_body(
+                f"{MAX_EXPORTS} exports are being sent, which is the maximum. Try again soon."
+            )
+        if self._active.count_for(client) >= MAX_EXPORTS_PER_ADDRESS:
+            return unavailable_body(
+                f"Your address has {MAX_EXPORTS_PER_ADDRESS} exports in progress, which is the "
+                "maximum for one address. Try again when one of them has ended."
+            )
         return None
 
-    async def _export(self, form: str, wanted: Wanted, scope: Any, receive: Any, send: Any) -> bool:
-        """Send an export but for its end, or why there is none; return whether it may end as a whole."""
-        begun = False
+    async def _send_export(
+        self, format_name: str, export_range: ExportRange, *, scope: Any, receive: Any, send: Any
+    ) -> bool:
+        """
+        Send an export without the end of its body, or an error.
+
+        Return whether the end of the body must still be sent. It must not be sent after an error,
+        whose response is complete, or after an incomplete export.
+        """
+        has_begun = False
         try:
-            async with self.standing() as engine, aclosing(parts(engine, wanted)) as read:
-                first = await anext(read)
-                start, more = self._start(form, first, scope)
-                begun = True
-                await send(start)
-                return not more or await _sent(written(form, _first(first, read), wanted), receive, send)
+            async with (
+                self.open_snapshot() as engine,
+                aclosing(read_parts(engine, export_range)) as parts,
+            ):
+                # The head is in the headers, so the first part is read before the response starts.
+                first = await anext(parts)
+                headers = self._headers(first)
+                has_begun = True
+                if _is_known(scope, self._etag(first)):
+                    await send({"type": "http.response.start", "status": 304, "headers": headers})
+                    return True
+                headers += _content_headers(format_name, first)
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                if HEAD_ONLY in scope:
+                    return True
+                pieces = write_export(format_name, _chain(first, parts), export_range)
+                return await _send_pieces(pieces, receive, send)
         except (ExportStopped, OperationalError) as error:
             log.warning("an export stopped", reason=one_line(error))
-            if begun:
-                return False
-            if isinstance(error, ExportDamaged):
-                answer = refused(refusal(CODE, str(error)))
-                await _refuse(scope, receive, send, Answer(answer.body, damaged=str(error)))
-                return False
-            await _refuse(scope, receive, send, refused(refusal("SERVICE_UNAVAILABLE", AWAY)))
+            if not has_begun:
+                await _send_error(scope, receive, send, result=_stopped_result(error))
             return False
 
-    def _start(self, form: str, first: Part, scope: Any) -> tuple[dict[str, Any], bool]:
-        """Return the start of the response, and whether an export follows."""
-        tag = f'"{first.head_text or "none"}-{FORMAT}"'.encode()
-        headers = [
+    def _etag(self, first: ExportPart) -> bytes:
+        return f'"{first.head_text or "none"}-{FORMAT_VERSION}"'.encode()
+
+    def _headers(self, first: ExportPart) -> list[tuple[bytes, bytes]]:
+        return [
             (b"cache-control", b"no-cache"),
-            (b"etag", tag),
+            (b"etag", self._etag(first)),
+            # Scripts of other sites may read an export.
             (b"cross-origin-resource-policy", b"cross-origin"),
             (b"x-journal-head", (first.head_text or "none").encode()),
             *self.headers,
         ]
-        known = b",".join(value for name, value in scope["headers"] if name == b"if-none-match")
-        if known and names(known, tag):
-            return {"type": "http.response.start", "status": 304, "headers": headers}, False
-        called = f"alpha-monday-{first.head['seq'] if first.head else 0}.{form}"
-        headers += [
-            (b"content-type", TYPES[form].encode()),
-            (b"content-disposition", f'attachment; filename="{called}"'.encode()),
-        ]
-        return {"type": "http.response.start", "status": 200, "headers": headers}, HEAD_ONLY not in scope
 
 
-def asked(said: Iterable[tuple[str, str]], series: Collection[str] = (SERIES,)) -> Wanted:
-    """Return which Mondays of which of the `series` a request's parameters ask for, or refuse them, by name."""
-    given: dict[str, Any] = {}
-    for name, text in said:
-        if name not in ("from", "to", "series"):
-            raise refusal(
-                "BAD_REQUEST", f"An export has no parameter `{name[:50]}`: `from`, `to` and `series` are all."
+def _is_known(scope: Any, etag: bytes) -> bool:
+    """Return whether the client has this export already, as its If-None-Match says."""
+    values = [value for name, value in scope["headers"] if name == b"if-none-match"]
+    known = b",".join(values)
+    return bool(known) and matches_etag(known, etag)
+
+
+def _content_headers(format_name: str, first: ExportPart) -> list[tuple[bytes, bytes]]:
+    seq = first.head["seq"] if first.head else 0
+    file_name = f"alpha-monday-{seq}.{format_name}"
+    return [
+        (b"content-type", CONTENT_TYPES[format_name].encode()),
+        (b"content-disposition", f'attachment; filename="{file_name}"'.encode()),
+    ]
+
+
+def _stopped_result(error: Exception) -> GraphQLResult:
+    """Return the error of the API for an export that could not begin."""
+    if isinstance(error, ExportDamaged):
+        body = error_result(api_error(DAMAGED_CODE, str(error))).body
+        return GraphQLResult(body, damage=str(error))
+    return error_result(api_error("SERVICE_UNAVAILABLE", UNAVAILABLE))
+
+
+def parse_parameters(
+    parameters: Iterable[tuple[str, str]], series: Collection[str] = (SERIES,)
+) -> ExportRange:
+    """
+    Return the range that the parameters of a request ask for.
+
+    Raises BAD_REQUEST, with a message that names the parameter, if one is unknown, repeated or
+    invalid.
+    """
+    values: dict[str, Any] = {}
+    for name, text in parameters:
+        if name not in PARAMETERS:
+            raise api_error(
+                "BAD_REQUEST",
+                f"An export has no parameter `{name[:50]}`. "
+                "Its parameters are `from`, `to` and `series`.",
             )
-        if name in given:
-            raise refusal("BAD_REQUEST", f"`{name}` may be given once.")
-        given[name] = _series(text, series) if name == "series" else _day(name, text)
-    begin, end = given.get("from"), given.get("to")
+        if name in values:
+            raise api_error("BAD_REQUEST", f"`{name}` may be given only once.")
+        if name == "series":
+            values[name] = _parse_series(text, series)
+        else:
+            values[name] = _parse_day(name, text)
+    begin, end = values.get("from"), values.get("to")
     if begin and end and begin > end:
-        raise refusal("BAD_REQUEST", f"`from` must not be after `to`: {begin} is after {end}.")
-    return Wanted(given.get("series", SERIES), begin, end)
+        raise api_error("BAD_REQUEST", f"`from` must not be after `to`: {begin} is after {end}.")
+    return ExportRange(values.get("series", SERIES), begin, end)
 
 
-def _series(text: str, series: Collection[str]) -> str:
+def _parse_series(text: str, series: Collection[str]) -> str:
     if text not in series:
-        raise refusal("BAD_REQUEST", f"There is no series {quoted(text)}. The series: {', '.join(series)}.")
+        names = ", ".join(series)
+        raise api_error(
+            "BAD_REQUEST", f"There is no series {quote_value(text)}. The series: {names}."
+        )
     return text
 
 
-def _day(name: str, text: str) -> date:
+def _parse_day(name: str, text: str) -> date:
     try:
-        return read_date(text)
+        return parse_date(text)
     except ValueError:
-        raise refusal("BAD_REQUEST", f"`{name}` must be a date written as YYYY-MM-DD, such as 2026-11-16.") from None
+        raise api_error(
+            "BAD_REQUEST", f"`{name}` must be a date written as YYYY-MM-DD, such as 2026-11-16."
+        ) from None
 
 
-async def _sent(pieces: AsyncGenerator[bytes], receive: Any, send: Any) -> bool:
-    """Send an export; return whether all of it was taken."""
-    leaving = asyncio.create_task(gone(receive))
+async def _send_pieces(pieces: AsyncGenerator[bytes], receive: Any, send: Any) -> bool:
+    """Send the pieces of an export. Return whether all of them were sent."""
+    disconnected = asyncio.create_task(wait_for_disconnect(receive))
     try:
         async with aclosing(pieces):
             async for piece in pieces:
-                async with asyncio.timeout(STALLED):
+                # `send` waits while the client does not read.
+                async with asyncio.timeout(READ_TIMEOUT):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
-                if leaving.done():
-                    break
-            else:
-                return True
-        log.info("an export was not wanted to its end")
+                if disconnected.done():
+                    log.info("the client of an export disconnected")
+                    return False
     except TimeoutError:
-        log.info("an export was not read any more", seconds=STALLED)
+        log.info("the client of an export stopped reading", seconds=READ_TIMEOUT)
+        return False
+    else:
+        return True
     finally:
-        leaving.cancel()
-    return False
+        disconnected.cancel()
 
 
-async def _first(first: Part, rest: AsyncGenerator[Part]) -> AsyncGenerator[Part]:
+async def _chain(first: ExportPart, rest: AsyncGenerator[ExportPart]) -> AsyncGenerator[ExportPart]:
     yield first
     async for part in rest:
         yield part
 
 
-async def _refuse(scope: Any, receive: Any, send: Any, answer: Answer) -> None:
+async def _send_error(scope: Any, receive: Any, send: Any, *, result: GraphQLResult) -> None:
     request = Request[Any, Any, Any](scope)
-    response = unanswered(request, answer).to_asgi_response(None, request)
+    response = error_response(request, result).to_asgi_response(None, request)
     await response(scope, receive, send)

@@ -1,17 +1,19 @@
 """
-All of the record as rows, one for each pick and each morning, in CSV or JSON: over HTTP and as a command.
+The export: the whole record as rows, one for each pick and each day, in CSV or JSON.
 
-The rows are read as the API's clients would: page by page, by the document `Export`, through the engine. So an export
-cannot say anything else than the API. All of its pages are asked of one snapshot; which one, the journal's head tells.
-Nothing is left out without a word: a Monday that failed is one row without a pick, a skipped morning has its rows.
+The rows are read with the document `Export`, page by page, through the engine, as a client of the
+API would read them. So an export contains the same figures as the API. All of its pages come from
+one snapshot, which the journal's head identifies. Nothing is left out: a failed Monday has one row
+without a pick, and a skipped day has a row for each pick.
 
-CSV holds no text that a model or a provider wrote. A spreadsheet runs a cell that begins with `=`, and a text that was
-changed so that it does not would no longer be the record's; the texts are in JSON, whole. docs/export.md says it all.
+CSV contains no text that a model or a provider wrote. A spreadsheet executes a cell that begins
+with `=`, and a text that is changed to prevent this would no longer be the record's. JSON contains
+these texts unchanged. docs/export.md describes the format.
 """
 
 import csv
 from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from datetime import date, timedelta
 from io import StringIO
 from typing import Any
@@ -20,43 +22,54 @@ import msgspec
 from msgspec import Struct
 
 from api.engine import Engine
-from api.halving import halved
-from api.persisted import BY_NAME
+from api.page_halving import execute_halving_page
+from api.persisted import DOCUMENTS_BY_NAME
 from app.domain.model import SERIES
 from app.errors import AlphaMondayError
 
-# Of what an export holds and how it is written: a reader of another one must look at docs/export.md again.
-FORMAT = 1
-# Some 200 rows: what an export takes of memory, and how long it keeps others from being answered at a time. The slowest
-# client that is not disconnected (app/web/unsent.py) takes them in less time than it may be silent for.
-MONDAYS = 5
-_DOCUMENT = BY_NAME["Export"]
+# The version of the format. It is increased when a column or a member is removed or changes its
+# meaning, so that readers look at docs/export.md again.
+FORMAT_VERSION = 1
+# How many Mondays are read at a time: about 200 rows. This number determines how much memory an
+# export takes, and how long each part delays other requests. The slowest client that is not
+# disconnected (app/web/unsent_responses.py) reads a part in less time than its credit lasts.
+MONDAYS_PER_PART = 5
+_DOCUMENT = DOCUMENTS_BY_NAME["Export"]
 
 Node = Mapping[str, Any]
 
 
 class ExportStopped(AlphaMondayError):
-    """The record could not be read to its end; what there is of the export is not all of it."""
+    """The record could not be read to its end; the export so far is incomplete."""
 
 
 class ExportDamaged(ExportStopped):
-    """A row of the record is damaged: nothing of it is exported, because a row that is left out would not be missed."""
+    """
+    A row of the record is damaged.
+
+    The export stops: if the row were left out, its reader would not notice that it is missing.
+    """
 
 
-class Wanted(Struct, frozen=True):
-    """Which Mondays: of a series, and from and to which run date, both among them; None is without end."""
+class ExportRange(Struct, frozen=True):
+    """
+    The Mondays to export: those of a series, from one run date to another, both included.
+
+    None means that the range has no limit on that side.
+    """
 
     series: str = SERIES
     begin: date | None = None
     end: date | None = None
 
 
-class Row(Struct, frozen=True, kw_only=True):
+class CsvRow(Struct, frozen=True, kw_only=True):
     """
-    One pick on one morning; the columns of CSV, in their order. What is not known, or not there, is None.
+    One pick on one day. The fields are the columns of CSV, in their order.
 
-    Decimals are texts, as the API has them. `result` tells the row that the pick is judged by. `rehearsed` is true in
-    a record that is made up.
+    A value that is not known, or does not exist, is None. Decimals are texts, as in the API.
+    `result` is true in the row with the final result of the pick. `rehearsed` is true if the record
+    is a rehearsal.
     """
 
     series: str
@@ -98,57 +111,107 @@ class Row(Struct, frozen=True, kw_only=True):
     rehearsed: bool
 
 
-class Full(Row, frozen=True, kw_only=True):
-    """A row of JSON: with the texts. A pick's reasoning stands in its row of day 0, and in no other."""
+class JsonRow(CsvRow, frozen=True, kw_only=True):
+    """A row of JSON, with texts. Only the row of day 0 has the pick's reasoning."""
 
     failure: str | None = None
     note: str | None = None
     reasoning: str | None = None
 
 
-class Part(Struct, frozen=True):
-    """Some Mondays of an export, newest first: their rows, how many they are, and the journal's head."""
+class ExportPart(Struct, frozen=True):
+    """The rows of some Mondays, newest first, with the number of Mondays and the journal's head."""
 
-    rows: list[Full]
+    rows: list[JsonRow]
     mondays: int
     head: Node | None
     rehearsed: bool
 
     @property
     def head_text(self) -> str | None:
-        """Return the head as `verify --head` takes it."""
-        return f"{self.head['seq']}:{self.head['hash']}" if self.head else None
+        """Return the head as `alpha-monday verify --head` accepts it; None if there is none."""
+        if not self.head:
+            return None
+        return f"{self.head['seq']}:{self.head['hash']}"
 
 
-async def parts(engine: Engine, wanted: Wanted) -> AsyncGenerator[Part]:
-    """Give an export part by part, at least one; raises ExportStopped. `engine` reads one snapshot."""
-    after = _just_after(wanted.end)
-    first, more = MONDAYS, True
-    while more:
-        answer, first = await halved(
-            engine, _DOCUMENT, min(2 * first, MONDAYS), {"after": after, "series": wanted.series}
+async def read_parts(engine: Engine, export_range: ExportRange) -> AsyncGenerator[ExportPart]:
+    """
+    Yield the parts of an export, at least one. `engine` must read from one snapshot.
+
+    Raises ExportStopped if the record cannot be read to its end.
+    """
+    after = _cursor_before(export_range.end)
+    size = MONDAYS_PER_PART
+    has_more = True
+    while has_more:
+        # If a page was too large, fewer Mondays were read. Try twice as many the next time.
+        result, size = await execute_halving_page(
+            engine,
+            _DOCUMENT,
+            first=min(2 * size, MONDAYS_PER_PART),
+            variables={"after": after, "series": export_range.series},
         )
-        said = msgspec.json.decode(answer.body)
-        if answer.damaged:
-            raise ExportDamaged(answer.damaged)
-        if "errors" in said:
-            raise ExportStopped(said["errors"][0]["message"])
-        page, service = said["data"]["batches"], said["data"]["service"]
-        mondays = [one for one in page["nodes"] if not wanted.begin or one["runDate"] >= wanted.begin.isoformat()]
-        rows = [Full(**row, rehearsed=service["rehearsed"]) for batch in mondays for row in _rows_of(batch)]
-        yield Part(rows, len(mondays), service["journalHead"], service["rehearsed"])
-        more = page["pageInfo"]["hasNextPage"] and len(mondays) == len(page["nodes"])
+        answer = msgspec.json.decode(result.body)
+        if result.damage:
+            raise ExportDamaged(result.damage)
+        if "errors" in answer:
+            raise ExportStopped(answer["errors"][0]["message"])
+        page, service = answer["data"]["batches"], answer["data"]["service"]
+        batches = [batch for batch in page["nodes"] if _is_in_range(batch, export_range.begin)]
+        yield ExportPart(
+            rows=_json_rows(batches, rehearsed=service["rehearsed"]),
+            mondays=len(batches),
+            head=service["journalHead"],
+            rehearsed=service["rehearsed"],
+        )
+        # The newest Mondays come first. So after a Monday before the range, all others are before
+        # the range, too.
+        has_more = page["pageInfo"]["hasNextPage"] and len(batches) == len(page["nodes"])
         after = page["pageInfo"]["endCursor"]
 
 
-def _just_after(end: date | None) -> str | None:
-    """Return the cursor after which the Mondays up to `end` come: that of the next day, Monday or not."""
-    return None if end is None or end == date.max else b64encode(f"{end + timedelta(1)}".encode()).decode()
+def _is_in_range(batch: Node, begin: date | None) -> bool:
+    return begin is None or bool(batch["runDate"] >= begin.isoformat())
 
 
-def _rows_of(batch: Node) -> Iterator[dict[str, Any]]:
-    """Yield a Monday's rows: by morning, then by pick; one for a Monday without picks."""
-    whole = {
+def _cursor_before(end: date | None) -> str | None:
+    """Return the cursor of the day after `end`. The Mondays up to `end` come after this cursor."""
+    if end is None or end == date.max:
+        return None
+    # The API accepts any date as a cursor, Monday or not.
+    next_day = end + timedelta(1)
+    return b64encode(f"{next_day}".encode()).decode()
+
+
+def _json_rows(batches: list[Node], *, rehearsed: bool) -> list[JsonRow]:
+    rows = []
+    for batch in batches:
+        rows += [JsonRow(**row, rehearsed=rehearsed) for row in _batch_rows(batch)]
+    return rows
+
+
+def _batch_rows(batch: Node) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a batch by day, then by pick; one row for a batch without picks."""
+    batch_columns = _batch_columns(batch)
+    result_day = batch["result"] and batch["result"]["day"]
+    has_rows = False
+    for checkpoint in batch["checkpoints"]:
+        day = checkpoint["day"]
+        day_columns = {**_checkpoint_columns(checkpoint), "result": day == result_day}
+        metrics = {metric["pick"]["id"]: metric for metric in checkpoint["metrics"]}
+        for pick in batch["picks"]:
+            row = {**batch_columns, **day_columns, **_pick_columns(pick, day)}
+            if pick["id"] in metrics:
+                row |= _metric_columns(metrics[pick["id"]])
+            yield row
+            has_rows = True
+    if not has_rows:
+        yield batch_columns
+
+
+def _batch_columns(batch: Node) -> dict[str, Any]:
+    return {
         "series": batch["series"],
         "run_date": batch["runDate"],
         "batch_status": batch["status"],
@@ -159,18 +222,9 @@ def _rows_of(batch: Node) -> Iterator[dict[str, Any]]:
         "benchmark_initial_price": batch["benchmarkInitialPrice"],
         "batch_id": batch["id"],
     }
-    result = batch["result"] and batch["result"]["day"]
-    mornings = [{**_morning(one), "result": one["day"] == result} for one in batch["checkpoints"]]
-    metrics = {(one["day"], metric["pick"]["id"]): metric for one in batch["checkpoints"] for metric in one["metrics"]}
-    for morning in mornings if batch["picks"] else ():
-        for pick in batch["picks"]:
-            metric = metrics.get((morning["day"], pick["id"]))
-            yield {**whole, **morning, **_pick(pick, morning["day"]), **(_figures(metric) if metric else {})}
-    if not (batch["picks"] and mornings):
-        yield whole
 
 
-def _morning(checkpoint: Node) -> dict[str, Any]:
+def _checkpoint_columns(checkpoint: Node) -> dict[str, Any]:
     return {
         "day": checkpoint["day"],
         "checkpoint_date": checkpoint["checkpointDate"],
@@ -185,7 +239,7 @@ def _morning(checkpoint: Node) -> dict[str, Any]:
     }
 
 
-def _pick(pick: Node, day: int) -> dict[str, Any]:
+def _pick_columns(pick: Node, day: int) -> dict[str, Any]:
     return {
         "pick_id": pick["id"],
         "position": pick["position"],
@@ -198,7 +252,7 @@ def _pick(pick: Node, day: int) -> dict[str, Any]:
     }
 
 
-def _figures(metric: Node) -> dict[str, Any]:
+def _metric_columns(metric: Node) -> dict[str, Any]:
     return {
         "current_price": metric["currentPrice"],
         "split_factor": metric["splitFactor"],
@@ -214,46 +268,62 @@ def _figures(metric: Node) -> dict[str, Any]:
     }
 
 
-async def written(form: str, read: AsyncIterator[Part], wanted: Wanted) -> AsyncGenerator[bytes]:
-    """Give the text of an export, as `csv` or `json`, piece by piece as its parts are read."""
-    write = FORMS[form]
-    first = True
-    async for part in read:
-        yield write(part, wanted, first)
-        first = False
-    if form == "json":
+async def write_export(
+    format_name: str, parts: AsyncIterator[ExportPart], export_range: ExportRange
+) -> AsyncGenerator[bytes]:
+    """Yield the text of an export as `csv` or `json`, one piece for each part."""
+    write = WRITERS[format_name]
+    is_first = True
+    async for part in parts:
+        yield write(part, export_range, is_first)
+        is_first = False
+    if format_name == "json":
         yield b"\n]}\n"
 
 
-def _csv(part: Part, _: Wanted, first: bool) -> bytes:
+def _write_csv(part: ExportPart, _: ExportRange, is_first: bool) -> bytes:
     text = StringIO()
-    writer = csv.writer(text)  # RFC 4180: commas, CRLF, quotes where they are needed
-    if first:
-        writer.writerow(Row.__struct_fields__)
-    writer.writerows(_cells(row) for row in part.rows)
+    # The defaults are those of RFC 4180: commas, CRLF, and quotes only where they are needed.
+    writer = csv.writer(text)
+    if is_first:
+        writer.writerow(CsvRow.__struct_fields__)
+    for row in part.rows:
+        writer.writerow([_csv_cell(getattr(row, column)) for column in CsvRow.__struct_fields__])
     return text.getvalue().encode()
 
 
-def _cells(row: Row) -> Iterable[object]:
-    values = (getattr(row, column) for column in Row.__struct_fields__)
-    return (("false", "true")[value] if isinstance(value, bool) else value for value in values)
+def _csv_cell(value: object) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value
 
 
-def _json(part: Part, wanted: Wanted, first: bool) -> bytes:
-    """Write one document, a row a line: it is only complete, and only JSON, with its last bracket."""
+def _write_json(part: ExportPart, export_range: ExportRange, is_first: bool) -> bytes:
+    """
+    Return a part of the JSON document, with one row on each line.
+
+    A document that is cut off has no closing bracket, so it is not valid JSON.
+    """
     rows = b",\n".join(msgspec.json.encode(row) for row in part.rows)
-    if not first:
-        return b",\n" + rows if rows else b""
-    said = {
-        "format": FORMAT,
+    if not is_first and not rows:
+        # There must be no comma after the last row.
+        return b""
+    if not is_first:
+        return b",\n" + rows
+    description = {
+        "format": FORMAT_VERSION,
         "head": part.head_text,
         "at": part.head and part.head["at"],
         "rehearsed": part.rehearsed,
-        "series": wanted.series,
-        "from": wanted.begin,
-        "to": wanted.end,
+        "series": export_range.series,
+        "from": export_range.begin,
+        "to": export_range.end,
     }
-    return msgspec.json.encode(said)[:-1] + b',"rows":[\n' + rows
+    opened = msgspec.json.encode(description).removesuffix(b"}")
+    return opened + b',"rows":[\n' + rows
 
 
-FORMS: Mapping[str, Callable[[Part, Wanted, bool], bytes]] = {"csv": _csv, "json": _json}
+WRITERS: Mapping[str, Callable[[ExportPart, ExportRange, bool], bytes]] = {
+    "csv": _write_csv,
+    "json": _write_json,
+}

@@ -1,1 +1,1 @@
-"""What people look at: pages rendered from the documents of `graphql/operations`."""
+"""The HTML pages, rendered from the API's responses to the documents of `graphql/operations`."""

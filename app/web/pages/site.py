@@ -1,9 +1,10 @@
 """
-The pages: each is a document of `graphql/operations` and a template.
+The pages: each one is a document of `graphql/operations` and a template.
 
-They ask the very engine that the API's clients ask, in one statement, so a page says what the API says at that moment;
-and they are kept as answers are (graphql/api/cache.py), since nothing in them hangs on the time of day. Nothing is
-inline: the policy lets in this service's own files and nothing else. There are no cookies.
+The engine of the API executes the document, in one statement. So a page shows exactly what the API
+returns at that moment. Pages are cached as the API's responses are (graphql/api/cache.py), because
+nothing in them depends on the time of day. Scripts and styles are never inline, because the
+Content-Security-Policy allows only files of this service. There are no cookies.
 """
 
 import json
@@ -21,85 +22,111 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Struct
 
-from api.engine import Answer, Engine
-from api.graphiql_page import FOREVER
+from api.engine import Engine, GraphQLResult
+from api.graphiql_page import IMMUTABLE_HEADERS
 from api.guard import TOO_LARGE
-from api.http import fail, refuse
-from api.persisted import BY_NAME
+from api.http import handle_http_exception, handle_unexpected_exception
+from api.persisted import DOCUMENTS_BY_NAME
 from app.domain.calendar import Calendar
 from app.domain.model import CHECKPOINT_DAYS
 from app.web import formatting, routes
-from app.web.charts import batch_chart, record_charts
-from app.web.pages import batch as batches
-from app.web.pages import corrected
-from app.web.refusals import unwritable
+from app.web.charts import batch_chart, layout, record_charts
+from app.web.pages import batch_text, correction_text
+from app.web.refusals import too_large_number_result
 from app.web.routes import Route
 
 FOLDER = Path(__file__).parent
-PAGE = 20
-FILTERS = ("signed", "plain", "price", "direction", "day", "short_day", "moment", "utc", "listed", "sentence")
-MEDIA = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-A_DAY = {"Cache-Control": "public, max-age=86400"}
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
+# Batches on one page of the history.
+PAGE_SIZE = 20
+# The functions of `app.web.formatting` that templates use as filters.
+FILTERS = (
+    "signed",
+    "unsigned",
+    "price",
+    "direction",
+    "long_date",
+    "short_date",
+    "new_york_time",
+    "utc_time",
+    "join_words",
+    "format_sentence",
 )
-SAFE = {"Content-Security-Policy": POLICY, "Cross-Origin-Opener-Policy": "same-origin"}
-# What begins with these paths is left out too: GraphiQL's files, and the stream of the journal.
+MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+CACHED_FOR_A_DAY = {"Cache-Control": "public, max-age=86400"}
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+SECURITY_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+# Crawlers also leave out what begins with these paths: GraphiQL's files and the journal's stream.
 ROBOTS = f"User-agent: *\nDisallow: {routes.GRAPHQL.path}\nDisallow: {routes.LIVE.path}\n"
 
-# What the API refuses, and the status of the page that says so.
-STATUS = {"BAD_CURSOR": 400, "BAD_DATE": 400, "SERVICE_UNAVAILABLE": 503, "OPERATION_TOO_LARGE": 503}
+# The statuses of pages, by the API's error code. All other errors are 500.
+STATUS_BY_CODE = {
+    "BAD_CURSOR": 400,
+    "BAD_DATE": 400,
+    "SERVICE_UNAVAILABLE": 503,
+    "OPERATION_TOO_LARGE": 503,
+}
 
 AnyRequest = Request[Any, Any, Any]
 Html = Response[str]
 
 
-class ProblemError(Exception):
-    """A page cannot be shown: the status, what is the matter, and what to do."""
+class PageError(Exception):
+    """A page cannot be shown: the status, what went wrong, and what the reader can do."""
 
     def __init__(self, status: int, title: str, advice: str) -> None:
         super().__init__(title)
-        self.status, self.title, self.advice = status, title, advice
+        self.status = status
+        self.title = title
+        self.advice = advice
 
 
-def _with_beginning(document: str) -> str:
-    """Return a document that asks for the beginning of an answer in place of all of it."""
-    shorter, times = re.subn(r"\banswer\b", "answerBeginning answerBytes", document)
-    if times != 1:
-        raise ValueError(f"The page's document asks {times} times for `answer`, and must ask once.")
+def _with_beginning_of_answer(document: str) -> str:
+    """Return a document that asks for `answerBeginning` and `answerBytes` instead of `answer`."""
+    shorter, count = re.subn(r"\banswer\b", "answerBeginning answerBytes", document)
+    if count != 1:
+        raise ValueError(f"The document of the page has `answer` {count} times, and must once.")
     return shorter
 
 
-# A page shows the beginning of an answer alone: a record of an older version can hold one of 30 MB.
-_DOCUMENTS = {**BY_NAME, "Monday": _with_beginning(BY_NAME["Monday"])}
+# A page shows only the beginning of an answer. A record that an older version has written can
+# contain an answer of 30 MB.
+_DOCUMENTS = {
+    **DOCUMENTS_BY_NAME,
+    "Monday": _with_beginning_of_answer(DOCUMENTS_BY_NAME["Monday"]),
+}
 
 
-class Told(Struct, frozen=True):
-    """What the API told, and whether that stays true until the record moves."""
+class PageData(Struct, frozen=True):
+    """The API's data for a page, and whether the page may be cached until the record changes."""
 
     data: Mapping[str, Any]
-    lasting: bool
+    is_cacheable: bool
 
 
 class Site:
     """
-    The pages on an engine.
+    The handlers of all pages.
 
-    Each says `notice` above everything else, which only a record that is made up has: search
-    engines are asked to leave such pages out. Pictures are named by our `public` address, and
-    `sessions` tell when the next figures come.
+    Each page shows `notice` at its top; only a rehearsal has one, and search engines are asked not
+    to index its pages. `public_url` is the address of the service for the links to images.
+    `sessions` tells when the next figures are due.
     """
 
     def __init__(
         self,
         engine: Engine,
         notice: str = "",
-        public: str = "",
+        public_url: str = "",
         sessions: Calendar | None = None,
     ) -> None:
         self.engine = engine
-        self.files = dict(_file(path) for path in sorted((FOLDER / "files").iterdir()))
+        self.files = dict(_read_file(path) for path in sorted((FOLDER / "files").iterdir()))
         self.environment = Environment(
             loader=FileSystemLoader(FOLDER / "templates"),
             autoescape=True,
@@ -110,191 +137,261 @@ class Site:
         self.environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
         addresses = {address.rpartition("/")[2]: address for address in self.files}
         self.environment.globals |= {
+            "batch_chart": batch_chart,
+            "batch_text": batch_text,
+            "correction_text": correction_text,
             "days": CHECKPOINT_DAYS,
-            "notice": notice,
             "files": addresses,
-            "chart": batch_chart,
-            "drawings": record_charts,
-            "batches": batches,
-            "corrected": corrected,
-            "asking": asking,
-            "public": public.rstrip("/"),
+            "layout": layout,
+            "notice": notice,
+            "public_url": public_url.rstrip("/"),
+            "query_url": query_url,
+            "record_charts": record_charts,
             "routes": routes,
             "sessions": sessions or Calendar(),
         }
 
     def routes(self) -> list[HTTPRouteHandler]:
         """Return the handlers of all pages and their files."""
-        return [
-            self._page(routes.FRONT, self.front),
-            self._page(routes.BATCHES, self.history),
-            self._page(routes.BATCH, self.monday),
-            self._page(routes.RECORD, self.record),
-            self._page(routes.ABOUT, self.about),
-            _sent(routes.ROBOTS.path, ROBOTS.encode(), A_DAY, "text/plain"),
-            _sent(routes.FAVICON.path, (FOLDER / "files" / "favicon.svg").read_bytes(), A_DAY, MEDIA[".svg"]),
-            *(_sent(address, content, FOREVER, MEDIA[Path(address).suffix]) for address, content in self.files.items()),
+        favicon = (FOLDER / "files" / "favicon.svg").read_bytes()
+        handlers = [
+            self._page_route(routes.FRONT, self.front),
+            self._page_route(routes.BATCHES, self.history),
+            self._page_route(routes.BATCH, self.monday),
+            self._page_route(routes.RECORD, self.record),
+            self._page_route(routes.ABOUT, self.about),
+            _file_route(
+                path=routes.ROBOTS.path,
+                content=ROBOTS.encode(),
+                headers=CACHED_FOR_A_DAY,
+                media_type="text/plain",
+            ),
+            _file_route(
+                path=routes.FAVICON.path,
+                content=favicon,
+                headers=CACHED_FOR_A_DAY,
+                media_type=MEDIA_TYPES[".svg"],
+            ),
         ]
+        for address, content in self.files.items():
+            handlers.append(
+                _file_route(
+                    path=address,
+                    content=content,
+                    headers=IMMUTABLE_HEADERS,
+                    media_type=MEDIA_TYPES[Path(address).suffix],
+                )
+            )
+        return handlers
 
-    def _page(self, at: Route, ask: Callable[[AnyRequest], Awaitable[Response[Any]]]) -> HTTPRouteHandler:
-        @route(at.litestar_path, http_method=at.methods, include_in_schema=False)
+    def _page_route(
+        self, page_route: Route, show: Callable[[AnyRequest], Awaitable[Response[Any]]]
+    ) -> HTTPRouteHandler:
+        @route(page_route.litestar_path, http_method=page_route.methods, include_in_schema=False)
         async def page(request: AnyRequest) -> Response[Any]:
-            """Answer with a page, or with one that says why not."""
+            """Answer with the page, or with a page that explains why it cannot be shown."""
             try:
-                return await ask(request)
-            except ProblemError as error:
-                return self.problem(error)
+                return await show(request)
+            except PageError as error:
+                return self.error_page(error)
 
         return page
 
     async def front(self, request: AnyRequest) -> Response[Any]:
-        """Show the newest Monday; a client that wants JSON is told where the API is."""
+        """Show the newest Monday. A client that asks for JSON gets the path of the API."""
         accept = request.headers.get("accept", "")
         if "json" in accept and "html" not in accept:
-            return Response({"name": "Alpha Monday", "graphql": routes.GRAPHQL.path}, headers={"Vary": "Accept"})
-        told = await self._told("Front")
-        return self._shown("front.html", told, batch=told.data["latestBatch"], record=told.data["trackRecord"])
+            content = {"name": "Alpha Monday", "graphql": routes.GRAPHQL.path}
+            return Response(content, headers={"Vary": "Accept"})
+        page = await self._query("Front")
+        return self._render(
+            "front.html",
+            page,
+            batch=page.data["latestBatch"],
+            record=page.data["trackRecord"],
+        )
 
     async def history(self, request: AnyRequest) -> Html:
         """Show a page of the history."""
         after = request.query_params.get("after") or None
-        told = await self._told("History", first=PAGE, after=after)
-        return self._shown("history.html", told, after=after, **told.data["batches"])
+        page = await self._query("History", first=PAGE_SIZE, after=after)
+        return self._render("history.html", page, after=after, **page.data["batches"])
 
     async def monday(self, request: AnyRequest) -> Html:
-        """Show one Monday with its evidence."""
-        run_date = _monday(request.path_params["run_date"])
+        """Show one Monday with all of its evidence."""
+        run_date = _parse_monday(request.path_params["run_date"])
         week = timedelta(days=7)
-        told = await self._told(
-            "Monday", runDate=str(run_date), before=str(run_date - week), after=str(run_date + week)
+        page = await self._query(
+            "Monday",
+            runDate=str(run_date),
+            before=str(run_date - week),
+            after=str(run_date + week),
         )
-        if told.data["batchOn"] is None:
-            raise ProblemError(
-                404, f"There is no batch of {formatting.day(run_date)}.", "The history has all that there are."
+        if page.data["batchOn"] is None:
+            raise PageError(
+                404,
+                f"There is no batch of {formatting.long_date(run_date)}.",
+                "The history lists all batches.",
             )
-        return self._shown("monday.html", told, batch=told.data["batchOn"], neighbours=told.data)
+        return self._render("monday.html", page, batch=page.data["batchOn"], neighbours=page.data)
 
     async def record(self, _: AnyRequest) -> Html:
-        """Show what all picks come to, and whether that can be told from luck."""
-        told = await self._told("Record")
-        return self._shown("record.html", told, record=told.data["trackRecord"])
+        """Show the results of all picks, and whether they can be distinguished from luck."""
+        page = await self._query("Record")
+        return self._render("record.html", page, record=page.data["trackRecord"])
 
     async def about(self, _: AnyRequest) -> Html:
-        """Show how it works, and what it is not."""
-        return self._shown("about.html", await self._told("Head"))
+        """Show how the service works, and what it is not."""
+        return self._render("about.html", await self._query("Head"))
 
-    def refuse(self, request: AnyRequest, error: HTTPException) -> Response[Any]:
-        """Return the response to a request that no handler answers: a page where a browser asks."""
-        if not _by_a_person(request):
-            return refuse(request, error)
+    def respond_to_http_error(self, request: AnyRequest, error: HTTPException) -> Response[Any]:
+        """Return the response to a request that no handler accepts: a page for a browser."""
+        if not _expects_page(request):
+            return handle_http_exception(request, error)
         if error.status_code == 404:
-            return self.problem(
-                ProblemError(404, "There is no such page.", "The links above lead to all that there are.")
+            return self.error_page(
+                PageError(404, "There is no such page.", "The links above lead to all pages.")
             )
-        return self.problem(ProblemError(error.status_code, f"{error.detail}.", "Go back, or begin at the first page."))
-
-    def fail(self, request: AnyRequest, error: Exception) -> Response[Any]:
-        """Return the response to a request on which a handler of ours failed."""
-        answer = fail(request, error)
-        return self.problem(_problem("INTERNAL_SERVER_ERROR")) if _by_a_person(request) else answer
-
-    def problem(self, error: ProblemError) -> Html:
-        """Return the page that says what is the matter."""
-        html = self.environment.get_template("problem.html").render(problem=error, head=None)
-        more = {"Retry-After": "5"} if error.status == 503 else {}
-        return Response(
-            html,
-            status_code=error.status,
-            media_type=MediaType.HTML,
-            headers={**SAFE, **more, "Cache-Control": "no-store"},
+        return self.error_page(
+            PageError(error.status_code, f"{error.detail}.", "Go back, or start at the first page.")
         )
 
-    async def head(self) -> Mapping[str, Any] | None:
-        """Ask for the journal's newest entry; None if there is no answer."""
-        answer = await self.engine.answer(BY_NAME["Head"])
-        if answer.refused:
+    def respond_to_failure(self, request: AnyRequest, error: Exception) -> Response[Any]:
+        """Return the response to a request whose handler failed: a page for a browser."""
+        # It logs the error, so it is called for a browser, too.
+        response = handle_unexpected_exception(request, error)
+        if _expects_page(request):
+            return self.error_page(_error_for_code("INTERNAL_SERVER_ERROR"))
+        return response
+
+    def error_page(self, error: PageError) -> Html:
+        """Return a page that explains an error."""
+        html = self.environment.get_template("error.html").render(error=error, head=None)
+        headers = {**SECURITY_HEADERS, "Cache-Control": "no-store"}
+        if error.status == 503:
+            headers["Retry-After"] = "5"
+        return Response(html, status_code=error.status, media_type=MediaType.HTML, headers=headers)
+
+    async def journal_head(self) -> Mapping[str, Any] | None:
+        """
+        Return the journal's newest entry; None if the database does not answer.
+
+        The mapping is empty if the journal is empty, or if its newest entry is damaged.
+        """
+        result = await self.engine.execute(DOCUMENTS_BY_NAME["Head"])
+        if result.error_code:
             return None
-        data = json.loads(answer.body)["data"]
-        # A head that is damaged stays so until a restore, which is announced: asking again at once is no use.
+        data = json.loads(result.body)["data"]
+        # A damaged head stays damaged until the record is restored. The restore changes the
+        # revision, so there is no point in asking again before that.
         return (data and data["service"]["journalHead"]) or {}
 
-    async def _told(self, name: str, **variables: object) -> Told:
-        """Ask the API one of our documents, or raise the problem that it tells of."""
-        answer = await self.engine.answer(_DOCUMENTS[name], variables, larger=False)
-        found = json.loads(answer.body)
-        if answer.damaged:
-            raise _damaged(answer)
-        if "errors" in found:
-            raise _problem(found["errors"][0]["extensions"]["code"])
-        return Told(found["data"], answer.lasting)
+    async def _query(self, name: str, **variables: object) -> PageData:
+        """Return the API's data for one of our documents. Raises PageError for an API error."""
+        result = await self.engine.execute(_DOCUMENTS[name], variables, allow_long=False)
+        answer = json.loads(result.body)
+        if result.damage:
+            raise _damage_error(result)
+        if "errors" in answer:
+            raise _error_for_code(answer["errors"][0]["extensions"]["code"])
+        return PageData(answer["data"], result.is_cacheable)
 
-    def _shown(self, template: str, told: Told, **more: object) -> Html:
-        head = told.data["service"]["journalHead"] or {}  # None is for pages that follow nothing
+    def _render(self, template: str, page: PageData, **values: object) -> Html:
+        # An empty record has an empty head. None is for error pages, which do not follow the
+        # journal.
+        head = page.data["service"]["journalHead"] or {}
         try:
-            html = self.environment.get_template(template).render(head=head, **more)
-        except formatting.TOO_LARGE as error:
-            raise _damaged(unwritable(error)) from None
-        kept = "no-cache" if told.lasting else "no-store"
-        return Response(html, media_type=MediaType.HTML, headers={**SAFE, "Cache-Control": kept})
+            html = self.environment.get_template(template).render(head=head, **values)
+        except formatting.TOO_LARGE_ERRORS as error:
+            raise _damage_error(too_large_number_result(error)) from None
+        cache_control = "no-cache" if page.is_cacheable else "no-store"
+        return Response(
+            html,
+            media_type=MediaType.HTML,
+            headers={**SECURITY_HEADERS, "Cache-Control": cache_control},
+        )
 
 
-def _sent(path: str, content: bytes, headers: Mapping[str, str], media: str) -> HTTPRouteHandler:
+def _file_route(
+    *, path: str, content: bytes, headers: Mapping[str, str], media_type: str
+) -> HTTPRouteHandler:
     @route(path, http_method=["GET", "HEAD"], include_in_schema=False, sync_to_thread=False)
     def send() -> Response[bytes]:
         """Send a file."""
-        return Response(content, media_type=media, headers=dict(headers))
+        return Response(content, media_type=media_type, headers=dict(headers))
 
     return send
 
 
-def _file(path: Path) -> tuple[str, bytes]:
-    """Return a file's address, which changes with its content, and its content."""
+def _read_file(path: Path) -> tuple[str, bytes]:
+    """Return the address and the content of a file. The address changes with the content."""
     content = path.read_bytes()
     digest = sha256(content).hexdigest()[:12]
     return routes.PAGE_FILE.url(digest=digest, name=path.name), content
 
 
-def asking(document: str) -> str:
+def query_url(document: str) -> str:
     """Return the address at which the API answers a document."""
     return f"{routes.GRAPHQL.path}?query={quote(document)}"
 
 
-def _by_a_person(request: AnyRequest) -> bool:
-    """Return whether a browser asks for a page: its errors are pages too."""
-    of_the_api = request.scope["path"].startswith(routes.GRAPHQL.path)
-    return not of_the_api and "text/html" in request.headers.get("accept", "")
+def _expects_page(request: AnyRequest) -> bool:
+    """Return whether a browser asks for a page. Errors of the API are never pages."""
+    is_api = request.scope["path"].startswith(routes.GRAPHQL.path)
+    return not is_api and "text/html" in request.headers.get("accept", "")
 
 
-def _monday(text: str) -> date:
-    """Return the Monday that an address names, or raise the problem that it is none."""
-    try:
-        found = date.fromisoformat(text) if re.fullmatch(r"2[0-9]{3}-[0-9]{2}-[0-9]{2}", text) else None
-    except ValueError:
-        found = None
-    if found is None:
+def _parse_monday(text: str) -> date:
+    """Return the Monday in an address. Raises PageError if the text is not a Monday's date."""
+    day = _parse_date(text)
+    if day is None:
         example = routes.BATCH.url(run_date="2026-01-05")
-        raise ProblemError(404, "That is no date.", f"A batch's address ends in its Monday, as in {example}.")
-    if found.weekday() != 0:
-        monday = found - timedelta(days=found.weekday())
-        right = routes.BATCH.url(run_date=monday)
-        raise ProblemError(404, f"{formatting.day(found)} is no Monday.", f"Its week began on {monday}: {right}.")
-    return found
+        raise PageError(
+            404,
+            "That is not a date.",
+            f"The address of a batch ends with the date of its Monday, as in {example}.",
+        )
+    if day.weekday() != 0:
+        monday = day - timedelta(days=day.weekday())
+        address = routes.BATCH.url(run_date=monday)
+        raise PageError(
+            404,
+            f"{formatting.long_date(day)} is not a Monday.",
+            f"Its week began on {monday}: {address}.",
+        )
+    return day
 
 
-def _damaged(answer: Answer) -> ProblemError:
-    """Return the problem that a damaged record is."""
-    return ProblemError(500, "The record is damaged here.", answer.damaged or "")
+def _parse_date(text: str) -> date | None:
+    # `date.fromisoformat` also accepts other forms, such as 20260105.
+    if not re.fullmatch(r"2[0-9]{3}-[0-9]{2}-[0-9]{2}", text):
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
 
 
-def _problem(code: str) -> ProblemError:
-    """Return the problem that an error of the API is to somebody who looks at pages."""
+def _damage_error(result: GraphQLResult) -> PageError:
+    """Return the error for a damaged record."""
+    return PageError(500, "The record is damaged here.", result.damage or "")
+
+
+def _error_for_code(code: str) -> PageError:
+    """Return the error that a page shows for an error code of the API."""
     if code == TOO_LARGE:
-        return ProblemError(503, "This page is too large to be shown.", "The API gives its parts one by one: /graphql.")
-    match STATUS.get(code, 500):
-        case 400:
-            newest = routes.BATCHES.path
-            return ProblemError(400, "That page of the history is not known.", f"Begin at its newest page: {newest}.")
-        case 503:
-            return ProblemError(503, "The record cannot be read right now.", "Try again in some seconds.")
-        case status:
-            return ProblemError(status, "Something went wrong here.", "It was logged. Try again later.")
+        return PageError(
+            503,
+            "This page is too large to be shown.",
+            f"Read its parts one by one from the API: {routes.GRAPHQL.path}.",
+        )
+    status = STATUS_BY_CODE.get(code, 500)
+    if status == 400:
+        return PageError(
+            400,
+            "There is no such page of the history.",
+            f"Start at its newest page: {routes.BATCHES.path}.",
+        )
+    if status == 503:
+        return PageError(503, "The record cannot be read right now.", "Try again in a few seconds.")
+    return PageError(status, "Something went wrong here.", "It was logged. Try again later.")

@@ -1,34 +1,36 @@
-// Opens GraphiQL with our documents as its tabs, each with variables that the record has an answer to. Until it is there,
-// or when it does not come, the page says so.
-const place = document.getElementById("graphiql");
-const told = document.getElementById("status");
+// Opens GraphiQL with our documents as its tabs, each with variables for which the record has data.
+// Until GraphiQL is open, and if it does not load, the page shows a status line.
+const container = document.getElementById("graphiql");
+const statusLines = document.getElementById("status");
 let isOpen = false;
 
-function opened() {
+function showGraphiQL() {
   isOpen = true;
-  told.hidden = true;
-  place.setAttribute("aria-busy", "false");
+  statusLines.hidden = true;
+  container.setAttribute("aria-busy", "false");
 }
 
-function failed() {
-  told.hidden = false;
-  place.setAttribute("aria-busy", "false");
-  for (const line of told.children) line.hidden = line.id !== (isOpen ? "stopped" : "failed");
+function showFailure() {
+  const shown = isOpen ? "stopped" : "failed";
+  statusLines.hidden = false;
+  container.setAttribute("aria-busy", "false");
+  for (const line of statusLines.children) line.hidden = line.id !== shown;
 }
 
-async function newest() {
+async function fetchNewestBatch() {
   const query = "{ batches { nodes { runDate picks { id } } } }";
   const answer = await fetch("/graphql", {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify({ query }),
-    signal: AbortSignal.timeout(2000), // GraphiQL opens without variables rather than late
+    // If the API is slow, GraphiQL opens without variables rather than late.
+    signal: AbortSignal.timeout(2000),
   });
   const batches = (await answer.json()).data.batches.nodes;
   return batches.find((batch) => batch.picks.length > 0) ?? batches[0];
 }
 
-function weeks(batch, count) {
+function weeksLater(batch, count) {
   if (!batch) return undefined;
   const day = new Date(batch.runDate);
   day.setUTCDate(day.getUTCDate() + 7 * count);
@@ -36,7 +38,7 @@ function weeks(batch, count) {
 }
 
 async function start() {
-  const batch = await newest().catch(() => undefined);
+  const batch = await fetchNewestBatch().catch(() => undefined);
   const variables = {
     LatestBatch: { series: "main" },
     BatchOn: { runDate: batch?.runDate },
@@ -51,9 +53,9 @@ async function start() {
     Head: {},
     Record: { series: "main" },
     History: { first: 5 },
-    Monday: { runDate: batch?.runDate, before: weeks(batch, -1), after: weeks(batch, 1) },
+    Monday: { runDate: batch?.runDate, before: weeksLater(batch, -1), after: weeksLater(batch, 1) },
   };
-  const documents = Object.entries(JSON.parse(place.dataset.documents));
+  const documents = Object.entries(JSON.parse(container.dataset.documents));
   const props = {
     fetcher: GraphiQL.createFetcher({ url: "/graphql" }),
     defaultTabs: documents.map(([name, query]) => ({
@@ -64,14 +66,18 @@ async function start() {
     isHeadersEditorEnabled: false,
   };
   function Page() {
-    React.useEffect(opened, []);
+    React.useEffect(showGraphiQL, []);
     return React.createElement(GraphiQL, props);
   }
-  ReactDOM.createRoot(place).render(React.createElement(Page));
+  ReactDOM.createRoot(container).render(React.createElement(Page));
 }
 
-// React empties the page when one of its parts throws.
-addEventListener("error", () => setTimeout(() => place.childElementCount === 0 && failed()));
+// React empties the container when a component throws an error.
+addEventListener("error", () =>
+  setTimeout(() => {
+    if (container.childElementCount === 0) showFailure();
+  }),
+);
 
-if (window.React && window.ReactDOM && window.GraphiQL) start().catch(failed);
-else failed();
+if (window.React && window.ReactDOM && window.GraphiQL) start().catch(showFailure);
+else showFailure();

@@ -1,28 +1,30 @@
 """
-The rules of the record that the journal and the calendar decide, one module per subject.
+The rules of the record that the journal and the calendar can decide, one module per subject.
 
-Each module has a `check` that takes an entry and the state after it, and raises the first misfit. Some have a
-`check_end`, too: it decides what only the whole journal, or all readings of the record, can decide.
+Each module has a `check` that takes an entry and the state after it, and raises Discrepancy for the
+first broken rule. Some modules also have a `check_end`, for rules that need the whole journal or
+all readings of the record.
 """
 
-from app.domain.verification.entries import Entry
+from app.domain.verification.entries import ParsedEntry
 from app.domain.verification.rules import (
     changes,
     checkpoints,
+    counted_splits,
     figures,
     marks,
-    missing,
     mondays,
     picks,
+    price_claims,
     prices,
     questions,
-    uncounted,
 )
-from app.domain.verification.state import State
+from app.domain.verification.state import JournalState
 
-# In this order: a rule with a name of its own comes before the general ones about changes.
+# The order decides which rule is named if several are broken: a rule of a subject comes before the
+# general rules about changes, because its message is more specific (docs/journal.md#the-rules).
 _CHECKS = (
-    changes.check_places,
+    changes.check_structure,
     questions.check,
     mondays.check,
     picks.check,
@@ -30,14 +32,14 @@ _CHECKS = (
     prices.check,
     figures.check,
     marks.check,
-    uncounted.check,
-    missing.check,
+    counted_splits.check,
+    price_claims.check,
     changes.check,
 )
 
 
-def check(entry: Entry, state: State) -> None:
-    """Refuse an entry that breaks a rule; raises Misfit."""
-    state.take_event(entry)
+def check(entry: ParsedEntry, state: JournalState) -> None:
+    """Check an entry by every rule; raises Discrepancy for the first broken one."""
+    state.add_event(entry)
     for rule in _CHECKS:
         rule(entry, state)

@@ -1,4 +1,4 @@
-"""How the rows of an entry belong together, and what may change between two mentions of a row."""
+"""The general rules of an entry: its rows belong together, and a row changes only where it may."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from uuid import UUID
 
 from msgspec.structs import asdict
 
-from app.domain.journal import texts, written
+from app.domain.journal import to_text, to_texts
 from app.domain.model import (
     Batch,
     BatchStatus,
@@ -21,14 +21,21 @@ from app.domain.model import (
     SkipReason,
     Split,
 )
-from app.domain.verification.entries import AnyRow, Entry, Mention, key_of, shortened
-from app.domain.verification.misfits import Rule, misfit
-from app.domain.verification.rules.marks import UPGRADE
-from app.domain.verification.rules.tolerance import ABOUT, long_over
-from app.domain.verification.state import State, where
+from app.domain.verification.discrepancies import Rule, discrepancy
+from app.domain.verification.entries import (
+    AnyRow,
+    Mention,
+    ParsedEntry,
+    row_key,
+    show_difference,
+)
+from app.domain.verification.rules.marks import UPGRADE_WINDOW
+from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE, overdue_limit
+from app.domain.verification.state import JournalState, locate
 
-# Which kinds of entry mention a row of a type first. (A checkpoint's depend on its day.)
-_FIRST = {
+# The kinds of entry that may have the first mention of a row, by the type of the row. For a
+# checkpoint, the kind depends on its day: see `_check_first_mention`.
+_FIRST_KINDS = {
     Generation: {JournalKind.GENERATION},
     Batch: {JournalKind.BATCH, JournalKind.FAILURE},
     Pick: {JournalKind.BATCH},
@@ -36,7 +43,7 @@ _FIRST = {
     Correction: {JournalKind.CORRECTION},
 }
 
-# The columns that a correction can change: the vocabulary of a correction's `field`.
+# The columns that a correction can change: the possible values of a correction's `field`.
 CORRECTABLE: dict[type[AnyRow], frozenset[str]] = {
     Batch: frozenset({"benchmark_initial_price", "benchmark_initial_close_id"}),
     Pick: frozenset({"initial_price", "initial_close_id"}),
@@ -62,54 +69,74 @@ CORRECTABLE: dict[type[AnyRow], frozenset[str]] = {
     ),
 }
 
-# What a skipped checkpoint gets when it is computed.
-_OF_A_RETAKE = CORRECTABLE[Checkpoint] | {"status", "trading_day", "taken_at"}
+# The columns that a skipped checkpoint gets when it is computed later.
+_RETAKE_COLUMNS = CORRECTABLE[Checkpoint] | {"status", "trading_day", "taken_at"}
 
-_KEPT_BY_A_MONDAY = {"id", "series", "run_date"}
+# The columns that stay when a failed Monday is run again.
+_BATCH_IDENTITY_COLUMNS = {"id", "series", "run_date"}
 
 
-def check_places(entry: Entry, state: State) -> None:
-    """Refuse rows that do not belong into the entry, before any other rule; raises Misfit."""
+def check_structure(entry: ParsedEntry, state: JournalState) -> None:
+    """
+    Raise Discrepancy for rows that do not belong in the entry.
+
+    This runs before the other rules, which rely on it.
+    """
     _check_at(entry, state)
     for mention in entry.mentions:
-        _check_first(entry, state, mention)
+        _check_first_mention(entry, state, mention)
     _check_belongs(entry, state)
     _check_readings_agree(entry, state)
 
 
-def check(entry: Entry, state: State) -> None:
-    """Refuse a change that is not allowed or not corrected, after all other rules; raises Misfit."""
+def check(entry: ParsedEntry, state: JournalState) -> None:
+    """
+    Raise Discrepancy for a change that is not allowed, or that no correction explains.
+
+    This runs after the other rules, because their messages are more specific.
+    """
     _check_tickers(entry, state)
     for mention in entry.mentions:
         _check_unchanged(entry, state, mention)
     if entry.kind is JournalKind.CORRECTION:
         _check_corrections(entry, state)
-    _check_hindsight(entry, state)
+    _check_backdated(entry, state)
 
 
-def _check_hindsight(entry: Entry, state: State) -> None:
-    """Refuse an entry that says a time long before those of the entries that it follows."""
-    limit = long_over(state.times)
-    if limit is not None and entry.at < limit:
-        text = f"its at is {written(entry.at)}, but entries before it are of days after that"
-        raise misfit(Rule.AT, f"Entry {entry.seq} of the journal: {text}. It was written in hindsight.")
+def _check_backdated(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for an entry that is more than a day older than entries before it."""
+    limit = overdue_limit(state.times)
+    if limit is None or entry.at >= limit:
+        return
+    raise discrepancy(
+        Rule.AT,
+        f"Entry {entry.seq} of the journal: its at is {to_text(entry.at)}, but earlier entries "
+        "are more than a day newer. The entry was backdated.",
+    )
 
 
-def _check_at(entry: Entry, state: State) -> None:
+def _check_at(entry: ParsedEntry, state: JournalState) -> None:
     for question in entry.rows(Generation):
-        name = "asked_at" if question.answered_at is None else "answered_at"
-        answered = question.answered_at or question.asked_at
-        if entry.at < answered - ABOUT:
-            text = f"{name} is {written(answered)}, after the entry's at"
-            raise misfit(Rule.AT, f"{where(entry, state, question)}: {text}.")
-    for row, name, moment in _moments(entry):
-        if moment != entry.at:
-            text = f"{name} is {written(moment)}, but the entry's at is {written(entry.at)}"
-            raise misfit(Rule.AT, f"{where(entry, state, row)}: {text}.")
+        name, moment = "answered_at", question.answered_at
+        if moment is None:
+            name, moment = "asked_at", question.asked_at
+        if entry.at < moment - CLOCK_TOLERANCE:
+            raise discrepancy(
+                Rule.AT,
+                f"{locate(entry, state, question)}: {name} is {to_text(moment)}, after the entry's "
+                "at.",
+            )
+    for row, name, value in _times_of_rows(entry):
+        if value != entry.at:
+            raise discrepancy(
+                Rule.AT,
+                f"{locate(entry, state, row)}: {name} is {to_text(value)}, but the entry's at is "
+                f"{to_text(entry.at)}.",
+            )
 
 
-def _moments(entry: Entry) -> Iterator[tuple[AnyRow, str, object]]:
-    """Yield the times of rows that the entry's `at` must be."""
+def _times_of_rows(entry: ParsedEntry) -> Iterator[tuple[AnyRow, str, object]]:
+    """Yield the times of rows that must equal the entry's `at`, as (row, column, time)."""
     if entry.kind in (JournalKind.BATCH, JournalKind.FAILURE):
         for batch in entry.rows(Batch):
             yield batch, "created_at", batch.created_at
@@ -120,23 +147,38 @@ def _moments(entry: Entry) -> Iterator[tuple[AnyRow, str, object]]:
         yield correction, "made_at", correction.made_at
 
 
-def _check_first(entry: Entry, state: State, mention: Mention) -> None:
-    """Refuse a row that an entry of another kind should have mentioned first, and an entry that says nothing new."""
+def _check_first_mention(entry: ParsedEntry, state: JournalState, mention: Mention) -> None:
+    """
+    Raise Discrepancy for a first mention in the wrong kind of entry, and for a repeated one.
+
+    For example, a CHECKPOINT entry must not mention its checkpoint again with the same status.
+    """
+    row = mention.row
     if mention.before is not None:
         if _is_repeated(entry.kind, mention):
-            text = "an entry before says the same of it"
-            raise misfit(Rule.FIRST_MENTION, f"{where(entry, state, mention.row)}: {text}.")
+            raise discrepancy(
+                Rule.FIRST_MENTION,
+                f"{locate(entry, state, row)}: an earlier entry already has this row in the same "
+                "state.",
+            )
         return
-    kinds = _FIRST.get(type(mention.row))
-    if isinstance(mention.row, Checkpoint):
-        kinds = {JournalKind.CHECKPOINT if mention.row.day > 0 else JournalKind.BATCH}
+
+    kinds = _FIRST_KINDS.get(type(row))
+    # Day 0 is stored together with its batch.
+    if isinstance(row, Checkpoint):
+        kinds = {JournalKind.CHECKPOINT}
+        if row.day <= 0:
+            kinds = {JournalKind.BATCH}
     if kinds and entry.kind not in kinds:
-        text = f"a {entry.kind} entry mentions it, but no {' or '.join(sorted(kinds))} entry before"
-        raise misfit(Rule.FIRST_MENTION, f"{where(entry, state, mention.row)}: {text}.")
+        raise discrepancy(
+            Rule.FIRST_MENTION,
+            f"{locate(entry, state, row)}: it is first mentioned in a {entry.kind} entry, but must "
+            f"be in a {' or '.join(sorted(kinds))} entry.",
+        )
 
 
 def _is_repeated(kind: JournalKind, mention: Mention) -> bool:
-    """Return whether an entry mentions what it is about again, though nothing became of it."""
+    """Return whether an entry mentions a row again, although the row's state did not change."""
     match mention.row, mention.before, kind:
         case Generation() as now, Generation() as former, JournalKind.GENERATION:
             return now.accepted == former.accepted
@@ -147,109 +189,143 @@ def _is_repeated(kind: JournalKind, mention: Mention) -> bool:
     return False
 
 
-def _check_belongs(entry: Entry, state: State) -> None:
-    about = _batch_of(entry)
-    if about is None:
+def _check_belongs(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for a row that does not belong to the batch of the entry."""
+    batch_id = _batch_of(entry)
+    if batch_id is None:
         return
     for mention in entry.mentions:
-        place = where(entry, state, mention.row)
+        place = locate(entry, state, mention.row)
         try:
-            problem = _why_elsewhere(entry, state, mention, about)
+            problem = _belongs_problem(entry, state, mention=mention, batch_id=batch_id)
         except LookupError as error:
             problem = f"it needs {error}, which the journal does not have"
         if problem is not None:
-            raise misfit(Rule.BELONGS, f"{place}: {problem}.")
+            raise discrepancy(Rule.BELONGS, f"{place}: {problem}.")
 
 
-def _check_readings_agree(entry: Entry, state: State) -> None:
-    """Refuse a reading that one entry holds twice, with different values: readings never change."""
+def _check_readings_agree(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for a reading that an entry holds with two values."""
     held: dict[str, Close | Split] = {}
     for mention in entry.mentions:
         reading = mention.row
-        if isinstance(reading, Close | Split):
-            key = f"{mention.table} {key_of(mention.table, texts(asdict(reading)))}"
-            if held.setdefault(key, reading) != reading:
-                text = "the entry holds it twice, with different values"
-                raise misfit(Rule.UNCHANGED, f"{where(entry, state, reading)}: {text}.")
+        if not isinstance(reading, Close | Split):
+            continue
+        key = f"{mention.table} {row_key(mention.table, to_texts(asdict(reading)))}"
+        if held.setdefault(key, reading) != reading:
+            raise discrepancy(
+                Rule.UNCHANGED,
+                f"{locate(entry, state, reading)}: the entry holds it twice, with different "
+                "values.",
+            )
 
 
-def _batch_of(entry: Entry) -> UUID | None:
-    """Return the id of the batch that an entry is about; a question's need not be there."""
-    for row in (entry.one(Checkpoint), entry.one(Pick)):
+def _batch_of(entry: ParsedEntry) -> UUID | None:
+    """Return the id of the entry's batch; None for a question, whose batch may not exist yet."""
+    for row in (entry.first_row(Checkpoint), entry.first_row(Pick)):
         if row is not None:
             return row.batch_id
-    batch = entry.one(Batch)
-    return batch.id if batch else None
+    batch = entry.first_row(Batch)
+    if batch is None:
+        return None
+    return batch.id
 
 
-def _why_elsewhere(entry: Entry, state: State, mention: Mention, about: UUID) -> str | None:
-    """Return why a row does not belong to the batch that the entry is about."""
+def _belongs_problem(
+    entry: ParsedEntry, state: JournalState, *, mention: Mention, batch_id: UUID
+) -> str | None:
+    """
+    Return why a row does not belong to the entry's batch; None if it does.
+
+    Raises LookupError if the journal does not have a row that it needs.
+    """
     row = mention.row
-    checkpoint = entry.one(Checkpoint)
+    checkpoint = entry.first_row(Checkpoint)
     match row:
-        case Batch() if row.id != about:
-            return f"the entry is about the batch {about}"
+        case Batch() if row.id != batch_id:
+            return f"the entry is about the batch {batch_id}"
         case Pick() | Checkpoint():
             state.batch(row.batch_id)
-            if row.batch_id != about:
-                return f"it is of the batch {row.batch_id}, but the entry is about {about}"
+            if row.batch_id != batch_id:
+                return f"it is of the batch {row.batch_id}, but the entry is about {batch_id}"
         case PickMetric():
-            ids = {
+            batches = {
                 state.checkpoint(row.checkpoint_id).batch_id,
                 state.pick(row.pick_id).batch_id,
             }
-            if ids != {about}:
-                return f"its checkpoint and its pick are not both of the batch {about}"
-            is_filled = mention.before is not None and entry.kind is JournalKind.CHECKPOINT
-            if not is_filled and checkpoint and row.checkpoint_id != checkpoint.id:
+            if batches != {batch_id}:
+                return f"its checkpoint and its pick are not both of the batch {batch_id}"
+            # When the entry open is read, the metrics of earlier days get their return from it.
+            gets_open = mention.before is not None and entry.kind is JournalKind.CHECKPOINT
+            if not gets_open and checkpoint and row.checkpoint_id != checkpoint.id:
                 return f"it is not of day {checkpoint.day}, which the entry is about"
         case Correction() if checkpoint and row.checkpoint_id != checkpoint.id:
             return f"it is not of day {checkpoint.day}, which the entry is about"
     return None
 
 
-def _check_tickers(entry: Entry, state: State) -> None:
-    """Refuse a reading of a share that the batch does not have, after the rules that name such a fault better."""
-    about = _batch_of(entry)
+def _check_tickers(entry: ParsedEntry, state: JournalState) -> None:
+    """
+    Raise Discrepancy for a reading of a share that the batch does not have.
+
+    This check runs late, because other rules describe such a fault more exactly.
+    """
+    batch_id = _batch_of(entry)
+    if batch_id is None:
+        return
     for close in entry.rows(Close):
-        if about is None or close.ticker in _tickers_of(state, about):
-            continue
-        text = "its ticker is neither the benchmark's nor one that a pick of the batch has or had"
-        raise misfit(Rule.BELONGS, f"{where(entry, state, close)}: {text}.")
+        if close.ticker not in _tickers_of(state, batch_id):
+            raise discrepancy(
+                Rule.BELONGS,
+                f"{locate(entry, state, close)}: its ticker is neither the benchmark's nor one "
+                "that a pick of the batch has or had.",
+            )
 
 
-def _tickers_of(state: State, batch: UUID) -> set[str]:
+def _tickers_of(state: JournalState, batch: UUID) -> set[str]:
     """Return the ticker of a batch's benchmark, and every ticker that its picks have or had."""
     tickers = {state.batch(batch).benchmark_symbol}
-    return tickers.union(*(state.shares[id].all for id in state.picks_of[batch]))
+    return tickers.union(*(state.shares[id].all_tickers for id in state.picks_of[batch]))
 
 
-def _check_unchanged(entry: Entry, state: State, mention: Mention) -> None:
-    """Refuse another value in a column that must not change in an entry of this kind."""
+def _check_unchanged(entry: ParsedEntry, state: JournalState, mention: Mention) -> None:
+    """Raise Discrepancy for a new value in a column that this kind of entry must not change."""
     if mention.before is None:
         return
-    allowed = _may_change(entry.kind, mention)
+    allowed = _changeable(entry.kind, mention)
     now = asdict(mention.row)
     for name, former in asdict(mention.before).items():
-        here, there = written(now[name]), written(former)
-        # A number that is only written with other zeros at its end is no change that is allowed.
-        if here == there or (name in allowed and now[name] != former):
+        new_text, old_text = to_text(now[name]), to_text(former)
+        # Writing an equal number with other zeros at its end is never allowed.
+        is_allowed = name in allowed and now[name] != former
+        if new_text == old_text or is_allowed:
             continue
-        was, is_now = shortened(there, here)
-        text = f"{name} was {was} and is {is_now}, which a {entry.kind} entry does not change"
-        raise misfit(Rule.UNCHANGED, f"{where(entry, state, mention.row)}: {text}.")
+        was, is_now = show_difference(old_text, new_text)
+        raise discrepancy(
+            Rule.UNCHANGED,
+            f"{locate(entry, state, mention.row)}: a {entry.kind} entry must not change {name} "
+            f"(from {was} to {is_now}).",
+        )
 
 
-def _may_change(kind: JournalKind, mention: Mention) -> frozenset[str]:
-    """Return the columns of a row that an entry of a kind may change."""
+def _changeable(kind: JournalKind, mention: Mention) -> frozenset[str]:
+    """
+    Return the columns of a row that an entry of a kind may change.
+
+    Definition: docs/journal.md#what-may-change.
+    """
     if kind is JournalKind.CORRECTION:
         return CORRECTABLE.get(type(mention.row), frozenset())
     match mention.row, mention.before, kind:
         case Generation(accepted=False), Generation(accepted=True), JournalKind.GENERATION:
             return frozenset({"accepted", "refusal"})
         case Batch(), Batch(status=BatchStatus.FAILED), JournalKind.BATCH | JournalKind.FAILURE:
-            return frozenset(Batch.__struct_fields__) - _KEPT_BY_A_MONDAY
-        case Batch(status=BatchStatus.COMPLETED), Batch(status=BatchStatus.ACTIVE), JournalKind.CHECKPOINT:
+            return frozenset(Batch.__struct_fields__) - _BATCH_IDENTITY_COLUMNS
+        case (
+            Batch(status=BatchStatus.COMPLETED),
+            Batch(status=BatchStatus.ACTIVE),
+            JournalKind.CHECKPOINT,
+        ):
             return frozenset({"status"})
         case Pick(), Pick(ended=False), JournalKind.PICK_ENDED:
             return frozenset({"ended"})
@@ -258,45 +334,69 @@ def _may_change(kind: JournalKind, mention: Mention) -> frozenset[str]:
         case Pick(), Pick(entry_open=None), JournalKind.CHECKPOINT:
             return frozenset({"entry_open", "entry_close_id"})
         case Checkpoint(), Checkpoint() as former, JournalKind.CHECKPOINT:
-            is_open = former.status is CheckpointStatus.SKIPPED
-            is_closed = former.skip_reason is SkipReason.MARKET_CLOSED
-            return _OF_A_RETAKE if is_open and not is_closed else frozenset()
+            if _can_be_retaken(former):
+                return _RETAKE_COLUMNS
         case PickMetric(), PickMetric(return_from_open_pct=None), JournalKind.CHECKPOINT:
             return frozenset({"return_from_open_pct"})
     return frozenset()
+
+
+def _can_be_retaken(checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint was skipped for a temporary reason."""
+    is_skipped = checkpoint.status is CheckpointStatus.SKIPPED
+    return is_skipped and checkpoint.skip_reason is not SkipReason.MARKET_CLOSED
 
 
 # A change of a row: the column, the ticker of its pick, and the values before and after.
 _Change = tuple[str, str | None, str | None, str | None]
 
 
-def _check_corrections(entry: Entry, state: State) -> None:
-    """Refuse a changed column without its correction, and a correction without its change."""
+def _check_corrections(entry: ParsedEntry, state: JournalState) -> None:
+    """
+    Raise Discrepancy unless the corrections of an entry are exactly the changes of its rows.
+
+    Definition: docs/journal.md#corrections.
+    """
     corrections = entry.rows(Correction)
     if not corrections:
-        raise misfit(Rule.CORRECTED, f"Entry {entry.seq} of the journal: a CORRECTION entry corrects nothing.")
+        raise discrepancy(
+            Rule.CORRECTED,
+            f"Entry {entry.seq} of the journal: a CORRECTION entry corrects nothing.",
+        )
     if len({one.reason for one in corrections}) > 1:
-        text = "its corrections have several reasons"
-        raise misfit(Rule.CORRECTED, f"Entry {entry.seq} of the journal: {text}.")
-    made = Counter(change for mention in entry.mentions for change in _changes(entry, mention, state))
-    said = Counter((one.field, one.ticker, one.before, one.after) for one in corrections)
+        raise discrepancy(
+            Rule.CORRECTED,
+            f"Entry {entry.seq} of the journal: its corrections have several reasons.",
+        )
+
+    # Counters, because each change needs exactly one correction, and each correction one change.
+    actual = Counter[_Change]()
+    for mention in entry.mentions:
+        actual.update(_changes(entry, mention, state))
+    stated = Counter((one.field, one.ticker, one.before, one.after) for one in corrections)
     place = f"Entry {entry.seq} of the journal, {state.name(corrections[0])}"
-    for change in made - said:
-        raise misfit(Rule.CORRECTED, f"{place}: {_described(change)}, which no correction says.")
-    for change in said - made:
-        text = f"a correction says that {_described(change)}, which it does not"
-        raise misfit(Rule.CORRECTED, f"{place}: {text}.")
-    _check_day(entry, state)
+    for change in actual - stated:
+        raise discrepancy(
+            Rule.CORRECTED, f"{place}: no correction states that {_describe_change(change)}."
+        )
+    for change in stated - actual:
+        raise discrepancy(
+            Rule.CORRECTED,
+            f"{place}: a correction states that {_describe_change(change)}, but it does not.",
+        )
+    _check_corrected_day(entry, state)
 
 
-def _described(change: _Change) -> str:
+def _describe_change(change: _Change) -> str:
     field, ticker, before, after = change
-    column = f"{field} of {ticker}" if ticker else field
+    column = field
+    if ticker:
+        column = f"{field} of {ticker}"
     return f"{column} changes from {before} to {after}"
 
 
-def _changes(entry: Entry, mention: Mention, state: State) -> Iterator[_Change]:
-    """Yield the changes of a row that can be corrected."""
+def _changes(entry: ParsedEntry, mention: Mention, state: JournalState) -> Iterator[_Change]:
+    """Yield the changes of a row between two mentions."""
     if mention.before is None:
         return
     ticker = None
@@ -304,27 +404,42 @@ def _changes(entry: Entry, mention: Mention, state: State) -> Iterator[_Change]:
         ticker = mention.row.ticker
     if isinstance(mention.row, PickMetric):
         ticker = state.pick(mention.row.pick_id).ticker
+
     now = asdict(mention.row)
     for name, former in asdict(mention.before).items():
-        if now[name] != former and not _is_by_an_earlier_version(entry, name, now[name], state):
-            yield name, ticker, written(former), written(now[name])
+        is_dropped = now[name] is None and _may_drop(entry, name, state)
+        if now[name] == former or is_dropped:
+            continue
+        yield name, ticker, to_text(former), to_text(now[name])
 
 
-def _is_by_an_earlier_version(entry: Entry, column: str, now: object, state: State) -> bool:
-    """Return whether a mark is absent because an earlier version, which does not know it, wrote the entry."""
-    since = state.examined_since
-    is_gone = column == "benchmark_unusual_move" and now is None
-    return is_gone and since is not None and entry.at <= since + UPGRADE
+def _may_drop(entry: ParsedEntry, column: str, state: JournalState) -> bool:
+    """
+    Return whether an entry may leave out a column that an earlier version does not know.
+
+    Such a version works on the newer schema during an upgrade, and needs no correction for this.
+    """
+    since = state.marked_since
+    if column != "benchmark_unusual_move" or since is None:
+        return False
+    return entry.at <= since + UPGRADE_WINDOW
 
 
-def _check_day(entry: Entry, state: State) -> None:
-    """Refuse a baseline that is corrected on another day than 0, and metrics that are on day 0."""
-    checkpoint = entry.one(Checkpoint)
+def _check_corrected_day(entry: ParsedEntry, state: JournalState) -> None:
+    """
+    Raise Discrepancy for a correction of rows that its day does not have.
+
+    Initial prices are corrected on day 0, which has no metrics; metrics are corrected on their day.
+    """
+    checkpoint = entry.first_row(Checkpoint)
     if checkpoint is None:
         return
-    wrong: list[AnyRow] = [*entry.rows(PickMetric)]
+    misplaced: list[AnyRow] = [*entry.rows(PickMetric)]
     if checkpoint.day > 0:
-        wrong = [*entry.rows(Batch), *entry.rows(Pick)]
-    if wrong:
-        text = f"it is not corrected on day {checkpoint.day}"
-        raise misfit(Rule.CORRECTED, f"{where(entry, state, wrong[0])}: {text}.")
+        misplaced = [*entry.rows(Batch), *entry.rows(Pick)]
+    if misplaced:
+        raise discrepancy(
+            Rule.CORRECTED,
+            f"{locate(entry, state, misplaced[0])}: a correction of day {checkpoint.day} must not "
+            "contain this row.",
+        )

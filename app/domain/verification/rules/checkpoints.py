@@ -1,4 +1,4 @@
-"""The checkpoints of a batch: their days, sessions, skips and metrics."""
+"""The rules of checkpoints: days, sessions, skips and metrics (docs/journal.md#checkpoints)."""
 
 from datetime import timedelta
 
@@ -13,13 +13,13 @@ from app.domain.model import (
     PickMetric,
     SkipReason,
 )
-from app.domain.verification.entries import Entry, Mention
-from app.domain.verification.misfits import Rule, misfit
-from app.domain.verification.rules.tolerance import ABOUT
-from app.domain.verification.state import State, where
+from app.domain.verification.discrepancies import Rule, discrepancy
+from app.domain.verification.entries import Mention, ParsedEntry
+from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE
+from app.domain.verification.state import JournalState, has_figures, locate
 
-# What only a computed checkpoint has.
-_FIGURES = (
+# The columns that only a computed checkpoint has.
+_FIGURE_COLUMNS = (
     "trading_day",
     "benchmark_price",
     "benchmark_close_id",
@@ -27,170 +27,242 @@ _FIGURES = (
     "benchmark_return_pct",
     "benchmark_unusual_move",
 )
-# What a computed checkpoint of day 1 or later must have.
-_NEEDED = _FIGURES[:-1]
-_OF_A_SKIP = ("skip_reason", "note", "skipped_at")
+# The columns that a computed checkpoint of day 1 or later must have. The mark is not among them:
+# earlier versions did not write it, and the rule `unusual-move` decides where it may be absent.
+_REQUIRED_COLUMNS = _FIGURE_COLUMNS[:-1]
+_SKIP_COLUMNS = ("skip_reason", "note", "skipped_at")
 
 
-def check(entry: Entry, state: State) -> None:
-    """Refuse an entry that breaks one of these rules; raises Misfit."""
+def check(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for an entry that breaks one of these rules."""
     for mention in entry.mentions_of(Checkpoint):
         _check_checkpoint(entry, state, mention)
     _check_metrics(entry, state)
     _check_completed(entry, state)
 
 
-def _check_checkpoint(entry: Entry, state: State, mention: Mention) -> None:
-    checkpoint = mention.row
+def _check_checkpoint(entry: ParsedEntry, state: JournalState, mention: Mention) -> None:
+    checkpoint, before = mention.row, mention.before
     assert isinstance(checkpoint, Checkpoint)
-    before = mention.before if isinstance(mention.before, Checkpoint) else None
-    place = where(entry, state, checkpoint)
+    assert before is None or isinstance(before, Checkpoint)
+    place = locate(entry, state, checkpoint)
     batch = state.batches.get(checkpoint.batch_id)
     if batch is None:
-        raise misfit(Rule.BELONGS, f"{place}: no entry up to this one mentions its batch.")
-    _check_day(place, state, batch, checkpoint)
+        raise discrepancy(Rule.BELONGS, f"{place}: no entry up to this one mentions its batch.")
+    _check_day(place, state, batch=batch, checkpoint=checkpoint)
     _check_due(place, batch, checkpoint)
     _check_session(place, state, checkpoint)
     if checkpoint.status is CheckpointStatus.SKIPPED:
-        _check_skipped(place, state, checkpoint, before)
+        _check_skipped(place, state, checkpoint=checkpoint, before=before)
     elif checkpoint.day > 0:
         _check_computed(place, checkpoint, before)
 
 
-def _check_day(place: str, state: State, batch: Batch, checkpoint: Checkpoint) -> None:
+def _check_day(place: str, state: JournalState, *, batch: Batch, checkpoint: Checkpoint) -> None:
     if not 0 <= checkpoint.day <= CHECKPOINT_DAYS:
-        raise misfit(Rule.DAY, f"{place}: day is {checkpoint.day}, but days go from 0 to {CHECKPOINT_DAYS}.")
+        raise discrepancy(
+            Rule.DAY, f"{place}: day is {checkpoint.day}, but days go from 0 to {CHECKPOINT_DAYS}."
+        )
     expected = calendar.checkpoint_date(batch.run_date, checkpoint.day)
     if checkpoint.checkpoint_date != expected:
-        raise misfit(
+        raise discrepancy(
             Rule.DAY,
-            f"{place}: checkpoint_date is {checkpoint.checkpoint_date}, but its batch and day give {expected}.",
+            f"{place}: checkpoint_date is {checkpoint.checkpoint_date}, but must be {expected}.",
         )
+    # The state has the first checkpoint of each day. A second checkpoint of the day has another id.
     first = state.days_of[batch.id][checkpoint.day]
     if first != checkpoint.id:
-        raise misfit(Rule.DAY, f"{place} is checkpoint {checkpoint.id}, but checkpoint {first} is of that day already.")
+        raise discrepancy(
+            Rule.DAY,
+            f"{place} is checkpoint {checkpoint.id}, but the batch already has checkpoint {first} "
+            "of that day.",
+        )
     if batch.status is BatchStatus.FAILED:
-        raise misfit(Rule.DAY, f"{place} is a checkpoint of a batch that failed, but such a batch has none.")
+        raise discrepancy(
+            Rule.DAY, f"{place} is a checkpoint of a failed batch, but a failed batch has none."
+        )
 
 
 def _check_due(place: str, batch: Batch, checkpoint: Checkpoint) -> None:
     due = calendar.due_at(batch.run_date, checkpoint.day)
     if checkpoint.taken_at < due:
-        raise misfit(Rule.DUE, f"{place}: taken_at is {checkpoint.taken_at}, but it was not due before {due}.")
+        raise discrepancy(
+            Rule.DUE,
+            f"{place}: taken_at is {checkpoint.taken_at}, but it was not due before {due}.",
+        )
 
 
-def _check_session(place: str, state: State, checkpoint: Checkpoint) -> None:
+def _check_session(place: str, state: JournalState, checkpoint: Checkpoint) -> None:
     if checkpoint.day == 0:
         return
-    eve = checkpoint.checkpoint_date - timedelta(days=1)
+    day_before = checkpoint.checkpoint_date - timedelta(days=1)
+    if state.sessions.is_session(day_before):
+        _check_after_session(place, state, checkpoint)
+    else:
+        _check_after_closure(place, state, checkpoint)
+
+
+def _check_after_session(place: str, state: JournalState, checkpoint: Checkpoint) -> None:
+    day_before = checkpoint.checkpoint_date - timedelta(days=1)
+    if checkpoint.skip_reason is SkipReason.MARKET_CLOSED:
+        raise discrepancy(
+            Rule.SESSION,
+            f"{place}: skip_reason is MARKET_CLOSED, but {day_before} was a session. "
+            f"{state.closure_advice(day_before)}",
+        )
     is_skipped = checkpoint.status is CheckpointStatus.SKIPPED
-    is_closed = checkpoint.skip_reason is SkipReason.MARKET_CLOSED
-    if state.sessions.is_session(eve):
-        if is_closed:
-            raise misfit(
-                Rule.SESSION,
-                f"{place}: skip_reason is MARKET_CLOSED, but {eve} was a session. {state.if_closed(eve)}",
-            )
-        if not is_skipped and checkpoint.trading_day != eve:
-            raise misfit(Rule.SESSION, f"{place}: trading_day is {checkpoint.trading_day}, but must be {eve}.")
-        return
-    # A closure may have been announced after the morning had looked for prices in vain.
-    is_excused = eve in state.sessions.closed
-    if not is_skipped or not (is_closed or is_excused):
-        found = f"skip_reason is {checkpoint.skip_reason}" if is_skipped else f"status is {checkpoint.status}"
-        raise misfit(
-            Rule.SESSION, f"{place}: {found}, but {eve} was no session, so it must be skipped with MARKET_CLOSED."
+    if not is_skipped and checkpoint.trading_day != day_before:
+        raise discrepancy(
+            Rule.SESSION,
+            f"{place}: trading_day is {checkpoint.trading_day}, but must be {day_before}.",
         )
 
 
-def _check_skipped(place: str, state: State, checkpoint: Checkpoint, before: Checkpoint | None) -> None:
-    for field in _FIGURES:
+def _check_after_closure(place: str, state: JournalState, checkpoint: Checkpoint) -> None:
+    day_before = checkpoint.checkpoint_date - timedelta(days=1)
+    problem = f"status is {checkpoint.status}"
+    if checkpoint.status is CheckpointStatus.SKIPPED:
+        # A closure on short notice may have been announced after the job had requested prices
+        # without success. Then any reason is right.
+        if (
+            day_before in state.sessions.closed
+            or checkpoint.skip_reason is SkipReason.MARKET_CLOSED
+        ):
+            return
+        problem = f"skip_reason is {checkpoint.skip_reason}"
+    raise discrepancy(
+        Rule.SESSION,
+        f"{place}: {problem}, but {day_before} was no session, so it must be skipped with "
+        "MARKET_CLOSED.",
+    )
+
+
+def _check_skipped(
+    place: str, state: JournalState, *, checkpoint: Checkpoint, before: Checkpoint | None
+) -> None:
+    for field in _FIGURE_COLUMNS:
         if getattr(checkpoint, field) is not None:
-            raise misfit(Rule.SKIPPED, f"{place}: it is skipped, but has {field}.")
+            raise discrepancy(Rule.SKIPPED, f"{place}: it is skipped, but has {field}.")
     if state.metrics_of.get(checkpoint.id):
-        raise misfit(Rule.SKIPPED, f"{place}: it is skipped, but has metrics.")
-    if checkpoint.skip_reason is None or checkpoint.skipped_at is None:
-        missing = "skip_reason" if checkpoint.skip_reason is None else "skipped_at"
-        raise misfit(Rule.SKIPPED, f"{place}: it is skipped, but has no {missing}.")
+        raise discrepancy(Rule.SKIPPED, f"{place}: it is skipped, but has metrics.")
+    if checkpoint.skip_reason is None:
+        raise discrepancy(Rule.SKIPPED, f"{place}: it is skipped, but has no skip_reason.")
+    if checkpoint.skipped_at is None:
+        raise discrepancy(Rule.SKIPPED, f"{place}: it is skipped, but has no skipped_at.")
+    # If a skip is mentioned again, its skipped_at is the time of the first skip.
     if before is None and checkpoint.skipped_at != checkpoint.taken_at:
-        raise misfit(
+        raise discrepancy(
             Rule.SKIPPED,
-            f"{place}: skipped_at is {checkpoint.skipped_at}, but taken_at is {checkpoint.taken_at}.",
+            f"{place}: skipped_at is {checkpoint.skipped_at}, but taken_at is "
+            f"{checkpoint.taken_at}.",
         )
-    last = calendar.at(checkpoint.checkpoint_date, calendar.ASK_AGAIN[-1])
+    # A missing close is given up only after the last request of the day.
+    last = calendar.from_new_york(checkpoint.checkpoint_date, calendar.PRICE_RETRY_TIMES[-1])
     if checkpoint.skip_reason is SkipReason.MISSING_CLOSE and checkpoint.skipped_at < last:
-        raise misfit(
+        raise discrepancy(
             Rule.SKIPPED,
-            f"{place}: skipped_at is {checkpoint.skipped_at}, but closes were to be asked for until {last}.",
+            f"{place}: skipped_at is {checkpoint.skipped_at}, but closes must be requested "
+            f"until {last}.",
         )
 
 
 def _check_computed(place: str, checkpoint: Checkpoint, before: Checkpoint | None) -> None:
-    for field in _NEEDED:
+    for field in _REQUIRED_COLUMNS:
         if getattr(checkpoint, field) is None:
-            raise misfit(Rule.COMPUTED, f"{place}: it is computed, but has no {field}.")
-    for field in _OF_A_SKIP:
-        now = getattr(checkpoint, field)
-        was = getattr(before, field) if before else None
+            raise discrepancy(Rule.COMPUTED, f"{place}: it is computed, but has no {field}.")
+    # A checkpoint that was skipped at first keeps the columns of its skip.
+    for field in _SKIP_COLUMNS:
+        now, was = getattr(checkpoint, field), getattr(before, field, None)
         if now != was:
-            found = "absent" if now is None else now
-            earlier = "it was not skipped before" if was is None else f"it was skipped with {was}"
-            raise misfit(Rule.COMPUTED, f"{place}: {field} is {found}, but {earlier}.")
-    if checkpoint.skipped_at is not None and checkpoint.taken_at < checkpoint.skipped_at - ABOUT:
-        raise misfit(
+            raise discrepancy(
+                Rule.COMPUTED, f"{place}: {field} is {_describe_skip_change(now, was)}."
+            )
+    skipped_at = checkpoint.skipped_at
+    if skipped_at is not None and checkpoint.taken_at < skipped_at - CLOCK_TOLERANCE:
+        raise discrepancy(
             Rule.COMPUTED,
-            f"{place}: taken_at is {checkpoint.taken_at}, but it was skipped at {checkpoint.skipped_at} first.",
+            f"{place}: taken_at is {checkpoint.taken_at}, before skipped_at, {skipped_at}.",
         )
 
 
-def _check_metrics(entry: Entry, state: State) -> None:
-    """Refuse an entry that computes a checkpoint without a metric of each pick, and a second metric of a pick."""
+def _describe_skip_change(now: object, was: object) -> str:
+    shown, earlier = now, f"it was skipped with {was}"
+    if now is None:
+        shown = "absent"
+    if was is None:
+        earlier = "it was not skipped before"
+    return f"{shown}, but {earlier}"
+
+
+def _check_metrics(entry: ParsedEntry, state: JournalState) -> None:
+    """
+    Raise Discrepancy for metrics that must not exist, and for missing ones.
+
+    An entry that computes a checkpoint has one metric of each pick.
+    """
     for metric in entry.rows(PickMetric):
-        first = state.metrics_of[metric.checkpoint_id][metric.pick_id]
-        if first != metric.id:
-            raise misfit(
-                Rule.EVERY_METRIC,
-                f"{where(entry, state, metric)} is metric {metric.id}, but metric {first} is of that pick and day "
-                "already.",
-            )
-        checkpoint = state.checkpoints.get(metric.checkpoint_id)
-        if checkpoint and checkpoint.status is CheckpointStatus.SKIPPED:
-            raise misfit(Rule.SKIPPED, f"{where(entry, state, metric)} is a metric, but that day is skipped.")
-        if checkpoint and checkpoint.day == 0:
-            raise misfit(Rule.EVERY_METRIC, f"{where(entry, state, metric)} is a metric, but day 0 has none.")
+        _check_metric(locate(entry, state, metric), state, metric)
     for mention in entry.mentions_of(Checkpoint):
         now, before = mention.row, mention.before
         assert isinstance(now, Checkpoint)
         was_computed = isinstance(before, Checkpoint) and before.status is CheckpointStatus.COMPUTED
-        if now.day > 0 and now.status is CheckpointStatus.COMPUTED and not was_computed:
+        if has_figures(now) and not was_computed:
             _check_each_pick(entry, state, now)
 
 
-def _check_each_pick(entry: Entry, state: State, checkpoint: Checkpoint) -> None:
-    measured = {metric.pick_id for metric in entry.rows(PickMetric) if metric.checkpoint_id == checkpoint.id}
+def _check_metric(place: str, state: JournalState, metric: PickMetric) -> None:
+    first = state.metrics_of[metric.checkpoint_id][metric.pick_id]
+    if first != metric.id:
+        raise discrepancy(
+            Rule.EVERY_METRIC,
+            f"{place} is metric {metric.id}, but metric {first} of that pick and day exists.",
+        )
+    checkpoint = state.checkpoints.get(metric.checkpoint_id)
+    if checkpoint and checkpoint.status is CheckpointStatus.SKIPPED:
+        raise discrepancy(Rule.SKIPPED, f"{place} is a metric, but that day is skipped.")
+    if checkpoint and checkpoint.day == 0:
+        raise discrepancy(Rule.EVERY_METRIC, f"{place} is a metric, but day 0 has none.")
+
+
+def _check_each_pick(entry: ParsedEntry, state: JournalState, checkpoint: Checkpoint) -> None:
+    measured = {
+        metric.pick_id for metric in entry.rows(PickMetric) if metric.checkpoint_id == checkpoint.id
+    }
     picks = state.picks_of.get(checkpoint.batch_id, [])
-    place = where(entry, state, checkpoint)
+    place = locate(entry, state, checkpoint)
     for pick in picks:
         if pick not in measured:
             ticker = state.pick(pick).ticker
-            raise misfit(Rule.EVERY_METRIC, f"{place}: it is computed, but has no metric of {ticker}.")
-    if others := sorted(map(str, measured - {*picks})):
-        raise misfit(Rule.EVERY_METRIC, f"{place}: it has a metric of {others[0]}, which is no pick of its batch.")
+            raise discrepancy(
+                Rule.EVERY_METRIC, f"{place}: it is computed, but has no metric of {ticker}."
+            )
+    foreign_picks = sorted(map(str, measured - {*picks}))
+    if foreign_picks:
+        raise discrepancy(
+            Rule.EVERY_METRIC,
+            f"{place}: it has a metric of {foreign_picks[0]}, which is no pick of its batch.",
+        )
 
 
-def _check_completed(entry: Entry, state: State) -> None:
-    """Refuse a batch that is completed before its last checkpoint is there, and one that is not from then on."""
-    touched = {batch.id for batch in entry.rows(Batch)}
-    touched |= {row.batch_id for row in entry.rows(Checkpoint)}
-    touched |= {row.batch_id for row in entry.rows(Pick)}
-    for id in sorted(touched):
+def _check_completed(entry: ParsedEntry, state: JournalState) -> None:
+    """
+    Raise Discrepancy for a batch that is completed too early, or not completed in time.
+
+    A batch is completed by the entry of its last checkpoint.
+    """
+    # An entry can change the number of checkpoints of the batches of these rows only.
+    batch_ids = {batch.id for batch in entry.rows(Batch)}
+    batch_ids |= {row.batch_id for row in entry.rows(Checkpoint)}
+    batch_ids |= {row.batch_id for row in entry.rows(Pick)}
+    for id in sorted(batch_ids):
         batch = state.batches.get(id)
-        if batch is None or not state.is_made(batch):
+        if batch is None or not state.has_picks(batch):
             continue
-        there, all_days = len(state.days_of.get(id, ())), 1 + CHECKPOINT_DAYS
-        if (batch.status is BatchStatus.COMPLETED) != (there == all_days):
-            raise misfit(
+        stored, expected = len(state.days_of.get(id, ())), 1 + CHECKPOINT_DAYS
+        is_completed = batch.status is BatchStatus.COMPLETED
+        if is_completed != (stored == expected):
+            raise discrepancy(
                 Rule.COMPLETED,
-                f"{where(entry, state, batch)}: status is {batch.status}, but {there} of its {all_days} checkpoints "
-                "are there.",
+                f"{locate(entry, state, batch)}: status is {batch.status}, but the journal has "
+                f"{stored} of its {expected} checkpoints.",
             )

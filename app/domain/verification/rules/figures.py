@@ -1,7 +1,8 @@
 """
-Every price is that of its reading, and every figure follows from its prices and splits.
+The rules `reading`, `figure` and `forced-rename`: prices, and the figures computed from them.
 
-The formulas: docs/journal.md#the-figures. The rule `forced-rename` is here, too, as it stands among them.
+Every price must equal the price of its reading, and every figure must equal what its prices and
+splits give. Formulas: docs/journal.md#the-figures, which also defines `forced-rename`.
 """
 
 from collections.abc import Collection, Iterator
@@ -10,186 +11,278 @@ from decimal import Decimal
 from uuid import UUID
 
 from app.domain import returns, splits
-from app.domain.model import Batch, Checkpoint, Close, Pick, PickMetric
-from app.domain.tickers import Tickers
-from app.domain.verification.entries import AnyRow, Entry, Mention
-from app.domain.verification.misfits import Rule, misfit
-from app.domain.verification.state import State, where
+from app.domain.model import Batch, Checkpoint, Close, Pick, PickMetric, Split
+from app.domain.tickers import TickerHistory
+from app.domain.verification.discrepancies import Rule, discrepancy
+from app.domain.verification.entries import AnyRow, Mention, ParsedEntry
+from app.domain.verification.state import JournalState, locate
 
+# A column and the value that it must have.
 Figure = tuple[str, Decimal]
 
 
-def check(entry: Entry, state: State) -> None:
-    """Recompute the figures of the rows that an entry mentions; raises Misfit."""
+def check(entry: ParsedEntry, state: JournalState) -> None:
+    """Compute the figures of an entry's rows again; raises Discrepancy if one differs."""
     for mention in entry.mentions:
-        place = where(entry, state, mention.row)
+        place = locate(entry, state, mention.row)
         try:
-            for field, expected in _figures(mention, state):
-                _compare(place, mention.row, field, expected)
+            for field, expected in expected_figures(mention, state):
+                _compare(place, mention.row, field=field, expected=expected)
                 state.figures += 1
+        # A missing row is no wrong figure: the entry names a reading that no entry mentions.
         except LookupError as error:
-            text = f"{place}: its figures need {error}, which the journal does not have."
-            raise misfit(Rule.READING, text) from None
+            raise discrepancy(
+                Rule.READING,
+                f"{place}: its figures need {error}, which the journal does not have.",
+            ) from None
         except ArithmeticError:
-            raise misfit(Rule.FIGURE, f"{place}: its figures are no numbers.") from None
+            raise discrepancy(Rule.FIGURE, f"{place}: its figures are no numbers.") from None
         if isinstance(mention.row, PickMetric):
             _check_forced(place, mention, state)
 
 
-def check_end(state: State) -> None:
+def check_end(state: JournalState) -> None:
     """
-    Refuse returns that do not follow from the newest prices, when the journal ends; raises Misfit.
+    Raise Discrepancy for returns that differ from what the prices of the last mentions give.
 
-    A baseline that was corrected changes returns of other days, which need not be mentioned with it. The factors are
-    those of the rows: `uncounted` checks them.
+    A corrected baseline changes the returns of other days, too, and its entry need not mention
+    them. The factors are taken from the rows: `counted_splits` checks them.
     """
     for checkpoint in state.checkpoints.values():
-        if checkpoint.day == 0 or checkpoint.benchmark_price is None or checkpoint.benchmark_split_factor is None:
-            continue
-        initial = _price(state.batch(checkpoint.batch_id).benchmark_initial_price, checkpoint.batch_id)
-        expected = returns.return_pct(initial, checkpoint.benchmark_price, checkpoint.benchmark_split_factor)
-        _compare(state.name(checkpoint), checkpoint, "benchmark_return_pct", expected)
+        _check_last_benchmark(checkpoint, state)
     for metric in state.metrics.values():
-        pick, checkpoint = state.pick(metric.pick_id), state.checkpoint(metric.checkpoint_id)
-        benchmark = _price(checkpoint.benchmark_return_pct, checkpoint.id)
-        measured = returns.measure(pick.initial_price, metric.current_price, metric.split_factor, benchmark)
-        _compare(state.name(metric), metric, "absolute_return_pct", measured.absolute_return_pct)
-        _compare(state.name(metric), metric, "vs_benchmark_pct", measured.vs_benchmark_pct)
+        _check_last_metric(metric, state)
 
 
-def _compare(place: str, row: AnyRow, field: str, expected: Decimal) -> None:
-    found = getattr(row, field)
-    if found == expected:
+def _check_last_benchmark(checkpoint: Checkpoint, state: JournalState) -> None:
+    price, factor = checkpoint.benchmark_price, checkpoint.benchmark_split_factor
+    if checkpoint.day == 0 or price is None or factor is None:
         return
-    shown = "absent" if found is None else returns.plain(found)
-    raise misfit(
-        Rule.FIGURE,
-        f"{place}: {field} is {shown}, but what it comes from gives {returns.plain(expected)}. "
-        "The figure was never computed so.",
+    batch = state.batch(checkpoint.batch_id)
+    initial = _required_price(batch.benchmark_initial_price, batch.id)
+    expected = returns.return_pct(initial, price, factor)
+    _compare(
+        place=state.name(checkpoint),
+        row=checkpoint,
+        field="benchmark_return_pct",
+        expected=expected,
     )
 
 
-def _figures(mention: Mention, state: State) -> Iterator[Figure]:
-    """Yield what each price and figure of a row must be."""
+def _check_last_metric(metric: PickMetric, state: JournalState) -> None:
+    pick, checkpoint = state.pick(metric.pick_id), state.checkpoint(metric.checkpoint_id)
+    figures = returns.measure_returns(
+        initial=pick.initial_price,
+        current=metric.current_price,
+        factor=metric.split_factor,
+        benchmark_return_pct=_required_price(checkpoint.benchmark_return_pct, checkpoint.id),
+    )
+    for field in ("absolute_return_pct", "vs_benchmark_pct"):
+        _compare(
+            place=state.name(metric), row=metric, field=field, expected=getattr(figures, field)
+        )
+
+
+def _compare(place: str, row: AnyRow, *, field: str, expected: Decimal) -> None:
+    stored = getattr(row, field)
+    if stored == expected:
+        return
+    shown = "absent"
+    if stored is not None:
+        shown = returns.format_decimal(stored)
+    raise discrepancy(
+        Rule.FIGURE,
+        f"{place}: {field} is {shown}, but its prices and splits give "
+        f"{returns.format_decimal(expected)}. The service did not compute this figure.",
+    )
+
+
+def expected_figures(mention: Mention, state: JournalState) -> Iterator[Figure]:
+    """
+    Yield each price and figure of a row with its expected value.
+
+    Raises LookupError if the journal does not have a row that it needs.
+    """
     match mention.row:
+        # A failed batch and a skipped checkpoint have no reading, and so no figures.
         case Batch() as batch if batch.benchmark_initial_close_id is not None:
-            session = _session(batch.trading_day, batch.id)
-            close = _reading(state, batch.benchmark_initial_close_id, session, {batch.benchmark_symbol})
+            close = _find_reading(
+                state,
+                batch.benchmark_initial_close_id,
+                session=_required_session(batch.trading_day, batch.id),
+                tickers={batch.benchmark_symbol},
+            )
             yield "benchmark_initial_price", close.close
         case Pick() as pick:
-            yield from _of_a_pick(pick, mention.before, state)
+            yield from _figures_of_pick(pick, mention.before, state)
         case Checkpoint() as checkpoint if checkpoint.benchmark_close_id is not None:
-            yield from _of_the_benchmark(checkpoint, state)
+            yield from _figures_of_benchmark(checkpoint, state)
         case PickMetric() as metric:
-            yield from _of_a_metric(metric, mention.before, state)
+            yield from _figures_of_metric(metric, mention.before, state)
 
 
-def _of_a_pick(pick: Pick, before: AnyRow | None, state: State) -> Iterator[Figure]:
+def _figures_of_pick(pick: Pick, before: AnyRow | None, state: JournalState) -> Iterator[Figure]:
     batch = state.batch(pick.batch_id)
-    former = before if isinstance(before, Pick) else None
-    session = _session(batch.trading_day, batch.id)
-    was = former.initial_close_id if former else None
-    close = _own_reading(state, pick.id, pick.initial_close_id, session, was)
+    close = _find_own_reading(
+        state,
+        pick.id,
+        pick.initial_close_id,
+        session=_required_session(batch.trading_day, batch.id),
+        former=getattr(before, "initial_close_id", None),
+    )
     yield "initial_price", close.close
-    if pick.entry_close_id is not None:
-        opened = state.close(pick.entry_close_id)
-        was = former.entry_close_id if former else None
-        _own_reading(state, pick.id, pick.entry_close_id, opened.trading_day, was)
-        if opened.open is None:
-            raise LookupError(f"the open of {opened.id} of closes")
-        yield "entry_open", opened.open
+
+    if pick.entry_close_id is None:
+        return
+    # The session is taken from the reading: which one is right is checked by `entry-open`, because
+    # it may depend on a closure on short notice.
+    reading = state.close(pick.entry_close_id)
+    _find_own_reading(
+        state,
+        pick.id,
+        pick.entry_close_id,
+        session=reading.trading_day,
+        former=getattr(before, "entry_close_id", None),
+    )
+    if reading.open is None:
+        raise LookupError(f"the open of {reading.id} of closes")
+    yield "entry_open", reading.open
 
 
-def _of_the_benchmark(checkpoint: Checkpoint, state: State) -> Iterator[Figure]:
+def _figures_of_benchmark(checkpoint: Checkpoint, state: JournalState) -> Iterator[Figure]:
     batch = state.batch(checkpoint.batch_id)
-    session = _session(checkpoint.trading_day, checkpoint.id)
-    close = _reading(state, checkpoint.benchmark_close_id, session, {batch.benchmark_symbol})
+    close = _find_reading(
+        state,
+        checkpoint.benchmark_close_id,
+        session=_required_session(checkpoint.trading_day, checkpoint.id),
+        tickers={batch.benchmark_symbol},
+    )
     yield "benchmark_price", close.close
-    share = Tickers.only(batch.benchmark_symbol)
-    since = shares_of(state.close(batch.benchmark_initial_close_id))
-    split_factor = factor(state, share, since, shares_of(close))
-    yield "benchmark_split_factor", split_factor
+
+    factor = split_product(
+        state,
+        TickerHistory.unchanged(batch.benchmark_symbol),
+        after=basis_date(state.close(batch.benchmark_initial_close_id)),
+        through=basis_date(close),
+    )
+    yield "benchmark_split_factor", factor
+    # Day 0 is the baseline itself, so it has a factor and no return.
     if checkpoint.day != 0:
-        initial = _price(batch.benchmark_initial_price, batch.id)
-        yield "benchmark_return_pct", returns.return_pct(initial, close.close, split_factor)
+        initial = _required_price(batch.benchmark_initial_price, batch.id)
+        yield "benchmark_return_pct", returns.return_pct(initial, close.close, factor)
 
 
-def _of_a_metric(metric: PickMetric, before: AnyRow | None, state: State) -> Iterator[Figure]:
+def _figures_of_metric(
+    metric: PickMetric, before: AnyRow | None, state: JournalState
+) -> Iterator[Figure]:
     pick = state.pick(metric.pick_id)
     checkpoint = state.checkpoint(metric.checkpoint_id)
-    session = _session(checkpoint.trading_day, checkpoint.id)
+    session = _required_session(checkpoint.trading_day, checkpoint.id)
     share = state.shares[pick.id]
-    if metric.close_id is not None:
-        was = before.close_id if isinstance(before, PickMetric) else None
-        close = _own_reading(state, pick.id, metric.close_id, session, was)
-        share = share.as_read(close.ticker, close.trading_day)
-        price, through = close.close, shares_of(close)
-    else:
+    if metric.close_id is None:
+        # A pick that ended has the price of its ending, and no splits after its last session.
         ending = state.endings.get(pick.id)
         if ending is None:
             raise LookupError(f"an ending of {pick.ticker}")
         price, through = ending.value, min(session, ending.last_session)
+    else:
+        close = _find_own_reading(
+            state,
+            pick.id,
+            metric.close_id,
+            session=session,
+            former=getattr(before, "close_id", None),
+        )
+        share = share.as_read(close.ticker, close.trading_day)
+        price, through = close.close, basis_date(close)
     yield "current_price", price
-    split_factor = factor(state, share, shares_of(state.close(pick.initial_close_id)), through)
-    yield "split_factor", split_factor
-    benchmark = _price(checkpoint.benchmark_return_pct, checkpoint.id)
-    measured = returns.measure(pick.initial_price, price, split_factor, benchmark)
-    yield "absolute_return_pct", measured.absolute_return_pct
-    yield "vs_benchmark_pct", measured.vs_benchmark_pct
+
+    baseline = state.close(pick.initial_close_id)
+    factor = split_product(state, share, after=basis_date(baseline), through=through)
+    yield "split_factor", factor
+    figures = returns.measure_returns(
+        initial=pick.initial_price,
+        current=price,
+        factor=factor,
+        benchmark_return_pct=_required_price(checkpoint.benchmark_return_pct, checkpoint.id),
+    )
+    yield "absolute_return_pct", figures.absolute_return_pct
+    yield "vs_benchmark_pct", figures.vs_benchmark_pct
+
     if metric.return_from_open_pct is not None:
-        since_open = factor(state, share, shares_of(state.close(pick.entry_close_id)), through)
-        entry_open = _price(pick.entry_open, pick.id)
-        yield "return_from_open_pct", returns.return_pct(entry_open, price, since_open)
+        opened = state.close(pick.entry_close_id)
+        factor = split_product(state, share, after=basis_date(opened), through=through)
+        entry_open = _required_price(pick.entry_open, pick.id)
+        yield "return_from_open_pct", returns.return_pct(entry_open, price, factor)
 
 
-def shares_of(close: Close) -> date:
-    """Return the day of whose shares the price of a reading is (see `splits.shares_of`)."""
-    return splits.shares_of(close.source, close.trading_day)
+def basis_date(close: Close) -> date:
+    """Return the basis date of a reading's price (see `splits.basis_date`)."""
+    return splits.basis_date(close.source, close.trading_day)
 
 
-def factor(state: State, share: Tickers, after: date, through: date) -> Decimal:
-    """Return the product of a share's splits, each read under the ticker that it had on that day."""
-    readings = (split for ticker in share.all for split in state.splits[ticker].values())
-    return splits.factor(share.splits_of(readings), after, through)
+def split_product(
+    state: JournalState, share: TickerHistory, *, after: date, through: date
+) -> Decimal:
+    """Return the product of a share's splits, each under the ticker of its effective date."""
+    readings: list[Split] = []
+    for ticker in share.all_tickers:
+        readings += state.splits[ticker].values()
+    return splits.total_factor(share.splits_in_force(readings), after, through)
 
 
-def _own_reading(state: State, pick: UUID, close: UUID, session: date, former: UUID | None) -> Close:
-    """Return a pick's reading: under its session's ticker, unless the row named it before a rename."""
+def _find_own_reading(
+    state: JournalState, pick: UUID, close: UUID, *, session: date, former: UUID | None
+) -> Close:
+    """
+    Return the reading of a pick; raises LookupError for one under a wrong ticker.
+
+    It must be under the ticker that the share has on the session. But a row that named the same
+    reading (`former`) before a rename keeps it.
+    """
     share = state.shares[pick]
-    tickers = share.all if former == close else share.period(session).tickers
-    return _reading(state, close, session, tickers)
+    tickers: Collection[str] = share.period(session).tickers
+    # A row that was computed before a rename keeps its reading under the earlier ticker.
+    if former == close:
+        tickers = share.all_tickers
+    return _find_reading(state, close, session=session, tickers=tickers)
 
 
-def _reading(state: State, id: UUID | None, session: date, tickers: Collection[str]) -> Close:
-    """Return a reading, which must be of one of these tickers and of this session."""
+def _find_reading(
+    state: JournalState, id: UUID | None, *, session: date, tickers: Collection[str]
+) -> Close:
+    """Return a reading of one of these tickers and of this session; raises LookupError."""
     close = state.close(id)
     if close.trading_day != session or close.ticker not in tickers:
-        found = f"the reading {id} is of {close.ticker} on {close.trading_day}"
-        raise LookupError(f"a reading of {'/'.join(sorted(tickers))} on {session} ({found})")
+        actual = f"the reading {id} is of {close.ticker} on {close.trading_day}"
+        raise LookupError(f"a reading of {'/'.join(sorted(tickers))} on {session} ({actual})")
     return close
 
 
-def _session(day: date | None, id: UUID) -> date:
+def _required_session(day: date | None, id: UUID) -> date:
     if day is None:
         raise LookupError(f"the trading day of {id}")
     return day
 
 
-def _price(price: Decimal | None, id: UUID) -> Decimal:
+def _required_price(price: Decimal | None, id: UUID) -> Decimal:
     if price is None:
         raise LookupError(f"a price of {id}")
     return price
 
 
-def _check_forced(place: str, mention: Mention, state: State) -> None:
-    """Refuse a metric that was made after a forced rename and is not marked."""
+def _check_forced(place: str, mention: Mention, state: JournalState) -> None:
+    """Raise Discrepancy for a metric that was computed after a forced rename and is not marked."""
     metric, former = mention.row, mention.before
     assert isinstance(metric, PickMetric)
+    if isinstance(former, PickMetric) and former.close_id == metric.close_id:
+        return  # the metric keeps the reading that it had before the rename
     forced_from = state.shares[metric.pick_id].forced_from
     session = state.checkpoint(metric.checkpoint_id).trading_day
-    is_new = not isinstance(former, PickMetric) or former.close_id != metric.close_id
-    if forced_from and session and forced_from <= session and is_new and not metric.unusual_move:
-        raise misfit(
+    if forced_from is None or session is None or session < forced_from:
+        return
+    if not metric.unusual_move:
+        raise discrepancy(
             Rule.FORCED_RENAME,
-            f"{place}: unusual_move is not true, but a rename from {forced_from} on was forced.",
+            f"{place}: unusual_move is not true, but the rename from {forced_from} on was forced.",
         )

@@ -1,11 +1,13 @@
 """
-The marks of unusual moves: decided when a figure is computed, and again when it is corrected.
+The rule `unusual-move`: the marks of unusual moves (docs/journal.md#marks).
 
-The writers also look at the newest readings of the record, which the journal need not mention. So a mark that the
-journal alone does not decide is kept as a question, and is answered when all rows were read.
+A mark is decided when its figure is computed, and again when the figure is corrected. The job that
+decides it also uses the newest readings of the record, which the journal need not mention. So if
+the journal alone does not decide a mark, this mark stays pending, and is checked after all rows
+were read.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 
 from msgspec import Struct
@@ -13,23 +15,26 @@ from msgspec.structs import replace
 
 from app.domain import calendar
 from app.domain.calendar import Calendar
-from app.domain.measurement import Course
+from app.domain.journal import format_bool
+from app.domain.measurement import ShareHistory
 from app.domain.model import Batch, Checkpoint, Close, JournalKind, PickMetric, Split
-from app.domain.tickers import Tickers
-from app.domain.verification.entries import Entry, Mention
-from app.domain.verification.misfits import Rule, misfit, truth
-from app.domain.verification.rules.figures import shares_of
-from app.domain.verification.rules.readings import newest_of
-from app.domain.verification.rules.tolerance import ABOUT
-from app.domain.verification.state import State, has_figures, where
+from app.domain.tickers import TickerHistory
+from app.domain.verification.discrepancies import Rule, discrepancy
+from app.domain.verification.entries import Mention, ParsedEntry
+from app.domain.verification.rules.figures import basis_date
+from app.domain.verification.rules.readings import newest_readings
+from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE
+from app.domain.verification.state import JournalState, has_figures, locate
+from app.errors import Discrepancy
 
-# How long after the upgrade that brought the benchmark's mark an earlier version may have computed a checkpoint: it
-# works on the newer schema, too (docs/operate/upgrade.md#back-the-code-alone).
-UPGRADE = timedelta(days=28)
+# After the upgrade that introduced the benchmark's mark, an earlier version may still compute
+# checkpoints for this long: it works on the newer schema, too
+# (docs/operate/upgrade.md#roll-back-the-code-only).
+UPGRADE_WINDOW = timedelta(days=28)
 
-# The columns of a metric that change only when its own share's prices or splits do.
-_OWN = ("current_price", "close_id", "split_factor", "absolute_return_pct", "unusual_move")
-_OF_BENCHMARK = (
+# The columns of a metric that change only if the prices or the splits of its own share change.
+_OWN_COLUMNS = ("current_price", "close_id", "split_factor", "absolute_return_pct", "unusual_move")
+_BENCHMARK_COLUMNS = (
     "benchmark_price",
     "benchmark_close_id",
     "benchmark_split_factor",
@@ -37,17 +42,18 @@ _OF_BENCHMARK = (
     "benchmark_unusual_move",
 )
 
-# The sessions that a share's newest readings are of: the store knows no closures on short notice, and needs none.
+# The sessions from which newest readings are used. The writers use this calendar without closures
+# on short notice, too: there are no readings of such days.
 _SESSIONS = Calendar()
 
 
-class Open(Struct, frozen=True):
+class PendingMark(Struct, frozen=True):
     """
     A mark that the newest readings of the record decide.
 
-    `course` has the readings that the figures rest on at the time `at`, `known` are the readings of splits that the
-    journal had mentioned then. Of the days in `counted` (after the first, up to the second) the entry mentions every
-    split that was known.
+    `history` has the readings on which the figures are based at the time `at`. `known` are the
+    readings of splits that the journal had mentioned by then. `counted` is a pair of dates: the
+    entry mentions every known split after the first date, up to and including the second.
     """
 
     place: str
@@ -56,128 +62,155 @@ class Open(Struct, frozen=True):
     session: date
     at: datetime
     batch: Batch
-    course: Course
+    history: ShareHistory
     known: frozenset[Split]
     counted: tuple[date, date]
 
 
-def check(entry: Entry, state: State) -> None:
-    """Refuse a mark that does not follow from the readings and splits of its time; raises Misfit."""
+def check(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for a mark that differs from what the readings of its time give."""
     if entry.kind not in (JournalKind.CHECKPOINT, JournalKind.CORRECTION):
         return
     for mention in entry.mentions:
         if isinstance(mention.row, Checkpoint):
-            _check_examined(entry, mention, state)
+            _check_has_benchmark_mark(entry, mention, state)
+    place = f"Entry {entry.seq} of the journal"
     try:
-        for one in _decided(entry, state):
-            _check(one, state)
+        for pending in _decided_marks(entry, state):
+            _check_mark(pending, state)
     except LookupError as error:
-        text = f"Entry {entry.seq} of the journal: its marks need {error}, which the journal does not have."
-        raise misfit(Rule.UNUSUAL_MOVE, text) from None
+        raise discrepancy(
+            Rule.UNUSUAL_MOVE,
+            f"{place}: its marks cannot be computed: the journal does not have {error}.",
+        ) from None
     except ArithmeticError:
-        text = f"Entry {entry.seq} of the journal: its marks follow from prices that are no numbers."
-        raise misfit(Rule.UNUSUAL_MOVE, text) from None
+        raise discrepancy(
+            Rule.UNUSUAL_MOVE, f"{place}: its marks cannot be computed: a price is not a number."
+        ) from None
 
 
-def check_end(state: State) -> None:
-    """Decide the marks that only the readings of the record decide, when all rows were read; raises Misfit."""
-    if not state.open_marks:
+def check_end(state: JournalState) -> None:
+    """Raise Discrepancy for a pending mark that no reading of the record explains."""
+    if not state.pending_marks:
         return
     closes: dict[str, list[Close]] = {}
     for close in state.all_closes():
         closes.setdefault(close.ticker, []).append(close)
-    factors = state.all_splits()
-    for one in state.open_marks:
-        share = one.course.tickers
-        its_closes = {ticker: closes.get(ticker, []) for ticker in share.all}
-        its_factors = [split for ticker in share.all for split in factors.get(ticker, [])]
-        if not any(found is one.mark for found in _possible(one, its_closes, its_factors)):
-            raise _misfit(one)
+    splits = state.all_splits()
+
+    for pending in state.pending_marks:
+        tickers = pending.history.tickers.all_tickers
+        own_closes = {ticker: closes.get(ticker, []) for ticker in tickers}
+        own_splits: list[Split] = []
+        for ticker in tickers:
+            own_splits += splits.get(ticker, [])
+        possible = _possible_marks(pending, own_closes, own_splits)
+        if not any(mark is pending.mark for mark in possible):
+            raise _mark_discrepancy(pending)
 
 
-def _check_examined(entry: Entry, mention: Mention, state: State) -> None:
-    """Refuse a computed checkpoint without the benchmark's mark, unless an earlier version may have computed it."""
+def _check_has_benchmark_mark(entry: ParsedEntry, mention: Mention, state: JournalState) -> None:
+    """
+    Raise Discrepancy for a computed checkpoint without the benchmark's mark.
+
+    For some weeks after the upgrade that introduced the mark, an earlier version may have computed
+    the checkpoint.
+    """
     checkpoint = mention.row
     assert isinstance(checkpoint, Checkpoint)
     if entry.kind is not JournalKind.CHECKPOINT or not has_figures(checkpoint):
         return
     if checkpoint.benchmark_unusual_move is not None:
-        state.examined_since = state.examined_since or entry.at
+        state.marked_since = state.marked_since or entry.at
         return
-    since = state.examined_since
+
+    since = state.marked_since
+    # No checkpoint has had the mark yet, so an earlier version wrote the journal up to here.
     if since is None:
-        state.has_unexamined = True
-    elif not state.has_unexamined or entry.at > since + UPGRADE:
-        raise misfit(
-            Rule.UNUSUAL_MOVE,
-            f"{where(entry, state, checkpoint)}: benchmark_unusual_move is absent, but since {since:%Y-%m-%d} "
-            "computed checkpoints have it.",
-        )
+        state.has_unmarked = True
+        return
+    if state.has_unmarked and entry.at <= since + UPGRADE_WINDOW:
+        return
+    raise discrepancy(
+        Rule.UNUSUAL_MOVE,
+        f"{locate(entry, state, checkpoint)}: benchmark_unusual_move is absent, but since "
+        f"{since:%Y-%m-%d} computed checkpoints have it.",
+    )
 
 
-def _decided(entry: Entry, state: State) -> Iterator[Open]:
+def _decided_marks(entry: ParsedEntry, state: JournalState) -> Iterator[PendingMark]:
     """Yield the marks that an entry decides."""
     for mention in entry.mentions:
         row = mention.row
-        if isinstance(row, Checkpoint) and _is_examined(row) and _is_new(entry, mention, _OF_BENCHMARK):
-            yield _of_benchmark(entry, row, state)
-        if isinstance(row, PickMetric) and _is_new(entry, mention, _OWN):
-            checkpoint = state.checkpoint(row.checkpoint_id)
-            if _is_examined(checkpoint):
-                yield _of_pick(entry, row, state)
+        match row:
+            case Checkpoint() if _has_benchmark_mark(row):
+                if _decides(entry, mention, _BENCHMARK_COLUMNS):
+                    yield _benchmark_mark(entry, row, state)
+            case PickMetric() if _decides(entry, mention, _OWN_COLUMNS):
+                if _has_benchmark_mark(state.checkpoint(row.checkpoint_id)):
+                    yield _pick_mark(entry, row, state)
 
 
-def _is_examined(checkpoint: Checkpoint) -> bool:
-    """Return whether this version decided a checkpoint's marks: earlier ones had another threshold and path."""
+def _has_benchmark_mark(checkpoint: Checkpoint) -> bool:
+    """
+    Return whether a checkpoint has figures and the benchmark's mark.
+
+    Then a version with the present rules decided its marks. Earlier versions had another threshold
+    and another path, and did not write the benchmark's mark.
+    """
     return has_figures(checkpoint) and checkpoint.benchmark_unusual_move is not None
 
 
-def _is_new(entry: Entry, mention: Mention, names: Sequence[str]) -> bool:
+def _decides(entry: ParsedEntry, mention: Mention, columns: Sequence[str]) -> bool:
     """
-    Return whether an entry decides the mark of a row, rather than mentions it for another reason.
+    Return whether an entry decides the mark of a row.
 
-    A correction decides it if it changes one of the columns `names`.
+    It does not if it mentions the row for another reason. A correction decides the mark if it
+    changes one of `columns`.
     """
     row, before = mention.row, mention.before
+    # A skipped checkpoint that is now computed gets its first figures, like a row that is new.
     if before is None or (isinstance(before, Checkpoint) and not has_figures(before)):
         return True
     if entry.kind is not JournalKind.CORRECTION:
         return False
-    return any(getattr(row, name) != getattr(before, name) for name in names)
+    return any(getattr(row, name) != getattr(before, name) for name in columns)
 
 
-def _of_benchmark(entry: Entry, checkpoint: Checkpoint, state: State) -> Open:
+def _benchmark_mark(entry: ParsedEntry, checkpoint: Checkpoint, state: JournalState) -> PendingMark:
     batch = state.batch(checkpoint.batch_id)
     ids = [batch.benchmark_initial_close_id]
     ids += [one.benchmark_close_id for one in state.checkpoints_of(batch.id) if has_figures(one)]
-    used = [state.close(id) for id in ids]
-    return _open(
+    return _pending_mark(
         state,
-        place=where(entry, state, checkpoint),
+        place=locate(entry, state, checkpoint),
         field="benchmark_unusual_move",
         mark=checkpoint.benchmark_unusual_move is True,
         at=entry.at,
         batch=batch,
         checkpoint=checkpoint,
-        used=used,
-        share=Tickers.only(batch.benchmark_symbol),
+        used=[state.close(id) for id in ids],
+        share=TickerHistory.unchanged(batch.benchmark_symbol),
         last_session=None,
     )
 
 
-def _of_pick(entry: Entry, metric: PickMetric, state: State) -> Open:
+def _pick_mark(entry: ParsedEntry, metric: PickMetric, state: JournalState) -> PendingMark:
     checkpoint = state.checkpoint(metric.checkpoint_id)
     pick = state.pick(metric.pick_id)
     metrics = [state.metrics[id] for id in state.metrics_of_pick[pick.id]]
     ids = [pick.initial_close_id, *(one.close_id for one in metrics if one.close_id is not None)]
+
     share = state.shares[pick.id]
     if metric.close_id is not None:
         own = state.close(metric.close_id)
         share = share.as_read(own.ticker, own.trading_day)
-    ending = state.endings.get(pick.id) if metric.ended else None
-    return _open(
+    last_session = None
+    if metric.ended and pick.id in state.endings:
+        last_session = state.endings[pick.id].last_session
+    return _pending_mark(
         state,
-        place=where(entry, state, metric),
+        place=locate(entry, state, metric),
         field="unusual_move",
         mark=metric.unusual_move,
         at=entry.at,
@@ -185,12 +218,12 @@ def _of_pick(entry: Entry, metric: PickMetric, state: State) -> Open:
         checkpoint=checkpoint,
         used=[state.close(id) for id in ids],
         share=share,
-        last_session=ending.last_session if ending else None,
+        last_session=last_session,
     )
 
 
-def _open(
-    state: State,
+def _pending_mark(
+    state: JournalState,
     *,
     place: str,
     field: str,
@@ -199,98 +232,136 @@ def _open(
     batch: Batch,
     checkpoint: Checkpoint,
     used: Iterable[Close],
-    share: Tickers,
+    share: TickerHistory,
     last_session: date | None,
-) -> Open:
-    """Return a mark with what is known of its share, its readings and its splits when the entry is made."""
+) -> PendingMark:
+    """Return a mark with everything that the journal has recorded about it so far."""
     if checkpoint.trading_day is None or batch.trading_day is None:
         raise LookupError(f"the trading day of {checkpoint.id}")
-    course = Course(
+    history = ShareHistory(
         tickers=share,
         splits=(),
         used={one.trading_day: one for one in used},
         last_session=last_session,
     )
-    return Open(
+    known: set[Split] = set()
+    for ticker in share.all_tickers:
+        known.update(state.splits[ticker].values())
+    return PendingMark(
         place=place,
         field=field,
         mark=mark,
         session=checkpoint.trading_day,
         at=at,
         batch=batch,
-        course=course,
-        known=frozenset(split for ticker in share.all for split in state.splits[ticker].values()),
-        counted=(course.shares_at(batch.trading_day), course.shares_at(checkpoint.trading_day)),
+        history=history,
+        # Hashable, because `_possible_marks` makes a set of the possible readings.
+        known=frozenset(known),
+        counted=(
+            history.basis_date(batch.trading_day),
+            history.basis_date(checkpoint.trading_day),
+        ),
     )
 
 
-def _check(one: Open, state: State) -> None:
-    """Refuse a mark that no other reading could make right; keep one that another reading decides."""
-    is_unusual = _is_unusual(one, (), one.known)
-    if _is_settled(one):
-        if one.mark is is_unusual and (not one.mark or _is_forced(one)):
+def _check_mark(pending: PendingMark, state: JournalState) -> None:
+    """
+    Raise Discrepancy for a mark that is wrong for all possible readings outside of the journal.
+
+    A mark that depends on these readings is stored for `check_end`.
+    """
+    is_unusual = _is_unusual(pending, (), pending.known)
+    if _others_can_only_explain(pending):
+        is_final = not is_unusual or _is_forced(pending)
+        if is_final and pending.mark is not is_unusual:
+            raise _mark_discrepancy(pending)
+        if is_final:
             return
-        if not is_unusual or _is_forced(one):
-            raise _misfit(one)
-    # An entry that came while the rows were read may rest on readings that are not among them.
-    if not state.rows_are_told:
-        state.open_marks.append(one)
+    # An entry that was written while we read the rows may be based on readings that we did not
+    # request.
+    if not state.rows_are_read:
+        state.pending_marks.append(pending)
 
 
-def _is_forced(one: Open) -> bool:
-    forced_from = one.course.tickers.forced_from
-    return forced_from is not None and forced_from <= one.session
+def _is_forced(pending: PendingMark) -> bool:
+    forced_from = pending.history.tickers.forced_from
+    return forced_from is not None and forced_from <= pending.session
 
 
-def _is_settled(one: Open) -> bool:
+def _others_can_only_explain(pending: PendingMark) -> bool:
     """
-    Return whether readings that the journal does not mention can only explain a move.
+    Return whether readings that the journal does not mention can explain a move, but not cause one.
 
-    They can add one to the last session of an ended pick, which no figure rests on; and a split that no figure counts
-    can change the price of a reading that was restated.
+    They can cause a move in two cases. A reading of the last session of an ended pick can, because
+    the path ends there and no figure uses that session. And a split that no figure counts can, if
+    a used reading is restated: it changes the price as traded of that reading.
     """
-    if _is_forced(one):
+    if _is_forced(pending):
         return True
-    through = one.course.last(one.session)
-    used = [close for day, close in one.course.used.items() if day <= through]
-    return through in one.course.used and all(shares_of(close) == close.trading_day for close in used)
+    history = pending.history
+    through = history.effective_session(pending.session)
+    if through not in history.used:
+        return False
+    used = [close for day, close in history.used.items() if day <= through]
+    return all(basis_date(close) == close.trading_day for close in used)
 
 
-def _is_unusual(one: Open, newest: Iterable[Close], readings: Iterable[Split]) -> bool:
-    share = one.course.tickers
-    return replace(one.course, splits=share.splits_of(readings), newest=tuple(newest)).is_unusual(one.session)
+def _is_unusual(pending: PendingMark, newest: Iterable[Close], readings: Iterable[Split]) -> bool:
+    """Return the mark that the rule gives with these newest readings and readings of splits."""
+    history = replace(
+        pending.history,
+        splits=pending.history.tickers.splits_in_force(readings),
+        newest=tuple(newest),
+    )
+    return history.is_unusual(pending.session)
 
 
-def _possible(one: Open, closes: dict[str, list[Close]], factors: Iterable[Split]) -> Iterator[bool]:
+def _possible_marks(
+    pending: PendingMark, closes: Mapping[str, Sequence[Close]], splits: Iterable[Split]
+) -> Iterator[bool]:
     """
-    Yield what the mark may be, for what may have been known when it was decided.
+    Yield the marks that the rule gives for everything that the deciding process may have known.
 
-    The clocks of the process that decided it and of those that stored readings may differ; and a split that was read
-    may have been stored too late to be seen (docs/journal.md#marks, "What is not quite certain").
+    Its clock may differ from the clocks of the processes that stored readings. And a split may have
+    been read, but stored too late for the process to see it. See docs/journal.md#marks,
+    "Uncertainty".
     """
-    after, through = one.counted
-    others = {
-        split for split in factors if split.read_at <= one.at + ABOUT and not after < split.effective_date <= through
+    after, through = pending.counted
+    latest = pending.at + CLOCK_TOLERANCE
+    unmentioned_splits = {
+        split
+        for split in splits
+        if split.read_at <= latest and not after < split.effective_date <= through
     }
-    # What came with a reading that the figures rest on was certainly known.
-    used = (close.read_at for close in one.course.used.values())
-    with_used = max((read_at for read_at in used if read_at <= one.at + ABOUT), default=one.at)
-    for readings in {one.known, one.known | others}:
-        for until in (one.at, one.at + ABOUT, max(one.at - ABOUT, with_used)):
-            yield _is_unusual(one, _newest(one, closes, until), readings)
+    # The process certainly knew each reading that its figures use.
+    used = (close.read_at for close in pending.history.used.values())
+    latest_used_at = max((read_at for read_at in used if read_at <= latest), default=pending.at)
+    earliest = max(pending.at - CLOCK_TOLERANCE, latest_used_at)
+
+    for readings in {pending.known, pending.known | unmentioned_splits}:
+        for read_until in (pending.at, latest, earliest):
+            yield _is_unusual(pending, _newest(pending, closes, read_until), readings)
 
 
-def _newest(one: Open, closes: dict[str, list[Close]], until: datetime) -> list[Close]:
-    """Return the newest readings up to a time, one a session, from the baseline to the end of the fortnight."""
-    assert one.batch.trading_day
-    first, last = one.batch.trading_day, calendar.checkpoint_date(one.batch.run_date, calendar.FORTNIGHT[-1])
-    newest = newest_of(one.course.tickers, closes, first, last, until)
+def _newest(
+    pending: PendingMark, closes: Mapping[str, Sequence[Close]], read_until: datetime
+) -> list[Close]:
+    """Return the newest readings up to a time, one per session of the batch's fortnight."""
+    batch = pending.batch
+    assert batch.trading_day
+    newest = newest_readings(
+        pending.history.tickers,
+        closes,
+        first=batch.trading_day,
+        last=calendar.checkpoint_date(batch.run_date, calendar.MEASURED_DAYS[-1]),
+        until=read_until,
+    )
     return [newest[day] for day in sorted(newest) if _SESSIONS.is_session(day)]
 
 
-def _misfit(one: Open) -> Exception:
-    return misfit(
+def _mark_discrepancy(pending: PendingMark) -> Discrepancy:
+    return discrepancy(
         Rule.UNUSUAL_MOVE,
-        f"{one.place}: {one.field} is {truth(one.mark)}, but the readings and splits that were known then give "
-        f"{truth(not one.mark)}.",
+        f"{pending.place}: {pending.field} is {format_bool(pending.mark)}, but the readings and "
+        f"splits that were known then give {format_bool(not pending.mark)}.",
     )

@@ -1,8 +1,9 @@
-"""A Monday: its batch, its picks and its baseline."""
+"""The rules of a Monday: its batch, its picks and its baseline (docs/journal.md#mondays)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from app.domain import calendar, prompt
+from app.domain.journal import format_bool
 from app.domain.model import (
     PICKS_PER_BATCH,
     QUESTIONS_PER_MONDAY,
@@ -12,225 +13,306 @@ from app.domain.model import (
     CheckpointStatus,
     FailureReason,
     Generation,
+    Idea,
     JournalKind,
     Pick,
     batch_id,
 )
-from app.domain.verification.entries import Entry, Mention, shortened
-from app.domain.verification.misfits import Rule, in_utc, misfit, truth
-from app.domain.verification.rules.questions import ideas_of
-from app.domain.verification.rules.tolerance import ABOUT
-from app.domain.verification.state import State, where
+from app.domain.text import pluralize
+from app.domain.verification.discrepancies import Rule, discrepancy, format_utc
+from app.domain.verification.entries import Mention, ParsedEntry, show_difference
+from app.domain.verification.rules.questions import parse_ideas
+from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE
+from app.domain.verification.state import JournalState, locate
 from app.errors import UnusableAnswer
 
 
-def check(entry: Entry, state: State) -> None:
-    """Refuse an entry that breaks one of these rules; raises Misfit."""
+def check(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for an entry that breaks one of these rules."""
     for mention in entry.mentions_of(Batch):
         batch = mention.row
         assert isinstance(batch, Batch)
-        place = where(entry, state, batch)
+        place = locate(entry, state, batch)
         _check_id(place, batch)
-        if entry.kind not in (JournalKind.BATCH, JournalKind.FAILURE):
-            continue
-        _check_run_again(place, mention)
-        _check_result(place, entry.kind, batch)
-        _check_time(place, entry.kind, batch, state)
-        _check_late(place, batch, state)
-        if entry.kind is JournalKind.FAILURE:
-            _check_reason(place, batch, state)
-            continue
-        _check_baseline(place, batch, state)
-        _check_picks(place, batch, entry.rows(Pick))
-        _check_answer(place, batch, entry.rows(Pick), state)
-        _check_day_zero(place, batch, entry.rows(Checkpoint))
+        if entry.kind in (JournalKind.BATCH, JournalKind.FAILURE):
+            _check_new_batch(entry, state, mention)
+
+
+def _check_new_batch(entry: ParsedEntry, state: JournalState, mention: Mention) -> None:
+    """Check a batch in the entry that creates it."""
+    batch = mention.row
+    assert isinstance(batch, Batch)
+    place = locate(entry, state, batch)
+    _check_run_again(place, mention)
+    _check_result(place, entry.kind, batch)
+    _check_time(place, batch, state, kind=entry.kind)
+    _check_late(place, batch, state)
+    if entry.kind is JournalKind.FAILURE:
+        _check_reason(place, batch, state)
+        return
+    _check_baseline(place, batch, state)
+    _check_picks(place, batch, entry.rows(Pick))
+    _check_answer(place, batch, state, picks=entry.rows(Pick))
+    _check_day_zero(place, batch, entry.rows(Checkpoint))
 
 
 def _check_id(place: str, batch: Batch) -> None:
+    # The id follows from the Monday, so a Monday cannot have a second batch under another id.
     expected = batch_id(batch.series, batch.run_date)
     if batch.id != expected:
-        raise misfit(
+        raise discrepancy(
             Rule.BATCH_ID,
-            f"{place}: id is {batch.id}, but that of the batch {batch.series}/{batch.run_date} is {expected}.",
+            f"{place}: id is {batch.id}, but the batch {batch.series}/{batch.run_date} has the id "
+            f"{expected}.",
         )
 
 
 def _check_run_again(place: str, mention: Mention) -> None:
     former = mention.before
+    # The picks of a Monday are final: only a failed Monday may get another batch.
     if isinstance(former, Batch) and former.status is not BatchStatus.FAILED:
-        raise misfit(
+        raise discrepancy(
             Rule.RUN_AGAIN,
-            f"{place}: the Monday has its picks by an earlier entry; only a failed one is run again.",
+            f"{place}: an earlier entry already has this Monday's picks; only a failed Monday is "
+            "run again.",
         )
 
 
 def _check_result(place: str, kind: JournalKind, batch: Batch) -> None:
-    """Refuse a batch that is not what its entry's kind says."""
-    for problem in _problems(kind, batch):
-        raise misfit(Rule.FAILED, f"{place}: a {kind} entry whose batch {problem}.")
+    """Raise Discrepancy for a batch whose columns do not fit the kind of its entry."""
+    for problem in _column_problems(kind, batch):
+        raise discrepancy(Rule.FAILED, f"{place}: a {kind} entry whose batch {problem}.")
 
 
-def _problems(kind: JournalKind, batch: Batch) -> Iterator[str]:
-    failed = kind is JournalKind.FAILURE
-    status = BatchStatus.FAILED if failed else BatchStatus.ACTIVE
-    if batch.status is not status:
-        yield f"has the status {batch.status}, not {status}"
-    reasons = {"failure_reason": batch.failure_reason, "failure": batch.failure}
-    prices = {
+def _column_problems(kind: JournalKind, batch: Batch) -> Iterator[str]:
+    reasons: dict[str, object] = {"failure_reason": batch.failure_reason, "failure": batch.failure}
+    prices: dict[str, object] = {
         "benchmark_initial_price": batch.benchmark_initial_price,
         "benchmark_initial_close_id": batch.benchmark_initial_close_id,
         "trading_day": batch.trading_day,
     }
-    needed, others = (reasons, prices) if failed else (prices, reasons)
-    for name, value in needed.items():
+    # A batch with picks has prices and no reasons; a failed one has reasons and no prices.
+    status, required, forbidden = BatchStatus.ACTIVE, prices, reasons
+    if kind is JournalKind.FAILURE:
+        status, required, forbidden = BatchStatus.FAILED, reasons, prices
+
+    if batch.status is not status:
+        yield f"has the status {batch.status}, not {status}"
+    for name, value in required.items():
         if value is None:
             yield f"has no {name}"
-    for name, value in others.items():
+    for name, value in forbidden.items():
         if value is not None:
             yield f"has a {name}"
 
 
-def _check_time(place: str, kind: JournalKind, batch: Batch, state: State) -> None:
+def _check_time(place: str, batch: Batch, state: JournalState, *, kind: JournalKind) -> None:
     if batch.run_date.weekday() != 0:
-        raise misfit(Rule.MONDAY, f"{place}: run_date is a {batch.run_date:%A}, but must be a Monday.")
-    made = f"created_at is {in_utc(batch.created_at)}"
-    if batch.created_at < (begins := calendar.due_at(batch.run_date)):
-        raise misfit(Rule.MONDAY, f"{place}: {made}, but the Monday begins at {in_utc(begins)}.")
-    for question in state.asked((batch.series, batch.run_date)):
-        # Another process may have asked meanwhile; what a batch rests on was there before.
-        rests_on_it = question.accepted or batch.failure_reason is FailureReason.NO_USABLE_ANSWER
-        if rests_on_it and question.answered_at and batch.created_at < question.answered_at - ABOUT:
-            raise misfit(
-                Rule.MONDAY,
-                f"{place}: {made}, but question {question.attempt} of that Monday was answered at "
-                f"{in_utc(question.answered_at)}.",
-            )
-    is_over = calendar.today(batch.created_at) > batch.run_date
+        raise discrepancy(
+            Rule.MONDAY, f"{place}: run_date is a {batch.run_date:%A}, but must be a Monday."
+        )
+    prefix = f"{place}: created_at is {format_utc(batch.created_at)}"
+    begins = calendar.due_at(batch.run_date)
+    if batch.created_at < begins:
+        raise discrepancy(Rule.MONDAY, f"{prefix}, but the Monday begins at {format_utc(begins)}.")
+    _check_after_answers(prefix, batch, state)
+
+    # A process can make the picks until the Monday is over.
+    is_over = calendar.new_york_date(batch.created_at) > batch.run_date
     if kind is JournalKind.BATCH and is_over:
-        raise misfit(Rule.MONDAY, f"{place}: {made}, but picks are made on the Monday itself, in New York.")
+        raise discrepancy(
+            Rule.MONDAY, f"{prefix}, but picks are made on the Monday itself, in New York."
+        )
     if batch.failure_reason is FailureReason.MISSED and not is_over:
-        raise misfit(
-            Rule.MONDAY, f"{place}: {made}, but failure_reason is MISSED, which is known when the Monday is over."
+        raise discrepancy(
+            Rule.MONDAY,
+            f"{prefix}, but failure_reason is MISSED, which is known only after the Monday.",
         )
 
 
-def _check_late(place: str, batch: Batch, state: State) -> None:
-    if batch.late not in {one.is_late(batch.run_date, batch.created_at) for one in state.calendars}:
-        opens = calendar.at(state.sessions.session_from(batch.run_date), calendar.OPEN)
-        raise misfit(
-            Rule.LATE,
-            f"{place}: late is {truth(batch.late)}, but created_at is {in_utc(batch.created_at)} "
-            f"and the session opens at {in_utc(opens)}.",
-        )
-
-
-def _check_reason(place: str, batch: Batch, state: State) -> None:
-    reason = batch.failure_reason
-    asked = state.asked((batch.series, batch.run_date))
-    if reason is FailureReason.NO_USABLE_ANSWER:
-        if len(asked) < QUESTIONS_PER_MONDAY:
-            raise misfit(
-                Rule.FAILED,
-                f"{place}: failure_reason is {reason}, but the journal mentions {len(asked)} questions "
-                f"of that Monday, not {QUESTIONS_PER_MONDAY} or more.",
+def _check_after_answers(prefix: str, batch: Batch, state: JournalState) -> None:
+    """Raise Discrepancy for a batch that is older than an answer on which it is based."""
+    for question in state.questions_on((batch.series, batch.run_date)):
+        # Other questions do not count: another process may have asked them at the same time.
+        is_basis = question.accepted or batch.failure_reason is FailureReason.NO_USABLE_ANSWER
+        answered_at = question.answered_at
+        if not is_basis or answered_at is None:
+            continue
+        if batch.created_at < answered_at - CLOCK_TOLERANCE:
+            raise discrepancy(
+                Rule.MONDAY,
+                f"{prefix}, but question {question.attempt} of that Monday was answered at "
+                f"{format_utc(answered_at)}.",
             )
-        if accepted := next((one for one in asked if one.accepted), None):
-            raise misfit(
-                Rule.FAILED, f"{place}: failure_reason is {reason}, but question {accepted.attempt} is accepted."
-            )
-    if reason in (FailureReason.MISSING_CLOSE, FailureReason.PROVIDER_ERROR):
-        _check_provider(place, batch, asked)
 
 
-def _check_provider(place: str, batch: Batch, asked: list[Generation]) -> None:
-    """Refuse a Monday that failed for want of an answer or a price, but of which more was to be asked."""
-    reason = batch.failure_reason
-    if not any(one.accepted for one in asked):
-        # Prices are asked for when an answer is accepted, so it was the model's provider that did not answer.
-        is_unanswered = len(asked) >= QUESTIONS_PER_MONDAY and asked[-1].answered_at is None
-        if reason is FailureReason.MISSING_CLOSE or not is_unanswered:
-            raise misfit(
-                Rule.FAILED,
-                f"{place}: failure_reason is {reason}, but no question of that Monday is accepted"
-                + (", and the last of three or more was answered." if asked else "."),
-            )
+def _check_late(place: str, batch: Batch, state: JournalState) -> None:
+    # Perhaps the process did not know yet that the exchange would be closed on short notice.
+    possible_values = {one.is_late(batch.run_date, batch.created_at) for one in state.calendars}
+    if batch.late in possible_values:
         return
-    last_time = calendar.at(batch.run_date, calendar.ASK_AGAIN[-1])
-    if batch.created_at < last_time:
-        raise misfit(
+    session = state.sessions.session_from(batch.run_date)
+    opens = calendar.from_new_york(session, calendar.OPEN_TIME)
+    raise discrepancy(
+        Rule.LATE,
+        f"{place}: late is {format_bool(batch.late)}, but created_at is "
+        f"{format_utc(batch.created_at)} and the session opens at {format_utc(opens)}.",
+    )
+
+
+def _check_reason(place: str, batch: Batch, state: JournalState) -> None:
+    """Raise Discrepancy for a failure reason that the questions of the Monday contradict."""
+    reason = batch.failure_reason
+    questions = state.questions_on((batch.series, batch.run_date))
+    if reason is FailureReason.NO_USABLE_ANSWER:
+        _check_no_usable_answer(place, batch, questions)
+    if reason in (FailureReason.MISSING_CLOSE, FailureReason.PROVIDER_ERROR):
+        if any(one.accepted for one in questions):
+            _check_given_up(place, batch)
+        else:
+            _check_unanswered(place, batch, questions)
+
+
+def _check_no_usable_answer(place: str, batch: Batch, questions: Sequence[Generation]) -> None:
+    # There may be more questions: a failed Monday that is run again may use as many more.
+    if len(questions) < QUESTIONS_PER_MONDAY:
+        raise discrepancy(
             Rule.FAILED,
-            f"{place}: failure_reason is {reason}, but created_at is {in_utc(batch.created_at)}, "
-            f"and prices are asked for until {in_utc(last_time)}.",
+            f"{place}: failure_reason is {batch.failure_reason}, but the journal mentions "
+            f"{len(questions)} questions of that Monday, not {QUESTIONS_PER_MONDAY} or more.",
+        )
+    accepted = _find_accepted(questions)
+    if accepted:
+        raise discrepancy(
+            Rule.FAILED,
+            f"{place}: failure_reason is {batch.failure_reason}, but the answer to question "
+            f"{accepted.attempt} is accepted.",
         )
 
 
-def _check_baseline(place: str, batch: Batch, state: State) -> None:
+def _check_unanswered(place: str, batch: Batch, questions: Sequence[Generation]) -> None:
+    """
+    Raise Discrepancy for a failed Monday on which the model should have been asked again.
+
+    No answer of this Monday was accepted, so no prices were requested. The only possible cause of
+    the failure is that the model's provider did not answer the last of all questions.
+    """
+    is_provider_error = batch.failure_reason is FailureReason.PROVIDER_ERROR
+    has_all_questions = len(questions) >= QUESTIONS_PER_MONDAY
+    if is_provider_error and has_all_questions and questions[-1].answered_at is None:
+        return
+    problem = "no answer of that Monday was accepted"
+    if is_provider_error and has_all_questions:
+        problem += ", and its last question was answered"
+    elif is_provider_error:
+        asked = pluralize(len(questions), "question")
+        problem += f", and the journal mentions {asked}, not {QUESTIONS_PER_MONDAY} or more"
+    raise discrepancy(
+        Rule.FAILED,
+        f"{place}: failure_reason is {batch.failure_reason}, but {problem}.",
+    )
+
+
+def _check_given_up(place: str, batch: Batch) -> None:
+    """Raise Discrepancy for prices that were given up before the last request of the day."""
+    last_time = calendar.from_new_york(batch.run_date, calendar.PRICE_RETRY_TIMES[-1])
+    if batch.created_at < last_time:
+        raise discrepancy(
+            Rule.FAILED,
+            f"{place}: failure_reason is {batch.failure_reason}, but created_at is "
+            f"{format_utc(batch.created_at)}, and prices are requested until "
+            f"{format_utc(last_time)}.",
+        )
+
+
+def _find_accepted(questions: Sequence[Generation]) -> Generation | None:
+    """Return the question with an accepted answer; None without one."""
+    return next((one for one in questions if one.accepted), None)
+
+
+def _check_baseline(place: str, batch: Batch, state: JournalState) -> None:
     expected = state.sessions.session_before(batch.run_date)
     if batch.trading_day != expected:
-        raise misfit(
+        raise discrepancy(
             Rule.BASELINE_SESSION,
-            f"{place}: trading_day is {batch.trading_day}, but the last session before {batch.run_date} is {expected}. "
-            f"{state.if_closed(expected)}",
+            f"{place}: trading_day is {batch.trading_day}, but the last session before "
+            f"{batch.run_date} is {expected}. {state.closure_advice(expected)}",
         )
 
 
-def _check_picks(place: str, batch: Batch, picks: list[Pick]) -> None:
+def _check_picks(place: str, batch: Batch, picks: Sequence[Pick]) -> None:
     positions = [pick.position for pick in picks]
     if positions != [*range(1, PICKS_PER_BATCH + 1)]:
-        raise misfit(
+        raise discrepancy(
             Rule.THREE_PICKS,
-            f"{place}: its picks have the positions {_listed(positions)}, but must have 1, 2, 3 in this order.",
+            f"{place}: its picks have the positions {_join(positions)}, but must have 1, 2, 3 "
+            "in this order.",
         )
+    # The benchmark is the fourth ticker: a pick cannot be measured against itself.
     tickers = [pick.ticker for pick in picks]
     if len({*tickers, batch.benchmark_symbol}) != PICKS_PER_BATCH + 1:
-        raise misfit(
+        raise discrepancy(
             Rule.THREE_PICKS,
-            f"{place}: its picks are {_listed(tickers)} and its benchmark is {batch.benchmark_symbol}, "
-            "but they must be four different tickers.",
+            f"{place}: its picks are {_join(tickers)} and its benchmark is "
+            f"{batch.benchmark_symbol}, but they must be four different tickers.",
         )
     for pick in picks:
         if pick.ended or pick.entry_open is not None or pick.entry_close_id is not None:
-            raise misfit(
+            raise discrepancy(
                 Rule.THREE_PICKS,
-                f"{place}: the pick {pick.ticker} is ended or has an entry_open, which no pick has at its beginning.",
+                f"{place}: the pick {pick.ticker} must not be ended, and must have no entry_open "
+                "and no entry_close_id, in the entry of its batch.",
             )
 
 
-def _listed(values: list[int] | list[str]) -> str:
+def _join(values: Sequence[int] | Sequence[str]) -> str:
     return ", ".join(map(str, values)) or "none"
 
 
-def _check_answer(place: str, batch: Batch, picks: list[Pick], state: State) -> None:
-    asked = state.asked((batch.series, batch.run_date))
-    accepted = next((one for one in asked if one.accepted), None)
+def _check_answer(place: str, batch: Batch, state: JournalState, *, picks: Sequence[Pick]) -> None:
+    """Raise Discrepancy unless the picks are the ideas of the accepted answer."""
+    accepted = _find_accepted(state.questions_on((batch.series, batch.run_date)))
     if accepted is None:
-        raise misfit(Rule.PICKS_OF_THE_ANSWER, f"{place}: it has picks, but no answer of that Monday is accepted.")
-    named = prompt.benchmark_of(accepted.user_prompt)
-    if named not in (None, batch.benchmark_symbol):
-        raise misfit(
+        raise discrepancy(
             Rule.PICKS_OF_THE_ANSWER,
-            f"{place}: benchmark_symbol is {batch.benchmark_symbol}, but question {accepted.attempt} names {named}.",
+            f"{place}: it has picks, but no answer of that Monday is accepted.",
+        )
+    # The setting may have changed after the question. The batch must use the question's benchmark.
+    benchmark = prompt.benchmark_in_prompt(accepted.user_prompt)
+    if benchmark not in (None, batch.benchmark_symbol):
+        raise discrepancy(
+            Rule.PICKS_OF_THE_ANSWER,
+            f"{place}: benchmark_symbol is {batch.benchmark_symbol}, but question "
+            f"{accepted.attempt} names {benchmark}.",
         )
     try:
-        ideas = ideas_of(accepted, batch.benchmark_symbol)
+        ideas = parse_ideas(accepted, batch.benchmark_symbol)
     except UnusableAnswer as error:
-        raise misfit(
+        raise discrepancy(
             Rule.PICKS_OF_THE_ANSWER,
-            f"{place}: the answer to question {accepted.attempt} gives no picks with this benchmark: {error}",
+            f"{place}: the answer to question {accepted.attempt} gives no picks with this "
+            f"benchmark: {error}",
         ) from None
+    # Both lists have three items, as was checked before.
     for pick, idea in zip(picks, ideas, strict=True):
-        for field in ("ticker", "action", "reasoning"):
-            here, there = getattr(pick, field), getattr(idea, field)
-            if here != there:
-                was, said = shortened(here, there)
-                raise misfit(
-                    Rule.PICKS_OF_THE_ANSWER,
-                    f"{place}: {field} of pick {pick.position} is {was}, but the answer to question "
-                    f"{accepted.attempt} says {said}.",
-                )
+        _check_idea(place, pick, idea, question=accepted)
 
 
-def _check_day_zero(place: str, batch: Batch, checkpoints: list[Checkpoint]) -> None:
+def _check_idea(place: str, pick: Pick, idea: Idea, *, question: Generation) -> None:
+    for field in ("ticker", "action", "reasoning"):
+        stored, proposed = getattr(pick, field), getattr(idea, field)
+        if stored == proposed:
+            continue
+        here, there = show_difference(stored, proposed)
+        raise discrepancy(
+            Rule.PICKS_OF_THE_ANSWER,
+            f"{place}: {field} of pick {pick.position} is {here}, but the answer to question "
+            f"{question.attempt} says {there}.",
+        )
+
+
+def _check_day_zero(place: str, batch: Batch, checkpoints: Sequence[Checkpoint]) -> None:
+    # A BATCH entry holds exactly one checkpoint, as was checked with its members.
     (checkpoint,) = checkpoints
     expected = {
         "day": 0,
@@ -248,7 +330,16 @@ def _check_day_zero(place: str, batch: Batch, checkpoints: list[Checkpoint]) -> 
         "note": None,
     }
     for field, value in expected.items():
-        found = getattr(checkpoint, field)
-        if found != value:
-            here, there = ("absent" if one is None else str(one) for one in (found, value))
-            raise misfit(Rule.DAY_ZERO, f"{place}: {field} of its day 0 is {here}, but must be {there}.")
+        stored = getattr(checkpoint, field)
+        if stored != value:
+            raise discrepancy(
+                Rule.DAY_ZERO,
+                f"{place}: {field} of its day 0 is {_format_value(stored)}, but must be "
+                f"{_format_value(value)}.",
+            )
+
+
+def _format_value(value: object) -> str:
+    if value is None:
+        return "absent"
+    return str(value)

@@ -1,81 +1,90 @@
-"""What a person records of a pick: that its share ended, or has another ticker."""
+"""The rules of what an operator records about a pick: its share ended, or has a new ticker."""
 
 from app.domain import calendar
 from app.domain.model import Ending, JournalKind, Pick, Renaming
-from app.domain.verification.entries import Entry
-from app.domain.verification.misfits import Rule, misfit
-from app.domain.verification.state import State, where
+from app.domain.verification.discrepancies import Rule, discrepancy
+from app.domain.verification.entries import ParsedEntry
+from app.domain.verification.state import JournalState, locate
 
 
-def check(entry: Entry, state: State) -> None:
-    """Refuse an entry that breaks one of these rules; raises Misfit."""
+def check(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for an entry that breaks one of these rules."""
     for mention in entry.mentions_of(Pick):
         pick, before = mention.row, mention.before
         if not isinstance(pick, Pick) or not isinstance(before, Pick):
             continue
+        place = locate(entry, state, pick)
         if entry.kind is JournalKind.PICK_ENDED and entry.ending is not None:
-            _refuse(entry, state, Rule.ENDING, pick, _ending(entry, state, pick, before))
+            problem = _ending_problem(entry, state, pick=pick, before=before)
+            if problem is not None:
+                raise discrepancy(Rule.ENDING, f"{place}: {problem}.")
         if entry.kind is JournalKind.PICK_RENAMED:
-            _refuse(entry, state, Rule.RENAMING, pick, _renaming(entry, state, pick, before))
+            problem = _renaming_problem(entry, state, pick=pick, before=before)
+            if problem is not None:
+                raise discrepancy(Rule.RENAMING, f"{place}: {problem}.")
 
 
-def _refuse(entry: Entry, state: State, rule: Rule, pick: Pick, problem: str | None) -> None:
-    if problem is not None:
-        raise misfit(rule, f"{where(entry, state, pick)}: {problem}.")
-
-
-def _ending(entry: Entry, state: State, pick: Pick, before: Pick) -> str | None:
-    """Return what is wrong with the ending of a pick."""
+def _ending_problem(
+    entry: ParsedEntry, state: JournalState, *, pick: Pick, before: Pick
+) -> str | None:
+    """Return what is wrong with the ending of a pick; None if nothing is."""
     ending = entry.ending
     assert isinstance(ending, Ending)
     if ending.pick_id != pick.id:
         return f"its ending is of the pick {ending.pick_id}"
     if before.ended or not pick.ended:
         return f"ended was {before.ended} and is {pick.ended}"
+    last = f"its last_session {ending.last_session}"
     if not state.sessions.is_session(ending.last_session):
-        return f"its last_session {ending.last_session} is no session"
+        return f"{last} is no session"
     baseline = state.batch(pick.batch_id).trading_day
     if baseline and ending.last_session < baseline:
-        return f"its last_session {ending.last_session} lies before the baseline's, {baseline}"
-    if ending.last_session >= calendar.today(entry.at):
-        return f"its last_session {ending.last_session} was not over when it was recorded"
+        return f"{last} lies before the baseline's, {baseline}"
+    if ending.last_session >= calendar.new_york_date(entry.at):
+        return f"{last} was not over when it was recorded"
     return None
 
 
-def _renaming(entry: Entry, state: State, pick: Pick, before: Pick) -> str | None:
-    """Return what is wrong with the new ticker of a pick."""
+def _renaming_problem(
+    entry: ParsedEntry, state: JournalState, *, pick: Pick, before: Pick
+) -> str | None:
+    """Return what is wrong with the new ticker of a pick; None if nothing is."""
     batch = state.batch(pick.batch_id)
-    if entry.content.get("before") != before.ticker:
-        return f"its ticker before was {before.ticker}, not {entry.content.get('before')}"
+    stated = entry.content.get("before")
+    if stated != before.ticker:
+        return f"its ticker before was {before.ticker}, not {stated}"
     if pick.ticker == before.ticker:
         return "its ticker does not change"
     if pick.ticker == batch.benchmark_symbol:
         return "its new ticker is the benchmark's"
     others = [state.picks[id] for id in state.picks_of[batch.id] if id != pick.id]
     if any(other.ticker == pick.ticker for other in others):
-        return "its new ticker is that of another pick of the batch"
-    if entry.renaming is None:  # an entry of an earlier version
+        return "its new ticker is the ticker of another pick of the batch"
+    if entry.renaming is None:  # an entry of an earlier version, which names no session
         return None
-    return _session_of(entry, state, pick, entry.renaming)
+    return _session_problem(entry, state, pick=pick, renaming=entry.renaming)
 
 
-def _session_of(entry: Entry, state: State, pick: Pick, renaming: Renaming) -> str | None:
-    """Return what is wrong with the session from which a pick has its new ticker."""
-    first = renaming.from_session
+def _session_problem(
+    entry: ParsedEntry, state: JournalState, *, pick: Pick, renaming: Renaming
+) -> str | None:
+    """Return what is wrong with the first session of a new ticker; None if nothing is."""
     if renaming.pick_id != pick.id:
         return f"its renaming is of the pick {renaming.pick_id}"
-    if not state.sessions.is_session(first):
-        return f"its from_session {first} is no session"
+    session = renaming.from_session
+    first = f"its from_session {session}"
+    if not state.sessions.is_session(session):
+        return f"{first} is no session"
     baseline = state.batch(pick.batch_id).trading_day
-    if baseline and first <= baseline:
-        return f"its from_session {first} is not after the baseline's, {baseline}"
-    # The last period is the one that this renaming begins.
-    since = state.shares[pick.id].periods[-2].first
-    if first <= since:
-        return f"its from_session {first} is not after that of the renaming before, {since}"
-    if first > calendar.today(entry.at):
-        return f"its from_session {first} was to come when it was recorded"
+    if baseline and session <= baseline:
+        return f"{first} is not after the baseline's, {baseline}"
+    # The state has this renaming already: it begins the last period.
+    previous = state.shares[pick.id].periods[-2].first
+    if session <= previous:
+        return f"{first} is not after the from_session of the renaming before, {previous}"
+    if session > calendar.new_york_date(entry.at):
+        return f"{first} was in the future when it was recorded"
     ending = state.endings.get(pick.id)
-    if ending and first > ending.last_session:
-        return f"its from_session {first} is after its last session, {ending.last_session}"
+    if ending and session > ending.last_session:
+        return f"{first} is after its last session, {ending.last_session}"
     return None

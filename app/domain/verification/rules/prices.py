@@ -1,8 +1,9 @@
 """
-Readings: when they were read, which of them a row must use, and what follows from the opens and ends of picks.
+The rules of readings: when they were read, which one a row uses, and the opens and ends of picks.
 
-The rules here are `reading-session`, `read-before-used`, `newest-reading`, `entry-open`, `from-open` and `ended`. That
-a reading is of a row's session and ticker is checked where the prices are: `figures`.
+These are `reading-session`, `read-before-used`, `newest-reading`, `entry-open`, `from-open` and
+`ended` (docs/journal.md#prices). The module `figures` checks that a reading is of the row's session
+and ticker.
 """
 
 from collections import defaultdict
@@ -14,16 +15,39 @@ from uuid import UUID
 from msgspec import Struct
 
 from app.domain import splits
-from app.domain.calendar import today
-from app.domain.model import Batch, Checkpoint, Close, JournalKind, Pick, PickMetric, Split
-from app.domain.verification.entries import Entry, Mention
-from app.domain.verification.misfits import Rule, misfit, truth
-from app.domain.verification.rules.tolerance import ABOUT, MEANWHILE
-from app.domain.verification.state import State, where
+from app.domain.calendar import new_york_date
+from app.domain.journal import format_bool
+from app.domain.model import (
+    Batch,
+    Checkpoint,
+    Close,
+    Ending,
+    JournalKind,
+    Pick,
+    PickMetric,
+    Split,
+)
+from app.domain.verification.discrepancies import Rule, discrepancy
+from app.domain.verification.entries import Mention, ParsedEntry
+from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE, CONCURRENT_WINDOW
+from app.domain.verification.state import JournalState, locate
+
+# The columns in which a row names a reading, by the type of the row.
+_READING_COLUMNS: dict[type, tuple[str, ...]] = {
+    Batch: ("benchmark_initial_close_id",),
+    Pick: ("initial_close_id", "entry_close_id"),
+    Checkpoint: ("benchmark_close_id",),
+    PickMetric: ("close_id",),
+}
 
 
-class Use(Struct, frozen=True):
-    """A row of an entry that uses a reading for the first time, in a column."""
+class ReadingUse(Struct, frozen=True):
+    """
+    A row of an entry that uses a reading for the first time, in `column`.
+
+    `place` returns the beginning of a message. It is a function, because most of the many uses need
+    no message.
+    """
 
     place: Callable[[], str]
     at: datetime
@@ -31,11 +55,12 @@ class Use(Struct, frozen=True):
     close: Close
 
 
-class WithoutOpen(Struct, frozen=True):
+class PickWithoutOpen(Struct, frozen=True):
     """
-    A pick whose open was not known when an entry computed a day of its batch.
+    A pick whose entry open was not known when an entry computed a day of its batch.
 
-    It has `ticker` on its first session, `session`. `used` is the reading of that session that the entry used, if any.
+    `session` is the first session of the pick, and `ticker` is its ticker on that session. `used`
+    is the reading of that session that the entry used, if any.
     """
 
     place: Callable[[], str]
@@ -45,85 +70,121 @@ class WithoutOpen(Struct, frozen=True):
     used: Close | None
 
 
-def check(entry: Entry, state: State) -> None:
-    """Refuse an entry that breaks one of these rules; raises Misfit."""
+def check(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for an entry that breaks one of these rules."""
     for close in entry.rows(Close):
-        _check_reading(entry, state, close)
-        _check_read_before(entry, where(entry, state, close), close)
+        place = locate(entry, state, close)
+        _check_reading(place, state, close)
+        _check_read_before(place, entry, close)
     for split in entry.rows(Split):
-        _check_read_before(entry, where(entry, state, split), split)
+        _check_read_before(locate(entry, state, split), entry, split)
     for mention in entry.mentions:
-        for column, id in _first_uses(mention):
-            used = state.closes.get(id)
-            if used is not None:  # `reading` tells one that the journal does not have
-                place = partial(where, entry, state, mention.row)
-                _check_read_before(entry, f"{place()}: {column} is {id}", used)
-                state.uses.append(Use(place, entry.at, column, used))
+        _check_uses(entry, state, mention)
     for pick in entry.rows(Pick):
         _check_entry_open(entry, state, pick)
     for mention in entry.mentions_of(PickMetric):
         _check_metric(entry, state, mention)
-    state.without_open += _without_open(entry, state)
+    state.picks_without_open += _picks_without_open(entry, state)
 
 
-def check_end(state: State) -> None:
-    """Refuse rows that do not use what the record had when they were made, when all rows were read; raises Misfit."""
+def check_end(state: JournalState) -> None:
+    """Raise Discrepancy for a row that does not use a reading that it should have used."""
     readings: dict[tuple[str, date], list[Close]] = defaultdict(list)
     for close in state.all_closes():
         readings[close.ticker, close.trading_day].append(close)
-    for use in state.uses:
-        of_session = readings[use.close.ticker, use.close.trading_day]
-        newer = [one for one in of_session if use.close.read_at < one.read_at < use.at - MEANWHILE]
-        if newer:
-            raise misfit(
-                Rule.NEWEST_READING,
-                f"{use.place()}: {use.column} is {use.close.id}, which was read at {use.close.read_at}, but the record "
-                f"had a newer reading of {use.close.ticker} of {use.close.trading_day}, of {newer[0].read_at}.",
-            )
-    for one in state.without_open:
-        _check_without_open(one, readings[one.ticker, one.session])
+    for use in state.reading_uses:
+        _check_newest(use, readings[use.close.ticker, use.close.trading_day])
+    for pick in state.picks_without_open:
+        _check_without_open(pick, readings[pick.ticker, pick.session])
 
 
-def _without_open(entry: Entry, state: State) -> Iterator[WithoutOpen]:
-    """Yield the picks whose open is not known although an entry computes a day of their batch."""
-    checkpoint = entry.one(Checkpoint)
-    if entry.kind is not JournalKind.CHECKPOINT or checkpoint is None or checkpoint.trading_day is None:
+def _check_uses(entry: ParsedEntry, state: JournalState, mention: Mention) -> None:
+    for column, id in _first_uses(mention):
+        used = state.closes.get(id)
+        if used is None:  # the rule `reading` describes this
+            continue
+        place = partial(locate, entry, state, mention.row)
+        _check_read_before(f"{place()}: {column} is {id}", entry, used)
+        state.reading_uses.append(ReadingUse(place=place, at=entry.at, column=column, close=used))
+
+
+def _first_uses(mention: Mention) -> Iterator[tuple[str, UUID]]:
+    """Yield the columns in which a row names another reading than before, with the reading's id."""
+    for column in _READING_COLUMNS.get(type(mention.row), ()):
+        now = getattr(mention.row, column)
+        was = getattr(mention.before, column, None)
+        if now is not None and now != was:
+            yield column, now
+
+
+def _check_newest(use: ReadingUse, readings: Sequence[Close]) -> None:
+    """Raise Discrepancy if the record had a newer reading of the session than the used one."""
+    # Within this window, another job may have stored a newer reading that the entry's job did not
+    # see.
+    visible_until = use.at - CONCURRENT_WINDOW
+    newer = [one for one in readings if use.close.read_at < one.read_at < visible_until]
+    if newer:
+        raise discrepancy(
+            Rule.NEWEST_READING,
+            f"{use.place()}: {use.column} is {use.close.id}, which was read at "
+            f"{use.close.read_at}, but the record had a newer reading of {use.close.ticker} of "
+            f"{use.close.trading_day}, of {newer[0].read_at}.",
+        )
+
+
+def _picks_without_open(entry: ParsedEntry, state: JournalState) -> Iterator[PickWithoutOpen]:
+    """Yield the picks whose open is unknown although the entry computes a day of their batch."""
+    checkpoint = entry.first_row(Checkpoint)
+    if entry.kind is not JournalKind.CHECKPOINT or checkpoint is None:
+        return
+    if checkpoint.trading_day is None:
         return
     sessions = state.first_sessions(state.batch(checkpoint.batch_id).run_date)
-    if len(sessions) > 1:  # a closure on short notice, of which the process may not have known
+    # After a closure on short notice the process may have used either day, so this is not checked.
+    if len(sessions) > 1:
         return
+
     (session,) = sessions
-    used = {metric.pick_id: state.closes.get(metric.close_id) for metric in entry.rows(PickMetric) if metric.close_id}
+    used: dict[UUID, Close | None] = {}
+    if checkpoint.trading_day == session:
+        used = {
+            metric.pick_id: state.closes.get(metric.close_id)
+            for metric in entry.rows(PickMetric)
+            if metric.close_id
+        }
     for pick in map(state.pick, state.picks_of[checkpoint.batch_id]):
         if pick.entry_open is None:
-            yield WithoutOpen(
-                place=partial(where, entry, state, pick),
+            yield PickWithoutOpen(
+                place=partial(locate, entry, state, pick),
                 at=entry.at,
-                ticker=state.shares[pick.id].at(session),
+                ticker=state.shares[pick.id].ticker_on(session),
                 session=session,
-                used=used.get(pick.id) if checkpoint.trading_day == session else None,
+                used=used.get(pick.id),
             )
 
 
-def _check_without_open(one: WithoutOpen, readings: Sequence[Close]) -> None:
+def _check_without_open(pick: PickWithoutOpen, readings: Sequence[Close]) -> None:
     """
-    Refuse a pick without an open if the newest reading of its first session that the entry saw has one.
+    Raise Discrepancy if a pick lacks its open although the entry's process knew it.
 
-    The entry saw the reading that it used, and those that were read more than an hour before. A newer reading without
-    an open, which another process stored meanwhile, hides the open.
+    The process knew the reading that the entry used, and the readings that were read more than an
+    hour before. The newest of them must have an open. If another process stored a newer reading
+    without an open after that, the open was hidden. See docs/journal.md#a-pick-without-an-open.
     """
-    seen = [close for close in readings if close.read_at < one.at - MEANWHILE]
-    if one.used:
-        seen.append(one.used)
-    if not seen:
+    known = [close for close in readings if close.read_at < pick.at - CONCURRENT_WINDOW]
+    if pick.used:
+        known.append(pick.used)
+    if not known:
         return
-    last = max(seen, key=_read_at)
-    meanwhile = [close for close in readings if last.read_at < close.read_at <= one.at + MEANWHILE]
-    if all(close.open is not None for close in (last, *meanwhile)):
-        raise misfit(
+    # A newer reading replaces an older one, so only the newest decides whether an open was there.
+    newest = max(known, key=_read_at)
+    until = pick.at + CONCURRENT_WINDOW
+    concurrent = [close for close in readings if newest.read_at < close.read_at <= until]
+    if all(close.open is not None for close in (newest, *concurrent)):
+        raise discrepancy(
             Rule.ENTRY_OPEN,
-            f"{one.place()}: entry_open is absent, but the record had a reading of {last.ticker} of {one.session} with "
-            f"an open, of {last.read_at}.",
+            f"{pick.place()}: entry_open is absent, but the record had a reading of "
+            f"{newest.ticker} of {pick.session} with an open, of {newest.read_at}.",
         )
 
 
@@ -131,101 +192,131 @@ def _read_at(close: Close) -> datetime:
     return close.read_at
 
 
-def _check_reading(entry: Entry, state: State, close: Close) -> None:
-    place = where(entry, state, close)
+def _check_reading(place: str, state: JournalState, close: Close) -> None:
     if not state.sessions.is_session(close.trading_day):
-        raise misfit(Rule.READING_SESSION, f"{place}: trading_day is {close.trading_day}, but that was no session.")
-    if close.trading_day >= today(close.read_at):
-        raise misfit(
+        raise discrepancy(
             Rule.READING_SESSION,
-            f"{place}: read_at is {close.read_at}, but then the session of {close.trading_day} was not over.",
+            f"{place}: trading_day is {close.trading_day}, but that was no session.",
+        )
+    # The close of a day is final only when the day is over in New York.
+    if close.trading_day >= new_york_date(close.read_at):
+        raise discrepancy(
+            Rule.READING_SESSION,
+            f"{place}: read_at is {close.read_at}, but then the session of {close.trading_day} was "
+            "not over.",
         )
     check_restated(place, close)
 
 
 def check_restated(place: str, close: Close) -> None:
-    """Refuse a reading of a series that was restated on a day on which it cannot have been; raises Misfit."""
-    restated = splits.shares_of(close.source, close.trading_day)
-    is_restated = close.source.endswith(splits.restated_source("", restated))
-    if is_restated and not close.trading_day < restated <= today(close.read_at):
-        raise misfit(
+    """
+    Raise Discrepancy for a reading with an impossible basis date.
+
+    The basis date is after the session, and not after the day on which the price was read.
+    """
+    basis = splits.basis_date(close.source, close.trading_day)
+    # Without a restatement, the basis date is the session, and the source does not name it.
+    is_restated = close.source.endswith(splits.restated_source("", basis))
+    read_on = new_york_date(close.read_at)
+    if is_restated and not close.trading_day < basis <= read_on:
+        raise discrepancy(
             Rule.READING_SESSION,
-            f"{place}: its source says that it was restated as of {restated}, which does not lie after its session, "
-            f"{close.trading_day}, and up to the day on which it was read, {today(close.read_at)}.",
+            f"{place}: its source states that it was restated as of {basis}, but this day must be "
+            f"after its session, {close.trading_day}, and not after the day on which it was read, "
+            f"{read_on}.",
         )
 
 
-def _check_read_before(entry: Entry, place: str, reading: Close | Split) -> None:
-    if reading.read_at > entry.at + ABOUT:
-        raise misfit(
-            Rule.READ_BEFORE_USED, f"{place}: read_at is {reading.read_at}, but the entry was made at {entry.at}."
+def _check_read_before(place: str, entry: ParsedEntry, reading: Close | Split) -> None:
+    if reading.read_at > entry.at + CLOCK_TOLERANCE:
+        raise discrepancy(
+            Rule.READ_BEFORE_USED,
+            f"{place}: read_at is {reading.read_at}, but the entry was written at {entry.at}.",
         )
 
 
-def _first_uses(mention: Mention) -> Iterator[tuple[str, UUID]]:
-    """Yield the columns in which a row names a reading that its mention before did not, each with the reading."""
-    columns: tuple[str, ...] = ()
-    match mention.row:
-        case Batch():
-            columns = ("benchmark_initial_close_id",)
-        case Pick():
-            columns = ("initial_close_id", "entry_close_id")
-        case Checkpoint():
-            columns = ("benchmark_close_id",)
-        case PickMetric():
-            columns = ("close_id",)
-    for column in columns:
-        now = getattr(mention.row, column)
-        was = getattr(mention.before, column, None)
-        if now is not None and now != was:
-            yield column, now
-
-
-def _check_entry_open(entry: Entry, state: State, pick: Pick) -> None:
-    place = where(entry, state, pick)
-    if (pick.entry_open is None) != (pick.entry_close_id is None):
-        there, absent = ("entry_open", "entry_close_id")
-        if pick.entry_open is None:
-            there, absent = absent, there
-        raise misfit(Rule.ENTRY_OPEN, f"{place}: {there} is there, but {absent} is not.")
-    batch, reading = state.batches.get(pick.batch_id), state.closes.get(pick.entry_close_id or pick.id)
-    if batch is None or reading is None:
+def _check_entry_open(entry: ParsedEntry, state: JournalState, pick: Pick) -> None:
+    place = locate(entry, state, pick)
+    has_open, has_reading = pick.entry_open is not None, pick.entry_close_id is not None
+    if has_open and not has_reading:
+        raise discrepancy(
+            Rule.ENTRY_OPEN, f"{place}: entry_open is present, but entry_close_id is absent."
+        )
+    if has_reading and not has_open:
+        raise discrepancy(
+            Rule.ENTRY_OPEN, f"{place}: entry_close_id is present, but entry_open is absent."
+        )
+    batch = state.batches.get(pick.batch_id)
+    if batch is None or pick.entry_close_id not in state.closes:
         return
+
+    reading = state.close(pick.entry_close_id)
     if reading.trading_day not in state.first_sessions(batch.run_date):
         session = state.sessions.session_from(batch.run_date)
-        raise misfit(
+        raise discrepancy(
             Rule.ENTRY_OPEN,
-            f"{place}: entry_close_id is of a reading of {reading.trading_day}, but the first session is {session}.",
+            f"{place}: entry_close_id is of a reading of {reading.trading_day}, but the first "
+            f"session is {session}.",
         )
-    for metric in map(state.metrics.__getitem__, state.metrics_of_pick.get(pick.id, ())):
-        _check_from_open(entry, state, metric, pick)
+    # When a pick gets its open, all its earlier metrics get their return from it.
+    for id in state.metrics_of_pick.get(pick.id, ()):
+        _check_from_open(locate(entry, state, state.metrics[id]), state.metrics[id], pick)
 
 
-def _check_metric(entry: Entry, state: State, mention: Mention) -> None:
+def _check_metric(entry: ParsedEntry, state: JournalState, mention: Mention) -> None:
     metric = mention.row
     assert isinstance(metric, PickMetric)
-    place = where(entry, state, metric)
+    place = locate(entry, state, metric)
     pick, checkpoint = state.picks.get(metric.pick_id), state.checkpoints.get(metric.checkpoint_id)
     if pick is None or checkpoint is None or checkpoint.trading_day is None:
-        raise misfit(Rule.BELONGS, f"{place}: the journal does not have its pick, or its computed checkpoint.")
-    if metric.ended != (metric.close_id is None):
-        has = "has no close_id" if metric.close_id is None else "has a close_id"
-        raise misfit(Rule.ENDED, f"{place}: ended is {truth(metric.ended)}, but it {has}.")
+        raise discrepancy(
+            Rule.BELONGS,
+            f"{place}: the journal does not have its pick, or its computed checkpoint.",
+        )
+    _check_ended(place, metric)
+    # A later ending does not change a metric that was computed before it.
     if mention.before is None:
-        ending = state.endings.get(pick.id)
-        has_ended = ending is not None and ending.last_session < checkpoint.trading_day
-        if metric.ended != has_ended:
-            end = f"its last session is {ending.last_session}" if ending else "no entry says that its pick ended"
-            raise misfit(Rule.ENDED, f"{place}: ended is {truth(metric.ended)}, but {end}.")
-    _check_from_open(entry, state, metric, pick)
+        _check_ended_in_time(
+            place, metric, ending=state.endings.get(pick.id), session=checkpoint.trading_day
+        )
+    _check_from_open(place, metric, pick)
 
 
-def _check_from_open(entry: Entry, state: State, metric: PickMetric, pick: Pick) -> None:
+def _check_ended(place: str, metric: PickMetric) -> None:
+    """Raise Discrepancy unless a metric is ended exactly if it has no reading."""
+    if metric.ended == (metric.close_id is None):
+        return
+    reading = "has a close_id"
+    if metric.close_id is None:
+        reading = "has no close_id"
+    raise discrepancy(
+        Rule.ENDED, f"{place}: ended is {format_bool(metric.ended)}, but it {reading}."
+    )
+
+
+def _check_ended_in_time(
+    place: str, metric: PickMetric, *, ending: Ending | None, session: date
+) -> None:
+    """Raise Discrepancy unless a new metric is ended exactly if its pick had ended before."""
+    has_ended = ending is not None and ending.last_session < session
+    if metric.ended == has_ended:
+        return
+    end = "no entry records that its pick ended"
+    if ending:
+        end = f"its last session is {ending.last_session}"
+    raise discrepancy(Rule.ENDED, f"{place}: ended is {format_bool(metric.ended)}, but {end}.")
+
+
+def _check_from_open(place: str, metric: PickMetric, pick: Pick) -> None:
+    """Raise Discrepancy unless a metric has a return from the open exactly if its pick has one."""
     has_return, has_open = metric.return_from_open_pct is not None, pick.entry_open is not None
-    if has_return != has_open:
-        there = "is there" if has_return else "is absent"
-        pick_has = "has" if has_open else "has no"
-        raise misfit(
+    if has_return and not has_open:
+        raise discrepancy(
             Rule.FROM_OPEN,
-            f"{where(entry, state, metric)}: return_from_open_pct {there}, but its pick {pick_has} entry_open.",
+            f"{place}: return_from_open_pct is present, but its pick has no entry_open.",
+        )
+    if has_open and not has_return:
+        raise discrepancy(
+            Rule.FROM_OPEN,
+            f"{place}: return_from_open_pct is absent, but its pick has entry_open.",
         )

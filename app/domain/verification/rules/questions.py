@@ -1,8 +1,8 @@
 """
-The questions of a Monday, and which answers were accepted.
+The rules of a Monday's questions and their answers (docs/journal.md#questions).
 
-Answers are read as the Monday read them, by `app.domain.prompt`. Between an answer and its batch nothing but the
-question itself says which ticker the benchmark is.
+Answers are read by `app.domain.prompt`, as on the Monday itself. While a Monday has an answer but
+no batch yet, only the question itself names the benchmark.
 """
 
 import re
@@ -10,204 +10,256 @@ from collections.abc import Sequence
 
 from app.domain import calendar, prompt
 from app.domain.model import QUESTIONS_PER_MONDAY, BatchStatus, Generation, Idea, batch_id
-from app.domain.text import storable
-from app.domain.verification.entries import Entry, Mention
-from app.domain.verification.misfits import Rule, in_utc, misfit
-from app.domain.verification.rules.tolerance import ABOUT
-from app.domain.verification.state import State, where
+from app.domain.text import make_storable
+from app.domain.verification.discrepancies import Rule, discrepancy, format_utc
+from app.domain.verification.entries import ParsedEntry
+from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE
+from app.domain.verification.state import JournalState, locate
 from app.errors import UnusableAnswer
 
-# Why an answer is refused whose text may keep the rules: the model, or its provider, said that it is not whole.
-_REFUSED = "The model refused: "
-_NOT_WHOLE = (
+# An answer may be refused with one of these texts although its stored text follows the rules: the
+# text is not complete, or is no answer of the model. docs/journal.md#an-answer lists them.
+_MODEL_REFUSED = "The model refused: "
+_PROVIDER_REFUSALS = (
     "The answer was truncated.",
     "The provider's content filter stopped the answer.",
     "The answer held bytes that are no UTF-8.",
-    # What came was no completion, but the text that should have stood in one.
+    # In these cases the provider sent no chat completion. Its response is stored as the answer.
     "The answer had no choices.",
     "The provider's answer was not JSON, or not all of it.",
     "The provider answered with a web page in place of JSON.",
 )
-# Where an answer held what Postgres cannot carry, this stands for it, and the refusal is about what stood there.
-_REPLACED = storable("\0")
+# This character replaces each character that Postgres cannot store. So a stored answer that
+# contains it may follow the rules although the original answer broke them.
+_REPLACEMENT_CHARACTER = make_storable("\0")
+
+# How much of a refusal a message quotes, in characters.
+_MAX_QUOTED = 120
 
 
-def check(entry: Entry, state: State) -> None:
-    """Refuse an entry that breaks one of these rules; raises Misfit."""
+def check(entry: ParsedEntry, state: JournalState) -> None:
+    """Raise Discrepancy for an entry that breaks one of these rules."""
     for mention in entry.mentions_of(Generation):
-        question = mention.row
+        question, former = mention.row, mention.before
         assert isinstance(question, Generation)
-        place = where(entry, state, question)
-        if mention.before is None:
+        place = locate(entry, state, question)
+        is_new = former is None
+        if is_new:
             _check_number(place, question, state)
             _check_time(place, question, state)
             _check_count(place, question, state)
-        _check_order(place, mention, question, state)
-        if mention.before is None:
+        _check_order(place, question, state, is_new=is_new)
+        if is_new:
             _check_prompt(place, question, state)
         if question.accepted:
-            _check_accepted(place, question, state)
+            _check_accepted_question(place, question, state)
         else:
-            _check_refused(place, mention, question, state)
+            was_accepted = isinstance(former, Generation) and bool(former.accepted)
+            _check_refused_question(place, question, state, was_accepted=was_accepted)
 
 
-def ideas_of(question: Generation, benchmark: str) -> list[Idea]:
-    """Return the ideas of an answer; raises UnusableAnswer."""
-    return prompt.read(question.answer or "", benchmark)
+def parse_ideas(question: Generation, benchmark: str) -> list[Idea]:
+    """Return the ideas of a question's answer; raises UnusableAnswer if it breaks a rule."""
+    return prompt.parse_answer(question.answer or "", benchmark)
 
 
-def _earlier(question: Generation, state: State) -> list[Generation]:
+def _earlier(question: Generation, state: JournalState) -> list[Generation]:
     """Return the questions of the same Monday that were mentioned before this one."""
-    asked = state.asked((question.series, question.run_date))
-    ids = [one.id for one in asked]
-    return asked[: ids.index(question.id)]
+    questions = state.questions_on((question.series, question.run_date))
+    ids = [one.id for one in questions]
+    return questions[: ids.index(question.id)]
 
 
-def _check_number(place: str, question: Generation, state: State) -> None:
+def _check_number(place: str, question: Generation, state: JournalState) -> None:
     expected = len(_earlier(question, state)) + 1
     if question.attempt != expected:
-        raise misfit(
+        raise discrepancy(
             Rule.QUESTION_NUMBER,
-            f"{place}: attempt is {question.attempt}, but it is question {expected} of its Monday "
-            "that the journal mentions. The questions between were taken out, or the number was changed.",
+            f"{place}: attempt is {question.attempt}, but the journal mentions {expected - 1} "
+            "earlier questions of this Monday. Questions were removed, or the number was changed.",
         )
 
 
-def _check_count(place: str, question: Generation, state: State) -> None:
+def _check_count(place: str, question: Generation, state: JournalState) -> None:
     failures = state.failures[batch_id(question.series, question.run_date)]
+    # A failed Monday that is run again may use as many questions as before.
     most = QUESTIONS_PER_MONDAY * (1 + failures)
-    if len(_earlier(question, state)) + 1 > most:
-        raise misfit(
+    number = len(_earlier(question, state)) + 1
+    if number > most:
+        raise discrepancy(
             Rule.QUESTION_COUNT,
-            f"{place}: at most {most} questions are asked for a Monday with {failures} FAILURE entries before.",
+            f"{place}: a Monday with {failures} earlier FAILURE entries has at most {most} "
+            f"questions, and this is question {number}.",
         )
 
 
-def _check_time(place: str, question: Generation, state: State) -> None:
+def _check_time(place: str, question: Generation, state: JournalState) -> None:
     if question.run_date.weekday() != 0:
-        raise misfit(Rule.QUESTION_TIME, f"{place}: run_date is a {question.run_date:%A}, but must be a Monday.")
-    if question.asked_at < (begins := calendar.due_at(question.run_date)):
-        raise misfit(
+        raise discrepancy(
             Rule.QUESTION_TIME,
-            f"{place}: asked_at is {in_utc(question.asked_at)}, but the Monday begins at {in_utc(begins)}.",
+            f"{place}: run_date is a {question.run_date:%A}, but must be a Monday.",
         )
-    if question.asked_at >= (ends := calendar.end_of(question.run_date)):
-        raise misfit(
+    asked = f"{place}: asked_at is {format_utc(question.asked_at)}"
+    begins = calendar.due_at(question.run_date)
+    if question.asked_at < begins:
+        raise discrepancy(
+            Rule.QUESTION_TIME, f"{asked}, but the Monday begins at {format_utc(begins)}."
+        )
+    ends = calendar.end_of_day(question.run_date)
+    if question.asked_at >= ends:
+        raise discrepancy(
+            Rule.QUESTION_TIME, f"{asked}, but the Monday ended at {format_utc(ends)}."
+        )
+    answered_at = question.answered_at
+    if answered_at and answered_at < question.asked_at - CLOCK_TOLERANCE:
+        raise discrepancy(
             Rule.QUESTION_TIME,
-            f"{place}: asked_at is {in_utc(question.asked_at)}, but the Monday ended at {in_utc(ends)}.",
+            f"{place}: answered_at is {format_utc(answered_at)}, before asked_at, "
+            f"{format_utc(question.asked_at)}.",
         )
-    if question.answered_at and question.answered_at < question.asked_at - ABOUT:
-        raise misfit(
-            Rule.QUESTION_TIME,
-            f"{place}: answered_at is {in_utc(question.answered_at)}, before asked_at, {in_utc(question.asked_at)}.",
-        )
+    # Only one question of a Monday is open at a time.
     for one in _earlier(question, state):
-        if question.asked_at < (one.answered_at or one.asked_at) - ABOUT:
-            raise misfit(
+        open_until = one.answered_at or one.asked_at
+        if question.asked_at < open_until - CLOCK_TOLERANCE:
+            raise discrepancy(
                 Rule.QUESTION_TIME,
-                f"{place}: asked_at is {in_utc(question.asked_at)}, but question {one.attempt} was open "
-                f"until {in_utc(one.answered_at or one.asked_at)}.",
+                f"{asked}, but question {one.attempt} was open until {format_utc(open_until)}.",
             )
 
 
-def _check_order(place: str, mention: Mention, question: Generation, state: State) -> None:
+def _check_order(place: str, question: Generation, state: JournalState, *, is_new: bool) -> None:
+    # After the batch is stored, no question of its Monday is asked or changed any more.
     batch = state.batches.get(batch_id(question.series, question.run_date))
     if batch is not None and batch.status is not BatchStatus.FAILED:
-        raise misfit(
+        raise discrepancy(
             Rule.QUESTION_ORDER,
-            f"{place}: a question of a Monday whose BATCH entry came before. Its picks were made already.",
+            f"{place}: it comes after the BATCH entry of its Monday, whose picks were already "
+            "made.",
         )
-    if mention.before is not None:
+    if not is_new:
         return
     for one in _earlier(question, state):
         if one.accepted:
-            raise misfit(
+            raise discrepancy(
                 Rule.QUESTION_ORDER,
-                f"{place}: it was asked while question {one.attempt} of that Monday is accepted.",
+                f"{place}: it was asked although question {one.attempt} of that Monday was already "
+                "accepted.",
             )
 
 
-def _check_prompt(place: str, question: Generation, state: State) -> None:
+def _check_prompt(place: str, question: Generation, state: JournalState) -> None:
+    """Raise Discrepancy unless the prompt contains exactly the refusals of earlier questions."""
     refusals = [one.refusal for one in _earlier(question, state) if one.answered_at and one.refusal]
     for refusal in refusals:
         if refusal not in question.user_prompt:
-            raise misfit(
+            raise discrepancy(
                 Rule.PROMPT_SAYS_WHY,
-                f"{place}: user_prompt does not say why an answer before was refused: {refusal[:120]}",
+                f"{place}: user_prompt does not contain the refusal of an earlier answer: "
+                f"{refusal[:_MAX_QUOTED]}",
             )
-    _, says, _ = question.user_prompt.partition(prompt.EARLIER)
-    if says and not question.user_prompt.endswith(prompt.told(refusals)):
-        raise misfit(
+    _, intro, _ = question.user_prompt.partition(prompt.REFUSALS_INTRO)
+    if intro and not question.user_prompt.endswith(prompt.refusals_text(refusals)):
+        raise discrepancy(
             Rule.PROMPT_SAYS_WHY,
-            f"{place}: user_prompt tells of refusals that the journal does not have. Questions before it were taken "
-            "out.",
+            f"{place}: user_prompt lists refusals that are not in the journal. Earlier questions "
+            "were removed.",
         )
 
 
-def _benchmark_of(question: Generation, state: State) -> str:
-    """Return the benchmark that the question names, or the batch's; an empty text if neither is known."""
-    if named := prompt.benchmark_of(question.user_prompt):
+def _benchmark_of(question: Generation, state: JournalState) -> str:
+    """Return the benchmark that the question names, else the batch's; an empty text if unknown."""
+    named = prompt.benchmark_in_prompt(question.user_prompt)
+    if named:
         return named
     batch = state.batches.get(batch_id(question.series, question.run_date))
-    return batch.benchmark_symbol if batch else ""
+    if batch is None:
+        return ""
+    return batch.benchmark_symbol
 
 
-def _check_accepted(place: str, question: Generation, state: State) -> None:
-    problem = None
-    if question.answer is None or question.answered_at is None:
-        problem = "it has no answer"
-    elif question.refusal is not None:
-        problem = "it has a refusal"
-    else:
-        try:
-            ideas_of(question, _benchmark_of(question, state))
-        except UnusableAnswer as error:
-            problem = f"its answer breaks a rule: {error}"
+def _check_accepted_question(place: str, question: Generation, state: JournalState) -> None:
+    problem = _accepted_problem(question, state)
     if problem:
-        raise misfit(Rule.ANSWER_ACCEPTED, f"{place}: accepted is true, but {problem}")
+        raise discrepancy(Rule.ANSWER_ACCEPTED, f"{place}: accepted is true, but {problem}")
 
 
-def _check_refused(place: str, mention: Mention, question: Generation, state: State) -> None:
+def _accepted_problem(question: Generation, state: JournalState) -> str | None:
+    """Return why a question cannot be accepted; None if it can."""
+    if question.answer is None or question.answered_at is None:
+        return "it has no answer"
+    if question.refusal is not None:
+        return "it has a refusal"
+    try:
+        parse_ideas(question, _benchmark_of(question, state))
+    except UnusableAnswer as error:
+        return f"its answer breaks a rule: {error}"
+    return None
+
+
+def _check_refused_question(
+    place: str, question: Generation, state: JournalState, *, was_accepted: bool
+) -> None:
     if question.accepted is None:
-        raise misfit(
+        raise discrepancy(
             Rule.ANSWER_REFUSED,
-            f"{place}: the journal mentions a question only when it is accepted or refused, but it is open.",
+            f"{place}: it is open, but the journal mentions a question only when it is accepted or "
+            "refused.",
         )
     if not question.refusal:
-        raise misfit(Rule.ANSWER_REFUSED, f"{place}: accepted is false, but no refusal says why.")
-    former = mention.before
-    was_accepted = isinstance(former, Generation) and bool(former.accepted)
+        raise discrepancy(
+            Rule.ANSWER_REFUSED, f"{place}: accepted is false, but there is no refusal."
+        )
     if question.answered_at is None:
         if question.answer is not None or was_accepted:
-            raise misfit(Rule.ANSWER_REFUSED, f"{place}: it has an answer, or had one, but answered_at is absent.")
+            raise discrepancy(
+                Rule.ANSWER_REFUSED,
+                f"{place}: it has an answer, or had one, but answered_at is absent.",
+            )
         return
     if question.answer is None:
-        raise misfit(Rule.ANSWER_REFUSED, f"{place}: it was answered, but the answer is absent.")
+        raise discrepancy(
+            Rule.ANSWER_REFUSED, f"{place}: it was answered, but the answer is absent."
+        )
+    _check_reason_of_refusal(place, question, state, was_accepted=was_accepted)
+
+
+def _check_reason_of_refusal(
+    place: str, question: Generation, state: JournalState, *, was_accepted: bool
+) -> None:
+    """Raise Discrepancy for an answer that follows the rules, but was refused without a reason."""
     try:
-        ideas = ideas_of(question, _benchmark_of(question, state))
+        ideas = parse_ideas(question, _benchmark_of(question, state))
     except UnusableAnswer:
         return
-    has_reason = _is_for_a_setting_or_price if was_accepted else _is_for_its_form
-    if not has_reason(question, ideas):
-        raise misfit(
+    refusal = question.refusal or ""
+    if was_accepted:
+        has_reason = _is_about_setting_or_price(refusal, ideas)
+    else:
+        has_reason = _is_about_incomplete_text(refusal, question.answer or "")
+    if not has_reason:
+        raise discrepancy(
             Rule.ANSWER_REFUSED,
-            f"{place}: its answer keeps the rules, but it was refused: {question.refusal[:120]}",
+            f"{place}: its answer follows the rules, but was refused: {refusal[:_MAX_QUOTED]}",
         )
 
 
-def _is_for_its_form(question: Generation, _: Sequence[Idea]) -> bool:
-    """Return whether an answer was refused for what its text alone does not show: what came was not whole."""
-    refusal = question.refusal or ""
-    is_whole = refusal not in _NOT_WHOLE and not refusal.startswith(_REFUSED)
-    return not is_whole or _REPLACED in (question.answer or "")
+def _is_about_incomplete_text(refusal: str, answer: str) -> bool:
+    """Return whether an answer was refused because it was not complete, or could not be stored."""
+    is_incomplete = refusal in _PROVIDER_REFUSALS or refusal.startswith(_MODEL_REFUSED)
+    return is_incomplete or _REPLACEMENT_CHARACTER in answer
 
 
-def _is_for_a_setting_or_price(question: Generation, ideas: Sequence[Idea]) -> bool:
-    """Return whether an accepted answer was refused for another benchmark, or for the price of one of its tickers."""
-    refusal = question.refusal or ""
-    return refusal == prompt.BENCHMARK_CHANGED or any(names(refusal, idea.ticker) for idea in ideas)
+def _is_about_setting_or_price(refusal: str, ideas: Sequence[Idea]) -> bool:
+    """Return whether a refusal is about another benchmark, or about the price of a ticker."""
+    is_about_price = any(names_ticker(refusal, idea.ticker) for idea in ideas)
+    return refusal == prompt.BENCHMARK_CHANGED or is_about_price
 
 
-def names(sentence: str, ticker: str) -> bool:
-    """Return whether a sentence names a ticker as a word of its own, not as a part of another ticker."""
-    return re.search(rf"(?<![A-Z.]){re.escape(ticker)}(?![A-Z])(?!\.[A-Z]\b)", sentence) is not None
+def names_ticker(sentence: str, ticker: str) -> bool:
+    """
+    Return whether a sentence contains a ticker as a word of its own.
+
+    A part of another ticker does not count: a text with BRK.B does not name BRK.
+    """
+    word = rf"(?<![A-Z.]){re.escape(ticker)}(?![A-Z])(?!\.[A-Z]\b)"
+    return re.search(word, sentence) is not None

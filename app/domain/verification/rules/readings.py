@@ -1,34 +1,49 @@
 """Which readings of a share were the newest at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 
 from app.domain.model import Close
-from app.domain.tickers import Tickers
+from app.domain.tickers import TickerHistory
 
 
-def newest_of(
-    share: Tickers,
+def newest_readings(
+    share: TickerHistory,
     closes: Mapping[str, Sequence[Close]],
+    *,
     first: date,
     last: date,
     until: datetime,
 ) -> dict[date, Close]:
     """
-    Return the newest readings of a share up to a time, by session, from the day `first` to `last`.
+    Return the newest readings of a share by session, for the sessions from `first` to `last`.
 
-    `closes` are readings by ticker. Each session counts under the ticker that the share has on it; of several, under
-    the last one that has a reading.
+    `closes` are readings by ticker; those that were read after `until` do not count. Each session
+    counts under the ticker that the share has on it. If there are several (a rename without a
+    date), the last one that has a reading counts.
     """
     newest: dict[date, Close] = {}
     for period in share.periods:
+        begin, end = max(first, period.first), min(last, period.last)
         for ticker in period.tickers:
-            of_ticker: dict[date, Close] = {}
-            for close in closes.get(ticker, ()):
-                day = close.trading_day
-                if not max(first, period.first) <= day <= min(last, period.last) or close.read_at > until:
-                    continue
-                if day not in of_ticker or of_ticker[day].read_at < close.read_at:
-                    of_ticker[day] = close
-            newest |= of_ticker
+            readings = _in_range(closes.get(ticker, ()), begin=begin, end=end, until=until)
+            # If a period has several tickers, readings under a later ticker replace the others.
+            newest |= _newest_by_session(readings)
+    return newest
+
+
+def _in_range(
+    closes: Iterable[Close], *, begin: date, end: date, until: datetime
+) -> Iterator[Close]:
+    for close in closes:
+        if begin <= close.trading_day <= end and close.read_at <= until:
+            yield close
+
+
+def _newest_by_session(closes: Iterable[Close]) -> dict[date, Close]:
+    newest: dict[date, Close] = {}
+    for close in closes:
+        known = newest.get(close.trading_day)
+        if known is None or known.read_at < close.read_at:
+            newest[close.trading_day] = close
     return newest

@@ -1,107 +1,135 @@
-// While a page is open it follows the record: what is new takes the place of what was, without a reload. Everything can
-// be read without this script.
-const stream = "/live/journal";
-const grace = 30 * 60_000; // milliseconds until figures that were due are called overdue
-const pause = 60_000; // milliseconds between looks where no stream can be had
-let source;
-let looking = 0;
+// Updates an open page when the record changes: the new content replaces the old one, without a
+// reload. Every page can be read without this script.
+const streamPath = "/live/journal";
+// All times are in milliseconds.
+const overdueAfter = 30 * 60_000; // how late figures may be before they are called overdue
+const pollInterval = 60_000; // between two requests for the page while the stream is refused
+const messageTime = 12_000; // how long a message is shown
+let stream;
+let pollTimer = 0;
 
 const main = () => document.getElementById("main");
-const seen = () => Number(main().dataset.seq ?? -1);
+// The number of the journal's newest entry on this page; -1 for a page that does not follow it.
+const shownSeq = () => Number(main().dataset.seq ?? -1);
 
-// Times to come are told as distances too, and figures that are late as overdue; the page itself says nothing that hangs
-// on the time of day.
-function tellTimes() {
+// Adds the distance to each time in the future, as in "(in 3 hours)", or "(overdue)". The server
+// cannot do this, because a cached page must not depend on the time of day.
+function showDistances() {
   for (const time of document.querySelectorAll("time[data-ahead]")) {
     const ahead = new Date(time.dateTime) - Date.now();
-    const late = "due" in time.dataset && ahead < -grace;
-    const words = late ? "overdue" : distance(ahead);
-    let told = time.nextElementSibling?.classList.contains("ahead") ? time.nextElementSibling : null;
+    const isOverdue = "due" in time.dataset && ahead < -overdueAfter;
+    const words = isOverdue ? "overdue" : distance(ahead);
+    const next = time.nextElementSibling;
+    let label = next?.classList.contains("ahead") ? next : null;
     if (!words) {
-      told?.remove();
+      label?.remove();
       continue;
     }
-    if (!told) {
-      told = document.createElement("span");
-      told.className = "ahead";
-      time.after(told);
+    if (!label) {
+      label = document.createElement("span");
+      label.className = "ahead";
+      time.after(label);
     }
-    told.textContent = ` (${words})`;
+    label.textContent = ` (${words})`;
   }
 }
 
 function distance(ms) {
+  // Not `ms <= 0`: the distance to an invalid date is not a number.
   if (!(ms > 0)) return "";
-  const told = new Intl.RelativeTimeFormat("en", { numeric: "always" });
+  const format = new Intl.RelativeTimeFormat("en", { numeric: "always" });
   const minutes = Math.ceil(ms / 60_000);
-  if (minutes < 90) return told.format(minutes, "minute");
+  if (minutes < 90) return format.format(minutes, "minute");
   const hours = Math.round(minutes / 60);
-  return hours < 36 ? told.format(hours, "hour") : told.format(Math.round(hours / 24), "day");
+  if (hours < 36) return format.format(hours, "hour");
+  return format.format(Math.round(hours / 24), "day");
 }
 
-function tellOrigin() {
-  for (const place of document.querySelectorAll("[data-origin]")) place.textContent = location.origin;
+// Writes the address of this service into commands that contain it.
+function showOrigin() {
+  for (const element of document.querySelectorAll("[data-origin]")) {
+    element.textContent = location.origin;
+  }
 }
 
-// Puts the page as it is now in place of what is shown; where the reader is, and what is open, stays.
-async function renew() {
-  const answer = await fetch(location.href, { headers: { accept: "text/html" }, cache: "no-cache" });
-  if (!answer.ok) return;
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+// Replaces the content of the page by its current version. The scroll positions, the focus and the
+// opened details stay as they are.
+async function refresh() {
+  const options = { headers: { accept: "text/html" }, cache: "no-cache" };
+  const response = await fetch(location.href, options);
+  if (!response.ok) return;
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
   const fresh = page.getElementById("main");
-  if (!fresh || Number(fresh.dataset.seq) <= seen()) return;
-  const open = [...main().querySelectorAll("details[open][id]")].map((one) => one.id);
-  const focus = place(document.activeElement);
+  if (!fresh || Number(fresh.dataset.seq) <= shownSeq()) return;
+
+  const openIds = [...main().querySelectorAll("details[open][id]")].map((details) => details.id);
+  const focus = position(document.activeElement);
   const { scrollX, scrollY } = window;
-  const shifted = [...main().querySelectorAll(".scroll")].map((one) => one.scrollLeft);
-  for (const id of open) fresh.querySelector(`#${CSS.escape(id)}`)?.setAttribute("open", "");
-  const news = fresh.dataset.news !== main().dataset.news;
+  const scrollLefts = [...main().querySelectorAll(".scroll")].map((element) => element.scrollLeft);
+  const hasNews = fresh.dataset.news !== main().dataset.news;
+
+  for (const id of openIds) fresh.querySelector(`#${CSS.escape(id)}`)?.setAttribute("open", "");
   main().replaceWith(fresh);
   document.title = page.title;
-  fresh.querySelectorAll(".scroll").forEach((one, at) => (one.scrollLeft = shifted[at] ?? 0));
-  find(focus)?.focus({ preventScroll: true });
+  fresh.querySelectorAll(".scroll").forEach((element, number) => {
+    element.scrollLeft = scrollLefts[number] ?? 0;
+  });
+  elementAt(focus)?.focus({ preventScroll: true });
   window.scrollTo(scrollX, scrollY);
-  tellTimes();
-  tellOrigin();
-  if (news) say(`Updated. ${fresh.dataset.news}`);
+  showDistances();
+  showOrigin();
+  if (hasNews) showMessage(`Updated. ${fresh.dataset.news}`);
 }
 
-// Which of its kind an element of the page is.
-function place(element) {
+// Returns the tag of an element, and its number among the elements with this tag. The element with
+// the same position in the new content gets the focus.
+function position(element) {
   if (!element || !main().contains(element) || element === main()) return null;
-  const kind = element.tagName;
-  return { kind, number: [...main().getElementsByTagName(kind)].indexOf(element) };
+  const tag = element.tagName;
+  return { tag, number: [...main().getElementsByTagName(tag)].indexOf(element) };
 }
 
-const find = (at) => at && main().getElementsByTagName(at.kind)[at.number];
-
-function say(words) {
-  const said = document.getElementById("said");
-  said.textContent = words;
-  setTimeout(() => said.textContent === words && (said.textContent = ""), 12_000);
+function elementAt(at) {
+  return at && main().getElementsByTagName(at.tag)[at.number];
 }
 
-function follow() {
-  if (source || seen() < 0) return;
-  source = new EventSource(`${stream}?after=${seen()}`);
-  source.addEventListener("entry", () => void renew().catch(() => {}));
-  source.addEventListener("error", () => {
-    if (source?.readyState !== EventSource.CLOSED) return; // it tries again by itself
-    leave();
-    looking = setTimeout(() => void renew().catch(() => {}).finally(follow), pause);
+function showMessage(words) {
+  const message = document.getElementById("message");
+  message.textContent = words;
+  setTimeout(() => {
+    // A newer message has a timer of its own.
+    if (message.textContent === words) message.textContent = "";
+  }, messageTime);
+}
+
+// An update that fails is not shown to the reader: the next event or the next poll tries again.
+function tryRefresh() {
+  return refresh().catch(() => {});
+}
+
+function connect() {
+  if (stream || shownSeq() < 0) return;
+  stream = new EventSource(`${streamPath}?after=${shownSeq()}`);
+  stream.addEventListener("entry", () => void tryRefresh());
+  stream.addEventListener("error", () => {
+    // After a lost connection, the browser connects again by itself. After a refusal it does not.
+    if (stream?.readyState !== EventSource.CLOSED) return;
+    disconnect();
+    pollTimer = setTimeout(() => void tryRefresh().finally(connect), pollInterval);
   });
 }
 
-function leave() {
-  source?.close();
-  source = undefined;
-  clearTimeout(looking);
+function disconnect() {
+  stream?.close();
+  stream = undefined;
+  clearTimeout(pollTimer);
 }
 
-tellTimes();
-tellOrigin();
-setInterval(tellTimes, 30_000);
-follow();
-addEventListener("pagehide", leave);
-addEventListener("pageshow", (event) => event.persisted && follow());
-document.addEventListener("visibilitychange", () => (document.hidden ? leave() : follow()));
+showDistances();
+showOrigin();
+setInterval(showDistances, 30_000);
+connect();
+addEventListener("pagehide", disconnect);
+addEventListener("pageshow", (event) => event.persisted && connect());
+// A page in the background needs no stream.
+document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));

@@ -1,0 +1,112 @@
+"""
+The rules `every-monday` and `every-day`: what the journal must have when it ends.
+
+Work that was due shortly before the newest entries may not be done yet, and after an outage the
+service does it late. So the journal must have only what was long over
+(docs/journal.md#what-is-long-over).
+"""
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+
+from app.domain import calendar
+from app.domain.model import CHECKPOINT_DAYS, Batch
+from app.domain.verification.discrepancies import Rule, discrepancy, format_utc
+from app.domain.verification.rules.tolerance import overdue_limit
+from app.domain.verification.state import JournalState
+
+# How long a batch may wait for its prices while other batches get theirs. With a small quota, the
+# oldest batch is served first. And a missing close is given up only if the service runs at the
+# day's last price retry.
+PRICE_WAIT = timedelta(days=CHECKPOINT_DAYS)
+
+_WEEK = 7
+
+
+def check_end(state: JournalState) -> None:
+    """Raise Discrepancy if a Monday or a day was long over and is not in the journal."""
+    _check_mondays(state)
+    _check_days(state)
+
+
+def _check_mondays(state: JournalState) -> None:
+    limit = overdue_limit(sorted(state.worked_at))
+    for series in state.series:
+        mondays = sorted(monday for name, monday in state.mondays if name == series)
+        if not mondays:
+            continue
+        monday = mondays[0]
+        while monday <= mondays[-1] or _is_over(monday, limit):
+            if (series, monday) not in state.mondays:
+                raise discrepancy(
+                    Rule.EVERY_MONDAY, _describe_missing_monday(series, monday, mondays)
+                )
+            monday = calendar.checkpoint_date(monday, _WEEK)
+
+
+def _is_over(monday: date, limit: datetime | None) -> bool:
+    return limit is not None and calendar.end_of_day(monday) <= limit
+
+
+def _describe_missing_monday(series: str, monday: date, mondays: Sequence[date]) -> str:
+    missing = f"No entry of the journal mentions a batch of {series} of Monday {monday}"
+    if monday < mondays[-1]:
+        return (
+            f"{missing}, but the journal has batches of {mondays[0]} and of {mondays[-1]}. "
+            "Its entries were removed."
+        )
+    ended = format_utc(calendar.end_of_day(monday))
+    return f"{missing}, but it ended at {ended}, and there are entries long after that."
+
+
+def _check_days(state: JournalState) -> None:
+    limit = overdue_limit(sorted(state.worked_at))
+    priced = _price_limit(state)
+    for batch in state.batches.values():
+        if not state.has_picks(batch):
+            continue
+        # A batch must have its prices by the later of two limits: one follows from its own entries,
+        # the other one from the entries of all batches.
+        own = overdue_limit(sorted(state.priced_at[batch.id]))
+        price_limits = [one for one in (own, priced) if one is not None]
+        for day in range(CHECKPOINT_DAYS + 1):
+            if day not in state.days_of.get(batch.id, {}):
+                _check_missing_day(
+                    batch,
+                    day,
+                    limit=limit,
+                    price_limit=max(price_limits, default=None),
+                    state=state,
+                )
+
+
+def _price_limit(state: JournalState) -> datetime | None:
+    """Return the time up to which due checkpoints must have prices, by entries of all batches."""
+    times: list[datetime] = []
+    for of_batch in state.priced_at.values():
+        times += of_batch
+    limit = overdue_limit(sorted(times))
+    if limit is None:
+        return None
+    return limit - PRICE_WAIT
+
+
+def _check_missing_day(
+    batch: Batch,
+    day: int,
+    *,
+    limit: datetime | None,
+    price_limit: datetime | None,
+    state: JournalState,
+) -> None:
+    """Raise Discrepancy if a day without a checkpoint was long over."""
+    due = calendar.due_at(batch.run_date, day)
+    if state.sessions.trading_day(calendar.checkpoint_date(batch.run_date, day)) is not None:
+        limit = price_limit  # the checkpoint needs prices
+    if limit is not None and due <= limit:
+        raise discrepancy(
+            Rule.EVERY_DAY,
+            f"No entry of the journal mentions day {day} of the batch of {batch.run_date}, "
+            f"but it was due at {format_utc(due)}, and there are entries long after that. "
+            "Its entry was removed.",
+        )

@@ -1,0 +1,256 @@
+"""
+The metrics that are read from Postgres: the record, the jobs and the providers.
+
+Every process reports the same values for them. `app.ops.snapshot` reads them.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from app.domain.model import BatchStatus, CheckpointStatus, FailureReason, SkipReason
+from app.ops.snapshot import LATENESS_BUCKETS, MONDAY_STATES, MetricsSnapshot
+from app.providers.alpha_vantage import DAILY, SPLITS
+from app.providers.rate_limiter import RequestOutcome
+from app.store.checkpoints import Lateness
+from jobs.queue import app as queue
+from jobs.queue_tables import QUEUE_STATUSES
+
+# The windows of the rate limits, in the order of `app.providers.rate_limiter`.
+_WINDOWS = ("second", "minute", "day")
+_OTHER_TASK = "other"
+# The lateness for a status that no checkpoint has.
+_NO_LATENESS = Lateness(dict.fromkeys(LATENESS_BUCKETS, 0))
+
+# Numbers by the values of the labels, in the order of the labels.
+Samples = Mapping[Any, float]
+
+
+def gauge(name: str, description: str, samples: Samples, *, labels: Sequence[str] = ()) -> Metric:
+    """Return a gauge of this service. `name` has no prefix; `labels` are the labels' names."""
+    family = GaugeMetricFamily(f"alpha_monday_{name}", description, labels=labels)
+    for values, number in samples.items():
+        family.add_metric(values, float(number))
+    return family
+
+
+def counter(name: str, description: str, samples: Samples, *, labels: Sequence[str] = ()) -> Metric:
+    """Return a counter of this service. `name` has neither the prefix nor the suffix `total`."""
+    family = CounterMetricFamily(f"alpha_monday_{name}", description, labels=labels)
+    for values, number in samples.items():
+        family.add_metric(values, float(number))
+    return family
+
+
+def one_label(numbers: Mapping[str, float]) -> Samples:
+    """Return numbers by the values of one label as samples."""
+    return {(value,): number for value, number in numbers.items()}
+
+
+def snapshot_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    """Yield all metrics of a snapshot."""
+    yield from _batch_families(snapshot)
+    yield from _checkpoint_families(snapshot)
+    yield from _journal_families(snapshot)
+    yield from _queue_families(snapshot)
+    yield from _quota_families(snapshot)
+    yield from _model_families(snapshot)
+
+
+def _age(name: str, description: str, seconds: float | None) -> Iterator[Metric]:
+    """Yield an age in seconds. Yield nothing if the event has never happened."""
+    if seconds is not None:
+        yield gauge(f"{name}_age_seconds", description, {(): seconds})
+
+
+def _batch_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    mondays = {(status.value, ""): 0 for status in BatchStatus if status != BatchStatus.FAILED}
+    mondays |= {(BatchStatus.FAILED.value, reason.value): 0 for reason in FailureReason}
+    mondays |= snapshot.totals.mondays
+    yield gauge(
+        "mondays",
+        "Mondays by status; failed Mondays also by reason.",
+        mondays,
+        labels=("status", "reason"),
+    )
+    states = {str(state): state == snapshot.monday_state for state in MONDAY_STATES}
+    yield gauge(
+        "newest_monday",
+        "The state of the newest Monday that has begun: 1 for one state, 0 for the others.",
+        one_label(states),
+        labels=("status",),
+    )
+
+
+def _checkpoint_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    checkpoints = {(CheckpointStatus.COMPUTED.value, ""): 0}
+    checkpoints |= {(CheckpointStatus.SKIPPED.value, reason.value): 0 for reason in SkipReason}
+    checkpoints |= snapshot.totals.checkpoints
+    yield gauge(
+        "checkpoints",
+        "Checkpoints of day 1 or later by status; skipped checkpoints also by reason.",
+        checkpoints,
+        labels=("status", "reason"),
+    )
+    yield gauge(
+        "checkpoints_lacking_prices",
+        "Checkpoints of active batches whose prices are missing.",
+        {(): len(snapshot.record.skipped)},
+    )
+    yield _lateness(snapshot)
+    overdue = snapshot.record.overdue
+    yield gauge(
+        "checkpoints_overdue",
+        "Checkpoints that are due and not stored yet.",
+        {(): len(overdue)},
+    )
+    overdue_seconds = 0.0
+    if overdue:
+        overdue_seconds = snapshot.seconds_since(overdue[0].due_at) or 0.0
+    yield gauge(
+        "checkpoint_overdue_seconds",
+        "How long the oldest overdue checkpoint is overdue; 0 if there is none.",
+        {(): overdue_seconds},
+    )
+    yield from _age(
+        "newest_checkpoint",
+        "Time since the newest checkpoint was taken.",
+        snapshot.seconds_since(snapshot.newest_checkpoint_at),
+    )
+
+
+def _lateness(snapshot: MetricsSnapshot) -> Metric:
+    family = HistogramMetricFamily(
+        "alpha_monday_checkpoint_lateness_seconds",
+        "Time from when a checkpoint was due until it was first taken, by its status at that time. "
+        "For the whole record.",
+        labels=["status"],
+    )
+    for status in CheckpointStatus:
+        lateness = snapshot.totals.lateness.get(status, _NO_LATENESS)
+        buckets = [(str(limit), lateness.count_by_bound[limit]) for limit in LATENESS_BUCKETS]
+        # Prometheus requires a last bucket that contains everything.
+        buckets.append(("+Inf", lateness.count))
+        family.add_metric([status], buckets, lateness.seconds)
+    return family
+
+
+def _journal_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    head = snapshot.record.journal_head
+    seq, age = 0, None
+    if head:
+        seq, age = head.seq, snapshot.seconds_since(head.at)
+    yield gauge("journal_seq", "The number of the journal's newest entry.", {(): seq})
+    yield from _age("journal", "Time since the journal's newest entry.", age)
+
+
+def _queue_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    our_tasks = {name for name in queue.tasks if "procrastinate" not in name}
+    jobs = Counter(dict.fromkeys(product(sorted(our_tasks), QUEUE_STATUSES), 0))
+    for row in snapshot.queue.jobs:
+        # Another program may have deferred a job with any task name, which must not become the
+        # value of a label. "other" has series only while there are such jobs, which is rare.
+        task = row.task
+        if task not in our_tasks:
+            task = _OTHER_TASK
+        jobs[task, row.status] += row.jobs
+    yield gauge(
+        "jobs",
+        "Jobs by task and status. Jobs that have ended stay for 30 days.",
+        jobs,
+        labels=("task", "status"),
+    )
+    yield gauge(
+        "job_wait_seconds",
+        "How long the oldest job that could run has waited; 0 if there is none.",
+        {(): snapshot.seconds_since(snapshot.waiting_since) or 0.0},
+    )
+    alive = sum(worker.is_alive for worker in snapshot.queue.workers)
+    silent = len(snapshot.queue.workers) - alive
+    yield gauge(
+        "workers",
+        "Workers of all processes, by whether they send heartbeats.",
+        one_label({"alive": alive, "silent": silent}),
+        labels=("status",),
+    )
+    reconciler = snapshot.queue.reconciler
+    if reconciler:
+        yield from _age(
+            "upkeep",
+            "Time since the last round of the reconciliation.",
+            snapshot.seconds_since(reconciler.last_round_at),
+        )
+    yield counter(
+        "upkeep_mended",
+        "What the reconciliation has repaired, in all processes.",
+        one_label(snapshot.totals.repairs),
+        labels=("kind",),
+    )
+
+
+def _quota_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    outcomes = (*map(str, RequestOutcome), "cut_off")
+    requests = dict.fromkeys(product((DAILY, SPLITS), outcomes), 0)
+    requests |= snapshot.totals.requests
+    yield counter(
+        "provider_requests",
+        "Requests to Alpha Vantage by function and outcome, of all processes.",
+        requests,
+        labels=("function", "outcome"),
+    )
+    quota = snapshot.providers.quota
+    left = dict(zip(_WINDOWS, quota.requests, strict=True))
+    yield gauge(
+        "provider_quota_left_requests",
+        "Requests that our limits still allow.",
+        one_label(left),
+        labels=("window",),
+    )
+    allowed = [limit.requests for limit in snapshot.providers.limits]
+    yield gauge(
+        "provider_quota_limit_requests",
+        "Requests that our limits allow.",
+        one_label(dict(zip(_WINDOWS, allowed, strict=True))),
+        labels=("window",),
+    )
+    wait = (quota.next_at - snapshot.at).total_seconds()
+    yield gauge(
+        "provider_quota_wait_seconds",
+        "Time until the next request to Alpha Vantage is allowed.",
+        {(): max(0.0, wait)},
+    )
+
+
+def _model_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
+    generations = snapshot.totals.generations
+    outcomes = {
+        "accepted": generations.accepted,
+        "refused": generations.refused,
+        "failed": generations.failed,
+    }
+    # Not a counter, because a number can fall: an accepted answer is refused later if one of its
+    # tickers has no price.
+    yield gauge(
+        "generations",
+        "Questions to the model by outcome.",
+        one_label(outcomes),
+        labels=("outcome",),
+    )
+    tokens = {
+        "prompt": generations.prompt_tokens,
+        "completion": generations.completion_tokens,
+    }
+    yield counter(
+        "model_tokens",
+        "Tokens used, as reported by the model's provider.",
+        one_label(tokens),
+        labels=("kind",),
+    )

@@ -1,0 +1,309 @@
+"""
+The words and values that pages show for a batch.
+
+A batch, a pick, a metric or a checkpoint is a mapping, as the API returns it.
+"""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from msgspec import Struct
+
+from app.domain.calendar import MEASURED_DAYS, Calendar, due_at
+from app.domain.model import CHECKPOINT_DAYS
+from app.web.formatting import add_days, format_sentence, join_words, short_date
+
+Node = dict[str, Any]
+
+# The headline of a Monday without picks, by the reason. The record's own sentence follows it.
+FAILURE_HEADLINES = {
+    "MISSED": "This Monday was missed.",
+    "NO_USABLE_ANSWER": "No picks: the model gave no usable answer.",
+    "MISSING_CLOSE": "No picks: a price was missing.",
+    "PROVIDER_ERROR": "No picks: a provider did not return the requested data.",
+    "CONFIGURATION": "No picks: a key, an account or a setting was wrong.",
+}
+
+# The headline of the record, by the finding of its last yearly check; None before the first one.
+FINDING_HEADLINES = {
+    None: "Too early to tell.",
+    "UNDECIDED": "Cannot be distinguished from luck.",
+    "BETTER": "Better than luck explains.",
+    "WORSE": "Worse than bad luck explains.",
+}
+
+_SKIPPED_AT_FIRST = "skipped at first"
+
+# The reasons whose sentence quotes a provider or a model. Quotes are shown unchanged.
+_QUOTING_REASONS = frozenset({"NO_USABLE_ANSWER", "PROVIDER_ERROR", "CONFIGURATION"})
+
+
+class StripDay(Struct, frozen=True):
+    """
+    A day of the fortnight in the strip of days.
+
+    `state` is `baseline`, `computed`, `closed` (there was no session on the day before), `missing`
+    (a price was not available), `next` (the next day with figures) or `coming`. `words` explain the
+    state. `is_past` is false for a day whose checkpoint has not been taken.
+    """
+
+    day: int
+    calendar_date: date
+    state: str
+    words: str
+    is_past: bool = True
+    is_result: bool = False
+    is_corrected: bool = False
+
+
+def headline(batch: Node) -> str:
+    """Return the outcome of a batch in one sentence."""
+    if batch["status"] == "FAILED":
+        return FAILURE_HEADLINES[batch["failureReason"]]
+    if batch["status"] == "COMPLETED":
+        if not batch["result"]:
+            return "This fortnight stays unresolved."
+        hits = [pick["result"]["hit"] for pick in batch["picks"]]
+        return f"{_count_calls(hits, 'was', 'were')} right."
+    if not batch["latestCheckpoint"]:
+        return f"{len(batch['picks'])} picks, and no morning has figures yet."
+    hits = [pick["latestMetric"]["hit"] for pick in batch["picks"]]
+    return f"{_count_calls(hits, 'is', 'are')} right so far."
+
+
+def _count_calls(hits: Sequence[bool], singular: str, plural: str) -> str:
+    """Return a phrase such as "2 of 3 calls were", with one of two forms of the verb."""
+    count = sum(hits)
+    verb = singular if count == 1 else plural
+    return f"{count or 'None'} of {len(hits)} calls {verb}"
+
+
+def failure_sentence(batch: Node) -> str:
+    """Return the record's sentence about why a Monday has no picks."""
+    return _record_sentence(batch["failure"], batch["failureReason"])
+
+
+def skip_note(checkpoint: Node) -> str:
+    """Return the record's sentence about why a checkpoint was skipped; empty if there is none."""
+    return _record_sentence(checkpoint["note"] or "", checkpoint["skipReason"])
+
+
+def _record_sentence(text: str, reason: str) -> str:
+    """Return a sentence of the record with its dates formatted, unless it contains a quote."""
+    if reason in _QUOTING_REASONS:
+        return text
+    return format_sentence(text)
+
+
+def verdict(batch: Node, metric: Node) -> str:
+    """Return whether a pick's call is right; for a final result, whether it was."""
+    right = "right" if metric["hit"] else "wrong"
+    if batch["status"] == "COMPLETED" and batch["result"]:
+        return right
+    return f"{right} so far"
+
+
+def current_metric(pick: Node) -> Node | None:
+    """Return the metric that counts for a pick: its result, or its latest one, if there is one."""
+    metric: Node | None = pick["result"] or pick["latestMetric"]
+    return metric
+
+
+def is_benchmark_unusual(batch: Node) -> bool:
+    """Return whether the benchmark's latest figures contain an unusual move (`unusualMove`)."""
+    latest = batch["latestCheckpoint"]
+    if not latest:
+        return False
+    return any(
+        checkpoint["benchmarkUnusualMove"]
+        for checkpoint in batch["checkpoints"]
+        if checkpoint["day"] == latest["day"]
+    )
+
+
+def is_unusual(batch: Node, metric: Node) -> bool:
+    """Return whether a pick's latest points contain an unusual move, its own or the benchmark's."""
+    latest = batch["result"] or batch["latestCheckpoint"]
+    return bool(metric["unusualMove"] or latest["benchmarkUnusualMove"])
+
+
+def any_unusual(batches: Sequence[Node]) -> bool:
+    """Return whether the latest points of any pick of these batches contain an unusual move."""
+    for batch in batches:
+        metrics = [current_metric(pick) for pick in batch["picks"]]
+        if any(metric and is_unusual(batch, metric) for metric in metrics):
+            return True
+    return False
+
+
+def strip_days(batch: Node, sessions: Calendar) -> list[StripDay]:
+    """Return day 0 and the fourteen days of a batch's fortnight; none for a batch without picks."""
+    taken = {checkpoint["day"]: checkpoint for checkpoint in batch["checkpoints"]}
+    if not taken:
+        return []
+    result_day = batch["result"] and batch["result"]["day"]
+    next_day = _next_measured_day(batch, sessions)
+    days = []
+    for day in (0, *MEASURED_DAYS):
+        if day in taken:
+            days.append(_past_day(taken[day], is_result=day == result_day))
+        else:
+            is_next = day == next_day
+            days.append(_coming_day(batch, day, sessions, is_next=is_next))
+    return days
+
+
+def next_figures_at(batch: Node, sessions: Calendar) -> datetime | None:
+    """
+    Return when the next figures of an active batch are due; None if there will be none.
+
+    The API's `nextCheckpointAt` can be the time of a checkpoint that will be skipped, because there
+    is no session on the day before it.
+    """
+    day = _next_measured_day(batch, sessions)
+    if day is None:
+        return None
+    return due_at(date.fromisoformat(batch["runDate"]), day)
+
+
+def ends_at(batch: Node) -> datetime:
+    """Return when the last checkpoint of a batch is due."""
+    return due_at(date.fromisoformat(batch["runDate"]), CHECKPOINT_DAYS)
+
+
+def _next_measured_day(batch: Node, sessions: Calendar) -> int | None:
+    if batch["status"] != "ACTIVE":
+        return None
+    taken = {checkpoint["day"] for checkpoint in batch["checkpoints"]}
+    open_days = [day for day in MEASURED_DAYS if day not in taken]
+    return sessions.first_measured_day(date.fromisoformat(batch["runDate"]), open_days)
+
+
+def _past_day(checkpoint: Node, *, is_result: bool) -> StripDay:
+    return StripDay(
+        day=checkpoint["day"],
+        calendar_date=date.fromisoformat(checkpoint["checkpointDate"]),
+        state=_state(checkpoint),
+        words=_words(checkpoint),
+        is_result=is_result,
+        is_corrected=bool(checkpoint["corrections"]),
+    )
+
+
+def _state(checkpoint: Node) -> str:
+    if checkpoint["status"] == "COMPUTED" and checkpoint["day"] == 0:
+        return "baseline"
+    if checkpoint["status"] == "COMPUTED":
+        return "computed"
+    if checkpoint["skipReason"] == "MARKET_CLOSED":
+        return "closed"
+    return "missing"
+
+
+def _words(checkpoint: Node) -> str:
+    if checkpoint["status"] == "COMPUTED":
+        words = f"closes of {short_date(checkpoint['tradingDay'])}"
+        if checkpoint["skippedAt"]:
+            return f"{words}, {_SKIPPED_AT_FIRST}. {skip_note(checkpoint)}".strip()
+        return words
+    if checkpoint["skipReason"] == "MARKET_CLOSED":
+        day_before = add_days(checkpoint["checkpointDate"], -1)
+        return f"skipped: {short_date(day_before)} was no session"
+    return f"skipped: {skip_note(checkpoint) or 'a price was not available'}"
+
+
+def _coming_day(batch: Node, day: int, sessions: Calendar, *, is_next: bool) -> StripDay:
+    on = add_days(batch["runDate"], day)
+    if not sessions.trading_day(on):
+        state = "closed"
+        words = f"without figures: {short_date(add_days(str(on), -1))} is no session"
+    else:
+        state = "next" if is_next else "coming"
+        words = "due at 09:00 in New York"
+    return StripDay(
+        day=day,
+        calendar_date=on,
+        state=state,
+        words=words,
+        is_past=False,
+    )
+
+
+def gap_sentences(batch: Node, sessions: Calendar) -> list[str]:
+    """Return sentences about the past days without figures, and about those that got them later."""
+    past = [day for day in strip_days(batch, sessions) if day.is_past]
+    sentences = []
+    closed = [str(day.day) for day in past if day.state == "closed"]
+    if closed:
+        label = "Day" if len(closed) == 1 else "Days"
+        sentences.append(f"{label} {join_words(closed)}: the exchange was closed the day before.")
+    missing = [day for day in past if day.state == "missing"]
+    sentences += [f"Day {day.day} was {day.words}" for day in missing]
+    computed = [day for day in past if day.state == "computed"]
+    sentences += [
+        f"Day {day.day}: {day.words}" for day in computed if _SKIPPED_AT_FIRST in day.words
+    ]
+    return sentences
+
+
+def update_message(batch: Node | None) -> str:
+    """Return the message that an open page shows when the batch has changed."""
+    if batch is None:
+        return ""
+    latest = batch["latestCheckpoint"]
+    if not latest:
+        return headline(batch)
+    closes = f"Day {latest['day']}, closes of {short_date(latest['tradingDay'])}."
+    return f"{headline(batch)} {closes}"
+
+
+def next_run_at(batch: Node) -> datetime:
+    """Return when the run of the Monday after a batch's Monday begins."""
+    return due_at(date.fromisoformat(batch["runDate"]), 7)
+
+
+def readings(batch: Node) -> list[Node]:
+    """Return the price readings that a batch's figures use, each one once, ordered by session."""
+    found = [batch["benchmarkInitialClose"], *(pick["initialClose"] for pick in batch["picks"])]
+    for checkpoint in batch["checkpoints"]:
+        found.append(checkpoint["benchmarkClose"])
+        found += [metric["close"] for metric in checkpoint["metrics"]]
+    by_key = {
+        (reading["tradingDay"], reading["ticker"], reading["readAt"]): reading
+        for reading in found
+        if reading
+    }
+    # The sort is stable, so the readings of one session stay in the order of the figures.
+    return sorted(by_key.values(), key=lambda reading: str(reading["tradingDay"]))
+
+
+def model_name(batch: Node) -> str:
+    """Return the name of the model that made the picks, as it named itself; empty if unknown."""
+    for question in batch["generations"]:
+        if question["accepted"]:
+            return str(question["answeredModel"] or question["requestedModel"])
+    return ""
+
+
+def is_answer_cut(question: Node) -> bool:
+    """Return whether a page shows only the beginning of the answer to a question."""
+    shown_bytes = len(question["answerBeginning"].encode())
+    return bool(question["answerBytes"] > shown_bytes)
+
+
+def split_phrases(batch: Node) -> list[str]:
+    """Return the splits in the latest figures, as in "one NVDA became 10"."""
+    factors: dict[str, Decimal] = {}
+    for checkpoint in batch["checkpoints"]:
+        # A skipped checkpoint has no factors. Those of earlier checkpoints still hold.
+        if checkpoint["benchmarkSplitFactor"]:
+            factors[batch["benchmarkSymbol"]] = Decimal(checkpoint["benchmarkSplitFactor"])
+        for metric in checkpoint["metrics"]:
+            factors[metric["pick"]["ticker"]] = Decimal(metric["splitFactor"])
+    return [
+        f"one {ticker} became {factor.normalize():f}"
+        for ticker, factor in factors.items()
+        if factor != 1
+    ]

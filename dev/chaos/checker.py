@@ -1,0 +1,539 @@
+"""
+Checks the invariants after the storm, in the database and in the simulators' log of requests.
+
+The checker computes everything itself. Of the project's code it uses only the simulated market,
+which is no part of the service. `alpha-monday verify` is a second, separate check.
+"""
+
+import hashlib
+import json
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from app.domain.calendar import Calendar
+from app.simulation.market import Market
+
+NEW_YORK = ZoneInfo("America/New_York")
+# The times of a morning at which closes are requested.
+REQUEST_TIMES = (time(9), time(9, 30), time(10, 30), time(12, 30), time(16, 30), time(20, 30))
+
+# How late, in simulated time, anything may be that needs no provider: reconciliation runs at the
+# end of every jump of the clock.
+MAX_LATENESS = timedelta(hours=2)
+
+# Words of the kinds of harm after which a request may be delayed, see `inv_7_the_limits_held`.
+DELAYING_HARM = ("SIGSTOP", "Postgres", "running")
+# In seconds: a request that arrives later after its grant was delayed by a harm.
+MAX_TRANSIT = 1.5
+# In seconds: how much earlier than its grant a request may seem to arrive, because the simulators
+# read the time from the database.
+CLOCK_TOLERANCE = 0.05
+
+Row = dict[str, Any]
+FetchRows = Callable[[str], list[tuple[Any, ...]]]
+
+
+class InvariantBroken(Exception):
+    """An invariant does not hold; the text shows the rows."""
+
+
+class Observations(NamedTuple):
+    """
+    What the run itself observed.
+
+    `end` is the end of simulated time. `heads` are heads of the journal that were seen. `harm` has
+    how often each kind of harm was done. `problems` are sentences about processes that behaved
+    wrongly. `verify` runs `alpha-monday verify` for a head, on the database or through the API.
+    """
+
+    end: datetime
+    heads: set[tuple[int, str]]
+    harm: Counter[str]
+    problems: list[str]
+    verify: "Callable[[tuple[int, str], str], subprocess.CompletedProcess[str]]"
+
+
+class InvariantChecker:
+    """Everything that was stored and requested, and the invariants."""
+
+    def __init__(self, fetch_rows: FetchRows, request_log: Path, observed: Observations) -> None:
+        self.fetch_rows = fetch_rows
+        self.observed = observed
+        self.batches = self._table("SELECT * FROM batches ORDER BY run_date")
+        self.picks = self._table("SELECT * FROM picks ORDER BY batch_id, position")
+        self.checkpoints = self._table("SELECT * FROM checkpoints ORDER BY batch_id, day")
+        self.metrics = self._table("SELECT * FROM pick_checkpoint_metrics")
+        self.closes = {
+            row["id"]: row for row in self._table("SELECT * FROM closes ORDER BY read_at")
+        }
+        self.splits = self._table("SELECT * FROM splits ORDER BY read_at")
+        self.journal = self._table("SELECT * FROM journal ORDER BY seq")
+        self.generations = self._table("SELECT * FROM generations ORDER BY run_date, attempt")
+        self.jobs = self._table("SELECT * FROM procrastinate_jobs ORDER BY id")
+        lines = map(json.loads, request_log.read_text().splitlines())
+        self.requests = [{**line, "at": datetime.fromisoformat(line["at"])} for line in lines]
+        self.market = Market(Calendar())
+
+    def _table(self, sql: str) -> list[Row]:
+        keys = self.fetch_rows(f"SELECT json_object_keys(to_json(t)) FROM ({sql} LIMIT 1) t")
+        names = [name for (name,) in keys]
+        return [dict(zip(names, row, strict=True)) for row in self.fetch_rows(sql)]
+
+    def invariants(self) -> Iterator[tuple[str, Callable[[], str]]]:
+        """
+        Yield each invariant's name and its function.
+
+        The function raises InvariantBroken, or returns a text with what it counted.
+        """
+        # dir() sorts the names, and so the numbers and letters in them give the order.
+        for name in dir(self):
+            if name.startswith("inv_"):
+                yield name[6:].replace("_", " "), getattr(self, name)
+
+    # The record
+
+    def inv_1_every_Monday_has_one_row(self) -> str:
+        """Every Monday from the first on has a batch; a failed one has a reason, but not MISSED."""
+        run_dates = [row["run_date"] for row in self.batches]
+        mondays = self._mondays_since(min(run_dates))
+        expect(run_dates == mondays, run_dates)
+        failed = [row for row in self.batches if row["status"] == "failed"]
+        questions = Counter(row["run_date"] for row in self.generations)
+        for row in failed:
+            reason, count = row["failure_reason"], questions[row["run_date"]]
+            expect(reason not in (None, "MISSED") and row["failure"], row)
+            expect(count == 3 or reason != "NO_USABLE_ANSWER", row)
+            expect(not self._picks_of(row), row)
+        # A chaos in which most Mondays fail would prove little.
+        expect(len(failed) <= len(mondays) // 3, failed)
+        details = "".join(f"; failed {row['run_date']}: {row['failure_reason']}" for row in failed)
+        return f"{len(mondays)} Mondays, {len(failed)} failed{details}"
+
+    def _mondays_since(self, first: date) -> list[date]:
+        """Return the Mondays from `first` on whose run has begun by the end."""
+        weeks = (self.observed.end.date() - first).days // 7 + 1
+        mondays = [first + timedelta(weeks=week) for week in range(weeks)]
+        return [monday for monday in mondays if at_nine(monday) <= self.observed.end]
+
+    def inv_2_every_fortnight_has_its_days_once(self) -> str:
+        """
+        Every batch has its days that are due by the end, each once and on its date.
+
+        Days after a closed exchange are skipped with MARKET_CLOSED, and only those.
+        """
+        counts: Counter[str] = Counter()
+        for batch in self._made_batches():
+            checkpoints = self._checkpoints_of(batch)
+            days = [row["day"] for row in checkpoints]
+            due = self._due_days(batch)
+            expect(days == due, (batch["run_date"], days, due))
+            expected_status = "completed" if due[-1] == 14 else "active"
+            expect(batch["status"] == expected_status, batch)
+            expect(len(self._picks_of(batch)) == 3, batch)
+            for row in checkpoints:
+                self._check_day(batch, row)
+                counts[_outcome(row)] += 1
+        resolved = counts["computed"] + counts["skipped, MARKET_CLOSED"]
+        unresolved = counts.total() - resolved
+        # Missing prices may cost a few days, but not many.
+        expect(unresolved <= counts.total() // 20, counts)
+        return ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+
+    def _due_days(self, batch: Row) -> list[int]:
+        moments = [at_nine(batch["run_date"] + timedelta(days=day)) for day in range(15)]
+        return [day for day, moment in enumerate(moments) if moment <= self.observed.end]
+
+    def _check_day(self, batch: Row, row: Row) -> None:
+        """Check the date, the status and the number of metrics of one checkpoint."""
+        session = batch["run_date"] + timedelta(days=row["day"] - 1)
+        is_closed = not self.market.calendar.is_session(session) and row["day"] > 0
+        expect(row["checkpoint_date"] == batch["run_date"] + timedelta(days=row["day"]), row)
+        expect((row["skip_reason"] == "MARKET_CLOSED") == is_closed, row)
+        lateness = (row["skipped_at"] or row["taken_at"]) - at_nine(row["checkpoint_date"])
+        expect(lateness >= timedelta(0), row)
+        expect(not is_closed or lateness < MAX_LATENESS, row)
+        metrics = [metric for metric in self.metrics if metric["checkpoint_id"] == row["id"]]
+        is_measured = row["status"] == "computed" and row["day"] > 0
+        expect(len(metrics) == (3 if is_measured else 0), row)
+        if is_measured:
+            expect(row["trading_day"] == session, row)
+
+    def inv_3_every_figure_can_be_computed_again(self) -> str:
+        """
+        Every figure can be computed again from the readings that the rows name.
+
+        The splits in force are used, in the order of docs/record.md.
+        """
+        figures = 0
+        with localcontext(Context(prec=28, rounding=ROUND_HALF_EVEN)):
+            for batch in self._made_batches():
+                initial = self._close(
+                    batch["benchmark_initial_close_id"], "SPY", batch["trading_day"]
+                )
+                expect(initial == batch["benchmark_initial_price"], batch)
+                for row in self._checkpoints_of(batch):
+                    if row["status"] == "computed":
+                        figures += self._check_figures(batch, initial, row)
+        return f"{figures} figures"
+
+    def _check_figures(self, batch: Row, benchmark_initial: Decimal, row: Row) -> int:
+        """Check the figures of one checkpoint; return how many there are."""
+        baseline, session = batch["trading_day"], row["trading_day"]
+        price = self._close(row["benchmark_close_id"], "SPY", session)
+        factor = self._split_factor("SPY", baseline, session)
+        expect((row["benchmark_price"], row["benchmark_split_factor"]) == (price, factor), row)
+        if row["day"] == 0:
+            expect(row["benchmark_return_pct"] is None and price == benchmark_initial, row)
+            return 1
+        benchmark_return = (price * factor - benchmark_initial) / benchmark_initial * 100
+        expect(row["benchmark_return_pct"] == benchmark_return, row)
+        for pick in self._picks_of(batch):
+            self._check_metric(batch, row, pick, benchmark_return=benchmark_return)
+        return 1 + 3 * 4
+
+    def _check_metric(self, batch: Row, row: Row, pick: Row, *, benchmark_return: Decimal) -> None:
+        ticker, baseline, session = pick["ticker"], batch["trading_day"], row["trading_day"]
+        key = (row["id"], pick["id"])
+        (metric,) = [one for one in self.metrics if (one["checkpoint_id"], one["pick_id"]) == key]
+        initial = self._close(pick["initial_close_id"], ticker, baseline)
+        expect(pick["initial_price"] == initial, pick)
+
+        price = self._close(metric["close_id"], ticker, session)
+        factor = self._split_factor(ticker, baseline, session)
+        absolute = (price * factor - initial) / initial * 100
+        expected = (price, factor, absolute)
+        stored = (metric["current_price"], metric["split_factor"], metric["absolute_return_pct"])
+        expect(stored == expected, (ticker, row["checkpoint_date"], stored, expected))
+        expect(metric["vs_benchmark_pct"] == absolute - benchmark_return, metric)
+
+        entry = self.closes[pick["entry_close_id"]]
+        expect(entry["trading_day"] == self._session_from(batch["run_date"]), pick)
+        expect(pick["entry_open"] == entry["open"], pick)
+        since_entry = self._split_factor(ticker, entry["trading_day"], session)
+        from_open = (price * since_entry - entry["open"]) / entry["open"] * 100
+        expect(metric["return_from_open_pct"] == from_open, metric)
+
+    def inv_4_every_reading_equals_the_market(self) -> str:
+        """
+        Every reading equals the simulated market's, and is stored once.
+
+        It is about a day before the day on which it was read.
+        """
+        readings = Counter(
+            (row["ticker"], row["trading_day"], row["open"], row["close"])
+            for row in self.closes.values()
+        )
+        duplicates = [reading for reading, count in readings.items() if count > 1]
+        expect(not duplicates, duplicates)
+        for row in self.closes.values():
+            expect(row["trading_day"] < row["read_at"].astimezone(NEW_YORK).date(), row)
+            ((day, bar),) = self.market.bars(row["ticker"], row["trading_day"], 1)
+            market = (day, Decimal(bar.close), Decimal(bar.open))
+            expect(market == (row["trading_day"], row["close"], row["open"]), row)
+        tickers = {row["ticker"] for row in self.closes.values()}
+        return f"{len(self.closes)} readings of {len(tickers)} tickers"
+
+    def inv_5_the_journal_is_complete_and_only_grew(self) -> str:
+        """The chain of hashes fits, and contains every head that was seen during the run."""
+        previous, chain = "0" * 64, set()
+        for number, entry in enumerate(self.journal, 1):
+            content = json.loads(entry["content"])
+            numbers = (entry["seq"], content["seq"], entry["previous"])
+            expect(numbers == (number, str(number), previous), entry)
+            previous = hashlib.sha256(f"{previous}\n{entry['content']}".encode()).hexdigest()
+            expect(entry["hash"] == previous, entry)
+            chain.add((number, previous))
+        heads = self.observed.heads
+        expect(heads <= chain, sorted(heads - chain))
+        return f"{len(self.journal)} entries, {len(heads)} heads seen on the way"
+
+    def inv_6_verify_fits(self) -> str:
+        """`alpha-monday verify` succeeds on the database and through the API."""
+        newest = max(self.observed.heads)
+        results = [self.observed.verify(newest, source) for source in ("database", "API")]
+        outputs = [result.stdout + result.stderr for result in results]
+        expect(all(result.returncode == 0 for result in results), outputs)
+        last = results[-1]
+        return " ".join((last.stdout or last.stderr).split())[:80]
+
+    # The providers
+
+    def inv_7_the_limits_held(self) -> str:
+        """
+        Grants and requests keep the limits: one a second, five a minute, 25 a day.
+
+        Grants keep them exactly. A request that arrives later after its grant than the ledger's
+        margin may come too close to the next one, by just as much.
+
+        A request arrives later than a grant is valid only for three reasons: its process was
+        suspended between its last look at the clock and the network; it was sent while Postgres
+        was away, from which the simulators have their time; or its job was deleted meanwhile, so
+        that nothing kept simulated time from jumping.
+
+        A request that ended before its grant was granted just before a process that came up after
+        a long outage of Postgres set simulated time back; so the earlier of both times counts.
+        """
+        granted = self.fetch_rows(
+            "SELECT least(at, ended_at), function, symbol FROM operations.provider_requests "
+            "ORDER BY 1, id"
+        )
+        requests = [line for line in self.requests if line["provider"] == "alphavantage"]
+        received = self._match_grants(requests, granted)
+        delayed = [(str(at), transit) for at, transit in received if transit > MAX_TRANSIT]
+        possible_delays = sum(
+            count for kind, count in self.observed.harm.items() if _may_delay(kind)
+        )
+        expect(len(delayed) <= possible_delays, delayed)
+
+        shortest, too_close = {}, 0
+        for count, seconds in ((1, 1), (5, 60), (25, 86_400)):
+            _check_grants(granted, count, seconds)
+            gaps = _gaps(received, count)
+            unexplained = [gap for gap in gaps if gap[0] + gap[1] < seconds]
+            expect(not unexplained, (count, seconds, unexplained))
+            too_close += sum(gap[0] < seconds for gap in gaps)
+            shortest[count] = min(gaps, default=(0.0,))[0]
+
+        refused = sum(line["refused"] in ("burst", "quota") for line in requests)
+        # A delayed request may be refused, and so may the one that it came close to.
+        expect(refused <= too_close + 2 * len(delayed), refused)
+        return (
+            f"{len(received)} received of {len(granted)} granted, 1, 5 and 25 more within no less "
+            f"than {shortest[1]:.2f} s, {shortest[5]:.1f} s and {shortest[25] / 3600:.1f} h; "
+            f"{too_close} came too close, being late by more than the margin "
+            f"({len(delayed)} of them by more than leave lasts); {refused} refused for it"
+        )
+
+    def _match_grants(
+        self, requests: Sequence[Row], granted: Sequence[tuple[datetime, str, str]]
+    ) -> list[tuple[datetime, float]]:
+        """
+        Return when each request was received, and how many seconds after its grant.
+
+        Each grant serves one request.
+        """
+        unused = defaultdict(list)
+        for at, function, ticker in granted:
+            unused[function, ticker].append(at)
+        received = []
+        for request in sorted(requests, key=lambda one: one["at"]):
+            grants = unused[request["function"], _ticker(request)]
+            latest = request["at"] + timedelta(seconds=CLOCK_TOLERANCE)
+            earlier = [at for at in grants if at <= latest]
+            expect(earlier, ("requested without a grant", request))
+            grants.remove(earlier[-1])
+            received.append((request["at"], (request["at"] - earlier[-1]).total_seconds()))
+        return received
+
+    def inv_8_no_more_was_requested_than_needed(self) -> str:
+        """
+        There is one good answer for each ticker and time, and one more for each harm.
+
+        A harm may fall between a request and the transaction that stores its answer; then the next
+        job sends the request again.
+        """
+        good = Counter(
+            (line["function"], _ticker(line), request_period(line["at"], line["function"]))
+            for line in self.requests
+            if _is_good_answer(line)
+        )
+        repeated = {key: count - 1 for key, count in good.items() if count > 1}
+        harm = self.observed.harm.total()
+        repeats = sum(repeated.values())
+        expect(repeats <= harm, repeated)
+        return f"{len(good)} good answers needed, {repeats} asked for again after {harm} harms"
+
+    def inv_9_at_most_three_questions_a_Monday(self) -> str:
+        """
+        A Monday has at most three questions, each stored before it was sent; one may be accepted.
+
+        Questions without an answer are explained by the provider's faults or by a harm.
+        """
+        to_model = [line for line in self.requests if line["provider"] == "openai"]
+        sent = Counter(line["at"].astimezone(NEW_YORK).date() for line in to_model)
+        by_monday = defaultdict(list)
+        for row in self.generations:
+            by_monday[row["run_date"]].append(row)
+        for monday, rows in by_monday.items():
+            expect([row["attempt"] for row in rows] == list(range(1, len(rows) + 1)), rows)
+            expect(len(rows) <= 3 and sent[monday] <= len(rows), (monday, sent[monday], rows))
+            expect(sum(bool(row["accepted"]) for row in rows) <= 1, rows)
+            expect(all(row["accepted"] is not None for row in rows), rows)
+        expect(set(sent) <= set(by_monday), sent)
+        faulty = sum(line["fault"] is not None for line in to_model)
+        additional = len(self.generations) - len(by_monday) - faulty
+        expect(additional <= self.observed.harm.total(), additional)
+        return (
+            f"{len(self.generations)} questions, {sent.total()} received, {faulty} of them "
+            "answered wrongly"
+        )
+
+    # The queue and the processes
+
+    def inv_A_the_queue_is_clean(self) -> str:
+        """No job runs, failed or was given up; each waiting job is due later, and waits once."""
+        status = Counter(job["status"] for job in self.jobs)
+        others = [job for job in self.jobs if job["status"] not in ("succeeded", "todo")]
+        expect(not others, others)
+        waiting = [job for job in self.jobs if job["status"] == "todo"]
+        early = [job for job in waiting if self._is_due(job)]
+        expect(not early, early)
+        copies = Counter(
+            (job["task_name"], json.dumps(job["args"], sort_keys=True)) for job in waiting
+        )
+        expect(max(copies.values(), default=1) == 1, copies.most_common(3))
+        return f"{status['succeeded']} jobs succeeded, {status['todo']} wait for days to come"
+
+    def _is_due(self, job: Row) -> bool:
+        return job["scheduled_at"] is None or job["scheduled_at"] <= self.observed.end
+
+    def inv_B_every_process_is_well(self) -> str:
+        """No process ended by itself or failed to end when stopped; all are healthy at the end."""
+        expect(not self.observed.problems, self.observed.problems)
+        return "none ended by itself but for want of a database; all three answered well at the end"
+
+    def lateness(self) -> Iterator[str]:
+        """Yield lines that say how late checkpoints and batches were, in simulated time."""
+        checkpoints = [
+            (row["skipped_at"] or row["taken_at"]) - at_nine(row["checkpoint_date"])
+            for row in self.checkpoints
+            if row["day"] and row["skip_reason"] != "MISSING_CLOSE"
+        ]
+        batches = [row["created_at"] - at_nine(row["run_date"]) for row in self.batches]
+        for subject, late in (("checkpoints", checkpoints), ("batches", batches)):
+            seconds = sorted(one.total_seconds() for one in late)
+            # quantiles needs at least two values.
+            ninth = seconds[0]
+            if len(seconds) > 1:
+                ninth = quantiles(seconds, n=10, method="inclusive")[-1]
+            yield (
+                f"{len(late)} {subject} were late by {median(seconds):.1f} s (median), "
+                f"{ninth:.0f} s (nine in ten), {seconds[-1]:.0f} s (all)"
+            )
+
+    def _made_batches(self) -> list[Row]:
+        return [row for row in self.batches if row["status"] != "failed"]
+
+    def _checkpoints_of(self, batch: Row) -> list[Row]:
+        return [row for row in self.checkpoints if row["batch_id"] == batch["id"]]
+
+    def _picks_of(self, batch: Row) -> list[Row]:
+        return [row for row in self.picks if row["batch_id"] == batch["id"]]
+
+    def _close(self, reading_id: object, ticker: str, session: date) -> Decimal:
+        reading = self.closes[reading_id]
+        expect((reading["ticker"], reading["trading_day"]) == (ticker, session), reading)
+        return reading["close"]  # type: ignore[no-any-return]
+
+    def _split_factor(self, ticker: str, after: date, through: date) -> Decimal:
+        """Return how many shares one share became; of a day's readings the newest counts."""
+        in_force = {
+            row["effective_date"]: row["factor"] for row in self.splits if row["ticker"] == ticker
+        }
+        product = Decimal(1)
+        for day in sorted(in_force):
+            if after < day <= through:
+                product *= in_force[day]
+        return product
+
+    def _session_from(self, day: date) -> date:
+        """Return the first session on or after `day`."""
+        while not self.market.calendar.is_session(day):
+            day += timedelta(days=1)
+        return day
+
+
+def _outcome(checkpoint: Row) -> str:
+    if checkpoint["status"] == "skipped":
+        return f"skipped, {checkpoint['skip_reason']}"
+    return "computed"
+
+
+def _ticker(request: Row) -> str:
+    """Return the requested ticker in the record's spelling, with a dot."""
+    return request["symbol"].replace("-", ".")  # type: ignore[no-any-return]
+
+
+def _is_good_answer(request: Row) -> bool:
+    """Return whether a request for prices was answered with something that the service stores."""
+    if request["provider"] != "alphavantage":
+        return False
+    return request["fault"] in (None, "partial_bar", "late_bar", "late_split")
+
+
+def _may_delay(kind: str) -> bool:
+    """Return whether a kind of harm may delay a request after its grant."""
+    return any(word in kind for word in DELAYING_HARM)
+
+
+def _check_grants(granted: Sequence[tuple[datetime, str, str]], count: int, seconds: int) -> None:
+    """Check that at most `count` grants lie within any `seconds`."""
+    for (before, *_), (after, *_) in zip(granted, granted[count:], strict=False):
+        is_apart = (after - before).total_seconds() >= seconds
+        expect(is_apart, (count, seconds, before, after))
+
+
+def _gaps(received: Sequence[tuple[datetime, float]], count: int) -> list[tuple[float, float, str]]:
+    """
+    Return the seconds between each request and the one `count` later.
+
+    The second value is the longer transit of the two requests, the third the later one's time. A
+    range with a delayed request is left out: that request is one too many there, and the others are
+    not the cause.
+    """
+    gaps = []
+    for index in range(len(received) - count):
+        within = received[index : index + count + 1]
+        if any(transit > MAX_TRANSIT for _, transit in within):
+            continue
+        (before, first_transit), (after, second_transit) = within[0], within[-1]
+        gaps.append(
+            (
+                (after - before).total_seconds(),
+                max(first_transit, second_transit),
+                str(after),
+            )
+        )
+    return gaps
+
+
+def at_nine(day: date) -> datetime:
+    """Return nine o'clock in New York."""
+    return datetime.combine(day, time(9), NEW_YORK)
+
+
+def request_period(at: datetime, function: str) -> datetime | date:
+    """
+    Return the beginning of the period within which an answer given at `at` serves all jobs.
+
+    It is the last of the day's request times, and for splits the day.
+    """
+    local = at.astimezone(NEW_YORK)
+    if function == "SPLITS":
+        return local.date()
+    # Before nine, the last request time is yesterday's.
+    yesterday = local.date() - timedelta(days=1)
+    moments = _request_times_on(yesterday) + _request_times_on(local.date())
+    return max(moment for moment in moments if moment <= local)
+
+
+def _request_times_on(day: date) -> list[datetime]:
+    return [datetime.combine(day, clock_time, NEW_YORK) for clock_time in REQUEST_TIMES]
+
+
+def expect(holds: object, details: object) -> None:
+    """Raise InvariantBroken with `details` unless `holds` is true."""
+    if not holds:
+        raise InvariantBroken(str(details)[:2000])
+
+
+def count_faults(requests: Sequence[Row]) -> Counter[str]:
+    """Return how often each provider had each fault."""
+    return Counter(f"{line['provider']} {line['fault']}" for line in requests if line["fault"])

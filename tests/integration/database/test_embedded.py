@@ -1,0 +1,102 @@
+"""
+The embedded Postgres after accidents: a kill, a process id of another program, a folder of another
+user.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from app.database.embedded import FAST_SETTINGS, EmbeddedPostgres
+from app.errors import ConfigurationError
+
+
+def lives(folder: Path) -> bool:
+    """Return whether a server starts on the folder and accepts a connection."""
+    with (
+        EmbeddedPostgres(folder, FAST_SETTINGS) as postgres,
+        psycopg.connect(postgres.address()) as conn,
+    ):
+        return conn.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_killed_while_it_is_set_up(tmp_path):
+    """
+    If the machine or container is killed during the first start, nothing is left that a person
+    must remove.
+    """
+    starts = (
+        "from app.database.embedded import EmbeddedPostgres, Path; EmbeddedPostgres(Path()).start()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", starts], cwd=tmp_path, start_new_session=True)
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.glob("*/PG_VERSION")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)  # initdb is of its group
+    process.wait()
+    assert lives(tmp_path)
+    assert not list(tmp_path.glob("initdb-*"))
+
+
+def test_an_owner_that_ends_without_a_server(tmp_path):
+    """
+    `db reset` and a failed start hold the lock for a while; a process that waits for it then
+    starts the server.
+    """
+    postgres = EmbeddedPostgres(tmp_path, FAST_SETTINGS)
+    holds = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
+        "print(flush=True); input()"
+    )
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", holds, tmp_path / "lock"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as owner,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        assert owner.stdout
+        owner.stdout.readline()
+        started = thread.submit(lives, tmp_path)
+        with pytest.raises(TimeoutError):
+            started.result(0.5)
+        owner.communicate(b"\n")
+        assert started.result(30)
+    postgres.reset()
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "mark"}
+
+
+def test_a_number_that_another_process_has_by_now(tmp_path):
+    """After a crash the server's old process id may belong to another program."""
+    assert lives(tmp_path)
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        (tmp_path / "data" / "postmaster.pid").write_text(
+            f"{stranger.pid}\n{tmp_path}\n1\n5432\n/tmp\n\n 1 1\nready\n"
+        )
+        assert lives(tmp_path)
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_socket_folder_that_others_can_reach(tmp_path):
+    """
+    The socket's folder is refused if other users can access it: clients trust the program that
+    listens there.
+    """
+    postgres = EmbeddedPostgres(tmp_path, FAST_SETTINGS)
+    postgres.socket.mkdir()
+    postgres.socket.chmod(0o777)
+    try:
+        with pytest.raises(ConfigurationError, match="can be used by another user"):
+            postgres.start()
+    finally:
+        postgres.stop()
+        postgres.socket.rmdir()

@@ -1,0 +1,874 @@
+"""`alpha-monday verify` names every change of a record, from its database and from its API."""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import psycopg
+import pytest
+from commands import environment, run
+from hostile_bodies import compressed, endless, of_charset, plain
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from job_context import MONDAY, JobHarness, run_until_done
+from job_context import clock as clock
+from job_context import harness as harness
+from msgspec.structs import asdict
+from provider_server import ProviderServer, Reply, says
+from record_server import (
+    BATCH,
+    CHANGES,
+    DAY,
+    METRIC,
+    PICK,
+    app_on,
+    changed,
+    copy_of,
+    record_server,
+    rehearsed,
+    silent,
+    unguarded,
+)
+
+from app.database import pools
+from app.domain import calendar, journal, model
+from app.errors import ConfigurationError, Discrepancy
+from app.ops.verify import ApiRecord, DatabaseRecord, open_api, open_database, verify
+from app.store import batches, generations
+from jobs import daily, picks
+
+__all__ = ["rehearsed"]
+
+AT = datetime(2026, 1, 5, 14, 0, 20, 123456, tzinfo=UTC)
+
+
+@pytest.fixture
+def copy(rehearsed, create) -> str:
+    """A copy of that record to change."""
+    return copy_of(rehearsed, create)
+
+
+def chain(conn: psycopg.Connection) -> list[tuple[int, str]]:
+    """Every entry's number and hash."""
+    return conn.execute("SELECT seq, hash FROM journal ORDER BY seq").fetchall()
+
+
+@pytest.fixture(scope="module")
+def head(rehearsed) -> str:
+    """A copy of the head that another person kept."""
+    with psycopg.connect(rehearsed) as conn:
+        seq, hashed = chain(conn)[-1]
+    return f"{seq}:{hashed}"
+
+
+def rewrite(conn: psycopg.Connection, change: Callable[[dict[str, Any]], None]) -> None:
+    """Write the whole journal again, with every content changed and every hash right."""
+    before = journal.GENESIS_HASH
+    for seq, content in conn.execute("SELECT seq, content FROM journal ORDER BY seq").fetchall():
+        told = json.loads(content)
+        change(told)
+        text = journal.canonical_json(told)
+        hashed = journal.entry_hash(before, text)
+        conn.execute(
+            "UPDATE journal SET content = %s, previous = %s, hash = %s WHERE seq = %s",
+            (text, before, hashed, seq),
+        )
+        before = hashed
+
+
+MORE_CHANGES = [
+    pytest.param(
+        f"UPDATE picks SET initial_price = initial_price + 0.0001 WHERE id = {PICK}",
+        r"The pick .* of 2026-10-12 .*: initial_price is '[\d.]+' in the record, but '[\d.]+' in "
+        r"the journal",
+        id="an initial price",
+    ),
+    pytest.param(
+        f"UPDATE pick_checkpoint_metrics SET vs_benchmark_pct = -vs_benchmark_pct WHERE {METRIC}",
+        r"[A-Z.]+ on day 3 of 2026-10-12 .*: vs_benchmark_pct is",
+        id="a figure",
+    ),
+    pytest.param(
+        "UPDATE closes SET close = close * 2 WHERE id = (SELECT initial_close_id FROM picks "
+        f"WHERE id = {PICK})",
+        r"The reading of [A-Z.]+ of 2026-10-09 \(closes, .*\): close is",
+        id="a reading",
+    ),
+    pytest.param(
+        f"UPDATE batches SET status = 'active' WHERE id = {BATCH}",
+        r"The batch of 2026-10-12 .*: status is 'active' in the record, but 'completed' in the "
+        r"journal",
+        id="a status",
+    ),
+    pytest.param(
+        f"DELETE FROM pick_checkpoint_metrics WHERE {METRIC}",
+        r"[A-Z.]+ on day 3 of 2026-10-12 .* is not in the record, though entry \d+ of the journal "
+        r"records it|The API calls the record damaged: Checkpoint.metrics in the row "
+        r"[0-9a-f-]+ of checkpoints has 2, and must have 3, one of each pick\. \(rule: row\)",
+        id="a row taken out",
+    ),
+    pytest.param(
+        "INSERT INTO corrections SELECT gen_random_uuid(), id, 'note', NULL, 'a', 'b', "
+        f"'Because.', taken_at FROM checkpoints WHERE id = {DAY}",
+        r"The correction of note on day 3 of 2026-10-12 .* is in the record, but no entry of the "
+        r"journal records it",
+        id="a row put in",
+    ),
+    pytest.param(
+        "DELETE FROM journal WHERE seq = 17; UPDATE journal SET seq = -seq WHERE seq > 17; "
+        "UPDATE journal SET seq = -seq - 1 WHERE seq < 0",
+        r"Entry 17 of the journal follows the hash [0-9a-f]{64}, but entry 16 has",
+        id="a middle entry deleted, the others renumbered",
+    ),
+    pytest.param(
+        "UPDATE journal SET content = replace(content, 'BUY', 'SEL') "
+        "WHERE seq = (SELECT min(seq) FROM journal WHERE kind = 'BATCH')",
+        r"Entry \d+ of the journal has the hash [0-9a-f]{64}, but its content gives [0-9a-f]{64}\.",
+        id="a content",
+    ),
+    pytest.param(
+        "UPDATE journal SET at = at + interval '1 microsecond' WHERE seq = 9",
+        r"Entry 9 of the journal: its at is '.*', but its content says '",
+        id="an entry's time",
+    ),
+    pytest.param(
+        "UPDATE journal SET kind = 'CORRECTION' WHERE seq = 9",
+        r"Entry 9 of the journal: its kind is 'CORRECTION', but its content says '",
+        id="an entry's kind",
+    ),
+]
+
+
+def verified(cwd: Path, *arguments: object, **environment: str) -> tuple[int, str]:
+    """Run the command; return its exit code and its output."""
+    done = run("verify", *arguments, cwd=cwd, **environment)
+    return done.returncode, done.stdout + done.stderr
+
+
+async def judged(commanded, copy: str, *arguments: object) -> list[tuple[int, str]]:
+    """Return the output of the command for a copy, read from the database and from a server."""
+    said = []
+    async with record_server(copy) as url:
+        for source, settings in (((), {"DATABASE_URL": copy}), (("--from", url), {})):
+            done = await asyncio.to_thread(commanded, "verify", *source, *arguments, **settings)
+            said.append((done.exit_code, done.output + done.error))
+    return said
+
+
+async def test_a_record_that_fits(commanded, copy, head):
+    """Everything fits; both ways count the same entries and figures, and print the head to keep."""
+    for code, said in await judged(commanded, copy, "--head", head):
+        assert code == 0, said
+        assert f"The head: {head}" in said
+        assert f"Everything fits: {head.split(':')[0]} entries, " in said
+
+
+@pytest.mark.parametrize(("statements", "expected"), CHANGES)
+async def test_the_command_names_what_was_changed(commanded, copy, statements, expected):
+    """Database and API name the same discrepancy, and the command ends with 1."""
+    changed(copy, statements)
+    for code, said in await judged(commanded, copy):
+        assert code == 1, said
+        assert re.search(f"alpha-monday: {expected}", said), said
+
+
+async def discrepancies(copy: str, *heads: tuple[int, str]) -> list[str]:
+    """What does not fit in a copy, by its database and by a server of it."""
+    said = []
+    async with record_server(copy) as url:
+        for opened in (open_database(copy), open_api(url, asyncio.sleep)):
+            with pytest.raises(Discrepancy) as found:
+                async with opened as source:
+                    await verify(source, heads, silent)
+            said.append(str(found.value))
+    return said
+
+
+@pytest.mark.parametrize(("statements", "expected"), MORE_CHANGES)
+async def test_what_was_changed_is_named(copy, statements, expected):
+    """Database and API name the same discrepancy."""
+    changed(copy, statements)
+    for said in await discrepancies(copy):
+        assert re.match(expected, said), said
+
+
+async def test_a_tail_cut_off(commanded, copy, head):
+    """
+    The last entry can be removed together with its rows unnoticed, unless a copy of the head
+    exists.
+    """
+    with unguarded(copy) as conn:
+        (content,) = conn.execute(
+            "DELETE FROM journal WHERE seq = %s RETURNING content", [head.split(":")[0]]
+        ).fetchone()
+        checkpoint = json.loads(content)["checkpoint"]["id"]
+        conn.execute("DELETE FROM pick_checkpoint_metrics WHERE checkpoint_id = %s", [checkpoint])
+        conn.execute("DELETE FROM checkpoints WHERE id = %s", [checkpoint])
+    assert [code for code, _ in await judged(commanded, copy)] == [0, 0]
+    last = int(head.split(":")[0])
+    for code, said in await judged(commanded, copy, "--head", head):
+        assert code == 1
+        assert (
+            f"The journal ends at entry {last - 1}, before entry {last}, of which there is a copy."
+            in said
+        )
+
+
+async def test_a_tail_cut_off_leaves_rows(copy):
+    """The rows of entries that were taken away are named, too."""
+    with unguarded(copy) as conn:
+        conn.execute("DELETE FROM journal WHERE seq > (SELECT max(seq) - 3 FROM journal)")
+    for said in await discrepancies(copy):
+        assert "is in the record, but no entry" in said or "is in the record, but 'a" in said
+
+
+def lie(content: dict[str, Any], *fields: str) -> None:
+    """Say of one morning that its first pick did better."""
+    if content.get("checkpoint", {}).get("day") == "3":
+        content["metrics"][0].update(
+            {field: str(Decimal(content["metrics"][0][field]) + 1) for field in fields}
+        )
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param(
+            ("absolute_return_pct", "vs_benchmark_pct"),
+            "absolute_return_pct is .*, but its prices and splits give .*. The service did not "
+            "compute this figure.",
+            id="a figure",
+        ),
+        pytest.param(
+            ("current_price",),
+            "current_price is .*, but its prices and splits give ",
+            id="a price",
+        ),
+    ],
+)
+async def test_a_consistent_lie(copy, fields, expected):
+    """
+    Rows and journal that lie alike are found out: figures follow from prices, and prices from
+    readings.
+    """
+    with unguarded(copy) as conn:
+        rewrite(conn, lambda content: lie(content, *fields))
+        for field in fields:
+            conn.execute(
+                f"UPDATE pick_checkpoint_metrics SET {field} = {field} + 1 WHERE id = ANY(SELECT "
+                "(content::jsonb #>> '{metrics,0,id}')::uuid FROM journal "
+                "WHERE content::jsonb #>> '{checkpoint,day}' = '3')"
+            )
+    for said in await discrepancies(copy):
+        assert re.match(
+            rf"Entry \d+ of the journal, [A-Z.]+ on day 3 of 2026-10-05: {expected}", said
+        ), said
+
+
+async def test_a_perfect_lie(copy, head):
+    """A journal that was written again is accepted, unless a copy of the head exists."""
+    with unguarded(copy) as conn:
+        rewrite(conn, lambda content: content.get("generation", {}).update(user_prompt="Be kind."))
+        conn.execute("UPDATE generations SET user_prompt = 'Be kind.'")
+    async with open_database(copy) as source:
+        assert (await verify(source, [], silent)).seq > 0
+    seq, hashed = head.split(":")
+    for said in await discrepancies(copy, (int(seq), hashed)):
+        assert f"but the copy of it says {hashed}" in said
+
+
+async def test_not_canonical(copy):
+    """Equal content in other bytes is not canonical."""
+    with unguarded(copy) as conn:
+        before, content = conn.execute(
+            "SELECT previous, content FROM journal ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
+        content = content.replace('"kind":', '"kind": ')
+        change = (content, journal.entry_hash(before, content))
+        conn.execute(
+            "UPDATE journal SET content = %s, hash = %s WHERE seq = (SELECT max(seq) FROM journal)",
+            change,
+        )
+    for said in await discrepancies(copy):
+        assert "is not canonical JSON" in said
+
+
+async def test_an_entry_of_another_batch(copy):
+    """The column by which the API finds a batch's entries is compared, too."""
+    with unguarded(copy) as conn:
+        conn.execute("UPDATE journal SET batch_id = NULL WHERE seq = 9")
+    with pytest.raises(
+        Discrepancy, match="Entry 9 of the journal: its batch_id is 'none', but its content says '"
+    ):
+        async with open_database(copy) as source:
+            await verify(source, [], silent)
+
+
+def renamed(conn: psycopg.Connection, *, told: bool) -> None:
+    """Rename a pick, and write its entry or not."""
+    pick = conn.execute(
+        f"UPDATE picks SET ticker = 'NEWER' WHERE id = {PICK} RETURNING id"
+    ).fetchone()
+    with psycopg.connect(conn.info.dsn, row_factory=psycopg.rows.dict_row) as reading:
+        row = reading.execute("SELECT * FROM picks WHERE id = %s", pick).fetchone()
+        last = reading.execute("SELECT * FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
+    before, row["ticker"] = row["ticker"], "NEWER"
+    after = model.JournalEntry(**{**last, "kind": model.JournalKind(last["kind"])})
+    recorded = {"pick": row, "before": before}
+    entry = journal.next_entry(
+        after, model.JournalKind.PICK_RENAMED, after.at, recorded, row["batch_id"]
+    )
+    if told:
+        columns = ", ".join(asdict(entry))
+        conn.execute(
+            f"INSERT INTO journal ({columns}) VALUES ({', '.join(['%s'] * 7)})",
+            list(asdict(entry).values()),
+        )
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["journalled", "not journalled"])
+async def test_a_record_that_goes_on(copy, told):
+    """
+    What is recorded while an API is read is no discrepancy; what is changed past the journal is
+    one.
+    """
+    changed = []
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what == "entries" and done == total and not changed:
+            with psycopg.connect(copy) as conn:
+                renamed(conn, told=told)
+            changed.append(done)
+
+    async with record_server(copy) as url, open_api(url, asyncio.sleep) as source:
+        if told:
+            assert (await verify(source, [], tell)).seq == changed[0] + 1
+        else:
+            with pytest.raises(
+                Discrepancy,
+                match=r"The pick NEWER of 2026-10-12 .*: ticker is 'NEWER' in the record",
+            ):
+                await verify(source, [], tell)
+    assert changed
+
+
+async def test_a_database_is_read_in_one_snapshot(copy):
+    """What is recorded meanwhile is not seen at all."""
+    changed = []
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what == "entries" and done == total and not changed:
+            with psycopg.connect(copy) as conn:
+                renamed(conn, told=True)
+            changed.append(done)
+
+    async with open_database(copy) as source:
+        assert (await verify(source, [], tell)).seq == changed[0]
+    async with open_database(copy) as source:
+        assert (await verify(source, [], silent)).seq == changed[0] + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(["--head", "12"], "'12' is not the head of a journal", id="no head"),
+        pytest.param(
+            ["--head", f"0:{'a' * 64}"],
+            "is not the head of a journal",
+            id="the entry before the first",
+        ),
+        pytest.param(
+            ["--from", "http://127.0.0.1:9", "--rehearsal"], "exclude each other", id="both at once"
+        ),
+        pytest.param(
+            ["--from", "http://127.0.0.1:9/"],
+            "http://127.0.0.1:9/graphql cannot be reached: ",
+            id="nobody",
+        ),
+        pytest.param(
+            ["--from", "nonsense"],
+            "--from takes the http or https address of a service, not 'nonsense'; for example "
+            "--from https://",
+            id="no address",
+        ),
+    ],
+)
+def test_misuse(commanded, arguments, expected):
+    """What cannot be looked at is one clear line, and 2."""
+    code, _, said = commanded("verify", *arguments)
+    assert code == 2
+    assert expected in said
+    assert "Traceback" not in said
+
+
+def test_no_database(commanded):
+    """A database that is not there could not be verified."""
+    code, _, said = commanded("verify", DATABASE_URL="postgresql://127.0.0.1:9/x")
+    assert code == 2
+    assert said.startswith(
+        "alpha-monday: The record could not be verified. The database at 127.0.0.1:9/x cannot be "
+        "reached"
+    )
+    assert said.endswith("port 9 failed: Connection refused. Check DATABASE_URL.\n")
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        pytest.param(
+            says("hello"),
+            "does not answer as Alpha Monday's API does (status 200)",
+            id="another JSON",
+        ),
+        pytest.param(
+            says({"data": {"service": []}}),
+            "does not answer as Alpha Monday's API does",
+            id="another shape",
+        ),
+        pytest.param(Reply(status=404, body=b"<html>"), "API does (status 404)", id="no JSON"),
+        pytest.param(
+            says({"errors": [{"message": "No\x1b[2J."}]}),
+            r"refuses a query: 'No\x1b[2J.'",
+            id="an error",
+        ),
+        pytest.param(
+            Reply(body=b'{"data": {"service": {"journalHead": null}}, "data": {}}'),
+            "two members of one name",
+            id="twice",
+        ),
+        pytest.param(
+            Reply(body=b'{"data": {"service": {"journalHead": null, "journalHead": null}}}'),
+            "two members of one name",
+            id="twice, and the same",
+        ),
+        pytest.param(
+            Reply(status=308, headers={"Location": "https://elsewhere.example/graphql"}, body=b""),
+            "redirects to https://elsewhere.example/graphql: use that address",
+            id="another place",
+        ),
+    ],
+)
+async def test_another_server(commanded, reply, expected):
+    """A server that is not ours is one clear line, and 2."""
+    async with ProviderServer() as provider:
+        provider.answers = lambda _: reply
+        code, _, said = await asyncio.to_thread(commanded, "verify", "--from", provider.url)
+    assert code == 2
+    assert expected in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        pytest.param(
+            compressed(110_000_000),
+            "answered with more than 100,000,000 bytes",
+            id="a large body in gzip",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            endless(more=b"Content-Encoding: br\r\n"),
+            "in a way that was not asked for",
+            id="in another coding",
+        ),
+        pytest.param(
+            of_charset(b"zlib", 50_000_000),
+            "API does (status 400)",
+            id="in a charset that decompresses",
+        ),
+        pytest.param(
+            plain(200_000_000),
+            "more than 100,000,000 bytes",
+            id="a large body",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            endless(), "more than 100,000,000 bytes", id="without an end", marks=pytest.mark.long
+        ),
+    ],
+)
+async def test_a_body_of_another_server(reply, expected):
+    """It is read up to a limit, however it comes."""
+    async with ProviderServer() as provider, open_api(provider.url, asyncio.sleep) as source:
+        provider.answers = lambda _: reply
+        with pytest.raises(ConfigurationError) as refused:
+            await source.head()
+    assert expected in str(refused.value)
+
+
+async def test_a_busy_server():
+    """
+    A server that asks to slow down gets the request again after its `Retry-After`, but not for
+    ever.
+    """
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    replies = [
+        Reply(status=429, body=b"", headers={"Retry-After": "7"}),
+        Reply(status=503, body=b""),
+        Reply(status=429, body=b"", headers={"Retry-After": "100000"}),
+        says({"data": {"service": {"journalHead": None}}}),
+    ]
+    async with ProviderServer() as provider, open_api(provider.url, sleep) as source:
+        provider.answers = lambda _: replies.pop(0)
+        assert await source.head() is None
+        assert waited == [7.0, 5.0, 60.0]
+        provider.answers = lambda _: Reply(status=429, body=b"")
+        with pytest.raises(Exception, match="status 429"):
+            await source.head()
+
+
+RECORDER = """
+import asyncio, sys
+from datetime import date, timedelta
+from app.database import pools
+from app.domain import calendar, model
+from app.store import batches
+
+async def record(address):
+    async with pools.opened(pools.make_pool(address, max_size=1)) as pool:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        stored = 0
+        for week in range(20):
+            day = date(2026, 1, 5) + timedelta(weeks=week)
+            batch = model.Batch(
+                id=model.batch_id("main", day),
+                series="main",
+                run_date=day,
+                created_at=calendar.due_at(day, 2),
+                status=model.BatchStatus.FAILED,
+                late=True,
+                failure_reason=model.FailureReason.MISSED,
+                failure="Nobody was there.",
+                benchmark_symbol="SPY",
+            )
+            async with pools.transaction(pool) as conn:
+                stored += await batches.insert_failed(conn, batch)
+        print(stored, flush=True)
+
+asyncio.run(record(sys.argv[1]))
+"""
+
+
+async def test_four_processes_record_at_once(database, tmp_path):
+    """The chain has no fork and no gap, and every Monday was recorded exactly once."""
+    pipes = dict.fromkeys(("stdin", "stdout"), asyncio.subprocess.PIPE)
+    recorders = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", RECORDER, database, env=environment(), **pipes
+        )
+        for _ in range(4)
+    ]
+    for one in recorders:
+        assert await asyncio.wait_for(one.stdout.readline(), 60) == b"ready\n"
+    told = await asyncio.gather(
+        *(asyncio.wait_for(one.communicate(b"\n"), 60) for one in recorders)
+    )
+    stored = [int(out) for out, _ in told]
+    assert sum(stored) == 20
+    with psycopg.connect(database) as conn:
+        assert [seq for seq, _ in chain(conn)] == list(range(1, 21))
+    code, said = await asyncio.to_thread(verified, tmp_path, DATABASE_URL=database)
+    assert (code, "Everything fits: 20 entries, 20 rows, 0 figures." in said) == (0, True), said
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
+decimals = st.builds(
+    lambda sign, digits, exponent: Decimal(f"{sign}{digits}E{exponent}"),
+    st.sampled_from(["", "-"]),
+    st.integers(0, 10**40),
+    st.integers(-60, 60),
+)
+DAY_ONE, BATCH_ID = date(2026, 1, 5), model.batch_id("main", date(2026, 1, 5))
+
+
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(said=st.tuples(texts, texts, texts), one=decimals, other=decimals, price=decimals)
+async def test_any_text_and_any_decimal_come_back(database, pool, said, one, other, price):
+    """An entry's row equals the row in Postgres and in the API, for any texts and numbers."""
+    price = abs(price) or Decimal(1)
+    close = model.Close(
+        id=model.batch_id("close", DAY_ONE),
+        ticker="SPY",
+        trading_day=DAY_ONE - timedelta(days=3),
+        open=None,
+        close=price,
+        source=f"x{said[0]}",
+        read_at=AT,
+    )
+    batch = model.Batch(
+        id=BATCH_ID,
+        series="main",
+        run_date=DAY_ONE,
+        created_at=AT,
+        status=model.BatchStatus.ACTIVE,
+        late=False,
+        benchmark_symbol="SPY",
+        benchmark_initial_price=price,
+        benchmark_initial_close_id=close.id,
+        trading_day=close.trading_day,
+    )
+    picks = [
+        model.Pick(
+            id=model.batch_id(ticker, DAY_ONE),
+            batch_id=BATCH_ID,
+            position=position,
+            ticker=ticker,
+            action=model.Action.BUY,
+            reasoning=f"x{said[1]}",
+            initial_price=price,
+            initial_close_id=close.id,
+        )
+        for position, ticker in enumerate(("KO", "MSFT", "XOM"), 1)
+    ]
+    checkpoint = model.Checkpoint(
+        id=model.batch_id("day", DAY_ONE),
+        batch_id=BATCH_ID,
+        day=1,
+        checkpoint_date=DAY_ONE + timedelta(days=1),
+        trading_day=DAY_ONE,
+        status=model.CheckpointStatus.COMPUTED,
+        taken_at=AT,
+        note=said[2],
+        benchmark_price=price,
+        benchmark_close_id=close.id,
+        benchmark_split_factor=Decimal(1),
+        benchmark_return_pct=one,
+    )
+    metrics = [
+        model.PickMetric(
+            id=model.batch_id(f"metric of {pick.ticker}", DAY_ONE),
+            checkpoint_id=checkpoint.id,
+            pick_id=pick.id,
+            current_price=price,
+            close_id=close.id,
+            split_factor=price,
+            absolute_return_pct=one,
+            vs_benchmark_pct=other,
+        )
+        for pick in picks
+    ]
+    question = model.Generation(
+        id=model.batch_id("question", DAY_ONE),
+        series="main",
+        run_date=DAY_ONE,
+        attempt=1,
+        asked_at=AT,
+        requested_model=said[0],
+        prompt_version=said[1],
+        system_prompt=said[2],
+        user_prompt=said[0],
+    )
+    written = {
+        "closes": [close],
+        "batches": [batch],
+        "picks": picks,
+        "checkpoints": [checkpoint],
+        "pick_checkpoint_metrics": metrics,
+        "generations": [question],
+    }
+    with psycopg.connect(database) as conn:
+        conn.execute("SET session_replication_role = replica")
+        for table, rows in written.items():
+            conn.execute(f"DELETE FROM {table}")
+            for columns in map(asdict, rows):
+                marks = ", ".join(["%s"] * len(columns))
+                conn.execute(
+                    f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})",
+                    list(columns.values()),
+                )
+    entry = journal.next_entry(None, model.JournalKind.BATCH, AT, written)
+    expected = {
+        (table, row["id"]): row for table in written for row in json.loads(entry.content)[table]
+    }
+    known = type("Known", (), {"series": {"main"}, "tickers": {"SPY"}})()
+    transport = httpx.ASGITransport(app=app_on(pool))
+    async with httpx.AsyncClient(transport=transport, base_url="http://record") as client:
+        shown = ApiRecord(client, "/graphql", asyncio.sleep)
+        from_the_api = {(table, row["id"]): row async for table, row in shown.rows(known)}
+    async with pool.connection() as conn, conn.transaction():
+        from_the_database = {
+            (table, row["id"]): row async for table, row in DatabaseRecord(conn).rows(known)
+        }
+    assert from_the_api == expected
+    assert from_the_database == expected
+
+
+async def fits(database_address: str) -> tuple[int, int]:
+    """How many entries fit, by the database and by a server of it."""
+    async with open_database(database_address) as source:
+        inside = await verify(source, [], silent)
+    async with record_server(database_address) as url, open_api(url, asyncio.sleep) as source:
+        outside = await verify(source, [], silent)
+    return inside.seq, outside.seq
+
+
+async def test_what_a_person_records(harness, database):
+    """
+    Ended and renamed picks and mornings that were looked at again fit, as does a failed Monday run
+    again.
+    """
+    batch = await harness.make_batch()
+    harness.world.absent |= {("MSFT", MONDAY + timedelta(days=day)) for day in range(3, 14)}
+    await mornings(harness, batch, 1, 2, 3, 4)
+    context, wednesday = harness.context, MONDAY + timedelta(days=2)
+    await picks.end(
+        context.pool,
+        calendar=context.calendar,
+        now=context.now(),
+        run_date=MONDAY,
+        ticker="MSFT",
+        last_session=wednesday,
+        value=Decimal("4.5"),
+        source="8-K of 2026-10-28",
+    )
+    await picks.rename(
+        context,
+        run_date=MONDAY,
+        ticker="AAPL",
+        new="BRK.B",
+        from_session=wednesday,
+        source="8-K",
+        force=True,
+    )
+    await mornings(harness, batch, 4, again=True)
+    await mornings(harness, batch, *range(5, 15))
+    failed = msgspec.structs.replace(batch_of_a_failed_monday(), created_at=context.now())
+    async with pools.transaction(context.pool) as conn:
+        await batches.insert_failed(conn, failed)
+    async with pools.transaction(context.pool) as conn:
+        again_at = failed.created_at + timedelta(minutes=1)
+        again = msgspec.structs.replace(failed, failure="Again.", created_at=again_at)
+        await batches.insert_failed(conn, again, rerun=True)
+    kinds = [entry.kind for entry in await harness.journal()]
+    assert {"PICK_ENDED", "PICK_RENAMED", "FAILURE"} <= set(kinds)
+    assert await fits(database) == (len(kinds), len(kinds))
+
+
+async def test_a_monday_under_way(harness, database):
+    """A question whose batch is not there yet is no discrepancy of an API that cannot show it."""
+    await harness.make_batch()
+    asked_at = calendar.due_at(MONDAY, 7)
+    question = model.Generation(
+        id=model.batch_id("question", MONDAY),
+        series="main",
+        run_date=MONDAY + timedelta(weeks=1),
+        attempt=1,
+        asked_at=asked_at,
+        requested_model="m",
+        prompt_version="1",
+        system_prompt="s",
+        user_prompt="u",
+    )
+    async with pools.transaction(harness.context.pool) as conn:
+        await generations.claim(conn, question)
+    assert await fits(database) == (2, 2)
+    refusal = "The answer was not JSON of the schema: Input data was truncated."
+    answered = msgspec.structs.replace(
+        question, accepted=False, refusal=refusal, answered_at=asked_at, answer=""
+    )
+    async with pools.transaction(harness.context.pool) as conn:
+        await generations.complete(conn, answered, asked_at)
+    assert await fits(database) == (3, 3)
+
+
+async def mornings(
+    harness: JobHarness, batch: model.Batch, *days: int, again: bool = False
+) -> None:
+    """Take these days, each to its end."""
+    for day in days:
+        harness.clock.time = max(harness.clock.time, calendar.due_at(batch.run_date, day))
+        await run_until_done(
+            harness, lambda day=day: daily.take(harness.context, batch.id, day, retake=again)
+        )
+
+
+def batch_of_a_failed_monday() -> model.Batch:
+    """The Monday after."""
+    day = MONDAY + timedelta(weeks=1)
+    return model.Batch(
+        id=model.batch_id("main", day),
+        series="main",
+        run_date=day,
+        created_at=calendar.due_at(day, 2),
+        status=model.BatchStatus.FAILED,
+        late=True,
+        failure_reason=model.FailureReason.MISSED,
+        failure="Nobody was there.",
+        benchmark_symbol="SPY",
+    )
+
+
+# The kind: what a person writes in place of an address.
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        pytest.param(
+            "alpha-monday.example",
+            "not 'alpha-monday.example'; for example --from https://",
+            id="no scheme",
+        ),
+        pytest.param(
+            "localhost:9", "not 'localhost:9'; for example --from https://", id="host and port"
+        ),
+        pytest.param("", "not ''; for example", id="empty"),
+        pytest.param("  ", "not ''; for example", id="blank"),
+        pytest.param("http://", "not 'http://'; for example", id="only a scheme"),
+        pytest.param("https:/alpha-monday.example", "for example --from https://", id="one slash"),
+        pytest.param(
+            "ftp://alpha-monday.example", "for example --from https://", id="another scheme"
+        ),
+        pytest.param("http://h:port", "for example --from https://", id="no port"),
+        pytest.param("http://h:99999", "for example --from https://", id="a port too large"),
+        pytest.param("http://[::1", "for example --from https://", id="an open bracket"),
+        pytest.param("http://a b", "for example --from https://", id="a blank within"),
+        pytest.param(
+            "http://u:secret-word@", "not 'http://'; for example", id="a password, and no host"
+        ),
+        pytest.param("http://127.0.0.1:1/?a=b", "without ? and #", id="a query"),
+        pytest.param(
+            "http://u:secret-word@127.0.0.1:1",
+            "http://127.0.0.1:1/graphql cannot be reached",
+            id="away",
+        ),
+    ],
+)
+def test_an_address_that_is_none(commanded, url, says):
+    """
+    One line, the exit code of what could not be found out, and no database is looked at in its
+    place.
+    """
+    said = commanded("verify", "--from", url)
+    assert (said.exit_code, said.output) == (2, "")
+    assert said.error.count("\n") == 1
+    assert says in said.error
+    assert "secret-word" not in said.error
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"HTTP_PROXY": ":::"}, {"ALL_PROXY": "nonsense://x"}, {"SSL_CERT_FILE": "/nonexistent"}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_an_environment_in_which_nothing_can_be_asked(commanded, settings):
+    """The variables that httpx reads are named; there is no traceback."""
+    said = commanded("verify", "--from", "http://127.0.0.1:1", **settings)
+    assert said.exit_code == 2
+    assert "cannot be asked" in said.error
+    assert "HTTP_PROXY" in said.error
+    assert said.error.count("\n") == 1

@@ -1,0 +1,786 @@
+"""Alpha Vantage over real HTTP: what every body means, and what becomes of its request."""
+
+import asyncio
+import json
+import logging
+import time
+import traceback
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from email.utils import format_datetime
+
+import pytest
+import structlog
+from clocks import HandSetClock
+from hostile_bodies import compressed, endless, endless_headers, plain
+from job_context import logged
+from provider_server import CUT, CUT_IN_THE_BODY, HANGING, STALLED, Reply, refusing, says
+from provider_server import provider as provider
+
+from app.domain.model import Bar
+from app.errors import (
+    ConfigurationError,
+    ProviderBusy,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaSpent,
+    UnknownTicker,
+)
+from app.providers import alpha_vantage
+from app.providers.alpha_vantage import (
+    GRANT_LIFETIME_SECONDS,
+    MAX_ATTEMPTS,
+    AlphaVantage,
+    BarsAnswer,
+)
+from app.providers.rate_limiter import (
+    AlreadyAnswered,
+    RateLimit,
+    RequestLedger,
+    RequestOutcome,
+    rate_limits,
+)
+
+KEY = "ABC123XYZ"
+NOW = datetime(2025, 8, 28, 13, tzinfo=UTC)
+NINE = NOW
+
+NO_LIMITS = rate_limits(1000, 1000, 1000)
+
+# Answers as the documentation and the threads of client libraries show them.
+DAILY_SERIES = """
+{"Meta Data": {"1. Information": "Daily Prices (open, high, low, close) and Volumes",
+ "2. Symbol": "IBM", "3. Last Refreshed": "2025-08-27", "4. Output Size": "Compact",
+ "5. Time Zone": "US/Eastern"},
+ "Time Series (Daily)": {
+  "2025-08-27": {"1. open": "242.8700", "2. high": "245.9600", "3. low": "242.0000",
+   "4. close": "244.8400", "5. volume": "3698372"},
+  "2025-08-26": {"1. open": "240.1000", "2. high": "243.0000", "3. low": "239.5500",
+   "4. close": "242.6300", "5. volume": "3000000"}}}
+"""
+UNKNOWN_SYMBOL = (
+    '{"Error Message": "Invalid API call. Please retry or visit the documentation '
+    '(https://www.alphavantage.co/documentation/) for TIME_SERIES_DAILY."}'
+)
+BAD_KEY = (
+    '{"Error Message": "the parameter apikey is invalid or missing. Please claim your free API key '
+    'on (https://www.alphavantage.co/support/#api-key). It should take less than 20 seconds."}'
+)
+BURST = (
+    '{"Information": "Thank you for using Alpha Vantage! Please consider spreading out your free '
+    "API requests more sparingly (1 request per second). You may subscribe to any of the premium "
+    "plans at https://www.alphavantage.co/premium/ to lift the free key rate limit (25 requests "
+    'per day) and instantly remove all daily rate limits."}'
+)
+DAILY_QUOTA = (
+    '{"Information": "We have detected your API key as ABC123XYZ and our standard API rate limit '
+    "is 25 requests per day. Please subscribe to any of the premium plans at "
+    'https://www.alphavantage.co/premium/ to instantly remove all daily rate limits."}'
+)
+PREMIUM = (
+    '{"Information": "Thank you for using Alpha Vantage! This is a premium endpoint. You may '
+    "subscribe to any of the premium plans at https://www.alphavantage.co/premium/ to instantly "
+    'unlock all premium endpoints"}'
+)
+OLDER_THROTTLE = (
+    '{"Note": "Thank you for using Alpha Vantage! Our standard API call frequency is 5 calls per '
+    "minute and 500 calls per day. Please visit https://www.alphavantage.co/premium/ if you would "
+    'like to target a higher API call frequency."}'
+)
+SPLITS = (
+    '{"symbol": "NVDA", "data": [{"effective_date": "2024-06-10", "split_factor": "10.0000"}, '
+    '{"effective_date": "2021-07-20", "split_factor": "4.0000"}]}'
+)
+NO_QUOTE = '{"Global Quote": {}}'
+
+
+def series(*bars: tuple[str, str, str]) -> Reply:
+    """A daily series of (day, open, close), in the order given."""
+    days = {
+        day: {
+            "1. open": opened,
+            "2. high": "1",
+            "3. low": "1",
+            "4. close": closed,
+            "5. volume": "1",
+        }
+        for day, opened, closed in bars
+    }
+    return says({"Meta Data": {}, "Time Series (Daily)": days})
+
+
+GOOD = series(("2025-08-27", "242.8700", "244.8400"))
+
+
+@pytest.fixture
+def clock() -> HandSetClock:
+    """Nine in New York on a Thursday."""
+    return HandSetClock(NOW)
+
+
+Client = Callable[..., AlphaVantage]
+
+
+@pytest.fixture
+async def client(pool, clock, provider) -> AsyncIterator[Client]:
+    """Make clients of the provider, by default one without limits."""
+    async with AsyncExitStack() as stack:
+
+        def make(
+            base_url: str = "", limits: list[RateLimit] = NO_LIMITS, attempts: int = MAX_ATTEMPTS
+        ) -> AlphaVantage:
+            ledger = RequestLedger(pool, "alphavantage", limits, clock)
+            made = AlphaVantage(KEY, ledger, clock, base_url or provider.url, attempts)
+            stack.push_async_callback(made.close)
+            return made
+
+        yield make
+
+
+async def outcomes(pool) -> list[str | None]:
+    """What became of the requests, in their order."""
+    async with pool.connection() as conn:
+        cursor = await conn.execute("SELECT outcome FROM operations.provider_requests ORDER BY id")
+        return [outcome for (outcome,) in await cursor.fetchall()]
+
+
+async def settle(client: AlphaVantage, answer: BarsAnswer | AlreadyAnswered) -> None:
+    """Do what a job does with an answer."""
+    assert isinstance(answer, BarsAnswer)
+    async with client.ledger.pool.connection() as conn:
+        await client.ledger.store_outcome(conn, answer.grant, RequestOutcome.ANSWERED)
+
+
+async def test_a_daily_series(client, provider, pool):
+    """A good answer gives its bars oldest first, every price exactly as it was written."""
+    provider.play(Reply(DAILY_SERIES.encode()))
+    asked = client()
+    answer = await asked.bars("IBM", NINE)
+    assert answer.bars == [
+        Bar(trading_day=date(2025, 8, 26), open=Decimal("240.1000"), close=Decimal("242.6300")),
+        Bar(trading_day=date(2025, 8, 27), open=Decimal("242.8700"), close=Decimal("244.8400")),
+    ]
+    assert [str(bar.close) for bar in answer.bars] == ["242.6300", "244.8400"]
+    assert await outcomes(pool) == [None]  # until the job has stored what it said
+    await settle(asked, answer)
+    assert await outcomes(pool) == ["answered"]
+
+
+async def test_what_is_asked(client, provider):
+    """A request names the function, the symbol, the free size and the key, and nothing else."""
+    provider.play(GOOD)
+    await client().bars("IBM", NINE)
+    (request,) = provider.requests
+    assert (request.method, request.path) == ("GET", "/query")
+    assert request.query == {
+        "function": "TIME_SERIES_DAILY",
+        "symbol": "IBM",
+        "outputsize": "compact",
+        "apikey": KEY,
+    }
+
+
+async def test_bars_out_of_order(client, provider):
+    """The order of the bars in the answer does not matter."""
+    provider.play(
+        series(("2025-08-26", "2", "2"), ("2025-08-27", "3", "3"), ("2025-08-25", "1", "1"))
+    )
+    answer = await client().bars("IBM", NINE)
+    assert [(bar.trading_day.day, bar.close) for bar in answer.bars] == [(25, 1), (26, 2), (27, 3)]
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["0.0001", "244.8400", "123456789.123456789123456789123456789", "7", "00012.5", "1000000"],
+)
+async def test_a_price_is_kept_to_its_last_digit(client, provider, written):
+    """Between the provider's text and ours there is no float and no rounding."""
+    provider.play(series(("2025-08-27", written, written)))
+    answer = await client().bars("IBM", NINE)
+    assert answer.bars[0].close == Decimal(written)
+    assert answer.bars[0].close.as_tuple() == Decimal(written).as_tuple()
+
+
+NO_DAY = '{"Time Series (Daily)": {"today": {}}}'
+NO_BAR = '{"Time Series (Daily)": {"2025-08-27": 5}}'
+ELSEWHERE = Reply(status=302, headers={"location": "/query"})
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "outcome", "requests"),
+    [
+        pytest.param(UNKNOWN_SYMBOL, UnknownTicker, "unknown", 5, id="unknown symbol"),
+        pytest.param(BAD_KEY, ConfigurationError, "refused", 1, id="bad key"),
+        pytest.param(
+            BURST, ProviderBusy, "failed", 5, id="burst, which mentions the day's limit too"
+        ),
+        pytest.param(DAILY_QUOTA, QuotaSpent, "quota_spent", 1, id="daily quota"),
+        pytest.param(PREMIUM, ConfigurationError, "refused", 1, id="premium"),
+        pytest.param(OLDER_THROTTLE, ProviderBusy, "failed", 5, id="older throttle"),
+        pytest.param(
+            '{"Information": "We are moving."}',
+            ProviderUnavailable,
+            "failed",
+            5,
+            id="another Information",
+        ),
+        pytest.param("{}", UnknownTicker, "unknown", 5, id="empty object"),
+        pytest.param(SPLITS, ProviderUnavailable, "failed", 5, id="another function's answer"),
+        pytest.param(NO_QUOTE, UnknownTicker, "unknown", 5, id="an empty quote"),
+        pytest.param(
+            '{"Time Series (Daily)": []}', UnknownTicker, "unknown", 5, id="an empty list as series"
+        ),
+        pytest.param(
+            '{"Time Series (Daily)": [1]}',
+            ProviderUnavailable,
+            "failed",
+            5,
+            id="a series that is a list",
+        ),
+        pytest.param(NO_DAY, ProviderUnavailable, "failed", 5, id="a day that is none"),
+        pytest.param(NO_BAR, ProviderUnavailable, "failed", 5, id="a bar that is none"),
+        pytest.param(
+            "<html><body>Welcome</body></html>", ProviderUnavailable, "failed", 5, id="HTML"
+        ),
+        pytest.param(DAILY_SERIES[:200], ProviderUnavailable, "failed", 5, id="truncated JSON"),
+        pytest.param("[]", ProviderUnavailable, "failed", 5, id="a list"),
+        pytest.param("null", ProviderUnavailable, "failed", 5, id="null"),
+        pytest.param('"text"', ProviderUnavailable, "failed", 5, id="a string"),
+        pytest.param("", ProviderUnavailable, "failed", 5, id="nothing"),
+        pytest.param(
+            b'{"Information": "\xff\xfe"}', ProviderUnavailable, "failed", 5, id="no UTF-8"
+        ),
+        pytest.param("[" * 100_000, ProviderUnavailable, "failed", 5, id="very deep"),
+        pytest.param(Reply(status=500), ProviderUnavailable, "failed", 5, id="500"),
+        pytest.param(Reply(b"<html>", status=503), ProviderUnavailable, "failed", 5, id="503"),
+        pytest.param(Reply(status=429), ProviderBusy, "failed", 5, id="429"),
+        pytest.param(ELSEWHERE, ProviderUnavailable, "failed", 5, id="redirect"),
+        pytest.param(CUT, ProviderUnavailable, "failed", 5, id="cut before the answer"),
+        pytest.param(CUT_IN_THE_BODY, ProviderUnavailable, "failed", 5, id="cut within the answer"),
+    ],
+)
+async def test_what_an_answer_means(client, provider, pool, reply, error, outcome, requests):
+    """
+    Each answer without data is the error that says what to do, and its request's outcome is written
+    down.
+    """
+    body = reply.encode() if isinstance(reply, str) else reply
+    provider.play(body if isinstance(body, Reply) else Reply(body))
+    with pytest.raises(error) as raised:
+        await client().bars("IBM", NINE)
+    assert type(raised.value) is error
+    assert await outcomes(pool) == [outcome] * requests
+    assert len(provider.requests) == requests
+    assert KEY not in "".join(traceback.format_exception(raised.value))
+    assert KEY not in repr(raised.value.args)
+
+
+async def test_a_refused_connection(client, pool):
+    """Where nobody listens, five attempts were made."""
+    with (
+        refusing() as address,
+        pytest.raises(ProviderUnavailable, match="cannot be reached") as raised,
+    ):
+        await client(address).bars("IBM", NINE)
+    assert KEY not in "".join(traceback.format_exception(raised.value))
+    assert await outcomes(pool) == ["failed"] * 5
+
+
+@pytest.mark.parametrize(
+    "hanging",
+    [pytest.param(HANGING, id="before the answer"), pytest.param(STALLED, id="within the answer")],
+)
+async def test_a_hanging_connection(client, provider, pool, monkeypatch, hanging):
+    """A provider that takes a request and says nothing is left after a time."""
+    monkeypatch.setattr(alpha_vantage, "_TIME_LIMIT", 0.05)
+    provider.play(hanging)
+    with pytest.raises(ProviderUnavailable, match="did not answer within"):
+        await client().bars("IBM", NINE)
+    assert await outcomes(pool) == ["failed"] * 5
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        pytest.param(
+            plain(20_000_000), "more than 5,000,000 bytes", id="plain", marks=pytest.mark.long
+        ),
+        pytest.param(endless(), "more than 5,000,000 bytes", id="in chunks without an end"),
+        pytest.param(compressed(100_000_000), "more than 5,000,000 bytes", id="gzip"),
+        pytest.param(
+            compressed(100_000_000, b"deflate"),
+            "more than 5,000,000 bytes",
+            id="deflate",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            endless(more=b"Content-Encoding: br\r\n"),
+            "Alpha Vantage compressed its answer in a way that was not asked for",
+            id="another coding",
+        ),
+        pytest.param(
+            endless(500), "answered 500", id="of an error nothing is read", marks=pytest.mark.long
+        ),
+        pytest.param(
+            endless_headers(),
+            "cannot be reached",
+            id="headers without an end",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(endless_headers(b"a"), "cannot be reached", id="one header without an end"),
+    ],
+)
+async def test_too_much_of_an_answer(client, provider, reply, error):
+    """An answer without an end is not read to its end, and little of it is held."""
+    one = client(attempts=1)
+    provider.play(GOOD)
+    await one.bars("MSFT", NINE)
+    provider.play(reply)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProviderUnavailable, match=error):
+            await one.bars("IBM", NINE)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16_000_000, f"{peak:,} bytes"
+
+
+async def test_no_compression_is_asked_for(client, provider):
+    """Its bodies are small."""
+    provider.play(GOOD)
+    await client().bars("IBM", NINE)
+    assert [request.headers["accept-encoding"] for request in provider.requests] == ["identity"]
+
+
+async def test_the_burst_text_is_told_from_the_quota(client, provider, pool):
+    """The text about a burst also speaks of 25 requests per day; it is a burst all the same."""
+    assert "25 requests per day" in BURST
+    provider.play(Reply(BURST.encode()), GOOD)
+    assert isinstance(await client().bars("IBM", NINE), BarsAnswer)
+    assert await outcomes(pool) == ["failed", None]
+
+
+async def test_a_spent_quota(client, provider, clock, pool):
+    """
+    A provider that says that the day's quota is spent is left alone for an hour, by everybody.
+    """
+    provider.play(Reply(DAILY_QUOTA.encode()), GOOD)
+    with pytest.raises(QuotaSpent) as raised:
+        await client().bars("IBM", NINE)
+    assert raised.value.at == NOW + timedelta(hours=1)
+    assert "detected your API key as ***" in str(raised.value)
+    with pytest.raises(QuotaSpent) as again:
+        await client().bars("MSFT", NINE)  # another client, another ticker, the same ledger
+    assert again.value.at == NOW + timedelta(hours=1)
+    assert len(provider.requests) == 1
+    clock.time = again.value.at
+    assert isinstance(await client().bars("MSFT", NINE), BarsAnswer)
+
+
+async def test_a_key_that_is_not_accepted_says_what_to_change(client, provider):
+    """The sentence names the setting."""
+    provider.play(Reply(BAD_KEY.encode()))
+    with pytest.raises(ConfigurationError, match="set ALPHA_VANTAGE_API_KEY"):
+        await client().bars("IBM", NINE)
+
+
+async def test_an_unknown_ticker_is_named(client, provider):
+    """The error knows which ticker it is about."""
+    provider.play(Reply(UNKNOWN_SYMBOL.encode()))
+    with pytest.raises(UnknownTicker, match="does not know IBMX") as raised:
+        await client().bars("IBMX", NINE)
+    assert raised.value.ticker == "IBMX"
+
+
+ODD = [
+    "",
+    " 1",
+    "1e3",
+    "1_000",
+    "1,000.00",
+    "-5",
+    "+5",
+    "NaN",
+    "Infinity",
+    "0",
+    "0.0000",
+    "٣",
+    ".",
+    "--",
+    244.84,
+    {},
+]
+
+
+@pytest.mark.parametrize(
+    "bar",
+    [
+        *(pytest.param({"1. open": "242.87", "4. close": odd}, id=f"close {odd}") for odd in ODD),
+        pytest.param({"1. open": "242.87"}, id="no close"),
+    ],
+)
+async def test_a_number_in_odd_form(client, provider, bar):
+    """What is no plain number above zero is refused, naming ticker and session."""
+    provider.play(says({"Time Series (Daily)": {"2025-08-27": bar}}))
+    with pytest.raises(ProviderUnavailable, match=r"^IBM, 2025-08-27: "):
+        await client().bars("IBM", NINE)
+
+
+@pytest.mark.parametrize("opened", [*ODD, None])
+async def test_an_open_in_odd_form(client, provider, opened):
+    """A bar whose open cannot be read has its close all the same."""
+    provider.play(
+        says({"Time Series (Daily)": {"2025-08-27": {"1. open": opened, "4. close": "244.84"}}})
+    )
+    answer = await client().bars("IBM", NINE)
+    assert answer.bars == [Bar(trading_day=date(2025, 8, 27), open=None, close=Decimal("244.84"))]
+
+
+async def test_five_attempts(client, provider, clock, pool):
+    """
+    What may pass is tried five times, with waits that double and vary, told and not lived through.
+    """
+    provider.play(*[Reply(status=503)] * 4, GOOD)
+    answer = await client().bars("IBM", NINE)
+    assert answer.bars
+    assert await outcomes(pool) == ["failed"] * 4 + [None]
+    assert len(clock.slept) == 4
+    for pause, longest in zip(clock.slept, (2, 4, 8, 16), strict=True):
+        assert longest / 2 <= pause <= longest <= 60
+    assert clock.now() - NOW == pytest.approx(
+        timedelta(seconds=sum(clock.slept)), abs=timedelta(seconds=0.001)
+    )
+
+
+@pytest.mark.parametrize(
+    "reply", [UNKNOWN_SYMBOL, "{}", '{"Time Series (Daily)": {}}', '{"Meta Data": {}}']
+)
+async def test_a_ticker_is_unknown_after_five_such_answers(client, provider, clock, pool, reply):
+    """They are spread over more than three minutes: a minute of nonsense makes no fact."""
+    provider.play(Reply(reply.encode()))
+    with pytest.raises(UnknownTicker):
+        await client().bars("IBMX", NINE)
+    assert await outcomes(pool) == ["unknown"] * 5
+    for pause, about in zip(clock.slept, (5, 15, 60, 120), strict=True):
+        assert pause == pytest.approx(about, rel=0.11)
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        pytest.param([UNKNOWN_SYMBOL] * 4 + ["<html>"], id="the last is another"),
+        pytest.param(
+            ["{", UNKNOWN_SYMBOL, UNKNOWN_SYMBOL, UNKNOWN_SYMBOL, UNKNOWN_SYMBOL],
+            id="the first is another",
+        ),
+        pytest.param(
+            [UNKNOWN_SYMBOL, UNKNOWN_SYMBOL, BURST, UNKNOWN_SYMBOL, UNKNOWN_SYMBOL],
+            id="one is a burst",
+        ),
+        pytest.param(["{}", "{}", '{"Note": "We are moving."}', "{}", "{}"], id="one is a notice"),
+        pytest.param(
+            ["{}", "{}", '{"Meta Data": {"2. Symbol": "GE"}}', "{}", "{}"],
+            id="one is about another symbol",
+        ),
+    ],
+)
+async def test_a_ticker_is_not_unknown_if_one_of_five_answers_is_another(client, provider, replies):
+    """The provider did not help, that is all."""
+    provider.play(*(Reply(text.encode()) for text in replies))
+    with pytest.raises((ProviderUnavailable, ProviderBusy)):
+        await client().bars("IBMX", NINE)
+    assert len(provider.requests) == 5
+
+
+async def test_answers_that_a_ticker_is_unknown_are_counted_across_processes(
+    client, provider, clock, pool
+):
+    """The ledger holds them: three of a process that died and two of another are five."""
+    provider.play(Reply(UNKNOWN_SYMBOL.encode()))
+
+    async def dies() -> None:
+        async def dies_too() -> None:
+            async def now_it_does() -> None:
+                raise KeyboardInterrupt
+
+            clock.meanwhile = now_it_does
+
+        clock.meanwhile = dies_too
+
+    clock.meanwhile = dies
+    with pytest.raises(KeyboardInterrupt):
+        await client().bars("IBMX", NINE)
+    assert await outcomes(pool) == ["unknown"] * 3
+    with pytest.raises(UnknownTicker):
+        await client().bars("IBMX", NINE)
+    assert await outcomes(pool) == ["unknown"] * 5
+
+
+async def test_splits_never_make_a_ticker_unknown(client, provider, pool):
+    """They are asked for only of tickers that had prices."""
+    provider.play(Reply(UNKNOWN_SYMBOL.encode()))
+    with pytest.raises(ProviderUnavailable) as raised:
+        await client().splits("NVDA", NINE)
+    assert type(raised.value) is ProviderUnavailable
+    assert await outcomes(pool) == ["unknown"] * 5
+
+
+async def test_an_unknown_notice_is_told_in_its_own_words(client, provider):
+    """After five attempts; redacted before it is shortened, so that no part of the key is left."""
+    provider.play(says({"Information": f"We moved to premium. {'x' * 172} {KEY} is not welcome."}))
+    with pytest.raises(ProviderUnavailable) as raised:
+        await client().bars("IBM", NINE)
+    said = "Alpha Vantage answered with a notice in place of data: We moved to premium. "
+    assert str(raised.value).startswith(said)
+    assert KEY[:3] not in str(raised.value)
+    assert len(provider.requests) == 5
+
+
+async def test_what_cannot_be_read_is_kept_with_the_answer(client, provider, pool):
+    """
+    Each job that shares the answer gets it, without the key; only a row that is new is logged.
+    """
+    bar = {"1. open": "1", "4. close": "2"}
+    odd = {
+        "2025-08-27": bar,
+        "2025-08-26": {**bar, "4. close": KEY},
+        "2025-08-25": {**bar, "4. close": "0"},
+    }
+    provider.play(says({"Time Series (Daily)": odd}))
+    asked, news = client(), []
+    for _ in range(3):
+        asked.clock.forward(hours=1)
+        answer = await asked.bars("IBM", asked.clock.now())
+        assert [row.reason for row in answer.unreadable] == [
+            "IBM, 2025-08-25: a price must be above zero, not '0'.",
+            "IBM, 2025-08-26: '***' is not a price.",
+        ]
+        async with pool.connection() as conn:
+            news.append(
+                await asked.ledger.store_answered(
+                    conn, answer.grant, answer.unreadable[: len(news) + 1]
+                )
+            )
+    assert [[row.day.day for row in rows] for rows in news] == [[25], [26], []]
+    assert await asked.bars("IBM", NINE) == AlreadyAnswered(tuple(answer.unreadable))
+
+
+async def test_old_leave_is_not_used(client, provider, pool):
+    """
+    A process that stood still between its leave and the request asks for leave again, and sends one
+    request.
+    """
+    provider.play(GOOD)
+    asking = client()
+    build, still = asking.http.build_request, [GRANT_LIFETIME_SECONDS + 0.1]
+
+    def after_a_while(*arguments, **more):
+        time.sleep(still.pop() if still else 0)
+        return build(*arguments, **more)
+
+    asking.http.build_request = after_a_while
+    assert (await asking.bars("IBM", NINE)).bars
+    assert len(provider.requests) == 1
+    assert await outcomes(pool) == ["failed", None]
+
+
+async def test_attempts_are_everybodys(client, provider, clock, pool):
+    """
+    Five in all since the work had begun, across clients and waits; whoever comes after them has
+    one.
+    """
+    provider.play(Reply(status=503))
+    for asked in (5, 1, 1):
+        provider.requests.clear()
+        with pytest.raises(ProviderUnavailable):
+            await client().bars("IBM", clock.now(), NINE)
+        assert len(provider.requests) == asked
+        clock.forward(hours=2)
+    provider.requests.clear()
+    with pytest.raises(ProviderUnavailable):
+        await client().bars("IBM", clock.now())  # other work, which begins now
+    assert len(provider.requests) == 5
+
+
+LATER = NOW + timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param("300", id="seconds"),
+        pytest.param(format_datetime(LATER, usegmt=True), id="a date"),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_provider_that_says_when(client, provider, clock, pool, header, status):
+    """
+    Nothing more is spent before the time that it names, by nobody; then it is asked again, as the
+    second attempt.
+    """
+    provider.play(Reply(status=status, headers={"retry-after": header}), GOOD)
+    with logged("WARNING", clock) as lines:
+        for ticker in ("IBM", "MSFT"):
+            with pytest.raises(QuotaSpent) as spent:
+                await client().bars(ticker, NINE)
+            assert abs(spent.value.at - LATER) < timedelta(seconds=2)
+    assert len(provider.requests) == 1
+    assert [line["event"] for line in lines] == ["provider requests paused"]
+    clock.time = spent.value.at
+    assert isinstance(await client().bars("IBM", NINE), BarsAnswer)
+
+
+@pytest.mark.parametrize(
+    "header", ["", "soon", "-5", "0", "9" * 400, "Mon, 99 Foo 2026 00:00:00 GMT"]
+)
+async def test_a_time_that_cannot_be_read(client, provider, header):
+    """It is as if none had been named."""
+    provider.play(Reply(status=429, headers={"retry-after": header}), GOOD)
+    assert isinstance(await client().bars("IBM", NINE), BarsAnswer)
+
+
+async def test_a_minutes_limit_that_we_kept(client, provider, clock):
+    """
+    The older notice names the minute: everybody waits for one, and the second attempt is answered.
+    """
+    provider.play(Reply(OLDER_THROTTLE.encode()), GOOD)
+    assert isinstance(await client().bars("IBM", NINE), BarsAnswer)
+    assert clock.now() - NOW >= timedelta(seconds=61)
+    assert len(provider.requests) == 2
+
+
+async def test_attempts_keep_the_limits(client, provider, pool, clock):
+    """Attempts are requests like any other: the ledger's windows hold for them."""
+    provider.play(*[Reply(status=503)] * 4, GOOD)
+    await client(limits=[RateLimit(1, timedelta(seconds=20))]).bars("IBM", NINE)
+    async with pool.connection() as conn:
+        cursor = await conn.execute(
+            "SELECT at - lag(at) OVER (ORDER BY at) FROM operations.provider_requests ORDER BY at"
+        )
+        (_, *gaps) = [gap for (gap,) in await cursor.fetchall()]
+    assert gaps == [timedelta(seconds=20)] * 4
+
+
+async def test_class_shares_are_asked_with_a_dash(client, provider, pool):
+    """BRK.B is BRK-B at the provider, and BRK.B in our ledger."""
+    provider.play(GOOD)
+    await client().bars("BRK.B", NINE)
+    assert [request.query["symbol"] for request in provider.requests] == ["BRK-B"]
+    async with pool.connection() as conn:
+        cursor = await conn.execute("SELECT symbol FROM operations.provider_requests")
+        assert await cursor.fetchall() == [("BRK.B",)]
+
+
+async def test_class_shares_fall_back_to_the_dot(client, provider, pool, clock):
+    """A provider that knows only the dot is asked with it, and that is remembered."""
+
+    def only_the_dot(request):
+        return GOOD if "." in request.query["symbol"] else Reply(UNKNOWN_SYMBOL.encode())
+
+    provider.answers = only_the_dot
+    asked = client()
+    await settle(asked, await asked.bars("BRK.B", NINE))
+    assert await outcomes(pool) == ["unknown", "answered"]
+    clock.time = NOW + timedelta(days=1)
+    await asked.bars("BRK.B", NINE + timedelta(days=1))
+    assert [request.query["symbol"] for request in provider.requests] == ["BRK-B", "BRK.B", "BRK.B"]
+
+
+async def test_class_shares_that_are_unknown(client, provider, pool):
+    """The five attempts alternate between the dash and the dot; the error has our spelling."""
+    provider.play(Reply(UNKNOWN_SYMBOL.encode()))
+    with pytest.raises(UnknownTicker) as raised:
+        await client().bars("ABC.D", NINE)
+    assert raised.value.ticker == "ABC.D"
+    asked = [request.query["symbol"] for request in provider.requests]
+    assert asked == ["ABC-D", "ABC.D", "ABC-D", "ABC.D", "ABC-D"]
+    assert await outcomes(pool) == ["unknown"] * 5
+
+
+async def test_a_dot_that_did_not_work_is_not_remembered(client, provider, clock):
+    """A provider that knows neither spelling for a while is asked with the dash first again."""
+    asked = client()
+    provider.play(Reply(UNKNOWN_SYMBOL.encode()))
+    with pytest.raises(UnknownTicker):
+        await asked.bars("BRK.B", NINE)
+    clock.forward(minutes=10)
+    provider.requests.clear()
+    provider.play(GOOD)
+    assert isinstance(await asked.bars("BRK.B", clock.now()), BarsAnswer)
+    assert [request.query["symbol"] for request in provider.requests] == ["BRK-B"]
+
+
+async def test_the_dot_is_an_attempt(client, provider):
+    """
+    The spelling changes only after an answer that the ticker is unknown, and five attempts are all.
+    """
+    provider.play(Reply(status=503), Reply(UNKNOWN_SYMBOL.encode()), *[Reply(status=503)] * 2, GOOD)
+    assert isinstance(await client().bars("BRK.B", NINE), BarsAnswer)
+    assert [request.query["symbol"] for request in provider.requests] == ["BRK-B"] * 2 + [
+        "BRK.B"
+    ] * 3
+
+
+async def test_at_most_three_in_flight(client, provider):
+    """Seven tickers at once are three requests at a time."""
+    slow = Reply(GOOD.body, delay=0.5)
+    provider.play(slow)
+    asked = client()
+    await asyncio.gather(*(asked.bars(ticker, NINE) for ticker in "ABCDEFG"))
+    assert len(provider.requests) == 7
+    assert provider.most_in_flight == 3
+
+
+async def test_an_answer_serves_everybody(client, provider, clock):
+    """What was answered since the last time of asking is not asked again, by whichever client."""
+    provider.play(GOOD)
+    first, second = client(), client()
+    await settle(first, await first.bars("IBM", NINE))
+    assert await second.bars("IBM", NINE) == AlreadyAnswered()
+    assert len(provider.requests) == 1
+    clock.time = NOW + timedelta(minutes=30)
+    assert isinstance(await second.bars("IBM", clock.now()), BarsAnswer)
+    assert len(provider.requests) == 2
+
+
+async def test_an_answer_is_not_shared_before_it_is_stored(client, provider, clock):
+    """
+    Whoever comes while an answer is being stored waits; if it never is, the request is made again.
+    """
+    provider.play(GOOD)
+    first, second = client(), client()
+    await first.bars("IBM", NINE)  # and its process dies
+    assert isinstance(await second.bars("IBM", NINE), BarsAnswer)
+    assert clock.now() - NOW == timedelta(seconds=60)
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO"])
+async def test_the_key_is_in_no_line_of_the_log(client, provider, clock, level):
+    """
+    Neither our lines nor the HTTP library's show the key, at any level, whatever was answered.
+    """
+    with logged(level, clock, KEY) as lines:
+        for number, reply in enumerate([BURST, "", "[]", DAILY_SERIES, DAILY_QUOTA]):
+            provider.play(Reply(reply.encode()))
+            try:
+                await client().bars(["A", "B", "C", "IBM", "E"][number], NINE)
+            except (ProviderError, QuotaSpent):
+                structlog.get_logger().exception("in vain")
+    assert len(provider.requests) == 17
+    assert [line["event"] for line in lines].count("in vain") == 4
+    assert KEY not in json.dumps(lines)
+
+
+async def test_the_address_is_nothing_the_library_tells(client, provider, caplog):
+    """
+    Whoever sets up logging (a worker of the queue's command line, say), the library's lines hold no
+    key.
+    """
+    provider.play(GOOD)
+    with caplog.at_level(logging.INFO):
+        await client().bars("IBM", NINE)
+    assert KEY not in caplog.text

@@ -1,0 +1,491 @@
+"""The ledger of requests: its windows hold, whoever asks, and one request serves everybody."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from clocks import HandSetClock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from job_context import logged
+from psycopg.conninfo import make_conninfo
+
+from app.database import pools
+from app.errors import QuotaSpent
+from app.providers.rate_limiter import (
+    COOLDOWN,
+    AlreadyAnswered,
+    Grant,
+    RateLimit,
+    RequestLedger,
+    RequestOutcome,
+    next_allowed_at,
+    rate_limits,
+)
+
+NOW = datetime(2026, 1, 5, 14, 0, 0, tzinfo=UTC)
+FREE = rate_limits(1, 5, 25)  # what a free key allows
+
+
+def ago(*seconds: float) -> list[datetime]:
+    """Times before NOW."""
+    return [NOW - timedelta(seconds=second) for second in seconds]
+
+
+def test_windows_have_a_margin():
+    """A second, a minute and a day, each a little longer."""
+    assert rate_limits(1, 5, 25) == [
+        RateLimit(1, timedelta(seconds=1, milliseconds=100)),
+        RateLimit(5, timedelta(seconds=61)),
+        RateLimit(25, timedelta(hours=24, seconds=1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("times", "wait"),
+    [
+        pytest.param([], 0, id="nothing was asked yet"),
+        pytest.param(ago(0), 1.1, id="one this very moment"),
+        pytest.param(ago(0.4), 0.7, id="one a moment ago"),
+        pytest.param(ago(1.1), 0, id="one second and a tenth ago"),
+        pytest.param(ago(1.099999), 0.000001, id="a microsecond less than that"),
+        pytest.param(ago(2, 10, 20, 30), 0, id="four in the last minute"),
+        pytest.param(
+            ago(2, 10, 20, 30, 40), 21, id="five in the last minute: when the first is 61 s old"
+        ),
+        pytest.param(ago(2, 10, 20, 30, 61), 0, id="five, the first of them 61 s ago"),
+        pytest.param(ago(0.1, 10, 20, 30, 60.5), 1.0, id="the longest of two waits: the second's"),
+        pytest.param(ago(0.1, 10, 20, 30, 45), 16, id="the longest of two waits: the minute's"),
+        pytest.param(
+            ago(*range(3000, 75001, 3000)), 11401, id="25 today: a day and a second after the first"
+        ),
+        pytest.param(ago(*range(3000, 72001, 3000)), 0, id="24 today"),
+        pytest.param(ago(*range(3456, 86401, 3456)), 1, id="25 in exactly a day: one second more"),
+        pytest.param(ago(-600), 601.1, id="one in the future, after the clock was set back"),
+        pytest.param(ago(-600, -500, -400, -300, -1), 601.1, id="five in the future"),
+        pytest.param(ago(-30, 1, 2, 3, 4), 57, id="one of five in the future"),
+    ],
+)
+def test_next_allowed(times, wait):
+    """The next request may go when every window has room for it."""
+    assert next_allowed_at(times, FREE, NOW) == NOW + timedelta(seconds=wait)
+
+
+def test_several_in_a_second():
+    """A paid key: five in a second."""
+    limits = rate_limits(5, 75, 100_000)
+    assert next_allowed_at(ago(0, 0.1, 0.2, 0.3), limits, NOW) == NOW
+    assert next_allowed_at(ago(0, 0.1, 0.2, 0.3, 0.6), limits, NOW) == NOW + timedelta(seconds=0.5)
+
+
+def exceeded(times: list[datetime], limits: list[RateLimit]) -> list[tuple[datetime, RateLimit]]:
+    """Where more requests than a window allows lie within it."""
+    times = sorted(times)
+    return [
+        (time, limit)
+        for limit in limits
+        for time, later in zip(times, times[limit.requests :], strict=False)
+        if later - time < limit.length
+    ]
+
+
+@settings(deadline=None)
+@given(
+    gaps=st.lists(st.floats(0, 30), max_size=60),
+    sizes=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 12)),
+)
+def test_windows_are_never_exceeded(gaps, sizes):
+    """Whenever requests are asked for, as many as may go do, and never more."""
+    limits = [
+        RateLimit(n, timedelta(seconds=s)) for n, s in zip(sizes, (1.1, 10, 100), strict=True)
+    ]
+    granted: list[datetime] = []
+    now = NOW
+    for gap in gaps:
+        now = next_allowed_at(granted[::-1], limits, now + timedelta(seconds=gap))
+        granted.append(now)
+    assert exceeded(granted, limits) == []
+
+
+@pytest.fixture
+def clock() -> HandSetClock:
+    """A clock that stands at NOW."""
+    return HandSetClock(NOW)
+
+
+@pytest.fixture
+def ledger(pool, clock) -> RequestLedger:
+    """A ledger with the limits of a free key."""
+    return RequestLedger(pool, "alpha", FREE, clock)
+
+
+async def requests(pool: pools.Pool) -> list[tuple[object, ...]]:
+    """What the ledger holds: symbol, time in seconds after NOW, outcome."""
+    async with pool.connection() as conn:
+        cursor = await conn.execute(
+            "SELECT symbol, at, outcome FROM operations.provider_requests ORDER BY id"
+        )
+        rows = await cursor.fetchall()
+    return [(symbol, (at - NOW).total_seconds(), outcome) for symbol, at, outcome in rows]
+
+
+async def test_a_job_waits_by_itself(ledger, clock, pool):
+    """One at once, four more with a second between them, the sixth a minute after the first."""
+    for symbol in ("SPY", "KO", "MSFT", "XOM", "IBM", "T"):
+        grant = await ledger.acquire("DAILY", symbol)
+        assert isinstance(grant, Grant)
+        await ledger.store_failure(grant, RequestOutcome.FAILED)
+    assert [at for _, at, _ in await requests(pool)] == [0, 1.1, 2.2, 3.3, 4.4, 61]
+    assert clock.slept == [1.1, 1.1, 1.1, 1.1, 56.6]
+
+
+async def test_a_spent_quota(pool, clock):
+    """
+    When the wait is longer than a job should wait, it is told the time; nothing is written down.
+    """
+    ledger = RequestLedger(pool, "alpha", rate_limits(1, 5, 2), clock)
+    await ledger.acquire("DAILY", "SPY")
+    clock.forward(hours=1)
+    await ledger.acquire("DAILY", "KO")
+    clock.forward(hours=1)
+    with pytest.raises(QuotaSpent) as spent:
+        await ledger.acquire("DAILY", "XOM")
+    assert spent.value.at == NOW + timedelta(hours=24, seconds=1)
+    assert str(spent.value) == "The quota of alpha is spent until 2026-01-06 14:00:01 UTC."
+    assert (clock.slept, len(await requests(pool))) == ([], 2)
+    clock.time = spent.value.at
+    assert isinstance(await ledger.acquire("DAILY", "XOM"), Grant)
+
+
+async def test_a_spent_quota_is_told_in_utc(database, clock):
+    """Also behind a pooler, where sessions keep the server's own time zone."""
+    elsewhere = make_conninfo(database, options="-c timezone=Asia/Tokyo")
+    async with pools.opened(pools.make_pool(elsewhere, pooled=True, max_size=2)) as pool:
+        ledger = RequestLedger(pool, "alpha", rate_limits(1, 5, 1), clock)
+        await ledger.acquire("DAILY", "SPY")
+        with pytest.raises(QuotaSpent, match=r"until 2026-01-06 14:00:01 UTC\.$"):
+            await ledger.acquire("DAILY", "KO")
+
+
+@pytest.mark.parametrize(
+    ("length", "waits"),
+    [
+        pytest.param(timedelta(seconds=62), True, id="62 s"),
+        pytest.param(timedelta(seconds=62, microseconds=1), False, id="a microsecond more"),
+    ],
+)
+async def test_the_longest_wait(pool, clock, length, waits):
+    """A job waits for 62 seconds, and no longer."""
+    ledger = RequestLedger(pool, "alpha", [RateLimit(1, length)], clock)
+    await ledger.acquire("DAILY", "SPY")
+    if waits:
+        assert isinstance(await ledger.acquire("DAILY", "KO"), Grant)
+    else:
+        with pytest.raises(QuotaSpent):
+            await ledger.acquire("DAILY", "KO")
+
+
+async def test_at_most_three_are_open(pool, clock):
+    """
+    The fourth gets leave when one of them is answered, so that nothing that has leave waits to be
+    sent.
+    """
+    ledger = RequestLedger(pool, "alphavantage", [RateLimit(1000, timedelta(seconds=1))], clock)
+    first, *_ = [await ledger.acquire("TIME_SERIES_DAILY", ticker) for ticker in "ABC"]
+    assert isinstance(first, Grant)
+    clock.meanwhile = lambda: ledger.store_failure(first, RequestOutcome.ANSWERED)
+    before = clock.now()
+    assert isinstance(await ledger.acquire("TIME_SERIES_DAILY", "D"), Grant)
+    assert clock.now() - before == timedelta(seconds=1)
+
+
+async def test_providers_have_ledgers_of_their_own(ledger, pool, clock):
+    """What one was asked does not count for another."""
+    await ledger.acquire("DAILY", "SPY")
+    assert isinstance(await RequestLedger(pool, "beta", FREE, clock).acquire("DAILY", "SPY"), Grant)
+    assert clock.slept == []
+
+
+async def settle(
+    ledger: RequestLedger,
+    grant: Grant | AlreadyAnswered,
+    outcome: RequestOutcome = RequestOutcome.ANSWERED,
+) -> None:
+    """Write down what became of a request."""
+    assert isinstance(grant, Grant)
+    async with ledger.pool.connection() as conn:
+        await ledger.store_outcome(conn, grant, outcome)
+
+
+@pytest.mark.parametrize(
+    ("since", "shared"),
+    [
+        pytest.param(timedelta(seconds=-5), True, id="answered after then"),
+        pytest.param(timedelta(seconds=2), True, id="answered at that moment"),
+        pytest.param(timedelta(seconds=2, microseconds=1), False, id="answered before then"),
+        pytest.param(None, False, id="any answer would be too old"),
+    ],
+)
+async def test_an_answer_is_shared(ledger, clock, pool, since, shared):
+    """What was answered since then needs no second request."""
+    grant = await ledger.acquire("DAILY", "SPY", NOW)
+    clock.forward(seconds=2)
+    await settle(ledger, grant)
+    clock.forward(minutes=20)
+    again = await ledger.acquire("DAILY", "SPY", NOW + since if since else None)
+    assert isinstance(again, AlreadyAnswered) is shared
+    assert len(await requests(pool)) == (1 if shared else 2)
+
+
+@pytest.mark.parametrize(("function", "symbol"), [("DAILY", "KO"), ("SPLITS", "SPY")])
+async def test_only_the_same_question_is_shared(ledger, function, symbol):
+    """Another ticker or another function is another question."""
+    await settle(ledger, await ledger.acquire("DAILY", "SPY", NOW))
+    assert isinstance(await ledger.acquire(function, symbol, NOW), Grant)
+
+
+@pytest.mark.parametrize("outcome", [RequestOutcome.FAILED, RequestOutcome.REJECTED])
+async def test_what_brought_nothing_is_not_shared(ledger, clock, pool, outcome):
+    """After a failure the next one asks."""
+    grant = await ledger.acquire("DAILY", "SPY", NOW)
+    await ledger.store_failure(grant, outcome)
+    assert isinstance(await ledger.acquire("DAILY", "SPY", NOW), Grant)
+    assert [told for *_, told in await requests(pool)] == [outcome, None]
+    assert clock.slept == [1.1], "it counts all the same"
+
+
+async def test_a_request_in_flight_is_waited_for(ledger, clock, pool):
+    """Whoever needs the same waits for the answer and shares it."""
+    grant = await ledger.acquire("DAILY", "SPY", NOW)
+    clock.meanwhile = lambda: settle(ledger, grant)
+    assert isinstance(await ledger.acquire("DAILY", "SPY", NOW), AlreadyAnswered)
+    assert clock.slept == [1]
+    assert await requests(pool) == [("SPY", 0, "answered")]
+
+
+async def test_a_request_in_flight_that_fails(ledger, clock):
+    """Then whoever waited asks itself."""
+    grant = await ledger.acquire("DAILY", "SPY", NOW)
+    clock.meanwhile = lambda: ledger.store_failure(grant, RequestOutcome.FAILED)
+    assert isinstance(await ledger.acquire("DAILY", "SPY", NOW), Grant)
+
+
+async def test_a_request_in_flight_lapses(ledger, clock, pool):
+    """
+    A request without an outcome was cut off with its process; after a minute it is asked again.
+    """
+    await ledger.acquire("DAILY", "SPY", NOW)
+    assert isinstance(await ledger.acquire("DAILY", "SPY", NOW), Grant)
+    assert [at for _, at, _ in await requests(pool)] == [0, 60]
+    assert clock.slept == [1] * 60
+
+
+async def test_an_outcome_is_written_once(ledger, pool):
+    """What comes after a lapse does not rewrite what was said."""
+    grant = await ledger.acquire("DAILY", "SPY", NOW)
+    await ledger.store_failure(grant, RequestOutcome.FAILED)
+    await settle(ledger, grant, RequestOutcome.ANSWERED)
+    assert [told for *_, told in await requests(pool)] == ["failed"]
+
+
+async def test_an_answer_that_was_not_stored_is_none(ledger, clock, pool):
+    """
+    The outcome belongs to the transaction that stores the answer: rolled back, the request is still
+    in flight.
+    """
+    grant = await ledger.acquire("DAILY", "SPY", NOW)
+    async with pool.connection() as conn, conn.transaction(force_rollback=True):
+        await ledger.store_outcome(conn, grant, RequestOutcome.ANSWERED)
+    assert await requests(pool) == [("SPY", 0, None)]
+
+
+async def test_a_provider_whose_quota_is_spent_rests(ledger, clock, pool):
+    """It said so although our count did not: it is left alone for an hour, and others are not."""
+    grant = await ledger.acquire("DAILY", "SPY", NOW)
+    clock.forward(seconds=3)
+    await ledger.store_failure(grant, RequestOutcome.QUOTA_SPENT, clock.now() + COOLDOWN)
+    clock.forward(seconds=3)
+    for symbol in ("SPY", "KO"):
+        with pytest.raises(QuotaSpent) as spent:
+            await ledger.acquire("DAILY", symbol, NOW)
+        assert spent.value.at == NOW + timedelta(hours=1, seconds=3)
+    assert isinstance(await RequestLedger(pool, "beta", FREE, clock).acquire("DAILY", "KO"), Grant)
+    clock.time = spent.value.at - timedelta(seconds=10)
+    assert isinstance(await ledger.acquire("DAILY", "KO", NOW), Grant)
+    assert clock.slept == [10]
+
+
+async def test_an_answer_is_shared_while_the_provider_rests(ledger, clock):
+    """What is known already needs no quota."""
+    await settle(ledger, await ledger.acquire("DAILY", "SPY", NOW))
+    clock.forward(seconds=2)
+    await ledger.store_failure(
+        await ledger.acquire("DAILY", "KO", NOW), RequestOutcome.QUOTA_SPENT, clock.now() + COOLDOWN
+    )
+    assert isinstance(await ledger.acquire("DAILY", "SPY", NOW), AlreadyAnswered)
+
+
+async def test_a_clock_that_was_set_back(ledger, clock, pool):
+    """
+    Requests that lie hours ahead were sent before it was: they move back with it, and the windows
+    hold as ever.
+    """
+    for symbol in ("SPY", "KO", "MSFT", "AAPL", "NVDA"):
+        await settle(ledger, await ledger.acquire("DAILY", symbol, NOW))
+        clock.forward(seconds=2)
+    clock.slept.clear()
+    clock.time = NOW - timedelta(hours=3)
+    with logged("WARNING", clock) as lines:
+        await ledger.acquire("DAILY", "BRK.B")
+        await ledger.acquire("DAILY", "UPS")
+    # The newest of five was sent at the latest just now, the first of them eight seconds before.
+    assert clock.slept == [pytest.approx(61 - 8), pytest.approx(2)]
+    assert [(line["event"], line["by"]) for line in lines] == [
+        ("clock set back, ledger adjusted", "3:00:08")
+    ]
+    assert all(at < 0 for _, at, _ in await requests(pool))
+
+
+async def test_an_answer_of_a_time_that_was_taken_back(ledger, clock):
+    """What was answered after a nine o'clock that comes again is asked again."""
+    await settle(ledger, await ledger.acquire("DAILY", "SPY", NOW))
+    clock.forward(hours=-3)
+    await ledger.acquire("DAILY", "KO")
+    clock.forward(hours=3)
+    assert isinstance(await ledger.acquire("DAILY", "SPY", NOW), Grant)
+
+
+async def test_a_rest_before_the_clock_was_set_back(ledger, clock):
+    """
+    It is as long as the provider said, and not longer by the hours that are lived through again.
+    """
+    await ledger.store_failure(
+        await ledger.acquire("DAILY", "SPY"), RequestOutcome.QUOTA_SPENT, clock.now() + COOLDOWN
+    )
+    clock.forward(hours=-3)
+    with pytest.raises(QuotaSpent) as spent:
+        await ledger.acquire("DAILY", "KO")
+    assert spent.value.at == clock.now() + COOLDOWN
+
+
+async def test_another_machines_clock(ledger, clock, pool):
+    """A request a little ahead is waited for: two clocks are never quite the same."""
+    await settle(ledger, await ledger.acquire("DAILY", "SPY", NOW))
+    clock.forward(seconds=-30)
+    await ledger.acquire("DAILY", "KO")
+    assert [at for _, at, _ in await requests(pool)] == [0, 1.1]
+
+
+async def test_a_clock_that_was_set_forward(ledger, clock):
+    """Earlier requests look old; when the provider says that it is too much, its word holds."""
+    await settle(ledger, await ledger.acquire("DAILY", "SPY"))
+    clock.forward(days=2)
+    await ledger.store_failure(
+        await ledger.acquire("DAILY", "KO"), RequestOutcome.QUOTA_SPENT, clock.now() + COOLDOWN
+    )
+    assert clock.slept == []
+    with pytest.raises(QuotaSpent) as spent:
+        await ledger.acquire("DAILY", "MSFT")
+    assert spent.value.at == clock.now() + COOLDOWN
+
+
+async def test_a_rest_is_told_once(ledger, clock):
+    """
+    Of three requests under way, all refused, one says that the provider is left alone from now on.
+    """
+    grants = [await ledger.acquire("DAILY", symbol) for symbol in ("SPY", "KO", "MSFT")]
+    with logged("WARNING", clock) as lines:
+        for grant in grants:
+            await ledger.store_failure(
+                grant, RequestOutcome.FAILED, clock.now() + timedelta(minutes=5)
+            )
+    assert [line["event"] for line in lines] == ["provider requests paused"]
+
+
+async def test_failures_in_a_row(ledger, clock, pool):
+    """Whoever made them, since the work had begun, up to the last answer; a spent quota is none."""
+    for outcome in ("failed", "answered", "unknown", "quota_spent", "refused", "failed"):
+        await ledger.store_failure(await ledger.acquire("DAILY", "SPY"), RequestOutcome(outcome))
+        clock.forward(minutes=2)
+    await ledger.store_failure(await ledger.acquire("DAILY", "KO"), RequestOutcome.FAILED)
+    another = RequestLedger(pool, "alpha", FREE, clock)
+    assert await another.failures("DAILY", "SPY", NOW) == ["failed", "unknown"]
+    assert await another.failures("DAILY", "SPY", NOW + timedelta(minutes=6)) == ["failed"]
+    assert await another.failures("SPLITS", "SPY", NOW) == []
+
+
+# A process of its own, in real time: asks for leave as fast as it gets it, and prints what it was
+# given.
+HAMMER = """
+import asyncio, json, sys
+from datetime import timedelta
+from app.database import pools
+from app.providers.rate_limiter import RateLimit, RequestLedger, RequestOutcome
+from jobs.context import RealClock
+
+async def main(address, name, count):
+    limits = [RateLimit(1, timedelta(milliseconds=50)), RateLimit(5, timedelta(milliseconds=600))]
+    async with pools.opened(pools.make_pool(address, max_size=3)) as pool:
+        ledger = RequestLedger(pool, "alpha", limits, RealClock())
+        async def ask(number):
+            grant = await ledger.acquire("DAILY", f"{name}{number}")
+            sent = RealClock().now().isoformat()
+            await ledger.store_failure(grant, RequestOutcome.FAILED)
+            return grant.id, sent
+        print("ready", flush=True)
+        sys.stdin.readline()
+        print(json.dumps(await asyncio.gather(*map(ask, range(int(count))))))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_three_processes(database):
+    """
+    Three processes, each with several requests at once: no window is exceeded, no request is lost
+    or doubled.
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", HAMMER, database, name, "8"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in "ABC"
+    ]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 3
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    granted = [
+        grant for process in processes for grant in json.loads(process.communicate(timeout=60)[0])
+    ]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+
+    rows = stored(database)
+    assert sorted(id for id, _ in granted) == [id for id, _, _ in rows]
+    assert sorted(symbol for _, symbol, _ in rows) == sorted(
+        f"{name}{number}" for name in "ABC" for number in range(8)
+    )
+    limits = [RateLimit(1, timedelta(milliseconds=50)), RateLimit(5, timedelta(milliseconds=600))]
+    times = [at for _, _, at in rows]
+    assert exceeded(times, limits) == []
+    assert len({symbol[0] for _, symbol, _ in rows[:12]}) > 1, "they took turns"
+    at = {id: at for id, _, at in rows}
+    assert all(datetime.fromisoformat(sent) >= at[id] for id, sent in granted), (
+        "leave comes before the request"
+    )
+    # 24 requests take four full windows and some of a fifth; the ledger itself adds little.
+    assert timedelta(seconds=2.4) <= max(times) - min(times) < timedelta(seconds=10)
+
+
+def stored(address: str) -> list[tuple[int, str, datetime]]:
+    """The requests in the order in which they were granted."""
+    with psycopg.connect(address) as conn:
+        return conn.execute(
+            "SELECT id, symbol, at FROM operations.provider_requests ORDER BY id"
+        ).fetchall()

@@ -1,0 +1,711 @@
+"""
+An independent verifier computes every figure of `trackRecord` again, from docs/record.md and the
+rows of the API alone.
+"""
+
+import asyncio
+import json
+import math
+import re
+import urllib.request
+from collections import defaultdict
+from datetime import date, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from functools import reduce
+from hashlib import sha256, shake_256
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from choosers import SKILLED, Chooser, record
+from msgspec.structs import replace
+from record_server import record_server
+
+ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs" / "record.md").read_text()
+OPERATION = (ROOT / "graphql" / "operations" / "TrackRecord.graphql").read_text()
+
+# The independent verifier, from here ...
+
+(ROWS,) = re.findall(r"```graphql\n(.*?)```", DOCS, re.DOTALL)
+Z = 1.959963984540054
+
+
+def asked(url, query, **variables):
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"{url}/graphql", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        found = json.load(answer)
+    assert "errors" not in found, found["errors"]
+    return found["data"]
+
+
+def rows(url):
+    after, more = None, True
+    while more:
+        page = asked(url, ROWS, after=after)["batches"]
+        yield from page["nodes"]
+        more, after = page["pageInfo"]["hasNextPage"], page["pageInfo"]["endCursor"]
+
+
+def last_open(batch, days):
+    open_days = [
+        one
+        for one in batch["checkpoints"]
+        if one["day"] in days and one["skipReason"] != "MARKET_CLOSED"
+    ]
+    last = max(open_days, key=lambda one: one["day"], default=None)
+    return last if last and last["status"] == "COMPUTED" else None
+
+
+def figures_at(checkpoint):
+    return {one["pick"]["id"]: one for one in checkpoint["metrics"]}
+
+
+def total(values):
+    return reduce(
+        lambda so_far, value: so_far + value, sorted(values, key=lambda v: (abs(v), v)), Decimal(0)
+    )
+
+
+def mean(values):
+    return total(values) / len(values)
+
+
+def average(values):
+    if not values:
+        return {"mean": None, "median": None}
+    ordered = sorted(values)
+    return {
+        "mean": mean(values),
+        "median": mean(ordered[(len(values) - 1) // 2 : len(values) // 2 + 1]),
+    }
+
+
+def six(value):
+    text = f"{float(value):.6f}"
+    return text.removeprefix("-") if not float(text) else text
+
+
+def between(low, high):
+    return {"low": six(low), "high": six(high)}
+
+
+def inside(t, freedom):
+    """
+    The probability that Student's t lies between -t and t (the finite sums for whole degrees of
+    freedom).
+    """
+    angle = math.atan(t / math.sqrt(freedom))
+    square = math.cos(angle) ** 2
+    term, series = (math.cos(angle) if freedom % 2 else 1.0), 0.0
+    for n in range(freedom // 2):
+        series += term
+        term *= square * ((2 * n + 2) / (2 * n + 3) if freedom % 2 else (2 * n + 1) / (2 * n + 2))
+    series *= math.sin(angle)
+    return 2 / math.pi * (angle + series) if freedom % 2 else series
+
+
+def t_for(outside, freedom):
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        half = (low + high) / 2
+        low, high = (half, high) if inside(half, freedom) < 1 - outside else (low, half)
+    return low
+
+
+def weeks_of(batches):
+    held, without = defaultdict(list), 0
+    for one in batches:
+        if not one["middle"]:
+            without += 1
+            continue
+        monday, number, middle = (
+            date.fromisoformat(one["runDate"]),
+            len(one["picks"]),
+            figures_at(one["middle"]),
+        )
+        first = total(
+            [one["sign"](pick, middle[pick["id"]]["vsBenchmarkPct"]) for pick in one["picks"]]
+        )
+        moved, end = (Decimal(one[name]["benchmarkReturnPct"]) for name in ("middle", "end"))
+        held[monday].append((number, first, moved))
+        held[monday + timedelta(7)].append(
+            (number, total([pick["alpha"] for pick in one["picks"]]) - first, end - moved)
+        )
+    weeks = []
+    for monday, parts in sorted(held.items()):
+        number = sum(part[0] for part in parts)
+        weeks.append(
+            {
+                "monday": str(monday),
+                "picks": number,
+                "excessPct": total([part[1] for part in parts]) / number,
+                "benchmarkPct": total([part[2] * part[0] for part in parts]) / number,
+            }
+        )
+    return weeks, without
+
+
+def estimated(weeks, outside):
+    """
+    The estimates of some weeks; the interval beyond beta misses with the probability `outside`.
+    """
+    found = {
+        "meanPct": None,
+        "meanInterval": None,
+        "beta": None,
+        "beyondBetaPct": None,
+        "beyondBetaInterval": None,
+    }
+    x, y = (
+        [Fraction(float(week[name])) for week in weeks] for name in ("benchmarkPct", "excessPct")
+    )
+    n = len(weeks)
+    if not n:
+        return found
+    x_mean, y_mean = sum(x) / n, sum(y) / n
+    sxx, syy = sum((v - x_mean) ** 2 for v in x), sum((v - y_mean) ** 2 for v in y)
+    sxy = sum((a - x_mean) * (b - y_mean) for a, b in zip(x, y, strict=True))
+    nothing = Fraction(1, 10**20) * n * max(map(abs, x + y)) ** 2
+    found["meanPct"] = six(y_mean)
+    if n > 1 and syy > nothing:
+        reach = t_for(0.05, n - 1) * math.sqrt(syy / (n - 1) / n)
+        found["meanInterval"] = between(y_mean - Fraction(reach), y_mean + Fraction(reach))
+    if n > 1 and sxx > nothing:
+        beta = sxy / sxx
+        found["beta"] = six(beta)
+        if n > 2:
+            beyond, rest = y_mean - beta * x_mean, syy - beta * sxy
+            found["beyondBetaPct"] = six(beyond)
+            if rest > nothing:
+                error = math.sqrt(rest / (n - 2) * (Fraction(1, n) + x_mean**2 / sxx))
+                reach = Fraction(t_for(outside, n - 2) * error)
+                found["beyondBetaInterval"] = between(beyond - reach, beyond + reach)
+                found["probability"] = 1 - inside(abs(float(beyond)) / error, n - 2)
+    return found
+
+
+def tossed(picks):
+    if not picks:
+        return None
+    lines = "".join(f"{pick['monday']} {pick['ticker']} {pick['vs']}\n" for pick in picks)
+    seed = sha256(lines.encode()).hexdigest()
+    eights = [[float(pick["alpha"]) for pick in picks[n : n + 8]] for n in range(0, len(picks), 8)]
+    bits = [shake_256(f"{seed}/{g}".encode("ascii")).digest(1000) for g in range(len(eights))]
+
+    def with_signs(signs):
+        so_far = 0.0
+        for eight, byte in zip(eights, signs, strict=True):
+            within = 0.0
+            for n, alpha in enumerate(eight):
+                within += alpha if byte >> n & 1 else -alpha
+            so_far += within
+        return so_far / len(picks)
+
+    own = with_signs([255] * len(eights))
+    draws = sorted(with_signs([one[d] for one in bits]) for d in range(1000))
+    a, b = draws[0], draws[-1]
+    edges = [a + (b - a) * n / 20 for n in range(20)] + [b]
+    counts = [sum(edges[n] <= draw < edges[n + 1] for draw in draws) for n in range(19)]
+    return {
+        "draws": 1000,
+        "seed": seed,
+        "belowPct": six(
+            (sum(draw < own for draw in draws) + sum(draw == own for draw in draws) / 2)
+            * 100
+            / 1000
+        ),
+        "interval": between(draws[25], draws[-26]),
+        "bins": [
+            {**between(edges[n], edges[n + 1]), "count": count}
+            for n, count in enumerate([*counts, 1000 - sum(counts)])
+        ],
+    }
+
+
+def judged(every, scored, part):
+    if part:
+        words = DOCS.split("> Only the whole", 1)[1].split("\n\n")[0].replace("\n> ", " ")
+        return {"finding": None, "words": f"Only the whole{words}", "looks": [], "nextLook": None}
+    if not every:
+        words = "There is nothing to judge: the series has no Monday yet."
+        return {"finding": None, "words": words, "looks": [], "nextLook": None}
+    first, last = (date.fromisoformat(every[n]["runDate"]) for n in (0, -1))
+    looks = []
+    while True:
+        k = len(looks) + 1
+        on = first + timedelta(weeks=52 * k)
+        newest = str(on - timedelta(14))
+        waits = any(
+            one["status"] == "ACTIVE" and not one["late"] and one["runDate"] <= newest
+            for one in every
+        )
+        if on > last or waits:
+            break
+        counted = [one for one in scored if one["runDate"] <= newest]
+        weeks, _ = weeks_of(counted)
+        found = estimated(weeks, 0.05 / (k * (k + 1)))
+        finding = None
+        if len(counted) >= 30 and found["beyondBetaInterval"]:
+            finding = "BETTER" if float(found["beyondBetaPct"]) > 0 else "WORSE"
+            if found["probability"] > 0.05 / (k * (k + 1)):
+                finding = "UNDECIDED"
+        looks.append(
+            {
+                "number": k,
+                "on": str(on),
+                "sharePct": six(5 / (k * (k + 1))),
+                "batches": len(counted),
+                "weeks": len(weeks),
+                "beyondBetaPct": found["beyondBetaPct"],
+                "interval": found["beyondBetaInterval"],
+                "finding": finding,
+            }
+        )
+    then = f"The {'next' if looks else 'first'} look is on {on}."
+    if on <= last:
+        then = f"The look of {on} is held when every batch that it counts is completed."
+    return {
+        "finding": looks[-1]["finding"] if looks else None,
+        "words": f"{first_sentence(looks, scored)} {then}",
+        "looks": looks,
+        "nextLook": str(on),
+    }
+
+
+def first_sentence(looks, scored):
+    if not looks:
+        some = f"{len(scored)} scored {'batch' if len(scored) == 1 else 'batches'}"
+        return f"Too early to tell skill from luck: {some} so far."
+    last = looks[-1]
+    if last["batches"] < 30:
+        return (
+            f"The look of {last['on']} found {last['batches']} scored batches; a verdict needs 30."
+        )
+    if not last["finding"]:
+        return (
+            f"The look of {last['on']} found weeks that are all alike, or a benchmark that never "
+            "moved: no verdict."
+        )
+    what = {
+        "BETTER": "the picks did better than luck explains",
+        "WORSE": "the picks did worse than bad luck explains",
+        "UNDECIDED": "the record could not be told from luck",
+    }[last["finding"]]
+    v, low, high = (
+        f"{Decimal(text):+.2f}"
+        for text in (last["beyondBetaPct"], last["interval"]["low"], last["interval"]["high"])
+    )
+    return (
+        f"At the look of {last['on']}, over {last['weeks']} weeks, {what}: beyond the benchmark "
+        f"and its beta, they added {v} % a week, with an interval from {low} to {high} %."
+    )
+
+
+def results(groups):
+    return {
+        "count": len(groups),
+        **{
+            name: average([mean([pick[key] for pick in group]) for group in groups])
+            for name, key in (
+                ("alphaPct", "alpha"),
+                ("directionalReturnPct", "directed"),
+                ("absoluteReturnPct", "return"),
+            )
+        },
+    }
+
+
+def computed_again(batches, first=None, last=None, action=None):
+    """Every figure of `trackRecord`, from the rows of the API."""
+    every = sorted(batches, key=lambda one: one["runDate"])
+    every = [
+        one
+        for one in every
+        if (not first or one["runDate"] >= first) and (not last or one["runDate"] <= last)
+    ]
+    for one in every:
+        one["picks"] = sorted(
+            (p for p in one["picks"] if action in (None, p["action"])), key=lambda p: p["ticker"]
+        )
+        one["middle"] = last_open(one, range(1, 8))
+        one["end"] = last_open(one, range(1, 15)) if one["status"] == "COMPLETED" else None
+        assert (one["end"] or {}).get("day") == (one["result"] or {}).get("day")
+        one["sign"] = lambda pick, text: (
+            -Decimal(text) if pick["action"] == "SELL" else Decimal(text)
+        )
+        for pick in one["picks"] if one["end"] else []:
+            figures = figures_at(one["end"])[pick["id"]]
+            pick |= {
+                "monday": one["runDate"],
+                "vs": figures["vsBenchmarkPct"],
+                "alpha": one["sign"](pick, figures["vsBenchmarkPct"]),
+                "directed": one["sign"](pick, figures["absoluteReturnPct"]),
+                "return": Decimal(figures["absoluteReturnPct"]),
+            }
+    scored = [one for one in every if one["end"] and not one["late"]]
+    counted = [one for one in scored if one["picks"]]
+    picks = [pick for one in counted for pick in one["picks"]]
+    hits, n = sum(pick["alpha"] > 0 for pick in picks), len(picks)
+    share = Fraction(hits, n) if n else None
+    curve, summed, highest, fall = [], Decimal(0), Decimal(0), Decimal(0)
+    for one in counted:
+        alpha = mean([pick["alpha"] for pick in one["picks"]])
+        summed += alpha
+        curve.append({"runDate": one["runDate"], "alphaPct": alpha, "sumPct": summed})
+        highest = max(highest, summed)
+        fall = max(fall, highest - summed)
+    weeks, without = weeks_of(counted)
+    wilson = None
+    if n:
+        middle, reach = (
+            share + Z * Z / (2 * n),
+            Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)),
+        )
+        low, high = ((middle + sign * reach) / (1 + Z * Z / n) * 100 for sign in (-1, 1))
+        wilson = between(low if hits else 0, 100 if hits == n else high)
+    scores = [
+        {
+            "id": p["id"],
+            "runDate": p["monday"],
+            "ticker": p["ticker"],
+            "action": p["action"],
+            "alphaPct": p["alpha"],
+        }
+        for p in picks
+    ]
+    statuses = [one["status"] for one in every]
+    estimates = estimated(weeks, 0.05)
+    estimates.pop("probability", None)
+    return {
+        "firstRunDate": every[0]["runDate"] if every else None,
+        "lastRunDate": every[-1]["runDate"] if every else None,
+        "verdict": judged(every, scored, first or last or action),
+        "batches": {
+            "total": len(every),
+            **{name: statuses.count(name.upper()) for name in ("active", "completed", "failed")},
+            "late": sum(one["late"] and one["status"] != "FAILED" for one in every),
+            "unresolved": sum(one["status"] == "COMPLETED" and not one["end"] for one in every),
+            "scored": len(scored),
+        },
+        "picks": {
+            "total": sum(len(one["picks"]) for one in every),
+            "finished": n,
+            "hits": hits,
+            "hitRatePct": six(100 * share) if n else None,
+            "hitRateInterval": wilson,
+        },
+        "pickResults": results([[pick] for pick in picks]),
+        "batchResults": results([one["picks"] for one in counted]),
+        "best": max(scores, key=lambda score: score["alphaPct"], default=None),
+        "worst": min(scores, key=lambda score: score["alphaPct"], default=None),
+        "curve": curve[-520:],
+        "drawdownPct": fall,
+        "weeklyExcess": {
+            "count": len(weeks),
+            "withoutMiddle": without,
+            **estimates,
+            "weeks": weeks[-520:],
+        },
+        "randomActions": tossed(picks),
+    }
+
+
+# ... to here.
+
+
+def compare(found, ours, where="trackRecord"):
+    """
+    Compare the API's track record with the one that was computed independently: exact figures as
+    numbers, the others as texts.
+    """
+    if isinstance(ours, Decimal):
+        assert Decimal(found) == ours, where
+    elif isinstance(ours, dict):
+        assert found is not None, where
+        assert set(found) == set(ours), where
+        for name in ours:
+            compare(found[name], ours[name], f"{where}.{name}")
+    elif isinstance(ours, list):
+        assert len(found) == len(ours), where
+        for n, (one, other) in enumerate(zip(found, ours, strict=True)):
+            compare(one, other, f"{where}[{n}]")
+    else:
+        assert found == ours, where
+
+
+AT = "2026-01-05T14:00:00Z"
+BETWEEN = Decimal("7.25")
+
+
+def plant(database, fortnights):
+    """
+    Write batches with their middle (day 5) and result (day 12), as real weeks have them, and a day
+    8 between.
+    """
+    with psycopg.connect(database) as conn:
+        conn.execute(
+            "SET session_replication_role = replica"
+        )  # figures without prices: the triggers would refuse
+
+        def add(table, **row):
+            places = ", ".join(["%s"] * len(row))
+            conn.execute(
+                f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", list(row.values())
+            )
+
+        for one in fortnights:
+            batch, has_picks = uuid4(), bool(one.picks)
+            add(
+                "batches",
+                id=batch,
+                series="main",
+                run_date=one.run_date,
+                created_at=AT,
+                status=one.status,
+                late=one.late,
+                benchmark_symbol="SPY",
+                failure=None if has_picks else "No.",
+                failure_reason=None if has_picks else "MISSED",
+                benchmark_initial_price=1 if has_picks else None,
+                benchmark_initial_close_id=uuid4() if has_picks else None,
+                trading_day=one.run_date - timedelta(3) if has_picks else None,
+            )
+            ids = [uuid4() for _ in one.picks]
+            for n, (id, pick) in enumerate(zip(ids, one.picks, strict=True), 1):
+                add(
+                    "picks",
+                    id=id,
+                    batch_id=batch,
+                    position=n,
+                    ticker=pick.ticker,
+                    action=pick.action,
+                    reasoning="It rises.",
+                    initial_price=1,
+                    initial_close_id=uuid4(),
+                    ended=False,
+                )
+            # Day 8 has figures that enter nothing: the first week ends before it. All other days
+            # are closed.
+            moves = {5: one.middle_benchmark_pct, 8: BETWEEN, 12: one.benchmark_pct}
+            days = 0
+            if has_picks:
+                days = 8 if one.status == "active" else 15
+            for day in range(days):
+                checkpoint, moved = uuid4(), moves.get(day)
+                is_computed, reason = (
+                    day == 0 or moved is not None,
+                    "MISSING_CLOSE" if day in moves else "MARKET_CLOSED",
+                )
+                computed = {
+                    "trading_day": one.run_date + timedelta(day - 1),
+                    "benchmark_price": 1,
+                    "benchmark_close_id": uuid4(),
+                    "benchmark_split_factor": 1,
+                    "benchmark_return_pct": moved,
+                }
+                add(
+                    "checkpoints",
+                    id=checkpoint,
+                    batch_id=batch,
+                    day=day,
+                    taken_at=AT,
+                    checkpoint_date=one.run_date + timedelta(day),
+                    status="computed" if is_computed else "skipped",
+                    skip_reason=None if is_computed else reason,
+                    skipped_at=None if is_computed else AT,
+                    **(computed if is_computed else {}),
+                )
+                for id, pick in zip(ids, one.picks, strict=True) if moved is not None else []:
+                    figure = {
+                        5: pick.middle_vs_benchmark_pct,
+                        8: BETWEEN,
+                        12: pick.vs_benchmark_pct,
+                    }[day]
+                    add(
+                        "pick_checkpoint_metrics",
+                        id=uuid4(),
+                        checkpoint_id=checkpoint,
+                        pick_id=id,
+                        current_price=1,
+                        close_id=uuid4(),
+                        split_factor=1,
+                        vs_benchmark_pct=figure,
+                        unusual_move=False,
+                        ended=False,
+                        absolute_return_pct=pick.absolute_return_pct,
+                    )
+
+
+def changed(fortnights, weeks, **values):
+    """These batches, some of them with other values."""
+    return [
+        replace(one, **values) if n in weeks and one.picks else one
+        for n, one in enumerate(fortnights)
+    ]
+
+
+INDIFFERENT = Chooser()
+
+
+def years(mondays, seed=1, chooser=INDIFFERENT):
+    """
+    A record with late batches, batches without a middle, ties, and two batches that are still
+    active.
+    """
+    made = changed(record(chooser, seed, mondays), (5, 17), late=True)
+    made = changed(made, (7, 8, 30), middle_benchmark_pct=None)
+    made = [
+        replace(one, picks=made[n - 1].picks) if n in (12, 13) and made[n - 1].picks else one
+        for n, one in enumerate(made)
+    ]
+    return changed(made, (mondays - 2, mondays - 1), status="active", benchmark_pct=None)
+
+
+def quiet(mondays):
+    """A record in which nothing moves."""
+    still = record(Chooser(), 1, mondays)
+    nothing = Decimal("0.00")
+    figures = {
+        "middle_vs_benchmark_pct": nothing,
+        "vs_benchmark_pct": nothing,
+        "absolute_return_pct": nothing,
+    }
+    still = [replace(one, picks=[replace(pick, **figures) for pick in one.picks]) for one in still]
+    return changed(still, range(mondays), middle_benchmark_pct=nothing, benchmark_pct=nothing)
+
+
+def on_a_line(mondays, slope="0.5000", base="0.1000"):
+    """
+    A record whose weeks lie exactly on a line: each pick's excess is a part of the benchmark's
+    change, and more.
+    """
+    slope, base = Decimal(slope), Decimal(base)
+
+    def in_line(one):
+        if one.middle_benchmark_pct is None or one.benchmark_pct is None:
+            return replace(one, late=True)
+        middle, end = slope * one.middle_benchmark_pct + base, slope * one.benchmark_pct + 2 * base
+        sign = {"BUY": 1, "SELL": -1}
+        picks = [
+            replace(
+                pick,
+                middle_vs_benchmark_pct=sign[pick.action] * middle,
+                vs_benchmark_pct=sign[pick.action] * end,
+            )
+            for pick in one.picks
+        ]
+        return replace(one, picks=picks)
+
+    return [in_line(one) for one in record(Chooser(), 1, mondays)]
+
+
+def scored(mondays):
+    """The first batches of a record that are scored."""
+    return [one for one in record(Chooser(), 4, 40) if one.benchmark_pct is not None][:mondays]
+
+
+RECORDS = [
+    pytest.param([], "nothing to judge", id="no batch"),
+    pytest.param(
+        scored(1), "1 scored batch so far", id="one batch: two weeks, a beta and nothing beyond it"
+    ),
+    pytest.param(scored(2), "2 scored batches so far", id="two batches"),
+    pytest.param(scored(3), "The first look is on", id="three batches"),
+    pytest.param(
+        changed(scored(3), (0, 1, 2), late=True), "0 scored batches so far", id="only late ones"
+    ),
+    pytest.param(
+        changed(scored(3), (0, 1, 2), middle_benchmark_pct=None),
+        "3 scored",
+        id="none with a middle",
+    ),
+    pytest.param(years(58), "could not be told from luck", id="a year"),
+    pytest.param(
+        years(58, 2, SKILLED), "The next look is on", id="a year of a chooser who knows something"
+    ),
+    pytest.param(
+        years(110, 3, replace(SKILLED, skill=2.0)), "better than luck", id="two looks, better"
+    ),
+    pytest.param(years(58, 3, replace(SKILLED, skill=-3.0)), "worse than bad luck", id="worse"),
+    pytest.param(
+        changed(years(58), (20,), status="active"),
+        "is held when every batch",
+        id="a look that waits",
+    ),
+    pytest.param(
+        changed(years(58), (17,), status="active", late=True),
+        "At the look",
+        id="late ones are not awaited",
+    ),
+    pytest.param(
+        changed(years(58), range(25), benchmark_pct=None),
+        "a verdict needs 30",
+        id="a look at too few",
+    ),
+    pytest.param(quiet(56), "weeks that are all alike", id="nothing moves"),
+    pytest.param(on_a_line(58), "weeks that are all alike", id="weeks on a line"),
+    pytest.param(
+        on_a_line(58, "-1.3000", "-0.7000"),
+        "weeks that are all alike",
+        id="weeks on a line that falls",
+        marks=pytest.mark.long,
+    ),
+    pytest.param(
+        on_a_line(58, "0.0010", "3.0000"),
+        "weeks that are all alike",
+        id="on a line that is almost level",
+    ),
+    pytest.param(
+        on_a_line(110, "1.0000", "0.0000"),
+        "weeks that are all alike",
+        id="two looks",
+        marks=pytest.mark.long,
+    ),
+    pytest.param(
+        changed(years(58), range(58), middle_benchmark_pct=Decimal(0), benchmark_pct=Decimal(0)),
+        "never moved",
+        id="a benchmark that never moves",
+    ),
+]
+
+
+async def check(database, **arguments):
+    """
+    Compare the track record of a database with what the independent verifier makes of its rows;
+    return its words.
+    """
+    async with record_server(database) as url:
+        found = (await asyncio.to_thread(asked, url, OPERATION, **arguments))["trackRecord"]
+        batches = await asyncio.to_thread(lambda: list(rows(url)))
+    renamed = {"from": "first", "to": "last"}
+    part = {renamed.get(name, name): value for name, value in arguments.items()}
+    compare(found, computed_again(batches, **part))
+    return found["verdict"]["words"]
+
+
+@pytest.mark.parametrize(("fortnights", "words"), RECORDS)
+async def test_the_independent_verifier_comes_to_the_same(fortnights, words, database):
+    """Whole records: short ones, ones without any moves, and ones with interim analyses."""
+    plant(database, fortnights)
+    assert words in await check(database)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param({"from": "2020-03-10"}, id="from a day that is no Monday"),
+        pytest.param({"to": "2020-06-15"}, id="up to a Monday"),
+        pytest.param({"from": "2020-03-09", "to": "2020-03-09"}, id="one Monday"),
+        pytest.param({"action": "SELL"}, id="only the SELLs"),
+        pytest.param({"action": "BUY", "from": "2020-05-04"}, id="the BUYs since"),
+        pytest.param({"from": "2050-01-03"}, id="nothing"),
+    ],
+)
+async def test_the_independent_verifier_comes_to_the_same_of_a_part(arguments, database):
+    """Of parts of a year."""
+    plant(database, years(58))
+    assert (await check(database, **arguments)).startswith("Only the whole series")

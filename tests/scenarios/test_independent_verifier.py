@@ -1,0 +1,240 @@
+"""
+The independent verifier, written from the documents alone (tests/support/independent_verifier), and
+the documents' texts.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+from commands import run, served
+from eventful import eventful
+from graphql import parse, validate
+from independent_verifier.api import CLOSES, ENTRIES, ROWS, SPLITS
+from independent_verifier.refused import RecordRefused
+from independent_verifier.verifier import Found
+from independent_verifier.verifier import verify as verify_from_outside
+from record_server import CHANGES, changed, copy_of, record_server, rehearsed, silent
+from tampering import forge, one_of_each_rule
+
+from api.schema import schema
+from app.domain.verification.discrepancies import Rule
+from app.domain.verification.entries import MEMBERS, TABLES
+from app.ops.verify import open_database, verify
+from tests.integration.domain import (
+    test_rules_changes,
+    test_rules_checkpoints,
+    test_rules_eventful,
+    test_rules_marks,
+    test_rules_mondays,
+    test_rules_rows,
+)
+from tests.integration.domain.test_rules_marks import moved
+
+DOCS = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
+
+__all__ = ["eventful", "moved", "rehearsed"]
+
+OF_CALM_WEEKS = [
+    *test_rules_changes.FORGERIES,
+    *test_rules_mondays.FORGERIES,
+    *test_rules_checkpoints.FORGERIES,
+    *test_rules_rows.FORGERIES,
+]
+OF_MOVES = test_rules_marks.FORGERIES
+OF_EVENTS = [
+    pytest.param(rule, change, id=f"{rule}: {name}")
+    for name, (rule, change) in test_rules_eventful.FORGERIES.items()
+]
+BY_SQL = test_rules_rows.FORGERIES_BY_SQL
+
+# Forgeries that break two rules at once, and which one the independent verifier names, because of
+# the order of its checks.
+ALSO_BROKEN: dict[str, str] = {}
+
+
+async def outside(database: str, head: tuple[int, str] | None = None) -> Found:
+    """What the independent verifier finds at a server of a record."""
+    async with record_server(database) as url:
+        return await asyncio.to_thread(verify_from_outside, url, head)
+
+
+async def refused(database: str, head: tuple[int, str] | None = None) -> str:
+    """The rule by which the independent verifier refuses a record."""
+    with pytest.raises(RecordRefused) as found:
+        await outside(database, head)
+    return found.value.rule
+
+
+def rule_of(request: pytest.FixtureRequest, rule: str) -> str:
+    """The rule that the independent verifier names for a forgery."""
+    return ALSO_BROKEN.get(request.node.callspec.id, rule)
+
+
+async def test_the_independent_verifier_agrees(rehearsed, create):
+    """Four weeks fit, seen from outside as from inside."""
+    copy = copy_of(rehearsed, create)
+    async with open_database(copy) as source:
+        ours = await verify(source, [], silent)
+    assert (await outside(copy, (ours.seq, ours.hash))).entries == ours.seq
+
+
+async def test_the_independent_verifier_agrees_about_moves(moved):
+    """Two weeks with falls, splits, a skipped day and an end fit, too."""
+    assert (await outside(moved)).entries == 19
+
+
+@pytest.mark.parametrize(
+    "statements", [pytest.param(case.values[0], id=case.id) for case in CHANGES]
+)
+async def test_the_independent_verifier_finds_what_was_changed(rehearsed, create, statements):
+    """What `verify` names, the independent verifier finds, too."""
+    copy = copy_of(rehearsed, create)
+    changed(copy, statements)
+    assert await refused(copy) in ("row", "chain")
+
+
+async def test_the_independent_verifier_finds_a_tail_cut_off(rehearsed, create):
+    """By a copy of the head, that is."""
+    copy = copy_of(rehearsed, create)
+    head = test_rules_rows.head_of(copy)
+    changed(copy, "DELETE FROM journal WHERE seq = (SELECT max(seq) FROM journal)")
+    assert await refused(copy, head) == "head"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("rule", "change"), OF_CALM_WEEKS)
+async def test_the_independent_verifier_names_the_rule(rehearsed, create, request, rule, change):
+    """Rows and chain fit: only the document's rules find it."""
+    copy = copy_of(rehearsed, create)
+    forge(copy, change)
+    assert await refused(copy) == rule_of(request, rule)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("rule", "change"), OF_MOVES)
+async def test_the_independent_verifier_names_the_rule_of_moves(
+    moved, create, request, rule, change
+):
+    """The same of a record with moves and splits."""
+    copy = copy_of(moved, create)
+    forge(copy, change)
+    assert await refused(copy) == rule_of(request, rule)
+
+
+async def test_the_independent_verifier_agrees_about_all_events(eventful):
+    """A record in which everything has happened fits."""
+    assert (await outside(eventful)).rows > 700
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("rule", "change"), OF_EVENTS)
+async def test_the_independent_verifier_names_the_rule_of_events(
+    eventful, create, request, rule, change
+):
+    """The same of a record in which everything has happened."""
+    copy = copy_of(eventful, create)
+    forge(copy, change)
+    assert await refused(copy) == rule_of(request, rule)
+
+
+@pytest.mark.parametrize(("rule", "change"), one_of_each_rule(BY_SQL))
+async def test_the_independent_verifier_names_the_rule_of_a_single_change(
+    rehearsed, create, request, rule, change
+):
+    """The same of an entry or a row that was changed by itself."""
+    copy = copy_of(rehearsed, create)
+    head = test_rules_rows.head_of(copy) if rule == "head" else None
+    change(copy)
+    assert await refused(copy, head) == rule_of(request, rule)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "row", [pytest.param(*case.values, id=case.id) for case in test_rules_marks.UNCOUNTED]
+)
+async def test_the_independent_verifier_counts_splits(moved, create, row):
+    """A split that no entry mentions, and that figures should count."""
+    copy = copy_of(moved, create)
+    test_rules_marks.insert(copy, *row)
+    assert await refused(copy) == "split-counted"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "row", [pytest.param(*case.values, id=case.id) for case in test_rules_marks.NOT_TO_BE_COUNTED]
+)
+async def test_the_independent_verifier_leaves_other_splits(moved, create, row):
+    """A split that no figure is to count."""
+    copy = copy_of(moved, create)
+    test_rules_marks.insert(copy, *row)
+    assert (await outside(copy)).entries == 19
+
+
+def test_each_rule_has_its_forgery():
+    """
+    The document names the rules that there are, in their order, and each of them is broken by a
+    test.
+    """
+    section = DOCS.split("\n## The rules\n")[1].split("\n### The values of a row\n")[0]
+    named = re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)
+    assert named == [str(rule) for rule in Rule]
+    assert {
+        forgery.values[0] for forgery in [*OF_CALM_WEEKS, *OF_MOVES, *OF_EVENTS, *BY_SQL]
+    } == set(named)
+
+
+@pytest.mark.long
+def test_a_year(tmp_path, create):
+    """
+    Fifty-two weeks with lying providers, over the wire of the real service: command and verifier
+    agree.
+    """
+    address = create()
+    arguments = ("rehearse", "--weeks", 52, "--until", "2026-10-30")
+    with served(*arguments, cwd=tmp_path, DATABASE_URL=address) as url:
+        found = verify_from_outside(url)
+        done = run("verify", "--from", url, cwd=tmp_path, timeout=600)
+        assert done.returncode == 0, done.stderr
+        assert f"Everything fits: {found.entries:,} entries, " in done.stdout
+    assert found.entries > 52 * 10
+    assert found.rows > 52 * 60
+    done = run("verify", cwd=tmp_path, timeout=600, DATABASE_URL=address)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_example_of_the_documentation():
+    """The hash is that of the entry, by the documentation's own text."""
+    previous, content, hashed = re.findall(r"```(?:json)?\n([0-9a-f]{64}|\{.*\})\n```", DOCS)
+    assert hashlib.sha256(f"{previous}\n{content}".encode()).hexdigest() == hashed
+    assert json.dumps(json.loads(content), sort_keys=True, separators=(",", ":")) == content
+
+
+@pytest.mark.parametrize(
+    "query", [ENTRIES, ROWS, CLOSES, SPLITS], ids=["journal", "batches", "closes", "splits"]
+)
+def test_the_queries_of_the_documentation(query):
+    """They ask for what the schema has."""
+    assert validate(schema, parse(query)) == []
+
+
+def test_the_tables_of_the_documentation():
+    """
+    Every column of every row is there, in its order, under every name that an entry gives its
+    table.
+    """
+    told = {}
+    for table, first, rows in re.findall(
+        r"\*\*`(\w+)`\*\*: the row under (.*?);.*?\|---\|---\|\n(.*?)\n\n", DOCS, re.DOTALL
+    ):
+        told[table] = (
+            set(re.findall(r"`(\w+)`", first)),
+            re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE),
+        )
+    names = {table: {name for name, other in MEMBERS.items() if other == table} for table in TABLES}
+    assert told == {
+        table: (names[table], list(type_.__struct_fields__)) for table, type_ in TABLES.items()
+    }

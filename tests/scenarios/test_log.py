@@ -1,0 +1,110 @@
+"""
+The log, read as an operator does: it tells what happened, in order, and the page on it shows the
+same.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from commands import run
+
+PAGE = (Path(__file__).parents[2] / "docs" / "operate" / "log.md").read_text()
+SOURCES = "\n".join(
+    path.read_text()
+    for folder in ("app", "jobs", "graphql/api")
+    for path in (Path(__file__).parents[2] / folder).rglob("*.py")
+)
+CLOSES = ["closes read"] * 4
+MONDAY = [
+    "Monday run started",
+    "question sent to the model",
+    "answer accepted",
+    *CLOSES,
+    "batch stored",
+]
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory, create) -> list[dict[str, object]]:
+    """
+    What a rehearsal of one Monday and its first morning logs, with the command that the page names.
+    """
+    (command,) = re.findall(r"^alpha-monday (rehearse .*)$", PAGE, re.MULTILINE)
+    folder = tmp_path_factory.mktemp("story")
+    done = run(*command.split(), cwd=folder, DATABASE_URL=create())
+    assert done.returncode == 0, done.stderr
+    return [
+        json.loads(line)
+        for line in (folder / ".alpha-monday" / "rehearsal.log").read_text().splitlines()
+    ]
+
+
+def test_the_story_of_a_monday(lines):
+    """
+    It begins, asks, is answered, reads four closes and stores; the other tick finds it done;
+    Tuesday is measured.
+    """
+    assert [line["event"] for line in lines] == [
+        *MONDAY,
+        "batch already stored",
+        *CLOSES,
+        "checkpoint computed",
+    ]
+    assert {line["level"] for line in lines} == {"info"}
+
+
+def test_every_line_says_whose_it_is(lines):
+    """
+    The job with its task and attempt, the Monday and its batch, and of a morning the day; at the
+    line's end.
+    """
+    week, second, morning = lines[:8], lines[8], lines[9:]
+    (batch,) = {line["batch"] for line in lines}
+    assert {line["run_date"] for line in lines} == {"2026-10-26"}
+    for part, task, day in (
+        (week, "pick_week", None),
+        ([second], "pick_week", None),
+        (morning, "take_checkpoint", 1),
+    ):
+        assert {(line["task"], line.get("day"), line["attempt"]) for line in part} == {
+            (task, day, 1)
+        }
+        assert len({line["job"] for line in part}) == 1
+    whose = ["job", "task", "run_date", "batch", "attempt", "step"]
+    assert all(
+        list(line)[:3] == ["at", "level", "event"] and list(line)[-6:] == whose for line in week
+    )
+    assert all(list(line)[-7:] == [*whose[:3], "day", *whose[3:]] for line in morning)
+    assert [line["step"] for line in week] == [
+        "begin",
+        "choose",
+        "choose",
+        *["snapshot"] * 4,
+        "store",
+    ]
+    assert f'"{batch}"' in PAGE
+
+
+def test_the_page_shows_this_log(lines):
+    """
+    Event for event, with what was picked and measured; only times and ids differ from run to run.
+    """
+    shown = [json.loads(line) for line in PAGE.splitlines() if line.startswith("{")]
+    for one, line in zip(shown, lines, strict=True):
+        assert one.pop("at")[:13] == str(line["at"])[:13]
+        assert one.items() <= line.items()
+
+
+def test_every_event_on_the_page_is_logged_somewhere():
+    """No line is explained that nothing writes."""
+    table = PAGE[PAGE.index("| event |") :]
+    events = [
+        event
+        for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+        for event in re.findall("`(.*?)`", cell)
+    ]
+    assert len(events) > 12
+    for event in events:
+        assert f'"{event}"' in SOURCES, event

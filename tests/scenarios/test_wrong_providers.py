@@ -1,0 +1,1127 @@
+"""
+Every lie that a provider is known to tell, over real HTTP: what the client makes of it, what the
+job then does, and what the record and the API say afterwards. A figure is right or it is missing;
+it is never wrong.
+
+The providers are the rehearsal's stand-ins with a script of faults. It is the Monday before New
+York's clocks go back; mornings are Tuesday's, and Monday itself went well for them. `TABLE` is the
+whole story, a row each.
+"""
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clocks import HandSetClock
+from job_context import (
+    ALPHA_VANTAGE_KEY,
+    MARKET,
+    MONDAY,
+    OPENAI_KEY,
+    logged,
+    new_york,
+    open_context,
+    rows,
+    run_attempt,
+    standins,
+)
+from job_context import clock as clock
+from msgspec import Struct
+from msgspec.structs import replace
+from provider_server import ProviderServer, Request
+from provider_server import Reply as Answered
+from psycopg import sql
+
+import app.simulation.provider_simulators
+from api.engine import Engine
+from api.schema import Facts, schema
+from app.database import pools
+from app.database.queries import pool_fetcher
+from app.domain import calendar
+from app.domain.calendar import Calendar
+from app.domain.model import batch_id
+from app.errors import (
+    AlphaMondayError,
+    ConfigurationError,
+    ProviderBusy,
+    ProviderUnavailable,
+    QuotaSpent,
+    UnknownTicker,
+)
+from app.providers import alpha_vantage
+from app.providers.rate_limiter import RequestOutcome
+from app.simulation.faults import FAULTS, FaultRule
+from app.simulation.market import Market
+from jobs import daily, weekly
+from jobs.context import Context
+
+TUESDAY = MONDAY + timedelta(days=1)
+
+# The stand-ins' own figures. SPY went from 559.63 to 558.92, JPM from 35.85 to 36.16, UPS from
+# 100.50 to 100.02, NVDA from 149.80 to 147.82; (558.92 - 559.63) / 559.63 * 100 is -0.12687, and so
+# on.
+COMPUTED = "computed on 2026-10-26 from SPY 558.9200, JPM 36.1600, UPS 100.0200, NVDA 147.8200"
+IN_THE_API = "COMPUTED on 2026-10-26: SPY -0.12687, JPM 0.86471, UPS -0.47761, NVDA -1.32176"
+STORED = "active from SPY 559.6300, JPM 35.8500, UPS 100.5000, NVDA 149.8000"
+BATCH_IN_THE_API = "ACTIVE from SPY 559.6300: BUY JPM 35.8500, SELL UPS 100.5000, BUY NVDA 149.8000"
+SKIPPED = "SKIPPED for PROVIDER_ERROR without a figure"
+MISSING = "SKIPPED for MISSING_CLOSE without a figure"
+
+FIRST_TWO = "SPY answered, JPM answered"
+ALL_FOUR = "SPY answered, JPM answered, UPS answered, NVDA answered"
+ALL_DAY = (
+    "waits until 9:30, waits until 10:30, waits until 12:30, waits until 16:30, waits until 20:30"
+)
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """
+    A lie and what comes of it.
+
+    Texts that end with `...` are the beginning of what is said. `questions` is what became of each:
+    a refusal, or `accepted`. `requests` is the ledger's column of outcomes.
+    """
+
+    day: date
+    rules: list[FaultRule]
+    raises: type[AlphaMondayError] | None
+    does: str
+    record: str
+    questions: tuple[str, ...]
+    requests: str
+    api: str
+
+
+def a_rule(
+    provider: str, fault: str, about: str | None, day: date, until: str, times: int | None
+) -> FaultRule:
+    hour, _, minute = until.partition(":")
+    return FaultRule(
+        provider=provider,
+        fault=fault,
+        symbol=about,
+        since=new_york(day, 0),
+        until=new_york(day, int(hour), int(minute)) if until else None,
+        times=times,
+    )
+
+
+def morning(fault, raises, does, record, requests, api, *, about="UPS", until="", times=None):
+    """A row in which Alpha Vantage lies on Tuesday."""
+    rule = a_rule("alphavantage", fault, about, TUESDAY, until, times)
+    row = Row(
+        day=TUESDAY,
+        rules=[rule],
+        raises=raises,
+        does=does,
+        record=record,
+        questions=("accepted",),
+        requests=requests,
+        api=api,
+    )
+    return pytest.param(row, id=in_words("prices in the morning", rule))
+
+
+def monday(
+    fault,
+    raises,
+    does,
+    record,
+    requests,
+    api,
+    *,
+    about="UPS",
+    until="",
+    times=None,
+    questions=("accepted",),
+):
+    """A row in which Alpha Vantage lies on Monday."""
+    rule = a_rule("alphavantage", fault, about, MONDAY, until, times)
+    row = Row(
+        day=MONDAY,
+        rules=[rule],
+        raises=raises,
+        does=does,
+        record=record,
+        questions=questions,
+        requests=requests,
+        api=api,
+    )
+    return pytest.param(row, id=in_words("prices on Monday", rule))
+
+
+def model(fault, raises, does, record, questions, requests, api, *, times=None):
+    """A row in which the model lies on Monday."""
+    rule = a_rule("openai", fault, None, MONDAY, "", times)
+    row = Row(
+        day=MONDAY,
+        rules=[rule],
+        raises=raises,
+        does=does,
+        record=record,
+        questions=questions,
+        requests=requests,
+        api=api,
+    )
+    return pytest.param(row, id=in_words("model", rule))
+
+
+def in_words(who: str, rule: FaultRule) -> str:
+    how_often = f", {rule.times} times" if rule.times else ""
+    until = f", until {rule.until.astimezone(calendar.NEW_YORK):%H:%M}" if rule.until else ""
+    return f"{who}: {rule.fault}{f' of {rule.symbol}' if rule.symbol else ''}{how_often}{until}"
+
+
+def unreadable(fault: str, note: str, *, raises: type[AlphaMondayError] = ProviderUnavailable):
+    """A row in which five attempts bring nothing that can be read."""
+    said = f"skipped for PROVIDER_ERROR: {note}"
+    return morning(
+        fault, raises, "4 x tries again, skips", said, f"{FIRST_TWO}, 5 x UPS failed", SKIPPED
+    )
+
+
+def no_price(fault: str):
+    """
+    A row in which the newest price is none: it is missing, asked for again at the set times, and
+    then given up.
+    """
+    return morning(
+        fault, None, f"{ALL_DAY}, skips", NOT_YET, f"{ALL_FOUR}, 5 x UPS answered", MISSING
+    )
+
+
+SPACED = "asks in vain, waits until 9:01, asks in vain, waits until 9:11, asks in vain, fails"
+
+
+def useless(fault: str, refusal: str, does: str = "3 x asks in vain, fails"):
+    """A row in which the model answers three times, and never well."""
+    return model(
+        fault,
+        None,
+        does,
+        f"failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: {refusal}",
+        (refusal,) * 3,
+        "",
+        "FAILED for NO_USABLE_ANSWER without a figure",
+    )
+
+
+def silent(fault: str, refusal: str, *, raises: type[AlphaMondayError] = ProviderUnavailable):
+    """A row in which the model's provider does not answer three times."""
+    return model(
+        fault,
+        raises,
+        SPACED,
+        f"failed for PROVIDER_ERROR: 3 questions brought no usable answer. The last: {refusal}",
+        (refusal,) * 3,
+        "",
+        "FAILED for PROVIDER_ERROR without a figure",
+    )
+
+
+def hopeless(fault: str, refusal: str):
+    """A row in which a person must change something: one question, and the Monday has failed."""
+    return model(
+        fault,
+        ConfigurationError,
+        "asks in vain, fails",
+        f"failed for CONFIGURATION: {refusal}",
+        (refusal,),
+        "",
+        "FAILED for CONFIGURATION without a figure",
+    )
+
+
+NO_JSON = "UPS: Alpha Vantage did not answer with a JSON object."
+NO_SERIES = "UPS: Alpha Vantage answered without a daily series."
+KNOWN_LATELY = (
+    "skipped for PROVIDER_ERROR: Alpha Vantage does not know UPS. It did on 2026-10-26, so it will "
+    "be asked again."
+)
+NOT_YET = "skipped for MISSING_CLOSE: UPS: no close of 2026-10-26 by the last time of asking."
+SLOW_DOWN = "Alpha Vantage asked us to slow down: Thank you for using Alpha Vantage! ..."
+NO_KEY = "Alpha Vantage does not accept the key: set ALPHA_VANTAGE_API_KEY to a valid one."
+ENDED = (
+    "NVDA is taken for no longer traded: its last close is of 2026-10-22, and SPY has one of "
+    "2026-10-23."
+)
+DOWN_ALL_DAY = (
+    "4 x tries again, waits until 9:30, 4 x tries again, waits until 10:30, 4 x tries again, "
+    "waits until 12:30, waits until 16:30, waits until 20:30"
+)
+A_PAGE = "The provider answered with a web page in place of JSON."
+SPACED_AND_STORED = "asks in vain, waits until 9:01, asks in vain, waits until 9:11, asks, stores"
+AT_ONCE_AND_STORED = "2 x asks in vain, asks, stores"
+
+TABLE = [
+    # fault, what the client raises, what the job does, what the record says, the ledger's requests,
+    # what the API says
+    unreadable("html", NO_JSON),
+    unreadable("empty_body", NO_JSON),
+    unreadable("truncated_body", NO_JSON),
+    unreadable("list", NO_JSON),
+    unreadable("gzip", "Alpha Vantage answered with a body that is not gzip."),
+    unreadable("http_429", "Alpha Vantage answered 429.", raises=ProviderBusy),
+    unreadable("http_500", "Alpha Vantage answered 500."),
+    unreadable("http_503", "Alpha Vantage answered 503."),
+    unreadable("redirect", "Alpha Vantage answered 302."),
+    unreadable("cut", "Alpha Vantage cannot be reached (RemoteProtocolError)."),
+    unreadable("burst", SLOW_DOWN, raises=ProviderBusy),
+    unreadable("note", SLOW_DOWN, raises=ProviderBusy),
+    unreadable(
+        "information",
+        "Alpha Vantage answered with a notice in place of data: "
+        "We are upgrading our systems. Your key *** will work again soon.",
+    ),
+    morning(
+        "empty",
+        UnknownTicker,
+        "4 x tries again, skips",
+        KNOWN_LATELY,
+        f"{FIRST_TWO}, 5 x UPS unknown",
+        SKIPPED,
+    ),
+    unreadable("series_is_text", NO_SERIES),
+    unreadable("bars_are_text", "UPS, 2026-06-04: 'none' is not a bar."),
+    unreadable("bad_date", "UPS: '2026-06-04T00' is not a day."),
+    unreadable("no_close", "UPS, 2026-06-04: None is not a price."),
+    unreadable("close_is_the_key", "UPS, 2026-06-04: '***' is not a price."),
+    no_price("close_is_a_number"),
+    no_price("close_is_zero"),
+    no_price("close_is_negative"),
+    no_price("close_is_not_a_number"),
+    no_price("close_is_scientific"),
+    no_price("close_has_a_comma"),
+    morning(
+        "hang",
+        ProviderUnavailable,
+        "4 x tries again, skips",
+        "skipped for PROVIDER_ERROR: Alpha Vantage did not answer within ...",
+        "5 x SPY failed",
+        SKIPPED,
+        about="SPY",
+    ),
+    morning(
+        "slow",
+        ProviderUnavailable,
+        "4 x tries again, skips",
+        "skipped for PROVIDER_ERROR: Alpha Vantage did not answer within ...",
+        "5 x SPY failed",
+        SKIPPED,
+        about="SPY",
+    ),
+    morning(
+        "unknown",
+        UnknownTicker,
+        "4 x tries again, skips",
+        KNOWN_LATELY,
+        f"{FIRST_TWO}, 5 x UPS unknown",
+        SKIPPED,
+    ),
+    morning(
+        "bad_key",
+        ConfigurationError,
+        "skips",
+        f"skipped for PROVIDER_ERROR: {NO_KEY}",
+        f"{FIRST_TWO}, UPS refused",
+        SKIPPED,
+    ),
+    morning(
+        "premium",
+        ConfigurationError,
+        "skips",
+        "skipped for PROVIDER_ERROR: Alpha Vantage asks for a premium key for this: Thank you ...",
+        f"{FIRST_TWO}, UPS refused",
+        SKIPPED,
+    ),
+    morning(
+        "quota",
+        QuotaSpent,
+        "waits until 10:00, waits until 11:00, computes",
+        COMPUTED,
+        f"{FIRST_TWO}, 2 x UPS quota_spent, UPS answered, NVDA answered",
+        IN_THE_API,
+        until="10:30",
+    ),
+    morning(
+        "late_bar",
+        None,
+        f"{ALL_DAY}, skips",
+        NOT_YET,
+        f"{FIRST_TWO}, UPS answered, NVDA answered, 5 x UPS answered",
+        MISSING,
+    ),
+    morning(
+        "late_bar",
+        None,
+        "waits until 9:30, waits until 10:30, computes",
+        COMPUTED,
+        f"{ALL_FOUR}, 2 x UPS answered",
+        IN_THE_API,
+        until="10:00",
+    ),
+    morning(
+        "late_bar",
+        None,
+        f"{ALL_DAY}, skips",
+        "skipped for MISSING_CLOSE: SPY: no close of 2026-10-26 by the last time of asking.",
+        "6 x SPY answered",
+        MISSING,
+        about="SPY",
+    ),
+    morning(
+        "no_bars",
+        UnknownTicker,
+        "4 x tries again, skips",
+        KNOWN_LATELY,
+        f"{FIRST_TWO}, 5 x UPS unknown",
+        SKIPPED,
+    ),
+    morning(
+        "delisted", None, f"{ALL_DAY}, skips", NOT_YET, f"{ALL_FOUR}, 5 x UPS answered", MISSING
+    ),
+    morning("partial_bar", None, "computes", COMPUTED, ALL_FOUR, IN_THE_API, about=None),
+    morning("out_of_order", None, "computes", COMPUTED, ALL_FOUR, IN_THE_API, about=None),
+    morning(
+        "late_bar",
+        None,
+        "waits until 9:30, waits until 10:30, waits until 12:30, waits until 16:30, computes",
+        COMPUTED,
+        f"{ALL_FOUR}, 4 x UPS answered",
+        IN_THE_API,
+        until="16:15",
+    ),
+    # What passes is waited out: the figure is the right one.
+    *[
+        morning(
+            fault,
+            None,
+            "2 x tries again, computes",
+            COMPUTED,
+            "SPY answered, JPM answered, 2 x UPS failed, UPS answered, NVDA answered",
+            IN_THE_API,
+            times=2,
+        )
+        for fault in ("burst", "http_500", "cut", "truncated_body", "close_is_the_key")
+    ],
+    *[
+        morning(
+            fault,
+            None,
+            "2 x tries again, computes",
+            COMPUTED,
+            "SPY answered, JPM answered, 2 x UPS unknown, UPS answered, NVDA answered",
+            IN_THE_API,
+            times=2,
+        )
+        for fault in ("unknown", "empty", "no_bars")
+    ],
+    morning(
+        "close_is_zero",
+        None,
+        "waits until 9:30, waits until 10:30, computes",
+        COMPUTED,
+        f"{ALL_FOUR}, 2 x UPS answered",
+        IN_THE_API,
+        times=2,
+    ),
+    morning(
+        "html",
+        None,
+        "4 x tries again, computes",
+        COMPUTED,
+        "SPY answered, JPM answered, 4 x UPS failed, UPS answered, NVDA answered",
+        IN_THE_API,
+        times=4,
+    ),
+    # Monday: never a partial baseline.
+    monday(
+        "http_503",
+        ProviderUnavailable,
+        f"asks, {DOWN_ALL_DAY}, fails",
+        "failed for PROVIDER_ERROR: Alpha Vantage answered 503.",
+        "SPY answered, JPM answered, 18 x UPS failed",
+        "FAILED for PROVIDER_ERROR without a figure",
+    ),
+    monday(
+        "close_is_negative",
+        None,
+        f"asks, {ALL_DAY}, fails",
+        "failed for MISSING_CLOSE: SPY: no close of 2026-10-23 yet.",
+        "6 x SPY answered",
+        "FAILED for MISSING_CLOSE without a figure",
+        about="SPY",
+    ),
+    monday(
+        "bad_key",
+        ConfigurationError,
+        "asks, fails",
+        f"failed for CONFIGURATION: {NO_KEY}",
+        "SPY refused",
+        "FAILED for CONFIGURATION without a figure",
+        about=None,
+    ),
+    monday(
+        "unknown",
+        UnknownTicker,
+        "asks, 4 x tries again, fails",
+        "failed for CONFIGURATION: Alpha Vantage does not know SPY. Set BENCHMARK_SYMBOL to a "
+        "ticker that it knows.",
+        "5 x SPY unknown",
+        "FAILED for CONFIGURATION without a figure",
+        about="SPY",
+    ),
+    monday(
+        "unknown",
+        None,
+        "asks, tries again, stores",
+        STORED,
+        "SPY answered, JPM answered, UPS unknown, UPS answered, NVDA answered",
+        BATCH_IN_THE_API,
+        times=1,
+    ),
+    monday(
+        "unknown",
+        UnknownTicker,
+        "asks, 4 x tries again, takes the answer back, asks, stores",
+        STORED,
+        "SPY answered, JPM answered, 5 x UPS unknown, UPS answered, NVDA answered",
+        BATCH_IN_THE_API,
+        times=5,
+        questions=("Alpha Vantage does not know UPS.", "accepted"),
+    ),
+    monday(
+        "quota",
+        QuotaSpent,
+        "asks, waits until 10:00, stores",
+        f"{STORED}, late",
+        f"SPY quota_spent, {ALL_FOUR}",
+        f"{BATCH_IN_THE_API}, late",
+        about=None,
+        until="9:45",
+    ),
+    monday(
+        "late_bar",
+        None,
+        "asks, waits until 9:30, waits until 10:30, waits until 12:30, waits until 16:30, stores",
+        f"{STORED}, late",
+        f"{ALL_FOUR}, 4 x UPS answered",
+        f"{BATCH_IN_THE_API}, late",
+        until="16:15",
+    ),
+    monday(
+        "late_bar",
+        None,
+        f"asks, {ALL_DAY}, takes the answer back, asks, takes the answer back, asks, takes the "
+        f"answer back, fails",
+        f"failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: {ENDED}",
+        "SPY answered, JPM answered, UPS answered, 6 x NVDA answered",
+        "FAILED for NO_USABLE_ANSWER without a figure",
+        about="NVDA",
+        questions=(ENDED,) * 3,
+    ),
+    monday("partial_bar", None, "asks, stores", STORED, ALL_FOUR, BATCH_IN_THE_API, about=None),
+    monday("out_of_order", None, "asks, stores", STORED, ALL_FOUR, BATCH_IN_THE_API, about=None),
+    monday(
+        "burst",
+        None,
+        "asks, 3 x tries again, stores",
+        STORED,
+        f"3 x SPY failed, {ALL_FOUR}",
+        BATCH_IN_THE_API,
+        about="SPY",
+        times=3,
+    ),
+    # The model.
+    useless("html", A_PAGE, SPACED),
+    useless("empty_body", "The provider's answer was empty.", SPACED),
+    useless("truncated_body", "The provider's answer was not JSON, or not all of it.", SPACED),
+    useless("list", "The provider answered with JSON that is no completion.", SPACED),
+    useless("no_choices", "The provider answered with an error: upstream failed", SPACED),
+    useless("truncated", "The answer was truncated."),
+    useless("refusal", "The model refused: I can't help with that."),
+    useless("no_content", "The answer was empty."),
+    useless("prose", "The answer was not JSON of the schema: ..."),
+    useless("two_picks", "The answer had 2 picks; exactly 3 are needed."),
+    useless("four_picks", "The answer had 4 picks; exactly 3 are needed."),
+    useless("repeated", "JPM was chosen more than once; the picks must differ."),
+    useless("benchmark", "SPY is the benchmark and cannot be chosen."),
+    useless(
+        "unknown_action", "The answer was not JSON of the schema: Invalid enum value 'HOLD' ..."
+    ),
+    useless("bad_ticker", "'Apple Inc.' is not a ticker."),
+    useless("no_reasoning", "JPM has no reasoning."),
+    useless("nul", "The reasoning of JPM holds characters that cannot be stored."),
+    useless("surrogate", "The answer was not JSON of the schema: ..."),
+    useless(
+        "extra_member",
+        "The answer was not JSON of the schema: Object contains unknown field `confidence`...",
+    ),
+    silent("gzip", "The model's provider answered with a body that is not gzip."),
+    silent("http_429", "The model's provider asked us to slow down: ...", raises=ProviderBusy),
+    silent("http_500", "The model's provider did not answer (InternalServerError): ..."),
+    silent("http_503", "The model's provider did not answer (InternalServerError): ..."),
+    silent("redirect", "The model's provider did not answer (APIStatusError): ..."),
+    silent("cut", "The model's provider did not answer (APIConnectionError): ..."),
+    silent("hang", "The model did not answer within ..."),
+    silent("slow", "The model did not answer within ..."),
+    hopeless(
+        "bad_key",
+        "The model's provider does not accept the key: set OPENAI_API_KEY to a valid one.",
+    ),
+    hopeless(
+        "unknown_model",
+        "The model's provider does not know what was asked for: check OPENAI_MODEL. ...",
+    ),
+    hopeless("bad_request", "The model's provider refused the request: ..."),
+    hopeless(
+        "no_credit", "The account at the model's provider is out of credit: see its billing page."
+    ),
+    model(
+        "unknown_ticker",
+        None,
+        "asks, 4 x tries again, takes the answer back, asks, takes the answer back, asks, takes "
+        "the answer back, fails",
+        "failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: Alpha "
+        "Vantage does not ...",
+        ("Alpha Vantage does not know ZZZZ.",) * 3,
+        "SPY answered, 7 x ZZZZ unknown",
+        "FAILED for NO_USABLE_ANSWER without a figure",
+    ),
+    model(
+        "unknown_ticker",
+        None,
+        "asks, 4 x tries again, takes the answer back, asks, stores",
+        STORED,
+        ("Alpha Vantage does not know ZZZZ.", "accepted"),
+        "SPY answered, 5 x ZZZZ unknown, JPM answered, UPS answered, NVDA answered",
+        BATCH_IN_THE_API,
+        times=1,
+    ),
+    *[
+        model(
+            fault,
+            raises,
+            does,
+            STORED,
+            (refusal, refusal, "accepted"),
+            ALL_FOUR,
+            BATCH_IN_THE_API,
+            times=2,
+        )
+        for fault, raises, refusal, does in (
+            (
+                "http_429",
+                ProviderBusy,
+                "The model's provider asked us to slow down: ...",
+                SPACED_AND_STORED,
+            ),
+            (
+                "cut",
+                ProviderUnavailable,
+                "The model's provider did not answer (APIConnectionError): ...",
+                SPACED_AND_STORED,
+            ),
+            ("html", None, A_PAGE, SPACED_AND_STORED),
+            (
+                "nul",
+                None,
+                "The reasoning of JPM holds characters that cannot be stored.",
+                AT_ONCE_AND_STORED,
+            ),
+        )
+    ],
+]
+
+
+# What the client makes of a list of splits: the listed dates, or what it says instead; and what it
+# says of other rows.
+META = [date(2024, 4, 5), date(2024, 4, 29), date(2026, 5, 22)]
+SPLIT_FAULTS: dict[str, tuple[list[date] | str, list[str]]] = {
+    "no_splits": ([], []),
+    "late_split": (META, []),
+    "splits_are_text": ("META: Alpha Vantage answered without a list of splits.", []),
+    "split_twice": ([*META, date(2026, 10, 15)], []),
+    "factor_is_zero": ([], ["a factor must be above zero, not '0.0000'."]),
+    "factor_is_a_number": ([], ["2 is not a factor."]),
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected", "unreadable"), [(fault, *SPLIT_FAULTS[fault]) for fault in SPLIT_FAULTS]
+)
+async def test_splits_that_lie(on_stage, clock, fault, expected, unreadable):
+    """
+    A list that is none counts as no answer; a row that cannot be read is told; a list that is short
+    is believed.
+    """
+    clock.time = new_york(date(2026, 10, 16))  # the day after a split of META
+    async with on_stage(
+        [FaultRule(provider="alphavantage", fault=fault, function="SPLITS", times=5)]
+    ) as stage:
+        if isinstance(expected, str):
+            with pytest.raises(ProviderUnavailable) as refused:
+                await stage.context.prices.splits("META", since=clock.now())
+            assert str(refused.value) == expected
+        else:
+            answer = await stage.context.prices.splits("META", since=clock.now())
+            assert [one.effective_date for one in answer.splits] == expected
+            days = [*META, date(2026, 10, 15)] if unreadable else []
+            assert [row.day for row in answer.unreadable] == days
+            assert {row.reason for row in answer.unreadable} == {
+                f"META, {day}: {unreadable[0]}" for day in days
+            }
+
+
+def test_every_fault_has_a_row():
+    """What the stand-ins can do wrong, the tables show; and nothing twice."""
+    shown = {(rule.provider, rule.fault) for param in TABLE for rule in param.values[0].rules}
+    shown |= {("alphavantage", fault) for fault in SPLIT_FAULTS}
+    assert shown == {(provider, fault) for provider, faults in FAULTS.items() for fault in faults}
+    ids = Counter(param.id for param in TABLE)
+    assert [id for id, count in ids.items() if count > 1] == []
+    assert len(TABLE) >= 40
+
+
+class Stage(Struct, frozen=True):
+    """Both providers as a script has them, and context that lead to them."""
+
+    context: Context
+    clock: HandSetClock
+    log: Path
+
+    def times(self, symbol: str, since: datetime) -> list[str]:
+        """When the stand-ins were asked for a symbol, on New York's clocks."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        asked = [datetime.fromisoformat(line["at"]) for line in lines if line["symbol"] == symbol]
+        return [f"{at.astimezone(calendar.NEW_YORK):%-H:%M}" for at in asked if at >= since]
+
+    def requests(self, provider: str = "alphavantage", since: datetime | None = None) -> list[str]:
+        """The symbols that the stand-ins were asked for, in their order, as they were spelled."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [
+            line["symbol"]
+            for line in lines
+            if line["provider"] == provider
+            and (since is None or datetime.fromisoformat(line["at"]) >= since)
+        ]
+
+
+@pytest.fixture
+def on_stage(database, pool, clock, tmp_path):
+    """Set up a stage with a script."""
+
+    @asynccontextmanager
+    async def set_up(rules: Sequence[FaultRule], market: Market = MARKET) -> AsyncIterator[Stage]:
+        log = tmp_path / "requests"
+        async with (
+            standins(clock, log, rules, market) as url,
+            open_context(database, pool, clock, url) as context,
+        ):
+            yield Stage(context, clock, log)
+
+    return set_up
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Short limits, for what would take as long as they last."""
+
+    def become(row: Row, context: Context) -> None:
+        if row.rules[0].fault in ("hang", "slow"):
+            monkeypatch.setattr(alpha_vantage, "_TIME_LIMIT", 0.3)
+            context.model_client.timeout = 0.3
+
+    return become
+
+
+def says(expected: str, said: str | None) -> bool:
+    """Whether a text is said, or with `...` at its end begins what is said."""
+    return bool(said) and (
+        said == expected or (expected.endswith("...") and said.startswith(expected[:-3]))
+    )
+
+
+@pytest.mark.parametrize("row", TABLE)
+async def test_what_comes_of_it(on_stage, impatient, clock, pool, row):
+    """
+    What the client raises, the job does, the record says, it cost, and the world can read; never a
+    key in it.
+    """
+    async with on_stage([*row.rules, *map(two_days_later, row.rules)]) as stage:
+        if row.day == TUESDAY:
+            await weekly.run_if_due(stage.context, 1, None)
+        impatient(row, stage.context)
+        done, log = await run(stage, row.day)
+        asked, questions = stage.requests(since=new_york(row.day)), len(stage.requests("openai"))
+        ledger = await in_the_ledger(pool, new_york(row.day))
+        clock.time = new_york(row.day + timedelta(days=2))
+        raised = await what_the_client_raises(stage, row.rules[0])
+    assert type(raised) is (row.raises or type(None))
+    assert in_short(done) == row.does
+    record = await in_the_record(pool, row.day)
+    assert says(row.record, record), record
+    assert await in_the_api(pool, row.day, clock) == row.api
+    assert in_short(ledger) == row.requests
+    assert len(asked) == len(ledger)
+
+    said = await rows(pool, "SELECT attempt, accepted, refusal FROM generations ORDER BY attempt")
+    assert [attempt for attempt, _, _ in said] == list(range(1, questions + 1))
+    assert len(said) == len(row.questions)
+    for expected, (_, accepted, refusal) in zip(row.questions, said, strict=True):
+        assert accepted is (expected == "accepted")
+        assert accepted or says(expected, refusal), refusal
+
+    everything = f"{log}{raised}{await all_that_is_stored(pool)}"
+    assert ALPHA_VANTAGE_KEY not in everything
+    assert OPENAI_KEY not in everything
+    assert "Traceback" not in log
+
+
+def two_days_later(rule: FaultRule) -> FaultRule:
+    """The same once more, for the client alone."""
+    until = rule.until and rule.until + timedelta(days=2)
+    return replace(rule, since=rule.since + timedelta(days=2), until=until)
+
+
+async def what_the_client_raises(stage: Stage, rule: FaultRule) -> AlphaMondayError | None:
+    """Ask a client by itself."""
+    try:
+        if rule.provider == "openai":
+            await stage.context.model_client.ask("You are an analyst.", "Choose.")
+        else:
+            await stage.context.prices.bars(rule.symbol or "SPY", since=stage.clock.now())
+    except AlphaMondayError as error:
+        return error
+    return None
+
+
+WORDS = {
+    "provider request failed, retrying": "tries again",
+    "answer accepted": "asks",
+    "checkpoint computed": "computes",
+    "checkpoint skipped": "skips",
+    "batch stored": "stores",
+    "Monday failed": "fails",
+}
+
+
+async def run(stage: Stage, day: date) -> tuple[list[str], str]:
+    """
+    Run the job of a day as the queue would, again at the times that it says; return what it did,
+    and its log.
+    """
+
+    async def job() -> None:
+        if day == MONDAY:
+            await weekly.run_if_due(stage.context, 1, None)
+        else:
+            await daily.take(stage.context, batch_id("main", MONDAY), (day - MONDAY).days)
+
+    did, log, later = [], "", new_york(day)
+    while later and len(did) < 20:
+        stage.clock.time = later
+        with logged("INFO", stage.clock) as lines:
+            later = await run_attempt(job)
+        log += json.dumps(lines)
+        did += [word for line in lines if (word := in_a_word(line))]
+        if later:
+            did.append(f"waits until {later.astimezone(calendar.NEW_YORK):%-H:%M}")
+    return did, log
+
+
+def in_a_word(line: dict[str, Any]) -> str | None:
+    """What a line of the log says that the job did."""
+    if line["event"] == "no usable answer":
+        return "takes the answer back" if line.get("step") == "snapshot" else "asks in vain"
+    return WORDS.get(line["event"])
+
+
+def in_short(things: Sequence[str]) -> str:
+    """What is repeated, once."""
+    counted = [(thing, len(list(group))) for thing, group in groupby(things)]
+    return ", ".join(f"{count} x {thing}" if count > 1 else thing for thing, count in counted)
+
+
+async def in_the_ledger(pool: pools.Pool, since: datetime) -> list[str]:
+    """The requests since a time and what became of them."""
+    asked = await rows(
+        pool,
+        "SELECT symbol, outcome FROM operations.provider_requests WHERE at >= %s ORDER BY at, id",
+        since,
+    )
+    return [f"{symbol} {outcome}" for symbol, outcome in asked]
+
+
+async def in_the_record(pool: pools.Pool, day: date) -> str:
+    """What the record says of a day."""
+    if day == MONDAY:
+        ((status, late, reason, failure, symbol, price),) = await rows(
+            pool,
+            """
+            SELECT status, late, failure_reason, failure, benchmark_symbol, benchmark_initial_price
+            FROM batches
+            """,
+        )
+        picks = await rows(pool, "SELECT ticker, initial_price FROM picks ORDER BY position")
+        if status == "failed":
+            assert (price, picks) == (None, [])
+            return f"{status} for {reason}: {failure}"
+        return f"{status} from {_priced([(symbol, price), *picks])}{', late' if late else ''}"
+    ((status, reason, note, trading_day, price),) = await rows(
+        pool,
+        "SELECT status, skip_reason, note, trading_day, benchmark_price FROM checkpoints WHERE "
+        "checkpoint_date = %s",
+        day,
+    )
+    metrics = await rows(
+        pool,
+        "SELECT ticker, current_price FROM pick_checkpoint_metrics JOIN picks ON picks.id = "
+        "pick_id ORDER BY position",
+    )
+    if status == "skipped":
+        assert (trading_day, price, metrics) == (None, None, [])
+        return f"{status} for {reason}: {note}"
+    assert (reason, note) == (None, None)
+    return f"{status} on {trading_day} from {_priced([('SPY', price), *metrics])}"
+
+
+def _priced(prices: Sequence[tuple[str, Decimal]]) -> str:
+    return ", ".join(f"{ticker} {price}" for ticker, price in prices)
+
+
+QUERY = """
+query($monday: Date!) {
+  batchOn(runDate: $monday) {
+    status late failureReason failure benchmarkSymbol benchmarkInitialPrice
+    picks { ticker action initialPrice metrics { currentPrice } }
+    generations { accepted refusal }
+    checkpoints {
+      checkpointDate status skipReason note tradingDay benchmarkPrice benchmarkReturnPct
+      metrics { pick { ticker } absoluteReturnPct close { tradingDay close } currentPrice }
+    }
+  }
+}
+"""
+
+
+async def ask_the_api(pool: pools.Pool, clock: HandSetClock) -> dict[str, Any]:
+    """The Monday's batch, as anybody can read it."""
+    engine = Engine(schema, pool_fetcher(pool), Facts(version="1", rehearsed=False, now=clock.now))
+    answer = json.loads((await engine.execute(QUERY, {"monday": str(MONDAY)})).body)
+    assert "errors" not in answer, answer
+    return answer["data"]["batchOn"]
+
+
+async def in_the_api(pool: pools.Pool, day: date, clock: HandSetClock) -> str:
+    """What the API says of a day; the sentences are the record's own."""
+    batch = await ask_the_api(pool, clock)
+    asked = await rows(pool, "SELECT accepted, refusal FROM generations ORDER BY attempt")
+    assert [(one["accepted"], one["refusal"]) for one in batch["generations"]] == asked
+    if batch["status"] == "FAILED":
+        assert (batch["failure"],) == (await rows(pool, "SELECT failure FROM batches"))[0]
+        assert (batch["benchmarkInitialPrice"], batch["picks"], batch["checkpoints"]) == (
+            None,
+            [],
+            [],
+        )
+        return f"FAILED for {batch['failureReason']} without a figure"
+    if day == MONDAY:
+        picks = ", ".join(
+            f"{pick['action']} {pick['ticker']} {pick['initialPrice']}" for pick in batch["picks"]
+        )
+        late = ", late" if batch["late"] else ""
+        return (
+            f"{batch['status']} from {batch['benchmarkSymbol']} {batch['benchmarkInitialPrice']}: "
+            f"{picks}{late}"
+        )
+    (taken,) = [one for one in batch["checkpoints"] if one["checkpointDate"] == str(day)]
+    if taken["status"] == "SKIPPED":
+        assert (taken["note"],) == (
+            await rows(pool, "SELECT note FROM checkpoints WHERE checkpoint_date = %s", day)
+        )[0]
+        assert (taken["tradingDay"], taken["benchmarkPrice"], taken["metrics"]) == (None, None, [])
+        assert all(pick["metrics"] == [] for pick in batch["picks"])
+        return f"SKIPPED for {taken['skipReason']} without a figure"
+    for metric in taken["metrics"]:
+        assert metric["close"] == {
+            "tradingDay": taken["tradingDay"],
+            "close": metric["currentPrice"],
+        }
+    returns = [("SPY", taken["benchmarkReturnPct"])]
+    returns += [
+        (metric["pick"]["ticker"], metric["absoluteReturnPct"]) for metric in taken["metrics"]
+    ]
+    figures = ", ".join(f"{ticker} {Decimal(figure):.5f}" for ticker, figure in returns)
+    return f"COMPUTED on {taken['tradingDay']}: {figures}"
+
+
+async def all_that_is_stored(pool: pools.Pool) -> str:
+    """Every row of every table, as text."""
+    text = []
+    async with pool.connection() as conn:
+        tables = await conn.execute(
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('public', 'queue', "
+            "'operations')"
+        )
+        for table in await tables.fetchall():
+            cursor = await conn.execute(
+                sql.SQL("SELECT string_agg(one::text, E'\n') FROM {} one").format(
+                    sql.Identifier(*table)
+                )
+            )
+            text += [rows or "" for (rows,) in await cursor.fetchall()]
+    return "\n".join(text)
+
+
+async def test_bars_that_come_at_a_quarter_past_four(on_stage, clock, pool):
+    """
+    A pick's close is asked for at each of its times until it is there; the others are asked for
+    once.
+    """
+    late = a_rule("alphavantage", "late_bar", "UPS", TUESDAY, "16:15", None)
+    async with on_stage([late]) as stage:
+        await weekly.run_if_due(stage.context, 1, None)
+        await run(stage, TUESDAY)
+        since = new_york(TUESDAY)
+        assert stage.times("UPS", since) == ["9:00", "9:30", "10:30", "12:30", "16:30"]
+        assert [stage.times(other, since) for other in ("SPY", "JPM", "NVDA")] == [["9:00"]] * 3
+        assert len(stage.requests(since=since)) == 8
+    assert await in_the_record(pool, TUESDAY) == COMPUTED
+    assert await in_the_api(pool, TUESDAY, clock) == IN_THE_API
+    ((taken_at, skipped_at),) = await rows(
+        pool, "SELECT taken_at, skipped_at FROM checkpoints WHERE day = 1"
+    )
+    assert new_york(TUESDAY, 16, 30) <= taken_at < new_york(TUESDAY, 16, 31)
+    assert skipped_at is None
+
+
+# A seed with which the stand-ins' model chooses BRK.B, JNJ and NVDA on that Monday.
+BERKSHIRE = Market(Calendar(), "5")
+
+
+def unknown(symbol: str) -> FaultRule:
+    return FaultRule(provider="alphavantage", fault="unknown", symbol=symbol)
+
+
+@pytest.mark.parametrize(
+    ("rules", "on_monday", "on_tuesday"),
+    [
+        pytest.param([], ["BRK-B"], ["BRK-B"], id="both known"),
+        pytest.param([unknown("BRK.B")], ["BRK-B"], ["BRK-B"], id="only the dash known"),
+        pytest.param([unknown("BRK-B")], ["BRK-B", "BRK.B"], ["BRK.B"], id="only the dot known"),
+    ],
+)
+async def test_class_shares(on_stage, clock, pool, rules, on_monday, on_tuesday):
+    """
+    They are asked for with a dash, then with a dot; what worked is remembered, and the record has
+    one spelling.
+    """
+    async with on_stage(rules, BERKSHIRE) as stage:
+        await weekly.run_if_due(stage.context, 1, None)
+        assert stage.requests() == ["SPY", *on_monday, "JNJ", "NVDA"]
+        await run(stage, TUESDAY)
+        assert stage.requests(since=new_york(TUESDAY)) == ["SPY", *on_tuesday, "JNJ", "NVDA"]
+    assert [pick["ticker"] for pick in (await ask_the_api(pool, clock))["picks"]] == [
+        "BRK.B",
+        "JNJ",
+        "NVDA",
+    ]
+    assert (await in_the_record(pool, TUESDAY)).startswith("computed on 2026-10-26 from SPY ")
+    assert await rows(pool, "SELECT DISTINCT ticker FROM closes WHERE ticker ~ 'BRK'") == [
+        ("BRK.B",)
+    ]
+    assert await rows(
+        pool, "SELECT DISTINCT symbol FROM operations.provider_requests WHERE symbol ~ 'BRK'"
+    ) == [("BRK.B",)]
+
+
+async def test_class_shares_that_are_unknown_for_a_while(on_stage, clock, pool):
+    """
+    Each attempt has the other spelling; one that did not work is not remembered: known again, the
+    dash serves.
+    """
+    rules = [
+        FaultRule(
+            provider="alphavantage",
+            fault="unknown",
+            symbol=symbol,
+            since=new_york(TUESDAY),
+            times=3,
+        )
+        for symbol in ("BRK-B", "BRK.B")
+    ]
+    async with on_stage(rules, BERKSHIRE) as stage:
+        await weekly.run_if_due(stage.context, 1, None)
+        await run(stage, TUESDAY)
+        note = "Alpha Vantage does not know BRK.B. It did on 2026-10-26, so it will be asked again."
+        assert await in_the_record(pool, TUESDAY) == f"skipped for PROVIDER_ERROR: {note}"
+        assert stage.requests(since=new_york(TUESDAY)) == [
+            "SPY",
+            "BRK-B",
+            "BRK.B",
+            "BRK-B",
+            "BRK.B",
+            "BRK-B",
+        ]
+        wednesday = TUESDAY + timedelta(days=1)
+        await run(stage, wednesday)
+        assert stage.requests(since=new_york(wednesday)) == ["SPY", "BRK-B", "JNJ", "NVDA"]
+    assert (await in_the_record(pool, wednesday)).startswith("computed on 2026-10-27 from SPY ")
+
+
+async def test_a_redirected_question_goes_nowhere_else(database, pool, clock):
+    """Where a provider points to is not where the key's owner wanted to ask."""
+
+    def answers(request: Request) -> Answered:
+        elsewhere.append(request.path)
+        return Answered(status=302, headers={"location": "/elsewhere"})
+
+    elsewhere: list[str] = []
+    async with (
+        ProviderServer() as provider,
+        open_context(database, pool, clock, provider.url) as context,
+    ):
+        provider.answers = answers
+        with pytest.raises(ProviderUnavailable, match="302"):
+            await context.model_client.ask("You are an analyst.", "Choose.")
+    assert elsewhere == ["/v1/chat/completions"]
+
+
+async def test_a_session_that_is_there_twice(database, pool, clock):
+    """Two bars of one session, spelled differently, are no series: which of them would be true?"""
+    twice = {
+        day: {"1. open": price, "4. close": price}
+        for day, price in (("2026-10-23", "1.5"), ("20261023", "2.5"))
+    }
+    async with (
+        ProviderServer() as provider,
+        open_context(database, pool, clock, provider.url) as context,
+    ):
+        provider.play(Answered(json.dumps({"Time Series (Daily)": twice}).encode()))
+        with pytest.raises(ProviderUnavailable, match="'20261023' is not a day"):
+            await context.prices.bars("SPY", since=clock.now())
+    assert await rows(pool, "SELECT DISTINCT outcome FROM operations.provider_requests") == [
+        (RequestOutcome.FAILED,)
+    ]
+
+
+async def test_a_slow_answer_is_whole_in_the_end(on_stage, clock, monkeypatch):
+    """Who waits for the stand-ins' slow bytes gets every one of them, once."""
+    monkeypatch.setattr(app.simulation.provider_simulators, "HANG_SECONDS", 0.05)
+    monkeypatch.setattr(app.simulation.provider_simulators, "TRICKLE_SECONDS", 0.01)
+    async with on_stage([FaultRule(provider="alphavantage", fault="slow", symbol="UPS")]) as stage:
+        slow = await stage.context.prices.bars("UPS", since=clock.now())
+        assert isinstance(slow, alpha_vantage.BarsAnswer)
+        assert (slow.bars[-1].trading_day, slow.bars[-1].close) == (
+            date(2026, 10, 23),
+            Decimal("100.5000"),
+        )
+        assert stage.requests() == ["UPS"]

@@ -1,0 +1,316 @@
+"""The form of an entry: canonical JSON, the members of its kind, the columns of its rows."""
+
+import json
+import re
+import uuid
+from collections.abc import Callable
+from datetime import date, datetime
+
+from independent_verifier.api import MANY, SINGLE
+from independent_verifier.refused import RecordRefused, require
+
+SHORT = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
+
+
+def canonical(value: object) -> str:
+    """Return a value in the canonical form."""
+    if isinstance(value, str):
+        return '"' + "".join(escaped(character) for character in value) + '"'
+    if isinstance(value, list):
+        return "[" + ",".join(canonical(one) for one in value) + "]"
+    if isinstance(value, dict):
+        members = (f"{canonical(name)}:{canonical(value[name])}" for name in sorted(value))
+        return "{" + ",".join(members) + "}"
+    raise RecordRefused("canonical", f"{value!r} is neither a text nor an object nor an array")
+
+
+def escaped(character: str) -> str:
+    """Return one character of a text in the canonical form."""
+    code = ord(character)
+    require(code != 0 and not 0xD800 <= code <= 0xDFFF, "canonical", f"U+{code:04X} in a text")
+    if character in SHORT:
+        return SHORT[character]
+    if code < 0x20:
+        return f"\\u{code:04x}"
+    return character
+
+
+def content_of(seq: int, text: str) -> dict:
+    """Return the content of an entry; raise RecordRefused unless it has the canonical form."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        raise RecordRefused("canonical", f"the content of entry {seq} is no JSON") from None
+    require(isinstance(content, dict), "canonical", f"the content of entry {seq} is no object")
+    require(canonical(content) == text, "canonical", f"the content of entry {seq}")
+    return content
+
+
+# The members of each kind of entry: those that it must have, and those that it may have.
+OF_KIND = {
+    "GENERATION": ({"generation"}, set()),
+    "BATCH": ({"batch", "picks", "checkpoint", "closes"}, set()),
+    "FAILURE": ({"batch"}, set()),
+    "CHECKPOINT": ({"checkpoint"}, {"metrics", "closes", "splits", "batch", "picks"}),
+    "CORRECTION": (
+        {"corrections", "checkpoint"},
+        {"reason", "metrics", "picks", "batch", "closes", "splits"},
+    ),
+    "PICK_ENDED": ({"pick", "ending"}, set()),
+    "PICK_RENAMED": ({"pick", "before"}, {"renaming"}),
+}
+
+
+def check_members(seq: int, content: dict) -> None:
+    """Check the rule `members`."""
+    kind = content.get("kind")
+    require(kind in OF_KIND, "members", f"entry {seq} is of the unknown kind {kind}")
+    needed, possible = OF_KIND[kind]
+    there = set(content) - {"seq", "kind", "at"}
+    require(needed <= there, "members", f"entry {seq} lacks {needed - there}")
+    strange = there - needed - possible
+    require(not strange, "members", f"entry {seq}, a {kind}, has {strange}")
+    for name in there:
+        require(has_shape(name, content[name]), "members", f"{name} of entry {seq}")
+    check_once(seq, content)
+
+
+def check_once(seq: int, content: dict) -> None:
+    """Check that no row is twice in an entry, except readings."""
+    for name in ("picks", "metrics", "corrections"):
+        ids = [row.get("id") for row in content.get(name, [])]
+        require(len(ids) == len(set(ids)), "members", f"entry {seq} has a row of {name} twice")
+
+
+def has_shape(name: str, value: object) -> bool:
+    """Return whether a member is a row, an array of rows, or a text, as its name requires."""
+    if name in ("before", "reason"):
+        return isinstance(value, str)
+    if name in MANY:
+        return isinstance(value, list) and all(isinstance(row, dict) for row in value)
+    return isinstance(value, dict)
+
+
+# The forms of values.
+
+
+def is_id(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def is_time(text: str) -> bool:
+    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text, re.ASCII):
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_date(text: str) -> bool:
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
+        return False
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_natural(text: str) -> bool:
+    return re.fullmatch(r"0|[1-9][0-9]*", text) is not None
+
+
+def is_positive_whole(text: str) -> bool:
+    return re.fullmatch(r"[1-9][0-9]*", text) is not None
+
+
+def is_decimal(text: str) -> bool:
+    if not re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", text):
+        return False
+    return not text.startswith("-") or re.search("[1-9]", text) is not None
+
+
+def is_above_zero(text: str) -> bool:
+    return is_decimal(text) and not text.startswith("-") and re.search("[1-9]", text) is not None
+
+
+def is_truth(text: str) -> bool:
+    return text in ("true", "false")
+
+
+def is_text(text: str) -> bool:
+    return True
+
+
+def is_ticker(text: str) -> bool:
+    return re.fullmatch(r"[A-Z]{1,5}(\.[A-Z])?", text) is not None
+
+
+def is_written(text: str) -> bool:
+    return text.strip() != ""
+
+
+def is_one_of(*values: str) -> Callable[[str], bool]:
+    return lambda text: text in values
+
+
+Form = Callable[[str], bool]
+REASONS_OF_A_FAILURE = is_one_of(
+    "MISSED", "NO_USABLE_ANSWER", "MISSING_CLOSE", "PROVIDER_ERROR", "CONFIGURATION"
+)
+REASONS_OF_A_SKIP = is_one_of("MARKET_CLOSED", "MISSING_CLOSE", "PROVIDER_ERROR")
+
+# For each table, the columns that a row must have, and those that it may have.
+NEEDED: dict[str, dict[str, Form]] = {
+    "generations": {
+        "id": is_id,
+        "series": is_written,
+        "run_date": is_date,
+        "attempt": is_positive_whole,
+        "asked_at": is_time,
+        "requested_model": is_text,
+        "prompt_version": is_text,
+        "system_prompt": is_text,
+        "user_prompt": is_text,
+    },
+    "batches": {
+        "id": is_id,
+        "series": is_written,
+        "run_date": is_date,
+        "created_at": is_time,
+        "status": is_one_of("active", "completed", "failed"),
+        "late": is_truth,
+        "benchmark_symbol": is_ticker,
+    },
+    "picks": {
+        "id": is_id,
+        "batch_id": is_id,
+        "position": is_positive_whole,
+        "ticker": is_ticker,
+        "action": is_one_of("BUY", "SELL"),
+        "reasoning": is_written,
+        "initial_price": is_above_zero,
+        "initial_close_id": is_id,
+        "ended": is_truth,
+    },
+    "checkpoints": {
+        "id": is_id,
+        "batch_id": is_id,
+        "day": is_natural,
+        "checkpoint_date": is_date,
+        "status": is_one_of("computed", "skipped"),
+        "taken_at": is_time,
+    },
+    "pick_checkpoint_metrics": {
+        "id": is_id,
+        "checkpoint_id": is_id,
+        "pick_id": is_id,
+        "current_price": is_above_zero,
+        "split_factor": is_above_zero,
+        "absolute_return_pct": is_decimal,
+        "vs_benchmark_pct": is_decimal,
+        "unusual_move": is_truth,
+        "ended": is_truth,
+    },
+    "corrections": {
+        "id": is_id,
+        "checkpoint_id": is_id,
+        "field": is_text,
+        "reason": is_written,
+        "made_at": is_time,
+    },
+    "closes": {
+        "id": is_id,
+        "ticker": is_ticker,
+        "trading_day": is_date,
+        "close": is_above_zero,
+        "source": is_written,
+        "read_at": is_time,
+    },
+    "splits": {
+        "ticker": is_ticker,
+        "effective_date": is_date,
+        "factor": is_above_zero,
+        "source": is_written,
+        "read_at": is_time,
+    },
+    "ending": {
+        "pick_id": is_id,
+        "last_session": is_date,
+        "value": is_above_zero,
+        "source": is_written,
+    },
+    "renaming": {
+        "pick_id": is_id,
+        "from_session": is_date,
+        "source": is_written,
+        "forced": is_truth,
+    },
+}
+POSSIBLE: dict[str, dict[str, Form]] = {
+    "generations": {
+        "answered_at": is_time,
+        "answered_model": is_text,
+        "answer": is_text,
+        "request_id": is_text,
+        "prompt_tokens": is_natural,
+        "completion_tokens": is_natural,
+        "accepted": is_truth,
+        "refusal": is_text,
+    },
+    "batches": {
+        "failure_reason": REASONS_OF_A_FAILURE,
+        "failure": is_text,
+        "benchmark_initial_price": is_above_zero,
+        "benchmark_initial_close_id": is_id,
+        "trading_day": is_date,
+    },
+    "picks": {"entry_open": is_above_zero, "entry_close_id": is_id},
+    "checkpoints": {
+        "trading_day": is_date,
+        "skip_reason": REASONS_OF_A_SKIP,
+        "note": is_text,
+        "skipped_at": is_time,
+        "benchmark_price": is_above_zero,
+        "benchmark_close_id": is_id,
+        "benchmark_split_factor": is_above_zero,
+        "benchmark_return_pct": is_decimal,
+        "benchmark_unusual_move": is_truth,
+    },
+    "pick_checkpoint_metrics": {"close_id": is_id, "return_from_open_pct": is_decimal},
+    "corrections": {"ticker": is_ticker, "before": is_text, "after": is_text},
+    "closes": {"open": is_above_zero},
+    "splits": {},
+    "ending": {},
+    "renaming": {},
+}
+
+
+def check_rows(seq: int, content: dict) -> None:
+    """Check the rule `row-form` for all rows of an entry, its ending and its renaming included."""
+    for name, member in content.items():
+        if name in SINGLE:
+            check_row(f"{name} of entry {seq}", SINGLE[name], member)
+        if name in ("ending", "renaming"):
+            check_row(f"{name} of entry {seq}", name, member)
+        if name in MANY:
+            for number, row in enumerate(member, 1):
+                check_row(f"row {number} of {name} of entry {seq}", MANY[name], row)
+
+
+def check_row(where: str, table: str, row: dict) -> None:
+    """Check that a row has the columns of its table, each in its form."""
+    needed, possible = NEEDED[table], POSSIBLE[table]
+    missing = set(needed) - set(row)
+    require(not missing, "row-form", f"{where} lacks {missing}")
+    strange = set(row) - set(needed) - set(possible)
+    require(not strange, "row-form", f"{where} has {strange}")
+    for column, value in row.items():
+        form = needed.get(column) or possible[column]
+        fits = isinstance(value, str) and form(value)
+        require(fits, "row-form", f"{column} of {where} is {value!r}")

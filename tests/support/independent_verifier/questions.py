@@ -1,0 +1,133 @@
+"""The rules of questions: docs/journal.md, "The rules", second table."""
+
+from independent_verifier.answers import (
+    PROVIDER_SAID,
+    BrokenRuleError,
+    named_benchmark,
+    names,
+    picks_of,
+)
+from independent_verifier.api import Row
+from independent_verifier.known import ABOUT, Entry, Known, day_of, moment
+from independent_verifier.refused import RecordRefused, require
+from independent_verifier.sessions import MONDAY, in_new_york, new_york_day
+
+EARLIER_ANSWERS = "Earlier answers could not be used:"
+
+
+def check_question(entry: Entry, known: Known) -> None:
+    """Check all rules of the question of a GENERATION entry."""
+    if entry.kind != "GENERATION":
+        return
+    ((key, row),) = entry.rows
+    monday = row["series"], row["run_date"]
+    others = [known.newest[other] for other in known.questions[monday] if other != key]
+    if key not in entry.before:
+        check_number(entry, row, len(others) + 1)
+        allowed = 3 + 3 * known.failures[monday]
+        count = len(others) + 1
+        require(count <= allowed, "question-count", f"{entry.where} is question {count}")
+    check_times(entry, row, others)
+    check_order(entry, known, row, others)
+    benchmark = benchmark_of(known, row)
+    if row.get("accepted") == "true":
+        check_accepted(entry, row, benchmark)
+    else:
+        check_refused(entry, row, benchmark, once=key in known.accepted_once)
+    check_prompt(entry, row, others)
+
+
+def check_number(entry: Entry, row: Row, number: int) -> None:
+    """Check the rule `question-number`."""
+    fits = row["attempt"] == str(number)
+    require(fits, "question-number", f"{entry.where} is number {number}, not {row['attempt']}")
+
+
+def check_times(entry: Entry, row: Row, others: list[Row]) -> None:
+    """Check the rule `question-time`."""
+    run_date, asked = day_of(row["run_date"]), moment(row["asked_at"])
+    require(run_date.weekday() == MONDAY, "question-time", f"{entry.where}: {run_date}")
+    early = asked < in_new_york(run_date, 9) or new_york_day(asked) != run_date
+    require(not early, "question-time", f"{entry.where} is not asked on its Monday from 09:00 on")
+    if "answered_at" in row:
+        fits = moment(row["answered_at"]) >= asked - ABOUT
+        require(fits, "question-time", f"{entry.where} is answered before it is asked")
+    for other in earlier(row, others):
+        over = moment(other.get("answered_at", other["asked_at"]))
+        fits = asked >= over - ABOUT
+        require(fits, "question-time", f"{entry.where} is asked before the one before was over")
+
+
+def earlier(row: Row, others: list[Row]) -> list[Row]:
+    """Return the questions of the Monday with a lower number."""
+    return [other for other in others if int(other["attempt"]) < int(row["attempt"])]
+
+
+def check_order(entry: Entry, known: Known, row: Row, others: list[Row]) -> None:
+    """Check the rule `question-order`."""
+    batch = known.batch_of_monday.get((row["series"], row["run_date"]))
+    over = batch is not None and known.last_kind_of_batch[batch] == "BATCH"
+    require(not over, "question-order", f"{entry.where} comes after its Monday's batch")
+    if entry.before:
+        return
+    accepted = any(other.get("accepted") == "true" for other in others)
+    require(not accepted, "question-order", f"{entry.where}: another one is accepted")
+
+
+def benchmark_of(known: Known, row: Row) -> str | None:
+    """Return the benchmark that a question names, or else that of the batch before."""
+    if named := named_benchmark(row["user_prompt"]):
+        return named
+    batch = known.batch_of_monday.get((row["series"], row["run_date"]))
+    return known.batch(batch)["benchmark_symbol"] if batch else None
+
+
+def check_accepted(entry: Entry, row: Row, benchmark: str | None) -> None:
+    """Check the rule `answer-accepted`."""
+    for column in ("answer", "answered_at"):
+        require(column in row, "answer-accepted", f"{entry.where} has no {column}")
+    require("refusal" not in row, "answer-accepted", f"{entry.where} has a refusal")
+    try:
+        picks_of(row["answer"], benchmark)
+    except BrokenRuleError as error:
+        raise RecordRefused("answer-accepted", f"{entry.where}: {error}") from None
+
+
+def check_refused(entry: Entry, row: Row, benchmark: str | None, *, once: bool) -> None:
+    """Check the rule `answer-refused`. `once` says whether the answer was accepted before."""
+    refused = row.get("accepted") == "false" and row.get("refusal", "") != ""
+    require(refused, "answer-refused", f"{entry.where} is neither accepted nor refused")
+    both = ("answer" in row) == ("answered_at" in row)
+    require(both, "answer-refused", f"{entry.where} has only one of answer and answered_at")
+    if once:
+        require("answer" in row, "answer-refused", f"{entry.where} was accepted without an answer")
+    if "answer" not in row:
+        return
+    try:
+        picks = picks_of(row["answer"], benchmark)
+    except BrokenRuleError:
+        return
+    why = row["refusal"]
+    if once:
+        named = any(names(why, pick["ticker"]) for pick in picks)
+        fits = named or why == "The benchmark was changed."
+    else:
+        by_provider = why in PROVIDER_SAID or why.startswith("The model refused: ")
+        fits = by_provider or "\ufffd" in row["answer"]
+    require(fits, "answer-refused", f"{entry.where}: a good answer is refused, because: {why}")
+
+
+def check_prompt(entry: Entry, row: Row, others: list[Row]) -> None:
+    """Check the rule `prompt-says-why`."""
+    prompt = row["user_prompt"]
+    refusals = [
+        other["refusal"]
+        for other in earlier(row, others)
+        if "answered_at" in other and "refusal" in other
+    ]
+    for refusal in refusals:
+        require(refusal in prompt, "prompt-says-why", f"{entry.where}: not {refusal!r}")
+    if EARLIER_ANSWERS in prompt:
+        lines = [EARLIER_ANSWERS, *(f"- {refusal}" for refusal in refusals), "Answer anew."]
+        fits = prompt.endswith("\n".join(lines))
+        require(fits, "prompt-says-why", f"{entry.where} tells of refusals that are not there")

@@ -1,0 +1,223 @@
+"""
+An independent verifier: written from docs/journal.md alone, with the standard library alone.
+
+It imports nothing of Alpha Monday. Read it when you write a verifier of your own. `verify` reads
+the record from the public API and checks one rule after the other, under their names in the
+document.
+"""
+
+import decimal
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+
+from independent_verifier import (
+    api,
+    checkpoints,
+    entries,
+    forms,
+    mondays,
+    picks,
+    prices,
+    questions,
+    splits,
+)
+from independent_verifier.api import Key, Row
+from independent_verifier.known import Known, Readings, entry_of
+from independent_verifier.long_over import LongOver
+from independent_verifier.marks import Marks
+from independent_verifier.missing import Missing
+from independent_verifier.refused import RecordRefused, require
+from independent_verifier.renamings import Renamings
+from independent_verifier.sessions import SessionCalendar
+
+Head = tuple[int, str]
+
+
+@dataclass
+class Found:
+    """The result for a record that keeps all rules."""
+
+    entries: int
+    rows: int
+
+
+def verify(url: str, head: Head | None = None, closed: Iterable[date] = ()) -> Found:
+    """
+    Read the record of a public API and check it. Raise RecordRefused at the first broken rule.
+
+    `head` is a copy of the journal's head, `closed` are the days that were closed on short notice.
+    """
+    with decimal.localcontext(prec=28, rounding=decimal.ROUND_HALF_EVEN):
+        verification = IndependentVerification(SessionCalendar(closed), head)
+        # First the entries, then the rows, then the entries that were written meanwhile.
+        journal, cursor = api.entries(url)
+        for entry in journal:
+            verification.take(entry)
+        verification.end_of_chain()
+        record = rows_of(url, verification)
+        later, _ = api.entries(url, cursor)
+        for entry in later:
+            verification.take(entry)
+        verification.finish(record)
+        return Found(verification.seq, len(verification.known.newest))
+
+
+def rows_of(url: str, verification: "IndependentVerification") -> dict[Key, Row]:
+    """Read all rows; raise RecordRefused if the API reports a damaged one."""
+    try:
+        return dict(api.rows(url, verification.series, verification.all_tickers))
+    except api.RecordDamagedError as error:
+        raise RecordRefused("row", str(error)) from None
+
+
+class IndependentVerification:
+    """A verification under way: it takes entry after entry, then all rows."""
+
+    def __init__(self, calendar: SessionCalendar, head: Head | None = None) -> None:
+        self.seq = 0
+        self.hash = "0" * 64
+        self.head = head
+        self.contents: list[dict] = []
+        self.series: set[str] = set()
+        self.tickers: set[str] = set()
+        self.known = Known(calendar)
+        self.marks = Marks(self.known)
+        self.uses = prices.Uses(self.known)
+        self.factors = splits.Factors(self.known)
+        self.missing = Missing(self.known)
+        self.renamings = Renamings(self.known)
+        self.seen = 0  # the number of entries that were read before the rows
+
+    @property
+    def all_tickers(self) -> set[str]:
+        """The tickers whose readings the rules need."""
+        missing = {ticker for claim in self.missing.claims for ticker in claim.tickers}
+        return self.tickers | missing
+
+    def take(self, entry: dict) -> None:
+        """Check the next entry: its bytes, then its content."""
+        self.link(entry)
+        content = forms.content_of(self.seq, entry["content"])
+        for name in ("seq", "kind", "at"):
+            fits = content.get(name) == entry[name]
+            require(fits, "columns", f"{name} of entry {self.seq}")
+        forms.check_members(self.seq, content)
+        forms.check_rows(self.seq, content)
+        self.remember(content)
+        self.check(content)
+
+    def link(self, entry: dict) -> None:
+        """Check the rules `chain` and `head`."""
+        seq = self.seq + 1
+        require(entry["seq"] == str(seq), "chain", f"after entry {self.seq} comes {entry['seq']}")
+        require(entry["previous"] == self.hash, "chain", f"entry {seq} has another previous")
+        text = f"{self.hash}\n{entry['content']}"
+        hashed = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        require(entry["hash"] == hashed, "chain", f"the hash of entry {seq}")
+        if self.head and self.head[0] == seq:
+            require(self.head[1] == hashed, "head", f"entry {seq} has another hash")
+        self.seq, self.hash = seq, hashed
+
+    def remember(self, content: dict) -> None:
+        """Store what the requests for rows and the final checks need."""
+        self.contents.append(content)
+        if "batch" in content:
+            self.series.add(content["batch"]["series"])
+        for member in ("closes", "splits", "picks"):
+            self.tickers |= {row["ticker"] for row in content.get(member, [])}
+
+    def check(self, content: dict) -> None:
+        """Check all rules of an entry: the specific ones before the general ones."""
+        known = self.known
+        entry = entry_of(self.seq, content, known.newest)
+        kind_before = share_before = None
+        if "batch" in content:
+            kind_before = known.last_kind_of_batch.get(content["batch"]["id"])
+        if "pick" in content:
+            share_before = known.shares.get(content["pick"]["id"])
+        known.learn(entry)
+        entries.check_at(entry)
+        entries.check_first_mention(entry)
+        entries.check_belongs(entry, known)
+        questions.check_question(entry, known)
+        mondays.check_monday(entry, known, kind_before)
+        picks.check_ending(entry, known)
+        picks.check_renaming(entry, known, share_before)
+        checkpoints.check_checkpoints(entry, known)
+        prices.check_prices(entry, known)
+        self.uses.take(entry)
+        picks.check_forced(entry, known)
+        self.marks.take(entry)
+        self.factors.take(entry)
+        self.missing.take(entry)
+        self.renamings.take(entry, share_before)
+        entries.check_readings(entry, known)
+        entries.check_unchanged(entry)
+        entries.check_corrected(entry, known, self.marks.first_with)
+        entries.check_hindsight(entry, known)
+        known.remember(entry)
+
+    def end_of_chain(self) -> None:
+        """Note that all entries from now on were written while the rows were read."""
+        self.seen = self.seq
+        if self.head:
+            require(self.head[0] <= self.seq, "head", f"there is no entry {self.head[0]}")
+
+    def finish(self, record: dict[Key, Row]) -> None:
+        """Check the rules that need the rows, and those of the whole journal."""
+        check_rows(self.known, record, self.seen)
+        long_over = LongOver(self.contents)
+        mondays.check_every_monday(self.known, long_over)
+        checkpoints.check_every_day(self.known, long_over)
+        prices.check_last_figures(self.known)
+        readings = readings_of(self.known, record)
+        self.uses.finish(readings)
+        self.marks.finish(readings, self.seen)
+        self.factors.finish(readings.splits)
+        splits.check_all_splits(self.known, readings.splits)
+        self.missing.finish(readings)
+        self.renamings.finish(readings)
+
+
+def readings_of(known: Known, record: dict[Key, Row]) -> Readings:
+    """Return all readings, whether an entry mentions them or only the API shows them."""
+    readings = Readings({}, {})
+    for (table, _), row in {**record, **known.newest}.items():
+        if table == "closes":
+            readings.closes.setdefault((row["ticker"], row["trading_day"]), []).append(row)
+        if table == "splits":
+            readings.splits.setdefault(row["ticker"], []).append(row)
+    return readings
+
+
+def check_rows(known: Known, record: dict[Key, Row], seen: int) -> None:
+    """
+    Check the rule `row`.
+
+    A row that an entry after the first `seen` mentions may equal its mention before or after it.
+    """
+    for key, row in record.items():
+        if known.seq_of.get(key, 0) > seen:
+            fits = row in known.mentions_since(key, seen)
+            require(fits, "row", f"{key} is not what an entry that was written meanwhile says")
+            continue
+        last = known.newest.get(key)
+        if last is None:
+            open_question = key[0] == "generations" and "accepted" not in row
+            need_not = open_question or key[0] in ("closes", "splits")
+            require(need_not, "row", f"no entry mentions {key}")
+            if key[0] == "closes":
+                prices.check_restated("a reading that no entry mentions", row)
+        else:
+            differ = {name for name in {*row, *last} if row.get(name) != last.get(name)}
+            require(not differ, "row", f"{differ} of {key} differ")
+    for key, row in known.newest.items():
+        if (
+            key[0] == "generations"
+            and (row["series"], row["run_date"]) not in known.batch_of_monday
+        ):
+            continue  # the API shows a question with its batch
+        later = known.seq_of[key] > seen
+        require(key in record or later, "row", f"{key} is gone")

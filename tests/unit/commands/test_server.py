@@ -1,0 +1,41 @@
+"""The web server excludes long-lived objects from garbage collections."""
+
+import gc
+import subprocess
+import sys
+
+# In a process of its own: what is frozen here would stay so for all other tests.
+PROGRAM = """
+import asyncio, gc, uvicorn
+from app.commands.server import WebServer
+
+made = [[number] for number in range(50_000)]
+
+async def app(scope, receive, send):
+    opened = [[number] for number in range(70_000)]
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+async def main():
+    server = WebServer(uvicorn.Config(app, port=0, log_config=None))
+    server.lifespan = server.config.load() or server.config.lifespan_class(server.config)
+    await server.startup()
+    print(gc.get_freeze_count(), len(gc.get_objects()))
+    await server.shutdown()
+
+asyncio.run(main())
+"""
+
+
+def test_what_stays_is_not_collected():
+    """Objects that existed before the start, and those that the start created, are all excluded."""
+    before = gc.get_freeze_count()
+    told = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
+    frozen, others = map(int, told.stdout.split())
+    assert frozen > 120_000
+    assert others < 2_000
+    assert gc.get_freeze_count() == before

@@ -1,0 +1,430 @@
+"""The prompt for the model, and which answers can become ideas."""
+
+import json
+from datetime import date
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.domain import model, prompt
+from app.domain.model import Action, Idea
+from app.domain.text import make_storable
+from app.errors import UnusableAnswer
+
+
+def an_idea(**changes: object) -> dict[str, object]:
+    """A usual idea, as the model writes it."""
+    return {"ticker": "KO", "action": "BUY", "reasoning": "People drink it."} | changes
+
+
+def make_answer(*first: dict[str, object], **more: object) -> str:
+    """An answer of three picks: those given, then usual ones."""
+    usual = [an_idea(), an_idea(ticker="MSFT", action="SELL"), an_idea(ticker="XOM")]
+    return json.dumps({"picks": [*first, *usual[len(first) :]], **more})
+
+
+def without(member: str) -> dict[str, object]:
+    """A usual idea that lacks a member."""
+    return {name: value for name, value in an_idea().items() if name != member}
+
+
+def refusal(answer: str, benchmark: str = "SPY") -> str:
+    """The reason for which an answer is refused."""
+    with pytest.raises(UnusableAnswer) as refused:
+        prompt.parse_answer(answer, benchmark)
+    return str(refused.value)
+
+
+def test_an_answer_becomes_three_ideas():
+    """Three picks in the model's order."""
+    assert prompt.parse_answer(make_answer(), "SPY") == [
+        Idea(ticker="KO", action=Action.BUY, reasoning="People drink it."),
+        Idea(ticker="MSFT", action=Action.SELL, reasoning="People drink it."),
+        Idea(ticker="XOM", action=Action.BUY, reasoning="People drink it."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "stored"),
+    [
+        pytest.param("BRK.B", "BRK.B", id="as it is stored"),
+        pytest.param("BRK-B", "BRK.B", id="a hyphen"),
+        pytest.param("brk-b", "BRK.B", id="small letters and a hyphen"),
+        pytest.param("bf.b", "BF.B", id="small letters"),
+        pytest.param(" aapl\n", "AAPL", id="white space around"),
+        pytest.param("F", "F", id="one letter"),
+        pytest.param("GOOGL", "GOOGL", id="five letters"),
+    ],
+)
+def test_tickers_have_one_form(written, stored):
+    """However a ticker is spelled, it is stored in capitals, its class after a dot."""
+    assert prompt.parse_answer(make_answer(an_idea(ticker=written)), "SPY")[0].ticker == stored
+
+
+def test_reasonings_lose_only_the_white_space_around_them():
+    """The model's reasoning is stored as it was written."""
+    reasoning = 'Growth: 12 %, "naïve" — 株価 🚀\n\n\tSecond\u00a0line.'
+    assert (
+        prompt.parse_answer(make_answer(an_idea(reasoning=f"\n {reasoning} \t")), "SPY")[
+            0
+        ].reasoning
+        == reasoning
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param("", "not JSON of the schema", id="nothing"),
+        pytest.param("I choose KO.", "not JSON of the schema", id="prose"),
+        pytest.param(
+            f"Here:\n```json\n{make_answer()}\n```",
+            "not JSON of the schema",
+            id="words before a fence",
+        ),
+        pytest.param(
+            f"```json\n{make_answer()}\n```\nGood luck!",
+            "not JSON of the schema",
+            id="words after a fence",
+        ),
+        pytest.param(
+            f"```json\n```\n{make_answer()}\n```\n```", "not JSON of the schema", id="two fences"
+        ),
+        pytest.param(
+            f"```json\n{make_answer()}", "not JSON of the schema", id="a fence that does not end"
+        ),
+        pytest.param(
+            f"<think>KO! {make_answer()}",
+            "not JSON of the schema",
+            id="a thought that does not end",
+        ),
+        pytest.param(f"<b>{make_answer()}</b>", "not JSON of the schema", id="another tag"),
+        pytest.param(
+            f"{make_answer()}</think>", "not JSON of the schema", id="a thought's end behind it"
+        ),
+        pytest.param("<think>KO!</think>", "not JSON of the schema", id="a thought alone"),
+        pytest.param(make_answer()[:-9], "not JSON of the schema", id="cut off"),
+        pytest.param(make_answer() + "}", "not JSON of the schema", id="something behind it"),
+        pytest.param("null", "not JSON of the schema", id="null"),
+        pytest.param("[]", "not JSON of the schema", id="a list at the root"),
+        pytest.param("{}", "not JSON of the schema", id="no picks"),
+        pytest.param('{"picks": {}}', "not JSON of the schema", id="picks that are no list"),
+        pytest.param(
+            '{"picks": ["KO", "MSFT", "XOM"]}', "not JSON of the schema", id="tickers alone"
+        ),
+        pytest.param(
+            make_answer(note="x"), "not JSON of the schema", id="a member too many at the root"
+        ),
+        pytest.param(
+            make_answer(an_idea(price="1")),
+            "not JSON of the schema",
+            id="a member too many in a pick",
+        ),
+        pytest.param(make_answer(without("ticker")), "not JSON of the schema", id="no ticker"),
+        pytest.param(make_answer(without("action")), "not JSON of the schema", id="no action"),
+        pytest.param(
+            make_answer(without("reasoning")), "not JSON of the schema", id="no reasoning"
+        ),
+        pytest.param(
+            make_answer(an_idea(ticker=None)), "not JSON of the schema", id="a null ticker"
+        ),
+        pytest.param(
+            make_answer(an_idea(ticker=5)), "not JSON of the schema", id="a number for a ticker"
+        ),
+        pytest.param(
+            make_answer(an_idea(action="HOLD")), "not JSON of the schema", id="an unknown action"
+        ),
+        pytest.param(
+            make_answer(an_idea(action="buy")),
+            "not JSON of the schema",
+            id="an action in small letters",
+        ),
+        pytest.param(
+            make_answer(an_idea(action="")), "not JSON of the schema", id="an empty action"
+        ),
+        pytest.param(
+            make_answer(an_idea(reasoning="\ud800")),
+            "not JSON of the schema",
+            id="a lone surrogate, escaped",
+        ),
+        pytest.param(
+            make_answer(an_idea(reasoning="@")).replace("@", "\ud800"),
+            "not JSON of the schema",
+            id="a lone surrogate",
+        ),
+        pytest.param(
+            '{"picks":[{"x":' + "[" * 9000, "not JSON of the schema", id="deeper than anybody reads"
+        ),
+        pytest.param('{"picks": []}', "had 0 picks; exactly 3", id="no pick"),
+        pytest.param(json.dumps({"picks": [an_idea()]}), "had 1 picks; exactly 3", id="one pick"),
+        pytest.param(
+            json.dumps({"picks": [an_idea(ticker=ticker) for ticker in ("A", "B", "C", "D")]}),
+            "had 4 picks; exactly 3",
+            id="four picks",
+        ),
+        pytest.param(
+            make_answer(an_idea(ticker="MSFT")),
+            "MSFT was chosen more than once",
+            id="a repeated ticker",
+        ),
+        pytest.param(
+            make_answer(an_idea(ticker="msft ")),
+            "MSFT was chosen more than once",
+            id="repeated, misspelled",
+        ),
+        pytest.param(
+            make_answer(an_idea(ticker="SPY")), "SPY is the benchmark", id="the benchmark"
+        ),
+        pytest.param(
+            make_answer(an_idea(ticker="spy")),
+            "SPY is the benchmark",
+            id="the benchmark in small letters",
+        ),
+        pytest.param(make_answer(an_idea(ticker="")), "'' is not a ticker", id="an empty ticker"),
+        pytest.param(
+            make_answer(an_idea(ticker="TOOLONG")),
+            "'TOOLONG' is not a ticker",
+            id="six letters or more",
+        ),
+        pytest.param(
+            make_answer(an_idea(ticker="BRK.BB")),
+            "'BRK.BB' is not a ticker",
+            id="two letters of class",
+        ),
+        pytest.param(
+            make_answer(an_idea(ticker="BRK B")), "'BRK B' is not a ticker", id="a space within"
+        ),
+        pytest.param(make_answer(an_idea(ticker="BRK/B")), "'BRK/B' is not a ticker", id="a slash"),
+        pytest.param(
+            make_answer(an_idea(ticker="$KO")), "'$KO' is not a ticker", id="a dollar sign"
+        ),
+        pytest.param(
+            make_answer(an_idea(ticker="NYSE:KO")),
+            "'NYSE:KO' is not a ticker",
+            id="an exchange before it",
+        ),
+        pytest.param(make_answer(an_idea(ticker="7203")), "'7203' is not a ticker", id="digits"),
+        pytest.param(
+            make_answer(an_idea(ticker="КО")), "'КО' is not a ticker", id="Cyrillic letters"
+        ),
+        pytest.param(
+            make_answer(an_idea(ticker="ﬁ")),
+            "'ﬁ' is not a ticker",
+            id="a ligature that capitals take apart",
+        ),
+        pytest.param(
+            make_answer(an_idea(ticker="\u017fo")), "'\u017fo' is not a ticker", id="a long s"
+        ),
+        pytest.param(
+            make_answer(an_idea(ticker="K\0")), r"'K\x00' is not a ticker", id="a NUL in a ticker"
+        ),
+        pytest.param(
+            make_answer(an_idea(reasoning="")), "KO has no reasoning", id="an empty reasoning"
+        ),
+        pytest.param(
+            make_answer(an_idea(reasoning=" \n\t\u00a0")),
+            "KO has no reasoning",
+            id="a blank reasoning",
+        ),
+        pytest.param(
+            make_answer(an_idea(reasoning="a\0b")), "KO holds characters", id="a NUL in a reasoning"
+        ),
+        pytest.param(
+            make_answer(an_idea(reasoning="a" * 4001)),
+            "longer than 4,000 characters",
+            id="a long reasoning",
+        ),
+    ],
+)
+def test_refused_answers(answer, reason):
+    """Each broken rule is described in a sentence."""
+    assert reason in refusal(answer)
+
+
+# Kind: what a server leaves around the JSON is no part of the answer.
+@pytest.mark.parametrize(
+    "around",
+    [
+        pytest.param("```json\n{}\n```", id="a fence"),
+        pytest.param("```\n{}\n```", id="a fence without a language"),
+        pytest.param("```JSON {}```", id="a fence on one line"),
+        pytest.param("\n```json\r\n{}\r\n```  \n", id="a fence with white space around it"),
+        pytest.param("\ufeff{}", id="a byte order mark"),
+        pytest.param(" \t\r\n{}\n\n", id="white space"),
+        pytest.param("<think>KO? {{no}}\n\nYes.</think>\n\n{}", id="a thought"),
+        pytest.param("<think></think>{}", id="an empty thought"),
+        pytest.param("So KO.\n</think>\n{}", id="a thought whose begin the server took off"),
+        pytest.param("<Thinking>KO</Thinking>{}", id="another word for a thought"),
+        pytest.param("<reasoning>KO</reasoning>\n```json\n{}\n```", id="a thought and a fence"),
+    ],
+)
+def test_what_stands_around_the_json(around):
+    """It is taken off, and what is left is read as strictly as ever."""
+    assert prompt.parse_answer(around.format(make_answer()), "SPY") == prompt.parse_answer(
+        make_answer(), "SPY"
+    )
+
+
+def test_a_reasoning_that_quotes_a_thought_or_a_fence():
+    """Within the JSON nothing is taken off."""
+    reasoning = "```json\n<think>It</think> ```"
+    assert (
+        prompt.parse_answer(make_answer(an_idea(reasoning=reasoning)), "SPY")[0].reasoning
+        == reasoning
+    )
+
+
+# Kind: an object of which two members have one name. Python and msgspec take the last, so each of
+# these was accepted.
+@pytest.mark.parametrize(
+    "twice",
+    [
+        pytest.param(('"ticker": "KO"', '"ticker": "XOM", "ticker": "KO"'), id="a ticker"),
+        pytest.param(('"action": "BUY"', '"action": "SELL", "action": "BUY"'), id="an action"),
+        pytest.param(
+            ('"action": "BUY"', '"action": "BUY", "action": "BUY"'), id="the same value twice"
+        ),
+        pytest.param(
+            ('"action": "BUY"', '"\\u0061ction": "SELL", "action": "BUY"'), id="one of them escaped"
+        ),
+        pytest.param(('"ticker": "KO"', '"reasoning": "None.", "ticker": "KO"'), id="a reasoning"),
+        pytest.param(('{"picks": [', '{"picks": [], "picks": ['), id="the picks"),
+        pytest.param(('{"picks": [', '```\n{"picks": [], "picks": ['), id="in a fence"),
+    ],
+)
+def test_two_members_of_one_name(twice):
+    """It is unclear which of the two was meant, so the model is asked again."""
+    once, instead = twice
+    answer = make_answer().replace(once, instead, 1) + ("\n```" if "```" in instead else "")
+    assert refusal(answer) == (
+        "An object of the answer had two members of one name; each name may stand there once."
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(make_answer(an_idea(action="HO\0LD")), id="a NUL in an action"),
+        pytest.param(make_answer(**{"no\0te": "x"}), id="a NUL in a member's name"),
+        pytest.param(
+            make_answer(an_idea(**{"no\0te": "x"})), id="a NUL in the name of a pick's member"
+        ),
+        pytest.param(make_answer(an_idea(ticker="\0" * 30)), id="a ticker of NULs"),
+        pytest.param(
+            make_answer(an_idea(reasoning="@")).replace("@", "\udfff"), id="a lone surrogate"
+        ),
+        pytest.param(make_answer(an_idea(action="HOLD" * 2000)), id="a long action"),
+        pytest.param(make_answer(**{"note" * 2000: "x"}), id="a long member"),
+    ],
+)
+def test_a_refusal_can_be_stored_and_told(answer):
+    """For any answer, the refusal is short and can be stored."""
+    reason = refusal(answer)
+    assert make_storable(reason) == reason
+    assert len(reason) <= 500
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(categories=None), max_size=200))
+def test_any_text_is_refused_in_words(answer):
+    """Nothing but UnusableAnswer comes out of a text that is no answer."""
+    assert make_storable(refusal(answer)) == refusal(answer)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=50), st.text(max_size=50))
+def test_what_is_accepted_can_be_stored(ticker, reasoning):
+    """A ticker or a reasoning is refused, or it has a form that the record can store."""
+    try:
+        (idea, *_) = prompt.parse_answer(
+            make_answer(an_idea(ticker=ticker, reasoning=reasoning)), "SPY"
+        )
+    except UnusableAnswer:
+        return
+    assert prompt.TICKER_RE.fullmatch(idea.ticker)
+    assert idea.reasoning
+    assert make_storable(idea.reasoning) == idea.reasoning
+
+
+def test_the_benchmark_is_the_one_in_use():
+    """Another benchmark lets SPY be chosen, and cannot be chosen itself."""
+    assert prompt.parse_answer(make_answer(an_idea(ticker="SPY")), "VOO")[0].ticker == "SPY"
+    assert (
+        refusal(make_answer(an_idea(ticker="VOO")), "VOO")
+        == "VOO is the benchmark and cannot be chosen."
+    )
+
+
+def parts(schema: object) -> list[dict[str, object]]:
+    """A schema with all the schemas in it."""
+    if isinstance(schema, list):
+        return [part for item in schema for part in parts(item)]
+    if not isinstance(schema, dict):
+        return []
+    return [schema, *(part for item in schema.values() for part in parts(item))]
+
+
+def test_the_schema_is_strict():
+    """
+    Every object of it lists all of its members as required and allows no other; its root is an
+    object itself.
+    """
+    schema = prompt.answer_schema()
+    assert schema["type"] == "object"
+    assert "$ref" not in schema
+    objects = [part for part in parts(schema) if part.get("type") == "object"]
+    assert len(objects) == 2
+    for part in objects:
+        assert part["additionalProperties"] is False
+        assert part["required"] == list(part["properties"])
+    assert [sorted(part["properties"]) for part in objects] == [
+        ["picks"],
+        ["action", "reasoning", "ticker"],
+    ]
+
+
+def test_the_schema_is_whole():
+    """
+    Every reference is resolved, every definition has a type, and the actions are the known ones.
+    """
+    schema = prompt.answer_schema()
+    references = [part["$ref"] for part in parts(schema) if "$ref" in part]
+    assert {reference.removeprefix("#/$defs/") for reference in references} == schema[
+        "$defs"
+    ].keys()
+    assert [part["enum"] for part in parts(schema) if "enum" in part] == [["BUY", "SELL"]]
+    assert all("type" in definition for definition in schema["$defs"].values())
+    # What strict providers do not take, or what would be sent for nothing.
+    assert not {"title", "description", "default", "minItems", "pattern"} & {
+        name for part in parts(schema) for name in part
+    }
+    assert json.loads(json.dumps(schema)) == schema
+
+
+def test_the_question_of_a_monday():
+    """The question names the Monday, the count and the benchmark."""
+    assert prompt.user_prompt(date(2026, 1, 5), "SPY") == (
+        "Today is Monday, 05 January 2026. Choose 3 different S&P 500 stocks, each BUY or SELL, "
+        "to be measured against SPY for the next 14 calendar days. SPY itself cannot be "
+        "chosen."
+    )
+
+
+def test_the_question_tells_why_earlier_answers_were_refused():
+    """The next prompt contains each reason."""
+    asked = prompt.user_prompt(
+        date(2026, 1, 5), "VOO", ["KO has no reasoning.", "The answer was truncated."]
+    )
+    assert asked.startswith(prompt.user_prompt(date(2026, 1, 5), "VOO"))
+    assert asked.endswith(
+        "\n\nEarlier answers could not be used:\n- KO has no reasoning.\n- The answer was "
+        "truncated.\nAnswer anew."
+    )
+
+
+def test_the_system_prompt():
+    """It asks for what the law wants, and has a version."""
+    assert "exactly 3 different stocks of the S&P 500" in prompt.SYSTEM_PROMPT
+    assert prompt.PROMPT_VERSION == "1"
+    assert (model.PICKS_PER_BATCH, model.QUESTIONS_PER_MONDAY) == (3, 3)

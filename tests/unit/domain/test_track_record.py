@@ -1,0 +1,676 @@
+"""
+The track record: every figure of a small one computed by hand, what does not enter it, and its
+verdict.
+"""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+
+import choosers
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from scipy import stats
+
+from app.domain import track_record as track
+from app.domain.model import Action, BatchStatus
+from app.domain.statistics import Interval
+from app.domain.track_record import (
+    Average,
+    BatchCounts,
+    CurvePoint,
+    Finding,
+    TrackedBatch,
+    TrackedPick,
+    Week,
+    compute_track_record,
+)
+
+MONDAY = date(2026, 1, 5)
+WEEK = timedelta(weeks=1)
+
+
+def a_pick(idea: str, middle: str, excess: str, absolute: str = "0") -> TrackedPick:
+    ticker, action = idea.split()
+    return TrackedPick(
+        f"id of {ticker}",
+        ticker,
+        Action(action),
+        Decimal(middle),
+        Decimal(excess),
+        Decimal(absolute),
+    )
+
+
+def make_batch(
+    week: int, *picks: TrackedPick, benchmark: tuple[str, str] = ("0", "0"), late: bool = False
+) -> TrackedBatch:
+    """A completed batch of so many weeks after the first."""
+    middle, result = map(Decimal, benchmark)
+    return TrackedBatch(MONDAY + week * WEEK, BatchStatus.COMPLETED, late, middle, result, picks)
+
+
+def without(
+    week: int, status: BatchStatus, *picks: TrackedPick, late: bool = False
+) -> TrackedBatch:
+    """A batch without a result."""
+    return TrackedBatch(MONDAY + week * WEEK, status, late, picks=picks)
+
+
+# The example of docs/record.md.
+FIRST = (
+    a_pick("AAPL BUY", "1", "3", "4"),
+    a_pick("KO SELL", "2", "-1", "0"),
+    a_pick("XOM BUY", "-2", "-2", "-1"),
+)
+SECOND = (
+    a_pick("MSFT BUY", "0", "-3", "-1"),
+    a_pick("NVDA BUY", "4", "6", "8"),
+    a_pick("BRK.B SELL", "-1", "3", "5"),
+)
+SMALL = [make_batch(0, *FIRST, benchmark=("1", "1")), make_batch(1, *SECOND, benchmark=("1", "2"))]
+NOT_SCORED = [
+    make_batch(2, a_pick("AAPL BUY", "50", "70", "70"), late=True),
+    without(3, BatchStatus.COMPLETED, a_pick("KO BUY", "0", "0")),
+    without(4, BatchStatus.COMPLETED, a_pick("KO BUY", "0", "0"), late=True),
+    without(5, BatchStatus.FAILED, late=True),
+    without(
+        6, BatchStatus.ACTIVE, TrackedPick("", "IBM", Action.BUY), TrackedPick("", "F", Action.SELL)
+    ),
+]
+
+
+RECORD = Path(__file__).parents[3] / "docs" / "record.md"
+
+
+def test_the_example_of_tosses():
+    """The script of docs/record.md prints the text below it, and agrees with the track record."""
+    found = re.search(
+        r"```python\n(.*?)```\n\nIt says:\n\n```\n(.*?)```", RECORD.read_text(), re.DOTALL
+    )
+    assert found
+    script, expected = found.groups()
+    done = subprocess.run(
+        [sys.executable, "-I", "-"], input=script, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == expected
+    ours = compute_track_record("main", SMALL).random_actions
+    assert ours
+    assert f"seed {ours.seed}\n" in expected
+    assert f"belowPct {ours.below_pct}\n" in expected
+    assert f"interval {ours.interval.low} to {ours.interval.high}\n" in expected
+    first, last = ours.bins[0], ours.bins[-1]
+    assert (
+        f"from {first.low} to {last.high}: {first.count} in the first, {last.count} in the last\n"
+        in expected
+    )
+
+
+def decimals(*texts: str) -> list[Decimal]:
+    return [Decimal(text) for text in texts]
+
+
+def test_what_is_counted():
+    """
+    Late and unresolved batches are counted, and so are their picks; a failed Monday has none to be
+    late with.
+    """
+    found = compute_track_record("main", [*SMALL, *NOT_SCORED])
+    assert found.batches == BatchCounts(
+        total=7, active=1, completed=5, failed=1, late=2, unresolved=2, scored=2
+    )
+    assert (found.picks.total, found.picks.finished) == (11, 6)
+    assert (found.first_run_date, found.last_run_date) == (MONDAY, MONDAY + 6 * WEEK)
+
+
+def test_what_is_not_scored_enters_nothing():
+    """All other figures are as if those batches were not there."""
+    alone, among = (compute_track_record("main", of) for of in (SMALL, [*SMALL, *NOT_SCORED]))
+    assert (
+        replace(
+            among,
+            batches=alone.batches,
+            last_run_date=alone.last_run_date,
+            verdict=alone.verdict,
+            picks=replace(among.picks, total=alone.picks.total),
+        )
+        == alone
+    )
+
+
+def test_hits():
+    """
+    Alphas are 3, 1, -2 and -3, 6, -3: three hits of six.
+
+    Wilson: the middle of 0.5, the reach 1.959964 * sqrt(0.25 / 6 + 3.841459 / 144) / (1 + 3.841459
+    / 6) = 0.312384.
+    """
+    found = compute_track_record("main", SMALL).picks
+    assert (found.hits, found.hit_rate_pct) == (3, 50)
+    assert found.hit_rate_interval == Interval(*decimals("18.761631", "81.238369"))
+
+
+def test_means_and_medians():
+    """
+    Of picks: alphas sum to 2, returns in their direction (4, 0, -1, -1, 8, -5) to 5, the shares'
+    own to 15.
+
+    Of batches: alphas of 2/3 and 0, directional returns of 1 and 2/3, absolute ones of 1 and 4.
+    """
+    found = compute_track_record("main", SMALL)
+    third, sixth = "0.3333333333333333333333333333", "0.8333333333333333333333333333"
+    assert found.pick_results == track.ResultFigures(
+        6,
+        Average(*decimals(third, "-0.5")),
+        Average(*decimals(sixth, "-0.5")),
+        Average(*decimals("2.5", "2")),
+    )
+    # 0.6666666666666666666666666667 and 0 halved, and 1 and that one halved, to 28 digits, half to
+    # even.
+    alpha, directional = "0.3333333333333333333333333334", "0.8333333333333333333333333335"
+    assert found.batch_results.alpha_pct == Average(*decimals(alpha, alpha))
+    assert found.batch_results.directional_return_pct == Average(
+        *decimals(directional, directional)
+    )
+    assert found.batch_results.absolute_return_pct == Average(*decimals("2.5", "2.5"))
+
+
+def test_best_and_worst():
+    """Of several that are alike it is the first, by Monday and ticker."""
+    found = compute_track_record("main", SMALL)
+    assert (found.best.ticker, found.best.alpha_pct, found.best.id) == ("NVDA", 6, "id of NVDA")
+    assert (found.worst.ticker, found.worst.alpha_pct, found.worst.action) == (
+        "BRK.B",
+        -3,
+        Action.SELL,
+    )
+    assert found.worst.run_date == MONDAY + WEEK
+
+
+def test_the_curve():
+    """
+    It adds: 2, then -5, then 4, then -150 (a SELL of what more than doubled): 2, -3, 1, -149; the
+    fall is 151.
+    """
+    alphas = [
+        a_pick("A BUY", "0", "2"),
+        a_pick("B SELL", "0", "5"),
+        a_pick("C BUY", "0", "4"),
+        a_pick("D SELL", "0", "150"),
+    ]
+    found = compute_track_record(
+        "main", [make_batch(week, pick) for week, pick in enumerate(alphas)]
+    )
+    assert found.curve == [
+        CurvePoint(MONDAY + week * WEEK, Decimal(alpha), Decimal(total))
+        for week, (alpha, total) in enumerate([(2, 2), (-5, -3), (4, 1), (-150, -149)])
+    ]
+    assert found.drawdown_pct == 151
+
+
+@pytest.mark.parametrize(
+    ("sums", "deepest"),
+    [
+        ([], "0"),
+        (["1", "2"], "0"),
+        (["-1"], "1"),
+        (["3", "1", "2.5", "0.5"], "2.5"),
+        (["1", "0", "5", "4.5"], "1"),
+    ],
+)
+def test_drawdown(sums, deepest):
+    """From the highest point before, which is zero at the start."""
+    assert track.deepest_fall(map(Decimal, sums)) == Decimal(deepest)
+
+
+def test_weeks():
+    """
+    Week by week what the picks held in it added: -1, -2, -2; then 2, 3, 0 and 0, 4, 1; then -3, 2,
+    -4.
+
+    The benchmark did 1; then 0 and 1, three picks each; then 1.
+    """
+    weeks = compute_track_record("main", SMALL).weekly_excess.weeks
+    assert [(week.picks, week.excess_pct, week.benchmark_pct) for week in weeks] == [
+        (3, -1, 1),
+        (6, Decimal("1.666666666666666666666666667"), Decimal("0.5")),
+        (3, Decimal("-1.666666666666666666666666667"), 1),
+    ]
+    assert [week.monday for week in weeks] == [MONDAY, MONDAY + WEEK, MONDAY + 2 * WEEK]
+
+
+def test_the_weekly_excess():
+    """
+    The mean of -1, 5/3, -5/3 is -1/3, its error sqrt(28/9 / 3) = 1.018350; t of two degrees is
+    4.302653.
+
+    On the line y = 14/3 - 6x the residuals are 1/3, 0, -1/3; the intercept's error is
+    sqrt(2/9 * (1/3 + (5/6)^2 / (1/6))) = 1; t of one degree is 12.706205.
+    """
+    found = compute_track_record("main", SMALL).weekly_excess
+    assert (found.count, found.without_middle) == (3, 0)
+    assert (found.mean_pct, found.mean_interval) == (
+        Decimal("-0.333333"),
+        Interval(*decimals("-4.714940", "4.048274")),
+    )
+    assert (found.beta, found.beyond_beta_pct) == (Decimal("-6.000000"), Decimal("4.666667"))
+    assert found.beyond_beta_interval == Interval(*decimals("-8.039538", "17.372871"))
+
+
+def test_a_batch_without_a_middle():
+    """It stays out of the weeks, and is counted; its result counts."""
+    gap = replace(
+        SMALL[0],
+        middle_benchmark_pct=None,
+        picks=[replace(pick, middle_vs_benchmark_pct=None) for pick in SMALL[0].picks],
+    )
+    found = compute_track_record("main", [gap, SMALL[1]])
+    assert found.weekly_excess.without_middle == 1
+    assert found.weekly_excess.weeks == compute_track_record("main", [SMALL[1]]).weekly_excess.weeks
+    assert found.pick_results == compute_track_record("main", SMALL).pick_results
+
+
+def test_random_actions():
+    """
+    One BUY with an alpha of 3: half of the draws come to 3, which counts half, and half to -3.
+    """
+    found = compute_track_record(
+        "main", [make_batch(0, a_pick("AAPL BUY", "1", "3.00"))]
+    ).random_actions
+    # SHA-256 of "2026-01-05 AAPL 3.00\n".
+    assert found.seed == "fd28a23595f5b92d93f0665301f19d92ac6769d4d2bdcb9c7122833fc03f2ed6"
+    heads = found.bins[-1].count
+    assert 450 < heads < 550
+    assert found.bins[0].count == 1000 - heads
+    assert found.below_pct == Decimal(1000 - heads / 2) / 10
+    assert (found.interval, found.draws, len(found.bins)) == (
+        Interval(Decimal(-3), Decimal(3)),
+        1000,
+        20,
+    )
+
+
+@pytest.mark.parametrize(
+    ("batches", "picks"),
+    [
+        pytest.param([], 0, id="nothing"),
+        pytest.param(
+            [without(0, BatchStatus.ACTIVE, TrackedPick("", "KO", Action.BUY))],
+            1,
+            id="the first Monday",
+        ),
+        pytest.param([without(0, BatchStatus.FAILED, late=True)], 0, id="a failed Monday"),
+        pytest.param(
+            [without(0, BatchStatus.COMPLETED, a_pick("KO BUY", "0", "0"))],
+            1,
+            id="an unresolved fortnight",
+        ),
+    ],
+)
+def test_nothing_finished(batches, picks):
+    """Zeros where something is counted, and nothing where there is nothing to say."""
+    found = compute_track_record("main", batches)
+    nothing = Average(None, None)
+    assert (
+        found.pick_results
+        == found.batch_results
+        == track.ResultFigures(0, nothing, nothing, nothing)
+    )
+    assert (found.best, found.worst, found.random_actions, found.drawdown_pct) == (
+        None,
+        None,
+        None,
+        0,
+    )
+    assert found.picks == track.PickCounts(picks, 0, 0, None, None)
+    assert found.weekly_excess == track.WeeklyExcess(0, 0, None, None, None, None, None, [])
+    assert (found.curve, found.verdict.finding, list(found.verdict.looks)) == ([], None, [])
+
+
+def test_one_pick():
+    """One has a mean and an interval of its hit rate; two weeks have an interval, but no line."""
+    found = compute_track_record(
+        "main", [make_batch(0, a_pick("AAPL BUY", "1", "3"), benchmark=("1", "0"))]
+    )
+    assert found.picks.hit_rate_interval == Interval(*decimals("20.654931", "100.000000"))
+    assert found.weekly_excess.mean_pct == Decimal("1.5")
+    assert found.weekly_excess.mean_interval is not None
+    assert (found.weekly_excess.beta, found.weekly_excess.beyond_beta_pct) == (
+        Decimal("1.000000") * -1 / 2,
+        None,
+    )
+
+
+def years(count: int, value: str = "0", benchmark: str = "0") -> list[TrackedBatch]:
+    """A batch on every Monday, all alike."""
+    whole = str(2 * Decimal(value)), str(2 * Decimal(benchmark))
+    pick = a_pick("AAPL BUY", value, whole[0], whole[1])
+    return [make_batch(week, pick, benchmark=(benchmark, whole[1])) for week in range(count)]
+
+
+@pytest.mark.parametrize(("value", "below"), [("0", 50), ("0.1", 100)])
+def test_no_variance(value, below):
+    """All picks alike: means, but no interval and no finding, and nothing that is no number."""
+    found = compute_track_record("main", years(60, value))
+    assert found.weekly_excess.mean_pct == Decimal(value)
+    assert found.weekly_excess.mean_interval is found.weekly_excess.beyond_beta_interval is None
+    assert found.weekly_excess.beta is None
+    assert found.random_actions.below_pct == below
+    assert found.verdict.finding is None
+    assert "all alike" in found.verdict.words
+
+
+def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[TrackedBatch]:
+    """A batch on every Monday, of one pick that earns `drift` and something normal a week."""
+    random, made = Random(seed), []
+    for week in range(start, start + count):
+        first, second, market = random.gauss(drift, 1), random.gauss(drift, 1), random.gauss(0, 1)
+        pick = a_pick("AAPL BUY", f"{first:.8f}", f"{first + second:.8f}")
+        made.append(make_batch(week, pick, benchmark=(f"{market:.8f}", f"{market * 1.5:.8f}")))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("batches", "finding", "words"),
+    [
+        pytest.param(
+            [], None, "There is nothing to judge: the series has no Monday yet.", id="nothing"
+        ),
+        pytest.param(
+            varied(1, 1),
+            None,
+            "Too early to tell skill from luck: 1 scored batch so far. "
+            "The first look is on 2027-01-04.",
+            id="one",
+        ),
+        pytest.param(
+            varied(52, 1),
+            None,
+            "Too early to tell skill from luck: 52 scored batches so far. "
+            "The first look is on 2027-01-04.",
+            id="a Monday before the first look",
+        ),
+        pytest.param(
+            varied(53, 1),
+            Finding.BETTER,
+            "At the look of 2027-01-04, over 52 weeks, the picks did better "
+            "than luck explains: beyond the benchmark and its beta, they added",
+            id="much skill",
+        ),
+        pytest.param(
+            varied(53, -1),
+            Finding.WORSE,
+            "the picks did worse than bad luck explains",
+            id="the opposite",
+        ),
+        pytest.param(varied(53, 0), Finding.UNDECIDED, "could not be told from luck", id="none"),
+        pytest.param(
+            varied(104, 1), Finding.BETTER, "The next look is on 2028-01-03.", id="between looks"
+        ),
+        pytest.param(
+            [*varied(29, 1), without(52, BatchStatus.FAILED)],
+            None,
+            "The look of 2027-01-04 found 29 scored "
+            "batches; a verdict needs 30. The next look is on 2028-01-03.",
+            id="29 batches",
+        ),
+        pytest.param(
+            [*varied(30, 1), without(52, BatchStatus.FAILED)],
+            Finding.BETTER,
+            "better",
+            id="30 batches",
+        ),
+        pytest.param(
+            [*varied(50, 1), without(50, BatchStatus.ACTIVE), without(52, BatchStatus.ACTIVE)],
+            None,
+            "The look of 2027-01-04 is held when every batch that it counts is completed.",
+            id="one is open",
+        ),
+        pytest.param(
+            [*varied(51, 1), without(51, BatchStatus.ACTIVE), without(52, BatchStatus.ACTIVE)],
+            Finding.BETTER,
+            "better",
+            id="only what a look does not count is open",
+        ),
+        pytest.param(
+            [
+                *varied(50, 1),
+                without(50, BatchStatus.ACTIVE, late=True),
+                without(52, BatchStatus.ACTIVE),
+            ],
+            Finding.BETTER,
+            "better",
+            id="one that will never count is open",
+        ),
+    ],
+)
+def test_verdict(batches, finding, words):
+    found = track.reach_verdict(batches)
+    assert found.finding == finding
+    assert words in found.words
+
+
+def test_a_part_gets_no_verdict():
+    """A person who chooses the part could choose the finding."""
+    found = compute_track_record("main", varied(120, 2), is_part=True)
+    assert found.verdict.finding is found.verdict.next_look is None
+    assert found.verdict.looks == ()
+    assert found.verdict.words.startswith("Only the whole series gets a verdict")
+    assert found.weekly_excess.mean_interval is not None
+
+
+def test_a_look_counts_what_was_over_by_its_date():
+    """
+    Batches up to two Mondays before it, and only their weeks; its interval is of 100 less its share
+    percent.
+
+    What happens later changes no look.
+    """
+    every = varied(300, 0.1)
+    found = list(track.interim_analyses(every))
+    assert [(look.number, look.on, look.batches, look.weeks) for look in found] == [
+        (n, MONDAY + 52 * n * WEEK, 52 * n - 1, 52 * n) for n in range(1, 6)
+    ]
+    assert (
+        found[:2] == list(track.interim_analyses([*every[:110], *varied(190, -9, start=110)]))[:2]
+    )
+    counted = track.combine_weeks(half for batch in every[:103] for half in batch.weeks)
+    xs, ys = (
+        [float(getattr(week, name)) for week in counted] for name in ("benchmark_pct", "excess_pct")
+    )
+    line = stats.linregress(xs, ys)
+    reach = stats.t.isf(0.05 / 6 / 2, len(counted) - 2) * line.intercept_stderr
+    assert len(counted) == found[1].weeks
+    assert found[1].beyond_beta_pct == round(Decimal(line.intercept), 6)
+    assert found[1].interval == Interval(
+        round(Decimal(line.intercept - reach), 6), round(Decimal(line.intercept + reach), 6)
+    )
+
+
+def test_looks_share_the_risk():
+    """
+    5 % / 2, / 6, / 12, ...: after K interim analyses 5 % * K / (K + 1), and never more than 5 %.
+    """
+    assert [str(look.share_pct) for look in track.interim_analyses(years(160))] == [
+        "2.500000",
+        "0.833333",
+        "0.416667",
+    ]
+    assert sum(map(track.significance_spent, range(1, 1000))) == pytest.approx(0.05 * 999 / 1000)
+
+
+def test_a_gap_in_the_record():
+    """A failed Monday leaves a week with one batch, and two leave one with none: it is no week."""
+    found = compute_track_record(
+        "main",
+        [
+            SMALL[0],
+            without(1, BatchStatus.FAILED),
+            without(2, BatchStatus.FAILED),
+            replace(SMALL[1], run_date=MONDAY + 3 * WEEK),
+        ],
+    ).weekly_excess
+    assert [(week.monday - MONDAY).days // 7 for week in found.weeks] == [0, 1, 3, 4]
+
+
+PATIENT = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+FIGURE = st.decimals(-300, 300, places=6)
+PICKS = st.builds(
+    TrackedPick,
+    st.uuids().map(str),
+    st.text("ABCDEF", min_size=1, max_size=3),
+    st.sampled_from(Action),
+    FIGURE,
+    FIGURE,
+    FIGURE,
+)
+RECORDS = st.lists(
+    st.tuples(
+        st.lists(PICKS, min_size=1, max_size=3, unique_by=lambda pick: pick.ticker), FIGURE, FIGURE
+    ),
+    max_size=12,
+).map(
+    lambda rows: [
+        TrackedBatch(MONDAY + n * WEEK, BatchStatus.COMPLETED, False, middle, result, picks)
+        for n, (picks, middle, result) in enumerate(rows)
+    ]
+)
+
+
+def mirrored(pick: TrackedPick) -> TrackedPick:
+    return replace(pick, action=Action.BUY if pick.action is Action.SELL else Action.SELL)
+
+
+def negative(average: Average) -> Average:
+    return Average(
+        *(value if value is None else -value for value in (average.mean, average.median))
+    )
+
+
+@PATIENT
+@given(RECORDS)
+def test_the_opposite_chooser(batches):
+    """The opposite of all actions gives the opposite record, to the last digit."""
+    found = compute_track_record("main", batches)
+    other = compute_track_record(
+        "main", [replace(one, picks=[*map(mirrored, one.picks)]) for one in batches]
+    )
+    for name in ("pick_results", "batch_results"):
+        results, opposite = getattr(found, name), getattr(other, name)
+        assert opposite.alpha_pct == negative(results.alpha_pct)
+        assert opposite.directional_return_pct == negative(results.directional_return_pct)
+        assert opposite.absolute_return_pct == results.absolute_return_pct
+    assert [point.sum_pct for point in other.curve] == [-point.sum_pct for point in found.curve]
+    assert other.weekly_excess.weeks == [
+        Week(week.monday, week.picks, -week.excess_pct, week.benchmark_pct)
+        for week in found.weekly_excess.weeks
+    ]
+    if batches:
+        assert other.random_actions.seed == found.random_actions.seed
+        assert other.random_actions.below_pct == 100 - found.random_actions.below_pct
+        assert other.best.alpha_pct == -found.worst.alpha_pct
+
+
+@PATIENT
+@given(RECORDS, st.randoms())
+def test_no_order_matters(batches, random):
+    """Neither that of the Mondays nor that of a Monday's picks."""
+    found = compute_track_record("main", batches)
+    batches = [replace(one, picks=random.sample(one.picks, len(one.picks))) for one in batches]
+    assert compute_track_record("main", random.sample(batches, len(batches))) == found
+
+
+@PATIENT
+@given(RECORDS)
+def test_what_always_holds(batches):
+    """
+    The drawdown is never negative, a pick's two weeks come to its alpha, and bins hold all draws.
+    """
+    found = compute_track_record("main", batches)
+    assert found.drawdown_pct >= 0
+    added = sum((week.excess_pct * week.picks for week in found.weekly_excess.weeks), Decimal(0))
+    alphas = sum((pick.alpha_pct for one in batches for pick in one.picks), Decimal(0))
+    assert abs(added - alphas) < Decimal("1e-20")
+    if found.random_actions:
+        assert sum(size.count for size in found.random_actions.bins) == track.DRAW_COUNT
+
+
+HUGE = Decimal(f"1{'0' * 5000}")
+
+
+@pytest.mark.parametrize(
+    "figure", [HUGE, -HUGE, 1 / HUGE, Decimal("1e160")], ids=["huge", "less", "tiny", "square"]
+)
+def test_figures_beyond_all_sense(figure):
+    """What is exact stays exact, and nothing else is made up."""
+    pick = TrackedPick("", "KO", Action.SELL, figure, figure * 3, figure)
+    found = compute_track_record("main", [make_batch(n, pick) for n in range(3)])
+    assert found.pick_results.alpha_pct.median == figure * -3
+    assert found.weekly_excess.beta is None
+
+
+@dataclass(frozen=True)
+class Share:
+    """
+    How many of a kind's records were found to be what, at any look of five; and found better by
+    which.
+    """
+
+    ever: Counter
+    better_by: Counter
+
+
+def simulated(chooser: choosers.Chooser, records: int) -> Share:
+    ever, better_by = Counter(), Counter()
+    for seed in range(records):
+        found = [
+            look.finding
+            for look in track.interim_analyses(choosers.record(chooser, seed, 5 * 52 + 1))
+        ]
+        assert len(found) == 5
+        ever.update(set(found))
+        better_by.update(n for n in range(1, 6) if Finding.BETTER in found[:n])
+    return Share(ever, better_by)
+
+
+@pytest.mark.parametrize("kind", choosers.KINDS)
+def test_choosers_without_skill_are_not_called_skilled(kind):
+    """Of sixty, followed for five years: the seeds are fixed, so the bound fails by no chance."""
+    assert simulated(choosers.KINDS[kind], 60).ever[Finding.BETTER] <= 3
+
+
+def test_a_chooser_with_skill_is_found():
+    """Half a percent a week: three in four within three years."""
+    assert simulated(choosers.SKILLED, 40).better_by[3] >= 30
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", choosers.KINDS)
+def test_a_thousand_choosers_without_skill(kind, record_property):
+    """
+    Over five interim analyses at most 5 % are called skilled, and at most 5 % skilled or the
+    opposite.
+    """
+    found = simulated(choosers.KINDS[kind], 1000).ever
+    record_property(f"of 1,000 choosers called skilled: {kind}", found[Finding.BETTER])
+    record_property(f"of 1,000 choosers called the opposite: {kind}", found[Finding.WORSE])
+    assert found[Finding.BETTER] + found[Finding.WORSE] <= 50
+
+
+@pytest.mark.long
+def test_a_thousand_choosers_with_skill(record_property):
+    """Half a percent a week is found within three years in four of five records."""
+    found = simulated(choosers.SKILLED, 1000).better_by
+    for year in range(1, 6):
+        record_property(
+            f"of 1,000 choosers with a skill of 0.5 % a week found by look {year}", found[year]
+        )
+    assert found[3] >= 800

@@ -1,0 +1,127 @@
+"""
+Until when OpenAI serves its models: our table against the installed library's, and how names are
+compared.
+"""
+
+import re
+from datetime import date
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from app.core import settings
+from app.providers.model_ends import ANNOUNCED_ENDS, announced_end, end_warning
+
+ENTRY = re.compile(
+    r'^- ((?:"[^"]+",?\s+)*"[^"]+"): Announced shutdown date: (\d{4}-\d\d-\d\d)\.', re.MULTILINE
+)
+
+
+def of_the_library() -> tuple[list[str], dict[str, date]]:
+    """The names that the library knows, and the ends that its docstring announces."""
+    spec = find_spec("openai")
+    assert spec
+    assert spec.origin
+    text = (Path(spec.origin).parent / "types/shared/chat_model.py").read_text()
+    listed, _, docstring = text.partition("Deprecated values:")
+    # Lines are broken anywhere.
+    told = re.sub(r"\n +", " ", docstring)
+    ends = {
+        name: date.fromisoformat(day)
+        for names, day in ENTRY.findall(told)
+        for name in re.findall('"(.*?)"', names)
+    }
+    assert len(ends) == sum(len(re.findall('"', names)) // 2 for names, _ in ENTRY.findall(told))
+    assert told.count("Announced shutdown date") == len(ENTRY.findall(told))
+    return re.findall(r'^    "(.*)",$', listed, re.MULTILINE), ends
+
+
+def test_the_table_is_the_installed_library_s():
+    """An upgrade of the library that announces another end fails here: take its dates over."""
+    assert of_the_library()[1] == ANNOUNCED_ENDS
+
+
+def test_every_name_that_the_library_knows():
+    """What we say of a name is what is announced of that very name: none is taken for another."""
+    names, ends = of_the_library()
+    assert len(names) > 50
+    assert {name: announced_end(name) for name in names} == {name: ends.get(name) for name in names}
+
+
+def test_the_default_model():
+    """It is one that the library knows, and no end of it is announced."""
+    model = settings.load({}).openai_model
+    assert model in of_the_library()[0]
+    assert announced_end(model) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "end"),
+    [
+        ("gpt-4o-mini", date(2027, 1, 14)),
+        ("gpt-4o-mini-2024-07-18", date(2027, 1, 14)),
+        ("openai/gpt-4o-mini", date(2027, 1, 14)),
+        ("openrouter/openai/gpt-4o", date(2027, 1, 14)),
+        ("openai/gpt-4o:online", date(2027, 1, 14)),
+        (" GPT-4o ", date(2027, 1, 14)),
+        (
+            "gpt-4o-2024-05-13",
+            date(2026, 10, 23),
+        ),  # earlier than the model that it is a snapshot of
+        ("gpt-4o-2026-01-01", date(2027, 1, 14)),  # a snapshot that is not listed
+        ("gpt-4o-20240806", date(2027, 1, 14)),
+        ("ft:gpt-4o-mini-2024-07-18:acme::9aBcDeFg", date(2027, 1, 14)),
+        ("o3", date(2026, 12, 11)),
+        ("gpt-5.1-2025-11-13", date(2027, 4, 1)),
+        ("gpt-5.4-mini", None),
+        ("gpt-5.4-mini-2026-03-17", None),
+        ("openai/gpt-5.4-mini", None),
+        ("gpt-4o-mega", None),
+        ("llama3.2:3b", None),
+        ("my/gpt-4o-tuned", None),
+        ("", None),
+    ],
+)
+def test_names(model, end):
+    """A name is found however a relay writes it, and nothing else is taken for it."""
+    assert announced_end(model) == end
+
+
+@pytest.mark.parametrize(
+    ("model", "today", "said"),
+    [
+        ("gpt-4o-mini", date(2026, 11, 14), None),
+        (
+            "gpt-4o-mini",
+            date(2026, 11, 15),
+            "OpenAI ends gpt-4o-mini on 2027-01-14: set OPENAI_MODEL to another model.",
+        ),
+        (
+            "gpt-4o-mini",
+            date(2027, 1, 13),
+            "OpenAI ends gpt-4o-mini on 2027-01-14: set OPENAI_MODEL to another model.",
+        ),
+        (
+            "gpt-4o-mini",
+            date(2027, 1, 14),
+            "OpenAI ended gpt-4o-mini on 2027-01-14: set OPENAI_MODEL to another model.",
+        ),
+        (
+            "o1",
+            date(2026, 11, 28),
+            "OpenAI ended o1 on 2026-10-23: set OPENAI_MODEL to another model.",
+        ),
+        (
+            "openai/o3",
+            date(2026, 11, 28),
+            "OpenAI ends openai/o3 on 2026-12-11: set OPENAI_MODEL to another model.",
+        ),
+        ("gpt-5.1", date(2026, 11, 28), None),
+        ("gpt-5.4-mini", date(2029, 1, 1), None),
+        ("llama3.2:3b", date(2029, 1, 1), None),
+    ],
+)
+def test_warnings(model, today, said):
+    """A model is warned of 60 days before its end, and ever after."""
+    assert end_warning(model, today) == said
