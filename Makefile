@@ -48,8 +48,9 @@ serve: $(READY) ## Serve live; needs two API keys, see docs/operate/settings.md
 	$(graphiql_if_npm)
 	@$(BIN)/alpha-monday serve --migrate
 
+# Three processes on two cores: for a third of the time a test waits for a timeout, a disk or another process.
 test: $(READY) ## Run the tests
-	@$(PYTEST) -m "not long and not pgbouncer" -n 2 --dist loadfile --slow-first --no-loadscope-reorder $(ARGS)
+	@$(PYTEST) -m "not long and not pgbouncer" -n 3 --dist loadfile --slow-first --no-loadscope-reorder $(ARGS)
 
 test-long: $(READY) ## Run the tests that take longer
 	@$(PYTEST) -m long -n 2 $(ARGS)
@@ -58,16 +59,16 @@ test-pgbouncer: $(READY) ## Run the tests that need PgBouncer
 	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || { echo "PgBouncer is missing. On Debian: apt-get install pgbouncer"; exit 1; }
 	@$(PYTEST) -m pgbouncer $(ARGS)
 
-test-dates: $(READY) ## Run the tests that depend on dates at five other dates; needs libfaketime; ARGS="--help"
+test-dates: $(READY) ## Run the tests that depend on dates at five other dates; needs libfaketime; ARGS="--help" lists the options
 	@$(BIN)/python -X utf8 dev/dates/run.py $(ARGS)
 
-chaos: $(READY) ## Damage the running service 200 times at random, then check every promise; ARGS="--help"
+chaos: $(READY) ## Damage the running service 200 times at random, then check every promise; ARGS="--help" lists the options
 	@$(BIN)/python dev/chaos/run.py $(ARGS)
 
-outage: $(READY) ## Stop Postgres and measure how soon the service is back; ARGS="--help"
+outage: $(READY) ## Stop Postgres and measure how soon the service is back; ARGS="--help" lists the options
 	@$(BIN)/python dev/chaos/outage.py $(ARGS)
 
-attack: $(READY) ## Attack the service in sixty ways while a client reads and a Monday is due; ARGS="--help"
+attack: $(READY) ## Attack the service in more than sixty ways while a client reads and a Monday is due; ARGS="--help" lists the options
 	@$(BIN)/python dev/attack/run.py $(ARGS)
 
 define node_and_chromium
@@ -76,7 +77,7 @@ define node_and_chromium
 @test -x "$$(command -v $(CHROMIUM))" || { echo "Chromium is missing. On Debian: apt-get install chromium; elsewhere: make $@ CHROMIUM=..."; exit 1; }
 endef
 
-audit: $(READY) ## Run the audits of packages, contract, clients and pages; needs Node, Chromium, Java, network; DATE=2026-12-02
+audit: $(READY) ## Run the audits of packages, contract, clients and pages; needs Node, Chromium, Java, network; DATE=2026-12-02 sets the day
 	$(node_and_chromium)
 	@javac --version >/dev/null 2>&1 || { echo "A JDK is missing. On Debian: apt-get install default-jdk-headless"; exit 1; }
 	@$(MAKE) --silent --no-print-directory $(GRAPHIQL_READY) dev/audit/node_modules/.package-lock.json dev/audit/.venv/.ready
@@ -107,13 +108,13 @@ db-down: $(READY) ## Stop the embedded Postgres
 db-reset: $(READY) ## Delete the rehearsal in the embedded Postgres; with ARGS=--live-record a live record, too
 	@$(BIN)/alpha-monday db reset --yes $(ARGS)
 
-schema: $(READY) ## Print the API's schema into graphql/schema.graphql
+schema: $(READY) ## Write the API's schema to graphql/schema.graphql
 	@$(BIN)/python -m api.schema > graphql/schema.graphql
 
 bench: $(READY) ## Compare the API's speed with PostGraphile and Mercurius; needs wrk and Node
 	@$(BIN)/python dev/bench/run.py $(ARGS)
 
-image-files: ## List the files of the image again, in .dockerignore
+image-files: ## Renew the list of the image's files, in .dockerignore
 	@$(PYTHON) dev/image/context.py
 
 image: ## Build the image alpha-monday:VERSION, or IMAGE=...; the engine gets IMAGE_BUILD_ARGS

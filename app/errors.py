@@ -2,19 +2,20 @@
 The error tree of Alpha Monday, grouped by what the caller does next.
 
     AlphaMondayError
-    ├── ConfigurationError      a person must change something; a retry does not help
-    ├── Refused                 a rule of the record forbids the request; nothing was stored
-    ├── TryAgainAt              not a failure: it is too early
-    │   ├── QuestionInProgress  another process is asking the model at this moment
-    │   └── QuotaSpent          the ledger of requests is full
-    ├── ProviderError           the provider did not return what was requested
-    │   ├── ProviderBusy        it asked us to slow down: wait and try again
-    │   ├── ProviderUnavailable no response, or one that cannot be read: wait and try again
-    │   └── UnknownTicker       it does not know the ticker: choose another one
-    ├── RecordDamaged           a row breaks the record's rules: verify it, restore a backup
-    ├── Discrepancy             verification failed: the record or its journal was changed
-    ├── UnusableAnswer          the model's answer breaks a rule: ask again and give the reason
-    └── MissingClose            the close of a session is not published yet: ask again later
+    ├── ConfigurationError          a person must change something; a retry does not help
+    ├── Refused                     a rule of the record forbids the request; nothing was stored
+    ├── TryAgainAt                  try again at the given time; this is not a failed attempt
+    │   ├── QuestionInProgress      a question to the model is open; its answer may still arrive
+    │   └── QuotaSpent              the provider's quota is used up
+    ├── ProviderError               the provider did not return what was requested
+    │   ├── ProviderBusy            it asked us to slow down: wait and try again
+    │   ├── ProviderUnavailable     no response, or one that cannot be read: wait and try again
+    │   │   └── BodyTooLong         the response has more bytes than we read
+    │   └── UnknownTicker           it does not know the ticker: choose another one
+    ├── RecordDamaged               a row breaks the record's rules: verify it, restore a backup
+    ├── Discrepancy                 verification failed: the text says where
+    ├── UnusableAnswer              the model's answer breaks a rule: ask again, give the reason
+    └── MissingClose                the close of a session is not published yet: ask again later
 """
 
 from collections.abc import Sequence
@@ -41,9 +42,9 @@ class Refused(AlphaMondayError):
 
 class TryAgainAt(AlphaMondayError):
     """
-    It is too early for the work; `at` is the time at which to try again.
+    The work cannot be done now; `at` is the time at which to try again.
 
-    It never counts as a failed attempt.
+    A job that raises this error has not failed, and no failed attempt is counted.
     """
 
     def __init__(self, message: str, at: datetime) -> None:
@@ -64,7 +65,7 @@ class ProviderError(AlphaMondayError):
 
 
 class ProviderBusy(ProviderError):
-    """The provider asked us to slow down; `until` is the time that it named, if it named one."""
+    """The provider asked us to slow down; `until` is the time that it named, or None."""
 
     def __init__(self, message: str, until: datetime | None = None) -> None:
         super().__init__(message)
@@ -96,7 +97,12 @@ class Discrepancy(AlphaMondayError):
 
 
 class RecordDamaged(AlphaMondayError):
-    """A row breaks the rules of the record; the text names it. No figure is computed from it."""
+    """
+    A row breaks the rules of the record. The text names the row; no figure is computed from it.
+
+    `app.domain.track_record` gives only the end of a sentence as the text: the API puts
+    RECORD_DAMAGED_PREFIX before it.
+    """
 
 
 class UnusableAnswer(AlphaMondayError):

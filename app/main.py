@@ -2,7 +2,7 @@
 The composition root: builds the pools, the queue, the worker and the handlers of one process.
 
 `create_app(settings)` returns the service as an ASGI application. `open_process` starts the same
-without the web server. Only `app.commands` imports this module.
+without the web server. In the package `app`, only `app.commands` imports this module.
 """
 
 import asyncio
@@ -63,12 +63,12 @@ READ_WAIT = 2
 # waits for a provider.
 JOB_LIMIT = 60
 
-# The connections of the pool that jobs, the health check and the reconciliation share.
+# The number of connections that jobs, the health check and the reconciliation share.
 _POOL_SIZE = 12
 
 _REHEARSED_NOTICE = "Rehearsed: every price and every word of this record is made up."
 
-# Opens the simulated clock of a rehearsal, in place of the real clock.
+# A function that opens the simulated clock of a rehearsal, which replaces the real clock.
 OpenClock = Callable[[pools.Pool, Queue], AbstractAsyncContextManager[Any]]
 
 
@@ -77,8 +77,8 @@ class ServiceProcess:
     """
     The parts of one process, with or without the web server.
 
-    `direct` is the database's address without a PgBouncer, because LISTEN needs a direct
-    connection. `worker` is None if it was switched off.
+    `direct` is an address that leads to Postgres and not to a PgBouncer, because LISTEN needs a
+    direct connection. `worker` is None if the process runs no jobs.
     """
 
     pool: pools.Pool
@@ -94,10 +94,13 @@ async def open_process(
     settings: Settings, open_clock: OpenClock | None = None, *, work: bool = True
 ) -> AsyncIterator[ServiceProcess]:
     """
-    Start everything except the web server. At the end, let running jobs finish, and close all.
+    Start everything except the web server, and close it at the end of the context.
 
-    `open_clock` opens the clock of a rehearsal. Without it, raises ConfigurationError if the
-    database has a rehearsal. Without `work` there is no worker.
+    At the end, running jobs first get `jobs.queue.DRAIN_TIMEOUT` seconds to finish. `open_clock`
+    opens the clock of a rehearsal. Without `work` there is no worker.
+
+    Raises ConfigurationError if the database cannot be used or lacks a migration. Without
+    `open_clock`, also raises it if the database has a rehearsal.
     """
     address = resolve_database_url(settings.database_url)
     direct = settings.queue_address or address
@@ -159,10 +162,10 @@ async def open_reader_pools(settings: Settings) -> AsyncIterator[ReaderPools]:
     """
     Open the pools that only clients use.
 
-    The jobs use another pool, so that many or slow queries of clients never take a connection from
-    them. For the same reason exports and queries have separate pools. The pool of the exports opens
-    its first connection when it is needed. If API_DATABASE_URL is set, both pools connect as its
-    user, so that a query has only the rights of the reader.
+    The jobs use another pool: clients that send many or slow queries must not take the connections
+    of the jobs. For the same reason exports and queries have separate pools. The pool of the
+    exports opens its first connection when one is needed. If API_DATABASE_URL is set, both pools
+    connect as its user, so that a query has only the rights of the reader.
     """
     address, pooled = resolve_database_url(settings.api_address), settings.database_pooled
     queries = pools.make_pool(
@@ -256,9 +259,10 @@ class Runtime:
 
     def fetch(self, sql: str, parameters: Sequence[str | None]) -> Awaitable[list[bytes]]:
         """
-        Run one statement of the API.
+        Run one statement of the API, and return its row, as `app.database.queries.Fetch` says.
 
-        Not `async`, because each query that is not cached would pay for one more coroutine.
+        This method is not `async`: otherwise each query that is not cached would need one more
+        coroutine.
         """
         return self.running.reader.fetch(sql, parameters)
 

@@ -113,7 +113,7 @@ def _refuse_retry_of_unfinished(job: JobRow) -> None:
 
 
 async def _refuse_useless_retry(conn: Conn, job: JobRow, now: datetime) -> None:
-    """Raise Refused if the job's Monday is over, or if a copy of the job waits or runs."""
+    """Raise Refused for a weekly job of a past Monday, or if a copy of the job waits or runs."""
     monday, _ = (await subjects(conn, [job])).get(job.id, (None, None))
     if job.task == pick_week.name and monday and monday < calendar.new_york_date(now):
         raise Refused(

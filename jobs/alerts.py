@@ -2,9 +2,11 @@
 Alerts: messages to an operator about problems, sent as soon as a problem is recorded.
 
 docs/operate/alerts-webhook.md describes them for receivers. An alert is a row of
-`operations.alerts`. The row and its job are written in the transaction that records the problem, so
-an alert is sent if and only if the problem was stored. An alert is sent at least once; its id stays
-the same, so that a receiver can drop a repetition.
+`operations.alerts`. The row and its job are written in the transaction that records the problem. So
+no alert is sent about a problem that was not stored, and no alert is lost when a process ends. A
+problem may be stored without an alert: if no receiver is configured, or if the alert cannot be
+stored (the log has the error). An alert may arrive more than once; its id stays the same, so that a
+receiver can drop a repetition. An alert is given up if the receiver refuses it, or after a day.
 
 A spent quota is the exception, because no transaction records it. A job that finds the quota spent
 stores the alert in a transaction of its own.
@@ -47,7 +49,8 @@ log = structlog.get_logger()
 # An alert that could not be delivered within this time is given up, because it is no longer news.
 MAX_AGE = timedelta(days=1)
 
-# An alert about a spent quota is stored again only if the quota was free for this long.
+# After an alert about a spent quota, the next one is stored only if the quota was free for this
+# long in between.
 _QUOTA_FREE_TIME = timedelta(hours=1)
 
 # Reconciliation gives up an alert only this long after `MAX_AGE`, because the alert's own job may
@@ -57,8 +60,9 @@ _GRACE = timedelta(hours=1)
 # The most characters of `text` and `content`.
 _MAX_TEXT_LENGTH = 1500
 
-# Alerts about changed readings cover the batches of the last 41 days: a batch's fortnight, and 27
-# days, which is as long as late splits are requested after a run date.
+# Alerts about changed readings cover the batches whose run date is at most 41 days ago. These are
+# the 14 days of a fortnight, and 27 days after it. (27 is also the day of a batch on which its
+# splits are requested for the last time.)
 _WATCHED_DAYS = calendar.LATE_SPLIT_CHECK_DAYS[-1] + CHECKPOINT_DAYS
 
 # The most sessions that one alert about changed readings names. When the provider restates its
@@ -78,8 +82,8 @@ class Alert(Struct, frozen=True, kw_only=True):
     """
     A row of `operations.alerts`: one problem, reported to an operator.
 
-    `text` says what happened, and `to_do` what a person can do about it. `until` is only set for a
-    spent quota: the time until which the quota is known to be spent.
+    `text` says what happened, and `to_do` what a person can do about it. `until` is set only for
+    a spent quota: the time until which the quota is known to be spent.
     """
 
     id: UUID
@@ -215,7 +219,7 @@ async def report_checkpoint_skipped(
         day=due.day,
         reason=reason,
         text=text,
-        to_do=f"Upkeep looks again once a day, {retake} at once.",
+        to_do=f"Reconciliation tries again once a day; {retake} tries at once.",
     )
 
 
@@ -299,7 +303,8 @@ def _group_by_session(
 
 def _compare(readings: Sequence[CheckpointReading], new_close: Decimal) -> str:
     """
-    Return a clause about one session: its new close, its old closes, and who uses the old ones.
+    Return a clause about one session: its new close, its old closes, and the checkpoints that use
+    the old ones.
 
     All `readings` are of the same session.
     """
@@ -471,9 +476,10 @@ async def _get_waiting(conn: Conn, id: UUID) -> Alert | None:
 
 async def reconcile(conn: Conn, context: Context, retention: timedelta) -> int:
     """
-    Give up old alerts, delete those older than `retention`, and defer lost jobs of the others.
+    Give up alerts that have waited too long, and delete alerts older than `retention`.
 
-    Return the number of jobs that were deferred.
+    A new job is deferred for each waiting alert that has lost its job. Return the number of these
+    jobs.
     """
     now = context.now()
     await conn.execute(

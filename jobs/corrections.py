@@ -64,8 +64,8 @@ async def adopt(
     """
     Replace the reading that a checkpoint's figures use with the newest reading of the same session.
 
-    Day 0 is the baseline. Return how many checkpoints were corrected. Raise Refused if no figure
-    uses such a reading, or if the newest reading cannot replace it.
+    Day 0 is the baseline. Return how many checkpoints were corrected. Raise Refused if no figure of
+    that day uses a reading of this share, or if the newest reading cannot replace the used one.
     """
     if not is_publishable(reason):
         raise Refused(f"--reason must say why, {STATEMENT_RULE}.")
@@ -108,7 +108,8 @@ async def _newest_reading(conn: Conn, batch: Batch, *, day: int, ticker: str) ->
 
     in_force = await _list_splits(conn, batch, ticker)
     is_restated = splits.is_restated(used, newest, in_force)
-    # A baseline is in shares of its own session. A reading that counts later splits cannot be one.
+    # A baseline price is always per share of its own session, so its basis date is that session. A
+    # restated reading has a later basis date.
     basis_date = splits.basis_date(newest.source, newest.trading_day)
     is_restated_baseline = day == 0 and basis_date > newest.trading_day
     if is_restated or is_restated_baseline:
@@ -175,7 +176,7 @@ class _Correction(Struct, frozen=True, kw_only=True):
     """
     The correction of one batch: of the figures that depend on the prices or splits of `ticker`.
 
-    `adopted` are the readings that replace the used ones. It is empty after a split.
+    `adopted` has the readings that replace the used ones. It is empty after a split.
     """
 
     batch: Batch
@@ -286,7 +287,7 @@ async def _store_changes(
     """
     Store the changed rows of a checkpoint, with their corrections.
 
-    Return False if no row has changed. `histories` are those that the new figures use.
+    Return False if no row has changed. `histories` belong to the shares of the new figures.
     """
     batch = correction.batch
     used = [reading for (day, _), reading in correction.adopted.items() if day == checkpoint.day]

@@ -46,9 +46,9 @@ _MAX_WAIT_FOR_OLDER = timedelta(minutes=5)
 # Seconds between two checks of whether older checkpoints are still being taken.
 _POLL_INTERVAL = 0.5
 
-# For how long readings may be used after they were read from the database. Another process may
-# store newer readings meanwhile, and the verification allows a figure to use a replaced reading for
-# only an hour; after that it reports the figure as forged.
+# For how long a job may use readings after it has read them from the database. Another process may
+# store a newer reading meanwhile. If it was read more than an hour before the figure's journal
+# entry, the verification reports that the figure does not use it. So this time is below an hour.
 MAX_READING_AGE = timedelta(minutes=30)
 
 
@@ -58,8 +58,9 @@ async def take_checkpoint(batch_id: str, day: int, retake: str | None = None) ->
     Compute one checkpoint of a batch, or skip it with a reason.
 
     If the checkpoint is already stored, nothing is done. With `retake`, a skipped checkpoint is
-    computed if its prices are available now. The text says when or by whom the retake was
-    requested, so that each request defers only one job.
+    computed if its prices are available now. The text of `retake` is the time of an operator's
+    request, or the day on which the reconciliation deferred the job. The reconciliation searches
+    for the jobs with today's date, so that it defers only one retake of a checkpoint a day.
     """
     context = current_context()
     async with alerts.alert_if_quota_spent(context):
@@ -75,7 +76,7 @@ async def defer_retakes(conn: Conn, skipped: Sequence[DueCheckpoint], request: s
     """
     Defer a retake of each skipped checkpoint, in the transaction of `conn`. Return the jobs' ids.
 
-    `request` says when or by whom the retakes were requested.
+    `request` is the argument `retake` of the jobs (see `take_checkpoint`).
     """
     return await _defer_all(conn, [_make_job(one, retake=request) for one in skipped])
 
@@ -187,10 +188,13 @@ async def _measure_or_skip(
 
 async def _wait_for_older(context: Context, batch: Batch, day: int) -> None:
     """
-    Wait while a checkpoint of an older batch, or an earlier checkpoint of this batch, is taken.
+    Wait while another job takes a checkpoint of an older batch, or an earlier one of this batch.
 
-    If the quota is too small for two checkpoints at the same time, each would get a part of it, and
-    both would fail. The wait also makes sure that missed checkpoints are taken in their order.
+    The wait ends after five minutes. It has two reasons:
+
+    - The quota may be too small for two checkpoints. If both were taken at the same time, each
+      would get a part of the quota, and both would fail.
+    - Missed checkpoints should be taken in their order.
     """
     until = context.now() + _MAX_WAIT_FOR_OLDER
     while context.now() < until:
@@ -257,7 +261,7 @@ async def _compute_and_store(
 
 
 def _make_priced(target: _Target, benchmark: Close, now: datetime) -> Checkpoint:
-    """Return the checkpoint with the benchmark's close. Its returns are computed later."""
+    """Return the checkpoint with the benchmark's close, and without any return."""
     batch, day, stored = target.batch, target.day, target.stored
     priced = Checkpoint(
         id=uuid4(),
@@ -314,8 +318,8 @@ class _Measured(Struct, frozen=True, kw_only=True):
     - `picks`: with the opens that became known now
     - `metrics`: one for each pick, in the same order
     - `readings`: the closes and opens that were used
-    - `changes`: the splits that the figures use, and the opens that became known now, with the
-      metrics that need them
+    - `changes`: the splits that the figures use, the opens that became known now, and the stored
+      metrics that these opens complete
     """
 
     checkpoint: Checkpoint

@@ -1,14 +1,18 @@
 """
 Heartbeats: a request after each good morning, for a dead man's switch.
 
-From 09:00 in New York on, a morning is good if nothing is missing: every checkpoint that is due has
-its row, none of today's checkpoints was skipped because prices were missing, and on a Monday the
-batch has its picks. If no batch is active, every morning is good, and the heartbeat only shows that
-the machine works.
+From 09:00 in New York on, a morning is good if nothing is missing:
+
+- every checkpoint that is due has its row;
+- none of today's checkpoints was skipped because prices were missing;
+- on a Monday, the batch has its picks.
+
+If no batch is active, every morning from Tuesday to Sunday is good. The heartbeat then only shows
+that the machine works.
 
 A morning that is not good gets no heartbeat. If it becomes good later that day, after late closes
-or an operator's command, it gets one then. A worker sends the heartbeat, so a missing heartbeat may
-also mean that no worker is alive.
+or an operator's command, its heartbeat is sent then. A worker sends the heartbeat, so a missing
+heartbeat may also mean that no worker is alive.
 """
 
 from datetime import date, datetime, time, timedelta
@@ -41,7 +45,7 @@ async def send(context: Context, morning: date, job: Job) -> None:
     """
     Send the heartbeat of a morning, and store the outcome.
 
-    After midnight in New York it is given up.
+    At midnight in New York, at the end of that day, the heartbeat is given up.
     """
     async with transaction(context.pool, notify=False) as conn:
         cursor = await conn.execute(

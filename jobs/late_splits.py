@@ -2,9 +2,11 @@
 Late splits: splits that are requested on two Sundays after a batch's fortnight.
 
 Spin-offs and small splits are often listed weeks after they came into force. Such a split corrects
-the figures of completed batches (see `corrections.correct_after_split`). Reconciliation defers the
-jobs, not the weekly job: so the batches of an older version get them too. Each batch gets one job
+the figures of completed batches (see `corrections.correct_after_split`). Each batch gets one job
 for each Sunday. If no service runs on the Sunday, the job is deferred later in that week.
+
+Reconciliation defers these jobs. If the weekly job deferred them when it makes a batch, the batches
+that an older version made would have none.
 """
 
 from datetime import date, datetime, timedelta
@@ -25,9 +27,9 @@ from jobs.queue import RetryPolicy, app, current_context
 log = structlog.get_logger()
 
 # Late splits are requested only while more than this many requests of the day's quota are left. A
-# Monday needs four (SPY and three picks), and eight more for one proposed ticker that the provider
-# does not know (five attempts, then three other picks). A Monday with more refused tickers than
-# that may have to wait for the quota.
+# Monday needs four (SPY and three picks). If the provider does not know one proposed ticker, seven
+# more are needed: four more attempts, then three other picks. That makes eleven, and one is spare.
+# A Monday with more refused tickers than that may have to wait for the quota.
 RESERVE = 12
 
 _WEEK = timedelta(days=7)
@@ -48,7 +50,7 @@ async def look_for_splits(batch_id: str, day: int) -> None:
 
 async def refresh(context: Context, batch_id: UUID, day: int) -> None:
     """
-    Request the splits of those tickers of a batch that were not requested since the Sunday `day`.
+    Request the splits of each ticker of a batch, unless they were requested since the Sunday `day`.
 
     Raise TryAgainAt for the next day if too few requests of the quota are left, if the provider
     does not answer, or if a split of the fortnight cannot be read. When the week is over, return
@@ -118,8 +120,8 @@ def _begins_at(run_date: date, day: int) -> datetime:
     """
     Return the time from which late splits are requested.
 
-    It is after the requests of the morning: a ticker that was requested then is not requested
-    again.
+    The time is an hour after the requests of the morning: a ticker whose splits were requested then
+    is not requested again.
     """
     return calendar.from_new_york(calendar.checkpoint_date(run_date, day), calendar.RETAKE_TIME)
 
@@ -133,7 +135,7 @@ def _is_open(run_date: date, day: int, now: datetime) -> bool:
 
 async def defer_due(conn: Conn, context: Context) -> int:
     """
-    Defer a job for each completed batch and Sunday whose week has begun and that has no job.
+    Defer the jobs that are missing: for each completed batch, one for each Sunday whose week runs.
 
     Return how many jobs were deferred.
     """

@@ -2,8 +2,8 @@
 The delivery of messages to the operator's receivers: the common part of alerts and heartbeats.
 
 A receiver may be slow, unavailable or misconfigured, and no other work may depend on it. So each
-message has its own job. It runs after all other jobs, and is tried again until the message is too
-old. The job is deferred in the transaction that stores the message.
+message has its own job. The job has the lowest priority, and is tried again until the message is
+too old. It is deferred in the transaction that stores the message.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,15 +26,15 @@ log = structlog.get_logger()
 # The tasks that send messages, each with the argument that identifies its message.
 TASKS = {"send_alert": "alert", "send_heartbeat": "morning"}
 
-# It is lower than the priority of every checkpoint, which is minus the ordinal number of its run
-# date (see `jobs/daily.py`).
+# The priority of messages and of late splits. It is lower than the priority of every checkpoint,
+# about -740,000 (`_make_job` in `jobs/daily.py`).
 LOWEST_PRIORITY = -10_000_000
 
-# At most this many messages are sent at the same time, over all processes. A receiver that hangs
-# would otherwise occupy all workers.
+# A message waits while this many older messages are being sent, by all processes together.
+# Otherwise, a receiver that hangs could use up the concurrency of every worker.
 _MAX_CONCURRENT = 2
 
-# The pause of a message that finds too many others being sent.
+# The pause of a message that finds too many older ones being sent.
 _SLOT_PAUSE = timedelta(seconds=15)
 
 # The first pause between two attempts. Later pauses are as long as the age of the message, so its
@@ -75,11 +75,12 @@ async def defer(conn: Conn, task: Any, names: Sequence[str]) -> None:
 
 async def find_without_job(conn: Conn, task: Any, names: Sequence[str]) -> list[str]:
     """
-    Return the messages for which a new job should be deferred, because their job was lost.
+    Return the messages for which a new job should be deferred, because no job will send them.
 
-    A message whose job was cancelled gets no new job, because an operator cancelled it on purpose.
-    Nor does one whose job failed with unexpected errors or killed its process: a new job would fail
-    too.
+    A message is left out in two cases, although no job will send it:
+
+    - An operator cancelled the job of the message on purpose.
+    - The job of the message has strikes (`jobs.strikes`): a new job would fail, too.
     """
     return await queue_tables.find_without_job(
         conn, task=task.name, argument=TASKS[task.name], names=names
@@ -117,9 +118,11 @@ async def deliver(
 
 
 async def _wait_for_slot(context: Context, job: Job) -> None:
-    """Raise TryAgainAt if too many other messages are being sent."""
+    """Raise TryAgainAt if too many older messages are being sent."""
     assert job.id is not None
-    # Only older jobs count. If several jobs start at the same time, the oldest ones continue.
+    # Only older jobs count. If several jobs start at the same time, the oldest ones continue. But
+    # an old message that is tried again does not wait for younger ones, so for a moment more than
+    # `_MAX_CONCURRENT` can be sent.
     async with context.pool.connection() as conn:
         running = await queue_tables.count_running_before(conn, list(TASKS), job.id)
     if running >= _MAX_CONCURRENT:
@@ -132,7 +135,7 @@ def _retry_or_give_up(
     """
     Raise TryAgainAt for the next attempt.
 
-    If that would be at `deadline` or later, give the message up instead.
+    If the next attempt would be at `deadline` or later, return GIVEN_UP instead.
     """
     now = context.now()
     age = now - created_at

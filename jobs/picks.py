@@ -1,4 +1,4 @@
-"""Commands for a pick whose share stopped trading (`end`) or has a new ticker (`rename`)."""
+"""Record that the share of a pick stopped trading (`end`), or has a new ticker (`rename`)."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -61,8 +61,8 @@ async def end(
     Record that a pick's share last traded on `last_session`, and its `value` after that.
 
     Checkpoints of later sessions use the value, and mark the pick as `ended`. `source` names the
-    publication that says so. Return how many skipped checkpoints are taken again. Raise Refused if
-    the arguments are not valid for this pick.
+    publication in which the operator found this. Return how many skipped checkpoints are taken
+    again. Raise Refused if the arguments are not valid for this pick.
     """
     _require_past_session(calendar, last_session, now)
     if not is_publishable(source):
@@ -108,12 +108,13 @@ async def rename(
     """
     Record that a pick's share has the ticker `new` from `from_session` on.
 
-    The journal still has the old ticker. The last close under the old ticker must fit the first one
-    under the new ticker. Closes that are not stored are requested from the provider; before that,
-    `report_progress` gets a line for the operator. With `force`, the closes are not compared, and
-    the pick's later metrics are marked as an `unusual_move`. `source` names the publication that
-    says so. Return how many skipped checkpoints are taken again. Raise Refused if the arguments are
-    not valid for this pick, or if the closes do not fit.
+    Earlier entries of the journal keep the old ticker. The last close under the old ticker must fit
+    the first one under the new ticker. If the stored closes do not fit, the closes and splits of
+    the new ticker are requested from the provider; before that, `report_progress` gets a line for
+    the operator. With `force`, the closes are not compared, and the pick's later metrics are marked
+    as an `unusual_move`. `source` names the publication in which the operator found this. Return
+    how many skipped checkpoints are taken again. Raise Refused if the arguments are not valid for
+    this pick, or if the closes do not fit.
     """
     new_ticker = prompt.parse_ticker(new)
     if new_ticker is None:

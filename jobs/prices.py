@@ -45,10 +45,10 @@ async def fetch_closes(
     """
     Return the closes of `session` by ticker.
 
-    If the benchmark is among `tickers`, it comes first: if it has no close, no other ticker is
-    requested, because nothing can be computed for a session without the benchmark. Failed requests
-    since `needed_since` count against the limit of attempts. Raise MissingClose with the tickers
-    that have no close yet.
+    Raise MissingClose with the tickers that have no close yet. Without the benchmark's close,
+    nothing can be computed for a session, and no other ticker is requested. So if the benchmark is
+    among `tickers`, the caller must put it first. Failed requests since `needed_since` count
+    against the limit of attempts.
     """
     closes_by_ticker: dict[str, Close] = {}
     for ticker in tickers:
@@ -117,8 +117,8 @@ async def _store_answer(
     today = calendar.new_york_date(now)
     async with transaction(context.pool) as conn:
         oldest = await batches.get_oldest_active_baseline(conn)
-        # The session before is stored too: a ticker without a close of both sessions is no longer
-        # traded (see `jobs/weekly.py`).
+        # The session before `session` is stored, too. A ticker that has neither of the two closes
+        # is no longer traded (see `jobs/weekly.py`).
         since = min(context.calendar.session_before(session), oldest or session)
 
         def is_finished_session(day: date) -> bool:

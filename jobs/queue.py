@@ -1,5 +1,5 @@
 """
-The queue: Procrastinate on the service's Postgres, its tasks, and the retry policy.
+The queue: Procrastinate on the service's Postgres, the context of its jobs, and the retry policy.
 
 `procrastinate --app=jobs.queue.app worker` (and `shell`, `healthchecks`, `defer`) needs only the
 environment: connections are made when the app is opened, and a worker that is started in this way
@@ -60,8 +60,9 @@ MAX_CONNECTION_USE = 10.0
 # back to the queue.
 DRAIN_TIMEOUT = 20.0
 
-# A tick of the weekly job that is late by at most this much still starts the job. From 09:00 it is
-# the rest of Monday in New York: if the service starts late on a Monday, the batch is still made.
+# A tick of the weekly job that is late by at most this much still starts the job. From 09:00 on, 15
+# hours are the rest of Monday in New York: if the service starts late on a Monday, the batch is
+# still made.
 MAX_TICK_DELAY = timedelta(hours=15)
 
 # The pause before the next attempt of a job while Postgres is unavailable.
@@ -82,7 +83,7 @@ MAX_UNEXPECTED_FAILURES = 5
 # A job whose first attempt starts later than this after its due time logs the delay.
 LATE_AFTER = timedelta(minutes=5)
 
-# The log fields of those arguments that have another name in the log.
+# Some arguments of jobs have another name in the log: here is the log field of each.
 _LOG_FIELDS = {"batch_id": "batch"}
 
 log = structlog.get_logger()
@@ -176,12 +177,18 @@ def retry_time_in_postgres(at: datetime, *, job_now: datetime, postgres_now: dat
     """
     Convert `at`, a time of the jobs' clock until which a job waits, to Postgres's clock.
 
-    The job waits equally long by both clocks. Without a conversion, a job whose clock is behind
-    would be fetched again at once, over and over, because `at` is in the past for Postgres; and a
-    job whose clock is ahead would wait longer.
+    The job waits equally long by both clocks. Example: it is 09:00 for the job and 09:10 for
+    Postgres, and `at` is 09:30. The job waits for 30 minutes, until 09:40 for Postgres.
 
-    There is one exception: if `at` is in the past for Postgres, the job waits at most a minute and
-    then checks again. The jobs' clock is then behind, and may be corrected at any moment.
+    Without a conversion, a job whose clock is ahead would wait longer. A job whose clock is behind
+    would wait less. If `at` were in the past for Postgres, the job would even be fetched again at
+    once, over and over.
+
+    There are two exceptions:
+
+    - If `at` is in the past for Postgres, the job waits at most a minute and then checks again. The
+      jobs' clock is then behind, and may be corrected at any moment.
+    - If the clocks differ by more than two days, `at` is not converted.
     """
     wait = at - job_now
     if wait <= timedelta(0):
@@ -241,14 +248,15 @@ class RetryPolicy(BaseRetryStrategy):
     """
     The retry policy: when a job that did not succeed is tried again.
 
-    This list has the whole policy, by the module that decides. Each line has a case, and what
-    follows. TryAgainAt is the error with which a job asks to be tried again at a time.
+    This list has the whole policy, by the module that decides. Each line names a case, and after
+    the colon what is then done. TryAgainAt is the error with which a job asks to be tried again at
+    a time.
 
     `alpha_vantage`:
     - The response cannot be read, or asks to slow down: 5 attempts, with waits of at most 2, 4, 8
       and 16 seconds.
-    - The ticker is unknown: 5 attempts, with waits of 5, 15, 60 and 120 seconds. Share classes are
-      written with a dash and with a dot in turn.
+    - The ticker is unknown: 5 attempts, with waits of 5, 15, 60 and 120 seconds. For a class of
+      shares, the attempts alternate between two spellings: BRK-B and BRK.B.
 
     `rate_limiter`:
     - Our own limits are reached: the job waits for up to a minute; if that is not enough,
@@ -256,14 +264,15 @@ class RetryPolicy(BaseRetryStrategy):
     - The provider says that the quota is spent: TryAgainAt in an hour, for every job.
 
     `prices`:
-    - The ticker is unknown, but the provider knew it recently: treated as if all attempts were used
-      up.
+    - The ticker is unknown, but the provider knew it recently: the same as if all attempts for a
+      price were used up.
 
     `weekly`:
     - The model's answer is refused; or a ticker is unknown, is no longer traded, or has no close at
       20:30: another question with the reason, at most 3 questions in all.
-    - The model's provider does not answer: TryAgainAt in 1 minute, before the last question in 10,
-      or at the time that the provider gives; at most 3 questions in all.
+    - The model's provider does not answer: TryAgainAt in 1 minute, or in 10 minutes if only one
+      question is left. If the provider gives a later time: TryAgainAt that time, but not later than
+      20:30. At most 3 questions in all.
     - Another process has an open question: TryAgainAt the time at which that question times out.
     - All attempts for a price are used up: TryAgainAt as for a close that is not available.
 
@@ -279,8 +288,9 @@ class RetryPolicy(BaseRetryStrategy):
       is over.
 
     `messages`:
-    - The receiver did not accept the message for now: TryAgainAt. Each pause is as long as the
-      age of the message, but at most an hour. The message is given up after a day.
+    - The receiver did not accept the message for now: TryAgainAt the time that the receiver gives.
+      If it gives none, the pause is as long as the message is old: at least 30 seconds, at most an
+      hour. An alert is given up after a day, and a heartbeat at midnight in New York.
     - The receiver refused the message: it is given up, and the log says what to change.
 
     This class and its middleware:
@@ -298,8 +308,8 @@ class RetryPolicy(BaseRetryStrategy):
 
     Waits are measured by the jobs' own clock, although Postgres's clock decides what is due (see
     `retry_time_in_postgres`). A job whose process died more than once shares one lock with all such
-    jobs, so that they run one at a time (`reconcile`). If such a job raises an error, it did not
-    kill its process, so its next attempt gets its own lock.
+    jobs, so that they run one at a time (`reconcile`). If such a job raises an error, the job did
+    not kill its process, so its next attempt gets a lock of its own.
     """
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
@@ -346,8 +356,9 @@ async def log_job(
 
 
 def _log_late_start(job: Job) -> None:
-    """Log it if the first attempt of a job starts late."""
-    # A retake is scheduled for the morning of its checkpoint, which may be days ago: never late.
+    """Log a warning if the first attempt of a job starts late."""
+    # A retake is scheduled for the morning of its checkpoint, which may be days ago. That is no
+    # delay, so nothing is logged.
     if job.attempts or job.scheduled_at is None or "retake" in job.task_kwargs:
         return
     delay = app.now() - job.scheduled_at
@@ -450,8 +461,8 @@ class Connector(PsycopgConnector):
         Listen for new jobs, and ignore all other notifications.
 
         Any user of the database may send a notification. Procrastinate ends the worker if it cannot
-        read a payload, and it aborts a job that a payload names. Nothing is lost without those:
-        Procrastinate also finds an abort request in the job's row.
+        read a payload, and it aborts a job that a payload names. Nothing is lost if notifications
+        of aborts are ignored: Procrastinate also finds an abort request in the job's row.
         """
 
         async def notify_of_new_job(*, channel: str, payload: str) -> None:
@@ -484,7 +495,7 @@ class _NewJob(msgspec.Struct):
 
 
 def make_connector(conninfo: str) -> Connector:
-    """Return a connector for a known address; `app` itself takes the address of the settings."""
+    """Return a connector for an address; the connector of `app` reads it from the settings."""
     return Connector(lambda: conninfo)
 
 
@@ -495,7 +506,8 @@ async def bind_context(
     """
     Build a context from `settings`, and bind it to the queue until the `async with` block ends.
 
-    Then the clients of the providers are closed; `pool` is left to the caller.
+    At its end, the clients of the providers and of the receivers are closed. The caller closes
+    `pool`.
     """
     limits = rate_limiter.alpha_vantage_limits(settings)
     ledger = rate_limiter.RequestLedger(pool, provider="alphavantage", limits=limits, clock=clock)

@@ -1,12 +1,12 @@
 """
 All SQL statements of this service on the queue's tables.
 
-The tables belong to Procrastinate. Its own API, the job manager, is used where a method can work in
-the caller's transaction, because it takes `connection=`: `get_job_status_async`,
-`cancel_job_by_id_async` and `batch_defer_jobs_async`. The other methods use the queue's own pool:
-they run outside of the caller's transaction, and a command does not open that pool. A function
-that replaces such a method has a comment "Instead of" with the method's name. A comment "No method
-in the API" means that the API has nothing for this purpose.
+The tables belong to Procrastinate. Its API is the job manager. Three of its methods are used,
+because they take `connection=`, and so work in the caller's transaction:
+`get_job_status_async`, `cancel_job_by_id_async` and `batch_defer_jobs_async`. Other methods use the
+queue's own pool: they run outside of the caller's transaction, and a command does not open that
+pool. So functions of this module replace them. Such a function has a comment "Instead of" with the
+method's name. A comment "No method in the API" means that the API has nothing for this purpose.
 
 Most functions need a connection with the schema `queue` in its search path (`pools.transaction`),
 because Procrastinate's functions need it. Functions that do not need it say so; their statements
@@ -14,7 +14,8 @@ name the schema.
 
 The queue's status of a running job is `doing`. If its worker is gone, or has sent no heartbeat for
 too long, this service calls the job `stalled`. Heartbeats and events have real times, in a
-rehearsal too, so they are compared with Postgres's `now()`, and not with the jobs' clock.
+rehearsal too, so they are compared with Postgres's `now()`, and not with the jobs' clock. Only
+`waiting_since` compares an event with the jobs' clock.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,9 +38,12 @@ LIVE = ("todo", "doing")
 # The statuses that commands show for jobs that have not ended. The queue itself has no status
 # `stalled`: it calls such a job `doing`.
 NOT_ENDED = (*LIVE, "stalled")
+# The statuses that `alpha-monday jobs list` shows by default. A failed job has ended, but it may
+# need the operator.
 UNFINISHED = (*NOT_ENDED, "failed")
 
 _ENDED = ("failed", "cancelled", "aborted", "succeeded")
+# All statuses of the queue itself, and all that commands show.
 QUEUE_STATUSES = (*LIVE, *_ENDED)
 STATUSES = (*NOT_ENDED, *_ENDED)
 
@@ -51,10 +55,11 @@ class JobRow(Struct, frozen=True):
     """
     A job of the queue, with its strikes.
 
-    `silent` is how many seconds ago its worker sent its last heartbeat, or None if the worker is
-    gone. `surprises` is the number of its unexpected errors, and `deaths` the number of times its
-    process died; too many of either, and the job fails. `attempts` is the queue's own number: it
-    also counts waits and shutdowns, and has no limit.
+    `silent` is how many seconds ago its worker sent its last heartbeat. It is None if the job has
+    no worker, or if the worker is gone. `surprises` is the number of the job's unexpected errors,
+    and `deaths` the number of times its process died; each number has a limit at which the job
+    fails. `attempts` is the queue's own number: it also counts waits and shutdowns, and has no
+    limit.
     """
 
     id: int
@@ -78,8 +83,8 @@ class JobEvent(Struct, frozen=True):
     """
     An event of a job, as the queue has stored it.
 
-    `at` is a real time. Only in the event "scheduled" it is a time of the jobs' clock: the time for
-    which the job is scheduled.
+    `at` is a real time, with one exception: in the event "scheduled" it is the time for which the
+    job is scheduled, by the jobs' clock.
     """
 
     type: str
@@ -128,8 +133,8 @@ async def find_jobs(
     """
     Return at most `limit` jobs with these statuses, of one task or of all tasks.
 
-    Stalled jobs come first, then running, failed, waiting ones, then the others. Waiting jobs are
-    in the order in which they will run; all others have the newest first.
+    Stalled jobs come first, then running, failed and waiting jobs, then the others. Waiting jobs
+    are sorted by the time at which they are due, and all other jobs by id, the newest first.
     """
     # Instead of job_manager.list_jobs_async: no `connection=`, no `stalled`, one status at a time.
     return await _select(
@@ -272,8 +277,9 @@ async def waiting_since(conn: Conn, at: datetime) -> datetime | None:
     """
     Return the time since which the longest waiting job is ready to run.
 
-    Return None if no job is due at `at`. A job without a scheduled time is due as soon as it is
-    deferred or put back.
+    Return None if no job is due at `at`, a time by the jobs' clock. A job without a scheduled time
+    is due as soon as it is deferred or put back, and the time of that event is a real time. So in a
+    rehearsal, such a job counts only after the simulated time has reached the time of the event.
     """
     # No method in the API.
     cursor = conn.cursor(row_factory=scalar_row)
@@ -335,7 +341,7 @@ async def has_tables(conn: Conn) -> bool:
     return bool(is_there)
 
 
-# Finding jobs by their arguments. The API can only find jobs by task.
+# Finding jobs by their arguments. The API has no method for that.
 
 
 async def periodic_jobs(
@@ -350,8 +356,8 @@ async def periodic_jobs(
     """
     Return the ids of a periodic task's jobs that have one of these statuses, oldest first.
 
-    The jobs have a tick at `since` or later. If `until` is given, the tick is before it; if
-    `before` is given, the job's id is lower.
+    The argument `timestamp` of these jobs is at `since` or later. If `until` is given, `timestamp`
+    is before it; if `before` is given, the job's id is lower.
     """
     end = None
     if until:
@@ -400,7 +406,8 @@ async def jobs_by_checkpoint(conn: Conn, task: str) -> dict[CheckpointKey, tuple
     """
     Return the state of all checkpoints that jobs of `task` are about.
 
-    The value says whether such a job waits or runs, and has the id of the newest failed one.
+    The value has two parts: whether a job of the checkpoint waits or runs, and the id of its newest
+    failed job, or None.
     """
     cursor = await conn.execute(
         sql.SQL(
@@ -446,10 +453,14 @@ async def find_without_job(
     """
     Return those of `names` for which a new job should be deferred.
 
-    They are the names that no job of `task` has as its `argument`. Jobs that succeeded or failed do
-    not count, but two kinds of ended jobs do. A cancelled or aborted job counts, because an
-    operator ended it on purpose. A failed job with strikes counts, because another job would fail
-    in the same way.
+    `names` are values of the argument `argument` of `task`. A name needs no new job if one of the
+    jobs with this value
+
+    - waits or runs;
+    - was cancelled or aborted: an operator ended it on purpose; or
+    - has strikes, whatever its status is: another job would fail in the same way.
+
+    So a job that succeeded or failed without a strike does not count.
     """
     cursor = await conn.execute(
         sql.SQL(
@@ -504,7 +515,7 @@ async def retry(conn: Conn, id: int) -> None:
 
 
 async def abort(conn: Conn, id: int) -> None:
-    """End a stalled job for which an abort was requested, with the status `aborted`."""
+    """End a job with the status `aborted`: a stalled job for which an abort was requested."""
     # Instead of job_manager.finish_job_by_id_async: no `connection=`.
     await conn.execute("SELECT procrastinate_finish_job_v1(%s, 'aborted', false)", (id,))
 
@@ -533,11 +544,12 @@ async def put_back_stalled(
     conn: Conn, *, stalled_after: float, max_deaths: int, lock: str
 ) -> list[StalledJob]:
     """
-    Count the death of the process of each stalled job, and put the jobs back into the queue.
+    Put the stalled jobs back into the queue, and count for each that its process has died.
 
-    Return these jobs. `stalled_after` is in seconds. A job gets `lock` from its second death on,
-    and at `max_deaths` it fails. A job that another transaction has locked is left for the next
-    round.
+    Return these jobs. `stalled_after` is in seconds. From the second death on, a job gets `lock`:
+    jobs with the same lock run one at a time, so another death shows which of them causes it. A job
+    that has reached `max_deaths` fails: it is returned, and not put back. A job that another
+    transaction has locked is left for the next round.
     """
     # Instead of job_manager.get_stalled_jobs and retry_job: no `connection=`. Finding, counting and
     # retrying must be one transaction. Otherwise, a job could be put back while another process
@@ -583,9 +595,9 @@ async def put_back_stalled(
 
 async def set_sleep_until(conn: Conn, id: int, until: datetime) -> None:
     """
-    Store in a running job's row the time until which it sleeps.
+    Store in a running job's row the time until which the job sleeps.
 
-    In a rehearsal, the simulated clock reads it there. It needs no search path.
+    In a rehearsal, the simulated clock reads this time. The function needs no search path.
     """
     # No method in the API.
     await conn.execute(

@@ -1,11 +1,16 @@
 """
 Reconciliation: repairs what a crash or an outage left undone.
 
-One process at a time does a round, by an advisory lock. A round puts back the jobs of processes
-that died, and gives up jobs that never succeed. It defers checkpoints that are due and have neither
-a row nor a job. It starts this Monday's run if the weekly job was lost, and records missed Mondays.
-It defers retakes of skipped checkpoints once a day, the jobs for late splits, and heartbeats. It
-deletes old jobs and messages. An alert reports what it has repaired.
+Because of an advisory lock, only one process at a time does a round. A round has these steps:
+
+- put back the jobs of processes that died;
+- if a job has failed: skip its checkpoint, or record its Monday as failed;
+- defer checkpoints that are due and have neither a row nor a job;
+- start this Monday's run if the weekly job was lost, and record missed Mondays;
+- defer retakes of skipped checkpoints once a day, the jobs for late splits, and heartbeats;
+- defer lost jobs of alerts, and delete old jobs and messages.
+
+An alert reports the repairs.
 """
 
 from collections.abc import Awaitable, Callable
@@ -37,15 +42,16 @@ log = structlog.get_logger()
 # Seconds between two rounds.
 _INTERVAL = 30.0
 
-# How long after 09:00 the reconciliation leaves this Monday to the tick of the weekly job.
+# For this long after 09:00, reconciliation does not start this Monday's run: the tick of the weekly
+# job may still start it.
 _TICK_GRACE = timedelta(minutes=1)
 
 # A job is given up after its process has died this often.
 MAX_DEATHS = 10
 
 # From the second death on, a job gets this lock. All such jobs share it, so only one of them runs
-# at a time: if the process dies again, that job is the cause. The name is stored in the queue's
-# column `lock`, and jobs that an earlier version put back have it: it must not change.
+# at a time: if the process dies again, that job is the cause. The name must not change: it is
+# stored in the queue's column `lock`, also for jobs that an earlier version put back.
 _REPEATED_DEATHS_LOCK = "suspects"
 
 # For how long jobs and messages can be read after their end.
@@ -62,8 +68,8 @@ class ReconcileResult(Struct, frozen=True):
 
     The names of the fields are stored, and metrics show them, so they stay as they are.
 
-    - `put_back`: jobs whose process died, also those that failed at the last death; jobs that send
-      messages are left out
+    - `put_back`: jobs whose process died, without those that send messages. Jobs that were given
+      up after MAX_DEATHS deaths are included
     - `given_up`: checkpoints that were skipped, and Mondays that failed, because their job failed
     - `deferred`: checkpoints that had no job
     - `begun`: whether a weekly job was deferred for this Monday
@@ -203,7 +209,12 @@ async def _store_result(conn: Conn, result: ReconcileResult, now: datetime) -> N
 
 
 class LastRound(Struct, frozen=True):
-    """The time of the last round; and the time and the repairs of the last round that had any."""
+    """
+    What is stored about the last rounds.
+
+    `last_round_at` is the time of the last round. `last_mended_at` and `mended` are the time and
+    the repairs of the last round that repaired something: None and empty if no round did.
+    """
 
     last_round_at: datetime
     last_mended_at: datetime | None
@@ -228,11 +239,11 @@ async def _put_back_stalled(conn: Conn, stalled_after: float) -> int:
     """
     Put back the jobs whose process is dead. Return how many, without those that send messages.
 
-    Messages do not count because an alert would report them: if sending alerts kills the process,
-    each round would add an alert, which would kill it again.
+    An alert reports this number, and a job sends the alert. If that job kills its process and were
+    included in the number, each round would add another alert, which would kill the process again.
     """
-    # The statement decides with Postgres's now(), which is real time even in a rehearsal, whether a
-    # process is dead.
+    # The statement compares the last heartbeat of each job's worker with Postgres's now(). Both are
+    # real times, even in a rehearsal.
     stalled = await queue_tables.put_back_stalled(
         conn, stalled_after=stalled_after, max_deaths=MAX_DEATHS, lock=_REPEATED_DEATHS_LOCK
     )
@@ -315,7 +326,7 @@ async def _find_without_job(conn: Conn, context: Context) -> dict[DueCheckpoint,
 
 
 def _key(due: DueCheckpoint) -> CheckpointKey:
-    """Return the key by which the arguments of a checkpoint's jobs name it."""
+    """Return the key of a checkpoint: its batch and day, as in the arguments of its jobs."""
     return str(due.batch_id), str(due.day)
 
 
@@ -334,7 +345,11 @@ async def _find_monday_without_job(conn: Conn, context: Context) -> date | None:
 
 
 async def _start_monday(conn: Conn, context: Context) -> int:
-    """Defer a weekly job for this Monday if its tick was lost. Return 1 if so."""
+    """
+    Defer a weekly job for this Monday if its tick was lost.
+
+    Return 1 if a job was deferred, otherwise 0.
+    """
     run_date = await _find_monday_without_job(conn, context)
     if run_date is None or await weekly.list_jobs(conn, run_date, ["failed"]):
         return 0

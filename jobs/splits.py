@@ -6,7 +6,9 @@ A ticker's splits are requested
 - before a checkpoint is measured, if a price moved by ten percent or more from one session to the
   next, or if the provider has changed a close;
 - on the two Sundays of a batch's fortnight;
-- on two later Sundays (`jobs/late_splits.py`).
+- on two later Sundays (`jobs/late_splits.py`);
+- before a rename to that ticker is recorded, if its closes do not fit without a split
+  (`jobs/picks.py`).
 
 A change of the splits corrects all figures that were computed without it.
 """
@@ -71,7 +73,8 @@ async def refresh_before_measuring(
             histories[history.tickers.ticker_on(session)] = history
         histories[batch.benchmark_symbol] = await share_histories.for_benchmark(conn, batch)
         for ticker, close in closes_by_ticker.items():
-            # If a pick was renamed after its close was read, the next attempt measures it.
+            # A pick may have been renamed after its close was read. Then the old ticker is missing
+            # here, and this attempt ends without figures. The next attempt uses the new ticker.
             if ticker in histories:
                 history = histories[ticker].with_used(close)
                 requests[ticker] = await _required_requests(
@@ -145,7 +148,11 @@ async def refresh_on_sunday(
 async def refresh_before_renaming(
     context: Context, *, batch: Batch, ticker: str, since: datetime, needed_since: datetime
 ) -> None:
-    """Request the splits of a ticker that a pick of `batch` does not have yet."""
+    """
+    Request the splits of the new ticker of a pick of `batch`, before the rename is recorded.
+
+    The other parameters are as in `refresh`.
+    """
     await refresh(
         context, ticker, since=since, needed_since=needed_since, baseline=batch.trading_day
     )
@@ -163,10 +170,13 @@ async def refresh(
     """
     Request a ticker's splits, unless they were already requested after `since`. Store the changes.
 
-    Failed requests since `needed_since` count against the limit of attempts. With `needed`, raise
-    ProviderUnavailable if a split of these days cannot be read. If it could not be read in an
-    earlier answer, it is requested again, but only once for each time of the day at which prices
-    are requested. `baseline` is the baseline session of a batch that does not have the ticker yet.
+    Failed requests since `needed_since` count against the limit of attempts. `baseline` is the
+    baseline session of a batch that does not have the ticker yet.
+
+    With `needed`, raise ProviderUnavailable if a split of these days cannot be read. An old answer
+    is not enough for that: the splits are requested once more if prices were due to be requested
+    after the answer. For example, prices are requested at 12:30. So at 13:00, an answer of 10:35 is
+    replaced by a new one, but an answer of 12:40 is not.
     """
     unreadable = await _request(
         context, ticker=ticker, since=since, needed_since=needed_since, baseline=baseline
@@ -223,8 +233,8 @@ async def _find_missing(
     """
     Return the unreadable rows that may be an unknown split of the `needed` days.
 
-    A row without a readable day counts only if no split of these days is known: then it may be the
-    only explanation of the move for which splits were requested.
+    A row without a readable day counts only if no split of these days is known. The row may then be
+    the split that explains the move for which splits were requested.
     """
     async with context.pool.connection() as conn:
         in_force = await store.list_in_force(conn, TickerHistory.unchanged(ticker))
@@ -302,9 +312,9 @@ def _find_changes(
     """
     Return new readings for the splits after `since` that an answer has changed.
 
-    A known split that is no longer listed gets a reading with the factor 1. There are two
-    exceptions: an empty list is more likely an error of the provider, and an unreadable row may be
-    the split.
+    A known split that is no longer listed gets a reading with the factor 1. It gets none in two
+    cases: if the list is empty, which is more likely an error of the provider, or if an unreadable
+    row may be the split.
     """
     factors = {split.effective_date: split.factor for split in known}
     changes = []
@@ -370,7 +380,7 @@ def _source_of(listed: ListedSplit) -> str:
 
 
 def _describe(split: Split) -> str:
-    """Return the sentence that a correction gives as its reason."""
+    """Return the sentence about a split that becomes the reason of corrections."""
     day = split.effective_date
     if split.factor == ONE:
         return f"{split.ticker}: the split of {day} is no longer listed."

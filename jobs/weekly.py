@@ -1,8 +1,8 @@
 """
 The weekly job: makes a Monday's batch.
 
-It asks the model for ideas, reads their prices, and stores the batch with its fourteen checkpoint
-jobs, all in one transaction. If that is not possible, it stores the reason.
+It asks the model for ideas, and reads their prices. Then it stores the batch with its fourteen
+checkpoint jobs in one transaction. If there can be no batch, it stores the reason.
 """
 
 from collections.abc import Sequence
@@ -62,8 +62,8 @@ log = structlog.get_logger()
 # store it.
 _TIME_TO_STORE = timedelta(seconds=5)
 
-# A tick that lies at most this far in the future is waited for: the clock of the process that
-# deferred the job is ahead of this process's clock.
+# A job waits for its tick if the tick lies at most this far in the future. In such a case another
+# process has deferred the job, and that process's clock is ahead of this process's clock.
 _MAX_TICK_LEAD = timedelta(days=1)
 
 # The pause after a question that the provider did not answer: ten minutes before the last question,
@@ -75,7 +75,7 @@ _PAUSE = timedelta(minutes=1)
 
 
 class _MondayIsOver(Exception):
-    """It is too late to ask the model for this Monday."""
+    """The Monday ended before its answer was accepted or its prices were read."""
 
 
 # 09:00 in New York is 13:00 UTC in summer and 14:00 UTC in winter. The job starts at both times: in
@@ -86,10 +86,12 @@ async def pick_week(job_context: JobContext, timestamp: int, questions: int | No
     """
     Make this Monday's batch, if it is Monday after 09:00 in New York and the batch is not stored.
 
-    `timestamp` is the time of the tick that deferred the job. It is only compared with this
-    process's clock; the clock says which Monday it is. `questions` is set only for a manual run
-    (`alpha-monday pick`): the most questions that the Monday may have in all, earlier ones
-    included. The argument keeps its short name, because queued jobs carry it.
+    `timestamp` is the time of the tick that deferred the job. For a job without a tick, it is the
+    time at which `defer_run` deferred the job. The job compares it with this process's clock; the
+    clock says which Monday it is. `list_jobs` finds the jobs of a Monday by their `timestamp`.
+    `questions` is set only for a manual run (`alpha-monday pick`): the most questions that the
+    Monday may have in all, earlier ones included. The argument keeps its short name, because queued
+    jobs carry it.
     """
     assert job_context.job.id is not None
     context = current_context()
@@ -103,7 +105,7 @@ def wait_for_tick(timestamp: int, now: datetime) -> None:
     Raise TryAgainAt if a tick is ahead of `now`, this process's time.
 
     Another process, whose clock is ahead, has deferred such a job. Without the wait, the job of the
-    tick at 09:00 would end before this process's clock shows 09:00.
+    tick at 09:00 would find no Monday due, because this process's clock does not show 09:00 yet.
     """
     tick = datetime.fromtimestamp(timestamp, UTC)
     if now < tick <= now + _MAX_TICK_LEAD:
@@ -114,9 +116,10 @@ def wait_for_tick(timestamp: int, now: datetime) -> None:
 
 async def run_if_due(context: Context, job_id: int, max_questions: int | None) -> None:
     """
-    Run this Monday if it is due, unless its batch is stored or another job makes it.
+    Run this Monday if it is due.
 
-    `max_questions` is the argument `questions` of `pick_week`.
+    Nothing is run if its batch is stored, or if an older weekly job waits or runs. Only a manual
+    run replaces a failed batch. `max_questions` is the argument `questions` of `pick_week`.
     """
     run_date = calendar.run_date(context.now())
     if run_date is None:
@@ -163,9 +166,10 @@ async def list_jobs(
     """
     Return the ids of the weekly jobs that have one of these statuses, oldest first.
 
-    The jobs have a tick on `run_date` or later, not after the date `until` if it is given, and an
-    id lower than `before` if it is given. Jobs of earlier Mondays are left out, because one that is
-    stuck as `doing` would block every later Monday.
+    The argument `timestamp` of these jobs is on `run_date` or later. Jobs of earlier Mondays are
+    left out: such a job may stay `doing` for ever, and would prevent the run of every later Monday.
+    With `until`, the `timestamp` is also on that date or earlier. With `before`, the id of each job
+    is also lower than `before`.
     """
     end = None
     if until:
@@ -185,8 +189,8 @@ async def max_questions_of_manual_run(conn: Conn, run_date: date) -> int:
     Return how many questions a Monday may have in all, if it is run manually now.
 
     A Monday may have three questions, and three more after each stored failure: this is a rule of
-    the journal. If a manual run was interrupted before it stored a failure, its questions count
-    against the same three.
+    the journal. If a manual run was interrupted before it stored a failure, the next manual run has
+    only the questions that the interrupted one left of its three.
     """
     batch = await batches.get_by_run_date(conn, SERIES, run_date)
     if batch is None:
@@ -281,10 +285,14 @@ async def _choose(context: Context, run: _Run) -> _Choice | None:
     Return an accepted answer with its ideas: a stored one, or a new one from the model.
 
     A stored answer is used first, because it is paid for. Return None if another process has stored
-    the Monday's batch meanwhile. Raise QuestionInProgress while another process's question is open,
-    and TryAgainAt for the pause after a question that the provider did not answer. When no
-    questions are left, raise UnusableAnswer or ProviderUnavailable. If the provider refuses the
-    request because of a setting, raise ConfigurationError without another question.
+    the Monday's batch meanwhile. Raise:
+
+    - QuestionInProgress while another process's question is open
+    - TryAgainAt for the pause after a question that the provider did not answer
+    - UnusableAnswer or ProviderUnavailable if no questions are left
+    - ConfigurationError if the provider refuses the request because of a setting; then no other
+      question is sent
+    - _MondayIsOver if the Monday is over
     """
     bind_contextvars(step="choose")
     # Each pass of the loop reads what is stored, because another process may have added to it.
@@ -323,7 +331,7 @@ async def _read_accepted(context: Context, generation: Generation) -> _Choice | 
 
 
 def _require_same_benchmark(question: Generation, benchmark: str) -> None:
-    """Raise UnusableAnswer if the question told the model another benchmark."""
+    """Raise UnusableAnswer if the prompt of the question names another benchmark."""
     if prompt.benchmark_in_prompt(question.user_prompt) not in (None, benchmark):
         raise UnusableAnswer(prompt.BENCHMARK_CHANGED)
 
@@ -408,6 +416,7 @@ async def _ask(context: Context, run: _Run, questions: Sequence[Generation]) -> 
         return
     await _complete(context, _with_answer(context, question, answer))
     if answer.is_from_provider:
+        # The provider or a relay has answered in place of the model.
         _pause_if_questions_left(context, run, questions_left=questions_left)
 
 
@@ -418,8 +427,9 @@ def _pause_if_questions_left(
     Raise TryAgainAt for the pause after a question without an answer, if questions are left.
 
     The job goes back to the queue and does not wait itself, so that it does not delay a stop of the
-    process. `retry_after` is the time that the provider gave. It is followed only up to the last
-    price retry of the day (20:30): a longer pause would cost the Monday its remaining questions.
+    process. `retry_after` is the time that the provider gave. If it is after the last price retry
+    of the day (20:30), 20:30 is used in its place: a longer pause could leave no time for the
+    remaining questions on that Monday.
     """
     if not questions_left:
         return
@@ -486,11 +496,14 @@ async def _read_baseline(
     """
     Return the closes of the baseline session by ticker, the benchmark's first.
 
-    If a close is missing or a request fails, raise TryAgainAt for the next price retry of the day;
-    after the last one, raise MissingClose or ProviderError. If the provider does not know the
-    ticker of an idea, raise UnknownTicker: the model must choose another one. A ticker that the
-    provider knew recently is requested again all day, so for it UnknownTicker is raised only after
-    the last price retry.
+    Raise:
+
+    - TryAgainAt, for the next price retry of the day, if a close is missing or a request fails. At
+      the last price retry, MissingClose or ProviderError is raised in its place.
+    - UnknownTicker if the provider does not know the ticker of an idea: the model must choose
+      another one. But if the provider knew the ticker recently, this counts as a failed request
+      until the last price retry.
+    - ConfigurationError if the provider does not know the benchmark, and never did.
     """
     error: MissingClose | ProviderError
     try:
@@ -549,10 +562,11 @@ async def _start_of_attempt_limit(context: Context, run_date: date) -> datetime:
     """
     Return the time from which failed requests for a close count against the limit of attempts.
 
-    The limit is five; each price retry after that gets one attempt. While more than half of the
-    day's requests are left, the count begins again at each price retry. Otherwise it begins at
-    09:00, because an outage of a whole morning would use up the requests that this Monday, and the
-    checkpoints of other batches, need after the outage.
+    The limit is five attempts. While more than half of the day's requests are left, the count
+    begins again at each price retry, so each of them may make five. Otherwise the count begins at
+    09:00: when the five are used up, each price retry makes only one more. Without this rule, an
+    outage of a whole morning would use up the requests that this Monday, and the checkpoints of
+    other batches, need after the outage.
     """
     now = context.now()
     ledger = context.prices.ledger
@@ -603,9 +617,9 @@ async def _store(
     """
     Store the batch, its picks, baseline and journal entry, and defer its fourteen jobs.
 
-    All of it is stored, or none of it. `now` was measured while it was still this Monday; the batch
-    gets it as its creation time, even if the transaction has to wait. Return False if another
-    process has refused the answer meanwhile, so that a new answer is needed.
+    All of it is stored, or none of it. `now` is a time on this Monday. It becomes the batch's
+    creation time, even if the transaction has to wait. Return False if another process has refused
+    the answer meanwhile, so that a new answer is needed; return True if the Monday has a batch.
     """
     bind_contextvars(step="store")
     generation = choice.generation
@@ -732,14 +746,13 @@ async def _find_missed_mondays(conn: Conn, context: Context) -> list[date]:
 
 async def _record_missed_mondays_first(context: Context) -> None:
     """
-    Record missed Mondays before this Monday gets its row.
-
-    So the Mondays are in the journal in their order.
+    Record missed Mondays before this Monday gets its row, so that the journal has them in order.
     """
     async with transaction(context.pool) as conn:
         if await _find_missed_mondays(conn, context):
             # Reconciliation records them too. It takes this lock first and then the journal's. With
-            # another order here, the two could wait for each other forever.
+            # another order here, each could wait for the other: a deadlock, which Postgres ends by
+            # cancelling one of them.
             await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.RECONCILIATION,))
             await record_missed_mondays(conn, context)
 
@@ -748,7 +761,7 @@ async def give_up(conn: Conn, context: Context, run_date: date, *, failure: str)
     """
     Record a Monday as failed because its job has failed. Return False if it already has a row.
 
-    The reason is CONFIGURATION, because the record has no reason for an error of the service.
+    The reason is CONFIGURATION, because no FailureReason stands for an error of the service.
     """
     batch = _make_failed(context, run_date, reason=FailureReason.CONFIGURATION, failure=failure)
     return await _record_failed(conn, context, batch)

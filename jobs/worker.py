@@ -30,17 +30,19 @@ RESTART_PAUSE_AFTER_FAILURE = 3.0
 # A worker that ends sooner than this has failed, unless the database was unavailable.
 STABLE_AFTER = 15.0
 
-# After a worker has failed, the next worker counts as alive only when it has run for twice as long,
-# and for at least this time: the same error would have ended it by then.
+# After a worker has failed, the next worker does not count as alive at once: the same error may end
+# it, too. It must first run for twice as long as the failed worker. Example: the failed worker ran
+# for 4 seconds, so the next one counts as alive after 8. The time is at least `_MIN_RECOVERY_TIME`
+# and at most `STABLE_AFTER`.
 _MIN_RECOVERY_TIME = 2.0
 
 # If Postgres responds to none of the worker's requests for this long, the worker does not count as
-# alive. It is the time of two lost heartbeats, and two seconds more.
+# alive. Two heartbeats are lost in this time; two seconds are added.
 _MAX_SILENCE = 2 * HEARTBEAT_INTERVAL + 2
 
 
 class Worker:
-    """Runs the worker of a process, restarts it, and knows whether it is alive."""
+    """Runs the worker of a process, restarts it when it ends, and says whether it is alive."""
 
     def __init__(self, queue: Queue, options: Callable[[], dict[str, Any]]) -> None:
         self.queue = queue
@@ -158,8 +160,12 @@ class Worker:
         return [availability.for_database(display_address(pool.conninfo)) for pool in pools]
 
     def restart(self) -> None:
-        """Let the running worker finish its jobs, and start another with the current options."""
-        # Cancel it only once: a second cancel would leave running jobs behind as `doing`.
+        """
+        Let the running worker finish its jobs. `run` then starts another one.
+
+        A job that is not finished after DRAIN_TIMEOUT goes back to the queue.
+        """
+        # Cancel the worker only once: after a second cancel, running jobs would stay `doing`.
         if self._running and not self._is_ending:
             self._is_ending = True
             self._running.cancel()

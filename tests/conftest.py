@@ -30,6 +30,7 @@ from typing import Any
 from uuid import uuid4
 
 import certificates
+import forked_commands
 import psycopg
 import pytest
 from commands import CommandResult, command
@@ -42,11 +43,11 @@ certificates.read_once()
 
 BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
 
-# Two workers share one server, each with databases of its own, and some tests open many pools.
+# The workers share one server, each with databases of its own, and some tests open many pools.
 # The server is thrown away before a checkpoint of all that was copied would be worth its work.
 SETTINGS = {
     **FAST_SETTINGS,
-    "max_connections": "200",
+    "max_connections": "300",
     "checkpoint_timeout": "1h",
     "max_wal_size": "16GB",
 }
@@ -60,22 +61,28 @@ _ADDRESS = pytest.StashKey[str]()
 # The files that take longest, in the order of their lengths. With `--slow-first` they are run
 # before the others, so that several workers end together.
 SLOWEST = (
-    "scenarios/test_renamed_picks.py",
-    "scenarios/test_hostile_rehearsal.py",
-    "integration/commands/test_cli.py",
     "scenarios/test_outages.py",
     "scenarios/test_wrong_providers.py",
-    "scenarios/test_pressure.py",
-    "scenarios/test_split_mornings.py",
-    "integration/domain/test_rules_mondays.py",
+    "scenarios/test_renamed_picks.py",
+    "integration/commands/test_cli.py",
     "project/test_chaos.py",
-    "scenarios/test_independent_verifier.py",
-    "integration/commands/test_db.py",
-    "scenarios/test_rehearsal.py",
+    "scenarios/test_pressure.py",
+    "scenarios/test_hostile_rehearsal.py",
     "integration/ops/test_verify.py",
-    "integration/jobs/test_worker.py",
+    "scenarios/test_rehearsal.py",
+    "scenarios/test_many_machines.py",
+    "integration/commands/test_db.py",
+    "integration/ops/test_backup.py",
     "integration/database/test_pools.py",
     "scenarios/test_late_splits.py",
+    "integration/jobs/test_worker.py",
+    "integration/api/test_cache.py",
+    "scenarios/test_odd_providers.py",
+    "scenarios/test_split_mornings.py",
+    "integration/domain/test_rules_mondays.py",
+    "integration/web/test_health.py",
+    "scenarios/test_independent_verifier.py",
+    "integration/web/test_journal_stream.py",
     "scenarios/test_failed_mornings.py",
 )
 
@@ -137,7 +144,10 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Remove what the workers shared, when all of them have ended."""
+    """
+    Stop what this process has started, and remove what the workers shared when all have ended.
+    """
+    forked_commands.stop()
     if hasattr(session.config, "workerinput"):
         return
     if stack := session.config.stash.get(_SERVER, None):

@@ -37,7 +37,7 @@ async def test() -> None:
     receiver = WebhookReceiver("ALERT_WEBHOOK_URL", settings.load().alert_webhook_url, clock)
     if not receiver.is_configured:
         raise ConfigurationError(
-            "ALERT_WEBHOOK_URL is not set, so alerts are sent to nobody. Set it, for example "
+            "ALERT_WEBHOOK_URL is not set, so no alerts are sent. Set it, for example "
             "ALERT_WEBHOOK_URL=https://hooks.example.org/services/T0/B0/abc123"
         )
     message = alerts.make_test_alert(clock.now())

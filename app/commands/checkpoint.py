@@ -1,4 +1,4 @@
-"""`alpha-monday checkpoint`: take a skipped checkpoint again, or correct its figures."""
+"""`alpha-monday checkpoint`: take a skipped checkpoint again, or correct a computed one."""
 
 from datetime import datetime
 
@@ -16,6 +16,7 @@ from app.core import settings
 from app.database import pools
 from app.domain import calendar
 from app.domain.model import CHECKPOINT_DAYS, SERIES, CheckpointStatus
+from app.domain.text import pluralize
 from app.errors import Refused
 from app.store import batches, checkpoints
 from app.store.rows import Conn
@@ -27,7 +28,7 @@ _POLL_INTERVAL = 0.5
 
 @click.group(cls=CommandGroup)
 def checkpoint() -> None:
-    """Take a skipped checkpoint again, or correct its figures.
+    """Take a skipped checkpoint again, or correct a computed one.
 
     \b
     Examples:
@@ -63,7 +64,7 @@ async def correct(run_date: datetime, day: int, ticker: str, reason: str) -> Non
             ticker=ticker,
             reason=reason,
         )
-    report(f"Corrected: {corrected} checkpoints.")
+    report(f"Corrected: {pluralize(corrected, 'checkpoint')}.")
 
 
 @checkpoint.command()

@@ -2,7 +2,8 @@
 The operator's commands. Each has `--help` with an example.
 
 The exit code of a command is 0 if it has succeeded, 1 if it was refused or failed, and 2 if it was
-used wrongly. `verify` differs: 1 means a discrepancy, 2 that the check could not be completed.
+used wrongly. If a code means something else, the `--help` of the command says so: for `verify`, 1
+means a discrepancy, and 2 that the check could not be completed.
 """
 
 from app.commands import startup
@@ -52,7 +53,8 @@ _EXIT_CODE_SIGTERM = 143
 
 def main() -> None:
     """Run a command. Every failure becomes one clear line and an exit code."""
-    # A command without a log of its own writes log lines to standard error, apart from its output.
+    # A command that does not configure a log writes its log lines to standard error, so that they
+    # are not mixed with its output.
     if isinstance(structlog.get_config()["logger_factory"], structlog.PrintLoggerFactory):
         structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     # Tests run several commands in one process.
@@ -93,9 +95,9 @@ def _database_error_message(error: Exception) -> str:
     match error:
         case psycopg.errors.LockNotAvailable():
             return (
-                "Another session held a lock that this migration needs, for ten seconds: a long "
-                "query, a backup or a service's transaction. Nothing of this migration was done: "
-                "run it again."
+                "Another session held a lock that this migration needs. The migration waited for "
+                "ten seconds. The lock may belong to a long query, a backup or a service's "
+                "transaction. Nothing of this migration was done: run it again."
             )
         case psycopg.errors.ReadOnlySqlTransaction():
             return (
@@ -129,7 +131,8 @@ def _permission_error_message(address: str, error: psycopg.Error) -> str:
     """
     Return a sentence about a missing right.
 
-    Either the right was removed while a command ran, or no command checks it before it begins.
+    Either the right was removed while the command ran, or the command does not check its rights at
+    the start.
     """
     used_address = address
     if terminal.used_addresses:

@@ -18,7 +18,9 @@ from jobs import queue_tables
 _ATTEMPTS = 6
 _PAUSE = 0.25  # seconds
 
-# The queue's own tables and the simulated clock are left out: they can be made again.
+# The tables of the record, and the ledger of requests. Jobs are counted by `queue_tables`. The
+# simulated clock and the other tables of `operations` are left out: without the record they are of
+# no use.
 _DATA_TABLES = """
 SELECT schemaname, tablename FROM pg_tables
 WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'told', 'queue')
@@ -49,7 +51,10 @@ def up() -> None:
     server = EmbeddedPostgres().start(detach=True)
     click.echo(server.ensure_database(LIVE))
     if not server.is_detached:
-        report("Another command of this folder started it, and stops it when that command ends.")
+        report(
+            "Another command of this folder started Postgres. Postgres stops when that command "
+            "ends."
+        )
 
 
 @db.command()
@@ -78,11 +83,13 @@ def down(yes: bool) -> None:
     "--live-record", is_flag=True, help="Delete a live record, too. It cannot be made again."
 )
 def reset(yes: bool, live_record: bool) -> None:
-    """Stop the embedded Postgres and delete all its data, after it has printed what the data are.
+    """Stop the embedded Postgres and delete all its data.
 
-    Refused while a service or a command of this folder uses it. A rehearsal can be made again. A
-    live record cannot: `serve` stores one here if DATABASE_URL is not set. A live record is deleted
-    only with --live-record, or if you confirm it.
+    Before it deletes the data, the command prints what they are. It is refused while a service or
+    another command of this folder uses Postgres.
+
+    A rehearsal can be made again. A live record cannot: `serve` stores one here if DATABASE_URL is
+    not set. A live record is deleted only with --live-record, or if you confirm it.
 
     \b
     Examples:

@@ -19,6 +19,7 @@ from app.database import pools, rehearsed
 from app.database.queries import connection_fetcher
 from app.database.rights import Need
 from app.domain.model import SERIES
+from app.domain.text import pluralize
 from app.errors import ConfigurationError, Refused
 from app.web.feeds.export import WRITERS, ExportPart, ExportRange, read_parts, write_export
 
@@ -94,7 +95,7 @@ def export(file: Path, form: str | None, force: bool, rehearsal: bool) -> None:
         raise ConfigurationError(
             f"The export could not be written to {file}: {error.strerror or error}."
         ) from None
-    counts = f"{progress.rows:,} rows of {progress.mondays:,} Mondays"
+    counts = f"{pluralize(progress.rows, 'row')} of {pluralize(progress.mondays, 'Monday')}"
     click.echo(f"Exported: {counts}. The head: {progress.head or 'none yet'}", err=to_stdout)
     if progress.rehearsed:
         report("This is the record of a rehearsal: all of it is made up, and marked as such.")
@@ -102,10 +103,10 @@ def export(file: Path, form: str | None, force: bool, rehearsal: bool) -> None:
 
 def _reader_address(configuration: Settings, *, rehearsal: bool) -> str:
     """
-    Return the address of the record; it is API_DATABASE_URL if that is set.
+    Return the address from which the record is read: API_DATABASE_URL if that is set.
 
-    If DATABASE_POOLED is set, it is always the direct address, without a PgBouncer: a long snapshot
-    needs a session that no other client uses.
+    If DATABASE_POOLED is set, API_DATABASE_URL is not used, because it may lead to a PgBouncer. A
+    long snapshot needs a session that no other client uses, so the direct address is returned.
     """
     if configuration.api_database_url and not rehearsal and not configuration.database_pooled:
         return configuration.api_database_url

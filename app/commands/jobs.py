@@ -156,7 +156,7 @@ def _cells(job: JobRow, subjects: Subjects) -> Sequence[str]:
 async def show(id: int, rehearsal: bool) -> None:
     """Print everything that the queue stores about a job, its events included.
 
-    The reason of a failure is in the service's log, in the lines that name the job.
+    The reason for a failure is in the service's log, in the lines that name the job.
 
     \b
     Example:
@@ -248,7 +248,7 @@ async def cancel(ids: tuple[int, ...], rehearsal: bool) -> None:
 def _describe_consequence(job: JobRow) -> str:
     """Return a sentence about what happens after a job was cancelled, or an empty text."""
     if job.task == pick_week.name:
-        return " If its Monday has no batch, the reconciliation starts it again until it is over."
+        return " If its Monday has no batch and is not over, the reconciliation defers a new job."
     if job.task != take_checkpoint.name:
         return ""
     if isinstance(job.args, dict) and "retake" in job.args:

@@ -20,7 +20,7 @@ from app.ops.in_use import refuse_in_use
 @click.option(
     "--down-to", type=click.IntRange(min=0), help="Take back every migration after this number."
 )
-@click.option("--yes", is_flag=True, help="With --down-to: do not ask before data is lost.")
+@click.option("--yes", is_flag=True, help="With --down-to: do not ask before data are lost.")
 @click.option(
     "--status",
     "only_status",
@@ -30,10 +30,10 @@ from app.ops.in_use import refuse_in_use
 def migrate(down_to: int | None, yes: bool, only_status: bool) -> None:
     """Bring the database's schema up to date, or take migrations back.
 
-    Several processes may run it at once. It uses MIGRATE_DATABASE_URL if that is set, whose user
-    owns the tables. If all migrations are applied, its user needs only the right to read. If
-    `alpha-monday roles --apply` was run before, the migration of a new table also grants its
-    rights.
+    Several processes may run it at once. It uses MIGRATE_DATABASE_URL if that is set. The user of
+    the address must own the tables; if all migrations are applied, the right to read is enough. If
+    `alpha-monday roles --apply` was run before, the migration of a new table also grants the rights
+    to that table.
 
     --down-to prints the rows and values that would be lost, and asks. It is refused while a service
     uses the database. Make a backup first: a dropped table cannot be restored without one.
@@ -53,7 +53,7 @@ def migrate(down_to: int | None, yes: bool, only_status: bool) -> None:
     if only_status:
         _print_status(address)
         return
-    # Before anything is written: a wrong address would migrate the wrong database.
+    # This check comes before anything is written: a wrong address would migrate the wrong database.
     asyncio.run(terminal.refuse_different_databases(configuration, "MIGRATE_DATABASE_URL"))
     if down_to is not None:
         _take_back(address, down_to, yes=yes)
@@ -95,7 +95,7 @@ def _take_back(address: str, down_to: int, *, yes: bool) -> None:
     report(
         f"Migrations to take back from the database {display_address(address)}: {', '.join(steps)}."
     )
-    report("Lost with them, for good:" if losses else "No row is lost.")
+    report("These will be lost permanently:" if losses else "No row is lost.")
     for loss in losses:
         report(f"  {loss}")
     terminal.confirm("Take them back?", yes=yes)

@@ -102,7 +102,7 @@ async def _wait_for_batch(
     pool: pools.Pool, run_date: date, *, earlier: Batch | None, job: int
 ) -> Batch:
     """
-    Wait until a job has stored the batch of a Monday, and return it; it may have failed, too.
+    Wait until a job has stored the batch of a Monday, and return the batch, which may be failed.
 
     `earlier` is the batch that was stored before. Raises Refused if the job ends without a batch.
     """
@@ -115,7 +115,7 @@ async def _wait_for_batch(
         if batch and batch != earlier:
             return batch
         if job not in live_jobs:
-            raise Refused(f"Job {job} ended without a batch. Its log says why.")
+            raise Refused(f"Job {job} ended without a batch. The log of the service says why.")
         await clock.sleep(_POLL_INTERVAL)
 
 
@@ -174,7 +174,7 @@ class _ReportingClock(RealClock):
     """
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for `seconds`, and report it first if it is more than a moment."""
+        """Wait for `seconds`, and print a line first if that is at least `_LONG_WAIT`."""
         if seconds >= _LONG_WAIT:
             report(f"The next request to Alpha Vantage is in {seconds:.0f} s.")
         await super().sleep(seconds)
@@ -204,11 +204,17 @@ async def rename(
     """Record a pick's new ticker. The journal keeps the old one.
 
     Closes and splits are read under the new ticker from the session of --from on, and under the old
-    one before it. The closes around that session must match: either the new ticker's last close
-    before it equals the old one's, or its first close since then differs by less than ten percent.
-    Closes that are not stored are requested from Alpha Vantage, which needs ALPHA_VANTAGE_API_KEY.
-    If Alpha Vantage does not know a ticker, it is asked five times, which takes some minutes. With
-    --force nothing is requested or compared.
+    one before it.
+
+    The last close under the old ticker is compared with two closes under the new one. One of the
+    two must fit. The close of the same session fits if it differs by a cent at most. The first
+    close on or after the session of --from fits if it differs by less than ten percent, with splits
+    counted.
+
+    First the stored closes are compared. If they do not fit, the closes of the new ticker are
+    requested from Alpha Vantage. If these do not fit either, its splits are requested, too. The
+    requests need ALPHA_VANTAGE_API_KEY. If Alpha Vantage does not know the new ticker, it is asked
+    five times, which takes some minutes. With --force nothing is requested or compared.
 
     \b
     Examples:

@@ -46,7 +46,8 @@ _LOG = Path(".alpha-monday") / "rehearsal.log"
 @click.option(
     "--odd",
     metavar="SEED",
-    help="Inject a fault into one request in four, of every kind that is known. Not with --calm.",
+    help="Inject many kinds of faults: one request in four gets a fault of its own, and some "
+    "faults last. Not with --calm.",
 )
 @click.option(
     "--faults",
@@ -64,9 +65,10 @@ def rehearse(
 ) -> None:
     """Simulate past Mondays with provider simulators, then serve the record.
 
-    Now and then a simulated provider fails or returns wrong data, as real ones do;
-    `alpha-monday standins --help` lists the faults of a script. With --odd all faults happen, at
-    one request in four, in a market with more splits than usual.
+    Sometimes a simulated provider fails or returns wrong data, as real ones do;
+    `alpha-monday standins --help` lists the faults of a script. With --odd there are many kinds of
+    faults: one request in four gets a fault of its own, and some faults last, such as a delisted
+    ticker. The market then has more splits than usual.
 
     \b
     Needs no keys and no database. Examples:
@@ -86,7 +88,10 @@ def rehearse(
     _refuse_without_effect(configuration, calm=calm, odd=bool(odd), faults=faults)
     opening: AbstractContextManager[socket.socket | None] = nullcontext()
     if not no_serve:
-        # Before the weeks are simulated, so that a port that is in use is reported at once.
+        # These checks come before the weeks are simulated, so that a refusal comes at once. With
+        # `--no-serve`, a second rehearsal is allowed: it extends the record that the first one
+        # serves, and it ends by itself (dev/audit/pages.mjs uses this).
+        _refuse_second_rehearsal(configuration)
         opening = _listen(configuration)
     with opening as listener:
         span = rehearsal.choose_span(
@@ -160,22 +165,28 @@ def _refuse_faults_without_effect(configuration: Settings, faults: Path) -> None
     )
 
 
-def _listen(configuration: Settings) -> socket.socket:
+def _refuse_second_rehearsal(configuration: Settings) -> None:
     """
-    Open the listening socket.
+    Raise ConfigurationError if another process has started the embedded Postgres of this folder.
 
-    If PORT is not set and the default port is in use, another port is chosen, so that several
-    rehearsals can run at once.
+    That process stops Postgres when it ends, and this rehearsal would then fail.
     """
-    if settings.is_set("PORT"):
-        return server.listen(configuration)
     if not configuration.database_url and EmbeddedPostgres().is_owned_elsewhere:
-        # The process that has started the embedded Postgres stops it when it ends, and this
-        # rehearsal would then fail.
         raise ConfigurationError(
             "A rehearsal or a service of this folder is running already, and its Postgres stops "
             "with it. Use that one, stop it first, or run this one in another folder."
         )
+
+
+def _listen(configuration: Settings) -> socket.socket:
+    """
+    Open the listening socket.
+
+    If PORT is not set and the default port is in use, another port is chosen, so that rehearsals of
+    several folders can run at once.
+    """
+    if settings.is_set("PORT"):
+        return server.listen(configuration)
     listener = server.listen_nearby(configuration)
     port = listener.getsockname()[1]
     if port != configuration.port:
@@ -223,7 +234,7 @@ async def _rehearse(
 ) -> None:
     """Run the service in simulated time until the end of the span, and print a summary."""
     _LOG.parent.mkdir(exist_ok=True)
-    # Appended, because a later rehearsal may continue this one.
+    # Opened to append, because a rehearsal may continue an earlier one.
     with _LOG.open("a") as log, terminal.make_progress() as bar:
         log_clock: Clock = clock
         # The lambda reads `log_clock` for each line: as soon as the rehearsal runs, the lines of

@@ -60,19 +60,19 @@ def roles(
 ) -> None:
     """Print the SQL of three roles with no more rights than each needs: owner, service and reader.
 
-    The owner migrates. The service runs the jobs: it adds to the record, but it cannot delete from
-    it, or change what no job changes. The reader answers the API. docs/operate/roles.md describes
-    the way from one user to three.
+    The owner migrates. The service runs the jobs: it can add rows to the record, and change only
+    what jobs change. It cannot delete from the record. The reader answers the API.
+    docs/operate/roles.md describes the way from one user to three.
 
-    The SQL is made for the present state of the database of MIGRATE_DATABASE_URL, or else of
-    DATABASE_URL. It contains no password: set one for each new role with psql's \\password. Running
-    it twice changes nothing; a role that exists is not changed. It needs a superuser, or the owner
-    of the database with the right to create roles.
+    The SQL is made for the present state of the database of MIGRATE_DATABASE_URL, or of
+    DATABASE_URL if that is not set. It contains no password: set one for each new role with psql's
+    \\password. Running it twice changes nothing; a role that exists is not changed. It needs a
+    superuser, or the owner of the database with the right to create roles.
 
     Names that an earlier run applied are the defaults of the next run.
 
     \b
-    Exit code: 0 done, or --check found no difference; 1 refused, or --check found one.
+    Exit code: 0 done; 1 refused, or --apply or --check found a difference.
 
     \b
     Examples:

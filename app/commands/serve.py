@@ -134,7 +134,7 @@ async def _check_rights(
     if await roles.can_do_more_than_read(reader, pooled=pooled):
         user = get_user(reader)
         report(
-            f"The user {user} of API_DATABASE_URL has more rights than to read the record, so it "
-            "does not protect the record. "
+            f"The user {user} of API_DATABASE_URL has more rights than to read the record, so this "
+            "setting does not protect the record. "
             f"`alpha-monday roles --check --reader {shlex.quote(user)}` lists these rights."
         )

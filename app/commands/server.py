@@ -17,9 +17,9 @@ from app.domain import calendar
 from app.errors import ConfigurationError
 from app.web.timeouts import TimeoutProtocol
 
-# How long a thread may keep Python's interpreter from the event loop, in seconds. The thread that
-# validates documents (`api.fair_executor`) computes without a pause, so that Python's default of
-# 5 ms would be added to every step of a request.
+# How long one thread may run Python code while the event loop waits for its turn, in seconds. The
+# thread that validates documents (`api.fair_executor`) computes without a pause. With Python's
+# default, every step of another request would wait 5 ms for it.
 SWITCH_INTERVAL = 0.0005
 
 # How long uvicorn waits for running requests when it is stopped, in seconds. After that, the worker
@@ -110,8 +110,9 @@ def collect_and_freeze() -> None:
 def run(app: ResponseCache, listener: socket.socket) -> None:
     """Serve `app` on `listener` until Ctrl-C or SIGTERM."""
     server = WebServer(_server_config(app))
-    # Before the address is printed, because the reader of that line may send a signal at once. The
-    # handler sets a flag and raises nothing, even when uvicorn raises the signal again at its end.
+    # The handler is set before the address is printed, because the reader of that line may send a
+    # signal at once. The handler sets a flag and raises nothing, even when uvicorn raises the
+    # signal again at its end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
     host, port = listener.getsockname()[:2]

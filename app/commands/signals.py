@@ -33,8 +33,8 @@ class StopSignals:
         Handle the stop signals in this block, and restore the earlier handlers after it.
 
         The event loop's own handlers do not help: they are called too late, or still catch signals
-        when the loop is closed. An exception raised in a signal handler could hit any task of the
-        loop.
+        when the loop is closed. The handler here raises no exception, because the exception could
+        hit any task of the loop.
         """
         earlier = {
             number: signal.signal(number, self._handle)
@@ -73,9 +73,9 @@ def run_until_stopped(
     """
     Run `work` with `run`, such as `asyncio.run`, and cancel it when a stop signal arrives.
 
-    The cancellation lets the work end what it has started. After that, this raises
-    `KeyboardInterrupt` for Ctrl-C or `CancelledError` for SIGTERM, which `main` turns into the exit
-    code.
+    The cancellation lets the work end what it has started. Then this function raises
+    `KeyboardInterrupt` for Ctrl-C, or `CancelledError` for SIGTERM. `main` turns the error into the
+    exit code.
     """
     signals = StopSignals()
     try:

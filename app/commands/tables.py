@@ -89,9 +89,9 @@ async def show(pool: Pool, batch: Batch, sessions: Calendar, now: datetime) -> N
     """
     Print a batch: its picks, the changes of their shares by day, and whether each call is right.
 
-    Figures that were due before `now` are marked as overdue, except in a rehearsal, whose time is
-    simulated. Raises RecordDamaged, and prints nothing, if the API calls the batch damaged or a
-    number is too large to be shown.
+    If the next figures were due before `now`, they are called overdue. In a rehearsal they are not,
+    because its time is simulated. If the API calls the batch damaged, or a number is too large to
+    be shown, nothing is printed, and RecordDamaged is raised.
     """
     await _refuse_damaged(pool, batch, now)
     try:
@@ -337,7 +337,8 @@ async def show_closes(pool: Pool, ticker: str) -> None:
         factors = await splits.list_readings(conn, ticker)
     if not readings:
         raise Refused(
-            f"There are no readings of {ticker}: it is no pick and no benchmark of this record."
+            f"There are no readings of {ticker}: it is neither a pick nor a benchmark of this "
+            "record."
         )
     sources = sorted({reading.source for reading in readings})
     console.print(f"{ticker}, as read from {', '.join(sources)}")

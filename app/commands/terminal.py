@@ -31,11 +31,11 @@ ReportProgress = Callable[[str, int, int], None]
 clock = RealClock()
 
 # The direct addresses of the databases that this command has checked. The last one is the database
-# that the command works on now: messages about errors of the database name it.
+# that the command works on now: a message about a missing right is about this address.
 used_addresses: list[str] = []
 
-# The addresses whose users this command has checked for rights, each with the need. If Postgres
-# refuses a statement later, the user of the last address has sent that statement.
+# The addresses whose users this command has checked, each with the rights that they must have. If
+# Postgres refuses a statement later, the user of the last address has sent that statement.
 checked_rights: list[tuple[str, Need]] = []
 
 # The last part of the message when two settings lead to two databases: why they must not.
@@ -202,9 +202,15 @@ def database_address(
     """
     Return the direct address of the record's database, without a PgBouncer.
 
-    With `rehearsal` it is the database of the embedded rehearsal, unless DATABASE_URL is set. If
-    DATABASE_URL is not set, it is in the embedded Postgres of this folder, which must exist; with
-    `create` it is created.
+    It is the first of these that applies:
+
+    - QUEUE_DATABASE_URL if it is set, except with `rehearsal`;
+    - DATABASE_URL if it is set;
+    - the live database in the embedded Postgres of this folder. With `rehearsal`, the database of
+      the rehearsal there.
+
+    With `create`, an embedded database that does not exist is created. Without `create`, raises
+    ConfigurationError for it.
     """
     if not rehearsal and configuration.queue_database_url:
         return configuration.queue_database_url
@@ -258,7 +264,7 @@ async def _is_same_database(configuration: Settings, name: str, address: str) ->
     """Return whether the setting `name` leads to the database of DATABASE_URL."""
     pooled = configuration.database_pooled
     if name == "API_DATABASE_URL":
-        # One of the two addresses must be direct, and this one may lead through a PgBouncer.
+        # One of the two addresses must be direct. API_DATABASE_URL may lead through a PgBouncer.
         return await pools.is_same_database(configuration.queue_address, address, pooled=pooled)
     return await pools.is_same_database(address, configuration.database_url, pooled=pooled)
 
@@ -268,8 +274,8 @@ async def require_rights(configuration: Settings, address: str, need: Need) -> N
     Raise ConfigurationError if the user of `address` lacks a right that the command needs.
 
     `address` is the direct address of the database. Behind a PgBouncer the user of DATABASE_URL is
-    checked, too. The check is remembered: if a right is removed while the command runs, the message
-    can name it.
+    checked, too. The check is remembered: if a right is removed while the command runs, the error
+    message can name that right.
     """
     checked_rights.append((address, need))
     await roles.require_rights(address, need)
@@ -293,10 +299,10 @@ async def require_rehearsal(configuration: Settings, address: str, *, rehearsal:
 
 async def require_current(configuration: Settings, address: str, *, rehearsal: bool) -> None:
     """
-    Raise an error if the database lacks a migration, or has a live record and not a rehearsal.
+    Raise an error if the database lacks a migration, or if `rehearsal` is set for a live record.
 
-    The error is ConfigurationError in the first case and Refused in the second. If the database is
-    in the embedded Postgres, the message also says where the other record is.
+    The error is ConfigurationError in the first case and Refused in the second. If DATABASE_URL is
+    not set, the text of the ConfigurationError also says which embedded database this is.
     """
     await require_rehearsal(configuration, address, rehearsal=rehearsal)
     try:

@@ -1,10 +1,10 @@
 """
-Whether a Postgres database is available, how soon it is tried again, and what the log says then.
+Whether a Postgres database is available, and what the log says when that changes.
 
 A database is unavailable if its server cannot be reached, starts up or shuts down, accepts no more
 connections, or accepts no writes (a standby, or a primary that the provider has made read-only).
-All of these end without a change to the program. So a request or a job that fails for such a
-reason is tried again, after at most `MAX_RETRY_PAUSE` seconds.
+All of these end without a change to the program. So a job that fails for such a reason is tried
+again, a request gets the error SERVICE_UNAVAILABLE, and the process tries to connect again.
 
 Every pool and every other connection reports its errors to this module. So the log has one warning
 with the cause when a database becomes unavailable, and one line when it is available again, even if
@@ -40,7 +40,7 @@ ReadOnlyError = errors.ReadOnlySqlTransaction
 
 # The errors to catch if the database may be unavailable; `is_unavailable` then decides. The last
 # three are listed because psycopg does not derive them from OperationalError: a connection cannot
-# write, or Postgres ended it because a transaction took too long.
+# write, or Postgres ended it because a transaction took too long or was idle for too long.
 UNAVAILABLE_ERRORS = (
     psycopg.OperationalError,
     ConnectorException,
@@ -57,7 +57,8 @@ _STATEMENT_ERRORS = (errors.ProgramLimitExceeded, errors.QueryCanceled)
 _POOL_ERRORS = (PoolTimeout, PoolClosed, TooManyRequests)
 
 # Classes of SQLSTATE: a conflict between two transactions, and an object that another transaction
-# has locked. A job is tried again after such an error, too, but the database is available.
+# has locked. `is_unavailable` is true for such an error, so that a job is tried again. But the
+# database is available, so the error is no outage.
 _CONFLICT_CLASSES = ("40", "55")
 
 # Parameters that Postgres reports to every client without a query: whether the server is a standby,
@@ -75,7 +76,12 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Return whether an error means that the database could not be reached or written."""
+    """
+    Return whether an error means that the database could not be reached or written.
+
+    Also true for a conflict with another transaction (`_CONFLICT_CLASSES`), because the same
+    statement may succeed when it is tried again.
+    """
     cause = root_cause(error)
     return isinstance(cause, UNAVAILABLE_ERRORS) and not isinstance(cause, _STATEMENT_ERRORS)
 
@@ -203,10 +209,10 @@ class Availability:
 
 def _is_writable(conn: AsyncConnection[Any]) -> bool:
     """
-    Return whether a connection is known to accept writes, without a query.
+    Return whether the server has reported that a connection accepts writes. No query is sent.
 
-    A PgBouncer does not report this. Behind it, only a write ends the outage of a read-only
-    database.
+    A PgBouncer reports neither parameter, so for its connections the result is always False. Then
+    only a write ends the outage of a read-only database.
     """
     reported = {conn.pgconn.parameter_status(name) for name in _WRITABLE_PARAMETERS}
     return reported == {b"off"}
@@ -219,7 +225,8 @@ def for_database(address: str) -> Availability:
     """
     Return the availability of the database at an address.
 
-    `address` has no password: it is shown in the log. `app.database.advice` makes it.
+    `address` is shown in the log, so it must not contain a password. `app.database.advice` makes
+    it: `display_address`, or `availability_key` for a pool that connects as a separate user.
     """
     return _availability_by_address.setdefault(address, Availability(address))
 

@@ -16,17 +16,18 @@ _MEMBERSHIPS = Path("/proc/self/cgroup")
 
 
 def available() -> float:
-    """Return how many cores this process may use: the lower limit of affinity and quota."""
+    """Return how many cores this process may use: its affinity or its quota, the lower one."""
     return min(_cores_by_affinity(), quota())
 
 
 def quota(groups: Path = _CONTROL_GROUPS, memberships: Path = _MEMBERSHIPS) -> float:
     """
-    Return the lowest quota of this process's control groups, in cores; infinite if there is none.
+    Return the lowest quota of this process's control groups, in cores.
 
-    The quotas of a group's parents apply, too. Inside a container, `memberships` often names a
-    folder that exists only on the host, while the container's own group is the root folder of
-    `groups`. So the root folder is always read.
+    It is infinite if there is no quota, or if none can be read. The quotas of a group's parents
+    apply, too. Inside a container, `memberships` often names a folder that exists only on the host,
+    while the container's own group is the root folder of `groups`. So the root folder is always
+    read.
     """
     try:
         lines = memberships.read_text().splitlines()
@@ -66,9 +67,10 @@ def _read_quotas(hierarchy: Path, path: str, name: str) -> Iterator[float]:
 
 def _read_quota(folder: Path, name: str) -> float:
     """
-    Return the quota of one group, in cores. Raise ValueError if it has none.
+    Return the quota of one group, in cores. Raises ValueError if the group has none.
 
     Version 2 has quota and period in one file, as in "200000 100000"; version 1 has two files.
+    Raises OSError if there is no such file.
     """
     values = (folder / name).read_text().split()
     if name == "cpu.cfs_quota_us":

@@ -3,8 +3,8 @@ Import dynaconf without the environment variables that configure dynaconf itself
 
 dynaconf reads every *_FOR_DYNACONF variable when it is imported, and again when its settings are
 created. It converts the values, so REDIS_PORT_FOR_DYNACONF=x ends the import with a traceback. None
-of these variables may decide a setting of ours, so this module hides all of them from dynaconf
-while it is imported or used.
+of these variables may decide a setting of ours. So this module hides all of them while dynaconf is
+imported, and `app.core.settings` hides them while it uses dynaconf.
 """
 
 import os
@@ -16,7 +16,7 @@ _NAME_PART = "DYNACONF"
 
 @contextmanager
 def without_dynaconf_variables() -> Iterator[None]:
-    """Remove dynaconf's own variables from os.environ until the end of the block."""
+    """Remove all variables with DYNACONF in their name from os.environ, until the block ends."""
     names = [name for name in os.environ if _NAME_PART in name.upper()]
     hidden = {name: os.environ.pop(name) for name in names}
     try:

@@ -20,15 +20,17 @@ class Lock(IntEnum):
     """An advisory lock. Its comment says on which level it is taken, and what it protects."""
 
     # A session lock. It protects the schema: processes that start at the same time apply each
-    # migration once. The rights of the roles are granted under this lock, too.
+    # migration once. `alpha-monday roles --apply` takes it as a transaction lock, so that no
+    # migration adds a table while the rights of the roles are granted.
     MIGRATIONS = 4_021_970_431
 
-    # A transaction lock. It protects the requests to one provider, while the earlier ones are read
-    # and the next one is granted. It is taken with two keys, `first_key` and the provider, so that
-    # requests to different providers do not wait for each other.
+    # A transaction lock. It protects the ledger of one provider, while a process reads the earlier
+    # requests and grants the next one. It is taken with two keys, `first_key` and a hash of the
+    # provider's name, so that requests to different providers do not wait for each other.
     RATE_LIMITER = 4_021_970_432
 
-    # A transaction lock. It protects the journal's last entry: each new entry has its hash.
+    # A transaction lock. It protects the end of the journal: a new entry contains the hash of the
+    # last one, so only one transaction at a time may add entries.
     JOURNAL = 4_021_970_433
 
     # A transaction lock. It protects a round of reconciliation: one process at a time. Other
@@ -39,8 +41,8 @@ class Lock(IntEnum):
     # A transaction lock. It protects the start of the simulated clock: its table and functions.
     SIMULATED_CLOCK = 4_021_970_435
 
-    # A transaction lock. It protects the newest alert about a used-up quota: of several jobs, only
-    # one stores an alert.
+    # A transaction lock. It protects the newest alert about a used-up quota: if several jobs find
+    # the quota used up, only one of them stores an alert.
     QUOTA_ALERT = 4_021_970_436
 
     @property

@@ -21,7 +21,8 @@ from app.domain.text import redact, shorten_middle
 from app.errors import AlphaMondayError
 
 # The lowest level at which a library's lines are logged. At INFO, Procrastinate logs the start and
-# the end of each job, like our own lines, which have more detail; the others log each request.
+# the end of each job; our own lines report these with more detail. The HTTP clients log each
+# request, and uvicorn logs its own start and end.
 _LIBRARY_LEVELS = {
     "procrastinate": logging.WARNING,
     "httpx": logging.WARNING,
@@ -30,8 +31,9 @@ _LIBRARY_LEVELS = {
 }
 
 # The maximum length of each text in a line, in characters. Our own texts are far shorter, but an
-# error of Postgres quotes the value that caused it. A traceback of such an error has about 5,000
-# characters, and it fits, because its cause is at its end.
+# error of Postgres quotes the value that caused it, at any length. `shorten_middle` keeps both ends
+# of a text. The calls of a traceback (about 5,000 characters) come before the quoted value, so they
+# stay.
 MAX_TEXT_LENGTH = 10_000
 
 # How psycopg's pool begins its lines about each attempt to connect and each lost connection. They
@@ -163,7 +165,8 @@ def _add_job_context(_: Any, __: str, event: EventDict) -> EventDict:
     """
     Add the log context to a line that Procrastinate logs about a job.
 
-    It logs such a line after the job has ended, when the job's own log context is no longer bound.
+    Procrastinate logs this line after the job has ended. At that time, the log context that the job
+    itself has bound no longer exists.
     """
     job = getattr(event.get("_record"), "job", None)
     if not isinstance(job, dict):
@@ -177,7 +180,12 @@ def _add_job_context(_: Any, __: str, event: EventDict) -> EventDict:
 
 
 def _shorten_expected_errors(_: Any, __: str, event: EventDict) -> EventDict:
-    """Log an error that explains itself as a reason, without its traceback."""
+    """
+    Replace the traceback of an expected error by a field `reason`.
+
+    The text of an AlphaMondayError says enough. If the database's user lacks a right, the reason
+    names the command that lists the missing rights.
+    """
     error = event.get("exc_info")
     if isinstance(error, tuple):
         error = error[1]

@@ -59,10 +59,11 @@ _DatabaseUrl = Annotated[
 MAX_API_CONNECTIONS = 100
 
 # If API_CONNECTIONS is not set, the API has two connections for each core, within these bounds.
-# More connections than the cores can serve only wait for one another. With them, a kernel that
-# groups processes by their Unix session (CONFIG_SCHED_AUTOGROUP) may leave one process of Postgres
-# waiting for up to 0.2 s on the core that the service keeps busy. The minimum is four, because two
-# heavy operations may run at once (`api.fair_semaphore`), and other queries then still have two.
+# The cores cannot serve more of them at once: more connections only wait for one another. They even
+# do harm if the kernel groups processes by their Unix session (CONFIG_SCHED_AUTOGROUP). Then one
+# process of Postgres may wait for up to 0.2 s on the core that the service keeps busy. The minimum
+# is four: heavy operations may use half of the connections (`api.fair_semaphore`), so two of them
+# can run at once, and two connections are left for other queries.
 _MIN_DEFAULT_CONNECTIONS = 4
 _MAX_DEFAULT_CONNECTIONS = 8
 _CONNECTIONS_PER_CORE = 2
@@ -70,7 +71,8 @@ _CONNECTIONS_PER_CORE = 2
 # The address of a receiver is a secret, too: a person who knows it can send messages in our name.
 RECEIVERS = frozenset({"alert_webhook_url", "heartbeat_url"})
 
-# Settings that must be an address with a host: the service sends requests there, or shows it.
+# Settings that must be an address with a host if they are set. The service sends requests to the
+# address, or shows it in links.
 _ADDRESSES = frozenset({"openai_base_url", "alpha_vantage_base_url", "public_url"}) | RECEIVERS
 SECRETS = (
     frozenset(
@@ -87,7 +89,7 @@ SECRETS = (
 )
 _COMMA = re.compile(r"\s*,\s*")
 
-# The other addresses of the database to which DATABASE_URL leads.
+# The variables with other addresses of the same database as DATABASE_URL.
 _OTHER_DATABASE_URLS = ("QUEUE_DATABASE_URL", "API_DATABASE_URL", "MIGRATE_DATABASE_URL")
 
 # A shell removes the quotes around a value. If Docker or a platform reads a file of variables, the
@@ -217,10 +219,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def secret_texts(self) -> list[str]:
         """
-        Return the texts that no log may show.
+        Return the texts that must be replaced in every line of the log.
 
         They are the providers' keys, the receivers' addresses, and the path and query of these
-        addresses, as they are sent in a request.
+        addresses, as they are sent in a request. Database addresses are not among them:
+        `app.database.advice` removes their passwords before it shows them.
         """
         receivers = [url for url in (self.alert_webhook_url, self.heartbeat_url) if url]
         return [
@@ -254,12 +257,14 @@ _HINTS = get_type_hints(Settings, include_extras=True)
 # These options switch off features of dynaconf. Only settings.toml, and the environment variables
 # with the names of the fields of `Settings`, may decide a setting.
 _OPTIONS = {
-    # No search for sources. It would read settings.local.toml and .secrets.toml, run a
-    # dynaconf_hooks.py, obey every *_FOR_DYNACONF variable (each replaces an option of this table),
-    # and use DYNACONF_PORT for PORT. Its loader of the environment also parses each text as TOML,
-    # even without auto_cast: 0x1F becomes 31. `_load_sources` reads our two sources instead. Other
-    # options have an effect only in this search, so they are not needed here: merging, dotted and
-    # nested names such as DATABASE__URL, the environment as a fallback.
+    # No search for sources: `_load_sources` reads our two sources instead. The search would
+    # - read settings.local.toml and .secrets.toml,
+    # - run a dynaconf_hooks.py,
+    # - obey every *_FOR_DYNACONF variable: each replaces an option of this table,
+    # - use DYNACONF_PORT for PORT,
+    # - parse each environment variable as TOML, even without auto_cast: 0x1F becomes 31.
+    # Some options have an effect only in this search, so they are not set here. They concern
+    # merging, nested names such as DATABASE__URL, and the environment as a fallback.
     "dynaconf_skip_loaders": True,
     # No .env file of the current folder. If this option is missing, LOAD_DOTENV_FOR_DYNACONF
     # decides.
@@ -271,8 +276,8 @@ _OPTIONS = {
     "auto_cast": False,
     # No sections such as [development]. ENV_FOR_DYNACONF would choose one.
     "environments": False,
-    # The search for sources would name the current section. It is off, so this option names it:
-    # without a name, toml_loader raises an AttributeError.
+    # The name of the current section. toml_loader raises an AttributeError without it, and the
+    # search for sources, which would set it, is off.
     "main_env": "main",
 }
 
@@ -302,7 +307,11 @@ def api_connections_for(number_of_cores: float) -> int:
 
 
 def is_set(name: str, environment: Mapping[str, str] | None = None) -> bool:
-    """Return whether a variable has a value, not an empty one, in `environment` or os.environ."""
+    """
+    Return whether a variable is set to a text that is not empty.
+
+    If `environment` is given, it is used instead of os.environ.
+    """
     return bool(_read_variable(name, environment))
 
 
@@ -600,7 +609,8 @@ def _refuse_raw_password(text: str) -> None:
     Raise ProgrammingError for a database address with an unencoded "/" or "@" in its password.
 
     libpq would split the password at that character, and messages would show a part of the password
-    as a host or a port.
+    as a host or a port. Also raises ProgrammingError for a URL with a white space, or if libpq
+    cannot parse the address.
     """
     parts = conninfo_to_dict(text)
     if re.search(r"\s", text) and _SCHEME.match(text):
@@ -618,7 +628,11 @@ def _is_port(text: str) -> bool:
 
 
 def _require_host(text: str) -> None:
-    """Raise ValueError for an address without a host, with port 0, or that is not http(s)."""
+    """
+    Raise ValueError for an address that is not http or https, has no host, or has the port 0.
+
+    An empty text is accepted: the setting is not set.
+    """
     if not text:
         return
     if not re.fullmatch(_URL, text):

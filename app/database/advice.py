@@ -29,8 +29,9 @@ _GRANTS = {
 
 _AS_ADMIN = "As an administrator of that Postgres, run"
 
-# Advice, by patterns for libpq's message. The advice of the first pattern that matches is used. Its
-# placeholders are the setting that has the address, the user and the database's name.
+# Advice, by patterns for libpq's message. The advice of the first pattern that matches is used. The
+# placeholders in the texts are `setting` (the name of the setting with the address), `user`, and
+# `name` (the name of the database).
 _ADVICE = (
     (
         ("password authentication failed", "no password supplied"),
@@ -115,15 +116,20 @@ def availability_key(conninfo: Any, *, separate_user: bool) -> str:
 
 
 def get_user(conninfo: Any) -> str:
-    """Return the user of an address: its own, or the one that libpq uses."""
+    """Return the user of an address, or libpq's default if the address has none."""
     return str(_complete(conninfo).get("user", ""))
 
 
 def _complete(conninfo: Any) -> dict[str, Any]:
-    """Return the parameters of an address, with libpq's compiled defaults."""
+    """
+    Return all parameters of libpq for an address.
+
+    `sessions.resolve_address` adds the parameters from libpq's variables and service file. libpq's
+    compiled defaults are added here.
+    """
     resolved = sessions.resolve_address(conninfo)
-    # `resolve_address` has removed libpq's variables from the environment: these are the
-    # compiled defaults.
+    # `resolve_address` has removed libpq's variables from the environment, so `get_defaults`
+    # returns the compiled defaults.
     defaults = {
         option.keyword.decode(): option.val.decode(errors="replace")
         for option in pq.Conninfo.get_defaults()
@@ -135,6 +141,7 @@ def _complete(conninfo: Any) -> dict[str, Any]:
 def unreachable_error(conninfo: Any, error: OperationalError) -> ConfigurationError:
     """Return the error to raise for a database that cannot be reached, with advice."""
     if isinstance(error, ConfigurationError):
+        # UnsuitableDatabase: its text already says what to do.
         return error
     # libpq's own advice begins with a tab; ours replaces it.
     lines = [line.strip() for line in str(error).splitlines() if not line.startswith("\t")]
@@ -185,7 +192,7 @@ def permission_denied_message(conninfo: Any, error: Error) -> str:
         return (
             f"{text} The tables belong to their owner: run this as that user "
             "(MIGRATE_DATABASE_URL), or as an administrator run "
-            f"GRANT ... TO {quote_identifier(user)}; with the owner's name."
+            f"GRANT ... TO {quote_identifier(user)}; with the owner's name in place of the dots."
         )
     return (
         f"{text} Give that right to {user}, or use another user in "
@@ -197,15 +204,19 @@ def _grant_statement(kind: str, name: str) -> str:
     """
     Return the statement that grants a missing right on an object.
 
-    It has placeholders for the object and the user. It grants only rights that the service's role
-    has; it is empty if that role has no right on the object.
+    It has placeholders for the object and the user. On a database and on the shared schema, it
+    grants the rights that migrations need. On other objects it grants the rights of the service's
+    role, and is empty if that role has none.
     """
     if kind == "schema":
-        # Migrations create tables in the shared schema; in the other schemas only their owner does.
+        # Migrations create tables in the shared schema. In the other schemas, only the owner of the
+        # schema creates tables.
         right = "USAGE"
         if name == rights.SHARED_SCHEMA:
             right = "USAGE, CREATE"
         return f"GRANT {right} ON SCHEMA {{object}} TO {{user}};"
+    if kind == "function" and name in rights.FUNCTIONS:
+        return f"GRANT EXECUTE ON FUNCTION {rights.SHARED_SCHEMA}.{{object}} TO {{user}};"
     if kind != "table":
         return _GRANTS.get(kind, "")
     for table, service_rights in rights.TABLES.items():

@@ -1,4 +1,4 @@
-"""The objects of ours in a database and the rights on them, read from Postgres's catalogue."""
+"""Our objects in a database, and the rights on them, read from Postgres's catalogue."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -66,7 +66,8 @@ class Catalogue(NamedTuple):
     """
     Our objects in a database, with their owners.
 
-    `user` is the user of the connection. `schemas` and `types` are owners by the object's name.
+    `user` is the user of the connection. `schemas` and `types` map the name of each object to its
+    owner.
     """
 
     database: str

@@ -1,10 +1,11 @@
 """
 The embedded Postgres: a server for rehearsals, for tests, and to try the service out.
 
-Its programs come from a wheel. Each data folder has one server, and one process owns the server:
-the server is that process's direct child, and ends with it, even if the process is killed. Other
-processes of the same folder connect to the running server. A server that `db up` started is
-detached: it continues after that command has ended, until `db down`.
+The server's programs come from a wheel. Each folder has one server, and one process owns the
+server: the server is a direct child of its owner, and stops when the owner ends. On Linux it stops
+even if the owner is killed. Other processes that use the same folder connect to the running server.
+A server that `db up` started is detached: it continues after that command has ended, until
+`db down`.
 """
 
 import atexit
@@ -81,9 +82,11 @@ def binaries() -> Path:
 
 class EmbeddedPostgres:
     """
-    The server of one data folder.
+    The server of one folder.
 
-    Use it as a context manager, or call `start` and `stop`.
+    `folder` contains the server's data folder (`data`), its log, and files about its owner.
+    `settings` are settings of Postgres for the server. Use the object as a context manager, or call
+    `start` and `stop`.
     """
 
     def __init__(self, folder: Path = FOLDER, settings: Mapping[str, str] | None = None) -> None:
@@ -114,16 +117,19 @@ class EmbeddedPostgres:
     @property
     def socket(self) -> Path:
         """
-        Return the folder of the server's socket, which no other data folder uses.
+        Return the folder of the server's socket, which no other server uses.
 
-        Its name is a hash of the data folder's path, without symbolic links, so a copy of the data
-        folder has another socket. The mark distinguishes two data folders with the same path: in
-        two containers that share /tmp, or before and after the folder was deleted and created.
+        Its name is a hash of two things, because each alone could be the same for two folders:
+
+        - The path of `folder`, after symbolic links are resolved. A copy of the folder has the same
+          mark, but another path.
+        - The mark of `folder`. Two folders may have the same path: in two containers that share
+          /tmp, or if the folder was deleted and created again.
         """
         identity = os.fsencode(self.folder) + self._read_mark()
         name = hashlib.sha256(identity).hexdigest()[:10]
-        # Under /tmp, because the path of a socket is limited to 107 bytes, and the data folder may
-        # be deep.
+        # Under /tmp, because the path of a socket is limited to 107 bytes, and the path of `folder`
+        # may be longer.
         return Path("/tmp") / f"am-{os.geteuid()}-{name}"  # noqa: S108
 
     def address(self, database: str = "postgres") -> str:
@@ -155,7 +161,11 @@ class EmbeddedPostgres:
         return [name for (name,) in rows]
 
     def list_sessions(self) -> list[str]:
-        """Return the sessions of our other processes on the server: `alpha-monday api in NAME`."""
+        """
+        Return the sessions of Alpha Monday on the server, except this one and without duplicates.
+
+        An example is "alpha-monday api in rehearsal": the name of a session and of its database.
+        """
         with sessions.connect(self.address(), autocommit=True) as conn:
             rows = conn.execute(
                 "SELECT DISTINCT application_name || ' in ' || datname FROM pg_stat_activity "
@@ -186,7 +196,11 @@ class EmbeddedPostgres:
 
     @property
     def is_owned_elsewhere(self) -> bool:
-        """Return whether the server runs and will end with its owner, another process."""
+        """
+        Return whether the server runs and will stop when its owner ends.
+
+        The owner is another process, unless this object has started the server.
+        """
         return not self.is_detached and self.is_running()
 
     @property
@@ -197,9 +211,11 @@ class EmbeddedPostgres:
 
     def start(self, *, detach: bool = False) -> Self:
         """
-        Start the server, or use the running one. With `detach`, it continues after this process.
+        Start the server, or use the running one.
 
-        Raises ConfigurationError if it cannot be started.
+        With `detach`, a server that is started here continues after this process has ended. Raises
+        ConfigurationError if the server cannot be started, or accepts no connections in time. Then
+        it is stopped.
         """
         # This call comes first: if the wheel is missing, the error must say so, and not report a
         # problem with the folder.
@@ -226,10 +242,27 @@ class EmbeddedPostgres:
             else:
                 self._detached_file.unlink(missing_ok=True)
             self._spawn(detach)
-        except ConfigurationError:
-            self._lock.close()
+        except BaseException:
+            self._abandon_start()
             raise
         return self
+
+    def _abandon_start(self) -> None:
+        """
+        Stop the server that a failed start has left, if any, and release the owner's lock.
+
+        A detached server would otherwise continue without an owner.
+        """
+        self._detached_file.unlink(missing_ok=True)
+        try:
+            self.stop()
+        except subprocess.TimeoutExpired:
+            # `stop` sends the signal only to a process that this object has started.
+            assert self.process
+            self.process.kill()
+            self.process.wait()
+            # Without the process, this only releases the lock.
+            self.stop()
 
     def stop(self) -> None:
         """Stop the server, if this process started it and it is not detached."""
@@ -279,7 +312,7 @@ class EmbeddedPostgres:
         shutil.rmtree(self.socket, ignore_errors=True)
         try:
             # The folder is renamed before it is deleted: if Ctrl-C interrupts the deletion, the
-            # rest does not look like a damaged record.
+            # remaining files do not look like a damaged record.
             if self.data.exists():
                 self.data.rename(self.folder / f"deleted-{uuid4().hex}")
         except OSError as error:
@@ -410,8 +443,8 @@ class EmbeddedPostgres:
         if version_file.exists():
             version = version_file.read_text().strip()
         if self.has_data and not version:
-            # The folder is not deleted: it is not the rest of an interrupted initdb, which uses
-            # another folder.
+            # The folder is not deleted, because it may contain a record. An interrupted initdb does
+            # not leave such a folder: initdb writes to another folder.
             raise ConfigurationError(
                 f"{self.data} is damaged: its file PG_VERSION is missing or empty. Restore the "
                 "folder from a copy, or move it away, or delete it with `alpha-monday db reset`; "
@@ -428,7 +461,7 @@ class EmbeddedPostgres:
             )
 
     def _run_initdb(self) -> None:
-        # Delete the rest of an interrupted initdb or deletion.
+        # Delete the files that an interrupted initdb or an interrupted deletion has left.
         for pattern in ("initdb-*", "deleted-*"):
             for unfinished in self.folder.glob(pattern):
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -510,7 +543,7 @@ def _installed_version() -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Return the server's environment: of this process's variables, only those of libfaketime."""
+    """Return the server's environment. It inherits only libfaketime's variables."""
     return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", **_faketime_variables()}
 
 
@@ -529,10 +562,10 @@ def _faketime_variables() -> dict[str, str]:
 
 def _as_unprivileged_user() -> list[str]:
     """
-    Return the first words of a command line, so that Postgres does not run as root.
+    Return the words to put before a command, so that Postgres does not run as root.
 
-    Postgres refuses to run as root, so root starts it in a user namespace. Raises
-    ConfigurationError if user namespaces are not allowed.
+    Postgres refuses to run as root, so root starts it in a user namespace. For any other user the
+    list is empty. Raises ConfigurationError if user namespaces are not allowed.
     """
     if os.geteuid() != 0:
         return []
@@ -548,22 +581,27 @@ def _as_unprivileged_user() -> list[str]:
 
 
 def _end_with_parent() -> None:
-    """Let the kernel stop this child process when its parent ends, even if the parent is killed."""
+    """
+    Let the kernel stop this child process when its parent ends, even if the parent is killed.
+
+    Only Linux can do this. On other systems the server of a killed parent continues, and the next
+    `start` stops it.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
-# The server that this process has started with `resolve_database_url`, if any.
+# The server that `resolve_database_url` has started or found running, if any.
 _started: list[EmbeddedPostgres] = []
 
 
 def resolve_database_url(url: str, name: str = LIVE, *, create: bool = False) -> str:
     """
-    Return `url`; if it is empty, return the address of a database on the embedded server.
+    Return `url`; if it is empty, return the address of the embedded server's database `name`.
 
-    The server is started if it does not run, and stopped when this process exits. Without `create`,
-    neither a server nor a database is created: a command that is run in the wrong folder must
-    create no files, and must not use an empty database as the record.
+    If the server does not run, it is started, and it stops when this process exits. Without
+    `create`, neither a server's data nor a database is created: a command that is run in the wrong
+    folder must create no files, and must not use an empty database as the record.
 
     Raises ConfigurationError if there is no such database, or if the server cannot be started.
     """
@@ -585,9 +623,9 @@ def resolve_database_url(url: str, name: str = LIVE, *, create: bool = False) ->
 def _no_data_message(server: EmbeddedPostgres, name: str) -> str:
     if name == REHEARSAL:
         return (
-            f"There is no rehearsal here: {server.folder} does not exist. Create one with "
-            "`alpha-monday rehearse`, or run this command in the folder in which you have run that "
-            "one, or set DATABASE_URL to the rehearsal's database."
+            f"There is no rehearsal here: {server.folder} has no data. Create a rehearsal with "
+            "`alpha-monday rehearse`, or run this command in the folder of an earlier rehearsal, "
+            "or set DATABASE_URL to the rehearsal's database."
         )
     return (
         f"DATABASE_URL is not set, and there is no embedded Postgres in {server.folder}. "

@@ -40,7 +40,7 @@ Columns = dict[str, list[str]]
 # The oldest major version of Postgres that is tested.
 OLDEST = 15
 
-# The name of its sessions in pg_stat_activity.
+# The name of this module's sessions in pg_stat_activity.
 _NAME = "migrate"
 
 # A statement that waits for a table's lock blocks all later queries of that table. So a migration
@@ -111,7 +111,7 @@ class MigrationStatus(Struct, frozen=True):
 
 
 def folder() -> Path:
-    """Return the folder of the migrations: in an installed package, or of a checkout."""
+    """Return the folder of the migrations, in the installed package or in the checkout."""
     installed = Path(__file__).parent / "migrations"
     if installed.exists():
         return installed
@@ -145,8 +145,9 @@ async def migrate(
     """
     Apply all missing migrations. With `down_to`, take back the migrations with higher numbers.
 
-    Return a line for each migration. `at` is the time that the history stores. Raises
-    ConfigurationError if the user, the database or its history does not allow it.
+    Return a line for each migration. `at` is the time that the history stores, and `guard` is
+    explained in `migrate_connection`. Raises ConfigurationError if the user, the database or its
+    history does not allow the migration.
     """
     async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
         return await migrate_connection(conn, at, down_to=down_to, guard=guard)
@@ -158,12 +159,13 @@ async def migrate_connection(
     """
     Do what `migrate` does, on a connection.
 
-    If the connection is in a transaction, all changes belong to that transaction, and its
-    search_path changes.
+    The connection may be in a transaction. Then all changes belong to that transaction, and the
+    settings search_path and lock_timeout stay changed until it ends. The lock of migrations is held
+    until the connection ends.
 
-    All migrations are taken back in one transaction. `guard` is called in it before the first one,
-    while no other process can migrate or start a service. It raises an error to prevent the
-    deletion.
+    All migrations are taken back in one transaction. `guard` is called in that transaction before
+    the first migration is taken back, while no other process can migrate or start a service. If
+    `guard` raises an error, no migration is taken back.
     """
     known = load_migrations()
     _refuse_unknown_number(down_to, known)
@@ -215,8 +217,9 @@ async def _require_owner(
     """
     Do what `require_owner` does, on a connection.
 
-    After `alpha-monday roles --apply`, an empty database has no tables, but it has the schema
-    `operations`, which belongs to the owner. Then the right to create tables in it is required.
+    If the table `operations.migrations` exists, the user must have the rights of its owner. If only
+    the schema `operations` exists, as after `alpha-monday roles --apply`, the user must have the
+    right to create tables in it.
     """
     cursor = await conn.execute(
         """
@@ -248,7 +251,8 @@ async def preview_losses(conninfo: str, down_to: int) -> tuple[list[str], list[L
     """
     Return the migrations that would be taken back, and the data that would be deleted.
 
-    Nothing is changed. Raises ConfigurationError in the same cases as `migrate`.
+    Nothing is changed. Raises ConfigurationError if `down_to` is not a known number, or if the user
+    or the history of the database does not allow `migrate` to take the migrations back.
     """
     known = load_migrations()
     _refuse_unknown_number(down_to, known)
@@ -405,13 +409,17 @@ async def require_current(conninfo: str) -> None:
     """
     Raise ConfigurationError if the database lacks a migration.
 
-    A database with newer migrations is accepted, because migrations work with the code before them.
+    The error is also raised if Postgres is too old, or if another process still migrates or
+    restores the database after ten seconds. A database with newer migrations is accepted, because
+    every migration also works with the previous version of the code.
     """
     async with await Session.connect(conninfo, name=_NAME, autocommit=True) as conn:
         _refuse_old_postgres(conn)
-        # This waits for a process that migrates. It also makes a process wait that wants to migrate
-        # later: `alpha-monday migrate --down-to` looks for sessions of a service while it holds the
-        # lock, and a service opens its sessions before it calls this function.
+        # While another process migrates, this statement waits for it. A process that begins to
+        # migrate later waits for this lock. `alpha-monday migrate --down-to` looks for sessions of
+        # a service while the command holds the lock of migrations. A service opens its sessions
+        # before it calls this function. So either the command finds the service, or this function
+        # finds that a migration is missing.
         try:
             await conn.execute("SET lock_timeout = '10s'")
             await conn.execute("SELECT pg_advisory_lock_shared(%s)", (Lock.MIGRATIONS,))

@@ -1,5 +1,5 @@
 """
-Connection pools that reconnect, and what is done with their connections.
+Connection pools that reconnect, and transactions, snapshots and checks on their connections.
 
 `app/database/sessions.py` opens each connection and sets its settings. With `pooled`, connections
 go through a PgBouncer in transaction mode. It refuses start-up options, and each transaction may
@@ -28,12 +28,12 @@ from app.errors import ConfigurationError
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
 
-# If several connections of a pool end together, the pool notices all of them within this time, in
-# seconds. So the idle connections are not replaced twice for the same reason.
+# Connections of a pool often end together, and the pool notices their ends one after the other. So
+# it replaces its idle connections at most once within this time, in seconds.
 _ENDED_TOGETHER_SECONDS = 1.0
 
-# The timeout of a check whether an idle connection still works, in seconds. The pool's own timeout
-# does not end such a check: it would last as long as the network is silent.
+# How long to check whether an idle connection still works, in seconds. The pool's own timeout does
+# not end such a check, so a check would last as long as the network is silent.
 _CHECK_TIMEOUT = 1.0
 
 # A connection is replaced after this time, in seconds: managed services end connections after ten
@@ -80,7 +80,7 @@ def make_pool(
     - `min_size`: with 0, the pool opens its first connection for the first request, and closes it
       again after five idle minutes.
     - `name`: the name of the pool's sessions in pg_stat_activity.
-    - `autocommit`: a single read needs no transaction, which saves a round trip.
+    - `autocommit`: a single read runs without a transaction. This saves a round trip.
     - `statement_timeout`: how many seconds a statement may take; 0 means no limit.
     - `generic_plans`: use one plan of a prepared statement for all parameters (see below).
     - `acquire_timeout`: how many seconds to wait for a free connection.
@@ -89,10 +89,11 @@ def make_pool(
     - `separate_user`: the pool's user differs from the user of the other pools. So if only this
       user cannot connect, the database still counts as available for the others.
 
-    Without generic plans, Postgres plans a long table's statements again at every execution: it
-    assumes that a LIMIT with an unknown value returns a tenth of the table. With generic plans, the
-    setting random_page_cost is lowered, too: otherwise Postgres would collect three rows in a
-    bitmap and sort them, instead of reading them from the index in order.
+    Without `generic_plans`, Postgres plans a statement on a long table again at every execution. It
+    estimates that a generic plan costs too much, because it assumes that a LIMIT with an unknown
+    value returns a tenth of the table. `generic_plans` also lowers the setting random_page_cost:
+    otherwise Postgres would collect three rows in a bitmap and sort them, instead of reading them
+    from the index in order.
     """
     session_class: type[AsyncConnection[Any]] = Session
     if pooled:
@@ -128,8 +129,8 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
     A pool that works again as soon as its database is available again.
 
     psycopg's pool doubles its pause after each failed attempt to connect. After `reconnect_timeout`
-    it does not try again until a connection is requested. So that timeout is short here, and
-    `_reconnect` then requests a connection. Errors and new connections are reported to
+    it does not try again until a connection is requested. Therefore this timeout is short here.
+    When it is over, `_reconnect` requests a connection. Errors and new connections are reported to
     `app.core.availability`.
     """
 
@@ -165,7 +166,7 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
         self,
         timeout: float | None = None,  # noqa: ASYNC109 - the base class has it
     ) -> AsyncIterator[AsyncConnection[Any]]:
-        """Yield a connection. A connection that turns out to be read-only is closed afterwards."""
+        """Yield a connection, and close it after an error that shows that it is read-only."""
         async with super().connection(timeout) as conn:
             disconnecting = None
             if self._max_use_seconds:
@@ -215,12 +216,12 @@ class ReconnectingPool(AsyncConnectionPool[AsyncConnection[Any]]):
             await self.drain()
 
     async def _start_reconnecting(self, _: Any) -> None:
-        """Start `_reconnect` unless it runs, because the pool has stopped trying to connect."""
+        """Start `_reconnect` unless it runs. The pool calls this after `reconnect_timeout`."""
         if self._reconnecting is None or self._reconnecting.done():
             self._reconnecting = asyncio.create_task(self._reconnect())
 
     async def _reconnect(self) -> None:
-        """Request connections until the pool has as many as it needs."""
+        """Request connections until the pool gives one, or has as many as it needs."""
         while not self.closed:
             stats = self.get_stats()
             needed = self.min_size
@@ -266,8 +267,8 @@ async def check_alive(conn: AsyncConnection[Any]) -> None:
     if not readable.poll(0):
         return
 
-    # The check is not cancelled instead, because a cancellation takes ten seconds if the network is
-    # silent.
+    # After the timeout the connection is ended. Cancelling the check would take ten seconds if the
+    # network is silent.
     disconnecting = asyncio.get_running_loop().call_later(_CHECK_TIMEOUT, disconnect, conn)
     try:
         await AsyncConnectionPool.check_connection(conn)
@@ -328,7 +329,8 @@ async def is_same_database(direct: str, other: str, *, pooled: bool = False) -> 
     Return whether two addresses lead to the same database.
 
     It takes an advisory lock on a connection to `direct`, and looks for that lock on a connection
-    to `other`. `pooled` says that `other` is the address of a PgBouncer.
+    to `other`. `pooled` says that `other` is the address of a PgBouncer. Raises ConfigurationError
+    if one of the databases cannot be used.
     """
     await check(other, pooled=pooled)
     await check(direct)
@@ -389,7 +391,7 @@ def disconnect(conn: AsyncConnection[Any]) -> None:
 
     If the connection were only closed, the coroutine would not wake up.
     """
-    # A duplicate of the file descriptor is shut down: closing it leaves the connection's own
-    # descriptor open.
+    # The socket is shut down through a duplicate of its file descriptor. At the end of the block
+    # only the duplicate is closed, and the connection's own descriptor stays open.
     with suppress(OSError, Error), socket.socket(fileno=os.dup(conn.fileno())) as duplicate:
         duplicate.shutdown(socket.SHUT_RDWR)

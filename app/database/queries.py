@@ -2,8 +2,8 @@
 The fast path of the API's queries: one statement, sent with libpq directly.
 
 psycopg's cursors, adapters and waiting functions serve all purposes. Here parameters are sent as
-text, Postgres infers their types, and the result is one row of bytes: that takes a third of the CPU
-time. The pool, its connections and their errors are psycopg's.
+text, Postgres infers their types, and the result is one row of bytes. This takes a third of the CPU
+time that psycopg's functions take. The pool, its connections and their errors are psycopg's.
 """
 
 import asyncio
@@ -63,9 +63,10 @@ def pool_fetcher(pool: Pool, *, pooled: bool = False, statement_timeout: int = 0
     """
     Return a function that runs each statement on a connection of `pool`.
 
-    `pooled` says that the pool's address is a PgBouncer's: then no statement is prepared. If
-    Postgres has not ended a statement one second after `statement_timeout` (in seconds; 0 means no
-    limit), because it or the network is silent, the connection is ended.
+    `pooled` says that the pool's address is a PgBouncer's: then no statement is prepared.
+    `statement_timeout` is the timeout of the pool's sessions, in seconds; 0 means no limit. If a
+    statement has not ended one second after the timeout, because Postgres or the network is silent,
+    the connection is ended.
     """
     prepared: WeakKeyDictionary[AsyncConnection[Any], StatementNames] = WeakKeyDictionary()
 
@@ -99,8 +100,9 @@ async def snapshot_fetcher(pool: Pool, *, statement_timeout: int = 0) -> AsyncIt
     """
     Yield a function that reads one snapshot of the record, even if the record changes meanwhile.
 
-    The first statement takes the snapshot. The context uses one connection of the pool, so it must
-    be short. No statement is prepared. `statement_timeout` is the one of `pool_fetcher`.
+    The first statement takes the snapshot. The context keeps one connection of the pool until it
+    ends. No statement is prepared. `statement_timeout`, in seconds, is set for the transaction; 0
+    means no limit.
     """
     async with pool.connection() as conn, conn.transaction():
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -112,8 +114,9 @@ def connection_fetcher(conn: AsyncConnection[Any], statement_timeout: int = 0) -
     """
     Return a function that runs statements in the transaction of `conn`, one at a time.
 
-    After a failed statement, the transaction continues with the same snapshot. `statement_timeout`
-    is the one of `pool_fetcher`.
+    After one of `_STATEMENT_ERRORS`, the transaction continues with the same snapshot. After any
+    other error, such as a timeout, the function cannot be used any more. `statement_timeout` is
+    the timeout of the session, in seconds, as in `pool_fetcher`.
     """
     has_savepoint = False
 
@@ -199,9 +202,9 @@ class _ResultReader:
     """
     Reads the results of one statement when the loop reports that the socket is ready.
 
-    libpq closes the socket as soon as it notices that the connection has ended, and the next socket
-    of the process may get the same file descriptor. So the loop must stop watching the descriptor
-    in the same call; a later call would stop watching the other socket.
+    libpq closes the socket as soon as it notices that the connection has ended. The next socket of
+    the process may get the same file descriptor. So the call in which libpq closes the socket must
+    also make the loop stop watching the descriptor. A later call could hit the next socket.
 
     The events of the loop are not enough. If Postgres's last message and the end of the connection
     arrive together, as after a crash, uvloop reports the message and never the end. So a timer

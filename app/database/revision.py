@@ -5,9 +5,9 @@ This process also sends notifications to itself, called probes. Postgres deliver
 the order of the commits. So when a probe arrives, the notifications of all earlier commits have
 arrived, too. `Revision` then knows the revision for `MAX_SILENCE` seconds after it sent the probe.
 
-If anything fails (the connection, a network that is silent, a PgBouncer in place of a direct
-connection), the revision becomes unknown, at most `MAX_SILENCE` seconds after the last commit that
-this process may have missed.
+If anything fails, the revision becomes unknown, at most `MAX_SILENCE` seconds after the first
+commit that this process misses. Examples are a broken connection, a network that is silent, and a
+PgBouncer in place of a direct connection.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class Revision:
 
     def __init__(self) -> None:
         self._number = 0
-        # The journal's newest number, as the last probe read it.
+        # The row with the journal's newest number, as the last probe read it.
         self._head: object = None
         self._changed = asyncio.Event()
         # The time is from `time.monotonic` and not from the loop's clock: uvloop's clock does not
@@ -76,7 +76,7 @@ class Revision:
         """
         Receive notifications within the context.
 
-        `conninfo` must be a direct connection: a PgBouncer in transaction mode drops LISTEN.
+        `conninfo` must lead directly to Postgres: a PgBouncer in transaction mode drops LISTEN.
         """
         self._stopping = False
         listening = asyncio.create_task(self._listen(conninfo))
@@ -140,8 +140,8 @@ class Revision:
                 (str(sent_at),),
             )
             head = await cursor.fetchone()
-            # The record changed without a notification: the triggers that send it may have been
-            # switched off, as in a pg_restore.
+            # A new head means a new revision, even without a notification: the triggers that send
+            # notifications may have been switched off, as in a pg_restore.
             if head != self._head:
                 self._head = head
                 self.mark_changed()

@@ -148,8 +148,8 @@ TABLES: dict[str, TableRights] = {
     "operations.queue_migrations": TableRights(_READ),
     # The names of the roles, for `alpha-monday migrate`.
     "operations.roles": TableRights(),
-    # The simulated clock of a rehearsal, which only the owner can run. Every role reads it, to
-    # recognise a simulated record.
+    # The simulated clock of a rehearsal. Only the owner can run a rehearsal. Every role reads this
+    # table, to recognise a simulated record.
     "told.clock": TableRights(_READ, reader=True),
 }
 

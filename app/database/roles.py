@@ -1,9 +1,10 @@
 """
 The three roles in a database: the SQL that grants their rights, and checks of a user's rights.
 
-`grant_statements` reads the catalogue and returns what `alpha-monday roles` prints or applies;
-running the statements twice changes nothing. `regrant` is the part that needs no administrator:
-`alpha-monday migrate` runs it after each migration, so that a new table gets its rights.
+`grant_statements` reads the catalogue and returns what `alpha-monday roles` prints or applies.
+Running the statements a second time changes nothing. `regrant` is the part that needs no
+administrator: `alpha-monday migrate` runs it after each migration, so that a new table gets its
+rights.
 `missing_grants` compares the rights of a connection's user with those that a command needs, before
 the command begins.
 
@@ -31,11 +32,12 @@ from app.database.catalogue import (
 )
 from app.database.rights import Need, Role
 from app.database.sessions import SEARCH_PATH, PooledSession, Session
+from app.domain.text import pluralize
 from app.errors import ConfigurationError, Refused
 
-# The reader's limit of connections. Each process that serves requests uses eight for queries and
-# three for exports, a deployment runs two such processes, and commands need some. The limit
-# prevents the reader from taking connections that the service needs.
+# The reader's limit of connections. It prevents the reader from taking connections that the service
+# needs. By default, each process that serves requests uses up to eight for queries and three for
+# exports. During a deployment two such processes run, and commands need some connections, too.
 READER_CONNECTIONS = 40
 
 DEFAULT_NAMES = {role: f"alpha_monday_{role}" for role in Role}
@@ -137,8 +139,9 @@ async def grant_statements(
     Return the statements that give the three roles their rights in this database.
 
     They are meant for one transaction. They create the roles that do not exist; `connections` is
-    the reader's limit of connections. A former owner of the tables who is not a superuser becomes a
-    member of the service's role, so that a service that runs as that user continues to work.
+    the reader's limit of connections. A former owner of the tables becomes a member of the
+    service's role: a service may still run as that user, and must continue to work. A superuser and
+    the current user do not become members.
     """
     await conn.execute(f"SET search_path = {SEARCH_PATH}".encode())
     catalogue = await read_catalogue(conn)
@@ -157,8 +160,8 @@ async def grant_statements(
     ]
     service = quote_identifier(names.service)
     return [
-        # The search path decides whether the names of types have a schema. The statements contain
-        # the names that this path gives.
+        # The search path decides whether Postgres writes the name of a type with its schema. The
+        # names in the statements were read with this path.
         f"SET LOCAL search_path = {SEARCH_PATH}",
         *_create_roles(names, connections),
         *membership_in_owner,
@@ -254,7 +257,7 @@ def _grants_on_database(
     if not catalogue.is_superuser:
         also_connecting.add(catalogue.user)
     connecting = [*names.all(), *sorted(also_connecting - set(names.all()))]
-    # Otherwise every role of the cluster could connect, take our advisory locks, and create
+    # By default, every role of the cluster can connect, take our advisory locks, and create
     # temporary tables.
     yield f"REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC"
     revoked = [names.service, names.reader, *obsolete]
@@ -269,8 +272,8 @@ def _grants_on_schemas(
 ) -> Iterator[str]:
     owner = quote_identifier(names.owner)
     revoked = _name_list([names.service, names.reader, *obsolete])
-    # Otherwise a user could create a function or a table in this schema that is then used instead
-    # of ours or of one of Postgres.
+    # A user with the right CREATE could create a function or a table in this schema, and statements
+    # would use it instead of ours or of Postgres's own.
     yield f"REVOKE CREATE ON SCHEMA public FROM PUBLIC, {revoked}"
     yield f"GRANT USAGE ON SCHEMA public TO {_name_list([names.service, names.reader])}"
     yield f"GRANT USAGE, CREATE ON SCHEMA public TO {owner}"
@@ -497,7 +500,8 @@ async def _describe_excess(
     owned = [table.object for table in catalogue.tables if table.owner == name]
     if owned:
         lines.append(
-            f"{name} owns {len(owned)} tables, for example {owned[0]}: an owner has every right."
+            f"{name} owns {pluralize(len(owned), 'table')}, for example {owned[0]}: an owner has "
+            "every right."
         )
         return lines
 
@@ -506,7 +510,8 @@ async def _describe_excess(
     for (kind, object_), group in groupby(sorted(excess), key=lambda right: right.target):
         names = ", ".join(right.right for right in group)
         lines.append(
-            f"{name} has {names} on the {kind.lower()} {object_}, granted to it or to PUBLIC."
+            f"{name} has {names} on the {kind.lower()} {object_}, granted to it, to a role of "
+            "which it is a member, or to PUBLIC."
         )
     return lines
 
@@ -537,9 +542,9 @@ async def _excess_memberships(
     conn: AsyncConnection[Any], catalogue: Catalogue, name: str
 ) -> list[str]:
     """
-    Return the roles with more rights of which a role is a member.
+    Return the roles that give their member `name` too many rights.
 
-    These are superusers, the owners of our tables and some predefined roles of Postgres.
+    They are superusers, the owners of our tables and some predefined roles of Postgres.
     """
     rows = await fetch(
         conn,
@@ -552,7 +557,12 @@ async def _excess_memberships(
 
 
 async def check(conn: AsyncConnection[Any], names: RoleNames) -> list[str]:
-    """Return a sentence about each right that a role lacks, or that it should not have."""
+    """
+    Return a sentence about each difference between the roles and what they should be.
+
+    A difference is a role that does not exist, a right that a role lacks or should not have, or a
+    table that does not belong to the owner's role.
+    """
     existing = await _list_roles(conn)
     catalogue = await read_catalogue(conn)
     lines = [f"There is no role {name}." for name in names.all() if name not in existing]

@@ -25,7 +25,8 @@ The operator decides these settings, because no result depends on them:
 - plpgsql.variable_conflict: no name is ambiguous, and only a superuser may set it;
 - logging.
 
-The database's collation never decides an order: the API orders text with COLLATE "C".
+No result depends on the database's collation: the API orders nothing by a text, and
+`app/store/closes.py` orders tickers with COLLATE "C".
 """
 
 import os
@@ -47,8 +48,8 @@ from app.errors import ConfigurationError
 
 SEARCH_PATH = "public, queue"
 
-# Without these, a half-open connection could block a worker for the two hours that TCP allows. All
-# are in seconds, except the last, which is in milliseconds.
+# Without these, a half-open connection could block a worker for the two hours that TCP allows. The
+# first two are in seconds, the third is a number of probes, and the last is in milliseconds.
 KEEPALIVES: dict[str, Any] = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -88,8 +89,8 @@ SETTINGS = (
     Setting("statement_timeout", "0", "pools that need a limit set it themselves"),
     Setting("lock_timeout", "0", "migrations set their own"),
     Setting("idle_session_timeout", "0", "a pool keeps idle connections"),
-    # A process that hangs in a transaction holds locks. After the same time, its jobs are put back
-    # into the queue.
+    # A process that hangs in a transaction holds locks. Its jobs are put back into the queue after
+    # 30 s (`jobs.queue.STALLED_AFTER`), and then these locks must be free.
     Setting(
         "idle_in_transaction_session_timeout", "30s", "a process that hangs must not hold a lock"
     ),
@@ -148,9 +149,9 @@ def _remove_libpq_variables() -> None:
     """
     Remove libpq's variables from this process's environment.
 
-    libpq obeys some of them even if the parameters have another value: an unknown PGSERVICE fails,
-    and PGTZ overrides the options. `resolve_address` adds the values of the other ones to the
-    parameters.
+    libpq obeys some of them even if the parameters have another value: with an unknown PGSERVICE
+    the connection fails, and PGTZ overrides the options. `resolve_address` adds the values of all
+    except `_SESSION_VARIABLES` to the parameters.
     """
     for name in _names_of_libpq_variables():
         if name in os.environ:
@@ -200,10 +201,11 @@ def _visible_to_libpq(parts: Mapping[str, Any]) -> Iterator[None]:
 
 def resolve_address(address: str) -> dict[str, Any]:
     """
-    Return `address` as parameters of libpq, with the parameters that it leaves out.
+    Return the parameters of libpq for a connection to `address`.
 
-    These come from libpq's service file, from its variables and from its defaults, in libpq's own
-    order of precedence. For the address of an embedded server, none of these sources is used.
+    Parameters that `address` does not have come from libpq's service file, its variables and its
+    defaults, in libpq's own order of precedence. For the address of an embedded server, none of
+    these sources is used.
     """
     parts = dict(conninfo_to_dict(address))
     with _environment_lock:
@@ -290,8 +292,8 @@ class UnsuitableDatabase(ConfigurationError, psycopg.OperationalError):
     """
 
 
-# The values that `_first_statement` reads. The first three settings cannot be in the start-up
-# packet, so a second statement sets them, and only if their values are wrong:
+# The values that `_first_statement` reads. The first three are settings. If one of them has a wrong
+# value, a second statement changes it. They cannot be in the start-up packet, for these reasons:
 #
 # - synchronous_commit: only `off` is wrong, and the operator may choose any other value;
 # - transaction_timeout: it exists only from Postgres 17 on;
@@ -364,9 +366,9 @@ def require_utf8(pgconn: pq.abc.PGconn) -> None:
 @contextmanager
 def _closed_on_error(conn: AsyncConnection[Any] | Connection[Any]) -> Iterator[None]:
     """
-    Close `conn` if an error occurs in the block, in which its settings are set.
+    Close `conn` if an error occurs in the block. The block sets the settings of `conn`.
 
-    Raises UnsuitableDatabase if the user may not set them.
+    Raises UnsuitableDatabase if the user may not set one of them.
     """
     user = conn.pgconn.user.decode("utf-8", "replace")
     try:
@@ -374,7 +376,7 @@ def _closed_on_error(conn: AsyncConnection[Any] | Connection[Any]) -> Iterator[N
     except psycopg.errors.InsufficientPrivilege:
         conn.pgconn.finish()
         raise UnsuitableDatabase(
-            f"{_REPLICATION} is not origin for the user {user}, which switches off the triggers "
+            f"{_REPLICATION} is not origin for the user {user}. This switches off the triggers "
             f"that protect the record, and that user may not change it. As a superuser, run ALTER "
             f"ROLE {user} RESET {_REPLICATION}; if the database sets it, run ALTER DATABASE ... "
             f"RESET {_REPLICATION}."

@@ -20,18 +20,20 @@ from app.errors import Refused
 TIME_ZONE = "America/New_York"
 NEW_YORK = ZoneInfo(TIME_ZONE)
 
-# When a Monday's run begins and when each checkpoint is due.
+# All times of day in this module are times in New York.
+
+# When a Monday's run begins, and when each checkpoint is due.
 DUE_TIME = time(9)
 # When the exchange opens.
 OPEN_TIME = time(9, 30)
-# When skipped checkpoints are tried again each day. It is an hour after the day's regular
-# checkpoints, because their requests often bring the missing close.
+# When skipped checkpoints are taken again each day. This is an hour after the day's regular
+# checkpoints, because the response to one of their requests often contains the missing close.
 RETAKE_TIME = time(10)
 
 # The checkpoint days of a batch that are measured; day 0 is the baseline.
 MEASURED_DAYS = range(1, CHECKPOINT_DAYS + 1)
 # The two Sundays of a batch's fortnight. Their checkpoints need no closes, so the day's quota is
-# used to request the splits of every ticker.
+# used to request the splits of all tickers of the batch.
 SPLIT_CHECK_DAYS = (6, 13)
 # Two Sundays after the fortnight on which splits are requested again: small splits and spin-offs
 # are often listed late.
@@ -116,9 +118,10 @@ def checkpoint_date(run_date: date, day: int) -> date:
 
 def due_at(run_date: date, day: int = 0) -> datetime:
     """
-    Return the time at which a checkpoint is due; of day 0, the time at which the Monday begins.
+    Return the time at which a batch's checkpoint is due.
 
-    It is 09:00 in New York, in summer and in winter.
+    It is 09:00 in New York, in summer and in winter. For day 0, this is the time at which the
+    Monday's run begins.
     """
     return from_new_york(checkpoint_date(run_date, day), DUE_TIME)
 
@@ -194,9 +197,10 @@ class Calendar:
 
     def trading_day(self, checkpoint_date: date) -> date | None:
         """
-        Return the session whose closes a checkpoint uses: the calendar day before it.
+        Return the session whose closes a checkpoint uses: the calendar day before the checkpoint.
 
-        None if that day is no session.
+        None if that day is no session. This is the rule for day 1 and later; day 0 uses the
+        baseline session (`session_before`).
         """
         before = checkpoint_date - _DAY
         if not self.is_session(before):
@@ -207,7 +211,7 @@ class Calendar:
         """
         Return the first of a batch's `days` whose checkpoint has a session to measure.
 
-        The checkpoints of the other days are always skipped. None if no day has a session.
+        None if there is no such day. A checkpoint without a session is always skipped.
         """
         for day in days:
             if self.trading_day(checkpoint_date(run_date, day)):
@@ -218,6 +222,7 @@ class Calendar:
         """
         Return whether a batch was created too late to trade its picks at the first open.
 
-        It is late at or after the open of the first session on or after its run date.
+        The first open is the open of the first session on or after the run date. A batch that was
+        created at that moment or later is late.
         """
         return created_at >= from_new_york(self.session_from(run_date), OPEN_TIME)

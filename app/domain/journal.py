@@ -1,13 +1,17 @@
 """
 The form of the journal: canonical JSON, and the chain of hashes.
 
-`content` is canonical JSON by RFC 8785: members sorted by UTF-16 code units, no white space,
-strings escaped as ECMAScript's `JSON.stringify` does, UTF-8. Every value is a string, an object or
-an array: numbers are in plain notation at full precision, times are `YYYY-MM-DDTHH:MM:SS.ffffffZ`,
-dates are `YYYY-MM-DD`, booleans are `true` and `false`. A member without a value is left out.
-`hash` is the SHA-256, in hex, of `previous`, a line feed and `content`.
+`content` is canonical JSON by RFC 8785, in UTF-8: members are sorted by UTF-16 code units, there is
+no white space, and strings are escaped as ECMAScript's `JSON.stringify` does. A member without a
+value is left out. Every other value is an object, an array or a string. These strings are:
 
-docs/journal.md defines this rule by rule, for authors of independent verifiers.
+- numbers in plain notation at full precision
+- times as `YYYY-MM-DDTHH:MM:SS.ffffffZ`, and dates as `YYYY-MM-DD`
+- booleans as `true` and `false`
+- texts as they are
+
+`hash` is the SHA-256, in hex, of `previous`, a line feed and `content`. docs/journal.md defines all
+of this rule by rule, for authors of independent verifiers.
 """
 
 import hashlib
@@ -37,7 +41,8 @@ def next_entry(
     """
     Return the entry that follows `after`, or the first entry of a journal if `after` is None.
 
-    `recorded` are the members of the content besides `seq`, `kind` and `at`.
+    `recorded` are the members of the content besides `seq`, `kind` and `at`. `batch` is the id of
+    the batch to which the entry belongs.
     """
     seq, previous = 1, GENESIS_HASH
     if after is not None:
@@ -97,7 +102,7 @@ def to_text(value: object) -> str | None:
             return format_bool(value)
         case Decimal():
             return format_decimal(value)
-        # datetime comes before date, because it is a subclass of it.
+        # datetime comes before date, because datetime is a subclass of date.
         case datetime():
             return format_timestamp(value)
         case date():

@@ -22,13 +22,14 @@ from app.domain.tickers import TickerHistory
 
 class ShareHistory(Struct, frozen=True):
     """
-    The inputs of a share's figures besides the two prices.
+    The inputs of a share's figures besides its initial price and its current price.
 
     - `tickers`: the tickers of the share.
     - `splits`: its splits in force.
     - `used`: the readings on which the batch's figures are based, by session: the baseline's and
       those of the computed checkpoints.
-    - `newest`: the newest readings of the fortnight's sessions.
+    - `newest`: the newest reading of each session from the baseline session to day 14, oldest
+      session first.
     - `entry_basis_date`: the basis date of the pick's entry open (see `splits.basis_date`), if the
       open is known.
     - `last_session`: the last session of a pick that ended; None if it did not end.
@@ -51,9 +52,9 @@ class ShareHistory(Struct, frozen=True):
         """
         Return the basis date of the price that is used for `session` (see `splits.basis_date`).
 
-        For a baseline, splits after this date count; for another price, splits up to this date. It
-        is the session itself, unless its reading is restated. The splits of an ended pick count at
-        most up to its last session.
+        A figure counts the splits after the basis date of the baseline, up to the basis date of the
+        later price. The basis date is the session itself, unless the reading of the session is
+        restated. If an ended pick's last session is earlier, the basis date is that last session.
         """
         last = self.effective_session(session)
         if last != session:
@@ -81,7 +82,8 @@ class ShareHistory(Struct, frozen=True):
         through = self.effective_session(session)
         used = [self.used[day] for day in sorted(self.used) if day <= through]
         newest = [one for one in self.newest if one.trading_day <= through]
-        # No checkpoint has the close of an ended pick's last session, but the path ends there.
+        # The path of an ended pick goes up to its last session. Its metrics have the recorded value
+        # instead of a close, so `used` may lack the close of that session.
         if used and newest and newest[-1].trading_day > used[-1].trading_day:
             used.append(newest[-1])
         return splits.has_unexplained_move(used, self.splits, newest)
@@ -172,10 +174,10 @@ def not_before_readings(
     at: datetime, readings: Iterable[Close], counted: Iterable[Split]
 ) -> datetime:
     """
-    Return `at`, or the time of the newest reading or split that the figures use, if it is later.
+    Return the later of two times: `at`, and the time of the newest reading that the figures use.
 
-    A transaction may wait for the lock of its batch. Another process may store a reading meanwhile,
-    which the transaction then uses.
+    Readings of splits are included. A reading can be newer than `at`: while a transaction waits for
+    the lock of its batch, another process may store a reading, and the transaction then uses it.
     """
     return max([at, *(one.read_at for one in readings), *(one.read_at for one in counted)])
 

@@ -27,8 +27,9 @@ QUESTIONS_PER_MONDAY = 3
 # A ticker of the S&P 500 in the form of the record: BRK.B, never BRK-B.
 TICKER_PATTERN = r"[A-Z]{1,5}(\.[A-Z])?"
 
-# The namespace of batch ids. A series and a run date always give the same id. So a question can
-# name its batch before that row exists, and a Monday that is run twice cannot get two batches.
+# The namespace of batch ids. A series and a run date always give the same id. So the journal entry
+# of a question can name the batch before the batch is stored, and a Monday that is run twice cannot
+# get two batches.
 _BATCHES = UUID("8a1c8f0e-6d0b-5c55-9a37-3f0d7a1e6b52")
 
 
@@ -42,7 +43,7 @@ class DescribedEnum(StrEnum):
 
     description: str
 
-    # The default is for type checkers: they take a look-up such as `Action("BUY")` for this call.
+    # The default is for type checkers: to them, a look-up such as `Action("BUY")` calls `__new__`.
     def __new__(cls, text: str, description: str = "") -> Self:
         """Create a value that equals its text and has a description."""
         member = str.__new__(cls, text)
@@ -220,8 +221,9 @@ class Ending(Struct, frozen=True, kw_only=True):
     """
     The end of a pick whose share stopped trading.
 
-    After `last_session` a share is worth `value`; all later figures of the pick are computed from
-    it. An ending is not a row of a table: the journal has it, in a PICK_ENDED entry.
+    After `last_session` a share is worth `value`, and all later figures of the pick are computed
+    from this value. An ending is not a row of a table: only the journal has it, in a PICK_ENDED
+    entry.
     """
 
     pick_id: UUID
@@ -235,8 +237,8 @@ class Renaming(Struct, frozen=True, kw_only=True):
     A rename of a pick's share: the first session under the new ticker, and the source for it.
 
     `forced` says that the closes under both tickers were not compared. A renaming is not a row of a
-    table: the journal has it, in a PICK_RENAMED entry. Entries of earlier versions do not contain
-    it (see `app.domain.tickers`).
+    table: only the journal has it, in a PICK_RENAMED entry. The PICK_RENAMED entries of earlier
+    versions have no renaming (see `app.domain.tickers`).
     """
 
     pick_id: UUID
@@ -250,8 +252,8 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     The measurement of a batch on one morning: day 0 is the baseline, days 1 to 14 follow.
 
     A skipped checkpoint has a reason and no prices. If it is computed later, it keeps `skipped_at`
-    and the reason. `benchmark_unusual_move` is None if the benchmark's move was not checked: the
-    checkpoint has no figures, or was computed before the column existed.
+    and the reason. `benchmark_unusual_move` is None if the benchmark's move was not checked: on day
+    0, on a skipped checkpoint, and on one that was computed before the column existed.
     """
 
     id: UUID
@@ -313,8 +315,9 @@ class Generation(Struct, frozen=True, kw_only=True):
     """
     One question to the model, with its answer and whether it was accepted.
 
-    `accepted` is None while the question is open. A refused answer has a `refusal`, and so has a
-    question without an answer.
+    `attempt` is the number of the question among those of its Monday, from 1. `accepted` is None
+    while the question is open. A refused answer has a `refusal`, and so has a question that ended
+    without an answer.
     """
 
     id: UUID

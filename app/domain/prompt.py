@@ -36,22 +36,22 @@ TICKER_RE = re.compile(TICKER_PATTERN)
 # How a prompt names the benchmark: see `user_prompt`.
 _BENCHMARK = re.compile(rf"\bmeasured against ({TICKER_RE.pattern}) for\b")
 
-# The refusal of an accepted answer if the setting changed after the question was sent.
+# An answer that was accepted is refused later with this text, if BENCHMARK_SYMBOL was changed after
+# the question was sent.
 BENCHMARK_CHANGED = "The benchmark was changed."
 
 # What some servers leave around the JSON, although the prompt asks for JSON alone: see
 # `parse_answer`.
-_FENCE = re.compile(r"```[a-z]*\s(.*)```", re.DOTALL | re.IGNORECASE)
+_FENCE = re.compile(r"```[a-zA-Z]*\s(.*)```", re.DOTALL)
 _THOUGHTS = re.compile(r".*?</(?:think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
 _OUTER_SPACE = "\ufeff \t\r\n"
 
 # In characters.
 MAX_REASONING_LENGTH = 4000
 
-# The limit of an answer that is read, and of the text that is stored for it, in bytes of UTF-8.
-# Three reasonings of the greatest length have at most 48 KB; the rest is for the thoughts that a
-# model may write before its JSON. Rows and journal entries are never deleted, so their size needs a
-# limit.
+# In bytes of UTF-8. A longer answer is refused, and stored only in part. Three reasonings of the
+# greatest length have at most 48 KB; the rest is for the thoughts that a model may write before its
+# JSON. Rows and journal entries are never deleted, so their size needs a limit.
 MAX_ANSWER_BYTES = 65_536
 
 
@@ -59,8 +59,8 @@ class _Answer(Struct, frozen=True, forbid_unknown_fields=True):
     """
     The schema of an answer.
 
-    Strict schemas require an object at the root, so the picks are a member of one. `parse_answer`
-    checks their number.
+    A strict schema requires an object at the root, so the picks are a member of an object.
+    `parse_answer` checks their number.
     """
 
     picks: list[Idea]
@@ -109,15 +109,21 @@ def parse_answer(answer: str, benchmark: str) -> list[Idea]:
     """
     Return the ideas of an answer, with normalized tickers.
 
-    Some servers cannot make a model write JSON alone. What they leave around it does not belong to
-    the answer and is removed: a byte order mark and white space, the model's thoughts before the
-    answer (up to `</think>` or a similar tag), and one Markdown fence around all the rest. An
-    answer with any other text before or after the JSON is refused. The JSON itself is read
+    Some servers cannot make a model write JSON alone. Three things around the JSON are removed:
+
+    - a byte order mark and white space
+    - the model's thoughts before the answer, up to `</think>` or a similar tag
+    - one Markdown fence around all the rest
+
+    An answer with any other text before or after the JSON is refused. The JSON itself is read
     strictly, and the stored answer is not changed.
 
-    Raises UnusableAnswer with the reason: not JSON of the schema, two members of one name, a wrong
-    number of picks, a repeated ticker, the benchmark itself, an unknown action, a badly formed
-    ticker, an empty reasoning, or text that cannot be stored. Rules: docs/journal.md#an-answer.
+    Raises UnusableAnswer with the reason if the answer breaks a rule of docs/journal.md#an-answer:
+
+    - The answer is JSON of the schema, without two members of one name.
+    - It has the right number of picks, all with different tickers, and none is the benchmark.
+    - Each pick has a valid ticker, and the action BUY or SELL.
+    - Each pick has a reasoning that is not empty, not too long, and can be stored.
     """
     text = _extract_json(answer)
     try:
@@ -127,8 +133,8 @@ def parse_answer(answer: str, benchmark: str) -> list[Idea]:
         reason = replace_unprintable(str(error)[:200], "?")
         raise UnusableAnswer(f"The answer was not JSON of the schema: {reason}.") from None
 
-    # If several members have the same name, the decoder takes the last one. That would be a guess
-    # which stock the model meant.
+    # If several members have the same name, the decoder takes the last of them. But the model may
+    # have meant the stock of an earlier one.
     if untrusted_json.has_repeated_names(text):
         raise UnusableAnswer(
             "An object of the answer had two members of one name; each name may stand there once."
@@ -169,8 +175,9 @@ def text_to_store(answer: str) -> str:
     """
     Return the text that is stored for an answer: all of it, up to MAX_ANSWER_BYTES.
 
-    A longer answer is cut, and a sentence with its length in bytes of UTF-8 and their SHA-256
-    follows. No text with that end is JSON, so `parse_answer` refuses every cut answer.
+    A longer answer is cut, and a sentence is added. The sentence has the length of the whole answer
+    in bytes of UTF-8, and the SHA-256 of these bytes. No text with such an end is JSON, so
+    `parse_answer` refuses every cut answer.
     """
     whole = answer.encode()
     if len(whole) <= MAX_ANSWER_BYTES:
@@ -185,7 +192,8 @@ def text_to_store(answer: str) -> str:
 def _extract_json(answer: str) -> str:
     """Return the JSON of an answer without the text that servers leave around it."""
     text = answer.strip(_OUTER_SPACE)
-    # If an answer begins as JSON, no thoughts stand before it. Its reasonings may quote such a tag.
+    # If an answer begins as JSON, no thoughts stand before it. A tag in it belongs to a reasoning
+    # that quotes the tag.
     if not text.startswith(("{", "`")):
         thoughts = _THOUGHTS.match(text)
         if thoughts:

@@ -19,7 +19,8 @@ from app.errors import ProviderUnavailable
 DECIMAL_CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
 ONE = Decimal(1)
 
-# Longer than any real price, and shorter than the limit of a numeric column of Postgres.
+# The limits of 100 digits are above those of any real price, and below those of a numeric column
+# of Postgres.
 _PRICE = re.compile(r"[0-9]{1,100}(\.[0-9]{1,100})?")
 
 # The longest value that a message quotes, in characters.
@@ -63,9 +64,9 @@ def parse_price(text: object, ticker: str, session: date, what: str = "price") -
     Return the price that a provider wrote as `text`.
 
     Raises ProviderUnavailable for everything but a finite number above zero. The message names the
-    ticker, the session, and `what`, the thing that the value should be. Only plain notation is
-    accepted: an exchange never writes the other forms that `Decimal` takes (underscores, exponents,
-    digits of other scripts).
+    ticker, the session, and `what` the value should be. Only plain notation is accepted: an
+    exchange never writes the other forms that `Decimal` accepts (underscores, exponents, digits of
+    other scripts).
     """
     if not isinstance(text, str) or not _PRICE.fullmatch(text):
         raise ProviderUnavailable(f"{ticker}, {session}: {describe_value(text)} is not a {what}.")

@@ -1,8 +1,8 @@
 """
 The rules of splits: factors, restated prices, and moves that no split explains.
 
-The provider lists spin-offs as splits, and they count as such: the value of what was spun off is
-added to the holder's return.
+The provider lists spin-offs as splits, and they count as splits: the value of the new company's
+shares is added to the holder's return.
 """
 
 import decimal
@@ -19,9 +19,10 @@ from app.domain import calendar
 from app.domain.model import Bar, Close, Split
 from app.domain.returns import DECIMAL_CONTEXT, ONE
 
-# A move from one session to the next after which splits are requested, and which is marked unless a
-# split explains it. Both thresholds must be equal: with a higher one for the mark, a figure that is
-# wrong because of a small split would carry no sign of it.
+# Thresholds for a move from one session to the next, as a fraction of the earlier price. After a
+# suspicious move the splits are requested, and an unusual move is marked unless a split explains
+# it. Both thresholds must be equal: with a higher one for the mark, a figure that is wrong because
+# of a small split would not be marked.
 SUSPICIOUS_MOVE = Decimal("0.10")
 UNUSUAL_MOVE = SUSPICIOUS_MOVE
 
@@ -34,17 +35,19 @@ ROUNDING_TOLERANCE = Decimal("0.01")
 _RESTATED = ", restated as of "
 _RESTATED_SOURCE = re.compile(rf".*{_RESTATED}(\d{{4}}-\d\d-\d\d)", re.DOTALL | re.ASCII)
 
-# Two ratios count as equal if they differ by at most this fraction. So a split explains why two
-# readings of one session differ, if their ratio is equal to its factor in this sense.
+# Two ratios or prices count as equal if they differ by at most this fraction. If the ratio of two
+# readings of one session equals the factor of a split in this sense, the split explains why the
+# readings differ.
 _RATIO_TOLERANCE = Decimal("0.01")
 
 
 def intended_factor(listed: Decimal) -> Decimal:
     """
-    Return the exact factor of a listed one: if `listed` is a rounded 1/n, return 1/n.
+    Return the exact factor for a factor that a provider has listed.
 
-    The factor of a reverse split has as many decimals as the provider writes (four): 0.0667 is
-    1:15. If no n fits, or if several fit (beyond 1:100 or so), the factor is returned unchanged.
+    The provider rounds the factor of a reverse split to four decimals: a split of 1:15 is listed as
+    0.0667. If `listed` is a rounded 1/n, the exact factor is 1/n. If no n fits, or if several fit
+    (beyond about 1:100), `listed` is returned unchanged.
     """
     with decimal.localcontext(DECIMAL_CONTEXT):
         # Half a unit of the last decimal. The exact factor differs from `listed` by at most this.
@@ -64,9 +67,9 @@ def basis_date(source: str, session: date) -> date:
     """
     Return the basis date of a price. The price is per share of that day.
 
-    It is the session of the reading, unless its `source` says that the price is restated. Then it
-    is the day on which the provider's prices were first read in this form: splits up to that day
-    are already in the price.
+    The basis date is the session of the reading, unless the `source` of the reading says that the
+    price is restated. Then it is the day on which the provider's prices were first read in this
+    form: splits up to that day are already in the price.
     """
     restated = _RESTATED_SOURCE.fullmatch(source)
     if restated is None:
@@ -89,15 +92,19 @@ def find_restated_sessions(
     Return the sessions of a response whose bars are restated, each with its basis date.
 
     `bars` are all bars of the response. `known` are the stored readings of their sessions, oldest
-    first; a session is known if it has one. A provider that restates its prices divides all prices
-    before a split by one ratio:
+    first; a session is known if it has a reading. `today` is the date in New York on which the
+    response was read. A provider that restates its prices divides all prices before a split by one
+    ratio:
 
-    - The bar of a known session may differ from what was read before. It is restated if the bar of
-      the known session before it is restated, or if the bar of the next known session differs by
-      the same ratio. Otherwise the provider has corrected one price. If no earlier session is
-      known, a change that is too large for a correction is a restatement.
-    - The bar of an unknown session is restated if the bar of the known session before it is
-      restated, and if the session lies before the basis date of that bar.
+    - The bar of a known session may differ from the reading that was stored first. The bar is
+      restated in three cases: the previous known session has a restated bar; the bar of the next
+      known session differs by the same ratio; or no earlier session is known, and the change is too
+      large for a correction. Otherwise the provider has corrected one price.
+    - The bar of an unknown session is restated if the previous known session has a restated bar,
+      and if the unknown session lies before the basis date of that bar.
+
+    For example, the stored closes of three sessions are 100, 102 and 104. If a response has 50, 51
+    and 52, all three bars are restated. If it has 100, 90 and 104, one price was corrected.
 
     See docs/record.md#where-the-prices-come-from.
     """
@@ -133,8 +140,8 @@ def _starts_restatement(
     `is_first` says that none of them is known.
     """
     first = known[bar.trading_day][0]
-    # The first reading of this session was restated already, so it cannot show a new restatement.
-    # But if it is the first known session, a restatement can only begin here.
+    # The first reading of this session was restated already, so it cannot show where a restatement
+    # begins. Usually that is an earlier known session; if there is none, it is this session.
     if not _is_as_traded(first):
         return is_first
     if is_first and is_large_change(first.close, bar.close):
@@ -154,10 +161,10 @@ def _starts_restatement(
 
 def _find_basis_date(bar: Bar, readings: Sequence[Close], today: date) -> date | None:
     """
-    Return the basis date of a bar, if it is restated; None if its price is as traded.
+    Return the basis date of a bar that may be restated; None if its price is as traded.
 
-    This is the day on which its session was first read with this price. `readings` are the stored
-    readings of the session, oldest first.
+    The basis date is the day on which the bar's session was first read with this price. `readings`
+    are the stored readings of the session, oldest first.
     """
     as_traded = next((one for one in readings if _is_as_traded(one)), None)
     if as_traded and not _differs_by_ratio(as_traded.close, bar.close):
@@ -229,11 +236,11 @@ def price_path(used: Iterable[Close], newest: Iterable[Close]) -> list[Close]:
 
 def last_changed_reading_at(readings: Sequence[Close]) -> datetime | None:
     """
-    Return when a session was last read with a price that differs by more than rounding.
+    Return when a session was last read with another price than before; None if never.
 
-    `readings` are all readings of a ticker, ordered by session and then by time. None if no price
-    changed. A provider that restates its prices after a split causes such readings. Then the newest
-    readings alone show no move.
+    Two prices are the same if only their rounding differs. `readings` are all readings of a ticker,
+    ordered by session and then by time. A changed price may come from a provider that restates its
+    prices after a split. Then the newest readings alone show no move.
     """
     changed = [
         after.read_at
@@ -263,7 +270,7 @@ def has_unexplained_move(
 
     - The path must go through each session in `used`. The price of this session may be the used
       reading, the newest reading, or one of these converted by known splits: the provider may have
-      restated its prices before or after a split came into force.
+      divided a price by a later split already, or not yet by an earlier split.
     - The path may go through a session that is only in `newest` (its checkpoint was skipped), or
       leave it out. Such a session can explain a move, but cannot cause one.
 
@@ -341,7 +348,7 @@ def _possible_prices(closes: Iterable[Close], first: date, splits: Sequence[Spli
     """
     Return the possible prices of one session, of which `closes` are readings.
 
-    `first` is the session of the baseline; earlier splits do not count.
+    `first` is the session of the baseline; splits up to this day do not count.
     """
     prices = set[Decimal]()
     for close in closes:
@@ -351,16 +358,20 @@ def _possible_prices(closes: Iterable[Close], first: date, splits: Sequence[Spli
 
 def _with_and_without_splits(close: Close, first: date, splits: Iterable[Split]) -> list[Decimal]:
     """
-    Return the price of a close, and this price converted by each split near its session.
+    Return the price of a close, and this price converted by the splits near its session.
+
+    It is multiplied by the first later split, by the first two, and so on; and it is divided by the
+    last earlier split, by the last two, and so on. `first` is the session of the baseline; splits
+    up to this day do not count.
 
     The price alone does not show whether the provider had divided it by a split when it was read.
     For example, a share closes at 100, 100 and 50, because of a 2:1 split before the third session.
-    If the second session is read again after the split and is used, its price is 50. Only its
-    converted price, 100, makes the path from the first session usual.
+    If the second session is read again after the split, and this reading is used, the price is 50.
+    Only the converted price, 100, makes the move from the first session a usual one.
     """
     splits = list(splits)
-    # A price that was read before a split came into force was not divided by it. If such splits
-    # counted, too, a small split would hide a move of its size in the sessions before it.
+    # A price that was read before a split came into force was not divided by it, so this split does
+    # not count. Otherwise a small split would hide a move of its size in the sessions before it.
     read_on = calendar.new_york_date(close.read_at)
     later = effective_between(splits, close.trading_day, read_on)
     earlier = effective_between(splits, first, close.trading_day)
@@ -376,16 +387,16 @@ def _with_and_without_splits(close: Close, first: date, splits: Iterable[Split])
 
 def is_restated(used: Close, newest: Close, splits: Iterable[Split]) -> bool:
     """
-    Return whether `newest` is the price of `used`, divided by splits after their session.
+    Return whether `newest` is the price of `used`, divided by splits after the session of both.
 
-    Such a reading must never replace `used`: the split would count twice.
+    Such a reading must never replace `used`: the splits would count twice.
     """
     with decimal.localcontext(DECIMAL_CONTEXT):
         ratio = used.close / newest.close
         later = [one.factor for one in splits if one.effective_date > used.trading_day]
         factors = [factor for factor in accumulate(later, mul) if factor != ONE]
         distances = [abs(ratio / factor - ONE) for factor in factors]
-        # The ratio must also be nearer to the factor than to 1, which means no change.
+        # The ratio must also be nearer to the factor than to 1. (A ratio of 1 means no change.)
         distance_to_one = abs(ratio - ONE)
         return any(one <= _RATIO_TOLERANCE and one < distance_to_one for one in distances)
 
@@ -394,7 +405,7 @@ def is_large_change(before: Decimal, after: Decimal) -> bool:
     """
     Return whether two prices differ so much (by 10 % or more) that a split is a likely cause.
 
-    They are two readings of one session, or the closes before and after a rename.
+    The prices are two readings of one session, or the closes before and after a rename.
     """
     with decimal.localcontext(DECIMAL_CONTEXT):
         return _has_moved(before, after, factor=ONE, threshold=SUSPICIOUS_MOVE)

@@ -1,9 +1,9 @@
 """
 Estimates from a few numbers, with their uncertainty: intervals, a regression line, random signs.
 
-The numbers are floats, because every figure here is an estimate that is uncertain from its first
-digits on. Results are rounded to `DECIMAL_PLACES` decimal places. Where a formula has no value, the
-result is None: never NaN, never infinite.
+The numbers are floats, because every figure here is an estimate: its uncertainty is far larger than
+the rounding of a float. Published figures are rounded to `DECIMAL_PLACES` decimal places. Where a
+formula has no value, the result is None: never NaN, never infinite.
 
 Sources:
 
@@ -31,16 +31,16 @@ from msgspec import Meta, Struct
 
 DECIMAL_PLACES = 6
 
-# The sum of squared differences of equal numbers is zero, but rounding leaves a small rest. A sum
-# counts as zero if it is at most this fraction of the squares of the numbers themselves
-# (docs/record.md#every-figure-of-trackrecord).
+# The sum of squared differences of equal numbers is zero, but rounding leaves a small remainder. A
+# sum counts as zero if it is at most this fraction of n m², with the number of points n and their
+# largest coordinate m (docs/record.md#every-figure-of-trackrecord).
 _ROUNDING_REST = 1e-20
 
-# If the difference of two sums is below this fraction of them, too many of its digits have
-# cancelled out.
+# If the difference of two sums is at most this fraction of the first sum, the difference has lost
+# too many of its digits.
 _CANCELLED = 1e-6
 
-# The float that replaces a decimal that is too large for a float.
+# The float that replaces a larger decimal, which would become infinite.
 _LARGEST = 1e308
 
 # The relative changes at which Newton's method and the continued fraction stop.
@@ -69,8 +69,8 @@ class Estimate(Struct, frozen=True):
     """
     An estimated value with its standard error and degrees of freedom.
 
-    The error is None if it cannot be computed: the observations are all equal, or the result is
-    not finite.
+    The error is None if it cannot be computed: the observations are all equal or lie on one line,
+    or the result is not finite.
     """
 
     value: float
@@ -81,7 +81,7 @@ class Estimate(Struct, frozen=True):
         """
         Return the confidence interval that misses the true value with the probability `outside`.
 
-        None if the error is unknown.
+        None if the error is None, or if a bound is not finite.
         """
         if self.error is None:
             return None
@@ -92,7 +92,7 @@ class Estimate(Struct, frozen=True):
         """
         Return the probability of a value at least as far from zero, if the true value is zero.
 
-        Both sides count. None if the error is unknown.
+        Both sides count. None if the error is None.
         """
         if self.error is None:
             return None
@@ -103,12 +103,13 @@ class Points(Struct, frozen=True):
     """
     The statistics of points (x, y) that a regression needs.
 
-    These are the number of points, the means `x` and `y`, the sums of squares and products about
-    the means (`xx`, `xy`, `yy`), and the largest coordinate `most`. Adding one point at a time
-    keeps the digits that sums of plain squares would lose (Welford 1962).
+    These are the number of points, the means `x` and `y`, the sums of squares and products of the
+    differences from the means (`xx`, `xy`, `yy`), and the largest absolute coordinate `most`.
+    Adding one point at a time keeps the digits that sums of plain squares would lose (Welford
+    1962).
 
-    The first `count` items of `pairs` are the points. `with_point` returns an object that shares
-    this list and may append to it.
+    The first `count` items of `pairs` are the points. The list may be longer: `with_point` appends
+    to it, and returns an object that shares it.
     """
 
     count: int = 0
@@ -123,8 +124,8 @@ class Points(Struct, frozen=True):
     def with_point(self, x: float, y: float) -> "Points":
         """Return these points and one more."""
         pairs = self.pairs
-        # Share the list, unless another object has appended to it: copying it for every point would
-        # take quadratic time.
+        # The list is shared, because a copy for every point would take quadratic time. It is copied
+        # only if another object has appended to it.
         if len(pairs) != self.count:
             pairs = pairs[: self.count]
         pairs.append((x, y))
@@ -150,7 +151,11 @@ class Points(Struct, frozen=True):
         return self._estimate(self.y, self.yy, weight=1 / self.count, unknowns=1)
 
     def slope(self) -> float | None:
-        """Return the slope of the least squares line; None where x does not vary."""
+        """
+        Return the slope of the least squares line.
+
+        None for fewer than two points, if x does not vary, or if the slope is not finite.
+        """
         if self.count < 2 or self.xx <= self._rounding_rest():
             return None
         slope = self.xy / self.xx
@@ -180,8 +185,8 @@ class Points(Struct, frozen=True):
         """
         Return the sum of the squared residuals of the least squares line.
 
-        For points that lie almost on the line, the difference of two floats would contain little
-        but their rounding. Then the sum is computed with whole numbers, without rounding.
+        If the points lie almost on the line, the difference of two floats would consist mostly of
+        their rounding. Then the sum is computed with whole numbers, without rounding.
         """
         squares = self.yy - slope * self.xy
         if not math.isfinite(squares) or squares > _CANCELLED * self.yy:
@@ -278,7 +283,7 @@ def finite_interval(low: float, high: float) -> Interval | None:
 
 
 def to_float(value: Decimal) -> float:
-    """Return the float nearest to `value`, or the largest one of its sign if that is too large."""
+    """Return the float nearest to `value`, limited to the range from -1e308 to 1e308."""
     return max(-_LARGEST, min(_LARGEST, float(value)))
 
 
@@ -297,7 +302,7 @@ def wilson_interval(hits: int, count: int, outside: float) -> tuple[float, float
     scale = 1 + z * z / count
 
     low, high = (middle - reach) / scale, (middle + reach) / scale
-    # Both ends are exact in these cases, but rounding would miss them.
+    # In these two cases, a bound is exactly 0 or 1, but rounding would miss it.
     if hits == 0:
         low = 0.0
     if hits == count:
@@ -343,7 +348,8 @@ def incomplete_beta(x: float, a: float, b: float) -> float:
     """
     if x <= 0 or x >= 1:
         return float(x > 0)
-    # If the continued fraction converges slowly, the fraction of the mirrored arguments does not.
+    # For these arguments the continued fraction converges slowly. For the mirrored arguments it
+    # converges fast.
     if x > (a + 1) / (a + b + 2):
         return 1 - incomplete_beta(1 - x, b, a)
     log_front = (
@@ -379,10 +385,10 @@ def draw_random_signs(values: Sequence[float], seed: str, draws: int) -> Draws |
     """
     Return the means of `values` with random signs, drawn `draws` times.
 
-    None without values, or if their sum is not finite. The signs are the bits of SHAKE-256: for the
-    g-th eight values (from 0), byte d of its output on the text `seed/g` has the signs of draw d.
-    The lowest bit is for the first value, and 1 is plus. Definition:
-    docs/record.md#every-figure-of-trackrecord.
+    None without values, or if the sum of their absolute values is not finite. The signs are the
+    bits of SHAKE-256. The values form groups of eight, numbered from 0. For group g, SHAKE-256 gets
+    the text `seed/g`, and byte d of its output has the signs of draw d. The lowest bit is for the
+    first value, and 1 is plus. Definition: docs/record.md#every-figure-of-trackrecord.
     """
     if not values or not math.isfinite(sum(map(abs, values))):
         return None

@@ -1,8 +1,9 @@
 """
 Cleaning of texts from outside, for the place they go to: the record, a log, a terminal, a chat.
 
-Each function is pure and removes one kind of thing, for one reason. Callers combine them for each
-place: an operator, the record and a log get different forms of a provider's error.
+Each function is pure and removes or replaces one kind of thing, for one reason. Callers combine the
+functions for each place: an operator, the record and a log get different forms of a provider's
+error.
 """
 
 import re
@@ -17,8 +18,8 @@ from typing import NamedTuple
 # The text that replaces a secret.
 REDACTED = "***"
 
-# In characters. Shorter values, such as "none" or "ollama", are set for a server that needs no key.
-# They are not secret, and normal answers may contain them.
+# In characters. A shorter key, such as "none" or "ollama", is set for a server that needs no key.
+# Such a text is not secret, and normal answers may contain it.
 MIN_SECRET_LENGTH = 8
 
 # In characters. An operator's statement is published beside the figure that it explains, and is
@@ -34,9 +35,11 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     """
     Return `text` with `***` in place of every secret.
 
-    Logs and the record are read by other people. A secret is also found in other notations: with
-    the escapes of URLs, JSON and HTML, for all or some of its characters, up to three levels deep;
-    in hexadecimal digits; and in base64, alone or within a longer text.
+    Other people read logs and the record. A secret is also found in other notations:
+
+    - with escapes of URLs, JSON or HTML for all or some of its characters, up to three levels deep
+    - in hexadecimal digits
+    - in base64, alone or within a longer text
 
     If secrets overlap, every character that one of them covers is hidden: otherwise the end of the
     longer one would stay. A text of fewer than eight characters is no secret (MIN_SECRET_LENGTH).
@@ -243,8 +246,9 @@ def _occurrences(text: str, secret: str) -> Iterator[tuple[int, int]]:
     begin = text.find(secret)
     while begin >= 0:
         last = begin
-        # Jump to the last occurrence that begins inside of the one before. One step per occurrence
-        # would take seconds if a provider answered with megabytes of a secret's only letter.
+        # Jump to the last occurrence that begins inside the one before. With one step for each
+        # occurrence, the search would take seconds if a secret repeated one letter and a provider
+        # sent megabytes of this letter.
         while (following := text.rfind(secret, last + 1, last + 2 * len(secret) - 1)) >= 0:
             last = following
         until = last + len(secret)
@@ -271,8 +275,8 @@ def shorten_middle(text: str, most: int) -> str:
     """
     Return a text of at most `most` characters.
 
-    A longer text loses its middle; its two ends stay, with the number of omitted characters
-    between them.
+    A longer text loses its middle. Between its two ends stands by how many characters it is too
+    long, which is a little less than the number of omitted characters.
     """
     if len(text) <= most:
         return text
@@ -292,9 +296,9 @@ def redact_for_record(text: str, secrets: Iterable[str]) -> str:
 
 def end_sentence(text: str) -> str:
     """
-    Return a text that ends with exactly one full stop, exclamation mark or question mark.
+    Return `text` without white space at its end, and with a full stop if it has no end mark.
 
-    Another sentence can follow then. Providers' messages may lack the mark, or be cut.
+    So another sentence can follow. A provider's message may lack the mark, or may have been cut.
     """
     sentence = text.rstrip()
     if sentence.endswith((".", "!", "?")):
@@ -336,7 +340,7 @@ def replace_unprintable(text: str, instead: str) -> str:
     """
     Return `text` with `instead` for every character that is not printable.
 
-    It is for readers who would not understand the escapes of `escape_unprintable`.
+    For readers who would not understand the escapes of `escape_unprintable`.
     """
     letters = []
     for letter in text:
@@ -357,7 +361,7 @@ def for_chat(text: str) -> str:
 
 
 def pluralize(number: int, thing: str) -> str:
-    """Return a number with what it counts, such as `1 row` or `1,200 rows`."""
+    """Return a number with the noun that it counts, such as `1 row` or `1,200 rows`."""
     if number == 1:
         return f"{number:,} {thing}"
     return f"{number:,} {thing}s"

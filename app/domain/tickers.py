@@ -19,9 +19,10 @@ class TickerPeriod(Struct, frozen=True):
     """
     The days from `first` to `last`, both included, on which a share has `tickers`.
 
-    `tickers` has one item, except after a rename without a date, which earlier versions of
-    `pick rename` recorded. Then the readings of all these tickers count, and requests use the last
-    one. `forced` says that the prices were not compared before the rename that began the period.
+    `tickers` has one item, with one exception: earlier versions of `pick rename` recorded renames
+    without a date. Then the old and the new ticker belong to the same period: the readings of both
+    count, and requests use the new one, which comes last. `forced` says that the period begins with
+    a forced rename: the closes under both tickers were not compared.
     """
 
     tickers: tuple[str, ...]
@@ -93,9 +94,9 @@ class TickerHistory(Struct, frozen=True):
         """
         Return the history as it was when `session` was read under `ticker`.
 
-        A metric that was computed before a rename keeps its reading, and so it keeps the splits
-        that belong to that reading. Renames are undone, the last one first, until the
-        ticker fits.
+        A metric that was computed before a rename keeps its reading. So it also keeps the splits
+        that belong to that reading. Renames are undone, the last one first, until the share has
+        `ticker` on `session`, or no rename is left.
         """
         history = self
         while len(history.periods) > 1 and not history.is_ticker_on(ticker, session):
@@ -142,10 +143,13 @@ def compare_closes(
     """
     Compare the closes of a share before a rename with those under its new ticker.
 
-    `old` and `new` are closes by session, oldest first; `factors` are the splits of the new ticker.
-    The closes fit in two cases. Either the provider moved the history to the new ticker: its close
-    of the session of the last old close is the same, to a cent. Or the new ticker's first close on
-    or after `from_session` differs by less than 10 %, with the splits since then counted.
+    `old` and `new` are closes by session, oldest first; `old` has at least one. `factors` are the
+    splits of the new ticker. The last old close decides. The closes fit in two cases:
+
+    - The provider has moved the history of the share to the new ticker: in the session of the last
+      old close, the new ticker has a close that differs from it by a cent at most.
+    - The new ticker's first close on or after `from_session` differs from the last old close by
+      less than 10 %. Splits from `from_session` on are counted.
 
     Definition: docs/journal.md#closes-that-fit.
     """

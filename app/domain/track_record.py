@@ -2,40 +2,46 @@
 The track record: a summary of all picks of a series, and whether they show skill or luck.
 
 A batch is **scored** if it is completed, has a result, and was not late. Late batches, and
-completed batches without a result (**unresolved** ones), are counted, but no figure below includes
+completed batches without a result (**unresolved** ones), are counted, but no other figure includes
 them. The picks of scored batches are **finished**. Counts, means, medians, sums and extremes are
-exact: they are Decimals, by the arithmetic of `returns`. Estimates are floats (`statistics`),
-rounded to six decimal places. docs/record.md#every-figure-of-trackrecord defines every figure.
+exact: they are Decimals, computed as in `returns`. Estimates are floats (`statistics`), rounded to
+six decimal places. docs/record.md#every-figure-of-trackrecord defines every figure.
 
-**The weekly excess.** Fortnights of neighbouring Mondays overlap, tickers repeat, and shares move
-together, so neither picks nor batches are independent. A t-test that assumes independence finds
-skill too often. Hence the calendar-time portfolio (Fama, E. F. (1998), Market efficiency, long-term
-returns, and behavioral finance. Journal of Financial Economics 49, 283-306, section 3): week by
-week, the mean over all picks held in that week. Each pick is held for two weeks: from its baseline
-to its middle, the checkpoint of the last session of its first week, and from there to its result.
-In each week it adds the change of its alpha, so its two weeks add up to its alpha. The weeks do not
-overlap, and they are the observations.
+**The weekly excess.** Neither picks nor batches are independent: fortnights of neighbouring Mondays
+overlap, tickers repeat, and shares move together. A t-test that assumes independence finds skill
+too often. So the picks are combined into the calendar-time portfolio (Fama, E. F. (1998), Market
+efficiency, long-term returns, and behavioral finance. Journal of Financial Economics 49, 283-306,
+section 3). Its weeks do not overlap, and they are the observations.
+
+Each pick is held for two weeks: from its baseline to its middle, and from there to its result. The
+**middle** is the checkpoint of the last session of its first week. A pick's figure of a week is the
+change of its alpha in that week. For example, a pick with an alpha of 2 at the middle and of 5 at
+the result has 2 in its first week and 3 in its second. The excess of a week is the mean over all
+picks that were held in that week.
 
 **A batch without a middle.** If the checkpoint of the last session of the first week was skipped,
 no other day replaces it, as no other day replaces a result. The batch is not part of the weeks, but
 the other figures include it.
 
-**Beta.** A picker who only buys shares that move more than the benchmark beats it while it rises,
-without any skill. So the weekly excess is regressed on the benchmark's change of the same week
-(Jensen, M. C. (1968), The performance of mutual funds. Journal of Finance 23, 389-416). The slope
-is the beta of the excess, and the intercept is what remains where the benchmark does not move. The
-verdict is about the intercept.
+**Beta.** Some shares move more than the benchmark. While the benchmark rises, a BUY of such a share
+has a positive alpha without any skill. So the weekly excess is regressed on the benchmark's change
+of the same week (Jensen, M. C. (1968), The performance of mutual funds. Journal of Finance 23,
+389-416). The slope is the beta of the excess. The intercept is the excess of a week in which the
+benchmark does not move. The verdict is about the intercept.
 
 **The verdict** is about the whole series. It is made in interim analyses (a `Look` of the API), on
 dates that follow from the first Monday: every 52 weeks after it. An interim analysis counts the
-batches whose fortnight was over by its date, including later corrections. If a record is tested
-often enough, it passes a test at some time by luck alone. So all interim analyses share a risk of 5
-%: the k-th may be wrong with the probability 5 % / (k (k + 1)), and the sum over all k is 5 %
-(alpha spending: Lan, K. K. G. and DeMets, D. L. (1983), Discrete sequential boundaries for clinical
-trials. Biometrika 70, 659-663). That the sum bounds the risk of all is Boole's inequality, which
-also holds for dependent tests. The risk is shared by both sides, better and worse. An interim
-analysis with fewer than 30 scored batches has no finding, and its share of the risk is not used
-again. Between two interim analyses, the finding of the last one stands.
+batches whose fortnight was over by its date. It uses their figures as they are now, later
+corrections included. An interim analysis with fewer than 30 scored batches has no finding. Between
+two interim analyses, the finding of the last one stands.
+
+**The risk of a wrong finding.** If a record is tested often enough, it passes a test at some time
+by luck alone. So all interim analyses share a risk of 5 %, for both sides, better and worse. The
+k-th may be wrong with the probability 5 % / (k (k + 1)): 2.5 % for the first, 0.83 % for the
+second. The sum over all k is 5 % (alpha spending: Lan, K. K. G. and DeMets, D. L. (1983), Discrete
+sequential boundaries for clinical trials. Biometrika 70, 659-663). By Boole's inequality, the sum
+is an upper bound of the whole risk, also for dependent tests. If an interim analysis has no
+finding, its share of the risk is not used again.
 
 **Random actions** are the control: the same picks, each with BUY or SELL at random, many times.
 """
@@ -82,7 +88,7 @@ BIN_COUNT = 20
 DRAWS_OUTSIDE = int(DRAW_COUNT * SIGNIFICANCE / 2)
 # How many of the newest points and weeks are listed: ten years. Figures use all of them.
 MAX_LISTED = 520
-# A record with more batches is refused: a century. The computation takes time and memory for each.
+# A record with more batches (a century) is refused: each batch takes time and memory to compute.
 MAX_BATCHES = 5_200
 WEEKS_BETWEEN_LOOKS = 52
 
@@ -112,7 +118,7 @@ class Finding(DescribedEnum):
 
 def require_figure(value: Decimal | None) -> Decimal:
     """
-    Return a figure of a scored batch; raises RecordDamaged if it is missing.
+    Return a figure of a scored batch. Raises RecordDamaged if it is None.
 
     A missing figure must never count as zero.
     """
@@ -125,7 +131,8 @@ class TrackedPick(Struct, frozen=True, array_like=True):
     """
     A pick with its stored figures at the middle and at the result of its batch.
 
-    A figure is None if its checkpoint is not computed.
+    A figure is None if its checkpoint is not computed. The fields are in the order in which
+    TRACK_RECORD_ROWS of `api.schema` writes them.
     """
 
     id: str
@@ -154,7 +161,8 @@ class TrackedBatch(Struct, frozen=True, array_like=True):
 
     A change is None if its checkpoint is not computed. It is NaN if a computed checkpoint has no
     change: such a row is damaged. `has_all_days` is false for a completed batch that does not have
-    each of its checkpoints exactly once.
+    each of its checkpoints exactly once. The fields are in the order in which TRACK_RECORD_ROWS of
+    `api.schema` writes them.
     """
 
     run_date: date
@@ -227,7 +235,7 @@ class TrackedBatch(Struct, frozen=True, array_like=True):
 
     @property
     def weeks(self) -> Iterator["BatchWeek"]:
-        """Yield what the picks added in each of the batch's two weeks; nothing without a middle."""
+        """Yield the two weeks of the batch; nothing if it has no middle, no result or no pick."""
         if self.middle_benchmark_pct is None or self.benchmark_pct is None or not self.picks:
             return
         total = ordered_sum(pick.alpha_pct for pick in self.picks)
@@ -253,8 +261,8 @@ class BatchWeek(Struct, frozen=True):
     """
     One of the two weeks of a batch, named by its Monday.
 
-    `excess` is the sum of what its picks added to their alpha in this week, and `benchmark` is the
-    benchmark's change, both in percent.
+    `excess` is the sum of the changes of its picks' alphas in this week, in percentage points.
+    `benchmark` is the change of the benchmark's return in this week, in percentage points.
     """
 
     monday: date
@@ -265,8 +273,8 @@ class BatchWeek(Struct, frozen=True):
 
 # The structs from here to `TrackRecord` are also types of the API: `type_of` in
 # graphql/api/fields.py reads them. Their docstrings and descriptions are texts of the schema,
-# written for the API's readers. The API's limit on the size of an answer counts a list's
-# `usual_length`.
+# written for the API's readers. The API estimates the size of a response from the `usual_length` of
+# each list.
 
 
 class BatchCounts(Struct, frozen=True):
@@ -512,16 +520,17 @@ class Bin(Struct, frozen=True):
     low: Annotated[
         Decimal,
         Meta(
-            description="The lower bound of the bin, in percentage points, which the bin "
-            "includes. It is rounded to six decimal places for display; draws are counted "
-            "with the exact bound."
+            description="The lower bound of the bin, in percentage points. The bin includes it. "
+            "It is rounded to six decimal places for display; draws are counted with the exact "
+            "bound."
         ),
     ]
     high: Annotated[
         Decimal,
         Meta(
             description="The upper bound of the bin, in percentage points, to six decimal places. "
-            "It is the `low` of the next bin and not included; the last bin includes it."
+            "It is the `low` of the next bin, and only that bin includes it. The last bin includes "
+            "its own upper bound."
         ),
     ]
     count: Annotated[int, Meta(description="The number of draws in the bin.")]
@@ -619,8 +628,7 @@ class Look(Struct, frozen=True):
         Meta(
             description="The intercept of the line through these weeks, as in `weeklyExcess`: the "
             "weekly excess that beta does not explain, in percentage points, to six decimal "
-            "places. Null for fewer than "
-            "three weeks, or if the benchmark's change does not vary."
+            "places. Null for fewer than three weeks, or if the benchmark's change does not vary."
         ),
     ]
     interval: Annotated[
@@ -741,8 +749,8 @@ class TrackRecord(Struct, frozen=True):
     drawdown_pct: Annotated[
         Decimal,
         Meta(
-            description="The deepest fall of the whole curve below its earlier peak, or below "
-            "zero if it was never above, in percentage points. It is 0 if the curve never "
+            description="The deepest fall of the whole curve below its highest earlier value, in "
+            "percentage points. The curve begins at zero. The figure is 0 if the curve never "
             "falls."
         ),
     ]
@@ -894,7 +902,11 @@ def summarize_results(groups: Sequence[Sequence[TrackedPick]]) -> ResultFigures:
 
 
 def best_and_worst(scored: Sequence[TrackedBatch]) -> tuple[PickScore | None, PickScore | None]:
-    """Return the picks with the highest and the lowest alpha; of equal ones the oldest."""
+    """
+    Return the picks with the highest and the lowest alpha.
+
+    Of picks with an equal alpha, the first one by run date and ticker.
+    """
     scores = []
     for batch in scored:
         for pick in picks_by_ticker(batch):
@@ -920,8 +932,8 @@ def cumulative_curve(scored: Iterable[TrackedBatch]) -> Iterator[CurvePoint]:
     """
     Yield the sum of the batches' alphas after each batch; a batch's alpha is its picks' mean alpha.
 
-    A SELL can lose more than 100 %, and a product could not continue after that. So the curve is a
-    sum, and never compounds.
+    The curve is a sum, and never compounds: a SELL can lose more than 100 %, and a product could
+    not continue after that.
     """
     total = _ZERO
     for one in scored:
@@ -1008,10 +1020,11 @@ def compare_random_actions(scored: Sequence[TrackedBatch]) -> RandomActions | No
     """
     Return where the mean alpha ranks among those of random actions; None without finished picks.
 
-    The seed is the SHA-256, in hex, of one line `RUN_DATE TICKER VS_BENCHMARK_PCT` for each pick,
-    ordered by run date and ticker, with figures as the API writes them and a line feed after each
-    line. So it changes with every result, and every reader of the record can repeat the draws.
-    Definition: docs/record.md#every-figure-of-trackrecord.
+    The seed is the SHA-256, in hex, of a text with one line for each pick, such as
+    `2026-01-05 AAPL 3`: run date, ticker, `vsBenchmarkPct` as the API writes it. The lines are
+    ordered by run date and ticker, and each ends with a line feed. So the seed changes with every
+    result, and every reader of the record can repeat the draws. Definition:
+    docs/record.md#every-figure-of-trackrecord.
     """
     lines, alphas = [], []
     for batch in scored:
@@ -1049,9 +1062,11 @@ def interim_analyses(all_batches: Sequence[TrackedBatch]) -> Iterator[Look]:
     """
     Yield the interim analyses of a whole series that were held so far, in order.
 
-    `all_batches` is sorted by run date. An interim analysis is held once the record has reached its
-    date and no batch that it counts is active. In the last week before its date, only the picks of
-    the newest of these batches are held.
+    `all_batches` is sorted by run date, and has at least one batch. An interim analysis is held
+    when two conditions hold: a batch has a run date on or after the date of the analysis, and none
+    of the batches whose run date is at least 14 days before that date is still active. Late batches
+    do not matter. The last week before the date contains only picks of the newest batch that the
+    analysis counts.
     """
     scored = {one.run_date: one for one in all_batches if one.is_scored}
     mondays = list(scored)
@@ -1159,7 +1174,11 @@ def reach_verdict(all_batches: Sequence[TrackedBatch], *, is_part: bool = False)
 
 
 def describe_finding(all_batches: Sequence[TrackedBatch], held: Sequence[Look]) -> str:
-    """Return a sentence about the last interim analysis in `held`; it may be empty."""
+    """
+    Return a sentence about the last interim analysis in `held`.
+
+    If `held` is empty, the sentence says that it is too early.
+    """
     if not held:
         batches = sum(one.is_scored for one in all_batches)
         noun = "batches"

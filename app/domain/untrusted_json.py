@@ -3,9 +3,8 @@ A JSON decoder for input from outside: one bad value does not make the whole doc
 
 Python's decoder, and msgspec's, silently take the last of several members with one name. If a
 provider wrote two closes for one session, their order would decide which of them is published.
-RFC 8259 (section 4) leaves the meaning of such an object open, so this module does not guess: the
-member gets the value AMBIGUOUS, which no caller accepts, and every other member stays as it was
-sent.
+RFC 8259 (section 4) leaves the meaning of such an object open, so this module does not guess. The
+member gets the value AMBIGUOUS, which no caller accepts; every other member stays as it was sent.
 """
 
 import json
@@ -13,12 +12,13 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Final
 
-# Python refuses to convert numbers of more than about 4,300 digits, and with them the document.
+# Python refuses to convert a number of more than about 4,300 digits. One such number would make the
+# whole document unusable.
 _MAX_DIGITS = 1000
 
 
 class UnusableValue(Enum):
-    """A value that was sent, but cannot be used; the member's value describes it in a message."""
+    """What replaces a value that was sent but cannot be used. Its text describes it in messages."""
 
     AMBIGUOUS = "two values for one name"
     TOO_LONG = "a number of more than 1,000 digits"
@@ -32,8 +32,8 @@ def decode(body: bytes | str) -> Any:
     Return the value of the JSON document `body`.
 
     A member that stands in an object twice, with different values, becomes AMBIGUOUS; with equal
-    values it is one member. Bytes that are not UTF-8 become replacement characters; a caller that
-    needs the text refuses it.
+    values it is one member. Bytes that cannot be decoded (as UTF-8, -16 or -32) become replacement
+    characters; a caller that needs the text refuses it.
 
     Raises ValueError if `body` is not JSON, and RecursionError if it is nested too deeply.
     """

@@ -1,4 +1,5 @@
 """
-How the service stands, `verify` and `backup`: what an operator asks, for the commands and for
-monitoring.
+The status snapshot, `verify`, `backup`, and the check whether a service uses a database.
+
+The commands and the monitoring (`/metrics`, `/health`) use them.
 """

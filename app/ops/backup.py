@@ -96,7 +96,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     What a backup contains.
 
     `head` is the number and the hash of the journal's newest entry, as `812:3f...`, and None for an
-    empty journal. `made_at` is the time of the backup, `migration` the number of the last one.
+    empty journal. `made_at` is the time of the backup, `migration` the number of the database's
+    last migration, and `software` the version that wrote the backup.
     """
 
     about: str = _ABOUT
@@ -123,7 +124,12 @@ class _AnyManifest(Struct):
 async def write(
     address: str, output: IO[bytes], now: datetime, report_progress: ReportProgress
 ) -> Manifest:
-    """Write a backup of the database at `address`, as of one moment. Return its manifest."""
+    """
+    Write a backup of the database at `address`, as of one moment. Return its manifest.
+
+    Raises Refused for a database without our tables, or with migrations that this version does not
+    have.
+    """
     async with pools.snapshot(address, "backup") as conn:
         migration = await _last_migration(conn, address)
         names = await _existing_tables(conn)
@@ -160,10 +166,14 @@ async def restore(
     """
     Fill the empty database at `address` from a backup, in one transaction. Return the manifest.
 
-    First every byte is compared with the manifest. Then the schema is migrated to the backup's
-    migration, the rows are inserted, and the missing migrations are applied. Then the record is
-    verified with the exchange's `sessions`, unless `unverified` is set, and the jobs of its
-    checkpoints are deferred.
+    1. Every byte is compared with the manifest.
+    2. The schema is migrated to the backup's migration, and the rows are inserted.
+    3. The missing migrations are applied.
+    4. The record is verified with the exchange's `sessions`, unless `unverified` is set.
+    5. The jobs of the checkpoints that the record still needs are deferred.
+
+    Raises Refused if the file or the database cannot be used, and Discrepancy if the record does
+    not verify. In both cases nothing is restored.
     """
     with _open_archive(file) as archive:
         manifest = _read_manifest(archive, file, report_progress)
@@ -200,8 +210,9 @@ async def _prepare_schema(conn: AsyncConnection[Any], manifest: Manifest, now: d
     await migrations.migrate_connection(conn, now)
     # Checked again, because another restore may have created and filled the tables first.
     await _refuse_filled(conn)
-    # A service that waits for its first Monday would otherwise continue with the restored record.
-    # Another restore waits for the locks, so its session does not count.
+    # A service that waits for its first Monday has stored no rows yet. Without this check it would
+    # continue with the restored record. Another restore waits for the locks, so its session does
+    # not count.
     await refuse_in_use(conn, ignore=_RESTORE)
     await migrations.migrate_connection(conn, now, manifest.migration)
     if CLOCK_TABLE in manifest.tables:
@@ -326,7 +337,7 @@ def _sha256_of(member: IO[bytes]) -> str:
 
 async def _refuse_filled(conn: AsyncConnection[Any]) -> None:
     """
-    Raise Refused if a table of a backup has rows in this database.
+    Raise Refused if this database has rows in a table of a backup, or if it holds a rehearsal.
 
     The tables are locked against writes until the end of the transaction.
     """

@@ -60,8 +60,11 @@ TIME_LIMIT = 2
 # The buckets of the lateness of checkpoints, in seconds: from a minute to two days.
 LATENESS_BUCKETS = (60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 172_800.0)
 
-# The state of the newest Monday while it has no batch: it is before the first Monday of the record,
-# no job makes its batch, or a job makes it. Later its state is the batch's status.
+# The state of the newest Monday is the status of its batch. Without a batch it is one of these:
+#
+# - not_begun: the record is empty, and its first Monday is still to come
+# - absent: no job makes the batch
+# - under_way: a job makes the batch
 NOT_BEGUN, ABSENT, UNDER_WAY = "not_begun", "absent", "under_way"
 MONDAY_STATES = (NOT_BEGUN, ABSENT, UNDER_WAY, *BatchStatus)
 
@@ -71,17 +74,18 @@ _DELAYED_PERIOD = timedelta(weeks=4)
 
 # A batch is delayed if it was stored more than ten minutes after its due time. (Its mark `late` is
 # something else: it depends on the open of the market.) A checkpoint is delayed only after half a
-# day, because until then the provider may not have the close yet, although the service runs.
+# day. Until then, it may wait for a close that the provider does not have yet.
 _MAX_BATCH_DELAY = timedelta(minutes=10)
 _MAX_CHECKPOINT_DELAY = timedelta(hours=12)
 
-# The largest number of unfinished jobs that a snapshot reads, and of failed jobs.
+# A snapshot reads at most this many unfinished jobs, and at most this many failed jobs.
 _MAX_JOBS = 10_000
 
 _SNAPSHOT_MODE = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _STATEMENT_TIMEOUT = f"; SET LOCAL statement_timeout = '{TIME_LIMIT}s'"
 
-# What a job or a failure is about: a Monday, and the day if it is about a checkpoint.
+# What a job is about: a Monday and, for a checkpoint or late splits, a day. Both are None for any
+# other job.
 _Subject = tuple[date | None, int | None]
 
 log = structlog.get_logger()
@@ -167,8 +171,8 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         return (self.at - moment).total_seconds()
 
 
-# The parts that only a person needs. `field(name=...)` is the key in `status --json`, which never
-# changes.
+# The parts that only a person needs. The keys of `status --json` never change. So some of them
+# differ from the name of their attribute: `field(name=...)` sets the key.
 
 
 class PendingCheckpoint(Struct, frozen=True):
@@ -190,8 +194,11 @@ class FailedJob(Struct, frozen=True):
     """
     A job that failed. `owed` is true if the record still needs its work.
 
-    That is so if its Monday or checkpoint has neither a row nor another job, or if the checkpoint
-    was skipped because a price was missing.
+    There are three such cases:
+
+    - Today's Monday has no batch, and no other job makes it.
+    - A checkpoint of an active batch has no row, and no other job takes it.
+    - A checkpoint of an active batch was skipped because a price was missing.
     """
 
     id: int
@@ -215,10 +222,12 @@ class WorkState(Struct, frozen=True):
     """
     Checkpoints and jobs that may need attention.
 
-    `next_checkpoints` are due next, all at the same time. `next_figures` are the next checkpoints
-    that will have figures, because the day before has a session; a checkpoint after a day without a
-    session is always skipped. `overdue` are due and have no row. `skipped` were skipped because a
-    price was missing. `stalled` are the ids of the jobs whose worker has stopped.
+    - `next_checkpoints` are due next, all at the same time.
+    - `next_figures` are the next ones that can have figures, because the day before is a session. A
+      checkpoint after any other day is always skipped.
+    - `overdue` are due and have no row.
+    - `skipped` were skipped because a price was missing.
+    - `stalled` are the ids of the jobs whose worker has stopped.
     """
 
     next_checkpoints: list[PendingCheckpoint]
@@ -346,8 +355,8 @@ async def read_for_operator(pool: pools.Pool, settings: Settings, clock: Clock) 
     """
     Return the state of the service for a person.
 
-    The time of the snapshot is the time that the database's rehearsal has reached, or the time of
-    `clock` if there is none or it has reached the present.
+    For a rehearsal that has not reached the present, the time of the snapshot is the simulated time
+    that the rehearsal has reached. Otherwise it is the time of `clock`.
     """
     ledger = RequestLedger(pool, "alphavantage", limits=alpha_vantage_limits(settings), clock=clock)
     async with pool.connection() as conn, conn.transaction():
@@ -580,7 +589,7 @@ async def _read_work(
 
 
 def _due_first(checkpoints: Sequence[PendingCheckpoint]) -> list[PendingCheckpoint]:
-    """Return those of the checkpoints, in the order of their due times, that are due first."""
+    """Return the checkpoints that are due first. `checkpoints` are ordered by their due times."""
     return [checkpoint for checkpoint in checkpoints if checkpoint.due_at == checkpoints[0].due_at]
 
 

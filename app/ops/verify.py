@@ -1,5 +1,7 @@
 """
-The two sources that `alpha-monday verify` can read: a database and an API. Both show equal rows.
+The two sources that `alpha-monday verify` can read: a database and an API.
+
+Both give the same entries and rows, in the form of the journal.
 
 The database is read in one snapshot. While an API is read, its service continues to record. So the
 journal is read first, then the rows, and then the entries that were added in the meantime. A row
@@ -57,8 +59,9 @@ _ENTRIES_PER_PAGE = 100
 _BATCHES_PER_PAGE = 4
 _READINGS_PER_PAGE = 100
 
-# A request that a busy server refuses is repeated this often. The waits, in seconds, are those of
-# the server's Retry-After, up to a limit, or this default.
+# A request that a busy server refuses is repeated, up to this number of attempts. Before each
+# repetition there is a wait, in seconds: the server's Retry-After, but at most `_MAX_WAIT`. Without
+# a Retry-After, the wait is `_DEFAULT_WAIT`.
 _BUSY_STATUSES = (429, 503)
 _ATTEMPTS = 6
 _DEFAULT_WAIT = 5.0
@@ -78,7 +81,7 @@ _OLDER_DAMAGE_ADVICE = ("Its operator finds the first misfit", "Run `alpha-monda
 
 
 class AnswerTooLargeError(ConfigurationError):
-    """A server refuses a query because its answer would be too large."""
+    """An answer is too large: the server refuses the query, or sends more than LARGEST_BODY."""
 
 
 class RecordSource(Protocol):
@@ -113,7 +116,7 @@ async def verify(
     Verify a record with the exchange's `sessions`, and return the finished verification.
 
     `heads` are copies of the journal's head that the chain must contain. Raises Discrepancy for the
-    first one that is found.
+    first discrepancy that is found, and ConfigurationError if an API cannot be read.
     """
     head = await source.head()
     verification = Verification([*heads, head] if head else heads, sessions)
@@ -173,6 +176,9 @@ class DatabaseRecord:
             Rule.COLUMNS, model.JournalEntry, "journal", where=where, values=[after]
         )
         async for entry in entries:
+            # `entry` lacks the columns that are null. An API does not show the column `batch_id`.
+            # So an entry without `batch_id` would look like an entry of an API, and the column
+            # would not be checked. Therefore a text takes the place of a null.
             yield {"batch_id": "none", **entry}
 
     async def rows(self, _: JournalState) -> AsyncGenerator[TableRow]:
@@ -223,8 +229,8 @@ class ApiRecord:
         self.url = url
         self.sleep = sleep
         self.display_url = without_password(url)
-        # The cursors of pages that were read, by the number of their last entry. Entries after a
-        # number are read from the nearest page before it.
+        # The cursor of each page that was read, by the number of the page's last entry. To read the
+        # entries after a number n, the cursor with the greatest number up to n is used.
         self._cursors: dict[int, str] = {}
 
     async def head(self) -> Head | None:
@@ -285,7 +291,7 @@ class ApiRecord:
         first: int,
         **variables: object,
     ) -> AsyncGenerator["_ResultPage[T]"]:
-        """Yield the pages of a list with at most `first` rows each, beginning after a cursor."""
+        """Yield the pages of a list with at most `first` nodes each, beginning after a cursor."""
         has_more, size = True, first
         while has_more:
             # After a page that had to be smaller, the next one may be twice as large.
@@ -305,9 +311,10 @@ class ApiRecord:
         self, field: str, to_rows: Callable[[Node], Iterable[T]], first: int, **variables: object
     ) -> tuple["_ResultPage[T]", int]:
         """
-        Return a page, and the number of rows that was requested.
+        Return a page, and the number of nodes that was requested.
 
-        This is `first`, or less: as long as the answer is too large, the number is halved.
+        The number begins at `first`, and is halved as long as the answer is too large. Raises
+        AnswerTooLargeError if a single node is too large.
         """
         while True:
             try:
@@ -356,8 +363,8 @@ class ApiRecord:
             )
         return ConfigurationError(
             f"{self.display_url} does not answer as Alpha Monday's API does (status "
-            f"{response.status_code}). Check the address: `--from` takes that of the service's "
-            "first page, or of its /graphql."
+            f"{response.status_code}). Check the address: `--from` takes the address of the "
+            "service's first page, or of its /graphql."
         )
 
     async def _request(self, query: str, variables: Mapping[str, object]) -> httpx.Response:
@@ -370,8 +377,8 @@ class ApiRecord:
             if attempt < _ATTEMPTS:
                 await self.sleep(_wait_before_retry(response))
         raise ConfigurationError(
-            f"{self.display_url} is busy (status {response.status_code}): it was asked {_ATTEMPTS} "
-            "times. Try again later."
+            f"{self.display_url} is busy (status {response.status_code}): it refused {_ATTEMPTS} "
+            "requests. Try again later."
         )
 
     async def _send(self, message: Mapping[str, object]) -> httpx.Response:
@@ -390,8 +397,8 @@ class ApiRecord:
         """
         Send a request, and return its response with a body of limited length.
 
-        The returned response has only two of the headers. Without a Content-Type its text is
-        decoded as UTF-8, which JSON requires, even if the server names another encoding.
+        The returned response has only two of the headers, and no Content-Type. So its text is
+        decoded as UTF-8, even if the server names another encoding: JSON is always UTF-8.
         """
         async with self.client.stream("POST", self.url, json=message) as response:
             parts = bodies.bounded_parts(
@@ -424,9 +431,9 @@ async def open_api(url: str, sleep: Sleep) -> AsyncIterator[ApiRecord]:
     try:
         client = httpx.AsyncClient(timeout=_TIMEOUT)
     except (ValueError, OSError, httpx.InvalidURL) as error:
-        # The address of a proxy is wrong, or a file of certificates.
+        # The address of a proxy, or a file of certificates, is wrong.
         raise ConfigurationError(
-            f"{without_password(url)} cannot be asked: {one_line(error)}. Check HTTP_PROXY, "
+            f"{without_password(url)} cannot be requested: {one_line(error)}. Check HTTP_PROXY, "
             "HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR in the environment."
         ) from None
     async with client:
@@ -467,7 +474,7 @@ def _parse_address(text: str) -> str:
         )
     if parts.query or parts.fragment:
         raise ConfigurationError(
-            "--from takes the address of a service without ? and #, and what follows them."
+            "--from takes the address of a service, without ? and # and the text after them."
         )
     url = url.rstrip("/#?")
     if url.endswith(GRAPHQL):
@@ -555,7 +562,7 @@ def _to_row(table: str, node: Node, **parent_columns: str) -> TableRow:
         value = node[_field_name(column)]
         row[column] = value["id"] if value and column in _LINKS else value
     if "status" in row:
-        # The values of an enum are in capitals in the API, and in small letters in the record.
+        # The API writes a status in capitals, and the record writes it in lower case.
         row["status"] = str(row["status"]).lower()
     return table, journal.to_texts(row)
 

@@ -66,8 +66,10 @@ GRANT_LIFETIME_SECONDS = 1.0
 
 MAX_ATTEMPTS = 5
 _MAX_PAUSE_SECONDS = 60.0
-# The pauses between attempts for a ticker that seems to be unknown: more than three minutes in all.
+# The pauses between attempts for a ticker that seems to be unknown, in seconds. With the jitter of
+# `_pause` they are at least three minutes in all.
 _UNKNOWN_TICKER_PAUSES = (5.0, 15.0, 60.0, 120.0)
+# How long one request may take, with the body of its response, in seconds.
 _TIME_LIMIT = 30.0
 # In bytes. The expected body is some 20 KB. A server that ignores `outputsize` sends the whole
 # history of a ticker, which is one or two million bytes and still readable.
@@ -78,7 +80,7 @@ T = TypeVar("T")
 
 
 class RowReader(Protocol[T]):
-    """A function that returns the rows of a body, and the rows of it that cannot be read."""
+    """A function that returns the rows of a response's body, and its rows that cannot be read."""
 
     def __call__(
         self, body: bytes, ticker: str, key: str, now: datetime
@@ -118,7 +120,12 @@ class SplitsAnswer(Struct, frozen=True):
 
 
 class AlphaVantage:
-    """A client for one key, within the limits of its ledger."""
+    """
+    A client for one key, within the limits of its ledger.
+
+    `attempts` is the maximum number of attempts at one request. `base_url` is the address of a
+    server other than Alpha Vantage's.
+    """
 
     def __init__(
         self,
@@ -161,9 +168,9 @@ class AlphaVantage:
         jobs and processes since then count together. A job that starts when all attempts are used
         up still makes one.
 
-        Raises ConfigurationError and QuotaSpent. After the last attempt it raises ProviderBusy or
-        ProviderUnavailable, or UnknownTicker if in every attempt the provider answered that it does
-        not know the ticker.
+        Raises ConfigurationError and QuotaSpent at once. After the last attempt, it raises
+        UnknownTicker if in each of the newest five attempts the provider answered that it does not
+        know the ticker. Otherwise it raises ProviderBusy or ProviderUnavailable.
         """
         answer = await self._request(
             DAILY,
@@ -235,7 +242,7 @@ class AlphaVantage:
 
     @asynccontextmanager
     async def _storing_failures(self, grant: Grant) -> AsyncIterator[None]:
-        """Store the outcome of the request if it fails. The caller stores that of a success."""
+        """Store the outcome of the request if it fails. The caller stores a successful outcome."""
         try:
             yield
         except QuotaSpent as error:
@@ -341,7 +348,9 @@ def _final_error(
     """
     Return the error to raise after the last attempt.
 
-    It is UnknownTicker only if the provider gave that answer to every attempt.
+    It is UnknownTicker only if bars were requested, and if in each of the newest `MAX_ATTEMPTS`
+    attempts the provider answered that it does not know the ticker. `failures` are the outcomes,
+    newest first.
     """
     if not isinstance(error, MaybeUnknownTicker):
         return error

@@ -1,15 +1,15 @@
 """
 The interpretation of Alpha Vantage's responses: pure functions of their bytes.
 
-Alpha Vantage reports its own errors with HTTP 200, too, so only the members of the JSON object tell
-data, a notice and an error apart. There are three rules:
+Alpha Vantage reports its own errors with HTTP 200, too, so only the members of the JSON object show
+whether a response is data, a notice or an error. There are three rules:
 
 - Readable data is used, even if the response contains a notice as well. A row that cannot be read
   affects only its own day.
 - A ConfigurationError is raised only if the notice proves that the same request will fail again:
   the key is invalid, or the function is for premium keys. Alpha Vantage advertises its premium
   plans in every notice, so the word "premium" alone proves nothing.
-- One response that says that the ticker is unknown, or is empty, proves nothing (see
+- A single response proves nothing if it says that the ticker is unknown, or if it is empty (see
   MaybeUnknownTicker).
 """
 
@@ -50,8 +50,9 @@ _SYMBOL_MEMBERS = ("symbol", "ticker")
 _MAX_NOTICE_LENGTH = 200
 # The meaning of a notice is in its first sentences; the longest known one has some 400 characters.
 _MAX_NOTICE_READ = 2000
-# Two factors of one date whose relative difference is smaller are two roundings of one event. No
-# two different events of one date are known whose factors were so close.
+# If the relative difference of two factors of one date is smaller than this, one may be a rounding
+# of the other, for example 4 of 4.0001 (see `_is_rounding_of`). No two different events of one date
+# are known whose factors were so close.
 _ROUNDING_TOLERANCE = Decimal("0.005")
 # Digits of precision, more than the longest factor that `app.domain.returns.parse_price` reads.
 _ROUNDING_PRECISION = 300
@@ -66,7 +67,7 @@ Row = TypeVar("Row")
 
 class MaybeUnknownTicker(ProviderUnavailable):
     """
-    The response says that the ticker is unknown, or contains nothing.
+    The response says that the ticker is unknown, or the response is empty.
 
     At times Alpha Vantage sends such a response for a minute or an hour about tickers that it
     knows. Only the same response in every attempt proves that the ticker is unknown.
@@ -121,8 +122,8 @@ def read_splits(
         notice = _parse_notice(answer, ticker=ticker, key=key, now=now)
         raise notice or error from None
     notice = _parse_notice(answer, ticker=ticker, key=key, now=now)
-    # An empty list does not mean that the ticker had no splits if a notice says that the request
-    # was rejected.
+    # A notice may say that the request was rejected. Then an empty list does not mean that the
+    # ticker had no splits.
     if not listed and isinstance(notice, ProviderBusy | QuotaSpent | ConfigurationError):
         raise notice
     return listed, unreadable
@@ -298,15 +299,15 @@ def _combine(day: date, texts: Sequence[str]) -> ListedSplit:
     """
     Return the product of one date's factors, for example of a reverse split and a spin-off.
 
-    Equal factors count once, also if they are written with different numbers of decimals or if one
-    is a rounding of the other. The order of the rows makes no difference, because the same list in
-    another order must not become a new reading.
+    Equal factors count once, and so does a factor with its roundings: 4, 4.00 and 4.0001 count as
+    4.0001. The order of the rows makes no difference, because the same list in another order must
+    not become a new reading.
     """
     text_by_value: dict[Decimal, str] = {}
     for text in sorted(texts, key=lambda text: (len(text), text)):
         text_by_value.setdefault(splits.intended_factor(Decimal(text)), text)
 
-    # The factor with the most decimals comes first, so that its roundings are left out, not itself.
+    # The factor with the most decimals comes first: its roundings are left out, and it remains.
     most_exact_first = sorted(
         text_by_value,
         key=lambda value: (_decimal_places(text_by_value[value]), value),
@@ -387,7 +388,7 @@ def _unreadable_rows(rows: Sequence[Row | UnreadableRow], ticker: str) -> list[U
     """
     Return the unreadable rows, ordered by day.
 
-    Raises ProviderUnavailable if they are too many.
+    Raises ProviderUnavailable if there are too many.
     """
     unreadable = [row for row in rows if isinstance(row, UnreadableRow)]
     if len(unreadable) > _MAX_UNREADABLE:
@@ -468,15 +469,15 @@ def _is_empty(answer: dict[str, Any]) -> bool:
 # The notices that Alpha Vantage sends in place of data.
 
 
-# If these words say that the day's quota is spent, the rest of the notice does not matter.
+# These words say that the day's quota is spent. Then the rest of the notice does not matter.
 _QUOTA_SPENT = re.compile(
     r"\b(reach|exceed|exhaust|used up|use up|spent|hit|over)[^.;,(:]{0,40}"
     r"(\bdaily\b|per day|\ba day\b|day's|today|24[ -]hour)"
     r"|(\bdaily\b|per[- ]day|day's|24[ -]hour)[^.;,(:]{0,40}"
     r"(reached|exceeded|exhausted|used up|spent)"
 )
-# Words of a notice that we send too many requests in a short time. Such a notice also mentions the
-# day's limit, so `_DAY` counts only if none of these words is found.
+# These words say that we send too many requests in a short time. A notice with them often mentions
+# the day's limit, too, so `_DAY` counts only if none of these words is found.
 _THROTTLE = re.compile(
     r"(\bper|/|\beach|\bevery|\ba|\bone)[- ]?(second|sec|minute|min)\b"
     r"|(second|minute)[- ]level|frequen|sparing"
@@ -484,6 +485,7 @@ _THROTTLE = re.compile(
     r"|bandwidth"
     r"|burst|call volume|pacing|back(ing)?[- ]?off|high (load|traffic|demand|volume)|overload"
 )
+# Words about the limit of a day, or of another long period (an hour, a month).
 _DAY = re.compile(
     r"detected your api key|per[- ]day|/ ?day\b|\ba day\b|\bdaily\b|day's|today|24[ -]hour"
     r"|tomorrow|midnight"
@@ -524,8 +526,9 @@ _TEMPORARY = re.compile(
     r"|at the moment|right now"
     r"|\bpeak\b|traffic|capacity|queue|unavailable|could not|cannot|unable"
 )
-# Each repetition is bounded: `\S` and `\W` both match punctuation, so without a bound a long run of
-# punctuation could be divided between them in very many ways, and the search would take very long.
+# Each repetition of `\S` and `\W` is bounded. Both match punctuation, so without a bound a long run
+# of punctuation could be divided between them in very many ways, and the search would take very
+# long.
 _UNKNOWN = re.compile(
     r"invalid api call"
     r"|(invalid|unknown|unsupported|unrecognized|no such)\W{1,5}(\w+\W{1,5})?(symbol|ticker)"
@@ -586,8 +589,8 @@ def _requested_pause(words: str) -> timedelta:
     """
     Return how long the notice asks us to wait, at most a day.
 
-    If it names no time to wait, this is two seconds after a notice about a limit per second, and 61
-    seconds after any other.
+    If the notice names no time to wait, the pause is two seconds after a notice about a limit per
+    second, and 61 seconds after any other notice.
     """
     if match := _PAUSE.search(words):
         seconds = int(match["number"]) * _SECONDS[match["unit"]]

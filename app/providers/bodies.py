@@ -2,7 +2,7 @@
 Size limits for response bodies from other servers, enforced while a body is read.
 
 A client library reads a whole body, decompresses it without a limit, and decodes the text of an
-error with any charset that its header names. One megabyte of gzip became 6.2 GB of memory, and
+error with any charset that its header names. One megabyte of gzip took 6.2 GB of memory, and
 `charset=zlib` decompresses a body a second time. So every body passes through `bounded_parts`
 before a library or our own code reads it. The limit applies to the bytes on the wire and to the
 decompressed bytes.

@@ -42,8 +42,8 @@ _SENDER = "The model's provider"
 # We ask for one choice, but a body could contain tens of thousands.
 _MAX_CHOICES = 10
 
-# The largest number of characters that are stored of a body that is not a completion, of a
-# provider's own words, and of a name or an id.
+# Longer texts are cut to these numbers of characters, in this order: a body that is not a
+# completion, a provider's own words in an answer, a name or an id, and the text of an error.
 MAX_ODD_BODY_LENGTH = 2000
 MAX_REASON_LENGTH = 500
 MAX_NAME_LENGTH = 200
@@ -70,8 +70,9 @@ _FILTERED_QUESTION = re.compile(
     r"content[ _-]?filter|content management policy|ResponsibleAIPolicyViolation", re.I
 )
 
-# With these statuses the same request will fail again, unless the error's text says otherwise. With
-# any other status it may succeed later.
+# With these statuses the same request will fail again, unless the error's text says otherwise.
+# `_classify` checks 401, 403, 404 and 429 before. With any other status, the request may succeed
+# later.
 _PERMANENT_STATUSES = (400, 402, 405, 406, 410, 411, 413, 414, 415, 422, 431, 451)
 _TEMPORARY = re.compile(
     r"re-?try\b|try(ing)? again|temporar|overload|at capacity|timed? ?-?out|\bbusy\b", re.I
@@ -192,7 +193,7 @@ def _classify(openai: Any, *, error: Any, key: str, now: datetime | None) -> Alp
     """
     Return our error for an error of the library.
 
-    The order of the tests matters: a content filter may use the statuses of a bad request, and
+    The order of the checks matters: a content filter may use the statuses of a bad request, and
     spent credit has the status of a rate limit.
     """
     text = redact_for_record(str(error), [key])[:_MAX_ERROR_LENGTH]
@@ -261,7 +262,8 @@ def parse_completion(body: bytes, request_id: str | None, key: str) -> ModelAnsw
     """
     Return the answer in the body of a response with status 200.
 
-    We ask for one choice. If there are several, the first usable one of the first ten is used.
+    We ask for one choice, but a server may return several. Then only the first ten are examined:
+    the first usable one is used. If none is usable, the answer is the first one, with the reason.
     """
     completion, unusable_reason = _decode(body)
     choices = _choices(completion)
@@ -295,7 +297,8 @@ def _decode(body: bytes) -> tuple[Any, str | None]:
     except RecursionError:
         return None, "The provider's answer was JSON that is nested too deeply."
     except ValueError:
-        # Every error of a decoder is a ValueError. The first character tells the usual cases apart.
+        # Every error of a decoder is a ValueError. The first character shows which of the usual
+        # cases it is.
         start = body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if start == b"":
         return None, "The provider's answer was empty."
@@ -449,8 +452,8 @@ def _is_valid_unicode(body: bytes) -> bool:
     """
     Return whether a body can be decoded in its Unicode encoding without replacing a byte.
 
-    If it is, the model itself has written the replacement character in its text; otherwise our
-    decoder has inserted it.
+    If it can, the model itself has written the replacement character in its text; otherwise our
+    decoder has inserted that character.
     """
     try:
         body.decode(json.detect_encoding(body))

@@ -1,10 +1,11 @@
 """
 Announced shutdown dates of OpenAI's models.
 
-The table is a copy of the docstring of the type ChatModel in the installed library (openai 3.54.0),
-which has it from https://developers.openai.com/api/docs/deprecations. It is copied because a
-docstring is not an interface, and because importing the library takes a second and a half. A test
-compares the copy with the docstring, so that an upgrade of the library shows what has changed.
+The installed library (openai 3.54.0) lists the dates in the docstring of its type ChatModel. Their
+source is https://developers.openai.com/api/docs/deprecations. The table is a copy of that
+docstring, because a docstring is not an interface, and because importing the library takes a second
+and a half. A test compares the copy with the docstring, so that an upgrade of the library shows
+what has changed.
 """
 
 import re
@@ -77,8 +78,8 @@ def announced_end(model: str) -> date | None:
     Return the day on which OpenAI shuts down a model, or None if no day is announced.
 
     A relay's prefix ("openai/gpt-4o") and suffix ("gpt-4o:online") are ignored, and so is the case.
-    A fine-tuned model ("ft:gpt-4o:acme::id") ends with its base model. A snapshot that the table
-    does not list ends with the model that it is a snapshot of.
+    A fine-tuned model ("ft:gpt-4o:acme::id") has the date of its base model. A snapshot that the
+    table does not list has the date of its model: "gpt-5.1-2030-01-31" that of "gpt-5.1".
     """
     name = model.strip().lower().rpartition("/")[2].removeprefix("ft:").partition(":")[0]
     return ANNOUNCED_ENDS.get(name) or ANNOUNCED_ENDS.get(_SNAPSHOT_DATE.sub("", name))

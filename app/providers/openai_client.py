@@ -20,8 +20,9 @@ class _BoundedStream(httpx2.AsyncByteStream):
     """
     The body of a response, limited in its length; it replaces the stream of the library.
 
-    The body of an error response that is too long or damaged ends early, without an exception,
-    because the status of the error matters more than its body.
+    If the body is too long or damaged, reading it raises ProviderUnavailable. There is one
+    exception: the body of an error response only ends early, because the status of the error
+    matters more than its body.
     """
 
     def __init__(self, response: httpx2.Response, max_bytes: int, sender: str) -> None:

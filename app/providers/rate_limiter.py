@@ -1,19 +1,20 @@
 """
 The rate limiter: a stored ledger of the requests to a provider.
 
-The ledger enforces the limits of a key across processes and restarts. Every request needs a grant,
-which is stored in one short transaction under an advisory lock before the request is sent. Whether
-a request is allowed is a pure function of the times of the earlier requests and the current time.
+The ledger enforces the limits of a key across processes and restarts. Every request needs a grant.
+The grant is stored before the request is sent, in one short transaction under an advisory lock. The
+pure function `next_allowed_at` computes when the limits allow the next request, from the times of
+the earlier requests.
 
 The ledger also knows which requests are open and which were answered recently, so that one request
-serves all jobs that need it; how often a request has failed; and until when the provider wants no
-requests.
+serves all jobs that need it. It knows how often a request has failed, and until when the provider
+wants no requests.
 
-It trusts the clock. If a stored request lies more than a minute in the future, the clock was set
-back since then, by at least that much. The stored times are then moved back, too; otherwise jobs
-would wait for hours without need. If the clock is set forward, requests look older than they are,
-and the provider may answer that its limit is exceeded. Then no request is sent for the time that
-the provider asks for.
+The ledger trusts the clock. If a stored request lies more than a minute in the future, the clock
+was set back since then, by at least that much. The stored times are then moved back, too; otherwise
+jobs would wait for hours without need. If the clock is set forward, requests look older than they
+are, and the provider may answer that its limit is exceeded. Then no request is sent for the time
+that the provider asks for.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ from app.core.settings import Settings
 from app.domain.calendar import Clock
 from app.errors import QuotaSpent
 
-# A job waits this long for a grant itself; for a longer wait it goes back to the queue.
+# A job waits at most this long for a grant. If it must wait longer, it goes back to the queue.
 MAX_WAIT = timedelta(seconds=62)
 
 # A request that has no outcome after this time was cut off: its process has ended. It is also how
@@ -42,8 +43,8 @@ MAX_WAIT = timedelta(seconds=62)
 CUT_OFF_AFTER = timedelta(seconds=60)
 
 # The number of requests that may be open at once, in all processes. The client of each process
-# sends at most as many at once: if more were granted, some would wait for the client after their
-# grant, and would then be sent too late and together with others.
+# sends at most this many at once. If more requests were granted, some would have to wait in the
+# client. They would be sent too long after their grants, and several at once.
 MAX_IN_FLIGHT = 3
 
 # For this time no requests are sent after the provider says that the day's quota is spent, even if
@@ -97,7 +98,11 @@ class UnreadableRow(Struct, frozen=True):
     not_after: date | None = None
 
     def may_fall_within(self, after: date, through: date) -> bool:
-        """Return whether the row may be about a day after `after`, `through` included."""
+        """
+        Return whether the row may be about a day in the period.
+
+        The period begins on the day after `after` and ends with the day `through`.
+        """
         if self.day:
             return after < self.day <= through
         return self.not_after is None or after < self.not_after
@@ -165,7 +170,12 @@ def next_allowed_at(
 
 
 def _exhausted_until(times: Sequence[datetime], limits: Sequence[RateLimit]) -> Iterator[datetime]:
-    """Yield, for each limit with enough known requests, when it allows the next request."""
+    """
+    Yield the time at which each limit allows the next request.
+
+    A limit that allows more requests than `times` has is left out. A time that is past means that
+    the limit allows a request now.
+    """
     for limit in limits:
         if len(times) >= limit.requests:
             yield times[limit.requests - 1] + limit.length
@@ -219,7 +229,7 @@ class RequestLedger:
                 "SELECT pg_advisory_xact_lock(%s, hashtext(%s))",
                 (Lock.RATE_LIMITER.first_key, self.provider),
             )
-            # Read under the lock: the wait for it may have been long.
+            # The time is read under the lock, because the wait for the lock may have been long.
             now, granted_at = self.clock.now(), monotonic()
             times = await self._request_times(conn)
             if times and times[0] - now > CUT_OFF_AFTER:
@@ -272,10 +282,9 @@ class RequestLedger:
         self, conn: AsyncConnection[Any], grant: Grant, unreadable: Sequence[UnreadableRow]
     ) -> list[UnreadableRow]:
         """
-        Store that a request was answered, and which rows that a figure needs cannot be read.
+        Store that a request was answered, and the `unreadable` rows that a figure may need.
 
-        Return those of the rows that the previous response to the same request did not have: only
-        they are worth a log line.
+        Return the rows to log: those that the previous response to the same request did not have.
         """
         cursor = await conn.execute(
             """
@@ -328,9 +337,9 @@ class RequestLedger:
         self, conn: AsyncConnection[Any], by: timedelta, now: datetime
     ) -> list[datetime]:
         """
-        Move the times of requests that lie in the future back by `by`: the clock was set back.
+        Subtract `by` from the times of all requests in the future, because the clock was set back.
 
-        Return the times of all requests after the change, newest first.
+        Return what `_request_times` returns after the change.
         """
         await conn.execute(
             """
@@ -408,7 +417,8 @@ class RequestLedger:
         """
         Return the number of requests by function and outcome.
 
-        The outcome of a request whose process ended without storing one is `cut_off`.
+        Requests that are still open are not counted. The outcome of a request whose process ended
+        without storing one is `cut_off`.
         """
         cursor = await conn.execute(
             """

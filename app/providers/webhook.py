@@ -29,7 +29,7 @@ TIMEOUT_SECONDS = 10.0
 _RETRY_STATUSES = (408, 425, 429)
 
 # True while a request of this module runs. A log record of a library does not say which module sent
-# the request, so the filter reads it from the context.
+# the request, so the filter reads this variable.
 _is_our_request: ContextVar[bool] = ContextVar("ours", default=False)
 for _name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"):
     logging.getLogger(_name).addFilter(lambda _: not _is_our_request.get())
@@ -94,7 +94,7 @@ class WebhookReceiver:
             UnicodeError,
         ):
             raise ConfigurationError(
-                f"{self.setting} cannot be asked as it stands: check the address."
+                f"{self.setting} has an address to which no request can be sent: check it."
             ) from None
         except httpx.HTTPError as error:
             # Only the class is named: the error's own text may contain the address.
@@ -113,9 +113,12 @@ class WebhookReceiver:
             raise _retryable_error(sentence, parse_retry_after(retry_after, self.clock.now()))
         if 300 <= status < 400:
             raise ConfigurationError(
-                f"{sentence}, a redirect, which is not followed: set it to where that leads."
+                f"{sentence}, a redirect, which is not followed: set {self.setting} to the new "
+                "address."
             )
-        raise ConfigurationError(f"{sentence}: it does not take what is sent; check the address.")
+        raise ConfigurationError(
+            f"{sentence}: the server does not accept the request; check the address."
+        )
 
 
 def _make_client() -> httpx.AsyncClient:

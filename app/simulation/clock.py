@@ -1,15 +1,15 @@
 """
-Simulated time: real time minus a lag that only becomes smaller.
+Simulated time: real time minus a lag. While a rehearsal runs, the lag only becomes smaller.
 
 Simulated time runs at the pace of real time while any job is at work. When every job waits, it
 jumps ahead to the first moment at which a job is due. When the lag is 0, simulated time is real
-time, and the same process goes on as a live service. With an end (`until`) the time stops there.
-All processes that share the database share one simulated time, and any of them makes the jump.
+time, and the same process continues as a live service. With an end (`until`) the time stops there.
+All processes that share the database share one simulated time, and any of them may make the jump.
 
 The schema `told` of a rehearsal's database contains the clock: the table `told.clock`, and the
 functions `told.now` (the simulated time) and `told.leap` (the jump). Procrastinate's fetch function
 calls `now()` without a schema, and in such a database its search path finds `told.now()` first. So
-it chooses due jobs by simulated time. Heartbeats and the detection of stalled jobs use real time,
+due jobs are chosen by simulated time. Heartbeats and the detection of stalled jobs use real time,
 because they are about real processes. The table also marks the database as rehearsed.
 """
 
@@ -34,9 +34,10 @@ from app.errors import ConfigurationError, TryAgainAt
 from jobs import queue_tables
 from jobs.queue import MAX_TICK_DELAY, MIDDLEWARE, Queue
 
-# The only SQL on the queue's tables outside `jobs.queue_tables`: it changes how the queue's own
-# fetch function reads the time, and `told.leap` must read the jobs inside Postgres, between its
-# lock and its update. Only the database of a rehearsal has it.
+# This is the only SQL on the queue's tables outside `jobs.queue_tables`. Only the database of a
+# rehearsal gets it. Its first statements change how the queue's own fetch function reads the time.
+# The function `told.leap` must read the jobs inside Postgres: after it has locked the clock, and
+# before it changes the lag.
 INSTALL_SQL = f"""
 CREATE OR REPLACE FUNCTION told.now() RETURNS timestamptz LANGUAGE sql STABLE
 AS 'SELECT least(pg_catalog.now() - make_interval(secs => lag), until) FROM told.clock';
@@ -54,11 +55,15 @@ BEGIN
     END LOOP;
 END $$;
 
--- Jump to the first event, and return the lag after it. An event is the next tick, the time at
--- which a job is due, or the end of a job's sleep. An event in the past, or at the epoch, means
--- that something may be at work, so there is no jump: a job runs and does not sleep, a job is due,
--- or a round of reconciliation runs (it holds an advisory lock). A due job that waits for another
--- job's lock does not count.
+-- Jump to the first event, and return the lag after the jump. An event is the next tick, the time
+-- at which a job is due, or the end of a job's sleep.
+--
+-- There is no jump while something may be at work. Then the first event is in the past, or it is
+-- the epoch. There are three such cases:
+--
+-- - A job runs, and does not sleep or its sleep has ended.
+-- - A job is due. (A job that waits for the lock of another job does not count.)
+-- - A round of reconciliation runs. It holds an advisory lock.
 CREATE OR REPLACE FUNCTION told.leap(tick timestamptz) RETURNS float8 LANGUAGE plpgsql AS $$
 DECLARE
     event timestamptz;
@@ -90,8 +95,6 @@ INSERT INTO told.clock (lag, seen)
 SELECT greatest(0, extract(epoch FROM clock_timestamp() - %s::timestamptz)), clock_timestamp()
 WHERE NOT EXISTS (SELECT FROM told.clock)
 """
-# The simulated time that an earlier rehearsal of this database has reached.
-_REACHED = "SELECT least(seen - make_interval(secs => lag), until) FROM told.clock WHERE lag > 0"
 # A rehearsal that stopped at its end continues from there. Any other rehearsal continues five
 # seconds after the time at which its clock was `seen` last, even if it was stopped for days. With
 # lag 0 the database is live already: nothing is changed, so that the pause counts as a real outage.
@@ -118,7 +121,7 @@ CONCURRENCY = 32
 
 # How often the clock tries to jump.
 POLL_SECONDS = 0.003
-# At real pace nothing jumps, so sleeping code looks at the time less often.
+# Once the time is real there are no jumps, so code that sleeps checks the time less often.
 _REAL_POLL_SECONDS = 0.5
 # The longest jump, so that reconciliation gets its turns.
 MAX_JUMP = timedelta(hours=6)
@@ -148,7 +151,7 @@ class SimulatedClock:
 
     @property
     def is_simulated(self) -> bool:
-        """Return whether the time is simulated. If so, Postgres uses it to choose due jobs."""
+        """Return whether the time is simulated. If so, Postgres chooses due jobs by that time."""
         return bool(self.lag)
 
     def now(self) -> datetime:
@@ -197,18 +200,18 @@ class SimulatedClock:
         """
         Begin at `begin`, or continue where an earlier rehearsal of this database stopped.
 
-        Raises ConfigurationError if the earlier rehearsal has passed `until` or has reached the
-        present.
+        If `until` is set, raises ConfigurationError if the earlier rehearsal has passed `until` or
+        has reached the present.
         """
         async with self.pool.connection() as conn, conn.transaction():
             await conn.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.SIMULATED_CLOCK,))
             await conn.execute(CREATE_CLOCK_TABLE)
             await conn.execute(INSTALL_SQL)
-            cursor = await conn.execute(_REACHED)
-            row = await cursor.fetchone()
-            if self.until and row and row[0] > self.until:
+            # Read before the next statements, which change the row.
+            reached = await rehearsed.get_simulated_time_on_connection(conn)
+            if self.until and reached and reached > self.until:
                 raise ConfigurationError(
-                    f"This rehearsal has reached {row[0]:%Y-%m-%d %H:%M} UTC already; "
+                    f"This rehearsal has reached {reached:%Y-%m-%d %H:%M} UTC already; "
                     "--until cannot go back. `alpha-monday db reset` deletes it."
                 )
             await conn.execute(_BEGIN, (begin,))
@@ -222,8 +225,8 @@ class SimulatedClock:
 
     async def run(self) -> None:
         """Defer periodic jobs and jump ahead until the time is real or has reached its end."""
-        # The worker would defer periodic jobs by real time. With `max_delay` 0 it defers none of
-        # them: only `_step` does.
+        # The worker would defer periodic jobs by real time. With `max_delay` 0 it defers none, and
+        # only `_step` defers them.
         defaults = self.queue.periodic_defaults
         self.queue.periodic_defaults = {"max_delay": 0}
         deferrer = PeriodicDeferrer(

@@ -10,14 +10,15 @@ a request chooses its fault:
      {"provider": "openai", "fault": "refusal", "times": 2}]
 
 `function`, `symbol`, `since`, `until` and `times` are optional. Without them a rule matches every
-function and symbol, at any time, without a limit.
+function and symbol, at any time, without a limit. `since` and `until` are times with their offset
+from UTC. A request at `until` does not match any more.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from random import Random
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct
@@ -57,7 +58,7 @@ BAD_KEY = (
     "the parameter apikey is invalid or missing. Please claim your free API key on "
     "(https://www.alphavantage.co/support/#api-key). It should take less than 20 seconds."
 )
-# With the fault `late_split`, a split is not listed until this long after its day.
+# With the fault `late_split`, a split is listed only when its day is longer ago than this.
 _LATE_SPLIT_DELAY = timedelta(days=5)
 HTML = (
     b"<!DOCTYPE html><html><head><title>Sorry</title></head>"
@@ -107,6 +108,10 @@ Series = dict[str, dict[str, str]]
 Splits = list[dict[str, str]]
 # The picks in the answer of a model.
 Picks = list[dict[str, Any]]
+
+# A time in a fault script. Without its offset from UTC, it could not be compared with the time of a
+# request.
+_TimeWithOffset = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 def json_reply(answer: object, status: int = 200) -> SimulatedReply:
@@ -203,7 +208,7 @@ def _each_split_twice(listed: Splits, _: SimulatedRequest) -> Splits:
 
 
 def _with_bar_of_today(series: Series, request: SimulatedRequest) -> Series:
-    """Return the series with a copy of its newest bar as the bar of today, before the session."""
+    """Return the series with a bar of a session that is not over: a copy of the newest bar."""
     today = str(calendar.new_york_date(request.at))
     return {today: next(iter(series.values())), **series}
 
@@ -329,12 +334,12 @@ class FaultRule(Struct, frozen=True, forbid_unknown_fields=True):
     fault: str
     function: str | None = None
     symbol: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
+    since: _TimeWithOffset | None = None
+    until: _TimeWithOffset | None = None
     times: int | None = None
 
     def matches(self, request: SimulatedRequest) -> bool:
-        """Return whether this rule applies to a request, whether or not `times` is used up."""
+        """Return whether this rule applies to a request. `times` is not taken into account."""
         return (
             self.provider == request.provider
             and self.function in (None, request.function)
@@ -348,21 +353,23 @@ def read_script(text: bytes, known: Mapping[str, Mapping[str, Fault]]) -> list[F
     """
     Return the rules of a script.
 
-    Raises ConfigurationError if the script is not a list of rules, or if it names a provider or a
-    fault that is not in `known`.
+    Raises ConfigurationError if the script is not a list of valid rules: a time without an offset,
+    for example, is not valid. Raises it also for a provider or a fault that is not in `known`.
     """
     try:
         rules = msgspec.json.decode(text, type=list[FaultRule])
     except msgspec.DecodeError as error:
-        raise ConfigurationError(f"The script of faults cannot be read: {error}.") from None
+        raise ConfigurationError(f"The fault script cannot be read: {error}.") from None
     for rule in rules:
         if rule.provider not in known:
             raise ConfigurationError(
-                f"{rule.provider!r} is not a provider: alphavantage or openai."
+                f"{rule.provider!r} is not a provider. Choose one of: {', '.join(known)}."
             )
         if rule.fault not in known[rule.provider]:
             names = ", ".join(known[rule.provider])
-            raise ConfigurationError(f"{rule.fault!r} is not a fault of {rule.provider}: {names}.")
+            raise ConfigurationError(
+                f"{rule.fault!r} is not a fault of {rule.provider}. Choose one of: {names}."
+            )
     return rules
 
 
@@ -379,7 +386,8 @@ class FaultScript:
         """
         Return the name of the fault of a request, or None.
 
-        Each call uses up one of the `times` of the first rule that matches.
+        The first rule that matches, and whose `times` are not used up, chooses the fault. This uses
+        up one of the rule's `times`.
         """
         for index, rule in enumerate(self.rules):
             is_used_up = rule.times is not None and self._used[index] >= rule.times
@@ -404,9 +412,10 @@ class FaultScript:
 
     def _draw_fault_of_morning(self, request: SimulatedRequest) -> str | None:
         """
-        Return the fault of a ticker's bars, or None; it is the same for the whole morning.
+        Return the fault of a ticker's bars, or None. All requests of a morning get the same result.
 
-        Some bars arrive late, and a few do not arrive at all.
+        Some newest bars arrive only in the afternoon, and a few only on a later day. Some answers
+        contain a bar of the day itself, whose session is not over.
         """
         day = calendar.new_york_date(request.at)
         draw = Random(f"{self.seed}/{request.symbol}/{day}").random()  # noqa: S311
@@ -418,7 +427,8 @@ class FaultScript:
         return None
 
 
-# Faults of any request. `hang` is left out, because it takes real time even in a rehearsal.
+# Faults of any request for prices. `hang` is left out, because it takes real time even in a
+# rehearsal.
 _PASSING_FAULTS = (
     "burst",
     "http_500",

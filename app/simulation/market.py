@@ -1,9 +1,9 @@
 """
 A simulated market: real tickers and real sessions, with generated prices that look real.
 
-Every price depends only on the seed, the ticker and the session, so the market is the same in every
-process and every run. The move of a share is the move of the market times its beta, plus a random
-move. Prices are rounded to cents, as exchanges write them.
+Every price depends only on the ticker, the session and the arguments of `Market`, so the market is
+the same in every process and every run. The move of a share is the move of the market times its
+beta, plus a random move. Prices are rounded to cents, as on an exchange.
 """
 
 from bisect import bisect_right
@@ -145,7 +145,11 @@ SHARES = {ticker: MarketShare(*row) for ticker, row in _SHARES.items()}
 
 
 class MarketBar(NamedTuple):
-    """One session of one share, as exchanges write it."""
+    """
+    One session of one share.
+
+    Prices are rounded to cents, and written with four decimals as Alpha Vantage writes them.
+    """
 
     open: str
     high: str

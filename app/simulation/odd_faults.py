@@ -1,9 +1,10 @@
 """
 Odd faults: answers that are partly readable, partly right, or misleading.
 
-They come from public bug reports. The faults of `app.simulation.faults` make the whole answer
-unusable. Odd faults leave most of it unchanged, so the code that reads the answer must decide which
-parts to use. No fault changes the market: the bars of `app.simulation.market` are the correct ones.
+They come from public bug reports. Most faults of `app.simulation.faults` make the whole answer
+unusable. Most odd faults leave a large part of it unchanged, so the code that reads the answer must
+decide which parts to use. No fault changes the market: the bars of `app.simulation.market` are the
+correct ones.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,8 @@ from app.simulation.faults import (
 )
 from app.simulation.market import BENCHMARK_TICKER, SHARES, alpha_vantage_bar
 
-# Notices whose words no rule of `app.providers.alpha_vantage_answers` was written for.
+# Notices in other words than those of `app.simulation.faults`. The rules of
+# `app.providers.alpha_vantage_answers` must find out what each of them means.
 THROTTLE_PREMIUM = (
     "Minute-level rate limit exceeded for the free tier. Please wait, or subscribe to a premium "
     "plan at https://www.alphavantage.co/premium/ for a higher limit."
@@ -57,19 +59,19 @@ ERROR_UNHEARD_OF = (
 )
 
 # With the fault "very_late_split", a split is not listed until this long after its day. (With
-# "late_split" of `app.simulation.faults` it is five days.) Twelve days after the first Tuesday of a
-# fortnight its second Sunday is over.
+# "late_split" of `app.simulation.faults` it is five days.) So on the second Sunday of a fortnight,
+# the splits of the first Tuesday and of all later days are not listed yet.
 VERY_LATE_SPLIT_DELAY = timedelta(days=12)
 
 # The amount by which the provider corrects a close, in the currency of the bars.
 CORRECTED_BY = Decimal("0.03")
 
-# How long the simulated model takes to answer, in seconds of simulated time. An earlier version
-# allowed less time for a question.
+# How long the simulated model takes to answer with the fault "thinks", in seconds of simulated
+# time. It is this long because an earlier version of the service allowed less time for a question.
 THINKING_SECONDS = 90.0
 
-# These factors mean 1/n and are rounded to four decimals, so they are not the product of two
-# factors with four decimals.
+# These factors are roundings of 1/15 and 1/3. A program that reads the answer takes them as exactly
+# 1/15 and 1/3. No two factors with four decimals have the product 1/15 or 1/3.
 _ROUNDED_FACTORS = ("0.0667", "0.3333")
 
 TextChange = Callable[[str, dict[str, Any], SimulatedRequest], str]
@@ -302,7 +304,7 @@ def _fence_content(choice: dict[str, Any], _: Picks) -> None:
 
 
 def _duplicate_pick_member(name: str, value: str) -> Fault:
-    """Return a fault that adds a member to the first pick that it already has, with `value`."""
+    """Return a fault that gives the first pick a second member `name`, with the value `value`."""
 
     def change(choice: dict[str, Any], picks: Picks) -> None:
         message = choice["message"]

@@ -1,14 +1,16 @@
 """
-Chooses odd faults at random: for one request in four, and reproducibly for the same seed.
+Chooses odd faults at random. The same seed chooses the same faults.
 
 There are three kinds of faults:
 
-- A passing fault is chosen for each request.
+- A passing fault belongs to a single request. One request in four has one.
 - A lasting fault is chosen for the subject of a request, because a provider gives the same wrong
-  answer to two requests with the same subject. How a ticker's splits are listed, and whether its
-  series is restated, never changes. A late bar or an unreadable close lasts a morning.
-- A permanent fault can make a Monday fail; `PERMANENT` lists them. A delisted or unknown ticker
-  lasts a quarter of a year, a refused key or a spent quota lasts a day.
+  answer to two requests with the same subject. Some of these faults never end, for example a split
+  that is listed as two, or a restated series. Others last a morning: a late bar or an unreadable
+  close.
+- A permanent fault lasts for at least a day. No retry on that day helps, so the fault can make a
+  Monday fail. `PERMANENT` lists these faults. A ticker stays delisted or unknown for a quarter of a
+  year. A key stays refused, or a quota spent, for a day.
 
 A Monday has three questions to the model. The third one never gets a passing fault that makes the
 answer unusable: three such faults in a row would be an outage, which a fault script can simulate.
@@ -54,8 +56,8 @@ SLIPS = (
     "refusal", "truncated", "two_picks",
 )  # fmt: skip
 
-# The faults that can make a Monday fail, by provider. The checker of a rehearsal accepts a failed
-# Monday for no other reason.
+# The faults that can make a Monday fail, by provider. `tests/support/odd_checker.py`, which checks
+# the record of a rehearsal with odd faults, accepts a failed Monday for no other reason.
 PERMANENT = {
     "alphavantage": ("unknown_for_good", "delisted_lately", "bad_key", "premium", "quota"),
     "openai": ("bad_key", "no_credit"),
@@ -160,7 +162,8 @@ class OddProviders:
         if self._counts[_kind(request)] >= QUESTIONS_PER_MONDAY:
             allowed = METADATA
         # A year has few questions, so the faults are drawn like cards from a deck: none repeats
-        # before each has occurred.
+        # before each has occurred. There is one exception: if the deck has no fault that a third
+        # question may get, a new deck begins earlier.
         if not set(self._deck) & set(allowed):
             self._deck = rng.sample((*METADATA, *SLIPS), len(METADATA) + len(SLIPS))
         name = next(fault for fault in self._deck if fault in allowed)

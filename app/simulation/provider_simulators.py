@@ -1,10 +1,10 @@
 """
 Simulators of both providers: a process on loopback that responds with their protocols.
 
-`GET /query` simulates Alpha Vantage: `TIME_SERIES_DAILY` and `SPLITS`, with notices and errors as
-HTTP 200, and with its limits. `POST /v1/chat/completions` simulates OpenAI. The prices are those of
-the simulated market, and the ideas are written like a model's. `app.simulation.faults` describes
-the faults that can be injected.
+`GET /query` simulates Alpha Vantage: its functions `TIME_SERIES_DAILY` and `SPLITS`, its limits,
+and its notices and errors, which have the status 200. `POST /v1/chat/completions` simulates OpenAI.
+The prices are those of the simulated market, and the ideas are written like a model's.
+`app.simulation.faults` describes the faults that can be injected.
 
 The time is the simulated time of a rehearsal's database, or starts at a given time, or is real.
 Every request is logged to a file before it is answered, one JSON object per line, so that no
@@ -62,8 +62,8 @@ GAP = timedelta(seconds=1)
 # an argument, because every user of the machine can read the arguments of a process.
 CLOCK_VARIABLE = "REHEARSAL_CLOCK"
 
-# In seconds: how long the fault `hang` waits for the client to give up, and the pause between two
-# bytes of the fault `slow`.
+# How long the fault `hang` waits for the client to disconnect, and the pause between two bytes of
+# the fault `slow`; in seconds.
 HANG_SECONDS = 120.0
 TRICKLE_SECONDS = 0.2
 # How long a request waits for a database that is unavailable.
@@ -161,7 +161,7 @@ class ProviderSimulators:
         return []
 
     def _answer_alpha_vantage(self, request: SimulatedRequest) -> tuple[str | None, SimulatedReply]:
-        """Return the correct reply, and the name of the refusal if it is one."""
+        """Return the name of the refusal, or None, and the reply without faults."""
         if not request.key:
             return "bad_key", json_reply({"Error Message": BAD_KEY})
         if self._is_burst(request.at):
@@ -187,7 +187,7 @@ class ProviderSimulators:
         """
         Return the latest 100 bars, newest first.
 
-        The newest is yesterday's: the service requests prices before today's session begins.
+        The newest is yesterday's: the service never needs a bar of today.
         """
         bars = self.market.bars(ticker, new_york_date(now) - timedelta(days=1))
         return {
@@ -210,7 +210,7 @@ class ProviderSimulators:
     def _answer_openai(
         self, body: bytes, request: SimulatedRequest
     ) -> tuple[str | None, SimulatedReply]:
-        """Return the correct reply, and the name of the refusal if it is one."""
+        """Return the name of the refusal, or None, and the reply without faults."""
         if not request.key:
             refusal = answer_error(401, "You didn't provide an API key.")
             return "bad_key", refusal(json_reply({}), request)
@@ -239,7 +239,9 @@ class ProviderSimulators:
         """
         Return the seed of the model's ideas.
 
-        With `odd` some tickers stay unknown, so each question of a day must get other ideas.
+        With `odd`, the price simulator answers for some tickers that it does not know them, also if
+        it is asked again. So each question of a day must get other ideas: the same ideas would fail
+        again.
         """
         earlier_questions = self.odd.questions_on(day) if self.odd else 0
         if not earlier_questions:
@@ -287,7 +289,7 @@ async def _send_reply(reply: SimulatedReply, request_id: str, receive: Any, send
         for byte in body[:count]:
             await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
             with suppress(TimeoutError):
-                # The only message that can arrive says that the client has given up.
+                # The only message that can arrive says that the client has disconnected.
                 await asyncio.wait_for(receive(), TRICKLE_SECONDS)
                 return
         body = body[count:]
@@ -348,7 +350,8 @@ def database_time(conninfo: str) -> Now:
     Return a function that returns the simulated time of a rehearsal's database.
 
     While the database is unavailable, a request waits for up to five seconds, because simulated
-    time may have jumped in the meantime. After that, the last known lag is used.
+    time may have jumped in the meantime. After that, the time is computed from the last known lag:
+    the time by which the simulated clock is behind the real one.
     """
     lag = timedelta(0)
     connection: psycopg.AsyncConnection[Any] | None = None
@@ -389,7 +392,7 @@ def simulated_sleep(conninfo: str) -> Sleep:
                 await connection.execute(
                     "UPDATE told.clock SET lag = greatest(0, lag - %s)", (seconds,)
                 )
-        # By then the service has read the new lag, too.
+        # Meanwhile the service reads the new lag.
         await RealClock().sleep(0.3)
 
     return sleep
@@ -412,8 +415,8 @@ async def serve(
     """
     Answer requests until the process is stopped.
 
-    With `until_input_ends` it also stops when standard input ends. That is a pipe from the process
-    that started this one, so this process ends when that one does.
+    With `until_input_ends`, it also stops when standard input ends. Standard input is then a pipe
+    from the parent process, so the simulators end when the parent ends.
     """
     # uvicorn would log injected faults as errors.
     config = uvicorn.Config(
@@ -495,8 +498,8 @@ def _make_parser() -> ArgumentParser:
         "--odd",
         type=_seed,
         metavar="SEED",
-        help="inject every known kind of fault, at random, into one request in four, in a market "
-        "with more splits",
+        help="inject many kinds of faults, at random: one request in four gets a fault of its own, "
+        "and other faults last for a time or never end; the market has more splits",
     )
     parser.add_argument(
         "--log", type=Path, help="the file to which requests are logged, one JSON object per line"

@@ -38,10 +38,10 @@ from jobs import queue, queue_tables
 from jobs.context import Context, RealClock
 
 REQUEST_LOG = Path(".alpha-monday") / "requests.jsonl"
-# The providers, by their name in a fault script, and the setting with the address of another
-# server than a simulator.
+# The setting with a provider's address, by the provider's name in a fault script. If the setting is
+# set, the rehearsal uses that server instead of a simulator.
 ADDRESS_SETTINGS = {"openai": "OPENAI_BASE_URL", "alphavantage": "ALPHA_VANTAGE_BASE_URL"}
-# The first Monday at which the simulated market has the hundred bars that a provider lists.
+# On this Monday the simulated market has a little more than the hundred bars that a provider lists.
 EARLIEST_MONDAY = date(2023, 6, 5)
 # With a real price provider, its bars decide how early a rehearsal can begin. This bound only keeps
 # dates within what all parts of the service can represent.
@@ -50,8 +50,8 @@ _SIMULATED_KEY = "rehearsed-key-of-nobody"
 # The seed of the faults of an ordinary rehearsal.
 _FAULT_SEED = "a bad day"
 
-# The seconds between the attempts to learn how far back the bars of a price provider reach. After
-# five useless responses within about a minute the rehearsal is refused.
+# The pauses between the requests for the benchmark's bars, in seconds. After five responses without
+# usable bars, within about a minute, the rehearsal is refused.
 PAUSES = (3.0, 7.0, 15.0, 30.0)
 
 
@@ -73,9 +73,9 @@ def choose_span(
     """
     Return the span of `weeks` Mondays.
 
-    The last Monday is the newest one at the end of the day `until`, or now if `until` is None. How
-    early the span may begin depends on the price provider: the beginning of the simulated market is
-    known, and the bars of a real provider are requested later, by `refuse_out_of_reach`.
+    The last Monday is the newest one at the end of the day `until`, or now if `until` is None. With
+    simulated prices, the span begins on EARLIEST_MONDAY or later. With a real provider, its bars
+    decide: `refuse_out_of_reach` requests them later.
 
     Raises ConfigurationError if `until` is not before today, or if the span begins too early.
     """
@@ -116,7 +116,9 @@ def _explain_too_early(oldest: date, has_real_prices: bool, advice: str) -> str:
 
 def database_address(settings: Settings) -> str:
     """
-    Return the address of the rehearsal's database; create the embedded Postgres if none is set.
+    Return the address of the rehearsal's database.
+
+    If DATABASE_URL is not set, the embedded Postgres is created or started.
 
     Raises ConfigurationError if the database holds a live record, if its user may not own a
     rehearsal's tables, or if it is unreachable.
@@ -219,9 +221,11 @@ def running_simulators(
     """
     Start simulators of the providers without an address; yield the rehearsal's settings.
 
-    `address` is the database's. Faults are injected at random unless `calm`, or by the seed `odd`
-    into one request in four, and by the fault script `faults`. Alerts and heartbeats are sent only
-    if their address is set in the environment itself.
+    `address` is the address of the database. With the seed `odd`, many kinds of faults are
+    injected: one request in four gets a fault of its own, and some faults last
+    (`app.simulation.odd_providers`). Without it, typical faults are injected into some requests,
+    unless `calm`. The fault script `faults` adds its own faults. Alerts and heartbeats are sent
+    only if the environment has their address. Otherwise the address in `settings` is removed.
 
     Raises ConfigurationError if the simulators do not start or the script cannot be read.
     """
@@ -236,8 +240,8 @@ def running_simulators(
     command = _simulators_command(settings, calm=calm, odd=odd, faults=faults, log=log)
     with subprocess.Popen(
         command,
-        # The address is not an argument, because every user of the machine can read those of a
-        # process, and the address may contain a password.
+        # The address is not an argument: it may contain a password, and every user of the machine
+        # can read the arguments of a process.
         env={**sessions.full_environment(), CLOCK_VARIABLE: address},
         # The pipe ends with this process, and then the simulators end.
         stdin=subprocess.PIPE,
@@ -376,13 +380,13 @@ async def _fetch_benchmark_bars(
                 reason = str(error)
             if attempt == len(pauses):
                 raise ConfigurationError(
-                    "How far the bars of ALPHA_VANTAGE_BASE_URL reach could not be learned, in "
+                    "The bars of ALPHA_VANTAGE_BASE_URL could not be read, in "
                     f"{attempt + 1} attempts within {monotonic() - start:.0f} s. "
-                    f"The last: {reason} "
+                    f"The last attempt: {reason} "
                     "Nothing was recorded. Check the address, or try again later."
                 )
             report(
-                f"How far do the bars of ALPHA_VANTAGE_BASE_URL reach? {reason} "
+                f"The bars of ALPHA_VANTAGE_BASE_URL are not known yet. {reason} "
                 f"Next attempt in {pauses[attempt]:.0f} s."
             )
             await _clear_pause(context)

@@ -187,7 +187,11 @@ async def get_oldest_active_baseline(conn: Conn) -> date | None:
 
 
 async def count_by_status(conn: Conn, series: str) -> dict[tuple[str, str], int]:
-    """Return the number of batches by status and failure reason, which only failed ones have."""
+    """
+    Return the number of batches by status and failure reason.
+
+    The failure reason is empty unless the batch failed.
+    """
     cursor = await conn.execute(
         "SELECT status, coalesce(failure_reason, ''), count(*) FROM batches "
         "WHERE series = %s GROUP BY 1, 2",
@@ -207,9 +211,10 @@ async def lock_for_update(conn: Conn, id: UUID) -> Batch:
 
 async def lock_all_with_ticker(conn: Conn, ticker: str) -> list[Batch]:
     """
-    Lock the batches that use a ticker until the transaction ends, and return their rows.
+    Lock every batch that uses a ticker, and return their rows.
 
-    A batch uses it for its benchmark, for a pick, or for a pick before that pick was renamed.
+    The lock lasts until the transaction ends. A batch uses the ticker for its benchmark, for a
+    pick, or for a pick before that pick was renamed. Failed batches are left out.
     """
     # In the order of their ids, so that two transactions that lock several batches cannot deadlock.
     return await select_rows(
@@ -290,7 +295,7 @@ async def rename_pick(
 
 
 async def get_endings(conn: Conn, batch_id: UUID) -> dict[UUID, Ending]:
-    """Return how each ended pick of a batch ended, by the pick's id."""
+    """Return the ending of each pick of a batch that ended, by the pick's id."""
     contents = await journal.list_contents(conn, batch_id, JournalKind.PICK_ENDED)
     endings = [msgspec.convert(content["ending"], Ending, strict=False) for content in contents]
     # The oldest entry comes first, so the newest ending of a pick replaces an earlier one.

@@ -87,9 +87,10 @@ class RelatedChanges(Struct, frozen=True):
     """
     The rows that are journaled together with a computed checkpoint, besides its own figures.
 
-    `splits` are the readings of splits that its figures use; they are already stored. The other
-    rows are updated. `picks_with_open` are the picks whose open became known, with that open.
-    `completed_metrics` are earlier metrics of these picks, with their return from the open.
+    - `splits`: the readings of splits that these figures use. They are already stored.
+    - `picks_with_open`: the picks whose open became known, with that open. Their rows are updated.
+    - `completed_metrics`: earlier metrics of these picks, now with their return from the open.
+      Their rows are updated, too.
     """
 
     splits: Sequence[Split] = ()
@@ -142,8 +143,8 @@ async def retake(
     """
     Turn a skipped checkpoint into a computed one. Return False if it is no longer skipped.
 
-    The row still has the time and the reason of the skip. The journal gets another entry, after the
-    one of the skip.
+    It also returns False if the checkpoint was skipped because the market was closed. The row keeps
+    the time and the reason of the skip. The journal gets another entry, after the one of the skip.
     """
     await batches.lock_for_update(conn, checkpoint.batch_id)
     # The condition lets only one of several retakes change the row.
@@ -359,7 +360,7 @@ async def list_computed(
     conn: Conn, since: datetime | None = None, limit: int | None = None
 ) -> list[ComputedCheckpoint]:
     """
-    Return the computed checkpoints of day 1 or later, the one that was taken last first.
+    Return the computed checkpoints of day 1 or later, the most recently taken one first.
 
     With `since`, these are only the checkpoints that were taken at that time or later; with
     `limit`, at most that many.

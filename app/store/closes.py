@@ -18,7 +18,7 @@ from app.store.rows import Conn, insert_row, select_row, select_rows
 
 
 class ChangedClose(Struct, frozen=True):
-    """Two readings of one session: `after` is new, and differs from `before`, the last one."""
+    """Two different readings of one session: `before` was the newest one until `after` was read."""
 
     before: Close
     after: Close
@@ -51,11 +51,11 @@ async def get_last_read_at(conn: Conn, ticker: str) -> datetime | None:
 
 async def list_newest(conn: Conn, tickers: TickerHistory, first: date, last: date) -> list[Close]:
     """
-    Return the newest reading of each session of a share from `first` to `last`, oldest session
-    first.
+    Return the newest reading of each session of a share, the oldest session first.
 
-    A period of the history may list several tickers. If a session has readings of more than one of
-    them, the newest reading of the last one is used.
+    The sessions are those from `first` to `last` that have a reading. A period of the history may
+    list several tickers. If a session has readings of more than one of them, the newest reading of
+    the last ticker is used.
     """
     newest: dict[date, Close] = {}
     for period in tickers.periods:
@@ -85,7 +85,7 @@ async def list_by_ticker(
 
 
 async def list_by_ids(conn: Conn, ids: Iterable[object]) -> list[Close]:
-    """Return the readings with these ids, by ticker; ids that are None are ignored."""
+    """Return the readings with these ids, sorted by ticker; ids that are None are ignored."""
     # COLLATE "C" makes the order independent of the database's collation.
     return await select_rows(
         conn,
@@ -109,7 +109,7 @@ async def insert_new(
 
     Return the readings that differ from an earlier one. `all_bars` are all bars of the provider's
     response (`bars` if empty). They show whether the provider restated a session after a split. The
-    source of such a reading has the day on which the restated price was first read.
+    source of such a reading names the day on which the restated price was first read.
     """
     response_bars = all_bars or bars
     known = await _list_by_session(conn, ticker, [bar.trading_day for bar in response_bars])
@@ -119,7 +119,8 @@ async def insert_new(
         before = None
         if bar.trading_day in known:
             before = known[bar.trading_day][-1]
-        # If the open of a bar cannot be read, the bar does not replace a reading that has an open.
+        # A bar whose open cannot be read does not replace a reading with the same close: that
+        # reading may have an open.
         if before and before.close == bar.close and bar.open in (None, before.open):
             continue
 

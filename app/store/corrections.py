@@ -40,7 +40,7 @@ async def apply(
     at: datetime,
 ) -> None:
     """
-    Correct one checkpoint, with the journal entry.
+    Correct one checkpoint, and append the journal entry.
 
     `rows` are pairs: the stored row, and the row with the new figures. They include the
     checkpoint's own row, even if it does not change. The new figures depend on `readings` and

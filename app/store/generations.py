@@ -67,12 +67,13 @@ async def complete(conn: Conn, generation: Generation, at: datetime) -> bool:
     """
     Store a question's outcome with its journal entry. Return False if it already has an outcome.
 
-    There is one exception: an accepted answer can be refused afterwards, if one of its ideas has no
-    price. This is possible only until its Monday has a batch with picks.
+    There is one exception: an accepted answer can be refused afterwards, for example because one of
+    its ideas has no price. If the Monday already has a batch with picks, nothing is stored, and the
+    function returns False.
     """
-    # The lock needs a separate statement, because a statement sees only what was committed before
-    # it started. So the UPDATE sees a batch that was committed while this transaction waited for
-    # the lock.
+    # A statement sees only what was committed before it started. The UPDATE must also see a batch
+    # that was committed while this transaction waited for the lock, so it is a second statement,
+    # which starts when the lock is held.
     await lock_for_update(conn, generation.id)
     # A question that was given up without an answer cannot get an answer afterwards, because its
     # `accepted` is false, and no longer null.

@@ -35,7 +35,7 @@ async def find_picks_with_open(
     for pick in picks:
         if pick.entry_open is not None:
             continue
-        # A renamed share has another ticker in that session.
+        # If the share was renamed, it may have had another ticker on that session.
         reading = await closes.get_newest(conn, tickers[pick.id].ticker_on(session), session)
         if reading and reading.open:
             picks_with_open[pick.id] = replace(
@@ -54,7 +54,8 @@ async def complete_metrics(
     """
     Return the stored metrics of the picks in `picks_with_open`, with their return from the open.
 
-    They were stored before the open was known. This function does not store the new values.
+    These metrics were stored before the open was known. This function does not store the new
+    values.
     """
     completed: list[PickMetric] = []
     if not picks_with_open:

@@ -74,9 +74,14 @@ async def insert_row(conn: Conn, table: str, row: Struct, *, on_conflict: str = 
 
 
 async def update_row(conn: Conn, table: str, *, before: Struct, after: Struct) -> None:
-    """Write those columns of the row with `after`'s id in which `after` differs from `before`."""
-    # The statement sets only the changed columns: if it set a figure that has no correction, a
-    # trigger would refuse it.
+    """
+    Update the row with the id of `after`: the columns in which `after` differs from `before`.
+
+    The two must differ.
+    """
+    # The statement sets only the changed columns. The service's role has no right to update columns
+    # that never change, such as `batch_id` (`app/database/rights.py`), so Postgres would refuse a
+    # statement that sets all columns.
     changed = [
         name for name in after.__struct_fields__ if getattr(after, name) != getattr(before, name)
     ]
@@ -137,10 +142,10 @@ def _select_statement(type_: type[Struct], table: str, where: str) -> sql.Compos
 
 async def find_unreadable_time(conn: Conn, type_: type[Struct], table: str) -> str:
     """
-    Return a clause that names the first row of `table` with a time or date Python cannot represent.
+    Return a description of a row of `table` that has a time which Python cannot represent.
 
-    Return an empty text if there is no such row. Times are read as text, because psycopg raises an
-    error for such a value.
+    The description is a part of a sentence for a message; it is empty if there is no such row.
+    Dates count, too. Times are read as text, because psycopg raises an error for such a value.
     """
     names = [
         name

@@ -1,8 +1,9 @@
 """
-The histories of a batch's shares, which its figures depend on besides their two prices.
+The histories of a batch's shares: what a figure depends on besides its initial and current price.
 
-The history of a share has its tickers, its splits, the closes between baseline and checkpoint, the
-basis date of its open, and its last session.
+The history of a share has its tickers, its splits, and its closes from the baseline to day 14. The
+history of a pick's share also has the basis date of the pick's `entry_open`, and the last session
+of a share that stopped trading.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +59,7 @@ async def for_picks(conn: Conn, batch: Batch, picks: Sequence[Pick]) -> Mapping[
 
 
 def _entry_basis_date(entries: Mapping[UUID, Close], pick: Pick) -> date | None:
-    """Return the basis date of a pick's open (see `basis_date`), or None without an open."""
+    """Return the basis date of a pick's `entry_open` (see `basis_date`); None if it has none."""
     if pick.entry_close_id is None:
         return None
     reading = entries[pick.entry_close_id]
@@ -77,12 +78,13 @@ async def for_metric(
     """
     Return what a stored metric depends on, given the `history` of its pick's share.
 
-    This is `history` with the tickers that were known when the metric's close was read.
+    This is `history` with the tickers that were known when the metric's close was read, and without
+    a last session. A metric without a close depends on `history` as it is.
     """
     if metric.close_id is None:
         return history
-    # The metric's session stays as it is. An ending that was recorded later may have an earlier
-    # last session, which must not replace it.
+    # A metric with a close keeps the session of this close. An ending that was recorded later may
+    # have an earlier last session, and that must not replace the session of the metric.
     history = replace(history, last_session=None)
     (reading,) = await closes.list_by_ids(conn, [metric.close_id])
     if history.tickers.is_ticker_on(reading.ticker, reading.trading_day):

@@ -10,7 +10,11 @@ from app.store.rows import Conn, insert_row, select_rows
 
 
 async def list_in_force(conn: Conn, tickers: TickerHistory) -> list[Split]:
-    """Return the splits in force of one share, oldest first, by the share's ticker on each day."""
+    """
+    Return the splits of one share that are in force, oldest first.
+
+    A split counts under the ticker that the share has on the split's effective date.
+    """
     # SQL need not sort the readings: `splits_in_force` chooses the newest ones and sorts them.
     readings = await select_rows(
         conn,
@@ -34,5 +38,5 @@ async def list_readings(conn: Conn, ticker: str) -> list[Split]:
 
 
 async def insert(conn: Conn, split: Split) -> bool:
-    """Insert a reading. Return False if the same reading with that time is already stored."""
+    """Insert a reading. Return False if a reading of this split at that time is already stored."""
     return await insert_row(conn, "splits", split, on_conflict="ON CONFLICT DO NOTHING")

@@ -19,7 +19,7 @@ def health_routes(check: Callable[[], Awaitable[Health]]) -> Sequence[HTTPRouteH
         sync_to_thread=False,
     )
     def live() -> dict[str, str]:
-        """Answer, which shows that the process runs and its event loop is not blocked."""
+        """Answer. An answer shows that the process runs and its event loop is not blocked."""
         return {"status": "alive"}
 
     @route(HEALTH.litestar_path, http_method=HEALTH.methods, media_type=MediaType.JSON)

@@ -27,7 +27,7 @@ from app.core import tasks
 from app.web.routes import JOURNAL_STREAM
 
 MAX_STREAMS = 256
-# An office behind one address may have this many pages open. Eight such addresses take all places.
+# An office behind one address may have this many pages open. Eight such addresses use all streams.
 MAX_STREAMS_PER_ADDRESS = 32
 # The longest time in which a stream sends nothing, in seconds. Proxies close a connection that is
 # silent for a minute, some after half a minute.
@@ -42,8 +42,8 @@ RETRY_DELAY = 1.0
 # Postgres's bigint has at most 19 digits, and each number of 18 digits is in its range.
 _MAX_SEQ_DIGITS = 18
 
-# A key in a request's scope: a function that ends the stream. The server calls it when it stops,
-# because a stream does not end otherwise.
+# A key in a request's scope. Its value is a function that ends the stream: the server calls this
+# function when the server stops, because a stream does not end otherwise.
 END_STREAM = "alpha_monday.end"
 
 # The journal's newest entry as the API returns it; an empty mapping if the journal is empty.
@@ -72,9 +72,9 @@ class JournalStream:
     """
     Sends the journal's head to all open streams whenever it has changed.
 
-    `wait_for_change` gets a revision of the record, and returns the current revision as soon as
-    that is another one. `read_head` returns the journal's newest entry, or None if the database is
-    unavailable.
+    `wait_for_change` receives a revision, waits until the record has another one, and returns the
+    new one. `read_head` returns the journal's newest entry, an empty mapping if there is none, or
+    None if the database is unavailable.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class JournalStream:
         return self._open.total
 
     def _refusal(self, client: str) -> bytes:
-        """Return the response text for a client that may have no further stream, else nothing."""
+        """Return the response text that refuses a stream to a client; empty if it is allowed."""
         if self.streams >= self.max_streams:
             return _TOO_MANY
         if self._open.count_for(client) >= MAX_STREAMS_PER_ADDRESS:
@@ -203,7 +203,7 @@ def _response_start(refusal: bytes, extra_headers: Mapping[str, str]) -> dict[st
 
 
 async def _wait_for_first(first: asyncio.Event, second: asyncio.Event, seconds: float) -> bool:
-    """Wait until one of two events is set. Return False if none is set within `seconds`."""
+    """Wait until one of two events is set. Return False if neither is set within `seconds`."""
     waiting = [asyncio.create_task(event.wait()) for event in (first, second)]
     try:
         done, _ = await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

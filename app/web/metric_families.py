@@ -30,7 +30,7 @@ _OTHER_TASK = "other"
 # The lateness for a status that no checkpoint has.
 _NO_LATENESS = Lateness(dict.fromkeys(LATENESS_BUCKETS, 0))
 
-# Numbers by the values of the labels, in the order of the labels.
+# The numbers of a metric. A key is a tuple of the labels' values, in the order of the labels.
 Samples = Mapping[Any, float]
 
 
@@ -51,7 +51,7 @@ def counter(name: str, description: str, samples: Samples, *, labels: Sequence[s
 
 
 def one_label(numbers: Mapping[str, float]) -> Samples:
-    """Return numbers by the values of one label as samples."""
+    """Return the samples of a metric with one label. The keys of `numbers` are its values."""
     return {(value,): number for value, number in numbers.items()}
 
 
@@ -156,8 +156,8 @@ def _queue_families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     our_tasks = {name for name in queue.tasks if "procrastinate" not in name}
     jobs = Counter(dict.fromkeys(product(sorted(our_tasks), QUEUE_STATUSES), 0))
     for row in snapshot.queue.jobs:
-        # Another program may have deferred a job with any task name, which must not become the
-        # value of a label. "other" has series only while there are such jobs, which is rare.
+        # Another program may have deferred a job with any task name. Such a name must not become
+        # the value of a label. "other" has series only while there are such jobs, which is rare.
         task = row.task
         if task not in our_tasks:
             task = _OTHER_TASK

@@ -1,9 +1,11 @@
 """
 `/metrics`, in Prometheus's text format: what this process counts, and what Postgres knows.
 
-No label has a value that comes from outside. Each series exists from the beginning, with the value
-0, so that the first error is an increase that an alert can see. Times and ages are in seconds of
-the service's own clock. Requests within three seconds share one result.
+No label has a value that comes from outside. The time series of counters exist from the beginning,
+with the value 0, so that the first error is an increase that an alert can see. There is one
+exception, `graphql_requests`: from the beginning it has only the outcomes `answered` and
+`SERVICE_UNAVAILABLE`, and each other error code is added with its first error. Times and ages are
+in seconds of the service's own clock. Requests within three seconds share one result.
 """
 
 import asyncio
@@ -59,8 +61,8 @@ class Metrics:
     """
     The metrics of one process.
 
-    It counts the requests that are reported to it. All other values are read when `/metrics` is.
-    `process_state` is None before the service has started and after it has stopped.
+    It counts the requests that are reported to it. All other values are read for each new text of
+    `/metrics`. `process_state` is None before the service has started and after it has stopped.
     """
 
     def __init__(self, version: str, *, rehearsed: bool) -> None:
@@ -91,7 +93,7 @@ class Metrics:
         self._registry.register(_LazyCollector(self._families))
 
     def count(self, *, route: str, status: int, outcome: str | None, seconds: float) -> None:
-        """Count a request. It is an `app.web.middleware.RequestObserver`."""
+        """Count a request. This method is an `app.web.middleware.RequestObserver`."""
         self._requests[route, _status_class(status)] += 1
         self._durations[route].observe(seconds)
         if outcome and route == "graphql":
@@ -140,8 +142,8 @@ class Metrics:
 
     def _request_families(self, cache: ResponseCache) -> Iterator[Metric]:
         """Yield the counts of requests, and of the response cache."""
-        # The cache counts hits and refusals of all paths. Those of other paths are in `_requests`
-        # already, so the rest is GraphQL.
+        # The cache counts hits and refusals of all paths. `_requests` already has those of other
+        # paths than the API's, so only the API's own must be added.
         hits = cache.hits - self._cached_elsewhere["2xx"]
         refusals = cache.refusals - self._cached_elsewhere["5xx"]
 
@@ -192,7 +194,8 @@ class _LazyCollector(Collector):
         """
         Return nothing.
 
-        Without this method, the registry would collect the metrics when this is registered.
+        Without this method, the registry would collect the metrics as soon as this collector is
+        registered.
         """
         return ()
 

@@ -1,12 +1,13 @@
 """
-The middleware of every request that is not answered from the response cache.
+The middleware of every request that the response cache neither answers nor refuses.
 
 It gives the request an id, for the log and for the response, adds the headers that every response
-has, and reports the request to the metrics.
+has, and reports the request to the metrics. If the client or the proxy sent an id that is short and
+has only plain characters, this is the id of the request. Otherwise the id is random.
 
-It is installed behind the response cache, so that cached responses do not pay for any of this. They
-already have the headers, they log nothing, and the cache counts them. The id of a request is the
-one that the client or the proxy sent, if it is short and has only plain characters.
+The middleware is installed behind the response cache, so a cached response costs none of this work.
+A cached response already has the headers, causes no log line, and is counted by the cache. The
+cache also counts its refusals, and adds the headers to them.
 """
 
 import re
@@ -85,7 +86,7 @@ class RequestMiddleware:
             nonlocal status, seconds
             if message["type"] == "http.response.start":
                 status = message["status"]
-                # The time ends here, because the speed of the client does not matter.
+                # The time is measured until here, so that a slow client does not count.
                 seconds = perf_counter() - started_at
                 headers = self._response_headers(message, id)
                 message = {**message, "headers": with_security_headers(headers, https=https)}

@@ -6,12 +6,15 @@ response. So one client could fill the memory with waiting requests. And when a 
 uvicorn tells only the newest request of the connection. So a stream with another request after it
 would continue without a reader until a write fails.
 
-The protocol in this module parses the bytes that have arrived in small pieces. While a request
-waits, it neither parses nor reads. TCP then slows the client down. Each request is still answered,
-also if the client closes its half of the connection after the last one.
+The protocol in this module divides the bytes that have arrived into small pieces, and parses one
+piece after the other. While a request waits, the protocol neither parses nor reads. There is one
+exception: if the response that is being sent is a stream, the protocol reads up to a limit. When
+nothing is read, TCP slows the client down. Each request is still answered, also if the client
+closes its half of the connection after the last request.
 
-A request is also not started before its client has read the earlier responses. Otherwise its
-response would be computed and would wait in memory, where no limit counts it.
+If a client reads too slowly, uvicorn pauses writing. Until uvicorn writes again, the next request
+of the connection is not started. Otherwise its response would be computed and would wait in memory,
+where no limit counts it.
 """
 
 import asyncio
@@ -111,7 +114,7 @@ class PipelineProtocol(HttpToolsProtocol):
         Continue to read although requests wait, up to a limit.
 
         A disconnect is noticed only on a connection that is read. Without reading, the stream would
-        keep its place until its next write fails.
+        count as open until its next write fails, and the number of open streams is limited.
         """
         if len(self._arrived) > HIGH_WATER_LIMIT:
             self.transport.abort()
@@ -120,7 +123,7 @@ class PipelineProtocol(HttpToolsProtocol):
             FlowControl.resume_reading(self.flow)
 
     def _has_room(self) -> bool:
-        """Return whether no request waits, and little of the current body is unread."""
+        """Return whether no request waits, and the application has read most of the body."""
         if self.pipeline:
             return False
         cycle = self.cycle
@@ -159,7 +162,11 @@ class PipelineProtocol(HttpToolsProtocol):
 
 
 class _PipelineFlowControl(FlowControl):
-    """Resumes reading only when everything that arrived before is parsed and no request waits."""
+    """
+    Resumes reading only when everything that arrived before is parsed and no request waits.
+
+    Behind a stream, it always resumes reading.
+    """
 
     def __init__(self, protocol: PipelineProtocol) -> None:
         super().__init__(protocol.transport)

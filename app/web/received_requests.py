@@ -1,10 +1,11 @@
 """
 Limits the memory of requests that have arrived in part or completely and are not answered yet.
 
-Each request has limits of its own (64 KB for a head, 64 KB for a body). But eight thousand clients
-that each send almost a whole request would take half a gigabyte. A counter adds up the bytes of all
-connections of the process. Above its limit, it makes room: it finds the address with the most
-bytes, and closes this address's oldest connection with an incomplete request.
+Each request has limits of its own (64 KB for a head, 64 KB for a body). But if three thousand
+clients (`app.web.timeouts.MAX_CONNECTIONS`) each sent almost a whole request, these would take
+almost 400 MB. A counter adds up the bytes of all connections of the process. Above its limit, it
+makes room: it finds the address with the most bytes. Of this address's connections with an
+incomplete request, it closes the one that has been counted for the longest time.
 """
 
 import asyncio
@@ -70,7 +71,7 @@ class ReceivedProtocol(UnsentProtocol):
 
     address = UNKNOWN_CLIENT  # the address for which this connection is counted
     counted = 0  # the bytes that `RECEIVED` has counted for this connection
-    _received = 0  # the bytes that have arrived since the last response was complete
+    _received = 0  # the bytes that have arrived and belong to requests that are not answered yet
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Set the address for which a new connection is counted."""

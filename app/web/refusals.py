@@ -1,4 +1,4 @@
-"""The responses of pages, charts and feeds when there is nothing to show: the API's own errors."""
+"""Errors of pages, charts and feeds. Charts and feeds send them in the form of the API's errors."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ def error_response(request: Request[Any, Any, Any], result: GraphQLResult) -> Re
     """
     Return the response that explains why a resource cannot be sent. It has the form of API errors.
 
-    Its status is never 200, which GraphQL over HTTP prescribes for some of these errors: a client
-    of a feed or a picture would take the error for the resource.
+    GraphQL over HTTP prescribes the status 200 for some of these errors. The status of this
+    response is never 200: a client of a feed or a picture would take the error for the resource.
     """
     accept = request.headers.get("accept", "").lower().encode()
     status, headers = response_head(result, request.method, accept)

@@ -1,12 +1,14 @@
 """
 Parses requests within limits, answers invalid ones, and ignores offers to upgrade the protocol.
 
-A client offers another protocol by the header Upgrade. A server may ignore the offer (RFC 9110,
-section 7.8), and this one speaks only HTTP/1.1. But llhttp, the parser that uvicorn uses, cannot be
-told to ignore it: it reports a request with an offer as complete at the end of its head, and parses
-its body as the next request. So the body would be lost, and a client that controls only a body
-could make the server run a request of its choice (https://github.com/Kludex/uvicorn/issues/2722).
-Java's HttpClient and `curl --http2` make an offer with the first request of every connection.
+A client offers another protocol by the header Upgrade. Java's HttpClient and `curl --http2` make an
+offer with the first request of every connection. A server may ignore the offer (RFC 9110, section
+7.8), and this one speaks only HTTP/1.1.
+
+But llhttp, the parser that uvicorn uses, cannot be told to ignore an offer. It reports a request
+with an offer as complete at the end of the head, and parses the body as the next request. So the
+body would be lost. And a client that controls only the body of a request could make the server run
+a second request (https://github.com/Kludex/uvicorn/issues/2722).
 
 So the head of such a request is parsed a second time, without the offer, by a new parser. That
 parser then reads the body by Content-Length or Transfer-Encoding. Any other request is parsed only
@@ -29,7 +31,7 @@ from app.web.pipelining import PIECE, PipelineProtocol
 # send one header, or one trailer, after the other without end.
 MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEAD_KB = MAX_HEAD_BYTES // 1024
-# The response text for a head that is larger.
+# The response text for a head that exceeds this limit.
 HEAD_TOO_LARGE = f"A head has at most {_MAX_HEAD_KB} KB: the request line and all headers."
 # The response text for a body with more bytes around its chunks.
 FRAMING_TOO_LARGE = f"Trailers and the extensions of chunks have at most {_MAX_HEAD_KB} KB."
@@ -95,10 +97,10 @@ class RequestParsingProtocol(PipelineProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin the request if its head is within the limits; otherwise stop the parser."""
-        # The exact size costs time, so it is computed only for a head that came in many pieces. Two
-        # pieces are subtracted, because the exact size may be larger than `_head_bytes`: that does
-        # not contain the last piece, and the exact size counts a space after each colon and two
-        # bytes for each end of a line, even if the client has sent fewer.
+        # The exact size costs time, so it is computed only for a head that came in many pieces. The
+        # exact size may be larger than `_head_bytes`, which does not contain the last piece. The
+        # exact size also counts a space after each colon and two bytes for each end of a line, even
+        # if the client has sent fewer. Both together are less than two pieces.
         may_be_too_large = self._head_bytes > MAX_HEAD_BYTES - 2 * PIECE
         if may_be_too_large and self._head_size() > MAX_HEAD_BYTES:
             self._exceeded_limit = HEAD_TOO_LARGE
@@ -139,8 +141,8 @@ class RequestParsingProtocol(PipelineProtocol):
             try:
                 self.parser.feed_data(head)
                 if is_handshake:
-                    # This tells the middleware to refuse the request. It sees the header, because
-                    # the task of the request has not begun yet.
+                    # This header tells the middleware to refuse the request. The middleware sees
+                    # it, because the task of the request has not begun yet.
                     self.headers.append(WEBSOCKET)
                 self.parser.feed_data(rest)
             except HttpParserUpgrade as upgrade:
@@ -209,7 +211,8 @@ class RequestParsingProtocol(PipelineProtocol):
         """
         Write the error response to a request with an invalid body, and close the connection.
 
-        The application that handles the request has not responded yet, and can no longer.
+        The application that handles the request has not responded yet. After this, it cannot
+        respond any more.
         """
         head = (
             "content-type: text/plain; charset=utf-8\r\n"

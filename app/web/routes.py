@@ -172,7 +172,8 @@ def cached_query(path: str, query: bytes) -> bytes | None:
     """
     Return the part of the query string that distinguishes cached responses of `path`.
 
-    It is empty if the query string does not matter. Return None if `path` is not cached.
+    It is empty if the query string does not matter. Return None if `path` is not cached, or if its
+    responses also depend on the body (`Cached.BY_BODY`).
     """
     cached = _CACHED_BY_PATH.get(path)
     if cached is None:

@@ -46,7 +46,7 @@ class TimeoutProtocol(ReceivedProtocol):
 
     # The request that had arrived at the last check.
     _seen: RequestResponseCycle | None = None
-    # The request to which the bytes belong that are counted in `_size`.
+    # The request whose bytes are counted in `_size`.
     _filling: RequestResponseCycle | None = None
     _size = 0
     _opened_at = 0.0
@@ -97,7 +97,8 @@ class TimeoutProtocol(ReceivedProtocol):
 
     def _check(self) -> None:
         """
-        Close the connection if no head has arrived since the last check.
+        Close the connection if no request is being answered and no head has arrived since the last
+        check.
 
         Between two requests, uvicorn itself closes an idle connection earlier.
         """

@@ -23,14 +23,16 @@ from app.web.request_parsing import RequestParsingProtocol
 MAX_UNSENT = 64 * 1024 * 1024
 # The limit for one address, in bytes: the clients of one address cannot use all of the memory.
 MAX_UNSENT_PER_ADDRESS = MAX_UNSENT // 2
-# In bytes. A response up to this size is always sent to a client that has read all before it. So a
-# client that requests little gets its response, however much other clients leave unread. There is
-# at most one such response on each connection.
+# In bytes. A cached or computed response up to this size is always sent to a client that has read
+# all earlier responses. So a client that requests little gets a cached response, however much other
+# clients leave unread. (While there is no room, no new response is computed: see `make_room`.) If
+# the connection has unread bytes, they count, too: with 10 KB unread, a response of up to 6 KB is
+# sent without a check of the limits.
 SMALL_RESPONSE = 16 * 1024
 
 # In bytes per second. A client that reads more slowly loses credit, and is disconnected when it has
 # none left. It needs credit for pauses, because even a connection of 32 KB/s reads in steps: its
-# TCP window opens again only after up to half of its buffer has been read.
+# TCP window may open again only after half of its buffer has been read.
 MIN_PACE = 16 * 1024
 # The credit of a client that reads fast enough, in seconds: it may read nothing for this long.
 CREDIT = 20.0
@@ -43,7 +45,8 @@ SWEEP_INTERVAL = 2.0
 # connection with unread responses, and refusing a response must stay cheap.
 SEARCH_INTERVAL = 0.2
 
-# The headers of a response that the error in its place also has, by the beginnings of their names.
+# The beginnings of the names of some headers. If the refused response has such a header, the error
+# that is sent in its place has it, too.
 _KEPT_HEADERS = (
     b"access-control-",
     b"x-",
@@ -132,9 +135,9 @@ class UnsentCounter(ClientCounter):
             connection.update(now)
             if connection.unread_bytes and now > connection.credit_until:
                 connection.disconnect()
-        # This must follow the loop above. There, `update` calls `set_size`, which starts a timer if
-        # none is set. Then a second timer would exist, and each sweep would double the number of
-        # timers.
+        # This must follow the loop above. If `_sweep_timer` were None before the loop, `update`
+        # would start a timer (in `set_size`), and the lines below a second one. Then each sweep
+        # would double the number of timers.
         self._sweep_timer = None
         if self.connections:
             self._start_timer(loop)
@@ -148,11 +151,14 @@ def counting_send(scope: Any, send: Any, size: int | None = None) -> Any:
     """
     Return a `send` for the response to a request, which counts the response and may refuse it.
 
-    `size` is the size of the response in bytes, if it is known. If it is known, `send` itself is
-    returned in two cases, because counting each part would make cached responses a tenth slower: if
-    the response is small and nothing is unread on its connection, or if nothing is unread on any
-    connection. The bytes that the client has not read are then counted when the response is
-    complete.
+    `size` is the size of the response in bytes, or None if it is not known. If it is known, `send`
+    itself is returned in two cases:
+
+    - The response is small, and nothing is unread on its connection.
+    - Nothing is unread on any connection.
+
+    In these cases, the bytes that the client has not read are counted only when the response is
+    complete: counting each part would make cached responses a tenth slower.
     """
     connection = scope.get(CONNECTION)
     if connection is None:
@@ -186,11 +192,10 @@ class UnsentProtocol(RequestParsingProtocol):
     is_counted = False  # whether each part of the current response is counted when it is sent
     # The loop's time at which the client has no credit left if it reads nothing more.
     credit_until = 0.0
-    # All bytes that were written since the client had last read everything, and the bytes of the
-    # largest part of them.
+    # All bytes that were written since the client had last read everything, and the size of the
+    # largest part that was written since then.
     _written = _largest = 0
-    # The bytes that, at the last update, were not sent yet, or sent and not acknowledged yet by the
-    # client's system.
+    # The bytes that the client's system had not acknowledged at the last update, sent or not.
     _outstanding = 0
 
     def on_response_complete(self) -> None:
@@ -223,7 +228,7 @@ class UnsentProtocol(RequestParsingProtocol):
         return UNSENT.admit(client_address(scope), size, self.loop)
 
     def add_written(self, scope: Any, size: int) -> None:
-        """Count `size` bytes that the transport has got and not sent completely."""
+        """Count `size` bytes that the transport has received and not sent completely."""
         unsent = self.transport.get_write_buffer_size()
         if not self.unread_bytes:
             self._written = self._largest = self._outstanding = 0
@@ -293,8 +298,8 @@ class _CountedResponse:
         """
         Send a message of the response.
 
-        The start of the response is held back until its first part: the size of that part decides
-        whether the response is sent or refused.
+        The start of the response waits for the first part: the size of that part decides whether
+        the response is sent or refused.
         """
         if message["type"] == "http.response.start":
             self._start = message

@@ -18,8 +18,8 @@ HOST = "127.0.0.1"
 # response stays in the service.
 MIN_RECEIVE_BUFFER = 4096
 
-# How many bytes of a body are kept; the rest is read and dropped.
-MAX_KEPT = 4096
+# How many bytes of a body are stored; the rest is read and dropped.
+MAX_BODY = 4096
 
 _CODE = re.compile(rb'"code":\s*"([A-Z_]+)"')
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -115,17 +115,17 @@ class AttackConnection:
         return b"", 0
 
     async def _read_bytes(self, length: int) -> tuple[bytes, int]:
-        kept, self._buffer = self._buffer[:length], self._buffer[length:]
-        remaining = length - len(kept)
+        body, self._buffer = self._buffer[:length], self._buffer[length:]
+        remaining = length - len(body)
         while remaining:
             data = await self.read(min(remaining, 65536))
             remaining -= len(data)
-            if len(kept) < MAX_KEPT:
-                kept += data
-        return kept[:MAX_KEPT], length
+            if len(body) < MAX_BODY:
+                body += data
+        return body[:MAX_BODY], length
 
     async def _read_chunks(self) -> tuple[bytes, int]:
-        kept, size = b"", 0
+        body, size = b"", 0
         while True:
             while b"\r\n" not in self._buffer:
                 self._buffer += await self.read()
@@ -134,10 +134,10 @@ class AttackConnection:
             # A chunk ends with a line break of its own, two bytes.
             part, _ = await self._read_bytes(length + 2)
             if not length:
-                return kept[:MAX_KEPT], size
+                return body[:MAX_BODY], size
             size += length
-            if len(kept) < MAX_KEPT:
-                kept += part[:length]
+            if len(body) < MAX_BODY:
+                body += part[:length]
 
 
 @asynccontextmanager

@@ -231,7 +231,7 @@ async def unread_journal_same(attacker: Attacker) -> None:
 
 
 @kind("answers")
-async def unread_kept(attacker: Attacker) -> None:
+async def unread_cached(attacker: Attacker) -> None:
     """Ask for a response just small enough for the response cache, and never read."""
     await request_and_not_read(
         attacker, query_request("{batches(first:2){nodes{journal{a:content b:content c:content}}}}")
@@ -725,8 +725,8 @@ async def cache_filled(attacker: Attacker) -> None:
 
 
 @kind("more")
-async def asked_and_gone(attacker: Attacker) -> None:
-    """Ask for something costly and hang up at once."""
+async def requested_and_closed(attacker: Attacker) -> None:
+    """Ask for a costly answer, and close the connection at once."""
     async with attacker.connect() as conn:
         await conn.send(unique_query(attacker, METRICS % 60))
         await asyncio.sleep(random.random() * 0.03)
@@ -735,14 +735,17 @@ async def asked_and_gone(attacker: Attacker) -> None:
 
 @kind("more")
 async def connections_made(attacker: Attacker) -> None:
-    """Connect and hang up, as fast as it goes."""
+    """Connect and close the connection, as fast as possible."""
     async with attacker.connect():
         attacker.outcomes["connected"] += 1
 
 
 @kind("more")
 async def refusals_logged(attacker: Attacker) -> None:
-    """Send what is refused, as fast as answered: each may write a line into the log."""
+    """
+    Send requests that are refused, as fast as they are answered: each may write a line into the
+    log.
+    """
     await request_repeatedly(
         attacker, lambda: query_request(f"{{{attacker.unique_text()}"), at_once=8
     )
@@ -760,7 +763,7 @@ async def not_found(attacker: Attacker) -> None:
 
 @kind("more")
 async def health_and_metrics(attacker: Attacker) -> None:
-    """Ask for /health and /metrics, which no cache answers."""
+    """Ask for /health and /metrics, which are never cached."""
     await request_repeatedly(
         attacker, lambda: http_request("GET", random.choice(("/health", "/metrics"))), at_once=4
     )

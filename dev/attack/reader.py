@@ -32,15 +32,14 @@ TIMEOUT = 30.0
 # How many requests go over one connection.
 REQUESTS_PER_CONNECTION = 9
 
-# The names of the requests, as the report shows them; "kept query" is one that the response cache
-# answers.
+# The names of the requests, as the report shows them; the response cache answers "cached query".
 PATHS = (
     "front page",
     "batch page",
     "record",
     "/live",
     "/health",
-    "kept query",
+    "cached query",
     "new variables",
     "new document",
     "feed",
@@ -107,7 +106,7 @@ def requests(newest: date, mondays: int) -> Iterator[tuple[str, bytes]]:
                 yield name, http_request("GET", "/record")
             case "/live" | "/health":
                 yield name, http_request("GET", name)
-            case "kept query":
+            case "cached query":
                 yield name, persisted_query(persisted_hash)
             case "new variables":
                 day = monday + timedelta(days=number % 7)

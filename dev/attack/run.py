@@ -535,7 +535,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Run from the command line; return 0 if every promise was kept."""
+    """Run from the command line; return 0 if every promise holds."""
     options = make_parser().parse_args()
     cases = list(choose_cases(options))
     # SIGTERM raises SystemExit, so that everything that was started is stopped.
@@ -563,7 +563,7 @@ def main() -> int:
     if options.report:
         options.report.write_text(text + "\n")
     broken = sum(bool(bounds.broken_by(case)) for case in cases)
-    verdict = "Every promise was kept"
+    verdict = "Every promise holds"
     if broken:
         verdict = f"{broken} of {len(cases)} cases broke a promise"
     print(f"\n{verdict}: {time.monotonic() - start:.0f} s on {os.cpu_count()} cores.")

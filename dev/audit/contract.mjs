@@ -11,7 +11,7 @@ const SDL = "graphql/schema.graphql";
 
 const env = { PATH: process.env.PATH, HOME: process.env.HOME }; // git's settings are in its home
 const output = (program, ...options) => execFileSync(program, options, { cwd: HOUSE, encoding: "utf8", env });
-const told = (changes) => changes.map((change) => `${change.criticality.level}: ${change.message}`);
+const describe = (changes) => changes.map((change) => `${change.criticality.level}: ${change.message}`);
 
 async function lints() {
   const eslint = new ESLint({ cwd: HOUSE, overrideConfigFile: `${HOUSE}dev/audit/eslint.config.mjs` });
@@ -24,7 +24,7 @@ async function lints() {
 
 async function isWhatTheCodePrints(committed) {
   const printed = buildSchema(output(".venv/bin/python", "-m", "api.schema"));
-  assert.deepEqual(told(await diff(committed, printed)), []);
+  assert.deepEqual(describe(await diff(committed, printed)), []);
   console.log("  the schema is what the code prints: ok");
 }
 
@@ -35,7 +35,7 @@ async function breaksNoPromise(committed) {
   const promised = buildSchema(output("git", "show", `${release}:${SDL}`));
   const changes = await diff(promised, committed, [DiffRule.suppressRemovalOfDeprecatedField]);
   const breaking = changes.filter((change) => change.criticality.level === CriticalityLevel.Breaking);
-  assert.deepEqual(told(breaking), []);
+  assert.deepEqual(describe(breaking), []);
   return console.log(`  ${changes.length} changes since ${release}, none of which breaks it: ok`);
 }
 

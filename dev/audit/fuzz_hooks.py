@@ -185,11 +185,11 @@ def read_record(url: str) -> dict[str, list[str]]:
 
 def cursors(answers: Iterable[dict[str, Any]], name: str) -> list[str]:
     """Return the cursors of the lists `name` in all answers."""
-    found: list[str] = []
+    result: list[str] = []
     for answer in answers:
         if name in answer:
-            found += [edge["cursor"] for edge in answer[name]["edges"]]
-    return found
+            result += [edge["cursor"] for edge in answer[name]["edges"]]
+    return result
 
 
 def fetch(url: str, query: str, **variables: str) -> dict[str, Any]:

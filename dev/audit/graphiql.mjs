@@ -36,20 +36,20 @@ async function audit(name, options, steps, prepare = () => {}) {
 }
 
 const LOADING = "GraphiQL is loading…";
-const told = (page) => page.getByRole("status").locator("p:visible").allInnerTexts();
+const statusLines = (page) => page.getByRole("status").locator("p:visible").allInnerTexts();
 
 const pane = (page, name) => page.locator(`.graphiql-${name}`);
 
 async function opensWithOurDocuments(page) {
   await page.getByRole("button", { name: "Execute query" }).waitFor();
-  assert.deepEqual(await told(page), []);
+  assert.deepEqual(await statusLines(page), []);
   assert.equal(await page.locator("#graphiql").getAttribute("aria-busy"), "false");
   const tabs = page.locator(".graphiql-tab-button");
   assert.deepEqual(await tabs.allTextContents(), TABS);
   assert.match(await page.getByRole("note").textContent(), /made up/);
   for (const name of TABS) {
     await tabs.getByText(name, { exact: true }).click();
-    await page.waitForTimeout(500); // GraphiQL learns the operation's name from its editor a moment later
+    await page.waitForTimeout(500); // GraphiQL reads the operation's name from its editor a moment later
     await runs(page, name);
   }
   await tabs.first().click();
@@ -68,7 +68,7 @@ async function showsDocs(page) {
   await page.getByRole("button", { name: "Show Documentation Explorer" }).click();
   const docs = page.getByRole("region", { name: "Documentation Explorer" }).or(pane(page, "doc-explorer"));
   await docs.first().getByText("Query", { exact: true }).first().click();
-  await docs.first().getByText("The newest Monday, whatever became of it.").waitFor();
+  await docs.first().getByText("The newest batch of a series, whatever its status is.").waitFor();
 }
 
 async function switchesTo(page, theme) {
@@ -95,7 +95,7 @@ for (const [colorScheme, other] of [["light", "Dark"], ["dark", "Light"]]) {
   });
 }
 
-// The page as it is where nobody ran `make graphiql`, with what the CDN does.
+// The page of a checkout without `make graphiql`, with a given behaviour of the CDN.
 const packages = `${HOUSE}graphql/api/graphiql/node_modules`;
 const program = "import json, pathlib; from api.graphiql_page import build_page; bare = build_page('Rehearsed: made up.', pathlib.Path('no'));"
   + " print(json.dumps([bare.html, bare.headers]))";
@@ -118,21 +118,21 @@ const sent = (route, content) => route.fulfill({
   headers: { "access-control-allow-origin": "*" },
 });
 
-// Waits until the page says lines that begin so, and no others.
+// Waits until the page shows exactly these lines, given by their beginnings.
 async function says(page, ...beginnings) {
   const isSo = (lines) => lines.length === beginnings.length && lines.every((line, at) => line.startsWith(beginnings[at]));
-  const patience = Date.now() + 20_000;
+  const deadline = Date.now() + 20_000;
   let lines = [];
   while (!isSo(lines)) {
-    assert.ok(Date.now() < patience, lines.join(" | "));
+    assert.ok(Date.now() < deadline, lines.join(" | "));
     await page.waitForTimeout(50);
-    lines = await told(page);
+    lines = await statusLines(page);
   }
 }
 
 async function onlyHelps(page) {
   await says(page, "GraphiQL could not be loaded. GraphiQL’s scripts come from");
-  assert.match((await told(page))[0], /make graphiql.* The API answers without it/);
+  assert.match((await statusLines(page))[0], /make graphiql.* The API answers without it/);
 }
 
 const pictured = (name, steps) => async (page, seen) => {
@@ -173,7 +173,7 @@ await audit("GraphiQL, React lost", {}, failedHere, lost((address) => address.in
 await audit("GraphiQL, everything lost", {}, waits, lost(() => true));
 await audit("GraphiQL, the API out of order", {}, async (page) => {
   await page.getByRole("button", { name: "Execute query" }).waitFor();
-  assert.deepEqual(await told(page), []);
+  assert.deepEqual(await statusLines(page), []);
 }, broken(() => {}));
 await audit("GraphiQL, a browser without what it needs", {}, failedHere, broken(() => delete globalThis.AbortSignal.timeout && delete globalThis.JSON.parse));
 await audit("GraphiQL, it throws when it opens", {}, failedHere, broken(() => {

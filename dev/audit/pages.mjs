@@ -20,7 +20,7 @@ const browser = await chromium.launch({
   ),
 });
 
-// A browser of its own, in which nothing may be complained of, and nobody else be asked.
+// A browser of its own. Any warning, error or request to another origin is a complaint.
 async function opened(options = {}, expected = []) {
   const context = await browser.newContext({ viewport: SCREENS.desktop, ...options });
   const page = await context.newPage();
@@ -54,8 +54,8 @@ async function fits(page, name) {
 async function accessible(page, name) {
   await page.evaluate(AXE);
   const { violations } = await page.evaluate(() => globalThis.axe.run());
-  const told = violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes[0].html}`);
-  assert.deepEqual(told, [], `${name}: axe found\n${told.join("\n")}`);
+  const violated = violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes[0].html}`);
+  assert.deepEqual(violated, [], `${name}: axe found\n${violated.join("\n")}`);
 }
 
 for (const colorScheme of ["light", "dark"]) {

@@ -65,8 +65,8 @@ def write(conn: psycopg.Connection, batches: int, newest: str = NEWEST) -> None:
     conn.execute("CHECKPOINT")
 
 
-# `k` counts Mondays back from the newest, so that two records of different length agree on what
-# both hold. Triggers, which would look at each row, are off; constraints hold.
+# `k` counts Mondays back from the newest, so that two records of different length agree on
+# their common Mondays. Triggers, which would run for each row, are off; constraints hold.
 MONDAYS = """
 SET session_replication_role = replica;
 SET timezone = 'UTC';

@@ -121,15 +121,15 @@ def parse_stat(stat: str) -> ProcessStat:
 def process_tree(processes: Iterable[ProcessStat], root: int) -> list[ProcessStat]:
     """Return a process and all its descendants."""
     children = defaultdict(list)
-    found: list[ProcessStat] = []
+    tree: list[ProcessStat] = []
     for process in processes:
         children[process.parent].append(process)
         if process.pid == root:
-            found.append(process)
+            tree.append(process)
     # The list grows while the loop goes through it.
-    for process in found:
-        found += children[process.pid]
-    return found
+    for process in tree:
+        tree += children[process.pid]
+    return tree
 
 
 def cpu_ticks(processes: Iterable[ProcessStat], root: int) -> int:
@@ -222,15 +222,15 @@ class CostTarget:
     at_least: bool = True
 
     def line(self, samples: Samples) -> str:
-        """Return one line with the measured ratio, and whether the target is kept."""
+        """Return one line with the measured ratio, and whether the target is reached."""
         if missing := _missing_servers(samples, self.ours, self.theirs):
             return f"- {self.title}: not measured, {missing} did not run"
         ratios = cost_ratios(samples, self.ours, self.theirs)
         if self.at_least:
-            is_kept, bound = median(ratios) >= self.bound, f"at least {self.bound:g}"
+            is_reached, bound = median(ratios) >= self.bound, f"at least {self.bound:g}"
         else:
-            is_kept, bound = median(ratios) <= self.bound, f"at most {self.bound:g}"
-        verdict = "kept" if is_kept else "MISSED"
+            is_reached, bound = median(ratios) <= self.bound, f"at most {self.bound:g}"
+        verdict = "kept" if is_reached else "MISSED"
         return f"- {self.title}: {spread(ratios, '.2f')}, {bound}: {verdict}"
 
 
@@ -244,7 +244,7 @@ class TailTarget:
     bound: float
 
     def line(self, samples: Samples) -> str:
-        """Return one line with the p99 of every run of both servers, and whether it is kept."""
+        """Return one line with the p99 of every run of both, and whether the target is reached."""
         if missing := _missing_servers(samples, self.ours, self.theirs):
             return f"- {self.title}: not measured, {missing} did not run"
         ours = [run.load.p99 for run in samples[self.ours]]

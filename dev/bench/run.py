@@ -507,7 +507,7 @@ def measure_all(
         seconds = len(cases) * options.seconds
         report(f"Round {number} of {options.rounds}, {seconds} seconds")
         in_order = list(cases.items())
-        # Every other round backwards, so that no server always follows the same one.
+        # Every other round backwards, so that no server always comes after the same one.
         if number % 2 == 0:
             in_order.reverse()
         for case, server in in_order:

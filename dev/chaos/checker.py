@@ -273,9 +273,9 @@ class InvariantChecker:
         margin may come too close to the next one, by just as much.
 
         A request arrives later than a grant is valid only for three reasons: its process was
-        suspended between its last look at the clock and the network; it was sent while Postgres
+        suspended between reading the clock and sending the request; it was sent while Postgres
         was away, from which the simulators have their time; or its job was deleted meanwhile, so
-        that nothing kept simulated time from jumping.
+        that nothing prevented simulated time from jumping.
 
         A request that ended before its grant was granted just before a process that came up after
         a long outage of Postgres set simulated time back; so the earlier of both times counts.
@@ -474,7 +474,7 @@ def _may_delay(kind: str) -> bool:
 
 
 def _check_grants(granted: Sequence[tuple[datetime, str, str]], count: int, seconds: int) -> None:
-    """Check that at most `count` grants lie within any `seconds`."""
+    """Check that at most `count` grants are within any `seconds`."""
     for (before, *_), (after, *_) in zip(granted, granted[count:], strict=False):
         is_apart = (after - before).total_seconds() >= seconds
         expect(is_apart, (count, seconds, before, after))

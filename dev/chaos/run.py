@@ -1,5 +1,5 @@
 """
-Chaos: the service lives through Mondays while it is harmed at random; then promises are checked.
+Chaos: the service runs for some Mondays while it is harmed at random; then invariants are checked.
 
 Three processes of the real service share one Postgres, in simulated time, with providers that send
 wrong answers or none. Drawn from a seed, processes are killed, stopped and suspended; Postgres and
@@ -233,7 +233,7 @@ def _parse_options() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run from the command line; return 0 if every promise was kept."""
+    """Run from the command line; return 0 if every invariant holds."""
     options = _parse_options()
     # Every process that is started here inherits this environment.
     isolation.isolate()
@@ -257,7 +257,7 @@ def main() -> int:
         run.installation.stop()
     if all_hold and not options.keep:
         shutil.rmtree(folder, ignore_errors=True)
-    verdict = "Every promise was kept" if all_hold else "BROKEN"
+    verdict = "Every invariant holds" if all_hold else "BROKEN"
     print(f"{verdict}: seed {seed}, {time.monotonic() - run.started_at:.0f} s.")
     return 0 if all_hold else 1
 

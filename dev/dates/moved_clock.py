@@ -45,7 +45,7 @@ _TOLERANCE = 30.0
 _PROBE = """
 import signal, sys, threading, time
 from datetime import UTC, datetime
-moved, began = time.time(), time.monotonic()
+start, began = time.time(), time.monotonic()
 time.sleep(0.05)
 threading.Lock().acquire()
 lock = threading.Lock()
@@ -58,7 +58,7 @@ time.sleep(0.1)
 with open("/proc/uptime") as uptime:
     up = float(uptime.read().split()[0])
 is_real = abs(time.monotonic() - up) < 3600 or time.monotonic() < 1e9
-print(moved, time.monotonic() - began, is_real, seen[0])
+print(start, time.monotonic() - began, is_real, seen[0])
 """
 
 
@@ -92,15 +92,15 @@ def clock_variables(at: datetime) -> dict[str, str]:
     Raises ClockError if that does not work on this machine.
     """
     offset = (at - datetime.now(UTC)) // timedelta(seconds=1)
-    moved = {
+    variables = {
         "LD_PRELOAD": f"{_compile_waits()}:{_find_faketime()}",
         "FAKETIME": f"{offset:+d}s",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_DISABLE_SHM": "1",
         "NO_FAKE_STAT": "1",
     }
-    _probe(moved, at)
-    return moved
+    _probe(variables, at)
+    return variables
 
 
 def _find_faketime() -> Path:
@@ -142,7 +142,7 @@ def _compile_waits() -> Path:
     return library
 
 
-def _probe(moved: Mapping[str, str], at: datetime) -> None:
+def _probe(variables: Mapping[str, str], at: datetime) -> None:
     """
     Raise ClockError unless a Python process with these variables reads `at` and waits correctly.
 
@@ -150,7 +150,7 @@ def _probe(moved: Mapping[str, str], at: datetime) -> None:
     break waits.
     """
     command = [sys.executable, "-I", "-c", _PROBE]
-    env = {"PATH": os.environ.get("PATH", ""), **moved}
+    env = {"PATH": os.environ.get("PATH", ""), **variables}
     try:
         done = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=_TOLERANCE, check=True
@@ -160,8 +160,8 @@ def _probe(moved: Mapping[str, str], at: datetime) -> None:
         output = str(getattr(error, "stderr", None) or error)
         last_line = output.strip().splitlines()[-1]
         raise ClockError(f"libfaketime does not work here: {last_line}") from None
-    is_moved = all(abs(float(each) - at.timestamp()) < _TOLERANCE for each in (now, seen))
-    if not is_moved or not 0.15 <= float(took) < _TOLERANCE or is_real != "True":
+    is_right = all(abs(float(each) - at.timestamp()) < _TOLERANCE for each in (now, seen))
+    if not is_right or not 0.15 <= float(took) < _TOLERANCE or is_real != "True":
         raise ClockError(
             f"libfaketime does not work here: {done.stdout.strip()} for {at.timestamp()}."
         )
@@ -172,14 +172,14 @@ def main() -> None:
     if len(sys.argv) < 2:
         raise SystemExit(f"usage: {sys.argv[0]} DATE [COMMAND...]")
     try:
-        moved = clock_variables(parse_moment(sys.argv[1]))
+        variables = clock_variables(parse_moment(sys.argv[1]))
     except ClockError as error:
         raise SystemExit(str(error)) from None
     command = sys.argv[2:]
     if not command:
-        print(json.dumps(moved))
+        print(json.dumps(variables))
         return
-    os.execvpe(command[0], command, {**os.environ, **moved})
+    os.execvpe(command[0], command, {**os.environ, **variables})
 
 
 if __name__ == "__main__":

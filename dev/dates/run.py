@@ -62,7 +62,7 @@ USES_REAL_TIME = re.compile(
     \b( RealClock | datetime\.now | date\.today | time\.time | SimulatedClock | ALPHA_MONDAY
       | CliRunner | commanded )\b
   | (?<![\w.])
-    ( standins | create_app | served | serving | started | working | played | settle | pick
+    ( standins | create_app | served | serving | started | working | settle | pick
       | mondays | live_through | kill_one | run | now | EmbeddedPostgres
     )\(
     """,
@@ -98,7 +98,7 @@ DESELECTED = tuple(
         "test_every_command_has_help_with_an_example",
         "test_every_example_can_be_copied",
         "test_misuse",
-        "test_variables_of_others_do_no_harm",
+        "test_variables_of_libraries_do_no_harm",
     )
 )
 
@@ -267,9 +267,9 @@ def _refuse_fixed_clocks() -> None:
             "TEST_DATABASE_URL is set, and the clock of its server cannot be moved. "
             "Unset it: the tests then start a Postgres of their own at each date."
         )
-    if moved := sorted(name for name in os.environ if name.startswith("FAKETIME")):
+    if fixed := sorted(name for name in os.environ if name.startswith("FAKETIME")):
         raise ClockError(
-            f"{' and '.join(moved)} must not be set: this command moves the clock itself. Unset it."
+            f"{' and '.join(fixed)} must not be set: this command moves the clock itself. Unset it."
         )
 
 

@@ -94,7 +94,7 @@ def check_refusals(check: Checks, image: str) -> None:
         "without DATABASE_URL it refuses, naming it",
         done.returncode == 1 and "DATABASE_URL is not set" in done.stderr,
     )
-    done = run_once(image, PORT="0", DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
+    done = run_once(image, PORT="0", DATABASE_URL="postgresql://user@127.0.0.1:9/none")
     check(
         "without keys it refuses, naming them",
         done.returncode == 1 and "OPENAI_API_KEY" in done.stderr,

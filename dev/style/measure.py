@@ -37,7 +37,10 @@ NAMED_FROM = 4
 VARIADIC = frozenset(
     {"chain", "frozenset", "gather", "join", "joinpath", "max", "min", "pack", "Path", "print"}
     | {"product", "zip", "param", "merge", "Literal", "format", "replace", "TypeVar", "partial"}
-    | {"date", "datetime", "to_thread"}
+    | {"date", "datetime", "to_thread", "create_subprocess_exec"}
+    # Helpers of the tests that pass any number of words to a command, or take any number of days.
+    | {"run", "command", "commanded", "run_command", "served", "procrastinate", "git", "jobs"}
+    | {"mornings"}
 )
 
 

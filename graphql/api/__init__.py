@@ -1,1 +1,1 @@
-"""What the world can read."""
+"""The API: the only code that reads the record for clients."""

@@ -1,24 +1,26 @@
 """
 The response cache: sends the bytes of an earlier response while the record has not changed since.
 
-It stands in front of the routes, so that a hit does not pay the cost of routing. It also caches the
-pages, because they depend on the record, too.
+The cache is in front of the routes, so that a cached response is sent without routing. It also
+caches the pages, because they depend on the record, too.
 
-**The key** of a request contains everything that its response depends on: the path without
-superfluous slashes, the method, the body, and the query string or the part of it that changes a
-page. It does not contain headers, because a client could send the same header in one spelling after
-the other, and a response would be computed and cached for each. Instead it contains their meaning
-(`HeaderMeaning`): what they change in a response. `READ_HEADERS` lists the headers that change
-anything. Cookies are not among them: no code of ours uses them, and `_serve` removes them from each
-request that it passes on.
+**The key** of a request contains everything that its response depends on:
+
+- the method, the body, and the path without superfluous slashes;
+- the query string. For a page, only the part that changes the page;
+- the meaning of the headers (`HeaderMeaning`): what they change in a response.
+
+The key does not contain the headers themselves. A client could send the same header in many
+spellings, and a response would be computed and cached for each. `READ_HEADERS` lists the headers
+that change anything. Cookies are not among them: no code of ours uses them, and `_serve` removes
+them from each request that it passes on.
 
 **The guarantee.** A response is cached only if the record did not change between the request and
-the end of the response, and only until the next notification of a change. So a process that has
+the end of the response. It is valid until the next notification of a change. So a process that has
 received the notification of a commit never again sends a cached response from before that commit.
 Before the notification arrives, the process may still send an old response. If notifications fail,
-that ends after five seconds: for longer, `revision` does not trust its last information
-(app/database/revision.py). Responses that are not cached are read from Postgres when they are
-requested.
+the revision becomes unknown within five seconds (app/database/revision.py). From then on, no cached
+response is sent. Responses that are not cached are read from Postgres when they are requested.
 """
 
 import asyncio
@@ -59,17 +61,17 @@ from api.http import (
     wait_for_disconnect,
 )
 
-# The size of the cache, in bytes. It has room for about 2,000 batches in full; a small machine has
-# 256 MB. One response may fill at most a sixteenth of the cache.
+# The size of the cache, in bytes. It has room for about 1,200 responses of 10 KB, such as those of
+# `LatestBatch`; a small machine has 256 MB. One response may fill at most a sixteenth of the cache.
 MAX_BYTES = 16 * 1024 * 1024
 MAX_RESPONSE_BYTES = MAX_BYTES // 16
 # The memory that a cached response takes besides its texts, in bytes: measured, and rounded up.
 OVERHEAD_BYTES = 3 * 1024
 
-# How many requests without a cached response may be active. A further request waits for its turn,
-# and is refused after WAIT_SECONDS. It waits here, because waiting here costs almost nothing: work
-# for a request that is refused later would be wasted. It is not refused without a wait, because
-# hundreds of clients would repeat their requests immediately, and refusing them costs time, too.
+# How many requests without a cached response may be active: each of them has a place. A further
+# request waits for a place, and is refused after WAIT_SECONDS. It waits before any other work is
+# done for it, because a refusal would waste that work. An immediate refusal would be worse than a
+# wait: hundreds of clients would repeat their requests at once, and each refusal costs time.
 MAX_CONCURRENT = 64
 WAIT_SECONDS = 1.0
 # How many active requests one address may have, so that it cannot take all places.
@@ -80,11 +82,11 @@ MAX_CONCURRENT_PER_CLIENT = MAX_CONCURRENT // 2
 READ_HEADERS = frozenset(
     {b"accept", b"content-encoding", b"content-type", b"origin", FORWARDED_PROTO, WEBSOCKET[0]}
 )
-# For how many combinations of headers the id of their meaning is cached.
+# The cache of meanings has at most this many combinations of headers.
 _MAX_CACHED_HEADERS = 256
 # The most bytes of one combination that is cached.
 _MAX_HEADER_BYTES = 1024
-# Stands for the id of a combination that is not cached.
+# Stands for the id of a meaning, if the combination of headers is not in the cache of meanings.
 _NOT_CACHED = -1
 # How much of If-None-Match is read, in bytes: about two hundred tags.
 _MAX_IF_NONE_MATCH_BYTES = 8 * 1024
@@ -160,9 +162,11 @@ class ResponseCache:
     """
     An ASGI application that sends cached responses and passes other requests on.
 
-    `hits` and `misses` count the requests with and without a cached response, `refusals` the
-    requests that were refused because no place or no memory was free, and `unchanged` the responses
-    304.
+    It has these counters:
+
+    - `hits`, `misses`: requests with and without a cached response; refused requests do not count;
+    - `refusals`: requests that were refused because no place or no memory was free;
+    - `unchanged`: responses with the status 304.
     """
 
     def __init__(
@@ -190,7 +194,7 @@ class ResponseCache:
           itself, except those of the API.
         - `extra_headers` and `cors` give refusals the headers that responses of `app` have.
         - `make_room` returns whether there is memory for one more response. It may disconnect
-          clients that do not read theirs (app/web/unsent_responses.py).
+          clients that do not read their responses (app/web/unsent_responses.py).
         - `count_unsent` wraps `send`, so that the unread bytes of a response are counted
           (app/web/unsent_responses.py).
         - `address_header` names the header with the client's address (`api.clients`).
@@ -493,7 +497,11 @@ class ResponseCache:
 
 
 class _Place:
-    """The place of one active request. The request can release it for a time, or finally."""
+    """
+    The place of one active request.
+
+    It is released while the request waits elsewhere, when the response begins, and after an error.
+    """
 
     def __init__(self, cache: ResponseCache, client: str) -> None:
         self._cache = cache
@@ -508,7 +516,11 @@ class _Place:
 
     @contextmanager
     def released_while_waiting(self) -> Iterator[None]:
-        """Release the place while the request waits elsewhere, and take it again afterwards."""
+        """
+        Release the place while the request waits elsewhere, and take a place again afterwards.
+
+        It is taken even if none is free: for a moment, more than MAX_CONCURRENT may be active.
+        """
         self.release()
         try:
             yield
@@ -587,8 +599,8 @@ def add_cache_headers(start: dict[str, Any], body: dict[str, Any], method: str) 
     headers.append((b"vary", b"Accept, Origin"))
     values = dict(headers)
     tag, size = b"", 0
-    # Only the engine knows whether a result is cacheable. The header Cache-Control says so, which
-    # other caches read, too.
+    # Only the engine knows whether a result is cacheable. It says so in the header Cache-Control,
+    # because other caches read that header, too.
     is_cacheable = start["status"] == 200 and values.get(b"cache-control") == b"no-cache"
     if is_cacheable and not body.get("more_body"):
         size = OVERHEAD_BYTES + len(body["body"])

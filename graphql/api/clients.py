@@ -1,9 +1,10 @@
 """
 The client that sent a request: the address by which limits and turns tell clients apart.
 
-It is the address of the connection. Behind a proxy, that is the proxy's address for all clients.
-There the setting TRUSTED_ADDRESS_HEADER names the header in which the proxy writes the client's
-address. A client could send such a header itself, so no header is read if the setting is empty.
+It is the address of the connection. Behind a proxy, all connections have the proxy's address. For
+this case, the setting TRUSTED_ADDRESS_HEADER names the header in which the proxy writes the
+client's address. A client could send such a header itself, so no header is read if the setting is
+empty.
 """
 
 from functools import lru_cache
@@ -24,7 +25,8 @@ _MAX_ADDRESS_LENGTH = 64
 # The prefix of an IPv6 network whose owner can use all of its addresses: a household or a machine
 # usually gets a network of this size.
 _CLIENT_PREFIX_LENGTH = 64
-# IPv4 addresses as networks that use only IPv6 write them (RFC 6052).
+# In a network that uses only IPv6, an IPv4 address is written as an IPv6 address with this prefix
+# (RFC 6052).
 _TRANSLATED_IPV4 = IPv6Network("64:ff9b::/96")
 
 
@@ -65,7 +67,11 @@ def _from_trusted_header(scope: Any) -> str | None:
 
 
 def address_group(address: str) -> str:
-    """Return the name under which clients with an address are counted, IPv6 by network."""
+    """
+    Return the name under which the clients at `address` are counted.
+
+    For an IPv6 address it is the address's network (`client_address`).
+    """
     return _parse(address) or address
 
 

@@ -13,24 +13,27 @@ JSON of the field:
       FROM batches WHERE (batches.series = $1) ORDER BY batches.run_date DESC LIMIT 1), 'null')
 
 graphql-core defines what a selection means (fragments, merging, @skip, aliases, coercion).
-Arguments become parameters. The planner sees, and a plan depends on, only four things:
+The value of an argument becomes a parameter. Only null and the values of enums become constants in
+the SQL. So a plan depends on only four parts of a request, and the planner sees no other part:
 
 - the document
 - the operation
 - the values of the variables that directives name
-- of each other variable: whether it is null, and its value if that is an enum's
+- of each other variable: whether it is null and, if it is an enum, its value
 
 SQL is built from pieces. A piece is a `KnownText`, or an expression whose value is JSON text.
 
-The column of a computed field contains only the rows from which its value is computed. The planner
-also collects what the operation selects of the value (`Member`); `api.computed_values` writes it.
+Postgres does not compute the value of a computed field. The field's column contains only the rows
+from which `api.computed_values` computes the value. The planner also collects what the operation
+selects of the value (`Member`), so that `api.computed_values` writes only that.
 
 **Damaged records.** A null where the schema promises a value would corrupt the response silently,
 and so would a list that breaks what the record promises. In such a place the SQL writes
 `DAMAGE_CHARACTER`, which JSON never contains. There is one check for all columns of a row, and one
-for each expression, relation and list. If the character occurs in a result, the operation is
-planned again with `diagnose`. This slower plan writes a marker in each damaged place. A marker is a
-JSON object that names the row, and `api.damage` replaces it as GraphQL prescribes.
+for each expression, relation and list. If the character occurs in a result, or if Postgres raises
+an error about a row, the operation is planned again with `diagnose`. This slower plan writes a
+marker in each damaged place. A marker is a JSON object that names the row, and `api.damage`
+replaces it as GraphQL prescribes.
 """
 # ruff: noqa: S608 - writing SQL is what this module is for; values of callers travel as parameters.
 
@@ -97,7 +100,8 @@ JSON_SCALARS = {
     "String": "to_json(({})::text)",
     "Date": "to_json({})",
 }
-# The type of a parameter that carries a value of the service.
+# The Postgres type of a parameter whose value the process knows (`FromService`), by the scalar of
+# its field.
 PARAMETER_TYPES = {
     "Int": "bigint",
     "Boolean": "boolean",
@@ -170,9 +174,11 @@ class Root(Struct, frozen=True):
     """
     A root field: its response key and nodes, the SQL of its JSON, and the parameters of that SQL.
 
-    An introspection field has no SQL. The SQL of a `computed` field returns only its rows.
+    An introspection field has no SQL. The SQL of a `computed` field returns only the rows that its
+    value is computed from.
     `parameters` has a pair for each group of parameters: how many they are, and the function that
-    returns their values.
+    returns their values. `non_null` says that the field must not be null. `selected` is the field
+    as a member; only a diagnosing plan sets it.
     """
 
     key: str
@@ -208,9 +214,10 @@ class Scope(Struct, frozen=True):
     """
     The context of a selection: the table of its rows, their order, and the SQL of each `$name`.
 
-    `join` is the field whose row the statement already joins to each row. `row_name` is the SQL, as
-    arguments of concat(), of the text that names a row in an error message. `row_valid_if` is a
-    condition that each row must fulfil.
+    (`$name` stands in the SQL of a source, see `expand`.) `join` is the name of a field whose row
+    the SQL already joins to each row, or None. `row_name` is SQL that names a row in an error
+    message: a list of arguments for concat(). `row_valid_if` is a condition that each row must
+    fulfil.
     """
 
     table: str = ""
@@ -226,9 +233,9 @@ class Planner:
     Plans one operation of a valid document.
 
     - `directive_values`: the values of the variables that directives name.
-    - `known_variables`: for each variable None if it is null, the value of an enum, or an ellipsis
-      for any other value, which the planner must not see.
-    - `diagnose`: whether the plan names each damaged place of the record.
+    - `known_variables`: what the planner may know of each variable. This is None for null, and for
+      an enum its value. An ellipsis hides any other value.
+    - `diagnose`: whether the SQL writes a marker in each damaged place.
     - `max_row_bytes`: the most bytes that the long texts of one row may have together.
     """
 
@@ -323,7 +330,7 @@ class Planner:
         if self.diagnose:
             damage = self.damage_sql(scope)
             return [f"CASE WHEN {damage_condition} THEN {damage} ELSE {concat(pieces)} END"]
-        # One check for all columns of a row costs a third of one check for each column.
+        # One check for all columns of a row costs a third of what a check for each column costs.
         return [*pieces, f"CASE WHEN {damage_condition} THEN {_DAMAGE_CHARACTER_SQL} END"]
 
     def column_rules(
@@ -347,8 +354,8 @@ class Planner:
         if is_non_null_type(definition.type) and not is_enum_type(named_type):
             required_if = "true"
         invalid_if: list[str] = []
-        # Only a diagnosing plan needs this check. In the result of an ordinary plan, `api.damage`
-        # finds the text of such a number (`SUSPICIOUS`).
+        # A number that is not finite has no JSON. Only a diagnosing plan checks for it. In the
+        # result of an ordinary plan, `api.damage` finds the text of the number (`SUSPICIOUS`).
         if self.diagnose and named_type.name == "Decimal":
             invalid_if.append(f"{column} IN ('NaN', 'Infinity', '-Infinity')")
         if source.invalid_if:
@@ -366,7 +373,7 @@ class Planner:
         """
         Return the SQL of what the JSON contains in a damaged place.
 
-        `problem` is the SQL, as arguments of concat(), of what the error says about the damage.
+        `problem` is SQL for what the error says about the damage: a list of arguments for concat().
         """
         if not self.diagnose:
             return _DAMAGE_CHARACTER_SQL
@@ -470,7 +477,7 @@ class Planner:
         """
         Return the pieces of the JSON of a nested object that shows the same row as its parent.
 
-        A list shows the same rows.
+        If the field is a list (`nodes`, `edges`), return those of an array of all rows of the page.
         """
         if not is_many(definition.type):
             return self.selection_pieces(target, fields, replace(scope, row_valid_if=None))
@@ -560,7 +567,8 @@ class Planner:
             several = self.damage_sql(scope, "'has ', count(*), ' rows, and must have one'")
             cases = f"WHEN 0 THEN {otherwise} WHEN 1 THEN {json} ELSE {several}"
             return [f"(SELECT CASE count(*) {cases} END {rows})"]
-        # If there are two rows where there must be one, Postgres raises CardinalityViolation.
+        # If there are two rows where there must be one, Postgres raises CardinalityViolation. Then
+        # the operation is planned again with `diagnose`.
         return [f"coalesce((SELECT {concat(pieces)} {rows}), {otherwise})"]
 
     def related_list_pieces(
@@ -643,12 +651,15 @@ class Planner:
 
     def argument_sql(self, definition: GraphQLField, details: FieldDetails) -> Mapping[str, str]:
         """
-        Return the SQL of each argument of a field, and of whether it was left out.
+        Return the SQL of each argument of a field, by the argument's name.
 
-        - An argument that is left out, or null, is NULL. Then the condition on it is constant, and
-          Postgres removes it when it plans.
+        For each argument, a second name is added, with the prefix "no_": `true` if the argument is
+        null, otherwise `false`.
+
+        - An optional argument that is null or left out is NULL. Then the condition on the argument
+          is constant, and Postgres removes the condition when it plans.
         - An enum is a constant. So Postgres sees how rare a status is, and plans for that.
-        - Any other value is a parameter. So one plan of Postgres serves for all of these values.
+        - Any other value is a parameter. So Postgres can use one plan for all of these values.
         """
         details = details._replace(node=without_selections(details.node))
         nodes = {node.name.value: node.value for node in details.node.arguments or ()}
@@ -740,8 +751,8 @@ class PageQueries:
         """
         Return the position after which the page begins.
 
-        Without a cursor, that is a position before all rows. The SQL is the same in both cases, so
-        that a generic plan of Postgres can use the index.
+        Without a cursor, that is a position before all rows. So the condition has the same form in
+        both cases, and a generic plan of Postgres can use the index.
         """
         keys = page.sort_keys.values()
         edges = [key.highest if page.descending else key.lowest for key in keys]
@@ -824,9 +835,9 @@ def table_of(type_: Any) -> str:
 
 def row_name_sql(type_: Any) -> str:
     """
-    Return the SQL, as arguments of concat(), of the text that names a row in an error message.
+    Return SQL that names a row in an error message: a list of arguments for concat().
 
-    It is empty for a type without a table.
+    The text is empty for a type without a table.
     """
     origin = declared(type_).origin
     if not origin.__row_name__:
@@ -858,9 +869,9 @@ def rule_violations(rules: Iterable[ColumnRule]) -> list[str]:
     """
     Return the conditions under which a row breaks one of the rules.
 
-    A condition on which several columns depend is evaluated only once: in Postgres, each further
-    expression costs more in set-up than in its evaluation for one row. Dicts are used as ordered
-    sets.
+    Several columns may depend on the same condition. Then it is evaluated only once, because each
+    expression costs Postgres more to prepare than to evaluate for one row. Dicts are used as
+    ordered sets.
     """
     missing: dict[str, dict[str, None]] = {}
     unexpected: dict[str, dict[str, None]] = {}
@@ -890,9 +901,11 @@ def leaf_pieces(
     type_: GraphQLOutputType, sql: str, damage: str, *, is_checked: bool = False
 ) -> list[str]:
     """
-    Return the pieces of the JSON of one value, or `damage` where it breaks the schema's promise.
+    Return the pieces of the JSON of one value.
 
-    With `is_checked`, a value that must not be null needs no check here: another check covers it.
+    In place of a null that the schema does not allow, the SQL writes `damage`. `is_checked` says
+    that another check covers the value, so the SQL has no check here. An enum is always checked,
+    because its value may be unknown.
     """
     named: Any = get_named_type(type_)
     if is_enum_type(named):

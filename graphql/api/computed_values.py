@@ -18,7 +18,7 @@ from graphql import get_nullable_type, is_list_type, is_non_null_type
 from api.compiler import Member
 from api.fields import Computed, api_error
 
-# A value has half a megabyte at most.
+# How many values are cached. Each has half a megabyte at most.
 MAX_CACHED_VALUES = 32
 WAIT_TIMEOUT = 5.0  # seconds
 

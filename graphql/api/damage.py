@@ -1,8 +1,9 @@
 """
 Damaged records: what a response contains where the record breaks what the schema promises.
 
-The JSON of a diagnosing plan has a marker in such a place. As GraphQL prescribes, the nearest field
-above it that may be null becomes null, and an error names the field; the rest of the data stays.
+The JSON of a diagnosing plan has a marker in each damaged place. The place becomes null if it may
+be null; otherwise the nearest place above it that may be null becomes null, as GraphQL prescribes.
+An error names the damaged place. The rest of the data stays.
 """
 
 import json
@@ -19,9 +20,9 @@ DAMAGE_PREFIX = app.errors.RECORD_DAMAGED_PREFIX
 # Every reader of the record may see this, so it says what the operator can do.
 DAMAGE_ADVICE = "Its operator finds the first discrepancy with `alpha-monday verify`."
 
-# The texts that show damage in the result of an ordinary plan: the character for damage, and the
-# beginning or end of a number that is not finite. Then the operation is planned and run again with
-# markers.
+# The texts that show damage in the result of an ordinary plan: the character for damage, and
+# numbers that are not finite: NaN, or the end of Infinity and -Infinity. If a result has one of
+# them, the operation is planned and run again with markers.
 SUSPICIOUS = (DAMAGE_CHARACTER.encode(), b'"NaN"', b'nfinity"')
 
 Path = tuple[str | int, ...]
@@ -46,7 +47,7 @@ class DamagedError(Exception):
 
 def replace_markers(text: bytes, member: Member, errors: list[DamagedError]) -> Any:
     """
-    Return the value of a root field's JSON, with null in place of what is damaged.
+    Return the value of a root field's JSON, with null in place of each damaged value.
 
     Each damage is appended to `errors`. Raises DamagedError if the root field itself must not be
     null.

@@ -1,9 +1,9 @@
 """
 Executes GraphQL requests: parse, validate and plan (all cached), run one statement, compute values.
 
-The caches contain no complete syntax tree, because each full garbage collection visits all objects
-(`api.memo`), and the trees of 256 documents can be a million objects. They contain only the nodes
-that are needed again: definitions of variables, root fields with their arguments, and the fields of
+The caches contain no complete syntax tree. The trees of 256 documents can be a million objects, and
+each full garbage collection visits all objects (`api.memo`). The caches contain only the nodes that
+are needed again: definitions of variables, root fields with their arguments, and the fields of
 introspection. To plan an operation again, the engine parses the document again.
 """
 
@@ -73,23 +73,26 @@ from app.core.availability import describe_cause, is_unavailable
 from app.domain.text import one_line
 from app.errors import RecordDamaged
 
-# Runs a statement that returns one row, and returns the columns as the bytes that Postgres wrote;
-# an empty list if there is no row.
+# Runs a statement that returns at most one row, and returns its columns as the bytes that Postgres
+# wrote. The list is empty if there is no row: then the columns would be too long (`api.guard`).
 Fetch = Callable[[str, Sequence[str | None]], Awaitable[list[bytes]]]
 FormattedError = Mapping[str, Any]
 
+# The most errors that a response reports about a document or about variables.
 MAX_ERRORS = 5
 
 # The limit of each of the engine's four caches, in objects (`api.memo`): a full garbage collection
-# visits each of them. A cache has room for more than a hundred ordinary operations, or for ten of
+# visits every object. A cache has room for more than a hundred ordinary operations, or for ten of
 # the largest.
 MAX_CACHED_OBJECTS = 16_000
+
+# The most characters of an error's message; a longer one is cut.
 MAX_MESSAGE_LENGTH = 500
 
 # The errors of Postgres for rows that break what the record promises.
 ROW_ERRORS = (DataError, CardinalityViolation)
 
-# A request waits for a connection. So it may fail up to this long after the database did.
+# A request may first wait for a connection. So it may fail up to this long after the database did.
 RECENT_FAILURE_SECONDS = 5.0
 
 log = structlog.get_logger()
@@ -159,8 +162,9 @@ class PreparedRequest(Struct, frozen=True):
     """
     The coerced variables of a request, and the estimated size of its response.
 
-    `plan_values` are the last two parts of a plan's key: the values of the variables that
-    directives name, and for each variable what the planner may know of it (`known_value`).
+    A plan is cached under the document, the operation's name and the two `plan_values`. The first
+    of these has the values of the variables that directives name. The second has, for each
+    variable, what the planner may know of it (`known_value`).
     """
 
     variables: VariableValues
@@ -175,10 +179,10 @@ async def never() -> None:
 
 class ClientRequest(Struct, frozen=True):
     """
-    The client of a request, an address, and how the request waits for its turn.
+    The address of a request's client, and how the request waits for its turn.
 
-    The request waits inside the context `while_waiting`, in which it does not count as active.
-    `wait_for_disconnect` returns when the client has disconnected.
+    The request waits inside the context `while_waiting`. In this context the request does not count
+    as active. `wait_for_disconnect` returns when the client has disconnected.
     """
 
     client: str
@@ -233,7 +237,7 @@ class Plan(Struct, frozen=True):
                     errors.setdefault(root.key, format_error(located, "BAD_USER_INPUT"))
                     parameters += [None] * count
             if root.non_null and root.key in errors:
-                # There will be no data at all, so no statement is run.
+                # `data` will be null, so no statement is run, and no other error is needed.
                 break
         return parameters, errors
 
@@ -244,8 +248,10 @@ class Engine:
 
     - `fetch` runs a statement.
     - `facts` are what the process knows and the database does not (`api.schema.Facts`).
-    - `max_documents` limits each cache.
+    - `max_documents` is the most entries of each cache.
     - A `quiet` engine does not log damage, because its caller reports it.
+    - `semaphores` limit how many expensive operations run at once. By default, they are made for a
+      pool of DEFAULT_CONNECTIONS connections.
     """
 
     def __init__(
@@ -286,9 +292,10 @@ class Engine:
         """
         Execute one request. The result is always JSON, and every error in it has a code.
 
-        A request of a `client`, an address, waits for its turn if its document or its plan is not
-        cached (`ClientRequest`). The service's own requests have no client, and are validated at
-        once; a heavy one waits for a connection as others do (`api.fair_semaphore`).
+        `client` is the address of the client, or None for the service's own requests. If the
+        document or the plan of a client's request is not cached, the request waits for its turn
+        (`ClientRequest`); the service's own requests are validated at once. Every heavy request
+        waits for its turn, also the service's own (`api.fair_semaphore`).
 
         With `allow_long`, a response with few rows may be longer than MAX_RESULT_BYTES, because
         earlier versions stored very long texts. Without it, such a response is refused, too.
@@ -423,7 +430,7 @@ class Engine:
         self, document: Document, variables: dict[str, Any] | None, operation_name: str | None
     ) -> PreparedRequest:
         """
-        Return the coerced variables of a request.
+        Return the coerced variables of a request, and the estimated size of its response.
 
         Raises GraphQLError or InvalidRequestError if the request is invalid.
         """
@@ -457,8 +464,8 @@ class Engine:
         """
         Return what a request with a new document needs: the document, its variables and its plan.
 
-        For an invalid request, only the document is returned. The caller calls `_prepare` for each
-        request that waits for the document, which raises the error.
+        For an invalid request, only the document is returned. Each request that waits for the
+        document then calls `_prepare`, and `_prepare` raises the error.
         """
         document, parsed = self._validate(query)
         try:
@@ -636,8 +643,8 @@ class Engine:
             measure.check()
         except GraphQLError as error:
             return Document([format_error(error, "GRAPHQL_PARSE_FAILED")], weight=20), None
-        # A document with circular fragments is invalid. The work that the other rules would do for
-        # it has no limit, so only the rule for circles runs.
+        # A document with circular fragments is invalid. For such a document the work of the other
+        # rules has no limit, so only the rule against cycles runs.
         rules: Iterable[type[ASTValidationRule]] = specified_rules
         if measure.is_circular:
             rules = [NoFragmentCyclesRule]
@@ -751,9 +758,9 @@ def validation_errors(
     """
     Return the validation errors of a document.
 
-    A visitor of graphql-core refers to its own methods, and to the syntax tree. So only a garbage
-    collection could remove it, and each document would leave thousands of objects to the next full
-    collection. That is why the visitors are emptied here.
+    At the end the visitors are emptied. A visitor of graphql-core refers to its own methods, and to
+    the syntax tree. If it were not emptied, only a garbage collection could remove the visitor and
+    the tree, and each document would leave thousands of objects to the next full collection.
     """
     visitors: list[ASTValidationRule] = []
 
@@ -805,7 +812,7 @@ def known_value(value: object) -> object:
     """
     Return what the planner may know of a variable: None if it is null, or the value of an enum.
 
-    For any other value that is an ellipsis, so that one plan serves for all of these values.
+    All other values are represented by an ellipsis, so that one plan serves for all of them.
     """
     if value is None or isinstance(value, Enum):
         return value
@@ -844,8 +851,8 @@ def error_result(*errors: GraphQLError | FormattedError) -> GraphQLResult:
 def _failure_result(error: Exception) -> GraphQLResult:
     """Return the result of a valid request that failed."""
     if is_unavailable(error):
-        # While the database is unavailable, the log already has the cause, and it will have the
-        # end.
+        # If the database has an outage, the log already has a line with the cause, and gets another
+        # one when the outage ends. So this error needs no line.
         if not availability.any_has_failed_since(monotonic() - RECENT_FAILURE_SECONDS):
             log.warning("no connection to the database", reason=describe_cause(error))
         message = "The record cannot be read right now. Try again soon."
@@ -860,7 +867,7 @@ def unexpected_error_result(error: Exception) -> GraphQLResult:
     """
     Return the result of a request that failed because of a fault of the service; log the error.
 
-    Of the error, the result contains only an id. The log has the whole error under this id.
+    The result contains only an id. The log has the whole error under this id.
     """
     error_id = uuid4().hex
     log.error("unexpected error", error_id=error_id, exc_info=error)

@@ -18,15 +18,15 @@ from typing import Any
 from api.fair_queue import FairQueue
 from api.fields import api_error
 
-# How many requests of one address may wait for their turn, and of all addresses. A page that sends
-# a handful of new documents at once has room. The last of all waits for 13 s at most, and usually
+# How many requests may wait for their turn: of one address, and of all addresses together. A page
+# may send some new documents at once. The last one in the queue waits for 13 s at most, and usually
 # for much less: no known document takes 50 ms of CPU (tests/integration/api/test_limits.py).
 MAX_WAITING_PER_CLIENT = 16
 MAX_WAITING = 256
 
-# A further request tries once more after this time, and is refused if there is still no room. It is
-# not refused immediately, because the client would send its next request immediately, and refusing
-# hundreds of requests costs more than letting them wait.
+# A request above these limits tries once more after this time. If there is still no room, it is
+# refused. After an immediate refusal, the client would send its next request immediately, and
+# refusing hundreds of requests costs more than letting them wait.
 PAUSE_SECONDS = 1.0
 
 
@@ -77,7 +77,8 @@ class FairExecutor:
         """
         Return the result of `function`, which runs when it is the client's turn.
 
-        Requests with the same `key` share one run. A request that is cancelled gives up its place.
+        Requests with the same `key` share one run. A request that is cancelled no longer waits.
+        Work that has not begun is not done if no request needs it any more.
 
         Raises SERVICE_UNAVAILABLE if too many requests wait.
         """

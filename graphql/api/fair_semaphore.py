@@ -14,14 +14,15 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from api.fair_queue import FairQueue
 from api.fields import api_error
 
-# The number of connections of an API that does not say how many it has.
+# The assumed number of the API's connections, for an engine that is created without semaphores.
 DEFAULT_CONNECTIONS = 8
 
 # How many requests may wait. If a response takes a tenth of a second, each of them gets its turn
 # before WAIT_TIMEOUT.
 MAX_WAITING = 16
 
-# How long a request waits, in seconds. Requests wait equally long for a connection.
+# How long a request waits, in seconds. It is as long as a query waits for a connection (`READ_WAIT`
+# in app/main.py).
 WAIT_TIMEOUT = 2.0
 
 WaitingContext = Callable[[], AbstractContextManager[object]]
@@ -48,7 +49,7 @@ class FairSemaphore:
         self, client: str, while_waiting: WaitingContext = nullcontext
     ) -> AsyncIterator[None]:
         """
-        Wait for a place, inside the context `while_waiting`, and occupy it for the body.
+        Wait for a place, inside the context `while_waiting`, and occupy it until the block ends.
 
         Raises SERVICE_UNAVAILABLE if too many requests wait, or if this one waits too long.
         """
@@ -72,7 +73,8 @@ class FairSemaphore:
                 await place
         except BaseException as error:
             # The place may have been given in the same step of the event loop in which the wait
-            # ended. Then it is given back. In that step the request may also have been refused.
+            # ended. Then it is given back. If the request was refused in that step, its future has
+            # an exception, and there is no place to give back.
             if place.done() and not place.cancelled() and place.exception() is None:
                 self._release()
             if isinstance(error, TimeoutError):

@@ -1,8 +1,8 @@
 """
 How a GraphQL type declares where its data comes from.
 
-Nothing here depends on the domain. `@table` names the table of a type. Each field is one
-declaration: its description and its source. The compiler (`api.compiler`) reads the sources and
+Nothing here depends on the types of the record. `@table` names the table of a type. Each field is
+one declaration: its description and its source. The compiler (`api.compiler`) reads the sources and
 builds the SQL.
 
 In the SQL of a source, a column has the name of its table before it (`picks.ticker`), and an
@@ -40,7 +40,7 @@ MAX_PAGE_SIZE = 100
 
 class Column(Struct, frozen=True):
     """
-    A value of the row: the column of the field's name, or the expression `sql`.
+    A value of the row: the column that has the same name as the field, or the expression `sql`.
 
     The other three are conditions on the row, in SQL:
 
@@ -66,7 +66,11 @@ class FromService(Struct, frozen=True):
 
 
 class Same(Struct, frozen=True):
-    """A nested object that shows the same row as its parent; a list shows the same rows."""
+    """
+    A nested object that shows the same row as its parent.
+
+    If the field is a list (`nodes`, `edges`), it shows all rows of the page.
+    """
 
 
 class Related(Struct, frozen=True):
@@ -76,12 +80,13 @@ class Related(Struct, frozen=True):
     All strings are SQL.
 
     - `order` sorts the rows; `usual_length` is how many there usually are.
-    - `join` names a field of the target type. Its row is joined to each of the rows, so that
-      `order` may name its columns.
+    - `join` names a field of the target type. The row of that field is joined to each related row,
+      so that `order` may name columns of the joined row.
     - `required_if` is a condition on the row that has the field: where it is true, a related row
       must exist.
-    - `foreign_key` is the column of that row that names the related row. Where it is set, the
-      related row must exist; where `required_if` is not true, it must be null.
+    - `foreign_key` is a column of the row that has the field: it names the related row. Where this
+      column is not null, the related row must exist. Where `required_if` is not true, this column
+      must be null. A `foreign_key` without a `required_if` has no effect.
     - `valid_if` is a condition on aggregates over all related rows. A list for which it is not true
       is damaged. `expected` describes in the error what the list must contain.
     - `row_valid_if` is a condition that each related row must fulfil.
@@ -103,7 +108,7 @@ class Key(Struct, frozen=True):
     One part of a cursor: the function that parses it, and its type in SQL.
 
     `lowest` is below all values of a column, and `highest` above all of them. `text_sql` is the SQL
-    that writes a value as text.
+    that writes a value as text, with `{}` in place of the value.
     """
 
     parse: Callable[[str], object]
@@ -118,8 +123,9 @@ class Paginated(Struct, frozen=True):
     The rows for which `where` is true, one page at a time.
 
     `sort_keys` are the expressions that sort the rows; together they are unique. `valid_if` and
-    `row_valid_if` are as in `Related`; `problem` is the SQL, aggregates allowed, of the text that
-    says in which way a page is not valid.
+    `row_valid_if` are as in `Related`, but `valid_if` is about the rows of one page. `problem` is
+    SQL: the arguments of concat(), which returns the text that says what is wrong with a page. The
+    arguments may use aggregates.
     """
 
     where: str
@@ -134,11 +140,11 @@ class Computed(Struct, frozen=True):
     """
     A value that a function computes from rows; the fields of its type are its parts (`ValuePart`).
 
-    - `rows` is the SQL of one text in the form that `compute` reads.
+    - `rows` is a SELECT that returns all rows as one text, in the form that `compute` reads.
     - `compute` gets this text as bytes, and the arguments of the field by name. It runs in a
       thread. Its result must depend on nothing else, because results are cached.
     - `check` raises an error for invalid arguments, before the rows are read.
-    - `cost` is the number of values of a response as which the field counts.
+    - `cost` is added to the estimated number of values of a response, for the work of `compute`.
     """
 
     rows: str
@@ -169,7 +175,7 @@ def bad_value(code: str, message: str) -> GraphQLError:
     """
     Return the error for an unusable value of an argument.
 
-    The classification tells other programs that the caller made the mistake.
+    Its member `classification` tells programs that the mistake is the client's.
     """
     return api_error(code, message, classification="ValidationError")
 
@@ -269,7 +275,7 @@ def table(
 
 def describe_enums(*enums: type[Enum]) -> None:
     """
-    Make enums of the domain GraphQL enums.
+    Turn the domain's enums into enums of the GraphQL schema.
 
     Each enum has a docstring, and each of its values a `description`.
     """
@@ -281,7 +287,7 @@ def describe_enums(*enums: type[Enum]) -> None:
 
 def _description_of(cls: type) -> str:
     """Return the docstring of a class with one line for each paragraph."""
-    # Where the source breaks a line has no meaning for the readers of the schema.
+    # The docstring's line breaks within a paragraph mean nothing to the readers of the schema.
     paragraphs = cleandoc(cls.__doc__ or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
 
@@ -315,7 +321,7 @@ def from_service(description: str, value: Callable[[Any], object]) -> Any:
 
 
 def same(description: str) -> Any:
-    """Declare a field that shows the same row, or rows, as another type."""
+    """Declare a field of another type that shows the row, or the rows, of its parent."""
     return _field(description, Same())
 
 
@@ -336,8 +342,9 @@ def related(
     """
     Declare a field that consists of other rows: a list, or one row.
 
-    The parameters are as in `Related`. With `join`, every related row must have the row that is
-    joined, and `where` must not name the table of that row.
+    The parameters are as in `Related`; `arguments` are those of the field, by name. With `join`,
+    every related row must have the row that is joined, and `where` must not name the table of that
+    row.
     """
     source = Related(
         where=where,
@@ -378,8 +385,8 @@ def page(
     after = Argument(
         type=str | None,
         description=(
-            "Return only rows after this cursor, an `endCursor` of the same list. Null, the "
-            "default, returns the first page."
+            "Return only rows after this cursor: an `endCursor` or another cursor of the same "
+            "list. Null, the default, returns the first page."
         ),
         convert=lambda text: _decode_cursor(text, sort_keys.values()),
     )
@@ -486,7 +493,7 @@ def _decode_cursor(cursor: str, keys: Iterable[Key]) -> str:
     """
     Return the position that a cursor contains: its values, separated by spaces.
 
-    Raises BAD_CURSOR for a cursor that this list never returned.
+    Raises BAD_CURSOR for a text that does not have the form of this list's cursors.
     """
     try:
         position = b64decode(cursor, validate=True).decode()

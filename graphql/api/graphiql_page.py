@@ -39,8 +39,8 @@ OWN_DOCUMENTS = (
     "Feed",
 )
 
-# The files of packages, sorted as a browser needs them. They are served and executed only if their
-# SHA-256 is this.
+# The files of packages, in the order in which a browser must load them. Each is served and executed
+# only if its SHA-256 is the value here.
 PACKAGE_FILES = {
     "graphiql@3.9.0/graphiql.min.css": "vd3VCqxb2w7dg+XIYrov7Z2ylk5MddRlWrYrCn1b1zA=",
     "react@18.3.1/umd/react.production.min.js": "2Unxw2h67a3O2shSYYZfKbF80nOZfn9rK/xTsvnUxN0=",
@@ -51,6 +51,7 @@ PACKAGE_FILES = {
 }
 # The only inline style of GraphiQL: while a dialog is open, the page below does not scroll.
 DIALOG_STYLE_HASH = "'sha256-Y/huXlwoYkVyQlxwSVcCi1RCDGDCSVBzDt0hYP9qlTc='"
+# "It" is GraphiQL: the page shows this sentence only after a sentence about GraphiQL.
 API_HINT = "The API answers without it: send a query to this address, as POST, in JSON."
 # What the page says if GraphiQL does not load, by whether the service sends the files itself.
 HELP = {
@@ -163,7 +164,7 @@ def _read_package_files(packages: Path) -> dict[str, bytes]:
 
 
 def _read_own_file(file: Path) -> tuple[str, bytes]:
-    """Return the address of one of our files, which contains its hash, and its content."""
+    """Return the address and the content of one of our files. The address contains a hash."""
     content = file.read_bytes()
     return f"{paths.GRAPHIQL_FILES}/{sha256(content).hexdigest()[:12]}/{file.name}", content
 

@@ -5,9 +5,9 @@ libpq reads a whole row into memory before Python can count its bytes. So Postgr
 does not send a row that is too long. Two earlier checks bound the work of Postgres:
 
 - Before the statement is run, `api.limits` estimates how many bytes all texts can have together.
-- `row_bytes_check` aborts the statement at the first row whose long texts are too long, before they
-  are written: fifty aliases of one long text would take a gigabyte of Postgres's memory. It reads
-  the lengths, not the texts.
+- `row_bytes_check` aborts the statement at the first row whose long texts are too long, before the
+  texts are written: fifty aliases of one long text would take a gigabyte of Postgres's memory. The
+  check reads the lengths, not the texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,10 +65,11 @@ def limit_result_bytes(columns: Sequence[str], are_computed: Sequence[bool], max
     """
     Return a statement that selects one row of `columns`, or no row if the row is too long.
 
-    `are_computed` says for each column whether it contains the rows of a computed field. All of
-    these together may have MAX_SOURCE_BYTES, and all other columns `max_bytes`. Because of OFFSET
-    0, Postgres evaluates each column only once: it can neither merge the two levels of the
-    statement nor move the condition to the inner one.
+    `are_computed` says for each column whether it contains the rows of a computed field. Such
+    columns together may have MAX_SOURCE_BYTES, and all other columns together `max_bytes`.
+
+    Because of OFFSET 0, Postgres evaluates each column only once: it can neither merge the two
+    levels of the statement nor move the condition to the inner one.
     """
     returned: list[str] = []
     computed: list[str] = []

@@ -15,7 +15,8 @@ SECURITY_HEADERS: Headers = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    # Scripts of other sites may read responses only through CORS.
+    # Pages of other sites must not embed responses. Their scripts may read responses only through
+    # CORS.
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 # One year. It is sent only over https: over http the specification forbids it (RFC 6797), and a

@@ -39,8 +39,8 @@ GRAPHQL = "application/graphql-response+json"
 JSON = "application/json"
 METHODS: tuple[Method, ...] = ("GET", "HEAD", "OPTIONS", "POST")
 BODY_TIMEOUT = 10  # seconds
-# The most parameters of a URL. A request needs four at most, and shared links contain some of other
-# services. Thousands would take milliseconds to parse.
+# The most parameters of a URL. A request needs four at most. A link that people share may also have
+# parameters that other services add to it. Thousands would take milliseconds to parse.
 MAX_PARAMETERS = 100
 # How much of an Accept header is read, in bytes: browsers send about 150.
 MAX_ACCEPT_BYTES = 4096
@@ -239,8 +239,8 @@ async def read_body(receive: Any) -> Body:
     """
     Read a request's body.
 
-    Almost every body arrives with its headers. So its time limit is a bare timer, because
-    `asyncio.timeout` costs a tenth of what a cached response costs.
+    The time limit is a bare timer, because `asyncio.timeout` costs a tenth of what a cached
+    response costs. Almost no request needs the limit: its body arrives with its headers.
     """
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
@@ -360,7 +360,11 @@ def parse_parameters(value: object) -> GraphQLParameters:
 
 
 def handle_http_exception(request: AnyRequest, error: HTTPException) -> Response[bytes]:
-    """Return the response to a request that no handler serves, in the form of all other errors."""
+    """
+    Return the response for an error that Litestar or a handler raises, such as an unknown path.
+
+    It has the form of all other errors.
+    """
     default = "BAD_REQUEST" if error.status_code < 500 else "INTERNAL_SERVER_ERROR"
     code = CODE_BY_STATUS.get(error.status_code, default)
     result = error_result(api_error(code, f"{HTTPStatus(error.status_code).phrase}."))
@@ -382,7 +386,7 @@ def _error_response(
 
 
 def response_head(result: GraphQLResult, method: str, accept: bytes) -> tuple[int, dict[str, str]]:
-    """Return the status and the headers of a result."""
+    """Return the status and the headers of a result. Log a refused request."""
     media_type = media_type_of(accept)
     status = status_of(result.error_code, method, media_type)
     if result.error_code:
@@ -435,7 +439,7 @@ def unavailable_messages(
     Return the two ASGI messages of a refusal that costs almost nothing.
 
     `extra_headers` are headers that every response of this service has. `body` replaces the usual
-    body.
+    body, and `status` the usual 503.
     """
     body = body or _BUSY_BODY
     media_type = media_type_of(accept.lower())
@@ -464,7 +468,7 @@ def too_many_parameters_messages(
 def unread_messages(
     accept: bytes, extra_headers: Headers = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the messages for a request for which unread responses leave no memory."""
+    """Return the messages for a request that is refused because unread responses use the memory."""
     return unavailable_messages(accept, extra_headers, _UNREAD_BODY)
 
 

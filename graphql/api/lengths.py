@@ -22,11 +22,11 @@ MAX_RESULT_BYTES = 4_000_000
 # not sent. A track record of 5,200 Mondays, a hundred years, has rows of about 3 MB.
 MAX_SOURCE_BYTES = 4_000_000
 
-# A response that can only be longer than MAX_RESULT_BYTES because the record contains a text that
-# is longer than the lengths below, in bytes. Such responses are read one at a time. Each takes
-# three times its length for a moment, and then counts against the limit of unsent responses (64
-# MB, app/web/unsent_responses.py). The longest refused answer of a model that we know of has
-# 30 MB.
+# A response with few rows, in bytes. It can be longer than MAX_RESULT_BYTES only if the record
+# contains a text that is longer than the lengths below. Such responses are read one at a time. For
+# a moment, each takes three times its length in memory. Then it counts against the limit of unsent
+# responses (64 MB, app/web/unsent_responses.py). The longest refused answer of a model that we know
+# of has 30 MB.
 MAX_LONG_RESULT_BYTES = 48_000_000
 
 # The texts, in bytes.

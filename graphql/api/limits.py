@@ -4,9 +4,10 @@ Limits what one document may ask for, before any other work is done for it.
 A document over a limit is refused; the error names the limit and the value. Each fragment is
 measured only once, even if it is spread many times. So a document whose nested fragments would
 select billions of fields is refused as fast as it is parsed. The limits leave room for GraphiQL's
-own introspection and for a page of a hundred batches with their picks. `MAX_OCCURRENCES` and
-`MAX_FRAGMENTS` bound the cost of validation: it compares all fields with the same response name,
-and all fragments of one selection set, with each other.
+own introspection and for a page of a hundred batches with their picks.
+
+`MAX_OCCURRENCES` and `MAX_FRAGMENTS` limit the time of validation. Validation compares all fields
+of one response name with each other. It does the same with all fragments of one selection set.
 """
 
 from collections.abc import Iterable, Mapping
@@ -47,27 +48,28 @@ from api.fields import (
 )
 from api.lengths import MAX_RESULT_BYTES, SENTENCE
 
-# The body of any request to the service, in bytes. Everything below measures a document instead.
+# The most bytes of the body of any request to the service. The limits after it are about a
+# document, its response and its variables.
 MAX_BODY_BYTES = 64 * 1024
 MAX_DOCUMENT_CHARACTERS = 16_000
 MAX_TOKENS = 1_000
 MAX_DEPTH = 10
 MAX_FIELDS = 235
 MAX_ALIASES = 50
-# Occurrences of one response name in one selection set, with its fragments spread. Validation
-# compares each occurrence with each other one, so its time grows with the square of their number. A
-# client that spreads a fragment of its own for each part of a page repeats `id` and `__typename`
-# once for each.
+# How often one response name may occur in a selection set whose fragments are spread. Validation
+# compares each occurrence with each other one, so its time grows with the square of their number.
+# The limit must not be much lower: some clients spread one fragment for each part of a page, and
+# every one of these fragments has `id` and `__typename`.
 MAX_OCCURRENCES = 20
 MAX_VALUES = 25_000
 # The estimated size of a response, in bytes: all names, and each text with the greatest length that
-# its column can have. This limits the work of Postgres before it knows the real length of a
-# response, to a tenth of a second. It leaves room for a page of a hundred entries of the journal,
-# and for all entries of twelve Mondays.
+# its column can have. Postgres has to do its work before it knows the real length of a response.
+# This limit keeps that work to a tenth of a second. It leaves room for a page of a hundred entries
+# of the journal, and for all entries of twelve Mondays.
 MAX_ESTIMATED_BYTES = 32 * 1024 * 1024
-# For introspection, instead of the four limits above. The standard query with all of its options
-# has 230 fields and returns 513 values for a type; clients that add `__typename` to each selection
-# make it 311 fields.
+# For introspection, instead of MAX_DEPTH, MAX_FIELDS, MAX_ALIASES, MAX_VALUES and
+# MAX_ESTIMATED_BYTES. The standard query with all of its options has 230 fields and returns 513
+# values for a type. With `__typename` in each selection, which some clients add, it has 311 fields.
 MAX_INTROSPECTION_FIELDS = 350
 MAX_INTROSPECTION_VALUES = 550
 MAX_INTROSPECTION_BYTES = 50_000
@@ -76,7 +78,7 @@ MAX_VARIABLES_DEPTH = 5
 # Fragments of a document: validation compares all fragments of one selection set with each other.
 MAX_FRAGMENTS = 30
 
-# How many characters of a name a message quotes.
+# A message quotes at most this many characters of a name.
 MAX_QUOTED_NAME = 40
 # The most bytes of one value in a response, without its name, by its type. They are used for a
 # field whose declaration has no `max_bytes`.
@@ -93,9 +95,11 @@ BYTES_BY_TYPE = {
 }
 # The bytes of the value of an enum, or of the brackets of an object or a list.
 OTHER_BYTES = 24
-# The bytes as which one character of a name counts. It counts more than a character of a text: a
-# name always has its full length, and a text is usually shorter than it can be. With this number,
-# the names of a response cannot take more than MAX_RESULT_BYTES.
+# Each character of a name counts as this many bytes of the estimate (8), although it is one byte of
+# the response. The estimate counts a text with its greatest length, so most texts are much shorter
+# than their estimate. But a name always has its full length. If a character counted as one byte, a
+# response within MAX_ESTIMATED_BYTES could have 33 MB of names. With 8 bytes for each character, it
+# has 4 MB of names at most, about as much as MAX_RESULT_BYTES.
 BYTES_PER_NAME_CHARACTER = MAX_ESTIMATED_BYTES // MAX_RESULT_BYTES
 # The quotes, the colon and the comma around a name.
 NAME_BYTES = 4
@@ -103,26 +107,26 @@ NAME_BYTES = 4
 # names.
 INTROSPECTION_BYTES = {"description": 180}
 
-# If an operation has at most this many estimated bytes, its response can only be too long because
-# the record contains a text that is longer than a new one can be. Such an operation may have a
-# longer response (MAX_LONG_RESULT_BYTES): one entry of the journal, one question, one Monday in
-# full.
+# An operation with at most this many estimated bytes reads few rows, for example one entry of the
+# journal, one question, or one Monday in full. Its response can only be too long if an earlier
+# version has stored a text that is longer than today's limits. So its response may be longer than
+# others (MAX_LONG_RESULT_BYTES).
 MAX_BYTES_OF_FEW_ROWS = 1_000_000
 
 # An operation with more values or more estimated bytes than these is heavy, and takes turns with
-# other heavy ones (`api.fair_semaphore`). A Monday in full
-# has 1,200 values, a page of a hundred with picks 3,400, a track record about 7,000.
+# other heavy ones (`api.fair_semaphore`). A Monday in full has 1,200 values, a page of a hundred
+# with picks 3,400, a track record about 8,900.
 HEAVY_VALUES = 12_500
 HEAVY_BYTES = 8_000_000
 
-# The average length of the lists that a type returns about itself; its other lists have one item or
-# none. The number of types does not count: the limits of introspection are for each type, so that a
-# schema may grow and still be read by the same queries.
+# The average lengths of a type's lists in introspection, by field. The other lists have one item or
+# none. The number of types does not count, because the limits of introspection are for each type:
+# if the schema grows, the same queries can still read it.
 INTROSPECTION_LENGTHS = {"fields": 5, "enumValues": 2}
 
 
 class Amount(Struct, frozen=True):
-    """How many values a response may contain, and how many bytes they can come to."""
+    """How many values a response may contain, and how many bytes they can have together."""
 
     values: int = 0
     bytes: int = 0
@@ -143,7 +147,9 @@ class Amount(Struct, frozen=True):
     @property
     def has_few_rows(self) -> bool:
         """
-        Return whether the response can only be too long because of texts of earlier versions.
+        Return whether the response has few rows.
+
+        Such a response can only be too long because of texts that earlier versions have stored.
         """
         return self.bytes <= MAX_BYTES_OF_FEW_ROWS
 
@@ -155,8 +161,10 @@ class Size(Struct, frozen=True):
     """
     The size of a selection with its fragments spread, and the estimated amount of its response.
 
-    A page whose `first` is a variable is not part of `amount`: `paged` has the amount of one of its
-    rows, by the name of the variable.
+    If the `first` of a page is a variable, the number of the page's rows is not known yet. So these
+    rows are not part of `amount`. In their place, `paged` has the amount of one row, by the name of
+    the variable. If several pages use one variable, their amounts are added: for two pages with
+    `first: $n` whose rows have 10 and 20 values, `paged` has 30 values for `n`.
 
     Introspection is not part of `depth`, `fields`, `aliases` and `amount`, because it is deep and
     long by nature. It has limits of its own: `introspection_fields` are its fields, which
@@ -327,7 +335,8 @@ class DocumentMeasure:
         """
         Return the size of a fragment.
 
-        Validation reports a fragment that does not exist or that contains itself.
+        A fragment that does not exist has the size 0. If a fragment spreads itself, this spread has
+        the size 0. Validation reports both.
         """
         if name in self.in_progress:
             self.is_circular = True
@@ -375,8 +384,8 @@ class DocumentMeasure:
             )
         is_introspection = parent is not None and is_introspection_type(parent)
         if name == "__typename" and node.alias is None and is_introspection:
-            # All of its occurrences in a selection make one value, of an object that is counted
-            # already.
+            # It adds no amount. However often it is selected, an object has it only once. So there
+            # are no more of these values than objects, and each object already counts as a value.
             return Size(depth=1, fields=1)
         own = Size(
             depth=below.depth + 1,
@@ -395,7 +404,8 @@ class DocumentMeasure:
         """Return the amount of a field's selection, once for each of its rows."""
         first = page_size(node, definition)
         if isinstance(first, VariableNode):
-            # Pages inside a page are counted with the greatest page size.
+            # If the `first` of a page inside this page is a variable too, the inner page is counted
+            # with the greatest page size.
             inner = (one_row.times(MAX_PAGE_SIZE) for one_row in below.paged.values())
             return Size(paged={first.name.value: sum(inner, below.amount)})
         times = first
@@ -447,9 +457,7 @@ def usual_length_of(name: str, definition: GraphQLField) -> int:
 
 
 def cost_of(definition: GraphQLField | None) -> int:
-    """
-    Return how many values a field counts as, besides those it shows: the work of computing it.
-    """
+    """Return the cost of computing a field, as a number of values; 0 if it is not computed."""
     source = field_source(definition) if definition else None
     return source.cost if isinstance(source, Computed) else 0
 
@@ -478,7 +486,11 @@ def exceeded(code: str, has: str, limit: int, *, advice: str = "") -> GraphQLErr
 
 
 def format_count(number: int) -> str:
-    """Return a number for a message. It stays short: fragments can multiply it without end."""
+    """
+    Return a number for a message.
+
+    A huge number becomes words, because nested fragments can give it any number of digits.
+    """
     if number >= 10**9:
         return "over a billion"
     return f"{number:,}"

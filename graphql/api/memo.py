@@ -3,7 +3,7 @@ A cache of a function's results, limited by their number and by how many objects
 
 A full garbage collection visits all objects that can refer to each other, and stops the process
 meanwhile. The syntax tree of one long document has thousands of objects. So the limit counts
-objects. A plan has few of them, and a long text.
+objects. A plan has few objects but a long text, so the characters of texts count, too.
 """
 
 import gc
@@ -59,8 +59,10 @@ class Segment:
     def __init__(self) -> None:
         self.entries: dict[Arguments, MemoEntry] = {}
         self.weight = 0
-        # Sorted by the time of each client's last request. If two clients have the same number or
-        # weight of results, a result of the client with the older request is removed first.
+        # The results of each client. The clients are ordered by the time at which one of their
+        # results was last added, or last requested by any client; the earliest time comes first. If
+        # two clients have the same number or weight of results, `evict` chooses the one that comes
+        # first.
         self._by_client: OrderedDict[str, OrderedDict[Arguments, None]] = OrderedDict()
         self._weights: dict[str, int] = {}
 
@@ -178,7 +180,11 @@ class Memo(Generic[Result]):
 
 
 def weight_of(result: object) -> int:
-    """Return how many objects a result consists of, as the garbage collector counts them."""
+    """
+    Return the weight of a result: its objects that the garbage collector visits, and its texts.
+
+    CHARACTERS_PER_OBJECT characters of text count as one object.
+    """
     visited: dict[int, object] = {}
     pending = [result]
     characters = 0

@@ -12,8 +12,9 @@ async def execute_halving_page(
     """
     Return the result of a document that selects a page, and how many rows the page may have.
 
-    The first request has at most `first` rows; it is repeated with half as many while its result is
-    too large. A page of one row may have the longer result that a single row may have.
+    The first request is for at most `first` rows. While the result is too large, the request is
+    repeated with half as many rows. Only the result of a page of one row may be longer than
+    MAX_RESULT_BYTES (`allow_long` of `Engine.execute`).
     """
     while True:
         result = await engine.execute(

@@ -1,5 +1,5 @@
 """
-The declarations of the API: each type is a table, and each field has a description and a source.
+The declarations of the API: types, most of them for a table, and fields with their source.
 
 The types of the track record are not declared here. They are the structs of
 `app.domain.track_record`, and `Query` names the outermost one. The enums come from the domain, too.
@@ -71,7 +71,7 @@ Glossary:
 - **pick**: one share of a batch, with the action BUY or SELL and the model's reasoning.
 - **session**: a day on which the New York Stock Exchange trades.
 - **baseline session**: the last session before the run date. Its closing prices are the initial
-  prices, from which returns count.
+  prices, from which returns are computed.
 - **benchmark**: what picks are measured against; SPY by default.
 - **checkpoint**: one morning's measurement of a batch. Day 0 is the baseline; days 1 to 14 follow.
 - **metric**: the figures of one pick at one computed checkpoint.
@@ -116,7 +116,7 @@ ENUMS = (
 describe_enums(*ENUMS)
 
 
-# How many characters of a refused value its error quotes.
+# An error quotes at most this many characters of a refused value.
 _MAX_QUOTED = 40
 _EXAMPLE_ID = "f1e5a5c6-3a5f-5f0b-9c3c-0a51e9a3a0d4"
 
@@ -200,11 +200,11 @@ DIRECTION_SIGN = f"""(
 
 def valid_ticker_sql(table: str) -> str:
     """
-    Return the SQL of a row's ticker, which is null for a text that is not a ticker.
+    Return the SQL of a row's ticker. Its value is null if the text is not a ticker.
 
-    The dollar of the pattern is doubled, because a single one would name an argument. This is an
-    expression and not a condition on the row: with a condition, Postgres chooses another plan for
-    finding the row, which takes five times as long.
+    The pattern ends in two dollars, because a single dollar would begin the name of an argument.
+    The pattern's group does not capture: otherwise `substring` would return only the group. With
+    a condition on the row instead of this expression, Postgres takes five times as long.
     """
     pattern = model.TICKER_PATTERN.replace("(", "(?:")
     return f"substring({table}.ticker, '^{pattern}$$')"
@@ -223,7 +223,11 @@ HAS_BATCH = (
 
 
 _DAY_COUNT = 1 + model.CHECKPOINT_DAYS
-_DAY_BITS = 2 ** model.CHECKPOINT_DAYS.bit_length() - 1
+# All days, 0 to 14, combined by OR; and all positions, 1 to 3.
+_DAYS_COMBINED = 2 ** model.CHECKPOINT_DAYS.bit_length() - 1
+_POSITIONS_COMBINED = 2 ** model.PICKS_PER_BATCH.bit_length() - 1
+# One bit for each day, and one for each position.
+_DAY_BITS = 2**_DAY_COUNT - 1
 _POSITION_BITS = sum(1 << position for position in range(1, 1 + model.PICKS_PER_BATCH))
 
 # What the record promises about rows, as conditions: the API reports a row that breaks one as
@@ -234,18 +238,19 @@ IS_COMPUTED = "checkpoints.status = 'computed'"
 HAS_FIGURES = f"({IS_COMPUTED} AND checkpoints.day > 0)"
 HAS_UNKNOWN_STATUS = "checkpoints.status NOT IN ('computed', 'skipped')"
 WAS_SKIPPED = "checkpoints.skip_reason IS NOT NULL"
-# Each number exists exactly once if there are as many rows as numbers, and every number occurs. The
-# bit at the position of a number says that the number occurs. Postgres takes a position modulo 32,
-# so a number above 31 would set the bit of another one. To find such numbers, their own bits are
-# compared, too, in the higher bits.
+# A batch must have each number (of a position, or of a day) exactly once. It does if each number
+# occurs, and there are as many rows as numbers. To see which numbers occur, their bits
+# (`1 << number`) are combined by OR. Postgres shifts by the number modulo 32, so 33 has the same
+# bit as 1. To find such a number, the numbers themselves are combined by OR, too. They are shifted
+# by 8 or 16, so that they do not overlap with the bits.
 HAS_THREE_PICKS = f"""
     count(*) = {model.PICKS_PER_BATCH}
     AND bit_or((picks.position << 8) | (1 << picks.position))
-        = {model.PICKS_PER_BATCH << 8 | _POSITION_BITS}"""
+        = {_POSITIONS_COMBINED << 8 | _POSITION_BITS}"""
 HAS_EVERY_DAY = f"""
     count(*) = {_DAY_COUNT}
     AND bit_or((checkpoints.day << 16) | (1 << checkpoints.day))
-        = {_DAY_BITS << 16 | 2**_DAY_COUNT - 1}"""
+        = {_DAYS_COMBINED << 16 | _DAY_BITS}"""
 # Without this condition, a day with an unknown status or skip reason would count as a day without
 # figures.
 HAS_ONLY_KNOWN_STATES = """
@@ -258,7 +263,7 @@ HAS_ONLY_KNOWN_STATES = """
     false))"""
 HAS_NO_DAY_TWICE = f"""
     coalesce(sum(1 << checkpoints.day) = bit_or(1 << checkpoints.day)
-        AND bit_or(checkpoints.day) BETWEEN 0 AND {_DAY_BITS}
+        AND bit_or(checkpoints.day) BETWEEN 0 AND {_DAYS_COMBINED}
         AND max(checkpoints.day) < {_DAY_COUNT}, true)"""
 
 
@@ -298,8 +303,8 @@ TICKER = Argument(
 @table("closes")
 class Close:
     """
-    A reading of one share's prices in one session: raw prices, as traded, with their source and
-    the time at which they were read.
+    A reading of one share's prices in one session, with its source and the time at which it was
+    read. The prices are raw, as traded, unless `source` says that they are restated.
     """
 
     id: ID = column("The stable id of the reading, a UUID.")
@@ -310,17 +315,19 @@ class Close:
     )
     trading_day: date = column("The session in which these prices were traded.")
     open: Decimal | None = column(
-        "The first price of the session, in US dollars. Null if the source did not give it.",
+        "The first price of the session, in US dollars. Null if the source had no opening price "
+        "that could be read.",
         invalid_if=is_not_a_price("closes.open"),
     )
     close: Decimal = column(
-        "The last price of the session, in US dollars, not adjusted for later splits or dividends.",
+        "The last price of the session, in US dollars, not adjusted for dividends. It is adjusted "
+        "for a later split only if `source` says that it is restated.",
         invalid_if=is_not_a_price("closes.close"),
     )
     source: str = column(
-        "The source of the reading, such as `alphavantage TIME_SERIES_DAILY`. It ends in `, "
-        "restated as of` and a date if the provider had divided the price by a later split; the "
-        "price is then for one share as of that date.",
+        "The source of the reading, such as `alphavantage TIME_SERIES_DAILY`. If the provider has "
+        "divided the prices by the factor of a later split, the source ends in `, restated as of` "
+        "and a date: the prices are then per share of that date.",
         max_bytes=lengths.SENTENCE,
     )
     read_at: datetime = column("The time at which the prices were read from the source.")
@@ -330,7 +337,7 @@ class Close:
 class Split:
     """
     A reading of one split of a share, with its source and the time at which it was read.
-    Spin-offs are listed as splits, too.
+    The provider lists spin-offs as splits, too.
     """
 
     ticker: str = column(
@@ -338,10 +345,11 @@ class Split:
         invalid_if=is_not_a_ticker("splits.ticker"),
         max_bytes=lengths.TICKER,
     )
-    effective_date: date = column("The first session whose prices are prices of the new shares.")
+    effective_date: date = column("The first day whose prices are per new share.")
     factor: Decimal = column(
-        "The number of new shares for one old share: `4.0000` for a split of 4:1. A factor of 1 "
-        "revokes an earlier reading of the same date.",
+        "The number of new shares for one old share: `4.0000` for a split of 4:1. The factor 1 "
+        "means that the provider no longer lists the split. Such a reading revokes the earlier "
+        "readings of the same date.",
         invalid_if=is_not_a_price("splits.factor"),
     )
     source: str = column(
@@ -366,19 +374,19 @@ class PickMetric:
         f"checkpoints.id = {METRICS}.checkpoint_id",
     )
     current_price: Decimal = column(
-        "The closing price of the share on the checkpoint's trading day, in US dollars. If the "
-        "pick has ended, it is the last value that was recorded for it.",
+        "The closing price of the share on the checkpoint's trading day, in US dollars. If `ended` "
+        "is true, it is the last value that an operator recorded for the share.",
         invalid_if=is_not_a_price(f"{METRICS}.current_price"),
     )
     close: Close | None = related(
-        "The reading that supplied `currentPrice`. Null if the pick has ended.",
+        "The reading that supplied `currentPrice`. Null if `ended` is true.",
         f"closes.id = {METRICS}.close_id",
         foreign_key=f"{METRICS}.close_id",
         required_if=f"{METRICS}.ended IS NOT TRUE",
     )
     split_factor: Decimal = column(
-        "The product of the share's split factors since the baseline session: the number of "
-        "today's shares for one share of the baseline. It is 1 without a split.",
+        "The number of shares that one share of the baseline session has become by this "
+        "checkpoint: the product of the split factors since then. It is 1 without a split.",
         invalid_if=is_not_a_price(f"{METRICS}.split_factor"),
     )
     absolute_return_pct: Decimal = column(
@@ -397,14 +405,15 @@ class PickMetric:
     )
     alpha_pct: Decimal = column(
         "The excess over the benchmark in the direction of the pick, in percentage points: "
-        "`vsBenchmarkPct` for a BUY, its negative for a SELL. If it is above zero, the call is "
-        "right.",
+        "`vsBenchmarkPct` for a BUY, its negative for a SELL. If it is above zero, the call (the "
+        "pick's BUY or SELL) is right.",
         f"{DIRECTION_SIGN} * {METRICS}.vs_benchmark_pct",
         invalid_if=is_not_a_number(f"{METRICS}.vs_benchmark_pct"),
     )
     hit: bool = column(
-        "True if the call is right at this checkpoint, that is if `alphaPct` is above zero. The "
-        "share's return is then above the benchmark's for a BUY, and below it for a SELL.",
+        "True if the call (the pick's BUY or SELL) is right at this checkpoint, that is if "
+        "`alphaPct` is above zero. The share's return is then above the benchmark's for a BUY, and "
+        "below it for a SELL.",
         f"{DIRECTION_SIGN} * {METRICS}.vs_benchmark_pct > 0",
         invalid_if=is_not_a_number(f"{METRICS}.vs_benchmark_pct"),
     )
@@ -414,13 +423,14 @@ class PickMetric:
     )
     unusual_move: bool = column(
         "True if the price moved by 10 % or more from one session to the next since the baseline, "
-        "and no known split explains the move. For figures that an older version computed, the "
+        "and no known split explains the move. It is also true if an operator recorded a new "
+        "ticker without a comparison of closes. For figures that an older version computed, the "
         "threshold is 25 %."
     )
     ended: bool = column("True if the share had stopped trading before this checkpoint.")
     renamed: bool = column(
-        "True if `currentPrice` was read under another ticker than `Pick.pickedAs`. Without a "
-        "reading it is equal to `Pick.renamed`.",
+        "True if `currentPrice` was read under another ticker than `Pick.pickedAs`. If `close` is "
+        "null, this is equal to `Pick.renamed`.",
         f"""
         CASE WHEN {METRICS}.close_id IS NULL
             THEN (SELECT {valid_ticker_sql("picks")} FROM picks WHERE picks.id = {METRICS}.pick_id)
@@ -516,12 +526,13 @@ class Checkpoint:
         required_if="checkpoints.status = 'skipped'",
     )
     note: str | None = column(
-        "The reason why the checkpoint was skipped, in a sentence for people. Null if it was "
-        "never skipped.",
+        "The reason why the checkpoint was skipped, in a sentence for people. It stays if the "
+        "checkpoint was computed later. Null if it was never skipped.",
         max_bytes=lengths.REASON,
     )
     taken_at: datetime = column(
-        "The time at which the checkpoint was stored, or computed if that was later."
+        "The time at which the checkpoint was computed or skipped. If it was skipped first and "
+        "computed later, this is the time at which it was computed."
     )
     skipped_at: datetime | None = column(
         "The time at which the checkpoint was skipped. It stays if the checkpoint was computed "
@@ -595,7 +606,7 @@ FIGURE_COUNT = f"(SELECT count(*) FROM checkpoints WHERE {IS_MEASURED_DAY_OF_BAT
 LATEST_CHECKPOINT_ID = f"""(
     SELECT checkpoints.id FROM checkpoints WHERE {IS_MEASURED_DAY_OF_BATCH}
     ORDER BY checkpoints.day DESC LIMIT 1)"""
-# Whether a batch has all of its days. If one is missing, another day may be taken for the result.
+# Whether a batch has all of its days. If one is missing, IS_RESULT may select a wrong day.
 IS_COMPLETE = f"""(
     SELECT {HAS_EVERY_DAY} AND {HAS_ONLY_KNOWN_STATES}
     FROM checkpoints WHERE checkpoints.batch_id = batches.id)"""
@@ -627,8 +638,8 @@ class Pick:
         "The model's reasoning for the pick, in its own words.", max_bytes=lengths.REASONING
     )
     initial_price: Decimal = column(
-        "The closing price of the share in the baseline session, in US dollars. Returns count "
-        "from this price.",
+        "The closing price of the share in the baseline session, in US dollars. Returns are "
+        "computed from this price.",
         invalid_if=is_not_a_price("picks.initial_price"),
     )
     initial_close: Close = related(
@@ -642,13 +653,13 @@ class Pick:
         invalid_if=is_not_a_price("picks.entry_open"),
     )
     entry_close: Close | None = related(
-        "The reading of that session's prices, which supplied `entryOpen`. Null until it is known.",
+        "The reading that supplied `entryOpen`. Null while `entryOpen` is null.",
         "closes.id = picks.entry_close_id",
         required_if=HAS_ENTRY_OPEN,
     )
     ended: bool = column(
-        "True if the share has stopped trading. Its last value was then recorded by a person, "
-        "with the source."
+        "True if the share has stopped trading and an operator has recorded its last value, with "
+        "the source."
     )
     picked_as: str = column(
         "The ticker that the model chose. It differs from `ticker` if the share was renamed.",
@@ -674,12 +685,14 @@ class Pick:
         expected=f"concat({FIGURE_COUNT}, ', one at each computed checkpoint of its batch')",
     )
     latest_metric: PickMetric | None = related(
-        "The figures of the pick at the newest computed checkpoint. Null while there is none.",
+        "The figures of the pick at the newest computed checkpoint after day 0. Null while there "
+        "is no such checkpoint.",
         f"{METRICS}.pick_id = picks.id AND {METRICS}.checkpoint_id = {LATEST_CHECKPOINT_ID}",
         required_if=f"{LATEST_CHECKPOINT_ID} IS NOT NULL",
     )
     result: PickMetric | None = related(
-        "The figures of the pick at its batch's result. Null while the batch has no result.",
+        "The figures of the pick at its batch's result: the checkpoint of the last session before "
+        "day 14. Null while the batch is active, or if that checkpoint was skipped.",
         f"{METRICS}.pick_id = picks.id AND {METRICS}.checkpoint_id = {RESULT_CHECKPOINT_ID}",
         required_if=f"""
             {RESULT_CHECKPOINT_ID} IS NOT NULL
@@ -705,8 +718,9 @@ class Generation:
         invalid_if="generations.attempt < 1",
     )
     accepted: bool | None = column(
-        "True if the answer became the batch's picks, false if it was refused or did not arrive. "
-        "Null while the question is open."
+        "True if the answer was accepted: the batch's picks come from it, unless the Monday "
+        "failed. False if the answer was refused or did not arrive. Null while the question is "
+        "open."
     )
     refusal: str | None = column(
         "The reason why the answer was refused or did not arrive, in a sentence. Null unless "
@@ -790,7 +804,7 @@ class JournalEntry:
     at: datetime = column(
         "The time of the recorded event, by the clock of the process that wrote the entry. "
         "Entries are numbered in the order in which they were stored, so `at` may be earlier than "
-        "that of the entry before."
+        "the `at` of the previous entry."
     )
     content: str = column(
         "The complete entry as JSON in canonical form (RFC 8785). docs/journal.md describes its "
@@ -798,8 +812,8 @@ class JournalEntry:
         max_bytes=lengths.ENTRY,
     )
     previous: str = column(
-        "The `hash` of the entry before it, 64 hexadecimal digits. It is 64 zeros for the first "
-        "entry.",
+        "The `hash` of the previous entry, as 64 hexadecimal digits. For the first entry it is 64 "
+        "zeros.",
         max_bytes=lengths.HASH,
     )
     hash: str = column(
@@ -810,7 +824,10 @@ class JournalEntry:
 
 @table("batches")
 class Batch:
-    """The picks of one Monday in one series, with the benchmark that they are measured against."""
+    """
+    The picks of one Monday in one series, with the benchmark that they are measured against. A
+    Monday without picks is a batch, too, with the status `FAILED`.
+    """
 
     id: ID = column("The stable id of the batch, a UUID. Pass it to `batch(id:)`.")
     series: str = column(
@@ -905,8 +922,8 @@ class Batch:
         order="checkpoints.day DESC",
     )
     result: Checkpoint | None = related(
-        "The checkpoint of the last session before day 14, with the final figures. Null while the "
-        "batch is active, or if that checkpoint was skipped.",
+        "The checkpoint of the last session before day 14, with the final figures. Null if the "
+        "status is not `COMPLETED`, or if that checkpoint was skipped.",
         f"{IS_RESULT} AND {IS_COMPLETE}",
         required_if=IS_INCOMPLETE,
     )
@@ -939,7 +956,7 @@ class JournalEdge(Edge[JournalEntry]):
 class JournalConnection(CursorConnection[JournalEntry]):
     """One page of the journal's entries, oldest first."""
 
-    # mypy forbids a narrower type than the parent's. It is safe here, because nothing writes it.
+    # mypy forbids a narrower type than the parent's. It is safe here: no code assigns this field.
     edges: list[JournalEdge] = same(  # type: ignore[assignment]
         "The entries of the page, each together with its cursor."
     )
@@ -958,18 +975,18 @@ class Service:
         lambda facts: facts.rehearsed,
     )
     next_run_at: datetime = from_service(
-        "The time of the next weekly run: the next Monday at 09:00 in New York.",
+        "The time of the next weekly run: the next time that it is Monday, 09:00, in New York.",
         lambda facts: calendar.next_run_at(facts.now()),
     )
     journal_head: JournalEntry | None = related(
-        "The newest entry of the journal. Keep its `hash`: with it you can prove later that no "
-        "earlier entry was changed. Null while the journal is empty.",
+        "The newest entry of the journal. Keep its `hash`: with it you can prove later whether "
+        "this entry or an earlier one was changed. Null while the journal is empty.",
         order="journal.seq DESC",
     )
 
 
-# The rows of the track record: one JSON text with all batches that are selected, or `null` if there
-# are more than can be computed in time.
+# The rows of the track record: one JSON text with all selected batches. It is `null` if more than
+# MAX_BATCHES are selected, because their figures could not be computed in time.
 
 # The middle of a batch is its checkpoint of the last session of its first week.
 IS_MIDDLE = """
@@ -981,8 +998,8 @@ IS_MIDDLE = """
 IS_SELECTED = """
     batches.series = $series
     AND ($no_from OR batches.run_date >= $from) AND ($no_to OR batches.run_date <= $to)"""
-# A missing checkpoint is null. A computed checkpoint without the benchmark's change is damaged, and
-# must not be taken for a missing one: it becomes NaN, which the track record refuses.
+# A missing checkpoint is null. A computed checkpoint without the benchmark's change is damaged. It
+# must not look like a missing one, so its change becomes NaN, which the track record refuses.
 MISSING_MIDDLE = """CASE WHEN middle.id IS NULL THEN 'null' ELSE '"NaN"' END"""
 MISSING_RESULT = """CASE WHEN checkpoints.id IS NULL THEN 'null' ELSE '"NaN"' END"""
 TRACK_RECORD_ROWS = f"""
@@ -1030,7 +1047,7 @@ def check_range(arguments: Mapping[str, Any]) -> None:
 
 
 def describe_unreadable(rows: bytes, error: ValueError) -> str:
-    """Return which of the rows of the track record cannot be parsed: a Monday, or a pick of one."""
+    """Return a text that names the row that cannot be parsed: a Monday, or a pick of a Monday."""
     with suppress(ValueError):
         for monday in msgspec.json.decode(rows):
             for pick in monday[5]:
@@ -1132,8 +1149,8 @@ class Query:
         id=Argument(ID, "The id of the pick, a UUID as `Pick.id` returns it.", convert=parse_id),
     )
     picks: CursorConnection[Pick] = page(
-        "A page of the picks of one share in every series, newest first. The page is empty if the "
-        "share was never picked.",
+        "A page of the picks of one share in every series, newest first. After a rename, a pick is "
+        "found by its new ticker only. The page is empty if the share was never picked.",
         "picks.ticker = $ticker",
         sort_keys={PICK_RUN_DATE: DATE, "picks.id": ROW_ID},
         descending=True,
@@ -1141,15 +1158,15 @@ class Query:
         ticker=TICKER,
     )
     closes: CursorConnection[Close] = page(
-        "A page of all readings of one share's prices, newest session first. A session has "
-        "several readings if the provider later returned other prices for it.",
+        "A page of all readings of the prices under one ticker, newest session first. A session "
+        "has several readings if the provider later returned other prices for it.",
         "closes.ticker = $ticker",
         sort_keys={"closes.trading_day": DATE, "closes.read_at": TIME},
         descending=True,
         ticker=TICKER,
     )
     splits: CursorConnection[Split] = page(
-        "A page of all readings of one share's splits, newest first.",
+        "A page of all readings of the splits under one ticker, newest effective date first.",
         "splits.ticker = $ticker",
         sort_keys={"splits.effective_date": DATE, "splits.read_at": TIME},
         descending=True,
@@ -1201,7 +1218,7 @@ class NotADateError(ValueError):
     """
     A value of the scalar `Date` is not a date.
 
-    graphql-core adds the location and the value to the message, and passes the code on.
+    graphql-core adds the location and the value to the message, and copies the code to its error.
     """
 
     extensions: ClassVar = {"code": "BAD_DATE"}

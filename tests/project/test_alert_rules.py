@@ -22,7 +22,7 @@ PAGE = (FOLDER / "alerts.md").read_text()
 GROUPS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
 RULES = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}
 
-# What Prometheus itself puts on whatever it scrapes.
+# The labels that Prometheus itself adds to every series.
 PROMETHEUS = {"job", "instance"}
 
 
@@ -37,7 +37,7 @@ def selected(rule: str) -> list[Selected]:
     """Return the series that a rule reads."""
     series: list[Selected] = []
 
-    def look(node: promql_parser.Expr) -> None:
+    def collect(node: promql_parser.Expr) -> None:
         if isinstance(node, promql_parser.VectorSelector):
             assert all(one.op == promql_parser.MatchOp.Equal for one in node.matchers.matchers), (
                 rule
@@ -46,7 +46,7 @@ def selected(rule: str) -> list[Selected]:
                 Selected(node.name, {one.name: one.value for one in node.matchers.matchers})
             )
 
-    promql_parser.walk(promql_parser.parse(RULES[rule]["expr"]), look)
+    promql_parser.walk(promql_parser.parse(RULES[rule]["expr"]), collect)
     return series
 
 
@@ -58,10 +58,10 @@ async def samples(harness, database, pool, tmp_path) -> list[tuple[str, dict[str
     """
     await harness.make_batch()
     await settle(pool)
-    with refusing() as nobody:
+    with refusing() as unreachable:
         there = {
-            "OPENAI_BASE_URL": nobody,
-            "ALPHA_VANTAGE_BASE_URL": nobody,
+            "OPENAI_BASE_URL": unreachable,
+            "ALPHA_VANTAGE_BASE_URL": unreachable,
             "DATABASE_URL": database,
             **KEYS,
         }
@@ -72,8 +72,8 @@ async def samples(harness, database, pool, tmp_path) -> list[tuple[str, dict[str
     return [(sample.name, sample.labels) for family in families for sample in family.samples]
 
 
-def test_every_rule_reads_what_there_is(samples):
-    """Every series exists, with every value of a label that a rule asks for or groups by."""
+def test_every_rule_reads_series_that_exist(samples):
+    """Every series exists, with every value of a label that a rule selects or groups by."""
     labels = {
         name: set().union(*(of for other, of in samples if other == name)) for name, _ in samples
     }
@@ -87,14 +87,14 @@ def test_every_rule_reads_what_there_is(samples):
                 if name == one.name and one.matchers.items() <= of.items()
             ]
             assert matching, f"{alert} reads {one}, which no process says"
-        told_by = re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])
+        shown_by = re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])
         grouped_by = [
             label
             for by in re.findall(r"(?:by|on) \((.*?)\)", rule["expr"])
             for label in by.split(", ")
             if label
         ]
-        assert {*told_by, *grouped_by} <= PROMETHEUS.union(*(labels[one.name] for one in read)), (
+        assert {*shown_by, *grouped_by} <= PROMETHEUS.union(*(labels[one.name] for one in read)), (
             alert
         )
 
@@ -127,7 +127,7 @@ def test_every_rule_is_complete(alert):
 
 
 @pytest.mark.parametrize("monday", [date(2026, 1, 5), date(2026, 7, 6)], ids=["winter", "summer"])
-def test_a_monday_that_failed_is_told_of_on_that_monday(monday):
+def test_the_alert_of_a_failed_monday_fires_on_that_monday(monday):
     """The alert fires by ten in New York and until midnight, and never for last week's Monday."""
     when = RULES["MondayFailed"]["expr"].partition("and on () ")[2].replace("on () ", "")
     for hours in range(7 * 24):
@@ -145,8 +145,8 @@ def test_a_monday_that_failed_is_told_of_on_that_monday(monday):
             assert fires, at
 
 
-def test_the_page_names_metrics_that_there_are(samples):
-    """Also metrics that no rule reads."""
+def test_the_page_names_metrics_that_exist(samples):
+    """This includes metrics that no rule reads."""
     named = set(re.findall(r"alpha_monday_\w+", PAGE))
     assert named
     assert named <= {name for name, _ in samples}

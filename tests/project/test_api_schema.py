@@ -215,19 +215,19 @@ def is_sentence(description: str) -> bool:
 
 def test_everything_is_described():
     """Each type, field, argument and value has a description in full sentences."""
-    found = {name: thing.description or "" for name, thing in described()}
-    assert {name: text for name, text in found.items() if not is_sentence(text)} == {}
+    descriptions = {name: thing.description or "" for name, thing in described()}
+    assert {name: text for name, text in descriptions.items() if not is_sentence(text)} == {}
     assert any(is_object_type(type_) for type_ in OURS.values())
-    assert "Batch.checkpoints(status)" in found
+    assert "Batch.checkpoints(status)" in descriptions
 
 
 def test_descriptions_use_standard_terms():
-    found = {
+    banned = {
         name: match[0]
         for name, thing in described()
         if (match := BANNED.search(re.sub("`[^`]*`", "", thing.description or "")))
     }
-    assert found == {}
+    assert banned == {}
 
 
 # What a client should learn from some descriptions that once had no content.
@@ -241,7 +241,7 @@ CONTENTS = {
     "Batch.latestCheckpoint": "Null while there is none",
     "Batch.nextCheckpointAt": "Null unless the status is `ACTIVE`",
     "Checkpoint.metrics": "The list is empty on day 0",
-    "Pick.entryClose": "which supplied `entryOpen`",
+    "Pick.entryClose": "that supplied `entryOpen`",
     "PickMetric.hit": "above the benchmark's for a BUY, and below it for a SELL",
     "Correction.field": "such as `vs_benchmark_pct`",
     "Generation.systemPrompt": "instructions",

@@ -19,7 +19,7 @@ ATTACK = Path(__file__).parents[2] / "dev" / "attack"
 
 @pytest.fixture(scope="module", autouse=True)
 def importable():
-    """The tool's modules, which are no part of a package; and nothing of them afterwards."""
+    """Make the tool's modules importable, and remove them afterwards: they are in no package."""
     names = [file.stem for file in ATTACK.glob("*.py")]
     sys.path.insert(0, str(ATTACK))
     before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
@@ -59,7 +59,7 @@ def test_every_item_has_its_kinds(kinds):
 
 
 def test_kinds_are_chosen_by_name_and_by_part(kinds, run):
-    """No word chooses all; an unknown one is refused with the words that are known."""
+    """Without a word all are chosen; an unknown word is refused with the known ones."""
     assert run.choose_kinds([]) == list(kinds.KINDS)
     assert run.choose_kinds(["mixed", "exports-slow"]) == ["exports-slow", "mixed"]
     assert set(run.choose_kinds(["documents"])) == {
@@ -87,7 +87,7 @@ def test_attackers_have_one_address_or_one_each():
 
 @pytest.fixture
 def case(run) -> Any:
-    """A case in which every promise was kept, at its bound."""
+    """A case in which every promise holds, at its bound."""
     case = run.AttackCase(
         "exports-slow",
         60,
@@ -119,7 +119,7 @@ WRONGS = {
     "late": (lambda case: setattr(case, "question_late", 2.5), "the question came 2.50 s late"),
     "no question": (lambda case: setattr(case, "question_late", None), "the question did not come"),
     "memory": (lambda case: setattr(case, "service_peak", 737.0), "memory 737 MB"),
-    "not well": (
+    "no answer afterwards": (
         lambda case: setattr(case, "well_after", None),
         "the service does not answer once the attackers have left",
     ),
@@ -132,7 +132,7 @@ WRONGS = {
 
 @pytest.mark.parametrize("wrong", WRONGS)
 def test_a_broken_promise_is_named(run, case, wrong):
-    """At its bounds a promise holds; beyond one of them the case is broken, and says by what."""
+    """At its bound a promise holds; beyond it the case is broken, and its line says why."""
     bounds = run.Bounds(p99=1.0, new_document=5.0, late=2.0, memory=400.0)
     assert bounds.broken_by(case) == []
     change, says = WRONGS[wrong]
@@ -142,7 +142,7 @@ def test_a_broken_promise_is_named(run, case, wrong):
 
 
 def test_all_lines_of_the_report_have_all_cells(run, case):
-    """Both tables have as many cells in each line as in their head."""
+    """In both tables each line has as many cells as the head."""
     text = run.make_report(
         [run.AttackCase(run.NONE, 0, ""), case],
         run.Bounds(p99=1, new_document=5, late=2, memory=400),
@@ -152,7 +152,7 @@ def test_all_lines_of_the_report_have_all_cells(run, case):
 
 
 def test_the_command_says_what_it_does(kinds, run):
-    """`--help` names what can be chosen, each kind, and an example."""
+    """`--help` has the choices, each kind, and an example."""
     text = run.make_parser().format_help()
     for word in (
         "--kinds",
@@ -169,8 +169,8 @@ def test_the_command_says_what_it_does(kinds, run):
 @pytest.mark.long
 def test_a_small_attack_is_measured(tmp_path):
     """
-    Two attackers of two kinds: the Monday comes, and the report has a row for each case and for
-    none.
+    With two attackers of two kinds the Monday is picked, and the report has a row for each case and
+    for the case without attackers.
     """
     options = [
         "--kinds",
@@ -183,7 +183,7 @@ def test_a_small_attack_is_measured(tmp_path):
         "--mondays",
         "20",
     ]
-    # Bounds that a slow machine keeps: what is tried here is that all of it works.
+    # Bounds that a slow machine stays within: this only tests that everything works.
     bounds = ["--p99", "20", "--late", "20", "--longest", "40"]
     done = attack(
         *options,
@@ -204,7 +204,7 @@ def test_a_small_attack_is_measured(tmp_path):
 
 
 def test_an_attacker_asks_for_mondays_of_the_record(kinds):
-    """Whatever is drawn, it is one of the Mondays that the record has."""
+    """Each random date is one of the record's Mondays."""
     attacker = kinds.Attacker(
         number=0, port=0, source="", newest=date(2023, 6, 5), mondays=3, long_text_on=""
     )

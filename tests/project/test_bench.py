@@ -1,4 +1,4 @@
-"""What the bench makes of wrk's words and the kernel's accounts."""
+"""What the bench computes from wrk's output and the kernel's CPU accounts."""
 
 import importlib.util
 import sys
@@ -10,11 +10,11 @@ BENCH = Path(__file__).parents[2] / "dev" / "bench"
 
 
 def module(name: str):
-    """A module of the bench, which is no package."""
+    """Return a module of the bench, which is not a package."""
     spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
-    sys.modules[spec.name] = found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    sys.modules[spec.name] = loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 measured = module("measured")
@@ -41,7 +41,7 @@ FAILED = WRK.replace(
 
 
 def test_what_wrk_says():
-    """Units become milliseconds; whatever failed is counted."""
+    """Units are converted to milliseconds, and all failures are counted."""
     assert measured.parse_wrk(WRK) == measured.WrkResult(
         requests=7901, per_second=2624.92, p50=0.89, p99=1200.0, failed=0
     )
@@ -51,25 +51,24 @@ def test_what_wrk_says():
 
 
 STATS = [
-    # A name may hold spaces and parentheses; 11 + 7 ticks of its own, 5 + 3 of children that have
-    # ended.
+    # A name may contain spaces and parentheses; 11 + 7 ticks of its own, 5 + 3 of ended children.
     "100 (post) gres (x) S 1 100 100 0 -1 4194560 1 2 3 4 11 7 5 3 20 0 1 0 99 1 1 1",
     "101 (backend) S 100 101 101 0 -1 0 0 0 0 0 20 10 0 0 20 0 1 0 99 1 1 1",
     "102 (grandchild) S 101 101 101 0 -1 0 0 0 0 0 1 1 0 0 20 0 1 0 99 1 1 1",
-    "200 (somebody else) S 1 200 200 0 -1 0 0 0 0 0 900 900 900 900 20 0 1 0 99 1 1 1",
+    "200 (another one) S 1 200 200 0 -1 0 0 0 0 0 900 900 900 900 20 0 1 0 99 1 1 1",
 ]
 
 
 def test_the_cpu_of_a_process_and_all_below_it():
-    """Children that run and those that have ended are counted, strangers are not."""
+    """Running and ended children are counted, and other processes are not."""
     processes = [measured.parse_stat(stat) for stat in STATS]
     assert [one.pid for one in measured.process_tree(processes, 100)] == [100, 101, 102]
     assert measured.cpu_ticks(processes, 100) == 26 + 30 + 2
     assert measured.cpu_ticks(processes, 101) == 32
 
 
-def test_a_backend_that_ends_keeps_its_cpu():
-    """What a child used moves to the account of its parent, and the sum stays."""
+def test_the_cpu_of_an_ended_backend_still_counts():
+    """When a child ends, its CPU time is added to its parent's, and the sum stays the same."""
     ended = STATS[0].replace("5 3 20", "37 3 20")
     assert measured.cpu_ticks([measured.parse_stat(ended)], 100) == measured.cpu_ticks(
         map(measured.parse_stat, STATS), 100
@@ -78,8 +77,8 @@ def test_a_backend_that_ends_keeps_its_cpu():
 
 def test_the_same_values_in_another_shape():
     """
-    Names, order, cursors, enums' case and ways of writing a time do not count; a value that differs
-    does.
+    Names, order, cursors, the case of enums and the format of times do not count; a value that
+    differs does.
     """
     ours = {
         "batch": {
@@ -104,7 +103,7 @@ def test_the_same_values_in_another_shape():
 
 
 def a_sample(server: float, postgres: float, p99: float = 9.0):
-    """A run that cost so much."""
+    """Return a run with these costs."""
     load = measured.WrkResult(requests=1000, per_second=500.0, p50=2.0, p99=p99, failed=0)
     return measured.RunSample(load=load, server=server, postgres=postgres, memory=94.4)
 
@@ -118,8 +117,8 @@ SAMPLES = {
 
 def test_the_table():
     """
-    Medians with their spread; ratios are taken within a round, so that a slow round is slow for
-    both.
+    It has medians with their spread. Ratios are taken within a round, so that a slow round is slow
+    for both.
     """
     _, _, ours, theirs = measured.make_table(SAMPLES, "Ours").splitlines()
     assert (
@@ -133,9 +132,9 @@ def test_the_table():
 
 
 def test_targets():
-    """A target says whether it was kept, or that it was not measured."""
-    kept = measured.CostTarget("theirs beside ours", OURS, THEIRS, 2.0)
-    assert kept.line(SAMPLES) == "- theirs beside ours: 2.50 (2.00..2.50), at least 2: kept"
+    """A target's line says whether it was reached, or that it was not measured."""
+    reached = measured.CostTarget("theirs beside ours", OURS, THEIRS, 2.0)
+    assert reached.line(SAMPLES) == "- theirs beside ours: 2.50 (2.00..2.50), at least 2: kept"
     missed = measured.CostTarget("theirs beside ours", OURS, THEIRS, 1.2, at_least=False)
     assert missed.line(SAMPLES) == "- theirs beside ours: 2.50 (2.00..2.50), at most 1.2: MISSED"
     assert (
@@ -144,8 +143,7 @@ def test_targets():
     )
 
 
-# The p99 of each run, ours and theirs, and what is said of them where at most 1.2 times theirs is
-# promised.
+# The p99 of each run, ours and theirs, and the verdict where at most 1.2 times theirs is promised.
 TAILS = {
     "as slow": (
         [9, 9, 9],
@@ -165,21 +163,21 @@ TAILS = {
 }
 
 
-@pytest.mark.parametrize(("ours", "theirs", "said"), TAILS.values(), ids=TAILS)
-def test_the_p99_that_is_promised(ours, theirs, said):
-    """The median of all runs counts, each run is shown, and fewer than three say nothing."""
+@pytest.mark.parametrize(("ours", "theirs", "verdict"), TAILS.values(), ids=TAILS)
+def test_the_p99_that_is_promised(ours, theirs, verdict):
+    """The median of all runs counts, each run is shown, and fewer than three are not judged."""
     samples = {
         OURS: [a_sample(1, 1, p99) for p99 in ours],
         THEIRS: [a_sample(1, 1, p99) for p99 in theirs],
     }
     line = measured.TailTarget("p99", OURS, THEIRS, 1.2).line(samples)
-    assert line.startswith(f"- p99: {said}")
+    assert line.startswith(f"- p99: {verdict}")
 
 
 def test_a_p99_that_was_not_measured():
     """A server that did not run is named."""
-    said = measured.TailTarget("p99", OURS, RAW, 1.2).line(SAMPLES)
-    assert said == "- p99: not measured, Raw did not run"
+    line = measured.TailTarget("p99", OURS, RAW, 1.2).line(SAMPLES)
+    assert line == "- p99: not measured, Raw did not run"
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +192,7 @@ def run():
 
 def test_every_promise_is_judged_in_the_document(run):
     """
-    What `make bench` promises and what docs/bench.md judges is the same, and both name the p99 of
-    every query.
+    `make bench` and docs/bench.md have the same targets, and both have the p99 of every query.
     """
     promised = [target.title for target in run.targets(52_000)]
     document = run.DOCUMENT.read_text()
@@ -219,7 +216,7 @@ def test_every_promise_is_judged_in_the_document(run):
     ids=["an empty folder", "another project", "a checkout without its packages"],
 )
 def test_a_folder_that_holds_no_server(run, tmp_path, files, line):
-    """`--beside` says what is missing before anything is started."""
+    """`--beside` names what is missing before anything is started."""
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -229,7 +226,7 @@ def test_a_folder_that_holds_no_server(run, tmp_path, files, line):
 
 
 def test_another_version_is_measured_like_this_one(run):
-    """Of each case of ours, what it costs and its p99 beside the other's are judged."""
+    """For each case of ours, the cost and the p99 beside the other's are judged."""
     judged = {target.title for target in run.comparison(52_000)}
     for case in (
         "latest, 520",
@@ -246,7 +243,7 @@ def test_another_version_is_measured_like_this_one(run):
 
 
 def test_peers_are_pinned_without_addresses():
-    """The lock of the peers holds hashes, and no address to download from."""
+    """The lock file of the peers has hashes, and no address to download from."""
     lock = (BENCH / "peers" / "package-lock.json").read_text()
     assert lock.count('"integrity": "sha512-') > 200
     assert '"resolved"' not in lock

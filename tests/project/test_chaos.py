@@ -1,5 +1,5 @@
 """
-A small storm, and that the checker of storms finds what does not hold.
+A small storm, and that the checker of storms finds violations.
 
 `make chaos` is the large one.
 """
@@ -25,8 +25,8 @@ SEED, HARMS = "5", 9
 @pytest.fixture(scope="module")
 def storm(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """
-    One harm of each kind in the first days of two overlapping batches; what was said, and the
-    folder.
+    Run one harm of each kind in the first days of two overlapping batches. Return the finished
+    command, and its folder.
     """
     folder = tmp_path_factory.mktemp("chaos")
     options = [
@@ -53,10 +53,10 @@ def storm(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
     return done, folder / SEED
 
 
-def test_every_promise_is_kept_in_a_small_storm(storm):
+def test_every_invariant_holds_after_a_small_storm(storm):
     """
-    Processes, connections and Postgres are killed and frozen, jobs deleted; nothing of it shows
-    afterwards.
+    Processes, connections and Postgres are killed and frozen, and jobs deleted; afterwards every
+    invariant holds.
     """
     done, folder = storm
     print(done.stdout, done.stderr)
@@ -71,13 +71,13 @@ def test_every_promise_is_kept_in_a_small_storm(storm):
 
 @pytest.fixture(scope="module")
 def checker() -> Any:
-    """The checker, which is no part of a package."""
+    """The checker, which is in no package."""
     spec = importlib.util.spec_from_file_location("chaos_checker", CHAOS / "checker.py")
     assert spec
     assert spec.loader
-    sys.modules[spec.name] = found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    sys.modules[spec.name] = loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +113,7 @@ WRONGS = [
 
 @pytest.mark.parametrize(("invariant", "wrong"), WRONGS, ids=[one for one, _ in WRONGS])
 def test_the_checker_finds_what_is_wrong(storm, checker, aftermath, invariant, wrong):
-    """
-    Each invariant holds after the storm, and no longer does when a little of what it is about is
-    changed.
-    """
+    """Each invariant holds after the storm, and is violated after a small change of its data."""
     with psycopg.connect(
         aftermath, options="-c search_path=public,queue,operations -c timezone=UTC"
     ) as conn:
@@ -141,7 +138,7 @@ def test_the_checker_finds_what_is_wrong(storm, checker, aftermath, invariant, w
 
 
 def invariant_of(checker: Any, *, rows: Any, storm: Any, seen: Any, number: str) -> Any:
-    """The function of an invariant, of a new checker."""
+    """Return the function of an invariant, of a new checker."""
     its = checker.InvariantChecker(rows, storm[1] / "requests.jsonl", seen)
     return getattr(its, next(name for name in dir(its) if name.startswith(f"inv_{number}_")))
 
@@ -157,7 +154,9 @@ def outage(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.long
 def test_the_service_is_back_soon_after_an_outage(tmp_path):
-    """Stopped and frozen, idle and asked: the table has a row for each, and all parts are back."""
+    """
+    Stopped and frozen, idle and under load: the table has a row for each, and all parts work again.
+    """
     done = outage(tmp_path / "outage", "--seconds", "8", "--within", "20")
     assert done.returncode == 0, done.stdout + done.stderr
     head, *rows = done.stdout.splitlines()
@@ -171,7 +170,7 @@ def test_the_service_is_back_soon_after_an_outage(tmp_path):
 
 
 def test_the_outage_command_says_what_it_does():
-    """`--help` names what can be chosen."""
+    """`--help` has the choices."""
     done = subprocess.run(
         [sys.executable, str(CHAOS / "outage.py"), "--help"],
         capture_output=True,

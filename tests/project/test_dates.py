@@ -17,8 +17,8 @@ from app.database import embedded
 from app.domain.calendar import NEW_YORK, Calendar
 
 
-# The kind: what a test may ask for the real time. Each of these would be missed by a list that is
-# kept by hand.
+# The kind: each way in which a test can depend on the real time. A manual list would miss each of
+# them.
 @pytest.mark.parametrize(
     "text",
     [
@@ -29,15 +29,15 @@ from app.domain.calendar import NEW_YORK, Calendar
         "conn.execute('SELECT now()')",
         'with served("rehearse", cwd=tmp_path):',
         'done = run("status", cwd=tmp_path)',
-        "said = commanded('status')",
+        "result = commanded('status')",
         "with serving(tmp_path, **settings) as one:",
         "with standins(tmp_path, now) as url:",
         "with EmbeddedPostgres(folder) as postgres:",
         "subprocess.run([ALPHA_MONDAY, 'show'])",
     ],
 )
-def test_what_asks_for_the_real_time_is_run_at_other_dates(text):
-    """However the test does it."""
+def test_tests_of_the_real_time_are_run_at_other_dates(text):
+    """Whichever way the test reads the time."""
     assert run.USES_REAL_TIME.search(text)
 
 
@@ -52,13 +52,16 @@ def test_what_asks_for_the_real_time_is_run_at_other_dates(text):
         "returned(x)",
     ],
 )
-def test_what_sets_its_clock_by_hand_is_not(text):
-    """It is the same at every date."""
+def test_what_sets_its_own_clock_is_not(text):
+    """Such a test has the same result at every date."""
     assert not run.USES_REAL_TIME.search(text)
 
 
 def test_the_selection():
-    """It holds what uses the real clock, and what is left out is there and would be selected."""
+    """
+    It contains the tests that use the real clock. Each exception exists, and would be selected
+    otherwise.
+    """
     tests = HOUSE / "tests"
     chosen = [str(path.relative_to(tests)) for path in run.select_tests()]
     assert set(chosen[: len(run.RUN_FIRST)]) == set(run.RUN_FIRST)
@@ -82,8 +85,8 @@ def test_the_selection():
 
 def test_the_dates_are_what_they_are_called():
     """
-    A holiday, both changes of the clocks, a Monday at nine, and the turn of the year; each is
-    passed by the run.
+    The run passes a holiday, both changes of the clocks, a Monday at nine, and the turn of the
+    year.
     """
     local = {name: date.moment.astimezone(NEW_YORK) for name, date in run.DATES.items()}
     before = {
@@ -110,11 +113,11 @@ def test_the_dates_are_what_they_are_called():
         ),
         pytest.param("2026-02-29", None, id="a day that is not there"),
         pytest.param("tomorrow", None, id="a word"),
-        pytest.param("", None, id="nothing"),
+        pytest.param("", None, id="an empty text"),
     ],
 )
 def test_moments(text, at):
-    """A date alone is its noon; what is no date is refused in a sentence."""
+    """A date alone means its noon; an invalid date is refused in a sentence."""
     if at:
         assert moved_clock.parse_moment(text) == at
         return
@@ -138,7 +141,7 @@ def test_moments(text, at):
     ],
 )
 def test_what_is_missing_is_one_line(monkeypatch, missing, says):
-    """With what to do."""
+    """The line says what to install."""
     monkeypatch.setattr(moved_clock, "FOLDERS", ())
     if missing == "CC":
         monkeypatch.setenv("CC", "no-such-compiler")
@@ -149,34 +152,35 @@ def test_what_is_missing_is_one_line(monkeypatch, missing, says):
     assert str(refused.value) == says
 
 
-def test_a_moved_date_is_kept_for_everything_that_is_started(monkeypatch):
+def test_a_moved_clock_is_passed_on_to_every_process(monkeypatch):
     """
-    The tests, the commands, and Postgres live at one date; without one, nothing of it is passed on.
+    The tests, the commands, and Postgres have the same date; without a moved clock, no variable is
+    passed on.
     """
-    given = {
+    clock_variables = {
         "LD_PRELOAD": "/nowhere/libfaketime.so",
         "FAKETIME": "+5s",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    for name in [*given, *isolation.moved_clock()]:
+    for name in [*clock_variables, *isolation.moved_clock()]:
         monkeypatch.delenv(name, raising=False)
     assert not isolation.moved_clock()
-    assert given.keys().isdisjoint({**environment(), **embedded._environment()})
-    for name, value in given.items():
+    assert clock_variables.keys().isdisjoint({**environment(), **embedded._environment()})
+    for name, value in clock_variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PGHOST", "hostile")
-    assert isolation.moved_clock() == given
-    assert given.items() <= environment().items()
-    assert given.items() <= embedded._environment().items()
+    assert isolation.moved_clock() == clock_variables
+    assert clock_variables.items() <= environment().items()
+    assert clock_variables.items() <= embedded._environment().items()
     assert "PGHOST" not in embedded._environment()
-    monkeypatch.delenv("FAKETIME")  # a preloaded library of another kind is none of ours
+    monkeypatch.delenv("FAKETIME")  # another preloaded library is not ours
     assert "LD_PRELOAD" not in {**environment(), **embedded._environment()}
 
 
 RUN = [sys.executable, str(HOUSE / "dev" / "dates" / "run.py")]
 
 
-# The kind: what this command cannot do, which it says before any test is run.
+# The kind: an impossible request, which the command refuses before any test is run.
 @pytest.mark.parametrize(
     ("variables", "arguments", "says"),
     [
@@ -186,7 +190,7 @@ RUN = [sys.executable, str(HOUSE / "dev" / "dates" / "run.py")]
             "'someday' is no date such as 2026-12-02, or 2026-12-0",
             id="a word",
         ),
-        pytest.param({}, ["--at", ""], "'' is no date such as", id="no moment"),
+        pytest.param({}, ["--at", ""], "'' is no date such as", id="an empty moment"),
         pytest.param(
             {},
             ["--at", "2027-02-29"],
@@ -235,7 +239,7 @@ RUN = [sys.executable, str(HOUSE / "dev" / "dates" / "run.py")]
     ],
 )
 def test_what_cannot_be_done_is_one_line(variables, arguments, says):
-    """With 1, and before any test."""
+    """The command exits with 1 before any test is run."""
     surroundings = {**environment(), **variables}
     command = [*RUN, *arguments]
     done = subprocess.run(
@@ -250,11 +254,11 @@ import pathlib, time, pytest
 
 @pytest.fixture
 def made():
-    pathlib.Path("{folder}/begun").touch()
     yield
     pathlib.Path("{folder}/cleaned").touch()
 
 def test_slow(made):
+    pathlib.Path("{folder}/begun").touch()
     time.sleep(60)
 """
 
@@ -287,9 +291,9 @@ def test_it_stops_after_its_tests_have_cleaned_up(tmp_path, number):
     with subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, text=True) as process:
         until(lambda: (tmp_path / "begun").exists(), within=60)
         process.send_signal(number)
-        said = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + number
-    assert said.splitlines()[-3:] == [
+    assert output.splitlines()[-3:] == [
         "monday     not run to its end",
         "holiday    not run to its end",
         f"Stopped by {number.name}.",

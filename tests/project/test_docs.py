@@ -62,13 +62,25 @@ MONDAYS = re.findall(
 def fortnight(rows: list[tuple[str, ...]]) -> TrackedBatch:
     """Return a batch of the track record's example from the rows of its picks."""
     picks = [
-        TrackedPick("", ticker, Action(action), Decimal(middle), Decimal(result), Decimal(0))
+        TrackedPick(
+            id="",
+            ticker=ticker,
+            action=Action(action),
+            middle_vs_benchmark_pct=Decimal(middle),
+            vs_benchmark_pct=Decimal(result),
+            absolute_return_pct=Decimal(0),
+        )
         for _, ticker, action, middle, result, *_ in rows
     ]
     *_, middle, result = rows[0]
     status = BatchStatus.COMPLETED
     return TrackedBatch(
-        date.fromisoformat(rows[0][0]), status, False, Decimal(middle), Decimal(result), picks
+        run_date=date.fromisoformat(rows[0][0]),
+        status=status,
+        late=False,
+        middle_benchmark_pct=Decimal(middle),
+        benchmark_pct=Decimal(result),
+        picks=picks,
     )
 
 
@@ -123,7 +135,7 @@ def test_the_queries_on_the_pages_are_valid():
         assert validate(schema, parse(query)) == []
 
 
-def test_every_code_of_an_error_is_told():
+def test_every_error_code_is_documented():
     """The page on the API names all error codes of the API's modules, and no others."""
     sources = "".join(path.read_text() for path in sorted((HOUSE / "graphql" / "api").glob("*.py")))
     codes = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', sources))
@@ -132,7 +144,7 @@ def test_every_code_of_an_error_is_told():
 
 def test_the_limits_of_connections_are_the_codes_own():
     """Each number in the table of connections is a constant of the code."""
-    table = API.split("These hold for each connection")[1].split("\n\n")[1]
+    table = API.split("These limits hold whatever is requested")[1].split("\n\n")[1]
     documented = [
         int(number)
         for number in re.findall(
@@ -213,6 +225,7 @@ def test_the_limits_are_the_codes_own():
     text = API.split("### Large responses")[1].split("### New documents")[0]
     documented = [int(number.replace(",", "")) for number in re.findall(r"\d+(?:,\d+)+", text)]
     assert documented == [
-        *(limits.MAX_BYTES_OF_FEW_ROWS, lengths.MAX_LONG_RESULT_BYTES),
+        limits.MAX_BYTES_OF_FEW_ROWS,
+        *(lengths.MAX_LONG_RESULT_BYTES, lengths.MAX_RESULT_BYTES),
         *(limits.HEAVY_VALUES, limits.HEAVY_BYTES),
     ]

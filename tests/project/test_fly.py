@@ -25,7 +25,7 @@ ROUTING, OTHERS = SERVICE["checks"], FLY["checks"]
 CHECKS = [*ROUTING, *OTHERS.values()]
 checks = pytest.mark.parametrize("check", CHECKS, ids=[check["path"] for check in CHECKS])
 
-# What flyctl reads, of what could be of use here; it passes over anything else without a word.
+# The keys that flyctl reads, as far as they could be of use here. It ignores all others silently.
 KNOWN = {
     "": "app primary_region kill_signal kill_timeout build deploy env http_service checks restart "
     "vm metrics",
@@ -73,7 +73,7 @@ def test_every_key_is_read():
 
 
 def test_a_key_that_flyctl_does_not_read_is_found():
-    """In a table, in a list of tables, in a named check, and at the top."""
+    """It is found in a table, in a list of tables, in a named check, and at the top."""
     slips = {
         "kil_timeout": 60,
         "http_service": {"checks": [{"grace": "1s"}]},
@@ -105,7 +105,7 @@ def test_ports_agree():
 
 
 def test_the_environment_holds_settings_and_no_secrets():
-    """Every variable is a setting and no secret; secrets are set with `fly secrets set`."""
+    """Every variable is a setting and no secret; `fly secrets import` sets secrets."""
     names = {name.lower() for name in FLY["env"]}
     assert names <= set(settings.Settings.__struct_fields__)
     assert not names & settings.SECRETS
@@ -121,7 +121,7 @@ def test_requests_are_routed_by_whether_the_process_answers():
 
 @checks
 def test_a_check_asks_a_route(check):
-    """With a method that the service supports, and without a redirect."""
+    """Its method is one that the service supports, and there is no redirect."""
     assert check["path"] in routes()
     assert check["method"] == "GET"
 
@@ -131,8 +131,8 @@ def test_metrics_are_a_route():
     assert FLY["metrics"]["path"] in routes()
 
 
-def test_a_check_at_the_top_says_what_the_proxy_would_know():
-    """It has a type, which flyctl requires, and a port."""
+def test_a_check_at_the_top_has_a_type_and_a_port():
+    """flyctl requires the type, and such a check has no service whose port it could take."""
     assert {check["type"] for check in OTHERS.values()} == {"http"}
     assert all(isinstance(check["port"], int) for check in OTHERS.values())
 
@@ -144,7 +144,7 @@ def test_requests_and_jobs_have_their_time_to_end():
 
 
 @checks
-def test_a_check_is_patient(check):
+def test_a_check_waits_longer_than_health_needs(check):
     """`/health` needs up to four seconds to notice a silent database, and checks do not overlap."""
     assert 4 < seconds(check["timeout"]) < seconds(check["interval"])
     assert seconds(check["timeout"]) <= 60
@@ -189,7 +189,7 @@ def test_one_machine_always_runs():
     assert [restart["policy"] for restart in FLY["restart"]] == ["always"]
 
 
-def test_nothing_is_kept_on_the_machine():
+def test_nothing_is_stored_on_the_machine():
     """
     There is no volume, because the record is in Postgres.
 
@@ -209,7 +209,7 @@ def test_the_service_decides_who_is_refused():
     assert MAX_CONCURRENT < limits["soft_limit"] < limits["hard_limit"]
 
 
-def test_kept_answers_leave_room():
+def test_the_response_cache_leaves_room():
     """The response cache uses a small part of the machine's memory."""
     (machine,) = FLY["vm"]
     megabytes = int(re.fullmatch(r"(\d+)mb", machine["memory"])[1])

@@ -1,4 +1,4 @@
-"""The house's rules: one clock, no I/O in the domain, and what may not stand in a tracked file."""
+"""The rules of the code: one clock, no I/O in the domain, and what no tracked file may contain."""
 
 import ast
 import json
@@ -25,10 +25,7 @@ LAYERS = tomllib.loads((HOUSE / "pyproject.toml").read_text())["tool"]["importli
 
 
 def test_every_module_stands_in_a_layer():
-    """
-    `make lint` checks the layers; a module that none of them names would be free to import
-    anything.
-    """
+    """`make lint` checks the layers; a module that is in none of them could import anything."""
     named = {part for layer in LAYERS for part in layer.split(" | ")}
     outside = {
         module
@@ -39,7 +36,7 @@ def test_every_module_stands_in_a_layer():
 
 
 def test_the_record_does_no_io():
-    """The law imports nothing that reads, writes or waits."""
+    """The rules of the record import nothing that reads, writes or waits."""
     doors = {
         "psycopg",
         "httpx",
@@ -58,14 +55,14 @@ def test_the_record_does_no_io():
 
 
 def test_there_is_one_clock():
-    """Only the real clock, and the told one that lags behind it, ask what time it is."""
-    asking = re.compile(r"datetime\.(now|utcnow|today)\(|date\.today\(|time\.time\(|retry_in=")
-    asked_by = {module for module, path in SOURCES.items() if asking.search(path.read_text())}
-    assert asked_by == {"jobs.context", "app.simulation.clock"}
+    """Only the real clock, and the simulated one that lags behind it, read the time."""
+    reading = re.compile(r"datetime\.(now|utcnow|today)\(|date\.today\(|time\.time\(|retry_in=")
+    readers = {module for module, path in SOURCES.items() if reading.search(path.read_text())}
+    assert readers == {"jobs.context", "app.simulation.clock"}
 
 
 def test_one_module_has_the_sql_on_the_queues_tables():
-    """Procrastinate owns them; when it changes one, there is one place to look."""
+    """The tables belong to Procrastinate; when it changes one, only this module changes."""
     named_by = {
         "jobs.queue_tables": "all of it",
         "app.database.advice": "names the queue's tables, in one grant for all of them",
@@ -82,14 +79,14 @@ def test_one_module_has_the_sql_on_the_queues_tables():
 
 
 def test_one_module_names_the_time_zone():
-    """New York is the calendar's word; a constraint of the schema is the one other place."""
+    """Of all modules only the calendar names it; a constraint of the schema does, too."""
     assert {module for module, path in SOURCES.items() if "America/" in path.read_text()} == {
         "app.domain.calendar"
     }
 
 
 def constants(path: Path) -> list[object]:
-    """Return the numbers and texts that a module's code has, without its docstrings."""
+    """Return the numbers and texts of a module's code, without its docstrings."""
     tree = ast.parse(path.read_text())
     alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return [
@@ -99,8 +96,7 @@ def constants(path: Path) -> list[object]:
     ]
 
 
-# A three, a fourteen or a fifteen that is neither the count of picks or questions nor that of a
-# batch's days.
+# Each 3, 14 or 15 that is neither the number of picks or questions nor that of a batch's days.
 OTHER_NUMBERS = {
     "api.cache": {3},  # KiB
     "api.schema": {3},  # corrections of a checkpoint, as many as one may expect
@@ -122,13 +118,13 @@ OTHER_NUMBERS = {
 
 def test_the_numbers_of_a_batch_are_written_once():
     """
-    Three picks, three questions and fourteen days are named in `app/domain/model.py`, and imported
-    from there.
+    The numbers of picks, questions and days are defined in `app/domain/model.py`, and imported from
+    there.
     """
     numbers = {
-        module: found
+        module: used
         for module, path in SOURCES.items()
-        if (found := {value for value in constants(path) if type(value) is int} & {3, 14, 15})
+        if (used := {value for value in constants(path) if type(value) is int} & {3, 14, 15})
     }
     assert numbers == {"app.domain.model": {3, 14}, **OTHER_NUMBERS}
     in_sql = re.compile(r"\(1, 1[45]\)|= 1[45]\b")
@@ -139,7 +135,7 @@ def test_the_numbers_of_a_batch_are_written_once():
 
 
 def test_the_form_of_a_ticker_is_written_once():
-    """Settings, answers and the operator's commands mean the same by a ticker."""
+    """Settings, answers and the operator's commands share one definition."""
     forms = [
         module
         for module, path in SOURCES.items()
@@ -150,9 +146,7 @@ def test_the_form_of_a_ticker_is_written_once():
 
 
 def test_a_text_is_cleaned_in_one_module():
-    """
-    How a text is put on one line, made printable or made storable stands in `app/domain/text.py`.
-    """
+    """`app/domain/text.py` puts texts on one line, and makes them printable or storable."""
     patterns = (
         r"\.join\(str\(\w+\)\.split",
         r"isprintable\(\) else",
@@ -165,8 +159,8 @@ def test_a_text_is_cleaned_in_one_module():
         "api.persisted",  # the SHA-256 of any text
         "app.domain.journal",  # the order of members in RFC 8785
     }
-    found = {module for module, path in SOURCES.items() if cleaning.search(path.read_text())}
-    assert found == {"app.domain.text", *others}
+    modules = {module for module, path in SOURCES.items() if cleaning.search(path.read_text())}
+    assert modules == {"app.domain.text", *others}
 
 
 def test_graphql_is_a_source_root():
@@ -183,7 +177,9 @@ def test_graphql_is_a_source_root():
 
 
 def test_no_tracked_file_names_a_registry_or_a_machine():
-    """Lock files carry hashes and no addresses; nothing names where it was made."""
+    """
+    Lock files have hashes and no addresses, and no file names the machine on which it was made.
+    """
     words = (
         "py" + "pi.org",
         "python" + "hosted",
@@ -207,12 +203,12 @@ def test_no_tracked_file_names_a_registry_or_a_machine():
     ],
 )
 def test_locks_pin_everything_by_hash(lock):
-    """Every requirement has a version and a hash, and the lock knows what is asked for."""
+    """Every requirement has a version and a hash, and every direct one is in the lock file."""
     text = (HOUSE / lock).read_text()
     pinned = re.findall(r"^([a-z0-9-]+)(?:\[[\w,]+\])?==", text, re.MULTILINE)
     assert len(pinned) == len(re.findall(r"^\S", text, re.MULTILINE))
     assert text.count("--hash=sha256:") >= len(pinned)
-    asked = re.findall(
+    required = re.findall(
         r'^    "([a-z0-9-]+)',
         (HOUSE / "pyproject.toml").read_text().split("[project.scripts]")[0],
         re.MULTILINE,
@@ -221,9 +217,9 @@ def test_locks_pin_everything_by_hash(lock):
     listed = (
         re.findall(r"^([a-z0-9-]+)==", source.read_text(), re.MULTILINE)
         if source.exists()
-        else asked
+        else required
     )
-    wanted = {"requirements.lock": asked[: asked.index("editables")]}
+    wanted = {"requirements.lock": required[: required.index("editables")]}
     assert set(wanted.get(lock, listed)) <= set(pinned)
 
 
@@ -231,7 +227,7 @@ def test_locks_pin_everything_by_hash(lock):
     "lock", ["dev/audit/package-lock.json", "graphql/api/graphiql/package-lock.json"]
 )
 def test_npm_locks_pin_everything_by_hash(lock):
-    """Every package has a version and a hash, and none an address."""
+    """Every package has a version and a hash, and none has an address."""
     ours, *packages = json.loads((HOUSE / lock).read_text())["packages"].items()
     assert all(
         re.fullmatch(r"[\d.]+", version)
@@ -251,7 +247,7 @@ def test_nothing_is_called_utils():
 
 
 def test_the_map_in_the_architecture_page_is_true():
-    """Every folder and file that the map names is there."""
+    """Every folder and file of the map exists."""
     page = (HOUSE / "docs" / "architecture.md").read_text()
     lines = re.findall(
         r"^( *)([\w./]+)(?:  |$)", re.search(r"```\n(app/.*?)```", page, re.DOTALL)[1], re.MULTILINE
@@ -267,8 +263,8 @@ def test_the_map_in_the_architecture_page_is_true():
 
 def test_the_numbers_of_the_advisory_locks_never_change():
     """
-    During a deployment two versions exclude each other by them; a database has one list of them, in
-    one module.
+    Two versions exclude each other by these numbers during a deployment. One module has all numbers
+    of a database.
     """
     numbers = {
         "MIGRATIONS": 4021970431,
@@ -281,7 +277,7 @@ def test_the_numbers_of_the_advisory_locks_never_change():
     assert {name: lock.value for name, lock in Lock.__members__.items()} == numbers
     assert len(set(numbers.values())) == len(numbers)
     assert Lock.RATE_LIMITER.first_key == 1874486784
-    written = re.compile(r"advisory\w*\(\d|advisory.*\d{2}|4_?021_?970_?\d{3}")
-    assert {module for module, path in SOURCES.items() if written.search(path.read_text())} == {
-        "app.core.locks"
-    }
+    lock_numbers = re.compile(r"advisory\w*\(\d|advisory.*\d{2}|4_?021_?970_?\d{3}")
+    assert {
+        module for module, path in SOURCES.items() if lock_numbers.search(path.read_text())
+    } == {"app.core.locks"}

@@ -28,9 +28,9 @@ IMAGE = HOUSE / "dev" / "image"
 def module(name: str):
     """Return a module of dev/image, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, IMAGE / f"{name}.py")
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +320,7 @@ def test_a_file_is_listed_once_while_a_merge_is_under_way(context, tracked):
     assert context.program_files(tracked) == ["app/main.py", "jobs/weekly.py"]
 
 
-def test_another_repository_in_the_environment_is_not_asked(
+def test_another_repository_in_the_environment_is_not_used(
     context, tracked, tmp_path_factory, monkeypatch
 ):
     """In a git hook, GIT_DIR names another repository."""
@@ -378,12 +378,12 @@ def wheel(house: Path, to: Path) -> set[str]:
 
 def installed(name: str) -> str:
     """Return the path of a file of the program in the wheel."""
-    moved = (
+    path = (
         re.sub(r"^graphql/", "", name)
         if name.startswith("graphql/api/")
         else re.sub(r"^graphql/", "api/", name)
     )
-    return re.sub(r"^migrations/", "app/database/migrations/", moved)
+    return re.sub(r"^migrations/", "app/database/migrations/", path)
 
 
 # What a build needs, and the installed program does not.
@@ -403,8 +403,8 @@ def test_the_wheel_holds_the_program(context, tmp_path, planted):
     }
 
 
-# Python modules, style sheets and the like are told apart by the list of files only: a wheel that
-# is built from the work tree itself, as no target does, would hold these.
+# Only the list of files distinguishes Python modules, style sheets and the like: a wheel that is
+# built from the work tree itself, as no target does, would contain these.
 LIKE_A_PART = {"app/notes.py", "app/secrets.py", "app/web/pages/templates/draft.html"}
 
 

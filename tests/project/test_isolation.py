@@ -25,7 +25,7 @@ from app.database import sessions
 from app.database.embedded import FAST_SETTINGS, FOLDER, EmbeddedPostgres
 from app.simulation.provider_simulators import CLOCK_VARIABLE
 
-# What names a port to listen on or to connect to: behind an address, as an argument, as a setting.
+# A port to listen on or to connect to: after an address, as an argument, or as a setting.
 PORT = re.compile(
     r"""
     (?: (?: \b127\.0\.0\.1 | \blocalhost | \b0\.0\.0\.0 | \[::1?\] ) ["']? [:,] \s* ["']?
@@ -54,20 +54,20 @@ SOMEWHERE = {
     ("tests/project/test_bench.py", "8184"): TEXT,
     ("tests/project/test_readme.py", "8080"): TEXT,
 }
-# Settings are read there, and no more: any number may stand in it.
+# That file only reads settings, so it may contain any number.
 NOTHING_LISTENS = "tests/unit/core/test_settings.py"
 WRITTEN_HERE = ("tests/project/test_isolation.py", "8080")  # in HOSTILE, with a listener on it
 
 
 def test_no_test_and_no_tool_has_a_fixed_port():
     """Another process could use it, for example `make run`. Every exception is still needed."""
-    found = {
+    ports = {
         (str(path.relative_to(HOUSE)), port)
         for path in programs(HOUSE / "tests", HOUSE / "dev")
         for port in PORT.findall(path.read_text())
     }
     fixed = {
-        (path, port) for path, port in found if port not in ANYWHERE and path != NOTHING_LISTENS
+        (path, port) for path, port in ports if port not in ANYWHERE and path != NOTHING_LISTENS
     }
     assert fixed == SOMEWHERE.keys() | {WRITTEN_HERE}
 
@@ -93,17 +93,17 @@ def programs(*folders: Path) -> Iterator[Path]:
         "process.env.PORT = 8080",
     ],
 )
-def test_a_fixed_port_is_seen(text):
-    """In every form of writing it."""
+def test_a_fixed_port_is_found(text):
+    """It is found in every form."""
     assert PORT.findall(text) == ["8080"]
 
 
-# Every setting of the product with a value that would be refused, and what would lead its libraries
-# astray.
+# Every setting of the product with a value that would be refused, and variables that would mislead
+# its libraries.
 HOSTILE = {
     **{name.upper(): "hostile" for name in Settings.__struct_fields__},
     "PORT": "8080",
-    "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+    "DATABASE_URL": "postgresql://hostile@127.0.0.1:1/none",
     "ENV_FOR_DYNACONF": "hostile",
     "SETTINGS_FILE_FOR_DYNACONF": "hostile.toml",
     "OPENAI_ORG_ID": "hostile",
@@ -141,7 +141,7 @@ HOSTILE = {
     "XDG_CONFIG_HOME": "hostile",
 }
 
-# Quick ones of each shelf: settings, the command line, Postgres, HTTP in and out, times, git, the
+# Quick tests of each folder: settings, the command line, Postgres, HTTP in and out, times, git, the
 # width of a table.
 QUICK = [
     "tests/unit/core/test_settings.py::test_the_environment",
@@ -154,7 +154,7 @@ QUICK = [
     "tests/integration/providers/test_webhook.py::test_a_post",
     "tests/scenarios/test_many_machines.py::test_a_server_without_a_worker_is_healthy",
     "tests/project/test_house.py::test_no_tracked_file_names_a_registry_or_a_machine",
-    "tests/project/test_isolation.py::test_a_test_stands_apart",
+    "tests/project/test_isolation.py::test_a_test_is_isolated",
 ]
 
 
@@ -170,7 +170,7 @@ def taken() -> Iterator[None]:
 def test_the_tests_ignore_hostile_surroundings(tmp_path, taken):
     """
     Wrong settings, proxies and Postgres variables, another checkout on the path, another time zone,
-    a narrow terminal.
+    and a narrow terminal have no effect.
     """
     other = tmp_path / "other"
     for name in ("app", "jobs", "api", "commands", "isolation"):
@@ -201,9 +201,9 @@ def test_the_tests_ignore_hostile_surroundings(tmp_path, taken):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_test_stands_apart(tmp_path):
+def test_a_test_is_isolated(tmp_path):
     """
-    It runs in its own folder, with few variables, in UTC.
+    A test runs in its own folder, with few variables, in UTC.
 
     The commands that it starts belong to this checkout.
     """
@@ -254,16 +254,16 @@ def test_another_encoding_is_refused():
 
 def test_two_checkouts_have_two_servers(tmp_path):
     """
-    An original and its copy, with all files of the original's server, each read only what they have
+    A checkout and its copy, with all files of the original's server, each read only what they have
     written.
     """
     second = tmp_path / "second"
-    first = tmp_path.joinpath("backup", *second.parts[1:])  # whose path ends like the other's
+    first = tmp_path.joinpath("backup", *second.parts[1:])  # its path ends like the other's
     first.mkdir(parents=True)
-    with kept(first) as original:
+    with embedded(first) as original:
         remember(original, "one")
         shutil.copytree(first, second)  # with postmaster.pid, as a live server has it
-        with kept(second) as copy:
+        with embedded(second) as copy:
             assert copy.process
             assert copy.socket != original.socket
             remember(copy, "copy")
@@ -275,7 +275,7 @@ def test_a_symbolic_link_leads_to_the_same_server(tmp_path):
     """It is one checkout with two names."""
     (tmp_path / "one").mkdir()
     (tmp_path / "link").symlink_to("one")
-    with kept(tmp_path / "one") as original, kept(tmp_path / "link") as same:
+    with embedded(tmp_path / "one") as original, embedded(tmp_path / "link") as same:
         assert same.process is None
         assert same.address() == original.address()
         remember(same, "through the link")
@@ -288,12 +288,12 @@ def test_a_new_checkout_in_the_place_of_another(tmp_path):
     The old server may run for a minute after its folder was deleted. No command connects to it.
     """
     (tmp_path / "one").mkdir()
-    with kept(tmp_path / "one") as old:
+    with embedded(tmp_path / "one") as old:
         address = old.address()
         remember(old, "old")
         (tmp_path / "one").rename(tmp_path / "gone")
         (tmp_path / "one").mkdir()
-        with kept(tmp_path / "one") as new:
+        with embedded(tmp_path / "one") as new:
             assert new.address() != address
             remember(new, "new")
             assert remembered(new) == ["new"]
@@ -308,11 +308,11 @@ def test_a_checkout_that_is_moved_finds_its_server(tmp_path):
     remember(before, "before the move")
     before.stop()
     (tmp_path / "one").rename(tmp_path / "two")
-    with kept(tmp_path / "two") as after:
+    with embedded(tmp_path / "two") as after:
         assert before.process
         before.process.wait(
             10
-        )  # with an error, for it misses a file by its old name; the next start recovers
+        )  # with an error, because it misses a file by its old name; the next start recovers
         assert remembered(after) == ["before the move"]
 
 
@@ -320,12 +320,12 @@ def test_the_port_of_another_server_does_not_matter(tmp_path, monkeypatch):
     """PGPORT is meant for servers on TCP; it would change the name of the socket."""
     monkeypatch.setattr(sessions, "_removed_variables", {})
     monkeypatch.setenv("PGPORT", "1")
-    with kept(tmp_path) as postgres:
+    with embedded(tmp_path) as postgres:
         assert postgres.is_running()
 
 
-def kept(checkout: Path) -> EmbeddedPostgres:
-    """The embedded Postgres of a checkout."""
+def embedded(checkout: Path) -> EmbeddedPostgres:
+    """Return the embedded Postgres of a checkout."""
     return EmbeddedPostgres(checkout / FOLDER, FAST_SETTINGS)
 
 
@@ -340,6 +340,6 @@ def remember(postgres: EmbeddedPostgres, word: str) -> None:
 
 
 def remembered(postgres: EmbeddedPostgres) -> list[str]:
-    """The words of a server."""
+    """Return the words of a server."""
     with psycopg.connect(postgres.address()) as conn:
         return [word for (word,) in conn.execute("SELECT word FROM words").fetchall()]

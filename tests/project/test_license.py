@@ -54,7 +54,7 @@ def test_the_wheel_carries_the_licence(tmp_path):
 
 
 def test_the_licence_is_mit():
-    """Its title, the holder and the year."""
+    """LICENSE has its title, the holder and the year."""
     assert LICENSE.startswith("MIT License\n\nCopyright (c) 2026 Alpha Monday contributors\n")
 
 

@@ -33,10 +33,10 @@ OPS = HOUSE / "docs" / "operate"
 PAGES = {path.name: path.read_text() for path in sorted(OPS.glob("*.md"))}
 LINKING = [path for folder in (OPS, HOUSE / "docs", HOUSE) for path in sorted(folder.glob("*.md"))]
 
-# Words in capitals that are no setting of ours: the record's reasons, what upkeep mends, and
-# others' words.
+# Words in capitals that are no setting of ours: the record's reasons, what the reconciler repairs,
+# and variables of other programs.
 REASONS = {str(reason) for reason in (*FailureReason, *SkipReason)}
-MENDED = {field.upper() for field in ReconcileResult.__struct_fields__}
+REPAIRED = {field.upper() for field in ReconcileResult.__struct_fields__}
 OTHERS = {"FLY_API_TOKEN", "FLY_SSH_TOKEN", "RUN_DATE", "TIME_SERIES_DAILY"}
 
 NAMES = (
@@ -59,7 +59,7 @@ def test_every_command_can_be_given(name):
 @pytest.mark.parametrize(
     ("command", "why"),
     [
-        pytest.param("`alpha-monday migrate --down 3`", "--down", id="an option that is none"),
+        pytest.param("`alpha-monday migrate --down 3`", "--down", id="an unknown option"),
         pytest.param(
             "`alpha-monday backup one.zip two.zip`", "too many arguments", id="an argument too many"
         ),
@@ -77,11 +77,11 @@ def test_every_command_can_be_given(name):
 )
 def test_a_wrong_command_is_found(command, why):
     """A part that no command accepts is named, wherever it is written."""
-    (found,) = commands(command)
-    assert unaccepted_argument(found) == why
+    (documented,) = commands(command)
+    assert unaccepted_argument(documented) == why
 
 
-def test_a_command_that_is_none_is_found():
+def test_an_unknown_command_is_found():
     """A word that is not a command is refused."""
     with pytest.raises(AssertionError, match="alpha-monday jobs mend"):
         list(commands("`alpha-monday jobs mend 17`"))
@@ -98,10 +98,10 @@ def test_every_target_exists(name):
 def test_every_setting_exists(name):
     """Every word in the form of a setting is one, or is listed as something else."""
     settings = {setting.upper() for setting in Settings.__struct_fields__}
-    assert capital_words(PAGES[name]) <= settings | REASONS | MENDED | OTHERS
+    assert capital_words(PAGES[name]) <= settings | REASONS | REPAIRED | OTHERS
 
 
-def test_every_setting_is_told():
+def test_every_setting_is_documented():
     """The table of settings lists exactly the settings."""
     documented = [
         name
@@ -113,7 +113,7 @@ def test_every_setting_is_told():
     assert len(documented) == len(set(documented))
 
 
-def test_every_command_is_told():
+def test_every_command_is_documented():
     """The page on commands names each command, and each command of a group."""
     documented = {command.words for command in commands(PAGES["commands.md"])}
     every = set(leaves("alpha-monday", group))
@@ -159,7 +159,7 @@ def test_the_index_names_every_page():
     assert set(PAGES) - {"README.md"} <= linked
 
 
-def test_the_way_back_over_every_migration_is_told():
+def test_the_way_back_over_every_migration_is_documented():
     """The page on upgrades says what taking back each later migration deletes."""
     documented = set(re.findall(r"^\| `(\d{4}) (\w+)`", PAGES["upgrade.md"], re.MULTILINE))
     latest = {

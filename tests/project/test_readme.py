@@ -132,7 +132,7 @@ def test_all_pages_can_be_reached():
     } <= linked
 
 
-def test_a_field_is_added_as_told(tmp_path):
+def test_a_field_is_added_as_documented(tmp_path):
     """
     The diff in CONTRIBUTING applies, and changes the printed schema as it changes the declarations.
     """

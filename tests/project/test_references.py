@@ -5,13 +5,13 @@ from references import in_lines, in_markdown, in_python, missing, references
 from tracked import HOUSE, tracked
 
 # Comments of applied migrations and of the persisted documents are left out: their bytes never
-# change again (a checksum, a hash), also where what they name has moved. Tools write lock files and
-# snapshots.
+# change again (a checksum, a hash), also where they name something that was renamed. Lock files and
+# snapshots are written by tools.
 READ = {".md", ".py", ".toml", ".yml", ".mjs", ".js"}
 ALSO = {"Makefile", "Containerfile", "run"}  # the last is `.ci/run`
 FILES = [file for file in tracked() if file.suffix in READ or file.name in ALSO]
 
-# What is written like a reference of ours and is none, with the reason.
+# Words in the form of a reference that are none, with the reason.
 NOT_OURS = {
     "__init__.py": "the file of that name in any folder",
     "migrations/NNNN_name.up.sql": "the form of a name, not a name",
@@ -55,7 +55,7 @@ DOCUMENT = HOUSE / "docs" / "sample.md"
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         pytest.param("See [it](record.md).", {}, id="a link from the document's folder"),
         pytest.param("See [it](docs/record.md).", {1: "no such file"}, id="a link from the top"),
@@ -87,13 +87,13 @@ DOCUMENT = HOUSE / "docs" / "sample.md"
         pytest.param("as `test_house` and `test_law` show", {1: "no such test"}, id="a test"),
     ],
 )
-def test_a_document(text, found):
+def test_a_document(text, expected):
     """Existing references are accepted; others are reported with their line and the reason."""
-    assert_found(in_markdown(DOCUMENT, text), found)
+    assert_missing(in_markdown(DOCUMENT, text), expected)
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         pytest.param('"""Law: docs/record.md."""', {}, id="a docstring"),
         pytest.param(
@@ -120,11 +120,11 @@ def test_a_document(text, found):
         ),
     ],
 )
-def test_a_module(text, found, tmp_path):
+def test_a_module(text, expected, tmp_path):
     """The same rules apply to docstrings and comments."""
     file = tmp_path / "sample.py"
     file.write_text(text)
-    assert_found(in_python(file, text), found)
+    assert_missing(in_python(file, text), expected)
 
 
 def test_other_comments():
@@ -137,11 +137,11 @@ def test_other_comments():
     assert (slashes.line, slashes.words) == (1, "docs/none.md")
 
 
-def assert_found(references, found):
+def assert_missing(references, expected):
     """
     The missing references are the expected ones: on these lines, with these words in the reason.
     """
     reasons = {one.line: why for one in references if (why := missing(one))}
-    assert reasons.keys() == found.keys()
+    assert reasons.keys() == expected.keys()
     for line, why in reasons.items():
-        assert found[line] in why
+        assert expected[line] in why

@@ -1,9 +1,9 @@
 """
-Phrases that are false of a SELL, in everything that the service says of picks.
+Phrases that are false of a SELL, in every text of the service about picks.
 
-Of a SELL that is right the share is behind the benchmark. So no text says of a pick, or of picks,
-that they are "ahead of SPY", "beat the benchmark" or "lag the index".
-tests/integration/web/test_pages_sell.py reads what is made of them.
+The share of a right SELL is behind the benchmark. So no text says that a pick, or picks, are "ahead
+of SPY", "beat the benchmark" or "lag the index". tests/integration/web/test_pages_sell.py reads the
+rendered texts.
 """
 
 import re
@@ -11,10 +11,11 @@ import re
 import pytest
 from tracked import HOUSE, tracked
 
-# What speaks of picks: pages, drawings, feeds, commands, alerts, schema, documents; not the
-# simulated model's words.
+# The files with texts about picks: pages, drawings, feeds, commands, alerts, schema, documents; not
+# the texts of the simulated model.
 SPEAKS = re.compile(
-    r"(app/(web|commands|ops|domain|core|store|providers)|jobs|graphql|docs)/.*\.(py|html|js|md|graphql|yml)"
+    r"(app/(web|commands|ops|domain|core|store|providers)|jobs|graphql|docs)/"
+    r".*\.(py|html|js|md|graphql|yml)"
     r"|README\.md"
 )
 BENCHMARK = (
@@ -22,11 +23,12 @@ BENCHMARK = (
 )
 NEVER = re.compile(
     rf"\b(ahead of|(fall|fell|falls|fallen|is|are) behind|beat|beats|beating|beaten|"
-    rf"outperform\w*|underperform\w*|lag|lags|lagged|trail|trails|trailed|outrun|outruns)\s+(of\s+)?{BENCHMARK}",
+    r"outperform\w*|underperform\w*|lag|lags|lagged|trail|trails|trailed|outrun|outruns)"
+    rf"\s+(of\s+)?{BENCHMARK}",
     re.IGNORECASE,
 )
-# "Better" and "worse" are right where the sentence is about the share, and says so. Each such
-# sentence is named here.
+# "Better" and "worse" are right in a sentence about the share, if it says so. `ABOUT_SHARES` lists
+# each such sentence.
 COMPARES = re.compile(rf"\b(better|worse|more|less) than {BENCHMARK}", re.IGNORECASE)
 # Between two parts of a text that is written as adjacent literals.
 JOINED = re.compile(r'" [fr]?"')
@@ -38,15 +40,17 @@ ABOUT_SHARES = (
     "a SELL is right when the share did worse than the benchmark",
     "for a SELL it is above zero when the share did worse than SPY",
     "of these shares did better than SPY",
+    "Some shares move more than the benchmark.",
     "shares that move more than SPY",
     "shares that move more than the benchmark",
     "shares that merely move more than the benchmark",
+    "The line of a SELL rises when its share does worse than the benchmark",
     "A BUY is right when the share did better than the benchmark, a SELL when it did worse",
 )
 
 
-def said() -> dict[str, str]:
-    """Every text that speaks of picks, in one line each, by its path."""
+def texts_about_picks() -> dict[str, str]:
+    """Return every text about picks, each in one line, by its path."""
     paths = [path for path in tracked() if SPEAKS.fullmatch(str(path.relative_to(HOUSE)))]
     return {
         str(path.relative_to(HOUSE)): JOINED.sub("", " ".join(path.read_text("utf-8").split()))
@@ -55,24 +59,24 @@ def said() -> dict[str, str]:
 
 
 def test_no_text_puts_a_pick_ahead_of_the_benchmark():
-    texts = said()
+    texts = texts_about_picks()
     assert len(texts) > 100
-    found = {path: match[0] for path, text in texts.items() if (match := NEVER.search(text))}
-    assert found == {}
+    wrong = {path: match[0] for path, text in texts.items() if (match := NEVER.search(text))}
+    assert wrong == {}
 
 
 def test_what_compares_with_the_benchmark_is_about_a_share():
     """
-    A new sentence that compares with the benchmark is named above, once it was read with a SELL in
-    mind.
+    A new sentence that compares with the benchmark must be added to the list above, after it was
+    read with a SELL in mind.
     """
-    found = []
-    for path, text in said().items():
+    wrong = []
+    for path, text in texts_about_picks().items():
         for match in COMPARES.finditer(text):
             around = text[max(0, match.start() - 80) : match.end() + 80]
             if not any(sentence in around for sentence in ABOUT_SHARES):
-                found.append(f"{path}: {around}")
-    assert found == []
+                wrong.append(f"{path}: {around}")
+    assert wrong == []
 
 
 @pytest.mark.parametrize(

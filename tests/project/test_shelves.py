@@ -1,4 +1,7 @@
-"""Tests are found from what they test: a shelf says what a test needs, and its name a module."""
+"""
+Where tests are: the folder says what a test needs, and its name begins with that of the tested
+module.
+"""
 
 import ast
 from pathlib import Path
@@ -23,15 +26,15 @@ def names_of(package: str) -> set[str]:
     return {path.stem for path in folder.rglob("*") if path.is_dir() or path.suffix == ".py"}
 
 
-def test_every_test_stands_on_a_shelf():
-    """There is no fifth one."""
-    standing = set((HOUSE / "tests").rglob("test_*.py"))
-    assert standing == {file for shelf in SHELVES for file in files(shelf)}
+def test_every_test_is_in_one_of_the_folders():
+    """There is no fifth folder."""
+    every = set((HOUSE / "tests").rglob("test_*.py"))
+    assert every == {file for shelf in SHELVES for file in files(shelf)}
 
 
 @pytest.mark.parametrize("shelf", ["unit", "integration"])
 def test_a_test_is_named_after_a_module(shelf):
-    """It stands in a folder of the module's package, and its name begins with the module's."""
+    """It is in a folder named after the module's package, and its name begins with the module's."""
     unknown = []
     for file in files(shelf):
         package = "" if file.parent.name == shelf else file.parent.name
@@ -43,8 +46,8 @@ def test_a_test_is_named_after_a_module(shelf):
 
 
 def test_a_unit_test_needs_no_postgres():
-    """No fixture of it leads to one."""
-    found = {
+    """None of its fixtures needs one."""
+    dependent = {
         f"{file.relative_to(HOUSE)}::{node.name}"
         for file in files("unit")
         for node in ast.walk(ast.parse(file.read_text()))
@@ -52,4 +55,4 @@ def test_a_unit_test_needs_no_postgres():
         if node.name.startswith("test_")
         if {argument.arg for argument in node.args.args} & NEEDS_POSTGRES
     }
-    assert found == set()
+    assert dependent == set()

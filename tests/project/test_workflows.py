@@ -33,7 +33,7 @@ def test_workflows_may_read_and_no_more(path):
     assert all(job.get("timeout-minutes", "uses" in job) for job in workflow["jobs"].values())
 
 
-def test_a_release_is_tested_pushed_once_and_let_go_by_a_person():
+def test_a_release_is_tested_pushed_once_and_approved_by_a_person():
     """The steps of a release in their order. No tag of an image ever moves."""
     jobs = yaml.safe_load((FOLDER / "release.yml").read_text())["jobs"]
     assert [(name, job.get("needs")) for name, job in jobs.items()] == [

@@ -72,7 +72,7 @@ CASES = [
 
 @pytest.mark.parametrize(("prices", "listed", "marks"), CASES)
 async def test_marks(harness, prices, listed, marks):
-    """They are decided in the same way as a pick's mark; the baseline has none."""
+    """A benchmark's mark has the same rule as a pick's mark; the baseline has none."""
     trades(harness, prices)
     harness.world.splits["SPY"] = listed
     batch = await harness.make_batch()
@@ -105,8 +105,8 @@ async def as_before(harness: JobHarness, batch: Batch, day: int) -> None:
     harness.clock.time = due_at(batch.run_date, day)
     session = calendar.checkpoint_date(batch.run_date, day - 1)
     number = 10_000 * (batch.run_date - MONDAY).days + day
-    found = await fetch_closes(harness.context, [batch.benchmark_symbol, *CHOSEN], session)
-    benchmark = found[batch.benchmark_symbol]
+    closes = await fetch_closes(harness.context, [batch.benchmark_symbol, *CHOSEN], session)
+    benchmark = closes[batch.benchmark_symbol]
     priced = Checkpoint(
         id=an_id(number),
         batch_id=batch.id,
@@ -121,7 +121,7 @@ async def as_before(harness: JobHarness, batch: Batch, day: int) -> None:
     async with transaction(harness.context.pool) as conn:
         picks = await batches.list_picks(conn, batch.id)
         picks_with_open, entries = await opens.find_picks_with_open(
-            conn, harness.context.calendar, batch, picks
+            conn=conn, calendar=harness.context.calendar, batch=batch, picks=picks
         )
         picks = [picks_with_open.get(pick.id, pick) for pick in picks]
         of_picks = await share_histories.for_picks(conn, batch, picks)
@@ -132,26 +132,34 @@ async def as_before(harness: JobHarness, batch: Batch, day: int) -> None:
                 id=an_id(100 * number + pick.position),
                 checkpoint_id=checkpoint.id,
                 pick_id=pick.id,
-                current_price=found[pick.ticker].close,
-                close_id=found[pick.ticker].id,
+                current_price=closes[pick.ticker].close,
+                close_id=closes[pick.ticker].id,
                 **measurement.measure_pick(
-                    batch,
-                    checkpoint,
-                    pick,
-                    found[pick.ticker].close,
-                    of_picks[pick.id].with_used(found[pick.ticker]),
+                    batch=batch,
+                    checkpoint=checkpoint,
+                    pick=pick,
+                    price=closes[pick.ticker].close,
+                    history=of_picks[pick.id].with_used(closes[pick.ticker]),
                 ),
             )
             for pick in picks
         ]
         stored = replace(checkpoint, benchmark_unusual_move=None)
-        learnt = RelatedChanges(
+        changes = RelatedChanges(
             splits=measurement.counted_splits(batch, checkpoint, [course]),
             picks_with_open=list(picks_with_open.values()),
-            completed_metrics=await opens.complete_metrics(conn, batch, picks_with_open, of_picks),
+            completed_metrics=await opens.complete_metrics(
+                conn=conn, batch=batch, picks_with_open=picks_with_open, histories=of_picks
+            ),
         )
-        readings = {one.id: one for one in (*found.values(), *entries)}
-        assert await checkpoints.insert(conn, stored, metrics, list(readings.values()), learnt)
+        readings = {one.id: one for one in (*closes.values(), *entries)}
+        assert await checkpoints.insert(
+            conn=conn,
+            checkpoint=stored,
+            metrics=metrics,
+            readings=list(readings.values()),
+            changes=changes,
+        )
 
 
 async def correct_as_before(harness: JobHarness, batch: Batch, stood: Checkpoint) -> None:
@@ -183,9 +191,19 @@ async def correct_as_before(harness: JobHarness, batch: Batch, stood: Checkpoint
             rows.append(
                 (metric, replace(metric, vs_benchmark_pct=against), tickers[metric.pick_id])
             )
-        found = measurement.build_corrections(rows, stood, "A split.", now)
+        to_record = measurement.build_corrections(
+            rows=rows, checkpoint=stood, reason="A split.", at=now
+        )
         changed = [(before, after) for before, after, _ in rows]
-        await corrections.apply(conn, batch.id, changed, found, [], [split], now)
+        await corrections.apply(
+            conn=conn,
+            batch_id=batch.id,
+            rows=changed,
+            corrections=to_record,
+            readings=[],
+            splits=[split],
+            at=now,
+        )
 
 
 def an_id(number: int) -> UUID:
@@ -198,25 +216,25 @@ def an_id(number: int) -> UUID:
 )
 async def test_a_fortnight_from_before_the_column(harness, database, prices):
     """
-    One half has no marks and gets none without a reason; the other half has. The journal agrees
-    with all rows.
+    The first days have no marks, and get none without a reason; the later days have marks. The
+    journal agrees with all rows.
     """
     trades(harness, prices)
     batch = await harness.make_batch()
     for day in range(1, 6):
         await as_before(harness, batch, day)
-    # Now the database is, to the letter, what the version before leaves.
+    # Now the database is exactly as the previous version leaves it.
     await migrations.migrate(database, harness.context.now(), 11)
     assert (await migrations.migrate(database, harness.context.now()))[
         0
     ] == "0012 benchmark_mark: applied"
     await mornings(harness, batch, *range(6, 13))
-    moved = prices[1] == "303"
-    old, new = [(day, None) for day in range(6)], [(day, moved) for day in range(8, 13)]
+    is_split = prices[1] == "303"
+    old, new = [(day, None) for day in range(6)], [(day, is_split) for day in range(8, 13)]
     assert await harness.rows(MARKS) == old + new
 
     harness.world.splits["SPY"] = (
-        [(session_of(2), "2.0000")] if moved else [(session_of(2), "1.0050")]
+        [(session_of(2), "2.0000")] if is_split else [(session_of(2), "1.0050")]
     )
     await mornings(harness, batch, 13, 14)
     fields = {field for (field,) in await harness.rows("SELECT field FROM corrections")}
@@ -226,7 +244,7 @@ async def test_a_fortnight_from_before_the_column(harness, database, prices):
         "checkpoint_id "
         "WHERE field = 'benchmark_unusual_move' ORDER BY day"
     )
-    assert marked == ([(day, "true", "false") for day in range(8, 13)] if moved else [])
+    assert marked == ([(day, "true", "false") for day in range(8, 13)] if is_split else [])
     assert await harness.rows(MARKS) == old + [(day, False) for day in range(8, 13)]
     assert (await harness.batch()).status == "completed"
     async with transaction(harness.context.pool) as conn:

@@ -138,9 +138,9 @@ async def test_an_ended_pick(harness):
     assert await ends(harness) == 1
     assert await harness.rows(RETAKES) == [(4,)]
     await mornings(harness, batch, 4, again=True)
-    assert "MSFT" not in harness.asked
+    assert "MSFT" not in harness.requested_tickers
     await mornings(harness, batch, 5, 6, 8)
-    assert "MSFT" not in harness.asked
+    assert "MSFT" not in harness.requested_tickers
     msft = [row for row in await harness.rows(METRICS) if row[1] == "MSFT"]
     assert msft == [
         *((day, "MSFT", 3, False, False, 0) for day in (1, 2, 3)),
@@ -236,8 +236,8 @@ async def test_a_split_of_days_after_a_last_session_that_is_recorded_late(harnes
         harness.context, "MSFT", since=new_york(FRIDAY, 13), needed_since=new_york(FRIDAY, 13)
     )
     await mornings(harness, batch, 5)
-    found = await harness.rows(METRICS.replace("current_price", "split_factor"))
-    factors = [(day, factor, ended) for day, ticker, factor, ended, *_ in found if ticker == "MSFT"]
+    rows = await harness.rows(METRICS.replace("current_price", "split_factor"))
+    factors = [(day, factor, ended) for day, ticker, factor, ended, *_ in rows if ticker == "MSFT"]
     assert factors == [(1, 1, False), (2, 1, False), (3, 2, False), (4, 2, False), (5, 1, True)]
     async with opened(database) as source:
         assert (await verify(source, [], lambda *_: None)).seq == 10
@@ -252,7 +252,7 @@ async def test_all_picks_ended(harness):
         await ends(harness, ticker=ticker, last=MONDAY, value="1")
     harness.provider.requests.clear()
     await mornings(harness, batch, 2)
-    assert harness.asked == ["SPY"]
+    assert harness.requested_tickers == ["SPY"]
     assert [row[2:5] for row in await harness.rows(METRICS) if row[0] == 2] == [(1, True, True)] * 3
 
 
@@ -291,7 +291,11 @@ ENDS_REFUSED = [
         "--last-session must be a past session of the exchange; 2026-10-30",
         id="today",
     ),
-    pytest.param({"last": FRIDAY}, "; 2026-10-30 is today in New York.", id="said to be today"),
+    pytest.param(
+        {"last": FRIDAY},
+        "; 2026-10-30 is today in New York.",
+        id="today, with the end of the message",
+    ),
     pytest.param(
         {"last": date(2026, 11, 2)}, "of the exchange; 2026-11-02 is in the future.", id="to come"
     ),
@@ -327,15 +331,15 @@ ENDS_REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("given", "says"), ENDS_REFUSED)
-async def test_an_ending_that_is_refused(harness, given, says):
+@pytest.mark.parametrize(("changes", "message"), ENDS_REFUSED)
+async def test_an_ending_that_is_refused(harness, changes, message):
     """With its own message, and nothing is stored."""
     await halted(harness, 1)
     harness.clock.time = new_york(FRIDAY, 12)
     entries = await harness.journal()
     with pytest.raises(Refused) as refused:
-        await ends(harness, **given)
-    assert says in str(refused.value)
+        await ends(harness, **changes)
+    assert message in str(refused.value)
     assert await harness.journal() == entries
     assert await harness.rows("SELECT count(*) FROM picks WHERE ended") == [(0,)]
 
@@ -344,10 +348,10 @@ async def test_a_pick_ends_once(harness):
     """A second command is refused, even at the same moment."""
     await halted(harness, 1)
     harness.clock.time = new_york(FRIDAY, 12)
-    said = await asyncio.gather(
+    results = await asyncio.gather(
         *(ends(harness, value=value) for value in ("4.5", "5", "6")), return_exceptions=True
     )
-    refused = [one for one in said if isinstance(one, Refused)]
+    refused = [one for one in results if isinstance(one, Refused)]
     assert [str(one) for one in refused] == ["The end of MSFT is recorded already."] * 2
     assert [entry.kind for entry in await harness.journal()].count("PICK_ENDED") == 1
 
@@ -381,8 +385,8 @@ async def test_a_renamed_pick(harness):
     harness.provider.requests.clear()
     await mornings(harness, batch, 3, again=True)
     await mornings(harness, batch, 4)
-    assert "MSFT" not in harness.asked
-    assert harness.asked.count("KO") == 1  # on Thursday the command made the request
+    assert "MSFT" not in harness.requested_tickers
+    assert harness.requested_tickers.count("KO") == 1  # on Thursday the command made the request
     figures = [row for row in await harness.rows(METRICS) if row[1] == "KO"]
     assert figures == [
         (1, "KO", 3, False, False, 0),
@@ -429,8 +433,8 @@ async def test_a_pick_renamed_twice_and_back(harness):
     harness.clock.time = new_york(WEDNESDAY, 12)
     await renamed(harness, "KO")
     await renamed(harness, "MSFT", ticker="KO", first=WEDNESDAY)
-    told = [json.loads(entry.content) for entry in (await harness.journal())[-2:]]
-    assert [(one["before"], one["pick"]["ticker"]) for one in told] == [
+    entries = [json.loads(entry.content) for entry in (await harness.journal())[-2:]]
+    assert [(one["before"], one["pick"]["ticker"]) for one in entries] == [
         ("MSFT", "KO"),
         ("KO", "MSFT"),
     ]
@@ -452,11 +456,11 @@ async def test_an_ended_pick_that_is_renamed_stays_ended(harness):
         True,
         True,
     )
-    assert "KO" not in harness.asked
+    assert "KO" not in harness.requested_tickers
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("changes", "message"),
     [
         pytest.param(
             {"run_date": date(2026, 10, 19), "new": "KO"},
@@ -538,14 +542,14 @@ async def test_an_ended_pick_that_is_renamed_stays_ended(harness):
         ),
     ],
 )
-async def test_a_new_ticker_that_is_refused(harness, given, says):
+async def test_a_new_ticker_that_is_refused(harness, changes, message):
     """With its own message, and nothing is stored."""
     await harness.make_batch()
     harness.clock.time = new_york(TUESDAY, 12)
     entries = await harness.journal()
     with pytest.raises(Refused) as refused:
-        await renamed(harness, **{"new": "KO", **given})
-    assert says in str(refused.value)
+        await renamed(harness, **{"new": "KO", **changes})
+    assert message in str(refused.value)
     assert await harness.journal() == entries
     assert [
         ticker for (ticker,) in await harness.rows("SELECT ticker FROM picks ORDER BY position")
@@ -556,44 +560,45 @@ async def test_a_new_ticker_that_is_refused(harness, given, says):
 
 
 @pytest.fixture
-def say(commanded, tmp_path, database) -> Any:
+def run_command(commanded, tmp_path, database) -> Any:
     """
-    Run a command on the harness's database, in a thread of its own. Return its code and what it
-    says. One that waits for the worker, or binds a context of its own, needs its own process.
+    Return a function that runs a command on the harness's database.
+
+    It runs in a thread, and returns the exit code and the error output. A command that waits for
+    the worker, or binds its own context, needs `separate_process`.
     """
 
-    async def command(*arguments: object, process: bool = False) -> tuple[int, str]:
-        if process:
-            done = await asyncio.to_thread(run, *arguments, cwd=tmp_path, DATABASE_URL=database)
-            said = CommandResult(done.returncode, done.stdout, done.stderr)
+    async def command(*arguments: object, separate_process: bool = False) -> tuple[int, str]:
+        if separate_process:
+            process = await asyncio.to_thread(run, *arguments, cwd=tmp_path, DATABASE_URL=database)
+            result = CommandResult(process.returncode, process.stdout, process.stderr)
         else:
-            said = await asyncio.to_thread(commanded, *arguments, DATABASE_URL=database)
-        assert "Traceback" not in said.error
-        assert said.output == ""
-        return said.exit_code, without_place(said.error).strip()
+            result = await asyncio.to_thread(commanded, *arguments, DATABASE_URL=database)
+        assert "Traceback" not in result.error
+        assert result.output == ""
+        return result.exit_code, without_place(result.error).strip()
 
     return command
 
 
-async def test_the_commands_pick_end_and_rename(harness, say):
+async def test_the_commands_pick_end_and_rename(harness, run_command):
     """One line that says what happens next; the same rules as above, and exit codes 0, 1 and 2."""
     await halted(harness, 1, 2, 3, 4)
     facts = ("--last-session", WEDNESDAY, "--value", "4.50", "--source", SOURCE)
-    assert await say("pick", "end", MONDAY, "msft", *facts) == (
+    assert await run_command("pick", "end", MONDAY, "msft", *facts) == (
         0,
         "Recorded. Skipped days that are taken again: 1.",
     )
-    assert await say("pick", "end", MONDAY, "MSFT", *facts) == (
+    assert await run_command("pick", "end", MONDAY, "MSFT", *facts) == (
         1, "alpha-monday: The end of MSFT is recorded already."
     )  # fmt: skip
     assert json.loads((await harness.journal())[-1].content)["ending"]["value"] == "4.50"
-    moved = ("--from", MONDAY, "--source", SOURCE, "--force")
-    assert await say("pick", "rename", MONDAY, "AAPL", "KO", *moved, process=True) == (
-        0, "Recorded. Skipped days that are taken again: 1."
-    )  # fmt: skip
-    assert await say("pick", "rename", MONDAY, "AAPL", "KO", *moved, process=True) == (
-        1, "alpha-monday: AAPL is no pick of 2026-10-26; its picks: MSFT, KO, NVDA."
-    )  # fmt: skip
+    options = ("--from", MONDAY, "--source", SOURCE, "--force")
+    rename = ("pick", "rename", MONDAY, "AAPL", "KO", *options)
+    result = await run_command(*rename, separate_process=True)
+    assert result == (0, "Recorded. Skipped days that are taken again: 1.")
+    result = await run_command(*rename, separate_process=True)
+    assert result == (1, "alpha-monday: AAPL is no pick of 2026-10-26; its picks: MSFT, KO, NVDA.")
     assert [entry.kind for entry in await harness.journal()][-2:] == ["PICK_ENDED", "PICK_RENAMED"]
     assert await harness.rows(RETAKES) == [(4,), (4,)]
 
@@ -609,7 +614,7 @@ async def test_the_commands_pick_end_and_rename(harness, say):
     ],
 )
 def test_a_value_that_is_no_price(value, says):
-    """Its option is named, before the database is used."""
+    """The message names the option, before the database is used."""
     facts = ("--last-session", WEDNESDAY, "--value", value, "--source", SOURCE)
     done = CliRunner().invoke(group, ["pick", "end", str(MONDAY), "MSFT", *map(str, facts)])
     assert isinstance(done.exception, Refused)
@@ -711,29 +716,29 @@ async def skipped(harness: JobHarness) -> Batch:
     return batch
 
 
-async def test_a_manual_retake(harness, say):
+async def test_a_manual_retake(harness, run_command):
     """The worker does it and the command waits: computed, with when and why it had been skipped."""
     await skipped(harness)
     harness.world.absent.clear()
     async with a_worker():
         await the_worker_lives(harness)
-        assert await say("checkpoint", "retake", MONDAY, 4, process=True) == (
+        assert await run_command("checkpoint", "retake", MONDAY, 4, separate_process=True) == (
             0,
             "Day 4 is computed.",
         )
     assert await harness.rows(CHECKPOINTS) == [(4, "computed", THURSDAY, "MISSING_CLOSE")]
     assert [entry.kind for entry in await harness.journal()][-2:] == ["CHECKPOINT", "CHECKPOINT"]
-    assert await say("checkpoint", "retake", MONDAY, 4) == (
+    assert await run_command("checkpoint", "retake", MONDAY, 4) == (
         1, "alpha-monday: Day 4 of 2026-10-26 was not skipped because of a missing price."
     )  # fmt: skip
 
 
-async def test_a_manual_retake_without_prices(harness, say):
+async def test_a_manual_retake_without_prices(harness, run_command):
     """Exit code 1, and the row does not change."""
     await skipped(harness)
     async with a_worker():
         await the_worker_lives(harness)
-        assert await say("checkpoint", "retake", MONDAY, 4, process=True) == (
+        assert await run_command("checkpoint", "retake", MONDAY, 4, separate_process=True) == (
             1, "alpha-monday: Day 4 is still skipped. The log of the service says why."
         )  # fmt: skip
     assert await harness.rows(CHECKPOINTS) == [(4, "skipped", None, "MISSING_CLOSE")]
@@ -745,18 +750,18 @@ async def the_worker_lives(harness: JobHarness) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_retakes_that_are_refused(harness, say):
+async def test_retakes_that_are_refused(harness, run_command):
     """No batch, a computed day, one of a closed market, a future one; no worker."""
     batch = await skipped(harness)
     await mornings(harness, batch, 1, 6)
-    assert await say("checkpoint", "retake", date(2026, 10, 19), 4) == (
+    assert await run_command("checkpoint", "retake", date(2026, 10, 19), 4) == (
         1, "alpha-monday: There is no batch of 2026-10-19."
     )  # fmt: skip
     for day in (1, 6):
-        assert await say("checkpoint", "retake", MONDAY, day) == (
+        assert await run_command("checkpoint", "retake", MONDAY, day) == (
             1, f"alpha-monday: Day {day} of 2026-10-26 was not skipped because of a missing price."
         )  # fmt: skip
-    assert await say("checkpoint", "retake", MONDAY, 4) == (
+    assert await run_command("checkpoint", "retake", MONDAY, 4) == (
         1, "alpha-monday: No worker is running that could do it. Start one with "
            "`alpha-monday serve` or `alpha-monday work`."
     )  # fmt: skip

@@ -1,7 +1,9 @@
 """
 Checkpoints that fail, and Mondays without a service: what the record then shows, and how many
-requests it cost. First whole weeks in simulated time with provider simulators that follow a script
-of faults; then the jobs' functions, moment by moment, with a clock that the test sets.
+requests it cost.
+
+First whole weeks in simulated time, with provider simulators and a script of faults; then the jobs'
+functions, moment by moment, with a clock that the test sets.
 """
 
 import asyncio
@@ -81,21 +83,23 @@ class Weeks:
         lines = map(
             json.loads, (self.folder / ".alpha-monday" / "requests.jsonl").read_text().splitlines()
         )
-        asked = [
+        requests = [
             {**line, "at": datetime.fromisoformat(line["at"]).astimezone(NEW_YORK)}
             for line in lines
         ]
         return [
-            {**one, "day": one["at"].date()} for one in asked if one["provider"] == "alphavantage"
+            {**one, "day": one["at"].date()}
+            for one in requests
+            if one["provider"] == "alphavantage"
         ]
 
-    def asked(self, *fields: str) -> Counter[Any]:
-        """How many requests there were, by these fields of theirs."""
+    def count_requests(self, *fields: str) -> Counter[Any]:
+        """Return the number of requests, by these fields of theirs."""
         return Counter(tuple(one[field] for field in fields) for one in self.requests)
 
     def checkpoints(self, *dates: date) -> dict[tuple[date, date], dict[str, Any]]:
         """Return the checkpoints of these dates, by run date and date."""
-        found = self.rows(
+        rows = self.rows(
             """
             SELECT run_date, checkpoints.*, (
                 SELECT count(*) FROM pick_checkpoint_metrics WHERE checkpoint_id = checkpoints.id
@@ -106,9 +110,9 @@ class Weeks:
             """,
             list(dates),
         )
-        return {(one["run_date"], one["checkpoint_date"]): one for one in found}
+        return {(one["run_date"], one["checkpoint_date"]): one for one in rows}
 
-    def keep_the_law(self) -> None:
+    def check_rules(self) -> None:
         """
         Check the rules: nothing partial, each session its own, no limit exceeded, no job given up.
         """
@@ -125,12 +129,12 @@ class Weeks:
                     3,
                     one["checkpoint_date"] - timedelta(days=1),
                 )
-        told = [
+        requests = [
             (one["at"], one["symbol"]) for one in sorted(self.requests, key=lambda one: one["at"])
         ]
         ledger = self.rows("SELECT at, symbol FROM operations.provider_requests ORDER BY at")
         assert {one["refused"] for one in self.requests} == {None}
-        for times in (told, [(one["at"], one["symbol"]) for one in ledger]):
+        for times in (requests, [(one["at"], one["symbol"]) for one in ledger]):
             for count, seconds in ((1, 1), (5, 60), (25, 86_400)):
                 pairs = zip(times, times[count:], strict=False)
                 gaps = [
@@ -180,7 +184,7 @@ def test_alpha_vantage_down_from_tuesday_to_thursday(weeks):
         rule("http_503", midnight(WEDNESDAY), midnight(FRIDAY)),
     ]
     weeks.live(2, FRIDAY + timedelta(days=1), outage)
-    weeks.keep_the_law()
+    weeks.check_rules()
 
     days = weeks.checkpoints(TUESDAY, WEDNESDAY, THURSDAY)
     assert list(days) == [
@@ -189,14 +193,14 @@ def test_alpha_vantage_down_from_tuesday_to_thursday(weeks):
     for (_, day), one in days.items():
         assert one["status"] == "computed"
         assert new_york(FRIDAY) <= one["taken_at"] < midnight(FRIDAY + timedelta(days=1))
-        said = (
+        message = (
             "Alpha Vantage cannot be reached (RemoteProtocolError)."
             if day == TUESDAY
             else "answered 503."
         )
         if one["skipped_at"]:
             assert one["skip_reason"] == "PROVIDER_ERROR"
-            assert said in one["note"]
+            assert message in one["note"]
             assert weeks.entries(one) == ["skipped", "computed"]
         else:
             assert (one["skip_reason"], one["note"]) == (None, None)
@@ -207,7 +211,7 @@ def test_alpha_vantage_down_from_tuesday_to_thursday(weeks):
         for one in days.values()
     )
 
-    spent = weeks.asked("day", "fault")
+    spent = weeks.count_requests("day", "fault")
     # At nine five attempts in all and a last one of the second batch's, and the same for the second
     # chances.
     assert spent[TUESDAY, "cut"] == 2 * (5 + 1)
@@ -241,7 +245,7 @@ def test_the_quota_spent_by_others_at_nine(weeks):
             (OTHERS, first, first + timedelta(seconds=24 * 210)),
         )
     weeks.live(2, WEDNESDAY)
-    weeks.keep_the_law()
+    weeks.check_rules()
 
     days = weeks.checkpoints(TUESDAY)
     assert list(days) == [(EARLIER, TUESDAY), (MONDAY, TUESDAY)]
@@ -249,7 +253,7 @@ def test_the_quota_spent_by_others_at_nine(weeks):
         assert (one["status"], one["skip_reason"], one["skipped_at"]) == ("computed", None, None)
         assert new_york(WEDNESDAY, 7, 30) < one["taken_at"] < new_york(WEDNESDAY, 8)
         assert weeks.entries(one) == ["computed"]
-    spent = weeks.asked("day")
+    spent = weeks.count_requests("day")
     # One request a ticker in the early morning brought Tuesday's closes too: at nine nothing was
     # left to ask for.
     assert (spent[TUESDAY,], spent[WEDNESDAY,]) == (0, 7)
@@ -257,14 +261,14 @@ def test_the_quota_spent_by_others_at_nine(weeks):
 
 
 @pytest.mark.long
-def test_a_quota_that_the_provider_says_is_spent(weeks):
+def test_a_quota_that_is_spent_by_the_providers_count(weeks):
     """
-    From Tuesday to Thursday noon the provider says so, whatever our own count: six checkpoints of
-    two batches wait. One request an hour tries for all of them; when it succeeds, all six are
-    computed, with seven requests, and none was ever skipped.
+    From Tuesday to Thursday noon the provider reports a spent quota, whatever the ledger's count:
+    six checkpoints of two batches wait. One request an hour tries for all of them; when it
+    succeeds, all six are computed, with seven requests, and none was ever skipped.
     """
     weeks.live(2, FRIDAY, [rule("quota", midnight(TUESDAY), new_york(THURSDAY, 12))])
-    weeks.keep_the_law()
+    weeks.check_rules()
 
     days = weeks.checkpoints(TUESDAY, WEDNESDAY, THURSDAY)
     assert len(days) == 6
@@ -272,19 +276,19 @@ def test_a_quota_that_the_provider_says_is_spent(weeks):
         assert (one["status"], one["skip_reason"], one["skipped_at"]) == ("computed", None, None)
         assert new_york(THURSDAY, 12) < one["taken_at"] < new_york(FRIDAY)
         assert weeks.entries(one) == ["computed"]
-    spent = weeks.asked("day", "fault")
+    spent = weeks.count_requests("day", "fault")
     assert [spent[day, "quota"] for day in (TUESDAY, WEDNESDAY, THURSDAY)] == [
         15,
         24,
         12,
     ]  # from nine on, hour by hour
     assert (spent[THURSDAY, None], spent[FRIDAY, None]) == (7, 7)
-    asked = Counter(
+    hourly = Counter(
         one["at"].replace(minute=0, second=0, microsecond=0)
         for one in weeks.requests
         if one["fault"]
     )
-    assert set(asked.values()) == {1}
+    assert set(hourly.values()) == {1}
     assert all(
         own_morning(one, "taken_at") < timedelta(minutes=5)
         for one in weeks.checkpoints(FRIDAY).values()
@@ -299,9 +303,14 @@ def test_a_pick_whose_bars_come_in_the_afternoon(weeks):
     """
     days = [MONDAY + timedelta(days=days) for days in range(6)]
     weeks.live(
-        1, days[-1], [rule("late_bar", midnight(day), new_york(day, 16, 15), "JPM") for day in days]
+        1,
+        days[-1],
+        [
+            rule(fault="late_bar", since=midnight(day), until=new_york(day, 16, 15), symbol="JPM")
+            for day in days
+        ],
     )
-    weeks.keep_the_law()
+    weeks.check_rules()
 
     taken = weeks.checkpoints(*days)
     assert list(taken) == [(MONDAY, day) for day in days[1:]]
@@ -316,9 +325,9 @@ def test_a_pick_whose_bars_come_in_the_afternoon(weeks):
     (batch,) = weeks.rows("SELECT late, created_at FROM batches")
     assert batch["late"]
     assert new_york(MONDAY, 16, 30) < batch["created_at"] < new_york(MONDAY, 16, 31)
-    asked = weeks.asked("day", "symbol")
+    counts = weeks.count_requests("day", "symbol")
     for day in days:
-        assert {symbol: count for (on, symbol), count in asked.items() if on == day} == {
+        assert {symbol: count for (on, symbol), count in counts.items() if on == day} == {
             "SPY": 1,
             "JPM": 5,
             "UPS": 1,
@@ -332,8 +341,8 @@ def test_a_pick_whose_bars_come_in_the_afternoon(weeks):
             (12, 30),
             (16, 30),
         ]
-    assert weeks.rows("SELECT count(*) AS asked FROM generations") == [
-        {"asked": 1}
+    assert weeks.rows("SELECT count(*) AS questions FROM generations") == [
+        {"questions": 1}
     ]  # not again for each attempt
 
 
@@ -344,7 +353,7 @@ FAILED = (
     "SELECT run_date, status, failure_reason, failure, late FROM batches WHERE status = "
     "'failed' ORDER BY run_date"
 )
-NOBODY = "Nobody was there to ask on that Monday."
+MISSED_MESSAGE = "Nobody was there to ask on that Monday."
 
 
 async def test_a_missed_monday(harness):
@@ -354,7 +363,7 @@ async def test_a_missed_monday(harness):
     await harness.make_batch(EARLIER)
     harness.clock.time = new_york(TUESDAY, 0, 0)
     assert (await reconcile.run_round(harness.context)).missed == 1
-    assert await harness.rows(FAILED) == [(MONDAY, "failed", "MISSED", NOBODY, True)]
+    assert await harness.rows(FAILED) == [(MONDAY, "failed", "MISSED", MISSED_MESSAGE, True)]
     entry = (await harness.journal())[-1]
     recorded = json.loads(entry.content)
     assert (entry.kind, recorded["batch"]["failure_reason"], recorded["batch"]["run_date"]) == (
@@ -379,7 +388,7 @@ async def test_five_mondays_missed_in_a_row(harness):
     assert (mended.missed, mended.begun) == (5, True)
     missed = [first + timedelta(weeks=week) for week in range(1, 6)]
     assert await harness.rows(FAILED) == [
-        (monday, "failed", "MISSED", NOBODY, True) for monday in missed
+        (monday, "failed", "MISSED", MISSED_MESSAGE, True) for monday in missed
     ]
     assert [entry.kind for entry in await harness.journal()][-5:] == ["FAILURE"] * 5
     assert [task for task, args, _ in await harness.jobs() if task == "pick_week"] == ["pick_week"]
@@ -447,7 +456,7 @@ async def test_a_monday_that_waited_for_quota_until_it_was_over(harness):
     harness.clock.time = new_york(MONDAY)
     (later,) = await run_until_done(harness, lambda: harness.begin(job_id=2))
     assert new_york(TUESDAY, 8, 59) <= later < new_york(TUESDAY)
-    assert harness.asked == []
+    assert harness.requested_tickers == []
     assert (await reconcile.run_round(harness.context)).missed == 1
     assert (await harness.batch(MONDAY)).failure_reason == "MISSED"
 
@@ -537,7 +546,10 @@ async def test_a_retake_on_the_same_day(harness):
 
 
 async def test_no_retake_for_a_closed_market(harness):
-    """It lacks nothing: a retake is never deferred, and refused to an operator."""
+    """
+    Such a checkpoint lacks nothing: no retake is deferred, and an operator's retake changes
+    nothing.
+    """
     batch = await harness.make_batch()
     harness.clock.time = due_at(MONDAY, 6)
     await daily.take(harness.context, batch.id, 6)
@@ -547,7 +559,7 @@ async def test_no_retake_for_a_closed_market(harness):
     assert await harness.rows(RETAKES) == []
     await daily.take(harness.context, batch.id, 6, retake=True)
     assert await checkpoint(harness, batch, 6) == before
-    assert harness.asked == []
+    assert harness.requested_tickers == []
 
 
 async def test_what_a_retake_stores(harness):
@@ -571,7 +583,7 @@ async def test_what_a_retake_stores(harness):
         "AAPL: no close of 2026-10-26 by the last time of asking.",
     )
     assert new_york(THURSDAY, 10) <= after.taken_at < new_york(THURSDAY, 10, 1)
-    assert harness.asked == ["AAPL"]
+    assert harness.requested_tickers == ["AAPL"]
     assert await harness.rows("SELECT count(*) FROM pick_checkpoint_metrics") == [(3,)]
     first, second = [
         json.loads(one.content)["checkpoint"] for one in (await harness.journal())[-2:]
@@ -600,7 +612,7 @@ async def test_a_retake_without_prices(harness, fault):
     harness.world.instead = [fault] * 5 if fault else []
     await daily.take(harness.context, batch.id, 1, retake=True)
     assert (await checkpoint(harness, batch, 1), await harness.journal()) == (before, entries)
-    assert harness.asked == ["AAPL"] * (5 if fault else 1)
+    assert harness.requested_tickers == ["AAPL"] * (5 if fault else 1)
 
 
 async def test_a_computed_checkpoint_never_goes_back(harness):
@@ -648,14 +660,14 @@ async def test_a_skipped_last_session_leaves_it_unresolved(harness, pool):
         "result": None,
         "picks": [{"result": None}] * 3,
     }
-    assert await asked(pool, RESULT) == {"batchOn": unresolved}
+    assert await query_api(pool, RESULT) == {"batchOn": unresolved}
     harness.clock.time = due_at(MONDAY, 15) + timedelta(hours=1)
     await reconcile.run_round(harness.context)
     assert await harness.rows(RETAKES) == []
 
     harness.world.absent.clear()
     await daily.take(harness.context, batch.id, 12, retake=True)
-    resolved = (await asked(pool, RESULT))["batchOn"]
+    resolved = (await query_api(pool, RESULT))["batchOn"]
     assert (resolved["status"], resolved["result"]) == ("COMPLETED", {"day": 12})
     assert all(pick["result"] for pick in resolved["picks"])
     assert [
@@ -663,7 +675,7 @@ async def test_a_skipped_last_session_leaves_it_unresolved(harness, pool):
     ].count("completed") == 1
 
 
-async def asked(pool: Any, query: str) -> Any:
+async def query_api(pool: Any, query: str) -> Any:
     """Return the API's response."""
     answer = json.loads((await engine_on(pool).execute(query)).body)
     assert "errors" not in answer, answer

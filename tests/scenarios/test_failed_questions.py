@@ -43,7 +43,7 @@ REFUSED = "The model refused: I can't help with that."
 
 
 class Stage(Struct, frozen=True):
-    """A context whose providers follow a script."""
+    """A context whose provider simulators have a script of faults."""
 
     database: str
     url: str
@@ -55,19 +55,19 @@ class Stage(Struct, frozen=True):
         """Run the weekly job's function."""
         await weekly.run_if_due(self.context, job_id, questions)
 
-    async def begin_by_hand(self, job_id: int) -> None:
+    async def begin_manually(self, job_id: int) -> None:
         """Run the weekly job's function as `alpha-monday pick` does."""
         await self.begin(job_id, len(await self.generations()) + QUESTIONS_PER_MONDAY)
 
-    def asked(self, provider: str = "alphavantage") -> list[str]:
-        """Return the symbols that a simulator was asked for, in order."""
+    def requested_symbols(self, provider: str = "alphavantage") -> list[str]:
+        """Return the symbols of the requests that a simulator received, in order."""
         lines = map(json.loads, self.log.read_text().splitlines())
         return [line["symbol"] for line in lines if line["provider"] == provider]
 
     @property
     def questions(self) -> int:
-        """Return the number of questions that the model's simulator got."""
-        return len(self.asked("openai"))
+        """Return the number of questions that the model's simulator received."""
+        return len(self.requested_symbols("openai"))
 
     async def generations(self) -> list[tuple[int, bool | None, str | None]]:
         """Return the stored questions: attempt, accepted, refusal."""
@@ -104,15 +104,15 @@ class Stage(Struct, frozen=True):
 
     async def journal(self) -> list[str]:
         """Return the entries in short; the chain is complete."""
-        said, previous = [], GENESIS_HASH
+        summaries, previous = [], GENESIS_HASH
         entries = await rows(
             self.context.pool, "SELECT seq, kind, content, previous, hash FROM journal ORDER BY seq"
         )
         for number, (seq, kind, content, before, hash_) in enumerate(entries, 1):
             assert (seq, before, hash_) == (number, previous, entry_hash(previous, content))
             previous = hash_
-            said.append(in_short(kind, json.loads(content)))
-        return said
+            summaries.append(in_short(kind, json.loads(content)))
+        return summaries
 
 
 def in_short(kind: str, content: dict) -> str:
@@ -132,9 +132,9 @@ def on_stage(database, pool, clock, tmp_path):
         log = tmp_path / "requests"
         async with (
             standins(clock, log, rules) as url,
-            open_context(database, pool, clock, url) as context,
+            open_context(database=database, pool=pool, clock=clock, base_url=url) as context,
         ):
-            yield Stage(database, url, context, clock, log)
+            yield Stage(database=database, url=url, context=context, clock=clock, log=log)
 
     return set_up
 
@@ -150,7 +150,7 @@ def prices(fault: str, symbol: str, times: int | None = None) -> FaultRule:
 ID = batch_id("main", MONDAY)
 
 
-async def test_badly_twice_and_well_the_third_time(on_stage):
+async def test_two_bad_answers_and_a_good_third_one(on_stage):
     """The third question has the reasons for both refusals, and its answer becomes the picks."""
     async with on_stage(model("prose", 1), model("two_picks", 1)) as stage:
         await stage.begin()
@@ -162,11 +162,11 @@ async def test_badly_twice_and_well_the_third_time(on_stage):
         assert (await stage.prompt(3)).endswith(
             f"could not be used:\n- {PROSE}\n- {TWO}\nAnswer anew."
         )
-        assert stage.asked() == ["SPY", *CHOSEN]
+        assert stage.requested_symbols() == ["SPY", *CHOSEN]
 
 
-async def test_badly_three_times(on_stage):
-    """The Monday fails, and neither a tick nor a retry of its job asks a fourth time."""
+async def test_three_bad_answers(on_stage):
+    """The Monday fails, and neither a tick nor a retry of its job sends a fourth question."""
     async with on_stage(model("two_picks")) as stage:
         await stage.begin()
         await stage.begin()
@@ -175,11 +175,14 @@ async def test_badly_three_times(on_stage):
         assert await stage.generations() == [(1, False, TWO), (2, False, TWO), (3, False, TWO)]
         assert await stage.journal() == ["1 refused", "2 refused", "3 refused", "FAILURE failed"]
         assert await stage.batches() == [(ID, "failed", "NO_USABLE_ANSWER", False)]
-        assert (stage.asked(), await stage.picks(), await stage.jobs()) == ([], [], 0)
+        assert (stage.requested_symbols(), await stage.picks(), await stage.jobs()) == ([], [], 0)
 
 
 async def test_a_model_that_refuses(on_stage):
-    """A refusal is an answer: it is stored as it came, it costs, and the model is asked again."""
+    """
+    A refusal is an answer: it is stored unchanged, it counts as a question, and the next one is
+    sent.
+    """
     async with on_stage(model("refusal", 2)) as stage:
         await stage.begin()
         assert stage.questions == 3
@@ -189,7 +192,7 @@ async def test_a_model_that_refuses(on_stage):
             (3, True, None),
         ]
         assert await stage.journal() == ["1 refused", "2 refused", "3 accepted", "BATCH active"]
-        kept = await rows(
+        stored = await rows(
             stage.context.pool,
             """
             SELECT
@@ -199,13 +202,13 @@ async def test_a_model_that_refuses(on_stage):
             WHERE attempt = 1
             """,
         )
-        assert kept == [("I can't help with that.", new_york(MONDAY), True, True, True)]
+        assert stored == [("I can't help with that.", new_york(MONDAY), True, True, True)]
 
 
 async def test_a_time_out_after_having_been_charged(on_stage):
     """
-    A question without an answer in time counts: a second question follows, without a reason for the
-    model.
+    A question that gets no answer in time counts. A second question is sent, without a reason for
+    the model.
     """
     async with on_stage(model("slow", 1)) as stage:
         stage.context.model_client.timeout = 2.0
@@ -217,36 +220,36 @@ async def test_a_time_out_after_having_been_charged(on_stage):
         ]
         assert await stage.journal() == ["1 refused", "2 accepted", "BATCH active"]
         assert await stage.prompt(1) == await stage.prompt(2)
-        kept = await rows(
+        stored = await rows(
             stage.context.pool, "SELECT answer, answered_at FROM generations WHERE attempt = 1"
         )
-        assert kept == [(None, None)]
+        assert stored == [(None, None)]
 
 
 @pytest.mark.parametrize(
     ("rules", "generations"),
     [
-        pytest.param([], [(1, True, None)], id="and are answered well"),
+        pytest.param([], [(1, True, None)], id="a good answer"),
         pytest.param(
             [model("prose", 1)],
             [(1, False, PROSE), (2, True, None)],
-            id="and are answered badly at first",
+            id="a bad answer, then a good one",
         ),
         pytest.param(
             [model("prose")],
             [(1, False, PROSE), (2, False, PROSE), (3, False, PROSE)],
-            id="and are answered badly",
+            id="only bad answers",
         ),
     ],
 )
 async def test_two_processes_at_once(on_stage, clock, rules, generations):
     """
-    Each question is asked once, by any process; one batch, one entry, and fourteen checkpoint jobs.
+    Each question is sent by one process only; there is one batch, one entry and fourteen jobs.
     """
     async with (
         on_stage(*rules) as stage,
         pools.opened(pools.make_pool(stage.database, max_size=5)) as pool,
-        open_context(stage.database, pool, clock, stage.url) as others,
+        open_context(database=stage.database, pool=pool, clock=clock, base_url=stage.url) as others,
     ):
         processes = [stage.context, others]
         for _ in range(6):
@@ -269,7 +272,7 @@ async def test_two_processes_at_once(on_stage, clock, rules, generations):
             (ID, "active" if made else "failed")
         ]
         assert (await stage.picks(), await stage.jobs()) == ((CHOSEN, 14) if made else ([], 0))
-        assert stage.asked() == (["SPY", *CHOSEN] if made else [])
+        assert stage.requested_symbols() == (["SPY", *CHOSEN] if made else [])
 
 
 A_PROCESS = """
@@ -298,14 +301,14 @@ async def killed(stage: Stage, provider: str) -> None:
         command, env=environment(PYTHONPATH=str(Path(__file__).parents[1] / "support"))
     ) as process:
         async with asyncio.timeout(30):
-            while not stage.asked(provider):
+            while not stage.requested_symbols(provider):
                 assert process.poll() is None
                 await asyncio.sleep(0.02)
         process.kill()
 
 
 async def test_a_crash_in_the_middle_of_a_question(on_stage):
-    """The open question is left alone while an answer may still arrive; then the next is asked."""
+    """The open question stays open while an answer may still arrive; then the next one is sent."""
     async with on_stage(model("hang", 1)) as stage:
         await killed(stage, "openai")
         assert await stage.generations() == [(1, None, None)]
@@ -330,7 +333,8 @@ async def test_a_crash_in_the_middle_of_a_question(on_stage):
 
 async def test_a_crash_after_the_answer(on_stage):
     """
-    An accepted answer survives its process: the closes are requested again, the model is not asked.
+    An accepted answer survives its process: the closes are requested again, and no question is
+    sent.
     """
     async with on_stage(prices("hang", "SPY", 1)) as stage:
         await killed(stage, "alphavantage")
@@ -342,7 +346,7 @@ async def test_a_crash_after_the_answer(on_stage):
         assert await stage.generations() == [(1, True, None)]
         assert await stage.journal() == ["1 accepted", "BATCH active"]
         assert (await stage.picks(), await stage.jobs()) == (CHOSEN, 14)
-        assert stage.asked() == ["SPY", "SPY", *CHOSEN]
+        assert stage.requested_symbols() == ["SPY", "SPY", *CHOSEN]
 
 
 async def test_an_unknown_ticker_at_the_snapshot(on_stage):
@@ -357,7 +361,7 @@ async def test_an_unknown_ticker_at_the_snapshot(on_stage):
         assert await stage.journal() == ["1 accepted", "1 refused", "2 accepted", "BATCH active"]
         assert f"\n- {refusal}\n" in await stage.prompt(2)
         assert await stage.picks() == CHOSEN
-        assert stage.asked() == ["SPY", *["ZZZZ"] * 5, *CHOSEN]
+        assert stage.requested_symbols() == ["SPY", *["ZZZZ"] * 5, *CHOSEN]
 
 
 async def test_a_delisted_ticker_at_the_snapshot(on_stage):
@@ -377,7 +381,7 @@ async def test_a_delisted_ticker_at_the_snapshot(on_stage):
         assert await stage.journal() == [*taken_back, "FAILURE failed"]
         assert await stage.batches() == [(ID, "failed", "NO_USABLE_ANSWER", False)]
         assert f"\n- {refusal}\n" in await stage.prompt(3)
-        assert stage.asked() == ["SPY", *CHOSEN]
+        assert stage.requested_symbols() == ["SPY", *CHOSEN]
 
 
 @pytest.mark.parametrize(
@@ -398,7 +402,9 @@ async def test_a_delisted_ticker_at_the_snapshot(on_stage):
     ],
 )
 async def test_a_second_manual_run(on_stage, rules, first, second, reason):
-    """The same row and id, three more questions with numbers that go on; a paid answer is used."""
+    """
+    The row and its id stay; three more questions continue the numbers; an accepted answer is used.
+    """
     async with on_stage(*rules) as stage:
         await run_until_done(stage, stage.begin)
         assert stage.questions == first
@@ -409,7 +415,7 @@ async def test_a_second_manual_run(on_stage, rules, first, second, reason):
         assert before[-1] == "FAILURE failed"
 
         stage.clock.time = new_york(MONDAY, 21)
-        await stage.begin_by_hand(2)
+        await stage.begin_manually(2)
         assert stage.questions == first + second
         generations = await stage.generations()
         assert [attempt for attempt, _, _ in generations] == list(range(1, first + second + 1))
@@ -428,12 +434,17 @@ async def test_a_second_manual_run_that_fails_too(on_stage):
     async with on_stage(model("prose")) as stage:
         await stage.begin()
         stage.clock.time = new_york(MONDAY, 11)
-        await stage.begin_by_hand(2)
+        await stage.begin_manually(2)
         await stage.begin(job_id=3)
         assert stage.questions == 6
         assert await stage.generations() == [(attempt, False, PROSE) for attempt in range(1, 7)]
-        asked = [f"{attempt} refused" for attempt in range(1, 7)]
-        assert await stage.journal() == [*asked[:3], "FAILURE failed", *asked[3:], "FAILURE failed"]
+        questions = [f"{attempt} refused" for attempt in range(1, 7)]
+        assert await stage.journal() == [
+            *questions[:3],
+            "FAILURE failed",
+            *questions[3:],
+            "FAILURE failed",
+        ]
         assert await stage.batches() == [(ID, "failed", "NO_USABLE_ANSWER", True)]
         ((failure,),) = await rows(stage.context.pool, "SELECT failure FROM batches")
         assert failure == f"6 questions brought no usable answer. The last: {PROSE}"

@@ -1,15 +1,15 @@
 """
-Answers that nobody wrote: mutated bodies of both providers, over real HTTP, to the real clients.
+Mutated bodies of both providers, sent over real HTTP to the real clients.
 
-The examples are what providers are known to answer: a good answer and every fault of
+The examples are the known replies of the providers: a good one and every fault of
 `app.simulation.faults`. A case is one of them after a few mutations of its JSON (for the model also
-of the JSON within its content), of its bytes and of what carries them. Whatever comes out of it, it
-is data that stands in the body, word for word, or an error of a known class whose text can be
-stored. All cases go through the whole client, ledger and library included, and what is kept of them
-is stored as the jobs store it.
+of the JSON within its content), of its bytes and of the HTTP message around them. The result of a
+case is data that is in the body, word for word, or an error of a known class whose text can be
+stored. All cases go through the whole client, ledger and library included, and the jobs' own
+functions store the results.
 
-Case n of a seed is always the same; `FUZZ_SEED` in the environment sets another seed. What is wrong
-is collected with the number of its case, so that one run tells all.
+Case n of a seed is always the same; `FUZZ_SEED` in the environment sets another seed. All broken
+rules are collected with the numbers of their cases, so that one run shows everything.
 """
 
 import asyncio
@@ -43,6 +43,7 @@ from app.domain.model import SERIES, Generation
 from app.domain.text import make_storable
 from app.errors import (
     AlphaMondayError,
+    BodyTooLong,
     ConfigurationError,
     ProviderBusy,
     ProviderUnavailable,
@@ -69,13 +70,13 @@ FEW, MANY = 300, 10_000
 
 TICKER, BENCHMARK = "AAPL", "SPY"
 NOW = new_york(MONDAY)
-NOBODY = WebhookReceiver("ALERT_WEBHOOK_URL", "", HandSetClock(NOW))
-# Long enough that no piece of them stands anywhere by chance.
+NO_RECEIVER = WebhookReceiver("ALERT_WEBHOOK_URL", "", HandSetClock(NOW))
+# Long enough that no piece of them occurs anywhere by chance.
 KEYS = {"alphavantage": "K7QZ4XW9J2VB8RTM", "openai": "sk-proj-Zq8vX3kR7wJ5tB2nM9cL"}
-PIECE = 8  # so much of a key in one piece is too much
+PIECE = 8  # the shortest piece of a key that must not occur
 
-TIME_LIMIT = 1.0  # the clients' own, made short: a case may hang
-PATIENCE = 30.0  # and this is the test's
+TIME_LIMIT = 1.0  # of the clients; short, because a case may hang
+CASE_TIMEOUT = 30.0  # of the test
 
 Json = Any
 
@@ -88,7 +89,7 @@ class Object(list):
 
 
 class Raw(str):
-    """JSON that is written as it is."""
+    """A text that is part of the JSON unchanged."""
 
     __slots__ = ()
 
@@ -99,38 +100,39 @@ def parsed(text: str) -> Json:
 
 def mutable(text: str) -> Json:
     """
-    `text` parsed for mutation; ValueError where it is no JSON, or so deep that it is mutated
-    enough.
+    Parse `text` for mutation.
+
+    Raise ValueError if it is not JSON, or so deep that it needs no other mutation.
     """
     if re.search(r"\[{20}|(\[?\{\"a\":){20}", text):
         raise ValueError(text)
     return parsed(text)
 
 
-def written(value: Json) -> str:
-    """`value` as JSON; in it, at most one thing is very deep, and that is Raw."""
+def to_json(value: Json) -> str:
+    """Return `value` as JSON. At most one part of it is very deep, and that part is Raw."""
     match value:
         case Raw():
             return str(value)
         case Object():
             return (
                 "{"
-                + ", ".join(f"{written(name)}: {written(member)}" for name, member in value)
+                + ", ".join(f"{to_json(name)}: {to_json(member)}" for name, member in value)
                 + "}"
             )
         case list():
-            return "[" + ", ".join(map(written, value)) + "]"
+            return "[" + ", ".join(map(to_json, value)) + "]"
     return json.dumps(value)
 
 
 def slots(value: Json) -> list[tuple[list[Json], int]]:
-    """Every place of a value within `value`: its container and where it stands in it."""
-    found: list[tuple[list[Json], int]] = []
+    """Return every place of a value within `value`: its container and its index there."""
+    result: list[tuple[list[Json], int]] = []
     if isinstance(value, list):
         for at, item in enumerate(value):
             inner, place = (item, 1) if isinstance(value, Object) else (value, at)
-            found += [(inner, place), *slots(inner[place])]
-    return found
+            result += [(inner, place), *slots(inner[place])]
+    return result
 
 
 def objects(value: Json) -> list[Object]:
@@ -276,7 +278,7 @@ def deep(chance: Random) -> Raw:
 
 
 def strange_name(name: str, chance: Random, key: str) -> str:
-    """Another name for a member; a date may be written in another form."""
+    """Return another name for a member; a date may get another form."""
     forms = [
         strange_text(chance, key),
         name.upper(),
@@ -340,7 +342,7 @@ def mutate(value: Json, chance: Random, key: str) -> Json:
             holder[place] = strange_value(chance, key)
         case 2:
             inner, other = chance.choice(places)
-            holder[place] = Raw(written(inner[other]))
+            holder[place] = Raw(to_json(inner[other]))
         case 3:
             holder[place] = [was] if chance.random() < 0.5 else Object([["a", was]])
         case _ if isinstance(was, str) and not isinstance(was, Raw):
@@ -406,7 +408,7 @@ def mutated_bytes(body: bytes, chance: Random) -> bytes:
                     b"\n" * 99 + body,
                 ]
             )
-        case 8:  # the same JSON, told letter by letter
+        case 8:  # the same JSON, with each letter of a name escaped
             return re.sub(rb'[A-Za-z0-9](?=[^"]*":)', lambda one: b"\\u%04x" % ord(one[0]), body)
         case 9:
             return (
@@ -419,7 +421,9 @@ def mutated_bytes(body: bytes, chance: Random) -> bytes:
 
 @dataclass
 class Case:
-    """What to answer. `body` is what is meant; `sent` is that, as its content encoding has it."""
+    """
+    A reply of the server: `body` is its content, `sent` is the content in its content encoding.
+    """
 
     number: int
     name: str
@@ -513,7 +517,7 @@ LOCATIONS += [
 
 
 def carried_otherwise(case: Case, chance: Random, key: str) -> None:
-    """Change what carries the body: status, headers, encoding, framing."""
+    """Change the HTTP message around the body: its status, headers, encoding or framing."""
     match chance.randrange(6):
         case 0:
             case.status = chance.choice(STATUSES)
@@ -551,7 +555,7 @@ def carried_otherwise(case: Case, chance: Random, key: str) -> None:
 
 
 def encoded(body: bytes, chance: Random) -> tuple[str, bytes]:
-    """A content encoding, and the bytes that go with it: rightly, wrongly, or by halves."""
+    """Return a content encoding, and bytes that are encoded so: correctly, wrongly, or in part."""
     zipped = gzip.compress(body, 1)
     return chance.choice(
         [
@@ -580,7 +584,7 @@ SPLITS = {"symbol": TICKER, "data": [{"effective_date": "2024-06-10", "split_fac
 
 
 def good(provider: str) -> SimulatedReply:
-    """The usual answer of the rehearsal's stand-in."""
+    """Return the usual reply of the rehearsal's provider simulator."""
     headers = [(b"authorization", f"Bearer {KEYS['openai']}".encode())]
     query = f"function=TIME_SERIES_DAILY&symbol={TICKER}&apikey={KEYS['alphavantage']}".encode()
     at = {"alphavantage": ("GET", "/query"), "openai": ("POST", "/v1/chat/completions")}[provider]
@@ -591,15 +595,15 @@ def good(provider: str) -> SimulatedReply:
 
 
 def examples(provider: str) -> list[tuple[str, SimulatedReply]]:
-    """Every answer that is known, by name; the good one is the first."""
+    """Return every known reply by name; the good one is the first."""
     first = good(provider)
-    asked = SimulatedRequest(provider=provider, key=KEYS[provider], symbol=TICKER, at=NOW)
+    request = SimulatedRequest(provider=provider, key=KEYS[provider], symbol=TICKER, at=NOW)
     more = (
         {"splits": json_reply(SPLITS), "no_quote": json_reply({"Global Quote": {}})}
         if provider == "alphavantage"
         else {}
     )
-    known = {name: fault(first, asked) for name, fault in FAULTS[provider].items()}
+    known = {name: fault(first, request) for name, fault in FAULTS[provider].items()}
     return [("good", first), *known.items(), *more.items()]
 
 
@@ -623,16 +627,16 @@ def cases(provider: str, count: int, seed: str = SEED) -> Iterator[Case]:
             case.frame = kind if untouched or kind == "cut" else "length"
         if not untouched:
             case.name = f"~{name}"
-            case.body = mutated(reply.body, chance, key, provider)
+            case.body = mutated(body=reply.body, chance=chance, key=key, provider=provider)
         case.sent = case.body
         if not untouched and chance.random() < 0.2:
             carried_otherwise(case, chance, key)
         if case.status // 100 == 3 or "location" in case.headers:
             case.headers["location"] = chance.choice(
                 LOCATIONS
-            )  # never beyond loopback: the library follows
+            )  # on loopback only, because the library opens them
         if case.frame == "short" and case.sent == case.body:
-            case.body = case.body[: len(case.body) // 2]  # all that is said to be there
+            case.body = case.body[: len(case.body) // 2]  # as long as its Content-Length
         yield case
 
 
@@ -644,18 +648,15 @@ def mutated(body: bytes, chance: Random, key: str, provider: str) -> bytes:
             pass
         else:
             for _ in range(chance.choice([1, 1, 1, 2, 2, 3, 5])):
-                value = mutated_within(value, chance, key, provider)
-            body = written(value).encode(errors="surrogatepass")
+                value = mutated_within(value=value, chance=chance, key=key, provider=provider)
+            body = to_json(value).encode(errors="surrogatepass")
             if chance.random() < 0.8:
                 return body
     return mutated_bytes(body, chance)
 
 
 def mutated_within(value: Json, chance: Random, key: str, provider: str) -> Json:
-    """
-    Change one thing; more often than not where it matters: in the newest bars, or in what the model
-    picked.
-    """
+    """Change one thing, mostly in the newest bars or in the model's picks."""
     if provider == "alphavantage":
         for one in objects(value):
             for member in one:
@@ -678,7 +679,7 @@ def mutated_within(value: Json, chance: Random, key: str, provider: str) -> Json
                     errors="surrogateescape"
                 )
             else:
-                holder[place] = written(mutated_picks(picks, chance, key))
+                holder[place] = to_json(mutated_picks(picks, chance, key))
             return value
     return mutate(value, chance, key)
 
@@ -703,9 +704,7 @@ def mutated_picks(picks: Json, chance: Random, key: str) -> Json:
 
 
 class Mouth:
-    """
-    Answers every request with `case`, over connections that stay open where the case lets them.
-    """
+    """Answers every request with `case`, and keeps the connection open if the case allows it."""
 
     def __init__(self) -> None:
         self.case = Case(-1, "none", b"")
@@ -755,7 +754,7 @@ class Mouth:
 
 
 def wire(case: Case, frame: str, stays: bool) -> bytes:
-    """The bytes of an answer."""
+    """Return the bytes of a response."""
     body = b"" if case.status in (204, 304) else case.sent
     headers = {"content-type": "application/json", **case.headers}
     if not stays:
@@ -812,7 +811,7 @@ async def mouth() -> AsyncIterator[tuple[Mouth, str]]:
 
 @dataclass
 class Findings:
-    """What became of the cases, and what should not have."""
+    """The outcomes of the cases, and the rules that they broke."""
 
     seen: Counter[str] = field(default_factory=Counter)
     mutated: Counter[str] = field(default_factory=Counter)
@@ -820,12 +819,12 @@ class Findings:
 
     @contextmanager
     def of(self, case: Case) -> Iterator[None]:
-        """Note a broken rule, with what it takes to see it again."""
+        """Record a broken rule, with the data that reproduces it."""
         try:
             yield
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
-            told = (
+            summary = (
                 f"{type(error).__name__} at {os.path.basename(where.filename)}:{where.lineno}: "
                 f"{str(error)[:300]!r}"
             )
@@ -833,14 +832,14 @@ class Findings:
                 f"case {case.number} ({case.name}, {case.status}, {case.frame}, "
                 f"{case.headers!r:.200})"
             )
-            self.wrong.append(f"{told}\n    {about}\n    {case.body[:300]!r}")
+            self.wrong.append(f"{summary}\n    {about}\n    {case.body[:300]!r}")
 
     def add(self, case: Case, kind: str) -> None:
         self.seen[kind] += 1
         self.mutated[kind] += case.name.startswith("~")
 
     def report(self, provider: str) -> None:
-        """Print what was seen; fail if anything is wrong."""
+        """Print the outcomes; fail if a rule was broken."""
         print(
             f"\n{provider}, seed {SEED}: {self.seen.total()} cases, {self.mutated.total()} of them "
             f"mutated"
@@ -848,10 +847,10 @@ class Findings:
         for kind, number in self.seen.most_common():
             print(f"{number:7}  {kind}")
         kinds = Counter(re.sub(r"\d+", "#", one.split("\n")[0])[:120] for one in self.wrong)
-        told = "\n".join(
+        details = "\n".join(
             [*(f"{number:5}  {kind}" for kind, number in kinds.most_common(30)), *self.wrong[:15]]
         )
-        assert not self.wrong, f"{len(self.wrong)} wrong with seed {SEED}:\n{told}"
+        assert not self.wrong, f"{len(self.wrong)} wrong with seed {SEED}:\n{details}"
 
 
 REASONS = {
@@ -882,7 +881,7 @@ def can_be_stored(text: str | None) -> bool:
 
 
 def holds(text: str | None, key: str, body: bytes) -> bool:
-    """Whether `text` holds the key, or a telling piece of one that the body holds whole."""
+    """Return whether `text` has the key, or a long piece of it if the body has the whole key."""
     pieces = [key[at : at + PIECE] for at in range(len(key) - PIECE + 1)]
     if any(piece.encode() in body.replace(key.encode(), b"") for piece in pieces):
         pieces = [key]  # the provider cut it into pieces itself
@@ -890,12 +889,14 @@ def holds(text: str | None, key: str, body: bytes) -> bool:
 
 
 def check_error(error: AlphaMondayError, key: str, body: bytes) -> None:
-    """An error of a provider says something that can be stored and shown."""
+    """
+    Check that an error has a message that can be stored and shown, and does not contain the key.
+    """
     assert str(error)
     assert len(str(error)) < 1000
     assert can_be_stored(str(error)), "its text cannot be stored"
-    told = "".join(traceback.format_exception(error)) + repr(error.args)
-    assert not holds(told, key, body), "it holds the key"
+    text = "".join(traceback.format_exception(error)) + repr(error.args)
+    assert not holds(text, key, body), "it holds the key"
 
 
 def kind_of_error(error: AlphaMondayError, *known: type[AlphaMondayError]) -> str:
@@ -905,7 +906,7 @@ def kind_of_error(error: AlphaMondayError, *known: type[AlphaMondayError]) -> st
 
 
 def check_log(lines: list[dict[str, Any]], key: str) -> None:
-    """Nobody left a traceback or a key in the log."""
+    """Check that the log has no traceback and no key."""
     text = json.dumps(lines)
     assert "Traceback" not in text
     assert not [line for line in lines if {"exception", "exc_info", "stack_info"} & line.keys()]
@@ -914,7 +915,7 @@ def check_log(lines: list[dict[str, Any]], key: str) -> None:
 
 @contextmanager
 def as_deep_as_it_takes() -> Iterator[None]:
-    """The test reads what the client has read, however deep."""
+    """Let the test parse what the client has parsed, however deep it is."""
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(before * 3)
     try:
@@ -937,6 +938,7 @@ OF_ALPHA_VANTAGE = (
     QuotaSpent,
     ProviderBusy,
     ProviderUnavailable,
+    BodyTooLong,
 )
 SAYS_WHY = {
     UnknownTicker: r"(?i)invalid api call|symbol|\{\}|\[\]|null|^\{\"Meta Data",
@@ -946,7 +948,9 @@ SAYS_WHY = {
 
 
 def leniently(body: bytes) -> Json:
-    """The body as JSON, also where bytes of it are no UTF-8, or a number is too long to be read."""
+    """
+    Return the body as JSON, also if it is not UTF-8, or has a number that is too long to be parsed.
+    """
     text = body.decode(json.detect_encoding(body), errors="replace")
     return json.loads(
         text, object_pairs_hook=lambda pairs: Object(map(list, pairs)), parse_int=float
@@ -955,20 +959,20 @@ def leniently(body: bytes) -> Json:
 
 def prices_of(body: bytes) -> dict[str, list[tuple[list[str], list[str]]]]:
     """
-    What the body says, by day: the texts under open and close.
+    Return the texts under open and close in the body, by day.
 
-    Days that it names twice have two.
+    A day that the body names twice has two.
     """
     with as_deep_as_it_takes():
         series = members(leniently(body), DAILY_SERIES)[-1]
-    found: dict[str, list[tuple[list[str], list[str]]]] = {}
+    prices: dict[str, list[tuple[list[str], list[str]]]] = {}
     for day, bar in series:
-        found.setdefault(day, []).append((members(bar, "1. open"), members(bar, "4. close")))
-    return found
+        prices.setdefault(day, []).append((members(bar, "1. open"), members(bar, "4. close")))
+    return prices
 
 
 def is_written(price: Decimal, texts: list[Json]) -> bool:
-    """Whether a price is, digit by digit, one of these texts, and a price."""
+    """Return whether a price is valid, and equal to one of these texts digit by digit."""
     plain = [
         text for text in texts if isinstance(text, str) and text.isascii() and PLAIN.fullmatch(text)
     ]
@@ -977,12 +981,12 @@ def is_written(price: Decimal, texts: list[Json]) -> bool:
 
 def check_bars(answer: Any, body: bytes) -> None:
     """
-    Every bar stands in the body under its day, and every other day of the body is told as
-    unreadable.
+    Check that every bar is in the body under its day, and that every other day of the body is
+    reported as unreadable.
     """
     stated, bars = prices_of(body), answer.bars
-    opens = {day: [text for opens, _ in said_ for text in opens] for day, said_ in stated.items()}
-    ends = {day: [text for _, ends in said_ for text in ends] for day, said_ in stated.items()}
+    opens = {day: [text for opens, _ in texts for text in opens] for day, texts in stated.items()}
+    ends = {day: [text for _, ends in texts for text in ends] for day, texts in stated.items()}
     days = [str(bar.trading_day) for bar in bars]
     assert days == sorted(days)
     assert set(days) <= set(stated), "other days than the body's"
@@ -1022,29 +1026,34 @@ async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPa
     async with mouth() as (server, address):
         with logged("INFO", clock) as lines:
             client = AlphaVantage(
-                key,
-                RequestLedger(pool, "alphavantage", rate_limits(1000, 1000, 1000), clock),
-                clock,
-                address,
+                key=key,
+                ledger=RequestLedger(
+                    pool=pool,
+                    provider="alphavantage",
+                    limits=rate_limits(1000, 1000, 1000),
+                    clock=clock,
+                ),
+                clock=clock,
+                base_url=address,
             )
             context = Context(
-                pool,
-                ModelClient("", "", timeout=TIME_LIMIT, clock=clock),
-                client,
-                Calendar(),
-                BENCHMARK,
-                clock,
-                NOBODY,
-                NOBODY,
+                pool=pool,
+                model_client=ModelClient("", "", timeout=TIME_LIMIT, clock=clock),
+                prices=client,
+                calendar=Calendar(),
+                benchmark=BENCHMARK,
+                clock=clock,
+                alerts=NO_RECEIVER,
+                heartbeat=NO_RECEIVER,
             )
             for case in cases("alphavantage", count):
                 server.plays(case)
                 clock.time = NOW
-                # All five attempts would say the same, so mostly one is made.
+                # All five attempts would have the same outcome, so most cases make one.
                 client.attempts = 1 if case.number % 25 else 5
                 with findings.of(case):
                     try:
-                        async with asyncio.timeout(PATIENCE):
+                        async with asyncio.timeout(CASE_TIMEOUT):
                             answer = await client.bars(TICKER, NOW - timedelta(minutes=1))
                     except AlphaMondayError as error:
                         log.warning("in vain", exc_info=error)
@@ -1052,21 +1061,19 @@ async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPa
                         check_error(error, key, case.body)
                         if why := SAYS_WHY.get(type(error)):
                             with as_deep_as_it_takes():
-                                assert re.search(why, written(leniently(case.body))), (
+                                assert re.search(why, to_json(leniently(case.body))), (
                                     "the body says no such thing"
                                 )
                     else:
                         findings.add(case, "some bars" if answer.unreadable else "bars")
                         check_bars(answer, case.body)
                         clock.time = NOW + timedelta(seconds=case.number)
-                        # A ticker for every fifty cases: readings are never deleted, and all are
-                        # looked through.
+                        # A new ticker for every fifty cases: readings are never deleted, and each
+                        # case reads all of them.
                         letters = (case.number // 50 % 26, case.number // 1300 % 26)
-                        kept_as = "A" + "".join(ascii_uppercase[index] for index in letters)
-                        await closes._store_answer(
-                            context, kept_as, answer=answer, session=BASELINE
-                        )
-                        await check_closes(pool, kept_as, answer.bars)
+                        ticker = "A" + "".join(ascii_uppercase[index] for index in letters)
+                        await closes._store_answer(context, ticker, answer=answer, session=BASELINE)
+                        await check_closes(pool, ticker, answer.bars)
                 async with pool.connection() as conn:
                     await conn.execute("DELETE FROM operations.provider_requests")
             await client.close()
@@ -1077,7 +1084,7 @@ async def fuzz_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyPa
 
 
 async def check_closes(pool: Any, ticker: str, bars: list[Any]) -> None:
-    """What is stored as the newest reading is what was read."""
+    """Check that the newest stored readings are equal to the bars."""
     since = Calendar().session_before(BASELINE)
     async with pool.connection() as conn:
         for bar in bars:
@@ -1110,7 +1117,7 @@ async def check_alpha_vantage(count: int, pool: Any, monkeypatch: pytest.MonkeyP
 
 async def test_alpha_vantage(pool, monkeypatch):
     """
-    Whatever Alpha Vantage says, it is bars that stand in its answer, or an error of a known class.
+    Any answer of Alpha Vantage results in bars that are in it, or in an error of a known class.
     """
     await check_alpha_vantage(FEW, pool, monkeypatch)
 
@@ -1167,10 +1174,10 @@ RARE = {
 
 
 def check_ideas(answer: str) -> None:
-    """An accepted answer obeys every rule, and its ideas are what it says."""
-    chosen, said_ = prompt.parse_answer(answer, BENCHMARK), json.loads(answer)["picks"]
-    assert len(chosen) == len(said_) == len({idea.ticker for idea in chosen}) == 3
-    for idea, pick in zip(chosen, said_, strict=True):
+    """Check that an accepted answer obeys every rule, and that its ideas are equal to its picks."""
+    chosen, answered = prompt.parse_answer(answer, BENCHMARK), json.loads(answer)["picks"]
+    assert len(chosen) == len(answered) == len({idea.ticker for idea in chosen}) == 3
+    for idea, pick in zip(chosen, answered, strict=True):
         assert set(pick) == {"ticker", "action", "reasoning"}
         assert WELL_FORMED.fullmatch(idea.ticker)
         assert idea.ticker != BENCHMARK
@@ -1210,20 +1217,35 @@ async def fuzz_openai(count: int, pool: Any) -> Findings:
             picker = ModelClient(
                 key, "gpt-5.4-mini", f"{address}/v1", timeout=TIME_LIMIT, clock=clock
             )
-            prices = AlphaVantage("", RequestLedger(pool, "alphavantage", [], clock), clock)
-            context = Context(pool, picker, prices, Calendar(), BENCHMARK, clock, NOBODY, NOBODY)
+            prices = AlphaVantage(
+                "", RequestLedger(pool=pool, provider="alphavantage", limits=[], clock=clock), clock
+            )
+            context = Context(
+                pool=pool,
+                model_client=picker,
+                prices=prices,
+                calendar=Calendar(),
+                benchmark=BENCHMARK,
+                clock=clock,
+                alerts=NO_RECEIVER,
+                heartbeat=NO_RECEIVER,
+            )
             for case in cases("openai", count):
                 server.plays(case)
                 with findings.of(case):
                     try:
-                        async with asyncio.timeout(PATIENCE):
+                        async with asyncio.timeout(CASE_TIMEOUT):
                             answer = await picker.ask("system", "user")
                     except AlphaMondayError as error:
                         log.warning("in vain", exc_info=error)
                         findings.add(
                             case,
                             kind_of_error(
-                                error, ConfigurationError, ProviderBusy, ProviderUnavailable
+                                error,
+                                ConfigurationError,
+                                ProviderBusy,
+                                ProviderUnavailable,
+                                BodyTooLong,
                             ),
                         )
                         check_error(error, key, case.body)
@@ -1232,7 +1254,7 @@ async def fuzz_openai(count: int, pool: Any) -> Findings:
                             context, a_question(context, case.number + 1, uuid4()), answer
                         )
                         findings.add(case, kind_of_answer(done))
-                        await check_answer(context, done, case, key)
+                        await check_answer(context=context, done=done, case=case, key=key)
                         completed.append(done)
             await picker.close()
             await prices.close()
@@ -1253,7 +1275,9 @@ def kind_of_answer(done: Generation) -> str:
 
 
 async def check_answer(context: Context, done: Generation, case: Case, key: str) -> None:
-    """An answer is stored as it is, but for what Postgres cannot carry, and without the key."""
+    """
+    Check that an answer is stored unchanged, except for the key and for what Postgres cannot store.
+    """
     for text in (done.answer, done.refusal, done.answered_model, done.request_id):
         assert not holds(text, key, case.body), "it holds the key"
         assert text is None or can_be_stored(make_storable(text))
@@ -1277,9 +1301,7 @@ def pairs(members: list[tuple[str, Json]]) -> Object:
 
 
 def texts_in(value: Json) -> list[str]:
-    """
-    Every text within a value, however deep; and texts that follow each other in a list, joined.
-    """
+    """Return every text within a value, however deep, and the joined texts of each list."""
     if isinstance(value, str):
         return [value]
     inner = [place[at] for place, at in slots(value) if isinstance(place[at], str)]
@@ -1295,7 +1317,9 @@ def text_of(body: bytes) -> str:
 
 
 async def check_record(pool: Any, completed: list[Generation], key: str) -> None:
-    """All that was completed is there, in the table and in the journal, and the key is not."""
+    """
+    Check that all completed questions are in the table and in the journal, and that the key is not.
+    """
     async with pool.connection() as conn:
         stored = {one.id: one for one in await generations.list_by_run_date(conn, SERIES, MONDAY)}
         cursor = await conn.execute("SELECT count(*) FROM journal")
@@ -1305,17 +1329,17 @@ async def check_record(pool: Any, completed: list[Generation], key: str) -> None
         )
         assert await cursor.fetchone() == (0,)
     for one in completed:
-        kept = stored[one.id]
-        assert (kept.answer, kept.refusal) == (
+        row = stored[one.id]
+        assert (row.answer, row.refusal) == (
             make_storable(one.answer or ""),
             one.refusal and make_storable(one.refusal),
         )
-        assert (kept.prompt_tokens, kept.completion_tokens) == (
+        assert (row.prompt_tokens, row.completion_tokens) == (
             one.prompt_tokens,
             one.completion_tokens,
         )
-        assert kept.accepted is one.accepted
-        assert key not in (kept.answer or "") + (kept.refusal or "") + (kept.answered_model or "")
+        assert row.accepted is one.accepted
+        assert key not in (row.answer or "") + (row.refusal or "") + (row.answered_model or "")
 
 
 async def check_openai(count: int, pool: Any) -> None:
@@ -1339,8 +1363,8 @@ async def check_openai(count: int, pool: Any) -> None:
 
 async def test_openai(pool):
     """
-    Whatever the model's provider says, it is three good ideas, a refusal with its reason, or a
-    known error.
+    Any answer of the model's provider results in three good ideas, in a refusal with its reason, or
+    in a known error.
     """
     await check_openai(FEW, pool)
 

@@ -1,10 +1,9 @@
 """
-Six weeks, or twelve with `make test-long`, with providers that lie, judged from outside; and no key
-anywhere afterwards.
+Six weeks, or twelve with `make test-long`, with faulty providers, checked through the API.
 
-The first rehearsal is the one that `alpha-monday rehearse` plays by default: the stand-ins err by
-chance. In the second the keys come from the environment, and the providers do all they can to get
-them recorded.
+The first rehearsal is the default of `alpha-monday rehearse`: the simulators fail by chance. In the
+second, the keys come from the environment, and the providers do all they can to get the keys
+recorded. Afterwards no key is stored or shown anywhere.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ import httpx
 import psycopg
 import pytest
 from commands import ALPHA_MONDAY, environment
-from commands import standins as standins_at
+from commands import standins as simulators_at
 from judged import Series, series_of
 from psycopg.sql import SQL, Identifier
 
@@ -37,7 +36,7 @@ NEW_YORK = ZoneInfo("America/New_York")
 REQUESTS = Path(".alpha-monday") / "requests.jsonl"
 
 # Two keys that nothing else could spell.
-OPENAI_KEY = "sk-proj-Zq7vXw0Kd2-told-by-openai"
+OPENAI_KEY = "sk-proj-Zq7vXw0Kd2-used-at-openai"
 ALPHA_VANTAGE_KEY = "QX7ZVW90KD3TOLDBYAV"
 
 METRIC = """
@@ -67,8 +66,7 @@ result {{ day }} latestCheckpoint {{ day }} nextCheckpointAt
 
 class Hostile:
     """
-    A rehearsal that is served: its folder, its database, its API, and every answer that the API
-    gave.
+    A rehearsal that is served: its folder, its database, its API, and every response of the API.
     """
 
     weeks: int
@@ -79,14 +77,14 @@ class Hostile:
             {**one, "at": datetime.fromisoformat(one["at"])}
             for one in map(json.loads, log.read_text().splitlines())
         ]
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self.batches = self.pages("batches", BATCH, 2)
         self.journal = self.pages("journal", "seq kind at content previous hash", 100)
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        """Return the data of an answer without errors, and keep all that was heard."""
+        """Return the data of a response without errors, and remember the whole response."""
         answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables})
-        self.heard += [answer.text, repr(answer.headers)]
+        self.received += [answer.text, repr(answer.headers)]
         assert "errors" not in answer.json(), answer.text
         return answer.json()["data"]
 
@@ -106,12 +104,17 @@ class Hostile:
             after = answer["pageInfo"]["endCursor"]
 
     @property
+    def mondays_with_picks(self) -> int:
+        """Return how many Mondays did not fail: how many do depends on the random faults."""
+        return sum(batch["status"] != "FAILED" for batch in self.batches)
+
+    @property
     def log(self) -> str:
         """Return what the rehearsal logged."""
         return (self.folder / ".alpha-monday" / "rehearsal.log").read_text()
 
-    def asked(self, provider: str) -> list[dict[str, Any]]:
-        """Return what a provider was asked, by the stand-ins' own log, in its order."""
+    def requests_to(self, provider: str) -> list[dict[str, Any]]:
+        """Return the requests to a provider from the simulators' log, oldest first."""
         return sorted(
             (one for one in self.requests if one["provider"] == provider), key=lambda one: one["at"]
         )
@@ -121,7 +124,7 @@ class Hostile:
             return conn.execute(query.encode()).fetchall()
 
     def stored(self) -> Iterator[tuple[str, str]]:
-        """Return every table of ours and all that it holds, as text."""
+        """Yield every table of the service with all of its rows, as text."""
         tables = self.rows(
             "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('public', 'queue', "
             "'operations', 'told')"
@@ -135,47 +138,49 @@ class Hostile:
 
 
 @contextmanager
-def played(
+def hostile_rehearsal(
     folder: Path, address: str, *options: object, log: Path | None = None, **settings: str
 ) -> Iterator[Hostile]:
     """
-    Live through weeks and serve them; what the process said is in the folder, as `said`, when it
-    has ended.
+    Rehearse weeks and serve them. The process writes its output to the file `output` in the folder.
     """
     with (
-        (folder / "said").open("w+") as said,
+        (folder / "output").open("w+") as output,
         subprocess.Popen(
             [ALPHA_MONDAY, "rehearse", *map(str, options)],
             cwd=folder,
             env=environment(DATABASE_URL=address, **settings),
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
         ) as process,
     ):
         try:
             yield Hostile(
-                _address(process, folder / "said"), folder, address, log or folder / REQUESTS
+                url=_address(process, folder / "output"),
+                folder=folder,
+                address=address,
+                log=log or folder / REQUESTS,
             )
         finally:
             process.terminate()
             process.wait(60)
 
 
-def _address(process: subprocess.Popen[Any], said: Path) -> str:
+def _address(process: subprocess.Popen[Any], output: Path) -> str:
     while process.poll() is None:
-        if found := re.search(r"http://\S+?(?=/graphql)", said.read_text()):
-            return found[0]
+        if match := re.search(r"http://\S+?(?=/graphql)", output.read_text()):
+            return match[0]
         sleep(0.05)
-    raise AssertionError(said.read_text())
+    raise AssertionError(output.read_text())
 
 
 @pytest.fixture(
     scope="module", params=[6, pytest.param(12, marks=pytest.mark.long)], ids="{} weeks".format
 )
 def hostile(request, tmp_path_factory, create) -> Iterator[Hostile]:
-    """Weeks as `alpha-monday rehearse` lives through them, up to a Sunday."""
+    """Rehearse weeks with the default faults, up to a Sunday, and serve them."""
     folder, weeks = tmp_path_factory.mktemp("hostile"), request.param
-    with played(folder, create(), "--weeks", weeks, "--until", UNTIL) as hostile:
+    with hostile_rehearsal(folder, create(), "--weeks", weeks, "--until", UNTIL) as hostile:
         hostile.weeks = weeks
         yield hostile
 
@@ -183,11 +188,11 @@ def hostile(request, tmp_path_factory, create) -> Iterator[Hostile]:
 @pytest.fixture(scope="module")
 def series(tmp_path_factory, hostile) -> dict[str, Series]:
     """
-    The prices and splits of the market and of every pick as well-behaved stand-ins tell them to
-    anybody.
+    Return the prices and splits of the market and of every pick, as simulators without faults serve
+    them to every client.
     """
     tickers = {"SPY"} | {pick["ticker"] for batch in hostile.batches for pick in batch["picks"]}
-    with standins_at(tmp_path_factory.mktemp("market"), f"{UNTIL}T20:00:00+00:00") as url:
+    with simulators_at(tmp_path_factory.mktemp("market"), f"{UNTIL}T20:00:00+00:00") as url:
         return {ticker: series_of(url, ticker) for ticker in tickers}
 
 
@@ -199,8 +204,8 @@ def at_nine(day: date) -> datetime:
     return datetime.combine(day, time(9), NEW_YORK)
 
 
-def test_things_went_wrong(hostile):
-    """By the stand-ins' own log the providers erred, often and in many ways."""
+def test_the_providers_failed_often(hostile):
+    """The simulators' log shows that the providers failed often and in many ways."""
     faults = Counter((one["provider"], one["fault"]) for one in hostile.requests if one["fault"])
     print(faults)
     assert sum(faults.values()) >= 8 * hostile.weeks
@@ -219,7 +224,7 @@ def test_things_went_wrong(hostile):
 
 
 def test_every_monday_has_exactly_one_row(hostile):
-    """Each Monday, newest first, with three picks, or with the reason why there are none."""
+    """Each Monday has three picks or the reason why it has none; the newest comes first."""
     mondays = [str(UNTIL - timedelta(weeks=week, days=6)) for week in range(hostile.weeks)]
     assert [batch["runDate"] for batch in hostile.batches] == mondays
     for batch in hostile.batches:
@@ -235,25 +240,25 @@ def test_every_monday_has_exactly_one_row(hostile):
 
 def test_every_monday_has_at_most_three_questions(hostile):
     """
-    Numbered without a gap, refused ones with their reason, the last one accepted, each counted by
-    the stand-in.
+    They are numbered without a gap, refused ones have their reason, the last one is accepted, and
+    the simulator counted each.
     """
     questions = 0
     for batch in hostile.batches:
-        asked = batch["generations"]
-        assert [one["attempt"] for one in asked] == list(range(1, len(asked) + 1))
-        assert 1 <= len(asked) <= 3
-        assert [one["accepted"] for one in asked[:-1]] == [False] * (len(asked) - 1)
-        assert asked[-1]["accepted"] == (batch["status"] != "FAILED")
-        assert all(bool(one["refusal"]) == (not one["accepted"]) for one in asked)
-        questions += len(asked)
-    assert len(hostile.asked("openai")) == questions >= hostile.weeks
+        generations = batch["generations"]
+        assert [one["attempt"] for one in generations] == list(range(1, len(generations) + 1))
+        assert 1 <= len(generations) <= 3
+        assert [one["accepted"] for one in generations[:-1]] == [False] * (len(generations) - 1)
+        assert generations[-1]["accepted"] == (batch["status"] != "FAILED")
+        assert all(bool(one["refusal"]) == (not one["accepted"]) for one in generations)
+        questions += len(generations)
+    assert len(hostile.requests_to("openai")) == questions >= hostile.weeks
 
 
 def test_every_fortnight_that_is_over_has_its_fifteen_checkpoints(hostile, series):
     """
-    Each on its own date; closed days are skipped, others computed on their session or skipped with
-    a reason.
+    Each has its own date. Closed days are skipped, others are computed from their session or
+    skipped with a reason.
     """
     over = 0
     for batch in hostile.batches:
@@ -286,10 +291,10 @@ def test_every_fortnight_that_is_over_has_its_fifteen_checkpoints(hostile, serie
     assert over == sum(batch["status"] != "FAILED" for batch in hostile.batches[2:])
 
 
-def test_mornings_that_failed_are_few_and_say_why(hostile):
+def test_skipped_checkpoints_are_few_and_have_a_reason(hostile):
     """
-    Most recover on the same day; of those that were skipped, some were computed later and keep
-    their reason.
+    Most are computed on the same day; some of the skipped ones were computed later and keep their
+    reason.
     """
     taken = [one for batch in hostile.batches for one in batch["checkpoints"][1:]]
     open_market = [one for one in taken if one["skipReason"] != "MARKET_CLOSED"]
@@ -306,16 +311,16 @@ def test_mornings_that_failed_are_few_and_say_why(hostile):
         "late;",
         [(one["checkpointDate"], one["note"]) for one in failed],
     )
-    assert len(open_market) > 8 * hostile.weeks
+    assert len(open_market) > 8 * hostile.mondays_with_picks
     assert late
     assert len(failed) < len(open_market) / 10
     assert {one["skipReason"] for one in failed} <= {"MISSING_CLOSE", "PROVIDER_ERROR"}
 
 
-def test_every_figure_is_what_anybody_would_compute(hostile, series):
+def test_every_figure_can_be_recomputed(hostile, series):
     """
-    Whatever was said in between, every stored price is the market's own and every return right to
-    the last digit.
+    Despite all faults, every stored price is the market's own, and every return is right to the
+    last digit.
     """
     figures = 0
     with localcontext(Context(prec=28, rounding=ROUND_HALF_EVEN)):
@@ -350,7 +355,9 @@ def test_every_figure_is_what_anybody_would_compute(hostile, series):
                 for metric in one["metrics"]:
                     ticker = metric["pick"]["ticker"]
                     of = series[ticker]
-                    if _listed_too_late(hostile, batch, ticker, of, session):
+                    if is_split_listed_too_late(
+                        hostile=hostile, batch=batch, ticker=ticker, of=of, session=session
+                    ):
                         continue
                     price, factor = Decimal(of.closes[session]), of.factor(baseline, session)
                     absolute = (price * factor - initial[ticker]) / initial[ticker] * 100
@@ -366,15 +373,15 @@ def test_every_figure_is_what_anybody_would_compute(hostile, series):
                     assert metric["vsBenchmarkPct"] == f"{absolute - benchmark:f}"
                     assert (Decimal(metric["alphaPct"]), metric["hit"]) == (alpha, alpha > 0)
                     figures += 3
-    assert figures > 75 * hostile.weeks
+    assert figures > 75 * hostile.mondays_with_picks
 
 
-def _listed_too_late(
+def is_split_listed_too_late(
     hostile, batch: dict[str, Any], ticker: str, of: Series, session: date
 ) -> bool:
     """
-    Whether a split was so small that no move asked for it, and listed only after the fortnight's
-    last Sunday.
+    Return whether a split was too small for its move to cause a request, and was listed only after
+    the fortnight's last Sunday.
     """
     late = {
         one["symbol"].replace("-", ".") for one in hostile.requests if one["fault"] == "late_split"
@@ -387,8 +394,8 @@ def _listed_too_late(
 
 def test_no_reading_is_of_a_session_that_was_running(hostile, series):
     """
-    Partial bars came with many an answer; every reading that was kept is the market's, of a day
-    before it.
+    Many answers had partial bars; every stored reading is the market's, of a day before it was
+    read.
     """
     readings = hostile.rows("SELECT ticker, trading_day, close, read_at FROM closes")
     assert any(one["fault"] == "partial_bar" for one in hostile.requests)
@@ -396,21 +403,23 @@ def test_no_reading_is_of_a_session_that_was_running(hostile, series):
         assert trading_day < read_at.astimezone(NEW_YORK).date()
         if ticker in series and trading_day in series[ticker].closes:
             assert close == Decimal(series[ticker].closes[trading_day])
-    assert len(readings) > 33 * hostile.weeks
+    assert len(readings) > 33 * hostile.mondays_with_picks
 
 
 def test_the_limits_were_never_exceeded(hostile):
-    """By the ledger, failures and repetitions included: one a second, five a minute, 25 a day."""
-    asked = hostile.asked("alphavantage")
-    refused = Counter(one["refused"] for one in asked)
+    """
+    The ledger has at most one request a second, five a minute and 25 a day, failed ones included.
+    """
+    requests = hostile.requests_to("alphavantage")
+    refused = Counter(one["refused"] for one in requests)
     # "unknown": a ticker that the model made up. "burst": a machine under load may deliver two
     # requests within the second that they were sent apart.
     assert refused.keys() <= {None, "unknown", "burst"}
-    assert refused["burst"] * 50 <= len(asked)
+    assert refused["burst"] * 50 <= len(requests)
     times = [
         at for (at,) in hostile.rows("SELECT at FROM operations.provider_requests ORDER BY at")
     ]
-    assert len(times) == len(asked)
+    assert len(times) == len(requests)
     for count, seconds in ((1, 1), (5, 60), (25, 86_400)):
         gaps = [later - earlier for earlier, later in zip(times, times[count:], strict=False)]
         assert min(gaps) >= timedelta(seconds=seconds)
@@ -448,11 +457,11 @@ def test_the_journal_is_whole(hostile):
     contents = [
         json.loads(entry["content"]) for entry in hostile.journal if entry["kind"] == "GENERATION"
     ]
-    # An answer that was accepted, and whose ticker then nobody knew, has two entries: the last one
-    # holds.
-    told = {one["generation"]["id"]: one["generation"]["accepted"] for one in contents}
-    asked = [one for batch in hostile.batches for one in batch["generations"]]
-    assert told == {one["id"]: str(one["accepted"]).lower() for one in asked}
+    # An accepted answer whose ticker then proved to be unknown has two entries: the last one
+    # counts.
+    journaled = {one["generation"]["id"]: one["generation"]["accepted"] for one in contents}
+    generations = [one for batch in hostile.batches for one in batch["generations"]]
+    assert journaled == {one["id"]: str(one["accepted"]).lower() for one in generations}
     assert kinds["BATCH"] == hostile.weeks - failed
     assert kinds["FAILURE"] == failed
     assert kinds["CHECKPOINT"] == len(taken) + computed_later
@@ -460,9 +469,7 @@ def test_the_journal_is_whole(hostile):
 
 def test_no_job_was_given_up(hostile):
     """
-    Every job that ran has succeeded; the others wait for days to come.
-
-    No surprise is in the log.
+    Every job that ran has succeeded; the others wait for later days. The log has no traceback.
     """
     assert {
         status
@@ -484,16 +491,14 @@ def test_no_job_was_given_up(hostile):
 @pytest.mark.parametrize(
     "fault", ["burst", "http_500", "http_503", "html", "truncated_body", "cut", "empty"]
 )
-def test_a_passing_fault_is_told_in_one_line(hostile, fault):
-    """
-    Each transport fault left a line of its ticker at its moment, and did not cost its morning.
-    """
-    told = [json.loads(line) for line in hostile.log.splitlines()]
-    for one in hostile.asked("alphavantage"):
+def test_a_passing_fault_is_logged_in_one_line(hostile, fault):
+    """Each transport fault has a line of the log with its ticker, at its time."""
+    lines = [json.loads(line) for line in hostile.log.splitlines()]
+    for one in hostile.requests_to("alphavantage"):
         if one["fault"] == fault:
             near = [
                 line
-                for line in told
+                for line in lines
                 if abs(datetime.fromisoformat(line["at"]) - one["at"]) < timedelta(seconds=5)
             ]
             ticker = one["symbol"].replace("-", ".")
@@ -503,8 +508,8 @@ def test_a_passing_fault_is_told_in_one_line(hostile, fault):
             )
 
 
-def nowhere(hostile: Hostile, *keys: str) -> None:
-    """No key is in the log, in any table, in any answer of the API, or in what the process said."""
+def check_no_key_is_stored(hostile: Hostile, *keys: str) -> None:
+    """Check that no key is in the log, in a table, in a response of the API, or in the output."""
     for batch in hostile.batches:
         for pick in batch["picks"]:
             hostile.ask(
@@ -516,8 +521,8 @@ def nowhere(hostile: Hostile, *keys: str) -> None:
     pages = [httpx.get(f"{hostile.url}{path}", headers={"accept": "text/html"}) for path in PAGES]
     places = {
         "the log": hostile.log,
-        "the terminal": (hostile.folder / "said").read_text(),
-        "the API": "\n".join(hostile.heard),
+        "the terminal": (hostile.folder / "output").read_text(),
+        "the API": "\n".join(hostile.received),
         "the pages": "\n".join(page.text + repr(page.headers) for page in pages),
         **dict(hostile.stored()),
     }
@@ -534,16 +539,14 @@ PAGES = ("/graphql", "/health", "/live", "/nowhere")
 
 
 def test_the_key_is_nowhere(hostile):
-    """
-    Although the stand-ins were asked with it some hundred times, and some of their faults tell it.
-    """
-    nowhere(hostile, _SIMULATED_KEY)
+    """Some hundred requests had the key, and some faults returned it."""
+    check_no_key_is_stored(hostile, _SIMULATED_KEY)
 
 
-# Providers that tell the keys
+# Providers that return the keys
 
 
-def tell(provider: str, fault: str, **when: Any) -> dict[str, Any]:
+def key_fault(provider: str, fault: str, **when: Any) -> dict[str, Any]:
     return {"provider": provider, "fault": fault, **when}
 
 
@@ -552,29 +555,29 @@ def on(day: date, **more: Any) -> dict[str, Any]:
     return {"since": begin.isoformat(), "until": (begin + timedelta(days=1)).isoformat(), **more}
 
 
-# Three Mondays of October: the second fails, because OpenAI does not accept the key, and says
-# which.
+# Three Mondays of October. The second one fails, because OpenAI does not accept the key; its
+# message has the key.
 MONDAYS = [date(2026, 10, 12) + timedelta(weeks=week) for week in range(3)]
-TELLING = [
-    tell("openai", "bad_key", **on(MONDAYS[1])),
-    tell("alphavantage", "information", times=2, **on(MONDAYS[0])),
-    tell("alphavantage", "close_is_the_key", **on(MONDAYS[0] + timedelta(days=1))),
-    tell("alphavantage", "information", **on(MONDAYS[0] + timedelta(days=2))),
-    tell("alphavantage", "quota", times=1, **on(MONDAYS[0] + timedelta(days=3))),
-    tell("alphavantage", "premium", **on(MONDAYS[0] + timedelta(days=4))),
-    tell("alphavantage", "bad_key", **on(MONDAYS[2] + timedelta(days=1))),
+KEY_FAULTS = [
+    key_fault("openai", "bad_key", **on(MONDAYS[1])),
+    key_fault("alphavantage", "information", times=2, **on(MONDAYS[0])),
+    key_fault("alphavantage", "close_is_the_key", **on(MONDAYS[0] + timedelta(days=1))),
+    key_fault("alphavantage", "information", **on(MONDAYS[0] + timedelta(days=2))),
+    key_fault("alphavantage", "quota", times=1, **on(MONDAYS[0] + timedelta(days=3))),
+    key_fault("alphavantage", "premium", **on(MONDAYS[0] + timedelta(days=4))),
+    key_fault("alphavantage", "bad_key", **on(MONDAYS[2] + timedelta(days=1))),
 ]
 
 
 @pytest.fixture(scope="module")
-def telling(tmp_path_factory, create) -> Iterator[Hostile]:
+def leaking(tmp_path_factory, create) -> Iterator[Hostile]:
     """
-    Three weeks with keys of the environment, at stand-ins that say them back, with everything
-    logged.
+    Rehearse three weeks with keys from the environment, with simulators that return the keys, and
+    with the log level DEBUG.
     """
-    folder, address = tmp_path_factory.mktemp("telling"), create()
-    (folder / "faults.json").write_text(json.dumps(TELLING))
-    log = folder / "asked.jsonl"
+    folder, address = tmp_path_factory.mktemp("leaking"), create()
+    (folder / "faults.json").write_text(json.dumps(KEY_FAULTS))
+    log = folder / "requests.jsonl"
     options = ["--faults", "faults.json", "--log", str(log), "--until-input-ends"]
     with subprocess.Popen(
         [ALPHA_MONDAY, "standins", *options],
@@ -590,19 +593,21 @@ def telling(tmp_path_factory, create) -> Iterator[Hostile]:
         keys = {"OPENAI_API_KEY": OPENAI_KEY, "ALPHA_VANTAGE_API_KEY": ALPHA_VANTAGE_KEY}
         providers = {"OPENAI_BASE_URL": f"{base}/v1", "ALPHA_VANTAGE_BASE_URL": base}
         weeks = ("--weeks", len(MONDAYS), "--until", MONDAYS[2] + timedelta(days=5))
-        with played(
+        with hostile_rehearsal(
             folder, address, *weeks, log=log, LOG_LEVEL="DEBUG", **keys, **providers
-        ) as telling:
-            yield telling
+        ) as leaking:
+            yield leaking
         process.stdin.close()
 
 
 @pytest.mark.long
-def test_the_keys_were_told(telling):
-    """Each of the faults that say a key has happened, and the record has room for what was said."""
-    faults = Counter((one["provider"], one["fault"]) for one in telling.requests if one["fault"])
-    assert set(faults) == {(rule["provider"], rule["fault"]) for rule in TELLING}
-    third, failed, first = telling.batches
+def test_the_providers_returned_the_keys(leaking):
+    """
+    Each fault that returns a key has happened, and the record has its message with the key masked.
+    """
+    faults = Counter((one["provider"], one["fault"]) for one in leaking.requests if one["fault"])
+    assert set(faults) == {(rule["provider"], rule["fault"]) for rule in KEY_FAULTS}
+    third, failed, first = leaking.batches
     assert (failed["status"], failed["failureReason"]) == ("FAILED", "CONFIGURATION")
     assert failed["generations"][0]["refusal"]
     assert (third["status"], first["status"]) == ("ACTIVE", "COMPLETED")
@@ -611,13 +616,13 @@ def test_the_keys_were_told(telling):
     assert any("'***' is not a price" in note for note in notes)
 
 
-def test_the_keys_are_nowhere(telling):
-    """Not one of the two, in no place."""
-    nowhere(telling, OPENAI_KEY, ALPHA_VANTAGE_KEY)
-    assert "Traceback" not in telling.log
+def test_the_keys_are_nowhere(leaking):
+    """Neither of the two keys is stored or shown anywhere."""
+    check_no_key_is_stored(leaking, OPENAI_KEY, ALPHA_VANTAGE_KEY)
+    assert "Traceback" not in leaking.log
     assert {
         status
-        for (status,) in telling.rows("SELECT DISTINCT status::text FROM queue.procrastinate_jobs")
+        for (status,) in leaking.rows("SELECT DISTINCT status::text FROM queue.procrastinate_jobs")
     } == {
         "succeeded",
         "todo",

@@ -33,19 +33,19 @@ OPERATION = (ROOT / "graphql" / "operations" / "TrackRecord.graphql").read_text(
 Z = 1.959963984540054
 
 
-def asked(url, query, **variables):
+def query_api(url, query, **variables):
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{url}/graphql", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request) as answer:
-        found = json.load(answer)
-    assert "errors" not in found, found["errors"]
-    return found["data"]
+        response = json.load(answer)
+    assert "errors" not in response, response["errors"]
+    return response["data"]
 
 
 def rows(url):
     after, more = None, True
     while more:
-        page = asked(url, ROWS, after=after)["batches"]
+        page = query_api(url, ROWS, after=after)["batches"]
         yield from page["nodes"]
         more, after = page["pageInfo"]["hasNextPage"], page["pageInfo"]["endCursor"]
 
@@ -93,10 +93,10 @@ def between(low, high):
     return {"low": six(low), "high": six(high)}
 
 
-def inside(t, freedom):
+def probability_within(t, freedom):
     """
-    The probability that Student's t lies between -t and t (the finite sums for whole degrees of
-    freedom).
+    Return the probability that Student's t is between -t and t, by the finite sums for whole
+    degrees of freedom.
     """
     angle = math.atan(t / math.sqrt(freedom))
     square = math.cos(angle) ** 2
@@ -112,7 +112,7 @@ def t_for(outside, freedom):
     low, high = 0.0, 1e6
     for _ in range(200):
         half = (low + high) / 2
-        low, high = (half, high) if inside(half, freedom) < 1 - outside else (low, half)
+        low, high = (half, high) if probability_within(half, freedom) < 1 - outside else (low, half)
     return low
 
 
@@ -130,11 +130,12 @@ def weeks_of(batches):
         first = total(
             [one["sign"](pick, middle[pick["id"]]["vsBenchmarkPct"]) for pick in one["picks"]]
         )
-        moved, end = (Decimal(one[name]["benchmarkReturnPct"]) for name in ("middle", "end"))
-        held[monday].append((number, first, moved))
-        held[monday + timedelta(7)].append(
-            (number, total([pick["alpha"] for pick in one["picks"]]) - first, end - moved)
+        benchmark_middle, benchmark_end = (
+            Decimal(one[name]["benchmarkReturnPct"]) for name in ("middle", "end")
         )
+        held[monday].append((number, first, benchmark_middle))
+        second = total([pick["alpha"] for pick in one["picks"]]) - first
+        held[monday + timedelta(7)].append((number, second, benchmark_end - benchmark_middle))
     weeks = []
     for monday, parts in sorted(held.items()):
         number = sum(part[0] for part in parts)
@@ -151,9 +152,10 @@ def weeks_of(batches):
 
 def estimated(weeks, outside):
     """
-    The estimates of some weeks; the interval beyond beta misses with the probability `outside`.
+    Return the estimates of some weeks; the interval beyond beta misses with the probability
+    `outside`.
     """
-    found = {
+    result = {
         "meanPct": None,
         "meanInterval": None,
         "beta": None,
@@ -165,27 +167,27 @@ def estimated(weeks, outside):
     )
     n = len(weeks)
     if not n:
-        return found
+        return result
     x_mean, y_mean = sum(x) / n, sum(y) / n
     sxx, syy = sum((v - x_mean) ** 2 for v in x), sum((v - y_mean) ** 2 for v in y)
     sxy = sum((a - x_mean) * (b - y_mean) for a, b in zip(x, y, strict=True))
     nothing = Fraction(1, 10**20) * n * max(map(abs, x + y)) ** 2
-    found["meanPct"] = six(y_mean)
+    result["meanPct"] = six(y_mean)
     if n > 1 and syy > nothing:
         reach = t_for(0.05, n - 1) * math.sqrt(syy / (n - 1) / n)
-        found["meanInterval"] = between(y_mean - Fraction(reach), y_mean + Fraction(reach))
+        result["meanInterval"] = between(y_mean - Fraction(reach), y_mean + Fraction(reach))
     if n > 1 and sxx > nothing:
         beta = sxy / sxx
-        found["beta"] = six(beta)
+        result["beta"] = six(beta)
         if n > 2:
             beyond, rest = y_mean - beta * x_mean, syy - beta * sxy
-            found["beyondBetaPct"] = six(beyond)
+            result["beyondBetaPct"] = six(beyond)
             if rest > nothing:
                 error = math.sqrt(rest / (n - 2) * (Fraction(1, n) + x_mean**2 / sxx))
                 reach = Fraction(t_for(outside, n - 2) * error)
-                found["beyondBetaInterval"] = between(beyond - reach, beyond + reach)
-                found["probability"] = 1 - inside(abs(float(beyond)) / error, n - 2)
-    return found
+                result["beyondBetaInterval"] = between(beyond - reach, beyond + reach)
+                result["probability"] = 1 - probability_within(abs(float(beyond)) / error, n - 2)
+    return result
 
 
 def tossed(picks):
@@ -226,7 +228,7 @@ def tossed(picks):
     }
 
 
-def judged(every, scored, part):
+def verdict_of(every, scored, part):
     if part:
         words = DOCS.split("> Only the whole", 1)[1].split("\n\n")[0].replace("\n> ", " ")
         return {"finding": None, "words": f"Only the whole{words}", "looks": [], "nextLook": None}
@@ -234,9 +236,9 @@ def judged(every, scored, part):
         words = "There is nothing to judge: the series has no Monday yet."
         return {"finding": None, "words": words, "looks": [], "nextLook": None}
     first, last = (date.fromisoformat(every[n]["runDate"]) for n in (0, -1))
-    looks = []
+    analyses = []
     while True:
-        k = len(looks) + 1
+        k = len(analyses) + 1
         on = first + timedelta(weeks=52 * k)
         newest = str(on - timedelta(14))
         waits = any(
@@ -247,40 +249,40 @@ def judged(every, scored, part):
             break
         counted = [one for one in scored if one["runDate"] <= newest]
         weeks, _ = weeks_of(counted)
-        found = estimated(weeks, 0.05 / (k * (k + 1)))
+        estimates = estimated(weeks, 0.05 / (k * (k + 1)))
         finding = None
-        if len(counted) >= 30 and found["beyondBetaInterval"]:
-            finding = "BETTER" if float(found["beyondBetaPct"]) > 0 else "WORSE"
-            if found["probability"] > 0.05 / (k * (k + 1)):
+        if len(counted) >= 30 and estimates["beyondBetaInterval"]:
+            finding = "BETTER" if float(estimates["beyondBetaPct"]) > 0 else "WORSE"
+            if estimates["probability"] > 0.05 / (k * (k + 1)):
                 finding = "UNDECIDED"
-        looks.append(
+        analyses.append(
             {
                 "number": k,
                 "on": str(on),
                 "sharePct": six(5 / (k * (k + 1))),
                 "batches": len(counted),
                 "weeks": len(weeks),
-                "beyondBetaPct": found["beyondBetaPct"],
-                "interval": found["beyondBetaInterval"],
+                "beyondBetaPct": estimates["beyondBetaPct"],
+                "interval": estimates["beyondBetaInterval"],
                 "finding": finding,
             }
         )
-    then = f"The {'next' if looks else 'first'} look is on {on}."
+    then = f"The {'next' if analyses else 'first'} look is on {on}."
     if on <= last:
         then = f"The look of {on} is held when every batch that it counts is completed."
     return {
-        "finding": looks[-1]["finding"] if looks else None,
-        "words": f"{first_sentence(looks, scored)} {then}",
-        "looks": looks,
+        "finding": analyses[-1]["finding"] if analyses else None,
+        "words": f"{first_sentence(analyses, scored)} {then}",
+        "looks": analyses,
         "nextLook": str(on),
     }
 
 
-def first_sentence(looks, scored):
-    if not looks:
+def first_sentence(analyses, scored):
+    if not analyses:
         some = f"{len(scored)} scored {'batch' if len(scored) == 1 else 'batches'}"
         return f"Too early to tell skill from luck: {some} so far."
-    last = looks[-1]
+    last = analyses[-1]
     if last["batches"] < 30:
         return (
             f"The look of {last['on']} found {last['batches']} scored batches; a verdict needs 30."
@@ -320,7 +322,7 @@ def results(groups):
 
 
 def computed_again(batches, first=None, last=None, action=None):
-    """Every figure of `trackRecord`, from the rows of the API."""
+    """Return every figure of `trackRecord`, computed from the rows of the API."""
     every = sorted(batches, key=lambda one: one["runDate"])
     every = [
         one
@@ -383,7 +385,7 @@ def computed_again(batches, first=None, last=None, action=None):
     return {
         "firstRunDate": every[0]["runDate"] if every else None,
         "lastRunDate": every[-1]["runDate"] if every else None,
-        "verdict": judged(every, scored, first or last or action),
+        "verdict": verdict_of(every, scored, first or last or action),
         "batches": {
             "total": len(every),
             **{name: statuses.count(name.upper()) for name in ("active", "completed", "failed")},
@@ -417,24 +419,24 @@ def computed_again(batches, first=None, last=None, action=None):
 # ... to here.
 
 
-def compare(found, ours, where="trackRecord"):
+def compare(published, computed, where="trackRecord"):
     """
     Compare the API's track record with the one that was computed independently: exact figures as
     numbers, the others as texts.
     """
-    if isinstance(ours, Decimal):
-        assert Decimal(found) == ours, where
-    elif isinstance(ours, dict):
-        assert found is not None, where
-        assert set(found) == set(ours), where
-        for name in ours:
-            compare(found[name], ours[name], f"{where}.{name}")
-    elif isinstance(ours, list):
-        assert len(found) == len(ours), where
-        for n, (one, other) in enumerate(zip(found, ours, strict=True)):
+    if isinstance(computed, Decimal):
+        assert Decimal(published) == computed, where
+    elif isinstance(computed, dict):
+        assert published is not None, where
+        assert set(published) == set(computed), where
+        for name in computed:
+            compare(published[name], computed[name], f"{where}.{name}")
+    elif isinstance(computed, list):
+        assert len(published) == len(computed), where
+        for n, (one, other) in enumerate(zip(published, computed, strict=True)):
             compare(one, other, f"{where}[{n}]")
     else:
-        assert found == ours, where
+        assert published == computed, where
 
 
 AT = "2026-01-05T14:00:00Z"
@@ -495,9 +497,9 @@ def plant(database, fortnights):
             if has_picks:
                 days = 8 if one.status == "active" else 15
             for day in range(days):
-                checkpoint, moved = uuid4(), moves.get(day)
+                checkpoint, benchmark_return = uuid4(), moves.get(day)
                 is_computed, reason = (
-                    day == 0 or moved is not None,
+                    day == 0 or benchmark_return is not None,
                     "MISSING_CLOSE" if day in moves else "MARKET_CLOSED",
                 )
                 computed = {
@@ -505,7 +507,7 @@ def plant(database, fortnights):
                     "benchmark_price": 1,
                     "benchmark_close_id": uuid4(),
                     "benchmark_split_factor": 1,
-                    "benchmark_return_pct": moved,
+                    "benchmark_return_pct": benchmark_return,
                 }
                 add(
                     "checkpoints",
@@ -519,7 +521,9 @@ def plant(database, fortnights):
                     skipped_at=None if is_computed else AT,
                     **(computed if is_computed else {}),
                 )
-                for id, pick in zip(ids, one.picks, strict=True) if moved is not None else []:
+                for id, pick in (
+                    zip(ids, one.picks, strict=True) if benchmark_return is not None else []
+                ):
                     figure = {
                         5: pick.middle_vs_benchmark_pct,
                         8: BETWEEN,
@@ -541,7 +545,7 @@ def plant(database, fortnights):
 
 
 def changed(fortnights, weeks, **values):
-    """These batches, some of them with other values."""
+    """Return these batches, some of them with other values."""
     return [
         replace(one, **values) if n in weeks and one.picks else one
         for n, one in enumerate(fortnights)
@@ -552,10 +556,7 @@ INDIFFERENT = Chooser()
 
 
 def years(mondays, seed=1, chooser=INDIFFERENT):
-    """
-    A record with late batches, batches without a middle, ties, and two batches that are still
-    active.
-    """
+    """Return a record with late batches, batches without a middle, ties, and two active batches."""
     made = changed(record(chooser, seed, mondays), (5, 17), late=True)
     made = changed(made, (7, 8, 30), middle_benchmark_pct=None)
     made = [
@@ -566,7 +567,7 @@ def years(mondays, seed=1, chooser=INDIFFERENT):
 
 
 def quiet(mondays):
-    """A record in which nothing moves."""
+    """Return a record in which no price changes."""
     still = record(Chooser(), 1, mondays)
     nothing = Decimal("0.00")
     figures = {
@@ -580,8 +581,8 @@ def quiet(mondays):
 
 def on_a_line(mondays, slope="0.5000", base="0.1000"):
     """
-    A record whose weeks lie exactly on a line: each pick's excess is a part of the benchmark's
-    change, and more.
+    Return a record whose weeks are exactly on a line: each pick's excess is a part of the
+    benchmark's change, plus a constant.
     """
     slope, base = Decimal(slope), Decimal(base)
 
@@ -604,7 +605,7 @@ def on_a_line(mondays, slope="0.5000", base="0.1000"):
 
 
 def scored(mondays):
-    """The first batches of a record that are scored."""
+    """Return the first scored batches of a record."""
     return [one for one in record(Chooser(), 4, 40) if one.benchmark_pct is not None][:mondays]
 
 
@@ -628,13 +629,13 @@ RECORDS = [
         years(58, 2, SKILLED), "The next look is on", id="a year of a chooser who knows something"
     ),
     pytest.param(
-        years(110, 3, replace(SKILLED, skill=2.0)), "better than luck", id="two looks, better"
+        years(110, 3, replace(SKILLED, skill=2.0)), "better than luck", id="two analyses, better"
     ),
     pytest.param(years(58, 3, replace(SKILLED, skill=-3.0)), "worse than bad luck", id="worse"),
     pytest.param(
         changed(years(58), (20,), status="active"),
         "is held when every batch",
-        id="a look that waits",
+        id="an analysis that waits",
     ),
     pytest.param(
         changed(years(58), (17,), status="active", late=True),
@@ -644,7 +645,7 @@ RECORDS = [
     pytest.param(
         changed(years(58), range(25), benchmark_pct=None),
         "a verdict needs 30",
-        id="a look at too few",
+        id="an analysis of too few batches",
     ),
     pytest.param(quiet(56), "weeks that are all alike", id="nothing moves"),
     pytest.param(on_a_line(58), "weeks that are all alike", id="weeks on a line"),
@@ -662,7 +663,7 @@ RECORDS = [
     pytest.param(
         on_a_line(110, "1.0000", "0.0000"),
         "weeks that are all alike",
-        id="two looks",
+        id="two analyses",
         marks=pytest.mark.long,
     ),
     pytest.param(
@@ -675,21 +676,23 @@ RECORDS = [
 
 async def check(database, **arguments):
     """
-    Compare the track record of a database with what the independent verifier makes of its rows;
-    return its words.
+    Compare the track record of a database with the one that is computed independently from its
+    rows; return the verdict's words.
     """
     async with record_server(database) as url:
-        found = (await asyncio.to_thread(asked, url, OPERATION, **arguments))["trackRecord"]
+        published = (await asyncio.to_thread(query_api, url, OPERATION, **arguments))["trackRecord"]
         batches = await asyncio.to_thread(lambda: list(rows(url)))
     renamed = {"from": "first", "to": "last"}
     part = {renamed.get(name, name): value for name, value in arguments.items()}
-    compare(found, computed_again(batches, **part))
-    return found["verdict"]["words"]
+    compare(published, computed_again(batches, **part))
+    return published["verdict"]["words"]
 
 
 @pytest.mark.parametrize(("fortnights", "words"), RECORDS)
-async def test_the_independent_verifier_comes_to_the_same(fortnights, words, database):
-    """Whole records: short ones, ones without any moves, and ones with interim analyses."""
+async def test_the_independent_verifier_computes_the_same(fortnights, words, database):
+    """
+    It agrees on whole records: short ones, ones without any moves, and ones with interim analyses.
+    """
     plant(database, fortnights)
     assert words in await check(database)
 
@@ -705,7 +708,7 @@ async def test_the_independent_verifier_comes_to_the_same(fortnights, words, dat
         pytest.param({"from": "2050-01-03"}, id="nothing"),
     ],
 )
-async def test_the_independent_verifier_comes_to_the_same_of_a_part(arguments, database):
-    """Of parts of a year."""
+async def test_the_independent_verifier_computes_the_same_part(arguments, database):
+    """It agrees on parts of a year."""
     plant(database, years(58))
     assert (await check(database, **arguments)).startswith("Only the whole series")

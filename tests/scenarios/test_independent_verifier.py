@@ -15,7 +15,7 @@ from eventful import eventful
 from graphql import parse, validate
 from independent_verifier.api import CLOSES, ENTRIES, ROWS, SPLITS
 from independent_verifier.refused import RecordRefused
-from independent_verifier.verifier import Found
+from independent_verifier.verifier import VerificationSummary
 from independent_verifier.verifier import verify as verify_from_outside
 from record_server import CHANGES, changed, copy_of, record_server, rehearsed, silent
 from tampering import forge, one_of_each_rule
@@ -32,11 +32,11 @@ from tests.integration.domain import (
     test_rules_mondays,
     test_rules_rows,
 )
-from tests.integration.domain.test_rules_marks import moved
+from tests.integration.domain.test_rules_marks import record_with_moves
 
 DOCS = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
 
-__all__ = ["eventful", "moved", "rehearsed"]
+__all__ = ["eventful", "record_with_moves", "rehearsed"]
 
 OF_CALM_WEEKS = [
     *test_rules_changes.FORGERIES,
@@ -56,49 +56,49 @@ BY_SQL = test_rules_rows.FORGERIES_BY_SQL
 ALSO_BROKEN: dict[str, str] = {}
 
 
-async def outside(database: str, head: tuple[int, str] | None = None) -> Found:
-    """What the independent verifier finds at a server of a record."""
+async def outside(database: str, head: tuple[int, str] | None = None) -> VerificationSummary:
+    """Return the independent verifier's summary of a served record."""
     async with record_server(database) as url:
         return await asyncio.to_thread(verify_from_outside, url, head)
 
 
 async def refused(database: str, head: tuple[int, str] | None = None) -> str:
-    """The rule by which the independent verifier refuses a record."""
-    with pytest.raises(RecordRefused) as found:
+    """Return the rule by which the independent verifier refuses a record."""
+    with pytest.raises(RecordRefused) as error:
         await outside(database, head)
-    return found.value.rule
+    return error.value.rule
 
 
 def rule_of(request: pytest.FixtureRequest, rule: str) -> str:
-    """The rule that the independent verifier names for a forgery."""
+    """Return the rule that the independent verifier names for a forgery."""
     return ALSO_BROKEN.get(request.node.callspec.id, rule)
 
 
 async def test_the_independent_verifier_agrees(rehearsed, create):
-    """Four weeks fit, seen from outside as from inside."""
+    """A record of four weeks is right by the independent verifier and by the command."""
     copy = copy_of(rehearsed, create)
     async with open_database(copy) as source:
         ours = await verify(source, [], silent)
     assert (await outside(copy, (ours.seq, ours.hash))).entries == ours.seq
 
 
-async def test_the_independent_verifier_agrees_about_moves(moved):
-    """Two weeks with falls, splits, a skipped day and an end fit, too."""
-    assert (await outside(moved)).entries == 19
+async def test_the_independent_verifier_agrees_about_moves(record_with_moves):
+    """A record of two weeks with falls, splits, a skipped day and an ended pick is right, too."""
+    assert (await outside(record_with_moves)).entries == 19
 
 
 @pytest.mark.parametrize(
     "statements", [pytest.param(case.values[0], id=case.id) for case in CHANGES]
 )
 async def test_the_independent_verifier_finds_what_was_changed(rehearsed, create, statements):
-    """What `verify` names, the independent verifier finds, too."""
+    """The independent verifier refuses each change that `verify` names."""
     copy = copy_of(rehearsed, create)
     changed(copy, statements)
     assert await refused(copy) in ("row", "chain")
 
 
 async def test_the_independent_verifier_finds_a_tail_cut_off(rehearsed, create):
-    """By a copy of the head, that is."""
+    """With a copy of the head it notices that the last entries are gone."""
     copy = copy_of(rehearsed, create)
     head = test_rules_rows.head_of(copy)
     changed(copy, "DELETE FROM journal WHERE seq = (SELECT max(seq) FROM journal)")
@@ -108,7 +108,7 @@ async def test_the_independent_verifier_finds_a_tail_cut_off(rehearsed, create):
 @pytest.mark.long
 @pytest.mark.parametrize(("rule", "change"), OF_CALM_WEEKS)
 async def test_the_independent_verifier_names_the_rule(rehearsed, create, request, rule, change):
-    """Rows and chain fit: only the document's rules find it."""
+    """The rows fit the chain: only the document's rules show the forgery."""
     copy = copy_of(rehearsed, create)
     forge(copy, change)
     assert await refused(copy) == rule_of(request, rule)
@@ -117,16 +117,16 @@ async def test_the_independent_verifier_names_the_rule(rehearsed, create, reques
 @pytest.mark.long
 @pytest.mark.parametrize(("rule", "change"), OF_MOVES)
 async def test_the_independent_verifier_names_the_rule_of_moves(
-    moved, create, request, rule, change
+    record_with_moves, create, request, rule, change
 ):
-    """The same of a record with moves and splits."""
-    copy = copy_of(moved, create)
+    """The verifier names the rule that a record with moves and splits breaks, too."""
+    copy = copy_of(record_with_moves, create)
     forge(copy, change)
     assert await refused(copy) == rule_of(request, rule)
 
 
 async def test_the_independent_verifier_agrees_about_all_events(eventful):
-    """A record in which everything has happened fits."""
+    """A record with every kind of event is right."""
     assert (await outside(eventful)).rows > 700
 
 
@@ -135,7 +135,7 @@ async def test_the_independent_verifier_agrees_about_all_events(eventful):
 async def test_the_independent_verifier_names_the_rule_of_events(
     eventful, create, request, rule, change
 ):
-    """The same of a record in which everything has happened."""
+    """It names the rule that a forgery of the record with every kind of event breaks."""
     copy = copy_of(eventful, create)
     forge(copy, change)
     assert await refused(copy) == rule_of(request, rule)
@@ -145,7 +145,7 @@ async def test_the_independent_verifier_names_the_rule_of_events(
 async def test_the_independent_verifier_names_the_rule_of_a_single_change(
     rehearsed, create, request, rule, change
 ):
-    """The same of an entry or a row that was changed by itself."""
+    """It names the rule that a change of a single entry or row breaks."""
     copy = copy_of(rehearsed, create)
     head = test_rules_rows.head_of(copy) if rule == "head" else None
     change(copy)
@@ -156,9 +156,11 @@ async def test_the_independent_verifier_names_the_rule_of_a_single_change(
 @pytest.mark.parametrize(
     "row", [pytest.param(*case.values, id=case.id) for case in test_rules_marks.UNCOUNTED]
 )
-async def test_the_independent_verifier_counts_splits(moved, create, row):
-    """A split that no entry mentions, and that figures should count."""
-    copy = copy_of(moved, create)
+async def test_the_independent_verifier_counts_splits(record_with_moves, create, row):
+    """
+    The verifier refuses a record with a split that no entry mentions and that figures should count.
+    """
+    copy = copy_of(record_with_moves, create)
     test_rules_marks.insert(copy, *row)
     assert await refused(copy) == "split-counted"
 
@@ -167,9 +169,9 @@ async def test_the_independent_verifier_counts_splits(moved, create, row):
 @pytest.mark.parametrize(
     "row", [pytest.param(*case.values, id=case.id) for case in test_rules_marks.NOT_TO_BE_COUNTED]
 )
-async def test_the_independent_verifier_leaves_other_splits(moved, create, row):
-    """A split that no figure is to count."""
-    copy = copy_of(moved, create)
+async def test_the_independent_verifier_leaves_other_splits(record_with_moves, create, row):
+    """The verifier accepts a split that no figure is to count."""
+    copy = copy_of(record_with_moves, create)
     test_rules_marks.insert(copy, *row)
     assert (await outside(copy)).entries == 19
 
@@ -190,18 +192,17 @@ def test_each_rule_has_its_forgery():
 @pytest.mark.long
 def test_a_year(tmp_path, create):
     """
-    Fifty-two weeks with lying providers, over the wire of the real service: command and verifier
-    agree.
+    Fifty-two weeks with faulty providers: the command and the verifier agree on the served record.
     """
     address = create()
     arguments = ("rehearse", "--weeks", 52, "--until", "2026-10-30")
     with served(*arguments, cwd=tmp_path, DATABASE_URL=address) as url:
-        found = verify_from_outside(url)
+        summary = verify_from_outside(url)
         done = run("verify", "--from", url, cwd=tmp_path, timeout=600)
         assert done.returncode == 0, done.stderr
-        assert f"Everything fits: {found.entries:,} entries, " in done.stdout
-    assert found.entries > 52 * 10
-    assert found.rows > 52 * 60
+        assert f"Everything fits: {summary.entries:,} entries, " in done.stdout
+    assert summary.entries > 52 * 10
+    assert summary.rows > 52 * 60
     done = run("verify", cwd=tmp_path, timeout=600, DATABASE_URL=address)
     assert done.returncode == 0, done.stderr
 
@@ -217,24 +218,24 @@ def test_the_example_of_the_documentation():
     "query", [ENTRIES, ROWS, CLOSES, SPLITS], ids=["journal", "batches", "closes", "splits"]
 )
 def test_the_queries_of_the_documentation(query):
-    """They ask for what the schema has."""
+    """Each query is valid for the schema."""
     assert validate(schema, parse(query)) == []
 
 
 def test_the_tables_of_the_documentation():
     """
-    Every column of every row is there, in its order, under every name that an entry gives its
+    The document has every column of every row, in order, and every name that an entry gives its
     table.
     """
-    told = {}
+    documented = {}
     for table, first, rows in re.findall(
         r"\*\*`(\w+)`\*\*: the row under (.*?);.*?\|---\|---\|\n(.*?)\n\n", DOCS, re.DOTALL
     ):
-        told[table] = (
+        documented[table] = (
             set(re.findall(r"`(\w+)`", first)),
             re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE),
         )
     names = {table: {name for name, other in MEMBERS.items() if other == table} for table in TABLES}
-    assert told == {
+    assert documented == {
         table: (names[table], list(type_.__struct_fields__)) for table, type_ in TABLES.items()
     }

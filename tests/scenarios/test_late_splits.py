@@ -63,7 +63,7 @@ async def a_completed_batch(
 
 
 async def offered(harness: JobHarness, day: date, hour: int = 10) -> list[tuple[str, str]]:
-    """Let reconciliation do a round. Return the jobs."""
+    """Run a round of the reconciliation at a time, and return the jobs."""
     harness.clock.time = new_york(day, hour)
     await reconcile.run_round(harness.context)
     return await harness.rows(JOBS)
@@ -81,7 +81,7 @@ async def test_a_spin_off_that_is_listed_on_day_16(harness, database):
     harness.world.splits["NVDA"] = [(TUESDAY, "1.1290")]
     assert await offered(harness, FIRST) == [("20", "todo")]
     await late_splits.refresh(harness.context, batch.id, 20)
-    assert harness.asked_for_splits == ALL
+    assert harness.requested_splits == ALL
     # (6.20 * 1.1290 - 7) / 7 = -0.0002 / 7
     assert {row[1:] for row in await harness.rows(RETURNS) if row[0] > 1} == {
         (Decimal("1.1290"), Decimal("-0.002857142857142857142857142857"), False)
@@ -101,7 +101,7 @@ async def test_a_spin_off_that_is_listed_on_day_16(harness, database):
     ],
 )
 async def test_one_that_is_listed_only_by_the_second_sunday(harness, price, factor):
-    """The first Sunday finds nothing; the second makes its own requests."""
+    """The first Sunday's requests return no split; the second Sunday sends its own."""
     batch = await a_completed_batch(harness, price)
     assert await offered(harness, FIRST) == [("20", "todo")]
     await late_splits.refresh(harness.context, batch.id, 20)
@@ -109,7 +109,7 @@ async def test_one_that_is_listed_only_by_the_second_sunday(harness, price, fact
     harness.world.splits["NVDA"] = [(TUESDAY, factor)]
     assert [day for day, _ in await offered(harness, SECOND)] == ["20", "27"]
     await late_splits.refresh(harness.context, batch.id, 27)
-    assert harness.asked_for_splits == ALL * 2
+    assert harness.requested_splits == ALL * 2
     assert {row[1] for row in await harness.rows(RETURNS) if row[0] > 1} == {Decimal(factor)}
 
 
@@ -124,7 +124,7 @@ async def test_a_process_whose_clock_is_behind(harness, behind):
         harness, lambda: late_splits.refresh(harness.context, batch.id, 20)
     )
     assert times == [began]
-    assert harness.asked_for_splits == ALL
+    assert harness.requested_splits == ALL
 
 
 async def test_when_it_is_offered(harness):
@@ -159,7 +159,7 @@ async def test_a_week_without_a_service(harness):
 
 
 async def test_a_batch_that_is_not_completed(harness):
-    """Its own Sundays and checkpoints ask for splits; it has no late job."""
+    """Its own Sundays and checkpoints request splits; it has no late job."""
     batch = await harness.make_batch()
     harness.clock.time = due_at(batch.run_date, 5)
     await daily.take(harness.context, batch.id, 5)
@@ -174,7 +174,7 @@ def allows(harness: JobHarness, per_day: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "asked"),
+    ("room", "requested"),
     [
         pytest.param(late_splits.RESERVE, [], id="none"),
         pytest.param(late_splits.RESERVE + 1, ALL[:1], id="for one"),
@@ -182,15 +182,15 @@ def allows(harness: JobHarness, per_day: int) -> None:
         pytest.param(late_splits.RESERVE + 4, ALL, id="for all"),
     ],
 )
-async def test_room(harness, room, asked):
+async def test_room(harness, room, requested):
     """Twelve requests of the day's quota stay unused; the rest is requested the next day."""
     batch = await a_completed_batch(harness)
     await harness.rows("DELETE FROM operations.provider_requests")
     allows(harness, room)
     harness.clock.time = new_york(FIRST, 10)
     later = await run_attempt(lambda: late_splits.refresh(harness.context, batch.id, 20))
-    assert harness.asked_for_splits == asked
-    assert later == (None if asked == ALL else new_york(FIRST + timedelta(days=1), 10))
+    assert harness.requested_splits == requested
+    assert later == (None if requested == ALL else new_york(FIRST + timedelta(days=1), 10))
     async with harness.context.pool.connection() as conn:
         left = await harness.context.prices.ledger.remaining(conn, harness.context.now())
     assert left.requests[-1] >= late_splits.RESERVE
@@ -211,11 +211,11 @@ async def test_the_rest_is_requested_the_next_day(harness):
             : len(times)
         ]
     )
-    assert harness.asked_for_splits == ALL
+    assert harness.requested_splits == ALL
 
 
 async def test_a_week_without_room(harness):
-    """Every day of the week, then no more."""
+    """The job tries on every day of the week, and then no more."""
     batch = await a_completed_batch(harness)
     allows(harness, 5)
     harness.clock.time = new_york(FIRST, 10)
@@ -223,7 +223,7 @@ async def test_a_week_without_room(harness):
         harness, lambda: late_splits.refresh(harness.context, batch.id, 20)
     )
     assert times == [new_york(FIRST + timedelta(days=number), 10) for number in range(1, 8)]
-    assert harness.asked_for_splits == []
+    assert harness.requested_splits == []
 
 
 async def test_a_provider_that_is_down(harness):
@@ -240,7 +240,7 @@ async def test_a_provider_that_is_down(harness):
         harness, lambda: late_splits.refresh(harness.context, batch.id, 20)
     )
     assert times == [new_york(FIRST + timedelta(days=1), 10)]
-    assert harness.asked_for_splits == ["SPY"] * 5 + [*ALL[1:], ALL[0]]
+    assert harness.requested_splits == ["SPY"] * 5 + [*ALL[1:], ALL[0]]
 
 
 async def test_one_ticker_that_the_provider_never_answers_for(harness):
@@ -260,7 +260,7 @@ async def test_one_ticker_that_the_provider_never_answers_for(harness):
     harness.clock.time = new_york(FIRST, 10)
     await run_until_done(harness, lambda: late_splits.refresh(harness.context, batch.id, 20))
     assert {
-        ticker: harness.asked_for_splits.count(ticker) for ticker in ALL if ticker != "MSFT"
+        ticker: harness.requested_splits.count(ticker) for ticker in ALL if ticker != "MSFT"
     } == {
         "SPY": 1,
         "AAPL": 1,
@@ -292,7 +292,7 @@ async def test_an_answer_that_another_batch_got_that_morning(harness):
     await splits.refresh_on_sunday(harness.context, newer, tickers=["SPY", "NVDA"], day=6)
     harness.clock.time = new_york(FIRST, 10)
     await late_splits.refresh(harness.context, batch.id, 20)
-    assert harness.asked_for_splits == ["SPY", "NVDA", "MSFT", "AAPL"]
+    assert harness.requested_splits == ["SPY", "NVDA", "MSFT", "AAPL"]
     assert {row[1] for row in await harness.rows(RETURNS) if row[0] > 1} == {Decimal("1.1290")}
 
 
@@ -312,7 +312,7 @@ async def test_an_ended_pick_is_not_requested(harness):
     )
     harness.clock.time = new_york(FIRST, 10)
     await late_splits.refresh(context, batch.id, 20)
-    assert harness.asked_for_splits == ["SPY", "MSFT", "NVDA"]
+    assert harness.requested_splits == ["SPY", "MSFT", "NVDA"]
 
 
 async def test_a_split_of_the_benchmark_that_is_taken_back_late(harness):
@@ -332,4 +332,4 @@ async def test_a_batch_that_is_not_there(harness):
     """A job of another database does nothing."""
     batch = await harness.make_batch()
     await late_splits.refresh(harness.context, type(batch.id)(int=7), 20)
-    assert harness.asked_for_splits == []
+    assert harness.requested_splits == []

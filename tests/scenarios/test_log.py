@@ -1,6 +1,6 @@
 """
-The log, read as an operator does: it tells what happened, in order, and the page on it shows the
-same.
+The log as an operator reads it: it shows what happened, in order, and the page about it shows the
+same lines.
 """
 
 import json
@@ -43,8 +43,8 @@ def lines(tmp_path_factory, create) -> list[dict[str, object]]:
 
 def test_the_story_of_a_monday(lines):
     """
-    It begins, asks, is answered, reads four closes and stores; the other tick finds it done;
-    Tuesday is measured.
+    The Monday run starts, sends its question, accepts the answer, reads four closes and stores the
+    batch. The second tick finds the batch stored, and Tuesday's checkpoint is computed.
     """
     assert [line["event"] for line in lines] == [
         *MONDAY,
@@ -55,10 +55,9 @@ def test_the_story_of_a_monday(lines):
     assert {line["level"] for line in lines} == {"info"}
 
 
-def test_every_line_says_whose_it_is(lines):
+def test_every_line_has_its_log_context(lines):
     """
-    The job with its task and attempt, the Monday and its batch, and of a morning the day; at the
-    line's end.
+    Each line ends with its job, task and attempt, its Monday and batch, and a checkpoint's day.
     """
     week, second, morning = lines[:8], lines[8], lines[9:]
     (batch,) = {line["batch"] for line in lines}
@@ -72,11 +71,11 @@ def test_every_line_says_whose_it_is(lines):
             (task, day, 1)
         }
         assert len({line["job"] for line in part}) == 1
-    whose = ["job", "task", "run_date", "batch", "attempt", "step"]
+    context = ["job", "task", "run_date", "batch", "attempt", "step"]
     assert all(
-        list(line)[:3] == ["at", "level", "event"] and list(line)[-6:] == whose for line in week
+        list(line)[:3] == ["at", "level", "event"] and list(line)[-6:] == context for line in week
     )
-    assert all(list(line)[-7:] == [*whose[:3], "day", *whose[3:]] for line in morning)
+    assert all(list(line)[-7:] == [*context[:3], "day", *context[3:]] for line in morning)
     assert [line["step"] for line in week] == [
         "begin",
         "choose",
@@ -98,7 +97,7 @@ def test_the_page_shows_this_log(lines):
 
 
 def test_every_event_on_the_page_is_logged_somewhere():
-    """No line is explained that nothing writes."""
+    """The page explains no event that the code does not log."""
     table = PAGE[PAGE.index("| event |") :]
     events = [
         event

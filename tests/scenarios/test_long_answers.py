@@ -1,10 +1,11 @@
 """
-Answers that are too long, through the real jobs: what is stored of them, what is shown, and what
-they cost.
+Answers that are too long, through the real jobs: what is stored and shown of them, and what they
+cost.
 
-The kind: whatever a model or its provider makes long. An answer that keeps the rules, one that does
-not, one that the model refused, one of letters of several bytes, one of what cannot be stored, a
-body that is not read to its end; and what records of earlier versions hold of such answers.
+The kind: anything that a model or its provider makes too long. The members: an answer that obeys
+the rules, one that does not, one that the model refused, one of letters of several bytes, one of
+characters that cannot be stored, a body that is not read to its end; and such answers in records of
+earlier versions.
 """
 
 import asyncio
@@ -48,16 +49,17 @@ SENTENCE = re.compile(
 
 def picks(size: int) -> str:
     """
-    An answer of so many bytes that keeps the rules: what a model thinks, and then three picks.
+    Return an answer of so many bytes that obeys the rules: a model's thoughts, and then three
+    picks.
     """
-    said = make_completion(make_answer(*CHOSEN)).body
-    answer = msgspec.json.decode(said)["choices"][0]["message"]["content"]
+    body = make_completion(make_answer(*CHOSEN)).body
+    answer = msgspec.json.decode(body)["choices"][0]["message"]["content"]
     thought = "<think>{}</think>"
     return thought.format("." * (size - len(answer) - len(thought) + 2)) + answer
 
 
 def refuses(words: str) -> Reply:
-    """A model that refuses in so many words."""
+    """Return a completion in which the model refuses with these words."""
     message = {"role": "assistant", "content": None, "refusal": words}
     return says(
         {"model": "m", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
@@ -65,7 +67,7 @@ def refuses(words: str) -> Reply:
 
 
 async def fits(harness: JobHarness, database: str) -> None:
-    """Check the record from inside and from outside, by two verifiers."""
+    """Check the record with `verify` and with the independent verifier."""
     await check_record(database)
     async with record_server(database) as url:
         await asyncio.to_thread(verify_from_outside, url)
@@ -78,7 +80,7 @@ async def fits(harness: JobHarness, database: str) -> None:
             make_completion(picks(300_000)),
             picks(300_000),
             "The answer had 300,000 bytes; at most 65,536 are read.",
-            id="picks that keep the rules",
+            id="picks that obey the rules",
         ),
         pytest.param(
             make_completion(picks(MAX_ANSWER_BYTES + 1)),
@@ -133,8 +135,8 @@ async def fits(harness: JobHarness, database: str) -> None:
 )
 async def test_an_answer_that_is_too_long(harness, database, reply, whole, refusal):
     """
-    It is refused, stored in part with its length and SHA-256, told to the model, and costs one
-    question.
+    It is refused, and stored in part with its length and SHA-256; the next question has the reason.
+    It costs one question.
     """
     harness.world.model = [reply, make_completion(make_answer(*CHOSEN))]
     await harness.begin()
@@ -142,13 +144,13 @@ async def test_an_answer_that_is_too_long(harness, database, reply, whole, refus
     assert (first[1], second[1]) == (False, True)
     assert refusal is None or first[2] == refusal
     stored = first[3]
-    found = SENTENCE.search(stored)
-    assert found
-    beginning = stored[: found.start()]
+    match = SENTENCE.search(stored)
+    assert match
+    beginning = stored[: match.start()]
     assert MAX_ANSWER_BYTES - 4 <= len(stored.encode()) <= MAX_ANSWER_BYTES
     assert whole.startswith(beginning)
     digest = hashlib.sha256(whole.encode()).hexdigest()
-    assert found.groups() == (f"{len(whole.encode()):,}", digest)
+    assert match.groups() == (f"{len(whole.encode()):,}", digest)
     assert harness.questions[1].endswith(f"{prompt.REFUSALS_INTRO}\n- {first[2]}\nAnswer anew.")
     assert len(harness.questions[1]) < 2000
     assert (await harness.batch()).status == "active"
@@ -157,7 +159,7 @@ async def test_an_answer_that_is_too_long(harness, database, reply, whole, refus
 
 @pytest.mark.long
 async def test_an_answer_of_the_longest_length(harness, database):
-    """It is accepted, and stands in the record to the letter."""
+    """It is accepted and stored unchanged."""
     answer = picks(MAX_ANSWER_BYTES)
     assert len(answer.encode()) == MAX_ANSWER_BYTES
     harness.world.model = [make_completion(answer)]
@@ -242,7 +244,9 @@ async def an_older_refusal(harness: JobHarness, answer: str) -> None:
     ],
 )
 async def test_a_page_of_an_older_record(harness, database, size, letter):
-    """It shows the beginning of an answer, says how long all of it is, and leads to it."""
+    """
+    The page shows the beginning of an answer, states its whole length, and links to all of it.
+    """
     whole = letter * (size // len(letter.encode()))
     await an_older_refusal(harness, whole)
     await harness.begin()
@@ -252,13 +256,17 @@ async def test_a_page_of_an_older_record(harness, database, size, letter):
         assert response.status_code == 200
         assert len(response.content) < 200_000
         page = parse_page(response)
-        (said,) = [found for found in find_all(page, "details") if found.get("id") == "answer-1"]
-        assert visible_text(find_one(said, "pre")) == letter * 16_384
-        told = visible_text(find_one(said, "p"))
-        assert told.startswith(
+        (first,) = [
+            element for element in find_all(page, "details") if element.get("id") == "answer-1"
+        ]
+        assert visible_text(find_one(first, "pre")) == letter * 16_384
+        notice = visible_text(find_one(first, "p"))
+        assert notice.startswith(
             f"These are the first 16,384 characters of an answer of {len(whole.encode()):,} bytes."
         )
-        (second,) = [found for found in find_all(page, "details") if found.get("id") == "answer-2"]
+        (second,) = [
+            element for element in find_all(page, "details") if element.get("id") == "answer-2"
+        ]
         assert not find_all(second, "p")
         for path in ("/", "/feed.atom", "/record", "/batches"):
             assert len((await browser.get(path)).content) < 200_000

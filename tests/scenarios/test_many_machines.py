@@ -30,13 +30,13 @@ from processes import (
 
 async def test_two_servers_and_two_workers(database, pool, tmp_path):
     """
-    Each job is done once, by one of the two, and what changes anywhere is soon seen everywhere.
+    Each job is done once, by one of the two workers, and both servers soon return each change.
     """
     await live_through(tmp_path, database, pool, DATABASE_URL=database)
 
 
 def test_a_server_without_a_worker_is_healthy(database, tmp_path):
-    """It needs no keys, misses no worker, and none signs on."""
+    """It needs no keys, reports no missing worker, and registers none."""
     with serving(tmp_path, DATABASE_URL=database) as server:
         health = httpx.get(f"{server.address}/health")
         assert (health.status_code, health.json()) == (
@@ -53,11 +53,12 @@ def test_a_server_without_a_worker_is_healthy(database, tmp_path):
 )
 async def test_a_worker_drains(number, database, pool, tmp_path):
     """
-    Told to stop, it signs off within its bound; a job that hangs is put back for the next one.
+    After a signal, the worker unregisters within its time limit; a job that hangs returns to the
+    queue.
     """
     await settle(pool)
     async with providers() as (provider, world):
-        await pick(database, pool, provider, world)
+        await pick(database=database, pool=pool, provider=provider, world=world)
         world.slow = 3600
         there = {"OPENAI_BASE_URL": provider.url, "ALPHA_VANTAGE_BASE_URL": provider.url}
         with working(tmp_path, DATABASE_URL=database, **there) as worker:
@@ -76,7 +77,7 @@ async def test_a_worker_drains(number, database, pool, tmp_path):
 
 
 def test_a_worker_needs_keys(tmp_path):
-    """It names them."""
+    """Without its keys a worker ends with an error that names them."""
     done = run("work", cwd=tmp_path)
     assert (
         done.returncode,
@@ -86,19 +87,22 @@ def test_a_worker_needs_keys(tmp_path):
 
 @pytest.mark.long
 async def test_a_worker_that_is_killed(database, pool, tmp_path):
-    """Its jobs are put back once it has been silent for half a minute, and done by the other."""
+    """
+    Half a minute after its last heartbeat, its jobs return to the queue, and the other worker does
+    them.
+    """
     await kill_one(tmp_path, database, pool, DATABASE_URL=database)
 
 
 @pytest.mark.long
 async def test_a_service_drains_its_requests_and_its_jobs(database, pool, tmp_path):
     """
-    Told to stop with a query that waits and jobs that hang, it is gone within ten seconds and
-    twenty.
+    After SIGTERM, with a query that waits and jobs that hang, the service ends within its limits of
+    ten and twenty seconds.
     """
     await settle(pool)
     async with providers() as (provider, world):
-        await pick(database, pool, provider, world)
+        await pick(database=database, pool=pool, provider=provider, world=world)
         world.slow = 3600
         there = {
             "OPENAI_BASE_URL": provider.url,

@@ -1,9 +1,9 @@
 """
-One odd answer of Alpha Vantage's, or one odd row in it: what it costs, and what it must not cost.
+One odd answer of Alpha Vantage, or one odd row in it: what it costs, and what it must not cost.
 
-Each kind of fault has the case that was met and further members of it; how every answer is read by
-itself is in `tests/unit/providers/test_alpha_vantage_answers.py`. It is the Monday before New
-York's clocks go back and its fortnight.
+Each kind of fault has the case that happened and further members of the kind.
+`tests/unit/providers/test_alpha_vantage_answers.py` has tests of reading a single answer. It is the
+Monday before New York's clocks go back, and its fortnight.
 """
 
 import copy
@@ -51,28 +51,28 @@ MINUTE_LEVEL = says(
 Change = Callable[[dict[str, Any]], Any]
 
 
-def odd(
+def change_answers(
     harness: JobHarness, function: str, ticker: str, change: Change, times: int | None = None
 ) -> list[Request]:
     """
-    Change what is answered about a ticker, at first or always; return the requests that got it, to
-    come.
+    Change the answers about a ticker: the first `times`, or all. Return the list to which each
+    request that gets a changed answer is added.
     """
-    asked: list[Request] = []
+    requests: list[Request] = []
     before = harness.provider.answers
 
     def answers(request: Request) -> Reply:
         good = before(request)
         if (request.query.get("function"), request.query.get("symbol")) != (function, ticker):
             return good
-        if times is not None and len(asked) == times:
+        if times is not None and len(requests) == times:
             return good
-        asked.append(request)
+        requests.append(request)
         changed = change(json.loads(good.body))
         return changed if isinstance(changed, Reply) else says(changed)
 
     harness.provider.answers = answers
-    return asked
+    return requests
 
 
 def bar(day: date, **values: object) -> Change:
@@ -109,7 +109,7 @@ async def morning(
     return lines
 
 
-def told(lines: list[dict[str, Any]]) -> list[str]:
+def unreadable_reasons(lines: list[dict[str, Any]]) -> list[str]:
     return [line["reason"] for line in lines if line["event"] == "row cannot be read"]
 
 
@@ -125,13 +125,13 @@ async def status_of(harness: JobHarness, day: int, run_date: date = MONDAY) -> t
 
 
 async def returns_of(harness: JobHarness, day: int) -> dict[str, Decimal]:
-    found = await harness.rows(
+    rows = await harness.rows(
         "SELECT ticker, absolute_return_pct FROM pick_checkpoint_metrics metric "
         "JOIN picks ON picks.id = pick_id JOIN checkpoints ON checkpoints.id = checkpoint_id WHERE "
         "day = %s",
         day,
     )
-    return dict(found)
+    return dict(rows)
 
 
 # A throttle, and an answer that the ticker is unknown: one is waited out
@@ -161,10 +161,16 @@ async def returns_of(harness: JobHarness, day: int) -> dict[str, Decimal]:
 )
 async def test_one_odd_answer_on_a_monday(harness, ticker, reply):
     """Neither the Monday nor a question is lost."""
-    asked = odd(harness, "TIME_SERIES_DAILY", ticker, lambda _: reply, times=1)
+    requests = change_answers(
+        harness=harness,
+        function="TIME_SERIES_DAILY",
+        ticker=ticker,
+        change=lambda _: reply,
+        times=1,
+    )
     await harness.begin()
     assert (await harness.batch()).status == "active"
-    assert len(asked) == 1
+    assert len(requests) == 1
     assert len(harness.questions) == 1
     assert await harness.rows("SELECT accepted FROM generations") == [(True,)]
 
@@ -188,7 +194,7 @@ async def test_one_odd_answer_on_a_monday(harness, ticker, reply):
     ],
 )
 async def test_one_answer_that_asks_for_a_long_rest(harness, reply):
-    """It is asked again an hour later, on the same Monday."""
+    """The next request is sent within an hour, on the same Monday."""
     harness.world.instead = [reply]
     times = await run_until_done(harness, harness.begin)
     assert [time - new_york(MONDAY) < timedelta(minutes=61) for time in times] == [True]
@@ -199,11 +205,13 @@ async def test_one_answer_that_asks_for_a_long_rest(harness, reply):
     "reply", [INVALID, says({}), MINUTE_LEVEL, says({"symbol": "NVDA"}), says({"symbol": "GE"})]
 )
 async def test_one_odd_answer_about_splits(harness, reply):
-    """A four for one is asked for again, and counted: (1.75 * 4 - 7) / 7 = 0, not -75 %."""
+    """A four for one is requested again, and counted: (1.75 * 4 - 7) / 7 = 0, not -75 %."""
     batch = await harness.make_batch()
     harness.world.closes["NVDA", MONDAY] = "1.7500"
     harness.world.splits["NVDA"] = [(MONDAY, "4.0000")]
-    odd(harness, "SPLITS", "NVDA", lambda _: reply, times=1)
+    change_answers(
+        harness=harness, function="SPLITS", ticker="NVDA", change=lambda _: reply, times=1
+    )
     await morning(harness, batch, 1)
     assert (await returns_of(harness, 1))["NVDA"] == 0
 
@@ -216,9 +224,10 @@ async def test_one_odd_answer_about_splits(harness, reply):
         pytest.param([("2026-10-27", "2.0000")], id="with another since"),
     ],
 )
-async def test_one_list_without_a_split_that_was_learnt(harness, rows):
+async def test_one_list_without_a_known_split(harness, rows):
     """
-    It takes nothing back, not for a day and not in a correction: a second answer must say the same.
+    One such list withdraws nothing, not for a day and not in a correction; a second one without it
+    does.
     """
     batch = await harness.make_batch()
     harness.world.closes["NVDA", MONDAY] = "6.7000"
@@ -227,13 +236,24 @@ async def test_one_list_without_a_split_that_was_learnt(harness, rows):
     harness.clock.time = due_at(MONDAY, 6)
     await splits.refresh_on_sunday(harness.context, batch, tickers=["NVDA"], day=6)
     right = await returns_of(harness, 1)
-    odd(harness, "SPLITS", "NVDA", rows_of_splits(*(split(*row) for row in rows)), times=1)
+    change_answers(
+        harness=harness,
+        function="SPLITS",
+        ticker="NVDA",
+        change=rows_of_splits(*(split(*row) for row in rows)),
+        times=1,
+    )
     harness.clock.time = due_at(MONDAY, 13)
     await splits.refresh_on_sunday(harness.context, batch, tickers=["NVDA"], day=13)
-    assert harness.asked_for_splits[-2:] == ["NVDA", "NVDA"]
+    assert harness.requested_splits[-2:] == ["NVDA", "NVDA"]
     assert await returns_of(harness, 1) == right
     harness.clock.forward(days=1)
-    odd(harness, "SPLITS", "NVDA", rows_of_splits(split("1999-05-03", "2.0000")))
+    change_answers(
+        harness=harness,
+        function="SPLITS",
+        ticker="NVDA",
+        change=rows_of_splits(split("1999-05-03", "2.0000")),
+    )
     await splits.refresh(
         harness.context, "NVDA", since=harness.clock.now(), needed_since=harness.clock.now()
     )
@@ -247,16 +267,18 @@ async def test_splits_that_are_never_listed(harness):
     """
     batch = await harness.make_batch()
     harness.world.closes["NVDA", MONDAY] = "1.7500"
-    asked = odd(harness, "SPLITS", "NVDA", lambda _: INVALID)
+    requests = change_answers(
+        harness=harness, function="SPLITS", ticker="NVDA", change=lambda _: INVALID
+    )
     await morning(harness, batch, 1)
     assert (await status_of(harness, 1))[:2] == ("skipped", "PROVIDER_ERROR")
-    assert len(asked) == 5
+    assert len(requests) == 5
 
 
 async def test_a_ticker_that_was_read_lately_is_not_unknown(harness):
     """
-    It is, when its bars are older than ten days; the benchmark is not while any bar of it was ever
-    stored.
+    A ticker with bars of the last ten days is unknown for a while only; so is the benchmark if any
+    bar of it was ever stored.
     """
     await harness.make_batch()
     harness.world.unknown |= {"SPY", "AAPL", "KO"}
@@ -310,34 +332,46 @@ LONG_AGO = date(2026, 9, 1)
     ],
 )
 async def test_a_bar_that_is_not_needed(harness, change):
-    """It costs nothing: one request, the figures, and not a line."""
+    """It costs nothing: there is one request, the figures, and no line in the log."""
     batch = await harness.make_batch()
-    asked = odd(harness, "TIME_SERIES_DAILY", "SPY", change)
+    requests = change_answers(
+        harness=harness, function="TIME_SERIES_DAILY", ticker="SPY", change=change
+    )
     lines = await morning(harness, batch, 1)
     assert (await status_of(harness, 1))[0] == "computed"
-    assert len(asked) == 1
-    assert told(lines) == []
+    assert len(requests) == 1
+    assert unreadable_reasons(lines) == []
 
 
 async def test_a_bar_that_is_needed(harness, clock, database, pool):
     """
-    It is asked for at the set times, once each; it is told once, in whichever process; and comes to
-    be read.
+    It is requested at the set times, once each; it is logged once, in one process only; and it is
+    read in the end.
     """
     batch = await harness.make_batch()
-    asked = odd(harness, "TIME_SERIES_DAILY", "AAPL", bar(MONDAY, close="0.0000"), times=8)
+    requests = change_answers(
+        harness=harness,
+        function="TIME_SERIES_DAILY",
+        ticker="AAPL",
+        change=bar(MONDAY, close="0.0000"),
+        times=8,
+    )
     lines = await morning(harness, batch, 1)
     assert (await status_of(harness, 1))[:2] == ("skipped", "MISSING_CLOSE")
-    assert len(asked) == 6
-    assert told(lines) == ["AAPL, 2026-10-26: a price must be above zero, not '0.0000'."]
+    assert len(requests) == 6
+    assert unreadable_reasons(lines) == [
+        "AAPL, 2026-10-26: a price must be above zero, not '0.0000'."
+    ]
     async with open_context(
-        database, pool, clock, harness.provider.url
+        database=database, pool=pool, clock=clock, base_url=harness.provider.url
     ) as context:  # another process
-        again = JobHarness(context, harness.provider, harness.world, clock)
+        again = JobHarness(
+            context=context, provider=harness.provider, world=harness.world, clock=clock
+        )
         clock.time = new_york(WEDNESDAY)
-        assert told(await morning(again, batch, 2)) == []
+        assert unreadable_reasons(await morning(again, batch, 2)) == []
         clock.time = new_york(WEDNESDAY, 10)
-        assert told(await morning(again, batch, 1, again=True)) == []
+        assert unreadable_reasons(await morning(again, batch, 1, again=True)) == []
         clock.time = new_york(WEDNESDAY, 11)
         await morning(again, batch, 1, again=True)
     assert [(await status_of(harness, day))[0] for day in (1, 2)] == ["computed", "computed"]
@@ -351,14 +385,25 @@ async def test_a_bar_that_is_needed(harness, clock, database, pool):
 async def test_an_open_that_is_needed(harness, opened):
     """The morning is measured without it, and it is filled in once it can be read."""
     batch = await harness.make_batch()
-    odd(harness, "TIME_SERIES_DAILY", "AAPL", bar(MONDAY, opened=opened), times=1)
+    change_answers(
+        harness=harness,
+        function="TIME_SERIES_DAILY",
+        ticker="AAPL",
+        change=bar(MONDAY, opened=opened),
+        times=1,
+    )
     await morning(harness, batch, 1)
     query = "SELECT entry_open FROM picks WHERE ticker = 'AAPL'"
     assert (await status_of(harness, 1))[0] == "computed"
     assert await harness.rows(query) == [(None,)]
     await morning(harness, batch, 2)
     assert await harness.rows(query) == [(80,)]
-    odd(harness, "TIME_SERIES_DAILY", "AAPL", bar(MONDAY, opened=opened))
+    change_answers(
+        harness=harness,
+        function="TIME_SERIES_DAILY",
+        ticker="AAPL",
+        change=bar(MONDAY, opened=opened),
+    )
     await morning(harness, batch, 3)
     readings = "SELECT open FROM closes WHERE ticker = 'AAPL' AND trading_day = %s ORDER BY read_at"
     assert await harness.rows(readings, MONDAY) == [(None,), (80,)]
@@ -386,21 +431,26 @@ async def test_a_split_that_is_not_needed(harness, rows):
     """It costs nothing: one request, and the figures with the split that is needed."""
     batch = await harness.make_batch()
     harness.world.closes["NVDA", MONDAY] = "1.7500"
-    asked = odd(harness, "SPLITS", "NVDA", rows_of_splits(split(MONDAY, "4.0000"), *rows))
+    requests = change_answers(
+        harness=harness,
+        function="SPLITS",
+        ticker="NVDA",
+        change=rows_of_splits(split(MONDAY, "4.0000"), *rows),
+    )
     lines = await morning(harness, batch, 1)
     assert (await returns_of(harness, 1))["NVDA"] == 0
-    assert len(asked) == 1
-    assert told(lines) == []
+    assert len(requests) == 1
+    assert unreadable_reasons(lines) == []
 
 
 async def test_rows_without_a_day_beside_the_split_that_is_needed(harness):
-    """The move has its explanation: the figure is measured, and the rows are told once."""
+    """The move has its explanation: the figure is measured, and the rows are logged once."""
     batch = await harness.make_batch()
     harness.world.closes |= {("NVDA", MONDAY): "1.7500", ("NVDA", TUESDAY): "2.1000"}
     rows = [split(MONDAY, "4.0000"), None, split(None, "2"), split("0000-00-00", "2")]
-    odd(harness, "SPLITS", "NVDA", rows_of_splits(*rows))
-    assert len(told(await morning(harness, batch, 1))) == 3
-    assert told(await morning(harness, batch, 2)) == []
+    change_answers(harness=harness, function="SPLITS", ticker="NVDA", change=rows_of_splits(*rows))
+    assert len(unreadable_reasons(await morning(harness, batch, 1))) == 3
+    assert unreadable_reasons(await morning(harness, batch, 2)) == []
     assert (await returns_of(harness, 1))["NVDA"] == 0
 
 
@@ -426,22 +476,28 @@ UNREADABLE = [
 @pytest.mark.parametrize(("rows", "what"), UNREADABLE)
 async def test_a_split_that_is_needed(harness, rows, what):
     """
-    Nothing is measured without it, in any batch; it is asked for again later, and then it counts.
+    Without it nothing is measured, in any batch; it is requested again later, and then it counts.
     """
     harness.clock.time = new_york(MONDAY)
     first = await harness.make_batch(MONDAY - timedelta(days=7))
     second = await harness.make_batch(MONDAY)
     harness.world.closes["NVDA", MONDAY] = "1.7500"
     harness.world.splits["NVDA"] = [(MONDAY, "4.0000")]
-    asked = odd(harness, "SPLITS", "NVDA", rows_of_splits(*rows, split("1999-05-03", "2")), times=1)
+    requests = change_answers(
+        harness=harness,
+        function="SPLITS",
+        ticker="NVDA",
+        change=rows_of_splits(*rows, split("1999-05-03", "2")),
+        times=1,
+    )
     lines = [*await morning(harness, first, 8), *await morning(harness, second, 1)]
     for run_date, day in ((first.run_date, 8), (second.run_date, 1)):
         status, reason, note = await status_of(harness, day, run_date)
         assert (status, reason) == ("skipped", "PROVIDER_ERROR")
         assert note.startswith("A split that the figure needs cannot be read. NVDA")
         assert what in note
-    assert len(asked) == 1
-    assert len(told(lines)) == 1
+    assert len(requests) == 1
+    assert len(unreadable_reasons(lines)) == 1
     harness.clock.time = new_york(TUESDAY, 10)
     await morning(harness, first, 8, again=True)
     await morning(harness, second, 1, again=True)
@@ -450,20 +506,23 @@ async def test_a_split_that_is_needed(harness, rows, what):
 
 
 async def test_a_split_that_stays_unreadable(harness):
-    """It is asked for once at each of the day's times, and told once."""
+    """It is requested once at each of the day's times, and logged once."""
     batch = await harness.make_batch()
     harness.world.closes["NVDA", MONDAY] = "1.7500"
-    asked = odd(
-        harness, "SPLITS", "NVDA", rows_of_splits(split(MONDAY, "four"), split("1999-05-03", "2"))
+    requests = change_answers(
+        harness=harness,
+        function="SPLITS",
+        ticker="NVDA",
+        change=rows_of_splits(split(MONDAY, "four"), split("1999-05-03", "2")),
     )
     lines = await morning(harness, batch, 1)
     for hour in (9, 10, 10, 10, 12, 12):
         harness.clock.time = max(harness.clock.time, new_york(TUESDAY, hour, 31))
         lines += await morning(harness, batch, 1, again=True)
-    assert [request.query["symbol"] for request in asked] == [
+    assert [request.query["symbol"] for request in requests] == [
         "NVDA"
     ] * 4  # 9:00, 9:30, 10:30, 12:30
-    assert told(lines) == ["NVDA, 2026-10-26: 'four' is not a factor."]
+    assert unreadable_reasons(lines) == ["NVDA, 2026-10-26: 'four' is not a factor."]
     # On Sunday nothing is measured, and so nothing is wrong.
     await morning(harness, batch, 6)
     assert (await status_of(harness, 6))[:2] == ("skipped", "MARKET_CLOSED")
@@ -486,7 +545,7 @@ async def test_a_split_that_was_read_before(harness, rows):
     harness.world.closes |= {("NVDA", MONDAY): "1.7500", ("NVDA", TUESDAY): "2.1000"}
     harness.world.splits["NVDA"] = [(MONDAY, "4.0000")]
     await morning(harness, batch, 1)
-    odd(harness, "SPLITS", "NVDA", rows_of_splits(*rows))
+    change_answers(harness=harness, function="SPLITS", ticker="NVDA", change=rows_of_splits(*rows))
     await morning(harness, batch, 2)
     assert (await returns_of(harness, 2))["NVDA"] == 20  # (2.1 * 4 - 7) / 7
     assert await harness.rows("SELECT factor FROM splits") == [(4,)]
@@ -514,8 +573,8 @@ async def test_a_reverse_split_and_a_spin_off_of_one_day(harness):
 @pytest.mark.parametrize("doubled", ["bar", "close"])
 async def test_a_session_with_two_closes(harness, doubled):
     """
-    The close is missing until it is told once: 84.00 or 129.30, whichever came last, is never
-    published.
+    The close is missing until an answer has it only once: 84.00 or 129.30, whichever came last, is
+    never published.
     """
     batch = await harness.make_batch()
 
@@ -533,10 +592,12 @@ async def test_a_session_with_two_closes(harness, doubled):
         )
         return Reply(json.dumps(marked).replace('"MARK"', text).encode())
 
-    odd(harness, "TIME_SERIES_DAILY", "AAPL", twice, times=1)
+    change_answers(
+        harness=harness, function="TIME_SERIES_DAILY", ticker="AAPL", change=twice, times=1
+    )
     lines = await morning(harness, batch, 1)
     assert (await returns_of(harness, 1))["AAPL"] == 0
-    assert ["two values for one name" in reason for reason in told(lines)] == [True]
+    assert ["two values for one name" in reason for reason in unreadable_reasons(lines)] == [True]
 
 
 @pytest.mark.parametrize(
@@ -553,11 +614,18 @@ async def test_a_bar_of_no_session(harness, clock, database, pool, day):
     """It is not stored, and enters no figure."""
     await harness.make_batch()
     closed = {"MARKET_CLOSED_DAYS": "2026-10-29"}
-    async with open_context(database, pool, clock, harness.provider.url, **closed) as context:
-        odd(harness, "TIME_SERIES_DAILY", "AAPL", bar(day, opened="90.0000", close="90.0000"))
+    async with open_context(
+        database=database, pool=pool, clock=clock, base_url=harness.provider.url, **closed
+    ) as context:
+        change_answers(
+            harness=harness,
+            function="TIME_SERIES_DAILY",
+            ticker="AAPL",
+            change=bar(day, opened="90.0000", close="90.0000"),
+        )
         clock.time = new_york(date(2026, 11, 2))
-        found = await fetch_closes(context, ["SPY", *CHOSEN], date(2026, 10, 30))
-    assert found["AAPL"].close == 80
+        closes = await fetch_closes(context, ["SPY", *CHOSEN], date(2026, 10, 30))
+    assert closes["AAPL"].close == 80
     assert await harness.rows("SELECT trading_day FROM closes WHERE close = 90") == []
 
 

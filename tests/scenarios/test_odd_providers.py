@@ -78,7 +78,7 @@ def test_four_weeks(tmp_path, create):
     address = create()
     with rehearsed(tmp_path, address, 4) as (url, checker):
         assert sum(checker.faults().values()) > len(checker.requests) / 4
-        check_everything(tmp_path, address, url, checker)
+        check_everything(folder=tmp_path, address=address, url=url, checker=checker)
 
 
 def test_a_model_that_thinks(tmp_path, create):
@@ -98,10 +98,10 @@ def test_a_model_that_thinks(tmp_path, create):
     done = run("rehearse", *options, cwd=tmp_path, DATABASE_URL=address)
     assert done.returncode == 0, done.stderr
     with psycopg.connect(address) as conn:
-        found = conn.execute(
+        rows = conn.execute(
             "SELECT answered_at - asked_at, accepted, attempt FROM generations"
         ).fetchall()
-    ((took, accepted, attempt),) = found
+    ((took, accepted, attempt),) = rows
     assert timedelta(seconds=THINKING_SECONDS) <= took < timedelta(seconds=THINKING_SECONDS + 10)
     assert (accepted, attempt) == (True, 1)
 
@@ -111,7 +111,7 @@ def test_a_year(tmp_path, create):
     """The same for 52 weeks, in which every kind of fault is injected."""
     address = create()
     with rehearsed(tmp_path, address, 52) as (url, checker):
-        check_everything(tmp_path, address, url, checker)
+        check_everything(folder=tmp_path, address=address, url=url, checker=checker)
         injected = {name.split()[1] for name in checker.faults()}
         lasting = {
             "restated",

@@ -86,7 +86,7 @@ class Record:
                 (back,),
             )
 
-    def look(self) -> None:
+    def store_status(self) -> None:
         """Store what `status` prints."""
         done = CliRunner().invoke(status, env={"DATABASE_URL": self.address})
         assert (done.exit_code, without_place(done.stderr)) == (1, "")  # no process runs
@@ -98,7 +98,7 @@ class Record:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """Return the requests to the simulators, by their own log."""
+        """Return the requests to the simulators, from their log."""
         lines = map(
             json.loads, (self.folder / ".alpha-monday" / "requests.jsonl").read_text().splitlines()
         )
@@ -106,7 +106,7 @@ class Record:
 
     @property
     def questions(self) -> int:
-        """Return how often the model was asked, by the simulators' log."""
+        """Return the number of questions that the model's simulator received, from its log."""
         if not (self.folder / ".alpha-monday" / "requests.jsonl").exists():
             return 0
         return sum(one["provider"] == "openai" for one in self.requests)
@@ -119,9 +119,9 @@ def record(tmp_path_factory, create) -> Record:
     record.live(2, LATE - timedelta(days=1))
     for back, end in zip(AGAIN, (SLEPT, GONE, END), strict=True):
         record.be_away_until(back)
-        record.look()
+        record.store_status()
         record.live(2, end)
-        record.look()
+        record.store_status()
     return record
 
 
@@ -234,7 +234,7 @@ def test_five_weeks(record):
 
 
 @pytest.mark.parametrize(("gone", "back"), OUTAGES)
-def test_what_was_missed_is_made_up_for(record, series, gone, back):
+def test_missed_checkpoints_are_taken_afterwards(record, series, gone, back):
     """
     Missed checkpoints are taken at once, the oldest batch first and its days in order, each
     with the closes of its own session.
@@ -327,13 +327,13 @@ def test_nothing_twice_and_within_the_quota(record):
     }
 
 
-def test_all_of_it_fits(record):
-    """`verify` finds nothing, and the log has no unexpected error."""
+def test_the_record_is_right(record):
+    """`verify` reports no discrepancy, and the log has no unexpected error."""
     done = run("verify", cwd=record.folder, DATABASE_URL=record.address)
     assert (done.returncode, done.stdout.split(":")[0]) == (0, "Everything fits"), done.stderr
     assert "Traceback" not in (record.folder / ".alpha-monday" / "rehearsal.log").read_text()
-    kept = record.rows("SELECT seq, at FROM journal ORDER BY seq")
-    assert all(later["seq"] - earlier["seq"] == 1 for earlier, later in pairwise(kept))
+    entries = record.rows("SELECT seq, at FROM journal ORDER BY seq")
+    assert all(later["seq"] - earlier["seq"] == 1 for earlier, later in pairwise(entries))
 
 
 # Clocks and calendars
@@ -364,8 +364,8 @@ def hours(record: Record, *run_dates: date) -> list[str]:
     lines = []
     for happened, due, what in (one.values() for one in (*begun, *mornings)):
         hour = happened.replace(minute=0, second=0, microsecond=0)
-        # A job that waits for leave to ask says so on its own row, so its due time may be a minute
-        # later by now.
+        # A job that waits for a request writes its next time into its row, so that it may be due a
+        # minute later by now.
         assert timedelta(0) <= due - hour < timedelta(minutes=5)
         assert happened - hour < timedelta(minutes=5)
         lines.append(
@@ -446,7 +446,7 @@ def test_the_half_day_after_thanksgiving(record, series):
     assert [one["benchmark"] for one in on_the_half_day] == [series["SPY"].closes[half]] * 2
 
 
-# Told to stop in the middle of a question
+# SIGTERM in the middle of a question
 
 # What a running job may take to end, and what open requests may before it.
 DRAIN, REQUESTS = 20, 10
@@ -455,8 +455,8 @@ CUT = (False, "No answer was stored: whoever asked was cut off.", False)
 
 def cut(record: Record) -> float:
     """
-    Run until the model is asked and does not answer, then stop the process; return how long it
-    took to stop.
+    Run until a question is sent and gets no answer, then stop the process; return how long that
+    took.
     """
     faults = record.folder / "faults.json"
     faults.write_text(json.dumps([{"provider": "openai", "fault": "hang"}]))
@@ -504,8 +504,10 @@ def outcomes(record: Record) -> list[tuple[Any, ...]]:
         json.loads(one["content"])["generation"]
         for one in record.rows("SELECT content FROM journal WHERE kind = 'GENERATION' ORDER BY seq")
     ]
-    kept = [(one["accepted"], one.get("refusal"), "answered_at" in one) for one in journal]
-    assert kept == [(str(one["accepted"]).lower(), one["refusal"], one["answered"]) for one in rows]
+    journaled = [(one["accepted"], one.get("refusal"), "answered_at" in one) for one in journal]
+    assert journaled == [
+        (str(one["accepted"]).lower(), one["refusal"], one["answered"]) for one in rows
+    ]
     return [tuple(one.values()) for one in rows]
 
 
@@ -520,10 +522,10 @@ def weekly_jobs(record: Record) -> list[tuple[str, int]]:
 
 
 @pytest.mark.long
-def test_told_to_stop_in_the_middle_of_a_question(tmp_path, create):
+def test_a_stop_in_the_middle_of_a_question(tmp_path, create):
     """
-    The process stops within its time limit, the job waits, and the next process asks once more
-    when the question has lapsed.
+    The process stops within its time limit, and the job waits. When the question has expired, the
+    next process sends another one.
     """
     monday = Record(tmp_path, create())
     took = cut(monday)
@@ -554,7 +556,7 @@ def test_told_to_stop_in_the_middle_of_a_question(tmp_path, create):
 
 
 @pytest.mark.long
-def test_told_to_stop_three_times(tmp_path, create):
+def test_three_stops_in_the_middle_of_a_question(tmp_path, create):
     """
     A Monday has only three questions, even if a stop interrupted them: it has failed, with the
     reason.

@@ -1,8 +1,8 @@
 """
-Six weeks, and twelve with `make test-long`, lived through and then judged from outside.
+Six weeks, and twelve with `make test-long`, rehearsed and then checked from outside.
 
-The judge knows the stand-ins' series and the API and nothing else: none of `app`, no SQL. (Only the
-ledger of requests is read, and the killed rehearsal is looked into between its lives.)
+The checks use the simulators' series and the API and nothing else: none of `app`, no SQL. (Only the
+ledger of requests is read, and the killed rehearsal is inspected between its runs.)
 """
 
 import hashlib
@@ -51,10 +51,7 @@ generations { attempt accepted answeredAt } journal { seq kind }
 
 
 class Rehearsed:
-    """
-    A rehearsal that is served: its address, its folder, and what its API says of every batch and
-    entry.
-    """
+    """A rehearsal that is served: its address, its folder, and every batch and entry of its API."""
 
     def __init__(self, url: str, folder: Path, address: str, weeks: int) -> None:
         self.url, self.folder, self.address, self.weeks = url, folder, address, weeks
@@ -86,7 +83,7 @@ class Rehearsed:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """Return what the stand-ins were asked, by their own log."""
+        """Return the requests that the simulators received, from their log."""
         return requests(self.folder)
 
 
@@ -103,16 +100,16 @@ def moment(text: str) -> datetime:
     scope="module", params=[6, pytest.param(12, marks=pytest.mark.long)], ids="{} weeks".format
 )
 def rehearsed(request, tmp_path_factory, create) -> Iterator[Rehearsed]:
-    """Weeks up to a Sunday, served as they stood."""
+    """Rehearse weeks up to a Sunday, and serve them at that time."""
     folder, address = tmp_path_factory.mktemp("rehearsal"), create()
     weeks = ("--weeks", request.param, "--until", SPANS[request.param], "--calm")
     with served("rehearse", *weeks, cwd=folder, DATABASE_URL=address) as url:
-        yield Rehearsed(url, folder, address, request.param)
+        yield Rehearsed(url=url, folder=folder, address=address, weeks=request.param)
 
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory, rehearsed) -> dict[str, Series]:
-    """Every ticker's prices and splits as the stand-ins tell them to anybody."""
+    """Return every ticker's prices and splits, as the simulators serve them to every client."""
     tickers = (
         "SPY AAPL MSFT NVDA AMZN GOOGL META BRK.B JPM V MA UNH LLY JNJ MRK PFE XOM CVX HD LOW COST "
         "WMT PG KO PEP MCD NKE DIS NFLX CRM ORCL ADBE AMD INTC QCOM CAT DE BA GE UPS"
@@ -128,8 +125,8 @@ def ended(rehearsed: Rehearsed, batch: dict[str, Any]) -> bool:
 
 def test_every_monday_has_its_batch(rehearsed):
     """
-    Each Monday, newest first, each made within a minute of its own nine o'clock, holidays
-    included.
+    Each Monday has a batch, holidays included, made within a minute of its own nine o'clock; the
+    newest comes first.
     """
     assert [batch["runDate"] for batch in rehearsed.batches] == [
         str(rehearsed.until - timedelta(weeks=week, days=6)) for week in range(rehearsed.weeks)
@@ -144,7 +141,7 @@ def test_every_monday_has_its_batch(rehearsed):
 
 def test_every_fortnight_has_its_fifteen_checkpoints(rehearsed, series):
     """
-    Skipped exactly where the day before was no session, computed elsewhere, each on its own
+    They are skipped exactly if the day before was no session, else computed; each on its own
     morning.
     """
     sessions = series["SPY"].closes.keys()
@@ -170,8 +167,8 @@ def test_every_fortnight_has_its_fifteen_checkpoints(rehearsed, series):
             assert timedelta(0) <= taken - nine < timedelta(minutes=5)
 
 
-def test_every_figure_is_what_anybody_would_compute(rehearsed, series):
-    """Every price is the stand-ins' own, every return equal to the last digit of 28."""
+def test_every_figure_can_be_recomputed(rehearsed, series):
+    """Every price is the simulators' own, and every return is equal in all of its 28 digits."""
     figures = split = 0
     with localcontext(Context(prec=28, rounding=ROUND_HALF_EVEN)):
         for batch in rehearsed.batches:
@@ -241,7 +238,7 @@ def test_results_are_the_last_session_of_the_fortnight(rehearsed, series):
 
 
 def test_the_journal_holds_all_of_it(rehearsed):
-    """The chain is recomputed with nothing but SHA-256, and says what the rows say."""
+    """The chain is recomputed with nothing but SHA-256, and its entries agree with the rows."""
     previous = "0" * 64
     for number, entry in enumerate(rehearsed.journal, 1):
         content = json.loads(entry["content"])
@@ -265,9 +262,11 @@ def test_the_journal_holds_all_of_it(rehearsed):
         kinds = Counter(entry["kind"] for entry in batch["journal"])
         assert kinds == {"GENERATION": 1, "BATCH": 1, "CHECKPOINT": len(batch["checkpoints"]) - 1}
         own = [entries[entry["seq"]] for entry in batch["journal"]]
-        told = {one["checkpoint"]["id"]: one for one in own if one["kind"] == "CHECKPOINT"}
+        checkpoint_entries = {
+            one["checkpoint"]["id"]: one for one in own if one["kind"] == "CHECKPOINT"
+        }
         for one in batch["checkpoints"][1:]:
-            recorded = told[one["id"]]
+            recorded = checkpoint_entries[one["id"]]
             assert recorded["checkpoint"].get("benchmark_return_pct") == one["benchmarkReturnPct"]
             assert [m["vs_benchmark_pct"] for m in recorded["metrics"]] == [
                 m["vsBenchmarkPct"] for m in one["metrics"]
@@ -277,36 +276,39 @@ def test_the_journal_holds_all_of_it(rehearsed):
 
 def test_the_limits_were_never_exceeded(rehearsed):
     """
-    By the ledger one a second, five a minute, 25 a day; by the stand-ins' log nothing refused,
-    nothing asked twice a day.
+    The ledger has at most one request a second, five a minute and 25 a day. By the simulators' log
+    none was refused, and none was sent twice a day.
     """
-    asked = [one for one in rehearsed.requests if one["provider"] == "alphavantage"]
+    requests = [one for one in rehearsed.requests if one["provider"] == "alphavantage"]
     with psycopg.connect(rehearsed.address) as conn:
         rows = conn.execute("SELECT at FROM operations.provider_requests ORDER BY at").fetchall()
     times = [at for (at,) in rows]
-    assert len(times) == len(asked) > 25 * rehearsed.weeks
+    assert len(times) == len(requests) > 25 * rehearsed.weeks
     # A machine under load may deliver two requests within the second that they were sent apart.
-    bursts = [one for one in asked if one["refused"] == "burst"]
-    assert len(bursts) * 50 <= len(asked)
-    asked = [one for one in asked if one not in bursts]
-    assert {one["refused"] for one in asked} == {None}
+    bursts = [one for one in requests if one["refused"] == "burst"]
+    assert len(bursts) * 50 <= len(requests)
+    requests = [one for one in requests if one not in bursts]
+    assert {one["refused"] for one in requests} == {None}
     for count, seconds in ((1, 1), (5, 60), (25, 86_400)):
         assert min(
             later - earlier for earlier, later in zip(times, times[count:], strict=False)
         ) >= timedelta(seconds=seconds)
     a_day = Counter(
-        (one["function"], one["symbol"], one["at"].astimezone(NEW_YORK).date()) for one in asked
+        (one["function"], one["symbol"], one["at"].astimezone(NEW_YORK).date()) for one in requests
     )
     assert set(a_day.values()) == {1}
     mornings = defaultdict(list)
-    for one in sorted(asked, key=lambda one: one["at"]):
+    for one in sorted(requests, key=lambda one: one["at"]):
         mornings[one["at"].astimezone(NEW_YORK).date()].append(one["symbol"])
     assert all(symbols[0] == "SPY" for symbols in mornings.values() if "SPY" in symbols)
     assert sum(one["provider"] == "openai" for one in rehearsed.requests) == rehearsed.weeks
 
 
-def test_everything_that_shows_rehearsed_data_says_so(rehearsed):
-    """The API, its responses, and GraphiQL's page. (The table of `show` has its own test.)"""
+def test_rehearsed_data_is_marked_everywhere(rehearsed):
+    """
+    The API, its responses, and GraphiQL's page mark rehearsed data. (The table of `show` has its
+    own test.)
+    """
     assert rehearsed.ask("{ service { rehearsed } }")["service"]["rehearsed"] is True
     assert httpx.get(f"{rehearsed.url}/live").headers["x-rehearsed"] == "true"
     page = httpx.get(f"{rehearsed.url}/graphql", headers={"accept": "text/html"}).text
@@ -339,8 +341,8 @@ async def test_a_real_client_reads_it(rehearsed):
         assert (await session.execute(full))["batch"] == rehearsed.batches[0]
 
 
-def test_the_record_stands_still_where_it_was_stopped(rehearsed):
-    """With an end the worker rests, and the next run is the one that was next then."""
+def test_a_rehearsal_with_an_end_stops_there(rehearsed):
+    """After the end the worker does nothing, and the next run stays the one after that end."""
     service = rehearsed.ask("{ service { nextRunAt } latestBatch { nextCheckpointAt } }")
     nine = datetime.combine(rehearsed.until + timedelta(days=1), time(9), NEW_YORK)
     assert moment(service["service"]["nextRunAt"]) == nine
@@ -351,7 +353,7 @@ def test_the_record_stands_still_where_it_was_stopped(rehearsed):
     }
 
 
-KEPT = """
+STORED_ROWS = """
 SELECT 'batch', id::text, run_date::text FROM batches
 UNION ALL SELECT 'pick', id::text, batch_id::text FROM picks
 UNION ALL SELECT 'checkpoint', id::text, taken_at::text FROM checkpoints
@@ -364,14 +366,14 @@ UNION ALL SELECT 'journal', seq::text, hash FROM journal
 @pytest.mark.long
 def test_a_killed_rehearsal_goes_on(tmp_path):
     """
-    Killed with SIGKILL at three random moments, with its Postgres, it ends complete and has kept
-    what was stored.
+    After SIGKILL at three random moments, with its Postgres, the rehearsal ends complete, and
+    nothing that was stored is lost.
     """
     seed = random.randrange(10_000)
     print("seed", seed)
     chance = random.Random(seed)
     command = ("rehearse", "--weeks", "5", "--until", "2026-11-08", "--calm", "--no-serve")
-    kept: set[tuple[str, str, str]] = set()
+    stored_before: set[tuple[str, str, str]] = set()
     for _ in range(3):
         process = subprocess.Popen(
             [ALPHA_MONDAY, *command],
@@ -386,12 +388,12 @@ def test_a_killed_rehearsal_goes_on(tmp_path):
             process.send_signal(signal.SIGKILL)
         process.wait()
         now = _stored(tmp_path)
-        assert kept <= now
-        kept = now
+        assert stored_before <= now
+        stored_before = now
     done = run(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     final = _stored(tmp_path)
-    assert kept <= final
+    assert stored_before <= final
     counts = Counter(kind for kind, *_ in final)
     # Mondays 5 October to 2 November: four fortnights and half of a fifth, day 0 included, up to
     # Sunday 8 November.
@@ -402,8 +404,8 @@ def test_a_killed_rehearsal_goes_on(tmp_path):
         if one["provider"] == "alphavantage"
     )
     assert _jobs(tmp_path) == {"succeeded", "todo"}
-    stored = {line[2]: line for line in final if line[0] == "close"}
-    assert len(stored) == counts["close"]  # no session read twice
+    closes = {line[2]: line for line in final if line[0] == "close"}
+    assert len(closes) == counts["close"]  # no session read twice
     assert (
         sum(count - 1 for count in again.values()) <= 3 * 3
     )  # what was in flight when it was killed
@@ -428,4 +430,4 @@ def _stored(folder: Path) -> set[tuple[str, str, str]]:
         psycopg.connect(postgres.ensure_database("rehearsal")) as conn,
     ):
         there = conn.execute("SELECT to_regclass('public.journal')").fetchone()
-        return set(conn.execute(KEPT).fetchall()) if there and there[0] else set()
+        return set(conn.execute(STORED_ROWS).fetchall()) if there and there[0] else set()

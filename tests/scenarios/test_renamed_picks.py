@@ -3,7 +3,7 @@ A pick whose share has a new ticker from a session on.
 
 The kind: what is read under a ticker is not always of the same share. Tried besides the example of
 the issue (another security's older bars under the new ticker, which gave +100.25 %): its Monday
-open, its older splits, splits that another batch learns of it, the old ticker in the hands of
+open, its older splits, its splits that another batch reads, the old ticker of the share used by
 another company (bars and a split), a rename on the first session, twice, and back, a split of the
 new ticker with and after the rename, a rename after the day was computed, in a completed batch,
 with corrections after it, before an ending, without a date (as earlier versions recorded it), a
@@ -119,8 +119,8 @@ async def figures(harness: JobHarness, batch: Batch | None = None) -> list[tuple
     ]
 
 
-async def learns(harness: JobHarness, batch: Batch, ticker: str, day: int = 6) -> None:
-    """Ask for a ticker's splits on a Sunday."""
+async def request_splits(harness: JobHarness, batch: Batch, ticker: str, day: int = 6) -> None:
+    """Request a ticker's splits on a Sunday."""
     harness.clock.time = max(harness.clock.time, due_at(batch.run_date, day))
     await splits.refresh_on_sunday(harness.context, batch, tickers=[ticker], day=day)
 
@@ -145,8 +145,8 @@ async def another_had_it(harness: JobHarness) -> Batch:
     """
     batch = await harness.make_batch()
     await mornings(harness, batch, 1, 2)
-    trades(harness, "KO", BASELINE - timedelta(days=30), "6.01", 34)
-    trades(harness, "KO", WEDNESDAY, "3.02")
+    trades(harness=harness, ticker="KO", first=BASELINE - timedelta(days=30), price="6.01", days=34)
+    trades(harness=harness, ticker="KO", first=WEDNESDAY, price="3.02")
     harness.world.unknown.add("MSFT")
     return batch
 
@@ -174,8 +174,8 @@ async def test_another_share_had_the_new_ticker(harness, database, listed):
     harness.clock.time = new_york(THURSDAY, 8)
     assert await renamed(harness, WEDNESDAY) == 0
     await mornings(harness, batch, 3, 4)
-    await mornings(harness, batch, 6)  # a Sunday: its splits are asked for
-    assert "KO" in harness.asked_for_splits
+    await mornings(harness, batch, 6)  # a Sunday: its splits are requested
+    assert "KO" in harness.requested_splits
     assert await figures(harness) == THE_SHARE
     assert await harness.rows(CORRECTED) == []
     await it_verifies(harness, database)
@@ -184,7 +184,7 @@ async def test_another_share_had_the_new_ticker(harness, database, listed):
 async def test_the_other_share_is_a_pick_of_another_batch(harness, database):
     """Its older bars and its split are stored already, because an older batch has it."""
     older = await harness.make_batch(MONDAY - timedelta(days=7), "KO", "AAPL", "NVDA")
-    trades(harness, "KO", BASELINE - timedelta(days=30), "6.01", 34)
+    trades(harness=harness, ticker="KO", first=BASELINE - timedelta(days=30), price="6.01", days=34)
     harness.world.splits["KO"] = [(TUESDAY, "2.0000")]
     harness.world.model = [
         make_completion(
@@ -199,8 +199,8 @@ async def test_the_other_share_is_a_pick_of_another_batch(harness, database):
     batch = await harness.make_batch()
     await mornings(harness, batch, 1, 2)
     await mornings(harness, older, 9)
-    await learns(harness, older, "KO", 9)
-    trades(harness, "KO", WEDNESDAY, "3.02")
+    await request_splits(harness=harness, batch=older, ticker="KO", day=9)
+    trades(harness=harness, ticker="KO", first=WEDNESDAY, price="3.02")
     harness.clock.time = new_york(THURSDAY, 8)
     await renamed(harness, WEDNESDAY)
     await mornings(harness, batch, 3, 4)
@@ -220,8 +220,8 @@ async def test_the_open_under_the_ticker_of_its_session(harness, database, first
     """`entryOpen` only comes from bars of the share itself."""
     batch = await harness.make_batch()
     harness.world.unknown.add("MSFT")
-    trades(harness, "KO", BASELINE - timedelta(days=30), "6.01", 34)
-    trades(harness, "KO", MONDAY if opened else WEDNESDAY, "3.02")
+    trades(harness=harness, ticker="KO", first=BASELINE - timedelta(days=30), price="6.01", days=34)
+    trades(harness=harness, ticker="KO", first=MONDAY if opened else WEDNESDAY, price="3.02")
     harness.world.opens["KO", MONDAY] = "6.05"
     await mornings(harness, batch, 1)
     harness.clock.time = new_york(THURSDAY, 8)
@@ -240,8 +240,8 @@ async def test_the_open_under_the_ticker_of_its_session(harness, database, first
 async def test_another_company_takes_the_old_ticker(harness, database):
     """Its bars and its split, which a newer batch reads, are not the pick's."""
     batch = await harness.make_batch()
-    trades(harness, "MSFT", FRIDAY, "99.00")
-    trades(harness, "KO", BASELINE, "3.00")
+    trades(harness=harness, ticker="MSFT", first=FRIDAY, price="99.00")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.00")
     await mornings(harness, batch, 1, 2)
     harness.clock.time = new_york(THURSDAY, 8)
     await renamed(harness, WEDNESDAY)
@@ -249,7 +249,7 @@ async def test_another_company_takes_the_old_ticker(harness, database):
     newer = await harness.make_batch(NEXT_MONDAY, "MSFT", "AAPL", "NVDA")
     harness.world.splits["MSFT"] = [(FRIDAY, "10.0000"), (NEXT_MONDAY, "3.0000")]
     await mornings(harness, newer, 1)
-    await learns(harness, newer, "MSFT")
+    await request_splits(harness, newer, "MSFT")
     await mornings(harness, batch, 8, 9)
     rows = await figures(harness, batch)
     assert {row[2:] for row in rows} == {
@@ -265,9 +265,9 @@ async def test_another_company_takes_the_old_ticker(harness, database):
 async def test_renamed_twice_and_back(harness, database):
     """Each ticker's bars and splits count while the share has it."""
     batch = await harness.make_batch()
-    trades(harness, "KO", BASELINE, "3.00")
-    trades(harness, "KO", THURSDAY, "77.00")
-    trades(harness, "BRK.B", BASELINE, "3.00")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.00")
+    trades(harness=harness, ticker="KO", first=THURSDAY, price="77.00")
+    trades(harness=harness, ticker="BRK.B", first=BASELINE, price="3.00")
     await mornings(harness, batch, 1)
     harness.clock.time = new_york(FRIDAY, 8)
     await renamed(harness, TUESDAY)
@@ -275,13 +275,13 @@ async def test_renamed_twice_and_back(harness, database):
     with pytest.raises(
         Refused, match="--from must be after 2026-10-27, from which KO has its ticker"
     ):
-        await renamed(harness, TUESDAY, "KO", "BRK.B")
-    await renamed(harness, THURSDAY, "KO", "BRK.B")
+        await renamed(harness=harness, first=TUESDAY, ticker="KO", new="BRK.B")
+    await renamed(harness=harness, first=THURSDAY, ticker="KO", new="BRK.B")
     await mornings(harness, batch, 2, 3, 4)
     harness.clock.time = new_york(FRIDAY, 18)
-    trades(harness, "MSFT", FRIDAY, "3.06")
+    trades(harness=harness, ticker="MSFT", first=FRIDAY, price="3.06")
     harness.clock.time = new_york(FRIDAY + timedelta(days=1), 8)
-    await renamed(harness, FRIDAY, "BRK.B", "MSFT")
+    await renamed(harness=harness, first=FRIDAY, ticker="BRK.B", new="MSFT")
     await mornings(harness, batch, 5)
     for ticker, day, factor in (
         ("KO", WEDNESDAY, "1.01"),
@@ -289,8 +289,8 @@ async def test_renamed_twice_and_back(harness, database):
         ("MSFT", WEDNESDAY, "5"),
     ):
         harness.world.splits[ticker] = [*harness.world.splits.get(ticker, ()), (day, factor)]
-    await learns(harness, batch, "KO")
-    await learns(harness, batch, "MSFT")
+    await request_splits(harness, batch, "KO")
+    await request_splits(harness, batch, "MSFT")
     assert [
         (day, name, price, factor) for day, name, price, factor, *_ in await figures(harness)
     ] == [
@@ -311,13 +311,13 @@ async def test_a_split_of_the_new_ticker(harness, database, effective):
     """It counts; if the rename came with it, it is requested before the closes are compared."""
     batch = await harness.make_batch()
     await mornings(harness, batch, 1, 2)
-    trades(harness, "KO", BASELINE - timedelta(days=30), "6.01", 34)
-    trades(harness, "KO", WEDNESDAY, "3.03")
-    trades(harness, "KO", effective, "30.30")
+    trades(harness=harness, ticker="KO", first=BASELINE - timedelta(days=30), price="6.01", days=34)
+    trades(harness=harness, ticker="KO", first=WEDNESDAY, price="3.03")
+    trades(harness=harness, ticker="KO", first=effective, price="30.30")
     harness.world.splits["KO"] = [(effective, "0.1000")]
     harness.clock.time = new_york(THURSDAY, 8)
     await renamed(harness, WEDNESDAY)
-    assert harness.asked_for_splits == (["KO"] if effective == WEDNESDAY else [])
+    assert harness.requested_splits == (["KO"] if effective == WEDNESDAY else [])
     await mornings(harness, batch, 3, 4)
     assert [row[3:] for row in (await figures(harness))[2:]] == [
         ("0.1000" if effective == WEDNESDAY else "1", "1.00", "False"),
@@ -332,8 +332,8 @@ async def test_a_split_of_the_new_ticker(harness, database, effective):
 async def computed_before(harness: JobHarness) -> Batch:
     """Day 3 was computed from MSFT's close, although the share has been KO since Wednesday."""
     batch = await harness.make_batch()
-    trades(harness, "KO", BASELINE, "3.00")
-    trades(harness, "KO", WEDNESDAY, "3.09")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.00")
+    trades(harness=harness, ticker="KO", first=WEDNESDAY, price="3.09")
     await mornings(harness, batch, 1, 2, 3)
     harness.clock.time = new_york(THURSDAY, 12)
     await renamed(harness, WEDNESDAY)
@@ -350,10 +350,10 @@ async def test_a_day_that_was_computed_before(harness, database):
         (4, "KO", "3.09", "1", "3.00"),
     ]
     harness.world.splits["KO"] = [(WEDNESDAY, "1.0100")]
-    await learns(harness, batch, "KO")
+    await request_splits(harness, batch, "KO")
     assert [row[3] for row in await figures(harness)] == ["1", "1", "1", "1.0100"]
     harness.world.splits["MSFT"] = [(TUESDAY, "1.0200"), (WEDNESDAY, "1.0300")]
-    await learns(harness, batch, "MSFT")
+    await request_splits(harness, batch, "MSFT")
     assert [row[3] for row in await figures(harness)] == ["1", "1.0200", "1.05060000", "1.03020000"]
     await it_verifies(harness, database)
 
@@ -364,7 +364,7 @@ async def test_a_day_that_is_corrected_to_the_new_ticker(harness, database):
     """
     batch = await computed_before(harness)
     harness.world.splits["MSFT"] = [(TUESDAY, "1.0200"), (WEDNESDAY, "1.0300")]
-    await learns(harness, batch, "MSFT")
+    await request_splits(harness, batch, "MSFT")
     context = harness.context
     assert (
         await corrections.adopt(
@@ -381,11 +381,11 @@ async def test_a_day_that_is_corrected_to_the_new_ticker(harness, database):
         (3, "KO", "3.09", "1.0200"),
         (4, "KO", "3.09", "1.0200"),
     ]
-    said = (
+    message = (
         "^MSFT was read as 3.0000 for 2026-10-27, and nothing else was read since. "
         "`alpha-monday closes MSFT` shows"
     )
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(Refused, match=message):
         await corrections.adopt(
             context.pool,
             now=context.now(),
@@ -399,7 +399,7 @@ async def test_a_day_that_is_corrected_to_the_new_ticker(harness, database):
 
 # The kind: a reading named by another ticker than that under which it was read.
 @pytest.mark.parametrize(
-    ("ticker", "day", "says"),
+    ("ticker", "day", "message"),
     [
         pytest.param(
             "KO",
@@ -430,7 +430,7 @@ async def test_a_day_that_is_corrected_to_the_new_ticker(harness, database):
         ),
     ],
 )
-async def test_the_ticker_that_a_reading_has(harness, ticker, day, says):
+async def test_the_ticker_that_a_reading_has(harness, ticker, day, message):
     """It is the one under which it was read."""
     await computed_before(harness)
     with pytest.raises(Refused) as refused:
@@ -442,13 +442,13 @@ async def test_the_ticker_that_a_reading_has(harness, ticker, day, says):
             ticker=ticker,
             reason="So.",
         )
-    assert str(refused.value).startswith(says)
+    assert str(refused.value).startswith(message)
 
 
 async def test_the_ticker_of_a_reading_whose_session_has_another_now(harness):
     """Day 3 uses MSFT's reading, and KO's of that session is the same."""
     batch = await harness.make_batch()
-    trades(harness, "KO", BASELINE, "3.0000")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.0000")
     await mornings(harness, batch, 1, 2, 3)
     harness.clock.time = new_york(THURSDAY, 12)
     await renamed(harness, WEDNESDAY)
@@ -478,8 +478,8 @@ async def test_late_splits_before_and_after_the_rename(harness, database):
         "MSFT": [(TUESDAY, "1.0500"), (THURSDAY, "3.0000")],
         "KO": [(THURSDAY, "1.0100")],
     }
-    await learns(harness, batch, "MSFT")
-    await learns(harness, batch, "KO")
+    await request_splits(harness, batch, "MSFT")
+    await request_splits(harness, batch, "KO")
     assert [row[3] for row in await figures(harness)] == ["1", "1.0500", "1.0500", "1.06050000"]
     assert {(day, ticker) for day, ticker, _ in await harness.rows(CORRECTED)} == {
         (2, "KO"),
@@ -494,7 +494,7 @@ async def test_a_completed_batch(harness, database):
     batch = await harness.make_batch()
     gone(harness, "MSFT", TUESDAY)
     await mornings(harness, batch, *range(1, 15))
-    trades(harness, "KO", WEDNESDAY, "3.02", 30)
+    trades(harness=harness, ticker="KO", first=WEDNESDAY, price="3.02", days=30)
     assert await renamed(harness, WEDNESDAY) == 8
     days = (
         "SELECT (args ->> 'day')::integer FROM procrastinate_jobs WHERE args ? 'retake' ORDER BY 1"
@@ -543,12 +543,12 @@ async def test_ended_after_it_was_renamed(harness, database):
 
 async def test_a_rename_without_a_date(harness, database):
     """
-    As earlier versions recorded it: bars and splits of both tickers count; a dated rename can
-    follow.
+    As earlier versions recorded it: bars and splits of both tickers count; a dated rename is
+    possible afterwards.
     """
     batch = await harness.make_batch()
     await mornings(harness, batch, 1, 2)
-    trades(harness, "KO", BASELINE, "3.03")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.03")
     harness.world.splits["KO"] = [(TUESDAY, "1.0100")]
     async with pools.transaction(harness.context.pool) as conn:
         await conn.execute("UPDATE picks SET ticker = 'KO' WHERE position = 1")
@@ -563,14 +563,14 @@ async def test_a_rename_without_a_date(harness, database):
         )
     await mornings(harness, batch, 3)
     harness.world.splits["MSFT"] = [(WEDNESDAY, "1.0200")]
-    await learns(harness, batch, "KO")
-    await learns(harness, batch, "MSFT")
+    await request_splits(harness, batch, "KO")
+    await request_splits(harness, batch, "MSFT")
     assert [(row[1], row[3]) for row in await figures(harness)] == [
         ("MSFT", "1"), ("MSFT", "1.0100"), ("KO", "1.03020000")
     ]  # fmt: skip
     await it_verifies(harness, database)
-    trades(harness, "BRK.B", BASELINE, "3.03")
-    await renamed(harness, FRIDAY, "KO", "BRK.B")
+    trades(harness=harness, ticker="BRK.B", first=BASELINE, price="3.03")
+    await renamed(harness=harness, first=FRIDAY, ticker="KO", new="BRK.B")
     await mornings(harness, batch, 5)
     assert (await figures(harness))[3][1:4] == ("BRK.B", "3.03", "1.03020000")
     await it_verifies(harness, database)
@@ -585,7 +585,7 @@ async def test_a_share_that_is_another(harness):
     session on.
     """
     batch = await harness.make_batch()
-    trades(harness, "KO", BASELINE, "0.84")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="0.84")
     await mornings(harness, batch, 1, 2)
     harness.clock.time = new_york(THURSDAY, 8)
     entries = await harness.journal()
@@ -607,12 +607,12 @@ async def test_a_share_that_is_another(harness):
 async def test_a_forced_rename_is_marked_whatever_the_move(harness, database):
     """Days before it are not, nor those that keep the old ticker's close."""
     batch = await harness.make_batch()
-    trades(harness, "KO", BASELINE, "3.00")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.00")
     await mornings(harness, batch, 1, 2, 3)
     await renamed(harness, WEDNESDAY, force=True)
-    assert "KO" not in harness.asked
+    assert "KO" not in harness.requested_tickers
     await mornings(harness, batch, 4)
-    await learns(harness, batch, "KO")
+    await request_splits(harness, batch, "KO")
     assert [row[5] for row in await figures(harness)] == ["False", "False", "False", "True"]
     await it_verifies(harness, database)
 
@@ -641,19 +641,19 @@ def spent(harness: JobHarness) -> None:
 
 def early(harness: JobHarness) -> None:
     gone(harness, "KO", WEDNESDAY)
-    trades(harness, "KO", BASELINE, "2.50")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="2.50")
 
 
 def far(harness: JobHarness) -> None:
-    trades(harness, "KO", BASELINE, "3.30")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.30")
 
 
 def swapped(harness: JobHarness) -> None:
-    trades(harness, "KO", WEDNESDAY, "2.70")
+    trades(harness=harness, ticker="KO", first=WEDNESDAY, price="2.70")
 
 
 @pytest.mark.parametrize(
-    ("happens", "says"),
+    ("happens", "message"),
     [
         pytest.param(unknown, "KO", id="unknown"),
         pytest.param(
@@ -677,7 +677,7 @@ def swapped(harness: JobHarness) -> None:
         ),
     ],
 )
-async def test_closes_that_do_not_fit(harness, happens, says):
+async def test_closes_that_do_not_fit(harness, happens, message):
     """Refused with what to do, and nothing is recorded; with --force it is."""
     batch = await harness.make_batch()
     await mornings(harness, batch, 1, 2)
@@ -686,7 +686,7 @@ async def test_closes_that_do_not_fit(harness, happens, says):
     entries = await harness.journal()
     with pytest.raises(Refused) as refused:
         await renamed(harness, WEDNESDAY)
-    assert str(refused.value).startswith(says) or says in str(refused.value)
+    assert str(refused.value).startswith(message) or message in str(refused.value)
     assert "With --force it is recorded" in str(refused.value)
     assert await harness.journal() == entries
     assert await harness.rows(FIRST) == [("MSFT", Decimal("3.0000"))]
@@ -715,7 +715,7 @@ async def test_closes_that_do_not_fit(harness, happens, says):
 async def test_closes_that_fit(harness, closes, first, requests):
     """One request, and none if the stored closes are enough."""
     batch = await harness.make_batch()
-    gone(harness, "KO", BASELINE, 30)
+    gone(harness=harness, ticker="KO", first=BASELINE, days=30)
     await mornings(harness, batch, 1, 2)
     for day, price in closes.items():
         harness.world.absent.discard(("KO", day))
@@ -726,7 +726,7 @@ async def test_closes_that_fit(harness, closes, first, requests):
     harness.clock.time = new_york(FRIDAY if THURSDAY in closes else THURSDAY, 8)
     harness.provider.requests.clear()
     await renamed(harness, first)
-    assert harness.asked == ["KO"] * requests
+    assert harness.requested_tickers == ["KO"] * requests
     assert json.loads((await harness.journal())[-1].content)["renaming"]["forced"] == "false"
 
 
@@ -734,7 +734,7 @@ async def test_stored_closes_are_not_requested(harness):
     """Another batch has read the new ticker's closes."""
     harness.clock.time = new_york(MONDAY)
     batch = await harness.make_batch(MONDAY)
-    trades(harness, "KO", BASELINE, "3.00")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.00")
     newer = await harness.make_batch(NEXT_MONDAY, "KO", "AAPL", "NVDA")
     assert newer
     harness.provider.requests.clear()
@@ -749,12 +749,12 @@ async def test_a_ticker_that_another_pick_had(harness):
     """From a session on which the other pick still had it, two shares would have it."""
     batch = await harness.make_batch()
     await mornings(harness, batch, 1, 2, 3)
-    trades(harness, "KO", BASELINE, "3.00")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.00")
     harness.clock.time = new_york(FRIDAY, 8)
     await renamed(harness, THURSDAY)
     with pytest.raises(Refused, match="MSFT is in the batch of 2026-10-26 already"):
-        await renamed(harness, WEDNESDAY, "AAPL", "MSFT", force=True)
-    await renamed(harness, THURSDAY, "AAPL", "MSFT", force=True)
+        await renamed(harness=harness, first=WEDNESDAY, ticker="AAPL", new="MSFT", force=True)
+    await renamed(harness=harness, first=THURSDAY, ticker="AAPL", new="MSFT", force=True)
 
 
 async def test_the_mark_of_a_large_move_with_the_rename(harness, database):
@@ -763,13 +763,13 @@ async def test_the_mark_of_a_large_move_with_the_rename(harness, database):
     move.
     """
     batch = await harness.make_batch()
-    trades(harness, "KO", BASELINE, "3.00")
-    trades(harness, "KO", WEDNESDAY, "2.00")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.00")
+    trades(harness=harness, ticker="KO", first=WEDNESDAY, price="2.00")
     await mornings(harness, batch, 1, 2)
     harness.clock.time = new_york(THURSDAY, 8)
     await renamed(harness, WEDNESDAY)
     await mornings(harness, batch, 3)
-    assert harness.asked_for_splits == ["KO"]
+    assert harness.requested_splits == ["KO"]
     assert (await figures(harness))[2][1:] == ("KO", "2.00", "1", "-33.33", "True")
     await it_verifies(harness, database)
 
@@ -777,7 +777,7 @@ async def test_the_mark_of_a_large_move_with_the_rename(harness, database):
 async def test_the_open_of_a_session_that_is_renamed_afterwards(harness, database):
     """An open that was read under the old ticker stays, as the closes do."""
     batch = await harness.make_batch()
-    trades(harness, "KO", BASELINE, "3.00")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.00")
     harness.world.opens |= {("MSFT", MONDAY): "3.01", ("KO", MONDAY): "2.99"}
     await mornings(harness, batch, 1, 2)
     harness.clock.time = new_york(THURSDAY, 8)
@@ -797,7 +797,7 @@ async def test_an_open_that_becomes_known_by_the_rename(harness, database):
     harness.world.closes["MSFT", WEDNESDAY] = "1.50"
     harness.world.splits["MSFT"] = [(WEDNESDAY, "2.0000")]
     await mornings(harness, batch, 1, 2, 3)
-    trades(harness, "KO", BASELINE, "3.00")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.00")
     harness.world.opens["KO", MONDAY] = "2.99"
     harness.clock.time = new_york(THURSDAY, 12)
     await renamed(harness, MONDAY)
@@ -823,12 +823,12 @@ async def test_a_rename_while_closes_are_read(harness):
     batch = await harness.make_batch()
     await mornings(harness, batch, 1, 2)
     harness.clock.time = due_at(MONDAY, 3)
-    found = await prices.fetch_closes(harness.context, ["SPY", "MSFT", "AAPL", "NVDA"], WEDNESDAY)
+    closes = await prices.fetch_closes(harness.context, ["SPY", "MSFT", "AAPL", "NVDA"], WEDNESDAY)
     await renamed(harness, WEDNESDAY, force=True)
     target = daily._Target(batch=batch, day=3, stored=None)
     with pytest.raises(TryAgainAt, match="KO was renamed while its close was read"):
         await daily._compute_and_store(
-            harness.context, target, closes_by_ticker=found, read_at=harness.context.now()
+            harness.context, target, closes_by_ticker=closes, read_at=harness.context.now()
         )
     assert [row[0] for row in await figures(harness)] == [1, 2]
     await mornings(harness, batch, 3)
@@ -864,7 +864,7 @@ def renaming(content: dict[str, Any], **change: str) -> None:
         pytest.param({"pick_id": str(UUID(int=1))}, "its renaming is of the pick", id="no pick"),
         pytest.param(
             {"from_session": "0001-01-01"},
-            "its from_session 0001-01-01 is not after the baseline's",
+            "its from_session 0001-01-01 is not after the baseline session",
             id="before all",
         ),
         pytest.param(
@@ -874,8 +874,10 @@ def renaming(content: dict[str, Any], **change: str) -> None:
         ),
     ],
 )
-async def test_a_consistent_lie_about_a_rename(harness, database, change, expected):
-    """A journal that was written anew, with every hash right."""
+async def test_a_consistent_forgery_of_a_rename(harness, database, change, expected):
+    """
+    The journal is written again with all hashes right, and `verify` names the rule that is broken.
+    """
     await computed_before(harness)
     with psycopg.connect(database) as conn:
         # Only without its triggers, and not as `unguarded`: the database is the other tests', too.
@@ -976,18 +978,20 @@ async def test_the_command_asks_the_provider(harness, database, tmp_path):
     await mornings(harness, batch, 1, 2)
     harness.clock.time = new_york(THURSDAY, 8)
     facts = ("MSFT", "KO", "--from", WEDNESDAY, "--source", SOURCE)
-    code, said = await commanded(harness, database, tmp_path, MONDAY, *facts)
-    asking = "Asking Alpha Vantage for {0}. (If it does not know {0}, this takes some minutes.)"
-    assert (code, said.splitlines()[0], said.splitlines()[-1][:84]) == (
+    code, output = await commanded(harness, database, tmp_path, MONDAY, *facts)
+    progress_line = (
+        "Asking Alpha Vantage for {0}. (If it does not know {0}, this takes some minutes.)"
+    )
+    assert (code, output.splitlines()[0], output.splitlines()[-1][:84]) == (
         1,
-        asking.format("KO"),
+        progress_line.format("KO"),
         "alpha-monday: KO closed at 60.0000 on 2026-10-28, but MSFT closed at 3.0000 on 2026-",
     )
-    assert harness.asked.count("KO") == 1
-    trades(harness, "BRK.B", BASELINE, "3.01")
+    assert harness.requested_tickers.count("KO") == 1
+    trades(harness=harness, ticker="BRK.B", first=BASELINE, price="3.01")
     facts = ("MSFT", "BRK.B", "--from", WEDNESDAY, "--source", SOURCE)
     assert await commanded(harness, database, tmp_path, MONDAY, *facts) == (
-        0, f"{asking.format('BRK.B')}\nRecorded. Skipped days that are taken again: 0."
+        0, f"{progress_line.format('BRK.B')}\nRecorded. Skipped days that are taken again: 0."
     )  # fmt: skip
     requests = await harness.rows(
         "SELECT symbol, outcome FROM operations.provider_requests WHERE symbol IN ('KO', 'BRK.B') "
@@ -1002,18 +1006,18 @@ async def test_a_rehearsal_is_refused(harness, database, tmp_path):
     for statement in filter(None, rehearsed.CREATE_CLOCK_TABLE.split(";")):
         await harness.rows(statement)
     facts = ("MSFT", "KO", "--from", MONDAY, "--source", SOURCE, "--force")
-    code, said = await commanded(harness, database, tmp_path, MONDAY, *facts)
-    assert (code, "This database holds a rehearsal" in said) == (1, True)
+    code, output = await commanded(harness, database, tmp_path, MONDAY, *facts)
+    assert (code, "This database holds a rehearsal" in output) == (1, True)
 
 
-# The kind: a request that cannot succeed. Without a key nothing is asked, and nothing that needs no
-# request is refused.
+# The kind: a request that cannot succeed. Without a key no request is sent, and a rename that needs
+# no request is not refused.
 @pytest.mark.parametrize(
     ("options", "stored", "code"),
     [
-        pytest.param([], False, 1, id="something must be asked"),
-        pytest.param(["--force"], False, 0, id="by force"),
-        pytest.param([], True, 0, id="what is stored fits"),
+        pytest.param([], False, 1, id="a request is needed"),
+        pytest.param(["--force"], False, 0, id="with --force"),
+        pytest.param([], True, 0, id="the stored closes fit"),
     ],
 )
 @pytest.mark.parametrize(
@@ -1023,15 +1027,15 @@ async def test_the_command_without_a_key(harness, database, tmp_path, options, s
     """It names the setting at once, and only where the key is needed; the model's key never is."""
     batch = await harness.make_batch()
     await mornings(harness, batch, 1, 2)
-    trades(harness, "KO", BASELINE, "3.00")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.00")
     harness.clock.time = new_york(THURSDAY, 8)
     if stored:
         await prices.fetch_closes(harness.context, ["KO"], WEDNESDAY)
     harness.provider.requests.clear()
     facts = ("MSFT", "KO", "--from", WEDNESDAY, "--source", SOURCE, *options)
-    done, said = await commanded(harness, database, tmp_path, MONDAY, *facts, key=key)
-    assert (done, harness.provider.requests) == (code, [])
-    assert said == (
+    exit_code, output = await commanded(harness, database, tmp_path, MONDAY, *facts, key=key)
+    assert (exit_code, harness.provider.requests) == (code, [])
+    assert output == (
         "alpha-monday: The closes of KO could not be read: ALPHA_VANTAGE_API_KEY must be set to "
         "the key that the "
         "provider gave you, for example ALPHA_VANTAGE_API_KEY=abc123. With --force it is recorded "
@@ -1074,10 +1078,10 @@ async def test_the_progress_of_requests(harness):
     """One line before the first request; none if there is no request."""
     batch = await harness.make_batch()
     await mornings(harness, batch, 1, 2)
-    trades(harness, "KO", BASELINE, "3.00")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.00")
     harness.clock.time = new_york(THURSDAY, 8)
     harness.provider.requests.clear()
-    told: list[tuple[str, int]] = []
+    reported: list[tuple[str, int]] = []
     await picks.rename(
         harness.context,
         run_date=MONDAY,
@@ -1085,9 +1089,9 @@ async def test_the_progress_of_requests(harness):
         new="KO",
         from_session=WEDNESDAY,
         source=SOURCE,
-        report_progress=lambda line: told.append((line, len(harness.provider.requests))),
+        report_progress=lambda line: reported.append((line, len(harness.provider.requests))),
     )
-    assert told == [
+    assert reported == [
         ("Asking Alpha Vantage for KO. (If it does not know KO, this takes some minutes.)", 0)
     ]
     await picks.rename(
@@ -1098,17 +1102,17 @@ async def test_the_progress_of_requests(harness):
         from_session=THURSDAY,
         source=SOURCE,
         force=True,
-        report_progress=lambda line: told.append((line, 0)),
+        report_progress=lambda line: reported.append((line, 0)),
     )
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 async def test_a_longer_wait_is_reported(harness, database, tmp_path):
     """An unreadable answer is requested again, and the terminal shows when."""
     batch = await harness.make_batch()
     await mornings(harness, batch, 1, 2)
-    trades(harness, "KO", BASELINE, "3.00")
+    trades(harness=harness, ticker="KO", first=BASELINE, price="3.00")
     harness.world.instead = [Reply(b"<html>", status=500)] * 2
     facts = ("MSFT", "KO", "--from", WEDNESDAY, "--source", SOURCE)
-    code, said = await commanded(harness, database, tmp_path, MONDAY, *facts)
-    assert (code, "The next request to Alpha Vantage is in " in said) == (0, True), said
+    code, output = await commanded(harness, database, tmp_path, MONDAY, *facts)
+    assert (code, "The next request to Alpha Vantage is in " in output) == (0, True), output

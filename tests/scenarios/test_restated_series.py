@@ -1,11 +1,11 @@
 """
 Series that the provider restates: the move that is examined is the move that is published.
 
-The kind: what a provider says of a session changes after figures rest on it. Each case tells the
-fortnight's first mornings: what the provider says of which session from which morning on, which
-splits it lists, and which mornings have no close. NVDA (or SPY) begins at 1000. Figures are worked
-by hand, as fractions. No case ends with a wrong figure that is not marked, and none with a mark
-that stays on a right one.
+The kind: the provider changes a session's price after figures use it. Each case describes the
+fortnight's first mornings: which price of which session the provider returns from which morning on,
+which splits it lists, and which mornings have no close. NVDA (or SPY) begins at 1000. The figures
+are computed manually, as fractions. No case ends with a wrong figure that is not marked, and none
+with a mark that stays on a right one.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ ALL = ["SPY", "MSFT", "AAPL", "NVDA"]
 
 
 def session_of(day: int) -> date:
-    """The session whose closes a morning uses; of day 0 the baseline session."""
+    """Return the session whose closes a checkpoint uses; for day 0 the baseline session."""
     return MONDAY + timedelta(days=day - 1) if day else BASELINE
 
 
@@ -52,8 +52,8 @@ async def figures(
     harness: JobHarness, ticker: str = "NVDA"
 ) -> list[tuple[int, Fraction, Fraction, bool]]:
     """
-    By day: the factor, the change since the baseline as a share (exact, where decimals end), and
-    the mark.
+    Return by day: the factor, the change since the baseline as a share (exact, if the decimals
+    end), and the mark.
     """
     rows = await (harness.rows(OF_BENCHMARK) if ticker == "SPY" else harness.rows(FIGURES, ticker))
     return [
@@ -62,19 +62,23 @@ async def figures(
 
 
 def near(
-    found: list[tuple[int, Fraction, Fraction, bool]], expected: Mapping[int, tuple[str, str, bool]]
+    actual: list[tuple[int, Fraction, Fraction, bool]],
+    expected: Mapping[int, tuple[str, str, bool]],
 ) -> bool:
-    """Whether figures are those expected: day, factor, share of the baseline price, mark."""
+    """
+    Return whether figures are equal to those expected: day, factor, share of the baseline price,
+    mark.
+    """
     wanted = [
         (day, Fraction(factor), of(share) - 1, mark)
         for day, (factor, share, mark) in expected.items()
     ]
-    return len(found) == len(wanted) and all(
+    return len(actual) == len(wanted) and all(
         (day, mark) == (its_day, its_mark)
         and abs(factor - its) < TINY
         and abs(change - other) < TINY
         for (day, factor, change, mark), (its_day, its, other, its_mark) in zip(
-            found, wanted, strict=True
+            actual, wanted, strict=True
         )
     )
 
@@ -83,7 +87,7 @@ TINY = Fraction(1, 10**20)
 
 
 def of(share: str) -> Fraction:
-    """A share such as `100.5/1000`."""
+    """Return the number of a share such as `100.5/1000`."""
     price, initial = share.split("/")
     return Fraction(price) / Fraction(initial)
 
@@ -95,10 +99,10 @@ async def make_batch(harness: JobHarness, ticker: str = "NVDA") -> Batch:
     return await harness.make_batch()
 
 
-def said(harness: JobHarness, ticker: str, of_days: Mapping[int, str]) -> None:
+def set_closes(harness: JobHarness, ticker: str, of_days: Mapping[int, str]) -> None:
     """
-    Let the provider say from now on that the sessions of these days closed so; the last price
-    lasts.
+    Set the closes that the provider returns from now on for the sessions of these days; later
+    sessions get the last one.
     """
     for day, price in of_days.items():
         harness.world.closes[ticker, session_of(day)] = price
@@ -110,43 +114,46 @@ def said(harness: JobHarness, ticker: str, of_days: Mapping[int, str]) -> None:
 
 
 async def take(harness: JobHarness, batch: Batch, day: int, *, retake: bool = False) -> list[str]:
-    """Take a morning as the queue would; return whose splits were asked for."""
-    before = len(harness.asked_for_splits)
+    """Take a morning as the queue would; return the tickers whose splits were requested."""
+    before = len(harness.requested_splits)
     harness.clock.time = max(harness.clock.time, due_at(batch.run_date, day))
     await run_until_done(harness, lambda: daily.take(harness.context, batch.id, day, retake=retake))
-    return harness.asked_for_splits[before:]
+    return harness.requested_splits[before:]
 
 
-async def told(
+async def take_mornings(
     harness: JobHarness,
     batch: Batch,
     ticker: str,
     *,
-    says: Mapping[int, Mapping[int, str]],
-    lists: Mapping[int, Any],
+    served: Mapping[int, Mapping[int, str]],
+    listed: Mapping[int, Any],
     without: tuple[int, ...] = (),
     until: int = 5,
 ) -> dict[int, list[str]]:
     """
-    Tell a case morning by morning; a morning in `without` has no close until the next day, and is
-    then retaken.
+    Take the mornings of a case, one by one.
+
+    A morning in `without` has no close until the next day, and is then retaken.
     """
-    asked: dict[int, list[str]] = {}
+    requested: dict[int, list[str]] = {}
     for day in range(1, until + 1):
-        if day in says:
-            said(harness, ticker, says[day])
-        if day in lists:
-            harness.world.splits[ticker] = [(session_of(its), factor) for its, factor in lists[day]]
+        if day in served:
+            set_closes(harness, ticker, served[day])
+        if day in listed:
+            harness.world.splits[ticker] = [
+                (session_of(its), factor) for its, factor in listed[day]
+            ]
         if day in without:
             harness.world.absent.add((ticker, session_of(day)))
-        asked[day] = await take(harness, batch, day)
+        requested[day] = await take(harness, batch, day)
         for missed in without:
             if missed == day - 1:
                 harness.world.absent.discard((ticker, session_of(missed)))
                 harness.clock.forward(hours=1)
                 harness.provider.requests.clear()
                 await take(harness, batch, missed, retake=True)
-    return {day: tickers for day, tickers in asked.items() if tickers}
+    return {day: tickers for day, tickers in requested.items() if tickers}
 
 
 # 10:1 from Tuesday's session (day 2) on: before it 1010, after it 100.5, 101, 101.
@@ -200,8 +207,8 @@ CASES = [
         },
         {1: [(3, "10.0000")]},
         (2,),
-        # Day 2 is computed on Thursday, from a reading of the new scale, which says so: the split
-        # counts in it.
+        # Day 2 is computed on Thursday, from a reading of the new scale, whose source names the
+        # scale: the split counts in it.
         {
             1: ("1", "1010/1000", False),
             2: ("10", "1020/1000", False),
@@ -228,7 +235,7 @@ CASES = [
         (),
         {1: ("1", "1010/1000", False)} | dict.fromkeys((2, 3, 4, 5), ("1", "1001/1000", False)),
         {2: ["NVDA"]},
-        id="by a dividend: asked once, nothing else",
+        id="by a dividend: one request, nothing else",
     ),
     pytest.param("SPY", RESTATED, {1: TEN}, (), RIGHT, {2: ["SPY"]}, id="the benchmark"),
     pytest.param(
@@ -271,7 +278,7 @@ CASES = [
         (),
         {1: ("1", "1010/1000", False)} | dict.fromkeys((2, 3, 4, 5), ("1", "1005/1000", False)),
         {},
-        id="by a rounding: nothing is asked",
+        id="by a rounding: no request",
     ),
     pytest.param(
         "NVDA",
@@ -285,14 +292,19 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("ticker", "says", "lists", "without", "expected", "asked"), CASES)
-async def test_a_restated_series(harness, database, ticker, says, lists, without, expected, asked):
+@pytest.mark.parametrize(("ticker", "served", "listed", "without", "expected", "requested"), CASES)
+async def test_a_restated_series(
+    harness, database, ticker, served, listed, without, expected, requested
+):
     """
-    Right from the first morning on if the split is listed, marked from the first on if not; nothing
-    asked twice.
+    Figures are right from the first morning on if the split is listed, and marked from the first on
+    if not; nothing is requested twice.
     """
     batch = await make_batch(harness, ticker)
-    assert await told(harness, batch, ticker, says=says, lists=lists, without=without) == asked
+    assert (
+        await take_mornings(harness, batch, ticker, served=served, listed=listed, without=without)
+        == requested
+    )
     assert near(await figures(harness, ticker), expected)
     assert await harness.rows("SELECT count(*) FROM corrections") == [(0,)]
     async with record_at(database) as source:
@@ -302,11 +314,11 @@ async def test_a_restated_series(harness, database, ticker, says, lists, without
 @pytest.mark.parametrize("ticker", ["NVDA", "SPY"])
 async def test_a_split_that_is_listed_three_days_late(harness, ticker):
     """
-    -89.95 %, marked from the first morning on; when the split is learnt, figures and marks of all
-    days are right.
+    -89.95 %, marked from the first morning on; when the split becomes known, the figures and marks
+    of all days are right.
     """
     batch = await make_batch(harness, ticker)
-    assert await told(harness, batch, ticker, says=RESTATED, lists={}) == {2: [ticker]}
+    assert await take_mornings(harness, batch, ticker, served=RESTATED, listed={}) == {2: [ticker]}
     assert near(await figures(harness, ticker), WRONG)
     assert (await figures(harness, ticker))[1][2] == Fraction("-0.8995")
     harness.world.splits[ticker] = [(session_of(2), "10.0000")]
@@ -325,9 +337,9 @@ async def test_a_split_that_is_listed_three_days_late(harness, ticker):
 
 
 async def test_a_bar_of_a_saturday(harness):
-    """An older version kept one, of 90 after 1000: it marks nothing, and asks for nothing."""
+    """An older version stored one, of 90 after 1000: it causes no mark and no request."""
     batch = await make_batch(harness)
-    await told(harness, batch, "NVDA", says={1: {1: "1010"}}, lists={})
+    await take_mornings(harness, batch, "NVDA", served={1: {1: "1010"}}, listed={})
     saturday = MONDAY + timedelta(days=5)
     await harness.rows(
         "INSERT INTO closes (id, ticker, trading_day, close, source, read_at) "
@@ -344,7 +356,7 @@ async def test_a_bar_of_a_saturday(harness):
 async def test_a_reading_of_another_scale_is_not_adopted(harness):
     """It would count the split twice; one that was corrected as well may be."""
     batch = await make_batch(harness)
-    await told(harness, batch, "NVDA", says=RESTATED, lists={1: TEN})
+    await take_mornings(harness, batch, "NVDA", served=RESTATED, listed={1: TEN})
     adopts = lambda day: corrections.adopt(  # noqa: E731
         harness.context.pool,
         now=harness.context.now(),
@@ -364,15 +376,18 @@ async def test_a_reading_of_another_scale_is_not_adopted(harness):
 
 async def test_a_wrong_reading_that_is_adopted_takes_its_mark_with_it(harness):
     """
-    A misprint of 100 on Tuesday marks it and all later days, as it was never read again; then it
-    is.
+    A misprint of 100 on Tuesday marks it and all later days, because Tuesday is read again only
+    later.
     """
     batch = await make_batch(harness)
-    says = {1: {1: "1010"}, 2: {2: "100"}, 3: {3: "1020"}}
-    assert await told(harness, batch, "NVDA", says=says, lists={}) == {2: ["NVDA"], 3: ["NVDA"]}
+    served = {1: {1: "1010"}, 2: {2: "100"}, 3: {3: "1020"}}
+    assert await take_mornings(harness, batch, "NVDA", served=served, listed={}) == {
+        2: ["NVDA"],
+        3: ["NVDA"],
+    }
     assert [mark for *_, mark in await figures(harness)] == [False, True, True, True, True]
-    said(harness, "NVDA", {2: "1015"})
-    said(harness, "NVDA", {3: "1020"})
+    set_closes(harness, "NVDA", {2: "1015"})
+    set_closes(harness, "NVDA", {3: "1020"})
     await take(harness, batch, 6)
     await take(harness, batch, 8)
     assert (

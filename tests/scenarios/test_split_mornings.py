@@ -1,7 +1,9 @@
 """
-Checkpoints with splits, late ones and none: every figure worked by hand, to all of its digits. NVDA
-(a SELL) begins at 7 and opens Monday at 7.05, the benchmark begins at 600 and stands at 607.31 from
-Monday on. In the tables: day, benchmark_split_factor, split_factor, benchmark_return_pct,
+Checkpoints with splits, with late splits and without: every figure computed manually, to all of its
+digits.
+
+NVDA (a SELL) begins at 7 and opens Monday at 7.05; the benchmark begins at 600 and is at 607.31
+from Monday on. In the tables: day, benchmark_split_factor, split_factor, benchmark_return_pct,
 absolute_return_pct, vs_benchmark_pct, return_from_open_pct, and whether the move is marked.
 """
 
@@ -96,15 +98,15 @@ async def mornings(
     Take these days, each until it is stored, as the queue would. Return whose splits were
     requested, by day.
     """
-    asked = {}
+    requested = {}
     for day in days:
-        before = len(harness.asked_for_splits)
+        before = len(harness.requested_splits)
         harness.clock.time = max(harness.clock.time, due_at(batch.run_date, day))
         await run_until_done(
             harness, lambda day=day: daily.take(harness.context, batch.id, day, retake=again)
         )
-        asked[day] = harness.asked_for_splits[before:]
-    return asked
+        requested[day] = harness.requested_splits[before:]
+    return requested
 
 
 async def a_usual_batch(harness: JobHarness) -> Batch:
@@ -304,7 +306,7 @@ CASES = [
                 13.61702127659574468085106383 unusual
         """,
         {3: ["NVDA"]},
-        id="an eighth up without a split: asked once, marked on that day and later ones",
+        id="an eighth up without a split: one request, marked on that day and later ones",
     ),
     pytest.param(
         {"NVDA": [(MONDAY, "7.13"), (WEDNESDAY, "7.80"), (FRIDAY, "8.53")]},
@@ -320,16 +322,16 @@ CASES = [
                 20.99290780141843971631205674 -
         """,
         {},
-        id="a fifth in two steps, each below a tenth: not asked, not marked",
+        id="a fifth in two steps, each below a tenth: no request, no mark",
     ),
 ]
 
 
-@pytest.mark.parametrize(("closes", "listed", "table", "asked"), CASES)
-async def test_figures(harness, closes, listed, table, asked):
+@pytest.mark.parametrize(("closes", "listed", "table", "requested"), CASES)
+async def test_figures(harness, closes, listed, table, requested):
     """
-    Each checkpoint counts the splits since the baseline; a move of a tenth asks for splits first,
-    once.
+    Each checkpoint counts the splits since the baseline; before that, a move of a tenth causes one
+    request for splits.
     """
     batch = await a_usual_batch(harness)
     for ticker, prices in closes.items():
@@ -341,7 +343,7 @@ async def test_figures(harness, closes, listed, table, asked):
     days = range(1, expected[-1][0] + 1)
     assert {
         day: tickers for day, tickers in (await mornings(harness, batch, *days)).items() if tickers
-    } == asked
+    } == requested
     assert [
         row for row in await figures(harness) if row[0] in {day for day, *_ in expected}
     ] == expected
@@ -362,8 +364,8 @@ def test_the_tables_are_exact():
             meant = {"0.0667": Fraction(1, 15)}
             count = prod(
                 (
-                    meant.get(said, Fraction(said))
-                    for first, said in listed.get("NVDA", ())
+                    meant.get(text, Fraction(text))
+                    for first, text in listed.get("NVDA", ())
                     if MONDAY <= first <= session
                 ),
                 start=Fraction(1),
@@ -455,11 +457,11 @@ async def a_late_split(harness: JobHarness, *days: int) -> Batch:
 
 
 async def test_a_split_that_arrives_five_days_late(harness):
-    """The request after the move found nothing; Sunday's list corrects all figures openly."""
+    """The request after the move returned no split; Sunday's list corrects all figures openly."""
     batch = await a_usual_batch(harness)
     trades(harness, "NVDA", *LATE)
-    asked = await mornings(harness, batch, *range(1, 6))
-    assert asked == {1: [], 2: ["NVDA"], 3: [], 4: [], 5: []}
+    requested = await mornings(harness, batch, *range(1, 6))
+    assert requested == {1: [], 2: ["NVDA"], 3: [], 4: [], 5: []}
     assert await figures(harness) == read(BEFORE)
     others = [await figures(harness, ticker) for ticker in ("MSFT", "AAPL")]
     harness.world.splits["NVDA"] = [(TUESDAY, "4.0000")]
@@ -486,17 +488,17 @@ async def test_what_is_recorded_of_a_correction(harness):
     assert [(entry.kind, entry.batch_id) for entry in entries] == [("CORRECTION", batch.id)] * 4
     reason = "NVDA: a split by 4.0000 from 2026-10-27 on was learnt."
     for entry in entries:
-        told = json.loads(entry.content)
-        assert {one["reason"] for one in told["corrections"]} == {reason}
-        assert {one["made_at"] for one in told["corrections"]} == {told["at"]}
-        assert {one["field"] for one in told["corrections"]} == set(FIELDS)
-        (metric,) = told["metrics"]
+        content = json.loads(entry.content)
+        assert {one["reason"] for one in content["corrections"]} == {reason}
+        assert {one["made_at"] for one in content["corrections"]} == {content["at"]}
+        assert {one["field"] for one in content["corrections"]} == set(FIELDS)
+        (metric,) = content["metrics"]
         assert (metric["split_factor"], metric["unusual_move"]) == ("4.0000", "false")
         assert [
-            (one["ticker"], one["effective_date"], one["factor"]) for one in told["splits"]
+            (one["ticker"], one["effective_date"], one["factor"]) for one in content["splits"]
         ] == [("NVDA", "2026-10-27", "4.0000")]
-        assert not {"batch", "picks", "closes"} & told.keys()
-        assert told["checkpoint"]["id"] == metric["checkpoint_id"]
+        assert not {"batch", "picks", "closes"} & content.keys()
+        assert content["checkpoint"]["id"] == metric["checkpoint_id"]
     selection = """{
         checkpoints {
             day
@@ -578,7 +580,7 @@ async def test_a_benchmarks_split_that_arrives_late(harness):
 
 
 async def test_a_split_that_arrives_after_the_fortnight(harness):
-    """A completed batch is corrected when another batch asks; it stays completed."""
+    """A completed batch is corrected when another batch requests the splits; it stays completed."""
     batch = await a_late_split(harness, *range(1, 15))
     assert (await harness.batch()).status == "completed"
     unlike = await figures(harness)
@@ -692,16 +694,16 @@ async def test_a_list_that_is_empty(harness):
 # What is requested, and when
 
 
-async def test_a_sundays_questions_are_shared(harness):
+async def test_a_sundays_requests_are_shared(harness):
     """Two batches of one Sunday: each ticker is requested once."""
     older = await harness.make_batch(date(2026, 10, 19), "AAPL", "KO", "NVDA")
     newer = await harness.make_batch(MONDAY, *CHOSEN)
     harness.clock.time = new_york(SUNDAY)
     await daily.take(harness.context, older.id, 13)
     await daily.take(harness.context, newer.id, 6)
-    assert harness.asked_for_splits == ["SPY", "AAPL", "KO", "NVDA", "MSFT"]
+    assert harness.requested_splits == ["SPY", "AAPL", "KO", "NVDA", "MSFT"]
     await daily.take(harness.context, newer.id, 6)
-    assert len(harness.asked_for_splits) == 5
+    assert len(harness.requested_splits) == 5
 
 
 DOWN = [Reply(status=503)] * 5
@@ -757,8 +759,8 @@ async def test_a_list_that_cannot_be_read(harness, answer, note):
 
 async def test_a_sunday_without_splits(harness):
     """
-    The other tickers are requested, the day is skipped like any Sunday; the next computed
-    checkpoint asks again.
+    The other tickers are requested, and the day is skipped like any Sunday; the next computed
+    checkpoint requests the splits again.
     """
     batch = await a_late_split(harness, 1, 2)
     splits_answer(harness, *DOWN * 2)
@@ -769,7 +771,7 @@ async def test_a_sunday_without_splits(harness):
 
 
 async def test_a_quota_that_is_spent(harness):
-    """A question for splits waits for it as one for closes does; so does a Sunday's."""
+    """A request for splits waits for it as one for closes does; so does a Sunday's."""
     batch = await a_usual_batch(harness)
     trades(harness, "NVDA", *LATE)
     harness.world.splits["NVDA"] = [(TUESDAY, "4.0000")]
@@ -788,14 +790,14 @@ async def test_a_quota_that_is_spent(harness):
         assert (await harness.rows(SKIPPED, day) == []) == (day == 2)
         harness.clock.time = later
         await daily.take(harness.context, batch.id, day)
-        assert harness.asked_for_splits == tickers
+        assert harness.requested_splits == tickers
     assert await figures(harness) == read(AFTER)[:2]
 
 
-async def test_a_ticker_without_a_page_of_splits(harness):
+async def test_a_ticker_whose_splits_are_unknown(harness):
     """
-    That the ticker is unknown is no list: it is asked for five times, then nothing is measured that
-    may be off.
+    "Unknown ticker" is not an empty list: five requests are sent, and then no figure that may be
+    wrong is computed.
     """
     batch = await a_usual_batch(harness)
     trades(harness, "NVDA", *LATE)
@@ -830,11 +832,11 @@ async def test_an_open_that_comes_late(harness):
     await mornings(harness, batch, 3)
     from_open = Decimal("2.127659574468085106382978723")  # (4 * 1.80 - 7.05) / 7.05
     assert [row[6] for row in await figures(harness)] == [from_open] * 2
-    ((told, day),) = await harness.rows(
+    ((entry_open, day),) = await harness.rows(
         "SELECT entry_open, trading_day FROM picks JOIN closes ON closes.id = entry_close_id "
         "WHERE position = 3"
     )
-    assert (told, day) == (Decimal("7.05"), MONDAY)
+    assert (entry_open, day) == (Decimal("7.05"), MONDAY)
     assert json.loads((await harness.journal())[-1].content)["picks"][0]["entry_open"] == "7.05"
     await mornings(harness, batch, 1, again=True)
     assert [row[6] for row in await figures(harness)] == [
@@ -892,7 +894,7 @@ async def test_splits_of_an_ended_pick(harness):
     harness.world.splits["NVDA"] = [
         (FRIDAY, "2.0000"),
         (TUESDAY, "4.0000"),
-    ]  # the second is announced
+    ]  # Friday's is only announced
     assert await mornings(harness, batch, 1, 2, 3) == {1: [], 2: ["NVDA"], 3: []}
     harness.clock.time = new_york(FRIDAY, 12)
     context = harness.context
@@ -945,9 +947,9 @@ async def test_days_measured_before_an_ending_was_known(harness):
         (3, None, "benchmark_unusual_move"),
         *((3, ticker, "vs_benchmark_pct") for ticker in CHOSEN),
     }
-    kept = read(AFTER)[:3]
+    expected = read(AFTER)[:3]
     assert [(row[2], row[4], row[6]) for row in await figures(harness)] == [
-        (row[2], row[4], row[6]) for row in kept
+        (row[2], row[4], row[6]) for row in expected
     ]
 
 
@@ -1002,7 +1004,9 @@ async def test_a_mark_outlives_the_ticker(harness):
 
 
 async def test_a_late_split_under_the_old_ticker(harness):
-    """Another batch with the old ticker asks: the renamed pick's figures are corrected, too."""
+    """
+    Another batch requests the old ticker's splits: the renamed pick's figures are corrected, too.
+    """
     await a_late_split(harness, 1, 2)
     newer = await harness.make_batch(NEXT_MONDAY)
     await picks.rename(
@@ -1045,7 +1049,7 @@ async def test_a_worker_killed_while_it_stores_a_split(harness, database):
     harness.clock.forward(minutes=2)
     await splits.refresh_on_sunday(harness.context, batch, tickers=["NVDA"], day=6)
     assert await figures(harness) == read(AFTER)[:3]
-    assert harness.asked_for_splits == ["NVDA"] * 3
+    assert harness.requested_splits == ["NVDA"] * 3
 
 
 def computes(harness: JobHarness, batch: Batch) -> Any:
@@ -1053,8 +1057,8 @@ def computes(harness: JobHarness, batch: Batch) -> Any:
     return daily.take(harness.context, batch.id, 4)
 
 
-def learns(harness: JobHarness, batch: Batch) -> Any:
-    """Store NVDA's split."""
+def read_split(harness: JobHarness, batch: Batch) -> Any:
+    """Read NVDA's split and store it."""
     return splits.refresh_on_sunday(harness.context, batch, tickers=["NVDA"], day=4)
 
 
@@ -1062,17 +1066,17 @@ def learns(harness: JobHarness, batch: Batch) -> Any:
     ("first", "second", "corrected"),
     [
         pytest.param(
-            computes, learns, {2, 3, 4}, id="a figure while a split is learnt: it is corrected"
+            computes, read_split, {2, 3, 4}, id="a figure while a split is read: it is corrected"
         ),
         pytest.param(
-            learns, computes, {2, 3}, id="a split while a figure is computed: it counts at once"
+            read_split, computes, {2, 3}, id="a split while a figure is computed: it counts at once"
         ),
     ],
 )
 async def test_a_split_at_the_moment_of_a_checkpoint(harness, database, first, second, corrected):
     """
-    Whichever locks the batch first, no figure keeps the old factor. The move is too small to ask
-    for splits.
+    Whichever locks the batch first, no figure keeps the old factor. The move is too small to cause
+    a request for splits.
     """
     batch = await a_usual_batch(harness)
     trades(harness, "NVDA", (MONDAY, "7.13"), (TUESDAY, "6.80"))
@@ -1086,7 +1090,7 @@ async def test_a_split_at_the_moment_of_a_checkpoint(harness, database, first, s
         two = asyncio.create_task(second(harness, batch))
         await wait_for_blocked_connections(harness, 2)
     await asyncio.gather(one, two)
-    assert harness.asked_for_splits == ["NVDA"]
+    assert harness.requested_splits == ["NVDA"]
     assert [(row[2], row[4], row[5]) for row in (await figures(harness))[1:]] == [
         (Decimal("1.05"), 2, Decimal("0.781666666666666666666666667"))  # (1.05 * 6.80 - 7) / 7
     ] * 3

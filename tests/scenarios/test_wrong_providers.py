@@ -1,11 +1,10 @@
 """
-Every lie that a provider is known to tell, over real HTTP: what the client makes of it, what the
-job then does, and what the record and the API say afterwards. A figure is right or it is missing;
-it is never wrong.
+Every known fault of a provider, over real HTTP: what the client raises, what the job then does, and
+what the record and the API show afterwards. A figure is right or it is missing; it is never wrong.
 
-The providers are the rehearsal's stand-ins with a script of faults. It is the Monday before New
-York's clocks go back; mornings are Tuesday's, and Monday itself went well for them. `TABLE` is the
-whole story, a row each.
+The providers are the rehearsal's simulators with a script of faults. It is the Monday before New
+York's clocks go back; the mornings are Tuesday's, after a Monday without faults. `TABLE` has a row
+for each case.
 """
 
 import json
@@ -64,7 +63,7 @@ from jobs.context import Context
 
 TUESDAY = MONDAY + timedelta(days=1)
 
-# The stand-ins' own figures. SPY went from 559.63 to 558.92, JPM from 35.85 to 36.16, UPS from
+# The simulators' own figures. SPY went from 559.63 to 558.92, JPM from 35.85 to 36.16, UPS from
 # 100.50 to 100.02, NVDA from 149.80 to 147.82; (558.92 - 559.63) / 559.63 * 100 is -0.12687, and so
 # on.
 COMPUTED = "computed on 2026-10-26 from SPY 558.9200, JPM 36.1600, UPS 100.0200, NVDA 147.8200"
@@ -83,10 +82,10 @@ ALL_DAY = (
 
 class Row(Struct, frozen=True, kw_only=True):
     """
-    A lie and what comes of it.
+    A fault and its outcome.
 
-    Texts that end with `...` are the beginning of what is said. `questions` is what became of each:
-    a refusal, or `accepted`. `requests` is the ledger's column of outcomes.
+    A text that ends with `...` is the beginning of the actual one. `questions` has the outcome of
+    each question: a refusal, or `accepted`. `requests` lists the outcomes in the ledger.
     """
 
     day: date
@@ -114,8 +113,10 @@ def a_rule(
 
 
 def morning(fault, raises, does, record, requests, api, *, about="UPS", until="", times=None):
-    """A row in which Alpha Vantage lies on Tuesday."""
-    rule = a_rule("alphavantage", fault, about, TUESDAY, until, times)
+    """Return a row in which Alpha Vantage is faulty on Tuesday."""
+    rule = a_rule(
+        provider="alphavantage", fault=fault, about=about, day=TUESDAY, until=until, times=times
+    )
     row = Row(
         day=TUESDAY,
         rules=[rule],
@@ -142,8 +143,10 @@ def monday(
     times=None,
     questions=("accepted",),
 ):
-    """A row in which Alpha Vantage lies on Monday."""
-    rule = a_rule("alphavantage", fault, about, MONDAY, until, times)
+    """Return a row in which Alpha Vantage is faulty on Monday."""
+    rule = a_rule(
+        provider="alphavantage", fault=fault, about=about, day=MONDAY, until=until, times=times
+    )
     row = Row(
         day=MONDAY,
         rules=[rule],
@@ -158,8 +161,8 @@ def monday(
 
 
 def model(fault, raises, does, record, questions, requests, api, *, times=None):
-    """A row in which the model lies on Monday."""
-    rule = a_rule("openai", fault, None, MONDAY, "", times)
+    """Return a row in which the model is faulty on Monday."""
+    rule = a_rule(provider="openai", fault=fault, about=None, day=MONDAY, until="", times=times)
     row = Row(
         day=MONDAY,
         rules=[rule],
@@ -180,20 +183,30 @@ def in_words(who: str, rule: FaultRule) -> str:
 
 
 def unreadable(fault: str, note: str, *, raises: type[AlphaMondayError] = ProviderUnavailable):
-    """A row in which five attempts bring nothing that can be read."""
-    said = f"skipped for PROVIDER_ERROR: {note}"
+    """Return a row in which none of five attempts brings a readable answer."""
+    record = f"skipped for PROVIDER_ERROR: {note}"
     return morning(
-        fault, raises, "4 x tries again, skips", said, f"{FIRST_TWO}, 5 x UPS failed", SKIPPED
+        fault=fault,
+        raises=raises,
+        does="4 x tries again, skips",
+        record=record,
+        requests=f"{FIRST_TWO}, 5 x UPS failed",
+        api=SKIPPED,
     )
 
 
 def no_price(fault: str):
     """
-    A row in which the newest price is none: it is missing, asked for again at the set times, and
-    then given up.
+    Return a row in which the newest price is missing: it is requested again at the set times, and
+    then the checkpoint is skipped.
     """
     return morning(
-        fault, None, f"{ALL_DAY}, skips", NOT_YET, f"{ALL_FOUR}, 5 x UPS answered", MISSING
+        fault=fault,
+        raises=None,
+        does=f"{ALL_DAY}, skips",
+        record=NOT_YET,
+        requests=f"{ALL_FOUR}, 5 x UPS answered",
+        api=MISSING,
     )
 
 
@@ -201,41 +214,46 @@ SPACED = "asks in vain, waits until 9:01, asks in vain, waits until 9:11, asks i
 
 
 def useless(fault: str, refusal: str, does: str = "3 x asks in vain, fails"):
-    """A row in which the model answers three times, and never well."""
+    """Return a row in which the model sends three answers, none of them usable."""
     return model(
-        fault,
-        None,
-        does,
-        f"failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: {refusal}",
-        (refusal,) * 3,
-        "",
-        "FAILED for NO_USABLE_ANSWER without a figure",
+        fault=fault,
+        raises=None,
+        does=does,
+        record=(
+            f"failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: "
+            f"{refusal}"
+        ),
+        questions=(refusal,) * 3,
+        requests="",
+        api="FAILED for NO_USABLE_ANSWER without a figure",
     )
 
 
 def silent(fault: str, refusal: str, *, raises: type[AlphaMondayError] = ProviderUnavailable):
-    """A row in which the model's provider does not answer three times."""
+    """Return a row in which three questions get no answer."""
     return model(
-        fault,
-        raises,
-        SPACED,
-        f"failed for PROVIDER_ERROR: 3 questions brought no usable answer. The last: {refusal}",
-        (refusal,) * 3,
-        "",
-        "FAILED for PROVIDER_ERROR without a figure",
+        fault=fault,
+        raises=raises,
+        does=SPACED,
+        record=(
+            f"failed for PROVIDER_ERROR: 3 questions brought no usable answer. The last: {refusal}"
+        ),
+        questions=(refusal,) * 3,
+        requests="",
+        api="FAILED for PROVIDER_ERROR without a figure",
     )
 
 
 def hopeless(fault: str, refusal: str):
-    """A row in which a person must change something: one question, and the Monday has failed."""
+    """Return a row in which only a person can help: after one question the Monday has failed."""
     return model(
-        fault,
-        ConfigurationError,
-        "asks in vain, fails",
-        f"failed for CONFIGURATION: {refusal}",
-        (refusal,),
-        "",
-        "FAILED for CONFIGURATION without a figure",
+        fault=fault,
+        raises=ConfigurationError,
+        does="asks in vain, fails",
+        record=f"failed for CONFIGURATION: {refusal}",
+        questions=(refusal,),
+        requests="",
+        api="FAILED for CONFIGURATION without a figure",
     )
 
 
@@ -261,8 +279,8 @@ SPACED_AND_STORED = "asks in vain, waits until 9:01, asks in vain, waits until 9
 AT_ONCE_AND_STORED = "2 x asks in vain, asks, stores"
 
 TABLE = [
-    # fault, what the client raises, what the job does, what the record says, the ledger's requests,
-    # what the API says
+    # fault, the client's error, the job's steps, the record's sentence, the ledger's requests, the
+    # API's sentence
     unreadable("html", NO_JSON),
     unreadable("empty_body", NO_JSON),
     unreadable("truncated_body", NO_JSON),
@@ -281,12 +299,12 @@ TABLE = [
         "We are upgrading our systems. Your key *** will work again soon.",
     ),
     morning(
-        "empty",
-        UnknownTicker,
-        "4 x tries again, skips",
-        KNOWN_LATELY,
-        f"{FIRST_TWO}, 5 x UPS unknown",
-        SKIPPED,
+        fault="empty",
+        raises=UnknownTicker,
+        does="4 x tries again, skips",
+        record=KNOWN_LATELY,
+        requests=f"{FIRST_TWO}, 5 x UPS unknown",
+        api=SKIPPED,
     ),
     unreadable("series_is_text", NO_SERIES),
     unreadable("bars_are_text", "UPS, 2026-06-04: 'none' is not a bar."),
@@ -300,242 +318,289 @@ TABLE = [
     no_price("close_is_scientific"),
     no_price("close_has_a_comma"),
     morning(
-        "hang",
-        ProviderUnavailable,
-        "4 x tries again, skips",
-        "skipped for PROVIDER_ERROR: Alpha Vantage did not answer within ...",
-        "5 x SPY failed",
-        SKIPPED,
+        fault="hang",
+        raises=ProviderUnavailable,
+        does="4 x tries again, skips",
+        record="skipped for PROVIDER_ERROR: Alpha Vantage did not answer within ...",
+        requests="5 x SPY failed",
+        api=SKIPPED,
         about="SPY",
     ),
     morning(
-        "slow",
-        ProviderUnavailable,
-        "4 x tries again, skips",
-        "skipped for PROVIDER_ERROR: Alpha Vantage did not answer within ...",
-        "5 x SPY failed",
-        SKIPPED,
+        fault="slow",
+        raises=ProviderUnavailable,
+        does="4 x tries again, skips",
+        record="skipped for PROVIDER_ERROR: Alpha Vantage did not answer within ...",
+        requests="5 x SPY failed",
+        api=SKIPPED,
         about="SPY",
     ),
     morning(
-        "unknown",
-        UnknownTicker,
-        "4 x tries again, skips",
-        KNOWN_LATELY,
-        f"{FIRST_TWO}, 5 x UPS unknown",
-        SKIPPED,
+        fault="unknown",
+        raises=UnknownTicker,
+        does="4 x tries again, skips",
+        record=KNOWN_LATELY,
+        requests=f"{FIRST_TWO}, 5 x UPS unknown",
+        api=SKIPPED,
     ),
     morning(
-        "bad_key",
-        ConfigurationError,
-        "skips",
-        f"skipped for PROVIDER_ERROR: {NO_KEY}",
-        f"{FIRST_TWO}, UPS refused",
-        SKIPPED,
+        fault="bad_key",
+        raises=ConfigurationError,
+        does="skips",
+        record=f"skipped for PROVIDER_ERROR: {NO_KEY}",
+        requests=f"{FIRST_TWO}, UPS refused",
+        api=SKIPPED,
     ),
     morning(
-        "premium",
-        ConfigurationError,
-        "skips",
-        "skipped for PROVIDER_ERROR: Alpha Vantage asks for a premium key for this: Thank you ...",
-        f"{FIRST_TWO}, UPS refused",
-        SKIPPED,
+        fault="premium",
+        raises=ConfigurationError,
+        does="skips",
+        record=(
+            "skipped for PROVIDER_ERROR: Alpha Vantage asks for a premium key for this: Thank "
+            "you ..."
+        ),
+        requests=f"{FIRST_TWO}, UPS refused",
+        api=SKIPPED,
     ),
     morning(
-        "quota",
-        QuotaSpent,
-        "waits until 10:00, waits until 11:00, computes",
-        COMPUTED,
-        f"{FIRST_TWO}, 2 x UPS quota_spent, UPS answered, NVDA answered",
-        IN_THE_API,
+        fault="quota",
+        raises=QuotaSpent,
+        does="waits until 10:00, waits until 11:00, computes",
+        record=COMPUTED,
+        requests=f"{FIRST_TWO}, 2 x UPS quota_spent, UPS answered, NVDA answered",
+        api=IN_THE_API,
         until="10:30",
     ),
     morning(
-        "late_bar",
-        None,
-        f"{ALL_DAY}, skips",
-        NOT_YET,
-        f"{FIRST_TWO}, UPS answered, NVDA answered, 5 x UPS answered",
-        MISSING,
+        fault="late_bar",
+        raises=None,
+        does=f"{ALL_DAY}, skips",
+        record=NOT_YET,
+        requests=f"{FIRST_TWO}, UPS answered, NVDA answered, 5 x UPS answered",
+        api=MISSING,
     ),
     morning(
-        "late_bar",
-        None,
-        "waits until 9:30, waits until 10:30, computes",
-        COMPUTED,
-        f"{ALL_FOUR}, 2 x UPS answered",
-        IN_THE_API,
+        fault="late_bar",
+        raises=None,
+        does="waits until 9:30, waits until 10:30, computes",
+        record=COMPUTED,
+        requests=f"{ALL_FOUR}, 2 x UPS answered",
+        api=IN_THE_API,
         until="10:00",
     ),
     morning(
-        "late_bar",
-        None,
-        f"{ALL_DAY}, skips",
-        "skipped for MISSING_CLOSE: SPY: no close of 2026-10-26 by the last time of asking.",
-        "6 x SPY answered",
-        MISSING,
+        fault="late_bar",
+        raises=None,
+        does=f"{ALL_DAY}, skips",
+        record="skipped for MISSING_CLOSE: SPY: no close of 2026-10-26 by the last time of asking.",
+        requests="6 x SPY answered",
+        api=MISSING,
         about="SPY",
     ),
     morning(
-        "no_bars",
-        UnknownTicker,
-        "4 x tries again, skips",
-        KNOWN_LATELY,
-        f"{FIRST_TWO}, 5 x UPS unknown",
-        SKIPPED,
+        fault="no_bars",
+        raises=UnknownTicker,
+        does="4 x tries again, skips",
+        record=KNOWN_LATELY,
+        requests=f"{FIRST_TWO}, 5 x UPS unknown",
+        api=SKIPPED,
     ),
     morning(
-        "delisted", None, f"{ALL_DAY}, skips", NOT_YET, f"{ALL_FOUR}, 5 x UPS answered", MISSING
+        fault="delisted",
+        raises=None,
+        does=f"{ALL_DAY}, skips",
+        record=NOT_YET,
+        requests=f"{ALL_FOUR}, 5 x UPS answered",
+        api=MISSING,
     ),
-    morning("partial_bar", None, "computes", COMPUTED, ALL_FOUR, IN_THE_API, about=None),
-    morning("out_of_order", None, "computes", COMPUTED, ALL_FOUR, IN_THE_API, about=None),
     morning(
-        "late_bar",
-        None,
-        "waits until 9:30, waits until 10:30, waits until 12:30, waits until 16:30, computes",
-        COMPUTED,
-        f"{ALL_FOUR}, 4 x UPS answered",
-        IN_THE_API,
+        fault="partial_bar",
+        raises=None,
+        does="computes",
+        record=COMPUTED,
+        requests=ALL_FOUR,
+        api=IN_THE_API,
+        about=None,
+    ),
+    morning(
+        fault="out_of_order",
+        raises=None,
+        does="computes",
+        record=COMPUTED,
+        requests=ALL_FOUR,
+        api=IN_THE_API,
+        about=None,
+    ),
+    morning(
+        fault="late_bar",
+        raises=None,
+        does="waits until 9:30, waits until 10:30, waits until 12:30, waits until 16:30, computes",
+        record=COMPUTED,
+        requests=f"{ALL_FOUR}, 4 x UPS answered",
+        api=IN_THE_API,
         until="16:15",
     ),
     # What passes is waited out: the figure is the right one.
     *[
         morning(
-            fault,
-            None,
-            "2 x tries again, computes",
-            COMPUTED,
-            "SPY answered, JPM answered, 2 x UPS failed, UPS answered, NVDA answered",
-            IN_THE_API,
+            fault=fault,
+            raises=None,
+            does="2 x tries again, computes",
+            record=COMPUTED,
+            requests="SPY answered, JPM answered, 2 x UPS failed, UPS answered, NVDA answered",
+            api=IN_THE_API,
             times=2,
         )
         for fault in ("burst", "http_500", "cut", "truncated_body", "close_is_the_key")
     ],
     *[
         morning(
-            fault,
-            None,
-            "2 x tries again, computes",
-            COMPUTED,
-            "SPY answered, JPM answered, 2 x UPS unknown, UPS answered, NVDA answered",
-            IN_THE_API,
+            fault=fault,
+            raises=None,
+            does="2 x tries again, computes",
+            record=COMPUTED,
+            requests="SPY answered, JPM answered, 2 x UPS unknown, UPS answered, NVDA answered",
+            api=IN_THE_API,
             times=2,
         )
         for fault in ("unknown", "empty", "no_bars")
     ],
     morning(
-        "close_is_zero",
-        None,
-        "waits until 9:30, waits until 10:30, computes",
-        COMPUTED,
-        f"{ALL_FOUR}, 2 x UPS answered",
-        IN_THE_API,
+        fault="close_is_zero",
+        raises=None,
+        does="waits until 9:30, waits until 10:30, computes",
+        record=COMPUTED,
+        requests=f"{ALL_FOUR}, 2 x UPS answered",
+        api=IN_THE_API,
         times=2,
     ),
     morning(
-        "html",
-        None,
-        "4 x tries again, computes",
-        COMPUTED,
-        "SPY answered, JPM answered, 4 x UPS failed, UPS answered, NVDA answered",
-        IN_THE_API,
+        fault="html",
+        raises=None,
+        does="4 x tries again, computes",
+        record=COMPUTED,
+        requests="SPY answered, JPM answered, 4 x UPS failed, UPS answered, NVDA answered",
+        api=IN_THE_API,
         times=4,
     ),
     # Monday: never a partial baseline.
     monday(
-        "http_503",
-        ProviderUnavailable,
-        f"asks, {DOWN_ALL_DAY}, fails",
-        "failed for PROVIDER_ERROR: Alpha Vantage answered 503.",
-        "SPY answered, JPM answered, 18 x UPS failed",
-        "FAILED for PROVIDER_ERROR without a figure",
+        fault="http_503",
+        raises=ProviderUnavailable,
+        does=f"asks, {DOWN_ALL_DAY}, fails",
+        record="failed for PROVIDER_ERROR: Alpha Vantage answered 503.",
+        requests="SPY answered, JPM answered, 18 x UPS failed",
+        api="FAILED for PROVIDER_ERROR without a figure",
     ),
     monday(
-        "close_is_negative",
-        None,
-        f"asks, {ALL_DAY}, fails",
-        "failed for MISSING_CLOSE: SPY: no close of 2026-10-23 yet.",
-        "6 x SPY answered",
-        "FAILED for MISSING_CLOSE without a figure",
+        fault="close_is_negative",
+        raises=None,
+        does=f"asks, {ALL_DAY}, fails",
+        record="failed for MISSING_CLOSE: SPY: no close of 2026-10-23 yet.",
+        requests="6 x SPY answered",
+        api="FAILED for MISSING_CLOSE without a figure",
         about="SPY",
     ),
     monday(
-        "bad_key",
-        ConfigurationError,
-        "asks, fails",
-        f"failed for CONFIGURATION: {NO_KEY}",
-        "SPY refused",
-        "FAILED for CONFIGURATION without a figure",
+        fault="bad_key",
+        raises=ConfigurationError,
+        does="asks, fails",
+        record=f"failed for CONFIGURATION: {NO_KEY}",
+        requests="SPY refused",
+        api="FAILED for CONFIGURATION without a figure",
         about=None,
     ),
     monday(
-        "unknown",
-        UnknownTicker,
-        "asks, 4 x tries again, fails",
-        "failed for CONFIGURATION: Alpha Vantage does not know SPY. Set BENCHMARK_SYMBOL to a "
+        fault="unknown",
+        raises=UnknownTicker,
+        does="asks, 4 x tries again, fails",
+        record="failed for CONFIGURATION: Alpha Vantage does not know SPY. Set BENCHMARK_SYMBOL "
+        "to a "
         "ticker that it knows.",
-        "5 x SPY unknown",
-        "FAILED for CONFIGURATION without a figure",
+        requests="5 x SPY unknown",
+        api="FAILED for CONFIGURATION without a figure",
         about="SPY",
     ),
     monday(
-        "unknown",
-        None,
-        "asks, tries again, stores",
-        STORED,
-        "SPY answered, JPM answered, UPS unknown, UPS answered, NVDA answered",
-        BATCH_IN_THE_API,
+        fault="unknown",
+        raises=None,
+        does="asks, tries again, stores",
+        record=STORED,
+        requests="SPY answered, JPM answered, UPS unknown, UPS answered, NVDA answered",
+        api=BATCH_IN_THE_API,
         times=1,
     ),
     monday(
-        "unknown",
-        UnknownTicker,
-        "asks, 4 x tries again, takes the answer back, asks, stores",
-        STORED,
-        "SPY answered, JPM answered, 5 x UPS unknown, UPS answered, NVDA answered",
-        BATCH_IN_THE_API,
+        fault="unknown",
+        raises=UnknownTicker,
+        does="asks, 4 x tries again, takes the answer back, asks, stores",
+        record=STORED,
+        requests="SPY answered, JPM answered, 5 x UPS unknown, UPS answered, NVDA answered",
+        api=BATCH_IN_THE_API,
         times=5,
         questions=("Alpha Vantage does not know UPS.", "accepted"),
     ),
     monday(
-        "quota",
-        QuotaSpent,
-        "asks, waits until 10:00, stores",
-        f"{STORED}, late",
-        f"SPY quota_spent, {ALL_FOUR}",
-        f"{BATCH_IN_THE_API}, late",
+        fault="quota",
+        raises=QuotaSpent,
+        does="asks, waits until 10:00, stores",
+        record=f"{STORED}, late",
+        requests=f"SPY quota_spent, {ALL_FOUR}",
+        api=f"{BATCH_IN_THE_API}, late",
         about=None,
         until="9:45",
     ),
     monday(
-        "late_bar",
-        None,
-        "asks, waits until 9:30, waits until 10:30, waits until 12:30, waits until 16:30, stores",
-        f"{STORED}, late",
-        f"{ALL_FOUR}, 4 x UPS answered",
-        f"{BATCH_IN_THE_API}, late",
+        fault="late_bar",
+        raises=None,
+        does=(
+            "asks, waits until 9:30, waits until 10:30, waits until 12:30, waits until 16:30, "
+            "stores"
+        ),
+        record=f"{STORED}, late",
+        requests=f"{ALL_FOUR}, 4 x UPS answered",
+        api=f"{BATCH_IN_THE_API}, late",
         until="16:15",
     ),
     monday(
-        "late_bar",
-        None,
-        f"asks, {ALL_DAY}, takes the answer back, asks, takes the answer back, asks, takes the "
+        fault="late_bar",
+        raises=None,
+        does=f"asks, {ALL_DAY}, takes the answer back, asks, takes the answer back, asks, takes "
+        f"the "
         f"answer back, fails",
-        f"failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: {ENDED}",
-        "SPY answered, JPM answered, UPS answered, 6 x NVDA answered",
-        "FAILED for NO_USABLE_ANSWER without a figure",
+        record=(
+            f"failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: {ENDED}"
+        ),
+        requests="SPY answered, JPM answered, UPS answered, 6 x NVDA answered",
+        api="FAILED for NO_USABLE_ANSWER without a figure",
         about="NVDA",
         questions=(ENDED,) * 3,
     ),
-    monday("partial_bar", None, "asks, stores", STORED, ALL_FOUR, BATCH_IN_THE_API, about=None),
-    monday("out_of_order", None, "asks, stores", STORED, ALL_FOUR, BATCH_IN_THE_API, about=None),
     monday(
-        "burst",
-        None,
-        "asks, 3 x tries again, stores",
-        STORED,
-        f"3 x SPY failed, {ALL_FOUR}",
-        BATCH_IN_THE_API,
+        fault="partial_bar",
+        raises=None,
+        does="asks, stores",
+        record=STORED,
+        requests=ALL_FOUR,
+        api=BATCH_IN_THE_API,
+        about=None,
+    ),
+    monday(
+        fault="out_of_order",
+        raises=None,
+        does="asks, stores",
+        record=STORED,
+        requests=ALL_FOUR,
+        api=BATCH_IN_THE_API,
+        about=None,
+    ),
+    monday(
+        fault="burst",
+        raises=None,
+        does="asks, 3 x tries again, stores",
+        record=STORED,
+        requests=f"3 x SPY failed, {ALL_FOUR}",
+        api=BATCH_IN_THE_API,
         about="SPY",
         times=3,
     ),
@@ -585,35 +650,36 @@ TABLE = [
         "no_credit", "The account at the model's provider is out of credit: see its billing page."
     ),
     model(
-        "unknown_ticker",
-        None,
-        "asks, 4 x tries again, takes the answer back, asks, takes the answer back, asks, takes "
+        fault="unknown_ticker",
+        raises=None,
+        does="asks, 4 x tries again, takes the answer back, asks, takes the answer back, asks, "
+        "takes "
         "the answer back, fails",
-        "failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: Alpha "
+        record="failed for NO_USABLE_ANSWER: 3 questions brought no usable answer. The last: Alpha "
         "Vantage does not ...",
-        ("Alpha Vantage does not know ZZZZ.",) * 3,
-        "SPY answered, 7 x ZZZZ unknown",
-        "FAILED for NO_USABLE_ANSWER without a figure",
+        questions=("Alpha Vantage does not know ZZZZ.",) * 3,
+        requests="SPY answered, 7 x ZZZZ unknown",
+        api="FAILED for NO_USABLE_ANSWER without a figure",
     ),
     model(
-        "unknown_ticker",
-        None,
-        "asks, 4 x tries again, takes the answer back, asks, stores",
-        STORED,
-        ("Alpha Vantage does not know ZZZZ.", "accepted"),
-        "SPY answered, 5 x ZZZZ unknown, JPM answered, UPS answered, NVDA answered",
-        BATCH_IN_THE_API,
+        fault="unknown_ticker",
+        raises=None,
+        does="asks, 4 x tries again, takes the answer back, asks, stores",
+        record=STORED,
+        questions=("Alpha Vantage does not know ZZZZ.", "accepted"),
+        requests="SPY answered, 5 x ZZZZ unknown, JPM answered, UPS answered, NVDA answered",
+        api=BATCH_IN_THE_API,
         times=1,
     ),
     *[
         model(
-            fault,
-            raises,
-            does,
-            STORED,
-            (refusal, refusal, "accepted"),
-            ALL_FOUR,
-            BATCH_IN_THE_API,
+            fault=fault,
+            raises=raises,
+            does=does,
+            record=STORED,
+            questions=(refusal, refusal, "accepted"),
+            requests=ALL_FOUR,
+            api=BATCH_IN_THE_API,
             times=2,
         )
         for fault, raises, refusal, does in (
@@ -641,8 +707,8 @@ TABLE = [
 ]
 
 
-# What the client makes of a list of splits: the listed dates, or what it says instead; and what it
-# says of other rows.
+# The client's result for a list of splits: the listed dates or the error's message; and its reason
+# for each unreadable row.
 META = [date(2024, 4, 5), date(2024, 4, 29), date(2026, 5, 22)]
 SPLIT_FAULTS: dict[str, tuple[list[date] | str, list[str]]] = {
     "no_splits": ([], []),
@@ -657,10 +723,9 @@ SPLIT_FAULTS: dict[str, tuple[list[date] | str, list[str]]] = {
 @pytest.mark.parametrize(
     ("fault", "expected", "unreadable"), [(fault, *SPLIT_FAULTS[fault]) for fault in SPLIT_FAULTS]
 )
-async def test_splits_that_lie(on_stage, clock, fault, expected, unreadable):
+async def test_faulty_splits(on_stage, clock, fault, expected, unreadable):
     """
-    A list that is none counts as no answer; a row that cannot be read is told; a list that is short
-    is believed.
+    An invalid list counts as no answer; an unreadable row is reported; a short list is accepted.
     """
     clock.time = new_york(date(2026, 10, 16))  # the day after a split of META
     async with on_stage(
@@ -681,7 +746,7 @@ async def test_splits_that_lie(on_stage, clock, fault, expected, unreadable):
 
 
 def test_every_fault_has_a_row():
-    """What the stand-ins can do wrong, the tables show; and nothing twice."""
+    """The tables have every fault of the simulators, and none twice."""
     shown = {(rule.provider, rule.fault) for param in TABLE for rule in param.values[0].rules}
     shown |= {("alphavantage", fault) for fault in SPLIT_FAULTS}
     assert shown == {(provider, fault) for provider, faults in FAULTS.items() for fault in faults}
@@ -691,20 +756,23 @@ def test_every_fault_has_a_row():
 
 
 class Stage(Struct, frozen=True):
-    """Both providers as a script has them, and context that lead to them."""
+    """Both simulators with a script of faults, and a context that uses them."""
 
     context: Context
     clock: HandSetClock
     log: Path
 
     def times(self, symbol: str, since: datetime) -> list[str]:
-        """When the stand-ins were asked for a symbol, on New York's clocks."""
+        """Return the times of the requests for a symbol, in New York."""
         lines = [json.loads(line) for line in self.log.read_text().splitlines()]
-        asked = [datetime.fromisoformat(line["at"]) for line in lines if line["symbol"] == symbol]
-        return [f"{at.astimezone(calendar.NEW_YORK):%-H:%M}" for at in asked if at >= since]
+        times = [datetime.fromisoformat(line["at"]) for line in lines if line["symbol"] == symbol]
+        return [f"{at.astimezone(calendar.NEW_YORK):%-H:%M}" for at in times if at >= since]
 
     def requests(self, provider: str = "alphavantage", since: datetime | None = None) -> list[str]:
-        """The symbols that the stand-ins were asked for, in their order, as they were spelled."""
+        """
+        Return the symbols of the requests that the simulators received, in order, as they were
+        spelled.
+        """
         lines = [json.loads(line) for line in self.log.read_text().splitlines()]
         return [
             line["symbol"]
@@ -722,8 +790,8 @@ def on_stage(database, pool, clock, tmp_path):
     async def set_up(rules: Sequence[FaultRule], market: Market = MARKET) -> AsyncIterator[Stage]:
         log = tmp_path / "requests"
         async with (
-            standins(clock, log, rules, market) as url,
-            open_context(database, pool, clock, url) as context,
+            standins(clock=clock, log=log, rules=rules, market=market) as url,
+            open_context(database=database, pool=pool, clock=clock, base_url=url) as context,
         ):
             yield Stage(context, clock, log)
 
@@ -732,7 +800,7 @@ def on_stage(database, pool, clock, tmp_path):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Short limits, for what would take as long as they last."""
+    """Return a function that shortens the time limits for faults that would use them up."""
 
     def become(row: Row, context: Context) -> None:
         if row.rules[0].fault in ("hang", "slow"):
@@ -742,42 +810,44 @@ def impatient(monkeypatch):
     return become
 
 
-def says(expected: str, said: str | None) -> bool:
-    """Whether a text is said, or with `...` at its end begins what is said."""
-    return bool(said) and (
-        said == expected or (expected.endswith("...") and said.startswith(expected[:-3]))
+def matches(expected: str, actual: str | None) -> bool:
+    """Return whether a text is the expected one, or begins with it if that ends with `...`."""
+    return bool(actual) and (
+        actual == expected or (expected.endswith("...") and actual.startswith(expected[:-3]))
     )
 
 
 @pytest.mark.parametrize("row", TABLE)
-async def test_what_comes_of_it(on_stage, impatient, clock, pool, row):
+async def test_the_outcome_of_a_fault(on_stage, impatient, clock, pool, row):
     """
-    What the client raises, the job does, the record says, it cost, and the world can read; never a
-    key in it.
+    The client, the job, the record, the ledger and the API have the results of the row; a key is
+    nowhere.
     """
     async with on_stage([*row.rules, *map(two_days_later, row.rules)]) as stage:
         if row.day == TUESDAY:
             await weekly.run_if_due(stage.context, 1, None)
         impatient(row, stage.context)
         done, log = await run(stage, row.day)
-        asked, questions = stage.requests(since=new_york(row.day)), len(stage.requests("openai"))
+        requests, questions = stage.requests(since=new_york(row.day)), len(stage.requests("openai"))
         ledger = await in_the_ledger(pool, new_york(row.day))
         clock.time = new_york(row.day + timedelta(days=2))
         raised = await what_the_client_raises(stage, row.rules[0])
     assert type(raised) is (row.raises or type(None))
     assert in_short(done) == row.does
     record = await in_the_record(pool, row.day)
-    assert says(row.record, record), record
+    assert matches(row.record, record), record
     assert await in_the_api(pool, row.day, clock) == row.api
     assert in_short(ledger) == row.requests
-    assert len(asked) == len(ledger)
+    assert len(requests) == len(ledger)
 
-    said = await rows(pool, "SELECT attempt, accepted, refusal FROM generations ORDER BY attempt")
-    assert [attempt for attempt, _, _ in said] == list(range(1, questions + 1))
-    assert len(said) == len(row.questions)
-    for expected, (_, accepted, refusal) in zip(row.questions, said, strict=True):
+    generations = await rows(
+        pool, "SELECT attempt, accepted, refusal FROM generations ORDER BY attempt"
+    )
+    assert [attempt for attempt, _, _ in generations] == list(range(1, questions + 1))
+    assert len(generations) == len(row.questions)
+    for expected, (_, accepted, refusal) in zip(row.questions, generations, strict=True):
         assert accepted is (expected == "accepted")
-        assert accepted or says(expected, refusal), refusal
+        assert accepted or matches(expected, refusal), refusal
 
     everything = f"{log}{raised}{await all_that_is_stored(pool)}"
     assert ALPHA_VANTAGE_KEY not in everything
@@ -786,13 +856,13 @@ async def test_what_comes_of_it(on_stage, impatient, clock, pool, row):
 
 
 def two_days_later(rule: FaultRule) -> FaultRule:
-    """The same once more, for the client alone."""
+    """Return the same rule for two days later, when the client is called directly."""
     until = rule.until and rule.until + timedelta(days=2)
     return replace(rule, since=rule.since + timedelta(days=2), until=until)
 
 
 async def what_the_client_raises(stage: Stage, rule: FaultRule) -> AlphaMondayError | None:
-    """Ask a client by itself."""
+    """Return the error that the client raises when it is called directly."""
     try:
         if rule.provider == "openai":
             await stage.context.model_client.ask("You are an analyst.", "Choose.")
@@ -815,7 +885,7 @@ WORDS = {
 
 async def run(stage: Stage, day: date) -> tuple[list[str], str]:
     """
-    Run the job of a day as the queue would, again at the times that it says; return what it did,
+    Run the job of a day as the queue would, again at the times that it returns; return what it did,
     and its log.
     """
 
@@ -838,30 +908,30 @@ async def run(stage: Stage, day: date) -> tuple[list[str], str]:
 
 
 def in_a_word(line: dict[str, Any]) -> str | None:
-    """What a line of the log says that the job did."""
+    """Return what the job did, by a line of the log; None if the line does not matter."""
     if line["event"] == "no usable answer":
         return "takes the answer back" if line.get("step") == "snapshot" else "asks in vain"
     return WORDS.get(line["event"])
 
 
 def in_short(things: Sequence[str]) -> str:
-    """What is repeated, once."""
+    """Return these texts in one line, with the number of repetitions."""
     counted = [(thing, len(list(group))) for thing, group in groupby(things)]
     return ", ".join(f"{count} x {thing}" if count > 1 else thing for thing, count in counted)
 
 
 async def in_the_ledger(pool: pools.Pool, since: datetime) -> list[str]:
-    """The requests since a time and what became of them."""
-    asked = await rows(
+    """Return the requests since a time, each with its outcome."""
+    requests = await rows(
         pool,
         "SELECT symbol, outcome FROM operations.provider_requests WHERE at >= %s ORDER BY at, id",
         since,
     )
-    return [f"{symbol} {outcome}" for symbol, outcome in asked]
+    return [f"{symbol} {outcome}" for symbol, outcome in requests]
 
 
 async def in_the_record(pool: pools.Pool, day: date) -> str:
-    """What the record says of a day."""
+    """Return what the record has of a day, as a sentence."""
     if day == MONDAY:
         ((status, late, reason, failure, symbol, price),) = await rows(
             pool,
@@ -913,7 +983,7 @@ query($monday: Date!) {
 
 
 async def ask_the_api(pool: pools.Pool, clock: HandSetClock) -> dict[str, Any]:
-    """The Monday's batch, as anybody can read it."""
+    """Return the Monday's batch from the API."""
     engine = Engine(schema, pool_fetcher(pool), Facts(version="1", rehearsed=False, now=clock.now))
     answer = json.loads((await engine.execute(QUERY, {"monday": str(MONDAY)})).body)
     assert "errors" not in answer, answer
@@ -921,10 +991,10 @@ async def ask_the_api(pool: pools.Pool, clock: HandSetClock) -> dict[str, Any]:
 
 
 async def in_the_api(pool: pools.Pool, day: date, clock: HandSetClock) -> str:
-    """What the API says of a day; the sentences are the record's own."""
+    """Return what the API has of a day, as a sentence; its messages are equal to the record's."""
     batch = await ask_the_api(pool, clock)
-    asked = await rows(pool, "SELECT accepted, refusal FROM generations ORDER BY attempt")
-    assert [(one["accepted"], one["refusal"]) for one in batch["generations"]] == asked
+    generations = await rows(pool, "SELECT accepted, refusal FROM generations ORDER BY attempt")
+    assert [(one["accepted"], one["refusal"]) for one in batch["generations"]] == generations
     if batch["status"] == "FAILED":
         assert (batch["failure"],) == (await rows(pool, "SELECT failure FROM batches"))[0]
         assert (batch["benchmarkInitialPrice"], batch["picks"], batch["checkpoints"]) == (
@@ -964,7 +1034,7 @@ async def in_the_api(pool: pools.Pool, day: date, clock: HandSetClock) -> str:
 
 
 async def all_that_is_stored(pool: pools.Pool) -> str:
-    """Every row of every table, as text."""
+    """Return every row of every table, as text."""
     text = []
     async with pool.connection() as conn:
         tables = await conn.execute(
@@ -983,10 +1053,17 @@ async def all_that_is_stored(pool: pools.Pool) -> str:
 
 async def test_bars_that_come_at_a_quarter_past_four(on_stage, clock, pool):
     """
-    A pick's close is asked for at each of its times until it is there; the others are asked for
+    A pick's close is requested at each of its times until it is there; the others are requested
     once.
     """
-    late = a_rule("alphavantage", "late_bar", "UPS", TUESDAY, "16:15", None)
+    late = a_rule(
+        provider="alphavantage",
+        fault="late_bar",
+        about="UPS",
+        day=TUESDAY,
+        until="16:15",
+        times=None,
+    )
     async with on_stage([late]) as stage:
         await weekly.run_if_due(stage.context, 1, None)
         await run(stage, TUESDAY)
@@ -1003,7 +1080,7 @@ async def test_bars_that_come_at_a_quarter_past_four(on_stage, clock, pool):
     assert skipped_at is None
 
 
-# A seed with which the stand-ins' model chooses BRK.B, JNJ and NVDA on that Monday.
+# A seed with which the simulated model chooses BRK.B, JNJ and NVDA on that Monday.
 BERKSHIRE = Market(Calendar(), "5")
 
 
@@ -1021,8 +1098,8 @@ def unknown(symbol: str) -> FaultRule:
 )
 async def test_class_shares(on_stage, clock, pool, rules, on_monday, on_tuesday):
     """
-    They are asked for with a dash, then with a dot; what worked is remembered, and the record has
-    one spelling.
+    They are requested with a dash, then with a dot; the spelling that worked is remembered, and the
+    record has one spelling.
     """
     async with on_stage(rules, BERKSHIRE) as stage:
         await weekly.run_if_due(stage.context, 1, None)
@@ -1045,8 +1122,8 @@ async def test_class_shares(on_stage, clock, pool, rules, on_monday, on_tuesday)
 
 async def test_class_shares_that_are_unknown_for_a_while(on_stage, clock, pool):
     """
-    Each attempt has the other spelling; one that did not work is not remembered: known again, the
-    dash serves.
+    Each attempt uses the other spelling. One that did not work is not remembered: when the ticker
+    is known again, the dash is used.
     """
     rules = [
         FaultRule(
@@ -1078,7 +1155,7 @@ async def test_class_shares_that_are_unknown_for_a_while(on_stage, clock, pool):
 
 
 async def test_a_redirected_question_goes_nowhere_else(database, pool, clock):
-    """Where a provider points to is not where the key's owner wanted to ask."""
+    """A redirect is not followed, because the other address must not get the key."""
 
     def answers(request: Request) -> Answered:
         elsewhere.append(request.path)
@@ -1087,7 +1164,7 @@ async def test_a_redirected_question_goes_nowhere_else(database, pool, clock):
     elsewhere: list[str] = []
     async with (
         ProviderServer() as provider,
-        open_context(database, pool, clock, provider.url) as context,
+        open_context(database=database, pool=pool, clock=clock, base_url=provider.url) as context,
     ):
         provider.answers = answers
         with pytest.raises(ProviderUnavailable, match="302"):
@@ -1096,14 +1173,17 @@ async def test_a_redirected_question_goes_nowhere_else(database, pool, clock):
 
 
 async def test_a_session_that_is_there_twice(database, pool, clock):
-    """Two bars of one session, spelled differently, are no series: which of them would be true?"""
+    """
+    Two bars of one session, in two spellings of its date, make the series unreadable: neither is
+    known to be right.
+    """
     twice = {
         day: {"1. open": price, "4. close": price}
         for day, price in (("2026-10-23", "1.5"), ("20261023", "2.5"))
     }
     async with (
         ProviderServer() as provider,
-        open_context(database, pool, clock, provider.url) as context,
+        open_context(database=database, pool=pool, clock=clock, base_url=provider.url) as context,
     ):
         provider.play(Answered(json.dumps({"Time Series (Daily)": twice}).encode()))
         with pytest.raises(ProviderUnavailable, match="'20261023' is not a day"):
@@ -1114,7 +1194,7 @@ async def test_a_session_that_is_there_twice(database, pool, clock):
 
 
 async def test_a_slow_answer_is_whole_in_the_end(on_stage, clock, monkeypatch):
-    """Who waits for the stand-ins' slow bytes gets every one of them, once."""
+    """A client that waits for the simulators' slow bytes gets each of them once."""
     monkeypatch.setattr(app.simulation.provider_simulators, "HANG_SECONDS", 0.05)
     monkeypatch.setattr(app.simulation.provider_simulators, "TRICKLE_SECONDS", 0.01)
     async with on_stage([FaultRule(provider="alphavantage", fault="slow", symbol="UPS")]) as stage:

@@ -24,7 +24,7 @@ INTROSPECTION = (
 
 class Operations:
     """
-    Makes one operation after the other; `values` holds what may be sent for each argument's name.
+    Makes random operations; `values` has the values that may be sent for each argument's name.
     """
 
     def __init__(self, schema: Any, values: dict[str, list[Any]], seed: int) -> None:
@@ -38,11 +38,11 @@ class Operations:
         return self.random.random() < probability
 
     def make(self) -> tuple[str, dict[str, Any], str | None]:
-        """A document, variables, and the operation's name."""
+        """Return a document, its variables, and the operation's name."""
         self.fragments = []
         several = self.chance(0.15)
         names = self.names = ["One", "Two"] if several else [self.random.choice(["", "One"])]
-        given: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         texts = []
         self.allow_fragments = self.chance(0.6)
         for name in names:
@@ -54,7 +54,7 @@ class Operations:
                 f"${n}: {type_}{default}" for n, (type_, default, _) in self.variables.items()
             )
             texts.append(f"query {name}{f'({declared})' if declared else ''} {body}")
-            given |= {
+            values |= {
                 n: value for n, (_, _, value) in self.variables.items() if value is not MISSING
             }
             self.allow_fragments = self.allow_fragments and not several
@@ -63,14 +63,16 @@ class Operations:
         )
         if self.chance(0.02):
             chosen = "Nope"
-        return "\n".join([*texts, *self.fragments]), given, chosen
+        return "\n".join([*texts, *self.fragments]), values, chosen
 
     def another(self, name: str | None) -> str | None:
         """Another operation of the same document, if it has several."""
         return self.random.choice(self.names) if len(self.names) > 1 else name
 
     def again(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """Other values for the same document: a kept plan must not remember the first."""
+        """
+        Return other values for the same document: a cached plan must not contain the first ones.
+        """
         return {name: self.other(value) for name, value in variables.items() if self.chance(0.95)}
 
     def other(self, value: Any) -> Any:

@@ -1,5 +1,5 @@
 """
-A whole record, the same every time: what the API's tests read.
+A whole record, the same every time, for the tests of the API.
 
 Series `main`: a completed batch with a result, a completed one that stays unresolved, a failed
 Monday, and an active batch with a gap at day 4. Series `second`: a completed batch on the first of
@@ -47,7 +47,7 @@ BASE = {"SPY": 690, "AAPL": 270, "MSFT": 480, "BRK.B": 500, "NVDA": 190, "KO": 7
 
 
 def an_id(kind: int, number: int) -> UUID:
-    """An id that tells by itself whose it is."""
+    """Return an id that contains the kind and the number of its row."""
     return UUID(f"{kind:08x}-0000-4000-8000-{number:012x}")
 
 
@@ -74,7 +74,9 @@ class Record:
         recorded: dict[str, object],
         batch: UUID | None = None,
     ) -> None:
-        self.head = journal.next_entry(self.head, kind, at, recorded, batch)
+        self.head = journal.next_entry(
+            after=self.head, kind=kind, at=at, recorded=recorded, batch=batch
+        )
         self.add("journal", **asdict(self.head))
 
     def close(self, ticker: str, session: date) -> Close:
@@ -98,18 +100,21 @@ class Record:
         return self.closes[ticker, session]
 
     def question(
-        self, series: str, run_date: date, attempt: int, batch: UUID, **became: object
+        self, series: str, run_date: date, attempt: int, batch: UUID, **outcome: object
     ) -> None:
         generation = Generation(
             id=self.next(2), series=series, run_date=run_date, attempt=attempt,
             asked_at=due_at(run_date) + timedelta(seconds=attempt), requested_model="gpt-test",
             prompt_version="1",
-            system_prompt="You choose.", user_prompt=f"Today is {run_date}.", **became,
+            system_prompt="You choose.", user_prompt=f"Today is {run_date}.", **outcome,
         )  # fmt: skip
         self.add("generations", **asdict(generation))
         if generation.answered_at:
             self.write(
-                JournalKind.GENERATION, generation.answered_at, {"generation": generation}, batch
+                kind=JournalKind.GENERATION,
+                at=generation.answered_at,
+                recorded={"generation": generation},
+                batch=batch,
             )
 
     def batch(
@@ -150,7 +155,9 @@ class Record:
             benchmark_close_id=benchmark.id, benchmark_split_factor=Decimal(1),
         )  # fmt: skip
         self.add("checkpoints", **asdict(day_zero))
-        self.write(JournalKind.BATCH, at, {"batch": batch, "picks": picks}, batch.id)
+        self.write(
+            kind=JournalKind.BATCH, at=at, recorded={"batch": batch, "picks": picks}, batch=batch.id
+        )
         return batch, picks
 
     def checkpoint(
@@ -158,8 +165,8 @@ class Record:
         change: Callable[[PickMetric, Pick], dict[str, object]] = lambda metric, pick: {},
     ) -> UUID:  # fmt: skip
         """
-        A morning: skipped after a closed day or when `missing`, else computed; `late` was skipped
-        first.
+        Add a checkpoint. It is skipped after a closed day or with `missing`, else computed; with
+        `late` it was skipped first.
         """
         on = checkpoint_date(batch.run_date, day)
         session, at = (
@@ -186,7 +193,9 @@ class Record:
         if session is None or missing:
             row["status"] = CheckpointStatus.SKIPPED
             self.add("checkpoints", **row)
-            self.write(JournalKind.CHECKPOINT, at, {"checkpoint": row}, batch.id)
+            self.write(
+                kind=JournalKind.CHECKPOINT, at=at, recorded={"checkpoint": row}, batch=batch.id
+            )
             return row["id"]
         benchmark = self.close("SPY", session)
         measured = returns.return_pct(batch.benchmark_initial_price, benchmark.close)
@@ -199,7 +208,10 @@ class Record:
         for pick in picks:
             reading = self.close(pick.ticker, session)
             measure = returns.measure_returns(
-                pick.initial_price, reading.close, Decimal(1), measured
+                initial=pick.initial_price,
+                current=reading.close,
+                factor=Decimal(1),
+                benchmark_return_pct=measured,
             )
             metric = PickMetric(
                 id=self.next(6), checkpoint_id=row["id"], pick_id=pick.id,
@@ -211,12 +223,13 @@ class Record:
                 after_open = returns.return_pct(pick.entry_open, reading.close)
                 metric = PickMetric(**{**asdict(metric), "return_from_open_pct": after_open})
             self.add("pick_checkpoint_metrics", **{**asdict(metric), **change(metric, pick)})
-        self.write(JournalKind.CHECKPOINT, at, {"checkpoint": row}, batch.id)
+        self.write(kind=JournalKind.CHECKPOINT, at=at, recorded={"checkpoint": row}, batch=batch.id)
         return row["id"]
 
 
-# Where the record's rows come from, each table after those that it refers to. An entry of the
-# journal must follow the one before it; the order of the other rows is as they were written.
+# Where the record's rows come from, each table after those that it refers to. The entries of the
+# journal are copied by their number, because each must come directly after the one before it; the
+# other rows are copied in the order in which they were stored.
 SOURCES = {
     "closes": "closes",
     "generations": "generations",
@@ -240,9 +253,9 @@ def plant(address: str) -> None:
                 copy.write(rows)
         if _PLANTED:
             return
-        found = [conn.execute(f"SELECT FROM {table} LIMIT 1").fetchone() for table in SOURCES]
+        first_rows = [conn.execute(f"SELECT FROM {table} LIMIT 1").fetchone() for table in SOURCES]
         _write_record(conn)
-        if found == [None] * len(SOURCES):
+        if first_rows == [None] * len(SOURCES):
             _PLANTED.update({table: _rows_of(conn, source) for table, source in SOURCES.items()})
 
 
@@ -341,14 +354,14 @@ def _running(record: Record) -> None:
 
 
 def engine_on(pool: pools.Pool, facts: Facts = FACTS) -> Engine:
-    """The engine as the service has it."""
+    """Return an engine as the service creates it."""
     return Engine(schema, pool_fetcher(pool), facts)
 
 
 def plant_years(address: str, mondays: int = 400) -> None:
     """
-    Write as many rows as years would: for query plans only, so without the triggers that would look
-    at each.
+    Write as many rows as years would bring. They are for query plans only, so the triggers that
+    check each row are off.
     """
     with psycopg.connect(address, autocommit=True) as conn:
         for statement in YEARS.strip().split(";\n"):

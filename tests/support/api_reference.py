@@ -1,9 +1,9 @@
 """
-The plain way to answer: graphql-core executes every field, with one statement for each relation and
+A reference engine: graphql-core executes every field, with one statement for each relation and
 level.
 
-It reads the same declarations as the planner, so it finds what the planner does wrong with them,
-not what is wrong in them: expressions have tests of their own.
+It reads the same declarations as the compiler, so it shows the errors that the compiler makes with
+them, but no error in the declarations: expressions have their own tests.
 """
 
 from base64 import b64encode
@@ -23,7 +23,7 @@ from app.domain.journal import format_timestamp
 
 
 class Reference:
-    """Answers as the engine must."""
+    """Returns the responses that the engine must return."""
 
     def __init__(self, schema: GraphQLSchema, conn: AsyncConnection, facts: object) -> None:
         self.schema, self.conn, self.facts = schema, conn, facts
@@ -80,14 +80,20 @@ class Reference:
                 if key not in self.loaders:
                     parent = table_of(info.parent_type)
                     self.loaders[key] = DataLoader(
-                        lambda of: self.rows(parent, of, target, relation, arguments)
+                        lambda of: self.rows(
+                            parent=parent,
+                            of=of,
+                            target=target,
+                            relation=relation,
+                            arguments=arguments,
+                        )
                     )
-                found = self.loaders[key].load(row["ctid"] if row else "")
-                return self.shown(found, is_many(definition.type))
+                rows = self.loaders[key].load(row["ctid"] if row else "")
+                return self.shown(rows, is_many(definition.type))
 
-    async def shown(self, rows: Any, many: bool) -> Any:
-        found = await rows
-        return found if many else next(iter(found), None)
+    async def shown(self, loading: Any, many: bool) -> Any:
+        rows = await loading
+        return rows if many else next(iter(rows), None)
 
     def columns(self, type_: Any) -> str:
         """Every column and expression of a type, by its name in Python."""
@@ -110,7 +116,7 @@ class Reference:
     async def rows(
         self, parent: str, of: list[str], target: Any, relation: Related, arguments: dict[str, Any]
     ) -> list[list[Any]]:
-        """For each row of `parent` (its ctid), the related rows."""
+        """Return the related rows for each row of `parent` (by its ctid)."""
         names = named(arguments, 2)
         order = relation.order
         if relation.join:  # looked up for each row, where the engine joins it
@@ -121,22 +127,22 @@ class Reference:
         where = expand(relation.where, names)
         inner = f"SELECT {self.columns(target)}, {nth} FROM {table_of(target)} WHERE {where}"
         if parent:
-            found = f"{parent}, LATERAL ({inner}) found WHERE {parent}.ctid = ANY($1::tid[])"
+            source = f"{parent}, LATERAL ({inner}) related WHERE {parent}.ctid = ANY($1::tid[])"
         else:
-            found = f"({inner}) found WHERE $1::text[] IS NOT NULL"
+            source = f"({inner}) related WHERE $1::text[] IS NOT NULL"
         of_column = f"{parent}.ctid::text" if parent else "''"
-        sql = f"SELECT {of_column} AS of, found.* FROM {found} ORDER BY of, nth"
+        sql = f"SELECT {of_column} AS of, related.* FROM {source} ORDER BY of, nth"
         rows = await self.query(sql, of, *arguments.values())
         return [[row for row in rows if row["of"] == one] for one in of]
 
     async def computed(self, computed: Computed, arguments: dict[str, Any]) -> Any:
-        """The value itself; its parts are its attributes."""
-        sql = f"SELECT {expand(computed.rows, named(arguments, 1))} AS found"
+        """Return a computed value; its attributes are the parts."""
+        sql = f"SELECT {expand(computed.rows, named(arguments, 1))} AS result"
         (row,) = await self.query(sql, *arguments.values())
-        return computed.compute(row["found"].encode(), arguments)
+        return computed.compute(row["result"].encode(), arguments)
 
     async def page(self, page: Paginated, target: Any, arguments: dict[str, Any]) -> Any:
-        """All rows, cut in Python."""
+        """Return a page of all rows, which Python sorts and cuts."""
         first, after = arguments.pop("first"), arguments.pop("after")
         names = named(arguments, 1)
         keys = ", ".join(f"{sql} AS key_{n}" for n, sql in enumerate(page.sort_keys))
@@ -181,6 +187,6 @@ class Reference:
 
 
 def named(arguments: dict[str, Any], start: int) -> dict[str, str]:
-    """What stands for each argument, and for whether it was left out."""
+    """Return the SQL parameter of each argument, and the constant for whether it was left out."""
     names = {name: f"${n}" for n, name in enumerate(arguments, start)}
     return names | {f"no_{name}": str(value is None).lower() for name, value in arguments.items()}

@@ -1,10 +1,11 @@
 """
-Choosers, simulated: what a chooser of a stated kind makes of a stated market, as the track record
-gets it.
+Simulated choosers: the picks of a given kind of chooser in a given market, in the form that the
+track record uses.
 
 The market moves by a normal return each week, and a share by beta times that and something of its
-own (Student's t with five degrees of freedom, so that single weeks are wild). Figures are of the
-initial price, as the record's are, so that a fortnight's second week stands on its first.
+own (Student's t with five degrees of freedom, so that single weeks are wild). Figures are in
+percent of the initial price, as the record's are, so that a fortnight's second week builds on its
+first.
 """
 
 from collections.abc import Iterator
@@ -25,13 +26,13 @@ class Chooser(Struct, frozen=True):
     """
     What it picks and what it knows, in a market whose mean week is `drift` percent.
 
-    `kept` is how probable it is that a Monday's pick is last Monday's again, with its action;
-    `buys` that an action is BUY; `skill` is what it knows beforehand of each week's own move of a
-    share, in percent.
+    `repeat_probability` is how probable it is that a pick is the same as last Monday's, with its
+    action; `buys` is how probable it is that an action is BUY; `skill` is what it knows beforehand
+    of each week's own move of a share, in percent.
     """
 
     buys: float = 0.5
-    kept: float = 0.0
+    repeat_probability: float = 0.0
     beta: float | None = None
     skill: float = 0.0
     drift: float = 0.2
@@ -39,7 +40,7 @@ class Chooser(Struct, frozen=True):
 
 KINDS = {
     "independent": Chooser(),
-    "repeating tickers": Chooser(kept=0.85),
+    "repeating tickers": Chooser(repeat_probability=0.85),
     "all BUY with beta 1.3 while the market rises": Chooser(buys=1.0, beta=1.3, drift=0.5),
 }
 SKILLED = Chooser(skill=0.5)
@@ -53,17 +54,25 @@ def record(chooser: Chooser, seed: int, mondays: int) -> list[TrackedBatch]:
     picks: list[tuple[str, Action]] = []
     made = []
     for week in range(mondays):
-        picks = list(chosen(chooser, random, picks, week))
-        became = random.random()
+        picks = list(chosen(chooser=chooser, random=random, before=picks, week=week))
+        outcome = random.random()
         on = FIRST + timedelta(weeks=week)
-        if became < 0.05:
+        if outcome < 0.05:
             made.append(TrackedBatch(on, BatchStatus.FAILED, False))
             continue
-        last = None if became < 0.1 else two(market[week], market[week + 1])
-        held = [measured(chooser, random, pick, week, market, own) for pick in picks]
+        last = None if outcome < 0.1 else two(market[week], market[week + 1])
+        held = [
+            measured(chooser=chooser, random=random, pick=pick, week=week, market=market, own=own)
+            for pick in picks
+        ]
         made.append(
             TrackedBatch(
-                on, BatchStatus.COMPLETED, False, exact(market[week]), last and exact(last), held
+                run_date=on,
+                status=BatchStatus.COMPLETED,
+                late=False,
+                middle_benchmark_pct=exact(market[week]),
+                benchmark_pct=last and exact(last),
+                picks=held,
             )
         )
     return made
@@ -76,7 +85,7 @@ def chosen(
     tickers = [f"T{chr(65 + n // 26)}{chr(65 + n % 26)}" for n in range(40)]
     taken: set[str] = set()
     for n in range(3):
-        pick = before[n] if before and random.random() < chooser.kept else None
+        pick = before[n] if before and random.random() < chooser.repeat_probability else None
         if pick is None or pick[0] in taken:
             ticker = random.choice([ticker for ticker in tickers if ticker not in taken])
             pick = ticker, Action.BUY if random.random() < chooser.buys else Action.SELL
@@ -89,7 +98,8 @@ def measured(
     own: dict[tuple[str, int], float],
 ) -> TrackedPick:  # fmt: skip
     """
-    What became of a pick: a share's own move in a week is the same for everybody who holds it.
+    Return a pick with its figures. A share's own move in a week is the same in every batch that
+    holds it.
     """
     ticker, action = pick
     beta = chooser.beta or 0.5 + (ord(ticker[1]) * 26 + ord(ticker[2])) % 11 / 10
@@ -101,9 +111,13 @@ def measured(
         moves.append(beta * market[at] + own[ticker, at] + known)
     whole = two(*moves)
     return TrackedPick(
-        str(UUID(int=week)), ticker, action, exact(moves[0] - market[week]),
-        exact(whole - two(market[week], market[week + 1])), exact(whole),
-    )  # fmt: skip
+        id=str(UUID(int=week)),
+        ticker=ticker,
+        action=action,
+        middle_vs_benchmark_pct=exact(moves[0] - market[week]),
+        vs_benchmark_pct=exact(whole - two(market[week], market[week + 1])),
+        absolute_return_pct=exact(whole),
+    )
 
 
 def wild(random: Random) -> float:

@@ -1,4 +1,4 @@
-"""A clock that tells what it was told: sleeping on it takes no time, and moves it on."""
+"""A clock whose time a test sets. Sleeping on it takes no real time, and moves it forward."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 
 class HandSetClock:
     """
-    Tells `time`.
+    A clock whose current time is `time`.
 
-    `slept` holds how long it was slept on; `meanwhile` is what happens during the next sleep.
+    `slept` holds the length of each sleep; `meanwhile` is what happens during the next sleep.
     """
 
     def __init__(self, time: datetime) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
+import forked_commands
 import pytest
 from isolation import NO_HOME, moved_clock
 
@@ -77,42 +79,58 @@ def run(
     *arguments: object, cwd: Path, timeout: float = 300, **settings: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command as a process, until it ends."""
-    return subprocess.run(
-        [ALPHA_MONDAY, *map(str, arguments)],
-        cwd=cwd,
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    with TemporaryFile() as output, TemporaryFile() as error:
+        process = forked_commands.start(
+            ALPHA_MONDAY,
+            *map(str, arguments),
+            cwd=cwd,
+            env=environment(**settings),
+            stdout=output,
+            stderr=error,
+        )
+        try:
+            code = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        for file in (output, error):
+            file.seek(0)
+        return subprocess.CompletedProcess(
+            process.args, code, output.read().decode(), error.read().decode()
+        )
 
 
 @contextmanager
 def served(*arguments: object, cwd: Path, **settings: str) -> Iterator[str]:
     """Start a serving command on a free port, yield its address, and stop it with SIGTERM."""
-    process = subprocess.Popen(
-        [ALPHA_MONDAY, *map(str, arguments)],
-        cwd=cwd,
-        env=environment(**settings),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr
-    lines = []
-    try:
-        for line in process.stderr:
-            lines.append(line)
-            if address := re.search(r"http://\S+?(?=/graphql)", line):
-                break
-        else:
-            raise AssertionError("".join(lines))
-        yield address[0]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        lines.append(process.communicate(timeout=60)[1])
-    assert process.returncode in (0, -signal.SIGTERM), "".join(lines)
+    reading, writing = os.pipe()
+    with open(os.devnull, "wb") as nowhere, open(reading) as error:
+        try:
+            process = forked_commands.start(
+                ALPHA_MONDAY,
+                *map(str, arguments),
+                cwd=cwd,
+                env=environment(**settings),
+                stdout=nowhere,
+                stderr=writing,
+            )
+        finally:
+            os.close(writing)
+        lines = []
+        try:
+            for line in error:
+                lines.append(line)
+                if address := re.search(r"http://\S+?(?=/graphql)", line):
+                    break
+            else:
+                raise AssertionError("".join(lines))
+            yield address[0]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            lines.append(error.read())
+            code = process.wait(60)
+        assert code in (0, -signal.SIGTERM), "".join(lines)
 
 
 @contextmanager

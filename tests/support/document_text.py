@@ -1,4 +1,4 @@
-"""What a document claims, as read from its text: commands, targets, settings, links and files."""
+"""Reads from a document's text what it names: commands, targets, settings, links and files."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _PATH = re.compile(r"(?:[\w.-]+/)*[\w-]+\.(?:lock|md|mjs|py|sql|toml|yml)")
 
 
 class Command(NamedTuple):
-    """A command in a document: the command itself, and the words that follow its name."""
+    """A command in a document: the command itself, and the words after its name."""
 
     words: str
     command: click.Command
@@ -46,28 +46,28 @@ def commands(text: str) -> Iterator[Command]:
         yield Command(f"alpha-monday {' '.join(words)}", command, rest)
 
 
-def unaccepted_argument(written: Command) -> str | None:
+def unaccepted_argument(mention: Command) -> str | None:
     """Return an argument that the command does not accept, or None."""
-    if written.command.context_settings.get("ignore_unknown_options"):
+    if mention.command.context_settings.get("ignore_unknown_options"):
         return None
     options = {
         name: one
-        for one in written.command.params
+        for one in mention.command.params
         if isinstance(one, click.Option)
         for name in one.opts
     }
-    room = [one.nargs for one in written.command.params if isinstance(one, click.Argument)]
-    given, rest = 0, iter(written.rest)
+    room = [one.nargs for one in mention.command.params if isinstance(one, click.Argument)]
+    argument_count, rest = 0, iter(mention.rest)
     for word in rest:
         if not word.startswith("--") or word == "--":
-            given += 1
+            argument_count += 1
         elif word == "--help":
             continue
         elif word not in options:
             return word
         elif not options[word].is_flag:
             next(rest, None)
-    return "too many arguments" if given > sum(room) and -1 not in room else None
+    return "too many arguments" if argument_count > sum(room) and -1 not in room else None
 
 
 def targets(text: str) -> set[str]:

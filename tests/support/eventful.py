@@ -358,7 +358,7 @@ class Story:
     # Readings that prove wrong
 
     async def _early_12_04(self) -> None:
-        """The provider mends two prices, one by three percent and one by two."""
+        """The provider corrects two prices, one by three percent and one by two."""
         self.world.closes["WMT", date(2026, 12, 1)] = "92.7000"
         self.world.closes["TGT", date(2026, 11, 27)] = "137.2000"
 
@@ -393,7 +393,7 @@ class Story:
     async def _early_12_10(self) -> None:
         """The split is listed, and all earlier prices are divided."""
         self.world.splits["COST"] = [(RESTATED, "10.0000")]
-        self._trades("COST", date(2026, 9, 1), "101.0000", RESTATED - DAY)
+        self._trades(ticker="COST", first=date(2026, 9, 1), price="101.0000", last=RESTATED - DAY)
         self.world.absent.discard(("COST", date(2026, 12, 8)))
 
     async def _late_12_10(self) -> None:
@@ -411,10 +411,10 @@ class Story:
         self.world.model = [Reply(delay=FOR_EVER)]
         self._at(ASKED, 9)
         self.harness.provider.requests.clear()
-        self.harness.provider.asked.clear()
+        self.harness.provider.request_arrived.clear()
         async with asyncio.TaskGroup() as group:
             asking = group.create_task(self._begin_until_cancelled())
-            await self.harness.provider.asked.wait()
+            await self.harness.provider.request_arrived.wait()
             asking.cancel()
 
     async def _begin_until_cancelled(self) -> None:

@@ -73,15 +73,15 @@ def rows(contents: Contents, table: str, *, kind: str | None = None, **facts: ob
     of the entry.
     """
     names = Names(contents)
-    found = [
+    result = [
         row
         for content in contents
         if kind in (None, content["kind"])
         for its, row in rows_of(content)
         if its == table and names.are(table, row, **facts)
     ]
-    assert found, f"no {table} with {facts}"
-    return found
+    assert result, f"no {table} with {facts}"
+    return result
 
 
 def entries(contents: Contents, kind: str, **facts: object) -> Contents:
@@ -90,13 +90,13 @@ def entries(contents: Contents, kind: str, **facts: object) -> Contents:
     least one.
     """
     names = Names(contents)
-    found = [
+    result = [
         content
         for content in contents
         if content["kind"] == kind and _is_about(content, names, facts)
     ]
-    assert found, f"no {kind} entry with {facts}"
-    return found
+    assert result, f"no {kind} entry with {facts}"
+    return result
 
 
 def _is_about(content: Content, names: Names, facts: dict[str, object]) -> bool:
@@ -119,8 +119,8 @@ def edited(
     """
 
     def change(contents: Contents) -> None:
-        found = rows(contents, table, **facts)
-        for row in found if nth is None else [found[nth]]:
+        mentions = rows(contents, table, **facts)
+        for row in mentions if nth is None else [mentions[nth]]:
             for name, value in values.items():
                 text = value(row[name]) if callable(value) else value
                 row.pop(name, None)
@@ -134,8 +134,8 @@ def removed(kind: str, *, nth: int | None = None, **facts: object) -> Change:
     """A change that takes out all entries with these facts, or the `nth` alone."""
 
     def change(contents: Contents) -> Contents:
-        found = entries(contents, kind, **facts)
-        gone = found if nth is None else [found[nth]]
+        matching = entries(contents, kind, **facts)
+        gone = matching if nth is None else [matching[nth]]
         return [content for content in contents if not any(content is one for one in gone)]
 
     return change
@@ -165,19 +165,21 @@ def refigured(contents: Contents) -> Contents:
     """
     Return the contents with all prices and figures computed again; an equal number keeps its text.
     """
-    state, stood, kept = JournalState(Calendar()), dict[tuple[str, str], Row](), Contents()
+    state, stood, result = JournalState(Calendar()), dict[tuple[str, str], Row](), Contents()
     for content in contents:
         mentions = _taken(content, state)
         held = list(rows_of(content))
         for (table, row), mention in zip(held, mentions, strict=True):
             _agree(row, mention, state)
-            state.add_row(parsing.parse_row(0, table, table, row))
+            state.add_row(parsing.parse_row(seq=0, member=table, table=table, texts=row))
         if content["kind"] == "CORRECTION":
-            content["corrections"] = list(_corrections(content, held, stood, state))
+            content["corrections"] = list(
+                _corrections(content=content, held=held, stood=stood, state=state)
+            )
         stood |= {(table, row["id"]): dict(row) for table, row in held if "id" in row}
         if content["kind"] != "CORRECTION" or content["corrections"]:
-            kept.append(content)
-    return kept
+            result.append(content)
+    return result
 
 
 def _taken(content: Content, state: JournalState) -> list[Mention]:
@@ -221,12 +223,12 @@ def _corrections(
     there = {(one["field"], one.get("ticker")): one for one in content["corrections"]}
     example = content["corrections"][0]
     changes = dict(_changes(held, stood, state))
-    kept = [key for key in there if key in changes]
-    for field, ticker in [*kept, *(key for key in changes if key not in there)]:
+    remaining = [key for key in there if key in changes]
+    for field, ticker in [*remaining, *(key for key in changes if key not in there)]:
         was, now = changes[field, ticker]
         new = {**example, "id": str(uuid4()), "field": field, "ticker": ticker}
-        said = {**there.get((field, ticker), new), "before": was, "after": now}
-        yield {name: value for name, value in said.items() if value is not None}
+        correction = {**there.get((field, ticker), new), "before": was, "after": now}
+        yield {name: value for name, value in correction.items() if value is not None}
 
 
 def _changes(

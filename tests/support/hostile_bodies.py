@@ -1,6 +1,6 @@
 """
-Responses of a hostile provider, made while they are sent: none of them is ever held whole on either
-side.
+Responses of a hostile provider. They are generated while they are sent, so that neither side ever
+has a whole one in memory.
 """
 
 import bz2
@@ -79,7 +79,8 @@ def of_charset(charset: bytes, size: int, status: int = 400) -> Reply:
     """An error whose charset is one of Python's codecs that decompress, or that take long."""
 
     def parts() -> Iterator[bytes]:
-        # Not before it is asked for: to compress 900 MB takes seconds, also where no test is run.
+        # Compressed only when it is sent: compressing 900 MB takes seconds, also where no test is
+        # run.
         packed = _encoded(charset, size)
         yield (
             HEAD % (status, b"; charset=" + charset)

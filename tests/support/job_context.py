@@ -4,14 +4,13 @@ What the jobs' tests share: simulated providers that return what a test sets, an
 Each ticker has one round price for all sessions, except where a test sets another.
 """
 
-import asyncio
 import io
 import json
 import logging
-import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date, datetime, time, timedelta
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -19,10 +18,12 @@ import pytest
 import structlog
 import uvicorn
 from clocks import HandSetClock
+from local_server import local_server
 from provider_server import ProviderServer, Reply, Request, says
 
 from app.core import logging as logs
 from app.core import settings
+from app.core.settings import Settings
 from app.database import pools
 from app.database.pools import Pool
 from app.domain import calendar
@@ -115,8 +116,8 @@ class World:
             return says({"Error Message": "Invalid API call. Please retry."})
         if request.query["function"] == "SPLITS":
             listed = [
-                {"effective_date": str(day), "split_factor": said}
-                for day, said in self.splits.get(ticker, ())
+                {"effective_date": str(day), "split_factor": factor}
+                for day, factor in self.splits.get(ticker, ())
             ]
             return says({"symbol": request.query["symbol"], "data": listed})
         return says({"Meta Data": {}, "Time Series (Daily)": self._bars(ticker)})
@@ -143,22 +144,22 @@ class JobHarness:
         self.context, self.provider, self.world, self.clock = context, provider, world, clock
 
     @property
-    def asked(self) -> list[str]:
+    def requested_tickers(self) -> list[str]:
         """The tickers whose bars were requested, in order."""
-        return self._asked("TIME_SERIES_DAILY")
+        return self._requested_symbols("TIME_SERIES_DAILY")
 
     @property
-    def asked_for_splits(self) -> list[str]:
+    def requested_splits(self) -> list[str]:
         """The tickers whose splits were requested, in order."""
-        return self._asked("SPLITS")
+        return self._requested_symbols("SPLITS")
 
-    def _asked(self, function: str) -> list[str]:
+    def _requested_symbols(self, function: str) -> list[str]:
         queries = [request.query for request in self.provider.requests if request.path == "/query"]
         return [query["symbol"] for query in queries if query["function"] == function]
 
     @property
     def questions(self) -> list[str]:
-        """The questions that the model got, in order."""
+        """The questions that the model received, in order."""
         return [
             request.json["messages"][1]["content"]
             for request in self.provider.requests
@@ -229,23 +230,31 @@ async def run_attempt(job: Any) -> datetime | None:
     return None
 
 
+_KEYS = {"OPENAI_API_KEY": OPENAI_KEY, "ALPHA_VANTAGE_API_KEY": ALPHA_VANTAGE_KEY}
+
+
+@cache
+def _load_settings(environment: tuple[tuple[str, str], ...]) -> Settings:
+    return settings.load({"DATABASE_URL": "postgresql://replaced/later", **dict(environment)})
+
+
 @asynccontextmanager
 async def open_context(
     database: str, pool: Pool, clock: HandSetClock, base_url: str, **environment: str
 ) -> AsyncIterator[Context]:
     """Open the queue on `database`, and bind a context that uses the providers at `base_url`."""
-    given = {
-        "DATABASE_URL": database,
-        "OPENAI_API_KEY": OPENAI_KEY,
-        "OPENAI_BASE_URL": f"{base_url}/v1",
-        "ALPHA_VANTAGE_API_KEY": ALPHA_VANTAGE_KEY,
-        "ALPHA_VANTAGE_BASE_URL": base_url,
-        **environment,
-    }
+    # Validation takes six milliseconds, so the settings are loaded once for each environment, and
+    # only the two addresses, which differ for each test, are replaced.
+    configuration = msgspec.structs.replace(
+        _load_settings(tuple(sorted({**_KEYS, **environment}.items()))),
+        database_url=database,
+        openai_base_url=f"{base_url}/v1",
+        alpha_vantage_base_url=base_url,
+    )
     with queue.app.replace_connector(queue.make_connector(database)):
         async with (
             queue.app.open_async(),
-            queue.bind_context(queue.app, settings.load(given), pool=pool, clock=clock) as context,
+            queue.bind_context(queue.app, configuration, pool=pool, clock=clock) as context,
         ):
             yield context
 
@@ -270,10 +279,10 @@ async def open_harness(database: str, clock: HandSetClock) -> AsyncIterator[JobH
     async with (
         pools.opened(pools.make_pool(database, max_size=5)) as pool,
         ProviderServer() as provider,
-        open_context(database, pool, clock, provider.url) as context,
+        open_context(database=database, pool=pool, clock=clock, base_url=provider.url) as context,
     ):
         provider.answers = world
-        yield JobHarness(context, provider, world, clock)
+        yield JobHarness(context=context, provider=provider, world=world, clock=clock)
 
 
 @contextmanager
@@ -310,18 +319,12 @@ async def standins(
     async def now() -> Any:
         return clock.now()
 
-    app = ProviderSimulators(market, now, log, FaultScript(rules))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        # uvicorn would log the requested faults as errors.
-        config = uvicorn.Config(
-            app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1
-        )
-        server = uvicorn.Server(config)
-        running = asyncio.create_task(server.serve([listener]))
+    app = ProviderSimulators(market=market, now=now, log=log, script=FaultScript(rules))
+    # uvicorn would log the requested faults as errors.
+    config = uvicorn.Config(app, log_level="critical", lifespan="off")
+    async with local_server(config) as (host, port):
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield f"http://{host}:{port}"
         finally:
-            server.should_exit = True
-            await running
             if app._log:
                 app._log.close()

@@ -35,8 +35,11 @@ async def check_rows_against_journal(harness: JobHarness) -> None:
         last: dict[str, Any] = {}
         for entry in entries:
             for member in members:
-                told = entry.get(member) or []
-                last |= {one["id"]: one for one in (told if isinstance(told, list) else [told])}
+                mentioned = entry.get(member) or []
+                last |= {
+                    one["id"]: one
+                    for one in (mentioned if isinstance(mentioned, list) else [mentioned])
+                }
         async with harness.context.pool.connection() as conn:
             rows = {
                 str(row.id): canonical_json({"row": row})
@@ -48,15 +51,15 @@ async def check_rows_against_journal(harness: JobHarness) -> None:
 async def check_splits_against_journal(harness: JobHarness) -> None:
     """Check that all splits in the journal's entries are stored readings."""
     async with harness.context.pool.connection() as conn:
-        kept = {
+        stored = {
             canonical_json({"row": row}) for row in await select_rows(conn, Split, table="splits")
         }
-    told = [
+    mentioned = [
         one
         for entry in await harness.journal()
         for one in json.loads(entry.content).get("splits", ())
     ]
-    assert {canonical_json({"row": one}) for one in told} <= kept
+    assert {canonical_json({"row": one}) for one in mentioned} <= stored
 
 
 @pytest.fixture(autouse=True)
@@ -73,12 +76,12 @@ async def wait_for_blocked_connections(harness: JobHarness, count: int = 1) -> l
     processes.
     """
     for _ in range(500):
-        found = await harness.rows(
+        blocked = await harness.rows(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND "
             "wait_event_type = 'Lock' "
             "ORDER BY state_change"
         )
-        if len(found) == count:
-            return [pid for (pid,) in found]
+        if len(blocked) == count:
+            return [pid for (pid,) in blocked]
         await asyncio.sleep(0.01)
-    raise AssertionError(f"{len(found)} wait")
+    raise AssertionError(f"{len(blocked)} wait")

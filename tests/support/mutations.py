@@ -96,7 +96,7 @@ def places(trees: list[ast.Module], mutation: Mutation) -> int:
 
 
 def mutated(modules: list[ModuleType], mutation: Mutation | None) -> list[ModuleType]:
-    """Return these modules made anew, with the mistake in the one place that it must have."""
+    """Return these modules compiled again, with the mistake in the one place that it must have."""
     trees = parsed(modules)
     if mutation is not None:
         planting = _Planting(mutation, plant=True)
@@ -108,19 +108,19 @@ def mutated(modules: list[ModuleType], mutation: Mutation | None) -> list[Module
 
 def _made(module: ModuleType, tree: ast.Module) -> ModuleType:
     made = ModuleType(module.__name__)
-    code = compile(ast.fix_missing_locations(tree), f"{module.__name__}, made anew", "exec")
+    code = compile(ast.fix_missing_locations(tree), f"{module.__name__}, compiled again", "exec")
     exec(code, made.__dict__)
     return made
 
 
 class _Planting(ast.NodeTransformer):
-    """Plants a mistake, or only looks for its places, and counts them."""
+    """Plants a mistake, or only finds its places, and counts them."""
 
     def __init__(self, mutation: Mutation, *, plant: bool) -> None:
         self.mutation, self.plant, self.places = mutation, plant, 0
 
     def plant_in(self, tree: ast.Module) -> None:
-        """Look for places in a module, or in the part of it that is meant."""
+        """Find the places in a module, or in the part of it in which the mistake is planted."""
         scopes: list[ast.AST] = [tree]
         for name in filter(None, self.mutation.within.split(".")):
             inner = (one for scope in scopes for one in ast.walk(scope))
@@ -129,7 +129,7 @@ class _Planting(ast.NodeTransformer):
             self.visit(scope)
 
     def visit(self, node: ast.AST) -> Any:
-        """Replace a node that is meant, and look into every other one."""
+        """Replace a node that the mistake matches, and visit the parts of every other one."""
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if is_docstring:
             return node

@@ -123,10 +123,10 @@ class TrueMarket:
         entry = min(day for day in self.sessions(ticker) if day >= run_date)
         opened = self.sessions(ticker)[entry][0]
         return TrueFigures(
-            price,
-            factor,
-            (price * factor / first - 1) * 100,
-            (price * self.factor(ticker, entry, session) / opened - 1) * 100,
+            price=price,
+            factor=factor,
+            absolute=(price * factor / first - 1) * 100,
+            from_open=(price * self.factor(ticker, entry, session) / opened - 1) * 100,
         )
 
     def largest_move(self, ticker: str, baseline: date, session: date) -> Fraction:
@@ -295,7 +295,10 @@ class RecordChecker:
                 row["ticker"], row["run_date"], row["baseline"], row["session"]
             )
             if self._not_listed_yet(
-                row["ticker"], row["run_date"], row["baseline"], row["session"]
+                ticker=row["ticker"],
+                run_date=row["run_date"],
+                baseline=row["baseline"],
+                session=row["session"],
             ):
                 self.counts["figures whose split is not listed before the end"] += 1
                 continue
@@ -313,11 +316,21 @@ class RecordChecker:
             self.truth.close(BENCHMARK_TICKER, row["trading_day"]),
             self.truth.close(BENCHMARK_TICKER, row["baseline"]),
         )
-        self._check_value(label, "benchmark price", row["benchmark_price"], price)
-        self._check_value(label, "benchmark's first price", row["benchmark_initial_price"], first)
+        self._check_value(
+            label=label, what="benchmark price", stored=row["benchmark_price"], true=price
+        )
+        self._check_value(
+            label=label,
+            what="benchmark's first price",
+            stored=row["benchmark_initial_price"],
+            true=first,
+        )
         if row["day"]:
             self._check_value(
-                label, "benchmark return", row["benchmark_return_pct"], (price / first - 1) * 100
+                label=label,
+                what="benchmark return",
+                stored=row["benchmark_return_pct"],
+                true=(price / first - 1) * 100,
             )
 
     def _compare(self, label: str, row: dict[str, Any], true: TrueFigures) -> None:
@@ -333,20 +346,44 @@ class RecordChecker:
         price_by, by = (ROUNDING, ROUNDING_PCT) if is_restated else (TOLERANCE, TOLERANCE)
         self.counts["figures of a restated series"] += is_restated
         baseline = self.truth.close(ticker, row["baseline"])
-        self._check_value(label, "initial price", row["initial_price"], baseline / first, price_by)
-        self._check_value(label, "price", row["current_price"], true.price / own, price_by)
-        self._check_value(label, "factor", row["split_factor"], true.factor * own / first)
-        self._check_value(label, "absolute return", row["absolute_return_pct"], true.absolute, by)
         self._check_value(
-            label,
-            "return against the benchmark",
-            row["vs_benchmark_pct"],
-            true.absolute - benchmark,
-            by,
+            label=label,
+            what="initial price",
+            stored=row["initial_price"],
+            true=baseline / first,
+            by=price_by,
+        )
+        self._check_value(
+            label=label,
+            what="price",
+            stored=row["current_price"],
+            true=true.price / own,
+            by=price_by,
+        )
+        self._check_value(
+            label=label, what="factor", stored=row["split_factor"], true=true.factor * own / first
+        )
+        self._check_value(
+            label=label,
+            what="absolute return",
+            stored=row["absolute_return_pct"],
+            true=true.absolute,
+            by=by,
+        )
+        self._check_value(
+            label=label,
+            what="return against the benchmark",
+            stored=row["vs_benchmark_pct"],
+            true=true.absolute - benchmark,
+            by=by,
         )
         if row["return_from_open_pct"] is not None:
             self._check_value(
-                label, "return from open", row["return_from_open_pct"], true.from_open, by
+                label=label,
+                what="return from open",
+                stored=row["return_from_open_pct"],
+                true=true.from_open,
+                by=by,
             )
         else:
             self.counts["figures without a return from the open"] += 1
@@ -423,8 +460,10 @@ class RecordChecker:
                     f"{content['at']} {run_date} {session} {ticker}: "
                     f"{metric['absolute_return_pct']:.10}"
                 )
-                moved = self._raw_move(ticker, baseline, session, as_of or session)
-                if metric["unusual_move"] != "true" and moved >= MARKED_MOVE:
+                raw_move = self._raw_move(
+                    ticker=ticker, baseline=baseline, session=session, as_of=as_of or session
+                )
+                if metric["unusual_move"] != "true" and raw_move >= MARKED_MOVE:
                     self.add_discrepancy(
                         "wrong and unmarked", f"{label}, not {float(true.absolute):.6f}"
                     )
@@ -433,7 +472,7 @@ class RecordChecker:
         """
         Return the largest move at a split, as if the split were not known.
 
-        A price that was restated for a split after its session moved by this split, too.
+        A split after a session counts, too, if the price of that session was restated for it.
         """
         days = list(self.truth.sessions(ticker))
         moves = []

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,10 +11,12 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import forked_commands
 import httpx
 import psycopg
 from clocks import HandSetClock
 from commands import ALPHA_MONDAY, environment
+from forked_commands import Process
 from job_context import ALPHA_VANTAGE_KEY, CHOSEN, OPENAI_KEY, World, new_york, open_context
 from provider_server import ProviderServer, Reply, Request
 
@@ -48,7 +49,7 @@ class Started:
     `address` is what follows `says` in the line that the process printed: a server's address.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, address: str) -> None:
+    def __init__(self, process: Process, log: Path, address: str) -> None:
         self.process = process
         self.address = address
         self._log = log
@@ -74,8 +75,13 @@ def started(
     """
     path = cwd / f"{'-'.join(arguments)}-{time.monotonic_ns()}.log"
     with path.open("wb") as log:
-        process = subprocess.Popen(
-            [ALPHA_MONDAY, *arguments], cwd=cwd, env=environment(**settings), stdout=log, stderr=log
+        process = forked_commands.start(
+            ALPHA_MONDAY,
+            *arguments,
+            cwd=cwd,
+            env=environment(**settings),
+            stdout=log,
+            stderr=log,
         )
     try:
         until(lambda: says in path.read_text() or process.poll() is not None, 60)
@@ -185,7 +191,9 @@ async def pick(database: str, pool: Pool, provider: ProviderServer, world: World
 
     Their checkpoint jobs wait until `make_jobs_due` is called.
     """
-    async with open_context(database, pool, world.clock, provider.url) as context:
+    async with open_context(
+        database=database, pool=pool, clock=world.clock, base_url=provider.url
+    ) as context:
         for monday in mondays():
             world.clock.time = new_york(monday)
             await weekly.run_if_due(context, 1, None)
@@ -246,7 +254,7 @@ async def live_through(cwd: Path, database: str, pool: Pool, **settings: str) ->
     """
     await settle(pool)
     async with providers() as (provider, world):
-        await pick(database, pool, provider, world)
+        await pick(database=database, pool=pool, provider=provider, world=world)
         world.slow = 0.3
         there = {
             "OPENAI_BASE_URL": f"{provider.url}/v1",
@@ -272,7 +280,7 @@ async def live_through(cwd: Path, database: str, pool: Pool, **settings: str) ->
                 one.query["symbol"] for one in provider.requests if "DAILY" in one.query["function"]
             )
             assert bars == dict.fromkeys(["SPY", *CHOSEN], 1)
-            await a_change_is_seen(cwd, database, one, two, **settings)
+            await a_change_is_seen(cwd=cwd, database=database, one=one, two=two, **settings)
 
 
 async def a_change_is_seen(
@@ -308,7 +316,7 @@ async def kill_one(cwd: Path, database: str, pool: Pool, **settings: str) -> Non
     """
     await settle(pool)
     async with providers() as (provider, world):
-        await pick(database, pool, provider, world)
+        await pick(database=database, pool=pool, provider=provider, world=world)
         world.slow = 1.5
         there = {
             "OPENAI_BASE_URL": provider.url,

@@ -1,6 +1,6 @@
 """
-A provider on loopback that answers what a test tells it to, oddities of the wire included, and
-keeps what it got.
+A provider server on loopback. It returns the responses that a test sets, malformed ones included,
+and records the requests.
 """
 
 import asyncio
@@ -30,18 +30,18 @@ class Request:
 
     @property
     def json(self) -> Any:
-        """What the body says."""
+        """Return the body, parsed as JSON."""
         return json.loads(self.body)
 
 
 @dataclass(frozen=True)
 class Reply:
     """
-    What to answer: `body` as it is, after `delay` seconds.
+    A reply: its `body` is sent unchanged, after `delay` seconds.
 
-    `cut` ends the connection where the answer promised more, `stalled` leaves it open there. `raw`
-    gives all that is sent in place of a head and a body, part by part, for as long as the client
-    takes it.
+    With `cut` the connection ends before the announced length; with `stalled` it stays open there.
+    `raw` yields all bytes that are sent in place of a head and a body, part by part, for as long as
+    the client reads them.
     """
 
     body: bytes = b""
@@ -53,7 +53,10 @@ class Reply:
     raw: Callable[[], Iterable[bytes]] | None = None
 
     def on_the_wire(self) -> bytes:
-        """The reply's bytes; one that is cut or stalled promises more than it holds."""
+        """
+        Return the reply's bytes. If it is cut or stalled, its Content-Length is more than its body
+        has.
+        """
         headers = {"content-type": "application/json", "connection": "close", **self.headers}
         headers["content-length"] = str(len(self.body) + (100 if self.cut or self.stalled else 0))
         head = f"HTTP/1.1 {self.status} Reason\r\n" + "".join(
@@ -63,7 +66,7 @@ class Reply:
 
 
 def says(answer: object, status: int = 200, **headers: str) -> Reply:
-    """A reply whose body is `answer` as JSON."""
+    """Return a reply whose body is `answer` as JSON."""
     named = {name.replace("_", "-"): text for name, text in headers.items()}
     return Reply(json.dumps(answer).encode(), status=status, headers=named)
 
@@ -77,15 +80,15 @@ CUT = Reply(status=0)
 
 class ProviderServer:
     """
-    Plays `answers` (or, told by `play`, one reply after another, the last for ever) and records
-    `requests`.
+    A server that responds with `answers`, or with the replies that `play` sets: one after another,
+    the last one for ever. It records `requests`.
     """
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.answers: Callable[[Request], Reply] = lambda _: Reply(status=404)
         self.most_in_flight = 0
-        self.asked = asyncio.Event()
+        self.request_arrived = asyncio.Event()
         self._in_flight = 0
         self._talks: set[asyncio.Task[None]] = set()
 
@@ -102,11 +105,11 @@ class ProviderServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address of the server."""
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def play(self, *replies: Reply) -> None:
-        """Answer with these, one a request, and with the last one from then on."""
+        """Send these replies, one for each request, and the last one from then on."""
         left = deque(replies)
         self.answers = lambda _: left.popleft() if len(left) > 1 else left[0]
 
@@ -131,9 +134,15 @@ class ProviderServer:
         }
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         address = urlsplit(target)
-        request = Request(method, address.path, dict(parse_qsl(address.query)), headers, body)
+        request = Request(
+            method=method,
+            path=address.path,
+            query=dict(parse_qsl(address.query)),
+            headers=headers,
+            body=body,
+        )
         self.requests.append(request)
-        self.asked.set()
+        self.request_arrived.set()
         self._in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self._in_flight)
         try:
@@ -154,7 +163,7 @@ class ProviderServer:
 
 @contextmanager
 def refusing() -> Iterator[str]:
-    """An address at which connections are refused: taken, but nobody listens."""
+    """Yield an address that refuses connections: its port is bound, but has no listener."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -162,6 +171,6 @@ def refusing() -> Iterator[str]:
 
 @pytest.fixture
 async def provider() -> AsyncIterator[ProviderServer]:
-    """A provider that is told what to answer."""
+    """Run a provider server whose responses the test sets."""
     async with ProviderServer() as server:
         yield server

@@ -52,10 +52,12 @@ async def harness(database, pool, clock, receiver, monkeypatch) -> AsyncIterator
     }
     async with (
         ProviderServer() as provider,
-        open_context(database, pool, clock, provider.url, **addresses) as context,
+        open_context(
+            database=database, pool=pool, clock=clock, base_url=provider.url, **addresses
+        ) as context,
     ):
         provider.answers = world
-        yield JobHarness(context, provider, world, clock)
+        yield JobHarness(context=context, provider=provider, world=world, clock=clock)
 
 
 MESSAGES = "task_name IN ('send_alert', 'send_heartbeat')"
@@ -80,8 +82,8 @@ async def retry_pauses(harness: JobHarness, send: Callable[[], Awaitable[None]])
     """
     Run `send()` as the queue does, at the times that it asks for. Return the pauses between them.
     """
-    found = []
+    pauses = []
     while later := await run_attempt(send):
-        found.append(later - harness.clock.time)
+        pauses.append(later - harness.clock.time)
         harness.clock.time = later
-    return found
+    return pauses

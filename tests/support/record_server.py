@@ -1,7 +1,5 @@
 """Serve the API of a record without the rest of the service; copy and change a rehearsal."""
 
-import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, contextmanager
 
@@ -11,6 +9,7 @@ import uvicorn
 from api_records import engine_on
 from commands import run
 from litestar import Litestar
+from local_server import local_server
 from psycopg.conninfo import conninfo_to_dict
 
 from api.http import routes
@@ -30,14 +29,9 @@ def app_on(pool: pools.Pool) -> Litestar:
 async def record_server(database: str) -> AsyncIterator[str]:
     """Serve the record of a database, and yield the address."""
     async with pools.opened(pools.make_pool(database, max_size=4)) as pool:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = uvicorn.Server(uvicorn.Config(app_on(pool), log_config=None, lifespan="off"))
-            running = asyncio.create_task(server.serve([listener]))
-            try:
-                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-            finally:
-                server.should_exit = True
-                await running
+        config = uvicorn.Config(app_on(pool), log_config=None, lifespan="off")
+        async with local_server(config) as (host, port):
+            yield f"http://{host}:{port}"
 
 
 async def check_record(database: str) -> None:
@@ -98,7 +92,7 @@ CHANGES = [
         f"UPDATE picks SET reasoning = overlay(reasoning PLACING '#' FROM 70) WHERE id = {PICK}",
         r"The pick [A-Z.]+ of 2026-10-12 \(picks, [0-9a-f-]{36}\): reasoning is .*#.* in the "
         r"record, but .* in the "
-        r"journal \(entry \d+\)\. The record was changed after it was journalled\.",
+        r"journal \(entry \d+\)\. The record was changed after it was journaled\.",
         id="one character of a reasoning",
     ),
     pytest.param(

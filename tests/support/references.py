@@ -97,8 +97,10 @@ def in_markdown(file: Path, text: str) -> Iterator[Reference]:
     for match in _LINK.finditer(prose):
         target = next(group for group in match.groups() if group)
         if not _ELSEWHERE.match(target):
-            yield Reference(file, line_of(prose, match.start()), "link", target)
-    # What a link's label says, its target says in full.
+            yield Reference(
+                file=file, line=line_of(prose, match.start()), kind="link", words=target
+            )
+    # A link's target has its label in full.
     yield from found_in(file, 1, _LABELLED.sub(blanked, prose))
 
 
@@ -113,7 +115,12 @@ def in_python(file: Path, text: str) -> Iterator[Reference]:
                 and not _MODULE.fullmatch(words)
                 and not _TEST.fullmatch(words)
             ):
-                yield Reference(file, line + line_of(prose, match.start()) - 1, "name", words)
+                yield Reference(
+                    file=file,
+                    line=line + line_of(prose, match.start()) - 1,
+                    kind="name",
+                    words=words,
+                )
 
 
 def in_lines(file: Path, text: str) -> Iterator[Reference]:
@@ -131,7 +138,9 @@ def found_in(file: Path, first: int, prose: str) -> Iterator[Reference]:
     """Return the paths, modules and tests that a text names. It begins on the line `first`."""
     for kind, pattern in (("path", _PATH), ("module", _MODULE), ("test", _TEST)):
         for match in pattern.finditer(prose):
-            yield Reference(file, first + line_of(prose, match.start()) - 1, kind, match[0])
+            yield Reference(
+                file=file, line=first + line_of(prose, match.start()) - 1, kind=kind, words=match[0]
+            )
 
 
 @cache
@@ -318,7 +327,7 @@ def stored() -> frozenset[str]:
 @cache
 def declared(*, tests: bool) -> frozenset[str]:
     """
-    Return the names that our modules and classes declare, with or without those of tests and tools.
+    Return the names that our modules and classes declare, with or without those of tests and `dev`.
     """
     names: set[str] = set()
     for file in tracked():
@@ -328,7 +337,7 @@ def declared(*, tests: bool) -> frozenset[str]:
 
 
 def is_for_us(file: Path) -> bool:
-    """Return whether a file is a test or a tool, and not part of the service."""
+    """Return whether a file belongs to the tests or to `dev`, and not to the service."""
     return any(file.is_relative_to(HOUSE / folder) for folder in ("tests", "dev"))
 
 

@@ -58,17 +58,19 @@ def find_one(page: Element, tag: str, **attributes: str) -> Element:
     Return the only element of a kind with these attributes; `class_` may be one of several
     classes.
     """
-    (found,) = find_all(page, tag, **attributes)
-    return found
+    (element,) = find_all(page, tag, **attributes)
+    return element
 
 
 def find_all(page: Element, tag: str, **attributes: str) -> list[Element]:
     """Return all elements of a kind with these attributes."""
     return [
-        found for found in page.iter(tag) if all(_has(found, *pair) for pair in attributes.items())
+        element
+        for element in page.iter(tag)
+        if all(_has(element, *pair) for pair in attributes.items())
     ]
 
 
 def _has(element: Element, name: str, value: str) -> bool:
-    said = element.get(name.rstrip("_").replace("_", "-"), "")
-    return value in said.split() if name == "class_" else value == said
+    actual = element.get(name.rstrip("_").replace("_", "-"), "")
+    return value in actual.split() if name == "class_" else value == actual

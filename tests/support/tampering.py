@@ -35,8 +35,8 @@ def forge(database: str, change: Change) -> None:
     """
     with unguarded(database) as conn:
         _drop_checks(conn)
-        found = conn.execute("SELECT content FROM journal ORDER BY seq").fetchall()
-        contents = [json.loads(content) for (content,) in found]
+        rows = conn.execute("SELECT content FROM journal ORDER BY seq").fetchall()
+        contents = [json.loads(content) for (content,) in rows]
         mentioned = set(_last_mentions(contents))
         changed = change(contents)
         contents = contents if changed is None else changed
@@ -141,12 +141,12 @@ def _write_journal(conn: psycopg.Connection, contents: Iterable[Content]) -> Non
 
 
 def _last_mentions(contents: Iterable[Content]) -> dict[tuple[str, ...], dict[str, str]]:
-    found = {}
+    mentions = {}
     for content in contents:
         for table, row in rows_of(content):
             key = (table, *(row[name] for name in _KEYS.get(table, _ID)))
-            found[key] = row
-    return found
+            mentions[key] = row
+    return mentions
 
 
 def _write_rows(

@@ -49,8 +49,9 @@ class Mismatch(NamedTuple):
     """
     A row that does not equal its last mention.
 
-    `row` is its table and its values in the record, None if the record does not have it. `seq` is
-    the entry of its last mention, None if no entry mentions it.
+    `digest` identifies the row (see `row_digest`). `row` is its table and its values in the record,
+    None if the record does not have the row. `seq` is the number of the entry of its last mention,
+    None if no entry mentions the row.
     """
 
     digest: bytes
@@ -60,7 +61,17 @@ class Mismatch(NamedTuple):
 
 class Verification:
     """
-    A verification in progress; every method may raise Discrepancy.
+    A verification in progress.
+
+    Call its methods in this order:
+
+    1. `add_entry` for each entry, then `end_chain`
+    2. `add_row` for each row
+    3. `add_entry` for each entry that was written in the meantime
+    4. `first_mismatch`
+    5. `check_whole_record`, if there is no mismatch
+
+    The methods that add or check something raise Discrepancy for a broken rule.
 
     `heads` are copies of the journal's head: the chain must contain these entries with these
     hashes. `sessions` is the calendar with which the rules are checked. `seq` and `hash` are those
@@ -90,7 +101,9 @@ class Verification:
     def add_entry(self, entry: TextRow) -> None:
         """Check the next entry of the chain, and add it."""
         seq = self.seq + 1
-        # The order of these checks is the order of the rules in docs/journal.md#the-rules.
+        # docs/journal.md#the-rules defines this order. A missing column is found first, because the
+        # other checks read the columns. A row that is mentioned twice is found after the form of
+        # all rows was checked, because it is recognized by its parsed id.
         entries.check_complete(seq, entry)
         content = self._check_link(seq, entry)
         entries.check_columns(seq, entry, content)
@@ -114,10 +127,11 @@ class Verification:
 
     def end_chain(self, *, open_mondays: bool = True) -> None:
         """
-        Note that all entries were added. The rows are added next, and then newer entries.
+        End the part of the verification in which the entries of the chain are added.
 
-        The newer entries are those that were written while the rows were read. `open_mondays` says
-        whether the rows will include questions whose batch is not stored yet.
+        The rows are added next, and then the newer entries: those that were written while the rows
+        were read. `open_mondays` says whether the rows will include questions whose batch is not
+        stored yet. Raises Discrepancy if the journal ends before an entry of which there is a copy.
         """
         self._has_all_entries = True
         self.state.rows_are_read = True
@@ -171,9 +185,10 @@ class Verification:
 
     def first_mismatch(self) -> Mismatch | None:
         """
-        Return the first row that does not equal its last mention, after everything was added.
+        Return the first row that does not equal its last mention; None if all rows are equal.
 
-        They are ordered by the entry of the last mention; rows that no entry mentions come last.
+        Call this after everything was added. The first row is the one whose last mention is in the
+        oldest entry. Rows that no entry mentions come last.
         """
         mismatches = [*self._mismatches.values()]
         for digest, last in self._last.items():
@@ -204,7 +219,7 @@ class Verification:
             return discrepancy(
                 Rule.ROW,
                 f"{name} is not in the record, though entry {mismatch.seq} of the journal records "
-                "it. It was taken out.",
+                "it. It was removed.",
             )
         if mentioned is None:
             return discrepancy(
@@ -213,13 +228,13 @@ class Verification:
                 "It was written without the journal, or the journal's tail was cut off.",
             )
 
-        journalled = mentioned[1]
-        field = first_difference(row, journalled)
-        here, there = show_difference(row.get(field), journalled.get(field))
+        journaled = mentioned[1]
+        field = first_difference(row, journaled)
+        here, there = show_difference(row.get(field), journaled.get(field))
         return discrepancy(
             Rule.ROW,
             f"{name}: {field} is {here} in the record, but {there} in the journal (entry "
-            f"{mismatch.seq}). The record was changed after it was journalled.",
+            f"{mismatch.seq}). The record was changed after it was journaled.",
         )
 
     def _find_mention(self, mismatch: Mismatch, content: str | None) -> tuple[str, TextRow] | None:
@@ -251,8 +266,7 @@ class Verification:
             raise discrepancy(
                 Rule.CHAIN,
                 f"{place} follows the hash {entry['previous']}, but entry {seq - 1} has the hash "
-                f"{self.hash}. One of the two was changed, or what stood between them was taken "
-                "out.",
+                f"{self.hash}. One of the two was changed, or entries between them were removed.",
             )
         expected = journal.entry_hash(self.hash, entry["content"])
         if entry["hash"] != expected:
@@ -272,7 +286,7 @@ class Verification:
                 raise discrepancy(
                     Rule.HEAD,
                     f"Entry {seq} of the journal has the hash {hash}, but the copy of it says "
-                    f"{head[1]}. The journal was written anew after the copy was made.",
+                    f"{head[1]}. The journal was rewritten after the copy was made.",
                 )
 
     def _add_mention(self, seq: int, table: str, row: TextRow) -> None:

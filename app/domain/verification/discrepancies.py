@@ -73,8 +73,8 @@ def discrepancy(rule: Rule, text: str) -> Discrepancy:
     """
     Return the error for a broken rule: `text` as a sentence, and the name of the rule.
 
-    The text may quote anything from a forged record, so unprintable characters are replaced: it is
-    one line that a terminal can show.
+    The text may quote anything from a forged record. So unprintable characters are replaced: the
+    message is one line that a terminal can show.
     """
     sentence = text[:1].upper() + text[1:]
     return Discrepancy(replace_unprintable(f"{sentence} (rule: {rule})", "?"))

@@ -2,8 +2,8 @@
 The content of a journal entry, as values of the record.
 
 An entry arrives as the journal writes it: every value is a text, and members without a value are
-left out. Its rows become the types of `app.domain.model`, if they have exactly the form of the
-journal.
+left out. Its rows become values of the types of `app.domain.model`, if they have exactly the form
+of the journal.
 """
 
 import json
@@ -84,7 +84,9 @@ _COMMON_MEMBERS = {"seq", "kind", "at"}
 # One entry may mention these rows more than once: two figures can use one reading.
 _MAY_REPEAT = (Close, Split)
 
-# The prices and factors of every table. The rule `row-form` has a set of columns for each form.
+# The next sets contain names of columns, whatever their table is. The rule `row-form` limits the
+# values of these columns (docs/journal.md#the-values-of-a-row). The first set has the prices and
+# the factors.
 _ABOVE_ZERO = frozenset(
     {
         "benchmark_initial_price",
@@ -105,14 +107,18 @@ _AT_LEAST_ONE = frozenset({"attempt", "position"})
 _TICKERS = frozenset({"ticker", "benchmark_symbol"})
 _NOT_EMPTY = frozenset({"source", "series", "reason", "reasoning"})
 
-# The longest value that a message quotes, and how much of the equal text before the first
-# difference it shows; in characters.
+# In characters. A message quotes at most `_MAX_QUOTED` of a value. The quoted part of a long value
+# begins `_CONTEXT_BEFORE` before the first difference.
 _MAX_QUOTED = 60
 _CONTEXT_BEFORE = 20
 
 
 class Mention(Struct, frozen=True):
-    """A row that an entry holds: its table, its values, and its values in its earlier mention."""
+    """
+    A row that an entry holds: its table and its values.
+
+    `before` has the row's values in its last mention before this entry; None if there is none.
+    """
 
     table: str
     row: AnyRow
@@ -120,7 +126,11 @@ class Mention(Struct, frozen=True):
 
 
 class ParsedEntry(Struct, frozen=True):
-    """An entry of the journal with the rows that it mentions, as values of the record."""
+    """
+    An entry of the journal with the rows that it mentions, as values of the record.
+
+    `content` has all members of the entry in the form of the journal.
+    """
 
     seq: int
     kind: JournalKind
@@ -172,6 +182,7 @@ def check_complete(seq: int, entry: TextRow) -> None:
 def check_columns(seq: int, entry: TextRow, content: Mapping[str, Any]) -> None:
     """Raise Discrepancy for an entry whose columns differ from its content."""
     expected = {**content, "batch_id": entry_batch_id(content)}
+    # An entry that was read from an API (`verify --from`) has no batch_id.
     for name in ("seq", "kind", "at", "batch_id"):
         if name not in entry or entry[name] == expected.get(name):
             continue
@@ -203,7 +214,8 @@ def entry_kind(seq: int, content: Mapping[str, Any]) -> JournalKind:
     """
     Return the kind of an entry.
 
-    Raises Discrepancy if it is unknown, or if the entry does not have exactly its members.
+    Raises Discrepancy for an unknown kind, and for an entry that does not have exactly the members
+    of its kind.
     """
     place = f"Entry {seq} of the journal"
     try:
@@ -254,7 +266,7 @@ def entry_time(seq: int, content: Mapping[str, Any]) -> datetime:
 
 
 def iter_rows(content: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield the rows of an entry as (member, table, row), in the form in which it holds them."""
+    """Yield the rows of an entry as (member, table, row); each row has the form of the journal."""
     for member, table in MEMBERS.items():
         rows = content.get(member, [])
         if not isinstance(rows, list):
@@ -291,9 +303,7 @@ def parse_struct(texts: Any, type_: type[S], *, subject: str, problem: str) -> S
     if expected != texts:
         name = first_difference(texts, expected)
         here, there = show_difference(texts.get(name), expected.get(name))
-        raise discrepancy(
-            Rule.ROW_FORM, f"{subject} has {name} as {here}, which is written {there}."
-        )
+        raise discrepancy(Rule.ROW_FORM, f"{subject} has {name} as {here}, which must be {there}.")
     for name, value in msgspec.structs.asdict(row).items():
         value_problem = _value_problem(name, value)
         if value_problem is not None:
@@ -304,7 +314,7 @@ def parse_struct(texts: Any, type_: type[S], *, subject: str, problem: str) -> S
 
 
 def first_difference(texts: TextRow, others: TextRow) -> str:
-    """Return the first name, by the alphabet, of a member in which two rows differ."""
+    """Return the alphabetically first column in which two rows differ; they must differ."""
     names = {*texts, *others}
     return min(name for name in names if texts.get(name) != others.get(name))
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:  # these modules import this one
 
 T = TypeVar("T")
 
-# Only a running service writes these entries; the other kinds can come from an operator's command.
-# So these show that the service was up.
+# Only a running service writes these entries, so they show that the service was running. The other
+# kinds can come from an operator's command.
 _SERVICE_KINDS = (
     JournalKind.GENERATION,
     JournalKind.BATCH,
@@ -52,14 +52,15 @@ class JournalState:
     What the journal has recorded so far.
 
     Each row has the values of its newest mention. `sessions` is the calendar with which the rules
-    are checked. `figures` counts the figures that were computed again. `tickers` are the tickers of
-    the journal's shares; a verifier requests their readings from an API.
+    are checked. `figures` counts the figures that were computed again. `tickers` are the tickers
+    whose readings the rules need: an API shows readings only by ticker.
     """
 
     def __init__(self, sessions: Calendar) -> None:
         self.sessions = sessions
-        # A closure on short notice may have been announced, or set for the process, after an entry
-        # was made. Where that matters, both calendars are right.
+        # With and without the closures on short notice. When an entry was made, a closure may not
+        # have been announced yet, or the process may not have known of it. So some rules accept an
+        # entry that follows either calendar.
         self.calendars = (sessions, Calendar())
         self.figures = 0
         self.series = {model.SERIES}
@@ -69,7 +70,8 @@ class JournalState:
         self.times: list[datetime] = []  # `at` of every entry, in ascending order
         # `at` of the entries that only a running service writes.
         self.worked_at: list[datetime] = []
-        # `at` of the entries that needed prices, by batch.
+        # `at` of the entries with a computed checkpoint, by batch: they show that the service got
+        # prices.
         self.priced_at: dict[UUID, list[datetime]] = defaultdict(list)
 
         # Rows, by id
@@ -96,19 +98,21 @@ class JournalState:
         # The tickers of a metric's share at its newest mention.
         self.shares_of_metric: dict[UUID, TickerHistory] = {}
 
-        # Readings of the record that no entry mentions; known once the rows were read.
+        # Readings of the record that no entry mentions; known after the rows were read.
         self.unused_closes: list[Close] = []
         self.unused_splits: list[Split] = []
-        # Whether the rows were read. Entries that are added later were written while we read them.
+        # False while the chain is read, and True afterwards. An entry that is added while this is
+        # True was written to the journal while the rows were read.
         self.rows_are_read = False
 
-        # The first time at which a computed checkpoint had the benchmark's mark, and whether an
-        # earlier one lacked it.
+        # Earlier versions computed checkpoints without the mark `benchmark_unusual_move`. The first
+        # value is the `at` of the first entry whose computed checkpoint has the mark. The second
+        # one is whether an entry before it has a computed checkpoint without the mark.
         self.marked_since: datetime | None = None
         self.has_unmarked = False
 
-        # Only all readings of the record can decide the following. They are checked after the rows
-        # were read.
+        # Each of these can be decided only with all readings of the record, so they are checked
+        # after the rows were read.
         self.pending_marks: list[PendingMark] = []
         self.reading_uses: list[ReadingUse] = []
         self.picks_without_open: list[PickWithoutOpen] = []
@@ -116,7 +120,11 @@ class JournalState:
         self.claims: list[MissingCloseClaim | FittingClosesClaim] = []
 
     def add_rows(self, seq: int, kind: JournalKind, content: dict[str, object]) -> list[Mention]:
-        """Add the rows of an entry, and return their mentions; raises Discrepancy."""
+        """
+        Add the rows of an entry, and return their mentions.
+
+        Raises Discrepancy for a row that does not have the form of the journal.
+        """
         mentions = []
         # Each `before` is the mention in an earlier entry, so no row is added in this loop.
         for member, table, texts in iter_rows(content):
@@ -149,7 +157,7 @@ class JournalState:
                 return self.splits[row.ticker].get((row.effective_date, row.read_at))
 
     def add_row(self, row: AnyRow) -> None:
-        """Add a row, which becomes its newest mention."""
+        """Add a row of an entry; its values replace those of an earlier mention."""
         match row:
             case Generation():
                 self.series.add(row.series)
@@ -220,7 +228,7 @@ class JournalState:
         return _look_up(self.checkpoints, id, "checkpoints")
 
     def close(self, id: UUID | None) -> Close:
-        """Return a reading; raises LookupError."""
+        """Return a reading of a price that an entry mentions; raises LookupError."""
         return _look_up(self.closes, id, "closes")
 
     def all_closes(self) -> Iterable[Close]:
@@ -235,7 +243,7 @@ class JournalState:
         return readings
 
     def checkpoints_of(self, batch: UUID) -> list[Checkpoint]:
-        """Return the checkpoints of a batch, by day."""
+        """Return the checkpoints of a batch, in the order of their days."""
         days = self.days_of.get(batch, {})
         return [self.checkpoints[days[day]] for day in sorted(days)]
 

@@ -1,10 +1,11 @@
 """
-The chart of a batch: the points in each call's favour against the benchmark, day by day.
+The chart of a batch: the percentage points in each call's favour, day by day.
 
-The benchmark is the zero line, and the line of a SELL rises when its share does worse: up is right
-for every pick. A solid or dashed line connects only consecutive days. Days without figures are
-shaded, and a dotted line leads across them, which shows that nothing was measured there. Nothing is
-expressed by colour alone: dashes, marks and labels at the ends distinguish the picks as well.
+The benchmark is the zero line. The line of a SELL rises when its share does worse than the
+benchmark, so above zero the call of every pick is right. A solid or dashed line connects only
+consecutive days. Days without figures are shaded. A dotted line leads across them, to show that
+nothing was measured there. Nothing is expressed by colour alone: dashes, marks and labels at the
+ends distinguish the picks as well.
 
 All functions are pure: they return SVG for values.
 """
@@ -259,7 +260,7 @@ def _draw_day_label(chart: BatchChart, day: int, scale: Scale) -> Iterator[str]:
 
 
 def _draw_skip_words(chart: BatchChart, scale: Scale) -> Iterator[str]:
-    """Write into each group of shaded days why they have no figures, from bottom to top."""
+    """Write into each group of shaded days why it has no figures. The text runs upwards."""
     layout = scale.layout
     y = scale.bottom - 6
     for days, words in group_days(chart.skipped):
@@ -396,7 +397,9 @@ def spread(wanted: Sequence[float], *, distance: float, top: float, bottom: floa
     """
     Return positions that are at least `distance` apart, close to the `wanted` ones.
 
-    The order stays the same. Positions are first moved down from `top`, then up from `bottom`.
+    The order stays the same. First, from the highest position to the lowest, each one that is above
+    `top` or too close to the one before is moved down. Then, from the lowest to the highest, each
+    one that is below `bottom` or too close to the one before is moved up.
     """
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     placed: list[float] = []

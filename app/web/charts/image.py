@@ -2,7 +2,8 @@
 `/batches/{run_date}/chart.png`: the chart of a Monday as an image, for previews of shared links.
 
 The image contains only names, dates and figures, so two small fonts have all of its letters, and it
-looks the same on every machine. An image is cached for as long as the API returns the same batch.
+looks the same on every machine. The key of a cached image is the response of the API from which the
+image was drawn. So a batch that has changed gets a new image.
 """
 
 import asyncio
@@ -47,8 +48,9 @@ CHART_LAYOUT = Layout(
 )
 # How many images are cached. An image has about 40 KB.
 MAX_CACHED = 64
-# How many requests may wait for their image. Each image takes a tenth of a second, and waiting
-# requests count as active, so they must not take the places of all other requests.
+# How many requests may wait for their image. It takes a tenth of a second to draw one. A request
+# that waits is one of the active requests, whose number is limited (`api.cache.MAX_CONCURRENT`). So
+# without this limit, requests for images could take the places of all other requests.
 MAX_WAITING = 16
 _DOCUMENT = DOCUMENTS_BY_NAME["Chart"]
 # Errors of the API for a date that is not a Monday of the record, or not a date at all.

@@ -44,7 +44,7 @@ def render_png(svg: str) -> bytes:
     if done.returncode:
         lines = done.stderr.decode(errors="replace").splitlines()
         # The last line of a traceback is the error.
-        reason = lines[-1] if lines else f"The process that drew ended with {done.returncode}."
+        reason = lines[-1] if lines else f"The drawing process ended with {done.returncode}."
         raise RenderError(reason)
     return done.stdout
 

@@ -1,9 +1,9 @@
 """
 The charts of the whole record: the sum of points, the weeks, intervals, and random calls.
 
-All functions are pure: they return SVG for values of the API. Layouts and colours are those of
-`app.web.charts.layout`. In each function, `name` makes the ids of the drawing different from those
-of other drawings on the page.
+All functions are pure: they draw values of the API as SVG. Layouts and colours are those of
+`app.web.charts.layout`. In each function that draws a chart, `name` makes the ids of the drawing
+different from those of other drawings on the page.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,13 +111,18 @@ def draw_sum(points: Sequence[Mapping[str, Any]], layout: Layout, name: str) -> 
         name=name,
         title="The sum of every batch's points, Monday by Monday",
         description=(
-            f"After {len(points)} scored batches the sum is {signed(last)} percentage points."
+            f"After {len(points)} scored {'batch' if len(points) == 1 else 'batches'}, the sum is "
+            f"{signed(last)} percentage points."
         ),
     )
 
 
 def draw_weeks(weeks: Sequence[Mapping[str, Any]], layout: Layout, name: str) -> str:
-    """Draw the points that each week added. `weeks` is `trackRecord.weeklyExcess.weeks`."""
+    """
+    Draw the points in the calls' favour for each week.
+
+    `weeks` is `trackRecord.weeklyExcess.weeks`.
+    """
     values = [float(week["excessPct"]) for week in weeks]
     area = PlotArea(layout, low=0, high=len(weeks), ticks=round_ticks(values))
     bar_width = max(1.0, (area.x(1) - area.x(0)) * 0.7)
@@ -131,8 +136,8 @@ def draw_weeks(weeks: Sequence[Mapping[str, Any]], layout: Layout, name: str) ->
         layout=layout,
         name=name,
         title=(
-            "Percentage points in the calls' favour that each week added to the picks held in it, "
-            "on average"
+            "Percentage points in the calls' favour for each week: the mean of the picks that were "
+            "held in it"
         ),
         description=f"{above_zero} of {len(values)} weeks were above zero.",
     )
@@ -280,9 +285,9 @@ def _draw_vertical_lines(area: PlotArea, ticks: Sequence[float]) -> Iterator[str
 
 
 def _draw_shifted_labels(area: PlotArea, ticks: Sequence[float], luck: float) -> Iterator[str]:
-    """Write below the plot the values of ticks, which count from `luck`."""
+    """Write the values of the ticks below the plot. The ticks are differences from `luck`."""
     for value in ticks:
-        # Only differences have signs, so there are none if luck is 50 %.
+        # Points have a sign, but a share of calls has none.
         yield svg.text(
             tick_text(value + luck, signs=not luck),
             x=area.x(value),
@@ -318,7 +323,7 @@ def _draw_interval(row: IntervalRow, area: PlotArea, *, luck: float, top: float)
 
 
 def _draw_range(area: PlotArea, rows: Sequence[Mapping[str, Any]], key: str) -> Iterator[str]:
-    """Write below the plot the dates of its first and its last row. `key` is the date's name."""
+    """Write the dates of the first and the last row below the plot. `key` is the date's name."""
     for value, anchor, row in ((area.low, "start", rows[0]), (area.high, "end", rows[-1])):
         day = row[key]
         day_and_month = short_date(day)[len("Mon ") :]

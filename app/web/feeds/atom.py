@@ -6,12 +6,15 @@ an entry that says so. A correction or a renamed pick updates its entry, so that
 the entry again. The feed is the API's response to the document `Feed`, written as Atom.
 
 The ids of entries are made from hashes of the journal, whose entries never change. So an id belongs
-to one record only, at every address: the batches of a rehearsal have the same ids as the real ones,
-but its journal has other hashes. Each entry of the feed names the journal entry that records its
-event, which was the head of the journal at that time. So a feed reader that stores the entry has a
-copy of a head, and `alpha-monday verify --head` checks the journal against it. Each entry also has
-the current head, in an element that feed readers do not compare, so it does not make an entry look
-new.
+to one record only, and does not depend on the address of the feed. (The ids of batches could not be
+used: the batches of a rehearsal have the same ids as the real ones. But the journal of a rehearsal
+has other hashes.)
+
+Each entry of the feed names the journal entry that records its event. At the time of the event,
+that journal entry was the head of the journal. So a feed reader that stores the entry of the feed
+stores a copy of a head, and `alpha-monday verify --head` checks the journal against this copy. Each
+entry of the feed also has the current head, in an element that feed readers do not compare. So a
+new head does not make an entry look new.
 """
 
 import re
@@ -86,7 +89,7 @@ def feed_route(engine: Engine, address: str, *, rehearsed: bool) -> HTTPRouteHan
             return error_response(request, too_large_number_result(error))
         headers = {
             "Cache-Control": "no-cache" if result.is_cacheable else "no-store",
-            # Scripts of other sites may read the feed.
+            # Pages of other sites may embed the feed. Their scripts can read it only through CORS.
             "Cross-Origin-Resource-Policy": "cross-origin",
         }
         return Response(xml, media_type=f"{MEDIA_TYPE}; charset=utf-8", headers=headers)
@@ -96,7 +99,7 @@ def feed_route(engine: Engine, address: str, *, rehearsed: bool) -> HTTPRouteHan
 
 class FeedEntry(Struct, frozen=True):
     """
-    The parts of an entry of the feed. `content` are XHTML elements.
+    The parts of an entry of the feed. `content` is a list of XHTML elements.
 
     `journal` is the journal entry that records the event, or None if it is not known.
     """
@@ -178,7 +181,7 @@ def _add_entry(
 
 
 def _batch_entries(batch: Node) -> Iterator[FeedEntry]:
-    """Yield the entries of a batch: its picks or its failure, and once it is over its result."""
+    """Yield the entries of a batch: its picks or its failure, and its result once it is over."""
     run_entries = [entry for entry in batch["journal"] if entry["kind"] in _RUN_KINDS]
     if not run_entries:
         return
@@ -191,8 +194,8 @@ def _picks_entry(batch: Node, run_entries: list[Node]) -> FeedEntry:
     """
     Return the entry of a Monday's picks, or of its failure.
 
-    `run_entries` are the journal entries of its runs. A Monday that failed and was run again later
-    keeps its entry: the id is made from the first of them.
+    `run_entries` are the journal entries of the Monday's runs. A Monday that failed and was run
+    again later keeps its entry in the feed: the id is made from the first of `run_entries`.
     """
     first, last = run_entries[0], run_entries[-1]
     if batch["status"] == "FAILED":
@@ -243,7 +246,7 @@ def _picks_content(batch: Node) -> Iterator[Element]:
 
 def _result_entry(batch: Node, *, first_hash: str) -> FeedEntry:
     """
-    Return the entry of how a fortnight ended.
+    Return the entry that says how a fortnight ended.
 
     A fortnight without a result may get one later, and keeps its entry. `first_hash` is the hash of
     the journal entry with which the batch began.

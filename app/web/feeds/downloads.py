@@ -1,11 +1,12 @@
 """
 `/export.csv` and `/export.json`: exports over HTTP.
 
-The service reads and sends an export part by part, so it never takes more memory than one part. It
-has a database connection, with a snapshot of the record, from its first byte to its last. So
-exports have their own connection pool. Only a few are sent at once, and fewer to one address. An
-export ends early if its client does not read it for READ_TIMEOUT seconds, or disconnects. An
-incomplete export does not have the end that HTTP requires, so that clients notice it.
+The service reads and sends an export part by part, so an export never takes more memory than one
+part. From its first byte to its last, an export has a database connection with a snapshot of the
+record. So exports have a connection pool of their own. Only a few exports are sent at once, and
+fewer to one address. An export ends early if its client does not read it for READ_TIMEOUT seconds,
+or disconnects. An incomplete export does not have the end that HTTP requires, so that clients
+notice it.
 """
 
 import asyncio
@@ -59,7 +60,7 @@ PARAMETERS = ("from", "to", "series")
 
 UNAVAILABLE = "The record cannot be read right now. Try again soon."
 
-# Returns a context manager that gives an engine on one snapshot of the record.
+# Returns a context manager that provides an engine on one snapshot of the record.
 OpenSnapshot = Callable[[], AbstractAsyncContextManager[Engine]]
 
 log = structlog.get_logger()
@@ -84,7 +85,7 @@ def _route(handler: "ExportHandler", format_name: str) -> ASGIRouteHandler:
 
     @asgi(route.path, copy_scope=False)
     async def export(scope: Any, receive: Any, send: Any) -> None:
-        """Send the whole record."""
+        """Send an export, or the reason why there is none."""
         if scope["method"] not in route.methods:
             raise MethodNotAllowedException(headers={"allow": ", ".join(route.methods)})
         await handler.respond(format_name, scope=scope, receive=receive, send=send)
@@ -127,12 +128,12 @@ class ExportHandler:
         finally:
             self._active.add(client, -1)
         if is_complete:
-            # This must follow the release of the place: a client may request its next export as
-            # soon as this one has ended.
+            # The end is sent only when the export is no longer counted. A client may request its
+            # next export as soon as it has received this end.
             await send({"type": "http.response.body", "body": b""})
 
     def _refusal(self, client: str) -> bytes | None:
-        """Return the response body for a client that may have no further export, else None."""
+        """Return the response body that refuses an export to a client; None if it is allowed."""
         if self._active.total >= MAX_EXPORTS:
             return unavailable_body(
                 f"{MAX_EXPORTS} exports are being sent, which is the maximum. Try again soon."
@@ -159,7 +160,8 @@ class ExportHandler:
                 self.open_snapshot() as engine,
                 aclosing(read_parts(engine, export_range)) as parts,
             ):
-                # The head is in the headers, so the first part is read before the response starts.
+                # The headers of the response contain the journal's head, which the first part has.
+                # So the first part is read before the response starts.
                 first = await anext(parts)
                 headers = self._headers(first)
                 has_begun = True
@@ -185,7 +187,7 @@ class ExportHandler:
         return [
             (b"cache-control", b"no-cache"),
             (b"etag", self._etag(first)),
-            # Scripts of other sites may read an export.
+            # Pages of other sites may embed an export. Their scripts can read it only through CORS.
             (b"cross-origin-resource-policy", b"cross-origin"),
             (b"x-journal-head", (first.head_text or "none").encode()),
             *self.headers,

@@ -47,7 +47,7 @@ class ExportDamaged(ExportStopped):
     """
     A row of the record is damaged.
 
-    The export stops: if the row were left out, its reader would not notice that it is missing.
+    The export stops. If it left the row out, the reader of the export would not notice that.
     """
 
 
@@ -68,8 +68,8 @@ class CsvRow(Struct, frozen=True, kw_only=True):
     One pick on one day. The fields are the columns of CSV, in their order.
 
     A value that is not known, or does not exist, is None. Decimals are texts, as in the API.
-    `result` is true in the row with the final result of the pick. `rehearsed` is true if the record
-    is a rehearsal.
+    `result` is true in the row with the final result of the pick. `rehearsed` is true in the record
+    of a rehearsal.
     """
 
     series: str
@@ -165,8 +165,8 @@ async def read_parts(engine: Engine, export_range: ExportRange) -> AsyncGenerato
             head=service["journalHead"],
             rehearsed=service["rehearsed"],
         )
-        # The newest Mondays come first. So after a Monday before the range, all others are before
-        # the range, too.
+        # The newest Mondays come first. So if one Monday is older than the range, all later pages
+        # have only older ones.
         has_more = page["pageInfo"]["hasNextPage"] and len(batches) == len(page["nodes"])
         after = page["pageInfo"]["endCursor"]
 
@@ -176,7 +176,7 @@ def _is_in_range(batch: Node, begin: date | None) -> bool:
 
 
 def _cursor_before(end: date | None) -> str | None:
-    """Return the cursor of the day after `end`. The Mondays up to `end` come after this cursor."""
+    """Return the cursor after which the Mondays up to `end` come; None if `end` limits nothing."""
     if end is None or end == date.max:
         return None
     # The API accepts any date as a cursor, Monday or not.

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from app.domain.calendar import MEASURED_DAYS, Calendar, due_at
 from app.domain.model import CHECKPOINT_DAYS
+from app.domain.track_record import MIN_SCORED_BATCHES
 from app.web.formatting import add_days, format_sentence, join_words, short_date
 
 Node = dict[str, Any]
@@ -26,7 +27,7 @@ FAILURE_HEADLINES = {
     "CONFIGURATION": "No picks: a key, an account or a setting was wrong.",
 }
 
-# The headline of the record, by the finding of its last yearly check; None before the first one.
+# The headline of the record, by the finding of its last yearly check; None if there is no finding.
 FINDING_HEADLINES = {
     None: "Too early to tell.",
     "UNDECIDED": "Cannot be distinguished from luck.",
@@ -80,6 +81,15 @@ def _count_calls(hits: Sequence[bool], singular: str, plural: str) -> str:
     return f"{count or 'None'} of {len(hits)} calls {verb}"
 
 
+def finding_text(look: Node) -> str:
+    """Return the finding of a yearly check, or the reason why it has none."""
+    if look["finding"]:
+        return FINDING_HEADLINES[look["finding"]]
+    if look["batches"] < MIN_SCORED_BATCHES:
+        return f"none: fewer than {MIN_SCORED_BATCHES} scored batches"
+    return "none: the weeks are all alike, or the benchmark never moved"
+
+
 def failure_sentence(batch: Node) -> str:
     """Return the record's sentence about why a Monday has no picks."""
     return _record_sentence(batch["failure"], batch["failureReason"])
@@ -98,7 +108,7 @@ def _record_sentence(text: str, reason: str) -> str:
 
 
 def verdict(batch: Node, metric: Node) -> str:
-    """Return whether a pick's call is right; for a final result, whether it was."""
+    """Return "right" or "wrong" for a pick's call, with "so far" until the batch has its result."""
     right = "right" if metric["hit"] else "wrong"
     if batch["status"] == "COMPLETED" and batch["result"]:
         return right
@@ -106,13 +116,13 @@ def verdict(batch: Node, metric: Node) -> str:
 
 
 def current_metric(pick: Node) -> Node | None:
-    """Return the metric that counts for a pick: its result, or its latest one, if there is one."""
+    """Return the metric that counts for a pick: its result, else its latest metric, else None."""
     metric: Node | None = pick["result"] or pick["latestMetric"]
     return metric
 
 
 def is_benchmark_unusual(batch: Node) -> bool:
-    """Return whether the benchmark's latest figures contain an unusual move (`unusualMove`)."""
+    """Return whether the benchmark's latest figures contain an unusual move."""
     latest = batch["latestCheckpoint"]
     if not latest:
         return False
@@ -124,13 +134,13 @@ def is_benchmark_unusual(batch: Node) -> bool:
 
 
 def is_unusual(batch: Node, metric: Node) -> bool:
-    """Return whether a pick's latest points contain an unusual move, its own or the benchmark's."""
+    """Return whether the latest figures of a pick or of the benchmark contain an unusual move."""
     latest = batch["result"] or batch["latestCheckpoint"]
     return bool(metric["unusualMove"] or latest["benchmarkUnusualMove"])
 
 
 def any_unusual(batches: Sequence[Node]) -> bool:
-    """Return whether the latest points of any pick of these batches contain an unusual move."""
+    """Return whether the latest figures of any pick of these batches contain an unusual move."""
     for batch in batches:
         metrics = [current_metric(pick) for pick in batch["picks"]]
         if any(metric and is_unusual(batch, metric) for metric in metrics):
@@ -232,7 +242,7 @@ def _coming_day(batch: Node, day: int, sessions: Calendar, *, is_next: bool) -> 
 
 
 def gap_sentences(batch: Node, sessions: Calendar) -> list[str]:
-    """Return sentences about the past days without figures, and about those that got them later."""
+    """Return sentences about past days that have no figures, or had none at first."""
     past = [day for day in strip_days(batch, sessions) if day.is_past]
     sentences = []
     closed = [str(day.day) for day in past if day.state == "closed"]
@@ -260,7 +270,7 @@ def update_message(batch: Node | None) -> str:
 
 
 def next_run_at(batch: Node) -> datetime:
-    """Return when the run of the Monday after a batch's Monday begins."""
+    """Return when the next Monday's run begins, a week after the run of this batch."""
     return due_at(date.fromisoformat(batch["runDate"]), 7)
 
 
@@ -280,7 +290,11 @@ def readings(batch: Node) -> list[Node]:
 
 
 def model_name(batch: Node) -> str:
-    """Return the name of the model that made the picks, as it named itself; empty if unknown."""
+    """
+    Return the name of the model that made the picks; empty if no answer was accepted.
+
+    It is the name that the provider reported, or the requested name if none was reported.
+    """
     for question in batch["generations"]:
         if question["accepted"]:
             return str(question["answeredModel"] or question["requestedModel"])

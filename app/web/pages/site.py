@@ -64,7 +64,8 @@ SECURITY_HEADERS = {
 # Crawlers also leave out what begins with these paths: GraphiQL's files and the journal's stream.
 ROBOTS = f"User-agent: *\nDisallow: {routes.GRAPHQL.path}\nDisallow: {routes.LIVE.path}\n"
 
-# The statuses of pages, by the API's error code. All other errors are 500.
+# The statuses of pages, by the API's error code. `_error_for_code` also gives TOO_LARGE the status
+# 503. All other errors are 500.
 STATUS_BY_CODE = {
     "BAD_CURSOR": 400,
     "BAD_DATE": 400,
@@ -90,7 +91,7 @@ def _with_beginning_of_answer(document: str) -> str:
     """Return a document that asks for `answerBeginning` and `answerBytes` instead of `answer`."""
     shorter, count = re.subn(r"\banswer\b", "answerBeginning answerBytes", document)
     if count != 1:
-        raise ValueError(f"The document of the page has `answer` {count} times, and must once.")
+        raise ValueError(f"The document of the page has `answer` {count} times, not once.")
     return shorter
 
 
@@ -113,9 +114,9 @@ class Site:
     """
     The handlers of all pages.
 
-    Each page shows `notice` at its top; only a rehearsal has one, and search engines are asked not
-    to index its pages. `public_url` is the address of the service for the links to images.
-    `sessions` tells when the next figures are due.
+    Each page shows `notice` at its top. Only a rehearsal has a notice. Pages with a notice also ask
+    search engines not to index them. `public_url` is the address of the service for the links to
+    images. `sessions` is the exchange's calendar: it determines when the next figures are due.
     """
 
     def __init__(
@@ -245,7 +246,11 @@ class Site:
         return self._render("about.html", await self._query("Head"))
 
     def respond_to_http_error(self, request: AnyRequest, error: HTTPException) -> Response[Any]:
-        """Return the response to a request that no handler accepts: a page for a browser."""
+        """
+        Return the response for an HTTPException. A browser gets a page.
+
+        Litestar raises the error if no handler accepts the request. Handlers raise it, too.
+        """
         if not _expects_page(request):
             return handle_http_exception(request, error)
         if error.status_code == 404:
@@ -257,8 +262,8 @@ class Site:
         )
 
     def respond_to_failure(self, request: AnyRequest, error: Exception) -> Response[Any]:
-        """Return the response to a request whose handler failed: a page for a browser."""
-        # It logs the error, so it is called for a browser, too.
+        """Return the response to a request whose handler failed. A browser gets a page."""
+        # This call also logs the error, so it is made for a browser, too.
         response = handle_unexpected_exception(request, error)
         if _expects_page(request):
             return self.error_page(_error_for_code("INTERNAL_SERVER_ERROR"))
@@ -297,8 +302,7 @@ class Site:
         return PageData(answer["data"], result.is_cacheable)
 
     def _render(self, template: str, page: PageData, **values: object) -> Html:
-        # An empty record has an empty head. None is for error pages, which do not follow the
-        # journal.
+        # An empty record has an empty head. None is for error pages, which get no live updates.
         head = page.data["service"]["journalHead"] or {}
         try:
             html = self.environment.get_template(template).render(head=head, **values)

@@ -10,7 +10,7 @@ import { postgraphile } from "postgraphile";
 
 const preset = {
   extends: [PostGraphileAmberPreset],
-  // It would let nobody ask for the computed checkpoints alone, because no index begins with their status.
+  // It would allow no query for the computed checkpoints alone, because no index begins with their status.
   disablePlugins: ["PgIndexBehaviorsPlugin"],
   pgServices: [
     makePgService({ connectionString: process.env.DATABASE, schemas: ["public"], poolConfig: { max: 8 } }),

@@ -1,5 +1,6 @@
 """
-Kept answers: what is kept and what never, with which headers, and that none outlives what it tells.
+The response cache: which responses it stores, with which headers, and that none outlives its
+record.
 """
 
 import asyncio
@@ -44,37 +45,38 @@ from app.store.rows import insert_row
 from jobs import queue
 
 GRAPHQL = "application/graphql-response+json"
-FRIEND, STRANGER = "https://friend.example", "https://stranger.example"
+FRIEND, OTHER_SITE = "https://friend.example", "https://other.example"
 NOW = datetime(2026, 1, 6, 12, tzinfo=UTC)
 FIRST = date(2020, 1, 6)
 HEAD = "{ service { journalHead { seq } } latestBatch { runDate } }"
 PRICES = '{ closes(ticker: "KO") { nodes { close } } }'
 
-# How long a notification may be under way on a machine that is busy with other things, in seconds.
+# How long a notification may take on a busy machine, in seconds.
 UNDER_WAY = 1.0
 
 
 def a_monday(number: int) -> Batch:
     """
-    A Monday without picks; the journal's entry of that number tells of it, if all are stored in
-    order.
+    Return a Monday without picks. Its journal entry has that number, if all are stored in order.
     """
     return Batch(
         id=uuid4(), series="main", run_date=FIRST + timedelta(weeks=number - 1), created_at=NOW,
         status=BatchStatus.FAILED, late=True, failure_reason=FailureReason.MISSED,
-        failure="Nobody was there.",
+        failure="The service was down.",
         benchmark_symbol="SPY",
     )  # fmt: skip
 
 
 async def write(pool: pools.Pool, number: int) -> None:
-    """Commit one Monday, from another process as far as the service can tell."""
+    """Commit one Monday, as another process would."""
     async with pools.transaction(pool) as conn:
         assert await batches.insert_failed(conn, a_monday(number))
 
 
 def seen(answer: httpx.Response) -> int:
-    """The journal's head in an answer to HEAD; the newest Monday is of the same moment."""
+    """
+    Return the journal's head in an answer to HEAD, after checking that the newest Monday agrees.
+    """
     data = answer.json()["data"]
     head = data["service"]["journalHead"]
     number = int(head["seq"]) if head else 0
@@ -104,10 +106,10 @@ class Service:
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.client.get("/graphql", params={"query": query}, headers=headers)
 
-    async def hears(self, written: Awaitable[None]) -> None:
-        """Wait until a commit has been announced here."""
+    async def notices(self, commit: Awaitable[None]) -> None:
+        """Wait until this process has been notified of a commit."""
         before = self.cache.revision()
-        await written
+        await commit
         await until(lambda: (self.cache.revision() or 0) > before)
 
     @property
@@ -117,7 +119,7 @@ class Service:
 
 @asynccontextmanager
 async def living(database: str, *, rehearsed: bool = False, **more: str) -> AsyncIterator[Service]:
-    """Bring a service without a worker to life, and wait until it hears."""
+    """Start a service without a worker, and wait until it listens."""
 
     @asynccontextmanager
     async def clock_of(*_: object) -> AsyncIterator[HandSetClock]:
@@ -152,8 +154,7 @@ async def service(database) -> AsyncIterator[Service]:
 @pytest.mark.parametrize("how", ["ask", "tell"])
 async def test_a_second_answer_is_the_first(how, database, pool):
     """
-    Byte for byte and header for header, but for the id of the request that was worked for; by GET
-    and by POST.
+    A cached response equals the computed one, by GET and by POST, except that it has no request id.
     """
     await write(pool, 1)
     async with living(database) as service:
@@ -171,8 +172,8 @@ async def test_a_second_answer_is_the_first(how, database, pool):
     assert first.headers["vary"] == "Accept, Origin"
 
 
-async def test_what_tells_requests_apart(service):
-    """Method, query string, body, and each header that an answer hangs on."""
+async def test_requests_with_separate_responses(service):
+    """Requests differ by method, query string, body, and each header that a response depends on."""
     body, address = {"query": HEAD}, f"/graphql?query={quote(HEAD)}"
     apart = [
         ("GET", address, None, {}),
@@ -182,7 +183,7 @@ async def test_what_tells_requests_apart(service):
         ("POST", "/graphql", {**body, "variables": {}}, {}),
         ("POST", "/graphql", body, {"accept": GRAPHQL}),
         ("POST", "/graphql", body, {"origin": FRIEND}),
-        ("POST", "/graphql", body, {"origin": STRANGER}),
+        ("POST", "/graphql", body, {"origin": OTHER_SITE}),
     ]
     for hits in (0, len(apart)):
         for method, url, json_, headers in apart:
@@ -196,8 +197,8 @@ async def test_what_tells_requests_apart(service):
         assert service.counts == (hits, len(apart))
 
 
-# The kind: a text that a client may write as it likes, and that means nothing, or what another text
-# means.
+# The kind: a text that any client may send, and that has no meaning, or the meaning of another
+# text.
 VARIED = {
     "a cookie": {"cookie": "a=1"},
     "another cookie": {"cookie": "b=2; c=3"},
@@ -219,9 +220,9 @@ VARIED = {
 }
 
 
-@pytest.mark.parametrize("origin", [None, FRIEND, STRANGER])
-async def test_what_does_not_tell_requests_apart(origin, service):
-    """The same response, byte for byte and header for header, though it is computed once."""
+@pytest.mark.parametrize("origin", [None, FRIEND, OTHER_SITE])
+async def test_requests_that_share_a_response(origin, service):
+    """The same response, byte for byte and header for header, is computed once."""
     same = {"origin": origin} if origin else {}
     first = await service.tell(HEAD, **same)
     expected = {**first.headers, "x-request-id": None}
@@ -236,21 +237,23 @@ async def test_what_does_not_tell_requests_apart(origin, service):
 
 
 @pytest.mark.parametrize(
-    "stranger", [STRANGER, "null", "https://friend.example.stranger.example", "x" * 3_000, ""]
+    "origin", [OTHER_SITE, "null", "https://friend.example.other.example", "x" * 3_000, ""]
 )
-async def test_origins_that_are_not_allowed_are_one(stranger, service):
-    """However they are called; none is named by the response of another."""
+async def test_origins_that_are_not_allowed_are_one(origin, service):
+    """They share one response, and no response names another client's origin."""
     await service.tell(HEAD, origin="https://first.example")
-    answer = await service.tell(HEAD, origin=stranger)
+    answer = await service.tell(HEAD, origin=origin)
     assert "access-control-allow-origin" not in answer.headers
-    assert service.counts[1] <= (1 if stranger else 2)
+    assert service.counts[1] <= (1 if origin else 2)
     assert (await service.tell(HEAD, origin=FRIEND)).headers[
         "access-control-allow-origin"
     ] == FRIEND
 
 
 async def test_all_origins_are_one_where_all_are_allowed(database):
-    """Also to a client that has cookies, to which Litestar alone would name its own origin."""
+    """
+    Also for a client with cookies, for which Litestar alone would name the client's own origin.
+    """
     async with living(database, CORS_ALLOW_ORIGINS="*") as service:
         for number in range(4):
             headers = {
@@ -265,8 +268,8 @@ async def test_all_origins_are_one_where_all_are_allowed(database):
 
 async def test_an_empty_origin_is_none(database):
     """
-    Litestar takes it for none: the next client, which has an origin, must not get the response to
-    it.
+    Litestar treats an empty origin as none: the next client, which has an origin, must not get the
+    response to it.
     """
     async with living(database, CORS_ALLOW_ORIGINS="*") as service:
         assert "access-control-allow-origin" not in (await service.tell(HEAD, origin="")).headers
@@ -275,9 +278,9 @@ async def test_an_empty_origin_is_none(database):
         assert "access-control-allow-origin" not in (await service.tell(HEAD)).headers
 
 
-async def test_https_is_told_apart_from_http(service):
+async def test_https_and_http_have_separate_responses(service):
     """
-    Over https a browser is told to come by https again, from the cache too; over http it never is.
+    Over https a response has Strict-Transport-Security, from the cache too; over http it never has.
     """
     for value, secure in [
         ("https", True),
@@ -292,9 +295,7 @@ async def test_https_is_told_apart_from_http(service):
 
 
 async def test_a_page_is_one_however_it_is_accepted(service):
-    """
-    HTML for browsers and programs alike; JSON where a program asks the first page for that alone.
-    """
+    """Browsers and programs get HTML; a program that requests the first page as JSON gets JSON."""
     kinds = [
         "text/html",
         "text/html, application/json",
@@ -310,8 +311,8 @@ async def test_a_page_is_one_however_it_is_accepted(service):
         )
 
 
-async def test_meanings_are_not_collected(service):
-    """However many texts a client writes."""
+async def test_texts_of_clients_do_not_fill_the_cache(service):
+    """The cache does not grow with the number of texts that clients write."""
     for number in range(600):
         await service.tell(HEAD, accept=f"x/{number}", origin=f"https://{number}.example")
     assert len(service.cache._meanings) <= 256
@@ -319,25 +320,28 @@ async def test_meanings_are_not_collected(service):
 
 
 async def test_one_address_leaves_room_for_others():
-    """However many requests it has under way; what is kept is sent to it all the same."""
+    """
+    An address at its limit is refused, other addresses are answered, and cached responses are sent
+    to all.
+    """
     go_on, reached = asyncio.Event(), 0
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         nonlocal reached
         reached += 1
-        if scope["query_string"] != b"1_kept":
+        if scope["query_string"] != b"1_cached":
             await go_on.wait()
         await answering(scope, receive, send)
 
     cache = ResponseCache(slow, lambda: 1)
     async with at(cache, "192.0.2.1") as greedy, at(cache, "192.0.2.2") as other:
-        await greedy.get("/graphql?1_kept")
+        await greedy.get("/graphql?1_cached")
         asking = [
             asyncio.create_task(greedy.get(f"/graphql?1_{number}"))
             for number in range(MAX_CONCURRENT * 2)
         ]
         await until(lambda: reached == MAX_CONCURRENT_PER_CLIENT + 1)
-        assert (await greedy.get("/graphql?1_kept")).status_code == 200
+        assert (await greedy.get("/graphql?1_cached")).status_code == 200
         answer = asyncio.create_task(other.get("/graphql?1_other"))
         await until(lambda: cache.refusals == MAX_CONCURRENT * 2 - MAX_CONCURRENT_PER_CLIENT)
         go_on.set()
@@ -350,11 +354,11 @@ async def test_one_address_leaves_room_for_others():
     assert (cache.active_requests, cache.active_by_client.by_client) == (0, {})
 
 
-async def test_clients_behind_a_proxy_are_told_apart():
-    """By the header that is trusted, and by no other."""
+async def test_clients_behind_a_proxy_have_separate_addresses():
+    """A client's address is read from the trusted header, and from no other."""
     seen_at: list[str] = []
 
-    async def looking(scope: Any, receive: Any, send: Any) -> None:
+    async def record_address(scope: Any, receive: Any, send: Any) -> None:
         seen_at.append(client_address(scope))
         await unavailable(scope, receive, send)
 
@@ -364,7 +368,7 @@ async def test_clients_behind_a_proxy_are_told_apart():
     ):
         seen_at.clear()
         async with at(
-            ResponseCache(looking, lambda: 1, address_header=header), "127.0.0.1"
+            ResponseCache(record_address, lambda: 1, address_header=header), "127.0.0.1"
         ) as client:
             for name in ("fly-client-ip", "x-forwarded-for"):
                 for path in ("/graphql?1", "/export.csv"):
@@ -372,16 +376,16 @@ async def test_clients_behind_a_proxy_are_told_apart():
         assert seen_at == [expected[0]] * 2 + [expected[1]] * 2
 
 
-async def test_a_kept_body_of_another_type_is_still_refused(service):
-    """The type of a body is part of what is asked."""
+async def test_a_cached_body_of_another_type_is_still_refused(service):
+    """The content type is part of the request."""
     body = json.dumps({"query": HEAD})
     for kind, status in (("application/json", 200), ("text/plain", 415), ("application/json", 200)):
         answer = await service.client.post("/graphql", content=body, headers={"content-type": kind})
         assert answer.status_code == status
 
 
-async def test_a_kept_address_without_a_body_is_no_request(service):
-    """What GET may ask in the address, POST may not."""
+async def test_a_cached_address_without_a_body_is_no_request(service):
+    """A POST cannot send its query in the address, as a GET can."""
     assert (await service.ask(HEAD)).status_code == 200
     answer = await service.client.post(
         "/graphql", params={"query": HEAD}, headers={"accept": "*/*"}
@@ -408,12 +412,12 @@ pytest.param(r'{ latestBatch(series: "\u0000") { id } service { __typename } }',
         pytest.param("{ service { nextRunAt } }", id="the time of day"),
         pytest.param("{ latestBatch { id } service { journalHead { seq } ...S } } fragment S on "
             "Service { version }",
-                     id="what the process knows"),
-        pytest.param("", id="nothing"),
+                     id="facts of the process"),
+        pytest.param("", id="an empty query"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("accept", [GRAPHQL, "application/json"])
-async def test_what_is_never_kept(query, accept, service):
+async def test_responses_that_are_never_cached(query, accept, service):
     for _ in range(2):
         for answer in (
             await service.tell(query, accept=accept),
@@ -425,8 +429,8 @@ async def test_what_is_never_kept(query, accept, service):
     assert service.cache.size == 0
 
 
-async def test_a_field_that_is_left_out_is_not_asked(service):
-    """What a directive takes away does not count."""
+async def test_a_field_that_is_left_out_does_not_prevent_caching(service):
+    """A field that a directive removes does not prevent caching."""
     query = (
         "query($when: Boolean = false) { latestBatch { id } service { nextRunAt @include(if: "
         "$when) __typename } }"
@@ -436,8 +440,8 @@ async def test_a_field_that_is_left_out_is_not_asked(service):
     assert service.counts == (1, 1)
 
 
-async def test_only_a_200_is_kept():
-    """Whatever else an answer says."""
+async def test_only_a_200_is_cached():
+    """The other headers of the response do not matter."""
     cache = ResponseCache(unavailable, lambda: 1)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(cache), base_url="http://test"
@@ -463,7 +467,7 @@ async def test_other_paths_and_methods_pass(service):
     assert service.cache.size == 0
     page = await service.client.get(
         "/graphql", headers={"accept": "text/html"}
-    )  # it lasts as answers do
+    )  # it is valid for as long as responses are
     assert "GraphiQL" in page.text
     assert page.headers["etag"]
 
@@ -478,8 +482,8 @@ async def test_other_paths_and_methods_pass(service):
 )  # fmt: skip
 async def test_no_other_spelling_is_a_way_past_the_limit(method, path):
     """
-    What routes take for the same address, and a HEAD, count among those under way, and are refused
-    as they are.
+    Other spellings that are routed to the same address, and HEAD, count as active requests, and are
+    refused in the same way.
     """
     reached: list[str] = []
     go_on = asyncio.Event()
@@ -509,14 +513,16 @@ async def test_no_other_spelling_is_a_way_past_the_limit(method, path):
 
 
 def at(cache: ResponseCache, address: str) -> httpx.AsyncClient:
-    """A client at an address."""
+    """Return a client with an address."""
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(cache, client=(address, 1)), base_url="http://test"
     )
 
 
 async def test_a_head_says_what_its_get_says(service):
-    """Kept or not; and neither is kept in place of the other."""
+    """
+    HEAD and GET have the same headers, cached or not, and neither is cached in place of the other.
+    """
     for path in ("/", "/record", "/graphql?query={latestBatch{runDate}}"):
         heads = [await service.client.head(path), await service.client.head(path)]
         gets = [await service.client.get(path), await service.client.get(path)]
@@ -528,7 +534,7 @@ async def test_a_head_says_what_its_get_says(service):
 
 
 async def test_another_spelling_is_the_same_request(service):
-    """However many slashes somebody writes, nothing more is kept for it."""
+    """Additional slashes do not add an entry to the cache."""
     first = await service.client.get("/record")
     size = service.cache.size
     for path in ("/record/", "//record", f"{'/' * 1000}record"):
@@ -539,7 +545,7 @@ async def test_another_spelling_is_the_same_request(service):
 
 
 async def test_bodies_in_pieces_and_bodies_that_are_too_long(service):
-    """However a body arrives, it is the same request; too long a one is refused as ever."""
+    """However a body arrives, it is the same request; one that is too long is refused as usual."""
 
     async def in_pieces(text: bytes, size: int = 7) -> AsyncIterator[bytes]:
         for at in range(0, len(text), size):
@@ -560,8 +566,7 @@ async def test_bodies_in_pieces_and_bodies_that_are_too_long(service):
 
 async def test_a_client_that_knows_the_answer(service, pool):
     """
-    304 with every header but those of the body, from what is kept and from what is not; a new
-    answer in full.
+    A 304 has every header except those of the body, cached or not; a new answer is sent in full.
     """
     first = await service.ask(HEAD, origin=FRIEND)
     tag = first.headers["etag"]
@@ -583,7 +588,7 @@ async def test_a_client_that_knows_the_answer(service, pool):
     ).status_code == 304  # computed anew
     assert (await service.ask("{ service { version } }", if_none_match="*")).status_code == 200
     assert "etag" not in (await service.tell(HEAD)).headers
-    await service.hears(write(pool, 1))
+    await service.notices(write(pool, 1))
     changed = await service.ask(HEAD, origin=FRIEND, if_none_match=tag)
     assert (changed.status_code, seen(changed)) == (200, 1)
     assert changed.headers["etag"] != tag
@@ -595,32 +600,34 @@ def test_tags_are_compared_weakly():
 
 
 async def answering(scope: Any, receive: Any, send: Any) -> None:
-    """Answer as many bytes as the query string says."""
+    """Answer with as many bytes as the query string says."""
     size = int(scope["query_string"].split(b"_")[0])
     headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-cache")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"x" * size})
 
 
-async def test_it_keeps_no_more_than_it_may():
-    """The least recently asked for goes first, and what is too large is never kept."""
+async def test_the_cache_is_bounded():
+    """
+    The least recently used response is removed first, and one that is too large is never cached.
+    """
     cache = ResponseCache(answering, lambda: 1, max_bytes=100_000, max_response_bytes=60_000)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(cache), base_url="http://test"
     ) as client:
 
         async def hits(*names: str) -> list[bool]:
-            found = []
+            were_hits = []
             for name in names:
                 before = cache.hits
                 await client.get(f"/graphql?{name}")
-                found.append(cache.hits > before)
+                were_hits.append(cache.hits > before)
                 assert cache.size <= 100_000
-            return found
+            return were_hits
 
         assert await hits("40000_a", "40000_b") == [False, False]
         assert await hits("40000_a") == [True]
-        assert await hits("40000_c") == [False]  # in place of b, for a was asked for since
+        assert await hits("40000_c") == [False]  # replaces b, because a was used more recently
         assert await hits("40000_a", "40000_c", "40000_b") == [True, True, False]
         assert await hits("60000_d", "60000_d") == [False, False]
         many = [f"1_{number}" for number in range(200)]
@@ -633,8 +640,8 @@ async def test_it_keeps_no_more_than_it_may():
     assert MAX_RESPONSE_BYTES * 16 == MAX_BYTES
 
 
-async def test_an_answer_computed_while_the_record_moved_is_not_kept():
-    """Not even if meanwhile somebody asked who knew already that it had moved."""
+async def test_an_answer_computed_while_the_record_changed_is_not_cached():
+    """Not even if another request has been computed from the new record in the meantime."""
     revision, go_on = 1, asyncio.Event()
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
@@ -655,7 +662,7 @@ async def test_an_answer_computed_while_the_record_moved_is_not_kept():
         await asyncio.gather(old, new)
         await client.get("/graphql?1")
         assert (cache.hits, cache.misses) == (0, 3)
-        for query in ("1", "2"):  # kept at 2
+        for query in ("1", "2"):  # cached at revision 2
             await client.get(f"/graphql?{query}")
         assert (cache.hits, cache.misses) == (2, 3)
         revision = 3
@@ -663,7 +670,7 @@ async def test_an_answer_computed_while_the_record_moved_is_not_kept():
     assert (cache.hits, cache.misses) == (2, 4)
 
 
-async def test_nothing_is_kept_or_sent_while_nothing_is_heard():
+async def test_nothing_is_cached_or_sent_while_the_revision_is_unknown():
     revisions: list[int | None] = [1, 1, None, 1, 1, 1]
     cache = ResponseCache(answering, lambda: revisions.pop(0))
     async with httpx.AsyncClient(
@@ -677,25 +684,25 @@ async def test_nothing_is_kept_or_sent_while_nothing_is_heard():
     assert (cache.hits, cache.misses) == (1, 3)
 
 
-def test_every_table_of_the_record_announces(migrated):
-    """All that the API reads, and every way to change it."""
+def test_every_table_of_the_record_notifies(migrated):
+    """Every table that the API reads has a trigger for every kind of change."""
     with psycopg.connect(migrated) as conn:
         tables = conn.execute(
             "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
         ).fetchall()
-        announcing = conn.execute(
+        triggers = conn.execute(
             "SELECT relname, pg_get_triggerdef(pg_trigger.oid) FROM pg_trigger JOIN pg_class ON "
             "pg_class.oid = tgrelid WHERE tgname = 'announce'"
         ).fetchall()
-    assert {name for (name,) in tables} == {name for name, _ in announcing}
+    assert {name for (name,) in tables} == {name for name, _ in triggers}
     assert len(tables) == 9
-    for _, text in announcing:
+    for _, text in triggers:
         assert "AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE" in text
         assert "FOR EACH STATEMENT" in text
 
 
-async def test_readings_that_have_no_entry_are_heard_of(service, pool):
-    """A close is shown as soon as it is stored, before any checkpoint writes of it."""
+async def test_readings_without_an_entry_change_the_revision(service, pool):
+    """A close is shown as soon as it is stored, before the journal has an entry of it."""
     assert (await service.tell(PRICES)).json() == {"data": {"closes": {"nodes": []}}}
     before = service.cache.revision()
     async with pool.connection() as conn:
@@ -713,7 +720,7 @@ async def test_readings_that_have_no_entry_are_heard_of(service, pool):
     assert (await service.tell(PRICES)).json() == {"data": {"closes": {"nodes": [{"close": "70"}]}}}
 
 
-async def test_a_transaction_that_rolls_back_is_not_heard_of(service, pool):
+async def test_a_transaction_that_rolls_back_changes_no_revision(service, pool):
     await service.tell(HEAD)
     with suppress(ZeroDivisionError):
         async with pools.transaction(pool) as conn:
@@ -724,20 +731,20 @@ async def test_a_transaction_that_rolls_back_is_not_heard_of(service, pool):
     assert service.counts == (1, 1)
 
 
-async def test_its_own_commits_need_no_announcement(service):
-    """What a job of the process has committed is shown before the job goes on."""
+async def test_its_own_commits_need_no_notification(service):
+    """What a job of the process has committed is shown before the job continues."""
     assert seen(await service.tell(HEAD)) == 0
     assert queue.app.context
     async with pools.transaction(queue.app.context.pool) as conn:
         await conn.execute(
             "SET LOCAL session_replication_role = replica"
-        )  # no trigger, so no announcement
+        )  # no trigger, so no notification
         await batches.insert_failed(conn, a_monday(1))
     assert seen(await service.tell(HEAD)) == 1
 
 
-async def test_a_head_that_nobody_announced(service, pool):
-    """Where triggers are off, as in a restore, a beat finds the journal's new head."""
+async def test_a_head_without_a_notification_is_found(service, pool):
+    """Where triggers are off, as in a restore, a probe finds the journal's new head."""
     assert seen(await service.tell(HEAD)) == 0
     async with pools.transaction(pool) as conn:
         await conn.execute("SET LOCAL session_replication_role = replica")
@@ -749,8 +756,8 @@ async def test_a_head_that_nobody_announced(service, pool):
 @pytest.mark.long
 async def test_silence_is_noticed_and_ends(database, pool):
     """
-    Unsure at most five seconds after the network died without a word, sure again soon after it is
-    back.
+    The revision is unknown at most five seconds after the network stopped without an error, and
+    known again soon after it is back.
     """
     async with Proxy().leading_to(database) as proxy:
         revision = Revision()
@@ -778,8 +785,7 @@ async def test_silence_is_noticed_and_ends(database, pool):
 )
 async def test_leaving_while_the_network_is_silent(database, silent_for):
     """
-    Whether a beat is waited for, its answer or a new connection: whoever leaves does so at once,
-    without a word.
+    The listener stops at once, whether it waits for the next probe, its answer or a new connection.
     """
     async with Proxy().leading_to(database) as proxy:
         revision = Revision()
@@ -793,7 +799,7 @@ async def test_leaving_while_the_network_is_silent(database, silent_for):
 
 
 async def test_a_listener_that_is_ended(database, pool):
-    """It is unsure at once, comes back, and takes nothing for known."""
+    """The revision is unknown at once; after the reconnection it is a new one."""
     revision = Revision()
     async with revision.listen(database):
         await until(revision.current)
@@ -804,16 +810,16 @@ async def test_a_listener_that_is_ended(database, pool):
         assert revision._number > before
 
 
-async def test_a_connection_that_does_not_hear_is_no_listener(database):
-    """As behind a PgBouncer: what is announced never comes, so the record is never known."""
+async def test_a_connection_that_gets_no_notifications_is_no_listener(database):
+    """Behind a PgBouncer no notification arrives, so the revision stays unknown."""
     revision = Revision()
-    beat = revision._probe
+    probe = revision._probe
 
-    async def deaf(conn: psycopg.AsyncConnection) -> None:
+    async def unlisten(conn: psycopg.AsyncConnection) -> None:
         await conn.execute("UNLISTEN *")
-        await beat(conn)
+        await probe(conn)
 
-    revision._probe = deaf  # type: ignore[method-assign]
+    revision._probe = unlisten  # type: ignore[method-assign]
     async with revision.listen(database):
         await asyncio.sleep(PROBE_INTERVAL + UNDER_WAY)
         assert revision.current() is None
@@ -840,7 +846,7 @@ uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
 
 @contextmanager
 def serving(**settings: str) -> Iterator[str]:
-    """Start a service as a process of its own; give its address."""
+    """Start a service in another process, and yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = subprocess.Popen(
             [sys.executable, "-c", SERVE, str(listener.fileno())],
@@ -857,15 +863,15 @@ def serving(**settings: str) -> Iterator[str]:
 
 
 class Watch:
-    """What readers saw, and what was there to be seen."""
+    """The commits of a writer, and what readers got."""
 
     def __init__(self, pool: pools.Pool) -> None:
         self.pool = pool
-        self.written: list[tuple[float, int]] = []
+        self.commits: list[tuple[float, int]] = []
         self.read: list[tuple[float, int]] = []
 
     async def reads(self, address: str) -> None:
-        """Ask for the head again and again, over one connection."""
+        """Request the head again and again, over one connection."""
         async with httpx.AsyncClient(base_url=address, timeout=20) as client:
             while True:
                 began = monotonic()
@@ -874,27 +880,27 @@ class Watch:
 
     async def writes(self, count: int, pause: float) -> None:
         """
-        Commit so many Mondays, in bursts and one by one; each counts from when its notification has
-        come.
+        Commit so many Mondays, in bursts and one by one. The time of each is when its notification
+        arrived.
         """
         async with await psycopg.AsyncConnection.connect(
             self.pool.conninfo, autocommit=True
         ) as witness:
             await witness.execute("LISTEN record")
             for _ in range(count):
-                number = len(self.written) + 1
+                number = len(self.commits) + 1
                 await write(self.pool, number)
                 async for notice in witness.notifies(timeout=5):
-                    if not notice.payload:  # no beat of a service's
+                    if not notice.payload:  # not a probe of a service
                         break
-                self.written.append((monotonic(), number))
+                self.commits.append((monotonic(), number))
                 await asyncio.sleep(0 if number % 4 else pause)
 
     def longest(self) -> float:
         """
-        Return for how long after a notification the oldest answer was still given to a new request.
+        Return how long after a notification the oldest answer was still sent to a new request.
         """
-        there = [0.0, *(at for at, _ in self.written)]
+        there = [0.0, *(at for at, _ in self.commits)]
         return max(
             (began - there[number + 1] for began, number in self.read if number + 1 < len(there)),
             default=-1.0,
@@ -903,7 +909,7 @@ class Watch:
 
 @asynccontextmanager
 async def watched(pool: pools.Pool, *addresses: str) -> AsyncIterator[Watch]:
-    """Let four readers ask each service while the context lasts."""
+    """Let four readers request the head of each service while the context lasts."""
     async with httpx.AsyncClient() as client:
         for address in addresses:
             async with asyncio.timeout(30):
@@ -911,7 +917,7 @@ async def watched(pool: pools.Pool, *addresses: str) -> AsyncIterator[Watch]:
                     await client.post(f"{address}/graphql", json={"query": HEAD}, timeout=30)
                 ).status_code != 200:
                     await asyncio.sleep(0.1)
-    await asyncio.sleep(0.5)  # for its listener's first beat
+    await asyncio.sleep(0.5)  # for its listener's first probe
     watch = Watch(pool)
     readers = [asyncio.create_task(watch.reads(address)) for address in addresses for _ in range(4)]
     try:
@@ -938,8 +944,8 @@ async def newest(address: str) -> int:
 )
 async def test_no_answer_is_older_than_its_notification(cut, database, pool):
     """
-    Many readers on two processes while a writer commits: what was announced, every new request
-    sees.
+    Many readers on two processes while a writer commits: every request after a notification gets
+    the new record.
     """
     with serving(DATABASE_URL=database) as one, serving(DATABASE_URL=database) as two:
         async with watched(pool, one, two) as watch:
@@ -948,7 +954,7 @@ async def test_no_answer_is_older_than_its_notification(cut, database, pool):
                 if cut:
                     await end_listeners(pool)
                 await asyncio.sleep(0.4)
-        assert len(watch.written) == 120
+        assert len(watch.commits) == 120
         assert await newest(one) == await newest(two) == 120
     print(f"{len(watch.read)} answers, the oldest {watch.longest():.3f} s after its end")
     assert len(watch.read) > 500
@@ -957,23 +963,27 @@ async def test_no_answer_is_older_than_its_notification(cut, database, pool):
 
 @pytest.mark.long
 async def test_no_answer_is_older_than_five_seconds_of_silence(database, pool):
-    """The listener of one process is dead without a word; the other's is not."""
+    """
+    The listener of one process has a connection that is silent without an error; the other's works.
+    """
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Proxy().leading_to(database))
-        deaf = stack.enter_context(serving(DATABASE_URL=database, QUEUE_DATABASE_URL=proxy.address))
+        silenced = stack.enter_context(
+            serving(DATABASE_URL=database, QUEUE_DATABASE_URL=proxy.address)
+        )
         two = stack.enter_context(serving(DATABASE_URL=database))
-        watch = await stack.enter_async_context(watched(pool, deaf, two))
+        watch = await stack.enter_async_context(watched(pool, silenced, two))
         await watch.writes(20, pause=0.05)
         await asyncio.sleep(UNDER_WAY)
         proxy.silent = True
         await watch.writes(80, pause=0.35)
-        assert await newest(deaf) == await newest(two) == 100
+        assert await newest(silenced) == await newest(two) == 100
         proxy.silent = False
         await asyncio.sleep(MAX_SILENCE + 1)
         await watch.writes(20, pause=0.05)
         await asyncio.sleep(UNDER_WAY)
-        assert await newest(deaf) == await newest(two) == 120
+        assert await newest(silenced) == await newest(two) == 120
     print(f"{len(watch.read)} answers, the oldest {watch.longest():.3f} s after its end")
     assert (
         1 < watch.longest() <= MAX_SILENCE + UNDER_WAY
-    )  # that it was deaf at all, and for how long
+    )  # the lower bound shows that the connection was silent at all

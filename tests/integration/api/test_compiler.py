@@ -1,6 +1,6 @@
 """
-The statements that selections become: one for each operation, and on the indexes when there are
-years of rows.
+The SQL that selections are compiled to: one statement for each operation, which uses the indexes
+when there are years of rows.
 """
 
 import json
@@ -18,19 +18,19 @@ from api.schema import schema
 
 @pytest.fixture(scope="module")
 def years(create, migrated) -> str:
-    """The address of a database with eight hundred batches and all that belongs to them."""
+    """Return the address of a database with eight hundred batches and all that belongs to them."""
     address = create(psycopg.conninfo.conninfo_to_dict(migrated)["dbname"])
     plant_years(address)
     return address
 
 
 async def nowhere(sql, parameters):
-    """Stands where the database would: these tests look at what is asked, not at what is found."""
+    """Stand in for the database: these tests examine statements, and not results."""
     return [b"null"]
 
 
 def statement(query: str) -> tuple[str, list[str | None]]:
-    """The one statement that a query becomes, and its parameters."""
+    """Return the one statement that a query is compiled to, and its parameters."""
     plan = Engine(schema, nowhere, FACTS).own_plans(query, None, ())
     parameters, errors = plan.parameter_values(VariableValues({}, {}), FACTS)
     assert errors == {}
@@ -38,7 +38,7 @@ def statement(query: str) -> tuple[str, list[str | None]]:
 
 
 def nodes(plan: Any) -> Iterator[dict[str, Any]]:
-    """Every node of a plan."""
+    """Yield every node of a plan."""
     yield plan
     for child in plan.get("Plans", ()):
         yield from nodes(child)
@@ -48,16 +48,16 @@ def explained(
     address: str, sql: str, parameters: list[str | None], mode: str
 ) -> list[dict[str, Any]]:
     """
-    The nodes of a prepared statement's plan: made for these parameters (custom), or for any
-    (generic).
+    Return the nodes of a prepared statement's plan, which is made for these parameters (custom) or
+    for any (generic).
     """
     with psycopg.connect(address, autocommit=True) as conn:
         conn.execute(f"SET plan_cache_mode = force_{mode}_plan")
         conn.execute("SET jit = off")
-        conn.execute(f"PREPARE asked AS {sql}".encode())
+        conn.execute(f"PREPARE compiled AS {sql}".encode())
         values = ", ".join("NULL" if value is None else f"'{value}'" for value in parameters)
         (plan,) = conn.execute(
-            f"EXPLAIN (FORMAT JSON) EXECUTE asked{f'({values})' if values else ''}".encode()
+            f"EXPLAIN (FORMAT JSON) EXECUTE compiled{f'({values})' if values else ''}".encode()
         ).fetchone()
         return list(nodes(plan[0]["Plan"]))
 
@@ -146,7 +146,7 @@ def test_a_cursor_is_an_index_condition(query, index, condition, mode, years):
 
 
 def test_values_are_never_part_of_the_statement():
-    """What a caller sends travels beside the statement."""
+    """A client's values are sent as parameters."""
     query = (
         '{ batches(first: 7, series: "second") { nodes { id } } picks(ticker: "BRK.B") { '
         "nodes { id } } }"
@@ -163,7 +163,7 @@ def test_values_are_never_part_of_the_statement():
     [("batches(series: $text)", "BAD_SERIES"), ("picks(ticker: $text)", "BAD_TICKER")],
 )
 async def test_what_no_value_can_be_is_never_sent(text, field, code):
-    """A text that is no series or no ticker is refused before a statement is run."""
+    """A text that is no series or no ticker is refused before a statement is executed."""
     sent = []
 
     async def fetch(sql, parameters):
@@ -175,8 +175,10 @@ async def test_what_no_value_can_be_is_never_sent(text, field, code):
     assert (sent, answer["data"], answer["errors"][0]["extensions"]["code"]) == ([], None, code)
 
 
-async def test_a_plan_is_kept_for_other_variables():
-    """Only the variables that directives name, enums, and whether one is null make another plan."""
+async def test_a_plan_is_reused_for_other_variables():
+    """
+    Only the variables of directives, enums, and whether a variable is null cause another plan.
+    """
 
     engine = Engine(schema, nowhere, FACTS)
     query = (
@@ -209,13 +211,13 @@ async def test_a_plan_is_kept_for_other_variables():
 
 
 def test_the_statement(snapshot):
-    """What a reader of this project should see once."""
+    """The snapshot shows one statement in full."""
     sql, parameters = statement("{ latestBatch { runDate picks { ticker action } } }")
     assert (sql, parameters) == snapshot
 
 
 async def test_memory_is_bounded():
-    """Documents and plans are kept for the last few hundred only."""
+    """Only the documents and plans of the last few hundred operations are cached."""
 
     engine = Engine(schema, nowhere, FACTS, max_documents=8)
     for n in range(30):

@@ -2,8 +2,8 @@
 A record that breaks what the API promises: one error with the code RECORD_DAMAGED, never a bare
 500.
 
-The kind: each row or column that the schema promises something of, in a database whose guards were
-taken away. What no error names is the answer of the undamaged record, byte for byte.
+The kind: each row or column that the schema promises, in a database whose guards were removed.
+Everything that no error names equals the answer of the undamaged record, byte for byte.
 """
 
 import json
@@ -55,7 +55,7 @@ IN_FULL = [
     f'{{ batchOn(runDate: "2026-01-05", series: "second") {FULL} }}',
 ]
 
-# What was done, of a completed Monday if nothing else is said.
+# The statements of each damage. They concern a completed Monday unless the name says otherwise.
 DAMAGES = {
     "a fourth pick": [
         FREE.format("picks", "three_picks"),
@@ -198,7 +198,7 @@ DAMAGES = {
         "INSERT INTO closes SELECT * FROM closes WHERE id = (SELECT benchmark_close_id FROM "
         f"checkpoints WHERE id = {COMPUTED_DAY} AND batch_id = {ONE})",
     ],
-    # A value that cannot be one. What is worked out from it is none, either.
+    # An invalid value. What is computed from it is invalid, too.
     "a figure that is NaN": [
         FREE.format("pick_checkpoint_metrics", "returns_are_numbers"),
         f"UPDATE pick_checkpoint_metrics SET vs_benchmark_pct = 'NaN' WHERE pick_id = {FIRST}",
@@ -266,7 +266,7 @@ DAMAGES = {
 
 
 def damaged_copy(create: Callable[..., str], migrated: str, statements: list[str]) -> str:
-    """A copy of the record in which something was done that the guards refuse."""
+    """Return the address of a copy of the record with a change that the guards would refuse."""
     address = create(psycopg.conninfo.conninfo_to_dict(migrated)["dbname"])
     with psycopg.connect(address) as conn:
         conn.execute("SET session_replication_role = replica")
@@ -275,7 +275,7 @@ def damaged_copy(create: Callable[..., str], migrated: str, statements: list[str
     return address
 
 
-# What is in no column of an export.
+# Damages of values that are in no column of an export.
 NOT_EXPORTED = {
     "an endless time", "a time after the year 9999", "a time before the year 1", "no time",
     "a skipped day with a reading", "a time of a skip that never was",
@@ -284,7 +284,7 @@ NOT_EXPORTED = {
     "an attempt before the first", "a correction of nothing",
 }  # fmt: skip
 
-# One of each kind of promise; the others take as long again.
+# One of each kind of promise; all others are long tests.
 FIRST_ONES = (
     "a fourth pick", "a missing metric", "a lost reading", "fourteen checkpoints",
     "an unknown action",
@@ -312,22 +312,22 @@ OPERATIONS = [
 
 
 async def answers(address: str) -> tuple[list[bytes], list[Any]]:
-    """What the engine says to all operations, and the rows of an export, or why there are none."""
+    """Return the engine's answers to all operations, and the rows of an export or its error."""
     async with pools.opened(pools.make_pool(address, max_size=1)) as pool:
         engine = engine_on(pool)
-        said = [(await engine.execute(text, given)).body for text, given in OPERATIONS]
+        bodies = [(await engine.execute(text, variables)).body for text, variables in OPERATIONS]
         async with snapshot_fetcher(pool) as fetch:
             engine.fetch = fetch
             try:
-                return said, [
+                return bodies, [
                     row async for part in read_parts(engine, ExportRange()) for row in part.rows
                 ]
             except ExportDamaged as error:
-                return said, [str(error)]
+                return bodies, [str(error)]
 
 
 def differences(before: Any, after: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths at which two answers differ."""
+    """Yield the paths at which two answers differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         assert list(before) == list(after)
         for key in before:
@@ -342,11 +342,10 @@ def differences(before: Any, after: Any, path: tuple[Any, ...] = ()) -> Iterator
 @pytest.mark.parametrize("name", each(DAMAGES, FIRST_ONES))
 async def test_a_damaged_record(name, create, migrated, database):
     """
-    What an error names is null; all else is as before the damage, in every operation; the log says
-    it once each.
+    What an error names is null; everything else is as before the damage, in every operation; the
+    log has one line for each answer.
 
-    An export stops wherever a column of it is damaged, or a row that it is made of; otherwise it is
-    as before.
+    An export stops if one of its columns or rows is damaged; otherwise it is as before.
     """
     plant(database)
     copy = damaged_copy(create, migrated, DAMAGES[name])
@@ -358,18 +357,18 @@ async def test_a_damaged_record(name, create, migrated, database):
     else:
         (reason,) = stopped
         assert reason.startswith("The record is damaged: ")
-    told = 0
+    damaged_answers = 0
     for (text, _), one, other in zip(OPERATIONS, before, after, strict=True):
-        was, found = json.loads(one), json.loads(other)
-        errors = found.get("errors", [])
-        told += bool(errors)
+        undamaged, damaged = json.loads(one), json.loads(other)
+        errors = damaged.get("errors", [])
+        damaged_answers += bool(errors)
         for error in errors:
             assert error["extensions"] == {"code": "RECORD_DAMAGED"}
             assert error["message"].startswith("The record is damaged: ")
             assert "alpha-monday verify" in error["message"]
         nulls = [tuple(error["path"]) for error in errors]
-        for path in differences(was["data"], found["data"]):
-            # The latest of what is there: of a lost day at the end only the list of all days tells.
+        for path in differences(undamaged["data"], damaged["data"]):
+            # The latest day that exists: only the list of all days shows that the last day is lost.
             is_the_latest = {"latestMetric", "latestCheckpoint"} & {*path}
             assert is_the_latest or any(path == where[: len(path)] for where in nulls), (
                 text,
@@ -380,7 +379,7 @@ async def test_a_damaged_record(name, create, migrated, database):
     assert after[3] == before[3]
     assert [line["event"] for line in lines if line["log_level"] == "error"] == [
         "the record is damaged"
-    ] * (told + (name not in NOT_EXPORTED))
+    ] * (damaged_answers + (name not in NOT_EXPORTED))
 
 
 async def test_the_rest_of_the_data(database, pool):
@@ -400,13 +399,13 @@ async def test_the_rest_of_the_data(database, pool):
     answer = await engine_on(pool).execute(
         '{ batchOn(runDate: "2026-01-05") { runDate latestCheckpoint { day metrics { hit } } } }'
     )
-    found = json.loads(answer.body)
-    assert found["data"] == {"batchOn": {"runDate": "2026-01-05", "latestCheckpoint": None}}
-    assert found["errors"][0]["path"] == ["batchOn", "latestCheckpoint", "metrics"]
+    body = json.loads(answer.body)
+    assert body["data"] == {"batchOn": {"runDate": "2026-01-05", "latestCheckpoint": None}}
+    assert body["errors"][0]["path"] == ["batchOn", "latestCheckpoint", "metrics"]
     assert not answer.is_cacheable
 
 
-# What was taken away, and a list that must not leave out in silence what hung on it.
+# The row that is deleted, and a list that must not silently leave out the rows that depend on it.
 GONE = {
     "a pick's batch, in the list of a share": (
         f"DELETE FROM batches WHERE id = {ONE}", '{ picks(ticker: "KO") { nodes { ticker } } }',
@@ -448,15 +447,15 @@ GONE = {
 
 
 @pytest.mark.parametrize(("statement", "query"), GONE.values(), ids=GONE)
-async def test_what_hangs_on_a_lost_row(statement, query, database, pool):
-    """It is named as damaged, and nothing is left out in silence."""
+async def test_rows_that_depend_on_a_lost_row(statement, query, database, pool):
+    """The damage is reported, and no row is left out silently."""
     plant(database)
     assert "errors" not in json.loads((await engine_on(pool).execute(query)).body)
     with psycopg.connect(database) as conn:
         conn.execute("SET LOCAL session_replication_role = replica")
         assert conn.execute(statement).rowcount
-    found = json.loads((await engine_on(pool).execute(query)).body)
-    assert [error["extensions"] for error in found["errors"]] == [{"code": "RECORD_DAMAGED"}]
+    body = json.loads((await engine_on(pool).execute(query)).body)
+    assert [error["extensions"] for error in body["errors"]] == [{"code": "RECORD_DAMAGED"}]
 
 
 @pytest.mark.parametrize(
@@ -466,11 +465,11 @@ async def test_two_batches_of_a_monday_in_lists(query, create, migrated, databas
     plant(database)
     copy = damaged_copy(create, migrated, DAMAGES["two batches of a Monday"])
     async with pools.opened(pools.make_pool(copy, max_size=1)) as pool:
-        found = json.loads((await engine_on(pool).execute(query)).body)
-    assert [error["extensions"] for error in found["errors"]] == [{"code": "RECORD_DAMAGED"}]
+        body = json.loads((await engine_on(pool).execute(query)).body)
+    assert [error["extensions"] for error in body["errors"]] == [{"code": "RECORD_DAMAGED"}]
 
 
-# Each way out that shows the Monday, or counts it.
+# Each output that shows the Monday, or counts it.
 GRAPHQL_ANSWER = (
     '{"query": "{ batchOn(runDate: \\"2026-01-05\\") { picks { initialPrice metrics { hit } } } }"}'
 )
@@ -502,16 +501,16 @@ SOMETIMES = dict.fromkeys(
 
 
 @pytest.mark.parametrize("name", each(WAYS, ("a fourth pick", "a missing metric")))
-async def test_every_way_out(name, create, migrated, database, tmp_path, capsys):
+async def test_every_output_of_a_damaged_record(name, create, migrated, database, tmp_path, capsys):
     """
-    The code by every form of the API, and a sentence with 500 by what has no place for errors;
-    never a bare 500.
+    Every form of the API has the code; everything else answers 500 with a sentence, and never a
+    bare 500.
     """
     plant(database)
     copy = damaged_copy(create, migrated, DAMAGES[name])
     async with living(copy) as service:
         client = service.client
-        asked = [
+        responses = [
             await client.post(
                 "/graphql", content=GRAPHQL_ANSWER, headers={"content-type": "application/json"}
             ),
@@ -526,20 +525,20 @@ async def test_every_way_out(name, create, migrated, database, tmp_path, capsys)
                 "/graphql", params={key: json.dumps(value) for key, value in PERSISTED.items()}
             ),
         ]
-        for answer in asked:
-            assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
-            assert {one["extensions"]["code"] for one in answer.json()["errors"]} == {
+        for response in responses:
+            assert (response.status_code, response.headers["cache-control"]) == (200, "no-store")
+            assert {one["extensions"]["code"] for one in response.json()["errors"]} == {
                 "RECORD_DAMAGED"
             }
         for path in PAGES + EXPORTS:
-            answer = await client.get(path)
-            assert "etag" not in answer.headers or answer.status_code == 200, path
+            response = await client.get(path)
+            assert "etag" not in response.headers or response.status_code == 200, path
             if name in SOMETIMES.get(path, ()):
                 continue  # it shows nothing of the damaged row
-            assert answer.status_code == 500, (path, answer.text)
-            assert "The record is damaged: " in answer.text, path
+            assert response.status_code == 500, (path, response.text)
+            assert "The record is damaged: " in response.text, path
             assert not {"Traceback", "Internal Server Error", "Unexpected error"} & {
-                *answer.text.split("\n")
+                *response.text.split("\n")
             }
         for path in ("/about", "/batches/2026-01-26", "/batches/2026-01-26/chart.png", "/health"):
             assert (await client.get(path)).status_code in (200, 503), path
@@ -548,9 +547,9 @@ async def test_every_way_out(name, create, migrated, database, tmp_path, capsys)
         ["export", tmp_path / "picks.json"],
         ["show", "2026-01-05"],
     ):
-        said = command(capsys, *arguments, DATABASE_URL=copy)
-        assert (said.exit_code, said.error.count("The record is damaged: ")) == (1, 1), said
-        assert "Traceback" not in said.error
+        result = command(capsys, *arguments, DATABASE_URL=copy)
+        assert (result.exit_code, result.error.count("The record is damaged: ")) == (1, 1), result
+        assert "Traceback" not in result.error
     assert not list(tmp_path.iterdir())
     assert command(capsys, "show", "2026-01-26", DATABASE_URL=copy).exit_code == 0
 
@@ -560,7 +559,7 @@ MIDDLE_DAY = f"(SELECT id FROM checkpoints WHERE batch_id = {ONE} AND day = 5)"
 LARGE = "repeat('9', {})::numeric"
 
 
-# A number that Postgres has, and that cannot be written for people.
+# A number that Postgres can store, and that is too long for a page.
 TOO_LARGE = {
     "a figure of 2,000 digits": ("vs_benchmark_pct", LARGE.format(2000)),
     "a figure of 2,000 digits below zero": ("vs_benchmark_pct", f"-{LARGE.format(2000)}"),
@@ -573,9 +572,9 @@ TOO_LARGE = {
 @pytest.mark.parametrize("name", each(TOO_LARGE, ("a figure of 2,000 digits",)))
 async def test_a_number_too_large_to_be_shown(name, create, migrated, database, capsys):
     """
-    The API gives it in full; what is written for people says that the record is damaged.
+    The API returns it in full; pages and commands say that the record is damaged.
 
-    Nothing ends by chance.
+    None of them fails in another way.
     """
     plant(database)
     column, value = TOO_LARGE[name]
@@ -599,15 +598,15 @@ async def test_a_number_too_large_to_be_shown(name, create, migrated, database, 
                 )
                 refused.add(path)
     assert refused
-    said = command(capsys, "show", "2026-01-05", DATABASE_URL=copy)
-    assert (said.exit_code, said.output, said.error.count("The record is damaged: ")) == (
+    result = command(capsys, "show", "2026-01-05", DATABASE_URL=copy)
+    assert (result.exit_code, result.output, result.error.count("The record is damaged: ")) == (
         1,
         "",
         1,
-    ), said
+    ), result
 
 
-# What the track record must not leave out in silence, and what it says.
+# What the track record must not silently leave out, and its error message.
 UNCOUNTED = {
     "a result without its benchmark": (
         [FREE.format("checkpoints", "computed_has_prices"), FREE.format("checkpoints",
@@ -671,17 +670,17 @@ async def test_the_track_record_leaves_no_monday_out(name, create, migrated, dat
     statements, message = UNCOUNTED[name]
     copy = damaged_copy(create, migrated, statements)
     async with pools.opened(pools.make_pool(copy, max_size=1)) as pool:
-        found = json.loads(
+        body = json.loads(
             (await engine_on(pool).execute("{ trackRecord { picks { finished } } }")).body
         )
-    assert found["data"] is None
-    (error,) = found["errors"]
+    assert body["data"] is None
+    (error,) = body["errors"]
     assert error["extensions"] == {"code": "RECORD_DAMAGED"}
     assert message in error["message"]
 
 
-# What an error says of what is asked for of a Monday, besides its field and its row.
-SAID = {
+# The selection of a Monday, and what the error says besides its field and its row.
+MESSAGES = {
     "a fourth pick": ("picks { ticker }", "of batches has 4, and must have 3, each at a place of "
         "its own. "),
     "a missing metric": (
@@ -697,24 +696,25 @@ SAID = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", each(SAID, ("a fourth pick",)))
+@pytest.mark.parametrize("name", each(MESSAGES, ("a fourth pick",)))
 async def test_what_an_error_says(name, create, migrated, database):
     """
-    How many rows there are and must be; what a public reader can do about it is to tell the
-    operator.
+    It says how many rows there are and must be, and asks a public reader to inform the operator.
     """
     plant(database)
     copy = damaged_copy(create, migrated, DAMAGES[name])
     async with pools.opened(pools.make_pool(copy, max_size=1)) as pool:
-        asked, words = SAID[name]
-        found = json.loads(
+        selection, expected = MESSAGES[name]
+        body = json.loads(
             (
-                await engine_on(pool).execute(f'{{ batchOn(runDate: "2026-01-05") {{ {asked} }} }}')
+                await engine_on(pool).execute(
+                    f'{{ batchOn(runDate: "2026-01-05") {{ {selection} }} }}'
+                )
             ).body
         )
-    said = [error["message"] for error in found["errors"]]
-    assert [text for text in said if words in text], said
-    assert not [text for text in said if "backup" in text]
+    messages = [error["message"] for error in body["errors"]]
+    assert [message for message in messages if expected in message], messages
+    assert not [message for message in messages if "backup" in message]
 
 
 # What `alpha-monday show` must not print as if it were whole.
@@ -730,37 +730,41 @@ SHOWN = (
 
 @pytest.mark.parametrize("name", each(SHOWN, ("a skipped day with a change of the benchmark",)))
 def test_show_refuses_what_the_api_refuses(name, create, migrated, database, capsys):
-    """One line, and the exit code 1."""
+    """It prints one line, and exits with 1."""
     plant(database)
     copy = damaged_copy(create, migrated, DAMAGES[name])
-    said = command(capsys, "show", "2026-01-05", DATABASE_URL=copy)
-    assert (said.exit_code, said.output, said.error.count("The record is damaged: ")) == (
+    result = command(capsys, "show", "2026-01-05", DATABASE_URL=copy)
+    assert (result.exit_code, result.output, result.error.count("The record is damaged: ")) == (
         1,
         "",
         1,
-    ), said
-    assert "it names the first discrepancy" in said.error
+    ), result
+    assert "it names the first discrepancy" in result.error
 
 
 def test_show_refuses_two_batches_of_a_monday(create, migrated, database, capsys):
     plant(database)
     copy = damaged_copy(create, migrated, DAMAGES["two batches of a Monday"])
-    said = command(capsys, "show", "2026-01-19", DATABASE_URL=copy)
-    assert (said.exit_code, said.output, said.error.count("has 2 rows, and must have one")) == (
+    result = command(capsys, "show", "2026-01-19", DATABASE_URL=copy)
+    assert (
+        result.exit_code,
+        result.output,
+        result.error.count("has 2 rows, and must have one"),
+    ) == (
         1,
         "",
         1,
-    ), said
+    ), result
 
 
-def test_an_export_into_a_pipe_says_nothing_there(create, migrated, database, tmp_path):
-    """Neither a line of the log nor half an export gets among the rows."""
+def test_a_failed_export_into_a_pipe_writes_nothing(create, migrated, database, tmp_path):
+    """Neither a log line nor half an export is written to the standard output."""
     plant(database)
     copy = damaged_copy(create, migrated, DAMAGES["a price below zero"])
-    said = run("export", "-", cwd=tmp_path, DATABASE_URL=copy)
-    assert (said.returncode, said.stdout, said.stderr.count("The record is damaged: ")) == (
+    result = run("export", "-", cwd=tmp_path, DATABASE_URL=copy)
+    assert (result.returncode, result.stdout, result.stderr.count("The record is damaged: ")) == (
         1,
         "",
         1,
-    ), said
-    assert "Traceback" not in said.stderr
+    ), result
+    assert "Traceback" not in result.stderr

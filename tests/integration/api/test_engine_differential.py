@@ -1,5 +1,5 @@
 """
-The planner against plain graphql-core execution: random operations, the same answer to the last
+The compiler against plain execution by graphql-core: random operations, the same answer to the last
 character.
 """
 
@@ -29,7 +29,7 @@ PICKS = [str(an_id(4, n)) for n in (1, 4, 7, 10)]
 VALUES = {
     "id": [*(str(an_id(3, n)) for n in range(1, 6)), *PICKS, "nope", ""],
     "runDate": [*DATES, "2026-01-06"],
-    "series": ["main", "main", "main", "second", "nobody", "a'b$1 %s"],
+    "series": ["main", "main", "main", "second", "unknown", "a'b$1 %s"],
     "first": [1, 2, 3, 4, 20, 100, 0, 101, -1],
     "after": [
         *map(a_cursor, DATES),
@@ -46,8 +46,8 @@ VALUES = {
 
 def comparable(answer: dict) -> str:
     """
-    An answer's data in its order, and the codes and places of its errors; a refused request's code
-    is our own.
+    Return an answer's data in its order, and its errors. A refused request has only the word
+    "refused", because its codes are our own.
     """
     if "data" not in answer:
         return "refused"
@@ -60,7 +60,7 @@ def comparable(answer: dict) -> str:
 
 async def compare(database: str, engine: Engine, seed: int, count: int) -> tuple[int, int]:
     """
-    Compare the answers to `count` operations; return how many operations, and how many answers.
+    Compare the answers to `count` operations. Return how many operations, and how many answers.
     """
     operations = Operations(schema, VALUES, seed)
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
@@ -86,22 +86,24 @@ async def compare(database: str, engine: Engine, seed: int, count: int) -> tuple
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_on_an_empty_database(seed, database, pool):
-    await compare(database, engine_on(pool), seed, 30)
+    await compare(database=database, engine=engine_on(pool), seed=seed, count=30)
 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_on_a_full_database(seed, database, pool):
     plant(database)
-    await compare(database, engine_on(pool), 100 + seed, 80)
+    await compare(database=database, engine=engine_on(pool), seed=100 + seed, count=80)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_thousands(seed, database, pool, record_property):
-    """The run's last lines say how many there were."""
+    """The last lines of the output say how many operations there were."""
     if seed % 5:
         plant(database)
-    compared, answers = await compare(database, engine_on(pool), 1000 + seed, LEAST // len(SEEDS))
+    compared, answers = await compare(
+        database=database, engine=engine_on(pool), seed=1000 + seed, count=LEAST // len(SEEDS)
+    )
     assert compared * len(SEEDS) >= LEAST
     record_property("operations compared with graphql-core", compared)
     record_property("answers compared with graphql-core", answers)

@@ -1,4 +1,4 @@
-"""What a caller can get wrong, and what we can: every error has a code, and none says too much."""
+"""Every error of a caller, and every error of ours, has a code, and none reveals too much."""
 
 import json
 from base64 import b64encode
@@ -20,7 +20,7 @@ SURROGATE = "\ud800"
 
 @pytest.fixture
 async def pool(migrated) -> AsyncIterator[pools.Pool]:
-    """A pool on the migrated database, which only tests that ask for `database` write to."""
+    """A pool on the migrated database, to which only tests with the fixture `database` write."""
     async with pools.opened(pools.make_pool(migrated, max_size=1)) as opened:
         yield opened
 
@@ -51,16 +51,13 @@ def codes(answer) -> list[str]:
 )
 @pytest.mark.parametrize("field", ["batch", "pick"])
 async def test_a_malformed_id(field, malformed, pool):
-    """
-    What cannot be an id is refused, with the form that an id has; null is for an id that is not
-    known.
-    """
+    """A text that cannot be an id is refused, with the form of an id. Null is for an unknown id."""
     query = f"query($id: ID!) {{ {field}(id: $id) {{ id }} }}"
     answer = await engine_on(pool).execute(query, {"id": malformed})
-    found = json.loads(answer.body)
-    assert (found["data"], codes(answer)) == ({field: None}, ["BAD_ID"])
-    assert found["errors"][0]["message"].startswith("An id is a UUID with hyphens")
-    assert len(found["errors"][0]["message"]) < 200
+    body = json.loads(answer.body)
+    assert (body["data"], codes(answer)) == ({field: None}, ["BAD_ID"])
+    assert body["errors"][0]["message"].startswith("An id is a UUID with hyphens")
+    assert len(body["errors"][0]["message"]) < 200
     unknown = await engine_on(pool).execute(query, {"id": str(an_id(9, 9))})
     assert json.loads(unknown.body) == {"data": {field: None}}
 
@@ -87,7 +84,7 @@ async def test_an_id_is_known_in_capitals(database, pool):
     ],
 )
 async def test_a_text_that_cannot_be_stored(query, text, pool):
-    """Postgres holds neither NUL nor lone surrogates, so neither can be looked for."""
+    """Postgres stores neither NUL nor lone surrogates, so no search for them is sent."""
     assert codes(await engine_on(pool).execute(query, {"text": text})) == ["BAD_TEXT"]
 
 
@@ -141,7 +138,7 @@ async def test_a_cursor_of_no_such_list(field, cursor, pool):
 
 @pytest.mark.parametrize("first", [0, -1, 101, 2**31 - 1])
 async def test_a_page_of_no_such_size(first, pool):
-    """The error names what was asked for."""
+    """The error names the requested size."""
     answer = await engine_on(pool).execute(
         "query($n: Int!) { journal(first: $n) { nodes { seq } } }", {"n": first}
     )
@@ -166,7 +163,7 @@ async def test_a_date_that_is_none(day, pool):
 
 @pytest.mark.parametrize("day", ['"2026-1-5"', "20260105", "MONDAY", "{a: 1}"])
 async def test_a_date_in_the_document_that_is_none(day, pool):
-    """The error says where."""
+    """The error has its location."""
     answer = await engine_on(pool).execute(f"{{ batchOn(runDate: {day}) {{ id }} }}")
     assert answer.error_code == "BAD_DATE"
     assert json.loads(answer.body)["errors"][0]["locations"] == [{"line": 1, "column": 20}]
@@ -177,8 +174,8 @@ async def test_a_date_in_the_document_that_is_none(day, pool):
 )
 async def test_a_monday_without_a_batch(day, pool):
     """
-    Long ago, in the future, or not yet begun: it could have a batch and has none, so it is null and
-    no error.
+    A Monday long ago, in the future, or not yet begun could have a batch and has none: null,
+    without an error.
     """
     answer = await engine_on(pool).execute(
         "query($day: Date!) { batchOn(runDate: $day) { id } }", {"day": day}
@@ -187,9 +184,9 @@ async def test_a_monday_without_a_batch(day, pool):
 
 
 # The kind: an argument that no value of the record can ever equal. It is refused with a code, and
-# the message says what would fit. Tried besides the issue's "nvda", Tuesday and unknown series:
-# what stands below, ids (above), and each in the document, in variables, by POST and by GET
-# (test_refused_by_every_way).
+# the message says what would be valid. The first cases were "nvda", a Tuesday and an unknown
+# series. Each is also sent in the document, in variables, by POST and by GET
+# (test_values_are_refused_in_every_form_of_a_request).
 
 
 @pytest.mark.parametrize(
@@ -225,7 +222,7 @@ async def test_a_run_date_that_is_no_monday(day, message, pool):
         pytest.param(" NVDA", " Ask for NVDA.", id="a space before"),
         pytest.param("NVDA\n", " Ask for NVDA.", id="a line feed behind"),
         pytest.param("NV DA", "", id="a space within"),
-        pytest.param("", "", id="nothing"),
+        pytest.param("", "", id="an empty text"),
         pytest.param("TOOLONG", "", id="too long"),
         pytest.param("BRK.BB", "", id="a long class"),
         pytest.param("BRK.", "", id="no class"),
@@ -241,14 +238,13 @@ async def test_a_run_date_that_is_no_monday(day, message, pool):
 @pytest.mark.parametrize("field", ["picks", "closes", "splits"])
 async def test_a_ticker_that_no_share_can_have(field, ticker, hint, pool):
     """
-    Each is refused, with the record's one form; where the text can be put into that form, with the
-    result.
+    Each is refused with the record's one form, and with the corrected text where there is one.
     """
     query = f"query($ticker: String!) {{ {field}(ticker: $ticker) {{ nodes {{ __typename }} }} }}"
     answer = await engine_on(pool).execute(query, {"ticker": ticker})
-    found = json.loads(answer.body)
-    assert (found["data"], codes(answer)) == (None, ["BAD_TICKER"])
-    message = found["errors"][0]["message"]
+    body = json.loads(answer.body)
+    assert (body["data"], codes(answer)) == (None, ["BAD_TICKER"])
+    message = body["errors"][0]["message"]
     assert message.startswith(
         "A ticker is written in capitals, a class of shares after a dot, such as NVDA or BRK.B,"
     )
@@ -267,7 +263,7 @@ async def test_a_ticker_of_which_nothing_is_known(field, ticker, pool):
 
 
 @pytest.mark.parametrize(
-    "series", ["nobody", "Main", "MAIN", " main", "main ", "", "máin", "main'--", "m" * 9_999]
+    "series", ["unknown", "Main", "MAIN", " main", "main ", "", "máin", "main'--", "m" * 9_999]
 )
 @pytest.mark.parametrize(
     ("field", "data"),
@@ -279,20 +275,20 @@ async def test_a_ticker_of_which_nothing_is_known(field, ticker, pool):
     ],
 )
 async def test_a_series_that_is_not_there(field, data, series, pool):
-    """It is refused, and the message names those that there are."""
+    """It is refused, and the message names the existing series."""
     answer = await engine_on(pool).execute(
         f"query($series: String!) {{ {field} }}", {"series": series}
     )
-    found = json.loads(answer.body)
-    assert (found["data"], codes(answer)) == (data, ["BAD_SERIES"])
-    assert found["errors"][0]["message"].startswith(f'There is no series "{series[:40]}')
-    assert found["errors"][0]["message"].endswith("The series: main, second.")
-    assert len(found["errors"][0]["message"]) < 120
+    body = json.loads(answer.body)
+    assert (body["data"], codes(answer)) == (data, ["BAD_SERIES"])
+    assert body["errors"][0]["message"].startswith(f'There is no series "{series[:40]}')
+    assert body["errors"][0]["message"].endswith("The series: main, second.")
+    assert len(body["errors"][0]["message"]) < 120
 
 
 @pytest.mark.parametrize("series", FACTS.series)
 async def test_each_series_that_is_there(series, pool):
-    """Also one that has no Monday yet: what is well-formed and not there is empty."""
+    """A series without a Monday is not refused: its list is empty."""
     query = """query($series: String!) {
         latestBatch(series: $series) { id } batches(series: $series) { nodes { id } }
         trackRecord(series: $series) { series batches { total } } }"""
@@ -306,33 +302,33 @@ async def test_each_series_that_is_there(series, pool):
 
 
 async def test_a_refused_argument_asks_the_database_nothing_more():
-    """The known series are the process's own: one statement at most, as ever."""
-    asked = []
+    """The known series are cached by the process: at most one statement is executed."""
+    statements = []
 
     async def fetch(sql, parameters):
-        asked.append(parameters)
+        statements.append(parameters)
         return [b"null"]
 
     engine = Engine(schema, fetch, FACTS)
     await engine.execute('{ latestBatch(series: "second") { id } }')
-    await engine.execute('{ batches(series: "nobody") { nodes { id } } }')
-    assert asked == [["second"]]
+    await engine.execute('{ batches(series: "unknown") { nodes { id } } }')
+    assert statements == [["second"]]
 
 
 async def test_neighbours_of_a_refused_argument(database, pool):
-    """A nullable field is null with its error, and those beside it are answered."""
+    """A nullable field is null with its error, and the other fields are answered."""
     plant(database)
     answer = await engine_on(pool).execute(
         """{ tuesday: batchOn(runDate: "2026-01-06") { id } monday: batchOn(runDate: "2026-01-05") {
             late }
         other: latestBatch(series: "third") { id } }"""
     )
-    found = json.loads(answer.body)
-    assert found["data"] == {"tuesday": None, "monday": {"late": False}, "other": None}
-    assert [(error["path"], error["extensions"]["code"]) for error in found["errors"]] == [
+    body = json.loads(answer.body)
+    assert body["data"] == {"tuesday": None, "monday": {"late": False}, "other": None}
+    assert [(error["path"], error["extensions"]["code"]) for error in body["errors"]] == [
         (["tuesday"], "BAD_DATE"), (["other"], "BAD_SERIES"),
     ]  # fmt: skip
-    assert {error["extensions"]["classification"] for error in found["errors"]} == {
+    assert {error["extensions"]["classification"] for error in body["errors"]} == {
         "ValidationError"
     }
     assert not answer.is_cacheable
@@ -410,8 +406,8 @@ async def test_a_root_field_fails_alone(database, pool):
 
 async def test_a_promise_that_the_data_breaks(database, pool):
     """
-    A null where the schema promises a value is our error: the log names the field, and nothing is
-    made up.
+    A null where the schema promises a value is our error: the log names the field, and no value is
+    invented.
     """
     plant(database)
     with psycopg.connect(database) as conn:
@@ -431,7 +427,7 @@ async def test_a_promise_that_the_data_breaks(database, pool):
     assert lines[-1]["event"] == "the record is damaged"
 
 
-async def test_an_unexpected_error_is_not_told():
+async def test_an_unexpected_error_reveals_nothing():
     async def fetch(sql, parameters):
         raise RuntimeError("a secret")
 
@@ -445,9 +441,7 @@ async def test_an_unexpected_error_is_not_told():
 
 
 async def test_a_database_that_is_away(database):
-    """
-    A pool that gives no connection is an outage, said as one; introspection needs no database.
-    """
+    """A pool without a connection is reported as an outage; introspection needs no database."""
     pool = pools.make_pool(database)  # never opened
     answer = await engine_on(pool).execute("{ latestBatch { id } }")
     assert answer.error_code == "SERVICE_UNAVAILABLE"
@@ -455,8 +449,8 @@ async def test_a_database_that_is_away(database):
     assert json.loads(answer.body) == {"data": {"__schema": {"queryType": {"name": "Query"}}}}
 
 
-# The same judgement as everywhere else, see `tests/unit/core/test_availability.py`: these are ways
-# in which a read meets it.
+# The same rule as everywhere else, see `tests/unit/core/test_availability.py`: these are the errors
+# that a read can get.
 @pytest.mark.parametrize(
     ("error", "code"),
     [

@@ -1,7 +1,4 @@
-"""
-The comparison with graphql-core notices what could be wrong with the engine: each planted mistake
-is found.
-"""
+"""The comparison with graphql-core finds every planted mistake in the engine."""
 
 from json import JSONDecodeError
 
@@ -19,13 +16,13 @@ MODULES = [engine, compiler, computed_values]
 MEMO = "self.own_plans = Memo(self._plan, max_documents, MAX_CACHED_OBJECTS)"
 
 
-def forgetful(looked_at: str) -> Swap:
-    """A memory of plans that does not look at all of its four arguments."""
+def forgetful(key: str) -> Swap:
+    """Make the cache of plans use only a part of its key."""
     return Swap(
         MEMO,
         f"""self.own_plans = type("Some", (Memo,), {{
-            "get": lambda self, q, n, s, k: Memo.get(self, {looked_at}),
-            "put": lambda self, result, q, n, s, k: Memo.put(self, result, {looked_at}),
+            "get": lambda self, q, n, s, k: Memo.get(self, {key}),
+            "put": lambda self, result, q, n, s, k: Memo.put(self, result, {key}),
         }})(self._plan, max_documents, MAX_CACHED_OBJECTS)""",
     )
 
@@ -69,9 +66,9 @@ MUTANTS: dict[str, Mutation] = {
         "return 'NULL'", "return ''", within="Planner.constant_sql"
     ),
     "__typename is the root's": Text('"{parent.name}"', '"Query"'),
-    "plans are kept whatever the directives' variables": forgetful("q, n, k"),
-    "plans are kept whatever the enums' values": forgetful("q, n, s"),
-    "plans are kept whatever the operation": forgetful("q, s, k"),
+    "plans are cached whatever the directives' variables": forgetful("q, n, k"),
+    "plans are cached whatever the enums' values": forgetful("q, n, s"),
+    "plans are cached whatever the operation": forgetful("q, s, k"),
     "the first operation is answered": Swap(
         "get_operation_ast(parsed.document, operation_name)",
         "next(one for one in parsed.document.definitions "
@@ -116,7 +113,7 @@ MUTANTS: dict[str, Mutation] = {
         "return member.typename", "return member.key", within="_member_json"
     ),
     "a computed null is empty": Swap("return None", "return {}", within="to_json"),
-    "arguments of a computed value are not looked at": Swap(
+    "arguments of a computed value are ignored": Swap(
         "computed.check(argument_values(definition, details, variables, facts=facts))",
         "argument_values(definition, details, variables, facts=facts)",
     ),
@@ -124,7 +121,7 @@ MUTANTS: dict[str, Mutation] = {
     "a computed value is made without its arguments": Swap(
         "computed.arguments(variables)", "dict.fromkeys(computed.arguments(variables), 'main')"
     ),
-    "a value is kept whatever its arguments": Swap("tuple(arguments.items())", "()"),
+    "a value is cached whatever its arguments": Swap("tuple(arguments.items())", "()"),
     "introspection comes last": Swap(
         'dict.fromkeys((root.key for root in plan.roots), b"null")', "{}"
     ),
@@ -132,7 +129,9 @@ MUTANTS: dict[str, Mutation] = {
 
 
 def made_anew(pool: pools.Pool, mutation: Mutation | None) -> engine.Engine:
-    """An engine whose modules are made anew from their syntax trees, with a mistake or without."""
+    """
+    Return an engine whose modules are made anew from their syntax trees, with a mistake or without.
+    """
     made, planning, computing = mutated(MODULES, mutation)
     made.Planner = planning.Planner
     made.ValueComputer, made.to_json = computing.ValueComputer, computing.to_json
@@ -140,21 +139,21 @@ def made_anew(pool: pools.Pool, mutation: Mutation | None) -> engine.Engine:
 
 
 async def run(database: str, of: engine.Engine, most: int) -> None:
-    """What each of them goes through, until it is found."""
+    """Compare random operations, until a mistake is found."""
     plant(database)
     for seed in range(100, 100 + most // 50):
-        await compare(database, of, seed, 50)
+        await compare(database=database, engine=of, seed=seed, count=50)
 
 
 def test_every_mistake_has_its_place():
-    """It is planted in one place of the three modules."""
+    """Each is planted in exactly one place of the three modules."""
     trees = parsed(MODULES)
     assert {name: places(trees, one) for name, one in MUTANTS.items()} == dict.fromkeys(MUTANTS, 1)
 
 
 @pytest.mark.long
 async def test_the_engine_passes(database, pool):
-    """One made anew from its source, with nothing changed, is not found."""
+    """In an engine that is made anew without a change, no mistake is found."""
     await run(database, made_anew(pool, None), 500)
 
 

@@ -1,4 +1,4 @@
-"""GraphiQL's page: strict by policy, ours by content, and there where the service is installed."""
+"""GraphiQL's page: its strict policy, its content, and that an installed service has it."""
 
 import hashlib
 import json
@@ -34,13 +34,13 @@ POLICY = {
 
 
 def policy(of: graphiql_page.GraphiQLPage) -> dict[str, list[str]]:
-    """What a page's policy allows."""
+    """Return what a page's policy allows."""
     lines = of.headers["Content-Security-Policy"].split("; ")
     return {what: sources for what, *sources in map(str.split, lines)}
 
 
 def addresses(of: graphiql_page.GraphiQLPage) -> list[str]:
-    """The addresses that a page loads something from."""
+    """Return the addresses from which a page loads something."""
     return re.findall(r'(?:src|href)="([^"]+)" integrity', of.html)
 
 
@@ -68,8 +68,8 @@ def test_everything_comes_from_here(packages):
 @pytest.mark.parametrize("fault", ["missing", "changed"])
 def test_otherwise_from_one_other_host(fault, packages):
     """
-    Where a file is missing or is not what it should be, a public CDN is asked for all of them, and
-    allowed.
+    If a file is missing or has another hash, all are loaded from a public CDN, which the policy
+    allows.
     """
     file = packages / "react" / "umd" / "react.production.min.js"
     file.unlink() if fault == "missing" else file.write_text("other")
@@ -95,16 +95,16 @@ def test_nothing_is_inline(packages):
     )
 
 
-# The kind: every moment in which GraphiQL is not there. What a browser shows then is tried by
+# The kind: every moment in which GraphiQL is not loaded. What a browser shows then is tested by
 # dev/audit/graphiql.mjs: scripts that are slow, lost, blocked or changed, no script at all, and a
 # script that throws.
 @pytest.mark.parametrize(
     "here", [pytest.param(True, id="from here"), pytest.param(False, id="from the CDN")]
 )
-def test_the_html_itself_says_how_it_stands(packages, tmp_path_factory, here):
+def test_the_html_itself_says_what_is_loading(packages, tmp_path_factory, here):
     """
-    Before any script has come, in a live region: that it loads, and what to do when it does not
-    come.
+    Before any script is loaded, a live region says that the page loads, and what to do if it does
+    not.
     """
     folder = packages if here else tmp_path_factory.mktemp("none")
     html = graphiql_page.build_page(packages=folder).html
@@ -137,25 +137,25 @@ def test_the_notice_is_text(packages):
 
 
 def test_tabs_are_our_documents(packages):
-    """All of them, the newest Monday in full before the others."""
+    """All documents have a tab, the one for the newest Monday first."""
     files = sorted((HOUSE / "graphql" / "operations").glob("*.graphql"))
-    told = json.loads(
+    tabs = json.loads(
         unescape(
             re.findall(r'data-documents="(.*?)"', graphiql_page.build_page(packages=packages).html)[
                 0
             ]
         )
     )
-    assert told == {file.stem: file.read_text() for file in files}
-    assert next(iter(told)) == "LatestBatch"
+    assert tabs == {file.stem: file.read_text() for file in files}
+    assert next(iter(tabs)) == "LatestBatch"
     assert (
         set(re.findall(r"^    ([A-Z]\w+): \{", (FOLDER / "start.js").read_text(), re.MULTILINE))
-        == told.keys()
+        == tabs.keys()
     )
 
 
-async def test_files_are_kept_for_good(packages):
-    """Their addresses change with them, and each says what it is."""
+async def test_files_are_cached_for_a_year(packages):
+    """Their addresses change with their content, and each has its type."""
     made = graphiql_page.build_page(packages=packages)
     async with AsyncTestClient(
         Litestar([graphiql_page.route(made.files)], openapi_config=None, logging_config=None)
@@ -178,12 +178,14 @@ async def test_files_are_kept_for_good(packages):
 
 def test_versions_are_those_that_npm_brings():
     """The page, the package's list and its lock agree."""
-    asked = json.loads((FOLDER / "package.json").read_text())["dependencies"]
+    dependencies = json.loads((FOLDER / "package.json").read_text())["dependencies"]
     locked = json.loads((FOLDER / "package-lock.json").read_text())["packages"]
     assert {name.split("/")[0] for name in PACKAGE_FILES} == {
-        f"{name}@{version}" for name, version in asked.items()
+        f"{name}@{version}" for name, version in dependencies.items()
     }
-    assert asked == {name: locked[f"node_modules/{name}"]["version"] for name in asked}
+    assert dependencies == {
+        name: locked[f"node_modules/{name}"]["version"] for name in dependencies
+    }
 
 
 def test_is_there_where_it_is_installed(tmp_path):
@@ -196,14 +198,14 @@ def test_is_there_where_it_is_installed(tmp_path):
         "import json; from api import graphiql_page as page; p = page.build_page(); "
         "print(json.dumps([page.__file__, *sorted(p.files)]))"
     )
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
         check=True,
         capture_output=True,
     )
-    file, *files = json.loads(said.stdout)
+    file, *files = json.loads(done.stdout)
     assert Path(file).parents[1] == tmp_path / "site"
     assert files == sorted(graphiql_page.build_page().files)
     inside = tmp_path / "site" / "api" / "operations"

@@ -1,8 +1,8 @@
 """
-What scripts of other sites may read: responses to allowed origins, with their headers.
+Which responses scripts of other sites may read: those to allowed origins, with their headers.
 
-A browser hides headers from scripts unless they are named. Once the ETag was hidden, without which
-a script cannot ask whether anything has changed.
+A browser hides headers from scripts unless they are named. The ETag was once hidden, so a script
+could not ask whether anything had changed.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from api.cache import MAX_CONCURRENT, ResponseCache
 from api.headers import cors_headers
 from api.limits import MAX_BODY_BYTES
 
-FRIEND, STRANGER = "https://friend.example", "https://stranger.example"
+FRIEND, OTHER_SITE = "https://friend.example", "https://other.example"
 QUERY = {"query": "{ service { journalHead { seq } } }"}
 JSON = {"content-type": "application/json"}
 TOO_LONG = b" " * (MAX_BODY_BYTES + 1)
@@ -53,7 +53,7 @@ RESPONSES: dict[str, tuple[int, str, Callable[[httpx.Client], httpx.Response]]] 
         "x-request-id",
         lambda client: client.post("/graphql", json={"query": "{ latestBatch { id } }"}),
     ),
-    "a query, kept": (
+    "a cached query": (
         200,
         "etag",
         lambda client: [client.get("/graphql", params=QUERY) for _ in range(2)][1],
@@ -93,9 +93,11 @@ def test_a_script_reads_the_headers_of_every_response(name, service):
 
 
 @pytest.mark.parametrize("name", RESPONSES)
-def test_a_stranger_reads_nothing(name, service):
+def test_a_site_that_is_not_allowed_reads_nothing(name, service):
     status, _, ask = RESPONSES[name]
-    with httpx.Client(base_url=service.address, timeout=20, headers={"origin": STRANGER}) as client:
+    with httpx.Client(
+        base_url=service.address, timeout=20, headers={"origin": OTHER_SITE}
+    ) as client:
         response = ask(client)
     assert response.status_code == status
     assert "access-control-allow-origin" not in response.headers
@@ -103,7 +105,7 @@ def test_a_stranger_reads_nothing(name, service):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 def test_a_script_may_ask_by(method, service):
-    """The browser asks for permission before it sends what a form could not send."""
+    """The browser asks for permission before it sends a request that no form could send."""
     headers = {
         "origin": FRIEND,
         "access-control-request-method": method,
@@ -119,18 +121,16 @@ def test_a_script_may_ask_by(method, service):
     ("allowed", "origin", "expected"),
     [
         ([FRIEND], FRIEND, FRIEND),
-        (["https://other.example", FRIEND], FRIEND, FRIEND),
+        (["https://another.example", FRIEND], FRIEND, FRIEND),
         (["*"], FRIEND, "*"),
-        ([FRIEND], STRANGER, None),
+        ([FRIEND], OTHER_SITE, None),
         ([FRIEND], "null", None),
         ([FRIEND], f"{FRIEND}.evil.example", None),
         ([FRIEND], "", None),
     ],
 )
-async def test_a_script_reads_that_too_much_is_asked(allowed, origin, expected, monkeypatch):
-    """
-    The refusal of the cache itself has the headers, too: `Retry-After` says when to try again.
-    """
+async def test_a_script_reads_a_refusal_of_the_cache(allowed, origin, expected, monkeypatch):
+    """A refusal by the cache has the headers, too, with `Retry-After`."""
     monkeypatch.setattr("api.cache.WAIT_SECONDS", 0.01)
     cors = CORSConfig(allow_origins=allowed, expose_headers=["Retry-After"])
     cache = ResponseCache(_unreachable, lambda: 1, cors=cors)
@@ -151,5 +151,5 @@ async def _unreachable(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError(scope)
 
 
-def test_without_allowed_origins_nothing_is_said():
+def test_without_allowed_origins_there_are_no_headers():
     assert cors_headers(None, FRIEND.encode()) == ()

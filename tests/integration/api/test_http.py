@@ -1,4 +1,4 @@
-"""GraphQL over HTTP: what goes in, what comes out, with which status."""
+"""GraphQL over HTTP: requests, responses and their status."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ from api_records import engine_on
 from litestar import Litestar, get
 from litestar.exceptions import HTTPException
 from litestar.testing import AsyncTestClient
+from local_server import local_server
 
 from api.cache import ResponseCache
 from api.http import handle_http_exception, handle_unexpected_exception, routes
@@ -31,7 +32,7 @@ LATEST = {"data": {"latestBatch": None, "service": {"version": "1.2.3"}}}
 
 @pytest.fixture
 async def pool(migrated) -> AsyncIterator[pools.Pool]:
-    """A pool on the migrated database, which nothing here writes to."""
+    """A pool on the migrated database, to which no test here writes."""
     async with pools.opened(pools.make_pool(migrated, max_size=1)) as opened:
         yield opened
 
@@ -49,7 +50,7 @@ async def client(pool) -> AsyncIterator[AsyncTestClient]:
 
 
 def code(response) -> str:
-    """The code of the only error of an answer without data."""
+    """Return the code of the only error of an answer without data."""
     assert list(response.json()) == ["errors"]
     (error,) = response.json()["errors"]
     return error["extensions"]["code"]
@@ -62,14 +63,14 @@ async def test_post(client):
 
 async def test_get(client):
     variables = json.dumps({"series": "main"})
-    asked = {
+    parameters = {
         "query": QUERY,
         "variables": variables,
         "operationName": "Latest",
         "extensions": "{}",
         "more": "?",
     }
-    response = await client.get("/graphql", params=asked)
+    response = await client.get("/graphql", params=parameters)
     assert (response.status_code, response.json()) == (200, LATEST)
 
 
@@ -82,7 +83,7 @@ async def test_get(client):
     ],
     ids=str,
 )
-async def test_members_that_say_nothing(more, client):
+async def test_members_that_have_no_effect(more, client):
     response = await client.post("/graphql", json={"query": QUERY, **more})
     assert (response.status_code, response.json()) == (200, LATEST)
 
@@ -90,7 +91,7 @@ async def test_members_that_say_nothing(more, client):
 @pytest.mark.parametrize(
     ("accept", "media"),
     [
-        pytest.param(None, "application/json", id="nothing"),
+        pytest.param(None, "application/json", id="no header"),
         pytest.param("*/*", "application/json", id="anything"),
         pytest.param("application/json", "application/json", id="JSON"),
         pytest.param(GRAPHQL, GRAPHQL, id="GraphQL"),
@@ -146,7 +147,7 @@ async def test_a_request_error(accept, status, query, expected, client):
 
 
 async def test_a_field_error(client):
-    """An operation that ran has `data`, also if a field refused."""
+    """An operation that was executed has `data`, also if a field refused."""
     response = await client.post(
         "/graphql", json={"query": "{ journal(first: 0) { nodes { seq } } }"}
     )
@@ -157,7 +158,7 @@ async def test_a_field_error(client):
 @pytest.mark.parametrize(
     "body",
     [
-        pytest.param(b"", id="nothing"),
+        pytest.param(b"", id="empty"),
         pytest.param(b"{", id="half an object"),
         pytest.param(b"5", id="a number"),
         pytest.param(b'"x"', id="a text"),
@@ -199,7 +200,7 @@ async def test_a_body_that_is_no_request(accept, body, client):
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "query_string",
     [
         pytest.param("", id="no query"),
         pytest.param("query=", id="an empty query"),
@@ -217,8 +218,8 @@ async def test_a_body_that_is_no_request(accept, body, client):
         ),
     ],
 )
-async def test_an_address_that_is_no_request(asked, client):
-    response = await client.get(f"/graphql?{asked}")
+async def test_an_address_that_is_no_request(query_string, client):
+    response = await client.get(f"/graphql?{query_string}")
     assert (response.status_code, code(response)) == (400, "BAD_REQUEST")
 
 
@@ -246,7 +247,7 @@ BODY = json.dumps({"query": QUERY}).encode()
     ],
 )
 async def test_what_clients_put_before_json(body, content_type, client):
-    """A mark of the encoding says nothing that the answer depends on."""
+    """The answer does not depend on a byte order mark or white space."""
     response = await client.post("/graphql", content=body, headers={"content-type": content_type})
     assert (response.status_code, response.json()) == (200, LATEST)
 
@@ -258,7 +259,7 @@ async def test_a_mark_before_the_json_in_an_address(client):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (BODY.decode().encode("utf-16"), "A body must be in UTF-8; this one is in UTF-16."),
         (BODY.decode().encode("utf-16-le"), "A body must be in UTF-8; this one is in UTF-16."),
@@ -282,13 +283,13 @@ async def test_a_mark_before_the_json_in_an_address(client):
         "a prefix",
     ],
 )
-async def test_what_is_no_json_in_utf_8(body, said, client):
-    """The refusal says what the encoding is, where that can be told."""
+async def test_what_is_no_json_in_utf_8(body, message, client):
+    """The refusal names the encoding, where it can be recognized."""
     response = await client.post(
         "/graphql", content=body, headers={"content-type": "application/json"}
     )
     assert (response.status_code, code(response)) == (400, "BAD_REQUEST")
-    assert response.json()["errors"][0]["message"] == said
+    assert response.json()["errors"][0]["message"] == message
 
 
 @pytest.mark.parametrize(
@@ -306,7 +307,7 @@ async def test_what_is_no_json_in_utf_8(body, said, client):
     ],
 )
 async def test_two_values_for_one_name(body, name, client):
-    """Readers would not agree on which of them was sent, so neither is taken."""
+    """Parsers differ in which of the two they take, so neither is taken."""
     response = await client.post(
         "/graphql", content=body, headers={"content-type": "application/json"}
     )
@@ -327,8 +328,8 @@ async def test_one_value_twice_for_one_name(client):
 
 @pytest.mark.parametrize("name", ["query", "variables", "operationName", "extensions"])
 async def test_two_values_in_an_address(name, client):
-    asked = [("query", QUERY), (name, "a"), (name, "b")]
-    response = await client.get("/graphql", params=asked)
+    parameters = [("query", QUERY), (name, "a"), (name, "b")]
+    response = await client.get("/graphql", params=parameters)
     assert (response.status_code, code(response)) == (400, "BAD_REQUEST")
     assert (
         response.json()["errors"][0]["message"]
@@ -341,7 +342,8 @@ async def test_two_values_in_an_address(name, client):
 
 async def test_surrogates_in_a_body(client):
     """
-    JSON can escape what no text can hold: an id like that is none, any other text is refused too.
+    JSON can escape what no text can store: an id with a surrogate is invalid, and any other text is
+    refused, too.
     """
     body = rb'{"query": "query($id: ID!) { batch(id: $id) { id } }", "variables": {"id": "\ud800"}}'
     response = await client.post(
@@ -411,7 +413,7 @@ async def test_other_methods(method, client):
 
 
 async def test_another_path(client):
-    """Whatever is asked, an error has the form of all others."""
+    """On every path, an error has the same form."""
     response = await client.get("/nope", headers={"accept": GRAPHQL})
     assert (response.status_code, code(response)) == (404, "NOT_FOUND")
     assert response.headers["content-type"] == f"{GRAPHQL}; charset=utf-8"
@@ -424,7 +426,7 @@ async def test_options(client):
 
 
 async def test_head(client):
-    """What GET would say, without the body."""
+    """HEAD gets the headers of GET, without the body."""
     response = await client.head("/graphql", params={"query": QUERY})
     assert (response.status_code, response.headers["content-type"]) == (
         200,
@@ -455,24 +457,20 @@ async def test_a_compressed_body(encoding, client):
 @pytest.fixture
 async def address(client) -> AsyncIterator[tuple[str, int]]:
     """
-    Host and port of the same application as it is served: what arrives a piece at a time needs a
-    socket.
+    Host and port of the same application on a real socket, which can receive a request in pieces.
     """
     config = uvicorn.Config(
         ResponseCache(client.app, lambda: 1), lifespan="off", log_config=None, access_log=False
     )
-    listening, serving = socket.create_server(("127.0.0.1", 0)), uvicorn.Server(config)
-    task = asyncio.create_task(serving.serve([listening]))
-    yield listening.getsockname()
-    serving.should_exit = True
-    await task
+    async with local_server(config) as address:
+        yield address
 
 
 HEAD = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
 def exchange(address, *pieces: bytes) -> tuple[bytes, bytes, int]:
-    """Send pieces until there is an answer; return its headers, its body and how much was sent."""
+    """Send pieces until there is an answer. Return its headers, its body and how much was sent."""
     sent, answer = 0, b""
     with socket.create_connection(address, timeout=10) as connection:
         for piece in pieces:
@@ -489,7 +487,7 @@ def exchange(address, *pieces: bytes) -> tuple[bytes, bytes, int]:
 
 
 def expected(answer: bytes) -> int:
-    """How long the body of an answer is."""
+    """Return how long the body of an answer is."""
     return int(re.findall(rb"content-length: (\d+)", answer)[0])
 
 
@@ -503,9 +501,9 @@ async def test_a_chunked_body(address):
 
 
 @pytest.mark.parametrize(
-    ("announced", "piece"),
+    ("framing", "piece"),
     [
-        pytest.param(b"Content-Length: 10000000\r\n\r\n", b"a" * 50_000, id="announced"),
+        pytest.param(b"Content-Length: 10000000\r\n\r\n", b"a" * 50_000, id="with a length"),
         pytest.param(
             b"Transfer-Encoding: chunked\r\n\r\n",
             b"C350\r\n" + b"a" * 50_000 + b"\r\n",
@@ -513,9 +511,16 @@ async def test_a_chunked_body(address):
         ),
     ],
 )
-async def test_ten_megabytes(announced, piece, address):
-    """Refused as soon as it is known to be too long; the rest is not waited for."""
-    head, body, sent = await asyncio.to_thread(exchange, address, HEAD + announced, *[piece] * 200)
+async def test_ten_megabytes(framing, piece, address):
+    """It is refused as soon as it is known to be too long, without waiting for the rest."""
+    # The server closes the connection while the client still sends. Then the system may discard the
+    # end of the response (RFC 9112, section 9.6), which happens once in some thousand times.
+    for _ in range(3):
+        head, body, sent = await asyncio.to_thread(
+            exchange, address, HEAD + framing, *[piece] * 200
+        )
+        if body:
+            break
     assert head.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in head
     assert json.loads(body)["errors"][0]["extensions"]["code"] == "PAYLOAD_TOO_LARGE"
@@ -524,7 +529,7 @@ async def test_ten_megabytes(announced, piece, address):
 
 @pytest.mark.parametrize("pieces", [[b'{"query"'], [b" "] * 20], ids=["half a body", "a trickle"])
 async def test_a_body_that_does_not_come(pieces, address, monkeypatch):
-    """Given up on after a while, however it dribbles."""
+    """The request is given up after a while, also if single bytes still arrive."""
     monkeypatch.setattr("api.http.BODY_TIMEOUT", 0.3)
     head, body, _ = await asyncio.to_thread(
         exchange, address, HEAD + b"Content-Length: 1000\r\n\r\n", *pieces
@@ -535,7 +540,7 @@ async def test_a_body_that_does_not_come(pieces, address, monkeypatch):
 
 
 async def test_a_browser_gets_graphiql(client):
-    """Only if it asks for a page and nothing else."""
+    """Only a request that accepts HTML and has no query gets the page."""
     browser = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
     response = await client.get("/graphql", headers=browser)
     assert response.headers["content-type"] == "text/html; charset=utf-8"
@@ -549,7 +554,7 @@ async def test_a_browser_gets_graphiql(client):
 
 
 async def test_a_database_that_is_away(client, pool):
-    """503, and when to try again."""
+    """The response is a 503 that says when to try again."""
     await pool.close()
     response = await client.post("/graphql", json={"query": QUERY})
     assert (response.status_code, code(response)) == (503, "SERVICE_UNAVAILABLE")
@@ -571,8 +576,7 @@ async def test_mistakes_are_logged_without_a_traceback(client):
 
 async def test_a_handler_that_fails():
     """
-    Whatever it is that nobody expected, the answer is JSON with a code and an id that leads to the
-    log.
+    After any unexpected error the answer is JSON with a code, and with an id that is in the log.
     """
 
     @get("/broken")

@@ -1,9 +1,8 @@
 """
-One client cannot have an answer without end: what an answer may hold in bytes is measured, and
-counted in Postgres.
+The length of an answer is limited: it is estimated before the query, and counted in Postgres.
 
-The kind: a document of some hundred bytes whose answer has megabytes. The example is the first of
-ATTACKS.
+The kind: a document of some hundred bytes whose answer has megabytes. The first of ATTACKS is the
+example.
 """
 
 import asyncio
@@ -45,7 +44,7 @@ LONG = """
     UPDATE batches SET failure = repeat('f', 9000) WHERE failure IS NOT NULL;
     UPDATE corrections SET reason = repeat('r', 2000)"""
 
-# What a record of an older version may hold besides.
+# Longer texts, which a record of an older version may contain.
 OLD = """
     UPDATE journal SET content = '{"answer":"' || repeat('x', 4200000) || '"}' WHERE seq = 2;
     UPDATE generations SET answer = repeat('x', 4200000) WHERE attempt = 1 AND answer IS NOT NULL"""
@@ -53,7 +52,7 @@ OLD = """
 
 @pytest.fixture(scope="module")
 def planted(create, migrated) -> str:
-    """The address of a record with texts as long as they can be."""
+    """The address of a record with the longest possible texts."""
     address = create(conninfo_to_dict(migrated)["dbname"])
     plant(address)
     changed(address, LONG)
@@ -62,14 +61,14 @@ def planted(create, migrated) -> str:
 
 @pytest.fixture(scope="module")
 def old(create, planted) -> str:
-    """The address of such a record in which one question's answer is longer still."""
+    """The address of such a record in which one question's answer is even longer."""
     address = create(conninfo_to_dict(planted)["dbname"])
     changed(address, OLD)
     return address
 
 
 def changed(address: str, statements: str) -> None:
-    """Change a record, triggers and checks off."""
+    """Change a record, with triggers and checks off."""
     with unguarded(address) as conn:
         for statement in statements.split(";\n"):
             conn.execute(statement)
@@ -77,7 +76,7 @@ def changed(address: str, statements: str) -> None:
 
 @asynccontextmanager
 async def engine_at(address: str, connections: int = 4) -> AsyncIterator[Engine]:
-    """The engine as the service has it."""
+    """Yield the engine as the service has it."""
     async with pools.opened(
         pools.make_pool(
             address,
@@ -91,7 +90,7 @@ async def engine_at(address: str, connections: int = 4) -> AsyncIterator[Engine]
 
 
 def error_of(answer: GraphQLResult) -> dict:
-    """The one error of an answer."""
+    """Return the one error of an answer."""
     (error,) = json.loads(answer.body)["errors"]
     return error
 
@@ -102,8 +101,8 @@ def aliases(count: int, field: str) -> str:
 
 LONG_ALIAS = "x" * 7_000
 MEASURED, COUNTED, ANSWERED = "measured", "counted", "answered"
-# What asks for more than an answer may hold, its variables, and where it ends: at the measure,
-# before Postgres is asked; in Postgres; or with an answer that is not too long.
+# Each query for more than an answer may contain, its variables, and where it ends: at the estimate,
+# before the query; in Postgres; or with an answer that is not too long.
 ATTACKS = {
     "an entry's content under fifty names": (
         f"{{batches(first:12){{nodes{{journal{{{aliases(50, 'content')}}}}}}}}}", {}, MEASURED),
@@ -181,7 +180,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("name", ATTACKS)
 async def test_an_answer_is_bounded(name, planted):
-    """By the bytes that are sent, and by those that Postgres sends to this process."""
+    """Both the bytes that are sent, and those that Postgres sends to this process, are limited."""
     query, variables, where = ATTACKS[name]
     received: list[int] = []
     async with engine_at(planted) as engine:
@@ -235,14 +234,14 @@ NEEDED = [
 
 @pytest.mark.parametrize(("query", "variables"), NEEDED)
 async def test_what_people_need_is_answered(query, variables, planted):
-    """Also of a record whose texts are as long as they can be."""
+    """Also of a record with the longest possible texts."""
     async with engine_at(planted) as engine:
         answer = await engine.execute(query, variables)
     assert (answer.error_code, answer.damage) == (None, None)
 
 
 async def test_an_old_text_under_many_names_ends_at_once(old):
-    """Postgres reads its length, and writes none of the fifty copies."""
+    """Postgres reads its length, and copies it not once."""
     stopped = []
     async with engine_at(old) as engine:
         fetch = engine.fetch
@@ -285,7 +284,8 @@ async def test_an_old_text_under_many_names_ends_at_once(old):
 )
 async def test_one_entry_is_always_readable(query, old):
     """
-    An old record's text that is longer than any answer may be is given where it is asked for alone.
+    A text of an old record that is longer than any answer may be is returned if it is requested
+    alone.
     """
     query, variables = query.replace("%s", '"MQ=="'), {"n": 1} if "$n" in query else {}
     async with engine_at(old) as engine:
@@ -296,7 +296,7 @@ async def test_one_entry_is_always_readable(query, old):
 
 
 async def test_long_answers_are_read_one_at_a_time(old):
-    """However many ask for them; meanwhile another client's small query finds a connection."""
+    """However many are requested; meanwhile another client's small query gets a connection."""
     under_way, most = 0, 0
     async with engine_at(old) as engine:
         fetch = engine.fetch
@@ -313,22 +313,22 @@ async def test_long_answers_are_read_one_at_a_time(old):
 
         engine.fetch = counting
         query = '{ journal(first: 1, after: "MQ==") { nodes { content } } }'
-        asked = [
+        tasks = [
             asyncio.create_task(engine.execute(query, client=f"client {number}"))
             for number in range(8)
         ]
         small = await engine.execute("{ latestBatch { id } }", client="another")
-        answers = await asyncio.gather(*asked)
+        answers = await asyncio.gather(*tasks)
     assert small.error_code is None
     assert most == 1
     assert {answer.error_code for answer in answers} <= {None, "SERVICE_UNAVAILABLE"}
 
 
 async def test_verify_reads_every_entry_and_row(old):
-    """It halves its page when that is refused, down to one, and asks for more again."""
+    """It halves its page when that is refused, down to one row, and enlarges it afterwards."""
 
     async def sleep(_: float) -> None:
-        """Ask a busy server again at once."""
+        """Try again without a pause when the server is busy."""
 
     with psycopg.connect(old) as conn:
         stored = conn.execute(
@@ -345,14 +345,14 @@ async def test_verify_reads_every_entry_and_row(old):
         state.series.add("main")
         async with aclosing(source.rows(state)) as rows:
             assert {row["id"] async for table, row in rows if table == "generations"} == ids
-        found, _ = await asyncio.to_thread(independent.entries, url)
-        assert [(entry["seq"], entry["content"]) for entry in found] == stored
+        read_entries, _ = await asyncio.to_thread(independent.entries, url)
+        assert [(entry["seq"], entry["content"]) for entry in read_entries] == stored
         batches = await asyncio.to_thread(lambda: list(independent.rows(url, {"main"}, set())))
         assert {row["id"] for (table, _), row in batches if table == "generations"} == ids
 
 
 async def test_exports_and_the_feed_survive_pages_that_are_too_large(create, planted):
-    """They ask for fewer Mondays at once."""
+    """They request fewer Mondays at once."""
     address = create(conninfo_to_dict(planted)["dbname"])
     changed(address, "UPDATE picks SET reasoning = repeat('x', 4100000) WHERE position = 1")
     async with pools.opened(pools.make_pool(address, max_size=2)) as pool:
@@ -388,7 +388,7 @@ STATEMENTS = {
 @pytest.mark.parametrize("name", STATEMENTS)
 @pytest.mark.parametrize("how", ["prepared", "pooled", "in a snapshot"])
 async def test_a_row_comes_only_if_it_fits(name, how, pool):
-    """However a statement is run."""
+    """Whichever way a statement is executed."""
     column, of_rows, most, fits = STATEMENTS[name]
     sql = limit_result_bytes([column, "''"], [of_rows, True], most)
     if how == "in a snapshot":
@@ -419,7 +419,7 @@ async def test_a_snapshot_survives_a_refused_row(error, pool):
 
 
 async def test_each_column_is_made_once(pool):
-    """The condition reads the length of what was made."""
+    """The condition reads the length of the computed value."""
     async with pool.connection() as conn:
         await conn.execute("CREATE TEMPORARY SEQUENCE made")
         cursor = await conn.execute(
@@ -431,7 +431,7 @@ async def test_each_column_is_made_once(pool):
 
 
 async def test_a_row_check_ends_the_statement(pool):
-    """With an error that nothing else in a statement makes."""
+    """Its error is one that no other part of a statement raises."""
     fetch = pool_fetcher(pool)
     ten = "(SELECT 'abcde' AS a, NULL::text AS b) t"
     assert await fetch(f"SELECT {row_bytes_check({'t.a': 2, 't.b': 3}, 10)} FROM {ten}", []) == [
@@ -447,7 +447,7 @@ async def test_a_row_check_ends_the_statement(pool):
 
 
 async def test_a_damaged_record_is_bounded_too(create, planted):
-    """The careful statement has the same limit."""
+    """The statement for damaged records has the same limit."""
     address = create(conninfo_to_dict(planted)["dbname"])
     with unguarded(address) as conn:
         conn.execute("ALTER TABLE pick_checkpoint_metrics DROP CONSTRAINT current_price_is_a_price")
@@ -467,7 +467,7 @@ async def test_a_damaged_record_is_bounded_too(create, planted):
 
 @pytest.mark.parametrize(("picks", "is_refused"), [(100, False), (1_000, True)])
 async def test_the_paths_of_damages_count(picks, is_refused):
-    """Each of them is a field's path, of whatever names the document gives."""
+    """Each is the path of a field, made of the document's names."""
     name = "z" * 14_000
     rows = b",".join([b'{"%b":{" damaged":"the row of picks"}}' % name.encode()] * picks)
     columns = [
@@ -487,7 +487,7 @@ async def test_the_paths_of_damages_count(picks, is_refused):
 
 
 def test_every_text_says_how_long_it_can_be():
-    """A column without a number would count as a sentence."""
+    """A column without a number would count as one sentence."""
     for type_ in schema.type_map.values():
         for name, field in (getattr(type_, "fields", None) or {}).items():
             definition = (
@@ -516,16 +516,16 @@ async def test_turns_go_round_by_client():
             await asyncio.sleep(0)
 
     async with turns.turn("first"):
-        asked = [asyncio.create_task(ask(client)) for client in ("a", "a", "a", "a", "b", "c", "b")]
+        tasks = [asyncio.create_task(ask(client)) for client in ("a", "a", "a", "a", "b", "c", "b")]
         await asyncio.sleep(0)
         assert turns.waiting == 7
-    await asyncio.gather(*asked)
+    await asyncio.gather(*tasks)
     assert order == ["a", "b", "c", "a", "b", "a", "a"]
     assert (turns.free, turns.waiting) == (1, 0)
 
 
 async def outcome(turns: FairSemaphore, client: str, hold: Callable[[], object]) -> str:
-    """Whether a request had a turn."""
+    """Return whether a request had a turn."""
     try:
         async with turns.turn(client):
             await hold()
@@ -536,7 +536,7 @@ async def outcome(turns: FairSemaphore, client: str, hold: Callable[[], object])
 
 async def test_few_wait_and_the_greediest_makes_room():
     turns, end = FairSemaphore(1, max_waiting=4, wait_timeout=60), asyncio.Event()
-    asked = [asyncio.create_task(outcome(turns, "greedy", end.wait)) for _ in range(7)]
+    tasks = [asyncio.create_task(outcome(turns, "greedy", end.wait)) for _ in range(7)]
     await asyncio.sleep(0)
     assert turns.waiting == 4
     other = asyncio.create_task(outcome(turns, "other", end.wait))
@@ -544,12 +544,12 @@ async def test_few_wait_and_the_greediest_makes_room():
     assert turns.waiting == 4
     end.set()
     assert await other == "had it"
-    assert sorted(await asyncio.gather(*asked)) == ["SERVICE_UNAVAILABLE"] * 3 + ["had it"] * 4
+    assert sorted(await asyncio.gather(*tasks)) == ["SERVICE_UNAVAILABLE"] * 3 + ["had it"] * 4
     assert (turns.free, turns.waiting) == (1, 0)
 
 
 async def test_a_request_that_was_just_cancelled_makes_room():
-    """It has not left the queue yet when the next request comes."""
+    """It is still in the queue when the next request arrives."""
     turns, end = FairSemaphore(1, max_waiting=3, wait_timeout=60), asyncio.Event()
     greedy = [asyncio.create_task(outcome(turns, "greedy", end.wait)) for _ in range(4)]
     await asyncio.sleep(0)
@@ -564,7 +564,7 @@ async def test_a_request_that_was_just_cancelled_makes_room():
 
 
 async def test_no_turn_is_lost():
-    """A request that is cancelled, or has waited for too long, takes no place with it."""
+    """A request that is cancelled or waited too long gives its place back."""
     turns, end = FairSemaphore(2, wait_timeout=0.01), asyncio.Event()
     holding = [asyncio.create_task(outcome(turns, "a", end.wait)) for _ in range(2)]
     await asyncio.sleep(0)
@@ -583,20 +583,21 @@ async def test_no_turn_is_lost():
 @pytest.mark.parametrize("ends_by", ["cancellation", "time"])
 async def test_a_wait_that_ends_while_room_is_made(ends_by):
     """
-    In one step of the loop a request is refused to make room, and its wait ends: it frees no place.
+    In one step of the loop a request is refused to make room, and its wait ends: its place is given
+    back once.
     """
     turns, end = FairSemaphore(1, max_waiting=2, wait_timeout=0.05), asyncio.Event()
-    asked = [asyncio.create_task(outcome(turns, "greedy", end.wait)) for _ in range(3)]
+    tasks = [asyncio.create_task(outcome(turns, "greedy", end.wait)) for _ in range(3)]
     await asyncio.sleep(0)
     turns.wait_timeout = 60
-    asked.append(asyncio.create_task(outcome(turns, "other", end.wait)))
+    tasks.append(asyncio.create_task(outcome(turns, "other", end.wait)))
     if ends_by == "cancellation":
-        asked[2].cancel()
+        tasks[2].cancel()
     else:
         time.sleep(0.1)  # the loop stands still, so that both are due at once
     await asyncio.sleep(0)
     end.set()
-    results = await asyncio.gather(*asked, return_exceptions=True)
+    results = await asyncio.gather(*tasks, return_exceptions=True)
     assert (results[0], results[3]) == ("had it", "had it")
     assert (turns.free, turns.waiting) == (1, 0)
 
@@ -613,8 +614,8 @@ async def attacked(
     address: str, clients: int, addresses: int
 ) -> tuple[list[float], set[str | None]]:
     """
-    Seconds that a reader's queries take while so many clients ask for all that they may, and what
-    those got.
+    Return how many seconds a reader's queries take while so many clients request all that they may,
+    and what those clients got.
     """
     heaviest = (
         "{ batches(first: 16) { nodes { checkpoints { note metrics { id currentPrice "
@@ -650,7 +651,7 @@ async def attacked(
 @pytest.mark.parametrize("addresses", [1, 200])
 @pytest.mark.parametrize("clients", [60, 200])
 async def test_a_reader_finds_a_connection(clients, addresses, planted):
-    """Sixty and two hundred clients ask for as much as they may."""
+    """Sixty and two hundred clients request as much as they may."""
     took, codes = await attacked(planted, clients, addresses)
     assert codes <= {None, "SERVICE_UNAVAILABLE"}
     assert sorted(took)[len(took) // 2] < 2

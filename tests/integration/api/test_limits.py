@@ -1,6 +1,5 @@
 """
-What one request may ask for: hostile documents are refused by name and number before they cost
-anything.
+The size of one request: hostile documents are refused by name and number before they cost much.
 """
 
 import json
@@ -61,7 +60,10 @@ PAGE = """batches(first: 100) { nodes { id runDate status late
 
 
 def bomb(levels: int, at: str = "latestBatch", on: str = "Batch") -> str:
-    """Fragments that each spread the next one twice: short to write, and endless to spread."""
+    """
+    Return fragments that each spread the next one twice: a short document that is endless when it
+    is spread.
+    """
     fragments = [f"fragment F{n} on {on} {{ ...F{n + 1} ...F{n + 1} }}" for n in range(levels)]
     return "\n".join(
         [f"{{ {at} {{ ...F0 }} }}", *fragments, f"fragment F{levels} on {on} {{ __typename }}"]
@@ -69,20 +71,20 @@ def bomb(levels: int, at: str = "latestBatch", on: str = "Batch") -> str:
 
 
 async def fetch(sql: str, parameters: object) -> list[bytes]:
-    """No document here may come as far as the database."""
+    """No document here may reach the database."""
     raise AssertionError(sql)
 
 
 async def an_error(query: str, variables: dict | None = None) -> tuple[str, str, int | None]:
-    """The code, the message and the limit of the one error that refuses a document."""
+    """Return the code, the message and the limit of the one error that refuses a document."""
     answer = json.loads((await Engine(schema, fetch, FACTS).execute(query, variables)).body)
     assert list(answer) == ["errors"]
     (error,) = answer["errors"]
     return error["extensions"]["code"], error["message"], error["extensions"].get("limit")
 
 
-async def given_up(sql: str, parameters: object) -> list[bytes]:
-    """Stand where the database does, without its time."""
+async def raise_canceled(sql: str, parameters: object) -> list[bytes]:
+    """Stand in for the database, without its time."""
     raise QueryCanceled
 
 
@@ -107,7 +109,7 @@ HOSTILE = {
         "TOO_MANY_FIELDS",
         "351 fields of the schema; the limit is 350.",
     ),
-    "a fragment of the schema that nobody spreads": (
+    "a fragment of the schema that is not spread": (
         "{ __typename } fragment F on __Type {" + "name " * 235 + "}",
         "TOO_MANY_FIELDS",
         "236 fields; the limit is 235.",
@@ -145,7 +147,7 @@ HOSTILE = {
         "TOO_MANY_FIELDS",
         "236 fields; the limit is 235.",
     ),
-    "a fragment that nobody spreads": (
+    "a fragment that is not spread": (
         "{ __typename } fragment F on Batch {" + "id " * 235 + "}",
         "TOO_MANY_FIELDS",
         "236 fields; the limit is 235.",
@@ -228,10 +230,10 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_a_hostile_document(name):
     """The answer names the limit and the value, and never quotes at length."""
-    query, code, said = HOSTILE[name]
+    query, code, words = HOSTILE[name]
     got, message, limit = await an_error(query)
     assert got == code
-    assert said in message
+    assert words in message
     assert len(message) < 600
     if "the limit is" in message:
         assert f"; the limit is {limit:,}." in message
@@ -239,7 +241,7 @@ async def test_a_hostile_document(name):
 
 # The kind: one response name that occurs so often in one selection set that validation compares it
 # for long. Each shape is within all other limits. The first is the plainest example; how often the
-# name occurs is worked by hand.
+# name occurs is counted manually.
 REPEATED = {
     "a field": ("{" + "service { version } " * 115 + "}", "service", 115),
     "one more than the limit": ("{" + "__typename " * 21 + "}", "__typename", 21),
@@ -401,7 +403,7 @@ async def test_the_size_of_a_page_counts(query, variables, values):
 
 
 def measured(query: str) -> int:
-    """How many values an operation without variables is held to bring."""
+    """Return how many values an operation without variables may return, as it is measured."""
     document = parse(query)
     (size,) = DocumentMeasure(schema, document).operations.values()
     return size.amount.values
@@ -431,16 +433,13 @@ def measured(query: str) -> int:
     ],
 )
 def test_the_values_of_an_answer(query, values):
-    """One for each field, times the rows that it stands in; worked by hand."""
+    """One for each field, times its rows; computed manually."""
     assert measured(query) == values
 
 
 @pytest.mark.parametrize("name", [*OPERATIONS, "a page of 100", "introspection"])
 async def test_what_people_need_passes(name, pool):
-    """
-    People's documents with the longest page, ours with the page we ask for, and GraphiQL's
-    introspection.
-    """
+    """Typical documents with the longest page, ours with our page, and GraphiQL's introspection."""
     query = {**OPERATIONS, "a page of 100": f"{{ {PAGE} }}", "introspection": INTROSPECTION}[name]
     variables: dict[str, object] = {"id": str(an_id(4, 1)), "runDate": "2026-01-05"}
     if name == "Monday":
@@ -453,7 +452,8 @@ async def test_what_people_need_passes(name, pool):
 
 def with_typename(query: str) -> str:
     """
-    A document as Apollo Client sends it: `__typename` in every selection but the operation's own.
+    Return a document as Apollo Client sends it: `__typename` in every selection except the
+    operation's own.
     """
 
     class Adding(Visitor):
@@ -467,7 +467,7 @@ def with_typename(query: str) -> str:
 
 
 def aliased(query: str) -> str:
-    """A document that gives each field below its root a name of its own."""
+    """Return a document that gives each field below its root an alias."""
     number = count()
 
     class Renaming(Visitor):
@@ -511,7 +511,7 @@ INTROSPECTIONS = {
 @pytest.mark.parametrize("name", INTROSPECTIONS)
 async def test_introspection_passes(name, pool):
     """
-    It is exempt from depth, fields, aliases and values alike; its own limits have room for what
+    It is exempt from the limits of depth, fields, aliases and values; its own limits allow what
     tools send.
     """
     answer = json.loads((await engine_on(pool).execute(INTROSPECTIONS[name])).body)
@@ -520,7 +520,7 @@ async def test_introspection_passes(name, pool):
 
 @pytest.mark.parametrize("name", [*sorted(OPERATIONS.keys() - {*OWN_DOCUMENTS}), "a page of 100"])
 async def test_what_people_need_passes_with_typename(name, pool):
-    """Also as clients with a cache send it."""
+    """Also as clients with a normalized cache send it."""
     query = with_typename({**OPERATIONS, "a page of 100": f"{{ {PAGE} }}"}[name])
     variables = {"id": str(an_id(4, 1)), "runDate": "2026-01-05", "first": 100}
     answer = json.loads((await engine_on(pool).execute(query, variables)).body)
@@ -528,7 +528,7 @@ async def test_what_people_need_passes_with_typename(name, pool):
 
 
 def grown():
-    """Our schema with two more copies of each type."""
+    """Return our schema with two more copies of each type."""
     ours = [type_ for type_ in schema.type_map.values() if not type_.name.startswith("__")]
     types = "\n\n".join(print_type(type_) for type_ in ours if not is_specified_scalar_type(type_))
     names = "|".join(re.findall(r"^(?:type|enum|scalar) (\w+)", types, re.MULTILINE))
@@ -537,22 +537,22 @@ def grown():
 
 
 async def test_a_schema_three_times_as_large():
-    """It can still be read by the same query, and what is hostile is refused at the same cost."""
+    """The standard query still reads it, and hostile documents are refused at the same cost."""
     large = grown()
     assert len(large.type_map) > 2 * len(schema.type_map)
     engine = Engine(large, fetch, FACTS)
     answer = json.loads((await engine.execute(INTROSPECTION)).body)
     assert list(answer) == ["data"]
     for name in ("many introspections", "an introspection in itself"):
-        query, code, said = HOSTILE[name]
+        query, code, words = HOSTILE[name]
         (error,) = json.loads((await engine.execute(query)).body)["errors"]
         assert error["extensions"]["code"] == code
-        assert said in error["message"]
+        assert words in error["message"]
         assert await cpu(query, schema=large) < 0.05
 
 
 def test_every_list_says_how_long_it_is():
-    """A list without a number would count as one row; the fortnight is the calendar's."""
+    """A list without a number would count as one row; the number of days is the calendar's."""
     sizes = {}
     for type_ in schema.type_map.values():
         for name, field in (getattr(type_, "fields", None) or {}).items():
@@ -563,15 +563,15 @@ def test_every_list_says_how_long_it_is():
 
 
 def field_source(field) -> Related | ValuePart | None:
-    """A field's relation, or what part of a value it is, if it is one."""
+    """Return a field's relation, or its part of a value, if it has one."""
     source = source_of(field) if getattr(field, "extensions", None) else None
     return source if isinstance(source, Related | ValuePart) else None
 
 
 def test_pages_and_computed_values_stand_at_the_root():
     """
-    The worst is assumed of a page in a page; there is none, and no value that would be made of each
-    row.
+    A page within a page would be measured by the worst case. There is none, and no value is
+    computed for each row.
     """
     for type_ in schema.type_map.values():
         for field in (getattr(type_, "fields", None) or {}).values():
@@ -600,7 +600,9 @@ async def test_deep_variables(variables, code):
 
 
 def nasty(random: Random) -> str:
-    """A random document of spreads, nesting and repetition, as bad as a thousand tokens allow."""
+    """
+    Return a random document of spreads, nesting and repetition, as bad as a thousand tokens allow.
+    """
     names = [f"F{n}" for n in range(random.choice([1, 5, 20, 40]))]
     fields = [
         "id",
@@ -631,7 +633,7 @@ def nasty(random: Random) -> str:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_measuring_is_linear(seed, monkeypatch):
-    """However a document is tangled, each of its selections is looked at once."""
+    """However a document is nested, each of its selections is visited once."""
     random, count = Random(seed), 0
     node_size = DocumentMeasure.node_size
 
@@ -683,16 +685,16 @@ WORST = {
 
 @pytest.mark.long
 async def test_no_document_takes_long():
-    """CPU from text to refusal: 50 ms for the hostile, and random ones may not take much more."""
+    """CPU time until the refusal: 50 ms for hostile documents, and little more for random ones."""
     for name, (query, _, _) in HOSTILE.items():
         assert await cpu(query) < 0.05, name
-    # The worst that a search over shapes found within all limits.
+    # The slowest documents within all limits, which a search over shapes found.
     for name, query in WORST.items():
         DocumentMeasure(schema, parse(query)).check()
         times = []
         for _ in range(3):
             start = time.process_time()
-            Engine(schema, given_up, FACTS)._document_and_plan(query, None, None)
+            Engine(schema, raise_canceled, FACTS)._document_and_plan(query, None, None)
             times.append(time.process_time() - start)
         assert min(times) < 0.05, name
     random = Random(0)
@@ -706,11 +708,14 @@ async def test_no_document_takes_long():
 
 
 async def cpu(query: str, variables: dict | None = None, schema: GraphQLSchema = schema) -> float:
-    """Seconds of CPU that a document takes, the best of two: somebody else may be at work here."""
+    """
+    Return the seconds of CPU that a document takes, the better of two: other processes may run
+    here.
+    """
 
     best = 1.0
     for _ in range(2):
-        engine = Engine(schema, given_up, FACTS)
+        engine = Engine(schema, raise_canceled, FACTS)
         start = time.process_time()
         await engine.execute(query, variables)
         best = min(best, time.process_time() - start)
@@ -719,9 +724,9 @@ async def cpu(query: str, variables: dict | None = None, schema: GraphQLSchema =
 
 @pytest.mark.long
 async def test_memory_is_flat():
-    """Documents that never come again push each other out."""
+    """Documents that are sent once push each other out."""
 
-    engine = Engine(schema, given_up, FACTS)
+    engine = Engine(schema, raise_canceled, FACTS)
     sizes = []
     for number in range(20_000):
         await engine.execute(
@@ -736,6 +741,6 @@ async def test_memory_is_flat():
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds."""
+    """Return the memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096

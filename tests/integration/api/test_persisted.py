@@ -29,26 +29,28 @@ def named(sha256: object, version: object = 1) -> dict:
 
 
 def test_the_hash_is_what_sha256sum_says():
-    """Anybody can compute it, without us."""
+    """Any client can compute it without our code."""
     files = sorted(FOLDER.glob("*.graphql"))
-    told = subprocess.run(["sha256sum", *files], capture_output=True, text=True, check=True).stdout
-    assert [line.split()[0] for line in told.splitlines()] == list(DOCUMENTS_BY_HASH)
+    output = subprocess.run(
+        ["sha256sum", *files], capture_output=True, text=True, check=True
+    ).stdout
+    assert [line.split()[0] for line in output.splitlines()] == list(DOCUMENTS_BY_HASH)
     assert list(DOCUMENTS_BY_HASH.values()) == list(OPERATIONS.values())
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_a_document_by_its_hash(name, client):
-    """By GET and by POST, the answer is that to the document itself."""
+    """By GET and by POST, the answer equals that to the document itself."""
     variables = VARIABLES.get(name, {})
     sent = await client.post("/graphql", json={"query": OPERATIONS[name], "variables": variables})
     extensions = named(document_hash(OPERATIONS[name]))
     post = await client.post("/graphql", json={"extensions": extensions, "variables": variables})
-    asked = {
+    parameters = {
         "extensions": json.dumps(extensions),
         "variables": json.dumps(variables),
         "operationName": name,
     }
-    get = await client.get("/graphql", params=asked, headers={"accept": "text/html, */*"})
+    get = await client.get("/graphql", params=parameters, headers={"accept": "text/html, */*"})
     assert "data" in sent.json()
     assert sent.content == post.content == get.content
 
@@ -79,10 +81,10 @@ async def test_a_hash_in_capitals(client):
 
 @pytest.mark.parametrize(("accept", "status"), [(GRAPHQL, 400), ("application/json", 200)])
 async def test_an_unknown_hash(accept, status, client):
-    """In the words that Apollo's clients know."""
-    asked = {"extensions": json.dumps(named(UNKNOWN))}
+    """The error has the text that Apollo's clients know."""
+    parameters = {"extensions": json.dumps(named(UNKNOWN))}
     for response in (
-        await client.get("/graphql", params=asked, headers={"accept": accept}),
+        await client.get("/graphql", params=parameters, headers={"accept": accept}),
         await client.post(
             "/graphql", json={"extensions": named(UNKNOWN)}, headers={"accept": accept}
         ),
@@ -92,7 +94,7 @@ async def test_an_unknown_hash(accept, status, client):
 
 
 async def test_registering_stores_nothing(client):
-    """A client that sends the document after all gets its answer, each time anew."""
+    """A client that then sends the document gets its answer, each time anew."""
     known = dict(DOCUMENTS_BY_HASH)
     extensions = named(document_hash(QUERY))
     for _ in range(2):
@@ -131,7 +133,7 @@ async def test_what_names_no_document(extensions, client):
     [
         pytest.param("BatchOn", {"runDate": "2026-11-24"}, "BAD_DATE", id="a Tuesday"),
         pytest.param(
-            "BatchOn", {"runDate": "2026-11-23", "series": "nobody"}, "BAD_SERIES", id="no series"
+            "BatchOn", {"runDate": "2026-11-23", "series": "unknown"}, "BAD_SERIES", id="no series"
         ),
         pytest.param("Batches", {"series": "MAIN"}, "BAD_SERIES", id="another series' capitals"),
         pytest.param("PickStory", {"id": "nope"}, "BAD_ID", id="no id"),
@@ -139,19 +141,19 @@ async def test_what_names_no_document(extensions, client):
         pytest.param("Batches", {"after": "Nw=="}, "BAD_CURSOR", id="the journal's cursor"),
     ],
 )
-async def test_refused_by_every_way(name, variables, refusal, client):
+async def test_values_are_refused_in_every_form_of_a_request(name, variables, refusal, client):
     """
-    A value that cannot fit is refused alike: sent or named, in the address or the body, and once
-    more.
+    A value that cannot be valid is refused in every way: with the document or its hash, in the
+    address or the body, and repeatedly.
     """
     extensions = named(document_hash(OPERATIONS[name]))
-    written = {"variables": json.dumps(variables)}
+    encoded = {"variables": json.dumps(variables)}
     for _ in range(2):
         for response in (
             await client.post("/graphql", json={"query": OPERATIONS[name], "variables": variables}),
             await client.post("/graphql", json={"extensions": extensions, "variables": variables}),
-            await client.get("/graphql", params={"query": OPERATIONS[name], **written}),
-            await client.get("/graphql", params={"extensions": json.dumps(extensions), **written}),
+            await client.get("/graphql", params={"query": OPERATIONS[name], **encoded}),
+            await client.get("/graphql", params={"extensions": json.dumps(extensions), **encoded}),
         ):
             (error,) = response.json()["errors"]
             assert (response.status_code, error["extensions"]["code"]) == (200, refusal)

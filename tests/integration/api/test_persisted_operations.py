@@ -25,7 +25,7 @@ each = pytest.mark.parametrize("name", OPERATIONS)
 
 @each
 async def test_on_an_empty_database(name, pool, snapshot):
-    """Nothing recorded is no error."""
+    """An empty record is no error."""
     answer = await engine_on(pool).execute(OPERATIONS[name], VARIABLES.get(name))
     assert json.loads(answer.body) == snapshot
 
@@ -49,8 +49,8 @@ def test_says_what_it_is_for(name):
     assert OPERATIONS[name].startswith("# ")
 
 
-async def test_pages_follow_each_other(database, pool):
-    """Page by page, the history is what it is at once."""
+async def test_pages_are_consecutive(database, pool):
+    """Page by page, the history equals the whole of it."""
     plant(database)
     engine = engine_on(pool)
     dates, after = [], None

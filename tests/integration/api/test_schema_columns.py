@@ -1,6 +1,6 @@
 """
-The declarations and the database: a declared column is there, fits its type, and is null only if it
-may.
+The declarations and the database: a declared column exists, has a fitting type, and is null only if
+it may be.
 """
 
 import psycopg
@@ -31,7 +31,7 @@ COLUMNS = {
 
 @pytest.fixture(scope="module")
 def catalogue(migrated) -> dict[tuple[str, str], tuple[str, bool]]:
-    """The type of every column, and whether it may be null."""
+    """Return the type of every column, and whether it may be null."""
     with psycopg.connect(migrated) as conn:
         rows = conn.execute(
             "SELECT table_name, column_name, data_type, is_nullable = 'YES' "
@@ -42,7 +42,9 @@ def catalogue(migrated) -> dict[tuple[str, str], tuple[str, bool]]:
 
 @pytest.mark.parametrize("where", COLUMNS, ids=".".join)
 def test_a_declared_column(where, catalogue):
-    """A promise of a value is kept by NOT NULL; a column that may be null is declared so."""
+    """
+    A value that the schema promises is NOT NULL; a column that may be null is declared nullable.
+    """
     field = COLUMNS[where]
     named = get_named_type(field.type)
     kind, nullable = catalogue[where]
@@ -62,7 +64,7 @@ def test_a_declared_column(where, catalogue):
     ],
 )
 def test_an_enum_holds_what_the_column_may(enum, constraints, migrated):
-    """A value that the table allows and the schema lacks would be no answer at all."""
+    """A value that the table allows and the schema lacks could not be returned."""
     with psycopg.connect(migrated) as conn:
         (check,) = conn.execute(
             "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s", [constraints]
@@ -72,12 +74,12 @@ def test_an_enum_holds_what_the_column_may(enum, constraints, migrated):
 
 
 def test_what_is_not_shown():
-    """Only what names other rows is left out: the API shows those rows instead."""
+    """Only columns that reference other rows are left out: the API shows those rows instead."""
     assert COLUMNS.keys() > {("batches", "late"), ("closes", "source"), ("corrections", "before")}
 
 
 def test_absent_names_the_field(migrated):
-    """The guard of every promise that no constraint keeps."""
+    """It guards every promise that no constraint guarantees."""
     with (
         psycopg.connect(migrated) as conn,
         pytest.raises(psycopg.errors.NullValueNotAllowed, match=r"Pick\.batch has no value"),

@@ -1,4 +1,4 @@
-"""What the API computes: every case worked by hand."""
+"""What the API computes: the expected value of every case was computed manually."""
 
 import json
 from datetime import date, datetime
@@ -28,10 +28,10 @@ def a_fortnight(
     database: str, mornings: str, status: str = "completed", run_date: date = WON, **metric: object
 ) -> None:
     """
-    Store one batch whose first pick is a SELL; a letter tells each morning from day 1 on.
+    Store one batch whose first pick is a SELL; a letter stands for each morning from day 1 on.
 
     c computed, l computed later, x closed, m missing, - not there. A metric's return is its day,
-    unless told otherwise.
+    unless the arguments say otherwise.
     """
     with psycopg.connect(database) as conn:
         record = Record(conn)
@@ -63,8 +63,8 @@ def a_fortnight(
                 )  # fmt: skip
 
 
-async def asked(pool, query: str):
-    """The data of a query that must succeed."""
+async def query_data(pool, query: str):
+    """Return the data of a query, after checking that it has no errors."""
     answer = json.loads((await engine_on(pool).execute(query)).body)
     assert "errors" not in answer
     return answer["data"]
@@ -95,12 +95,12 @@ async def asked(pool, query: str):
 async def test_the_action_turns_returns(
     position, absolute, excess, directional, alpha, hit, database, pool
 ):
-    """A SELL earns what the share loses; a hit is an alpha above zero."""
+    """A SELL earns what the share loses; a call is a hit if its alpha is above zero."""
     a_fortnight(database, "c", "active", absolute_return_pct=absolute, vs_benchmark_pct=excess)
     query = """{ latestBatch { picks { latestMetric {
         absoluteReturnPct vsBenchmarkPct directionalReturnPct alphaPct hit } } } }"""
-    found = await asked(pool, query)
-    assert found["latestBatch"]["picks"][position]["latestMetric"] == {
+    data = await query_data(pool, query)
+    assert data["latestBatch"]["picks"][position]["latestMetric"] == {
         "absoluteReturnPct": absolute,
         "vsBenchmarkPct": excess,
         "directionalReturnPct": directional,
@@ -143,7 +143,7 @@ async def test_result_and_latest(mornings, status, result, latest, database, poo
     query = """{ latestBatch {
         result { day } latestCheckpoint { day }
         picks { result { checkpoint { day } } latestMetric { absoluteReturnPct } } } }"""
-    batch = (await asked(pool, query))["latestBatch"]
+    batch = (await query_data(pool, query))["latestBatch"]
     assert batch == {
         "result": result and {"day": result},
         "latestCheckpoint": latest and {"day": latest},
@@ -201,23 +201,25 @@ async def test_result_and_latest(mornings, status, result, latest, database, poo
 )
 async def test_next_checkpoint_at(run_date, mornings, status, expected, database, pool):
     """
-    Nine in New York of the first morning that is not there, whatever the season; only of an active
-    batch.
+    It is nine in New York on the first morning without a checkpoint, in summer and in winter, and
+    only of an active batch.
     """
-    a_fortnight(database, mornings, status, date.fromisoformat(run_date))
-    assert await asked(pool, "{ latestBatch { nextCheckpointAt } }") == {
+    a_fortnight(
+        database=database, mornings=mornings, status=status, run_date=date.fromisoformat(run_date)
+    )
+    assert await query_data(pool, "{ latestBatch { nextCheckpointAt } }") == {
         "latestBatch": {"nextCheckpointAt": expected}
     }
 
 
 async def test_a_failed_monday(database, pool):
-    """It has a reason, and nothing else."""
+    """It has a reason, and no picks or checkpoints."""
     plant(database)
     query = """{ batchOn(runDate: "2026-01-19") {
         status failureReason failure late tradingDay benchmarkInitialPrice nextCheckpointAt
         picks { id } checkpoints { id } result { id } latestCheckpoint { id } generations { attempt
         accepted } } }"""
-    assert (await asked(pool, query))["batchOn"] == {
+    assert (await query_data(pool, query))["batchOn"] == {
         "status": "FAILED", "failureReason": "PROVIDER_ERROR", "failure": 'The model said "429".',
         "late": True,
         "tradingDay": None, "benchmarkInitialPrice": None, "nextCheckpointAt": None,
@@ -228,8 +230,8 @@ async def test_a_failed_monday(database, pool):
 
 async def test_orders(database, pool):
     """
-    Picks and metrics as the model had them, mornings by day, corrections by time, entries by
-    number.
+    Picks and metrics have the model's order, checkpoints are by day, corrections by time, and
+    entries by number.
     """
     plant(database)
     query = """{
@@ -237,8 +239,8 @@ async def test_orders(database, pool):
         batchOn(runDate: "2026-01-05") {
             checkpoints { corrections { field } } generations { attempt } journal { seq }
             picks { metrics { checkpoint { day } } } } }"""
-    found = await asked(pool, query)
-    latest, won = found["latestBatch"], found["batchOn"]
+    data = await query_data(pool, query)
+    latest, won = data["latestBatch"], data["batchOn"]
     assert [pick["ticker"] for pick in latest["picks"]] == ["AAPL", "BRK.B", "XOM"]
     assert [checkpoint["day"] for checkpoint in latest["checkpoints"]] == [0, 1, 2, 3, 5]
     assert [metric["pick"]["ticker"] for metric in latest["checkpoints"][1]["metrics"]] == [
@@ -266,14 +268,14 @@ async def test_orders(database, pool):
 
 
 async def test_picks_of_two_series_on_one_day(database, pool):
-    """Neither is lost between two pages: the cursor is over run date and id."""
+    """Neither is lost between two pages: the cursor has run date and id."""
     plant(database)
     seen, after = [], "null"
     while after:
         query = f"""{{ picks(ticker: "AAPL", first: 1, after: {after}) {{
             nodes {{ batch {{ series runDate }} }} pageInfo {{ hasNextPage hasPreviousPage endCursor
             }} }} }}"""
-        page = (await asked(pool, query))["picks"]
+        page = (await query_data(pool, query))["picks"]
         assert page["pageInfo"]["hasPreviousPage"] == bool(seen)
         seen += [(node["batch"]["runDate"], node["batch"]["series"]) for node in page["nodes"]]
         after = f'"{page["pageInfo"]["endCursor"]}"' if page["pageInfo"]["hasNextPage"] else None
@@ -286,14 +288,14 @@ async def test_picks_of_two_series_on_one_day(database, pool):
 
 
 async def test_a_page_beyond_the_end(database, pool):
-    """It is empty, and knows that something comes before it."""
+    """It is empty, and `hasPreviousPage` is true."""
     plant(database)
-    found = await asked(
+    data = await query_data(
         pool,
         '{ journal(after: "OTk5OQ==") { nodes { seq } edges { cursor } pageInfo { '
         "hasNextPage hasPreviousPage startCursor endCursor } } }",
     )
-    assert found["journal"] == {
+    assert data["journal"] == {
         "nodes": [],
         "edges": [],
         "pageInfo": {
@@ -314,7 +316,7 @@ async def test_filters(database, pool):
         unresolved: batchOn(runDate: "2026-01-12") { checkpoints(status: SKIPPED) { day skipReason }
         } }"""
     closed = [{"day": day, "skipReason": "MARKET_CLOSED"} for day in (6, 7, 8, 13, 14)]
-    assert await asked(pool, query) == {
+    assert await query_data(pool, query) == {
         "failed": {"nodes": [{"runDate": "2026-01-19"}]},
         "second": {"nodes": [{"runDate": "2026-01-05"}]},
         "ended": {"nodes": [{"kind": "PICK_ENDED"}], "pageInfo": {"hasNextPage": False}},
@@ -325,10 +327,10 @@ async def test_filters(database, pool):
 
 
 async def test_service(pool, database):
-    """What the process knows, and the journal's head."""
+    """The facts of the process, and the journal's head."""
     plant(database)
-    found = await asked(pool, "{ service { version rehearsed nextRunAt journalHead { seq } } }")
-    assert found["service"] == {
+    data = await query_data(pool, "{ service { version rehearsed nextRunAt journalHead { seq } } }")
+    assert data["service"] == {
         "version": "1.2.3",
         "rehearsed": True,
         "nextRunAt": "2026-02-02T14:00:00.000000Z",
@@ -343,7 +345,7 @@ async def test_a_selection_of_more_than_postgres_takes_at_once(database, pool):
         " ".join(f"a{n}: runDate b{n}: late" for n in range(25))
         + " id series status failure benchmarkSymbol"
     )
-    batch = (await asked(pool, f'{{ batch(id: "{an_id(3, 1)}") {{ {many} }} }}'))["batch"]
+    batch = (await query_data(pool, f'{{ batch(id: "{an_id(3, 1)}") {{ {many} }} }}'))["batch"]
     assert (len(batch), batch["a24"], batch["b0"]) == (55, "2026-01-05", False)
 
 
@@ -356,7 +358,9 @@ def test_directional_figures_mirror(database, initial, current, factor, benchmar
     A BUY and a SELL of the same share have the same two figures, and opposite ones in their
     direction.
     """
-    measured = measure_returns(initial, current, factor, benchmark)
+    measured = measure_returns(
+        initial=initial, current=current, factor=factor, benchmark_return_pct=benchmark
+    )
     fields = {
         field.python_name: field.metadata["source"]
         for field in schema.PickMetric.__strawberry_definition__.fields

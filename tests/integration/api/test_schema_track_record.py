@@ -1,5 +1,5 @@
 """
-The track record in the API: which rows it is made of, how it is selected from, and what it may
+The track record in the API: which rows it counts, how its fields are selected, and what it may
 cost.
 """
 
@@ -21,11 +21,11 @@ from api import compiler, computed_values
 from api.computed_values import ValueComputer
 from api.fields import Computed
 from app.domain import track_record
-from tests.integration.api.test_schema_expressions import a_fortnight, asked
+from tests.integration.api.test_schema_expressions import a_fortnight, query_data
 
 
 def past_the_guards(database: str, statement: str) -> None:
-    """Change a record as no part of the service can: its triggers are off."""
+    """Change a record with its triggers off."""
     with psycopg.connect(database) as conn:
         conn.execute("SET session_replication_role = replica")
         conn.execute(statement)
@@ -96,14 +96,14 @@ async def test_middle_and_result(mornings, status, finished, weeks, left_out, da
     days from there to the result's (12 or 11).
     """
     a_fortnight(database, mornings, status)
-    found = (await asked(pool, WEEKS))["trackRecord"]
-    assert found["picks"] == {"finished": finished}
-    assert found["batches"] == {
+    data = (await query_data(pool, WEEKS))["trackRecord"]
+    assert data["picks"] == {"finished": finished}
+    assert data["batches"] == {
         "scored": finished // 3, "unresolved": int(status == "completed" and not finished),
         "late": 0,
         "active": int(status == "active"),
     }  # fmt: skip
-    assert found["weeklyExcess"] == {
+    assert data["weeklyExcess"] == {
         "withoutMiddle": left_out,
         "weeks": [
             {"monday": str(WON + n * timedelta(weeks=1)), "excessPct": excess}
@@ -116,26 +116,25 @@ async def test_late(database, pool):
     """A late batch is counted, and never scored."""
     a_fortnight(database, "cccccxxcccccxx")
     past_the_guards(database, "UPDATE batches SET late = true")
-    found = (await asked(pool, WEEKS))["trackRecord"]
-    assert found["batches"] == {"scored": 0, "unresolved": 0, "late": 1, "active": 0}
-    assert found["picks"] == {"finished": 0}
+    data = (await query_data(pool, WEEKS))["trackRecord"]
+    assert data["batches"] == {"scored": 0, "unresolved": 0, "late": 1, "active": 0}
+    assert data["picks"] == {"finished": 0}
 
 
 async def test_an_ended_pick_counts_with_its_last_value(database, pool):
     """
-    What is stored of it is what counts: two of `second`'s three picks have figures as if nothing
-    had happened.
+    Its stored figures count: two of `second`'s three picks have figures as if they had not ended.
     """
     plant(database)
     query = """{ trackRecord(series: "second") { picks { finished } best { ticker alphaPct } }
         batchOn(runDate: "2026-01-05", series: "second") { picks { ticker ended result { alphaPct }
         } } }"""
-    found = await asked(pool, query)
-    alphas = {pick["ticker"]: pick["result"]["alphaPct"] for pick in found["batchOn"]["picks"]}
-    assert [pick["ticker"] for pick in found["batchOn"]["picks"] if pick["ended"]] == ["XOM"]
-    assert found["trackRecord"]["picks"] == {"finished": 3}
+    data = await query_data(pool, query)
+    alphas = {pick["ticker"]: pick["result"]["alphaPct"] for pick in data["batchOn"]["picks"]}
+    assert [pick["ticker"] for pick in data["batchOn"]["picks"] if pick["ended"]] == ["XOM"]
+    assert data["trackRecord"]["picks"] == {"finished": 3}
     best = max(alphas, key=lambda ticker: float(alphas[ticker]))
-    assert found["trackRecord"]["best"] == {"ticker": best, "alphaPct": alphas[best]}
+    assert data["trackRecord"]["best"] == {"ticker": best, "alphaPct": alphas[best]}
 
 
 @pytest.mark.parametrize(
@@ -150,23 +149,23 @@ async def test_an_ended_pick_counts_with_its_last_value(database, pool):
         pytest.param(
             '(from: "0001-01-01", to: "9999-12-31", action: BUY)', 4, 5, 2, id="all three"
         ),
-        pytest.param("(from: null, to: null, action: null)", 4, 9, 3, id="nulls are none"),
+        pytest.param("(from: null, to: null, action: null)", 4, 9, 3, id="nulls do not count"),
     ],
 )
 async def test_parts(arguments, total, picks, finished, database, pool):
-    """A part counts only what it holds, and gets words in place of a verdict."""
+    """A part counts only its own batches, and has words in place of a verdict."""
     plant(database)
     query = (
         f"{{ trackRecord{arguments} {{ batches {{ total }} picks {{ total finished }} verdict "
         f"{{ words }} }} }}"
     )
-    found = (await asked(pool, query))["trackRecord"]
-    assert (found["batches"]["total"], found["picks"]) == (
+    data = (await query_data(pool, query))["trackRecord"]
+    assert (data["batches"]["total"], data["picks"]) == (
         total,
         {"total": picks, "finished": finished},
     )
     part = arguments and "series" not in arguments and "null" not in arguments
-    assert found["verdict"]["words"].startswith("Only the whole series") == bool(part)
+    assert data["verdict"]["words"].startswith("Only the whole series") == bool(part)
 
 
 async def test_a_range_that_ends_before_it_begins(pool):
@@ -180,9 +179,7 @@ async def test_a_range_that_ends_before_it_begins(pool):
 
 
 async def test_what_is_selected(database, pool):
-    """
-    Aliases, fragments, `@skip`, `__typename` and merged fields mean what they always do, in order.
-    """
+    """Aliases, fragments, `@skip`, `__typename` and merged fields work as usual, in order."""
     plant(database)
     query = """query($no: Boolean = false) {
         __typename
@@ -197,9 +194,9 @@ async def test_what_is_selected(database, pool):
         kind: __typename best { a: action, ticker ... on PickScore { runDate } }
         weeklyExcess { weeks { picks __typename } }
     }"""
-    found = await asked(pool, query)
+    data = await query_data(pool, query)
     week = {"picks": 3, "__typename": "Week"}
-    assert list(found.items()) == [
+    assert list(data.items()) == [
         ("__typename", "Query"),
         ("z", {
             "picks": {"hits": 3, "__typename": "PickCounts", "all": 9}, "kind": "TrackRecord",
@@ -209,20 +206,20 @@ async def test_what_is_selected(database, pool):
         ("latestBatch", {"runDate": "2026-01-26"}),
         ("trackRecord", {"best": None, "verdict": {}, "curve": []}),
     ]  # fmt: skip
-    assert list(found["z"]) == ["picks", "kind", "best", "weeklyExcess"]
-    assert list(found["z"]["picks"]) == ["hits", "__typename", "all"]
+    assert list(data["z"]) == ["picks", "kind", "best", "weeklyExcess"]
+    assert list(data["z"]["picks"]) == ["hits", "__typename", "all"]
 
 
-async def test_it_lasts_and_asks_no_clock(database, pool):
-    """It hangs on the record alone, so it is kept until the record moves."""
+async def test_it_is_cacheable_without_a_clock(database, pool):
+    """It depends on the record alone, so it is cached until the revision changes."""
     plant(database)
     engine = engine_on(pool, replace(FACTS, now=None))
     answer = await engine.execute("{ trackRecord { verdict { words } } }")
     assert (answer.error_code, answer.is_cacheable) == (None, True)
 
 
-async def test_the_same_rows_are_worked_on_once(database, pool):
-    """Whoever asks, and however the rest of the query reads; another series has other rows."""
+async def test_the_same_rows_are_computed_once(database, pool):
+    """For all clients, and whatever the rest of the query is; another series has other rows."""
     plant(database)
     engine = engine_on(pool)
     await asyncio.gather(
@@ -236,7 +233,7 @@ async def test_the_same_rows_are_worked_on_once(database, pool):
     assert engine.value_computer.computed_count == 3
 
 
-async def test_a_record_that_moved_is_worked_on_anew(database, pool):
+async def test_a_changed_record_is_computed_anew(database, pool):
     plant(database)
     engine = engine_on(pool)
     query = "{ trackRecord { batches { late } } }"
@@ -246,7 +243,10 @@ async def test_a_record_that_moved_is_worked_on_anew(database, pool):
 
 
 async def test_too_many_mondays(database, pool):
-    """More than can be worked out in time are refused before they are read, with what to do."""
+    """
+    More than can be computed in time are refused before they are read, and the message says what to
+    do.
+    """
     past_the_guards(
         database,
         f"""INSERT INTO batches (
@@ -262,14 +262,14 @@ async def test_too_many_mondays(database, pool):
             "`to`.",
         "extensions": {"code": "ANSWER_TOO_LARGE", "limit": 5200},
     }]  # fmt: skip
-    found = await asked(
+    data = await query_data(
         pool, '{ trackRecord(from: "1900-01-02") { batches { failed } curve { runDate } } }'
     )
-    assert found == {"trackRecord": {"batches": {"failed": 5200}, "curve": []}}
+    assert data == {"trackRecord": {"batches": {"failed": 5200}, "curve": []}}
 
 
 async def test_a_figure_that_is_missing(database, pool):
-    """A scored batch without a pick's figure is our error: nothing is made up."""
+    """A scored batch without a pick's figure is our error: no value is invented."""
     a_fortnight(database, "cccccxxcccccxx")
     past_the_guards(
         database,
@@ -283,7 +283,7 @@ async def test_a_figure_that_is_missing(database, pool):
 
 
 def test_a_null_where_a_value_is_promised():
-    """It is refused with the field's name, inside a list too."""
+    """It is refused with the field's name, also within a list."""
     member = compiler.Member("key", "Type.field", None)
     assert computed_values.to_json([1, 2], GraphQLNonNull(GraphQLList(GraphQLInt)), member) == [
         1,
@@ -300,7 +300,7 @@ def test_a_null_where_a_value_is_promised():
 
 
 class Work:
-    """Work that goes on until it is let go, and counts how many are at it at once."""
+    """Work that lasts until the test ends it, and counts how many run at once."""
 
     def __init__(self) -> None:
         self.go, self.lock = threading.Event(), threading.Lock()
@@ -322,8 +322,8 @@ class Work:
         return Computed(rows="", compute=self, check=lambda arguments: None, cost=1)
 
 
-async def test_one_works_at_a_time():
-    """Ten values are made one after the other, and two who want the same get the same."""
+async def test_one_value_is_computed_at_a_time():
+    """Ten values are computed one after the other, and two requests for the same value share it."""
     work, made = Work(), ValueComputer()
     asking = [
         asyncio.create_task(made.value(work.computed(), b"%d" % (n // 2), {})) for n in range(20)
@@ -334,8 +334,8 @@ async def test_one_works_at_a_time():
     assert (work.calls, work.most) == (10, 1)
 
 
-async def test_who_waits_too_long_is_sent_away():
-    """The work goes on, and the next who asks has it."""
+async def test_a_request_that_waits_too_long_is_refused():
+    """The work continues, and the next request gets its result."""
     work, made = Work(), ValueComputer(wait_timeout=0.05)
     first = asyncio.create_task(made.value(work.computed(), b"a", {}))
     while not work.calls:
@@ -352,19 +352,19 @@ async def test_who_waits_too_long_is_sent_away():
     assert (await again, work.calls) == (b"A", 1)
 
 
-async def test_a_failure_is_not_kept():
-    """Everybody who waited hears of it, and the next try is a new one."""
+async def test_a_failure_is_not_cached():
+    """Every waiting request gets the error, and the next request tries anew."""
     work, made = Work(), ValueComputer()
     work.go.set()
     for _ in range(2):
-        found = await asyncio.gather(
+        errors = await asyncio.gather(
             *(made.value(work.computed(), b"bad", {}) for _ in range(3)), return_exceptions=True
         )
-        assert [str(error) for error in found] == ["Nothing can be made of that."] * 3
+        assert [str(error) for error in errors] == ["Nothing can be made of that."] * 3
     assert work.calls == 2
 
 
-async def test_only_the_last_few_values_are_kept():
+async def test_only_the_last_few_values_are_cached():
     work, made = Work(), ValueComputer(max_cached=2)
     work.go.set()
     for rows in (b"a", b"b", b"a", b"c", b"a", b"b"):

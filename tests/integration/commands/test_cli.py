@@ -1,8 +1,8 @@
 """
-The operator's commands: one clear line and an honest exit code.
+The operator's commands: one clear line and a correct exit code.
 
-They are started as an operator starts them where the process is what is tested: what it imports,
-serves, hears and leaves behind. Elsewhere they run in the test's own process (`commanded`).
+A test starts a process where it is about the process: its imports, its server, its signals and what
+it leaves behind. Elsewhere a command runs in the test's own process (`commanded`).
 """
 
 import os
@@ -78,15 +78,15 @@ def one_line(text: str) -> str:
     ],
 )
 def test_serve_refuses_with_one_line(commanded, settings, says):
-    """What is wrong, what it must be, exit code 1; no traceback."""
+    """The line says what is wrong and what is needed; the exit code is 1, without a traceback."""
     done = commanded("serve", **settings)
     assert done.exit_code == 1
     assert says in one_line(done.error)
 
 
 def test_serve_without_a_database_is_one_line(tmp_path):
-    """So is what a process finds when it holds its port already; no secret is in it."""
-    address = "postgresql://nobody:secret-word@127.0.0.1:1/none"
+    """If the database is away after the port is taken, that is one line too, without a secret."""
+    address = "postgresql://user:secret-word@127.0.0.1:1/none"
     done = run("serve", cwd=tmp_path, DATABASE_URL=address, **KEYS)
     assert done.returncode == 1
     assert "The database at 127.0.0.1:1/none cannot be reached" in one_line(done.stderr)
@@ -156,10 +156,10 @@ def taken(host, request) -> Iterator[None]:
     ],
     indirect=["taken"],
 )
-def test_a_rehearsal_whose_port_is_not_set_finds_a_free_one(
+def test_a_rehearsal_without_a_set_port_chooses_a_free_one(
     tmp_path, host, rehearsed, taken, expected_port
 ):
-    """It serves on the next free port, and reports both ports in one line."""
+    """The rehearsal serves on the next free port, and reports both ports in one line."""
     settings = environment(HOST=host, DATABASE_URL=rehearsed)
     with subprocess.Popen(
         [ALPHA_MONDAY, *WEEK], cwd=tmp_path, env=settings, stderr=subprocess.PIPE
@@ -196,7 +196,7 @@ def test_a_rehearsal_whose_port_is_not_set_finds_a_free_one(
         pytest.param("serve", KEYS, id="a live service"),
     ],
 )
-def test_a_port_that_must_not_move_is_refused(tmp_path, host, taken, command, settings):
+def test_a_port_that_is_set_and_in_use_is_refused(tmp_path, host, taken, command, settings):
     """A port that is set is used or refused; a live service never chooses another port."""
     done = run(command, cwd=tmp_path, HOST=host, **settings)
     assert done.returncode == 1
@@ -207,16 +207,19 @@ def test_a_port_that_must_not_move_is_refused(tmp_path, host, taken, command, se
     assert not (tmp_path / ".alpha-monday").exists()
 
 
-def test_a_second_rehearsal_of_a_folder_is_refused(tmp_path, host):
-    """It would lose its Postgres when the first one ends. The first one continues."""
+@pytest.mark.parametrize("port", [{}, {"PORT": "0"}], ids=["its port is not set", "it is set"])
+def test_a_second_rehearsal_of_a_folder_is_refused(tmp_path, host, port):
+    """
+    It would lose its Postgres when the first one ends, so it is refused; the first one continues.
+    """
     with served(*WEEK, cwd=tmp_path) as address:
-        done = run(*WEEK, cwd=tmp_path, HOST=host)
+        done = run(*WEEK, cwd=tmp_path, HOST=host, **port)
         assert done.returncode == 1
         assert "A rehearsal or a service of this folder is running already" in one_line(done.stderr)
         assert httpx.get(f"{address}/health").status_code == 200
 
 
-def test_serve_wants_a_migrated_database(tmp_path, create):
+def test_serve_refuses_a_database_without_migrations(tmp_path, create):
     """
     Without --migrate a database that lacks a migration is refused, and the message names the
     command.
@@ -226,14 +229,14 @@ def test_serve_wants_a_migrated_database(tmp_path, create):
     assert "lacks migration 0001 (record). Run `alpha-monday migrate`" in one_line(done.stderr)
 
 
-def test_serve_lives_and_drains(tmp_path, create):
+def test_serve_starts_and_stops(tmp_path, create):
     """
     On an empty database it is healthy, shows an empty record, and ends on SIGTERM.
 
     Its worker removes its own row.
     """
-    address, nobody = create(), "http://127.0.0.1:9"
-    providers = {"OPENAI_BASE_URL": nobody, "ALPHA_VANTAGE_BASE_URL": nobody}
+    address, no_server = create(), "http://127.0.0.1:9"
+    providers = {"OPENAI_BASE_URL": no_server, "ALPHA_VANTAGE_BASE_URL": no_server}
     with served(
         "serve", "--migrate", cwd=tmp_path, DATABASE_URL=address, **KEYS, **providers
     ) as url:
@@ -259,7 +262,7 @@ def test_serve_lives_and_drains(tmp_path, create):
             ["serve"],
             "openai/o1-mini",
             True,
-            id="serve, with a relay's name of one",
+            id="serve, with a relay's name of such a model",
             marks=pytest.mark.long,
         ),
         pytest.param(["serve", "--no-worker"], "o1", False, id="a process that asks no model"),
@@ -332,7 +335,7 @@ def test_rehearsed_and_live_data_never_share_a_database(tmp_path, create):
     assert re.search(r"SPY +│ (BUY|SELL) [A-Z.]+ ", shown.stdout.replace("┃", "│"))
 
 
-def test_a_reading_that_proves_wrong(commanded, rehearsed):
+def test_a_wrong_reading_is_corrected(commanded, rehearsed):
     """
     Both readings are shown. The newer one is adopted with a reason, as a correction, and only once.
     """
@@ -375,14 +378,14 @@ def test_a_reading_that_proves_wrong(commanded, rehearsed):
     assert made == [("initial_price", ticker, 2)]
 
 
-def test_closes_of_what_was_never_read(commanded, database):
+def test_closes_of_an_unknown_ticker(commanded, database):
     """A ticker without readings is refused."""
     done = commanded("closes", "ZZZ", DATABASE_URL=database)
     assert done.exit_code == 1
     assert "There are no readings of ZZZ" in one_line(done.error)
 
 
-def test_weeks_out_of_a_real_providers_reach_are_refused(tmp_path, create):
+def test_weeks_that_a_real_provider_does_not_have_are_refused(tmp_path, create):
     """
     With a real price server, the first baseline session must be among the bars that it returns.
     """
@@ -427,7 +430,7 @@ def test_a_rehearsal_cannot_go_back(tmp_path, rehearsed):
         assert ("--until cannot go back" in done.stderr) == bool(code)
 
 
-def test_the_stand_ins_are_not_told_the_password_where_all_can_see(tmp_path, rehearsed):
+def test_the_simulators_do_not_get_the_password_as_an_argument(tmp_path, rehearsed):
     """The password is no argument, because every user of the machine can see arguments."""
     with served(*WEEK, cwd=tmp_path, DATABASE_URL=rehearsed):
         commands = [
@@ -447,10 +450,10 @@ def test_the_stand_ins_are_not_told_the_password_where_all_can_see(tmp_path, reh
         pytest.param("Serving GraphQL", 3, id="Serving GraphQL", marks=pytest.mark.long),
     ],
 )
-def test_a_signal_between_the_rehearsal_and_the_service_is_heard(tmp_path, rehearsed, line, times):
+def test_a_signal_between_the_rehearsal_and_the_service(tmp_path, rehearsed, line, times):
     """
-    The loop of the rehearsal is closed at that time, and the loop of the service does not exist
-    yet.
+    The process ends on SIGTERM after the loop of the rehearsal is closed and before the loop of the
+    service exists.
     """
     settings = environment(DATABASE_URL=rehearsed)
     for _ in range(times):
@@ -475,7 +478,7 @@ def _is_ours(path: Path, folder: Path) -> bool:
 
 
 def test_a_user_without_rights_is_one_line(commanded, create):
-    """The database exists, but its user may not use it."""
+    """The database exists, but its user may not use it: the error is one line."""
     address, role = (
         create(),
         f"am_{uuid4().hex[:12]}",
@@ -497,7 +500,7 @@ def test_a_user_without_rights_is_one_line(commanded, create):
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, commanded):
-    """A file has the name of the folder."""
+    """A file has the name of the folder: the error is one line."""
     (tmp_path / ".alpha-monday").touch()
     refused = commanded("rehearse", "--no-serve")
     assert refused.exit_code == 1
@@ -535,7 +538,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, commanded):
         pytest.param(
             ["standins", "--closed", "Friday"], 2, "'Friday' are not days such as", id="no days"
         ),
-        # The kind: what decides about chance twice, or not at all.
+        # The kind: options that set the random faults twice, or with an empty value.
         pytest.param(
             ["rehearse", "--odd", "a", "--calm"],
             2,
@@ -654,7 +657,7 @@ def test_misuse(commanded, arguments, code, says):
     ],
 )
 def test_misuse_of_a_process(tmp_path, arguments, code, says):
-    """As above, with the exit code and the standard error of a process."""
+    """The same cases as above, with the exit code and the standard error of a process."""
     done = run(*arguments, cwd=tmp_path)
     assert (done.returncode, says in done.stderr) == (code, True), done.stderr
     assert "Traceback" not in done.stderr
@@ -687,7 +690,7 @@ def test_every_example_can_be_copied(tmp_path, monkeypatch, words):
     for name in ("faults.json", "monday.zip"):
         (tmp_path / name).write_text("[]")
     output = CliRunner().invoke(group, [*words, "--help"]).output
-    # Before it may stand a setting, and around it the shell's way to keep its output.
+    # A setting may come before the command, and the shell's syntax to store its output around it.
     form = r"^    (?:[A-Z_]+=\S+ )?(?:export [A-Z_]+=\"\$\()?(alpha-monday .+?)(?:\)\")?$"
     examples = re.findall(form, output, re.MULTILINE)
     if words == ["standins"]:
@@ -743,12 +746,12 @@ def test_a_full_disk_after_verify_is_no_discrepancy(tmp_path, database):
     )
 
 
-def test_a_borrowed_server_is_said_to_go(tmp_path):
+def test_db_up_reports_a_server_of_another_command(tmp_path):
     """A server that another command started stops with that command, and `db up` says so."""
     with EmbeddedPostgres(tmp_path / FOLDER):
         borrowed = run("db", "up", cwd=tmp_path)
     assert borrowed.returncode == 0
-    assert "stops it when that command ends" in one_line(f"alpha-monday: {borrowed.stderr}")
+    assert "Postgres stops when that command ends." in one_line(f"alpha-monday: {borrowed.stderr}")
 
 
 def test_show_without_a_record(commanded, database):
@@ -757,7 +760,7 @@ def test_show_without_a_record(commanded, database):
     assert (done.exit_code, one_line(done.error)) == (1, "alpha-monday: There is no batch yet.")
 
 
-def test_migrate_by_hand(commanded, create):
+def test_migrate(commanded, create):
     """Migrate, list the migrations, take one back, and migrate again."""
     address = create()
 
@@ -774,7 +777,7 @@ def test_migrate_by_hand(commanded, create):
     assert "not applied" not in migrate("--status")
 
 
-def test_the_embedded_postgres_can_be_kept(tmp_path):
+def test_an_embedded_postgres_that_stays(tmp_path):
     """
     `db up` starts a server that stays, other commands use it, `db down` stops it, `db reset`
     deletes its data.
@@ -794,7 +797,7 @@ def test_the_embedded_postgres_can_be_kept(tmp_path):
     assert (tmp_path / ".alpha-monday" / "postgres" / "data").exists()
     assert run("db", "reset", "--yes", cwd=tmp_path).returncode == 0
     left = {path.name for path in (tmp_path / ".alpha-monday" / "postgres").iterdir()}
-    # The address, which may stand in a DATABASE_URL, depends on the mark. A new lock file would be
+    # The address, which a DATABASE_URL may contain, depends on the mark. A new lock file would be
     # a second lock.
     assert left == {"mark", "lock"}
 
@@ -831,7 +834,7 @@ def check_harmless(folder: Path, *variables: str) -> None:
     done = run(
         "serve",
         cwd=folder,
-        DATABASE_URL="postgresql://nobody@127.0.0.1:1/none",
+        DATABASE_URL="postgresql://user@127.0.0.1:1/none",
         **KEYS,
         **dict(variable.split("=", 1) for variable in variables),
     )
@@ -840,15 +843,15 @@ def check_harmless(folder: Path, *variables: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_variables_of_others_do_no_harm(tmp_path):
-    """The command reaches its own refusal, without a traceback."""
+def test_variables_of_libraries_do_no_harm(tmp_path):
+    """The command ends with its own message, without a traceback."""
     check_harmless(tmp_path, *VARIABLES)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("variable", VARIABLES)
-def test_a_variable_of_others_does_no_harm(tmp_path, variable):
-    """The same with one variable at a time, so that none hides what another one does."""
+def test_one_variable_of_a_library_does_no_harm(tmp_path, variable):
+    """The same with one variable at a time, so that none hides the effect of another."""
     check_harmless(tmp_path, variable)
 
 

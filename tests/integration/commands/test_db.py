@@ -67,7 +67,7 @@ def name_of(address: str) -> str:
 
 # The cases: a step back that loses rows of tables, values of columns, both, or nothing.
 @pytest.mark.parametrize(
-    ("down_to", "lost", "kept"),
+    ("down_to", "lost", "unaffected"),
     [
         pytest.param(
             0,
@@ -96,10 +96,10 @@ def name_of(address: str) -> str:
         ),
     ],
 )
-def test_what_would_be_lost_is_named(filled, capsys, down_to, lost, kept):
+def test_lost_rows_and_values_are_named(filled, capsys, down_to, lost, unaffected):
     """
-    Each table is named with its rows, and each column with its values, but nothing that stays;
-    without an answer nothing is changed.
+    Each deleted table is named with its rows, and each deleted column with its values; without an
+    answer nothing is changed.
     """
     before = counted(filled)
     result = command(capsys, "migrate", "--down-to", down_to, DATABASE_URL=filled)
@@ -107,15 +107,14 @@ def test_what_would_be_lost_is_named(filled, capsys, down_to, lost, kept):
     lines = [line.strip() for line in result.error.splitlines()]
     assert f"/{name_of(filled)}" in lines[0]
     assert set(lost) <= set(lines)
-    assert not [
-        line for line in lines for name in kept if line.startswith((name, f"operations.{name}"))
-    ]
+    for name in unaffected:
+        assert not [line for line in lines if line.startswith((name, f"operations.{name}"))]
     assert "Nothing was changed" in lines[-1]
     assert "--yes" in lines[-1]
     assert counted(filled) == before
 
 
-def test_what_loses_nothing_says_so(empty, capsys):
+def test_a_command_that_loses_nothing(empty, capsys):
     """An empty database needs --yes, too; if there is nothing to do, the command does not ask."""
     asyncio.run(migrations.migrate(empty, AT))
     assert (
@@ -183,7 +182,7 @@ def worker(address: str, seconds: int) -> Iterator[None]:
         yield
 
 
-# The cases: whatever of ours lives on the database, however it is started.
+# The cases: processes of ours that use the database, however they are started.
 USERS = [
     pytest.param(
         lambda address: session(address, "alpha-monday api"),
@@ -229,8 +228,8 @@ def quick(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("uses", "named"), USERS)
-def test_what_runs_there_keeps_its_database(filled, capsys, quick, uses, named):
-    """Not even --yes deletes the record of a running service."""
+def test_a_database_in_use_is_not_deleted(filled, capsys, quick, uses, named):
+    """The record of a running service is not deleted, even with --yes."""
     with uses(filled):
         result = command(capsys, "migrate", "--down-to", 0, "--yes", DATABASE_URL=filled)
     assert result.exit_code == 1
@@ -239,14 +238,14 @@ def test_what_runs_there_keeps_its_database(filled, capsys, quick, uses, named):
     assert counted(filled) == 1200
 
 
-def test_a_worker_that_is_long_gone_keeps_nothing(filled, capsys):
+def test_a_dead_worker_does_not_prevent_the_command(filled, capsys):
     """A killed worker and another program's session do not prevent the command."""
     with worker(filled, 60), session(filled, "psql"):
         result = command(capsys, "migrate", "--down-to", 12, "--yes", DATABASE_URL=filled)
     assert result.exit_code == 0, result.error
 
 
-def test_a_service_without_a_worker_keeps_its_database(filled, capsys, tmp_path):
+def test_the_database_of_a_service_without_a_worker_is_not_deleted(filled, capsys, tmp_path):
     """A real service is recognised by the names of its sessions."""
     with served("serve", "--no-worker", cwd=tmp_path, DATABASE_URL=filled) as url:
         until(lambda: httpx.get(f"{url}/health").status_code == 200, 30)
@@ -284,19 +283,19 @@ async def test_a_service_that_starts_meanwhile_is_refused(filled):
             await asyncio.sleep(0.02)
         raise AssertionError("The service did not wait.")
 
-    await migrations.migrate(filled, AT, 0, guard)
+    await migrations.migrate(conninfo=filled, at=AT, down_to=0, guard=guard)
     with pytest.raises(ConfigurationError, match=r"lacks migration 0001"):
         await starting[0]
 
 
-async def test_a_guard_that_refuses_keeps_everything(filled):
+async def test_a_refusing_guard_prevents_the_deletion(filled):
     """If a process is found between the question and the deletion, nothing is deleted."""
 
     async def guard(_: psycopg.AsyncConnection) -> None:
         raise Refused("A service was started.")
 
     with pytest.raises(Refused):
-        await migrations.migrate(filled, AT, 0, guard)
+        await migrations.migrate(conninfo=filled, at=AT, down_to=0, guard=guard)
     assert len([step for step in await migrations.status(filled) if step.applied_at]) == 13
     assert counted(filled) == 1200
 
@@ -383,8 +382,10 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
-def test_a_damaged_folder_is_not_cleared_away(tmp_path, capsys, damage):
-    """It may be all that is left of a record; only `db reset --live-record` deletes it."""
+def test_a_damaged_folder_is_not_deleted(tmp_path, capsys, damage):
+    """
+    A damaged folder may be all that is left of a record; only `db reset --live-record` deletes it.
+    """
     server = EmbeddedPostgres(tmp_path / ".alpha-monday" / "postgres", FAST_SETTINGS)
     with server:
         pass
@@ -405,7 +406,7 @@ def test_a_damaged_folder_is_not_cleared_away(tmp_path, capsys, damage):
     assert not server.data.exists()
 
 
-def test_what_cannot_be_deleted_is_not_said_to_be(tmp_path, monkeypatch):
+def test_files_that_cannot_be_deleted_are_reported(tmp_path, monkeypatch):
     """
     If files remain, the exit code is not 0, and the command does not print that they are
     deleted.

@@ -71,11 +71,11 @@ def a_worker(database) -> Callable[[float], int]:
 def jobs(commanded, database) -> Callable[..., CommandResult]:
     """Run `alpha-monday jobs ...` on the test's database."""
 
-    def said(*arguments: object) -> CommandResult:
+    def run_jobs(*arguments: object) -> CommandResult:
         code, out, err = commanded("jobs", *arguments, DATABASE_URL=database)
         return CommandResult(code, out, without_place(err))
 
-    return said
+    return run_jobs
 
 
 # list
@@ -90,7 +90,7 @@ async def test_list(harness, jobs, a_job, a_worker):
     await harness.rows("DELETE FROM procrastinate_jobs WHERE args ->> 'day' NOT IN ('2', '3')")
     (second,), (third,) = await harness.rows("SELECT id FROM procrastinate_jobs ORDER BY id")
     failed = a_job("failed", attempts=5)
-    later_failed = a_job("failed", args={"batch_id": "nobody's", "day": 1})
+    later_failed = a_job("failed", args={"batch_id": "no-batch", "day": 1})
     runs = a_job(
         "doing",
         worker_id=a_worker(1),
@@ -115,7 +115,7 @@ async def test_list(harness, jobs, a_job, a_worker):
 
 
 def test_list_filters(jobs, a_job):
-    """By status, task and number; `all` shows all of them."""
+    """The list can be filtered by status, task and number; `all` shows all jobs."""
     waits, done, cancelled = (
         a_job(),
         a_job("succeeded", task="pick_week", args={"timestamp": 0}),
@@ -224,7 +224,7 @@ def test_show_odd_arguments(jobs, a_job, args):
 
 
 def test_retry_what_failed(jobs, a_job, database):
-    """It waits again, under its own id and without strikes."""
+    """A failed job waits again, under its own id and without strikes."""
     id = a_job("failed", attempts=5)
     with psycopg.connect(database) as conn:
         conn.execute("INSERT INTO operations.strikes (job_id, surprises) VALUES (%s, 5)", (id,))
@@ -295,8 +295,8 @@ def test_retry_refuses(jobs, a_job, a_worker):
     done = a_job("succeeded")
     over = a_job("failed", task="pick_week", args={"timestamp": int(LONG_AGO.timestamp())})
     twin = a_job("failed")
-    nobody = twin + 1000
-    code, out, err = jobs("retry", waits, runs, done, over, twin, nobody)
+    unknown = twin + 1000
+    code, out, err = jobs("retry", waits, runs, done, over, twin, unknown)
     assert (code, out) == (1, "")
     when = f"{at.astimezone(calendar.NEW_YORK):%A, %Y-%m-%d %H:%M} in New York"
     lines = err.splitlines()
@@ -311,7 +311,7 @@ def test_retry_refuses(jobs, a_job, a_worker):
         f"Job {over} belongs to the Monday 2026-01-05, which is over: picks are never back-dated."
     )
     assert f"Job {waits} has the same task and arguments as job {twin}" in lines[4]
-    assert f"There is no job {nobody}: `alpha-monday jobs list` shows the jobs." in lines[5]
+    assert f"There is no job {unknown}: `alpha-monday jobs list` shows the jobs." in lines[5]
 
 
 def test_retry_does_what_it_can(jobs, a_job):
@@ -368,8 +368,8 @@ def test_cancel(jobs, a_job, a_worker):
     assert out.splitlines() == [
         f"Job {checkpoint} is cancelled. The reconciliation defers its checkpoint again when it is "
         "due, because the record needs it.",
-        f"Job {monday} is cancelled. If its Monday has no batch, the reconciliation starts it "
-        "again until it is over.",
+        f"Job {monday} is cancelled. If its Monday has no batch and is not over, the "
+        "reconciliation defers a new job.",
         f"Job {retake} is cancelled. If its batch is active, the reconciliation takes the skipped "
         "checkpoint again tomorrow.",
         f"Job {other} is cancelled.",
@@ -435,7 +435,7 @@ async def test_a_real_worker_that_is_killed(database, pool, harness, on_record, 
             stderr=subprocess.DEVNULL,
         ) as worker:
             try:
-                await asyncio.wait_for(provider.asked.wait(), 30)
+                await asyncio.wait_for(provider.request_arrived.wait(), 30)
                 assert jobs("stalled").exit_code == 0
                 assert f"Job {job} is running under worker" in jobs("retry", job).error
             finally:
@@ -481,7 +481,7 @@ async def test_a_real_worker_that_is_killed(database, pool, harness, on_record, 
 def test_what_is_no_id(commanded, command, id):
     """One clear line with the exit code for misuse, before the database is used."""
     code, out, err = commanded(
-        "jobs", command, id, DATABASE_URL="postgresql://nobody@127.0.0.1:1/none"
+        "jobs", command, id, DATABASE_URL="postgresql://user@127.0.0.1:1/none"
     )
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
@@ -512,7 +512,7 @@ def test_misuse(commanded, arguments, says):
 def test_without_a_database(commanded):
     """One line names it, without its password."""
     code, _, err = commanded(
-        "jobs", "list", DATABASE_URL="postgresql://nobody:secret-word@127.0.0.1:1/none"
+        "jobs", "list", DATABASE_URL="postgresql://user:secret-word@127.0.0.1:1/none"
     )
     assert code == 1
     assert "The database at 127.0.0.1:1/none cannot be reached" in err

@@ -207,7 +207,8 @@ async def test_an_empty_record(harness, words):
 
 async def test_an_outage_of_three_weeks(harness, words, alive):
     """
-    Shows what was missed and what is overdue, then what is done about it, and at last the result.
+    The output shows what was missed and what is overdue, then what is done about it, and at last
+    the result.
     """
     await harness.make_batch(date(2026, 10, 5))
     await harness.rows("DELETE FROM procrastinate_jobs")
@@ -235,7 +236,7 @@ async def test_an_outage_of_three_weeks(harness, words, alive):
 
     await harness.rows("UPDATE procrastinate_jobs SET attempts = 1 WHERE args ->> 'day' <> '3'")
     _, _, to_do = await words()
-    assert len(to_do) == 1  # it came to them in vain
+    assert len(to_do) == 1  # it tried them without success
     assert to_do[0].startswith(
         "Day 1 of 2026-10-05 is overdue by 22 d 5 h, although a worker runs. 12 other checkpoints "
         "are overdue, too. To find the reason, run `"
@@ -311,7 +312,9 @@ async def test_quota_spent(harness, words, alive):
 
 
 async def test_a_failed_monday(harness, words, alive):
-    """It can be run again on the same day. Later only a wrong setting needs a person."""
+    """
+    A failed Monday can be run again on the same day. Later only a wrong setting needs a person.
+    """
     harness.world.model = [make_completion("no json")]
     await harness.begin()
     await alive()
@@ -344,8 +347,11 @@ async def test_a_monday_that_failed_for_its_settings(harness, words, alive):
     )
 
 
-async def test_a_monday_that_nobody_begins(harness, words):
-    """With a worker but without a job a person must act. With a job the Monday is under way."""
+async def test_a_monday_without_a_job(harness, words):
+    """
+    A worker runs, but no job exists for the Monday: a person must act. With a job the Monday is
+    under way.
+    """
     await harness.rows("INSERT INTO procrastinate_workers DEFAULT VALUES")
     await harness.rows(
         "INSERT INTO operations.upkeep (last_round_at) VALUES (%s)", harness.clock.now()
@@ -366,7 +372,7 @@ async def test_a_monday_that_nobody_begins(harness, words):
     assert to_do == []
 
 
-async def test_upkeep_that_stopped(harness, words, alive):
+async def test_reconciliation_that_stopped(harness, words, alive):
     """A worker alone is not enough: the reconciliation must run, too."""
     await harness.make_batch()
     await alive()
@@ -429,7 +435,7 @@ async def test_a_failed_weekly_job(harness, words, alive):
 
 
 async def test_stalled_jobs(harness, words, alive):
-    """They are a note: a running service returns them to the queue."""
+    """Stalled jobs are a note: a running service returns them to the queue."""
     await harness.make_batch()
     await alive()
     await harness.rows("UPDATE procrastinate_jobs SET status = 'doing' WHERE args ->> 'day' = '1'")
@@ -471,7 +477,10 @@ async def test_a_morning_that_waits_for_a_close(harness, words, alive):
 
 
 async def test_a_skipped_checkpoint(harness, words, alive):
-    """The missing price is a note at first. If that lasts, a person learns what to do."""
+    """
+    The missing price is a note at first. If it stays missing, the output says what a person must
+    do.
+    """
     await harness.make_batch()
     harness.world.absent.add(("AAPL", MONDAY))
     harness.clock.time = new_york(TUESDAY, 21)
@@ -494,9 +503,7 @@ async def test_a_skipped_checkpoint(harness, words, alive):
     )
 
 
-async def test_a_providers_words_do_not_reach_the_terminal_as_they_are(
-    harness, words, commanded, database
-):
+async def test_a_providers_text_is_escaped(harness, words, commanded, database):
     """A stored text of a provider stays one line, and no escape sequence is printed."""
     await harness.make_batch()
     harness.world.instead = [says({"Information": "\x1b[2J premium\nto do: pay"})] * 9
@@ -513,8 +520,8 @@ async def test_a_providers_words_do_not_reach_the_terminal_as_they_are(
 
 
 @pytest.fixture
-def told_time(database) -> str:
-    """The address of a rehearsal's database whose time stands still on a Tuesday at noon."""
+def rehearsal_address(database) -> str:
+    """The address of a rehearsal's database whose clock stands still on a Tuesday at noon."""
     with psycopg.connect(database) as conn:
         conn.execute("CREATE SCHEMA told")
         conn.execute(
@@ -526,19 +533,19 @@ def told_time(database) -> str:
     return database
 
 
-def test_a_rehearsals_time(told_time, commanded):
+def test_a_rehearsals_time(rehearsal_address, commanded):
     """The lines use the rehearsal's time, and say that it is a rehearsal."""
-    code, out, err = commanded("status", DATABASE_URL=told_time)
+    code, out, err = commanded("status", DATABASE_URL=rehearsal_address)
     assert (code, without_place(err)) == (0, "")
     assert out.startswith(
         "now: Tuesday, 2026-10-27 12:00 in New York (rehearsed: all of it is made up)\n"
     )
     assert out.endswith("\nAll is well.\n")
-    with psycopg.connect(told_time) as conn:
+    with psycopg.connect(rehearsal_address) as conn:
         conn.execute(
             "UPDATE queue.procrastinate_workers SET last_heartbeat = now() - interval '3 h'"
         )
-    code, out, _ = commanded("status", "--rehearsal", DATABASE_URL=told_time)
+    code, out, _ = commanded("status", "--rehearsal", DATABASE_URL=rehearsal_address)
     assert code == 1
     assert out.splitlines()[-1] == (
         "to do: No worker runs (the last heartbeat was 3 h ago), so nothing is picked or measured: "
@@ -547,9 +554,9 @@ def test_a_rehearsals_time(told_time, commanded):
     )
 
 
-async def test_json(harness, commanded, told_time):
+async def test_json(harness, commanded, rehearsal_address):
     """One document with everything, times in UTC; the exit code is the same."""
-    code, out, err = commanded("status", "--json", DATABASE_URL=told_time)
+    code, out, err = commanded("status", "--json", DATABASE_URL=rehearsal_address)
     assert (code, without_place(err)) == (0, "")
     printed = json.loads(out)
     assert (printed["well"], printed["to_do"], printed["notes"], printed["rehearsed"]) == (
@@ -562,7 +569,7 @@ async def test_json(harness, commanded, told_time):
     assert printed["next_monday_at"] == "2026-11-02T14:00:00Z"
     await harness.make_batch(date(2026, 10, 19))
     await harness.rows("DELETE FROM procrastinate_jobs")
-    code, out, err = commanded("status", "--json", DATABASE_URL=told_time)
+    code, out, err = commanded("status", "--json", DATABASE_URL=rehearsal_address)
     assert (code, without_place(err)) == (1, "")
     printed = json.loads(out)
     assert printed["well"] is False
@@ -581,8 +588,7 @@ async def test_json(harness, commanded, told_time):
     assert printed["next_checkpoints"][0]["due_at"] == "2026-10-28T13:00:00Z"
 
 
-# The kind: "All is well." below a line that says what is not. `overdue: 1` and it were said in one
-# breath.
+# The kind: "All is well." below a line about a fault, as once below `overdue: 1`.
 @pytest.mark.parametrize(
     ("changes", "line", "well"),
     [
@@ -603,8 +609,8 @@ async def test_json(harness, commanded, told_time):
         ),
     ],
 )
-async def test_all_is_well_is_never_said_of_what_is_not(
-    harness, commanded, told_time, alive, changes, line, well
+async def test_all_is_well_is_not_printed_if_something_is_wrong(
+    harness, commanded, rehearsal_address, alive, changes, line, well
 ):
     """The last line is another one then. The exit code stays 0, because no person is needed."""
     if "failed" in changes:
@@ -630,13 +636,16 @@ async def test_all_is_well_is_never_said_of_what_is_not(
             "SELECT 'alphavantage', 'SPLITS', 'XOM', at, at, 'answered' FROM generate_series("
             "timestamptz '2026-10-27 11:00-04', timestamptz '2026-10-27 11:58-04', '1 min') AS at"
         )
-    code, out, err = commanded("status", DATABASE_URL=told_time)
+    code, out, err = commanded("status", DATABASE_URL=rehearsal_address)
     assert (code, without_place(err), line in out) == (0, "", True), out
     assert out.splitlines()[-1] == ("No action is needed." if changes else "All is well.")
-    assert json.loads(commanded("status", "--json", DATABASE_URL=told_time).output)["well"] is well
+    assert (
+        json.loads(commanded("status", "--json", DATABASE_URL=rehearsal_address).output)["well"]
+        is well
+    )
 
 
-async def test_the_keys_of_json(harness, commanded, told_time):
+async def test_the_keys_of_json(harness, commanded, rehearsal_address):
     """
     The keys and their order never change, because scripts depend on them. No list is empty here.
     """
@@ -662,7 +671,7 @@ async def test_the_keys_of_json(harness, commanded, told_time):
     await harness.rows("UPDATE procrastinate_jobs SET status = 'failed' WHERE id = %s", failed)
     await harness.rows("UPDATE procrastinate_jobs SET status = 'doing' WHERE id = %s", stalled)
 
-    _, out, _ = commanded("status", "--json", DATABASE_URL=told_time)
+    _, out, _ = commanded("status", "--json", DATABASE_URL=rehearsal_address)
     printed = json.loads(out)
     # Compared as text, because the order counts.
     assert json.dumps(keys_of(printed), indent=1) == json.dumps(KEYS, indent=1)
@@ -679,11 +688,11 @@ def keys_of(value: object) -> object:
     return None
 
 
-def test_as_a_process(told_time, tmp_path):
+def test_as_a_process(rehearsal_address, tmp_path):
     """The process has the same exit code, also without a database or a schema."""
-    assert run("status", cwd=tmp_path, DATABASE_URL=told_time).returncode == 0
+    assert run("status", cwd=tmp_path, DATABASE_URL=rehearsal_address).returncode == 0
     done = run(
-        "status", cwd=tmp_path, DATABASE_URL="postgresql://nobody:secret-word@127.0.0.1:1/none"
+        "status", cwd=tmp_path, DATABASE_URL="postgresql://user:secret-word@127.0.0.1:1/none"
     )
     assert (done.returncode, len(done.stderr.splitlines()), "secret-word" in done.stderr) == (
         1,
@@ -693,7 +702,7 @@ def test_as_a_process(told_time, tmp_path):
 
 
 def test_an_unmigrated_database(empty, commanded):
-    """It is refused, and the message names the command."""
+    """A database without migrations is refused, and the message names the command."""
     code, out, err = commanded("status", DATABASE_URL=empty)
     assert (code, out) == (1, "")
     assert "lacks migration 0001 (record). Run `alpha-monday migrate`" in err
@@ -745,7 +754,7 @@ def test_lasting(span, text):
         pytest.param("", " (PROVIDER_ERROR).", id="nothing"),
     ],
 )
-def test_a_note_inside_of_a_sentence(note, ending):
+def test_a_stored_text_within_a_sentence(note, ending):
     """The line ends with one punctuation mark."""
     skipped = snapshot.SkippedCheckpoint(
         run_date=MONDAY, day=1, due_at=new_york(TUESDAY), reason="PROVIDER_ERROR", note=note

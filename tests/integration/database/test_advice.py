@@ -76,6 +76,13 @@ def test_the_right_to_create_is_given_by_the_statement_that_is_named(empty, role
     assert len(lines) == 2
 
 
+def test_a_right_on_a_function_of_the_record():
+    """The statement names the function: a function of the queue would not help."""
+    error = psycopg.errors.InsufficientPrivilege("permission denied for function absent")
+    text = advice.permission_denied_message("host=127.0.0.1 user=someone dbname=record", error)
+    assert text.endswith("run GRANT EXECUTE ON FUNCTION public.absent TO someone;")
+
+
 def test_no_right_is_wanted_where_nothing_is_to_be_done(empty, role, capsys):
     """A user who may not create anything can use an up-to-date database."""
     asyncio.run(migrations.migrate(empty, AT))
@@ -341,8 +348,8 @@ def test_a_folder_that_has_one_is_used_and_named(tmp_path):
         for words in (["migrate"], ["backup", "record.zip"]):
             done = run(*words, cwd=tmp_path)
             assert (done.returncode, done.stderr.splitlines()[0]) == (0, place), done.stderr
-        looked = run("status", "--rehearsal", cwd=tmp_path)
-        assert "holds no rehearsal" in the_line(looked.stderr)
+        result = run("status", "--rehearsal", cwd=tmp_path)
+        assert "holds no rehearsal" in the_line(result.stderr)
         server = make_conninfo(up.stdout.strip(), dbname="postgres")
         with psycopg.connect(server, autocommit=True) as conn:
             names = conn.execute(
@@ -350,9 +357,9 @@ def test_a_folder_that_has_one_is_used_and_named(tmp_path):
             ).fetchall()
             conn.execute("ALTER DATABASE alpha_monday RENAME TO rehearsal")
         assert names == [("alpha_monday",), ("postgres",)]
-        looked = run("show", cwd=tmp_path)
-        assert "holds no live record, only a rehearsal" in the_line(looked.stderr)
-        assert "With `--rehearsal` this command uses the record of `make run`" in looked.stderr
+        result = run("show", cwd=tmp_path)
+        assert "holds no live record, only a rehearsal" in the_line(result.stderr)
+        assert "With `--rehearsal` this command uses the record of `make run`" in result.stderr
     finally:
         run("db", "down", cwd=tmp_path)
     stopped = run("show", cwd=tmp_path, DATABASE_URL=up.stdout.strip())
@@ -374,7 +381,7 @@ def test_a_postgres_that_is_too_old(empty, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 70, f"{'x' * 64}.example", "ü" * 64], ids=ascii)
-def test_a_host_that_cannot_be_one(capsys, host):
+def test_an_invalid_host(capsys, host):
     """Python raises a UnicodeError for such a host before it sends a request."""
     result = command(capsys, "status", DATABASE_URL=f"postgresql://u:s3cr3t@{host}/d")
     assert result.exit_code == 1

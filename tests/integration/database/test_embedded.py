@@ -1,6 +1,6 @@
 """
-The embedded Postgres after accidents: a kill, a process id of another program, a folder of another
-user.
+The embedded Postgres after accidents: a kill, a start that takes too long, a process id of another
+program, a folder of another user.
 """
 
 import os
@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from app.database import embedded
 from app.database.embedded import FAST_SETTINGS, EmbeddedPostgres
 from app.errors import ConfigurationError
 
@@ -74,16 +75,34 @@ def test_an_owner_that_ends_without_a_server(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"lock", "mark"}
 
 
-def test_a_number_that_another_process_has_by_now(tmp_path):
+@pytest.mark.parametrize("detach", [False, True], ids=["owned", "detached"])
+def test_a_server_that_does_not_accept_connections_in_time(tmp_path, monkeypatch, detach):
+    """
+    A start that fails stops its server, also a detached one, and releases the lock: the next start
+    works.
+    """
+    postgres = EmbeddedPostgres(tmp_path, FAST_SETTINGS)
+    with monkeypatch.context() as patches:
+        patches.setattr(embedded, "_TIMEOUT", 2.0)
+        patches.setattr(postgres, "is_running", lambda: False)
+        with pytest.raises(ConfigurationError, match="does not start"):
+            postgres.start(detach=detach)
+    assert postgres.process
+    assert postgres.process.poll() is not None
+    assert not postgres.is_detached
+    assert lives(tmp_path)
+
+
+def test_a_process_id_that_another_program_has(tmp_path):
     """After a crash the server's old process id may belong to another program."""
     assert lives(tmp_path)
-    with subprocess.Popen(["sleep", "60"]) as stranger:
+    with subprocess.Popen(["sleep", "60"]) as other:
         (tmp_path / "data" / "postmaster.pid").write_text(
-            f"{stranger.pid}\n{tmp_path}\n1\n5432\n/tmp\n\n 1 1\nready\n"
+            f"{other.pid}\n{tmp_path}\n1\n5432\n/tmp\n\n 1 1\nready\n"
         )
         assert lives(tmp_path)
-        assert stranger.poll() is None
-        stranger.kill()
+        assert other.poll() is None
+        other.kill()
 
 
 def test_a_socket_folder_that_others_can_reach(tmp_path):

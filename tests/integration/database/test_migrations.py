@@ -145,7 +145,7 @@ def test_up_to_date(empty):
 
 
 @pytest.mark.parametrize("number", [-1, LAST + 1])
-def test_a_number_that_is_none(empty, number):
+def test_an_unknown_number(empty, number):
     """Going down to a migration that does not exist is refused."""
     with pytest.raises(
         ConfigurationError, match=rf"^--down-to takes a number from 0 to {LAST}, not {number}\.$"
@@ -740,12 +740,12 @@ CHANGES = [
     pytest.param(
         "UPDATE checkpoints SET checkpoint_date = '2026-01-09' WHERE day = 1",
         "checkpoint_date_is_run_date_plus_day",
-        id="a checkpoint moved",
+        id="the date of a checkpoint changed",
     ),
     pytest.param(
         f"UPDATE pick_checkpoint_metrics SET checkpoint_id = '{id_(32)}'",
         "metrics_are_of_a_computed_checkpoint_of_the_same_batch",
-        id="a metric moved",
+        id="the checkpoint of a metric changed",
     ),
     pytest.param("UPDATE closes SET close = 1", "readings_are_never_changed", id="a close changed"),
     pytest.param("DELETE FROM closes", "readings_are_never_changed", id="a close deleted"),
@@ -1073,16 +1073,16 @@ def test_a_skipped_checkpoint_may_be_computed_later(record):
         "day = 2",
         [id_(1)],
     )
-    kept = record.execute(
+    skip = record.execute(
         "SELECT skip_reason, skipped_at FROM checkpoints WHERE day = 2"
     ).fetchone()
-    assert kept == ("MISSING_CLOSE", at("2026-01-07 14:00"))
+    assert skip == ("MISSING_CLOSE", at("2026-01-07 14:00"))
     with pytest.raises(psycopg.errors.CheckViolation) as refused:
         record.execute(GOES_BACK.replace("day = 1", "day = 2"))
     assert refused.value.diag.constraint_name == "a_computed_checkpoint_never_goes_back"
 
 
-def test_upkeep_is_told_of_in_one_row(migrated):
+def test_the_state_of_reconciliation_is_one_row(migrated):
     """
     A second row in operations.upkeep is refused by a named constraint, even if it has another
     key.
@@ -1106,7 +1106,7 @@ def test_upkeep_is_told_of_in_one_row(migrated):
         ("heartbeats", {"ended_at": AT}, "a_heartbeat_ends_with_an_outcome"),
     ],
 )
-def test_messages_that_cannot_be(migrated, table, row, constraint):
+def test_invalid_messages(migrated, table, row, constraint):
     """
     A message's outcome and time must both be set; only an alert about a spent quota has an end.
     """
@@ -1128,7 +1128,7 @@ def test_messages_that_cannot_be(migrated, table, row, constraint):
         assert refused.value.diag.constraint_name == constraint
 
 
-def test_every_rule_is_tried(migrated):
+def test_every_rule_has_a_case(migrated):
     """Every constraint and every trigger of the record has a case above."""
     with psycopg.connect(migrated) as conn:
         constraints = conn.execute(
@@ -1159,7 +1159,7 @@ def test_every_rule_is_tried(migrated):
     }
 
 
-def test_the_time_of_a_migration_is_told(empty):
+def test_the_time_of_a_migration_is_the_callers(empty):
     """The history has the time that the caller passed, not the server's."""
     later = AT + timedelta(days=400)
     asyncio.run(migrations.migrate(empty, later))

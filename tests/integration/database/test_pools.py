@@ -55,16 +55,16 @@ async def test_a_connection_that_ended_in_the_pool_is_replaced(one, database):
     assert await pid_of(one) != pid
 
 
-async def test_a_connection_that_lives_is_not_asked(one, database):
+async def test_a_live_connection_is_not_checked(one, database):
     """Taking a connection from the pool sends nothing to Postgres."""
     async with one.connection() as conn:
-        await conn.execute("SELECT 'the last that was asked'")
+        await conn.execute("SELECT 'the last statement'")
     pid = await pid_of(one)
     with psycopg.connect(database, autocommit=True) as conn:
         (last,) = conn.execute(
             "SELECT query FROM pg_stat_activity WHERE pid = %s", (pid,)
         ).fetchone()
-    assert last == "SELECT 'the last that was asked'"
+    assert last == "SELECT 'the last statement'"
 
 
 # Messages that Postgres sends without a query. After one, the pool must check whether an idle
@@ -211,7 +211,7 @@ async def test_an_absent_database_is_tried_again_every_few_seconds(database, is_
                 assert await (await conn.execute("SELECT 1")).fetchone() == (1,), name
 
 
-async def test_one_that_waits_when_the_pool_gives_up(database):
+async def test_a_request_that_waits_when_the_pool_gives_up(database):
     """
     A request that waits when the pool gives up still gets a connection, although no other
     request comes.
@@ -280,7 +280,7 @@ async def test_a_connection_that_fell_silent_is_ended(database):
             await conn.execute("SELECT 1")
 
 
-# A session that cannot write. The cases: whatever writes over a pooled connection.
+# A session that cannot write. The cases: all code that writes over a pooled connection.
 
 Writes = Callable[[pools.Pool], Awaitable[object]]
 WRITE = "INSERT INTO operations.mended (kind, times) VALUES ('put_back', 1)"
@@ -307,9 +307,9 @@ async def with_a_lock(pool: pools.Pool) -> None:
 
 
 async def in_the_ledger(pool: pools.Pool) -> None:
-    await RequestLedger(pool, "alphavantage", rate_limits(10, 100, 1000), RealClock()).acquire(
-        "SPLITS", "KO"
-    )
+    await RequestLedger(
+        pool=pool, provider="alphavantage", limits=rate_limits(10, 100, 1000), clock=RealClock()
+    ).acquire("SPLITS", "KO")
 
 
 @pytest.mark.parametrize(
@@ -368,11 +368,11 @@ UNFIT = {
     ),
     "in another encoding": (
         [
-            "ALTER DATABASE {name} RENAME TO {name}_kept",
+            "ALTER DATABASE {name} RENAME TO {name}_renamed",
             "CREATE DATABASE {name} OWNER {role} TEMPLATE template0 ENCODING 'SQL_ASCII' "
             "LOCALE 'C'",
         ],
-        ["DROP DATABASE {name} WITH (FORCE)", "ALTER DATABASE {name}_kept RENAME TO {name}"],
+        ["DROP DATABASE {name} WITH (FORCE)", "ALTER DATABASE {name}_renamed RENAME TO {name}"],
     ),
 }
 

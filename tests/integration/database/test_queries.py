@@ -95,7 +95,7 @@ async def test_an_error_leaves_the_connection_as_it_was(one):
 
 
 @on_both_loops
-async def test_who_stops_waiting_leaves_no_answer_to_the_next(one):
+async def test_a_cancelled_statement_leaves_no_result_to_the_next(one):
     fetch = pool_fetcher(one)
     waiting = asyncio.create_task(fetch("SELECT 'late' FROM pg_sleep(0.3)", []))
     await asyncio.sleep(0.1)

@@ -259,7 +259,7 @@ def test_no_table_is_changed_in_its_form(made, role, attack):
 
 
 @both
-def test_no_table_of_the_record_is_kept_from_the_others(made, role):
+def test_no_table_of_the_record_can_be_locked_for_others(made, role):
     """A lock that blocks readers or writers of the record needs a right that neither role has."""
     with as_role(getattr(made, role)) as conn:
         for table in RECORD:
@@ -572,7 +572,7 @@ UNFIT_NAMES = {
 
 
 @pytest.mark.parametrize("case", UNFIT_NAMES)
-def test_names_that_are_none(migrated, commanded, case):
+def test_invalid_names(migrated, commanded, case):
     """An invalid name is one line, and no SQL is printed."""
     done = commanded("roles", *UNFIT_NAMES[case], DATABASE_URL=migrated)
     assert (done.exit_code, done.output) == (1, "")
@@ -781,8 +781,8 @@ def test_migrate_as_another_than_the_owner(fresh, commanded):
 @pytest.mark.parametrize("name", ["API_DATABASE_URL", "MIGRATE_DATABASE_URL", "QUEUE_DATABASE_URL"])
 async def test_an_address_of_another_database(made, empty, name):
     """
-    It is refused before a service starts or migrates: a lock over one address is not visible
-    over the other.
+    The address is refused before a service starts or migrates: a lock over one address is not
+    visible over the other.
     """
     there = {
         "DATABASE_URL": made.service,
@@ -882,7 +882,7 @@ def test_a_service_that_lacks_a_right_does_not_start(tmp_path, fresh, command):
     assert f"run GRANT INSERT ON TABLE public.journal TO {made.names.service};" in line
 
 
-async def test_an_api_that_may_write_is_told_of(made, capsys):
+async def test_an_api_user_that_may_write_is_reported(made, capsys):
     """
     `serve` says so if the user of API_DATABASE_URL may do more than read, because then that
     address is no boundary.
@@ -1123,7 +1123,7 @@ async def test_two_servers_and_two_workers_as_their_roles(tmp_path, fresh):
 
 @pytest.mark.long
 @both
-async def test_rights_that_are_too_many_are_found(fresh, role):
+async def test_excess_rights_are_named(fresh, role):
     """Each excess right is named: on a table, a column or a schema, by PUBLIC or by a role."""
     made = await applied(fresh)
     name, database = getattr(made.names, role), conninfo_to_dict(fresh)["dbname"]
@@ -1139,7 +1139,7 @@ async def test_rights_that_are_too_many_are_found(fresh, role):
         f"GRANT CREATE ON DATABASE {database} TO {name}": "CREATE on the database",
         "GRANT SELECT ON operations.roles TO PUBLIC": "SELECT on the table operations.roles",
         f"ALTER TABLE public.picks OWNER TO {name}": (
-            f"{name} owns 1 tables, for example public.picks"
+            f"{name} owns 1 table, for example public.picks"
         ),
         f"ALTER ROLE {name} CREATEROLE": f"{name} has CREATEROLE",
     }.items():

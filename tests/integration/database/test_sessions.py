@@ -46,7 +46,7 @@ PGLOCALEDIR PGDATA PGCTLTIMEOUT PG_COLOR PG_COLORS PGOAUTHDEBUG PGSSLKEYLOGFILE
 )
 NONSENSE = dict.fromkeys(VARIABLES, "nonsense")
 
-# Values that libpq would take, and that would lead elsewhere or change what is read and written.
+# Values that libpq would accept, and that would lead to another server or change data.
 PLAUSIBLE = {
     "PGHOST": "127.0.0.1",
     "PGHOSTADDR": "127.0.0.1",
@@ -59,8 +59,8 @@ PLAUSIBLE = {
     "PGTZ": "Asia/Kolkata",
     "PGTARGETSESSIONATTRS": "standby",
     "PGREQUIREAUTH": "scram-sha-256",
-    "PGREQUIREPEER": "somebody",
-    "PGUSER": "somebody",
+    "PGREQUIREPEER": "another_user",
+    "PGUSER": "another_user",
     "PGDATABASE": "elsewhere",
     "PGSERVICE": "elsewhere",
 }
@@ -130,7 +130,7 @@ def test_a_variable_of_libpq_does_not_matter(embedded, surroundings, name, value
 
 
 def test_all_of_libpqs_variables_do_not_matter(embedded, surroundings, tmp_path):
-    """The same with all variables at once, and a home folder with libpq's files."""
+    """The same holds for all variables at once, and a home folder with libpq's files."""
     (tmp_path / ".pgpass").write_text("*:*:*:*:wrong\n")
     (tmp_path / ".pg_service.conf").write_text("[nonsense]\nhost=127.0.0.1\nport=1\n")
     for name, value in {**NONSENSE, "HOME": str(tmp_path), "PGSYSCONFDIR": str(tmp_path)}.items():
@@ -140,7 +140,7 @@ def test_all_of_libpqs_variables_do_not_matter(embedded, surroundings, tmp_path)
 
 def test_a_rehearsal_ignores_libpqs_variables(tmp_path):
     """
-    The same in a rehearsal with all variables, and in the processes that it starts: the
+    The same holds for a rehearsal with all variables and for the processes that it starts: the
     simulators read the time from its database.
     """
     rehearsed = run(
@@ -154,7 +154,8 @@ def test_a_rehearsal_ignores_libpqs_variables(tmp_path):
 @pytest.mark.parametrize("handed_on", [False, True], ids=["of the folder", "as DATABASE_URL"])
 def test_a_service_ignores_libpqs_variables(tmp_path, handed_on):
     """
-    The same in `db up` and `serve`, also if the operator passes the address on as DATABASE_URL.
+    The same holds for `db up` and `serve`, also if the operator passes the address on as
+    DATABASE_URL.
     """
     up = run("db", "up", cwd=tmp_path, **NONSENSE)
     try:
@@ -268,8 +269,8 @@ def test_tls_variables_stay_an_operators(surroundings):
     assert sessions.full_environment()["PGSSLMODE"] == "verify-full"
 
 
-def test_the_options_of_an_address_are_kept(database):
-    """The options of an address apply, unless our settings, which follow, override them."""
+def test_the_options_of_an_address_apply(database):
+    """The options of an address apply, unless our settings override them."""
     address = make_conninfo(
         database, options="-c work_mem=5MB -c timezone=Asia/Tokyo -c search_path=elsewhere"
     )
@@ -387,7 +388,9 @@ async def test_the_ledger_keeps_its_limit_whatever_isolation_is_the_default(
         )
     async with pools.opened(pools.make_pool(address, max_size=10, min_size=10)) as pool:
         clock = HandSetClock(datetime(2026, 1, 5, 14, tzinfo=UTC))
-        ledger = RequestLedger(pool, "alpha", [RateLimit(2, timedelta(hours=1))], clock)
+        ledger = RequestLedger(
+            pool=pool, provider="alpha", limits=[RateLimit(2, timedelta(hours=1))], clock=clock
+        )
         requests = [ledger.acquire("DAILY", f"T{number}") for number in range(10)]
         answers = await asyncio.gather(*requests, return_exceptions=True)
     assert Counter(map(type, answers)) == {Grant: 2, QuotaSpent: 8}
@@ -494,7 +497,7 @@ def test_every_command_refuses_another_encoding(tmp_path, commanded, encoded, ba
 
 
 def test_a_service_refuses_another_encoding(tmp_path, encoded):
-    """So does a process that would bring the database up to date first."""
+    """A process that would bring the database up to date first refuses it, too."""
     address = encoded("SQL_ASCII")
     refused = run("serve", "--migrate", cwd=tmp_path, DATABASE_URL=address, **KEYS)
     check_refused_untouched(address, refused.returncode, refused.stderr)
@@ -527,7 +530,7 @@ CONNECTS = re.compile(
 
 
 def test_no_other_place_connects():
-    """Every connection of the product and its tools is made by `app/database/sessions.py`."""
+    """Every connection of the product and of `dev/` is made by `app/database/sessions.py`."""
     places = {
         str(path.relative_to(HOUSE))
         for folder in ("app", "jobs", "graphql", "dev")
@@ -553,7 +556,10 @@ def test_a_connection_is_seen(text):
 
 
 def test_the_address_of_an_embedded_server_is_known(embedded):
-    """It is recognised by its socket's folder, also if it is passed on as DATABASE_URL."""
+    """
+    The embedded server is recognised by its socket's folder, also if it is passed on as
+    DATABASE_URL.
+    """
     assert sessions.is_embedded(conninfo_to_dict(embedded.address()))
     assert not sessions.is_embedded({"host": "/tmp"})
     assert not sessions.is_embedded({"host": "/var/run/postgresql"})

@@ -1,4 +1,7 @@
-"""Rules about what an entry holds, what may change between two mentions, and what people record."""
+"""
+Rules about the contents of an entry, about changes between two mentions of a row, and about manual
+changes.
+"""
 
 import copy
 from collections.abc import Callable
@@ -30,7 +33,7 @@ def monday(contents: Contents, run_date: str = MONDAY) -> Content:
 
 
 def edited(member: str, **values: str | None) -> Callable[[Contents], None]:
-    """Return a change of a row of a day's entry; None takes a column out."""
+    """Return a change of a row in the entry of day 3; None removes a column."""
 
     def change(contents: Contents) -> None:
         row = day(contents)[member]
@@ -44,7 +47,7 @@ def edited(member: str, **values: str | None) -> Callable[[Contents], None]:
 
 
 def added(kind: str, member: str, **more: Any) -> Callable[[Contents], None]:
-    """Return a change that puts an entry about the first pick of the Monday at the end."""
+    """Return a change that appends an entry about the first pick of the Monday."""
 
     def change(contents: Contents) -> None:
         pick = {**monday(contents)["picks"][0]}
@@ -67,7 +70,7 @@ def added(kind: str, member: str, **more: Any) -> Callable[[Contents], None]:
 
 
 def corrected(*corrections: dict[str, str], **changes: str) -> Callable[[Contents], None]:
-    """Return a change that corrects columns of the first metric of a day at the end."""
+    """Return a change that appends a correction of the first metric of day 3."""
 
     def change(contents: Contents) -> None:
         entry = day(contents)
@@ -111,35 +114,35 @@ def another_reasoning(contents: Contents) -> None:
 
 
 def a_metric_of_another_day(contents: Contents) -> None:
-    """Let a metric be of the day before."""
+    """Give a metric the checkpoint of the day before."""
     day(contents)["metrics"][0]["checkpoint_id"] = day(contents, "2")["checkpoint"]["id"]
 
 
 def a_metric_of_another_batch(contents: Contents) -> None:
-    """Let a metric be of a pick of another Monday."""
+    """Give a metric a pick of another Monday."""
     pick = monday(contents, "2026-10-05")["picks"][0]
     day(contents)["metrics"][0]["pick_id"] = pick["id"]
 
 
 def a_pick_of_another_batch(contents: Contents) -> None:
-    """Let a pick be of another Monday."""
+    """Give a pick the batch of another Monday."""
     batch = monday(contents, "2026-10-05")["batch"]
     monday(contents)["picks"][0]["batch_id"] = batch["id"]
 
 
 def a_checkpoint_of_no_batch(contents: Contents) -> None:
-    """Let a checkpoint be of a batch that the journal does not have."""
+    """Give a checkpoint a batch that the journal does not have."""
     day(contents, "6")["checkpoint"]["batch_id"] = "00000000-0000-4000-8000-000000000000"
 
 
 def a_pick_that_comes_later(contents: Contents) -> None:
-    """Let a day's entry bring a fourth pick."""
+    """Add a fourth pick in a day's entry."""
     fourth = {**monday(contents)["picks"][0], "id": "00000000-0000-4000-8000-000000000004"}
     day(contents)["picks"] = [{**fourth, "position": "3", "ticker": "ZZZZ"}]
 
 
 def a_day_in_a_batch_entry(contents: Contents) -> None:
-    """Let a Monday begin with day 1."""
+    """Put day 1 into the entry of a batch in place of day 0."""
     monday(contents)["checkpoint"]["day"] = "1"
 
 
@@ -150,24 +153,24 @@ def created_later(contents: Contents) -> None:
 
 
 def answered_after(contents: Contents) -> None:
-    """Let an answer come after it was journalled."""
+    """Let an answer arrive after it was journalled."""
     entry_of(contents, "GENERATION", run_date=MONDAY)["generation"]["answered_at"] = (
         "2026-10-13T15:00:00.000000Z"
     )
 
 
 def without_closes(contents: Contents) -> None:
-    """Leave out a member of a Monday's entry."""
+    """Remove a member of the entry of a batch."""
     del monday(contents)["closes"]
 
 
 def with_a_metric(contents: Contents) -> None:
-    """Put metrics into a Monday's entry."""
+    """Add metrics to the entry of a batch."""
     monday(contents)["metrics"] = day(contents)["metrics"]
 
 
 def a_list_for_one(contents: Contents) -> None:
-    """Write two batches where one must be."""
+    """Write a list where a single batch belongs."""
     monday(contents)["batch"] = [monday(contents)["batch"]]
 
 
@@ -180,10 +183,10 @@ ENDED = {"last_session": "2026-10-20", "value": "12.5000", "source": "8-K"}
 RENAMED = {"from_session": "2026-10-20", "source": "8-K", "forced": "true"}
 
 
-def adopted(**said: str | None) -> Callable[[Contents], None]:
+def adopted(**values: str | None) -> Callable[[Contents], None]:
     """
-    Return a change that bases a metric on a later reading of its price; `said` are the correction's
-    values.
+    Return a change that bases a metric on a later reading of its price; `values` are the
+    correction's values.
     """
 
     def change(contents: Contents) -> None:
@@ -197,7 +200,7 @@ def adopted(**said: str | None) -> Callable[[Contents], None]:
         entry = contents[-1]
         entry["closes"] = [close | {"id": ANOTHER, "read_at": entry["at"]}]
         (correction,) = entry["corrections"]
-        for name, value in said.items():
+        for name, value in values.items():
             correction.pop(name)
             if value is not None:
                 correction[name] = value
@@ -207,7 +210,7 @@ def adopted(**said: str | None) -> Callable[[Contents], None]:
 
 def without_the_mark(contents: Contents) -> None:
     """
-    Correct a metric, and take the benchmark's mark out, months after the version that brought it.
+    Correct a metric and remove the benchmark's mark, months after the version that added the mark.
     """
     adopted()(contents)
     entry = contents[-1]
@@ -218,7 +221,7 @@ def without_the_mark(contents: Contents) -> None:
 
 def reading(**values: str) -> Callable[[Contents], None]:
     """
-    Return a change that puts another form of a reading before it, in the entry that holds it first.
+    Return a change that puts another form of a reading before it, in the first entry that has it.
     """
 
     def change(contents: Contents) -> None:
@@ -245,7 +248,7 @@ def repeated(kind: str) -> Callable[[Contents], None]:
 
 
 def a_failure_twice(contents: Contents) -> None:
-    """Put a Monday that was missed before the first one, and tell it twice."""
+    """Put a missed Monday before the first one, and record it twice."""
     batch = {
         "id": str(batch_id("main", date(2026, 9, 28))),
         "series": "main",
@@ -283,12 +286,12 @@ FORGERIES = [
     pytest.param(
         "at",
         edited("checkpoint", taken_at="2026-10-15T13:00:00.000001Z"),
-        id="at: a checkpoint's time",
+        id="at: the time of a checkpoint",
     ),
     pytest.param("at", created_later, id="at: a batch's time"),
     pytest.param("at", answered_after, id="at: an answer's time"),
     pytest.param("members", without_closes, id="members: a member left out"),
-    pytest.param("members", with_a_metric, id="members: a member too many"),
+    pytest.param("members", with_a_metric, id="members: an additional member"),
     pytest.param("members", a_list_for_one, id="members: a list in place of a row"),
     pytest.param("members", twice, id="members: a row twice"),
     pytest.param("row-form", edited("metrics", split_factor="1E0"), id="row-form: an exponent"),
@@ -297,19 +300,19 @@ FORGERIES = [
         "row-form", edited("metrics", current_price="-3.2000"), id="row-form: a price below zero"
     ),
     pytest.param(
-        "row-form", edited("metrics", unusual_move="0"), id="row-form: another word for false"
+        "row-form", edited("metrics", unusual_move="0"), id="row-form: false in another form"
     ),
     pytest.param(
         "row-form", edited("metrics", vs_benchmark_pct=None), id="row-form: a figure left out"
     ),
-    pytest.param("row-form", edited("metrics", colour="red"), id="row-form: a column too many"),
+    pytest.param("row-form", edited("metrics", colour="red"), id="row-form: an additional column"),
     pytest.param(
         "row-form", edited("checkpoint", status="COMPUTED"), id="row-form: an unknown status"
     ),
     pytest.param(
         "row-form",
         edited("checkpoint", taken_at="2026-10-15T13:00:00Z"),
-        id="row-form: a time without its digits",
+        id="row-form: a time without its decimals",
     ),
     pytest.param("belongs", a_metric_of_another_day, id="belongs: a metric of another day"),
     pytest.param("belongs", a_metric_of_another_batch, id="belongs: a metric of another batch"),
@@ -359,7 +362,7 @@ FORGERIES = [
     pytest.param(
         "ending",
         added("PICK_ENDED", "", ending={**ENDED, "last_session": "2026-12-01"}),
-        id="ending: to come",
+        id="ending: in the future",
     ),
     pytest.param(
         "ending",
@@ -371,7 +374,7 @@ FORGERIES = [
     pytest.param(
         "row-form",
         added("PICK_ENDED", "", ending={**ENDED, "value": "0"}),
-        id="row-form: an end worth nothing",
+        id="row-form: an end with the value zero",
     ),
     pytest.param(
         "renaming",
@@ -391,7 +394,7 @@ FORGERIES = [
     pytest.param(
         "renaming",
         added("PICK_RENAMED", "NEWER", renaming={**RENAMED, "from_session": "2026-12-01"}),
-        id="renaming: from a day to come",
+        id="renaming: from a future day",
     ),
     pytest.param(
         "renaming",
@@ -403,12 +406,12 @@ FORGERIES = [
 
 @pytest.mark.parametrize(("rule", "change"), one_of_each_rule(FORGERIES))
 async def test_a_forgery(rehearsed, create, rule, change):
-    """The rule that it breaks is named, from the database and from an address."""
+    """Database and server both name the rule that the forgery breaks."""
     await check_forgery(copy_of(rehearsed, create), change, rule)
 
 
-async def test_an_adopted_reading(rehearsed, create):
-    """What the forgeries of corrections begin with breaks no rule."""
+async def test_a_correct_adoption(rehearsed, create):
+    """The unchanged correction, from which the forgeries differ, breaks no rule."""
     copied = copy_of(rehearsed, create)
     forge(copied, adopted())
     assert await discrepancies_of(copied) == []

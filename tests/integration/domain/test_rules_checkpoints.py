@@ -1,4 +1,4 @@
-"""Forgeries that break what holds of checkpoints and of the readings that they rest on."""
+"""Forgeries that break the rules of checkpoints and of the readings that they use."""
 
 from collections.abc import Callable
 from uuid import uuid4
@@ -18,29 +18,29 @@ Forgery = Callable[[Contents], Contents | None]
 
 
 def day(contents: Contents, number: int, run_date: str = MONDAY) -> Content:
-    """The entry of a day of a Monday."""
+    """Return the entry of a day of a Monday."""
     return entry_of(contents, "CHECKPOINT", run_date=run_date, day=str(number))
 
 
 def every(contents: Contents, table_id: str) -> list[dict[str, str]]:
-    """All mentions of a row."""
-    found = []
+    """Return all mentions of a row."""
+    mentions = []
     for content in contents:
         for held in content.values():
             rows = held if isinstance(held, list) else [held]
-            found += [row for row in rows if isinstance(row, dict) and row.get("id") == table_id]
-    return found
+            mentions += [row for row in rows if isinstance(row, dict) and row.get("id") == table_id]
+    return mentions
 
 
 def taken(content: Content, at: str) -> None:
-    """Let a day be taken at this time."""
+    """Let a checkpoint be taken at this time."""
     content["at"] = content["checkpoint"]["taken_at"] = at
     if content["checkpoint"]["status"] == "skipped":
         content["checkpoint"]["skipped_at"] = at
 
 
 def skipped(content: Content, reason: str, at: str) -> None:
-    """Let a computed day be skipped."""
+    """Let a computed checkpoint be skipped."""
     row = content["checkpoint"]
     for name in list(row):
         if name.startswith("benchmark_") or name == "trading_day":
@@ -51,7 +51,7 @@ def skipped(content: Content, reason: str, at: str) -> None:
 
 
 def in_checkpoint(number: int, **values: str | None) -> Forgery:
-    """A day with other values."""
+    """Return a change of values of a checkpoint."""
 
     def change(contents: Contents) -> None:
         row = day(contents, number)["checkpoint"]
@@ -64,12 +64,12 @@ def in_checkpoint(number: int, **values: str | None) -> Forgery:
 
 
 def at(number: int, time: str) -> Forgery:
-    """A day that is taken at another time."""
+    """Return a change of the time at which a checkpoint is taken."""
     return lambda contents: taken(day(contents, number), time)
 
 
 def skip(number: int, reason: str, time: str) -> Forgery:
-    """A day that is skipped."""
+    """Return a change that skips a checkpoint."""
     return lambda contents: skipped(day(contents, number), reason, time)
 
 
@@ -150,14 +150,13 @@ def retaken_as_if_never_skipped(contents: Contents) -> None:
     retake(contents, note=None, again=2)
 
 
-def truly_retaken(contents: Contents) -> None:
+def retaken(contents: Contents) -> None:
     retake(contents, note="nothing", again=2)
 
 
 def retake(contents: Contents, *, note: str | None, again: float) -> None:
     """
-    Day 3 is skipped at first, as a close is read an hour later, and computed `again` so many hours
-    later.
+    Skip day 3 at first, because a close is read an hour later, and compute it `again` hours later.
     """
     entry = day(contents, 3)
     at = "2026-10-16T00:30:00.000000Z"
@@ -171,7 +170,7 @@ def retake(contents: Contents, *, note: str | None, again: float) -> None:
         entry["checkpoint"] |= {"skip_reason": "MISSING_CLOSE", "note": note, "skipped_at": at}
 
 
-# The kind: a checkpoint that says what no morning of this day could say.
+# The kind: a checkpoint with values that it cannot have on its day.
 DAYS = [
     pytest.param("day", in_checkpoint(3, checkpoint_date="2026-10-16"), id="day: another date"),
     pytest.param(
@@ -190,7 +189,7 @@ DAYS = [
         "session", in_checkpoint(3, trading_day="2026-10-13"), id="session: the session before"
     ),
     pytest.param(
-        "session", skip(3, "MARKET_CLOSED", NINE), id="session: a session taken for closed"
+        "session", skip(3, "MARKET_CLOSED", NINE), id="session: a session recorded as a closed day"
     ),
     pytest.param(
         "session",
@@ -219,7 +218,7 @@ DAYS = [
     pytest.param(
         "skipped",
         in_checkpoint(6, skipped_at="2026-10-18T14:00:00.000000Z"),
-        id="skipped: a skip of two times",
+        id="skipped: a skip with two times",
     ),
     pytest.param(
         "skipped",
@@ -232,23 +231,29 @@ DAYS = [
     pytest.param(
         "computed", in_checkpoint(3, benchmark_split_factor=None), id="computed: no factor"
     ),
-    pytest.param("computed", in_checkpoint(3, note="nothing"), id="computed: a note of no skip"),
+    pytest.param(
+        "computed", in_checkpoint(3, note="nothing"), id="computed: a note without a skip"
+    ),
     pytest.param(
         "computed",
         in_checkpoint(3, skip_reason="PROVIDER_ERROR", note="nothing", skipped_at=NINE),
-        id="computed: a reason of no skip",
+        id="computed: a skip reason without a skip",
     ),
     pytest.param(
         "computed", retaken_before_the_skip, id="computed: computed before it was skipped"
     ),
     pytest.param(
-        "computed", retaken_with_another_note, id="computed: another note than the skip's"
+        "computed",
+        retaken_with_another_note,
+        id="computed: a note that differs from the note of the skip",
     ),
-    pytest.param("computed", retaken_as_if_never_skipped, id="computed: the skip forgotten"),
+    pytest.param("computed", retaken_as_if_never_skipped, id="computed: the skip removed"),
     pytest.param("every-metric", without_a_metric, id="every-metric: two metrics"),
     pytest.param("every-metric", without_metrics, id="every-metric: no metric"),
     pytest.param("every-metric", with_two_of_a_pick, id="every-metric: four metrics"),
-    pytest.param("every-metric", one_for_another, id="every-metric: a pick twice, and another not"),
+    pytest.param(
+        "every-metric", one_for_another, id="every-metric: two of one pick, none of another"
+    ),
     pytest.param("failed", completed_from_the_start, id="failed: completed from the start"),
     pytest.param("completed", completed_a_day_early, id="completed: completed a day early"),
     pytest.param("completed", never_completed, id="completed: never completed"),
@@ -258,19 +263,19 @@ DAYS = [
 
 @pytest.mark.parametrize(("rule", "change"), one_of_each_rule(DAYS))
 async def test_a_forged_checkpoint(rehearsed, create, rule, change):
-    """An impossible day, or a batch without the days that it should have."""
+    """An impossible day is named, and so is a batch without a day that it should have."""
     await check_forgery(copy_of(rehearsed, create), change, rule)
 
 
-async def test_a_day_that_was_computed_later(rehearsed, create):
-    """What the tests above forge wrongly is true in itself."""
+async def test_a_correct_retake(rehearsed, create):
+    """The unchanged retake, from which the forgeries differ, breaks no rule."""
     copy = copy_of(rehearsed, create)
-    forge(copy, truly_retaken)
+    forge(copy, retaken)
     assert await discrepancies_of(copy) == []
 
 
 def read_later(contents: Contents) -> None:
-    """The readings of a day, read when it was over."""
+    """Let the readings of a day be read after its checkpoint."""
     entry = day(contents, 3)
     for close in entry["closes"]:
         for row in every(contents, close["id"]):
@@ -293,7 +298,10 @@ def read_of_a_session_to_come(contents: Contents) -> None:
 
 
 def restated_as_of(text: str) -> Forgery:
-    """Make the baseline reading of a benchmark one of a restated series, by its source."""
+    """
+    Return a change that makes the baseline reading of the benchmark one of a restated series, by
+    its source.
+    """
 
     def changes(contents: Contents) -> None:
         entry = entry_of(contents, "BATCH", run_date=MONDAY)
@@ -324,7 +332,7 @@ def split_after_use(contents: Contents) -> None:
 
 
 def with_a_newer_reading(contents: Contents, hours: float, number: int, *, of: int) -> None:
-    """Let the entry of a day before hold a newer reading of what a day uses."""
+    """Put a newer reading of what a day uses into the entry before it."""
     entry = day(contents, number)
     used = entry["closes"][of]
     read_at = shifted(entry["at"], hours=-hours)
@@ -341,7 +349,7 @@ def newer(hours: float, number: int, *, of: int) -> Forgery:
 
 
 def pick_of(contents: Contents) -> tuple[Content, dict[str, str]]:
-    """The entry in which the Monday's picks got their opens, and one of them."""
+    """Return the entry in which the Monday's picks got their opens, and one of them."""
     opened = next(
         content for content in contents if content["kind"] == "CHECKPOINT" and content.get("picks")
     )
@@ -416,9 +424,9 @@ def an_ending(contents: Contents, last_session: str) -> None:
     pick = every(contents[: contents.index(entry)], id)[-1]
     ending = {"pick_id": id, "last_session": last_session, "value": "1", "source": "x"}
     at = "2026-10-15T12:00:00.000000Z"
-    told = {"kind": "PICK_ENDED", "at": at, "pick": {**pick, "ended": "true"}, "ending": ending}
-    contents.insert(contents.index(entry), told)
-    for row in every(contents[contents.index(told) :], id):
+    ended = {"kind": "PICK_ENDED", "at": at, "pick": {**pick, "ended": "true"}, "ending": ending}
+    contents.insert(contents.index(entry), ended)
+    for row in every(contents[contents.index(ended) :], id):
         row["ended"] = "true"
 
 
@@ -426,7 +434,7 @@ def not_ended_after_an_ending(contents: Contents) -> None:
     an_ending(contents, "2026-10-13")
 
 
-# The kind: a row that rests on what it could not know, or not on what it had to know.
+# The kind: a row that uses data from after its time, or does not use data from before it.
 READINGS = [
     pytest.param(
         "read-before-used", read_later, id="read-before-used: all readings of a day, later"
@@ -442,7 +450,7 @@ READINGS = [
     ),
     pytest.param("reading-session", read_of_no_session, id="reading-session: of a Sunday"),
     pytest.param(
-        "reading-session", read_of_a_session_to_come, id="reading-session: of a session to come"
+        "reading-session", read_of_a_session_to_come, id="reading-session: of a future session"
     ),
     pytest.param(
         "reading-session",
@@ -477,7 +485,9 @@ READINGS = [
         "entry-open", an_open_of_the_baseline, id="entry-open: the open of another session"
     ),
     pytest.param(
-        "entry-open", an_open_that_is_left_out, id="entry-open: an open that was read and left out"
+        "entry-open",
+        an_open_that_is_left_out,
+        id="entry-open: an open that was read but is not filled in",
     ),
     pytest.param("from-open", without_a_return_from_open, id="from-open: no return from the open"),
     pytest.param(
@@ -486,7 +496,7 @@ READINGS = [
         id="from-open: none on the day of the open",
     ),
     pytest.param("from-open", no_return_from_any_open, id="from-open: none of the last session"),
-    pytest.param("from-open", a_return_from_no_open, id="from-open: a return from no open"),
+    pytest.param("from-open", a_return_from_no_open, id="from-open: a return without an open"),
     pytest.param("ended", ended_with_a_close, id="ended: ended with a close"),
     pytest.param("ended", ended_without_an_ending, id="ended: ended without an ending"),
     pytest.param("ended", no_close_and_not_ended, id="ended: neither a close nor ended"),
@@ -496,7 +506,7 @@ READINGS = [
 
 @pytest.mark.parametrize(("rule", "change"), one_of_each_rule(READINGS))
 async def test_a_forged_reading(rehearsed, create, rule, change):
-    """A reading that could not be used so, or was to be used otherwise."""
+    """A reading that could not be used at that time is named, and so is a missing one."""
     await check_forgery(copy_of(rehearsed, create), change, rule)
 
 
@@ -512,13 +522,16 @@ def read_within_a_minute(contents: Contents) -> None:
     "change",
     [
         pytest.param(read_within_a_minute, id="clocks that differ by less than a minute"),
-        pytest.param(restated_as_of("some day"), id="a source that says no day"),
-        pytest.param(restated_as_of("2026-02-30"), id="a source that says a day that there is not"),
+        pytest.param(restated_as_of("some day"), id="a source without a date"),
+        pytest.param(restated_as_of("2026-02-30"), id="a source with an invalid date"),
         pytest.param(newer(0.5, 3, of=0), id="a newer reading of the same hour"),
     ],
 )
-async def test_what_two_processes_can_do(rehearsed, create, change):
-    """Clocks differ a little, and a job takes its time: that is no forgery."""
+async def test_small_differences_of_clocks(rehearsed, create, change):
+    """
+    Small differences between the clocks of two processes, and the duration of a job, are no
+    discrepancy.
+    """
     copy = copy_of(rehearsed, create)
     forge(copy, change)
     assert await discrepancies_of(copy) == []

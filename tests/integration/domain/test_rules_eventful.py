@@ -1,10 +1,10 @@
 """
-Forgeries of a record in which everything has happened (tests/support/eventful.py), each found by
-its rule.
+Forgeries of a record with every kind of event (tests/support/eventful.py): each is named by its
+rule.
 
 The kind: a record that was rewritten consistently, chain and rows, so that it contradicts
 docs/record.md by what the journal itself, the readings or the calendar say. Where a figure depends
-on what was forged, it is computed anew.
+on what was forged, it is computed again.
 """
 
 import json
@@ -42,7 +42,7 @@ BATCHES, PICKS, CHECKPOINTS, METRICS = "batches", "picks", "checkpoints", "pick_
 
 
 def contents_of(address: str) -> Contents:
-    """What the entries of a record hold."""
+    """Return the contents of the entries of a record."""
     with psycopg.connect(address) as conn:
         return [
             json.loads(content)
@@ -51,12 +51,15 @@ def contents_of(address: str) -> Contents:
 
 
 def then_refigured(change: Change) -> Change:
-    """A change after which all figures follow from the prices, and corrections say what changes."""
+    """
+    Return a change after which all figures are computed from the prices, with corrections where
+    they change.
+    """
     return all_of(change, refigured)
 
 
 def of_monday(contents: Contents, run_date: Any) -> Contents:
-    """All entries of a Monday, its questions included."""
+    """Return all entries of a Monday, with its questions."""
     batch = rows(contents, BATCHES, run_date=run_date)[0]["id"]
     return [content for content in contents if _monday_of(content) in (batch, str(run_date))]
 
@@ -70,11 +73,11 @@ def _monday_of(content: Content) -> str:
 
 
 def without(contents: Contents, gone: Contents) -> Contents:
-    """The contents but for these."""
+    """Return the contents without these."""
     return [content for content in contents if not any(content is one for one in gone)]
 
 
-# --- What the journal has of corrections -----------------------------------
+# --- Corrections in the journal --------------------------------------------
 
 
 def of_jpm(contents: Contents) -> Contents:
@@ -83,7 +86,7 @@ def of_jpm(contents: Contents) -> Contents:
 
 
 def corrected(member: str, **values: str) -> Change:
-    """Change the first of these corrections."""
+    """Return a change of the first of these corrections."""
 
     def change(contents: Contents) -> None:
         held = of_jpm(contents)[0][member]
@@ -107,9 +110,7 @@ def without_the_split(contents: Contents) -> None:
 
 
 def figures_stay(contents: Contents) -> Contents:
-    """
-    Take the corrections out, and let the figures be from the beginning as they were corrected.
-    """
+    """Remove the corrections, and give the checkpoints the corrected figures from the beginning."""
     last = {
         row["id"]: row
         for content in contents
@@ -134,20 +135,20 @@ def on_another_day(contents: Contents) -> None:
 
 
 def the_baseline_alone(contents: Contents) -> Contents:
-    """Correct the baseline of TGT, but none of the days that follow from it."""
+    """Correct the baseline of TGT, but none of the days that depend on it."""
     held = entries(contents, "CORRECTION", run_date=ADOPTED)
     days = [one for one in held if any(row.get("ticker") == "TGT" for row in one["corrections"])]
     return without(contents, [one for one in days if one["checkpoint"]["day"] != "0"])
 
 
 def not_taken_back_on_a_day(contents: Contents) -> Contents:
-    """Keep the factor that was taken back on one day."""
+    """Keep the withdrawn factor on one day."""
     held = entries(contents, "CORRECTION", run_date=REFUSED)
     return without(contents, held[-1:])
 
 
 def another_baseline(contents: Contents) -> Contents:
-    """Let TGT's baseline rest on its second reading from the beginning."""
+    """Let TGT's baseline use its second reading from the beginning."""
     new = rows(contents, "closes", ticker="TGT", close="137.2000")[0]
     entry = entries(contents, "BATCH", run_date=ADOPTED)[0]
     for row in rows(contents, PICKS, run_date=ADOPTED, ticker="TGT"):
@@ -157,7 +158,7 @@ def another_baseline(contents: Contents) -> Contents:
 
 
 def the_later_reading_first(contents: Contents) -> Contents:
-    """Let day 2 of WMT rest on the reading that was adopted later."""
+    """Let day 2 of WMT use the reading that was adopted later."""
     new = rows(contents, "closes", ticker="WMT", close="92.7000")[0]
     entry = entries(contents, "CHECKPOINT", run_date=ADOPTED, day=2)[0]
     for row in rows(contents, METRICS, run_date=ADOPTED, day=2, ticker="WMT"):
@@ -167,7 +168,7 @@ def the_later_reading_first(contents: Contents) -> Contents:
 
 
 def without_readings(contents: Contents) -> None:
-    """Leave the readings out of the entry of a day that was corrected later."""
+    """Remove the readings from the entry of a day that was corrected later."""
     entries(contents, "CHECKPOINT", run_date=UNKNOWN, day=3)[0]["closes"] = []
 
 
@@ -191,7 +192,7 @@ CORRECTIONS = {
     "made before the split was read": ("read-before-used", partial(moved_corrections, hours=-3)),
     "the figure": ("figure", corrected("metrics", split_factor="1.1000")),
     "a baseline whose days keep their figures": ("figure", the_baseline_alone),
-    "a split taken back but on one day": ("split-counted", not_taken_back_on_a_day),
+    "a split withdrawn except on one day": ("split-counted", not_taken_back_on_a_day),
     "a baseline of another reading without a correction": ("read-before-used", another_baseline),
     "an adopted reading that was used from the beginning": (
         "read-before-used",
@@ -200,17 +201,17 @@ CORRECTIONS = {
 }
 
 
-# --- What was known, and when ----------------------------------------------
+# --- The times at which data was known -------------------------------------
 
 
 def read_earlier(table: str, **facts: Any) -> Change:
-    """Let a reading be of days before the figures that were computed without it."""
+    """Return a change that dates a reading before the figures that were computed without it."""
     days = {"splits": -15, "closes": -2}[table]
     return edited(table, {"read_at": lambda text: shifted(text, days=days, hours=-2)}, **facts)
 
 
 def opens_never_filled(contents: Contents) -> None:
-    """Leave PG's open out, although a reading has it."""
+    """Leave PG's open empty, although a reading has it."""
     for row in rows(contents, PICKS, run_date=OPENED_LATER, ticker="PG"):
         row.pop("entry_open", None)
         row.pop("entry_close_id", None)
@@ -219,7 +220,7 @@ def opens_never_filled(contents: Contents) -> None:
 
 
 def the_open_of(ticker: str, session: str) -> Change:
-    """Let PG's open be that of another reading."""
+    """Return a change that gives PG the open of another reading."""
 
     def change(contents: Contents) -> Contents:
         reading = rows(contents, "closes", ticker=ticker, trading_day=session)[0]
@@ -239,7 +240,9 @@ def day_one_is_not_filled(contents: Contents) -> None:
 
 
 def in_hindsight(run_date: Any) -> Change:
-    """Put all entries of a Monday at the end of the journal, with their times."""
+    """
+    Return a change that moves all entries of a Monday to the end of the journal, with their times.
+    """
 
     def change(contents: Contents) -> Contents:
         its = of_monday(contents, run_date)
@@ -254,7 +257,7 @@ def a_day_in_hindsight(contents: Contents) -> Contents:
 
 
 def another_value_at_one_place(contents: Contents) -> Contents:
-    """Change a reading of the benchmark that two batches use, in the second of its entries."""
+    """Change a reading of the benchmark that two batches use, in the second of its entries only."""
     edited("closes", {"close": "610.0000"}, nth=1, ticker="SPY", trading_day="2026-10-27")(contents)
     return refigured(contents)
 
@@ -331,14 +334,14 @@ KNOWN = {
 
 def renumbered(contents: Contents, run_date: Any) -> None:
     """Number the questions of a Monday again."""
-    asked = rows(contents, "generations", run_date=run_date)
-    attempts = sorted({row["attempt"] for row in asked})
-    for row in asked:
+    questions = rows(contents, "generations", run_date=run_date)
+    attempts = sorted({row["attempt"] for row in questions})
+    for row in questions:
         row["attempt"] = str(attempts.index(row["attempt"]) + 1)
 
 
 def hidden(run_date: Any, *more: Change) -> Change:
-    """Remove the first question of a Monday, and number the others again."""
+    """Return a change that removes the first question of a Monday, and numbers the others again."""
     return all_of(
         *more,
         removed("GENERATION", run_date=run_date, attempt=1),
@@ -351,7 +354,7 @@ def whole_monday(run_date: Any) -> Change:
 
 
 def promoted(**values: str) -> Change:
-    """Mention the question that has no answer so far."""
+    """Return a change that adds an entry for the question that has no answer yet."""
 
     def change(contents: Contents) -> None:
         asked_at = "2026-12-21T14:00:00.000000Z"
@@ -372,7 +375,7 @@ def promoted(**values: str) -> Change:
 
 def chosen_again(contents: Contents) -> None:
     """
-    Put an accepted answer before that of a Monday, which was refused although its price was known.
+    Put an accepted answer before that of a Monday, and refuse it although its price was known.
     """
     entry = entries(contents, "GENERATION", run_date=LATE)[0]
     refusal = "Alpha Vantage does not know GE."
@@ -405,8 +408,8 @@ MONDAYS = {
             attempt=2,
         ),
     ),
-    "late, but says not": ("late", edited(BATCHES, {"late": "false"}, run_date=LATE)),
-    "in time, but says late": ("late", edited(BATCHES, {"late": "true"}, run_date=REFUSED)),
+    "late, but not marked as late": ("late", edited(BATCHES, {"late": "false"}, run_date=LATE)),
+    "in time, but marked as late": ("late", edited(BATCHES, {"late": "true"}, run_date=REFUSED)),
     "a missed Monday removed": ("every-monday", removed("FAILURE", run_date=MISSED)),
     "a whole Monday removed": ("every-monday", whole_monday(LATE)),
     "the last Monday removed": ("every-monday", whole_monday(OPEN)),
@@ -414,11 +417,11 @@ MONDAYS = {
         "question-count",
         removed("FAILURE", run_date=RUN_AGAIN),
     ),
-    "a missed Monday that says it was asked": (
+    "a missed Monday marked as one without a usable answer": (
         "failed",
         edited(BATCHES, {"failure_reason": "NO_USABLE_ANSWER"}, run_date=MISSED),
     ),
-    "a failed Monday that says it was missed": (
+    "a failed Monday marked as missed": (
         "monday",
         edited(BATCHES, {"failure_reason": "MISSED"}, nth=0, run_date=RUN_AGAIN),
     ),
@@ -440,11 +443,11 @@ MONDAYS = {
         "question-order",
         removed("GENERATION", nth=1, run_date=UNKNOWN, attempt=1),
     ),
-    "refused at once, though its answer keeps the rules": (
+    "refused at once, though its answer obeys the rules": (
         "answer-refused",
         removed("GENERATION", nth=0, run_date=UNKNOWN, attempt=1),
     ),
-    "refused for a ticker that it does not have": (
+    "refused for a ticker that is not in it": (
         "answer-refused",
         edited(
             "generations",
@@ -478,7 +481,9 @@ def never_completed(contents: Contents) -> None:
 
 
 def without_a_close(contents: Contents) -> None:
-    """Skip a day in the evening for want of a close, although all were read that morning."""
+    """
+    Skip a day in the evening for a missing close, although all closes were read in the morning.
+    """
     (entry,) = entries(contents, "CHECKPOINT", run_date=OPEN, day=3)
     row, at = entry["checkpoint"], "2026-12-18T01:30:00.000000Z"
     for name in [name for name in row if name.startswith("benchmark_") or name == "trading_day"]:
@@ -494,7 +499,7 @@ def without_a_close(contents: Contents) -> None:
 
 
 DAYS = {
-    "no close, though the record has them": ("skipped", without_a_close),
+    "a missing close, though the record has it": ("skipped", without_a_close),
     "a day absent": ("every-day", removed("CHECKPOINT", run_date=OPEN, day=3)),
     "a skipped day absent": ("completed", removed("CHECKPOINT", run_date=LATE, day=2)),
     "a retaken day whose skip is deleted": (
@@ -515,7 +520,7 @@ DAYS = {
         "computed",
         edited(CHECKPOINTS, {"skip_reason": "PROVIDER_ERROR"}, nth=0, run_date=LATE, day=3),
     ),
-    "no close, but in the morning": (
+    "a missing close in the morning": (
         "skipped",
         edited(CHECKPOINTS, {"skip_reason": "MISSING_CLOSE"}, run_date=LATE, day=2),
     ),
@@ -541,7 +546,7 @@ DAYS = {
         "unusual-move",
         edited(METRICS, {"unusual_move": "true"}, run_date=OPEN, day=2, ticker="KO"),
     ),
-    "the benchmark's mark away": (
+    "the mark of the benchmark removed": (
         "unusual-move",
         edited(CHECKPOINTS, {"benchmark_unusual_move": "false"}, run_date=ADOPTED, day=3),
     ),
@@ -556,13 +561,13 @@ def ending(**values: str) -> Change:
 
 
 def ended_later(contents: Contents) -> Contents:
-    """Let the ending be recorded after the days that have its value."""
+    """Record the ending after the days that have its value."""
     entry = entries(contents, "PICK_ENDED")[0]
     day = entries(contents, "CHECKPOINT", run_date=CHANGED, day=9)[-1]
     entry["at"] = day["at"]
-    kept = without(contents, [entry])
-    kept.insert([one is day for one in kept].index(True) + 1, entry)
-    return kept
+    others = without(contents, [entry])
+    others.insert([one is day for one in others].index(True) + 1, entry)
+    return others
 
 
 def ended_again(contents: Contents) -> None:
@@ -576,14 +581,14 @@ def renaming(number: int, **values: str) -> Change:
 
 
 def earlier_under_the_new_ticker(contents: Contents) -> None:
-    """Let META's first session be a day earlier, and that day's reading be META's."""
+    """Let META's first session be a day earlier, and give META that day's reading."""
     renaming(0, from_session="2026-11-30")(contents)
     for row in rows(contents, "closes", ticker="FB", trading_day="2026-11-30"):
         row["ticker"] = "META"
 
 
 def far_from_the_old_ticker(contents: Contents) -> Contents:
-    """Let X be worth twice what TWTR was, and its rename one that was compared."""
+    """Let X be worth twice as much as TWTR, and its rename be a compared one."""
     renaming(1, forced="false")(contents)
     for row in rows(contents, "closes", ticker="X"):
         row["close"] = "80.0000"
@@ -599,13 +604,13 @@ CHANGED_PICKS = {
         "ended",
         all_of(removed("PICK_ENDED"), edited(PICKS, {"ended": "false"}, run_date=CHANGED)),
     ),
-    "an ending after the fact": ("ended", ended_later),
+    "an ending recorded too late": ("ended", ended_later),
     "an ending twice": ("ending", ended_again),
     "a day of an ended pick that is not ended": (
         "ended",
         edited(METRICS, {"ended": "false"}, run_date=CHANGED, day=9, ticker="INTC"),
     ),
-    "a day before that is ended": (
+    "an earlier day that is ended": (
         "ended",
         edited(METRICS, {"ended": "true"}, run_date=CHANGED, day=2, ticker="INTC"),
     ),
@@ -613,7 +618,7 @@ CHANGED_PICKS = {
     "renamed from a session earlier, with its reading": ("reading", earlier_under_the_new_ticker),
     "renamed without force, but marked": ("unusual-move", renaming(1, forced="false")),
     "renamed by force, but not marked": ("forced-rename", renaming(0, forced="true")),
-    "a forced rename whose mark is away": (
+    "a forced rename without its mark": (
         "forced-rename",
         edited(METRICS, {"unusual_move": "false"}, run_date=CHANGED, day=11, ticker="X"),
     ),
@@ -629,7 +634,7 @@ CHANGED_PICKS = {
 }
 
 FORGERIES = CORRECTIONS | KNOWN | MONDAYS | DAYS | CHANGED_PICKS
-# These are tried each time; the others are further members of their kinds.
+# `make test` tries these; the others are further members of their kinds.
 STRONGEST = {
     "the split of corrections is missing",
     "deleted while the figures stay changed",
@@ -648,17 +653,21 @@ def _case(name: str) -> Any:
 
 @pytest.mark.parametrize(("change", "rule"), [_case(name) for name in FORGERIES])
 async def test_a_forgery(eventful, create, change, rule):
-    """It is found from the database and from an address, under the rule's name."""
+    """Database and server both name the rule that the forgery breaks."""
     await check_forgery(copy_of(eventful, create), change, rule)
 
 
-async def test_the_record_itself(eventful):
-    """Nothing of it is refused, and all of it was looked at."""
+async def test_the_unchanged_record(eventful):
+    """The record verifies, and every entry, row and figure of it is counted."""
     assert await discrepancies_of(eventful) == []
     contents = contents_of(eventful)
     async with open_database(eventful) as source:
-        found = await verify(source, [], silent)
-    assert (found.seq, found.rows > 700, found.state.figures > 1000) == (len(contents), True, True)
+        result = await verify(source, [], silent)
+    assert (result.seq, result.rows > 700, result.state.figures > 1000) == (
+        len(contents),
+        True,
+        True,
+    )
     kinds = {content["kind"] for content in contents}
     assert kinds == {
         "GENERATION",
@@ -671,14 +680,16 @@ async def test_the_record_itself(eventful):
     }
 
 
-def test_figures_that_follow_from_honest_prices(eventful):
-    """Computing the figures again changes nothing in an honest journal."""
+def test_figures_computed_again_from_true_prices(eventful):
+    """Computing the figures again changes nothing in an unchanged journal."""
     contents = contents_of(eventful)
     assert refigured(deepcopy(contents)) == contents
 
 
-async def test_a_correction_whose_split_is_not_in_the_record(eventful, create):
-    """The figures follow from the journal, but the row that they count was taken out."""
+async def test_a_correction_whose_split_is_deleted(eventful, create):
+    """
+    The figures agree with the journal, but the split that they count is no longer in the record.
+    """
     copy = copy_of(eventful, create)
     changed(copy, "DELETE FROM splits WHERE ticker = 'JPM'")
     for text in await discrepancies_of(copy):

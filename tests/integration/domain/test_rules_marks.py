@@ -1,7 +1,7 @@
 """
-Marks of unusual moves that do not follow, and splits that figures do not count.
+Wrong marks of unusual moves, and splits that figures do not count.
 
-Kinds: a mark that was set, taken away, kept or left out, on a pick, an ended pick or the benchmark,
+Kinds: a mark that was set, removed, left or missing, on a pick, an ended pick or the benchmark,
 when a figure is computed or corrected; and a split that is in the record, or in an entry, but not
 in the figures.
 """
@@ -26,15 +26,15 @@ from tests.integration.domain.test_rules import check_forgery, discrepancies_of
 
 __all__ = ["rehearsed"]
 
-DAYS = {day: MONDAY + timedelta(days=day - 1) for day in range(1, 12)}  # the session of a morning
+DAYS = {day: MONDAY + timedelta(days=day - 1) for day in range(1, 12)}  # the session of each day
 
 
-async def live(harness: JobHarness) -> None:
+async def run_two_weeks(harness: JobHarness) -> None:
     """
-    Live through two weeks in which each pick moves.
+    Run two weeks in which each pick moves.
 
     NVDA falls by 11 % without a split. AAPL halves on day 3; the split is listed on Sunday. MSFT
-    rises by 9 % on each side of a skipped morning. NVDA ends in the second week. SPY has a small
+    rises by 9 % on each side of a skipped checkpoint. NVDA ends in the second week. SPY has a small
     split that is listed on Sunday.
     """
     closes = harness.world.closes
@@ -69,7 +69,7 @@ async def live(harness: JobHarness) -> None:
 
 
 async def make(address: str) -> None:
-    """Make that record by the jobs themselves."""
+    """Make that record with the real jobs."""
     clock = HandSetClock(new_york(MONDAY))
     await migrations.migrate(address, clock.now())
     world = World(clock)
@@ -78,41 +78,45 @@ async def make(address: str) -> None:
         ProviderServer() as provider,
     ):
         provider.answers = world
-        async with open_context(address, pool, clock, provider.url) as context:
-            await live(JobHarness(context, provider, world, clock))
+        async with open_context(
+            database=address, pool=pool, clock=clock, base_url=provider.url
+        ) as context:
+            await run_two_weeks(
+                JobHarness(context=context, provider=provider, world=world, clock=clock)
+            )
             async with pools.transaction(pool) as conn:
                 await weekly.record_missed_mondays(conn, context)
 
 
 @pytest.fixture(scope="module")
-def moved(made_once: Callable[..., str]) -> str:
-    """The record of a batch whose shares move; the address of its database."""
-    return made_once("moved", lambda address: asyncio.run(make(address)))
+def record_with_moves(made_once: Callable[..., str]) -> str:
+    """The address of the record of a batch whose shares move."""
+    return made_once("record_with_moves", lambda address: asyncio.run(make(address)))
 
 
 @pytest.fixture
-def copy(moved: str, create: Callable[..., str]) -> str:
-    """A copy of it to change."""
-    return copy_of(moved, create)
+def copy(record_with_moves: str, create: Callable[..., str]) -> str:
+    """A copy of that record that a test may change."""
+    return copy_of(record_with_moves, create)
 
 
 def pick_of(contents: list[Content], ticker: str) -> str:
-    """The id of a pick."""
+    """Return the id of a pick."""
     return next(pick["id"] for pick in contents_of(contents, "picks") if pick["ticker"] == ticker)
 
 
 def contents_of(contents: list[Content], table: str) -> list[dict[str, str]]:
-    """All rows of a table that the journal mentions."""
+    """Return all rows of a table that the journal mentions."""
     return [row for content in contents for its, row in rows_of(content) if its == table]
 
 
 def checkpoint_of(contents: list[Content], day: int) -> str:
-    """The id of a checkpoint."""
+    """Return the id of a checkpoint."""
     return next(row["id"] for row in contents_of(contents, "checkpoints") if row["day"] == str(day))
 
 
 def marked(ticker: str, day: int, mark: str) -> Callable[[list[Content]], None]:
-    """A change: a pick's metric has this mark in every mention, and no correction of it is left."""
+    """Return a change that sets a metric's mark in every mention, and removes its corrections."""
 
     def change(contents: list[Content]) -> None:
         pick, checkpoint = pick_of(contents, ticker), checkpoint_of(contents, day)
@@ -131,7 +135,9 @@ def marked(ticker: str, day: int, mark: str) -> Callable[[list[Content]], None]:
 
 
 def benchmark_marked(day: int, mark: str | None) -> Callable[[list[Content]], None]:
-    """A change: a checkpoint has this mark of the benchmark, or none, in every mention."""
+    """
+    Return a change that sets or removes the benchmark's mark of a checkpoint in every mention.
+    """
 
     def change(contents: list[Content]) -> None:
         checkpoint = checkpoint_of(contents, day)
@@ -146,8 +152,8 @@ def benchmark_marked(day: int, mark: str | None) -> Callable[[list[Content]], No
     return change
 
 
-def kept(contents: list[Content]) -> None:
-    """A change: the correction of AAPL's fifth day counts the split, but leaves the mark."""
+def mark_left_by_the_correction(contents: list[Content]) -> None:
+    """Let the correction of AAPL's fifth day count the split, but leave the mark."""
     pick, checkpoint = pick_of(contents, "AAPL"), checkpoint_of(contents, 5)
     for content in contents:
         if content["kind"] != "CORRECTION" or content["checkpoint"]["id"] != checkpoint:
@@ -161,17 +167,17 @@ def kept(contents: list[Content]) -> None:
 
 MARKS = [
     pytest.param(
-        "unusual-move", marked("NVDA", 2, "false"), id="unusual-move: the mark of a fall taken away"
+        "unusual-move", marked("NVDA", 2, "false"), id="unusual-move: the mark of a fall removed"
     ),
     pytest.param(
         "unusual-move",
         marked("NVDA", 5, "false"),
-        id="unusual-move: that of a later day taken away",
+        id="unusual-move: the mark of a later day removed",
     ),
     pytest.param(
         "unusual-move",
         marked("NVDA", 10, "false"),
-        id="unusual-move: that of an ended pick taken away",
+        id="unusual-move: the mark of an ended pick removed",
     ),
     pytest.param("unusual-move", marked("NVDA", 1, "true"), id="unusual-move: set before the fall"),
     pytest.param(
@@ -193,32 +199,38 @@ MARKS = [
         id="unusual-move: set, although a reading that nothing uses explains it",
     ),
     pytest.param(
-        "unusual-move", kept, id="unusual-move: kept by the correction that counts the split"
+        "unusual-move",
+        mark_left_by_the_correction,
+        id="unusual-move: left by the correction that counts the split",
     ),
     pytest.param(
-        "unusual-move", benchmark_marked(1, "true"), id="unusual-move: the benchmark's set"
+        "unusual-move",
+        benchmark_marked(1, "true"),
+        id="unusual-move: a mark of the benchmark added",
     ),
     pytest.param(
         "unusual-move",
         benchmark_marked(9, "true"),
-        id="unusual-move: the benchmark's set on a later day",
+        id="unusual-move: a mark of the benchmark added on a later day",
     ),
     pytest.param(
-        "unusual-move", benchmark_marked(9, None), id="unusual-move: the benchmark's left out"
+        "unusual-move",
+        benchmark_marked(9, None),
+        id="unusual-move: the mark of the benchmark missing",
     ),
 ]
 
 
-async def test_what_the_jobs_recorded(moved):
-    """The record has what the forgeries are about, and nothing of it is refused."""
-    assert await discrepancies_of(moved) == []
-    with unguarded(moved) as conn:
-        found = conn.execute(
+async def test_what_the_jobs_recorded(record_with_moves):
+    """The record has the moves that the forgeries change, and it verifies."""
+    assert await discrepancies_of(record_with_moves) == []
+    with unguarded(record_with_moves) as conn:
+        marks = conn.execute(
             "SELECT ticker, array_agg(day ORDER BY day) FROM pick_checkpoint_metrics "
             "JOIN checkpoints ON checkpoints.id = checkpoint_id JOIN picks ON picks.id = pick_id "
             "WHERE unusual_move GROUP BY ticker"
         ).fetchall()
-        assert found == [("NVDA", [2, 3, 5, 8, 9, 10])]
+        assert marks == [("NVDA", [2, 3, 5, 8, 9, 10])]
         assert conn.execute("SELECT DISTINCT field FROM corrections ORDER BY 1").fetchall() == [
             (field,)
             for field in (
@@ -236,7 +248,7 @@ async def test_what_the_jobs_recorded(moved):
 
 @pytest.mark.parametrize("mark", ["true", None], ids=["set", "left out"])
 async def test_a_calm_record(rehearsed, create, mark):
-    """The benchmark's mark of one morning among four Mondays."""
+    """A changed mark of the benchmark on one day of four calm weeks is named."""
 
     def change(contents: list[Content]) -> None:
         entry = entry_of(contents, "CHECKPOINT", run_date="2026-10-12", day="3")
@@ -248,25 +260,24 @@ async def test_a_calm_record(rehearsed, create, mark):
     await check_forgery(copy_of(rehearsed, create), change, "unusual-move")
 
 
-async def test_the_reading_that_explains_a_move_is_taken_out(copy):
-    """The journal does not mention it, so no other rule misses it."""
+async def test_a_deleted_reading_that_explains_a_move(copy):
+    """No entry mentions the reading, so only this rule notices that it is missing."""
     with unguarded(copy) as conn:
         gone = conn.execute(
             "DELETE FROM closes WHERE ticker = 'MSFT' AND trading_day = %s", (DAYS[4],)
         )
         assert gone.rowcount == 1
-    found = await discrepancies_of(copy)
-    assert len(found) == 2
-    assert all("MSFT on day 5 of 2026-10-26: unusual_move is false" in text for text in found), (
-        found
-    )
-    assert all(text.endswith("(rule: unusual-move)") for text in found)
+    discrepancies = await discrepancies_of(copy)
+    assert len(discrepancies) == 2
+    for text in discrepancies:
+        assert "MSFT on day 5 of 2026-10-26: unusual_move is false" in text
+        assert text.endswith("(rule: unusual-move)")
 
 
 def unmarked_until(at: str) -> Callable[[list[Content]], None]:
     """
-    A change: checkpoints that were computed before a day have no mark of the benchmark, as of an
-    earlier version.
+    Return a change that removes the benchmark's mark from checkpoints before a day, as if an
+    earlier version had computed them.
     """
 
     def change(contents: list[Content]) -> None:
@@ -278,9 +289,7 @@ def unmarked_until(at: str) -> Callable[[list[Content]], None]:
 
 
 async def test_an_upgrade_during_the_batch(rehearsed, create):
-    """
-    Checkpoints that an earlier version computed have no mark, also one beside the newer version's.
-    """
+    """Checkpoints of an earlier version have no mark, even between those of the newer one."""
     copy = copy_of(rehearsed, create)
     forge(copy, unmarked_until("2026-10-16"))
     assert await discrepancies_of(copy) == []
@@ -297,7 +306,7 @@ async def test_an_upgrade_during_the_batch(rehearsed, create):
 
 
 def insert(copy: str, ticker: str, day: object, factor: str, read_at: datetime) -> None:
-    """Put a reading of a split into the record that no entry mentions."""
+    """Insert a reading of a split that no entry mentions."""
     with unguarded(copy) as conn:
         conn.execute(
             "INSERT INTO splits VALUES (%s, %s, %s, 'Alpha Vantage', %s)",
@@ -307,40 +316,40 @@ def insert(copy: str, ticker: str, day: object, factor: str, read_at: datetime) 
 
 LATER = datetime(2026, 11, 20, tzinfo=UTC)
 EARLIER = datetime(2026, 10, 1, tzinfo=UTC)
-MEANWHILE = new_york(MONDAY + timedelta(days=6), 8, 59)  # a minute before the split was learnt
+MEANWHILE = new_york(MONDAY + timedelta(days=6), 8, 59)  # a minute before the split was read
 
 UNCOUNTED = [
     pytest.param(("NVDA", DAYS[2], "1.1290", LATER), id="the split that explains the fall"),
-    pytest.param(("AAPL", DAYS[3], "1", LATER), id="one that takes a counted one back"),
+    pytest.param(("AAPL", DAYS[3], "1", LATER), id="one that withdraws a counted split"),
     pytest.param(("AAPL", DAYS[3], "3.0000", LATER), id="another factor"),
     pytest.param(("AAPL", DAYS[8], "1.0100", EARLIER), id="a second one, read early"),
     pytest.param(
         ("AAPL", DAYS[3], "7.0000", EARLIER),
         id="one that figures did not count until it was replaced",
     ),
-    pytest.param(("SPY", DAYS[9], "0.5000", LATER), id="the benchmark's"),
+    pytest.param(("SPY", DAYS[9], "0.5000", LATER), id="one of the benchmark"),
     pytest.param(("NVDA", DAYS[8], "2.0000", LATER), id="on the last session of an ended pick"),
 ]
 
 
 @pytest.mark.parametrize("row", UNCOUNTED)
 async def test_a_split_that_no_figure_counts(copy, row):
-    """It is in the record only, and the figures are not corrected."""
+    """The split is in the record only, and the figures are not corrected: the rule is named."""
     insert(copy, *row)
-    found = await discrepancies_of(copy)
-    assert len(found) == 2, found
-    assert all(text.endswith("(rule: split-counted)") for text in found), found
+    discrepancies = await discrepancies_of(copy)
+    assert len(discrepancies) == 2, discrepancies
+    assert all(text.endswith("(rule: split-counted)") for text in discrepancies), discrepancies
 
 
 NOT_TO_BE_COUNTED = [
     pytest.param(
         ("AAPL", MONDAY - timedelta(days=3), "2.0000", LATER), id="of the baseline session"
     ),
-    pytest.param(("AAPL", DAYS[11], "2.0000", LATER), id="after the last morning"),
+    pytest.param(("AAPL", DAYS[11], "2.0000", LATER), id="after the last checkpoint"),
     pytest.param(("AAPL", DAYS[3], "2.0", LATER), id="the same factor again"),
     pytest.param(
         ("AAPL", DAYS[3], "7.0000", MEANWHILE),
-        id="an older reading of that day, of the same morning",
+        id="an older reading of the split, from the same morning",
     ),
     pytest.param(("KO", DAYS[3], "2.0000", LATER), id="of another share"),
     pytest.param(("NVDA", DAYS[9], "2.0000", LATER), id="after the last session of an ended pick"),
@@ -350,16 +359,13 @@ NOT_TO_BE_COUNTED = [
 
 @pytest.mark.parametrize("row", NOT_TO_BE_COUNTED)
 async def test_a_split_that_no_figure_needs(copy, row):
-    """It is in the record, and no figure is to count it."""
+    """The split is in the record, and no figure has to count it: the record verifies."""
     insert(copy, *row)
     assert await discrepancies_of(copy) == []
 
 
 def without_last_correction(contents: list[Content]) -> list[Content]:
-    """
-    A change: the last day that the split of AAPL corrected is as before; other entries hold the
-    split.
-    """
+    """Remove the last correction of the split of AAPL; other entries still have the split."""
     last = [
         content
         for content in contents
@@ -376,7 +382,7 @@ def is_about(content: Content, ticker: str) -> bool:
 
 
 def change_splits(change: Callable[[list[dict[str, Any]]], Any]) -> Callable[[list[Content]], None]:
-    """A change of the splits that the tenth morning's entry holds."""
+    """Return a change of the splits in the entry of day 10."""
 
     def changed(contents: list[Content]) -> None:
         change(entry_of(contents, "CHECKPOINT", run_date="2026-10-26", day="10")["splits"])
@@ -392,7 +398,7 @@ OF_ENTRIES = [
     pytest.param(
         "split-counted",
         without_last_correction,
-        id="split-counted: a day whose correction was taken out",
+        id="split-counted: a day whose correction is removed",
     ),
     pytest.param(
         "split-counted",
@@ -402,7 +408,7 @@ OF_ENTRIES = [
     pytest.param(
         "split-counted",
         change_splits(lambda held: held.clear()),
-        id="split-counted: an entry without any",
+        id="split-counted: an entry without any split",
     ),
     pytest.param(
         "split-counted",
@@ -416,5 +422,5 @@ FORGERIES = [*MARKS, *OF_ENTRIES]
 
 @pytest.mark.parametrize(("rule", "change"), one_of_each_rule(FORGERIES))
 async def test_a_forgery(copy, rule, change):
-    """Found from the database and from an address."""
+    """Database and server both name the rule that the forgery breaks."""
     await check_forgery(copy, change, rule)

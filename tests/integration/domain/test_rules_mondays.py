@@ -1,8 +1,8 @@
 """
-Forgeries of what was asked on a Monday and what was made of it, each found by its rule.
+Forgeries of the questions of a Monday and of the batch made from them: each is named by its rule.
 
-The kind: a record rewritten with its whole chain, in which something of a Monday contradicts what
-the journal itself or the calendar says.
+The kind: a record rewritten with its whole chain, in which part of a Monday contradicts what the
+journal itself or the calendar says.
 """
 
 import json
@@ -37,7 +37,7 @@ from tests.integration.domain.test_rules import check_forgery, discrepancies_of
 
 __all__ = ["clock", "harness", "rehearsed"]
 
-# The Mondays of the rehearsal; the third is active, and the last, too.
+# The Mondays of the rehearsal; the last two are active.
 FIRST, SECOND, THIRD, LAST = "2026-10-05", "2026-10-12", "2026-10-19", "2026-10-26"
 
 
@@ -50,17 +50,17 @@ def made(contents, run_date=SECOND) -> Content:
 
 
 def without(contents, run_date, *, and_its_question: bool) -> list[Content]:
-    """The contents without a Monday."""
+    """Return the contents without a Monday."""
     its = made(contents, run_date)["batch"]["id"]
-    kept = []
+    others = []
     for content in contents:
         about = content.get("batch", {}).get("id") or content.get(
             "checkpoint", content.get("pick", {})
         ).get("batch_id")
         is_question = content.get("generation", {}).get("run_date") == run_date
         if about != its and not (is_question and and_its_question):
-            kept.append(content)
-    return kept
+            others.append(content)
+    return others
 
 
 def changes_question(**changes):
@@ -71,7 +71,7 @@ def changes_question(**changes):
 
 
 def changes_batch(**changes):
-    """Change the second Monday's batch in every mention."""
+    """Return a change of the second Monday's batch in every mention."""
 
     def change(contents):
         its = made(contents)["batch"]["id"]
@@ -82,8 +82,8 @@ def changes_batch(**changes):
     return change
 
 
-def moved(**by):
-    """Change when a batch was made, in every mention."""
+def shift_creation(**by):
+    """Return a change of the time at which a batch was made, in every mention."""
 
     def change(contents):
         entry = made(contents)
@@ -94,10 +94,10 @@ def moved(**by):
     return change
 
 
-def asked_again(
+def add_refused_question(
     contents, refusal="MSFT was chosen more than once; the picks must differ.", **changes
 ):
-    """Put a refused question before that of a Monday; return the new entry's question."""
+    """Put a refused question before that of a Monday; return the new entry."""
     entry = entry_of(contents, "GENERATION", run_date=SECOND)
     former = deepcopy(entry)
     earlier = former["generation"]
@@ -112,31 +112,31 @@ def asked_again(
 
 
 def failure(contents, reason, run_date=SECOND, **changes):
-    """Turn a Monday into a failed one: its FAILURE entry, in the place of the batch."""
+    """Turn a Monday into a failed one: its FAILURE entry takes the place of the batch."""
     entry = made(contents, run_date)
     place = contents.index(entry)
     batch = entry["batch"]
     names = ("id", "series", "run_date", "created_at", "late", "benchmark_symbol")
     failed = {name: batch[name] for name in names}
     failed.update(status="failed", failure_reason=reason, failure="It failed.", **changes)
-    told = {"kind": "FAILURE", "at": failed["created_at"], "batch": failed}
+    entry_of_failure = {"kind": "FAILURE", "at": failed["created_at"], "batch": failed}
     before = contents[:place]
-    return [*before, told, *without(contents[place:], run_date, and_its_question=False)]
+    return [*before, entry_of_failure, *without(contents[place:], run_date, and_its_question=False)]
 
 
 # --- Questions -------------------------------------------------------------
 
 
-def number_two_is_three(contents):
-    asked_again(contents, attempt="3")
+def missing_second_number(contents):
+    add_refused_question(contents, attempt="3")
 
 
 def two_of_one_number(contents):
-    asked_again(contents, attempt="1")
+    add_refused_question(contents, attempt="1")
 
 
-def turned_round(contents):
-    former = asked_again(contents)
+def in_reverse_order(contents):
+    former = add_refused_question(contents)
     former["generation"]["attempt"] = "2"
     question_of_attempt = contents[contents.index(former) + 1]["generation"]
     question_of_attempt["attempt"] = "1"
@@ -145,7 +145,7 @@ def turned_round(contents):
 def four_questions(contents):
     entry = entry_of(contents, "GENERATION", run_date=SECOND)
     for _ in range(3):
-        asked_again(contents)
+        add_refused_question(contents)
     questions = [one for one in contents if one.get("generation", {}).get("run_date") == SECOND]
     for attempt, one in enumerate(questions, 1):
         one["generation"]["attempt"] = str(attempt)
@@ -186,8 +186,8 @@ def answered_before_asked(contents):
     its["answered_at"] = shifted(its["asked_at"], minutes=-2)
 
 
-def asked_while_open(contents):
-    former = asked_again(contents)
+def asked_while_another_was_open(contents):
+    former = add_refused_question(contents)
     later = shifted(former["generation"]["asked_at"], minutes=5)
     former["generation"]["answered_at"] = former["at"] = later
 
@@ -199,9 +199,9 @@ def asked_on_tuesday(contents):
     entry["at"] = shifted(entry["at"], days=1)
 
 
-def told_before_it_was_asked(contents):
-    """A question without an answer, in an entry of an hour before."""
-    former = asked_again(contents, "The model's provider did not answer.")
+def recorded_before_it_was_asked(contents):
+    """Record a question without an answer an hour before it was asked."""
+    former = add_refused_question(contents, "The model's provider did not answer.")
     for name in (
         "answer",
         "answered_at",
@@ -218,14 +218,14 @@ def of_a_tuesday(contents):
     question(contents)["run_date"] = "2026-10-13"
 
 
-def moved_behind_its_batch(contents):
+def moved_after_its_batch(contents):
     entry = entry_of(contents, "GENERATION", run_date=SECOND)
     contents.remove(entry)
     contents.insert(contents.index(made(contents)) + 1, entry)
 
 
-def another_behind_its_batch(contents):
-    former = asked_again(contents)
+def another_after_its_batch(contents):
+    former = add_refused_question(contents)
     contents.remove(former)
     former["generation"]["attempt"] = "2"
     question(contents).update(attempt="1")
@@ -240,7 +240,7 @@ def refused_after_its_batch(contents):
 
 
 def two_accepted(contents):
-    former = asked_again(contents)
+    former = add_refused_question(contents)
     answer = question(contents, LAST)["answer"]
     former["generation"].update(accepted="true", answer=answer)
     former["generation"].pop("refusal")
@@ -256,9 +256,9 @@ def the_answer(change):
 
 def edited(change):
     def changes(answer):
-        told = json.loads(answer)
-        change(told["picks"])
-        return json.dumps(told)
+        parsed = json.loads(answer)
+        change(parsed["picks"])
+        return json.dumps(parsed)
 
     return the_answer(changes)
 
@@ -272,13 +272,13 @@ def answer_without(name):
 
 def refused_with(refusal):
     def changes(contents):
-        former = asked_again(contents, refusal)
+        former = add_refused_question(contents, refusal)
         former["generation"]["answer"] = question(contents, LAST)["answer"]
 
     return changes
 
 
-def refused_later_for_nothing(contents):
+def refused_later_without_cause(contents):
     entry = entry_of(contents, "GENERATION", run_date=SECOND)
     second = deepcopy(entry)
     second["generation"].update(accepted="false", refusal="Alpha Vantage does not know ZZZZZ.")
@@ -286,42 +286,42 @@ def refused_later_for_nothing(contents):
 
 
 def refused_without_a_reason(contents):
-    asked_again(contents)["generation"].pop("refusal")
+    add_refused_question(contents)["generation"].pop("refusal")
 
 
 def prompt_without_the_refusal(contents):
-    former = asked_again(contents)
+    former = add_refused_question(contents)
     its = contents[contents.index(former) + 1]["generation"]
     its["user_prompt"] = former["generation"]["user_prompt"]
 
 
 def prompt_with_another_refusal(contents):
-    former = asked_again(contents)
+    former = add_refused_question(contents)
     former["generation"]["refusal"] = "The answer had 4 picks; exactly 3 are needed."
 
 
 def prompt_with_half_a_refusal(contents):
-    former = asked_again(contents)
+    former = add_refused_question(contents)
     its = contents[contents.index(former) + 1]["generation"]
     its["user_prompt"] = its["user_prompt"][:-10]
 
 
 QUESTIONS = [
-    ("question-number", "begins at two", changes_question(attempt="2")),
-    ("question-number", "a gap", number_two_is_three),
+    ("question-number", "the first is two", changes_question(attempt="2")),
+    ("question-number", "a gap", missing_second_number),
     ("question-number", "one number twice", two_of_one_number),
-    ("question-number", "turned round", turned_round),
+    ("question-number", "in reverse order", in_reverse_order),
     ("question-count", "four", four_questions),
     ("question-count", "four before a failure", four_before_a_failure),
-    ("question-count", "four of which three got no answer", four_without_answers),
+    ("question-count", "four, three of them without an answer", four_without_answers),
     ("question-time", "asked before nine", asked_before_nine),
     ("question-time", "asked on Sunday", asked_on_sunday),
     ("question-time", "answered before it was asked", answered_before_asked),
-    ("question-time", "asked while another was open", asked_while_open),
+    ("question-time", "asked while another was open", asked_while_another_was_open),
     ("question-time", "asked on Tuesday", asked_on_tuesday),
     ("question-time", "of a Tuesday", of_a_tuesday),
-    ("at", "told before it was asked", told_before_it_was_asked),
-    ("question-order", "after its batch", another_behind_its_batch),
+    ("at", "recorded before it was asked", recorded_before_it_was_asked),
+    ("question-order", "after its batch", another_after_its_batch),
     ("question-order", "refused after its batch", refused_after_its_batch),
     ("question-order", "two accepted", two_accepted),
     (
@@ -337,19 +337,19 @@ QUESTIONS = [
     ("answer-accepted", "the benchmark", edited(lambda picks: picks[0].update(ticker="SPY"))),
     ("answer-accepted", "no reasoning", edited(lambda picks: picks[0].update(reasoning=" "))),
     ("answer-accepted", "an unknown action", edited(lambda picks: picks[0].update(action="HOLD"))),
-    ("answer-accepted", "half of it", the_answer(lambda answer: answer[: len(answer) // 2])),
-    ("answer-accepted", "words before it", the_answer(lambda answer: f"Here it is: {answer}")),
+    ("answer-accepted", "half of an answer", the_answer(lambda answer: answer[: len(answer) // 2])),
+    ("answer-accepted", "text before the JSON", the_answer(lambda answer: f"Here it is: {answer}")),
     ("answer-accepted", "absent", answer_without("answer")),
     ("answer-accepted", "never answered", answer_without("answered_at")),
-    ("answer-refused", "for no reason", refused_with("I did not like it.")),
+    ("answer-refused", "for an unknown reason", refused_with("I did not like it.")),
     (
         "answer-refused",
-        "for a count that it has",
+        "for a wrong count of picks",
         refused_with("The answer had 4 picks; exactly 3 are needed."),
     ),
-    ("answer-refused", "later, for a ticker that it has not", refused_later_for_nothing),
+    ("answer-refused", "later, for a ticker that is not in it", refused_later_without_cause),
     ("answer-refused", "without a refusal", refused_without_a_reason),
-    ("prompt-says-why", "not at all", prompt_without_the_refusal),
+    ("prompt-says-why", "no reason", prompt_without_the_refusal),
     ("prompt-says-why", "another reason", prompt_with_another_refusal),
     ("prompt-says-why", "cut off", prompt_with_half_a_refusal),
 ]
@@ -359,7 +359,7 @@ QUESTIONS = [
 
 
 def another_id(new, run_date=SECOND):
-    """Give a batch another id, wherever it is named."""
+    """Return a change that gives a batch another id, in every mention."""
 
     def change(contents):
         old = made(contents, run_date)["batch"]["id"]
@@ -389,20 +389,20 @@ def made_before_its_answer(contents):
 
 
 def in_the_evening(reason):
-    """A Monday that failed after the last time of asking for prices."""
+    """Return a change to a Monday that failed after the last request time for prices."""
 
     def change(contents):
         contents = failure(contents, reason, late="true")
-        told = entry_of(contents, "FAILURE", run_date=SECOND)
+        entry = entry_of(contents, "FAILURE", run_date=SECOND)
         moment = calendar.from_new_york(date.fromisoformat(SECOND), time(20, 31))
-        told["at"] = told["batch"]["created_at"] = journal.format_timestamp(moment)
+        entry["at"] = entry["batch"]["created_at"] = journal.format_timestamp(moment)
         return contents
 
     return change
 
 
 def failed_before_its_answer(contents):
-    """A Monday that failed in the evening, by an answer that came later."""
+    """Let a Monday fail in the evening, before the answer arrives."""
     contents = in_the_evening("MISSING_CLOSE")(contents)
     entry = entry_of(contents, "GENERATION", run_date=SECOND)
     entry["generation"]["answered_at"] = entry["at"] = shifted(
@@ -412,11 +412,11 @@ def failed_before_its_answer(contents):
 
 
 def without_an_answer(reason, number):
-    """A Monday that failed in the evening, with so many questions, none of which was accepted."""
+    """Return a change to a Monday that failed in the evening after so many refused questions."""
 
     def change(contents):
         for _ in range(number - 1):
-            asked_again(contents)
+            add_refused_question(contents)
         contents = in_the_evening(reason)(contents)
         first = True
         questions = [
@@ -454,14 +454,14 @@ def run_again_weeks_later(contents):
 
 
 def failed_after_its_batch(contents):
-    told = entry_of(failure(deepcopy(contents), "PROVIDER_ERROR", LAST), "FAILURE", run_date=LAST)
-    contents.append(told)
+    entry = entry_of(failure(deepcopy(contents), "PROVIDER_ERROR", LAST), "FAILURE", run_date=LAST)
+    contents.append(entry)
 
 
 def picks(change):
     def changes(contents):
-        found = made(contents)["picks"]
-        changed = change(found)
+        chosen = made(contents)["picks"]
+        changed = change(chosen)
         if changed is not None:
             made(contents)["picks"] = changed
 
@@ -469,7 +469,7 @@ def picks(change):
 
 
 def on_every_mention(position, **changes):
-    """Change a pick in every mention."""
+    """Return a change of a pick in every mention."""
 
     def change(contents):
         id = made(contents)["picks"][position - 1]["id"]
@@ -501,9 +501,9 @@ def no_question(contents):
     contents.remove(entry_of(contents, "GENERATION", run_date=SECOND))
 
 
-def from_two_on(found):
+def numbered_from_two(chosen):
     """Number the picks from two on."""
-    for number, one in enumerate(found, 2):
+    for number, one in enumerate(chosen, 2):
         one["position"] = str(number)
 
 
@@ -531,15 +531,15 @@ MONDAYS = [
         another_id(str(batch_id("other", date.fromisoformat(SECOND)))),
     ),
     ("monday", "a Tuesday", on_tuesday),
-    ("monday", "made at eight", moved(minutes=-61)),
-    ("monday", "made on Tuesday", moved(days=1)),
-    ("monday", "made the week before", moved(days=-7)),
-    ("monday", "missed while it lasts", failed_with("MISSED")),
+    ("monday", "made at eight", shift_creation(minutes=-61)),
+    ("monday", "made on Tuesday", shift_creation(days=1)),
+    ("monday", "made the week before", shift_creation(days=-7)),
+    ("monday", "missed before it is over", failed_with("MISSED")),
     ("monday", "made before its answer", made_before_its_answer),
     ("monday", "failed before its answer", failed_before_its_answer),
-    ("late", "said of one in time", changes_batch(late="true")),
-    ("late", "not said at half past nine", moved(minutes=31)),
-    ("late", "not said in the evening", moved(hours=9)),
+    ("late", "marked, but in time", changes_batch(late="true")),
+    ("late", "not marked at half past nine", shift_creation(minutes=31)),
+    ("late", "not marked in the evening", shift_creation(hours=9)),
     ("failed", "two questions fewer", failed_with("NO_USABLE_ANSWER")),
     ("failed", "a close missing in the morning", failed_with("MISSING_CLOSE")),
     ("failed", "a close missing, and no answer", without_an_answer("MISSING_CLOSE", 1)),
@@ -561,26 +561,30 @@ MONDAYS = [
     ("baseline-session", "the session before", changes_batch(trading_day="2026-10-08")),
     ("baseline-session", "the Monday itself", changes_batch(trading_day="2026-10-12")),
     ("baseline-session", "a Sunday", changes_batch(trading_day="2026-10-11")),
-    ("three-picks", "two", picks(lambda found: found[:2])),
+    ("three-picks", "two", picks(lambda chosen: chosen[:2])),
     (
         "three-picks",
         "a fourth",
-        picks(lambda found: [*found, {**found[0], "id": str(uuid4()), "position": "4"}]),
+        picks(lambda chosen: [*chosen, {**chosen[0], "id": str(uuid4()), "position": "4"}]),
     ),
-    ("three-picks", "none", picks(lambda found: [])),
-    ("three-picks", "positions from two on", picks(from_two_on)),
-    ("three-picks", "turned round", picks(lambda found: found[::-1])),
+    ("three-picks", "none", picks(lambda _: [])),
+    ("three-picks", "positions from two on", picks(numbered_from_two)),
+    ("three-picks", "in reverse order", picks(lambda chosen: chosen[::-1])),
     (
         "three-picks",
         "one ticker twice",
-        picks(lambda found: found[0].update(ticker=found[1]["ticker"])),
+        picks(lambda chosen: chosen[0].update(ticker=chosen[1]["ticker"])),
     ),
-    ("three-picks", "the benchmark", picks(lambda found: found[0].update(ticker="SPY"))),
-    ("three-picks", "ended from the beginning", picks(lambda found: found[0].update(ended="true"))),
+    ("three-picks", "the benchmark", picks(lambda chosen: chosen[0].update(ticker="SPY"))),
+    (
+        "three-picks",
+        "ended from the beginning",
+        picks(lambda chosen: chosen[0].update(ended="true")),
+    ),
     (
         "three-picks",
         "an open before the session",
-        picks(lambda found: found[0].update(entry_open="10.0000")),
+        picks(lambda chosen: chosen[0].update(entry_open="10.0000")),
     ),
     ("picks-of-the-answer", "another reasoning", on_every_mention(1, reasoning="It will rise.")),
     ("picks-of-the-answer", "another action", other_action),
@@ -593,7 +597,7 @@ MONDAYS = [
     ("picks-of-the-answer", "another ticker", on_every_mention(2, ticker="ZZZZ")),
     ("picks-of-the-answer", "another answer", another_answer),
     ("picks-of-the-answer", "no question", no_question),
-    ("picks-of-the-answer", "a question after its batch", moved_behind_its_batch),
+    ("picks-of-the-answer", "a question after its batch", moved_after_its_batch),
     ("first-mention", "day one", day_zero(day="1")),
     ("day-zero", "another date", day_zero(checkpoint_date="2026-10-13")),
     ("day-zero", "another session", day_zero(trading_day="2026-10-08")),
@@ -609,16 +613,16 @@ MONDAYS = [
 # --- Absences --------------------------------------------------------------
 
 
-def taken_out(run_date, *, and_its_question=True):
+def monday_removed(run_date, *, and_its_question=True):
     return lambda contents: without(contents, run_date, and_its_question=and_its_question)
 
 
-def two_mondays_taken_out(contents):
+def two_mondays_removed(contents):
     return without(without(contents, SECOND, and_its_question=True), THIRD, and_its_question=True)
 
 
-def days_taken_out(*days, run_date=THIRD):
-    """Take days out of a batch that is active."""
+def days_removed(*days, run_date=THIRD):
+    """Return a change that removes days of an active batch."""
 
     def change(contents):
         its = made(contents, run_date)["batch"]["id"]
@@ -633,18 +637,18 @@ def days_taken_out(*days, run_date=THIRD):
 
 
 ABSENCES = [
-    ("every-monday", "one between", taken_out(SECOND)),
+    ("every-monday", "one between", monday_removed(SECOND)),
     (
         "every-monday",
-        "one between, but for its question",
-        taken_out(SECOND, and_its_question=False),
+        "one between, except its question",
+        monday_removed(SECOND, and_its_question=False),
     ),
-    ("every-monday", "two between", two_mondays_taken_out),
-    ("every-monday", "the last", taken_out(LAST)),
-    ("every-day", "a session's", days_taken_out("3")),
-    ("every-day", "a Sunday's", days_taken_out("6")),
-    ("every-day", "three in a row", days_taken_out("3", "4", "5")),
-    ("every-day", "from the eighth on", days_taken_out(*map(str, range(8, 15)), run_date=SECOND)),
+    ("every-monday", "two between", two_mondays_removed),
+    ("every-monday", "the last", monday_removed(LAST)),
+    ("every-day", "a session's", days_removed("3")),
+    ("every-day", "a Sunday's", days_removed("6")),
+    ("every-day", "three in a row", days_removed("3", "4", "5")),
+    ("every-day", "from the eighth on", days_removed(*map(str, range(8, 15)), run_date=SECOND)),
 ]
 
 
@@ -655,22 +659,22 @@ FORGERIES = [
 
 
 @pytest.mark.parametrize(("rule", "change"), one_of_each_rule(FORGERIES))
-async def test_a_forgery_is_found(rehearsed, create, rule, change):
+async def test_a_forgery_of_a_monday(rehearsed, create, rule, change):
     await check_forgery(copy_of(rehearsed, create), change, rule)
 
 
-# --- What is true fits -----------------------------------------------------
+# --- Records without a forgery ---------------------------------------------
 
 
 async def fits(address: str) -> list[str]:
-    """Return the kinds of the entries of a record that fits."""
+    """Verify a record, and return the kinds of its entries."""
     async with opened(address) as source:
         await verify(source, [], silent)
         return [entry["kind"] async for entry in source.entries(0)]
 
 
 def cut(content: dict, reason: str = "length") -> Reply:
-    """A completion that broke off, though what came reads as a whole answer."""
+    """Return a completion that was cut off, although its text is a whole answer."""
     completion = json.loads(make_completion(content).body)
     completion["choices"][0]["finish_reason"] = reason
     return says(completion)
@@ -679,13 +683,13 @@ def cut(content: dict, reason: str = "length") -> Reply:
 WHOLE = make_answer(*CHOSEN)
 
 TRUE_ANSWERS = [
-    pytest.param([cut(WHOLE)], id="truncated behind its end"),
-    pytest.param([cut(WHOLE, "content_filter")], id="stopped by a filter behind its end"),
+    pytest.param([cut(WHOLE)], id="truncated after its end"),
+    pytest.param([cut(WHOLE, "content_filter")], id="stopped by a filter after its end"),
     pytest.param([says(WHOLE)], id="an answer that is no completion"),
     pytest.param([make_completion(make_answer("SPY", "KO", "AAPL"))], id="the benchmark"),
     pytest.param(
         [make_completion("{"), make_completion(make_answer("KO", "KO", "AAPL"))],
-        id="two broken ones",
+        id="two different faults",
     ),
     pytest.param(
         [make_completion(json.dumps(WHOLE).replace("reasons", "\0"))],
@@ -695,7 +699,7 @@ TRUE_ANSWERS = [
 
 
 @pytest.mark.parametrize("refused", TRUE_ANSWERS)
-async def test_a_true_refusal(harness, database, refused):
+async def test_a_correct_refusal(harness, database, refused):
     harness.world.model = [*refused, make_completion(make_answer("AAPL", "KO", "NVDA"))]
     await run_until_done(harness, harness.begin)
     assert await fits(database) == ["GENERATION"] * (len(refused) + 1) + ["BATCH"]
@@ -738,22 +742,28 @@ async def test_a_model_that_does_not_answer(harness, database):
     assert await fits(database) == ["GENERATION"] * 3 + ["FAILURE"]
 
 
-async def test_prices_that_do_not_come_all_day(harness, database):
+async def test_prices_that_are_missing_all_day(harness, database):
     harness.world.instead = [Reply(status=503)] * 200
     await run_until_done(harness, harness.begin)
     assert (await harness.batch()).failure_reason == "PROVIDER_ERROR"
     assert await fits(database) == ["GENERATION", "FAILURE"]
 
 
-async def test_another_benchmark_on_the_way(harness, database, pool, clock):
-    """The prompt named another benchmark: the answer is refused, and the model is asked again."""
+async def test_a_benchmark_that_changes_during_a_monday(harness, database, pool, clock):
+    """
+    The prompt named another benchmark, so the answer is refused, and the model is asked again.
+    """
     harness.world.absent.add(("NVDA", BASELINE))
     with pytest.raises(TryAgainAt) as later:
         await harness.begin()
     harness.clock.time = later.value.at
     harness.world.model = [make_completion(make_answer("AAPL", "MSFT", "BRK.B"))]
     async with open_context(
-        database, pool, clock, harness.provider.url, BENCHMARK_SYMBOL="KO"
+        database=database,
+        pool=pool,
+        clock=clock,
+        base_url=harness.provider.url,
+        BENCHMARK_SYMBOL="KO",
     ) as context:
         await weekly.run_if_due(context, 1, None)
     batch = await harness.batch()
@@ -761,8 +771,8 @@ async def test_another_benchmark_on_the_way(harness, database, pool, clock):
     assert await fits(database) == ["GENERATION"] * 3 + ["BATCH"]
 
 
-async def test_a_monday_that_ends_while_it_is_asked(harness, database):
-    """No question is put on Tuesday."""
+async def test_a_monday_that_ends_during_a_question(harness, database):
+    """The model is not asked on Tuesday."""
     harness.clock.time = new_york(MONDAY, 23, 59)
 
     def answers(request):
@@ -787,11 +797,8 @@ async def test_a_close_that_is_missing_all_day(harness, database):
     assert await fits(database) == ["GENERATION", "FAILURE"]
 
 
-async def test_missed_mondays_come_before_the_next(harness, database):
-    """
-    After an outage, the journal has no Monday before those that were missed, whichever process is
-    first.
-    """
+async def test_missed_mondays_are_recorded_before_the_next(harness, database):
+    """After an outage, the missed Mondays are journalled before the next one."""
     harness.world.model = [
         make_completion("no"),
         make_completion("no"),
@@ -804,9 +811,9 @@ async def test_missed_mondays_come_before_the_next(harness, database):
     assert await fits(database) == ["GENERATION"] * 3 + ["FAILURE"] * 3 + ["GENERATION", "BATCH"]
 
 
-async def test_an_outage_is_made_up_for(harness, database):
+async def test_checkpoints_may_be_late_for_a_day_after_an_outage(harness, database):
     """
-    What was due while the service was away may be absent for a day after it is back, and no longer.
+    Checkpoints that were due during an outage may be missing for a day after it, and no longer.
     """
     batch = await harness.make_batch()
     harness.clock.time = calendar.due_at(MONDAY, 5)
@@ -821,22 +828,22 @@ async def test_an_outage_is_made_up_for(harness, database):
     await fits(database)
 
 
-async def test_a_monday_that_failed_for_want_of_closes_that_were_there(rehearsed, create):
-    """The closes stay in the record, though no entry mentions them any more."""
-    copy, was = copy_of(rehearsed, create), list[dict[str, str]]()
+async def test_a_monday_that_failed_although_its_closes_were_read(rehearsed, create):
+    """The closes stay in the record, although no entry mentions them any more."""
+    copy, closes = copy_of(rehearsed, create), list[dict[str, str]]()
 
     def change(contents):
-        was.extend(made(contents)["closes"])
+        closes.extend(made(contents)["closes"])
         return in_the_evening("MISSING_CLOSE")(contents)
 
     forge(copy, change)
     with unguarded(copy) as conn:
-        for close in was:
+        for close in closes:
             columns, values = ", ".join(close), [*close.values()]
             places = ", ".join(["%s"] * len(values))
             statement = f"INSERT INTO closes ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING"
             conn.execute(statement.encode(), values)
-    found = await discrepancies_of(copy)
-    assert len(found) == 2, found
-    for text in found:
+    discrepancies = await discrepancies_of(copy)
+    assert len(discrepancies) == 2, discrepancies
+    for text in discrepancies:
         assert text.endswith("(rule: failed)"), text

@@ -1,8 +1,8 @@
 """
-Forgeries of the chain and of rows that the journal does not know of, and of prices and figures.
+Forgeries of the chain, of rows that the journal does not mention, and of prices and figures.
 
-The kind: an entry or a row that was changed by itself; and a price, a figure or a mark, changed
-with its whole chain, that does not follow from the rows that it names.
+The kind: an entry or a row that was changed alone; and a price, a figure or a mark, changed with
+its whole chain, that does not agree with the rows that it names.
 """
 
 import asyncio
@@ -34,11 +34,9 @@ __all__ = ["rehearsed"]
 MONDAY = "2026-10-12"
 LAST = "seq = (SELECT max(seq) FROM journal)"
 
-# What is wrong with the bytes of the newest entry, by what its content is made into.
-
 
 def rewritten(change: Callable[[str], str]) -> Callable[[str], None]:
-    """Return a change of the newest entry's bytes, with a hash that fits."""
+    """Return a change of the newest entry's content, with a correct hash."""
 
     def write(address: str) -> None:
         with unguarded(address) as conn:
@@ -55,20 +53,20 @@ def rewritten(change: Callable[[str], str]) -> Callable[[str], None]:
 
 
 def without_order(content: str) -> str:
-    """The members the other way round."""
+    """Return the content with its members in reverse order."""
     return json.dumps(
         dict(reversed(json.loads(content).items())), ensure_ascii=False, separators=(",", ":")
     )
 
 
 def by_sql(statements: str) -> Callable[[str], None]:
-    """Return a change by statements."""
+    """Return a change by these statements."""
     return lambda address: changed(address, statements)
 
 
 FORGERIES_BY_SQL = [
     pytest.param(
-        "chain", by_sql("DELETE FROM journal WHERE seq = 17"), id="chain: an entry taken out"
+        "chain", by_sql("DELETE FROM journal WHERE seq = 17"), id="chain: an entry deleted"
     ),
     pytest.param(
         "chain",
@@ -85,11 +83,13 @@ FORGERIES_BY_SQL = [
         by_sql("UPDATE journal SET hash = repeat('0', 64) WHERE seq = 17"),
         id="chain: another hash",
     ),
-    pytest.param("head", by_sql(f"DELETE FROM journal WHERE {LAST}"), id="head: a tail cut off"),
+    pytest.param(
+        "head", by_sql(f"DELETE FROM journal WHERE {LAST}"), id="head: the last entry deleted"
+    ),
     pytest.param(
         "head",
         rewritten(lambda content: content.replace(".", ".1", 1)),
-        id="head: the newest entry written anew",
+        id="head: the newest entry rewritten",
     ),
     pytest.param(
         "canonical",
@@ -112,7 +112,9 @@ FORGERIES_BY_SQL = [
         rewritten(lambda content: content.replace('"seq":"', '"seq":', 1).replace('"}', "}", 1)),
         id="canonical: a number",
     ),
-    pytest.param("canonical", rewritten(lambda content: content[:-1]), id="canonical: half of it"),
+    pytest.param(
+        "canonical", rewritten(lambda content: content[:-1]), id="canonical: a cut content"
+    ),
     pytest.param(
         "columns",
         by_sql(f"UPDATE journal SET kind = 'FAILURE' WHERE {LAST}"),
@@ -136,7 +138,7 @@ FORGERIES_BY_SQL = [
     pytest.param(
         "row",
         by_sql(f"DELETE FROM pick_checkpoint_metrics WHERE pick_id = {PICK}"),
-        id="row: metrics gone",
+        id="row: deleted metrics",
     ),
     pytest.param(
         "row",
@@ -156,7 +158,7 @@ FORGERIES_BY_SQL = [
 
 
 def metric_of(contents: list[Content], day: str) -> dict[str, str]:
-    """The first metric of a day."""
+    """Return the first metric of a day."""
     return entry_of(contents, "CHECKPOINT", run_date=MONDAY, day=day)["metrics"][0]
 
 
@@ -167,32 +169,32 @@ def more(row: dict[str, str], *columns: str) -> None:
 
 
 def another_figure(contents: list[Content]) -> None:
-    """A share that did better, and so against the benchmark."""
+    """Raise the return of a share, and its difference to the benchmark."""
     more(metric_of(contents, "3"), "absolute_return_pct", "vs_benchmark_pct")
 
 
 def another_price(contents: list[Content]) -> None:
-    """A price that its reading does not say."""
+    """Raise a price, so that it differs from its reading."""
     more(metric_of(contents, "3"), "current_price")
 
 
 def another_difference(contents: list[Content]) -> None:
-    """A share that did better against the benchmark alone."""
+    """Raise only the difference to the benchmark."""
     more(metric_of(contents, "3"), "vs_benchmark_pct")
 
 
 def another_return_from_the_open(contents: list[Content]) -> None:
-    """A return from the open that is not of this open."""
+    """Raise the return from the open."""
     more(metric_of(contents, "3"), "return_from_open_pct")
 
 
 def another_factor(contents: list[Content]) -> None:
-    """A split that there was not."""
+    """Count a split that does not exist."""
     more(metric_of(contents, "3"), "split_factor")
 
 
 def another_benchmark(contents: list[Content]) -> None:
-    """A benchmark that fell by one."""
+    """Raise the benchmark's return."""
     more(
         entry_of(contents, "CHECKPOINT", run_date=MONDAY, day="3")["checkpoint"],
         "benchmark_return_pct",
@@ -200,29 +202,29 @@ def another_benchmark(contents: list[Content]) -> None:
 
 
 def a_reading_of_another_session(contents: list[Content]) -> None:
-    """A metric with the reading of the day before."""
+    """Give a metric the reading of the day before."""
     metric_of(contents, "3")["close_id"] = metric_of(contents, "2")["close_id"]
 
 
 def a_reading_of_another_pick(contents: list[Content]) -> None:
-    """A metric with the reading of the second pick."""
+    """Give a metric the reading of the second pick."""
     metrics = entry_of(contents, "CHECKPOINT", run_date=MONDAY, day="3")["metrics"]
     metrics[0]["close_id"] = metrics[1]["close_id"]
 
 
 def a_reading_that_is_not_there(contents: list[Content]) -> None:
-    """A metric with a reading that no entry holds."""
+    """Give a metric a reading that no entry has."""
     metric_of(contents, "3")["close_id"] = "00000000-0000-4000-8000-000000000001"
 
 
 def a_baseline_of_another_share(contents: list[Content]) -> None:
-    """A pick with the benchmark's reading."""
+    """Give a pick the benchmark's reading."""
     entry = entry_of(contents, "BATCH", run_date=MONDAY)
     entry["picks"][0]["initial_close_id"] = entry["batch"]["benchmark_initial_close_id"]
 
 
 def a_forced_renaming(session: str, after_day: str) -> Callable[[list[Content]], None]:
-    """Return a change that renames a pick, and marks nothing."""
+    """Return a change that renames a pick, and sets no mark."""
 
     def change(contents: list[Content]) -> None:
         former = entry_of(contents, "CHECKPOINT", run_date=MONDAY, day=after_day)
@@ -260,10 +262,10 @@ FORGERIES = [
     pytest.param("figure", another_difference, id="figure: a difference"),
     pytest.param("figure", another_return_from_the_open, id="figure: a return from the open"),
     pytest.param("figure", another_factor, id="figure: a factor"),
-    pytest.param("figure", another_benchmark, id="figure: the benchmark's"),
+    pytest.param("figure", another_benchmark, id="figure: a return of the benchmark"),
     pytest.param("reading", a_reading_of_another_session, id="reading: of another session"),
     pytest.param("reading", a_reading_of_another_pick, id="reading: of another pick"),
-    pytest.param("reading", a_reading_that_is_not_there, id="reading: of none"),
+    pytest.param("reading", a_reading_that_is_not_there, id="reading: of no entry"),
     pytest.param(
         "reading", a_baseline_of_another_share, id="reading: of another share at the baseline"
     ),
@@ -279,33 +281,35 @@ FORGERIES = [
 
 
 def head_of(address: str) -> tuple[int, str]:
-    """The newest entry."""
+    """Return the number and hash of the newest entry."""
     with psycopg.connect(address) as conn:
         return conn.execute("SELECT seq, hash FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
 
 
 @pytest.mark.parametrize(("rule", "change"), one_of_each_rule(FORGERIES_BY_SQL))
-async def test_a_change_of_its_own(rehearsed, create, rule, change):
-    """The rule is named, from the database and from an address."""
+async def test_a_single_change(rehearsed, create, rule, change):
+    """Database and server both name the rule that the change breaks."""
     copy = copy_of(rehearsed, create)
     heads = [head_of(copy)] if rule == "head" else []
     change(copy)
     async with record_server(copy) as url:
         for opened in (open_database(copy), open_api(url, asyncio.sleep)):
             async with opened as source:
-                with pytest.raises(Discrepancy) as found:
+                with pytest.raises(Discrepancy) as raised:
                     await verify(source, heads, silent)
-            assert str(found.value).endswith(f"(rule: {rule})")
+            assert str(raised.value).endswith(f"(rule: {rule})")
 
 
 @pytest.mark.parametrize(("rule", "change"), one_of_each_rule(FORGERIES))
 async def test_a_forgery(rehearsed, create, rule, change):
-    """The rule is named, from the database and from an address."""
+    """Database and server both name the rule that the forgery breaks."""
     await check_forgery(copy_of(rehearsed, create), change, rule)
 
 
 def of_journal(column: str, value: str = "NULL") -> str:
-    """Statements that write something into a column of an entry that the table does not allow."""
+    """
+    Return statements that store a value which the table does not allow in a column of an entry.
+    """
     return (
         f"ALTER TABLE journal ALTER {column} DROP NOT NULL; "
         f"UPDATE journal SET {column} = {value} WHERE seq = 17; "
@@ -315,7 +319,7 @@ def of_journal(column: str, value: str = "NULL") -> str:
 UNREADABLE = [
     pytest.param(of_journal("hash"), "columns", "it has no hash", id="an entry without its hash"),
     pytest.param(
-        of_journal("previous"), "columns", "it has no previous", id="without the hash before"
+        of_journal("previous"), "columns", "it has no previous", id="without the previous hash"
     ),
     pytest.param(of_journal("content"), "columns", "it has no content", id="without its content"),
     pytest.param(of_journal("kind"), "columns", "it has no kind", id="without its kind"),
@@ -324,13 +328,13 @@ UNREADABLE = [
         of_journal("at", "'infinity'"),
         "columns",
         "row 17 of journal has at as infinity",
-        id="a time without end",
+        id="an infinite time",
     ),
     pytest.param(
         f"UPDATE batches SET created_at = 'infinity' WHERE run_date = '{MONDAY}'",
         "row",
         "of batches has created_at as infinity",
-        id="a batch without a time",
+        id="a batch with an infinite time",
     ),
     pytest.param(
         f"UPDATE batches SET trading_day = '0044-03-15 BC' WHERE run_date = '{MONDAY}'",
@@ -349,26 +353,24 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("statements", "rule", "text"), UNREADABLE)
-async def test_what_cannot_be_read(rehearsed, create, statements, rule, text):
-    """
-    Values that no row can have: named, not a traceback, and nothing that could not be found out.
-    """
+async def test_an_unreadable_value(rehearsed, create, statements, rule, text):
+    """A value that no row can have is named as a discrepancy, without a traceback."""
     copy = copy_of(rehearsed, create)
     with unguarded(copy) as conn:
         conn.execute("ALTER TABLE closes DROP CONSTRAINT IF EXISTS ticker_is_well_formed")
         conn.execute(statements)
-    with pytest.raises(Discrepancy) as found:
+    with pytest.raises(Discrepancy) as raised:
         async with open_database(copy) as source:
             await verify(source, [], silent)
-    assert text in str(found.value)
-    assert str(found.value).endswith(f"(rule: {rule})")
+    assert text in str(raised.value)
+    assert str(raised.value).endswith(f"(rule: {rule})")
 
 
 @pytest.mark.parametrize("run_date", ["2026-10-05", "2026-10-12", "2026-10-26"])
 async def test_a_second_batch_of_a_monday(rehearsed, create, run_date):
     """
-    It is found by its address too where a page of the API ends between the two: the oldest is the
-    fourth.
+    A second batch is noticed by the address, too, even if a page of the API ends between the two:
+    the oldest batch is the fourth.
     """
     copy = copy_of(rehearsed, create)
     with unguarded(copy) as conn:

@@ -60,8 +60,8 @@ async def an_alert(harness, receiver):
     ((id, job),) = await harness.rows(
         "SELECT args ->> 'alert', id FROM procrastinate_jobs WHERE task_name = 'send_alert'"
     )
-    (found,) = [one for one in await queue.app.job_manager.list_jobs_async() if one.id == job]
-    return lambda: alerts.send(harness.context, UUID(id), found)
+    (stored_job,) = [one for one in await queue.app.job_manager.list_jobs_async() if one.id == job]
+    return lambda: alerts.send(harness.context, UUID(id), stored_job)
 
 
 # The kinds of alerts
@@ -141,7 +141,8 @@ async def test_a_close_that_is_missing(harness, receiver):
     # Four requests, 1.1 seconds apart.
     assert (alert["at"], alert["reason"]) == ("2026-10-28T00:30:03.300000Z", "MISSING_CLOSE")
     assert alert["to_do"] == (
-        "Upkeep looks again once a day, `alpha-monday checkpoint retake 2026-10-26 1` at once."
+        "Reconciliation tries again once a day; "
+        "`alpha-monday checkpoint retake 2026-10-26 1` tries at once."
     )
     assert alert["text"] == (
         "Alpha Monday: day 1 of the Monday 2026-10-26 was skipped (MISSING_CLOSE): MSFT: no close "
@@ -150,7 +151,7 @@ async def test_a_close_that_is_missing(harness, receiver):
     )
 
 
-async def test_a_closed_market_is_no_news(harness):
+async def test_a_closed_market_has_no_alert(harness):
     """Neither a skip for a closed market nor a checkpoint that stays skipped has an alert."""
     batch = await harness.make_batch()
     harness.clock.time = new_york(MONDAY + timedelta(days=6))
@@ -165,7 +166,7 @@ async def test_a_closed_market_is_no_news(harness):
     assert await harness.rows(OUTCOMES) == [("checkpoint_skipped", None)]
 
 
-async def test_a_quota_that_the_provider_says_is_spent(harness, receiver):
+async def test_a_quota_that_the_provider_reports_as_spent(harness, receiver):
     """Two checkpoints wait for the quota, and one alert reports it, without the provider's text."""
     await harness.make_batch()
     await harness.rows("DELETE FROM procrastinate_jobs WHERE (args ->> 'day')::integer > 2")
@@ -186,8 +187,8 @@ async def test_a_quota_that_the_provider_says_is_spent(harness, receiver):
     )
 
 
-async def found_spent(harness):
-    """A checkpoint that needs prices finds the quota spent."""
+async def take_with_spent_quota(harness):
+    """Take a checkpoint that needs prices while the quota is spent."""
     async with alerts.alert_if_quota_spent(harness.context):
         raise QuotaSpent("The quota is spent.", harness.clock.now() + timedelta(hours=1))
 
@@ -197,21 +198,23 @@ async def test_a_spent_quota_has_one_alert(harness):
     Eight jobs at once, for hours, cause one alert; after the quota was free for an hour, there is
     another.
     """
-    await asyncio.gather(*(found_spent(harness) for _ in range(8)), return_exceptions=True)
+    await asyncio.gather(
+        *(take_with_spent_quota(harness) for _ in range(8)), return_exceptions=True
+    )
     for _ in range(3):
         harness.clock.forward(hours=1, seconds=5)
         with pytest.raises(QuotaSpent):
-            await found_spent(harness)
+            await take_with_spent_quota(harness)
     assert await harness.rows("SELECT kind, until - at FROM operations.alerts") == [
         ("quota_spent", timedelta(hours=4, seconds=15))
     ]
     harness.clock.forward(hours=2)
     with pytest.raises(QuotaSpent):
-        await found_spent(harness)
+        await take_with_spent_quota(harness)
     assert await harness.rows("SELECT count(*) FROM operations.alerts") == [(2,)]
 
 
-async def test_our_own_count(harness, receiver):
+async def test_a_quota_spent_by_our_own_count(harness, receiver):
     """A quota that is spent by the service's own count has an alert, too."""
     await harness.make_batch()
     await harness.rows("DELETE FROM operations.provider_requests")
@@ -256,7 +259,7 @@ async def test_a_job_that_a_dead_process_left(harness, receiver):
     )
 
 
-async def test_a_message_that_is_put_back_is_no_news(harness, receiver):
+async def test_a_message_that_is_put_back_has_no_alert(harness, receiver):
     """Otherwise a process that dies while it sends an alert would cause alerts without end."""
     await an_alert(harness, receiver)
     await harness.rows(
@@ -267,7 +270,7 @@ async def test_a_message_that_is_put_back_is_no_news(harness, receiver):
     assert [one["kind"] for one in receiver.alerts] == ["monday_failed"]
 
 
-# An alert is stored if and only if its cause is
+# An alert is stored in the transaction that stores its cause
 
 
 async def test_a_rollback_undoes_the_alert(harness):
@@ -298,7 +301,7 @@ async def test_a_crash_before_the_alert_is_sent(harness, receiver, monkeypatch):
     await an_alert(harness, receiver)
     receiver.play(HANGING)
     worker = asyncio.create_task(send_due_messages(harness))
-    await receiver.asked.wait()
+    await receiver.request_arrived.wait()
     worker.cancel()
     await asyncio.gather(worker, return_exceptions=True)
     # As a SIGKILL leaves it.
@@ -358,19 +361,20 @@ async def test_a_worker_that_is_killed_while_it_sends(tmp_path, database, pool, 
             id="no task of that name in the old version",
         ),
         pytest.param(
-            "UPDATE procrastinate_jobs SET status = 'cancelled'", 0, id="cancelled by hand"
+            "UPDATE procrastinate_jobs SET status = 'cancelled'", 0, id="cancelled manually"
         ),
         pytest.param(
             "WITH job AS (UPDATE procrastinate_jobs SET status = 'failed' RETURNING id) "
             "INSERT INTO operations.strikes (job_id, surprises) SELECT id, 5 FROM job",
             0,
-            id="a surprise every time",
+            id="an unexpected error every time",
         ),
     ],
 )
 async def test_an_alert_without_a_job(harness, receiver, happened, arrives):
     """
-    It gets another job, unless its job was ended on purpose or failed; after a day it is given up.
+    The alert gets another job, unless its job was ended on purpose or failed; after a day it is
+    given up.
     """
     await an_alert(harness, receiver)
     await harness.rows("DELETE FROM procrastinate_jobs WHERE task_name <> 'send_alert'")
@@ -398,7 +402,7 @@ async def test_an_alert_without_a_job(harness, receiver, happened, arrives):
     )
 
 
-async def test_an_alert_that_cannot_be_written(harness):
+async def test_an_alert_that_cannot_be_stored(harness):
     """Only the alert is lost: the failure is stored, and the log says which alert was lost."""
     await harness.rows(
         "ALTER TABLE operations.alerts ADD CONSTRAINT nothing_fits CHECK (false) NOT VALID"
@@ -407,7 +411,7 @@ async def test_an_alert_that_cannot_be_written(harness):
         with logged("ERROR", harness.clock) as lines:
             await a_missed_monday(harness)
             with pytest.raises(QuotaSpent):
-                await found_spent(harness)
+                await take_with_spent_quota(harness)
     finally:
         await harness.rows("ALTER TABLE operations.alerts DROP CONSTRAINT nothing_fits")
     assert (await harness.batch(MONDAY + timedelta(days=7))).failure_reason == "MISSED"
@@ -494,8 +498,8 @@ async def test_receivers_that_hang_take_two_slots(harness, receiver):
     assert receiver.requests == []
 
 
-async def test_a_message_comes_after_everything_else(harness, receiver):
-    """Its priority is below that of any checkpoint, and it shares no lock."""
+async def test_a_message_has_the_lowest_priority(harness, receiver):
+    """The priority of a message is below that of any checkpoint, and it shares no lock."""
     await an_alert(harness, receiver)
     lowest = "SELECT min(priority) FROM procrastinate_jobs WHERE task_name = 'take_checkpoint'"
     ((morning,),) = await harness.rows(lowest)
@@ -506,7 +510,7 @@ async def test_a_message_comes_after_everything_else(harness, receiver):
     assert messages.LOWEST_PRIORITY < -date.max.toordinal() < morning
 
 
-async def test_a_rehearsal_says_so(harness, receiver, database):
+async def test_a_rehearsals_alerts_are_marked(harness, receiver, database):
     """Alerts of a rehearsal are marked, also where only the text is shown."""
     await an_alert(harness, receiver)
     with psycopg.connect(database, autocommit=True) as conn:
@@ -518,10 +522,10 @@ async def test_a_rehearsal_says_so(harness, receiver, database):
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "receiver_url"),
     [({}, ""), ({"ALERT_WEBHOOK_URL": "http://a.example/b"}, "http://a.example/b")],
 )
-def test_the_receivers_of_a_rehearsal(monkeypatch, environment, told):
+def test_the_receivers_of_a_rehearsal(monkeypatch, environment, receiver_url):
     """
     No receiver, unless the address is in the environment; a file's address is for the live service.
     """
@@ -537,7 +541,7 @@ def test_the_receivers_of_a_rehearsal(monkeypatch, environment, told):
     with rehearsal.running_simulators(
         settings.load(providers | receivers), "host=nowhere", calm=True
     ) as provided:
-        assert (provided.alert_webhook_url, provided.heartbeat_url) == (told, "")
+        assert (provided.alert_webhook_url, provided.heartbeat_url) == (receiver_url, "")
 
 
 async def test_quoted_text(harness, receiver):
@@ -577,7 +581,7 @@ async def test_off(harness, receiver, clock):
 # What stays secret
 
 
-async def test_the_address_is_nowhere(harness, receiver, database):
+async def test_the_address_is_neither_logged_nor_stored(harness, receiver, database):
     """
     The address is in no log line, even at DEBUG, and in no row, whatever the receiver responds.
     """
@@ -610,28 +614,31 @@ async def test_the_address_is_nowhere(harness, receiver, database):
 
 
 async def test_status(harness, receiver):
-    """Whether alerts are on, the last one, its outcome, and how many wait; never the address."""
+    """
+    `status` shows whether alerts are on, the last one, its outcome, and how many wait; never the
+    address.
+    """
     environment = {"ALERT_WEBHOOK_URL": f"https://hooks.example/{SECRET}", "HEARTBEAT_URL": ""}
 
-    async def said():
-        stands = await snapshot.read_for_operator(
+    async def read_facts():
+        state = await snapshot.read_for_operator(
             harness.context.pool, settings.load(environment), harness.clock
         )
-        lines = [line for line in status.facts(stands) if line.startswith(("alerts", "heartbeat"))]
-        return lines, [line for line in status.notes(stands) if "given up" in line]
+        lines = [line for line in status.facts(state) if line.startswith(("alerts", "heartbeat"))]
+        return lines, [line for line in status.notes(state) if "given up" in line]
 
-    assert await said() == (
+    assert await read_facts() == (
         ["alerts: on; none yet", "heartbeat: off, HEARTBEAT_URL is not set here"],
         [],
     )
     send = await an_alert(harness, receiver)
-    lines, notes = await said()
+    lines, notes = await read_facts()
     assert lines[0] == (
         "alerts: on; last monday failed, Tuesday, 2026-11-03 08:00 in New York: waiting; 1 waiting"
     )
     receiver.play(Reply(status=404))
     await send()
-    lines, notes = await said()
+    lines, notes = await read_facts()
     assert (
         lines[0]
         == "alerts: on; last monday failed, Tuesday, 2026-11-03 08:00 in New York: given up"
@@ -641,19 +648,17 @@ async def test_status(harness, receiver):
     ]
 
 
-async def test_a_job_that_failed_is_owed_nothing(harness, receiver):
+async def test_a_failed_message_needs_no_person(harness, receiver):
     """`status` shows it, but no person has to do anything about it."""
     await an_alert(harness, receiver)
     await harness.rows(
         "UPDATE procrastinate_jobs SET status = 'failed' WHERE task_name = 'send_alert'"
     )
-    stands = await snapshot.read_for_operator(
-        harness.context.pool, settings.load({}), harness.clock
-    )
-    assert [(job.task, job.owed) for job in stands.work.failed] == [("send_alert", False)]
+    state = await snapshot.read_for_operator(harness.context.pool, settings.load({}), harness.clock)
+    assert [(job.task, job.owed) for job in state.work.failed] == [("send_alert", False)]
 
 
-def test_the_page_says_what_arrives(clock):
+def test_the_page_documents_the_message(clock):
     """The page's example has the members of a real message, and its table has every kind."""
     page = (Path(__file__).parents[3] / "docs" / "operate" / "alerts-webhook.md").read_text()
     (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
@@ -666,11 +671,11 @@ def test_the_page_says_what_arrives(clock):
 
 
 async def test_the_operators_test(receiver, commanded):
-    """It is sent at once, one time, and the exit code shows the outcome."""
+    """The test alert is sent at once, one time, and the exit code shows the outcome."""
     url = f"{receiver.url}/{SECRET}"
-    said = await asyncio.to_thread(commanded, "alert", "test", ALERT_WEBHOOK_URL=url)
+    result = await asyncio.to_thread(commanded, "alert", "test", ALERT_WEBHOOK_URL=url)
     (alert,) = receiver.alerts
-    assert (said.exit_code, said.output) == (
+    assert (result.exit_code, result.output) == (
         0,
         f"Delivered: ALERT_WEBHOOK_URL answered 204. The alert's id: {alert['id']}\n",
     )
@@ -680,20 +685,21 @@ async def test_the_operators_test(receiver, commanded):
     )
 
     receiver.play(Reply(status=500))
-    said = await asyncio.to_thread(commanded, "alert", "test", ALERT_WEBHOOK_URL=url)
-    assert (said.exit_code, said.error) == (
+    result = await asyncio.to_thread(commanded, "alert", "test", ALERT_WEBHOOK_URL=url)
+    assert (result.exit_code, result.error) == (
         1,
         "alpha-monday: ALERT_WEBHOOK_URL answered 500. "
         "The service would repeat the request for a day.\n",
     )
     receiver.play(Reply(status=404))
-    said = await asyncio.to_thread(commanded, "alert", "test", ALERT_WEBHOOK_URL=url)
-    assert said.exit_code == 1
-    assert "answered 404: it does not take what is sent; check the address." in said.error
-    said = await asyncio.to_thread(commanded, "alert", "test")
-    assert said.exit_code == 1
-    assert said.error.startswith(
-        "alpha-monday: ALERT_WEBHOOK_URL is not set, so alerts are sent to nobody. "
-        "Set it, for example "
+    result = await asyncio.to_thread(commanded, "alert", "test", ALERT_WEBHOOK_URL=url)
+    assert result.exit_code == 1
+    assert (
+        "answered 404: the server does not accept the request; check the address." in result.error
+    )
+    result = await asyncio.to_thread(commanded, "alert", "test")
+    assert result.exit_code == 1
+    assert result.error.startswith(
+        "alpha-monday: ALERT_WEBHOOK_URL is not set, so no alerts are sent. Set it, for example "
     )
     assert len(receiver.requests) == 3

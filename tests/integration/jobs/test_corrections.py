@@ -68,10 +68,10 @@ async def adopted(harness: JobHarness, day: int, ticker: str, run_date: date = M
     )
 
 
-async def said_differently(
+async def restate_closes(
     harness: JobHarness, *prices: tuple[str, date, str], days: Sequence[int] = (1, 2)
 ) -> Batch:
-    """Make a batch, take these days, and then let the provider return these closes differently."""
+    """Make a batch, take these days, and then let the provider return other closes."""
     batch = await harness.make_batch()
     await mornings(harness, batch, *days)
     harness.world.closes |= {(ticker, day): price for ticker, day, price in prices}
@@ -84,12 +84,12 @@ async def said_differently(
 
 async def readings(harness: JobHarness, ticker: str, session: date) -> list[str]:
     """Return the ids of a session's readings, in order."""
-    found = await harness.rows(
+    rows = await harness.rows(
         "SELECT id FROM closes WHERE ticker = %s AND trading_day = %s ORDER BY read_at",
         ticker,
         session,
     )
-    return [str(id) for (id,) in found]
+    return [str(id) for (id,) in rows]
 
 
 def numbers(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -106,7 +106,7 @@ async def test_a_picks_baseline(harness):
     """
     MSFT began at 3.20, not at 3: the baseline is corrected on day 0, and so is every later day.
     """
-    await said_differently(harness, ("MSFT", BASELINE, "3.2000"))
+    await restate_closes(harness, ("MSFT", BASELINE, "3.2000"))
     assert await adopted(harness, 0, " msft ") == 4
     old, new = await readings(harness, "MSFT", BASELINE)
     corrected = await harness.rows(CORRECTED)
@@ -132,7 +132,7 @@ async def test_the_benchmarks_baseline(harness):
     """
     SPY began at 640, not at 600: on the batch, on day 0, and in all figures measured against it.
     """
-    await said_differently(harness, ("SPY", BASELINE, "640.0000"))
+    await restate_closes(harness, ("SPY", BASELINE, "640.0000"))
     assert await adopted(harness, 0, "SPY") == 4
     old, new = await readings(harness, "SPY", BASELINE)
     corrected = await harness.rows(CORRECTED)
@@ -159,8 +159,11 @@ async def test_the_benchmarks_baseline(harness):
 
 
 async def test_a_later_price(harness):
-    """Tuesday's close of MSFT: only its own day. Other batches and days keep their readings."""
-    await said_differently(harness, ("MSFT", TUESDAY, "3.1000"))
+    """
+    A corrected close of Tuesday changes only its own day. Other batches and days keep their
+    readings.
+    """
+    await restate_closes(harness, ("MSFT", TUESDAY, "3.1000"))
     assert await adopted(harness, 2, "MSFT") == 1
     old, new = await readings(harness, "MSFT", TUESDAY)
     corrected = await harness.rows(CORRECTED)
@@ -192,7 +195,7 @@ async def test_a_price_after_a_split(harness):
     harness.world.closes |= {
         ("MSFT", MONDAY + timedelta(days=day)): "0.7500" for day in range(1, 10)
     }
-    await said_differently(harness, ("MSFT", TUESDAY, "0.7600"), ("MSFT", BASELINE, "3.2000"))
+    await restate_closes(harness, ("MSFT", TUESDAY, "0.7600"), ("MSFT", BASELINE, "3.2000"))
     assert (await adopted(harness, 2, "MSFT"), await adopted(harness, 0, "MSFT")) == (1, 4)
     fall = Decimal("-6.25")  # (0.75 * 4 - 3.2) / 3.2
     assert [row[4:6] for row in await harness.rows(FIGURES) if row[1] == "MSFT"] == [
@@ -203,8 +206,8 @@ async def test_a_price_after_a_split(harness):
 
 
 async def test_a_later_price_of_the_benchmark(harness):
-    """All three picks are measured against it."""
-    await said_differently(harness, ("SPY", TUESDAY, "630.0000"))
+    """All three picks are measured against the corrected close."""
+    await restate_closes(harness, ("SPY", TUESDAY, "630.0000"))
     assert await adopted(harness, 2, "SPY") == 1
     assert [row[:3] for row in await harness.rows(CORRECTED)] == [
         *(
@@ -216,9 +219,11 @@ async def test_a_later_price_of_the_benchmark(harness):
     assert {row[3:6] for row in await harness.rows(FIGURES) if row[0] == 2} == {(5, 0, -5)}
 
 
-async def test_what_is_recorded_of_an_adopted_reading(harness):
-    """The reading, the rows as they are now, and the corrections with the reason."""
-    batch = await said_differently(harness, ("SPY", BASELINE, "640.0000"))
+async def test_the_journal_of_an_adopted_reading(harness):
+    """
+    The entries have the reading, the rows as they are now, and the corrections with the reason.
+    """
+    batch = await restate_closes(harness, ("SPY", BASELINE, "640.0000"))
     seq = (await harness.journal())[-1].seq
     await adopted(harness, 0, "SPY")
     entries = [entry for entry in await harness.journal() if entry.seq > seq]
@@ -234,12 +239,12 @@ async def test_what_is_recorded_of_an_adopted_reading(harness):
     )
     assert {one["reason"] for one in first["corrections"]} == {REASON}
     assert not {"picks", "metrics"} & first.keys()
-    for told in rest:
-        assert len(told["metrics"]) == 3
-        assert not {"batch", "picks", "closes"} & told.keys()
+    for content in rest:
+        assert len(content["metrics"]) == 3
+        assert not {"batch", "picks", "closes"} & content.keys()
 
 
-async def test_a_move_that_was_none(harness):
+async def test_a_mark_caused_by_a_wrong_close(harness):
     """
     A wrong close marked two moves; the right one removes the mark from that day and all later ones.
     """
@@ -260,8 +265,8 @@ async def test_a_move_that_was_none(harness):
 
 
 async def test_a_completed_batch_is_corrected(harness):
-    """At any time; it stays completed."""
-    batch = await said_differently(harness, ("MSFT", BASELINE, "3.2000"))
+    """A completed batch can be corrected at any time; it stays completed."""
+    batch = await restate_closes(harness, ("MSFT", BASELINE, "3.2000"))
     await mornings(harness, batch, *range(4, 15))
     assert (await harness.batch()).status == "completed"
     assert await adopted(harness, 0, "MSFT") == 11
@@ -270,7 +275,7 @@ async def test_a_completed_batch_is_corrected(harness):
 
 async def test_a_correction_of_a_correction(harness):
     """A third reading may replace the second; the value before is that of the second."""
-    batch = await said_differently(harness, ("MSFT", TUESDAY, "3.1000"))
+    batch = await restate_closes(harness, ("MSFT", TUESDAY, "3.1000"))
     await adopted(harness, 2, "MSFT")
     harness.world.closes["MSFT", TUESDAY] = "3.3000"
     await mornings(harness, batch, 4)
@@ -305,7 +310,7 @@ REFUSED = [
         2, "KO", MONDAY, "KO is no pick of 2026-10-26; its picks: MSFT, AAPL, NVDA.", id="no pick"
     ),
     pytest.param(6, "MSFT", MONDAY, "Day 6 of 2026-10-26 has no prices.", id="a skipped day"),
-    pytest.param(9, "MSFT", MONDAY, "Day 9 of 2026-10-26 has no prices.", id="a day to come"),
+    pytest.param(9, "MSFT", MONDAY, "Day 9 of 2026-10-26 has no prices.", id="a future day"),
     pytest.param(15, "MSFT", MONDAY, "Day 15 of 2026-10-26 has no prices.", id="no day"),
     pytest.param(
         5,
@@ -326,8 +331,8 @@ REFUSED = [
 
 @pytest.mark.parametrize(("day", "ticker", "run_date", "says"), REFUSED)
 async def test_what_is_refused(harness, day, ticker, run_date, says):
-    """With its own message, and nothing changes."""
-    batch = await said_differently(harness, ("MSFT", TUESDAY, "3.1000"))
+    """Each refusal has its own message, and nothing changes."""
+    batch = await restate_closes(harness, ("MSFT", TUESDAY, "3.1000"))
     context = harness.context
     harness.clock.time = new_york(THURSDAY, 23)
     await picks.end(
@@ -343,7 +348,7 @@ async def test_what_is_refused(harness, day, ticker, run_date, says):
     await mornings(harness, batch, 4, 5, 6)
     before = await harness.journal(), await harness.rows(FIGURES)
     with pytest.raises(Refused) as refused:
-        await adopted(harness, day, ticker, run_date)
+        await adopted(harness=harness, day=day, ticker=ticker, run_date=run_date)
     assert says in str(refused.value)
     assert (await harness.journal(), await harness.rows(FIGURES)) == before
 
@@ -375,7 +380,7 @@ async def test_a_reason_that_cannot_be_stored(harness, reason):
 
 
 async def test_a_failed_monday_has_nothing_to_correct(harness):
-    """It is refused."""
+    """A correction of a failed Monday is refused."""
     harness.world.model = [make_completion("no")]
     await harness.begin()
     with pytest.raises(Refused, match="There is no batch of 2026-10-26, or it has no picks"):
@@ -384,12 +389,12 @@ async def test_a_failed_monday_has_nothing_to_correct(harness):
 
 async def test_a_reading_is_adopted_once(harness):
     """A second command finds nothing newer, even at the same moment."""
-    await said_differently(harness, ("MSFT", BASELINE, "3.2000"))
-    said = await asyncio.gather(
+    await restate_closes(harness, ("MSFT", BASELINE, "3.2000"))
+    results = await asyncio.gather(
         *(adopted(harness, 0, "MSFT") for _ in range(3)), return_exceptions=True
     )
-    assert sorted(map(str, said))[0] == "4"
-    assert [str(one)[:33] for one in said if isinstance(one, Refused)] == [
+    assert sorted(map(str, results))[0] == "4"
+    assert [str(one)[:33] for one in results if isinstance(one, Refused)] == [
         "MSFT was read as 3.2000 for 2026-"
     ] * 2
     assert [entry.kind for entry in await harness.journal()].count("CORRECTION") == 4
@@ -441,7 +446,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("change", "rule"), CHANGES)
 async def test_a_figure_without_its_correction(harness, change, rule):
-    """Postgres refuses it by name, for every user."""
+    """Postgres refuses the change by name, for every user."""
     batch = await harness.make_batch()
     await mornings(harness, batch, 1)
     with pytest.raises(psycopg.errors.RestrictViolation) as refused:
@@ -450,7 +455,10 @@ async def test_a_figure_without_its_correction(harness, change, rule):
 
 
 async def test_a_correction_of_something_else(harness, database):
-    """One with another ticker, field, day or value does not allow a change; the right one does."""
+    """
+    A correction with another ticker, field, day or value does not allow a change; the right one
+    does.
+    """
     batch = await harness.make_batch()
     await mornings(harness, batch, 1, 2)
     right = {"day": 1, "field": "vs_benchmark_pct", "ticker": "MSFT", "before": None, "after": "5"}
@@ -500,25 +508,25 @@ async def test_a_correction_of_something_else(harness, database):
 
 def slow(harness: JobHarness, ticker: str) -> asyncio.Event:
     """Let the next bars of a ticker take a while; the event says that they were requested."""
-    asked, world = asyncio.Event(), harness.world
+    requested, world = asyncio.Event(), harness.world
 
     def answers(request: Request) -> Reply:
-        if request.query.get("symbol") != ticker or asked.is_set():
+        if request.query.get("symbol") != ticker or requested.is_set():
             return world(request)
-        asked.set()
+        requested.set()
         return replace(world(request), delay=1)
 
     harness.provider.answers = answers
-    return asked
+    return requested
 
 
 async def test_a_baseline_corrected_while_a_morning_reads(harness):
     """The checkpoint uses the baseline as it is when it is stored, not as it was at the start."""
-    batch = await said_differently(harness, ("SPY", BASELINE, "640.0000"))
+    batch = await restate_closes(harness, ("SPY", BASELINE, "640.0000"))
     harness.clock.time = due_at(MONDAY, 4)
-    asked = slow(harness, "NVDA")
+    requested = slow(harness, "NVDA")
     morning = asyncio.create_task(daily.take(harness.context, batch.id, 4))
-    await asked.wait()
+    await requested.wait()
     await adopted(harness, 0, "SPY")
     await morning
     assert {row[3:6] for row in await harness.rows(FIGURES)} == {
@@ -531,9 +539,9 @@ async def test_a_pick_ended_while_a_morning_reads(harness):
     batch = await harness.make_batch()
     await mornings(harness, batch, 1)
     harness.clock.time = due_at(MONDAY, 2)
-    asked, context = slow(harness, "NVDA"), harness.context
+    requested, context = slow(harness, "NVDA"), harness.context
     morning = asyncio.create_task(daily.take(context, batch.id, 2))
-    await asked.wait()
+    await requested.wait()
     await picks.end(
         context.pool,
         calendar=context.calendar,
@@ -558,7 +566,7 @@ async def test_two_corrections_at_once(harness, database):
     The second computes from the result of the first; its price, a tenth up, marks the day after as
     well.
     """
-    await said_differently(harness, ("SPY", BASELINE, "640.0000"), ("MSFT", TUESDAY, "3.3000"))
+    await restate_closes(harness, ("SPY", BASELINE, "640.0000"), ("MSFT", TUESDAY, "3.3000"))
     async with await psycopg.AsyncConnection.connect(database) as other:
         await other.execute(JOURNAL_LOCK)
         first = asyncio.create_task(adopted(harness, 0, "SPY"))

@@ -59,7 +59,7 @@ ORDER BY position
 
 
 async def test_a_checkpoint(harness):
-    """Every figure of a checkpoint, worked by hand."""
+    """Every figure of a checkpoint equals the one computed manually."""
     batch = await harness.make_batch()  # SPY 600, MSFT 3, AAPL 80, NVDA 7
     monday = {"SPY": "606.0000", "MSFT": "4.0000", "AAPL": "81.0000", "NVDA": "6.0000"}
     harness.world.closes |= {(ticker, MONDAY): price for ticker, price in monday.items()}
@@ -88,7 +88,7 @@ async def test_a_checkpoint(harness):
             Decimal("-15.28571428571428571428571429"),
         ),
     ]
-    assert harness.asked == ["SPY", *CHOSEN]
+    assert harness.requested_tickers == ["SPY", *CHOSEN]
 
 
 async def test_a_checkpoint_names_its_readings(harness):
@@ -142,8 +142,8 @@ async def test_a_closed_market(harness):
     )
     assert skipped.note == "2026-10-31 was no session."
     assert skipped.taken_at == skipped.skipped_at == datetime(2026, 11, 1, 14, tzinfo=UTC)
-    assert harness.asked == []
-    assert harness.asked_for_splits == ["SPY", *CHOSEN]
+    assert harness.requested_tickers == []
+    assert harness.requested_splits == ["SPY", *CHOSEN]
     assert (await harness.journal())[-1].kind == "CHECKPOINT"
 
 
@@ -205,7 +205,7 @@ async def test_a_second_run_changes_nothing(harness):
     )
     harness.provider.requests.clear()
     harness.world.closes["SPY", MONDAY] = "700.0000"
-    await take(harness, batch, 1, 11)
+    await take(harness=harness, batch=batch, day=1, hour=11)
     assert (
         await checkpoint(harness, batch, 1),
         await harness.journal(),
@@ -243,7 +243,7 @@ async def test_a_running_session_does_not_count(harness):
             {"Meta Data": {"3. Last Refreshed": "2026-10-27 10:31:00"}, "Time Series (Daily)": days}
         )
     ]
-    await take(harness, batch, 1, 10, 31)
+    await take(harness=harness, batch=batch, day=1, hour=10, minute=31)
     assert (await checkpoint(harness, batch, 1)).benchmark_price == 606
     assert await harness.rows("SELECT count(*) FROM closes WHERE trading_day >= '2026-10-27'") == [
         (0,)
@@ -257,7 +257,7 @@ async def test_bars_are_stored_from_the_oldest_active_baseline_on(harness):
     for day in (3, 2, 1):
         await daily.take(harness.context, batch.id, day)
     assert [(await checkpoint(harness, batch, day)).status for day in (1, 2, 3)] == ["computed"] * 3
-    assert harness.asked == ["SPY", *CHOSEN]
+    assert harness.requested_tickers == ["SPY", *CHOSEN]
     (oldest,) = await harness.rows(
         "SELECT min(trading_day) FROM closes WHERE read_at > '2026-10-28'"
     )
@@ -266,8 +266,8 @@ async def test_bars_are_stored_from_the_oldest_active_baseline_on(harness):
 
 async def test_a_close_that_never_comes(harness):
     """
-    It is requested at five more times of the day; then the checkpoint is skipped, and names the
-    tickers.
+    The close is requested at five more times of the day; then the checkpoint is skipped, and names
+    the tickers.
     """
     batch = await harness.make_batch()
     harness.world.absent |= {("AAPL", MONDAY), ("NVDA", MONDAY)}
@@ -279,7 +279,7 @@ async def test_a_close_that_never_comes(harness):
     skipped = await checkpoint(harness, batch, 1)
     assert (skipped.status, skipped.skip_reason) == ("skipped", "MISSING_CLOSE")
     assert skipped.note == "AAPL, NVDA: no close of 2026-10-26 by the last time of asking."
-    assert harness.asked == ["SPY", "MSFT", *["AAPL", "NVDA"] * 6]
+    assert harness.requested_tickers == ["SPY", "MSFT", *["AAPL", "NVDA"] * 6]
     assert await harness.rows("SELECT count(*) FROM pick_checkpoint_metrics") == [(0,)]
 
 
@@ -291,9 +291,9 @@ async def test_a_close_that_comes_late(harness):
         await take(harness, batch, 1)
     assert await checkpoint(harness, batch, 1) is None
     harness.world.absent.clear()
-    await take(harness, batch, 1, 9, 30)
+    await take(harness=harness, batch=batch, day=1, hour=9, minute=30)
     assert (await checkpoint(harness, batch, 1)).status == "computed"
-    assert harness.asked == ["SPY", "MSFT", "AAPL", "NVDA", "AAPL"]
+    assert harness.requested_tickers == ["SPY", "MSFT", "AAPL", "NVDA", "AAPL"]
 
 
 async def test_a_benchmark_without_its_close(harness):
@@ -304,7 +304,7 @@ async def test_a_benchmark_without_its_close(harness):
     await run_until_done(harness, lambda: daily.take(harness.context, batch.id, 1))
     skipped = await checkpoint(harness, batch, 1)
     assert skipped.note == "SPY: no close of 2026-10-26 by the last time of asking."
-    assert harness.asked == ["SPY"] * 6
+    assert harness.requested_tickers == ["SPY"] * 6
 
 
 UNKNOWN = [says({"Error Message": "Invalid API call."})]
@@ -327,7 +327,7 @@ UNKNOWN = [says({"Error Message": "Invalid API call."})]
             [says({"Time Series (Daily)": {"2026-10-26": {"1. open": "1", "4. close": "NaN"}}})]
             * 5,
             "SPY, 2026-10-26: 'NaN' is not a price.",
-            id="a price that is none",
+            id="a price of another form",
         ),
         pytest.param(
             [
@@ -345,7 +345,7 @@ UNKNOWN = [says({"Error Message": "Invalid API call."})]
         ),
     ],
 )
-async def test_a_provider_that_does_not_help(harness, replies, note):
+async def test_a_provider_without_an_answer(harness, replies, note):
     """The checkpoint is skipped with the provider's message, without the key."""
     batch = await harness.make_batch()
     harness.world.instead = list(replies)
@@ -355,10 +355,10 @@ async def test_a_provider_that_does_not_help(harness, replies, note):
     assert note in skipped.note
     assert ALPHA_VANTAGE_KEY not in skipped.note
     assert harness.world.instead == []
-    assert set(harness.asked) == {"SPY"}
+    assert set(harness.requested_tickers) == {"SPY"}
 
 
-async def test_a_notice_that_postgres_cannot_carry(harness):
+async def test_a_notice_that_postgres_cannot_store(harness):
     """A checkpoint that the provider refuses with odd characters is skipped like any other."""
     batch = await harness.make_batch()
     harness.clock.time = calendar.due_at(MONDAY, 1)
@@ -399,7 +399,7 @@ async def test_a_ticker_of_two_batches_is_requested_once(harness):
     harness.clock.time = new_york(WEDNESDAY)
     await daily.take(harness.context, older.id, 9)
     await daily.take(harness.context, newer.id, 2)
-    assert harness.asked == ["SPY", "AAPL", "KO", "NVDA", "MSFT"]
+    assert harness.requested_tickers == ["SPY", "AAPL", "KO", "NVDA", "MSFT"]
     ((one,),) = await harness.rows(
         """
         SELECT count(DISTINCT close_id)
@@ -411,7 +411,7 @@ async def test_a_ticker_of_two_batches_is_requested_once(harness):
     assert one == 1
 
 
-async def test_a_close_that_is_said_differently_later(harness):
+async def test_a_close_that_changes_later(harness):
     """
     A changed close is a second reading: stored figures keep the first, new ones use the newest.
     """
@@ -432,7 +432,10 @@ async def test_a_fortnight_with_the_simulators(database, pool, clock):
     """
     All fourteen checkpoints: four skipped, ten computed; the last missing one completes the batch.
     """
-    async with standins(clock) as url, open_context(database, pool, clock, url) as context:
+    async with (
+        standins(clock) as url,
+        open_context(database=database, pool=pool, clock=clock, base_url=url) as context,
+    ):
         await weekly.run_if_due(context, 1, None)
         ((id,),) = await rows(pool, "SELECT id FROM batches")
         for day in (*range(1, 9), *range(10, 15), 9):  # the ninth morning's job was late

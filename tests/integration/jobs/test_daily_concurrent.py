@@ -60,7 +60,7 @@ def a_reading(ticker: str, price: str, day: date = MONDAY, *, has_open: bool = T
     )
 
 
-async def learn_meanwhile(
+async def store_meanwhile(
     harness: JobHarness,
     batch: Batch,
     job: Callable[[], Awaitable[object]],
@@ -108,8 +108,11 @@ async def test_a_checkpoint(harness, database, readings, is_later):
     """
     batch = await harness.make_batch()
     harness.clock.time = new_york(TUESDAY)
-    await learn_meanwhile(
-        harness, batch, lambda: daily.take(harness.context, batch.id, 1), readings
+    await store_meanwhile(
+        harness=harness,
+        batch=batch,
+        job=lambda: daily.take(harness.context, batch.id, 1),
+        readings=readings,
     )
     at = await taken_at(harness, TUESDAY)
     assert (at == LATER) if is_later else (new_york(TUESDAY) <= at < LATER)
@@ -130,8 +133,11 @@ async def test_a_reading_without_an_open(harness, database, tickers):
     readings: list[Split | Close] = [
         a_reading(ticker, "7.0500", has_open=False) for ticker in tickers
     ]
-    await learn_meanwhile(
-        harness, batch, lambda: daily.take(harness.context, batch.id, 1), readings
+    await store_meanwhile(
+        harness=harness,
+        batch=batch,
+        job=lambda: daily.take(harness.context, batch.id, 1),
+        readings=readings,
     )
     absent = await harness.rows("SELECT ticker FROM picks WHERE entry_open IS NULL ORDER BY ticker")
     assert absent == [(ticker,) for ticker in sorted(tickers)]
@@ -190,14 +196,14 @@ async def test_a_monday_that_takes_hours(harness, database):
         harness.clock.forward(minutes=70)
 
     def answers(request: Request) -> Reply:
-        if request.query.get("symbol") == "NVDA" and harness.asked.count("NVDA") == 1:
+        if request.query.get("symbol") == "NVDA" and harness.requested_tickers.count("NVDA") == 1:
             harness.clock.meanwhile = another_process
             return says({}, 500)
         return harness.world(request)
 
     harness.provider.answers = answers
     await harness.begin()
-    assert harness.asked.count("NVDA") == 2
+    assert harness.requested_tickers.count("NVDA") == 2
     assert await harness.rows("SELECT benchmark_initial_price FROM batches") == [
         (Decimal("601.0000"),)
     ]
@@ -211,13 +217,13 @@ async def test_a_correction(harness, database):
     harness.clock.time = begun = new_york(TUESDAY)
     await daily.take(harness.context, batch.id, 1)
     pool = harness.context.pool
-    await learn_meanwhile(
-        harness,
-        batch,
-        lambda: corrections.adopt(
+    await store_meanwhile(
+        harness=harness,
+        batch=batch,
+        job=lambda: corrections.adopt(
             pool, now=begun, run_date=MONDAY, day=1, ticker="NVDA", reason="A wrong close."
         ),
-        [a_reading("NVDA", "7.0500")],
+        readings=[a_reading("NVDA", "7.0500")],
     )
     assert await harness.rows("SELECT DISTINCT made_at FROM corrections") == [(LATER,)]
     await check_record(database)

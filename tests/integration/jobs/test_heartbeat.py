@@ -21,9 +21,9 @@ TUESDAY = date(2026, 10, 27)
 SUNDAY = date(2026, 11, 1)
 
 
-async def look(harness) -> int:
+async def count_heartbeats(harness) -> int:
     """
-    Do a round of reconciliation, and send what it deferred. Return the number of heartbeats so far.
+    Do a round of reconciliation, send what it deferred, and return the number of heartbeats so far.
     """
     await reconcile.run_round(harness.context)
     await send_due_messages(harness)
@@ -32,36 +32,36 @@ async def look(harness) -> int:
 
 
 async def test_a_good_monday(harness, receiver):
-    """A heartbeat once the picks are there, and only one, however many rounds follow."""
+    """A heartbeat is sent once the picks are stored, and only one, however many rounds are done."""
     harness.clock.time = new_york(MONDAY, 8, 59)
-    assert await look(harness) == 0
+    assert await count_heartbeats(harness) == 0
     harness.clock.time = new_york(MONDAY)
-    assert await look(harness) == 0
+    assert await count_heartbeats(harness) == 0
     await harness.make_batch()
     for _ in range(3):
-        assert await look(harness) == 1
+        assert await count_heartbeats(harness) == 1
         harness.clock.forward(hours=3)
     assert receiver.heartbeats == 1
     assert await harness.rows("SELECT morning, outcome FROM operations.heartbeats") == [
         (MONDAY, "delivered")
     ]
-    stands = await snapshot.read_for_operator(
+    state = await snapshot.read_for_operator(
         harness.context.pool,
         settings.load({"HEARTBEAT_URL": "https://ping.example/x"}),
         harness.clock,
     )
     assert (
         "heartbeat: on; last good morning, Monday, 2026-10-26 09:00 in New York: delivered"
-        in status.facts(stands)
+        in status.facts(state)
     )
 
 
 async def test_a_morning_without_a_batch(harness, receiver):
     """A heartbeat shows that the machine works; not before 09:00."""
     harness.clock.time = new_york(TUESDAY, 8, 59)
-    assert await look(harness) == 0
+    assert await count_heartbeats(harness) == 0
     harness.clock.time = new_york(TUESDAY)
-    assert await look(harness) == 1
+    assert await count_heartbeats(harness) == 1
     assert receiver.heartbeats == 1
 
 
@@ -69,9 +69,9 @@ async def test_a_morning_that_is_due(harness, receiver):
     """No heartbeat before the checkpoint is stored."""
     batch = await harness.make_batch()
     harness.clock.time = new_york(TUESDAY)
-    assert await look(harness) == 0
+    assert await count_heartbeats(harness) == 0
     await daily.take(harness.context, batch.id, 1)
-    assert await look(harness) == 1
+    assert await count_heartbeats(harness) == 1
 
 
 async def test_a_morning_without_a_session(harness, receiver):
@@ -83,7 +83,7 @@ async def test_a_morning_without_a_session(harness, receiver):
     assert await harness.rows("SELECT skip_reason FROM checkpoints WHERE day = 6") == [
         ("MARKET_CLOSED",)
     ]
-    assert await look(harness) == 1
+    assert await count_heartbeats(harness) == 1
     assert await harness.rows("SELECT morning FROM operations.heartbeats") == [(SUNDAY,)]
 
 
@@ -96,15 +96,15 @@ async def test_prices_that_come_late(harness, receiver):
     assert await harness.rows("SELECT skip_reason FROM checkpoints WHERE day = 1") == [
         ("PROVIDER_ERROR",)
     ]
-    assert await look(harness) == 0
+    assert await count_heartbeats(harness) == 0
     assert receiver.heartbeats == 0
     harness.clock.time = new_york(TUESDAY, 16, 30)
     await daily.take(harness.context, batch.id, 1, retake=True)
-    assert await look(harness) == 1
+    assert await count_heartbeats(harness) == 1
     assert receiver.heartbeats == 1
 
 
-async def test_what_was_skipped_yesterday(harness, receiver):
+async def test_a_checkpoint_skipped_yesterday(harness, receiver):
     """A checkpoint that was skipped yesterday does not prevent today's heartbeat."""
     batch = await harness.make_batch()
     harness.world.absent.add(("MSFT", MONDAY))
@@ -112,22 +112,22 @@ async def test_what_was_skipped_yesterday(harness, receiver):
     await daily.take(harness.context, batch.id, 1)
     harness.clock.time = new_york(TUESDAY + timedelta(days=1))
     await daily.take(harness.context, batch.id, 2)
-    assert await look(harness) == 1
+    assert await count_heartbeats(harness) == 1
 
 
 async def test_a_monday_that_fails(harness, receiver):
     """No heartbeat until the batch is made manually."""
     harness.world.model = [make_completion("Buy what you know.")]
     await harness.begin()
-    assert await look(harness) == 0
+    assert await count_heartbeats(harness) == 0
     harness.world.model = [make_completion(make_answer(*CHOSEN))]
     harness.clock.time = new_york(MONDAY, 15)
     await harness.begin(questions=6)
-    assert await look(harness) == 1
+    assert await count_heartbeats(harness) == 1
     assert receiver.heartbeats == 1
 
 
-async def test_it_is_tried_again_until_midnight(harness, receiver):
+async def test_a_heartbeat_is_tried_again_until_midnight(harness, receiver):
     """At midnight in New York the heartbeat is given up."""
     harness.clock.time = new_york(TUESDAY, 22, 57)
     receiver.play(Reply(status=500))
@@ -144,31 +144,31 @@ async def test_it_is_tried_again_until_midnight(harness, receiver):
     assert await harness.rows("SELECT outcome FROM operations.heartbeats") == [("given_up",)]
 
 
-async def test_one_that_is_away_for_a_while(harness, receiver):
-    """It gets the heartbeat when it is back."""
+async def test_a_receiver_that_is_away_for_a_while(harness, receiver):
+    """The receiver gets the heartbeat when it is available again."""
     harness.clock.time = new_york(TUESDAY)
     receiver.play(Reply(status=503), TAKEN)
-    await look(harness)
+    await count_heartbeats(harness)
     await send_postponed_messages(harness)
     assert receiver.heartbeats == 2
     assert await harness.rows("SELECT outcome FROM operations.heartbeats") == [("delivered",)]
 
 
 async def test_a_rehearsal_is_marked(harness, receiver, database):
-    """By a header, because the request has no body."""
+    """A header marks the heartbeat of a rehearsal, because the request has no body."""
     with psycopg.connect(database, autocommit=True) as conn:
         conn.execute(CREATE_CLOCK_TABLE)
     harness.clock.time = new_york(TUESDAY)
-    await look(harness)
+    await count_heartbeats(harness)
     assert receiver.requests[0].headers["x-rehearsed"] == "true"
 
 
 async def test_a_heartbeat_without_a_job(harness, receiver):
-    """It gets another job."""
+    """The heartbeat gets another job."""
     harness.clock.time = new_york(TUESDAY)
     await reconcile.run_round(harness.context)
     await harness.rows("DELETE FROM procrastinate_jobs")
-    await look(harness)
+    await count_heartbeats(harness)
     assert receiver.heartbeats == 1
 
 
@@ -179,7 +179,7 @@ async def test_mornings_that_are_over(harness, receiver, days):
     await reconcile.run_round(harness.context)
     await harness.rows("UPDATE procrastinate_jobs SET status = 'cancelled'")
     harness.clock.forward(days=days, hours=1)
-    await look(harness)
+    await count_heartbeats(harness)
     left = await harness.rows(
         "SELECT outcome FROM operations.heartbeats WHERE morning = %s", TUESDAY
     )

@@ -36,7 +36,10 @@ async def changed(harness: JobHarness, receiver: MessageReceiver) -> list[str]:
 
 
 async def test_a_picks_baseline(harness, receiver):
-    """The whole text: ticker, session, both prices, whose figures, and the command."""
+    """
+    The whole text has the ticker, the session, both prices, the batch that uses them, and the
+    command.
+    """
     batch = await harness.make_batch()
     await mornings(harness, batch, 1)
     harness.world.closes["MSFT", BASELINE] = "3.2000"
@@ -89,7 +92,7 @@ CASES = [
 
 @pytest.mark.parametrize(("says", "words", "command"), CASES)
 async def test_a_price_that_was_used(harness, receiver, says, words, command):
-    """It names the session, both prices and the day; the command is for the first day."""
+    """The alert names the session, both prices and the day; the command is for the first day."""
     batch = await harness.make_batch()
     await mornings(harness, batch, 1)
     harness.world.closes |= says
@@ -149,7 +152,7 @@ async def test_a_series_that_is_restated(harness, receiver):
     assert "NVDA closed at 0.7000 on 2026-10-23, not at 7.0000 (the baseline of 2026-10-26)" in text
     assert ", and 2 more sessions differ. So large a difference is likely a split" in text
     assert "correct nothing until then" in text
-    assert harness.asked_for_splits == ["NVDA"]
+    assert harness.requested_splits == ["NVDA"]
 
 
 NOTHING = [
@@ -164,8 +167,8 @@ NOTHING = [
 
 
 @pytest.mark.parametrize("says", NOTHING)
-async def test_what_no_figure_rests_on(harness, receiver, says):
-    """It is stored, and causes no alert."""
+async def test_a_reading_that_no_figure_uses(harness, receiver, says):
+    """The reading is stored, and causes no alert."""
     batch = await harness.make_batch()
     await mornings(harness, batch, 1)
     for (ticker, session), (close, opened) in says.items():
@@ -189,7 +192,7 @@ async def test_a_reading_that_returns_to_what_was_used(harness, receiver):
     ) == [(3,)]
 
 
-async def test_two_batches_that_rest_on_it(harness, receiver):
+async def test_two_batches_that_use_the_reading(harness, receiver):
     """The newer one's baseline is the older one's day 5: both are named, the baseline first."""
     older = await harness.make_batch()
     await mornings(harness, older, 1, 2, 3, 4, 5)
@@ -207,7 +210,7 @@ async def test_two_batches_that_rest_on_it(harness, receiver):
 
 
 async def test_a_completed_batch(harness, receiver):
-    """Its last days are reported, as long as its late splits are requested."""
+    """Changed prices of its last days are reported, as long as its late splits are requested."""
     older = await harness.make_batch()
     await mornings(harness, older, *range(1, 15))
     newer = await harness.make_batch(MONDAY + timedelta(days=14))

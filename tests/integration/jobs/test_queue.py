@@ -132,7 +132,7 @@ def test_the_first_tick_of_every_monday():
 
 
 @pytest.fixture
-async def told(clock) -> AsyncIterator[None]:
+async def job_clock(clock) -> AsyncIterator[None]:
     """Give the queue's jobs a clock that the test sets."""
     pool = pools.make_pool("")  # no test needs a connection of it
     async with queue.bind_context(queue.app, settings.load({}), pool=pool, clock=clock):
@@ -178,26 +178,37 @@ AT = NOW + timedelta(hours=3)
         pytest.param(
             psycopg.errors.ProgramLimitExceeded(), 0, None, id="a statement that asks too much"
         ),
-        pytest.param(queue.UnexpectedFailure(1), 100, NOW + timedelta(seconds=2), id="a surprise"),
         pytest.param(
-            queue.UnexpectedFailure(2), 100, NOW + timedelta(seconds=4), id="a second surprise"
+            queue.UnexpectedFailure(1), 100, NOW + timedelta(seconds=2), id="an unexpected error"
         ),
         pytest.param(
-            queue.UnexpectedFailure(3), 100, NOW + timedelta(seconds=8), id="a third surprise"
+            queue.UnexpectedFailure(2),
+            100,
+            NOW + timedelta(seconds=4),
+            id="a second unexpected error",
         ),
         pytest.param(
-            queue.UnexpectedFailure(4), 100, NOW + timedelta(seconds=16), id="a fourth surprise"
+            queue.UnexpectedFailure(3),
+            100,
+            NOW + timedelta(seconds=8),
+            id="a third unexpected error",
         ),
-        pytest.param(queue.UnexpectedFailure(5), 0, None, id="a fifth surprise"),
+        pytest.param(
+            queue.UnexpectedFailure(4),
+            100,
+            NOW + timedelta(seconds=16),
+            id="a fourth unexpected error",
+        ),
+        pytest.param(queue.UnexpectedFailure(5), 0, None, id="a fifth unexpected error"),
     ],
 )
-async def test_when_a_job_is_tried_again(told, exception, attempts, again):
+async def test_when_a_job_is_tried_again(job_clock, exception, attempts, again):
     """The rules of `RetryPolicy`, in the time of the jobs' own clock."""
     decision = queue.RetryPolicy().get_retry_decision(exception=exception, job=a_job(attempts))
     assert (decision and decision.retry_at) == again
 
 
-async def test_a_suspect_that_comes_back_by_itself_is_free_again(told):
+async def test_a_suspect_that_ends_with_an_error_is_no_suspect_any_more(job_clock):
     """
     A job that was put back twice runs alone; after it ends with an error it no longer blocks the
     others.
@@ -212,7 +223,7 @@ async def test_a_suspect_that_comes_back_by_itself_is_free_again(told):
 @pytest.mark.parametrize(
     "task", [weekly.pick_week, daily.take_checkpoint], ids=lambda task: task.name
 )
-def test_both_tasks_are_retried_by_the_table(task):
+def test_all_tasks_have_the_same_retry_policy(task):
     """All tasks have the same retry policy."""
     assert isinstance(task.retry_strategy, queue.RetryPolicy)
 
@@ -270,11 +281,11 @@ async def test_a_job_that_is_too_early_goes_back(harness):
         "SELECT status::text, attempts, scheduled_at FROM procrastinate_jobs WHERE args ->> 'day' "
         "= '1'"
     ) == [("todo", 1, new_york(FAR_TUESDAY, 9, 30))]
-    assert harness.asked == ["SPY"]
+    assert harness.requested_tickers == ["SPY"]
 
 
-async def test_every_line_of_a_job_says_whose_it_is(harness):
-    """The log context has job, task and attempt, the run date or the batch with its day."""
+async def test_every_line_of_a_job_has_its_log_context(harness):
+    """The log context has job, task and attempt, and the run date or the batch with its day."""
     harness.clock.time = new_york(FAR_MONDAY)
     async with harness.context.pool.connection() as conn:
         job = await weekly.defer_run(conn, harness.clock.now())
@@ -320,7 +331,7 @@ async def test_a_worker_that_stops(harness):
             install_signal_handlers=False, listen_notify=False, shutdown_graceful_timeout=0.05
         )
     )
-    await harness.provider.asked.wait()
+    await harness.provider.request_arrived.wait()
     working.cancel()
     with pytest.raises(asyncio.CancelledError):
         await working
@@ -349,7 +360,7 @@ async def test_the_oldest_batch_first(harness):
         *[harness.clock.now()] * 2,
     )
     await worked()
-    assert harness.asked == ["SPY", *CHOSEN]
+    assert harness.requested_tickers == ["SPY", *CHOSEN]
     assert await harness.rows(
         "SELECT run_date, day FROM checkpoints JOIN batches ON batches.id = batch_id WHERE day > 0"
     ) == [(older, 8)]
@@ -449,7 +460,9 @@ async def test_a_worker_takes_a_checkpoint(database, pool, on_record, tmp_path):
     world = World(then)
     async with ProviderServer() as provider:
         provider.answers = world
-        async with open_context(database, pool, then, provider.url) as context:
+        async with open_context(
+            database=database, pool=pool, clock=then, base_url=provider.url
+        ) as context:
             await weekly.run_if_due(context, 1, None)
         await rows(pool, "DELETE FROM procrastinate_jobs WHERE args ->> 'day' <> '2'")
         await rows(pool, "DELETE FROM operations.provider_requests")
@@ -470,7 +483,7 @@ async def test_a_worker_takes_a_checkpoint(database, pool, on_record, tmp_path):
 
 
 async def test_a_worker_without_keys(database, tmp_path):
-    """It does not start, and its message names both."""
+    """The worker does not start, and its message names both keys."""
     code, out, err = await procrastinate(database, tmp_path, "worker", "--one-shot", keys=False)
     assert code != 0
     assert (
@@ -491,14 +504,14 @@ async def test_healthchecks_without_a_database(tmp_path):
     A missing database is noticed after the queue's timeout of 30 seconds; no password is shown.
     """
     code, out, err = await procrastinate(
-        "postgresql://nobody:secret-word@127.0.0.1:1/none", tmp_path, "healthchecks"
+        "postgresql://user:secret-word@127.0.0.1:1/none", tmp_path, "healthchecks"
     )
     assert code == 1
     assert "secret-word" not in out + err
 
 
 async def test_defer_what_is_no_task(database, pool, tmp_path):
-    """It is refused, and no job is deferred."""
+    """An unknown task is refused, and no job is deferred."""
     code, _, err = await procrastinate(
         database, tmp_path, "defer", "sell_everything", "{}", keys=False
     )
@@ -512,8 +525,8 @@ async def test_defer_what_is_no_task(database, pool, tmp_path):
 
 async def test_the_shell(database, pool, tmp_path):
     """
-    It cancels waiting jobs and retries failed ones. It exits with 0 also if it refuses, so there is
-    `alpha-monday jobs`.
+    Procrastinate's shell cancels waiting jobs and retries failed ones. It exits with 0 also if it
+    refuses, so there is `alpha-monday jobs`.
     """
     await rows(
         pool,
@@ -534,10 +547,10 @@ async def test_the_shell(database, pool, tmp_path):
             "aborted: 0)",
         ),
     ):
-        found, out, err = await procrastinate(
+        exit_code, out, err = await procrastinate(
             database, tmp_path, "shell", *command.split(), keys=False
         )
-        assert (found, says in out + err) == (code, True), out + err
+        assert (exit_code, says in out + err) == (code, True), out + err
 
 
 async def test_a_worker_that_is_stopped(database, pool, on_record, tmp_path):
@@ -601,7 +614,7 @@ class OtherClock(RealClock):
     ],
 )
 def test_a_wait_is_by_the_clock_of_the_jobs(wrong, wait, waits):
-    """Postgres's clock decides what is due, so the length of the wait must be kept."""
+    """Postgres's clock decides what is due, so the length of the wait must stay the same."""
     postgres = datetime(2026, 11, 29, 14, tzinfo=UTC)
     ours = postgres + timedelta(seconds=wrong)
     again = queue.retry_time_in_postgres(
@@ -616,7 +629,9 @@ def test_a_wait_is_by_the_clock_of_the_jobs(wrong, wait, waits):
     ids=str,
 )
 async def test_a_job_that_postgres_takes_for_due(database, pool, monkeypatch, wrong):
-    """It waits, and runs when its own clock shows the time: no busy loop, and it is not lost."""
+    """
+    The job waits, and runs when its own clock shows the time: no busy loop, and it is not lost.
+    """
     clock = OtherClock(wrong)
     due = RealClock().now()
     refused: list[float] = []
@@ -629,7 +644,7 @@ async def test_a_job_that_postgres_takes_for_due(database, pool, monkeypatch, wr
     monkeypatch.setattr(daily, "take", take)
     async with (
         ProviderServer() as provider,
-        open_context(database, pool, clock, provider.url) as context,
+        open_context(database=database, pool=pool, clock=clock, base_url=provider.url) as context,
     ):
         async with context.pool.connection() as conn:
             await conn.execute("SET search_path = public, queue")
@@ -667,6 +682,6 @@ def test_a_tick_that_is_ahead_of_the_clock(ahead):
 
 
 @pytest.mark.parametrize("age", [0, 1, 3600, -10_000_000])
-def test_a_tick_that_is_there(age):
+def test_a_tick_that_is_not_waited_for(age):
     """A tick that is not ahead, or too far ahead, is not waited for."""
     weekly.wait_for_tick(int(NOW.timestamp()), NOW + timedelta(seconds=age))

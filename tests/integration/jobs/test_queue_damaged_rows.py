@@ -78,7 +78,8 @@ async def works(harness: JobHarness, days: str) -> None:
 @pytest.mark.parametrize("name", DAMAGES)
 async def test_a_damaged_batch_stops_no_other(harness, name):
     """
-    Its own checkpoint fails at the first attempt; the younger batch and the next Monday succeed.
+    The checkpoint of the damaged batch fails at the first attempt; the younger batch and the next
+    Monday succeed.
     """
     await harness.make_batch()
     young = await harness.make_batch(NEXT, "KO", "BRK.B", "MSFT")

@@ -22,34 +22,34 @@ from jobs.reconcile import ReconcileResult
 TUESDAY = date(2026, 10, 27)
 
 
-async def told_of(harness) -> list[tuple]:
+async def stored_rounds(harness) -> list[tuple]:
     """Return what reconciliation has stored about its rounds."""
     return await harness.rows("SELECT last_round_at, last_mended_at, mended FROM operations.upkeep")
 
 
-async def test_a_round_is_written_down(harness):
+async def test_a_round_is_stored(harness):
     """The last round is stored, and what the last round that repaired anything repaired."""
     await harness.make_batch()
     await reconcile.run_round(harness.context)
-    assert await told_of(harness) == [(harness.clock.now(), None, {})]
+    assert await stored_rounds(harness) == [(harness.clock.now(), None, {})]
 
     await harness.rows("DELETE FROM procrastinate_jobs WHERE args ->> 'day' = '1'")
     harness.clock.forward(days=1)
     await reconcile.run_round(harness.context)
     mended_at = harness.clock.now()
-    assert [(at, mended["deferred"]) for _, at, mended in await told_of(harness)] == [
+    assert [(at, mended["deferred"]) for _, at, mended in await stored_rounds(harness)] == [
         (mended_at, 1)
     ]
 
     harness.clock.forward(minutes=1)
     await reconcile.run_round(harness.context)
-    assert [(last, at, mended["deferred"]) for last, at, mended in await told_of(harness)] == [
-        (harness.clock.now(), mended_at, 1)
-    ]
+    assert [
+        (last, at, mended["deferred"]) for last, at, mended in await stored_rounds(harness)
+    ] == [(harness.clock.now(), mended_at, 1)]
 
 
 async def test_a_round_that_repairs_nothing_changes_no_revision(harness, database):
-    """The record's revision stays, and so do cached responses; a repaired Monday is announced."""
+    """The record's revision and cached responses stay; a repaired Monday changes the revision."""
     await harness.make_batch()
     revision = Revision()
     pools.set_transaction_callback(harness.context.pool, revision.mark_changed)
@@ -57,7 +57,7 @@ async def test_a_round_that_repairs_nothing_changes_no_revision(harness, databas
         while (before := revision.current()) is None:
             await asyncio.sleep(0.01)
         await reconcile.run_round(harness.context)
-        assert await told_of(harness)
+        assert await stored_rounds(harness)
         await asyncio.sleep(0.2)
         assert revision.current() == before
         harness.clock.time = new_york(MONDAY + timedelta(days=8))
@@ -146,7 +146,7 @@ async def test_a_poison_checkpoint_is_skipped(due_morning, poison):
 
 
 async def test_a_poison_checkpoint_of_a_closed_day(harness):
-    """It is skipped for the closed market, because it needed no closes."""
+    """The checkpoint is skipped for the closed market, because it needed no closes."""
     await harness.make_batch()
     harness.clock.time = new_york(MONDAY + timedelta(days=6))
     await harness.rows("UPDATE procrastinate_jobs SET status = 'failed' WHERE args ->> 'day' = '6'")
@@ -203,7 +203,9 @@ async def dies(harness, *days: int) -> None:
 
 
 async def test_a_job_whose_process_dies_every_time(due_morning):
-    """It is put back, from the second time on to run alone, and given up after the tenth death."""
+    """
+    The job is put back, from the second time on to run alone, and given up after the tenth death.
+    """
     harness = due_morning
     for death in range(1, 10):
         await dies(harness, 1)
@@ -218,7 +220,7 @@ async def test_a_job_whose_process_dies_every_time(due_morning):
     assert not await reconcile.run_round(harness.context)
 
 
-async def test_who_stood_beside_it_is_not_given_up(harness):
+async def test_an_innocent_job_is_not_given_up(harness):
     """Two jobs whose process died run one after the other: the innocent one succeeds."""
     await harness.make_batch()
     harness.clock.time = new_york(TUESDAY + timedelta(days=1))
@@ -257,7 +259,7 @@ async def test_missed_work_is_logged_once_with_its_delay(harness):
     ]
 
 
-async def test_a_late_morning_says_so_once(harness):
+async def test_a_late_checkpoint_is_logged_once(harness):
     """The first attempt of a late job logs how late it is; its retries do not."""
     await harness.make_batch()
     await harness.rows("DELETE FROM procrastinate_jobs WHERE args ->> 'day' <> '1'")
@@ -285,7 +287,7 @@ async def test_unreadable_arguments(harness, task, args, status):
     """A job that was deferred with wrong arguments disturbs no other job and no round."""
     await harness.make_batch()
     await harness.rows("DELETE FROM procrastinate_jobs")
-    # Under a worker that lives, so that it is nobody's to put back.
+    # Under a living worker, so that no round puts it back.
     (worker,) = (
         await harness.rows("INSERT INTO procrastinate_workers DEFAULT VALUES RETURNING id")
     )[0]
@@ -311,7 +313,8 @@ async def test_unreadable_arguments(harness, task, args, status):
 @pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled", "aborted"])
 async def test_jobs_that_ended_are_readable_for_thirty_days(harness, status):
     """
-    Then they are deleted, with their strikes; jobs that wait or run stay, however old they are.
+    After thirty days they are deleted, with their strikes; jobs that wait or run stay, however old
+    they are.
     """
     await harness.make_batch()
     await harness.rows("DELETE FROM procrastinate_jobs WHERE (args ->> 'day')::integer > 3")
@@ -347,7 +350,7 @@ async def test_a_step_that_fails_takes_no_other_with_it(harness, monkeypatch):
 
     monkeypatch.setattr(weekly, "record_missed_mondays", fails)
     assert await reconcile.run_round(harness.context) == ReconcileResult(deferred=1)
-    assert await told_of(harness)
+    assert await stored_rounds(harness)
 
 
 async def test_a_monday_whose_job_lived_until_it_was_over(harness):
@@ -362,7 +365,9 @@ async def test_a_monday_whose_job_lived_until_it_was_over(harness):
 
 
 async def test_no_retakes_while_a_monday_waits(harness):
-    """They would use up the requests that the Monday needs; they are deferred when it is done."""
+    """
+    Retakes would use up the requests that the Monday needs, so they are deferred when it is done.
+    """
     batch = await harness.make_batch()
     harness.world.absent.add(("NVDA", MONDAY))
     harness.clock.time = new_york(TUESDAY, 21)

@@ -35,7 +35,7 @@ from jobs import daily, reconcile, weekly
 
 GENERATIONS = "SELECT attempt, accepted, refusal FROM generations ORDER BY attempt"
 PICKS = "SELECT ticker, action, initial_price FROM picks ORDER BY position"
-ASKED_AGAIN = [
+REQUEST_TIMES = [
     new_york(MONDAY, *clock) for clock in ((9, 30), (10, 30), (12, 30), (16, 30), (20, 30))
 ]
 
@@ -55,7 +55,10 @@ async def nothing_stored(harness: JobHarness) -> bool:
 
 
 async def test_a_monday(harness):
-    """At 09:00: one question, four closes of Friday, the benchmark's first, and all is stored."""
+    """
+    At 09:00 the job asks one question, requests four closes of Friday, the benchmark first, and
+    stores everything.
+    """
     harness.world.closes["MSFT", BASELINE] = "402.1200"
     await harness.begin()
 
@@ -64,7 +67,7 @@ async def test_a_monday(harness):
     assert (batch.status, batch.late, batch.trading_day) == ("active", False, BASELINE)
     assert (batch.benchmark_symbol, batch.benchmark_initial_price) == ("SPY", Decimal("600.0000"))
     assert len(harness.questions) == 1
-    assert harness.asked == ["SPY", "MSFT", "AAPL", "NVDA"]
+    assert harness.requested_tickers == ["SPY", "MSFT", "AAPL", "NVDA"]
     assert await harness.rows(
         "SELECT position, ticker, action, reasoning, initial_price FROM picks ORDER BY position"
     ) == [
@@ -83,7 +86,7 @@ async def test_a_monday(harness):
     ) == [(BASELINE, "alphavantage TIME_SERIES_DAILY")]
 
 
-async def test_what_the_question_leaves_behind(harness):
+async def test_the_stored_question(harness):
     """The question and its answer are stored in full: prompts, models, request id, tokens, text."""
     harness.world.model = [make_completion(make_answer(*CHOSEN), x_request_id="req_99")]
     await harness.begin()
@@ -156,7 +159,7 @@ async def test_fourteen_mornings_across_the_end_of_summer_time(harness):
 
 
 async def test_fourteen_mornings_across_the_begin_of_summer_time(harness):
-    """In March it is an hour earlier."""
+    """In March each checkpoint's job is due an hour earlier in UTC."""
     await harness.make_batch(date(2026, 3, 2))
     assert [at for _, _, at in await harness.jobs()] == [
         *(datetime(2026, 3, day, 14, tzinfo=UTC) for day in range(3, 8)),
@@ -170,7 +173,7 @@ async def test_a_monday_with_the_simulators(database, pool, clock, tmp_path):
     """
     async with (
         standins(clock, tmp_path / "log") as url,
-        open_context(database, pool, clock, url) as context,
+        open_context(database=database, pool=pool, clock=clock, base_url=url) as context,
     ):
         await weekly.run_if_due(context, 1, None)
         market = World(clock)
@@ -268,11 +271,11 @@ async def test_a_monday_that_ends_while_its_batch_is_made(harness, monkeypatch):
     following, snapshot = MONDAY + timedelta(weeks=1), weekly._request_baseline
     harness.clock.time = new_york(following, 23, 59)
 
-    async def past_midnight(*given):
-        found = await snapshot(*given)
+    async def past_midnight(*arguments):
+        baseline = await snapshot(*arguments)
         harness.clock.time = new_york(following + timedelta(days=1), 0, 1)
         assert (await reconcile.run_round(harness.context)).missed == 1
-        return found
+        return baseline
 
     monkeypatch.setattr(weekly, "_request_baseline", past_midnight)
     await harness.begin()
@@ -306,12 +309,12 @@ async def test_all_or_nothing(harness):
 
     await harness.begin()  # the answer is paid for, and the closes are stored
     assert len(harness.questions) == 1
-    assert len(harness.asked) == 4
+    assert len(harness.requested_tickers) == 4
     assert [ticker for ticker, _, _ in await harness.rows(PICKS)] == list(CHOSEN)
     assert len(await harness.jobs()) == 14
 
 
-async def test_jobs_are_of_the_transaction(harness):
+async def test_jobs_belong_to_the_transaction(harness):
     """Jobs that were deferred in a transaction that is rolled back do not exist."""
     batch = await harness.make_batch()
     await harness.rows("DELETE FROM procrastinate_jobs")
@@ -326,7 +329,7 @@ async def test_a_crash_in_the_middle_of_a_question(harness):
     """A question whose process died is waited for until it lapses, and then asked again."""
     harness.world.model = [Reply(delay=FOR_EVER), make_completion(make_answer(*CHOSEN))]
     crashing = asyncio.create_task(harness.begin())
-    await harness.provider.asked.wait()
+    await harness.provider.request_arrived.wait()
     crashing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await crashing
@@ -350,7 +353,7 @@ async def test_a_crash_in_the_middle_of_a_question(harness):
         "GENERATION",
         "BATCH",
     ]
-    assert harness.questions[0] == harness.questions[1]  # there was no reason to give to the model
+    assert harness.questions[0] == harness.questions[1]  # the prompt has no reason to mention
 
 
 async def test_an_answer_at_the_last_moment(harness):
@@ -360,14 +363,14 @@ async def test_an_answer_at_the_last_moment(harness):
     await harness.begin()
     async with harness.context.pool.connection() as conn:
         (answered,) = await generations.list_by_run_date(conn, "main", MONDAY)
-        given_up = replace(
+        lapsed = replace(
             answered,
             **dict.fromkeys(("answered_at", "answered_model", "answer", "request_id")),
             accepted=False,
             refusal="No answer was stored: whoever asked was cut off.",
         )
         async with conn.transaction():
-            assert not await generations.complete(conn, given_up, harness.clock.now())
+            assert not await generations.complete(conn, lapsed, harness.clock.now())
         assert await generations.list_by_run_date(conn, "main", MONDAY) == [answered]
 
 
@@ -383,7 +386,7 @@ async def test_an_accepted_answer_is_used_by_every_later_attempt(harness):
     await harness.begin()
     assert [ticker for ticker, _, _ in await harness.rows(PICKS)] == list(CHOSEN)
     assert len(harness.questions) == 1
-    assert harness.asked == ["SPY", "MSFT", "AAPL", "NVDA", "NVDA"]
+    assert harness.requested_tickers == ["SPY", "MSFT", "AAPL", "NVDA", "NVDA"]
 
 
 REFUSED = [
@@ -447,7 +450,7 @@ def completion_of(content: str) -> Reply:
     )
 
 
-async def test_a_refusal_that_postgres_cannot_carry(harness):
+async def test_a_refusal_that_postgres_cannot_store(harness):
     """The model's refusal is stored as far as possible, and the model is asked again."""
     refusal = json.loads(make_completion("").body)
     refusal["choices"][0]["message"] = {"role": "assistant", "content": None, "refusal": "No\0."}
@@ -459,7 +462,7 @@ async def test_a_refusal_that_postgres_cannot_carry(harness):
 
 
 async def test_three_refused_answers(harness):
-    """Then the Monday fails: a row with the reason, an entry, and no job."""
+    """After three refused answers the Monday fails: a row with the reason, an entry, and no job."""
     harness.world.model = [make_completion(make_answer("SPY", "AAPL", "MSFT"))]
     await harness.begin()
     batch = await harness.batch()
@@ -469,7 +472,7 @@ async def test_three_refused_answers(harness):
     )
     assert (batch.benchmark_initial_price, batch.trading_day) == (None, None)
     assert len(harness.questions) == 3
-    assert harness.asked == []
+    assert harness.requested_tickers == []
     journal = await harness.journal()
     assert [entry.kind for entry in journal] == ["GENERATION"] * 3 + ["FAILURE"]
     assert json.loads(journal[-1].content)["batch"]["failure_reason"] == "NO_USABLE_ANSWER"
@@ -617,7 +620,7 @@ async def test_an_outage_while_a_failed_monday_is_run_again_manually(harness):
 
 
 async def test_a_model_that_answers_after_all(harness):
-    """After two failures the third question counts. The model does not learn of the failures."""
+    """After two failures the third question counts. Its prompt does not mention the failures."""
     harness.world.model = [says({}, 500), says({}, 429), make_completion(make_answer(*CHOSEN))]
     await run_until_done(harness, harness.begin)
     assert (await harness.batch()).status == "active"
@@ -626,8 +629,7 @@ async def test_a_model_that_answers_after_all(harness):
 
 async def test_an_unknown_ticker(harness):
     """
-    A ticker without prices is a refused idea: the answer is refused after all, and the model learns
-    why.
+    A ticker without prices makes the answer a refused one, and the next prompt gives the reason.
     """
     harness.world.unknown.add("MSFT")
     harness.world.model = [
@@ -641,7 +643,7 @@ async def test_an_unknown_ticker(harness):
     ]
     assert "\n- Alpha Vantage does not know MSFT.\n" in harness.questions[1]
     assert [ticker for ticker, _, _ in await harness.rows(PICKS)] == ["KO", "AAPL", "NVDA"]
-    assert harness.asked.count("SPY") == 1
+    assert harness.requested_tickers.count("SPY") == 1
 
 
 async def test_an_unknown_benchmark(harness):
@@ -774,7 +776,7 @@ async def test_a_pick_that_ended_and_one_that_is_late(harness):
     assert second == (2, True, None)
 
 
-async def test_an_accepted_answer_that_no_longer_can_be_used(harness, database, pool, clock):
+async def test_an_accepted_answer_that_can_no_longer_be_used(harness, database, pool, clock):
     """A changed benchmark makes an accepted answer a refused one; the model is asked again."""
     harness.world.absent.add(("NVDA", BASELINE))
     with pytest.raises(TryAgainAt) as later:
@@ -782,7 +784,11 @@ async def test_an_accepted_answer_that_no_longer_can_be_used(harness, database, 
     harness.clock.time = later.value.at
     harness.world.model = [make_completion(make_answer("KO", "AAPL", "BRK.B"))]
     async with open_context(
-        database, pool, clock, harness.provider.url, BENCHMARK_SYMBOL="MSFT"
+        database=database,
+        pool=pool,
+        clock=clock,
+        base_url=harness.provider.url,
+        BENCHMARK_SYMBOL="MSFT",
     ) as context:
         await weekly.run_if_due(context, 1, None)
     assert await harness.rows(GENERATIONS) == [
@@ -798,7 +804,7 @@ def named(model: str, **headers: str) -> Reply:
     return says({**completion, "model": model}, **headers)
 
 
-# Kind: names and ids that a column cannot carry as they are.
+# Kind: names and ids that a column cannot store unchanged.
 @pytest.mark.parametrize(
     ("model", "stored"),
     [
@@ -811,7 +817,10 @@ def named(model: str, **headers: str) -> Reply:
     ],
 )
 async def test_a_name_of_any_characters(harness, model, stored):
-    """It never costs the Monday, and is stored as far as possible, as is the request's id."""
+    """
+    An odd name does not fail the Monday, and is stored as far as possible, as is the id of the
+    request.
+    """
     harness.world.model = [named(model, x_request_id="r" * 9000)]
     await harness.begin()
     assert await harness.rows("SELECT answered_model, request_id, accepted FROM generations") == [
@@ -824,14 +833,18 @@ async def test_a_name_of_any_characters(harness, model, stored):
 @pytest.mark.parametrize(
     ("seconds", "lapse"), [("180", 185), ("30", 35), ("0.5", 5.5), ("1800", 1805), ("61.25", 66.25)]
 )
-async def test_the_lapse_follows_the_timeout(harness, database, pool, clock, seconds, lapse):
+async def test_the_lapse_depends_on_the_timeout(harness, database, pool, clock, seconds, lapse):
     """There is one timeout, OPENAI_TIMEOUT: the client's and the claim's."""
     async with open_context(
-        database, pool, clock, harness.provider.url, OPENAI_TIMEOUT=seconds
+        database=database,
+        pool=pool,
+        clock=clock,
+        base_url=harness.provider.url,
+        OPENAI_TIMEOUT=seconds,
     ) as context:
         harness.world.model = [Reply(delay=FOR_EVER), make_completion(make_answer(*CHOSEN))]
         crashing = asyncio.create_task(weekly.run_if_due(context, 1, None))
-        await harness.provider.asked.wait()
+        await harness.provider.request_arrived.wait()
         crashing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await crashing
@@ -877,17 +890,17 @@ async def test_class_shares_are_stored_with_a_dot(harness):
 
 
 async def test_a_baseline_close_that_never_comes(harness):
-    """It is requested at five more times of that Monday; then the Monday fails."""
+    """The close is requested at five more times of that Monday; then the Monday fails."""
     harness.world.absent.add(("NVDA", BASELINE))
     times = await run_until_done(harness, harness.begin)
-    assert times == ASKED_AGAIN
+    assert times == REQUEST_TIMES
     batch = await harness.batch()
     assert (batch.status, batch.failure_reason) == ("failed", "NO_USABLE_ANSWER")
     assert batch.failure == (
         "3 questions brought no usable answer. The last: NVDA is taken for no longer traded: "
         "its last close is of 2026-10-22, and SPY has one of 2026-10-23."
     )
-    assert harness.asked == ["SPY", "MSFT", "AAPL", *["NVDA"] * 6]
+    assert harness.requested_tickers == ["SPY", "MSFT", "AAPL", *["NVDA"] * 6]
     assert len(harness.questions) == 3
 
 
@@ -897,7 +910,7 @@ async def test_a_benchmark_without_its_close(harness):
     with pytest.raises(TryAgainAt) as later:
         await harness.begin()
     assert later.value.at == new_york(MONDAY, 9, 30)
-    assert harness.asked == ["SPY"]
+    assert harness.requested_tickers == ["SPY"]
 
 
 async def test_prices_that_need_another_key(harness):
@@ -905,7 +918,7 @@ async def test_prices_that_need_another_key(harness):
     harness.world.instead = [says({"Information": "This is a premium endpoint."})]
     await harness.begin()
     batch = await harness.batch()
-    assert (batch.failure_reason, len(harness.asked)) == ("CONFIGURATION", 1)
+    assert (batch.failure_reason, len(harness.requested_tickers)) == ("CONFIGURATION", 1)
 
 
 async def test_a_price_provider_that_is_down(harness):
@@ -913,13 +926,13 @@ async def test_a_price_provider_that_is_down(harness):
     Five attempts each time, fewer when few requests are left; after the last time the Monday fails.
     """
     harness.world.instead = [Reply(status=503)] * 100
-    assert await run_until_done(harness, harness.begin) == ASKED_AGAIN
+    assert await run_until_done(harness, harness.begin) == REQUEST_TIMES
     batch = await harness.batch()
     assert (batch.failure_reason, batch.failure) == (
         "PROVIDER_ERROR",
         "Alpha Vantage answered 503.",
     )
-    assert len(harness.asked) == 3 * 5 + 3 * 1  # the ledger's 25 a day are not used up
+    assert len(harness.requested_tickers) == 3 * 5 + 3 * 1  # the ledger's 25 a day are not used up
     assert await harness.rows(GENERATIONS) == [(1, True, None)]
 
 
@@ -942,14 +955,15 @@ async def test_a_price_provider_that_is_down(harness):
 )
 async def test_a_price_provider_that_is_down_for_a_while(harness, reply, failures, times):
     """
-    It is asked at the day's times, and the Monday is made when it is back, with requests to spare.
+    The provider is asked at the day's times, and the Monday is made when it is back, with requests
+    to spare.
     """
     harness.world.instead = [reply] * failures
-    assert await run_until_done(harness, harness.begin) == ASKED_AGAIN[:times]
+    assert await run_until_done(harness, harness.begin) == REQUEST_TIMES[:times]
     batch = await harness.batch()
     assert (batch.status, batch.late) == ("active", True)
     assert len(harness.questions) == 1
-    assert len(harness.asked) == failures + 4
+    assert len(harness.requested_tickers) == failures + 4
 
 
 async def test_prices_of_one_pick_that_fail_for_a_while(harness):
@@ -960,14 +974,14 @@ async def test_prices_of_one_pick_that_fail_for_a_while(harness):
         if (
             request.path == "/query"
             and request.query["symbol"] == "NVDA"
-            and harness.asked.count("NVDA") <= 7
+            and harness.requested_tickers.count("NVDA") <= 7
         ):
             return Reply(status=500)
         return good(request)
 
     harness.provider.answers = flaky
-    assert await run_until_done(harness, harness.begin) == ASKED_AGAIN[:1]
-    assert harness.asked == ["SPY", "MSFT", "AAPL", *["NVDA"] * 8]
+    assert await run_until_done(harness, harness.begin) == REQUEST_TIMES[:1]
+    assert harness.requested_tickers == ["SPY", "MSFT", "AAPL", *["NVDA"] * 8]
     assert (await harness.batch()).status == "active"
 
 
@@ -979,7 +993,7 @@ async def test_a_benchmark_that_seems_unknown(harness):
     harness.world.unknown.add("SPY")
     times = await run_until_done(harness, harness.begin)
     assert times == [
-        at + timedelta(weeks=3, hours=1) for at in ASKED_AGAIN
+        at + timedelta(weeks=3, hours=1) for at in REQUEST_TIMES
     ]  # and it is winter in New York
     batch = await harness.batch(following)
     assert batch.failure_reason == "PROVIDER_ERROR"
@@ -987,7 +1001,7 @@ async def test_a_benchmark_that_seems_unknown(harness):
 
 
 async def test_a_benchmark_that_seems_unknown_for_a_moment(harness):
-    """It costs half an hour and no question."""
+    """A wrong answer about the benchmark costs half an hour and no question."""
     await harness.make_batch()
     following = MONDAY + timedelta(weeks=1)
     harness.clock.time = new_york(following)
@@ -1002,7 +1016,7 @@ async def test_a_benchmark_that_seems_unknown_for_a_moment(harness):
 
 
 async def test_a_spent_quota_is_waited_for(harness):
-    """It is no failure: only the answer is stored, and the job runs again later."""
+    """A spent quota is no failure: only the answer is stored, and the job runs again later."""
     harness.world.instead = [
         says({"Information": "We have detected your API key as AVKEY4711 and 25 requests per day."})
     ]
@@ -1077,11 +1091,15 @@ async def test_the_baseline_session(harness, run_date, baseline):
     ) == [(baseline,)]
 
 
-async def test_a_day_that_was_called_off(database, pool, clock, harness):
-    """A closure on short notice, given in a setting, moves the baseline."""
+async def test_a_closure_on_short_notice(database, pool, clock, harness):
+    """A closure on short notice, named in a setting, moves the baseline."""
     harness.world.absent |= {(ticker, BASELINE) for ticker in ("SPY", *CHOSEN)}
     async with open_context(
-        database, pool, clock, harness.provider.url, MARKET_CLOSED_DAYS=str(BASELINE)
+        database=database,
+        pool=pool,
+        clock=clock,
+        base_url=harness.provider.url,
+        MARKET_CLOSED_DAYS=str(BASELINE),
     ) as context:
         await weekly.run_if_due(context, 1, None)
     assert (await harness.batch()).trading_day == date(2026, 10, 22)
@@ -1095,4 +1113,4 @@ async def test_a_busy_price_provider(harness):
     harness.world.instead = [burst, burst]
     await harness.begin()
     assert (await harness.batch()).status == "active"
-    assert harness.asked[:3] == ["SPY"] * 3
+    assert harness.requested_tickers[:3] == ["SPY"] * 3

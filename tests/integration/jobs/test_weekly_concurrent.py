@@ -201,7 +201,7 @@ async def test_midnight_at_every_moment_of_the_end(database, pool):
     world = World(clock)
     async with (
         ProviderServer() as provider,
-        open_context(database, pool, clock, provider.url) as context,
+        open_context(database=database, pool=pool, clock=clock, base_url=provider.url) as context,
     ):
         provider.answers = world
         await weekly.run_if_due(context, 1, None)

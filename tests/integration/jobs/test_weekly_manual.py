@@ -30,10 +30,10 @@ async def asks(harness: JobHarness, questions: int) -> None:
     harness.world.model = [IN_VAIN]
     while (await harness.rows("SELECT count(*) FROM generations"))[0][0] < questions:
         async with harness.context.pool.connection() as conn:
-            asked = await generations.list_by_run_date(conn, SERIES, MONDAY)
+            earlier = await generations.list_by_run_date(conn, SERIES, MONDAY)
         # One more question would be left after this one.
-        run = weekly._Run(run_date=MONDAY, max_questions=len(asked) + 2, is_manual=False)
-        await weekly._ask(harness.context, run, asked)
+        run = weekly._Run(run_date=MONDAY, max_questions=len(earlier) + 2, is_manual=False)
+        await weekly._ask(harness.context, run, earlier)
 
 
 async def fails(harness: JobHarness) -> None:

@@ -31,20 +31,22 @@ QUICK = {
 }
 
 
-class PatientClock(HandSetClock):
-    """A clock on which a sleep takes a moment and hardly moves the time."""
+class FastSleepClock(HandSetClock):
+    """
+    A clock on which a sleep takes a tenth of a second, and changes the time by two seconds at most.
+    """
 
     async def sleep(self, seconds: float) -> None:
         self.time += type(MONDAY.resolution)(seconds=min(seconds, 2))
         await asyncio.sleep(0.1)
 
     def stop(self) -> None:
-        """No sleep is long."""
+        """Do nothing: no sleep is long."""
 
 
 @pytest.fixture
-def clock() -> PatientClock:
-    return PatientClock(new_york(MONDAY))
+def clock() -> FastSleepClock:
+    return FastSleepClock(new_york(MONDAY))
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +76,7 @@ async def living(harness: JobHarness) -> AsyncIterator[Worker]:
 
 
 async def mornings(harness: JobHarness, *days: int) -> None:
-    """A batch whose checkpoints of these days are due, in Postgres's time as well."""
+    """Make a batch whose checkpoints of these days are due, in the time of Postgres as well."""
     await harness.make_batch()
     harness.clock.time = new_york(MONDAY + max(days) * MONDAY.resolution)
     await harness.rows(
@@ -149,7 +151,7 @@ async def test_every_connection_killed(harness, database):
 
 
 async def test_a_worker_whose_row_was_pruned(harness):
-    """It ends when it fetches the next job, and another worker starts."""
+    """The worker ends when it fetches the next job, and another worker starts."""
     await mornings(harness, 1)
     async with living(harness):
         await until(lambda: taken(harness, 1))
@@ -182,7 +184,7 @@ def lasting(*seconds: int, long: tuple[int, ...]) -> pytest.MarkDecorator:
 
 @asynccontextmanager
 async def a_postgres_of_its_own(
-    clock: PatientClock,
+    clock: FastSleepClock,
 ) -> AsyncIterator[tuple[EmbeddedPostgres, JobHarness]]:
     """A server that may be stopped, with what uses it."""
     with (
@@ -194,10 +196,15 @@ async def a_postgres_of_its_own(
         async with (
             ProviderServer() as provider,
             pools.opened(pools.make_pool(address, max_size=5)) as pool,
-            open_context(address, pool, clock, provider.url) as context,
+            open_context(
+                database=address, pool=pool, clock=clock, base_url=provider.url
+            ) as context,
         ):
             provider.answers = World(clock)
-            yield postgres, JobHarness(context, provider, provider.answers, clock)
+            yield (
+                postgres,
+                JobHarness(context=context, provider=provider, world=provider.answers, clock=clock),
+            )
 
 
 async def away(postgres: EmbeddedPostgres, seconds: int, harness: JobHarness) -> None:
@@ -226,14 +233,14 @@ async def test_a_restart_of_postgres(clock, seconds):
 @lasting(1, long=(60,))
 async def test_postgres_goes_in_the_middle_of_a_monday(clock, seconds):
     """
-    While the model thinks: one batch in the end, and the question whose answer was lost is
-    recorded.
+    Postgres stops while the model thinks: one batch in the end, and the question whose answer was
+    lost is recorded.
     """
     async with a_postgres_of_its_own(clock) as (postgres, harness):
         harness.clock.time = new_york(MONDAY, 9, 2)  # its tick was lost; reconciliation starts it
         harness.world.model = [replace(harness.world.model[0], delay=2)]
         async with living(harness):
-            await asyncio.wait_for(harness.provider.asked.wait(), 20)
+            await asyncio.wait_for(harness.provider.request_arrived.wait(), 20)
             await away(postgres, seconds, harness)
             await until(lambda: harness.rows("SELECT 1 FROM batches"), 90)
             weekly = (
@@ -244,33 +251,33 @@ async def test_postgres_goes_in_the_middle_of_a_monday(clock, seconds):
         assert await harness.rows("SELECT run_date, status, late FROM batches") == [
             (MONDAY, "active", False)
         ]
-        asked = await harness.rows(
+        questions = await harness.rows(
             "SELECT attempt, accepted, answer IS NULL FROM generations ORDER BY attempt"
         )
-        assert asked in ([(1, True, False)], [(1, False, True), (2, True, False)])
-        assert len(harness.questions) == len(asked)
+        assert questions in ([(1, True, False)], [(1, False, True), (2, True, False)])
+        assert len(harness.questions) == len(questions)
         assert await harness.rows("SELECT kind FROM journal ORDER BY seq") == [
             ("GENERATION",)
-        ] * len(asked) + [("BATCH",)]
+        ] * len(questions) + [("BATCH",)]
 
 
 @pytest.mark.long
 @lasting(1, long=(60,))
 async def test_postgres_goes_in_the_middle_of_a_morning(clock, seconds):
-    """While prices are requested: every pick is measured, once."""
+    """Postgres stops while prices are requested: every pick is measured once."""
     async with a_postgres_of_its_own(clock) as (postgres, harness):
         await mornings(harness, 1)
         harness.provider.answers = lambda request: replace(harness.world(request), delay=1)
-        harness.provider.asked.clear()
+        harness.provider.request_arrived.clear()
         async with living(harness):
-            await asyncio.wait_for(harness.provider.asked.wait(), 20)
+            await asyncio.wait_for(harness.provider.request_arrived.wait(), 20)
             await away(postgres, seconds, harness)
             await until(lambda: taken(harness, 1), 90)
         assert await harness.rows("SELECT day, status FROM checkpoints WHERE day > 0") == [
             (1, "computed")
         ]
         assert await harness.rows("SELECT count(*) FROM pick_checkpoint_metrics") == [(3,)]
-        assert len(harness.asked) <= 4 + 3  # requests in progress may be repeated once
+        assert len(harness.requested_tickers) <= 4 + 3  # requests in progress may be repeated once
 
 
 async def test_a_failover_and_back(clock):
@@ -310,14 +317,14 @@ async def test_a_failover_and_back(clock):
                 await until(well)
                 await asyncio.sleep(2.5)  # until it is stable
                 await well()
-    told = [
+    changes = [
         line
         for line in lines
         if line["event"] in ("the database is unavailable", "the database is available again")
     ]
-    assert [line["level"] for line in told] == ["warning", "info"] * (len(told) // 2)
-    assert 1 <= len(told) // 2 <= 3
-    reasons = " ".join(line.get("reason", "") for line in told)
+    assert [line["level"] for line in changes] == ["warning", "info"] * (len(changes) // 2)
+    assert 1 <= len(changes) // 2 <= 3
+    reasons = " ".join(line.get("reason", "") for line in changes)
     assert "read-only" in reasons
     assert not [line for line in lines if "Database error" in str(line) or "exception" in line]
     assert len(lines) < 30
@@ -332,10 +339,14 @@ async def test_a_connection_of_the_queue_that_falls_silent(database, pool, clock
     async with (
         Proxy().leading_to(database) as proxy,
         ProviderServer() as provider,
-        open_context(proxy.address, pool, clock, provider.url) as context,
+        open_context(
+            database=proxy.address, pool=pool, clock=clock, base_url=provider.url
+        ) as context,
     ):
         provider.answers = World(clock)
-        harness = JobHarness(context, provider, provider.answers, clock)
+        harness = JobHarness(
+            context=context, provider=provider, world=provider.answers, clock=clock
+        )
         await mornings(harness, 1)
         async with living(harness) as worker:
             await until(lambda: taken(harness, 1))
@@ -360,10 +371,14 @@ async def test_a_worker_that_gets_too_few_connections(database, pool, clock):
     async with (
         Proxy().leading_to(database) as proxy,
         ProviderServer() as provider,
-        open_context(proxy.address, pool, clock, provider.url) as context,
+        open_context(
+            database=proxy.address, pool=pool, clock=clock, base_url=provider.url
+        ) as context,
     ):
         provider.answers = World(clock)
-        harness = JobHarness(context, provider, provider.answers, clock)
+        harness = JobHarness(
+            context=context, provider=provider, world=provider.answers, clock=clock
+        )
         await mornings(harness, 1)
         with logged("INFO", clock) as lines:
             async with living(harness) as worker:
@@ -374,10 +389,10 @@ async def test_a_worker_that_gets_too_few_connections(database, pool, clock):
                 proxy.instead = None
                 await another_morning(harness, 2)
                 await until(lambda: taken(harness, 1, 2))
-        said = [line["reason"] for line in lines if line["event"] == "worker restarts"]
-        assert len(said) == 2, said  # that it ended, and that there was no connection
+        reasons = [line["reason"] for line in lines if line["event"] == "worker restarts"]
+        assert len(reasons) == 2, reasons  # the worker ended, and there was no connection
         workers = await harness.rows("SELECT last_value FROM procrastinate_workers_id_seq")
-        print(said, workers)
+        print(reasons, workers)
 
 
 # What it leaves behind
@@ -407,7 +422,7 @@ async def test_a_stop_leaves_nothing_doing(harness, monkeypatch):
 
 
 async def test_a_worker_that_fails_over_and_over(harness, monkeypatch):
-    """It does not count as alive, although it may just be running; one that lasts does."""
+    """The worker does not count as alive, although it may just be running; one that lasts does."""
     monkeypatch.setattr(worker, "STABLE_AFTER", 0.5)
     monkeypatch.setattr(worker, "RESTART_PAUSE_AFTER_FAILURE", 0.05)
     runs, run = [], queue.app.run_worker_async

@@ -1,6 +1,6 @@
 """
-`alpha-monday backup` and `restore`: a restore gives back exactly what was there, or it writes
-nothing and one line says why.
+`alpha-monday backup` and `restore`: a restore returns every row exactly, or writes nothing and
+prints one line with the reason.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from tests.integration.api.test_persisted_operations import OPERATIONS, VARIABLE
 NOW = datetime(2026, 2, 1, 17, 30, 0, 250, tzinfo=UTC)
 RECORD = [table for table in backing_up.TABLES if table != backing_up.CLOCK_TABLE]
 
-# What text may hold that a format for tables could trip over.
+# Text that a format for tables could write or read wrongly.
 STRANGE = 'a\tb\\tc\r\n\\.\n\\N\n"quoted", \\ , \x1f \u2028 \x7f naïve 株価 🚀 \\'
 
 
@@ -149,8 +149,8 @@ def rewritten(file: Path, change: Callable[[dict[str, bytes]], None], *, sums: b
     change(members)
     if sums:
         manifest = json.loads(members[backing_up.MANIFEST])
-        for table, written in manifest["tables"].items():
-            written["sha256"] = hashlib.sha256(members[f"{table}.tsv"]).hexdigest()
+        for table, entry in manifest["tables"].items():
+            entry["sha256"] = hashlib.sha256(members[f"{table}.tsv"]).hexdigest()
         members[backing_up.MANIFEST] = json.dumps(manifest).encode()
     with ZipFile(file, "w") as archive:
         for name, content in members.items():
@@ -158,7 +158,7 @@ def rewritten(file: Path, change: Callable[[dict[str, bytes]], None], *, sums: b
     return file
 
 
-def test_what_comes_back_is_what_was_there(commanded, owned, tmp_path):
+def test_a_restored_record_equals_the_original(commanded, owned, tmp_path):
     """
     Every response is the same byte for byte, and every row digit for digit, for a role that
     owns only the databases.
@@ -184,8 +184,10 @@ def test_what_comes_back_is_what_was_there(commanded, owned, tmp_path):
         ]
 
 
-def test_a_rehearsal_comes_back_verified_and_marked(begun, empty, commanded, restored, tmp_path):
-    """A restored rehearsal verifies as before, and no service takes it for a live record."""
+def test_a_restored_rehearsal_verifies_and_stays_a_rehearsal(
+    begun, empty, commanded, restored, tmp_path
+):
+    """A restored rehearsal verifies as before, and no service accepts it as a live record."""
     assert commanded("backup", tmp_path / "rehearsal.zip", DATABASE_URL=begun).exit_code == 0
     done = restored(tmp_path / "rehearsal.zip")
     assert done.exit_code == 0, done.error
@@ -201,7 +203,9 @@ def test_a_rehearsal_comes_back_verified_and_marked(begun, empty, commanded, res
     assert (live.returncode, "holds a rehearsal" in live.stderr) == (1, True)
 
 
-def test_it_goes_on_from_the_middle_of_a_fortnight(begun, empty, commanded, restored, tmp_path):
+def test_a_restored_record_continues_in_the_middle_of_a_fortnight(
+    begun, empty, commanded, restored, tmp_path
+):
     """The backup does not have the queue, but every checkpoint is taken at its own nine o'clock."""
     assert commanded("backup", tmp_path / "rehearsal.zip", DATABASE_URL=begun).exit_code == 0
     assert restored(tmp_path / "rehearsal.zip").exit_code == 0
@@ -241,12 +245,12 @@ def test_it_goes_on_from_the_middle_of_a_fortnight(begun, empty, commanded, rest
     assert commanded("verify", DATABASE_URL=empty).exit_code == 0
 
 
-async def test_it_is_one_moment(database, empty, tmp_path):
-    """What is recorded while a backup is written is in none of its tables."""
+async def test_a_backup_is_one_snapshot(database, empty, tmp_path):
+    """Changes during a backup are in none of its tables."""
     planted(database)
     before = contents(database)
 
-    def tell(what: str, done: int, total: int) -> None:
+    def report_progress(what: str, done: int, total: int) -> None:
         if done == 3:  # some tables are written, others not
             with psycopg.connect(database) as conn:
                 conn.execute("SET LOCAL session_replication_role = replica")
@@ -255,16 +259,24 @@ async def test_it_is_one_moment(database, empty, tmp_path):
                 conn.execute("UPDATE closes SET close = close + 1")
 
     with (tmp_path / "record.zip").open("wb") as to:
-        manifest = await backing_up.write(database, to, NOW, tell)
+        manifest = await backing_up.write(
+            address=database, output=to, now=NOW, report_progress=report_progress
+        )
     assert contents(database) != before
-    await backing_up.restore(empty, tmp_path / "record.zip", NOW, lambda *_: None, unverified=True)
+    await backing_up.restore(
+        address=empty,
+        file=tmp_path / "record.zip",
+        now=NOW,
+        report_progress=lambda *_: None,
+        unverified=True,
+    )
     assert contents(empty) == before
-    assert {table: written.rows for table, written in manifest.tables.items()} == {
-        table: len(found) for table, found in before.items()
+    assert {table: entry.rows for table, entry in manifest.tables.items()} == {
+        table: len(rows) for table, rows in before.items()
     }
 
 
-def test_the_ledger_goes_on(backed_up, restored, empty):
+def test_the_ledger_continues(backed_up, restored, empty):
     """A restored service knows which requests used up the day's quota, and continues the ledger."""
     assert restored(backed_up, "--unverified").exit_code == 0
     with psycopg.connect(empty) as conn:
@@ -292,7 +304,7 @@ def test_an_older_backup_is_brought_up_to_date(commanded, empty, restored, creat
     assert contents(empty) == contents(older)
 
 
-def test_nothing_is_forgotten(database):
+def test_every_table_is_in_a_backup(database):
     """Every table of the record is in a backup; only the ledger has a sequence to restore."""
     with psycopg.connect(database) as conn:
         public = conn.execute(
@@ -308,7 +320,7 @@ def test_nothing_is_forgotten(database):
     assert [one for one in counting if one[0] in RECORD] == [("operations.provider_requests", "id")]
 
 
-def test_it_can_be_read_without_us(backed_up):
+def test_a_backup_can_be_read_without_the_product(backed_up):
     """
     A backup is an archive of texts with a line for each row, and a manifest whose checksums any
     tool can verify.
@@ -316,10 +328,10 @@ def test_it_can_be_read_without_us(backed_up):
     with ZipFile(backed_up) as archive:
         manifest = json.loads(archive.read("manifest.json"))
         assert archive.namelist() == [*(f"{table}.tsv" for table in RECORD), "manifest.json"]
-        for table, written in manifest["tables"].items():
+        for table, entry in manifest["tables"].items():
             text = archive.read(f"{table}.tsv")
-            assert hashlib.sha256(text).hexdigest() == written["sha256"]
-            assert text.count(b"\n") == written["rows"] + 1
+            assert hashlib.sha256(text).hexdigest() == entry["sha256"]
+            assert text.count(b"\n") == entry["rows"] + 1
         header, first, *_ = archive.read("public.journal.tsv").decode().splitlines()
     assert header == "seq\tkind\tat\tcontent\tprevious\thash\tbatch_id"
     assert first.startswith("1\t")
@@ -330,7 +342,7 @@ def test_it_can_be_read_without_us(backed_up):
 def in_member(
     change: Callable[[bytes], bytes], table: str = "public.picks", **how: bool
 ) -> Callable[[Path], Path]:
-    """Return a change of what a file says of a table."""
+    """Return a change of one table in a file."""
     name = f"{table}.tsv"
     return lambda file: rewritten(
         file, lambda members: members.update({name: change(members[name])}), **how
@@ -358,7 +370,7 @@ DAMAGED = {
         lambda file: file.write_text("CREATE TABLE"),
         "is not a backup of Alpha Monday.",
     ),
-    "an archive that never came to its end": (without("manifest.json"), "has no manifest.json"),
+    "an incomplete archive": (without("manifest.json"), "has no manifest.json"),
     "a newer format": (
         says(format=2, software="9.9.9", tables=None),
         "has format 2, which this version does not read: restore it with version 9.9.9",
@@ -372,7 +384,7 @@ DAMAGED = {
         in_member(lambda text: text + b"\n", sums=False),
         "is damaged: public.picks is not what was",
     ),
-    "no such member": (
+    "a missing member": (
         without("public.picks.tsv"),
         "is damaged: public.picks is not what was written.",
     ),
@@ -380,11 +392,11 @@ DAMAGED = {
         in_member(lambda text: text.replace(b"ticker", b"tick", 1)),
         "public.picks of ",
     ),
-    "rows taken out": (
+    "deleted rows": (
         in_member(lambda text: text.split(b"\n")[0] + b"\n", "public.closes"),
         "is damaged: public.closes has another number of rows than its manifest says",
     ),
-    "a row that no guard lets in": (
+    "a row that breaks a constraint": (
         in_member(lambda text: text.replace(b"BUY", b"BYE")),
         "action_is_known",
     ),
@@ -392,7 +404,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("damage", "line"), DAMAGED.values(), ids=DAMAGED)
-def test_a_file_that_is_not_right_is_one_line(damage, line, backed_up, restored, empty):
+def test_a_wrong_file_is_refused(damage, line, backed_up, restored, empty):
     """A wrong file is refused with one line, and not even a schema is created."""
     damage(backed_up)
     result = restored(backed_up, "--unverified")
@@ -412,10 +424,8 @@ def test_a_cut_file_is_refused_wherever_it_was_cut(backed_up, restored, empty):
     assert holds_nothing(empty)
 
 
-def test_no_changed_byte_goes_unnoticed(backed_up):
-    """
-    If any byte is changed, the file is refused, unless that byte says nothing about the record.
-    """
+def test_a_changed_byte_is_noticed(backed_up):
+    """A file with any changed byte is refused, unless that byte does not concern the record."""
 
     def read() -> list[bytes] | None:
         try:
@@ -429,26 +439,22 @@ def test_no_changed_byte_goes_unnoticed(backed_up):
 
     whole, right, chosen = backed_up.read_bytes(), read(), random.Random(1)
     assert right
-    end = range(
-        whole.index(b"PK\1\2"), len(whole)
-    )  # the directory, in which every byte is a header's
+    # The directory of the archive: every byte of it belongs to a header.
+    end = range(whole.index(b"PK\1\2"), len(whole))
     refused = 0
     for place in [*chosen.sample(range(end[0]), 300), *end]:
         backed_up.write_bytes(
             whole[:place] + bytes([whole[place] ^ chosen.randrange(1, 256)]) + whole[place + 1 :]
         )
-        found = read()
-        assert found in (None, right), place
-        refused += found is None
+        members = read()
+        assert members in (None, right), place
+        refused += members is None
     assert refused > 400
 
 
-def test_a_backup_of_a_changed_record_is_not_restored_unasked(
-    begun, commanded, restored, empty, tmp_path
-):
+def test_a_backup_of_a_changed_record_is_refused(begun, commanded, restored, empty, tmp_path):
     """
-    A changed price is found in the journal, even if all checksums are right; only --unverified
-    restores it.
+    The journal shows a changed pick even if all checksums are right; only --unverified restores it.
     """
     file = tmp_path / "record.zip"
     assert commanded("backup", file, DATABASE_URL=begun).exit_code == 0
@@ -490,7 +496,7 @@ FULL = {
 
 
 @pytest.mark.parametrize("what", FULL)
-def test_nothing_is_written_over(what, backed_up, create, commanded):
+def test_a_database_with_data_is_refused(what, backed_up, create, commanded):
     """A database that is not empty is refused, and the message says what to do."""
     full = create()
     asyncio.run(migrations.migrate(full, NOW))
@@ -504,13 +510,15 @@ def test_nothing_is_written_over(what, backed_up, create, commanded):
     assert contents(full) == before
 
 
-async def test_two_at_once(backed_up, empty):
+async def test_two_restores_at_once(backed_up, empty):
     """
     Of two restores the second waits for the first, and then reports that the database is not
     empty.
     """
     twice = [
-        backing_up.restore(empty, backed_up, NOW, lambda *_: None, unverified=True)
+        backing_up.restore(
+            address=empty, file=backed_up, now=NOW, report_progress=lambda *_: None, unverified=True
+        )
         for _ in range(2)
     ]
     made = await asyncio.gather(*twice, return_exceptions=True)
@@ -518,8 +526,10 @@ async def test_two_at_once(backed_up, empty):
     assert "is not empty" in str(refused), refused
 
 
-def test_live_and_rehearsed_never_meet(backed_up, commanded, empty, begun, tmp_path):
-    """A live record is not restored into a rehearsal, not even into one without rows."""
+def test_a_live_record_is_not_restored_into_a_rehearsal(
+    backed_up, commanded, empty, begun, tmp_path
+):
+    """A rehearsal is refused as the target, even if it has no rows."""
     with psycopg.connect(empty) as conn:
         conn.execute(CREATE_CLOCK_TABLE)
     for address in (empty, begun):
@@ -527,7 +537,7 @@ def test_live_and_rehearsed_never_meet(backed_up, commanded, empty, begun, tmp_p
         assert (result.exit_code, "holds a rehearsal" in result.error) == (1, True)
 
 
-def test_a_service_that_runs_there_is_stopped_first(backed_up, restored, empty):
+def test_a_running_service_must_be_stopped_first(backed_up, restored, empty):
     asyncio.run(migrations.migrate(empty, NOW))
     with psycopg.connect(empty) as conn:
         conn.execute("INSERT INTO queue.procrastinate_workers (last_heartbeat) VALUES (now())")
@@ -543,7 +553,7 @@ def test_a_service_that_runs_there_is_stopped_first(backed_up, restored, empty):
     assert restored(backed_up, "--unverified").exit_code == 0
 
 
-def test_the_file_is_its_owners_and_whole(commanded, database, tmp_path):
+def test_the_file_is_private_and_complete(commanded, database, tmp_path):
     """
     An existing file is not overwritten without an option, and an error leaves the old file and
     no other.
@@ -555,7 +565,7 @@ def test_the_file_is_its_owners_and_whole(commanded, database, tmp_path):
     again = commanded("backup", file, DATABASE_URL=database)
     assert (again.exit_code, "--force" in again.error) == (1, True)
     old = file.read_bytes()
-    lost = commanded("backup", file, "--force", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    lost = commanded("backup", file, "--force", DATABASE_URL="postgresql://user@127.0.0.1:1/none")
     assert (lost.exit_code, file.read_bytes()) == (1, old)
     link = tmp_path / "newest.zip"
     link.symlink_to(file)

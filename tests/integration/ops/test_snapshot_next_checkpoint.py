@@ -64,8 +64,8 @@ CASES = [
 ]
 
 
-def told(monday: str, days, state: str = "ACTIVE") -> dict:
-    """Return the API's answer for a batch, as far as it matters here."""
+def batch_response(monday: str, days, state: str = "ACTIVE") -> dict:
+    """Return the API's response for a batch, with only the fields that matter here."""
     checkpoints = [
         {
             "day": day,
@@ -83,23 +83,23 @@ def told(monday: str, days, state: str = "ACTIVE") -> dict:
 
 
 @pytest.mark.parametrize(("monday", "days", "closed", "expected"), CASES)
-def test_when_they_come(monday, days, closed, expected):
-    """At nine in New York on that day, in any season; None if no session is left."""
-    found = batch_text.next_figures_at(told(monday, days), Calendar(closed))
+def test_the_time_of_the_next_figures(monday, days, closed, expected):
+    """The next figures come at nine in New York on that day; None if no session is left."""
+    at = batch_text.next_figures_at(batch_response(monday, days), Calendar(closed))
     if expected is None:
-        assert found is None
+        assert at is None
         return
     local = datetime.combine(
         date.fromisoformat(monday) + timedelta(expected), datetime.min.time().replace(hour=9)
     )
-    assert found == local.replace(tzinfo=NEW_YORK)
+    assert at == local.replace(tzinfo=NEW_YORK)
 
 
 @pytest.mark.parametrize(("monday", "days", "closed", "expected"), CASES)
 def test_the_strip(monday, days, closed, expected):
-    """It marks the same day as next, and marks none after a day without a session."""
+    """The strip marks the same day as next, and marks none after a day without a session."""
     sessions = Calendar(closed)
-    strip = batch_text.strip_days(told(monday, days), sessions)
+    strip = batch_text.strip_days(batch_response(monday, days), sessions)
     assert [one.day for one in strip if one.state == "next"] == (
         [] if expected is None else [expected]
     )
@@ -112,8 +112,9 @@ def test_the_strip(monday, days, closed, expected):
 
 
 @pytest.mark.parametrize("state", ["COMPLETED", "FAILED"])
-def test_nothing_is_promised_of_what_is_over(state):
-    assert batch_text.next_figures_at(told("2026-01-26", range(3), state), Calendar()) is None
+def test_a_finished_batch_has_no_next_figures(state):
+    response = batch_response("2026-01-26", range(3), state)
+    assert batch_text.next_figures_at(response, Calendar()) is None
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ async def test_a_closure_of_the_setting(database):
     assert "Wed 4 Feb 2026, 09:00</time> in New York" in page
 
 
-async def test_a_day_to_come_without_a_session_is_no_gap_yet(database, pool):
+async def test_a_future_day_without_a_session_is_no_gap(database, pool):
     """The sentence about skipped days is only about past days."""
     with psycopg.connect(database) as conn:
         Record(conn).batch("main", WON, ACTIVE, "AAPL SELL, KO BUY, XOM SELL")
@@ -165,16 +166,16 @@ async def test_a_day_to_come_without_a_session_is_no_gap_yet(database, pool):
         assert "the exchange was closed the day before" not in (await browser.get("/")).text
 
 
-def test_in_show(database, commanded):
+def test_show(database, commanded):
     with psycopg.connect(database) as conn:
         record = Record(conn)
         batch, picks = record.batch("main", RUNNING, ACTIVE, "AAPL SELL, KO BUY, XOM SELL")
         for day in range(1, 6):
             record.checkpoint(batch, picks, day)
-    said = commanded("show", DATABASE_URL=database).output
-    assert "Next figures: day 8, overdue since Tuesday, 2026-02-03 09:00 in New York." in said
-    said = commanded("show", DATABASE_URL=database, MARKET_CLOSED_DAYS=str(CLOSED)).output
-    assert "Next figures: day 9, overdue since Wednesday, 2026-02-04 09:00 in New York." in said
+    output = commanded("show", DATABASE_URL=database).output
+    assert "Next figures: day 8, overdue since Tuesday, 2026-02-03 09:00 in New York." in output
+    output = commanded("show", DATABASE_URL=database, MARKET_CLOSED_DAYS=str(CLOSED)).output
+    assert "Next figures: day 9, overdue since Wednesday, 2026-02-04 09:00 in New York." in output
     with psycopg.connect(database) as conn:
         for day in range(6, 13):
             conn.execute(
@@ -183,10 +184,10 @@ def test_in_show(database, commanded):
                 "VALUES (gen_random_uuid(), %s, %s, %s, 'skipped', 'MARKET_CLOSED', now(), now())",
                 (batch.id, day, RUNNING + timedelta(day)),
             )
-    said = commanded("show", DATABASE_URL=database).output
+    output = commanded("show", DATABASE_URL=database).output
     assert (
         "Next figures: none, no session is left. The fortnight ends on Monday, 2026-02-09 09:00 "
-        "in New York." in said
+        "in New York." in output
     )
 
 
@@ -194,7 +195,7 @@ def test_in_show(database, commanded):
 OVERDUE = [
     pytest.param(24, "day 2, Wednesday, 2026-10-28 09:00 in New York.", id="not due yet"),
     pytest.param(47, "day 2, Wednesday, 2026-10-28 09:00 in New York.", id="an hour before"),
-    pytest.param(48, "day 2, Wednesday, 2026-10-28 09:00 in New York.", id="at that very time"),
+    pytest.param(48, "day 2, Wednesday, 2026-10-28 09:00 in New York.", id="at that time"),
     pytest.param(
         49, "day 2, overdue since Wednesday, 2026-10-28 09:00 in New York.", id="an hour after"
     ),
@@ -212,31 +213,38 @@ OVERDUE = [
 
 
 @pytest.mark.parametrize(("hours", "words"), OVERDUE)
-async def test_in_show_at_a_time(database, pool, capsys, hours, words):
+async def test_show_at_a_time(database, pool, capsys, hours, words):
     """A time before now is overdue."""
     with psycopg.connect(database) as conn:
         record = Record(conn)
         batch, picks = record.batch("main", MONDAY, ACTIVE, "AAPL SELL, KO BUY, XOM SELL")
         record.checkpoint(batch, picks, 1)
-    await tables.show(pool, batch, Calendar(), new_york(MONDAY, 9) + timedelta(hours=hours))
+    await tables.show(
+        pool=pool,
+        batch=batch,
+        sessions=Calendar(),
+        now=new_york(MONDAY, 9) + timedelta(hours=hours),
+    )
     assert f"Next figures: {words}" in capsys.readouterr().out.splitlines()
 
 
-async def test_in_show_of_a_rehearsal(database, pool, capsys):
-    """Made-up days are not late: they are not those of the real time."""
+async def test_show_of_a_rehearsal(database, pool, capsys):
+    """The days of a rehearsal are not called overdue, because they are not in real time."""
     with psycopg.connect(database) as conn:
         batch, _ = Record(conn).batch("main", MONDAY, ACTIVE, "AAPL SELL, KO BUY, XOM SELL")
         conn.execute(CREATE_CLOCK_TABLE)
-    await tables.show(pool, batch, Calendar(), new_york(MONDAY, 9) + timedelta(days=5))
+    await tables.show(
+        pool=pool, batch=batch, sessions=Calendar(), now=new_york(MONDAY, 9) + timedelta(days=5)
+    )
     assert "overdue" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("notice", "marked"), [("", True), ("Made up.", False)], ids=["real", "rehearsed"]
 )
-async def test_a_browser_may_call_them_overdue(database, pool, notice, marked):
+async def test_only_real_times_are_marked_for_the_browser(database, pool, notice, marked):
     """
-    Only the time of real figures is marked for the script that compares it with the reader's
+    Only the time of real figures is marked for the script that compares it with the browser's
     clock.
     """
     with psycopg.connect(database) as conn:
@@ -281,11 +289,11 @@ async def test_a_browser_may_call_them_overdue(database, pool, notice, marked):
         ),
     ],
 )
-async def test_in_status(harness, at, environment, line):
-    """It names the next checkpoints, and if these have no figures, the next ones that do."""
+async def test_status(harness, at, environment, line):
+    """`status` names the next checkpoints, and if these have no figures, the next ones that do."""
     await harness.make_batch()
     harness.clock.time = at
-    stands = await snapshot.read_for_operator(
+    state = await snapshot.read_for_operator(
         harness.context.pool, settings.load(environment), harness.clock
     )
-    assert f"next checkpoints: {line}" in list(status.facts(stands))
+    assert f"next checkpoints: {line}" in list(status.facts(state))

@@ -52,30 +52,30 @@ AT = datetime(2026, 1, 5, 14, 0, 20, 123456, tzinfo=UTC)
 
 @pytest.fixture
 def copy(rehearsed, create) -> str:
-    """A copy of that record to change."""
+    """A copy of the rehearsed record that a test may change."""
     return copy_of(rehearsed, create)
 
 
 def chain(conn: psycopg.Connection) -> list[tuple[int, str]]:
-    """Every entry's number and hash."""
+    """Return every entry's number and hash."""
     return conn.execute("SELECT seq, hash FROM journal ORDER BY seq").fetchall()
 
 
 @pytest.fixture(scope="module")
 def head(rehearsed) -> str:
-    """A copy of the head that another person kept."""
+    """The head of the journal, as another person noted it."""
     with psycopg.connect(rehearsed) as conn:
         seq, hashed = chain(conn)[-1]
     return f"{seq}:{hashed}"
 
 
 def rewrite(conn: psycopg.Connection, change: Callable[[dict[str, Any]], None]) -> None:
-    """Write the whole journal again, with every content changed and every hash right."""
+    """Write the whole journal again, with changed contents and correct hashes."""
     before = journal.GENESIS_HASH
     for seq, content in conn.execute("SELECT seq, content FROM journal ORDER BY seq").fetchall():
-        told = json.loads(content)
-        change(told)
-        text = journal.canonical_json(told)
+        parsed = json.loads(content)
+        change(parsed)
+        text = journal.canonical_json(parsed)
         hashed = journal.entry_hash(before, text)
         conn.execute(
             "UPDATE journal SET content = %s, previous = %s, hash = %s WHERE seq = %s",
@@ -113,14 +113,14 @@ MORE_CHANGES = [
         r"[A-Z.]+ on day 3 of 2026-10-12 .* is not in the record, though entry \d+ of the journal "
         r"records it|The API calls the record damaged: Checkpoint.metrics in the row "
         r"[0-9a-f-]+ of checkpoints has 2, and must have 3, one of each pick\. \(rule: row\)",
-        id="a row taken out",
+        id="a row deleted",
     ),
     pytest.param(
         "INSERT INTO corrections SELECT gen_random_uuid(), id, 'note', NULL, 'a', 'b', "
         f"'Because.', taken_at FROM checkpoints WHERE id = {DAY}",
         r"The correction of note on day 3 of 2026-10-12 .* is in the record, but no entry of the "
         r"journal records it",
-        id="a row put in",
+        id="a row added",
     ),
     pytest.param(
         "DELETE FROM journal WHERE seq = 17; UPDATE journal SET seq = -seq WHERE seq > 17; "
@@ -153,56 +153,62 @@ def verified(cwd: Path, *arguments: object, **environment: str) -> tuple[int, st
     return done.returncode, done.stdout + done.stderr
 
 
-async def judged(commanded, copy: str, *arguments: object) -> list[tuple[int, str]]:
-    """Return the output of the command for a copy, read from the database and from a server."""
-    said = []
+async def run_on_both_sources(commanded, copy: str, *arguments: object) -> list[tuple[int, str]]:
+    """
+    Run the command on a copy, from the database and from a server; return the exit codes and
+    outputs.
+    """
+    results = []
     async with record_server(copy) as url:
         for source, settings in (((), {"DATABASE_URL": copy}), (("--from", url), {})):
             done = await asyncio.to_thread(commanded, "verify", *source, *arguments, **settings)
-            said.append((done.exit_code, done.output + done.error))
-    return said
+            results.append((done.exit_code, done.output + done.error))
+    return results
 
 
-async def test_a_record_that_fits(commanded, copy, head):
-    """Everything fits; both ways count the same entries and figures, and print the head to keep."""
-    for code, said in await judged(commanded, copy, "--head", head):
-        assert code == 0, said
-        assert f"The head: {head}" in said
-        assert f"Everything fits: {head.split(':')[0]} entries, " in said
+async def test_an_unchanged_record(commanded, copy, head):
+    """
+    Everything fits; both sources have the same number of entries and figures, and the output has
+    the head.
+    """
+    for code, output in await run_on_both_sources(commanded, copy, "--head", head):
+        assert code == 0, output
+        assert f"The head: {head}" in output
+        assert f"Everything fits: {head.split(':')[0]} entries, " in output
 
 
 @pytest.mark.parametrize(("statements", "expected"), CHANGES)
-async def test_the_command_names_what_was_changed(commanded, copy, statements, expected):
-    """Database and API name the same discrepancy, and the command ends with 1."""
+async def test_the_command_names_a_change(commanded, copy, statements, expected):
+    """Database and API name the same discrepancy, and the exit code is 1."""
     changed(copy, statements)
-    for code, said in await judged(commanded, copy):
-        assert code == 1, said
-        assert re.search(f"alpha-monday: {expected}", said), said
+    for code, output in await run_on_both_sources(commanded, copy):
+        assert code == 1, output
+        assert re.search(f"alpha-monday: {expected}", output), output
 
 
 async def discrepancies(copy: str, *heads: tuple[int, str]) -> list[str]:
-    """What does not fit in a copy, by its database and by a server of it."""
-    said = []
+    """Return the discrepancies of a copy, from its database and from a server of it."""
+    messages = []
     async with record_server(copy) as url:
         for opened in (open_database(copy), open_api(url, asyncio.sleep)):
-            with pytest.raises(Discrepancy) as found:
+            with pytest.raises(Discrepancy) as raised:
                 async with opened as source:
                     await verify(source, heads, silent)
-            said.append(str(found.value))
-    return said
+            messages.append(str(raised.value))
+    return messages
 
 
 @pytest.mark.parametrize(("statements", "expected"), MORE_CHANGES)
-async def test_what_was_changed_is_named(copy, statements, expected):
+async def test_a_change_is_named(copy, statements, expected):
     """Database and API name the same discrepancy."""
     changed(copy, statements)
-    for said in await discrepancies(copy):
-        assert re.match(expected, said), said
+    for message in await discrepancies(copy):
+        assert re.match(expected, message), message
 
 
-async def test_a_tail_cut_off(commanded, copy, head):
+async def test_deleted_last_entries(commanded, copy, head):
     """
-    The last entry can be removed together with its rows unnoticed, unless a copy of the head
+    The last entry can be removed unnoticed together with its rows, unless a copy of the head
     exists.
     """
     with unguarded(copy) as conn:
@@ -212,26 +218,26 @@ async def test_a_tail_cut_off(commanded, copy, head):
         checkpoint = json.loads(content)["checkpoint"]["id"]
         conn.execute("DELETE FROM pick_checkpoint_metrics WHERE checkpoint_id = %s", [checkpoint])
         conn.execute("DELETE FROM checkpoints WHERE id = %s", [checkpoint])
-    assert [code for code, _ in await judged(commanded, copy)] == [0, 0]
+    assert [code for code, _ in await run_on_both_sources(commanded, copy)] == [0, 0]
     last = int(head.split(":")[0])
-    for code, said in await judged(commanded, copy, "--head", head):
+    for code, output in await run_on_both_sources(commanded, copy, "--head", head):
         assert code == 1
         assert (
             f"The journal ends at entry {last - 1}, before entry {last}, of which there is a copy."
-            in said
+            in output
         )
 
 
-async def test_a_tail_cut_off_leaves_rows(copy):
-    """The rows of entries that were taken away are named, too."""
+async def test_deleted_last_entries_whose_rows_are_left(copy):
+    """Rows whose entries were deleted are named, too."""
     with unguarded(copy) as conn:
         conn.execute("DELETE FROM journal WHERE seq > (SELECT max(seq) - 3 FROM journal)")
-    for said in await discrepancies(copy):
-        assert "is in the record, but no entry" in said or "is in the record, but 'a" in said
+    for message in await discrepancies(copy):
+        assert "is in the record, but no entry" in message or "is in the record, but 'a" in message
 
 
-def lie(content: dict[str, Any], *fields: str) -> None:
-    """Say of one morning that its first pick did better."""
+def improve(content: dict[str, Any], *fields: str) -> None:
+    """Raise these figures of the first pick on day 3."""
     if content.get("checkpoint", {}).get("day") == "3":
         content["metrics"][0].update(
             {field: str(Decimal(content["metrics"][0][field]) + 1) for field in fields}
@@ -254,26 +260,26 @@ def lie(content: dict[str, Any], *fields: str) -> None:
         ),
     ],
 )
-async def test_a_consistent_lie(copy, fields, expected):
+async def test_a_figure_changed_in_rows_and_journal(copy, fields, expected):
     """
-    Rows and journal that lie alike are found out: figures follow from prices, and prices from
-    readings.
+    A false figure is noticed although rows and journal agree: figures are computed again from
+    prices, and prices compared with readings.
     """
     with unguarded(copy) as conn:
-        rewrite(conn, lambda content: lie(content, *fields))
+        rewrite(conn, lambda content: improve(content, *fields))
         for field in fields:
             conn.execute(
                 f"UPDATE pick_checkpoint_metrics SET {field} = {field} + 1 WHERE id = ANY(SELECT "
                 "(content::jsonb #>> '{metrics,0,id}')::uuid FROM journal "
                 "WHERE content::jsonb #>> '{checkpoint,day}' = '3')"
             )
-    for said in await discrepancies(copy):
+    for message in await discrepancies(copy):
         assert re.match(
-            rf"Entry \d+ of the journal, [A-Z.]+ on day 3 of 2026-10-05: {expected}", said
-        ), said
+            rf"Entry \d+ of the journal, [A-Z.]+ on day 3 of 2026-10-05: {expected}", message
+        ), message
 
 
-async def test_a_perfect_lie(copy, head):
+async def test_a_journal_that_was_written_again(copy, head):
     """A journal that was written again is accepted, unless a copy of the head exists."""
     with unguarded(copy) as conn:
         rewrite(conn, lambda content: content.get("generation", {}).update(user_prompt="Be kind."))
@@ -281,8 +287,8 @@ async def test_a_perfect_lie(copy, head):
     async with open_database(copy) as source:
         assert (await verify(source, [], silent)).seq > 0
     seq, hashed = head.split(":")
-    for said in await discrepancies(copy, (int(seq), hashed)):
-        assert f"but the copy of it says {hashed}" in said
+    for message in await discrepancies(copy, (int(seq), hashed)):
+        assert f"but the copy of it says {hashed}" in message
 
 
 async def test_not_canonical(copy):
@@ -297,8 +303,8 @@ async def test_not_canonical(copy):
             "UPDATE journal SET content = %s, hash = %s WHERE seq = (SELECT max(seq) FROM journal)",
             change,
         )
-    for said in await discrepancies(copy):
-        assert "is not canonical JSON" in said
+    for message in await discrepancies(copy):
+        assert "is not canonical JSON" in message
 
 
 async def test_an_entry_of_another_batch(copy):
@@ -312,8 +318,8 @@ async def test_an_entry_of_another_batch(copy):
             await verify(source, [], silent)
 
 
-def renamed(conn: psycopg.Connection, *, told: bool) -> None:
-    """Rename a pick, and write its entry or not."""
+def rename_pick(conn: psycopg.Connection, *, journalled: bool) -> None:
+    """Rename a pick, with or without its journal entry."""
     pick = conn.execute(
         f"UPDATE picks SET ticker = 'NEWER' WHERE id = {PICK} RETURNING id"
     ).fetchone()
@@ -324,9 +330,13 @@ def renamed(conn: psycopg.Connection, *, told: bool) -> None:
     after = model.JournalEntry(**{**last, "kind": model.JournalKind(last["kind"])})
     recorded = {"pick": row, "before": before}
     entry = journal.next_entry(
-        after, model.JournalKind.PICK_RENAMED, after.at, recorded, row["batch_id"]
+        after=after,
+        kind=model.JournalKind.PICK_RENAMED,
+        at=after.at,
+        recorded=recorded,
+        batch=row["batch_id"],
     )
-    if told:
+    if journalled:
         columns = ", ".join(asdict(entry))
         conn.execute(
             f"INSERT INTO journal ({columns}) VALUES ({', '.join(['%s'] * 7)})",
@@ -334,44 +344,41 @@ def renamed(conn: psycopg.Connection, *, told: bool) -> None:
         )
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["journalled", "not journalled"])
-async def test_a_record_that_goes_on(copy, told):
-    """
-    What is recorded while an API is read is no discrepancy; what is changed past the journal is
-    one.
-    """
+@pytest.mark.parametrize("journalled", [True, False], ids=["journalled", "not journalled"])
+async def test_a_record_that_changes_while_an_api_is_read(copy, journalled):
+    """A change with its entry is no discrepancy; a change that has none is one."""
     changed = []
 
-    def tell(what: str, done: int, total: int) -> None:
+    def report_progress(what: str, done: int, total: int) -> None:
         if what == "entries" and done == total and not changed:
             with psycopg.connect(copy) as conn:
-                renamed(conn, told=told)
+                rename_pick(conn, journalled=journalled)
             changed.append(done)
 
     async with record_server(copy) as url, open_api(url, asyncio.sleep) as source:
-        if told:
-            assert (await verify(source, [], tell)).seq == changed[0] + 1
+        if journalled:
+            assert (await verify(source, [], report_progress)).seq == changed[0] + 1
         else:
             with pytest.raises(
                 Discrepancy,
                 match=r"The pick NEWER of 2026-10-12 .*: ticker is 'NEWER' in the record",
             ):
-                await verify(source, [], tell)
+                await verify(source, [], report_progress)
     assert changed
 
 
 async def test_a_database_is_read_in_one_snapshot(copy):
-    """What is recorded meanwhile is not seen at all."""
+    """Entries that are recorded during the verification are not read."""
     changed = []
 
-    def tell(what: str, done: int, total: int) -> None:
+    def report_progress(what: str, done: int, total: int) -> None:
         if what == "entries" and done == total and not changed:
             with psycopg.connect(copy) as conn:
-                renamed(conn, told=True)
+                rename_pick(conn, journalled=True)
             changed.append(done)
 
     async with open_database(copy) as source:
-        assert (await verify(source, [], tell)).seq == changed[0]
+        assert (await verify(source, [], report_progress)).seq == changed[0]
     async with open_database(copy) as source:
         assert (await verify(source, [], silent)).seq == changed[0] + 1
 
@@ -379,45 +386,47 @@ async def test_a_database_is_read_in_one_snapshot(copy):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        pytest.param(["--head", "12"], "'12' is not the head of a journal", id="no head"),
+        pytest.param(["--head", "12"], "'12' is not the head of a journal", id="not a head"),
         pytest.param(
             ["--head", f"0:{'a' * 64}"],
             "is not the head of a journal",
             id="the entry before the first",
         ),
         pytest.param(
-            ["--from", "http://127.0.0.1:9", "--rehearsal"], "exclude each other", id="both at once"
+            ["--from", "http://127.0.0.1:9", "--rehearsal"],
+            "exclude each other",
+            id="an address and a rehearsal",
         ),
         pytest.param(
             ["--from", "http://127.0.0.1:9/"],
             "http://127.0.0.1:9/graphql cannot be reached: ",
-            id="nobody",
+            id="no server",
         ),
         pytest.param(
             ["--from", "nonsense"],
             "--from takes the http or https address of a service, not 'nonsense'; for example "
             "--from https://",
-            id="no address",
+            id="not an address",
         ),
     ],
 )
 def test_misuse(commanded, arguments, expected):
-    """What cannot be looked at is one clear line, and 2."""
-    code, _, said = commanded("verify", *arguments)
+    """A wrong argument or address is one clear line, and exit code 2."""
+    code, _, error = commanded("verify", *arguments)
     assert code == 2
-    assert expected in said
-    assert "Traceback" not in said
+    assert expected in error
+    assert "Traceback" not in error
 
 
 def test_no_database(commanded):
-    """A database that is not there could not be verified."""
-    code, _, said = commanded("verify", DATABASE_URL="postgresql://127.0.0.1:9/x")
+    """If the database is away, the record could not be verified: exit code 2."""
+    code, _, error = commanded("verify", DATABASE_URL="postgresql://127.0.0.1:9/x")
     assert code == 2
-    assert said.startswith(
+    assert error.startswith(
         "alpha-monday: The record could not be verified. The database at 127.0.0.1:9/x cannot be "
         "reached"
     )
-    assert said.endswith("port 9 failed: Connection refused. Check DATABASE_URL.\n")
+    assert error.endswith("port 9 failed: Connection refused. Check DATABASE_URL.\n")
 
 
 @pytest.mark.parametrize(
@@ -433,7 +442,7 @@ def test_no_database(commanded):
             "does not answer as Alpha Monday's API does",
             id="another shape",
         ),
-        pytest.param(Reply(status=404, body=b"<html>"), "API does (status 404)", id="no JSON"),
+        pytest.param(Reply(status=404, body=b"<html>"), "API does (status 404)", id="not JSON"),
         pytest.param(
             says({"errors": [{"message": "No\x1b[2J."}]}),
             r"refuses a query: 'No\x1b[2J.'",
@@ -442,28 +451,28 @@ def test_no_database(commanded):
         pytest.param(
             Reply(body=b'{"data": {"service": {"journalHead": null}}, "data": {}}'),
             "two members of one name",
-            id="twice",
+            id="a duplicate member",
         ),
         pytest.param(
             Reply(body=b'{"data": {"service": {"journalHead": null, "journalHead": null}}}'),
             "two members of one name",
-            id="twice, and the same",
+            id="a duplicate member with the same value",
         ),
         pytest.param(
             Reply(status=308, headers={"Location": "https://elsewhere.example/graphql"}, body=b""),
             "redirects to https://elsewhere.example/graphql: use that address",
-            id="another place",
+            id="a redirect",
         ),
     ],
 )
 async def test_another_server(commanded, reply, expected):
-    """A server that is not ours is one clear line, and 2."""
+    """If another server responds, the error is one clear line, and the exit code 2."""
     async with ProviderServer() as provider:
         provider.answers = lambda _: reply
-        code, _, said = await asyncio.to_thread(commanded, "verify", "--from", provider.url)
+        code, _, error = await asyncio.to_thread(commanded, "verify", "--from", provider.url)
     assert code == 2
-    assert expected in said
-    assert "Traceback" not in said
+    assert expected in error
+    assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(
@@ -478,12 +487,12 @@ async def test_another_server(commanded, reply, expected):
         pytest.param(
             endless(more=b"Content-Encoding: br\r\n"),
             "in a way that was not asked for",
-            id="in another coding",
+            id="another coding",
         ),
         pytest.param(
             of_charset(b"zlib", 50_000_000),
             "API does (status 400)",
-            id="in a charset that decompresses",
+            id="a charset that decompresses",
         ),
         pytest.param(
             plain(200_000_000),
@@ -492,12 +501,12 @@ async def test_another_server(commanded, reply, expected):
             marks=pytest.mark.long,
         ),
         pytest.param(
-            endless(), "more than 100,000,000 bytes", id="without an end", marks=pytest.mark.long
+            endless(), "more than 100,000,000 bytes", id="an endless body", marks=pytest.mark.long
         ),
     ],
 )
 async def test_a_body_of_another_server(reply, expected):
-    """It is read up to a limit, however it comes."""
+    """A body is read up to a limit, whatever its encoding."""
     async with ProviderServer() as provider, open_api(provider.url, asyncio.sleep) as source:
         provider.answers = lambda _: reply
         with pytest.raises(ConfigurationError) as refused:
@@ -506,10 +515,7 @@ async def test_a_body_of_another_server(reply, expected):
 
 
 async def test_a_busy_server():
-    """
-    A server that asks to slow down gets the request again after its `Retry-After`, but not for
-    ever.
-    """
+    """A busy server gets the request again after its `Retry-After`, but only a few times."""
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -574,15 +580,15 @@ async def test_four_processes_record_at_once(database, tmp_path):
     ]
     for one in recorders:
         assert await asyncio.wait_for(one.stdout.readline(), 60) == b"ready\n"
-    told = await asyncio.gather(
+    outputs = await asyncio.gather(
         *(asyncio.wait_for(one.communicate(b"\n"), 60) for one in recorders)
     )
-    stored = [int(out) for out, _ in told]
+    stored = [int(out) for out, _ in outputs]
     assert sum(stored) == 20
     with psycopg.connect(database) as conn:
         assert [seq for seq, _ in chain(conn)] == list(range(1, 21))
-    code, said = await asyncio.to_thread(verified, tmp_path, DATABASE_URL=database)
-    assert (code, "Everything fits: 20 entries, 20 rows, 0 figures." in said) == (0, True), said
+    code, output = await asyncio.to_thread(verified, tmp_path, DATABASE_URL=database)
+    assert (code, "Everything fits: 20 entries, 20 rows, 0 figures." in output) == (0, True), output
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
@@ -598,8 +604,8 @@ DAY_ONE, BATCH_ID = date(2026, 1, 5), model.batch_id("main", date(2026, 1, 5))
 @settings(
     deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(said=st.tuples(texts, texts, texts), one=decimals, other=decimals, price=decimals)
-async def test_any_text_and_any_decimal_come_back(database, pool, said, one, other, price):
+@given(strings=st.tuples(texts, texts, texts), one=decimals, other=decimals, price=decimals)
+async def test_any_text_and_any_decimal_come_back(database, pool, strings, one, other, price):
     """An entry's row equals the row in Postgres and in the API, for any texts and numbers."""
     price = abs(price) or Decimal(1)
     close = model.Close(
@@ -608,7 +614,7 @@ async def test_any_text_and_any_decimal_come_back(database, pool, said, one, oth
         trading_day=DAY_ONE - timedelta(days=3),
         open=None,
         close=price,
-        source=f"x{said[0]}",
+        source=f"x{strings[0]}",
         read_at=AT,
     )
     batch = model.Batch(
@@ -630,7 +636,7 @@ async def test_any_text_and_any_decimal_come_back(database, pool, said, one, oth
             position=position,
             ticker=ticker,
             action=model.Action.BUY,
-            reasoning=f"x{said[1]}",
+            reasoning=f"x{strings[1]}",
             initial_price=price,
             initial_close_id=close.id,
         )
@@ -644,7 +650,7 @@ async def test_any_text_and_any_decimal_come_back(database, pool, said, one, oth
         trading_day=DAY_ONE,
         status=model.CheckpointStatus.COMPUTED,
         taken_at=AT,
-        note=said[2],
+        note=strings[2],
         benchmark_price=price,
         benchmark_close_id=close.id,
         benchmark_split_factor=Decimal(1),
@@ -669,12 +675,12 @@ async def test_any_text_and_any_decimal_come_back(database, pool, said, one, oth
         run_date=DAY_ONE,
         attempt=1,
         asked_at=AT,
-        requested_model=said[0],
-        prompt_version=said[1],
-        system_prompt=said[2],
-        user_prompt=said[0],
+        requested_model=strings[0],
+        prompt_version=strings[1],
+        system_prompt=strings[2],
+        user_prompt=strings[0],
     )
-    written = {
+    recorded = {
         "closes": [close],
         "batches": [batch],
         "picks": picks,
@@ -684,7 +690,7 @@ async def test_any_text_and_any_decimal_come_back(database, pool, said, one, oth
     }
     with psycopg.connect(database) as conn:
         conn.execute("SET session_replication_role = replica")
-        for table, rows in written.items():
+        for table, rows in recorded.items():
             conn.execute(f"DELETE FROM {table}")
             for columns in map(asdict, rows):
                 marks = ", ".join(["%s"] * len(columns))
@@ -692,9 +698,9 @@ async def test_any_text_and_any_decimal_come_back(database, pool, said, one, oth
                     f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})",
                     list(columns.values()),
                 )
-    entry = journal.next_entry(None, model.JournalKind.BATCH, AT, written)
+    entry = journal.next_entry(after=None, kind=model.JournalKind.BATCH, at=AT, recorded=recorded)
     expected = {
-        (table, row["id"]): row for table in written for row in json.loads(entry.content)[table]
+        (table, row["id"]): row for table in recorded for row in json.loads(entry.content)[table]
     }
     known = type("Known", (), {"series": {"main"}, "tickers": {"SPY"}})()
     transport = httpx.ASGITransport(app=app_on(pool))
@@ -710,7 +716,7 @@ async def test_any_text_and_any_decimal_come_back(database, pool, said, one, oth
 
 
 async def fits(database_address: str) -> tuple[int, int]:
-    """How many entries fit, by the database and by a server of it."""
+    """Return how many entries fit, from the database and from a server of it."""
     async with open_database(database_address) as source:
         inside = await verify(source, [], silent)
     async with record_server(database_address) as url, open_api(url, asyncio.sleep) as source:
@@ -718,10 +724,9 @@ async def fits(database_address: str) -> tuple[int, int]:
     return inside.seq, outside.seq
 
 
-async def test_what_a_person_records(harness, database):
+async def test_manual_changes_fit(harness, database):
     """
-    Ended and renamed picks and mornings that were looked at again fit, as does a failed Monday run
-    again.
+    Ended and renamed picks, retaken checkpoints and a repeated failed Monday cause no discrepancy.
     """
     batch = await harness.make_batch()
     harness.world.absent |= {("MSFT", MONDAY + timedelta(days=day)) for day in range(3, 14)}
@@ -761,7 +766,7 @@ async def test_what_a_person_records(harness, database):
 
 
 async def test_a_monday_under_way(harness, database):
-    """A question whose batch is not there yet is no discrepancy of an API that cannot show it."""
+    """A question without a batch is no discrepancy, although the API cannot show it."""
     await harness.make_batch()
     asked_at = calendar.due_at(MONDAY, 7)
     question = model.Generation(
@@ -790,7 +795,7 @@ async def test_a_monday_under_way(harness, database):
 async def mornings(
     harness: JobHarness, batch: model.Batch, *days: int, again: bool = False
 ) -> None:
-    """Take these days, each to its end."""
+    """Take the checkpoints of these days, until each is stored."""
     for day in days:
         harness.clock.time = max(harness.clock.time, calendar.due_at(batch.run_date, day))
         await run_until_done(
@@ -799,7 +804,7 @@ async def mornings(
 
 
 def batch_of_a_failed_monday() -> model.Batch:
-    """The Monday after."""
+    """Return the failed Monday after the batch."""
     day = MONDAY + timedelta(weeks=1)
     return model.Batch(
         id=model.batch_id("main", day),
@@ -814,7 +819,7 @@ def batch_of_a_failed_monday() -> model.Batch:
     )
 
 
-# The kind: what a person writes in place of an address.
+# The kind: texts that are not the address of a service.
 @pytest.mark.parametrize(
     ("url", "says"),
     [
@@ -833,7 +838,7 @@ def batch_of_a_failed_monday() -> model.Batch:
         pytest.param(
             "ftp://alpha-monday.example", "for example --from https://", id="another scheme"
         ),
-        pytest.param("http://h:port", "for example --from https://", id="no port"),
+        pytest.param("http://h:port", "for example --from https://", id="a port that is a word"),
         pytest.param("http://h:99999", "for example --from https://", id="a port too large"),
         pytest.param("http://[::1", "for example --from https://", id="an open bracket"),
         pytest.param("http://a b", "for example --from https://", id="a blank within"),
@@ -844,20 +849,20 @@ def batch_of_a_failed_monday() -> model.Batch:
         pytest.param(
             "http://u:secret-word@127.0.0.1:1",
             "http://127.0.0.1:1/graphql cannot be reached",
-            id="away",
+            id="no server at the address",
         ),
     ],
 )
-def test_an_address_that_is_none(commanded, url, says):
+def test_an_invalid_address(commanded, url, says):
     """
-    One line, the exit code of what could not be found out, and no database is looked at in its
-    place.
+    The error is one line, the exit code says that the record could not be verified, and no database
+    is read instead.
     """
-    said = commanded("verify", "--from", url)
-    assert (said.exit_code, said.output) == (2, "")
-    assert said.error.count("\n") == 1
-    assert says in said.error
-    assert "secret-word" not in said.error
+    result = commanded("verify", "--from", url)
+    assert (result.exit_code, result.output) == (2, "")
+    assert result.error.count("\n") == 1
+    assert says in result.error
+    assert "secret-word" not in result.error
 
 
 @pytest.mark.parametrize(
@@ -865,10 +870,10 @@ def test_an_address_that_is_none(commanded, url, says):
     [{"HTTP_PROXY": ":::"}, {"ALL_PROXY": "nonsense://x"}, {"SSL_CERT_FILE": "/nonexistent"}],
     ids=lambda settings: next(iter(settings)),
 )
-def test_an_environment_in_which_nothing_can_be_asked(commanded, settings):
-    """The variables that httpx reads are named; there is no traceback."""
-    said = commanded("verify", "--from", "http://127.0.0.1:1", **settings)
-    assert said.exit_code == 2
-    assert "cannot be asked" in said.error
-    assert "HTTP_PROXY" in said.error
-    assert said.error.count("\n") == 1
+def test_invalid_variables_of_httpx(commanded, settings):
+    """The message names the variables that httpx reads, without a traceback."""
+    result = commanded("verify", "--from", "http://127.0.0.1:1", **settings)
+    assert result.exit_code == 2
+    assert "cannot be requested" in result.error
+    assert "HTTP_PROXY" in result.error
+    assert result.error.count("\n") == 1

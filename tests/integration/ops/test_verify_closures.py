@@ -48,10 +48,16 @@ async def harness_with(
     setting = ",".join(map(str, known))
     async with (
         ProviderServer() as provider,
-        open_context(database, pool, clock, provider.url, MARKET_CLOSED_DAYS=setting) as context,
+        open_context(
+            database=database,
+            pool=pool,
+            clock=clock,
+            base_url=provider.url,
+            MARKET_CLOSED_DAYS=setting,
+        ) as context,
     ):
         provider.answers = world
-        yield JobHarness(context, provider, world, clock)
+        yield JobHarness(context=context, provider=provider, world=world, clock=clock)
 
 
 async def take(harness: JobHarness, batch: Batch, days: range) -> None:
@@ -80,18 +86,19 @@ CLOSURES = [
 
 
 @pytest.mark.parametrize(("closed", "days", "rule"), CLOSURES)
-async def test_a_closure_that_was_known(database, pool, clock, closed, days, rule):
+async def test_a_closure_known_in_time(database, pool, clock, closed, days, rule):
     """
-    A record that was made with the closure verifies with it; otherwise the discrepancy says what to
-    do.
+    A record made with the closure verifies with it; without it, the discrepancy says what to do.
     """
-    async with harness_with(database, pool, clock, closed, closed) as harness:
+    async with harness_with(
+        database=database, pool=pool, clock=clock, closed=closed, known=closed
+    ) as harness:
         batch = await harness.make_batch()
         await take(harness, batch, range(1, days + 1))
     assert await discrepancies_of(database, closed) == []
-    found = await discrepancies_of(database)
-    assert len(found) == 2
-    for text in found:
+    discrepancies = await discrepancies_of(database)
+    assert len(discrepancies) == 2
+    for text in discrepancies:
         assert text.endswith(f"(rule: {rule})"), text
         assert (
             f"If the exchange was closed on short notice on {closed[0]}, verify with `--closed "
@@ -108,14 +115,21 @@ async def test_a_closure_that_was_known(database, pool, clock, closed, days, rul
         pytest.param((THURSDAY,), 4, id="the Thursday", marks=pytest.mark.long),
     ],
 )
-async def test_a_closure_that_was_announced_afterwards(database, pool, clock, closed, days):
-    """Checkpoints before the announcement verify without and with it, and so do those after."""
-    async with harness_with(database, pool, clock, closed, ()) as harness:
+async def test_a_closure_known_too_late(database, pool, clock, closed, days):
+    """
+    The record verifies with and without the closure, whether its checkpoints were taken before or
+    after it was known.
+    """
+    async with harness_with(
+        database=database, pool=pool, clock=clock, closed=closed, known=()
+    ) as harness:
         batch = await harness.make_batch()
         await take(harness, batch, range(1, days + 1))
     assert await discrepancies_of(database) == []
     assert await discrepancies_of(database, closed) == []
-    async with harness_with(database, pool, clock, closed, closed) as harness:
+    async with harness_with(
+        database=database, pool=pool, clock=clock, closed=closed, known=closed
+    ) as harness:
         await take(harness, batch, range(days + 1, days + 3))
         reasons = await harness.rows(
             "SELECT DISTINCT skip_reason FROM checkpoints WHERE skip_reason <> 'MARKET_CLOSED'"
@@ -127,16 +141,20 @@ async def test_a_closure_that_was_announced_afterwards(database, pool, clock, cl
 
 
 async def test_the_command(database, pool, clock, capsys):
-    """`--closed` counts for an address and for the database, and so does the setting."""
+    """`--closed` applies to an address and to a database, and so does the setting."""
     async with harness_with(
-        database, pool, clock, (TUESDAY, WEDNESDAY), (TUESDAY, WEDNESDAY)
+        database=database,
+        pool=pool,
+        clock=clock,
+        closed=(TUESDAY, WEDNESDAY),
+        known=(TUESDAY, WEDNESDAY),
     ) as harness:
         batch = await harness.make_batch()
         await take(harness, batch, range(1, 4))
 
     async def verified(*arguments: str, **environment: str) -> tuple[int, str]:
-        said = await asyncio.to_thread(command, capsys, "verify", *arguments, **environment)
-        return said.exit_code, said.output + said.error
+        result = await asyncio.to_thread(command, capsys, "verify", *arguments, **environment)
+        return result.exit_code, result.output + result.error
 
     both = (f"--closed={TUESDAY}", f"--closed={WEDNESDAY}")
     async with record_server(database) as url:
@@ -154,22 +172,24 @@ async def test_the_command(database, pool, clock, capsys):
             await verified(DATABASE_URL=database),
             await verified(both[0], DATABASE_URL=database),
         ]
-    for code, said in fits:
-        assert code == 0, said
-    for (code, said), day in zip(
+    for code, output in fits:
+        assert code == 0, output
+    for (code, output), day in zip(
         discrepancies, (TUESDAY, TUESDAY, TUESDAY, WEDNESDAY), strict=True
     ):
-        assert code == 1, said
-        assert f"skip_reason is MARKET_CLOSED, but {day} was a session." in said
-        assert f"`--closed {day}`" in said
-        assert said.rstrip().endswith("(rule: session)")
+        assert code == 1, output
+        assert f"skip_reason is MARKET_CLOSED, but {day} was a session." in output
+        assert f"`--closed {day}`" in output
+        assert output.rstrip().endswith("(rule: session)")
 
 
 async def test_a_backup(database, pool, clock, capsys, create, tmp_path):
     """
     A backup of a record with a closure is restored if the setting has it, and is refused otherwise.
     """
-    async with harness_with(database, pool, clock, (TUESDAY,), (TUESDAY,)) as harness:
+    async with harness_with(
+        database=database, pool=pool, clock=clock, closed=(TUESDAY,), known=(TUESDAY,)
+    ) as harness:
         await take(harness, await harness.make_batch(), range(1, 3))
     file, empty = tmp_path / "record.zip", create()
     await asyncio.to_thread(command, capsys, "backup", file, DATABASE_URL=database)
@@ -185,25 +205,25 @@ async def test_a_backup(database, pool, clock, capsys, create, tmp_path):
 @pytest.mark.parametrize(
     "day",
     [
-        pytest.param("2026-02-30", id="no day of its month"),
-        pytest.param("2026-13-01", id="no month", marks=pytest.mark.long),
+        pytest.param("2026-02-30", id="30 February"),
+        pytest.param("2026-13-01", id="a thirteenth month", marks=pytest.mark.long),
         pytest.param("28.10.2026", id="another form", marks=pytest.mark.long),
-        pytest.param("2026-10-28,2026-10-29", id="two at once", marks=pytest.mark.long),
+        pytest.param("2026-10-28,2026-10-29", id="two days", marks=pytest.mark.long),
         pytest.param("", id="empty", marks=pytest.mark.long),
-        pytest.param("0000-10-28", id="no year", marks=pytest.mark.long),
+        pytest.param("0000-10-28", id="the year 0", marks=pytest.mark.long),
         pytest.param("2026-10-28T00:00", id="a time", marks=pytest.mark.long),
     ],
 )
-def test_no_day(capsys, day):
-    """A wrong day is one clear line."""
-    said = command(capsys, "verify", "--from", "http://127.0.0.1:9", "--closed", day)
-    assert said.exit_code == 2
-    assert f"{day!r} is not a day such as 2026-11-16." in said.error
-    assert "Traceback" not in said.error
+def test_an_invalid_day(capsys, day):
+    """An invalid day is one clear line."""
+    result = command(capsys, "verify", "--from", "http://127.0.0.1:9", "--closed", day)
+    assert result.exit_code == 2
+    assert f"{day!r} is not a day such as 2026-11-16." in result.error
+    assert "Traceback" not in result.error
 
 
 def test_help(capsys):
     """The help has an example."""
-    said = command(capsys, "verify", "--help").output
-    assert "--closed YYYY-MM-DD" in said
-    assert "--from https://alpha-monday.example --closed 2026-11-04" in said
+    output = command(capsys, "verify", "--help").output
+    assert "--closed YYYY-MM-DD" in output
+    assert "--from https://alpha-monday.example --closed 2026-11-04" in output

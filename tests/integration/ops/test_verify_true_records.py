@@ -1,8 +1,8 @@
 """
-Records that are odd, and true: `alpha-monday verify` refuses none of them.
+Records that are odd but correct: `alpha-monday verify` finds no discrepancy in them.
 
-The kind: checkpoints that wait while others are taken. Members tried: a quota that suffices for the
-older batch alone, a close that is missing while the service is up in the mornings only.
+The kind: checkpoints that wait while others are taken. Members tried: a quota that is enough for
+the older batch only, a close that is missing while the service runs in the mornings only.
 """
 
 import asyncio
@@ -46,29 +46,30 @@ async def harness_with(
     world.prices |= {"GE": "100.0000", "XOM": "110.0000", "CVX": "150.2500", "COP": "99.9900"}
     async with (
         ProviderServer() as provider,
-        open_context(database, pool, clock, provider.url, **settings) as context,
+        open_context(
+            database=database, pool=pool, clock=clock, base_url=provider.url, **settings
+        ) as context,
     ):
         provider.answers = world
-        yield JobHarness(context, provider, world, clock)
+        yield JobHarness(context=context, provider=provider, world=world, clock=clock)
 
 
-async def told(database: str) -> list[str]:
-    """What does not fit, by the database and by a server of it."""
-    said = []
+async def discrepancies(database: str) -> list[str]:
+    """Return the discrepancies, from the database and from a server of it."""
+    messages = []
     async with record_server(database) as url:
         for opened in (record_at(database), open_api(url, asyncio.sleep)):
             try:
                 async with opened as source:
                     await verify(source, [], silent)
             except Discrepancy as error:
-                said.append(str(error))
-    return said
+                messages.append(str(error))
+    return messages
 
 
 async def morning(harness: JobHarness, day: date, until: int) -> None:
     """
-    Take what is due on a day, the oldest batch first, while the service is up: to an hour of the
-    day.
+    Take the due checkpoints of a day, the oldest batch first, until the service stops at this hour.
     """
     harness.clock.time = max(harness.clock.time, new_york(day))
     for run_date in (MONDAY, SECOND):
@@ -99,13 +100,13 @@ async def monday(harness: JobHarness, day: date, *tickers: str) -> None:
         pytest.param(
             {"ALPHA_VANTAGE_PER_DAY": "4"},
             False,
-            id="a quota for the older batch alone",
+            id="a quota for the older batch only",
             marks=pytest.mark.long,
         ),
-        pytest.param({}, True, id="no close, and no service in the evening"),
+        pytest.param({}, True, id="a missing close, and no service in the evening"),
     ],
 )
-async def test_a_batch_waits_while_another_is_served(database, pool, clock, settings, absent):
+async def test_one_batch_waits_while_another_is_measured(database, pool, clock, settings, absent):
     async with harness_with(database, pool, clock, **settings) as harness:
         if absent:
             harness.world.absent |= {("COP", SECOND + number * DAY) for number in range(14)}
@@ -119,4 +120,4 @@ async def test_a_batch_waits_while_another_is_served(database, pool, clock, sett
         assert await harness.rows(
             "SELECT count(*) FROM checkpoints WHERE batch_id = %s", waits.id
         ) == [(1,)]
-    assert await told(database) == []
+    assert await discrepancies(database) == []

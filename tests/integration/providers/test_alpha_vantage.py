@@ -1,4 +1,4 @@
-"""Alpha Vantage over real HTTP: what every body means, and what becomes of its request."""
+"""Alpha Vantage over real HTTP: what every body means, and which outcome its request gets."""
 
 import asyncio
 import json
@@ -98,7 +98,7 @@ NO_QUOTE = '{"Global Quote": {}}'
 
 
 def series(*bars: tuple[str, str, str]) -> Reply:
-    """A daily series of (day, open, close), in the order given."""
+    """Return a daily series of (day, open, close), in this order."""
     days = {
         day: {
             "1. open": opened,
@@ -117,7 +117,7 @@ GOOD = series(("2025-08-27", "242.8700", "244.8400"))
 
 @pytest.fixture
 def clock() -> HandSetClock:
-    """Nine in New York on a Thursday."""
+    """A clock that shows nine in New York on a Thursday."""
     return HandSetClock(NOW)
 
 
@@ -132,8 +132,14 @@ async def client(pool, clock, provider) -> AsyncIterator[Client]:
         def make(
             base_url: str = "", limits: list[RateLimit] = NO_LIMITS, attempts: int = MAX_ATTEMPTS
         ) -> AlphaVantage:
-            ledger = RequestLedger(pool, "alphavantage", limits, clock)
-            made = AlphaVantage(KEY, ledger, clock, base_url or provider.url, attempts)
+            ledger = RequestLedger(pool=pool, provider="alphavantage", limits=limits, clock=clock)
+            made = AlphaVantage(
+                key=KEY,
+                ledger=ledger,
+                clock=clock,
+                base_url=base_url or provider.url,
+                attempts=attempts,
+            )
             stack.push_async_callback(made.close)
             return made
 
@@ -141,35 +147,35 @@ async def client(pool, clock, provider) -> AsyncIterator[Client]:
 
 
 async def outcomes(pool) -> list[str | None]:
-    """What became of the requests, in their order."""
+    """Return the outcomes of the requests, in their order."""
     async with pool.connection() as conn:
         cursor = await conn.execute("SELECT outcome FROM operations.provider_requests ORDER BY id")
         return [outcome for (outcome,) in await cursor.fetchall()]
 
 
 async def settle(client: AlphaVantage, answer: BarsAnswer | AlreadyAnswered) -> None:
-    """Do what a job does with an answer."""
+    """Store the outcome of an answer, as a job does."""
     assert isinstance(answer, BarsAnswer)
     async with client.ledger.pool.connection() as conn:
         await client.ledger.store_outcome(conn, answer.grant, RequestOutcome.ANSWERED)
 
 
 async def test_a_daily_series(client, provider, pool):
-    """A good answer gives its bars oldest first, every price exactly as it was written."""
+    """A good answer gives its bars, oldest first, with every price exactly as it was written."""
     provider.play(Reply(DAILY_SERIES.encode()))
-    asked = client()
-    answer = await asked.bars("IBM", NINE)
+    vendor = client()
+    answer = await vendor.bars("IBM", NINE)
     assert answer.bars == [
         Bar(trading_day=date(2025, 8, 26), open=Decimal("240.1000"), close=Decimal("242.6300")),
         Bar(trading_day=date(2025, 8, 27), open=Decimal("242.8700"), close=Decimal("244.8400")),
     ]
     assert [str(bar.close) for bar in answer.bars] == ["242.6300", "244.8400"]
-    assert await outcomes(pool) == [None]  # until the job has stored what it said
-    await settle(asked, answer)
+    assert await outcomes(pool) == [None]  # until the job has stored the answer
+    await settle(vendor, answer)
     assert await outcomes(pool) == ["answered"]
 
 
-async def test_what_is_asked(client, provider):
+async def test_the_parameters_of_a_request(client, provider):
     """A request names the function, the symbol, the free size and the key, and nothing else."""
     provider.play(GOOD)
     await client().bars("IBM", NINE)
@@ -193,15 +199,15 @@ async def test_bars_out_of_order(client, provider):
 
 
 @pytest.mark.parametrize(
-    "written",
+    "price",
     ["0.0001", "244.8400", "123456789.123456789123456789123456789", "7", "00012.5", "1000000"],
 )
-async def test_a_price_is_kept_to_its_last_digit(client, provider, written):
-    """Between the provider's text and ours there is no float and no rounding."""
-    provider.play(series(("2025-08-27", written, written)))
+async def test_a_price_keeps_every_digit(client, provider, price):
+    """A price is read from the provider's text without a float and without rounding."""
+    provider.play(series(("2025-08-27", price, price)))
     answer = await client().bars("IBM", NINE)
-    assert answer.bars[0].close == Decimal(written)
-    assert answer.bars[0].close.as_tuple() == Decimal(written).as_tuple()
+    assert answer.bars[0].close == Decimal(price)
+    assert answer.bars[0].close.as_tuple() == Decimal(price).as_tuple()
 
 
 NO_DAY = '{"Time Series (Daily)": {"today": {}}}'
@@ -264,8 +270,8 @@ ELSEWHERE = Reply(status=302, headers={"location": "/query"})
 )
 async def test_what_an_answer_means(client, provider, pool, reply, error, outcome, requests):
     """
-    Each answer without data is the error that says what to do, and its request's outcome is written
-    down.
+    Each answer without data raises the error that says what to do, and the request's outcome is
+    stored.
     """
     body = reply.encode() if isinstance(reply, str) else reply
     provider.play(body if isinstance(body, Reply) else Reply(body))
@@ -279,7 +285,7 @@ async def test_what_an_answer_means(client, provider, pool, reply, error, outcom
 
 
 async def test_a_refused_connection(client, pool):
-    """Where nobody listens, five attempts were made."""
+    """If no server listens, five attempts are made."""
     with (
         refusing() as address,
         pytest.raises(ProviderUnavailable, match="cannot be reached") as raised,
@@ -294,7 +300,7 @@ async def test_a_refused_connection(client, pool):
     [pytest.param(HANGING, id="before the answer"), pytest.param(STALLED, id="within the answer")],
 )
 async def test_a_hanging_connection(client, provider, pool, monkeypatch, hanging):
-    """A provider that takes a request and says nothing is left after a time."""
+    """A provider that accepts a request and does not respond is abandoned after the time limit."""
     monkeypatch.setattr(alpha_vantage, "_TIME_LIMIT", 0.05)
     provider.play(hanging)
     with pytest.raises(ProviderUnavailable, match="did not answer within"):
@@ -308,7 +314,7 @@ async def test_a_hanging_connection(client, provider, pool, monkeypatch, hanging
         pytest.param(
             plain(20_000_000), "more than 5,000,000 bytes", id="plain", marks=pytest.mark.long
         ),
-        pytest.param(endless(), "more than 5,000,000 bytes", id="in chunks without an end"),
+        pytest.param(endless(), "more than 5,000,000 bytes", id="endless chunks"),
         pytest.param(compressed(100_000_000), "more than 5,000,000 bytes", id="gzip"),
         pytest.param(
             compressed(100_000_000, b"deflate"),
@@ -322,19 +328,22 @@ async def test_a_hanging_connection(client, provider, pool, monkeypatch, hanging
             id="another coding",
         ),
         pytest.param(
-            endless(500), "answered 500", id="of an error nothing is read", marks=pytest.mark.long
+            endless(500),
+            "answered 500",
+            id="the body of an error is not read",
+            marks=pytest.mark.long,
         ),
         pytest.param(
             endless_headers(),
             "cannot be reached",
-            id="headers without an end",
+            id="endless headers",
             marks=pytest.mark.long,
         ),
-        pytest.param(endless_headers(b"a"), "cannot be reached", id="one header without an end"),
+        pytest.param(endless_headers(b"a"), "cannot be reached", id="one endless header"),
     ],
 )
-async def test_too_much_of_an_answer(client, provider, reply, error):
-    """An answer without an end is not read to its end, and little of it is held."""
+async def test_an_answer_that_is_too_large(client, provider, reply, error):
+    """An endless answer is not read to its end, and only a bounded part of it is held in memory."""
     one = client(attempts=1)
     provider.play(GOOD)
     await one.bars("MSFT", NINE)
@@ -349,15 +358,15 @@ async def test_too_much_of_an_answer(client, provider, reply, error):
     assert peak < 16_000_000, f"{peak:,} bytes"
 
 
-async def test_no_compression_is_asked_for(client, provider):
-    """Its bodies are small."""
+async def test_no_compression_is_requested(client, provider):
+    """Bodies are small, so the client asks for none to be compressed."""
     provider.play(GOOD)
     await client().bars("IBM", NINE)
     assert [request.headers["accept-encoding"] for request in provider.requests] == ["identity"]
 
 
-async def test_the_burst_text_is_told_from_the_quota(client, provider, pool):
-    """The text about a burst also speaks of 25 requests per day; it is a burst all the same."""
+async def test_a_burst_is_distinguished_from_a_spent_quota(client, provider, pool):
+    """The text about a burst also mentions 25 requests per day, but it means a burst."""
     assert "25 requests per day" in BURST
     provider.play(Reply(BURST.encode()), GOOD)
     assert isinstance(await client().bars("IBM", NINE), BarsAnswer)
@@ -366,7 +375,7 @@ async def test_the_burst_text_is_told_from_the_quota(client, provider, pool):
 
 async def test_a_spent_quota(client, provider, clock, pool):
     """
-    A provider that says that the day's quota is spent is left alone for an hour, by everybody.
+    After the provider says that the day's quota is spent, no client sends a request for an hour.
     """
     provider.play(Reply(DAILY_QUOTA.encode()), GOOD)
     with pytest.raises(QuotaSpent) as raised:
@@ -381,15 +390,15 @@ async def test_a_spent_quota(client, provider, clock, pool):
     assert isinstance(await client().bars("MSFT", NINE), BarsAnswer)
 
 
-async def test_a_key_that_is_not_accepted_says_what_to_change(client, provider):
-    """The sentence names the setting."""
+async def test_a_key_that_is_not_accepted(client, provider):
+    """The message names the setting to change."""
     provider.play(Reply(BAD_KEY.encode()))
     with pytest.raises(ConfigurationError, match="set ALPHA_VANTAGE_API_KEY"):
         await client().bars("IBM", NINE)
 
 
 async def test_an_unknown_ticker_is_named(client, provider):
-    """The error knows which ticker it is about."""
+    """The error has the ticker that it is about."""
     provider.play(Reply(UNKNOWN_SYMBOL.encode()))
     with pytest.raises(UnknownTicker, match="does not know IBMX") as raised:
         await client().bars("IBMX", NINE)
@@ -424,7 +433,7 @@ ODD = [
     ],
 )
 async def test_a_number_in_odd_form(client, provider, bar):
-    """What is no plain number above zero is refused, naming ticker and session."""
+    """A close that is not a plain number above zero is refused, with its ticker and session."""
     provider.play(says({"Time Series (Daily)": {"2025-08-27": bar}}))
     with pytest.raises(ProviderUnavailable, match=r"^IBM, 2025-08-27: "):
         await client().bars("IBM", NINE)
@@ -432,7 +441,7 @@ async def test_a_number_in_odd_form(client, provider, bar):
 
 @pytest.mark.parametrize("opened", [*ODD, None])
 async def test_an_open_in_odd_form(client, provider, opened):
-    """A bar whose open cannot be read has its close all the same."""
+    """A bar with an unreadable open still has its close."""
     provider.play(
         says({"Time Series (Daily)": {"2025-08-27": {"1. open": opened, "4. close": "244.84"}}})
     )
@@ -442,7 +451,8 @@ async def test_an_open_in_odd_form(client, provider, opened):
 
 async def test_five_attempts(client, provider, clock, pool):
     """
-    What may pass is tried five times, with waits that double and vary, told and not lived through.
+    A temporary error is tried five times, with waits that double and vary; the test simulates the
+    waits.
     """
     provider.play(*[Reply(status=503)] * 4, GOOD)
     answer = await client().bars("IBM", NINE)
@@ -460,7 +470,10 @@ async def test_five_attempts(client, provider, clock, pool):
     "reply", [UNKNOWN_SYMBOL, "{}", '{"Time Series (Daily)": {}}', '{"Meta Data": {}}']
 )
 async def test_a_ticker_is_unknown_after_five_such_answers(client, provider, clock, pool, reply):
-    """They are spread over more than three minutes: a minute of nonsense makes no fact."""
+    """
+    The attempts spread over more than three minutes, so a short fault does not make a ticker
+    unknown.
+    """
     provider.play(Reply(reply.encode()))
     with pytest.raises(UnknownTicker):
         await client().bars("IBMX", NINE)
@@ -472,10 +485,10 @@ async def test_a_ticker_is_unknown_after_five_such_answers(client, provider, clo
 @pytest.mark.parametrize(
     "replies",
     [
-        pytest.param([UNKNOWN_SYMBOL] * 4 + ["<html>"], id="the last is another"),
+        pytest.param([UNKNOWN_SYMBOL] * 4 + ["<html>"], id="the last one differs"),
         pytest.param(
             ["{", UNKNOWN_SYMBOL, UNKNOWN_SYMBOL, UNKNOWN_SYMBOL, UNKNOWN_SYMBOL],
-            id="the first is another",
+            id="the first one differs",
         ),
         pytest.param(
             [UNKNOWN_SYMBOL, UNKNOWN_SYMBOL, BURST, UNKNOWN_SYMBOL, UNKNOWN_SYMBOL],
@@ -488,8 +501,8 @@ async def test_a_ticker_is_unknown_after_five_such_answers(client, provider, clo
         ),
     ],
 )
-async def test_a_ticker_is_not_unknown_if_one_of_five_answers_is_another(client, provider, replies):
-    """The provider did not help, that is all."""
+async def test_a_ticker_is_not_unknown_after_one_other_answer(client, provider, replies):
+    """If one of the five answers is a different one, the provider counts as unavailable."""
     provider.play(*(Reply(text.encode()) for text in replies))
     with pytest.raises((ProviderUnavailable, ProviderBusy)):
         await client().bars("IBMX", NINE)
@@ -499,7 +512,7 @@ async def test_a_ticker_is_not_unknown_if_one_of_five_answers_is_another(client,
 async def test_answers_that_a_ticker_is_unknown_are_counted_across_processes(
     client, provider, clock, pool
 ):
-    """The ledger holds them: three of a process that died and two of another are five."""
+    """The ledger stores them: three by a process that died and two by another make five."""
     provider.play(Reply(UNKNOWN_SYMBOL.encode()))
 
     async def dies() -> None:
@@ -521,7 +534,7 @@ async def test_answers_that_a_ticker_is_unknown_are_counted_across_processes(
 
 
 async def test_splits_never_make_a_ticker_unknown(client, provider, pool):
-    """They are asked for only of tickers that had prices."""
+    """Splits are requested only for tickers that had prices."""
     provider.play(Reply(UNKNOWN_SYMBOL.encode()))
     with pytest.raises(ProviderUnavailable) as raised:
         await client().splits("NVDA", NINE)
@@ -529,20 +542,24 @@ async def test_splits_never_make_a_ticker_unknown(client, provider, pool):
     assert await outcomes(pool) == ["unknown"] * 5
 
 
-async def test_an_unknown_notice_is_told_in_its_own_words(client, provider):
-    """After five attempts; redacted before it is shortened, so that no part of the key is left."""
+async def test_an_unknown_notice_is_quoted(client, provider):
+    """
+    After five attempts the error quotes the notice, redacted before it is shortened, so that no
+    part of the key is left.
+    """
     provider.play(says({"Information": f"We moved to premium. {'x' * 172} {KEY} is not welcome."}))
     with pytest.raises(ProviderUnavailable) as raised:
         await client().bars("IBM", NINE)
-    said = "Alpha Vantage answered with a notice in place of data: We moved to premium. "
-    assert str(raised.value).startswith(said)
+    start = "Alpha Vantage answered with a notice in place of data: We moved to premium. "
+    assert str(raised.value).startswith(start)
     assert KEY[:3] not in str(raised.value)
     assert len(provider.requests) == 5
 
 
-async def test_what_cannot_be_read_is_kept_with_the_answer(client, provider, pool):
+async def test_unreadable_rows_are_stored_with_the_answer(client, provider, pool):
     """
-    Each job that shares the answer gets it, without the key; only a row that is new is logged.
+    Each job that shares the answer gets its unreadable rows, without the key; only new ones are
+    logged.
     """
     bar = {"1. open": "1", "4. close": "2"}
     odd = {
@@ -551,54 +568,53 @@ async def test_what_cannot_be_read_is_kept_with_the_answer(client, provider, poo
         "2025-08-25": {**bar, "4. close": "0"},
     }
     provider.play(says({"Time Series (Daily)": odd}))
-    asked, news = client(), []
+    vendor, news = client(), []
     for _ in range(3):
-        asked.clock.forward(hours=1)
-        answer = await asked.bars("IBM", asked.clock.now())
+        vendor.clock.forward(hours=1)
+        answer = await vendor.bars("IBM", vendor.clock.now())
         assert [row.reason for row in answer.unreadable] == [
             "IBM, 2025-08-25: a price must be above zero, not '0'.",
             "IBM, 2025-08-26: '***' is not a price.",
         ]
         async with pool.connection() as conn:
             news.append(
-                await asked.ledger.store_answered(
+                await vendor.ledger.store_answered(
                     conn, answer.grant, answer.unreadable[: len(news) + 1]
                 )
             )
     assert [[row.day.day for row in rows] for rows in news] == [[25], [26], []]
-    assert await asked.bars("IBM", NINE) == AlreadyAnswered(tuple(answer.unreadable))
+    assert await vendor.bars("IBM", NINE) == AlreadyAnswered(tuple(answer.unreadable))
 
 
-async def test_old_leave_is_not_used(client, provider, pool):
+async def test_an_expired_grant_is_not_used(client, provider, pool):
     """
-    A process that stood still between its leave and the request asks for leave again, and sends one
+    A process that stalls between its grant and its request acquires a new grant, and sends one
     request.
     """
     provider.play(GOOD)
-    asking = client()
-    build, still = asking.http.build_request, [GRANT_LIFETIME_SECONDS + 0.1]
+    vendor = client()
+    build, stalls = vendor.http.build_request, [GRANT_LIFETIME_SECONDS + 0.1]
 
     def after_a_while(*arguments, **more):
-        time.sleep(still.pop() if still else 0)
+        time.sleep(stalls.pop() if stalls else 0)
         return build(*arguments, **more)
 
-    asking.http.build_request = after_a_while
-    assert (await asking.bars("IBM", NINE)).bars
+    vendor.http.build_request = after_a_while
+    assert (await vendor.bars("IBM", NINE)).bars
     assert len(provider.requests) == 1
     assert await outcomes(pool) == ["failed", None]
 
 
-async def test_attempts_are_everybodys(client, provider, clock, pool):
+async def test_attempts_are_counted_across_clients(client, provider, clock, pool):
     """
-    Five in all since the work had begun, across clients and waits; whoever comes after them has
-    one.
+    There are five attempts since the work began, across clients and waits; a later client has one.
     """
     provider.play(Reply(status=503))
-    for asked in (5, 1, 1):
+    for attempts in (5, 1, 1):
         provider.requests.clear()
         with pytest.raises(ProviderUnavailable):
             await client().bars("IBM", clock.now(), NINE)
-        assert len(provider.requests) == asked
+        assert len(provider.requests) == attempts
         clock.forward(hours=2)
     provider.requests.clear()
     with pytest.raises(ProviderUnavailable):
@@ -617,10 +633,10 @@ LATER = NOW + timedelta(minutes=5)
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_provider_that_says_when(client, provider, clock, pool, header, status):
+async def test_a_retry_after_pauses_all_requests(client, provider, clock, pool, header, status):
     """
-    Nothing more is spent before the time that it names, by nobody; then it is asked again, as the
-    second attempt.
+    No client sends a request before the time of the Retry-After header; then the second attempt is
+    made.
     """
     provider.play(Reply(status=status, headers={"retry-after": header}), GOOD)
     with logged("WARNING", clock) as lines:
@@ -637,15 +653,16 @@ async def test_a_provider_that_says_when(client, provider, clock, pool, header, 
 @pytest.mark.parametrize(
     "header", ["", "soon", "-5", "0", "9" * 400, "Mon, 99 Foo 2026 00:00:00 GMT"]
 )
-async def test_a_time_that_cannot_be_read(client, provider, header):
-    """It is as if none had been named."""
+async def test_an_invalid_retry_after_is_ignored(client, provider, header):
+    """A time that cannot be parsed counts as none."""
     provider.play(Reply(status=429, headers={"retry-after": header}), GOOD)
     assert isinstance(await client().bars("IBM", NINE), BarsAnswer)
 
 
-async def test_a_minutes_limit_that_we_kept(client, provider, clock):
+async def test_a_notice_about_the_minutes_limit(client, provider, clock):
     """
-    The older notice names the minute: everybody waits for one, and the second attempt is answered.
+    The older notice names the limit per minute: all clients wait a minute, and the second attempt
+    is answered.
     """
     provider.play(Reply(OLDER_THROTTLE.encode()), GOOD)
     assert isinstance(await client().bars("IBM", NINE), BarsAnswer)
@@ -654,7 +671,7 @@ async def test_a_minutes_limit_that_we_kept(client, provider, clock):
 
 
 async def test_attempts_keep_the_limits(client, provider, pool, clock):
-    """Attempts are requests like any other: the ledger's windows hold for them."""
+    """Attempts are requests like any other, so the ledger's limits apply to them."""
     provider.play(*[Reply(status=503)] * 4, GOOD)
     await client(limits=[RateLimit(1, timedelta(seconds=20))]).bars("IBM", NINE)
     async with pool.connection() as conn:
@@ -665,8 +682,8 @@ async def test_attempts_keep_the_limits(client, provider, pool, clock):
     assert gaps == [timedelta(seconds=20)] * 4
 
 
-async def test_class_shares_are_asked_with_a_dash(client, provider, pool):
-    """BRK.B is BRK-B at the provider, and BRK.B in our ledger."""
+async def test_class_shares_are_requested_with_a_dash(client, provider, pool):
+    """BRK.B is BRK-B in requests, and BRK.B in the ledger."""
     provider.play(GOOD)
     await client().bars("BRK.B", NINE)
     assert [request.query["symbol"] for request in provider.requests] == ["BRK-B"]
@@ -676,17 +693,17 @@ async def test_class_shares_are_asked_with_a_dash(client, provider, pool):
 
 
 async def test_class_shares_fall_back_to_the_dot(client, provider, pool, clock):
-    """A provider that knows only the dot is asked with it, and that is remembered."""
+    """If a provider knows only the spelling with the dot, the client uses and remembers it."""
 
     def only_the_dot(request):
         return GOOD if "." in request.query["symbol"] else Reply(UNKNOWN_SYMBOL.encode())
 
     provider.answers = only_the_dot
-    asked = client()
-    await settle(asked, await asked.bars("BRK.B", NINE))
+    vendor = client()
+    await settle(vendor, await vendor.bars("BRK.B", NINE))
     assert await outcomes(pool) == ["unknown", "answered"]
     clock.time = NOW + timedelta(days=1)
-    await asked.bars("BRK.B", NINE + timedelta(days=1))
+    await vendor.bars("BRK.B", NINE + timedelta(days=1))
     assert [request.query["symbol"] for request in provider.requests] == ["BRK-B", "BRK.B", "BRK.B"]
 
 
@@ -696,27 +713,28 @@ async def test_class_shares_that_are_unknown(client, provider, pool):
     with pytest.raises(UnknownTicker) as raised:
         await client().bars("ABC.D", NINE)
     assert raised.value.ticker == "ABC.D"
-    asked = [request.query["symbol"] for request in provider.requests]
-    assert asked == ["ABC-D", "ABC.D", "ABC-D", "ABC.D", "ABC-D"]
+    symbols = [request.query["symbol"] for request in provider.requests]
+    assert symbols == ["ABC-D", "ABC.D", "ABC-D", "ABC.D", "ABC-D"]
     assert await outcomes(pool) == ["unknown"] * 5
 
 
 async def test_a_dot_that_did_not_work_is_not_remembered(client, provider, clock):
-    """A provider that knows neither spelling for a while is asked with the dash first again."""
-    asked = client()
+    """If neither spelling works for a while, later requests begin with the dash again."""
+    vendor = client()
     provider.play(Reply(UNKNOWN_SYMBOL.encode()))
     with pytest.raises(UnknownTicker):
-        await asked.bars("BRK.B", NINE)
+        await vendor.bars("BRK.B", NINE)
     clock.forward(minutes=10)
     provider.requests.clear()
     provider.play(GOOD)
-    assert isinstance(await asked.bars("BRK.B", clock.now()), BarsAnswer)
+    assert isinstance(await vendor.bars("BRK.B", clock.now()), BarsAnswer)
     assert [request.query["symbol"] for request in provider.requests] == ["BRK-B"]
 
 
 async def test_the_dot_is_an_attempt(client, provider):
     """
-    The spelling changes only after an answer that the ticker is unknown, and five attempts are all.
+    The spelling changes only after the answer that the ticker is unknown, and there are five
+    attempts in all.
     """
     provider.play(Reply(status=503), Reply(UNKNOWN_SYMBOL.encode()), *[Reply(status=503)] * 2, GOOD)
     assert isinstance(await client().bars("BRK.B", NINE), BarsAnswer)
@@ -726,17 +744,17 @@ async def test_the_dot_is_an_attempt(client, provider):
 
 
 async def test_at_most_three_in_flight(client, provider):
-    """Seven tickers at once are three requests at a time."""
+    """Of seven tickers at once, three requests at a time are in flight."""
     slow = Reply(GOOD.body, delay=0.5)
     provider.play(slow)
-    asked = client()
-    await asyncio.gather(*(asked.bars(ticker, NINE) for ticker in "ABCDEFG"))
+    vendor = client()
+    await asyncio.gather(*(vendor.bars(ticker, NINE) for ticker in "ABCDEFG"))
     assert len(provider.requests) == 7
     assert provider.most_in_flight == 3
 
 
-async def test_an_answer_serves_everybody(client, provider, clock):
-    """What was answered since the last time of asking is not asked again, by whichever client."""
+async def test_an_answer_is_shared_by_all_clients(client, provider, clock):
+    """Data that was answered since the last request time is not requested again by any client."""
     provider.play(GOOD)
     first, second = client(), client()
     await settle(first, await first.bars("IBM", NINE))
@@ -749,7 +767,8 @@ async def test_an_answer_serves_everybody(client, provider, clock):
 
 async def test_an_answer_is_not_shared_before_it_is_stored(client, provider, clock):
     """
-    Whoever comes while an answer is being stored waits; if it never is, the request is made again.
+    A client waits while another one stores the answer; if it is never stored, the request is
+    repeated.
     """
     provider.play(GOOD)
     first, second = client(), client()
@@ -759,9 +778,10 @@ async def test_an_answer_is_not_shared_before_it_is_stored(client, provider, clo
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO"])
-async def test_the_key_is_in_no_line_of_the_log(client, provider, clock, level):
+async def test_the_key_is_not_logged(client, provider, clock, level):
     """
-    Neither our lines nor the HTTP library's show the key, at any level, whatever was answered.
+    Neither the product's lines nor the HTTP library's contain the key, at any level, for any
+    answer.
     """
     with logged(level, clock, KEY) as lines:
         for number, reply in enumerate([BURST, "", "[]", DAILY_SERIES, DAILY_QUOTA]):
@@ -775,10 +795,10 @@ async def test_the_key_is_in_no_line_of_the_log(client, provider, clock, level):
     assert KEY not in json.dumps(lines)
 
 
-async def test_the_address_is_nothing_the_library_tells(client, provider, caplog):
+async def test_the_library_does_not_log_the_key(client, provider, caplog):
     """
-    Whoever sets up logging (a worker of the queue's command line, say), the library's lines hold no
-    key.
+    The library's lines contain no key even if another program configures logging, as
+    Procrastinate's command line does.
     """
     provider.play(GOOD)
     with caplog.at_level(logging.INFO):

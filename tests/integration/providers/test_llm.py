@@ -1,6 +1,6 @@
 """
-The model's provider over real HTTP, through the real library: what is sent, and what every answer
-means.
+The model's provider over real HTTP, through the real library: the request, and the meaning of every
+response.
 """
 
 import json
@@ -37,7 +37,12 @@ async def picker(provider) -> AsyncIterator[Picker]:
         ) -> ModelClient:
             address = base_url or f"{provider.url}/v1"
             made = ModelClient(
-                KEY, "gpt-5.4-mini", address, temperature, timeout=timeout, clock=HandSetClock(NOW)
+                key=KEY,
+                model="gpt-5.4-mini",
+                base_url=address,
+                temperature=temperature,
+                timeout=timeout,
+                clock=HandSetClock(NOW),
             )
             stack.push_async_callback(made.close)
             return made
@@ -48,7 +53,7 @@ async def picker(provider) -> AsyncIterator[Picker]:
 def a_completion(
     content: str | None = TEXT, finish_reason: str = "stop", refusal: str | None = None
 ) -> dict:
-    """The usual answer, except for what a test is about."""
+    """Return the usual answer, changed only where a test needs it."""
     return {
         "id": "chatcmpl-1",
         "object": "chat.completion",
@@ -66,14 +71,14 @@ def a_completion(
 
 
 def an_error(status: int, message: str = "No.", code: str | None = None) -> Reply:
-    """An error as OpenAI words it."""
+    """Return an error in the form that OpenAI uses."""
     return says(
         {"error": {"message": message, "type": "some_error", "param": None, "code": code}}, status
     )
 
 
 async def test_a_good_answer(picker, provider):
-    """The text, the model that answered, the request's id and the tokens are kept."""
+    """The answer has the text, the model's name, the request's id and the numbers of tokens."""
     provider.play(says(a_completion(), x_request_id="req_42"))
     assert await picker().ask("system", "user") == ModelAnswer(
         text=TEXT,
@@ -85,10 +90,10 @@ async def test_a_good_answer(picker, provider):
     )
 
 
-async def test_what_is_sent(picker, provider):
+async def test_the_request(picker, provider):
     """
-    One request: the model, the two messages, the strict schema, the key, and no temperature unless
-    it is set.
+    One request with the model, the two messages, the strict schema, the key, and no temperature
+    unless it is set.
     """
     provider.play(says(a_completion()))
     await picker().ask("You are an analyst.", "Choose.")
@@ -117,7 +122,7 @@ async def test_a_temperature_that_is_set(picker, provider, temperature):
 
 
 def without(completion: dict, member: str) -> dict:
-    """The completion, less one member."""
+    """Return the completion without one member."""
     return {name: value for name, value in completion.items() if name != member}
 
 
@@ -171,17 +176,16 @@ def without(completion: dict, member: str) -> dict:
     ],
 )
 async def test_an_answer_that_cannot_be_used(picker, provider, reply, reason, text):
-    """An answer without ideas is still an answer, with the reason for which it cannot be used."""
+    """An answer without ideas is still an answer, with the reason why it cannot be used."""
     provider.play(reply)
     answer = await picker().ask("system", "user")
     assert answer.unusable_reason == reason
-    assert (
-        text is ... or (answer.text or None) == text
-    )  # whether a body without choices is kept is left open
+    # `...`: a test does not decide whether the text of a body without choices is stored.
+    assert text is ... or (answer.text or None) == text
 
 
 async def test_an_odd_answer_that_echoes_the_key(picker, provider):
-    """What is kept of a page in place of an answer is public one day: the key is not part of it."""
+    """The text of a page is stored and later public, so it must not contain the key."""
     provider.play(Reply(f"<html>{KEY}</html>".encode(), headers={"content-type": "text/html"}))
     answer = await picker().ask("system", "user")
     assert answer.unusable_reason
@@ -202,24 +206,22 @@ LONG_WORDS = f"{'x' * 480} the key {KEY} and {'y' * 600}"
         pytest.param({**a_completion(), "model": f"{'m' * 190}{KEY}"}, id="the model's name"),
     ],
 )
-async def test_words_that_are_cut_within_the_key(picker, provider, completion):
-    """The key is taken out before a text is cut: no part of it stays."""
+async def test_the_key_at_the_end_of_a_cut_text(picker, provider, completion):
+    """The key is removed before a text is shortened, so no part of it stays."""
     provider.play(says(completion, x_request_id=f"{'r' * 190}{KEY}"))
     answer = await picker().ask("system", "user")
     assert KEY[:8] not in repr(answer)
 
 
-async def test_a_word_in_place_of_a_key_stays_in_the_answer(picker, provider, monkeypatch):
-    """
-    A local server wants no key, and whatever word is set for it also stands in honest answers.
-    """
+async def test_a_word_that_serves_as_key_stays_in_the_answer(picker, provider, monkeypatch):
+    """A local server needs no key; if an ordinary word is set as one, answers may contain it."""
     monkeypatch.setitem(globals(), "KEY", "picks")
     provider.play(says(a_completion()))
     assert (await picker().ask("system", "user")).text == TEXT
 
 
-async def test_a_truncated_answer_keeps_its_facts(picker, provider):
-    """What was paid for is known, usable or not."""
+async def test_a_truncated_answer_keeps_its_metadata(picker, provider):
+    """The request id and the tokens are known, whether the answer is usable or not."""
     provider.play(says(a_completion('{"pic', "length"), x_request_id="req_7"))
     answer = await picker().ask("system", "user")
     assert (answer.request_id, answer.prompt_tokens, answer.completion_tokens) == ("req_7", 210, 95)
@@ -251,22 +253,22 @@ async def test_a_member_that_other_servers_leave_out(picker, provider, member):
         ),
     ],
 )
-async def test_a_200_that_is_no_completion(picker, provider, body):
-    """Whatever a server sends with a 200, it is an answer that cannot be used: never a surprise."""
+async def test_a_200_without_a_completion(picker, provider, body):
+    """Any body with status 200 is an answer that cannot be used, not an unexpected error."""
     provider.play(Reply(body.encode()))
     answer = await picker().ask("system", "user")
     assert answer.unusable_reason
 
 
 def with_message(**members: object) -> dict:
-    """The usual answer with other members of its message."""
+    """Return the usual answer with other members of its message."""
     completion = a_completion()
     completion["choices"][0]["message"] |= members
     return completion
 
 
 def a_choice(content: object, finish_reason: object = "stop", **members: object) -> dict:
-    """One choice of several."""
+    """Return one choice of several."""
     return {
         "message": {"role": "assistant", "content": content},
         "finish_reason": finish_reason,
@@ -276,8 +278,8 @@ def a_choice(content: object, finish_reason: object = "stop", **members: object)
 
 FACTS = ("gpt-5.4-mini-2026-03-17", "req_1", 210, 95)
 
-# Kind: metadata never costs an answer. Each member is read by itself; what cannot be read of it is
-# None. The first of the issue's examples stood as "had no choices" in the record.
+# Kind: odd metadata does not spoil an answer. Each member is read separately; an unreadable one is
+# None. The first example was once recorded as an answer that "had no choices".
 METADATA = [
     pytest.param(
         {"usage": {"prompt_tokens": 14417.92, "completion_tokens": 95}},
@@ -317,7 +319,7 @@ METADATA = [
     pytest.param(
         {"usage": {"prompt_tokens": 2**31, "completion_tokens": 2**31 - 1}},
         (*FACTS[:2], None, 2**31 - 1),
-        id="as much as the column holds",
+        id="the most that the column holds",
     ),
     pytest.param(
         {"usage": {"prompt_tokens": 10**400, "completion_tokens": 1e300}},
@@ -327,7 +329,7 @@ METADATA = [
     pytest.param(
         {"usage": {"prompt_tokens": float("nan"), "completion_tokens": float("inf")}},
         (*FACTS[:2], None, None),
-        id="no numbers",
+        id="not finite",
     ),
     pytest.param({"usage": None}, (*FACTS[:2], None, None), id="usage null"),
     pytest.param({"usage": []}, (*FACTS[:2], None, None), id="usage a list"),
@@ -345,17 +347,17 @@ METADATA = [
     pytest.param(
         {"usage": {"prompt_tokens": 1, "completion_tokens": 2, "cost": {"a": []}}},
         (*FACTS[:2], 1, 2),
-        id="more than counts",
+        id="other members beside the counts",
     ),
     pytest.param({"model": None}, (None, *FACTS[1:]), id="model null"),
     pytest.param({"model": 5.4}, (None, *FACTS[1:]), id="model a number"),
     pytest.param({"model": {"name": "x"}}, (None, *FACTS[1:]), id="model an object"),
-    pytest.param({"model": "m" * 100_000}, ("m" * 200, *FACTS[1:]), id="model endless"),
+    pytest.param({"model": "m" * 100_000}, ("m" * 200, *FACTS[1:]), id="model very long"),
     pytest.param({"id": 5, "object": None, "created": "today"}, FACTS, id="id, object, created"),
     pytest.param(
         {"created": 1e400, "service_tier": [], "x": {"y": None}},
         FACTS,
-        id="members that are not known",
+        id="unknown members",
     ),
     pytest.param({"error": None}, FACTS, id="no error"),
     pytest.param(
@@ -365,10 +367,8 @@ METADATA = [
 
 
 @pytest.mark.parametrize(("odd", "facts"), METADATA)
-async def test_metadata_never_costs_an_answer(picker, provider, odd, facts):
-    """
-    Whatever stands beside the text, the text counts, and what can be read of the rest is kept.
-    """
+async def test_odd_metadata_does_not_spoil_an_answer(picker, provider, odd, facts):
+    """The text counts, whatever the other members are, and readable metadata is stored."""
     provider.play(says({**a_completion(), **odd}, x_request_id="req_1"))
     answer = await picker().ask("system", "user")
     assert (answer.text, answer.unusable_reason, answer.is_from_provider) == (TEXT, None, False)
@@ -388,7 +388,7 @@ async def test_metadata_never_costs_an_answer(picker, provider, odd, facts):
         pytest.param(
             a_choice([{"type": "text", "text": '{"picks"'}, {"type": "text", "text": ": []}"}]),
             TEXT,
-            id="parts that belong together",
+            id="several parts",
         ),
         pytest.param(
             a_choice([{"type": "output_text", "text": TEXT}]), TEXT, id="the newer name of a part"
@@ -396,44 +396,42 @@ async def test_metadata_never_costs_an_answer(picker, provider, odd, facts):
         pytest.param(
             a_choice([{"type": "reasoning", "text": "Hm."}, {"type": "text", "text": TEXT}]),
             TEXT,
-            id="what it reasoned, first",
+            id="a part with reasoning first",
         ),
         pytest.param(
             a_choice([{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": TEXT}]),
             TEXT,
-            id="what it thought, first",
+            id="a part with thinking first",
         ),
         pytest.param(
             a_choice([{"type": "text", "text": {"value": TEXT, "annotations": []}}]),
             TEXT,
-            id="a value",
+            id="a text in an object",
         ),
         pytest.param(
             a_choice([{"text": TEXT}, {"type": "image_url"}, None, 5]),
             TEXT,
-            id="parts of all kinds",
+            id="parts of several kinds",
         ),
         pytest.param(a_choice([TEXT]), TEXT, id="a list of texts"),
         pytest.param(a_choice({"type": "text", "text": TEXT}), TEXT, id="a part without a list"),
         pytest.param(a_choice(TEXT, None), TEXT, id="no finish_reason"),
-        pytest.param(a_choice(TEXT, "eos_token"), TEXT, id="a finish_reason that is not known"),
+        pytest.param(a_choice(TEXT, "eos_token"), TEXT, id="an unknown finish_reason"),
         pytest.param(a_choice(TEXT, ["stop"]), TEXT, id="a finish_reason that is a list"),
-        pytest.param(a_choice(TEXT, "tool_calls"), TEXT, id="a text beside a call of a tool"),
+        pytest.param(a_choice(TEXT, "tool_calls"), TEXT, id="a text beside a tool call"),
         pytest.param(
             a_choice(TEXT, index=None, logprobs=5, content_filter_results={}),
             TEXT,
-            id="more of a choice",
+            id="further members of a choice",
         ),
         pytest.param(with_message(refusal="")["choices"][0], TEXT, id="an empty refusal"),
-        pytest.param(
-            with_message(refusal=False)["choices"][0], TEXT, id="a refusal that is no text"
-        ),
+        pytest.param(with_message(refusal=False)["choices"][0], TEXT, id="a refusal that is false"),
         pytest.param(
             with_message(role=5, annotations=None, audio=[], tool_calls=[])["choices"][0],
             TEXT,
-            id="more of a message",
+            id="further members of a message",
         ),
-        pytest.param(a_choice("\ufeff" + TEXT), "\ufeff" + TEXT, id="a mark before it"),
+        pytest.param(a_choice("\ufeff" + TEXT), "\ufeff" + TEXT, id="a byte order mark first"),
     ],
 )
 async def test_forms_of_a_good_answer(picker, provider, choice, text):
@@ -454,7 +452,7 @@ async def test_forms_of_a_good_answer(picker, provider, choice, text):
     ],
 )
 async def test_several_choices(picker, provider, choices):
-    """The first that can be used counts."""
+    """The first usable choice counts."""
     provider.play(says({**a_completion(), "choices": choices}))
     answer = await picker().ask("system", "user")
     assert (answer.text, answer.unusable_reason) == (TEXT, None)
@@ -462,7 +460,8 @@ async def test_several_choices(picker, provider, choices):
 
 BY_MODEL, BY_PROVIDER = False, True
 
-# Kind: the reason that is stored is true. By whom it is decides when the next question is asked.
+# Kind: the stored reason is true. Whether the model or the provider caused it decides when the next
+# question is asked.
 UNUSABLE = [
     pytest.param(
         {"choices": [a_choice("I", "content_filter")]},
@@ -474,13 +473,13 @@ UNUSABLE = [
         {"choices": [a_choice(TEXT, "content_filter")]},
         "The provider's content filter stopped the answer.",
         BY_MODEL,
-        id="filtered, whole as it seems",
+        id="filtered, although the text seems complete",
     ),
     pytest.param(
         {"choices": [a_choice(None, "content_filter")]},
         "The provider's content filter stopped the answer.",
         BY_MODEL,
-        id="filtered, nothing left",
+        id="filtered, without a text",
     ),
     pytest.param(
         {"choices": [a_choice([{"type": "text", "text": "{"}], "length")]},
@@ -492,19 +491,19 @@ UNUSABLE = [
         {"choices": [a_choice(None, "tool_calls")]},
         "The answer was a call of a tool, without a text.",
         BY_MODEL,
-        id="a call of a tool",
+        id="a finish_reason of tool calls",
     ),
     pytest.param(
         with_message(content=None, tool_calls=[{"id": "1"}]),
         "The answer was a call of a tool, without a text.",
         BY_MODEL,
-        id="calls of tools",
+        id="a list of tool calls",
     ),
     pytest.param(
         with_message(content="", function_call={"name": "f"}),
         "The answer was a call of a tool, without a text.",
         BY_MODEL,
-        id="a call of a function",
+        id="a function call",
     ),
     pytest.param(
         {"choices": [a_choice([{"type": "refusal", "refusal": "No."}])]},
@@ -517,7 +516,7 @@ UNUSABLE = [
         {"choices": [a_choice([{"type": "reasoning", "text": "Hm."}])]},
         "The answer's content held no text.",
         BY_MODEL,
-        id="thoughts alone",
+        id="reasoning alone",
     ),
     pytest.param(
         {"choices": [a_choice([{"type": "image_url"}])]},
@@ -578,13 +577,13 @@ UNUSABLE = [
         {"choices": [], "error": {"code": "overloaded"}},
         "The provider answered with an error: overloaded",
         BY_PROVIDER,
-        id="an error's code alone",
+        id="an error with a code only",
     ),
     pytest.param(
         {"choices": None, "error": [{}]},
         "The provider answered with an error that it does not explain.",
         BY_PROVIDER,
-        id="an error without words",
+        id="an error without a message",
     ),
     pytest.param(
         {"choices": None, "object": "error", "message": "KV cache full"},
@@ -602,8 +601,8 @@ UNUSABLE = [
 
 
 @pytest.mark.parametrize(("odd", "reason", "is_from_provider"), UNUSABLE)
-async def test_the_reason_is_true(picker, provider, odd, reason, is_from_provider):
-    """What cannot be used says why, and what it cost is known all the same."""
+async def test_the_reason_of_an_unusable_answer(picker, provider, odd, reason, is_from_provider):
+    """An unusable answer has its reason, and its metadata is known."""
     provider.play(says({**a_completion(), **odd}, x_request_id="req_1"))
     answer = await picker().ask("system", "user")
     assert (answer.unusable_reason, answer.is_from_provider) == (reason, is_from_provider)
@@ -626,10 +625,12 @@ WHOLE = json.dumps(a_completion())
         pytest.param(
             b"\xef\xbb\xbf <!doctype html>",
             "a web page in place of JSON.",
-            id="a page after a mark",
+            id="a page after a byte order mark",
         ),
-        pytest.param(WHOLE[:80].encode(), "was not JSON, or not all of it.", id="half of it"),
-        pytest.param(b"Bad Gateway", "was not JSON, or not all of it.", id="words"),
+        pytest.param(
+            WHOLE[:80].encode(), "was not JSON, or not all of it.", id="half of a completion"
+        ),
+        pytest.param(b"Bad Gateway", "was not JSON, or not all of it.", id="plain text"),
         pytest.param(
             b"data: " + WHOLE.encode(), "was not JSON, or not all of it.", id="a stream's event"
         ),
@@ -637,17 +638,19 @@ WHOLE = json.dumps(a_completion())
         pytest.param(b"null", "with JSON that is no completion.", id="null"),
         pytest.param(b'"' + b"a" * 9 + b'"', "with JSON that is no completion.", id="a text"),
         pytest.param(
-            b'{"choices":' + b"[" * 100_000, "JSON that is nested too deeply.", id="a well"
+            b'{"choices":' + b"[" * 100_000,
+            "JSON that is nested too deeply.",
+            id="deeply nested lists",
         ),
         pytest.param(
             b'{"error": "the key sk-abc123secret is bad"}',
             "an error: the key *** is bad",
-            id="the key in it",
+            id="an error that contains the key",
         ),
     ],
 )
 async def test_a_body_without_a_completion(picker, provider, body, reason):
-    """The provider, not the model, has spoken; the reason says how, and never shows the key."""
+    """The reason is attributed to the provider, not to the model, and never contains the key."""
     provider.play(Reply(body))
     answer = await picker().ask("system", "user")
     assert answer.unusable_reason.endswith(reason)
@@ -663,7 +666,7 @@ TWICE = [
         '"prompt_tokens": 210', '"prompt_tokens": 210, "prompt_tokens": 1', None, id="a count"
     ),
     pytest.param('"usage": {', '"usage": 1, "usage": {', None, id="usage"),
-    pytest.param('"index": 0', '"index": 0, "index": 1', None, id="what is not needed"),
+    pytest.param('"index": 0', '"index": 0, "index": 1', None, id="an unused member"),
     pytest.param(
         '"finish_reason": "stop"',
         '"finish_reason": "stop", "finish_reason": "length"',
@@ -682,10 +685,10 @@ TWICE = [
 
 
 @pytest.mark.parametrize(("once", "twice", "needed"), TWICE)
-async def test_a_name_that_stands_there_twice(picker, provider, once, twice, needed):
+async def test_a_duplicate_name(picker, provider, once, twice, needed):
     """
-    Of two values for one name none is guessed: what is not needed is not known, what is needed
-    cannot be used.
+    If a name has two values, neither is used: an optional member is None, and a required one makes
+    the answer unusable.
     """
     assert WHOLE.count(once) == 1
     provider.play(Reply(WHOLE.replace(once, twice).encode()))
@@ -706,8 +709,8 @@ async def test_a_name_that_stands_there_twice(picker, provider, once, twice, nee
         pytest.param(b"picks", "The answer held bytes that are no UTF-8.", id="in the text"),
     ],
 )
-async def test_bytes_that_are_no_text(picker, provider, place, reason):
-    """They cost the answer only where they stand in it."""
+async def test_bytes_that_are_not_utf_8(picker, provider, place, reason):
+    """Invalid bytes make an answer unusable only if they are in its text."""
     body = WHOLE.encode()
     assert body.count(place) == 1
     provider.play(Reply(body.replace(place, place[:2] + b"\xff\xfe" + place[2:])))
@@ -717,21 +720,21 @@ async def test_bytes_that_are_no_text(picker, provider, place, reason):
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 async def test_other_encodings(picker, provider, encoding):
-    """JSON in another encoding of Unicode is JSON."""
+    """JSON may have any Unicode encoding."""
     provider.play(Reply(WHOLE.encode(encoding)))
     assert (await picker().ask("system", "user")).text == TEXT
 
 
 @pytest.mark.parametrize(
-    ("id_", "kept"),
+    ("id_", "stored"),
     [("", None), ("r" * 3000, "r" * 200), ("req_\xe9\xff", "req_\xe9\xff"), (f"{KEY}!", "***!")],
-    ids=["empty", "long", "no ASCII", "the key"],
+    ids=["empty", "long", "not ASCII", "the key"],
 )
-async def test_a_request_id_of_any_bytes(picker, provider, id_, kept):
-    """It is kept as far as it can be read, and never costs the answer."""
+async def test_a_request_id_of_any_bytes(picker, provider, id_, stored):
+    """A readable part of the id is stored, and the answer stays usable."""
     provider.play(says(a_completion(), x_request_id=id_))
     answer = await picker().ask("system", "user")
-    assert (answer.text, answer.request_id) == (TEXT, kept)
+    assert (answer.text, answer.request_id) == (TEXT, stored)
 
 
 @pytest.mark.parametrize(
@@ -742,13 +745,13 @@ async def test_a_request_id_of_any_bytes(picker, provider, id_, kept):
         pytest.param(503, "300", timedelta(minutes=5), id="503"),
         pytest.param(500, "300", timedelta(minutes=5), id="500"),
         pytest.param(429, "9999999", timedelta(days=1), id="far too long"),
-        pytest.param(429, "soon", None, id="no time"),
+        pytest.param(429, "soon", None, id="not a time"),
         pytest.param(429, "-5", None, id="in the past"),
         pytest.param(429, None, None, id="none"),
     ],
 )
-async def test_a_provider_that_says_when(picker, provider, status, after, wait):
-    """What it asks us to wait goes with the error; a day at most."""
+async def test_the_retry_after_of_an_error(picker, provider, status, after, wait):
+    """The error has the time of the Retry-After header, at most a day ahead."""
     reply = an_error(status)
     headers = {**reply.headers, **({"retry-after": after} if after else {})}
     provider.play(Reply(reply.body, reply.status, headers))
@@ -791,13 +794,13 @@ async def test_a_provider_that_says_when(picker, provider, status, after, wait):
             an_error(400, "We had a problem. Please retry."),
             ProviderUnavailable,
             "retry",
-            id="400 that passes",
+            id="400 for a moment",
         ),
         pytest.param(
             an_error(422, "The model is overloaded"),
             ProviderUnavailable,
             "overloaded",
-            id="422 that passes",
+            id="422 for a moment",
         ),
         pytest.param(an_error(421), ProviderUnavailable, "did not answer", id="421"),
         pytest.param(an_error(423), ProviderUnavailable, "did not answer", id="423"),
@@ -809,7 +812,7 @@ async def test_a_provider_that_says_when(picker, provider, status, after, wait):
             an_error(403, "Country not supported"),
             ConfigurationError,
             "Country not",
-            id="403 with words",
+            id="403 with a message",
         ),
         pytest.param(
             Reply(b"<html>Just a moment", status=403),
@@ -849,8 +852,8 @@ async def test_a_provider_that_says_when(picker, provider, status, after, wait):
 )
 async def test_what_an_error_means(picker, provider, reply, error, says_):
     """
-    Each error is the one that says what to do; the library asks no second time, whatever the server
-    hopes for.
+    Each error says what to do; the library does not repeat the request, even if the server asks for
+    it.
     """
     provider.play(
         Reply(reply.body, reply.status, {**reply.headers, "x-should-retry": "true"}, cut=reply.cut)
@@ -887,7 +890,7 @@ async def test_what_an_error_means(picker, provider, reply, error, says_):
     ],
 )
 async def test_further_forms_of_a_good_answer(picker, provider, change):
-    """Wherever the text stands, it is the answer."""
+    """The text is the answer, wherever the server puts it."""
     completion = a_completion()
     change(completion)
     provider.play(says(completion))
@@ -896,7 +899,7 @@ async def test_further_forms_of_a_good_answer(picker, provider, change):
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"),
+    ("reason", "words"),
     [
         ("CONTENT_FILTER", "content filter"),
         ("content-filter", "content filter"),
@@ -905,14 +908,14 @@ async def test_further_forms_of_a_good_answer(picker, provider, change):
         ("max_tokens", "truncated"),
     ],
 )
-async def test_other_spellings_of_an_end(picker, provider, reason, told):
-    """Filters and limits are named as such."""
+async def test_other_spellings_of_a_finish_reason(picker, provider, reason, words):
+    """Filters and limits are recognised in other spellings."""
     provider.play(says(a_completion('{"pic', reason)))
-    assert told in (await picker().ask("system", "user")).unusable_reason
+    assert words in (await picker().ask("system", "user")).unusable_reason
 
 
 async def test_a_refused_connection(picker):
-    """Where nobody listens, the provider is unavailable."""
+    """If no server listens, the provider is unavailable."""
     with refusing() as address, pytest.raises(ProviderUnavailable):
         await picker(f"{address}/v1").ask("system", "user")
 
@@ -922,7 +925,7 @@ async def test_a_refused_connection(picker):
     [pytest.param(HANGING, id="before the answer"), pytest.param(STALLED, id="within the answer")],
 )
 async def test_a_hanging_connection(picker, provider, hanging):
-    """A question has a time limit, and is asked once."""
+    """A question has a time limit, and is sent once."""
     provider.play(hanging)
     with pytest.raises(ProviderUnavailable, match=r"^The model did not answer within 0\.1 s\.$"):
         await picker(timeout=0.1).ask("system", "user")
@@ -931,21 +934,21 @@ async def test_a_hanging_connection(picker, provider, hanging):
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 429, 500])
 async def test_a_server_that_echoes_the_key(picker, provider, status, caplog):
-    """The key is in no error's text, however it came there, nor in the library's lines."""
+    """Neither an error's text nor the library's log lines contain the key."""
     provider.play(an_error(status, f"The key {KEY} and {'x' * 280} {KEY}: no."))
     with caplog.at_level(logging.DEBUG), pytest.raises(AlphaMondayError) as raised:
         await picker().ask("system", "user")
-    told = "".join(traceback.format_exception(raised.value))
-    assert KEY not in told
+    printed = "".join(traceback.format_exception(raised.value))
+    assert KEY not in printed
     assert KEY not in repr(raised.value.args)
     assert KEY not in caplog.text
 
 
 async def test_one_client_asks_many_times(picker, provider):
-    """Questions share the client, each with its own answer."""
+    """One client asks several questions; each has its own answer."""
     provider.play(says(a_completion("one")), an_error(500), says(a_completion("two")))
-    asked = picker()
-    assert (await asked.ask("system", "user")).text == "one"
+    client = picker()
+    assert (await client.ask("system", "user")).text == "one"
     with pytest.raises(ProviderUnavailable):
-        await asked.ask("system", "user")
-    assert (await asked.ask("system", "user")).text == "two"
+        await client.ask("system", "user")
+    assert (await client.ask("system", "user")).text == "two"

@@ -1,4 +1,4 @@
-"""The ledger of requests: its windows hold, whoever asks, and one request serves everybody."""
+"""The ledger of requests: its limits hold for all processes, and one request serves all jobs."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ FREE = rate_limits(1, 5, 25)  # what a free key allows
 
 
 def ago(*seconds: float) -> list[datetime]:
-    """Times before NOW."""
+    """Return times before NOW."""
     return [NOW - timedelta(seconds=second) for second in seconds]
 
 
@@ -47,8 +47,8 @@ def test_windows_have_a_margin():
 @pytest.mark.parametrize(
     ("times", "wait"),
     [
-        pytest.param([], 0, id="nothing was asked yet"),
-        pytest.param(ago(0), 1.1, id="one this very moment"),
+        pytest.param([], 0, id="no request yet"),
+        pytest.param(ago(0), 1.1, id="one at this moment"),
         pytest.param(ago(0.4), 0.7, id="one a moment ago"),
         pytest.param(ago(1.1), 0, id="one second and a tenth ago"),
         pytest.param(ago(1.099999), 0.000001, id="a microsecond less than that"),
@@ -82,7 +82,7 @@ def test_several_in_a_second():
 
 
 def exceeded(times: list[datetime], limits: list[RateLimit]) -> list[tuple[datetime, RateLimit]]:
-    """Where more requests than a window allows lie within it."""
+    """Return where a window has more requests than it allows."""
     times = sorted(times)
     return [
         (time, limit)
@@ -98,7 +98,7 @@ def exceeded(times: list[datetime], limits: list[RateLimit]) -> list[tuple[datet
     sizes=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 12)),
 )
 def test_windows_are_never_exceeded(gaps, sizes):
-    """Whenever requests are asked for, as many as may go do, and never more."""
+    """Requests are granted as soon as every limit allows it, and never earlier."""
     limits = [
         RateLimit(n, timedelta(seconds=s)) for n, s in zip(sizes, (1.1, 10, 100), strict=True)
     ]
@@ -119,11 +119,11 @@ def clock() -> HandSetClock:
 @pytest.fixture
 def ledger(pool, clock) -> RequestLedger:
     """A ledger with the limits of a free key."""
-    return RequestLedger(pool, "alpha", FREE, clock)
+    return RequestLedger(pool=pool, provider="alpha", limits=FREE, clock=clock)
 
 
 async def requests(pool: pools.Pool) -> list[tuple[object, ...]]:
-    """What the ledger holds: symbol, time in seconds after NOW, outcome."""
+    """Return the rows of the ledger: symbol, time in seconds after NOW, outcome."""
     async with pool.connection() as conn:
         cursor = await conn.execute(
             "SELECT symbol, at, outcome FROM operations.provider_requests ORDER BY id"
@@ -133,7 +133,9 @@ async def requests(pool: pools.Pool) -> list[tuple[object, ...]]:
 
 
 async def test_a_job_waits_by_itself(ledger, clock, pool):
-    """One at once, four more with a second between them, the sixth a minute after the first."""
+    """
+    The first request goes at once, four more a second apart, the sixth a minute after the first.
+    """
     for symbol in ("SPY", "KO", "MSFT", "XOM", "IBM", "T"):
         grant = await ledger.acquire("DAILY", symbol)
         assert isinstance(grant, Grant)
@@ -144,9 +146,10 @@ async def test_a_job_waits_by_itself(ledger, clock, pool):
 
 async def test_a_spent_quota(pool, clock):
     """
-    When the wait is longer than a job should wait, it is told the time; nothing is written down.
+    If the wait is longer than a job should wait, the error has the time, and the ledger gets no
+    row.
     """
-    ledger = RequestLedger(pool, "alpha", rate_limits(1, 5, 2), clock)
+    ledger = RequestLedger(pool=pool, provider="alpha", limits=rate_limits(1, 5, 2), clock=clock)
     await ledger.acquire("DAILY", "SPY")
     clock.forward(hours=1)
     await ledger.acquire("DAILY", "KO")
@@ -160,11 +163,13 @@ async def test_a_spent_quota(pool, clock):
     assert isinstance(await ledger.acquire("DAILY", "XOM"), Grant)
 
 
-async def test_a_spent_quota_is_told_in_utc(database, clock):
-    """Also behind a pooler, where sessions keep the server's own time zone."""
+async def test_the_time_of_a_spent_quota_is_in_utc(database, clock):
+    """The time is in UTC also behind a pooler, where sessions keep the server's time zone."""
     elsewhere = make_conninfo(database, options="-c timezone=Asia/Tokyo")
     async with pools.opened(pools.make_pool(elsewhere, pooled=True, max_size=2)) as pool:
-        ledger = RequestLedger(pool, "alpha", rate_limits(1, 5, 1), clock)
+        ledger = RequestLedger(
+            pool=pool, provider="alpha", limits=rate_limits(1, 5, 1), clock=clock
+        )
         await ledger.acquire("DAILY", "SPY")
         with pytest.raises(QuotaSpent, match=r"until 2026-01-06 14:00:01 UTC\.$"):
             await ledger.acquire("DAILY", "KO")
@@ -179,7 +184,7 @@ async def test_a_spent_quota_is_told_in_utc(database, clock):
 )
 async def test_the_longest_wait(pool, clock, length, waits):
     """A job waits for 62 seconds, and no longer."""
-    ledger = RequestLedger(pool, "alpha", [RateLimit(1, length)], clock)
+    ledger = RequestLedger(pool=pool, provider="alpha", limits=[RateLimit(1, length)], clock=clock)
     await ledger.acquire("DAILY", "SPY")
     if waits:
         assert isinstance(await ledger.acquire("DAILY", "KO"), Grant)
@@ -190,10 +195,15 @@ async def test_the_longest_wait(pool, clock, length, waits):
 
 async def test_at_most_three_are_open(pool, clock):
     """
-    The fourth gets leave when one of them is answered, so that nothing that has leave waits to be
-    sent.
+    The fourth grant waits until one of the three requests is answered, so that no granted request
+    waits to be sent.
     """
-    ledger = RequestLedger(pool, "alphavantage", [RateLimit(1000, timedelta(seconds=1))], clock)
+    ledger = RequestLedger(
+        pool=pool,
+        provider="alphavantage",
+        limits=[RateLimit(1000, timedelta(seconds=1))],
+        clock=clock,
+    )
     first, *_ = [await ledger.acquire("TIME_SERIES_DAILY", ticker) for ticker in "ABC"]
     assert isinstance(first, Grant)
     clock.meanwhile = lambda: ledger.store_failure(first, RequestOutcome.ANSWERED)
@@ -202,10 +212,15 @@ async def test_at_most_three_are_open(pool, clock):
     assert clock.now() - before == timedelta(seconds=1)
 
 
-async def test_providers_have_ledgers_of_their_own(ledger, pool, clock):
-    """What one was asked does not count for another."""
+async def test_each_provider_has_its_own_ledger(ledger, pool, clock):
+    """Requests to one provider do not count for another."""
     await ledger.acquire("DAILY", "SPY")
-    assert isinstance(await RequestLedger(pool, "beta", FREE, clock).acquire("DAILY", "SPY"), Grant)
+    assert isinstance(
+        await RequestLedger(pool=pool, provider="beta", limits=FREE, clock=clock).acquire(
+            "DAILY", "SPY"
+        ),
+        Grant,
+    )
     assert clock.slept == []
 
 
@@ -214,7 +229,7 @@ async def settle(
     grant: Grant | AlreadyAnswered,
     outcome: RequestOutcome = RequestOutcome.ANSWERED,
 ) -> None:
-    """Write down what became of a request."""
+    """Store the outcome of a request."""
     assert isinstance(grant, Grant)
     async with ledger.pool.connection() as conn:
         await ledger.store_outcome(conn, grant, outcome)
@@ -223,14 +238,14 @@ async def settle(
 @pytest.mark.parametrize(
     ("since", "shared"),
     [
-        pytest.param(timedelta(seconds=-5), True, id="answered after then"),
-        pytest.param(timedelta(seconds=2), True, id="answered at that moment"),
-        pytest.param(timedelta(seconds=2, microseconds=1), False, id="answered before then"),
+        pytest.param(timedelta(seconds=-5), True, id="answered after that time"),
+        pytest.param(timedelta(seconds=2), True, id="answered at that time"),
+        pytest.param(timedelta(seconds=2, microseconds=1), False, id="answered before that time"),
         pytest.param(None, False, id="any answer would be too old"),
     ],
 )
 async def test_an_answer_is_shared(ledger, clock, pool, since, shared):
-    """What was answered since then needs no second request."""
+    """If an answer has arrived since the given time, no second request is made."""
     grant = await ledger.acquire("DAILY", "SPY", NOW)
     clock.forward(seconds=2)
     await settle(ledger, grant)
@@ -242,23 +257,23 @@ async def test_an_answer_is_shared(ledger, clock, pool, since, shared):
 
 @pytest.mark.parametrize(("function", "symbol"), [("DAILY", "KO"), ("SPLITS", "SPY")])
 async def test_only_the_same_question_is_shared(ledger, function, symbol):
-    """Another ticker or another function is another question."""
+    """A request with another ticker or function is a different one."""
     await settle(ledger, await ledger.acquire("DAILY", "SPY", NOW))
     assert isinstance(await ledger.acquire(function, symbol, NOW), Grant)
 
 
 @pytest.mark.parametrize("outcome", [RequestOutcome.FAILED, RequestOutcome.REJECTED])
-async def test_what_brought_nothing_is_not_shared(ledger, clock, pool, outcome):
-    """After a failure the next one asks."""
+async def test_a_failed_request_is_not_shared(ledger, clock, pool, outcome):
+    """After a failure the next job sends its own request."""
     grant = await ledger.acquire("DAILY", "SPY", NOW)
     await ledger.store_failure(grant, outcome)
     assert isinstance(await ledger.acquire("DAILY", "SPY", NOW), Grant)
-    assert [told for *_, told in await requests(pool)] == [outcome, None]
-    assert clock.slept == [1.1], "it counts all the same"
+    assert [stored for *_, stored in await requests(pool)] == [outcome, None]
+    assert clock.slept == [1.1], "a failed request counts as well"
 
 
 async def test_a_request_in_flight_is_waited_for(ledger, clock, pool):
-    """Whoever needs the same waits for the answer and shares it."""
+    """A job that needs the same data waits for the answer and shares it."""
     grant = await ledger.acquire("DAILY", "SPY", NOW)
     clock.meanwhile = lambda: settle(ledger, grant)
     assert isinstance(await ledger.acquire("DAILY", "SPY", NOW), AlreadyAnswered)
@@ -267,7 +282,7 @@ async def test_a_request_in_flight_is_waited_for(ledger, clock, pool):
 
 
 async def test_a_request_in_flight_that_fails(ledger, clock):
-    """Then whoever waited asks itself."""
+    """If the request fails, the waiting job sends its own."""
     grant = await ledger.acquire("DAILY", "SPY", NOW)
     clock.meanwhile = lambda: ledger.store_failure(grant, RequestOutcome.FAILED)
     assert isinstance(await ledger.acquire("DAILY", "SPY", NOW), Grant)
@@ -275,7 +290,7 @@ async def test_a_request_in_flight_that_fails(ledger, clock):
 
 async def test_a_request_in_flight_lapses(ledger, clock, pool):
     """
-    A request without an outcome was cut off with its process; after a minute it is asked again.
+    A request without an outcome belongs to a process that died; after a minute it is repeated.
     """
     await ledger.acquire("DAILY", "SPY", NOW)
     assert isinstance(await ledger.acquire("DAILY", "SPY", NOW), Grant)
@@ -283,18 +298,18 @@ async def test_a_request_in_flight_lapses(ledger, clock, pool):
     assert clock.slept == [1] * 60
 
 
-async def test_an_outcome_is_written_once(ledger, pool):
-    """What comes after a lapse does not rewrite what was said."""
+async def test_an_outcome_is_stored_once(ledger, pool):
+    """An answer that arrives after the request was given up does not change the outcome."""
     grant = await ledger.acquire("DAILY", "SPY", NOW)
     await ledger.store_failure(grant, RequestOutcome.FAILED)
     await settle(ledger, grant, RequestOutcome.ANSWERED)
-    assert [told for *_, told in await requests(pool)] == ["failed"]
+    assert [outcome for *_, outcome in await requests(pool)] == ["failed"]
 
 
-async def test_an_answer_that_was_not_stored_is_none(ledger, clock, pool):
+async def test_an_answer_that_is_rolled_back(ledger, clock, pool):
     """
-    The outcome belongs to the transaction that stores the answer: rolled back, the request is still
-    in flight.
+    The outcome belongs to the transaction that stores the answer: after a rollback the request is
+    still in flight.
     """
     grant = await ledger.acquire("DAILY", "SPY", NOW)
     async with pool.connection() as conn, conn.transaction(force_rollback=True):
@@ -302,8 +317,11 @@ async def test_an_answer_that_was_not_stored_is_none(ledger, clock, pool):
     assert await requests(pool) == [("SPY", 0, None)]
 
 
-async def test_a_provider_whose_quota_is_spent_rests(ledger, clock, pool):
-    """It said so although our count did not: it is left alone for an hour, and others are not."""
+async def test_a_spent_quota_pauses_the_provider(ledger, clock, pool):
+    """
+    The provider says that the quota is spent, although the ledger's count does not: it gets no
+    request for an hour; other providers do.
+    """
     grant = await ledger.acquire("DAILY", "SPY", NOW)
     clock.forward(seconds=3)
     await ledger.store_failure(grant, RequestOutcome.QUOTA_SPENT, clock.now() + COOLDOWN)
@@ -312,14 +330,19 @@ async def test_a_provider_whose_quota_is_spent_rests(ledger, clock, pool):
         with pytest.raises(QuotaSpent) as spent:
             await ledger.acquire("DAILY", symbol, NOW)
         assert spent.value.at == NOW + timedelta(hours=1, seconds=3)
-    assert isinstance(await RequestLedger(pool, "beta", FREE, clock).acquire("DAILY", "KO"), Grant)
+    assert isinstance(
+        await RequestLedger(pool=pool, provider="beta", limits=FREE, clock=clock).acquire(
+            "DAILY", "KO"
+        ),
+        Grant,
+    )
     clock.time = spent.value.at - timedelta(seconds=10)
     assert isinstance(await ledger.acquire("DAILY", "KO", NOW), Grant)
     assert clock.slept == [10]
 
 
-async def test_an_answer_is_shared_while_the_provider_rests(ledger, clock):
-    """What is known already needs no quota."""
+async def test_an_answer_is_shared_during_a_pause(ledger, clock):
+    """Data that was answered already needs no quota."""
     await settle(ledger, await ledger.acquire("DAILY", "SPY", NOW))
     clock.forward(seconds=2)
     await ledger.store_failure(
@@ -330,8 +353,8 @@ async def test_an_answer_is_shared_while_the_provider_rests(ledger, clock):
 
 async def test_a_clock_that_was_set_back(ledger, clock, pool):
     """
-    Requests that lie hours ahead were sent before it was: they move back with it, and the windows
-    hold as ever.
+    Requests that seem to be hours ahead were sent before the change: their times are shifted back
+    with the clock, and the limits still hold.
     """
     for symbol in ("SPY", "KO", "MSFT", "AAPL", "NVDA"):
         await settle(ledger, await ledger.acquire("DAILY", symbol, NOW))
@@ -349,8 +372,8 @@ async def test_a_clock_that_was_set_back(ledger, clock, pool):
     assert all(at < 0 for _, at, _ in await requests(pool))
 
 
-async def test_an_answer_of_a_time_that_was_taken_back(ledger, clock):
-    """What was answered after a nine o'clock that comes again is asked again."""
+async def test_an_answer_from_before_the_clock_was_set_back(ledger, clock):
+    """If the clock passes nine a second time, the data is requested again."""
     await settle(ledger, await ledger.acquire("DAILY", "SPY", NOW))
     clock.forward(hours=-3)
     await ledger.acquire("DAILY", "KO")
@@ -358,10 +381,8 @@ async def test_an_answer_of_a_time_that_was_taken_back(ledger, clock):
     assert isinstance(await ledger.acquire("DAILY", "SPY", NOW), Grant)
 
 
-async def test_a_rest_before_the_clock_was_set_back(ledger, clock):
-    """
-    It is as long as the provider said, and not longer by the hours that are lived through again.
-    """
+async def test_a_pause_from_before_the_clock_was_set_back(ledger, clock):
+    """The pause keeps its length; it does not grow by the hours that the clock went back."""
     await ledger.store_failure(
         await ledger.acquire("DAILY", "SPY"), RequestOutcome.QUOTA_SPENT, clock.now() + COOLDOWN
     )
@@ -372,7 +393,9 @@ async def test_a_rest_before_the_clock_was_set_back(ledger, clock):
 
 
 async def test_another_machines_clock(ledger, clock, pool):
-    """A request a little ahead is waited for: two clocks are never quite the same."""
+    """
+    A request slightly ahead of the clock is waited for, because two clocks always differ a little.
+    """
     await settle(ledger, await ledger.acquire("DAILY", "SPY", NOW))
     clock.forward(seconds=-30)
     await ledger.acquire("DAILY", "KO")
@@ -380,7 +403,10 @@ async def test_another_machines_clock(ledger, clock, pool):
 
 
 async def test_a_clock_that_was_set_forward(ledger, clock):
-    """Earlier requests look old; when the provider says that it is too much, its word holds."""
+    """
+    Earlier requests look old, so the next one is granted; if the provider then refuses it, its
+    pause applies.
+    """
     await settle(ledger, await ledger.acquire("DAILY", "SPY"))
     clock.forward(days=2)
     await ledger.store_failure(
@@ -392,9 +418,9 @@ async def test_a_clock_that_was_set_forward(ledger, clock):
     assert spent.value.at == clock.now() + COOLDOWN
 
 
-async def test_a_rest_is_told_once(ledger, clock):
+async def test_a_pause_is_logged_once(ledger, clock):
     """
-    Of three requests under way, all refused, one says that the provider is left alone from now on.
+    Of three requests that are refused at the same time, only one logs that the provider is paused.
     """
     grants = [await ledger.acquire("DAILY", symbol) for symbol in ("SPY", "KO", "MSFT")]
     with logged("WARNING", clock) as lines:
@@ -406,19 +432,21 @@ async def test_a_rest_is_told_once(ledger, clock):
 
 
 async def test_failures_in_a_row(ledger, clock, pool):
-    """Whoever made them, since the work had begun, up to the last answer; a spent quota is none."""
+    """
+    Failures of all clients count, from the beginning of the work to the last answer; a spent quota
+    does not.
+    """
     for outcome in ("failed", "answered", "unknown", "quota_spent", "refused", "failed"):
         await ledger.store_failure(await ledger.acquire("DAILY", "SPY"), RequestOutcome(outcome))
         clock.forward(minutes=2)
     await ledger.store_failure(await ledger.acquire("DAILY", "KO"), RequestOutcome.FAILED)
-    another = RequestLedger(pool, "alpha", FREE, clock)
+    another = RequestLedger(pool=pool, provider="alpha", limits=FREE, clock=clock)
     assert await another.failures("DAILY", "SPY", NOW) == ["failed", "unknown"]
     assert await another.failures("DAILY", "SPY", NOW + timedelta(minutes=6)) == ["failed"]
     assert await another.failures("SPLITS", "SPY", NOW) == []
 
 
-# A process of its own, in real time: asks for leave as fast as it gets it, and prints what it was
-# given.
+# A separate process in real time: it acquires grants as fast as it can, and prints them.
 HAMMER = """
 import asyncio, json, sys
 from datetime import timedelta
@@ -445,8 +473,8 @@ asyncio.run(main(*sys.argv[1:]))
 
 def test_three_processes(database):
     """
-    Three processes, each with several requests at once: no window is exceeded, no request is lost
-    or doubled.
+    Of three processes with several requests at once, none exceeds a limit, and no request is lost
+    or repeated.
     """
     processes = [
         subprocess.Popen(
@@ -477,14 +505,14 @@ def test_three_processes(database):
     assert len({symbol[0] for _, symbol, _ in rows[:12]}) > 1, "they took turns"
     at = {id: at for id, _, at in rows}
     assert all(datetime.fromisoformat(sent) >= at[id] for id, sent in granted), (
-        "leave comes before the request"
+        "the grant comes before the request"
     )
     # 24 requests take four full windows and some of a fifth; the ledger itself adds little.
     assert timedelta(seconds=2.4) <= max(times) - min(times) < timedelta(seconds=10)
 
 
 def stored(address: str) -> list[tuple[int, str, datetime]]:
-    """The requests in the order in which they were granted."""
+    """Return the requests in the order in which they were granted."""
     with psycopg.connect(address) as conn:
         return conn.execute(
             "SELECT id, symbol, at FROM operations.provider_requests ORDER BY id"

@@ -1,4 +1,4 @@
-"""Told time: what holds it back, and what does not."""
+"""Simulated time: which jobs hold it back."""
 
 from datetime import timedelta
 
@@ -17,8 +17,8 @@ from jobs.context import RealClock
         pytest.param("another", timedelta(0), id="due"),
     ],
 )
-async def test_a_job_behind_a_lock_holds_no_time_back(pool, lock, leaps):
-    """While the one that has the lock sleeps, the one that waits for it is not at work."""
+async def test_a_job_behind_a_lock_does_not_hold_the_time_back(pool, lock, leaps):
+    """A job that waits for the lock of a sleeping job is not at work."""
     clock = SimulatedClock(pool, queue.app)
     begin = RealClock().now() - timedelta(days=30)
     await clock.start(begin)

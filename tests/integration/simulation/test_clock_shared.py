@@ -1,4 +1,7 @@
-"""One told time for many: who holds it back, and how the stand-ins keep it."""
+"""
+One simulated clock for several processes: what holds it back, and how the provider simulators read
+it.
+"""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,7 +19,7 @@ DAY = 86_400.0
 
 @pytest.fixture
 def conn(database) -> Iterator[psycopg.Connection]:
-    """A connection to a database that lives a day behind."""
+    """A connection to a database whose simulated clock is a day behind."""
     with psycopg.connect(database, autocommit=True) as conn:
         conn.execute(CREATE_CLOCK_TABLE + INSTALL_SQL)
         conn.execute("INSERT INTO told.clock (lag, seen) VALUES (%s, now())", (DAY,))
@@ -30,8 +33,10 @@ def leap(conn: psycopg.Connection) -> float:
     return lag
 
 
-def test_nobody_leaps_while_upkeep_is_at_work(conn, database):
-    """A round of upkeep in one process takes no told time in the others."""
+def test_no_leap_during_reconciliation(conn, database):
+    """
+    During a round of reconciliation in one process, the simulated time of the others does not leap.
+    """
     with psycopg.connect(database) as other:
         other.execute("SELECT pg_advisory_xact_lock(%s)", (Lock.RECONCILIATION,))
         assert leap(conn) == DAY
@@ -40,9 +45,12 @@ def test_nobody_leaps_while_upkeep_is_at_work(conn, database):
 
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # theirs is closed with their process
-async def test_the_stand_ins_keep_the_time_when_their_connection_is_ended(conn, database):
-    """Told time leaps between two questions, so the last answer is no clock: they ask again."""
+)  # the simulators' connection is closed with their process
+async def test_the_simulators_read_the_time_again_after_a_lost_connection(conn, database):
+    """
+    Simulated time leaps between two requests, so the last value is no clock: the simulators query
+    it again.
+    """
     now = database_time(database)
     before = await now()
     conn.execute("UPDATE told.clock SET lag = lag - 3600")

@@ -1,7 +1,6 @@
 """
 How far back a rehearsal can go: the simulated market and a real provider have different limits.
-
-And which options about simulated providers are refused if a provider is not simulated.
+Also: which options for provider simulators are refused if a provider is not simulated.
 """
 
 import json
@@ -185,18 +184,20 @@ class Probed:
     """The result of asking a provider how far back its bars go."""
 
     def __init__(self, database: str) -> None:
-        self.database, self.told, self.refusal = database, [], ""
+        self.database, self.lines, self.refusal = database, [], ""
 
     async def ask(self, url: str) -> None:
         """Ask the server at `url`, with two short pauses."""
-        self.told, self.refusal = [], ""
+        self.lines, self.refusal = [], ""
         keys = {"OPENAI_API_KEY": OPENAI_KEY, "ALPHA_VANTAGE_API_KEY": ALPHA_VANTAGE_KEY}
         limits = {"ALPHA_VANTAGE_PER_SECOND": "100", "ALPHA_VANTAGE_PER_MINUTE": "100"}
         ours = settings.load(
             {"DATABASE_URL": self.database, "ALPHA_VANTAGE_BASE_URL": url, **keys, **limits}
         )
         try:
-            await rehearsal.refuse_out_of_reach(ours, SPAN, self.told.append, QUICKLY)
+            await rehearsal.refuse_out_of_reach(
+                settings=ours, span=SPAN, report=self.lines.append, pauses=QUICKLY
+            )
         except ConfigurationError as error:
             self.refusal = str(error)
 
@@ -232,16 +233,16 @@ def probed(database) -> Probed:
         pytest.param([QUOTA, Reply(status=500)], id="one after another"),
     ],
 )
-async def test_an_answer_of_no_use_is_not_the_last(probed, bad):
+async def test_an_unusable_answer_is_requested_again(probed, bad):
     """The provider is asked again, which is printed, and the rehearsal begins."""
     async with ProviderServer() as provider:
         provider.play(*bad, GOOD)
         await probed.ask(provider.url)
         assert probed.refusal == ""
         assert len(provider.requests) == len(bad) + 1
-    assert len(probed.told) == len(bad)
+    assert len(probed.lines) == len(bad)
     assert all(
-        "Next attempt in 0 s." in line and ALPHA_VANTAGE_KEY not in line for line in probed.told
+        "Next attempt in 0 s." in line and ALPHA_VANTAGE_KEY not in line for line in probed.lines
     )
     assert probed.left()[0] == 1
 
@@ -272,18 +273,21 @@ async def test_an_answer_of_no_use_is_not_the_last(probed, bad):
             bars(date(2018, 3, 1), date(2018, 4, 30)),
             "begin on 2018-03-01, after",
             1,
-            id="begin too late",
+            id="bars that begin too late",
         ),
         pytest.param(
             bars(date(2017, 3, 1), date(2017, 4, 28)),
             "end on 2017-04-28, before",
             1,
-            id="end too early",
+            id="bars that end too early",
         ),
     ],
 )
-async def test_what_cannot_be_learned_is_said(probed, always, says_why, attempts):
-    """It ends within a limited time, and leaves nothing that would stop the next rehearsal."""
+async def test_a_provider_without_a_usable_answer(probed, always, says_why, attempts):
+    """
+    The check ends within a limited time, says why, and leaves nothing that would stop the next
+    rehearsal.
+    """
     async with ProviderServer() as provider:
         provider.play(always)
         for _ in range(2):
@@ -291,7 +295,7 @@ async def test_what_cannot_be_learned_is_said(probed, always, says_why, attempts
             await probed.ask(provider.url)
             assert says_why in probed.refusal
             assert ALPHA_VANTAGE_KEY not in probed.refusal
-            assert ("could not be learned, in 3 attempts" in probed.refusal) == (attempts == 3)
+            assert ("could not be read, in 3 attempts" in probed.refusal) == (attempts == 3)
             assert len(provider.requests) == attempts
             assert probed.left() == [0, 0]
         provider.play(GOOD)
@@ -303,7 +307,7 @@ async def test_a_server_that_is_not_there(probed):
     """The message names its address."""
     with refusing() as url:
         await probed.ask(url)
-    assert "How far the bars of ALPHA_VANTAGE_BASE_URL reach could not be learned" in probed.refusal
+    assert "The bars of ALPHA_VANTAGE_BASE_URL could not be read" in probed.refusal
     assert "ConnectError" in probed.refusal
 
 
@@ -320,7 +324,7 @@ MODEL = {name: text for name, text in BOTH.items() if "OPENAI" in name}
 # The kind: an option, a limit or a key of simulated providers where one is not simulated, and the
 # reverse.
 @pytest.mark.parametrize(
-    ("options", "given", "code", "says_what"),
+    ("options", "environment", "code", "says_what"),
     [
         pytest.param(["--odd", "a"], BOTH, 2, "--odd would have no effect", id="odd, both set"),
         pytest.param(["--calm"], BOTH, 2, "--calm would have no effect", id="calm, both set"),
@@ -382,12 +386,14 @@ MODEL = {name: text for name, text in BOTH.items() if "OPENAI" in name}
         ),
     ],
 )
-def test_what_would_have_no_effect_is_refused(tmp_path, commanded, options, given, code, says_what):
-    """One line, before anything is started."""
+def test_options_without_an_effect_are_refused(
+    tmp_path, commanded, options, environment, code, says_what
+):
+    """The error is one line, before any process is started."""
     for name, provider in (("prices", "alphavantage"), ("model", "openai"), ("bad", "a-third")):
         fault = "quota" if name == "prices" else "bad_key"
         (tmp_path / f"{name}.json").write_text(json.dumps([{"provider": provider, "fault": fault}]))
-    done = commanded("rehearse", "--no-serve", *options, **given)
+    done = commanded("rehearse", "--no-serve", *options, **environment)
     assert done.exit_code == code, done.error
     assert says_what in " ".join(done.error.replace("│", " ").split())
     assert "Traceback" not in done.error
@@ -397,13 +403,13 @@ def test_what_would_have_no_effect_is_refused(tmp_path, commanded, options, give
 def test_both_providers_decide_how_far_back(tmp_path, create):
     """A year before the simulated market is rehearsed with servers that have its prices."""
     with standins(tmp_path, "2023-05-10T14:00:00+00:00") as url:
-        given = {
+        environment = {
             "OPENAI_BASE_URL": f"{url}/v1",
             "OPENAI_API_KEY": "x",
             "ALPHA_VANTAGE_BASE_URL": url,
         }
-        given |= {"ALPHA_VANTAGE_API_KEY": "x", "DATABASE_URL": create()}
+        environment |= {"ALPHA_VANTAGE_API_KEY": "x", "DATABASE_URL": create()}
         weeks = ("--weeks", "1", "--until", "2023-05-09")
-        done = run("rehearse", *weeks, "--no-serve", cwd=tmp_path, **given)
+        done = run("rehearse", *weeks, "--no-serve", cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
     assert "Rehearsed: 1 Monday, 2023-05-08 to 2023-05-08" in done.stderr

@@ -147,7 +147,13 @@ async def read(pool: pools.Pool, readings: Sequence[Close]) -> None:
     async with pool.connection() as conn:
         for close in readings:
             bar = Bar(trading_day=close.trading_day, open=close.open, close=close.close)
-            await closes.insert_new(conn, close.ticker, [bar], close.source, close.read_at)
+            await closes.insert_new(
+                conn=conn,
+                ticker=close.ticker,
+                bars=[bar],
+                source=close.source,
+                read_at=close.read_at,
+            )
 
 
 async def baseline(pool: pools.Pool) -> tuple[list[Close], Batch, list[Pick], Checkpoint]:
@@ -176,7 +182,9 @@ async def add(
 ) -> bool:
     """Insert a batch in a transaction of its own."""
     async with pools.transaction(pool) as conn:
-        return await batches.insert(conn, batch, picks, day_zero, stored, rerun=again)
+        return await batches.insert(
+            conn=conn, batch=batch, picks=picks, baseline=day_zero, readings=stored, rerun=again
+        )
 
 
 async def counts(pool: pools.Pool) -> dict[str, int]:
@@ -209,7 +217,7 @@ async def journal_entries(pool: pools.Pool) -> list[tuple[str, dict[str, object]
 async def test_a_batch_is_stored_as_it_is(pool):
     """Every figure, time and text is read back as it was stored; picks are in the model's order."""
     stored, batch, picks, day_zero = await baseline(pool)
-    assert await add(pool, stored, batch, picks[::-1], day_zero)
+    assert await add(pool=pool, stored=stored, batch=batch, picks=picks[::-1], day_zero=day_zero)
     async with pool.connection() as conn:
         assert await batches.get(conn, batch.id) == batch
         assert await batches.get_by_run_date(conn, "main", MONDAY) == batch
@@ -235,11 +243,13 @@ async def batches_price(pool: pools.Pool, id: UUID) -> Decimal:
 async def test_a_batch_added_twice(pool):
     """The second insert changes nothing, and returns False."""
     stored, batch, picks, day_zero = await baseline(pool)
-    assert await add(pool, stored, batch, picks, day_zero)
+    assert await add(pool=pool, stored=stored, batch=batch, picks=picks, day_zero=day_zero)
     before = await counts(pool)
     again = [replace(pick, id=uuid4()) for pick in picks]
     later = replace(batch, created_at=AT + timedelta(minutes=5))
-    assert not await add(pool, stored, later, again, replace(day_zero, id=uuid4()))
+    assert not await add(
+        pool=pool, stored=stored, batch=later, picks=again, day_zero=replace(day_zero, id=uuid4())
+    )
     assert await counts(pool) == before
     assert before | {"batches": 1, "picks": 3, "checkpoints": 1, "journal": 1} == before
     async with pool.connection() as conn:
@@ -251,8 +261,14 @@ async def test_a_batch_added_by_two_at_once(pool):
     stored, batch, picks, day_zero = await baseline(pool)
     again = [replace(pick, id=uuid4()) for pick in picks]
     first = await asyncio.gather(
-        add(pool, stored, batch, picks, day_zero),
-        add(pool, stored, batch, again, replace(day_zero, id=uuid4())),
+        add(pool=pool, stored=stored, batch=batch, picks=picks, day_zero=day_zero),
+        add(
+            pool=pool,
+            stored=stored,
+            batch=batch,
+            picks=again,
+            day_zero=replace(day_zero, id=uuid4()),
+        ),
     )
     assert sorted(first) == [False, True]
     assert await counts(pool) == {
@@ -267,7 +283,7 @@ async def test_a_batchs_entry(pool):
     The journal entry has all rows: the batch, its picks in order, day 0, and the readings used.
     """
     stored, batch, picks, day_zero = await baseline(pool)
-    await add(pool, stored, batch, picks, day_zero)
+    await add(pool=pool, stored=stored, batch=batch, picks=picks, day_zero=day_zero)
     ((kind, content),) = await journal_entries(pool)
     assert (kind, content["at"], content["seq"]) == ("BATCH", "2026-01-05T14:00:20.123456Z", "1")
     assert content["batch"]["id"] == str(batch.id)
@@ -291,7 +307,13 @@ async def test_a_batch_with_a_bad_pick(pool, change, name):
     stored, batch, picks, day_zero = await baseline(pool)
     before = await counts(pool)
     with pytest.raises(psycopg.errors.IntegrityError) as refused:
-        await add(pool, stored, batch, [*picks[:2], replace(picks[2], **change)], day_zero)
+        await add(
+            pool=pool,
+            stored=stored,
+            batch=batch,
+            picks=[*picks[:2], replace(picks[2], **change)],
+            day_zero=day_zero,
+        )
     assert refused.value.diag.constraint_name == name
     assert await counts(pool) == before
     assert before["batches"] == before["journal"] == 0
@@ -308,8 +330,12 @@ async def test_a_failed_monday_run_again(pool):
 
     stored, batch, picks, day_zero = await baseline(pool)
     second = replace(batch, created_at=AT + timedelta(hours=1), late=True)
-    assert not await add(pool, stored, second, picks, day_zero)  # only with `rerun`
-    assert await add(pool, stored, second, picks, day_zero, again=True)
+    assert not await add(
+        pool=pool, stored=stored, batch=second, picks=picks, day_zero=day_zero
+    )  # only with `rerun`
+    assert await add(
+        pool=pool, stored=stored, batch=second, picks=picks, day_zero=day_zero, again=True
+    )
     async with pool.connection() as conn:
         assert await batches.get_by_run_date(conn, "main", MONDAY) == second
         assert second.id == failed.id
@@ -325,8 +351,15 @@ async def test_a_failed_monday_run_again_by_two_at_once(pool):
     stored, batch, picks, day_zero = await baseline(pool)
     again = [replace(pick, id=uuid4()) for pick in picks]
     first = await asyncio.gather(
-        add(pool, stored, batch, picks, day_zero, again=True),
-        add(pool, stored, batch, again, replace(day_zero, id=uuid4()), again=True),
+        add(pool=pool, stored=stored, batch=batch, picks=picks, day_zero=day_zero, again=True),
+        add(
+            pool=pool,
+            stored=stored,
+            batch=batch,
+            picks=again,
+            day_zero=replace(day_zero, id=uuid4()),
+            again=True,
+        ),
     )
     assert sorted(first) == [False, True]
     assert (await counts(pool))["picks"] == 3
@@ -336,7 +369,7 @@ async def test_a_failed_monday_run_again_by_two_at_once(pool):
 async def test_a_failure_replaces_no_picks(pool):
     """A batch with picks cannot be replaced by a failure, whether it is active or completed."""
     stored, batch, picks, day_zero = await baseline(pool)
-    await add(pool, stored, batch, picks, day_zero)
+    await add(pool=pool, stored=stored, batch=batch, picks=picks, day_zero=day_zero)
     for _ in range(2):
         async with pools.transaction(pool) as conn:
             assert not await batches.insert_failed(conn, a_failed_batch(), rerun=True)
@@ -478,19 +511,31 @@ async def test_readings_are_stored_once(pool):
     async with pool.connection() as conn:
         assert (
             await closes.insert_new(
-                conn, "KO", bars("61.07", "61.20"), "one", AT + timedelta(days=3)
+                conn=conn,
+                ticker="KO",
+                bars=bars("61.07", "61.20"),
+                source="one",
+                read_at=AT + timedelta(days=3),
             )
             == []
         )
         assert (
             await closes.insert_new(
-                conn, "KO", bars("61.0700", "61.2"), "two", AT + timedelta(days=4)
+                conn=conn,
+                ticker="KO",
+                bars=bars("61.0700", "61.2"),
+                source="two",
+                read_at=AT + timedelta(days=4),
             )
             == []
         )
         assert (
             await closes.insert_new(
-                conn, "KO", bars("61.07", "61.20", "61.4"), "one", AT + timedelta(days=5)
+                conn=conn,
+                ticker="KO",
+                bars=bars("61.07", "61.20", "61.4"),
+                source="one",
+                read_at=AT + timedelta(days=5),
             )
             == []
         )
@@ -521,16 +566,28 @@ async def test_a_second_reading(pool, second):
     newest, and the function returns the difference.
     """
     async with pool.connection() as conn:
-        await closes.insert_new(conn, "KO", bars("61.07", "61.20"), "test", AT + timedelta(days=3))
+        await closes.insert_new(
+            conn=conn,
+            ticker="KO",
+            bars=bars("61.07", "61.20"),
+            source="test",
+            read_at=AT + timedelta(days=3),
+        )
         before = await closes.get_newest(conn, "KO", date(2026, 1, 6))
-        (difference,) = await closes.insert_new(conn, "KO", second, "test", AT + timedelta(days=4))
+        (difference,) = await closes.insert_new(
+            conn=conn, ticker="KO", bars=second, source="test", read_at=AT + timedelta(days=4)
+        )
         newest = await closes.get_newest(conn, "KO", date(2026, 1, 6))
         assert (difference.before, difference.after) == (before, newest)
         assert (newest.open, newest.close) == (second[1].open, second[1].close)
         assert await closes.list_by_ids(conn, [before.id]) == [before]
         assert (await counts(pool))["closes"] == 3
         (back,) = await closes.insert_new(
-            conn, "KO", bars("61.07", "61.20"), "test", AT + timedelta(days=5)
+            conn=conn,
+            ticker="KO",
+            bars=bars("61.07", "61.20"),
+            source="test",
+            read_at=AT + timedelta(days=5),
         )
         assert (back.before, back.after.close) == (newest, Decimal("61.20"))
 
@@ -539,7 +596,9 @@ async def test_readings_of_a_running_session_are_refused(pool):
     """A close of today is refused: the session has not ended."""
     async with pool.connection() as conn:
         with pytest.raises(psycopg.errors.CheckViolation) as refused:
-            await closes.insert_new(conn, "KO", bars("61.07"), "test", due_at(MONDAY))
+            await closes.insert_new(
+                conn=conn, ticker="KO", bars=bars("61.07"), source="test", read_at=due_at(MONDAY)
+            )
     assert refused.value.diag.constraint_name == "session_has_ended"
 
 
@@ -554,7 +613,7 @@ async def test_readings_by_id(pool):
 async def a_stored_batch(pool: pools.Pool) -> tuple[Batch, list[Pick], Close]:
     """Store a batch with its baseline, and a later close of the benchmark."""
     stored, batch, picks, day_zero = await baseline(pool)
-    assert await add(pool, stored, batch, picks, day_zero)
+    assert await add(pool=pool, stored=stored, batch=batch, picks=picks, day_zero=day_zero)
     await read(pool, [a_close("SPY", MONDAY, close=Decimal("101.5"))])
     async with pool.connection() as conn:
         return batch, picks, await closes.get_newest(conn, "SPY", MONDAY)
@@ -568,7 +627,9 @@ async def take(
 ) -> bool:
     """Insert a checkpoint in a transaction of its own."""
     async with pools.transaction(pool) as conn:
-        return await checkpoints.insert(conn, checkpoint, metrics, readings)
+        return await checkpoints.insert(
+            conn=conn, checkpoint=checkpoint, metrics=metrics, readings=readings
+        )
 
 
 async def test_a_checkpoint_is_stored_once(pool):
@@ -576,10 +637,15 @@ async def test_a_checkpoint_is_stored_once(pool):
     batch, picks, close = await a_stored_batch(pool)
     checkpoint = a_checkpoint(batch, 1, close)
     metrics = [a_metric(checkpoint, pick, close) for pick in picks]
-    assert await take(pool, checkpoint, metrics, [close])
+    assert await take(pool=pool, checkpoint=checkpoint, metrics=metrics, readings=[close])
     before = await counts(pool)
     again = replace(checkpoint, id=uuid4())
-    assert not await take(pool, again, [a_metric(again, pick, close) for pick in picks], [close])
+    assert not await take(
+        pool=pool,
+        checkpoint=again,
+        metrics=[a_metric(again, pick, close) for pick in picks],
+        readings=[close],
+    )
     assert not await take(pool, a_checkpoint(batch, 1))
     assert await counts(pool) == before
     async with pool.connection() as conn:
@@ -678,11 +744,17 @@ async def test_awaiting(pool):
     due time.
     """
     stored, batch, picks, day_zero = await baseline(pool)
-    await add(pool, stored, batch, picks, day_zero)
+    await add(pool=pool, stored=stored, batch=batch, picks=picks, day_zero=day_zero)
     next_monday = date(2026, 1, 12)
     following = make_batch(stored[0], run_date=next_monday)
     others = [replace(pick, id=uuid4(), batch_id=following.id) for pick in picks]
-    await add(pool, stored, following, others, a_checkpoint(following, 0, stored[0]))
+    await add(
+        pool=pool,
+        stored=stored,
+        batch=following,
+        picks=others,
+        day_zero=a_checkpoint(following, 0, stored[0]),
+    )
     failed = a_failed_batch(
         id=model.batch_id("main", date(2026, 1, 19)), run_date=date(2026, 1, 19)
     )

@@ -90,7 +90,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
         pytest.param(
             {"a": datetime(2026, 7, 6, 9, tzinfo=timezone(timedelta(hours=-4)))},
             '{"a":"2026-07-06T13:00:00.000000Z"}',
-            id="a time elsewhere is told in UTC, with six digits",
+            id="a time of another zone is written in UTC, with six digits",
         ),
         pytest.param({"a": date(2026, 1, 5)}, '{"a":"2026-01-05"}', id="a date"),
         pytest.param({"a": BATCH}, f'{{"a":"{BATCH}"}}', id="an id"),
@@ -98,7 +98,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     ],
 )
 def test_canonical(value, expected):
-    """Canonical JSON follows RFC 8785, and all of its values are texts."""
+    """Canonical JSON conforms to RFC 8785, and all of its values are texts."""
     assert canonical_json(value) == expected
 
 
@@ -125,21 +125,31 @@ def test_canonical_json_is_json(value):
     """
     Any JSON parser can read it, and encodes it to the same bytes; members are sorted by UTF-16.
     """
-    written = canonical_json(value)
-    assert json.loads(written) == value
-    assert canonical_json(json.loads(written)) == written
-    names = [name.encode("utf-16-be") for name in json.loads(written)]
+    text = canonical_json(value)
+    assert json.loads(text) == value
+    assert canonical_json(json.loads(text)) == text
+    names = [name.encode("utf-16-be") for name in json.loads(text)]
     assert names == sorted(names)
 
 
-def test_the_chain_by_hand():
+def test_the_hashes_of_a_chain():
     """
-    The first entry follows 64 zeros; each hash is the SHA-256 of the previous hash, a line feed
-    and the content.
+    The previous hash of the first entry is 64 zeros; each hash is the SHA-256 of the previous hash,
+    a line feed and the content.
     """
-    first = journal.next_entry(None, JournalKind.BATCH, AT, {"price": Decimal("61.0700")}, BATCH)
+    first = journal.next_entry(
+        after=None,
+        kind=JournalKind.BATCH,
+        at=AT,
+        recorded={"price": Decimal("61.0700")},
+        batch=BATCH,
+    )
     second = journal.next_entry(
-        first, JournalKind.CHECKPOINT, AT + timedelta(days=1), {"note": "né"}, BATCH
+        after=first,
+        kind=JournalKind.CHECKPOINT,
+        at=AT + timedelta(days=1),
+        recorded={"note": "né"},
+        batch=BATCH,
     )
 
     content = '{"at":"2026-01-05T14:00:20.123456Z","kind":"BATCH","price":"61.0700","seq":"1"}'
@@ -156,7 +166,7 @@ def test_the_chain_by_hand():
     )
 
 
-async def written(
+async def append_entry(
     pool: pools.Pool, kind: JournalKind = JournalKind.BATCH, **recorded: object
 ) -> JournalEntry:
     """Append an entry in a transaction of its own."""
@@ -171,7 +181,7 @@ async def entries(pool: pools.Pool) -> list[tuple[int, str, str, str]]:
         return await cursor.fetchall()
 
 
-def follows(chain: list[tuple[int, str, str, str]]) -> bool:
+def is_unbroken(chain: list[tuple[int, str, str, str]]) -> bool:
     """Return whether a chain has no gap and no fork, using only hashlib."""
     before = "0" * 64
     for number, (seq, content, previous, hashed) in enumerate(chain, 1):
@@ -188,26 +198,26 @@ async def test_append(pool):
     async with pool.connection() as conn:
         assert await store.head(conn) is None
     first, second = (
-        await written(pool, name="one"),
-        await written(pool, JournalKind.GENERATION, name="two"),
+        await append_entry(pool, name="one"),
+        await append_entry(pool, JournalKind.GENERATION, name="two"),
     )
     async with pool.connection() as conn:
         assert await store.head(conn) == second
     assert await entries(pool) == [(e.seq, e.content, e.previous, e.hash) for e in (first, second)]
     assert (first.previous, second.previous) == (GENESIS_HASH, first.hash)
-    assert follows(await entries(pool))
+    assert is_unbroken(await entries(pool))
 
 
 async def test_an_entry_belongs_to_its_transaction(pool):
     """A transaction that is rolled back leaves no entry, and no gap."""
-    await written(pool)
+    await append_entry(pool)
     async with pools.transaction(pool) as conn:
         lost = {"name": "lost"}
         await store.append(conn, JournalKind.BATCH, at=AT, recorded=lost, batch_id=None)
         raise psycopg.Rollback
-    await written(pool)
+    await append_entry(pool)
     assert [seq for seq, *_ in await entries(pool)] == [1, 2]
-    assert follows(await entries(pool))
+    assert is_unbroken(await entries(pool))
 
 
 async def test_four_connections_append_at_once(pool):
@@ -218,12 +228,12 @@ async def test_four_connections_append_at_once(pool):
 
     async def appender(name: str) -> None:
         for number in range(10):
-            await written(pool, name=name, number=number)
+            await append_entry(pool, name=name, number=number)
 
     await asyncio.gather(*(appender(name) for name in "abcd"))
     chain = await entries(pool)
     assert len(chain) == 40
-    assert follows(chain)
+    assert is_unbroken(chain)
     appended = [
         (content["name"], int(content["number"]))
         for content in (json.loads(row[1]) for row in chain)
@@ -254,8 +264,8 @@ async def test_four_connections_append_at_once(pool):
 )
 async def test_the_journal_is_append_only(pool, statement, name):
     """Postgres refuses every change of a stored entry."""
-    await written(pool)
-    await written(pool)
+    await append_entry(pool)
+    await append_entry(pool)
     before = await entries(pool)
     with pytest.raises(psycopg.errors.RestrictViolation) as refused:
         async with pool.connection() as conn:
@@ -265,7 +275,7 @@ async def test_the_journal_is_append_only(pool, statement, name):
 
 
 def an_entry(after: JournalEntry, **changes: object) -> dict[str, object]:
-    """Return the row that would follow `after`, with changes; its hash fits its content."""
+    """Return a valid next row after `after`, with changes; its hash is that of its content."""
     content = canonical_json({"name": "next"})
     row = {
         "seq": after.seq + 1,
@@ -290,21 +300,21 @@ def an_entry(after: JournalEntry, **changes: object) -> dict[str, object]:
             id="the hash of the content alone",
         ),
         pytest.param({"seq": 4}, "an_entry_follows_the_head", id="a gap"),
-        pytest.param({"seq": 2}, "an_entry_follows_the_head", id="a number that is taken"),
+        pytest.param({"seq": 2}, "an_entry_follows_the_head", id="a number in use"),
         pytest.param({"seq": 0}, "an_entry_follows_the_head", id="a number before the first"),
         pytest.param(
-            {"previous": GENESIS_HASH}, "an_entry_follows_the_head", id="a second beginning"
+            {"previous": GENESIS_HASH}, "an_entry_follows_the_head", id="a second first entry"
         ),
         pytest.param(
-            {"previous": "f" * 64}, "an_entry_follows_the_head", id="a previous that never was"
+            {"previous": "f" * 64}, "an_entry_follows_the_head", id="an unknown previous hash"
         ),
         pytest.param({"kind": "NOTE"}, "journal_kind_is_known", id="an unknown kind"),
     ],
 )
 async def test_refused_entries(pool, changes, name):
     """An entry that breaks a rule is refused by that rule."""
-    await written(pool)
-    row = an_entry(await written(pool), **changes)
+    await append_entry(pool)
+    row = an_entry(await append_entry(pool), **changes)
     with pytest.raises(psycopg.errors.CheckViolation) as refused:
         async with pool.connection() as conn:
             await conn.execute(
@@ -318,7 +328,7 @@ async def test_refused_entries(pool, changes, name):
 
 async def test_the_right_entry_is_taken(pool):
     """The unchanged row, from which the refused ones differ, is accepted."""
-    row = an_entry(await written(pool))
+    row = an_entry(await append_entry(pool))
     async with pool.connection() as conn:
         await conn.execute(
             "INSERT INTO journal (seq, kind, at, content, previous, hash) "
@@ -332,11 +342,11 @@ async def test_the_right_entry_is_taken(pool):
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(text=texts)
-def test_any_text_comes_back_from_postgres(database, text):
+def test_any_text_is_stored_unchanged(database, text):
     """
     Every text that Postgres can store is stored unchanged, and has the same hash there and here.
     """
-    entry = journal.next_entry(None, JournalKind.BATCH, AT, {"text": text})
+    entry = journal.next_entry(after=None, kind=JournalKind.BATCH, at=AT, recorded={"text": text})
     with psycopg.connect(database) as conn:
         content, hashed = conn.execute(
             "SELECT %s::text, encode(sha256(convert_to(%s || chr(10) || %s, 'UTF8')), 'hex')",

@@ -87,8 +87,8 @@ def checked(xml: bytes) -> ElementTree.Element:
         assert not (content.text or "").strip()
     ids = [text(element, "id") for element in once]
     assert len(set(ids)) == len(ids)
-    told = [text(entry, "updated") for entry in entries(feed)]
-    assert told == sorted(told, reverse=True)
+    dates = [text(entry, "updated") for entry in entries(feed)]
+    assert dates == sorted(dates, reverse=True)
     return feed
 
 
@@ -113,7 +113,7 @@ def titled(feed: ElementTree.Element, beginning: str) -> ElementTree.Element:
     return entry
 
 
-async def test_what_it_tells(service):
+async def test_the_entries_of_each_monday(service):
     """
     Each Monday has an entry for its picks or its failure, and one for its result; newest first.
     """
@@ -157,7 +157,7 @@ async def test_a_reader_understands_it(service):
 
 async def test_its_figures_are_the_apis(service):
     """Figures are rounded to two decimals, half to even, as on the pages."""
-    said = words(titled(await read(service), "The picks of Monday 5 January"))
+    entry_text = words(titled(await read(service), "The picks of Monday 5 January"))
     picks = (await service.tell(RESULT)).json()["data"]["batchOn"]["picks"]
     for pick in picks:
         directional, alpha = (pick["result"][name] for name in ("directionalReturnPct", "alphaPct"))
@@ -166,8 +166,8 @@ async def test_its_figures_are_the_apis(service):
             f"{pick['action']} {pick['ticker']}: {right}, {signed(directional)} % in its "
             f"direction, {signed(alpha)} points in the call's favour against SPY"
         )
-        assert line in said
-        shown = re.search(rf"{re.escape(pick['ticker'])}: (?:right|wrong), (\S+) %", said)[
+        assert line in entry_text
+        shown = re.search(rf"{re.escape(pick['ticker'])}: (?:right|wrong), (\S+) %", entry_text)[
             1
         ].replace("\N{MINUS SIGN}", "-")
         assert abs(Decimal(shown) - Decimal(directional)) <= Decimal("0.005")
@@ -223,7 +223,7 @@ async def test_a_correction_brings_a_result_up_again(database, service):
     assert after[text(first, "id")] == "2026-03-02T15:00:00.000000Z"
 
 
-async def told(pool) -> dict:
+async def feed_data(pool) -> dict:
     answer = await engine_on(pool).execute((OPERATIONS_FOLDER / "Feed.graphql").read_text())
     return json.loads(answer.body)["data"]
 
@@ -234,7 +234,7 @@ async def test_a_monday_that_is_run_again_keeps_its_entry(database, pool):
     and date.
     """
     plant(database)
-    data = await told(pool)
+    data = await feed_data(pool)
     (failed,) = [one for one in data["batches"]["nodes"] if one["status"] == "FAILED"]
     before = titled(checked(render_feed(data)), "No picks")
     (other,) = [one for one in data["batches"]["nodes"] if one["status"] == "ACTIVE"]
@@ -258,7 +258,7 @@ async def test_ids_are_this_records(database, empty, pool, service):
     """
     feed = await read(service)
     ids = {text(element, "id") for element in (feed, *entries(feed))}
-    await service.hears(write(pool, 1))
+    await service.notices(write(pool, 1))
     feed = await read(service)
     assert ids < {text(element, "id") for element in (feed, *entries(feed))}
     await migrations.migrate(empty, datetime.fromisoformat("2020-01-01T00:00:00Z"))
@@ -270,7 +270,7 @@ async def test_ids_are_this_records(database, empty, pool, service):
             record = Record(conn)
             record.head = head
             record.batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")
-        other = checked(render_feed(await told(another)))
+        other = checked(render_feed(await feed_data(another)))
     assert len(entries(other)) == 2
     assert not ids & {text(element, "id") for element in (other, *entries(other))}
 
@@ -298,12 +298,12 @@ async def test_no_host_of_a_request_is_in_it(database, service):
     ]
 
 
-async def test_it_is_kept_until_the_record_moves(pool, service):
+async def test_it_is_cached_until_the_record_changes(pool, service):
     """The feed has an ETag, which gets 304 until the next entry of the journal."""
     first = await service.client.get("/feed.atom")
     again = await service.client.get("/feed.atom", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
-    await service.hears(write(pool, 1))
+    await service.notices(write(pool, 1))
     after = await service.client.get("/feed.atom", headers={"If-None-Match": first.headers["etag"]})
     assert after.status_code == 200
     head = await service.client.head("/feed.atom")
@@ -318,8 +318,8 @@ async def test_hostile_words(database, service):
         conn.execute("UPDATE picks SET reasoning = %s", [words_of])
     async with living(database) as later:
         answer = await later.client.get("/feed.atom")
-    said = words(titled(checked(answer.content), "SELL AAPL"))
-    assert "<script>alert(1)</script> ]]> &amp; \ufffd\ufffd \ufffd \U0001f680" in said
+    entry_text = words(titled(checked(answer.content), "SELL AAPL"))
+    assert "<script>alert(1)</script> ]]> &amp; \ufffd\ufffd \ufffd \U0001f680" in entry_text
     assert b"<script" not in answer.content
 
 

@@ -31,7 +31,7 @@ from tests.integration.api.test_cache import Service, a_monday, living, write
 DOCS = (Path(__file__).parents[3] / "docs" / "export.md").read_text()
 COLUMNS = CsvRow.__struct_fields__
 HEAD = "{ service { journalHead { seq hash } } }"
-# The same figures, asked of the API by another document than the export's.
+# The same figures, requested from the API by another document than the export's.
 FIGURES = """{ batches(first: 10) { nodes {
     runDate status failureReason benchmarkInitialPrice
     picks { id ticker pickedAs action initialPrice entryOpen metrics {
@@ -87,9 +87,9 @@ async def test_every_figure_is_the_apis(service):
     share.
     """
     rows = {(row["run_date"], row["day"], row["ticker"]): row for row in await in_csv(service)}
-    told = (await service.tell(FIGURES)).json()["data"]["batches"]["nodes"]
+    batches = (await service.tell(FIGURES)).json()["data"]["batches"]["nodes"]
     compared = 0
-    for batch in told:
+    for batch in batches:
         for pick in batch["picks"]:
             for metric in pick["metrics"]:
                 row = rows[batch["runDate"], str(metric["checkpoint"]["day"]), pick["ticker"]]
@@ -105,7 +105,7 @@ async def test_every_figure_is_the_apis(service):
     assert compared == (9 + 8 + 4) * 3 * 21
 
 
-async def test_a_row_by_hand(service):
+async def test_a_row_that_was_computed_manually(service):
     """
     Apple closed at 267.41 on the session before, and at 269.12 on the Monday: 1.71 / 267.41 is
     0.6395 %.
@@ -196,11 +196,11 @@ async def test_a_result_is_marked(service):
 async def test_json_says_the_same_and_the_words(service):
     """JSON has the rows of CSV and the texts; a pick's whole reasoning is in its row of day 0."""
     document, rows = await in_json(service), await in_csv(service)
-    told = [
+    json_rows = [
         {name: cell(value) for name, value in row.items() if name in COLUMNS}
         for row in document["rows"]
     ]
-    assert told == rows
+    assert json_rows == rows
     whole = (await in_json(service))["rows"]
     reasons = [(row["run_date"], row["day"], row["reasoning"]) for row in whole if row["reasoning"]]
     assert len(reasons) == 9
@@ -215,7 +215,7 @@ async def test_json_says_the_same_and_the_words(service):
     }
 
 
-async def test_the_head_tells_the_moment(service):
+async def test_the_head_identifies_the_moment(service):
     """JSON describes itself; for CSV, the header and the file's name contain the head."""
     head = (await service.tell(HEAD)).json()["data"]["service"]["journalHead"]
     document = await in_json(service, **{"from": "2026-01-19"})
@@ -400,10 +400,10 @@ async def test_another_series(database, pool):
     plant(database)
     async with (
         snapshot_fetcher(pool) as fixed,
-        aclosing(read_parts(Engine(schema, fixed, FACTS), ExportRange("second"))) as read,
+        aclosing(read_parts(Engine(schema, fixed, FACTS), ExportRange("second"))) as reading,
     ):
-        found = [part async for part in read]
-    assert {(row.series, row.run_date) for part in found for row in part.rows} == {
+        parts = [part async for part in reading]
+    assert {(row.series, row.run_date) for part in parts for row in part.rows} == {
         ("second", "2026-01-05")
     }
 
@@ -592,10 +592,10 @@ def test_the_command_writes_what_the_address_gives(database, tmp_path, commanded
     expected = asyncio.run(both())
     for form, content in zip(("csv", "json"), expected, strict=True):
         file = tmp_path / f"all.{form}"
-        said = commanded("export", file, DATABASE_URL=database)
-        assert (said.exit_code, file.read_bytes()) == (0, content)
+        result = commanded("export", file, DATABASE_URL=database)
+        assert (result.exit_code, file.read_bytes()) == (0, content)
         assert re.fullmatch(
-            r"Exported: 106 rows of 4 Mondays\. The head: 56:[0-9a-f]{64}\n", said.output
+            r"Exported: 106 rows of 4 Mondays\. The head: 56:[0-9a-f]{64}\n", result.output
         )
         assert file.stat().st_mode & 0o444 == 0o444
     for form, content in zip(("CSV", "Json"), expected, strict=True):
@@ -630,8 +630,12 @@ def test_the_command_refuses(database, tmp_path, commanded):
     """An existing file is not overwritten without --force, and an incomplete file is removed."""
     file = tmp_path / "all.csv"
     file.write_text("mine")
-    said = commanded("export", file, DATABASE_URL=database)
-    assert (said.exit_code, "already exists" in said.error, file.read_text()) == (1, True, "mine")
+    result = commanded("export", file, DATABASE_URL=database)
+    assert (result.exit_code, "already exists" in result.error, file.read_text()) == (
+        1,
+        True,
+        "mine",
+    )
     assert commanded("export", file, "--force", DATABASE_URL=database).exit_code == 0
     assert file.read_bytes() == ",".join(COLUMNS).encode() + b"\r\n"
     assert commanded("export", file, "--format", "xlsx", DATABASE_URL=database).exit_code == 2
@@ -674,20 +678,20 @@ def test_the_command_refuses_a_name(database, tmp_path, commanded, name, options
     file = tmp_path / name
     if "--force" in options:
         file.write_text("mine")
-    said = commanded("export", file, *options, DATABASE_URL=database)
-    assert (said.exit_code, said.output, len(said.error.splitlines())) == (1, "", 1)
+    result = commanded("export", file, *options, DATABASE_URL=database)
+    assert (result.exit_code, result.output, len(result.error.splitlines())) == (1, "", 1)
     fits = (
         "Leave --format out"
         if name.lower().endswith((".csv", ".json")) and "--format" in options
         else "FILE must end"
     )
-    assert fits in said.error
+    assert fits in result.error
     assert [path.read_text() for path in tmp_path.iterdir()] == (
         ["mine"] if "--force" in options else []
     )
 
 
-# The kind: the text of a refusal that is made of the name.
+# The kind: the text of a refusal that quotes the name.
 @pytest.mark.parametrize(
     ("file", "says"),
     [
@@ -705,8 +709,8 @@ def test_the_command_refuses_a_name(database, tmp_path, commanded, name, options
 )
 def test_what_is_wrong_with_a_name(database, commanded, file, says):
     """The error says which names are valid, and how to write to the standard output."""
-    said = commanded("export", file, DATABASE_URL=database)
-    assert (said.exit_code, said.output, said.error) == (
+    result = commanded("export", file, DATABASE_URL=database)
+    assert (result.exit_code, result.output, result.error) == (
         1,
         "",
         f"alpha-monday: FILE must end in .csv or .json, as in picks.csv; {says}. "

@@ -32,7 +32,7 @@ from jobs.context import RealClock
 from jobs.worker import STABLE_AFTER
 
 WELL = {"database": "alive", "worker": "alive"}
-HEARD = "SELECT FROM procrastinate_workers WHERE last_heartbeat > now() - interval '6 s'"
+LIVE_WORKERS = "SELECT FROM procrastinate_workers WHERE last_heartbeat > now() - interval '6 s'"
 
 
 class Lived(NamedTuple):
@@ -65,7 +65,7 @@ async def lives(folder: Path, *, quiet: bool = True) -> AsyncIterator[Lived]:
     with (
         tempfile.TemporaryDirectory(prefix="am-test-") as data,
         EmbeddedPostgres(Path(data), FAST_SETTINGS) as postgres,
-        refusing() as nobody,
+        refusing() as unreachable,
     ):
         database = postgres.ensure_database("health")
         await migrations.migrate(database, RealClock().now())
@@ -73,15 +73,15 @@ async def lives(folder: Path, *, quiet: bool = True) -> AsyncIterator[Lived]:
             await settle(pool)
         there = {
             "DATABASE_URL": database,
-            "OPENAI_BASE_URL": nobody,
-            "ALPHA_VANTAGE_BASE_URL": nobody,
+            "OPENAI_BASE_URL": unreachable,
+            "ALPHA_VANTAGE_BASE_URL": unreachable,
             **KEYS,
         }
         with started(
             "serve", cwd=folder, says="Serving GraphQL at ", quiet=quiet, **there
         ) as server:
-            lived = Lived(postgres, database, folder, server)
-            until(lambda: query_rows(database, HEARD) and lived.health() == (200, WELL), 30)
+            lived = Lived(postgres=postgres, database=database, folder=folder, server=server)
+            until(lambda: query_rows(database, LIVE_WORKERS) and lived.health() == (200, WELL), 30)
             yield lived
 
 
@@ -93,10 +93,10 @@ async def test_a_failed_monday_and_a_spent_quota(tmp_path, commanded):
     async with lives(tmp_path) as lived:
         monday = calendar.latest_run_date(RealClock().now())
         lasts = monday == calendar.new_york_date(RealClock().now())
-        code, said = lived.status(commanded)
-        assert f"Monday {monday}: failed (MISSED): It is only a test." in said
+        code, lines = lived.status(commanded)
+        assert f"Monday {monday}: failed (MISSED): It is only a test." in lines
         assert (code, lived.health()) == (1 if lasts else 0, (200, WELL))
-        assert said[-1].endswith(
+        assert lines[-1].endswith(
             "`alpha-monday pick` before midnight in New York." if lasts else "No action is needed."
         )
 
@@ -107,8 +107,8 @@ async def test_a_failed_monday_and_a_spent_quota(tmp_path, commanded):
             "SELECT 'alphavantage', 'SPLITS', 'XOM', at, at, 'answered' "
             "FROM generate_series(now() - interval '24 min', now(), '1 min') AS at",
         )
-        _, said = lived.status(commanded)
-        (spent,) = [line for line in said if "quota" in line]
+        _, lines = lived.status(commanded)
+        (spent,) = [line for line in lines if "quota" in line]
         assert spent.startswith("note: The quota of Alpha Vantage is used up until ")
         assert spent.endswith(" in New York. Jobs that need prices wait.")
         assert lived.health() == (200, WELL)
@@ -129,20 +129,20 @@ async def test_postgres_is_away(tmp_path, commanded, seconds):
                 timeout=10,
             )
             assert refused.status_code == 503
-        code, said = lived.status(commanded)
-        assert (code, len(said)) == (1, 1)
+        code, lines = lived.status(commanded)
+        assert (code, len(lines)) == (1, 1)
         assert re.fullmatch(
             "alpha-monday: The database at .* cannot be reached: .* `alpha-monday db up` .*",
-            said[0],
+            lines[0],
         )
 
         lived.postgres.start()
         there = until(lambda: lived.health()[1]["database"] == "alive", 40)
-        heard = until(lambda: query_rows(lived.database, HEARD), 60)
+        worker_alive = until(lambda: query_rows(lived.database, LIVE_WORKERS), 60)
         assert not [line for line in lived.status(commanded)[1] if "No worker" in line]
         print(
-            f"away for {seconds} s: there {there:.1f} s after its return, a worker heard "
-            f"{heard:.1f} s later"
+            f"away for {seconds} s: there {there:.1f} s after its return, a worker alive "
+            f"{worker_alive:.1f} s later"
         )
         print(f"healthy {until(lambda: lived.health() == (200, WELL), 40):.1f} s later")
         # The log says once that it went, with the cause, and once that it is back; what the
@@ -150,8 +150,9 @@ async def test_postgres_is_away(tmp_path, commanded, seconds):
         until(lambda: "the database is available again" in lived.server.log, 20)
         assert lived.server.log.count('"the database is unavailable"') == 1
         assert lived.server.log.count('"the database is available again"') == 1
+        # Which error comes first depends on the moment: a connection that ends, or a new one.
         assert re.search(
-            '"the database is unavailable".*"reason": "connection failed: ', lived.server.log
+            '"the database is unavailable".*"reason": "[^"]*connection', lived.server.log
         )
         assert "Database error" not in lived.server.log
         assert "Traceback" not in lived.server.log
@@ -191,11 +192,11 @@ async def test_a_worker_that_fails_over_and_over(tmp_path, commanded):
     async with lives(tmp_path, quiet=False) as lived:
         change(lived.database, "ALTER FUNCTION queue.procrastinate_fetch_job_v2 RENAME TO gone")
         took = until(lambda: lived.health() == (503, {"database": "alive", "worker": "away"}), 30)
-        print(f"told of after {took:.1f} s")
+        print(f"reported after {took:.1f} s")
         until(lambda: not query_rows(lived.database, "SELECT FROM procrastinate_workers"), 10)
-        code, said = lived.status(commanded)
+        code, lines = lived.status(commanded)
         assert code == 1
-        (line,) = [line for line in said if "No worker" in line]
+        (line,) = [line for line in lines if "No worker" in line]
         assert re.match(
             r"to do: No worker runs \(.* ago\), so nothing is picked or measured: start the "
             r"service, ",

@@ -75,7 +75,7 @@ async def test_each_monday_has_one(service, monday):
 
 
 @pytest.mark.parametrize(("monday", "line"), MONDAYS.items())
-async def test_what_it_says(database, pool, monday, line):
+async def test_the_texts_of_an_image(database, pool, monday, line):
     """
     The image has the Monday, its picks and their result; a failed Monday has the schema's
     description.
@@ -134,7 +134,7 @@ async def test_what_has_none(service, name):
     assert (await service.client.get(f"/batches/{name}/chart.png")).status_code == 404
 
 
-async def test_it_is_kept(pool, service):
+async def test_it_is_cached(pool, service):
     """
     Until the record changes, its ETag gets 304 without any work. Afterwards the same image is
     not drawn again.
@@ -144,12 +144,12 @@ async def test_it_is_kept(pool, service):
     again = await service.client.get(address, headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content, service.counts) == (304, b"", (1, 1))
     assert first.headers["cache-control"] == "no-cache"
-    await service.hears(write(pool, 1))
+    await service.notices(write(pool, 1))
     after = await service.client.get(address)
     assert (after.content, after.headers["etag"]) == (first.content, first.headers["etag"])
 
 
-async def test_only_so_many_are_kept(database, pool, monkeypatch):
+async def test_only_so_many_are_cached(database, pool, monkeypatch):
     """
     The image that was unused for the longest time is removed; one that many clients request at
     once is drawn once.

@@ -27,7 +27,7 @@ from app.web.pages.site import Site
 from app.web.routes import JOURNAL_STREAM
 from app.web.timeouts import TimeoutProtocol
 
-NOBODY = {"nobody": "x"}
+CONTENT = {"x": "y"}
 PATH = JOURNAL_STREAM.path
 
 
@@ -40,7 +40,7 @@ def write(database: str, count: int = 1) -> None:
             record.head = conn.execute(
                 f"SELECT {columns} FROM journal ORDER BY seq DESC LIMIT 1"
             ).fetchone()
-            record.write(JournalKind.GENERATION, due_at(WON), NOBODY)
+            record.write(JournalKind.GENERATION, due_at(WON), CONTENT)
 
 
 class Events:
@@ -51,20 +51,20 @@ class Events:
 
     async def part(self) -> dict[str, str]:
         """Return the fields of the next event or comment."""
-        found: dict[str, str] = {}
+        fields: dict[str, str] = {}
         async with asyncio.timeout(30):
             async for line in self._lines:
                 if not line:
-                    return found
+                    return fields
                 name, _, value = line.partition(":")
-                found[name] = value.strip()
-        return {"over": "yes", **found}
+                fields[name] = value.strip()
+        return {"over": "yes", **fields}
 
     async def event(self) -> dict[str, str]:
         """Return the next event."""
-        while "id" not in (found := await self.part()):
-            assert "over" not in found
-        return found
+        while "id" not in (fields := await self.part()):
+            assert "over" not in fields
+        return fields
 
 
 @asynccontextmanager
@@ -125,14 +125,14 @@ async def test_a_commit_is_an_event(database, tmp_path):
                 assert first.response.headers["cache-control"] == "no-store"
                 write(database)
                 for events in (first, second):
-                    heard = await events.event()
-                    assert (heard["id"], heard["event"]) == ("1", "entry")
+                    event = await events.event()
+                    assert (event["id"], event["event"]) == ("1", "entry")
                     answer = await client.post(
                         "/graphql",
                         json={"query": "{ service { journalHead { seq kind at hash } } }"},
                     )
                     assert (
-                        json.loads(heard["data"]) == answer.json()["data"]["service"]["journalHead"]
+                        json.loads(event["data"]) == answer.json()["data"]["service"]["journalHead"]
                     )
                 write(database)
                 assert (await first.event())["id"] == (await second.event())["id"] == "2"
@@ -155,7 +155,7 @@ async def test_a_page_after_the_event_is_the_new_one(database, tmp_path):
                 assert f'data-seq="{seq}"' in (await client.get("/")).text
 
 
-async def check_kept_until_the_record_moves(
+async def check_cached_until_the_record_changes(
     path: str, client: httpx.AsyncClient, events: Events, database: str
 ) -> None:
     first, second = await client.get(path), await client.get(path)
@@ -167,12 +167,12 @@ async def check_kept_until_the_record_moves(
         assert (await client.get(f"{path}?utm_source=x", headers=known)).status_code == 304
     write(database)
     await events.event()
-    moved = await client.get(path, headers=known)
-    assert moved.status_code == 200
-    assert moved.headers["etag"] != first.headers["etag"]
+    changed = await client.get(path, headers=known)
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != first.headers["etag"]
 
 
-async def test_a_page_is_kept_until_the_record_moves(database, tmp_path):
+async def test_a_page_is_cached_until_the_record_changes(database, tmp_path):
     """Each page has an ETag, which gets 304 until the next commit."""
     with serving(tmp_path, DATABASE_URL=database) as server:
         async with (
@@ -180,10 +180,12 @@ async def test_a_page_is_kept_until_the_record_moves(database, tmp_path):
             listening(client) as events,
         ):
             for path in ("/", "/record", "/batches", "/about"):
-                await check_kept_until_the_record_moves(path, client, events, database)
+                await check_cached_until_the_record_changes(
+                    path=path, client=client, events=events, database=database
+                )
 
 
-async def test_pages_of_the_history_are_told_apart(database, tmp_path):
+async def test_pages_of_the_history_are_cached_separately(database, tmp_path):
     """However its address is written, a page of the history is never confused with another one."""
     with serving(tmp_path, DATABASE_URL=database) as server:
         async with (
@@ -203,7 +205,7 @@ async def test_pages_of_the_history_are_told_apart(database, tmp_path):
                     ] == [400, 400]
 
 
-async def test_a_stream_is_taken_up_again(database, pool):
+async def test_a_client_reconnects(database, pool):
     """
     A client that missed entries gets one event with the head; a client that missed nothing gets
     none.
@@ -223,20 +225,20 @@ async def test_a_stream_is_taken_up_again(database, pool):
                 assert (await events.event())["id"] == "3"
         write(database)
         revision.mark_changed()
-        assert (await current.event())["id"] == "4"  # and 3 was not among what it heard
+        assert (await current.event())["id"] == "4"  # it got no event for entry 3
 
 
-@pytest.mark.parametrize("said", ["", "x", "-1", "1" * 30, "²"])
-def test_what_is_no_entry_is_none(said):
+@pytest.mark.parametrize("text", ["", "x", "-1", "1" * 30, "²"])
+def test_an_invalid_entry_number_is_0(text):
     """Whatever a client sends, it is the number of an entry or 0."""
     assert (
         last_seen_seq(
-            {"headers": [(b"last-event-id", said.encode("latin-1"))], "query_string": b"after=7"}
+            {"headers": [(b"last-event-id", text.encode("latin-1"))], "query_string": b"after=7"}
         )
         == 7
     )
     assert (
-        last_seen_seq({"headers": [], "query_string": b"after=%ff&after=" + said.encode("latin-1")})
+        last_seen_seq({"headers": [], "query_string": b"after=%ff&after=" + text.encode("latin-1")})
         == 0
     )
 
@@ -287,7 +289,7 @@ async def test_silence_is_broken(pool):
         assert [await events.part() for _ in range(3)] == [{"": ""}] * 3
 
 
-async def test_it_ends_when_the_server_is_told_to_stop(pool):
+async def test_it_ends_when_the_server_stops(pool):
     """A stream ends at once and completely: the server does not wait for it."""
     async with streamed(pool) as (client, live, _, server), listening(client) as events:
         await events.part()
@@ -319,10 +321,10 @@ async def test_it_stops_under_a_stream_with_more_behind_it(pool):
         writer.write(b"GET /live/journal HTTP/1.1\r\nHost: test\r\n\r\n" * 2)
         await until(lambda: live.streams == 1)
         server.should_exit = True
-        said = await asyncio.wait_for(reader.read(), 5)
+        received = await asyncio.wait_for(reader.read(), 5)
         writer.close()
-        assert said.count(b"HTTP/1.1 200 OK") == 1
-        assert said.endswith(b"\r\n0\r\n\r\n")
+        assert received.count(b"HTTP/1.1 200 OK") == 1
+        assert received.endswith(b"\r\n0\r\n\r\n")
         assert live.streams == 0
 
 
@@ -346,22 +348,22 @@ async def test_a_client_leaves_with_a_request_behind(together, behind, pool, cap
         assert "Exception in ASGI application" not in caplog.text
 
 
-async def test_many_streams_are_one_question(database, pool):
+async def test_many_streams_cause_one_query(database, pool):
     """However many streams are open, one commit causes one query."""
-    asked = 0
+    queries = 0
     revision = Revision()
     site = Site(engine_on(pool))
 
     async def head():
-        nonlocal asked
-        asked += 1
+        nonlocal queries
+        queries += 1
         return await site.journal_head()
 
     live = JournalStream(revision.wait_for_change, head)
-    heard: list[dict] = []
+    messages: list[dict] = []
 
     async def send(message: dict) -> None:
-        heard.append(message)
+        messages.append(message)
 
     async def receive() -> dict:
         await asyncio.sleep(3600)
@@ -370,17 +372,17 @@ async def test_many_streams_are_one_question(database, pool):
     scopes = [{"headers": [], "query_string": b"", "type": "http"} for _ in range(50)]
     async with live.run():
         streams = [asyncio.create_task(live._stream(scope, receive, send)) for scope in scopes]
-        await until(lambda: asked == 1 and all(END_STREAM in scope for scope in scopes))
+        await until(lambda: queries == 1 and all(END_STREAM in scope for scope in scopes))
         write(database)
         revision.mark_changed()
-        await until(lambda: sum(b"event: entry" in message["body"] for message in heard) == 50)
-        assert asked == 2
+        await until(lambda: sum(b"event: entry" in message["body"] for message in messages) == 50)
+        assert queries == 2
         for scope in scopes:
             scope[END_STREAM]()
         await asyncio.gather(*streams)
 
 
-async def test_an_answer_that_fails_is_asked_again(database, pool, monkeypatch):
+async def test_a_failed_query_is_repeated(database, pool, monkeypatch):
     """
     While the database does not answer there are no events; afterwards all clients get what they
     missed.

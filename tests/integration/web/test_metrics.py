@@ -33,61 +33,64 @@ TUESDAY = MONDAY + timedelta(days=1)
 SUNDAY = MONDAY + timedelta(days=6)
 QUERY = {"query": "{ latestBatch { id } }"}
 
-Told = dict[str, dict[tuple[str, ...], float]]
+Samples = dict[str, dict[tuple[str, ...], float]]
 
 
-def read(text: str | bytes) -> Told:
+def read(text: str | bytes) -> Samples:
     """
     Return the samples of a page by name, then by the values of the labels in the order of their
     names.
     """
-    told: Told = {}
+    samples: Samples = {}
     for family in text_string_to_metric_families(text if isinstance(text, str) else text.decode()):
         for sample in family.samples:
             values = tuple(sample.labels[name] for name in sorted(sample.labels))
-            told.setdefault(sample.name.removeprefix("alpha_monday_"), {})[values] = sample.value
-    return told
+            samples.setdefault(sample.name.removeprefix("alpha_monday_"), {})[values] = sample.value
+    return samples
 
 
 async def nothing(*_: object) -> None:
     """Answer nothing."""
 
 
-class Asked:
+class Source:
     """The metrics of a process, with a database connection of their own."""
 
     def __init__(self, pool: pools.Pool, harness) -> None:
         self.pool, self.metrics = pool, Metrics("1.2.3", rehearsed=False)
         reader = MetricsReader(pool, harness.context.prices.ledger, harness.clock)
         self.metrics.process_state = ProcessState(
-            ResponseCache(nothing, lambda: 1), {"app": harness.context.pool}, None, reader
+            cache=ResponseCache(nothing, lambda: 1),
+            pools={"app": harness.context.pool},
+            worker=None,
+            reader=reader,
         )
 
-    async def tell(self) -> Told:
+    async def current(self) -> Samples:
         """Return the current values, not those of a moment ago."""
         self.metrics._fresh_until = monotonic()
         return read(await self.metrics.text())
 
 
 @asynccontextmanager
-async def asking(harness, address: str) -> AsyncIterator[Asked]:
+async def opened_source(harness, address: str) -> AsyncIterator[Source]:
     async with pools.make_pool(
         address, max_size=1, min_size=0, name="metrics", acquire_timeout=2
     ) as pool:
-        yield Asked(pool, harness)
+        yield Source(pool, harness)
 
 
 @pytest.fixture
-async def asked(harness, database) -> AsyncIterator[Asked]:
-    async with asking(harness, database) as asked:
-        yield asked
+async def source(harness, database) -> AsyncIterator[Source]:
+    async with opened_source(harness, database) as source:
+        yield source
 
 
-async def test_before_anything_is_there(asked):
+async def test_before_anything_is_there(source):
     """Every series begins at 0; the age of an event that never happened is left out."""
-    told = await asked.tell()
-    assert told["build_info"] == {("false", "1.2.3"): 1}
-    assert told["database_up"] == {(): 1}
+    samples = await source.current()
+    assert samples["build_info"] == {("false", "1.2.3"): 1}
+    assert samples["database_up"] == {(): 1}
     for name in (
         "mondays",
         "checkpoints",
@@ -99,10 +102,10 @@ async def test_before_anything_is_there(asked):
         "model_tokens_total",
         "checkpoint_lateness_seconds_count",
     ):
-        assert told[name]
-        assert not any(told[name].values()), name
-    assert told["newest_monday"]["absent",] == 1  # nine o'clock on the Monday
-    assert told["workers"] == {("alive",): 0, ("silent",): 0}
+        assert samples[name]
+        assert not any(samples[name].values()), name
+    assert samples["newest_monday"]["absent",] == 1  # nine o'clock on the Monday
+    assert samples["workers"] == {("alive",): 0, ("silent",): 0}
     assert (
         not {
             "newest_checkpoint_age_seconds",
@@ -110,70 +113,74 @@ async def test_before_anything_is_there(asked):
             "upkeep_age_seconds",
             "worker_up",
         }
-        & told.keys()
+        & samples.keys()
     )
-    assert told["process_start_time_seconds"]
+    assert samples["process_start_time_seconds"]
 
 
-async def test_a_monday_and_its_mornings(asked, harness):
+async def test_a_monday_and_its_mornings(source, harness):
     """
     The newest Monday's state, the requests, the checkpoints and their lateness, across a change
     of the clocks.
     """
     await harness.make_batch()
-    told = await asked.tell()
-    assert [status for (status,), is_it in told["newest_monday"].items() if is_it] == ["active"]
-    assert told["mondays"]["", "active"] == 1
-    assert told["generations"] == {("accepted",): 1, ("failed",): 0, ("refused",): 0}
-    assert told["model_tokens_total"] == {("prompt",): 200, ("completion",): 90}
-    assert told["provider_requests_total"]["TIME_SERIES_DAILY", "answered"] == 4
-    assert told["jobs"]["todo", "take_checkpoint"] == 14
+    samples = await source.current()
+    assert [status for (status,), is_it in samples["newest_monday"].items() if is_it] == ["active"]
+    assert samples["mondays"]["", "active"] == 1
+    assert samples["generations"] == {("accepted",): 1, ("failed",): 0, ("refused",): 0}
+    assert samples["model_tokens_total"] == {("prompt",): 200, ("completion",): 90}
+    assert samples["provider_requests_total"]["TIME_SERIES_DAILY", "answered"] == 4
+    assert samples["jobs"]["todo", "take_checkpoint"] == 14
 
-    # Sunday, the 1st of November: nine is 14:00 in UTC from that morning on. Nobody took the days
-    # before.
+    # Sunday, the 1st of November: nine is 14:00 in UTC from that morning on. The checkpoints of the
+    # days before were not taken.
     harness.clock.time = new_york(SUNDAY)
-    told = await asked.tell()
-    assert told["checkpoints_overdue"] == {(): 6}
-    assert told["checkpoint_overdue_seconds"] == {(): 5 * 86_400 + 3600}
+    samples = await source.current()
+    assert samples["checkpoints_overdue"] == {(): 6}
+    assert samples["checkpoint_overdue_seconds"] == {(): 5 * 86_400 + 3600}
     harness.clock.forward(seconds=90)
     await daily.take(harness.context, batch_id(SERIES, MONDAY), 6)
     harness.clock.time = new_york(SUNDAY, 10)
-    told = await asked.tell()
-    assert told["checkpoints"]["MARKET_CLOSED", "skipped"] == 1
-    assert told["checkpoint_lateness_seconds_sum"]["skipped",] == 90
+    samples = await source.current()
+    assert samples["checkpoints"]["MARKET_CLOSED", "skipped"] == 1
+    assert samples["checkpoint_lateness_seconds_sum"]["skipped",] == 90
     late = {
         float(le): count
-        for (le, status), count in told["checkpoint_lateness_seconds_bucket"].items()
+        for (le, status), count in samples["checkpoint_lateness_seconds_bucket"].items()
         if status == "skipped"
     }
     assert late == {
         60: 0,
         **dict.fromkeys([300, 900, 3600, 14_400, 43_200, 86_400, 172_800, float("inf")], 1),
     }
-    assert told["newest_checkpoint_age_seconds"] == told["journal_age_seconds"] == {(): 3600 - 90}
-    assert told["checkpoints_overdue"] == {(): 5}
+    assert (
+        samples["newest_checkpoint_age_seconds"]
+        == samples["journal_age_seconds"]
+        == {(): 3600 - 90}
+    )
+    assert samples["checkpoints_overdue"] == {(): 5}
 
 
-async def test_a_monday_that_failed(asked, harness):
+async def test_a_monday_that_failed(source, harness):
     """It has its reason; the next Monday, which no run has begun, is absent."""
     async with harness.context.pool.connection() as conn, conn.transaction():
         assert await weekly.give_up(conn, harness.context, MONDAY, failure="It is only a test.")
-    told = await asked.tell()
-    assert told["newest_monday"]["failed",] == 1
-    assert told["mondays"]["CONFIGURATION", "failed"] == 1
+    samples = await source.current()
+    assert samples["newest_monday"]["failed",] == 1
+    assert samples["mondays"]["CONFIGURATION", "failed"] == 1
     harness.clock.forward(days=8)
-    assert (await asked.tell())["newest_monday"][
+    assert (await source.current())["newest_monday"][
         "absent",
     ] == 1  # also on a Tuesday: the series has begun
 
 
-async def test_a_monday_before_the_first(asked, harness):
+async def test_a_monday_before_the_first(source, harness):
     """Before a series has begun, nothing is missed on other days than Monday."""
     harness.clock.time = new_york(TUESDAY)
-    assert (await asked.tell())["newest_monday"]["not_begun",] == 1
+    assert (await source.current())["newest_monday"]["not_begun",] == 1
 
 
-async def test_what_lacks_its_prices_and_what_upkeep_mended(asked, harness):
+async def test_missing_prices_and_repairs(source, harness):
     """Repairs are counted over all rounds and processes."""
     await harness.make_batch()
     for day in (1, 2):
@@ -181,21 +188,21 @@ async def test_what_lacks_its_prices_and_what_upkeep_mended(asked, harness):
         harness.clock.time = new_york(MONDAY + timedelta(days=day))
         assert (await reconcile.run_round(harness.context)).deferred == 1
     harness.clock.forward(seconds=30)
-    told = await asked.tell()
-    assert told["upkeep_mended_total"] == {
+    samples = await source.current()
+    assert samples["upkeep_mended_total"] == {
         ("put_back",): 0, ("given_up",): 0, ("deferred",): 2, ("begun",): 0, ("missed",): 0
     }  # fmt: skip
-    assert told["upkeep_age_seconds"] == {(): 30}
+    assert samples["upkeep_age_seconds"] == {(): 30}
 
     harness.world.absent.add(("SPY", MONDAY))
     harness.clock.time = new_york(TUESDAY, 20, 45)
     await daily.take(harness.context, batch_id(SERIES, MONDAY), 1)
-    told = await asked.tell()
-    assert told["checkpoints_lacking_prices"] == {(): 1}
-    assert told["checkpoints"]["MISSING_CLOSE", "skipped"] == 1
+    samples = await source.current()
+    assert samples["checkpoints_lacking_prices"] == {(): 1}
+    assert samples["checkpoints"]["MISSING_CLOSE", "skipped"] == 1
 
 
-async def test_the_quota(asked, harness):
+async def test_the_quota(source, harness):
     """
     The rest of each limit, and the time until the next request, come from the ledger of all
     processes.
@@ -214,16 +221,20 @@ async def test_the_quota(asked, harness):
         "VALUES ('alphavantage', 'SPLITS', 'XOM', %s)",
         now - timedelta(hours=1),
     )
-    told = await asked.tell()
-    assert told["provider_quota_left_requests"] == {("second",): 0, ("minute",): 3, ("day",): 0}
-    assert told["provider_quota_limit_requests"] == {("second",): 1, ("minute",): 5, ("day",): 25}
+    samples = await source.current()
+    assert samples["provider_quota_left_requests"] == {("second",): 0, ("minute",): 3, ("day",): 0}
+    assert samples["provider_quota_limit_requests"] == {
+        ("second",): 1,
+        ("minute",): 5,
+        ("day",): 25,
+    }
     # The 25th newest of 26 was 24 minutes ago: a day and a second after it.
-    assert told["provider_quota_wait_seconds"] == {(): 86_401 - 24 * 60}
-    assert told["provider_requests_total"]["SPLITS", "failed"] == 25
-    assert told["provider_requests_total"]["SPLITS", "cut_off"] == 1
+    assert samples["provider_quota_wait_seconds"] == {(): 86_401 - 24 * 60}
+    assert samples["provider_requests_total"]["SPLITS", "failed"] == 25
+    assert samples["provider_requests_total"]["SPLITS", "cut_off"] == 1
 
 
-async def test_workers_and_jobs(asked, harness):
+async def test_workers_and_jobs(source, harness):
     """Workers are counted by their heartbeats; a job of another program has the task "other"."""
     await harness.rows(
         "INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now()), (now() - interval "
@@ -234,73 +245,78 @@ async def test_workers_and_jobs(asked, harness):
         "VALUES ('default', 'MSFT', '{}', %s)",
         harness.clock.now() - timedelta(minutes=20),
     )
-    told = await asked.tell()
-    assert told["workers"] == {("alive",): 1, ("silent",): 1}
-    assert told["jobs"]["todo", "other"] == 1
-    assert told["job_wait_seconds"] == {(): 1200}
-    assert not [values for values in told["jobs"] if "MSFT" in values]
+    samples = await source.current()
+    assert samples["workers"] == {("alive",): 1, ("silent",): 1}
+    assert samples["jobs"]["todo", "other"] == 1
+    assert samples["job_wait_seconds"] == {(): 1200}
+    assert not [values for values in samples["jobs"] if "MSFT" in values]
 
 
-async def test_a_job_without_a_time_waits_too(asked, harness):
+async def test_a_job_without_a_time_waits_too(source, harness):
     """A job without a scheduled time waits from when it was deferred or put back."""
     ((job,),) = await harness.rows(
         "INSERT INTO procrastinate_jobs (queue_name, task_name, args) "
         "VALUES ('default', 'send_alert', '{}') RETURNING id"
     )
-    assert (await asked.tell())["job_wait_seconds"] == {
+    assert (await source.current())["job_wait_seconds"] == {
         (): 0
     }  # deferred in real time, after the harness's
     at = harness.clock.now() - timedelta(minutes=20)
     await harness.rows("UPDATE procrastinate_events SET at = %s WHERE job_id = %s", at, job)
-    assert (await asked.tell())["job_wait_seconds"] == {(): 1200}
+    assert (await source.current())["job_wait_seconds"] == {(): 1200}
 
 
-async def test_what_is_asked_at_once_is_answered_once(asked, harness):
+async def test_requests_at_once_share_one_read(source, harness):
     """
     Fifty requests cause one read of Postgres; one that comes a moment later gets the same
     result.
     """
-    before = await asyncio.gather(*(asked.metrics.text() for _ in range(50)))
+    before = await asyncio.gather(*(source.metrics.text() for _ in range(50)))
     assert len(set(before)) == 1
     await harness.make_batch()
-    assert await asked.metrics.text() == before[0]
-    stats = asked.pool.get_stats()
+    assert await source.metrics.text() == before[0]
+    stats = source.pool.get_stats()
     assert (stats["requests_num"], stats["pool_size"]) == (1, 1)
-    assert (await asked.tell())["mondays"]["", "active"] == 1
+    assert (await source.current())["mondays"]["", "active"] == 1
 
 
-async def test_whoever_leaves_takes_nothing_from_the_others(asked):
+async def test_a_cancelled_request_leaves_the_result_to_others(source):
     """A request that is cancelled does not cancel the result for the next one."""
-    leaving = asyncio.create_task(asked.metrics.text())
+    leaving = asyncio.create_task(source.metrics.text())
     await asyncio.sleep(0)
     leaving.cancel()
-    assert b"alpha_monday_database_up 1.0" in await asked.metrics.text()
+    assert b"alpha_monday_database_up 1.0" in await source.metrics.text()
 
 
 async def test_a_database_that_is_silent(harness, database):
     """
     The page answers in time without the values of the database, and has them again afterwards.
     """
-    async with Proxy().leading_to(database) as proxy, asking(harness, proxy.address) as asked:
-        assert (await asked.tell())["database_up"] == {(): 1}
+    async with (
+        Proxy().leading_to(database) as proxy,
+        opened_source(harness, proxy.address) as source,
+    ):
+        assert (await source.current())["database_up"] == {(): 1}
         proxy.silent = True
         began = monotonic()
-        told = await asked.tell()
+        samples = await source.current()
         assert monotonic() - began < 10  # two seconds, on a busy machine
-        assert told["database_up"] == {(): 0}
-        assert told["build_info"]
-        assert told["cache_hits_total"]
-        assert not {"mondays", "jobs", "journal_seq", "provider_quota_left_requests"} & told.keys()
+        assert samples["database_up"] == {(): 0}
+        assert samples["build_info"]
+        assert samples["cache_hits_total"]
+        assert (
+            not {"mondays", "jobs", "journal_seq", "provider_quota_left_requests"} & samples.keys()
+        )
         proxy.silent = False
-        assert (await asked.tell())["database_up"] == {(): 1}
+        assert (await source.current())["database_up"] == {(): 1}
 
 
-async def test_a_slow_database_is_not_waited_for(asked, database):
+async def test_a_slow_database_is_not_waited_for(source, database):
     """A statement is given up after two seconds; the next request has all values again."""
     with psycopg.connect(database) as holding:
         holding.execute("LOCK TABLE checkpoints IN ACCESS EXCLUSIVE MODE")
-        assert (await asked.tell())["database_up"] == {(): 0}
-    assert (await asked.tell())["database_up"] == {(): 1}
+        assert (await source.current())["database_up"] == {(): 0}
+    assert (await source.current())["database_up"] == {(): 1}
 
 
 def test_requests_are_counted(database, tmp_path):
@@ -327,16 +343,16 @@ def test_requests_are_counted(database, tmp_path):
         client.put("/live")
         for _ in range(2):
             assert client.get("/about").status_code == client.get("/feed.atom").status_code == 200
-        assert "x-request-id" not in client.get("/about").headers  # kept
+        assert "x-request-id" not in client.get("/about").headers  # cached
         time.sleep(page.SHARED_FOR)
         response = client.get("/metrics")
         assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert response.headers["cache-control"] == "no-store"
         assert "secretOfMine" not in response.text
-        told = read(response.text)
+        samples = read(response.text)
 
     def more(name: str, *values: str) -> float:
-        return told[name][values] - before[name].get(values, 0)
+        return samples[name][values] - before[name].get(values, 0)
 
     assert [more(f"cache_{what}_total") for what in ("hits", "misses", "unchanged")] == [
         6,
@@ -347,14 +363,14 @@ def test_requests_are_counted(database, tmp_path):
         more("http_requests_total", "graphql", "2xx") == 6
     )  # the refused document is a 200, by its media type
     assert more("graphql_requests_total", "answered") == 5
-    assert told["graphql_requests_total"]["GRAPHQL_VALIDATION_FAILED",] == 1
+    assert samples["graphql_requests_total"]["GRAPHQL_VALIDATION_FAILED",] == 1
     assert more("http_requests_total", "pages", "2xx") == 3
     assert more("http_requests_total", "followed", "2xx") == 2
     assert more("http_requests_total", "other", "4xx") == 1
     assert more("http_requests_total", "live", "4xx") == 1
     assert more("http_request_duration_seconds_count", "graphql") == 3
-    assert told["cache_answers"] == {(): 4}
-    assert told["pool_limit_connections"] == {
+    assert samples["cache_answers"] == {(): 4}
+    assert samples["pool_limit_connections"] == {
         ("api",): settings.load({}).api_pool_size,
         ("app",): 12,
         ("queue",): 4,

@@ -51,7 +51,7 @@ def known(client: httpx.Client) -> httpx.Response:
 RESPONSES: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
     "nothing": (404, lambda client: client.get("/nope")),
     "a query": (200, lambda client: client.post("/graphql", json=QUERY)),
-    "a query, kept": (
+    "a cached query": (
         200,
         lambda client: [client.post("/graphql", json=QUERY) for _ in range(2)][1],
     ),
@@ -120,18 +120,19 @@ def test_the_page_keeps_its_own_policy(client):
 
 
 @pytest.mark.parametrize(
-    "ask", ["/graphql?query=%7B%20latestBatch%20%7B%20id%20%7D%20%7D", "/live", "/nope"]
+    "path", ["/graphql?query=%7B%20latestBatch%20%7B%20id%20%7D%20%7D", "/live", "/nope"]
 )
-def test_https_is_kept_to(ask, client):
+def test_https_is_required_for_a_year(path, client):
     """
-    Clients that reached a proxy over https are told to use it for a year, also by cached
-    responses; others are not.
+    Clients that reached a proxy over https get a header that requires it for a year, also with
+    cached responses; others do not.
     """
     for _ in range(2):
-        told = [
-            client.get(ask, headers={"x-forwarded-proto": how}).headers for how in ("https", "http")
+        all_headers = [
+            client.get(path, headers={"x-forwarded-proto": how}).headers
+            for how in ("https", "http")
         ]
-        assert [headers.get("strict-transport-security") for headers in told] == [
+        assert [one.get("strict-transport-security") for one in all_headers] == [
             "max-age=31536000",
             None,
         ]
@@ -165,7 +166,7 @@ FIRST_IS_NOT = [
     ("lines", "https"),
     [*((lines, True) for lines in FIRST_IS_HTTPS), *((lines, False) for lines in FIRST_IS_NOT)],
 )
-def test_the_first_proxy_tells_what_the_client_spoke(lines, https, served):
+def test_the_protocol_of_the_first_proxy_counts(lines, https, served):
     """The first protocol counts: proxies behind the first one may use http."""
     forwarded = b"".join(b"X-Forwarded-Proto: %b\r\n" % line for line in lines)
     for path in (b"/live", b"/graphql?query={service{version}}", b"/nope"):
@@ -192,11 +193,11 @@ def test_too_much_at_once_is_refused_strictly(migrated, tmp_path):
                     "/graphql", json={"query": SLOW, "variables": {"number": number}}
                 )
 
-            asked = [threads.submit(ask, number) for number in range(MAX_CONCURRENT + 8)]
-            # The others, that waited for a connection in vain, were worked for and have an id.
+            requests = [threads.submit(ask, number) for number in range(MAX_CONCURRENT + 8)]
+            # The others got no database connection in time. They reached a handler and have an id.
             refused = next(
                 one.result()
-                for one in as_completed(asked)
+                for one in as_completed(requests)
                 if one.result().status_code == 503 and "x-request-id" not in one.result().headers
             )
             holding.rollback()
@@ -251,18 +252,18 @@ def test_a_request_without_an_id_gets_one(client, served):
         until(lambda id=id: lines_of(served, id), 5)
 
 
-def test_a_kept_answer_has_nobody_elses_id(client):
+def test_a_cached_response_has_no_id(client):
     """A cached response has no id, because it logs nothing."""
     query = {"query": "{ latestBatch { runDate } }"}
-    first, *kept = (
+    first, *cached = (
         client.post("/graphql", json=query, headers={"x-request-id": f"a-{n}"}) for n in range(3)
     )
     assert first.headers["x-request-id"] == "a-0"
-    assert [one.headers.get("x-request-id") for one in kept] == [None, None]
+    assert [one.headers.get("x-request-id") for one in cached] == [None, None]
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("headers", "expected"),
     [
         pytest.param({b"x-request-id": b"a" * 64}, b"a" * 64, id="the longest"),
         pytest.param({b"x-request-id": b"a" * 65}, None, id="too long"),
@@ -280,10 +281,10 @@ def test_a_kept_answer_has_nobody_elses_id(client):
         ),
     ],
 )
-def test_which_id_a_request_has(asked, expected):
+def test_which_id_a_request_has(headers, expected):
     """An id that is not short and plain is replaced."""
-    found = request_id(asked)
-    assert found == expected if expected else re.fullmatch(rb"[0-9a-f]{32}", found)
+    id_ = request_id(headers)
+    assert id_ == expected if expected else re.fullmatch(rb"[0-9a-f]{32}", id_)
 
 
 @pytest.mark.parametrize(

@@ -20,15 +20,15 @@ OTHERS = (
     "/feed.atom",
     "/export.csv",
     "/export.json",
-    "/export.csv?series=nobody",
+    "/export.csv?series=unknown",
     f"/batches/{WON}/chart.png",
     "/batches/2025-12-29/chart.png",
     "/graphql?query={latestBatch{id}}",
     "/graphql?query={",
     "/graphql/",
     "/graphql/nowhere",
-    # Every other address without a parameter. The stream of the journal has no end, and a test of
-    # its own.
+    # Every other address without a parameter, except the journal's stream: it has no end, and its
+    # own test.
     *(
         one.path
         for one in routes.ROUTES
@@ -42,7 +42,7 @@ async def answers(service, path: str):
     client = service.client
     yield await client.get(path, headers=BROWSER)
     yield await client.get(path, headers={"accept": "application/json"})
-    yield await client.get(path, headers=BROWSER)  # kept
+    yield await client.get(path, headers=BROWSER)  # cached
     yield await client.head(path)
     yield await client.post(path, json={"query": "{ latestBatch { id } }"})
     yield await client.put(path)
@@ -57,16 +57,16 @@ async def test_in_every_response(database, rehearsed):
         graphiql = await service.client.get("/graphql", headers=BROWSER)
         files = [
             element.get(name)
-            for found in (parse_page(page), parse_page(graphiql))
-            for element in found.iter()
+            for document in (parse_page(page), parse_page(graphiql))
+            for element in document.iter()
             for name in ("src", "href")
             if (element.get(name) or "").startswith(("/files/", "/graphql/"))
         ]
         assert files
         for path in (*PAGES, *PROBLEMS, *OTHERS, *files, "/graphql"):
             async for answer in answers(service, path):
-                said = answer.headers.get_list("x-robots-tag")
-                assert said == (["noindex"] if rehearsed else []), (
+                robots = answer.headers.get_list("x-robots-tag")
+                assert robots == (["noindex"] if rehearsed else []), (
                     path,
                     answer.request.method,
                     answer.status_code,
@@ -103,8 +103,8 @@ async def test_in_every_page(database, rehearsed, path):
     """The page itself contains it, for copies without headers."""
     plant(database)
     async with living(database, rehearsed=rehearsed) as service:
-        found = parse_page(await service.client.get(path, headers=BROWSER))
-    robots = [meta.get("content") for meta in find_all(found, "meta", name="robots")]
+        document = parse_page(await service.client.get(path, headers=BROWSER))
+    robots = [meta.get("content") for meta in find_all(document, "meta", name="robots")]
     assert robots == (["noindex"] if rehearsed else [])
 
 

@@ -56,7 +56,7 @@ def missed(record: Record) -> None:
         status=BatchStatus.FAILED,
         late=True,
         failure_reason=FailureReason.MISSED,
-        failure="Nobody was there.",
+        failure="The service was down.",
         benchmark_symbol="SPY",
     )
     record.add("batches", **{name: getattr(batch, name) for name in batch.__struct_fields__})
@@ -68,13 +68,13 @@ async def page(browser, path: str, status: int = 200):
     return parse_page(answer)
 
 
-def heading(found) -> str:
-    return visible_text(find_one(found, "h1"))
+def heading(tree) -> str:
+    return visible_text(find_one(tree, "h1"))
 
 
-def states(found) -> list[str]:
+def states(tree) -> list[str]:
     """Return the states of the days in the strip."""
-    return [item.get("class") for item in find_one(found, "ol", class_="strip")]
+    return [item.get("class") for item in find_one(tree, "ol", class_="strip")]
 
 
 async def test_an_empty_record(browser):
@@ -87,7 +87,7 @@ async def test_an_empty_record(browser):
     await page(browser, "/batches/2026-01-05", 404)
 
 
-async def test_whoever_waits_for_the_first_monday_hears_of_it(browser):
+async def test_pages_of_an_empty_record_follow_the_journal(browser):
     """Pages of an empty record follow the journal from entry 0; error pages do not follow it."""
     for path in ("/", "/batches", "/record", "/about"):
         assert find_one(await page(browser, path), "main").get("data-seq") == "0"
@@ -98,9 +98,9 @@ async def test_the_first_monday(browser, record):
     """With only day 0 there are picks, prices and the next date, and no invented figures."""
     record.batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")
     for path in ("/", "/batches/2026-01-05"):
-        found = await page(browser, path)
-        assert heading(found) == "3 picks, and no morning has figures yet."
-        assert states(found) == [
+        tree = await page(browser, path)
+        assert heading(tree) == "3 picks, and no morning has figures yet."
+        assert states(tree) == [
             "baseline",
             "next",
             *["coming"] * 4,
@@ -109,11 +109,11 @@ async def test_the_first_monday(browser, record):
             "closed",
             "closed",
         ]
-        main = visible_text(find_one(found, "main"))
+        main = visible_text(find_one(tree, "main"))
         assert "No morning has figures yet." in main
         assert "Tue 6 Jan 2026, 09:00 in New York" in main
         assert "Starts at" in main
-        assert not find_all(found, "p", class_="alpha")
+        assert not find_all(tree, "p", class_="alpha")
     assert "no figures yet" in visible_text(find_one(await page(browser, "/batches"), "main"))
 
 
@@ -123,24 +123,24 @@ async def test_in_the_middle_of_a_fortnight(browser, database):
     what is next.
     """
     plant(database)
-    found = await page(browser, "/")
-    data = await told(
+    tree = await page(browser, "/")
+    data = await query_data(
         browser, "{ latestBatch { picks { ticker action latestMetric { alphaPct hit } } } }"
     )
     picks = data["latestBatch"]["picks"]
     hits = sum(pick["latestMetric"]["hit"] for pick in picks)
-    assert heading(found).startswith(f"{hits or 'None'} of 3 calls")
+    assert heading(tree).startswith(f"{hits or 'None'} of 3 calls")
     # Days 1, 2, 3 and 5 were written, so day 4 is what comes first.
-    assert states(found) == [
+    assert states(tree) == [
         "baseline", "computed", "computed", "computed", "next", "computed", "closed", "closed",
         "coming", "coming", "coming", "coming", "coming", "closed", "closed",
     ]  # fmt: skip
-    for pick, item in zip(picks, find_all(found, "li", class_="pick"), strict=True):
+    for pick, item in zip(picks, find_all(tree, "li", class_="pick"), strict=True):
         assert visible_text(find_one(item, "h3")) == f"{pick['action']} {pick['ticker']}"
         right = "right so far" if pick["latestMetric"]["hit"] else "wrong so far"
         assert f"points: {right}" in visible_text(item)
     assert "Next figuresdue Fri 30 Jan 2026, 09:00 in New York" in visible_text(
-        find_one(found, "dl")
+        find_one(tree, "dl")
     )
 
 
@@ -150,13 +150,13 @@ async def test_a_completed_fortnight(browser, database):
     exchange.
     """
     plant(database)
-    found = await page(browser, "/batches/2026-01-05")
-    assert re.fullmatch(r"(None|\d) of 3 calls (was|were) right\.", heading(found))
-    assert states(found) == [
+    tree = await page(browser, "/batches/2026-01-05")
+    assert re.fullmatch(r"(None|\d) of 3 calls (was|were) right\.", heading(tree))
+    assert states(tree) == [
         "baseline", "computed", "computed", "computed", "missing", "computed", "closed", "closed",
         "computed", "computed", "computed", "computed", "computed result", "closed", "closed",
     ]  # fmt: skip
-    gaps = [visible_text(item) for item in find_one(found, "ul", class_="gaps")]
+    gaps = [visible_text(item) for item in find_one(tree, "ul", class_="gaps")]
     assert gaps == [
         "Days 6, 7, 13 and 14: the exchange was closed the day before.",
         'Day 4 was skipped: No close of "KO".',
@@ -166,12 +166,12 @@ async def test_a_completed_fortnight(browser, database):
 async def test_an_unresolved_fortnight(browser, database):
     """Without the last session's figures no earlier day is used, and no call is right or wrong."""
     plant(database)
-    found = await page(browser, f"/batches/{UNRESOLVED}")
-    assert heading(found) == "This fortnight stays unresolved."
-    assert "no earlier day is used in their place" in visible_text(find_one(found, "dl"))
-    assert "result" not in " ".join(states(found))
+    tree = await page(browser, f"/batches/{UNRESOLVED}")
+    assert heading(tree) == "This fortnight stays unresolved."
+    assert "no earlier day is used in their place" in visible_text(find_one(tree, "dl"))
+    assert "result" not in " ".join(states(tree))
     assert all(
-        visible_text(item).endswith("so far") for item in find_all(found, "p", class_="alpha")
+        visible_text(item).endswith("so far") for item in find_all(tree, "p", class_="alpha")
     )
 
 
@@ -192,13 +192,13 @@ async def test_dates_of_the_records_sentences(browser, database):
         database,
         "UPDATE batches SET failure = 'It said \"no 2026-01-09\".' WHERE failure IS NOT NULL",
     )
-    found = await page(browser, "/batches/2026-01-05")
-    notes = {visible_text(cell) for cell in find_all(found, "td", class_="gap")}
+    tree = await page(browser, "/batches/2026-01-05")
+    notes = {visible_text(cell) for cell in find_all(tree, "td", class_="gap")}
     assert notes == {
         "Saturday 10 January 2026 was no session.",
         "KO: no close of Thursday 8 January 2026 yet.",
     }
-    gaps = [visible_text(item) for item in find_one(found, "ul", class_="gaps")]
+    gaps = [visible_text(item) for item in find_one(tree, "ul", class_="gaps")]
     assert gaps[1] == "Day 4 was skipped: KO: no close of Thursday 8 January 2026 yet."
     assert 'It said "no 2026-01-09".' in visible_text(
         find_one(await page(browser, f"/batches/{FAILED}"), "main")
@@ -211,9 +211,9 @@ async def test_a_failed_monday(browser, database):
     still shown.
     """
     plant(database)
-    found = await page(browser, f"/batches/{FAILED}")
-    assert heading(found) == "No picks: a provider did not return the requested data."
-    main = visible_text(find_one(found, "main"))
+    tree = await page(browser, f"/batches/{FAILED}")
+    assert heading(tree) == "No picks: a provider did not return the requested data."
+    main = visible_text(find_one(tree, "main"))
     assert 'The model said "429".' in main
     assert "No answer yet." in main
 
@@ -221,10 +221,10 @@ async def test_a_failed_monday(browser, database):
 async def test_a_missed_monday(browser, record):
     """The first page shows it, too, with the time of the next picks: the next Monday at nine."""
     missed(record)
-    found = await page(browser, "/")
-    assert heading(found) == "This Monday was missed."
-    main = visible_text(find_one(found, "main"))
-    assert "Nobody was there." in main
+    tree = await page(browser, "/")
+    assert heading(tree) == "This Monday was missed."
+    main = visible_text(find_one(tree, "main"))
+    assert "The service was down." in main
     assert "The next picks are due on Mon 9 Feb 2026, 09:00 in New York." in main
 
 
@@ -262,16 +262,16 @@ async def test_a_pick_that_stopped_trading(browser, record, database):
         " (SELECT id FROM closes WHERE ticker = 'NVDA' AND trading_day = '2026-01-05')",
     )
     for path in ("/", "/batches/2026-01-05"):
-        found = await page(browser, path)
-        items = [visible_text(item) for item in find_all(found, "li", class_="pick")]
+        tree = await page(browser, path)
+        items = [visible_text(item) for item in find_all(tree, "li", class_="pick")]
         assert ["stopped trading" in item for item in items] == [False, True, False]
         assert all("unusual move" in item for item in items)
         assert items[0].startswith("SELL NV.X (picked as NVDA)")
         assert ["picked as" in item for item in items] == [True, False, False]
-        cells = [visible_text(cell) for cell in find_all(found, "td") if "!" in visible_text(cell)]
+        cells = [visible_text(cell) for cell in find_all(tree, "td") if "!" in visible_text(cell)]
         assert ["renamed" in cell for cell in cells] == [True, False, False]
         assert "! The figure contains a move of a tenth or more in one session" in visible_text(
-            find_one(found, "main")
+            find_one(tree, "main")
         )
 
 
@@ -287,11 +287,11 @@ async def test_an_unusual_move_of_the_benchmark(browser, record, database):
         conn.execute("SET session_replication_role = replica")
         conn.execute("UPDATE checkpoints SET benchmark_unusual_move = true WHERE day = 2")
     for path in ("/", "/batches/2026-01-05"):
-        found = find_one(await page(browser, path), "main")
+        tree = find_one(await page(browser, path), "main")
         assert "! The figure contains a move of a tenth or more in one session" in visible_text(
-            found
+            tree
         )
-        mornings = [row for row in find_all(found, "tr") if find_all(row, "td", class_="on")][
+        mornings = [row for row in find_all(tree, "tr") if find_all(row, "td", class_="on")][
             1:
         ]  # the first is day 0
         assert [
@@ -305,8 +305,8 @@ async def test_an_unusual_move_of_the_benchmark(browser, record, database):
 async def test_a_corrected_figure(browser, database):
     """The page shows the old value, the new value, the time and the reason."""
     plant(database)
-    found = await page(browser, "/batches/2026-01-05")
-    table = find_one(found, "table", class_="corrections")
+    tree = await page(browser, "/batches/2026-01-05")
+    table = find_one(tree, "table", class_="corrections")
     assert [[visible_text(cell) for cell in row] for row in find_one(table, "tbody")] == [
         ["3", "note", "nothing", "690", "It's what the source says now.", "2026-01-14 14:00:00"],
         [
@@ -320,7 +320,7 @@ async def test_a_corrected_figure(browser, database):
     ]
     (day,) = [
         item
-        for item in find_one(found, "ol", class_="strip")
+        for item in find_one(tree, "ol", class_="strip")
         if visible_text(find_one(item, "span", class_="no")) == "3"
     ]
     assert "corrected" in visible_text(day)
@@ -383,8 +383,8 @@ async def test_a_correction_can_be_read(browser, database, field, before, after,
     for row in find_one(table, "tbody"):
         assert [visible_text(cell) for cell in row][1:4] == [figure, *shown]
         for cell, whole, words in zip(list(row)[2:4], (before, after), shown, strict=True):
-            told = [found.get("title") for found in cell.iter("data")]
-            assert told == ([] if whole in (None, words) else [whole])
+            titles = [element.get("title") for element in cell.iter("data")]
+            assert titles == ([] if whole in (None, words) else [whole])
 
 
 @pytest.mark.parametrize("reason", list(FailureReason))
@@ -407,9 +407,9 @@ async def test_a_day_that_was_computed_later(browser, record):
     """It counts as measured, and the page says that it was skipped at first."""
     batch, picks = record.batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")
     record.checkpoint(batch, picks, 1, late=True)
-    found = await page(browser, "/")
-    assert states(found)[1] == "computed"
-    assert [visible_text(item) for item in find_one(found, "ul", class_="gaps")] == [
+    tree = await page(browser, "/")
+    assert states(tree)[1] == "computed"
+    assert [visible_text(item) for item in find_one(tree, "ul", class_="gaps")] == [
         'Day 1: closes of Mon 5 Jan, skipped at first. No close of "KO".'
     ]
 
@@ -420,9 +420,9 @@ async def test_evidence(browser, database):
     each journal entry.
     """
     plant(database)
-    found = await page(browser, "/batches/2026-01-05")
+    tree = await page(browser, "/batches/2026-01-05")
     data = (
-        await told(
+        await query_data(
             browser,
             """{ batchOn(runDate: "2026-01-05") {
         generations { systemPrompt userPrompt answer } journal { seq hash }
@@ -430,13 +430,13 @@ async def test_evidence(browser, database):
         checkpoints { metrics { close { ticker tradingDay close readAt } } } } }""",
         )
     )["batchOn"]
-    shown = ["".join(pre.itertext()) for pre in find_all(found, "pre")]
-    assert shown == [said for one in data["generations"] for said in one.values()]
-    hashes = {visible_text(code) for code in find_all(found, "code")}
+    shown = ["".join(pre.itertext()) for pre in find_all(tree, "pre")]
+    assert shown == [message_text for one in data["generations"] for message_text in one.values()]
+    hashes = {visible_text(code) for code in find_all(tree, "code")}
     assert {entry["hash"] for entry in data["journal"]} <= hashes
     rows = [
         [visible_text(cell) for cell in row]
-        for row in find_one(find_one(found, "table", class_="readings"), "tbody")
+        for row in find_one(find_one(tree, "table", class_="readings"), "tbody")
     ]
     closes = [pick["initialClose"] for pick in data["picks"]]
     closes += [
@@ -453,7 +453,7 @@ async def test_evidence(browser, database):
         ] in rows
 
 
-async def told(browser, query: str):
+async def query_data(browser, query: str):
     return (await browser.post("/graphql", json={"query": query})).json()["data"]
 
 
@@ -474,7 +474,7 @@ async def test_figures_are_the_apis(path, browser, database):
     Every figure has its full value from the API, and is shown with two decimals, half to even.
     """
     plant(database)
-    found = await page(browser, path)
+    tree = await page(browser, path)
     name, variables = {
         "/": ("Front", {}),
         "/batches": ("History", {}),
@@ -485,7 +485,7 @@ async def test_figures_are_the_apis(path, browser, database):
         variables |= {"before": "2025-12-29", "after": "2026-01-12"}
     answer = await browser.post("/graphql", json={"query": document, "variables": variables})
     known = set(re.findall(r'"(-?[0-9]+(?:\.[0-9]+)?)"', answer.text))
-    figures = find_all(found, "data")
+    figures = find_all(tree, "data")
     assert figures or path == f"/batches/{FAILED}"
     for figure in figures:
         value = Decimal(figure.get("value"))
@@ -510,27 +510,27 @@ async def test_every_page_keeps_the_rules(path, browser, database):
     """
     plant(database)
     answer = await browser.get(path)
-    found = parse_page(answer)
-    assert found.get("lang") == "en"
+    tree = parse_page(answer)
+    assert tree.get("lang") == "en"
     levels = [
-        int(element.tag[1]) for element in found.iter() if re.fullmatch("h[1-6]", str(element.tag))
+        int(element.tag[1]) for element in tree.iter() if re.fullmatch("h[1-6]", str(element.tag))
     ]
     assert levels[0] == levels.count(1) == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     for landmark in ("header", "main", "footer"):
-        find_one(found, landmark)
-    ids = [element.get("id") for element in found.iter() if element.get("id")]
+        find_one(tree, landmark)
+    ids = [element.get("id") for element in tree.iter() if element.get("id")]
     assert len(ids) == len(set(ids))
     named = {
-        name for element in found.iter() for name in (element.get("aria-labelledby") or "").split()
+        name for element in tree.iter() for name in (element.get("aria-labelledby") or "").split()
     }
     assert named <= set(ids)
-    assert find_all(found, "a", class_="skip")[0].get("href") == "#main"
-    for table in find_all(found, "table"):
+    assert find_all(tree, "a", class_="skip")[0].get("href") == "#main"
+    for table in find_all(tree, "table"):
         assert visible_text(find_one(table, "caption"))
         assert all(cell.get("scope") in ("col", "row") for cell in table.iter("th"))
-    assert len(visible_text(find_one(found, "title"))) > 12
-    assert find_one(found, "meta", name="description").get("content")
+    assert len(visible_text(find_one(tree, "title"))) > 12
+    assert find_one(tree, "meta", name="description").get("content")
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/about", "/nope"])
@@ -565,11 +565,11 @@ async def test_every_link_leads_somewhere(notice, pool, database):
             seen[path] = answer
             if path.startswith(("/graphql", "/files")) or "xml" in answer.headers["content-type"]:
                 continue
-            found = parse_page(answer)
-            assert bool(find_all(found, "p", role="note")) is bool(notice)
+            tree = parse_page(answer)
+            assert bool(find_all(tree, "p", role="note")) is bool(notice)
             links = [
                 element.get(name)
-                for element in found.iter()
+                for element in tree.iter()
                 for name in ("href", "src")
                 if element.get(name)
             ]
@@ -625,9 +625,9 @@ async def test_hostile_text_is_text(words, browser, database):
         for forbidden in ("onerror", "onload"):
             assert not re.search(rf"<[^>]*\s{forbidden}=", tame)
         if "\x1b" not in words:
-            found = parse_page(answer)
-            assert not find_all(found, "img")
-            for element in find_all(found, "blockquote"):
+            tree = parse_page(answer)
+            assert not find_all(tree, "img")
+            for element in find_all(tree, "blockquote"):
                 assert "".join(element.itertext()) == words
                 assert element.get("dir") == "auto"
 
@@ -703,13 +703,13 @@ async def test_the_history_page_by_page(browser, record):
         monday += timedelta(weeks=1)
     seen, path = [], "/batches"
     while path:
-        found = await page(browser, path)
+        tree = await page(browser, path)
         seen += [
-            time.get("datetime") for time in find_one(found, "ol", class_="history").iter("time")
+            time.get("datetime") for time in find_one(tree, "ol", class_="history").iter("time")
         ]
-        path = next((link.get("href") for link in find_all(found, "a", rel="next")), None)
+        path = next((link.get("href") for link in find_all(tree, "a", rel="next")), None)
     assert seen == [str(WON + timedelta(weeks=number)) for number in reversed(range(23))]
-    assert find_all(found, "a", href="/batches")
+    assert find_all(tree, "a", href="/batches")
 
 
 async def test_neighbours(browser, database):
@@ -748,9 +748,9 @@ async def test_who_asks_for_the_first_page(accept, kind, browser):
 async def test_head(path, browser, database):
     """HEAD gets the headers of GET without a body; other methods are refused."""
     plant(database)
-    asked, got = await browser.head(path), await browser.get(path)
-    assert (asked.status_code, asked.content) == (200, b"")
-    assert asked.headers["content-length"] == got.headers["content-length"]
+    head, get = await browser.head(path), await browser.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == get.headers["content-length"]
     refused = await browser.post(path, headers={"accept": "application/json"})
     assert refused.status_code == 405
 
@@ -770,12 +770,12 @@ async def test_robots_and_icon(browser):
     assert icon.headers["content-type"].startswith("image/svg+xml")
 
 
-async def test_files_are_kept_for_good(browser):
+async def test_files_are_cached_for_a_year(browser):
     """The addresses of files change with their content."""
-    found = await page(browser, "/")
+    tree = await page(browser, "/")
     addresses = [
         element.get(name)
-        for element in found.iter()
+        for element in tree.iter()
         for name in ("href", "src")
         if element.get(name)
     ]
@@ -828,22 +828,22 @@ def test_a_split_of_the_benchmark_outlasts_a_weekend():
         "metrics": [{"pick": {"ticker": "KO"}, "splitFactor": "1"}],
     }
     skipped = {"benchmarkSplitFactor": None, "metrics": []}
-    told = {"benchmarkSymbol": "SPY", "checkpoints": [computed, skipped]}
-    assert batch_text.split_phrases(told) == ["one SPY became 2"]
+    batch = {"benchmarkSymbol": "SPY", "checkpoints": [computed, skipped]}
+    assert batch_text.split_phrases(batch) == ["one SPY became 2"]
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("sentence", "shown"),
     [
         ("from -0.61 to +0.80 %.", f"from {MINUS}0.61 to +0.80 %."),
-        ("The look of 2026-10-05 is held.", "The look of Monday 5 October 2026 is held."),
+        ("The check of 2026-10-05 is held.", "The check of Monday 5 October 2026 is held."),
         ("2026-02-30, 12026-01-05, 2026-01-05-1", "2026-02-30, 12026-01-05, 2026-01-05-1"),
         ("BRK-1.5, 3-2.5, half-even", "BRK-1.5, 3-2.5, half-even"),
     ],
 )
-def test_a_sentence_of_the_record(said, shown):
+def test_a_sentence_of_the_record(sentence, shown):
     """Dates are in full and minus signs are typographic; similar text stays unchanged."""
-    assert formatting.format_sentence(said) == shown
+    assert formatting.format_sentence(sentence) == shown
 
 
 def test_a_drawing_by_itself_has_the_pages_colours():

@@ -87,20 +87,20 @@ async def test_a_renamed_pick_in_the_feed(browser, database, monday, action, bef
     The reasoning and the close are shown under the ticker that was picked; results name both
     tickers.
     """
-    was = await feed(browser)
-    rename(database, monday, before, after)
-    found = await feed(browser)
+    entries_before = await feed(browser)
+    rename(address=database, monday=monday, before=before, after=after)
+    entries = await feed(browser)
     on = f"on Monday {monday.day} January 2026"
-    (title,) = [one for one in found if one.endswith(on)]
-    assert title in was
+    (title,) = [one for one in entries if one.endswith(on)]
+    assert title in entries_before
     assert f"{action} {before}" in title
-    words = found[title].splitlines()
+    words = entries[title].splitlines()
     assert f"{action} {before} (now {after})" in words
     (closes,) = [line for line in words if line.startswith("Closes of ")]
     assert f"{before} " in closes
     assert after not in closes
     if monday == WON:
-        result = found["The picks of Monday 5 January 2026: 3 of 3 calls right"]
+        result = entries["The picks of Monday 5 January 2026: 3 of 3 calls right"]
         assert f"{action} {after} (picked as {before}): right, " in result
 
 
@@ -111,7 +111,7 @@ async def test_a_renamed_pick_on_drawings(database, pool, monday, action, before
     there is room.
     """
     plant(database)
-    rename(database, monday, before, after)
+    rename(address=database, monday=monday, before=before, after=after)
     batch = await chart_of(pool, monday)
     assert f"{action} {after} (picked as {before})" in summary_line(batch)
     picture = chart_image_svg(batch, rehearsed=False)
@@ -119,7 +119,7 @@ async def test_a_renamed_pick_on_drawings(database, pool, monday, action, before
     svg = ElementTree.fromstring(draw(fortnight))
     assert f"{action} {after} (picked as {before}) " in unescape(svg[1].text)
     for shown in (picture, draw(fortnight)):
-        labels = ["".join(found.itertext()) for found in ElementTree.fromstring(shown).iter()]
+        labels = ["".join(element.itertext()) for element in ElementTree.fromstring(shown).iter()]
         assert any(label.startswith(f"{action} {after[:8]} ({before}) ") for label in labels)
 
 
@@ -127,17 +127,17 @@ async def test_a_picture_of_three_renamed_picks(database, pool):
     """A long summary is written smaller, so that it fits the image."""
     plant(database)
     for before, after in (("AAPL", "GOOGL"), ("KO", "COKES"), ("BRK.B", "BRKSA")):
-        rename(database, WON, before, after)
+        rename(address=database, monday=WON, before=before, after=after)
     batch = await chart_of(pool, WON)
     picture = ElementTree.fromstring(chart_image_svg(batch, rehearsed=False))
-    (line,) = [found for found in picture if found.text == summary_line(batch)]
+    (line,) = [element for element in picture if element.text == summary_line(batch)]
     assert float(line.get("font-size")) * len(line.text) * 0.53 < 1200 - 2 * 64
 
 
 @pytest.mark.parametrize(("monday", "action", "before", "after"), RENAMED)
 async def test_a_renamed_pick_on_pages(browser, database, monday, action, before, after):
     """The history and the heads of the table name both tickers."""
-    rename(database, monday, before, after)
+    rename(address=database, monday=monday, before=before, after=after)
     both = f"{action} {after} (picked as {before})"
     history = await page(browser, "/batches")
     assert [
@@ -145,17 +145,17 @@ async def test_a_renamed_pick_on_pages(browser, database, monday, action, before
         for item in find_all(history, "li")
         if "picked as" in visible_text(item)
     ].count(True) == 1
-    found = await page(browser, f"/batches/{monday}")
-    assert both in [visible_text(head) for head in find_all(found, "th", class_="n")]
+    document = await page(browser, f"/batches/{monday}")
+    assert both in [visible_text(head) for head in find_all(document, "th", class_="n")]
 
 
 @pytest.mark.parametrize(("monday", "action", "before", "after"), RENAMED)
 def test_a_renamed_pick_in_show(database, commanded, monday, action, before, after):
     """The lines with the calls name both tickers."""
     plant(database)
-    rename(database, monday, before, after)
-    said = commanded("show", monday, DATABASE_URL=database).output.splitlines()
-    assert any(line.startswith(f"{action} {after} (picked as {before}): ") for line in said)
+    rename(address=database, monday=monday, before=before, after=after)
+    lines = commanded("show", monday, DATABASE_URL=database).output.splitlines()
+    assert any(line.startswith(f"{action} {after} (picked as {before}): ") for line in lines)
 
 
 OF_A_PICK = (
@@ -187,7 +187,7 @@ async def test_an_unexplained_move_in_short(browser, database, monday, ticker, s
     change(database, statement.format(monday=monday, ticker=ticker))
     history = find_one(await page(browser, "/batches"), "main")
     calls = [
-        visible_text(item) for found in find_all(history, "ul", class_="calls") for item in found
+        visible_text(item) for list_ in find_all(history, "ul", class_="calls") for item in list_
     ]
     assert [call.endswith("!") for call in calls].count(True) == count
     assert (f"! The figure contains {UNUSUAL}." in visible_text(history)) == bool(count)
@@ -205,11 +205,11 @@ def test_an_unexplained_move_in_show(database, commanded, monday, ticker, statem
     """The lines with the calls mark it, too."""
     plant(database)
     change(database, statement.format(monday=monday, ticker=ticker))
-    said = commanded("show", monday, DATABASE_URL=database).output.splitlines()
-    assert [line.endswith("points in the call's favour against SPY !") for line in said].count(
+    lines = commanded("show", monday, DATABASE_URL=database).output.splitlines()
+    assert [line.endswith("points in the call's favour against SPY !") for line in lines].count(
         True
     ) == count
-    assert (f"! The figure holds {UNUSUAL}." in said) == (ticker != "none")
+    assert (f"! The figure holds {UNUSUAL}." in lines) == (ticker != "none")
 
 
 @pytest.mark.parametrize(
@@ -235,10 +235,10 @@ def test_a_day_that_was_skipped_at_first_in_show(database, commanded, sql, words
         f"UPDATE checkpoints SET {sql} FROM batches "
         "WHERE batches.id = batch_id AND series = 'main' AND run_date = '2026-01-05' AND day = 1",
     )
-    said = commanded("show", WON, DATABASE_URL=database, COLUMNS="200").output
+    output = commanded("show", WON, DATABASE_URL=database, COLUMNS="200").output
     (row,) = [
         line
-        for line in said.splitlines()
+        for line in output.splitlines()
         if "2026-01-06" in line and "│" in line and line.split("│")[1].strip() == "1"
     ]
     assert row.split("│")[-2].strip() == words

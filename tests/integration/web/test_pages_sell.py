@@ -58,7 +58,8 @@ CALLS = {WON: FALLING, UNRESOLVED: RISING, RUNNING: LEVEL}
 # What is true of a BUY alone, or does not say of what it is true.
 FALSE = re.compile(
     r"\b(ahead "
-    r"of|behind|beats?|beating|beaten|outperform\w*|underperform\w*|lagg?(s|ed|ing)?|trail(s|ed|ing)?|"
+    r"of|behind|beats?|beating|beaten|outperform\w*|underperform\w*|lagg?(s|ed|ing)?|"
+    r"trail(s|ed|ing)?|"
     r"up on|down on|gained|lost|earned)\b",
     re.IGNORECASE,
 )
@@ -135,7 +136,7 @@ PAGES = ("/", "/record", "/batches", "/about", *(f"/batches/{monday}" for monday
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/feed.atom"])
-async def test_nothing_is_said_that_is_only_true_of_a_buy(service, path):
+async def test_no_text_is_only_true_of_a_buy(service, path):
     """Not in a text, title, caption, label, description or alternative text."""
     answer = await service.client.get(path, headers={"accept": "text/html"})
     source = re.sub(r"data-ahead|class=\"ahead\"|The figures behind the", "", unescape(answer.text))
@@ -149,10 +150,10 @@ async def test_a_page_of_a_monday(service, monday, call):
     points.
     """
     right = CALLS[monday][1][call][1]
-    found = await html(service, f"/batches/{monday}")
+    document = await html(service, f"/batches/{monday}")
     (card,) = [
         item
-        for item in find_all(found, "li", class_="pick")
+        for item in find_all(document, "li", class_="pick")
         if visible_text(find_one(item, "h3")) == named(call)
     ]
     alpha = find_one(card, "p", class_="alpha")
@@ -162,13 +163,13 @@ async def test_a_page_of_a_monday(service, monday, call):
     )
     assert ("up" in alpha.get("class").split()) == right
     key = (
-        visible_text(find_one(found, "p", class_="key"))
-        if len(find_all(found, "p", class_="key")) == 1
-        else visible_text(found)
+        visible_text(find_one(document, "p", class_="key"))
+        if len(find_all(document, "p", class_="key")) == 1
+        else visible_text(document)
     )
     assert "a BUY is right when the share does better than SPY, a SELL when it does worse" in key
-    assert "the points in the call’s favour against SPY" in visible_text(found)
-    assert "Above the line, the call is right." in visible_text(found)
+    assert "the points in the call’s favour against SPY" in visible_text(document)
+    assert "Above the line, the call is right." in visible_text(document)
 
 
 @pytest.mark.parametrize("monday", CALLS)
@@ -183,7 +184,7 @@ async def test_the_picture(database, pool, monday):
         "Percentage points in the call's favour against SPY: above zero, the call is right"
         in picture
     )
-    shown = ["".join(found.itertext()) for found in ElementTree.fromstring(picture).iter()]
+    shown = ["".join(element.itertext()) for element in ElementTree.fromstring(picture).iter()]
     for call in CALLS[monday][1]:
         assert f"{named(call)} {favour(monday, call)}" in shown
     assert not FALSE.search(picture)
@@ -245,19 +246,19 @@ async def test_the_headlines(service):
 
 async def test_the_whole_record(service):
     """Hits, best and worst are those of calls: the best is a SELL of a share that fell."""
-    found = visible_text(await html(service, "/record"))
-    assert "Calls that were right2 of 6" in found
-    assert "Best call+6.10 SELL AAPL" in found
-    assert f"Worst call{MINUS}3.00 SELL NVDA" in found
+    shown = visible_text(await html(service, "/record"))
+    assert "Calls that were right2 of 6" in shown
+    assert "Best call+6.10 SELL AAPL" in shown
+    assert f"Worst call{MINUS}3.00 SELL NVDA" in shown
 
 
 async def test_shared_links(service):
     """The alternative text of an image explains it."""
     for path, monday in (("/", RUNNING), (f"/batches/{WON}", WON)):
-        found = await html(service, path)
+        document = await html(service, path)
         (alt,) = [
             meta.get("content")
-            for meta in found.iter("meta")
+            for meta in document.iter("meta")
             if meta.get("property") == "og:image:alt"
         ]
         assert alt.startswith(
@@ -273,7 +274,7 @@ def test_show(database, commanded, monday, call):
     far.
     """
     plant(database)
-    said = commanded("show", monday, DATABASE_URL=database)
+    result = commanded("show", monday, DATABASE_URL=database)
     right = CALLS[monday][1][call][1]
     points = favour(monday, call).replace(MINUS, "-")
     so_far = " so far" if monday == RUNNING else ""
@@ -281,9 +282,11 @@ def test_show(database, commanded, monday, call):
         f"{named(call)}: {'right' if right else 'wrong'}{so_far}, {points} points in the call's "
         "favour against SPY"
     )
-    assert (said.exit_code, line in said.output.splitlines()) == (0, True), said.output
-    assert "Later days show each share's change since day 0, for BUY and SELL alike." in said.output
-    assert not FALSE.search(said.output)
+    assert (result.exit_code, line in result.output.splitlines()) == (0, True), result.output
+    assert (
+        "Later days show each share's change since day 0, for BUY and SELL alike." in result.output
+    )
+    assert not FALSE.search(result.output)
 
 
 def test_show_of_a_fortnight_without_a_result(database, commanded):

@@ -33,10 +33,10 @@ REQUESTS = {
     "an offer without a body": f"GET /live HTTP/1.1\r\nHost: x\r\n{H2C}\r\n",
     "no GraphQL": "GET /live HTTP/1.1\r\nHost: x\r\n\r\n",
     "HEAD": "HEAD /live HTTP/1.1\r\nHost: x\r\n\r\n",
-    "not there": "GET /nope HTTP/1.1\r\nHost: x\r\n\r\n",
+    "no such path": "GET /nope HTTP/1.1\r\nHost: x\r\n\r\n",
     "a page": "GET /about HTTP/1.1\r\nHost: x\r\n\r\n",
     "an export": "GET /export.json HTTP/1.1\r\nHost: x\r\n\r\n",
-    "chunks that nobody reads": CHUNKED,
+    "chunks that no handler reads": CHUNKED,
 }
 LAST = "GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 RESPONSE = re.compile(rb"HTTP/1\.1 \d{3} ")

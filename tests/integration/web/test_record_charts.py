@@ -42,38 +42,38 @@ async def shown(browser):
     return parse_page(answer)
 
 
-async def told(browser, fields: str):
+async def track_record(browser, fields: str):
     answer = await browser.post("/graphql", json={"query": f"{{ trackRecord {{ {fields} }} }}"})
     return answer.json()["data"]["trackRecord"]
 
 
 async def test_an_empty_record(browser):
     """There is nothing to judge, and no chart."""
-    found = await shown(browser)
-    assert visible_text(find_one(found, "h1")) == "The record is empty."
+    document = await shown(browser)
+    assert visible_text(find_one(document, "h1")) == "The record is empty."
     assert (
-        visible_text(find_one(found, "p", class_="lead"))
-        == (await told(browser, "verdict { words }"))["verdict"]["words"]
+        visible_text(find_one(document, "p", class_="lead"))
+        == (await track_record(browser, "verdict { words }"))["verdict"]["words"]
     )
-    assert not find_all(found, f"{SVG}svg")
+    assert not find_all(document, f"{SVG}svg")
 
 
 async def test_before_the_first_result(browser, database):
     """Mondays are counted; there are no figures without a result."""
     with psycopg.connect(database) as conn:
         Record(conn).batch("main", WON, BatchStatus.ACTIVE, "AAPL BUY, KO SELL, BRK.B BUY")
-    found = await shown(browser)
-    assert visible_text(find_one(found, "h1")) == "Too early to tell."
-    assert "No fortnight has a result yet." in visible_text(find_one(found, "main"))
-    assert not find_all(found, f"{SVG}svg")
-    assert not find_all(found, "data")
+    document = await shown(browser)
+    assert visible_text(find_one(document, "h1")) == "Too early to tell."
+    assert "No fortnight has a result yet." in visible_text(find_one(document, "main"))
+    assert not find_all(document, f"{SVG}svg")
+    assert not find_all(document, "data")
 
 
 async def test_a_whole_record(browser, database):
     """Counts, shares and extremes are the API's; each chart has a table with its full figures."""
     plant(database)
-    found = await shown(browser)
-    data = await told(
+    document = await shown(browser)
+    data = await track_record(
         browser,
         """batches { total scored active failed late unresolved } picks { hits finished hitRatePct }
         pickResults { alphaPct { mean median } } best { ticker alphaPct } worst { ticker alphaPct }
@@ -82,14 +82,14 @@ async def test_a_whole_record(browser, database):
         randomActions { bins { count } }""",
     )
     counts, picks = data["batches"], data["picks"]
-    numbers = [visible_text(entry) for entry in find_one(found, "dl", class_="numbers")]
+    numbers = [visible_text(entry) for entry in find_one(document, "dl", class_="numbers")]
     assert numbers[0] == (
         f"Mondays{counts['total']} {counts['scored']} scored, {counts['active']} running, "
         f"{counts['failed']} without picks, {counts['late']} late, {counts['unresolved']} "
         "unresolved"
     )
     assert f"{picks['hits']} of {picks['finished']}" in numbers[1]
-    figures = {figure.get("title") for figure in find_all(found, "data")}
+    figures = {figure.get("title") for figure in find_all(document, "data")}
     wanted = [
         picks["hitRatePct"],
         *data["pickResults"]["alphaPct"].values(),
@@ -101,8 +101,8 @@ async def test_a_whole_record(browser, database):
         one[name] for one in data["weeklyExcess"]["weeks"] for name in ("excessPct", "benchmarkPct")
     ]
     assert set(wanted) <= figures
-    assert len(find_all(found, f"{SVG}svg")) == 2 * len(find_all(found, "figure"))
-    draws = find_one(found, "details", id="draws")
+    assert len(find_all(document, f"{SVG}svg")) == 2 * len(find_all(document, "figure"))
+    draws = find_one(document, "details", id="draws")
     assert [visible_text(row[2]) for row in find_one(draws, "tbody")] == [
         str(one["count"]) for one in data["randomActions"]["bins"]
     ]
@@ -111,9 +111,9 @@ async def test_a_whole_record(browser, database):
 async def test_the_first_page_says_what_the_record_says(browser, database):
     """One line has the API's verdict, with its date in full, and a link to the record."""
     plant(database)
-    found = parse_page(await browser.get("/"))
-    line = find_one(found, "p", class_="verdict")
-    words = (await told(browser, "verdict { words }"))["verdict"]["words"]
+    document = parse_page(await browser.get("/"))
+    line = find_one(document, "p", class_="verdict")
+    words = (await track_record(browser, "verdict { words }"))["verdict"]["words"]
     start, _, _ = words.rpartition("2027-01-04.")
     assert visible_text(line) == f"The whole record: {start}Monday 4 January 2027. All results"
     lead = find_one(await shown(browser), "p", class_="lead")
@@ -133,11 +133,16 @@ def drawn(text_: str) -> ElementTree.Element:
 def test_intervals(shape):
     """The dot is the value, the bar is its interval, and the dark line is mere luck."""
     layout = LAYOUTS[shape]
-    rows = [IntervalRow("Hits", "60", "45", "75"), IntervalRow("<b>", "52.5", "50", "55")]
+    rows = [
+        IntervalRow(name="Hits", value="60", low="45", high="75"),
+        IntervalRow(name="<b>", value="52.5", low="50", high="55"),
+    ]
     svg = drawn(draw_intervals(rows, luck=50, layout=layout, name="x", title="Shares"))
-    bars = [found for found in svg.iter(f"{SVG}line") if found.get("class") == "stroke-bar"]
+    bars = [element for element in svg.iter(f"{SVG}line") if element.get("class") == "stroke-bar"]
     dots = list(svg.iter(f"{SVG}circle"))
-    (zero,) = [found for found in svg.iter(f"{SVG}line") if found.get("class") == "stroke-ink"]
+    (zero,) = [
+        element for element in svg.iter(f"{SVG}line") if element.get("class") == "stroke-ink"
+    ]
     nothing = float(zero.get("x1"))
     for row, bar, dot in zip(rows, bars, dots, strict=True):
         low, value, high = float(bar.get("x1")), float(dot.get("cx")), float(bar.get("x2"))
@@ -163,17 +168,19 @@ def test_the_curve_begins_at_nothing():
     ]
     layout = LAYOUTS["wide"]
     svg = drawn(record_charts.draw_sum(points, layout, "x"))
-    plane = PlotArea(layout, 0, 2, [-2, -1, 0, 1, 2])
+    plane = PlotArea(layout=layout, low=0, high=2, ticks=[-2, -1, 0, 1, 2])
     ends = re.findall(r"[ML]([\d.]+) ([\d.]+)", one_of(svg, "path").get("d"))
     assert [(float(x), float(y)) for x, y in ends] == [
         (plane.x(at), plane.y(value)) for at, value in enumerate((0, 2, -1.005))
     ]
-    assert "\N{MINUS SIGN}1.00" in {"".join(found.itertext()) for found in svg.iter(f"{SVG}text")}
+    assert "\N{MINUS SIGN}1.00" in {
+        "".join(element.itertext()) for element in svg.iter(f"{SVG}text")
+    }
 
 
 def one_of(svg, tag):
-    (found,) = svg.iter(f"{SVG}{tag}")
-    return found
+    (element,) = svg.iter(f"{SVG}{tag}")
+    return element
 
 
 def test_bars_stand_on_zero():
@@ -197,13 +204,18 @@ def test_where_the_record_stands():
     for mean in ("-9", "0.5", "7"):
         svg = drawn(
             record_charts.draw_random_calls(
-                {"draws": 12, "belowPct": "50", "bins": bins}, mean, LAYOUTS["wide"], "x"
+                control={"draws": 12, "belowPct": "50", "bins": bins},
+                mean=mean,
+                layout=LAYOUTS["wide"],
+                name="x",
             )
         )
         (line,) = [
-            found for found in svg.iter(f"{SVG}line") if found.get("class") == "stroke-accent"
+            element for element in svg.iter(f"{SVG}line") if element.get("class") == "stroke-accent"
         ]
-        plane = PlotArea(LAYOUTS["wide"], min(-2, float(mean)), max(2, float(mean)), [0, 1])
+        plane = PlotArea(
+            layout=LAYOUTS["wide"], low=min(-2, float(mean)), high=max(2, float(mean)), ticks=[0, 1]
+        )
         assert float(line.get("x1")) == plane.x(float(mean))
 
 
@@ -228,8 +240,8 @@ def test_everything_lies_within(values, shape):
         record_charts.draw_weeks(sums, layout, "b"),
         draw_intervals(rows, luck=50, layout=layout, name="c", title="t"),
     ):  # fmt: skip
-        found = drawn(svg)
-        _, _, width, height = map(float, found.get("viewBox").split())
-        for part in found.iter():
+        chart = drawn(svg)
+        _, _, width, height = map(float, chart.get("viewBox").split())
+        for part in chart.iter():
             assert all(0 <= float(part.get(name, 0)) <= width for name in ("x", "x1", "x2", "cx"))
             assert all(0 <= float(part.get(name, 0)) <= height for name in ("y", "y1", "y2", "cy"))

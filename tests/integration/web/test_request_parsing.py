@@ -93,15 +93,15 @@ def bytewise(request: bytes) -> list[bytes]:
     return [request[at : at + 1] for at in range(len(request))]
 
 
-def spoken(address: str, pieces: list[bytes]) -> list[str]:
+def send_and_parse(address: str, pieces: list[bytes]) -> list[str]:
     """
     Return the responses to these pieces and to the last request behind them, until the
     connection ends.
     """
-    return answers(said(address, pieces))
+    return parse_responses(send(address, pieces))
 
 
-def said(address: str, pieces: list[bytes]) -> bytes:
+def send(address: str, pieces: list[bytes]) -> bytes:
     """Send pieces, then the last request; return all bytes of the responses."""
     host, port = address.removeprefix("http://").split(":")
     pause = 0.3 if len(pieces) < 10 else 0.0005
@@ -119,20 +119,20 @@ def said(address: str, pieces: list[bytes]) -> bytes:
     return received
 
 
-def answers(said: bytes) -> list[str]:
+def parse_responses(received: bytes) -> list[str]:
     """Return each response as its status and its body."""
-    found = []
-    while said:
-        start, _, said = said.partition(b"\r\n\r\n")
+    responses = []
+    while received:
+        start, _, received = received.partition(b"\r\n\r\n")
         status = re.match(rb"HTTP/1\.1 (\d{3}) ", start)
         assert status, start
         if status[1] == b"100":
-            found.append("100")
+            responses.append("100")
             continue
         (length,) = re.findall(rb"content-length: (\d+)", start)
-        body, said = said[: int(length)], said[int(length) :]
-        found.append(f"{status[1].decode()}{_what(body)}")
-    return found
+        body, received = received[: int(length)], received[int(length) :]
+        responses.append(f"{status[1].decode()}{_what(body)}")
+    return responses
 
 
 def _what(body: bytes) -> str:
@@ -183,7 +183,7 @@ def test_an_offer_changes_nothing(body, offer, service):
     """
     pieces = BODIES[body](*OFFERS[offer])
     count = 3 if body == "pipelined" else 1
-    assert spoken(service.address, pieces) == [ANSWERED] * count + [ALIVE]
+    assert send_and_parse(service.address, pieces) == [ANSWERED] * count + [ALIVE]
 
 
 @pytest.mark.parametrize("offer", ["h2c", "none"])
@@ -191,7 +191,7 @@ def test_an_offer_changes_nothing(body, offer, service):
     "body", ["trailers", "offering trailers", "late chunked", "chunked byte by byte", "by GET"]
 )
 def test_other_bodies(body, offer, service):
-    assert spoken(service.address, BODIES[body](*OFFERS[offer])) == [ANSWERED, ALIVE]
+    assert send_and_parse(service.address, BODIES[body](*OFFERS[offer])) == [ANSWERED, ALIVE]
 
 
 @pytest.mark.parametrize("offer", ["h2c", "websocket", "through nginx", "no Connection", "none"])
@@ -207,7 +207,7 @@ def test_other_bodies(body, offer, service):
 )
 def test_a_body_is_never_a_request(sent, offer, service):
     """A body that looks like a request is only a body."""
-    assert spoken(service.address, sent(*OFFERS[offer])) == [NOT_JSON, ALIVE]
+    assert send_and_parse(service.address, sent(*OFFERS[offer])) == [NOT_JSON, ALIVE]
 
 
 def framed(*lines: str, body: bytes) -> list[bytes]:
@@ -239,7 +239,9 @@ CLOSING = ("Connection: close, Upgrade", "Upgrade: h2c")
 @pytest.mark.parametrize("offer", [H2C, ()], ids=["h2c", "none"])
 def test_ambiguous_framing_is_refused(offer, framing, sent, service):
     """There is one refusal, then the connection ends; the bytes behind it are never run."""
-    assert spoken(service.address, [head(JSON, *offer, *framing) + sent + SMUGGLED]) == [REFUSED]
+    assert send_and_parse(service.address, [head(JSON, *offer, *framing) + sent + SMUGGLED]) == [
+        REFUSED
+    ]
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ def test_ambiguous_framing_is_refused(offer, framing, sent, service):
 )
 def test_nothing_is_smuggled(sent, expected, service):
     """Each request is answered once, in order; an invalid one ends the connection."""
-    assert spoken(service.address, sent) == expected
+    assert send_and_parse(service.address, sent) == expected
 
 
 @pytest.mark.parametrize("path", ["/graphql", "/graphql?query={service{version}}", "/", "/nope"])
@@ -331,7 +333,7 @@ def test_a_websocket_is_refused(offer, path, service):
     """
     lines = [line.replace("Upgrade: websocket", f"Upgrade: {offer}") for line in HANDSHAKE]
     for _ in range(2):
-        received = said(service.address, [head(*lines, method="GET", target=path)])
+        received = send(service.address, [head(*lines, method="GET", target=path)])
         assert received.startswith(b"HTTP/1.1 400 ")
         start, _, rest = received.partition(b"\r\n\r\n")
         assert b"content-type: application/json; charset=utf-8" in start
@@ -351,11 +353,11 @@ def test_trailers_are_no_headers(service):
     trailing = chunked(
         QUERY, *H2C, trailers=b"X-Forwarded-Proto: https\r\nX-Request-Id: trailing\r\n"
     )
-    assert b"strict-transport-security" in said(
+    assert b"strict-transport-security" in send(
         service.address, [sized(QUERY, "X-Forwarded-Proto: https")]
     )
-    received = said(service.address, late(trailing))
-    assert answers(received) == [ANSWERED, ALIVE]
+    received = send(service.address, late(trailing))
+    assert parse_responses(received) == [ANSWERED, ALIVE]
     assert b"strict-transport-security" not in received
     assert b"trailing" not in received
 
@@ -365,7 +367,7 @@ def test_the_limits_hold_behind_an_offer(framing, service):
     """A body that is too long is refused at once, and its rest is not run."""
     body = b" " * MAX_BODY_BYTES + SMUGGLED
     sent = sized(body, *H2C) if framing == "length" else chunked(body, *H2C)
-    assert answers(said(service.address, [sent])) == ["413"]
+    assert parse_responses(send(service.address, [sent])) == ["413"]
 
 
 def test_a_body_without_end_behind_an_offer(service):

@@ -30,7 +30,7 @@ def service(migrated, tmp_path_factory) -> Iterator[Started]:
         yield one
 
 
-def said(service: Started, *pieces: bytes) -> bytes:
+def send(service: Started, *pieces: bytes) -> bytes:
     """Return everything that a connection answers to these pieces, until it ends."""
     with connected(service.address) as connection:
         with suppress(ConnectionError):
@@ -82,15 +82,15 @@ TOO_LARGE = {
 }
 
 
-# Requests whose handler answers without their body: mostly before the rest of them has come. The
-# connection ends.
+# Requests whose handler answers without reading their body, mostly before the rest of them has
+# arrived. The connection ends.
 ANSWERED_BEFORE = {"trailers", "one trailer", "a chunk's extension", "extensions of many chunks"}
 
 
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_a_head_that_is_too_large(name, service):
     """The refusal names the limit, and the connection ends: nothing behind it is answered."""
-    received = said(service, *TOO_LARGE[name], LAST)
+    received = send(service, *TOO_LARGE[name], LAST)
     if name in ANSWERED_BEFORE:
         assert received.count(b"HTTP/1.1 200 OK") + received.count(b"HTTP/1.1 431 ") == 1
         return
@@ -111,7 +111,7 @@ FITS = {
 
 @pytest.mark.parametrize("name", FITS)
 def test_a_head_that_fits(name, service):
-    received = said(service, FITS[name], LAST)
+    received = send(service, FITS[name], LAST)
     assert received.count(b"HTTP/1.1 200 OK") == FITS[name].count(b" /live ") + 1
     assert b"HTTP/1.1 431" not in received
 
@@ -132,7 +132,7 @@ TOO_MANY = {
 @pytest.mark.parametrize("name", TOO_MANY)
 def test_too_many_headers(name, service):
     """They are refused, also if they take only a few KB together."""
-    received = said(service, *TOO_MANY[name], LAST)
+    received = send(service, *TOO_MANY[name], LAST)
     assert received.count(b"HTTP/1.1 200 OK") == (name == "behind another request")
     assert b"HTTP/1.1 431 " in received
     assert b"at most 500 headers" in received
@@ -140,7 +140,7 @@ def test_too_many_headers(name, service):
 
 def test_as_many_headers_as_fit(service):
     assert (
-        said(service, GET + short_headers(MAX_HEADERS - 1) + b"\r\n", LAST).count(
+        send(service, GET + short_headers(MAX_HEADERS - 1) + b"\r\n", LAST).count(
             b"HTTP/1.1 200 OK"
         )
         == 2

@@ -30,7 +30,7 @@ EXAMPLES = {
 
 def served() -> dict[Any, Route]:
     """Return Litestar's routes, each with its row of the table."""
-    found: dict[Any, Route] = {}
+    rows_by_route: dict[Any, Route] = {}
     # In one order: Litestar collects them in a set, and xdist's processes must collect the same
     # tests.
     for route in sorted(
@@ -42,12 +42,12 @@ def served() -> dict[Any, Route]:
             if route.path == row.litestar_path or row.pattern.fullmatch(route.path)
         ]
         assert len(rows) == 1, f"{route.path} is in {len(rows)} rows of app/web/routes.py"
-        found[route] = rows[0]
-    return found
+        rows_by_route[route] = rows[0]
+    return rows_by_route
 
 
-# What the cache must do, said once more by hand: which requests beside the first get the answer
-# that was kept for it.
+# What the cache must do, written out independently of the table: which requests after the first
+# get its cached response.
 AGAIN, WITH_ANOTHER_QUERY = [0, 1, 0], [0, 1, 1]
 HITS = {
     routes.GRAPHQL: AGAIN,
@@ -165,15 +165,15 @@ def is_served(path: str) -> bool:
 async def test_every_link_of_pages_and_feed_is_in_the_table(pool, database):
     """The tests of the pages follow the links; this one looks them up in the table."""
     plant(database)
-    found = set()
+    linked = set()
     async with pages_on(pool) as browser:
         for row in (routes.FRONT, routes.BATCHES, routes.BATCH, routes.RECORD, routes.ABOUT):
             page = parse_page(await browser.get(PATHS[row]))
             links = [element.get(name) for element in page.iter() for name in ("href", "src")]
-            found |= {re.split("[?#]", link)[0] for link in links if link}
-        found |= set(re.findall(r' href="([^"]*)"', (await browser.get(routes.FEED.path)).text))
-    assert {path for path in found if path and not is_served(path)} == set()
-    assert {row for row in ROUTES if any(row.pattern.fullmatch(path) for path in found)} == {
+            linked |= {re.split("[?#]", link)[0] for link in links if link}
+        linked |= set(re.findall(r' href="([^"]*)"', (await browser.get(routes.FEED.path)).text))
+    assert {path for path in linked if path and not is_served(path)} == set()
+    assert {row for row in ROUTES if any(row.pattern.fullmatch(path) for path in linked)} == {
         routes.GRAPHQL,
         routes.FRONT,
         routes.BATCHES,

@@ -28,8 +28,8 @@ NOW = datetime(2026, 11, 1, tzinfo=UTC)
 FRIEND = "https://friend.example"
 QUERY = "/graphql?query={service{version}}"
 BROWSER, GRAPHQL = {"accept": "text/html"}, {"accept": "application/graphql-response+json"}
-# They depend on the moment. A response that is a stream has no length, and a HEAD need not say how
-# it would be sent.
+# These headers depend on the moment. A stream has no length, and a HEAD need not say how it would
+# be sent.
 OF_THE_MOMENT = {"date", "x-request-id", "transfer-encoding"}
 STREAMS = {routes.JOURNAL_STREAM.path}
 
@@ -45,12 +45,12 @@ def paths() -> dict[str, str]:
     served = sorted(
         route.path for route in create_app(settings.load({}), work=False).app.app.routes
     )
-    found = {}
+    examples = {}
     for row in ROUTES:
         for path in served:
             if row.litestar_path == path or row.pattern.fullmatch(path):
-                found[f"{row.path} {path}"] = EXAMPLES.get(row, path)
-    return found
+                examples[f"{row.path} {path}"] = EXAMPLES.get(row, path)
+    return examples
 
 
 REQUESTS: dict[str, tuple[int, str, dict[str, str]]] = {
@@ -97,21 +97,21 @@ def client(service) -> Iterator[httpx.Client]:
         yield one
 
 
-def asked(
+def request(
     client: httpx.Client, method: str, path: str, headers: dict[str, str]
 ) -> tuple[int, dict[str, Any]]:
     """Return the status and the headers of a response, without waiting for its end."""
     with client.stream(method, path, headers=headers) as response:
         if method == "HEAD":
             assert response.read() == b""
-        found = {
+        response_headers = {
             name: value
             for name, value in response.headers.multi_items()
             if name not in OF_THE_MOMENT
         }
     if path == routes.METRICS.path:  # which counts this request
-        found["content-length"] = bool(found["content-length"])
-    return response.status_code, found
+        response_headers["content-length"] = bool(response_headers["content-length"])
+    return response.status_code, response_headers
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -119,7 +119,8 @@ def test_head_is_get_without_its_body(name, client):
     """From the cache or not, before and after a GET; a later GET gets its body."""
     status, path, headers = REQUESTS[name]
     first, expected, again = (
-        asked(client, method, path, headers) for method in ("HEAD", "GET", "HEAD")
+        request(client=client, method=method, path=path, headers=headers)
+        for method in ("HEAD", "GET", "HEAD")
     )
     assert expected[0] == status
     assert first == expected
@@ -163,7 +164,7 @@ def test_a_head_with_a_condition(known, name, client):
     _, path, headers = REQUESTS[name]
     if name == "a query of another origin":
         path = "/graphql?query={latestBatch{id}}"
-    _, response = asked(client, "HEAD", path, headers)
+    _, response = request(client=client, method="HEAD", path=path, headers=headers)
     tag = response["etag"]
     condition = {
         "its tag": tag,
@@ -173,9 +174,9 @@ def test_a_head_with_a_condition(known, name, client):
         "another": '"a"',
     }
     headers = {**headers, "if-none-match": condition[known]}
-    expected = asked(client, "GET", path, headers)
+    expected = request(client=client, method="GET", path=path, headers=headers)
     assert expected[0] == (200 if known == "another" else 304)
-    assert asked(client, "HEAD", path, headers) == expected
+    assert request(client=client, method="HEAD", path=path, headers=headers) == expected
 
 
 def test_a_stream_is_not_begun(client):

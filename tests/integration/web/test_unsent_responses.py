@@ -45,7 +45,7 @@ GENERATIONS = f"""
 """
 
 
-def asked(query: str, *lines: str) -> bytes:
+def post(query: str, *lines: str) -> bytes:
     """Return the bytes of a request with a query."""
     body = json.dumps({"query": query}).encode()
     head = [
@@ -57,7 +57,7 @@ def asked(query: str, *lines: str) -> bytes:
     return "\r\n".join([*head, *lines, "", ""]).encode() + body
 
 
-def got(path: str, *lines: str) -> bytes:
+def get(path: str, *lines: str) -> bytes:
     return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *lines, "", ""]).encode()
 
 
@@ -68,18 +68,18 @@ def prompts(times: int) -> str:
 
 
 MEMBERS = {
-    "answers": asked(prompts(2)),
-    "cached answers": asked(prompts(1)),
-    "answers in the address": got(
+    "answers": post(prompts(2)),
+    "cached answers": post(prompts(1)),
+    "answers in the address": get(
         "/graphql?query=" + prompts(2).replace(" ", "%20").replace('"', "%22")
     ),
-    "exports": got("/export.json"),
-    "pages": got("/batches"),
-    "pictures": got("/batches/2026-01-05/chart.png"),
-    "errors": asked("{ " + " ".join(f"nope{number}" for number in range(200)) + " }"),
-    "metrics": got("/metrics"),
-    "feeds": got("/feed.atom"),
-    "streams": got("/live/journal"),
+    "exports": get("/export.json"),
+    "pages": get("/batches"),
+    "pictures": get("/batches/2026-01-05/chart.png"),
+    "errors": post("{ " + " ".join(f"nope{number}" for number in range(200)) + " }"),
+    "metrics": get("/metrics"),
+    "feeds": get("/feed.atom"),
+    "streams": get("/live/journal"),
 }
 
 # What the process takes for the requests themselves, and for what it computes, in bytes.
@@ -94,7 +94,10 @@ def service(create, tmp_path_factory) -> Iterator[Started]:
     with psycopg.connect(address) as conn:
         conn.execute(GENERATIONS.encode())
     with serving(tmp_path_factory.mktemp("served"), DATABASE_URL=address) as one:
-        for request in (*MEMBERS.values(), asked(QUICK)):  # what is loaded once is no growth
+        for request in (
+            *MEMBERS.values(),
+            post(QUICK),
+        ):  # modules that are loaded once are no growth
             with connected(one.address, OWN, SMALL_BUFFER) as client:
                 client.sendall(request)
                 assert client.recv(12) == b"HTTP/1.1 200"
@@ -118,10 +121,10 @@ def answered(service: Started, address: str, query: str) -> float:
     """Send a request as an ordinary client does, on a new connection; return how long it took."""
     began = time.monotonic()
     with connected(service.address, address, 65_536) as client:
-        client.sendall(asked(query, "Connection: close"))
-        said = rest_of(client)
-    assert said.startswith(b"HTTP/1.1 200 OK\r\n"), said[:200]
-    assert b'{"data":' in said
+        client.sendall(post(query, "Connection: close"))
+        received = rest_of(client)
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n"), received[:200]
+    assert b'{"data":' in received
     return time.monotonic() - began
 
 

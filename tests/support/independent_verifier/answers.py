@@ -8,7 +8,7 @@ END_OF_THOUGHTS = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNO
 FENCE = re.compile(r"```[a-zA-Z]*\s(.*)```", re.DOTALL)
 TICKER = re.compile(r"[A-Z]{1,5}(\.[A-Z])?")
 
-PROVIDER_SAID = (
+PROVIDER_REFUSALS = (
     "The answer was truncated.",
     "The provider's content filter stopped the answer.",
     "The answer held bytes that are no UTF-8.",
@@ -40,9 +40,9 @@ def inside(answer: str) -> str:
     return text
 
 
-def as_ticker(written: str) -> str:
+def as_ticker(text: str) -> str:
     """Return a ticker in the form of the record."""
-    return written.strip().upper().replace("-", ".")
+    return text.strip().upper().replace("-", ".")
 
 
 def picks_of(answer: str, benchmark: str | None = None) -> list[dict[str, str]]:
@@ -94,5 +94,5 @@ def names(text: str, ticker: str) -> bool:
 
 def named_benchmark(prompt: str) -> str | None:
     """Return the benchmark that a question names; None if it names none."""
-    found = re.search(r"\bmeasured against ([A-Z]{1,5}(?:\.[A-Z])?) for\b", prompt)
-    return found[1] if found else None
+    match = re.search(r"\bmeasured against ([A-Z]{1,5}(?:\.[A-Z])?) for\b", prompt)
+    return match[1] if match else None

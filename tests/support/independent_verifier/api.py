@@ -86,16 +86,16 @@ def pages(url: str, query: str, **variables: object) -> Iterator[dict]:
 
 def entries(url: str, after: str | None = None) -> tuple[list[dict], str | None]:
     """Return the entries after a cursor, and the cursor of the last one."""
-    found = []
+    nodes = []
     more = True
     while more:
         variables = {"first": 100, "after": after}
         answer = ask(url, ENTRIES, variables)
         page = answer["data"]["journal"]
-        found += page["nodes"]
+        nodes += page["nodes"]
         more = page["pageInfo"]["hasNextPage"]
         after = page["pageInfo"]["endCursor"] or after
-    return found, after
+    return nodes, after
 
 
 def row_of(table: str, node: dict, **parent: str) -> tuple[Key, Row]:

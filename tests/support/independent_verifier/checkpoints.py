@@ -91,8 +91,8 @@ def check_computed(entry: Entry, row: Row, was: Row | None) -> None:
         require(fits, "computed", f"{entry.where} is computed before it is skipped")
     if was is not None and was["status"] == "skipped":
         for column in ("skip_reason", "note", "skipped_at"):
-            kept = row.get(column) == was.get(column)
-            require(kept, "computed", f"{entry.where} has another {column} than its skip")
+            unchanged = row.get(column) == was.get(column)
+            require(unchanged, "computed", f"{entry.where} has another {column} than its skip")
     if was is None:
         there = {"skip_reason", "note", "skipped_at"} & set(row)
         require(not there, "computed", f"{entry.where} was never skipped, but has {there}")

@@ -88,7 +88,7 @@ def check_belongs(entry: Entry, known: Known) -> None:
 
 def check_readings(entry: Entry, known: Known) -> None:
     """
-    Check the rule `belongs` for readings, and for two metrics of one pick.
+    Check the rule `belongs` for readings, and the rule `every-metric` for two metrics of one pick.
 
     This comes after the rules that are more specific.
     """
@@ -103,7 +103,7 @@ def check_readings(entry: Entry, known: Known) -> None:
     for id in {row["checkpoint_id"] for _, row in entry.of("pick_checkpoint_metrics")}:
         picks = [metric["pick_id"] for _, metric in known.metrics(id)]
         once = len(picks) == len(set(picks))
-        require(once, "belongs", f"{entry.where}: a checkpoint has two metrics of one pick")
+        require(once, "every-metric", f"{entry.where}: a checkpoint has two metrics of one pick")
 
 
 def batch_of_checkpoint(entry: Entry, known: Known, row: Row) -> str:
@@ -133,7 +133,7 @@ def check_first_mention(entry: Entry) -> None:
         if table in ("closes", "splits"):
             continue
         if was := entry.before.get(key):
-            news = says_anew(entry, table, was, row)
+            news = is_new_mention(entry=entry, table=table, was=was, row=row)
             require(news, "first-mention", f"{entry.where} says a row of {table} once more")
             continue
         match table:
@@ -155,7 +155,7 @@ def check_first_mention(entry: Entry) -> None:
         )
 
 
-def says_anew(entry: Entry, table: str, was: Row, row: Row) -> bool:
+def is_new_mention(entry: Entry, table: str, was: Row, row: Row) -> bool:
     """Return whether an entry may mention its own row again."""
     match table, entry.kind:
         case "generations", "GENERATION":
@@ -175,16 +175,16 @@ def check_unchanged(entry: Entry) -> None:
         require(alike, "unchanged", f"{entry.where} holds {key} twice, with other values")
         if was := entry.before.get(key):
             changed = {name for name in {*was, *row} if was.get(name) != row.get(name)}
-            strange = changed - may_change(entry.kind, key[0], was, row)
+            strange = changed - may_change(kind=entry.kind, table=key[0], was=was, row=row)
             require(not strange, "unchanged", f"{entry.where} changes {strange} of {key}")
 
 
 def drops_mark(entry: Entry, key: Key, row: Row, first_marked: datetime | None) -> bool:
     """Return whether an entry drops a benchmark's mark as an earlier version may."""
     dropped = MARK in entry.before.get(key, {}) and MARK not in row
-    said = any(one["field"] == MARK for _, one in entry.of("corrections"))
+    has_correction = any(one["field"] == MARK for _, one in entry.of("corrections"))
     soon = first_marked is not None and entry.at <= first_marked + FOUR_WEEKS
-    return dropped and not said and soon
+    return dropped and not has_correction and soon
 
 
 def may_change(kind: str, table: str, was: Row, row: Row) -> set[str]:
@@ -234,9 +234,9 @@ def check_corrected(entry: Entry, known: Known, first_marked: datetime | None) -
         require(alike, "corrected", f"{entry.where}: its corrections differ in {column}")
     checkpoint = known.checkpoint(rows[0]["checkpoint_id"])
     check_day_of_corrections(entry, checkpoint)
-    said = sorted(words_of(row) for row in rows)
+    listed = sorted(words_of(row) for row in rows)
     done = sorted(changes_of(entry, known, first_marked))
-    require(said == done, "corrected", f"{entry.where} says {said}, but changes {done}")
+    require(listed == done, "corrected", f"{entry.where} says {listed}, but changes {done}")
 
 
 def words_of(row: Row) -> tuple[str, ...]:
@@ -270,7 +270,9 @@ def changes_of(entry: Entry, known: Known, first_marked: datetime | None) -> lis
         for column in entry.changed(key, row):
             if key[0] == "checkpoints" and row["day"] == "0" and column not in ON_DAY_ZERO:
                 raise RecordRefused("corrected", f"{entry.where} corrects {column} of day 0")
-            if column == MARK and drops_mark(entry, key, row, first_marked):
+            if column == MARK and drops_mark(
+                entry=entry, key=key, row=row, first_marked=first_marked
+            ):
                 continue
             was = entry.before[key]
             changes.append((column, ticker, was.get(column, ""), row.get(column, "")))

@@ -1,4 +1,4 @@
-"""What is known of the record after each entry: the newest mentions, and what follows from them."""
+"""What is known of the record after each entry: the newest mentions, and what the rules derive."""
 
 import re
 from collections import defaultdict
@@ -128,8 +128,8 @@ def share_named(ticker: str) -> TrackedShare:
 
 def restated_as_of(close: Row) -> str | None:
     """Return the day in the source of a reading from a restated series; None without it."""
-    said = re.search(r", restated as of (\d{4}-\d\d-\d\d)$", close["source"], re.ASCII)
-    return said[1] if said and is_date(said[1]) else None
+    match = re.search(r", restated as of (\d{4}-\d\d-\d\d)$", close["source"], re.ASCII)
+    return match[1] if match and is_date(match[1]) else None
 
 
 def priced_as_of(close: Row) -> str:

@@ -202,16 +202,16 @@ def newest_readings(examined: Examined, readings: Readings, limit: datetime) -> 
     """Of each session the reading that was read last, as of a time."""
     first = examined.used[0]["trading_day"]
     last = examined.added_until or examined.used[-1]["trading_day"]
-    found = {}
+    newest = {}
     day = date.fromisoformat(first)
     while str(day) <= last:
         for ticker in examined.share.tickers_on(str(day)):
             rows = readings.closes.get((ticker, str(day)), [])
             read = [row for row in rows if moment(row["read_at"]) <= limit]
             if read:
-                found[str(day)] = max(read, key=lambda row: row["read_at"])
+                newest[str(day)] = max(read, key=lambda row: row["read_at"])
         day += timedelta(days=1)
-    return found
+    return newest
 
 
 def unmentioned_splits(examined: Examined, readings: Readings, limit: datetime) -> list[Row]:
@@ -249,15 +249,17 @@ def is_unusual(examined: Examined, newest: dict[str, Row], splits: Splits) -> bo
         if not first["trading_day"] < session < last["trading_day"]:
             continue
         readings = [row for row in (used_on.get(session), newest.get(session)) if row]
-        kept = []
+        traceable = []
         for reading in readings:
             for price in possible_prices(reading, splits, first["trading_day"]):
-                if is_near(reached, session, price, splits):
-                    kept.append((session, price))
+                if is_near(reached=reached, session=session, price=price, splits=splits):
+                    traceable.append((session, price))
         if session not in used_on:
-            kept = reached + kept
-        reached = kept
-    return not is_near(reached, last["trading_day"], as_traded(last, splits), splits)
+            traceable = reached + traceable
+        reached = traceable
+    return not is_near(
+        reached=reached, session=last["trading_day"], price=as_traded(last, splits), splits=splits
+    )
 
 
 def as_traded(reading: Row, splits: Splits) -> Decimal:

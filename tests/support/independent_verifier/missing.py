@@ -69,10 +69,10 @@ class Missing:
         """Collect the claim of a Monday that failed because a close was missing."""
         run_date = day_of(row["run_date"])
         sessions = {one.last_before(run_date) for one in (self.known.calendar, SessionCalendar())}
-        asked = map(
+        questions = map(
             self.known.newest.__getitem__, self.known.questions[row["series"], row["run_date"]]
         )
-        accepted = [one for one in asked if one.get("accepted") == "true"]
+        accepted = [one for one in questions if one.get("accepted") == "true"]
         if len(sessions) > 1 or not accepted:
             return
         try:

@@ -37,11 +37,11 @@ def check_prices(entry: Entry, known: Known) -> None:
     for key, row in entry.rows:
         for column in READINGS.get(key[0], []):
             if column in row:
-                check_reading(entry, known, key, row, column)
+                check_reading(entry=entry, known=known, key=key, row=row, column=column)
     check_entry_opens(entry, known)
     check_ended(entry, known)
     for key, row in entry.rows:
-        check_figure(entry.where, known, key, row)
+        check_figure(where=entry.where, known=known, key=key, row=row)
 
 
 # Readings.
@@ -52,7 +52,9 @@ def check_reading(entry: Entry, known: Known, key: Key, row: Row, column: str) -
     reading = known.newest.get(("closes", row[column]))
     require(reading, "reading", f"{entry.where}: no entry mentions the {column} of {key}")
     newly = entry.uses_newly(key, row, column)
-    session, tickers = session_and_tickers(known, key, row, column, newly=newly)
+    session, tickers = session_and_tickers(
+        known=known, key=key, row=row, column=column, newly=newly
+    )
     fits = reading["trading_day"] == session
     if column == "entry_close_id":
         fits = reading["trading_day"] in first_sessions(known, row)
@@ -253,7 +255,7 @@ def check_ended(entry: Entry, known: Known) -> None:
 
 
 def check_last_figures(known: Known) -> None:
-    """Check `figure` after the last entry: all returns follow from the newest prices."""
+    """Check `figure` after the last entry: all returns are computed from the newest prices."""
     for (table, id), row in known.newest.items():
         if table == "checkpoints" and "benchmark_return_pct" in row:
             batch = known.batch(row["batch_id"])

@@ -1,7 +1,7 @@
 """The rules of questions: docs/journal.md, "The rules", second table."""
 
 from independent_verifier.answers import (
-    PROVIDER_SAID,
+    PROVIDER_REFUSALS,
     BrokenRuleError,
     named_benchmark,
     names,
@@ -28,7 +28,7 @@ def check_question(entry: Entry, known: Known) -> None:
         count = len(others) + 1
         require(count <= allowed, "question-count", f"{entry.where} is question {count}")
     check_times(entry, row, others)
-    check_order(entry, known, row, others)
+    check_order(entry=entry, known=known, row=row, others=others)
     benchmark = benchmark_of(known, row)
     if row.get("accepted") == "true":
         check_accepted(entry, row, benchmark)
@@ -45,16 +45,16 @@ def check_number(entry: Entry, row: Row, number: int) -> None:
 
 def check_times(entry: Entry, row: Row, others: list[Row]) -> None:
     """Check the rule `question-time`."""
-    run_date, asked = day_of(row["run_date"]), moment(row["asked_at"])
+    run_date, asked_at = day_of(row["run_date"]), moment(row["asked_at"])
     require(run_date.weekday() == MONDAY, "question-time", f"{entry.where}: {run_date}")
-    early = asked < in_new_york(run_date, 9) or new_york_day(asked) != run_date
+    early = asked_at < in_new_york(run_date, 9) or new_york_day(asked_at) != run_date
     require(not early, "question-time", f"{entry.where} is not asked on its Monday from 09:00 on")
     if "answered_at" in row:
-        fits = moment(row["answered_at"]) >= asked - ABOUT
+        fits = moment(row["answered_at"]) >= asked_at - ABOUT
         require(fits, "question-time", f"{entry.where} is answered before it is asked")
     for other in earlier(row, others):
         over = moment(other.get("answered_at", other["asked_at"]))
-        fits = asked >= over - ABOUT
+        fits = asked_at >= over - ABOUT
         require(fits, "question-time", f"{entry.where} is asked before the one before was over")
 
 
@@ -112,7 +112,7 @@ def check_refused(entry: Entry, row: Row, benchmark: str | None, *, once: bool) 
         named = any(names(why, pick["ticker"]) for pick in picks)
         fits = named or why == "The benchmark was changed."
     else:
-        by_provider = why in PROVIDER_SAID or why.startswith("The model refused: ")
+        by_provider = why in PROVIDER_REFUSALS or why.startswith("The model refused: ")
         fits = by_provider or "\ufffd" in row["answer"]
     require(fits, "answer-refused", f"{entry.where}: a good answer is refused, because: {why}")
 

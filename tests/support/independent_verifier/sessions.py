@@ -49,7 +49,7 @@ def last_monday(year: int, month: int) -> date:
     return end - timedelta(days=end.weekday())
 
 
-def moved(holiday: date) -> date:
+def observed(holiday: date) -> date:
     """Return the day on which a holiday is observed."""
     if holiday.weekday() == SATURDAY:
         return holiday - DAY
@@ -62,20 +62,20 @@ def moved(holiday: date) -> date:
 def holidays(year: int) -> frozenset[date]:
     """Return the days of a year on which a holiday is observed."""
     days = {
-        nth(year, 1, MONDAY, 3),
-        nth(year, 2, MONDAY, 3),
+        nth(year=year, month=1, weekday=MONDAY, number=3),
+        nth(year=year, month=2, weekday=MONDAY, number=3),
         easter(year) - 2 * DAY,
         last_monday(year, 5),
-        moved(date(year, 7, 4)),
-        nth(year, 9, MONDAY, 1),
-        nth(year, 11, THURSDAY, 4),
-        moved(date(year, 12, 25)),
+        observed(date(year, 7, 4)),
+        nth(year=year, month=9, weekday=MONDAY, number=1),
+        nth(year=year, month=11, weekday=THURSDAY, number=4),
+        observed(date(year, 12, 25)),
     }
     new_year = date(year, 1, 1)
     if new_year.weekday() != SATURDAY:  # then it is not observed
-        days.add(moved(new_year))
+        days.add(observed(new_year))
     if year >= 2022:
-        days.add(moved(date(year, 6, 19)))
+        days.add(observed(date(year, 6, 19)))
     return frozenset(days)
 
 

@@ -86,9 +86,15 @@ def check_all_splits(known: Known, splits: dict[str, list[Row]]) -> None:
             benchmark = known.benchmark_of(known.batch(row["batch_id"]))
             days = known.days_of_benchmark(row)
             expected = [factor_of(benchmark, splits, days)]
-            check_factor(known, row, days, row["benchmark_split_factor"], expected)
+            check_factor(
+                known=known,
+                checkpoint=row,
+                days=days,
+                stored=row["benchmark_split_factor"],
+                expected=expected,
+            )
         if key[0] == "pick_checkpoint_metrics":
-            check_metric(known, splits, key, row)
+            check_metric(known=known, splits=splits, key=key, row=row)
 
 
 def check_metric(known: Known, splits: dict[str, list[Row]], key: Key, row: Row) -> None:
@@ -101,7 +107,9 @@ def check_metric(known: Known, splits: dict[str, list[Row]], key: Key, row: Row)
         ticker = known.close(row["close_id"])["ticker"]
         then = then.as_read_under(ticker, checkpoint["trading_day"])
     expected = [factor_of(share, splits, days) for share in (now, then)]
-    check_factor(known, checkpoint, days, row["split_factor"], expected)
+    check_factor(
+        known=known, checkpoint=checkpoint, days=days, stored=row["split_factor"], expected=expected
+    )
 
 
 def factor_of(share: TrackedShare, splits: dict[str, list[Row]], days: tuple[str, str]) -> Decimal:

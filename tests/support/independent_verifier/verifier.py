@@ -36,14 +36,14 @@ Head = tuple[int, str]
 
 
 @dataclass
-class Found:
+class VerificationSummary:
     """The result for a record that keeps all rules."""
 
     entries: int
     rows: int
 
 
-def verify(url: str, head: Head | None = None, closed: Iterable[date] = ()) -> Found:
+def verify(url: str, head: Head | None = None, closed: Iterable[date] = ()) -> VerificationSummary:
     """
     Read the record of a public API and check it. Raise RecordRefused at the first broken rule.
 
@@ -61,7 +61,7 @@ def verify(url: str, head: Head | None = None, closed: Iterable[date] = ()) -> F
         for entry in later:
             verification.take(entry)
         verification.finish(record)
-        return Found(verification.seq, len(verification.known.newest))
+        return VerificationSummary(verification.seq, len(verification.known.newest))
 
 
 def rows_of(url: str, verification: "IndependentVerification") -> dict[Key, Row]:

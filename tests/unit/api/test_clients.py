@@ -1,7 +1,7 @@
 """
-By which address clients are told apart.
+By which address clients are distinguished.
 
-The kind: what a client, or a proxy in front, may write into the header that names an address.
+The kind: every text that a client, or a proxy in front, may write into the header with an address.
 """
 
 import pytest
@@ -14,7 +14,7 @@ OWN = "192.0.2.1"
 def scope(
     *values: str, connection: str | None = OWN, trusted: str = "x-forwarded-for"
 ) -> dict[str, object]:
-    """A request with these values of the header, on a connection from an address."""
+    """Return a request with these values of the header, on a connection from an address."""
     return {
         "headers": [
             (b"host", b"x"),
@@ -62,7 +62,7 @@ def scope(
     ],
 )
 def test_the_trusted_header(values, expected):
-    """What is no address counts as the connection's own, which is the proxy's."""
+    """For an invalid address the connection's own counts, which is the proxy's."""
     assert client_address(scope(*values)) == expected
 
 
@@ -71,7 +71,7 @@ def test_the_trusted_header(values, expected):
 )
 @pytest.mark.parametrize("trusted", ["", "fly-client-ip"])
 def test_a_header_that_is_not_trusted(trusted, values):
-    """A client writes what it likes."""
+    """A client can write any text into such a header."""
     assert client_address(scope(*values, trusted=trusted)) == OWN
 
 
@@ -90,8 +90,8 @@ def test_the_address_of_a_connection(connection, expected):
     assert client_address(scope(connection=connection, trusted="")) == expected
 
 
-def test_it_is_looked_for_once():
-    """Also where a layer in front has set it."""
+def test_the_address_is_determined_once():
+    """Also if an outer layer has already set it."""
     one = scope("203.0.113.9")
     assert client_address(one) == "203.0.113.9"
     one["headers"] = []
@@ -99,7 +99,9 @@ def test_it_is_looked_for_once():
 
 
 def test_a_tally():
-    """A client whose number is zero is forgotten, or each address that ever came would stay."""
+    """
+    A client whose number is zero is removed, because otherwise each address would stay for ever.
+    """
     tally = ClientCounter()
     for client, number in [("a", 3), ("b", 2), ("a", -1), ("c", 0), ("b", -2)]:
         tally.add(client, number)

@@ -2,9 +2,9 @@
 New documents wait for their turn, and nothing else waits for them.
 
 The kind: work of some milliseconds that any client can cause with each request (a new document, a
-new plan of a known one, what the schema says of itself), and what must not depend on it (known
-documents, other clients, the event loop). Nothing here measures time: a piece of work that does not
-end until it may holds the thread, and what is done meanwhile is counted.
+new plan of a known one, introspection), and what must not depend on it (known documents, other
+clients, the event loop). Nothing here measures time: one piece of work holds the thread until the
+test lets it end, and the tests count what is done meanwhile.
 """
 
 import asyncio
@@ -32,9 +32,7 @@ FACTS = Facts(version="1", rehearsed=False, now=lambda: datetime(2026, 1, 5, tzi
 
 
 async def fetch(sql: str, parameters: object) -> list[bytes]:
-    """
-    Stand where the database does, for one field of the service; anything else takes it too long.
-    """
+    """Stand in for the database, for one field of the service; anything else fails as too slow."""
     if len(sql) > 200:
         raise QueryCanceled
     return [b"null"]
@@ -42,7 +40,7 @@ async def fetch(sql: str, parameters: object) -> list[bytes]:
 
 @asynccontextmanager
 async def held(turns: FairExecutor):
-    """Hold the thread: what is asked meanwhile waits."""
+    """Hold the thread, so that all other work waits."""
     ends = threading.Event()
     holding = asyncio.create_task(turns.run("the one who holds", object(), ends.wait))
     while not turns._is_busy:
@@ -60,23 +58,24 @@ async def until(holds) -> None:
         await asyncio.sleep(0.001)
 
 
-async def order_of(asked: list[tuple[str, str]]) -> list[str]:
+async def order_of(requests: list[tuple[str, str]]) -> list[str]:
     """
-    In which order works are done that are asked for, by client and name, while the thread is held.
+    Return the order in which work is done that was requested, by client and name, while the thread
+    was held.
     """
     turns, done = FairExecutor(), []
     async with held(turns):
         tasks = [
             asyncio.create_task(turns.run(who, name, lambda name=name: done.append(name)))
-            for who, name in asked
+            for who, name in requests
         ]
-        await until(lambda: turns.waiting == len(asked) + 1)
+        await until(lambda: turns.waiting == len(requests) + 1)
     await asyncio.gather(*tasks)
     return done
 
 
 @pytest.mark.parametrize(
-    ("asked", "order"),
+    ("requests", "order"),
     [
         pytest.param("a1 a2 a3", "a1 a2 a3", id="one client: as they came"),
         pytest.param("a1 a2 a3 a4 b1", "a1 b1 a2 a3 a4", id="one request behind many of another"),
@@ -90,14 +89,14 @@ async def order_of(asked: list[tuple[str, str]]) -> list[str]:
         pytest.param("a1 b1 c1 d1 e1 a2", "a1 b1 c1 d1 e1 a2", id="five clients"),
     ],
 )
-async def test_clients_take_turns(asked, order):
-    # A name stands for its client and its work; b2 is the work that a2 is.
-    same = {"b2": "a2"} if "a2 b2" in asked else {}
-    done = await order_of([(name[0], same.get(name, name)) for name in asked.split()])
+async def test_clients_take_turns(requests, order):
+    # A name stands for its client and its work; b2 is the same work as a2.
+    same = {"b2": "a2"} if "a2 b2" in requests else {}
+    done = await order_of([(name[0], same.get(name, name)) for name in requests.split()])
     assert done == [same.get(name, name) for name in order.split()]
 
 
-async def test_what_many_ask_for_is_done_once():
+async def test_work_that_many_request_is_done_once():
     """All of them get the one result, or the one error."""
     turns = FairExecutor()
     results = await asyncio.gather(
@@ -138,7 +137,10 @@ async def test_a_request_that_ends_frees_its_place():
 
 
 async def test_queues_are_bounded():
-    """Of one address and in all; what is over that is refused, and another address is not."""
+    """
+    There is a limit for one address and one for all. Work above it is refused, and another address
+    is not.
+    """
     turns = FairExecutor(max_waiting_per_client=3, max_waiting=5, pause=0)
     async with held(turns):
         tasks = [asyncio.create_task(turns.run("a", n, int)) for n in range(3)]
@@ -155,7 +157,7 @@ async def test_queues_are_bounded():
     assert await asyncio.gather(*tasks) == [0] * 4
 
 
-# What a client can cause that takes milliseconds: each waits for its turn.
+# Work of milliseconds that a client can cause: each waits for its turn.
 WAITS = {
     "a new document": ("{ service { version } } # new", {}),
     "a new document of errors": ("{ nope }", {}),
@@ -176,8 +178,10 @@ FIRST = {"s": False}
 
 
 @pytest.mark.parametrize("name", WAITS)
-async def test_what_waits(name):
-    """A new document waits, a known one is answered meanwhile, and the loop runs."""
+async def test_new_work_waits(name):
+    """
+    A new document waits, a known one is answered meanwhile, and the event loop is not blocked.
+    """
     query, variables = WAITS[name]
     engine = Engine(schema, fetch, FACTS)
     await engine.execute(KNOWN, client="a")
@@ -202,7 +206,7 @@ async def test_the_service_itself_waits_for_nothing():
 
 
 async def test_a_new_document_is_validated_once():
-    """However many clients ask it at once; then it is known to all."""
+    """However many clients send it at once; then it is cached for all."""
     engine = Engine(schema, fetch, FACTS)
     async with held(engine.executor):
         tasks = [asyncio.create_task(engine.execute(KNOWN, client=f"{n}")) for n in range(20)]
@@ -216,18 +220,18 @@ async def test_a_new_document_is_validated_once():
 
 
 def service(engine: Engine) -> ResponseCache:
-    """The engine behind the limit of requests under way."""
+    """Return the engine behind the limit of active requests."""
     return ResponseCache(Litestar(route_handlers=routes(engine), openapi_config=None), lambda: None)
 
 
 def posting(cache: ResponseCache, address: str) -> httpx.AsyncClient:
-    """A client with an address of its own."""
+    """Return a client with an address of its own."""
     transport = httpx.ASGITransport(cache, client=(address, 1))
     return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 
-async def test_waiting_takes_no_place_of_the_requests_under_way():
-    """More new documents wait than requests may be under way, and a known one is answered."""
+async def test_waiting_takes_no_place_of_the_active_requests():
+    """More new documents wait than requests may be active, and a known one is answered."""
     engine = Engine(schema, fetch, FACTS)
     cache = service(engine)
     waiting = MAX_CONCURRENT + 6
@@ -235,7 +239,7 @@ async def test_waiting_takes_no_place_of_the_requests_under_way():
         assert (await reader.post("/graphql", json={"query": KNOWN})).status_code == 200
         async with held(engine.executor):
             others = [posting(cache, f"127.0.1.{n}") for n in range(waiting)]
-            asked = [
+            tasks = [
                 asyncio.create_task(other.post("/graphql", json={"query": f"{KNOWN} # {n}"}))
                 for n, other in enumerate(others)
             ]
@@ -250,14 +254,14 @@ async def test_waiting_takes_no_place_of_the_requests_under_way():
             await until(lambda: sum(task.done() for task in many) == 3)
             refused = next(task for task in many if task.done()).result()
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-        answers = await asyncio.gather(*asked)
+        answers = await asyncio.gather(*tasks)
         assert {answer.status_code for answer in answers} == {200}
         await asyncio.gather(*many)
         assert cache.active_requests == 0
 
 
 async def test_a_client_that_leaves_frees_its_place():
-    """It is noticed while it waits, by what its connection says."""
+    """The disconnection is noticed while it waits."""
     engine = Engine(schema, fetch, FACTS)
     cache, sent = service(engine), []
     messages: asyncio.Queue[dict] = asyncio.Queue()
@@ -289,8 +293,7 @@ async def test_a_client_that_leaves_frees_its_place():
     assert cache.active_requests == 0
 
 
-# Documents of which each request is a new one, as large as the limits let through, and each of
-# another shape.
+# Documents of several shapes, as large as the limits allow. Each request is a new document.
 HEAVY = {
     "aliased fields with an argument": " ".join(
         f'a{n}: batchOn(runDate: "2026-01-05") {{ id late }}' for n in range(50)
@@ -308,7 +311,7 @@ HEAVY = {
 
 
 def heavy(name: str, number: int) -> str:
-    """A document of a shape, as no other is."""
+    """Return a document of a shape that differs from every other one."""
     query = f"{{ {HEAVY[name]} }} # {number}"
     if name == "fragments":
         query = (
@@ -320,15 +323,17 @@ def heavy(name: str, number: int) -> str:
     return query
 
 
-# What graphql-core leaves in circles only for these: it is gone with the next garbage collection.
+# For these, graphql-core leaves reference cycles, which the next garbage collection removes.
 COLLECTED = {"fragments", "introspection", "errors", "variables"}
 
 
 @pytest.mark.parametrize("name", HEAVY)
-async def test_forgotten_documents_are_gone(name):
-    """Documents that never come again push each other out, and weigh what the limit counts."""
+async def test_evicted_documents_take_no_memory(name):
+    """
+    Documents that are sent once push each other out, and take as much memory as the limit counts.
+    """
     engine = Engine(schema, fetch, FACTS)
-    # A small room, so that few documents fill it.
+    # A small cache, so that few documents fill it.
     for memo in (engine.client_documents, engine.client_plans):
         memo.max_results = 2
     for number in range(2):
@@ -345,15 +350,15 @@ async def test_forgotten_documents_are_gone(name):
             counts.append(sum(type(one) is Token for one in gc.get_objects()))
     finally:
         gc.enable()  # without `gc.unfreeze`: `tests/conftest.py` freezes the tests, too
-    # Both that are remembered are counted from the second on.
+    # From the second on, both cached documents are counted.
     assert max(counts[1:]) <= counts[1] + 50
     objects = weight_of(engine.client_plans.results())
     assert engine.client_plans.cache_info().weight >= (objects - 1) * 0.9
     assert engine.client_documents.cache_info().currsize == 2
 
 
-async def test_all_that_is_remembered_is_bounded_and_fair():
-    """The client whose documents weigh most loses its oldest; those of others stay."""
+async def test_the_cached_documents_are_bounded_and_fair():
+    """The client whose documents take most memory loses its oldest; those of others stay."""
     engine = Engine(schema, fetch, FACTS)
     await engine.execute(KNOWN, client="reader")
     for number in range(14):
@@ -369,8 +374,8 @@ async def test_all_that_is_remembered_is_bounded_and_fair():
 
 async def test_many_small_documents_push_out_no_other_client():
     """
-    A client that comes back keeps its larger document, whatever a crowd of new clients sends once
-    each.
+    A client that sends its larger document again keeps it, whatever a crowd of new clients sends
+    once each.
     """
     engine = Engine(schema, fetch, FACTS, max_documents=20)
     reads = "{ latestBatch { id runDate status picks { ticker action } } }"
@@ -384,9 +389,9 @@ async def test_many_small_documents_push_out_no_other_client():
 
 
 @pytest.mark.parametrize("own", [1, 4, 8])
-async def test_a_crowd_pushes_out_no_document_that_was_asked_for_again(own):
+async def test_a_crowd_pushes_out_no_document_that_was_sent_again(own):
     """
-    Also where the client that comes back has the most documents of all: those of the crowd are all
+    Also if the client that sends it again has the most documents of all: those of the crowd are all
     new.
     """
     engine = Engine(schema, fetch, FACTS, max_documents=20)
@@ -405,7 +410,7 @@ async def test_a_crowd_pushes_out_no_document_that_was_asked_for_again(own):
 
 async def test_new_documents_find_room_where_all_others_are_used():
     """
-    A document that comes twice is remembered, though every place was taken by others that came
+    A document that is sent twice is cached, though every place was taken by others that were sent
     twice.
     """
     engine = Engine(schema, fetch, FACTS, max_documents=20)

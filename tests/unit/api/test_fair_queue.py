@@ -41,7 +41,7 @@ def test_a_client_that_may_have_no_turn_keeps_its_place():
 
 
 def test_items_leave():
-    """The first, the last, one that is not there, and the only one of a client."""
+    """The first, the last, one that is not queued, and the only one of a client."""
     queue = queue_of("a1 a2 a3 b1")
     assert (queue.busiest_client(), queue.count("a"), queue.count("c"), len(queue)) == (
         "a",

@@ -50,7 +50,7 @@ class Query:
     outer: Outer = computed(
         "The root.",
         rows="",
-        compute=lambda rows, arguments: Outer("", None, Decimal(0), None),
+        compute=lambda rows, arguments: Outer(id="", run_date=None, sum_pct=Decimal(0), one=None),
         check=print,
         cost=1,
         arguments={},
@@ -98,7 +98,8 @@ enum Side {
 
 def test_a_struct_becomes_a_type():
     """
-    Names, types, nullability, lists and descriptions are the struct's; types inside it come along.
+    Names, types, nullability, lists and descriptions are the struct's; the types of its fields are
+    included.
     """
     schema = strawberry.Schema(Query, config=StrawberryConfig(scalar_map=SCALARS))._schema
     ours = ("Query", "Outer", "Inner", "Side")
@@ -122,6 +123,6 @@ class Silent(Struct):
 
 
 def test_a_field_without_a_description_is_named():
-    """What the schema cannot describe stops the program before it serves."""
+    """A schema without a description stops the program before it serves."""
     with pytest.raises(TypeError, match=r"Silent\.count has no description"):
         type_of(Silent)

@@ -4,7 +4,7 @@ import gc
 import subprocess
 import sys
 
-# In a process of its own: what is frozen here would stay so for all other tests.
+# In a separate process: objects that are frozen here would stay frozen for all other tests.
 PROGRAM = """
 import asyncio, gc, uvicorn
 from app.commands.server import WebServer
@@ -29,13 +29,14 @@ asyncio.run(main())
 """
 
 
-def test_what_stays_is_not_collected():
+def test_lasting_objects_are_not_collected():
     """Objects that existed before the start, and those that the start created, are all excluded."""
     before = gc.get_freeze_count()
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     )
-    frozen, others = map(int, told.stdout.split())
+    frozen, others = map(int, done.stdout.split())
     assert frozen > 120_000
     assert others < 2_000
-    assert gc.get_freeze_count() == before
+    # Frozen objects of the tests may be deleted meanwhile, but none is added.
+    assert gc.get_freeze_count() <= before

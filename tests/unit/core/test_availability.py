@@ -57,17 +57,17 @@ THERE = [
     pytest.param(errors.QueryCanceled(), id="57014: the statement took too long"),
     pytest.param(errors.ProgramLimitExceeded(), id="54000"),
     pytest.param(errors.InFailedSqlTransaction(), id="25P02"),
-    pytest.param(ValueError(), id="a fault of ours"),
+    pytest.param(ValueError(), id="an error in our code"),
 ]
 
 
 @pytest.mark.parametrize("error", AWAY)
-def test_away(error):
+def test_errors_of_an_unavailable_database(error):
     assert availability.is_unavailable(error)
 
 
 @pytest.mark.parametrize("error", THERE)
-def test_there(error):
+def test_errors_of_an_available_database(error):
     assert not availability.is_unavailable(error)
 
 
@@ -117,7 +117,7 @@ def test_an_outage_is_two_lines(time):
             time.now += 0.75
             database.record_failure(REFUSED, is_connect_error=True)
             database.record_failure(PoolTimeout("couldn't get a connection"))
-            database.record_success(connection())  # one that was made before is no proof
+            database.record_success(connection())  # an older connection is no proof
         time.now += 1
         database.record_connection(connection())
         database.record_connection(connection())
@@ -140,7 +140,7 @@ def test_an_outage_is_two_lines(time):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_whatever_keeps_a_connection_from_being_made_is_told(time, error):
+def test_every_error_while_connecting_is_logged(time, error):
     """
     Every error while connecting is logged: the pool's own line about it is left out of the log.
     """
@@ -175,7 +175,7 @@ def test_a_database_that_takes_no_writes(time):
             )
         time.now += 3
         database.record_success(connection(default=b"on"))
-        database.record_success(connection(None, None))  # it does not tell
+        database.record_success(connection(None, None))  # it reports neither setting
         assert len(lines) == 1
         database.record_success(connection())
     assert logged(lines) == [

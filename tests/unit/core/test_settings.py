@@ -138,7 +138,10 @@ def test_an_empty_text_is_not_set(text):
     assert settings.load(dict.fromkeys(names, text)) == settings.load({})
 
 
-A_DATABASE = "must be a Postgres address (in a password, write @ as %40 and / as %2F), for example {}=postgresql://user:password@host:5432/alpha_monday"
+A_DATABASE = (
+    "must be a Postgres address (in a password, write @ as %40 and / as %2F), for example "
+    "{}=postgresql://user:password@host:5432/alpha_monday"
+)
 SECONDS = "must be a number of seconds above 0 and up to 1800, for example {}=180"
 CONNECTIONS = "must be a whole number of connections from 1 to 100, for example {}=4"
 NOT_A_NUMBER_OF_CONNECTIONS = (
@@ -168,7 +171,10 @@ A_HEADER = (
     "address, "
     "for example {}=Fly-Client-IP"
 )
-ORIGINS = "must be origins, without a / after the host, with commas between them, for example {}=https://example.org,https://example.com"
+ORIGINS = (
+    "must be origins, without a / after the host, with commas between them, for example "
+    "{}=https://example.org,https://example.com"
+)
 
 
 @pytest.mark.parametrize(
@@ -315,8 +321,8 @@ def test_every_setting_is_tried_in_quotes():
     assert [name.lower() for name in QUOTED] == list(settings.Settings.__struct_fields__)
 
 
-# The cases: what Docker's --env-file and most platforms leave of a line of a file of variables,
-# which a shell removes.
+# The cases: quotes in a file of variables, which a shell removes, and Docker's --env-file and most
+# platforms do not.
 @pytest.mark.parametrize("quotes", ['""', "''", "``", "“”", "‘’", '"  "'], ids=ascii)
 @pytest.mark.parametrize("name", QUOTED)
 def test_quotes_around_a_value(name, quotes):
@@ -454,7 +460,7 @@ def test_dashes_and_comments(name, added, says):
         "http://h/ x",
     ],
 )
-def test_an_address_that_could_never_be_asked(name, text):
+def test_an_address_that_could_never_be_requested(name, text):
     """
     An invalid address is refused at the start, and not on Monday at nine or when a page is
     shown.
@@ -508,7 +514,7 @@ def test_a_pooled_database_needs_a_direct_connection():
     assert (pooled.database_pooled, pooled.queue_address) == (True, "host=direct")
 
 
-def test_the_queue_uses_the_database_unless_told_otherwise():
+def test_the_queue_uses_the_database_by_default():
     """QUEUE_DATABASE_URL defaults to DATABASE_URL."""
     assert settings.load({"DATABASE_URL": QUEUE}).queue_address == QUEUE
     assert settings.load({}).queue_address == ""
@@ -570,7 +576,7 @@ def test_secrets_never_print(shown):
     assert "gpt-5.4-mini" in text
 
 
-def test_what_no_log_may_show():
+def test_secrets_of_the_log():
     """
     The log must not show the keys, the receivers' addresses, and the part of these after the
     host.

@@ -1,4 +1,4 @@
-"""New York's time and its sessions: what is due when, and which day's closes count."""
+"""New York's time and its sessions: what is due when, and which day's closes are used."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -11,12 +11,12 @@ SESSIONS = Calendar()
 
 
 def utc(text: str) -> datetime:
-    """A moment in UTC."""
+    """Return a moment in UTC."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
 def mondays(first: int, last: int) -> list[date]:
-    """Every Monday from one year to another, both included."""
+    """Return every Monday from one year to another, both included."""
     days = (
         date(first, 1, 1) + timedelta(days=number) for number in range(366 * (last - first + 1))
     )
@@ -24,7 +24,9 @@ def mondays(first: int, last: int) -> list[date]:
 
 
 def trading_days(run_date: date, sessions: Calendar = SESSIONS) -> dict[int, date]:
-    """The days of a fortnight that are computed, each with the session whose closes it uses."""
+    """
+    Return the days of a fortnight that are computed, each with the session whose closes it uses.
+    """
     sessions_of = {
         day: sessions.trading_day(checkpoint_date(run_date, day)) for day in MEASURED_DAYS
     }
@@ -32,7 +34,7 @@ def trading_days(run_date: date, sessions: Calendar = SESSIONS) -> dict[int, dat
 
 
 def result_day(run_date: date) -> int:
-    """The day that uses the last session before day 14."""
+    """Return the day that uses the last session before day 14."""
     return (SESSIONS.session_before(checkpoint_date(run_date, 14)) - run_date).days + 1
 
 
@@ -102,7 +104,7 @@ def test_run_date(at, expected):
     ],
 )
 def test_due_at(run_date, day, expected):
-    """A checkpoint is due at nine in New York, through both changes of the clocks."""
+    """A checkpoint is due at nine in New York, before and after both changes of the clocks."""
     due = calendar.due_at(run_date, day)
     assert due == utc(expected)
     assert due.tzinfo is UTC
@@ -154,7 +156,10 @@ def test_due_at(run_date, day, expected):
     ],
 )
 def test_latest_and_next_run(at, latest, following):
-    """The latest run date has begun, the next run lies ahead, and nine o'clock itself has begun."""
+    """
+    The latest run date has begun, and the next run is in the future; at nine sharp, the Monday has
+    begun.
+    """
     assert calendar.latest_run_date(utc(at)) == latest
     assert calendar.next_run_at(utc(at)) == utc(following)
 
@@ -189,7 +194,7 @@ def test_latest_and_next_run(at, latest, following):
         ),
     ],
 )
-def test_ask_again_at(at, expected):
+def test_next_price_retry_at(at, expected):
     """A missing close is requested at five times of the day in New York, and no more."""
     assert calendar.next_price_retry_at(utc(at)) == (utc(expected) if expected else None)
 
@@ -220,7 +225,7 @@ def test_ask_again_at(at, expected):
         ),
     ],
 )
-def test_asked_since(at, expected):
+def test_latest_price_request_at(at, expected):
     """A response is valid until closes are to be requested again."""
     assert calendar.latest_price_request_at(utc(at)) == utc(expected)
 
@@ -242,18 +247,22 @@ def test_today():
         pytest.param(date(2026, 4, 6), True, id="Easter Monday"),
         pytest.param(date(2024, 6, 19), False, id="Juneteenth"),
         pytest.param(date(2026, 6, 19), False, id="Juneteenth on a Friday"),
-        pytest.param(date(2027, 6, 18), False, id="Juneteenth on a Saturday, kept the day before"),
         pytest.param(
-            date(2026, 7, 3), False, id="Independence Day on a Saturday, kept the day before"
+            date(2027, 6, 18), False, id="Juneteenth on a Saturday, observed the day before"
         ),
         pytest.param(
-            date(2027, 7, 5), False, id="Independence Day on a Sunday, kept the day after"
+            date(2026, 7, 3), False, id="Independence Day on a Saturday, observed the day before"
         ),
         pytest.param(
-            date(2027, 12, 31), True, id="New Year's Day on a Saturday is not kept the day before"
+            date(2027, 7, 5), False, id="Independence Day on a Sunday, observed the day after"
         ),
-        pytest.param(date(2026, 10, 12), True, id="Columbus Day, which only banks keep"),
-        pytest.param(date(2026, 11, 11), True, id="Veterans Day, which only banks keep"),
+        pytest.param(
+            date(2027, 12, 31),
+            True,
+            id="New Year's Day on a Saturday is not observed the day before",
+        ),
+        pytest.param(date(2026, 10, 12), True, id="Columbus Day, which only banks observe"),
+        pytest.param(date(2026, 11, 11), True, id="Veterans Day, which only banks observe"),
         pytest.param(date(2026, 11, 26), False, id="Thanksgiving"),
         pytest.param(date(2026, 11, 27), True, id="the half day after Thanksgiving"),
         pytest.param(date(2026, 12, 24), True, id="the half day before Christmas"),
@@ -363,8 +372,8 @@ def test_trading_days_of_a_fortnight(run_date, expected):
 
 def test_eight_to_ten_days_are_computed():
     """
-    Days 6, 7, 13 and 14 never are, nor the mornings after holidays; eight only where two of these
-    meet.
+    Days 6, 7, 13 and 14 never are, nor the mornings after holidays; eight only if two holidays are
+    in one fortnight.
     """
     computed = {monday: trading_days(monday) for monday in mondays(2024, 2027)}
     assert len(computed) == 209
@@ -385,20 +394,19 @@ def test_the_result_is_of_day_12_or_11():
         date(2025, 6, 23),  # Independence Day
         date(2026, 3, 23),  # Good Friday
         date(2026, 6, 8),  # Juneteenth
-        date(2026, 6, 22),  # Independence Day, kept the day before
+        date(2026, 6, 22),  # Independence Day, observed the day before
         date(2026, 12, 14),  # Christmas
         date(2026, 12, 21),  # New Year's Day
         date(2027, 3, 15),  # Good Friday
-        date(2027, 6, 7),  # Juneteenth, kept the day before
-        date(2027, 12, 13),  # Christmas, kept the day before
+        date(2027, 6, 7),  # Juneteenth, observed the day before
+        date(2027, 12, 13),  # Christmas, observed the day before
     ]
     assert all(max(trading_days(monday)) == day for monday, day in days.items())
 
 
 def test_a_day_closed_by_a_setting():
     """
-    A closure announced on short notice is no session: not a trading day, not a baseline, and no
-    first open.
+    A closure on short notice is no session: not a trading day, not a baseline, and no first open.
     """
     sessions = Calendar([date(2026, 1, 9), date(2026, 1, 12)])
     assert not sessions.is_session(date(2026, 1, 9))
@@ -448,5 +456,5 @@ def test_a_day_closed_by_a_setting():
     ],
 )
 def test_late(run_date, created_at, late):
-    """Late is at or after the open of the first session on or after the run date."""
+    """A batch is late at or after the open of the first session on or after the run date."""
     assert SESSIONS.is_late(run_date, utc(created_at)) is late

@@ -14,30 +14,30 @@ from app.errors import UnusableAnswer
 
 
 def an_idea(**changes: object) -> dict[str, object]:
-    """A usual idea, as the model writes it."""
+    """Return a usual idea, as the model writes it."""
     return {"ticker": "KO", "action": "BUY", "reasoning": "People drink it."} | changes
 
 
 def make_answer(*first: dict[str, object], **more: object) -> str:
-    """An answer of three picks: those given, then usual ones."""
+    """Return an answer of three picks: those that are passed, then usual ones."""
     usual = [an_idea(), an_idea(ticker="MSFT", action="SELL"), an_idea(ticker="XOM")]
     return json.dumps({"picks": [*first, *usual[len(first) :]], **more})
 
 
 def without(member: str) -> dict[str, object]:
-    """A usual idea that lacks a member."""
+    """Return a usual idea that lacks a member."""
     return {name: value for name, value in an_idea().items() if name != member}
 
 
 def refusal(answer: str, benchmark: str = "SPY") -> str:
-    """The reason for which an answer is refused."""
+    """Return the reason for which an answer is refused."""
     with pytest.raises(UnusableAnswer) as refused:
         prompt.parse_answer(answer, benchmark)
     return str(refused.value)
 
 
 def test_an_answer_becomes_three_ideas():
-    """Three picks in the model's order."""
+    """The ideas are in the model's order."""
     assert prompt.parse_answer(make_answer(), "SPY") == [
         Idea(ticker="KO", action=Action.BUY, reasoning="People drink it."),
         Idea(ticker="MSFT", action=Action.SELL, reasoning="People drink it."),
@@ -46,7 +46,7 @@ def test_an_answer_becomes_three_ideas():
 
 
 @pytest.mark.parametrize(
-    ("written", "stored"),
+    ("spelling", "stored"),
     [
         pytest.param("BRK.B", "BRK.B", id="as it is stored"),
         pytest.param("BRK-B", "BRK.B", id="a hyphen"),
@@ -57,9 +57,9 @@ def test_an_answer_becomes_three_ideas():
         pytest.param("GOOGL", "GOOGL", id="five letters"),
     ],
 )
-def test_tickers_have_one_form(written, stored):
+def test_tickers_have_one_form(spelling, stored):
     """However a ticker is spelled, it is stored in capitals, its class after a dot."""
-    assert prompt.parse_answer(make_answer(an_idea(ticker=written)), "SPY")[0].ticker == stored
+    assert prompt.parse_answer(make_answer(an_idea(ticker=spelling)), "SPY")[0].ticker == stored
 
 
 def test_reasonings_lose_only_the_white_space_around_them():
@@ -95,6 +95,11 @@ def test_reasonings_lose_only_the_white_space_around_them():
             f"```json\n{make_answer()}", "not JSON of the schema", id="a fence that does not end"
         ),
         pytest.param(
+            f"```j\u017fon\n{make_answer()}\n```",
+            "not JSON of the schema",
+            id="a fence with a letter that is not ASCII",
+        ),
+        pytest.param(
             f"<think>KO! {make_answer()}",
             "not JSON of the schema",
             id="a thought that does not end",
@@ -105,7 +110,7 @@ def test_reasonings_lose_only_the_white_space_around_them():
         ),
         pytest.param("<think>KO!</think>", "not JSON of the schema", id="a thought alone"),
         pytest.param(make_answer()[:-9], "not JSON of the schema", id="cut off"),
-        pytest.param(make_answer() + "}", "not JSON of the schema", id="something behind it"),
+        pytest.param(make_answer() + "}", "not JSON of the schema", id="text behind it"),
         pytest.param("null", "not JSON of the schema", id="null"),
         pytest.param("[]", "not JSON of the schema", id="a list at the root"),
         pytest.param("{}", "not JSON of the schema", id="no picks"),
@@ -154,7 +159,9 @@ def test_reasonings_lose_only_the_white_space_around_them():
             id="a lone surrogate",
         ),
         pytest.param(
-            '{"picks":[{"x":' + "[" * 9000, "not JSON of the schema", id="deeper than anybody reads"
+            '{"picks":[{"x":' + "[" * 9000,
+            "not JSON of the schema",
+            id="deeper than any parser reads",
         ),
         pytest.param('{"picks": []}', "had 0 picks; exactly 3", id="no pick"),
         pytest.param(json.dumps({"picks": [an_idea()]}), "had 1 picks; exactly 3", id="one pick"),
@@ -242,7 +249,7 @@ def test_refused_answers(answer, reason):
     assert reason in refusal(answer)
 
 
-# Kind: what a server leaves around the JSON is no part of the answer.
+# The kind: text that a server adds around the JSON. It is not part of the answer.
 @pytest.mark.parametrize(
     "around",
     [
@@ -259,15 +266,15 @@ def test_refused_answers(answer, reason):
         pytest.param("<reasoning>KO</reasoning>\n```json\n{}\n```", id="a thought and a fence"),
     ],
 )
-def test_what_stands_around_the_json(around):
-    """It is taken off, and what is left is read as strictly as ever."""
+def test_text_around_the_json_is_removed(around):
+    """It is removed, and the rest is read as strictly as without it."""
     assert prompt.parse_answer(around.format(make_answer()), "SPY") == prompt.parse_answer(
         make_answer(), "SPY"
     )
 
 
 def test_a_reasoning_that_quotes_a_thought_or_a_fence():
-    """Within the JSON nothing is taken off."""
+    """Nothing is removed within the JSON."""
     reasoning = "```json\n<think>It</think> ```"
     assert (
         prompt.parse_answer(make_answer(an_idea(reasoning=reasoning)), "SPY")[0].reasoning
@@ -275,8 +282,8 @@ def test_a_reasoning_that_quotes_a_thought_or_a_fence():
     )
 
 
-# Kind: an object of which two members have one name. Python and msgspec take the last, so each of
-# these was accepted.
+# The kind: an object with two members of one name. Python and msgspec take the last one, so each of
+# these was once accepted.
 @pytest.mark.parametrize(
     "twice",
     [
@@ -318,7 +325,7 @@ def test_two_members_of_one_name(twice):
         pytest.param(make_answer(**{"note" * 2000: "x"}), id="a long member"),
     ],
 )
-def test_a_refusal_can_be_stored_and_told(answer):
+def test_a_refusal_can_be_stored_and_shown(answer):
     """For any answer, the refusal is short and can be stored."""
     reason = refusal(answer)
     assert make_storable(reason) == reason
@@ -328,7 +335,7 @@ def test_a_refusal_can_be_stored_and_told(answer):
 @settings(deadline=None)
 @given(st.text(st.characters(categories=None), max_size=200))
 def test_any_text_is_refused_in_words(answer):
-    """Nothing but UnusableAnswer comes out of a text that is no answer."""
+    """A text that is no answer raises UnusableAnswer, and no other error."""
     assert make_storable(refusal(answer)) == refusal(answer)
 
 
@@ -357,7 +364,7 @@ def test_the_benchmark_is_the_one_in_use():
 
 
 def parts(schema: object) -> list[dict[str, object]]:
-    """A schema with all the schemas in it."""
+    """Return a schema with all the schemas in it."""
     if isinstance(schema, list):
         return [part for item in schema for part in parts(item)]
     if not isinstance(schema, dict):
@@ -367,8 +374,8 @@ def parts(schema: object) -> list[dict[str, object]]:
 
 def test_the_schema_is_strict():
     """
-    Every object of it lists all of its members as required and allows no other; its root is an
-    object itself.
+    Every object lists all of its members as required and allows no other; the root is an object
+    itself.
     """
     schema = prompt.answer_schema()
     assert schema["type"] == "object"
@@ -395,7 +402,7 @@ def test_the_schema_is_whole():
     ].keys()
     assert [part["enum"] for part in parts(schema) if "enum" in part] == [["BUY", "SELL"]]
     assert all("type" in definition for definition in schema["$defs"].values())
-    # What strict providers do not take, or what would be sent for nothing.
+    # Keywords that strict providers refuse, or that would have no effect.
     assert not {"title", "description", "default", "minItems", "pattern"} & {
         name for part in parts(schema) for name in part
     }
@@ -411,20 +418,20 @@ def test_the_question_of_a_monday():
     )
 
 
-def test_the_question_tells_why_earlier_answers_were_refused():
+def test_the_question_says_why_earlier_answers_were_refused():
     """The next prompt contains each reason."""
-    asked = prompt.user_prompt(
+    question = prompt.user_prompt(
         date(2026, 1, 5), "VOO", ["KO has no reasoning.", "The answer was truncated."]
     )
-    assert asked.startswith(prompt.user_prompt(date(2026, 1, 5), "VOO"))
-    assert asked.endswith(
+    assert question.startswith(prompt.user_prompt(date(2026, 1, 5), "VOO"))
+    assert question.endswith(
         "\n\nEarlier answers could not be used:\n- KO has no reasoning.\n- The answer was "
         "truncated.\nAnswer anew."
     )
 
 
 def test_the_system_prompt():
-    """It asks for what the law wants, and has a version."""
+    """It asks for what the rules of the record require, and has a version."""
     assert "exactly 3 different stocks of the S&P 500" in prompt.SYSTEM_PROMPT
     assert prompt.PROMPT_VERSION == "1"
     assert (model.PICKS_PER_BATCH, model.QUESTIONS_PER_MONDAY) == (3, 3)

@@ -61,14 +61,17 @@ def test_return(initial, current, expected):
     ],
 )
 def test_return_after_splits(initial, current, factor, expected):
-    """A split changes the number of shares, not what they are worth."""
+    """A split changes the number of shares, and not their value."""
     assert return_pct(Decimal(initial), Decimal(current), Decimal(factor)) == Decimal(expected)
 
 
 def test_measure():
-    """A pick is measured by itself and against the benchmark: 5 against 33.33... percent."""
+    """A pick has its return and its excess over the benchmark: 5 and 33.33... percent."""
     measured = measure_returns(
-        Decimal(80), Decimal(21), Decimal(4), return_pct(Decimal(3), Decimal(4))
+        initial=Decimal(80),
+        current=Decimal(21),
+        factor=Decimal(4),
+        benchmark_return_pct=return_pct(Decimal(3), Decimal(4)),
     )
     assert measured.absolute_return_pct == Decimal("5")
     assert measured.vs_benchmark_pct == Decimal("-28.33333333333333333333333333")
@@ -76,10 +79,13 @@ def test_measure():
 
 def test_measure_rounds_the_difference():
     """
-    The difference, too, has 28 digits: 100 less a seventh of 100 with 28 digits behind the point.
+    The difference is rounded to 28 digits, too: 100 less a seventh of 100, which has 28 digits
+    after the point.
     """
     against = Decimal("0.1428571428571428571428571429")
-    measured = measure_returns(Decimal(1), Decimal(2), Decimal(1), against)
+    measured = measure_returns(
+        initial=Decimal(1), current=Decimal(2), factor=Decimal(1), benchmark_return_pct=against
+    )
     assert measured.vs_benchmark_pct == Decimal("99.85714285714285714285714286")
 
 
@@ -87,7 +93,9 @@ def test_measure_rounds_the_difference():
 @given(initial=prices, current=prices, factor=factors, benchmark=percentages)
 def test_vs_benchmark_is_the_difference(initial, current, factor, benchmark):
     """For any prices, the excess is the pick's return less the benchmark's."""
-    measured = measure_returns(initial, current, factor, benchmark)
+    measured = measure_returns(
+        initial=initial, current=current, factor=factor, benchmark_return_pct=benchmark
+    )
     assert measured.absolute_return_pct == return_pct(initial, current, factor)
     assert measured.vs_benchmark_pct == Context(prec=28).subtract(
         measured.absolute_return_pct, benchmark
@@ -96,19 +104,26 @@ def test_vs_benchmark_is_the_difference(initial, current, factor, benchmark):
 
 @settings(deadline=None)
 @given(initial=prices, current=prices, factor=factors, benchmark=percentages)
-def test_nobody_elses_context_changes_a_figure(initial, current, factor, benchmark):
-    """A foreign precision, rounding or trap has no effect, and none is left behind."""
-    expected = measure_returns(initial, current, factor, benchmark)
+def test_no_other_decimal_context_changes_a_figure(initial, current, factor, benchmark):
+    """Another precision, rounding or trap has no effect, and the context stays unchanged."""
+    expected = measure_returns(
+        initial=initial, current=current, factor=factor, benchmark_return_pct=benchmark
+    )
     with decimal.localcontext(
         Context(prec=5, rounding=ROUND_UP, traps=[decimal.Inexact])
     ) as foreign:
-        assert measure_returns(initial, current, factor, benchmark) == expected
+        assert (
+            measure_returns(
+                initial=initial, current=current, factor=factor, benchmark_return_pct=benchmark
+            )
+            == expected
+        )
         assert parse_price(format_decimal(initial), "KO", SESSION) == initial
         assert Decimal(format_decimal(expected.absolute_return_pct)) == expected.absolute_return_pct
         assert not foreign.flags[decimal.Inexact]
 
 
-def test_the_context_is_the_laws():
+def test_the_decimal_context():
     """28 significant digits, half-even."""
     assert (returns.DECIMAL_CONTEXT.prec, returns.DECIMAL_CONTEXT.rounding) == (
         28,
@@ -128,7 +143,7 @@ def test_the_context_is_the_laws():
     ],
 )
 def test_price(text):
-    """A price is taken as it was written, with every digit."""
+    """A price has every digit of its text."""
     assert str(parse_price(text, "KO", SESSION)) == text
 
 
@@ -136,7 +151,7 @@ def test_price(text):
     "text",
     [
         pytest.param("NaN", id="no number"),
-        pytest.param("sNaN", id="a signalling one"),
+        pytest.param("sNaN", id="a signalling NaN"),
         pytest.param("Infinity", id="infinity"),
         pytest.param("-Infinity", id="minus infinity"),
         pytest.param("inf", id="infinity, short"),
@@ -171,7 +186,8 @@ def test_price(text):
 )
 def test_refused_prices(text):
     """
-    What is no finite number above zero in plain notation is refused, naming ticker and session.
+    A text that is no finite number above zero in plain notation is refused, with the ticker and the
+    session.
     """
     with pytest.raises(ProviderUnavailable, match=r"^BRK\.B, 2026-01-09: ") as refused:
         parse_price(text, "BRK.B", SESSION)
@@ -198,7 +214,7 @@ def test_refused_prices(text):
     ],
 )
 def test_plain(value, expected):
-    """A number is written out: no exponent, no rounding."""
+    """A number is written out, without an exponent and without rounding."""
     assert format_decimal(Decimal(value)) == expected
 
 
@@ -208,6 +224,6 @@ def test_plain(value, expected):
     | st.decimals(-(10**9), 10**9, places=4)
 )
 def test_plain_and_back(value):
-    """What is written in plain notation reads as the same number."""
+    """The plain notation of a number reads as the same number."""
     assert Decimal(format_decimal(value)) == value
     assert re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", format_decimal(value))

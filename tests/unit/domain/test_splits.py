@@ -1,4 +1,4 @@
-"""What a split means, when it counts, and which moves ask for one: arithmetic."""
+"""The arithmetic of splits: what a factor means, when a split counts, and which moves need one."""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
@@ -17,8 +17,8 @@ from app.domain.returns import measure_returns, return_pct
 BASELINE, SESSION = date(2026, 10, 23), date(2026, 10, 28)
 AT = datetime(2026, 10, 29, 13, tzinfo=UTC)
 
-# What a provider writes: four decimals, or fewer.
-written = st.integers(1, 30_000).map(lambda number: Decimal(number).scaleb(-4))
+# The factors as a provider lists them: with four decimals, or fewer.
+listed_factors = st.integers(1, 30_000).map(lambda number: Decimal(number).scaleb(-4))
 # Factors that a holder's count of shares really changes by, without a remainder in decimals.
 exact = st.sampled_from(
     [Decimal(text) for text in ("2", "4", "10", "20", "1.5", "1.25", "0.5", "0.1", "0.05", "0.04")]
@@ -27,7 +27,7 @@ prices = st.decimals(min_value="0.0001", max_value="100000", places=4)
 
 
 def a_split(day: date, factor: str, *, minutes: int = 0) -> Split:
-    """A reading of NVDA's split, some minutes after nine."""
+    """Return a reading of NVDA's split, some minutes after nine."""
     at = AT + timedelta(minutes=minutes)
     return Split(
         ticker="NVDA", effective_date=day, factor=Decimal(factor), source="a test", read_at=at
@@ -35,7 +35,7 @@ def a_split(day: date, factor: str, *, minutes: int = 0) -> Split:
 
 
 def a_path(*closes: str, first: date = SESSION) -> list[Close]:
-    """Closes of a day each, all read long afterwards."""
+    """Return the closes of consecutive days, all read long afterwards."""
     return [
         Close(
             id=UUID(int=number),
@@ -54,7 +54,7 @@ def a_path(*closes: str, first: date = SESSION) -> list[Close]:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("factor", "expected"),
     [
         pytest.param("0.0667", "0.06666666666666666666666666667", id="1:15"),
         pytest.param("0.3333", "0.3333333333333333333333333333", id="1:3"),
@@ -97,39 +97,36 @@ def a_path(*closes: str, first: date = SESSION) -> list[Close]:
         pytest.param("20", "20", id="20:1"),
     ],
 )
-def test_what_a_factor_means(said, expected):
+def test_what_a_factor_means(factor, expected):
     """A rounded 1/n means 1/n, with 28 digits; any other factor stays, digit by digit."""
-    assert str(splits.intended_factor(Decimal(said))) == expected
+    assert str(splits.intended_factor(Decimal(factor))) == expected
 
 
 @settings(deadline=None)
 @given(st.integers(2, 100), st.integers(4, 8))
 def test_a_rounded_nth_is_an_nth(n, places):
     """Every n up to a hundred is recognized from four or more decimals."""
-    said = Decimal(f"{1 / Decimal(n):.{places}f}")
+    factor = Decimal(f"{1 / Decimal(n):.{places}f}")
     with localcontext(Context(prec=28, rounding=ROUND_HALF_EVEN)):
-        assert splits.intended_factor(said) == 1 / Decimal(n)
+        assert splits.intended_factor(factor) == 1 / Decimal(n)
 
 
 @settings(deadline=None)
-@given(written)
-def test_what_is_meant_is_written_as_it_was_said(said):
-    """
-    Nothing is made of a factor that would not be written as it was; meaning it twice changes
-    nothing.
-    """
-    meant = splits.intended_factor(said)
-    assert abs(meant - said) <= Decimal("0.00005")
+@given(listed_factors)
+def test_an_intended_factor_is_listed_as_its_factor(factor):
+    """The intended factor would be listed as this factor, and its own intended factor is itself."""
+    meant = splits.intended_factor(factor)
+    assert abs(meant - factor) <= Decimal("0.00005")
     assert splits.intended_factor(meant) == meant
 
 
 @settings(deadline=None)
-@given(written)
-def test_nobody_elses_context_changes_a_meaning(said):
-    """A foreign precision has no effect."""
-    expected = splits.intended_factor(said)
+@given(listed_factors)
+def test_no_other_decimal_context_changes_a_factor(factor):
+    """Another precision has no effect."""
+    expected = splits.intended_factor(factor)
     with localcontext(Context(prec=3)):
-        assert splits.intended_factor(said) == expected
+        assert splits.intended_factor(factor) == expected
 
 
 # What holds of several readings
@@ -137,8 +134,8 @@ def test_nobody_elses_context_changes_a_meaning(said):
 
 def test_newest_by_effective_date():
     """
-    The newest reading of each date, in any order of input; a factor of 1 takes back; oldest date
-    first.
+    The newest reading of each date counts, in any order of input; a factor of 1 removes a split;
+    the oldest date is first.
     """
     first, second, third = SESSION, SESSION + timedelta(days=1), SESSION + timedelta(days=2)
     readings = [
@@ -159,7 +156,7 @@ def test_newest_by_effective_date():
 
 
 def test_a_split_that_is_taken_back_and_listed_again():
-    """The newest word counts."""
+    """The newest reading counts."""
     readings = [
         a_split(SESSION, "4"),
         a_split(SESSION, "1.0000", minutes=1),
@@ -187,7 +184,7 @@ def test_a_split_that_is_taken_back_and_listed_again():
 )
 def test_the_window(effective, expected):
     """
-    Splits count that came into force after the baseline session, up to and including the trading
+    Splits count that became effective after the baseline session, up to and including the trading
     day.
     """
     assert splits.total_factor(
@@ -196,7 +193,10 @@ def test_the_window(effective, expected):
 
 
 def test_several_splits_multiply():
-    """Each counts from its own day on; the order of rounding is that of their dates."""
+    """
+    Each counts from its own date on, and they are multiplied and rounded in the order of their
+    dates.
+    """
     third = "0.3333333333333333333333333333"
     both = [a_split(date(2026, 10, 26), third), a_split(date(2026, 10, 28), "7")]
     assert splits.total_factor(both, BASELINE, date(2026, 10, 27)) == Decimal(third)
@@ -222,14 +222,16 @@ def test_several_splits_multiply():
         pytest.param((), False, id="none"),
     ],
 )
-def test_a_move_that_asks(closes, expected):
-    """A tenth or more between neighbours, exactly."""
+def test_a_move_that_needs_a_request(closes, expected):
+    """A tenth or more between neighbouring sessions, exactly, causes a request for splits."""
     path = a_path(*closes)
     assert splits.suspicious_sessions(path) == ([path[-1].trading_day] if expected else [])
 
 
-def test_every_move_that_asks_is_named():
-    """The session after the move is named, with any known splits: they may not be complete."""
+def test_every_move_that_needs_a_request_is_returned():
+    """
+    The session after the move is returned, also if splits are known: they may not be complete.
+    """
     path = a_path("100", "25", "26", "30", "30")
     assert splits.suspicious_sessions(path) == [path[1].trading_day, path[3].trading_day]
 
@@ -244,15 +246,15 @@ FOUR = a_split(SESSION + timedelta(days=1), "4")
         pytest.param(("100", "90"), [], True, id="a tenth down"),
         pytest.param(("100", "109.9999"), [], False, id="almost a tenth up"),
         pytest.param(("100", "90.0001"), [], False, id="almost a tenth down"),
-        pytest.param(("100", "88"), [], True, id="a spin-off of an eighth that nobody knows of"),
-        pytest.param(("100", "25"), [], True, id="a split that nobody knows of"),
+        pytest.param(("100", "88"), [], True, id="a spin-off of an eighth that is not listed"),
+        pytest.param(("100", "25"), [], True, id="a split that is not listed"),
         pytest.param(("100", "25"), [FOUR], False, id="a split that explains it"),
         pytest.param(
             ("100", "27.5"), [FOUR], True, id="exactly a tenth more than the split explains"
         ),
-        pytest.param(("100", "27.4999"), [FOUR], False, id="almost"),
+        pytest.param(("100", "27.4999"), [FOUR], False, id="almost a tenth more"),
         pytest.param(("100", "22.5"), [FOUR], True, id="exactly a tenth less"),
-        pytest.param(("100", "22.5001"), [FOUR], False, id="almost, too"),
+        pytest.param(("100", "22.5001"), [FOUR], False, id="almost a tenth less"),
         pytest.param(("100", "100"), [FOUR], True, id="a split without its move"),
         pytest.param(
             ("100", "100", "25"),
@@ -278,7 +280,7 @@ FOUR = a_split(SESSION + timedelta(days=1), "4")
     ],
 )
 def test_a_move_that_is_marked(closes, known, expected):
-    """A tenth or more between neighbours, exactly, after the splits in between."""
+    """A tenth or more between neighbouring sessions, exactly, after the splits in between."""
     assert splits.has_unexplained_move(a_path(*closes), known) is expected
 
 
@@ -295,9 +297,9 @@ def test_a_gap_in_the_path():
 
 
 # The kind: a path whose readings are of several scales, because a provider restated its series.
-# Written as what each session's figure rests on (`-`: none, the checkpoint was skipped), and what
-# its newest reading is (`-`: the same). A split is (the session from which it is in force, factor),
-# sessions counted from 0, the baseline.
+# Each case has the close that each session's figure used (`-`: none, the checkpoint was skipped),
+# and the session's newest reading (`-`: the same). A split is (its first session, its factor),
+# where the baseline is session 0.
 RESTATED = [
     pytest.param("1000 1010 100.5", "100 101 -", [], True, id="10:1, not listed yet"),
     pytest.param("1000 1010 100.5", "100 101 -", [(2, "10")], False, id="10:1, listed"),
@@ -331,7 +333,7 @@ RESTATED = [
     pytest.param(
         "100 - 89", "99 94 -", [], False, id="by a dividend, and a skipped day of a slow fall"
     ),
-    pytest.param("100 - 89", "99 - -", [], True, id="a fall over a skipped day that nobody read"),
+    pytest.param("100 - 89", "99 - -", [], True, id="a fall over a skipped day without a reading"),
     pytest.param(
         "600 606 303", "300 303 -", [(2, "2")], False, id="two splits, the first of them restated"
     ),
@@ -406,7 +408,7 @@ def test_a_split_does_not_hide_a_move_before_it(days):
 @pytest.mark.parametrize(("used", "newest", "known", "expected"), RESTATED)
 def test_a_restated_path_is_marked_if_its_figure_may_be_wrong(used, newest, known, expected):
     """
-    The first and the last reading count as they are; what lies between can only explain the way.
+    The first and the last reading count unchanged; those in between can only explain the move.
     """
     on = a_path(*(price.replace("-", "0") for price in used.split()))
     again = a_path(*(price.replace("-", "0") for price in newest.split()))
@@ -415,12 +417,12 @@ def test_a_restated_path_is_marked_if_its_figure_may_be_wrong(used, newest, know
         a_split(SESSION + timedelta(days=day), str(splits.intended_factor(Decimal(factor))))
         for day, factor in known
     ]
-    found = splits.has_unexplained_move(
+    is_marked = splits.has_unexplained_move(
         used=[one for one in on if one.close],
         splits=listed,
         newest=[one for one in newest_of if one.close],
     )
-    assert found is expected
+    assert is_marked is expected
 
 
 @pytest.mark.parametrize(
@@ -459,8 +461,8 @@ def test_a_restated_path_is_marked_if_its_figure_may_be_wrong(used, newest, know
 )
 def test_a_reading_that_is_restated(used, newest, known, expected):
     """
-    The ratio of the two is, within a hundredth, that of splits that came into force after their
-    session.
+    The ratio of its two closes is, within a hundredth, that of splits that became effective after
+    its session.
     """
     (first,), (second,) = a_path(used), a_path(newest)
     listed = [
@@ -485,7 +487,7 @@ def test_a_reading_that_is_restated(used, newest, known, expected):
     ],
 )
 def test_a_session_that_is_read_differently(closes, expected):
-    """By more than a rounding: it asks for splits since then."""
+    """A difference of more than a rounding causes a request for splits since that session."""
     at = [AT + timedelta(minutes=number) for number in range(len(closes))]
     readings = [
         replace(a_path(close)[0], read_at=moment) for close, moment in zip(closes, at, strict=True)
@@ -502,7 +504,9 @@ def test_a_session_that_is_read_differently(closes, expected):
 @settings(deadline=None)
 @given(initial=prices, current=prices, factor=exact)
 def test_an_exact_split_changes_no_return(initial, current, factor):
-    """A share that is worth the same in other pieces has the same return, to the last digit."""
+    """
+    A share that is split without a change of its value has the same return, to the last digit.
+    """
     with localcontext(Context(prec=60)):
         in_pieces = current / factor
         assume(in_pieces * factor == current)
@@ -513,8 +517,8 @@ def test_an_exact_split_changes_no_return(initial, current, factor):
 @given(initial=prices, current=prices, factors=st.lists(exact, max_size=4))
 def test_a_return_counts_every_split(initial, current, factors):
     """
-    The definition, in fractions: both agree to the 26th digit of the larger of 100 and the price's
-    share.
+    The return equals its definition in fractions, to the 26th digit of the larger of 100 and the
+    price's share.
     """
     known = [
         a_split(BASELINE + timedelta(days=1 + number), str(one))
@@ -533,29 +537,39 @@ def test_a_return_counts_every_split(initial, current, factors):
 @given(initial=prices, current=prices, factor=exact, b0=prices, b=prices)
 def test_vs_benchmark_is_the_difference(initial, current, factor, b0, b):
     """
-    After splits as before: the pick's return less the benchmark's; and a benchmark's split changes
-    none.
+    Before and after splits, it is the pick's return less the benchmark's; a split of the benchmark
+    changes neither.
     """
     benchmark = return_pct(b0, b)
-    measured = measure_returns(initial, current, factor, benchmark)
+    measured = measure_returns(
+        initial=initial, current=current, factor=factor, benchmark_return_pct=benchmark
+    )
     assert measured.vs_benchmark_pct == Context(prec=28).subtract(
         measured.absolute_return_pct, benchmark
     )
     with localcontext(Context(prec=60)):
         in_pieces = b / factor
         assume(in_pieces * factor == b)
-    assert measure_returns(initial, current, factor, return_pct(b0, in_pieces, factor)) == measured
+    assert (
+        measure_returns(
+            initial=initial,
+            current=current,
+            factor=factor,
+            benchmark_return_pct=return_pct(b0, in_pieces, factor),
+        )
+        == measured
+    )
 
 
 @settings(deadline=None)
 @given(st.lists(prices, min_size=2, max_size=6), exact, st.integers(1, 5))
 def test_a_split_that_is_known_marks_nothing_more(closes, factor, at):
     """
-    Cut from some day on into pieces, with the split known, a path that was not marked is not
-    marked.
+    If the shares are split from some day on, and the split is known, a path that was not marked is
+    not marked.
 
-    One that was marked may not be: a move of just the factor, undone by the split, is a reading of
-    another scale.
+    A path that was marked may become unmarked: a move of exactly the factor, which the split
+    undoes, is a reading of another scale.
     """
     path = a_path(*map(str, closes))
     cut = path[0].trading_day + timedelta(days=at)
@@ -581,7 +595,8 @@ def session(number: int) -> date:
 
 def stored(number: int, *readings: str) -> list[Close]:
     """
-    Readings of a session, each written as "price" or "price, restated as of day"; one a morning.
+    Return the readings of a session, each written as "price" or "price, restated as of day", one
+    for each morning.
     """
     return [
         Close(
@@ -630,7 +645,7 @@ AS_OF = f", restated as of {session(3)}"
             {0: ["1000"], 1: ["1010"], 2: ["1020"]},
             ["1000", "101", "102", "103"],
             {1: READ, 2: READ, 3: READ},
-            id="restated in part: two that follow each other",
+            id="restated in part: two consecutive ones",
         ),
         pytest.param(
             {0: ["1000"], 3: ["101"]},
@@ -682,15 +697,15 @@ AS_OF = f", restated as of {session(3)}"
 )
 def test_which_bars_are_restated(known, bars, expected):
     """
-    The kind: a price of later shares than its session had, taken for the session's.
+    The kind: a price of later shares than the session's, which is mistaken for the session's.
 
-    A correction of one price is not one, nor is what lies on or after the day on which the series
-    was first read so.
+    A correction of one price is no restatement. A bar on or after the day on which the series was
+    first read in the new scale is not restated either.
     """
     answer = [
         Bar(trading_day=session(n), open=None, close=Decimal(price)) for n, price in enumerate(bars)
     ]
-    readings = {session(n): stored(n, *told) for n, told in known.items()}
+    readings = {session(n): stored(n, *texts) for n, texts in known.items()}
     assert splits.find_restated_sessions(answer, readings, READ) == {
         session(n): since for n, since in expected.items()
     }
@@ -704,7 +719,7 @@ def test_which_bars_are_restated(known, bars, expected):
         ("a provider, restated as of 2026-12-31", date(2026, 12, 31)),
     ],
 )
-def test_of_whose_shares_a_price_is(source, shares):
+def test_the_date_of_a_prices_shares(source, shares):
     assert splits.basis_date(source, session(1)) == shares
 
 

@@ -1,4 +1,4 @@
-"""What is inferred equals scipy's, and never is a number that is none."""
+"""Estimates equal scipy's, and are never NaN or infinite."""
 
 import math
 from decimal import Decimal
@@ -22,7 +22,7 @@ from app.domain.statistics import (
     wilson_interval,
 )
 
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CLOSE = 1e-9
 SENSIBLE = st.floats(-1e6, 1e6)
 ANY = st.floats(allow_nan=False, allow_infinity=False)
@@ -66,14 +66,14 @@ def test_the_incomplete_beta_function(x, a, b):
 )
 @pytest.mark.parametrize("outside", [0.05, 0.01])
 def test_wilsons_interval(hits, count, outside):
-    """It is scipy's."""
+    """It equals scipy's."""
     expected = stats.binomtest(hits, count).proportion_ci(1 - outside, method="wilson")
     assert wilson_interval(hits, count, outside) == pytest.approx(
         (expected.low, expected.high), abs=CLOSE
     )
 
 
-def test_wilsons_interval_by_hand():
+def test_wilsons_interval_computed_manually():
     """
     Two of four, with z = 1.96 (to five places 1.95996).
 
@@ -85,13 +85,13 @@ def test_wilsons_interval_by_hand():
     assert wilson_interval(0, 0, 0.05) is None
 
 
-@PATIENT
+@UNTIMED
 @given(
     st.integers(1, 10_000).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count)))
 )
-def test_wilsons_interval_holds_the_share(found):
-    """It lies within 0 and 1, around the share, and mirrors with it."""
-    hits, count = found
+def test_wilsons_interval_contains_the_share(counts):
+    """It is within 0 and 1, contains the share, and mirrors with it."""
+    hits, count = counts
     low, high = wilson_interval(hits, count, 0.05)
     assert 0 <= low <= hits / count <= high <= 1
     assert wilson_interval(count - hits, count, 0.05) == pytest.approx((1 - high, 1 - low))
@@ -112,22 +112,22 @@ def test_the_mean_and_the_line(count, outside):
     assert made.estimate_mean().p_value() == pytest.approx(expected.pvalue, rel=CLOSE)
     assert made.estimate_mean().interval(outside) == finite_interval(low, high)
     line = stats.linregress(xs, ys)
-    found, reach = (
+    estimate, reach = (
         made.estimate_intercept(),
         stats.t.isf(outside / 2, count - 2) * line.intercept_stderr,
     )
     assert made.slope() == pytest.approx(line.slope, rel=CLOSE)
-    assert found.value == pytest.approx(line.intercept, rel=CLOSE)
-    assert found.error == pytest.approx(line.intercept_stderr, rel=CLOSE)
-    assert found.interval(outside) == finite_interval(
+    assert estimate.value == pytest.approx(line.intercept, rel=CLOSE)
+    assert estimate.error == pytest.approx(line.intercept_stderr, rel=CLOSE)
+    assert estimate.interval(outside) == finite_interval(
         line.intercept - reach, line.intercept + reach
     )
-    assert found.p_value() == pytest.approx(
+    assert estimate.p_value() == pytest.approx(
         2 * stats.t.sf(abs(line.intercept) / line.intercept_stderr, count - 2), rel=CLOSE
     )
 
 
-def test_the_line_by_hand():
+def test_the_line_computed_manually():
     """
     Through (0, 1), (1, 3), (2, 2): y = 1.5 + x / 2.
 
@@ -135,9 +135,9 @@ def test_the_line_by_hand():
     intercept's error is sqrt(1.5 * (1/3 + 1/2)) = sqrt(1.25).
     """
     made = points([(0, 1), (1, 3), (2, 2)])
-    found = made.estimate_intercept()
-    assert (made.slope(), found.value, found.freedom) == pytest.approx((0.5, 1.5, 1))
-    assert found.error == pytest.approx(math.sqrt(1.25))
+    estimate = made.estimate_intercept()
+    assert (made.slope(), estimate.value, estimate.freedom) == pytest.approx((0.5, 1.5, 1))
+    assert estimate.error == pytest.approx(math.sqrt(1.25))
     assert (made.estimate_mean().value, made.estimate_mean().error) == pytest.approx(
         (2, math.sqrt(1 / 3))
     )
@@ -146,42 +146,45 @@ def test_the_line_by_hand():
 @pytest.mark.parametrize(
     ("pairs", "slope", "mean", "intercept"),
     [
-        pytest.param([], None, None, None, id="nothing"),
+        pytest.param([], None, None, None, id="no point"),
         pytest.param([(1, 2)], None, None, None, id="one point"),
         pytest.param([(0, 0), (1, 1)], 1, True, None, id="two points"),
         pytest.param([(0, 0.1), (1, 0.1), (3, 0.1)], 0, False, False, id="all alike"),
         pytest.param([(0, 0), (1, 0), (3, 0)], 0, False, False, id="all zero"),
-        pytest.param([(1, 0), (1, 1), (1, 5)], None, True, None, id="a benchmark that never moved"),
+        pytest.param([(1, 0), (1, 1), (1, 5)], None, True, None, id="a benchmark without a change"),
         pytest.param([(0.1, 0.2), (0.2, 0.4), (0.3, 0.6)], 2, True, False, id="all on one line"),
         pytest.param(
-            [(1, 1e200), (2, -1e200), (4, 1e200)], None, False, None, id="beyond all sense"
+            [(1, 1e200), (2, -1e200), (4, 1e200)], None, False, None, id="enormous values"
         ),
     ],
 )
-def test_what_has_no_answer(pairs, slope, mean, intercept):
+def test_values_without_variance(pairs, slope, mean, intercept):
     """
-    Where nothing varies there is a value and no interval; True, False, None: with an error,
-    without, nothing.
+    Without variance there is a value and no interval. True, False, None: with an error, without
+    one, no estimate.
     """
     made = points(pairs)
     assert made.slope() == (None if slope is None else pytest.approx(slope, abs=1e-12))
-    for found, expected in ((made.estimate_mean(), mean), (made.estimate_intercept(), intercept)):
-        assert (found and found.error is not None) == expected
-        if found and not expected:
-            assert (found.interval(0.05), found.p_value()) == (None, None)
+    for estimate, expected in (
+        (made.estimate_mean(), mean),
+        (made.estimate_intercept(), intercept),
+    ):
+        assert (estimate and estimate.error is not None) == expected
+        if estimate and not expected:
+            assert (estimate.interval(0.05), estimate.p_value()) == (None, None)
 
 
 def on_a_line(
     count: int, slope: str, base: str, scale: str = "2", seed: int = 1
 ) -> list[tuple[float, float]]:
-    """Points whose decimals lie exactly on a line, each as the floats next to them."""
+    """Return points whose decimals are exactly on a line, each as the nearest floats."""
     random = Random(seed)
     xs = [Decimal(f"{random.gauss(0, 1):.10f}") * Decimal(scale) for _ in range(count)]
     return [(float(x), float(Decimal(base) + Decimal(slope) * x)) for x in xs]
 
 
 def exact_rest(pairs: list[tuple[float, float]]) -> Fraction:
-    """What is left of the squares of y beside the least squares line, by fractions."""
+    """Return the sum of the squared residuals of the least squares line, by fractions."""
     xs, ys = ([Fraction(pair[n]) for pair in pairs] for n in (0, 1))
     x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
     xx, yy = sum((x - x_mean) ** 2 for x in xs), sum((y - y_mean) ** 2 for y in ys)
@@ -189,7 +192,7 @@ def exact_rest(pairs: list[tuple[float, float]]) -> Fraction:
     return yy - xy * xy / xx
 
 
-# The kind: R, the squares beside the line, is only what rounding left.
+# The kind: R, the sum of the squared residuals, is only an error of rounding.
 LINES = [
     pytest.param(on_a_line(52, "0.7310", "-0.1937"), id="a year of weeks"),
     pytest.param(on_a_line(52, "-1.3", "0.25"), id="falling"),
@@ -212,22 +215,22 @@ LINES = [
 @pytest.mark.parametrize("pairs", LINES)
 def test_points_on_a_line(pairs):
     """A line through all points has an intercept, but no standard error."""
-    found = points(pairs).estimate_intercept()
-    assert found
-    assert (found.error, found.interval(0.05), found.p_value()) == (None, None, None)
-    assert found.value == pytest.approx(
+    estimate = points(pairs).estimate_intercept()
+    assert estimate
+    assert (estimate.error, estimate.interval(0.05), estimate.p_value()) == (None, None, None)
+    assert estimate.value == pytest.approx(
         stats.linregress(*zip(*pairs, strict=True)).intercept, rel=1e-6, abs=1e-6
     )
 
 
 def test_any_points_on_a_line():
-    """Of many lines and points by chance, not one has an interval."""
+    """Of many random lines and points, none has an interval."""
     for seed in range(300):
         random = Random(seed)
         slope, base = f"{random.uniform(-2, 2):.6f}", f"{random.uniform(-1, 1):.6f}"
-        found = points(on_a_line(52, slope, base, seed=seed)).estimate_intercept()
-        assert found
-        assert found.error is None, seed
+        estimate = points(on_a_line(52, slope, base, seed=seed)).estimate_intercept()
+        assert estimate
+        assert estimate.error is None, seed
 
 
 @pytest.mark.parametrize("off", [1e-3, 1e-5, 1e-7])
@@ -236,14 +239,16 @@ def test_points_almost_on_a_line(count, off):
     """The smallest deviation from the line is found, to the digits of the exact fractions."""
     pairs = on_a_line(count, "0.731", "-0.2")
     pairs[1] = (pairs[1][0], pairs[1][1] + off)
-    found, rest = points(pairs).estimate_intercept(), exact_rest(pairs)
+    estimate, rest = points(pairs).estimate_intercept(), exact_rest(pairs)
     weight = 1 / count + points(pairs).x ** 2 / points(pairs).xx
-    assert found
-    assert found.error == pytest.approx(math.sqrt(rest / (count - 2) * Fraction(weight)), rel=1e-6)
+    assert estimate
+    assert estimate.error == pytest.approx(
+        math.sqrt(rest / (count - 2) * Fraction(weight)), rel=1e-6
+    )
 
 
 def test_points_that_share_their_beginning():
-    """Points that were made of the same ones know only their own."""
+    """Points that were made from the same ones do not share later points."""
     line = on_a_line(20, "0.5", "0.1")
     begun = points(line)
     off, on = begun.with_point(9.0, 0.0), begun.with_point(8.0, 4.1)
@@ -257,26 +262,26 @@ def test_points_that_share_their_beginning():
     assert on.with_point(7.0, 3.6).estimate_intercept().error is None
 
 
-@PATIENT
+@UNTIMED
 @given(st.lists(st.tuples(ANY, ANY), max_size=8))
-def test_never_no_number(pairs):
+def test_no_result_is_nan_or_infinite(pairs):
     """For any input, no result is NaN or infinite."""
     made = points(pairs)
     for estimate in filter(None, (made.estimate_mean(), made.estimate_intercept())):
-        for found in (
+        for result in (
             round_estimate(estimate.value),
             round_estimate(made.slope()),
             estimate.interval(0.05),
         ):
-            listed = [found.low, found.high] if isinstance(found, Interval) else [found]
+            listed = [result.low, result.high] if isinstance(result, Interval) else [result]
             assert all(value is None or value.is_finite() for value in listed)
         assert estimate.p_value() is None or 0 <= estimate.p_value() <= 1
 
 
-@PATIENT
+@UNTIMED
 @given(st.lists(st.tuples(SENSIBLE, SENSIBLE), min_size=3, max_size=20), st.randoms())
 def test_the_order_of_points_does_not_matter(pairs, random):
-    """But for the last digits of a float."""
+    """Except for the last digits of a float."""
     made = points(pairs)
     random.shuffle(pairs)
     again = points(pairs)
@@ -297,21 +302,21 @@ def test_the_order_of_points_does_not_matter(pairs, random):
     ],
 )
 def test_rounded(value, expected):
-    """Six places, and zero has no sign."""
+    """Values have six decimals, and zero has no sign."""
     assert str(round_estimate(value)) == expected
 
 
-def test_random_signs_by_hand():
-    """Two values have four sums; which of them a draw has is in the two lowest bits of its byte."""
-    found = draw_random_signs([3.0, 1.0], "a seed", 1000)
-    assert found.own == 2
+def test_random_signs_computed_manually():
+    """Two values have four sums; the two lowest bits of a draw's byte choose one of them."""
+    signs = draw_random_signs([3.0, 1.0], "a seed", 1000)
+    assert signs.own == 2
     # SHAKE-256 of `a seed/0` begins with a6, whose lowest bits are 10: minus for the first value,
     # plus for the second.
     assert draw_random_signs([3.0, 1.0], "a seed", 1).means == [-1]
     drawn = shake_256(b"a seed/0").digest(1000)
     assert drawn[0] == 0xA6
     for bits, mean in ((0b00, -2), (0b01, 1), (0b10, -1), (0b11, 2)):
-        assert found.means.count(mean) == sum(byte & 3 == bits for byte in drawn)
+        assert signs.means.count(mean) == sum(byte & 3 == bits for byte in drawn)
 
 
 def test_random_signs_are_random():
@@ -320,16 +325,16 @@ def test_random_signs_are_random():
     squares.
     """
     values = [Random(1).gauss(0, 4) for _ in range(300)]
-    found = draw_random_signs(values, "another", 1000)
+    signs = draw_random_signs(values, "another", 1000)
     spread = math.sqrt(sum(value * value for value in values)) / len(values)
-    assert abs(sum(found.means) / 1000) < 3 * spread / math.sqrt(1000)
-    assert stats.kstest(found.means, "norm", (0, spread)).pvalue > 0.01
-    assert draw_random_signs(values, "another", 1000) == found
-    assert draw_random_signs(values, "one more", 1000) != found
+    assert abs(sum(signs.means) / 1000) < 3 * spread / math.sqrt(1000)
+    assert stats.kstest(signs.means, "norm", (0, spread)).pvalue > 0.01
+    assert draw_random_signs(values, "another", 1000) == signs
+    assert draw_random_signs(values, "one more", 1000) != signs
 
 
-def test_where_the_values_stand():
-    """What equals the values' own mean counts half."""
+def test_the_rank_of_the_values():
+    """A draw that equals the values' own mean counts half."""
     draws = statistics.Draws(2.0, [0.0, 1.0, 2.0, 2.0, 5.0])
     assert draws.share_below() == pytest.approx(0.6)
     assert statistics.Draws(0.0, [0.0] * 10).share_below() == 0.5
@@ -338,7 +343,7 @@ def test_where_the_values_stand():
 
 
 def test_bins():
-    """Together the bins hold every draw, also those on an edge."""
+    """Together the bins contain every draw, also those on an edge."""
     draws = statistics.Draws(0.0, [0.0, 1.0, 2.0, 2.5, 4.0])
     assert draws.bins(4) == [(0, 1, 1), (1, 2, 1), (2, 3, 2), (3, 4, 1)]
     assert [count for *_, count in statistics.Draws(0.0, [7.0] * 9).bins(3)] == [0, 0, 9]
@@ -349,15 +354,15 @@ def test_no_signs_for_what_cannot_be_added(values):
     assert draw_random_signs(values, "", 10) is None
 
 
-@PATIENT
+@UNTIMED
 @given(st.lists(SENSIBLE, min_size=1, max_size=30))
-def test_mirrored_values_stand_mirrored(values):
-    """With the same seed, the negatives rank as far from the other end."""
-    found, mirrored = (
+def test_negated_values_have_the_mirrored_rank(values):
+    """With the same seed, the negated values have the same rank from the other end."""
+    signs, mirrored = (
         draw_random_signs(of, "seed", 100) for of in (values, [-value for value in values])
     )
-    assert mirrored.own == -found.own
-    assert found.share_below() + mirrored.share_below() == pytest.approx(1)
+    assert mirrored.own == -signs.own
+    assert signs.share_below() + mirrored.share_below() == pytest.approx(1)
 
 
 def test_fixed_has_plain_notation():

@@ -19,7 +19,7 @@ KEY = "sk-abc123"
 
 
 @pytest.mark.parametrize(
-    ("given_text", "secrets", "expected"),
+    ("original", "secrets", "expected"),
     [
         pytest.param("the key sk-abc123 is bad", [KEY], "the key *** is bad", id="within"),
         pytest.param("sk-abc123", [KEY], "***", id="all of it"),
@@ -68,10 +68,10 @@ KEY = "sk-abc123"
         ),
     ],
 )
-def test_redact(given_text, secrets, expected):
-    """No part of a secret stays, also where secrets overlap; all other text stays."""
-    assert text.redact(given_text, secrets) == expected
-    assert text.redact(given_text, iter(secrets)) == expected
+def test_redact(original, secrets, expected):
+    """No part of a secret stays, also where secrets overlap; all other text is unchanged."""
+    assert text.redact(original, secrets) == expected
+    assert text.redact(original, iter(secrets)) == expected
 
 
 @given(
@@ -79,26 +79,26 @@ def test_redact(given_text, secrets, expected):
     st.lists(st.text("abc", min_size=8, max_size=10), max_size=4),
 )
 def test_no_character_of_a_secret_is_left(letters, secrets):
-    """Each character that a secret covers is hidden, and each other one is there, in its order."""
-    said = "".join(letters)
-    hidden = [False] * len(said)
+    """Each character of a secret is hidden, and every other one stays, in its order."""
+    whole = "".join(letters)
+    hidden = [False] * len(whole)
     for secret in secrets:
-        for found in re.finditer(f"(?={secret})", said):
-            hidden[found.start() : found.start() + len(secret)] = [True] * len(secret)
-    left = "".join(letter for letter, gone in zip(said, hidden, strict=True) if not gone)
-    assert text.redact(said, secrets).replace("***", "") == left
+        for match in re.finditer(f"(?={secret})", whole):
+            hidden[match.start() : match.start() + len(secret)] = [True] * len(secret)
+    left = "".join(letter for letter, gone in zip(whole, hidden, strict=True) if not gone)
+    assert text.redact(whole, secrets).replace("***", "") == left
 
 
 def test_redact_of_a_long_text():
     """A page of a megabyte that is full of secrets takes no noticeable time."""
-    said = f"{KEY} <p>" * 100_000
+    page = f"{KEY} <p>" * 100_000
     begun = time.process_time()
-    assert text.redact(said, [KEY, "sk-abc123 <p>", "another-secret"]) == "***" * 100_000
+    assert text.redact(page, [KEY, "sk-abc123 <p>", "another-secret"]) == "***" * 100_000
     assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize(
-    ("given_text", "expected"),
+    ("original", "expected"),
     [
         pytest.param("naïve 株価 🚀\n", "naïve 株価 🚀\n", id="any language"),
         pytest.param("", "", id="nothing"),
@@ -112,16 +112,16 @@ def test_redact_of_a_long_text():
         pytest.param("x" * 1_000_000 + "\0", "x" * 1_000_000 + "�", id="very long"),
     ],
 )
-def test_storable(given_text, expected):
-    """Postgres and JSON carry all text but NUL and lone surrogates."""
-    assert text.make_storable(given_text) == expected
+def test_storable(original, expected):
+    """Postgres and JSON can store every text except NUL and lone surrogates."""
+    assert text.make_storable(original) == expected
 
 
 @settings(deadline=None)
 @given(ANY)
-def test_what_is_storable_is_UTF_8_without_NUL(said):
-    """What comes out can be encoded, and stays the same when it is cleaned again."""
-    stored = text.make_storable(said)
+def test_what_is_storable_is_UTF_8_without_NUL(original):
+    """The result can be encoded, and does not change when it is cleaned again."""
+    stored = text.make_storable(original)
     assert b"\0" not in stored.encode()
     assert text.make_storable(stored) == stored
 
@@ -132,7 +132,7 @@ def test_quotable():
 
 
 @pytest.mark.parametrize(
-    ("given_text", "expected"),
+    ("original", "expected"),
     [
         pytest.param("one", "one", id="one word"),
         pytest.param("", "", id="nothing"),
@@ -142,13 +142,13 @@ def test_quotable():
         pytest.param(ValueError("a\nb"), "a b", id="an error"),
     ],
 )
-def test_one_line(given_text, expected):
-    """White space of any kind becomes one blank."""
-    assert text.one_line(given_text) == expected
+def test_one_line(original, expected):
+    """White space of any kind becomes one space."""
+    assert text.one_line(original) == expected
 
 
 @pytest.mark.parametrize(
-    ("given_text", "expected"),
+    ("original", "expected"),
     [
         pytest.param("one", "one", id="one line"),
         pytest.param("", "", id="nothing"),
@@ -158,13 +158,13 @@ def test_one_line(given_text, expected):
         ),
     ],
 )
-def test_first_line(given_text, expected):
-    """Only the first line is there."""
-    assert text.first_line(given_text) == expected
+def test_first_line(original, expected):
+    """Only the first line is returned."""
+    assert text.first_line(original) == expected
 
 
 @pytest.mark.parametrize(
-    ("given_text", "expected"),
+    ("original", "expected"),
     [
         pytest.param(
             "Zürich – 7 €\x1b[2J\n\t\u202e\x00\x9b",
@@ -185,16 +185,16 @@ def test_first_line(given_text, expected):
         pytest.param("\x07" * 100_000, "\\x07" * 100_000, id="very long"),
     ],
 )
-def test_printable(given_text, expected):
+def test_printable(original, expected):
     """
-    What would move the cursor, break the line or turn the writing is spelt out; the rest stays as
-    it is.
+    Characters that move the cursor, break the line or reverse the direction are escaped; all others
+    are unchanged.
     """
-    assert text.escape_unprintable(given_text) == expected
+    assert text.escape_unprintable(original) == expected
 
 
 def test_without_controls():
-    """What is not printable is replaced, letter by letter."""
+    """Each character that is not printable is replaced by one."""
     assert text.replace_unprintable("a\x1b\n\u202e\0\ud800b é", "?") == "a?????b é"
     assert text.replace_unprintable("", "?") == ""
 
@@ -206,16 +206,16 @@ def test_for_chat():
 
 @settings(deadline=None)
 @given(ANY)
-def test_whatever_comes_in_can_be_shown(said):
+def test_any_text_can_be_shown(original):
     """A terminal and a chat get printable text only."""
-    assert text.escape_unprintable(said).isprintable()
-    assert text.replace_unprintable(said, "?").isprintable()
-    assert text.for_chat(said).isprintable()
-    assert not set("<>@") & set(text.for_chat(said))
+    assert text.escape_unprintable(original).isprintable()
+    assert text.replace_unprintable(original, "?").isprintable()
+    assert text.for_chat(original).isprintable()
+    assert not set("<>@") & set(text.for_chat(original))
 
 
 @pytest.mark.parametrize(
-    ("given_text", "most", "expected"),
+    ("original", "most", "expected"),
     [
         ("abc", 3, "abc"),
         ("abc", 2, "ab"),
@@ -226,21 +226,21 @@ def test_whatever_comes_in_can_be_shown(said):
         ("abc", 0, ""),
     ],
 )
-def test_beginning(given_text, most, expected):
-    """Whole characters alone, as many as fit."""
-    assert text.truncate_bytes(given_text, most) == expected
+def test_beginning(original, most, expected):
+    """As many whole characters as fit."""
+    assert text.truncate_bytes(original, most) == expected
 
 
-@given(said=ANY, most=st.integers(60, 100))
-def test_shortened(said, most):
-    """The two ends stay, and the result is never longer than the limit."""
-    short = text.shorten_middle(said, most)
+@given(original=ANY, most=st.integers(60, 100))
+def test_shortened(original, most):
+    """Both ends stay, and the result is never longer than the limit."""
+    short = text.shorten_middle(original, most)
     assert len(short) <= most
-    assert short == said or (said.startswith(short[:10]) and said.endswith(short[-10:]))
+    assert short == original or (original.startswith(short[:10]) and original.endswith(short[-10:]))
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("original", "expected"),
     [
         ("8-K of 2026-11-06", True),
         ("\u00e9\u4e2d", True),
@@ -257,12 +257,12 @@ def test_shortened(said, most):
         ("\u2066a", False),
     ],
 )
-def test_is_statement(said, expected):
-    """One line of printable text."""
-    assert text.is_publishable(said) is expected
+def test_is_statement(original, expected):
+    """A statement is one line of printable text."""
+    assert text.is_publishable(original) is expected
 
 
-# The kind: a secret as others write it down when they repeat what they were sent.
+# The kind: the encodings in which a provider may repeat a secret that it was sent.
 OF_A_KEY = "sk-Proj/Ab+9=_~z&Q"
 ENCODED = {
     "in a URL": quote(OF_A_KEY, safe=""),
@@ -300,7 +300,7 @@ ENCODED = {
 
 @pytest.mark.parametrize("name", ENCODED)
 def test_a_secret_in_an_encoding(name):
-    """Nothing of the secret is left, and the text around it is."""
+    """Nothing of the secret is left, and the text around it is unchanged."""
     left = text.redact(
         f"The key '{ENCODED[name]}' is wrong: 100 % sure.", ["another-secret", OF_A_KEY]
     )
@@ -321,7 +321,7 @@ def test_a_secret_in_an_encoding(name):
 
 
 @pytest.mark.parametrize(
-    "said",
+    "original",
     [
         "%41%42 &amp; \\u0041 \\/ 100% &c. \\",
         "c2stUHJvag==",
@@ -337,8 +337,8 @@ def test_a_secret_in_an_encoding(name):
         "no characters",
     ],
 )
-def test_what_is_no_secret_stays_as_it_is(said):
-    assert text.redact(said, [OF_A_KEY, "another-secret"]) == said
+def test_what_is_no_secret_stays_as_it_is(original):
+    assert text.redact(original, [OF_A_KEY, "another-secret"]) == original
 
 
 @pytest.mark.parametrize(
@@ -364,14 +364,12 @@ def test_what_is_no_secret_stays_as_it_is(said):
     ids=["form", "URL", "JSON", "URL in JSON", "HTML", "repr"],
 )
 def test_any_secret_in_any_encoding(encode, secret):
-    said = text.redact(f"<{encode(secret)}>", [secret])
-    assert set(said.replace(text.REDACTED, "")) <= set("<>\"'")
+    redacted = text.redact(f"<{encode(secret)}>", [secret])
+    assert set(redacted.replace(text.REDACTED, "")) <= set("<>\"'")
 
 
 def test_redact_of_a_long_text_in_encodings():
-    """
-    Also where a provider repeats a key a hundred thousand times, or sends nothing but escapes.
-    """
+    """Also if a provider repeats a key a hundred thousand times, or sends only escapes."""
     began = process_time()
     assert text.redact(quote(OF_A_KEY, safe="") * 5_000, [OF_A_KEY]) == text.REDACTED * 5_000
     assert text.redact("%25" * 300_000, [OF_A_KEY]) == "%25" * 300_000

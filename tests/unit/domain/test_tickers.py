@@ -1,6 +1,6 @@
 """
-Under which ticker a share is read on which day, and whether the closes under two tickers can be one
-share's.
+Under which ticker a share is read on which day, and whether the closes under two tickers can be of
+one share.
 """
 
 from datetime import date, datetime, timedelta
@@ -17,7 +17,7 @@ FIRST = date(2026, 10, 26)
 
 
 def day(number: int) -> date:
-    """A day of the fortnight."""
+    """Return a day of the fortnight."""
     return FIRST + timedelta(days=number)
 
 
@@ -27,7 +27,7 @@ UNDATED = ONE.with_rename("B", None)
 
 
 @pytest.mark.parametrize(
-    ("share", "asked", "counted"),
+    ("share", "requested", "counted"),
     [
         pytest.param(ONE, "AAAAA", ["A"] * 5, id="never renamed"),
         pytest.param(DATED, "AABBB", ["A", "A", "B", "B", "B"], id="once"),
@@ -56,9 +56,9 @@ UNDATED = ONE.with_rename("B", None)
         ),
     ],
 )
-def test_the_tickers_of_a_day(share, asked, counted):
+def test_the_tickers_of_a_day(share, requested, counted):
     """The ticker to request, and the tickers whose readings count."""
-    assert "".join(share.ticker_on(day(number)) for number in range(5)) == asked
+    assert "".join(share.ticker_on(day(number)) for number in range(5)) == requested
     for number, tickers in enumerate(counted):
         assert [ticker for ticker in "ABC" if share.is_ticker_on(ticker, day(number))] == list(
             tickers
@@ -66,7 +66,7 @@ def test_the_tickers_of_a_day(share, asked, counted):
 
 
 def test_the_tickers_as_they_were():
-    """A day that was read before renames follows none of those that change its ticker."""
+    """For a day that was read before a rename, the share is returned without that rename."""
     twice = DATED.with_rename("C", day(3))
     assert twice.as_read("A", day(1)) == twice
     assert twice.as_read("A", day(2)) == ONE
@@ -82,10 +82,10 @@ def test_the_tickers_as_they_were():
         pytest.param({2: "11.00"}, None, False, id="a tenth up"),
         pytest.param({2: "9.01"}, None, True, id="less than a tenth down"),
         pytest.param({2: "9.00"}, None, False, id="a tenth down"),
-        pytest.param({1: "10.01", 2: "20"}, None, True, id="the history moved"),
-        pytest.param({1: "10.02", 2: "20"}, None, False, id="the history is another's"),
+        pytest.param({1: "10.01", 2: "20"}, None, True, id="the same history under the new ticker"),
+        pytest.param({1: "10.02", 2: "20"}, None, False, id="the history of another share"),
         pytest.param({0: "10.00", 2: "20"}, None, False, id="another session of the history"),
-        pytest.param({1: "10.00"}, None, True, id="no close since but the history moved"),
+        pytest.param({1: "10.00"}, None, True, id="no close since but the same history"),
         pytest.param({1: "11.00"}, None, False, id="no close since"),
         pytest.param({2: "100"}, (2, "0.1"), True, id="a split with the rename"),
         pytest.param({3: "100"}, (3, "0.1"), True, id="a split before the first close since"),
@@ -112,15 +112,20 @@ def test_closes_around_a_rename(under_new, factor, fits):
     old = [close("A", 0, "12"), close("A", 1, "10")]
     splits = []
     if factor:
-        number, said = factor
+        number, text = factor
         splits = [
             Split(
                 ticker="B",
                 effective_date=day(number),
-                factor=Decimal(said),
+                factor=Decimal(text),
                 source="test",
                 read_at=AT,
             )
         ]
-    found = compare_closes(old, [close("B", *one) for one in under_new.items()], splits, day(2))
-    assert (found.fits, found.old.close) == (fits, 10)
+    comparison = compare_closes(
+        old=old,
+        new=[close("B", *one) for one in under_new.items()],
+        factors=splits,
+        from_session=day(2),
+    )
+    assert (comparison.fits, comparison.old.close) == (fits, 10)

@@ -1,5 +1,5 @@
 """
-The track record: every figure of a small one computed by hand, what does not enter it, and its
+The track record: every figure of a small one is computed manually; what it leaves out; and its
 verdict.
 """
 
@@ -41,44 +41,51 @@ WEEK = timedelta(weeks=1)
 def a_pick(idea: str, middle: str, excess: str, absolute: str = "0") -> TrackedPick:
     ticker, action = idea.split()
     return TrackedPick(
-        f"id of {ticker}",
-        ticker,
-        Action(action),
-        Decimal(middle),
-        Decimal(excess),
-        Decimal(absolute),
+        id=f"id of {ticker}",
+        ticker=ticker,
+        action=Action(action),
+        middle_vs_benchmark_pct=Decimal(middle),
+        vs_benchmark_pct=Decimal(excess),
+        absolute_return_pct=Decimal(absolute),
     )
 
 
 def make_batch(
     week: int, *picks: TrackedPick, benchmark: tuple[str, str] = ("0", "0"), late: bool = False
 ) -> TrackedBatch:
-    """A completed batch of so many weeks after the first."""
+    """Return a completed batch so many weeks after the first."""
     middle, result = map(Decimal, benchmark)
-    return TrackedBatch(MONDAY + week * WEEK, BatchStatus.COMPLETED, late, middle, result, picks)
+    return TrackedBatch(
+        run_date=MONDAY + week * WEEK,
+        status=BatchStatus.COMPLETED,
+        late=late,
+        middle_benchmark_pct=middle,
+        benchmark_pct=result,
+        picks=picks,
+    )
 
 
 def without(
     week: int, status: BatchStatus, *picks: TrackedPick, late: bool = False
 ) -> TrackedBatch:
-    """A batch without a result."""
+    """Return a batch without a result."""
     return TrackedBatch(MONDAY + week * WEEK, status, late, picks=picks)
 
 
 # The example of docs/record.md.
 FIRST = (
-    a_pick("AAPL BUY", "1", "3", "4"),
-    a_pick("KO SELL", "2", "-1", "0"),
-    a_pick("XOM BUY", "-2", "-2", "-1"),
+    a_pick(idea="AAPL BUY", middle="1", excess="3", absolute="4"),
+    a_pick(idea="KO SELL", middle="2", excess="-1", absolute="0"),
+    a_pick(idea="XOM BUY", middle="-2", excess="-2", absolute="-1"),
 )
 SECOND = (
-    a_pick("MSFT BUY", "0", "-3", "-1"),
-    a_pick("NVDA BUY", "4", "6", "8"),
-    a_pick("BRK.B SELL", "-1", "3", "5"),
+    a_pick(idea="MSFT BUY", middle="0", excess="-3", absolute="-1"),
+    a_pick(idea="NVDA BUY", middle="4", excess="6", absolute="8"),
+    a_pick(idea="BRK.B SELL", middle="-1", excess="3", absolute="5"),
 )
 SMALL = [make_batch(0, *FIRST, benchmark=("1", "1")), make_batch(1, *SECOND, benchmark=("1", "2"))]
 NOT_SCORED = [
-    make_batch(2, a_pick("AAPL BUY", "50", "70", "70"), late=True),
+    make_batch(2, a_pick(idea="AAPL BUY", middle="50", excess="70", absolute="70"), late=True),
     without(3, BatchStatus.COMPLETED, a_pick("KO BUY", "0", "0")),
     without(4, BatchStatus.COMPLETED, a_pick("KO BUY", "0", "0"), late=True),
     without(5, BatchStatus.FAILED, late=True),
@@ -91,13 +98,13 @@ NOT_SCORED = [
 RECORD = Path(__file__).parents[3] / "docs" / "record.md"
 
 
-def test_the_example_of_tosses():
+def test_the_example_of_coin_tosses():
     """The script of docs/record.md prints the text below it, and agrees with the track record."""
-    found = re.search(
+    match = re.search(
         r"```python\n(.*?)```\n\nIt says:\n\n```\n(.*?)```", RECORD.read_text(), re.DOTALL
     )
-    assert found
-    script, expected = found.groups()
+    assert match
+    script, expected = match.groups()
     done = subprocess.run(
         [sys.executable, "-I", "-"], input=script, capture_output=True, text=True, check=True
     )
@@ -120,19 +127,19 @@ def decimals(*texts: str) -> list[Decimal]:
 
 def test_what_is_counted():
     """
-    Late and unresolved batches are counted, and so are their picks; a failed Monday has none to be
-    late with.
+    Late and unresolved batches are counted, and so are their picks; a failed Monday has no picks
+    that could be late.
     """
-    found = compute_track_record("main", [*SMALL, *NOT_SCORED])
-    assert found.batches == BatchCounts(
+    result = compute_track_record("main", [*SMALL, *NOT_SCORED])
+    assert result.batches == BatchCounts(
         total=7, active=1, completed=5, failed=1, late=2, unresolved=2, scored=2
     )
-    assert (found.picks.total, found.picks.finished) == (11, 6)
-    assert (found.first_run_date, found.last_run_date) == (MONDAY, MONDAY + 6 * WEEK)
+    assert (result.picks.total, result.picks.finished) == (11, 6)
+    assert (result.first_run_date, result.last_run_date) == (MONDAY, MONDAY + 6 * WEEK)
 
 
 def test_what_is_not_scored_enters_nothing():
-    """All other figures are as if those batches were not there."""
+    """All other figures are as without those batches."""
     alone, among = (compute_track_record("main", of) for of in (SMALL, [*SMALL, *NOT_SCORED]))
     assert (
         replace(
@@ -153,9 +160,9 @@ def test_hits():
     Wilson: the middle of 0.5, the reach 1.959964 * sqrt(0.25 / 6 + 3.841459 / 144) / (1 + 3.841459
     / 6) = 0.312384.
     """
-    found = compute_track_record("main", SMALL).picks
-    assert (found.hits, found.hit_rate_pct) == (3, 50)
-    assert found.hit_rate_interval == Interval(*decimals("18.761631", "81.238369"))
+    picks = compute_track_record("main", SMALL).picks
+    assert (picks.hits, picks.hit_rate_pct) == (3, 50)
+    assert picks.hit_rate_interval == Interval(*decimals("18.761631", "81.238369"))
 
 
 def test_means_and_medians():
@@ -165,40 +172,40 @@ def test_means_and_medians():
 
     Of batches: alphas of 2/3 and 0, directional returns of 1 and 2/3, absolute ones of 1 and 4.
     """
-    found = compute_track_record("main", SMALL)
+    result = compute_track_record("main", SMALL)
     third, sixth = "0.3333333333333333333333333333", "0.8333333333333333333333333333"
-    assert found.pick_results == track.ResultFigures(
-        6,
-        Average(*decimals(third, "-0.5")),
-        Average(*decimals(sixth, "-0.5")),
-        Average(*decimals("2.5", "2")),
+    assert result.pick_results == track.ResultFigures(
+        count=6,
+        alpha_pct=Average(*decimals(third, "-0.5")),
+        directional_return_pct=Average(*decimals(sixth, "-0.5")),
+        absolute_return_pct=Average(*decimals("2.5", "2")),
     )
     # 0.6666666666666666666666666667 and 0 halved, and 1 and that one halved, to 28 digits, half to
     # even.
     alpha, directional = "0.3333333333333333333333333334", "0.8333333333333333333333333335"
-    assert found.batch_results.alpha_pct == Average(*decimals(alpha, alpha))
-    assert found.batch_results.directional_return_pct == Average(
+    assert result.batch_results.alpha_pct == Average(*decimals(alpha, alpha))
+    assert result.batch_results.directional_return_pct == Average(
         *decimals(directional, directional)
     )
-    assert found.batch_results.absolute_return_pct == Average(*decimals("2.5", "2.5"))
+    assert result.batch_results.absolute_return_pct == Average(*decimals("2.5", "2.5"))
 
 
 def test_best_and_worst():
-    """Of several that are alike it is the first, by Monday and ticker."""
-    found = compute_track_record("main", SMALL)
-    assert (found.best.ticker, found.best.alpha_pct, found.best.id) == ("NVDA", 6, "id of NVDA")
-    assert (found.worst.ticker, found.worst.alpha_pct, found.worst.action) == (
+    """Of several equal picks it is the first, by Monday and ticker."""
+    result = compute_track_record("main", SMALL)
+    assert (result.best.ticker, result.best.alpha_pct, result.best.id) == ("NVDA", 6, "id of NVDA")
+    assert (result.worst.ticker, result.worst.alpha_pct, result.worst.action) == (
         "BRK.B",
         -3,
         Action.SELL,
     )
-    assert found.worst.run_date == MONDAY + WEEK
+    assert result.worst.run_date == MONDAY + WEEK
 
 
 def test_the_curve():
     """
-    It adds: 2, then -5, then 4, then -150 (a SELL of what more than doubled): 2, -3, 1, -149; the
-    fall is 151.
+    It adds 2, -5, 4 and -150 (a SELL of a share that more than doubled): 2, -3, 1, -149; the
+    drawdown is 151.
     """
     alphas = [
         a_pick("A BUY", "0", "2"),
@@ -206,14 +213,14 @@ def test_the_curve():
         a_pick("C BUY", "0", "4"),
         a_pick("D SELL", "0", "150"),
     ]
-    found = compute_track_record(
+    result = compute_track_record(
         "main", [make_batch(week, pick) for week, pick in enumerate(alphas)]
     )
-    assert found.curve == [
+    assert result.curve == [
         CurvePoint(MONDAY + week * WEEK, Decimal(alpha), Decimal(total))
         for week, (alpha, total) in enumerate([(2, 2), (-5, -3), (4, 1), (-150, -149)])
     ]
-    assert found.drawdown_pct == 151
+    assert result.drawdown_pct == 151
 
 
 @pytest.mark.parametrize(
@@ -227,7 +234,7 @@ def test_the_curve():
     ],
 )
 def test_drawdown(sums, deepest):
-    """From the highest point before, which is zero at the start."""
+    """It is measured from the highest point before, which is zero at the start."""
     assert track.deepest_fall(map(Decimal, sums)) == Decimal(deepest)
 
 
@@ -255,43 +262,45 @@ def test_the_weekly_excess():
     On the line y = 14/3 - 6x the residuals are 1/3, 0, -1/3; the intercept's error is
     sqrt(2/9 * (1/3 + (5/6)^2 / (1/6))) = 1; t of one degree is 12.706205.
     """
-    found = compute_track_record("main", SMALL).weekly_excess
-    assert (found.count, found.without_middle) == (3, 0)
-    assert (found.mean_pct, found.mean_interval) == (
+    excess = compute_track_record("main", SMALL).weekly_excess
+    assert (excess.count, excess.without_middle) == (3, 0)
+    assert (excess.mean_pct, excess.mean_interval) == (
         Decimal("-0.333333"),
         Interval(*decimals("-4.714940", "4.048274")),
     )
-    assert (found.beta, found.beyond_beta_pct) == (Decimal("-6.000000"), Decimal("4.666667"))
-    assert found.beyond_beta_interval == Interval(*decimals("-8.039538", "17.372871"))
+    assert (excess.beta, excess.beyond_beta_pct) == (Decimal("-6.000000"), Decimal("4.666667"))
+    assert excess.beyond_beta_interval == Interval(*decimals("-8.039538", "17.372871"))
 
 
 def test_a_batch_without_a_middle():
-    """It stays out of the weeks, and is counted; its result counts."""
+    """It has no weeks, and is counted; its result counts."""
     gap = replace(
         SMALL[0],
         middle_benchmark_pct=None,
         picks=[replace(pick, middle_vs_benchmark_pct=None) for pick in SMALL[0].picks],
     )
-    found = compute_track_record("main", [gap, SMALL[1]])
-    assert found.weekly_excess.without_middle == 1
-    assert found.weekly_excess.weeks == compute_track_record("main", [SMALL[1]]).weekly_excess.weeks
-    assert found.pick_results == compute_track_record("main", SMALL).pick_results
+    result = compute_track_record("main", [gap, SMALL[1]])
+    assert result.weekly_excess.without_middle == 1
+    assert (
+        result.weekly_excess.weeks == compute_track_record("main", [SMALL[1]]).weekly_excess.weeks
+    )
+    assert result.pick_results == compute_track_record("main", SMALL).pick_results
 
 
 def test_random_actions():
     """
     One BUY with an alpha of 3: half of the draws come to 3, which counts half, and half to -3.
     """
-    found = compute_track_record(
+    actions = compute_track_record(
         "main", [make_batch(0, a_pick("AAPL BUY", "1", "3.00"))]
     ).random_actions
     # SHA-256 of "2026-01-05 AAPL 3.00\n".
-    assert found.seed == "fd28a23595f5b92d93f0665301f19d92ac6769d4d2bdcb9c7122833fc03f2ed6"
-    heads = found.bins[-1].count
+    assert actions.seed == "fd28a23595f5b92d93f0665301f19d92ac6769d4d2bdcb9c7122833fc03f2ed6"
+    heads = actions.bins[-1].count
     assert 450 < heads < 550
-    assert found.bins[0].count == 1000 - heads
-    assert found.below_pct == Decimal(1000 - heads / 2) / 10
-    assert (found.interval, found.draws, len(found.bins)) == (
+    assert actions.bins[0].count == 1000 - heads
+    assert actions.below_pct == Decimal(1000 - heads / 2) / 10
+    assert (actions.interval, actions.draws, len(actions.bins)) == (
         Interval(Decimal(-3), Decimal(3)),
         1000,
         20,
@@ -316,60 +325,77 @@ def test_random_actions():
     ],
 )
 def test_nothing_finished(batches, picks):
-    """Zeros where something is counted, and nothing where there is nothing to say."""
-    found = compute_track_record("main", batches)
+    """Counts are zero, and figures are absent."""
+    result = compute_track_record("main", batches)
     nothing = Average(None, None)
     assert (
-        found.pick_results
-        == found.batch_results
-        == track.ResultFigures(0, nothing, nothing, nothing)
+        result.pick_results
+        == result.batch_results
+        == track.ResultFigures(
+            count=0, alpha_pct=nothing, directional_return_pct=nothing, absolute_return_pct=nothing
+        )
     )
-    assert (found.best, found.worst, found.random_actions, found.drawdown_pct) == (
+    assert (result.best, result.worst, result.random_actions, result.drawdown_pct) == (
         None,
         None,
         None,
         0,
     )
-    assert found.picks == track.PickCounts(picks, 0, 0, None, None)
-    assert found.weekly_excess == track.WeeklyExcess(0, 0, None, None, None, None, None, [])
-    assert (found.curve, found.verdict.finding, list(found.verdict.looks)) == ([], None, [])
+    assert result.picks == track.PickCounts(
+        total=picks, finished=0, hits=0, hit_rate_pct=None, hit_rate_interval=None
+    )
+    assert result.weekly_excess == track.WeeklyExcess(
+        count=0,
+        without_middle=0,
+        mean_pct=None,
+        mean_interval=None,
+        beta=None,
+        beyond_beta_pct=None,
+        beyond_beta_interval=None,
+        weeks=[],
+    )
+    assert (result.curve, result.verdict.finding, list(result.verdict.looks)) == ([], None, [])
 
 
 def test_one_pick():
     """One has a mean and an interval of its hit rate; two weeks have an interval, but no line."""
-    found = compute_track_record(
+    result = compute_track_record(
         "main", [make_batch(0, a_pick("AAPL BUY", "1", "3"), benchmark=("1", "0"))]
     )
-    assert found.picks.hit_rate_interval == Interval(*decimals("20.654931", "100.000000"))
-    assert found.weekly_excess.mean_pct == Decimal("1.5")
-    assert found.weekly_excess.mean_interval is not None
-    assert (found.weekly_excess.beta, found.weekly_excess.beyond_beta_pct) == (
+    assert result.picks.hit_rate_interval == Interval(*decimals("20.654931", "100.000000"))
+    assert result.weekly_excess.mean_pct == Decimal("1.5")
+    assert result.weekly_excess.mean_interval is not None
+    assert (result.weekly_excess.beta, result.weekly_excess.beyond_beta_pct) == (
         Decimal("1.000000") * -1 / 2,
         None,
     )
 
 
 def years(count: int, value: str = "0", benchmark: str = "0") -> list[TrackedBatch]:
-    """A batch on every Monday, all alike."""
+    """Return a batch on every Monday, all alike."""
     whole = str(2 * Decimal(value)), str(2 * Decimal(benchmark))
-    pick = a_pick("AAPL BUY", value, whole[0], whole[1])
+    pick = a_pick(idea="AAPL BUY", middle=value, excess=whole[0], absolute=whole[1])
     return [make_batch(week, pick, benchmark=(benchmark, whole[1])) for week in range(count)]
 
 
 @pytest.mark.parametrize(("value", "below"), [("0", 50), ("0.1", 100)])
 def test_no_variance(value, below):
-    """All picks alike: means, but no interval and no finding, and nothing that is no number."""
-    found = compute_track_record("main", years(60, value))
-    assert found.weekly_excess.mean_pct == Decimal(value)
-    assert found.weekly_excess.mean_interval is found.weekly_excess.beyond_beta_interval is None
-    assert found.weekly_excess.beta is None
-    assert found.random_actions.below_pct == below
-    assert found.verdict.finding is None
-    assert "all alike" in found.verdict.words
+    """
+    All picks are alike: there are means, but no interval and no finding, and no figure is NaN.
+    """
+    result = compute_track_record("main", years(60, value))
+    assert result.weekly_excess.mean_pct == Decimal(value)
+    assert result.weekly_excess.mean_interval is result.weekly_excess.beyond_beta_interval is None
+    assert result.weekly_excess.beta is None
+    assert result.random_actions.below_pct == below
+    assert result.verdict.finding is None
+    assert "all alike" in result.verdict.words
 
 
 def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[TrackedBatch]:
-    """A batch on every Monday, of one pick that earns `drift` and something normal a week."""
+    """
+    Return a batch on every Monday, of one pick whose weekly excess is `drift` plus a normal value.
+    """
     random, made = Random(seed), []
     for week in range(start, start + count):
         first, second, market = random.gauss(drift, 1), random.gauss(drift, 1), random.gauss(0, 1)
@@ -396,7 +422,7 @@ def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[Trac
             None,
             "Too early to tell skill from luck: 52 scored batches so far. "
             "The first look is on 2027-01-04.",
-            id="a Monday before the first look",
+            id="a Monday before the first interim analysis",
         ),
         pytest.param(
             varied(53, 1),
@@ -411,9 +437,14 @@ def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[Trac
             "the picks did worse than bad luck explains",
             id="the opposite",
         ),
-        pytest.param(varied(53, 0), Finding.UNDECIDED, "could not be told from luck", id="none"),
         pytest.param(
-            varied(104, 1), Finding.BETTER, "The next look is on 2028-01-03.", id="between looks"
+            varied(53, 0), Finding.UNDECIDED, "could not be told from luck", id="no skill"
+        ),
+        pytest.param(
+            varied(104, 1),
+            Finding.BETTER,
+            "The next look is on 2028-01-03.",
+            id="between interim analyses",
         ),
         pytest.param(
             [*varied(29, 1), without(52, BatchStatus.FAILED)],
@@ -438,7 +469,7 @@ def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[Trac
             [*varied(51, 1), without(51, BatchStatus.ACTIVE), without(52, BatchStatus.ACTIVE)],
             Finding.BETTER,
             "better",
-            id="only what a look does not count is open",
+            id="only a batch that the analysis does not count is open",
         ),
         pytest.param(
             [
@@ -453,34 +484,35 @@ def varied(count: int, drift: float, seed: int = 0, start: int = 0) -> list[Trac
     ],
 )
 def test_verdict(batches, finding, words):
-    found = track.reach_verdict(batches)
-    assert found.finding == finding
-    assert words in found.words
+    verdict = track.reach_verdict(batches)
+    assert verdict.finding == finding
+    assert words in verdict.words
 
 
 def test_a_part_gets_no_verdict():
-    """A person who chooses the part could choose the finding."""
-    found = compute_track_record("main", varied(120, 2), is_part=True)
-    assert found.verdict.finding is found.verdict.next_look is None
-    assert found.verdict.looks == ()
-    assert found.verdict.words.startswith("Only the whole series gets a verdict")
-    assert found.weekly_excess.mean_interval is not None
+    """A client that chooses the part could choose the finding."""
+    result = compute_track_record("main", varied(120, 2), is_part=True)
+    assert result.verdict.finding is result.verdict.next_look is None
+    assert result.verdict.looks == ()
+    assert result.verdict.words.startswith("Only the whole series gets a verdict")
+    assert result.weekly_excess.mean_interval is not None
 
 
-def test_a_look_counts_what_was_over_by_its_date():
+def test_an_interim_analysis_counts_batches_over_by_its_date():
     """
-    Batches up to two Mondays before it, and only their weeks; its interval is of 100 less its share
-    percent.
+    It counts batches up to two Mondays before it, and only their weeks; its interval is of 100 less
+    its share percent.
 
-    What happens later changes no look.
+    Later batches change no analysis.
     """
     every = varied(300, 0.1)
-    found = list(track.interim_analyses(every))
-    assert [(look.number, look.on, look.batches, look.weeks) for look in found] == [
-        (n, MONDAY + 52 * n * WEEK, 52 * n - 1, 52 * n) for n in range(1, 6)
-    ]
+    analyses = list(track.interim_analyses(every))
+    assert [
+        (analysis.number, analysis.on, analysis.batches, analysis.weeks) for analysis in analyses
+    ] == [(n, MONDAY + 52 * n * WEEK, 52 * n - 1, 52 * n) for n in range(1, 6)]
     assert (
-        found[:2] == list(track.interim_analyses([*every[:110], *varied(190, -9, start=110)]))[:2]
+        analyses[:2]
+        == list(track.interim_analyses([*every[:110], *varied(190, -9, start=110)]))[:2]
     )
     counted = track.combine_weeks(half for batch in every[:103] for half in batch.weeks)
     xs, ys = (
@@ -488,18 +520,18 @@ def test_a_look_counts_what_was_over_by_its_date():
     )
     line = stats.linregress(xs, ys)
     reach = stats.t.isf(0.05 / 6 / 2, len(counted) - 2) * line.intercept_stderr
-    assert len(counted) == found[1].weeks
-    assert found[1].beyond_beta_pct == round(Decimal(line.intercept), 6)
-    assert found[1].interval == Interval(
+    assert len(counted) == analyses[1].weeks
+    assert analyses[1].beyond_beta_pct == round(Decimal(line.intercept), 6)
+    assert analyses[1].interval == Interval(
         round(Decimal(line.intercept - reach), 6), round(Decimal(line.intercept + reach), 6)
     )
 
 
-def test_looks_share_the_risk():
+def test_interim_analyses_share_the_risk():
     """
     5 % / 2, / 6, / 12, ...: after K interim analyses 5 % * K / (K + 1), and never more than 5 %.
     """
-    assert [str(look.share_pct) for look in track.interim_analyses(years(160))] == [
+    assert [str(analysis.share_pct) for analysis in track.interim_analyses(years(160))] == [
         "2.500000",
         "0.833333",
         "0.416667",
@@ -508,8 +540,11 @@ def test_looks_share_the_risk():
 
 
 def test_a_gap_in_the_record():
-    """A failed Monday leaves a week with one batch, and two leave one with none: it is no week."""
-    found = compute_track_record(
+    """
+    A failed Monday leaves a week with one batch, and two leave one without a batch, which is not
+    counted.
+    """
+    excess = compute_track_record(
         "main",
         [
             SMALL[0],
@@ -518,10 +553,10 @@ def test_a_gap_in_the_record():
             replace(SMALL[1], run_date=MONDAY + 3 * WEEK),
         ],
     ).weekly_excess
-    assert [(week.monday - MONDAY).days // 7 for week in found.weeks] == [0, 1, 3, 4]
+    assert [(week.monday - MONDAY).days // 7 for week in excess.weeks] == [0, 1, 3, 4]
 
 
-PATIENT = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+UNTIMED = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 FIGURE = st.decimals(-300, 300, places=6)
 PICKS = st.builds(
     TrackedPick,
@@ -539,7 +574,14 @@ RECORDS = st.lists(
     max_size=12,
 ).map(
     lambda rows: [
-        TrackedBatch(MONDAY + n * WEEK, BatchStatus.COMPLETED, False, middle, result, picks)
+        TrackedBatch(
+            run_date=MONDAY + n * WEEK,
+            status=BatchStatus.COMPLETED,
+            late=False,
+            middle_benchmark_pct=middle,
+            benchmark_pct=result,
+            picks=picks,
+        )
         for n, (picks, middle, result) in enumerate(rows)
     ]
 )
@@ -555,52 +597,58 @@ def negative(average: Average) -> Average:
     )
 
 
-@PATIENT
+@UNTIMED
 @given(RECORDS)
 def test_the_opposite_chooser(batches):
     """The opposite of all actions gives the opposite record, to the last digit."""
-    found = compute_track_record("main", batches)
+    result = compute_track_record("main", batches)
     other = compute_track_record(
         "main", [replace(one, picks=[*map(mirrored, one.picks)]) for one in batches]
     )
     for name in ("pick_results", "batch_results"):
-        results, opposite = getattr(found, name), getattr(other, name)
+        results, opposite = getattr(result, name), getattr(other, name)
         assert opposite.alpha_pct == negative(results.alpha_pct)
         assert opposite.directional_return_pct == negative(results.directional_return_pct)
         assert opposite.absolute_return_pct == results.absolute_return_pct
-    assert [point.sum_pct for point in other.curve] == [-point.sum_pct for point in found.curve]
+    assert [point.sum_pct for point in other.curve] == [-point.sum_pct for point in result.curve]
     assert other.weekly_excess.weeks == [
-        Week(week.monday, week.picks, -week.excess_pct, week.benchmark_pct)
-        for week in found.weekly_excess.weeks
+        Week(
+            monday=week.monday,
+            picks=week.picks,
+            excess_pct=-week.excess_pct,
+            benchmark_pct=week.benchmark_pct,
+        )
+        for week in result.weekly_excess.weeks
     ]
     if batches:
-        assert other.random_actions.seed == found.random_actions.seed
-        assert other.random_actions.below_pct == 100 - found.random_actions.below_pct
-        assert other.best.alpha_pct == -found.worst.alpha_pct
+        assert other.random_actions.seed == result.random_actions.seed
+        assert other.random_actions.below_pct == 100 - result.random_actions.below_pct
+        assert other.best.alpha_pct == -result.worst.alpha_pct
 
 
-@PATIENT
+@UNTIMED
 @given(RECORDS, st.randoms())
 def test_no_order_matters(batches, random):
-    """Neither that of the Mondays nor that of a Monday's picks."""
-    found = compute_track_record("main", batches)
+    """Neither the order of the Mondays nor that of a Monday's picks."""
+    result = compute_track_record("main", batches)
     batches = [replace(one, picks=random.sample(one.picks, len(one.picks))) for one in batches]
-    assert compute_track_record("main", random.sample(batches, len(batches))) == found
+    assert compute_track_record("main", random.sample(batches, len(batches))) == result
 
 
-@PATIENT
+@UNTIMED
 @given(RECORDS)
 def test_what_always_holds(batches):
     """
-    The drawdown is never negative, a pick's two weeks come to its alpha, and bins hold all draws.
+    The drawdown is never negative, a pick's two weeks add up to its alpha, and the bins contain all
+    draws.
     """
-    found = compute_track_record("main", batches)
-    assert found.drawdown_pct >= 0
-    added = sum((week.excess_pct * week.picks for week in found.weekly_excess.weeks), Decimal(0))
+    result = compute_track_record("main", batches)
+    assert result.drawdown_pct >= 0
+    added = sum((week.excess_pct * week.picks for week in result.weekly_excess.weeks), Decimal(0))
     alphas = sum((pick.alpha_pct for one in batches for pick in one.picks), Decimal(0))
     assert abs(added - alphas) < Decimal("1e-20")
-    if found.random_actions:
-        assert sum(size.count for size in found.random_actions.bins) == track.DRAW_COUNT
+    if result.random_actions:
+        assert sum(size.count for size in result.random_actions.bins) == track.DRAW_COUNT
 
 
 HUGE = Decimal(f"1{'0' * 5000}")
@@ -609,19 +657,26 @@ HUGE = Decimal(f"1{'0' * 5000}")
 @pytest.mark.parametrize(
     "figure", [HUGE, -HUGE, 1 / HUGE, Decimal("1e160")], ids=["huge", "less", "tiny", "square"]
 )
-def test_figures_beyond_all_sense(figure):
-    """What is exact stays exact, and nothing else is made up."""
-    pick = TrackedPick("", "KO", Action.SELL, figure, figure * 3, figure)
-    found = compute_track_record("main", [make_batch(n, pick) for n in range(3)])
-    assert found.pick_results.alpha_pct.median == figure * -3
-    assert found.weekly_excess.beta is None
+def test_enormous_figures(figure):
+    """Exact figures stay exact, and no other figure is invented."""
+    pick = TrackedPick(
+        id="",
+        ticker="KO",
+        action=Action.SELL,
+        middle_vs_benchmark_pct=figure,
+        vs_benchmark_pct=figure * 3,
+        absolute_return_pct=figure,
+    )
+    result = compute_track_record("main", [make_batch(n, pick) for n in range(3)])
+    assert result.pick_results.alpha_pct.median == figure * -3
+    assert result.weekly_excess.beta is None
 
 
 @dataclass(frozen=True)
 class Share:
     """
-    How many of a kind's records were found to be what, at any look of five; and found better by
-    which.
+    Counts of a kind's records: the findings at any of five interim analyses, and by which analysis
+    they were better.
     """
 
     ever: Counter
@@ -631,24 +686,24 @@ class Share:
 def simulated(chooser: choosers.Chooser, records: int) -> Share:
     ever, better_by = Counter(), Counter()
     for seed in range(records):
-        found = [
-            look.finding
-            for look in track.interim_analyses(choosers.record(chooser, seed, 5 * 52 + 1))
+        findings = [
+            analysis.finding
+            for analysis in track.interim_analyses(choosers.record(chooser, seed, 5 * 52 + 1))
         ]
-        assert len(found) == 5
-        ever.update(set(found))
-        better_by.update(n for n in range(1, 6) if Finding.BETTER in found[:n])
+        assert len(findings) == 5
+        ever.update(set(findings))
+        better_by.update(n for n in range(1, 6) if Finding.BETTER in findings[:n])
     return Share(ever, better_by)
 
 
 @pytest.mark.parametrize("kind", choosers.KINDS)
 def test_choosers_without_skill_are_not_called_skilled(kind):
-    """Of sixty, followed for five years: the seeds are fixed, so the bound fails by no chance."""
+    """Sixty records of five years: the seeds are fixed, so the test cannot fail by chance."""
     assert simulated(choosers.KINDS[kind], 60).ever[Finding.BETTER] <= 3
 
 
 def test_a_chooser_with_skill_is_found():
-    """Half a percent a week: three in four within three years."""
+    """With half a percent a week, three in four records are better within three years."""
     assert simulated(choosers.SKILLED, 40).better_by[3] >= 30
 
 
@@ -659,18 +714,18 @@ def test_a_thousand_choosers_without_skill(kind, record_property):
     Over five interim analyses at most 5 % are called skilled, and at most 5 % skilled or the
     opposite.
     """
-    found = simulated(choosers.KINDS[kind], 1000).ever
-    record_property(f"of 1,000 choosers called skilled: {kind}", found[Finding.BETTER])
-    record_property(f"of 1,000 choosers called the opposite: {kind}", found[Finding.WORSE])
-    assert found[Finding.BETTER] + found[Finding.WORSE] <= 50
+    findings = simulated(choosers.KINDS[kind], 1000).ever
+    record_property(f"of 1,000 choosers called skilled: {kind}", findings[Finding.BETTER])
+    record_property(f"of 1,000 choosers called the opposite: {kind}", findings[Finding.WORSE])
+    assert findings[Finding.BETTER] + findings[Finding.WORSE] <= 50
 
 
 @pytest.mark.long
 def test_a_thousand_choosers_with_skill(record_property):
-    """Half a percent a week is found within three years in four of five records."""
-    found = simulated(choosers.SKILLED, 1000).better_by
+    """With half a percent a week, four of five records are better within three years."""
+    found_by = simulated(choosers.SKILLED, 1000).better_by
     for year in range(1, 6):
         record_property(
-            f"of 1,000 choosers with a skill of 0.5 % a week found by look {year}", found[year]
+            f"of 1,000 choosers with a skill of 0.5 % a week found in year {year}", found_by[year]
         )
-    assert found[3] >= 800
+    assert found_by[3] >= 800

@@ -1,5 +1,5 @@
 """
-JSON from outside: nothing is decided by the order of two members with one name
+JSON from outside: the order of two members with one name decides nothing
 (app/domain/untrusted_json.py).
 """
 

@@ -1,8 +1,8 @@
 """
 What each answer of Alpha Vantage means.
 
-Each table is a kind of fault: the first case is the one that was met, the others are further
-members of the kind.
+Each table is a kind of fault: the first case really occurred, and the others are further members of
+the kind.
 """
 
 import json
@@ -31,19 +31,22 @@ FRIDAY, THURSDAY = date(2026, 10, 23), date(2026, 10, 22)
 
 
 def bars(answer: object, ticker: str = "IBM") -> Any:
-    """What the bars of an answer are: an object, or a text as it stands."""
+    """Return the bars of an answer, which is an object or a text."""
     body = answer if isinstance(answer, str) else json.dumps(answer)
-    return read_bars(body.encode(), ticker, KEY, NOW)
+    return read_bars(body=body.encode(), ticker=ticker, key=KEY, now=NOW)
 
 
 def splits(*rows: object, **members: object) -> Any:
     return read_splits(
-        json.dumps({"symbol": "IBM", "data": rows, **members}).encode(), "IBM", KEY, NOW
+        body=json.dumps({"symbol": "IBM", "data": rows, **members}).encode(),
+        ticker="IBM",
+        key=KEY,
+        now=NOW,
     )
 
 
 def meaning(answer: object) -> AlphaMondayError:
-    """The error that an answer without bars is."""
+    """Return the error of an answer without bars."""
     with pytest.raises(AlphaMondayError) as raised:
         bars(answer)
     assert KEY not in str(raised.value)
@@ -66,7 +69,7 @@ def meaning(answer: object) -> AlphaMondayError:
 )
 def test_a_notice_that_takes_long(name, text):
     """
-    What a notice means is found in a time that grows with its length, and only its beginning
+    The meaning of a notice is found in a time proportional to its length, and only its beginning
     counts.
     """
     begun = time.process_time()
@@ -74,7 +77,7 @@ def test_a_notice_that_takes_long(name, text):
     assert time.process_time() - begun < 1
 
 
-# Notices: a throttle, whatever it advertises
+# Notices: a throttle, whichever plan it advertises
 
 MINUTE = timedelta(seconds=61)
 SECOND = timedelta(seconds=2)
@@ -131,7 +134,7 @@ THROTTLES = [
 )
 @pytest.mark.parametrize(("text", "rest"), THROTTLES)
 def test_a_throttle(text, rest, member):
-    """The provider asks to slow down, and says how long to leave it alone, under whatever name."""
+    """The provider asks to slow down, and says how long to wait, in a member of any name."""
     error = meaning({member: text})
     assert type(error) is ProviderBusy
     assert error.until == NOW + rest
@@ -153,7 +156,7 @@ def test_a_throttle(text, rest, member):
     ],
 )
 def test_a_spent_quota(text):
-    """The day's quota is spent: for an hour nobody is asked."""
+    """The day's quota is used up: for an hour no request is sent."""
     error = meaning({"Information": text})
     assert type(error) is QuotaSpent
     assert error.at == NOW + timedelta(hours=1)
@@ -175,13 +178,13 @@ def test_a_spent_quota(text):
         ),
     ],
 )
-def test_what_a_person_must_change(member, text):
-    """Only this proves that asking again is of no use."""
+def test_an_operator_must_change_something(member, text):
+    """Only these notices prove that another request is of no use."""
     assert type(meaning({member: text})) is ConfigurationError
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "words"),
     [
         pytest.param(
             {"Information": "We are moving."},
@@ -227,11 +230,13 @@ def test_what_a_person_must_change(member, text):
         ),
     ],
 )
-def test_a_notice_that_proves_nothing(answer, said):
-    """It is tried again; in the end its own words are told, shortened and without the key."""
+def test_a_notice_that_proves_nothing(answer, words):
+    """
+    The request is repeated; in the end the error quotes the notice, shortened and without the key.
+    """
     error = meaning(answer)
     assert type(error) is ProviderUnavailable
-    assert str(error).endswith((said, f"{said}."))
+    assert str(error).endswith((words, f"{words}."))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +254,7 @@ def test_a_notice_that_proves_nothing(answer, said):
         ),
         pytest.param(
             "We could not see whether your API key is invalid or missing.",
-            id="a key that was not looked up",
+            id="a key that was not checked",
         ),
         pytest.param(
             "Invalid API key? Our key service has an outage.", id="a key service that is down"
@@ -261,7 +266,7 @@ def test_a_notice_that_proves_nothing(answer, said):
     ],
 )
 def test_other_words_prove_nothing(text):
-    """Neither that a person must change something, nor that the quota is spent."""
+    """They prove neither that an operator must change something, nor that the quota is used up."""
     for member in ("Information", "Error Message"):
         error = meaning({member: text})
         assert type(error) is ProviderUnavailable
@@ -284,13 +289,13 @@ def test_a_notice_beside_data(member, text):
     [(BURST, ProviderBusy), (QUOTA.format(key=KEY), QuotaSpent), (BAD_KEY, ConfigurationError)],
 )
 def test_a_refusal_beside_an_empty_list_of_splits(text, error):
-    """It is no word that the ticker had none."""
+    """It does not say that the ticker had no splits."""
     with pytest.raises(error):
         splits(Information=text)
     assert splits(Information="Good morning.") == ([], [])
 
 
-# An answer that says that the ticker is unknown, or nothing
+# An answer that says that the ticker is unknown, or that has no data
 
 
 @pytest.mark.parametrize(
@@ -306,8 +311,8 @@ def test_a_refusal_beside_an_empty_list_of_splits(text, error):
         pytest.param({"Information": "Unknown symbol: IBM"}, id="in other words"),
     ],
 )
-def test_what_says_that_a_ticker_is_unknown(answer):
-    """By itself it proves nothing."""
+def test_an_answer_that_says_that_a_ticker_is_unknown(answer):
+    """One such answer alone proves nothing."""
     assert type(meaning(answer)) is MaybeUnknownTicker
 
 
@@ -332,11 +337,11 @@ NO_PRICES = [
 
 @pytest.mark.parametrize("odd", NO_PRICES)
 def test_a_close_that_cannot_be_read(odd):
-    """It concerns its own session."""
-    found, (unreadable,) = bars(
+    """Only its own session is unreadable."""
+    read_bars, (unreadable,) = bars(
         {"Time Series (Daily)": {**SERIES, "2026-10-22": {**BAR, "4. close": odd}}}
     )
-    assert [bar.trading_day for bar in found] == [FRIDAY]
+    assert [bar.trading_day for bar in read_bars] == [FRIDAY]
     assert unreadable.day == THURSDAY
     assert unreadable.reason.startswith("IBM, 2026-10-22: ")
 
@@ -364,16 +369,16 @@ def test_an_open_that_cannot_be_read(odd):
     ],
 )
 def test_a_row_that_is_no_bar(name, values, day):
-    """It concerns its own session, if it names one."""
-    found, (unreadable,) = bars({"Time Series (Daily)": {name: values, **SERIES}})
-    assert [bar.trading_day for bar in found] == [FRIDAY]
+    """Only its own session is unreadable, if it names one."""
+    read_bars, (unreadable,) = bars({"Time Series (Daily)": {name: values, **SERIES}})
+    assert [bar.trading_day for bar in read_bars] == [FRIDAY]
     assert unreadable.day == day
 
 
 def test_a_session_in_two_spellings():
-    """Which of them is true? The session is missing, the others are there."""
-    found, _ = bars({"Time Series (Daily)": {"20261022": BAR, "2026-10-22": BAR, **SERIES}})
-    assert [bar.trading_day for bar in found] == [FRIDAY]
+    """It is unclear which of them is true, so the session is missing; the others are read."""
+    read_bars, _ = bars({"Time Series (Daily)": {"20261022": BAR, "2026-10-22": BAR, **SERIES}})
+    assert [bar.trading_day for bar in read_bars] == [FRIDAY]
 
 
 def test_a_series_without_a_readable_bar():
@@ -393,7 +398,7 @@ def row(day: object, factor: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("said", "factor", "text"),
+    ("factors", "factor", "text"),
     [
         pytest.param(
             ("0.1000", "1.2530"), "0.1253", "0.1000 and 1.2530", id="a reverse split and a spin-off"
@@ -427,10 +432,10 @@ def row(day: object, factor: object) -> dict[str, object]:
         ),
     ],
 )
-def test_factors_of_one_date(said, factor, text):
-    """They multiply, each as it is meant; equal ones are one."""
+def test_factors_of_one_date(factors, factor, text):
+    """Different factors multiply, each with its intended value; equal ones count once."""
     (older, listed), unreadable = splits(
-        *(row("2026-10-23", one) for one in said), row("1999-01-04", "2")
+        *(row("2026-10-23", one) for one in factors), row("1999-01-04", "2")
     )
     assert abs(listed.factor - Decimal(factor)) < Decimal("1e-27")
     assert (listed.effective_date, listed.text) == (FRIDAY, text)
@@ -455,8 +460,8 @@ def test_factors_of_one_date(said, factor, text):
 )
 def test_a_split_that_cannot_be_read(bad, day, not_after):
     """
-    It concerns its own date; a row without one is placed by the order of the list, the newest
-    first.
+    Only its own date is unreadable; a row without a date is placed by the order of the list, the
+    newest first.
     """
     listed, (unreadable,) = splits(row("2026-10-23", "4.0000"), bad, row("1987-01-05", "2"))
     assert [one.factor for one in listed] == [2, 4]
@@ -466,7 +471,7 @@ def test_a_split_that_cannot_be_read(bad, day, not_after):
 
 
 def test_a_row_without_a_date_that_may_be_needed():
-    """At the top of the list, or in one that is not in order, it may be of any day."""
+    """At the top of the list, or in an unordered one, it may be of any day."""
     for rows in (
         [None, row("2026-10-23", "4")],
         [row("1987-01-05", "2"), None, row("2026-10-23", "4")],
@@ -476,7 +481,7 @@ def test_a_row_without_a_date_that_may_be_needed():
 
 
 def test_a_date_with_a_row_that_can_be_read_and_one_that_cannot():
-    """The date is not known; the others are."""
+    """The date is unreadable, and the others are read."""
     listed, (unreadable,) = splits(
         row("2026-10-23", "4.0000"), row("2026-10-23", "1,25"), row("1987-01-05", "2")
     )
@@ -484,7 +489,7 @@ def test_a_date_with_a_row_that_can_be_read_and_one_that_cannot():
     assert unreadable.day == FRIDAY
 
 
-# A name that stands there twice
+# A name that occurs twice
 
 
 @pytest.mark.parametrize(
@@ -526,12 +531,12 @@ def test_a_date_with_a_row_that_can_be_read_and_one_that_cannot():
         ),
     ],
 )
-def test_a_bars_name_that_stands_there_twice(text, days):
+def test_a_name_that_occurs_twice_in_bars(text, days):
     """With two values it cannot be read; with one it can."""
-    found, unreadable = bars(
+    read_bars, unreadable = bars(
         f'{{"Time Series (Daily)": {{"2026-10-22": {{"4. close": "1"}}, {text}}}}}'
     )
-    assert [bar.trading_day for bar in found] == days
+    assert [bar.trading_day for bar in read_bars] == days
     assert [row.day for row in unreadable] == ([FRIDAY] if len(days) == 1 else [])
 
 
@@ -546,12 +551,12 @@ def test_a_bars_name_that_stands_there_twice(text, days):
         '{"2026-10-23": {"4. close": "1"}}}',
     ],
 )
-def test_an_answer_whose_member_stands_there_twice(text):
+def test_a_member_that_occurs_twice_in_an_answer(text):
     """It is no answer."""
     assert type(meaning(text)) is ProviderUnavailable
 
 
-# The kind: an answer whose own words say two things about whose it is.
+# The kind: an answer that names two symbols.
 @pytest.mark.parametrize(
     "about",
     [
@@ -569,7 +574,7 @@ def test_an_answer_whose_member_stands_there_twice(text):
 )
 @pytest.mark.parametrize("reader", [read_bars, read_splits])
 def test_an_answer_that_names_two_symbols(about, reader):
-    """It is refused by these words, and not by one that reads like a ticker's name."""
+    """The error says so, for bars and for splits alike."""
     text = f'{{{about}, "Time Series (Daily)": {{"2026-10-23": {{"4. close": "1"}}}}, "data": []}}'
     with pytest.raises(ProviderUnavailable) as refused:
         reader(text.encode(), "IBM", KEY, NOW)
@@ -583,26 +588,27 @@ def test_an_answer_that_names_two_symbols(about, reader):
         '{"effective_date": "2026-10-23", "effective_date": "2026-10-22", "split_factor": "4"}',
     ],
 )
-def test_a_splits_name_that_stands_there_twice(text):
+def test_a_name_that_occurs_twice_in_splits(text):
     """The row cannot be read."""
+    body = f'{{"data": [{text}, {{"effective_date": "1987-01-05", "split_factor": "2"}}]}}'
     listed, (unreadable,) = read_splits(
-        f'{{"data": [{text}, {{"effective_date": "1987-01-05", "split_factor": "2"}}]}}'.encode(),
-        "IBM",
-        KEY,
-        NOW,
+        body=body.encode(),
+        ticker="IBM",
+        key=KEY,
+        now=NOW,
     )
     assert [one.effective_date.year for one in listed] == [1987]
     assert "two values for one name" in unreadable.reason
     with pytest.raises(ProviderUnavailable):
-        read_splits(b'{"data": [], "data": [{}]}', "IBM", KEY, NOW)
+        read_splits(body=b'{"data": [], "data": [{}]}', ticker="IBM", key=KEY, now=NOW)
 
 
-# Whose answer it is
+# The symbol of an answer
 
 
 @pytest.mark.parametrize("symbol", ["BRK-B", "BRK.B", "brk-b", None])
-def test_the_symbol_that_was_asked_for(symbol):
-    """It may be spelled in several ways, or not be there."""
+def test_the_requested_symbol(symbol):
+    """It may be spelled in several ways, or be absent."""
     assert bars({"Meta Data": {"2. Symbol": symbol}, "Time Series (Daily)": SERIES}, "BRK.B")[0]
     assert bars({"Meta Data": {}, "Time Series (Daily)": SERIES}, "BRK.B")[0]
     assert bars({"Meta Data": "none", "Time Series (Daily)": SERIES}, "BRK.B")[0]
@@ -619,7 +625,7 @@ def test_the_symbol_that_was_asked_for(symbol):
     ],
 )
 def test_another_symbol_elsewhere(about):
-    """Wherever an answer names another symbol."""
+    """An answer may name another symbol at any place."""
     assert type(meaning({**about, "Time Series (Daily)": SERIES})) is ProviderUnavailable
     with pytest.raises(ProviderUnavailable):
         splits(**about)
@@ -630,7 +636,7 @@ def test_another_symbol_elsewhere(about):
 )
 @pytest.mark.parametrize("member", ["2. Symbol", "2. symbol", "Symbol", "1. SYMBOL"])
 def test_another_symbol(symbol, member):
-    """The answer is about something else; both are named."""
+    """The answer is about another symbol; the error names both."""
     error = meaning({"Meta Data": {member: symbol}, "Time Series (Daily)": SERIES})
     assert type(error) is ProviderUnavailable
     assert str(error).startswith("IBM: Alpha Vantage answered about ")
@@ -665,5 +671,5 @@ def test_another_series(answer):
     "zone", ["US/Eastern", "America/New_York", "EST5EDT", "Eastern", "", 5, None, "../etc/passwd"]
 )
 def test_the_time_zone_that_is_meant(zone):
-    """New York's under any name; a name that is not known says nothing."""
+    """New York's time zone is accepted under any of its names; an unknown name is ignored."""
     assert bars({"Meta Data": {"5. Time Zone": zone}, "Time Series (Daily)": SERIES})[0]

@@ -19,38 +19,38 @@ ENTRY = re.compile(
 
 
 def of_the_library() -> tuple[list[str], dict[str, date]]:
-    """The names that the library knows, and the ends that its docstring announces."""
+    """Return the names that the library knows, and the ends that its docstring announces."""
     spec = find_spec("openai")
     assert spec
     assert spec.origin
     text = (Path(spec.origin).parent / "types/shared/chat_model.py").read_text()
     listed, _, docstring = text.partition("Deprecated values:")
-    # Lines are broken anywhere.
-    told = re.sub(r"\n +", " ", docstring)
+    # A line may be broken at any place.
+    joined = re.sub(r"\n +", " ", docstring)
     ends = {
         name: date.fromisoformat(day)
-        for names, day in ENTRY.findall(told)
+        for names, day in ENTRY.findall(joined)
         for name in re.findall('"(.*?)"', names)
     }
-    assert len(ends) == sum(len(re.findall('"', names)) // 2 for names, _ in ENTRY.findall(told))
-    assert told.count("Announced shutdown date") == len(ENTRY.findall(told))
+    assert len(ends) == sum(len(re.findall('"', names)) // 2 for names, _ in ENTRY.findall(joined))
+    assert joined.count("Announced shutdown date") == len(ENTRY.findall(joined))
     return re.findall(r'^    "(.*)",$', listed, re.MULTILINE), ends
 
 
 def test_the_table_is_the_installed_library_s():
-    """An upgrade of the library that announces another end fails here: take its dates over."""
+    """This fails if a newer version of the library announces another end: then copy its dates."""
     assert of_the_library()[1] == ANNOUNCED_ENDS
 
 
 def test_every_name_that_the_library_knows():
-    """What we say of a name is what is announced of that very name: none is taken for another."""
+    """Each name has the end that is announced for exactly this name."""
     names, ends = of_the_library()
     assert len(names) > 50
     assert {name: announced_end(name) for name in names} == {name: ends.get(name) for name in names}
 
 
 def test_the_default_model():
-    """It is one that the library knows, and no end of it is announced."""
+    """The library knows it, and no end of it is announced."""
     model = settings.load({}).openai_model
     assert model in of_the_library()[0]
     assert announced_end(model) is None
@@ -84,12 +84,12 @@ def test_the_default_model():
     ],
 )
 def test_names(model, end):
-    """A name is found however a relay writes it, and nothing else is taken for it."""
+    """A name is recognized in every spelling of a relay, and no other name is mistaken for it."""
     assert announced_end(model) == end
 
 
 @pytest.mark.parametrize(
-    ("model", "today", "said"),
+    ("model", "today", "warning"),
     [
         ("gpt-4o-mini", date(2026, 11, 14), None),
         (
@@ -122,6 +122,6 @@ def test_names(model, end):
         ("llama3.2:3b", date(2029, 1, 1), None),
     ],
 )
-def test_warnings(model, today, said):
-    """A model is warned of 60 days before its end, and ever after."""
-    assert end_warning(model, today) == said
+def test_warnings(model, today, warning):
+    """The warning begins 60 days before the model's end, and does not stop."""
+    assert end_warning(model, today) == warning

@@ -37,7 +37,8 @@ MARKET = Market(Calendar(), split_chance=SPLIT_CHANCE)
 
 def _split_lately() -> str:
     """
-    A ticker with a split among its latest hundred sessions, but not within the last fortnight.
+    Return a ticker with a split among its latest hundred sessions, but not within the last
+    fortnight.
     """
     since, until = date(2026, 6, 15), date(2026, 9, 28)
     return next(
@@ -95,20 +96,20 @@ QUESTION = SimulatedRequest(provider="openai", key="k", symbol="", at=AT)
 
 @pytest.mark.parametrize("name", ODD_ALPHA_VANTAGE_FAULTS)
 def test_an_odd_answer_about_prices_differs(name):
-    """Of bars, of splits, or of both."""
+    """It differs in bars, in splits, or in both."""
     fault = ODD_ALPHA_VANTAGE_FAULTS[name]
     assert (fault(BARS_REPLY, DAILY), fault(SPLITS_REPLY, LISTED)) != (BARS_REPLY, SPLITS_REPLY)
 
 
 @pytest.mark.parametrize("name", ODD_OPENAI_FAULTS)
 def test_an_odd_answer_of_the_model_differs(name):
-    """In its picks or beside them."""
+    """It differs in its picks or beside them."""
     assert ODD_OPENAI_FAULTS[name](ANSWER, QUESTION) != ANSWER
 
 
 def test_a_split_in_two_has_the_same_product():
-    """Every factor that the market knows."""
-    for said_as in (
+    """For every factor in the simulated market."""
+    for factor_text in (
         "2.0000",
         "3.0000",
         "10.0000",
@@ -120,7 +121,10 @@ def test_a_split_in_two_has_the_same_product():
         "0.3333",
     ):
         reply = json_reply(
-            {"symbol": TICKER, "data": [{"effective_date": "2026-10-12", "split_factor": said_as}]}
+            {
+                "symbol": TICKER,
+                "data": [{"effective_date": "2026-10-12", "split_factor": factor_text}],
+            }
         )
         listed = json.loads(ODD_ALPHA_VANTAGE_FAULTS["split_in_two"](reply, LISTED).body)["data"]
         factors = [float(one["split_factor"]) for one in listed]
@@ -128,11 +132,11 @@ def test_a_split_in_two_has_the_same_product():
         product = 1.0
         for factor in factors:
             product *= factor
-        assert product == pytest.approx(float(said_as))
+        assert product == pytest.approx(float(factor_text))
 
 
 def test_a_restated_series_has_no_jump_at_the_split():
-    """Bars from the split on stay as they were."""
+    """Bars from the split on are unchanged."""
     known = {day for day, _ in MARKET.splits(TICKER, date(2026, 10, 12))}
     last = str(max(known))
     before, after = (
@@ -145,10 +149,10 @@ def test_a_restated_series_has_no_jump_at_the_split():
 
 
 def test_one_request_in_four():
-    """By the seed, the same each time."""
+    """The seed decides which, and they are the same each time."""
     names = [
-        [one.name for one in _asked_often("a seed")],
-        [one.name for one in _asked_often("a seed")],
+        [one.name for one in _many_faults("a seed")],
+        [one.name for one in _many_faults("a seed")],
     ]
     assert names[0] == names[1]
     passing = [name for name in names[0] if name in (*ANY_REQUEST, *BARS)]
@@ -156,24 +160,24 @@ def test_one_request_in_four():
     assert set(passing) == {*ANY_REQUEST, *BARS}
 
 
-def _asked_often(seed: str):
+def _many_faults(seed: str):
     odd = OddProviders(seed)
     for number in range(2000):
         at = AT + timedelta(days=number % 400)
         yield from odd.faults(msgspec.structs.replace(DAILY, symbol="SPY", at=at))
 
 
-def test_the_third_question_of_a_day_meets_nothing_that_costs_it():
-    """Unless it is permanent."""
+def test_the_third_question_of_a_day_always_succeeds():
+    """Except for permanent faults."""
     odd, third = OddProviders("a seed"), Counter()
     for number in range(600):
         at = AT + timedelta(days=number)
-        found = [odd.faults(msgspec.structs.replace(QUESTION, at=at)) for _ in range(3)]
-        third.update(one.name for one in found[2])
+        faults = [odd.faults(msgspec.structs.replace(QUESTION, at=at)) for _ in range(3)]
+        third.update(one.name for one in faults[2])
     assert set(third) == {*METADATA, *PERMANENT["openai"]}
 
 
-def test_the_mix_names_what_there_is():
+def test_the_mix_has_every_odd_fault():
     """Each odd fault is in the mix, and the mix has no other names."""
     lasting = {
         "restated",
@@ -189,7 +193,7 @@ def test_the_mix_names_what_there_is():
 
 
 def test_a_script_can_name_an_odd_fault():
-    """As any other."""
+    """It is named like any other fault."""
     (rule,) = read_script(
         b'[{"provider": "openai", "fault": "usage_float", "times": 1}]', ALL_FAULTS
     )

@@ -28,16 +28,16 @@ def parsed(*lines: PickLine, layout: Layout = WIDE, **more: object) -> ElementTr
 
 
 def texts(svg: ElementTree.Element) -> list[str]:
-    return ["".join(found.itertext()) for found in svg.iter(f"{SVG}text")]
+    return ["".join(element.itertext()) for element in svg.iter(f"{SVG}text")]
 
 
-def test_what_a_batch_says():
+def test_the_chart_of_a_batch():
     """The lines are the picks' alphas, in the model's order; a skipped day has a reason."""
     metrics = [
         {"pick": {"ticker": "KO"}, "alphaPct": "-1.5"},
         {"pick": {"ticker": "MSFT"}, "alphaPct": "2"},
     ]
-    found = chart_of_batch(
+    chart = chart_of_batch(
         {
             "runDate": "2026-01-05",
             "benchmarkSymbol": "SPY",
@@ -54,15 +54,19 @@ def test_what_a_batch_says():
         }
     )
     lines = [line("KO", "-1.5", action="SELL"), line("MSFT", "2")]
-    assert found == BatchChart(MONDAY, "SPY", lines, {2: "no price", 3: "closed"})
+    assert chart == BatchChart(
+        run_date=MONDAY, benchmark="SPY", lines=lines, skipped={2: "no price", 3: "closed"}
+    )
 
 
 def test_a_gap_is_no_line():
     """Days that are not consecutive are connected by dots only, and the days between are shaded."""
     svg = parsed(line("KO", "1", "2", "", "4"), skipped={3: "no price"})
-    courses = [found for found in svg.iter(f"{SVG}line") if found.get("class") == "stroke-pick-1"]
-    assert [found.get("stroke-dasharray") for found in courses] == [None, None, "0.1 5"]
-    shades = [found for found in svg.iter(f"{SVG}rect") if found.get("class") == "fill-shade"]
+    courses = [
+        element for element in svg.iter(f"{SVG}line") if element.get("class") == "stroke-pick-1"
+    ]
+    assert [element.get("stroke-dasharray") for element in courses] == [None, None, "0.1 5"]
+    shades = [element for element in svg.iter(f"{SVG}rect") if element.get("class") == "fill-shade"]
     scale = Scale(WIDE, [0, 4])
     assert len(shades) == 1
     assert (
@@ -77,15 +81,15 @@ def test_lines_differ_without_colour():
     """Each pick has its own dashes, mark and name."""
     svg = parsed(line("KO", "1", "2"), line("MSFT", "2", "3"), line("XOM", "-1", "-2"))
     dashes = {
-        found.get("class"): found.get("stroke-dasharray")
-        for found in svg.iter(f"{SVG}line")
-        if found.get("class", "").startswith("stroke-pick")
+        element.get("class"): element.get("stroke-dasharray")
+        for element in svg.iter(f"{SVG}line")
+        if element.get("class", "").startswith("stroke-pick")
     }
     assert dashes == {"stroke-pick-1": None, "stroke-pick-2": "7 4", "stroke-pick-3": "2 3.5"}
     marks = {
-        (found.tag, found.get("class"))
-        for found in svg
-        if (found.get("class") or "").startswith("fill-pick")
+        (element.tag, element.get("class"))
+        for element in svg
+        if (element.get("class") or "").startswith("fill-pick")
     }
     assert {
         (f"{SVG}circle", "fill-pick-1"),
@@ -102,16 +106,18 @@ def test_says_in_words_what_it_shows():
         line("KO", "1.005", "", action="SELL"), line("MSFT", "-0.5"), skipped={2: "closed"}
     )
     assert svg.get("role") == "img"
-    told = {
-        found.get("id"): found.text for found in svg if found.tag in (f"{SVG}title", f"{SVG}desc")
+    descriptions = {
+        element.get("id"): element.text
+        for element in svg
+        if element.tag in (f"{SVG}title", f"{SVG}desc")
     }
-    assert svg.get("aria-labelledby").split() == list(told)
-    assert told["chart-title"] == (
+    assert svg.get("aria-labelledby").split() == list(descriptions)
+    assert descriptions["chart-title"] == (
         "Percentage points in the call's favour against SPY, for each pick of Monday 5 January "
         "2026: above zero, the "
         "call is right"
     )
-    assert told["chart-description"] == (
+    assert descriptions["chart-description"] == (
         "SELL KO +1.00 on day 1 and BUY MSFT \N{MINUS SIGN}0.50 on day 1. Days without figures: 2."
     )
 
@@ -127,12 +133,17 @@ def test_before_the_first_morning():
 def test_by_itself_it_needs_no_style(layout):
     """With a palette there are no classes, and every colour is written out."""
     alone = Layout(layout.width, layout.height, palette=LIGHT_COLOURS)
-    svg = draw(BatchChart(MONDAY, "SPY", [line("KO", "1", "2")], {3: "closed"}), alone)
+    svg = draw(
+        BatchChart(
+            run_date=MONDAY, benchmark="SPY", lines=[line("KO", "1", "2")], skipped={3: "closed"}
+        ),
+        alone,
+    )
     assert "class=" not in svg
     assert set(re.findall(r'(?:fill|stroke)="(#[^"]*)"', svg)) <= set(LIGHT_COLOURS.values())
 
 
-def test_what_a_name_holds_is_text():
+def test_markup_in_a_name_is_text():
     svg = draw(BatchChart(MONDAY, "S<Y", [PickLine('"<b>', "BUY", {0: Decimal(0), 1: Decimal(1)})]))
     assert "<b>" not in svg
     ElementTree.fromstring(svg)
@@ -164,14 +175,14 @@ def test_everything_lies_within(courses, layout):
     svg = parsed(
         *[line(f"A{number}", *course) for number, course in enumerate(courses)], layout=layout
     )
-    for found in svg.iter():
+    for element in svg.iter():
         for name in ("x", "x1", "x2", "cx"):
-            assert 0 <= float(found.get(name, 0)) <= layout.width
+            assert 0 <= float(element.get(name, 0)) <= layout.width
         for name in ("y", "y1", "y2", "cy"):
-            assert 0 <= float(found.get(name, 0)) <= layout.height
+            assert 0 <= float(element.get(name, 0)) <= layout.height
     at = sorted(
-        float(found.get("y"))
-        for found in svg.iter(f"{SVG}text")
-        if found.find(f"{SVG}tspan") is not None
+        float(element.get("y"))
+        for element in svg.iter(f"{SVG}text")
+        if element.find(f"{SVG}tspan") is not None
     )
     assert all(after - before >= layout.text for before, after in itertools.pairwise(at))

@@ -53,7 +53,8 @@ class Slow:
 
     def update(self, now: float) -> None:
         self.updates += 1
-        self.counter.set_size(self, self.unread_address, self.unread_bytes)  # type: ignore[arg-type]
+        size = self.unread_bytes
+        self.counter.set_size(self, self.unread_address, size)  # type: ignore[arg-type]
 
     def disconnect(self) -> None:
         self.counter.set_size(self, self.unread_address, 0)  # type: ignore[arg-type]
@@ -61,7 +62,7 @@ class Slow:
 
 @pytest.mark.parametrize("clients", [1, 2, 60])
 @pytest.mark.parametrize("sweeps", [1, 30])
-def test_a_slow_reader_is_looked_at_once_in_a_while(clients, sweeps):
+def test_a_slow_reader_is_checked_once_in_a_while(clients, sweeps):
     """
     Once, each sweep started two others: after half a minute a single slow reader stopped the
     whole service.
@@ -76,7 +77,7 @@ def test_a_slow_reader_is_looked_at_once_in_a_while(clients, sweeps):
     assert {one.updates for one in slow} == {sweeps}
 
 
-def test_sweeps_end_with_what_is_held_and_begin_again():
+def test_sweeps_end_without_unread_responses_and_begin_again():
     """
     A connection is disconnected when its credit is used up, and the next one is checked in the
     same way.

@@ -1,9 +1,9 @@
 """
 The rules of the record that the journal and the calendar can decide, one module per subject.
 
-Each module has a `check` that takes an entry and the state after it, and raises Discrepancy for the
-first broken rule. Some modules also have a `check_end`, for rules that need the whole journal or
-all readings of the record.
+Most modules have a `check` that takes an entry and the state after it, and raises Discrepancy for
+the first broken rule. Some have a `check_end`, for rules that need the whole journal or all
+readings of the record. `tolerance` and `readings` have what several rules use.
 """
 
 from app.domain.verification.entries import ParsedEntry
@@ -39,7 +39,7 @@ _CHECKS = (
 
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
-    """Check an entry by every rule; raises Discrepancy for the first broken one."""
+    """Check an entry against every rule; raises Discrepancy for the first broken one."""
     state.add_event(entry)
     for rule in _CHECKS:
         rule(entry, state)

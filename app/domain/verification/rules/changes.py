@@ -149,9 +149,10 @@ def _times_of_rows(entry: ParsedEntry) -> Iterator[tuple[AnyRow, str, object]]:
 
 def _check_first_mention(entry: ParsedEntry, state: JournalState, mention: Mention) -> None:
     """
-    Raise Discrepancy for a first mention in the wrong kind of entry, and for a repeated one.
+    Raise Discrepancy for a first mention in the wrong kind of entry, or a repeated state.
 
-    For example, a CHECKPOINT entry must not mention its checkpoint again with the same status.
+    A state is repeated if, for example, a CHECKPOINT entry mentions its checkpoint again with the
+    same status.
     """
     row = mention.row
     if mention.before is not None:
@@ -237,7 +238,7 @@ def _belongs_problem(
     """
     Return why a row does not belong to the entry's batch; None if it does.
 
-    Raises LookupError if the journal does not have a row that it needs.
+    Raises LookupError if the row refers to another row that the journal does not have.
     """
     row = mention.row
     checkpoint = entry.first_row(Checkpoint)
@@ -255,7 +256,8 @@ def _belongs_problem(
             }
             if batches != {batch_id}:
                 return f"its checkpoint and its pick are not both of the batch {batch_id}"
-            # When the entry open is read, the metrics of earlier days get their return from it.
+            # When a pick's `entry_open` becomes known, the metrics of earlier days get their
+            # `return_from_open_pct`.
             gets_open = mention.before is not None and entry.kind is JournalKind.CHECKPOINT
             if not gets_open and checkpoint and row.checkpoint_id != checkpoint.id:
                 return f"it is not of day {checkpoint.day}, which the entry is about"
@@ -296,7 +298,7 @@ def _check_unchanged(entry: ParsedEntry, state: JournalState, mention: Mention) 
     now = asdict(mention.row)
     for name, former in asdict(mention.before).items():
         new_text, old_text = to_text(now[name]), to_text(former)
-        # Writing an equal number with other zeros at its end is never allowed.
+        # Writing an equal number in another way is never allowed, for example 1.50 for 1.5.
         is_allowed = name in allowed and now[name] != former
         if new_text == old_text or is_allowed:
             continue
@@ -392,7 +394,8 @@ def _describe_change(change: _Change) -> str:
     column = field
     if ticker:
         column = f"{field} of {ticker}"
-    return f"{column} changes from {before} to {after}"
+    was, is_now = show_difference(before, after)
+    return f"{column} changes from {was} to {is_now}"
 
 
 def _changes(entry: ParsedEntry, mention: Mention, state: JournalState) -> Iterator[_Change]:
@@ -417,7 +420,8 @@ def _may_drop(entry: ParsedEntry, column: str, state: JournalState) -> bool:
     """
     Return whether an entry may leave out a column that an earlier version does not know.
 
-    Such a version works on the newer schema during an upgrade, and needs no correction for this.
+    During an upgrade, a process of such a version may still write entries on the newer schema. They
+    leave out the column without a correction.
     """
     since = state.marked_since
     if column != "benchmark_unusual_move" or since is None:
@@ -427,9 +431,10 @@ def _may_drop(entry: ParsedEntry, column: str, state: JournalState) -> bool:
 
 def _check_corrected_day(entry: ParsedEntry, state: JournalState) -> None:
     """
-    Raise Discrepancy for a correction of rows that its day does not have.
+    Raise Discrepancy if the corrected rows do not belong to the day of the entry's checkpoint.
 
-    Initial prices are corrected on day 0, which has no metrics; metrics are corrected on their day.
+    An entry about day 0 may correct initial prices: those are columns of the batch and its picks.
+    Day 0 has no metrics. An entry about a later day may correct that day's metrics.
     """
     checkpoint = entry.first_row(Checkpoint)
     if checkpoint is None:

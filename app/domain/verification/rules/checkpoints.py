@@ -27,8 +27,8 @@ _FIGURE_COLUMNS = (
     "benchmark_return_pct",
     "benchmark_unusual_move",
 )
-# The columns that a computed checkpoint of day 1 or later must have. The mark is not among them:
-# earlier versions did not write it, and the rule `unusual-move` decides where it may be absent.
+# The columns that a computed checkpoint of day 1 or later must have: all but the benchmark's mark.
+# Earlier versions did not write the mark. The rule `unusual-move` decides where it may be absent.
 _REQUIRED_COLUMNS = _FIGURE_COLUMNS[:-1]
 _SKIP_COLUMNS = ("skip_reason", "note", "skipped_at")
 
@@ -88,7 +88,7 @@ def _check_due(place: str, batch: Batch, checkpoint: Checkpoint) -> None:
     if checkpoint.taken_at < due:
         raise discrepancy(
             Rule.DUE,
-            f"{place}: taken_at is {checkpoint.taken_at}, but it was not due before {due}.",
+            f"{place}: taken_at is {checkpoint.taken_at}, but the checkpoint is due at {due}.",
         )
 
 
@@ -250,7 +250,8 @@ def _check_completed(entry: ParsedEntry, state: JournalState) -> None:
 
     A batch is completed by the entry of its last checkpoint.
     """
-    # An entry can change the number of checkpoints of the batches of these rows only.
+    # Only these rows can change what is compared below: the status of a batch, the number of its
+    # checkpoints, and whether it has picks.
     batch_ids = {batch.id for batch in entry.rows(Batch)}
     batch_ids |= {row.batch_id for row in entry.rows(Checkpoint)}
     batch_ids |= {row.batch_id for row in entry.rows(Pick)}

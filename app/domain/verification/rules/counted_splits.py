@@ -56,7 +56,11 @@ class SplitSpan(Struct, frozen=True):
 
 
 class SplitCount(Struct, frozen=True):
-    """The splits that a figure of an entry counts: those that the journal had mentioned by then."""
+    """
+    The splits that a figure of an entry counts: those that the journal mentions up to this entry.
+
+    `place` returns the beginning of a message.
+    """
 
     place: Callable[[], str]
     at: datetime
@@ -66,7 +70,8 @@ class SplitCount(Struct, frozen=True):
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
     """Raise Discrepancy unless an entry holds exactly the splits that its figures count."""
-    # A later rename does not change a stored figure, so the present tickers are stored for it.
+    # A later rename does not change a stored figure. So the tickers that the share has at this
+    # entry are stored for the figure.
     for metric in entry.rows(PickMetric):
         if metric.pick_id in state.shares:
             state.shares_of_metric[metric.id] = state.shares[metric.pick_id]
@@ -115,7 +120,12 @@ def check_end(state: JournalState) -> None:
 
 
 def _check_known_splits(count: SplitCount, readings: Readings) -> None:
-    """Raise Discrepancy if a split was read an hour before the figure and would have changed it."""
+    """
+    Raise Discrepancy if a figure does not count a split that its process knew.
+
+    The process knew the splits that were read more than an hour before the entry was written. A
+    split that does not change the factor need not be counted.
+    """
     limit = count.at - CONCURRENT_WINDOW
     known: dict[str, list[Split]] = {}
     for ticker in count.span.tickers.all_tickers:
@@ -142,8 +152,8 @@ def _check_final_factor(
     """Raise Discrepancy unless a stored factor is the one that all splits of the record give."""
     stored = getattr(span.row, span.field)
     counted = span.list_splits(readings)
-    # A later rename does not change a stored figure, so the tickers of its last mention are right,
-    # too.
+    # A later rename does not change a stored figure. So the factor may also follow from the tickers
+    # that the share had when the figure was last mentioned.
     counted_at_mention = span.list_splits(readings, state.shares_of_metric.get(span.row.id))
     if stored in (_factor(counted), _factor(counted_at_mention)):
         return
@@ -170,15 +180,15 @@ def _factor(counted: Sequence[Split]) -> Decimal:
 
 
 def _final_spans(state: JournalState) -> Iterator[SplitSpan]:
-    """Yield the spans of all figures of the record that a later split would correct."""
+    """Yield the spans of the figures that are corrected if one of their splits is listed late."""
     for checkpoint in state.checkpoints.values():
         batch = state.batches.get(checkpoint.batch_id)
         if batch is None or not has_figures(checkpoint):
             continue
         end = calendar.checkpoint_date(batch.run_date, calendar.MEASURED_DAYS[-1])
         for span in _spans_of(checkpoint, state):
-            # A split from the end of the fortnight on causes no correction, although a figure with
-            # a restated reading may count it.
+            # A split on the last day of the fortnight or later causes no correction. The span of a
+            # figure with a restated reading may contain such a split. Such a span is left out.
             if span.through < end:
                 yield span
 

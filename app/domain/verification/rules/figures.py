@@ -29,7 +29,8 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
             for field, expected in expected_figures(mention, state):
                 _compare(place, mention.row, field=field, expected=expected)
                 state.figures += 1
-        # A missing row is no wrong figure: the entry names a reading that no entry mentions.
+        # The figure cannot be computed: the entry names a reading that no entry mentions, or a
+        # reading of another session or ticker.
         except LookupError as error:
             raise discrepancy(
                 Rule.READING,
@@ -45,8 +46,9 @@ def check_end(state: JournalState) -> None:
     """
     Raise Discrepancy for returns that differ from what the prices of the last mentions give.
 
-    A corrected baseline changes the returns of other days, too, and its entry need not mention
-    them. The factors are taken from the rows: `counted_splits` checks them.
+    A corrected baseline changes the returns of other days, too, and the entry of the correction
+    need not mention these days. The factors are taken from the rows: the rule module
+    `counted_splits` checks them.
     """
     for checkpoint in state.checkpoints.values():
         _check_last_benchmark(checkpoint, state)
@@ -59,7 +61,7 @@ def _check_last_benchmark(checkpoint: Checkpoint, state: JournalState) -> None:
     if checkpoint.day == 0 or price is None or factor is None:
         return
     batch = state.batch(checkpoint.batch_id)
-    initial = _required_price(batch.benchmark_initial_price, batch.id)
+    initial = _required_value(batch, "benchmark_initial_price")
     expected = returns.return_pct(initial, price, factor)
     _compare(
         place=state.name(checkpoint),
@@ -75,7 +77,7 @@ def _check_last_metric(metric: PickMetric, state: JournalState) -> None:
         initial=pick.initial_price,
         current=metric.current_price,
         factor=metric.split_factor,
-        benchmark_return_pct=_required_price(checkpoint.benchmark_return_pct, checkpoint.id),
+        benchmark_return_pct=_required_value(checkpoint, "benchmark_return_pct"),
     )
     for field in ("absolute_return_pct", "vs_benchmark_pct"):
         _compare(
@@ -101,7 +103,7 @@ def expected_figures(mention: Mention, state: JournalState) -> Iterator[Figure]:
     """
     Yield each price and figure of a row with its expected value.
 
-    Raises LookupError if the journal does not have a row that it needs.
+    Raises LookupError if the journal does not have a row that a value needs.
     """
     match mention.row:
         # A failed batch and a skipped checkpoint have no reading, and so no figures.
@@ -134,8 +136,8 @@ def _figures_of_pick(pick: Pick, before: AnyRow | None, state: JournalState) -> 
 
     if pick.entry_close_id is None:
         return
-    # The session is taken from the reading: which one is right is checked by `entry-open`, because
-    # it may depend on a closure on short notice.
+    # The session is taken from the reading itself, so it is not checked here. The rule `entry-open`
+    # checks it: which session is right may depend on a closure on short notice.
     reading = state.close(pick.entry_close_id)
     _find_own_reading(
         state,
@@ -168,7 +170,7 @@ def _figures_of_benchmark(checkpoint: Checkpoint, state: JournalState) -> Iterat
     yield "benchmark_split_factor", factor
     # Day 0 is the baseline itself, so it has a factor and no return.
     if checkpoint.day != 0:
-        initial = _required_price(batch.benchmark_initial_price, batch.id)
+        initial = _required_value(batch, "benchmark_initial_price")
         yield "benchmark_return_pct", returns.return_pct(initial, close.close, factor)
 
 
@@ -204,7 +206,7 @@ def _figures_of_metric(
         initial=pick.initial_price,
         current=price,
         factor=factor,
-        benchmark_return_pct=_required_price(checkpoint.benchmark_return_pct, checkpoint.id),
+        benchmark_return_pct=_required_value(checkpoint, "benchmark_return_pct"),
     )
     yield "absolute_return_pct", figures.absolute_return_pct
     yield "vs_benchmark_pct", figures.vs_benchmark_pct
@@ -212,7 +214,7 @@ def _figures_of_metric(
     if metric.return_from_open_pct is not None:
         opened = state.close(pick.entry_close_id)
         factor = split_product(state, share, after=basis_date(opened), through=through)
-        entry_open = _required_price(pick.entry_open, pick.id)
+        entry_open = _required_value(pick, "entry_open")
         yield "return_from_open_pct", returns.return_pct(entry_open, price, factor)
 
 
@@ -235,10 +237,10 @@ def _find_own_reading(
     state: JournalState, pick: UUID, close: UUID, *, session: date, former: UUID | None
 ) -> Close:
     """
-    Return the reading of a pick; raises LookupError for one under a wrong ticker.
+    Return the reading of a pick; raises LookupError if the reading is under a wrong ticker.
 
-    It must be under the ticker that the share has on the session. But a row that named the same
-    reading (`former`) before a rename keeps it.
+    The right ticker is the one that the share has on the session. `former` is the reading that the
+    row named before this entry. If the row still names it, any ticker of the share is right.
     """
     share = state.shares[pick]
     tickers: Collection[str] = share.period(session).tickers
@@ -265,10 +267,12 @@ def _required_session(day: date | None, id: UUID) -> date:
     return day
 
 
-def _required_price(price: Decimal | None, id: UUID) -> Decimal:
-    if price is None:
-        raise LookupError(f"a price of {id}")
-    return price
+def _required_value(row: Batch | Checkpoint | Pick, column: str) -> Decimal:
+    """Return the price or the figure in a column of a row; raises LookupError without one."""
+    value: Decimal | None = getattr(row, column)
+    if value is None:
+        raise LookupError(f"the {column} of {row.id}")
+    return value
 
 
 def _check_forced(place: str, mention: Mention, state: JournalState) -> None:

@@ -2,7 +2,7 @@
 The rules `every-monday` and `every-day`: what the journal must have when it ends.
 
 Work that was due shortly before the newest entries may not be done yet, and after an outage the
-service does it late. So the journal must have only what was long over
+service does it late. So these rules require only what was long over
 (docs/journal.md#what-is-long-over).
 """
 
@@ -15,9 +15,9 @@ from app.domain.verification.discrepancies import Rule, discrepancy, format_utc
 from app.domain.verification.rules.tolerance import overdue_limit
 from app.domain.verification.state import JournalState
 
-# How long a batch may wait for its prices while other batches get theirs. With a small quota, the
-# oldest batch is served first. And a missing close is given up only if the service runs at the
-# day's last price retry.
+# How long a batch may wait for its prices while other batches get theirs. There are two reasons for
+# such a wait. With a small quota, the oldest batch is served first. And a checkpoint whose close is
+# missing is skipped only if the service runs at the day's last price retry.
 PRICE_WAIT = timedelta(days=CHECKPOINT_DAYS)
 
 _WEEK = 7
@@ -65,8 +65,9 @@ def _check_days(state: JournalState) -> None:
     for batch in state.batches.values():
         if not state.has_picks(batch):
             continue
-        # A batch must have its prices by the later of two limits: one follows from its own entries,
-        # the other one from the entries of all batches.
+        # A day that needs prices is long over if it was due at or before either of two limits, so
+        # the later limit decides. One limit follows from the entries of its own batch, the other
+        # one from the entries of all batches.
         own = overdue_limit(sorted(state.priced_at[batch.id]))
         price_limits = [one for one in (own, priced) if one is not None]
         for day in range(CHECKPOINT_DAYS + 1):
@@ -81,7 +82,12 @@ def _check_days(state: JournalState) -> None:
 
 
 def _price_limit(state: JournalState) -> datetime | None:
-    """Return the time up to which due checkpoints must have prices, by entries of all batches."""
+    """
+    Return the limit that follows from the entries of all batches.
+
+    A checkpoint that needs prices is long over if it was due at or before this limit. None means
+    that none is long over.
+    """
     times: list[datetime] = []
     for of_batch in state.priced_at.values():
         times += of_batch

@@ -27,8 +27,8 @@ from app.domain.verification.rules.tolerance import CLOCK_TOLERANCE
 from app.domain.verification.state import JournalState, has_figures, locate
 from app.errors import Discrepancy
 
-# After the upgrade that introduced the benchmark's mark, an earlier version may still compute
-# checkpoints for this long: it works on the newer schema, too
+# How long an earlier version may still compute checkpoints after the upgrade that introduced the
+# benchmark's mark. An operator may return to an earlier version without a change of the schema
 # (docs/operate/upgrade.md#roll-back-the-code-only).
 UPGRADE_WINDOW = timedelta(days=28)
 
@@ -42,8 +42,8 @@ _BENCHMARK_COLUMNS = (
     "benchmark_unusual_move",
 )
 
-# The sessions from which newest readings are used. The writers use this calendar without closures
-# on short notice, too: there are no readings of such days.
+# The sessions from which newest readings are used. This calendar has no closures on short notice:
+# there are no readings of such days. The jobs that decide marks use the same calendar.
 _SESSIONS = Calendar()
 
 
@@ -113,8 +113,11 @@ def _check_has_benchmark_mark(entry: ParsedEntry, mention: Mention, state: Journ
     """
     Raise Discrepancy for a computed checkpoint without the benchmark's mark.
 
-    For some weeks after the upgrade that introduced the mark, an earlier version may have computed
-    the checkpoint.
+    Two cases are allowed, because an earlier version may have computed the checkpoint:
+
+    - No entry up to this one has the mark.
+    - The first entry with the mark comes after checkpoints without the mark, and is at most
+      UPGRADE_WINDOW older than this entry.
     """
     checkpoint = mention.row
     assert isinstance(checkpoint, Checkpoint)
@@ -156,7 +159,8 @@ def _has_benchmark_mark(checkpoint: Checkpoint) -> bool:
     Return whether a checkpoint has figures and the benchmark's mark.
 
     Then a version with the present rules decided its marks. Earlier versions had another threshold
-    and another path, and did not write the benchmark's mark.
+    and other rules for the path of prices from the first reading to the last
+    (`splits.has_unexplained_move` searches for it). They did not write the benchmark's mark.
     """
     return has_figures(checkpoint) and checkpoint.benchmark_unusual_move is not None
 
@@ -165,8 +169,8 @@ def _decides(entry: ParsedEntry, mention: Mention, columns: Sequence[str]) -> bo
     """
     Return whether an entry decides the mark of a row.
 
-    It does not if it mentions the row for another reason. A correction decides the mark if it
-    changes one of `columns`.
+    An entry that gives the row its first figures decides the mark. A correction decides the mark if
+    one of `columns` changes. An entry that mentions the row for another reason keeps the mark.
     """
     row, before = mention.row, mention.before
     # A skipped checkpoint that is now computed gets its first figures, like a row that is new.
@@ -266,9 +270,9 @@ def _pending_mark(
 
 def _check_mark(pending: PendingMark, state: JournalState) -> None:
     """
-    Raise Discrepancy for a mark that is wrong for all possible readings outside of the journal.
+    Raise Discrepancy for a mark that the journal alone shows to be wrong.
 
-    A mark that depends on these readings is stored for `check_end`.
+    A mark that may depend on readings that the journal does not mention is stored for `check_end`.
     """
     is_unusual = _is_unusual(pending, (), pending.known)
     if _others_can_only_explain(pending):
@@ -277,8 +281,8 @@ def _check_mark(pending: PendingMark, state: JournalState) -> None:
             raise _mark_discrepancy(pending)
         if is_final:
             return
-    # An entry that was written while we read the rows may be based on readings that we did not
-    # request.
+    # An entry that was written while the rows were read may be based on a reading that is not among
+    # these rows. So a mark of such an entry is not checked with them.
     if not state.rows_are_read:
         state.pending_marks.append(pending)
 
@@ -292,9 +296,12 @@ def _others_can_only_explain(pending: PendingMark) -> bool:
     """
     Return whether readings that the journal does not mention can explain a move, but not cause one.
 
-    They can cause a move in two cases. A reading of the last session of an ended pick can, because
-    the path ends there and no figure uses that session. And a split that no figure counts can, if
-    a used reading is restated: it changes the price as traded of that reading.
+    They can cause a move in two cases:
+
+    - The pick has ended. Its path includes the newest reading of its last session, and no figure
+      uses that reading.
+    - A used reading is restated. Its as-traded price is computed with all known splits, also with a
+      split that no figure counts. Such a split changes this price.
     """
     if _is_forced(pending):
         return True

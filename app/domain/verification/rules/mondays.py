@@ -133,7 +133,8 @@ def _check_time(place: str, batch: Batch, state: JournalState, *, kind: JournalK
 def _check_after_answers(prefix: str, batch: Batch, state: JournalState) -> None:
     """Raise Discrepancy for a batch that is older than an answer on which it is based."""
     for question in state.questions_on((batch.series, batch.run_date)):
-        # Other questions do not count: another process may have asked them at the same time.
+        # The batch is based on the accepted answer, or on all answers if none was usable. Other
+        # questions do not count: another process may have asked them at the same time.
         is_basis = question.accepted or batch.failure_reason is FailureReason.NO_USABLE_ANSWER
         answered_at = question.answered_at
         if not is_basis or answered_at is None:
@@ -147,7 +148,8 @@ def _check_after_answers(prefix: str, batch: Batch, state: JournalState) -> None
 
 
 def _check_late(place: str, batch: Batch, state: JournalState) -> None:
-    # Perhaps the process did not know yet that the exchange would be closed on short notice.
+    # Perhaps the market was closed at short notice, and the process did not know it. So `late` may
+    # be right with the calendar that has such closures, or with the one that has none.
     possible_values = {one.is_late(batch.run_date, batch.created_at) for one in state.calendars}
     if batch.late in possible_values:
         return
@@ -192,10 +194,11 @@ def _check_no_usable_answer(place: str, batch: Batch, questions: Sequence[Genera
 
 def _check_unanswered(place: str, batch: Batch, questions: Sequence[Generation]) -> None:
     """
-    Raise Discrepancy for a failed Monday on which the model should have been asked again.
+    Raise Discrepancy for a reason that does not fit a Monday without an accepted answer.
 
-    No answer of this Monday was accepted, so no prices were requested. The only possible cause of
-    the failure is that the model's provider did not answer the last of all questions.
+    No prices were requested on such a Monday, so the reason cannot be MISSING_CLOSE. It can be
+    PROVIDER_ERROR only if all questions were used, and the model's provider did not answer the last
+    one.
     """
     is_provider_error = batch.failure_reason is FailureReason.PROVIDER_ERROR
     has_all_questions = len(questions) >= QUESTIONS_PER_MONDAY
@@ -214,7 +217,7 @@ def _check_unanswered(place: str, batch: Batch, questions: Sequence[Generation])
 
 
 def _check_given_up(place: str, batch: Batch) -> None:
-    """Raise Discrepancy for prices that were given up before the last request of the day."""
+    """Raise Discrepancy for a Monday that failed before the last price retry of the day."""
     last_time = calendar.from_new_york(batch.run_date, calendar.PRICE_RETRY_TIMES[-1])
     if batch.created_at < last_time:
         raise discrepancy(

@@ -1,4 +1,4 @@
-"""The rules of what an operator records about a pick: its share ended, or has a new ticker."""
+"""The rules of what an operator records about a pick: it ended, or its share has a new ticker."""
 
 from app.domain import calendar
 from app.domain.model import Ending, JournalKind, Pick, Renaming
@@ -39,7 +39,7 @@ def _ending_problem(
         return f"{last} is no session"
     baseline = state.batch(pick.batch_id).trading_day
     if baseline and ending.last_session < baseline:
-        return f"{last} lies before the baseline's, {baseline}"
+        return f"{last} is before the baseline session, {baseline}"
     if ending.last_session >= calendar.new_york_date(entry.at):
         return f"{last} was not over when it was recorded"
     return None
@@ -77,7 +77,7 @@ def _session_problem(
         return f"{first} is no session"
     baseline = state.batch(pick.batch_id).trading_day
     if baseline and session <= baseline:
-        return f"{first} is not after the baseline's, {baseline}"
+        return f"{first} is not after the baseline session, {baseline}"
     # The state has this renaming already: it begins the last period.
     previous = state.shares[pick.id].periods[-2].first
     if session <= previous:

@@ -1,9 +1,9 @@
 """
 Claims about prices: that a close was missing, or that the closes of a renamed share fit.
 
-Only all readings of the record can decide such a claim. So the claims of entries are collected, and
-are checked after all rows were read. The rules are `skipped`, `answer-refused`, `failed` and
-`renaming`.
+Such a claim can be decided only with all readings of the record. So the claims of entries are
+collected, and are checked after all rows were read. The rules are `skipped`, `answer-refused`,
+`failed` and `renaming`.
 """
 
 from collections import defaultdict
@@ -52,8 +52,9 @@ class FittingClosesClaim(Struct, frozen=True):
     """
     An entry claims that the closes of a share fit those under its new ticker.
 
-    The share has the ticker `new` from `from_session` on. `before` is the session before that. Of
-    the closes under the old tickers, those from the session `baseline` on count.
+    The share has the ticker `new` from `from_session` on, and `before` is the session before
+    `from_session`. Of the closes under the old tickers, only those from the session `baseline` on
+    are compared.
     """
 
     place: str
@@ -66,7 +67,7 @@ class FittingClosesClaim(Struct, frozen=True):
 
 
 def check(entry: ParsedEntry, state: JournalState) -> None:
-    """Collect the claims of an entry about prices that it does not hold."""
+    """Collect the claims of an entry about readings that the entry does not hold."""
     missing = [
         *_claims_of_skipped(entry, state),
         *_claims_of_refused(entry, state),
@@ -121,7 +122,7 @@ def _claims_of_refused(entry: ParsedEntry, state: JournalState) -> Iterator[Miss
         refusal = question.refusal or ""
         if not isinstance(former, Generation) or not former.accepted:
             continue
-        # Such a refusal is about a ticker that is the benchmark under another setting.
+        # A refusal that names the benchmark is about the setting, not about a price.
         if "benchmark" in refusal:
             continue
         session = _baseline_session(state, question.run_date)
@@ -221,8 +222,9 @@ def _check_fitting(claim: FittingClosesClaim, closes: Readings, factors: Sequenc
     """
     Raise Discrepancy for a rename whose closes do not fit.
 
-    Readings may have been stored while the closes were compared, so the closes may fit at any of
-    these moments.
+    The entry does not show which readings its process saw: another process may have stored readings
+    while the closes were compared. So the closes are compared as of several moments, and it is
+    enough if they fit at one of them.
     """
     until = claim.at + CLOCK_TOLERANCE
     since = claim.at - CONCURRENT_WINDOW
@@ -241,7 +243,8 @@ def _check_fitting(claim: FittingClosesClaim, closes: Readings, factors: Sequenc
 def _fits(
     claim: FittingClosesClaim, closes: Readings, factors: Sequence[Split], *, until: datetime
 ) -> bool:
-    # The share already has the new ticker as its last one, but not on any session up to `before`.
+    # `claim.share` already contains the rename. But on every session up to `before`, the share has
+    # an old ticker, so these readings are under the old tickers.
     old = newest_readings(claim.share, closes, first=claim.baseline, last=claim.before, until=until)
     if not old:
         return True  # earlier versions compared nothing in this case

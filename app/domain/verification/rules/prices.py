@@ -45,8 +45,8 @@ class ReadingUse(Struct, frozen=True):
     """
     A row of an entry that uses a reading for the first time, in `column`.
 
-    `place` returns the beginning of a message. It is a function, because most of the many uses need
-    no message.
+    `place` returns the beginning of a message. It is a function, because there are many uses, and
+    few of them need a message.
     """
 
     place: Callable[[], str]
@@ -57,10 +57,10 @@ class ReadingUse(Struct, frozen=True):
 
 class PickWithoutOpen(Struct, frozen=True):
     """
-    A pick whose entry open was not known when an entry computed a day of its batch.
+    A pick whose `entry_open` was not known when a journal entry computed a day of its batch.
 
     `session` is the first session of the pick, and `ticker` is its ticker on that session. `used`
-    is the reading of that session that the entry used, if any.
+    is the reading of that session that the journal entry used, if any.
     """
 
     place: Callable[[], str]
@@ -88,7 +88,11 @@ def check(entry: ParsedEntry, state: JournalState) -> None:
 
 
 def check_end(state: JournalState) -> None:
-    """Raise Discrepancy for a row that does not use a reading that it should have used."""
+    """
+    Raise Discrepancy for a row that uses an older reading than it should.
+
+    Also raise it for a pick without an open that the record knew.
+    """
     readings: dict[tuple[str, date], list[Close]] = defaultdict(list)
     for close in state.all_closes():
         readings[close.ticker, close.trading_day].append(close)
@@ -140,7 +144,8 @@ def _picks_without_open(entry: ParsedEntry, state: JournalState) -> Iterator[Pic
     if checkpoint.trading_day is None:
         return
     sessions = state.first_sessions(state.batch(checkpoint.batch_id).run_date)
-    # After a closure on short notice the process may have used either day, so this is not checked.
+    # After a closure on short notice there are two possible first sessions. The process may have
+    # used either of them, so nothing is checked.
     if len(sessions) > 1:
         return
 
@@ -168,8 +173,9 @@ def _check_without_open(pick: PickWithoutOpen, readings: Sequence[Close]) -> Non
     Raise Discrepancy if a pick lacks its open although the entry's process knew it.
 
     The process knew the reading that the entry used, and the readings that were read more than an
-    hour before. The newest of them must have an open. If another process stored a newer reading
-    without an open after that, the open was hidden. See docs/journal.md#a-pick-without-an-open.
+    hour before the entry. If the newest of them has an open, the pick must have it, too. There is
+    one exception: another process may have stored a newer reading without an open just before the
+    entry was written. See docs/journal.md#a-pick-without-an-open.
     """
     known = [close for close in readings if close.read_at < pick.at - CONCURRENT_WINDOW]
     if pick.used:
@@ -283,7 +289,7 @@ def _check_metric(entry: ParsedEntry, state: JournalState, mention: Mention) -> 
 
 
 def _check_ended(place: str, metric: PickMetric) -> None:
-    """Raise Discrepancy unless a metric is ended exactly if it has no reading."""
+    """Raise Discrepancy if an ended metric has a reading, or if another metric has none."""
     if metric.ended == (metric.close_id is None):
         return
     reading = "has a close_id"
@@ -297,7 +303,11 @@ def _check_ended(place: str, metric: PickMetric) -> None:
 def _check_ended_in_time(
     place: str, metric: PickMetric, *, ending: Ending | None, session: date
 ) -> None:
-    """Raise Discrepancy unless a new metric is ended exactly if its pick had ended before."""
+    """
+    Check whether a new metric must be ended: it must be if its pick ended before `session`.
+
+    Raise Discrepancy if `ended` says otherwise.
+    """
     has_ended = ending is not None and ending.last_session < session
     if metric.ended == has_ended:
         return
@@ -308,7 +318,7 @@ def _check_ended_in_time(
 
 
 def _check_from_open(place: str, metric: PickMetric, pick: Pick) -> None:
-    """Raise Discrepancy unless a metric has a return from the open exactly if its pick has one."""
+    """Raise Discrepancy if the pick has an open but the metric no return from it, or vice versa."""
     has_return, has_open = metric.return_from_open_pct is not None, pick.entry_open is not None
     if has_return and not has_open:
         raise discrepancy(

@@ -1,8 +1,8 @@
 """
 The rules of a Monday's questions and their answers (docs/journal.md#questions).
 
-Answers are read by `app.domain.prompt`, as on the Monday itself. While a Monday has an answer but
-no batch yet, only the question itself names the benchmark.
+Answers are parsed by `app.domain.prompt`, as on the Monday itself. No pick may be the benchmark, so
+the parser needs the benchmark: see `_benchmark_of`.
 """
 
 import re
@@ -82,7 +82,7 @@ def _check_number(place: str, question: Generation, state: JournalState) -> None
 
 def _check_count(place: str, question: Generation, state: JournalState) -> None:
     failures = state.failures[batch_id(question.series, question.run_date)]
-    # A failed Monday that is run again may use as many questions as before.
+    # After each failure, the Monday may be run again, with three more questions.
     most = QUESTIONS_PER_MONDAY * (1 + failures)
     number = len(_earlier(question, state)) + 1
     if number > most:
@@ -148,7 +148,11 @@ def _check_order(place: str, question: Generation, state: JournalState, *, is_ne
 
 
 def _check_prompt(place: str, question: Generation, state: JournalState) -> None:
-    """Raise Discrepancy unless the prompt contains exactly the refusals of earlier questions."""
+    """
+    Raise Discrepancy unless the prompt contains exactly the refusals of earlier answers.
+
+    A question that got no answer has a refusal, too, but the model is not told of it.
+    """
     refusals = [one.refusal for one in _earlier(question, state) if one.answered_at and one.refusal]
     for refusal in refusals:
         if refusal not in question.user_prompt:
@@ -167,7 +171,12 @@ def _check_prompt(place: str, question: Generation, state: JournalState) -> None
 
 
 def _benchmark_of(question: Generation, state: JournalState) -> str:
-    """Return the benchmark that the question names, else the batch's; an empty text if unknown."""
+    """
+    Return the benchmark of a question.
+
+    Usually the question names it. Otherwise the Monday's batch does: a failed Monday that is run
+    again already has a batch. An empty text means that the benchmark is unknown.
+    """
     named = prompt.benchmark_in_prompt(question.user_prompt)
     if named:
         return named
@@ -226,7 +235,11 @@ def _check_refused_question(
 def _check_reason_of_refusal(
     place: str, question: Generation, state: JournalState, *, was_accepted: bool
 ) -> None:
-    """Raise Discrepancy for an answer that follows the rules, but was refused without a reason."""
+    """
+    Raise Discrepancy for an answer that follows the rules, but was refused.
+
+    docs/journal.md#an-answer lists the reasons for which such a refusal is allowed.
+    """
     try:
         ideas = parse_ideas(question, _benchmark_of(question, state))
     except UnusableAnswer:
