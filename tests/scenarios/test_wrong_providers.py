@@ -112,14 +112,20 @@ def a_rule(
     )
 
 
+def row_of(who: str, rule: FaultRule, day: date, **outcome: Any):
+    """Return a row with one rule, which is named after it."""
+    return pytest.param(Row(day=day, rules=[rule], **outcome), id=in_words(who, rule))
+
+
 def morning(fault, raises, does, record, requests, api, *, about="UPS", until="", times=None):
     """Return a row in which Alpha Vantage is faulty on Tuesday."""
     rule = a_rule(
         provider="alphavantage", fault=fault, about=about, day=TUESDAY, until=until, times=times
     )
-    row = Row(
-        day=TUESDAY,
-        rules=[rule],
+    return row_of(
+        "prices in the morning",
+        rule,
+        TUESDAY,
         raises=raises,
         does=does,
         record=record,
@@ -127,53 +133,20 @@ def morning(fault, raises, does, record, requests, api, *, about="UPS", until=""
         requests=requests,
         api=api,
     )
-    return pytest.param(row, id=in_words("prices in the morning", rule))
 
 
-def monday(
-    fault,
-    raises,
-    does,
-    record,
-    requests,
-    api,
-    *,
-    about="UPS",
-    until="",
-    times=None,
-    questions=("accepted",),
-):
+def monday(fault, *, about="UPS", until="", times=None, questions=("accepted",), **outcome):
     """Return a row in which Alpha Vantage is faulty on Monday."""
     rule = a_rule(
         provider="alphavantage", fault=fault, about=about, day=MONDAY, until=until, times=times
     )
-    row = Row(
-        day=MONDAY,
-        rules=[rule],
-        raises=raises,
-        does=does,
-        record=record,
-        questions=questions,
-        requests=requests,
-        api=api,
-    )
-    return pytest.param(row, id=in_words("prices on Monday", rule))
+    return row_of("prices on Monday", rule, MONDAY, questions=questions, **outcome)
 
 
-def model(fault, raises, does, record, questions, requests, api, *, times=None):
+def model(fault, *, times=None, **outcome):
     """Return a row in which the model is faulty on Monday."""
     rule = a_rule(provider="openai", fault=fault, about=None, day=MONDAY, until="", times=times)
-    row = Row(
-        day=MONDAY,
-        rules=[rule],
-        raises=raises,
-        does=does,
-        record=record,
-        questions=questions,
-        requests=requests,
-        api=api,
-    )
-    return pytest.param(row, id=in_words("model", rule))
+    return row_of("model", rule, MONDAY, **outcome)
 
 
 def in_words(who: str, rule: FaultRule) -> str:

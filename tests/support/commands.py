@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import forked_commands
 import pytest
+from forked_commands import Process
 from isolation import NO_HOME, moved_clock
 
 from app.commands.cli import main
@@ -75,19 +76,26 @@ def without_place(text: str) -> str:
     )
 
 
+def start(
+    *arguments: object, cwd: Path, stdout: int | IO[bytes], stderr: int | IO[bytes], **settings: str
+) -> Process:
+    """Start a command as a process, with only these settings and with its output in open files."""
+    return forked_commands.start(
+        ALPHA_MONDAY,
+        *map(str, arguments),
+        cwd=cwd,
+        env=environment(**settings),
+        stdout=stdout,
+        stderr=stderr,
+    )
+
+
 def run(
     *arguments: object, cwd: Path, timeout: float = 300, **settings: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command as a process, until it ends."""
     with TemporaryFile() as output, TemporaryFile() as error:
-        process = forked_commands.start(
-            ALPHA_MONDAY,
-            *map(str, arguments),
-            cwd=cwd,
-            env=environment(**settings),
-            stdout=output,
-            stderr=error,
-        )
+        process = start(*arguments, cwd=cwd, stdout=output, stderr=error, **settings)
         try:
             code = process.wait(timeout)
         except BaseException:
@@ -107,14 +115,7 @@ def served(*arguments: object, cwd: Path, **settings: str) -> Iterator[str]:
     reading, writing = os.pipe()
     with open(os.devnull, "wb") as nowhere, open(reading) as error:
         try:
-            process = forked_commands.start(
-                ALPHA_MONDAY,
-                *map(str, arguments),
-                cwd=cwd,
-                env=environment(**settings),
-                stdout=nowhere,
-                stderr=writing,
-            )
+            process = start(*arguments, cwd=cwd, stdout=nowhere, stderr=writing, **settings)
         finally:
             os.close(writing)
         lines = []

@@ -147,7 +147,7 @@ def start(
     """
     Start the program `command`, which is `alpha-monday`, with its output in open files.
 
-    Without an argument for it, standard input is empty.
+    Its standard input is empty.
     """
     needs_new_program = any(name.startswith(_READ_AT_THE_START) for name in env)
     if sys.platform != "linux" or needs_new_program:

@@ -11,11 +11,10 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import forked_commands
 import httpx
 import psycopg
 from clocks import HandSetClock
-from commands import ALPHA_MONDAY, environment
+from commands import ALPHA_MONDAY, environment, start
 from forked_commands import Process
 from job_context import ALPHA_VANTAGE_KEY, CHOSEN, OPENAI_KEY, World, new_york, open_context
 from provider_server import ProviderServer, Reply, Request
@@ -75,14 +74,7 @@ def started(
     """
     path = cwd / f"{'-'.join(arguments)}-{time.monotonic_ns()}.log"
     with path.open("wb") as log:
-        process = forked_commands.start(
-            ALPHA_MONDAY,
-            *arguments,
-            cwd=cwd,
-            env=environment(**settings),
-            stdout=log,
-            stderr=log,
-        )
+        process = start(*arguments, cwd=cwd, stdout=log, stderr=log, **settings)
     try:
         until(lambda: says in path.read_text() or process.poll() is not None, 60)
         (line,) = [line for line in path.read_text().splitlines() if line.startswith(says)] or [
